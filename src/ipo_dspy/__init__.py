@@ -1,0 +1,65 @@
+"""ipo_dspy: Interpretable Prompt Optimization for CLIP, as a DSPy optimizer.
+
+Names are loaded when they are first used, so that `import ipo_dspy` costs next to nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "IPO": "optimizer",
+    "ClipClassifier": "classifier",
+    "Template": "template",
+    "History": "history",
+    "Score": "history",
+    "Trial": "history",
+    "ImageDataset": "data",
+    "load_image_folder": "data",
+    "load_image_table": "data",
+    "load_images": "data",
+    "base_novel": "data",
+    "harmonic_mean": "data",
+    "LMProposer": "proposers",
+    "EvolutionProposer": "proposers",
+    "LMDescriber": "describers",
+    "ClipDescriber": "describers",
+    "PaperAdapter": "signatures",
+    "write_report": "report",
+    "IPOError": "errors",
+}
+"""Public names and the module that holds each."""
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+if TYPE_CHECKING:
+    from ipo_dspy.classifier import ClipClassifier as ClipClassifier
+    from ipo_dspy.data import ImageDataset as ImageDataset
+    from ipo_dspy.data import base_novel as base_novel
+    from ipo_dspy.data import harmonic_mean as harmonic_mean
+    from ipo_dspy.data import load_image_folder as load_image_folder
+    from ipo_dspy.data import load_image_table as load_image_table
+    from ipo_dspy.data import load_images as load_images
+    from ipo_dspy.describers import ClipDescriber as ClipDescriber
+    from ipo_dspy.describers import LMDescriber as LMDescriber
+    from ipo_dspy.errors import IPOError as IPOError
+    from ipo_dspy.history import History as History
+    from ipo_dspy.history import Score as Score
+    from ipo_dspy.history import Trial as Trial
+    from ipo_dspy.optimizer import IPO as IPO
+    from ipo_dspy.proposers import EvolutionProposer as EvolutionProposer
+    from ipo_dspy.proposers import LMProposer as LMProposer
+    from ipo_dspy.report import write_report as write_report
+    from ipo_dspy.signatures import PaperAdapter as PaperAdapter
+    from ipo_dspy.template import Template as Template
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "demo"]

@@ -1,0 +1,26 @@
+"""The command line: parse arguments, call one function, print. `ipo-dspy --help` lists the commands.
+
+Exit codes: 0 done; 1 the run could not be finished or written; 2 the input cannot be used; 130 interrupted.
+"""
+
+import sys
+
+from ipo_dspy.errors import InputError, IPOError
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; mistakes of the user end in one line on stderr, with `--debug` in a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    from ipo_dspy.cli.app import app
+
+    try:
+        app([a for a in arguments if a != "--debug"])
+    except IPOError as error:
+        if debug:
+            raise
+        sys.stderr.write(f"ipo-dspy: {error}\n")
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        sys.stderr.write("ipo-dspy: interrupted; what was found so far is in the journal of the run\n")
+        sys.exit(130)

@@ -1,0 +1,72 @@
+"""Live progress in a terminal, and nothing at all elsewhere."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+
+@contextlib.contextmanager
+def working(text: str) -> Iterator[None]:
+    """A spinner on stderr while something runs whose length is unknown; silent when not a terminal."""
+    console = Console(stderr=True)
+    with console.status(text) if console.is_terminal else contextlib.nullcontext():
+        yield
+
+
+class LiveProgress:
+    """An observer that shows stages and steps as bars; silent when stderr is not a terminal."""
+
+    def __init__(self, *, steps: int = 0) -> None:
+        self.steps = steps
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description:<18}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._best: tuple[float, float, str] | None = None
+
+    def __enter__(self) -> "LiveProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Show an event."""
+        kind = event["event"]
+        if kind == "progress":
+            self.show(event["stage"], event["done"], event["total"])
+        elif kind == "trial":
+            self._note(event)
+        elif kind == "step":
+            self.show("steps", event["step"], self.steps)
+        elif kind == "chosen":
+            self.show("steps", self.steps, self.steps)
+        elif kind in ("fault", "skipped"):
+            self._progress.console.print(f"[yellow]{kind}:[/] {escape(event['message'])}")
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        """Move the bar of a stage, which appears when it is first named."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total, note="")
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+
+    def _note(self, trial: dict[str, Any]) -> None:
+        row = (-trial["accuracy"], trial["loss"], trial["template"])
+        if self._best is None or row < self._best:
+            self._best = row
+        self.show("steps", trial["step"], self.steps)
+        text = self._best[2].replace("\n", " | ")
+        note = f"best {-self._best[0]:.1f} %  {text if len(text) < 60 else text[:57] + '...'}"
+        self._progress.update(self._tasks["steps"], note=escape(note))

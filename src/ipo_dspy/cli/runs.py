@@ -1,0 +1,137 @@
+"""What `demo` and `optimize` share: compile, test, write the report, and put the outcome in one value."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ipo_dspy.data import ImageDataset, harmonic_mean
+from ipo_dspy.errors import DataError
+from ipo_dspy.history import Score
+
+if TYPE_CHECKING:
+    from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.evaluation import Evaluation
+    from ipo_dspy.optimizer import IPO
+    from ipo_dspy.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run found, for people and for machines.
+
+    Attributes:
+        start, best: the templates.
+        scores: for each set of images, the score of the start and of the best template.
+        images: how many images each set has.
+        folder: journal and program.
+        report: the HTML page.
+        trials, rejected, calls, tokens, seconds: of the search.
+    """
+
+    start: str
+    best: str
+    scores: Mapping[str, tuple[Score, Score]]
+    images: Mapping[str, int]
+    folder: str
+    report: str
+    trials: int
+    rejected: int
+    calls: int
+    tokens: int
+    seconds: float
+
+    @property
+    def harmonic(self) -> tuple[float, float] | None:
+        """Harmonic mean of base and novel test accuracy, start and best."""
+        if not {"test base", "test novel"} <= set(self.scores):
+            return None
+        base, novel = self.scores["test base"], self.scores["test novel"]
+        return tuple(harmonic_mean(b.accuracy, n.accuracy) for b, n in zip(base, novel, strict=True))  # type: ignore[return-value]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        scores = {name: {"start": asdict(s), "best": asdict(b)} for name, (s, b) in self.scores.items()}
+        plain = {f: getattr(self, f) for f in ("start", "best", "images", "folder", "report", "trials", "rejected")}
+        spent = {"calls": self.calls, "tokens": self.tokens, "seconds": round(self.seconds, 3)}
+        harmonic = None if self.harmonic is None else dict(zip(("start", "best"), self.harmonic, strict=True))
+        return {**plain, **spent, "scores": scores, "harmonic_mean": harmonic}
+
+
+def run(
+    optimizer: "IPO",
+    program: "ClipClassifier",
+    train: ImageDataset,
+    *,
+    validation: ImageDataset | None = None,
+    tests: Mapping[str, ImageDataset],
+    folder: Path,
+) -> Outcome:
+    """Optimize, evaluate on test images, write journal, program and report to a folder.
+
+    Args:
+        optimizer: its `log_dir` is `folder`.
+        program: the start program.
+        train: decides what is tried next.
+        validation: decides at the end, if given.
+        tests: by part (`base`, `novel`, `all`); each part is scored against its own class names.
+        folder: of the run.
+    """
+    from ipo_dspy.report import write_report
+
+    best = optimizer.compile(program, train, valset=validation)
+    details = best.detailed_results
+    finalist = details.searches[0].finalists[0]
+    start = next(f for f in details.searches[0].finalists if f.trial.index == 0)
+    scores = {"train": (start.trial.score, finalist.trial.score)}
+    images = {"train": len(train)}
+    if validation is not None:
+        scores["validation"] = (start.deciding, finalist.deciding)
+        images["validation"] = len(validation)
+    for part, dataset in tests.items():
+        before, after = _test(best, dataset, part, start.trial.template, optimizer, folder)
+        scores[f"test {part}"] = (before.score, after.score)
+        images[f"test {part}"] = len(after.predicted)
+    return Outcome(
+        start=str(start.trial.template),
+        best=str(finalist.trial.template),
+        scores=scores,
+        images=images,
+        folder=str(folder),
+        report=str(write_report(folder)),
+        trials=len(details.trials),
+        rejected=sum(details.rejections.values()),
+        calls=details.calls,
+        tokens=details.tokens,
+        seconds=details.seconds,
+    )
+
+
+def free_folder(parent: str, name: str) -> Path:
+    """`parent/name-1`, or the next number that is free."""
+    number = 1
+    while (Path(parent) / f"{name}-{number}").exists():
+        number += 1
+    return Path(parent) / f"{name}-{number}"
+
+
+def _test(
+    best: "ClipClassifier", dataset: ImageDataset, part: str, start: "Template", optimizer: "IPO", folder: Path
+) -> "tuple[Evaluation, Evaluation]":
+    """Evaluate start and best template on test images and add both to the journal."""
+    from ipo_dspy.evaluation import judge, keep_comparison
+    from ipo_dspy.journal import Journal
+    from ipo_dspy.search import Record
+    from ipo_dspy.training import gather
+
+    if not dataset:
+        raise DataError(f"no test images for {part!r} classes; use a smaller --test")
+    program = best.deepcopy()
+    program.classes = dataset.classes
+    images = gather(program, {"self": program}, dataset, name="test images")["self"]
+    with Journal.reopen(folder) as journal:
+        record: Record = Record("self", journal, optimizer.observers)
+        judged = judge(program, images, record=record, stage=f"test images {part}", skip_bad=optimizer.skip_bad)
+        before, after = judged.evaluate(start), judged.evaluate(program.template)
+        keep_comparison(record, before, after, judged.images, split="test", part=part)
+    return before, after

@@ -1,0 +1,388 @@
+"""Load a CLIP with its tokenizer, evaluation transform and fingerprint; the only importer of open_clip.
+
+Everything that differs between the models of open_clip ends here: where the weights come from, how texts
+become token ids, where the text tower pools, which number format it runs in. What leaves is always the
+same: normalised float32 features. Weights are read as tensors only, never unpickled.
+
+A causal text tower that pools at the end token does not see what comes after that token, so it is run on
+the filled part of the context only. Whether a model is of that kind is decided once, at load, by its
+structure and by a comparison with its own `encode_text`; any other model takes the full context, which is
+slow rather than wrong.
+
+Letters: N images, M token lists, L tokens, W width of the text tower, D width of the features.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import pickle
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from PIL import Image
+from torch import Tensor, nn
+
+from ipo_dspy.clip.memo import Memo
+from ipo_dspy.clip.sources import HUB, LOCAL, Source, brief, fetch_text_parts, resolve, stamp
+from ipo_dspy.clip.tokens import PROBES, Tokens
+from ipo_dspy.errors import InputError, ModelError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Number formats of the towers by name; features are float32 in any case."""
+
+TRIM_TOLERANCE = 1e-5
+"""Largest difference on a normalised fp32 feature at which the trimmed text path counts as exact."""
+
+_IMAGE_FLOATS = 100_000 * 512
+_TEXT_FLOATS = 64 * 1024 * 1024
+
+logger = logging.getLogger(__name__)
+
+
+class Backbone:
+    """A loaded CLIP: towers, tokenizer, evaluation transform and identity; build it with `load_backbone`.
+
+    Copies of a program share it: `copy` and `deepcopy` give back the same object. All methods may be called
+    from several threads.
+
+    Attributes:
+        name: the `model` argument it was loaded with.
+        pretrained: tag or checkpoint path, None where `name` says it all.
+        device: where the towers are.
+        dtype: number format of the towers.
+        model: the open_clip module itself, in evaluation mode and without gradients.
+        fingerprint: short digest of weights, architecture, evaluation transform and tokenizer; the same in
+            every process, on every device and in every dtype.
+        context_length: most tokens of one prompt, start and end included.
+        logit_scale: what cosine similarities are multiplied by to give logits.
+        logit_bias: what is added to them; 0.0 except for SigLIP.
+        trims_context: whether texts are encoded on the filled part of the context only.
+        lock: held while features are computed and kept, so that two threads never compute the same.
+        image_memo: features of images by content.
+        text_memo: class features by template and classes.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        pretrained: str | None,
+        model: Any,
+        tokenizer: Any,
+        transform: Callable[[Image.Image], Tensor],
+        facts: Mapping[str, Any],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        """Take over a float32 model on the CPU; digest and self-check come before the move to `device`."""
+        self._tokens = Tokens(tokenizer)
+        if not self._tokens.agrees(PROBES):
+            raise ModelError(f"the tokenizer of {name!r} pads in a way that ipo_dspy does not know; take another model")
+        self._transform = transform
+        self.name, self.pretrained, self.device, self.dtype = name, pretrained, device, dtype
+        self.context_length = self._tokens.context_length
+        self.model: Any = model.eval().requires_grad_(False)
+        self.logit_scale = float(model.logit_scale.exp())
+        bias: Any = getattr(model, "logit_bias", None)
+        self.logit_bias = 0.0 if bias is None else float(bias)
+        self.fingerprint = _fingerprint(model, {**facts, "tokenizer": self._tokens.facts})
+        self.lock = threading.RLock()
+        self.image_memo, self.text_memo = Memo(_IMAGE_FLOATS), Memo(_TEXT_FLOATS)
+        self.trims_context = _trims_context(model, self._tokens)
+        self.model.to(device=device, dtype=dtype)
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """The evaluation transform: one image to [3, H, W], on the CPU."""
+        return self._transform(image)
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Preprocessed images [N, 3, H, W] to normalised float32 features [N, D] on `device`."""
+        features = self.model.encode_image(pixels.to(self.device, self.dtype), normalize=False)
+        return _normalised(features)
+
+    def token_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Token ids of each text, start and end included: never cut, not padded."""
+        with self.lock:  # the fast tokenizers of transformers refuse two threads at once
+            return self._tokens.ids(texts)
+
+    @torch.no_grad()
+    def encode_tokens(self, ids: Sequence[tuple[int, ...]]) -> Tensor:
+        """M token lists to normalised float32 features [M, D] on `device`, in one pass of the tower.
+
+        Raises:
+            InputError: no list, or one that is longer than the context.
+        """
+        if not self.trims_context:
+            return self.encode_tokens_plain(ids)
+        self._check_lengths(ids)
+        tokens = self._tokens.padded(ids, max(map(len, ids))).to(self.device)  # [M, L], L the longest here
+        return _normalised(_trimmed_text(self.model, tokens))
+
+    @torch.no_grad()
+    def encode_tokens_plain(self, ids: Sequence[tuple[int, ...]]) -> Tensor:
+        """The slow twin of `encode_tokens`: the model's own `encode_text` on the full context."""
+        self._check_lengths(ids)
+        tokens = self._tokens.padded(ids, self.context_length).to(self.device)  # [M, L]
+        return _normalised(self.model.encode_text(tokens, normalize=False))
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a saved program says of its model; JSON-ready, without the device."""
+        return {
+            "model": self.name,
+            "pretrained": self.pretrained or "",
+            "fingerprint": self.fingerprint,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+    def _check_lengths(self, ids: Sequence[tuple[int, ...]]) -> None:
+        if not ids:
+            raise InputError("no token lists to encode; pass at least one")
+        longest = max(map(len, ids))
+        if longest > self.context_length:
+            raise InputError(f"{longest} tokens exceed the context of {self.context_length}; shorten the text")
+
+    def __copy__(self) -> "Backbone":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Backbone":
+        return self
+
+    def __repr__(self) -> str:
+        of = f", {self.pretrained!r}" if self.pretrained else ""
+        return f"Backbone({self.name!r}{of}, {self.identity['dtype']} on {self.device}, {self.fingerprint})"
+
+
+_loaded: dict[Hashable, Backbone] = {}
+_load_lock = threading.Lock()
+
+
+def load_backbone(
+    model: str = "ViT-B-16-quickgelu",
+    pretrained: str | None = "openai",
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    cache_dir: str | None = None,
+) -> Backbone:
+    """Load a CLIP; the same arguments in one process give the same object.
+
+    Args:
+        model: an open_clip architecture such as `ViT-B-16-quickgelu`, `local-dir:PATH` with an
+            open_clip_config.json and weights in it, or `hf-hub:ORG/NAME`.
+        pretrained: a tag such as `openai`, or the path of a checkpoint; ignored for `local-dir:` and
+            `hf-hub:`. None leaves a plain architecture with random weights.
+        device: `auto` (cuda, else mps, else cpu) or a torch device.
+        dtype: `float32`, `float16` or `bfloat16`, for the towers.
+        cache_dir: where downloads are kept; the Hugging Face default if None.
+
+    Raises:
+        ModelError: an unknown name or tag, weights that are not here and cannot be fetched, a file that is
+            no checkpoint of this architecture, or a device that this machine does not have.
+    """
+    where = _device(device)
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}; write one of {', '.join(map(repr, DTYPES))}")
+    if model.startswith((LOCAL, HUB)):
+        pretrained = None
+    key = (model, pretrained, str(where), dtype, cache_dir, stamp(model, pretrained))
+    with _load_lock:
+        if key not in _loaded:
+            _loaded[key] = _load(model, pretrained, where, DTYPES[dtype], cache_dir)
+        return _loaded[key]
+
+
+def _load(
+    name: str, pretrained: str | None, device: torch.device, dtype: torch.dtype, cache_dir: str | None
+) -> Backbone:
+    with _quiet_open_clip():
+        source = resolve(import_open_clip(), name, pretrained, cache_dir)
+        fetch_text_parts(source, cache_dir)
+        try:
+            model, transform, preprocess = _build(source, cache_dir)
+            tokenizer = import_open_clip().get_tokenizer(source.tokenizer, cache_dir=cache_dir)
+            return Backbone(
+                name=name,
+                pretrained=pretrained,
+                model=model,
+                tokenizer=tokenizer,
+                transform=transform,
+                facts={"architecture": source.config, "preprocess": preprocess},
+                device=device,
+                dtype=dtype,
+            )
+        except ModelError:
+            raise
+        except pickle.UnpicklingError as error:
+            raise ModelError(
+                f"weights of {source.shown} hold more than tensors, or are no checkpoint at all; unpickling "
+                "is refused because it could run code: convert them to .safetensors"
+            ) from error
+        except _load_errors() as error:
+            raise ModelError(
+                f"{source.shown} does not load as an open_clip model ({brief(error)}); check that the "
+                "weights belong to this architecture and are whole"
+            ) from error
+
+
+def _build(source: Source, cache_dir: str | None) -> tuple[nn.Module, Callable[[Image.Image], Tensor], dict[str, Any]]:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    if not source.has_weights:
+        logger.warning("%s has random weights, its scores mean nothing; pass pretrained=", source.shown)
+    model = import_open_clip().create_model(
+        source.architecture,
+        source.checkpoint,
+        force_preprocess_cfg=source.preprocess,
+        require_pretrained=source.has_weights,
+        pretrained_text=False,
+        cache_dir=cache_dir,
+        weights_only=True,
+    )
+    preprocess = dict(model.visual.preprocess_cfg)
+    return model, image_transform_v2(PreprocessCfg(**preprocess), is_train=False), preprocess
+
+
+def _device(device: str) -> torch.device:
+    mps = torch.backends.mps.is_available()
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        where = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"unknown device {device!r}; write 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
+    missing = where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count()
+    if missing or (where.type == "mps" and not mps):
+        raise ModelError(f"device {device!r} is not on this machine; write device='auto' or device='cpu'")
+    return where
+
+
+def _normalised(features: Tensor) -> Tensor:
+    return F.normalize(features.float(), dim=-1)
+
+
+def _trimmed_text(model: Any, tokens: Tensor) -> Tensor:
+    """`encode_text` of a causal tower that pools at the end token, on L tokens only: [M, L] -> [M, D]."""
+    tower = getattr(model, "text", model)
+    dtype = tower.transformer.get_cast_dtype()
+    length = tokens.shape[1]
+    x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)  # [M, L, W]
+    x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])  # [M, L, W]
+    end = tokens.argmax(dim=-1) if _pool(tower) == "argmax" else (tokens == _end_id(tower)).int().argmax(dim=-1)
+    x = tower.ln_final(x[torch.arange(len(tokens), device=x.device), end])  # [M, W]
+    projection = tower.text_projection
+    features: Tensor = x if projection is None else projection(x) if callable(projection) else x @ projection
+    return features  # [M, D]
+
+
+def _trims_context(model: Any, tokens: Tokens) -> bool:
+    """Whether `_trimmed_text` may stand in for this model's `encode_text`."""
+    if not (_is_causal_and_pools_at_end(model) and tokens.pads_right):
+        return False
+    ids = [row for row in tokens.ids(PROBES) if len(row) <= tokens.context_length]
+    batches = [ids, *([row] for row in ids)] if ids else []  # every length alone, and shorter beside longer
+    with torch.no_grad():
+        for batch in batches:
+            plain = _normalised(model.encode_text(tokens.padded(batch, tokens.context_length), normalize=False))
+            trimmed = _normalised(_trimmed_text(model, tokens.padded(batch, max(map(len, batch)))))
+            if not torch.allclose(plain, trimmed, rtol=0, atol=TRIM_TOLERANCE):
+                return False
+    return bool(batches)
+
+
+def _is_causal_and_pools_at_end(model: Any) -> bool:
+    tower = getattr(model, "text", model)
+    parts = ("transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection")
+    mask = getattr(tower, "attn_mask", None)
+    if not all(hasattr(tower, part) for part in parts) or mask is None:
+        return False
+    causal = torch.equal(mask, torch.full_like(mask, float("-inf")).triu(1))
+    plain = getattr(tower, "cls_emb", None) is None and not getattr(tower, "output_tokens", False)
+    return causal and plain and _pool(tower) in ("argmax", "eos")
+
+
+def _pool(tower: Any) -> str | None:
+    return getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", None)  # CLIP, or its own class
+
+
+def _end_id(tower: Any) -> int:
+    return int(tower.text_eos_id if hasattr(tower, "text_eos_id") else tower.eos_id)
+
+
+def _fingerprint(model: nn.Module, facts: Mapping[str, Any]) -> str:
+    """Digest of every weight and of `facts`; tensors are hashed side by side because models reach 10 GB."""
+    with ThreadPoolExecutor() as pool:
+        parts = list(pool.map(_digest, sorted(model.state_dict().items())))
+    told = json.dumps({**facts, "kind": type(model).__name__}, sort_keys=True, default=str)
+    return hashlib.sha256("\n".join([*parts, told]).encode()).hexdigest()[:16]
+
+
+def _digest(item: tuple[str, Tensor]) -> str:
+    name, tensor = item
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    head = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    head.update(flat.numpy().data)
+    return head.hexdigest()
+
+
+def import_open_clip() -> Any:
+    """open_clip, after making sure that the torchvision it needs can be imported."""
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        # The registry's torchvision is built for CUDA and cannot load its operators beside a CPU-only torch.
+        # Its transforms, all that is needed here, only want the schemas to exist.
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
+    import open_clip
+
+    return open_clip
+
+
+@contextlib.contextmanager
+def _quiet_open_clip() -> Iterator[None]:
+    """Drop open_clip's lines: it logs to the root logger, whose first line would also set up a handler.
+
+    What it reports as an error it raises too, and that is told in our own words.
+    """
+    root = logging.getLogger()
+
+    def foreign(record: logging.LogRecord) -> bool:
+        return "open_clip" not in Path(record.pathname).parts
+
+    last = None if root.handlers else logging.lastResort  # keeps logging.info() from calling basicConfig()
+    root.addFilter(foreign)
+    if last is not None:
+        root.addHandler(last)
+    try:
+        yield
+    finally:
+        root.removeFilter(foreign)
+        if last is not None:
+            root.removeHandler(last)
+
+
+def _load_errors() -> tuple[type[Exception], ...]:
+    """What open_clip, torch and safetensors raise for weights or a config that do not fit one another."""
+    from safetensors import SafetensorError
+
+    builtin = (
+        RuntimeError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        EOFError,
+        OSError,
+    )
+    return (*builtin, StopIteration, SafetensorError)

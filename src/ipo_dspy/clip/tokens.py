@@ -1,0 +1,74 @@
+"""Texts to token ids that are never cut, and back into the padded table that a text tower reads.
+
+open_clip's tokenizers cut at the context length and pad in one go. Whether a prompt fits has to be counted
+before that, so the two steps are done apart here; `Tokens.agrees` compares the result with the original.
+
+Letters: M token lists, L tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PROBES = (
+    "a",
+    "a photo of a dog.",
+    "A Blurry photo of 3 café tables, seen from above; it's evening & nobody is there!",
+)
+"""Texts of different length and script on which tokenizers and towers are checked at load."""
+
+
+class Tokens:
+    """Token ids without truncation, and the padding of open_clip's own tokenizers."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._hub = getattr(tokenizer, "tokenizer", None)  # a transformers tokenizer, or None for CLIP's BPE
+        self._class_last = getattr(tokenizer, "tokenizer_mode", "") == "clips"  # [start, text, end, pad..., class]
+        self.context_length = int(tokenizer.context_length)
+        self._pad = 0 if self._hub is None or self._hub.pad_token_id is None else int(self._hub.pad_token_id)
+        self._left = getattr(self._hub, "padding_side", "right") == "left" and not self._class_last
+        self.pads_right = not self._left and not self._class_last
+
+    def ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Token ids of each text, start and end included."""
+        if self._hub is None:
+            start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
+            return [(start, *self._tokenizer.encode(text), end) for text in texts]
+        clean = [self._tokenizer.clean_fn(text) for text in texts]
+        rows = self._hub(clean, add_special_tokens=not self._class_last)["input_ids"] if clean else []
+        if self._class_last:
+            hub = self._hub
+            return [(hub.bos_token_id, *row, hub.eos_token_id, hub.cls_token_id) for row in rows]
+        if self._tokenizer.strip_sep_token:
+            rows = [[0 if token == self._hub.sep_token_id else token for token in row] for row in rows]
+        return [tuple(row) for row in rows]
+
+    def padded(self, ids: Sequence[tuple[int, ...]], length: int) -> Tensor:
+        """Token lists as one table, [M, L]."""
+        table = torch.full((len(ids), length), self._pad, dtype=torch.long)  # [M, L]
+        for row, tokens in zip(table, ids, strict=True):
+            head = tokens[:-1] if self._class_last else tokens
+            begin = length - len(head) if self._left else 0
+            row[begin : begin + len(head)] = torch.tensor(head, dtype=torch.long)
+            if self._class_last:
+                row[-1] = tokens[-1]
+        return table
+
+    def agrees(self, texts: Sequence[str]) -> bool:
+        """Whether ids and padding are what open_clip itself hands to the tower."""
+        fitting = [text for text, ids in zip(texts, self.ids(texts), strict=True) if len(ids) <= self.context_length]
+        mine = self.padded(self.ids(fitting), self.context_length)
+        return not fitting or torch.equal(mine, self._tokenizer(fitting))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the fingerprint has to know: how this tokenizer behaves, not what it is called."""
+        return {
+            "context": self.context_length,
+            "pad": self._pad,
+            "left": self._left,
+            "probes": self.ids(PROBES),
+        }

@@ -1,0 +1,126 @@
+"""A data set is a list of `dspy.Example` that also knows its class names; every DSPy API takes it as it is.
+
+A list and not a class of its own, because DSPy optimizers and `dspy.Evaluate` slice, shuffle and iterate
+lists. Examples hold a path (or a `dspy.Image` for bytes that came out of a table) and never pixels, so a
+large folder costs little memory. What this gives up: whether a file really is an image is seen only when
+it is encoded.
+"""
+
+import difflib
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, SupportsIndex, TypeAlias, overload
+
+import dspy
+
+from ipo_dspy.errors import DataError, InputError
+from ipo_dspy.template import check_classes
+
+
+class ImageDataset(list[dspy.Example]):
+    """Examples with the fields `image` (the input), `label` (a class name) and `source`, plus `classes`.
+
+    `source` says where a report finds the picture again: a path, or ``FILE.parquet#ROW``, rows from 0.
+    Slices keep `classes`; `list` methods that build new lists (``a + b``, ``sorted``) give plain lists.
+
+    >>> data = ImageDataset([example("a.jpg", "cat"), example("b.jpg", "dog")], classes=["cat", "dog"])
+    >>> data
+    ImageDataset(2 images, 2 classes)
+    >>> data[:1].classes, data.counts()
+    (('cat', 'dog'), {'cat': 1, 'dog': 1})
+
+    Attributes:
+        classes: class names; a class's position is its label index.
+    """
+
+    classes: tuple[str, ...]
+
+    def __init__(self, examples: Iterable[dspy.Example], *, classes: Sequence[str]) -> None:
+        super().__init__(examples)
+        self.classes = tuple(classes)
+        known = set(self.classes)
+        for item in self:
+            if item.label not in known:
+                raise DataError(f"image {item.source!r} has {unknown_class(item.label, self.classes)}")
+
+    def labels(self) -> list[str]:
+        """The class name of each image."""
+        return [item.label for item in self]
+
+    def counts(self) -> dict[str, int]:
+        """Images a class, in the order of `classes`; a class without images counts 0."""
+        found = Counter(self.labels())
+        return {name: found[name] for name in self.classes}
+
+    def subset(self, classes: Iterable[str]) -> "ImageDataset":
+        """Only the images of these classes, which become the new `classes` in the order given.
+
+        Raises:
+            DataError: a name that is not among `classes`.
+        """
+        wanted = tuple(dict.fromkeys([classes] if isinstance(classes, str) else classes))
+        for name in wanted:
+            if name not in self.classes:
+                raise DataError(f"subset asks for {unknown_class(name, self.classes)}")
+        return ImageDataset((item for item in self if item.label in wanted), classes=wanted)
+
+    def pick(self, rows: Iterable[int]) -> "ImageDataset":
+        """The images at these positions, in the order given; `classes` stays."""
+        return ImageDataset((self[row] for row in rows), classes=self.classes)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> dspy.Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> "ImageDataset": ...
+    def __getitem__(self, index: SupportsIndex | slice) -> "dspy.Example | ImageDataset":
+        if isinstance(index, slice):
+            return ImageDataset(super().__getitem__(index), classes=self.classes)
+        return super().__getitem__(index)
+
+    def __repr__(self) -> str:
+        return f"ImageDataset({len(self)} images, {len(self.classes)} classes)"
+
+
+Loaded: TypeAlias = ImageDataset | tuple[ImageDataset, ImageDataset]
+"""What a reader gives: one data set, or (train, test) where a test fraction is asked for."""
+
+
+def example(image: Any, label: str, source: str | None = None) -> dspy.Example:
+    """One example; `source` defaults to the image path."""
+    where = image if source is None else source
+    return dspy.Example(image=image, label=label, source=where).with_inputs("image")
+
+
+def class_name(text: str) -> str:
+    """A class name as it is stored: NFC, for macOS writes the accents of file names apart."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def usable_classes(names: Sequence[str], where: object) -> tuple[str, ...]:
+    """`template.check_classes` with the folder or table named in the message."""
+    try:
+        return check_classes(names)
+    except InputError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def unknown_class(name: object, classes: Sequence[str]) -> str:
+    """The words for a label outside the classes, ending with the nearest name or the first few."""
+    near = closest(str(name), classes)
+    first = ", ".join(map(repr, classes[:8])) + (", ..." if len(classes) > 8 else "")
+    remedy = repr(near) if near else f"one of {first}"
+    return f"the label {shorten(name)}, not one of the classes; write {remedy}"
+
+
+def closest(name: str, options: Sequence[str]) -> str | None:
+    """The option nearest in spelling, case aside, or None where none is near."""
+    folded = {option.casefold(): option for option in options}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return folded[near[0]] if near else None
+
+
+def shorten(value: object) -> str:
+    """A value as shown in a message; a huge cell must not fill the screen."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:60] + f"... ({len(text)} characters)"

@@ -1,0 +1,169 @@
+"""Draw few-shot, train/test and base/novel parts of a data set; pure functions of labels and a seed.
+
+The few-shot draw and the base/novel halves are those of the CoOp line of work (CoOp, CoCoOp, MaPLe,
+PromptSRC, IPO), image for image, so that results can be laid beside the published ones. The functions
+work on labels and give positions, so nothing has to be loaded before it is drawn.
+"""
+
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple, TypeVar
+
+from ipo_dspy.data.dataset import ImageDataset
+from ipo_dspy.errors import DataError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+VALIDATION_SHOTS = 4
+"""The protocol validates on at most this many images a class."""
+
+
+class Drawn(NamedTuple):
+    """Positions drawn from the train list and from the validation list."""
+
+    train: list[int]
+    val: list[int]
+
+
+class Selected(NamedTuple):
+    """Positions for training and for testing; `test` is None where no test part was asked for."""
+
+    train: list[int]
+    test: list[int] | None
+
+
+def few_shot(train: Sequence[Hashable], val: Sequence[Hashable] = (), *, shots: int, seed: int) -> Drawn:
+    """Draw `shots` positions a class from `train`, then min(shots, 4) a class from `val`.
+
+    One Mersenne Twister `random.Random(seed)` serves both lists, train first. Classes come in order of
+    FIRST APPEARANCE in each list (not sorted), and `random.sample` draws from a class's items in list
+    order; a class with fewer than `shots` gives all it has and draws nothing. For base/novel, draw over
+    all classes first and take the halves afterwards. The result keeps the order of drawing.
+
+    >>> few_shot(["cat", "dog", "cat", "dog", "cat"], shots=1, seed=1)
+    Drawn(train=[0, 1], val=[])
+
+    Args:
+        train: the label of each training image.
+        val: the label of each validation image.
+        shots: images a class, at least 1.
+        seed: seed of the generator; the published runs use 1, 2 and 3.
+
+    Raises:
+        DataError: `shots` is not a whole number of at least 1.
+    """
+    if isinstance(shots, bool) or not isinstance(shots, int) or shots < 1:
+        raise DataError(f"shots={shots!r} is not a whole number from 1; write e.g. shots=16, or None for all")
+    rng = random.Random(seed)
+    _tell_short_classes(train, shots)
+    return Drawn(_draw(train, shots, rng), _draw(val, min(shots, VALIDATION_SHOTS), rng))
+
+
+def train_test(labels: Sequence[Hashable], *, test: float, seed: int) -> tuple[list[int], list[int]]:
+    """Split positions: a `test` share of each class (rounded half up) for testing, the rest to train.
+
+    Both parts keep the order of `labels`. The generator is seeded with a text made of the seed, so the
+    split and the few-shot draw of one seed do not share random numbers.
+
+    >>> train_test(["cat", "cat", "dog", "dog"], test=0.5, seed=0)
+    ([0, 3], [1, 2])
+
+    Raises:
+        DataError: `test` is not between 0 and 1, or leaves a class without a train or a test image.
+    """
+    if not isinstance(test, int | float) or not 0 < test < 1:
+        raise DataError(f"test={test!r} is not a share between 0 and 1; write e.g. test=0.5")
+    rng = random.Random(f"split {seed}")
+    chosen: set[int] = set()
+    for label, rows in _by_label(labels).items():
+        size = int(len(rows) * test + 0.5)
+        _check_both_parts(label, len(rows), size, test)
+        chosen.update(rng.sample(rows, size))
+    everything = range(len(labels))
+    return [row for row in everything if row not in chosen], [row for row in everything if row in chosen]
+
+
+def select(labels: Sequence[Hashable], *, shots: int | None, test: float | None, seed: int) -> Selected:
+    """What the readers do: split off the test part where asked, then draw `shots` from the train part."""
+    train, held_out = list(range(len(labels))), None
+    if test is not None:
+        train, held_out = train_test(labels, test=test, seed=seed)
+    if shots is not None:
+        drawn = few_shot([labels[row] for row in train], shots=shots, seed=seed)
+        train = [train[row] for row in drawn.train]
+    return Selected(train, held_out)
+
+
+def split_classes(classes: Sequence[T]) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    """Base and novel classes: the first ceil(n/2) in label index order, and the rest.
+
+    The protocol sorts label INDICES; class names are taken in the order given, which is that order, and
+    not sorted by name.
+
+    >>> split_classes(["cat", "dog", "ant"])
+    (('cat', 'dog'), ('ant',))
+    """
+    middle = (len(classes) + 1) // 2
+    return tuple(classes[:middle]), tuple(classes[middle:])
+
+
+def base_novel(dataset: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
+    """The two halves of a data set, each with its own class names and relabelled from 0.
+
+    Classes without images do not count. Call it on the train set and use
+    ``testset.subset(base.classes)`` for the test images of a half.
+
+    Raises:
+        DataError: fewer than four classes with images, so that a half would have a single class.
+    """
+    present = [name for name, count in dataset.counts().items() if count]
+    if len(present) < 4:
+        raise DataError(f"{dataset!r} has images of {len(present)} class(es); base and novel need two each, so pass 4")
+    base, novel = split_classes(present)
+    return dataset.subset(base), dataset.subset(novel)
+
+
+def harmonic_mean(base: float, novel: float) -> float:
+    """2ab/(a+b) of two accuracies in percent, the figure by which base-to-novel methods are ranked.
+
+    >>> harmonic_mean(80.0, 60.0)
+    68.57142857142857
+    >>> harmonic_mean(0, 0)
+    0.0
+    """
+    for value in (base, novel):
+        if not 0 <= value <= 100:
+            raise DataError(f"accuracy {value!r} is not a percentage; pass a number from 0 to 100")
+    return 2 * base * novel / (base + novel) if base + novel else 0.0
+
+
+def _by_label(labels: Sequence[Hashable]) -> dict[Hashable, list[int]]:
+    rows: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for row, label in enumerate(labels):
+        rows[label].append(row)
+    return rows
+
+
+def _draw(labels: Sequence[Hashable], shots: int, rng: random.Random) -> list[int]:
+    drawn: list[int] = []
+    for rows in _by_label(labels).values():
+        drawn.extend(rng.sample(rows, shots) if len(rows) >= shots else rows)
+    return drawn
+
+
+def _tell_short_classes(labels: Sequence[Hashable], shots: int) -> None:
+    short = [f"{label} ({len(rows)})" for label, rows in _by_label(labels).items() if len(rows) < shots]
+    if short:
+        shown = ", ".join(short[:5]) + (", ..." if len(short) > 5 else "")
+        logger.warning("%d class(es) with fewer than %d images give all they have: %s", len(short), shots, shown)
+
+
+def _check_both_parts(label: Hashable, images: int, size: int, test: float) -> None:
+    if 0 < size < images:
+        return
+    part = "test" if size == 0 else "train"
+    remedy = "write e.g. test=0.5" if images > 1 else "add a second image"
+    raise DataError(f"test={test!r} leaves class {label!r} ({images} image(s)) without a {part} image; {remedy}")

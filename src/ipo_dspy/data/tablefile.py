@@ -1,0 +1,151 @@
+"""Open a CSV, TSV or parquet file as named columns of cells, with words for where a row stands.
+
+The only importer of pyarrow. CSV goes through the standard library, for that can say which line is wrong;
+it is held in memory whole. Parquet columns are read when asked for and cells turned into Python values one
+by one, since a column of image bytes is large and often only a few shots of it are wanted.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ipo_dspy.errors import DataError
+
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
+
+Cells: TypeAlias = Callable[[int], Any]
+"""Row -> cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An opened table file.
+
+    Attributes:
+        path: the file.
+        columns: column names.
+        rows: number of rows, at least 1.
+        column: column name -> row -> cell; an empty CSV cell is an empty string, a parquet null is None.
+        place: row -> where it stands, e.g. 'line 3 of cars.csv'.
+        metadata: facts kept in the file besides the columns; JSON objects by key.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: int
+    column: Callable[[str], Cells]
+    place: Callable[[int], str]
+    metadata: dict[str, dict[str, Any]]
+
+
+def open_table(path: Path) -> Table:
+    """Open a table by its suffix.
+
+    Raises:
+        DataError: no such file, no table, damaged, ragged, not UTF-8, without rows, or columns of one name.
+    """
+    if not path.is_file():
+        absent = f"is not there (looked from {Path.cwd()})"
+        fact = "is a folder, which load_image_folder reads" if path.is_dir() else absent
+        raise DataError(f"table {path} {fact}; pass a file such as 'photos.csv'")
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES:
+        raise DataError(f"{path} is no table; pass a file in {', '.join(sorted(TABLE_SUFFIXES))}")
+    table = _open_parquet(path) if suffix == ".parquet" else _open_csv(path)
+    if len(set(table.columns)) < len(table.columns):
+        raise DataError(f"{path} has two columns of one name ({', '.join(table.columns)}); rename one")
+    if not table.rows:
+        raise DataError(f"{path} has a header but no rows; add one for each picture, e.g. 'cat/1.jpg,cat'")
+    return table
+
+
+def _open_csv(path: Path) -> Table:
+    header, rows, lines = _csv_rows(path)
+    cells = {name: [row[at] for row in rows] for at, name in enumerate(header)}
+    return Table(
+        path,
+        columns=header,
+        rows=len(rows),
+        column=lambda name: cells[name].__getitem__,
+        place=lambda row: f"line {lines[row]} of {path}",
+        metadata={},
+    )
+
+
+def _csv_rows(path: Path) -> tuple[tuple[str, ...], list[list[str]], list[int]]:
+    """Header, rows and the line that each row ends on; utf-8-sig because Excel writes a byte order mark."""
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            delimiter = _delimiter(path, file.readline())
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            header = tuple(name.strip() for name in next(reader, []))
+            for row in filter(None, reader):
+                _check_width(row, header, f"line {reader.line_num} of {path}")
+                rows.append([cell.strip() for cell in row])
+                lines.append(reader.line_num)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}); save it as 'CSV UTF-8'") from error
+    except csv.Error as error:
+        last = lines[-1] if lines else 1
+        raise DataError(f"{path}: {error}, after line {last}; check the quotes and save it again") from error
+    if not header:
+        raise DataError(f"{path} is empty; write a header line 'image,label' and a line for each picture")
+    return header, rows, lines
+
+
+def _delimiter(path: Path, header: str) -> str:
+    """Tab for .tsv; else the commonest of comma, semicolon (Excel in much of Europe) and tab."""
+    return "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
+
+
+def _check_width(row: Sequence[str], header: Sequence[str], place: str) -> None:
+    if len(row) != len(header):
+        fact = f"{place} has {len(row)} cell(s), the header {len(header)}"
+        raise DataError(f'{fact}; put quotes around a cell that holds a comma: 1.jpg,"cat, black"')
+
+
+def _open_parquet(path: Path) -> Table:
+    import pyarrow.parquet as pq  # here, for it takes a while to import and CSV does without
+
+    def column(name: str) -> Cells:
+        cells = _guarded(path, lambda: pq.ParquetFile(path).read(columns=[name])).column(name)
+        return lambda row: cells[row].as_py()
+
+    file = _guarded(path, lambda: pq.ParquetFile(path))
+    return Table(
+        path,
+        columns=tuple(file.schema_arrow.names),
+        rows=file.metadata.num_rows,
+        column=column,
+        place=lambda row: f"row {row} of {path}",
+        metadata=_json_objects(file.schema_arrow.metadata or {}),
+    )
+
+
+def _guarded(path: Path, read: Callable[[], Any]) -> Any:
+    import pyarrow as pa
+
+    try:
+        return read()
+    except (pa.ArrowException, OSError) as error:
+        fact = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{path} cannot be read as parquet ({fact}); fetch or write the file again") from error
+
+
+def _json_objects(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
+    """The values that are JSON objects; other tools keep other things there, which concern nobody here."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in metadata.items():
+        try:
+            content = json.loads(value)
+        except ValueError:
+            continue
+        if isinstance(content, dict):
+            found[key.decode("utf-8", "replace")] = content
+    return found

@@ -1,0 +1,113 @@
+"""Bundled tasks, a small CLIP and drawn pictures, with which everything can be tried without a download.
+
+Each task is what `IPO.compile` takes: a program with the plain template, few training images by the
+protocol of the field, and all test images. The files are package data; nothing is fetched, and torch is
+loaded only when the program is used.
+"""
+
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from ipo_dspy.data import ImageDataset, few_shot, load_image_table, split_classes
+from ipo_dspy.data.dataset import closest
+from ipo_dspy.data.tablefile import open_table
+from ipo_dspy.errors import DataError
+
+if TYPE_CHECKING:
+    from ipo_dspy.classifier import ClipClassifier
+
+Half = Literal["base", "novel", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoTask:
+    """A bundled task, ready for `IPO(...).compile(task.program, task.trainset)`.
+
+    Attributes:
+        name: what `load` was asked for.
+        description: what the pictures show, in a sentence.
+        program: a fresh classifier with the bundled model and the template `a photo of a <CLASS>.`
+        trainset: a few images a class.
+        valset: at most four images a class, drawn after the train images.
+        testset: all test images of the classes.
+        classes: class names in label index order.
+    """
+
+    name: str
+    description: str
+    program: "ClipClassifier" = field(repr=False)
+    trainset: ImageDataset
+    valset: ImageDataset
+    testset: ImageDataset
+    classes: tuple[str, ...]
+
+
+def names() -> tuple[str, ...]:
+    """The bundled tasks, sorted."""
+    return _names(_assets())
+
+
+def model_path() -> Path:
+    """The folder of the bundled CLIP, for ``ClipClassifier(..., model=f"local-dir:{model_path()}")``."""
+    return _assets() / "model"
+
+
+def load(name: str, *, shots: int = 16, seed: int = 0, classes: Half = "base") -> DemoTask:
+    """A bundled task with its images drawn by `few_shot`: train first, then validation, over all classes.
+
+    Args:
+        name: one of `names()`.
+        shots: training images a class; the validation set has at most four.
+        seed: seed of the draw.
+        classes: the base half of the classes (templates are optimized there), the novel half, or all.
+
+    Raises:
+        DataError: an unknown name, `classes` or number of shots; the message lists the known ones.
+    """
+    return _load(_assets(), name, shots=shots, seed=seed, classes=classes)
+
+
+def _assets() -> Path:
+    return Path(str(resources.files(__name__) / "assets"))
+
+
+def _names(assets: Path) -> tuple[str, ...]:
+    return tuple(sorted(file.stem for file in (assets / "data").glob("*.parquet")))
+
+
+def _load(assets: Path, name: str, *, shots: int, seed: int, classes: Half) -> DemoTask:
+    from ipo_dspy.classifier import (
+        ClipClassifier,
+    )  # here, so that names() needs no more than a folder listing
+
+    file = _file(assets, name)
+    train, val, test = (load_image_table(file, split=split) for split in ("train", "validation", "test"))
+    drawn = few_shot(train.labels(), val.labels(), shots=shots, seed=seed)
+    half = _half(train.classes, classes)
+    return DemoTask(
+        name=name,
+        description=str(open_table(file).metadata.get("ipo_dspy", {}).get("description", name)),
+        program=ClipClassifier(half, model=f"local-dir:{assets / 'model'}"),
+        trainset=train.pick(drawn.train).subset(half),
+        valset=val.pick(drawn.val).subset(half),
+        testset=test.subset(half),
+        classes=half,
+    )
+
+
+def _file(assets: Path, name: str) -> Path:
+    known = _names(assets)
+    if name not in known:
+        near = closest(str(name), known) or next(iter(known), None)
+        raise DataError(f"there is no demo {name!r}, only {', '.join(known) or 'none'}; write e.g. {near!r}")
+    return assets / "data" / f"{name}.parquet"
+
+
+def _half(classes: tuple[str, ...], half: Half) -> tuple[str, ...]:
+    base, novel = split_classes(classes)
+    halves = {"base": base, "novel": novel, "all": classes}
+    if half not in halves:
+        raise DataError(f"classes={half!r} is unknown; write one of {', '.join(map(repr, get_args(Half)))}")
+    return halves[half]

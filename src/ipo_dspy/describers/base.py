@@ -1,0 +1,48 @@
+"""What a describer is given and gives back."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ipo_dspy.template import spoken
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptions:
+    """One text an image, in order, and what they cost; an empty text where an image could not be described.
+
+    Attributes:
+        texts: as many as images were given.
+        faults: what went wrong, one message a failed image.
+    """
+
+    texts: tuple[str, ...]
+    calls: int = 0
+    tokens: int = 0
+    faults: tuple[str, ...] = ()
+
+
+class Describer(Protocol):
+    """Says how images look without naming their class."""
+
+    def describe(self, images: Sequence[Any], class_names: Sequence[str]) -> Descriptions:
+        """One description for each image (path, PIL image or dspy.Image), given the name of its class."""
+
+
+def without_class_name(text: str, class_name: str, substitute: str = "subject") -> str:
+    """A description in which the class name, should it have slipped in, is replaced; whitespace is collapsed.
+
+    Whole words only, any case, spaces or hyphens between them, a regular plural included.
+
+    >>> without_class_name("A blurry Polar-Bear on ice. Polar bears!", "polar_bear")
+    'A blurry subject on ice. subject!'
+    """
+    words = [re.escape(word) for word in re.split(r"[\s-]+", spoken(class_name)) if word]
+    text = " ".join(text.split())
+    if not words:
+        return text
+    in_y = words[-1].lower().endswith("y")
+    words[-1] = f"{words[-1][:-1]}(?:ys?|ies)" if in_y else f"{words[-1]}(?:e?s)?"
+    pattern = rf"(?<!\w){'[ _-]*'.join(words)}(?!\w)"
+    return re.sub(pattern, substitute, text, flags=re.IGNORECASE)

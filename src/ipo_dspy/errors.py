@@ -1,0 +1,74 @@
+"""The error tree of ipo_dspy: every mistake a caller can mend, told in one sentence.
+
+::
+
+    IPOError
+     +-- InputError (also a ValueError)   something that the caller passed
+     |    +-- TemplateError               no <CLASS>, empty, too long, control characters, ...
+     |    +-- DataError                   folders, tables, labels, classes
+     |    |    +-- ImageError             one image that cannot be read
+     |    +-- ModelError                  CLIP model names, tags, checkpoints, devices
+     |    +-- LanguageModelError          LLM names and answers
+     |    +-- ProgramFileError            a saved program that is cut, foreign or unreadable
+     +-- JournalError                     a run folder that cannot be written or read
+
+Each message names the input and ends with the line to write instead. The command line prints the
+message alone; anything outside this tree is a bug and keeps its traceback.
+"""
+
+from typing import Literal
+
+RejectionReason = Literal[
+    "empty",
+    "no class placeholder",
+    "control characters",
+    "too many lines",
+    "too long",
+    "duplicate",
+    "cut off",
+]
+"""Why a proposed text did not become a trial."""
+
+
+class IPOError(Exception):
+    """Root of the tree; ``except IPOError`` catches whatever a caller can mend."""
+
+
+class InputError(IPOError, ValueError):
+    """Something that was passed in cannot be used; the message says what to pass instead."""
+
+
+class TemplateError(InputError):
+    """A text that is not a usable prompt template.
+
+    Attributes:
+        reason: the short, stable name under which rejections are counted.
+    """
+
+    def __init__(self, message: str, *, reason: RejectionReason) -> None:
+        super().__init__(message)
+        self.reason: RejectionReason = reason
+
+
+class DataError(InputError):
+    """Images, labels or class names that do not make a data set."""
+
+
+class ImageError(DataError):
+    """One image that cannot be read; the message names it."""
+
+
+class ModelError(InputError):
+    """A CLIP model that cannot be found, loaded or placed on the device."""
+
+
+class LanguageModelError(InputError):
+    """A language model that LiteLLM does not know or that is not given at all."""
+
+
+class ProgramFileError(InputError):
+    """A saved program that is cut in the middle, of another kind, or unreadable."""
+
+
+class JournalError(IPOError):
+    """A run folder that cannot be written, or a journal whose middle is damaged."""

@@ -1,0 +1,154 @@
+"""How a template does on a set of images, class by class, and which predictions changed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ipo_dspy.errors import DataError
+from ipo_dspy.history import Score
+from ipo_dspy.metric import per_class
+from ipo_dspy.search import Record, SearchResult
+from ipo_dspy.template import Template
+from ipo_dspy.training import TrainingImages, gather
+
+if TYPE_CHECKING:
+    import dspy
+
+    from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.scorers import ClipScorer
+
+CHANGED_SHOWN = 24
+"""Examples of each kind kept for the report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A template's score on images, and what it gave to each.
+
+    Attributes:
+        template: the evaluated template.
+        score: over all images.
+        predicted: the class given to each image.
+        per_class: correct and total images of each class.
+    """
+
+    template: Template
+    score: Score
+    predicted: tuple[str, ...]
+    per_class: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A scorer together with the images that it holds the features of."""
+
+    scorer: "ClipScorer"
+    images: TrainingImages
+
+    def evaluate(self, template: Template) -> Evaluation:
+        """Score a template on these images."""
+        predicted = self.scorer.predict(template)
+        return Evaluation(
+            template=template,
+            score=self.scorer.score([template])[0],
+            predicted=tuple(predicted),
+            per_class=per_class(predicted, self.images.labels),
+        )
+
+
+def judge(
+    classifier: "ClipClassifier",
+    images: TrainingImages,
+    *,
+    record: Record | None = None,
+    stage: str = "images",
+    num_threads: int | None = None,
+    skip_bad: bool = False,
+) -> Judged:
+    """Encode images once; what cannot be read is an error, or left out and told with `skip_bad`.
+
+    Raises:
+        ImageError: an image cannot be read (without `skip_bad`).
+        DataError: none is left.
+    """
+    from ipo_dspy.clip.images import encode_images
+    from ipo_dspy.scorers import ClipScorer
+
+    def progress(done: int, total: int) -> None:
+        if record is not None:
+            record.tell("progress", stage=stage, done=done, total=total)
+
+    encoded = encode_images(
+        classifier.backbone,
+        images.images,
+        num_threads=num_threads,
+        skip_bad=skip_bad,
+        allow_url=classifier.allow_url,
+        progress=progress,
+    )
+    for _, message in encoded.skipped:
+        if record is not None:
+            record.tell("skipped", stage=stage, message=message)
+    kept = images.keep(encoded.kept)
+    scorer = ClipScorer(classifier.backbone, encoded.features, kept.labels, kept.classes, choices=kept.choices)
+    return Judged(scorer, kept)
+
+
+def evaluate(
+    classifier: "ClipClassifier",
+    examples: "Sequence[dspy.Example]",
+    *,
+    templates: Sequence[Template] = (),
+    record: Record | None = None,
+    label_field: str = "label",
+    skip_bad: bool = False,
+) -> list[Evaluation]:
+    """Evaluate a classifier with its own template, or with others, on labelled examples.
+
+    Faster than `dspy.Evaluate`, with the same accuracy: images are encoded in batches and class texts once.
+
+    Raises:
+        DataError: no examples, or labels outside the classes.
+        ImageError: an image cannot be read (without `skip_bad`).
+    """
+    if not examples:
+        raise DataError("no examples to evaluate on; pass a list of dspy.Example(image=..., label=...)")
+    found = {"self": classifier}
+    images = gather(classifier, found, examples, name="examples", label_field=label_field)["self"]
+    judged = judge(classifier, images, record=record, stage="test images", skip_bad=skip_bad)
+    return [judged.evaluate(template) for template in templates or [classifier.template]]
+
+
+def compare(record: Record, result: SearchResult, judged: Judged, *, split: str, part: str = "all") -> None:
+    """Keep how the start and the best template of a search do on images, and what changed."""
+    start, best = judged.evaluate(result.baseline.template), judged.evaluate(result.best.template)
+    keep_comparison(record, start, best, judged.images, split=split, part=part)
+
+
+def keep_comparison(
+    record: Record, start: Evaluation, best: Evaluation, images: TrainingImages, *, split: str, part: str
+) -> None:
+    """Record both evaluations, and examples of the images that are now given another class."""
+    for role, evaluation in (("start", start), ("best", best)):
+        record(
+            "evaluation",
+            split=split,
+            part=part,
+            role=role,
+            template=str(evaluation.template),
+            accuracy=evaluation.score.accuracy,
+            loss=evaluation.score.loss,
+            images=len(evaluation.predicted),
+            per_class={name: list(counts) for name, counts in evaluation.per_class.items()},
+        )
+    rows = list(zip(images.sources, images.labels, start.predicted, best.predicted, strict=True))
+    mended = [row for row in rows if row[2] != row[1] == row[3]]
+    broken = [row for row in rows if row[2] == row[1] != row[3]]
+    for source, label, before, after in [*_spread(mended), *_spread(broken)]:
+        record("changed", split=split, part=part, source=source, label=label, before=before, after=after)
+
+
+def _spread(rows: Sequence[tuple[str, str, str, str]]) -> list[tuple[str, str, str, str]]:
+    """At most `CHANGED_SHOWN` rows, taken evenly: images of a class stand together."""
+    keep = min(len(rows), CHANGED_SHOWN)
+    return [rows[i * len(rows) // keep] for i in range(keep)]

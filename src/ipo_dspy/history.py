@@ -1,0 +1,128 @@
+"""What was tried and how well it did: `Score`, `Trial` and `History`, the episodic memory of the search.
+
+The order is total and stated once, in `Trial.rank`: higher accuracy, then lower loss, then fewer tokens,
+then earlier. The order of insertion never matters, so a resumed or parallel run ends as a straight one.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ipo_dspy.errors import InputError
+from ipo_dspy.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How a template classifies a set of images.
+
+    Attributes:
+        accuracy: top-1 accuracy in percent, 0 to 100.
+        loss: mean cross-entropy in nats at the model's own logit scale, over the same images.
+
+    >>> Score(accuracy=81.25, loss=0.5)
+    Score(accuracy=81.25%, loss=0.5000)
+    """
+
+    accuracy: float
+    loss: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.accuracy <= 100.0:
+            raise InputError(f"accuracy {self.accuracy} is outside 0..100; give percent, e.g. Score(81.2, 0.5)")
+        if not math.isfinite(self.loss):
+            raise InputError(f"loss {self.loss} is not a finite number; check the features for NaN and infinity")
+
+    def __repr__(self) -> str:
+        return f"Score(accuracy={self.accuracy:.2f}%, loss={self.loss:.4f})"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One scored template.
+
+    Attributes:
+        template: the template as scored.
+        score: on the training images.
+        index: 0 for the start template, then counting up in the order of proposal.
+        step: 0 for the initial templates, then the step that proposed it.
+        tokens: length of its longest filled prompt under the model's tokenizer, end marks included.
+        key: equal for templates that tokenize alike.
+    """
+
+    template: Template
+    score: Score
+    index: int
+    step: int
+    tokens: int
+    key: str
+
+    @property
+    def rank(self) -> tuple[float, float, int, int]:
+        """Sort key, best first: higher accuracy, lower loss, fewer tokens, earlier."""
+        return (-self.score.accuracy, self.score.loss, self.tokens, self.index)
+
+    def __repr__(self) -> str:
+        return f"Trial({self.index}, {str(self.template)!r}, {self.score})"
+
+
+class History:
+    """All trials of one search, by key; asks for the best are answered in the stated order.
+
+    >>> history = History()
+    >>> for i, (text, acc) in enumerate([("a photo of a <CLASS>.", 50.0), ("a <CLASS>.", 75.0)]):
+    ...     history.add(Trial(Template.parse(text), Score(acc, 1.0), index=i, step=0, tokens=5, key=text))
+    >>> str(history.best.template)
+    'a <CLASS>.'
+    >>> [t.index for t in history.shown(1)]
+    [0, 1]
+    """
+
+    def __init__(self, trials: Iterable[Trial] = ()) -> None:
+        self._by_key: dict[str, Trial] = {}
+        for trial in trials:
+            self.add(trial)
+
+    def add(self, trial: Trial) -> None:
+        """Remember a trial.
+
+        Raises:
+            InputError: a template with the same key is there already.
+        """
+        if trial.key in self._by_key:
+            raise InputError(f"template {str(trial.template)!r} was tried before; ask `key in history` first")
+        self._by_key[trial.key] = trial
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._by_key
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __iter__(self) -> Iterator[Trial]:
+        """Trials in the order of proposal."""
+        return iter(sorted(self._by_key.values(), key=lambda t: t.index))
+
+    @property
+    def best(self) -> Trial:
+        """The trial that ranks first."""
+        return min(self._by_key.values(), key=lambda t: t.rank)
+
+    @property
+    def start(self) -> Trial:
+        """The start template's trial, which every later one is compared with."""
+        return min(self._by_key.values(), key=lambda t: t.index)
+
+    def top(self, n: int) -> list[Trial]:
+        """The `n` best trials, best first."""
+        return sorted(self._by_key.values(), key=lambda t: t.rank)[:n]
+
+    def shown(self, n: int) -> list[Trial]:
+        """What a proposer is shown: the `n` best and always the start template, best last.
+
+        Best last is the order of the paper: the end of a prompt weighs most.
+        """
+        chosen = {trial.key: trial for trial in self.top(n)} if n else {}
+        if self._by_key:
+            chosen.setdefault(self.start.key, self.start)
+        return sorted(chosen.values(), key=lambda t: t.rank, reverse=True)

@@ -1,0 +1,11 @@
+"""Proposers: what writes new templates, behind one Protocol.
+
+`LMProposer` asks a language model; `EvolutionProposer` needs none. A proposer is a pure function of what
+it is shown, so a repeated or resumed run gets the same answers.
+"""
+
+from ipo_dspy.proposers.base import Ask, ProposalError, Proposals, Proposer
+from ipo_dspy.proposers.evolution import EvolutionProposer
+from ipo_dspy.proposers.lm import LMProposer
+
+__all__ = ["Ask", "EvolutionProposer", "LMProposer", "ProposalError", "Proposals", "Proposer"]

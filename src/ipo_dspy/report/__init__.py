@@ -1,0 +1,57 @@
+"""The report: a finished or running journal as one self-contained HTML page; needs no torch and no network.
+
+The way through: `fields` and `model` read events into frozen values, `summary` says what they amount to,
+`charts` and `pictures` draw, `page` lays out. Nothing of the journal is executed, and all of it is escaped.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+from ipo_dspy.errors import JournalError
+from ipo_dspy.journal import replay
+from ipo_dspy.report.model import read_run
+from ipo_dspy.report.page import page
+
+__all__ = ["render_report", "write_report"]
+
+FILE_NAME = "report.html"
+
+
+def render_report(run_folder: str | os.PathLike[str]) -> str:
+    """The page for a run folder (or a journal file), finished or not.
+
+    Raises:
+        JournalError: no journal there, or it is damaged.
+    """
+    return page(read_run(replay(run_folder)))
+
+
+def write_report(run_folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
+    """Write the page to `path`, by default `report.html` in the run folder, and return where it lies.
+
+    Raises:
+        JournalError: no journal there, it is damaged, or the page cannot be written.
+    """
+    folder = Path(run_folder)
+    default = (folder if folder.is_dir() else folder.parent) / FILE_NAME
+    target = default if path is None else Path(path)
+    _write_whole(target, render_report(run_folder).encode())
+    return target
+
+
+def _write_whole(target: Path, data: bytes) -> None:
+    """Readers see the old page or the new one, never a part."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise JournalError(
+            f"report {str(target)!r} cannot be written ({error.strerror}); name a writable file, e.g. 'report.html'"
+        ) from error

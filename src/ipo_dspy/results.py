@@ -1,0 +1,103 @@
+"""What a compilation gives back: the program with the found templates, and the story of how they were found."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from ipo_dspy.errors import JournalError
+from ipo_dspy.history import Trial
+from ipo_dspy.search import SearchResult
+from ipo_dspy.template import Template
+from ipo_dspy.training import find_classifiers
+
+
+@dataclass(frozen=True, slots=True)
+class DetailedResults:
+    """What a compilation did, as `detailed_results` of the program that it returned.
+
+    `trials`, `best`, `baseline` and `rejections` are those of the first classifier; a program with several has
+    one entry each in `searches`.
+    """
+
+    searches: tuple[SearchResult, ...]
+    calls: int
+    tokens: int
+    seconds: float
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Every scored template of the first classifier, in order."""
+        return self.searches[0].trials
+
+    @property
+    def best(self) -> Trial:
+        """The chosen trial of the first classifier."""
+        return self.searches[0].best
+
+    @property
+    def baseline(self) -> Trial:
+        """The start template's trial of the first classifier."""
+        return self.searches[0].baseline
+
+    @property
+    def rejections(self) -> Mapping[str, int]:
+        """Rejected proposals of all classifiers by reason."""
+        total: dict[str, int] = {}
+        for search in self.searches:
+            for reason, count in search.rejected.items():
+                total[reason] = total.get(reason, 0) + count
+        return total
+
+
+def with_templates(student: dspy.Module, templates: Mapping[str, Template]) -> dspy.Module:
+    """A copy of a program whose named classifiers have these templates."""
+    program = student.deepcopy()
+    for name, classifier in find_classifiers(program).items():
+        if name in templates:
+            classifier.template = templates[name]
+    return program
+
+
+def candidates(student: dspy.Module, results: Sequence[SearchResult]) -> list[dict[str, Any]]:
+    """Programs with the finalists of each classifier in turn, best first, the other classifiers at their best."""
+    best = {r.predictor: r.best.template for r in results}
+    rows = [(finalist, result.predictor) for result in results for finalist in result.finalists]
+    rows.sort(key=lambda row: row[0].rank)
+    return [
+        {
+            "score": finalist.deciding.accuracy,
+            "loss": finalist.deciding.loss,
+            "predictor": predictor,
+            "template": str(finalist.trial.template),
+            "program": with_templates(student, {**best, predictor: finalist.trial.template}),
+        }
+        for finalist, predictor in rows
+    ]
+
+
+def total(results: tuple[SearchResult, ...], seconds: float) -> DetailedResults:
+    """The story of all searches of one compilation."""
+    return DetailedResults(
+        searches=results,
+        calls=sum(r.calls for r in results),
+        tokens=sum(r.tokens for r in results),
+        seconds=seconds,
+    )
+
+
+def save_whole(program: dspy.Module, path: Path) -> None:
+    """Write the program beside its place and move it there, so that a reader never sees half of it."""
+    partial = path.with_suffix(".tmp.json")
+    try:
+        program.save(str(partial))
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise JournalError(
+            f"{str(path)!r} cannot be written ({error.strerror}); free space or name another folder"
+        ) from error

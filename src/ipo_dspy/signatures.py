@@ -1,0 +1,166 @@
+"""The two questions put to language models, as DSPy signatures, and the adapter that writes the paper's form.
+
+`ProposePrompts` works with any DSPy adapter; `PaperAdapter` lays it out as the IPO paper does (section 3):
+task, image descriptions, scored history with the best last, what the scores mean, the request, and each
+answer between `<INS>` and `</INS>`. The parts that stay the same from step to step come first, so that
+providers' prompt caches hit. The wording is our own.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import dspy
+import pydantic
+from dspy.utils.exceptions import AdapterParseError
+
+OPEN_TAG, CLOSE_TAG = "<INS>", "</INS>"
+
+_TAG = re.compile(r"<\s*(?:(/)\s*)?INS\s*>", re.IGNORECASE)
+"""One tag at a time: a pattern over whole answers takes minutes on a runaway one."""
+_BULLET = re.compile(r"^\s*(?:[-*\u2022]|\d{1,3}[.)])\s+")
+_HAS_CLASS = re.compile(r"<\s*class\s*>", re.IGNORECASE)
+
+
+class ScoredPrompt(pydantic.BaseModel):
+    """An earlier prompt template and how it did on the training images."""
+
+    template: str
+    loss: float
+    accuracy: float
+
+
+class ProposePrompts(dspy.Signature):
+    """You improve prompt templates for a CLIP zero-shot image classifier.
+
+    CLIP compares an image with one sentence per class and picks the class whose sentence fits best. A template
+    is that sentence with <CLASS> where the class name goes. A good template truthfully says what the images have
+    in common besides their class: medium, style, lighting, viewpoint, background, quality.
+    """
+
+    task: str = dspy.InputField(desc="what is being classified")
+    descriptions: list[str] = dspy.InputField(desc="descriptions of some training images, class names left out")
+    history: list[ScoredPrompt] = dspy.InputField(desc="earlier templates, best last")
+    rejected: list[str] = dspy.InputField(desc="answers that could not be used, and why")
+    count: int = dspy.InputField(desc="how many new templates to write")
+    templates: list[str] = dspy.OutputField(desc="new templates, each one short sentence holding <CLASS> once")
+
+
+class DescribeImage(dspy.Signature):
+    """Describe in one or two sentences how this image looks.
+
+    Say what a photographer or painter would: medium, style, lighting, viewpoint, colours, texture, background,
+    quality. Do not name the main subject; call it "the subject".
+    """
+
+    image: dspy.Image = dspy.InputField()
+    description: str = dspy.OutputField(desc="how the image looks, without naming its subject")
+
+
+class PaperAdapter(dspy.Adapter):
+    """Writes `ProposePrompts` in the form of the IPO paper and reads the tagged answers tolerantly.
+
+    Tags may be in any case and hold spaces or line breaks. A last answer without a closing tag was cut off
+    by the token limit; it is kept with its opening tag, so that it is counted as such and not tried. An answer
+    without any tag is read line by line, keeping the lines that hold `<CLASS>`.
+    """
+
+    def format_system_message(self, signature: type[dspy.Signature]) -> str:
+        """The task of the signature."""
+        return str(signature.instructions)
+
+    def format_user_message_content(
+        self,
+        signature: type[dspy.Signature],
+        inputs: dict[str, Any],
+        prefix: str = "",
+        suffix: str = "",
+        main_request: bool = False,
+    ) -> str:
+        """Descriptions, history, meaning, request; empty parts are left out."""
+        _require(signature)
+        parts = [prefix, f"Task: {inputs['task']}"]
+        parts += _section("How some training images look:", inputs["descriptions"])
+        parts += _section("Templates tried so far, with their scores, the best last:", map(_scored, inputs["history"]))
+        parts.append(
+            "Loss is the mean cross-entropy over the training images: lower is better. "
+            "Accuracy is the percentage of them classified correctly: higher is better."
+        )
+        parts += _section("Answers that could not be used:", inputs["rejected"])
+        parts.append(_request(inputs["count"]))
+        return "\n\n".join(part for part in [*parts, suffix] if part)
+
+    def format_assistant_message_content(
+        self,
+        signature: type[dspy.Signature],
+        outputs: dict[str, Any],
+        missing_field_message: str | None = None,
+    ) -> str:
+        """The answers of a demonstration, tagged."""
+        return "\n".join(f"{OPEN_TAG}{text}{CLOSE_TAG}" for text in outputs["templates"])
+
+    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, list[str]]:
+        """The answers of a completion as `{"templates": [...]}`.
+
+        Raises:
+            AdapterParseError: nothing in it could be a template.
+        """
+        _require(signature)
+        answers = read_answers(completion)
+        if not answers:
+            raise AdapterParseError(adapter_name="PaperAdapter", signature=signature, lm_response=completion)
+        return {"templates": answers}
+
+
+def read_answers(completion: str) -> list[str]:
+    r"""Tagged answers in order; an unclosed last one keeps its tag; untagged lines with `<CLASS>` as a last resort.
+
+    An answer that is followed by another opening tag counts if it holds `<CLASS>`: some models forget the slash.
+
+    >>> read_answers("<INS>a <CLASS>.</INS> and <ins> art of a <CLASS> </ins>")
+    ['a <CLASS>.', 'art of a <CLASS>']
+    >>> read_answers("<INS>a <CLASS>.</INS> <INS>a photo of")
+    ['a <CLASS>.', '<INS>a photo of']
+    >>> read_answers("1. a <CLASS>.\nHope that helps!")
+    ['a <CLASS>.']
+    """
+    answers: list[str] = []
+    opened: int | None = None
+    for tag in _TAG.finditer(completion):
+        text = "" if opened is None else completion[opened : tag.start()].strip()
+        if (tag.group(1) and opened is not None) or _HAS_CLASS.search(text):
+            answers.append(text)
+        opened = None if tag.group(1) else tag.end()
+    if opened is not None and (rest := completion[opened:].strip()):
+        answers.append(f"{OPEN_TAG}{rest}")
+    return answers or _untagged(completion)
+
+
+def _untagged(completion: str) -> list[str]:
+    lines = (line for line in completion.splitlines() if _HAS_CLASS.search(line))
+    return [_BULLET.sub("", _TAG.sub(" ", line)).strip() for line in lines]
+
+
+def _require(signature: type[dspy.Signature]) -> None:
+    if set(signature.fields) != set(ProposePrompts.fields):
+        raise TypeError(
+            f"PaperAdapter writes ProposePrompts only, not {signature.__name__}; use dspy.ChatAdapter() for others"
+        )
+
+
+def _section(title: str, lines: Iterable[str]) -> list[str]:
+    listed = "\n".join(f"- {line}" for line in lines)
+    return [f"{title}\n{listed}"] if listed else []
+
+
+def _scored(prompt: ScoredPrompt) -> str:
+    text = prompt.template.replace("\n", " | ")
+    return f"{text}  (loss {prompt.loss:.4f}, accuracy {prompt.accuracy:.2f} %)"
+
+
+def _request(count: int) -> str:
+    return (
+        f"Write {count} new template(s) that differ from all of these and should have a lower loss and a higher "
+        f"accuracy. Each is one short sentence in plain words that holds <CLASS> once, between {OPEN_TAG} and "
+        f"{CLOSE_TAG}. Write nothing else."
+    )

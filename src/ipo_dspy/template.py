@@ -1,0 +1,148 @@
+"""Prompt templates: text with `<CLASS>` where the class name goes, parsed once and applied many times.
+
+A template is what the optimizer searches for and what a reader of a saved program sees, so it is plain
+text and nothing else. One line is one prompt; several lines are an ensemble, whose normalised text
+features are averaged as in Radford et al. 2021, section 3.1.4. Whether a template fits the context of a
+particular model is not known here: that needs the model's own tokenizer (`clip.text`).
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ipo_dspy.errors import DataError, RejectionReason, TemplateError
+
+PLACEHOLDER = "<CLASS>"
+DEFAULT_TEMPLATE = f"a photo of a {PLACEHOLDER}."
+MAX_LINES = 1000
+"""More prompts than any published ensemble has (80 for ImageNet); a guard against runaway answers."""
+MAX_CHARACTERS = 5000
+"""Of a line: no CLIP reads so much, and a runaway answer need not be tokenized with every class to find out."""
+
+_PLACEHOLDER_FORMS = re.compile(r"<\s*class\s*>", re.IGNORECASE)
+_LOOKALIKES = re.compile(r"\{[a-z_]*\}|\[class\]|%s", re.IGNORECASE)
+_ALLOWED_CONTROLS = {"\n", "\t", "\r"}
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    r"""One or more prompts, each with `<CLASS>`; build one with `Template.parse`.
+
+    Equal templates have equal text. Whitespace is collapsed and `<class>` in any case becomes `<CLASS>`,
+    so parsing what `str()` wrote gives the same template back.
+
+    >>> template = Template.parse("a blurry photo of a <class>. ")
+    >>> str(template)
+    'a blurry photo of a <CLASS>.'
+    >>> template.fill("golden_retriever")
+    ('a blurry photo of a golden retriever.',)
+    >>> len(Template.parse("a <CLASS>.\na photo of a <CLASS>.").lines)
+    2
+    """
+
+    lines: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Template":
+        """Read a template from text, one prompt a line; blank lines are dropped.
+
+        Raises:
+            TemplateError: empty, a line without `<CLASS>`, control characters, too many or too long lines.
+        """
+        if hidden := _hidden_character(text):
+            raise _error(f"holds the control character {hidden}", text, reason="control characters")
+        normal = unicodedata.normalize("NFC", text)
+        lines = tuple(line for line in map(_tidy, normal.splitlines()) if line)
+        if not lines:
+            raise _error("is empty", text, reason="empty")
+        if len(lines) > MAX_LINES:
+            raise _error(f"has {len(lines)} lines, more than {MAX_LINES}", text, reason="too many lines")
+        for line in lines:
+            if len(line) > MAX_CHARACTERS:
+                raise _error(f"has {len(line)} characters in a line", text, reason="too long")
+            if PLACEHOLDER not in line:
+                raise _error(f"has no {PLACEHOLDER}{_hint(line)}", line, reason="no class placeholder")
+        return cls(lines)
+
+    def fill(self, class_name: str) -> tuple[str, ...]:
+        """The prompts for one class; underscores in the name become spaces."""
+        name = spoken(class_name)
+        return tuple(line.replace(PLACEHOLDER, name) for line in self.lines)
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+def has_placeholder(text: str) -> bool:
+    """Whether `<CLASS>` stands in a text, in any case.
+
+    >>> has_placeholder("a < class >."), has_placeholder("a class.")
+    (True, False)
+    """
+    return _PLACEHOLDER_FORMS.search(text) is not None
+
+
+def spoken(class_name: str) -> str:
+    """A class name as it is read in a prompt: underscores are spaces, whitespace is collapsed.
+
+    >>> spoken("golden_retriever")
+    'golden retriever'
+    """
+    return " ".join(class_name.replace("_", " ").split())
+
+
+def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    """Class names that can be told apart, as a tuple in the given order.
+
+    Raises:
+        DataError: fewer than two, an empty one, or two that read alike once filled in.
+    """
+    if isinstance(classes, str):
+        raise DataError(f"classes is the string {classes!r}; pass a list of names, e.g. ['cat', 'dog']")
+    names = tuple(classes)
+    if len(names) < 2:
+        raise DataError(f"{len(names)} class name(s) given; a classifier needs at least two, e.g. ['cat', 'dog']")
+    seen: dict[str, str] = {}
+    for name in names:
+        if not isinstance(name, str) or not spoken(name):
+            raise DataError(f"class name {name!r} is not a non-empty string; write e.g. 'cat'")
+        if hidden := _hidden_character(name):
+            raise DataError(f"class name {name!r} holds the control character {hidden}; write it without, e.g. 'cat'")
+        key = unicodedata.normalize("NFC", spoken(name)).casefold()
+        if key in seen:
+            raise DataError(
+                f"class names {seen[key]!r} and {name!r} read alike in a prompt; rename one, e.g. {name + ' (bird)'!r}"
+            )
+        seen[key] = name
+    return names
+
+
+def _tidy(line: str) -> str:
+    return _PLACEHOLDER_FORMS.sub(PLACEHOLDER, " ".join(line.split()))
+
+
+def _hint(line: str) -> str:
+    found = _LOOKALIKES.search(line)
+    return f" ({found.group()!r} is not it)" if found else ""
+
+
+def _hidden_character(text: str) -> str | None:
+    """The first control or bidirectional character: such can hide text from a reader, so none gets through."""
+    for char in text:
+        if unicodedata.category(char) in {"Cc", "Cf", "Cs"} and char not in _ALLOWED_CONTROLS:
+            return f"U+{ord(char):04X}"
+    return None
+
+
+_REMEDIES: Mapping[RejectionReason, str] = {
+    "control characters": "type it anew without hidden characters",
+    "too many lines": f"keep at most {MAX_LINES}",
+    "too long": f"keep at most {MAX_CHARACTERS}",
+}
+
+
+def _error(fact: str, text: str, *, reason: RejectionReason) -> TemplateError:
+    shown = text if len(text) <= 120 else text[:117] + "..."
+    remedy = _REMEDIES.get(reason, f"write {PLACEHOLDER} where the class name goes")
+    return TemplateError(f"template {shown!r} {fact}; {remedy}, e.g. {DEFAULT_TEMPLATE!r}", reason=reason)

@@ -1,0 +1,109 @@
+"""A small OpenAI-compatible server on loopback: recorded replies by content, and an unseen prompt fails."""
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import dspy
+
+KEY = "sk-test-0123456789"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What is answered: a text, or a status with a body of its own."""
+
+    text: str = ""
+    status: int = 200
+    body: bytes | None = None
+
+    def payload(self, model: str) -> bytes:
+        if self.body is not None:
+            return self.body
+        if self.status != 200:
+            return json.dumps({"error": {"message": self.text, "type": "error", "code": str(self.status)}}).encode()
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": self.text}}
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        answer = {"id": "1", "object": "chat.completion", "created": 1, "model": model}
+        return json.dumps({**answer, "choices": [choice], "usage": usage}).encode()
+
+
+class OpenAIServer:
+    """Answers a request by the first key of `replies` that its messages hold.
+
+    Attributes:
+        requests: bodies of the requests, in order of arrival.
+        unseen: text of the requests that no key fits; a test must find it empty.
+    """
+
+    def __init__(self, replies: Mapping[str, Reply | str]) -> None:
+        self.replies = {key: Reply(reply) if isinstance(reply, str) else reply for key, reply in replies.items()}
+        self.requests: list[dict[str, Any]] = []
+        self.unseen: list[str] = []
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                reply = owner.answer(body)
+                payload = reply.payload(str(body.get("model")))
+                self.send_response(reply.status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(payload)))
+                self.end_headers()
+                self.wfile.write(payload)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def answer(self, body: dict[str, Any]) -> Reply:
+        self.requests.append(body)
+        said = text_of(body)
+        for key, reply in self.replies.items():
+            if key in said:
+                return reply
+        self.unseen.append(said)
+        return Reply("this prompt was not recorded", status=400)
+
+    def lm(self, **settings: Any) -> dspy.LM:
+        """A DSPy model that asks this server."""
+        given = {"temperature": 1.0, "num_retries": 0, "api_key": KEY, **settings}
+        return dspy.LM("openai/toy", api_base=self.url, engine="litellm", **given)
+
+    def __enter__(self) -> "OpenAIServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def text_of(body: dict[str, Any]) -> str:
+    """All text of a request's messages."""
+    return "\n".join(part["text"] for part in parts_of(body) if part["type"] == "text")
+
+
+def images_of(body: dict[str, Any]) -> list[str]:
+    """URLs of a request's images."""
+    return [part["image_url"]["url"] for part in parts_of(body) if part["type"] == "image_url"]
+
+
+def parts_of(body: dict[str, Any]) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = []
+    for message in body["messages"]:
+        content = message["content"]
+        parts += [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return parts

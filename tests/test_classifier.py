@@ -1,0 +1,251 @@
+"""The classifier on the bundled CLIP: predictions, text encoded once, saving, and DSPy's own tools."""
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+import torch
+from PIL import Image
+
+from ipo_dspy import demo
+from ipo_dspy.classifier import ClipClassifier
+from ipo_dspy.clip.backbone import Backbone, load_backbone
+from ipo_dspy.clip.images import encode_images
+from ipo_dspy.clip.text import class_features
+from ipo_dspy.errors import DataError, ImageError, ProgramFileError, TemplateError
+from ipo_dspy.template import Template
+
+
+@pytest.fixture(scope="module")
+def task() -> demo.DemoTask:
+    return demo.load(demo.names()[0], shots=2)
+
+
+@pytest.fixture(scope="module")
+def backbone(task: demo.DemoTask) -> Backbone:
+    return task.program.backbone
+
+
+def fresh(task: demo.DemoTask, **options: Any) -> ClipClassifier:
+    return ClipClassifier(task.classes, model=f"local-dir:{demo.model_path()}", **options)
+
+
+def correct(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> bool:
+    return bool(example.label == prediction.label)
+
+
+class CountsTexts:
+    """Counts the token lists that a text tower is given."""
+
+    def __init__(self, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.encoded = 0
+        plain = backbone.encode_tokens
+
+        def counted(ids: Any) -> Any:
+            self.encoded += len(ids)
+            return plain(ids)
+
+        monkeypatch.setattr(backbone, "encode_tokens", counted)
+
+
+def test_a_prediction_is_the_softmax_of_scaled_cosines(task: demo.DemoTask, backbone: Backbone) -> None:
+    image = task.testset[0].image
+    prediction = task.program(image=image)
+    features = encode_images(backbone, [image]).features
+    text = class_features(backbone, [Template.parse("a photo of a <CLASS>.")], task.classes)[0]
+    expected = (backbone.logit_scale * features @ text.T).softmax(dim=1)[0]
+    assert prediction.label == task.classes[int(expected.argmax())]
+    assert prediction.confidence == pytest.approx(float(expected.max()), abs=1e-6)
+    assert list(prediction.scores) == [task.classes[i] for i in expected.topk(5).indices.tolist()]
+
+
+def test_the_same_picture_in_every_form_gives_the_same_answer(task: demo.DemoTask, tmp_path: Path) -> None:
+    picture = Image.new("RGB", (80, 60), "navy")
+    picture.save(tmp_path / "a.png")
+    forms = [picture, str(tmp_path / "a.png"), tmp_path / "a.png", dspy.Image.from_path(str(tmp_path / "a.png"))]
+    confidences = [task.program(image=form).confidence for form in forms]
+    assert confidences == pytest.approx([confidences[0]] * 4, abs=1e-6)
+
+
+def test_text_is_encoded_once_for_many_images(task: demo.DemoTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = fresh(task, template="text counted once, <CLASS>.")
+    counter = CountsTexts(program.backbone, monkeypatch)
+    examples = list(task.testset[:12])
+    program.batch(examples, num_threads=3, disable_progress_bar=True)
+    dspy.Evaluate(devset=examples, metric=correct, num_threads=3)(program)
+    for example in examples:
+        program(image=example.image)
+    assert counter.encoded == len(task.classes)
+
+
+def test_evaluate_agrees_with_our_own_evaluation(task: demo.DemoTask) -> None:
+    from ipo_dspy.evaluation import evaluate
+
+    examples = list(task.testset[:40])
+    theirs = dspy.Evaluate(devset=examples, metric=correct, num_threads=2)(task.program)
+    assert evaluate(task.program, examples)[0].score.accuracy == pytest.approx(theirs.score, abs=0.01)
+
+
+def test_an_ensemble_averages_normalised_features(task: demo.DemoTask, backbone: Backbone) -> None:
+    lines = ["a photo of a <CLASS>.", "pixel art of a <CLASS>."]
+    single = class_features(backbone, [Template.parse(line) for line in lines], task.classes)
+    both = class_features(backbone, [Template.parse("\n".join(lines))], task.classes)[0]
+    torch.testing.assert_close(both, torch.nn.functional.normalize(single.mean(dim=0), dim=-1))
+    assert fresh(task, template="\n".join(lines))(image=task.testset[0].image).label in task.classes
+
+
+def test_classes_at_call_time_come_from_an_upstream_module(task: demo.DemoTask) -> None:
+    class Narrow(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classify = ClipClassifier(model=f"local-dir:{demo.model_path()}")
+
+        def forward(self, image: Any) -> Any:
+            return self.classify(image=image, classes=list(task.classes[:2]))
+
+    answer = Narrow()(image=task.testset[0].image)
+    assert answer.label in task.classes[:2]
+    assert set(answer.scores) == set(task.classes[:2])
+    with pytest.raises(DataError, match=r"write classifier\(image=\.\.\., classes="):
+        ClipClassifier(model=f"local-dir:{demo.model_path()}")(image=task.testset[0].image)
+
+
+def test_predictions_are_traced_as_those_of_any_predictor(task: demo.DemoTask) -> None:
+    with dspy.context(trace=[]):
+        prediction = task.program(image=task.testset[0].image)
+        ((predictor, inputs, traced),) = dspy.settings.trace
+    assert predictor is task.program
+    assert inputs == {"image": task.testset[0].image}
+    assert traced is prediction
+
+
+def test_copies_share_the_weights_but_not_the_template(task: demo.DemoTask) -> None:
+    copy = task.program.deepcopy()
+    copy.template = "pixel art of a <CLASS>."
+    assert copy.backbone is task.program.backbone
+    assert str(task.program.template) == "a photo of a <CLASS>."
+
+
+def test_bad_arguments_are_refused_at_once() -> None:
+    with pytest.raises(TemplateError, match=r"template 'a photo of a dog' has no <CLASS>; write <CLASS> where"):
+        ClipClassifier(["cat", "dog"], template="a photo of a dog")
+    with pytest.raises(TemplateError, match="is empty"):
+        ClipClassifier(["cat", "dog"], template="")
+    with pytest.raises(DataError, match="read alike"):
+        ClipClassifier(["polar bear", "Polar_Bear"])
+    with pytest.raises(DataError, match="at least two"):
+        ClipClassifier(["cat"])
+    with pytest.raises(DataError, match="pass a list of names"):
+        ClipClassifier("cat")
+
+
+def test_a_missing_image_is_one_clear_error(task: demo.DemoTask) -> None:
+    with pytest.raises(ImageError, match="no image given"):
+        task.program()
+    with pytest.raises(ImageError, match="nowhere"):
+        task.program(image="nowhere.png")
+
+
+def test_foreign_instructions_abstain_instead_of_cancelling(
+    task: demo.DemoTask, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = fresh(task)
+    program.signature = program.signature.with_instructions("Classify the image carefully.")
+    assert program(image=task.testset[0].image).label is None
+    assert "has no <CLASS>" in caplog.text
+    with pytest.raises(TemplateError, match="has no <CLASS>"):
+        _ = program.template
+
+
+def test_saved_and_loaded_in_a_new_process_it_predicts_the_same(task: demo.DemoTask, tmp_path: Path) -> None:
+    program = fresh(task, template="pixel art of a <CLASS>.")
+    program.save(str(tmp_path / "best.json"))
+    images = []
+    for i, example in enumerate(task.testset[:6]):
+        path = tmp_path / f"{i}.png"
+        from ipo_dspy.clip.images import open_image
+
+        open_image(example.image).save(path)
+        images.append(str(path))
+    expected = [[p.label, p.confidence] for p in (program(image=path) for path in images)]
+    code = (
+        "import json, sys; from ipo_dspy import ClipClassifier; p = ClipClassifier.from_file(sys.argv[1]);"
+        "print(json.dumps([[q.label, q.confidence] for q in (p(image=i) for i in sys.argv[2:])]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "best.json"), *images], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    assert [row[0] for row in found] == [row[0] for row in expected]
+    assert [row[1] for row in found] == pytest.approx([row[1] for row in expected], abs=1e-6)
+
+
+def test_the_saved_file_names_the_model_and_holds_no_weights(task: demo.DemoTask, tmp_path: Path) -> None:
+    task.program.save(str(tmp_path / "p.json"))
+    text = (tmp_path / "p.json").read_text()
+    state = json.loads(text)
+    assert state["clip"]["fingerprint"] == task.program.backbone.fingerprint
+    assert tuple(state["clip"]["classes"]) == task.classes
+    assert state["signature"]["instructions"] == "a photo of a <CLASS>."
+    assert len(text) < 10_000
+
+
+def test_loading_under_another_model_warns_with_both_fingerprints(task: demo.DemoTask, tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    task.program.save(str(path))
+    state = json.loads(path.read_text())
+    state["clip"]["fingerprint"] = "0123456789abcdef"
+    path.write_text(json.dumps(state))
+    mine = task.program.backbone.fingerprint
+    with pytest.warns(UserWarning, match=f"0123456789abcdef.*{mine}"):
+        fresh(task).load(str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        task.program.save(str(path))
+        fresh(task).load(str(path))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 40, 400])
+def test_a_file_cut_in_the_middle_is_one_clear_error(task: demo.DemoTask, tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "p.json"
+    task.program.save(str(path))
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ProgramFileError, match=r"p\.json.* is not whole JSON"):
+        fresh(task).load(str(path))
+
+
+def test_a_program_of_another_kind_is_one_clear_error(task: demo.DemoTask, tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    dspy.Predict("question -> answer").save(str(path))
+    with pytest.raises(ProgramFileError, match="holds no saved ClipClassifier"):
+        fresh(task).load(str(path))
+    with pytest.raises(ProgramFileError, match="cannot be read"):
+        ClipClassifier.from_file(tmp_path / "missing.json")
+    with pytest.raises(ProgramFileError, match=r"is not a \.json file"):
+        fresh(task).load(str(tmp_path / "p.pkl"))
+
+
+def test_a_composed_program_saves_and_loads_its_classifier(task: demo.DemoTask, tmp_path: Path) -> None:
+    class Wrapped(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classify = fresh(task)
+
+        def forward(self, image: Any) -> Any:
+            return self.classify(image=image)
+
+    program = Wrapped()
+    program.classify.template = "art of a <CLASS>."
+    program.save(str(tmp_path / "w.json"))
+    other = Wrapped()
+    other.load(str(tmp_path / "w.json"))
+    assert str(other.classify.template) == "art of a <CLASS>."
+
+
+def test_the_backbone_is_loaded_once_for_equal_arguments(backbone: Backbone) -> None:
+    assert load_backbone(f"local-dir:{demo.model_path()}", None) is backbone

@@ -1,0 +1,188 @@
+"""The command line, run as a user does: real processes for exit codes, in-process calls for the rest."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipo_dspy import demo
+from ipo_dspy.cli import main
+from ipo_dspy.clip.images import open_image
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with six pictures of each of five classes."""
+    folder = tmp_path_factory.mktemp("photos")
+    task = demo.load("pixel-animals", shots=6)
+    for name in task.classes[:5]:
+        (folder / name).mkdir()
+        for i, example in enumerate(e for e in task.trainset if e.label == name):
+            open_image(example.image).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_folder(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    options = ["--model", "demo", "--steps", "2", "--out", str(out), "--json", "--seed", "3"]
+    with pytest.raises(SystemExit) as exit:
+        main(["optimize", str(photos), *options])
+    assert exit.value.code in (0, None)
+    return out
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exit:
+        main(list(arguments))
+    out, err = capsys.readouterr()
+    return int(exit.value.code or 0), out, err
+
+
+def in_a_process(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", "from ipo_dspy.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def test_demo_prints_the_table_and_writes_the_report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code, text, _ = call(capsys, "demo", "pixel-animals", "--steps", "2", "--shots", "2", "--out", str(out))
+    assert code == 0
+    for word in (
+        "train",
+        "validation",
+        "test base",
+        "test novel",
+        "H (base, novel)",
+        "a photo of a <CLASS>.",
+        "report.html",
+    ):
+        assert word in text
+    assert (out / "report.html").read_text().lower().startswith("<!doctype html>")
+    assert (out / "best.json").is_file()
+
+
+def test_demo_lists_its_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, _ = call(capsys, "demo", "list", "--json")
+    assert code == 0
+    assert tuple(row["name"] for row in json.loads(text)) == demo.names()
+    code, _, err = call(capsys, "demo", "pixel-animal")
+    assert code == 2
+    assert "pixel-animals" in err
+
+
+def test_optimize_finds_a_template_and_tests_it(run_folder: Path) -> None:
+    assert {path.name for path in run_folder.iterdir()} >= {"best.json", "journal.jsonl", "report.html"}
+    assert "test" in (run_folder / "journal.jsonl").read_text()
+
+
+def test_optimize_on_one_half_of_the_classes(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", "demo", "--steps", "1", "--out", str(tmp_path / "r"), "--json", "--base-novel"]
+    code, text, _ = call(capsys, "optimize", str(photos), *options)
+    assert code == 0
+    result = json.loads(text)
+    assert set(result["scores"]) == {"train", "test base", "test novel"}
+    assert result["harmonic_mean"]["best"] > 0
+    assert result["images"]["test base"] == 3 * 3
+
+
+def test_evaluate_prints_figures(run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, _ = call(capsys, "evaluate", str(run_folder / "best.json"), str(photos), "--json")
+    assert code == 0
+    found = json.loads(text)
+    assert found["images"] == 30
+    assert sum(correct for correct, _ in found["per_class"].values()) == round(found["accuracy"] * 30 / 100)
+    code, text, _ = call(capsys, "evaluate", str(run_folder / "best.json"), str(photos))
+    assert "accuracy %" in text
+
+
+def test_classify_names_each_image(run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [str(path) for path in sorted(photos.rglob("*.png"))[:3]]
+    code, text, _ = call(capsys, "classify", str(run_folder / "best.json"), *images, "--json")
+    assert code == 0
+    assert [row["image"] for row in json.loads(text)] == images
+    code, text, _ = call(capsys, "classify", str(run_folder / "best.json"), *images)
+    assert "confidence" in text
+
+
+def test_describe_says_how_images_look(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, _ = call(capsys, "describe", str(photos), "--model", "demo", "--images", "5", "--json")
+    assert code == 0
+    rows = json.loads(text)
+    assert len(rows) == 5
+    assert len({row["label"] for row in rows}) == 5
+
+
+def test_report_is_written_where_asked(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, _ = call(capsys, "report", str(run_folder), "--out", str(tmp_path / "page.html"))
+    assert code == 0
+    assert text.strip() == str(tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size > 2000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["optimize", "nowhere"], 2, "nowhere"),
+        (["optimize", "{photos}/bat"], 2, "sub-folder"),
+        (["optimize", "{photos}", "--model", "ViT-B-61"], 2, "ViT-B-16"),
+        (["optimize", "{photos}", "--template", "a photo"], 2, "has no <CLASS>"),
+        (["optimize", "{photos}", "--template", "very " * 40 + "<CLASS>"], 2, "shorten"),
+        (["optimize", "{photos}", "--lm", "nonsense"], 2, "LiteLLM"),
+        (["optimize", "{photos}", "--auto", "huge"], 2, "'light'"),
+        (["optimize", "{photos}", "--out", "/dev/null/run"], 1, "cannot be written"),
+        (["evaluate", "nowhere.json", "{photos}"], 2, "cannot be read"),
+        (["classify", "{run}/best.json", "nowhere.png"], 2, "nowhere.png"),
+        (["report", "{photos}"], 1, "no journal"),
+    ],
+)
+def test_user_errors_are_one_line_and_an_exit_code(
+    arguments: list[str],
+    code: int,
+    message: str,
+    photos: Path,
+    run_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    filled = [a.format(photos=next(photos.iterdir()).parent, run=run_folder) if "{" in a else a for a in arguments]
+    if filled[0] == "optimize" and "--model" not in filled:
+        filled += ["--model", "demo"]
+    found, out, err = call(capsys, *filled)
+    assert found == code
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_debug_shows_the_traceback_and_progress_is_silent_in_a_pipe(photos: Path) -> None:
+    done = in_a_process("optimize", "nowhere")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" in in_a_process("--debug", "optimize", "nowhere").stderr
+    assert in_a_process("optimize").returncode == 2
+
+
+def test_skip_bad_leaves_out_and_counts(
+    run_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    copy = tmp_path / "photos"
+    shutil.copytree(photos, copy)
+    broken = next(iter(copy.iterdir())) / "broken.png"
+    broken.write_text("no picture at all")
+    code, _, err = call(capsys, "evaluate", str(run_folder / "best.json"), str(copy))
+    assert code == 2
+    assert "broken.png" in err
+    code, text, _ = call(capsys, "evaluate", str(run_folder / "best.json"), str(copy), "--skip-bad", "--json")
+    assert code == 0
+    found: dict[str, Any] = json.loads(text)
+    assert (found["images"], found["left_out"]) == (30, 1)

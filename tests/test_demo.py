@@ -1,0 +1,105 @@
+"""Bundled tasks: the loader on a miniature asset folder, and on the bundled files."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ipo_dspy import demo
+from ipo_dspy.data import few_shot
+from ipo_dspy.errors import DataError
+
+CLASSES = ["zebra", "ant", "cow", "bee", "dog"]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def assets(tmp_path: Path) -> Path:
+    """One task of five classes with 6 train, 5 validation and 3 test images each; no picture is decoded."""
+    sizes = {"train": 6, "validation": 5, "test": 3}
+    rows = [(part, label) for part, n in sizes.items() for label in range(5) for _ in range(n)]
+    columns = {
+        "image": [{"bytes": PNG + bytes([i]), "path": None} for i in range(len(rows))],
+        "label": pa.array([label for _, label in rows], pa.int32()),
+        "class_name": [CLASSES[label] for _, label in rows],
+        "split": [part for part, _ in rows],
+    }
+    about = {"name": "tiny", "description": "a tiny task", "classes": CLASSES, "licence": "CC0", "seed": 0}
+    table = pa.table(columns).replace_schema_metadata({"ipo_dspy": json.dumps(about)})
+    (tmp_path / "data").mkdir()
+    pq.write_table(table, tmp_path / "data" / "tiny.parquet")
+    return tmp_path
+
+
+def load(assets: Path, name: str = "tiny", **options: Any) -> demo.DemoTask:
+    settings: dict[str, Any] = {"shots": 2, "seed": 1, "classes": "base"}
+    return demo._load(assets, name, **settings | options)
+
+
+def test_draws_over_all_classes_and_then_takes_the_half(assets: Path) -> None:
+    base, novel = load(assets), load(assets, classes="novel")
+    assert base.classes == base.trainset.classes == base.program.classes == ("zebra", "ant", "cow")
+    assert novel.classes == ("bee", "dog")
+    assert base.trainset.counts() == base.valset.counts() == dict.fromkeys(base.classes, 2)
+    assert novel.testset.counts() == {"bee": 3, "dog": 3}
+    whole = load(assets, classes="all")
+    assert [*whole.trainset] == [*base.trainset, *novel.trainset]
+    drawn = few_shot(
+        [name for name in CLASSES for _ in range(6)], [n for n in CLASSES for _ in range(5)], shots=2, seed=1
+    )
+    rows = [int(item.source.rpartition("#")[2]) for item in [*whole.trainset, *whole.valset]]
+    assert rows == [*drawn.train, *(30 + row for row in drawn.val)]
+
+
+def test_says_what_it_is(assets: Path) -> None:
+    task = load(assets, shots=5)
+    assert (task.name, task.description) == ("tiny", "a tiny task")
+    assert set(task.valset.counts().values()) == {4}
+    assert str(task.program.template) == "a photo of a <CLASS>."
+    assert "trainset=ImageDataset(15 images, 3 classes)" in repr(task)
+    assert "program" not in repr(task)
+
+
+def test_seed_and_fresh_programs(assets: Path) -> None:
+    one, two = load(assets), load(assets)
+    assert one.trainset == two.trainset
+    assert one.program is not two.program
+    assert load(assets, seed=2).trainset != one.trainset
+
+
+def test_refuses_what_it_does_not_know(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(DataError, match="there is no demo 'tiney', only tiny; write"):
+        load(assets, "tiney")
+    with pytest.raises(DataError, match=r"there is no demo '\.\./tiny'"):
+        load(assets, "../tiny")
+    with pytest.raises(DataError, match="classes='half' is unknown; write one of 'base', 'novel', 'all'"):
+        load(assets, classes="half")
+    with pytest.raises(DataError, match="shots=0"):
+        load(assets, shots=0)
+    with pytest.raises(DataError, match="only none"):
+        load(tmp_path_factory.mktemp("empty"))
+
+
+@pytest.mark.parametrize("name", demo.names())
+def test_bundled_tasks_are_whole(name: str) -> None:
+    task = demo.load(name, shots=2, classes="all")
+    assert task.name == name
+    assert task.description != name
+    assert set(task.trainset.counts().values()) == {2}
+    assert set(task.valset.counts().values()) == {2}
+    assert min(task.testset.counts().values()) > 0
+    assert Counter(type(item.image).__name__ for item in task.testset) == {"Image": len(task.testset)}
+    assert all(item.image.url.startswith("data:image/") for item in task.testset)
+
+
+@pytest.mark.skipif(not demo.names(), reason="the assets are not built yet")
+def test_loads_without_torch() -> None:
+    code = "import sys; from ipo_dspy import demo; demo.load(demo.names()[0]); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,106 @@
+"""Descriptions by a language model that sees, over a real server on loopback."""
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import dspy
+import pytest
+from PIL import Image
+
+from ipo_dspy.describers import LMDescriber, without_class_name
+from ipo_dspy.describers.lm import LONGEST_SIDE
+from ipo_dspy.errors import LanguageModelError
+from openai_server import KEY, OpenAIServer, Reply, images_of, text_of
+
+
+@pytest.fixture(autouse=True)
+def _no_cache() -> Iterator[None]:
+    before = dspy.cache
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+    yield
+    dspy.cache = before
+
+
+def chat(text: str) -> str:
+    return f"[[ ## description ## ]]\n{text}\n\n[[ ## completed ## ]]"
+
+
+def picture(width: int = 8, height: int = 8, colour: str = "red") -> Image.Image:
+    return Image.new("RGB", (width, height), colour)
+
+
+def test_images_arrive_as_small_data_uris_and_the_class_name_goes() -> None:
+    reply = chat("A blurry photo of two Polar-Bears on ice.")
+    with OpenAIServer({"Do not name the main subject": reply}) as server:
+        described = LMDescriber(server.lm()).describe([picture(3000, 1500)], ["polar_bear"])
+    assert described.texts == ("A blurry photo of two subject on ice.",)
+    assert (described.calls, described.tokens, described.faults) == (1, 15, ())
+    (body,) = server.requests
+    (url,) = images_of(body)
+    kind, data = url.split(",", 1)
+    assert kind.startswith("data:image/")
+    with Image.open(io.BytesIO(base64.b64decode(data))) as sent:
+        assert sent.size == (LONGEST_SIDE, LONGEST_SIDE // 2)
+    assert "polar" not in text_of(body).lower()
+    assert server.unseen == []
+
+
+@pytest.mark.parametrize("num_threads", [1, 4])
+def test_many_images_in_threads_keep_their_order_and_all_tokens_count(num_threads: int, tmp_path: Path) -> None:
+    class ByColour(OpenAIServer):
+        def answer(self, body: dict[str, object]) -> Reply:
+            self.requests.append(body)
+            (url,) = images_of(body)
+            with Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))) as sent:
+                return Reply(chat(f"level {sent.convert('RGB').getpixel((0, 0))[0]}"))  # type: ignore[index]
+
+    paths = []
+    for level in range(0, 250, 25):
+        paths.append(tmp_path / f"{level}.png")
+        picture(colour=f"rgb({level},0,0)").save(paths[-1])
+    with ByColour({}) as server:
+        described = LMDescriber(server.lm(), num_threads=num_threads).describe(paths, ["cat"] * len(paths))
+    assert described.texts == tuple(f"level {level}" for level in range(0, 250, 25))
+    assert (described.calls, described.tokens) == (10, 150)
+
+
+def test_a_failed_image_leaves_an_empty_text_and_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG")
+    with OpenAIServer({"main subject": chat("dark")}) as server:
+        described = LMDescriber(server.lm()).describe([tmp_path / "cut.png", picture()], ["cat", "dog"])
+    assert described.texts == ("", "dark")
+    (fault,) = described.faults
+    assert "cut.png" in fault
+
+
+def test_a_refused_key_stops_after_three_images_and_is_not_shown() -> None:
+    with OpenAIServer({"main subject": Reply(f"wrong key: {KEY}", status=401)}) as server:
+        describer = LMDescriber(server.lm(), num_threads=2)
+        with pytest.raises(LanguageModelError, match=r"wrong key: \[hidden\].*check its name, key and address"):
+            describer.describe([picture()] * 5, ["cat"] * 5)
+        assert len(server.requests) == 3
+
+
+def test_no_images_no_requests() -> None:
+    with OpenAIServer({}) as server:
+        assert LMDescriber(server.lm()).describe([], []).texts == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "left"),
+    [
+        ("A CAT on a mat, cats!", "cat", "A subject on a mat, subject!"),
+        ("a category of catfish, a bobcat", "cat", "a category of catfish, a bobcat"),
+        ("two foxes and a fox", "fox", "two subject and a subject"),
+        ("red cherries, a cherry", "cherry", "red subject, a subject"),
+        ("a T shirt, T-shirts and a tshirt", "t-shirt", "a subject, subject and a subject"),
+        ("polar\nbear,  polar_bears", "polar_bear", "subject, subject"),
+        ("written in c++.", "c++", "written in subject."),
+        ("a (x) .* b", ".*", "a (x) subject b"),
+        ("nothing to hide", "_", "nothing to hide"),
+    ],
+)
+def test_class_names_are_taken_out_as_whole_words(text: str, name: str, left: str) -> None:
+    assert without_class_name(text, name) == left

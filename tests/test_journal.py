@@ -1,0 +1,136 @@
+"""The journal: whatever happens to the process or the disk, what was appended can be read again."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipo_dspy.errors import JournalError
+from ipo_dspy.journal import FILE_NAME, Journal, NoJournal, replay
+
+text = st.text(max_size=20)
+
+
+def fault(message: str, step: int = 1) -> dict[str, Any]:
+    return {"event": "fault", "predictor": "self", "step": step, "message": message}
+
+
+def write(folder: Path, messages: list[str]) -> bytes:
+    with Journal(folder) as journal:
+        for message in messages:
+            journal.append("fault", predictor="self", step=1, message=message)
+    return (folder / FILE_NAME).read_bytes()
+
+
+def test_events_come_back_whatever_their_text(tmp_path: Path) -> None:
+    messages = ["caf\u00e9 \u4e2d \U0001f600", 'quotes " and \\ and \n and \r \u2028', "half a pair \ud83d!", ""]
+    write(tmp_path, messages)
+    assert replay(tmp_path) == replay(tmp_path / FILE_NAME) == [fault(message) for message in messages]
+
+
+def test_cut_at_any_byte_replays_a_prefix(tmp_path: Path) -> None:
+    messages = ["", "\u00f6\n\U0001f600"]
+    whole = write(tmp_path, messages)
+    events = [fault(message) for message in messages]
+    for cut in range(len(whole) + 1):
+        (tmp_path / FILE_NAME).write_bytes(whole[:cut])
+        assert replay(tmp_path) == events[: whole[:cut].count(b"\n")]
+
+
+def test_after_a_cut_at_any_byte_it_goes_on_cleanly(tmp_path: Path) -> None:
+    whole = write(tmp_path, ["", "2"])
+    for cut in range(len(whole) + 1):
+        (tmp_path / FILE_NAME).write_bytes(whole[:cut])
+        with Journal.reopen(tmp_path) as journal:
+            journal.append("fault", predictor="self", step=1, message="three")
+        assert replay(tmp_path) == [*map(fault, ["", "2"][: whole[:cut].count(b"\n")]), fault("three")]
+
+
+@given(st.binary(max_size=30))
+def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, damage: bytes) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    (folder / FILE_NAME).write_bytes(damage)
+    if b"\n" in damage:
+        with pytest.raises(JournalError, match="line 1"):
+            replay(folder)
+    else:
+        assert replay(folder) == []
+
+
+@pytest.mark.parametrize("middle", [b'{"event": "fau', b"[]", b'{"event": "unheard of"}', b"\xff\xfe", b""])
+def test_damage_in_the_middle_names_the_line(tmp_path: Path, middle: bytes) -> None:
+    first, second = write(tmp_path, ["one", "two"]).splitlines(keepends=True)
+    (tmp_path / FILE_NAME).write_bytes(first + middle + b"\n" + second)
+    with pytest.raises(JournalError, match=r"journal.jsonl' is damaged in line 2; restore it from a backup or start"):
+        replay(tmp_path)
+
+
+def test_a_missing_field_names_line_and_field(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text('{"event": "fault", "predictor": "self", "step": 1}\n')
+    with pytest.raises(JournalError, match=r"line 1: event 'fault' lacks \['message'\]"):
+        replay(tmp_path)
+    with Journal(tmp_path / "new") as journal, pytest.raises(TypeError, match=r"event 'fault' lacks \['message'\]"):
+        journal.append("fault", predictor="self", step=1)
+
+
+def test_another_run_is_never_written_over(tmp_path: Path) -> None:
+    before = write(tmp_path, ["one"])
+    with pytest.raises(JournalError, match=r"holds a run already; name another folder, e.g. '.*-2'"):
+        Journal(tmp_path)
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(JournalError, match=r"file/run' cannot be written \(.*\); name a writable folder"):
+        Journal(tmp_path / "file" / "run")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_write_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(JournalError, match=r"cannot be written \(Permission denied\)"):
+        Journal(tmp_path / "run")
+
+
+def test_no_journal_there(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match=r"no journal at .*; give the folder that --log-dir named"):
+        replay(tmp_path)
+    with pytest.raises(JournalError, match="cannot be written"):
+        Journal.reopen(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+FULL = """
+import resource, signal, sys
+from ipo_dspy.errors import JournalError
+from ipo_dspy.journal import Journal
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with Journal(sys.argv[1]) as journal:
+    journal.append("fault", predictor="self", step=1, message="small")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
+    try:
+        journal.append("fault", predictor="self", step=1, message="x" * 1000)
+    except JournalError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    journal.append("fault", predictor="self", step=1, message="after")
+"""
+
+
+def test_a_full_disk_loses_only_the_line_being_written(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=True)
+    assert "cannot be written (File too large); name a writable folder" in done.stdout
+    assert replay(tmp_path) == [fault("small"), fault("after")]
+
+
+def test_no_journal_keeps_nothing() -> None:
+    journal = NoJournal()
+    journal.append("fault")
+    journal.close()

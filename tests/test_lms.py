@@ -1,0 +1,56 @@
+"""Language models by name: mistakes show at once, without a request."""
+
+import os
+import socket
+
+import dspy
+import pytest
+
+from ipo_dspy.errors import LanguageModelError
+from ipo_dspy.lms import build_lm
+from ipo_dspy.lms.faults import brief
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a test of names went to the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.mark.parametrize("name", ["openai/gpt-4o-mini", "ollama_chat/phi3", "gpt-4o-mini"])
+def test_known_names_go_through_litellm(name: str) -> None:
+    lm = build_lm(name, role="prompt_model")
+    assert isinstance(lm, dspy.LM)
+    assert lm.model == name
+    assert os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
+
+
+def test_a_ready_model_passes() -> None:
+    lm = dspy.LM("anything/at-all", engine="litellm")
+    assert build_lm(lm, role="prompt_model") is lm
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("opnai/gpt-4o-mini", r"prompt_model='opnai/gpt-4o-mini' is no model .*\(close: [^)]*openai/gpt-4o-mini"),
+        ("gpt4o-mini", r"'gpt4o-mini' is no model that LiteLLM knows \(close: gpt-4o-mini"),
+        ("", "prompt_model='' is no model that LiteLLM knows; write provider/name, e.g. 'openai/gpt-4o-mini' or"),
+        (3, r"prompt_model=3 is neither a name nor an LM; write prompt_model='openai/gpt-4o-mini'"),
+    ],
+)
+def test_unknown_names_are_told_with_close_ones(name: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(LanguageModelError, match=message):
+        build_lm(name, role="prompt_model")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_faults_are_short_and_hold_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "from-the-environment")
+    lm = dspy.LM("openai/toy", engine="litellm", api_key="quite-secret")
+    said = "bad\n key quite-secret, from-the-environment, sk-abc*****xyz, Authorization: Bearer abc.def" + " long" * 200
+    text = brief(ValueError(said), lm)
+    assert text.startswith("bad key [hidden], [hidden], [hidden], Authorization: [hidden] long")
+    assert len(text) == 300

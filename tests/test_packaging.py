@@ -1,0 +1,70 @@
+"""What is shipped: a wheel with the demo in it, pinned versions, examples and README lines that run."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MOST_BYTES = 25_000_000
+
+
+def test_every_dependency_is_pinned() -> None:
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
+    declared = re.findall(r'^    "([A-Za-z_-]+)>=', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    assert {name.lower().replace("_", "-") for name in declared} <= pinned
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_demo_and_is_small(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size <= MOST_BYTES
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "ipo_dspy/demo/assets/model/open_clip_model.safetensors" in names
+    assert sum(name.endswith(".parquet") for name in names) == 4
+    assert "ipo_dspy/report/style.css" in names
+    assert not [name for name in names if name.startswith(("tests", "scripts"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bundled_images", "inside_a_program", "any_llm"])
+def test_an_example_runs(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "<CLASS>" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_python_lines_of_the_readme_run(tmp_path: Path) -> None:
+    """The block of the README with a folder of bundled pictures, the bundled model and no language model in it."""
+    block = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)[0]
+    made = """
+from pathlib import Path
+from ipo_dspy import demo
+from ipo_dspy.clip.images import open_image
+task = demo.load("pixel-animals", shots=6)
+for i, e in enumerate(task.trainset):
+    Path("photos", e.label).mkdir(parents=True, exist_ok=True)
+    open_image(e.image).save(Path("photos", e.label, f"{i}.png"))
+open_image(e.image).save("x.jpg")
+MODEL = f"local-dir:{demo.model_path()}"
+"""
+    block = block.replace('model="ViT-B-16-quickgelu", pretrained="openai"', "model=MODEL")
+    block = re.sub(r"IPO\(.*?\)", 'IPO(proposer="evolution", steps=2)', block)
+    done = subprocess.run(
+        [sys.executable, "-c", made + block], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "best.json").is_file()

@@ -1,0 +1,289 @@
+"""Proposers: one that needs no language model, and one that asks a real server on loopback."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dspy
+import numpy as np
+import pytest
+
+from ipo_dspy.errors import InputError
+from ipo_dspy.history import Score, Trial
+from ipo_dspy.journal import FILE_NAME, Journal
+from ipo_dspy.phrases import BANK, Phrase
+from ipo_dspy.proposers import Ask, EvolutionProposer, LMProposer, ProposalError
+from ipo_dspy.proposers.evolution import tidy
+from ipo_dspy.search import Plan, Record, Search
+from ipo_dspy.template import PLACEHOLDER, Template
+from openai_server import KEY, OpenAIServer, Reply, text_of
+
+LANDSCAPE = {"pixel art": 10.0, "blurry": 8.0, "on a dark background": 8.0, "inverted": 6.0, "photo": -4.0}
+
+
+NOUNS = {phrase.text for phrase in BANK if phrase.position == "noun"}
+ADJECTIVES = "|".join(p.text for p in BANK if p.position == "adjective" and p.text not in NOUNS)
+BARE = re.compile(rf"(?:^|, )(?:an? )?(?:{ADJECTIVES})(?: (?:{ADJECTIVES}))*(?: of\b|[,.]|$)")
+"""Adjectives that no noun follows."""
+
+
+def accuracy(text: str) -> float:
+    return 50.0 + sum(worth for phrase, worth in LANDSCAPE.items() if phrase in text)
+
+
+def trial(text: str, index: int = 0, value: float | None = None) -> Trial:
+    score = Score(accuracy(text) if value is None else value, 1.0)
+    return Trial(Template.parse(text), score, index=index, step=0, tokens=9, key=text)
+
+
+def asked(trials: list[Trial], **changes: Any) -> Ask:
+    shown = tuple(sorted(trials, key=lambda t: t.rank, reverse=True))
+    return Ask(**{"step": 1, "count": 8, "shown": shown, "trials": tuple(trials), **changes})
+
+
+def evolve(seed: int, steps: int, count: int = 8) -> list[Trial]:
+    trials = [trial("a photo of a <CLASS>.")]
+    for step in range(1, steps + 1):
+        for text in EvolutionProposer().propose(asked(trials, step=step, count=count, seed=seed)).texts:
+            trials.append(trial(text, len(trials)))
+    return trials
+
+
+def test_evolution_is_a_pure_function_of_what_it_is_shown() -> None:
+    proposer, ask = EvolutionProposer(), asked(evolve(0, 2), step=7, descriptions=("blurry",))
+    first = proposer.propose(ask)
+    proposer.propose(asked(evolve(1, 1)))
+    assert proposer.propose(ask) == first == EvolutionProposer().propose(ask)
+    assert proposer.propose(asked(list(ask.trials), step=8)).texts != first.texts
+    assert (first.calls, first.tokens, len(first.texts)) == (0, 0, 8)
+
+
+ELSEWHERE = """
+import sys; sys.path.insert(0, sys.argv[1])
+from test_proposers import evolve
+print("\\n".join(str(t.template) for t in evolve(3, 3)))
+"""
+
+
+def test_evolution_is_the_same_in_every_process() -> None:
+    here = [str(t.template) for t in evolve(3, 3)]
+    for seed in ("0", "1"):
+        done = subprocess.run(
+            [sys.executable, "-c", ELSEWHERE, Path(__file__).parent],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.splitlines() == here
+
+
+def test_evolution_never_proposes_what_was_tried() -> None:
+    for seed in range(2):
+        texts = [str(t.template).casefold() for t in evolve(seed, 6)]
+        assert len(texts) == len(set(texts)) == 1 + 6 * 8
+
+
+def test_what_evolution_writes_can_be_read() -> None:
+    texts = [str(t.template) for seed in range(3) for t in evolve(seed, 8)]
+    for text in texts:
+        assert text.count(PLACEHOLDER) == 1, text
+        assert "  " not in text, text
+        assert text == text.strip(), text
+        assert len(text.split()) <= 25, text
+        assert not re.search(r"\ba (?:[aeiou]|x-)|\ban (?![aeiou]|x-)|\b(?:an?|the) (?:an?|the|of)\b", text), text
+        assert not re.search(r"\bof (?:of|$|[.,])|\s[,.:]|[,:][,.:]|\.\.", text), text
+        assert not BARE.search(text), text
+
+
+@pytest.mark.parametrize(
+    "text", ["a blurry photo of a <CLASS>.", "a <CLASS>, a dark old print.", "blurry pixel art of <CLASS>."]
+)
+def test_what_is_left_out_leaves_no_bare_adjective(text: str) -> None:
+    rng = np.random.default_rng(0)
+    left = {tidy(EvolutionProposer()._drop(text, rng)) for _ in range(20)}
+    assert left
+    assert not any(BARE.search(one) for one in left), left
+
+
+@pytest.mark.parametrize("text", ["<CLASS>", "una foto de <CLASS>", "<CLASS>: a <CLASS>.", "a <CLASS>.\nthe <CLASS>."])
+def test_evolution_starts_from_any_template(text: str) -> None:
+    texts = EvolutionProposer().propose(asked([trial(text)])).texts
+    assert len(texts) == 8
+    assert all(Template.parse(one) for one in texts)
+
+
+def random_best(seed: int, budget: int) -> float:
+    """The best of as many captions with two random phrases of the same bank."""
+    rng = np.random.default_rng(seed)
+    by = {p: [x.text for x in BANK if x.position == p] for p in ("noun", "adjective", "after")}
+    draw: Callable[[str], str] = lambda position: str(rng.choice(by[position]))  # noqa: E731
+    return max(accuracy(f"a {draw('adjective')} {draw('noun')} of a <CLASS> {draw('after')}.") for _ in range(budget))
+
+
+def test_evolution_finds_a_planted_optimum_far_better_than_random_draws() -> None:
+    seeds = range(3)
+    found = [max(t.score.accuracy for t in evolve(seed, 15)) for seed in seeds]
+    drawn = [random_best(seed, 120) for seed in seeds]
+    assert all(mine >= other for mine, other in zip(found, drawn, strict=True))
+    assert np.mean(found) >= np.mean(drawn) + 6.0
+
+
+def test_phrases_that_helped_come_more_often() -> None:
+    def share(phrase: str, value: float) -> float:
+        trials = [trial("a photo of a <CLASS>.", 0, 50.0), trial(f"a {phrase} photo of a <CLASS>.", 1, value)]
+        trials += [trial(f"a {w} photo of a <CLASS>.", i, 50.0) for i, w in enumerate(["nice", "old", "big"], 2)]
+        texts = [t for s in range(6) for t in EvolutionProposer().propose(asked(trials, seed=s)).texts]
+        return sum(phrase in text for text in texts) / len(texts)
+
+    assert share("grainy", 80.0) > share("grainy", 50.0) + 0.2
+    assert share("grainy", 50.0) > share("grainy", 20.0)
+
+
+def test_described_phrases_are_tried_first() -> None:
+    def count(*descriptions: str) -> int:
+        ask = asked([trial("a photo of a <CLASS>.")], descriptions=descriptions)
+        return sum("watercolor" in text for text in EvolutionProposer().propose(ask).texts)
+
+    assert count("watercolor painting, dark", "watercolor painting") > count("dark") + 2
+
+
+def test_a_bank_of_ones_own() -> None:
+    bank = (
+        Phrase("X-ray", "medium", "noun"),
+        Phrase("Frontal", "viewpoint", "adjective"),
+        Phrase("in CT", "medium", "after"),
+    )
+    trials = [trial("a photo of a <CLASS>."), trial("an X-ray of a Frontal <CLASS> in CT.", 1)]
+    texts = EvolutionProposer(phrases=bank).propose(asked(trials)).texts
+    assert any("X-ray" in text for text in texts)
+    with pytest.raises(InputError, match=r"phrases holds no 'adjective' phrase; add to the bank: \(\*BANK, Phrase"):
+        EvolutionProposer(phrases=bank[:1])
+
+
+@pytest.fixture
+def _own_cache(tmp_path: Path) -> Iterator[None]:
+    before = dspy.cache
+    dspy.configure_cache(disk_cache_dir=str(tmp_path / "cache"))
+    yield
+    dspy.cache.disk_cache.close()
+    dspy.cache = before
+
+
+def tagged(*texts: str) -> str:
+    return "\n".join(f"<INS>{text}</INS>" for text in texts)
+
+
+FIRST = [f"a {word} photo of a <CLASS>." for word in ("dark", "blurry", "old")]
+ASK = asked([trial("a photo of a <CLASS>.")], count=3, task="Tell apart images of 2 classes: cat, dog.")
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_one_request_brings_all_templates_and_the_cache_the_rest() -> None:
+    with OpenAIServer({"Write 3 new": tagged(*FIRST)}) as server:
+        proposals = LMProposer(server.lm()).propose(ASK)
+        assert (list(proposals.texts), proposals.calls, proposals.tokens) == (FIRST, 1, 15)
+        (body,) = server.requests
+        assert "a photo of a <CLASS>.  (loss 1.0000, accuracy 46.00 %)" in text_of(body)
+        assert ASK.task in text_of(body)
+        assert "rollout_id" not in body
+
+        again = LMProposer(server.lm()).propose(ASK)
+        assert (again.texts, again.tokens, len(server.requests)) == (proposals.texts, 0, 1)
+        LMProposer(server.lm()).propose(asked(list(ASK.trials), count=3, task=ASK.task, seed=1))
+        assert len(server.requests) == 2
+        assert server.unseen == []
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_a_second_request_only_for_what_is_missing() -> None:
+    replies = {"Write 3 new": tagged(*FIRST[:1]), "Write 2 new": tagged(*FIRST[1:], "one <CLASS> too many")}
+    with OpenAIServer(replies) as server:
+        proposals = LMProposer(server.lm()).propose(ASK)
+        assert (list(proposals.texts), proposals.calls, proposals.tokens) == (FIRST, 2, 30)
+        assert len(server.requests) == 2
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_a_second_request_that_fails_leaves_the_first() -> None:
+    with OpenAIServer({"Write 3 new": tagged("a <CLASS>."), "Write 2 new": "no more"}) as server:
+        proposals = LMProposer(server.lm()).propose(ASK)
+        assert (proposals.texts, proposals.calls, server.unseen) == (("a <CLASS>.",), 2, [])
+
+
+@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (Reply("overloaded", status=500), "gave no proposals: .*overloaded"),
+        (Reply(f"Incorrect API key provided: {KEY}", status=401), r"gave no proposals: .*provided: \[hidden\]"),
+        (Reply(body=b"<html>not JSON</html>"), "gave no proposals: "),
+        (Reply(body=b"{}"), "gave no proposals: "),
+        (Reply("I would rather not."), "gave no proposals: "),
+        (Reply(""), "gave no proposals: "),
+    ],
+    ids=["500", "401", "garbage", "empty object", "no template", "empty"],
+)
+def test_what_goes_wrong_is_a_proposal_error(reply: Reply, message: str) -> None:
+    with OpenAIServer({"Write 3 new": reply}) as server, pytest.raises(ProposalError, match=message) as caught:
+        LMProposer(server.lm()).propose(ASK)
+    assert KEY not in str(caught.value)
+    assert caught.value.calls == 1
+
+
+def test_a_server_that_is_not_there() -> None:
+    with OpenAIServer({}) as server:
+        lm = server.lm(cache=False)
+    with pytest.raises(ProposalError, match="gave no proposals"):
+        LMProposer(lm).propose(ASK)
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_no_key_in_journal_or_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class FlatScorer:
+        def check(self, template: Template) -> Any:
+            return type("Checked", (), {"key": str(template), "longest": 9})
+
+        def score(self, templates: Any) -> list[Score]:
+            return [Score(50.0, 1.0) for _ in templates]
+
+    refused = Reply(f"bad key {KEY} in Bearer {KEY}", status=401)
+    replies: dict[str, Reply | str] = {"blurry photo": refused, "Write 3 new": tagged(*FIRST)}
+    caplog.set_level("DEBUG", "ipo_dspy")
+    with OpenAIServer(replies) as server, Journal(tmp_path / "run") as journal:
+        engine = Search(
+            FlatScorer(), LMProposer(server.lm()), Plan(steps=3, prompts_per_step=3), Record("self", journal)
+        )
+        result = engine.run([Template.parse("a photo of a <CLASS>.")])
+        assert (result.calls, server.unseen) == (3, [])
+    kept = (tmp_path / "run" / FILE_NAME).read_text()
+    assert "[hidden]" in kept
+    assert KEY not in kept
+    assert server.url not in kept
+    assert KEY not in caplog.text
+
+
+CHAT = '[[ ## templates ## ]]\n["a dark <CLASS>.", "the <CLASS>."]\n\n[[ ## completed ## ]]'
+JSON = '{"templates": ["a dark <CLASS>.", "the <CLASS>."]}'
+
+
+@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.parametrize(
+    ("adapter", "reply"), [(dspy.ChatAdapter(), CHAT), (dspy.JSONAdapter(), JSON)], ids=["chat", "json"]
+)
+def test_other_adapters_work_too(adapter: dspy.Adapter, reply: str) -> None:
+    with OpenAIServer({"a photo of a <CLASS>.": reply}) as server:
+        ask = asked(list(ASK.trials), count=2)
+        proposals = LMProposer(server.lm(), adapter=adapter).propose(ask)
+        assert proposals.texts == ("a dark <CLASS>.", "the <CLASS>.")
+        assert server.unseen == []
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_without_a_model_of_its_own_the_configured_one_is_asked() -> None:
+    with OpenAIServer({"Write 3 new": tagged(*FIRST)}) as server, dspy.context(lm=server.lm()):
+        assert list(LMProposer().propose(ASK).texts) == FIRST

@@ -1,0 +1,670 @@
+"""The report page: what a journal says, shown honestly and safely, from empty runs to long ones."""
+
+import base64
+import html
+import io
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageDraw
+
+from ipo_dspy.errors import JournalError
+from ipo_dspy.journal import Journal
+from ipo_dspy.report import pictures, render_report, write_report
+from ipo_dspy.report.fields import visible
+from ipo_dspy.report.model import Change
+from ipo_dspy.report.summary import changed, harmonic_mean
+
+CLASSES = (
+    "apple", "bicycle", "cactus", "castle", "cloud", "crab", "crown", "dragon", "fish", "flower", "ghost", "heart",
+    "house", "key", "lamp", "mushroom", "owl", "potion", "robot", "ship", "skull", "star", "sword", "tree", "wizard",
+)  # fmt: skip
+START = "a photo of a <CLASS>."
+_FORMS = ("pixel art of", "an 8-bit picture of", "a low-resolution sprite of", "a blurry drawing of", "an icon of")
+_ENDS = ("", ", front view", " on a plain background", ", game asset", " with hard edges", " in few colours")
+
+
+# Journals to render
+
+
+def begin(journal: Journal, *, settings: dict[str, Any] | None = None) -> None:
+    """The run event."""
+    journal.append(
+        "run", schema=1, started="2026-03-01T09:30:00+00:00", seed=0,
+        settings=settings or {"steps": 100, "prompts_per_step": 8, "prompt_model": "openai/gpt-4o-mini", "shown": 20},
+        versions={"ipo_dspy": "0.1.0", "python": "3.11.7", "torch": "2.8.0"},
+    )  # fmt: skip
+
+
+def search(journal: Journal, predictor: str = "self", classes: Sequence[str] = CLASSES, start: str = START) -> None:
+    """The search event."""
+    model = {"model": "ViT-B-16-quickgelu", "pretrained": "openai", "fingerprint": "9f2c01ab", "dtype": "float32"}
+    journal.append(
+        "search", predictor=predictor, classes=list(classes), model=model,
+        images=400, validation_images=200, start=start,
+    )  # fmt: skip
+
+
+def trial(journal: Journal, index: int, template: str, accuracy: float, loss: float, **fields: Any) -> None:
+    """One trial; `step`, `tokens`, `key` and `predictor` have defaults."""
+    given = {"predictor": "self", "step": 0, "tokens": 9, "key": str(index)} | fields
+    journal.append("trial", index=index, template=template, accuracy=accuracy, loss=loss, **given)
+
+
+def evaluation(
+    journal: Journal, role: str, accuracy: float, *, split: str = "test", part: str = "all", **fields: Any
+) -> None:
+    """An evaluation; the per-class counts are made up to suit."""
+    given = {"predictor": "self", "template": START, "loss": 1.0, "images": 500, "per_class": {}} | fields
+    journal.append("evaluation", split=split, part=part, role=role, accuracy=accuracy, **given)
+
+
+def change(journal: Journal, source: str, label: str, before: str, after: str, **fields: Any) -> None:
+    """A changed prediction."""
+    given = {"predictor": "self", "split": "test", "part": "all"} | fields
+    journal.append("changed", source=source, label=label, before=before, after=after, **given)
+
+
+def draw_picture(name: str, seed: int, side: int = 64) -> Image.Image:
+    """A small picture with a shape and a colour of its own for each class."""
+    rng = random.Random(f"{name}{seed}")
+    own = random.Random(name)
+    image = Image.new("RGB", (side, side), tuple(rng.randrange(170, 256) for _ in range(3)))
+    pen = ImageDraw.Draw(image)
+    colour = tuple(own.randrange(20, 200) for _ in range(3))
+    cx, cy, r = (rng.randrange(22, side - 22) for _ in range(3))
+    corners = own.randrange(3, 9)
+    pen.regular_polygon((cx, cy, min(r, 26)), corners, rotation=rng.randrange(360), fill=colour, outline="black")
+    pen.ellipse((cx - 6, cy - 6, cx + 6, cy + 6), fill=tuple(255 - c for c in colour))
+    return image
+
+
+def sample_run(folder: Path, *, trials: int = 800, seed: int = 0, finished: bool = True) -> Path:
+    """A life-like journal: a search that climbs from 55.8 to 81.0 percent, with pictures on disk."""
+    rng = random.Random(seed)
+    with Journal(folder / "run") as journal:
+        begin(journal)
+        search(journal)
+        _describe(journal)
+        best = _climb(journal, rng, trials)
+        if finished:
+            _finish(journal, rng, folder, *best)
+    return folder / "run"
+
+
+def _describe(journal: Journal) -> None:
+    for name in CLASSES:
+        text = f"A small {name} drawn with square pixels in few colours, seen from the front on an empty ground."
+        journal.append("description", predictor="self", source=f"/photos/{name}/0001.png", text=text)
+
+
+def _climb(journal: Journal, rng: random.Random, trials: int) -> tuple[int, str]:
+    best = (55.8, 0, START)
+    trial(journal, 0, START, 55.8, 1.412)
+    for index in range(1, trials):
+        step = (index + 7) // 8
+        mean = 52 + 24 * (1 - 2.718 ** (-3 * index / trials))
+        accuracy = round(min(max(rng.gauss(mean, 5), 1.0), 81.0) * 4) / 4 if rng.random() > 0.02 else rng.uniform(4, 20)
+        text = f"{rng.choice(_FORMS)} a <CLASS>{rng.choice(_ENDS)}, variant {index}."
+        if index % 40 == 7:
+            text = "\n".join(f"{form} a <CLASS>{rng.choice(_ENDS)}." for form in (*_FORMS, "a <CLASS>"))
+        loss = round(2.9 - accuracy / 40 + rng.gauss(0, 0.08), 4)
+        trial(journal, index, text, accuracy, loss, step=step, tokens=rng.randrange(7, 24))
+        best = max(best, (accuracy, index, text), key=lambda b: (b[0], -b[1]))
+        if index % 8 == 0:
+            journal.append(
+                "step", predictor="self", step=step, proposed=9, accepted=8, calls=8, tokens=4100, seconds=6.5
+            )
+        if index % 9 == 0:
+            _reject(journal, rng, step)
+    trial(journal, trials, "pixel art of a <CLASS>.", 81.25, 0.7, step=trials // 8, tokens=8)
+    return trials, "pixel art of a <CLASS>."
+
+
+def _reject(journal: Journal, rng: random.Random, step: int) -> None:
+    reason, text = rng.choice(
+        [
+            ("duplicate", "pixel art of a <CLASS>."),
+            ("no class placeholder", f"A sharp picture number {rng.randrange(99)} of the object."),
+            ("too long", "a very detailed and careful picture of a <CLASS> " * 12),
+            ("cut off", "an old game sprite showing a <CLASS> that"),
+        ]
+    )
+    journal.append(
+        "rejection", predictor="self", step=step, text=text, reason=reason, message=f"template {text[:40]!r} {reason}"
+    )
+
+
+def _finish(journal: Journal, rng: random.Random, folder: Path, index: int, template: str) -> None:
+    rows = (
+        (index, template, 81.25, 0.7, 80.5),
+        (0, START, 55.8, 1.412, 55.0),
+        (7, "an icon of a <CLASS>.\na <CLASS>.", 79.0, 0.81, 78.5),
+    )
+    finalists = [
+        {
+            "index": i,
+            "template": text,
+            "train": {"accuracy": accuracy, "loss": loss},
+            "validation": {"accuracy": held_out, "loss": loss + 0.04},
+        }
+        for i, text, accuracy, loss, held_out in rows
+    ]
+    journal.append(
+        "chosen", predictor="self", index=index, template=template, decided_by="validation", finalists=finalists
+    )
+    before = {name: [rng.randrange(4, 20), 20] for name in CLASSES}
+    after = {name: [min(20, max(0, right + rng.randrange(-4, 12))), 20] for name, (right, _) in before.items()}
+    evaluation(journal, "start", 55.8, per_class=before, loss=1.391)
+    evaluation(journal, "best", 81.0, per_class=after, loss=0.688, template=template)
+    change(journal, "gone.png", "owl", "fish", "owl")
+    for i in range(40):
+        label, other = rng.sample(CLASSES, 2)
+        path = folder / f"{label}_{i:04}.png"
+        draw_picture(label, i).save(path)
+        change(journal, str(path), label, *((label, other) if i % 4 == 3 else (other, label)))
+    journal.append("end", status="finished", seconds=754.2, calls=801, tokens=410233)
+
+
+def add(folder: Path, kind: str, **fields: Any) -> None:
+    """One more event in the journal of a run that had ended."""
+    with Journal.reopen(folder) as journal:
+        journal.append(kind, **fields)
+
+
+def text_of(page: str) -> str:
+    """What a reader sees, roughly."""
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page.partition("</style>")[2])))
+
+
+def outside_addresses(page: str) -> list[str]:
+    """Every address in the page that is not inside it."""
+    found = re.findall(r"""(?:src|href|action|poster|data)\s*=\s*["']?([^"'>\s]+)|url\(\s*["']?([^"')]+)""", page)
+    return [address for pair in found for address in pair if address and not address.startswith(("data:", "#"))]
+
+
+def drawn_in(page: str) -> list[ElementTree.Element]:
+    """The charts of a page."""
+    return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)]
+
+
+def dots(chart: ElementTree.Element) -> list[tuple[float, float]]:
+    """Where the trials are drawn."""
+    path = next(part for part in chart.iter("path") if "var(--dot)" in part.get("style", ""))
+    return [(float(x), float(y)) for x, y in re.findall(r"M ([\d.]+) ([\d.]+) L \1 \2 ", path.get("d", ""))]
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return render_report(sample_run(tmp_path_factory.mktemp("sample"), trials=200))
+
+
+# What it says
+
+
+def test_opens_with_start_best_and_the_images_they_were_measured_on(sample: str) -> None:
+    text = text_of(sample)
+    hero = text[text.index("Start") : text.index("Trials")]
+    for part in ("a photo of a <CLASS> .", "55.8 %", "pixel art of a <CLASS> .", "81.0 %", "+25.2", "500 test images"):
+        assert part in hero
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["Start and best", "Best prompts 20 of 201", "Finalists", "on 200 validation images", "2026-03-01 09:30 UTC",
+     "Mended", "Broken",
+     "picture not at hand", "Image descriptions 10 of 25", "Rejections", "duplicate", "410,233", "801", "12 min 34 s",
+     "prompt_model", "openai/gpt-4o-mini", "torch", "ViT-B-16-quickgelu", "The start template ranks"],
+)  # fmt: skip
+def test_shows(sample: str, part: str) -> None:
+    assert part in text_of(sample)
+
+
+def test_lists_best_prompts_in_the_stated_order(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        begin(journal)
+        search(journal)
+        for i, (name, accuracy, loss, tokens) in enumerate(
+            [("e", 50, 1, 5), ("d", 60, 1, 9), ("b", 60, 0.5, 9), ("c", 60, 1, 8), ("a", 70, 2, 9)]
+        ):
+            trial(journal, i, f"{name} <CLASS>", accuracy, loss, tokens=tokens)
+    table = text_of("</style>" + render_report(tmp_path).split('class="prompts"')[1].split("</table>")[0])
+    assert re.findall(r"\b([a-e]) <CLASS>", table) == ["a", "b", "c", "d", "e"]
+
+
+def test_adds_the_harmonic_mean_of_base_and_novel(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        begin(journal)
+        search(journal)
+        trial(journal, 0, START, 50.0, 1.0)
+        for role, base, novel in (("start", 60.0, 30.0), ("best", 80.0, 40.0)):
+            evaluation(journal, role, base, part="base", per_class={"apple": [3, 5]})
+            evaluation(journal, role, novel, part="novel", per_class={"wizard": [1, 5]})
+    text = text_of(render_report(tmp_path))
+    assert "Test, harmonic mean (H) 40.0 % 53.3 % +13.3" in text
+    assert "+13.3 points of harmonic mean" in text
+    assert "apple" in text
+    assert "wizard" in text
+
+
+@pytest.mark.parametrize(("base", "novel", "mean"), [(60.0, 30.0, 40.0), (0.0, 0.0, 0.0), (0.0, 50.0, 0.0)])
+def test_harmonic_mean(base: float, novel: float, mean: float) -> None:
+    assert harmonic_mean(base, novel) == mean
+
+
+def test_a_running_journal_gives_the_best_so_far(tmp_path: Path) -> None:
+    text = text_of(render_report(sample_run(tmp_path, trials=30, finished=False)))
+    assert "No end is recorded" in text
+    assert "Best so far" in text
+    assert "chosen" not in text
+    assert "24 LLM tokens 12,300" in text
+
+
+def test_a_torn_last_line_is_no_obstacle(tmp_path: Path) -> None:
+    run = sample_run(tmp_path, trials=30, finished=False)
+    whole = (run / "journal.jsonl").read_bytes()
+    (run / "journal.jsonl").write_bytes(whole[:-5])
+    assert "No end is recorded" in render_report(run)
+
+
+@pytest.mark.parametrize("with_search", [False, True])
+def test_an_empty_journal_gives_a_page(tmp_path: Path, with_search: bool) -> None:
+    with Journal(tmp_path) as journal:
+        begin(journal)
+        if with_search:
+            search(journal)
+    text = text_of(render_report(tmp_path))
+    assert ("nothing scored yet" if with_search else "No search is in the journal yet") in text
+
+
+def test_a_journal_without_any_event_gives_a_page(tmp_path: Path) -> None:
+    Journal(tmp_path).close()
+    assert "No search" in render_report(tmp_path)
+
+
+def test_a_run_taken_up_again_after_its_end_counts_as_running(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        begin(journal)
+        search(journal)
+        trial(journal, 0, START, 50.0, 1.0)
+        journal.append("end", status="stopped", seconds=1.0, calls=1, tokens=None)
+    assert "stopped" in text_of(render_report(tmp_path))
+    add(tmp_path, "evaluation", predictor="self", split="test", part="all", role="start", template=START,
+              accuracy=50.0, loss=1.0, images=3, per_class={})  # fmt: skip
+    assert "stopped" in text_of(render_report(tmp_path))
+    add(tmp_path, "trial", predictor="self", index=1, step=1, template="a <CLASS>", accuracy=51.0, loss=1.0,
+              tokens=4, key="1")  # fmt: skip
+    assert "No end is recorded" in text_of(render_report(tmp_path))
+
+
+def test_two_searches_get_a_section_each(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        begin(journal)
+        for name, best in (("animals", "a furry <CLASS>"), ("tools", "a steel <CLASS>")):
+            search(journal, name)
+            trial(journal, 0, START, 50.0, 1.0, predictor=name)
+            trial(journal, 1, best, 60.0, 0.9, predictor=name)
+    page = render_report(tmp_path)
+    first, second = page.split('id="search-2"')
+    assert "a furry <b>" in first
+    assert "a furry <b>" not in second
+    assert "a steel <b>" in second
+    assert 'href="#search-2"' in page
+
+
+def test_ensembles_show_a_line_each_and_fold_when_long(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        begin(journal)
+        search(journal)
+        trial(journal, 0, "\n".join(f"form {i} of <CLASS>" for i in range(80)), 50.0, 1.0)
+    page = render_report(tmp_path)
+    assert page.count("<span>form 0 of <b>&lt;CLASS&gt;</b></span>") >= 1
+    assert "76 more lines" in page
+
+
+def test_many_classes_fold(tmp_path: Path) -> None:
+    names = [f"class {i}" for i in range(1000)]
+    with Journal(tmp_path) as journal:
+        begin(journal)
+        search(journal, classes=names)
+        evaluation(journal, "start", 50.0, per_class={name: [5, 10] for name in names})
+        evaluation(journal, "best", 51.0, per_class={name: [i % 11, 10] for i, name in enumerate(names)})
+    page = render_report(tmp_path)
+    assert "All 1,000 classes" in page
+    assert len(page) < 1_500_000
+
+
+def test_changed_pictures_are_capped_and_counted() -> None:
+    mended = [Change("test", "all", str(i), "owl", "fish", "owl") for i in range(100)]
+    broken = [Change("test", "all", str(i), "owl", "owl", "fish") for i in range(5)]
+    first, second = changed(mended + broken)
+    assert (len(first.shown), first.recorded, len(second.shown), second.recorded) == (19, 100, 5, 5)
+    first, second = changed(mended + broken * 20)
+    assert (len(first.shown), len(second.shown)) == (12, 12)
+
+
+def test_pictures_are_of_the_most_telling_split_and_the_others_are_counted(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        for split, times in (("train", 5), ("test", 2)):
+            for number in range(times):
+                change(journal, f"{split}{number}.png", "owl", "fish", "owl", split=split)
+        change(journal, "lost.png", "owl", "fish", "crab")
+    text = text_of(render_report(tmp_path))
+    assert "Mended 2 recorded (test)" in text
+    assert "train0.png" not in text
+    assert "1 more changed from one wrong class to another; 5 recorded on other images are not shown" in text
+
+
+# Safety
+
+
+HOSTILE = """</style></title><script>alert(1)</script><img src=x onerror=alert(1)>'"&{{ 7*7 }}{% raw %}"""
+
+
+def test_every_text_of_the_journal_is_escaped(tmp_path: Path) -> None:
+    name = "self" + HOSTILE
+    with Journal(tmp_path) as journal:
+        begin(journal, settings={HOSTILE: HOSTILE, "list": [HOSTILE, 1]})
+        search(journal, name, [HOSTILE, "b"], start=HOSTILE)
+        journal.append("description", predictor=name, source=HOSTILE, text=HOSTILE)
+        trial(journal, 0, HOSTILE + "<CLASS>", 50.0, 1.0, predictor=name)
+        journal.append("rejection", predictor=name, step=1, text=HOSTILE, reason=HOSTILE, message=HOSTILE)
+        journal.append("fault", predictor=name, step=1, message=HOSTILE)
+        change(journal, HOSTILE, HOSTILE, "b", HOSTILE, predictor=name)
+        for role in ("start", "best"):
+            evaluation(journal, role, 50.0, predictor=name, per_class={HOSTILE: [1, 2]}, template=HOSTILE)
+        journal.append("end", status=HOSTILE, seconds=1.0, calls=1, tokens=1)
+    page = render_report(tmp_path)
+    assert "<script" not in page
+    assert "<img" not in page
+    assert page.count("</style>") == 1
+    assert "{{ 7*7 }}" in page
+    assert text_of(page).count("alert(1)") > 8
+
+
+def test_the_placeholder_shows_as_text(sample: str) -> None:
+    assert "<CLASS>" not in sample
+    assert "&lt;CLASS&gt;" in sample
+
+
+def test_names_nothing_outside_itself(sample: str) -> None:
+    assert outside_addresses(sample) == []
+    assert "default-src 'none'" in sample
+    assert "<script" not in sample
+    assert "@import" not in sample
+
+
+def test_hidden_characters_are_shown_by_number() -> None:
+    assert visible("a\u202eb\x00\ud800 c\u200dd\n") == "a[U+202E]b[U+0000][U+D800] c\u200dd\n"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("accuracy", "high"),
+        ("accuracy", 101.0),
+        ("loss", None),
+        ("index", 1.5),
+        ("index", 10**400),
+        ("loss", 10**400),
+        ("template", ["a"]),
+        ("accuracy", True),
+    ],
+)
+def test_a_field_of_another_type_is_named(tmp_path: Path, field: str, value: object) -> None:
+    fields = {"index": 0, "template": START, "accuracy": 50.0, "loss": 1.0, field: value}
+    with Journal(tmp_path) as journal:
+        journal.append("trial", predictor="self", step=0, tokens=5, key="k", **fields)
+    with pytest.raises(JournalError, match=f"'trial'.*{field}"):
+        render_report(tmp_path)
+
+
+@pytest.mark.parametrize("counts", [{"a": 3}, {"a": [3, 2]}, {"a": ["1", 2]}])
+def test_per_class_counts_of_another_form_are_named(tmp_path: Path, counts: dict[str, Any]) -> None:
+    with Journal(tmp_path) as journal:
+        evaluation(journal, "best", 50.0, per_class=counts)
+    with pytest.raises(JournalError, match="per_class"):
+        render_report(tmp_path)
+
+
+def test_no_journal_there(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="no journal"):
+        render_report(tmp_path)
+
+
+# Pictures
+
+
+def decoded(address: str | None) -> Image.Image:
+    assert address is not None
+    assert address.startswith("data:image/")
+    return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+
+
+def test_thumbnails_are_small_and_encoded_anew(tmp_path: Path) -> None:
+    path = tmp_path / "big.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    exif[0x010E] = "home address"
+    Image.new("RGB", (1200, 600), "red").save(path, exif=exif, comment=b"secret")
+    thumb = decoded(pictures.thumbnail(str(path)))
+    assert thumb.size == (48, 96)
+    assert not thumb.getexif()
+    assert b"home address" not in base64.b64decode((pictures.thumbnail(str(path)) or "").partition(",")[2])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_thumbnails_of_every_mode(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "x.tiff"
+    Image.new(mode, (300, 20)).save(path)
+    assert max(decoded(pictures.thumbnail(str(path))).size) <= 96
+
+
+def broken_sources(folder: Path) -> Iterator[str]:
+    """Sources that give no picture."""
+    (folder / "text.png").write_text("not a picture")
+    draw_picture("owl", 0).save(folder / "ok.png")
+    (folder / "cut.png").write_bytes((folder / "ok.png").read_bytes()[:100])
+    (folder / "x.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    (folder / "bad.parquet").write_bytes(b"PAR1 no")
+    pq.write_table(pa.table({"label": [1]}), folder / "nocolumn.parquet")
+    names = ("none.png", "text.png", "cut.png", "x.eps", "bad.parquet#0", "nocolumn.parquet#0", "ok.parquet#x", "")
+    yield from (str(folder / name) for name in names)
+    draw_picture("owl", 0).save("here.png")
+    yield "here.png"
+    yield from ("//host/share/x.png", "\\\\host\\share\\x.png", "https://example.org/x.png", "a\0b", "\ud800")
+
+
+def test_what_cannot_be_read_gives_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [pictures.thumbnail(source) for source in broken_sources(tmp_path)] == [None] * 14
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    assert pictures.thumbnail(str(tmp_path / "pipe.png")) is None
+
+
+@pytest.mark.parametrize("side", [9_000, 10_000, 14_000])
+def test_oversized_pictures_are_left_alone(tmp_path: Path, side: int) -> None:
+    """Above the limit of the report, of Pillow's warning and of Pillow's error."""
+    Image.new("1", (side, side)).save(tmp_path / "bomb.png")
+    assert pictures.thumbnail(str(tmp_path / "bomb.png")) is None
+
+
+def test_rows_of_a_parquet_file(tmp_path: Path) -> None:
+    path = tmp_path / "pictures.parquet"
+    rows: list[dict[str, object]] = []
+    for colour in ("red", "lime", "blue"):
+        buffer = io.BytesIO()
+        Image.new("RGB", (40, 40), colour).save(buffer, "PNG")
+        rows.append({"bytes": buffer.getvalue(), "path": None})
+    Image.new("RGB", (40, 40), "white").save(tmp_path / "white.png")
+    rows.append({"bytes": None, "path": str(tmp_path / "white.png")})
+    pq.write_table(pa.table({"image": rows, "label": list("abcd")}), path, row_group_size=2)
+    seen = [decoded(pictures.thumbnail(f"{path}#{row}")).convert("RGB").getpixel((20, 20)) for row in range(4)]
+    wanted = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
+    for found, expected in zip(seen, wanted, strict=True):
+        assert isinstance(found, tuple)
+        assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) < 12
+    assert pictures.thumbnail(f"{path}#4") is None
+    assert pictures.thumbnail(f"{path}#-1") is None
+
+
+# Files, size, speed
+
+
+def test_the_same_journal_gives_the_same_bytes(tmp_path: Path) -> None:
+    run = sample_run(tmp_path, trials=50)
+    assert write_report(run, tmp_path / "a.html").read_bytes() == write_report(run, tmp_path / "b.html").read_bytes()
+
+
+def test_writes_into_the_run_folder_and_leaves_nothing_else(tmp_path: Path) -> None:
+    run = sample_run(tmp_path, trials=10)
+    assert write_report(run) == run / "report.html"
+    assert write_report(run / "journal.jsonl") == run / "report.html"
+    assert sorted(path.name for path in run.iterdir()) == ["journal.jsonl", "report.html"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    run = sample_run(tmp_path, trials=10, finished=False)
+    with pytest.raises(JournalError, match=r"cannot be written.*report\.html"):
+        write_report(run, tmp_path / "no" / "such.html")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(JournalError, match="cannot be written"):
+        write_report(run, tmp_path / "folder")
+    assert not list(tmp_path.glob(".*part"))
+
+
+def test_thousands_of_trials_stay_small_and_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        run = sample_run(tmp_path, trials=6000)
+    begun = time.process_time()
+    size = len(render_report(run).encode())
+    assert size < 3_000_000
+    assert time.process_time() - begun < 5
+
+
+def test_importing_and_writing_loads_nothing_heavy(tmp_path: Path) -> None:
+    """No torch ever, matplotlib and PIL only to draw, pyarrow only where a picture is looked up in a table."""
+    run = sample_run(tmp_path, trials=10, finished=False)
+    code = (
+        "import sys, ipo_dspy.report as r;"
+        "heavy = {'torch', 'matplotlib', 'matplotlib.pyplot', 'PIL', 'pyarrow', 'open_clip', 'litellm'};"
+        "print(heavy & set(sys.modules)); r.render_report(sys.argv[1]); print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["set()", "['PIL', 'matplotlib']"]
+
+
+@pytest.mark.parametrize("accuracies", [[0.0], [100.0], [50.0, 50.0], [50.0, 50.0 + 1e-14], [0.0, 100.0]])
+@pytest.mark.parametrize("loss", [0.0, 1e-12, 1e12])
+def test_draws_whatever_was_measured(tmp_path: Path, accuracies: list[float], loss: float) -> None:
+    with Journal(tmp_path) as journal:
+        for index, accuracy in enumerate(accuracies):
+            trial(journal, index, START, accuracy, loss)
+    drawn = re.findall(r"<svg.*?</svg>", render_report(tmp_path), flags=re.DOTALL)
+    assert len(drawn) == 2
+    assert "nan" not in "".join(drawn)
+
+
+def test_draws_every_trial_inside_the_frame_and_counts_what_lies_beyond(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        for index in range(100):
+            trial(journal, index, START, 1.0 if index == 50 else 60 + index / 10, 1.0 + index / 100)
+    page = render_report(tmp_path)
+    assert re.search(r"1 trial below 5\d\.\d %", text_of(page))
+    points = [point for chart in drawn_in(page) for point in dots(chart)]
+    assert len(points) == 200
+    assert all(40 < x < 440 and 25 < y < 250 for x, y in points)
+
+
+def test_drawings_are_xml_in_colours_of_the_page_and_refer_to_nothing(sample: str) -> None:
+    first, second = drawn_in(sample)
+    described = "Accuracy of 201 trials: 55.8\u00a0% at the start, 81.2\u00a0% for the best template"
+    assert first.get("aria-label") == described
+    for chart in (first, second):
+        assert chart.get("role") == "img"
+        assert chart.get("width") is None
+        parts = list(chart.iter())
+        assert {part.tag for part in parts} == {"svg", "path", "text"}
+        assert not {"id", "href", "clip-path"} & {name for part in parts for name in part.attrib}
+        styles = " ".join(part.get("style", "") for part in parts)
+        assert "#" not in styles
+        assert "font" not in styles
+        style = (files("ipo_dspy.report") / "style.css").read_text()
+        assert all(f"{name}:" in style for name in re.findall(r"var\((--\w+)\)", styles))
+
+
+def test_axes_have_a_few_round_numbers(sample: str) -> None:
+    for chart, numbers in zip(drawn_in(sample), ("50 60 70 80", "0.8 1.0 1.2 1.4 1.6 1.8"), strict=True):
+        labels = [part.text for part in chart.iter("text")]
+        for axis in ("step", "trial", "0 50 100 150 200", "0 5 10 15 20 25", numbers):
+            assert set(axis.split()) <= set(labels)
+
+
+def test_readers_settings_of_matplotlib_neither_show_nor_change(tmp_path: Path) -> None:
+    import matplotlib as mpl
+
+    run = sample_run(tmp_path, trials=20, finished=False)
+    plain = render_report(run)
+    with mpl.rc_context({"lines.linewidth": 9, "font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path"}):
+        before = dict(mpl.rcParams)
+        assert render_report(run) == plain
+        assert dict(mpl.rcParams) == before
+
+
+# A real browser
+
+
+def chromium() -> str | None:
+    """A Chromium on PATH."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def browse(page: Path, profile: Path, *flags: str) -> str:
+    """Open a page headless, without network, and return what the flags print."""
+    browser = chromium()
+    assert browser
+    quiet = (
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--disable-default-apps", "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}",
+    )  # fmt: skip
+    command = [browser, *quiet, *flags, page.resolve().as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(chromium() is None, reason="no chromium on PATH; on Debian: apt-get install chromium")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_opens_in_a_browser(tmp_path: Path, scheme: str) -> None:
+    """The DOM is whole, and the screenshot has the scheme's ground and the accent colour on it."""
+    page = write_report(sample_run(tmp_path, trials=800))
+    dark = ("--force-dark-mode", "--blink-settings=preferredColorScheme=0") if scheme == "dark" else ()
+    shot = tmp_path / "shot.png"
+    dom = browse(page, tmp_path / "profile1", "--dump-dom")
+    browse(page, tmp_path / "profile2", "--window-size=1200,2400", f"--screenshot={shot}", *dark)
+    assert dom.count("<svg") == 2
+    assert dom.count("<img") == 24 - dom.count("picture not at hand")
+    assert "</footer>" in dom
+    image = Image.open(shot).convert("RGB")
+    ground = image.getpixel((3, 3))
+    assert isinstance(ground, tuple)
+    assert (sum(ground) > 600) == (scheme == "light")
+    assert len(image.getcolors(1 << 22) or []) > 100

@@ -1,0 +1,224 @@
+"""The real loop with a toy scorer, a toy proposer and a toy clock: what holds whatever is proposed."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipo_dspy.errors import LanguageModelError, TemplateError
+from ipo_dspy.history import Score
+from ipo_dspy.journal import Journal, NoJournal, replay
+from ipo_dspy.proposers import Ask, EvolutionProposer, ProposalError, Proposals
+from ipo_dspy.search import FAULTS_IN_A_ROW, FINALISTS, Plan, Record, Search, SearchResult, read_proposal
+from ipo_dspy.template import Template
+
+START = Template.parse("a photo of a <CLASS>.")
+WORTH = {"blurry": 10.0, "dark": 20.0, "pixel": 15.0, "nice": -5.0}
+
+
+@dataclass(frozen=True)
+class Checked:
+    key: str
+    longest: int
+
+
+class ToyScorer:
+    """50 % plus what the words are worth; case does not matter to its tokenizer."""
+
+    def __init__(self, worth: dict[str, float] = WORTH, context: int = 12) -> None:
+        self.worth, self.context = worth, context
+        self.scored: list[str] = []
+
+    def check(self, template: Template) -> Checked:
+        longest = max(len(line.split()) for line in template.lines) + 2
+        if longest > self.context:
+            raise TemplateError(f"template {str(template)!r} has {longest} tokens; shorten it", reason="too long")
+        return Checked(str(template).lower(), longest)
+
+    def score(self, templates: Sequence[Template]) -> list[Score]:
+        self.scored += [self.check(template).key for template in templates]
+        return [self._score(str(template)) for template in templates]
+
+    def _score(self, text: str) -> Score:
+        gain = sum(worth for word, worth in self.worth.items() if word in text.lower())
+        return Score(50.0 + gain, 1.0 - gain / 100.0)
+
+
+class Script:
+    """Gives out prepared answers in turn, or faults, and keeps what it was asked."""
+
+    def __init__(self, *answers: Sequence[str] | ProposalError) -> None:
+        self.answers, self.asked = list(answers), list[Ask]()
+
+    def propose(self, ask: Ask) -> Proposals:
+        self.asked.append(ask)
+        answer = self.answers.pop(0) if self.answers else ()
+        if isinstance(answer, ProposalError):
+            raise answer
+        return Proposals(tuple(answer), calls=1, tokens=10)
+
+
+def toy_clock() -> Callable[[], float]:
+    ticks: Iterator[int] = itertools.count()
+    return lambda: float(next(ticks))
+
+
+def search(
+    proposer: Any,
+    plan: Plan | None = None,
+    *,
+    scorer: ToyScorer | None = None,
+    journal: Journal | NoJournal | None = None,
+    observers: Sequence[Any] = (),
+    initial: Sequence[Template] = (START,),
+    validator: ToyScorer | None = None,
+) -> SearchResult:
+    record = Record("self", journal or NoJournal(), observers)
+    steps = len(proposer.answers) if isinstance(proposer, Script) else 3
+    engine = Search(scorer or ToyScorer(), proposer, plan or Plan(steps=steps), record, clock=toy_clock())
+    return engine.run(initial, validator=validator)
+
+
+proposed = st.lists(
+    st.one_of(
+        st.sampled_from(["a blurry <CLASS>.", "a BLURRY <CLASS>.", "a dog.", "", "<INS>a <CLASS>", "a \x00 <CLASS>"]),
+        st.lists(st.sampled_from([*WORTH, "of", "very"]), max_size=14).map(lambda w: f"a {' '.join(w)} <CLASS>."),
+    ),
+    max_size=6,
+)
+script = st.lists(st.one_of(proposed, st.just(None)), max_size=6)
+
+
+@given(script, st.dictionaries(st.sampled_from([*WORTH]), st.floats(-16, 16)))
+def test_invariants(
+    tmp_path_factory: pytest.TempPathFactory, answers: list[list[str] | None], validation_worth: dict[str, float]
+) -> None:
+    # A fault may come at any step but the first, which would be a proposer that never answered.
+    script = Script([], *(ProposalError("busy") if answer is None else answer for answer in answers))
+    scorer, validator = ToyScorer(), ToyScorer(validation_worth)
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    seen: list[dict[str, Any]] = []
+    with Journal(folder) as journal:
+        result = search(script, scorer=scorer, validator=validator, journal=journal, observers=[seen.append])
+
+    assert result.baseline.template == START
+    assert result.finalists[0].rank <= min(f.rank for f in result.finalists)
+    (start,) = (f for f in result.finalists if f.trial == result.baseline)
+    assert result.finalists[0].deciding.accuracy >= start.deciding.accuracy
+    assert len(scorer.scored) == len(set(scorer.scored)) == len(result.trials)
+    assert [t.index for t in result.trials] == list(range(len(result.trials)))
+    assert all(r.message and r.reason for r in result.rejections)
+    answered = [ask for ask, answer in zip(script.asked, [[], *answers], strict=False) if answer is not None]
+    given = sum(len(answer) for answer in [*answers][: max(0, len(script.asked) - 1)] if answer is not None)
+    assert len(result.trials) - 1 + len(result.rejections) == given
+    assert result.calls == len(answered)
+
+    kept = replay(folder)
+    assert kept == seen
+    assert [e["template"] for e in kept if e["event"] == "trial"] == [str(t.template) for t in result.trials]
+    assert [e["reason"] for e in kept if e["event"] == "rejection"] == [r.reason for r in result.rejections]
+
+
+def test_finds_the_better_template_and_leaves_the_worse() -> None:
+    result = search(Script(["a nice <CLASS>.", "a blurry <CLASS>."], ["a dark blurry <CLASS>."], ["a dark <CLASS>."]))
+    assert str(result.best.template) == "a dark blurry <CLASS>."
+    assert (result.best.score.accuracy, result.status, result.decided_by) == (80.0, "finished", "train")
+    assert str(search(Script(["a nice <CLASS>."])).best.template) == str(START)
+
+
+def test_rejections_are_counted_by_reason_and_told() -> None:
+    script = Script(["a dog.", "a <CLASS> " + "very " * 20, "<INS>a <CLASS> in", "A PHOTO of a <CLASS>.", " "], ["x"])
+    result = search(script)
+    assert result.rejected == {
+        "no class placeholder": 2,
+        "too long": 1,
+        "cut off": 1,
+        "duplicate": 1,
+        "empty": 1,
+    }
+    assert script.asked[0].rejected == ()
+    told = script.asked[1].rejected
+    assert "a dog. (no class placeholder)" in told
+    assert not any("duplicate" in text for text in told)
+
+
+def test_the_proposer_sees_the_best_last_and_the_start_always() -> None:
+    texts = [f"a {'very ' * i}blurry <CLASS>." for i in range(5)]
+    script = Script(texts, ["a dark <CLASS>."], [])
+    search(script, Plan(steps=3, history_size=2, prompts_per_step=7, seed=5))
+    ask = script.asked[2]
+    assert [t.index for t in ask.shown] == [0, 1, 6]
+    assert (len(ask.trials), ask.step, ask.count, ask.seed) == (7, 3, 7, 5)
+
+
+def test_several_lines_are_an_ensemble_and_a_broken_line_is_joined() -> None:
+    result = search(Script(["a blurry <CLASS>.\na dark < class >.", "a pixel\nphoto of a <CLASS>."]))
+    assert [t.template.lines for t in result.trials[1:]] == [
+        ("a blurry <CLASS>.", "a dark <CLASS>."),
+        ("a pixel photo of a <CLASS>.",),
+    ]
+    assert read_proposal("\u201c a <CLASS>. \u201d") == Template.parse("a <CLASS>.")
+
+
+def test_three_faults_in_a_row_stop_it_and_everything_is_kept(tmp_path: Path) -> None:
+    busy = [ProposalError("busy", calls=2, tokens=3)] * FAULTS_IN_A_ROW
+    script = Script(["a blurry <CLASS>."], *busy[:2], ["a dark <CLASS>."], *busy, ["never asked <CLASS>"])
+    with Journal(tmp_path / "run") as journal:
+        result = search(script, journal=journal)
+    assert (result.status, len(script.asked), len(result.trials)) == ("faults", 7, 3)
+    assert str(result.best.template) == "a dark <CLASS>."
+    assert (result.calls, result.tokens) == (2 + 5 * 2, 20 + 5 * 3)
+    faults = [e for e in replay(tmp_path / "run") if e["event"] == "fault"]
+    assert [(e["step"], e["message"]) for e in faults] == [(s, "busy") for s in (2, 3, 5, 6, 7)]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+@pytest.mark.parametrize("initial", [(START,), (START, Template.parse("the <CLASS>."))])
+def test_a_proposer_that_never_answers_is_an_error(steps: int, initial: tuple[Template, ...]) -> None:
+    script = Script(*[ProposalError("no such key")] * steps)
+    with pytest.raises(LanguageModelError, match="no such key; check the model's name, key and address, then run"):
+        search(script, initial=initial)
+    assert len(script.asked) == min(steps, FAULTS_IN_A_ROW)
+
+
+def test_patience() -> None:
+    script = Script(["a blurry <CLASS>."], [], ["a dark <CLASS>."], ["a nice <CLASS>."], [], ["never asked <CLASS>"])
+    result = search(script, Plan(steps=6, patience=2))
+    assert (result.status, len(script.asked)) == ("patience", 5)
+
+
+def test_the_validation_images_decide() -> None:
+    answers = ["a blurry <CLASS>.", "a dark <CLASS>."]
+    result = search(Script(answers), validator=ToyScorer({"blurry": 5.0, "dark": -5.0}))
+    assert (str(result.best.template), result.decided_by) == ("a blurry <CLASS>.", "validation")
+    result = search(Script(answers), validator=ToyScorer({"blurry": -5.0, "dark": -5.0}))
+    assert result.best == result.baseline
+
+
+def test_the_start_is_a_finalist_however_many_did_better() -> None:
+    better = [f"a {'very ' * i}dark <CLASS>." for i in range(8)] + [f"a {'so ' * i}dark <CLASS>." for i in range(1, 8)]
+    result = search(Script(better), validator=ToyScorer({"dark": -5.0}))
+    assert len(result.finalists) == FINALISTS + 1
+    assert result.best == result.baseline
+
+
+def test_initial_templates_are_the_callers_so_a_bad_one_is_an_error() -> None:
+    twice = [START, Template.parse("A photo of a <CLASS>."), Template.parse("a dark <CLASS>.")]
+    assert [str(t.template) for t in search(Script(), initial=twice).trials] == [str(START), "a dark <CLASS>."]
+    with pytest.raises(TemplateError, match="tokens; shorten it"):
+        search(Script(), initial=[Template.parse("very " * 20 + "<CLASS>")])
+
+
+def test_same_seed_same_trials() -> None:
+    def run(seed: int) -> list[str]:
+        scorer = ToyScorer(context=30)
+        result = search(EvolutionProposer(), Plan(steps=4, prompts_per_step=3, seed=seed), scorer=scorer)
+        return [str(t.template) for t in result.trials]
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)
