@@ -40,9 +40,17 @@ class RandomProposer:
         return tidy(str(rng.choice(FORMS)).format(**words, second=str(rng.choice(by_position["adjective"]))))
 
 
+class Unpruned(EvolutionProposer):
+    """Evolution that never tries the best template with a phrase less."""
+
+    def _pruned(self, ask: Ask) -> list[str]:
+        return []
+
+
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "evolution, CLIP descriptions": {"proposer": EvolutionProposer()},
     "evolution, no descriptions": {"proposer": EvolutionProposer(), "describer": None},
+    "evolution, nothing pruned": {"proposer": Unpruned()},
     "random captions": {"proposer": RandomProposer(), "describer": None},
 }
 
