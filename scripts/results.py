@@ -117,12 +117,12 @@ def page(rows: Sequence[Row], command: str, *, shots: int) -> str:
     seeds = sorted({row.seed for row in rows})
     return f"""# Results on the bundled tasks
 
-Test accuracy in percent, mean and standard error over seeds {seeds[0]} to {seeds[-1]} (the seed draws the training
-images and the search). Search on {shots} shots of the base classes with the embedded proposer and describer; base and
-novel classes are scored on all their test images, each against its own class names. "Best of 80 ImageNet" is the one
-of the templates that open_clip ships which does best on the same training images. The tasks are small and drawn for
-demonstration (see the [model card](demo-model-card.md)): they say how the search works, not how a large CLIP does on
-photographs.
+Test accuracy in percent, mean and standard error over seeds {seeds[0]} to {seeds[-1]}. The seed draws the training
+images and the search; the tasks have 16 training images a class, so at 16 shots only the search differs. Search on
+{shots} shots of the base classes with the embedded proposer and describer; base and novel classes are scored on all
+their test images, each against its own class names. "Best of 80 ImageNet" is the one of the templates that open_clip
+ships which does best on the same training images. The tasks are small and drawn for demonstration (see the
+[model card](demo-model-card.md)): they say how the search works, not how a large CLIP does on photographs.
 
 {table(rows)}
 

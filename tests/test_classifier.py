@@ -195,19 +195,30 @@ def test_the_saved_file_names_the_model_and_holds_no_weights(task: demo.DemoTask
     assert len(text) < 10_000
 
 
-def test_loading_under_another_model_warns_with_both_fingerprints(task: demo.DemoTask, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loaded_first", [True, False])
+def test_loading_under_another_model_warns_with_both_fingerprints(
+    task: demo.DemoTask, tmp_path: Path, loaded_first: bool
+) -> None:
     path = tmp_path / "p.json"
     task.program.save(str(path))
     state = json.loads(path.read_text())
     state["clip"]["fingerprint"] = "0123456789abcdef"
     path.write_text(json.dumps(state))
     mine = task.program.backbone.fingerprint
-    with pytest.warns(UserWarning, match=f"0123456789abcdef.*{mine}"):
-        fresh(task).load(str(path))
+    program = fresh(task)
+    if loaded_first:
+        _ = program.backbone
+        with pytest.warns(UserWarning, match=f"0123456789abcdef.*{mine}"):
+            program.load(str(path))
+    else:
+        program.load(str(path))
+        with pytest.warns(UserWarning, match=f"0123456789abcdef.*{mine}"):
+            _ = program.backbone
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        task.program.save(str(path))
-        fresh(task).load(str(path))
+        program.deepcopy().save(str(path))
+        program.load(str(path))
+        _ = program.backbone
 
 
 @pytest.mark.parametrize("kept", [0, 1, 40, 400])
@@ -249,3 +260,107 @@ def test_a_composed_program_saves_and_loads_its_classifier(task: demo.DemoTask, 
 
 def test_the_backbone_is_loaded_once_for_equal_arguments(backbone: Backbone) -> None:
     assert load_backbone(f"local-dir:{demo.model_path()}", None) is backbone
+
+
+def test_saving_and_loading_need_no_weights(tmp_path: Path) -> None:
+    path = str(tmp_path / "p.json")
+    absent = ClipClassifier(["a", "b"], model="local-dir:/nowhere", pretrained=None, dtype="float16")
+    absent.save(path)
+    named = {"model": "local-dir:/nowhere", "pretrained": "", "fingerprint": None, "dtype": "float16"}
+    assert json.loads(Path(path).read_text())["clip"] == {"classes": ["a", "b"], **named}
+    absent.load(path)
+    assert ClipClassifier.from_file(path).classes == ("a", "b")
+    known = fresh_pair()
+    _ = known.backbone
+    known.load(path)  # warnings are errors: an unknown fingerprint is not compared
+    assert known.classes == ("a", "b")
+    known.save(path)
+    absent.load(path)  # to be compared once the model is there
+
+
+def fresh_pair() -> ClipClassifier:
+    return ClipClassifier(["c", "d"], model=f"local-dir:{demo.model_path()}", template="kept <CLASS>.")
+
+
+def change(state: dict[str, Any], place: str, value: Any) -> None:
+    *parents, last = place.split("/")
+    for parent in parents:
+        state = state[parent]
+    if value is ...:
+        del state[last]
+    else:
+        state[last] = value
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("clip/classes", 5, "classes is 5; pass a list"),
+        ("clip/classes", ["a"], "at least two"),
+        ("signature/fields", ..., "'fields'"),
+        ("signature/fields", [], "0 fields"),
+        ("signature/fields", [{"prefix": "Image:"}] * 2, "'description'"),
+        ("signature/instructions", ..., "template is None, not a text"),
+        ("signature/instructions", "a photo", "has no <CLASS>"),
+        ("signature", 5, "not the state of a ClipClassifier"),
+        ("lm", ..., "'lm'"),
+        ("metadata", 5, "holds no saved ClipClassifier"),
+        ("metadata", {}, "holds no saved ClipClassifier"),
+    ],
+)
+def test_a_malformed_file_changes_nothing(tmp_path: Path, place: str, value: Any, message: str) -> None:
+    path = tmp_path / "p.json"
+    ClipClassifier(["a", "b"], template="new <CLASS>.").save(str(path))
+    state = json.loads(path.read_text())
+    change(state, place, value)
+    path.write_text(json.dumps(state))
+    program = fresh_pair()
+    before = dict(vars(program))
+    with pytest.raises(ProgramFileError, match=message):
+        program.load(str(path))
+    assert vars(program) == before
+    with pytest.raises(ProgramFileError, match=message):
+        ClipClassifier.from_file(path)
+
+
+def test_a_file_without_a_model_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    ClipClassifier(["a", "b"]).save(str(path))
+    state = json.loads(path.read_text())
+    del state["clip"]["model"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(ProgramFileError, match="names no model"):
+        ClipClassifier.from_file(path)
+
+
+@pytest.mark.parametrize(("saved", "given"), [(["a", "b"], None), (None, ["c", "d"]), (["a", "b"], ["c", "d"])])
+def test_the_signature_follows_the_loaded_classes(
+    tmp_path: Path, saved: list[str] | None, given: list[str] | None
+) -> None:
+    path = str(tmp_path / "p.json")
+    source, program = ClipClassifier(saved, template="new <CLASS>."), ClipClassifier(given)
+    source.save(path)
+    program.load(path)
+    assert program.classes == source.classes
+    assert program.signature.dump_state() == source.signature.dump_state()
+    assert list(program.signature.fields) == list(source.signature.fields)
+    assert "the class whose" in program.signature.fields["label"].json_schema_extra["desc"]
+
+
+def test_a_template_that_is_none_is_named() -> None:
+    with pytest.raises(TemplateError, match="template is None, not a text"):
+        ClipClassifier(["a", "b"], template=None)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="classes is 5"):
+        ClipClassifier(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:.*pkl")
+def test_a_whole_program_is_saved_without_weights(task: demo.DemoTask, tmp_path: Path) -> None:
+    program = fresh(task, template="pixel art of a <CLASS>.")
+    _ = program.backbone
+    program.save(str(tmp_path / "whole"), save_program=True)
+    assert (tmp_path / "whole" / "program.pkl").stat().st_size < 100_000
+    other = dspy.load(str(tmp_path / "whole"), allow_pickle=True)
+    assert other.backbone is program.backbone
+    assert str(other.template) == "pixel art of a <CLASS>."
+    assert other(image=task.testset[0].image).label == program(image=task.testset[0].image).label

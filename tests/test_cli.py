@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -173,8 +174,6 @@ def test_debug_shows_the_traceback_and_progress_is_silent_in_a_pipe(photos: Path
 def test_skip_bad_leaves_out_and_counts(
     run_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     copy = tmp_path / "photos"
     shutil.copytree(photos, copy)
     broken = next(iter(copy.iterdir())) / "broken.png"
@@ -186,3 +185,32 @@ def test_skip_bad_leaves_out_and_counts(
     assert code == 0
     found: dict[str, Any] = json.loads(text)
     assert (found["images"], found["left_out"]) == (30, 1)
+
+
+def test_a_terminal_without_utf8_gets_escapes_instead_of_a_traceback(
+    run_folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "caf\u00e9.png"
+    picture.write_bytes(next(photos.rglob("*.png")).read_bytes())
+    arguments = ("classify", str(run_folder / "best.json"), str(picture))
+    plain = in_a_process(*arguments, PYTHONIOENCODING="ascii")
+    assert plain.returncode == 0, plain.stderr
+    assert "caf\\xe9.png" in plain.stdout
+    machine = in_a_process(*arguments, "--json", PYTHONIOENCODING="ascii")
+    assert json.loads(machine.stdout)[0]["image"] == str(picture)
+
+
+def test_optimize_counts_the_images_that_it_left_out(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "photos"
+    shutil.copytree(photos, copy)
+    (next(iter(copy.iterdir())) / "broken.png").write_text("no picture at all")
+    options = ["--model", "demo", "--steps", "0", "--test", "0", "--skip-bad", "--json", "--out", str(tmp_path / "r")]
+    code, text, _ = call(capsys, "optimize", str(copy), *options)
+    assert code == 0
+    found = json.loads(text)
+    assert (found["images"]["train"], found["left_out"]) == (30, 1)
+    code, text, _ = call(capsys, "describe", str(copy), "--model", "demo", "--skip-bad", "--images", "31", "--json")
+    assert code == 0
+    assert len(json.loads(text)) == 30

@@ -307,3 +307,11 @@ def test_memo_drops_the_longest_unused() -> None:
     assert memo.get("c") is None
     memo.put("b", torch.zeros(6))  # replaced, not counted twice
     assert len(memo) == 2
+
+
+def test_a_pickle_holds_the_name_and_no_weights(folder: Path) -> None:
+    for dtype in ("float32", "bfloat16"):
+        toy = load_backbone(f"local-dir:{folder}", device="cpu", dtype=dtype)
+        pickled = pickle.dumps(toy)
+        assert pickle.loads(pickled) is toy
+        assert len(pickled) < 1000

@@ -289,3 +289,38 @@ def test_many_threads_encode_once(toy: Backbone, calls: list[int]) -> None:
     for thread in threads:
         thread.join()
     assert calls == [1]
+
+
+def test_no_format_that_starts_another_program_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import EpsImagePlugin
+
+    started: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given: started.append(given))
+    file = io.BytesIO()
+    picture().save(file, "EPS")
+    for source in (file.getvalue(), dspy.Image("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())):
+        with pytest.raises(ImageError, match="is not an image that Pillow knows"):
+            open_image(source)
+    assert started == []
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO"])
+def test_plain_picture_formats_are_decoded(kind: str) -> None:
+    file = io.BytesIO()
+    picture().save(file, kind)
+    assert open_image(file.getvalue()).mode == "RGB"
+
+
+@pytest.mark.parametrize("scheme", ["https", "HTTPS", "gs", "s3"])
+def test_urls_are_named_without_password_and_query(scheme: str) -> None:
+    for allow_url in (False, True):
+        with pytest.raises(ImageError, match=rf"image '{scheme}://h:1/x\.png' ") as caught:
+            open_image(f"{scheme}://me:hid@den@h:1/x.png?sig=abc#abc", allow_url=allow_url)
+        assert not any(secret in str(caught.value) for secret in ("me:", "hid", "den", "abc"))
+    assert images.name_image(dspy.Image("https://me:hidden@h?sig=abc")) == "image 'https://h'"
+
+
+def test_what_the_client_says_of_a_url_shows_no_query(site: str) -> None:
+    with pytest.raises(ImageError, match=r"x\.png' cannot be fetched: InvalidURL;") as caught:
+        open_image(f"{site}/x.png?sig=a b", allow_url=True)
+    assert "sig" not in str(caught.value)

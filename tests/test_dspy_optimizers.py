@@ -31,6 +31,18 @@ def test_copro_runs_unchanged_and_keeps_the_better_template(task: demo.DemoTask)
     assert evaluate(best).score >= evaluate(task.program).score
 
 
+def test_gepa_runs_unchanged_and_reads_the_trace(task: demo.DemoTask) -> None:
+    def told(example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> Any:
+        return dspy.Prediction(score=float(example.label == prediction.label), feedback=f"it is a {example.label}")
+
+    proposed = ["pixel art of a <CLASS>.", "Look hard at the picture.", "a bitmap of a <CLASS>."]
+    answers = [{"new_instruction": text} for text in proposed * 10]
+    reflection = DummyLM(answers, adapter=dspy.JSONAdapter())  # the form in which GEPA asks
+    gepa = dspy.GEPA(metric=told, reflection_lm=reflection, max_metric_calls=250, num_threads=1, seed=0)
+    best = gepa.compile(task.program.deepcopy(), trainset=list(task.trainset), valset=list(task.valset))
+    assert str(best.template) in proposed
+
+
 def test_ipo_asks_a_model_over_http_in_the_form_of_the_paper(task: demo.DemoTask, tmp_path: Any) -> None:
     answer = "<INS>pixel art of a <CLASS>.</INS>\n<INS>a low resolution sprite of a <CLASS>.</INS>\n<INS>a dog</INS>"
     with OpenAIServer({"Tell apart images": answer}) as server:

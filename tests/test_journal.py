@@ -62,7 +62,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
         assert replay(folder) == []
 
 
-@pytest.mark.parametrize("middle", [b'{"event": "fau', b"[]", b'{"event": "unheard of"}', b"\xff\xfe", b""])
+@pytest.mark.parametrize("middle", [b'{"event": "fau', b"[]", b'{"event": 5}', b"\xff\xfe", b""])
 def test_damage_in_the_middle_names_the_line(tmp_path: Path, middle: bytes) -> None:
     first, second = write(tmp_path, ["one", "two"]).splitlines(keepends=True)
     (tmp_path / FILE_NAME).write_bytes(first + middle + b"\n" + second)
@@ -134,3 +134,13 @@ def test_no_journal_keeps_nothing() -> None:
     journal = NoJournal()
     journal.append("fault")
     journal.close()
+
+
+def test_an_event_of_a_newer_version_is_not_called_damage(tmp_path: Path) -> None:
+    write(tmp_path, ["one"])
+    with (tmp_path / FILE_NAME).open("ab") as file:
+        file.write(b'{"event": "merge", "predictor": "self"}\n')
+    with pytest.raises(
+        JournalError, match=r"line 2: event 'merge' was written by a newer version of ipo_dspy; upgrade"
+    ):
+        replay(tmp_path)

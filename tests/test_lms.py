@@ -20,7 +20,8 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["openai/gpt-4o-mini", "ollama_chat/phi3", "gpt-4o-mini"])
-def test_known_names_go_through_litellm(name: str) -> None:
+def test_known_names_go_through_litellm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     lm = build_lm(name, role="prompt_model")
     assert isinstance(lm, dspy.LM)
     assert lm.model == name
@@ -54,3 +55,29 @@ def test_faults_are_short_and_hold_no_key(monkeypatch: pytest.MonkeyPatch) -> No
     text = brief(ValueError(said), lm)
     assert text.startswith("bad key [hidden], [hidden], [hidden], Authorization: [hidden] long")
     assert len(text) == 300
+
+
+def test_a_missing_key_is_told_by_name_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(LanguageModelError, match="set OPENAI_API_KEY in the environment"):
+        build_lm("openai/gpt-4o-mini", role="prompt_model")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    assert build_lm("openai/gpt-4o-mini", role="prompt_model").model == "openai/gpt-4o-mini"
+
+
+def test_faults_hold_no_header_and_no_password_of_the_model() -> None:
+    lm = dspy.LM(
+        "openai/toy",
+        engine="litellm",
+        api_base="https://me:pass%20word@host/v1",
+        headers={"X-Tenant": "blue"},
+        extra_headers={"X-Gate": "open-sesame", "Authorization": "Basic bWU6cGFzcw=="},
+        max_tokens=40000000,
+    )
+    said = (
+        "me:pass%20word, pass word; blue bluebird, open-sesame, Basic bWU6cGFzcw==, bWU6cGFzcw==; max_tokens=40000000"
+    )
+    hidden = "[hidden], [hidden]; [hidden] bluebird, [hidden], [hidden], [hidden]; max_tokens=40000000"
+    assert brief(ValueError(said), lm) == hidden
+    broken = dspy.LM("openai/toy", engine="litellm", api_base="http://[half", extra_headers=None)
+    assert brief(ValueError("said"), broken) == "said"

@@ -258,3 +258,40 @@ def test_the_journal_holds_no_pictures(task: demo.DemoTask, tmp_path: Path) -> N
 
 def test_a_template_object_is_taken_as_it_is() -> None:
     assert IPO(initial_templates=[Template.parse("a <CLASS>")]).initial_templates[0].lines == ("a <CLASS>",)
+
+
+def test_a_program_compiled_again_does_not_carry_its_earlier_story(task: demo.DemoTask) -> None:
+    first = IPO(proposer=Listed("<CLASS>"), steps=1, describer=None).compile(task.program, task.trainset)
+    silent = IPO(proposer=Listed("<CLASS>"), steps=1, describer=None, track_stats=False)
+    second = silent.compile(first, task.trainset)
+    assert not hasattr(second, "detailed_results")
+    third = IPO(proposer=Listed("<CLASS>"), steps=1, describer=None).compile(first, task.trainset)
+    assert not hasattr(third.candidate_programs[0]["program"], "candidate_programs")
+    assert hasattr(first, "candidate_programs")
+
+
+def test_unreadable_images_are_left_out_inside_a_program_too(task: demo.DemoTask, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_text("no picture")
+    bad = dspy.Example(image=str(tmp_path / "broken.png"), label=task.classes[0], group="bird").with_inputs("image")
+    good = [dspy.Example(image=e.image, label=e.label, group="bird").with_inputs("image") for e in task.trainset]
+    seen: list[dict[str, Any]] = []
+    fields = {"animal": "label", "group": "group"}
+    optimizer = IPO(
+        proposer=Listed(), steps=0, describer=None, skip_bad=True, observers=[seen.append], label_field=fields
+    )
+    optimizer.compile(Pair(task), [bad, *good])
+    assert [e["images"] for e in seen if e["event"] == "search"] == [len(good)] * 2
+    with pytest.raises(DataError, match=r"broken\.png"):
+        IPO(proposer=Explodes(), describer=None, label_field=fields).compile(Pair(task), [bad, *good])
+
+
+def test_one_string_of_initial_templates_is_not_a_list_of_letters() -> None:
+    with pytest.raises(InputError, match=r"write initial_templates=\['a <CLASS>\.'\]"):
+        IPO(initial_templates="a <CLASS>.")
+
+
+def test_a_refused_run_leaves_the_folder_free_for_the_next(task: demo.DemoTask, tmp_path: Path) -> None:
+    broken = [dspy.Example(image=str(tmp_path / "missing.png"), label=task.classes[0]).with_inputs("image")]
+    with pytest.raises(DataError, match="missing"):
+        IPO(proposer=Explodes(), describer=None, log_dir=tmp_path / "run").compile(task.program, broken)
+    IPO(proposer=Listed(), steps=0, describer=None, log_dir=tmp_path / "run").compile(task.program, task.trainset)

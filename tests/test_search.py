@@ -222,3 +222,13 @@ def test_same_seed_same_trials() -> None:
 
     assert run(1) == run(1)
     assert run(1) != run(2)
+
+
+@pytest.mark.parametrize("patience", [1, 2, 3, None])
+def test_a_proposer_that_never_answers_is_an_error_whatever_the_patience(patience: int | None) -> None:
+    class Silent:
+        def propose(self, ask: Ask) -> Proposals:
+            raise ProposalError("nothing came")
+
+    with pytest.raises(LanguageModelError, match="nothing came"):
+        search(Silent(), plan=Plan(steps=9, patience=patience))

@@ -1,5 +1,7 @@
 """Templates: the text that is searched for is the text that is read, kept and filled."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +70,9 @@ def test_normal_form(text: str, normal: str) -> None:
         ("a \x1b[31m<CLASS>", "control characters", r"U\+001B; type it anew without hidden characters"),
         ("a \u202e<CLASS>", "control characters", r"U\+202E"),
         ("a \u200b<CLASS>", "control characters", r"U\+200B"),
+        ("a \u200e<CLASS>", "control characters", r"U\+200E"),
+        ("a \u00ad<CLASS>", "control characters", r"U\+00AD"),
+        ("a \ufeff<CLASS>", "control characters", r"U\+FEFF"),
         ("a \ud800<CLASS>", "control characters", r"U\+D800"),
         ("a <CLASS>\n" * (MAX_LINES + 1), "too many lines", "has 1001 lines, more than 1000; keep at most 1000"),
         ("a" * MAX_CHARACTERS + "<CLASS>", "too long", "has 5007 characters in a line; keep at most 5000"),
@@ -87,6 +92,10 @@ def test_classes_keep_their_order_and_their_own_spelling() -> None:
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
+        (5, r"classes is 5; pass a list of names, e.g. \['cat', 'dog'\]"),
+        (["cat", "\u200d"], "is not a non-empty string"),
+        (["cat", "ca\u200dt"], "read alike"),
+        (["cat", "d\u00adog"], r"U\+00AD"),
         ("cat", r"classes is the string 'cat'; pass a list of names, e.g. \['cat', 'dog'\]"),
         (["cat"], r"1 class name\(s\) given; a classifier needs at least two"),
         (["cat", " _ "], "class name ' _ ' is not a non-empty string; write e.g. 'cat'"),
@@ -96,6 +105,27 @@ def test_classes_keep_their_order_and_their_own_spelling() -> None:
         (["cat", "d\u202eog"], r"holds the control character U\+202E; write it without"),
     ],
 )
-def test_classes_that_cannot_be_told_apart(classes: list[str], message: str) -> None:
+def test_classes_that_cannot_be_told_apart(classes: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         check_classes(classes)
+
+
+def test_joiners_belong_to_the_spelling_of_persian_and_of_emoji() -> None:
+    names = ("\u0645\u06cc\u200c\u0631\u0648\u062f", "\U0001f469\u200d\U0001f692")
+    assert check_classes(names) == names
+    for name in names:
+        assert Template.parse(f"{name} <CLASS>").fill(name) == (f"{name} {name}",)
+
+
+@pytest.mark.parametrize("lines", [(), ("foo",), ("a <CLASS>.", "foo"), "a <CLASS>.", (5,), None])
+def test_no_template_without_a_placeholder_can_be_made(lines: Any) -> None:
+    with pytest.raises(TemplateError, match=r"template .*<CLASS>"):
+        Template(lines)
+
+
+@pytest.mark.parametrize("text", [None, 5, b"a <CLASS>."])
+def test_what_is_no_text_is_no_template(text: Any) -> None:
+    with pytest.raises(
+        TemplateError, match=r"template is (None|5|b'a <CLASS>\.'), not a text; write .*e\.g\. 'a photo"
+    ):
+        Template.parse(text)

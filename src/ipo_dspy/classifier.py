@@ -102,6 +102,7 @@ class ClipClassifier(dspy.Predict):
         base = ClassifyAmong if classes is None else ClassifyImage
         super().__init__(base.with_instructions(str(parsed)), callbacks=callbacks)
         self.classes = None if classes is None else check_classes(classes)
+        self._saved_under: dict[str, Any] | None = None
         self.top_k = top_k
         self.allow_url = allow_url
         if isinstance(model, str):
@@ -113,11 +114,16 @@ class ClipClassifier(dspy.Predict):
 
     @property
     def backbone(self) -> "Backbone":
-        """The loaded CLIP model; loading happens here, once."""
+        """The loaded CLIP model; loading happens here, once.
+
+        Warns:
+            UserWarning: a program was loaded that was saved under another model; both fingerprints are named.
+        """
         if self._backbone is None:
             from ipo_dspy.clip.backbone import load_backbone
 
             self._backbone = load_backbone(**asdict(self._spec))
+            self._warn_of_another_model(self._backbone)
         return self._backbone
 
     @property
@@ -178,34 +184,56 @@ class ClipClassifier(dspy.Predict):
         return scores.softmax(dim=1)
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
-        """DSPy's state plus class names and the model's identity; never weights."""
+        """DSPy's state plus class names and the model's identity; never weights.
+
+        The fingerprint is None while the model is not loaded: saving needs no weights.
+        """
         state = cast("dict[str, Any]", super().dump_state(json_mode=json_mode))
-        return {**state, _STATE_KEY: {"classes": self.classes, **self.backbone.identity}}
+        spec = self._spec
+        unloaded = {
+            "model": spec.model,
+            "pretrained": spec.pretrained or "",
+            "fingerprint": None,
+            "dtype": spec.dtype,
+        }
+        identity = unloaded if self._backbone is None else self._backbone.identity
+        return {**state, _STATE_KEY: {"classes": self.classes, **identity}}
 
     def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> "ClipClassifier":
         """Take template and class names from a saved state; the model stays the one given here.
 
         Raises:
-            ProgramFileError: the state is that of another kind of program.
+            ProgramFileError: the state is that of another kind of program, or malformed; nothing is changed then.
 
         Warns:
-            UserWarning: it was saved under another model; both fingerprints are named.
+            UserWarning: it was saved under another model; both fingerprints are named. Where the model is not
+                loaded yet, the warning comes when it is.
         """
         saved = state.get(_STATE_KEY)
         if not isinstance(saved, dict) or not isinstance(state.get("signature"), dict):
             raise ProgramFileError(
                 "this is not the state of a ClipClassifier; load it into the kind of program that wrote it"
             )
-        text = str(state["signature"].get("instructions", ""))
-        template = Template.parse(text)
-        classes = saved.get("classes")
-        super().load_state(
-            {key: value for key, value in state.items() if key != _STATE_KEY},
-            allow_unsafe_lm_state=allow_unsafe_lm_state,
-        )
-        self.template = template
-        self.classes = None if classes is None else check_classes(classes)
-        self._warn_of_another_model(saved)
+        before = dict(vars(self))
+        try:
+            template = Template.parse(state["signature"].get("instructions"))
+            self.classes = None if saved.get("classes") is None else check_classes(saved["classes"])
+            self.signature = self._signature_for(state["signature"]["fields"])
+            super().load_state(
+                {key: value for key, value in state.items() if key != _STATE_KEY},
+                allow_unsafe_lm_state=allow_unsafe_lm_state,
+            )
+            self.template = template
+        except Exception as error:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            if not isinstance(error, (ValueError, LookupError, TypeError, AttributeError)):
+                raise
+            fact = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be used: {error}"
+            raise ProgramFileError(f"the saved program {fact}; save it again with ClipClassifier.save") from error
+        self._saved_under = saved
+        if self._backbone is not None:
+            self._warn_of_another_model(self._backbone)
         return self
 
     def load(
@@ -235,9 +263,20 @@ class ClipClassifier(dspy.Predict):
         """
         saved = read_program(path)[_STATE_KEY]
         spec = (saved.get("model"), saved.get("pretrained") or None) if model is None else (model, pretrained)
-        classifier = cls(saved.get("classes"), model=str(spec[0]), pretrained=spec[1], device=device)
+        if not isinstance(spec[0], str):
+            raise ProgramFileError(f"{os.fspath(path)!r} names no model; pass one, e.g. model='ViT-B-16-quickgelu'")
+        classifier = cls(model=spec[0], pretrained=spec[1], device=device)
         classifier.load(path)
         return classifier
+
+    def _signature_for(self, saved_fields: list[Any]) -> Any:
+        """The signature that belongs to `classes`: DSPy pairs saved fields with it by position alone."""
+        signature = self.signature
+        if ("classes" in signature.input_fields) != (self.classes is None):
+            signature = ClassifyAmong if self.classes is None else ClassifyImage
+        if len(saved_fields) != len(signature.fields):
+            raise ValueError(f"it has {len(saved_fields)} fields, not {len(signature.fields)}")
+        return signature
 
     def _classes_for(self, inputs: dict[str, Any]) -> tuple[str, ...]:
         given = inputs.get("classes")
@@ -255,9 +294,11 @@ class ClipClassifier(dspy.Predict):
         """Build the prediction and record it in the trace as every DSPy predictor does (GEPA reads it)."""
         return cast("dspy.Prediction", self._forward_postprocess([answer], self.signature, **inputs))
 
-    def _warn_of_another_model(self, saved: dict[str, Any]) -> None:
-        mine = self.backbone.identity
-        if saved.get("fingerprint") != mine["fingerprint"]:
+    def _warn_of_another_model(self, backbone: "Backbone") -> None:
+        """Compare with what the program was saved under, once; nothing is known where the fingerprint is None."""
+        saved, self._saved_under = self._saved_under or {}, None
+        mine = backbone.identity
+        if saved.get("fingerprint") not in (None, mine["fingerprint"]):
             warnings.warn(
                 f"saved under {saved.get('model')} (fingerprint {saved.get('fingerprint')}), loaded under "
                 f"{mine['model']} (fingerprint {mine['fingerprint']}); predictions will differ, evaluate again",
@@ -283,7 +324,9 @@ def read_program(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise ProgramFileError(f"{name!r} is not whole JSON ({error}); save the program again") from error
-    if not isinstance(state, dict) or not isinstance(state.get(_STATE_KEY), dict) or "metadata" not in state:
+    metadata = state.get("metadata") if isinstance(state, dict) else None
+    whole = isinstance(metadata, dict) and isinstance(metadata.get("dependency_versions"), dict)
+    if not whole or not isinstance(state, dict) or not isinstance(state.get(_STATE_KEY), dict):
         raise ProgramFileError(f"{name!r} holds no saved ClipClassifier; give a file that ClipClassifier.save wrote")
     return state
 

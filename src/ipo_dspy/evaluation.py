@@ -1,5 +1,6 @@
 """How a template does on a set of images, class by class, and which predictions changed."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.scorers import ClipScorer
+
+logger = logging.getLogger(__name__)
 
 CHANGED_SHOWN = 24
 """Examples of each kind kept for the report."""
@@ -87,6 +90,7 @@ def judge(
         progress=progress,
     )
     for _, message in encoded.skipped:
+        logger.warning("left out of the %s: %s", stage, message)
         if record is not None:
             record.tell("skipped", stage=stage, message=message)
     kept = images.keep(encoded.kept)

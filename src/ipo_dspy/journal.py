@@ -142,7 +142,8 @@ def replay(folder: str | os.PathLike[str]) -> list[Event]:
     """All events of a run folder (or of a journal file) in order; a torn last line is left out.
 
     Raises:
-        JournalError: no journal there, or a line in its middle is damaged (its number is named).
+        JournalError: no journal there, a line in its middle is damaged, or it is of a newer version (the line is
+            named).
     """
     path = Path(folder)
     path = path / FILE_NAME if path.is_dir() else path
@@ -160,11 +161,18 @@ def _events(path: Path, lines: list[bytes]) -> Iterator[Event]:
     for number, line in enumerate(whole, start=1):
         try:
             event = json.loads(line)
-            known = EVENTS[event["event"]]
+            known = EVENTS.get(event["event"])
+            if not isinstance(event["event"], str):
+                raise TypeError("the kind of an event is a text")
         except (ValueError, KeyError, TypeError) as error:
             raise JournalError(
                 f"{str(path)!r} is damaged in line {number}; restore it from a backup or start a run in another folder"
             ) from error
+        if known is None:
+            raise JournalError(
+                f"{str(path)!r} line {number}: event {event['event'][:80]!r} was written by a newer version of "
+                "ipo_dspy; upgrade ipo_dspy to read it"
+            )
         if not set(known) <= set(event):
             raise JournalError(
                 f"{str(path)!r} line {number}: event {event['event']!r} lacks {sorted(set(known) - set(event))}"

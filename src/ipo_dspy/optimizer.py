@@ -75,7 +75,8 @@ class IPO(Teleprompter):
         observers: called with each event as it happens.
         callbacks: DSPy callbacks.
         label_field: field of the examples with the right class; a mapping where classifiers differ.
-        max_descriptions: how many training images are described, evenly over the classes.
+        max_descriptions: at most so many training images are described, evenly over the classes; of these, CLIP
+            describes the images of a dozen classes.
         skip_bad: leave out images that cannot be read instead of stopping.
         task: one sentence for the proposer on what is classified; made from the class names by default.
 
@@ -123,6 +124,8 @@ class IPO(Teleprompter):
             patience=None if patience is None else _whole("patience", patience, 1),
             seed=_whole("seed", seed, 0),
         )
+        if isinstance(initial_templates, str):
+            raise InputError(f"initial_templates is one string; write initial_templates=[{initial_templates!r}]")
         self.initial_templates = tuple(_template(t) for t in initial_templates)
         self.num_threads, self.log_dir, self.track_stats = num_threads, log_dir, track_stats
         self.observers, self.callbacks = tuple(observers), list(callbacks or [])
@@ -147,10 +150,12 @@ class IPO(Teleprompter):
             A copy of the student with the chosen templates: on the set that decides never worse than before.
 
         Raises:
-            InputError: the student, examples, templates or models cannot be used; nothing slow was done by then.
+            InputError: the student, examples, templates, images or models cannot be used; nothing was paid for by then.
             JournalError: `log_dir` cannot be written.
         """
         began = time.monotonic()
+        trainset = list(trainset)
+        valset = None if valset is None else list(valset)
         classifiers = find_classifiers(student)
         proposer = build_proposer(self.proposer, self.prompt_model)
         check_describer(self.describer, self.description_model)
@@ -179,7 +184,7 @@ class IPO(Teleprompter):
 
     @property
     def _gathering(self) -> dict[str, Any]:
-        return {"label_field": self.label_field, "num_threads": self.num_threads}
+        return {"label_field": self.label_field, "num_threads": self.num_threads, "skip_bad": self.skip_bad}
 
     def _prepare(
         self,
@@ -302,7 +307,7 @@ class IPO(Teleprompter):
 
     def _log(self, event: Mapping[str, Any]) -> None:
         if event["event"] == "fault":
-            logger.warning("%s: step %s: %s", event["predictor"], event["step"], event["message"])
+            logger.warning("step %s of %s: %s", event["step"], event["predictor"], event["message"])
         elif event["event"] == "chosen":
             logger.info("%s: chose %r by %s images", event["predictor"], event["template"], event["decided_by"])
         else:

@@ -1,5 +1,6 @@
 """What a compilation gives back: the program with the found templates, and the story of how they were found."""
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,8 +55,11 @@ class DetailedResults:
 
 
 def with_templates(student: dspy.Module, templates: Mapping[str, Template]) -> dspy.Module:
-    """A copy of a program whose named classifiers have these templates."""
-    program = student.deepcopy()
+    """A copy of a program whose named classifiers have these templates, without the story of an earlier run."""
+    bare = copy.copy(student)
+    for told in ("detailed_results", "candidate_programs"):
+        bare.__dict__.pop(told, None)
+    program = bare.deepcopy()
     for name, classifier in find_classifiers(program).items():
         if name in templates:
             classifier.template = templates[name]

@@ -216,7 +216,8 @@ class Search:
     def _steps(self) -> str:
         best, best_step, faults = self.history.best, 0, 0
         for step in range(1, self.plan.steps + 1):
-            if self.plan.patience is not None and step - best_step > self.plan.patience:
+            # A step without an answer says nothing about the search, so it is no reason to lose patience.
+            if self.plan.patience is not None and not faults and step - best_step > self.plan.patience:
                 return "patience"
             fault = self._step(step)
             faults = 0 if fault is None else faults + 1
@@ -272,7 +273,7 @@ class Search:
     def _read(self, proposals: Proposals, step: int) -> list[tuple[Template, "Checked"]]:
         """The usable templates among untrusted texts; the others are recorded as rejections."""
         usable: dict[str, tuple[Template, Checked]] = {}
-        for text in proposals.texts:
+        for text in map(str, proposals.texts):
             try:
                 template = read_proposal(text)
                 checked = self.scorer.check(template)

@@ -22,7 +22,8 @@ MAX_CHARACTERS = 5000
 
 _PLACEHOLDER_FORMS = re.compile(r"<\s*class\s*>", re.IGNORECASE)
 _LOOKALIKES = re.compile(r"\{[a-z_]*\}|\[class\]|%s", re.IGNORECASE)
-_ALLOWED_CONTROLS = {"\n", "\t", "\r"}
+_JOINERS = ("\u200c", "\u200d")  # they belong to the spelling of Persian and Hindi, and join emoji
+_ALLOWED_CONTROLS = {"\n", "\t", "\r", *_JOINERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +44,33 @@ class Template:
 
     lines: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.lines, tuple) or not all(isinstance(line, str) for line in self.lines):
+            raise _no_text(self.lines)
+        if not self.lines:
+            raise _error("is empty", "", reason="empty")
+        for line in self.lines:
+            if PLACEHOLDER not in line:
+                raise _error(f"has no {PLACEHOLDER}{_hint(line)}", line, reason="no class placeholder")
+
     @classmethod
     def parse(cls, text: str) -> "Template":
         """Read a template from text, one prompt a line; blank lines are dropped.
 
         Raises:
-            TemplateError: empty, a line without `<CLASS>`, control characters, too many or too long lines.
+            TemplateError: no text, empty, a line without `<CLASS>`, control characters, too many or too long lines.
         """
+        if not isinstance(text, str):
+            raise _no_text(text)
         if hidden := _hidden_character(text):
             raise _error(f"holds the control character {hidden}", text, reason="control characters")
         normal = unicodedata.normalize("NFC", text)
         lines = tuple(line for line in map(_tidy, normal.splitlines()) if line)
-        if not lines:
-            raise _error("is empty", text, reason="empty")
         if len(lines) > MAX_LINES:
             raise _error(f"has {len(lines)} lines, more than {MAX_LINES}", text, reason="too many lines")
         for line in lines:
             if len(line) > MAX_CHARACTERS:
                 raise _error(f"has {len(line)} characters in a line", text, reason="too long")
-            if PLACEHOLDER not in line:
-                raise _error(f"has no {PLACEHOLDER}{_hint(line)}", line, reason="no class placeholder")
         return cls(lines)
 
     def fill(self, class_name: str) -> tuple[str, ...]:
@@ -96,26 +104,36 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """Class names that can be told apart, as a tuple in the given order.
 
     Raises:
-        DataError: fewer than two, an empty one, or two that read alike once filled in.
+        DataError: no list of names, fewer than two, an empty one, or two that read alike once filled in.
     """
     if isinstance(classes, str):
         raise DataError(f"classes is the string {classes!r}; pass a list of names, e.g. ['cat', 'dog']")
-    names = tuple(classes)
+    try:
+        names = tuple(classes)
+    except TypeError as error:
+        raise DataError(f"classes is {classes!r}; pass a list of names, e.g. ['cat', 'dog']") from error
     if len(names) < 2:
         raise DataError(f"{len(names)} class name(s) given; a classifier needs at least two, e.g. ['cat', 'dog']")
     seen: dict[str, str] = {}
     for name in names:
-        if not isinstance(name, str) or not spoken(name):
+        if not isinstance(name, str) or not _read(name):
             raise DataError(f"class name {name!r} is not a non-empty string; write e.g. 'cat'")
         if hidden := _hidden_character(name):
             raise DataError(f"class name {name!r} holds the control character {hidden}; write it without, e.g. 'cat'")
-        key = unicodedata.normalize("NFC", spoken(name)).casefold()
+        key = _read(name)
         if key in seen:
             raise DataError(
                 f"class names {seen[key]!r} and {name!r} read alike in a prompt; rename one, e.g. {name + ' (bird)'!r}"
             )
         seen[key] = name
     return names
+
+
+def _read(name: str) -> str:
+    """What a reader tells class names apart by: neither case nor joiners, which cannot be seen."""
+    for joiner in _JOINERS:
+        name = name.replace(joiner, "")
+    return unicodedata.normalize("NFC", spoken(name)).casefold()
 
 
 def _tidy(line: str) -> str:
@@ -128,7 +146,7 @@ def _hint(line: str) -> str:
 
 
 def _hidden_character(text: str) -> str | None:
-    """The first control or bidirectional character: such can hide text from a reader, so none gets through."""
+    """The first control or bidirectional character but the joiners: such can hide text from a reader."""
     for char in text:
         if unicodedata.category(char) in {"Cc", "Cf", "Cs"} and char not in _ALLOWED_CONTROLS:
             return f"U+{ord(char):04X}"
@@ -140,6 +158,14 @@ _REMEDIES: Mapping[RejectionReason, str] = {
     "too many lines": f"keep at most {MAX_LINES}",
     "too long": f"keep at most {MAX_CHARACTERS}",
 }
+
+
+def _no_text(given: object) -> TemplateError:
+    return TemplateError(
+        f"template is {repr(given)[:120]}, not a text; write {PLACEHOLDER} where the class name goes, "
+        f"e.g. {DEFAULT_TEMPLATE!r}",
+        reason="no class placeholder",
+    )
 
 
 def _error(fact: str, text: str, *, reason: RejectionReason) -> TemplateError:

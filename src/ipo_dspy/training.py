@@ -15,7 +15,8 @@ from typing import Any
 import dspy
 
 from ipo_dspy.classifier import ClipClassifier
-from ipo_dspy.errors import DataError, InputError
+from ipo_dspy.errors import DataError, ImageError, InputError
+from ipo_dspy.template import check_classes
 from ipo_dspy.threads import in_threads
 
 PROBED = 3
@@ -78,6 +79,7 @@ def gather(
     name: str,
     label_field: str | Mapping[str, str] = "label",
     num_threads: int | None = None,
+    skip_bad: bool = False,
 ) -> dict[str, TrainingImages]:
     """Training images of each classifier.
 
@@ -88,13 +90,15 @@ def gather(
         name: of the argument, for messages: `trainset` or `valset`.
         label_field: the field with the right class, for all classifiers or by name.
         num_threads: for tracing.
+        skip_bad: leave out examples on which the program stops at an image that cannot be read.
 
     Raises:
+        ImageError: such an image, without `skip_bad`.
         DataError: no examples, a field is missing, or a label is outside the classes.
     """
     if not examples:
         raise DataError(f"{name} is empty; pass a list of dspy.Example(image=..., label=...).with_inputs('image')")
-    inputs = _inputs(program, classifiers, examples, name, num_threads)
+    examples, inputs = _inputs(program, classifiers, examples, name, num_threads or dspy.settings.num_threads, skip_bad)
     return {
         key: _assemble(classifier, inputs[key], examples, name, _field(label_field, key))
         for key, classifier in classifiers.items()
@@ -106,24 +110,32 @@ def _inputs(
     classifiers: Mapping[str, ClipClassifier],
     examples: Sequence[dspy.Example],
     name: str,
-    num_threads: int | None,
-) -> dict[str, list[dict[str, Any]]]:
-    """For each classifier, what it is given for each example."""
+    num_threads: int,
+    skip_bad: bool,
+) -> tuple[Sequence[dspy.Example], dict[str, list[dict[str, Any]]]]:
+    """The examples that can be used and, for each classifier, what it is given for each."""
     if isinstance(program, ClipClassifier):
-        return {"self": [_own_fields(example, i, name) for i, example in enumerate(examples)]}
+        return examples, {"self": [_own_fields(example, i, name) for i, example in enumerate(examples)]}
     for i, example in enumerate(examples):
         if example._input_keys is None:
             raise DataError(f"{name}[{i}] does not say which fields the program takes; write .with_inputs('image')")
-    probed = [_trace(program, classifiers, example) for example in examples[:PROBED]]
-    if all(_unchanged(seen, example) for seen, example in zip(probed, examples, strict=False)):
-        return {key: [_own_fields(e, i, name) for i, e in enumerate(examples)] for key in classifiers}
-    rest = in_threads(
-        lambda example: _trace(program, classifiers, example),
-        examples[PROBED:],
-        num_threads=num_threads or dspy.settings.num_threads,
-    )
-    traced = [*probed, *rest]
-    return {key: [_reached(seen, key, i, name) for i, seen in enumerate(traced)] for key in classifiers}
+
+    def trace(example: dspy.Example) -> dict[str, dict[str, Any]] | None:
+        try:
+            return _trace(program, classifiers, example)
+        except ImageError:
+            if skip_bad:
+                return None
+            raise
+
+    probed = [trace(example) for example in examples[:PROBED]]
+    pairs = [(seen, example) for seen, example in zip(probed, examples, strict=False) if seen is not None]
+    if pairs and all(_unchanged(seen, example) for seen, example in pairs):
+        return examples, {key: [_own_fields(e, i, name) for i, e in enumerate(examples)] for key in classifiers}
+    traced = [*probed, *in_threads(trace, examples[PROBED:], num_threads=num_threads)]
+    usable = [(i, seen) for i, seen in enumerate(traced) if seen is not None]
+    reached = {key: [_reached(seen, key, i, name) for i, seen in usable] for key in classifiers}
+    return [examples[i] for i, _ in usable], reached
 
 
 def _trace(
@@ -204,7 +216,10 @@ def _names(classes: Any, index: int, name: str) -> tuple[str, ...]:
         raise DataError(
             f"{name}[{index}] gives no class names; write ClipClassifier(classes=[...]) or a field 'classes'"
         )
-    return tuple(classes)
+    try:
+        return check_classes(classes)
+    except DataError as error:
+        raise DataError(f"{name}[{index}]: {error}") from error
 
 
 def _label(example: dspy.Example, index: int, name: str, field: str, classes: Sequence[str]) -> str:

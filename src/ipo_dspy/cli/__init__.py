@@ -3,6 +3,7 @@
 Exit codes: 0 done; 1 the run could not be finished or written; 2 the input cannot be used; 130 interrupted.
 """
 
+import io
 import sys
 
 from ipo_dspy.errors import InputError, IPOError
@@ -14,6 +15,9 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     from ipo_dspy.cli.app import app
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows \\u2192 instead of failing
     try:
         app([a for a in arguments if a != "--debug"])
     except IPOError as error:

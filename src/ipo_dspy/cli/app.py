@@ -29,7 +29,7 @@ Model = Annotated[str, typer.Option(help="open_clip name, local-dir:PATH, hf-hub
 OtherModel = Annotated[str | None, typer.Option("--model", help="Another model than the program was saved under.")]
 Pretrained = Annotated[str | None, typer.Option(help="open_clip tag or checkpoint path.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
-Steps = Annotated[int | None, typer.Option(min=0, help="Questions to the proposer.")]
+Steps = Annotated[int | None, typer.Option(min=0, help="Questions to the proposer, 100 if not given.")]
 PerStep = Annotated[int, typer.Option(min=1, help="Templates asked for in each.")]
 Shots = Annotated[int | None, typer.Option(min=1, help="Training images per class; all without it.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of every draw.")]
@@ -102,7 +102,7 @@ def optimize(
         bool, typer.Option("--base-novel", help="Search on half of the classes, test on both halves.")
     ] = False,
     steps: Steps = None,
-    auto: Annotated[str | None, typer.Option(help="light, medium or heavy instead of --steps.")] = None,
+    auto: Annotated[str | None, typer.Option(help="light, medium or heavy: 20, 50 or 100 steps.")] = None,
     prompts_per_step: PerStep = 8,
     history_size: Annotated[int, typer.Option(min=0, help="Best earlier templates that the proposer is shown.")] = 20,
     patience: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps without a better one.")] = None,
@@ -232,6 +232,7 @@ def describe(
     device: Device = "auto",
     images: Annotated[int, typer.Option(min=1, help="How many images, evenly over the classes.")] = 16,
     num_threads: Annotated[int | None, typer.Option(min=1, help="Requests at a time.")] = None,
+    skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
     """Say how images look, as a proposer would be told."""
@@ -243,11 +244,15 @@ def describe(
     from ipo_dspy.optimizer import evenly_over_classes
 
     dataset = load_images(data)
+    if skip_bad:
+        dataset = _readable(dataset)
     chosen = [dataset[i] for i in evenly_over_classes(dataset.labels(), images)]
     describer = (
         LMDescriber(build_lm(vlm, role="--vlm"), num_threads=num_threads)
         if vlm
-        else ClipDescriber(_classifier(dataset.classes, "a <CLASS>.", model, pretrained, device).backbone)
+        else ClipDescriber(
+            _classifier(dataset.classes, "a <CLASS>.", model, pretrained, device).backbone, max_classes=images
+        )
     )
     with working(f"Describing {len(chosen)} of {len(dataset)} images ..."):
         described = describer.describe([e.image for e in chosen], [e.label for e in chosen])
@@ -353,6 +358,23 @@ def _saved(program: Path, model: str | None, pretrained: str | None, device: str
     bundled = saved.replace("\\", "/").endswith("ipo_dspy/demo/assets/model")
     place = f"local-dir:{model_path()}" if bundled else None
     return ClipClassifier.from_file(program, model=place, device=device)
+
+
+def _readable(dataset: "ImageDataset") -> "ImageDataset":
+    """Without the images that cannot be read, each of which is named on stderr."""
+    from ipo_dspy.cli import show
+    from ipo_dspy.clip.images import open_image
+    from ipo_dspy.errors import ImageError
+
+    kept = []
+    for i, example in enumerate(dataset):
+        try:
+            open_image(example.image)
+        except ImageError as error:
+            show.note(f"skipped: {error}")
+        else:
+            kept.append(i)
+    return dataset.pick(kept)
 
 
 def _list_demo(json: bool) -> None:

@@ -53,8 +53,6 @@ class LiveProgress:
             self.show("steps", event["step"], self.steps)
         elif kind == "chosen":
             self.show("steps", self.steps, self.steps)
-        elif kind in ("fault", "skipped"):
-            self._progress.console.print(f"[yellow]{kind}:[/] {escape(event['message'])}")
 
     def show(self, stage: str, done: int, total: int) -> None:
         """Move the bar of a stage, which appears when it is first named."""

@@ -23,7 +23,8 @@ class Outcome:
     Attributes:
         start, best: the templates.
         scores: for each set of images, the score of the start and of the best template.
-        images: how many images each set has.
+        images: how many images of each set were scored.
+        left_out: how many could not be read.
         folder: journal and program.
         report: the HTML page.
         trials, rejected, calls, tokens, seconds: of the search.
@@ -33,6 +34,7 @@ class Outcome:
     best: str
     scores: Mapping[str, tuple[Score, Score]]
     images: Mapping[str, int]
+    left_out: int
     folder: str
     report: str
     trials: int
@@ -52,7 +54,8 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         scores = {name: {"start": asdict(s), "best": asdict(b)} for name, (s, b) in self.scores.items()}
-        plain = {f: getattr(self, f) for f in ("start", "best", "images", "folder", "report", "trials", "rejected")}
+        names = ("start", "best", "images", "left_out", "folder", "report", "trials", "rejected")
+        plain = {name: getattr(self, name) for name in names}
         spent = {"calls": self.calls, "tokens": self.tokens, "seconds": round(self.seconds, 3)}
         harmonic = None if self.harmonic is None else dict(zip(("start", "best"), self.harmonic, strict=True))
         return {**plain, **spent, "scores": scores, "harmonic_mean": harmonic}
@@ -77,26 +80,32 @@ def run(
         tests: by part (`base`, `novel`, `all`); each part is scored against its own class names.
         folder: of the run.
     """
+    from ipo_dspy.journal import replay
     from ipo_dspy.report import write_report
 
     best = optimizer.compile(program, train, valset=validation)
     details = best.detailed_results
     finalist = details.searches[0].finalists[0]
     start = next(f for f in details.searches[0].finalists if f.trial.index == 0)
+    told = next(event for event in replay(folder) if event["event"] == "search")
     scores = {"train": (start.trial.score, finalist.trial.score)}
-    images = {"train": len(train)}
+    images = {"train": told["images"]}
+    given = len(train)
     if validation is not None:
         scores["validation"] = (start.deciding, finalist.deciding)
-        images["validation"] = len(validation)
+        images["validation"] = told["validation_images"]
+        given += len(validation)
     for part, dataset in tests.items():
         before, after = _test(best, dataset, part, start.trial.template, optimizer, folder)
         scores[f"test {part}"] = (before.score, after.score)
         images[f"test {part}"] = len(after.predicted)
+        given += len(dataset)
     return Outcome(
         start=str(start.trial.template),
         best=str(finalist.trial.template),
         scores=scores,
         images=images,
+        left_out=given - sum(images.values()),
         folder=str(folder),
         report=str(write_report(folder)),
         trials=len(details.trials),

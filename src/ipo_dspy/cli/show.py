@@ -14,12 +14,12 @@ from ipo_dspy.cli.runs import Outcome
 
 def as_json(value: Any) -> None:
     """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def outcome(result: Outcome) -> None:
     """Start against best on every set of images, and where the files are."""
-    table = Table(title="IPO", title_justify="left")
+    table = Table(title="accuracy in percent (start, best, gain) and loss in nats", title_justify="left")
     table.add_column("")
     table.add_column("images", justify="right")
     table.add_column("start", justify="right")
@@ -37,6 +37,8 @@ def outcome(result: Outcome) -> None:
     console.print(table)
     console.print(Text.assemble("start template  ", (result.start, "bold")))
     console.print(Text.assemble("best template   ", (result.best, "bold green")))
+    if result.left_out:
+        console.print(f"{result.left_out} images could not be read and were left out")
     console.print(
         f"{result.trials} templates tried, {result.rejected} rejected, {result.calls} LLM calls, "
         f"{result.tokens} tokens, {result.seconds:.1f} s"

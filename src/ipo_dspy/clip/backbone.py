@@ -13,6 +13,7 @@ Letters: N images, M token lists, L tokens, W width of the text tower, D width o
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -48,7 +49,8 @@ logger = logging.getLogger(__name__)
 class Backbone:
     """A loaded CLIP: towers, tokenizer, evaluation transform and identity; build it with `load_backbone`.
 
-    Copies of a program share it: `copy` and `deepcopy` give back the same object. All methods may be called
+    Copies of a program share it: `copy` and `deepcopy` give back the same object, a pickle holds
+    the arguments of `load_backbone` only. All methods may be called
     from several threads.
 
     Attributes:
@@ -154,6 +156,11 @@ class Backbone:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Backbone":
         return self
+
+    def __reduce__(self) -> tuple[Callable[[], "Backbone"], tuple[()]]:
+        """A pickle says what to load and holds no weights."""
+        where = {"device": str(self.device), "dtype": self.identity["dtype"]}
+        return functools.partial(load_backbone, self.name, self.pretrained, **where), ()
 
     def __repr__(self) -> str:
         of = f", {self.pretrained!r}" if self.pretrained else ""

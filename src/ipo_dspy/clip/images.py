@@ -12,10 +12,14 @@ Letters: N images, D width of the features.
 """
 
 import base64
+import functools
 import hashlib
+import http.client
 import io
 import os
+import re
 import struct
+import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
@@ -38,6 +42,12 @@ if TYPE_CHECKING:
 
 ImageSource: TypeAlias = Union["dspy.Image", Image.Image, str, os.PathLike[str], bytes]
 """A `dspy.Image`, a PIL image, a path, a data URI, the bytes of a file or, where allowed, an http(s) URL."""
+
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000"),
+    *("DIB", "ICO", "ICNS", "PCX", "QOI", "SGI", "TGA"),
+)
+"""Formats that decode in this process; Pillow would start Ghostscript for EPS, also for one inside an IPTC file."""
 
 MAX_DOWNLOAD = 64 * 1024 * 1024
 """Bytes of one image behind a URL."""
@@ -92,7 +102,7 @@ def open_image(source: ImageSource, *, allow_url: bool = False) -> Image.Image:
     if isinstance(source, Image.Image):
         return _decode(lambda: source, name_image(source))
     data = _read(source, allow_url=allow_url)
-    return _decode(lambda: Image.open(io.BytesIO(data)), name_image(source))
+    return _decode_later(data, name_image(source))()
 
 
 def encode_images(
@@ -154,7 +164,7 @@ def name_image(source: object) -> str:
     if isinstance(url, str) and url.startswith("data:"):
         return f"data URI image ({_size(len(url))})"
     if isinstance(url, str) and _is_url(url):
-        return f"image {url.partition('?')[0]!r}"  # a query may hold a signature
+        return f"image {_plain_url(url)[:300]!r}"
     if isinstance(url, str | os.PathLike):
         return f"image {str(url)[:300]!r}"
     return f"image given as {type(source).__name__}"
@@ -253,20 +263,35 @@ def _download(url: str, *, allow_url: bool) -> bytes:
             f"{name_image(url)} is on the network, which is not asked unless you say so; pass allow_url=True, "
             "or a downloaded copy: dspy.Image.from_path('x.jpg')"
         )
-    if not url.startswith(("http://", "https://")):
+    if not url.lower().startswith(("http://", "https://")):
         raise ImageError(f"{name_image(url)} is not http or https; download it and pass dspy.Image.from_path('x.jpg')")
+    if "@" in _authority(url):
+        raise ImageError(
+            f"{name_image(url)} has a user name in its address, which urllib does not send; download it and pass "
+            "dspy.Image.from_path('x.jpg')"
+        )
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
             data: bytes = answer.read(MAX_DOWNLOAD + 1)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{name_image(url)} cannot be fetched: {error}; check the address and the network") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
+        why = error if isinstance(error, OSError) else type(error).__name__  # the others quote the address whole
+        raise ImageError(f"{name_image(url)} cannot be fetched: {why}; check the address and the network") from error
     if len(data) > MAX_DOWNLOAD:
         raise ImageError(f"{name_image(url)} has more than {_size(MAX_DOWNLOAD)}; pass a smaller copy")
     return data
 
 
 def _decode_later(data: bytes, name: str) -> Callable[[], Image.Image]:
-    return lambda: _decode(lambda: Image.open(io.BytesIO(data)), name)
+    return lambda: _decode(lambda: Image.open(io.BytesIO(data), formats=_known_formats()), name)
+
+
+@functools.cache
+def _known_formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow has; `Image.open` fails on others."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _decode(opener: Callable[[], Image.Image], name: str) -> Image.Image:
@@ -320,7 +345,17 @@ def _with_place(error: ImageError, index: int, total: int) -> str:
 
 
 def _is_url(text: str) -> bool:
-    return text.startswith(("http://", "https://", "gs://"))
+    return text[:8].lower().startswith(("http://", "https://", "gs://", "s3://", "ftp://"))
+
+
+def _authority(url: str) -> str:
+    return re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
+
+
+def _plain_url(url: str) -> str:
+    """Scheme, host and path: user names, passwords and signatures in the query are nobody's business."""
+    authority = _authority(url)
+    return re.split(r"[?#]", url.replace(authority, authority.rpartition("@")[2], 1), maxsplit=1)[0]
 
 
 def _size(count: int) -> str:

@@ -53,7 +53,7 @@ class LMDescriber:
         def one(pair: tuple[Any, str]) -> Answer:
             try:
                 return self._ask(*pair), None
-            except (LMError, AdapterParseError, ImageError) as error:
+            except (LMError, AdapterParseError, ImageError, OSError) as error:
                 return "", brief(error, lm)
 
         pairs = list(zip(images, class_names, strict=True))

@@ -17,7 +17,7 @@ def build_lm(model: "str | dspy.BaseLM", *, role: str, temperature: float = 1.0)
         temperature: of the draws; ignored for a ready LM.
 
     Raises:
-        LanguageModelError: LiteLLM knows no such provider or model.
+        LanguageModelError: LiteLLM knows no such provider or model, or its key is not in the environment.
     """
     if isinstance(model, dspy.BaseLM):
         return model
@@ -26,6 +26,7 @@ def build_lm(model: "str | dspy.BaseLM", *, role: str, temperature: float = 1.0)
             f"{role}={model!r} is neither a name nor an LM; write {role}='openai/gpt-4o-mini' or {role}=dspy.LM(...)"
         )
     _check_name(model, role)
+    _check_key(model, role)
     return dspy.LM(model, engine="litellm", temperature=temperature)
 
 
@@ -47,3 +48,15 @@ def _check_name(model: str, role: str) -> None:
             f"{role}={model!r} is no model that LiteLLM knows{hint}; write provider/name, e.g. 'openai/gpt-4o-mini' "
             "or 'ollama_chat/phi3'"
         ) from error
+
+
+def _check_key(model: str, role: str) -> None:
+    """A missing key would show after images are encoded and requests retried; a wrong one only the provider knows."""
+    import litellm
+
+    missing = [name for name in litellm.validate_environment(model)["missing_keys"] if name.endswith("_API_KEY")]
+    if missing:
+        raise LanguageModelError(
+            f"{role}={model!r} needs a key: set {missing[0]} in the environment, or pass "
+            f"{role}=dspy.LM({model!r}, api_key=..., engine='litellm')"
+        )

@@ -2,11 +2,15 @@
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 LONGEST = 300
 _LOOKS_SECRET = re.compile(r"(?i)\b(?:sk|pk|hf|key)[-_][\w*-]{4,}|\bbearer\s+[^\s\"',}]+")
 _SECRET_NAMES = ("_KEY", "_TOKEN", "_SECRET")
+_GIVEN_NAMES = ("key", "token", "secret", "password", "credential")
+_USERINFO = re.compile(r"\w+://([^/?#]+)@")
 
 
 def brief(error: Exception, lm: Any = None) -> str:
@@ -14,20 +18,36 @@ def brief(error: Exception, lm: Any = None) -> str:
 
     Args:
         error: from a request to a language model.
-        lm: the model asked; the key that it was given is taken out in any form.
+        lm: the model asked; the keys, headers and address password that it was given are taken out in any form.
 
     >>> brief(ValueError("Incorrect API key provided: sk-abcdef123. Try again."))
     'Incorrect API key provided: [hidden]. Try again.'
     """
     text = str(error)
     for secret in _secrets(lm):
-        text = text.replace(secret, "[hidden]")
+        # A short one, such as the header value "1", is hidden as a word, not inside every other.
+        text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)" if len(secret) < 8 else re.escape(secret), "[hidden]", text)
     text = " ".join(_LOOKS_SECRET.sub("[hidden]", text[: 100 * LONGEST]).split())
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def _secrets(lm: Any) -> list[str]:
-    given = getattr(lm, "kwargs", None) or {}
-    values = [str(value) for name, value in given.items() if "key" in name.lower() or "token" in name.lower()]
-    values += [value for name, value in os.environ.items() if name.endswith(_SECRET_NAMES)]
-    return sorted((v for v in values if len(v) >= 8 or v.startswith("sk-")), key=len, reverse=True)
+    values = [v for name, v in os.environ.items() if name.endswith(_SECRET_NAMES) and (len(v) >= 8 or v[:3] == "sk-")]
+    for name, value in (getattr(lm, "kwargs", None) or {}).items():
+        if "headers" in name and isinstance(value, Mapping):
+            shown = [str(one) for one in value.values()]
+            values += [part for one in shown for part in (one, one.split(" ")[-1])]  # with and without "Basic"
+        elif isinstance(value, str) and any(word in name.lower() for word in _GIVEN_NAMES):
+            values.append(value)
+        elif isinstance(value, str):
+            values += _userinfo(value)
+    return sorted(filter(None, map(str.strip, values)), key=len, reverse=True)
+
+
+def _userinfo(address: str) -> list[str]:
+    """What stands before the host in e.g. `api_base`: whole, and its password as written and as sent."""
+    found = _USERINFO.match(address)
+    if found is None:
+        return []
+    password = found[1].partition(":")[2]
+    return [found[1], password, unquote(password)]

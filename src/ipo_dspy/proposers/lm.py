@@ -50,7 +50,7 @@ class LMProposer:
             while len(texts) < ask.count and calls < MAX_REQUESTS:
                 try:
                     texts += self._request(ask, ask.count - len(texts), slot=calls)
-                except (LMError, AdapterParseError) as error:
+                except (LMError, AdapterParseError, OSError) as error:
                     problem = error
                     logger.debug("step %d, request %d failed: %s", ask.step, calls, self._brief(error))
                     break

@@ -1,12 +1,12 @@
-"""IPO on a bundled task, with no network and no key: `python examples/bundled_images.py`."""
+"""IPO on a bundled task, with no network and no key: `python examples/quickstart.py`."""
 
 import dspy
 
-from ipo_dspy import IPO, demo
+from ipo_dspy import IPO, ClipClassifier, demo
 
 task = demo.load("pixel-animals", shots=16, seed=0)
 
-optimizer = IPO(proposer="evolution", auto="light", seed=0)
+optimizer = IPO(proposer="evolution", steps=8, seed=0)
 best = optimizer.compile(task.program, task.trainset, valset=task.valset)
 
 print(f"{task.program.template}  ->  {best.template}")
@@ -17,5 +17,8 @@ def correct(example: dspy.Example, prediction: dspy.Prediction, trace: object = 
     return bool(example.label == prediction.label)
 
 
-evaluate = dspy.Evaluate(devset=task.testset, metric=correct, num_threads=2)
+evaluate = dspy.Evaluate(devset=task.testset[:200], metric=correct, num_threads=2)
 print("test accuracy:", evaluate(task.program).score, "->", evaluate(best).score)
+
+best.save("best.json")
+print("loaded:", ClipClassifier.from_file("best.json").template)

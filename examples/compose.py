@@ -20,11 +20,15 @@ class Sorter(dspy.Module):
         return dspy.Prediction(label=found.label, ask_a_person=found.confidence < self.threshold)
 
 
-task = demo.load("pixel-animals", shots=8)
+task = demo.load("pixel-animals", shots=4)
 sorter = Sorter(task.classes, threshold=0.5)
-better = IPO(proposer="evolution", steps=10).compile(sorter, task.trainset)
+better = IPO(proposer="evolution", steps=5).compile(sorter, task.trainset)
 
 for name, program in (("before", sorter), ("after", better)):
     asked = sum(program(image=example.image).ask_a_person for example in task.testset[:100])
     print(f"{name:<7} {program.classify.template}   {asked} of 100 pictures go to a person")
-better.save("sorter.json")
+
+better.save("sorter.json")  # load it into a program of the same kind:
+again = Sorter(task.classes, threshold=0.5)
+again.load("sorter.json")
+print("loaded ", again.classify.template)
