@@ -364,3 +364,19 @@ def test_a_whole_program_is_saved_without_weights(task: demo.DemoTask, tmp_path:
     assert other.backbone is program.backbone
     assert str(other.template) == "pixel art of a <CLASS>."
     assert other(image=task.testset[0].image).label == program(image=task.testset[0].image).label
+
+
+def test_a_program_file_sets_nothing_but_what_it_may(task: demo.DemoTask, tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    task.program.save(str(path))
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({**state, "allow_url": True, "top_k": 1000}))
+    loaded = fresh(task)
+    loaded.load(str(path))
+    assert (loaded.allow_url, loaded.top_k) == (False, 5)
+
+
+def test_a_run_folder_given_for_a_program_names_the_file_in_it(task: demo.DemoTask, tmp_path: Path) -> None:
+    task.program.save(str(tmp_path / "best.json"))
+    with pytest.raises(ProgramFileError, match=r"is a folder; write '.*best\.json'"):
+        ClipClassifier.from_file(tmp_path)

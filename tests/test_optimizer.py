@@ -294,4 +294,5 @@ def test_a_refused_run_leaves_the_folder_free_for_the_next(task: demo.DemoTask, 
     broken = [dspy.Example(image=str(tmp_path / "missing.png"), label=task.classes[0]).with_inputs("image")]
     with pytest.raises(DataError, match="missing"):
         IPO(proposer=Explodes(), describer=None, log_dir=tmp_path / "run").compile(task.program, broken)
+    assert not (tmp_path / "run").exists()
     IPO(proposer=Listed(), steps=0, describer=None, log_dir=tmp_path / "run").compile(task.program, task.trainset)

@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import dspy
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _STATE_KEY = "clip"
+_PREDICT_STATE = ("traces", "train", "demos", "signature", "fields", "lm")
+"""What `dspy.Predict` saves. It sets any key of a file as an attribute, `allow_url` too, so others stay out."""
 
 
 class ClassifyImage(dspy.Signature):
@@ -220,7 +223,7 @@ class ClipClassifier(dspy.Predict):
             self.classes = None if saved.get("classes") is None else check_classes(saved["classes"])
             self.signature = self._signature_for(state["signature"]["fields"])
             super().load_state(
-                {key: value for key, value in state.items() if key != _STATE_KEY},
+                {key: state[key] for key in _PREDICT_STATE if key in state},
                 allow_unsafe_lm_state=allow_unsafe_lm_state,
             )
             self.template = template
@@ -265,7 +268,8 @@ class ClipClassifier(dspy.Predict):
         spec = (saved.get("model"), saved.get("pretrained") or None) if model is None else (model, pretrained)
         if not isinstance(spec[0], str):
             raise ProgramFileError(f"{os.fspath(path)!r} names no model; pass one, e.g. model='ViT-B-16-quickgelu'")
-        classifier = cls(model=spec[0], pretrained=spec[1], device=device)
+        dtype = "float32" if model is not None else str(saved.get("dtype") or "float32")
+        classifier = cls(model=spec[0], pretrained=spec[1], device=device, dtype=dtype)
         classifier.load(path)
         return classifier
 
@@ -313,6 +317,8 @@ def read_program(path: str | os.PathLike[str]) -> dict[str, Any]:
         ProgramFileError: missing, cut in the middle, or of another kind.
     """
     name = os.fspath(path)
+    if (Path(name) / "best.json").is_file():
+        raise ProgramFileError(f"{name!r} is a folder; write {str(Path(name) / 'best.json')!r}")
     if not name.endswith(".json"):
         raise ProgramFileError(f"{name!r} is not a .json file; save programs with program.save('best.json')")
     try:

@@ -113,8 +113,12 @@ class Journal:
             raise self._unwritable(error) from error
 
     def close(self) -> None:
-        """Close the file; appending afterwards is an error."""
+        """Close the file; appending afterwards is an error. A run that was refused before it began leaves nothing."""
         self._file.close()
+        with contextlib.suppress(OSError):
+            if not self.path.stat().st_size:
+                self.path.unlink()
+                self.folder.rmdir()  # fails, as it should, where something else lies in it
 
     def __enter__(self) -> "Journal":
         return self
