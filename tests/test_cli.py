@@ -171,6 +171,13 @@ def test_debug_shows_the_traceback_and_progress_is_silent_in_a_pipe(photos: Path
     assert in_a_process("optimize").returncode == 2
 
 
+def test_nothing_moves_where_there_is_no_terminal(tmp_path: Path) -> None:
+    done = in_a_process("demo", "pixel-animals", "--steps", "1", "--shots", "1", "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == 1  # what the task is
+    assert "\u2501" not in done.stderr
+
+
 def test_skip_bad_leaves_out_and_counts(
     run_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,7 +33,7 @@ class LiveProgress:
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._best: tuple[float, float, str] | None = None
+        self._best: tuple[float, float] | None = None
 
     def __enter__(self) -> "LiveProgress":
         self._progress.start()
@@ -61,10 +61,12 @@ class LiveProgress:
         self._progress.update(self._tasks[stage], completed=done, total=total)
 
     def _note(self, trial: dict[str, Any]) -> None:
-        row = (-trial["accuracy"], trial["loss"], trial["template"])
-        if self._best is None or row < self._best:
-            self._best = row
+        """A line for each template that is better than all before it; the bar keeps its accuracy."""
+        row = (-trial["accuracy"], trial["loss"])
+        better = self._best is None or row < self._best
         self.show("steps", trial["step"], self.steps)
-        text = self._best[2].replace("\n", " | ")
-        note = f"best {-self._best[0]:.1f} %  {text if len(text) < 60 else text[:57] + '...'}"
-        self._progress.update(self._tasks["steps"], note=escape(note))
+        if better and not self._progress.disable:
+            self._best = row
+            text = escape(trial["template"].replace("\n", " | "))
+            self._progress.console.print(f"step {trial['step']:>3}  {trial['accuracy']:6.2f} %  {text}")
+            self._progress.update(self._tasks["steps"], note=f"best {trial['accuracy']:.2f} %")
