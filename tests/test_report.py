@@ -291,7 +291,7 @@ def test_an_empty_journal_gives_a_page(tmp_path: Path, with_search: bool) -> Non
 
 
 def test_a_journal_without_any_event_gives_a_page(tmp_path: Path) -> None:
-    Journal(tmp_path).close()
+    (tmp_path / "journal.jsonl").write_bytes(b"")
     assert "No search" in render_report(tmp_path)
 
 
@@ -421,6 +421,7 @@ def test_hidden_characters_are_shown_by_number() -> None:
         ("index", 10**400),
         ("loss", 10**400),
         ("template", ["a"]),
+        ("template", "a photo of a dog."),
         ("accuracy", True),
     ],
 )

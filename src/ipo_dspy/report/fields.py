@@ -9,8 +9,9 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from ipo_dspy.errors import InputError, JournalError
+from ipo_dspy.errors import InputError, JournalError, TemplateError
 from ipo_dspy.history import Score
+from ipo_dspy.template import Template
 
 _PLAIN_CONTROLS = frozenset("\n\t\u200c\u200d")  # the joiners belong to Persian, Hindi and emoji
 
@@ -53,6 +54,13 @@ class Fields:
     def text(self, name: str) -> str:
         """A text to show."""
         return visible(self.raw(name))
+
+    def template(self, name: str) -> Template:
+        """A template as it was journalled: `Template.parse` would refuse what an earlier version let through."""
+        try:
+            return Template(tuple(self.text(name).split("\n")))
+        except TemplateError:
+            self._refuse(name, "a template with <CLASS> in each line")
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of texts to show."""

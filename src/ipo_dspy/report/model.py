@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from ipo_dspy.history import History, Score, Trial
 from ipo_dspy.journal import Event
 from ipo_dspy.report.fields import Fields
-from ipo_dspy.template import Template
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -204,9 +203,8 @@ def _history(fields: Iterable[Fields]) -> History:
 
 
 def _trial(field: Fields) -> Trial:
-    """A trial as it was journalled: `Template.parse` would refuse what an earlier version let through."""
     return Trial(
-        Template(tuple(field.text("template").split("\n"))),
+        field.template("template"),
         field.score(),
         index=field.whole("index"),
         step=field.whole("step"),
