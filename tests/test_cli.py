@@ -13,6 +13,7 @@ import pytest
 from ipo_dspy import demo
 from ipo_dspy.cli import main
 from ipo_dspy.clip.images import open_image
+from ipo_dspy.data import load_images
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +206,21 @@ def test_a_terminal_without_utf8_gets_escapes_instead_of_a_traceback(
     assert "caf\\xe9.png" in plain.stdout
     machine = in_a_process(*arguments, "--json", PYTHONIOENCODING="ascii")
     assert json.loads(machine.stdout)[0]["image"] == str(picture)
+
+
+def test_a_bad_test_image_is_told_before_the_search(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "photos"
+    shutil.copytree(photos, copy)
+    _, held_out = load_images(copy, shots=16, test=0.5, seed=0)  # as the command splits
+    bad = Path(held_out[0].image)
+    bad.write_bytes(bad.read_bytes()[:200])
+    out = tmp_path / "run"
+    code, _, err = call(capsys, "optimize", str(copy), "--model", "demo", "--steps", "1", "--out", str(out))
+    assert code == 2
+    assert bad.name in err
+    assert not out.exists()
 
 
 def test_optimize_counts_the_images_that_it_left_out(

@@ -230,6 +230,20 @@ def test_data_is_never_shown() -> None:
         open_image("data:image/png")
 
 
+def test_a_bad_last_image_is_told_before_the_first_is_encoded(
+    toy: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = [Image.new("RGB", (9, 9), (200, 3, shade)) for shade in range(6)]
+    cut = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(cut, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(cut.getvalue()[:-400])
+    encoded: list[int] = []
+    monkeypatch.setattr(toy, "encode_pixels", lambda pixels: encoded.append(len(pixels)))
+    with pytest.raises(ImageError, match=r"cut\.jpg"):
+        encode_images(toy, [*good, tmp_path / "cut.jpg"], batch_size=2)
+    assert encoded == []
+
+
 def test_skip_bad_goes_on_and_counts(toy: Backbone) -> None:
     sources: Sequence[images.ImageSource] = [b"x", picture(0), "no/such.png", picture(1)]
     found = encode_images(toy, sources, skip_bad=True)

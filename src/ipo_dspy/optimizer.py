@@ -194,10 +194,14 @@ class IPO(Teleprompter):
         record: Record,
     ) -> "Prepared":
         """Check the templates and encode the images: whatever can be refused is refused here, at no cost."""
+        from ipo_dspy.clip.images import check_images
+
         record.tell("progress", stage="model", done=0, total=1)
         initial = [classifier.template, *self.initial_templates]
         _check_length(classifier, initial, train.classes)
         record.tell("progress", stage="model", done=1, total=1)
+        if validation is not None and not self.skip_bad:
+            check_images(validation.images, num_threads=self.num_threads)
         judged = self._judge(classifier, train, record, "training images")
         decider = None if validation is None else self._judge(classifier, validation, record, "validation images")
         return Prepared(classifier, record, tuple(initial), judged, decider)

@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows \\u2192 instead of failing
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows \u2192 instead of failing
     try:
         app([a for a in arguments if a != "--debug"])
     except IPOError as error:

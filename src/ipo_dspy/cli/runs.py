@@ -80,9 +80,13 @@ def run(
         tests: by part (`base`, `novel`, `all`); each part is scored against its own class names.
         folder: of the run.
     """
+    from ipo_dspy.clip.images import check_images
     from ipo_dspy.journal import replay
     from ipo_dspy.report import write_report
 
+    if not optimizer.skip_bad:
+        for dataset in tests.values():  # they are scored last, but a bad one should not show only then
+            check_images([example.image for example in dataset], num_threads=optimizer.num_threads)
     best = optimizer.compile(program, train, valset=validation)
     details = best.detailed_results
     finalist = details.searches[0].finalists[0]

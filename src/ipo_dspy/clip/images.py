@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
 
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -90,6 +90,7 @@ class _Ready:
 
 
 _Outcome: TypeAlias = _Ready | ImageError
+_Result = TypeVar("_Result")
 
 
 def open_image(source: ImageSource, *, allow_url: bool = False) -> Image.Image:
@@ -127,7 +128,7 @@ def encode_images(
         progress: called with the number of images done and the number of all, now and then and at the end.
 
     Raises:
-        ImageError: an image that cannot be read, unless `skip_bad`.
+        ImageError: an image that cannot be read, unless `skip_bad`; raised before the first is encoded.
         DataError: no images, or none that can be read.
     """
     if not sources:
@@ -136,7 +137,10 @@ def encode_images(
     skipped: list[tuple[int, str]] = []
     waiting: list[tuple[int, _Ready]] = []
     threads = num_threads or min(8, os.cpu_count() or 1)
-    for index, outcome in enumerate(_prepared(backbone, sources, batch_size + threads, threads, allow_url)):
+    if not skip_bad and len(sources) > batch_size:
+        check_images(sources, num_threads=threads)
+    prepare = functools.partial(_prepare, backbone, allow_url=allow_url)
+    for index, outcome in enumerate(_in_order(prepare, sources, batch_size + threads, threads)):
         if isinstance(outcome, ImageError):
             if not skip_bad:
                 raise ImageError(_with_place(outcome, index, len(sources))) from outcome
@@ -152,6 +156,18 @@ def encode_images(
         raise DataError(f"none of {len(sources)} images can be read; the first: {skipped[0][1]}")
     kept = tuple(sorted(rows))
     return EncodedImages(torch.stack([rows[index] for index in kept]), kept, tuple(skipped))
+
+
+def check_images(sources: Sequence[ImageSource], *, num_threads: int | None = None) -> None:
+    """Decode all images once, to refuse a bad one before slow work; URLs are left for later, to be fetched once.
+
+    Raises:
+        ImageError: an image that cannot be read; the first in order.
+    """
+    threads = num_threads or min(8, os.cpu_count() or 1)
+    for index, error in enumerate(_in_order(_unreadable, sources, 2 * threads, threads)):
+        if error is not None:
+            raise ImageError(_with_place(error, index, len(sources))) from error
 
 
 def name_image(source: object) -> str:
@@ -170,15 +186,27 @@ def name_image(source: object) -> str:
     return f"image given as {type(source).__name__}"
 
 
-def _prepared(
-    backbone: Backbone, sources: Sequence[ImageSource], ahead: int, threads: int, allow_url: bool
-) -> Iterator[_Outcome]:
-    """Every source decoded, in order, at most `ahead` of them waiting."""
+def _unreadable(source: ImageSource) -> ImageError | None:
+    """What is wrong with an image."""
+    address = getattr(source, "url", source)
+    if isinstance(address, str) and _is_url(address):
+        return None
+    try:
+        open_image(source)
+    except ImageError as error:
+        return error
+    return None
+
+
+def _in_order(
+    function: Callable[[ImageSource], _Result], sources: Sequence[ImageSource], ahead: int, threads: int
+) -> Iterator[_Result]:
+    """The function of every source, in order, computed in threads, at most `ahead` results waiting."""
     pool = ThreadPoolExecutor(min(threads, len(sources)), thread_name_prefix="ipo-decode")
-    futures: deque[Future[_Outcome]] = deque()
+    futures: deque[Future[_Result]] = deque()
     try:
         for source in sources:
-            futures.append(pool.submit(_prepare, backbone, source, allow_url))
+            futures.append(pool.submit(function, source))
             if len(futures) > ahead:
                 yield futures.popleft().result()
         while futures:
@@ -187,7 +215,7 @@ def _prepared(
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare(backbone: Backbone, source: ImageSource, allow_url: bool) -> _Outcome:
+def _prepare(backbone: Backbone, source: ImageSource, *, allow_url: bool) -> _Outcome:
     try:
         if isinstance(source, Image.Image):
             image = open_image(source)
