@@ -1,7 +1,10 @@
 """A small OpenAI-compatible server on loopback: recorded replies by content, and an unseen prompt fails."""
 
 import json
+import socket
+import struct
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,47 +17,74 @@ KEY = "sk-test-0123456789"
 
 @dataclass(frozen=True)
 class Reply:
-    """What is answered: a text, or a status with a body of its own."""
+    """What is answered: a text, or a status with a body of its own.
+
+    Attributes:
+        more: texts of further completions.
+        headers: sent besides the usual ones, e.g. `Retry-After`.
+        cut_at: so many bytes of the body are sent, then the connection is reset.
+    """
 
     text: str = ""
     status: int = 200
     body: bytes | None = None
+    more: tuple[str, ...] = ()
+    finish_reason: str = "stop"
+    headers: tuple[tuple[str, str], ...] = ()
+    cut_at: int | None = None
+    delay: float = 0.0
 
     def payload(self, model: str) -> bytes:
         if self.body is not None:
             return self.body
         if self.status != 200:
             return json.dumps({"error": {"message": self.text, "type": "error", "code": str(self.status)}}).encode()
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": self.text}}
+        choices = [
+            {"index": i, "finish_reason": self.finish_reason, "message": {"role": "assistant", "content": text}}
+            for i, text in enumerate((self.text, *self.more))
+        ]
         usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
         answer = {"id": "1", "object": "chat.completion", "created": 1, "model": model}
-        return json.dumps({**answer, "choices": [choice], "usage": usage}).encode()
+        return json.dumps({**answer, "choices": choices, "usage": usage}).encode()
 
 
 class OpenAIServer:
     """Answers a request by the first key of `replies` that its messages hold.
+
+    With `together`, requests for one template are answered once so many of them have come.
 
     Attributes:
         requests: bodies of the requests, in order of arrival.
         unseen: text of the requests that no key fits; a test must find it empty.
     """
 
-    def __init__(self, replies: Mapping[str, Reply | str]) -> None:
+    def __init__(self, replies: Mapping[str, Reply | str], *, together: int = 1) -> None:
         self.replies = {key: Reply(reply) if isinstance(reply, str) else reply for key, reply in replies.items()}
         self.requests: list[dict[str, Any]] = []
         self.unseen: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.together = threading.Barrier(together) if together > 1 else None
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                owner.headers.append(dict(self.headers))
                 reply = owner.answer(body)
+                if owner.together is not None and "Write 1 new" in text_of(body):
+                    owner.together.wait(30)
+                time.sleep(reply.delay)
                 payload = reply.payload(str(body.get("model")))
                 self.send_response(reply.status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(payload)))
+                for name, value in reply.headers:
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(payload)
+                self.wfile.write(payload[: reply.cut_at])
+                if reply.cut_at is not None:
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.connection.close()
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import dspy
@@ -12,6 +13,7 @@ from PIL import Image
 from ipo_dspy.describers import LMDescriber, without_class_name
 from ipo_dspy.describers.lm import LONGEST_SIDE
 from ipo_dspy.errors import LanguageModelError
+from ipo_dspy.ledger import Ledger, Limits
 from openai_server import KEY, OpenAIServer, Reply, images_of, text_of
 
 
@@ -34,9 +36,12 @@ def picture(width: int = 8, height: int = 8, colour: str = "red") -> Image.Image
 def test_images_arrive_as_small_data_uris_and_the_class_name_goes() -> None:
     reply = chat("A blurry photo of two Polar-Bears on ice.")
     with OpenAIServer({"Do not name the main subject": reply}) as server:
-        described = LMDescriber(server.lm()).describe([picture(3000, 1500)], ["polar_bear"])
+        ledger = Ledger()
+        described = LMDescriber(server.lm()).describe(
+            [picture(3000, 1500)], ["polar_bear"], once=partial(ledger.once, "self")
+        )
     assert described.texts == ("A blurry photo of two subject on ice.",)
-    assert (described.calls, described.tokens, described.faults) == (1, 15, ())
+    assert (ledger.spent.calls, ledger.spent.tokens, described.faults) == (1, 15, ())
     (body,) = server.requests
     (url,) = images_of(body)
     kind, data = url.split(",", 1)
@@ -61,9 +66,13 @@ def test_many_images_in_threads_keep_their_order_and_all_tokens_count(num_thread
         paths.append(tmp_path / f"{level}.png")
         picture(colour=f"rgb({level},0,0)").save(paths[-1])
     with ByColour({}) as server:
-        described = LMDescriber(server.lm(), num_threads=num_threads).describe(paths, ["cat"] * len(paths))
-    assert described.texts == tuple(f"level {level}" for level in range(0, 250, 25))
-    assert (described.calls, described.tokens) == (10, 150)
+        ledger = Ledger()
+        describer = LMDescriber(server.lm(), num_threads=num_threads)
+        described = describer.describe(paths, ["cat"] * len(paths), once=partial(ledger.once, "self"))
+        assert described.texts == tuple(f"level {level}" for level in range(0, 250, 25))
+        assert (ledger.spent.calls, ledger.spent.tokens) == (10, 150)
+        again = describer.describe([picture(colour="rgb(50,0,0)")], ["cat"], once=partial(ledger.once, "self"))
+        assert (again.texts, len(server.requests)) == (("level 50",), 10)  # the same picture in another wrapping
 
 
 def test_a_failed_image_leaves_an_empty_text_and_a_fault(tmp_path: Path) -> None:
@@ -75,12 +84,32 @@ def test_a_failed_image_leaves_an_empty_text_and_a_fault(tmp_path: Path) -> None
     assert "cut.png" in fault
 
 
-def test_a_refused_key_stops_after_three_images_and_is_not_shown() -> None:
+def test_a_refused_key_stops_at_once_and_is_not_shown() -> None:
     with OpenAIServer({"main subject": Reply(f"wrong key: {KEY}", status=401)}) as server:
         describer = LMDescriber(server.lm(), num_threads=2)
-        with pytest.raises(LanguageModelError, match=r"wrong key: \[hidden\].*check its name, key and address"):
+        with pytest.raises(LanguageModelError, match=r"wrong key: \[hidden\].*set OPENAI_API_KEY to a key that"):
             describer.describe([picture()] * 5, ["cat"] * 5)
-        assert len(server.requests) == 3
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(("images", "max_errors", "asked"), [(9, 3, 3), (9, 5, 5), (2, 3, 2)])
+def test_a_server_that_fails_for_all_images_stops_it(images: int, max_errors: int, asked: int) -> None:
+    pictures = [picture(colour=f"rgb({level},0,0)") for level in range(images)]
+    with OpenAIServer({"main subject": Reply("busy", status=503)}) as server:
+        describer = LMDescriber(server.lm(), max_errors=max_errors)
+        with pytest.raises(LanguageModelError, match=r"gave no description: .*busy"):
+            describer.describe(pictures, ["cat"] * images)
+        assert len(server.requests) == asked
+
+
+def test_a_limit_leaves_the_other_images_without_a_description() -> None:
+    pictures = [picture(colour=f"rgb({level},0,0)") for level in range(9)]
+    with OpenAIServer({"main subject": chat("dark")}) as server:
+        once = partial(Ledger(limits=Limits(max_lm_calls=4)).once, "self")
+        described = LMDescriber(server.lm(), num_threads=3).describe(pictures, ["cat"] * 9, once=once)
+        assert (sorted(described.texts), len(server.requests)) == ([""] * 5 + ["dark"] * 4, 4)
+    (fault,) = described.faults
+    assert "max_lm_calls=4 is spent" in fault
 
 
 def test_no_images_no_requests() -> None:

@@ -46,7 +46,7 @@ def test_after_a_cut_at_any_byte_it_goes_on_cleanly(tmp_path: Path) -> None:
     whole = write(tmp_path, ["", "2"])
     for cut in range(len(whole) + 1):
         (tmp_path / FILE_NAME).write_bytes(whole[:cut])
-        with Journal.reopen(tmp_path) as journal:
+        with Journal(tmp_path) as journal:
             journal.append("fault", predictor="self", step=1, message="three")
         assert replay(tmp_path) == [*map(fault, ["", "2"][: whole[:cut].count(b"\n")]), fault("three")]
 
@@ -78,16 +78,53 @@ def test_a_missing_field_names_line_and_field(tmp_path: Path) -> None:
         journal.append("fault", predictor="self", step=1)
 
 
-def test_another_run_is_never_written_over(tmp_path: Path) -> None:
-    before = write(tmp_path, ["one"])
-    with pytest.raises(JournalError, match=r"holds a run already; name another folder, e.g. '.*-2'"):
-        Journal(tmp_path)
-    assert (tmp_path / FILE_NAME).read_bytes() == before
+def test_what_is_there_is_read_and_added_to(tmp_path: Path) -> None:
+    write(tmp_path, ["one"])
+    with Journal(tmp_path) as journal:
+        assert journal.past == [fault("one")]
+        journal.extend([("fault", {k: v for k, v in fault(text).items() if k != "event"}) for text in ("two", "three")])
+    assert replay(tmp_path) == [*map(fault, ["one", "two", "three"])]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with Journal(tmp_path / "run"):
+        code = "import sys; from ipo_dspy.journal import Journal; Journal(sys.argv[1])"
+        done = subprocess.run([sys.executable, "-c", code, tmp_path / "run"], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "is being written by another process; wait until it is done, or name another folder" in done.stderr
+    with Journal(tmp_path / "run"):
+        pass
+
+
+def test_a_process_that_is_killed_frees_the_folder(tmp_path: Path) -> None:
+    code = "import os, sys; from ipo_dspy.journal import Journal; Journal(sys.argv[1]); os.kill(os.getpid(), 9)"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "run"])
+    assert done.returncode == -9
+    with Journal(tmp_path / "run") as journal:
+        assert journal.past == []
+
+
+def test_a_run_that_goes_on_has_not_ended(tmp_path: Path) -> None:
+    end = {"status": "stopped", "seconds": 1.0, "calls": 1, "tokens": 1}
+    with Journal(tmp_path) as journal:
+        journal.append("fault", predictor="self", step=1, message="one")
+        journal.append("end", **end)
+        journal.append("resume", started="now", changed={}, versions={})
+        journal.append("end", **{**end, "status": "finished"})
+    assert [e.get("status") for e in replay(tmp_path)] == [None, None, "finished"]
+
+
+def test_damage_is_told_when_a_run_is_taken_up_and_the_folder_is_free_again(tmp_path: Path) -> None:
+    write(tmp_path, ["one"])
+    (tmp_path / FILE_NAME).write_bytes(b"[]\n" + (tmp_path / FILE_NAME).read_bytes())
+    for _ in range(2):
+        with pytest.raises(JournalError, match="damaged in line 1"):
+            Journal(tmp_path)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(JournalError, match=r"file/run' cannot be written \(.*\); name a writable folder"):
+    with pytest.raises(JournalError, match=r"file/run' cannot be written \(.*\); free space or name a writable folder"):
         Journal(tmp_path / "file" / "run")
 
 
@@ -99,10 +136,12 @@ def test_a_folder_without_write_permission(tmp_path: Path) -> None:
 
 
 def test_no_journal_there(tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match=r"no journal at .*; give the folder that --log-dir named"):
+    with pytest.raises(JournalError, match=r"no journal at .*; give the folder that --out named"):
         replay(tmp_path)
-    with pytest.raises(JournalError, match="cannot be written"):
-        Journal.reopen(tmp_path)
+
+
+def test_a_journal_to_which_nothing_was_added_leaves_nothing(tmp_path: Path) -> None:
+    Journal(tmp_path / "run").close()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -126,7 +165,7 @@ with Journal(sys.argv[1]) as journal:
 
 def test_a_full_disk_loses_only_the_line_being_written(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=True)
-    assert "cannot be written (File too large); name a writable folder" in done.stdout
+    assert "cannot be written (File too large); what it holds is whole, and the same run goes on" in done.stdout
     assert replay(tmp_path) == [fault("small"), fault("after")]
 
 

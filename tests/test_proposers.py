@@ -1,10 +1,13 @@
 """Proposers: one that needs no language model, and one that asks a real server on loopback."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,13 @@ import dspy
 import numpy as np
 import pytest
 
-from ipo_dspy.errors import InputError
+from ipo_dspy.errors import BudgetError, InputError
 from ipo_dspy.history import Score, Trial
 from ipo_dspy.journal import FILE_NAME, Journal
+from ipo_dspy.ledger import Ledger, Limits, Spent
 from ipo_dspy.phrases import BANK, Phrase
-from ipo_dspy.proposers import Ask, EvolutionProposer, LMProposer, ProposalError
+from ipo_dspy.proposers import Ask, EvolutionProposer, LMProposer, ProposalError, Proposals
+from ipo_dspy.proposers.budget import tokens_in
 from ipo_dspy.proposers.evolution import tidy
 from ipo_dspy.search import Plan, Record, Search
 from ipo_dspy.template import PLACEHOLDER, Template
@@ -59,7 +64,7 @@ def test_evolution_is_a_pure_function_of_what_it_is_shown() -> None:
     proposer.propose(asked(evolve(1, 1)))
     assert proposer.propose(ask) == first == EvolutionProposer().propose(ask)
     assert proposer.propose(asked(list(ask.trials), step=8)).texts != first.texts
-    assert (first.calls, first.tokens, len(first.texts)) == (0, 0, 8)
+    assert len(first.texts) == 8
 
 
 ELSEWHERE = """
@@ -182,64 +187,173 @@ FIRST = [f"a {word} photo of a <CLASS>." for word in ("dark", "blurry", "old")]
 ASK = asked([trial("a photo of a <CLASS>.")], count=3, task="Tell apart images of 2 classes: cat, dog.")
 
 
+def propose(lm: dspy.BaseLM, ask: Ask = ASK, **options: Any) -> tuple[Proposals, Spent]:
+    """What a proposer says, and what that cost."""
+    ledger = Ledger()
+    once = partial(ledger.once, "self")
+    return LMProposer(lm, **options).propose(replace(ask, once=once)), ledger.spent
+
+
 @pytest.mark.usefixtures("_own_cache")
 def test_one_request_brings_all_templates_and_the_cache_the_rest() -> None:
     with OpenAIServer({"Write 3 new": tagged(*FIRST)}) as server:
-        proposals = LMProposer(server.lm()).propose(ASK)
-        assert (list(proposals.texts), proposals.calls, proposals.tokens) == (FIRST, 1, 15)
+        proposals, spent = propose(server.lm())
+        assert list(proposals.texts) == FIRST
+        assert (spent.calls, spent.prompt_tokens, spent.completion_tokens, spent.unpriced) == (1, 10, 5, 1)
         (body,) = server.requests
         assert "a photo of a <CLASS>.  (loss 1.0000, accuracy 46.00 %)" in text_of(body)
         assert ASK.task in text_of(body)
         assert "rollout_id" not in body
 
-        again = LMProposer(server.lm()).propose(ASK)
-        assert (again.texts, again.tokens, len(server.requests)) == (proposals.texts, 0, 1)
-        LMProposer(server.lm()).propose(asked(list(ASK.trials), count=3, task=ASK.task, seed=1))
+        again, spent = propose(server.lm())
+        assert (again.texts, spent.calls, spent.tokens, len(server.requests)) == (proposals.texts, 0, 0, 1)
+        propose(server.lm(), asked(list(ASK.trials), count=3, task=ASK.task, seed=1))
         assert len(server.requests) == 2
         assert server.unseen == []
 
 
 @pytest.mark.usefixtures("_own_cache")
-def test_a_second_request_only_for_what_is_missing() -> None:
-    replies = {"Write 3 new": tagged(*FIRST[:1]), "Write 2 new": tagged(*FIRST[1:], "one <CLASS> too many")}
+def test_what_is_missing_is_asked_for_once_more() -> None:
+    replies = {"Write 3 new": tagged(*FIRST[:2]), "Write 1 new": tagged(FIRST[2], "one <CLASS> too many")}
     with OpenAIServer(replies) as server:
-        proposals = LMProposer(server.lm()).propose(ASK)
-        assert (list(proposals.texts), proposals.calls, proposals.tokens) == (FIRST, 2, 30)
+        proposals, spent = propose(server.lm())
+        assert (list(proposals.texts), spent.calls, spent.tokens) == (FIRST, 2, 30)
         assert len(server.requests) == 2
 
 
 @pytest.mark.usefixtures("_own_cache")
+def test_a_model_that_writes_one_at_a_time_is_asked_for_the_others_at_the_same_time() -> None:
+    with OpenAIServer({"Write 4 new": tagged(FIRST[0]), "Write 1 new": tagged(FIRST[1])}, together=3) as server:
+        proposals, spent = propose(server.lm(), replace(ASK, count=4), num_threads=3)
+    assert list(proposals.texts) == [FIRST[0], *[FIRST[1]] * 3]
+    assert (spent.calls, server.unseen) == (4, [])
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_singles_are_requests_at_the_same_time() -> None:
+    with OpenAIServer({"Write 1 new": tagged(FIRST[0])}, together=3) as server:
+        proposals, spent = propose(server.lm(), asking="singles", num_threads=3)
+    assert (proposals.texts, spent.calls, server.unseen) == ((FIRST[0],) * 3, 3, [])
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_draws_are_completions_of_one_request_and_one_that_cannot_be_read_takes_nothing_from_the_others() -> None:
+    reply = Reply(tagged(FIRST[0]), more=("I would rather not.", "", tagged(FIRST[1])))
+    with OpenAIServer({"Write 1 new": reply}) as server:
+        proposals, spent = propose(server.lm(), replace(ASK, count=4), asking="draws")
+        (body,) = server.requests
+    assert (body["n"], list(proposals.texts), spent.calls) == (4, FIRST[:2], 1)
+
+
+def test_an_unknown_way_of_asking_lists_the_known() -> None:
+    with pytest.raises(InputError, match="asking='many' is unknown; write one of 'auto', 'list', 'draws', 'singles'"):
+        LMProposer(asking="many")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="descriptions='all' is unknown; write one of 'even', 'rotate', 'summary'"):
+        LMProposer(descriptions="all")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("_own_cache")
 def test_a_second_request_that_fails_leaves_the_first() -> None:
-    with OpenAIServer({"Write 3 new": tagged("a <CLASS>."), "Write 2 new": "no more"}) as server:
-        proposals = LMProposer(server.lm()).propose(ASK)
-        assert (proposals.texts, proposals.calls, server.unseen) == (("a <CLASS>.",), 2, [])
+    with OpenAIServer({"Write 3 new": tagged(*FIRST[:2]), "Write 1 new": "no more"}) as server:
+        proposals, spent = propose(server.lm())
+        assert (list(proposals.texts), spent.calls, server.unseen) == (FIRST[:2], 2, [])
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_a_limit_between_two_requests_leaves_the_first() -> None:
+    with OpenAIServer({"Write 3 new": tagged(*FIRST[:2])}) as server:
+        ask = replace(ASK, once=partial(Ledger(limits=Limits(max_lm_calls=1)).once, "self"))
+        assert list(LMProposer(server.lm()).propose(ask).texts) == FIRST[:2]
+        with pytest.raises(BudgetError, match="max_lm_calls=1 is spent"):
+            LMProposer(server.lm()).propose(replace(ask, step=2))
+        assert len(server.requests) == 1
 
 
 @pytest.mark.usefixtures("_own_cache")
 @pytest.mark.parametrize(
-    ("reply", "message"),
+    ("reply", "message", "answered", "fatal"),
     [
-        (Reply("overloaded", status=500), "gave no proposals: .*overloaded"),
-        (Reply(f"Incorrect API key provided: {KEY}", status=401), r"gave no proposals: .*provided: \[hidden\]"),
-        (Reply(body=b"<html>not JSON</html>"), "gave no proposals: "),
-        (Reply(body=b"{}"), "gave no proposals: "),
-        (Reply("I would rather not."), "gave no proposals: "),
-        (Reply(""), "gave no proposals: "),
+        (Reply("overloaded", status=500), "gave no proposals: .*overloaded", False, False),
+        (Reply(f"Wrong key: {KEY}", status=401), r"gave no proposals: .*key: \[hidden\]", False, True),
+        (Reply("no such model", status=404), "gave no proposals: .*no such model", False, True),
+        (Reply(body=b"<html>not JSON</html>"), "gave no proposals: ", False, False),
+        (Reply(body=b"{}"), "gave no proposals: ", False, False),
+        (Reply("I would rather not."), "can be used: 'I would rather not.'", True, False),
+        (Reply(""), "the answer is empty", True, False),
+        (Reply("", finish_reason="content_filter"), "content filter withheld the answer", True, False),
     ],
-    ids=["500", "401", "garbage", "empty object", "no template", "empty"],
+    ids=["500", "401", "404", "garbage", "empty object", "no template", "empty", "content filter"],
 )
-def test_what_goes_wrong_is_a_proposal_error(reply: Reply, message: str) -> None:
+def test_what_goes_wrong_is_a_proposal_error(reply: Reply, message: str, answered: bool, fatal: bool) -> None:
+    ledger = Ledger()
     with OpenAIServer({"Write 3 new": reply}) as server, pytest.raises(ProposalError, match=message) as caught:
-        LMProposer(server.lm()).propose(ASK)
+        LMProposer(server.lm()).propose(replace(ASK, once=partial(ledger.once, "self")))
     assert KEY not in str(caught.value)
-    assert caught.value.calls == 1
+    assert (caught.value.answered, caught.value.fatal, ledger.spent.calls) == (answered, fatal, int(answered))
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_a_prompt_that_overflows_is_asked_with_fewer_descriptions_and_that_is_said() -> None:
+    class Small(OpenAIServer):
+        def answer(self, body: dict[str, Any]) -> Reply:
+            self.requests.append(body)
+            said = text_of(body)
+            if len(said) > 3000:
+                error = {"message": "maximum context length is 700 tokens", "code": "context_length_exceeded"}
+                return Reply(status=400, body=json.dumps({"error": error}).encode())
+            return Reply(tagged(*FIRST))
+
+    told: list[str] = []
+    descriptions = tuple(f"a dark photo, grainy, number {i} {'of many ' * 8}" for i in range(60))
+    ask = replace(ASK, descriptions=descriptions, tell=told.append)
+    with Small({}) as server:
+        proposer = LMProposer(server.lm())
+        assert list(proposer.propose(ask).texts) == FIRST
+        sizes = [len(text_of(body)) for body in server.requests]
+        assert sizes == sorted(sizes, reverse=True)
+        assert len(told) == len(sizes) - 1 > 0
+        assert "overflows the context of openai/toy; asking with 50.0% of the descriptions" in told[0]
+        proposer.propose(replace(ask, step=2))
+        assert len(server.requests) == len(sizes) + 1  # it is not learnt anew at each step
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_a_context_that_is_too_small_for_anything_ends_in_one_error() -> None:
+    error = {"message": "maximum context length is 7 tokens", "code": "context_length_exceeded"}
+    reply = Reply(status=400, body=json.dumps({"error": error}).encode())
+    with OpenAIServer({"Write 3 new": reply}) as server, pytest.raises(ProposalError, match="maximum context"):
+        LMProposer(server.lm()).propose(ASK)
+    assert len(server.requests) < 10
+
+
+@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.parametrize(("way", "changes"), [("even", False), ("rotate", True), ("summary", False)])
+def test_descriptions_keep_to_their_budget(way: Any, changes: bool) -> None:
+    descriptions = tuple(f"a grainy photo, number {i} of many" for i in range(500))
+    summary = '[[ ## summary ## ]]\n["All are grainy."]\n\n[[ ## completed ## ]]'
+    with OpenAIServer({"Write 3 new": tagged(*FIRST), "how the images of a data set look": summary}) as server:
+        proposer = LMProposer(server.lm(), descriptions=way, description_tokens=400)
+        ledger = Ledger()
+        for step in (1, 2):
+            ask = replace(ASK, step=step, descriptions=descriptions, once=partial(ledger.once, "self"))
+            proposer.propose(ask)
+        assert server.unseen == []
+        asked = [text_of(body) for body in server.requests]
+    first, second = (
+        [line for line in text.splitlines() if "grainy" in line] for text in asked if "Write 3 new" in text
+    )
+    assert sum(map(tokens_in, first)) <= 450
+    assert (first != second) == changes
+    assert len(asked) == (3 if way == "summary" else 2)  # the summary is made once a run
+    assert (first == ["- All are grainy."]) == (way == "summary")
 
 
 def test_a_server_that_is_not_there() -> None:
     with OpenAIServer({}) as server:
         lm = server.lm(cache=False)
-    with pytest.raises(ProposalError, match="gave no proposals"):
+    with pytest.raises(ProposalError, match="gave no proposals") as caught:
         LMProposer(lm).propose(ASK)
+    assert not caught.value.answered
 
 
 @pytest.mark.usefixtures("_own_cache")
@@ -251,7 +365,7 @@ def test_no_key_in_journal_or_log(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         def score(self, templates: Any) -> list[Score]:
             return [Score(50.0, 1.0) for _ in templates]
 
-    refused = Reply(f"bad key {KEY} in Bearer {KEY}", status=401)
+    refused = Reply(f"bad key {KEY} in Bearer {KEY}", status=500)
     replies: dict[str, Reply | str] = {"blurry photo": refused, "Write 3 new": tagged(*FIRST)}
     caplog.set_level("DEBUG", "ipo_dspy")
     with OpenAIServer(replies) as server, Journal(tmp_path / "run") as journal:
@@ -259,7 +373,7 @@ def test_no_key_in_journal_or_log(tmp_path: Path, caplog: pytest.LogCaptureFixtu
             FlatScorer(), LMProposer(server.lm()), Plan(steps=3, prompts_per_step=3), Record("self", journal)
         )
         result = engine.run([Template.parse("a photo of a <CLASS>.")])
-        assert (result.calls, server.unseen) == (3, [])
+        assert (result.status, server.unseen) == ("faults", [])
     kept = (tmp_path / "run" / FILE_NAME).read_text()
     assert "[hidden]" in kept
     assert KEY not in kept

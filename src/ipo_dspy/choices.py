@@ -56,7 +56,7 @@ def check_describer(given: "str | Describer | None", description_model: str | ds
     """
     kind = describer_kind(given, description_model)
     if kind == "lm":
-        _description_lm(description_model)
+        description_lm(description_model)
     elif isinstance(kind, str) and kind != "clip":
         raise InputError(f"describer={kind!r} is unknown; write 'lm', 'clip', None or pass a Describer")
 
@@ -67,6 +67,7 @@ def build_describer(
     classifier: "ClipClassifier",
     *,
     num_threads: int | None,
+    max_errors: int,
 ) -> "Describer | None":
     """`lm`, `clip` (with the classifier's own model), None, or the caller's own."""
     from ipo_dspy.describers import ClipDescriber, LMDescriber
@@ -75,7 +76,12 @@ def build_describer(
     if kind == "clip":
         return ClipDescriber(classifier.backbone, allow_url=classifier.allow_url)
     if kind == "lm":
-        return LMDescriber(_description_lm(description_model), num_threads=num_threads, allow_url=classifier.allow_url)
+        return LMDescriber(
+            description_lm(description_model),
+            num_threads=num_threads,
+            allow_url=classifier.allow_url,
+            max_errors=max_errors,
+        )
     return kind  # type: ignore[no-any-return]  # None or the caller's own
 
 
@@ -86,7 +92,19 @@ def name_of(thing: Any) -> str | None:
     return str(getattr(thing, "model", None) or type(thing).__name__)
 
 
-def _description_lm(description_model: str | dspy.BaseLM | None) -> dspy.BaseLM | None:
+def model_of(proposer: "Proposer") -> dspy.BaseLM | None:
+    """The language model that a proposer asks, if that can be known."""
+    from ipo_dspy.proposers import LMProposer
+
+    return (proposer.lm or dspy.settings.lm) if isinstance(proposer, LMProposer) else None
+
+
+def description_lm(description_model: str | dspy.BaseLM | None) -> dspy.BaseLM | None:
+    """The model that describes images.
+
+    Raises:
+        LanguageModelError: none is given or known.
+    """
     from ipo_dspy.lms import build_lm
 
     if description_model is not None:
@@ -96,4 +114,4 @@ def _description_lm(description_model: str | dspy.BaseLM | None) -> dspy.BaseLM 
             "no multimodal model to describe images; write IPO(description_model='openai/gpt-4o-mini'), or "
             "describer='clip', which needs none"
         )
-    return None
+    return dspy.settings.lm

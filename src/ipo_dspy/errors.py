@@ -11,6 +11,7 @@
      |    +-- LanguageModelError          LLM names and answers
      |    +-- ProgramFileError            a saved program that is cut, foreign or unreadable
      +-- JournalError                     a run folder that cannot be written or read
+     +-- BudgetError                      a limit of the run leaves nothing for another request
 
 Each message names the input and ends with the line to write instead. The command line prints the
 message alone; anything outside this tree is a bug and keeps its traceback.
@@ -63,7 +64,7 @@ class ModelError(InputError):
 
 
 class LanguageModelError(InputError):
-    """A language model that LiteLLM does not know or that is not given at all."""
+    """A language model that LiteLLM does not know, that is not given at all, or that never answers."""
 
 
 class ProgramFileError(InputError):
@@ -71,4 +72,17 @@ class ProgramFileError(InputError):
 
 
 class JournalError(IPOError):
-    """A run folder that cannot be written, or a journal whose middle is damaged."""
+    """A run folder that cannot be written, that belongs to another run, or a journal whose middle is damaged."""
+
+
+class BudgetError(IPOError):
+    """A limit of the run was reached, so a request was not sent. The search ends there with what it has found.
+
+    Attributes:
+        limit: its name, e.g. `max_tokens`.
+        allowed, spent: in its unit.
+    """
+
+    def __init__(self, limit: str, *, allowed: float, spent: float) -> None:
+        super().__init__(f"{limit}={allowed:g} is spent ({spent:g}); raise it and run again to go on")
+        self.limit, self.allowed, self.spent = limit, allowed, spent

@@ -1,5 +1,7 @@
 """How a template does on a set of images, class by class, and which predictions changed."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,10 +45,17 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A scorer together with the images that it holds the features of."""
+    """A scorer together with the images that it holds the features of, and a hash of each image's content."""
 
     scorer: "ClipScorer"
     images: TrainingImages
+    keys: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the images, labels and classes: another one is another task."""
+        told = [self.keys, self.images.labels, self.images.classes, self.images.choices]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def evaluate(self, template: Template) -> Evaluation:
         """Score a template on these images."""
@@ -67,6 +76,7 @@ def judge(
     stage: str = "images",
     num_threads: int | None = None,
     skip_bad: bool = False,
+    checked: bool = False,
 ) -> Judged:
     """Encode images once; what cannot be read is an error, or left out and told with `skip_bad`.
 
@@ -87,6 +97,7 @@ def judge(
         num_threads=num_threads,
         skip_bad=skip_bad,
         allow_url=classifier.allow_url,
+        checked=checked,
         progress=progress,
     )
     for _, message in encoded.skipped:
@@ -95,7 +106,7 @@ def judge(
             record.tell("skipped", stage=stage, message=message)
     kept = images.keep(encoded.kept)
     scorer = ClipScorer(classifier.backbone, encoded.features, kept.labels, kept.classes, choices=kept.choices)
-    return Judged(scorer, kept)
+    return Judged(scorer, kept, encoded.keys)
 
 
 def evaluate(

@@ -1,89 +1,63 @@
 """The journal of a run: one JSON object a line, each on disk before the run goes on.
 
 A run folder holds `journal.jsonl`. Whatever was computed or paid for is a line in it, so a crash, a kill
-or a full disk loses at most the line being written. Readers (the report, a resumed run) see events as
-plain dicts with the key `event`; the kinds and their fields stand in `EVENTS`. Pictures, keys, headers and
-request settings of a language model never enter it; images are named by where they can be found again.
+or a full disk loses at most the line being written. Its kinds of lines and their fields stand in `events`.
+One process at a time writes it: a lock that the operating system frees when the process dies.
 """
 
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from filelock import FileLock, Timeout
 
 from ipo_dspy.errors import JournalError
+from ipo_dspy.events import KEPT, OUTCOME, Event
 
 FILE_NAME = "journal.jsonl"
-
-EVENTS: Mapping[str, tuple[str, ...]] = {
-    "run": ("schema", "started", "seed", "settings", "versions"),
-    "search": ("predictor", "classes", "model", "images", "validation_images", "start"),
-    "description": ("predictor", "source", "text"),
-    "trial": ("predictor", "index", "step", "template", "accuracy", "loss", "tokens", "key"),
-    "rejection": ("predictor", "step", "text", "reason", "message"),
-    "fault": ("predictor", "step", "message"),
-    "step": ("predictor", "step", "proposed", "accepted", "calls", "tokens", "seconds"),
-    "chosen": ("predictor", "index", "template", "decided_by", "finalists"),
-    "evaluation": (
-        "predictor",
-        "split",
-        "part",
-        "role",
-        "template",
-        "accuracy",
-        "loss",
-        "images",
-        "per_class",
-    ),
-    "changed": ("predictor", "split", "part", "source", "label", "before", "after"),
-    "end": ("status", "seconds", "calls", "tokens"),
-}
-"""Fields of each kind of event; a journal may hold more of them, never fewer."""
-
-Event = dict[str, Any]
+LOCK_NAME = "journal.lock"
 
 
 class Journal:
     """Appends events to `folder/journal.jsonl`, each flushed and synced before `append` returns.
 
+    A journal that is there already is gone on with: a torn last line is cut off, so that what is added starts on a
+    line of its own, and what it says is in `past`.
+
+    Attributes:
+        past: the events that the folder held when it was opened.
+
     Raises:
-        JournalError: the folder cannot be made or written, or it holds another run already.
+        JournalError: the folder cannot be made or written, another process writes it, or its journal is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.path = self.folder / FILE_NAME
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab", buffering=0)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        if self._file.tell():  # an empty one was left behind by a run that was refused before it began
-            self._file.close()
-            raise JournalError(
-                f"log_dir {str(self.folder)!r} holds a run already; name another folder, e.g. '{self.folder}-2'"
-            )
-
-    @classmethod
-    def reopen(cls, folder: str | os.PathLike[str]) -> "Journal":
-        """The journal of a finished run, to add to it, e.g. an evaluation on test images.
-
-        A torn last line is cut off, so that what is added starts on a line of its own.
-
-        Raises:
-            JournalError: there is none, or it cannot be written.
-        """
-        journal = cls.__new__(cls)
-        journal.folder, journal.path = Path(folder), Path(folder) / FILE_NAME
-        try:
-            journal._file = journal.path.open("r+b", buffering=0)
-            journal._file.truncate(journal.path.read_bytes().rfind(b"\n") + 1)
-            journal._file.seek(0, os.SEEK_END)
-        except OSError as error:
-            raise journal._unwritable(error) from error
-        return journal
+        self._lock = FileLock(self.folder / LOCK_NAME)
+        with contextlib.ExitStack() as undo:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock.acquire(timeout=0)
+                undo.callback(self._unlock)
+                self._file = self.path.open("a+b", buffering=0)
+                undo.callback(self._file.close)
+                self._file.seek(0)
+                content = self._file.read()
+                self._file.truncate(content.rfind(b"\n") + 1)
+                self._file.seek(0, os.SEEK_END)
+            except Timeout as error:
+                raise JournalError(
+                    f"log_dir {str(self.folder)!r} is being written by another process; wait until it is done, or name "
+                    f"another folder, e.g. '{self.folder}-2'"
+                ) from error
+            except (OSError, NotImplementedError) as error:
+                raise self._unwritable(error) from error
+            self.past = _read(self.path, content)
+            undo.pop_all()
 
     def append(self, kind: str, **fields: Any) -> None:
         """Write one event; it is on disk when this returns.
@@ -91,26 +65,26 @@ class Journal:
         Raises:
             JournalError: the disk is full or gone; what was written before stays readable.
         """
-        missing = set(EVENTS[kind]) - set(fields)
-        if missing:
-            raise TypeError(f"event {kind!r} lacks {sorted(missing)}")
-        line = json.dumps({"event": kind, **fields}, ensure_ascii=False, allow_nan=False)
-        # A lone surrogate, which a language model can send, has no UTF-8; its backslash form is JSON's own escape.
-        self._write(line.encode("utf-8", errors="backslashreplace") + b"\n")
+        self.extend([(kind, fields)])
 
-    def _write(self, line: bytes) -> None:
-        """Write and sync all of a line or none of it: after half a line the next one could not be read."""
-        begin = self._file.tell()
+    def extend(self, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Write several events at once: after a kill all of them are there, or the first ones are."""
+        lines = [_line(kind, fields) for kind, fields in events]
+        if lines:
+            self._write(b"".join(lines))
+
+    def _write(self, lines: bytes) -> None:
+        """Write and sync all or nothing: after half a line the next one could not be read."""
+        begin = self._file.seek(0, os.SEEK_END)
         try:
-            rest = memoryview(line)
+            rest = memoryview(lines)
             while rest:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             with contextlib.suppress(OSError):
-                self._file.seek(begin)
-                self._file.truncate()
-            raise self._unwritable(error) from error
+                self._file.truncate(begin)
+            raise self._unwritable(error, "; what it holds is whole, and the same run goes on from there") from error
 
     def close(self) -> None:
         """Close the file; appending afterwards is an error. A run that was refused before it began leaves nothing."""
@@ -118,6 +92,13 @@ class Journal:
         with contextlib.suppress(OSError):
             if not self.path.stat().st_size:
                 self.path.unlink()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        self._lock.release()
+        if not self.path.exists():
+            with contextlib.suppress(OSError):
+                (self.folder / LOCK_NAME).unlink(missing_ok=True)
                 self.folder.rmdir()  # fails, as it should, where something else lies in it
 
     def __enter__(self) -> "Journal":
@@ -126,17 +107,24 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _unwritable(self, error: OSError) -> JournalError:
+    def _unwritable(self, error: Exception, kept: str = "") -> JournalError:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return JournalError(
-            f"log_dir {str(self.folder)!r} cannot be written ({error.strerror}); name a writable folder, e.g. 'runs/1'"
+            f"log_dir {str(self.folder)!r} cannot be written ({why}){kept}; free space or name a writable folder, "
+            "e.g. 'runs/1'"
         )
 
 
 class NoJournal:
     """Keeps nothing: the journal of a run without `log_dir`."""
 
+    past: tuple[Event, ...] = ()
+
     def append(self, kind: str, **fields: Any) -> None:
         """Forget the event."""
+
+    def extend(self, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Forget the events."""
 
     def close(self) -> None:
         """Nothing to close."""
@@ -145,6 +133,8 @@ class NoJournal:
 def replay(folder: str | os.PathLike[str]) -> list[Event]:
     """All events of a run folder (or of a journal file) in order; a torn last line is left out.
 
+    Of a run that was taken up again, how it had ended before is left out.
+
     Raises:
         JournalError: no journal there, a line in its middle is damaged, or it is of a newer version (the line is
             named).
@@ -152,33 +142,87 @@ def replay(folder: str | os.PathLike[str]) -> list[Event]:
     path = Path(folder)
     path = path / FILE_NAME if path.is_dir() else path
     try:
-        lines = path.read_bytes().split(b"\n")
+        content = path.read_bytes()
     except OSError as error:
         raise JournalError(
-            f"no journal at {str(path)!r} ({error.strerror}); give the folder that --log-dir named, e.g. 'runs/1'"
+            f"no journal at {str(path)!r} ({error.strerror}); give the folder that --out named, e.g. 'runs/1'"
         ) from error
-    return list(_events(path, lines))
+    return without_earlier_ends(_read(path, content))
 
 
-def _events(path: Path, lines: list[bytes]) -> Iterator[Event]:
-    *whole, _torn = lines  # what follows the last newline was never finished
+def without_earlier_ends(events: list[Event]) -> list[Event]:
+    """Events without the outcomes that a later `resume` made void."""
+    last = max((i for i, event in enumerate(events) if event["event"] == "resume"), default=-1)
+    return [event for i, event in enumerate(events) if i > last or event["event"] not in OUTCOME]
+
+
+def parse_line(line: bytes, path: Path, number: int) -> Event:
+    """One line of a journal.
+
+    Raises:
+        JournalError: it is damaged or of a newer version.
+    """
+    try:
+        event = json.loads(line)
+        kind = event["event"]
+        if not isinstance(kind, str):
+            raise TypeError("the kind of an event is a text")
+    except (ValueError, KeyError, TypeError) as error:
+        raise JournalError(
+            f"{str(path)!r} is damaged in line {number}; restore it from a backup or start a run in another folder"
+        ) from error
+    if kind not in KEPT:
+        raise JournalError(
+            f"{str(path)!r} line {number}: event {kind[:80]!r} was written by a newer version of "
+            "ipo_dspy; upgrade ipo_dspy to read it"
+        )
+    if missing := KEPT[kind] - set(event):
+        raise JournalError(f"{str(path)!r} line {number}: event {kind!r} lacks {sorted(missing)}")
+    return cast(Event, event)
+
+
+def _read(path: Path, content: bytes) -> list[Event]:
+    return list(_events(path, content))
+
+
+def _events(path: Path, content: bytes) -> Iterator[Event]:
+    *whole, _torn = content.split(b"\n")  # what follows the last newline was never finished
     for number, line in enumerate(whole, start=1):
+        yield parse_line(line, path, number)
+
+
+def _line(kind: str, fields: Mapping[str, Any]) -> bytes:
+    if missing := KEPT[kind] - set(fields):
+        raise TypeError(f"event {kind!r} lacks {sorted(missing)}")
+    line = json.dumps({"event": kind, **fields}, ensure_ascii=False, allow_nan=False)
+    # A lone surrogate, which a language model can send, has no UTF-8; its backslash form is JSON's own escape.
+    return line.encode("utf-8", errors="backslashreplace") + b"\n"
+
+
+def follow(run: str | os.PathLike[str]) -> Iterator[list[Event]]:
+    """What was added to a journal since the last look, for each look; nothing where there is none yet.
+
+    A torn last line is left until it is whole. It ends where the file is shorter than what was read of it: another
+    run's is there now, to be followed anew. Nothing is locked or written.
+
+    Raises:
+        JournalError: as `replay`, except that a missing journal is waited for.
+    """
+    path = Path(run)
+    path = path if path.is_file() else path / FILE_NAME
+    offset = number = 0
+    while True:
         try:
-            event = json.loads(line)
-            known = EVENTS.get(event["event"])
-            if not isinstance(event["event"], str):
-                raise TypeError("the kind of an event is a text")
-        except (ValueError, KeyError, TypeError) as error:
-            raise JournalError(
-                f"{str(path)!r} is damaged in line {number}; restore it from a backup or start a run in another folder"
-            ) from error
-        if known is None:
-            raise JournalError(
-                f"{str(path)!r} line {number}: event {event['event'][:80]!r} was written by a newer version of "
-                "ipo_dspy; upgrade ipo_dspy to read it"
-            )
-        if not set(known) <= set(event):
-            raise JournalError(
-                f"{str(path)!r} line {number}: event {event['event']!r} lacks {sorted(set(known) - set(event))}"
-            )
-        yield event
+            with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(offset)
+                content = file.read()
+        except FileNotFoundError:
+            size, content = 0, b""
+        except OSError as error:
+            raise JournalError(f"{str(path)!r} cannot be read ({error.strerror}); name the folder of a run") from error
+        if size < offset:
+            return
+        *whole, _torn = content.split(b"\n")
+        yield [parse_line(line, path, number + i) for i, line in enumerate(whole, start=1)]
+        offset, number = offset + sum(len(line) + 1 for line in whole), number + len(whole)

@@ -6,29 +6,39 @@ The student is left as it is; a copy with better templates comes back.
 
 import logging
 import os
-import time
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 from dspy.utils.callback import BaseCallback
 
-from ipo_dspy.choices import build_describer, build_proposer, check_describer, describer_kind, name_of
-from ipo_dspy.errors import InputError
-from ipo_dspy.journal import Journal, NoJournal
-from ipo_dspy.results import DetailedResults, candidates, save_whole, total, with_templates
-from ipo_dspy.search import Observer, Plan, Record, Search, SearchResult
+from ipo_dspy.choices import (
+    build_describer,
+    build_proposer,
+    check_describer,
+    describer_kind,
+    description_lm,
+    model_of,
+    name_of,
+)
+from ipo_dspy.errors import InputError, LanguageModelError
+from ipo_dspy.events import DescriptionEvent, Event, Observer
+from ipo_dspy.ledger import Limits
+from ipo_dspy.lms.checks import check_prices, greet_once
+from ipo_dspy.results import DetailedResults, candidates, save_whole, with_templates
+from ipo_dspy.search import Plan, Record, Search, SearchResult
+from ipo_dspy.session import Session, open_session
 from ipo_dspy.template import Template, spoken
 from ipo_dspy.training import TrainingImages, find_classifiers, gather
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.describers import Describer, Descriptions
+    from ipo_dspy.estimate import Estimate
     from ipo_dspy.evaluation import Judged
     from ipo_dspy.proposers import Proposer
 
@@ -42,12 +52,21 @@ PROGRAM_FILE = "best.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """One classifier with its encoded images, ready to be searched for."""
+class Task:
+    """One classifier and what it is trained and chosen on."""
 
+    name: str
     classifier: "ClipClassifier"
-    record: Record
     initial: tuple[Template, ...]
+    train: TrainingImages
+    validation: TrainingImages | None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A task whose images are encoded, ready to be searched for."""
+
+    task: Task
     train: "Judged"
     validation: "Judged | None"
 
@@ -68,9 +87,18 @@ class IPO(Teleprompter):
         initial_templates: scored before the search, besides the student's own template.
         auto: `light`, `medium` or `heavy` instead of `steps`.
         patience: stop after so many steps without a better trial.
+        max_errors: stop after so many questions in a row that got no usable answer, each after the model's own
+            retries.
+        max_lm_calls, max_tokens, max_cost, max_seconds: what the run may spend on language models: requests, prompt
+            and completion tokens, USD by LiteLLM's prices, wall-clock time. Exact to one request. The run then
+            ends with the best that was found.
         num_threads: for requests to language models and for reading images.
         seed: of every draw; the same seed gives the same trials.
-        log_dir: keep a journal and the best program there.
+        overlap: ask the next question while the last answers are scored; the proposer then sees scores a step
+            late. By default where a language model proposes.
+        log_dir: keep a journal and the best program there. A folder that holds an unfinished run of the same
+            settings goes on where that stopped, and asks no answered question again.
+        allow_changes: go on also where settings have changed since.
         track_stats: attach `detailed_results` and `candidate_programs` to the returned program.
         observers: called with each event as it happens.
         callbacks: DSPy callbacks.
@@ -103,9 +131,16 @@ class IPO(Teleprompter):
         initial_templates: Sequence[str | Template] = (),
         auto: Budget | None = None,
         patience: int | None = None,
+        max_errors: int = 3,
+        max_lm_calls: int | None = None,
+        max_tokens: int | None = None,
+        max_cost: float | None = None,
+        max_seconds: float | None = None,
+        overlap: bool | None = None,
         num_threads: int | None = None,
         seed: int = 0,
         log_dir: str | os.PathLike[str] | None = None,
+        allow_changes: bool = False,
         track_stats: bool = True,
         observers: Sequence[Observer] = (),
         callbacks: list[BaseCallback] | None = None,
@@ -123,11 +158,16 @@ class IPO(Teleprompter):
             history_size=_whole("history_size", history_size, 0),
             patience=None if patience is None else _whole("patience", patience, 1),
             seed=_whole("seed", seed, 0),
+            max_errors=_whole("max_errors", max_errors, 1),
+            overlap=_overlaps(proposer) if overlap is None else overlap,
         )
+        self.limits = Limits(max_lm_calls, max_tokens, max_cost, max_seconds)
+        self._stop = threading.Event()
         if isinstance(initial_templates, str):
             raise InputError(f"initial_templates is one string; write initial_templates=[{initial_templates!r}]")
         self.initial_templates = tuple(_template(t) for t in initial_templates)
         self.num_threads, self.log_dir, self.track_stats = num_threads, log_dir, track_stats
+        self.allow_changes = allow_changes
         self.observers, self.callbacks = tuple(observers), list(callbacks or [])
         self.label_field, self.skip_bad, self.task = label_field, skip_bad, task
         self.max_descriptions = _whole("max_descriptions", max_descriptions, 0)
@@ -153,86 +193,144 @@ class IPO(Teleprompter):
             InputError: the student, examples, templates, images or models cannot be used; nothing was paid for by then.
             JournalError: `log_dir` cannot be written.
         """
-        began = time.monotonic()
         trainset = list(trainset)
         valset = None if valset is None else list(valset)
+        self._stop.clear()
         classifiers = find_classifiers(student)
         proposer = build_proposer(self.proposer, self.prompt_model)
         check_describer(self.describer, self.description_model)
+        models = self._models(proposer)
+        check_prices(models, self.limits.max_cost)
         train = gather(student, classifiers, trainset, name="trainset", **self._gathering)
         validation = (
             gather(student, classifiers, valset, name="valset", **self._gathering) if valset is not None else {}
         )
-        journal = NoJournal() if self.log_dir is None else Journal(self.log_dir)
+        session = open_session(self.log_dir, limits=self.limits, observers=(self._log, *self.observers))
         try:
-            prepared = [
-                self._prepare(classifier, train[name], validation.get(name), Record(name, journal, self._watchers))
-                for name, classifier in classifiers.items()
+            tasks = [
+                self._check(session, Task(name, one, self._initial(one), train[name], validation.get(name)))
+                for name, one in classifiers.items()
             ]
-            self._announce(journal)
-            results = tuple(self._search(one, proposer) for one in prepared)
-            details = total(results, time.monotonic() - began)
+            session.begin(seed=self.plan.seed, settings=self._settings(proposer), allow_changes=self.allow_changes)
+            for role, lm in models.items():
+                greet_once(session.ledger, lm, role=role)
+            encoded = [self._encode(session, task) for task in tasks]
+            session.go_on()
+            results = self._search_all(session, encoded, proposer)
+            details = DetailedResults(results, session.ledger.spent)
             best = self._build_program(student, results, details)
-            self._finish(journal, best, details)
+            if self.log_dir is not None:
+                save_whole(best, Path(self.log_dir) / PROGRAM_FILE)
+            session.end(details.status)
         finally:
-            journal.close()
+            session.journal.close()
         return best
 
-    @property
-    def _watchers(self) -> tuple[Observer, ...]:
-        return (self._log, *self.observers)
+    def estimate(self, student: dspy.Module, trainset: Sequence[dspy.Example]) -> "Estimate":
+        """What `compile` would cost, without asking or encoding anything.
+
+        >>> from ipo_dspy import demo
+        >>> task = demo.load("pixel-animals", shots=2)
+        >>> optimizer = IPO(prompt_model=dspy.LM("openai/gpt-4o-mini", api_key="none", engine="litellm"), steps=10)
+        >>> optimizer.estimate(task.program, task.trainset).total.calls
+        11
+        """
+        from ipo_dspy.estimate import estimate
+
+        classifiers = find_classifiers(student)
+        proposer = build_proposer(self.proposer, self.prompt_model)
+        train = gather(student, classifiers, list(trainset), name="trainset", **self._gathering)
+        searches = [
+            (self.task or _task(images.classes), min(self.max_descriptions, len(images.labels)))
+            for images in train.values()
+        ]
+        return estimate(self._models(proposer), proposer, self.plan, searches)
+
+    def stop(self) -> None:
+        """End the search after the step that is under way; `compile` returns the best so far. From any thread."""
+        self._stop.set()
 
     @property
     def _gathering(self) -> dict[str, Any]:
         return {"label_field": self.label_field, "num_threads": self.num_threads, "skip_bad": self.skip_bad}
 
-    def _prepare(
-        self,
-        classifier: "ClipClassifier",
-        train: TrainingImages,
-        validation: TrainingImages | None,
-        record: Record,
-    ) -> "Prepared":
-        """Check the templates and encode the images: whatever can be refused is refused here, at no cost."""
+    def _models(self, proposer: "Proposer") -> dict[str, Any]:
+        """The language models that the run will ask, by the argument that names them."""
+        models = {"prompt_model": model_of(proposer)}
+        if describer_kind(self.describer, self.description_model) == "lm" and self.max_descriptions:
+            models["description_model"] = description_lm(self.description_model)
+        return {role: lm for role, lm in models.items() if lm is not None}
+
+    def _initial(self, classifier: "ClipClassifier") -> tuple[Template, ...]:
+        return (classifier.template, *self.initial_templates)
+
+    def _check(self, session: Session, task: Task) -> Task:
+        """Whatever can be refused is refused here, before anything is paid for or encoded."""
         from ipo_dspy.clip.images import check_images
 
+        record = session.record(task.name)
         record.tell("progress", stage="model", done=0, total=1)
-        initial = [classifier.template, *self.initial_templates]
-        _check_length(classifier, initial, train.classes)
+        _check_length(task.classifier, task.initial, task.train.classes)
         record.tell("progress", stage="model", done=1, total=1)
-        if validation is not None and not self.skip_bad:
-            check_images(validation.images, num_threads=self.num_threads)
-        judged = self._judge(classifier, train, record, "training images")
-        decider = None if validation is None else self._judge(classifier, validation, record, "validation images")
-        return Prepared(classifier, record, tuple(initial), judged, decider)
+        if not self.skip_bad:
+            for images in (task.train, task.validation):
+                if images is not None:
+                    check_images(images.images, num_threads=self.num_threads)
+        return task
 
-    def _search(self, prepared: "Prepared", proposer: "Proposer") -> SearchResult:
+    def _encode(self, session: Session, task: Task) -> Encoded:
+        """Encode the images, each once, and see that they are those of the run."""
+        record = session.record(task.name)
+        train = self._judge(task.classifier, task.train, record, "training images")
+        validation = None
+        if task.validation is not None:
+            validation = self._judge(task.classifier, task.validation, record, "validation images")
+        session.check_task(
+            task.name,
+            classes=list(train.images.classes),
+            model=dict(task.classifier.backbone.identity),
+            images=len(train.images.labels),
+            validation_images=0 if validation is None else len(validation.images.labels),
+            start=str(task.initial[0]),
+            data=train.fingerprint,
+        )
+        return Encoded(task, train, validation)
+
+    def _search_all(
+        self, session: Session, encoded: Sequence[Encoded], proposer: "Proposer"
+    ) -> tuple[SearchResult, ...]:
+        """One search after the other.
+
+        Raises:
+            LanguageModelError: the proposer never answered in any of them.
+        """
+        results = tuple(self._search(session, one, proposer) for one in encoded)
+        if all(result.status == "faults" and not result.answered for result in results):
+            raise LanguageModelError(f"{results[0].fault}; check the model's name, key and address, then run again")
+        return results
+
+    def _search(self, session: Session, encoded: Encoded, proposer: "Proposer") -> SearchResult:
         """The whole search for one classifier."""
         from ipo_dspy.evaluation import compare
 
-        record, judged, decider = prepared.record, prepared.train, prepared.validation
-        record(
-            "search",
-            classes=list(judged.images.classes),
-            model=dict(prepared.classifier.backbone.identity),
-            images=len(judged.images.labels),
-            validation_images=0 if decider is None else len(decider.images.labels),
-            start=str(prepared.initial[0]),
-        )
-        described = self._describe(prepared.classifier, judged.images, record)
+        task, record = encoded.task, session.record(encoded.task.name)
+        described = self._describe(session, task, encoded.train.images)
         search = Search(
-            judged.scorer,
+            encoded.train.scorer,
             proposer,
             self.plan,
             record,
+            ledger=session.ledger,
+            past=session.past,
             descriptions=[text for text in described.texts if text],
-            task=self.task or _task(judged.images.classes),
+            task=self.task or _task(encoded.train.images.classes),
+            stop=self._stop.is_set,
         )
-        found = search.run(prepared.initial, validator=None if decider is None else decider.scorer)
-        result = replace(found, calls=found.calls + described.calls, tokens=found.tokens + described.tokens)
-        compare(record, result, judged, split="train")
-        if decider is not None:
-            compare(record, result, decider, split="validation")
+        validation = encoded.validation
+        result = search.run(task.initial, validator=None if validation is None else validation.scorer)
+        compare(record, result, encoded.train, split="train")
+        if validation is not None:
+            compare(record, result, validation, split="validation")
         return result
 
     def _judge(self, classifier: "ClipClassifier", images: TrainingImages, record: Record, stage: str) -> "Judged":
@@ -245,21 +343,31 @@ class IPO(Teleprompter):
             stage=stage,
             num_threads=self.num_threads,
             skip_bad=self.skip_bad,
+            checked=True,
         )
 
-    def _describe(self, classifier: "ClipClassifier", train: TrainingImages, record: Record) -> "Descriptions":
+    def _describe(self, session: Session, task: Task, train: TrainingImages) -> "Descriptions":
         from ipo_dspy.describers import Descriptions
 
-        describer = build_describer(self.describer, self.description_model, classifier, num_threads=self.num_threads)
+        describer = build_describer(
+            self.describer,
+            self.description_model,
+            task.classifier,
+            num_threads=self.num_threads,
+            max_errors=self.plan.max_errors,
+        )
         if describer is None or self.max_descriptions == 0:
             return Descriptions(())
+        record = session.record(task.name)
+        known = {event["source"] for event in session.past if _describes(event, task.name)}
         chosen = evenly_over_classes(train.labels, self.max_descriptions)
         record.tell("progress", stage="descriptions", done=0, total=len(chosen))
-        described = describer.describe([train.images[i] for i in chosen], [train.labels[i] for i in chosen])
+        images, labels = [train.images[i] for i in chosen], [train.labels[i] for i in chosen]
+        described = describer.describe(images, labels, once=session.once(task.name))
         for message in described.faults:
             record("fault", step=0, message=f"an image could not be described: {message}")
         for i, text in zip(chosen, described.texts, strict=True):
-            if text:
+            if text and (not train.sources[i] or train.sources[i] not in known):
                 record("description", source=train.sources[i], text=text)
         record.tell("progress", stage="descriptions", done=len(chosen), total=len(chosen))
         return described
@@ -273,45 +381,26 @@ class IPO(Teleprompter):
             best.candidate_programs = candidates(student, results)
         return best
 
-    def _announce(self, journal: Journal | NoJournal) -> None:
-        journal.append(
-            "run",
-            schema=1,
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
-            seed=self.plan.seed,
-            settings=self._settings(),
-            versions={name: version(name) for name in ("ipo_dspy", "dspy", "open_clip_torch", "torch")},
-        )
-
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, proposer: "Proposer") -> dict[str, Any]:
         """What a reader of the journal may know: names of models, never their keys or addresses."""
         return {
             **{k: v for k, v in asdict(self.plan).items() if k != "seed"},
-            "proposer": name_of(self.proposer or "lm"),
+            **asdict(self.limits),
+            "proposer": name_of(proposer),
             "describer": name_of(describer_kind(self.describer, self.description_model)),
-            "prompt_model": name_of(self.prompt_model or (None if self.proposer else dspy.settings.lm)),
+            "prompt_model": name_of(model_of(proposer)),
             "description_model": name_of(self.description_model),
             "initial_templates": [str(t) for t in self.initial_templates],
             "max_descriptions": self.max_descriptions,
+            "task": self.task,
+            "num_threads": self.num_threads,
         }
 
-    def _finish(self, journal: Journal | NoJournal, best: dspy.Module, details: DetailedResults) -> None:
-        if self.log_dir is not None:
-            save_whole(best, Path(self.log_dir) / PROGRAM_FILE)
-        stopped = any(search.status == "faults" for search in details.searches)
-        fields = {
-            "status": "stopped" if stopped else "finished",
-            "seconds": round(details.seconds, 3),
-            "calls": details.calls,
-            "tokens": details.tokens,
-        }
-        journal.append("end", **fields)
-        for observer in self.observers:
-            observer({"event": "end", **fields})
-
-    def _log(self, event: Mapping[str, Any]) -> None:
+    def _log(self, event: Event) -> None:
         if event["event"] == "fault":
             logger.warning("step %s of %s: %s", event["step"], event["predictor"], event["message"])
+        elif event["event"] == "budget":
+            logger.warning("%s=%g is spent; the search ends here", event["limit"], event["allowed"])
         elif event["event"] == "chosen":
             logger.info("%s: chose %r by %s images", event["predictor"], event["template"], event["decided_by"])
         else:
@@ -330,6 +419,15 @@ def evenly_over_classes(labels: Sequence[str], limit: int) -> list[int]:
         seen[label] = seen.get(label, 0) + 1
         turn.append((seen[label], index))
     return sorted(index for _, index in sorted(turn)[:limit])
+
+
+def _describes(event: Event, predictor: str) -> TypeGuard[DescriptionEvent]:
+    return event["event"] == "description" and event["predictor"] == predictor
+
+
+def _overlaps(proposer: "str | Proposer | None") -> bool:
+    """A language model is waited for; what runs in this process only takes time from the scorer."""
+    return proposer in (None, "lm")
 
 
 def _check_length(classifier: "ClipClassifier", templates: Sequence[Template], classes: Sequence[str]) -> None:

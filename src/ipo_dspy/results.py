@@ -11,7 +11,8 @@ import dspy
 
 from ipo_dspy.errors import JournalError
 from ipo_dspy.history import Trial
-from ipo_dspy.search import SearchResult
+from ipo_dspy.ledger import Spent
+from ipo_dspy.search import COMPLETE, SearchResult
 from ipo_dspy.template import Template
 from ipo_dspy.training import find_classifiers
 
@@ -21,13 +22,32 @@ class DetailedResults:
     """What a compilation did, as `detailed_results` of the program that it returned.
 
     `trials`, `best`, `baseline` and `rejections` are those of the first classifier; a program with several has
-    one entry each in `searches`.
+    one entry each in `searches`. `spent` is what the language models cost.
     """
 
     searches: tuple[SearchResult, ...]
-    calls: int
-    tokens: int
-    seconds: float
+    spent: Spent
+
+    @property
+    def calls(self) -> int:
+        """Requests to language models that were answered."""
+        return self.spent.calls
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion tokens of them."""
+        return self.spent.tokens
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time, over all sittings of the run."""
+        return self.spent.seconds
+
+    @property
+    def status(self) -> str:
+        """Why it ended: `finished`, or what stopped the first search that was stopped; see `SearchResult`."""
+        ended = [search.status for search in self.searches]
+        return next((status for status in ended if status not in COMPLETE), "finished")
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -81,16 +101,6 @@ def candidates(student: dspy.Module, results: Sequence[SearchResult]) -> list[di
         }
         for finalist, predictor in rows
     ]
-
-
-def total(results: tuple[SearchResult, ...], seconds: float) -> DetailedResults:
-    """The story of all searches of one compilation."""
-    return DetailedResults(
-        searches=results,
-        calls=sum(r.calls for r in results),
-        tokens=sum(r.tokens for r in results),
-        seconds=seconds,
-    )
 
 
 def save_whole(program: dspy.Module, path: Path) -> None:

@@ -3,17 +3,23 @@
 It asks a proposer and a scorer and decides nothing else, so it runs in a test in milliseconds with toys, and
 in a benchmark unchanged. It knows neither tensors nor language models. IPO, Algorithm 1 of the paper, with the
 differences listed in docs/decisions.md.
+
+A run that was cut off goes on from its journal: trials and rejections are taken from there, and a step that was cut in
+the middle is done again with the same answers, of which only what is missing is tried.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ipo_dspy.errors import LanguageModelError, TemplateError
+from ipo_dspy.errors import BudgetError, TemplateError
+from ipo_dspy.events import Event, Observer, TrialEvent
 from ipo_dspy.history import History, Score, Trial
-from ipo_dspy.journal import Event
+from ipo_dspy.ledger import Ledger
 from ipo_dspy.proposers.base import Ask, ProposalError, Proposals, Proposer
 from ipo_dspy.signatures import OPEN_TAG
 from ipo_dspy.template import Template, has_placeholder
@@ -22,11 +28,11 @@ if TYPE_CHECKING:
     from ipo_dspy.scorers import Checked, Scorer
 
 FINALISTS = 10
-FAULTS_IN_A_ROW = 3
 TOLD_REJECTIONS = 5
-
-Observer = Callable[[Event], None]
-"""Called with every event of the journal as it is written, and with passing ones (`progress`) that are not."""
+COMPLETE = frozenset({"finished", "patience", "exhausted"})
+"""How a search ends by itself; any other status says what stopped it."""
+BARREN_STEPS = 10
+"""A proposer that has had nothing new for so many steps has nothing left to say, and may cost money."""
 
 
 class Keeper(Protocol):
@@ -34,6 +40,9 @@ class Keeper(Protocol):
 
     def append(self, kind: str, **fields: Any) -> None:
         """Keep one event."""
+
+    def extend(self, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Keep several at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,8 @@ class Plan:
         history_size: how many of the best trials the proposer is shown.
         patience: stop after this many steps without a better trial; `None` never does.
         seed: of every draw.
+        max_errors: stop after this many questions in a row without a usable answer.
+        overlap: ask the next question while the last answers are scored; the proposer then sees scores a step late.
     """
 
     steps: int = 100
@@ -53,6 +64,8 @@ class Plan:
     history_size: int = 20
     patience: int | None = None
     seed: int = 0
+    max_errors: int = 3
+    overlap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +105,21 @@ class SearchResult:
         trials: all of them, in order; the first is the start template.
         finalists: best first, by validation images where there are any, else by training images.
         rejections: unusable proposals.
-        calls, tokens: of language models.
-        seconds: wall-clock time of the search.
-        status: `finished`, `patience` or `faults`.
+        seconds: wall-clock time of the search, in this session.
+        status: why it ended: `finished`, `patience`, `exhausted` (nothing new for ten steps), `faults`, `stopped` (by
+            the user), or the name of the limit that was reached.
+        fault: what went wrong, where the status is `faults`.
+        answered: whether the proposer ever gave anything.
     """
 
     predictor: str
     trials: tuple[Trial, ...]
     finalists: tuple[Finalist, ...]
     rejections: tuple[Rejection, ...]
-    calls: int
-    tokens: int
     seconds: float
     status: str
+    fault: str | None = None
+    answered: bool = True
 
     @property
     def best(self) -> Trial:
@@ -143,13 +158,47 @@ class Record:
 
     def __call__(self, kind: str, **fields: Any) -> None:
         """Keep an event and tell the observers."""
-        self.journal.append(kind, predictor=self.predictor, **fields)
-        self.tell(kind, **fields)
+        self.extend([(kind, fields)])
+
+    def extend(self, events: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Keep several events at once, then tell the observers of each."""
+        self.journal.extend([(kind, {"predictor": self.predictor, **fields}) for kind, fields in events])
+        for kind, fields in events:
+            self.tell(kind, **fields)
 
     def tell(self, kind: str, **fields: Any) -> None:
         """Tell the observers alone, of something that needs no keeping."""
+        event = cast(Event, {"event": kind, "predictor": self.predictor, **fields})
         for observer in self.observers:
-            observer({"event": kind, "predictor": self.predictor, **fields})
+            observer(event)
+
+
+class Ahead:
+    """Asks, and where it may, asks the next question while the caller is busy with the last answer."""
+
+    def __init__(self, propose: Callable[[Ask], Proposals], *, overlap: bool) -> None:
+        self._propose = propose
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="ipo-ahead") if overlap else None
+        self._begun: tuple[int, Future[Proposals]] | None = None
+
+    def begin(self, ask: Ask) -> None:
+        """Ask in the background, if it may."""
+        if self._pool is not None:
+            self._begun = ask.step, self._pool.submit(copy_context().run, self._propose, ask)
+
+    def has_begun(self, step: int) -> bool:
+        """Whether the question of a step is on its way; its answer will have been paid for."""
+        return self._begun is not None and self._begun[0] == step
+
+    def take(self, ask: Ask) -> Proposals:
+        """The answer that was begun for this step, or else one asked for now."""
+        begun, self._begun = self._begun, None
+        return begun[1].result() if begun is not None and begun[0] == ask.step else self._propose(ask)
+
+    def close(self) -> None:
+        """Let go of the thread; a question on its way is not waited for."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Search:
@@ -160,8 +209,11 @@ class Search:
         proposer: writes templates.
         plan: how long and with what.
         record: keeps and tells events.
+        ledger: what the proposer's questions go through.
+        past: events of the run's earlier sessions.
         descriptions: how some training images look.
         task: one sentence for the proposer.
+        stop: asked before each step; true ends the search there.
         clock: seconds, monotonic.
     """
 
@@ -172,38 +224,60 @@ class Search:
         plan: Plan,
         record: Record,
         *,
+        ledger: Ledger | None = None,
+        past: Iterable[Event] = (),
         descriptions: Sequence[str] = (),
         task: str = "",
+        stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scorer, self.proposer, self.plan, self.record = scorer, proposer, plan, record
-        self.descriptions, self.task, self.clock = tuple(descriptions), task, clock
+        self.ledger = ledger or Ledger()
+        self.descriptions, self.task, self.stop, self.clock = tuple(descriptions), task, stop, clock
         self.history = History()
         self.rejections: list[Rejection] = []
-        self.calls = self.tokens = 0
-        self._answered = False
+        self.done = 0
+        self.fault: ProposalError | None = None
+        for event in past:
+            self._restore(event)
+        self._answered = self.done > 0
+        self._ahead = Ahead(proposer.propose, overlap=plan.overlap)
 
     def run(self, initial: Sequence[Template], *, validator: "Scorer | None" = None) -> SearchResult:
         """Search from the initial templates, the first of which is the start template.
 
         Raises:
             TemplateError: an initial template does not fit the model.
-            LanguageModelError: the proposer never answered.
+            JournalError: what was found cannot be kept.
         """
         began = self.clock()
         self._begin(initial)
-        status = self._steps()
-        finalists = self._choose(validator)
+        try:
+            status = self._steps()
+        finally:
+            self._ahead.close()
         return SearchResult(
             predictor=self.record.predictor,
+            finalists=self._choose(validator),
             trials=tuple(self.history),
-            finalists=finalists,
             rejections=tuple(self.rejections),
-            calls=self.calls,
-            tokens=self.tokens,
             seconds=self.clock() - began,
             status=status,
+            fault=str(self.fault) if status == "faults" else None,
+            answered=self._answered,
         )
+
+    def _restore(self, event: Event) -> None:
+        """Take over what an earlier session did."""
+        if event.get("predictor") != self.record.predictor:
+            return
+        if event["event"] == "trial" and event["key"] not in self.history:
+            self.history.add(_trial(event))
+        elif event["event"] == "rejection":
+            row = Rejection(event["step"], event["text"], event["reason"], event["message"])
+            self.rejections.append(row)
+        elif event["event"] == "step":
+            self.done = max(self.done, event["step"])
 
     def _begin(self, initial: Sequence[Template]) -> None:
         """Score the initial templates; they are the caller's, so a bad one is an error, not a rejection."""
@@ -211,78 +285,107 @@ class Search:
         for template in initial:
             checked = self.scorer.check(template)
             fresh.setdefault(checked.key, (template, checked))
-        self._score(list(fresh.values()), step=0)
+        if any(key not in self.history for key in fresh):
+            self._score(list(fresh.values()), step=0)
 
     def _steps(self) -> str:
-        best, best_step, faults = self.history.best, 0, 0
-        for step in range(1, self.plan.steps + 1):
-            # A step without an answer says nothing about the search, so it is no reason to lose patience.
-            if self.plan.patience is not None and not faults and step - best_step > self.plan.patience:
-                return "patience"
-            fault = self._step(step)
-            faults = 0 if fault is None else faults + 1
-            if fault is not None and not self._answered and step == min(FAULTS_IN_A_ROW, self.plan.steps):
-                raise LanguageModelError(f"{fault}; check the model's name, key and address, then run again") from fault
-            if faults == FAULTS_IN_A_ROW:
+        step, faults = self.done + 1, 0
+        while step <= self.plan.steps:
+            if not self._ahead.has_begun(step) and (enough := self._enough(step)):
+                return enough
+            try:
+                self.ledger.check_time()
+                self.fault = self._step(step)
+            except BudgetError as spent:
+                self.record("budget", limit=spent.limit, allowed=spent.allowed, spent=spent.spent)
+                return spent.limit
+            faults = 0 if self.fault is None else faults + 1
+            if self.fault is not None and (self.fault.fatal or faults == self.plan.max_errors):
                 return "faults"
-            if self.history.best.key != best.key:
-                best, best_step = self.history.best, step
+            if self.done == step:
+                step += 1
         return "finished"
 
+    def _enough(self, step: int) -> str | None:
+        """Why not to take a step; `None` to take it."""
+        if self.stop():
+            return "stopped"
+        if self.plan.patience is not None and step - self.history.best.step > self.plan.patience:
+            return "patience"
+        if step - max(trial.step for trial in self.history) > BARREN_STEPS:
+            return "exhausted"
+        return None
+
     def _step(self, step: int) -> ProposalError | None:
-        """Ask once and try what comes; the fault if nothing came because of one."""
+        """Ask once and try what comes; what went wrong if something did.
+
+        A step without an answer is not over: it is tried again, so a server that was away for a while changes nothing.
+        """
         began = self.clock()
+        texts: tuple[str, ...] = ()
+        fault: ProposalError | None = None
         try:
-            proposals = self.proposer.propose(self._ask(step))
-        except ProposalError as fault:
-            self._pay(fault)
-            self.record("fault", step=step, message=str(fault), calls=fault.calls, tokens=fault.tokens)
-            return fault
-        self._answered = True
-        templates = self._read(proposals, step)
+            texts = self._ahead.take(self._ask(step)).texts
+        except ProposalError as error:
+            fault = error
+            self.record("fault", step=step, message=str(fault))
+            if not fault.answered:
+                return fault
+        self._answered = self._answered or fault is None
+        templates = self._read(texts, step)
+        if self.plan.overlap and step < self.plan.steps and fault is None and not self._enough(step + 1):
+            self._ahead.begin(self._ask(step + 1))
         self._score(templates, step=step)
-        self._pay(proposals)
+        spent = self.ledger.cost_of(self.record.predictor, f"step {step}/")
         self.record(
             "step",
             step=step,
-            proposed=len(proposals.texts),
+            proposed=len(texts),
             accepted=len(templates),
-            calls=proposals.calls,
-            tokens=proposals.tokens,
+            calls=spent.calls,
+            tokens=spent.tokens,
             seconds=round(self.clock() - began, 3),
+            elapsed=round(self.ledger.elapsed, 3),
         )
-        return None
-
-    def _pay(self, answer: Proposals | ProposalError) -> None:
-        self.calls += answer.calls
-        self.tokens += answer.tokens
+        self.done = step
+        return fault
 
     def _ask(self, step: int) -> Ask:
-        told = [r for r in self.rejections if r.reason != "duplicate"][-TOLD_REJECTIONS:]
+        # What a step is shown must not depend on when it was asked, or a run taken up again would go another way.
+        seen = step - 1 if self.plan.overlap else step
+        trials = [trial for trial in self.history if trial.step == 0 or trial.step < seen]
+        told = [r for r in self.rejections if r.reason != "duplicate" and r.step < step][-TOLD_REJECTIONS:]
         return Ask(
             step=step,
             count=self.plan.prompts_per_step,
-            shown=tuple(self.history.shown(self.plan.history_size)),
-            trials=tuple(self.history),
+            shown=tuple(History(trials).shown(self.plan.history_size)),
+            trials=tuple(trials),
             rejected=tuple(f"{r.text[:120]} ({r.reason})" for r in told),
             descriptions=self.descriptions,
             task=self.task,
             seed=self.plan.seed,
+            once=lambda question, ask: self.ledger.once(self.record.predictor, question, ask),
+            tell=lambda message: self.record("fault", step=step, message=message),
         )
 
-    def _read(self, proposals: Proposals, step: int) -> list[tuple[Template, "Checked"]]:
+    def _read(self, texts: Sequence[str], step: int) -> list[tuple[Template, "Checked"]]:
         """The usable templates among untrusted texts; the others are recorded as rejections."""
         usable: dict[str, tuple[Template, Checked]] = {}
-        for text in map(str, proposals.texts):
+        recorded = sum(r.step == step for r in self.rejections)  # by a session that was cut off in this step
+        tried = {trial.key for trial in self.history if trial.step != step}
+        for text in map(str, texts):
             try:
                 template = read_proposal(text)
                 checked = self.scorer.check(template)
-                if checked.key in self.history or checked.key in usable:
+                if checked.key in tried or checked.key in usable:
                     raise TemplateError(
                         f"template {str(template)!r} was tried before; write another", reason="duplicate"
                     )
             except TemplateError as error:
-                self._reject(step, text, error)
+                if recorded:
+                    recorded -= 1
+                else:
+                    self._reject(step, text, error)
             else:
                 usable[checked.key] = (template, checked)
         return list(usable.values())
@@ -293,22 +396,17 @@ class Search:
         self.record("rejection", step=step, text=rejection.text, reason=error.reason, message=rejection.message)
 
     def _score(self, templates: Sequence[tuple[Template, "Checked"]], *, step: int) -> None:
+        """Score together and keep together; what a session that was cut off had kept already stays as it is."""
         if not templates:
             return
         scores = self.scorer.score([template for template, _ in templates])
+        fresh = []
         for (template, checked), score in zip(templates, scores, strict=True):
-            trial = Trial(template, score, index=len(self.history), step=step, tokens=checked.longest, key=checked.key)
-            self.history.add(trial)
-            self.record(
-                "trial",
-                index=trial.index,
-                step=step,
-                template=str(template),
-                accuracy=score.accuracy,
-                loss=score.loss,
-                tokens=trial.tokens,
-                key=trial.key,
-            )
+            if checked.key not in self.history:
+                index = len(self.history)
+                fresh.append(Trial(template, score, index=index, step=step, tokens=checked.longest, key=checked.key))
+                self.history.add(fresh[-1])
+        self.record.extend([("trial", _trial_fields(trial)) for trial in fresh])
 
     def _choose(self, validator: "Scorer | None") -> tuple[Finalist, ...]:
         """The best trials and the start template, ranked by the set that decides."""
@@ -343,6 +441,24 @@ def read_proposal(text: str) -> Template:
     if any(not has_placeholder(line) for line in lines if line.strip()):
         text = " ".join(lines)
     return Template.parse(text)
+
+
+def _trial_fields(trial: Trial) -> dict[str, Any]:
+    return {
+        "index": trial.index,
+        "step": trial.step,
+        "template": str(trial.template),
+        "accuracy": trial.score.accuracy,
+        "loss": trial.score.loss,
+        "tokens": trial.tokens,
+        "key": trial.key,
+    }
+
+
+def _trial(event: TrialEvent) -> Trial:
+    score = Score(event["accuracy"], event["loss"])
+    template = Template.parse(event["template"])
+    return Trial(template, score, index=event["index"], step=event["step"], tokens=event["tokens"], key=event["key"])
 
 
 def _finalist_fields(finalist: Finalist) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The two questions put to language models, as DSPy signatures, and the adapter that writes the paper's form.
+"""The questions put to language models, as DSPy signatures, and the adapter that writes the paper's form.
 
 `ProposePrompts` works with any DSPy adapter; `PaperAdapter` lays it out as the IPO paper does (section 3):
 task, image descriptions, scored history with the best last, what the scores mean, the request, and each
@@ -57,6 +57,18 @@ class DescribeImage(dspy.Signature):
     description: str = dspy.OutputField(desc="how the image looks, without naming its subject")
 
 
+class SummariseLooks(dspy.Signature):
+    """Say in few words how the images of a data set look, from descriptions of some of them.
+
+    Keep what many have in common and what sets groups of them apart: medium, style, lighting, viewpoint, colours,
+    texture, background, quality. Say how often each occurs.
+    """
+
+    descriptions: list[str] = dspy.InputField()
+    words: int = dspy.InputField(desc="how many words the summary may have in all")
+    summary: list[str] = dspy.OutputField(desc="one sentence for each thing to know")
+
+
 class PaperAdapter(dspy.Adapter):
     """Writes `ProposePrompts` in the form of the IPO paper and reads the tagged answers tolerantly.
 
@@ -112,8 +124,10 @@ class PaperAdapter(dspy.Adapter):
         return {"templates": answers}
 
 
-def read_answers(completion: str) -> list[str]:
+def read_answers(completion: str, cut: bool = False) -> list[str]:
     r"""Tagged answers in order; an unclosed last one keeps its tag; untagged lines with `<CLASS>` as a last resort.
+
+    With `cut`, of a completion that the token limit ended, an untagged last line gets the tag of an unclosed one.
 
     An answer that is followed by another opening tag counts if it holds `<CLASS>`: some models forget the slash.
 
@@ -123,6 +137,8 @@ def read_answers(completion: str) -> list[str]:
     ['a <CLASS>.', '<INS>a photo of']
     >>> read_answers("1. a <CLASS>.\nHope that helps!")
     ['a <CLASS>.']
+    >>> read_answers("a <CLASS>.\nart of a <CLASS> in the", cut=True)
+    ['a <CLASS>.', '<INS>art of a <CLASS> in the']
     """
     answers: list[str] = []
     opened: int | None = None
@@ -133,12 +149,16 @@ def read_answers(completion: str) -> list[str]:
         opened = None if tag.group(1) else tag.end()
     if opened is not None and (rest := completion[opened:].strip()):
         answers.append(f"{OPEN_TAG}{rest}")
-    return answers or _untagged(completion)
+    return answers or _untagged(completion, cut)
 
 
-def _untagged(completion: str) -> list[str]:
-    lines = (line for line in completion.splitlines() if _HAS_CLASS.search(line))
-    return [_BULLET.sub("", _TAG.sub(" ", line)).strip() for line in lines]
+def _untagged(completion: str, cut: bool) -> list[str]:
+    lines = completion.splitlines()
+    found = [i for i, line in enumerate(lines) if _HAS_CLASS.search(line)]
+    texts = [_BULLET.sub("", _TAG.sub(" ", lines[i])).strip() for i in found]
+    if cut and found and found[-1] == len(lines) - 1:
+        texts[-1] = f"{OPEN_TAG}{texts[-1]}"
+    return texts
 
 
 def _require(signature: type[dspy.Signature]) -> None:

@@ -4,8 +4,10 @@ Exit codes: 0 done; 1 the run could not be finished or written; 2 the input cann
 """
 
 import io
+import os
 import sys
 
+from ipo_dspy.cli import resume
 from ipo_dspy.errors import InputError, IPOError
 
 
@@ -13,6 +15,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; mistakes of the user end in one line on stderr, with `--debug` in a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    resume.remember(arguments)
     from ipo_dspy.cli.app import app
 
     for stream in (sys.stdout, sys.stderr):
@@ -26,5 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.write(f"ipo-dspy: {error}\n")
         sys.exit(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
-        sys.stderr.write("ipo-dspy: interrupted; what was found so far is in the journal of the run\n")
-        sys.exit(130)
+        sys.stderr.write("ipo-dspy: interrupted\n")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)  # at once: a request that a thread waits for would hold up sys.exit for minutes

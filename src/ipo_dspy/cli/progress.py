@@ -2,11 +2,12 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from ipo_dspy.events import Event, TrialEvent
 
 
 @contextlib.contextmanager
@@ -42,16 +43,15 @@ class LiveProgress:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         """Show an event."""
-        kind = event["event"]
-        if kind == "progress":
+        if event["event"] == "progress":
             self.show(event["stage"], event["done"], event["total"])
-        elif kind == "trial":
+        elif event["event"] == "trial":
             self._note(event)
-        elif kind == "step":
+        elif event["event"] == "step":
             self.show("steps", event["step"], self.steps)
-        elif kind == "chosen":
+        elif event["event"] == "chosen":
             self.show("steps", self.steps, self.steps)
 
     def show(self, stage: str, done: int, total: int) -> None:
@@ -60,7 +60,7 @@ class LiveProgress:
             self._tasks[stage] = self._progress.add_task(stage, total=total, note="")
         self._progress.update(self._tasks[stage], completed=done, total=total)
 
-    def _note(self, trial: dict[str, Any]) -> None:
+    def _note(self, trial: TrialEvent) -> None:
         """A line for each template that is better than all before it; the bar keeps its accuracy."""
         row = (-trial["accuracy"], trial["loss"])
         better = self._best is None or row < self._best

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ipo_dspy.data import ImageDataset, harmonic_mean
 from ipo_dspy.errors import DataError
 from ipo_dspy.history import Score
+from ipo_dspy.ledger import Spent
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
@@ -27,7 +28,10 @@ class Outcome:
         left_out: how many could not be read.
         folder: journal and program.
         report: the HTML page.
-        trials, rejected, calls, tokens, seconds: of the search.
+        trials, rejected: of the search.
+        spent: on language models.
+        status: `finished`, or what stopped the search.
+        fault: what went wrong last, if language models failed.
     """
 
     start: str
@@ -39,9 +43,9 @@ class Outcome:
     report: str
     trials: int
     rejected: int
-    calls: int
-    tokens: int
-    seconds: float
+    spent: Spent
+    status: str
+    fault: str | None
 
     @property
     def harmonic(self) -> tuple[float, float] | None:
@@ -54,9 +58,16 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         scores = {name: {"start": asdict(s), "best": asdict(b)} for name, (s, b) in self.scores.items()}
-        names = ("start", "best", "images", "left_out", "folder", "report", "trials", "rejected")
+        names = ("start", "best", "images", "left_out", "folder", "report", "trials", "rejected", "status")
         plain = {name: getattr(self, name) for name in names}
-        spent = {"calls": self.calls, "tokens": self.tokens, "seconds": round(self.seconds, 3)}
+        spent = {
+            "calls": self.spent.calls,
+            "tokens": self.spent.tokens,
+            "prompt_tokens": self.spent.prompt_tokens,
+            "completion_tokens": self.spent.completion_tokens,
+            "cost": None if self.spent.unpriced else self.spent.cost,
+            "seconds": round(self.spent.seconds, 3),
+        }
         harmonic = None if self.harmonic is None else dict(zip(("start", "best"), self.harmonic, strict=True))
         return {**plain, **spent, "scores": scores, "harmonic_mean": harmonic}
 
@@ -114,10 +125,17 @@ def run(
         report=str(write_report(folder)),
         trials=len(details.trials),
         rejected=sum(details.rejections.values()),
-        calls=details.calls,
-        tokens=details.tokens,
-        seconds=details.seconds,
+        spent=details.spent,
+        status=details.status,
+        fault=next((search.fault for search in details.searches if search.fault), None),
     )
+
+
+def journal_size(folder: Path) -> int:
+    """Bytes of the journal in a folder; 0 if there is none."""
+    from ipo_dspy.journal import FILE_NAME
+
+    return (folder / FILE_NAME).stat().st_size if (folder / FILE_NAME).exists() else 0
 
 
 def free_folder(parent: str, name: str) -> Path:
@@ -142,7 +160,7 @@ def _test(
     program = best.deepcopy()
     program.classes = dataset.classes
     images = gather(program, {"self": program}, dataset, name="test images")["self"]
-    with Journal.reopen(folder) as journal:
+    with Journal(folder) as journal:
         record: Record = Record("self", journal, optimizer.observers)
         judged = judge(program, images, record=record, stage=f"test images {part}", skip_bad=optimizer.skip_bad)
         before, after = judged.evaluate(start), judged.evaluate(program.template)

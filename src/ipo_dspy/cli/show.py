@@ -3,13 +3,18 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ipo_dspy.cli.runs import Outcome
+from ipo_dspy.ledger import Limits, Spent
+
+if TYPE_CHECKING:
+    from ipo_dspy.estimate import Estimate
 
 
 def as_json(value: Any) -> None:
@@ -17,8 +22,8 @@ def as_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def outcome(result: Outcome) -> None:
-    """Start against best on every set of images, and where the files are."""
+def outcome(result: Outcome, limits: Limits) -> None:
+    """Start against best on every set of images, what was spent, and where the files are."""
     table = Table(title="accuracy in percent (start, best, gain) and loss in nats", title_justify="left")
     table.add_column("")
     table.add_column("images", justify="right")
@@ -39,11 +44,74 @@ def outcome(result: Outcome) -> None:
     console.print(Text.assemble("best template   ", (result.best, "bold green")))
     if result.left_out:
         console.print(f"{result.left_out} images could not be read and were left out")
+    if result.spent.calls or limits != Limits():
+        console.print(_spending(result.spent, limits))
     console.print(
-        f"{result.trials} templates tried, {result.rejected} rejected, {result.calls} LLM calls, "
-        f"{result.tokens} tokens, {result.seconds:.1f} s"
+        f"{result.trials} templates tried, {result.rejected} rejected, {result.spent.calls} LLM calls, "
+        f"{result.spent.tokens} tokens, {result.spent.seconds:.1f} s{_ended(result.status)}"
     )
     console.print(Text(f"program  {result.folder}/best.json\nreport   {result.report}"), soft_wrap=True)
+
+
+def estimate(found: "Estimate", *, machine: bool) -> None:
+    """What a run would cost, by kind of request."""
+    if machine:
+        total = found.total
+        as_json(
+            {
+                "calls": total.calls,
+                "tokens": total.tokens,
+                "cost": None if total.unpriced else total.cost,
+                "items": [asdict(item) for item in found.items],
+            }
+        )
+        return
+    if not found.items:
+        note("no language model would be asked: 0 calls, 0 tokens, 0 USD")
+        return
+    lines = [
+        (i.what, i.model, str(i.calls), str(i.prompt_tokens), str(i.completion_tokens), _usd(i.cost))
+        for i in found.items
+    ]
+    total = found.total
+    cost = _usd(total.cost) + (" + unknown" if total.unpriced else "")
+    lines.append(("total", "", str(total.calls), str(total.prompt_tokens), str(total.completion_tokens), cost))
+    columns = ["requests", "model", "calls>", "prompt tokens>", "completion tokens>", "USD>"]
+    rows("expected at most; nothing was asked", columns, lines)
+
+
+def _spending(spent: Spent, limits: Limits) -> Table:
+    """What was spent beside what was allowed."""
+    table = Table(title="spent on language models", title_justify="left")
+    for column in ("", "spent", "limit"):
+        table.add_column(column, justify="right" if column else "left")
+    unknown = f" + {spent.unpriced} calls of unknown price" if spent.unpriced else ""
+    for name, amount, limit in (
+        ("calls", str(spent.calls), limits.max_lm_calls),
+        ("prompt tokens", str(spent.prompt_tokens), None),
+        ("completion tokens", str(spent.completion_tokens), None),
+        ("tokens", str(spent.tokens), limits.max_tokens),
+        ("USD", _usd(spent.cost) + unknown, limits.max_cost),
+        ("seconds", f"{spent.seconds:.1f}", limits.max_seconds),
+    ):
+        table.add_row(name, amount, "" if limit is None else f"{limit:g}")
+    return table
+
+
+def _ended(status: str) -> str:
+    """A word on why a search ended early."""
+    told = {
+        "finished": "",
+        "patience": "; no better template for as many steps as --patience",
+        "exhausted": "; nothing new was proposed any more",
+        "faults": "; the language model failed",
+        "stopped": "; stopped",
+    }
+    return told.get(status, f"; --{status.replace('_', '-')} is spent")
+
+
+def _usd(cost: float | None) -> str:
+    return "unknown" if cost is None else f"{cost:.4f}"
 
 
 def rows(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:

@@ -69,11 +69,13 @@ class EncodedImages:
     Attributes:
         features: [N, D], float32, normalised, on the CPU.
         kept: for each row of `features`, the index of its source.
+        keys: for each row, a hash of the image's content.
         skipped: index and message of each source that could not be read.
     """
 
     features: Tensor
     kept: tuple[int, ...]
+    keys: tuple[str, ...]
     skipped: tuple[tuple[int, str], ...]
 
     def __repr__(self) -> str:
@@ -114,6 +116,7 @@ def encode_images(
     num_threads: int | None = None,
     skip_bad: bool = False,
     allow_url: bool = False,
+    checked: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> EncodedImages:
     """Encode images in order, each distinct content once.
@@ -125,6 +128,7 @@ def encode_images(
         num_threads: threads that decode; by default one a core, at most 8.
         skip_bad: go on past images that cannot be read and name them in `skipped`.
         allow_url: fetch http and https URLs.
+        checked: `check_images` has seen them, so they need not be decoded twice more.
         progress: called with the number of images done and the number of all, now and then and at the end.
 
     Raises:
@@ -134,10 +138,11 @@ def encode_images(
     if not sources:
         raise DataError("no images to encode; pass at least one")
     rows: dict[int, Tensor] = {}
+    keys: dict[int, str] = {}
     skipped: list[tuple[int, str]] = []
     waiting: list[tuple[int, _Ready]] = []
     threads = num_threads or min(8, os.cpu_count() or 1)
-    if not skip_bad and len(sources) > batch_size:
+    if not (skip_bad or checked) and len(sources) > batch_size:
         check_images(sources, num_threads=threads)
     prepare = functools.partial(_prepare, backbone, allow_url=allow_url)
     for index, outcome in enumerate(_in_order(prepare, sources, batch_size + threads, threads)):
@@ -147,6 +152,7 @@ def encode_images(
             skipped.append((index, str(outcome)))
         else:
             waiting.append((index, outcome))
+            keys[index] = outcome.key
         if len(waiting) == batch_size or index == len(sources) - 1:
             rows.update(_encode(backbone, waiting))
             waiting.clear()
@@ -155,7 +161,8 @@ def encode_images(
     if not rows:
         raise DataError(f"none of {len(sources)} images can be read; the first: {skipped[0][1]}")
     kept = tuple(sorted(rows))
-    return EncodedImages(torch.stack([rows[index] for index in kept]), kept, tuple(skipped))
+    features = torch.stack([rows[index] for index in kept])
+    return EncodedImages(features, kept, tuple(keys[index] for index in kept), tuple(skipped))
 
 
 def check_images(sources: Sequence[ImageSource], *, num_threads: int | None = None) -> None:

@@ -1,16 +1,20 @@
 """What a describer is given and gives back."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ipo_dspy.ledger import Answer
 from ipo_dspy.template import spoken
+
+Once = Callable[[str, Callable[[], Answer]], Answer]
+"""Asks a question at most once in the life of a run: `Ledger.once` of one predictor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptions:
-    """One text an image, in order, and what they cost; an empty text where an image could not be described.
+    """One text an image, in order; an empty text where an image could not be described.
 
     Attributes:
         texts: as many as images were given.
@@ -18,16 +22,17 @@ class Descriptions:
     """
 
     texts: tuple[str, ...]
-    calls: int = 0
-    tokens: int = 0
     faults: tuple[str, ...] = ()
 
 
 class Describer(Protocol):
     """Says how images look without naming their class."""
 
-    def describe(self, images: Sequence[Any], class_names: Sequence[str]) -> Descriptions:
-        """One description for each image (path, PIL image or dspy.Image), given the name of its class."""
+    def describe(self, images: Sequence[Any], class_names: Sequence[str], *, once: Once | None = None) -> Descriptions:
+        """One description for each image (path, PIL image or dspy.Image), given the name of its class.
+
+        Whatever costs money goes through `once`, under a name that is the same for the same image.
+        """
 
 
 def without_class_name(text: str, class_name: str, substitute: str = "subject") -> str:

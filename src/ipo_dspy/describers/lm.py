@@ -1,28 +1,25 @@
 """Descriptions by a multimodal language model, one request an image, several at a time."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError, LMError
-from dspy.utils.usage_tracker import track_usage
+from dspy.utils.exceptions import LMError
+from PIL import Image
 
 from ipo_dspy.clip.images import open_image
-from ipo_dspy.describers.base import Descriptions, without_class_name
-from ipo_dspy.errors import ImageError, LanguageModelError
-from ipo_dspy.lms.faults import brief
-from ipo_dspy.lms.usage import total_tokens
+from ipo_dspy.describers.base import Descriptions, Once, without_class_name
+from ipo_dspy.errors import BudgetError, ImageError, LanguageModelError
+from ipo_dspy.ledger import Answer
+from ipo_dspy.lms.asking import request
+from ipo_dspy.lms.faults import FATAL, brief, remedy
 from ipo_dspy.signatures import DescribeImage
 from ipo_dspy.threads import in_threads
 
 LONGEST_SIDE = 768
 """Pixels; larger images are scaled down before they are sent. Providers do the same and charge for more."""
-
-PROBES = 3
-"""With a wrong key every image would fail; so many are tried before the run is stopped."""
-
-Answer = tuple[str, str | None]
-"""A description, and what went wrong instead."""
 
 
 class LMDescriber:
@@ -32,59 +29,107 @@ class LMDescriber:
         lm: the model; `None` takes `dspy.settings.lm` when it is asked.
         num_threads: requests at a time; DSPy's setting by default.
         allow_url: fetch images given as http(s) URLs.
+        max_errors: stop after so many images in a row that got no answer.
+        longest_side: pixels; larger images are scaled down before they are sent.
     """
 
     def __init__(
-        self, lm: dspy.BaseLM | None = None, *, num_threads: int | None = None, allow_url: bool = False
+        self,
+        lm: dspy.BaseLM | None = None,
+        *,
+        num_threads: int | None = None,
+        allow_url: bool = False,
+        max_errors: int = 3,
+        longest_side: int = LONGEST_SIDE,
     ) -> None:
         self.lm = lm
         self.num_threads = num_threads
         self.allow_url = allow_url
-        self._predict = dspy.Predict(DescribeImage)
+        self.max_errors = max_errors
+        self.longest_side = longest_side
 
-    def describe(self, images: Sequence[Any], class_names: Sequence[str]) -> Descriptions:
+    def describe(self, images: Sequence[Any], class_names: Sequence[str], *, once: Once | None = None) -> Descriptions:
         """One description an image; class names that slipped in are replaced. Failures leave an empty text.
 
+        A limit of the run that leaves nothing ends it: the other images stay without a description.
+
         Raises:
-            LanguageModelError: the first images all failed, so the model is not reachable or cannot see.
+            LanguageModelError: the key or the name is wrong, or `max_errors` images in a row got no answer: the
+                model is not reachable or cannot see.
         """
-        lm = self.lm or dspy.settings.lm
+        asking = _Asking(self, once or (lambda question, ask: ask()), images, class_names)
+        threads = self.num_threads or dspy.settings.num_threads
+        # One at a time until there is an answer: with a wrong key every request would fail.
+        first = asking.until_one_answer()
+        in_threads(asking.one, range(first, len(images)), num_threads=threads)
+        return Descriptions(tuple(asking.texts), faults=tuple(asking.faults))
 
-        def one(pair: tuple[Any, str]) -> Answer:
-            try:
-                return self._ask(*pair), None
-            except (LMError, AdapterParseError, ImageError, OSError) as error:
-                return "", brief(error, lm)
 
-        pairs = list(zip(images, class_names, strict=True))
-        with dspy.context(lm=lm, adapter=dspy.ChatAdapter(), trace=None), track_usage() as usage:
-            answers = _until_one_answer(one, pairs[:PROBES])
-            if answers and all(fault for _, fault in answers):
+class _Asking:
+    """The images of one call of `describe`, and what became of each."""
+
+    def __init__(self, owner: LMDescriber, once: Once, images: Sequence[Any], class_names: Sequence[str]) -> None:
+        self.owner, self.once, self.images, self.class_names = owner, once, images, class_names
+        self.lm = owner.lm or dspy.settings.lm
+        self.texts = [""] * len(images)
+        self.faults: list[str] = []
+        self._lock = threading.Lock()
+        self._in_a_row = 0
+        self._spent = False
+
+    def until_one_answer(self) -> int:
+        """How many images were asked about, the last of which got an answer."""
+        for index in range(len(self.images)):
+            if self.one(index):
+                return index + 1
+        return len(self.images)
+
+    def one(self, index: int) -> bool:
+        """Ask about one image; whether there was an answer."""
+        try:
+            picture = open_image(self.images[index], allow_url=self.owner.allow_url)
+            picture.thumbnail((self.owner.longest_side, self.owner.longest_side))
+            answer = self.once(_question(picture), lambda: self._request(picture))
+        except ImageError as error:
+            self._fault(str(error))
+        except BudgetError as spent:
+            if not self._spent:
+                self._spent = True
+                self._fault(str(spent))
+        except (LMError, ImportError, OSError) as error:
+            self._fault(brief(error, self.lm), error)
+        else:
+            self._answered(index, answer)
+            return True
+        return False
+
+    def _request(self, picture: Image.Image) -> Answer:
+        inputs = {"image": dspy.Image(picture)}
+        return request(self.lm, dspy.ChatAdapter(), DescribeImage, inputs, field="description")
+
+    def _answered(self, index: int, answer: Answer) -> None:
+        with self._lock:
+            self._in_a_row = 0
+        text = answer.texts[0] if answer.texts else ""
+        self.texts[index] = without_class_name(text, self.class_names[index])
+        if answer.fault:
+            self._fault(answer.fault)
+
+    def _fault(self, message: str, error: Exception | None = None) -> None:
+        with self._lock:
+            self.faults.append(message)
+            if error is None:
+                return
+            self._in_a_row += 1
+            if isinstance(error, FATAL) or self._in_a_row >= min(self.owner.max_errors, len(self.images)):
+                model = str(getattr(self.lm, "model", type(self.lm).__name__))
                 raise LanguageModelError(
-                    f"description_model gave no description of {len(answers)} images: {answers[0][1]}; "
-                    "check its name, key and address, or write describer='clip', which needs none"
+                    f"description_model {model!r} gave no description: {message}; {remedy(error, model)}, or write "
+                    "describer='clip', which needs none"
                 )
-            threads = self.num_threads or dspy.settings.num_threads
-            answers += in_threads(one, pairs[len(answers) :], num_threads=threads)
-        return Descriptions(
-            texts=tuple(text for text, _ in answers),
-            calls=len(images),
-            tokens=total_tokens(usage),
-            faults=tuple(fault for _, fault in answers if fault is not None),
-        )
-
-    def _ask(self, image: Any, class_name: str) -> str:
-        picture = open_image(image, allow_url=self.allow_url)
-        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-        answer = self._predict(image=dspy.Image(picture))
-        return without_class_name(str(answer.description or ""), class_name)
 
 
-def _until_one_answer(one: Callable[[tuple[Any, str]], Answer], pairs: Sequence[tuple[Any, str]]) -> list[Answer]:
-    """Answers one after the other, up to the first that is one."""
-    answers: list[Answer] = []
-    for pair in pairs:
-        answers.append(one(pair))
-        if answers[-1][1] is None:
-            break
-    return answers
+def _question(picture: Image.Image) -> str:
+    """A name that is the same for the same picture, wherever it lies and whatever else is asked."""
+    content = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+    return f"describe {content[:32]}"

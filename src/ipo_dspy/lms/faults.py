@@ -1,10 +1,28 @@
-"""What went wrong with a language model, in one line that may be kept: short, and without keys."""
+"""What went wrong with a language model: whether asking again may help, in one line that may be kept, without keys."""
 
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
+
+from dspy.utils.exceptions import (
+    LMAuthError,
+    LMBillingError,
+    LMConfigurationError,
+    LMUnsupportedFeatureError,
+    LMUnsupportedModelError,
+)
+
+FATAL = (
+    LMAuthError,
+    LMBillingError,
+    LMConfigurationError,
+    LMUnsupportedFeatureError,
+    LMUnsupportedModelError,
+    ImportError,
+)
+"""Errors that asking again cannot mend: a wrong key, no credit, a model that does not exist."""
 
 LONGEST = 300
 _LOOKS_SECRET = re.compile(r"(?i)\b(?:sk|pk|hf|key)[-_][\w*-]{4,}|\bbearer\s+[^\s\"',}]+")
@@ -29,6 +47,41 @@ def brief(error: Exception, lm: Any = None) -> str:
         text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)" if len(secret) < 8 else re.escape(secret), "[hidden]", text)
     text = " ".join(_LOOKS_SECRET.sub("[hidden]", text[: 100 * LONGEST]).split())
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def remedy(error: Exception, model: str) -> str:
+    """What to do about a fault that asking again cannot mend.
+
+    >>> remedy(LMAuthError("401"), "openai/gpt-4o-mini")
+    'set OPENAI_API_KEY to a key that the provider takes'
+    """
+    if isinstance(error, LMAuthError):
+        return f"set {key_variable(model)} to a key that the provider takes"
+    if isinstance(error, LMBillingError):
+        return "add credit to the provider's account, or name another model"
+    if isinstance(error, LMUnsupportedModelError):
+        return "name a model that the server has"
+    return "check the model's name, key and address"
+
+
+def key_variable(model: str) -> str:
+    """The environment variable that LiteLLM reads the key of a model from.
+
+    >>> key_variable("gemini/gemini-2.0-flash"), key_variable("vertex_ai/gemini-2.0-flash")
+    ('GEMINI_API_KEY', 'GOOGLE_APPLICATION_CREDENTIALS')
+    """
+    provider = model.partition("/")[0] if "/" in model else "openai"
+    return _KEY_VARIABLES.get(provider, f"{provider.upper()}_API_KEY")
+
+
+_KEY_VARIABLES = {
+    "vertex_ai": "GOOGLE_APPLICATION_CREDENTIALS",
+    "bedrock": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "huggingface": "HF_TOKEN",
+    "together_ai": "TOGETHERAI_API_KEY",
+    "ollama_chat": "OLLAMA_API_KEY",
+}
+"""Where it is not PROVIDER_API_KEY."""
 
 
 def _secrets(lm: Any) -> list[str]:

@@ -4,8 +4,9 @@
 it is shown, so a repeated or resumed run gets the same answers.
 """
 
-from ipo_dspy.proposers.base import Ask, ProposalError, Proposals, Proposer
+from ipo_dspy.ledger import Answer
+from ipo_dspy.proposers.base import Ask, Once, ProposalError, Proposals, Proposer
 from ipo_dspy.proposers.evolution import EvolutionProposer
 from ipo_dspy.proposers.lm import LMProposer
 
-__all__ = ["Ask", "EvolutionProposer", "LMProposer", "ProposalError", "Proposals", "Proposer"]
+__all__ = ["Answer", "Ask", "EvolutionProposer", "LMProposer", "Once", "ProposalError", "Proposals", "Proposer"]

@@ -1,22 +1,36 @@
 """What a proposer is shown and what it gives back."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ipo_dspy.errors import IPOError
 from ipo_dspy.history import Trial
+from ipo_dspy.ledger import Answer
 
 
 class ProposalError(IPOError):
     """A proposer could not answer this time; the search records it and goes on.
 
     Attributes:
-        calls, tokens: what it cost all the same.
+        fatal: asking again cannot help, as with a wrong key.
+        answered: an answer came and was paid for, with nothing in it that can be used; the step is over.
     """
 
-    def __init__(self, message: str, *, calls: int = 0, tokens: int = 0) -> None:
+    def __init__(self, message: str, *, fatal: bool = False, answered: bool = False) -> None:
         super().__init__(message)
-        self.calls, self.tokens = calls, tokens
+        self.fatal, self.answered = fatal, answered
+
+
+class Once(Protocol):
+    """Asks a question at most once in the life of a run."""
+
+    def __call__(self, question: str, ask: Callable[[], Answer], /) -> Answer:
+        """The answer that is there, or else the one that `ask` gives, kept and counted first.
+
+        Raises:
+            BudgetError: a limit of the run leaves nothing for it.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +46,9 @@ class Ask:
         descriptions: how some training images look.
         task: one sentence on what is being classified.
         seed: of the whole search; draws must derive from it and `step` alone.
+        once: whatever costs money or time goes through it: `ask.once(f"step {ask.step}/0", lambda: Answer(...))`.
+            A run that is killed and taken up again then gets the same answer without asking again.
+        tell: takes one sentence on something that went other than asked, for the journal.
     """
 
     step: int
@@ -42,15 +59,15 @@ class Ask:
     descriptions: tuple[str, ...] = ()
     task: str = ""
     seed: int = 0
+    once: Once = field(default=lambda question, ask: ask(), compare=False, repr=False)
+    tell: Callable[[str], None] = field(default=lambda message: None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """Texts that may become templates, and what they cost."""
+    """Texts that may become templates."""
 
     texts: tuple[str, ...]
-    calls: int = 0
-    tokens: int = 0
 
 
 class Proposer(Protocol):
@@ -61,4 +78,5 @@ class Proposer(Protocol):
 
         Raises:
             ProposalError: nothing came back this time; asking again may help.
+            BudgetError: from `ask.once`.
         """

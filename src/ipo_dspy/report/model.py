@@ -7,8 +7,8 @@ trial journalled twice counts once, so the journal of a resumed run reads like t
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ipo_dspy.events import Event
 from ipo_dspy.history import History, Score, Trial
-from ipo_dspy.journal import Event
 from ipo_dspy.report.fields import Fields
 
 Pairs = tuple[tuple[str, str], ...]
@@ -143,7 +143,7 @@ def read_run(events: Sequence[Event]) -> Run:
     """The run that a journal tells of, finished or not.
 
     Raises:
-        JournalError: a field has another type than `journal.EVENTS` describes.
+        JournalError: a field has another type than `events` describes.
     """
     fields = [Fields(event) for event in events]
     first = next((f for f in fields if f.kind == "run"), None)
@@ -168,7 +168,7 @@ def _end(fields: Sequence[Fields]) -> Fields | None:
 def _by_predictor(fields: Iterable[Fields]) -> dict[str, list[Fields]]:
     groups: dict[str, list[Fields]] = {}
     for field in fields:
-        if field.kind not in {"run", "end"}:
+        if field.kind not in {"run", "resume", "answer", "end"}:
             groups.setdefault(field.text("predictor"), []).append(field)
     return groups
 

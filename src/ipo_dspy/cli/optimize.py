@@ -1,0 +1,267 @@
+"""The commands that search: demo and optimize."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ipo_dspy.cli.models import build_classifier
+from ipo_dspy.cli.options import (
+    AllowChanges,
+    Asking,
+    Data,
+    Descriptions,
+    Device,
+    DryRun,
+    Json,
+    Lm,
+    LmArg,
+    MaxCalls,
+    MaxCost,
+    MaxErrors,
+    MaxSeconds,
+    MaxTokens,
+    Model,
+    Out,
+    PerStep,
+    Pretrained,
+    Seed,
+    Shots,
+    SkipBad,
+    Steps,
+    Vlm,
+    VlmArg,
+    settings,
+)
+from ipo_dspy.errors import InputError, IPOError
+
+if TYPE_CHECKING:
+    from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.cli.runs import Outcome
+    from ipo_dspy.data import ImageDataset
+
+
+def demo(
+    name: Annotated[str, typer.Argument(help="A bundled task; 'list' names them.")] = "pixel-animals",
+    lm: Lm = None,
+    vlm: Vlm = None,
+    lm_arg: LmArg = None,
+    vlm_arg: VlmArg = None,
+    asking: Asking = "auto",
+    steps: Annotated[int, typer.Option(min=0, help="Questions to the proposer.")] = 40,
+    shots: Annotated[int, typer.Option(min=1, help="Training images per class.")] = 16,
+    seed: Seed = 0,
+    max_lm_calls: MaxCalls = None,
+    max_tokens: MaxTokens = None,
+    max_cost: MaxCost = None,
+    max_seconds: MaxSeconds = None,
+    max_errors: MaxErrors = 3,
+    out: Out = None,
+    allow_changes: AllowChanges = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Run IPO on bundled images with a bundled CLIP: no network, no key."""
+    from ipo_dspy import demo as bundled
+    from ipo_dspy.cli import runs
+
+    if name == "list":
+        _list_demo(json)
+        return
+    base = bundled.load(name, shots=shots, seed=seed)
+    novel = bundled.load(name, shots=shots, seed=seed, classes="novel")
+    folder = out or runs.free_folder("runs", f"demo-{name}")
+    _announce(json, f"{name}: {base.description.rstrip('.')}; classes such as {', '.join(base.classes[:6])}.")
+    _run(
+        base.program,
+        base.trainset,
+        base.valset,
+        {"base": base.testset, "novel": novel.testset},
+        folder=folder,
+        json=json,
+        dry_run=dry_run,
+        options=_options(
+            _models(lm, lm_arg, vlm, vlm_arg, asking),
+            steps=steps,
+            seed=seed,
+            max_lm_calls=max_lm_calls,
+            max_tokens=max_tokens,
+            max_cost=max_cost,
+            max_seconds=max_seconds,
+            max_errors=max_errors,
+            allow_changes=allow_changes,
+        ),
+    )
+
+
+def optimize(
+    data: Data,
+    lm: Lm = None,
+    vlm: Vlm = None,
+    lm_arg: LmArg = None,
+    vlm_arg: VlmArg = None,
+    asking: Asking = "auto",
+    model: Model = "ViT-B-16-quickgelu",
+    pretrained: Pretrained = "openai",
+    device: Device = "auto",
+    template: Annotated[str, typer.Option(help="Start template.")] = "a photo of a <CLASS>.",
+    initial: Annotated[list[str] | None, typer.Option(help="Another template to score first; may be repeated.")] = None,
+    shots: Shots = 16,
+    test: Annotated[float, typer.Option(help="Share of the images held out for the final test; 0 for none.")] = 0.5,
+    base_novel: Annotated[
+        bool, typer.Option("--base-novel", help="Search on half of the classes, test on both halves.")
+    ] = False,
+    steps: Steps = None,
+    auto: Annotated[str | None, typer.Option(help="light, medium or heavy: 20, 50 or 100 steps.")] = None,
+    prompts_per_step: PerStep = 8,
+    history_size: Annotated[int, typer.Option(min=0, help="Best earlier templates that the proposer is shown.")] = 20,
+    patience: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps without a better one.")] = None,
+    seed: Seed = 0,
+    max_descriptions: Descriptions = 64,
+    max_lm_calls: MaxCalls = None,
+    max_tokens: MaxTokens = None,
+    max_cost: MaxCost = None,
+    max_seconds: MaxSeconds = None,
+    max_errors: MaxErrors = 3,
+    num_threads: Annotated[int | None, typer.Option(min=1, help="For LLM requests and reading images.")] = None,
+    out: Out = None,
+    allow_changes: AllowChanges = False,
+    dry_run: DryRun = False,
+    skip_bad: SkipBad = False,
+    json: Json = False,
+) -> None:
+    """Find the best prompt template for your images."""
+    from ipo_dspy.cli import runs
+
+    train, tests = _split(data, shots=shots, test=test, seed=seed, halves=base_novel)
+    program = build_classifier(train.classes, template, model, pretrained, device)
+    options = _options(
+        _models(lm, lm_arg, vlm, vlm_arg, asking),
+        steps=steps,
+        auto=auto,
+        prompts_per_step=prompts_per_step,
+        history_size=history_size,
+        patience=patience,
+        seed=seed,
+        max_descriptions=max_descriptions,
+        max_lm_calls=max_lm_calls,
+        max_tokens=max_tokens,
+        max_cost=max_cost,
+        max_seconds=max_seconds,
+        max_errors=max_errors,
+        allow_changes=allow_changes,
+        num_threads=num_threads,
+        skip_bad=skip_bad,
+        initial_templates=tuple(initial or ()),
+    )
+    folder = out or runs.free_folder("runs", data.stem or "run")
+    _run(program, train, None, tests, folder=folder, json=json, dry_run=dry_run, options=options)
+
+
+def _run(
+    program: "ClipClassifier",
+    train: "ImageDataset",
+    validation: "ImageDataset | None",
+    tests: "dict[str, ImageDataset]",
+    *,
+    folder: Path,
+    json: bool,
+    dry_run: bool,
+    options: dict[str, Any],
+) -> None:
+    from ipo_dspy.cli import resume, runs, show
+    from ipo_dspy.cli.progress import LiveProgress
+    from ipo_dspy.optimizer import IPO
+
+    progress = LiveProgress()
+    optimizer = IPO(log_dir=folder, observers=[progress], **options)
+    if dry_run:
+        show.estimate(optimizer.estimate(program, train), machine=json)
+        return
+    progress.steps = optimizer.plan.steps
+    before = runs.journal_size(folder)
+    try:
+        with progress, resume.stopping(optimizer.stop, show.note):
+            result = runs.run(optimizer, program, train, validation=validation, tests=tests, folder=folder)
+    except (IPOError, KeyboardInterrupt):
+        if runs.journal_size(folder) > before:
+            show.note(f"what was found so far is kept; go on with: {resume.command(folder)}")
+        raise
+    if json:
+        show.as_json(result.as_json())
+    else:
+        show.outcome(result, optimizer.limits)
+    if code := _exit_code(result):
+        show.note(f"ipo-dspy: {_why(result)}; go on with: {resume.command(folder)}")
+        raise typer.Exit(code)
+
+
+def _exit_code(result: "Outcome") -> int:
+    """0 for a run that came to an end or to its limits, 1 if language models failed, 130 if Ctrl-C stopped it."""
+    return {"faults": 1, "stopped": 130}.get(result.status, 0)
+
+
+def _why(result: "Outcome") -> str:
+    return "stopped" if result.status == "stopped" else f"the language model failed ({result.fault})"
+
+
+def _models(
+    lm: str | None, lm_arg: list[str] | None, vlm: str | None, vlm_arg: list[str] | None, asking: str
+) -> dict[str, Any]:
+    """Constructor arguments of IPO that say who proposes and who describes."""
+    from ipo_dspy.lms import build_lm
+    from ipo_dspy.proposers import LMProposer
+
+    for name, arguments, option in (("--lm", lm_arg, "--lm-arg"), ("--vlm", vlm_arg, "--vlm-arg")):
+        if arguments and not (lm if name == "--lm" else vlm):
+            raise InputError(f"{option} {arguments[0].partition('=')[0]}=... is for a model; name one: {name} NAME")
+    chosen: dict[str, Any] = {"proposer": "evolution"}
+    if lm:
+        model = build_lm(lm, role="--lm", settings=settings(lm_arg, "--lm-arg"))
+        chosen = {"proposer": LMProposer(model, asking=asking), "overlap": True}  # type: ignore[arg-type]  # checked there
+    if vlm:
+        chosen["description_model"] = build_lm(vlm, role="--vlm", settings=settings(vlm_arg, "--vlm-arg"))
+    return chosen
+
+
+def _options(models: dict[str, Any], **others: Any) -> dict[str, Any]:
+    return {**models, **others}
+
+
+def _split(
+    data: Path, *, shots: int | None, test: float, seed: int, halves: bool
+) -> "tuple[ImageDataset, dict[str, ImageDataset]]":
+    """Training images and, unless `test` is 0, test images by part."""
+    from ipo_dspy.data import base_novel, load_images
+
+    if test == 0:
+        if halves:
+            raise InputError("--base-novel needs test images; give --test a share, e.g. --test 0.5")
+        return load_images(data, shots=shots, seed=seed), {}
+    train, held_out = load_images(data, shots=shots, test=test, seed=seed)
+    if not halves:
+        return train, {"all": held_out}
+    base, novel = base_novel(train)
+    return base, {"base": held_out.subset(base.classes), "novel": held_out.subset(novel.classes)}
+
+
+def _list_demo(json: bool) -> None:
+    from ipo_dspy import demo as bundled
+    from ipo_dspy.cli import show
+
+    tasks = [bundled.load(name, classes="all") for name in bundled.names()]
+    if json:
+        show.as_json([{"name": t.name, "description": t.description, "classes": list(t.classes)} for t in tasks])
+    else:
+        show.rows(
+            "bundled tasks",
+            ["name", "classes>", "pictures"],
+            [(t.name, str(len(t.classes)), t.description) for t in tasks],
+        )
+
+
+def _announce(json: bool, text: str) -> None:
+    if not json:
+        from ipo_dspy.cli import show
+
+        show.note(text)

@@ -1,0 +1,82 @@
+"""Options that several commands share, and how their values are read."""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ipo_dspy.errors import InputError
+
+Data = Annotated[Path, typer.Argument(help="A folder with a sub-folder of images per class, or a .csv/.parquet table.")]
+Program = Annotated[Path, typer.Argument(help="A program saved by optimize or ClipClassifier.save.")]
+Lm = Annotated[str | None, typer.Option("--lm", help="LLM that proposes templates, a LiteLLM name; none: evolution.")]
+Vlm = Annotated[str | None, typer.Option("--vlm", help="Multimodal LLM that describes images; none: CLIP does.")]
+LmArg = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lm-arg",
+        metavar="NAME=VALUE",
+        help="Setting of --lm, e.g. api_base=http://localhost:8000/v1 or max_tokens=500; may be repeated.",
+    ),
+]
+VlmArg = Annotated[
+    list[str] | None, typer.Option("--vlm-arg", metavar="NAME=VALUE", help="Setting of --vlm; may be repeated.")
+]
+Model = Annotated[str, typer.Option(help="open_clip name, local-dir:PATH, hf-hub:NAME, or demo.")]
+OtherModel = Annotated[str | None, typer.Option("--model", help="Another model than the program was saved under.")]
+Pretrained = Annotated[str | None, typer.Option(help="open_clip tag or checkpoint path.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
+Steps = Annotated[int | None, typer.Option(min=0, help="Questions to the proposer, 100 if not given.")]
+PerStep = Annotated[int, typer.Option(min=1, help="Templates asked for in each.")]
+Shots = Annotated[int | None, typer.Option(min=1, help="Training images per class; all without it.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of every draw.")]
+Asking = Annotated[str, typer.Option(help="How an LLM is asked: list, draws, singles, or auto.")]
+Descriptions = Annotated[int, typer.Option(min=0, help="Training images that are described at most.")]
+MaxCalls = Annotated[int | None, typer.Option("--max-lm-calls", min=1, help="Requests to LLMs at most.")]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="Prompt and completion tokens at most.")]
+MaxCost = Annotated[float | None, typer.Option(help="USD at most, by LiteLLM's prices.")]
+MaxSeconds = Annotated[float | None, typer.Option(help="Seconds at most, over all sittings of the run.")]
+MaxErrors = Annotated[int, typer.Option(min=1, help="Stop after so many LLM faults in a row.")]
+AllowChanges = Annotated[
+    bool, typer.Option("--allow-changes", help="Go on with a run in --out although settings have changed.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the expected calls, tokens and cost; ask nothing.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for journal, program and report; a new one in runs/ if not given. One that holds an unfinished "
+        "run goes on where that stopped."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")]
+
+_SECRET = re.compile(r"(?:^|_)(?:key|token|secret|password|credentials?)$|headers?$", re.IGNORECASE)
+
+
+def settings(arguments: list[str] | None, option: str) -> dict[str, Any]:
+    """`NAME=VALUE` pairs; values are read as JSON where they are that, else as text.
+
+    Raises:
+        InputError: no pair, or a secret, which other users of the machine could read in the list of processes.
+
+    >>> settings(["max_tokens=500", "api_base=http://localhost:8000/v1"], "--lm-arg")
+    {'max_tokens': 500, 'api_base': 'http://localhost:8000/v1'}
+    """
+    found = {}
+    for argument in arguments or ():
+        name, equals, value = argument.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"{option} {argument[:40]!r} is no NAME=VALUE; write e.g. {option} max_tokens=500")
+        if _SECRET.search(name):
+            raise InputError(
+                f"{option} {name}=... would show a secret in the list of processes; set it in the environment, "
+                "e.g. OPENAI_API_KEY"
+            )
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found

@@ -1,0 +1,38 @@
+"""Stopping a run and going on with it: Ctrl-C, and the command that takes the run up again."""
+
+import contextlib
+import shlex
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+_invoked: list[str] = []
+"""The arguments of this process, for the command to go on with. No secret is among them: options refuse those."""
+
+
+def remember(arguments: list[str]) -> None:
+    """Keep the arguments that the command line was called with."""
+    _invoked[:] = arguments
+
+
+def command(folder: Path) -> str:
+    """The command line that goes on with the run in a folder."""
+    told = [] if "--out" in _invoked or any(a.startswith("--out=") for a in _invoked) else ["--out", str(folder)]
+    return shlex.join(["ipo-dspy", *_invoked, *told])
+
+
+@contextlib.contextmanager
+def stopping(stop: Callable[[], None], tell: Callable[[str], None]) -> Iterator[None]:
+    """Ctrl-C calls `stop`, which ends the search after its step; a second one interrupts at once."""
+
+    def first(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop()
+        tell("stopping after this step; Ctrl-C again stops at once")
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

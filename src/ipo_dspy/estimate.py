@@ -1,0 +1,108 @@
+"""What a run would cost, before anything is asked: requests, tokens and USD.
+
+The largest prompt of the run is written out and counted: full history, descriptions up to their budget. So it errs
+on the side of too much. What cannot be known, the length of answers and what a provider counts for an image, is assumed
+as stated here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ipo_dspy.history import Score, Trial
+from ipo_dspy.ledger import Spent
+from ipo_dspy.lms.asking import price
+from ipo_dspy.proposers import Ask, LMProposer
+from ipo_dspy.search import Plan
+from ipo_dspy.template import Template
+
+TOKENS_PER_TEMPLATE = 20
+"""Of an answer, tags included; the found templates have 10 to 16."""
+TOKENS_PER_DESCRIPTION = 60
+DESCRIPTION_PROMPT = 150
+"""Tokens of the question about an image."""
+TOKENS_PER_IMAGE = 765
+"""What OpenAI counts for an image of 768 x 768 pixels, the largest that is sent; other providers count fewer."""
+GREETING = (10, 5)
+"""Prompt and completion tokens of the request that sees whether a model is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One kind of request.
+
+    Attributes:
+        what: e.g. `descriptions`.
+        model: who is asked.
+        calls: how many.
+        prompt_tokens, completion_tokens: of all of them.
+        cost: USD; `None` where the price is unknown.
+    """
+
+    what: str
+    model: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run would cost at most, if answers are of the usual length."""
+
+    items: tuple[Item, ...]
+
+    @property
+    def total(self) -> Spent:
+        """Over all kinds of requests."""
+        return Spent(
+            calls=sum(item.calls for item in self.items),
+            prompt_tokens=sum(item.prompt_tokens for item in self.items),
+            completion_tokens=sum(item.completion_tokens for item in self.items),
+            cost=sum(item.cost or 0.0 for item in self.items),
+            unpriced=sum(item.calls for item in self.items if item.cost is None),
+        )
+
+
+def estimate(models: Mapping[str, Any], proposer: Any, plan: Plan, searches: Sequence[tuple[str, int]]) -> Estimate:
+    """Count the requests of a run.
+
+    Args:
+        models: by the argument that names them: `prompt_model`, `description_model`.
+        proposer: asks for templates.
+        plan: of each search.
+        searches: for each classifier the sentence in the prompt and how many images will be described.
+    """
+    names = {role: str(getattr(lm, "model", type(lm).__name__)) for role, lm in models.items()}
+    items = [_item("greeting", name, 1, *GREETING) for name in dict.fromkeys(names.values())]
+    for task, described in searches:
+        if "description_model" in names and described:
+            prompt = DESCRIPTION_PROMPT + TOKENS_PER_IMAGE
+            items.append(_item("descriptions", names["description_model"], described, prompt, TOKENS_PER_DESCRIPTION))
+        if "prompt_model" in names and isinstance(proposer, LMProposer):
+            calls, prompt = proposer.measure(_ask(plan, task, described))
+            answer = TOKENS_PER_TEMPLATE * plan.prompts_per_step // calls
+            items.append(_item("templates", names["prompt_model"], plan.steps * calls, prompt, answer))
+    return Estimate(tuple(item for item in items if item.calls))
+
+
+def _ask(plan: Plan, task: str, described: int) -> Ask:
+    """The question of a late step: the history is full."""
+    template = Template.parse("a dark grainy close-up photo of a small <CLASS> in front of a plain background.")
+    trials = [
+        Trial(template, Score(50.0, 1.0), index=i, step=0, tokens=20, key=str(i)) for i in range(1 + plan.history_size)
+    ]
+    return Ask(
+        step=plan.steps,
+        count=plan.prompts_per_step,
+        shown=tuple(trials),
+        trials=tuple(trials),
+        descriptions=("x" * 4 * TOKENS_PER_DESCRIPTION,) * described,
+        task=task,
+    )
+
+
+def _item(what: str, model: str, calls: int, prompt: int, completion: int) -> Item:
+    cost = price(model, calls * prompt, calls * completion)
+    return Item(what, model, calls, calls * prompt, calls * completion, cost)

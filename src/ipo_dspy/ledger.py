@@ -1,0 +1,286 @@
+"""Every request to a language model passes here: answered before? allowed? then asked, counted and kept.
+
+A question has a name that is the same in every attempt at a run ("step 3/0"). Its answer is in the journal before it
+is used, so a run that is killed and taken up again pays for no answer twice. Limits are exact to one request: where
+those in flight could use up what is left, the next one waits for them.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol
+
+from ipo_dspy.errors import BudgetError, InputError
+from ipo_dspy.events import AnswerEvent, Event, Observer
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a language model answered to one request, and what that cost.
+
+    Attributes:
+        texts: untrusted; empty where nothing could be read.
+        model: who answered.
+        calls: 0 for an answer from DSPy's cache.
+        prompt_tokens, completion_tokens: as the provider counted.
+        cost: USD; `None` where the price is unknown.
+        cut: the token limit ended it.
+        fault: why `texts` is empty.
+    """
+
+    texts: tuple[str, ...]
+    model: str = ""
+    calls: int = 1
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+    cut: bool = False
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What requests have cost so far.
+
+    Attributes:
+        calls: requests that were answered.
+        prompt_tokens, completion_tokens: as the providers counted.
+        cost: USD, of the requests whose price is known.
+        unpriced: requests whose price is unknown.
+        seconds: wall-clock time of the run, over all its sessions.
+    """
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    unpriced: int = 0
+    seconds: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def plus(self, answer: Answer) -> "Spent":
+        """With one more answer."""
+        return Spent(
+            calls=self.calls + answer.calls,
+            prompt_tokens=self.prompt_tokens + answer.prompt_tokens,
+            completion_tokens=self.completion_tokens + answer.completion_tokens,
+            cost=self.cost + (answer.cost or 0.0),
+            unpriced=self.unpriced + (answer.calls if answer.cost is None else 0),
+            seconds=self.seconds,
+        )
+
+    def __repr__(self) -> str:
+        unknown = f" + {self.unpriced} calls of unknown price" if self.unpriced else ""
+        return f"Spent({self.calls} calls, {self.tokens} tokens, {self.cost:.4f} USD{unknown}, {self.seconds:.1f} s)"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a run may spend; `None` is no limit.
+
+    Attributes:
+        max_lm_calls: requests to language models.
+        max_tokens: prompt and completion tokens of all of them.
+        max_cost: USD.
+        max_seconds: wall-clock time, over all sessions of the run.
+    """
+
+    max_lm_calls: int | None = None
+    max_tokens: int | None = None
+    max_cost: float | None = None
+    max_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            whole = field.name in ("max_lm_calls", "max_tokens")
+            kinds = (int,) if whole else (int, float)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kinds) or not value > 0):
+                raise InputError(
+                    f"{field.name}={value!r} is not a {'whole ' if whole else ''}number above 0; "
+                    f"write e.g. {field.name}={100 if whole else 2.5}, or leave it out for no limit"
+                )
+
+    def spent_of(self, spent: Spent) -> dict[str, float]:
+        """What counts towards each limit that is set."""
+        amounts = {
+            "max_lm_calls": spent.calls,
+            "max_tokens": spent.tokens,
+            "max_cost": spent.cost,
+            "max_seconds": spent.seconds,
+        }
+        return {name: amount for name, amount in amounts.items() if getattr(self, name) is not None}
+
+    def reached(self, spent: Spent) -> str | None:
+        """The first limit that leaves nothing."""
+        return next((name for name, amount in self.spent_of(spent).items() if amount >= getattr(self, name)), None)
+
+
+class Keeper(Protocol):
+    """Where answers are kept: `journal.Journal`, or `journal.NoJournal`."""
+
+    def append(self, kind: str, **fields: Any) -> None:
+        """Keep one event; it is safe when this returns."""
+
+
+class Ledger:
+    """Asks each question once, within limits, and keeps what was answered. Safe to use from several threads.
+
+    Args:
+        journal: answers go there before they are used.
+        limits: what may be spent.
+        past: events of the run's earlier sessions.
+        observers: told of every answer.
+        clock: seconds, monotonic.
+
+    >>> ledger = Ledger(limits=Limits(max_lm_calls=1))
+    >>> ledger.once("self", "step 1/0", lambda: Answer(("a <CLASS>.",), prompt_tokens=9)).texts
+    ('a <CLASS>.',)
+    >>> ledger.once("self", "step 1/0", lambda: Answer(("never asked again",))).texts
+    ('a <CLASS>.',)
+    >>> ledger.spent.tokens
+    9
+    """
+
+    def __init__(
+        self,
+        journal: Keeper | None = None,
+        limits: Limits | None = None,
+        *,
+        past: Iterable[Event] = (),
+        observers: Iterable[Observer] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.journal, self.limits, self.clock = journal, limits or Limits(), clock
+        self._observers = tuple(observers)
+        self._free = threading.Condition()
+        self._answers: dict[tuple[str, str], Answer] = {}
+        self._spent, self._largest = Spent(), Answer((), calls=0)
+        self._in_flight: set[tuple[str, str]] = set()
+        before = 0.0
+        for event in past:
+            if event["event"] == "answer":
+                self._add(event["predictor"], event["question"], _answer(event))
+            if event["event"] in ("answer", "step"):
+                before = max(before, event.get("elapsed") or 0.0)
+        self._began = clock() - before
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the run so far, over all its sessions."""
+        return self.clock() - self._began
+
+    @property
+    def spent(self) -> Spent:
+        """What the run has cost so far."""
+        return Spent(**{**asdict(self._spent), "seconds": self.elapsed})
+
+    def answered(self, predictor: str, question: str) -> bool:
+        """Whether there is an answer to a question."""
+        return (predictor, question) in self._answers
+
+    def cost_of(self, predictor: str, questions: str) -> Spent:
+        """What the answers cost whose question begins so, e.g. `step 3/`."""
+        total = Spent()
+        for (owner, question), answer in list(self._answers.items()):
+            if owner == predictor and question.startswith(questions):
+                total = total.plus(answer)
+        return total
+
+    def once(self, predictor: str, question: str, ask: Callable[[], Answer]) -> Answer:
+        """The answer to a question: the one that is there, else asked for, kept and counted.
+
+        Raises:
+            BudgetError: a limit leaves nothing; `ask` was not called.
+            JournalError: the answer cannot be kept.
+        """
+        key = predictor, question
+        with self._free:
+            while key in self._in_flight or (key not in self._answers and not self._may_send()):
+                self._free.wait()
+            if key in self._answers:
+                return self._answers[key]
+            self._in_flight.add(key)
+        began = self.clock()
+        try:
+            answer = ask()
+            with self._free:
+                self._keep(predictor, question, answer, self.clock() - began)
+                self._add(predictor, question, answer)
+        finally:
+            with self._free:
+                self._in_flight.remove(key)
+                self._free.notify_all()
+        return answer
+
+    def check_time(self) -> None:
+        """Raise `BudgetError` if the time is up: the only limit that work without requests can reach."""
+        limit, elapsed = self.limits.max_seconds, self.elapsed
+        if limit is not None and elapsed >= limit:
+            raise BudgetError("max_seconds", allowed=limit, spent=round(elapsed, 3))
+
+    def _may_send(self) -> bool:
+        """Whether one more request oversteps no limit by more than itself; if not, wait for those in flight."""
+        spent = self.spent
+        if limit := self.limits.reached(spent):
+            amount = self.limits.spent_of(spent)[limit]
+            raise BudgetError(limit, allowed=getattr(self.limits, limit), spent=amount)
+        return not self._in_flight or self._leaves_room(spent)
+
+    def _leaves_room(self, spent: Spent) -> bool:
+        """Whether something is left once the requests in flight have cost as much as the dearest so far."""
+        if not self._largest.calls and (self.limits.max_tokens or self.limits.max_cost):
+            return False
+        for _ in self._in_flight:
+            spent = spent.plus(self._largest)
+        return self.limits.reached(spent) is None
+
+    def _add(self, predictor: str, question: str, answer: Answer) -> None:
+        self._answers[predictor, question] = answer
+        self._spent = self._spent.plus(answer)
+        self._largest = Answer(
+            (),
+            prompt_tokens=max(self._largest.prompt_tokens, answer.prompt_tokens),
+            completion_tokens=max(self._largest.completion_tokens, answer.completion_tokens),
+            cost=max(self._largest.cost or 0.0, answer.cost or 0.0),
+            calls=max(self._largest.calls, answer.calls),
+        )
+
+    def _keep(self, predictor: str, question: str, answer: Answer, seconds: float) -> None:
+        event: AnswerEvent = {
+            "event": "answer",
+            "predictor": predictor,
+            "question": question,
+            "model": answer.model,
+            "texts": list(answer.texts),
+            "cut": answer.cut,
+            "fault": answer.fault,
+            "calls": answer.calls,
+            "prompt_tokens": answer.prompt_tokens,
+            "completion_tokens": answer.completion_tokens,
+            "cost": answer.cost,
+            "seconds": round(seconds, 3),
+            "elapsed": round(self.elapsed, 3),
+        }
+        if self.journal is not None:
+            self.journal.append("answer", **{k: v for k, v in event.items() if k != "event"})
+        for observer in self._observers:
+            observer(event)
+
+
+def _answer(event: AnswerEvent) -> Answer:
+    return Answer(
+        texts=tuple(event["texts"]),
+        model=event["model"],
+        calls=event["calls"],
+        prompt_tokens=event["prompt_tokens"],
+        completion_tokens=event["completion_tokens"],
+        cost=event["cost"],
+        cut=event["cut"],
+        fault=event["fault"],
+    )

@@ -1,0 +1,161 @@
+"""One request to a language model through DSPy: what was answered, and what it cost.
+
+The texts are read from the completions themselves, so that one completion of several that cannot be read takes
+nothing from the others, and an answer that was paid for is an answer also where nothing in it can be used.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+from dspy.utils.usage_tracker import track_usage
+
+from ipo_dspy.ledger import Answer
+from ipo_dspy.lms.faults import LONGEST
+
+MAX_TEXTS = 64
+MAX_TEXT = 6000
+"""Characters kept of a text: more than any template may have, so a runaway one is still seen to be too long."""
+
+Read = Callable[[str, bool], Sequence[str]]
+"""Texts in a completion; the flag says whether the token limit cut it."""
+
+
+def request(
+    lm: Any,
+    adapter: dspy.Adapter,
+    signature: type[dspy.Signature],
+    inputs: Mapping[str, Any],
+    *,
+    field: str,
+    read: Read | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Answer:
+    """Ask once; retries and back-off after passing faults are DSPy's.
+
+    Args:
+        lm: a `dspy.BaseLM`.
+        adapter: writes the question.
+        signature: what is asked.
+        inputs: of the signature.
+        field: output field with a text or a list of texts.
+        read: reads a completion instead of the adapter.
+        config: settings of this request, e.g. `n` and `rollout_id`.
+
+    Raises:
+        LMError: no answer came.
+    """
+    predict = dspy.Predict(signature)
+    history = {"disable_history": False, "max_history_size": max(1, dspy.settings.max_history_size)}
+    texts: list[str] = []
+    with dspy.context(lm=lm, adapter=adapter, trace=None, **history), track_usage() as usage:
+        try:
+            prediction = predict(**inputs, config=dict(config or {}))
+            texts = [text for value in _completions(prediction, field) for text in _texts(value)]
+        except AdapterParseError:
+            pass  # what can be used is read from the completions below
+    entry = predict.history[-1] if predict.history else {}
+    cut = "length" in _finish_reasons(entry)
+    if read is not None:
+        texts = [text for completion in _outputs(entry) for text in read(completion, cut)]
+    counted: dict[str, Any] = next(iter(usage.get_total_tokens().values()), {})
+    return Answer(
+        texts=tuple(text[:MAX_TEXT] for text in texts[:MAX_TEXTS]),
+        model=str(getattr(lm, "model", type(lm).__name__)),
+        calls=1 if counted else 0,
+        prompt_tokens=_whole(counted.get("prompt_tokens")),
+        completion_tokens=_whole(counted.get("completion_tokens")),
+        cost=_cost(lm, entry, counted) if counted else 0.0,
+        cut=cut,
+        fault=None if texts else _unreadable(entry),
+    )
+
+
+def greet(lm: Any) -> Answer:
+    """The smallest request: shows whether a model is there and the key is right. Never from the cache.
+
+    Raises:
+        LMError: no answer came.
+    """
+    with dspy.context(disable_history=False), track_usage() as usage:
+        lm("Say: ready", cache=False)
+    entry = lm.history[-1] if lm.history else {}
+    counted: dict[str, Any] = next(iter(usage.get_total_tokens().values()), {})
+    return Answer(
+        (),
+        model=str(lm.model),
+        prompt_tokens=_whole(counted.get("prompt_tokens")),
+        completion_tokens=_whole(counted.get("completion_tokens")),
+        cost=_cost(lm, entry, counted),
+    )
+
+
+def price(model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
+    """USD by LiteLLM's price list; `None` where it does not know the model.
+
+    >>> price("openai/gpt-3.5-turbo", 1000, 100)
+    0.00065
+    >>> price("hosted_vllm/a-model-of-ones-own", 1000, 100) is None
+    True
+    """
+    if model.startswith("transformers/"):
+        return 0.0  # it runs in this process
+    import litellm
+
+    try:
+        parts = litellm.cost_per_token(model=model, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+    except (litellm.exceptions.BadRequestError, litellm.exceptions.NotFoundError, ValueError, KeyError):
+        return None
+    except Exception as error:
+        if type(error).__name__ == "ModelNotMappedError":  # an Exception of no other class
+            return None
+        raise
+    return round(float(sum(parts)), 10)
+
+
+def _completions(prediction: dspy.Prediction, field: str) -> list[Any]:
+    return list(prediction.completions[field]) if prediction.completions else [prediction.get(field)]
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(text) for text in (value if isinstance(value, list | tuple) else [value]) if text]
+
+
+def _outputs(entry: Mapping[str, Any]) -> list[str]:
+    """The completions of a history entry as texts."""
+    outputs = [o.get("text") if isinstance(o, Mapping) else o for o in entry.get("outputs") or ()]
+    return [text for text in outputs if isinstance(text, str)]
+
+
+def _choices(entry: Mapping[str, Any]) -> list[Any]:
+    response = entry.get("response")
+    choices = response.get("choices") if isinstance(response, Mapping) else getattr(response, "choices", None)
+    return list(choices or ())
+
+
+def _finish_reasons(entry: Mapping[str, Any]) -> set[str]:
+    reasons = (c.get("finish_reason") if isinstance(c, Mapping) else c.finish_reason for c in _choices(entry))
+    return {str(reason) for reason in reasons}
+
+
+def _cost(lm: Any, entry: Mapping[str, Any], counted: Mapping[str, Any]) -> float | None:
+    """What DSPy says it cost, unless that is a zero for want of a price."""
+    if entry.get("cost"):
+        return float(entry["cost"])
+    model = str(getattr(lm, "model", ""))
+    tokens = _whole(counted.get("prompt_tokens")), _whole(counted.get("completion_tokens"))
+    return price(model, *tokens) if "/" in model else None
+
+
+def _unreadable(entry: Mapping[str, Any]) -> str:
+    if "content_filter" in _finish_reasons(entry):
+        return "the provider's content filter withheld the answer"
+    said = " ".join(" ".join(_outputs(entry)).split())
+    if not said:
+        return "the answer is empty"
+    return f"nothing in the answer can be used: {said[:LONGEST]!r}"
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,43 @@
+"""Before anything slow: is a language model there, does it take the key, can a limit on its cost be kept."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dspy.utils.exceptions import LMError
+
+from ipo_dspy.errors import InputError, LanguageModelError
+from ipo_dspy.ledger import Ledger
+from ipo_dspy.lms.asking import greet, price
+from ipo_dspy.lms.faults import brief, remedy
+
+
+def check_prices(models: Mapping[str, Any], max_cost: float | None) -> None:
+    """Refuse a limit on cost where a price is unknown: it could never be kept.
+
+    Raises:
+        InputError: the model, and what to write instead.
+    """
+    for role, lm in models.items() if max_cost is not None else ():
+        name = str(getattr(lm, "model", type(lm).__name__))
+        if "input_cost_per_token" not in getattr(lm, "kwargs", {}) and price(name, 1, 1) is None:
+            raise InputError(
+                f"max_cost={max_cost:g} cannot be kept: LiteLLM has no price for {role} {name!r}; write "
+                f"max_tokens=..., or {role}=dspy.LM({name!r}, input_cost_per_token=..., output_cost_per_token=..., "
+                "engine='litellm')"
+            )
+
+
+def greet_once(ledger: Ledger, lm: Any, *, role: str) -> None:
+    """Find out with the smallest request whether a model is there and takes the key; once in the life of a run.
+
+    Raises:
+        LanguageModelError: it is not, and what to do.
+    """
+    if not isinstance(getattr(lm, "engine", None), str):
+        return  # no address behind it: a stand-in, or an engine of the caller's own
+    try:
+        ledger.once("", f"greet {lm.model}", lambda: greet(lm))
+    except (LMError, ImportError, OSError) as error:
+        raise LanguageModelError(
+            f"{role} {lm.model!r} does not answer: {brief(error, lm)}; {remedy(error, lm.model)}"
+        ) from None  # a traceback would print what `brief` took out

@@ -1,0 +1,143 @@
+"""One sitting of a run: its journal, its ledger, and whether it may go on where an earlier one stopped.
+
+A run is its folder. The same folder goes on; what had been set otherwise then is listed and refused, unless the caller
+allows it. Other images or another CLIP model are refused always: their scores cannot stand beside the earlier ones.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from ipo_dspy.errors import JournalError
+from ipo_dspy.events import Event, Observer
+from ipo_dspy.journal import Journal, NoJournal
+from ipo_dspy.ledger import Answer, Ledger, Limits
+from ipo_dspy.search import Record
+
+SCHEMA = 2
+FREE = frozenset(
+    {"steps", "patience", "max_errors", "max_lm_calls", "max_tokens", "max_cost", "max_seconds", "num_threads"}
+)
+"""Settings that say how far a run goes, not which way: they may change from one sitting to the next."""
+VERSIONS = ("ipo_dspy", "dspy", "litellm", "open_clip_torch", "torch")
+
+
+class Session:
+    """Where the events and answers of one sitting go.
+
+    Args:
+        journal: of the run.
+        limits: what the run may spend.
+        observers: told of every event.
+    """
+
+    def __init__(self, journal: Journal | NoJournal, limits: Limits, observers: Sequence[Observer]) -> None:
+        self.journal, self.observers, self.past = journal, tuple(observers), journal.past
+        self.ledger = Ledger(journal, limits, past=self.past, observers=observers)
+        self._resume: dict[str, Any] | None = None
+
+    def record(self, predictor: str) -> Record:
+        """Takes the events of one classifier's search."""
+        return Record(predictor, self.journal, self.observers)
+
+    def once(self, predictor: str) -> Callable[[str, Callable[[], Answer]], Answer]:
+        """Asks each question about one classifier once."""
+        return lambda question, ask: self.ledger.once(predictor, question, ask)
+
+    def begin(self, *, seed: int, settings: Mapping[str, Any], allow_changes: bool) -> None:
+        """Write that a run begins, or see that an earlier one may go on.
+
+        Raises:
+            JournalError: it was set up otherwise before, and that is not allowed.
+        """
+        versions = {name: version(name) for name in VERSIONS}
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        first = next((event for event in self.past if event["event"] == "run"), None)
+        if first is None:
+            fields = {"schema": SCHEMA, "started": now, "seed": seed, "settings": dict(settings), "versions": versions}
+            self._keep("run", **fields)
+            return
+        was = {**_settings_so_far(self.past), "seed": first["seed"]}
+        changed = _changes(was, {**settings, "seed": seed})
+        refused = {name: pair for name, pair in changed.items() if name not in FREE}
+        if refused and not allow_changes:
+            raise self._changed("; ".join(f"{name} was {a!r} and is {b!r}" for name, (a, b) in refused.items()))
+        self._resume = {"started": now, "changed": changed, "versions": versions}
+
+    def go_on(self) -> None:
+        """Write that an earlier run goes on. Only now: it makes void how that had ended."""
+        if self._resume is not None:
+            self._keep("resume", **self._resume)
+
+    def check_task(self, predictor: str, **task: Any) -> None:
+        """Write what one search is about, or see that it still is about that.
+
+        Raises:
+            JournalError: the folder holds a search over other images or with another model.
+        """
+        events = (e for e in self.past if e["event"] == "search" and e["predictor"] == predictor)
+        was = next(events, None)
+        if was is None:
+            self.record(predictor)("search", **task)
+            return
+        for name, told in (("data", "images, labels or classes"), ("model", "CLIP model")):
+            if was.get(name) != task[name]:
+                raise JournalError(
+                    f"{self._folder} holds a run with other {told}, whose scores cannot be compared; name another "
+                    f"folder, e.g. '{getattr(self.journal, 'folder', 'runs/1')}-2'"
+                )
+        self.record(predictor).tell("search", **task)
+
+    def end(self, status: str) -> None:
+        """Write that the sitting is over and what the run has cost."""
+        spent = self.ledger.spent
+        self._keep(
+            "end",
+            status=status,
+            seconds=round(spent.seconds, 3),
+            calls=spent.calls,
+            tokens=spent.tokens,
+            cost=None if spent.unpriced else round(spent.cost, 6),
+        )
+
+    def _keep(self, kind: str, **fields: Any) -> None:
+        self.journal.append(kind, **fields)
+        for observer in self.observers:
+            observer({"event": kind, **fields})  # type: ignore[arg-type]  # built from its parts
+
+    def _changed(self, told: str) -> JournalError:
+        return JournalError(
+            f"{self._folder} holds a run that was set up otherwise: {told}; set it as it was, name another folder, or "
+            "write allow_changes=True (--allow-changes) to go on all the same"
+        )
+
+    @property
+    def _folder(self) -> str:
+        return f"log_dir {str(getattr(self.journal, 'folder', ''))!r}"
+
+
+def open_session(log_dir: str | os.PathLike[str] | None, *, limits: Limits, observers: Sequence[Observer]) -> Session:
+    """Open or take up the run of a folder; without one nothing is kept.
+
+    Raises:
+        JournalError: the folder cannot be written, is in use, or its journal is damaged.
+    """
+    return Session(NoJournal() if log_dir is None else Journal(log_dir), limits, observers)
+
+
+def _settings_so_far(past: Sequence[Event]) -> dict[str, Any]:
+    """The settings of the run's last sitting."""
+    settings: dict[str, Any] = {}
+    for event in past:
+        if event["event"] == "run":
+            settings = dict(event["settings"])
+        elif event["event"] == "resume":
+            settings |= {name: now for name, (_, now) in event["changed"].items()}
+    return settings
+
+
+def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    names = [*was, *(name for name in now if name not in was)]
+    return {name: [was.get(name), now.get(name)] for name in names if was.get(name) != now.get(name)}
