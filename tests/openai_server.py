@@ -1,6 +1,9 @@
 """A small OpenAI-compatible server on loopback: recorded replies by content, and an unseen prompt fails."""
 
+import hashlib
 import json
+import random
+import re
 import socket
 import struct
 import threading
@@ -8,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 import dspy
 
@@ -58,7 +61,7 @@ class OpenAIServer:
         unseen: text of the requests that no key fits; a test must find it empty.
     """
 
-    def __init__(self, replies: Mapping[str, Reply | str], *, together: int = 1) -> None:
+    def __init__(self, replies: Mapping[str, Reply | str], *, together: int = 1, port: int = 0) -> None:
         self.replies = {key: Reply(reply) if isinstance(reply, str) else reply for key, reply in replies.items()}
         self.requests: list[dict[str, Any]] = []
         self.unseen: list[str] = []
@@ -89,13 +92,18 @@ class OpenAIServer:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
+        self._server.block_on_close = False
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        return f"http://127.0.0.1:{self.port}/v1"
 
     def answer(self, body: dict[str, Any]) -> Reply:
         self.requests.append(body)
@@ -109,9 +117,9 @@ class OpenAIServer:
     def lm(self, **settings: Any) -> dspy.LM:
         """A DSPy model that asks this server."""
         given = {"temperature": 1.0, "num_retries": 0, "api_key": KEY, **settings}
-        return dspy.LM("openai/toy", api_base=self.url, engine="litellm", **given)
+        return dspy.LM(given.pop("model", "openai/toy"), api_base=self.url, engine="litellm", **given)
 
-    def __enter__(self) -> "OpenAIServer":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -137,3 +145,39 @@ def parts_of(body: dict[str, Any]) -> list[dict[str, Any]]:
         content = message["content"]
         parts += [{"type": "text", "text": content}] if isinstance(content, str) else content
     return parts
+
+
+class Writer(OpenAIServer):
+    """A language model that writes templates and descriptions which depend on the whole request and on nothing else.
+
+    Attributes:
+        odd: replies to the n-th request for templates, counted from 0, instead of the usual one.
+        asked: how many requests for templates have come.
+    """
+
+    WORDS = ("pixel art", "blurry", "grainy", "dark", "tiny", "an old", "a drawn", "icon", "sprite", "black and white")
+
+    def __init__(self, odd: Mapping[int, Reply] | None = None, *, port: int = 0) -> None:
+        super().__init__({}, port=port)
+        self.odd = dict(odd or {})
+        self.asked = 0
+        self._counting = threading.Lock()
+
+    def answer(self, body: dict[str, Any]) -> Reply:
+        said = text_of(body)
+        wanted = re.search(r"Write (\d+) new", said)
+        with self._counting:
+            self.requests.append(body)
+            self.asked += wanted is not None
+            odd = self.odd.get(self.asked - 1) if wanted else None
+        if odd is not None:
+            return odd
+        if wanted:
+            return Reply("\n".join(f"<INS>{text}</INS>" for text in self.templates(said, int(wanted[1]))))
+        if images_of(body):
+            return Reply("[[ ## description ## ]]\na grainy pixel art picture\n\n[[ ## completed ## ]]")
+        return Reply("ready")
+
+    def templates(self, said: str, count: int) -> list[str]:
+        draw = random.Random(hashlib.sha256(said.encode()).digest())
+        return [f"a {' '.join(draw.sample(self.WORDS, 3))} picture of a <CLASS>." for _ in range(count)]

@@ -41,7 +41,7 @@ class Journal:
         with contextlib.ExitStack() as undo:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._lock.acquire(timeout=0)
+                self._lock.acquire(timeout=1)  # `ipo-dspy watch` holds it for an instant to see whether the run lives
                 undo.callback(self._unlock)
                 self._file = self.path.open("a+b", buffering=0)
                 undo.callback(self._file.close)

@@ -160,7 +160,7 @@ class Ledger:
         self._observers = tuple(observers)
         self._free = threading.Condition()
         self._answers: dict[tuple[str, str], Answer] = {}
-        self._spent, self._largest = Spent(), Answer((), calls=0)
+        self._spent, self._largest = Spent(), Answer((), calls=1)
         self._in_flight: set[tuple[str, str]] = set()
         before = 0.0
         for event in past:
@@ -234,8 +234,8 @@ class Ledger:
 
     def _leaves_room(self, spent: Spent) -> bool:
         """Whether something is left once the requests in flight have cost as much as the dearest so far."""
-        if not self._largest.calls and (self.limits.max_tokens or self.limits.max_cost):
-            return False
+        if not self._answers and (self.limits.max_tokens or self.limits.max_cost):
+            return False  # nothing is known yet of what one costs
         for _ in self._in_flight:
             spent = spent.plus(self._largest)
         return self.limits.reached(spent) is None
@@ -248,7 +248,6 @@ class Ledger:
             prompt_tokens=max(self._largest.prompt_tokens, answer.prompt_tokens),
             completion_tokens=max(self._largest.completion_tokens, answer.completion_tokens),
             cost=max(self._largest.cost or 0.0, answer.cost or 0.0),
-            calls=max(self._largest.calls, answer.calls),
         )
 
     def _keep(self, predictor: str, question: str, answer: Answer, seconds: float) -> None:

@@ -115,7 +115,8 @@ def price(model: str, prompt_tokens: int, completion_tokens: int) -> float | Non
 
 
 def _completions(prediction: dspy.Prediction, field: str) -> list[Any]:
-    return list(prediction.completions[field]) if prediction.completions else [prediction.get(field)]
+    completions = prediction.completions  # of an answer without choices it has no fields, and no length either
+    return list(completions[field]) if completions is not None and field in completions else []
 
 
 def _texts(value: Any) -> list[str]:

@@ -25,7 +25,7 @@ FATAL = (
 """Errors that asking again cannot mend: a wrong key, no credit, a model that does not exist."""
 
 LONGEST = 300
-_LOOKS_SECRET = re.compile(r"(?i)\b(?:sk|pk|hf|key)[-_][\w*-]{4,}|\bbearer\s+[^\s\"',}]+")
+_LOOKS_SECRET = re.compile(r"(?i)\b(?!HF_TOKEN\b)(?:sk|pk|hf|key)[-_][\w*-]{4,}|\bbearer\s+[^\s\"',}]+")
 _SECRET_NAMES = ("_KEY", "_TOKEN", "_SECRET")
 _GIVEN_NAMES = ("key", "token", "secret", "password", "credential")
 _USERINFO = re.compile(r"\w+://([^/?#]+)@")

@@ -1,0 +1,236 @@
+"""The checks of `ipo-dspy doctor` that load or ask models: a CLIP from this machine, a language model once.
+
+Nothing is downloaded, and each wait has an end.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from ipo_dspy.cli.doctor_machine import Check
+from ipo_dspy.errors import IPOError, LanguageModelError, ModelError
+
+if TYPE_CHECKING:
+    import dspy
+
+T = TypeVar("T")
+
+LOAD_SECONDS = 300
+ANSWER_SECONDS = 20
+HUB_SECONDS = 10
+NOWHERE = "http://127.0.0.1:9"
+"""A proxy that is never there, so that a download fails at once."""
+PIXELS = 32
+"""Side of the picture that a multimodal model is shown; some refuse smaller ones."""
+
+
+def demo_model(where: str) -> Check:
+    """The bundled CLIP loads."""
+    from ipo_dspy.clip.backbone import load_backbone
+    from ipo_dspy.demo import model_path
+
+    began = time.monotonic()
+    try:
+        loaded = load_backbone(f"local-dir:{model_path()}", None, device=where)
+    except ModelError as error:
+        return Check("CLIP demo", "fail", *_split(error))
+    return Check("CLIP demo", "ok", f"loads in {time.monotonic() - began:.1f} s on {loaded.device}")
+
+
+_LOAD = """
+import sys
+from ipo_dspy.clip.backbone import load_backbone
+from ipo_dspy.errors import ModelError
+try:
+    print(load_backbone(sys.argv[1], sys.argv[2] or None, device=sys.argv[3]).device)
+except ModelError as error:
+    print(error)
+    sys.exit(3)
+"""
+
+
+def other_model(model: str, pretrained: str | None, where: str) -> Check:
+    """Another CLIP loads from what is on this machine.
+
+    In a process of its own without a network: so nothing is downloaded, a model too large for the memory takes only
+    that process with it, and the wait has an end.
+    """
+    name = f"CLIP {model}"
+    proxies = {f"{scheme}_proxy": NOWHERE for scheme in ("http", "https", "HTTP", "HTTPS")}
+    offline = {**os.environ, **proxies, "HTTPS_PROXY": NOWHERE, "NO_PROXY": "", "no_proxy": "", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-P", "-c", _LOAD, model, pretrained or "", where]
+    began = time.monotonic()
+    try:
+        done = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=LOAD_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return Check(name, "fail", f"not loaded after {LOAD_SECONDS} s", "name a smaller model, e.g. --model demo")
+    told = done.stdout.strip()
+    if done.returncode == 0:
+        return Check(name, "ok", f"found, loads in {time.monotonic() - began:.1f} s on {told}")
+    if done.returncode != 3:
+        found = f"loading it ended its process (exit code {done.returncode}); is the memory large enough?"
+        return Check(name, "fail", found, "name a smaller model, e.g. --model demo, or --device cpu")
+    if "cannot be fetched" in told:
+        return not_downloaded(name)
+    return Check(name, "fail", *_split(ModelError(told)))
+
+
+def not_downloaded(name: str) -> Check:
+    """Whether a CLIP that is not on this machine could be fetched."""
+    fault = hub_fault()
+    if fault is None:
+        return Check(name, "warn", "not downloaded; the Hugging Face hub can be reached", "the first use downloads it")
+    remedy = (
+        "unset HF_HUB_OFFLINE"
+        if os.environ.get("HF_HUB_OFFLINE")
+        else "connect to the network once, or name a model that is here: --model local-dir:PATH, or --model demo"
+    )
+    return Check(name, "fail", f"not downloaded, and no network ({fault})", remedy)
+
+
+def _split(error: IPOError) -> tuple[str, str]:
+    """Fact and remedy of a message of ours, whose last part says what to write."""
+    fact, _, remedy = str(error).rpartition("; ")
+    return (fact, remedy) if fact else (remedy, "see ipo-dspy --help")
+
+
+def language_model(option: str, model: str, settings: Mapping[str, Any]) -> Check:
+    """A language model answers one tiny request, with a tiny picture for `--vlm`; never from the cache."""
+    from ipo_dspy.lms.faults import brief, key_variable
+
+    name, lm = f"{option} {model}", cast(Any, None)
+    try:
+        lm = _build(option, model, settings)
+        began = time.monotonic()
+        _ask(lm, picture=option == "--vlm")
+    except LanguageModelError as error:
+        fact, _, remedy = brief(error, lm).partition("; ")
+        return Check(name, "fail", fact, remedy or f"export {key_variable(model)}=YOUR_KEY")
+    except Exception as error:  # noqa: BLE001 - every provider has errors of its own
+        said = brief(error, lm).partition(" To fix: ")[0] or type(error).__name__
+        return Check(name, "fail", f"does not answer: {said}", _remedy(error, option, model))
+    return Check(name, "ok", f"answers in {time.monotonic() - began:.1f} s; {_price(lm)}")
+
+
+def hub_fault() -> str | None:
+    """Why the Hugging Face hub cannot be reached, if so."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        within(HUB_SECONDS + 2, lambda: get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS))
+    except Exception as error:  # noqa: BLE001 - whatever it was, nothing came back
+        return type(error).__name__
+    return None
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """What `work` returns; after so long it is left alone, since timeouts of clients hold for each read only.
+
+    Raises:
+        TimeoutError: it took too long.
+    """
+    done: Future[T] = Future()
+    context = copy_context()
+
+    def run() -> None:
+        try:
+            done.set_result(context.run(work))
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return done.result(timeout=seconds)
+    except TimeoutError as error:
+        raise TimeoutError(str(error) or f"nothing came within {seconds:g} s") from error
+
+
+def _build(option: str, model: str, settings: Mapping[str, Any]) -> "dspy.BaseLM":
+    from ipo_dspy.lms import build_lm
+
+    once = {"cache": False, "num_retries": 0, "timeout": ANSWER_SECONDS}
+    return build_lm(model, role=option, settings={**settings, **once})
+
+
+def _ask(lm: "dspy.BaseLM", *, picture: bool) -> None:
+    from ipo_dspy.lms import LOCAL
+    from ipo_dspy.lms.asking import greet
+
+    local = lm.model.startswith(LOCAL)
+    with _no_download() if local else contextlib.nullcontext():
+        # A model that runs in this process is loaded first.
+        within(LOAD_SECONDS if local else ANSWER_SECONDS, lambda: (_show_picture if picture else greet)(lm))
+
+
+@contextlib.contextmanager
+def _no_download() -> Iterator[None]:
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _show_picture(lm: "dspy.BaseLM") -> None:
+    """An answer counts whatever it says: some models answer a picture that they do not see."""
+    import dspy
+    from PIL import Image
+
+    from ipo_dspy.lms.asking import request
+
+    request(
+        lm,
+        dspy.ChatAdapter(use_json_adapter_fallback=False),
+        dspy.Signature("image: dspy.Image -> colour: str", "Name the colour."),
+        {"image": dspy.Image(Image.new("RGB", (PIXELS, PIXELS), "red"))},
+        field="colour",
+    )
+
+
+def _remedy(error: Exception, option: str, model: str) -> str:
+    """What to write, by the kind of fault."""
+    from dspy.utils.exceptions import LMAuthError, LMInvalidRequestError, LMRateLimitError, LMUnsupportedModelError
+
+    from ipo_dspy.lms import LOCAL
+    from ipo_dspy.lms.faults import FATAL, key_variable, remedy
+
+    if model.startswith(LOCAL):
+        return f"hf download {model.removeprefix(LOCAL)}, or name a folder that holds it: {option} {LOCAL}/PATH"
+    server = f"start the server, or name its address: {option} {model} {option}-arg api_base=http://HOST:PORT/v1"
+    match error:
+        case LMAuthError():
+            return f"{remedy(error, model)}: export {key_variable(model)}=YOUR_KEY"
+        case LMUnsupportedModelError():
+            return f"{remedy(error, model)}, e.g. {option} openai/gpt-4o-mini"
+        case LMRateLimitError():
+            return "wait a minute and write the same again; if it stays so, look at the account's limits and credit"
+        case LMInvalidRequestError() if option == "--vlm":
+            return "name a model that sees pictures, e.g. --vlm openai/gpt-4o-mini"
+        case TimeoutError():
+            return f"write the same again if a local model was still loading; else {server}"
+        case _ if isinstance(error, FATAL):
+            return remedy(error, model)
+    return server
+
+
+def _price(lm: Any) -> str:
+    """USD per million tokens by LiteLLM's own list, or by what the user gave."""
+    from ipo_dspy.lms.asking import price
+
+    model, given = str(lm.model), lm.kwargs
+    # By the thousand: some providers charge more for very long prompts.
+    sent, answered = price(model, 1000, 0), price(model, 0, 1000)
+    if "input_cost_per_token" in given:
+        sent, answered = given["input_cost_per_token"] * 1000, given.get("output_cost_per_token", 0.0) * 1000
+    if sent is None or answered is None:
+        return "price unknown"
+    return f"{sent * 1000:.2f} USD in and {answered * 1000:.2f} USD out per million tokens"

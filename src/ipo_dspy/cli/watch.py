@@ -1,0 +1,241 @@
+"""A run as it goes, from its journal alone: another process writes it, and nothing here touches it.
+
+Events are folded into a state that knows nothing of terminals, and that is drawn. Templates, faults and reasons
+come from language models, so none is ever read as markup.
+"""
+
+import contextlib
+import difflib
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+from filelock import FileLock, Timeout
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ipo_dspy.cli.watch_state import RunState, SearchState
+from ipo_dspy.errors import JournalError
+from ipo_dspy.history import Trial
+from ipo_dspy.journal import FILE_NAME, LOCK_NAME, follow
+from ipo_dspy.ledger import Spent
+
+PAUSE = 0.5
+"""Seconds between two looks."""
+QUIET = 2.0
+"""Seconds without news before the lock is tried: trying takes it for an instant, which a starting writer would see."""
+SHOWN_BETTER = 5
+WIDEST_LINE = 40
+BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
+
+
+class Watch:
+    """Looks at a run's folder again and again and keeps its state.
+
+    Attributes:
+        state: of the run as of the last look.
+        held: whether a process holds its journal; None where that cannot be told.
+    """
+
+    def __init__(self, run: Path, *, quiet: float = QUIET) -> None:
+        self.folder = run.parent if run.is_file() else run
+        self.quiet = quiet
+        self.state, self.held = RunState(), cast("bool | None", None)
+        self._events = follow(self.folder)
+        self._tried: float | None = None
+
+    @property
+    def status(self) -> str:
+        """What the run does."""
+        return self.state.status(held=self.held)
+
+    @property
+    def seconds(self) -> float:
+        """Of the run; while it runs, with the time since it last told."""
+        since = 0.0
+        if self.held and self.state.end is None:
+            with contextlib.suppress(OSError):
+                since = max(0.0, time.time() - (self.folder / FILE_NAME).stat().st_mtime)
+        return self.state.seconds + since
+
+    def look(self) -> bool:
+        """Take in what is new; whether the run is over."""
+        events = next(self._events, None)
+        if events is None:  # the folder was emptied, and perhaps another run writes there
+            self.state, self._events = RunState(), follow(self.folder)
+            events = next(self._events)
+        for event in events:
+            self.state.fold(event)
+        now = time.monotonic()
+        if self._tried is None or (not events and now - self._tried >= self.quiet):
+            self.held, self._tried = is_held(self.folder), now
+        elif events:
+            self.held, self._tried = True, now
+        return self.state.end is not None and not self.held
+
+    def looks(self, pause: float = PAUSE) -> Iterator[bool]:
+        """Look again and again until the run is over."""
+        while not self.look():
+            yield False
+            time.sleep(pause)
+
+
+def is_held(folder: Path) -> bool | None:
+    """Whether a process writes the journal of a folder; None where that cannot be told."""
+    if not (folder / LOCK_NAME).exists():
+        return False
+    lock = FileLock(folder / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return None
+    lock.release()
+    return False
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, begun or not.")],
+    once: Annotated[bool, typer.Option("--once", help="Print how it stands now, and end.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for a run that has not begun.")] = False,
+) -> None:
+    """Show a run as it goes, from its journal; Ctrl-C ends the watching, never the run."""
+    console, watched = _console(), Watch(run)
+    over = watched.look()
+    if not watched.state.begun:
+        if once or no_wait:
+            raise JournalError(_no_journal(run))
+        _note(f"waiting for {watched.folder / FILE_NAME}; Ctrl-C ends this")
+    if once:
+        console.print(draw(watched, console))
+        return
+    # Ctrl-C is how one leaves, so it is no failure.
+    with contextlib.suppress(KeyboardInterrupt):
+        if console.is_terminal:
+            _live(watched, console)
+        else:
+            _lines(watched, console, over=over)
+    if not console.is_terminal:
+        console.print(draw(watched, console))
+
+
+def _live(watched: Watch, console: Console) -> None:
+    # Drawn by this thread alone: Live's own would read the state while it changes.
+    with Live(console=console, get_renderable=lambda: draw(watched, console), auto_refresh=False) as live:
+        for _ in watched.looks():
+            live.refresh()
+
+
+def _lines(watched: Watch, console: Console, *, over: bool) -> None:
+    """A line for each better template as it comes."""
+    printed: Counter[str] = Counter()
+    looks = watched.looks()
+    while True:
+        for name, search in watched.state.searches.items():
+            for trial in search.better[printed[name] :]:
+                console.print(Text(_line(name, trial)), soft_wrap=True)
+            printed[name] = len(search.better)
+        if over:
+            return
+        over = next(looks, True) is True
+
+
+def _line(name: str, trial: Trial) -> str:
+    owner = "" if name == "self" else f"{name}: "
+    score = trial.score
+    return f"{owner}step {trial.step:>3}  {score.accuracy:6.2f} %  loss {score.loss:.4f}  {_in_a_line(trial)}"
+
+
+def draw(watched: Watch, console: Console) -> RenderableType:
+    """The run as it stands."""
+    state = watched.state
+    wide = console.encoding.lower().startswith("utf")
+    head = Text.assemble((str(watched.folder), "bold"), f"  {watched.status}, {watched.seconds:.1f} s")
+    parts: list[RenderableType] = [head, Text(_spending(state.spent))]
+    for name, search in state.searches.items():
+        parts += _drawn(name, search, state.planned, BARS if wide else ASCII_BARS)
+    return Group(*parts)
+
+
+def _drawn(name: str, search: SearchState, planned: int | None, bars: str) -> Iterator[RenderableType]:
+    of = "" if planned is None else f" of {planned}"
+    owner = "" if name == "self" else f"{name}: "
+    described = f", {search.described} images described" if search.described else ""
+    yield Text(f"\n{owner}step {search.steps}{of}, {len(search.trials)} templates tried{described}", style="bold")
+    if search.start and search.best:
+        yield _best_and_start(search)
+    if len(curve := search.curve) > 1:
+        yield Text.assemble(f"{curve[0]:.2f} % ", (sparkline(curve, bars), "green"), f" {curve[-1]:.2f} %")
+    if search.rejected:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in search.rejected.most_common())
+        yield Text(f"rejected: {reasons}")
+    if search.faults:
+        yield Text(f"faults: {len(search.faults)}, the last: {search.faults[-1][:300]}", style="yellow")
+
+
+def _best_and_start(search: SearchState) -> Table:
+    """Start, the last few better templates, and the best."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("", "step", "accuracy", "loss"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    table.add_column("template", overflow="fold")
+    best = cast(Trial, search.best)
+    rows = [("start", cast(Trial, search.start), "")]
+    rows += [("", trial, "") for trial in search.better[1:][-SHOWN_BETTER:] if trial is not best]
+    rows.append(("best" if search.chosen is None else "chosen", best, "bold green"))
+    for label, trial, style in rows:
+        score = trial.score
+        numbers = (str(trial.step), f"{score.accuracy:.2f} %", f"{score.loss:.4f}")
+        table.add_row(Text(label), *map(Text, numbers), Text(_in_a_line(trial)), style=style)
+    return table
+
+
+def sparkline(values: Sequence[float], bars: str = BARS, width: int = WIDEST_LINE) -> str:
+    """Values as one line of bars, the first and the last value among them.
+
+    >>> sparkline([20.0, 20.0, 55.0, 90.0], ASCII_BARS)
+    '__=#'
+    """
+    last = len(values) - 1
+    count = min(len(values), width)
+    picked = [values[round(i * last / max(1, count - 1))] for i in range(count)]
+    low, high = min(picked), max(picked)
+    steps = (len(bars) - 1) / (high - low) if high > low else 0.0
+    return "".join(bars[int((value - low) * steps + 0.5)] for value in picked)
+
+
+def _spending(spent: Spent) -> str:
+    if not spent.calls:
+        return "no LLM calls so far"
+    if spent.unpriced >= spent.calls:
+        cost = "price unknown"
+    else:
+        cost = f"{spent.cost:.4f} USD" + (f" and {spent.unpriced} of unknown price" if spent.unpriced else "")
+    return f"{spent.calls} LLM calls, {spent.tokens} tokens, {cost}"
+
+
+def _in_a_line(trial: Trial) -> str:
+    return str(trial.template).replace("\n", " | ")
+
+
+def _no_journal(run: Path) -> str:
+    with contextlib.suppress(OSError):
+        beside = {path.parent.name: path.parent for path in run.parent.glob(f"*/{FILE_NAME}")}
+        if near := difflib.get_close_matches(run.name, beside, n=1, cutoff=0.3):
+            return f"no journal in {str(run)!r}; a run that is there: ipo-dspy watch {beside[near[0]]}"
+    return f"no journal in {str(run)!r}; give the folder that --out named, e.g. 'runs/1'"
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=140)  # a pipe has no width; 80 would break the tables
+
+
+def _note(text: str) -> None:
+    Console(stderr=True).print(Text(text, style="yellow"), soft_wrap=True)

@@ -1,0 +1,238 @@
+"""`ipo-dspy doctor`: each line says what is so, a red one what to write, and no key shows anywhere."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from ipo_dspy import demo
+from ipo_dspy.cli import doctor_models, main
+from ipo_dspy.cli.doctor import MARKS, guarded
+from ipo_dspy.cli.doctor_machine import KEYS, Check, folder, packages
+from openai_server import KEY, OpenAIServer, Reply, images_of
+
+READY = {"Say: ready": "ready", "colour": "[[ ## colour ## ]]\nred\n\n[[ ## completed ## ]]"}
+PLANTED = {name: f"{name.lower()}-planted-0123456789" for name in KEYS} | {"OPENAI_API_KEY": KEY}
+
+
+@pytest.fixture(autouse=True)
+def _no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))  # of a CLIP that is loaded in a process of its own
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def closed_port() -> Iterator[str]:
+    """An address where nothing answers, and that no one else can take meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as exit:
+        main(["doctor", *arguments])
+    out, err = capsys.readouterr()
+    assert err == ""
+    return int(exit.value.code or 0), out
+
+
+def checks(text: str) -> dict[str, Check]:
+    return {row["name"]: Check(**row) for row in json.loads(text)["checks"]}
+
+
+def asked(capsys: pytest.CaptureFixture[str], address: str, option: str = "--lm") -> Check:
+    """The line of a language model at an address."""
+    arguments = [option, "openai/toy", f"{option}-arg", f"api_base={address}", "--json"]
+    code, text = call(capsys, *arguments)
+    check = checks(text)[f"{option} openai/toy"]
+    assert (code == 1) == (check.state == "fail") == bool(check.remedy)
+    return check
+
+
+def test_all_is_well_here_and_nothing_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = call(capsys)
+    assert (code, text.splitlines()[-1]) == (0, "nothing to mend")
+    for name in ("python", "dspy", "litellm", "torch", "open_clip_torch", "transformers", "CLIP demo", "terminal"):
+        assert f"\n{MARKS['ok'][0]}  {name}  " in f"\n{text}", name
+    assert "loads in" in text
+    assert "--lm" not in text
+    assert {line[:4] for line in text.splitlines()[:-1]} <= {MARKS["ok"][0], MARKS["warn"][0], "    "}
+
+
+def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = call(capsys, "--json")
+    found = json.loads(text)
+    assert (code, found["ok"]) == (0, True)
+    assert all(set(row) == {"name", "state", "found", "remedy"} for row in found["checks"])
+
+
+def test_models_that_answer_with_time_and_price(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with OpenAIServer(READY) as server:
+        at = f"api_base={server.url}"
+        options = ["--lm", "openai/gpt-4o-mini", "--lm-arg", at, "--vlm", "openai/toy", "--vlm-arg", at, "--json"]
+        code, text = call(capsys, *options)
+    assert code == 0
+    assert server.unseen == []
+    assert [len(images_of(body)) for body in server.requests] == [0, 1]
+    priced, unpriced = checks(text)["--lm openai/gpt-4o-mini"], checks(text)["--vlm openai/toy"]
+    assert priced.found.endswith(" s; 0.15 USD in and 0.60 USD out per million tokens")
+    assert unpriced.found.endswith(" s; price unknown")
+    assert checks(text)["keys"].found == "OPENAI_API_KEY set"
+
+
+@pytest.mark.parametrize(
+    ("reply", "found", "remedy"),
+    [
+        (Reply(f"Incorrect API key provided: {KEY}", 401), "Incorrect API key", "export OPENAI_API_KEY=YOUR_KEY"),
+        (Reply("The model `toy` does not exist", 404), "does not exist", "name a model that the server has, e.g. --lm"),
+        (Reply("slow down", 429), "slow down", "wait a minute"),
+        (Reply("out of order", 500), "out of order", "--lm-arg api_base=http://HOST:PORT/v1"),
+    ],
+)
+def test_models_that_refuse(
+    reply: Reply, found: str, remedy: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with OpenAIServer({"Say": reply}) as server:
+        check = asked(capsys, server.url)
+    assert check.state == "fail"
+    assert found in check.found
+    assert remedy in check.remedy
+    assert "To fix" not in check.found
+    assert len(server.requests) == 1  # a doctor does not try again
+
+
+def test_a_model_that_sees_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with OpenAIServer({"colour": Reply("image_url is not supported", 400)}) as server:
+        check = asked(capsys, server.url, "--vlm")
+    assert check.remedy == "name a model that sees pictures, e.g. --vlm openai/gpt-4o-mini"
+
+
+def test_a_server_that_is_not_there(
+    closed_port: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    check = asked(capsys, closed_port)
+    assert "onnection" in check.found
+    assert check.remedy.startswith("start the server, or name its address: --lm openai/toy --lm-arg api_base=http")
+
+
+def test_a_server_that_never_answers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(doctor_models, "ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        check = asked(capsys, f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert check.state == "fail"
+    assert check.remedy.startswith("write the same again if a local model was still loading; else start the server")
+
+
+def test_a_missing_key_and_an_unknown_name_are_told_without_a_request(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = call(capsys, "--lm", "openai/toy", "--vlm", "opnai/toy")
+    assert code == 1
+    lines = text.splitlines()
+    red = [i for i, line in enumerate(lines) if line.startswith(MARKS["fail"][0])]
+    assert [lines[i + 1].strip() for i in red] == [
+        "-> export OPENAI_API_KEY=YOUR_KEY",
+        "-> write provider/name, e.g. 'openai/gpt-4o-mini' or 'ollama_chat/phi3'",
+    ]
+    assert lines[-1] == "2 to mend"
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_no_key_shows_anywhere(
+    form: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
+    said = f"Incorrect API key provided: {KEY}, not {PLANTED['GROQ_API_KEY']}; Authorization: Bearer {KEY}"
+    with OpenAIServer({"": Reply(said, 401)}) as server:
+        at = f"api_base={server.url.replace('//', '//me:pass-0123456789@')}"
+        code, text = call(capsys, "--lm", "openai/a", "--lm-arg", at, "--vlm", "openai/b", "--vlm-arg", at, *form)
+    assert code == 1
+    assert text.count("Incorrect API key provided: [hidden]") == 2
+    for value in [*PLANTED.values(), "pass-0123456789"]:
+        assert value not in text
+        assert value[-10:] not in text
+    assert all(name in text for name in KEYS)
+
+
+def test_a_check_that_falls_over_is_a_red_line_without_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "planted-0123456789")
+
+    def falls() -> Iterator[Check]:
+        yield Check("first", "ok", "fine")
+        raise RuntimeError("planted-0123456789 is bad")
+
+    first, second = guarded("name", falls)
+    assert first.state == "ok"
+    assert (second.state, second.found) == ("fail", "this check failed: RuntimeError: [hidden] is bad")
+
+
+def test_versions_that_do_not_fit_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0.1")
+    found = {check.name: check for check in packages()}
+    assert found["dspy"].state == "fail"
+    assert found["dspy"].remedy.startswith("pip install 'dspy")
+    assert "is needed" in found["torch"].found
+    assert found["ipo_dspy"].state == "ok"
+
+
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("DSPY_CACHEDIR", str(tmp_path / "file" / "cache"))
+    code, text = call(capsys, "--json")
+    found = checks(text)["DSPy cache"]
+    assert code == 1
+    assert "cache cannot be written (Not a directory)" in found.found
+    assert found.remedy == "export DSPY_CACHEDIR=/a/folder/that/you/may/write"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_write_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert "(Permission denied)" in folder("runs", tmp_path / "runs", "cd elsewhere").found
+
+
+def test_a_folder_with_files_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "file").write_bytes(b"x" * 2500)
+    assert f"{tmp_path}: 2 kB, " in folder("runs", tmp_path, "").found
+
+
+def test_a_model_that_is_here_and_one_that_does_not_exist() -> None:
+    names = [f"local-dir:{demo.model_path()}", "ViT-B-61"]
+    with ThreadPoolExecutor() as pool:  # each takes a process that loads PyTorch
+        here, unknown = pool.map(lambda name: doctor_models.other_model(name, "openai", "cpu"), names)
+    assert here.found.startswith("found, loads in ")
+    assert (here.state, unknown.state) == ("ok", "fail")
+    assert "open_clip has no model 'ViT-B-61'" in unknown.found
+    assert unknown.remedy.startswith("write e.g. model='ViT-B-16")
+
+
+def test_a_model_that_is_not_downloaded_with_and_without_a_network(
+    closed_port: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", closed_port)
+    code, text = call(capsys, "--model", "ViT-B-16-quickgelu", "--json")
+    assert code == 1
+    found = checks(text)["CLIP ViT-B-16-quickgelu"]
+    assert found.found == "not downloaded, and no network (ConnectError)"
+    assert "--model local-dir:PATH" in found.remedy
+    with OpenAIServer({}) as hub:  # it answers a HEAD request with an error, so there is a network
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        check = doctor_models.not_downloaded("CLIP x")
+    assert (check.state, check.remedy) == ("warn", "the first use downloads it")

@@ -1,0 +1,54 @@
+"""The dry run: what it expects is close to what a run then costs, and it asks nothing."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dspy
+import pytest
+
+from ipo_dspy import IPO, LMProposer, demo
+from ipo_dspy.lms.asking import price
+from openai_server import Writer, text_of
+
+
+@pytest.fixture(autouse=True)
+def _no_cache() -> Iterator[None]:
+    before = dspy.cache
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+    yield
+    dspy.cache = before
+
+
+@pytest.mark.parametrize("asking", ["list", "singles", "draws"])
+def test_it_expects_the_calls_that_a_run_makes(asking: Any) -> None:
+    task = demo.load("pixel-animals", shots=1)
+    with Writer() as server:
+        lm = server.lm()
+        given: dict[str, Any] = {"steps": 3, "prompts_per_step": 2, "max_descriptions": 4}
+        optimizer = IPO(proposer=LMProposer(lm, asking=asking), description_model=lm, **given)
+        expected = optimizer.estimate(task.program, task.trainset)
+        assert server.requests == []
+        spent = optimizer.compile(task.program, task.trainset).detailed_results.spent
+        asked = [text_of(body) for body in server.requests if "Write" in text_of(body)]
+    # A step of "draws" is one request; this server ignores n and gives one completion.
+    assert expected.total.calls == spent.calls == len(server.requests)
+    (templates,) = (item for item in expected.items if item.what == "templates")
+    assert 0.8 * max(map(len, asked)) / 4 <= templates.prompt_tokens / templates.calls
+    assert templates.prompt_tokens / templates.calls <= 3000
+    assert expected.total.unpriced == expected.total.calls
+
+
+def test_prices_are_those_of_litellm_and_an_unknown_one_is_said() -> None:
+    task = demo.load("pixel-animals", shots=1)
+    lm = dspy.LM("openai/gpt-3.5-turbo", api_key="none", engine="litellm")
+    expected = IPO(prompt_model=lm, steps=10).estimate(task.program, task.trainset)
+    total = expected.total
+    assert total.unpriced == 0
+    assert total.cost == pytest.approx(price("openai/gpt-3.5-turbo", total.prompt_tokens, total.completion_tokens))
+    assert price("openai/a-model-of-ones-own", 1, 1) is None
+    assert price("transformers/a-directory", 1, 1) == 0.0
+
+
+def test_without_a_language_model_nothing_is_expected() -> None:
+    task = demo.load("pixel-animals", shots=1)
+    assert IPO(proposer="evolution").estimate(task.program, task.trainset).items == ()

@@ -1,0 +1,295 @@
+"""Whatever a language model or its server does, over real HTTP: the run ends well, and nothing paid for is lost."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from ipo_dspy import IPO, demo, write_report
+from ipo_dspy.errors import LanguageModelError
+from ipo_dspy.history import Trial
+from ipo_dspy.journal import replay
+from openai_server import KEY, OpenAIServer, Reply, Writer, text_of
+
+STEPS, COUNT = 4, 3
+
+
+@pytest.fixture(autouse=True)
+def _no_cache() -> Iterator[None]:
+    before = dspy.cache
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+    yield
+    dspy.cache = before
+
+
+@pytest.fixture(scope="module")
+def task() -> demo.DemoTask:
+    return demo.load("pixel-animals", shots=1)
+
+
+def compile_with(server: OpenAIServer, task: demo.DemoTask, lm: dict[str, Any] | None = None, **options: Any) -> Any:
+    given: dict[str, Any] = {"steps": STEPS, "prompts_per_step": COUNT, "describer": None, **options}
+    return IPO(prompt_model=server.lm(**(lm or {})), **given).compile(task.program, task.trainset)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(task: demo.DemoTask) -> tuple[Trial, ...]:
+    with Writer() as server:
+        trials: tuple[Trial, ...] = compile_with(server, task, {"cache": False}).detailed_results.trials
+    return trials
+
+
+def faults(folder: Path) -> list[str]:
+    return [event["message"] for event in replay(folder) if event["event"] == "fault"]
+
+
+PASSING = {
+    "429 with Retry-After": Reply("slow down", status=429, headers=(("Retry-After", "0"),)),
+    "500": Reply("oops", status=500, headers=(("Retry-After", "0"),)),
+    "503": Reply("overloaded", status=503, headers=(("Retry-After", "0"),)),
+    "time-out": Reply("too late", delay=3.0),
+    "reset in mid-body": Reply("a <CLASS>.", cut_at=40),
+}
+
+
+@pytest.mark.parametrize("reply", PASSING.values(), ids=PASSING)
+def test_passing_faults_are_retried_and_change_nothing(
+    reply: Reply, task: demo.DemoTask, undisturbed: tuple[Trial, ...], tmp_path: Path
+) -> None:
+    with Writer({1: reply}) as server:
+        best = compile_with(server, task, {"num_retries": 2, "timeout": 1.5}, log_dir=tmp_path / "run")
+        assert server.asked == STEPS + 1
+    assert best.detailed_results.trials == undisturbed
+    assert (best.detailed_results.status, faults(tmp_path / "run")) == ("finished", [])
+
+
+UNREADABLE = {
+    "invalid JSON": Reply(body=b'{"choices": [{"message": {"con'),
+    "HTML instead of JSON": Reply(body=b"<html><script>alert(1)</script></html>"),
+    "empty object": Reply(body=b"{}"),
+    "error page with status 500": Reply(status=500, body=b"<html>bad gateway</html>"),
+    "content policy": Reply(
+        status=400, body=json.dumps({"error": {"message": "flagged", "code": "content_policy_violation"}}).encode()
+    ),
+}
+
+
+@pytest.mark.parametrize("reply", UNREADABLE.values(), ids=UNREADABLE)
+def test_no_answer_is_recorded_and_the_step_is_asked_again(
+    reply: Reply, task: demo.DemoTask, undisturbed: tuple[Trial, ...], tmp_path: Path
+) -> None:
+    with Writer({1: reply}) as server:
+        best = compile_with(server, task, log_dir=tmp_path / "run")
+        assert server.asked == STEPS + 1
+    assert best.detailed_results.trials == undisturbed
+    (fault,) = faults(tmp_path / "run")
+    assert "gave no proposals" in fault
+
+
+USELESS = {
+    "empty choices": Reply(
+        body=json.dumps(
+            {"id": "1", "object": "chat.completion", "created": 1, "model": "toy", "choices": [], "usage": {}}
+        ).encode()
+    ),
+    "refusal": Reply("I'm sorry, but I can't help with that."),
+    "content filter": Reply("", finish_reason="content_filter"),
+    "no tags": Reply("What a nice task! Here are my ideas."),
+    "half a tag": Reply("<INS a <CLA"),
+    "5 MB": Reply("<INS>" + "very " * 1_000_000 + "</INS>"),
+    "5 MB of tags": Reply("<INS>" * 1_000_000),
+    "control characters": Reply("<INS>a \x00\x1b[2J <CLASS>.</INS>"),
+    "bidi": Reply("<INS>a \u202e photo \u2066 of a <CLASS>.</INS>"),
+    "no class": Reply("<INS>a photo of a dog.</INS>"),
+    "cut by the token limit": Reply("<INS>a blurry picture of a <CLASS> in the", finish_reason="length"),
+    "copies the start template": Reply("<INS>a photo of a <CLASS>.</INS>" * 3),
+}
+
+
+@pytest.mark.parametrize("reply", USELESS.values(), ids=USELESS)
+def test_useless_answers_are_recorded_and_the_run_goes_on(
+    reply: Reply, task: demo.DemoTask, undisturbed: tuple[Trial, ...], tmp_path: Path
+) -> None:
+    with Writer(dict.fromkeys((1, 2, 3), reply)) as server:  # where one text comes, the other two are asked for
+        best = compile_with(server, task, max_errors=9, log_dir=tmp_path / "run")
+    results = best.detailed_results
+    assert results.status == "finished"
+    assert 2 not in {trial.step for trial in results.trials} >= {0, 1}
+    assert faults(tmp_path / "run") or results.rejections
+    assert results.best.rank <= results.baseline.rank
+    assert max(len(line) for line in (tmp_path / "run" / "journal.jsonl").read_bytes().splitlines()) < 20_000
+    page = write_report(tmp_path / "run").read_text()
+    assert "\x00" not in page
+    assert "\u202e" not in page
+
+
+USABLE = {
+    "nested tags": (Reply("<INS><INS>a nested <CLASS>.</INS></INS>"), "a nested <CLASS>."),
+    "another language": (
+        Reply("<INS>\u4e00\u5f20<CLASS>\u7684\u7167\u7247</INS>"),
+        "\u4e00\u5f20<CLASS>\u7684\u7167\u7247",
+    ),
+    "no closing slash": (Reply("<INS>a careless <CLASS>.<INS>"), "a careless <CLASS>."),
+    "a list": (Reply("Sure!\n1. a listed <CLASS>.\n2. dog"), "a listed <CLASS>."),
+    "HTML": (Reply("<INS>a <script>alert(1)</script> <CLASS>.</INS>"), "a <script>alert(1)</script> <CLASS>."),
+}
+
+
+@pytest.mark.parametrize(("reply", "template"), USABLE.values(), ids=USABLE)
+def test_odd_answers_that_can_be_used_are_used(
+    reply: Reply, template: str, task: demo.DemoTask, tmp_path: Path
+) -> None:
+    with Writer({1: reply}) as server:
+        best = compile_with(server, task, log_dir=tmp_path / "run", overlap=False)
+    assert template in [str(trial.template) for trial in best.detailed_results.trials]
+    assert "<script>alert(1)" not in write_report(tmp_path / "run").read_text()
+
+
+def test_a_server_that_only_repeats_itself_is_not_asked_for_ever(task: demo.DemoTask) -> None:
+    reply = Reply("<INS>a photo of a <CLASS>.</INS>\n" * COUNT)
+    with Writer(dict.fromkeys(range(1000), reply)) as server:
+        best = compile_with(server, task, steps=50)
+        assert (best.detailed_results.searches[0].status, server.asked) == ("exhausted", 10)
+    assert best.template == task.program.template
+
+
+def test_a_server_that_dies_at_step_7_and_comes_back_changes_nothing(task: demo.DemoTask, tmp_path: Path) -> None:
+    with Writer() as server:
+        whole = compile_with(server, task, steps=9).detailed_results.trials
+
+    class Dies(Writer):
+        def answer(self, body: dict[str, Any]) -> Reply:
+            reply = super().answer(body)
+            if self.asked == 7:
+                threading.Thread(target=self.restart).start()
+                return Reply("dying", cut_at=0)
+            return reply
+
+        def restart(self) -> None:
+            self.__exit__()
+            time.sleep(1.5)
+            self.second = Writer(port=self.port)
+            self.second.__enter__()
+
+    server = Dies()
+    with server:
+        best = compile_with(server, task, {"num_retries": 4}, steps=9, log_dir=tmp_path / "run")
+        server.second.__exit__()
+    assert server.asked == 7
+    assert server.second.asked == 3
+    assert best.detailed_results.trials == whole
+
+
+def test_a_server_that_never_comes_back_ends_it_with_what_was_found_and_another_sitting_goes_on(
+    task: demo.DemoTask, undisturbed: tuple[Trial, ...], tmp_path: Path
+) -> None:
+    gone = dict.fromkeys(range(2, 1000), Reply("gone", status=503))
+    options: dict[str, Any] = {"log_dir": tmp_path / "run", "max_errors": 2}
+    with Writer(gone) as server:
+        best = compile_with(server, task, **options)
+        assert server.asked == 2 + 2
+    results = best.detailed_results
+    assert (results.status, results.searches[0].answered) == ("faults", True)
+    assert results.trials == tuple(t for t in undisturbed if t.step <= 2)
+    assert len(faults(tmp_path / "run")) == 2
+    saved = json.loads((tmp_path / "run" / "best.json").read_text())
+    assert str(best.template) in json.dumps(saved)
+    end: Any = replay(tmp_path / "run")[-1]
+    assert (end["event"], end["status"]) == ("end", "faults")
+
+    with Writer() as server:
+        again = compile_with(server, task, **options)
+        assert server.asked == STEPS - 2
+    assert again.detailed_results.trials == undisturbed
+    assert again.detailed_results.status == "finished"
+
+
+def test_a_dead_server_in_the_second_of_two_searches_leaves_the_first_result(
+    task: demo.DemoTask, undisturbed: tuple[Trial, ...]
+) -> None:
+    class Twice(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = task.program.deepcopy(), task.program.deepcopy()
+
+        def forward(self, image: Any) -> Any:
+            self.second(image=image)
+            return self.first(image=image)
+
+    gone = dict.fromkeys(range(STEPS, 1000), Reply("gone", status=503))
+    with Writer(gone) as server:
+        given: dict[str, Any] = {"steps": STEPS, "prompts_per_step": COUNT, "describer": None}
+        best = IPO(prompt_model=server.lm(), **given).compile(Twice(), task.trainset)
+    assert [search.status for search in best.detailed_results.searches] == ["finished", "faults"]
+    assert best.detailed_results.trials == undisturbed
+    assert str(best.second.template) == "a photo of a <CLASS>."
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (
+            Reply(f"Incorrect API key provided: {KEY}", status=401),
+            "set OPENAI_API_KEY to a key that the provider takes",
+        ),
+        (Reply("The model `toy` does not exist", status=404), "name a model that the server has"),
+        (
+            Reply(
+                status=429, body=json.dumps({"error": {"message": "no quota", "code": "insufficient_quota"}}).encode()
+            ),
+            "add credit to the provider's account",
+        ),
+    ],
+    ids=["wrong key", "unknown model", "no credit"],
+)
+@pytest.mark.parametrize("role", ["prompt_model", "description_model"])
+def test_what_asking_again_cannot_mend_shows_at_once_before_images_are_encoded(
+    reply: Reply, message: str, role: str, task: demo.DemoTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: Any, **__: Any) -> None:
+        raise AssertionError("images were encoded before the key was tried")
+
+    monkeypatch.setattr("ipo_dspy.clip.images._encode", explode)
+    program = demo.load("pixel-animals", shots=1).program
+    with OpenAIServer({"": reply}) as refuses, Writer() as answers:
+        other = {"prompt_model": answers.lm(), "description_model": answers.lm(model="openai/eyes")}
+        models: dict[str, Any] = {**other, role: refuses.lm(num_retries=3, model=f"openai/{role}")}
+        with pytest.raises(LanguageModelError, match=message) as caught:
+            IPO(**models, log_dir=tmp_path / "run").compile(program, task.trainset)
+        assert len(refuses.requests) == 1
+    assert f"{role} 'openai/{role}' does not answer" in str(caught.value)
+    assert KEY not in str(caught.value)
+    assert KEY not in (tmp_path / "run" / "journal.jsonl").read_text()
+
+
+def test_a_key_that_is_revoked_in_the_middle_stops_at_once_with_what_was_found(task: demo.DemoTask) -> None:
+    with Writer({2: Reply("revoked", status=401)}) as server:
+        best = compile_with(server, task, {"num_retries": 3})
+        assert server.asked == 3
+    assert best.detailed_results.status == "faults"
+    assert "revoked" in best.detailed_results.searches[0].fault
+
+
+def test_a_context_overflow_is_asked_again_with_less_and_said(task: demo.DemoTask, tmp_path: Path) -> None:
+    class Small(Writer):
+        def answer(self, body: dict[str, Any]) -> Reply:
+            if len(text_of(body)) > 2500:
+                error = {"message": "maximum context length is 600 tokens", "code": "context_length_exceeded"}
+                return Reply(status=400, body=json.dumps({"error": error}).encode())
+            return super().answer(body)
+
+    class Wordy:
+        def describe(self, images: Any, class_names: Any, *, once: Any = None) -> Any:
+            from ipo_dspy.describers.base import Descriptions
+
+            return Descriptions(tuple(f"a grainy picture, number {i}, {'dark ' * 20}" for i in range(len(images))))
+
+    with Small() as server:
+        best = compile_with(server, task, describer=Wordy(), log_dir=tmp_path / "run")
+    assert best.detailed_results.status == "finished"
+    assert any("overflows the context of openai/toy; asking with 50.0%" in fault for fault in faults(tmp_path / "run"))

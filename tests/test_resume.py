@@ -1,0 +1,285 @@
+"""A run that is killed at any moment and taken up again ends as one that was not, and pays for no answer twice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from ipo_dspy import IPO, demo
+from ipo_dspy.errors import JournalError
+from ipo_dspy.journal import FILE_NAME, LOCK_NAME, replay
+from ipo_dspy.proposers import Ask, Proposals
+from openai_server import Writer
+
+STEPS = 8
+
+
+class Sitter:
+    """The process that forks the sittings of one run."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        script = Path(__file__).parent / "sitting.py"
+        command = [sys.executable, str(script), url, str(folder), str(STEPS)]
+        self.journal = folder / FILE_NAME
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def say(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def begin(self) -> int:
+        """The process id of a new sitting."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return int(self.say())
+
+    def size(self) -> int:
+        return self.journal.stat().st_size if self.journal.exists() else 0
+
+    def kill(self, child: int, after: int, pause: float) -> int:
+        """Kill a sitting a moment after its journal has grown by so many bytes, unless it ends before."""
+        grown = self.size() + after
+        while self.size() < grown and not self.ended(child):
+            time.sleep(0.002)
+        time.sleep(pause)
+        if not self.ended(child):
+            os.kill(child, signal.SIGKILL)
+        return int(self.say().split()[1])
+
+    @staticmethod
+    def ended(child: int) -> bool:
+        try:
+            return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except FileNotFoundError:
+            return True
+
+
+@contextmanager
+def sitter(server: Writer, folder: Path) -> Iterator[Sitter]:
+    one = Sitter(server.url, folder)
+    try:
+        yield one
+    finally:
+        one.process.kill()
+        one.process.wait()
+        for stream in (one.process.stdin, one.process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+def story(folder: Path) -> dict[str, Any]:
+    """What a run comes to: its trials and its choice."""
+    events: list[Any] = list(replay(folder))
+    trials = [(e["index"], e["step"], e["template"], e["accuracy"], e["loss"]) for e in events if e["event"] == "trial"]
+    (chosen,) = (e["template"] for e in events if e["event"] == "chosen")
+    rejections = [(e["step"], e["text"]) for e in events if e["event"] == "rejection"]
+    steps = [e["step"] for e in events if e["event"] == "step"]
+    return {"trials": trials, "chosen": chosen, "rejections": rejections, "steps": steps, "end": events[-1]["status"]}
+
+
+def questions(folder: Path) -> list[str]:
+    return [e["question"] for e in replay(folder) if e["event"] == "answer"]
+
+
+def prove(kills: int, seed: int, tmp_path: Path) -> None:
+    draw = random.Random(seed)
+    with Writer() as server, sitter(server, tmp_path / "whole") as one:
+        one.begin()
+        assert one.say() == "done 0"
+    whole = story(tmp_path / "whole")
+    size = (tmp_path / "whole" / FILE_NAME).stat().st_size
+    lost, killed = 0, 0
+    with Writer() as server, sitter(server, tmp_path / "cut") as one:
+        code = None
+        while code != 0:
+            before = len(questions(tmp_path / "cut")) if one.size() else 0
+            asked = len(server.requests)
+            child = one.begin()
+            # The first kills fall anywhere in the run, later ones after little progress, so that all of them hit.
+            after = draw.randrange(1, max(2, size // kills)) if killed < kills else 10**9
+            code = one.kill(child, after, draw.random() * 0.05)
+            killed += code == -signal.SIGKILL
+            assert code in (0, -signal.SIGKILL)
+            answered = len(questions(tmp_path / "cut")) - before if one.size() else 0
+            lost += (now := len(server.requests) - asked - answered)
+            assert 0 <= now <= 2  # on its way when the process was killed: one, and the next that is asked ahead
+        assert story(tmp_path / "cut") == whole
+        asked_for = questions(tmp_path / "cut")
+        assert len(asked_for) == len(set(asked_for)) == len(server.requests) - lost
+        assert killed >= min(kills, 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the test reads /proc")
+def test_killed_at_random_moments_it_ends_as_if_not(tmp_path: Path) -> None:
+    prove(kills=3, seed=1, tmp_path=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the test reads /proc")
+@pytest.mark.parametrize("seed", [0, 7])
+def test_killed_at_25_random_moments_it_ends_as_if_not(tmp_path: Path, seed: int) -> None:
+    prove(kills=25, seed=seed, tmp_path=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def task() -> demo.DemoTask:
+    return demo.load("pixel-animals", shots=1)
+
+
+class Counts:
+    """Writes two templates a step and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def propose(self, ask: Ask) -> Proposals:
+        self.asked += 1
+        return Proposals((f"a {'very ' * ask.step}dark <CLASS>.", f"a {'so ' * ask.step}blurry <CLASS>."))
+
+
+def run(task: demo.DemoTask, folder: Path, **options: Any) -> tuple[Any, Counts]:
+    proposer = Counts()
+    given = {"proposer": proposer, "describer": None, "steps": 3, "log_dir": folder, **options}
+    return IPO(**given).compile(task.program, task.trainset), proposer
+
+
+def test_a_finished_run_is_told_again_without_asking(task: demo.DemoTask, tmp_path: Path) -> None:
+    first, _ = run(task, tmp_path)
+    again, proposer = run(task, tmp_path)
+    assert proposer.asked == 0
+    assert again.detailed_results.trials == first.detailed_results.trials
+    assert again.template == first.template
+
+
+def test_more_steps_go_on_from_there_and_limits_may_change(task: demo.DemoTask, tmp_path: Path) -> None:
+    run(task, tmp_path / "a")
+    more, proposer = run(task, tmp_path / "a", steps=5, patience=9, max_tokens=10**6, num_threads=2)
+    assert proposer.asked == 2
+    whole, _ = run(task, tmp_path / "b", steps=5)
+    assert more.detailed_results.trials == whole.detailed_results.trials
+    assert [e["event"] for e in replay(tmp_path / "a")].count("end") == 1
+
+
+def test_other_settings_are_listed_and_refused_unless_allowed(task: demo.DemoTask, tmp_path: Path) -> None:
+    run(task, tmp_path)
+    before = (tmp_path / FILE_NAME).read_bytes()
+    changed = {"seed": 4, "prompts_per_step": 2}
+    message = r"set up otherwise: prompts_per_step was 8 and is 2; seed was 0 and is 4; set it as it was, name another"
+    with pytest.raises(JournalError, match=message):
+        run(task, tmp_path, **changed)
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+    _, proposer = run(task, tmp_path, **changed, steps=4, allow_changes=True)
+    assert proposer.asked == 1
+    (resumed,) = (e for e in replay(tmp_path) if e["event"] == "resume")
+    assert resumed["changed"] == {"steps": [3, 4], "prompts_per_step": [8, 2], "seed": [0, 4]}
+    with pytest.raises(JournalError, match="prompts_per_step was 2 and is 8"):
+        run(task, tmp_path, seed=4)
+
+
+def test_other_images_or_another_model_are_refused_always_and_the_run_stays_as_it_was(
+    task: demo.DemoTask, tmp_path: Path
+) -> None:
+    run(task, tmp_path)
+    before = (tmp_path / FILE_NAME).read_bytes()
+    other = demo.load("pixel-animals", shots=2)
+    with pytest.raises(JournalError, match=r"other images, labels or classes, whose scores cannot be compared; name"):
+        run(other, tmp_path, allow_changes=True)
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+
+
+def test_two_processes_do_not_share_a_run(task: demo.DemoTask, tmp_path: Path) -> None:
+    from ipo_dspy.journal import Journal
+
+    with Journal(tmp_path), pytest.raises(JournalError, match="is being written by another process"):
+        run(task, tmp_path)
+    run(task, tmp_path)
+
+
+def test_a_damaged_journal_is_told_with_the_line(task: demo.DemoTask, tmp_path: Path) -> None:
+    run(task, tmp_path)
+    lines = (tmp_path / FILE_NAME).read_bytes().split(b"\n")
+    lines[2] = lines[2][:-9]
+    (tmp_path / FILE_NAME).write_bytes(b"\n".join(lines))
+    with pytest.raises(JournalError, match=r"is damaged in line 3; restore it from a backup or start a run in another"):
+        run(task, tmp_path)
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from ipo_dspy import IPO, demo
+from ipo_dspy.errors import JournalError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+task = demo.load("pixel-animals", shots=1)
+optimizer = IPO(proposer="evolution", describer=None, steps=4, log_dir=sys.argv[1])
+size = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+try:
+    optimizer.compile(task.program, task.trainset)
+except JournalError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+best = optimizer.compile(task.program, task.trainset)
+print(len(best.detailed_results.trials))
+"""
+
+
+def test_a_full_disk_stops_it_cleanly_and_it_goes_on_once_there_is_room(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL, str(tmp_path), "6000"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    error, trials = done.stdout.splitlines()
+    assert "cannot be written (File too large); what it holds is whole, and the same run goes on from there" in error
+    assert trials == str(1 + 4 * 8)
+
+
+def test_the_lock_stays_beside_the_journal_and_nothing_else_is_left(task: demo.DemoTask, tmp_path: Path) -> None:
+    run(task, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.json", FILE_NAME, LOCK_NAME]
+
+
+def test_budgets_hold_over_all_sittings(task: demo.DemoTask, tmp_path: Path) -> None:
+    dspy_cache = dspy.cache
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+    try:
+        for allowed, asked in ((3, 3), (3, 0), (5, 2)):
+            with Writer() as server:
+                given: dict[str, Any] = {"describer": None, "steps": 9, "prompts_per_step": 2, "log_dir": tmp_path}
+                best = IPO(prompt_model=server.lm(), max_lm_calls=allowed, **given).compile(task.program, task.trainset)
+                assert len(server.requests) == asked
+            assert (best.detailed_results.status, best.detailed_results.calls) == ("max_lm_calls", allowed)
+    finally:
+        dspy.cache = dspy_cache
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed", "steps"),
+    [("max_lm_calls", 4, 3), ("max_tokens", 50, 3), ("max_tokens", 46, 3), ("max_cost", 0.00004, 3)],
+)
+def test_limits_are_exact_to_one_request(
+    limit: str, allowed: float, steps: int, task: demo.DemoTask, tmp_path: Path
+) -> None:
+    before = dspy.cache
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+    try:
+        with Writer() as server:  # each answer costs 15 tokens, or 12.5 millionths of a dollar
+            lm = server.lm(model="openai/gpt-3.5-turbo")
+            given: dict[str, Any] = {"describer": None, "steps": 9, "prompts_per_step": 2, limit: allowed}
+            best = IPO(prompt_model=lm, log_dir=tmp_path, **given).compile(task.program, task.trainset)
+            assert len(server.requests) == 1 + steps
+    finally:
+        dspy.cache = before
+    results = best.detailed_results
+    assert results.status == limit
+    assert (results.spent.unpriced, results.spent.cost) == (0, pytest.approx((1 + steps) * 12.5e-6))
+    assert max(t.step for t in results.trials) == steps
