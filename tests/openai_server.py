@@ -175,7 +175,7 @@ class Writer(OpenAIServer):
         if wanted:
             return Reply("\n".join(f"<INS>{text}</INS>" for text in self.templates(said, int(wanted[1]))))
         if images_of(body):
-            return Reply("[[ ## description ## ]]\na grainy pixel art picture\n\n[[ ## completed ## ]]")
+            return Reply("a grainy pixel art picture")
         return Reply("ready")
 
     def templates(self, said: str, count: int) -> list[str]:

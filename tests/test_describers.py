@@ -25,16 +25,12 @@ def _no_cache() -> Iterator[None]:
     dspy.cache = before
 
 
-def chat(text: str) -> str:
-    return f"[[ ## description ## ]]\n{text}\n\n[[ ## completed ## ]]"
-
-
 def picture(width: int = 8, height: int = 8, colour: str = "red") -> Image.Image:
     return Image.new("RGB", (width, height), colour)
 
 
 def test_images_arrive_as_small_data_uris_and_the_class_name_goes() -> None:
-    reply = chat("A blurry photo of two Polar-Bears on ice.")
+    reply = "A blurry photo of two Polar-Bears on ice."
     with OpenAIServer({"Do not name the main subject": reply}) as server:
         ledger = Ledger()
         described = LMDescriber(server.lm()).describe(
@@ -59,7 +55,7 @@ def test_many_images_in_threads_keep_their_order_and_all_tokens_count(num_thread
             self.requests.append(body)
             (url,) = images_of(body)
             with Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))) as sent:
-                return Reply(chat(f"level {sent.convert('RGB').getpixel((0, 0))[0]}"))  # type: ignore[index]
+                return Reply(f"level {sent.convert('RGB').getpixel((0, 0))[0]}")  # type: ignore[index]
 
     paths = []
     for level in range(0, 250, 25):
@@ -77,7 +73,7 @@ def test_many_images_in_threads_keep_their_order_and_all_tokens_count(num_thread
 
 def test_a_failed_image_leaves_an_empty_text_and_a_fault(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(b"\x89PNG")
-    with OpenAIServer({"main subject": chat("dark")}) as server:
+    with OpenAIServer({"main subject": ("dark")}) as server:
         described = LMDescriber(server.lm()).describe([tmp_path / "cut.png", picture()], ["cat", "dog"])
     assert described.texts == ("", "dark")
     (fault,) = described.faults
@@ -104,7 +100,7 @@ def test_a_server_that_fails_for_all_images_stops_it(images: int, max_errors: in
 
 def test_a_limit_leaves_the_other_images_without_a_description() -> None:
     pictures = [picture(colour=f"rgb({level},0,0)") for level in range(9)]
-    with OpenAIServer({"main subject": chat("dark")}) as server:
+    with OpenAIServer({"main subject": ("dark")}) as server:
         once = partial(Ledger(limits=Limits(max_lm_calls=4)).once, "self")
         described = LMDescriber(server.lm(), num_threads=3).describe(pictures, ["cat"] * 9, once=once)
         assert (sorted(described.texts), len(server.requests)) == ([""] * 5 + ["dark"] * 4, 4)

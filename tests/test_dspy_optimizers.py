@@ -1,14 +1,21 @@
 """DSPy's own optimizers work on a `ClipClassifier` as on any predictor, and ours composes with its language models."""
 
+import runpy
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
 from dspy.utils import DummyLM
 
-from ipo_dspy import IPO, demo
+from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.errors import LanguageModelError
 from openai_server import OpenAIServer
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+GREETED = {"Say: ready": "ready"}
+"""The answer to the request by which IPO finds out whether a model is there."""
 
 
 @pytest.fixture(scope="module")
@@ -16,8 +23,28 @@ def task() -> demo.DemoTask:
     return demo.load("pixel-animals", shots=2)
 
 
+@pytest.fixture(scope="module")
+def phrase_writer() -> Callable[[int], dspy.LM]:
+    """The stand-in for a language model of `examples/better_together.py`."""
+    built: Callable[[int], dspy.LM] = runpy.run_path(str(EXAMPLES / "better_together.py"))["phrase_writer"]
+    return built
+
+
+def accuracy(program: dspy.Module, examples: Any) -> float:
+    """As DSPy evaluates it, in percent."""
+    return float(dspy.Evaluate(devset=list(examples), metric=correct, num_threads=1)(program).score)
+
+
 def correct(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> bool:
     return bool(example.label == prediction.label)
+
+
+def told(example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> Any:
+    return dspy.Prediction(score=correct(example, prediction), feedback=f"it is a {example.label}")
+
+
+def confident(example: Any, prediction: Any, trace: Any = None) -> float:
+    return float(prediction.scores.get(example.label, 0.0))
 
 
 def test_copro_runs_unchanged_and_keeps_the_better_template(task: demo.DemoTask) -> None:
@@ -32,9 +59,6 @@ def test_copro_runs_unchanged_and_keeps_the_better_template(task: demo.DemoTask)
 
 
 def test_gepa_runs_unchanged_and_reads_the_trace(task: demo.DemoTask) -> None:
-    def told(example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> Any:
-        return dspy.Prediction(score=float(example.label == prediction.label), feedback=f"it is a {example.label}")
-
     proposed = ["pixel art of a <CLASS>.", "Look hard at the picture.", "a bitmap of a <CLASS>."]
     answers = [{"new_instruction": text} for text in proposed * 10]
     reflection = DummyLM(answers, adapter=dspy.JSONAdapter())  # the form in which GEPA asks
@@ -43,9 +67,95 @@ def test_gepa_runs_unchanged_and_reads_the_trace(task: demo.DemoTask) -> None:
     assert str(best.template) in proposed
 
 
+class Asked(dspy.Signature):
+    """Write captions."""
+
+    count: int = dspy.InputField()
+    module_names: list[str] = dspy.InputField()
+    caption: str = dspy.OutputField()
+    captions: list[str] = dspy.OutputField()
+    advice: dict[str, str] = dspy.OutputField()
+
+
+@pytest.mark.parametrize("adapter", [dspy.ChatAdapter(), dspy.JSONAdapter()])
+def test_the_stand_in_answers_in_the_form_that_is_asked(
+    phrase_writer: Callable[[int], dspy.LM], adapter: dspy.Adapter
+) -> None:
+    with dspy.context(lm=phrase_writer(0), adapter=adapter):
+        answer = dspy.Predict(Asked)(count=3, module_names=["first", "second.inner"])
+    texts = [answer.caption, *answer.captions, *answer.advice.values()]
+    assert (len(answer.captions), set(answer.advice)) == (3, {"first", "second.inner"})
+    assert all("<CLASS>" in text for text in texts)
+    assert len(set(texts)) == 6
+
+
+def test_mipro_runs_unchanged_on_minibatches(task: demo.DemoTask, phrase_writer: Callable[[int], dspy.LM]) -> None:
+    pytest.importorskip("optuna")
+    lm = phrase_writer(1)
+    demos = {"max_bootstrapped_demos": 0, "max_labeled_demos": 0}
+    mipro = dspy.MIPROv2(metric=correct, prompt_model=lm, task_model=lm, auto=None, num_candidates=6, **demos)
+    student = task.program.deepcopy()
+    best = mipro.compile(student, trainset=list(task.trainset), valset=list(task.trainset), num_trials=10)
+    assert str(student.template) == "a photo of a <CLASS>."
+    assert str(best.template) != "a photo of a <CLASS>."
+    assert best.demos == []
+    assert accuracy(best, task.trainset) == best.score > accuracy(student, task.trainset)
+
+
+@pytest.mark.parametrize(("metric", "learns"), [(correct, False), (confident, True)])
+def test_simba_adds_lines_where_the_metric_is_graded(
+    task: demo.DemoTask, phrase_writer: Callable[[int], dspy.LM], metric: Any, learns: bool
+) -> None:
+    # A classifier gives the same answer every time. On right or wrong SIMBA then finds no trajectory better than
+    # another, and proposes nothing.
+    settings = {"bsize": 16, "num_candidates": 3, "max_steps": 3, "max_demos": 0, "num_threads": 1}
+    simba = dspy.SIMBA(metric=metric, prompt_model=phrase_writer(0), **settings)
+    student = task.program.deepcopy()
+    student.set_lm(phrase_writer(0))
+    best = simba.compile(student, trainset=list(task.trainset), seed=0)
+    first, *added = best.template.lines
+    assert first == "a photo of a <CLASS>."
+    assert bool(added) is learns
+
+
+@pytest.mark.parametrize("strategy", ["ipo -> gepa", "gepa -> ipo", "ipo"])
+def test_ipo_is_a_step_of_better_together(
+    task: demo.DemoTask, phrase_writer: Callable[[int], dspy.LM], strategy: str, tmp_path: Path
+) -> None:
+    student = task.program.deepcopy()
+    student.set_lm(phrase_writer(0))  # BetterTogether refuses predictors without one
+    gepa = dspy.GEPA(metric=told, reflection_lm=phrase_writer(0), max_metric_calls=300, num_threads=1, seed=0)
+    together = dspy.BetterTogether(metric=correct, ipo=IPO(proposer="evolution", steps=2), gepa=gepa)
+    data = {"trainset": list(task.trainset), "valset": list(task.valset)}
+    best = together.compile(student, **data, strategy=strategy, num_threads=1, seed=0)
+    assert not best.flag_compilation_error_occurred
+    tried = {row["strategy"]: row for row in best.candidate_programs}
+    steps = strategy.split(" -> ")
+    assert set(tried) == {" -> ".join(steps[:n]) for n in range(len(steps) + 1)}
+    assert best.candidate_programs[0]["score"] == accuracy(best, task.valset) > tried[""]["score"]
+    assert str(student.template) == "a photo of a <CLASS>."
+    best.set_lm(None)
+    best.save(tmp_path / "best.json")
+    assert ClipClassifier.from_file(tmp_path / "best.json").template == best.template
+
+
+def test_better_together_without_validation_images_takes_the_last_program(
+    task: demo.DemoTask, phrase_writer: Callable[[int], dspy.LM]
+) -> None:
+    student = task.program.deepcopy()
+    student.set_lm(phrase_writer(0))
+    together = dspy.BetterTogether(metric=correct, ipo=IPO(proposer="evolution", steps=1, prompts_per_step=4))
+    data: dict[str, Any] = {"trainset": list(task.trainset), "valset_ratio": 0}
+    best = together.compile(student, **data, strategy="ipo -> ipo", seed=0)
+    assert not best.flag_compilation_error_occurred
+    second = best.detailed_results  # the second run starts from what the first one found
+    assert second.baseline.score.accuracy > accuracy(student, task.trainset)
+    assert second.best.score.accuracy == accuracy(best, task.trainset)
+
+
 def test_ipo_asks_a_model_over_http_in_the_form_of_the_paper(task: demo.DemoTask, tmp_path: Any) -> None:
     answer = "<INS>pixel art of a <CLASS>.</INS>\n<INS>a low resolution sprite of a <CLASS>.</INS>\n<INS>a dog</INS>"
-    with OpenAIServer({"Tell apart images": answer}) as server:
+    with OpenAIServer({"Tell apart images": answer, **GREETED}) as server:
         optimizer = IPO(prompt_model=server.lm(cache=False), prompts_per_step=3, steps=2, log_dir=tmp_path)
         best = optimizer.compile(task.program, task.trainset)
     assert server.unseen == []
@@ -56,21 +166,24 @@ def test_ipo_asks_a_model_over_http_in_the_form_of_the_paper(task: demo.DemoTask
         "a low resolution sprite of a <CLASS>.",
     ]
     assert dict(results.rejections) == {"duplicate": 2, "no class placeholder": 2}
-    assert (results.calls, results.tokens) == (2, 30)
+    assert (results.calls, results.tokens) == (3, 45)  # the greeting, and a question a step
     assert "sk-test" not in (tmp_path / "journal.jsonl").read_text() + (tmp_path / "best.json").read_text()
 
 
 def test_the_configured_model_is_used_where_none_is_named(task: demo.DemoTask) -> None:
-    with OpenAIServer({"Tell apart images": "<INS>pixel art of a <CLASS>.</INS>"}) as server:
+    with OpenAIServer({"Tell apart images": "<INS>pixel art of a <CLASS>.</INS>", **GREETED}) as server:
         with dspy.context(lm=server.lm(cache=False)):
             best = IPO(prompts_per_step=1, steps=1, describer=None).compile(task.program, task.trainset)
-        assert len(server.requests) == 1
+        assert len(server.requests) == 2
     assert len(best.detailed_results.trials) == 2
 
 
-def test_a_model_that_never_answers_is_one_clear_error(task: demo.DemoTask) -> None:
-    with OpenAIServer({}) as server:
+@pytest.mark.parametrize(("replies", "requests"), [({}, 1), (GREETED, 4)])
+def test_a_model_that_never_answers_is_one_clear_error(
+    task: demo.DemoTask, replies: dict[str, str], requests: int
+) -> None:
+    with OpenAIServer(replies) as server:
         optimizer = IPO(prompt_model=server.lm(cache=False), steps=5, describer=None)
         with pytest.raises(LanguageModelError, match="check the model's name, key and address"):
             optimizer.compile(task.program, task.trainset)
-        assert len(server.requests) == 3
+        assert len(server.requests) == requests

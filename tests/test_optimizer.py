@@ -293,3 +293,32 @@ def test_a_refused_run_leaves_the_folder_free_for_the_next(task: demo.DemoTask, 
         IPO(proposer=Explodes(), describer=None, log_dir=tmp_path / "run").compile(task.program, broken)
     assert not (tmp_path / "run").exists()
     IPO(proposer=Listed(), steps=0, describer=None, log_dir=tmp_path / "run").compile(task.program, task.trainset)
+
+
+def test_a_program_is_saved_without_the_secrets_of_its_language_models(task: demo.DemoTask, tmp_path: Path) -> None:
+    student = Pair(task)
+    lm = dspy.LM(
+        "openai/gpt-4o-mini",
+        api_key="sk-planted-1",
+        extra_headers={"Authorization": "Bearer planted-2"},
+        api_base="http://user:planted-3@localhost/v1",
+        temperature=0.5,
+        engine="litellm",
+    )
+    student.set_lm(lm)
+    examples = [dspy.Example(image=e.image, label=e.label, group="bird").with_inputs("image") for e in task.trainset]
+    fields = {"animal": "label", "group": "group"}
+    optimizer = IPO(proposer=Listed(), steps=0, describer=None, label_field=fields, log_dir=tmp_path)
+    optimizer.compile(student, examples)
+    saved = (tmp_path / "best.json").read_text()
+    assert "planted" not in saved
+    again = Pair(task)
+    again.load(tmp_path / "best.json")
+    assert (again.explain.lm.model, again.explain.lm.kwargs["temperature"]) == ("openai/gpt-4o-mini", 0.5)
+    assert again.animal.lm is None
+
+
+def test_mlflow_cannot_write_into_the_optimizer() -> None:
+    optimizer = IPO(proposer=Listed())
+    optimizer.get_params()["student"] = "written"
+    assert not hasattr(optimizer, "student")

@@ -37,7 +37,7 @@ def test_the_wheel_holds_the_demo_and_is_small(tmp_path: Path) -> None:
     assert not [name for name in names if name.startswith(("tests", "scripts"))]
 
 
-@pytest.mark.parametrize("name", ["quickstart", "swap_backends", "compose"])
+@pytest.mark.parametrize("name", ["quickstart", "swap_backends", "compose", "better_together"])
 def test_an_example_runs(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

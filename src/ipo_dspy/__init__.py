@@ -27,6 +27,7 @@ _HOME = {
     "ClipDescriber": "describers",
     "PaperAdapter": "signatures",
     "write_report": "report",
+    "mlflow_observer": "tracking",
     "IPOError": "errors",
 }
 """Public names and the module that holds each."""
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from ipo_dspy.report import write_report as write_report
     from ipo_dspy.signatures import PaperAdapter as PaperAdapter
     from ipo_dspy.template import Template as Template
+    from ipo_dspy.tracking import mlflow_observer as mlflow_observer
 
 
 def __getattr__(name: str) -> Any:

@@ -92,6 +92,13 @@ def name_of(thing: Any) -> str | None:
     return str(getattr(thing, "model", None) or type(thing).__name__)
 
 
+def asks_a_model(given: "str | Proposer | None") -> bool:
+    """Whether a language model proposes: it is waited for, where other proposers only take time from the scorer."""
+    from ipo_dspy.proposers import LMProposer
+
+    return given in (None, "lm") or isinstance(given, LMProposer)
+
+
 def model_of(proposer: "Proposer") -> dspy.BaseLM | None:
     """The language model that a proposer asks, if that can be known."""
     from ipo_dspy.proposers import LMProposer

@@ -5,6 +5,7 @@ it: `named_predictors`, `save` and `load`, `deepcopy`, `dspy.Evaluate`, and any 
 instructions. It calls no language model. Model weights are loaded on first use and shared by all copies.
 """
 
+import copy
 import json
 import logging
 import os
@@ -191,7 +192,9 @@ class ClipClassifier(dspy.Predict):
 
         The fingerprint is None while the model is not loaded: saving needs no weights.
         """
-        state = cast("dict[str, Any]", super().dump_state(json_mode=json_mode))
+        bare = copy.copy(self)
+        bare.lm = None  # it is never asked, and perhaps of a kind that cannot be saved
+        state = cast("dict[str, Any]", super(ClipClassifier, bare).dump_state(json_mode=json_mode))
         spec = self._spec
         unloaded = {
             "model": spec.model,

@@ -8,16 +8,17 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal
 
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 from dspy.utils.callback import BaseCallback
 
+from ipo_dspy.arguments import Budget, steps_of, template_of, whole
 from ipo_dspy.choices import (
-    build_describer,
+    asks_a_model,
     build_proposer,
     check_describer,
     describer_kind,
@@ -26,49 +27,25 @@ from ipo_dspy.choices import (
     name_of,
 )
 from ipo_dspy.errors import InputError, LanguageModelError
-from ipo_dspy.events import DescriptionEvent, Event, Observer
+from ipo_dspy.events import Event, Observer
 from ipo_dspy.ledger import Limits
 from ipo_dspy.lms.checks import check_prices, greet_once
 from ipo_dspy.results import DetailedResults, candidates, save_whole, with_templates
-from ipo_dspy.search import Plan, Record, Search, SearchResult
-from ipo_dspy.session import Session, open_session
-from ipo_dspy.template import Template, spoken
-from ipo_dspy.training import TrainingImages, find_classifiers, gather
+from ipo_dspy.search import Plan, SearchResult
+from ipo_dspy.session import open_session
+from ipo_dspy.stages import Task, Ways, check, encode, search, sentence
+from ipo_dspy.template import Template
+from ipo_dspy.training import find_classifiers, gather
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.describers import Describer, Descriptions
+    from ipo_dspy.describers import Describer
     from ipo_dspy.estimate import Estimate
-    from ipo_dspy.evaluation import Judged
     from ipo_dspy.proposers import Proposer
 
 logger = logging.getLogger(__name__)
 
-Budget = Literal["light", "medium", "heavy"]
-BUDGETS: Mapping[str, int] = {"light": 20, "medium": 50, "heavy": 100}
-"""Steps of each `auto` budget; the paper runs 100."""
-DEFAULT_STEPS = 100
 PROGRAM_FILE = "best.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One classifier and what it is trained and chosen on."""
-
-    name: str
-    classifier: "ClipClassifier"
-    initial: tuple[Template, ...]
-    train: TrainingImages
-    validation: TrainingImages | None
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A task whose images are encoded, ready to be searched for."""
-
-    task: Task
-    train: "Judged"
-    validation: "Judged | None"
 
 
 class IPO(Teleprompter):
@@ -153,24 +130,24 @@ class IPO(Teleprompter):
         self.prompt_model, self.description_model = prompt_model, description_model
         self.proposer, self.describer = proposer, describer
         self.plan = Plan(
-            steps=_steps(steps, auto),
-            prompts_per_step=_whole("prompts_per_step", prompts_per_step, 1),
-            history_size=_whole("history_size", history_size, 0),
-            patience=None if patience is None else _whole("patience", patience, 1),
-            seed=_whole("seed", seed, 0),
-            max_errors=_whole("max_errors", max_errors, 1),
-            overlap=_overlaps(proposer) if overlap is None else overlap,
+            steps=steps_of(steps, auto),
+            prompts_per_step=whole("prompts_per_step", prompts_per_step, 1),
+            history_size=whole("history_size", history_size, 0),
+            patience=None if patience is None else whole("patience", patience, 1),
+            seed=whole("seed", seed, 0),
+            max_errors=whole("max_errors", max_errors, 1),
+            overlap=asks_a_model(proposer) if overlap is None else overlap,
         )
         self.limits = Limits(max_lm_calls, max_tokens, max_cost, max_seconds)
         self._stop = threading.Event()
         if isinstance(initial_templates, str):
             raise InputError(f"initial_templates is one string; write initial_templates=[{initial_templates!r}]")
-        self.initial_templates = tuple(_template(t) for t in initial_templates)
+        self.initial_templates = tuple(template_of(t) for t in initial_templates)
         self.num_threads, self.log_dir, self.track_stats = num_threads, log_dir, track_stats
         self.allow_changes = allow_changes
         self.observers, self.callbacks = tuple(observers), list(callbacks or [])
         self.label_field, self.skip_bad, self.task = label_field, skip_bad, task
-        self.max_descriptions = _whole("max_descriptions", max_descriptions, 0)
+        self.max_descriptions = whole("max_descriptions", max_descriptions, 0)
 
     def compile(
         self,
@@ -205,18 +182,20 @@ class IPO(Teleprompter):
         validation = (
             gather(student, classifiers, valset, name="valset", **self._gathering) if valset is not None else {}
         )
+        ways = self._ways
         session = open_session(self.log_dir, limits=self.limits, observers=(self._log, *self.observers))
         try:
             tasks = [
-                self._check(session, Task(name, one, self._initial(one), train[name], validation.get(name)))
+                check(session, Task(name, one, self._initial(one), train[name], validation.get(name)), ways)
                 for name, one in classifiers.items()
             ]
             session.begin(seed=self.plan.seed, settings=self._settings(proposer), allow_changes=self.allow_changes)
             for role, lm in models.items():
                 greet_once(session.ledger, lm, role=role)
-            encoded = [self._encode(session, task) for task in tasks]
+            encoded = [encode(session, task, ways) for task in tasks]
             session.go_on()
-            results = self._search_all(session, encoded, proposer)
+            results = tuple(search(session, one, proposer, ways, stop=self._stop.is_set) for one in encoded)
+            _refuse_silence(results)
             details = DetailedResults(results, session.ledger.spent)
             best = self._build_program(student, results, details)
             if self.log_dir is not None:
@@ -241,10 +220,14 @@ class IPO(Teleprompter):
         proposer = build_proposer(self.proposer, self.prompt_model)
         train = gather(student, classifiers, list(trainset), name="trainset", **self._gathering)
         searches = [
-            (self.task or _task(images.classes), min(self.max_descriptions, len(images.labels)))
+            (self.task or sentence(images.classes), min(self.max_descriptions, len(images.labels)))
             for images in train.values()
         ]
         return estimate(self._models(proposer), proposer, self.plan, searches)
+
+    def get_params(self) -> dict[str, Any]:
+        """Settings, as a new mapping: MLflow's autologging writes the training images into what it is given."""
+        return dict(vars(self))
 
     def stop(self) -> None:
         """End the search after the step that is under way; `compile` returns the best so far. From any thread."""
@@ -261,116 +244,20 @@ class IPO(Teleprompter):
             models["description_model"] = description_lm(self.description_model)
         return {role: lm for role, lm in models.items() if lm is not None}
 
-    def _initial(self, classifier: "ClipClassifier") -> tuple[Template, ...]:
-        return (classifier.template, *self.initial_templates)
-
-    def _check(self, session: Session, task: Task) -> Task:
-        """Whatever can be refused is refused here, before anything is paid for or encoded."""
-        from ipo_dspy.clip.images import check_images
-
-        record = session.record(task.name)
-        record.tell("progress", stage="model", done=0, total=1)
-        _check_length(task.classifier, task.initial, task.train.classes)
-        record.tell("progress", stage="model", done=1, total=1)
-        if not self.skip_bad:
-            for images in (task.train, task.validation):
-                if images is not None:
-                    check_images(images.images, num_threads=self.num_threads)
-        return task
-
-    def _encode(self, session: Session, task: Task) -> Encoded:
-        """Encode the images, each once, and see that they are those of the run."""
-        record = session.record(task.name)
-        train = self._judge(task.classifier, task.train, record, "training images")
-        validation = None
-        if task.validation is not None:
-            validation = self._judge(task.classifier, task.validation, record, "validation images")
-        session.check_task(
-            task.name,
-            classes=list(train.images.classes),
-            model=dict(task.classifier.backbone.identity),
-            images=len(train.images.labels),
-            validation_images=0 if validation is None else len(validation.images.labels),
-            start=str(task.initial[0]),
-            data=train.fingerprint,
-        )
-        return Encoded(task, train, validation)
-
-    def _search_all(
-        self, session: Session, encoded: Sequence[Encoded], proposer: "Proposer"
-    ) -> tuple[SearchResult, ...]:
-        """One search after the other.
-
-        Raises:
-            LanguageModelError: the proposer never answered in any of them.
-        """
-        results = tuple(self._search(session, one, proposer) for one in encoded)
-        if all(result.status == "faults" and not result.answered for result in results):
-            raise LanguageModelError(f"{results[0].fault}; check the model's name, key and address, then run again")
-        return results
-
-    def _search(self, session: Session, encoded: Encoded, proposer: "Proposer") -> SearchResult:
-        """The whole search for one classifier."""
-        from ipo_dspy.evaluation import compare
-
-        task, record = encoded.task, session.record(encoded.task.name)
-        described = self._describe(session, task, encoded.train.images)
-        search = Search(
-            encoded.train.scorer,
-            proposer,
-            self.plan,
-            record,
-            ledger=session.ledger,
-            past=session.past,
-            descriptions=[text for text in described.texts if text],
-            task=self.task or _task(encoded.train.images.classes),
-            stop=self._stop.is_set,
-        )
-        validation = encoded.validation
-        result = search.run(task.initial, validator=None if validation is None else validation.scorer)
-        compare(record, result, encoded.train, split="train")
-        if validation is not None:
-            compare(record, result, validation, split="validation")
-        return result
-
-    def _judge(self, classifier: "ClipClassifier", images: TrainingImages, record: Record, stage: str) -> "Judged":
-        from ipo_dspy.evaluation import judge
-
-        return judge(
-            classifier,
-            images,
-            record=record,
-            stage=stage,
+    @property
+    def _ways(self) -> Ways:
+        return Ways(
+            plan=self.plan,
+            describer=self.describer,
+            description_model=self.description_model,
+            max_descriptions=self.max_descriptions,
+            task=self.task,
             num_threads=self.num_threads,
             skip_bad=self.skip_bad,
-            checked=True,
         )
 
-    def _describe(self, session: Session, task: Task, train: TrainingImages) -> "Descriptions":
-        from ipo_dspy.describers import Descriptions
-
-        describer = build_describer(
-            self.describer,
-            self.description_model,
-            task.classifier,
-            num_threads=self.num_threads,
-            max_errors=self.plan.max_errors,
-        )
-        if describer is None or self.max_descriptions == 0:
-            return Descriptions(())
-        record = session.record(task.name)
-        known = {event["source"] for event in session.past if _describes(event, task.name)}
-        chosen = evenly_over_classes(train.labels, self.max_descriptions)
-        record.tell("progress", stage="descriptions", done=0, total=len(chosen))
-        images, labels = [train.images[i] for i in chosen], [train.labels[i] for i in chosen]
-        described = describer.describe(images, labels, once=session.once(task.name))
-        for message in described.faults:
-            record("fault", step=0, message=f"an image could not be described: {message}")
-        for i, text in zip(chosen, described.texts, strict=True):
-            if text and (not train.sources[i] or train.sources[i] not in known):
-                record("description", source=train.sources[i], text=text)
-        record.tell("progress", stage="descriptions", done=len(chosen), total=len(chosen))
-        return described
+    def _initial(self, classifier: "ClipClassifier") -> tuple[Template, ...]:
+        return (classifier.template, *self.initial_templates)
 
     def _build_program(
         self, student: dspy.Module, results: Sequence[SearchResult], details: DetailedResults
@@ -407,64 +294,11 @@ class IPO(Teleprompter):
             logger.debug("%s", event)
 
 
-def evenly_over_classes(labels: Sequence[str], limit: int) -> list[int]:
-    """Indices of at most `limit` images: the first of every class, then the second, ... in order.
+def _refuse_silence(results: Sequence[SearchResult]) -> None:
+    """Where the proposer never answered in any search, there is nothing to give back.
 
-    >>> evenly_over_classes(["a", "a", "b", "a"], 3)
-    [0, 1, 2]
+    Raises:
+        LanguageModelError: what went wrong.
     """
-    seen: dict[str, int] = {}
-    turn: list[tuple[int, int]] = []
-    for index, label in enumerate(labels):
-        seen[label] = seen.get(label, 0) + 1
-        turn.append((seen[label], index))
-    return sorted(index for _, index in sorted(turn)[:limit])
-
-
-def _describes(event: Event, predictor: str) -> TypeGuard[DescriptionEvent]:
-    return event["event"] == "description" and event["predictor"] == predictor
-
-
-def _overlaps(proposer: "str | Proposer | None") -> bool:
-    """A language model is waited for; what runs in this process only takes time from the scorer."""
-    return proposer in (None, "lm")
-
-
-def _check_length(classifier: "ClipClassifier", templates: Sequence[Template], classes: Sequence[str]) -> None:
-    from ipo_dspy.clip.text import template_tokens
-
-    for template in templates:
-        template_tokens(classifier.backbone, template, classes)
-
-
-def _task(classes: Sequence[str]) -> str:
-    """One sentence from the class names, a dozen of them at most.
-
-    >>> _task(["cat", "polar_bear"])
-    'Tell apart images of 2 classes: cat, polar bear.'
-    """
-    shown = [spoken(classes[i * len(classes) // min(12, len(classes))]) for i in range(min(12, len(classes)))]
-    more = ", ..." if len(classes) > len(shown) else ""
-    return f"Tell apart images of {len(classes)} classes: {', '.join(shown)}{more}."
-
-
-def _steps(steps: int | None, auto: str | None) -> int:
-    if auto is None:
-        return DEFAULT_STEPS if steps is None else _whole("steps", steps, 0)
-    if steps is not None:
-        raise InputError(f"steps={steps} and auto={auto!r} are two answers to one question; pass one of them")
-    if auto not in BUDGETS:
-        raise InputError(f"auto={auto!r} is unknown; write one of {', '.join(map(repr, BUDGETS))}")
-    return BUDGETS[auto]
-
-
-def _whole(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(
-            f"{name}={value!r} is not a whole number of at least {least}; write e.g. {name}={max(least, 8)}"
-        )
-    return value
-
-
-def _template(template: str | Template) -> Template:
-    return template if isinstance(template, Template) else Template.parse(template)
+    if all(result.status == "faults" and not result.answered for result in results):
+        raise LanguageModelError(f"{results[0].fault}; check the model's name, key and address, then run again")

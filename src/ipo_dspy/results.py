@@ -1,6 +1,7 @@
 """What a compilation gives back: the program with the found templates, and the story of how they were found."""
 
 import copy
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import dspy
 from ipo_dspy.errors import JournalError
 from ipo_dspy.history import Trial
 from ipo_dspy.ledger import Spent
+from ipo_dspy.lms.faults import without_secrets
 from ipo_dspy.search import COMPLETE, SearchResult
 from ipo_dspy.template import Template
 from ipo_dspy.training import find_classifiers
@@ -108,7 +110,11 @@ def save_whole(program: dspy.Module, path: Path) -> None:
     partial = path.with_suffix(".tmp.json")
     try:
         program.save(str(partial))
-        with partial.open("rb") as file:
+        # DSPy leaves out the keys of language models inside a program, but not headers that may hold them.
+        state = without_secrets(json.loads(partial.read_bytes()))
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(state, file, indent=2, ensure_ascii=False)
+            file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:

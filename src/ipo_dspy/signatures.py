@@ -12,6 +12,7 @@ from typing import Any
 
 import dspy
 import pydantic
+from dspy.adapters.utils import format_field_value
 from dspy.utils.exceptions import AdapterParseError
 
 OPEN_TAG, CLOSE_TAG = "<INS>", "</INS>"
@@ -55,6 +56,49 @@ class DescribeImage(dspy.Signature):
 
     image: dspy.Image = dspy.InputField()
     description: str = dspy.OutputField(desc="how the image looks, without naming its subject")
+
+
+class PlainAdapter(dspy.Adapter):
+    """Writes a signature's instructions and inputs, and takes the whole answer as its one output.
+
+    For models that answer in plain words and keep to no form, as most that see do: BLIP-2, Fuyu, small LLaVAs.
+    """
+
+    def format_system_message(self, signature: type[dspy.Signature]) -> str:
+        """The task of the signature."""
+        return str(signature.instructions)
+
+    def format_user_message_content(
+        self,
+        signature: type[dspy.Signature],
+        inputs: dict[str, Any],
+        prefix: str = "",
+        suffix: str = "",
+        main_request: bool = False,
+    ) -> str:
+        """The inputs, one after the other; DSPy makes an image a part of its own."""
+        values = [format_field_value(field, inputs[name]) for name, field in signature.input_fields.items()]
+        return "\n\n".join(str(part) for part in [prefix, *values, suffix] if part)
+
+    def format_assistant_message_content(
+        self,
+        signature: type[dspy.Signature],
+        outputs: dict[str, Any],
+        missing_field_message: str | None = None,
+    ) -> str:
+        """The answer of a demonstration."""
+        return str(next(iter(outputs.values())))
+
+    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, str]:
+        """The whole answer.
+
+        Raises:
+            AdapterParseError: it is blank.
+        """
+        if not completion.strip():
+            raise AdapterParseError(adapter_name="PlainAdapter", signature=signature, lm_response=completion)
+        (name,) = signature.output_fields
+        return {name: completion.strip()}
 
 
 class SummariseLooks(dspy.Signature):

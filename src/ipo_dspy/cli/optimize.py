@@ -218,7 +218,7 @@ def _models(
     chosen: dict[str, Any] = {"proposer": "evolution"}
     if lm:
         model = build_lm(lm, role="--lm", settings=settings(lm_arg, "--lm-arg"))
-        chosen = {"proposer": LMProposer(model, asking=asking), "overlap": True}  # type: ignore[arg-type]  # checked there
+        chosen = {"proposer": LMProposer(model, asking=asking)}  # type: ignore[arg-type]  # checked there
     if vlm:
         chosen["description_model"] = build_lm(vlm, role="--vlm", settings=settings(vlm_arg, "--vlm-arg"))
     return chosen

@@ -1,7 +1,6 @@
 """Options that several commands share, and how their values are read."""
 
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,8 +52,6 @@ Out = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")]
 
-_SECRET = re.compile(r"(?:^|_)(?:key|token|secret|password|credentials?)$|headers?$", re.IGNORECASE)
-
 
 def settings(arguments: list[str] | None, option: str) -> dict[str, Any]:
     """`NAME=VALUE` pairs; values are read as JSON where they are that, else as text.
@@ -65,12 +62,14 @@ def settings(arguments: list[str] | None, option: str) -> dict[str, Any]:
     >>> settings(["max_tokens=500", "api_base=http://localhost:8000/v1"], "--lm-arg")
     {'max_tokens': 500, 'api_base': 'http://localhost:8000/v1'}
     """
+    from ipo_dspy.lms.faults import IS_SECRET  # brings DSPy
+
     found = {}
     for argument in arguments or ():
         name, equals, value = argument.partition("=")
         if not equals or not name.isidentifier():
             raise InputError(f"{option} {argument[:40]!r} is no NAME=VALUE; write e.g. {option} max_tokens=500")
-        if _SECRET.search(name):
+        if IS_SECRET.search(name):
             raise InputError(
                 f"{option} {name}=... would show a secret in the list of processes; set it in the environment, "
                 "e.g. OPENAI_API_KEY"

@@ -130,7 +130,7 @@ def describe(
     from ipo_dspy.data import load_images
     from ipo_dspy.describers import ClipDescriber, LMDescriber
     from ipo_dspy.lms import build_lm
-    from ipo_dspy.optimizer import evenly_over_classes
+    from ipo_dspy.stages import evenly_over_classes
 
     dataset = load_images(data)
     if skip_bad:

@@ -35,6 +35,19 @@ class Describer(Protocol):
         """
 
 
+def first_sentences(text: str, characters: int = 400) -> str:
+    """As many sentences as fit, and at least some of the first: one talkative answer should not crowd out others.
+
+    >>> first_sentences("A dark photo. It is grainy. It was taken at night.", 30)
+    'A dark photo. It is grainy.'
+    """
+    text = " ".join(text.split())
+    if len(text) <= characters:
+        return text
+    ends = [match.end() for match in re.finditer(r"[.!?\u3002](?=\s|$)", text[: characters + 1])]
+    return text[: ends[-1] if ends else characters].strip()
+
+
 def without_class_name(text: str, class_name: str, substitute: str = "subject") -> str:
     """A description in which the class name, should it have slipped in, is replaced; whitespace is collapsed.
 

@@ -10,12 +10,12 @@ from dspy.utils.exceptions import LMError
 from PIL import Image
 
 from ipo_dspy.clip.images import open_image
-from ipo_dspy.describers.base import Descriptions, Once, without_class_name
+from ipo_dspy.describers.base import Descriptions, Once, first_sentences, without_class_name
 from ipo_dspy.errors import BudgetError, ImageError, LanguageModelError
 from ipo_dspy.ledger import Answer
 from ipo_dspy.lms.asking import request
 from ipo_dspy.lms.faults import FATAL, brief, remedy
-from ipo_dspy.signatures import DescribeImage
+from ipo_dspy.signatures import DescribeImage, PlainAdapter
 from ipo_dspy.threads import in_threads
 
 LONGEST_SIDE = 768
@@ -105,12 +105,12 @@ class _Asking:
 
     def _request(self, picture: Image.Image) -> Answer:
         inputs = {"image": dspy.Image(picture)}
-        return request(self.lm, dspy.ChatAdapter(), DescribeImage, inputs, field="description")
+        return request(self.lm, PlainAdapter(), DescribeImage, inputs, field="description")
 
     def _answered(self, index: int, answer: Answer) -> None:
         with self._lock:
             self._in_a_row = 0
-        text = answer.texts[0] if answer.texts else ""
+        text = first_sentences(answer.texts[0]) if answer.texts else ""
         self.texts[index] = without_class_name(text, self.class_names[index])
         if answer.fault:
             self._fault(answer.fault)

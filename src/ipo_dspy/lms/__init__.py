@@ -2,23 +2,42 @@
 
 import difflib
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import dspy
 
 from ipo_dspy.errors import LanguageModelError
 
+LOCAL = "transformers/"
+"""Names that begin so are models of the Hugging Face hub, or folders of one, and run in this process."""
 
-def build_lm(model: "str | dspy.BaseLM", *, role: str, temperature: float = 1.0) -> dspy.BaseLM:
+# LiteLLM's import fetches a price list over the network unless this is set before; the one it brings is enough.
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+
+SETTINGS: Mapping[str, Any] = {"temperature": 1.0, "num_retries": 5, "timeout": 120}
+"""Of models given by name. Five retries with DSPy's back-off wait out half a minute; LiteLLM's own time-out is ten."""
+
+
+def build_lm(
+    model: "str | dspy.BaseLM", *, role: str, settings: Mapping[str, Any] = MappingProxyType({})
+) -> dspy.BaseLM:
     """A DSPy language model for a LiteLLM name, e.g. `openai/gpt-4o-mini` or `ollama_chat/phi3`.
+
+    `transformers/NAME_OR_FOLDER` runs in this process; see `register_transformers`.
 
     Args:
         model: a LiteLLM name, or a ready LM, which is returned as it is.
         role: the argument's name, for messages.
-        temperature: of the draws; ignored for a ready LM.
+        settings: of `dspy.LM` besides or instead of `SETTINGS`; ignored for a ready LM.
 
     Raises:
         LanguageModelError: LiteLLM knows no such provider or model, or its key is not in the environment.
     """
+    if str(getattr(model, "model", model)).startswith(LOCAL):
+        register_transformers()
     if isinstance(model, dspy.BaseLM):
         return model
     if not isinstance(model, str):
@@ -26,13 +45,23 @@ def build_lm(model: "str | dspy.BaseLM", *, role: str, temperature: float = 1.0)
             f"{role}={model!r} is neither a name nor an LM; write {role}='openai/gpt-4o-mini' or {role}=dspy.LM(...)"
         )
     _check_name(model, role)
-    _check_key(model, role)
-    return dspy.LM(model, engine="litellm", temperature=temperature)
+    if "api_key" not in settings:
+        _check_key(model, role)
+    return dspy.LM(model, engine="litellm", **{**SETTINGS, **settings})
+
+
+def register_transformers() -> None:
+    """Teach LiteLLM the provider `transformers/`: models that run in this process.
+
+    IPO does this by itself. Call it once before `dspy.LM("transformers/...", engine="litellm")` is used outside of it:
+    LiteLLM has no other way to learn of a provider, and importing ipo_dspy must not load LiteLLM for everyone.
+    """
+    from ipo_dspy.lms.local import register
+
+    register()
 
 
 def _check_name(model: str, role: str) -> None:
-    # Set before LiteLLM loads: otherwise its import fetches a price list over the network.
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     import litellm
 
     litellm.suppress_debug_info = True  # else it prints advice on stdout
@@ -56,7 +85,5 @@ def _check_key(model: str, role: str) -> None:
 
     missing = [name for name in litellm.validate_environment(model)["missing_keys"] if name.endswith("_API_KEY")]
     if missing:
-        raise LanguageModelError(
-            f"{role}={model!r} needs a key: set {missing[0]} in the environment, or pass "
-            f"{role}=dspy.LM({model!r}, api_key=..., engine='litellm')"
-        )
+        other = "" if role.startswith("-") else f", or pass {role}=dspy.LM({model!r}, api_key=..., engine='litellm')"
+        raise LanguageModelError(f"{role}={model!r} needs a key: set {missing[0]} in the environment{other}")

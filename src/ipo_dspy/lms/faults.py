@@ -28,6 +28,8 @@ LONGEST = 300
 _LOOKS_SECRET = re.compile(r"(?i)\b(?!HF_TOKEN\b)(?:sk|pk|hf|key)[-_][\w*-]{4,}|\bbearer\s+[^\s\"',}]+")
 _SECRET_NAMES = ("_KEY", "_TOKEN", "_SECRET")
 _GIVEN_NAMES = ("key", "token", "secret", "password", "credential")
+IS_SECRET = re.compile(r"(?:^|_)(?:key|token|secret|password|credentials?)$|headers?$", re.IGNORECASE)
+"""Names of settings of a language model that hold a secret: `api_key`, not `max_tokens`."""
 _USERINFO = re.compile(r"\w+://([^/?#]+)@")
 
 
@@ -47,6 +49,30 @@ def brief(error: Exception, lm: Any = None) -> str:
         text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)" if len(secret) < 8 else re.escape(secret), "[hidden]", text)
     text = " ".join(_LOOKS_SECRET.sub("[hidden]", text[: 100 * LONGEST]).split())
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def without_secrets(state: Any) -> Any:
+    """A saved state without the keys, headers and address passwords of language models in it.
+
+    >>> without_secrets({"lm": {"model": "openai/x", "extra_headers": {"Authorization": "Bearer s"}, "max_tokens": 9}})
+    {'lm': {'model': 'openai/x', 'max_tokens': 9}}
+    """
+    if isinstance(state, list):
+        return [without_secrets(item) for item in state]
+    if not isinstance(state, dict):
+        return state
+    return {
+        key: _plain_settings(value) if key == "lm" and isinstance(value, dict) else without_secrets(value)
+        for key, value in state.items()
+    }
+
+
+def _plain_settings(lm: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in lm.items()
+        if not IS_SECRET.search(name) and not (isinstance(value, str) and _USERINFO.match(value))
+    }
 
 
 def remedy(error: Exception, model: str) -> str:

@@ -1,0 +1,180 @@
+"""IPO and DSPy's GEPA one after the other in `dspy.BetterTogether`, with no network and no key.
+
+`python examples/better_together.py` asks a stand-in for a language model: it writes random captions, so what is
+seen is how the optimizers spend their evaluations. With a real one: `--lm openai/gpt-4o-mini` (its key in the
+environment).
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import random
+import re
+import sys
+import threading
+from typing import Any
+
+import dspy
+from dspy.lm15 import Message, Request, Response, Usage
+from dspy.utils.callback import BaseCallback
+
+from ipo_dspy import IPO, ClipClassifier, demo
+from ipo_dspy.phrases import BANK
+from ipo_dspy.proposers.evolution import tidy
+
+FORMS = (
+    "a {adjective} {noun} of a <CLASS>.",
+    "a {noun} of a <CLASS> {after}.",
+    "a {adjective} <CLASS> {after}.",
+    "a {adjective} {noun} of a {second} <CLASS>.",
+    "a <CLASS>, {adjective} {noun} {after}.",
+)
+
+
+class PhraseWriter:
+    """A DSPy engine that answers every field it is asked for with a caption of random phrases.
+
+    It reads the form of the answer from the question (the field markers of ChatAdapter, the JSON of JSONAdapter, or
+    the tags of IPO's own adapter) and nothing else: not the scores, not the examples.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+        self.requests = 0
+
+    def complete(self, request: Request) -> Response:
+        """One answer; requests are answered one at a time, so that a seed gives the same answers."""
+        system = request.system if isinstance(request.system, str) else "".join(p.text for p in request.system or ())
+        asked = "\n".join(message.text or "" for message in request.messages)
+        with self._lock:
+            self.requests += 1
+            text = self._answer(system, asked)
+        usage = Usage(input_tokens=0, output_tokens=0, total_tokens=0)
+        return Response(
+            id=None, model=request.model, message=Message.assistant(text), finish_reason="stop", usage=usage
+        )
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def __deepcopy__(self, memo: Any) -> "PhraseWriter":
+        """Copies of a program share their engine."""
+        return self
+
+    def _answer(self, system: str, asked: str) -> str:
+        listed = re.search(r"Your output fields are:\n(.*?)\n(?!\d+\. )", system, re.DOTALL)
+        if listed is None:  # IPO's own adapter, which asks for tagged lines
+            return "\n".join(f"<INS>{text}</INS>" for text in self._several(asked))
+        fields = re.findall(r"^\d+\. `(\w+)` \((.*?)\)", listed.group(1), re.MULTILINE)
+        values = {name: self._value(kind, asked) for name, kind in fields}
+        if "JSON object" in system:
+            return json.dumps(values)
+        texts = {name: v if isinstance(v, str) else json.dumps(v) for name, v in values.items()}
+        return "\n\n".join(f"[[ ## {name} ## ]]\n{text}" for name, text in texts.items()) + "\n\n[[ ## completed ## ]]"
+
+    def _value(self, kind: str, asked: str) -> Any:
+        if kind.startswith("list"):
+            return self._several(asked)
+        if kind.startswith("dict"):  # SIMBA: advice for each module
+            modules = re.search(r"## module_names ## \]\]\n(\[.*?\])", asked, re.DOTALL)
+            return {name: self.caption() for name in json.loads(modules.group(1) if modules else '["self"]')}
+        return self.caption()
+
+    def _several(self, asked: str) -> list[str]:
+        count = re.search(r"Write (\d+) new|## count ## \]\]\n(\d+)", asked)
+        return [self.caption() for _ in range(int(count.group(1) or count.group(2)) if count else 1)]
+
+    def caption(self) -> str:
+        """Random phrases of the bank in a random form."""
+        drawn = {position: self._random.choice([p.text for p in BANK if p.position == position]) for position in _KINDS}
+        second = self._random.choice([p.text for p in BANK if p.position == "adjective"])
+        return tidy(self._random.choice(FORMS).format(**drawn, second=second))
+
+
+_KINDS = ("noun", "adjective", "after")
+
+
+def phrase_writer(seed: int = 0) -> dspy.LM:
+    """The stand-in as a DSPy language model."""
+    return dspy.LM("stand-in/phrase-writer", engine=PhraseWriter(seed), cache=False, temperature=1.0)
+
+
+class Evaluations(BaseCallback):
+    """Counts single-image evaluations: calls of a classifier by DSPy, and templates times images inside IPO.
+
+    Give it to DSPy as a callback and to IPO as an observer.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()
+        self._images = self._validation = 0
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        if isinstance(instance, ClipClassifier):
+            self._add(1)
+
+    def __call__(self, event: Any) -> None:
+        if event["event"] == "search":
+            self._images, self._validation = event["images"], event["validation_images"]
+        elif event["event"] == "trial":
+            self._add(self._images)
+        elif event["event"] == "chosen":
+            self._add(self._validation * len(event["finalists"]))
+
+    def _add(self, count: int) -> None:
+        with self._lock:
+            self.count += count
+
+
+def correct(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
+    """What all optimizers but IPO, which has its own exact score, are given to maximise."""
+    return float(example.label == prediction.label)
+
+
+def told(example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> Any:
+    """The same for GEPA, with words."""
+    feedback = f"This picture shows a {example.label}; it was taken for a {prediction.label}."
+    return dspy.Prediction(score=correct(example, prediction), feedback=feedback)
+
+
+def main() -> None:
+    """Optimize by IPO, then by GEPA, and show what each step brought."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lm", help="a LiteLLM name; without it the stand-in answers")
+    given = parser.parse_args()
+    logging.getLogger("dspy").setLevel(logging.ERROR)
+
+    task = demo.load("pixel-animals", shots=4)
+    lm = dspy.LM(given.lm, temperature=1.0, engine="litellm") if given.lm else phrase_writer()
+    counted = Evaluations()
+    ipo = IPO(prompt_model=lm, steps=5, observers=[counted])
+    gepa = dspy.GEPA(metric=told, reflection_lm=lm, max_metric_calls=2000, reflection_minibatch_size=10, num_threads=1)
+
+    student = task.program.deepcopy()
+    student.set_lm(lm)  # BetterTogether wants a language model on every predictor; the classifier never asks it
+    together = dspy.BetterTogether(metric=correct, ipo=ipo, gepa=gepa)
+    with dspy.context(callbacks=[counted]), contextlib.redirect_stdout(sys.stderr):  # there go the progress bars
+        best = together.compile(
+            student,
+            trainset=list(task.trainset),
+            valset=list(task.valset),
+            strategy="ipo -> gepa",
+            num_threads=1,
+            seed=0,
+        )
+    for row in best.candidate_programs:
+        print(
+            f"{row['score']:6.2f} % of validation images  {row['strategy'] or 'start':<12}  {row['program'].template}"
+        )
+    print(f"{counted.count} single-image evaluations")
+
+    best.set_lm(None)  # what is saved is the classifier alone
+    best.save("together.json")
+    print("loaded:", ClipClassifier.from_file("together.json").template)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""How well the language model is asked: prompt tokens per candidate, time beside its latency, and which descriptions.
+
+`python scripts/asking.py tokens|latency|descriptions` prints the tables of docs/experiments.md and docs/running.md. The
+language model is a stand-in on loopback that answers after `--latency` seconds; its words mean nothing here.
+"""
+
+import argparse
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dspy
+import torch
+
+from ipo_dspy import IPO, EvolutionProposer, LMProposer, demo
+from ipo_dspy.evaluation import evaluate
+from ipo_dspy.proposers import Ask, Proposals
+from ipo_dspy.proposers.budget import CHOICES
+from ipo_dspy.signatures import ProposePrompts
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from openai_server import Reply, Writer, text_of
+
+
+class Slow(Writer):
+    """Answers a little later, as one does that computes."""
+
+    latency = 0.0
+
+    def answer(self, body: dict[str, Any]) -> Reply:
+        """The usual reply, late."""
+        return replace(super().answer(body), delay=self.latency)
+
+
+class Recording(LMProposer):
+    """Keeps what it was asked."""
+
+    def propose(self, ask: Ask) -> Proposals:
+        """As usual."""
+        asks.append(ask)
+        return super().propose(ask)
+
+
+asks: list[Ask] = []
+
+
+def tokens(options: argparse.Namespace) -> None:
+    """Prompt tokens per candidate, beside one request a candidate with everything resent at the same state."""
+    import litellm
+
+    def count(text: str) -> int:
+        return int(litellm.token_counter(model="openai/gpt-3.5-turbo", text=text))
+
+    def alone(ask: Ask, budget: int) -> int:
+        proposer = LMProposer(description_tokens=budget)
+        inputs = proposer._inputs(replace(ask, count=1), 1)
+        messages = proposer.adapter.format(ProposePrompts, [], inputs)
+        return count("\n".join(message["content"] for message in messages))
+
+    task = demo.load("pixel-animals", shots=16, seed=options.seed)
+    sentence = (
+        "A small, grainy black and white picture, pixelated, on a plain background, seen from the side, number {}."
+    )
+    with Writer() as server:
+        optimizer = IPO(
+            proposer=Recording(server.lm(cache=False)),
+            steps=options.steps,
+            describer=Sentences(sentence),
+            max_descriptions=len(task.trainset),
+            seed=options.seed,
+        )
+        optimizer.compile(task.program, task.trainset)
+        asked = [text_of(body) for body in server.requests if "Write" in text_of(body)]
+    ours = sum(map(count, asked)) / (8 * len(asks))
+    print("| scheme | prompt tokens per candidate | ours is one in |")
+    print("|---|---:|---:|")
+    print(f"| this library: 8 candidates a request, descriptions within 2,000 tokens | {ours:.0f} | |")
+    for name, budget in {"the same descriptions": 2000, f"all {len(task.trainset)} descriptions": 10**9}.items():
+        each = sum(alone(ask, budget) for ask in asks) / len(asks)
+        print(f"| one request a candidate, {name} resent | {each:.0f} | {each / ours:.1f} |")
+    print(f"\n{len(asked)} requests for {8 * len(asks)} candidates")
+
+
+class Sentences:
+    """Describes every image in a sentence of the usual length."""
+
+    def __init__(self, sentence: str) -> None:
+        self.sentence = sentence
+
+    def describe(self, images: Sequence[Any], class_names: Sequence[str], *, once: Any = None) -> Any:
+        """One text an image."""
+        from ipo_dspy.describers.base import Descriptions
+
+        return Descriptions(tuple(self.sentence.format(i) for i in range(len(images))))
+
+
+def latency(options: argparse.Namespace) -> None:
+    """Seconds of a whole run beside the language model's own critical path."""
+    task = demo.load("pixel-animals", shots=16, seed=options.seed)
+    print("| next question asked while scoring | candidates | seconds | LLM alone | ratio |")
+    print("|---|---:|---:|---:|---:|")
+    for overlap in (True, False):
+        with Slow() as server:
+            Slow.latency = 0.0
+            lm = server.lm(cache=False)
+            given: dict[str, Any] = {"prompt_model": lm, "describer": None, "overlap": overlap, "seed": options.seed}
+            IPO(steps=1, **given).compile(task.program, task.trainset)  # loads what is loaded once a process
+            Slow.latency = options.latency
+            before, began = len(server.requests), time.monotonic()
+            best = IPO(steps=options.steps, **given).compile(task.program, task.trainset)
+            seconds = time.monotonic() - began
+            # One question after the other: the greeting, then a step's question needs the step before.
+            alone = options.latency * (len(server.requests) - before)
+        tried = len(best.detailed_results.trials) - 1 + sum(best.detailed_results.rejections.values())
+        print(
+            f"| {'yes' if overlap else 'no'} | {tried} | {seconds:.1f} | {alone:.1f} | {seconds / alone:.3f} |",
+            flush=True,
+        )
+
+
+class Shown:
+    """Evolution that is shown as many descriptions as a prompt would hold."""
+
+    def __init__(self, way: str | None, budget: int) -> None:
+        self.way, self.budget, self.evolution = way, budget, EvolutionProposer()
+
+    def propose(self, ask: Ask) -> Proposals:
+        """Templates in the light of some of the descriptions."""
+        if self.way is None:
+            return self.evolution.propose(ask)
+        shown = CHOICES[self.way](ask.descriptions, self.budget, ask.step)
+        return self.evolution.propose(replace(ask, descriptions=tuple(shown)))
+
+
+def descriptions(options: argparse.Namespace) -> None:
+    """Which descriptions to show where not all fit: the same at each step, others at each step, or all in few words."""
+    ways: Mapping[str, tuple[str | None, int]] = {
+        "even over classes": ("even", options.budget),
+        "rotating": ("rotate", options.budget),
+        "all (what a faultless summary would say)": (None, 0),
+        "none": ("even", 0),
+    }
+    print(f"| descriptions within {options.budget} tokens | train after 10 steps | train | test base | test novel |")
+    print("|---|---:|---:|---:|---:|")
+    for name, (way, budget) in ways.items():
+        rows = [
+            measure(task, seed, Shown(way, budget), options.steps)
+            for task in demo.names()
+            for seed in range(options.seeds)
+        ]
+        cells = [
+            f"{statistics.mean(c):.1f} +- {statistics.stdev(c) / len(c) ** 0.5:.1f}" for c in zip(*rows, strict=True)
+        ]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def measure(task: str, seed: int, proposer: Shown, steps: int) -> tuple[float, ...]:
+    """Accuracy on train after 10 steps and at the end, on test base and on test novel."""
+    base, novel = (demo.load(task, seed=seed, classes=half) for half in ("base", "novel"))
+    best: Any = IPO(proposer=proposer, steps=steps, seed=seed).compile(base.program, base.trainset, valset=base.valset)
+    trials = best.detailed_results.trials
+    early = min((t for t in trials if t.step <= 10), key=lambda t: t.rank).score.accuracy
+    (on_base,) = evaluate(best, base.testset)
+    best.classes = novel.classes
+    (on_novel,) = evaluate(best, novel.testset)
+    return early, best.detailed_results.best.score.accuracy, on_base.score.accuracy, on_novel.score.accuracy
+
+
+def main() -> None:
+    """Print one of the tables and where it was made."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", choices=["tokens", "latency", "descriptions"])
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--latency", type=float, default=1.0)
+    parser.add_argument("--budget", type=int, default=60)
+    options = parser.parse_args()
+    options.steps = options.steps or {"tokens": 20, "latency": 100, "descriptions": 40}[options.table]
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+    {"tokens": tokens, "latency": latency, "descriptions": descriptions}[options.table](options)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    print(f"\ncommit {commit.stdout.strip()}, Python {platform.python_version()}, torch {torch.__version__}, ", end="")
+    print(f"{torch.get_num_threads()} threads, seed {options.seed}, {options.steps} steps")
+
+
+if __name__ == "__main__":
+    main()

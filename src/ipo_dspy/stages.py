@@ -1,0 +1,196 @@
+"""The stages of a run for one classifier: check, encode, describe, search.
+
+Each may be refused or cost something, so the order is that of the price: what costs nothing comes first.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from ipo_dspy.choices import build_describer
+from ipo_dspy.events import DescriptionEvent, Event
+from ipo_dspy.search import Plan, Search, SearchResult
+from ipo_dspy.session import Session
+from ipo_dspy.template import Template, spoken
+from ipo_dspy.training import TrainingImages
+
+if TYPE_CHECKING:
+    from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.describers import Descriptions
+    from ipo_dspy.evaluation import Judged
+    from ipo_dspy.proposers import Proposer
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One classifier and what it is trained and chosen on."""
+
+    name: str
+    classifier: "ClipClassifier"
+    initial: tuple[Template, ...]
+    train: TrainingImages
+    validation: TrainingImages | None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A task whose images are encoded, ready to be searched for."""
+
+    task: Task
+    train: "Judged"
+    validation: "Judged | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How the stages are done; see the arguments of `IPO`."""
+
+    plan: Plan
+    describer: Any
+    description_model: Any
+    max_descriptions: int
+    task: str | None
+    num_threads: int | None
+    skip_bad: bool
+
+
+def check(session: Session, task: Task, ways: Ways) -> Task:
+    """Whatever can be refused is refused here, before anything is paid for or encoded.
+
+    Raises:
+        InputError: a template that does not fit the model, or an image that cannot be read.
+    """
+    from ipo_dspy.clip.images import check_images
+    from ipo_dspy.clip.text import template_tokens
+
+    record = session.record(task.name)
+    record.tell("progress", stage="model", done=0, total=1)
+    for template in task.initial:
+        template_tokens(task.classifier.backbone, template, task.train.classes)
+    record.tell("progress", stage="model", done=1, total=1)
+    for images in (task.train, task.validation):
+        if images is not None and not ways.skip_bad:
+            check_images(images.images, num_threads=ways.num_threads)
+    return task
+
+
+def encode(session: Session, task: Task, ways: Ways) -> Encoded:
+    """Encode the images, each once, and see that they are those of the run.
+
+    Raises:
+        ImageError: an image cannot be read (without `skip_bad`).
+        JournalError: the run is about other images, or another model.
+    """
+    train = _judge(session, task, task.train, ways, "training images")
+    validation = None if task.validation is None else _judge(session, task, task.validation, ways, "validation images")
+    session.check_task(
+        task.name,
+        classes=list(train.images.classes),
+        model=dict(task.classifier.backbone.identity),
+        images=len(train.images.labels),
+        validation_images=0 if validation is None else len(validation.images.labels),
+        start=str(task.initial[0]),
+        data=train.fingerprint,
+    )
+    return Encoded(task, train, validation)
+
+
+def search(
+    session: Session, encoded: Encoded, proposer: "Proposer", ways: Ways, *, stop: Callable[[], bool]
+) -> SearchResult:
+    """Describe images, search a template, and keep how the start and the best compare."""
+    from ipo_dspy.evaluation import compare
+
+    task, record, validation = encoded.task, session.record(encoded.task.name), encoded.validation
+    described = describe(session, task, encoded.train.images, ways)
+    engine = Search(
+        encoded.train.scorer,
+        proposer,
+        ways.plan,
+        record,
+        ledger=session.ledger,
+        past=session.past,
+        descriptions=[text for text in described.texts if text],
+        task=ways.task or sentence(encoded.train.images.classes),
+        stop=stop,
+    )
+    result = engine.run(task.initial, validator=None if validation is None else validation.scorer)
+    compare(record, result, encoded.train, split="train")
+    if validation is not None:
+        compare(record, result, validation, split="validation")
+    return result
+
+
+def describe(session: Session, task: Task, train: TrainingImages, ways: Ways) -> "Descriptions":
+    """How some training images look, evenly over the classes.
+
+    Raises:
+        LanguageModelError: the model that describes cannot be reached, or cannot see.
+    """
+    from ipo_dspy.describers import Descriptions
+
+    describer = build_describer(
+        ways.describer,
+        ways.description_model,
+        task.classifier,
+        num_threads=ways.num_threads,
+        max_errors=ways.plan.max_errors,
+    )
+    if describer is None or ways.max_descriptions == 0:
+        return Descriptions(())
+    record = session.record(task.name)
+    known = {event["source"] for event in session.past if _describes(event, task.name)}
+    chosen = evenly_over_classes(train.labels, ways.max_descriptions)
+    record.tell("progress", stage="descriptions", done=0, total=len(chosen))
+    images, labels = [train.images[i] for i in chosen], [train.labels[i] for i in chosen]
+    described = describer.describe(images, labels, once=session.once(task.name))
+    for message in described.faults:
+        record("fault", step=0, message=f"an image could not be described: {message}")
+    for i, text in zip(chosen, described.texts, strict=True):
+        if text and (not train.sources[i] or train.sources[i] not in known):
+            record("description", source=train.sources[i], text=text)
+    record.tell("progress", stage="descriptions", done=len(chosen), total=len(chosen))
+    return described
+
+
+def evenly_over_classes(labels: Sequence[str], limit: int) -> list[int]:
+    """Indices of at most `limit` images: the first of every class, then the second, ... in order.
+
+    >>> evenly_over_classes(["a", "a", "b", "a"], 3)
+    [0, 1, 2]
+    """
+    seen: dict[str, int] = {}
+    turn: list[tuple[int, int]] = []
+    for index, label in enumerate(labels):
+        seen[label] = seen.get(label, 0) + 1
+        turn.append((seen[label], index))
+    return sorted(index for _, index in sorted(turn)[:limit])
+
+
+def sentence(classes: Sequence[str]) -> str:
+    """One sentence from the class names, a dozen of them at most.
+
+    >>> sentence(["cat", "polar_bear"])
+    'Tell apart images of 2 classes: cat, polar bear.'
+    """
+    shown = [spoken(classes[i * len(classes) // min(12, len(classes))]) for i in range(min(12, len(classes)))]
+    more = ", ..." if len(classes) > len(shown) else ""
+    return f"Tell apart images of {len(classes)} classes: {', '.join(shown)}{more}."
+
+
+def _judge(session: Session, task: Task, images: TrainingImages, ways: Ways, stage: str) -> "Judged":
+    from ipo_dspy.evaluation import judge
+
+    return judge(
+        task.classifier,
+        images,
+        record=session.record(task.name),
+        stage=stage,
+        num_threads=ways.num_threads,
+        skip_bad=ways.skip_bad,
+        checked=True,
+    )
+
+
+def _describes(event: Event, predictor: str) -> TypeGuard[DescriptionEvent]:
+    return event["event"] == "description" and event["predictor"] == predictor
