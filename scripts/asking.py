@@ -1,7 +1,8 @@
-"""How well the language model is asked: prompt tokens per candidate, time beside its latency, and which descriptions.
+"""How well the language model is asked: prompt tokens per candidate, time beside its latency, which descriptions.
 
-`python scripts/asking.py tokens|latency|descriptions` prints the tables of docs/experiments.md and docs/running.md. The
-language model is a stand-in on loopback that answers after `--latency` seconds; its words mean nothing here.
+`python scripts/asking.py tokens|latency|descriptions|overlap` prints the tables of docs/experiments.md and
+docs/running.md. The language model is a stand-in on loopback that answers after `--latency` seconds; its words mean
+nothing here.
 """
 
 import argparse
@@ -37,6 +38,10 @@ class Slow(Writer):
         """The usual reply, late."""
         return replace(super().answer(body), delay=self.latency)
 
+    def templates(self, said: str, count: int) -> list[str]:
+        """Always new ones, so that no step is without work for the scorer."""
+        return super().templates(f"{said} {self.asked}", count)
+
 
 class Recording(LMProposer):
     """Keeps what it was asked."""
@@ -58,8 +63,8 @@ def tokens(options: argparse.Namespace) -> None:
         return int(litellm.token_counter(model="openai/gpt-3.5-turbo", text=text))
 
     def alone(ask: Ask, budget: int) -> int:
-        proposer = LMProposer(description_tokens=budget)
-        inputs = proposer._inputs(replace(ask, count=1), 1)
+        proposer = LMProposer()
+        inputs = proposer._inputs(ask, 1, CHOICES["even"](ask.descriptions, budget, ask.step))
         messages = proposer.adapter.format(ProposePrompts, [], inputs)
         return count("\n".join(message["content"] for message in messages))
 
@@ -146,24 +151,51 @@ def descriptions(options: argparse.Namespace) -> None:
         "all (what a faultless summary would say)": (None, 0),
         "none": ("even", 0),
     }
-    print(f"| descriptions within {options.budget} tokens | train after 10 steps | train | test base | test novel |")
-    print("|---|---:|---:|---:|---:|")
-    for name, (way, budget) in ways.items():
-        rows = [
-            measure(task, seed, Shown(way, budget), options.steps)
-            for task in demo.names()
-            for seed in range(options.seeds)
-        ]
+    compare(
+        f"descriptions within {options.budget} tokens",
+        {name: {"proposer": Shown(way, budget)} for name, (way, budget) in ways.items()},
+        options,
+    )
+
+
+def overlap(options: argparse.Namespace) -> None:
+    """What is lost where the next question is asked before the last answers are scored."""
+    ways: Mapping[str, Mapping[str, Any]] = {
+        "after scoring": {"proposer": EvolutionProposer(), "overlap": False},
+        "while scoring": {"proposer": EvolutionProposer(), "overlap": True},
+    }
+    compare("next question asked", ways, options)
+
+
+def compare(title: str, ways: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> None:
+    """Runs over all tasks and seeds, one row a way."""
+    heads = ("train after 10 steps", "train", "test base", "test novel")
+    print(f"| {title} | {' | '.join(heads)} |")
+    print(f"|---|{'---:|' * len(heads)}")
+    first: list[tuple[float, ...]] = []
+    for name, given in ways.items():
+        rows = [measure(task, seed, given, options.steps) for task in demo.names() for seed in range(options.seeds)]
+        first = first or rows
         cells = [
-            f"{statistics.mean(c):.1f} +- {statistics.stdev(c) / len(c) ** 0.5:.1f}" for c in zip(*rows, strict=True)
+            paired(column, base) for column, base in zip(zip(*rows, strict=True), zip(*first, strict=True), strict=True)
         ]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    print("\nIn brackets: difference to the first row on the same task and seed, with its standard error.")
 
 
-def measure(task: str, seed: int, proposer: Shown, steps: int) -> tuple[float, ...]:
+def paired(column: Sequence[float], base: Sequence[float]) -> str:
+    """A mean, and how it differs from that of other runs on the same tasks and seeds."""
+    gaps = [mine - other for mine, other in zip(column, base, strict=True)]
+    told = f"{statistics.mean(column):.1f}"
+    if any(gaps):
+        told += f" ({statistics.mean(gaps):+.1f} +- {statistics.stdev(gaps) / len(gaps) ** 0.5:.1f})"
+    return told
+
+
+def measure(task: str, seed: int, given: Mapping[str, Any], steps: int) -> tuple[float, ...]:
     """Accuracy on train after 10 steps and at the end, on test base and on test novel."""
     base, novel = (demo.load(task, seed=seed, classes=half) for half in ("base", "novel"))
-    best: Any = IPO(proposer=proposer, steps=steps, seed=seed).compile(base.program, base.trainset, valset=base.valset)
+    best: Any = IPO(steps=steps, seed=seed, **given).compile(base.program, base.trainset, valset=base.valset)
     trials = best.detailed_results.trials
     early = min((t for t in trials if t.step <= 10), key=lambda t: t.rank).score.accuracy
     (on_base,) = evaluate(best, base.testset)
@@ -175,16 +207,17 @@ def measure(task: str, seed: int, proposer: Shown, steps: int) -> tuple[float, .
 def main() -> None:
     """Print one of the tables and where it was made."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("table", choices=["tokens", "latency", "descriptions"])
+    parser.add_argument("table", choices=["tokens", "latency", "descriptions", "overlap"])
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--latency", type=float, default=1.0)
     parser.add_argument("--budget", type=int, default=60)
     options = parser.parse_args()
-    options.steps = options.steps or {"tokens": 20, "latency": 100, "descriptions": 40}[options.table]
+    options.steps = options.steps or {"tokens": 20, "latency": 100}.get(options.table, 40)
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
-    {"tokens": tokens, "latency": latency, "descriptions": descriptions}[options.table](options)
+    tables = {"tokens": tokens, "latency": latency, "descriptions": descriptions, "overlap": overlap}
+    tables[options.table](options)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     print(f"\ncommit {commit.stdout.strip()}, Python {platform.python_version()}, torch {torch.__version__}, ", end="")
     print(f"{torch.get_num_threads()} threads, seed {options.seed}, {options.steps} steps")

@@ -28,7 +28,7 @@ LINES = [cells[1].strip() for cells in TABLES if cells[1].strip().startswith('`"
 NAME = re.compile(r'"([a-z_]+/[^"]+)"')
 NAMES = sorted({name for text in (PYTHON, *LINES, PAGE) for name in NAME.findall(text) if "..." not in name})
 PROPOSING = "<INS>a blurry photo of a <CLASS>.</INS>"
-DESCRIBING = "[[ ## description ## ]]\nblurry and red\n\n[[ ## completed ## ]]"
+DESCRIBING = "blurry and red"
 
 
 @pytest.fixture(autouse=True)

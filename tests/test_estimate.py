@@ -52,3 +52,12 @@ def test_prices_are_those_of_litellm_and_an_unknown_one_is_said() -> None:
 def test_without_a_language_model_nothing_is_expected() -> None:
     task = demo.load("pixel-animals", shots=1)
     assert IPO(proposer="evolution").estimate(task.program, task.trainset).items == ()
+
+
+def test_a_summary_is_not_asked_for() -> None:
+    task = demo.load("pixel-animals", shots=2)
+    with Writer() as server:
+        lm = server.lm()
+        proposer = LMProposer(lm, descriptions="summary", description_tokens=20)
+        IPO(proposer=proposer, description_model=lm, steps=3).estimate(task.program, task.trainset)
+        assert server.requests == []

@@ -10,11 +10,11 @@ from typing import Any
 import dspy
 import pytest
 
-from ipo_dspy import IPO, demo, write_report
+from ipo_dspy import IPO, LMProposer, demo, write_report
 from ipo_dspy.errors import LanguageModelError
 from ipo_dspy.history import Trial
 from ipo_dspy.journal import replay
-from openai_server import KEY, OpenAIServer, Reply, Writer, text_of
+from openai_server import KEY, OpenAIServer, Reply, Writer, images_of, text_of
 
 STEPS, COUNT = 4, 3
 
@@ -293,3 +293,95 @@ def test_a_context_overflow_is_asked_again_with_less_and_said(task: demo.DemoTas
         best = compile_with(server, task, describer=Wordy(), log_dir=tmp_path / "run")
     assert best.detailed_results.status == "finished"
     assert any("overflows the context of openai/toy; asking with 50.0%" in fault for fault in faults(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("text", ["a \ud83d <CLASS>.", "a \ud83d dog."])
+def test_half_a_surrogate_pair_harms_no_later_request(text: str, task: demo.DemoTask, tmp_path: Path) -> None:
+    with Writer({0: Reply(f"<INS>{text}</INS>")}) as server:
+        best = compile_with(server, task, log_dir=tmp_path / "run")
+        assert best.detailed_results.status == "finished"
+        again = compile_with(server, task, log_dir=tmp_path / "run")
+    assert again.detailed_results.trials == best.detailed_results.trials
+
+
+def test_a_limit_that_the_greetings_use_up_ends_it_as_usual(task: demo.DemoTask) -> None:
+    with Writer() as server:
+        eyes = server.lm(model="openai/eyes")
+        best = compile_with(server, task, describer="lm", description_model=eyes, max_lm_calls=1)
+        assert len(server.requests) == 1
+    assert best.detailed_results.status == "max_lm_calls"
+    assert str(best.template) == "a photo of a <CLASS>."
+
+
+class Short(Writer):
+    """Writes one template fewer than it was asked for."""
+
+    def templates(self, said: str, count: int) -> list[str]:
+        return super().templates(said, max(1, count - 1))
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_budget_that_ends_within_a_step_changes_nothing_in_the_end(
+    overlap: bool, task: demo.DemoTask, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"overlap": overlap}
+    with Short() as server:
+        whole = compile_with(server, task, **options).detailed_results
+        calls = whole.calls
+    for allowed in (4, calls - 1, None):
+        with Short() as server:
+            best = compile_with(server, task, max_lm_calls=allowed, log_dir=tmp_path / "run", **options)
+    assert best.detailed_results.trials == whole.trials
+    assert best.detailed_results.calls == calls
+
+
+def test_a_name_that_was_mistyped_does_not_block_its_folder(task: demo.DemoTask, tmp_path: Path) -> None:
+    with OpenAIServer({"": Reply("no such model", status=404)}) as server, pytest.raises(LanguageModelError):
+        compile_with(server, task, {"model": "openai/tyo"}, log_dir=tmp_path / "run")
+    with Writer() as server:
+        best = compile_with(server, task, log_dir=tmp_path / "run")
+    assert best.detailed_results.status == "finished"
+    assert [e["settings"]["prompt_model"] for e in replay(tmp_path / "run") if e["event"] == "run"] == ["openai/toy"]
+
+
+def test_descriptions_that_are_all_withheld_stop_it(task: demo.DemoTask) -> None:
+    class Blind(Writer):
+        def answer(self, body: dict[str, Any]) -> Reply:
+            reply = super().answer(body)
+            return Reply("", finish_reason="content_filter") if images_of(body) else reply
+
+    with Blind() as server:
+        with pytest.raises(LanguageModelError, match="content filter withheld the answer"):
+            compile_with(server, task, describer="lm", description_model=server.lm())
+        assert sum(bool(images_of(body)) for body in server.requests) == 3
+
+
+def test_stopping_is_seen_during_descriptions_too(task: demo.DemoTask) -> None:
+    class Tells(Writer):
+        def answer(self, body: dict[str, Any]) -> Reply:
+            if len(self.requests) == 4:
+                optimizer.stop()
+            return super().answer(body)
+
+    with Tells() as server:
+        lm = server.lm()
+        optimizer = IPO(prompt_model=lm, description_model=lm, steps=STEPS, num_threads=1)
+        best = optimizer.compile(task.program, task.trainset)
+        assert len(server.requests) == 5
+    assert best.detailed_results.status == "stopped"
+
+
+def test_draws_that_an_engine_would_make_one_by_one_are_asked_for_as_singles(task: demo.DemoTask) -> None:
+    with Writer() as server:
+        lm = dspy.LM("openai/toy", api_base=server.url, api_key=KEY, temperature=1.0)  # DSPy's own engine
+        proposer = LMProposer(lm, asking="draws")
+        best = IPO(proposer=proposer, describer=None, steps=2, prompts_per_step=3).compile(task.program, task.trainset)
+        assert best.detailed_results.calls == len(server.requests) == 1 + 2 * 3
+
+
+def test_a_second_request_that_fails_leaves_its_trace(task: demo.DemoTask, tmp_path: Path) -> None:
+    with Short({1: Reply("revoked", status=401)}) as server:
+        compile_with(server, task, log_dir=tmp_path / "run", steps=1)
+    (fault,) = faults(tmp_path / "run")
+    assert "one of several requests was not answered" in fault
+    assert "revoked" in fault

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,17 @@ def test_an_event_of_a_newer_version_is_not_called_damage(tmp_path: Path) -> Non
         JournalError, match=r"line 2: event 'merge' was written by a newer version of ipo_dspy; upgrade"
     ):
         replay(tmp_path)
+
+
+def test_threads_write_whole_lines(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: journal.append("fault", predictor="self", step=i, message="x" * i), range(200)))
+    assert sorted(event["step"] for event in replay(tmp_path) if event["event"] == "fault") == list(range(200))
+
+
+def test_a_beginning_that_came_to_nothing_is_left_out(tmp_path: Path) -> None:
+    begun = {"schema": 2, "started": "now", "settings": {}, "versions": {}}
+    with Journal(tmp_path) as journal:
+        journal.append("run", seed=1, **begun)
+        journal.append("run", seed=2, **begun)
+    assert [event["seed"] for event in replay(tmp_path) if event["event"] == "run"] == [2]

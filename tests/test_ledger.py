@@ -155,3 +155,21 @@ def test_unknown_prices_are_counted_and_said() -> None:
     spent = Spent().plus(Answer((), cost=None)).plus(Answer((), cost=0.25)).plus(Answer((), calls=0, cost=None))
     assert (spent.calls, spent.cost, spent.unpriced) == (2, 0.25, 1)
     assert "0.2500 USD + 1 calls of unknown price" in repr(spent)
+
+
+def test_what_a_request_costs_is_learnt_from_those_of_its_kind() -> None:
+    ledger = Ledger(limits=Limits(max_tokens=3000))
+    ledger.once("", "greet openai/x", lambda: Answer((), prompt_tokens=15))
+    ledger.once("self", "step 0/0", lambda: Answer((), calls=0))  # from a cache: says nothing of the price
+
+    def ask(index: int) -> None:
+        def answer() -> Answer:
+            threading.Event().wait(0.01)
+            return Answer((), prompt_tokens=3000)
+
+        with suppress(BudgetError):
+            ledger.once("self", f"step 1/{index}", answer)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+    assert ledger.spent.tokens == 3015

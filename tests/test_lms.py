@@ -81,3 +81,17 @@ def test_faults_hold_no_header_and_no_password_of_the_model() -> None:
     assert brief(ValueError(said), lm) == hidden
     broken = dspy.LM("openai/toy", engine="litellm", api_base="http://[half", extra_headers=None)
     assert brief(ValueError("said"), broken) == "said"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("openai/gpt-5", {"max_tokens": 500}),
+        ("openai/toy", {"engine": "auto"}),
+        ("openai/toy", {"model": "x"}),
+        ("openai/toy", {"num_retries": "a"}),
+    ],
+)
+def test_settings_that_dspy_refuses_are_told_in_one_sentence(name: str, settings: dict[str, object]) -> None:
+    with pytest.raises(LanguageModelError, match=f"--lm='{name}' cannot be set up: .*; mend the name or its settings"):
+        build_lm(name, role="--lm", settings={"api_key": "none", **settings})

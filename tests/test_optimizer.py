@@ -171,6 +171,9 @@ def test_an_unknown_llm_name_is_refused_before_anything_slow(task: demo.DemoTask
         ({"steps": 1.5}, "whole number"),
         ({"prompts_per_step": 0}, "prompts_per_step=0"),
         ({"patience": 0}, "patience=0"),
+        ({"num_threads": -1}, "num_threads=-1"),
+        ({"log_dir": ""}, "log_dir is empty"),
+        ({"max_cost": float("inf")}, "max_cost=inf"),
         ({"initial_templates": ["a photo"]}, "has no <CLASS>"),
     ],
 )
@@ -301,6 +304,7 @@ def test_a_program_is_saved_without_the_secrets_of_its_language_models(task: dem
         "openai/gpt-4o-mini",
         api_key="sk-planted-1",
         extra_headers={"Authorization": "Bearer planted-2"},
+        extra_body={"auth": {"token": "planted-4"}, "mode": "fast"},
         api_base="http://user:planted-3@localhost/v1",
         temperature=0.5,
         engine="litellm",

@@ -283,3 +283,27 @@ def test_limits_are_exact_to_one_request(
     assert results.status == limit
     assert (results.spent.unpriced, results.spent.cost) == (0, pytest.approx((1 + steps) * 12.5e-6))
     assert max(t.step for t in results.trials) == steps
+
+
+def test_another_start_template_or_way_of_asking_is_refused(task: demo.DemoTask, tmp_path: Path) -> None:
+    run(task, tmp_path)
+    other = task.program.deepcopy()
+    other.template = "the <CLASS>."
+    optimizer = IPO(proposer=Counts(), describer=None, steps=3, log_dir=tmp_path)
+    with pytest.raises(
+        JournalError, match=r"start was {'self': 'a photo of a <CLASS>\.'} and is {'self': 'the <CLASS>\.'}"
+    ):
+        optimizer.compile(other, task.trainset)
+    with Writer() as server:
+        given: dict[str, Any] = {"describer": None, "steps": 1, "prompts_per_step": 2, "log_dir": tmp_path / "lm"}
+        IPO(prompt_model=server.lm(temperature=1.0), **given).compile(task.program, task.trainset)
+        with pytest.raises(JournalError, match=r"asking was .*'temperature': 1.0.* and is .*'temperature': 0.5"):
+            IPO(prompt_model=server.lm(temperature=0.5), **given).compile(task.program, task.trainset)
+
+
+def test_a_run_of_another_version_is_told_as_such(task: demo.DemoTask, tmp_path: Path) -> None:
+    run(task, tmp_path)
+    content = (tmp_path / FILE_NAME).read_text()
+    (tmp_path / FILE_NAME).write_text(content.replace('"schema": 2', '"schema": 1'))
+    with pytest.raises(JournalError, match="holds a run of another version of ipo_dspy"):
+        run(task, tmp_path, allow_changes=True)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipo_dspy.errors import TemplateError
+from ipo_dspy.errors import BudgetError, TemplateError
 from ipo_dspy.history import Score
 from ipo_dspy.journal import FILE_NAME, Journal, NoJournal, replay
 from ipo_dspy.ledger import Ledger, Limits
@@ -351,3 +351,49 @@ def test_same_seed_same_trials() -> None:
 
     assert run(1) == run(1)
     assert run(1) != run(2)
+
+
+def test_an_answer_on_its_way_is_kept_also_where_the_search_fails_meanwhile(tmp_path: Path) -> None:
+    class Fails(ToyScorer):
+        def score(self, templates: Sequence[Template]) -> list[Score]:
+            if self.scored:
+                begun.wait(10)
+                raise RuntimeError("out of memory")
+            return super().score(templates)
+
+    class Slow:
+        def propose(self, ask: Ask) -> Proposals:
+            def answer() -> Answer:
+                if ask.step == 2:
+                    begun.set()
+                    threading.Event().wait(0.1)
+                return Answer((f"a {'very ' * ask.step}dark <CLASS>.",))
+
+            return Proposals(ask.once(f"step {ask.step}/0", answer).texts)
+
+    begun = threading.Event()
+    with Journal(tmp_path) as journal, pytest.raises(RuntimeError, match="out of memory"):
+        search(Slow(), Plan(steps=3, overlap=True), scorer=Fails(), journal=journal)
+    assert [e["question"] for e in replay(tmp_path) if e["event"] == "answer"] == ["step 1/0", "step 2/0"]
+
+
+def test_a_limit_in_the_middle_of_a_step_leaves_it_open_for_the_next_sitting(tmp_path: Path) -> None:
+    class Two:
+        """Asks twice a step, and gives what it has where it may not ask again."""
+
+        def propose(self, ask: Ask) -> Proposals:
+            texts = list(ask.once(f"step {ask.step}/0", lambda: Answer((f"a {'so ' * ask.step}dark <CLASS>.",))).texts)
+            try:
+                texts += ask.once(f"step {ask.step}/1", lambda: Answer((f"a {'so ' * ask.step}blurry <CLASS>.",))).texts
+            except BudgetError as spent:
+                return Proposals(tuple(texts), ended=spent)
+            return Proposals(tuple(texts))
+
+    plan = Plan(steps=3)
+    whole = search(Two(), plan)
+    with Journal(tmp_path) as journal:
+        part = search(Two(), plan, journal=journal, ledger=Ledger(journal, Limits(max_lm_calls=3)))
+    assert (part.status, part.trials) == ("max_lm_calls", whole.trials[:4])  # what was paid for was tried
+    with Journal(tmp_path) as journal:
+        again = search(Two(), plan, journal=journal)
+    assert (again.status, again.trials) == ("finished", whole.trials)

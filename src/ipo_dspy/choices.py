@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from ipo_dspy.proposers import Proposer
 
 
-def build_proposer(given: "str | Proposer | None", prompt_model: str | dspy.BaseLM | None) -> "Proposer":
+def build_proposer(
+    given: "str | Proposer | None", prompt_model: str | dspy.BaseLM | None, *, num_threads: int | None = None
+) -> "Proposer":
     """`lm` (also for None), `evolution`, or the caller's own.
 
     Raises:
@@ -37,7 +39,8 @@ def build_proposer(given: "str | Proposer | None", prompt_model: str | dspy.Base
             "no language model to propose templates; write IPO(prompt_model='openai/gpt-4o-mini'), or "
             "dspy.configure(lm=...), or IPO(proposer='evolution'), which needs none"
         )
-    return LMProposer(None if prompt_model is None else build_lm(prompt_model, role="prompt_model"))
+    lm = None if prompt_model is None else build_lm(prompt_model, role="prompt_model")
+    return LMProposer(lm, num_threads=num_threads)
 
 
 def describer_kind(given: "str | Describer | None", description_model: str | dspy.BaseLM | None) -> Any:

@@ -12,6 +12,7 @@
      |    +-- ProgramFileError            a saved program that is cut, foreign or unreadable
      +-- JournalError                     a run folder that cannot be written or read
      +-- BudgetError                      a limit of the run leaves nothing for another request
+          +-- StoppedError                the user has ended the run
 
 Each message names the input and ends with the line to write instead. The command line prints the
 message alone; anything outside this tree is a bug and keeps its traceback.
@@ -86,3 +87,11 @@ class BudgetError(IPOError):
     def __init__(self, limit: str, *, allowed: float, spent: float) -> None:
         super().__init__(f"{limit}={allowed:g} is spent ({spent:g}); raise it and run again to go on")
         self.limit, self.allowed, self.spent = limit, allowed, spent
+
+
+class StoppedError(BudgetError):
+    """The user has ended the run, so a request was not sent."""
+
+    def __init__(self) -> None:
+        IPOError.__init__(self, "stopped; run again to go on")
+        self.limit, self.allowed, self.spent = "stopped", 0.0, 0.0

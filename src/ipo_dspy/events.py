@@ -8,8 +8,8 @@ is tested: `if event["event"] == "trial": event["accuracy"]`.
 are in none of them; images are named by where they can be found again.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, Union, get_args, get_type_hints
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NotRequired, Protocol, TypeAlias, TypedDict, Union, get_args, get_type_hints
 
 
 class RunEvent(TypedDict):
@@ -225,6 +225,17 @@ Event: TypeAlias = Union[  # noqa: UP007  # get_args reads it
 
 Observer: TypeAlias = Callable[[Event], None]
 """Called with every event of the journal once it is written, and with passing ones that are not."""
+
+
+class Keeper(Protocol):
+    """Where events go: `journal.Journal`, or `journal.NoJournal`."""
+
+    def append(self, kind: str, **fields: Any) -> None:
+        """Keep one event; it is safe when this returns."""
+
+    def extend(self, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Keep several at once."""
+
 
 PASSING = frozenset({"progress", "skipped"})
 """Kinds that are told and not kept."""

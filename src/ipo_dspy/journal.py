@@ -8,6 +8,7 @@ One process at a time writes it: a lock that the operating system frees when the
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -37,6 +38,7 @@ class Journal:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.path = self.folder / FILE_NAME
+        self._writing = threading.Lock()
         self._lock = FileLock(self.folder / LOCK_NAME)
         with contextlib.ExitStack() as undo:
             try:
@@ -75,6 +77,10 @@ class Journal:
 
     def _write(self, lines: bytes) -> None:
         """Write and sync all or nothing: after half a line the next one could not be read."""
+        with self._writing:  # two threads: what one takes back after a failure must not be what the other wrote
+            self._write_alone(lines)
+
+    def _write_alone(self, lines: bytes) -> None:
         begin = self._file.seek(0, os.SEEK_END)
         try:
             rest = memoryview(lines)
@@ -88,7 +94,8 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; appending afterwards is an error. A run that was refused before it began leaves nothing."""
-        self._file.close()
+        with self._writing:
+            self._file.close()
         with contextlib.suppress(OSError):
             if not self.path.stat().st_size:
                 self.path.unlink()
@@ -151,9 +158,14 @@ def replay(folder: str | os.PathLike[str]) -> list[Event]:
 
 
 def without_earlier_ends(events: list[Event]) -> list[Event]:
-    """Events without the outcomes that a later `resume` made void."""
-    last = max((i for i, event in enumerate(events) if event["event"] == "resume"), default=-1)
-    return [event for i, event in enumerate(events) if i > last or event["event"] not in OUTCOME]
+    """Events without the outcomes that a later `resume` made void, and without beginnings that came to nothing."""
+    resumed = max((i for i, event in enumerate(events) if event["event"] == "resume"), default=-1)
+    begun = max((i for i, event in enumerate(events) if event["event"] == "run"), default=-1)
+    return [
+        event
+        for i, event in enumerate(events)
+        if (i > resumed or event["event"] not in OUTCOME) and (i >= begun or event["event"] != "run")
+    ]
 
 
 def parse_line(line: bytes, path: Path, number: int) -> Event:

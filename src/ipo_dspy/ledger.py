@@ -5,14 +5,15 @@ is used, so a run that is killed and taken up again pays for no answer twice. Li
 those in flight could use up what is left, the next one waits for them.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol
+from typing import Protocol
 
 from ipo_dspy.errors import BudgetError, InputError
-from ipo_dspy.events import AnswerEvent, Event, Observer
+from ipo_dspy.events import AnswerEvent, Event, Keeper, Observer
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,9 @@ class Limits:
             value = getattr(self, field.name)
             whole = field.name in ("max_lm_calls", "max_tokens")
             kinds = (int,) if whole else (int, float)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, kinds) or not value > 0):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf
+            ):
                 raise InputError(
                     f"{field.name}={value!r} is not a {'whole ' if whole else ''}number above 0; "
                     f"write e.g. {field.name}={100 if whole else 2.5}, or leave it out for no limit"
@@ -121,11 +124,15 @@ class Limits:
         return next((name for name, amount in self.spent_of(spent).items() if amount >= getattr(self, name)), None)
 
 
-class Keeper(Protocol):
-    """Where answers are kept: `journal.Journal`, or `journal.NoJournal`."""
+class Once(Protocol):
+    """Asks a question at most once in the life of a run: `Ledger.once` of one predictor."""
 
-    def append(self, kind: str, **fields: Any) -> None:
-        """Keep one event; it is safe when this returns."""
+    def __call__(self, question: str, ask: Callable[[], Answer], /) -> Answer:
+        """The answer that is there, or else the one that `ask` gives, kept and counted first.
+
+        Raises:
+            BudgetError: a limit of the run leaves nothing for it.
+        """
 
 
 class Ledger:
@@ -160,7 +167,8 @@ class Ledger:
         self._observers = tuple(observers)
         self._free = threading.Condition()
         self._answers: dict[tuple[str, str], Answer] = {}
-        self._spent, self._largest = Spent(), Answer((), calls=1)
+        self._spent = Spent()
+        self._dearest: dict[str, Spent] = {}
         self._in_flight: set[tuple[str, str]] = set()
         before = 0.0
         for event in past:
@@ -209,13 +217,17 @@ class Ledger:
         began = self.clock()
         try:
             answer = ask()
+            event = self._event(predictor, question, answer, self.clock() - began)
             with self._free:
-                self._keep(predictor, question, answer, self.clock() - began)
+                if self.journal is not None:
+                    self.journal.append("answer", **{k: v for k, v in event.items() if k != "event"})
                 self._add(predictor, question, answer)
         finally:
             with self._free:
                 self._in_flight.remove(key)
                 self._free.notify_all()
+        for observer in self._observers:
+            observer(event)
         return answer
 
     def check_time(self) -> None:
@@ -233,25 +245,27 @@ class Ledger:
         return not self._in_flight or self._leaves_room(spent)
 
     def _leaves_room(self, spent: Spent) -> bool:
-        """Whether something is left once the requests in flight have cost as much as the dearest so far."""
-        if not self._answers and (self.limits.max_tokens or self.limits.max_cost):
-            return False  # nothing is known yet of what one costs
-        for _ in self._in_flight:
-            spent = spent.plus(self._largest)
+        """Whether something is left if each request in flight costs twice as much as the dearest of its kind so far."""
+        for _, question in self._in_flight:
+            dearest = self._dearest.get(_kind(question))
+            if dearest is None and (self.limits.max_tokens or self.limits.max_cost):
+                return False  # nothing is known yet of what one costs
+            spent = spent.plus(Answer((), calls=1))
+            if dearest is not None:
+                spent = spent.plus(Answer((), calls=0, prompt_tokens=2 * dearest.tokens, cost=2 * dearest.cost))
         return self.limits.reached(spent) is None
 
     def _add(self, predictor: str, question: str, answer: Answer) -> None:
         self._answers[predictor, question] = answer
         self._spent = self._spent.plus(answer)
-        self._largest = Answer(
-            (),
-            prompt_tokens=max(self._largest.prompt_tokens, answer.prompt_tokens),
-            completion_tokens=max(self._largest.completion_tokens, answer.completion_tokens),
-            cost=max(self._largest.cost or 0.0, answer.cost or 0.0),
-        )
+        if answer.calls:
+            before, this = self._dearest.get(_kind(question), Spent()), Spent().plus(answer)
+            self._dearest[_kind(question)] = Spent(
+                prompt_tokens=max(before.tokens, this.tokens), cost=max(before.cost, this.cost)
+            )
 
-    def _keep(self, predictor: str, question: str, answer: Answer, seconds: float) -> None:
-        event: AnswerEvent = {
+    def _event(self, predictor: str, question: str, answer: Answer, seconds: float) -> AnswerEvent:
+        return {
             "event": "answer",
             "predictor": predictor,
             "question": question,
@@ -266,15 +280,25 @@ class Ledger:
             "seconds": round(seconds, 3),
             "elapsed": round(self.elapsed, 3),
         }
-        if self.journal is not None:
-            self.journal.append("answer", **{k: v for k, v in event.items() if k != "event"})
-        for observer in self._observers:
-            observer(event)
+
+
+def _kind(question: str) -> str:
+    """`step`, `describe`, ...: requests of a kind cost about the same."""
+    return question.partition(" ")[0]
+
+
+def readable(text: str) -> str:
+    r"""A text without half surrogate pairs, which a model can send and no request can hold.
+
+    >>> readable("a \ud83d <CLASS>")
+    'a ? <CLASS>'
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _answer(event: AnswerEvent) -> Answer:
     return Answer(
-        texts=tuple(event["texts"]),
+        texts=tuple(map(readable, event["texts"])),
         model=event["model"],
         calls=event["calls"],
         prompt_tokens=event["prompt_tokens"],

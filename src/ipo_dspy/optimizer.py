@@ -143,7 +143,10 @@ class IPO(Teleprompter):
         if isinstance(initial_templates, str):
             raise InputError(f"initial_templates is one string; write initial_templates=[{initial_templates!r}]")
         self.initial_templates = tuple(template_of(t) for t in initial_templates)
-        self.num_threads, self.log_dir, self.track_stats = num_threads, log_dir, track_stats
+        self.num_threads = None if num_threads is None else whole("num_threads", num_threads, 1)
+        if log_dir is not None and not os.fspath(log_dir):
+            raise InputError("log_dir is empty; name a folder, e.g. log_dir='runs/1', or leave it out")
+        self.log_dir, self.track_stats = log_dir, track_stats
         self.allow_changes = allow_changes
         self.observers, self.callbacks = tuple(observers), list(callbacks or [])
         self.label_field, self.skip_bad, self.task = label_field, skip_bad, task
@@ -174,7 +177,7 @@ class IPO(Teleprompter):
         valset = None if valset is None else list(valset)
         self._stop.clear()
         classifiers = find_classifiers(student)
-        proposer = build_proposer(self.proposer, self.prompt_model)
+        proposer = build_proposer(self.proposer, self.prompt_model, num_threads=self.num_threads)
         check_describer(self.describer, self.description_model)
         models = self._models(proposer)
         check_prices(models, self.limits.max_cost)
@@ -186,10 +189,13 @@ class IPO(Teleprompter):
         session = open_session(self.log_dir, limits=self.limits, observers=(self._log, *self.observers))
         try:
             tasks = [
-                check(session, Task(name, one, self._initial(one), train[name], validation.get(name)), ways)
+                Task(name, one, self._initial(one), train[name], validation.get(name))
                 for name, one in classifiers.items()
             ]
-            session.begin(seed=self.plan.seed, settings=self._settings(proposer), allow_changes=self.allow_changes)
+            for task in tasks:
+                check(session, task, ways)
+            settings = self._settings(proposer, tasks)
+            session.begin(seed=self.plan.seed, settings=settings, allow_changes=self.allow_changes)
             for role, lm in models.items():
                 greet_once(session.ledger, lm, role=role)
             encoded = [encode(session, task, ways) for task in tasks]
@@ -217,7 +223,7 @@ class IPO(Teleprompter):
         from ipo_dspy.estimate import estimate
 
         classifiers = find_classifiers(student)
-        proposer = build_proposer(self.proposer, self.prompt_model)
+        proposer = build_proposer(self.proposer, self.prompt_model, num_threads=self.num_threads)
         train = gather(student, classifiers, list(trainset), name="trainset", **self._gathering)
         searches = [
             (self.task or sentence(images.classes), min(self.max_descriptions, len(images.labels)))
@@ -268,7 +274,7 @@ class IPO(Teleprompter):
             best.candidate_programs = candidates(student, results)
         return best
 
-    def _settings(self, proposer: "Proposer") -> dict[str, Any]:
+    def _settings(self, proposer: "Proposer", tasks: Sequence[Task]) -> dict[str, Any]:
         """What a reader of the journal may know: names of models, never their keys or addresses."""
         return {
             **{k: v for k, v in asdict(self.plan).items() if k != "seed"},
@@ -276,6 +282,8 @@ class IPO(Teleprompter):
             "proposer": name_of(proposer),
             "describer": name_of(describer_kind(self.describer, self.description_model)),
             "prompt_model": name_of(model_of(proposer)),
+            "asking": getattr(proposer, "settings", None),
+            "start": {task.name: str(task.initial[0]) for task in tasks},
             "description_model": name_of(self.description_model),
             "initial_templates": [str(t) for t in self.initial_templates],
             "max_descriptions": self.max_descriptions,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+from dspy.utils.saving import get_dependency_versions
 
 from ipo_dspy.errors import JournalError
 from ipo_dspy.history import Trial
@@ -109,9 +110,9 @@ def save_whole(program: dspy.Module, path: Path) -> None:
     """Write the program beside its place and move it there, so that a reader never sees half of it."""
     partial = path.with_suffix(".tmp.json")
     try:
-        program.save(str(partial))
-        # DSPy leaves out the keys of language models inside a program, but not headers that may hold them.
-        state = without_secrets(json.loads(partial.read_bytes()))
+        # As `program.save` does, which leaves out keys of language models, but not headers that may hold them.
+        state = without_secrets(program.dump_state())
+        state["metadata"] = {"dependency_versions": get_dependency_versions()}
         with partial.open("w", encoding="utf-8") as file:
             json.dump(state, file, indent=2, ensure_ascii=False)
             file.flush()

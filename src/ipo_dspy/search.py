@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ipo_dspy.errors import BudgetError, TemplateError
-from ipo_dspy.events import Event, Observer, TrialEvent
+from ipo_dspy.events import Event, Keeper, Observer, TrialEvent
 from ipo_dspy.history import History, Score, Trial
 from ipo_dspy.ledger import Ledger
 from ipo_dspy.proposers.base import Ask, ProposalError, Proposals, Proposer
@@ -33,16 +33,6 @@ COMPLETE = frozenset({"finished", "patience", "exhausted"})
 """How a search ends by itself; any other status says what stopped it."""
 BARREN_STEPS = 10
 """A proposer that has had nothing new for so many steps has nothing left to say, and may cost money."""
-
-
-class Keeper(Protocol):
-    """Where events go: `journal.Journal`, or `journal.NoJournal`."""
-
-    def append(self, kind: str, **fields: Any) -> None:
-        """Keep one event."""
-
-    def extend(self, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Keep several at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +185,10 @@ class Ahead:
         begun, self._begun = self._begun, None
         return begun[1].result() if begun is not None and begun[0] == ask.step else self._propose(ask)
 
-    def close(self) -> None:
-        """Let go of the thread; a question on its way is not waited for."""
+    def close(self, *, wait: bool) -> None:
+        """Let go of the thread; with `wait`, once the question on its way is answered, which will be paid for."""
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.shutdown(wait=wait, cancel_futures=True)
 
 
 class Search:
@@ -252,10 +242,14 @@ class Search:
         """
         began = self.clock()
         self._begin(initial)
+        patient = True
         try:
             status = self._steps()
+        except KeyboardInterrupt:
+            patient = False  # somebody wants to stop at once
+            raise
         finally:
-            self._ahead.close()
+            self._ahead.close(wait=patient)
         return SearchResult(
             predictor=self.record.predictor,
             finalists=self._choose(validator),
@@ -322,25 +316,27 @@ class Search:
         A step without an answer is not over: it is tried again, so a server that was away for a while changes nothing.
         """
         began = self.clock()
-        texts: tuple[str, ...] = ()
+        proposals = Proposals(())
         fault: ProposalError | None = None
         try:
-            texts = self._ahead.take(self._ask(step)).texts
+            proposals = self._ahead.take(self._ask(step))
         except ProposalError as error:
             fault = error
             self.record("fault", step=step, message=str(fault))
             if not fault.answered:
                 return fault
         self._answered = self._answered or fault is None
-        templates = self._read(texts, step)
-        if self.plan.overlap and step < self.plan.steps and fault is None and not self._enough(step + 1):
+        templates = self._read(proposals.texts, step)
+        if self._may_ask_ahead(step, fault, proposals):
             self._ahead.begin(self._ask(step + 1))
         self._score(templates, step=step)
+        if proposals.ended is not None:
+            raise proposals.ended  # the step stays open: what is missing is asked for when the run goes on
         spent = self.ledger.cost_of(self.record.predictor, f"step {step}/")
         self.record(
             "step",
             step=step,
-            proposed=len(texts),
+            proposed=len(proposals.texts),
             accepted=len(templates),
             calls=spent.calls,
             tokens=spent.tokens,
@@ -349,6 +345,10 @@ class Search:
         )
         self.done = step
         return fault
+
+    def _may_ask_ahead(self, step: int, fault: ProposalError | None, proposals: Proposals) -> bool:
+        wanted = self.plan.overlap and step < self.plan.steps and fault is None and proposals.ended is None
+        return wanted and not self._enough(step + 1)
 
     def _ask(self, step: int) -> Ask:
         # What a step is shown must not depend on when it was asked, or a run taken up again would go another way.

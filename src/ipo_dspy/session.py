@@ -5,7 +5,8 @@ allows it. Other images or another CLIP model are refused always: their scores c
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from ipo_dspy.errors import JournalError
 from ipo_dspy.events import Event, Observer
 from ipo_dspy.journal import Journal, NoJournal
-from ipo_dspy.ledger import Answer, Ledger, Limits
+from ipo_dspy.ledger import Ledger, Limits
 from ipo_dspy.search import Record
 
 SCHEMA = 2
@@ -34,17 +35,13 @@ class Session:
     """
 
     def __init__(self, journal: Journal | NoJournal, limits: Limits, observers: Sequence[Observer]) -> None:
-        self.journal, self.observers, self.past = journal, tuple(observers), journal.past
-        self.ledger = Ledger(journal, limits, past=self.past, observers=observers)
+        self.journal, self.observers, self.past = journal, in_turn(observers), journal.past
+        self.ledger = Ledger(journal, limits, past=self.past, observers=self.observers)
         self._resume: dict[str, Any] | None = None
 
     def record(self, predictor: str) -> Record:
         """Takes the events of one classifier's search."""
         return Record(predictor, self.journal, self.observers)
-
-    def once(self, predictor: str) -> Callable[[str, Callable[[], Answer]], Answer]:
-        """Asks each question about one classifier once."""
-        return lambda question, ask: self.ledger.once(predictor, question, ask)
 
     def begin(self, *, seed: int, settings: Mapping[str, Any], allow_changes: bool) -> None:
         """Write that a run begins, or see that an earlier one may go on.
@@ -54,12 +51,17 @@ class Session:
         """
         versions = {name: version(name) for name in VERSIONS}
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        first = next((event for event in self.past if event["event"] == "run"), None)
-        if first is None:
+        last = next((event for event in reversed(self.past) if event["event"] == "run"), None)
+        if last is None or not has_begun(self.past):
             fields = {"schema": SCHEMA, "started": now, "seed": seed, "settings": dict(settings), "versions": versions}
             self._keep("run", **fields)
             return
-        was = {**_settings_so_far(self.past), "seed": first["seed"]}
+        if last["schema"] != SCHEMA:
+            raise JournalError(
+                f"{self._folder} holds a run of another version of ipo_dspy, which cannot be gone on with; name "
+                f"another folder, e.g. '{getattr(self.journal, 'folder', 'runs/1')}-2'"
+            )
+        was = {**_settings_so_far(self.past), "seed": last["seed"]}
         changed = _changes(was, {**settings, "seed": seed})
         refused = {name: pair for name, pair in changed.items() if name not in FREE}
         if refused and not allow_changes:
@@ -116,6 +118,28 @@ class Session:
     @property
     def _folder(self) -> str:
         return f"log_dir {str(getattr(self.journal, 'folder', ''))!r}"
+
+
+def has_begun(past: Sequence[Event]) -> bool:
+    """Whether anything was found or paid for in a run but greetings; until then its settings bind nobody."""
+    return any(
+        event["event"] == "trial" or (event["event"] == "answer" and not event["question"].startswith("greet "))
+        for event in past
+    )
+
+
+def in_turn(observers: Sequence[Observer]) -> tuple[Observer, ...]:
+    """Observers that are called by one thread at a time, though answers come in several."""
+    lock = threading.RLock()
+
+    def locked(observer: Observer) -> Observer:
+        def call(event: Event) -> None:
+            with lock:
+                observer(event)
+
+        return call
+
+    return tuple(map(locked, observers))
 
 
 def open_session(log_dir: str | os.PathLike[str] | None, *, limits: Limits, observers: Sequence[Observer]) -> Session:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ipo_dspy.choices import build_describer
+from ipo_dspy.errors import StoppedError
 from ipo_dspy.events import DescriptionEvent, Event
+from ipo_dspy.ledger import Answer
 from ipo_dspy.search import Plan, Search, SearchResult
 from ipo_dspy.session import Session
 from ipo_dspy.template import Template, spoken
@@ -54,7 +56,7 @@ class Ways:
     skip_bad: bool
 
 
-def check(session: Session, task: Task, ways: Ways) -> Task:
+def check(session: Session, task: Task, ways: Ways) -> None:
     """Whatever can be refused is refused here, before anything is paid for or encoded.
 
     Raises:
@@ -71,7 +73,6 @@ def check(session: Session, task: Task, ways: Ways) -> Task:
     for images in (task.train, task.validation):
         if images is not None and not ways.skip_bad:
             check_images(images.images, num_threads=ways.num_threads)
-    return task
 
 
 def encode(session: Session, task: Task, ways: Ways) -> Encoded:
@@ -102,7 +103,7 @@ def search(
     from ipo_dspy.evaluation import compare
 
     task, record, validation = encoded.task, session.record(encoded.task.name), encoded.validation
-    described = describe(session, task, encoded.train.images, ways)
+    described = describe(session, task, encoded.train.images, ways, stop=stop)
     engine = Search(
         encoded.train.scorer,
         proposer,
@@ -121,7 +122,9 @@ def search(
     return result
 
 
-def describe(session: Session, task: Task, train: TrainingImages, ways: Ways) -> "Descriptions":
+def describe(
+    session: Session, task: Task, train: TrainingImages, ways: Ways, *, stop: Callable[[], bool]
+) -> "Descriptions":
     """How some training images look, evenly over the classes.
 
     Raises:
@@ -139,15 +142,21 @@ def describe(session: Session, task: Task, train: TrainingImages, ways: Ways) ->
     if describer is None or ways.max_descriptions == 0:
         return Descriptions(())
     record = session.record(task.name)
-    known = {event["source"] for event in session.past if _describes(event, task.name)}
+    known = {(event["source"], event["text"]) for event in session.past if _describes(event, task.name)}
     chosen = evenly_over_classes(train.labels, ways.max_descriptions)
     record.tell("progress", stage="descriptions", done=0, total=len(chosen))
     images, labels = [train.images[i] for i in chosen], [train.labels[i] for i in chosen]
-    described = describer.describe(images, labels, once=session.once(task.name))
+
+    def once(question: str, ask: Callable[[], Answer]) -> Answer:
+        if stop():
+            raise StoppedError
+        return session.ledger.once("", question, ask)  # two classifiers may be trained on the same images
+
+    described = describer.describe(images, labels, once=once)
     for message in described.faults:
         record("fault", step=0, message=f"an image could not be described: {message}")
     for i, text in zip(chosen, described.texts, strict=True):
-        if text and (not train.sources[i] or train.sources[i] not in known):
+        if text and (train.sources[i], text) not in known:
             record("description", source=train.sources[i], text=text)
     record.tell("progress", stage="descriptions", done=len(chosen), total=len(chosen))
     return described

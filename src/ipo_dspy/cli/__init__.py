@@ -28,8 +28,17 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         sys.stderr.write(f"ipo-dspy: {error}\n")
         sys.exit(2 if isinstance(error, InputError) else 1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if not _interrupted(ended):
+            raise
         sys.stderr.write("ipo-dspy: interrupted\n")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(130)  # at once: a request that a thread waits for would hold up sys.exit for minutes
+
+
+def _interrupted(ended: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it; Typer makes an exit of that, as of every other end."""
+    while ended is not None and not isinstance(ended, KeyboardInterrupt):
+        ended = ended.__cause__ or ended.__context__
+    return ended is not None

@@ -20,14 +20,19 @@ for command in (demo, optimize, evaluate, classify, describe, report, doctor, wa
     app.command()(command)
 
 
-@app.callback()
-def common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    """Options of all commands."""
-    if version:
+def _tell_version(wanted: bool) -> None:
+    if wanted:
         from ipo_dspy import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_tell_version)
+    ] = False,
+) -> None:
+    """Options of all commands."""

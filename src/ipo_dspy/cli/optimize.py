@@ -80,7 +80,7 @@ def demo(
         folder=folder,
         json=json,
         dry_run=dry_run,
-        options=_options(
+        options=dict(
             _models(lm, lm_arg, vlm, vlm_arg, asking),
             steps=steps,
             seed=seed,
@@ -135,8 +135,8 @@ def optimize(
 
     train, tests = _split(data, shots=shots, test=test, seed=seed, halves=base_novel)
     program = build_classifier(train.classes, template, model, pretrained, device)
-    options = _options(
-        _models(lm, lm_arg, vlm, vlm_arg, asking),
+    options = dict(
+        _models(lm, lm_arg, vlm, vlm_arg, asking, num_threads),
         steps=steps,
         auto=auto,
         prompts_per_step=prompts_per_step,
@@ -184,7 +184,7 @@ def _run(
         with progress, resume.stopping(optimizer.stop, show.note):
             result = runs.run(optimizer, program, train, validation=validation, tests=tests, folder=folder)
     except (IPOError, KeyboardInterrupt):
-        if runs.journal_size(folder) > before:
+        if runs.journal_size(folder) > before and runs.holds_something(folder):
             show.note(f"what was found so far is kept; go on with: {resume.command(folder)}")
         raise
     if json:
@@ -206,26 +206,29 @@ def _why(result: "Outcome") -> str:
 
 
 def _models(
-    lm: str | None, lm_arg: list[str] | None, vlm: str | None, vlm_arg: list[str] | None, asking: str
+    lm: str | None,
+    lm_arg: list[str] | None,
+    vlm: str | None,
+    vlm_arg: list[str] | None,
+    asking: str,
+    num_threads: int | None = None,
 ) -> dict[str, Any]:
     """Constructor arguments of IPO that say who proposes and who describes."""
     from ipo_dspy.lms import build_lm
     from ipo_dspy.proposers import LMProposer
 
-    for name, arguments, option in (("--lm", lm_arg, "--lm-arg"), ("--vlm", vlm_arg, "--vlm-arg")):
-        if arguments and not (lm if name == "--lm" else vlm):
-            raise InputError(f"{option} {arguments[0].partition('=')[0]}=... is for a model; name one: {name} NAME")
+    of_lm, of_vlm = settings(lm_arg, "--lm-arg"), settings(vlm_arg, "--vlm-arg")
+    for name, model, given in (("--lm", lm, of_lm), ("--vlm", vlm, of_vlm)):
+        if given and not model:
+            raise InputError(f"{name}-arg {next(iter(given))}=... is for a model; name one: {name} NAME")
     chosen: dict[str, Any] = {"proposer": "evolution"}
-    if lm:
-        model = build_lm(lm, role="--lm", settings=settings(lm_arg, "--lm-arg"))
-        chosen = {"proposer": LMProposer(model, asking=asking)}  # type: ignore[arg-type]  # checked there
-    if vlm:
-        chosen["description_model"] = build_lm(vlm, role="--vlm", settings=settings(vlm_arg, "--vlm-arg"))
+    if lm is not None:
+        writer = build_lm(lm, role="--lm", settings=of_lm)
+        way: Any = asking  # any text; the proposer knows which
+        chosen = {"proposer": LMProposer(writer, asking=way, num_threads=num_threads)}
+    if vlm is not None:
+        chosen["description_model"] = build_lm(vlm, role="--vlm", settings=of_vlm)
     return chosen
-
-
-def _options(models: dict[str, Any], **others: Any) -> dict[str, Any]:
-    return {**models, **others}
 
 
 def _split(

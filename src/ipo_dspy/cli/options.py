@@ -1,6 +1,7 @@
 """Options that several commands share, and how their values are read."""
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,15 +68,23 @@ def settings(arguments: list[str] | None, option: str) -> dict[str, Any]:
     found = {}
     for argument in arguments or ():
         name, equals, value = argument.partition("=")
-        if not equals or not name.isidentifier():
-            raise InputError(f"{option} {argument[:40]!r} is no NAME=VALUE; write e.g. {option} max_tokens=500")
-        if IS_SECRET.search(name):
-            raise InputError(
-                f"{option} {name}=... would show a secret in the list of processes; set it in the environment, "
-                "e.g. OPENAI_API_KEY"
-            )
+        if not equals or not name.isidentifier():  # what was written is not repeated: it may be a key
+            raise InputError(f"{option} takes NAME=VALUE with a Python name; write e.g. {option} max_tokens=500")
         try:
             found[name] = json.loads(value)
         except ValueError:
             found[name] = value
+        if any(IS_SECRET.search(inner) for inner in _names({name: found[name]})):
+            raise InputError(
+                f"{option} {name}=... would show a secret in the list of processes; set it in the environment, "
+                "e.g. OPENAI_API_KEY"
+            )
     return found
+
+
+def _names(value: Any) -> Iterator[str]:
+    """All names in a value that was read as JSON."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield str(name).replace("-", "_")
+            yield from _names(inner)

@@ -1,6 +1,7 @@
 """Stopping a run and going on with it: Ctrl-C, and the command that takes the run up again."""
 
 import contextlib
+import re
 import shlex
 import signal
 from collections.abc import Callable, Iterator
@@ -8,7 +9,8 @@ from pathlib import Path
 from types import FrameType
 
 _invoked: list[str] = []
-"""The arguments of this process, for the command to go on with. No secret is among them: options refuse those."""
+"""The arguments of this process, for the command to go on with. Options refuse secrets, but not in an address."""
+_USERINFO = re.compile(r"(?<=://)[^/?#\s]+@")
 
 
 def remember(arguments: list[str]) -> None:
@@ -17,9 +19,9 @@ def remember(arguments: list[str]) -> None:
 
 
 def command(folder: Path) -> str:
-    """The command line that goes on with the run in a folder."""
+    """The command line that goes on with the run in a folder; the password of an address is left to the user."""
     told = [] if "--out" in _invoked or any(a.startswith("--out=") for a in _invoked) else ["--out", str(folder)]
-    return shlex.join(["ipo-dspy", *_invoked, *told])
+    return shlex.join(["ipo-dspy", *(_USERINFO.sub("USER:PASSWORD@", a) for a in _invoked), *told])
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.data import ImageDataset, harmonic_mean
-from ipo_dspy.errors import DataError
+from ipo_dspy.errors import DataError, JournalError
 from ipo_dspy.history import Score
 from ipo_dspy.ledger import Spent
 
@@ -136,6 +136,17 @@ def journal_size(folder: Path) -> int:
     from ipo_dspy.journal import FILE_NAME
 
     return (folder / FILE_NAME).stat().st_size if (folder / FILE_NAME).exists() else 0
+
+
+def holds_something(folder: Path) -> bool:
+    """Whether a folder's journal holds what a run would lose without it: trials, or answers that were paid for."""
+    from ipo_dspy.journal import replay
+    from ipo_dspy.session import has_begun
+
+    try:
+        return has_begun(replay(folder))
+    except JournalError:
+        return False
 
 
 def free_folder(parent: str, name: str) -> Path:

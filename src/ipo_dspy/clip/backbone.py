@@ -341,18 +341,23 @@ def _digest(item: tuple[str, Tensor]) -> str:
 
 def import_open_clip() -> Any:
     """open_clip, after making sure that the torchvision it needs can be imported."""
+    mend_torchvision()
+    import open_clip
+
+    return open_clip
+
+
+def mend_torchvision() -> None:
+    """Make a torchvision importable that was built for another torch, as the registry's is beside a CPU-only one."""
     try:
         import torchvision  # noqa: F401
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
-        # The registry's torchvision is built for CUDA and cannot load its operators beside a CPU-only torch.
-        # Its transforms, all that is needed here, only want the schemas to exist.
+        # It is built for CUDA and cannot load its operators. Its transforms, all that is needed here and by
+        # transformers, only want the schemas to exist.
         for name in ("nms", "qnms"):
             torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
-    import open_clip
-
-    return open_clip
 
 
 @contextlib.contextmanager

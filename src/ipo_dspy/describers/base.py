@@ -1,15 +1,12 @@
 """What a describer is given and gives back."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ipo_dspy.ledger import Answer
+from ipo_dspy.ledger import Once
 from ipo_dspy.template import spoken
-
-Once = Callable[[str, Callable[[], Answer]], Answer]
-"""Asks a question at most once in the life of a run: `Ledger.once` of one predictor."""
 
 
 @dataclass(frozen=True, slots=True)

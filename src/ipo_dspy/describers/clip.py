@@ -13,7 +13,8 @@ import torch
 
 from ipo_dspy.clip.images import encode_images
 from ipo_dspy.clip.text import class_features
-from ipo_dspy.describers.base import Descriptions, Once
+from ipo_dspy.describers.base import Descriptions
+from ipo_dspy.ledger import Once
 from ipo_dspy.phrases import BANK, Phrase
 from ipo_dspy.template import PLACEHOLDER, Template
 

@@ -10,9 +10,9 @@ from dspy.utils.exceptions import LMError
 from PIL import Image
 
 from ipo_dspy.clip.images import open_image
-from ipo_dspy.describers.base import Descriptions, Once, first_sentences, without_class_name
+from ipo_dspy.describers.base import Descriptions, first_sentences, without_class_name
 from ipo_dspy.errors import BudgetError, ImageError, LanguageModelError
-from ipo_dspy.ledger import Answer
+from ipo_dspy.ledger import Answer, Once
 from ipo_dspy.lms.asking import request
 from ipo_dspy.lms.faults import FATAL, brief, remedy
 from ipo_dspy.signatures import DescribeImage, PlainAdapter
@@ -99,23 +99,24 @@ class _Asking:
         except (LMError, ImportError, OSError) as error:
             self._fault(brief(error, self.lm), error)
         else:
-            self._answered(index, answer)
-            return True
+            return self._answered(index, answer)
         return False
 
     def _request(self, picture: Image.Image) -> Answer:
         inputs = {"image": dspy.Image(picture)}
         return request(self.lm, PlainAdapter(), DescribeImage, inputs, field="description")
 
-    def _answered(self, index: int, answer: Answer) -> None:
+    def _answered(self, index: int, answer: Answer) -> bool:
+        if answer.fault or not answer.texts:
+            self._fault(answer.fault or "the answer is empty", ValueError(answer.fault))
+            return False
         with self._lock:
             self._in_a_row = 0
-        text = first_sentences(answer.texts[0]) if answer.texts else ""
-        self.texts[index] = without_class_name(text, self.class_names[index])
-        if answer.fault:
-            self._fault(answer.fault)
+        self.texts[index] = without_class_name(first_sentences(answer.texts[0]), self.class_names[index])
+        return True
 
     def _fault(self, message: str, error: Exception | None = None) -> None:
+        """Note what went wrong; with an error, it was the model's fault, and too many in a row are one too many."""
         with self._lock:
             self.faults.append(message)
             if error is None:
@@ -126,7 +127,7 @@ class _Asking:
                 raise LanguageModelError(
                     f"description_model {model!r} gave no description: {message}; {remedy(error, model)}, or write "
                     "describer='clip', which needs none"
-                )
+                ) from None  # a traceback would print what `brief` took out
 
 
 def _question(picture: Image.Image) -> str:

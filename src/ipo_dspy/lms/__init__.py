@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import dspy
+from dspy.utils.exceptions import LMError
 
 from ipo_dspy.errors import LanguageModelError
 
@@ -47,7 +48,13 @@ def build_lm(
     _check_name(model, role)
     if "api_key" not in settings:
         _check_key(model, role)
-    return dspy.LM(model, engine="litellm", **{**SETTINGS, **settings})
+    try:
+        return dspy.LM(model, engine="litellm", **{**SETTINGS, **settings})
+    except (LMError, TypeError, ValueError) as error:
+        raise LanguageModelError(
+            f"{role}={model!r} cannot be set up: {str(error)[:300]}; mend the name or its settings "
+            f"({', '.join(settings) or 'none given'})"
+        ) from error
 
 
 def register_transformers() -> None:

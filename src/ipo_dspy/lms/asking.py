@@ -9,10 +9,11 @@ from typing import Any
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
-from dspy.utils.usage_tracker import track_usage
+from dspy.utils.usage_tracker import UsageTracker, track_usage
 
-from ipo_dspy.ledger import Answer
-from ipo_dspy.lms.faults import LONGEST
+from ipo_dspy.ledger import Answer, readable
+from ipo_dspy.lms import LOCAL, register_transformers
+from ipo_dspy.lms.faults import LONGEST, has_password, without_keys
 
 MAX_TEXTS = 64
 MAX_TEXT = 6000
@@ -46,12 +47,14 @@ def request(
     Raises:
         LMError: no answer came.
     """
+    _register(lm)
     predict = dspy.Predict(signature)
-    history = {"disable_history": False, "max_history_size": max(1, dspy.settings.max_history_size)}
+    # DSPy's cache on disk keeps the address with each answer.
+    settings = {**(config or {}), **({"cache": False} if has_password(lm) else {})}
     texts: list[str] = []
-    with dspy.context(lm=lm, adapter=adapter, trace=None, **history), track_usage() as usage:
+    with dspy.context(lm=lm, adapter=adapter, trace=None, **_history()), track_usage() as usage:
         try:
-            prediction = predict(**inputs, config=dict(config or {}))
+            prediction = predict(**inputs, config=settings)
             texts = [text for value in _completions(prediction, field) for text in _texts(value)]
         except AdapterParseError:
             pass  # what can be used is read from the completions below
@@ -59,17 +62,8 @@ def request(
     cut = "length" in _finish_reasons(entry)
     if read is not None:
         texts = [text for completion in _outputs(entry) for text in read(completion, cut)]
-    counted: dict[str, Any] = next(iter(usage.get_total_tokens().values()), {})
-    return Answer(
-        texts=tuple(text[:MAX_TEXT] for text in texts[:MAX_TEXTS]),
-        model=str(getattr(lm, "model", type(lm).__name__)),
-        calls=1 if counted else 0,
-        prompt_tokens=_whole(counted.get("prompt_tokens")),
-        completion_tokens=_whole(counted.get("completion_tokens")),
-        cost=_cost(lm, entry, counted) if counted else 0.0,
-        cut=cut,
-        fault=None if texts else _unreadable(entry),
-    )
+    texts = [readable(without_keys(text[:MAX_TEXT], lm)) for text in texts[:MAX_TEXTS]]  # gateways quote requests
+    return _bill(lm, predict.history, usage, texts=texts, cut=cut, fault=None if texts else _unreadable(entry, lm))
 
 
 def greet(lm: Any) -> Answer:
@@ -78,17 +72,10 @@ def greet(lm: Any) -> Answer:
     Raises:
         LMError: no answer came.
     """
-    with dspy.context(disable_history=False), track_usage() as usage:
+    _register(lm)
+    with dspy.context(**_history()), track_usage() as usage:
         lm("Say: ready", cache=False)
-    entry = lm.history[-1] if lm.history else {}
-    counted: dict[str, Any] = next(iter(usage.get_total_tokens().values()), {})
-    return Answer(
-        (),
-        model=str(lm.model),
-        prompt_tokens=_whole(counted.get("prompt_tokens")),
-        completion_tokens=_whole(counted.get("completion_tokens")),
-        cost=_cost(lm, entry, counted),
-    )
+    return _bill(lm, lm.history[-1:], usage)
 
 
 def price(model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
@@ -99,10 +86,11 @@ def price(model: str, prompt_tokens: int, completion_tokens: int) -> float | Non
     >>> price("hosted_vllm/a-model-of-ones-own", 1000, 100) is None
     True
     """
-    if model.startswith("transformers/"):
+    if model.startswith(LOCAL):
         return 0.0  # it runs in this process
     import litellm
 
+    litellm.suppress_debug_info = True  # else it prints advice on stdout
     try:
         parts = litellm.cost_per_token(model=model, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
     except (litellm.exceptions.BadRequestError, litellm.exceptions.NotFoundError, ValueError, KeyError):
@@ -112,6 +100,46 @@ def price(model: str, prompt_tokens: int, completion_tokens: int) -> float | Non
             return None
         raise
     return round(float(sum(parts)), 10)
+
+
+def _bill(
+    lm: Any,
+    entries: Sequence[Mapping[str, Any]],
+    usage: UsageTracker,
+    *,
+    texts: Sequence[str] = (),
+    cut: bool = False,
+    fault: str | None = None,
+) -> Answer:
+    """An answer with what its requests cost, by DSPy's record of them: an adapter may have made two."""
+    counted: dict[str, Any] = next(iter(usage.get_total_tokens().values()), {})
+    sent = [entry for entry in entries if _sent(lm, entry)]
+    costs = [_cost(lm, entry) for entry in sent]
+    return Answer(
+        texts=tuple(texts),
+        model=str(getattr(lm, "model", type(lm).__name__)),
+        calls=len(sent),
+        prompt_tokens=_whole(counted.get("prompt_tokens")),
+        completion_tokens=_whole(counted.get("completion_tokens")),
+        cost=None if None in costs else sum(cost for cost in costs if cost is not None),
+        cut=cut,
+        fault=fault,
+    )
+
+
+def _history() -> dict[str, Any]:
+    """DSPy's record of requests, which tells what one cost, also where the caller has turned it off."""
+    return {"disable_history": False, "max_history_size": max(1, dspy.settings.max_history_size)}
+
+
+def _sent(lm: Any, entry: Mapping[str, Any]) -> bool:
+    """Whether a request was sent: an answer from DSPy's cache has no usage, and only a `dspy.LM` has that cache."""
+    return bool(entry.get("usage")) or not (isinstance(lm, dspy.LM) and lm.cache)
+
+
+def _register(lm: Any) -> None:
+    if str(getattr(lm, "model", "")).startswith(LOCAL):
+        register_transformers()
 
 
 def _completions(prediction: dspy.Prediction, field: str) -> list[Any]:
@@ -140,19 +168,19 @@ def _finish_reasons(entry: Mapping[str, Any]) -> set[str]:
     return {str(reason) for reason in reasons}
 
 
-def _cost(lm: Any, entry: Mapping[str, Any], counted: Mapping[str, Any]) -> float | None:
+def _cost(lm: Any, entry: Mapping[str, Any]) -> float | None:
     """What DSPy says it cost, unless that is a zero for want of a price."""
     if entry.get("cost"):
         return float(entry["cost"])
-    model = str(getattr(lm, "model", ""))
-    tokens = _whole(counted.get("prompt_tokens")), _whole(counted.get("completion_tokens"))
+    model, usage = str(getattr(lm, "model", "")), entry.get("usage") or {}
+    tokens = _whole(usage.get("prompt_tokens")), _whole(usage.get("completion_tokens"))
     return price(model, *tokens) if "/" in model else None
 
 
-def _unreadable(entry: Mapping[str, Any]) -> str:
+def _unreadable(entry: Mapping[str, Any], lm: Any) -> str:
     if "content_filter" in _finish_reasons(entry):
         return "the provider's content filter withheld the answer"
-    said = " ".join(" ".join(_outputs(entry)).split())
+    said = without_keys(" ".join(" ".join(_outputs(entry))[:MAX_TEXT].split()), lm)
     if not said:
         return "the answer is empty"
     return f"nothing in the answer can be used: {said[:LONGEST]!r}"

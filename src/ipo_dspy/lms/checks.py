@@ -1,11 +1,12 @@
 """Before anything slow: is a language model there, does it take the key, can a limit on its cost be kept."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 from dspy.utils.exceptions import LMError
 
-from ipo_dspy.errors import InputError, LanguageModelError
+from ipo_dspy.errors import BudgetError, InputError, LanguageModelError
 from ipo_dspy.ledger import Ledger
 from ipo_dspy.lms.asking import greet, price
 from ipo_dspy.lms.faults import brief, remedy
@@ -36,7 +37,8 @@ def greet_once(ledger: Ledger, lm: Any, *, role: str) -> None:
     if not isinstance(getattr(lm, "engine", None), str):
         return  # no address behind it: a stand-in, or an engine of the caller's own
     try:
-        ledger.once("", f"greet {lm.model}", lambda: greet(lm))
+        with contextlib.suppress(BudgetError):  # the search will meet the limit, and end as usual
+            ledger.once("", f"greet {lm.model}", lambda: greet(lm))
     except (LMError, ImportError, OSError) as error:
         raise LanguageModelError(
             f"{role} {lm.model!r} does not answer: {brief(error, lm)}; {remedy(error, lm.model)}"

@@ -1,10 +1,12 @@
 """What went wrong with a language model: whether asking again may help, in one line that may be kept, without keys."""
 
+import base64
+import binascii
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, quote_plus, unquote
 
 from dspy.utils.exceptions import (
     LMAuthError,
@@ -26,11 +28,17 @@ FATAL = (
 
 LONGEST = 300
 _LOOKS_SECRET = re.compile(r"(?i)\b(?!HF_TOKEN\b)(?:sk|pk|hf|key)[-_][\w*-]{4,}|\bbearer\s+[^\s\"',}]+")
-_SECRET_NAMES = ("_KEY", "_TOKEN", "_SECRET")
+_SECRET_NAMES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 _GIVEN_NAMES = ("key", "token", "secret", "password", "credential")
-IS_SECRET = re.compile(r"(?:^|_)(?:key|token|secret|password|credentials?)$|headers?$", re.IGNORECASE)
+IS_SECRET = re.compile(r"(?:^|_|api)(?:key|token|secret|password|credentials?)$|headers?$", re.IGNORECASE)
 """Names of settings of a language model that hold a secret: `api_key`, not `max_tokens`."""
 _USERINFO = re.compile(r"\w+://([^/?#]+)@")
+_IMAGE = re.compile(r"data:image/[\w.+-]+;base64,[\w+/=%-]*")
+_PACKED = re.compile(r"[\w+/-]{12,}={0,2}", re.ASCII)
+_LONG_PACKED = re.compile(r"[\w+/-]{200,}={0,2}", re.ASCII)
+"""No word is so long: an image, or something else that nobody reads."""
+_BEGINNING = 8
+"""So many first characters of a long secret are hidden too, with what follows: errors mask keys, and are cut."""
 
 
 def brief(error: Exception, lm: Any = None) -> str:
@@ -43,12 +51,60 @@ def brief(error: Exception, lm: Any = None) -> str:
     >>> brief(ValueError("Incorrect API key provided: sk-abcdef123. Try again."))
     'Incorrect API key provided: [hidden]. Try again.'
     """
-    text = str(error)
-    for secret in _secrets(lm):
-        # A short one, such as the header value "1", is hidden as a word, not inside every other.
-        text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)" if len(secret) < 8 else re.escape(secret), "[hidden]", text)
-    text = " ".join(_LOOKS_SECRET.sub("[hidden]", text[: 100 * LONGEST]).split())
+    text = _LONG_PACKED.sub("[...]", without_keys(str(error), lm)[: 100 * LONGEST])
+    text = " ".join(_LOOKS_SECRET.sub("[hidden]", text).split())
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def without_keys(text: str, lm: Any = None) -> str:
+    """A text without the secrets of the environment and of a model, also masked or encoded, and without images.
+
+    >>> without_keys("I see data:image/png;base64,iVBORw0KGgo= and data")
+    'I see [image] and data'
+    """
+    text = _IMAGE.sub("[image]", text)
+    secrets = _secrets(lm)
+    forms = sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True)
+    for pattern in [*map(_entire, forms), *map(_cut, forms)]:
+        text = re.sub(pattern, "[hidden]", text)
+    beginnings = [secret[:_BEGINNING].encode() for secret in secrets if len(secret) >= _BEGINNING]
+    return _PACKED.sub(lambda found: "[hidden]" if _holds(found[0], beginnings) else found[0], text)
+
+
+def has_password(lm: Any) -> bool:
+    """Whether the address of a model holds a password: the one that it was given, else one in the environment."""
+    given = getattr(lm, "kwargs", None) or {}
+    addresses = [given[name] for name in ("api_base", "base_url") if isinstance(given.get(name), str)]
+    addresses = addresses or [v for name, v in os.environ.items() if name.endswith(("_API_BASE", "_BASE_URL"))]
+    return any(map(_userinfo, addresses))
+
+
+def _forms(secret: str) -> set[str]:
+    """A secret as it is and as it stands in an address."""
+    return {secret, unquote(secret), quote(secret), quote(secret, safe=""), quote_plus(secret)}
+
+
+def _entire(secret: str) -> str:
+    whole = re.escape(secret)
+    # A short one, such as the header value "1", is hidden as a word, not inside every other.
+    return whole if len(secret) >= _BEGINNING else rf"(?<!\w){whole}(?!\w)"
+
+
+def _cut(secret: str) -> str:
+    """What is left of a secret that was masked or cut; nothing of what may be words, which begin as others do."""
+    if len(secret) < 2 * _BEGINNING or " " in secret or not any(map(str.isdigit, secret)):
+        return r"(?!)"
+    return rf"{re.escape(secret[:_BEGINNING])}[^\s\"'<>,;&]*"
+
+
+def _holds(packed: str, beginnings: list[bytes]) -> bool:
+    """Whether a secret begins in what may be base64, e.g. of `Basic user:password`."""
+    text = packed.rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        plain = base64.b64decode(text[: len(text) // 4 * 4])
+    except binascii.Error:
+        return False
+    return any(beginning in plain for beginning in beginnings)
 
 
 def without_secrets(state: Any) -> Any:
@@ -67,11 +123,16 @@ def without_secrets(state: Any) -> Any:
     }
 
 
-def _plain_settings(lm: Mapping[str, Any]) -> dict[str, Any]:
+def _plain_settings(lm: Any) -> Any:
+    """Settings of a language model without secrets, however deep."""
+    if isinstance(lm, list | tuple):
+        return [_plain_settings(value) for value in lm]
+    if not isinstance(lm, Mapping):
+        return lm
     return {
-        name: value
+        name: _plain_settings(value)
         for name, value in lm.items()
-        if not IS_SECRET.search(name) and not (isinstance(value, str) and _USERINFO.match(value))
+        if not IS_SECRET.search(str(name).replace("-", "_")) and not (isinstance(value, str) and _USERINFO.match(value))
     }
 
 
@@ -81,6 +142,8 @@ def remedy(error: Exception, model: str) -> str:
     >>> remedy(LMAuthError("401"), "openai/gpt-4o-mini")
     'set OPENAI_API_KEY to a key that the provider takes'
     """
+    if model.startswith("transformers/"):
+        return "docs/backends.md says what a model of this process needs"
     if isinstance(error, LMAuthError):
         return f"set {key_variable(model)} to a key that the provider takes"
     if isinstance(error, LMBillingError):
@@ -111,7 +174,7 @@ _KEY_VARIABLES = {
 
 
 def _secrets(lm: Any) -> list[str]:
-    values = [v for name, v in os.environ.items() if name.endswith(_SECRET_NAMES) and (len(v) >= 8 or v[:3] == "sk-")]
+    values = [*_in_the_environment()]
     for name, value in (getattr(lm, "kwargs", None) or {}).items():
         if "headers" in name and isinstance(value, Mapping):
             shown = [str(one) for one in value.values()]
@@ -120,7 +183,14 @@ def _secrets(lm: Any) -> list[str]:
             values.append(value)
         elif isinstance(value, str):
             values += _userinfo(value)
-    return sorted(filter(None, map(str.strip, values)), key=len, reverse=True)
+    return [*filter(None, map(str.strip, values))]
+
+
+def _in_the_environment() -> Iterator[str]:
+    for name, value in os.environ.items():
+        if name.endswith(_SECRET_NAMES) and (len(value) >= 8 or value[:3] == "sk-"):
+            yield value
+        yield from (one for one in _userinfo(value) if len(one) >= 8)  # of OPENAI_API_BASE or a proxy
 
 
 def _userinfo(address: str) -> list[str]:
@@ -128,5 +198,6 @@ def _userinfo(address: str) -> list[str]:
     found = _USERINFO.match(address)
     if found is None:
         return []
-    password = found[1].partition(":")[2]
-    return [found[1], password, unquote(password)]
+    user, _, password = found[1].partition(":")
+    secret = password or user  # some take a key for the user
+    return [found[1], secret, unquote(secret)]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 import transformers
 
-from ipo_dspy.clip.backbone import import_open_clip
+from ipo_dspy.clip.backbone import mend_torchvision
 
 Kind = Literal["missing", "setting", "prompt", "context"]
 
@@ -112,7 +112,7 @@ def _load(source: Source) -> Loaded:
 
 
 def _read(source: Source, place: str, where: dict[str, Any], dtype: Any) -> tuple[Loaded, dict[str, Any]]:
-    import_open_clip()  # mends a torchvision that does not fit torch: all of transformers' models import it
+    mend_torchvision()  # all of transformers' models import it
     untyped: Any = transformers  # its types say less than it takes
     config = untyped.AutoConfig.from_pretrained(place, **where)
     sees = type(config) in untyped.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import inspect
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -205,7 +206,8 @@ def _inputs(loaded: Loaded, text: str, images: Sequence[Image.Image]) -> dict[st
     else:
         seen = {"images": list(images)} if images else {}
         kept = dict(loaded.processor(text=[text], return_tensors="pt", **seen, **special))
-        kept.pop("token_type_ids", None)  # that many tokenizers make and few models take
+        if "token_type_ids" not in inspect.signature(loaded.model.forward).parameters:
+            kept.pop("token_type_ids", None)  # many tokenizers make them, few models take them
     return {name: _placed(loaded.model, value) for name, value in kept.items()}
 
 

@@ -4,8 +4,8 @@
 it is shown, so a repeated or resumed run gets the same answers.
 """
 
-from ipo_dspy.ledger import Answer
-from ipo_dspy.proposers.base import Ask, Once, ProposalError, Proposals, Proposer
+from ipo_dspy.ledger import Answer, Once
+from ipo_dspy.proposers.base import Ask, ProposalError, Proposals, Proposer
 from ipo_dspy.proposers.evolution import EvolutionProposer
 from ipo_dspy.proposers.lm import LMProposer
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ipo_dspy.errors import IPOError
+from ipo_dspy.errors import BudgetError, IPOError
 from ipo_dspy.history import Trial
-from ipo_dspy.ledger import Answer
+from ipo_dspy.ledger import Once
 
 
 class ProposalError(IPOError):
@@ -20,17 +20,6 @@ class ProposalError(IPOError):
     def __init__(self, message: str, *, fatal: bool = False, answered: bool = False) -> None:
         super().__init__(message)
         self.fatal, self.answered = fatal, answered
-
-
-class Once(Protocol):
-    """Asks a question at most once in the life of a run."""
-
-    def __call__(self, question: str, ask: Callable[[], Answer], /) -> Answer:
-        """The answer that is there, or else the one that `ask` gives, kept and counted first.
-
-        Raises:
-            BudgetError: a limit of the run leaves nothing for it.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +54,15 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """Texts that may become templates."""
+    """Texts that may become templates.
+
+    Attributes:
+        texts: untrusted.
+        ended: the limit that kept the proposer from asking for more; the search ends with what it has.
+    """
 
     texts: tuple[str, ...]
+    ended: BudgetError | None = None
 
 
 class Proposer(Protocol):

@@ -4,9 +4,10 @@ What stays the same from step to step comes first in the prompt, so that provide
 descriptions keep to a budget of tokens however many classes and shots there are.
 """
 
-import logging
+import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import dspy
@@ -15,14 +16,13 @@ from dspy.utils.exceptions import ContextWindowExceededError, LMError
 from ipo_dspy.errors import BudgetError, InputError
 from ipo_dspy.history import Trial
 from ipo_dspy.ledger import Answer
+from ipo_dspy.lms import LOCAL
 from ipo_dspy.lms.asking import request
 from ipo_dspy.lms.faults import FATAL, brief
 from ipo_dspy.proposers.base import Ask, ProposalError, Proposals
 from ipo_dspy.proposers.budget import CHOICES, DESCRIPTION_TOKENS, tokens_in
 from ipo_dspy.signatures import PaperAdapter, ProposePrompts, ScoredPrompt, SummariseLooks, read_answers
 from ipo_dspy.threads import in_threads
-
-logger = logging.getLogger(__name__)
 
 Asking = Literal["auto", "list", "draws", "singles"]
 """How a step's templates are asked for.
@@ -36,6 +36,8 @@ Asking = Literal["auto", "list", "draws", "singles"]
 
 Fault = (LMError, ImportError, OSError)
 Described = Literal["even", "rotate", "summary"]
+_TOLD = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "seed")
+"""Settings of a model that change what it writes, and are no secret."""
 
 
 class LMProposer:
@@ -72,8 +74,21 @@ class LMProposer:
         self.adapter = adapter or PaperAdapter()
         self.asking, self.descriptions, self.num_threads = asking, descriptions, num_threads
         self.description_tokens = description_tokens
-        self.share = 1.0
+        self._share = 1.0
         """Of descriptions and history that the model's context has room for; halved when it overflows."""
+        self._shrinking = threading.Lock()
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What decides which way a search goes, for the journal of a run."""
+        told = {name: self._lm.kwargs[name] for name in _TOLD if self._lm.kwargs.get(name) is not None}
+        return {
+            "adapter": type(self.adapter).__name__,
+            "asking": self.asking,
+            "descriptions": self.descriptions,
+            "description_tokens": self.description_tokens,
+            **told,
+        }
 
     def propose(self, ask: Ask) -> Proposals:
         """Up to `ask.count` texts.
@@ -82,83 +97,101 @@ class LMProposer:
             ProposalError: the model could not be reached, or nothing in its answers could be read.
             BudgetError: a limit of the run leaves nothing to ask with.
         """
-        answers = [*self._first(ask)]
-        texts = [text for answer in answers for text in answer.texts]
-        if texts and len(texts) < ask.count and self._way() == "list":
-            answers = self._more(ask, len(texts))
-            texts += [text for answer in answers for text in answer.texts]
-        if not texts:
-            raise ProposalError(f"the language model gave no proposals: {answers[0].fault}", answered=True)
-        return Proposals(tuple(texts[: ask.count]))
+        if ask.step == 1:
+            self._share = 1.0  # another search, perhaps of another model
+        got = self._first(ask)
+        if got.texts and len(got.texts) < ask.count and self._way() == "list":
+            got = got.with_more(self._more(ask, len(got.texts)))
+        if not got.texts and got.ended is not None:
+            raise got.ended
+        if not got.texts:
+            raise ProposalError(f"the language model gave no proposals: {got.fault}", answered=True)
+        return Proposals(got.texts[: ask.count], ended=got.ended)
 
     def measure(self, ask: Ask) -> tuple[int, int]:
         """How many requests a step like this takes if each brings what it should, and about the tokens of one."""
         count = 1 if self._way() in ("singles", "draws") else ask.count
-        messages = self.adapter.format(ProposePrompts, [], self._inputs(ask, count))
+        choose = CHOICES["rotate" if self.descriptions == "rotate" else "even"]
+        inputs = self._inputs(ask, count, choose(ask.descriptions, self.description_tokens, ask.step))
+        messages = self.adapter.format(ProposePrompts, [], inputs)
         tokens = sum(tokens_in(str(message["content"])) for message in messages)
         return (ask.count if self._way() == "singles" else 1), tokens
 
     def _way(self) -> str:
-        if self.asking != "auto":
-            return self.asking
-        return "draws" if str(getattr(self._lm, "model", "")).startswith("transformers/") else "list"
+        local = str(getattr(self._lm, "model", "")).startswith(LOCAL)
+        if self.asking == "auto":
+            return "draws" if local else "list"
+        if self.asking == "draws" and not local and getattr(self._lm, "engine", None) != "litellm":
+            return "singles"  # other engines of DSPy would make `n` requests of one, in turn
+        return self.asking
 
     @property
     def _lm(self) -> dspy.BaseLM:
         return self.lm or dspy.settings.lm
 
-    def _first(self, ask: Ask) -> Sequence[Answer]:
-        """The requests that should bring all of a step's templates."""
+    def _first(self, ask: Ask) -> "_Got":
+        """The requests that should bring all of a step's templates.
+
+        Raises:
+            ProposalError: none of them was answered.
+        """
         try:
             match self._way():
                 case "singles":
-                    answers = self._singles(ask, range(ask.count))
-                    faults = [answer for answer in answers if isinstance(answer, Exception)]
-                    if len(faults) == len(answers):
-                        raise faults[0]
-                    return [answer for answer in answers if isinstance(answer, Answer)]
+                    return self._singles(ask, range(ask.count)).unless_silent()
                 case "draws":
-                    return [self._request(ask, 1, slot=0, draws=ask.count)]
+                    return _Got([self._request(ask, 1, slot=0, draws=ask.count)])
                 case _:
-                    return [self._request(ask, ask.count, slot=0)]
+                    return _Got([self._request(ask, ask.count, slot=0)])
         except Fault as error:
             # Not `from error`: a traceback would print what `brief` took out.
             message = f"the language model gave no proposals: {brief(error, self._lm)}"
             raise ProposalError(message, fatal=isinstance(error, FATAL)) from None
 
-    def _more(self, ask: Ask, found: int) -> list[Answer]:
+    def _more(self, ask: Ask, found: int) -> "_Got":
         """What is missing: once more, or one by one from a model that writes only one. What fails is left missing."""
         missing = ask.count - found
-        answers = self._singles(ask, range(1, 1 + missing)) if found == 1 else [self._try(ask, missing, slot=1)]
-        return [answer for answer in answers if isinstance(answer, Answer)]
+        if found == 1:
+            return self._singles(ask, range(1, 1 + missing))
+        return _Got([self._try(ask, missing, slot=1)])
 
-    def _singles(self, ask: Ask, slots: Sequence[int]) -> list[Answer | Exception]:
+    def _singles(self, ask: Ask, slots: Sequence[int]) -> "_Got":
         threads = self.num_threads or dspy.settings.num_threads
-        return in_threads(lambda slot: self._try(ask, 1, slot), slots, num_threads=threads)
+        return _Got(in_threads(lambda slot: self._try(ask, 1, slot), slots, num_threads=threads))
 
-    def _try(self, ask: Ask, count: int, slot: int) -> Answer | Exception:
+    def _try(self, ask: Ask, count: int, slot: int) -> "Answer | Exception":
         try:
             return self._request(ask, count, slot=slot)
-        except (*Fault, BudgetError) as error:
-            logger.debug("step %d, request %d failed: %s", ask.step, slot, brief(error, self._lm))
+        except BudgetError as spent:
+            return spent
+        except Fault as error:
+            ask.tell(f"one of several requests was not answered: {brief(error, self._lm)}")
             return error
 
     def _request(self, ask: Ask, count: int, *, slot: int, draws: int = 1) -> Answer:
         """One request; where it overflows the model's context, with less of descriptions and history."""
         while True:
+            share = self._share
             try:
-                return ask.once(f"step {ask.step}/{slot}", self._asker(ask, count, slot, draws))
+                return ask.once(f"step {ask.step}/{slot}", self._asker(ask, count, slot, draws, share))
             except ContextWindowExceededError:
-                if self.share < 1 / 64:
+                if share < 1 / 64:
                     raise
-                self.share /= 2
-                ask.tell(
-                    f"the prompt overflows the context of {getattr(self._lm, 'model', 'the model')}; asking with "
-                    f"{self.share:.1%} of the descriptions and history"
-                )
+                self._shrink(ask, share)
 
-    def _asker(self, ask: Ask, count: int, slot: int, draws: int) -> Callable[[], Answer]:
-        inputs = self._inputs(ask, count)
+    def _shrink(self, ask: Ask, share: float) -> None:
+        with self._shrinking:
+            if self._share != share:
+                return  # another request at the same time has seen to it
+            self._share = share / 2
+        ask.tell(
+            f"the prompt overflows the context of {getattr(self._lm, 'model', 'the model')}; asking with "
+            f"{share / 2:.1%} of the descriptions and history"
+        )
+
+    def _asker(self, ask: Ask, count: int, slot: int, draws: int, share: float) -> Callable[[], Answer]:
+        shown = replace(ask, shown=tuple(_last(ask.shown, share)))
+        inputs = self._inputs(shown, count, self._described(ask, share))
         config: dict[str, int] = {"rollout_id": zlib.crc32(f"{ask.seed}/{ask.step}/{slot}".encode())}
         if draws > 1:
             config["n"] = draws
@@ -173,31 +206,52 @@ class LMProposer:
             config=config,
         )
 
-    def _inputs(self, ask: Ask, count: int) -> dict[str, object]:
+    def _inputs(self, ask: Ask, count: int, descriptions: list[str]) -> dict[str, object]:
         return {
             "task": ask.task,
-            "descriptions": self._described(ask),
-            "history": [_scored(trial) for trial in _last(ask.shown, self.share)],
+            "descriptions": descriptions,
+            "history": [_scored(trial) for trial in ask.shown],
             "rejected": list(ask.rejected),
             "count": count,
         }
 
-    def _described(self, ask: Ask) -> list[str]:
-        budget = int(self.description_tokens * self.share)
+    def _described(self, ask: Ask, share: float) -> list[str]:
+        budget = int(self.description_tokens * share)
         if self.descriptions == "summary" and sum(map(tokens_in, ask.descriptions)) > budget:
-            return self._summary(ask, budget)
+            return self._summary(ask, budget, share)
         choose = CHOICES["even" if self.descriptions == "summary" else self.descriptions]
         return choose(ask.descriptions, budget, ask.step)
 
-    def _summary(self, ask: Ask, budget: int) -> list[str]:
+    def _summary(self, ask: Ask, budget: int, share: float) -> list[str]:
         """The descriptions in fewer words, by the model itself, once a run."""
-        shown = CHOICES["even"](ask.descriptions, int(4 * self.description_tokens * self.share), 0)
+        shown = CHOICES["even"](ask.descriptions, int(4 * self.description_tokens * share), 0)
         inputs: Mapping[str, object] = {"descriptions": shown, "words": budget // 2}
+        plain = dspy.ChatAdapter(use_json_adapter_fallback=False)  # which would be a second request, uncounted
         answer = ask.once(
             "summary",
-            lambda: request(self._lm, dspy.ChatAdapter(), SummariseLooks, inputs, field="summary"),
+            lambda: request(self._lm, plain, SummariseLooks, inputs, field="summary"),
         )
         return CHOICES["even"](answer.texts or ask.descriptions, budget, 0)
+
+
+class _Got:
+    """What the requests of a step brought: answers, faults, and the limit that one of them met."""
+
+    def __init__(self, results: "Sequence[Answer | Exception]") -> None:
+        self._results = list(results)
+        self.answers = [result for result in results if isinstance(result, Answer)]
+        self.texts = tuple(text for answer in self.answers for text in answer.texts)
+        self.ended = next((result for result in results if isinstance(result, BudgetError)), None)
+        self.fault = next((answer.fault for answer in self.answers if answer.fault), None)
+
+    def with_more(self, more: "_Got") -> "_Got":
+        return _Got([*self._results, *more._results])
+
+    def unless_silent(self) -> "_Got":
+        """Itself, unless no request was answered: then the first fault is raised."""
+        if not self.answers and self.ended is None:
+            raise next(result for result in self._results if isinstance(result, Exception))
+        return self
 
 
 def _last(trials: Sequence[Trial], share: float) -> Sequence[Trial]:
