@@ -12,6 +12,7 @@ from typing import Any
 from ipo_dspy.history import Score, Trial
 from ipo_dspy.ledger import Spent
 from ipo_dspy.lms.asking import price
+from ipo_dspy.lms.checks import distinct
 from ipo_dspy.proposers import Ask, LMProposer
 from ipo_dspy.search import Plan
 from ipo_dspy.template import Template
@@ -75,7 +76,7 @@ def estimate(models: Mapping[str, Any], proposer: Any, plan: Plan, searches: Seq
         searches: for each classifier the sentence in the prompt and how many images will be described.
     """
     names = {role: str(getattr(lm, "model", type(lm).__name__)) for role, lm in models.items()}
-    items = [_item("greeting", name, 1, *GREETING) for name in dict.fromkeys(names.values())]
+    items = [_item("greeting", names[role], 1, *GREETING) for role in distinct(models)]
     for task, described in searches:
         if "description_model" in names and described:
             prompt = DESCRIPTION_PROMPT + TOKENS_PER_IMAGE

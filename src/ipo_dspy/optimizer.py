@@ -29,7 +29,7 @@ from ipo_dspy.choices import (
 from ipo_dspy.errors import InputError, LanguageModelError
 from ipo_dspy.events import Event, Observer
 from ipo_dspy.ledger import Limits
-from ipo_dspy.lms.checks import check_prices, greet_once
+from ipo_dspy.lms.checks import check_prices, distinct, greet_once
 from ipo_dspy.results import DetailedResults, candidates, save_whole, with_templates
 from ipo_dspy.search import Plan, SearchResult
 from ipo_dspy.session import open_session
@@ -196,7 +196,7 @@ class IPO(Teleprompter):
                 check(session, task, ways)
             settings = self._settings(proposer, tasks)
             session.begin(seed=self.plan.seed, settings=settings, allow_changes=self.allow_changes)
-            for role, lm in models.items():
+            for role, lm in distinct(models).items():
                 greet_once(session.ledger, lm, role=role)
             encoded = [encode(session, task, ways) for task in tasks]
             session.go_on()

@@ -10,6 +10,7 @@ import dspy
 from dspy.utils.exceptions import LMError
 
 from ipo_dspy.errors import LanguageModelError
+from ipo_dspy.lms.faults import brief
 
 LOCAL = "transformers/"
 """Names that begin so are models of the Hugging Face hub, or folders of one, and run in this process."""
@@ -52,9 +53,9 @@ def build_lm(
         return dspy.LM(model, engine="litellm", **{**SETTINGS, **settings})
     except (LMError, TypeError, ValueError) as error:
         raise LanguageModelError(
-            f"{role}={model!r} cannot be set up: {str(error)[:300]}; mend the name or its settings "
+            f"{role}={model!r} cannot be set up: {brief(error)}; mend the name or its settings "
             f"({', '.join(settings) or 'none given'})"
-        ) from error
+        ) from None  # a traceback would print what `brief` took out
 
 
 def register_transformers() -> None:

@@ -62,7 +62,8 @@ def request(
     cut = "length" in _finish_reasons(entry)
     if read is not None:
         texts = [text for completion in _outputs(entry) for text in read(completion, cut)]
-    texts = [readable(without_keys(text[:MAX_TEXT], lm)) for text in texts[:MAX_TEXTS]]  # gateways quote requests
+    # Gateways put errors into answers, and those quote the request.
+    texts = [readable(without_keys(text[:MAX_TEXT], lm, words=False)) for text in texts[:MAX_TEXTS]]
     return _bill(lm, predict.history, usage, texts=texts, cut=cut, fault=None if texts else _unreadable(entry, lm))
 
 

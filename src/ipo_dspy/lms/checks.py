@@ -28,6 +28,23 @@ def check_prices(models: Mapping[str, Any], max_cost: float | None) -> None:
             )
 
 
+def distinct(models: Mapping[str, Any]) -> dict[str, Any]:
+    """Models by role, without one that another role asks already under the same name, address and key."""
+    found: dict[str, Any] = {}
+    for role, lm in models.items():
+        same = [other for other in found.values() if other is lm or _identity(other) == _identity(lm)]
+        if not same:
+            found[role] = lm
+    return found
+
+
+def _identity(lm: Any) -> tuple[Any, ...]:
+    return (
+        getattr(lm, "model", None),
+        *(getattr(lm, "kwargs", {}).get(k) for k in ("api_base", "base_url", "api_key")),
+    )
+
+
 def greet_once(ledger: Ledger, lm: Any, *, role: str) -> None:
     """Find out with the smallest request whether a model is there and takes the key; once in the life of a run.
 
@@ -38,7 +55,7 @@ def greet_once(ledger: Ledger, lm: Any, *, role: str) -> None:
         return  # no address behind it: a stand-in, or an engine of the caller's own
     try:
         with contextlib.suppress(BudgetError):  # the search will meet the limit, and end as usual
-            ledger.once("", f"greet {lm.model}", lambda: greet(lm))
+            ledger.once("", f"greet {role} {lm.model}", lambda: greet(lm))
     except (LMError, ImportError, OSError) as error:
         raise LanguageModelError(
             f"{role} {lm.model!r} does not answer: {brief(error, lm)}; {remedy(error, lm.model)}"

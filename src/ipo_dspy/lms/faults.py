@@ -56,14 +56,19 @@ def brief(error: Exception, lm: Any = None) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
-def without_keys(text: str, lm: Any = None) -> str:
+def without_keys(text: str, lm: Any = None, *, words: bool = True) -> str:
     """A text without the secrets of the environment and of a model, also masked or encoded, and without images.
+
+    Args:
+        text: of a provider.
+        lm: the model asked.
+        words: also secrets that may be words: a header such as "photo" must not be missing from an answer.
 
     >>> without_keys("I see data:image/png;base64,iVBORw0KGgo= and data")
     'I see [image] and data'
     """
     text = _IMAGE.sub("[image]", text)
-    secrets = _secrets(lm)
+    secrets = [secret for secret in _secrets(lm) if words or _is_random(secret)]
     forms = sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True)
     for pattern in [*map(_entire, forms), *map(_cut, forms)]:
         text = re.sub(pattern, "[hidden]", text)
@@ -92,9 +97,14 @@ def _entire(secret: str) -> str:
 
 def _cut(secret: str) -> str:
     """What is left of a secret that was masked or cut; nothing of what may be words, which begin as others do."""
-    if len(secret) < 2 * _BEGINNING or " " in secret or not any(map(str.isdigit, secret)):
+    if len(secret) < 2 * _BEGINNING or not _is_random(secret):
         return r"(?!)"
     return rf"{re.escape(secret[:_BEGINNING])}[^\s\"'<>,;&]*"
+
+
+def _is_random(secret: str) -> bool:
+    """Whether no text holds it by chance."""
+    return len(secret) >= _BEGINNING and " " not in secret and any(map(str.isdigit, secret))
 
 
 def _holds(packed: str, beginnings: list[bytes]) -> bool:

@@ -1,0 +1,373 @@
+"""The command line around a run: stopping and going on, limits, faults, settings of models, folders of earlier runs."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli_process import PYTHON, Processes
+from ipo_dspy import __version__, demo
+from ipo_dspy.cli import main
+from ipo_dspy.clip.images import open_image
+from ipo_dspy.journal import FILE_NAME, replay
+from openai_server import KEY, Reply, Writer
+
+STEPS = 5
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a picture of each of six classes."""
+    folder = tmp_path_factory.mktemp("photos")
+    for example in demo.load("pixel-animals", shots=1).trainset[:6]:
+        (folder / example.label).mkdir()
+        open_image(example.image).save(folder / example.label / "1.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    folder = tmp_path_factory.mktemp("processes")
+    places = {"HOME": str(folder), "DSPY_CACHEDIR": str(folder / "cache")}
+    with Processes(folder, {**places, "OPENAI_API_KEY": KEY}) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
+    """The trials of a run that nothing stops."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    with Writer() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", KEY)
+        with pytest.raises(SystemExit):
+            main(search(photos, out, server))
+    return trials(out)
+
+
+def search(photos: Path, out: Path | str, server: Writer | None, *more: str, model: str = "openai/toy") -> list[str]:
+    """Arguments of a short search; without a server by evolution."""
+    once = ["--lm-arg", "num_retries=0", "--lm-arg", "cache=false"]
+    asked = [] if server is None else ["--lm", model, "--lm-arg", f"api_base={server.url}", *once]
+    short = ["--model", "demo", "--shots", "1", "--test", "0", "--prompts-per-step", "2", "--steps", str(STEPS)]
+    return ["optimize", str(photos), *short, "--out", str(out), *asked, *more]
+
+
+def call(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    out, err = capsys.readouterr()
+    return int(exit.value.code or 0), out, err
+
+
+def trials(folder: Path) -> list[tuple[Any, ...]]:
+    events: list[Any] = list(replay(folder))
+    return [(e["index"], e["step"], e["template"], e["accuracy"]) for e in events if e["event"] == "trial"]
+
+
+def steps(folder: Path) -> list[int]:
+    return [event["step"] for event in replay(folder) if event["event"] == "step"]
+
+
+def command(err: str) -> str:
+    """The command that was printed to go on with."""
+    (line,) = (line for line in err.splitlines() if "go on with: " in line)
+    return line.partition("go on with: ")[2]
+
+
+class Gated(Writer):
+    """Holds back the answer to its third request for templates until the gate is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.gate, self.waited_in_vain = threading.Event(), threading.Event(), False
+
+    def answer(self, body: dict[str, Any]) -> Reply:
+        reply = super().answer(body)
+        if self.asked == 3 and not self.gate.is_set():
+            self.reached.set()
+            self.waited_in_vain = not self.gate.wait(60)
+        return reply
+
+
+def interrupt(child: int, processes: Processes) -> None:
+    """Ctrl-C, and wait until the process has said that it has noticed."""
+    os.kill(child, signal.SIGINT)
+    while "stopping after this step" not in processes.so_far():
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
+def test_ctrl_c_stops_after_the_step_and_the_printed_command_goes_on(
+    processes: Processes, photos: Path, undisturbed: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    out = tmp_path / "a run"  # the command must quote it
+    with Gated() as server:
+        child = processes.begin(*search(photos, out, server))
+        assert server.reached.wait(60)
+        interrupt(child, processes)
+        server.gate.set()
+        done = processes.end()
+        assert (done.code, server.asked, steps(out)) == (130, 3, [1, 2, 3])
+        assert "best template" in done.out
+        assert "; stopped" in done.out
+        assert (out / "best.json").is_file()
+        assert trials(out) == undisturbed[: len(trials(out))]
+
+        path = f"{Path(sys.executable).parent}{os.pathsep}{PYTHON['PATH']}"
+        environment = {**PYTHON, "PATH": path, "HOME": str(tmp_path), "OPENAI_API_KEY": KEY}
+        again = subprocess.run(command(done.err), shell=True, env=environment, cwd=processes.folder, check=False)
+    assert (again.returncode, server.asked) == (0, STEPS)
+    assert trials(out) == undisturbed
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
+def test_ctrl_c_twice_stops_at_once_and_the_journal_is_whole(
+    processes: Processes,
+    photos: Path,
+    undisturbed: list[tuple[Any, ...]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    with Gated() as server:
+        child = processes.begin(*search(photos, out, server))
+        assert server.reached.wait(60)
+        interrupt(child, processes)
+        os.kill(child, signal.SIGINT)
+        done = processes.end()  # while the answer is still held back
+        assert not server.waited_in_vain
+        server.gate.set()
+        assert done.code == 130
+        assert "Traceback" not in done.err
+        assert done.err.splitlines()[-1] == "ipo-dspy: interrupted"
+        assert steps(out)[:1] == [1]
+        assert 3 not in steps(out)
+        content = (out / FILE_NAME).read_bytes()
+        assert content.endswith(b"\n")
+        assert all(json.loads(line)["event"] for line in content.splitlines())
+        assert call(capsys, shlex.split(command(done.err))[1:])[0] == 0
+    assert trials(out) == undisturbed
+
+
+def test_a_server_that_dies_leaves_the_best_and_the_command(
+    photos: Path, undisturbed: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    gone = dict.fromkeys(range(2, 1000), Reply("gone", status=503))
+    with Writer(gone) as server:
+        code, told, err = call(capsys, search(photos, out, server, "--max-errors", "2"))
+        assert (code, server.asked) == (1, 4)
+        assert "; the language model failed" in told
+        assert err.splitlines()[-1].startswith("ipo-dspy: the language model failed (")
+        assert "gone" in err
+        saved = json.loads((out / "best.json").read_text())
+        assert any(template in json.dumps(saved) for _, _, template, _ in trials(out))
+        server.odd.clear()
+        assert call(capsys, shlex.split(command(err))[1:])[0] == 0
+    assert trials(out) == undisturbed
+
+
+@pytest.mark.parametrize("option", ["--lm", "--vlm"])
+def test_a_wrong_key_is_one_line_before_anything_is_encoded(
+    option: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: Any, **__: Any) -> None:
+        raise AssertionError("images were encoded before the key was tried")
+
+    monkeypatch.setattr("ipo_dspy.clip.images._encode", explode)
+    out = tmp_path / "run"
+    with Writer() as server, Refusing() as refusing:
+        asked = [option, "openai/refused", f"{option}-arg", f"api_base={refusing.url}"]
+        answering = server if option == "--vlm" else None
+        code, told, err = call(capsys, search(photos, out, answering, *asked))
+    assert (code, told, len(err.splitlines())) == (2, "", 1)
+    assert "set OPENAI_API_KEY to a key that the provider takes" in err
+    assert KEY not in err
+    assert len(refusing.requests) == 1
+    assert not (out / "best.json").exists()
+
+
+class Refusing(Writer):
+    def answer(self, body: dict[str, Any]) -> Reply:
+        self.requests.append(body)
+        return Reply(f"Incorrect API key provided: {KEY}", status=401)
+
+
+@pytest.mark.parametrize(
+    ("limit", "model", "row", "asked"),
+    [
+        (["--max-lm-calls", "3"], "toy", ["calls", "3", "3"], 3),
+        (["--max-tokens", "40"], "toy", ["tokens", "45", "40"], 3),
+        (["--max-cost", "0.00003"], "gpt-3.5-turbo", ["USD", "0.0000", "3e-05"], 3),
+    ],
+    ids=["calls", "tokens", "cost"],
+)
+def test_limits_reach_the_run_and_are_shown_beside_what_was_spent(
+    limit: list[str],
+    model: str,
+    row: list[str],
+    asked: int,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    more = [*limit, "--max-seconds", "5000"]
+    with Writer() as server:
+        code, told, _ = call(capsys, search(photos, tmp_path / "run", server, *more, model=f"openai/{model}"))
+        assert (code, len(server.requests)) == (0, asked)
+    table = {cells[0]: cells for line in told.splitlines() if (cells := [c.strip() for c in line.split("│")[1:-1]])}
+    assert table[row[0]] == row
+    assert table["seconds"][2] == "5000"
+    assert ("calls of unknown price" in table["USD"][1]) == (model == "toy")
+    assert f"; {limit[0]} is spent" in told
+
+
+def test_a_limit_on_time_ends_a_search_without_language_models(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, told, _ = call(capsys, search(photos, tmp_path / "run", None, "--max-seconds", "0.0001"))
+    assert code == 0
+    assert "; --max-seconds is spent" in told
+    assert trials(tmp_path / "run")
+
+
+def test_a_limit_on_cost_is_refused_where_the_price_is_unknown(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Writer() as server:
+        code, told, err = call(capsys, search(photos, tmp_path / "run", server, "--max-cost", "1"))
+    assert (code, told, server.requests) == (2, "", [])
+    assert "LiteLLM has no price for prompt_model 'openai/toy'" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_tells_what_to_expect_and_asks_nothing(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Writer() as server:
+        eyes = ["--vlm", "openai/eyes", "--vlm-arg", f"api_base={server.url}", "--dry-run"]
+        dry = search(photos, tmp_path / "run", server, *eyes, model="openai/gpt-4o-mini")
+        code, told, _ = call(capsys, dry)
+        assert code == 0
+        for word in ("nothing was asked", "greeting", "descriptions", "templates", "+ unknown"):
+            assert word in told
+        code, told, _ = call(capsys, [*dry, "--json"])
+        found = json.loads(told)
+        assert (code, found["calls"], found["cost"]) == (0, 2 + 6 + STEPS, None)
+        assert found["tokens"] == sum(i["prompt_tokens"] + i["completion_tokens"] for i in found["items"])
+        priced = {item["what"] for item in found["items"] if item["cost"]}
+        assert priced == {"greeting", "templates"}
+        assert server.requests == []
+    code, told, _ = call(capsys, search(photos, tmp_path / "run", None, "--dry-run"))
+    assert (code, "0 calls" in told) == (0, False)  # it is no result, so it goes to stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_of_a_model_arrive_at_the_wire(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--lm-arg", "max_tokens=77", "--lm-arg", "temperature=0.25", "--steps", "1"]
+    with Writer() as server:
+        assert call(capsys, search(photos, tmp_path / "run", server, *more))[0] == 0
+    body = server.requests[-1]
+    assert (body["max_tokens"], body["temperature"], body["model"]) == (77, 0.25, "toy")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("api_key={}", "--lm-arg api_key=... would show a secret in the list of processes"),
+        ("apikey={}", "would show a secret"),
+        ('headers={{"X-Key": "{}"}}', "would show a secret"),
+        ('extra_headers={{"X-Key": "{}"}}', "would show a secret"),
+        ('extra_body={{"a": {{"api-key": "{}"}}}}', "--lm-arg extra_body=... would show a secret"),
+        ("api-key={}", "takes NAME=VALUE"),
+        ("{}", "takes NAME=VALUE"),
+    ],
+)
+@pytest.mark.parametrize("given", [["--lm", "openai/toy"], []], ids=["with a model", "without"])
+def test_keys_are_refused_as_arguments_and_not_repeated(
+    argument: str, message: str, given: list[str], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = search(photos, "run", None, *given, "--lm-arg", argument.format("planted0123456789"))
+    code, told, err = call(capsys, arguments)
+    assert (code, told, len(err.splitlines())) == (2, "", 1)
+    assert message in err
+    assert "planted" not in err
+    assert not Path("run").exists()
+
+
+def test_settings_without_a_model_are_refused(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--lm", "--vlm"):
+        code, _, err = call(capsys, search(photos, "run", None, f"{option}-arg", "max_tokens=5"))
+        assert (code, err.splitlines()) == (
+            2,
+            [f"ipo-dspy: {option}-arg max_tokens=... is for a model; name one: {option} NAME"],
+        )
+
+
+def test_a_password_in_an_address_is_not_in_the_printed_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ipo_dspy.cli import resume
+
+    monkeypatch.setattr(resume, "_invoked", ["demo", "--lm-arg", "api_base=http://me:planted@host/v1"])
+    assert resume.command(Path("a b")) == ("ipo-dspy demo --lm-arg api_base=http://USER:PASSWORD@host/v1 --out 'a b'")
+
+
+def test_a_finished_run_is_told_again_and_other_settings_are_refused_unless_allowed(
+    photos: Path, undisturbed: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    with Writer() as server:
+        same = search(photos, out, server, "--json")
+        first = json.loads(call(capsys, same)[1])
+        asked = len(server.requests)
+        code, told, _ = call(capsys, same)
+        again = json.loads(told)
+        assert (code, len(server.requests)) == (0, asked)
+        assert {**again, "seconds": 0} == {**first, "seconds": 0}
+        assert trials(out) == undisturbed
+
+        before = (out / FILE_NAME).read_bytes()
+        changed = [*same, "--prompts-per-step", "3", "--seed", "4", "--steps", str(STEPS + 1)]
+        code, told, err = call(capsys, changed)
+        assert (code, told, len(server.requests), len(err.splitlines())) == (1, "", asked, 1)
+        assert "prompts_per_step was 2 and is 3; seed was 0 and is 4; set it as it was" in err
+        assert "steps was" not in err.replace("prompts_per_steps", "")
+        assert "--allow-changes" in err
+        assert (out / FILE_NAME).read_bytes() == before
+
+        code, told, _ = call(capsys, [*changed, "--allow-changes"])
+        assert (code, steps(out)[-1]) == (0, STEPS + 1)
+        assert trials(out)[: len(undisturbed)] == undisturbed
+
+
+def test_templates_may_be_asked_for_one_by_one(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Writer() as server:
+        more = ["--asking", "singles", "--steps", "2"]
+        assert call(capsys, search(photos, tmp_path / "run", server, *more))[0] == 0
+        assert server.asked == 2 * 2
+        code, _, err = call(capsys, search(photos, tmp_path / "other", server, "--asking", "one"))
+    assert code == 2
+    assert "asking='one' is unknown; write one of 'auto', 'list', 'draws', 'singles'" in err
+
+
+def test_the_version_is_printed_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, ["--version"])[:2] == (0, f"{__version__}\n")
