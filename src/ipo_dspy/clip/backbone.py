@@ -5,9 +5,9 @@ become token ids, where the text tower pools, which number format it runs in. Wh
 same: normalised float32 features. Weights are read as tensors only, never unpickled.
 
 A causal text tower that pools at the end token does not see what comes after that token, so it is run on
-the filled part of the context only. Whether a model is of that kind is decided once, at load, by its
-structure and by a comparison with its own `encode_text`; any other model takes the full context, which is
-slow rather than wrong.
+the filled part of the context only, and what lists of tokens share at their beginning is computed once for all
+(`clip.prefix`). Whether a model is of that kind is decided once, at load, by its structure and by a comparison
+with its own `encode_text`; any other model takes the full context, which is slow rather than wrong.
 
 Letters: N images, M token lists, L tokens, W width of the text tower, D width of the features.
 """
@@ -29,9 +29,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from PIL import Image
 from torch import Tensor, nn
 
+from ipo_dspy.clip import prefix
 from ipo_dspy.clip.memo import Memo
 from ipo_dspy.clip.sources import HUB, LOCAL, Source, brief, fetch_text_parts, resolve, stamp
 from ipo_dspy.clip.tokens import PROBES, Tokens
+from ipo_dspy.clip.trie import Plan, plan
 from ipo_dspy.errors import InputError, ModelError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -65,6 +67,7 @@ class Backbone:
         logit_scale: what cosine similarities are multiplied by to give logits.
         logit_bias: what is added to them; 0.0 except for SigLIP.
         trims_context: whether texts are encoded on the filled part of the context only.
+        shares_prefixes: whether what they have in common at their beginning is computed once.
         lock: held while features are computed and kept, so that two threads never compute the same.
         image_memo: features of images by content.
         text_memo: class features by template and classes.
@@ -97,6 +100,7 @@ class Backbone:
         self.lock = threading.RLock()
         self.image_memo, self.text_memo = Memo(_IMAGE_FLOATS), Memo(_TEXT_FLOATS)
         self.trims_context = _trims_context(model, self._tokens)
+        self.shares_prefixes = self.trims_context and _shares_prefixes(model, self._tokens)
         self.model.to(device=device, dtype=dtype)
 
     def preprocess(self, image: Image.Image) -> Tensor:
@@ -126,6 +130,11 @@ class Backbone:
         self._check_lengths(ids)
         tokens = self._tokens.padded(ids, max(map(len, ids))).to(self.device)  # [M, L], L the longest here
         return _normalised(_trimmed_text(self.model, tokens))
+
+    @torch.no_grad()
+    def encode_plan(self, shared: Plan) -> Tensor:
+        """The lists of a plan to normalised float32 features [M, D] on `device`; only where `shares_prefixes`."""
+        return _normalised(_shared_text(self.model, shared))
 
     @torch.no_grad()
     def encode_tokens_plain(self, ids: Sequence[tuple[int, ...]]) -> Tensor:
@@ -283,10 +292,21 @@ def _trimmed_text(model: Any, tokens: Tensor) -> Tensor:
     x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)  # [M, L, W]
     x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])  # [M, L, W]
     end = tokens.argmax(dim=-1) if _pool(tower) == "argmax" else (tokens == _end_id(tower)).int().argmax(dim=-1)
-    x = tower.ln_final(x[torch.arange(len(tokens), device=x.device), end])  # [M, W]
+    return _projected(tower, x[torch.arange(len(tokens), device=x.device), end])  # [M, D]
+
+
+def _shared_text(model: Any, shared: Plan) -> Tensor:
+    """`encode_text` of such a tower on a plan of shared prefixes: [M, D]."""
+    tower = getattr(model, "text", model)
+    return _projected(tower, prefix.run(tower, shared))
+
+
+def _projected(tower: Any, ends: Tensor) -> Tensor:
+    """Hidden states at the ends [M, W] to features [M, D]."""
+    x = tower.ln_final(ends)
     projection = tower.text_projection
     features: Tensor = x if projection is None else projection(x) if callable(projection) else x @ projection
-    return features  # [M, D]
+    return features
 
 
 def _trims_context(model: Any, tokens: Tokens) -> bool:
@@ -302,6 +322,17 @@ def _trims_context(model: Any, tokens: Tokens) -> bool:
             if not torch.allclose(plain, trimmed, rtol=0, atol=TRIM_TOLERANCE):
                 return False
     return bool(batches)
+
+
+def _shares_prefixes(model: Any, tokens: Tokens) -> bool:
+    """Whether `_shared_text` may stand in for this model's `encode_text`, which was found to be causal."""
+    if not prefix.shares_prefixes(getattr(model, "text", model)):
+        return False
+    texts = [*PROBES, *(f"{text} {more}" for text in PROBES for more in ("a", "of a dog", "of a cat, seen"))]
+    ids = sorted({row for row in tokens.ids(texts) if len(row) <= tokens.context_length})
+    with torch.no_grad():
+        plain = _normalised(model.encode_text(tokens.padded(ids, tokens.context_length), normalize=False))
+        return torch.allclose(plain, _normalised(_shared_text(model, plan(ids))), rtol=0, atol=TRIM_TOLERANCE)
 
 
 def _is_causal_and_pools_at_end(model: Any) -> bool:

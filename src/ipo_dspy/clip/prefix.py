@@ -1,0 +1,109 @@
+"""A causal text tower on a plan of shared prefixes: each distinct prefix once a layer, exactly.
+
+Hidden states of a causal tower depend on the tokens before and at a position, so what lists share need not be computed
+for each of them. The large matrix products run over all nodes at once; attention runs over groups of runs, whose
+keys are those of their ancestors and their own. In the last layer only the ends have a query and go through the MLP.
+
+Letters: N nodes, M token lists, B runs, H heads, W width of the tower.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor, nn
+
+from ipo_dspy.clip.trie import Plan, Runs
+
+ROWS = 1024
+"""Nodes that go through the MLP at a time: its wide middle then stays in the cache of a CPU."""
+
+
+def shares_prefixes(tower: Any) -> bool:
+    """Whether `run` knows the blocks of a tower; whether the tower is causal is not seen here."""
+    blocks: Any = getattr(tower.transformer, "resblocks", ())
+    return len(blocks) > 0 and all(map(_is_plain, blocks))
+
+
+def run(tower: Any, plan: Plan) -> Tensor:
+    """Hidden states at the end of each list after the last block, before the final norm: [M, W]."""
+    device, blocks = tower.positional_embedding.device, tower.transformer.resblocks
+    tokens, positions = torch.from_numpy(plan.tokens).to(device), torch.from_numpy(plan.positions).to(device)
+    dtype = tower.transformer.get_cast_dtype()
+    x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[positions].to(dtype)  # [N, W]
+    groups = [_Group(group, device) for group in plan.groups]
+    for block in blocks[:-1]:
+        attended = _attend(block, x, groups)
+        x = _mlp(block, x + block.ls_1(block.attn.out_proj(attended)))
+    return _last(blocks[-1], x, groups)[torch.from_numpy(plan.places).to(device)]
+
+
+class _Group:
+    """Runs with their ancestors and mask on a device."""
+
+    def __init__(self, runs: Runs, device: torch.device) -> None:
+        self.count, self.length, self.depth = runs.count, runs.length, runs.depth
+        self.rows = slice(runs.first, runs.first + runs.count * runs.length)
+        self.ancestors = torch.from_numpy(runs.ancestors).to(device)  # [B, depth]
+        whole = torch.ones(runs.length, runs.depth + runs.length, dtype=torch.bool, device=device)
+        self.mask = whole.tril(runs.depth) if runs.length > 1 else None
+        ends = torch.arange(runs.count, device=device) * runs.length + runs.length - 1
+        self.ends = runs.first + ends  # [B]
+
+    def keys_and_values(self, kv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+        """Of ancestors and run, each [B, H, depth + length, W / H]; `kv` is [N, 2 W]."""
+        own = kv[self.rows].view(self.count, self.length, -1)
+        both = torch.cat([kv[self.ancestors], own], dim=1) if self.depth else own  # [B, depth + length, 2 W]
+        keys, values = both.view(self.count, self.depth + self.length, 2, heads, -1).permute(2, 0, 3, 1, 4)
+        return keys, values
+
+
+def _attend(block: Any, x: Tensor, groups: list[_Group]) -> Tensor:
+    """Attention of every node to its ancestors and itself, before the output projection: [N, W]."""
+    width, heads = x.shape[1], block.attn.num_heads
+    qkv = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)  # [N, 3 W]
+    out = torch.empty_like(x)
+    for group in groups:
+        keys, values = group.keys_and_values(qkv[:, width:], heads)
+        queries = qkv[group.rows, :width].view(group.count, group.length, heads, -1).transpose(1, 2)
+        found = F.scaled_dot_product_attention(queries, keys, values, attn_mask=group.mask)
+        out[group.rows] = found.transpose(1, 2).reshape(-1, width)
+    return out
+
+
+def _last(block: Any, x: Tensor, groups: list[_Group]) -> Tensor:
+    """The last block for the end of each run alone: [M, W], in the order of runs."""
+    width, heads = x.shape[1], block.attn.num_heads
+    weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+    normed = block.ln_1(x)
+    kv = F.linear(normed, weight[width:], None if bias is None else bias[width:])  # [N, 2 W]
+    ends = torch.cat([group.ends for group in groups])  # [M]
+    q = F.linear(normed[ends], weight[:width], None if bias is None else bias[:width])  # [M, W]
+    found, first = torch.empty_like(q), 0
+    for group in groups:
+        rows = slice(first, first + group.count)
+        keys, values = group.keys_and_values(kv, heads)
+        queries = q[rows].view(group.count, 1, heads, -1).transpose(1, 2)  # [B, H, 1, W / H]
+        found[rows] = F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).reshape(-1, width)
+        first += group.count
+    return _mlp(block, x[ends] + block.ls_1(block.attn.out_proj(found)))
+
+
+def _mlp(block: Any, x: Tensor) -> Tensor:
+    """The block's second half, in place, some rows at a time."""
+    for rows in torch.split(x, ROWS):
+        rows += block.ls_2(block.mlp(block.ln_2(rows)))
+    return x
+
+
+def _is_plain(block: Any) -> bool:
+    attention = getattr(block, "attn", None)
+    parts = ("ln_1", "ls_1", "ln_2", "ls_2", "mlp")
+    return (
+        isinstance(attention, nn.MultiheadAttention)
+        and attention.in_proj_weight is not None
+        and attention.bias_k is None
+        and not attention.add_zero_attn
+        and all(hasattr(block, part) for part in parts)
+        and not hasattr(block, "ln_1_kv")
+    )

@@ -1,0 +1,135 @@
+"""Token lists to a plan of their shared prefixes: every distinct prefix is one node, to be computed once a layer.
+
+All candidates and classes of a step form one trie. In sorted order a list shares its first tokens with the one before,
+and the rest of it is a run of new nodes; the last of them is its end. Runs that begin at the same depth and have the
+same length are put side by side, so that a tower can treat them as one batch without gathering.
+
+Letters: M token lists, N nodes, B runs of a group, L tokens.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+TokenList = tuple[int, ...]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Runs of nodes that begin at the same depth and have the same length, one after the other.
+
+    Attributes:
+        first: node at which the first run begins.
+        count: how many runs, B.
+        length: nodes of each.
+        ancestors: [B, depth], the nodes before each run, from the root on.
+    """
+
+    first: int
+    count: int
+    length: int
+    ancestors: Indices
+
+    @property
+    def depth(self) -> int:
+        """Tokens before each run."""
+        return int(self.ancestors.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Nodes in the order of their groups, and where each list ends.
+
+    Attributes:
+        tokens: [N], the token of each node.
+        positions: [N], how many tokens stand before it.
+        groups: the runs; each list has one, whose last node is its end.
+        places: [M], for each list the place of its run among all runs of all groups.
+    """
+
+    tokens: Indices
+    positions: Indices
+    groups: tuple[Runs, ...]
+    places: Indices
+
+    @property
+    def nodes(self) -> int:
+        """Distinct prefixes, N."""
+        return len(self.tokens)
+
+
+def plan(lists: Sequence[TokenList]) -> Plan:
+    """The plan of distinct, sorted token lists.
+
+    >>> shared = plan([(1, 2, 9), (1, 2, 3, 9), (1, 4, 9)])
+    Traceback (most recent call last):
+        ...
+    ValueError: token lists must be distinct and sorted
+    >>> shared = plan([(1, 2, 3, 9), (1, 2, 9), (1, 4, 9)])
+    >>> shared.nodes, [(group.depth, group.length, group.count) for group in shared.groups]
+    (7, [(0, 4, 1), (1, 2, 1), (2, 1, 1)])
+    """
+    if any(before >= after for before, after in itertools.pairwise(lists)):
+        raise ValueError("token lists must be distinct and sorted")
+    shared = shared_tokens(lists)
+    order = sorted(range(len(lists)), key=lambda i: (shared[i], len(lists[i])))
+    paths = np.zeros((len(lists), max(map(len, lists), default=0)), dtype=np.int64)  # [M, L], nodes of each list
+    tokens, positions = [np.zeros(sum(map(len, lists)) - sum(shared), dtype=np.int64) for _ in range(2)]
+    begins, first = np.zeros(len(lists), dtype=np.int64), 0
+    for i in order:
+        begins[i], stop = first, first + len(lists[i]) - shared[i]
+        tokens[first:stop], positions[first:stop] = lists[i][shared[i] :], np.arange(shared[i], len(lists[i]))
+        first = stop
+    for i, row in enumerate(lists):
+        paths[i, : shared[i]] = paths[i - 1, : shared[i]]
+        paths[i, shared[i] : len(row)] = np.arange(begins[i], begins[i] + len(row) - shared[i])
+    groups = tuple(
+        Runs(int(begins[runs[0]]), len(runs), length, paths[runs, :depth])
+        for (depth, length), runs in _grouped(order, shared, lists)
+    )
+    places = np.empty(len(lists), dtype=np.int64)
+    places[order] = np.arange(len(lists))
+    return Plan(tokens, positions, groups, places)
+
+
+def shared_tokens(lists: Sequence[TokenList]) -> list[int]:
+    """How many first tokens each list shares with the one before it.
+
+    >>> shared_tokens([(1, 2, 3), (1, 2, 4), (5,)])
+    [0, 2, 0]
+    """
+    return [0, *itertools.starmap(_common, itertools.pairwise(lists))][: len(lists)]
+
+
+def _common(one: TokenList, other: TokenList) -> int:
+    differs = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differs, min(len(one), len(other)))
+
+
+def _grouped(
+    order: Sequence[int], shared: Sequence[int], lists: Sequence[TokenList]
+) -> list[tuple[tuple[int, int], list[int]]]:
+    """Lists by depth and length of their runs, in order."""
+    kinds = itertools.groupby(order, key=lambda i: (shared[i], len(lists[i]) - shared[i]))
+    return [(kind, list(runs)) for kind, runs in kinds]
+
+
+def chunks(lists: Sequence[TokenList], nodes: int) -> list[Sequence[TokenList]]:
+    """Sorted lists in pieces whose plans have about so many nodes at most.
+
+    >>> chunks([(1, 2, 3), (1, 2, 4), (1, 5, 6)], nodes=4)
+    [[(1, 2, 3), (1, 2, 4)], [(1, 5, 6)]]
+    """
+    pieces: list[list[TokenList]] = []
+    size = 0
+    for row, common in zip(lists, shared_tokens(lists), strict=True):
+        if not pieces or size + len(row) - common > nodes:
+            pieces.append([])
+            size = common  # a new piece computes the shared prefix once more
+        pieces[-1].append(row)
+        size += len(row) - common
+    return list(pieces)
