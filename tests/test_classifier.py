@@ -44,13 +44,13 @@ class CountsTexts:
 
     def __init__(self, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
         self.encoded = 0
-        plain = backbone.encode_tokens
+        encode = backbone.encode_plan
 
-        def counted(ids: Any) -> Any:
-            self.encoded += len(ids)
-            return plain(ids)
+        def counted(shared: Any) -> Any:
+            self.encoded += len(shared.places)
+            return encode(shared)
 
-        monkeypatch.setattr(backbone, "encode_tokens", counted)
+        monkeypatch.setattr(backbone, "encode_plan", counted)
 
 
 def test_a_prediction_is_the_softmax_of_scaled_cosines(task: demo.DemoTask, backbone: Backbone) -> None:

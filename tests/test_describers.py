@@ -2,11 +2,9 @@
 
 import base64
 import io
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import dspy
 import pytest
 from PIL import Image
 
@@ -16,13 +14,7 @@ from ipo_dspy.errors import LanguageModelError
 from ipo_dspy.ledger import Ledger, Limits
 from openai_server import KEY, OpenAIServer, Reply, images_of, text_of
 
-
-@pytest.fixture(autouse=True)
-def _no_cache() -> Iterator[None]:
-    before = dspy.cache
-    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
-    yield
-    dspy.cache = before
+pytestmark = pytest.mark.usefixtures("no_cache")
 
 
 def picture(width: int = 8, height: int = 8, colour: str = "red") -> Image.Image:

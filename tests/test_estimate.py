@@ -1,6 +1,5 @@
 """The dry run: what it expects is close to what a run then costs, and it asks nothing."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import dspy
@@ -10,13 +9,7 @@ from ipo_dspy import IPO, LMProposer, demo
 from ipo_dspy.lms.asking import price
 from openai_server import Writer, text_of
 
-
-@pytest.fixture(autouse=True)
-def _no_cache() -> Iterator[None]:
-    before = dspy.cache
-    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
-    yield
-    dspy.cache = before
+pytestmark = pytest.mark.usefixtures("no_cache")
 
 
 @pytest.mark.parametrize("asking", ["list", "singles", "draws"])

@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,7 @@ from openai_server import KEY, OpenAIServer, Reply, Writer, images_of, text_of
 STEPS, COUNT = 4, 3
 
 
-@pytest.fixture(autouse=True)
-def _no_cache() -> Iterator[None]:
-    before = dspy.cache
-    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
-    yield
-    dspy.cache = before
+pytestmark = pytest.mark.usefixtures("no_cache")
 
 
 @pytest.fixture(scope="module")
