@@ -21,7 +21,7 @@ from ipo_dspy.clip.trie import plan
 
 TEMPLATES = {
     "short, class at the end": ["a photo of a {}."],
-    "26 tokens, class in the middle": [
+    "25 tokens, class in the middle": [
         "a dark grainy close up photo of a {} in front of a plain white wall, seen from the side."
     ],
     "8 short ones, a step": [

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, get_args
 
-import dspy
+import pytest
 
 from ipo_dspy import IPO, demo
 from ipo_dspy.events import KEPT, OUTCOME, PASSING, Event, _kind
@@ -18,19 +18,15 @@ def test_every_kind_is_kept_or_passes() -> None:
     assert set(KEPT) > OUTCOME
 
 
+@pytest.mark.usefixtures("no_cache")
 def test_observers_see_what_the_journal_keeps_and_all_of_it_has_the_fields_of_its_type(tmp_path: Path) -> None:
     seen: list[Any] = []
     task = demo.load("pixel-animals", shots=1)
-    before = dspy.cache
-    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
-    try:
-        with Writer() as server:
-            lm = server.lm()
-            given: dict[str, Any] = {"steps": 2, "prompts_per_step": 2, "max_descriptions": 3, "max_lm_calls": 5}
-            optimizer = IPO(prompt_model=lm, description_model=lm, log_dir=tmp_path, observers=[seen.append], **given)
-            optimizer.compile(task.program, task.trainset, valset=task.valset)
-    finally:
-        dspy.cache = before
+    with Writer() as server:
+        lm = server.lm()
+        given: dict[str, Any] = {"steps": 2, "prompts_per_step": 2, "max_descriptions": 3, "max_lm_calls": 5}
+        optimizer = IPO(prompt_model=lm, description_model=lm, log_dir=tmp_path, observers=[seen.append], **given)
+        optimizer.compile(task.program, task.trainset, valset=task.valset)
     assert [event for event in seen if event["event"] not in PASSING] == replay(tmp_path)
     kinds = {event["event"] for event in seen}
     assert kinds == {*KEPT, "progress"} - {"resume", "rejection", "fault"}
