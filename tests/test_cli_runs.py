@@ -229,8 +229,9 @@ def test_limits_reach_the_run_and_are_shown_beside_what_was_spent(
 ) -> None:
     more = [*limit, "--max-seconds", "5000"]
     with Writer() as server:
-        code, told, _ = call(capsys, search(photos, tmp_path / "run", server, *more, model=f"openai/{model}"))
+        code, told, err = call(capsys, search(photos, tmp_path / "run", server, *more, model=f"openai/{model}"))
         assert (code, len(server.requests)) == (0, asked)
+    assert f"{limit[0]} is spent; raise it; go on with: ipo-dspy optimize" in err
     table = {cells[0]: cells for line in told.splitlines() if (cells := [c.strip() for c in line.split("│")[1:-1]])}
     assert table[row[0]] == row
     assert table["seconds"][2] == "5000"

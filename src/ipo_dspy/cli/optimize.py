@@ -191,8 +191,9 @@ def _run(
         show.as_json(result.as_json())
     else:
         show.outcome(result, optimizer.limits)
+    if why := _why(result):
+        show.note(f"ipo-dspy: {why}; go on with: {resume.command(folder)}")
     if code := _exit_code(result):
-        show.note(f"ipo-dspy: {_why(result)}; go on with: {resume.command(folder)}")
         raise typer.Exit(code)
 
 
@@ -202,7 +203,13 @@ def _exit_code(result: "Outcome") -> int:
 
 
 def _why(result: "Outcome") -> str:
-    return "stopped" if result.status == "stopped" else f"the language model failed ({result.fault})"
+    """What kept a run from its end, if something did."""
+    told = {
+        "finished": "",
+        "stopped": "stopped",
+        "faults": f"the language model failed ({result.fault})",
+    }
+    return told.get(result.status, f"--{result.status.replace('_', '-')} is spent; raise it")
 
 
 def _models(
