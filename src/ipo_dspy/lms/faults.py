@@ -30,7 +30,7 @@ LONGEST = 300
 _LOOKS_SECRET = re.compile(r"(?i)\b(?!HF_TOKEN\b)(?:sk|pk|hf|key)[-_][\w*-]{4,}|\bbearer\s+[^\s\"',}]+")
 _SECRET_NAMES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 _GIVEN_NAMES = ("key", "token", "secret", "password", "credential")
-IS_SECRET = re.compile(r"(?:^|_|api)(?:key|token|secret|password|credentials?)$|headers?$", re.IGNORECASE)
+IS_SECRET = re.compile(r"(?:^|_|api)(?<!per_)(?:key|token|secret|password|credentials?)$|headers?$", re.IGNORECASE)
 """Names of settings of a language model that hold a secret: `api_key`, not `max_tokens`."""
 _USERINFO = re.compile(r"\w+://([^/?#]+)@")
 _IMAGE = re.compile(r"data:image/[\w.+-]+;base64,[\w+/=%-]*")
