@@ -214,12 +214,14 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=1.0)
     parser.add_argument("--budget", type=int, default=60)
     options = parser.parse_args()
+    # Now: by the end of a long run somebody may have committed something else.
+    told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    commit = told.stdout.strip()
     options.steps = options.steps or {"tokens": 20, "latency": 100}.get(options.table, 40)
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     tables = {"tokens": tokens, "latency": latency, "descriptions": descriptions, "overlap": overlap}
     tables[options.table](options)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    print(f"\ncommit {commit.stdout.strip()}, Python {platform.python_version()}, torch {torch.__version__}, ", end="")
+    print(f"\ncommit {commit}, Python {platform.python_version()}, torch {torch.__version__}, ", end="")
     print(f"{torch.get_num_threads()} threads, seed {options.seed}, {options.steps} steps")
 
 

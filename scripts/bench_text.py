@@ -88,6 +88,9 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    # Now: by the end of a long run somebody may have committed something else.
+    told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    commit = told.stdout.strip()
     import_open_clip()
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
@@ -102,8 +105,7 @@ def main() -> None:
             f"{row['rate']:.0%} | {row['difference']:.1e} |",
             flush=True,
         )
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    print(f"\n{options.model}, {len(names)} class names, float32, commit {commit.stdout.strip()}, ", end="")
+    print(f"\n{options.model}, {len(names)} class names, float32, commit {commit}, ", end="")
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
 
 
