@@ -96,7 +96,7 @@ def prove(kills: int, seed: int, tmp_path: Path) -> None:
     whole = story(tmp_path / "whole")
     size = (tmp_path / "whole" / FILE_NAME).stat().st_size
     lost, killed = 0, 0
-    moments = sorted(draw.randrange(1, int(0.85 * size)) for _ in range(kills))
+    moments = sorted(draw.randrange(1, int(0.6 * size)) for _ in range(kills))
     with Writer() as server, sitter(server, tmp_path / "cut", steps) as one:
         code = None
         while code != 0:
@@ -112,7 +112,7 @@ def prove(kills: int, seed: int, tmp_path: Path) -> None:
         assert story(tmp_path / "cut") == whole
         asked_for = questions(tmp_path / "cut")
         assert len(asked_for) == len(set(asked_for)) == len(server.requests) - lost
-        assert killed >= 0.8 * kills  # the last moments may fall behind the end
+        assert killed == kills
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the test reads /proc")
