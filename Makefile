@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow check results clean
+.PHONY: demo test slow check results bench clean
 
 demo: $(READY)
 	$(BIN)/ipo-dspy demo
@@ -20,6 +20,10 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --doctest-modules src -q
+
+# SIZE=full is for releases.
+bench: $(READY)
+	$(BIN)/python scripts/bench.py --size $(or $(SIZE),quick)
 
 results: $(READY)
 	$(BIN)/python scripts/results.py

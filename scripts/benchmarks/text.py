@@ -1,20 +1,15 @@
-"""How long a template takes: this library's text encoding beside open_clip's own, on the ImageNet class names.
+"""Text encoding
 
-`python scripts/bench_text.py` prints the table of docs/benchmarks.md. Both run in one process, in turn; the figures are
-medians, and the ratio is what counts. Weights are random, which changes no time.
+A template with the 1,000 ImageNet class names through the text tower, beside `open_clip.build_zero_shot_classifier`, in
+turn in one process, medians. Weights are random, which changes no time.
 """
 
-import argparse
-import platform
 import statistics
-import subprocess
-import time
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
+from benchmarks.common import Size, seconds, table
 from ipo_dspy.clip.backbone import Backbone, import_open_clip, load_backbone
 from ipo_dspy.clip.text import encode_token_lists
 from ipo_dspy.clip.trie import plan
@@ -28,13 +23,6 @@ TEMPLATES = {
         f"a {word} photo of a {{}}." for word in ["dark", "blurry", "old", "big", "tiny", "drawn", "faded", "grainy"]
     ],
 }
-
-
-def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    """How long something takes, and what it gives."""
-    began = time.perf_counter()
-    found = work()
-    return time.perf_counter() - began, found
 
 
 def gemm_rate(width: int) -> float:
@@ -81,33 +69,27 @@ def measure(backbone: Backbone, templates: list[str], names: list[str], repeats:
     }
 
 
-def main() -> None:
-    """Print the table and where it was made."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="ViT-B-16-quickgelu")
-    parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    # Now: by the end of a long run somebody may have committed something else.
-    told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    commit = told.stdout.strip()
+def run(size: Size, seed: int) -> None:
+    """Print the table."""
     import_open_clip()
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
-    names = list(IMAGENET_CLASSNAMES[: options.classes])
-    backbone = load_backbone(options.model, None, device="cpu")
-    print("| templates | nodes of positions | seconds | times faster than open_clip | of the GEMM rate | difference |")
-    print("|---|---:|---:|---:|---:|---:|")
-    for name, templates in TEMPLATES.items():
-        row = measure(backbone, templates, names, options.repeats)
-        print(
-            f"| {name} | {row['nodes']:,} of {row['positions']:,} | {row['ours']:.2f} | {row['ratio']:.1f} | "
-            f"{row['rate']:.0%} | {row['difference']:.1e} |",
-            flush=True,
-        )
-    print(f"\n{options.model}, {len(names)} class names, float32, commit {commit}, ", end="")
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    torch.manual_seed(seed)
+    names = list(IMAGENET_CLASSNAMES[: 1000 if size == "full" else 200])
+    backbone = load_backbone("ViT-B-16-quickgelu", None, device="cpu")
+    print(f"{backbone.name}, {len(names)} class names, float32, {torch.get_num_threads()} threads.\n")
+    header = ("templates", "nodes of positions", "seconds", "times faster", "of the GEMM rate", "difference")
+    table(header, (row(backbone, which, names, 3 if size == "full" else 1) for which in TEMPLATES))
 
 
-if __name__ == "__main__":
-    main()
+def row(backbone: Backbone, which: str, names: list[str], repeats: int) -> tuple[str, ...]:
+    """One line of the table."""
+    found = measure(backbone, TEMPLATES[which], names, repeats)
+    return (
+        which,
+        f"{found['nodes']:,} of {found['positions']:,}",
+        f"{found['ours']:.2f}",
+        f"{found['ratio']:.1f}",
+        f"{found['rate']:.0%}",
+        f"{found['difference']:.1e}",
+    )

@@ -1,0 +1,37 @@
+"""`python scripts/bench.py [--size full] [SECTION ...]` prints docs/benchmarks.md, section by section.
+
+A section is a module of `benchmarks` with a docstring, which says what is compared, and `run(size, seed)`, which
+prints its tables.
+"""
+
+import argparse
+import importlib
+import inspect
+
+from benchmarks.common import commit, machine
+
+SECTIONS = ("text",)
+"""In the order of the page."""
+
+
+def main() -> None:
+    """Print the sections that were asked for, and where they were made."""
+    parser = argparse.ArgumentParser(prog="python scripts/bench.py", description=__doc__.partition("\n")[0])
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all by default")
+    parser.add_argument("--size", choices=("quick", "full"), default="quick")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    unknown = set(options.sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"unknown section {sorted(unknown)[0]!r}; write one of {', '.join(SECTIONS)}")
+    stamp = f"commit {commit()}, seed {options.seed}, {machine()}"  # now: the tree may change while a long run goes on
+    for name in options.sections or SECTIONS:
+        section = importlib.import_module(f"benchmarks.{name}")
+        title, _, text = inspect.getdoc(section).partition("\n")  # type: ignore[union-attr]
+        print(f"## {title}\n\n{text.strip()}\n", flush=True)
+        section.run(options.size, options.seed)
+        print(f"\n`python scripts/bench.py --size {options.size} {name}`: {stamp}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

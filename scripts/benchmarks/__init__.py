@@ -1,0 +1,1 @@
+"""`python scripts/bench.py`: what scoring costs beside what a user would take instead; prints docs/benchmarks.md."""
