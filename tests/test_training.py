@@ -128,14 +128,18 @@ def test_a_classifier_that_is_not_always_called() -> None:
         gathered(Two(sometimes=True), pets(look="photo"), label_field={"animal": "label", "style": "look"})
 
 
-def test_an_error_of_the_program_stays_its_own() -> None:
+@pytest.mark.parametrize("failing", [0, 5])
+def test_an_error_of_the_program_stays_its_own_and_says_on_which_example(failing: int) -> None:
     def fails(inputs: dict[str, Any]) -> dict[str, Any]:
-        if inputs["image"] == "5.png":
+        if inputs["image"] == f"{failing}.png":
             raise ZeroDivisionError("in the user's module")
         return {"image": f"crop of {inputs['image']}"}
 
-    with pytest.raises(ZeroDivisionError, match="in the user's module"):
+    with pytest.raises(ZeroDivisionError, match="in the user's module") as caught:
         gathered(Nested(Stub(PETS), fails), pets())
+    (note,) = caught.value.__notes__
+    assert note.startswith(f"your program failed on trainset[{failing}]: ")
+    assert note.endswith(f"mend it until program(**trainset[{failing}].inputs()) works")
 
 
 @pytest.mark.parametrize(

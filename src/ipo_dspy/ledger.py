@@ -188,10 +188,6 @@ class Ledger:
         """What the run has cost so far."""
         return Spent(**{**asdict(self._spent), "seconds": self.elapsed})
 
-    def answered(self, predictor: str, question: str) -> bool:
-        """Whether there is an answer to a question."""
-        return (predictor, question) in self._answers
-
     def cost_of(self, predictor: str, questions: str) -> Spent:
         """What the answers cost whose question begins so, e.g. `step 3/`."""
         total = Spent()

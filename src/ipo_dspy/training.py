@@ -94,6 +94,7 @@ def gather(
 
     Raises:
         ImageError: such an image, without `skip_bad`.
+        Exception: whatever the program raises, with a note that says on which example.
         DataError: no examples, a field is missing, or a label is outside the classes.
     """
     if not examples:
@@ -120,19 +121,23 @@ def _inputs(
         if example._input_keys is None:
             raise DataError(f"{name}[{i}] does not say which fields the program takes; write .with_inputs('image')")
 
-    def trace(example: dspy.Example) -> dict[str, dict[str, Any]] | None:
+    def trace(index: int) -> dict[str, dict[str, Any]] | None:
         try:
-            return _trace(program, classifiers, example)
-        except ImageError:
-            if skip_bad:
+            return _trace(program, classifiers, examples[index])
+        except Exception as error:
+            if skip_bad and isinstance(error, ImageError):
                 return None
+            error.add_note(
+                f"your program failed on {name}[{index}]: {name} is run through it to see what reaches its "
+                f"classifiers; mend it until program(**{name}[{index}].inputs()) works"
+            )
             raise
 
-    probed = [trace(example) for example in examples[:PROBED]]
+    probed = [trace(index) for index in range(min(PROBED, len(examples)))]
     pairs = [(seen, example) for seen, example in zip(probed, examples, strict=False) if seen is not None]
     if pairs and all(_unchanged(seen, example) for seen, example in pairs):
         return examples, {key: [_own_fields(e, i, name) for i, e in enumerate(examples)] for key in classifiers}
-    traced = [*probed, *in_threads(trace, examples[PROBED:], num_threads=num_threads)]
+    traced = [*probed, *in_threads(trace, range(PROBED, len(examples)), num_threads=num_threads)]
     usable = [(i, seen) for i, seen in enumerate(traced) if seen is not None]
     reached = {key: [_reached(seen, key, i, name) for i, seen in usable] for key in classifiers}
     return [examples[i] for i, _ in usable], reached
