@@ -12,7 +12,7 @@ class Sorter(dspy.Module):
 
     def __init__(self, classes: tuple[str, ...], threshold: float) -> None:
         super().__init__()
-        self.classify = ClipClassifier(classes, model=f"local-dir:{demo.model_path()}")
+        self.classify = ClipClassifier(classes, model="demo")
         self.threshold = threshold
 
     def forward(self, image: Any) -> dspy.Prediction:

@@ -262,6 +262,20 @@ def test_the_backbone_is_loaded_once_for_equal_arguments(backbone: Backbone) -> 
     assert load_backbone(f"local-dir:{demo.model_path()}", None) is backbone
 
 
+def test_the_bundled_model_has_a_name_that_files_of_other_environments_share(
+    backbone: Backbone, task: demo.DemoTask, tmp_path: Path
+) -> None:
+    path = tmp_path / "p.json"
+    for program in (ClipClassifier(["a", "b"], model="demo"), fresh(task), ClipClassifier(["a", "b"], model=backbone)):
+        assert program.backbone is backbone
+        program.save(str(path))
+        state = json.loads(path.read_text())
+        assert (state["clip"]["model"], state["clip"]["pretrained"]) == ("demo", "")
+    state["clip"]["model"] = "local-dir:/another/venv/ipo_dspy/demo/assets/model"  # as version 0.1.0 wrote it there
+    path.write_text(json.dumps(state))
+    assert ClipClassifier.from_file(path).backbone is backbone
+
+
 def test_saving_and_loading_need_no_weights(tmp_path: Path) -> None:
     path = str(tmp_path / "p.json")
     absent = ClipClassifier(["a", "b"], model="local-dir:/nowhere", pretrained=None, dtype="float16")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import dspy
 from dspy.utils.callback import BaseCallback
 
+from ipo_dspy.bundled import DEMO, located, named
 from ipo_dspy.errors import DataError, ImageError, ProgramFileError, TemplateError
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
 
@@ -50,12 +51,17 @@ class ClassifyAmong(dspy.Signature):
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What to load, as the arguments of `clip.backbone.load_backbone`."""
+    """What to load, in the words of the user: `demo` is the bundled model, wherever it lies."""
 
     model: str
     pretrained: str | None
     device: str = "auto"
     dtype: str = "float32"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of `clip.backbone.load_backbone`."""
+        return {**asdict(self), "model": located(self.model)}
 
 
 class ClipClassifier(dspy.Predict):
@@ -65,8 +71,9 @@ class ClipClassifier(dspy.Predict):
         classes: class names; `None` if every call gives its own (`classes=[...]`), e.g. from an upstream module.
         template: where `<CLASS>` stands for the class name. Several lines are an ensemble: their normalised
             text features are averaged.
-        model: an open_clip architecture, `local-dir:PATH`, `hf-hub:NAME`, or a loaded `Backbone`.
-        pretrained: open_clip tag or checkpoint path; ignored for the last three.
+        model: an open_clip architecture, `local-dir:PATH`, `hf-hub:NAME`, `demo` (the bundled one, which needs no
+            download), or a loaded `Backbone`.
+        pretrained: open_clip tag or checkpoint path; ignored for the last four.
         device: `auto`, `cpu`, `cuda`, `mps`, ...
         dtype: `float32`, `float16` or `bfloat16`.
         top_k: how many classes `scores` holds.
@@ -81,7 +88,7 @@ class ClipClassifier(dspy.Predict):
 
     >>> from ipo_dspy import demo
     >>> task = demo.load("pixel-animals", shots=1)
-    >>> classifier = ClipClassifier(task.classes, model=f"local-dir:{demo.model_path()}")
+    >>> classifier = ClipClassifier(task.classes, model="demo")
     >>> prediction = classifier(image=task.testset[0].image)
     >>> prediction.label in task.classes
     True
@@ -110,10 +117,11 @@ class ClipClassifier(dspy.Predict):
         self.top_k = top_k
         self.allow_url = allow_url
         if isinstance(model, str):
-            self._spec = ModelSpec(model, pretrained, device, dtype)
+            name = named(model)
+            self._spec = ModelSpec(name, None if name == DEMO else pretrained, device, dtype)
             self._backbone: Backbone | None = None
         else:
-            self._spec = ModelSpec(model.name, model.pretrained, str(model.device), model.identity["dtype"])
+            self._spec = ModelSpec(named(model.name), model.pretrained, str(model.device), model.identity["dtype"])
             self._backbone = model
 
     @property
@@ -126,7 +134,7 @@ class ClipClassifier(dspy.Predict):
         if self._backbone is None:
             from ipo_dspy.clip.backbone import load_backbone
 
-            self._backbone = load_backbone(**asdict(self._spec))
+            self._backbone = load_backbone(**self._spec.arguments)
             self._warn_of_another_model(self._backbone)
         return self._backbone
 
@@ -202,7 +210,7 @@ class ClipClassifier(dspy.Predict):
             "fingerprint": None,
             "dtype": spec.dtype,
         }
-        identity = unloaded if self._backbone is None else self._backbone.identity
+        identity = unloaded if self._backbone is None else {**self._backbone.identity, "model": spec.model}
         return {**state, _STATE_KEY: {"classes": self.classes, **identity}}
 
     def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> "ClipClassifier":
@@ -308,7 +316,7 @@ class ClipClassifier(dspy.Predict):
         if saved.get("fingerprint") not in (None, mine["fingerprint"]):
             warnings.warn(
                 f"saved under {saved.get('model')} (fingerprint {saved.get('fingerprint')}), loaded under "
-                f"{mine['model']} (fingerprint {mine['fingerprint']}); predictions will differ, evaluate again",
+                f"{named(mine['model'])} (fingerprint {mine['fingerprint']}); predictions will differ, evaluate again",
                 stacklevel=3,
             )
 

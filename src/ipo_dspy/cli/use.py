@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ipo_dspy.cli.models import build_classifier, saved_classifier
 from ipo_dspy.cli.options import (
     Data,
     Device,
@@ -38,6 +37,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Accuracy and loss of a saved program on labelled images."""
+    from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.cli import show
     from ipo_dspy.cli.progress import LiveProgress, working
     from ipo_dspy.data import load_images
@@ -46,7 +46,7 @@ def evaluate(
     from ipo_dspy.search import Record
 
     with working("Loading the model ..."):
-        classifier = saved_classifier(program, model, pretrained, device)
+        classifier = ClipClassifier.from_file(program, model=model, pretrained=pretrained, device=device)
     dataset = load_images(data)
     if data_classes:
         classifier.classes = dataset.classes
@@ -85,11 +85,12 @@ def classify(
     """Classify images with a saved program."""
     import dspy
 
+    from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.cli import show
     from ipo_dspy.cli.progress import working
 
     with working("Loading the model ..."):
-        classifier = saved_classifier(program, model, pretrained, device)
+        classifier = ClipClassifier.from_file(program, model=model, pretrained=pretrained, device=device)
     examples = [dspy.Example(image=str(path)).with_inputs("image") for path in images]
     with working(f"Classifying {len(examples)} image(s) ..."):
         classifier.encode([example.image for example in examples])
@@ -125,6 +126,7 @@ def describe(
     json: Json = False,
 ) -> None:
     """Say how images look, as a proposer would be told."""
+    from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.cli import show
     from ipo_dspy.cli.progress import working
     from ipo_dspy.data import load_images
@@ -140,7 +142,8 @@ def describe(
         LMDescriber(build_lm(vlm, role="--vlm", settings=settings(vlm_arg, "--vlm-arg")), num_threads=num_threads)
         if vlm
         else ClipDescriber(
-            build_classifier(dataset.classes, "a <CLASS>.", model, pretrained, device).backbone, max_classes=images
+            ClipClassifier(dataset.classes, model=model, pretrained=pretrained, device=device).backbone,
+            max_classes=images,
         )
     )
     with working(f"Describing {len(chosen)} of {len(dataset)} images ..."):

@@ -6,10 +6,11 @@ loaded only when the program is used.
 """
 
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from ipo_dspy.bundled import DEMO, assets
+from ipo_dspy.bundled import model_path as model_path
 from ipo_dspy.data import ImageDataset, few_shot, load_image_table, split_classes
 from ipo_dspy.data.dataset import closest
 from ipo_dspy.data.tablefile import open_table
@@ -46,12 +47,7 @@ class DemoTask:
 
 def names() -> tuple[str, ...]:
     """The bundled tasks, sorted."""
-    return _names(_assets())
-
-
-def model_path() -> Path:
-    """The folder of the bundled CLIP, for ``ClipClassifier(..., model=f"local-dir:{model_path()}")``."""
-    return _assets() / "model"
+    return _names(assets())
 
 
 def load(name: str, *, shots: int = 16, seed: int = 0, classes: Half = "base") -> DemoTask:
@@ -66,30 +62,26 @@ def load(name: str, *, shots: int = 16, seed: int = 0, classes: Half = "base") -
     Raises:
         DataError: an unknown name, `classes` or number of shots; the message lists the known ones.
     """
-    return _load(_assets(), name, shots=shots, seed=seed, classes=classes)
+    return _load(assets(), name, shots=shots, seed=seed, classes=classes)
 
 
-def _assets() -> Path:
-    return Path(str(resources.files(__name__) / "assets"))
+def _names(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(file.stem for file in (folder / "data").glob("*.parquet")))
 
 
-def _names(assets: Path) -> tuple[str, ...]:
-    return tuple(sorted(file.stem for file in (assets / "data").glob("*.parquet")))
-
-
-def _load(assets: Path, name: str, *, shots: int, seed: int, classes: Half) -> DemoTask:
+def _load(folder: Path, name: str, *, shots: int, seed: int, classes: Half) -> DemoTask:
     from ipo_dspy.classifier import (
         ClipClassifier,
     )  # here, so that names() needs no more than a folder listing
 
-    file = _file(assets, name)
+    file = _file(folder, name)
     train, val, test = (load_image_table(file, split=split) for split in ("train", "validation", "test"))
     drawn = few_shot(train.labels(), val.labels(), shots=shots, seed=seed)
     half = _half(train.classes, classes)
     return DemoTask(
         name=name,
         description=str(open_table(file).metadata.get("ipo_dspy", {}).get("description", name)),
-        program=ClipClassifier(half, model=f"local-dir:{assets / 'model'}"),
+        program=ClipClassifier(half, model=DEMO),
         trainset=train.pick(drawn.train).subset(half),
         valset=val.pick(drawn.val).subset(half),
         testset=test.subset(half),
@@ -97,12 +89,12 @@ def _load(assets: Path, name: str, *, shots: int, seed: int, classes: Half) -> D
     )
 
 
-def _file(assets: Path, name: str) -> Path:
-    known = _names(assets)
+def _file(folder: Path, name: str) -> Path:
+    known = _names(folder)
     if name not in known:
         near = closest(str(name), known) or next(iter(known), None)
         raise DataError(f"there is no demo {name!r}, only {', '.join(known) or 'none'}; write e.g. {near!r}")
-    return assets / "data" / f"{name}.parquet"
+    return folder / "data" / f"{name}.parquet"
 
 
 def _half(classes: tuple[str, ...], half: Half) -> tuple[str, ...]:
