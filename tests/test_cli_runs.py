@@ -183,6 +183,34 @@ def test_a_server_that_dies_leaves_the_best_and_the_command(
     assert trials(out) == undisturbed
 
 
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        (Reply("I'm sorry, but I can't help with that."), "no"),
+        (Reply("", finish_reason="content_filter"), "content filter"),
+        (Reply("<INS>a picture of a dog</INS>"), "none of its"),
+    ],
+    ids=["refusals", "content filter", "never a placeholder"],
+)
+@pytest.mark.parametrize("steps", ["1", "9"])
+def test_a_model_that_gives_nothing_usable_leaves_the_start_template_and_the_command(
+    reply: Reply, why: str, steps: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    with Writer(dict.fromkeys(range(1000), reply)) as server:
+        code, _, err = call(capsys, search(photos, out, server, "--steps", steps))
+        assert code == 1
+        assert err.splitlines()[-1].startswith("ipo-dspy: the language model failed (")
+        assert why in err
+        assert "another model, or --asking singles, may do better" in err
+        assert "a photo of a <CLASS>." in (out / "best.json").read_text()
+        asked = server.asked
+        server.odd.clear()
+        again, told, err = call(capsys, [*shlex.split(command(err))[1:], "--steps", "12"])
+        assert (again, server.asked > asked) == (0, True)
+    assert "finished" in told or "spent" in told
+
+
 @pytest.mark.parametrize("option", ["--lm", "--vlm"])
 def test_a_wrong_key_is_one_line_before_anything_is_encoded(
     option: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ipo_dspy.describers import LMDescriber, without_class_name
 from ipo_dspy.describers.lm import LONGEST_SIDE
-from ipo_dspy.errors import LanguageModelError
+from ipo_dspy.errors import LanguageModelError, NoAnswerError
 from ipo_dspy.ledger import Ledger, Limits
 from openai_server import KEY, OpenAIServer, Reply, images_of, text_of
 
@@ -85,7 +85,7 @@ def test_a_server_that_fails_for_all_images_stops_it(images: int, max_errors: in
     pictures = [picture(colour=f"rgb({level},0,0)") for level in range(images)]
     with OpenAIServer({"main subject": Reply("busy", status=503)}) as server:
         describer = LMDescriber(server.lm(), max_errors=max_errors)
-        with pytest.raises(LanguageModelError, match=r"gave no description: .*busy"):
+        with pytest.raises(NoAnswerError, match=r"gave no description: .*busy"):
             describer.describe(pictures, ["cat"] * images)
         assert len(server.requests) == asked
 

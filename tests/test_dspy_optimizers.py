@@ -178,12 +178,17 @@ def test_the_configured_model_is_used_where_none_is_named(task: demo.DemoTask) -
     assert len(best.detailed_results.trials) == 2
 
 
-@pytest.mark.parametrize(("replies", "requests"), [({}, 1), (GREETED, 4)])
-def test_a_model_that_never_answers_is_one_clear_error(
-    task: demo.DemoTask, replies: dict[str, str], requests: int
-) -> None:
-    with OpenAIServer(replies) as server:
+def test_a_model_that_never_answers_is_one_clear_error(task: demo.DemoTask) -> None:
+    with OpenAIServer({}) as server:
         optimizer = IPO(prompt_model=server.lm(cache=False), steps=5, describer=None)
         with pytest.raises(LanguageModelError, match="check the model's name, key and address"):
             optimizer.compile(task.program, task.trainset)
-        assert len(server.requests) == requests
+        assert len(server.requests) == 1
+
+
+def test_a_model_that_greets_and_then_fails_gives_back_the_start_template(task: demo.DemoTask) -> None:
+    with OpenAIServer(GREETED) as server:
+        optimizer = IPO(prompt_model=server.lm(cache=False), steps=5, describer=None)
+        best = optimizer.compile(task.program, task.trainset)
+        assert len(server.requests) == 4
+    assert (best.detailed_results.status, best.template) == ("faults", task.program.template)

@@ -188,7 +188,7 @@ def test_faults_in_a_row_stop_it_and_everything_is_kept(tmp_path: Path, max_erro
     script = Script(["a blurry <CLASS>."], *busy[1:], ["a dark <CLASS>."], *busy, ["never asked <CLASS>"])
     with Journal(tmp_path / "run") as journal:
         result = search(script, Plan(steps=9, max_errors=max_errors), journal=journal)
-    assert (result.status, result.fault, result.answered) == ("faults", "busy", True)
+    assert (result.status, result.fault) == ("faults", "busy")
     assert (len(script.asked), len(result.trials)) == (2 + 2 * max_errors - 1, 3)
     assert str(result.best.template) == "a dark <CLASS>."
     faults = [e for e in replay(tmp_path / "run") if e["event"] == "fault"]
@@ -219,8 +219,21 @@ def test_a_fault_that_asking_again_cannot_mend_stops_at_once() -> None:
 def test_a_proposer_that_never_answers(steps: int, patience: int | None, initial: tuple[Template, ...]) -> None:
     script = Script(*[ProposalError("no such host")] * 20)
     result = search(script, Plan(steps=steps, patience=patience), initial=initial)
-    assert (result.status, result.fault, result.answered) == ("faults", "no such host", False)
+    assert (result.status, result.fault, result.best) == (
+        "faults",
+        "no such host",
+        min(result.trials, key=lambda t: t.rank),
+    )
     assert len(script.asked) == 3
+
+
+@pytest.mark.parametrize("patience", [1, None])
+def test_a_search_without_one_usable_proposal_says_so_however_short(patience: int | None) -> None:
+    refused = search(Script(ProposalError("refusals", answered=True)), Plan(steps=1, patience=patience))
+    assert (refused.status, refused.fault, refused.best) == ("faults", "refusals", refused.baseline)
+    useless = search(Script(["a dog.", "a cat.", str(START)]), Plan(steps=1, patience=patience))
+    told = "none of its 3 proposals could be used: 2 no class placeholder, 1 duplicate"
+    assert (useless.status, useless.fault) == ("faults", told)
 
 
 def test_a_proposer_with_nothing_new_is_not_asked_for_ever() -> None:

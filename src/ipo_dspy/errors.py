@@ -10,6 +10,7 @@
      |    +-- ModelError                  CLIP model names, tags, checkpoints, devices
      |    +-- LanguageModelError          LLM names and answers
      |    +-- ProgramFileError            a saved program that is cut, foreign or unreadable
+     +-- NoAnswerError                    a language model that was asked and gives nothing usable
      +-- JournalError                     a run folder that cannot be written or read
      +-- BudgetError                      a limit of the run leaves nothing for another request
           +-- StoppedError                the user has ended the run
@@ -65,11 +66,15 @@ class ModelError(InputError):
 
 
 class LanguageModelError(InputError):
-    """A language model that LiteLLM does not know, that is not given at all, or that never answers."""
+    """A language model that LiteLLM does not know, that is not given at all, or that does not answer a greeting."""
 
 
 class ProgramFileError(InputError):
     """A saved program that is cut in the middle, of another kind, or unreadable."""
+
+
+class NoAnswerError(IPOError):
+    """A language model that was reached, and again and again gave no usable answer."""
 
 
 class JournalError(IPOError):

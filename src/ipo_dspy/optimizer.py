@@ -26,7 +26,7 @@ from ipo_dspy.choices import (
     model_of,
     name_of,
 )
-from ipo_dspy.errors import InputError, LanguageModelError
+from ipo_dspy.errors import InputError
 from ipo_dspy.events import Event, Observer
 from ipo_dspy.ledger import Limits
 from ipo_dspy.lms.checks import check_prices, distinct, greet_once
@@ -171,6 +171,7 @@ class IPO(Teleprompter):
 
         Raises:
             InputError: the student, examples, templates, images or models cannot be used; nothing was paid for by then.
+            NoAnswerError: the model that describes gave no description `max_errors` times in a row.
             JournalError: `log_dir` cannot be written.
         """
         trainset = list(trainset)
@@ -201,7 +202,6 @@ class IPO(Teleprompter):
             encoded = [encode(session, task, ways) for task in tasks]
             session.go_on()
             results = tuple(search(session, one, proposer, ways, stop=self._stop.is_set) for one in encoded)
-            _refuse_silence(results)
             details = DetailedResults(results, session.ledger.spent)
             best = self._build_program(student, results, details)
             if self.log_dir is not None:
@@ -300,13 +300,3 @@ class IPO(Teleprompter):
             logger.info("%s: chose %r by %s images", event["predictor"], event["template"], event["decided_by"])
         else:
             logger.debug("%s", event)
-
-
-def _refuse_silence(results: Sequence[SearchResult]) -> None:
-    """Where the proposer never answered in any search, there is nothing to give back.
-
-    Raises:
-        LanguageModelError: what went wrong.
-    """
-    if all(result.status == "faults" and not result.answered for result in results):
-        raise LanguageModelError(f"{results[0].fault}; check the model's name, key and address, then run again")

@@ -96,10 +96,9 @@ class SearchResult:
         finalists: best first, by validation images where there are any, else by training images.
         rejections: unusable proposals.
         seconds: wall-clock time of the search, in this session.
-        status: why it ended: `finished`, `patience`, `exhausted` (nothing new for ten steps), `faults`, `stopped` (by
-            the user), or the name of the limit that was reached.
+        status: why it ended: `finished`, `patience`, `exhausted` (nothing new for ten steps), `faults` (too many in a
+            row, or never a usable template), `stopped` (by the user), or the name of the limit that was reached.
         fault: what went wrong, where the status is `faults`.
-        answered: whether the proposer ever gave anything.
     """
 
     predictor: str
@@ -109,7 +108,6 @@ class SearchResult:
     seconds: float
     status: str
     fault: str | None = None
-    answered: bool = True
 
     @property
     def best(self) -> Trial:
@@ -230,7 +228,6 @@ class Search:
         self.fault: ProposalError | None = None
         for event in past:
             self._restore(event)
-        self._answered = self.done > 0
         self._ahead = Ahead(proposer.propose, overlap=plan.overlap)
 
     def run(self, initial: Sequence[Template], *, validator: "Scorer | None" = None) -> SearchResult:
@@ -245,6 +242,7 @@ class Search:
         patient = True
         try:
             status = self._steps()
+            barren = self._barren() if status in COMPLETE else None
         except KeyboardInterrupt:
             patient = False  # somebody wants to stop at once
             raise
@@ -256,9 +254,8 @@ class Search:
             trials=tuple(self.history),
             rejections=tuple(self.rejections),
             seconds=self.clock() - began,
-            status=status,
-            fault=str(self.fault) if status == "faults" else None,
-            answered=self._answered,
+            status="faults" if barren else status,
+            fault=barren or (str(self.fault) if status == "faults" else None),
         )
 
     def _restore(self, event: Event) -> None:
@@ -310,6 +307,14 @@ class Search:
             return "exhausted"
         return None
 
+    def _barren(self) -> str | None:
+        """What went wrong in a search that came to its end without one usable proposal; nothing if there was one."""
+        if any(trial.step > 0 for trial in self.history):
+            return None
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in self.rejections).items())
+        rejected = f"none of its {len(self.rejections)} proposals could be used: {reasons}"
+        return rejected if self.rejections else str(self.fault) if self.fault is not None else None
+
     def _step(self, step: int) -> ProposalError | None:
         """Ask once and try what comes; what went wrong if something did.
 
@@ -325,7 +330,6 @@ class Search:
             self.record("fault", step=step, message=str(fault))
             if not fault.answered:
                 return fault
-        self._answered = self._answered or fault is None
         templates = self._read(proposals.texts, step)
         if self._may_ask_ahead(step, fault, proposals):
             self._ahead.begin(self._ask(step + 1))

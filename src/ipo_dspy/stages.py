@@ -128,7 +128,8 @@ def describe(
     """How some training images look, evenly over the classes.
 
     Raises:
-        LanguageModelError: the model that describes cannot be reached, or cannot see.
+        LanguageModelError: the key or name of the model that describes is wrong.
+        NoAnswerError: it cannot be reached, or cannot see.
     """
     from ipo_dspy.describers import Descriptions
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ipo_dspy.cli.models import build_classifier
 from ipo_dspy.cli.options import (
     AllowChanges,
     Asking,
@@ -131,10 +130,11 @@ def optimize(
     json: Json = False,
 ) -> None:
     """Find the best prompt template for your images."""
+    from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.cli import runs
 
     train, tests = _split(data, shots=shots, test=test, seed=seed, halves=base_novel)
-    program = build_classifier(train.classes, template, model, pretrained, device)
+    program = ClipClassifier(train.classes, template=template, model=model, pretrained=pretrained, device=device)
     options = dict(
         _models(lm, lm_arg, vlm, vlm_arg, asking, num_threads),
         steps=steps,
@@ -207,7 +207,8 @@ def _why(result: "Outcome") -> str:
     told = {
         "finished": "",
         "stopped": "stopped",
-        "faults": f"the language model failed ({result.fault})",
+        "faults": f"the language model failed ({result.fault}); the best template so far is in {result.folder}; another "
+        "model, or --asking singles, may do better and needs --allow-changes here",
     }
     return told.get(result.status, f"--{result.status.replace('_', '-')} is spent; raise it")
 

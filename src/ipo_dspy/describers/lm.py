@@ -11,7 +11,7 @@ from PIL import Image
 
 from ipo_dspy.clip.images import open_image
 from ipo_dspy.describers.base import Descriptions, first_sentences, without_class_name
-from ipo_dspy.errors import BudgetError, ImageError, LanguageModelError
+from ipo_dspy.errors import BudgetError, ImageError, LanguageModelError, NoAnswerError
 from ipo_dspy.ledger import Answer, Once
 from ipo_dspy.lms.asking import request
 from ipo_dspy.lms.faults import FATAL, brief, remedy
@@ -54,8 +54,8 @@ class LMDescriber:
         A limit of the run that leaves nothing ends it: the other images stay without a description.
 
         Raises:
-            LanguageModelError: the key or the name is wrong, or `max_errors` images in a row got no answer: the
-                model is not reachable or cannot see.
+            LanguageModelError: the key or the name is wrong.
+            NoAnswerError: `max_errors` images in a row got no answer: the model is not reachable or cannot see.
         """
         asking = _Asking(self, once or (lambda question, ask: ask()), images, class_names)
         threads = self.num_threads or dspy.settings.num_threads
@@ -124,7 +124,8 @@ class _Asking:
             self._in_a_row += 1
             if isinstance(error, FATAL) or self._in_a_row >= min(self.owner.max_errors, len(self.images)):
                 model = str(getattr(self.lm, "model", type(self.lm).__name__))
-                raise LanguageModelError(
+                kind = LanguageModelError if isinstance(error, FATAL) else NoAnswerError
+                raise kind(
                     f"description_model {model!r} gave no description: {message}; {remedy(error, model)}, or write "
                     "describer='clip', which needs none"
                 ) from None  # a traceback would print what `brief` took out
