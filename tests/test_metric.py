@@ -1,13 +1,19 @@
 """Loss and accuracy against the formula written out, in double precision."""
 
+import functools
+import itertools
 import math
+import operator
+import random
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from ipo_dspy.errors import InputError
-from ipo_dspy.metric import logits, per_class, score_templates
+from ipo_dspy.metric import logits, per_class, score_templates, tally_templates
 
 
 def problem(seed: int, n: int, c: int, t: int, d: int = 16) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,6 +62,19 @@ def test_order_of_images_is_irrelevant() -> None:
     for a, b in zip(one, other, strict=True):
         assert a.accuracy == b.accuracy
         assert a.loss == pytest.approx(b.loss, rel=1e-10)
+
+
+@given(cuts=st.lists(st.integers(1, 7), max_size=6), seed=st.integers(0, 99), order=st.randoms())
+def test_tallies_of_parts_add_up_exactly(cuts: list[int], seed: int, order: random.Random) -> None:
+    """To the last bit, in any order; the parts are of 64, since a product of a few rows has other last bits."""
+    images, labels, text = problem(seed, 7 * 64 + 17, 5, 2)
+    images, text = images.float(), text.float()
+    whole = tally_templates(images, labels, text, logit_scale=100.0)
+    edges = [0, *sorted({64 * cut for cut in cuts}), len(images)]
+    parts = [slice(*pair) for pair in itertools.pairwise(edges)]
+    order.shuffle(parts)
+    tallies = [tally_templates(images[part], labels[part], text, logit_scale=100.0) for part in parts]
+    assert [functools.reduce(operator.add, of_one) for of_one in zip(*tallies, strict=True)] == whole
 
 
 def test_only_allowed_classes_compete() -> None:
