@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ipo_dspy.allowed import Allowed
 from ipo_dspy.errors import InputError
 from ipo_dspy.history import Score
 
@@ -84,7 +85,7 @@ def tally_templates(
     *,
     logit_scale: float,
     logit_bias: float = 0.0,
-    allowed: Tensor | None = None,  # [N, C] bool
+    allowed: Tensor | Allowed | None = None,  # [N, C] bool
     block: int | None = None,
 ) -> list[Tally]:
     """What each template comes to on all images.
@@ -105,10 +106,8 @@ def tally_templates(
     device = text_features.device
     loss = torch.zeros(len(text_features), dtype=torch.float64, device=device)  # [T]
     correct = torch.zeros(len(text_features), dtype=torch.int64, device=device)  # [T]
-    for part in _parts(len(image_features), text_features, block):
-        images = image_features[part].to(device, text_features.dtype, non_blocking=True)  # [n, D]
+    for part, images, mask in _blocks(image_features, text_features, allowed, block):
         right = labels[part].to(device, non_blocking=True)  # [n]
-        mask = None if allowed is None else allowed[part].to(device, non_blocking=True)  # [n, C]
         for t, one in enumerate(text_features):
             scores = logits(images, one, logit_scale=logit_scale, logit_bias=logit_bias, allowed=mask)  # [n, C]
             losses = torch.nn.functional.cross_entropy(scores, right, reduction="none")  # [n]
@@ -125,7 +124,7 @@ def score_templates(
     *,
     logit_scale: float,
     logit_bias: float = 0.0,
-    allowed: Tensor | None = None,  # [N, C] bool
+    allowed: Tensor | Allowed | None = None,  # [N, C] bool
     block: int | None = None,
 ) -> list[Score]:
     """Mean cross-entropy (nats) and top-1 accuracy (percent) of each template over all images.
@@ -148,6 +147,26 @@ def score_templates(
     return [tally.score for tally in tallies]
 
 
+def predict(
+    image_features: Tensor,  # [N, D] normalised
+    text_features: Tensor,  # [C, D] normalised
+    *,
+    logit_scale: float,
+    logit_bias: float = 0.0,
+    allowed: Tensor | Allowed | None = None,  # [N, C] bool
+    block: int | None = None,
+) -> Tensor:  # [N] int64, on the CPU
+    """The class with the highest logit for each image, the first of several that are equal.
+
+    These are the predictions that `tally_templates` counts; see there for the arguments.
+    """
+    found = [
+        logits(images, text_features, logit_scale=logit_scale, logit_bias=logit_bias, allowed=mask).argmax(dim=1)
+        for _, images, mask in _blocks(image_features, text_features, allowed, block)
+    ]
+    return torch.cat(found).cpu() if found else torch.zeros(0, dtype=torch.int64)
+
+
 def per_class(predicted: Sequence[str], labels: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Correct and total images of each class that occurs in `labels`, in order of first appearance.
 
@@ -161,8 +180,25 @@ def per_class(predicted: Sequence[str], labels: Sequence[str]) -> dict[str, tupl
     return counts
 
 
-def _parts(count: int, text_features: Tensor, block: int | None) -> Iterator[slice]:
-    """Slices of so many images; neither their features nor their logits are larger than `BLOCK`."""
+def block_size(text_features: Tensor) -> int:
+    """Images of a block: neither their features nor their logits are more than `BLOCK` numbers, if 64 images allow it.
+
+    >>> block_size(torch.zeros(8, 1000, 512)), block_size(torch.zeros(1, 100_000, 512))
+    (1024, 64)
+    """
     widest = max(text_features.shape[-2:])
-    size = block or max(1, BLOCK.get(text_features.device.type, BLOCK["cpu"]) // widest // STEP) * STEP
-    return (slice(start, start + size) for start in range(0, count, size))
+    return max(1, BLOCK.get(text_features.device.type, BLOCK["cpu"]) // widest // STEP) * STEP
+
+
+def _blocks(
+    image_features: Tensor,  # [N, D]
+    text_features: Tensor,  # [..., C, D]
+    allowed: Tensor | Allowed | None,  # [N, C] bool
+    block: int | None,
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """Images block by block where the text features are and in their format, [n, D], and their masks, [n, C]."""
+    device, size = text_features.device, block or block_size(text_features)
+    for start in range(0, len(image_features), size):
+        part = slice(start, start + size)
+        images = image_features[part].to(device, non_blocking=True).to(text_features.dtype)  # [n, D]
+        yield part, images, None if allowed is None else allowed[part].to(device)

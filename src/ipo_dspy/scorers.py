@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from ipo_dspy.allowed import Allowed
+from ipo_dspy.clip.rest import at_rest, placed
 from ipo_dspy.clip.text import TemplateTokens, class_features, template_tokens
 from ipo_dspy.errors import DataError
 from ipo_dspy.history import Score
-from ipo_dspy.metric import logits, score_templates
+from ipo_dspy.metric import Tally, predict, tally_templates
 from ipo_dspy.template import Template
 
 if TYPE_CHECKING:
@@ -48,7 +50,9 @@ class Scorer(Protocol):
 
 
 class ClipScorer:
-    """Scores templates with one CLIP model on this machine.
+    """Scores templates with one CLIP model on this machine, block by block: see `metric`.
+
+    Many images are kept in float16, and on the model's GPU where they fit: see `clip.rest`.
 
     Args:
         backbone: the loaded model.
@@ -70,10 +74,13 @@ class ClipScorer:
         self.backbone = backbone
         self.classes = tuple(classes)
         self.labels = tuple(labels)
-        self.image_features = image_features
+        self.image_features = at_rest(image_features)
         index = {name: i for i, name in enumerate(self.classes)}
         self._targets = torch.tensor([_known(label, index) for label in self.labels], dtype=torch.long)  # [N]
-        self._allowed = None if choices is None else _mask(choices, index)  # [N, C]
+        self._allowed = None if choices is None else _allowed(choices, index)
+        # Scoring on other accelerators would lack double precision, in which losses are added.
+        self._device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
+        self._near = placed(self.image_features, self._device)
 
     def check(self, template: Template) -> TemplateTokens:
         """Token key and length; raises TemplateError where the context is too short."""
@@ -81,11 +88,14 @@ class ClipScorer:
 
     def score(self, templates: Sequence[Template]) -> list[Score]:
         """Loss and accuracy of each template over all images."""
-        text = class_features(self.backbone, templates, self.classes)  # [T, C, D]
-        return score_templates(
-            self.image_features,
+        return [tally.score for tally in self.tally(templates)]
+
+    def tally(self, templates: Sequence[Template]) -> list[Tally]:
+        """What each template comes to on all images; tallies of several scorers' images add up."""
+        return tally_templates(
+            self._near,
             self._targets,
-            text,
+            class_features(self.backbone, templates, self.classes).to(self._device),  # [T, C, D]
             logit_scale=self.backbone.logit_scale,
             logit_bias=self.backbone.logit_bias,
             allowed=self._allowed,
@@ -93,9 +103,14 @@ class ClipScorer:
 
     def predict(self, template: Template) -> list[str]:
         """The class given to each image."""
-        text = class_features(self.backbone, [template], self.classes)[0]  # [C, D]
-        scores = logits(self.image_features, text, logit_scale=self.backbone.logit_scale, allowed=self._allowed)
-        return [self.classes[i] for i in scores.argmax(dim=1).tolist()]
+        given = predict(
+            self._near,
+            class_features(self.backbone, [template], self.classes)[0].to(self._device),  # [C, D]
+            logit_scale=self.backbone.logit_scale,
+            logit_bias=self.backbone.logit_bias,
+            allowed=self._allowed,
+        )
+        return [self.classes[i] for i in given.tolist()]
 
 
 def _known(label: str, index: dict[str, int]) -> int:
@@ -107,8 +122,8 @@ def _known(label: str, index: dict[str, int]) -> int:
     return index[label]
 
 
-def _mask(choices: Sequence[Sequence[str]], index: dict[str, int]) -> "Tensor":
-    mask = torch.zeros(len(choices), len(index), dtype=torch.bool)
-    for row, names in enumerate(choices):
-        mask[row, [_known(name, index) for name in names]] = True
-    return mask
+def _allowed(choices: Sequence[Sequence[str]], index: dict[str, int]) -> Allowed:
+    for names in {tuple(names) for names in choices}:
+        for name in names:
+            _known(name, index)
+    return Allowed.of(choices, index)

@@ -1,0 +1,39 @@
+"""The number format in which image features are kept while they are not computed with.
+
+Float32 is what the tower gives. Above a gibibyte (half a million images of width 512) features are kept in float16, so
+that a million images fit beside a model into 3 GB. Each number is rounded to the nearest of float16, ties to even, once
+and always alike; blocks are brought back to float32, so what is lost is this one rounding. docs/decisions.md says how
+much that moves scores.
+"""
+
+import torch
+from torch import Tensor
+
+LIMIT = 2**30
+"""Bytes of float32 features above which they are kept in float16."""
+
+
+def resting_dtype(images: int, width: int) -> torch.dtype:
+    """The format for so many images of that feature width.
+
+    >>> resting_dtype(50_000, 512), resting_dtype(1_280_000, 512)
+    (torch.float32, torch.float16)
+    """
+    return torch.float32 if 4 * images * width <= LIMIT else torch.float16
+
+
+def at_rest(features: Tensor) -> Tensor:
+    """Features [N, D] in the format in which they are kept; those that are kept in half already stay so."""
+    return features.half() if resting_dtype(*features.shape) == torch.float16 else features
+
+
+def placed(features: Tensor, device: torch.device) -> Tensor:
+    """Features at rest where scoring on a device takes them from.
+
+    A GPU holds them itself where they take at most half of its free memory. Else they are pinned once, so that blocks
+    are brought to it without waiting for each.
+    """
+    if device.type != "cuda":
+        return features
+    free, _ = torch.cuda.mem_get_info(device)
+    return features.to(device) if features.nbytes <= free // 2 else features.pin_memory()
