@@ -12,6 +12,7 @@ not depend, in its last bits, on which other templates were scored beside it.
 Letters: N images, n images of a block, C classes, T templates, D feature width.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -197,8 +198,10 @@ def _blocks(
     block: int | None,
 ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
     """Images block by block where the text features are and in their format, [n, D], and their masks, [n, C]."""
-    device, size = text_features.device, block or block_size(text_features)
-    for start in range(0, len(image_features), size):
-        part = slice(start, start + size)
+    device, size, count = text_features.device, block or block_size(text_features), len(image_features)
+    # A product of few rows has other last bits than one of many: a rest of fewer than 64 joins the block before.
+    starts = range(0, count if block else max(count - STEP + 1, min(count, 1)), size)
+    for start, stop in itertools.pairwise([*starts, count]):
+        part = slice(start, stop)
         images = image_features[part].to(device, non_blocking=True).to(text_features.dtype)  # [n, D]
         yield part, images, None if allowed is None else allowed[part].to(device)
