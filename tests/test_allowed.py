@@ -17,12 +17,14 @@ def by_hand(choices: list[list[str]]) -> torch.Tensor:
 
 
 @given(choices=choices_of_images, start=st.integers(0, 20), size=st.integers(0, 20))
-def test_a_slice_is_the_table_of_its_images(choices: list[list[str]], start: int, size: int) -> None:
+def test_a_part_is_the_table_of_its_images(choices: list[list[str]], start: int, size: int) -> None:
     allowed = Allowed.of(choices, INDEX)
     assert len(allowed) == len(choices)
     part = slice(start, start + size)
-    assert torch.equal(allowed[part], by_hand(choices)[part])
-    assert torch.equal(allowed[:], by_hand(choices))
+    assert torch.equal(allowed.forbidden(part), ~by_hand(choices)[part])
+    room = torch.empty(len(by_hand(choices)[part]), len(NAMES), dtype=torch.bool)
+    assert allowed.forbidden(part, out=room) is room
+    assert torch.equal(room, ~by_hand(choices)[part])
 
 
 def test_a_set_that_images_share_is_kept_once() -> None:

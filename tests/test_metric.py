@@ -8,23 +8,13 @@ import random
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ipo_dspy.blocks import BLOCK, STEP, block_size
 from ipo_dspy.errors import InputError
-from ipo_dspy.metric import (
-    BLOCK,
-    GRID,
-    STEP,
-    Tally,
-    block_size,
-    logits,
-    per_class,
-    predict,
-    score_templates,
-    tally_templates,
-)
+from ipo_dspy.metric import GRID, Tally, logits, per_class, predict, score_templates, tally_templates
 
 
 def problem(seed: int, n: int, c: int, t: int, d: int = 16) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,6 +65,7 @@ def test_order_of_images_is_irrelevant() -> None:
         assert a.loss == pytest.approx(b.loss, rel=1e-10)
 
 
+@settings(max_examples=8)
 @given(cuts=st.lists(st.integers(1, 7), max_size=6), seed=st.integers(0, 99), order=st.randoms())
 def test_tallies_of_parts_add_up_exactly(cuts: list[int], seed: int, order: random.Random) -> None:
     """To the last bit, in any order; the parts are of 64, since a product of a few rows has other last bits."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """The classes that each of N images may be given; a slice of it is a table [n, C] of bool.
+    """The classes that each of N images may be given.
 
     Attributes:
         which: [N], the set of each image.
@@ -23,9 +23,10 @@ class Allowed:
         members: [K], class indices, set after set.
         classes: how many there are, C.
 
-    >>> Allowed.of([("cat", "dog"), ("emu",), ("cat", "dog")], {"cat": 0, "dog": 1, "emu": 2})[1:3]
-    tensor([[False, False,  True],
-            [ True,  True, False]])
+    >>> allowed = Allowed.of([("cat", "dog"), ("emu",), ("cat", "dog")], {"cat": 0, "dog": 1, "emu": 2})
+    >>> allowed.forbidden(slice(1, 3))
+    tensor([[ True,  True, False],
+            [False, False,  True]])
     """
 
     which: Tensor
@@ -45,11 +46,16 @@ class Allowed:
     def __len__(self) -> int:
         return len(self.which)
 
-    def __getitem__(self, part: slice) -> Tensor:
-        sets = self.which[part]  # [n]
-        sizes = self.begins[sets + 1] - self.begins[sets]  # [n]
-        rows = torch.repeat_interleave(sizes)  # one for each class that an image of the block may be given
-        steps = torch.arange(len(rows)) - (sizes.cumsum(0) - sizes)[rows]  # the place of the class in its set
-        mask = torch.zeros(len(sets), self.classes, dtype=torch.bool)  # [n, C]
-        mask[rows, self.members[self.begins[sets][rows] + steps]] = True
-        return mask
+    def forbidden(self, part: slice, *, out: Tensor | None = None) -> Tensor:
+        """The classes that each image of a part must not be given, a table [n, C] of bool."""
+        sets, place = torch.unique(self.which[part], return_inverse=True)
+        return torch.index_select(self._left_out(sets), 0, place, out=out)
+
+    def _left_out(self, sets: Tensor) -> Tensor:
+        """The classes that are not in each of some sets, a table of bool with C columns."""
+        sizes = self.begins[sets + 1] - self.begins[sets]
+        rows = torch.repeat_interleave(sizes)  # one for each member
+        steps = torch.arange(len(rows)) - (sizes.cumsum(0) - sizes)[rows]  # the place of the member in its set
+        table = torch.ones(len(sets), self.classes, dtype=torch.bool)
+        table[rows, self.members[self.begins[sets][rows] + steps]] = False
+        return table

@@ -12,22 +12,16 @@ not depend, in its last bits, on which other templates were scored beside it.
 Letters: N images, n images of a block, C classes, T templates, D feature width.
 """
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ipo_dspy.allowed import Allowed
+from ipo_dspy.blocks import Block, blocks
 from ipo_dspy.errors import InputError
 from ipo_dspy.history import Score
-
-BLOCK = {"cpu": 2**20, "cuda": 2**26}
-"""Numbers in the largest table of a block: 4 MB stay in a processor's cache, 256 MB keep a GPU busy."""
-
-STEP = 64
-"""Images of a block are a multiple of it, so that parts which are too have the same blocks as the whole."""
 
 GRID = 2.0**-22
 """Nats to which the loss of an image is rounded. Float32 logits of 30 are known to 2e-6, so nothing is lost, and
@@ -102,18 +96,18 @@ def tally_templates(
         logit_scale: what cosine similarities are multiplied by.
         logit_bias: what is added to them.
         allowed: for each image, the classes that it may be given; all by default.
-        block: images at a time; by default so many that the logits of one template stay within `BLOCK`.
+        block: images at a time; by default what `blocks.block_size` says.
     """
     device = text_features.device
     loss = torch.zeros(len(text_features), dtype=torch.float64, device=device)  # [T]
     correct = torch.zeros(len(text_features), dtype=torch.int64, device=device)  # [T]
-    for part, images, mask in _blocks(image_features, text_features, allowed, block):
-        right = labels[part].to(device, non_blocking=True)  # [n]
+    for some in blocks(image_features, text_features, allowed, block):
+        right = labels[some.part].to(device, non_blocking=True)  # [n]
         for t, one in enumerate(text_features):
-            scores = logits(images, one, logit_scale=logit_scale, logit_bias=logit_bias, allowed=mask)  # [n, C]
-            losses = torch.nn.functional.cross_entropy(scores, right, reduction="none")  # [n]
+            scores = _logits(some, one, logit_scale, logit_bias)  # [n, C]
+            losses, given = _losses(scores, right)  # [n], [n]
             loss[t] += ((losses.double() / GRID).round() * GRID).sum()
-            correct[t] += (scores.argmax(dim=1) == right).sum()
+            correct[t] += (given == right).sum()
     count = len(image_features)
     return [Tally(count, *pair) for pair in zip(correct.tolist(), loss.tolist(), strict=True)]
 
@@ -161,11 +155,10 @@ def predict(
 
     These are the predictions that `tally_templates` counts; see there for the arguments.
     """
-    found = [
-        logits(images, text_features, logit_scale=logit_scale, logit_bias=logit_bias, allowed=mask).argmax(dim=1)
-        for _, images, mask in _blocks(image_features, text_features, allowed, block)
-    ]
-    return torch.cat(found).cpu() if found else torch.zeros(0, dtype=torch.int64)
+    given = torch.empty(len(image_features), dtype=torch.int64)
+    for some in blocks(image_features, text_features, allowed, block):
+        given[some.part] = _logits(some, text_features, logit_scale, logit_bias).argmax(dim=1).cpu()
+    return given
 
 
 def per_class(predicted: Sequence[str], labels: Sequence[str]) -> dict[str, tuple[int, int]]:
@@ -181,27 +174,19 @@ def per_class(predicted: Sequence[str], labels: Sequence[str]) -> dict[str, tupl
     return counts
 
 
-def block_size(text_features: Tensor) -> int:
-    """Images of a block: neither their features nor their logits are more than `BLOCK` numbers, if 64 images allow it.
+def _logits(block: Block, text_features: Tensor, scale: float, bias: float) -> Tensor:
+    """`logits` of a block, in its room: [n, C]."""
+    scores = torch.mm(block.images, text_features.T, out=block.room).mul_(scale).add_(bias)
+    return scores if block.forbidden is None else scores.masked_fill_(block.forbidden, float("-inf"))
 
-    >>> block_size(torch.zeros(8, 1000, 512)), block_size(torch.zeros(1, 100_000, 512))
-    (1024, 64)
+
+def _losses(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each image and the class with its highest logit, each [n]; `scores` [n, C] are used up.
+
+    Subtracting the highest logit first loses nothing that matters: of a small loss beside large logits, all digits are
+    left. It is what `log_softmax` does, but takes no second table.
     """
-    widest = max(text_features.shape[-2:])
-    return max(1, BLOCK.get(text_features.device.type, BLOCK["cpu"]) // widest // STEP) * STEP
-
-
-def _blocks(
-    image_features: Tensor,  # [N, D]
-    text_features: Tensor,  # [..., C, D]
-    allowed: Tensor | Allowed | None,  # [N, C] bool
-    block: int | None,
-) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """Images block by block where the text features are and in their format, [n, D], and their masks, [n, C]."""
-    device, size, count = text_features.device, block or block_size(text_features), len(image_features)
-    # A product of few rows has other last bits than one of many: a rest of fewer than 64 joins the block before.
-    starts = range(0, count if block else max(count - STEP + 1, min(count, 1)), size)
-    for start, stop in itertools.pairwise([*starts, count]):
-        part = slice(start, stop)
-        images = image_features[part].to(device, non_blocking=True).to(text_features.dtype)  # [n, D]
-        yield part, images, None if allowed is None else allowed[part].to(device)
+    highest, given = scores.max(dim=1)  # the first of several
+    scores.sub_(highest[:, None])
+    own = scores.gather(1, labels[:, None])[:, 0]  # at most 0
+    return scores.exp_().sum(dim=1).log_() - own, given

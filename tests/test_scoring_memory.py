@@ -1,0 +1,65 @@
+"""Scoring needs the features and a block, never a table of images times classes.
+
+Each measurement is a process of its own. `VmHWM` is what `ru_maxrss` should be: that one also counts what the parent
+held before it started the process.
+"""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the test reads /proc")
+
+SCORE = """
+import json, sys
+from pathlib import Path
+import torch
+from ipo_dspy.allowed import Allowed
+from ipo_dspy.clip.rest import resting_dtype
+from ipo_dspy.metric import predict, tally_templates
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024  # MiB
+
+n, c, t, d, choices = map(int, sys.argv[1:])
+draw = torch.Generator().manual_seed(0)
+unit = lambda *shape: torch.nn.functional.normalize(torch.randn(*shape, generator=draw), dim=-1)
+text, labels = unit(t, c, d), torch.randint(c, (n,), generator=draw)
+images = torch.empty(n, d, dtype=resting_dtype(n, d))
+for block in images.split(10_000):
+    block.copy_(unit(*block.shape))
+names = [str(i) for i in range(c)]
+sets = [tuple(names), tuple(names[::-1])]
+allowed = Allowed.of((sets[i % 2] for i in range(n)), {x: i for i, x in enumerate(names)}) if choices else None
+before = peak()
+tallies = tally_templates(images, labels, text, logit_scale=100.0, allowed=allowed)
+predicted = predict(images, text[0], logit_scale=100.0, allowed=allowed)
+told = {"images": tallies[0].images, "same": int((predicted == labels).sum()) == tallies[0].correct}
+print(json.dumps({**told, "format": str(images.dtype), "before": before, "peak": peak()}))
+"""
+
+
+def measured(images: int, classes: int, templates: int, width: int, *, choices: bool) -> dict[str, Any]:
+    numbers = map(str, (images, classes, templates, width, int(choices)))
+    done = subprocess.run([sys.executable, "-c", SCORE, *numbers], capture_output=True, text=True, check=True)
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert (told["images"], told["same"]) == (images, True)
+    return told
+
+
+@pytest.mark.parametrize("choices", [False, True])
+def test_memory_does_not_grow_with_images_times_classes(choices: bool) -> None:
+    told = measured(200_000, 1000, 1, 4, choices=choices)  # all logits would be 800 MB, all choices 200 MB
+    assert told["format"] == "torch.float32"
+    assert told["peak"] - told["before"] < 100
+
+
+@pytest.mark.slow
+def test_the_images_of_imagenet_take_less_than_3_gb() -> None:
+    told = measured(1_280_000, 1000, 8, 512, choices=False)
+    assert told["format"] == "torch.float16"
+    assert told["peak"] < 3000
