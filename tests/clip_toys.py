@@ -44,7 +44,8 @@ KINDS: dict[str, dict[str, Any]] = {
     },
 }
 TRIMMED = ("clip", "quick", "custom text", "eos pool", "biased projection")
-PLAIN = ("last pool", "siglip", "not causal", "coca")
+COCA = "coca"
+PLAIN = ("last pool", "siglip", "not causal")
 
 
 def write_model(folder: Path, kind: str = "clip", *, seed: int = 0) -> Path:

@@ -44,13 +44,13 @@ class CountsTexts:
 
     def __init__(self, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
         self.encoded = 0
-        encode = backbone.encode_plan
+        encode = backbone.encode_shared
 
-        def counted(shared: Any) -> Any:
-            self.encoded += len(shared.places)
-            return encode(shared)
+        def counted(ids: Any) -> Any:
+            self.encoded += len(ids)
+            return encode(ids)
 
-        monkeypatch.setattr(backbone, "encode_plan", counted)
+        monkeypatch.setattr(backbone, "encode_shared", counted)
 
 
 def test_a_prediction_is_the_softmax_of_scaled_cosines(task: demo.DemoTask, backbone: Backbone) -> None:

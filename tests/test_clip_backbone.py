@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from clip_toys import KINDS, PLAIN, TEXT, TRIMMED, VISION, shared_toy, toy_backbone, write_model
+from clip_toys import COCA, KINDS, PLAIN, TEXT, TRIMMED, VISION, shared_toy, toy_backbone, write_model
 from ipo_dspy.clip import sources
 from ipo_dspy.clip.backbone import import_open_clip, load_backbone
 from ipo_dspy.clip.memo import Memo
@@ -106,7 +106,7 @@ def test_fingerprint_sees_weights_preprocessing_and_activation(folder: Path, tmp
 def test_the_self_check_trims_causal_towers_only(kind: str) -> None:
     toy = shared_toy(kind)
     assert toy.trims_context == (kind in TRIMMED)
-    assert (kind in PLAIN) != toy.trims_context
+    assert (kind in (*PLAIN, COCA)) != toy.trims_context
 
 
 def test_image_features_are_those_of_the_model(folder: Path) -> None:

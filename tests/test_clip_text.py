@@ -1,6 +1,7 @@
 """Template features: the quick path is the plain path, for every kind of tower and however it is batched."""
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from clip_toys import KINDS, shared_toy
 from ipo_dspy.clip import text
 from ipo_dspy.clip.backbone import Backbone, import_open_clip
-from ipo_dspy.clip.trie import Plan
+from ipo_dspy.clip.trie import TokenList
 from ipo_dspy.errors import DataError, InputError, TemplateError
 from ipo_dspy.template import Template
 
@@ -39,13 +40,13 @@ def toy() -> Backbone:
 def calls(toy: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many token lists each pass of the text tower had."""
     seen: list[int] = []
-    encode = toy.encode_plan
+    encode = toy.encode_shared
 
-    def counted(shared: Plan) -> torch.Tensor:
-        seen.append(len(shared.places))
-        return encode(shared)
+    def counted(ids: Sequence[TokenList]) -> torch.Tensor:
+        seen.append(len(ids))
+        return encode(ids)
 
-    monkeypatch.setattr(toy, "encode_plan", counted)
+    monkeypatch.setattr(toy, "encode_shared", counted)
     monkeypatch.setattr(toy, "text_memo", type(toy.text_memo)(1_000_000))
     return seen
 

@@ -33,7 +33,7 @@ from ipo_dspy.clip import prefix
 from ipo_dspy.clip.memo import Memo
 from ipo_dspy.clip.sources import HUB, LOCAL, Source, brief, fetch_text_parts, resolve, stamp
 from ipo_dspy.clip.tokens import PROBES, Tokens
-from ipo_dspy.clip.trie import Plan, plan
+from ipo_dspy.clip.trie import TokenList, plan
 from ipo_dspy.errors import InputError, ModelError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -100,7 +100,7 @@ class Backbone:
         self.lock = threading.RLock()
         self.image_memo, self.text_memo = Memo(_IMAGE_FLOATS), Memo(_TEXT_FLOATS)
         self.trims_context = _trims_context(model, self._tokens)
-        self.shares_prefixes = self.trims_context and _shares_prefixes(model, self._tokens)
+        self.shares_prefixes = _shares_prefixes(model, self._tokens)
         self.model.to(device=device, dtype=dtype)
 
     def preprocess(self, image: Image.Image) -> Tensor:
@@ -132,9 +132,16 @@ class Backbone:
         return _normalised(_trimmed_text(self.model, tokens))
 
     @torch.no_grad()
-    def encode_plan(self, shared: Plan) -> Tensor:
-        """The lists of a plan to normalised float32 features [M, D] on `device`; only where `shares_prefixes`."""
-        return _normalised(_shared_text(self.model, shared))
+    def encode_shared(self, ids: Sequence[TokenList]) -> Tensor:
+        """M distinct, sorted token lists to normalised float32 features [M, D]; only where `shares_prefixes`."""
+        tower = getattr(self.model, "text", self.model)
+        odd = [row for row in ids if not prefix.fits(tower, row)]
+        if not odd:
+            return _normalised(_shared_text(self.model, ids))
+        rest = [row for row in ids if prefix.fits(tower, row)]
+        parts = [self.encode_tokens_plain(odd), *([self.encode_shared(rest)] if rest else [])]
+        place = {row: index for index, row in enumerate([*odd, *rest])}
+        return torch.cat(parts)[[place[row] for row in ids]]
 
     @torch.no_grad()
     def encode_tokens_plain(self, ids: Sequence[tuple[int, ...]]) -> Tensor:
@@ -295,10 +302,10 @@ def _trimmed_text(model: Any, tokens: Tensor) -> Tensor:
     return _projected(tower, x[torch.arange(len(tokens), device=x.device), end])  # [M, D]
 
 
-def _shared_text(model: Any, shared: Plan) -> Tensor:
-    """`encode_text` of such a tower on a plan of shared prefixes: [M, D]."""
+def _shared_text(model: Any, ids: Sequence[TokenList]) -> Tensor:
+    """`encode_text` of a causal tower, each distinct prefix once: M sorted lists to [M, D]."""
     tower = getattr(model, "text", model)
-    return _projected(tower, prefix.run(tower, shared))
+    return _projected(tower, prefix.run(tower, plan([(*row, *prefix.tail(tower)) for row in ids])))
 
 
 def _projected(tower: Any, ends: Tensor) -> Tensor:
@@ -311,7 +318,9 @@ def _projected(tower: Any, ends: Tensor) -> Tensor:
 
 def _trims_context(model: Any, tokens: Tokens) -> bool:
     """Whether `_trimmed_text` may stand in for this model's `encode_text`."""
-    if not (_is_causal_and_pools_at_end(model) and tokens.pads_right):
+    tower = getattr(model, "text", model)
+    bare = getattr(tower, "cls_emb", None) is None and not getattr(tower, "output_tokens", False)
+    if not (bare and _is_causal(tower) and _pool(tower) in ("argmax", "eos") and tokens.pads_right):
         return False
     ids = [row for row in tokens.ids(PROBES) if len(row) <= tokens.context_length]
     batches = [ids, *([row] for row in ids)] if ids else []  # every length alone, and shorter beside longer
@@ -325,25 +334,25 @@ def _trims_context(model: Any, tokens: Tokens) -> bool:
 
 
 def _shares_prefixes(model: Any, tokens: Tokens) -> bool:
-    """Whether `_shared_text` may stand in for this model's `encode_text`, which was found to be causal."""
-    if not prefix.shares_prefixes(getattr(model, "text", model)):
+    """Whether `_shared_text` may stand in for this model's `encode_text`."""
+    tower = getattr(model, "text", model)
+    if not (_is_causal(tower) and tokens.pads_right and prefix.shares_prefixes(tower)):
+        return False
+    if not (prefix.tail(tower) or _pool(tower) in ("argmax", "eos")):
         return False
     texts = [*PROBES, *(f"{text} {more}" for text in PROBES for more in ("a", "of a dog", "of a cat, seen"))]
     ids = sorted({row for row in tokens.ids(texts) if len(row) <= tokens.context_length})
     with torch.no_grad():
         plain = _normalised(model.encode_text(tokens.padded(ids, tokens.context_length), normalize=False))
-        return torch.allclose(plain, _normalised(_shared_text(model, plan(ids))), rtol=0, atol=TRIM_TOLERANCE)
+        return torch.allclose(plain, _normalised(_shared_text(model, ids)), rtol=0, atol=TRIM_TOLERANCE)
 
 
-def _is_causal_and_pools_at_end(model: Any) -> bool:
-    tower = getattr(model, "text", model)
+def _is_causal(tower: Any) -> bool:
     parts = ("transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection")
     mask = getattr(tower, "attn_mask", None)
     if not all(hasattr(tower, part) for part in parts) or mask is None:
         return False
-    causal = torch.equal(mask, torch.full_like(mask, float("-inf")).triu(1))
-    plain = getattr(tower, "cls_emb", None) is None and not getattr(tower, "output_tokens", False)
-    return causal and plain and _pool(tower) in ("argmax", "eos")
+    return torch.equal(mask, torch.full_like(mask, float("-inf")).triu(1))
 
 
 def _pool(tower: Any) -> str | None:

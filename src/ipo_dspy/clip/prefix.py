@@ -4,6 +4,9 @@ Hidden states of a causal tower depend on the tokens before and at a position, s
 for each of them. The large matrix products run over all nodes at once; attention runs over groups of runs, whose
 keys are those of their ancestors and their own. In the last layer only the ends have a query and go through the MLP.
 
+CoCa puts a class token after every list, at the last position of the context, and reads the features there. With its
+published weights that token sees one padding token and not itself, a slip that is part of the model by now.
+
 Letters: N nodes, M token lists, B runs, H heads, W width of the tower.
 """
 
@@ -13,40 +16,78 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 
-from ipo_dspy.clip.trie import Plan, Runs
+from ipo_dspy.clip.trie import Plan, Runs, TokenList
 
 ROWS = 1024
 """Nodes that go through the MLP at a time: its wide middle then stays in the cache of a CPU."""
 
 
+CLASS = -1
+"""Stands in a plan for CoCa's class token, which has an embedding of its own."""
+
+
+def tail(tower: Any) -> TokenList:
+    """What a tower puts after every list.
+
+    >>> from types import SimpleNamespace
+    >>> tail(SimpleNamespace(cls_emb=None))
+    ()
+    """
+    return () if getattr(tower, "cls_emb", None) is None else (tower.pad_id, CLASS)
+
+
+def fits(tower: Any, tokens: TokenList) -> bool:
+    """Whether `run` gives what the tower gives for a list: CoCa masks padding by its token, and has room for some."""
+    return not tail(tower) or (len(tokens) < tower.context_length and tower.pad_id not in tokens)
+
+
 def shares_prefixes(tower: Any) -> bool:
     """Whether `run` knows the blocks of a tower; whether the tower is causal is not seen here."""
     blocks: Any = getattr(tower.transformer, "resblocks", ())
-    return len(blocks) > 0 and all(map(_is_plain, blocks))
+    right = getattr(tower, "correct_cls_mask", False)  # which no configuration of open_clip can ask for
+    return len(blocks) > 0 and all(map(_is_plain, blocks)) and not right
 
 
 def run(tower: Any, plan: Plan) -> Tensor:
-    """Hidden states at the end of each list after the last block, before the final norm: [M, W]."""
+    """Hidden states at the end of each list after the last block, before the final norm: [M, W].
+
+    The lists of the plan end with `tail(tower)`.
+    """
     device, blocks = tower.positional_embedding.device, tower.transformer.resblocks
-    tokens, positions = torch.from_numpy(plan.tokens).to(device), torch.from_numpy(plan.positions).to(device)
-    dtype = tower.transformer.get_cast_dtype()
-    x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[positions].to(dtype)  # [N, W]
-    groups = [_Group(group, device) for group in plan.groups]
+    groups = [_Group(group, device, blind=bool(tail(tower))) for group in plan.groups]
+    x = _embedded(tower, torch.from_numpy(plan.tokens).to(device), torch.from_numpy(plan.positions).to(device))
     for block in blocks[:-1]:
         attended = _attend(block, x, groups)
         x = _mlp(block, x + block.ls_1(block.attn.out_proj(attended)))
     return _last(blocks[-1], x, groups)[torch.from_numpy(plan.places).to(device)]
 
 
-class _Group:
-    """Runs with their ancestors and mask on a device."""
+def _embedded(tower: Any, tokens: Tensor, positions: Tensor) -> Tensor:
+    """Nodes before the first block, [N, W]."""
+    dtype = tower.transformer.get_cast_dtype()
+    if tail(tower):
+        ends = tokens == CLASS
+        words = torch.where(ends[:, None], tower.cls_emb, tower.token_embedding(tokens.clamp(min=0)))
+        positions = positions.masked_fill(ends, tower.context_length)
+    else:
+        words = tower.token_embedding(tokens)
+    embedded: Tensor = words.to(dtype) + tower.positional_embedding[positions].to(dtype)
+    return embedded
 
-    def __init__(self, runs: Runs, device: torch.device) -> None:
+
+class _Group:
+    """Runs with their ancestors and mask on a device; where they are blind, their ends do not see themselves."""
+
+    def __init__(self, runs: Runs, device: torch.device, *, blind: bool) -> None:
         self.count, self.length, self.depth = runs.count, runs.length, runs.depth
         self.rows = slice(runs.first, runs.first + runs.count * runs.length)
         self.ancestors = torch.from_numpy(runs.ancestors).to(device)  # [B, depth]
         whole = torch.ones(runs.length, runs.depth + runs.length, dtype=torch.bool, device=device)
-        self.mask = whole.tril(runs.depth) if runs.length > 1 else None
+        self.seen = runs.depth + runs.length - blind
+        """Keys of an end."""
+        self.mask = whole.tril(runs.depth) if runs.length > 1 or blind else None
+        if blind and self.mask is not None:
+            self.mask[-1, -1] = False
         ends = torch.arange(runs.count, device=device) * runs.length + runs.length - 1
         self.ends = runs.first + ends  # [B]
 
@@ -84,6 +125,7 @@ def _last(block: Any, x: Tensor, groups: list[_Group]) -> Tensor:
         rows = slice(first, first + group.count)
         keys, values = group.keys_and_values(kv, heads)
         queries = q[rows].view(group.count, 1, heads, -1).transpose(1, 2)  # [B, H, 1, W / H]
+        keys, values = keys[:, :, : group.seen], values[:, :, : group.seen]
         found[rows] = F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).reshape(-1, width)
         first += group.count
     return _mlp(block, x[ends] + block.ls_1(block.attn.out_proj(found)))

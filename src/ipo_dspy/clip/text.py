@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.trie import TokenList, chunks, plan
+from ipo_dspy.clip.trie import TokenList, chunks
 from ipo_dspy.errors import DataError, InputError, TemplateError
 from ipo_dspy.template import Template
 
@@ -92,7 +92,7 @@ def encode_token_lists(backbone: Backbone, lists: Sequence[TokenList], *, batch_
     """Features of token lists, each distinct one encoded once: [M, D], float32, normalised, on the CPU."""
     if backbone.shares_prefixes:
         distinct = sorted(set(lists))
-        parts = [backbone.encode_plan(plan(piece)).cpu() for piece in chunks(distinct, NODES)]
+        parts = [backbone.encode_shared(piece).cpu() for piece in chunks(distinct, NODES)]
     else:
         distinct = sorted(set(lists), key=lambda tokens: (len(tokens), tokens))
         starts = range(0, len(distinct), batch_size)
