@@ -27,6 +27,7 @@ _HOME = {
     "ClipDescriber": "describers",
     "PaperAdapter": "signatures",
     "write_report": "report",
+    "RayScorer": "distributed",
     "mlflow_observer": "tracking",
     "IPOError": "errors",
 }
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from ipo_dspy.data import load_images as load_images
     from ipo_dspy.describers import ClipDescriber as ClipDescriber
     from ipo_dspy.describers import LMDescriber as LMDescriber
+    from ipo_dspy.distributed import RayScorer as RayScorer
     from ipo_dspy.errors import IPOError as IPOError
     from ipo_dspy.history import History as History
     from ipo_dspy.history import Score as Score

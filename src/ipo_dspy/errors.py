@@ -12,6 +12,7 @@
      |    +-- ProgramFileError            a saved program that is cut, foreign or unreadable
      +-- NoAnswerError                    a language model that was asked and gives nothing usable
      +-- JournalError                     a run folder that cannot be written or read
+     +-- ClusterError                     a Ray cluster without room, or one that loses its workers
      +-- BudgetError                      a limit of the run leaves nothing for another request
           +-- StoppedError                the user has ended the run
 
@@ -79,6 +80,10 @@ class NoAnswerError(IPOError):
 
 class JournalError(IPOError):
     """A run folder that cannot be written, that belongs to another run, or a journal whose middle is damaged."""
+
+
+class ClusterError(IPOError):
+    """A Ray cluster that has no room for the work, or that lost its workers again and again."""
 
 
 class BudgetError(IPOError):

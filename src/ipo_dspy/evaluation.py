@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import dspy
 
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.scorers import ClipScorer
+    from ipo_dspy.scorers import Held, ImageScorer, Place
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Evaluation:
 class Judged:
     """A scorer together with the images that it holds the features of, and a hash of each image's content."""
 
-    scorer: "ClipScorer"
+    scorer: "ImageScorer"
     images: TrainingImages
     keys: tuple[str, ...]
 
@@ -77,19 +77,59 @@ def judge(
     num_threads: int | None = None,
     skip_bad: bool = False,
     checked: bool = False,
+    where: "Place | None" = None,
 ) -> Judged:
     """Encode images once; what cannot be read is an error, or left out and told with `skip_bad`.
+
+    Args:
+        classifier: with the model.
+        images: to encode.
+        record: is told of progress, and what was left out.
+        stage: what the images are, in words.
+        num_threads: that decode, on this machine.
+        skip_bad: leave out images that cannot be read.
+        checked: see `encode_images`.
+        where: they are encoded and scored there, not here.
 
     Raises:
         ImageError: an image cannot be read (without `skip_bad`).
         DataError: none is left.
     """
-    from ipo_dspy.clip.images import encode_images
-    from ipo_dspy.scorers import ClipScorer
 
     def progress(done: int, total: int) -> None:
         if record is not None:
             record.tell("progress", stage=stage, done=done, total=total)
+
+    if where is None:
+        held = _held_here(classifier, images, num_threads, skip_bad, checked, progress)
+    else:
+        held = where.hold(
+            classifier.backbone,
+            images.images,
+            images.labels,
+            images.classes,
+            choices=images.choices,
+            skip_bad=skip_bad,
+            allow_url=classifier.allow_url,
+            progress=progress,
+        )
+    for _, message in held.skipped:
+        logger.warning("left out of the %s: %s", stage, message)
+        if record is not None:
+            record.tell("skipped", stage=stage, message=message)
+    return Judged(held.scorer, images.keep(held.kept), held.keys)
+
+
+def _held_here(
+    classifier: "ClipClassifier",
+    images: TrainingImages,
+    num_threads: int | None,
+    skip_bad: bool,
+    checked: bool,
+    progress: Callable[[int, int], None],
+) -> "Held":
+    from ipo_dspy.clip.images import encode_images
+    from ipo_dspy.scorers import ClipScorer, Held
 
     encoded = encode_images(
         classifier.backbone,
@@ -100,13 +140,9 @@ def judge(
         checked=checked,
         progress=progress,
     )
-    for _, message in encoded.skipped:
-        logger.warning("left out of the %s: %s", stage, message)
-        if record is not None:
-            record.tell("skipped", stage=stage, message=message)
     kept = images.keep(encoded.kept)
     scorer = ClipScorer(classifier.backbone, encoded.features, kept.labels, kept.classes, choices=kept.choices)
-    return Judged(scorer, kept, encoded.keys)
+    return Held(scorer, encoded.kept, encoded.keys, encoded.skipped)
 
 
 def evaluate(

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ipo_dspy.describers import Describer
     from ipo_dspy.estimate import Estimate
     from ipo_dspy.proposers import Proposer
+    from ipo_dspy.scorers import Place
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class IPO(Teleprompter):
             describes the images of a dozen classes.
         skip_bad: leave out images that cannot be read instead of stopping.
         task: one sentence for the proposer on what is classified; made from the class names by default.
+        scorer: where images are encoded and candidates scored, e.g. `RayScorer("auto")`; this machine by default.
 
     Source: Du, Sun, Snoek, IPO: Interpretable Prompt Optimization for Vision-Language Models, NeurIPS 2024.
 
@@ -125,6 +127,7 @@ class IPO(Teleprompter):
         max_descriptions: int = 64,
         skip_bad: bool = False,
         task: str | None = None,
+        scorer: "Place | None" = None,
     ) -> None:
         super().__init__()
         self.prompt_model, self.description_model = prompt_model, description_model
@@ -150,6 +153,7 @@ class IPO(Teleprompter):
         self.allow_changes = allow_changes
         self.observers, self.callbacks = tuple(observers), list(callbacks or [])
         self.label_field, self.skip_bad, self.task = label_field, skip_bad, task
+        self.scorer = scorer
         self.max_descriptions = whole("max_descriptions", max_descriptions, 0)
 
     def compile(
@@ -260,6 +264,7 @@ class IPO(Teleprompter):
             task=self.task,
             num_threads=self.num_threads,
             skip_bad=self.skip_bad,
+            where=self.scorer,
         )
 
     def _initial(self, classifier: "ClipClassifier") -> tuple[Template, ...]:

@@ -4,8 +4,9 @@ The search only asks a scorer; whether that is one model on this machine or many
 concern. A scorer holds the images' features, so a candidate costs one pass of the text tower.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -47,6 +48,83 @@ class Scorer(Protocol):
 
     def score(self, templates: Sequence[Template]) -> list[Score]:
         """One score a template, in order, over all images."""
+
+
+class ImageScorer(Scorer, Protocol):
+    """A scorer that can also say which class it gives to each image."""
+
+    def predict(self, template: Template) -> list[str]:
+        """The class given to each image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Images that a scorer now holds the features of.
+
+    Attributes:
+        scorer: over these images.
+        kept: for each of its images, the index of its source.
+        keys: for each, a hash of its content.
+        skipped: index and message of each source that could not be read.
+    """
+
+    scorer: ImageScorer
+    kept: tuple[int, ...]
+    keys: tuple[str, ...]
+    skipped: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wide:
+    """A scorer over more images than can be listed, and how many and which they are."""
+
+    scorer: Scorer
+    images: int
+    fingerprint: str
+
+
+class Place(Protocol):
+    """Where images are encoded and scored, other than in this process; `RayScorer` is one."""
+
+    def check(self, backbone: "Backbone") -> None:
+        """See that the work can begin there with this model.
+
+        Raises:
+            InputError: nobody answers there, or the model is not there.
+        """
+
+    def hold(
+        self,
+        backbone: "Backbone",
+        images: Sequence[Any],
+        labels: Sequence[str],
+        classes: Sequence[str],
+        *,
+        choices: Sequence[tuple[str, ...]] | None,
+        skip_bad: bool,
+        allow_url: bool,
+        progress: Callable[[int, int], None],
+    ) -> Held:
+        """Encode images there; see `encode_images` and `ClipScorer` for the arguments.
+
+        Raises:
+            ImageError: an image that cannot be read, unless `skip_bad`.
+            DataError: none can be.
+        """
+
+    def wide(
+        self,
+        backbone: "Backbone",
+        classes: Sequence[str] | None,
+        *,
+        skip_bad: bool,
+        progress: Callable[[int, int], None],
+    ) -> Wide | None:
+        """The images that candidates are to be scored on instead of the training set, if there are such.
+
+        Raises:
+            InputError: there are, and `classes` is None, for they differ from image to image.
+        """
 
 
 class ClipScorer:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ipo_dspy.describers import Descriptions
     from ipo_dspy.evaluation import Judged
     from ipo_dspy.proposers import Proposer
+    from ipo_dspy.scorers import Place, Scorer, Wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,34 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A task whose images are encoded, ready to be searched for."""
+    """A task whose images are encoded, ready to be searched for.
+
+    Attributes:
+        task: what it is about.
+        train: its training images.
+        validation: the images that decide, if they are others.
+        wide: the images that candidates are scored on, if they are more than `train`.
+    """
 
     task: Task
     train: "Judged"
     validation: "Judged | None"
+    wide: "Wide | None" = None
+
+    @property
+    def scorer(self) -> "Scorer":
+        """What the search asks."""
+        return self.train.scorer if self.wide is None else self.wide.scorer
+
+    @property
+    def images(self) -> int:
+        """How many images a candidate is scored on."""
+        return len(self.train.images.labels) if self.wide is None else self.wide.images
+
+    @property
+    def data(self) -> str:
+        """Fingerprint of them all."""
+        return self.train.fingerprint if self.wide is None else f"{self.train.fingerprint} {self.wide.fingerprint}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +78,7 @@ class Ways:
     task: str | None
     num_threads: int | None
     skip_bad: bool
+    where: "Place | None" = None
 
 
 def check(session: Session, task: Task, ways: Ways) -> None:
@@ -70,6 +95,9 @@ def check(session: Session, task: Task, ways: Ways) -> None:
     for template in task.initial:
         template_tokens(task.classifier.backbone, template, task.train.classes)
     record.tell("progress", stage="model", done=1, total=1)
+    if ways.where is not None:
+        ways.where.check(task.classifier.backbone)
+        return  # its workers read the images, which this machine may not even have
     for images in (task.train, task.validation):
         if images is not None and not ways.skip_bad:
             check_images(images.images, num_threads=ways.num_threads)
@@ -84,16 +112,17 @@ def encode(session: Session, task: Task, ways: Ways) -> Encoded:
     """
     train = _judge(session, task, task.train, ways, "training images")
     validation = None if task.validation is None else _judge(session, task, task.validation, ways, "validation images")
+    encoded = Encoded(task, train, validation, _wide(session, task, ways))
     session.check_task(
         task.name,
         classes=list(train.images.classes),
         model=dict(task.classifier.backbone.identity),
-        images=len(train.images.labels),
+        images=encoded.images,
         validation_images=0 if validation is None else len(validation.images.labels),
         start=str(task.initial[0]),
-        data=train.fingerprint,
+        data=encoded.data,
     )
-    return Encoded(task, train, validation)
+    return encoded
 
 
 def search(
@@ -105,7 +134,7 @@ def search(
     task, record, validation = encoded.task, session.record(encoded.task.name), encoded.validation
     described = describe(session, task, encoded.train.images, ways, stop=stop)
     engine = Search(
-        encoded.train.scorer,
+        encoded.scorer,
         proposer,
         ways.plan,
         record,
@@ -199,6 +228,19 @@ def _judge(session: Session, task: Task, images: TrainingImages, ways: Ways, sta
         num_threads=ways.num_threads,
         skip_bad=ways.skip_bad,
         checked=True,
+        where=ways.where,
+    )
+
+
+def _wide(session: Session, task: Task, ways: Ways) -> "Wide | None":
+    if ways.where is None:
+        return None
+    record = session.record(task.name)
+    return ways.where.wide(
+        task.classifier.backbone,
+        task.train.classes if task.train.choices is None else None,
+        skip_bad=ways.skip_bad,
+        progress=lambda done, total: record.tell("progress", stage="images to score on", done=done, total=total),
     )
 
 

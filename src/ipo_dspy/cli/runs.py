@@ -95,7 +95,7 @@ def run(
     from ipo_dspy.journal import replay
     from ipo_dspy.report import write_report
 
-    if not optimizer.skip_bad:
+    if not optimizer.skip_bad and optimizer.scorer is None:
         for dataset in tests.values():  # they are scored last, but a bad one should not show only then
             check_images([example.image for example in dataset], num_threads=optimizer.num_threads)
     best = optimizer.compile(program, train, valset=validation)
@@ -173,7 +173,14 @@ def _test(
     images = gather(program, {"self": program}, dataset, name="test images")["self"]
     with Journal(folder) as journal:
         record: Record = Record("self", journal, optimizer.observers)
-        judged = judge(program, images, record=record, stage=f"test images {part}", skip_bad=optimizer.skip_bad)
+        judged = judge(
+            program,
+            images,
+            record=record,
+            stage=f"test images {part}",
+            skip_bad=optimizer.skip_bad,
+            where=optimizer.scorer,
+        )
         before, after = judged.evaluate(start), judged.evaluate(program.template)
         keep_comparison(record, before, after, judged.images, split="test", part=part)
     return before, after

@@ -134,9 +134,9 @@ def load_image_table(
         DataError: an unreadable file, a missing column or image, a label outside the classes, ...
     """
     table = open_table(Path(path).expanduser())
-    cells = table.column(_find(table, "image", image, IMAGE_COLUMNS))
+    cells = table.column(find_column(table, "image", image, IMAGE_COLUMNS))
     rows = _rows(table, split)
-    labels, names = _labels(table, _find(table, "label", label, LABEL_COLUMNS), rows, classes)
+    labels, names = _labels(table, find_column(table, "label", label, LABEL_COLUMNS), rows, classes)
     folder = _base_folder(table, base)
     _check_paths(table, cells, rows, folder)
     chosen = select(labels, shots=shots, test=test, seed=seed)
@@ -148,7 +148,7 @@ def load_image_table(
     return build(chosen.train) if chosen.test is None else (build(chosen.train), build(chosen.test))
 
 
-def _find(table: Table, what: str, asked: str, usual: Sequence[str]) -> str:
+def find_column(table: Table, what: str, asked: str, usual: Sequence[str]) -> str:
     """The column's name: the one asked for, or the first of the usual ones that the table has."""
     if asked in table.columns:
         return asked
@@ -189,7 +189,7 @@ def _labels(
     values = [_tidy(value) for value in map(table.column(column), range(table.rows))]
     _check_values(table, rows, values)
     present = {value for value in values if value is not None}
-    given = usable_classes(classes, "classes") if classes is not None else _stored_classes(table.metadata)
+    given = usable_classes(classes, "classes") if classes is not None else stored_classes(table.metadata)
     if all(map(_is_number, present)) and not present <= set(given or ()):
         numbered = dict(enumerate(given)) if given else _names_beside(table, column, values)
         names = {key: name for number, name in numbered.items() for key in (number, str(number))}
@@ -221,7 +221,7 @@ def _check_values(table: Table, rows: Sequence[int], values: Sequence[Any]) -> N
             raise DataError(f"{fact}; name the column of class names with label='...'")
 
 
-def _stored_classes(metadata: dict[str, dict[str, Any]]) -> tuple[str, ...] | None:
+def stored_classes(metadata: dict[str, dict[str, Any]]) -> tuple[str, ...] | None:
     """Class names from our own metadata, or from the first ClassLabel in that of Hugging Face."""
     own = metadata.get("ipo_dspy", {}).get("classes")
     info = metadata.get("huggingface", {}).get("info")

@@ -1,0 +1,278 @@
+"""Parts of a data set, each read and encoded by one worker at a time; neither torch nor Ray is in it.
+
+A part says where its images are and holds none of them, unless they exist in memory only. It is read as often as need
+be: a part whose features were lost with a node is read again, and gives the same images.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ipo_dspy.data.folder import IMAGE_SUFFIXES
+from ipo_dspy.errors import DataError
+
+STEP = 64
+"""Images in one pass of a tower, see `encode_images`; parts begin at a multiple of it, so that passes are the same."""
+
+CHUNK = 16 * STEP
+"""Images of a part that a worker holds at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some images of a part, read.
+
+    Attributes:
+        images: whatever `encode_images` takes.
+        labels: class names, or numbers where the source has those.
+        places: where each image is, for messages.
+    """
+
+    images: Sequence[Any]
+    labels: Sequence[str | int]
+    places: Sequence[str]
+
+
+class Part(Protocol):
+    """Where some images are."""
+
+    @property
+    def count(self) -> int | None:
+        """How many; None where that shows only on reading."""
+
+    def read(self) -> Iterator[Chunk]:
+        """The images in order, `CHUNK` at a time.
+
+        Raises:
+            DataError: a file that is not there or not what it says, or an image without a label.
+        """
+
+    def stamp(self) -> str | None:
+        """A digest that changes with the images, of files by place, size and time; None where an URL may change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Images that are known one by one.
+
+    Attributes:
+        first: place of the first in the whole list.
+        total: length of that list.
+        images: paths, URLs, data URIs, bytes or PIL images.
+        labels: class names.
+        choices: for each image its own class names, or None where all share them.
+    """
+
+    first: int
+    total: int
+    images: tuple[Any, ...] = field(repr=False)
+    labels: tuple[str, ...] = field(repr=False)
+    choices: tuple[tuple[str, ...], ...] | None = field(repr=False, default=None)
+
+    @property
+    def count(self) -> int:
+        """How many."""
+        return len(self.images)
+
+    def read(self) -> Iterator[Chunk]:
+        """In order; files are opened by whoever decodes them."""
+        for start in range(0, len(self.images), CHUNK):
+            piece = slice(start, start + CHUNK)
+            images = self.images[piece]
+            places = [f"image {self.first + start + i + 1} of {self.total}" for i in range(len(images))]
+            yield Chunk(images, self.labels[piece], places)
+
+    def stamp(self) -> str | None:
+        """Of files without opening them, of what is in memory by content."""
+        return None if any(map(_is_url, self.images)) else _digest([*map(_mark, self.images), *self.labels])
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Row groups of a parquet file with an image and a label column."""
+
+    path: str
+    groups: tuple[int, ...]
+    first: int
+    count: int
+    image: str
+    label: str
+    names: tuple[str, ...] | None = field(repr=False, default=None)
+
+    def read(self) -> Iterator[Chunk]:
+        """In order; images are bytes in a cell, or paths from the file's folder."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        row = self.first
+        try:
+            file = pq.ParquetFile(self.path)
+            batches = file.iter_batches(
+                batch_size=CHUNK, row_groups=list(self.groups), columns=[self.image, self.label]
+            )
+            for batch in batches:
+                images = [self._image(cell) for cell in batch.column(self.image).to_pylist()]
+                labels = [self._named(cell) for cell in batch.column(self.label).to_pylist()]
+                places = [f"row {row + i} of {self.path}" for i in range(len(images))]
+                row += len(images)
+                yield Chunk(images, labels, places)
+        except (pa.ArrowException, OSError) as error:
+            fact = next(iter(str(error).splitlines()), type(error).__name__)
+            raise DataError(f"{self.path} cannot be read as parquet ({fact}); fetch or write the file again") from error
+
+    def stamp(self) -> str:
+        """Of the file, and which rows."""
+        return _digest([_mark(self.path), str(self.groups), self.image, self.label])
+
+    def _image(self, cell: Any) -> Any:
+        data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
+        if isinstance(data, bytes):
+            return data
+        return str(Path(self.path).parent / path) if isinstance(path, str) else b""  # empty: told as no image
+
+    def _named(self, cell: Any) -> Any:
+        known = self.names is not None and isinstance(cell, int) and 0 <= cell < len(self.names)
+        return self.names[cell] if known and self.names is not None else cell
+
+
+@dataclass(frozen=True, slots=True)
+class Tar:
+    """A shard in the layout of webdataset: `key.jpg` beside `key.cls`, `key.txt` or `key.json` with a `label`."""
+
+    path: str
+
+    @property
+    def count(self) -> None:
+        """Shows on reading."""
+
+    def read(self) -> Iterator[Chunk]:
+        """In the order of the file."""
+        rows: list[tuple[bytes, str | int, str]] = []
+        try:
+            with tarfile.open(self.path) as file:
+                for key, parts in _samples(file):
+                    found = next((suffix for suffix in parts if f".{suffix}" in IMAGE_SUFFIXES), None)
+                    if found is None:
+                        continue
+                    place = f"{key}.{found} in {self.path}"
+                    rows.append((parts[found], _label(parts, place), place))
+                    if len(rows) == CHUNK:
+                        yield _chunk(rows)
+                        rows = []
+        except (tarfile.TarError, OSError) as error:
+            raise DataError(f"{self.path} cannot be read as a tar file ({error}); fetch or write it again") from error
+        if rows:
+            yield _chunk(rows)
+
+    def stamp(self) -> str:
+        """Of the file."""
+        return _digest([_mark(self.path)])
+
+
+def listed(
+    images: Sequence[Any], labels: Sequence[str], choices: Sequence[tuple[str, ...]] | None, *, size: int
+) -> list[Listed]:
+    """Images in parts of `size`, which is a multiple of `STEP`; a rest of less than `STEP` joins the last.
+
+    >>> [part.count for part in listed(["x.jpg"] * 200, ["cat"] * 200, None, size=64)]
+    [64, 64, 72]
+    """
+    count, plain = len(images), [_plain(image) for image in images]
+    starts = list(range(0, max(count - STEP + 1, 1), size))
+    return [
+        Listed(
+            first,
+            count,
+            tuple(plain[first:last]),
+            tuple(labels[first:last]),
+            None if choices is None else tuple(choices[first:last]),
+        )
+        for first, last in zip(starts, [*starts[1:], count], strict=True)
+    ]
+
+
+def part_size(count: int, workers: int) -> int:
+    """Images in a part: four parts a worker where there are few, at most `CHUNK`; a multiple of `STEP`.
+
+    >>> part_size(400, 2), part_size(1_000_000, 16)
+    (64, 1024)
+    """
+    return min(CHUNK, STEP * max(1, -(-count // (4 * workers * STEP))))
+
+
+def _samples(file: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Members that share a name up to the first dot of the file's name, which stand side by side."""
+    key, parts = "", dict[str, bytes]()
+    for member in file:
+        content = file.extractfile(member) if member.isfile() else None
+        if content is None:
+            continue
+        folder, _, name = member.name.rpartition("/")
+        stem, _, suffix = name.partition(".")
+        mine = f"{folder}/{stem}" if folder else stem
+        if mine != key and parts:
+            yield key, parts
+            parts = {}
+        key, parts[suffix.lower()] = mine, content.read()
+    if parts:
+        yield key, parts
+
+
+def _label(parts: dict[str, bytes], place: str) -> str | int:
+    """The label beside an image."""
+    try:
+        text = parts["cls"] if "cls" in parts else parts.get("txt")
+        if text is None and "json" in parts:
+            text = str(json.loads(parts["json"])["label"]).encode()
+        if text is not None:
+            return text.decode().strip()
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"the label of {place} cannot be read ({error}); write the class name into its .cls") from error
+    raise DataError(f"{place} has no label; put its class name beside it, in a .cls or .txt, or as label in a .json")
+
+
+def _chunk(rows: Sequence[tuple[bytes, str | int, str]]) -> Chunk:
+    return Chunk(*zip(*rows, strict=True))
+
+
+def _plain(image: Any) -> Any:
+    """An image as another machine can open it: without DSPy around it, and a path from the root."""
+    place = getattr(image, "url", image)
+    is_path = isinstance(place, os.PathLike) or (isinstance(place, str) and not _is_url(place) and not _is_data(place))
+    return os.path.abspath(place) if is_path else place  # noqa: PTH100 - Path.resolve would follow links
+
+
+def _mark(image: Any) -> str:
+    """What changes when an image does."""
+    if isinstance(image, str) and not _is_data(image):
+        try:
+            stat = Path(image).stat()
+        except (OSError, ValueError):
+            return f"{image} absent"
+        return f"{image} {stat.st_size} {stat.st_mtime_ns}"
+    if isinstance(image, str | bytes):
+        return hashlib.sha256(image if isinstance(image, bytes) else image.encode()).hexdigest()
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def _is_data(image: str) -> bool:
+    return image.startswith("data:")
+
+
+def _is_url(image: Any) -> bool:
+    return isinstance(image, str) and not _is_data(image) and "://" in image
+
+
+def _digest(marks: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for mark in marks:
+        digest.update(mark.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()[:32]

@@ -1,0 +1,200 @@
+"""The workers that hold shards and score them, and what happens when one goes.
+
+Whatever a worker holds can be made again: it is in the object store of some node, or on disk, or can be encoded anew
+from its part. So a lost worker costs time. Sums of losses are exact (see `metric`), so which worker held what never
+shows. Workers take processors, which encoding needs too; `release` gives them back, the next question starts them anew.
+"""
+
+import contextlib
+import itertools
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ipo_dspy.distributed.cluster import Cluster
+from ipo_dspy.distributed.encoding import TRIES, Size, encode
+from ipo_dspy.distributed.parts import Part
+from ipo_dspy.distributed.shards import Job
+from ipo_dspy.distributed.worker import Holder
+from ipo_dspy.errors import ClusterError, InputError, IPOError
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 60.0
+"""After that, scoring begins with the workers that are there, be it one."""
+
+Name = tuple[int, int]
+"""Of a shard: the number of its set of images, and its place in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """A set of encoded images.
+
+    Attributes:
+        job: with which they were encoded.
+        parts: where they come from.
+        shards: a reference for each.
+        dtype: in which their features are kept.
+    """
+
+    job: Job
+    parts: tuple[Part, ...]
+    shards: list[Any]
+    dtype: torch.dtype
+
+
+class Pool:
+    """Workers over sets of images; one for all sets, so that they never wait for one another's processors."""
+
+    def __init__(self, cluster: Cluster, size: Size) -> None:
+        self.cluster, self._size = cluster, size
+        self._sets: dict[int, Images] = {}
+        self._numbers = itertools.count()
+        self._workers: list[tuple[Any, str]] = []  # with the node of each
+        self._held: set[Name] = set()
+        self._lock = threading.RLock()
+
+    def add(self, images: Images) -> int:
+        """Take over a set; its number."""
+        with self._lock:
+            number = next(self._numbers)
+            self._sets[number] = images
+            return number
+
+    def drop(self, number: int) -> None:
+        """Forget a set that is no longer asked about."""
+        with self._lock:
+            self._sets.pop(number, None)
+            self._held = {name for name in self._held if name[0] != number}
+            for worker, _ in self._workers:
+                worker.forget.remote(number)
+
+    def release(self) -> None:
+        """Give the processors back."""
+        with self._lock:
+            for worker, _ in self._workers:
+                self.cluster.ray.kill(worker)
+            self._workers, self._held = [], set()
+
+    def ask(self, method: str, number: int, *arguments: Any) -> list[Any]:
+        """The answers of all workers about one set; after a loss all are asked again.
+
+        Raises:
+            ClusterError: workers are lost again and again.
+        """
+        with self._lock:
+            for _ in range(TRIES):
+                try:
+                    self._fill()
+                    asked = [getattr(worker, method).remote(number, *arguments) for worker, _ in self._workers]
+                    return self._answers(asked)
+                except self.cluster.losses as error:
+                    logger.warning("a worker of the Ray cluster was lost; its images go to the others")
+                    last = error
+                    self.release()
+            raise ClusterError(f"the Ray cluster lost a worker {TRIES} times in one step ({last}); see ray status")
+
+    def _fill(self) -> None:
+        """See that workers are there and hold all shards of all sets."""
+        for _ in range(TRIES):
+            self._workers = self._workers or self._start()
+            lost = self._hold()
+            if not lost:
+                return
+            logger.warning("%d parts of the images were lost with a node; they are encoded again", len(lost))
+            self._encode_again(lost)
+        stores = {self._sets[number].job.store for number, _ in lost}
+        if stores != {None}:
+            raise InputError(
+                f"what one node writes to store={stores.pop()!r} another does not see; name a folder on all nodes"
+            )
+        raise ClusterError(
+            f"the Ray cluster lost {len(lost)} parts of the images {TRIES} times in a row; see ray status"
+        )
+
+    def _start(self) -> list[tuple[Any, str]]:
+        """As many workers as there are to be and room for; waits for those that are on their way."""
+        ray, began = self.cluster.ray, time.monotonic()
+        most = max((len(images.parts) for images in self._sets.values()), default=1)
+        kind = ray.remote(Holder).options(
+            num_cpus=self._size.cpus, num_gpus=0, max_restarts=0, scheduling_strategy="SPREAD"
+        )
+        started = [kind.remote(self._size.cpus) for _ in range(self._size.fitting(self.cluster, most))]
+        coming = {worker.ready.remote(): worker for worker in started}
+        ready: dict[Any, str] = {}
+        while True:
+            done, _ = ray.wait(list(coming), num_returns=len(coming), timeout=1) if coming else ([], [])
+            for answer in done:
+                worker = coming.pop(answer)
+                with contextlib.suppress(*self.cluster.losses):
+                    ready[worker] = ray.get(answer)
+            enough = self._size.fitting(self.cluster, most)  # nodes may go while we wait
+            if ready and (len(ready) >= enough or not coming or time.monotonic() - began > START_SECONDS):
+                break
+            if not coming:
+                raise ClusterError(
+                    "no worker of the Ray cluster could be started; see ray status and the logs of its nodes"
+                )
+        for worker in coming.values():
+            ray.kill(worker)
+        return list(ready.items())
+
+    def _hold(self) -> list[Name]:
+        """Hand out the shards that nobody holds; those that are lost."""
+        lost: list[Name] = []
+        for number, images in self._sets.items():
+            places = [place for place in range(len(images.parts)) if (number, place) not in self._held]
+            calls = [
+                worker.hold.remote(
+                    {(number, place): images.shards[place] for place in mine}, images.job.classes, images.dtype
+                )
+                for (worker, _), mine in zip(self._workers, self._shares(images, places), strict=True)
+                if mine
+            ]
+            missing = [name for names in self._answers(calls) for name in names]
+            self._held |= {(number, place) for place in places} - set(missing)
+            lost += missing
+        return lost
+
+    def _shares(self, images: Images, places: Sequence[int]) -> list[list[int]]:
+        """Equal shares for the workers, each as far as possible of shards that are on its node."""
+        where = self.cluster.ray.experimental.get_object_locations([images.shards[place] for place in places])
+        shares: list[list[int]] = [[] for _ in self._workers]
+        most = math.ceil(len(places) / len(shares))
+        rest: list[int] = []
+        for place in places:
+            nodes = where.get(images.shards[place], {}).get("node_ids", ())
+            near = (
+                mine
+                for mine, (_, node) in zip(shares, self._workers, strict=True)
+                if node in nodes and len(mine) < most
+            )
+            next(near, rest).append(place)
+        for place in rest:
+            min(shares, key=len).append(place)
+        return shares
+
+    def _encode_again(self, lost: Sequence[Name]) -> None:
+        self.release()
+        for number in sorted({number for number, _ in lost}):
+            images = self._sets[number]
+            parts = {place: images.parts[place] for of, place in lost if of == number}
+            for place, (_, shard) in encode(self.cluster, images.job, parts, self._size, lambda told: None).items():
+                images.shards[place] = shard
+
+    def _answers(self, asked: Sequence[Any]) -> list[Any]:
+        """Of remote calls; a mistake that a worker tells is raised as it is, without Ray's traceback."""
+        try:
+            answers: list[Any] = self.cluster.ray.get(list(asked))
+        except self.cluster.ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, IPOError):
+                raise error.cause from None
+            raise
+        return answers

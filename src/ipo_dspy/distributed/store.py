@@ -1,0 +1,78 @@
+"""Features of parts on disk, a file for each, in a folder that all workers see.
+
+A file is named after the model and the images, so one that is there is the right one; it is written whole or not at
+all, and one that cannot be read is made anew. Features are float32, so a run that finds them gets the numbers that it
+would have computed.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ipo_dspy.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is known of a part once it is encoded.
+
+    Attributes:
+        features: [n, D], float32, normalised.
+        labels: n class names or numbers, as the source has them.
+        indices: n places in the part.
+        keys: n hashes of content.
+        skipped: place in the part, message and place in words of each image that could not be read.
+    """
+
+    features: Tensor
+    labels: tuple[str | int, ...]
+    indices: tuple[int, ...]
+    keys: tuple[str, ...]
+    skipped: tuple[tuple[int, str, str], ...]
+
+
+def file_name(fingerprint: str, dtype: str, stamp: str) -> str:
+    """Of a model's features of certain images."""
+    return hashlib.sha256(f"{fingerprint} {dtype} {stamp}".encode()).hexdigest()[:40] + ".safetensors"
+
+
+def write(folder: str, name: str, kept: Kept) -> None:
+    """Write a file whole: another worker may be reading, and this one may be killed.
+
+    Raises:
+        InputError: the folder is not there, or cannot be written to.
+    """
+    from safetensors.torch import save
+
+    told = {"labels": kept.labels, "indices": kept.indices, "keys": kept.keys, "skipped": kept.skipped}
+    data = save({"features": kept.features.contiguous()}, metadata={"told": json.dumps(told)})
+    place = Path(folder) / name
+    part = place.with_suffix(f".{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(place)
+    except OSError as error:
+        raise InputError(
+            f"features cannot be written to store={folder!r} ({error.strerror}); name a folder that all nodes share"
+        ) from error
+
+
+def read(folder: str, name: str) -> Kept | None:
+    """What was written, mapped and not loaded; None where there is nothing, or nothing whole."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(Path(folder) / name, framework="pt") as file:
+            told = json.loads(file.metadata()["told"])
+            features = file.get_tensor("features")
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
+    skipped = tuple((index, message, place) for index, message, place in told["skipped"])
+    return Kept(features, tuple(told["labels"]), tuple(told["indices"]), tuple(told["keys"]), skipped)
