@@ -1,9 +1,9 @@
 """What keeping text prefixes from step to step would save: counted on real searches, without computing a feature.
 
-`python scripts/prefix_reuse.py` prints a table of docs/experiments.md. Each search runs on a bundled task; its templates
-are then filled with as many class names as a table row says, and of the distinct token prefixes (nodes of the trie) of
-each step those are counted that a store of the best earlier templates' prefixes would have held. A node costs keys and
-values of every layer of ViT-B/16's text tower.
+`python scripts/prefix_reuse.py` prints a table of docs/experiments.md. Each search runs on a bundled task; its
+templates are then filled with as many class names as a table row says, and of the distinct token prefixes (nodes of
+the trie) of each step those are counted that a store of the best earlier templates' prefixes would have held. A node
+costs keys and values of every layer of ViT-B/16's text tower.
 """
 
 import argparse
