@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-PYTHON = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+PYTHON = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "IPO_DSPY_CACHE") if name in os.environ}
 # PyTorch's threads do not live through a fork.
 PYTHON |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 

@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 
 import dspy
@@ -9,6 +11,13 @@ from hypothesis import settings
 # Time limits of single examples fail on busy machines and say nothing about the code.
 settings.register_profile("quick", deadline=None, max_examples=30)
 settings.load_profile("quick")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """No test, nor a process that it starts, touches the user's own image features."""
+    folder = tempfile.TemporaryDirectory(prefix="ipo-dspy-tests-")
+    config.add_cleanup(folder.cleanup)
+    os.environ["IPO_DSPY_CACHE"] = folder.name
 
 
 @pytest.fixture

@@ -25,6 +25,14 @@ from ipo_dspy.clip.memo import Memo
 from ipo_dspy.errors import DataError, ImageError
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _memory_alone() -> Iterator[None]:
+    """What is on disk is for test_clip_store.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPO_DSPY_CACHE", "off")
+        yield
+
+
 @pytest.fixture(scope="module")
 def toy() -> Backbone:
     return shared_toy()

@@ -255,7 +255,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         (photos / example.label).mkdir()
         open_image(example.image).save(photos / example.label / "1.png")
     picture = next(photos.rglob("*.png"))
-    names = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "DSPY_CACHEDIR", "HF_HOME")
+    names = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "DSPY_CACHEDIR", "HF_HOME", "IPO_DSPY_CACHE")
     places = {name: folder / name.lower() for name in names}
     for place in places.values():
         place.mkdir()
@@ -304,6 +304,7 @@ def test_all_of_it_ran(ran: Ran) -> None:
     for file in ("debug.log", "python/best.json", "python/report.html", "run/report.html", "saved.json"):
         assert (ran.folder / file).stat().st_size > 500
     assert b"[hidden]" in (ran.folder / "debug.log").read_bytes()
+    assert (ran.folder / "ipo_dspy_cache" / "image-features" / "data.mdb").is_file()
     cached = [row for path in (ran.folder / "dspy_cachedir").rglob("cache.db") for row in rows(path)]
     assert sum(b"a grainy pixel art picture" in row for row in cached) > 5
     sent = {name: value for headers in ran.server.headers for name, value in headers.items()}

@@ -11,6 +11,8 @@
      |    +-- LanguageModelError          LLM names and answers
      |    +-- ProgramFileError            a saved program that is cut, foreign or unreadable
      +-- NoAnswerError                    a language model that was asked and gives nothing usable
+     +-- StoreError                       the cache of image features cannot be read or written
+     |    +-- StoreFullError              there is no room; what it holds can be read
      +-- JournalError                     a run folder that cannot be written or read
      +-- ClusterError                     a Ray cluster without room, or one that loses its workers
      +-- BudgetError                      a limit of the run leaves nothing for another request
@@ -76,6 +78,14 @@ class ProgramFileError(InputError):
 
 class NoAnswerError(IPOError):
     """A language model that was reached, and again and again gave no usable answer."""
+
+
+class StoreError(IPOError):
+    """The cache of image features on disk is damaged, foreign, or not to be read or written."""
+
+
+class StoreFullError(StoreError):
+    """Nothing more can be written to the cache of image features; what it holds can be read."""
 
 
 class JournalError(IPOError):

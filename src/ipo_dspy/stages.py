@@ -100,7 +100,7 @@ def check(session: Session, task: Task, ways: Ways) -> None:
         return  # its workers read the images, which this machine may not even have
     for images in (task.train, task.validation):
         if images is not None and not ways.skip_bad:
-            check_images(images.images, num_threads=ways.num_threads)
+            check_images(images.images, backbone=task.classifier.backbone, num_threads=ways.num_threads)
 
 
 def encode(session: Session, task: Task, ways: Ways) -> Encoded:

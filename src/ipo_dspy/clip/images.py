@@ -1,8 +1,9 @@
 """Images to CLIP features: read whatever DSPy calls an image, decode beside encoding, remember by content.
 
-The evaluation transform of the model is applied, no random crops. Decoding runs in a few threads ahead of
-the tower with a bounded look-ahead, so memory holds two batches of pixels and not the data set. The features
-of an image that this backbone has seen before, in whatever wrapping, are taken from its memo.
+The evaluation transform of the model is applied, no random crops. Reading and decoding run in a few threads ahead of
+the tower with a bounded look-ahead, so memory holds two batches of pixels and not the data set. An image whose content
+this model has seen before, in whatever wrapping, in this process or another, is read and hashed but neither decoded
+nor encoded (`clip.cache`). Each encoded batch is kept before the next is begun.
 
 Unlike open_clip's own transform, images are turned upright by their EXIF tag and made RGB before they are
 resized, and 16-bit grey is scaled to 8 bits where Pillow would clip it to white. For upright RGB and grey
@@ -35,6 +36,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.cache import KnownFeatures
 from ipo_dspy.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ FORMATS = (
     *("DIB", "ICO", "ICNS", "PCX", "QOI", "SGI", "TGA"),
 )
 """Formats that decode in this process; Pillow would start Ghostscript for EPS, also for one inside an IPTC file."""
+
+READING = 1
+"""To be raised with every change to the pixels that an image gives: features of other readings are then left alone."""
 
 MAX_DOWNLOAD = 64 * 1024 * 1024
 """Bytes of one image behind a URL."""
@@ -125,15 +130,17 @@ def encode_images(
         backbone: the model.
         sources: the images; see `ImageSource`.
         batch_size: images in one pass of the tower.
-        num_threads: threads that decode; by default one a core, at most 8.
+        num_threads: threads that decode; by default one a core, at most 16.
         skip_bad: go on past images that cannot be read and name them in `skipped`.
         allow_url: fetch http and https URLs.
-        checked: `check_images` has seen them, so they need not be decoded twice more.
+        checked: `check_images` has seen them, so they need not be decoded once more.
         progress: called with the number of images done and the number of all, now and then and at the end.
 
     Raises:
-        ImageError: an image that cannot be read, unless `skip_bad`; raised before the first is encoded.
+        ImageError: an image that cannot be read, unless `skip_bad`; on the CPU, where the tower is the slow part,
+            before the first is encoded.
         DataError: no images, or none that can be read.
+        InputError: `IPO_DSPY_CACHE_LIMIT` is no size.
     """
     if not sources:
         raise DataError("no images to encode; pass at least one")
@@ -141,10 +148,11 @@ def encode_images(
     keys: dict[int, str] = {}
     skipped: list[tuple[int, str]] = []
     waiting: list[tuple[int, _Ready]] = []
-    threads = num_threads or min(8, os.cpu_count() or 1)
-    if not (skip_bad or checked) and len(sources) > batch_size:
-        check_images(sources, num_threads=threads)
-    prepare = functools.partial(_prepare, backbone, allow_url=allow_url)
+    threads = num_threads or _threads()
+    if not (skip_bad or checked) and len(sources) > batch_size and backbone.device.type == "cpu":
+        check_images(sources, backbone=backbone, num_threads=threads)
+    known = KnownFeatures(backbone, READING)
+    prepare = functools.partial(_prepare, backbone, known, allow_url=allow_url)
     for index, outcome in enumerate(_in_order(prepare, sources, batch_size + threads, threads)):
         if isinstance(outcome, ImageError):
             if not skip_bad:
@@ -154,10 +162,11 @@ def encode_images(
             waiting.append((index, outcome))
             keys[index] = outcome.key
         if len(waiting) == batch_size or index == len(sources) - 1:
-            rows.update(_encode(backbone, waiting))
+            rows.update(_encode(backbone, known, waiting))
             waiting.clear()
             if progress is not None:
                 progress(index + 1, len(sources))
+    known.settle()
     if not rows:
         raise DataError(f"none of {len(sources)} images can be read; the first: {skipped[0][1]}")
     kept = tuple(sorted(rows))
@@ -165,14 +174,20 @@ def encode_images(
     return EncodedImages(features, kept, tuple(keys[index] for index in kept), tuple(skipped))
 
 
-def check_images(sources: Sequence[ImageSource], *, num_threads: int | None = None) -> None:
+def check_images(
+    sources: Sequence[ImageSource], *, backbone: Backbone | None = None, num_threads: int | None = None
+) -> None:
     """Decode all images once, to refuse a bad one before slow work; URLs are left for later, to be fetched once.
+
+    With a backbone, those that it has encoded before are not decoded again.
 
     Raises:
         ImageError: an image that cannot be read; the first in order.
     """
-    threads = num_threads or min(8, os.cpu_count() or 1)
-    for index, error in enumerate(_in_order(_unreadable, sources, 2 * threads, threads)):
+    threads = num_threads or _threads()
+    known = None if backbone is None else KnownFeatures(backbone, READING)
+    unreadable = functools.partial(_unreadable, known)
+    for index, error in enumerate(_in_order(unreadable, sources, 2 * threads, threads)):
         if error is not None:
             raise ImageError(_with_place(error, index, len(sources))) from error
 
@@ -193,13 +208,19 @@ def name_image(source: object) -> str:
     return f"image given as {type(source).__name__}"
 
 
-def _unreadable(source: ImageSource) -> ImageError | None:
+def _threads() -> int:
+    return min(16, os.cpu_count() or 1)
+
+
+def _unreadable(known: KnownFeatures | None, source: ImageSource) -> ImageError | None:
     """What is wrong with an image."""
     address = getattr(source, "url", source)
     if isinstance(address, str) and _is_url(address):
         return None
     try:
-        open_image(source)
+        key, image = _identify(source)
+        if known is None or known.get(key) is None:
+            image()
     except ImageError as error:
         return error
     return None
@@ -222,39 +243,42 @@ def _in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare(backbone: Backbone, source: ImageSource, *, allow_url: bool) -> _Outcome:
+def _prepare(backbone: Backbone, known: KnownFeatures, source: ImageSource, *, allow_url: bool) -> _Outcome:
     try:
-        if isinstance(source, Image.Image):
-            image = open_image(source)
-            key = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-            return _ready(backbone, key, lambda: image)
-        data = _read(source, allow_url=allow_url)
-        opened = _decode_later(data, name_image(source))
-        return _ready(backbone, hashlib.sha256(data).hexdigest(), opened)
+        key, image = _identify(source, allow_url=allow_url)
+        features = known.get(key)
+        return _Ready(key, features, None if features is not None else backbone.preprocess(image()))
     except ImageError as error:
         return error
 
 
-def _ready(backbone: Backbone, key: str, image: Callable[[], Image.Image]) -> _Ready:
-    features = backbone.image_memo.get(key)
-    return _Ready(key, features, None if features is not None else backbone.preprocess(image()))
+def _identify(source: ImageSource, *, allow_url: bool = False) -> tuple[str, Callable[[], Image.Image]]:
+    """A hash of an image's content, and what decodes it: of a file its bytes count, of a PIL image its pixels."""
+    if isinstance(source, Image.Image):
+        image = open_image(source)
+        return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest(), lambda: image
+    data = _read(source, allow_url=allow_url)
+    return hashlib.sha256(data).hexdigest(), _decode_later(data, name_image(source))
 
 
-def _encode(backbone: Backbone, waiting: Sequence[tuple[int, _Ready]]) -> dict[int, Tensor]:
+def _encode(backbone: Backbone, known: KnownFeatures, waiting: Sequence[tuple[int, _Ready]]) -> dict[int, Tensor]:
     """Features [D] by index; contents that are not known yet go through the tower together."""
     found = {ready.key: ready.features for _, ready in waiting if ready.features is not None}
     fresh = {ready.key: ready.pixels for _, ready in waiting if ready.pixels is not None and ready.key not in found}
+    encoded: dict[str, Tensor] = {}
     with backbone.lock:
         for key in list(fresh):
-            features = backbone.image_memo.get(key)  # another thread may have been quicker
+            features = known.get(key)  # another thread or process may have been quicker
             if features is not None:
                 found[key] = features
                 del fresh[key]
         if fresh:
             rows = backbone.encode_pixels(torch.stack(list(fresh.values()))).cpu()  # [N, D]
-            for key, row in zip(fresh, rows, strict=True):
-                found[key] = row.clone()  # a row of its own: a view would keep the whole batch alive
-                backbone.image_memo.put(key, found[key])
+            # Rows of their own: a view would keep the whole batch alive.
+            encoded = {key: row.clone() for key, row in zip(fresh, rows, strict=True)}
+            known.remember(encoded)
+    known.keep(encoded)  # not under the lock: the disk takes its time
+    found.update(encoded)
     return {index: found[ready.key] for index, ready in waiting}
 
 
