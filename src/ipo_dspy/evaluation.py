@@ -55,7 +55,10 @@ class Judged:
     def fingerprint(self) -> str:
         """Of the images, labels and classes: another one is another task."""
         told = [self.keys, self.images.labels, self.images.classes, self.images.choices]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for piece in json.JSONEncoder().iterencode(told):  # whole, the choices of a million images are many gigabytes
+            digest.update(piece.encode())
+        return digest.hexdigest()
 
     def evaluate(self, template: Template) -> Evaluation:
         """Score a template on these images."""
@@ -129,6 +132,7 @@ def _held_here(
     progress: Callable[[int, int], None],
 ) -> "Held":
     from ipo_dspy.clip.images import encode_images
+    from ipo_dspy.clip.precision import check_precision
     from ipo_dspy.scorers import ClipScorer, Held
 
     encoded = encode_images(
@@ -141,6 +145,7 @@ def _held_here(
         progress=progress,
     )
     kept = images.keep(encoded.kept)
+    check_precision(classifier.backbone, kept.images, kept.labels, kept.classes, allow_url=classifier.allow_url)
     scorer = ClipScorer(classifier.backbone, encoded.features, kept.labels, kept.classes, choices=kept.choices)
     return Held(scorer, encoded.kept, encoded.keys, encoded.skipped)
 
