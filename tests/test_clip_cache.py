@@ -20,9 +20,10 @@ from PIL import Image
 from clip_toys import toy_backbone, write_model
 from ipo_dspy.clip import cache, images, store
 from ipo_dspy.clip.backbone import Backbone, load_backbone
-from ipo_dspy.clip.cache import KnownFeatures, cache_folder, cache_limit, origin
+from ipo_dspy.clip.cache import KnownFeatures, origin
 from ipo_dspy.clip.images import READING, check_images, encode_images
 from ipo_dspy.clip.memo import Memo
+from ipo_dspy.clip.place import cache_folder, cache_limit
 from ipo_dspy.clip.segments import data_file
 from ipo_dspy.errors import ImageError, InputError
 

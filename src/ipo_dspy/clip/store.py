@@ -122,6 +122,13 @@ class FeatureStore:
                 segments = [replace(s, used=max(s.used, touched.get(s.slot, 0.0))) for s in file.segments(txn)]
                 file.write_table(txn, segments)
 
+    def size(self) -> int:
+        """Bytes on disk, without the holes that the file has."""
+        try:
+            return data_file(self.folder).stat().st_blocks * 512
+        except OSError:
+            return 0
+
     def contents(self) -> list[Held]:
         """What is held of each origin, the one used last first."""
         if not data_file(self.folder).exists():

@@ -1,0 +1,103 @@
+"""`ipo-dspy cache`: what is kept of images that were encoded before, and removing it."""
+
+import datetime
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ipo_dspy.cli.options import Json
+from ipo_dspy.errors import InputError
+
+if TYPE_CHECKING:
+    from ipo_dspy.clip.store import FeatureStore, Held
+
+cache = typer.Typer(name="cache", help="Features of images that were encoded before.", no_args_is_help=True)
+
+
+@cache.command()
+def info(json: Json = False) -> None:
+    """Where the features are kept, how much they take, and of which models they are."""
+    from ipo_dspy.cli import show
+
+    store = _store()
+    held = [] if store is None else store.contents()
+    if json:
+        place = None if store is None else str(store.folder)
+        limit, size = (None, 0) if store is None else (store.limit, store.size())
+        show.as_json({"folder": place, "limit": limit, "bytes": size, "models": [_as_json(one) for one in held]})
+    elif store is None:
+        typer.echo("no image features are kept: IPO_DSPY_CACHE is off")
+    else:
+        used = f"{_bytes(store.size())} of at most {_bytes(store.limit)}"
+        if held:
+            columns = ["model", "fingerprint", "computed in", "images>", "size>", "last used"]
+            show.rows(f"{store.folder}: {used}", columns, map(_row, held))
+        else:
+            typer.echo(f"{store.folder}: {used}; no image has been encoded yet")
+
+
+@cache.command()
+def clear(
+    model: Annotated[str | None, typer.Option(help="Only of this model: its name or fingerprint, see info.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove the features; they are computed again when they are needed."""
+    store = _store()
+    if store is None:
+        raise InputError("no image features are kept, IPO_DSPY_CACHE is off; write IPO_DSPY_CACHE=/a/folder")
+    what = f"everything in {store.folder}" if model is None else f"{_count(store, model)} from {store.folder}"
+    if not yes and not _agreed(what):
+        typer.echo("nothing was removed")
+        return
+    before = store.size()
+    store.clear(None if model is None else lambda origin: model in (origin.name, origin.fingerprint))
+    typer.echo(f"removed {what}: {_bytes(before - store.size())}")
+
+
+def _store() -> "FeatureStore | None":
+    from ipo_dspy.clip.place import cache_folder, cache_limit
+    from ipo_dspy.clip.store import FeatureStore
+
+    folder = cache_folder()
+    return None if folder is None else FeatureStore(folder, cache_limit())
+
+
+def _count(store: "FeatureStore", model: str) -> str:
+    """What is held of a model.
+
+    Raises:
+        InputError: nothing.
+    """
+    held = store.contents()
+    mine = [one for one in held if model in (one.origin.name, one.origin.fingerprint)]
+    if not mine:
+        names = ", ".join(repr(one.origin.name) for one in held) or "none at all"
+        raise InputError(f"no images of model {model!r} are kept; there are those of: {names}")
+    return f"{sum(one.images for one in mine)} images of {model}"
+
+
+def _agreed(what: str) -> bool:
+    if not sys.stdin.isatty():
+        raise InputError(f"this would remove {what}; add --yes")
+    return typer.confirm(f"Remove {what}?")
+
+
+def _row(held: "Held") -> Sequence[str]:
+    origin = held.origin
+    when = datetime.datetime.fromtimestamp(held.used).strftime("%Y-%m-%d %H:%M")
+    return origin.name, origin.fingerprint, origin.arithmetic, f"{held.images:,}", _bytes(held.bytes), when
+
+
+def _as_json(held: "Held") -> dict[str, object]:
+    return {**asdict(held.origin), "images": held.images, "bytes": held.bytes, "used": held.used}
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if count == int(count) else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,50 @@
+"""Where image features are kept and how large that may grow: the user's cache folder, or as the environment says."""
+
+import os
+import re
+from pathlib import Path
+
+from ipo_dspy.errors import InputError
+
+PLACE, LIMIT = "IPO_DSPY_CACHE", "IPO_DSPY_CACHE_LIMIT"
+"""Names of the variables: a folder, or one of `OFF`; and a size such as 10GB."""
+
+OFF = ("", "0", "off", "no", "none", "false")
+FOLDER = "image-features"
+DEFAULT_LIMIT = 10 * 10**9
+LEAST_LIMIT = 50 * 10**6
+"""Of less, what must stay free would leave next to nothing."""
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+
+
+def cache_folder() -> Path | None:
+    """Where the store is, or None if it is off."""
+    told = os.environ.get(PLACE)
+    if told is not None and told.strip().lower() in OFF:
+        return None
+    if told is not None:
+        return Path(told).expanduser().absolute() / FOLDER
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (given if given.is_absolute() else Path.home() / ".cache") / "ipo_dspy" / FOLDER
+    except RuntimeError:  # a user without a home
+        return None
+
+
+def cache_limit() -> int:
+    """Bytes that the store may take.
+
+    Raises:
+        InputError: it is no size, or too small a one.
+    """
+    told = os.environ.get(LIMIT, "").strip()
+    if not told:
+        return DEFAULT_LIMIT
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", told.lower())
+    if parts is None or parts[2] not in _UNITS:
+        raise InputError(f"{LIMIT}={told!r} is no size; write e.g. {LIMIT}=10GB")
+    size = int(float(parts[1]) * _UNITS[parts[2]])
+    if size < LEAST_LIMIT:
+        raise InputError(f"{LIMIT}={told!r} is too small; write at least {LIMIT}=50MB, or {PLACE}=off for no cache")
+    return size
