@@ -56,6 +56,16 @@ class Cluster:
         self.ray = load_ray()
         if not self.ray.is_initialized():
             _join(self.ray, address)
+        self._session = self._joined()
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether the connection is still there; Ray would answer a question without one by starting a cluster."""
+        return bool(self.ray.is_initialized()) and self._joined() == self._session
+
+    def _joined(self) -> tuple[str, str]:
+        context = self.ray.get_runtime_context()
+        return str(context.gcs_address), str(context.get_job_id())
 
     @property
     def losses(self) -> tuple[type[Exception], ...]:
@@ -72,20 +82,21 @@ class Cluster:
         ]
         return sorted((n for n in found if n.cpus >= cpus and n.gpus >= gpus), key=lambda node: node.key)
 
-    def room(self, cpus: float, gpus: float) -> int:
-        """How many workers of this size fit the nodes that are up.
+    def seats(self, cpus: float, gpus: float) -> list[Node]:
+        """A node for each worker of this size that fits, one on every node before the second on any.
 
         Raises:
-            ClusterError: not one.
+            ClusterError: not one fits.
         """
-        sizes = [(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in self.nodes(cpus, gpus)]
-        if not sizes:
+        nodes = self.nodes(cpus, gpus)
+        if not nodes:
             has = ", ".join(f"{n['Resources'].get('CPU', 0):g}" for n in self.ray.nodes() if n["Alive"]) or "none"
             raise ClusterError(
                 f"no node of the Ray cluster has {cpus:g} CPUs and {gpus:g} GPUs for a worker (CPUs by node: {has}); "
                 "add nodes with ray start, or ask for less: RayScorer(cpus_per_worker=1, gpus_per_worker=0)"
             )
-        return int(sum(min(pair) for pair in sizes))
+        room = {node: int(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus)) for node in nodes}
+        return [node for turn in range(max(room.values())) for node in nodes if room[node] > turn]
 
     def check(self, nodes: Sequence[Node], model: str, paths: Sequence[str]) -> None:
         """See that nodes have this package and the files of the model.
@@ -172,8 +183,9 @@ def check_address(address: str) -> None:
 
 def _join(ray: Any, address: str) -> None:
     check_address(address)
+    options = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address == "local":
-        _init(ray, address="local", include_dashboard=False)
+        ray.init(address="local", include_dashboard=False, **options)
         return
     place = _current() if address == "auto" else address
     if place is None:
@@ -187,23 +199,12 @@ def _join(ray: Any, address: str) -> None:
             f"no Ray cluster answers at {place!r} ({why}); check with ray status, or start one: ray start --head"
         )
     try:
-        _init(ray, address=place)
+        ray.init(address=place, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise InputError(
             f"the Ray cluster at {place!r} cannot be joined ({brief(error)}); this machine has to be one of its nodes: "
             f"ray start --address={place}"
         ) from error
-
-
-def _init(ray: Any, **options: Any) -> None:
-    """Join without the lines that Ray's core writes to the terminal, most of them about itself."""
-    before = os.environ.get("RAY_BACKEND_LOG_LEVEL")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
-    finally:
-        if before is None:
-            del os.environ["RAY_BACKEND_LOG_LEVEL"]
 
 
 def _current() -> str | None:

@@ -19,7 +19,7 @@ from ipo_dspy import errors
 from ipo_dspy.distributed.cluster import Cluster
 from ipo_dspy.distributed.parts import Part
 from ipo_dspy.distributed.shards import Job, Told
-from ipo_dspy.distributed.worker import Encoder
+from ipo_dspy.distributed.worker import encode_batch
 from ipo_dspy.errors import ClusterError, InputError
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Size:
 
     def fitting(self, cluster: Cluster, parts: int) -> int:
         """Workers for so many parts on the nodes that are up."""
-        return min(parts, cluster.room(self.cpus, self.gpus), self.workers or parts)
+        return min(parts, len(cluster.seats(self.cpus, self.gpus)), self.workers or parts)
 
 
 def encode(
@@ -79,12 +79,13 @@ def _stream(cluster: Cluster, job: Job, parts: Mapping[int, Part], size: Size) -
     ray = cluster.ray
     rows = [{"part": pickle.dumps((job, place, part))} for place, part in parts.items()]
     encoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        Encoder,
+        encode_batch,
         batch_size=1,
         concurrency=size.fitting(cluster, len(parts)),
         num_cpus=size.cpus,
         num_gpus=size.gpus,
         scheduling_strategy="SPREAD",
+        max_calls=0,  # else a process with a GPU would end after each part, and the model with it
     )
     take_apart = ray.remote(num_cpus=0, num_returns=2, max_retries=0)(_apart())
     for bundle in encoded.iter_internal_ref_bundles():

@@ -31,12 +31,10 @@ class Chunk:
     Attributes:
         images: whatever `encode_images` takes.
         labels: class names, or numbers where the source has those.
-        places: where each image is, for messages.
     """
 
     images: Sequence[Any]
     labels: Sequence[str | int]
-    places: Sequence[str]
 
 
 class Part(Protocol):
@@ -45,6 +43,9 @@ class Part(Protocol):
     @property
     def count(self) -> int | None:
         """How many; None where that shows only on reading."""
+
+    def place(self, index: int) -> str:
+        """Where one of the images is, for messages."""
 
     def read(self) -> Iterator[Chunk]:
         """The images in order, `CHUNK` at a time.
@@ -80,13 +81,15 @@ class Listed:
         """How many."""
         return len(self.images)
 
+    def place(self, index: int) -> str:
+        """Its number."""
+        return f"image {self.first + index + 1} of {self.total}"
+
     def read(self) -> Iterator[Chunk]:
         """In order; files are opened by whoever decodes them."""
         for start in range(0, len(self.images), CHUNK):
             piece = slice(start, start + CHUNK)
-            images = self.images[piece]
-            places = [f"image {self.first + start + i + 1} of {self.total}" for i in range(len(images))]
-            yield Chunk(images, self.labels[piece], places)
+            yield Chunk(self.images[piece], self.labels[piece])
 
     def stamp(self) -> str | None:
         """Of files without opening them, of what is in memory by content."""
@@ -105,12 +108,15 @@ class Rows:
     label: str
     names: tuple[str, ...] | None = field(repr=False, default=None)
 
+    def place(self, index: int) -> str:
+        """Its row, counted from 0."""
+        return f"row {self.first + index} of {self.path}"
+
     def read(self) -> Iterator[Chunk]:
         """In order; images are bytes in a cell, or paths from the file's folder."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        row = self.first
         try:
             file = pq.ParquetFile(self.path)
             batches = file.iter_batches(
@@ -119,9 +125,7 @@ class Rows:
             for batch in batches:
                 images = [self._image(cell) for cell in batch.column(self.image).to_pylist()]
                 labels = [self._named(cell) for cell in batch.column(self.label).to_pylist()]
-                places = [f"row {row + i} of {self.path}" for i in range(len(images))]
-                row += len(images)
-                yield Chunk(images, labels, places)
+                yield Chunk(images, labels)
         except (pa.ArrowException, OSError) as error:
             fact = next(iter(str(error).splitlines()), type(error).__name__)
             raise DataError(f"{self.path} cannot be read as parquet ({fact}); fetch or write the file again") from error
@@ -151,17 +155,20 @@ class Tar:
     def count(self) -> None:
         """Shows on reading."""
 
+    def place(self, index: int) -> str:
+        """Its number among the images of the file."""
+        return f"image {index + 1} of {self.path}"
+
     def read(self) -> Iterator[Chunk]:
         """In the order of the file."""
-        rows: list[tuple[bytes, str | int, str]] = []
+        rows: list[tuple[bytes, str]] = []
         try:
             with tarfile.open(self.path) as file:
                 for key, parts in _samples(file):
                     found = next((suffix for suffix in parts if f".{suffix}" in IMAGE_SUFFIXES), None)
                     if found is None:
                         continue
-                    place = f"{key}.{found} in {self.path}"
-                    rows.append((parts[found], _label(parts, place), place))
+                    rows.append((parts[found], _label(parts, f"{key}.{found} in {self.path}")))
                     if len(rows) == CHUNK:
                         yield _chunk(rows)
                         rows = []
@@ -224,7 +231,7 @@ def _samples(file: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
         yield key, parts
 
 
-def _label(parts: dict[str, bytes], place: str) -> str | int:
+def _label(parts: dict[str, bytes], place: str) -> str:
     """The label beside an image."""
     try:
         text = parts["cls"] if "cls" in parts else parts.get("txt")
@@ -237,8 +244,8 @@ def _label(parts: dict[str, bytes], place: str) -> str | int:
     raise DataError(f"{place} has no label; put its class name beside it, in a .cls or .txt, or as label in a .json")
 
 
-def _chunk(rows: Sequence[tuple[bytes, str | int, str]]) -> Chunk:
-    return Chunk(*zip(*rows, strict=True))
+def _chunk(rows: Sequence[tuple[bytes, str]]) -> Chunk:
+    return Chunk([image for image, _ in rows], [label for _, label in rows])
 
 
 def _plain(image: Any) -> Any:

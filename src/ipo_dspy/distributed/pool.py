@@ -2,7 +2,10 @@
 
 Whatever a worker holds can be made again: it is in the object store of some node, or on disk, or can be encoded anew
 from its part. So a lost worker costs time. Sums of losses are exact (see `metric`), so which worker held what never
-shows. Workers take processors, which encoding needs too; `release` gives them back, the next question starts them anew.
+shows.
+
+Ray is not asked for processors: encoding has them, and never runs while a question is answered. Each worker is sent to
+a node that has room for it.
 """
 
 import contextlib
@@ -10,7 +13,6 @@ import itertools
 import logging
 import math
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +28,8 @@ from ipo_dspy.errors import ClusterError, InputError, IPOError
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 60.0
-"""After that, scoring begins with the workers that are there, be it one."""
+START_SECONDS = 120.0
+"""After that, scoring begins with the workers that are there."""
 
 Name = tuple[int, int]
 """Of a shard: the number of its set of images, and its place in it."""
@@ -51,7 +53,7 @@ class Images:
 
 
 class Pool:
-    """Workers over sets of images; one for all sets, so that they never wait for one another's processors."""
+    """Workers over sets of images, the same for all sets."""
 
     def __init__(self, cluster: Cluster, size: Size) -> None:
         self.cluster, self._size = cluster, size
@@ -73,13 +75,13 @@ class Pool:
         with self._lock:
             self._sets.pop(number, None)
             self._held = {name for name in self._held if name[0] != number}
-            for worker, _ in self._workers:
+            for worker, _ in self._workers if self.cluster.is_joined else ():
                 worker.forget.remote(number)
 
     def release(self) -> None:
-        """Give the processors back."""
+        """End the workers; the next question starts others."""
         with self._lock:
-            for worker, _ in self._workers:
+            for worker, _ in self._workers if self.cluster.is_joined else ():
                 self.cluster.ray.kill(worker)
             self._workers, self._held = [], set()
 
@@ -120,31 +122,32 @@ class Pool:
         )
 
     def _start(self) -> list[tuple[Any, str]]:
-        """As many workers as there are to be and room for; waits for those that are on their way."""
-        ray, began = self.cluster.ray, time.monotonic()
+        """A worker in each seat; those whose node is gone or does not answer are done without.
+
+        Raises:
+            ClusterError: not one came.
+        """
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as At
+
+        ray, size = self.cluster.ray, self._size
         most = max((len(images.parts) for images in self._sets.values()), default=1)
-        kind = ray.remote(Holder).options(
-            num_cpus=self._size.cpus, num_gpus=0, max_restarts=0, scheduling_strategy="SPREAD"
-        )
-        started = [kind.remote(self._size.cpus) for _ in range(self._size.fitting(self.cluster, most))]
-        coming = {worker.ready.remote(): worker for worker in started}
-        ready: dict[Any, str] = {}
-        while True:
-            done, _ = ray.wait(list(coming), num_returns=len(coming), timeout=1) if coming else ([], [])
-            for answer in done:
-                worker = coming.pop(answer)
+        kind = ray.remote(num_cpus=0, max_restarts=0)(Holder)
+        seats = self.cluster.seats(size.cpus, size.gpus)[: size.fitting(self.cluster, most)]
+        started = [kind.options(scheduling_strategy=At(seat.key, soft=False)).remote(size.cpus) for seat in seats]
+        coming = [worker.ready.remote() for worker in started]
+        ready, _ = ray.wait(coming, num_returns=len(coming), timeout=START_SECONDS)
+        found = []
+        for worker, answer in zip(started, coming, strict=True):
+            if answer in ready:
                 with contextlib.suppress(*self.cluster.losses):
-                    ready[worker] = ray.get(answer)
-            enough = self._size.fitting(self.cluster, most)  # nodes may go while we wait
-            if ready and (len(ready) >= enough or not coming or time.monotonic() - began > START_SECONDS):
-                break
-            if not coming:
-                raise ClusterError(
-                    "no worker of the Ray cluster could be started; see ray status and the logs of its nodes"
-                )
-        for worker in coming.values():
-            ray.kill(worker)
-        return list(ready.items())
+                    found.append((worker, ray.get(answer)))
+            else:
+                ray.kill(worker)
+        if not found:
+            raise ClusterError(
+                "no worker could be started on the Ray cluster; see ray status and the logs of its nodes"
+            )
+        return found
 
     def _hold(self) -> list[Name]:
         """Hand out the shards that nobody holds; those that are lost."""
@@ -182,7 +185,6 @@ class Pool:
         return shares
 
     def _encode_again(self, lost: Sequence[Name]) -> None:
-        self.release()
         for number in sorted({number for number, _ in lost}):
             images = self._sets[number]
             parts = {place: images.parts[place] for of, place in lost if of == number}

@@ -93,8 +93,8 @@ class RayScorer:
             ClusterError: there is no room for one worker.
         """
         cluster = self._joined().cluster
-        cluster.room(self.size.cpus, self.size.gpus)
-        cluster.check(cluster.nodes(self.size.cpus, self.size.gpus), backbone.name, _paths(backbone))
+        nodes = dict.fromkeys(cluster.seats(self.size.cpus, self.size.gpus))
+        cluster.check(list(nodes), backbone.name, _paths(backbone))
         if self.store is not None:
             _make(self.store)
         if self.images is not None:
@@ -160,7 +160,7 @@ class RayScorer:
 
     def _joined(self) -> Pool:
         """The workers, after joining the cluster."""
-        if self._pool is None or not self._pool.cluster.ray.is_initialized():
+        if self._pool is None or not self._pool.cluster.is_joined:
             self._pool = Pool(Cluster(self.address), self.size)
         return self._pool
 
@@ -177,7 +177,6 @@ class RayScorer:
             if progress is not None:
                 progress(min(done, total), total)
 
-        pool.release()  # encoding takes the processors
         found = encode(pool.cluster, job, dict(enumerate(parts)), self.size, tell)
         told = [found[place][0] for place in range(len(parts))]
         dtype = resting_dtype(sum(one.count for one in told), max(one.width for one in told))
@@ -209,7 +208,7 @@ class ShardScorer:
     def __init__(self, backbone: "Backbone", classes: Sequence[str], pool: Pool, number: int) -> None:
         self.backbone, self.classes = backbone, tuple(classes)
         self._pool, self._number = pool, number
-        weakref.finalize(self, pool.drop, number)
+        weakref.finalize(self, pool.drop, number).atexit = False
 
     def check(self, template: Template) -> TemplateTokens:
         """Token key and length; raises TemplateError where the context is too short."""

@@ -25,14 +25,14 @@ class Kept:
         labels: n class names or numbers, as the source has them.
         indices: n places in the part.
         keys: n hashes of content.
-        skipped: place in the part, message and place in words of each image that could not be read.
+        skipped: place in the part and message of each image that could not be read.
     """
 
     features: Tensor
     labels: tuple[str | int, ...]
     indices: tuple[int, ...]
     keys: tuple[str, ...]
-    skipped: tuple[tuple[int, str, str], ...]
+    skipped: tuple[tuple[int, str], ...]
 
 
 def file_name(fingerprint: str, dtype: str, stamp: str) -> str:
@@ -74,5 +74,5 @@ def read(folder: str, name: str) -> Kept | None:
             features = file.get_tensor("features")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
-    skipped = tuple((index, message, place) for index, message, place in told["skipped"])
+    skipped = tuple((index, message) for index, message in told["skipped"])
     return Kept(features, tuple(told["labels"]), tuple(told["indices"]), tuple(told["keys"]), skipped)

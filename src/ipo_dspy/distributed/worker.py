@@ -31,14 +31,14 @@ from ipo_dspy.errors import DataError, ImageError, InputError, IPOError, ModelEr
 from ipo_dspy.metric import Tally, predict, tally_templates
 
 
-class Encoder:
-    """Turns parts into shards; one on each worker, as Ray Data calls it, which keeps the model loaded."""
+def encode_batch(batch: Mapping[str, Any]) -> dict[str, list[bytes]]:
+    """As Ray Data calls it: one row with a pickled job, place and part to one with what is told and the shard, pickled.
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[bytes]]:
-        """One row with a pickled job, place and part to one with what is told and the shard, pickled."""
-        (packed,) = batch["part"]
-        told, shard = encode(*pickle.loads(packed))
-        return {"told": [pickle.dumps(told)], "shard": [pickle.dumps(shard, protocol=5)]}
+    The process stays, and with it the model: a worker loads it once, not for every part.
+    """
+    (packed,) = batch["part"]
+    told, shard = encode(*pickle.loads(packed))
+    return {"told": [pickle.dumps(told)], "shard": [pickle.dumps(shard, protocol=5)]}
 
 
 class Holder:
@@ -96,12 +96,12 @@ def encode(job: Job, place: int, part: Part) -> tuple[Told, Shard | None]:
     """A part's features, from disk if they are there."""
     try:
         kept = _kept(job, part)
-        targets = _targets(kept.labels, job.classes, part)
+        targets = _targets(kept, job.classes, part)
     except IPOError as error:
         return Told(place, error=(type(error).__name__, f"{error} (on {node_name()})")), None
     known = isinstance(part, Listed)
     keys = kept.keys if known else (_digest([*kept.keys, *map(str, kept.labels)]),)
-    skipped = tuple((i, message if known else f"{message} ({where})") for i, message, where in kept.skipped)
+    skipped = tuple((i, message if known else f"{message} ({part.place(i)})") for i, message in kept.skipped)
     told = Told(place, kept.indices, keys, skipped, len(kept.indices), kept.features.shape[1])
     choices = tuple(part.choices[i] for i in kept.indices) if isinstance(part, Listed) and part.choices else None
     stored = _place(job, part)
@@ -125,7 +125,7 @@ def _kept(job: Job, part: Part) -> Kept:
         if stored is not None:
             write(*stored, found)
     if found.skipped and not job.skip_bad:
-        _refuse(found.skipped[0])
+        _refuse(part, found.skipped[0])
     return found
 
 
@@ -157,7 +157,7 @@ def _encoded(job: Job, backbone: Backbone, part: Part) -> Kept:
     for chunk in part.read():
         done.append(_encoded_chunk(job, backbone, chunk, start))
         if done[-1].skipped and not job.skip_bad:
-            _refuse(done[-1].skipped[0])
+            _refuse(part, done[-1].skipped[0])
         start += len(chunk.images)
     features = [one.features for one in done if len(one.features)]
     return Kept(
@@ -175,14 +175,14 @@ def _encoded_chunk(job: Job, backbone: Backbone, chunk: Chunk, start: int) -> Ke
         found = encode_images(backbone, images, num_threads=job.threads, skip_bad=True, allow_url=job.allow_url)
     except DataError:  # not one of them can be read
         wrong = [_wrong_with(image, allow_url=job.allow_url) for image in images]
-        skipped = tuple((start + i, wrong[i], chunk.places[i]) for i in range(len(images)))
+        skipped = tuple((start + i, message) for i, message in enumerate(wrong))
         return Kept(torch.zeros(0, 1), (), (), (), skipped)
     return Kept(
         features=found.features,
         labels=tuple(chunk.labels[i] for i in found.kept),
         indices=tuple(start + i for i in found.kept),
         keys=found.keys,
-        skipped=tuple((start + i, message, chunk.places[i]) for i, message in found.skipped),
+        skipped=tuple((start + i, message) for i, message in found.skipped),
     )
 
 
@@ -194,25 +194,25 @@ def _wrong_with(image: Any, *, allow_url: bool) -> str:
     return "it could not be read before, and now it can; run again"
 
 
-def _refuse(skipped: tuple[int, str, str]) -> None:
-    _, message, place = skipped
-    raise ImageError(f"{message} ({place}; skip_bad=True, or --skip-bad, goes on without it)")
+def _refuse(part: Part, skipped: tuple[int, str]) -> None:
+    index, message = skipped
+    raise ImageError(f"{message} ({part.place(index)}; skip_bad=True, or --skip-bad, goes on without it)")
 
 
-def _targets(labels: Sequence[str | int], classes: Sequence[str], part: Part) -> NDArray[np.int64]:
+def _targets(kept: Kept, classes: Sequence[str], part: Part) -> NDArray[np.int64]:
     """Class indices of labels; a number that is no class name is an index already.
 
     Raises:
         DataError: a label outside the classes.
     """
-    index: dict[str | int, int] = {name: i for i, name in enumerate(classes)}
+    known: dict[str | int, int] = {}
     for i in range(len(classes)):
-        index.setdefault(i, i)
-        index.setdefault(str(i), i)
-    for label in labels:
-        if label not in index:
-            raise DataError(f"{part} has {unknown_class(label, classes)}")
-    return np.array([index[label] for label in labels], dtype=np.int64)
+        known[i] = known[str(i)] = i
+    known.update({name: i for i, name in enumerate(classes)})
+    for index, label in zip(kept.indices, kept.labels, strict=True):
+        if label not in known:
+            raise DataError(f"{part.place(index)} has {unknown_class(label, classes)}")
+    return np.array([known[label] for label in kept.labels], dtype=np.int64)
 
 
 def _opened(

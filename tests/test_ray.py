@@ -1,0 +1,223 @@
+"""Encoding and scoring on a real Ray cluster of several nodes on this machine, beside one process without it."""
+
+import base64
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ipo_dspy import IPO, demo
+from ipo_dspy.clip.backbone import Backbone, load_backbone
+from ipo_dspy.clip.images import encode_images
+from ipo_dspy.distributed import RayScorer
+from ipo_dspy.distributed.cluster import load_ray
+from ipo_dspy.errors import ClusterError, DataError, ImageError, InputError, ModelError
+from ipo_dspy.events import Event
+from ipo_dspy.scorers import ClipScorer
+from ipo_dspy.template import Template
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'ipo_dspy[ray]'")
+
+TEMPLATES = [Template.parse(f"{words} <CLASS>.") for words in ("a photo of a", "an icon of a", "a black and white")]
+QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+"""Of Ray: a dead node is noticed after 2 seconds and not 30."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head that takes no work and two nodes with one processor each."""
+    ray = load_ray()
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False, "_system_config": QUICK}
+    found = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        add_node(found)
+    yield found
+    ray.shutdown()
+    found.shutdown()
+
+
+def add_node(cluster: Any) -> Any:
+    return cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+
+
+@pytest.fixture(scope="module")
+def task() -> demo.DemoTask:
+    return demo.load("pixel-animals", shots=12)
+
+
+@pytest.fixture(scope="module")
+def backbone(task: demo.DemoTask) -> Backbone:
+    return task.program.backbone
+
+
+def run(task: demo.DemoTask, scorer: RayScorer | None, *more: Any) -> tuple[list[Any], list[Event]]:
+    """Trials, and what the journal would hold of scores, images and predictions."""
+    events: list[Event] = []
+    optimizer = IPO(proposer="evolution", steps=4, scorer=scorer, observers=[events.append, *more])
+    best = optimizer.compile(task.program, task.trainset, valset=task.valset)
+    kinds = {"search", "evaluation", "changed", "chosen"}
+    return best.detailed_results.trials, [event for event in events if event["event"] in kinds]
+
+
+@pytest.fixture(scope="module")
+def local(task: demo.DemoTask) -> tuple[list[Any], list[Event]]:
+    return run(task, None)
+
+
+def data(images: Sequence[Any]) -> list[bytes]:
+    """The files behind bundled images."""
+    return [base64.b64decode(image.url.partition(",")[2]) for image in images]
+
+
+def test_a_run_on_a_cluster_is_the_run_on_one_machine(cluster: Any, task: demo.DemoTask, local: Any) -> None:
+    assert run(task, RayScorer(cluster.address)) == local
+
+
+def test_scores_of_any_source_are_those_of_one_machine(
+    cluster: Any, task: demo.DemoTask, backbone: Backbone, tmp_path: Path
+) -> None:
+    """Folder, table and shards, read by the workers; with parts so small that each worker has several."""
+    images, labels = data([example.image for example in task.testset[:260]]), task.testset[:260].labels()
+    as_folder(tmp_path / "folder", images, labels)
+    as_parquet(tmp_path / "table.parquet", images, [task.classes.index(label) for label in labels])
+    as_shards(tmp_path / "shards", images, labels)
+    for place in ("folder", "table.parquet", "shards/*.tar"):
+        scorer = RayScorer(cluster.address, images=tmp_path / place)
+        scorer.check(backbone)
+        wide = scorer.wide(backbone, task.classes)
+        assert wide is not None
+        assert wide.images == len(images)
+        assert wide.scorer.score(TEMPLATES) == here(backbone, images, labels, task.classes).score(TEMPLATES)
+
+
+def as_folder(folder: Path, images: Sequence[bytes], labels: Sequence[str]) -> None:
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        (folder / label / f"{i:04}.png").write_bytes(image)
+
+
+def as_parquet(file: Path, images: Sequence[bytes], labels: Sequence[int]) -> None:
+    cells = [{"bytes": image, "path": None} for image in images]
+    pq.write_table(pa.table({"image": cells, "label": labels}), file, row_group_size=100)
+
+
+def as_shards(folder: Path, images: Sequence[bytes], labels: Sequence[str], *, each: int = 100) -> None:
+    folder.mkdir()
+    for start in range(0, len(images), each):
+        with tarfile.open(folder / f"{start:06}.tar", "w") as file:
+            for i in range(start, min(start + each, len(images))):
+                for suffix, content in (("png", images[i]), ("cls", labels[i].encode())):
+                    member = tarfile.TarInfo(f"{i:06}.{suffix}")
+                    member.size = len(content)
+                    file.addfile(member, io.BytesIO(content))
+
+
+def here(backbone: Backbone, images: Sequence[Any], labels: Sequence[str], classes: Sequence[str]) -> ClipScorer:
+    return ClipScorer(backbone, encode_images(backbone, images).features, labels, classes)
+
+
+def test_a_run_scores_on_images_that_are_never_listed(cluster: Any, task: demo.DemoTask, tmp_path: Path) -> None:
+    """The training set is what is described; candidates get the scores of all images of the shards."""
+    images, labels = data([example.image for example in task.testset[:200]]), task.testset[:200].labels()
+    as_shards(tmp_path / "shards", images, labels)
+    optimizer = IPO(proposer="evolution", steps=1, scorer=RayScorer(cluster.address, images=tmp_path / "shards"))
+    best = optimizer.compile(task.program, task.trainset[:24])
+    scorer = here(task.program.backbone, images, labels, task.classes)
+    for trial in best.detailed_results.trials:
+        assert trial.score == scorer.score([trial.template])[0]
+
+
+def test_choices_bad_images_and_features_on_disk(
+    cluster: Any, task: demo.DemoTask, backbone: Backbone, tmp_path: Path
+) -> None:
+    """All that a single set of images can have; what is on disk is taken from there, and mended where it is damaged."""
+    images: list[Any] = list(data([example.image for example in task.trainset[:140]]))
+    labels = task.trainset[:140].labels()
+    images[3] = b"no image"
+    choices = [(label, next(name for name in task.classes if name != label)) for label in labels]
+    encoded = encode_images(backbone, images, skip_bad=True)
+    kept = [i for i in range(140) if i != 3]
+    local = ClipScorer(
+        backbone, encoded.features, [labels[i] for i in kept], task.classes, choices=[choices[i] for i in kept]
+    )
+    scorer = RayScorer(cluster.address, store=tmp_path / "features")
+
+    def check() -> None:
+        held = scorer.hold(backbone, images, labels, task.classes, choices=choices, skip_bad=True)
+        assert (held.kept, held.keys, held.skipped) == (encoded.kept, encoded.keys, encoded.skipped)
+        assert held.scorer.score(TEMPLATES) == local.score(TEMPLATES)
+        assert held.scorer.predict(TEMPLATES[0]) == local.predict(TEMPLATES[0])
+
+    check()
+    files = sorted((tmp_path / "features").iterdir())
+    before = {file: file.stat().st_mtime_ns for file in files}
+    files[0].write_bytes(b"cut")
+    check()
+    after = {file: file.stat().st_mtime_ns for file in sorted((tmp_path / "features").iterdir())}
+    assert after.keys() == before.keys()
+    assert [file for file in files if after[file] != before[file]] == files[:1]
+    with pytest.raises(
+        ImageError, match=r"^image of 8 bytes in memory is not an image .* \(image 4 of 140; skip_bad=True"
+    ):
+        scorer.hold(backbone, images, labels, task.classes)
+
+
+def test_a_worker_without_the_model_is_named(cluster: Any, task: demo.DemoTask, tmp_path: Path) -> None:
+    """Gone between the start of the run and that of the workers, or replaced by another."""
+    folder = tmp_path / "model"
+    shutil.copytree(demo.model_path(), folder)
+    backbone = load_backbone(f"local-dir:{folder}", None, device="cpu")
+    scorer = RayScorer(cluster.address)
+    folder.rename(tmp_path / "away")
+    with pytest.raises(
+        ModelError, match=rf"^node '.*', \w{{8}} has no '{folder}', where the model 'local-dir:.*' is; put"
+    ):
+        scorer.check(backbone)
+    shutil.copytree(demo.model_path(), folder)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["preprocess_cfg"] = {**config.get("preprocess_cfg", {}), "mean": [0.1, 0.2, 0.3]}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"fingerprint \w+, and \w+ where the run was started; put .* \(on node '"):
+        scorer.hold(backbone, data([e.image for e in task.trainset[:4]]), task.trainset[:4].labels(), task.classes)
+
+
+def test_a_label_outside_the_classes_is_named(
+    cluster: Any, task: demo.DemoTask, backbone: Backbone, tmp_path: Path
+) -> None:
+    as_shards(tmp_path / "shards", data([task.trainset[0].image]), ["zebu"])
+    scorer = RayScorer(cluster.address, images=tmp_path / "shards")
+    with pytest.raises(DataError, match=r"image 1 of .*000000.tar has the label 'zebu', not one of the classes"):
+        scorer.wide(backbone, task.classes)
+    with pytest.raises(InputError, match=r"needs one list of class names"):
+        scorer.wide(backbone, None)
+
+
+def test_a_cluster_without_room_is_told(cluster: Any, backbone: Backbone) -> None:
+    with pytest.raises(ClusterError, match=r"no node of the Ray cluster has 64 CPUs and 0 GPUs for a worker \(CPUs"):
+        RayScorer(cluster.address, cpus_per_worker=64).check(backbone)
+
+
+def test_killed_nodes_cost_time_and_no_results(cluster: Any, task: demo.DemoTask, local: Any) -> None:
+    """One while images are encoded, one while a step is scored: both with their processes, as when a machine fails."""
+    doomed = [add_node(cluster), add_node(cluster)]
+    killed: list[str] = []
+
+    def watch(event: Event) -> None:
+        if event["event"] == "progress" and event["stage"] == "training images" and not killed:
+            killed.append("encoding")
+            cluster.remove_node(doomed[0], allow_graceful=False)
+        if event["event"] == "trial" and event["index"] == 9 and len(killed) == 1:
+            killed.append("scoring")
+            cluster.remove_node(doomed[1], allow_graceful=False)
+
+    assert run(task, RayScorer(cluster.address), watch) == local
+    assert killed == ["encoding", "scoring"]
