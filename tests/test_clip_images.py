@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clip_toys import shared_toy
-from ipo_dspy.clip import images
+from ipo_dspy.clip import images, rest
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.images import encode_images, open_image
 from ipo_dspy.clip.memo import Memo
@@ -259,6 +259,16 @@ def test_skip_bad_goes_on_and_counts(toy: Backbone) -> None:
     assert found.features.shape == (2, 16)
     assert [index for index, _ in found.skipped] == [0, 2]
     assert "no/such.png" in found.skipped[1][1]
+
+
+def test_features_of_very_many_are_kept_in_half(toy: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = [b"x", *(png(picture(seed)) for seed in range(5))]
+    whole = encode_images(toy, sources, skip_bad=True, batch_size=2)
+    monkeypatch.setattr(rest, "LIMIT", 100)
+    kept = encode_images(toy, sources, skip_bad=True, batch_size=2)
+    assert (whole.features.dtype, kept.features.dtype) == (torch.float32, torch.float16)
+    assert torch.equal(kept.features, whole.features.half())
+    assert (kept.kept, kept.keys) == (whole.kept, whole.keys)
 
 
 def test_nothing_to_encode(toy: Backbone) -> None:

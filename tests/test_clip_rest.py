@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from ipo_dspy.clip import rest
-from ipo_dspy.clip.rest import at_rest, placed, resting_dtype
+from ipo_dspy.clip.rest import Resting, at_rest, placed, resting_dtype
 from ipo_dspy.metric import score_templates
 
 
@@ -45,6 +45,17 @@ def test_rounding_hardly_moves_a_score(seed: int) -> None:
     assert 0.01 < whole.loss < 2.0
     assert kept.loss == pytest.approx(whole.loss, abs=1e-4)
     assert kept.accuracy == pytest.approx(whole.accuracy, abs=0.1)
+
+
+@pytest.mark.parametrize(("limit", "dtype"), [(2**30, torch.float32), (100, torch.float16)])
+def test_rows_rest_as_a_whole_table_would(limit: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "LIMIT", limit)
+    features, rows = torch.randn(7, 8), Resting(7)
+    assert rows.features.numel() == 0
+    for part in (features[:3], features[3:3], features[3:]):
+        rows.add(list(part))
+    assert rows.features.dtype == dtype
+    assert torch.equal(rows.features, at_rest(features))
 
 
 def test_a_processor_takes_features_where_they_are() -> None:

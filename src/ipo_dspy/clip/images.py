@@ -31,12 +31,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
 
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.cache import KnownFeatures
+from ipo_dspy.clip.rest import Resting
 from ipo_dspy.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class EncodedImages:
     """Features of the images that could be read.
 
     Attributes:
-        features: [N, D], float32, normalised, on the CPU.
+        features: [N, D], float32 or, of very many images, float16 (`clip.rest`), normalised, on the CPU.
         kept: for each row of `features`, the index of its source.
         keys: for each row, a hash of the image's content.
         skipped: index and message of each source that could not be read.
@@ -144,8 +144,7 @@ def encode_images(
     """
     if not sources:
         raise DataError("no images to encode; pass at least one")
-    rows: dict[int, Tensor] = {}
-    keys: dict[int, str] = {}
+    rows, kept, keys = Resting(len(sources)), list[int](), list[str]()
     skipped: list[tuple[int, str]] = []
     waiting: list[tuple[int, _Ready]] = []
     threads = num_threads or _threads()
@@ -160,18 +159,17 @@ def encode_images(
             skipped.append((index, str(outcome)))
         else:
             waiting.append((index, outcome))
-            keys[index] = outcome.key
+            kept.append(index)
+            keys.append(outcome.key)
         if len(waiting) == batch_size or index == len(sources) - 1:
-            rows.update(_encode(backbone, known, waiting))
+            rows.add(list(_encode(backbone, known, waiting).values()))
             waiting.clear()
             if progress is not None:
                 progress(index + 1, len(sources))
     known.settle()
-    if not rows:
+    if not kept:
         raise DataError(f"none of {len(sources)} images can be read; the first: {skipped[0][1]}")
-    kept = tuple(sorted(rows))
-    features = torch.stack([rows[index] for index in kept])
-    return EncodedImages(features, kept, tuple(keys[index] for index in kept), tuple(skipped))
+    return EncodedImages(rows.features, tuple(kept), tuple(keys), tuple(skipped))
 
 
 def check_images(
@@ -273,7 +271,7 @@ def _encode(backbone: Backbone, known: KnownFeatures, waiting: Sequence[tuple[in
                 found[key] = features
                 del fresh[key]
         if fresh:
-            rows = backbone.encode_pixels(torch.stack(list(fresh.values()))).cpu()  # [N, D]
+            rows = backbone.encode_pixels(backbone.batch(list(fresh.values()))).cpu()  # [N, D]
             # Rows of their own: a view would keep the whole batch alive.
             encoded = {key: row.clone() for key, row in zip(fresh, rows, strict=True)}
             known.remember(encoded)

@@ -6,6 +6,8 @@ and always alike; blocks are brought back to float32, so what is lost is this on
 much that moves scores.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,30 @@ def resting_dtype(images: int, width: int) -> torch.dtype:
 def at_rest(features: Tensor) -> Tensor:
     """Features [N, D] in the format in which they are kept; those that are kept in half already stay so."""
     return features.half() if resting_dtype(*features.shape) == torch.float16 else features
+
+
+class Resting:
+    """Features as they come, in the format in which so many are kept: those of a million never stand in float32."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._count = most, 0
+        self._table: Tensor | None = None  # [most, D], once D is known
+
+    def add(self, rows: Sequence[Tensor]) -> None:
+        """Put rows [D] after those that are there."""
+        if not rows:
+            return
+        if self._table is None:
+            width = len(rows[0])
+            self._table = torch.empty(self._most, width, dtype=resting_dtype(self._most, width))
+        stop = self._count + len(rows)
+        self._table[self._count : stop] = torch.stack(list(rows))
+        self._count = stop
+
+    @property
+    def features(self) -> Tensor:
+        """All of them, [N, D]."""
+        return torch.empty(0, 0) if self._table is None else self._table[: self._count]
 
 
 def placed(features: Tensor, device: torch.device) -> Tensor:
