@@ -24,12 +24,19 @@ from ipo_dspy.cli.options import (
     Out,
     PerStep,
     Pretrained,
+    Ray,
+    RayCpus,
+    RayGpus,
+    RayImages,
+    RayStore,
+    RayWorkers,
     Seed,
     Shots,
     SkipBad,
     Steps,
     Vlm,
     VlmArg,
+    scorer,
     settings,
 )
 from ipo_dspy.errors import InputError, IPOError
@@ -123,6 +130,12 @@ def optimize(
     max_seconds: MaxSeconds = None,
     max_errors: MaxErrors = 3,
     num_threads: Annotated[int | None, typer.Option(min=1, help="For LLM requests and reading images.")] = None,
+    ray: Ray = None,
+    ray_workers: RayWorkers = None,
+    ray_cpus: RayCpus = 1,
+    ray_gpus: RayGpus = 0,
+    ray_store: RayStore = None,
+    ray_images: RayImages = None,
     out: Out = None,
     allow_changes: AllowChanges = False,
     dry_run: DryRun = False,
@@ -153,6 +166,7 @@ def optimize(
         num_threads=num_threads,
         skip_bad=skip_bad,
         initial_templates=tuple(initial or ()),
+        scorer=scorer(ray, ray_workers, ray_cpus, ray_gpus, ray_store, ray_images),
     )
     folder = out or runs.free_folder("runs", data.stem or "run")
     _run(program, train, None, tests, folder=folder, json=json, dry_run=dry_run, options=options)

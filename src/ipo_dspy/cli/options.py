@@ -3,11 +3,14 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ipo_dspy.errors import InputError
+
+if TYPE_CHECKING:
+    from ipo_dspy.distributed import RayScorer
 
 Data = Annotated[Path, typer.Argument(help="A folder with a sub-folder of images per class, or a .csv/.parquet table.")]
 Program = Annotated[Path, typer.Argument(help="A program saved by optimize or ClipClassifier.save.")]
@@ -52,6 +55,41 @@ Out = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")]
+
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help="Encode and score on a Ray cluster: auto, local or HOST:6379."),
+]
+RayWorkers = Annotated[int | None, typer.Option(min=1, help="Workers of the cluster at most; all it has room for.")]
+RayCpus = Annotated[int, typer.Option(min=1, help="Processors of each worker.")]
+RayGpus = Annotated[float, typer.Option(min=0, help="GPUs of each worker, for encoding.")]
+RayStore = Annotated[Path | None, typer.Option(help="Folder on all nodes that keeps image features between runs.")]
+RayImages = Annotated[
+    str | None,
+    typer.Option(
+        help="Score candidates on these images instead of DATA: a folder, a table, or webdataset or parquet shards, "
+        "e.g. 'shards/*.tar', which only the workers read."
+    ),
+]
+
+
+def scorer(
+    address: str | None, workers: int | None, cpus: int, gpus: float, store: Path | None, images: str | None
+) -> "RayScorer | None":
+    """Where images are encoded and scored, if not on this machine.
+
+    Raises:
+        InputError: an address of no kind, or something for a cluster and none named.
+    """
+    if address is None:
+        if given := [name for name, value in (("store", store), ("images", images), ("workers", workers)) if value]:
+            raise InputError(f"--ray-{given[0]} is for a cluster; name one: --ray auto")
+        return None
+    from ipo_dspy.distributed import RayScorer
+
+    return RayScorer(
+        address, num_workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, store=store, images=images
+    )
 
 
 def settings(arguments: list[str] | None, option: str) -> dict[str, Any]:

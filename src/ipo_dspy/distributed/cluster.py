@@ -177,7 +177,7 @@ def check_address(address: str) -> None:
             "with 'auto' as the address; ray start --address=HOST:6379 makes this machine a node"
         )
     host, colon, port = address.rpartition(":")
-    if address not in ("auto", "local") and not (host and colon and port.isdigit()):
+    if address not in ("auto", "local") and not (host and colon and port.isdecimal() and int(port) < 2**16):
         raise InputError(f"{address!r} is no address of a Ray cluster; write 'auto', 'local' or 'HOST:6379'")
 
 
@@ -200,7 +200,7 @@ def _join(ray: Any, address: str) -> None:
         )
     try:
         ray.init(address=place, **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise InputError(
             f"the Ray cluster at {place!r} cannot be joined ({brief(error)}); this machine has to be one of its nodes: "
             f"ray start --address={place}"
