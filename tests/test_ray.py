@@ -1,10 +1,18 @@
 """Encoding and scoring on a real Ray cluster of several nodes on this machine, beside one process without it."""
 
 import base64
+import contextlib
 import io
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import tarfile
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +22,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from ipo_dspy import IPO, demo
+from ipo_dspy.cli import main
 from ipo_dspy.clip.backbone import Backbone, load_backbone
 from ipo_dspy.clip.images import encode_images
 from ipo_dspy.distributed import RayScorer
-from ipo_dspy.distributed.cluster import load_ray
+from ipo_dspy.distributed.cluster import _join, load_ray
 from ipo_dspy.errors import ClusterError, DataError, ImageError, InputError, ModelError
 from ipo_dspy.events import Event
+from ipo_dspy.journal import replay
 from ipo_dspy.scorers import ClipScorer
 from ipo_dspy.template import Template
 
@@ -206,18 +216,134 @@ def test_a_cluster_without_room_is_told(cluster: Any, backbone: Backbone) -> Non
         RayScorer(cluster.address, cpus_per_worker=64).check(backbone)
 
 
-def test_killed_nodes_cost_time_and_no_results(cluster: Any, task: demo.DemoTask, local: Any) -> None:
-    """One while images are encoded, one while a step is scored: both with their processes, as when a machine fails."""
+def test_killed_nodes_cost_time_and_no_results(
+    cluster: Any, task: demo.DemoTask, local: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One while images are encoded, one while it is asked for the scores of a step."""
     doomed = [add_node(cluster), add_node(cluster)]
     killed: list[str] = []
+    dying = threading.Timer(1.0, kill, (cluster, doomed[1]))
 
     def watch(event: Event) -> None:
         if event["event"] == "progress" and event["stage"] == "training images" and not killed:
             killed.append("encoding")
-            cluster.remove_node(doomed[0], allow_graceful=False)
+            kill(cluster, doomed[0])
         if event["event"] == "trial" and event["index"] == 9 and len(killed) == 1:
             killed.append("scoring")
-            cluster.remove_node(doomed[1], allow_graceful=False)
+            for process in processes(doomed[1]):
+                os.kill(process, signal.SIGSTOP)  # so that the question of the next step finds it and stays unanswered
+            dying.start()
 
     assert run(task, RayScorer(cluster.address), watch) == local
+    dying.join()
     assert killed == ["encoding", "scoring"]
+    assert "a worker of the Ray cluster was lost; its images go to the others" in caplog.text
+
+
+def test_features_that_are_lost_with_a_node_are_encoded_again(
+    cluster: Any, task: demo.DemoTask, backbone: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So many that they lie in the memory of the nodes; Ray keeps what is small in this process."""
+    images, labels = data([example.image for example in task.trainset]) * 8, task.trainset.labels() * 8
+    scorer = RayScorer(cluster.address)
+    held = scorer.hold(backbone, images, labels, task.classes)
+    expected = held.scorer.score(TEMPLATES)
+    assert expected == here(backbone, images, labels, task.classes).score(TEMPLATES)
+    assert scorer._pool is not None
+    (shards,) = (images.shards for images in scorer._pool._sets.values())
+    where = scorer._pool.cluster.ray.experimental.get_object_locations(shards)
+    key = next(key for shard in where.values() for key in shard["node_ids"])
+    kill(cluster, next(node for node in cluster.worker_nodes if node.node_id == key))
+    assert held.scorer.score(TEMPLATES) == expected
+    assert "parts of the images were lost with a node; they are encoded again" in caplog.text
+
+
+def processes(node: Any) -> list[int]:
+    """Those of Ray's workers on a node of this machine."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    return [int(pid) for pid in Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()]
+
+
+def kill(cluster: Any, node: Any) -> None:
+    """All processes of a node, as when a machine fails."""
+    workers = processes(node)
+    cluster.remove_node(node, allow_graceful=False)
+    for process in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def test_the_command_line_on_a_cluster(cluster: Any, task: demo.DemoTask, tmp_path: Path) -> None:
+    """In a process of its own that joins the cluster, beside one without it; both write the same journal."""
+    as_folder(tmp_path / "photos", data([example.image for example in task.trainset]), task.trainset.labels())
+    command = ["optimize", str(tmp_path / "photos"), "--model", "demo", "--steps", "1", "--shots", "4", "--out"]
+    main_quietly([*command, str(tmp_path / "local")])
+    code = "import sys; from ipo_dspy.cli import main; main(sys.argv[1:])"
+    far = [sys.executable, "-c", code, *command, str(tmp_path / "far"), "--ray", cluster.address, "--ray-workers", "2"]
+    done = subprocess.run(far, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    kinds = {"search", "description", "trial", "evaluation", "changed", "chosen"}
+    one, other = ([e for e in replay(tmp_path / run) if e["event"] in kinds] for run in ("local", "far"))
+    assert without_time(one) == without_time(other)
+
+
+def main_quietly(arguments: list[str]) -> None:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main(arguments)
+
+
+def without_time(events: Sequence[Event]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in event.items() if name != "time"} for event in events]
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", r"no Ray cluster answers at '127.0.0.1:1' \(.*refused\); check with ray status"),
+        ("head", "'head' is no address of a Ray cluster; write 'auto', 'local' or 'HOST:6379'"),
+        ("head:99999", "'head:99999' is no address of a Ray cluster"),
+        ("ray://head:10001", "'ray://head:10001' is for Ray's client, under which Ray Data does not run"),
+        ("auto", "this machine is no node of a Ray cluster; start one with ray start --head"),
+    ],
+)
+def test_an_address_that_is_none_is_told(
+    address: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(InputError, match=message):
+        _join(load_ray(), address)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"), [(b"", "timed out"), (b"HTTP/1.1 400 Bad", "what answers there is not Ray")]
+)
+def test_what_answers_and_is_no_cluster_is_told(answer: bytes, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes the connection and says nothing, and one that says something else."""
+    monkeypatch.setattr("ipo_dspy.distributed.cluster.PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(answer)
+                time.sleep(0 if answer else 1)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(InputError, match=rf"no Ray cluster answers at '127.0.0.1:\d+' \({why}\)"):
+            _join(load_ray(), f"127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+
+
+def test_without_ray_the_extra_is_named() -> None:
+    """In a process where the import fails."""
+    code = "import sys; sys.modules['ray'] = None; import ipo_dspy; ipo_dspy.RayScorer('auto').check(None)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].endswith("write pip install 'ipo_dspy[ray]'")
+
+
+def test_the_package_loads_no_ray() -> None:
+    code = "import sys, ipo_dspy.optimizer, ipo_dspy.distributed.scorer; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
