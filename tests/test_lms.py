@@ -5,14 +5,19 @@ import socket
 
 import dspy
 import pytest
+from dspy.utils.exceptions import LMAuthError, LMServerError
 
 from ipo_dspy.errors import LanguageModelError
 from ipo_dspy.lms import build_lm
-from ipo_dspy.lms.faults import brief
+from ipo_dspy.lms.addresses import place
+from ipo_dspy.lms.faults import LONGEST, brief
 
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_BASE", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
     def refuse(*_: object) -> None:
         raise AssertionError("a test of names went to the network")
 
@@ -63,6 +68,62 @@ def test_a_missing_key_is_told_by_name_before_anything_is_asked(monkeypatch: pyt
         build_lm("openai/gpt-4o-mini", role="prompt_model")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     assert build_lm("openai/gpt-4o-mini", role="prompt_model").model == "openai/gpt-4o-mini"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "variable", "address"),
+    [
+        ("openai/toy", {"api_base": "http://localhost:8000/v1"}, "", ""),
+        ("openai/toy", {"base_url": "http://localhost:8000/v1"}, "", ""),
+        ("openai/toy", {}, "OPENAI_API_BASE", "http://localhost:8000/v1"),
+        ("openai/toy", {}, "OPENAI_BASE_URL", "http://localhost:8000/v1"),
+        ("groq/toy", {"api_base": "http://localhost:8000/v1"}, "", ""),
+    ],
+)
+def test_a_server_of_ones_own_needs_no_key(
+    name: str, settings: dict[str, str], variable: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("OPENAI_API_KEY", "GROQ_API_KEY"):
+        monkeypatch.delenv(key, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, address)
+    lm = build_lm(name, role="prompt_model", settings=settings)
+    assert lm.kwargs["api_key"] == "none"
+    assert place(lm) == "localhost:8000"
+    assert brief(ValueError("none of it"), lm) == "none of it"  # the word is no secret
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")  # one that is there is sent
+    assert "api_key" not in build_lm("openai/toy", role="prompt_model", settings=settings).kwargs
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("openai/gpt-4o-mini", "https://api.openai.com/v1"),
+        ("azure/deployed", "https://me.openai.azure.com"),  # the provider's service at an address of one's own
+    ],
+)
+def test_an_address_of_the_provider_needs_its_key(name: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("OPENAI_API_KEY", "AZURE_API_KEY"):
+        monkeypatch.delenv(key, raising=False)
+    with pytest.raises(LanguageModelError, match="needs a key: set [A-Z]+_API_KEY in the environment, or pass"):
+        build_lm(name, role="prompt_model", settings={"api_base": address})
+
+
+def test_what_is_only_counted_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert build_lm("openai/gpt-4o-mini", role="--lm", will_be_asked=False).model == "openai/gpt-4o-mini"
+
+
+def test_host_and_port_of_a_server_are_told_and_nothing_else_of_its_address() -> None:
+    lm = dspy.LM("openai/toy", engine="litellm", api_base="http://me:pass-word@[::1]:8000/v1/secret-path?key=planted")
+    assert place(lm) == "[::1]:8000"
+    text = brief(LMServerError("gone " + "very " * 200), lm)
+    assert text.endswith("... (asked at [::1]:8000)")
+    assert len(text) == LONGEST
+    assert "asked at" not in brief(LMAuthError("wrong key"), lm)
+    assert place(dspy.LM("openai/toy", engine="litellm", api_base="https://host/v1")) == "host:443"
+    assert place(dspy.LM("ollama_chat/phi3", engine="litellm")) == "localhost:11434"
+    assert place(dspy.LM("openai/gpt-4o-mini", engine="litellm")) == ""
 
 
 def test_faults_hold_no_header_and_no_password_of_the_model() -> None:

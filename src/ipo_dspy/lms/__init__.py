@@ -10,7 +10,8 @@ import dspy
 from dspy.utils.exceptions import LMError
 
 from ipo_dspy.errors import LanguageModelError
-from ipo_dspy.lms.faults import brief
+from ipo_dspy.lms.addresses import own_address
+from ipo_dspy.lms.faults import NO_KEY, brief, key_variable
 
 LOCAL = "transformers/"
 """Names that begin so are models of the Hugging Face hub, or folders of one, and run in this process."""
@@ -24,7 +25,11 @@ SETTINGS: Mapping[str, Any] = {"temperature": 1.0, "num_retries": 5, "timeout": 
 
 
 def build_lm(
-    model: "str | dspy.BaseLM", *, role: str, settings: Mapping[str, Any] = MappingProxyType({})
+    model: "str | dspy.BaseLM",
+    *,
+    role: str,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    will_be_asked: bool = True,
 ) -> dspy.BaseLM:
     """A DSPy language model for a LiteLLM name, e.g. `openai/gpt-4o-mini` or `ollama_chat/phi3`.
 
@@ -34,9 +39,11 @@ def build_lm(
         model: a LiteLLM name, or a ready LM, which is returned as it is.
         role: the argument's name, for messages.
         settings: of `dspy.LM` besides or instead of `SETTINGS`; ignored for a ready LM.
+        will_be_asked: without it no key is looked for: it is only counted what asking would cost.
 
     Raises:
-        LanguageModelError: LiteLLM knows no such provider or model, or its key is not in the environment.
+        LanguageModelError: LiteLLM knows no such provider or model, or its key is not in the environment. A server
+            of one's own, named by `api_base` or in the environment, needs none.
     """
     if str(getattr(model, "model", model)).startswith(LOCAL):
         register_transformers()
@@ -47,10 +54,9 @@ def build_lm(
             f"{role}={model!r} is neither a name nor an LM; write {role}='openai/gpt-4o-mini' or {role}=dspy.LM(...)"
         )
     _check_name(model, role)
-    if "api_key" not in settings:
-        _check_key(model, role)
+    key = _key(model, role, settings) if will_be_asked else {}
     try:
-        return dspy.LM(model, engine="litellm", **{**SETTINGS, **settings})
+        return dspy.LM(model, engine="litellm", **{**SETTINGS, **settings, **key})
     except (LMError, TypeError, ValueError) as error:
         raise LanguageModelError(
             f"{role}={model!r} cannot be set up: {brief(error)}; mend the name or its settings "
@@ -87,11 +93,21 @@ def _check_name(model: str, role: str) -> None:
         ) from error
 
 
-def _check_key(model: str, role: str) -> None:
-    """A missing key would show after images are encoded and requests retried; a wrong one only the provider knows."""
+def _key(model: str, role: str, settings: Mapping[str, Any]) -> Mapping[str, str]:
+    """What to add to the settings so that there is a key: nothing if there is one, a word for a server of one's own.
+
+    A missing key would show after images are encoded and requests retried; a wrong one only the provider knows.
+    """
     import litellm
 
-    missing = [name for name in litellm.validate_environment(model)["missing_keys"] if name.endswith("_API_KEY")]
-    if missing:
-        other = "" if role.startswith("-") else f", or pass {role}=dspy.LM({model!r}, api_key=..., engine='litellm')"
-        raise LanguageModelError(f"{role}={model!r} needs a key: set {missing[0]} in the environment{other}")
+    missing = [] if "api_key" in settings else litellm.validate_environment(model)["missing_keys"]
+    keys = [name for name in missing if name.endswith("_API_KEY")]
+    if not keys:
+        return {}
+    if own_address(model, settings) and keys == missing:  # where an address is missing too, it is a provider's service
+        return {"api_key": NO_KEY}
+    wanted = key_variable(model) if key_variable(model) in keys else keys[0]
+    other = f"pass {role}=dspy.LM({model!r}, api_key=..., engine='litellm')"
+    if role.startswith("-"):
+        other = f"name a server of your own: {role}-arg api_base=http://HOST:PORT/v1"
+    raise LanguageModelError(f"{role}={model!r} needs a key: set {wanted} in the environment, or {other}")

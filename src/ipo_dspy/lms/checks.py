@@ -7,7 +7,8 @@ from typing import Any
 from dspy.utils.exceptions import LMError
 
 from ipo_dspy.errors import BudgetError, InputError, LanguageModelError
-from ipo_dspy.ledger import Ledger
+from ipo_dspy.ledger import Answer, Ledger
+from ipo_dspy.lms.addresses import check_listening
 from ipo_dspy.lms.asking import greet, price
 from ipo_dspy.lms.faults import brief, remedy
 
@@ -53,9 +54,14 @@ def greet_once(ledger: Ledger, lm: Any, *, role: str) -> None:
     """
     if not isinstance(getattr(lm, "engine", None), str):
         return  # no address behind it: a stand-in, or an engine of the caller's own
+
+    def ask() -> Answer:
+        check_listening(lm, role=role)
+        return greet(lm)
+
     try:
         with contextlib.suppress(BudgetError):  # the search will meet the limit, and end as usual
-            ledger.once("", f"greet {role} {lm.model}", lambda: greet(lm))
+            ledger.once("", f"greet {role} {lm.model}", ask)
     except (LMError, ImportError, OSError) as error:
         raise LanguageModelError(
             f"{role} {lm.model!r} does not answer: {brief(error, lm)}; {remedy(error, lm.model)}"

@@ -12,9 +12,14 @@ from dspy.utils.exceptions import (
     LMAuthError,
     LMBillingError,
     LMConfigurationError,
+    LMServerError,
+    LMTimeoutError,
+    LMTransportError,
     LMUnsupportedFeatureError,
     LMUnsupportedModelError,
 )
+
+from ipo_dspy.lms.addresses import place
 
 FATAL = (
     LMAuthError,
@@ -25,6 +30,12 @@ FATAL = (
     ImportError,
 )
 """Errors that asking again cannot mend: a wrong key, no credit, a model that does not exist."""
+
+OUT_OF_REACH = (LMTransportError, LMServerError, LMTimeoutError)
+"""Errors behind which may be a server that is not there; LiteLLM calls also a refused connection a server's error."""
+
+NO_KEY = "none"
+"""Sent as the key to a server of one's own that was given none: LiteLLM asks for one, such servers do not."""
 
 LONGEST = 300
 _LOOKS_SECRET = re.compile(r"(?i)\b(?!HF_TOKEN\b)(?:sk|pk|hf|key)[-_][\w*-]{4,}|\bbearer\s+[^\s\"',}]+")
@@ -44,6 +55,8 @@ _BEGINNING = 8
 def brief(error: Exception, lm: Any = None) -> str:
     """The message of an error on one line; providers quote keys and headers, so these are taken out.
 
+    Where the server may be at fault, its host and port are told, if it is one of the user's own.
+
     Args:
         error: from a request to a language model.
         lm: the model asked; the keys, headers and address password that it was given are taken out in any form.
@@ -53,7 +66,10 @@ def brief(error: Exception, lm: Any = None) -> str:
     """
     text = _LONG_PACKED.sub("[...]", without_keys(str(error), lm)[: 100 * LONGEST])
     text = " ".join(_LOOKS_SECRET.sub("[hidden]", text).split())
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    at = place(lm) if isinstance(error, OUT_OF_REACH) else ""
+    where = f" (asked at {at})" if at else ""
+    room = LONGEST - len(where)
+    return (text if len(text) <= room else text[: room - 3] + "...") + where
 
 
 def without_keys(text: str, lm: Any = None, *, words: bool = True) -> str:
@@ -193,7 +209,7 @@ def _secrets(lm: Any) -> list[str]:
             values.append(value)
         elif isinstance(value, str):
             values += _userinfo(value)
-    return [*filter(None, map(str.strip, values))]
+    return [value for value in map(str.strip, values) if value and value != NO_KEY]
 
 
 def _in_the_environment() -> Iterator[str]:

@@ -154,7 +154,7 @@ def _device(source: Source) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise UnusableError(
-            f"device={name!r} cannot be used here; write device='cpu', or leave it out", kind="setting"
+            f"there is no device {name!r} here for a local model; give it 'cpu', or none", kind="setting"
         ) from error
 
 

@@ -116,7 +116,7 @@ def _sampling(given: dict[str, Any]) -> "Sampling":
         if key not in known:
             raise _refused(f"{key!r} is no setting of a local model; write one of {', '.join(known)}")
         if not _RANGES[key](value):
-            raise _refused(f"{key}={value!r} is out of range; see docs/backends.md")
+            raise _refused(f"{value!r} is out of range for the setting {key!r} of a local model; see docs/backends.md")
     return Sampling(**{**given, "stop": tuple(given.get("stop", ()))})
 
 
