@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ipo_dspy.allowed import Allowed
 
-BLOCK = {"cpu": 2**20, "cuda": 2**26}
-"""Numbers in the largest table of a block: 4 MB stay in a processor's cache, 256 MB keep a GPU busy."""
+BLOCK = {"cpu": 2**23, "cuda": 2**26}
+"""Numbers in the largest table of a block. 4 MB, which a cache holds, are no faster than these 32 MB, and slower where
+other processes want the cores: the threads of PyTorch wait for one another after every step of every block."""
 
 STEP = 64
 """Images of a block are a multiple of it, so that parts which are too have the same blocks as the whole."""
@@ -43,8 +44,8 @@ class Block:
 def block_size(text_features: Tensor) -> int:
     """Images of a block: neither their features nor their logits are more than `BLOCK` numbers, if 64 images allow it.
 
-    >>> block_size(torch.zeros(8, 1000, 512)), block_size(torch.zeros(1, 100_000, 512))
-    (1024, 64)
+    >>> block_size(torch.zeros(8, 1000, 512)), block_size(torch.zeros(1, 200_000, 512))
+    (8384, 64)
     """
     widest = max(text_features.shape[-2:])
     return max(1, BLOCK.get(text_features.device.type, BLOCK["cpu"]) // widest // STEP) * STEP
