@@ -111,6 +111,37 @@ def test_classify_names_each_image(run_folder: Path, photos: Path, capsys: pytes
     assert "confidence" in text
 
 
+def test_classify_takes_folders_and_leaves_out_what_cannot_be_read(
+    run_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, copy = str(run_folder / "best.json"), tmp_path / "photos"
+    shutil.copytree(photos, copy)
+    broken = copy / "broken.png"
+    broken.write_text("no picture at all")
+    first, *_ = files = sorted(copy.rglob("*/*.png"))
+    code, text, err = call(capsys, "classify", program, str(copy), str(first), "--skip-bad", "--json")
+    assert code == 0
+    assert [row["image"] for row in json.loads(text)] == [*map(str, files), str(first)]
+    assert "skipped: " in err
+    assert "broken.png" in err
+    (tmp_path / "empty").mkdir()
+    code, _, err = call(capsys, "classify", program, str(tmp_path / "empty"))
+    assert code == 2
+    assert err.endswith("holds no images; give image files, or a folder that holds some\n")
+    code, _, err = call(capsys, "classify", program, str(broken), "--skip-bad")
+    assert code == 2
+    assert err.splitlines()[-1] == "ipo-dspy: none of the images can be read; give others"
+
+
+def test_the_template_stands_on_a_line_of_its_own(
+    run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = json.loads((run_folder / "best.json").read_text())["signature"]["instructions"]
+    for command in ("classify", "evaluate"):
+        _, text, _ = call(capsys, command, str(run_folder / "best.json"), str(photos))
+        assert f"template  {template}" in text.splitlines()
+
+
 def test_describe_says_how_images_look(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, text, _ = call(capsys, "describe", str(photos), "--model", "demo", "--images", "5", "--json")
     assert code == 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from huggingface_hub import constants
 from ipo_dspy import demo
 from ipo_dspy.cli import doctor_models, main
 from ipo_dspy.cli.doctor import MARKS, guarded
-from ipo_dspy.cli.doctor_machine import KEYS, Check, folder, packages
+from ipo_dspy.cli.doctor_machine import KEYS, Check, folder, packages, torchvision
 from openai_server import KEY, OpenAIServer, Reply, images_of
 
 READY = {"Say: ready": "ready", "colour": "[[ ## colour ## ]]\nred\n\n[[ ## completed ## ]]"}
@@ -23,6 +24,8 @@ PLANTED = {name: f"{name.lower()}-planted-0123456789" for name in KEYS} | {"OPEN
 @pytest.fixture(autouse=True)
 def _no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    for name in ("OPENAI_API_BASE", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))  # of a CLIP that is loaded in a process of its own
     monkeypatch.chdir(tmp_path)
@@ -126,6 +129,7 @@ def test_a_server_that_is_not_there(
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     check = asked(capsys, closed_port)
     assert "onnection" in check.found
+    assert f"(asked at {closed_port.removeprefix('http://')})" in check.found
     assert check.remedy.startswith("start the server, or name its address: --lm openai/toy --lm-arg api_base=http")
 
 
@@ -220,7 +224,32 @@ def test_a_model_that_is_here_and_one_that_does_not_exist() -> None:
     assert here.found.startswith("found, loads in ")
     assert (here.state, unknown.state) == ("ok", "fail")
     assert "open_clip has no model 'ViT-B-61'" in unknown.found
-    assert unknown.remedy.startswith("write e.g. model='ViT-B-16")
+    assert unknown.remedy.startswith("write e.g. --model ViT-B-16")
+
+
+def test_whether_the_weights_that_optimize_takes_by_default_are_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    absent = doctor_models.default_model()
+    assert (absent.state, constants.HF_HUB_OFFLINE) == ("warn", False)
+    assert absent.found.endswith("openai: not downloaded yet; the first optimize fetches about 600 MB")
+    assert "--model demo" in absent.remedy
+    cached = tmp_path / "hub" / "models--timm--vit_base_patch16_clip_224.openai"
+    file = cached / "snapshots" / "abc" / "open_clip_model.safetensors"
+    for path, text in ((cached / "refs" / "main", "abc"), (file, "weights")):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    here = doctor_models.default_model()
+    assert (here.state, here.found) == ("ok", f"ViT-B-16-quickgelu, openai: {file}")
+
+
+def test_a_torchvision_that_does_not_fit_is_said_to_be_handled() -> None:
+    check = torchvision()
+    assert (check.state, check.remedy) == ("ok", "")
+    assert re.fullmatch(
+        r"[\d.+\w]+( was built for another torch than .*; handled, nothing is to be done)?", check.found
+    )
 
 
 def test_a_model_that_is_not_downloaded_with_and_without_a_network(

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -156,6 +157,7 @@ def test_ctrl_c_twice_stops_at_once_and_the_journal_is_whole(
         assert done.code == 130
         assert "Traceback" not in done.err
         assert done.err.splitlines()[-1] == "ipo-dspy: interrupted"
+        assert f"what was answered and found so far is in {out / FILE_NAME}; go on with: " in done.err
         assert steps(out)[:1] == [1]
         assert 3 not in steps(out)
         content = (out / FILE_NAME).read_bytes()
@@ -176,6 +178,9 @@ def test_a_server_that_dies_leaves_the_best_and_the_command(
         assert "; the language model failed" in told
         assert err.splitlines()[-1].startswith("ipo-dspy: the language model failed (")
         assert "gone" in err
+        said = [line for line in err.splitlines() if line.startswith("step 3: ")]
+        assert len(said) == 2
+        assert f"(asked at 127.0.0.1:{server.port})" in said[0]
         saved = json.loads((out / "best.json").read_text())
         assert any(template in json.dumps(saved) for _, _, template, _ in trials(out))
         server.odd.clear()
@@ -267,6 +272,18 @@ def test_limits_reach_the_run_and_are_shown_beside_what_was_spent(
     assert f"; {limit[0]} is spent" in told
 
 
+def test_a_limit_has_one_name_in_what_is_printed(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Writer() as server:
+        eyes = ["--vlm", "openai/eyes", "--vlm-arg", f"api_base={server.url}", "--vlm-arg", "cache=false"]
+        code, told, err = call(capsys, search(photos, tmp_path / "run", server, *eyes, "--max-lm-calls", "4"))
+    assert code == 0
+    assert "an image could not be described: --max-lm-calls 4 is spent" in err
+    assert "max_lm_calls" not in told + err
+    assert "1 template tried, 0 rejected, 4 LLM calls, " in told
+
+
 def test_a_limit_on_time_ends_a_search_without_language_models(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,7 +299,7 @@ def test_a_limit_on_cost_is_refused_where_the_price_is_unknown(
     with Writer() as server:
         code, told, err = call(capsys, search(photos, tmp_path / "run", server, "--max-cost", "1"))
     assert (code, told, server.requests) == (2, "", [])
-    assert "LiteLLM has no price for prompt_model 'openai/toy'" in err
+    assert "LiteLLM has no price for --lm 'openai/toy'" in err
     assert not (tmp_path / "run").exists()
 
 
@@ -306,6 +323,51 @@ def test_a_dry_run_tells_what_to_expect_and_asks_nothing(
     code, told, _ = call(capsys, search(photos, tmp_path / "run", None, "--dry-run"))
     assert (code, "0 calls" in told) == (0, False)  # it is no result, so it goes to stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--lm", "--vlm"])
+def test_a_server_that_is_not_there_leaves_one_line_and_no_folder(
+    option: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with socket.socket() as taken:  # bound, and nothing listens
+        taken.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        asked = [option, "openai/toy", f"{option}-arg", f"api_base=http://{place}/v1"]
+        code, told, err = call(capsys, search(photos, tmp_path / "run", None, *asked))
+        assert (code, told) == (2, "")
+        assert err == f"ipo-dspy: {option} 'openai/toy': nothing listens at {place}; {CORRECT}\n"
+        assert list(tmp_path.iterdir()) == []
+        assert call(capsys, search(photos, tmp_path / "run", None, *asked, "--dry-run"))[0] == 0
+
+
+CORRECT = "start the server, or correct its api_base"
+
+
+def test_a_dry_run_needs_no_key(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    asked = ["--lm", "openai/gpt-4o-mini", "--vlm", "openai/gpt-4o-mini", "--json"]
+    code, told, _ = call(capsys, search(photos, tmp_path / "run", None, *asked, "--dry-run"))
+    assert code == 0
+    assert json.loads(told)["cost"] > 0
+    code, _, err = call(capsys, search(photos, tmp_path / "run", None, *asked))
+    assert code == 2
+    assert "--lm openai/gpt-4o-mini needs a key: set OPENAI_API_KEY in the environment" in err
+
+
+def test_asking_again_is_said_when_the_first_try_fails(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    busy = Reply("busy", status=503, headers=(("Retry-After", "0"),))
+    with Writer({1: busy, 2: busy}) as server:
+        given = ["--lm", "openai/toy", "--lm-arg", f"api_base={server.url}", "--lm-arg", "cache=false"]
+        code, _, err = call(capsys, search(photos, tmp_path / "run", None, *given))
+    assert code == 0
+    (line,) = err.splitlines()
+    assert line.startswith(f"openai/toy at 127.0.0.1:{server.port} gave no answer (")
+    assert line.endswith("busy); asking again up to 5 times, with longer and longer pauses")
 
 
 def test_settings_of_a_model_arrive_at_the_wire(
@@ -376,8 +438,8 @@ def test_a_finished_run_is_told_again_and_other_settings_are_refused_unless_allo
         changed = [*same, "--prompts-per-step", "3", "--seed", "4", "--steps", str(STEPS + 1)]
         code, told, err = call(capsys, changed)
         assert (code, told, len(server.requests), len(err.splitlines())) == (1, "", asked, 1)
-        assert "prompts_per_step was 2 and is 3; seed was 0 and is 4; set it as it was" in err
-        assert "steps was" not in err.replace("prompts_per_steps", "")
+        assert "--prompts-per-step was 2 and is 3; --seed was 0 and is 4; set it as it was" in err
+        assert "--steps was" not in err
         assert "--allow-changes" in err
         assert (out / FILE_NAME).read_bytes() == before
 
@@ -395,7 +457,7 @@ def test_templates_may_be_asked_for_one_by_one(
         assert server.asked == 2 * 2
         code, _, err = call(capsys, search(photos, tmp_path / "other", server, "--asking", "one"))
     assert code == 2
-    assert "asking='one' is unknown; write one of 'auto', 'list', 'draws', 'singles'" in err
+    assert "--asking one is unknown; write one of 'auto', 'list', 'draws', 'singles'" in err
 
 
 def test_the_version_is_printed_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -118,7 +118,7 @@ def test_what_was_chosen_is_shown_as_best_and_no_longer_after_a_resume() -> None
     rows = [trial(0, 0, 20.0), trial(1, 1, 50.0), trial(2, 1, 60.0), chosen(1), end("max_tokens")]
     state = folded(begun(), *rows)
     assert state.searches["self"].best == state.searches["self"].trials["1"]
-    assert (state.status(held=False), state.seconds) == ("stopped: max_tokens is reached", 9.5)
+    assert (state.status(held=False), state.seconds) == ("stopped: --max-tokens is reached", 9.5)
     state = folded(begun(), *rows, resumed(steps=[4, 9]))
     assert state.searches["self"].best == state.searches["self"].trials["2"]
     assert (state.status(held=True), state.planned) == ("running", 9)
@@ -141,10 +141,11 @@ def test_several_searches_stand_apart() -> None:
         ([], False, "waiting for its journal"),
         ([begun()], True, "running"),
         ([begun()], None, "running"),
-        ([begun()], False, "waiting: no process writes it; the command that began it goes on with it"),
+        ([begun()], False, "stopped: no process is writing it; run the same command again with --out FOLDER to go on"),
         ([begun(), end()], False, "finished"),
         ([begun(), end()], True, "finished; its test images are scored"),
         ([begun(), end("faults")], False, "stopped: too many faults in a row"),
+        ([begun(), end("max_lm_calls")], False, "stopped: --max-lm-calls is reached"),
     ],
 )
 def test_status(rows: list[Row], held: bool | None, status: str) -> None:
@@ -218,7 +219,7 @@ def test_what_is_drawn(tmp_path: Path) -> None:
 
 def test_no_price_is_said_so(tmp_path: Path) -> None:
     keep(tmp_path, begun(), answer("step 1/0", None))
-    assert "1 LLM calls, 15 tokens, price unknown" in shown(tmp_path)
+    assert "1 LLM call, 15 tokens, price unknown" in shown(tmp_path)
 
 
 def test_sparkline_keeps_the_ends_and_fits() -> None:
@@ -363,7 +364,7 @@ def test_in_a_terminal_the_best_template_shows_and_the_end_ends_it(tmp_path: Pat
         writer.keep(end("patience"))
     last = " ".join(list(screens)[-1].split())
     assert process.wait(timeout=PATIENCE) == 0
-    assert "stopped: no better template for as many steps as patience allows, 9.5 s" in last
+    assert "stopped: no better template for as many steps as --patience allows, 9.5 s" in last
     assert "20.00 % ▁▁█ 50.00 %" in last
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 
 from ipo_dspy.cli import resume
+from ipo_dspy.cli.wording import in_options
 from ipo_dspy.errors import InputError, IPOError
 
 
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     except IPOError as error:
         if debug:
             raise
-        sys.stderr.write(f"ipo-dspy: {error}\n")
+        sys.stderr.write(f"ipo-dspy: {in_options(str(error), _command(arguments))}\n")
         sys.exit(2 if isinstance(error, InputError) else 1)
     except (KeyboardInterrupt, SystemExit) as ended:
         if not _interrupted(ended):
@@ -35,6 +36,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(130)  # at once: a request that a thread waits for would hold up sys.exit for minutes
+
+
+def _command(arguments: list[str]) -> str:
+    """The command in the arguments: before it stand flags only."""
+    return next((argument for argument in arguments if not argument.startswith("-")), "")
 
 
 def _interrupted(ended: BaseException | None) -> bool:

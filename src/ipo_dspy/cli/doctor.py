@@ -16,7 +16,7 @@ from rich.text import Text
 from ipo_dspy.cli import doctor_machine as machine
 from ipo_dspy.cli import doctor_models as models
 from ipo_dspy.cli.doctor_machine import Check, State
-from ipo_dspy.cli.options import Device, Json, Lm, LmArg, Pretrained, Vlm, VlmArg, settings
+from ipo_dspy.cli.options import DEFAULT_PRETRAINED, Device, Json, Lm, LmArg, Pretrained, Vlm, VlmArg, settings
 
 Look: TypeAlias = Callable[[], Check | Iterable[Check]]
 
@@ -58,8 +58,11 @@ def _looks(wanted: Wanted) -> Iterator[tuple[str, Look]]:
     yield "python", machine.python
     yield "packages", machine.packages
     yield "torch build", machine.torch_build
+    yield "torchvision", machine.torchvision
     yield "device", machine.device
     yield "CLIP demo", partial(models.demo_model, wanted.device)
+    if wanted.model is None:
+        yield "CLIP by default", models.default_model
     if wanted.model is not None and wanted.model != "demo":
         yield f"CLIP {wanted.model}", partial(models.other_model, wanted.model, wanted.pretrained, wanted.device)
     yield "folders", machine.folders
@@ -96,7 +99,7 @@ def doctor(
     lm_arg: LmArg = None,
     vlm_arg: VlmArg = None,
     model: Annotated[str | None, typer.Option(help="Another CLIP to load, as for optimize.")] = None,
-    pretrained: Pretrained = "openai",
+    pretrained: Pretrained = DEFAULT_PRETRAINED,
     device: Device = "auto",
     json: Json = False,
 ) -> None:

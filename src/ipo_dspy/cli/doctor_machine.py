@@ -112,6 +112,26 @@ def torch_build() -> Check:
     return Check("torch build", "ok", built)
 
 
+def torchvision() -> Check:
+    """Whether torchvision fits the installed PyTorch; of one that does not, what is needed here is made to work."""
+    import torch
+
+    from ipo_dspy.clip.backbone import mend_torchvision
+
+    again = "pip install --force-reinstall torch torchvision, both from the same index"
+    try:
+        version = importlib.metadata.version("torchvision")
+        mend_torchvision()
+    except (ImportError, RuntimeError, OSError) as error:  # PackageNotFoundError is an ImportError
+        return Check("torchvision", "fail", f"cannot be imported ({' '.join(str(error).split())[:120]})", again)
+    try:
+        torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    except NotImplementedError:  # the operator is known by name only
+        found = f"{version} was built for another torch than {torch.__version__}; handled, nothing is to be done"
+        return Check("torchvision", "ok", found)
+    return Check("torchvision", "ok", version)
+
+
 def device() -> Check:
     """What `--device auto` takes."""
     import torch

@@ -15,7 +15,9 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ipo_dspy.cli.doctor_machine import Check
-from ipo_dspy.errors import IPOError, LanguageModelError, ModelError
+from ipo_dspy.cli.options import DEFAULT_MODEL, DEFAULT_PRETRAINED
+from ipo_dspy.cli.wording import in_options
+from ipo_dspy.errors import LanguageModelError, ModelError
 
 if TYPE_CHECKING:
     import dspy
@@ -27,6 +29,8 @@ ANSWER_SECONDS = 20
 HUB_SECONDS = 10
 NOWHERE = "http://127.0.0.1:9"
 """A proxy that is never there, so that a download fails at once."""
+DEFAULT_SIZE = "about 600 MB"
+"""Of ViT-B-16: 150 million numbers of 4 bytes."""
 PIXELS = 32
 """Side of the picture that a multimodal model is shown; some refuse smaller ones."""
 
@@ -40,8 +44,24 @@ def demo_model(where: str) -> Check:
     try:
         loaded = load_backbone(f"local-dir:{model_path()}", None, device=where)
     except ModelError as error:
-        return Check("CLIP demo", "fail", *_split(error))
+        return Check("CLIP demo", "fail", *_split(str(error)))
     return Check("CLIP demo", "ok", f"loads in {time.monotonic() - began:.1f} s on {loaded.device}")
+
+
+def default_model() -> Check:
+    """Whether the weights that `optimize` takes by default are on this machine; nothing is loaded or fetched."""
+    from ipo_dspy.clip.backbone import import_open_clip
+    from ipo_dspy.clip.sources import resolve
+
+    name = "CLIP by default"
+    called = f"{DEFAULT_MODEL}, {DEFAULT_PRETRAINED}"
+    try:
+        with _no_download():
+            file = resolve(import_open_clip(), DEFAULT_MODEL, DEFAULT_PRETRAINED, None).checkpoint
+    except ModelError:
+        found = f"{called}: not downloaded yet; the first optimize fetches {DEFAULT_SIZE}"
+        return Check(name, "warn", found, "without a network, or to try it out: --model demo, which is bundled")
+    return Check(name, "ok", f"{called}: {file}")
 
 
 _LOAD = """
@@ -79,7 +99,7 @@ def other_model(model: str, pretrained: str | None, where: str) -> Check:
         return Check(name, "fail", found, "name a smaller model, e.g. --model demo, or --device cpu")
     if "cannot be fetched" in told:
         return not_downloaded(name)
-    return Check(name, "fail", *_split(ModelError(told)))
+    return Check(name, "fail", *_split(told))
 
 
 def not_downloaded(name: str) -> Check:
@@ -95,9 +115,9 @@ def not_downloaded(name: str) -> Check:
     return Check(name, "fail", f"not downloaded, and no network ({fault})", remedy)
 
 
-def _split(error: IPOError) -> tuple[str, str]:
+def _split(message: str) -> tuple[str, str]:
     """Fact and remedy of a message of ours, whose last part says what to write."""
-    fact, _, remedy = str(error).rpartition("; ")
+    fact, _, remedy = in_options(message, "doctor").rpartition("; ")
     return (fact, remedy) if fact else (remedy, "see ipo-dspy --help")
 
 

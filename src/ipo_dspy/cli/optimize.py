@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ipo_dspy.cli.options import (
+    DEFAULT_MODEL,
+    DEFAULT_PRETRAINED,
     AllowChanges,
     Asking,
     Data,
@@ -87,7 +89,7 @@ def demo(
         json=json,
         dry_run=dry_run,
         options=dict(
-            _models(lm, lm_arg, vlm, vlm_arg, asking),
+            _models(lm, lm_arg, vlm, vlm_arg, asking, will_be_asked=not dry_run),
             steps=steps,
             seed=seed,
             max_lm_calls=max_lm_calls,
@@ -107,8 +109,8 @@ def optimize(
     lm_arg: LmArg = None,
     vlm_arg: VlmArg = None,
     asking: Asking = "auto",
-    model: Model = "ViT-B-16-quickgelu",
-    pretrained: Pretrained = "openai",
+    model: Model = DEFAULT_MODEL,
+    pretrained: Pretrained = DEFAULT_PRETRAINED,
     device: Device = "auto",
     template: Annotated[str, typer.Option(help="Start template.")] = "a photo of a <CLASS>.",
     initial: Annotated[list[str] | None, typer.Option(help="Another template to score first; may be repeated.")] = None,
@@ -149,7 +151,7 @@ def optimize(
     train, tests = _split(data, shots=shots, test=test, seed=seed, halves=base_novel)
     program = ClipClassifier(train.classes, template=template, model=model, pretrained=pretrained, device=device)
     options = dict(
-        _models(lm, lm_arg, vlm, vlm_arg, asking, num_threads),
+        _models(lm, lm_arg, vlm, vlm_arg, asking, num_threads, will_be_asked=not dry_run),
         steps=steps,
         auto=auto,
         prompts_per_step=prompts_per_step,
@@ -185,6 +187,8 @@ def _run(
 ) -> None:
     from ipo_dspy.cli import resume, runs, show
     from ipo_dspy.cli.progress import LiveProgress
+    from ipo_dspy.lms.addresses import check_listening
+    from ipo_dspy.lms.retries import telling_of_retries
     from ipo_dspy.optimizer import IPO
 
     progress = LiveProgress()
@@ -194,21 +198,32 @@ def _run(
         return
     progress.steps = optimizer.plan.steps
     before = runs.journal_size(folder)
+    asked = {"--lm": getattr(options["proposer"], "lm", None), "--vlm": options.get("description_model")}
+    if not before:  # a run that goes on may have all the answers it needs
+        for role, lm in asked.items():
+            check_listening(lm, role=role)  # before there is a folder
     try:
-        with progress, resume.stopping(optimizer.stop, show.note):
+        retries = telling_of_retries(list(asked.values()), progress.say)
+        with progress, resume.stopping(optimizer.stop, progress.say), retries:
             result = runs.run(optimizer, program, train, validation=validation, tests=tests, folder=folder)
     except (IPOError, KeyboardInterrupt):
         if runs.journal_size(folder) > before and runs.holds_something(folder):
-            show.note(f"what was found so far is kept; go on with: {resume.command(folder)}")
+            show.note(f"what was answered and found so far is in {runs.journal(folder)}; {_go_on(folder)}")
         raise
     if json:
         show.as_json(result.as_json())
     else:
         show.outcome(result, optimizer.limits)
     if why := _why(result):
-        show.note(f"ipo-dspy: {why}; go on with: {resume.command(folder)}")
+        show.note(f"ipo-dspy: {why}; {_go_on(folder)}")
     if code := _exit_code(result):
         raise typer.Exit(code)
+
+
+def _go_on(folder: Path) -> str:
+    from ipo_dspy.cli import resume
+
+    return f"go on with: {resume.command(folder)}"
 
 
 def _exit_code(result: "Outcome") -> int:
@@ -221,8 +236,8 @@ def _why(result: "Outcome") -> str:
     told = {
         "finished": "",
         "stopped": "stopped",
-        "faults": f"the language model failed ({result.fault}); the best template so far is in {result.folder}; another "
-        "model, or --asking singles, may do better and needs --allow-changes here",
+        "faults": f"the language model failed ({result.fault}); the best template so far is in {result.folder}; "
+        "another model, or --asking singles, may do better and needs --allow-changes here",
     }
     return told.get(result.status, f"--{result.status.replace('_', '-')} is spent; raise it")
 
@@ -234,6 +249,8 @@ def _models(
     vlm_arg: list[str] | None,
     asking: str,
     num_threads: int | None = None,
+    *,
+    will_be_asked: bool,
 ) -> dict[str, Any]:
     """Constructor arguments of IPO that say who proposes and who describes."""
     from ipo_dspy.lms import build_lm
@@ -245,11 +262,11 @@ def _models(
             raise InputError(f"{name}-arg {next(iter(given))}=... is for a model; name one: {name} NAME")
     chosen: dict[str, Any] = {"proposer": "evolution"}
     if lm is not None:
-        writer = build_lm(lm, role="--lm", settings=of_lm)
+        writer = build_lm(lm, role="--lm", settings=of_lm, will_be_asked=will_be_asked)
         way: Any = asking  # any text; the proposer knows which
         chosen = {"proposer": LMProposer(writer, asking=way, num_threads=num_threads)}
     if vlm is not None:
-        chosen["description_model"] = build_lm(vlm, role="--vlm", settings=of_vlm)
+        chosen["description_model"] = build_lm(vlm, role="--vlm", settings=of_vlm, will_be_asked=will_be_asked)
     return chosen
 
 

@@ -12,6 +12,9 @@ from ipo_dspy.errors import InputError
 if TYPE_CHECKING:
     from ipo_dspy.distributed import RayScorer
 
+DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16-quickgelu", "openai"
+"""The CLIP of the paper."""
+
 Data = Annotated[Path, typer.Argument(help="A folder with a sub-folder of images per class, or a .csv/.parquet table.")]
 Program = Annotated[Path, typer.Argument(help="A program saved by optimize or ClipClassifier.save.")]
 Lm = Annotated[str | None, typer.Option("--lm", help="LLM that proposes templates, a LiteLLM name; none: evolution.")]

@@ -1,13 +1,19 @@
-"""Live progress in a terminal, and nothing at all elsewhere."""
+"""Live progress in a terminal; elsewhere nothing but what went wrong."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
+from ipo_dspy.cli.wording import in_options
 from ipo_dspy.events import Event, TrialEvent
+
+_log = logging.getLogger("ipo_dspy.optimizer")
+"""Says what goes wrong where nobody observes; here it would say it a second time, in words for Python."""
 
 
 @contextlib.contextmanager
@@ -19,7 +25,7 @@ def working(text: str) -> Iterator[None]:
 
 
 class LiveProgress:
-    """An observer that shows stages and steps as bars; silent when stderr is not a terminal."""
+    """An observer that shows stages and steps as bars where stderr is a terminal, and tells faults in any case."""
 
     def __init__(self, *, steps: int = 0) -> None:
         self.steps = steps
@@ -37,11 +43,14 @@ class LiveProgress:
         self._best: tuple[float, float] | None = None
 
     def __enter__(self) -> "LiveProgress":
+        self._level = _log.level
+        _log.setLevel(logging.ERROR)
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+        _log.setLevel(self._level)
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
@@ -53,6 +62,13 @@ class LiveProgress:
             self.show("steps", event["step"], self.steps)
         elif event["event"] == "chosen":
             self.show("steps", self.steps, self.steps)
+        elif event["event"] == "fault":
+            owner = "" if event["predictor"] == "self" else f" of {event['predictor']}"
+            self.say(in_options(f"step {event['step']}{owner}: {event['message']}", "optimize"))
+
+    def say(self, text: str) -> None:
+        """A line for people on stderr, above the bars."""
+        self._progress.console.print(Text(text), soft_wrap=True)
 
     def show(self, stage: str, done: int, total: int) -> None:
         """Move the bar of a stage, which appears when it is first named."""

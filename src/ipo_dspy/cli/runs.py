@@ -131,11 +131,16 @@ def run(
     )
 
 
-def journal_size(folder: Path) -> int:
-    """Bytes of the journal in a folder; 0 if there is none."""
+def journal(folder: Path) -> Path:
+    """The journal of a folder, be it there or not."""
     from ipo_dspy.journal import FILE_NAME
 
-    return (folder / FILE_NAME).stat().st_size if (folder / FILE_NAME).exists() else 0
+    return folder / FILE_NAME
+
+
+def journal_size(folder: Path) -> int:
+    """Bytes of the journal in a folder; 0 if there is none."""
+    return journal(folder).stat().st_size if journal(folder).exists() else 0
 
 
 def holds_something(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ipo_dspy.cli.runs import Outcome
+from ipo_dspy.cli.wording import counted
 from ipo_dspy.ledger import Limits, Spent
 
 if TYPE_CHECKING:
@@ -40,15 +41,16 @@ def outcome(result: Outcome, limits: Limits) -> None:
         table.add_row("H (base, novel)", "", _percent(before), _percent(after), _percent(after - before), "", "")
     console = _console()
     console.print(table)
-    console.print(Text.assemble("start template  ", (result.start, "bold")))
-    console.print(Text.assemble("best template   ", (result.best, "bold green")))
+    console.print(Text.assemble("start template  ", (result.start, "bold")), soft_wrap=True)
+    console.print(Text.assemble("best template   ", (result.best, "bold green")), soft_wrap=True)
     if result.left_out:
-        console.print(f"{result.left_out} images could not be read and were left out")
+        console.print(f"{counted(result.left_out, 'image')} could not be read: left out")
     if result.spent.calls or limits != Limits():
         console.print(_spending(result.spent, limits))
     console.print(
-        f"{result.trials} templates tried, {result.rejected} rejected, {result.spent.calls} LLM calls, "
-        f"{result.spent.tokens} tokens, {result.spent.seconds:.1f} s{_ended(result.status)}"
+        f"{counted(result.trials, 'template')} tried, {result.rejected} rejected, "
+        f"{counted(result.spent.calls, 'LLM call')}, {counted(result.spent.tokens, 'token')}, "
+        f"{result.spent.seconds:.1f} s{_ended(result.status)}"
     )
     console.print(Text(f"program  {result.folder}/best.json\nreport   {result.report}"), soft_wrap=True)
 
@@ -77,7 +79,7 @@ def estimate(found: "Estimate", *, machine: bool) -> None:
     cost = _usd(total.cost) + (" + unknown" if total.unpriced else "")
     lines.append(("total", "", str(total.calls), str(total.prompt_tokens), str(total.completion_tokens), cost))
     columns = ["requests", "model", "calls>", "prompt tokens>", "completion tokens>", "USD>"]
-    rows("expected at most; nothing was asked", columns, lines)
+    rows("about what to expect; nothing was asked", columns, lines)
 
 
 def _spending(spent: Spent, limits: Limits) -> Table:
@@ -85,7 +87,7 @@ def _spending(spent: Spent, limits: Limits) -> Table:
     table = Table(title="spent on language models", title_justify="left")
     for column in ("", "spent", "limit"):
         table.add_column(column, justify="right" if column else "left")
-    unknown = f" + {spent.unpriced} calls of unknown price" if spent.unpriced else ""
+    unknown = f" + {counted(spent.unpriced, 'call')} of unknown price" if spent.unpriced else ""
     for name, amount, limit in (
         ("calls", str(spent.calls), limits.max_lm_calls),
         ("prompt tokens", str(spent.prompt_tokens), None),
@@ -114,9 +116,14 @@ def _usd(cost: float | None) -> str:
     return "unknown" if cost is None else f"{cost:.4f}"
 
 
+def template(text: str) -> None:
+    """A template on lines of its own, to be read and copied whole."""
+    _console().print(Text.assemble("template  ", (text, "bold")), soft_wrap=True)
+
+
 def rows(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
     """A plain table; columns whose name ends in '>' are set right."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title or None, title_justify="left")
     for column in columns:
         table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
     for line in lines:

@@ -1,11 +1,14 @@
 """The commands that use a program or data: evaluate, classify, describe, report."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ipo_dspy.cli.options import (
+    DEFAULT_MODEL,
+    DEFAULT_PRETRAINED,
     Data,
     Device,
     Json,
@@ -18,10 +21,8 @@ from ipo_dspy.cli.options import (
     VlmArg,
     settings,
 )
+from ipo_dspy.cli.wording import counted
 from ipo_dspy.errors import DataError
-
-if TYPE_CHECKING:
-    from ipo_dspy.data import ImageDataset
 
 
 def evaluate(
@@ -67,8 +68,9 @@ def evaluate(
         return
     lines = sorted(result.per_class.items(), key=lambda item: item[1][0] / item[1][1])
     show.rows("per class, worst first", ["class", "correct>", "images>"], [(n, str(c), str(t)) for n, (c, t) in lines])
+    show.template(str(result.template))
     show.rows(
-        f"template: {result.template}",
+        "all classes",
         ["accuracy %>", "loss>", "images>", "left out>"],
         [(f"{result.score.accuracy:.2f}", f"{result.score.loss:.4f}", str(len(result.predicted)), str(left_out))],
     )
@@ -76,40 +78,37 @@ def evaluate(
 
 def classify(
     program: Program,
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders: all images below are classified.")],
     model: OtherModel = None,
     pretrained: Pretrained = None,
     device: Device = "auto",
+    skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
     """Classify images with a saved program."""
-    import dspy
-
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.cli import show
     from ipo_dspy.cli.progress import working
 
     with working("Loading the model ..."):
         classifier = ClipClassifier.from_file(program, model=model, pretrained=pretrained, device=device)
-    examples = [dspy.Example(image=str(path)).with_inputs("image") for path in images]
-    with working(f"Classifying {len(examples)} image(s) ..."):
-        classifier.encode([example.image for example in examples])
-        answers = [classifier(**example.inputs()) for example in examples]
+    files = [str(file) for path in images for file in _files(path)]
+    if skip_bad:
+        files = [files[i] for i in _readable(files)]
+    if not files:
+        raise DataError("none of the images can be read; give others")
+    with working(f"Classifying {counted(len(files), 'image')} ..."):
+        classifier.encode(files)
+        answers = [classifier(image=file) for file in files]
+    found = list(zip(files, answers, strict=True))
     if json:
-        show.as_json(
-            [
-                {"image": str(p), "label": a.label, "confidence": a.confidence, "scores": a.scores}
-                for p, a in zip(images, answers, strict=True)
-            ]
-        )
+        show.as_json([{"image": f, "label": a.label, "confidence": a.confidence, "scores": a.scores} for f, a in found])
         return
+    show.template(str(classifier.template))
     show.rows(
-        f"template: {classifier.template}",
+        "",
         ["image", "label", "confidence>", "next best"],
-        [
-            (str(path), answer.label, f"{answer.confidence:.3f}", _runners_up(answer.scores))
-            for path, answer in zip(images, answers, strict=True)
-        ],
+        [(file, a.label, f"{a.confidence:.3f}", _runners_up(a.scores)) for file, a in found],
     )
 
 
@@ -117,8 +116,8 @@ def describe(
     data: Data,
     vlm: Vlm = None,
     vlm_arg: VlmArg = None,
-    model: Model = "ViT-B-16-quickgelu",
-    pretrained: Pretrained = "openai",
+    model: Model = DEFAULT_MODEL,
+    pretrained: Pretrained = DEFAULT_PRETRAINED,
     device: Device = "auto",
     images: Annotated[int, typer.Option(min=1, help="How many images, evenly over the classes.")] = 16,
     num_threads: Annotated[int | None, typer.Option(min=1, help="Requests at a time.")] = None,
@@ -136,7 +135,7 @@ def describe(
 
     dataset = load_images(data)
     if skip_bad:
-        dataset = _readable(dataset)
+        dataset = dataset.pick(_readable([example.image for example in dataset]))
     chosen = [dataset[i] for i in evenly_over_classes(dataset.labels(), images)]
     describer = (
         LMDescriber(build_lm(vlm, role="--vlm", settings=settings(vlm_arg, "--vlm-arg")), num_threads=num_threads)
@@ -167,21 +166,37 @@ def report(
     typer.echo(str(write_report(run, out)))
 
 
-def _readable(dataset: "ImageDataset") -> "ImageDataset":
-    """Without the images that cannot be read, each of which is named on stderr."""
+def _files(path: Path) -> list[Path]:
+    """A file itself, or the images below a folder.
+
+    Raises:
+        DataError: there are none.
+    """
+    from ipo_dspy.data.folder import image_files
+
+    if not path.is_dir():
+        return [path]
+    found = image_files(path)
+    if not found:
+        raise DataError(f"folder {str(path)!r} holds no images; give image files, or a folder that holds some")
+    return found
+
+
+def _readable(images: Sequence[Any]) -> list[int]:
+    """Indices of the images that can be read; each of the others is named on stderr."""
     from ipo_dspy.cli import show
     from ipo_dspy.clip.images import open_image
     from ipo_dspy.errors import ImageError
 
     kept = []
-    for i, example in enumerate(dataset):
+    for i, image in enumerate(images):
         try:
-            open_image(example.image)
+            open_image(image)
         except ImageError as error:
             show.note(f"skipped: {error}")
         else:
             kept.append(i)
-    return dataset.pick(kept)
+    return kept
 
 
 def _runners_up(scores: dict[str, float]) -> str:

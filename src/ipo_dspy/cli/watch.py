@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ipo_dspy.cli.watch_state import RunState, SearchState
+from ipo_dspy.cli.wording import counted
 from ipo_dspy.errors import JournalError
 from ipo_dspy.history import Trial
 from ipo_dspy.journal import FILE_NAME, LOCK_NAME, follow
@@ -52,7 +53,7 @@ class Watch:
     @property
     def status(self) -> str:
         """What the run does."""
-        return self.state.status(held=self.held)
+        return self.state.status(held=self.held, folder=str(self.folder))
 
     @property
     def seconds(self) -> float:
@@ -166,8 +167,10 @@ def draw(watched: Watch, console: Console) -> RenderableType:
 def _drawn(name: str, search: SearchState, planned: int | None, bars: str) -> Iterator[RenderableType]:
     of = "" if planned is None else f" of {planned}"
     owner = "" if name == "self" else f"{name}: "
-    described = f", {search.described} images described" if search.described else ""
-    yield Text(f"\n{owner}step {search.steps}{of}, {len(search.trials)} templates tried{described}", style="bold")
+    tried = counted(len(search.trials), "template")
+    yield Text(f"\n{owner}step {search.steps}{of}, {tried} tried", style="bold")
+    if search.described:
+        yield Text(f"{counted(search.described, 'training image')} described, to tell the proposer how they look")
     if search.start and search.best:
         yield _best_and_start(search)
     if len(curve := search.curve) > 1:
@@ -217,7 +220,7 @@ def _spending(spent: Spent) -> str:
         cost = "price unknown"
     else:
         cost = f"{spent.cost:.4f} USD" + (f" and {spent.unpriced} of unknown price" if spent.unpriced else "")
-    return f"{spent.calls} LLM calls, {spent.tokens} tokens, {cost}"
+    return f"{counted(spent.calls, 'LLM call')}, {counted(spent.tokens, 'token')}, {cost}"
 
 
 def _in_a_line(trial: Trial) -> str:

@@ -13,7 +13,7 @@ from ipo_dspy.ledger import Answer, Spent
 from ipo_dspy.report.fields import Fields
 
 WHY = {
-    "patience": "no better template for as many steps as patience allows",
+    "patience": "no better template for as many steps as --patience allows",
     "exhausted": "the proposer had nothing new any more",
     "faults": "too many faults in a row",
     "stopped": "it was told to stop",
@@ -107,7 +107,7 @@ class RunState:
     >>> state = RunState()
     >>> state.fold({"event": "end", "status": "patience", "seconds": 3.0, "calls": 0, "tokens": 0})
     >>> state.status(held=False)
-    'stopped: no better template for as many steps as patience allows'
+    'stopped: no better template for as many steps as --patience allows'
     """
 
     def __init__(self) -> None:
@@ -139,14 +139,17 @@ class RunState:
             case _:
                 self.searches.setdefault(fields.text("predictor"), SearchState()).fold(fields)
 
-    def status(self, *, held: bool | None) -> str:
-        """What the run does, given whether a process holds its journal (None: that cannot be told)."""
+    def status(self, *, held: bool | None, folder: str = "FOLDER") -> str:
+        """What the run in a folder does, given whether a process holds its journal (None: that cannot be told)."""
         if self.end is None:
-            stuck = "waiting: no process writes it; the command that began it goes on with it"
-            return "waiting for its journal" if not self.begun else stuck if held is False else "running"
+            if not self.begun:
+                return "waiting for its journal"
+            left = f"stopped: no process is writing it; run the same command again with --out {folder} to go on"
+            return left if held is False else "running"
         if self.end == "finished":
             return "finished; its test images are scored" if held else "finished"
-        return f"stopped: {WHY.get(self.end, f'{self.end} is reached')}"
+        limit = f"--{self.end.replace('_', '-')} is reached"
+        return f"stopped: {WHY.get(self.end, limit)}"
 
     def _plan(self, settings: Any, name: str) -> None:
         steps = settings.get(name) if isinstance(settings, Mapping) else None

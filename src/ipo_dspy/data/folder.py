@@ -56,7 +56,7 @@ def load_image_folder(
             `shots` or `test` that do not fit.
     """
     folder = _check_folder(Path(path).expanduser())
-    images = _drop_empty(folder, {sub: _images(sub) for sub in _class_folders(folder)})
+    images = _drop_empty(folder, {sub: image_files(sub) for sub in _class_folders(folder)})
     names = {sub: class_name(sub.name) for sub in images}
     classes = usable_classes(sorted(names.values()), folder)
     pairs = [(image, names[sub]) for sub in sorted(images, key=lambda sub: names[sub]) for image in images[sub]]
@@ -87,7 +87,7 @@ def _class_folders(folder: Path) -> list[Path]:
     return subs
 
 
-def _images(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     """Image files at any depth, sorted; links to folders below are not followed, so there are no cycles."""
     files = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
     visible = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
