@@ -10,7 +10,7 @@ import inspect
 
 from benchmarks.common import commit, machine
 
-SECTIONS = ("text", "startup")
+SECTIONS = ("text", "scoring", "gpu", "startup")
 """In the order of the page."""
 
 

@@ -67,7 +67,7 @@ def test_half_precision_that_falls_short_is_told_once(
     (told,) = [record for record in caplog.records if record.name == "ipo_dspy.clip.precision"]
     assert told.levelno == logging.WARNING
     assert told.message.startswith("bfloat16 gives 9")
-    assert "(99.90% wanted)" in told.message
+    assert "(99.9% wanted)" in told.message
     assert told.message.endswith("templates may rank otherwise; write dtype='float32' for the exact scores")
     caplog.clear()
     evaluate(program, task.valset)

@@ -59,7 +59,7 @@ class Agreement:
         loss: largest difference of a template's mean loss, in nats.
 
     >>> print(Agreement("float16", 1000, same=0.9985, loss=0.0004))
-    float16 gives 99.85% of 1000 images float32's class (99.90% wanted) and moves the loss by 0.0004 (at most 0.0010)
+    float16 gives 99.850% of 1000 images float32's class (99.9% wanted) and moves the loss by 0.0004 (at most 0.0010)
     """
 
     dtype: str
@@ -74,7 +74,7 @@ class Agreement:
 
     def __str__(self) -> str:
         return (
-            f"{self.dtype} gives {self.same:.2%} of {self.images} images float32's class ({SAME:.2%} wanted) "
+            f"{self.dtype} gives {self.same:.3%} of {self.images} images float32's class ({SAME:.1%} wanted) "
             f"and moves the loss by {self.loss:.4f} (at most {LOSS:.4f})"
         )
 

@@ -1,0 +1,104 @@
+"""Half precision and GPUs
+
+The accuracy check of `ipo_dspy.clip.precision` with the bundled model: of the classes that are given under 8 templates,
+how many are those of float32 (99.9 % are wanted), and by how much the loss of a template moves at most (0.001 is
+allowed). Then absolute times on the GPU, if there is one.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.common import Size, seconds, table
+from benchmarks.scoring import COUNT, IMAGENET, SCALE, problem
+from ipo_dspy import demo
+from ipo_dspy.clip.backbone import Backbone, import_open_clip, load_backbone
+from ipo_dspy.clip.precision import compare
+from ipo_dspy.clip.rest import placed
+from ipo_dspy.clip.text import encode_token_lists
+from ipo_dspy.metric import score_templates
+
+HALVES = ("float16", "bfloat16")
+
+
+def run(size: Size, seed: int) -> None:
+    """Print the tables."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    print(f"The bundled model, on {'the GPU' if device == 'cuda' else 'the processor'}:\n")
+    header = ("task", "images", "format", "same class", "loss moves by", "passes")
+    tasks = demo.names() if size == "full" else demo.names()[:1]
+    table(header, (agreement(name, dtype, device) for name in tasks for dtype in HALVES))
+    if device == "cpu":
+        print("\nThere was no GPU here: no time on a GPU was measured.")
+        return
+    print(f"\n{torch.cuda.get_device_name()}, ViT-B-16-quickgelu with random weights, which changes no time:\n")
+    names = list(import_names()[: 1000 if size == "full" else 200])
+    table(("what", "float32", *HALVES), times(names, 256 if size == "full" else 64))
+    took = scoring_time(IMAGENET if size == "full" else 100_000, seed)
+    print(f"\nScoring is float32 in any case; {took}")
+
+
+def agreement(name: str, dtype: str, device: str) -> tuple[str, ...]:
+    """One line of the first table."""
+    task = demo.load(name)
+    low, full = (
+        load_backbone(f"local-dir:{demo.model_path()}", device=device, dtype=way) for way in (dtype, "float32")
+    )
+    images = [example.image for example in task.testset]
+    found = compare(low, full, images, task.testset.labels(), task.classes)
+    passes = "yes" if found.passes else "no"
+    return name, f"{found.images:,}", dtype, f"{found.same:.3%}", f"{found.loss:.5f}", passes
+
+
+def import_names() -> list[str]:
+    """The ImageNet class names."""
+    import_open_clip()
+    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+
+    return list(IMAGENET_CLASSNAMES)
+
+
+def times(names: list[str], images: int) -> list[tuple[str, ...]]:
+    """Seconds of both towers in every format."""
+    models = [load_backbone("ViT-B-16-quickgelu", None, device="cuda", dtype=way) for way in ("float32", *HALVES)]
+    pixels = torch.randn(images, 3, 224, 224)
+    texts = [
+        f"a {word} photo of a {name}."
+        for word in ("dark", "old", "big", "tiny", "drawn", "faded", "grainy", "blurry")
+        for name in names
+    ]
+
+    def encode_texts(backbone: Backbone) -> object:
+        return encode_token_lists(backbone, backbone.token_ids(texts))
+
+    def encode_pictures(backbone: Backbone) -> object:
+        return backbone.encode_pixels(backbone.batch(list(pixels))).cpu()
+
+    return [
+        (f"{len(names):,} classes under {COUNT} templates, seconds", *(on_gpu(encode_texts, one) for one in models)),
+        (f"{images} images, decoded before, seconds", *(on_gpu(encode_pictures, one) for one in models)),
+    ]
+
+
+def on_gpu(work: Callable[[Backbone], object], backbone: Backbone) -> str:
+    """Seconds of the second time: the first one also sets up the GPU."""
+
+    def finished() -> None:
+        work(backbone)
+        torch.cuda.synchronize()
+
+    for _ in range(2):
+        took, _ = seconds(finished)
+    return f"{took:.3f}"
+
+
+def scoring_time(images: int, seed: int) -> str:
+    """Seconds of a step, with the features on the GPU and in pinned memory."""
+    features, labels, text = problem(images, seed)
+    there = text.cuda()
+    told = []
+    for name, side in (("on the GPU", placed(features, there.device)), ("in pinned memory", features.pin_memory())):
+        for _ in range(2):
+            took, _ = seconds(lambda side=side: score_templates(side, labels, there, logit_scale=SCALE))  # type: ignore[misc]
+        told.append(f"{took:.3f} s with the features {name}")
+    return f"{images:,} images, {text.shape[1]:,} classes, {len(text)} templates: {', '.join(told)}."
