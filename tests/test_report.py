@@ -364,6 +364,7 @@ def test_pictures_are_of_the_most_telling_split_and_the_others_are_counted(tmp_p
         change(journal, "lost.png", "owl", "fish", "crab")
     text = text_of(render_report(tmp_path))
     assert "Mended 2 recorded (test)" in text
+    assert "owl/test0.png" in text  # a file name alone says little: each class may have a 1.jpg
     assert "train0.png" not in text
     assert "1 more changed from one wrong class to another; 5 recorded on other images are not shown" in text
 
@@ -393,6 +394,11 @@ def test_every_text_of_the_journal_is_escaped(tmp_path: Path) -> None:
     assert page.count("</style>") == 1
     assert "{{ 7*7 }}" in page
     assert text_of(page).count("alert(1)") > 8
+
+
+def test_described_images_are_named_with_their_folder(sample: str) -> None:
+    assert f"{CLASSES[0]}/0001.png" in text_of(sample)
+    assert "/photos/" not in sample
 
 
 def test_the_placeholder_shows_as_text(sample: str) -> None:

@@ -73,7 +73,7 @@ def page(run: Run) -> str:
     )
     environment.filters |= {
         "percent": _percent, "points": _points, "nats": _nats, "duration": _duration, "count": _count,
-        "prompt": prompt, "moment": _moment, "clip": _clip, "basename": _basename,
+        "prompt": prompt, "moment": _moment, "clip": _clip, "short": _short,
     }  # fmt: skip
     environment.globals |= _limits()
     sections = [_section(i, search) for i, search in enumerate(run.searches, start=1)]
@@ -127,7 +127,7 @@ def _curves(search: Search) -> "list[Chart]":
 
 
 def _group(group: summary.Changed) -> PictureGroup:
-    pictures = (Picture(change, _basename(change.source), thumbnail(change.source)) for change in group.shown)
+    pictures = (Picture(change, _named(change), thumbnail(change.source)) for change in group.shown)
     return PictureGroup(group.title, tuple(pictures), group.recorded)
 
 
@@ -200,6 +200,22 @@ def _clip(text: str, n: int) -> str:
     return text if len(text) <= n else text[: n - 1] + "\u2026"
 
 
-def _basename(source: str) -> str:
-    """The last part of a path on any system, as it may be shown."""
-    return visible(PurePath(source.replace("\\", "/")).name)
+def _named(change: Change) -> str:
+    """A picture by its class and file: every class may have a `1.jpg`."""
+    file = _parts(change.source)[-1:]
+    return "/".join([change.label, *file]) if file else ""
+
+
+def _short(source: str) -> str:
+    """A file with its folder, which is mostly its class; a row of a table by the table alone.
+
+    >>> _short("/photos/cat/1.jpg"), _short("/data/pets.parquet#3")
+    ('cat/1.jpg', 'pets.parquet#3')
+    """
+    return "/".join(_parts(source)[-1 if ".parquet#" in source.lower() else -2 :])
+
+
+def _parts(source: str) -> tuple[str, ...]:
+    """The parts of a path on any system, without its root, as they may be shown."""
+    path = PurePath(source.replace("\\", "/"))
+    return tuple(visible(part) for part in path.parts if part != path.anchor)
