@@ -7,7 +7,6 @@ error and not something to pass over.
 """
 
 import base64
-import re
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -15,17 +14,10 @@ from typing import Any, overload
 
 import dspy
 
-from ipo_dspy.data.dataset import (
-    ImageDataset,
-    Loaded,
-    class_name,
-    closest,
-    example,
-    shorten,
-    unknown_class,
-    usable_classes,
-)
+from ipo_dspy.data.dataset import ImageDataset, Loaded, closest, example, shorten
 from ipo_dspy.data.fewshot import select
+from ipo_dspy.data.labels import named_labels
+from ipo_dspy.data.labels import stored_classes as stored_classes
 from ipo_dspy.data.tablefile import Cells, Table, open_table
 from ipo_dspy.errors import DataError
 
@@ -41,12 +33,8 @@ IMAGE_COLUMNS = (
     "file",
 )
 LABEL_COLUMNS = ("label", "class", "class_name", "label_name", "labels", "category", "target")
-NAME_COLUMN = "class_name"
 SPLIT_COLUMN = "split"
-MAX_LABEL = 200
-"""Characters in a class name; a longer cell is a caption or a damaged file, and CLIP reads 77 tokens."""
 
-_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}")
 _MAGIC = {
     b"\xff\xd8\xff": "image/jpeg",
     b"\x89PNG": "image/png",
@@ -134,10 +122,38 @@ def load_image_table(
         DataError: an unreadable file, a missing column or image, a label outside the classes, ...
     """
     table = open_table(Path(path).expanduser())
-    cells = table.column(find_column(table, "image", image, IMAGE_COLUMNS))
-    rows = _rows(table, split)
-    labels, names = _labels(table, find_column(table, "label", label, LABEL_COLUMNS), rows, classes)
-    folder = _base_folder(table, base)
+    columns = find_column(table, "image", image, IMAGE_COLUMNS), find_column(table, "label", label, LABEL_COLUMNS)
+    rows, folder = _rows(table, split), _base_folder(table, base)
+    return from_table(table, *columns, rows, folder, classes=classes, shots=shots, test=test, seed=seed)
+
+
+def from_table(
+    table: Table,
+    image: str,
+    label: str,
+    rows: Sequence[int],
+    folder: Path,
+    *,
+    classes: Sequence[str] | None,
+    shots: int | None,
+    test: float | None,
+    seed: int,
+) -> Loaded:
+    """The images of some rows of anything that is laid out as a table; see `load_image_table`.
+
+    Args:
+        table: what holds them.
+        image: its column of images.
+        label: its column of labels.
+        rows: which of its rows.
+        folder: where relative image paths start.
+        classes: in label index order.
+        shots: images a class.
+        test: share to hold out.
+        seed: of the draws.
+    """
+    cells = table.column(image)
+    labels, names = named_labels(table, label, rows, classes)
     _check_paths(table, cells, rows, folder)
     chosen = select(labels, shots=shots, test=test, seed=seed)
 
@@ -182,84 +198,6 @@ def _rows(table: Table, split: str | None) -> list[int]:
     return rows
 
 
-def _labels(
-    table: Table, column: str, rows: Sequence[int], classes: Sequence[str] | None
-) -> tuple[list[str], tuple[str, ...]]:
-    """The class name of each kept row, and all class names of the table in label index order."""
-    values = [_tidy(value) for value in map(table.column(column), range(table.rows))]
-    _check_values(table, rows, values)
-    present = {value for value in values if value is not None}
-    given = usable_classes(classes, "classes") if classes is not None else stored_classes(table.metadata)
-    if all(map(_is_number, present)) and not present <= set(given or ()):
-        numbered = dict(enumerate(given)) if given else _names_beside(table, column, values)
-        names = {key: name for number, name in numbered.items() for key in (number, str(number))}
-        ordered = tuple(numbered.values())
-    else:
-        ordered = given or tuple(sorted(map(str, present)))
-        names = {name: name for name in ordered}
-    checked = usable_classes(ordered, table.path)
-    return [_named(table, row, values[row], names, checked) for row in rows], checked
-
-
-def _tidy(value: Any) -> Any:
-    return (class_name(value) or None) if isinstance(value, str) else value
-
-
-def _is_number(value: Any) -> bool:
-    """A whole number, or the text of one as CSV has it."""
-    return isinstance(value, int) or (isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) is not None)
-
-
-def _check_values(table: Table, rows: Sequence[int], values: Sequence[Any]) -> None:
-    for row in rows:
-        value = values[row]
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            fact = "no label" if value is None else f"the label {shorten(value)}"
-            raise DataError(f"{table.place(row)} has {fact}; write a class name or a whole number from 0")
-        if isinstance(value, str) and len(value) > MAX_LABEL:
-            fact = f"{table.place(row)} has a label of {len(value)} characters, {shorten(value)}"
-            raise DataError(f"{fact}; name the column of class names with label='...'")
-
-
-def stored_classes(metadata: dict[str, dict[str, Any]]) -> tuple[str, ...] | None:
-    """Class names from our own metadata, or from the first ClassLabel in that of Hugging Face."""
-    own = metadata.get("ipo_dspy", {}).get("classes")
-    info = metadata.get("huggingface", {}).get("info")
-    features = info.get("features") if isinstance(info, dict) else None
-    theirs = features.values() if isinstance(features, dict) else ()
-    found = [own, *(feature.get("names") for feature in theirs if isinstance(feature, dict))]
-    return next((tuple(map(str, names)) for names in found if isinstance(names, list)), None)
-
-
-def _names_beside(table: Table, column: str, values: Sequence[Any]) -> dict[int, str]:
-    """Number -> name from the class_name column, in the order of the numbers."""
-    if NAME_COLUMN not in table.columns or column == NAME_COLUMN:
-        raise DataError(
-            f"{table.path}: column {column!r} holds numbers and the file has no names for them; "
-            "pass classes=['cat', 'dog', ...] in the order of the numbers"
-        )
-    beside = table.column(NAME_COLUMN)
-    names: dict[int, str] = {}
-    for row, value in enumerate(values):
-        name = _tidy(beside(row))
-        if value is None or not isinstance(name, str):
-            continue
-        if names.setdefault(int(value), name) != name:
-            fact = f"{table.place(row)} calls label {value} {shorten(name)}, rows before {names[int(value)]!r}"
-            raise DataError(f"{fact}; give each number one name")
-    return dict(sorted(names.items()))
-
-
-def _named(table: Table, row: int, value: Any, names: dict[Any, str], classes: Sequence[str]) -> str:
-    if value in names:
-        return names[value]
-    if _is_number(value):
-        fact = f"the label {value}, outside 0..{len(classes) - 1}; write a number in that range"
-    else:
-        fact = unknown_class(value, classes)
-    raise DataError(f"{table.place(row)} has {fact}")
-
-
 def _base_folder(table: Table, base: str | PathLike[str] | None) -> Path:
     folder = table.path.parent if base is None else Path(base).expanduser()
     if not folder.is_dir():
@@ -294,7 +232,7 @@ def _image_path(table: Table, row: int, text: Any, folder: Path) -> str:
 def _example(table: Table, row: int, cell: Any, label: str, folder: Path) -> dspy.Example:
     data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
     if isinstance(data, bytes) and data:
-        return example(dspy.Image(_data_uri(data)), label, f"{table.path}#{row}")
+        return example(dspy.Image(_data_uri(data)), label, table.source(row))
     return example(_image_path(table, row, path, folder), label)
 
 

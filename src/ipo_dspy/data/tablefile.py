@@ -30,6 +30,7 @@ class Table:
         rows: number of rows, at least 1.
         column: column name -> row -> cell; an empty CSV cell is an empty string, a parquet null is None.
         place: row -> where it stands, e.g. 'line 3 of cars.csv'.
+        source: row -> the `source` of a picture that is held in the table itself.
         metadata: facts kept in the file besides the columns; JSON objects by key.
     """
 
@@ -38,6 +39,7 @@ class Table:
     rows: int
     column: Callable[[str], Cells]
     place: Callable[[int], str]
+    source: Callable[[int], str]
     metadata: dict[str, dict[str, Any]]
 
 
@@ -71,6 +73,7 @@ def _open_csv(path: Path) -> Table:
         rows=len(rows),
         column=lambda name: cells[name].__getitem__,
         place=lambda row: f"line {lines[row]} of {path}",
+        source=lambda row: f"{path}#{row}",
         metadata={},
     )
 
@@ -124,6 +127,7 @@ def _open_parquet(path: Path) -> Table:
         rows=file.metadata.num_rows,
         column=column,
         place=lambda row: f"row {row} of {path}",
+        source=lambda row: f"{path}#{row}",
         metadata=_json_objects(file.schema_arrow.metadata or {}),
     )
 
