@@ -130,7 +130,7 @@ def test_mistakes_in_the_path(tmp_path: Path) -> None:
         load_image_folder(tmp_path / "photoz")
     with pytest.raises(DataError, match="is a file; pass the folder"):
         load_image_folder(tmp_path / "notes.txt")
-    with pytest.raises(DataError, match=r"neither folder nor table; pass .* \.csv, \.parquet, \.tsv"):
+    with pytest.raises(DataError, match=r"neither folder, table nor tar file; pass .* \.csv, \.parquet, \.tar, \.tsv"):
         load_images(tmp_path / "notes.txt")
     with pytest.raises(DataError, match="there is no folder"):
         load_images(tmp_path / "photoz")

@@ -16,9 +16,12 @@ _HOME = {
     "Score": "history",
     "Trial": "history",
     "ImageDataset": "data",
+    "load_benchmark": "data",
+    "load_hub": "data",
     "load_image_folder": "data",
     "load_image_table": "data",
     "load_images": "data",
+    "load_webdataset": "data",
     "base_novel": "data",
     "harmonic_mean": "data",
     "LMProposer": "proposers",
@@ -40,9 +43,12 @@ if TYPE_CHECKING:
     from ipo_dspy.data import ImageDataset as ImageDataset
     from ipo_dspy.data import base_novel as base_novel
     from ipo_dspy.data import harmonic_mean as harmonic_mean
+    from ipo_dspy.data import load_benchmark as load_benchmark
+    from ipo_dspy.data import load_hub as load_hub
     from ipo_dspy.data import load_image_folder as load_image_folder
     from ipo_dspy.data import load_image_table as load_image_table
     from ipo_dspy.data import load_images as load_images
+    from ipo_dspy.data import load_webdataset as load_webdataset
     from ipo_dspy.describers import ClipDescriber as ClipDescriber
     from ipo_dspy.describers import LMDescriber as LMDescriber
     from ipo_dspy.distributed import RayScorer as RayScorer

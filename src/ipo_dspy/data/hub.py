@@ -1,0 +1,160 @@
+"""Read a data set of the Hugging Face hub, or one on disk in a form of its library; the only importer of `datasets`.
+
+Which column is the image and which the label is told by the columns' types, where there is one of each, and else by
+their usual names. Only images that are drawn leave the library's files, as the bytes that they are there.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from ipo_dspy.data.dataset import ImageDataset, Loaded, shorten
+from ipo_dspy.data.table import IMAGE_COLUMNS, LABEL_COLUMNS, from_table
+from ipo_dspy.data.tablefile import Cells, Table
+from ipo_dspy.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+_SAVED = ("dataset_dict.json", "state.json")
+"""What `save_to_disk` leaves in a folder: of several splits, and of one."""
+
+
+# fmt: off
+@overload
+def load_hub(
+    name: str, *, config: str | None = None, split: str | None = None, revision: str | None = None,
+    image: str = "auto", label: str = "auto", classes: Sequence[str] | None = None, shots: int | None = None,
+    test: None = None, seed: int = 0,
+) -> ImageDataset: ...
+@overload
+def load_hub(
+    name: str, *, config: str | None = None, split: str | None = None, revision: str | None = None,
+    image: str = "auto", label: str = "auto", classes: Sequence[str] | None = None, shots: int | None = None,
+    test: float, seed: int = 0,
+) -> tuple[ImageDataset, ImageDataset]: ...
+@overload
+def load_hub(
+    name: str, *, config: str | None = None, split: str | None = None, revision: str | None = None,
+    image: str = "auto", label: str = "auto", classes: Sequence[str] | None = None, shots: int | None = None,
+    test: float | None, seed: int = 0,
+) -> Loaded: ...
+# fmt: on
+def load_hub(
+    name: str,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    image: str = "auto",
+    label: str = "auto",
+    classes: Sequence[str] | None = None,
+    shots: int | None = None,
+    test: float | None = None,
+    seed: int = 0,
+) -> Loaded:
+    """Load a data set of the hub that has an image and a label column; needs the extra `ipo_dspy[hub]`.
+
+    Args:
+        name: on the hub, e.g. 'uoft-cs/cifar10', or a folder on disk: one that `save_to_disk` wrote, or one of parquet
+            files or images as the library reads them.
+        config: one of several configurations of the data set.
+        split: e.g. 'train'; needed where there are several.
+        revision: a commit or tag of the data set, so that it stays the same.
+        image: column of images.
+        label: column of class names or their numbers.
+        classes: class names in label index order, where the data set has numbers without names.
+        shots: training images a class, drawn by `few_shot`; None takes all.
+        test: share of each class to hold out, between 0 and 1; None makes no test set.
+        seed: seed of the split and of the draw.
+
+    Returns:
+        One data set, or ``(train, test)`` where `test` is given.
+
+    Raises:
+        DataError: it cannot be had, has several splits and none is named, or no such columns; a label that is no class.
+    """
+    found = _one_split(name, _fetched(name, config, split, revision), split)
+    columns = _column(name, found, "image", image), _column(name, found, "label", label)
+    table = _as_table(name, found, *columns)
+    rows, folder = range(table.rows), Path(name).expanduser()
+    return from_table(table, *columns, rows, folder, classes=classes, shots=shots, test=test, seed=seed)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote a folder."""
+    return any((folder / name).is_file() for name in _SAVED)
+
+
+def _fetched(name: str, config: str | None, split: str | None, revision: str | None) -> Any:
+    """What the library has under a name: one split or several."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError("data sets of the hub need one more package; pip install 'ipo_dspy[hub]'") from error
+
+    folder = Path(name).expanduser()
+    try:
+        if is_saved(folder):
+            return datasets.load_from_disk(str(folder))
+        place = str(folder) if folder.is_dir() else name
+        return datasets.load_dataset(place, config, split=split, revision=revision)
+    except (OSError, ValueError, LookupError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        # The library's own words say whether it is the network, the name, the configuration or the split.
+        fact = " ".join(str(error).split())[:300] or type(error).__name__
+        remedy = "check the name, config= and split=, and the network; or pass a folder on disk"
+        raise DataError(f"data set {name!r} cannot be loaded: {fact}; {remedy}") from error
+
+
+def _one_split(name: str, found: Any, split: str | None) -> "datasets.Dataset":
+    """The split that was asked for, or the only one; splits are not mixed, or training would see test images."""
+    parts = dict(found) if isinstance(found, dict) else {split: found}
+    if split is None and len(parts) > 1:
+        first = next(iter(parts))
+        raise DataError(f"data set {name!r} has the splits {', '.join(map(repr, parts))}; choose one: split={first!r}")
+    chosen = parts.get(split) if split is not None else next(iter(parts.values()), None)
+    if chosen is None:
+        raise DataError(f"data set {name!r} has no split {split!r}; write one of {', '.join(map(repr, parts))}")
+    if not len(chosen):
+        raise DataError(f"data set {name!r} has no rows; name another split")
+    return chosen
+
+
+def _column(name: str, found: "datasets.Dataset", what: str, asked: str) -> str:
+    """The column that was asked for; else the only one of the type; else the first with a usual name."""
+    import datasets
+
+    if asked in found.column_names:
+        return asked
+    kind, usual = (datasets.Image, IMAGE_COLUMNS) if what == "image" else (datasets.ClassLabel, LABEL_COLUMNS)
+    typed = [column for column, feature in found.features.items() if isinstance(feature, kind)]
+    by_name = {column.casefold(): column for column in found.column_names}
+    named = [by_name[word] for word in usual if word in by_name]
+    fitting: list[str] = typed if len(typed) == 1 else named
+    if asked == "auto" and fitting:
+        return fitting[0]
+    missing = f"no one {what} column" if asked == "auto" else f"no column {asked!r}"
+    columns = ", ".join(map(shorten, found.column_names))
+    raise DataError(
+        f"data set {name!r} has {missing}, but {columns}; name it: {what}={(typed or found.column_names)[0]!r}"
+    )
+
+
+def _as_table(name: str, found: "datasets.Dataset", image: str, label: str) -> Table:
+    import datasets
+
+    if isinstance(found.features[image], datasets.Image):
+        found = found.cast_column(image, datasets.Image(decode=False))  # the bytes of the file, not pixels
+    names = getattr(found.features[label], "names", None)
+    labels = found.select_columns([label]).with_format(None)[:][label]
+    images = found.select_columns([image]).with_format(None)
+    columns: dict[str, Cells] = {image: lambda row: images[row][image], label: labels.__getitem__}
+    return Table(
+        Path(name),
+        columns=tuple(columns),
+        rows=len(found),
+        column=columns.__getitem__,
+        place=lambda row: f"row {row} of {name}",
+        source=lambda row: f"{name}#{row}",
+        metadata={"ipo_dspy": {"classes": list(names)}} if names else {},
+    )

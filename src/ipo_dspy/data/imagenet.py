@@ -1,0 +1,122 @@
+"""Read ImageNet and its relatives: a folder of images a class, named by WordNet id, and `classnames.txt`.
+
+Published code takes the images of a class in the order in which the disk lists them, so that its few-shot draws of
+ImageNet differ from machine to machine. Here they are sorted by file name, and a seed draws the same images anywhere.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ipo_dspy.data.benchmarks import Benchmark, list_file
+from ipo_dspy.data.dataset import class_name, shorten
+from ipo_dspy.data.folder import IMAGE_SUFFIXES
+from ipo_dspy.data.lists import Item, Lists, told
+from ipo_dspy.data.splitfiles import read_text
+from ipo_dspy.errors import DataError
+
+_ID = re.compile(r"n[0-9]{8}")
+_SUBSETS = ("imagenet_a", "imagenet_r")
+"""They have some of ImageNet's classes, and are scored against the names of those."""
+
+
+def read_imagenet(benchmark: Benchmark, folder: Path) -> Lists:
+    """Read ImageNet: training images, and the validation images, which serve for validation and for testing.
+
+    Raises:
+        DataError: what `read_class_names` raises, or a class without a folder or without images.
+    """
+    where, names = _names(benchmark, folder)
+    base = (folder / benchmark.images[0]).parent
+    labels = {key: label for label, key in enumerate(names)}
+    train, test = (list(_items(folder / part, f"{Path(part).name}/", labels)) for part in benchmark.images)
+    return Lists(where, base, train, test, test, *_numbered(names))
+
+
+def read_transfer(benchmark: Benchmark, folder: Path) -> Lists:
+    """Read a test set with ImageNet's class names; -A and -R have 200 of its classes, labelled from 0 in their order.
+
+    ImageNetV2's folders are called by label, 0 to 999, in the order of WordNet ids.
+
+    Raises:
+        DataError: what `read_class_names` raises, a folder of another name, or a class without one.
+    """
+    where, names = _names(benchmark, folder)
+    base = folder / benchmark.images[0]
+    folders = {key: key for key in names}
+    if benchmark.name in _SUBSETS:
+        present = {path.name for path in _folders(base)}
+        names = {key: name for key, name in names.items() if key in present}
+    elif not any((base / key).is_dir() for key in names):
+        folders = {key: str(label) for label, key in enumerate(names)}
+    labels = {folders[key]: label for label, key in enumerate(names)}
+    return Lists(where, base, (), (), list(_items(base, "", labels)), *_numbered(names))
+
+
+def read_class_names(path: Path) -> dict[str, str]:
+    """Class names by WordNet id, in the order of ids, from lines such as `n01440764 tench`.
+
+    Raises:
+        DataError: a line of another form, an id twice, or no lines.
+    """
+    names: dict[str, str] = {}
+    for at, line in enumerate(read_text(path).splitlines(), start=1):
+        key, _, name = line.strip().partition(" ")
+        if not key:
+            continue
+        if not _ID.fullmatch(key) or not class_name(name) or key in names:
+            fact = "is there twice" if key in names else "is no id with a name"
+            raise DataError(f"line {at} of {path}, {shorten(line)}, {fact}; write lines such as 'n01440764 tench'")
+        names[key] = class_name(name)
+    if not names:
+        raise DataError(f"{path} is empty; write lines such as 'n01440764 tench'")
+    return dict(sorted(names.items()))
+
+
+def _names(benchmark: Benchmark, folder: Path) -> tuple[Path, dict[str, str]]:
+    path = list_file(benchmark, folder, benchmark.lists[0])
+    return path, read_class_names(path)
+
+
+def _numbered(names: Mapping[str, str]) -> tuple[dict[int, str], dict[int, str]]:
+    """Names and ids by label."""
+    return dict(enumerate(names.values())), dict(enumerate(names))
+
+
+def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[Item]:
+    """The images of all classes in label order; `labels` are by folder name."""
+    present = {path.name for path in _folders(base)}
+    if missing := [name for name in labels if name not in present]:
+        have = len(labels) - len(missing)
+        raise DataError(
+            f"{base} has {have} of {len(labels)} class folders, not {told(missing)}; extract it again, whole"
+        )
+    if foreign := sorted(present - labels.keys()):
+        raise DataError(f"{base} has folders that are no classes ({told(foreign)}); take them out")
+    for name, label in labels.items():
+        files = sorted(_images(base / name))
+        if not files:
+            raise DataError(f"{base / name} holds no images; extract it again")
+        yield from (Item(f"{prefix}{name}/{file}", label) for file in files)
+
+
+def _folders(base: Path) -> list[Path]:
+    """Class folders.
+
+    Raises:
+        DataError: there are none; ImageNet's validation archive comes so.
+    """
+    found = [path for path in base.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    if not found:
+        fact = f"{base} has no class folders"
+        raise DataError(f"{fact}; sort its images into one a class, e.g. {base / 'n01440764'}/1.JPEG")
+    return found
+
+
+def _images(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a Path each would double the time
+            if suffix in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file():
+                yield entry.name

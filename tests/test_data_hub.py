@@ -1,0 +1,172 @@
+"""Data sets in the forms of the library `datasets`, all of them on disk: no hub can be reached."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from PIL import Image
+
+from ipo_dspy.data import load_hub, load_images
+from ipo_dspy.errors import DataError
+
+datasets = pytest.importorskip("datasets")
+
+
+def picture(colour: str, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the library writes when it reads parquet files; and no network."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+
+
+def made(labels: list[Any], *, image: str = "image", label: str = "label", feature: Any = None, **more: Any) -> Any:
+    """A data set of red pictures."""
+    feature = feature or datasets.ClassLabel(names=["dog", "cat"])
+    cells = [{"bytes": picture("red"), "path": None} for _ in labels]
+    kinds = {name: datasets.Value("string") for name in more}
+    features = datasets.Features({image: datasets.Image(), label: feature, **kinds})
+    return datasets.Dataset.from_dict({image: cells, label: labels, **more}, features=features)
+
+
+def saved(found: Any, folder: Path) -> str:
+    found.save_to_disk(folder)
+    return str(folder)
+
+
+def test_one_split_on_disk_keeps_bytes_and_class_order(tmp_path: Path) -> None:
+    path = saved(made([1, 0, 1]), tmp_path / "pets")
+    data = load_hub(path)
+    assert data.classes == ("dog", "cat")
+    assert data.labels() == ["cat", "dog", "cat"]
+    assert [item.source for item in data] == [f"{path}#{row}" for row in range(3)]
+    assert isinstance(data[0].image, dspy.Image)
+    assert base64.b64decode(data[0].image.url.partition(",")[2]) == picture("red")
+    assert load_images(path) == data
+
+
+def test_draws_and_holds_out_like_every_reader(tmp_path: Path) -> None:
+    path = saved(made([0, 1] * 10), tmp_path / "pets")
+    train, test = load_hub(path, shots=2, test=0.5, seed=3)
+    assert (train.counts(), test.counts()) == ({"dog": 2, "cat": 2}, {"dog": 5, "cat": 5})
+    assert load_images(path, shots=2, test=0.5, seed=3) == (train, test)
+    assert not {item.source for item in train} & {item.source for item in test}
+
+
+def test_rows_that_were_chosen_or_shuffled_stay_so(tmp_path: Path) -> None:
+    path = saved(made([0, 0, 1, 1]).select([3, 0]), tmp_path / "pets")
+    assert load_hub(path).labels() == ["cat", "dog"]
+
+
+def test_several_splits_are_never_mixed(tmp_path: Path) -> None:
+    parts = datasets.DatasetDict({"train": made([0, 1]), "test": made([1, 0, 1])})
+    path = saved(parts, tmp_path / "pets")
+    assert len(load_hub(path, split="test")) == 3
+    with pytest.raises(DataError, match="has the splits 'train', 'test'; choose one: split='train'"):
+        load_hub(path)
+    with pytest.raises(DataError, match="has no split 'val'; write one of 'train', 'test'"):
+        load_hub(path, split="val")
+    only = saved(datasets.DatasetDict({"train": made([0, 1])}), tmp_path / "only")
+    assert len(load_hub(only)) == 2
+
+
+def test_a_folder_of_parquet_files_as_the_hub_has_them(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    made([0, 1]).to_parquet(tmp_path / "data" / "train-00000-of-00002.parquet")
+    made([1, 1]).to_parquet(tmp_path / "data" / "train-00001-of-00002.parquet")
+    made([1, 0]).to_parquet(tmp_path / "data" / "test-00000-of-00001.parquet")
+    assert load_hub(str(tmp_path), split="train").labels() == ["dog", "cat", "cat", "cat"]
+    assert load_hub(str(tmp_path), split="train[:2]").labels() == ["dog", "cat"]
+    with pytest.raises(DataError, match="has the splits 'train', 'test'"):
+        load_hub(str(tmp_path))
+
+
+def test_a_split_without_rows(tmp_path: Path) -> None:
+    made([]).to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    with pytest.raises(DataError, match=r"has no rows; name another split|cannot be loaded: .* no data"):
+        load_hub(str(tmp_path))
+
+
+def test_images_in_files_beside(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture("blue"))
+    features = datasets.Features({"image": datasets.Value("string"), "label": datasets.Value("string")})
+    columns = {"image": [str(tmp_path / "a.png")] * 2, "label": ["cat", "dog"]}
+    path = saved(datasets.Dataset.from_dict(columns, features=features), tmp_path / "pets")
+    assert [item.image for item in load_hub(path)] == [str(tmp_path / "a.png")] * 2
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(DataError, match=r"row 0 of .*/pets names the image '.*a\.png', but there is no file"):
+        load_hub(path)
+
+
+def test_columns_are_found_by_type_and_by_name(tmp_path: Path) -> None:
+    path = saved(made([0, 1], image="picture", label="fine", text=["a", "b"]), tmp_path / "typed")
+    assert load_hub(path).labels() == ["dog", "cat"]
+    text = datasets.Value("string")
+    path = saved(made(["cat", "dog"], label="Category", feature=text, note=["a", "b"]), tmp_path / "named")
+    assert load_hub(path).classes == ("cat", "dog")
+    assert load_hub(path, label="note").labels() == ["a", "b"]
+
+
+def test_two_columns_of_labels_are_a_question(tmp_path: Path) -> None:
+    coarse = datasets.ClassLabel(names=["animal", "thing"])
+    columns = made([0, 1], label="fine").add_column("coarse", [0, 1]).cast_column("coarse", coarse)
+    path = saved(columns, tmp_path / "cifar")
+    with pytest.raises(
+        DataError, match="has no one label column, but 'image', 'fine', 'coarse'; name it: label='fine'"
+    ):
+        load_hub(path)
+    assert load_hub(path, label="coarse").classes == ("animal", "thing")
+    assert load_hub(path, label="fine").classes == ("dog", "cat")
+
+
+@pytest.mark.parametrize(
+    ("labels", "feature", "options", "message"),
+    [
+        ([0, 1], None, {"image": "img"}, "has no column 'img', but 'image', 'label'; name it: image='image'"),
+        ([0, 1], None, {"label": "class"}, "has no column 'class', but .*; name it: label='label'"),
+        ([0, 1], None, {"shots": 0}, "shots=0"),
+        ([0, 0], None, {"test": 2.0}, "test=2.0"),
+        ([0, 3], "int64", {}, r"numbers and the file has no names for them; pass classes=\['cat', 'dog'"),
+        ([0, 3], "int64", {"classes": ["cat", "dog"]}, "row 1 of .* has the label 3, outside 0..1"),
+        ([0, None], None, {}, "row 1 of .* has no label"),
+        (["cat", "cat"], "string", {}, r"1 class name\(s\) given"),
+        ([0.5, 1.5], "float32", {}, "row 0 of .* has the label 0.5; write a class name or a whole number"),
+        ([], None, {}, "cannot be loaded: "),
+    ],
+)
+def test_mistakes(
+    tmp_path: Path, labels: list[Any], feature: str | None, options: dict[str, Any], message: str
+) -> None:
+    path = saved(made(labels, feature=datasets.Value(feature) if feature else None), tmp_path / "pets")
+    with pytest.raises(DataError, match=message) as caught:
+        load_hub(path, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_get_their_names_from_the_caller(tmp_path: Path) -> None:
+    path = saved(made([1, 0], feature=datasets.Value("int64")), tmp_path / "pets")
+    assert load_hub(path, classes=["cat", "dog"]).labels() == ["dog", "cat"]
+
+
+def test_a_data_set_that_cannot_be_had(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"data set 'nobody/nothing' cannot be loaded: .*; check the name, config= and"
+    ) as e:
+        load_hub("nobody/nothing")
+    assert "\n" not in str(e.value)
+    path = saved(made([0, 1]), tmp_path / "pets")
+    (tmp_path / "pets" / "data-00000-of-00001.arrow").write_bytes(b"cut")
+    with pytest.raises(DataError, match="cannot be loaded: "):
+        load_hub(path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="cannot be loaded: "):
+        load_hub(str(tmp_path / "empty"))
