@@ -105,7 +105,7 @@ def test_a_server_of_ones_own_needs_no_key(
 def test_an_address_of_the_provider_needs_its_key(name: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("OPENAI_API_KEY", "AZURE_API_KEY"):
         monkeypatch.delenv(key, raising=False)
-    with pytest.raises(LanguageModelError, match="needs a key: set [A-Z]+_API_KEY in the environment, or pass"):
+    with pytest.raises(LanguageModelError, match=r"needs a key: set [A-Z]+_API_KEY in the environment, or pass"):
         build_lm(name, role="prompt_model", settings={"api_base": address})
 
 
