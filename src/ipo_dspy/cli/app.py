@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from ipo_dspy.cli.cache import cache
+from ipo_dspy.cli.data import data
 from ipo_dspy.cli.doctor import doctor
 from ipo_dspy.cli.optimize import demo, optimize
 from ipo_dspy.cli.use import classify, describe, evaluate, report
@@ -20,6 +21,7 @@ app = typer.Typer(
 for command in (demo, optimize, evaluate, classify, describe, report, doctor, watch):
     app.command()(command)
 app.add_typer(cache)
+app.add_typer(data)
 
 
 def _tell_version(wanted: bool) -> None:

@@ -1,0 +1,68 @@
+"""`ipo-dspy data`: the data sets of the paper's experiments, and what of one is missing on this disk."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ipo_dspy.cli.options import Json
+
+if TYPE_CHECKING:
+    from ipo_dspy.data import Benchmark, Completeness
+
+data = typer.Typer(name="data", help="The data sets of the paper's experiments.", no_args_is_help=True)
+
+
+@data.command("list")
+def list_(json: Json = False) -> None:
+    """The data sets by name: their folders, how their splits are told, their classes."""
+    from ipo_dspy.cli import show
+    from ipo_dspy.data import BENCHMARKS
+
+    if json:
+        show.as_json([_as_json(benchmark) for benchmark in BENCHMARKS.values()])
+        return
+    columns = ["name", "title", "folder", "classes>", "split file, or class names"]
+    rows = ((one.name, one.title, one.folder, f"{one.classes:,}", one.lists[0]) for one in BENCHMARKS.values())
+    show.rows("data sets of the experiments", columns, rows)
+
+
+@data.command()
+def check(
+    name: Annotated[str, typer.Argument(help="Of the data set, see list.")],
+    path: Annotated[Path, typer.Argument(help="Folder that holds the data sets, or the data set's own.")],
+    json: Json = False,
+) -> None:
+    """What of a data set is there, what is missing and where it comes from. Exit code 1 if anything is."""
+    from ipo_dspy.cli import show
+    from ipo_dspy.data import check_benchmark
+
+    found = check_benchmark(name, path)
+    if json:
+        findings = [{"ok": one.ok, "what": one.what, "told": one.told} for one in found.findings]
+        show.as_json({"name": found.benchmark.name, "folder": str(found.folder), "ok": found.ok, "findings": findings})
+    else:
+        _print(found)
+    raise typer.Exit(0 if found.ok else 1)
+
+
+def _print(found: "Completeness") -> None:
+    typer.echo(f"{found.benchmark.title} in {found.folder}")
+    for one in found.findings:
+        typer.echo(f"  {'ok' if one.ok else '--'}  {one.what}: {one.told}")
+    wrong = sum(not one.ok for one in found.findings)
+    typer.echo("complete" if found.ok else f"not complete: see the {wrong} line(s) with --")
+
+
+def _as_json(benchmark: "Benchmark") -> dict[str, object]:
+    return {
+        "name": benchmark.name,
+        "title": benchmark.title,
+        "folder": benchmark.folder,
+        "images": list(benchmark.images),
+        "lists": list(benchmark.lists),
+        "classes": benchmark.classes,
+        "template": benchmark.template,
+        "image_origin": benchmark.image_origin,
+        "list_origin": benchmark.list_origin,
+    }
