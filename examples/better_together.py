@@ -2,17 +2,19 @@
 
 `python examples/better_together.py` asks a stand-in for a language model: it writes random captions, so what is
 seen is how the optimizers spend their evaluations. With a real one: `--lm openai/gpt-4o-mini` (its key in the
-environment).
+environment). `--progress` shows the progress bars of DSPy and GEPA on stderr, one for each of some hundred evaluations.
 """
 
 import argparse
 import contextlib
+import io
 import json
 import logging
 import random
 import re
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -144,7 +146,9 @@ def main() -> None:
     """Optimize by IPO, then by GEPA, and show what each step brought."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lm", help="a LiteLLM name; without it the stand-in answers")
+    parser.add_argument("--progress", action="store_true", help="show progress bars on stderr")
     given = parser.parse_args()
+    bars = sys.stderr if given.progress else io.StringIO()
     logging.getLogger("dspy").setLevel(logging.ERROR)
 
     task = demo.load("pixel-animals", shots=4)
@@ -156,7 +160,8 @@ def main() -> None:
     student = task.program.deepcopy()
     student.set_lm(lm)  # BetterTogether wants a language model on every predictor; the classifier never asks it
     together = dspy.BetterTogether(metric=correct, ipo=ipo, gepa=gepa)
-    with dspy.context(callbacks=[counted]), contextlib.redirect_stdout(sys.stderr):  # there go the progress bars
+    print("IPO, then GEPA: half a minute without --lm", flush=True)
+    with dspy.context(callbacks=[counted]), contextlib.redirect_stdout(bars), contextlib.redirect_stderr(bars):
         best = together.compile(
             student,
             trainset=list(task.trainset),
@@ -172,8 +177,9 @@ def main() -> None:
     print(f"{counted.count} single-image evaluations")
 
     best.set_lm(None)  # what is saved is the classifier alone
-    best.save("together.json")
-    print("loaded:", ClipClassifier.from_file("together.json").template)
+    saved = Path("together.json").resolve()
+    best.save(saved)
+    print(f"saved in {saved}, and loaded from there: {ClipClassifier.from_file(saved).template}")
 
 
 if __name__ == "__main__":

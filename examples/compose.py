@@ -1,5 +1,6 @@
 """A classifier inside a larger DSPy program: only its template is changed, the rest stays as it is."""
 
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -28,7 +29,8 @@ for name, program in (("before", sorter), ("after", better)):
     asked = sum(program(image=example.image).ask_a_person for example in task.testset[:100])
     print(f"{name:<7} {program.classify.template}   {asked} of 100 pictures go to a person")
 
-better.save("sorter.json")  # load it into a program of the same kind:
-again = Sorter(task.classes, threshold=0.5)
-again.load("sorter.json")
-print("loaded ", again.classify.template)
+saved = Path("sorter.json").resolve()
+better.save(saved)
+again = Sorter(task.classes, threshold=0.5)  # it is loaded into a program of the same kind
+again.load(saved)
+print(f"saved in {saved}, and loaded from there: {again.classify.template}")

@@ -1,5 +1,7 @@
 """IPO on a bundled task, with no network and no key: `python examples/quickstart.py`."""
 
+from pathlib import Path
+
 import dspy
 
 from ipo_dspy import IPO, ClipClassifier, demo
@@ -20,5 +22,6 @@ def correct(example: dspy.Example, prediction: dspy.Prediction, trace: object = 
 evaluate = dspy.Evaluate(devset=task.testset[:200], metric=correct, num_threads=2)
 print("test accuracy:", evaluate(task.program).score, "->", evaluate(best).score)
 
-best.save("best.json")
-print("loaded:", ClipClassifier.from_file("best.json").template)
+saved = Path("best.json").resolve()
+best.save(saved)
+print(f"saved in {saved}, and loaded from there: {ClipClassifier.from_file(saved).template}")

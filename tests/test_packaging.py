@@ -43,6 +43,9 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "<CLASS>" in done.stdout
+    assert "it/s" not in done.stderr  # progress bars would bury what is printed
+    for file in tmp_path.iterdir():
+        assert f"saved in {file}" in done.stdout
 
 
 def test_the_python_lines_of_the_readme_run(tmp_path: Path) -> None:
