@@ -1,12 +1,16 @@
 """What is shipped: a wheel with the demo in it, pinned versions, examples and README lines that run."""
 
+import os
 import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from openai_server import KEY, Reply, Writer
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_BYTES = 25_000_000
@@ -48,10 +52,8 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
         assert f"saved in {file}" in done.stdout
 
 
-def test_the_python_lines_of_the_readme_run(tmp_path: Path) -> None:
-    """The block of the README with a folder of bundled pictures, the bundled model and no language model in it."""
-    block = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)[0]
-    made = """
+BLOCKS: list[str] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+PHOTOS = """
 from pathlib import Path
 from ipo_dspy import demo
 from ipo_dspy.clip.images import open_image
@@ -60,15 +62,52 @@ for i, e in enumerate(task.trainset):
     Path("photos", e.label).mkdir(parents=True, exist_ok=True)
     open_image(e.image).save(Path("photos", e.label, f"{i}.png"))
 open_image(e.image).save("x.jpg")
-MODEL = f"local-dir:{demo.model_path()}"
 """
-    block = block.replace('model="ViT-B-16-quickgelu", pretrained="openai"', "model=MODEL")
+
+
+def block_with(text: str) -> str:
+    (found,) = (block for block in BLOCKS if text in block)
+    return found
+
+
+def ran(code: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """A script in a folder, which must not fail."""
+    places = {**os.environ, "DSPY_CACHEDIR": str(folder / "cache"), **environment}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=places, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_the_python_lines_of_the_readme_run(tmp_path: Path) -> None:
+    """With a folder of bundled pictures, the bundled model and no language model in them."""
+    block = block_with("load_image_folder").replace('model="ViT-B-16-quickgelu", pretrained="openai"', 'model="demo"')
     block = block.replace(
         'ClipClassifier.from_file("best.json")', 'print(ClipClassifier.from_file("best.json").template)'
     )
-    block = re.sub(r"IPO\(.*?\)", 'IPO(proposer="evolution", steps=2)', block)
-    done = subprocess.run(
-        [sys.executable, "-c", made + block], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    ran(PHOTOS + re.sub(r"IPO\(.*?\)", 'IPO(proposer="evolution", steps=2)', block), tmp_path)
     assert (tmp_path / "best.json").is_file()
+
+
+def test_the_offline_lines_of_the_readme_run_as_they_are(tmp_path: Path) -> None:
+    assert "<CLASS>" in ran(block_with("demo.load"), tmp_path).stdout
+
+
+def test_the_program_of_the_readme_runs(tmp_path: Path) -> None:
+    """As it is written, but for the CLIP and a server that stands in for the provider."""
+    program = block_with("class Sorter").replace("classes=trainset.classes", 'classes=trainset.classes, model="demo"')
+    before = "import dspy\nfrom ipo_dspy import IPO, ClipClassifier, demo\n"
+    before += "trainset = demo.load('pixel-animals', shots=1).trainset\n"
+    after = "print(better.classify.template, better.reply.signature)"
+    tried = before + program.replace("IPO()", "IPO(steps=2)") + after
+    with Answering() as server:
+        done = ran(tried, tmp_path, OPENAI_API_KEY=KEY, OPENAI_API_BASE=server.url)
+    assert "<CLASS>" in done.stdout
+    assert server.asked == 2
+
+
+class Answering(Writer):
+    """Writes templates, and answers whatever else it is asked in the form that DSPy asks for."""
+
+    def answer(self, body: dict[str, Any]) -> Reply:
+        reply = super().answer(body)
+        return reply if "<INS>" in reply.text else Reply("[[ ## answer ## ]]\nyes\n\n[[ ## completed ## ]]")
