@@ -217,6 +217,20 @@ def test_what_is_drawn(tmp_path: Path) -> None:
     assert "faults: 2, the last: [bold]later[U+001B][2J" in lines
 
 
+def test_what_was_described_is_explained(tmp_path: Path) -> None:
+    rows = [("description", {"predictor": "self", "source": f"/{i}.png", "text": "grainy"}) for i in range(2)]
+    keep(tmp_path, begun(), *rows, trial(0, 0, 20.0))
+    lines = shown(tmp_path).splitlines()
+    assert "step 0 of 4, 1 template tried" in lines
+    assert "2 training images described, to tell the proposer how they look" in lines
+
+
+def test_a_run_whose_process_is_gone_says_how_to_go_on(tmp_path: Path) -> None:
+    keep(tmp_path, begun(), trial(0, 0, 20.0))
+    told = " ".join(shown(tmp_path).split())
+    assert f"stopped: no process is writing it; run the same command again with --out {tmp_path} to go on" in told
+
+
 def test_no_price_is_said_so(tmp_path: Path) -> None:
     keep(tmp_path, begun(), answer("step 1/0", None))
     assert "1 LLM call, 15 tokens, price unknown" in shown(tmp_path)

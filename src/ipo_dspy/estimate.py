@@ -50,7 +50,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run would cost at most, if answers are of the usual length."""
+    """About what a run would cost: the largest prompts, answers of the usual length."""
 
     items: tuple[Item, ...]
 
