@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import clip_toys
 from clip_toys import shared_toy
 from ipo_dspy.clip import images, rest
 from ipo_dspy.clip.backbone import Backbone
@@ -99,10 +100,10 @@ def test_a_second_time_and_another_wrapping_cost_nothing(toy: Backbone, calls: l
 
 def test_pil_images_are_remembered_by_their_pixels(toy: Backbone, calls: list[int]) -> None:
     encode_images(toy, [picture(), picture().copy()])
-    assert calls == [1]
+    assert calls == [2]  # one image among several goes twice: see Backbone.encode_pixels
     flipped = picture().transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     encode_images(toy, [flipped, picture()])
-    assert calls == [1, 1]
+    assert calls == [2, 2]
 
 
 def test_changing_the_result_does_not_change_the_memo(toy: Backbone, calls: list[int]) -> None:
@@ -119,6 +120,20 @@ def test_batches_and_threads_never_matter(toy: Backbone, seeds: list[int], batch
     found = encode_images(toy, [picture(seed) for seed in seeds], batch_size=batch, num_threads=threads)
     alone = [toy.encode_pixels(toy.preprocess(picture(seed))[None])[0] for seed in seeds]
     torch.testing.assert_close(found.features, torch.stack(alone), rtol=0, atol=1e-5)
+
+
+def test_an_image_has_the_same_features_whatever_is_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit: a run goes on with features of an earlier one, and machines of a cluster see other batches."""
+    wide = {"text_cfg": clip_toys.TEXT, "vision_cfg": {**clip_toys.VISION, "width": 768, "head_width": 64}}
+    monkeypatch.setitem(clip_toys.KINDS, "wide", wide)
+    tower = clip_toys.toy_backbone(tmp_path, "wide")
+    pictures = [picture(seed) for seed in range(20)]
+    whole = encode_images(tower, pictures).features
+    for known in (1, 2, 3, 7, 13, 18, 19):
+        monkeypatch.setattr(tower, "image_memo", Memo(1_000_000))
+        first = encode_images(tower, pictures[:known]).features
+        assert known == 1 or torch.equal(first, whole[:known])
+        assert torch.equal(encode_images(tower, pictures).features[known:], whole[known:])
 
 
 def test_never_more_than_two_batches_are_decoded_ahead(toy: Backbone, calls: list[int]) -> None:

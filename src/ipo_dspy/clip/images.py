@@ -162,7 +162,7 @@ def encode_images(
             kept.append(index)
             keys.append(outcome.key)
         if len(waiting) == batch_size or index == len(sources) - 1:
-            rows.add(list(_encode(backbone, known, waiting).values()))
+            rows.add(list(_encode(backbone, known, waiting, several=len(sources) > 1).values()))
             waiting.clear()
             if progress is not None:
                 progress(index + 1, len(sources))
@@ -259,7 +259,9 @@ def _identify(source: ImageSource, *, allow_url: bool = False) -> tuple[str, Cal
     return hashlib.sha256(data).hexdigest(), _decode_later(data, name_image(source))
 
 
-def _encode(backbone: Backbone, known: KnownFeatures, waiting: Sequence[tuple[int, _Ready]]) -> dict[int, Tensor]:
+def _encode(
+    backbone: Backbone, known: KnownFeatures, waiting: Sequence[tuple[int, _Ready]], *, several: bool
+) -> dict[int, Tensor]:
     """Features [D] by index; contents that are not known yet go through the tower together."""
     found = {ready.key: ready.features for _, ready in waiting if ready.features is not None}
     fresh = {ready.key: ready.pixels for _, ready in waiting if ready.pixels is not None and ready.key not in found}
@@ -271,7 +273,10 @@ def _encode(backbone: Backbone, known: KnownFeatures, waiting: Sequence[tuple[in
                 found[key] = features
                 del fresh[key]
         if fresh:
-            rows = backbone.encode_pixels(backbone.batch(list(fresh.values()))).cpu()  # [N, D]
+            pixels = list(fresh.values())
+            # One that is new among several goes twice: see `encode_pixels` on one image alone.
+            pixels += pixels if len(pixels) == 1 and several else []
+            rows = backbone.encode_pixels(backbone.batch(pixels)).cpu()[: len(fresh)]  # [N, D]
             # Rows of their own: a view would keep the whole batch alive.
             encoded = {key: row.clone() for key, row in zip(fresh, rows, strict=True)}
             known.remember(encoded)
