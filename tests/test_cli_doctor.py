@@ -205,6 +205,18 @@ def test_a_folder_that_cannot_be_written(
     assert found.remedy == "export DSPY_CACHEDIR=/a/folder/that/you/may/write"
 
 
+def test_without_a_place_for_image_features_a_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("IPO_DSPY_CACHE", str(tmp_path / "file"))
+    code, text = call(capsys, "--json")
+    found = checks(text)["image cache"]
+    assert (code, found.state) == (0, "warn")
+    assert "cannot be written (Not a directory)" in found.found
+    assert found.remedy == "export IPO_DSPY_CACHE=/a/folder/that/you/may/write"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_write_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

@@ -127,6 +127,7 @@ def test_it_is_made_with_the_first_features_and_says_what_it_holds(store: Featur
     assert {origin: one.images for origin, one in held.items()} == {ORIGIN: BATCH, other: 3}
     assert BATCH * WIDTH * 4 < held[ORIGIN].bytes < 100_000
     assert time.time() - held[ORIGIN].used < 3600
+    assert store.folder.stat().st_mode & 0o777 == 0o700  # nobody else's business
     assert repr(store) == f"FeatureStore({str(store.folder)!r}, at most 1073741824 bytes)"
 
 
@@ -206,6 +207,31 @@ def test_a_row_under_the_key_of_another_is_never_given(copied: Path) -> None:
         txn.put(bytes.fromhex(key(2)), value, db=slot)
     with pytest.raises(StoreError, match="is damaged"):
         FeatureStore(copied, ROOMY).get(ORIGIN, key(2))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+@pytest.mark.parametrize("seed", range(16))
+def test_damage_inside_the_file_gives_an_error_or_the_right_rows(copied: Path, seed: int) -> None:
+    """In a process of its own, which LMDB might end."""
+    with SegmentFile(copied).env as env:
+        used = (env.info()["last_pgno"] + 1) * (page := env.stat()["psize"])
+    rng, data = np.random.default_rng(seed), bytearray(data_file(copied).read_bytes())
+    place = int(rng.integers(2, used // page)) * page
+    damage = [bytes([data[place] ^ 4]), bytes(page), rng.bytes(page), bytes(data[2 * page : 3 * page])][seed % 4]
+    data[place : place + len(damage)] = damage
+    data_file(copied).write_bytes(data)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            store = FeatureStore(copied, ROOMY)
+            found(store, range(64))
+            store.put(ORIGIN, rows(100))
+        except StoreError:
+            pass
+        except BaseException:  # noqa: BLE001 - the child of a test must not go on as pytest
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, b"name,label\n" * 9000], ids=["empty", "short", "table"])

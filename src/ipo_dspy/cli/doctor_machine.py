@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -152,9 +152,17 @@ def folders() -> Iterator[Check]:
     from dspy.utils.caching import default_cache_dir
     from huggingface_hub import constants
 
+    from ipo_dspy.clip.place import cache_folder
+
     hub = "export HF_HUB_CACHE=/a/folder/that/you/may/write"
     yield folder("Hugging Face cache", Path(constants.HF_HUB_CACHE), hub)
     yield folder("DSPy cache", Path(default_cache_dir()), "export DSPY_CACHEDIR=/a/folder/that/you/may/write")
+    features = cache_folder()
+    if features is None:
+        yield Check("image cache", "ok", "off")
+    else:
+        found = folder("image cache", features, "export IPO_DSPY_CACHE=/a/folder/that/you/may/write")
+        yield replace(found, state="warn") if found.state == "fail" else found  # a run goes on without it
     yield folder("runs", Path.cwd() / "runs", "cd to a folder that you may write, or add --out /such/a/folder")
 
 

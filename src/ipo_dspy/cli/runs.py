@@ -91,13 +91,17 @@ def run(
         tests: by part (`base`, `novel`, `all`); each part is scored against its own class names.
         folder: of the run.
     """
+    from ipo_dspy.cli.progress import working
     from ipo_dspy.clip.images import check_images
     from ipo_dspy.journal import replay
     from ipo_dspy.report import write_report
 
     if not optimizer.skip_bad and optimizer.scorer is None:
+        with working("Loading the model ..."):
+            backbone = program.backbone
         for dataset in tests.values():  # they are scored last, but a bad one should not show only then
-            check_images([example.image for example in dataset], num_threads=optimizer.num_threads)
+            images_of = [example.image for example in dataset]
+            check_images(images_of, backbone=backbone, num_threads=optimizer.num_threads)
     best = optimizer.compile(program, train, valset=validation)
     details = best.detailed_results
     finalist = details.searches[0].finalists[0]
