@@ -87,7 +87,7 @@ def load_webdataset(
         DataError: nothing is there, a file is no tar or is cut, a picture has no label, a label is outside the classes.
     """
     files = shard_files(shards)
-    samples = [sample for file in files for sample in _samples(file)]
+    samples = [sample for file in files for sample in read_samples(file)]
     if not samples:
         known = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"{shards} holds no pictures ({known}); name tar files that hold 'key.jpg' beside 'key.cls'")
@@ -149,8 +149,12 @@ def _matching(pattern: str) -> list[Path]:
     return [Path(pattern)]
 
 
-def _samples(path: Path) -> Iterator[Sample]:
-    """The pictures of a tar file, in its order."""
+def read_samples(path: Path) -> Iterator[Sample]:
+    """The pictures of a tar file, in its order.
+
+    Raises:
+        DataError: it is no tar or is cut, or a picture has no label.
+    """
     try:
         with tarfile.open(path, "r:") as file:
             groups = list(_groups(file))
@@ -228,7 +232,10 @@ def _as_table(path: Path, samples: Sequence[Sample], names: Sequence[str] | None
     def place(row: int) -> str:
         return f"{samples[row].name!r} in {samples[row].shard}"
 
-    columns: dict[str, Cells] = {"image": lambda row: _picture(samples[row]), "label": lambda row: samples[row].label}
+    columns: dict[str, Cells] = {
+        "image": lambda row: read_picture(samples[row]),
+        "label": lambda row: samples[row].label,
+    }
     return Table(
         path,
         columns=tuple(columns),
@@ -240,7 +247,8 @@ def _as_table(path: Path, samples: Sequence[Sample], names: Sequence[str] | None
     )
 
 
-def _picture(sample: Sample) -> bytes:
+def read_picture(sample: Sample) -> bytes:
+    """The bytes of an image file."""
     with sample.shard.open("rb") as file:
         file.seek(sample.offset)
         return file.read(sample.size)

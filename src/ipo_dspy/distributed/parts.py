@@ -6,15 +6,14 @@ be: a part whose features were lost with a node is read again, and gives the sam
 
 import hashlib
 import io
-import json
+import itertools
 import os
-import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ipo_dspy.data.folder import IMAGE_SUFFIXES
+from ipo_dspy.data.webdataset import read_picture, read_samples
 from ipo_dspy.errors import DataError
 
 STEP = 64
@@ -161,21 +160,9 @@ class Tar:
 
     def read(self) -> Iterator[Chunk]:
         """In the order of the file."""
-        rows: list[tuple[bytes, str]] = []
-        try:
-            with tarfile.open(self.path) as file:
-                for key, parts in _samples(file):
-                    found = next((suffix for suffix in parts if f".{suffix}" in IMAGE_SUFFIXES), None)
-                    if found is None:
-                        continue
-                    rows.append((parts[found], _label(parts, f"{key}.{found} in {self.path}")))
-                    if len(rows) == CHUNK:
-                        yield _chunk(rows)
-                        rows = []
-        except (tarfile.TarError, OSError) as error:
-            raise DataError(f"{self.path} cannot be read as a tar file ({error}); fetch or write it again") from error
-        if rows:
-            yield _chunk(rows)
+        samples = iter(read_samples(Path(self.path)))
+        while rows := list(itertools.islice(samples, CHUNK)):
+            yield Chunk([read_picture(row) for row in rows], [str(row.label) for row in rows])
 
     def stamp(self) -> str:
         """Of the file."""
@@ -211,41 +198,6 @@ def part_size(count: int, workers: int) -> int:
     (64, 1024)
     """
     return min(CHUNK, STEP * max(1, -(-count // (4 * workers * STEP))))
-
-
-def _samples(file: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Members that share a name up to the first dot of the file's name, which stand side by side."""
-    key, parts = "", dict[str, bytes]()
-    for member in file:
-        content = file.extractfile(member) if member.isfile() else None
-        if content is None:
-            continue
-        folder, _, name = member.name.rpartition("/")
-        stem, _, suffix = name.partition(".")
-        mine = f"{folder}/{stem}" if folder else stem
-        if mine != key and parts:
-            yield key, parts
-            parts = {}
-        key, parts[suffix.lower()] = mine, content.read()
-    if parts:
-        yield key, parts
-
-
-def _label(parts: dict[str, bytes], place: str) -> str:
-    """The label beside an image."""
-    try:
-        text = parts["cls"] if "cls" in parts else parts.get("txt")
-        if text is None and "json" in parts:
-            text = str(json.loads(parts["json"])["label"]).encode()
-        if text is not None:
-            return text.decode().strip()
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"the label of {place} cannot be read ({error}); write the class name into its .cls") from error
-    raise DataError(f"{place} has no label; put its class name beside it, in a .cls or .txt, or as label in a .json")
-
-
-def _chunk(rows: Sequence[tuple[bytes, str]]) -> Chunk:
-    return Chunk([image for image, _ in rows], [label for _, label in rows])
 
 
 def _plain(image: Any) -> Any:
