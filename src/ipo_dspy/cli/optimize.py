@@ -188,6 +188,7 @@ def _run(
     from ipo_dspy.cli import resume, runs, show
     from ipo_dspy.cli.progress import LiveProgress
     from ipo_dspy.lms.addresses import check_listening
+    from ipo_dspy.lms.checks import check_prices
     from ipo_dspy.lms.retries import telling_of_retries
     from ipo_dspy.optimizer import IPO
 
@@ -198,7 +199,12 @@ def _run(
         return
     progress.steps = optimizer.plan.steps
     before = runs.journal_size(folder)
-    asked = {"--lm": getattr(options["proposer"], "lm", None), "--vlm": options.get("description_model")}
+    named = {
+        "prompt_model": getattr(options["proposer"], "lm", None),
+        "description_model": options["description_model"],
+    }
+    asked = {role: lm for role, lm in named.items() if lm is not None}
+    check_prices(asked, optimizer.limits.max_cost)  # before the CLIP is loaded, and perhaps fetched
     if not before:  # a run that goes on may have all the answers it needs
         for role, lm in asked.items():
             check_listening(lm, role=role)  # before there is a folder
@@ -260,11 +266,11 @@ def _models(
     for name, model, given in (("--lm", lm, of_lm), ("--vlm", vlm, of_vlm)):
         if given and not model:
             raise InputError(f"{name}-arg {next(iter(given))}=... is for a model; name one: {name} NAME")
-    chosen: dict[str, Any] = {"proposer": "evolution"}
+    chosen: dict[str, Any] = {"proposer": "evolution", "description_model": None}
     if lm is not None:
         writer = build_lm(lm, role="--lm", settings=of_lm, will_be_asked=will_be_asked)
         way: Any = asking  # any text; the proposer knows which
-        chosen = {"proposer": LMProposer(writer, asking=way, num_threads=num_threads)}
+        chosen["proposer"] = LMProposer(writer, asking=way, num_threads=num_threads)
     if vlm is not None:
         chosen["description_model"] = build_lm(vlm, role="--vlm", settings=of_vlm, will_be_asked=will_be_asked)
     return chosen

@@ -131,21 +131,26 @@ def describe(
     from ipo_dspy.data import load_images
     from ipo_dspy.describers import ClipDescriber, LMDescriber
     from ipo_dspy.lms import build_lm
+    from ipo_dspy.lms.addresses import check_listening
+    from ipo_dspy.lms.retries import telling_of_retries
     from ipo_dspy.stages import evenly_over_classes
 
     dataset = load_images(data)
     if skip_bad:
         dataset = dataset.pick(_readable([example.image for example in dataset]))
     chosen = [dataset[i] for i in evenly_over_classes(dataset.labels(), images)]
+    lm = build_lm(vlm, role="--vlm", settings=settings(vlm_arg, "--vlm-arg")) if vlm else None
+    if lm is not None:
+        check_listening(lm, role="--vlm")
     describer = (
-        LMDescriber(build_lm(vlm, role="--vlm", settings=settings(vlm_arg, "--vlm-arg")), num_threads=num_threads)
-        if vlm
+        LMDescriber(lm, num_threads=num_threads)
+        if lm is not None
         else ClipDescriber(
             ClipClassifier(dataset.classes, model=model, pretrained=pretrained, device=device).backbone,
             max_classes=images,
         )
     )
-    with working(f"Describing {len(chosen)} of {len(dataset)} images ..."):
+    with working(f"Describing {len(chosen)} of {len(dataset)} images ..."), telling_of_retries([lm], show.note):
         described = describer.describe([e.image for e in chosen], [e.label for e in chosen])
     if described.faults and not any(described.texts):
         raise DataError(f"no image could be described: {described.faults[0]}; check --vlm and its key")
