@@ -33,12 +33,14 @@ class Block:
         images: [n, D], their features.
         forbidden: [n, C] bool, the classes that each must not be given; None if there are none.
         room: [n, C], for their logits.
+        more_room: [n, C], for what is made of these.
     """
 
     part: slice
     images: Tensor
     forbidden: Tensor | None
     room: Tensor
+    more_room: Tensor
 
 
 def block_size(text_features: Tensor) -> int:
@@ -60,14 +62,14 @@ def blocks(
     """All images in order; by default as many at a time as `block_size` says."""
     parts = _parts(len(image_features), size, block_size(text_features))
     largest, (classes, width) = max((part.stop - part.start for part in parts), default=0), text_features.shape[-2:]
-    room = text_features.new_empty(largest, classes)
+    room, more_room = (text_features.new_empty(largest, classes) for _ in range(2))
     near = None if _is_near(image_features, text_features) else text_features.new_empty(largest, width)
     forbidden = None if allowed is None else torch.empty(largest, classes, dtype=torch.bool)
     for part in parts:
         rows, count = image_features[part], part.stop - part.start
         images = rows if near is None else near[:count].copy_(rows, non_blocking=True)  # [n, D]
         mask = None if allowed is None or forbidden is None else _forbid(allowed, part, forbidden[:count])
-        yield Block(part, images, None if mask is None else mask.to(room.device), room[:count])
+        yield Block(part, images, None if mask is None else mask.to(room.device), room[:count], more_room[:count])
 
 
 def _parts(count: int, given: int | None, usual: int) -> list[slice]:

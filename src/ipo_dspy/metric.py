@@ -105,9 +105,9 @@ def tally_templates(
         right = labels[some.part].to(device, non_blocking=True)  # [n]
         for t, one in enumerate(text_features):
             scores = _logits(some, one, logit_scale, logit_bias)  # [n, C]
-            losses, given = _losses(scores, right)  # [n], [n]
-            loss[t] += ((losses.double() / GRID).round() * GRID).sum()
-            correct[t] += (given == right).sum()
+            correct[t] += (scores.argmax(dim=1) == right).sum()
+            likely = torch.log_softmax(scores, dim=1, out=some.more_room).gather(1, right[:, None])  # [n, 1]
+            loss[t] -= ((likely.double() / GRID).round() * GRID).sum()
     count = len(image_features)
     return [Tally(count, *pair) for pair in zip(correct.tolist(), loss.tolist(), strict=True)]
 
@@ -176,17 +176,8 @@ def per_class(predicted: Sequence[str], labels: Sequence[str]) -> dict[str, tupl
 
 def _logits(block: Block, text_features: Tensor, scale: float, bias: float) -> Tensor:
     """`logits` of a block, in its room: [n, C]."""
-    scores = torch.mm(block.images, text_features.T, out=block.room).mul_(scale).add_(bias)
+    # Few passes over the table: after each the threads of PyTorch wait for one another.
+    nothing = text_features.new_zeros(())
+    scores = torch.addmm(nothing, block.images, text_features.T, beta=0, alpha=scale, out=block.room)
+    scores = scores.add_(bias) if bias else scores
     return scores if block.forbidden is None else scores.masked_fill_(block.forbidden, float("-inf"))
-
-
-def _losses(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each image and the class with its highest logit, each [n]; `scores` [n, C] are used up.
-
-    Subtracting the highest logit first loses nothing that matters: of a small loss beside large logits, all digits are
-    left. It is what `log_softmax` does, but takes no second table.
-    """
-    highest, given = scores.max(dim=1)  # the first of several
-    scores.sub_(highest[:, None])
-    own = scores.gather(1, labels[:, None])[:, 0]  # at most 0
-    return scores.exp_().sum(dim=1).log_() - own, given
