@@ -54,3 +54,10 @@ def test_a_summary_is_not_asked_for() -> None:
         proposer = LMProposer(lm, descriptions="summary", description_tokens=20)
         IPO(proposer=proposer, description_model=lm, steps=3).estimate(task.program, task.trainset)
         assert server.requests == []
+
+
+def test_an_estimate_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    task = demo.load("pixel-animals", shots=1)
+    optimizer = IPO(prompt_model="openai/gpt-4o-mini", description_model="openai/gpt-4o-mini", steps=3)
+    assert optimizer.estimate(task.program, task.trainset).total.calls > 3

@@ -227,13 +227,13 @@ class IPO(Teleprompter):
         from ipo_dspy.estimate import estimate
 
         classifiers = find_classifiers(student)
-        proposer = build_proposer(self.proposer, self.prompt_model, num_threads=self.num_threads)
+        proposer = build_proposer(self.proposer, self.prompt_model, num_threads=self.num_threads, will_be_asked=False)
         train = gather(student, classifiers, list(trainset), name="trainset", **self._gathering)
         searches = [
             (self.task or sentence(images.classes), min(self.max_descriptions, len(images.labels)))
             for images in train.values()
         ]
-        return estimate(self._models(proposer), proposer, self.plan, searches)
+        return estimate(self._models(proposer, will_be_asked=False), proposer, self.plan, searches)
 
     def get_params(self) -> dict[str, Any]:
         """Settings, as a new mapping: MLflow's autologging writes the training images into what it is given."""
@@ -247,11 +247,11 @@ class IPO(Teleprompter):
     def _gathering(self) -> dict[str, Any]:
         return {"label_field": self.label_field, "num_threads": self.num_threads, "skip_bad": self.skip_bad}
 
-    def _models(self, proposer: "Proposer") -> dict[str, Any]:
+    def _models(self, proposer: "Proposer", *, will_be_asked: bool = True) -> dict[str, Any]:
         """The language models that the run will ask, by the argument that names them."""
         models = {"prompt_model": model_of(proposer)}
         if describer_kind(self.describer, self.description_model) == "lm" and self.max_descriptions:
-            models["description_model"] = description_lm(self.description_model)
+            models["description_model"] = description_lm(self.description_model, will_be_asked=will_be_asked)
         return {role: lm for role, lm in models.items() if lm is not None}
 
     @property
@@ -298,7 +298,8 @@ class IPO(Teleprompter):
 
     def _log(self, event: Event) -> None:
         if event["event"] == "fault":
-            logger.warning("step %s of %s: %s", event["step"], event["predictor"], event["message"])
+            of = "" if event["predictor"] == "self" else f" of {event['predictor']}"
+            logger.warning("step %s%s: %s", event["step"], of, event["message"])
         elif event["event"] == "budget":
             logger.warning("%s=%g is spent; the search ends here", event["limit"], event["allowed"])
         elif event["event"] == "chosen":

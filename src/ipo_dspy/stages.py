@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from ipo_dspy.bundled import named
 from ipo_dspy.choices import build_describer
 from ipo_dspy.errors import StoppedError
 from ipo_dspy.events import DescriptionEvent, Event
@@ -116,7 +117,7 @@ def encode(session: Session, task: Task, ways: Ways) -> Encoded:
     session.check_task(
         task.name,
         classes=list(train.images.classes),
-        model=dict(task.classifier.backbone.identity),
+        model={**task.classifier.backbone.identity, "model": named(task.classifier.backbone.name)},
         images=encoded.images,
         validation_images=0 if validation is None else len(validation.images.labels),
         start=str(task.initial[0]),
