@@ -3,8 +3,8 @@
 Features are float32 as they were computed, each with a checksum; whoever finds one finds the same bits. No pixels,
 paths or labels are kept: hashes, features, and what the models were called.
 
-The features of a model fill segments of at most a 16th of the limit. When the store is full, the segment that was used
-longest ago goes as a whole, of several the oldest. One by one, entries could only go in an order that every look-up
+The features of a model fill segments of at most an eighth of the limit. When the store is full, the segment that was
+used longest ago goes as a whole, of several the oldest. One by one, entries could only go in an order that every look-up
 would have to write down.
 """
 
@@ -42,7 +42,7 @@ from ipo_dspy.errors import StoreError, StoreFullError
 FRESH_SECONDS = 60.0
 """When a segment was used last is written down to the minute."""
 
-_PART = 16  # of the limit is a segment
+_PART = 8  # of the limit is a segment; each that a model has may have to be searched at a look-up
 _SPARE = 8  # of the limit stays free: changed pages are written elsewhere before the old ones are free
 _CHECKSUM = 4  # bytes before each row
 
