@@ -44,7 +44,8 @@ class RayScorer:
     """Encodes images and scores templates on a Ray cluster: ``IPO(scorer=RayScorer("auto"))``.
 
     Trials are those of one machine: image features are made in the same passes of the tower, losses are added exactly.
-    On processors of another kind than this machine's the last digits of losses may differ.
+    With another number of threads a worker than here, or processors of another kind, the last digits of losses may
+    differ.
 
     Args:
         address: `auto` for the cluster that this machine is a node of, `local` for one on this machine that ends with
