@@ -134,6 +134,10 @@ def test_an_image_has_the_same_features_whatever_is_beside_it(tmp_path: Path, mo
         first = encode_images(tower, pictures[:known]).features
         assert known == 1 or torch.equal(first, whole[:known])
         assert torch.equal(encode_images(tower, pictures).features[known:], whole[known:])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert torch.equal(encode_images(tower, pictures[:3]).features, whole[:3])
+    torch.set_num_threads(threads)
 
 
 def test_never_more_than_two_batches_are_decoded_ahead(toy: Backbone, calls: list[int]) -> None:

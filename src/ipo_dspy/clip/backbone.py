@@ -42,7 +42,8 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 TRIM_TOLERANCE = 1e-5
 """Largest difference on a normalised fp32 feature at which the trimmed text path counts as exact."""
 
-_ROWS, _FEW = 4, 16  # MKL's products of 4, 8, 12 rows and of any number from there on agree with large ones, bit by bit
+_FEW = 16
+"""Rows from which on matrix products agree bit by bit with larger ones, with any number of threads; MKL on x86."""
 
 _IMAGE_FLOATS = 100_000 * 512
 _TEXT_FLOATS = 64 * 1024 * 1024
@@ -121,12 +122,13 @@ class Backbone:
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Preprocessed images [N, 3, H, W] to normalised float32 features [N, D] on `device`.
 
-        A product of few rows may have other last bits than one of many. So passes of a few images are filled up, and an
-        image has the same features whatever is beside it. Not one image alone: that would cost four times as much.
+        A product of few rows has other last bits than one of many, and other ones with each number of threads. So a
+        pass of a few images is filled up, and an image has the same features whatever is beside it. Not one image
+        alone, which others wait for.
         """
         count = len(pixels)
         if 1 < count < _FEW:
-            pixels = torch.cat([pixels, pixels[:1].expand(-count % _ROWS, -1, -1, -1)])
+            pixels = torch.cat([pixels, pixels[:1].expand(_FEW - count, -1, -1, -1)])
         near = pixels.to(self.device, non_blocking=self.device.type == "cuda").to(self.dtype)
         features = self.model.encode_image(near, normalize=False)
         return _normalised(features[:count])
