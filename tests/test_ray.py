@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import dataclasses
 import io
 import json
 import os
@@ -85,30 +84,13 @@ def local(task: demo.DemoTask) -> tuple[list[Any], list[Event]]:
     return run(task, None)
 
 
-def assert_alike(one: Any, other: Any) -> None:
-    """The same in all that counts: features have other last bits with other threads or in other batches."""
-    if dataclasses.is_dataclass(one):
-        one, other = ({f.name: getattr(x, f.name) for f in dataclasses.fields(x)} for x in (one, other))
-    if isinstance(one, float):
-        assert one == pytest.approx(other, abs=1e-5)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        assert_alike([*one.values()], [other[name] for name in one])
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other)
-        for mine, theirs in zip(one, other, strict=True):
-            assert_alike(mine, theirs)
-    else:
-        assert one == other
-
-
 def data(images: Sequence[Any]) -> list[bytes]:
     """The files behind bundled images."""
     return [base64.b64decode(image.url.partition(",")[2]) for image in images]
 
 
 def test_a_run_on_a_cluster_is_the_run_on_one_machine(cluster: Any, task: demo.DemoTask, local: Any) -> None:
-    assert_alike(run(task, RayScorer(cluster.address)), local)
+    assert run(task, RayScorer(cluster.address)) == local
 
 
 def test_scores_of_any_source_are_those_of_one_machine(
@@ -125,7 +107,7 @@ def test_scores_of_any_source_are_those_of_one_machine(
         wide = scorer.wide(backbone, task.classes)
         assert wide is not None
         assert wide.images == len(images)
-        assert_alike(wide.scorer.score(TEMPLATES), here(backbone, images, labels, task.classes).score(TEMPLATES))
+        assert wide.scorer.score(TEMPLATES) == here(backbone, images, labels, task.classes).score(TEMPLATES)
 
 
 def as_folder(folder: Path, images: Sequence[bytes], labels: Sequence[str]) -> None:
@@ -183,7 +165,7 @@ def test_choices_bad_images_and_features_on_disk(
     def check() -> None:
         held = scorer.hold(backbone, images, labels, task.classes, choices=choices, skip_bad=True)
         assert (held.kept, held.keys, held.skipped) == (encoded.kept, encoded.keys, encoded.skipped)
-        assert_alike(held.scorer.score(TEMPLATES), local.score(TEMPLATES))
+        assert held.scorer.score(TEMPLATES) == local.score(TEMPLATES)
         assert held.scorer.predict(TEMPLATES[0]) == local.predict(TEMPLATES[0])
 
     check()
@@ -253,7 +235,7 @@ def test_killed_nodes_cost_time_and_no_results(
                 os.kill(process, signal.SIGSTOP)  # so that the question of the next step finds it and stays unanswered
             dying.start()
 
-    assert_alike(run(task, RayScorer(cluster.address), watch), local)
+    assert run(task, RayScorer(cluster.address), watch) == local
     dying.join()
     assert killed == ["encoding", "scoring"]
     assert "a worker of the Ray cluster was lost; its images go to the others" in caplog.text
@@ -267,13 +249,13 @@ def test_features_that_are_lost_with_a_node_are_encoded_again(
     scorer = RayScorer(cluster.address)
     held = scorer.hold(backbone, images, labels, task.classes)
     expected = held.scorer.score(TEMPLATES)
-    assert_alike(expected, here(backbone, images, labels, task.classes).score(TEMPLATES))
+    assert expected == here(backbone, images, labels, task.classes).score(TEMPLATES)
     assert scorer._pool is not None
     (shards,) = (images.shards for images in scorer._pool._sets.values())
     where = scorer._pool.cluster.ray.experimental.get_object_locations(shards)
     key = next(key for shard in where.values() for key in shard["node_ids"])
     kill(cluster, next(node for node in cluster.worker_nodes if node.node_id == key))
-    assert_alike(held.scorer.score(TEMPLATES), expected)
+    assert held.scorer.score(TEMPLATES) == expected
     assert "parts of the images were lost with a node; they are encoded again" in caplog.text
 
 
@@ -303,7 +285,7 @@ def test_the_command_line_on_a_cluster(cluster: Any, task: demo.DemoTask, tmp_pa
     assert (done.returncode, done.stderr) == (0, "")
     kinds = {"search", "description", "trial", "evaluation", "changed", "chosen"}
     one, other = ([e for e in replay(tmp_path / run) if e["event"] in kinds] for run in ("local", "far"))
-    assert_alike(without_time(one), without_time(other))
+    assert without_time(one) == without_time(other)
 
 
 def main_quietly(arguments: list[str]) -> None:

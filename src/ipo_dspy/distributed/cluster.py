@@ -241,4 +241,4 @@ def _compare(package: str, here: str | None, there: str | None, node: Node) -> N
             f"{node} has {package} {there or 'not at all'} and this process {here}; install the same on all nodes, "
             f"e.g. pip install {package}=={here}"
         )
-    logger.warning("%s has %s %s and this process %s: the last digits of losses may differ", node, package, there, here)
+    logger.warning("%s has %s %s and this process %s; the last digits of losses may differ", node, package, there, here)

@@ -43,9 +43,9 @@ logger = logging.getLogger(__name__)
 class RayScorer:
     """Encodes images and scores templates on a Ray cluster: ``IPO(scorer=RayScorer("auto"))``.
 
-    Trials are those of one machine: image features are made in the same passes of the tower, losses are added exactly.
-    With another number of threads a worker than here, or processors of another kind, the last digits of losses may
-    differ.
+    Trials are those of one machine, to the last bit where the processors are of one kind: neither the number of workers
+    and threads nor what is encoded together shows in features (see `Backbone.encode_pixels`), and losses are added
+    exactly (see `metric`). On other processors or GPUs the last digits of losses may differ.
 
     Args:
         address: `auto` for the cluster that this machine is a node of, `local` for one on this machine that ends with
