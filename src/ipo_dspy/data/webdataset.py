@@ -91,7 +91,7 @@ def load_webdataset(
     if not samples:
         known = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"{shards} holds no pictures ({known}); name tar files that hold 'key.jpg' beside 'key.cls'")
-    table = _as_table(Path(shards), samples, _names_beside(files[0].parent))
+    table = _as_table(Path(shards), samples, names_beside(files[0].parent))
     rows, folder = range(len(samples)), files[0].parent
     return from_table(table, "image", "label", rows, folder, classes=classes, shots=shots, test=test, seed=seed)
 
@@ -219,7 +219,7 @@ def _field(content: Any) -> Any:
     return found[0]
 
 
-def _names_beside(folder: Path) -> list[str] | None:
+def names_beside(folder: Path) -> list[str] | None:
     """The lines of `classnames.txt` beside the tar files or one folder up."""
     path = next((at / CLASS_NAMES for at in (folder, folder.parent) if (at / CLASS_NAMES).is_file()), None)
     if path is None:

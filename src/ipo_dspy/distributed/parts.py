@@ -123,7 +123,7 @@ class Rows:
             )
             for batch in batches:
                 images = [self._image(cell) for cell in batch.column(self.image).to_pylist()]
-                labels = [self._named(cell) for cell in batch.column(self.label).to_pylist()]
+                labels = [_named(cell, self.names) for cell in batch.column(self.label).to_pylist()]
                 yield Chunk(images, labels)
         except (pa.ArrowException, OSError) as error:
             fact = next(iter(str(error).splitlines()), type(error).__name__)
@@ -131,7 +131,7 @@ class Rows:
 
     def stamp(self) -> str:
         """Of the file, and which rows."""
-        return _digest([_mark(self.path), str(self.groups), self.image, self.label])
+        return _digest([_mark(self.path), str(self.groups), self.image, self.label, *(self.names or ())])
 
     def _image(self, cell: Any) -> Any:
         data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
@@ -139,16 +139,13 @@ class Rows:
             return data
         return str(Path(self.path).parent / path) if isinstance(path, str) else b""  # empty: told as no image
 
-    def _named(self, cell: Any) -> Any:
-        known = self.names is not None and isinstance(cell, int) and 0 <= cell < len(self.names)
-        return self.names[cell] if known and self.names is not None else cell
-
 
 @dataclass(frozen=True, slots=True)
 class Tar:
     """A shard in the layout of webdataset: `key.jpg` beside `key.cls`, `key.txt` or `key.json` with a `label`."""
 
     path: str
+    names: tuple[str, ...] | None = field(repr=False, default=None)
 
     @property
     def count(self) -> None:
@@ -162,11 +159,11 @@ class Tar:
         """In the order of the file."""
         samples = iter(read_samples(Path(self.path)))
         while rows := list(itertools.islice(samples, CHUNK)):
-            yield Chunk([read_picture(row) for row in rows], [str(row.label) for row in rows])
+            yield Chunk([read_picture(row) for row in rows], [_named(row.label, self.names) for row in rows])
 
     def stamp(self) -> str:
         """Of the file."""
-        return _digest([_mark(self.path)])
+        return _digest([_mark(self.path), *(self.names or ())])
 
 
 def listed(
@@ -198,6 +195,17 @@ def part_size(count: int, workers: int) -> int:
     (64, 1024)
     """
     return min(CHUNK, STEP * max(1, -(-count // (4 * workers * STEP))))
+
+
+def _named(label: Any, names: Sequence[str] | None) -> Any:
+    """The name of a label that is a number, where the source has names for numbers.
+
+    >>> _named(1, ("cat", "dog")), _named("1", ("cat", "dog")), _named("dog", ("cat", "dog")), _named(1, None)
+    ('dog', 'dog', 'dog', 1)
+    """
+    if names is None or label in names or not str(label).isdecimal():
+        return label
+    return names[int(label)] if int(label) < len(names) else label
 
 
 def _plain(image: Any) -> Any:

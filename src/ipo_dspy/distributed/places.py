@@ -12,6 +12,7 @@ from pathlib import Path
 from ipo_dspy.data import load_images
 from ipo_dspy.data.table import IMAGE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMN, find_column, stored_classes
 from ipo_dspy.data.tablefile import open_table
+from ipo_dspy.data.webdataset import names_beside, shard_files
 from ipo_dspy.distributed.parts import CHUNK, Part, Rows, Tar, listed
 from ipo_dspy.errors import DataError
 
@@ -24,7 +25,7 @@ def parts_of(place: str | os.PathLike[str], *, image: str = "auto", label: str =
 
     Args:
         place: a folder of class folders; a CSV, TSV or parquet table; webdataset shards; a folder or pattern of
-            shards or parquet files, e.g. `shards/train-*.tar`.
+            shards or parquet files, e.g. `shards/train-*.tar` or `shards/train-{000..099}.tar`.
         image: column of parquet files with bytes or paths.
         label: column of parquet files with class names or their numbers.
 
@@ -34,7 +35,8 @@ def parts_of(place: str | os.PathLike[str], *, image: str = "auto", label: str =
     files = _files(os.fspath(place))
     kinds = {file.suffix.lower() for file in files}
     if kinds == {".tar"}:
-        return [Tar(str(file)) for file in files]
+        names = names_beside(files[0].parent)
+        return [Tar(str(file), None if names is None else tuple(names)) for file in files]
     if kinds == {".parquet"}:
         return [part for file in files for part in _rows(file, image, label)]
     if len(files) > 1:
@@ -48,6 +50,8 @@ def parts_of(place: str | os.PathLike[str], *, image: str = "auto", label: str =
 def _files(place: str) -> list[Path]:
     """The files of a pattern or a folder of shards, sorted; else the place itself."""
     path = Path(place).expanduser().absolute()
+    if path.suffix.lower() == ".tar":
+        return shard_files(path)
     if glob.has_magic(place) and not path.exists():
         found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
         if not found:
