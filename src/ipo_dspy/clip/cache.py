@@ -17,6 +17,7 @@ import PIL.features
 import torch
 from torch import Tensor
 
+from ipo_dspy.bundled import named
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.place import cache_folder, cache_limit
 from ipo_dspy.clip.segments import Origin
@@ -117,8 +118,8 @@ def origin(backbone: Backbone, reading: int) -> Origin:
     parts = [backbone.identity["dtype"], kind, f"matmul {torch.get_float32_matmul_precision()}"]
     if torch.is_autocast_enabled(kind):
         parts.append(f"autocast {torch.get_autocast_dtype(kind)}")
-    named = f"{backbone.name} {backbone.pretrained or ''}".strip()
-    return Origin(backbone.fingerprint, ", ".join(parts), f"reading {reading}, {_software()}", named)
+    shown = f"{named(backbone.name)} {backbone.pretrained or ''}".strip()
+    return Origin(backbone.fingerprint, ", ".join(parts), f"reading {reading}, {_software()}", shown)
 
 
 def _libjpeg() -> str | None:
