@@ -324,6 +324,20 @@ except StoreFullError as error:
     assert len(found(store, range(BATCH))) == BATCH
 
 
+@pytest.mark.parametrize("size", [64, 8])
+def test_a_process_with_little_address_space(folder: Path, size: int) -> None:
+    """As batch systems and `ulimit -v` leave it."""
+    script = """
+size = int(sys.argv[2]) << 30
+resource.setrlimit(resource.RLIMIT_AS, (size, size))
+store.put(ORIGIN, rows(0))
+print(len(found(store, range(2 * BATCH))))
+"""
+    FeatureStore(folder, ROOMY).put(ORIGIN, rows(BATCH))
+    assert ended(child(script, folder, size)) == f"{2 * BATCH}\n"
+    assert len(found(FeatureStore(folder, ROOMY), range(2 * BATCH))) == 2 * BATCH
+
+
 @pytest.fixture
 def small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
     """A store with room for about 850 rows, in which last uses are written down to the moment."""

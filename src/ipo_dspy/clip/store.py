@@ -4,8 +4,8 @@ Features are float32 as they were computed, each with a checksum; whoever finds 
 paths or labels are kept: hashes, features, and what the models were called.
 
 The features of a model fill segments of at most an eighth of the limit. When the store is full, the segment that was
-used longest ago goes as a whole, of several the oldest. One by one, entries could only go in an order that every look-up
-would have to write down.
+used longest ago goes as a whole, of several the oldest. One by one, entries could only go in an order that every
+look-up would have to write down.
 """
 
 import contextlib
