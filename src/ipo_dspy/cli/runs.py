@@ -109,7 +109,7 @@ def run(
     told = next(event for event in replay(folder) if event["event"] == "search")
     scores = {"train": (start.trial.score, finalist.trial.score)}
     images = {"train": told["images"]}
-    given = len(train)
+    given = max(len(train), told["images"])  # with --ray-images candidates are scored on more than were given here
     if validation is not None:
         scores["validation"] = (start.deciding, finalist.deciding)
         images["validation"] = told["validation_images"]
