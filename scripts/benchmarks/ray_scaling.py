@@ -1,0 +1,200 @@
+"""On a Ray cluster
+
+One worker beside two, on two nodes of one machine; a worker has one processor and one thread. Two plain processes show
+what the machine itself gives: its processors share caches and memory. ViT-B/32 with random weights encodes JPEG files;
+features of width 512 are scored under 8 templates with 1,000 classes. Workers are warm: the model is loaded, features
+are handed out. Then, on paper, what a billion images would cost at these rates.
+"""
+
+import functools
+import json
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
+
+from benchmarks.common import Size, interleaved, seconds, table
+from benchmarks.images import photographs
+from ipo_dspy.clip.backbone import Backbone, import_open_clip, load_backbone
+from ipo_dspy.clip.images import encode_images
+from ipo_dspy.distributed import RayScorer
+from ipo_dspy.distributed.cluster import Cluster, load_ray
+from ipo_dspy.distributed.encoding import Size as Workers
+from ipo_dspy.distributed.parts import Tar
+from ipo_dspy.distributed.pool import Images, Pool
+from ipo_dspy.distributed.shards import Job, Shard
+from ipo_dspy.metric import Tally, tally_templates
+
+MODEL, CLASSES, TEMPLATES, WIDTH, SCALE = "ViT-B-32-quickgelu", 1000, 8, 512, 100.0
+EACH = 1024
+"""Images of a shard that is scored."""
+BILLION, STEPS, CORES = 10**9, 100, 1000
+PRICE = 0.04
+"""USD for an hour of one processor, about what clouds ask; an assumption, as are the steps and the processors."""
+
+
+def run(size: Size, seed: int) -> None:
+    """Print both tables and the estimate."""
+    pictures, images = (1536, 200_000) if size == "full" else (384, 50_000)
+    with tempfile.TemporaryDirectory() as folder, nodes() as address:
+        backbone = model(Path(folder), seed)
+        encoding = encoded(backbone, address, Path(folder), pictures, seed)
+        print()
+        scoring, answer = scored(address, images, seed)
+    print()
+    estimate(encoding, scoring, answer)
+
+
+@contextmanager
+def nodes() -> Iterator[str]:
+    """A head that takes no work and two nodes with one processor each, which keep no features on disk."""
+    ray = load_ray()
+    from ray.cluster_utils import Cluster as Nodes
+
+    cluster = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1, object_store_memory=2**30, env_vars={"IPO_DSPY_CACHE": "off"})
+        yield cluster.address
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def model(folder: Path, seed: int) -> Backbone:
+    """Random weights as files, for all processes need the same."""
+    from safetensors.torch import save_file
+
+    open_clip = import_open_clip()
+    torch.manual_seed(seed)
+    place = folder / "model"
+    place.mkdir()
+    save_file(open_clip.create_model(MODEL, pretrained=None).state_dict(), place / "open_clip_model.safetensors")
+    config = {"model_cfg": open_clip.get_model_config(MODEL), "preprocess_cfg": {}}
+    (place / "open_clip_config.json").write_text(json.dumps(config))
+    return load_backbone(f"local-dir:{place}", None, device="cpu")
+
+
+def encoded(backbone: Backbone, address: str, folder: Path, count: int, seed: int) -> float:
+    """The table of images a second; those of one worker."""
+    rates = {}
+    with multiprocessing.get_context("spawn").Pool(2, load_here, (backbone.name,)) as processes:
+        ways = {"one plain process": 1, "two plain processes": 2, "one worker": 1, "two workers": 2}
+        for turn, (name, workers) in enumerate(ways.items()):
+            place = folder / str(turn)
+            place.mkdir()
+            paths = photographs(place, count + 128, seed + turn)  # new ones each time: known images cost nothing
+            first, rest = [str(path) for path in paths[:128]], [str(path) for path in paths[128:]]
+            if "plain" in name:
+                work = [(backbone.name, half) for half in halves(rest, workers)]
+                rates[name] = count / seconds(functools.partial(processes.map, encode_here, work, chunksize=1))[0]
+            else:
+                hold = functools.partial(hold_there, address, backbone, workers)
+                hold(first)  # loads the model
+                rates[name] = count / seconds(functools.partial(hold, rest))[0]
+    print(f"Encoding {count:,} images.\n")
+    table(("", "images a second", "times one"), rows(rates))
+    return rates["one worker"]
+
+
+def load_here(name: str) -> None:
+    """The model in a plain process, which keeps no features on disk either."""
+    os.environ["IPO_DSPY_CACHE"] = "off"
+    torch.set_num_threads(1)
+    load_backbone(name, None, device="cpu")
+
+
+def encode_here(work: tuple[str, Sequence[str]]) -> int:
+    """Files in a plain process."""
+    name, paths = work
+    return len(encode_images(load_backbone(name, None, device="cpu"), paths, num_threads=1, skip_bad=True).kept)
+
+
+def hold_there(address: str, backbone: Backbone, workers: int, paths: Sequence[str]) -> None:
+    """Files on the cluster."""
+    RayScorer(address, num_workers=workers).hold(backbone, paths, ["a"] * len(paths), ["a", "b"])
+
+
+def scored(address: str, count: int, seed: int) -> tuple[float, float]:
+    """The table of scoring; images a second of one worker, and the seconds of a question about next to nothing."""
+    cluster, draw = Cluster(address), torch.Generator().manual_seed(seed)
+    text = drawn((TEMPLATES, CLASSES, WIDTH), draw)
+    sets = [(drawn((EACH, WIDTH), draw), torch.randint(CLASSES, (EACH,), generator=draw)) for _ in range(count // EACH)]
+    shards = [cluster.ray.put(Shard(features.numpy(), labels.numpy(), None, None)) for features, labels in sets]
+    pools = {name: Pool(cluster, Workers(workers, 1, 0)) for name, workers in (("one worker", 1), ("two workers", 2))}
+    asks = {name: asking(pool, shards, text) for name, pool in pools.items()}
+    found = [ask() for ask in asks.values()]  # workers are started and shards handed out here
+    torch.set_num_threads(1)
+    here = whole([tally_templates(*one, text, logit_scale=SCALE) for one in sets])
+    took, held = interleaved(asks, repeats=5), len(sets) * EACH
+    same = "the same, to the last bit," if found == [here, here] else "NOT THE SAME"
+    print(
+        f"Scoring {held:,} images under {TEMPLATES} templates with {CLASSES:,} classes; tallies are {same} as here.\n"
+    )
+    table(("", "images a second", "times one"), rows({name: held / each for name, each in took.items()}))
+    tiny = Shard(sets[0][0][:64].numpy(), sets[0][1][:64].numpy(), None, None)
+    few = asking(pools["two workers"], [cluster.ray.put(tiny)] * 2, text[:1])
+    return held / took["one worker"], interleaved({"": few}, repeats=20)[""]
+
+
+def asking(pool: Pool, shards: list[Any], text: Tensor) -> Callable[[], list[Tally]]:
+    """A question about the scores of texts [T, C, D] on shards."""
+    job = Job("", None, "float32", "", ("",) * CLASSES, skip_bad=False, allow_url=False, threads=1, store=None)
+    number = pool.add(Images(job, (Tar(""),) * len(shards), shards, torch.float32))
+    sent = pool.cluster.ray.put(text.numpy())
+    return lambda: whole(pool.ask("tally", number, sent, SCALE, 0.0))
+
+
+def estimate(encoding: float, scoring: float, answer: float) -> None:
+    """What a billion images would cost at the measured rates."""
+    hours, step = BILLION / encoding / 3600, BILLION / scoring / 3600
+    lines = [
+        ("images a second of one processor, encoding", f"{encoding:.1f}", "measured"),
+        ("images a second of one processor, a step", f"{scoring:,.0f}", "measured"),
+        ("seconds of a question without work", f"{answer:.3f}", "measured"),
+        (
+            "features, float32 in the object store or on disk",
+            f"{4 * WIDTH * BILLION / 1e12:.1f} TB",
+            f"4 x {WIDTH} bytes",
+        ),
+        ("features, float16 with the workers", f"{2 * WIDTH * BILLION / 1e12:.1f} TB", f"2 x {WIDTH} bytes"),
+        ("texts to a worker, a step", f"{4 * TEMPLATES * CLASSES * WIDTH / 1e6:.0f} MB", "4 x T x C x D bytes"),
+        ("encoding once, processor hours", f"{hours:,.0f}", f"{hours * PRICE:,.0f} USD"),
+        (f"encoding once on {CORES:,} processors, hours", f"{hours / CORES:.1f}", ""),
+        ("a step, processor hours", f"{step:,.1f}", f"{step * PRICE:,.2f} USD"),
+        (f"a step on {CORES:,} processors, seconds", f"{step * 3600 / CORES + answer:,.0f}", ""),
+        (f"{STEPS} steps, processor hours", f"{STEPS * step:,.0f}", f"{STEPS * step * PRICE:,.0f} USD"),
+    ]
+    print(f"A billion images, on paper: {TEMPLATES} templates a step, {CLASSES:,} classes; {PRICE} USD an hour.\n")
+    table(("", "", ""), lines)
+
+
+def halves(items: Sequence[str], count: int) -> list[Sequence[str]]:
+    """Items in so many parts."""
+    return [items[i::count] for i in range(count)]
+
+
+def whole(parts: Sequence[Sequence[Tally]]) -> list[Tally]:
+    """The tallies of all parts, template by template."""
+    return [reduce(add, tallies) for tallies in zip(*filter(None, parts), strict=True)]
+
+
+def drawn(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+    """Random features."""
+    return F.normalize(torch.randn(shape, generator=draw), dim=-1)
+
+
+def rows(rates: dict[str, float]) -> Iterator[tuple[str, ...]]:
+    """Lines of a table: of two beside one of the same kind."""
+    for name, rate in rates.items():
+        one = rates[name.replace("two", "one").replace("processes", "process").replace("workers", "worker")]
+        yield name, f"{rate:,.1f}", f"{rate / one:.2f}"
