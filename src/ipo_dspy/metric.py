@@ -6,7 +6,7 @@ official code of the paper reports as loss is that of its last batch only; see d
 A million images and a thousand classes are 4 GB of logits for one template, so no such table is ever made: images pass
 in blocks, and what is kept of a block is a `Tally`. Tallies add up, over blocks as over machines, to the last bit:
 losses are rounded to a grid on which sums are exact, so that no order and no partition shows. Each template
-has its own matrix product: one over all of them is no faster (measured at C = 10 to 1000), and this way a score does
+has its own matrix product: one over all of them is no faster (measured at C = 1000), and this way a score does
 not depend, in its last bits, on which other templates were scored beside it.
 
 Letters: N images, n images of a block, C classes, T templates, D feature width.
