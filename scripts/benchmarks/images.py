@@ -121,7 +121,7 @@ def timed(work: Callable[[], Tensor], busy: list[float]) -> None:
 def run(size: Size, seed: int) -> None:
     """Print the tables."""
     torch.manual_seed(seed)
-    count, repeats = (2000, 3) if size == "full" else (128, 3)
+    count, repeats = (2000, 3) if size == "full" else (128, 7)
     backbone = load_backbone("ViT-B-32-quickgelu", None, device="cpu")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
