@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import dspy
 from dspy.utils.saving import get_dependency_versions
 
 from ipo_dspy.errors import JournalError
+from ipo_dspy.files import write_whole
 from ipo_dspy.history import Trial
 from ipo_dspy.ledger import Spent
 from ipo_dspy.lms.faults import without_secrets
@@ -108,16 +108,11 @@ def candidates(student: dspy.Module, results: Sequence[SearchResult]) -> list[di
 
 def save_whole(program: dspy.Module, path: Path) -> None:
     """Write the program beside its place and move it there, so that a reader never sees half of it."""
-    partial = path.with_suffix(".tmp.json")
+    # As `program.save` does, which leaves out keys of language models, but not headers that may hold them.
+    state = without_secrets(program.dump_state())
+    state["metadata"] = {"dependency_versions": get_dependency_versions()}
     try:
-        # As `program.save` does, which leaves out keys of language models, but not headers that may hold them.
-        state = without_secrets(program.dump_state())
-        state["metadata"] = {"dependency_versions": get_dependency_versions()}
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(state, file, indent=2, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_whole(path, json.dumps(state, indent=2, ensure_ascii=False).encode())
     except OSError as error:
         raise JournalError(
             f"{str(path)!r} cannot be written ({error.strerror}); free space or name another folder"

@@ -7,13 +7,13 @@ would have computed.
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from ipo_dspy.errors import InputError
+from ipo_dspy.files import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,8 @@ def write(folder: str, name: str, kept: Kept) -> None:
 
     told = {"labels": kept.labels, "indices": kept.indices, "keys": kept.keys, "skipped": kept.skipped}
     data = save({"features": kept.features.contiguous()}, metadata={"told": json.dumps(told)})
-    place = Path(folder) / name
-    part = place.with_suffix(f".{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(place)
+        write_whole(Path(folder) / name, data)
     except OSError as error:
         raise InputError(
             f"features cannot be written to store={folder!r} ({error.strerror}); name a folder that all nodes share"

@@ -4,11 +4,11 @@ The way through: `fields` and `model` read events into frozen values, `summary` 
 `charts` and `pictures` draw, `page` lays out. Nothing of the journal is executed, and all of it is escaped.
 """
 
-import contextlib
 import os
 from pathlib import Path
 
 from ipo_dspy.errors import JournalError
+from ipo_dspy.files import write_whole
 from ipo_dspy.journal import replay
 from ipo_dspy.report.model import read_run
 from ipo_dspy.report.page import page
@@ -36,22 +36,11 @@ def write_report(run_folder: str | os.PathLike[str], path: str | os.PathLike[str
     folder = Path(run_folder)
     default = (folder if folder.is_dir() else folder.parent) / FILE_NAME
     target = default if path is None else Path(path)
-    _write_whole(target, render_report(run_folder).encode())
-    return target
-
-
-def _write_whole(target: Path, data: bytes) -> None:
-    """Readers see the old page or the new one, never a part."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    content = render_report(run_folder).encode()
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
+        write_whole(target, content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise JournalError(
             f"report {str(target)!r} cannot be written ({error.strerror}); name a writable file, e.g. 'report.html'"
         ) from error
+    return target
