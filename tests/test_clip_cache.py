@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -241,21 +242,22 @@ def test_a_damaged_row_is_computed_again(
     assert 1 <= sum(toy.calls) <= len(photos)
 
 
-@pytest.fixture
+@contextmanager
 def little_space() -> Iterator[None]:
-    """No file may be written to behind its first pages, as on a disk that is full."""
+    """No file may be written to behind its first pages, as on a full disk; within a test, for pytest writes too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_on_a_full_disk_what_is_known_is_found_and_the_rest_encoded(
-    toy: Counted, photos: list[Path], caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+    toy: Counted, photos: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     toy.features(photos[:8])
-    request.getfixturevalue("little_space")
-    with caplog.at_level(logging.WARNING):
+    with little_space(), caplog.at_level(logging.WARNING):
         for _ in range(2):
             toy.features(photos, batch_size=4)
             assert toy.calls == [4]
