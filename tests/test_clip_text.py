@@ -103,6 +103,16 @@ def test_equal_prompts_are_encoded_once_and_remembered(toy: Backbone, calls: lis
     assert calls == [2, 2]
 
 
+def test_what_was_encoded_before_does_not_show_in_the_last_bit(toy: Backbone, calls: list[int]) -> None:
+    """A run has the same losses whatever the process did before it, and a resumed one those of one that went through."""
+    fresh = text.class_features(toy, TEMPLATES, CLASSES)
+    toy.text_memo = type(toy.text_memo)(1_000_000)
+    text.class_features(toy, TEMPLATES[:1], CLASSES)
+    before = len(calls)
+    assert torch.equal(text.class_features(toy, TEMPLATES, CLASSES), fresh)
+    assert len(calls) > before
+
+
 def test_what_is_returned_can_be_changed_without_harm(toy: Backbone, calls: list[int]) -> None:
     first = text.class_features(toy, TEMPLATES[:1], CLASSES)
     kept = first.clone()

@@ -73,7 +73,7 @@ class Backbone:
         shares_prefixes: whether what they have in common at their beginning is computed once.
         lock: held while features are computed and kept, so that two threads never compute the same.
         image_memo: features of images by content.
-        text_memo: class features by template and classes.
+        text_memo: class features by templates and classes.
         cache_dir: where its downloads are kept.
     """
 

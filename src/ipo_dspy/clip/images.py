@@ -35,7 +35,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.cache import KnownFeatures
+from ipo_dspy.clip.cache import KnownFeatures, alone
 from ipo_dspy.clip.rest import Resting
 from ipo_dspy.errors import DataError, ImageError
 
@@ -151,7 +151,8 @@ def encode_images(
     if not (skip_bad or checked) and len(sources) > batch_size and backbone.device.type == "cpu":
         check_images(sources, backbone=backbone, num_threads=threads)
     known = KnownFeatures(backbone, READING)
-    prepare = functools.partial(_prepare, backbone, known, allow_url=allow_url)
+    several = len(sources) > 1
+    prepare = functools.partial(_prepare, backbone, known, several=several, allow_url=allow_url)
     for index, outcome in enumerate(_in_order(prepare, sources, batch_size + threads, threads)):
         if isinstance(outcome, ImageError):
             if not skip_bad:
@@ -162,7 +163,7 @@ def encode_images(
             kept.append(index)
             keys.append(outcome.key)
         if len(waiting) == batch_size or index == len(sources) - 1:
-            rows.add(list(_encode(backbone, known, waiting, several=len(sources) > 1).values()))
+            rows.add(list(_encode(backbone, known, waiting, several=several).values()))
             waiting.clear()
             if progress is not None:
                 progress(index + 1, len(sources))
@@ -241,10 +242,12 @@ def _in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare(backbone: Backbone, known: KnownFeatures, source: ImageSource, *, allow_url: bool) -> _Outcome:
+def _prepare(
+    backbone: Backbone, known: KnownFeatures, source: ImageSource, *, several: bool, allow_url: bool
+) -> _Outcome:
     try:
         key, image = _identify(source, allow_url=allow_url)
-        features = known.get(key)
+        features = known.get(key) if several else known.get_alone(key)
         return _Ready(key, features, None if features is not None else backbone.preprocess(image()))
     except ImageError as error:
         return error
@@ -268,7 +271,8 @@ def _encode(
     encoded: dict[str, Tensor] = {}
     with backbone.lock:
         for key in list(fresh):
-            features = known.get(key)  # another thread or process may have been quicker
+            # Another thread or process may have been quicker.
+            features = known.get(key) if several else known.get_alone(key)
             if features is not None:
                 found[key] = features
                 del fresh[key]
@@ -279,9 +283,11 @@ def _encode(
             rows = backbone.encode_pixels(backbone.batch(pixels)).cpu()[: len(fresh)]  # [N, D]
             # Rows of their own: a view would keep the whole batch alive.
             encoded = {key: row.clone() for key, row in zip(fresh, rows, strict=True)}
+            found.update(encoded)
+            if not several:
+                encoded = {alone(key): row for key, row in encoded.items()}
             known.remember(encoded)
     known.keep(encoded)  # not under the lock: the disk takes its time
-    found.update(encoded)
     return {index: found[ready.key] for index, ready in waiting}
 
 
