@@ -104,7 +104,7 @@ def test_equal_prompts_are_encoded_once_and_remembered(toy: Backbone, calls: lis
 
 
 def test_what_was_encoded_before_does_not_show_in_the_last_bit(toy: Backbone, calls: list[int]) -> None:
-    """A run has the same losses whatever the process did before it, and a resumed one those of one that went through."""
+    """A run has the same losses whatever the process did before it."""
     fresh = text.class_features(toy, TEMPLATES, CLASSES)
     toy.text_memo = type(toy.text_memo)(1_000_000)
     text.class_features(toy, TEMPLATES[:1], CLASSES)
