@@ -1,14 +1,18 @@
 """Template features: the quick path is the plain path, for every kind of tower and however it is batched."""
 
+import random
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import clip_toys
 from clip_toys import KINDS, shared_toy
+from ipo_dspy import demo
 from ipo_dspy.clip import text
 from ipo_dspy.clip.backbone import Backbone, import_open_clip
 from ipo_dspy.clip.trie import TokenList
@@ -103,14 +107,29 @@ def test_equal_prompts_are_encoded_once_and_remembered(toy: Backbone, calls: lis
     assert calls == [2, 2]
 
 
-def test_what_was_encoded_before_does_not_show_in_the_last_bit(toy: Backbone, calls: list[int]) -> None:
-    """A run has the same losses whatever the process did before it."""
-    fresh = text.class_features(toy, TEMPLATES, CLASSES)
-    toy.text_memo = type(toy.text_memo)(1_000_000)
-    text.class_features(toy, TEMPLATES[:1], CLASSES)
-    before = len(calls)
-    assert torch.equal(text.class_features(toy, TEMPLATES, CLASSES), fresh)
-    assert len(calls) > before
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_prompt_has_the_same_features_whatever_is_encoded_beside_it(
+    wide: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit: a step that a budget cut in two has the losses of a whole one."""
+    tower = demo.load("pixel-animals", shots=1).program.backbone
+    if wide:
+        monkeypatch.setitem(
+            clip_toys.KINDS,
+            "wide",
+            {"text_cfg": {**clip_toys.TEXT, "width": 512, "heads": 8}, "vision_cfg": clip_toys.VISION},
+        )
+        tower = clip_toys.toy_backbone(tmp_path, "wide")
+    words = ["a", "photo", "of", "the", "dark", "grainy", "polar", "bear", "on", "table", ","]
+    prompts = [" ".join(random.Random(i).choices(words, k=1 + i % 17)) for i in range(150)]
+    lists = tower.token_ids(prompts)
+    whole = text.encode_token_lists(tower, lists)
+    threads = torch.get_num_threads()
+    for some in (range(1), range(3, 5), range(10, 17), range(20, 60, 3), range(150)):
+        torch.set_num_threads(1)
+        found = text.encode_token_lists(tower, [lists[i] for i in some])
+        torch.set_num_threads(threads)
+        assert torch.equal(found, whole[list(some)])
 
 
 def test_what_is_returned_can_be_changed_without_harm(toy: Backbone, calls: list[int]) -> None:

@@ -42,9 +42,6 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 TRIM_TOLERANCE = 1e-5
 """Largest difference on a normalised fp32 feature at which the trimmed text path counts as exact."""
 
-_FEW = 16
-"""Rows from which on matrix products agree bit by bit with larger ones, with any number of threads; MKL on x86."""
-
 _IMAGE_FLOATS = 100_000 * 512
 _TEXT_FLOATS = 64 * 1024 * 1024
 
@@ -73,7 +70,7 @@ class Backbone:
         shares_prefixes: whether what they have in common at their beginning is computed once.
         lock: held while features are computed and kept, so that two threads never compute the same.
         image_memo: features of images by content.
-        text_memo: class features by templates and classes.
+        text_memo: class features by template and classes.
         cache_dir: where its downloads are kept.
     """
 
@@ -127,8 +124,8 @@ class Backbone:
         alone, which others wait for.
         """
         count = len(pixels)
-        if 1 < count < _FEW:
-            pixels = torch.cat([pixels, pixels[:1].expand(_FEW - count, -1, -1, -1)])
+        if 1 < count < prefix.FEW:
+            pixels = torch.cat([pixels, pixels[:1].expand(prefix.FEW - count, -1, -1, -1)])
         near = pixels.to(self.device, non_blocking=self.device.type == "cuda").to(self.dtype)
         features = self.model.encode_image(near, normalize=False)
         return _normalised(features[:count])
@@ -338,7 +335,9 @@ def _trimmed_text(model: Any, tokens: Tensor) -> Tensor:
 def _shared_text(model: Any, ids: Sequence[TokenList]) -> Tensor:
     """`encode_text` of a causal tower, each distinct prefix once: M sorted lists to [M, D]."""
     tower = getattr(model, "text", model)
-    return _projected(tower, prefix.run(tower, plan([(*row, *prefix.tail(tower)) for row in ids])))
+    shared = plan([(*row, *prefix.tail(tower)) for row in ids])
+    features = _projected(tower, prefix.run(tower, shared))
+    return features[torch.from_numpy(shared.places).to(features.device)]
 
 
 def _projected(tower: Any, ends: Tensor) -> Tensor:

@@ -58,9 +58,8 @@ def class_features(
     """Features of every class under every template: [T, C, D], float32, normalised, on the CPU.
 
     Several lines of one template are averaged after normalising and the mean is normalised again, as in
-    open_clip's `build_zero_shot_classifier` (Radford et al. 2021, section 3.1.4). A call is remembered on the
-    backbone as a whole, and two threads never compute the same. Single templates are not taken from other calls: what
-    shares a pass shows in the last bits, and those of a run must not depend on what this process did before it.
+    open_clip's `build_zero_shot_classifier` (Radford et al. 2021, section 3.1.4). What was asked before with
+    the same classes is remembered on the backbone, and two threads never compute the same.
 
     Raises:
         TemplateError: reason `too long`; nothing is ever cut.
@@ -69,14 +68,14 @@ def class_features(
     if not templates:
         raise InputError("no templates to encode; pass e.g. [Template.parse('a photo of a <CLASS>.')]")
     names = tuple(classes)
-    distinct = sorted(set(templates), key=str)
-    call = (tuple(map(str, distinct)), names)
     with backbone.lock:
-        known = backbone.text_memo.get(call)
-        if known is None:
-            known = torch.stack(_encode(backbone, distinct, names, batch_size))
-            backbone.text_memo.put(call, known)
-    return known[[distinct.index(template) for template in templates]]  # [T, C, D]
+        known = {template: backbone.text_memo.get((str(template), names)) for template in templates}
+        missing = [template for template, features in known.items() if features is None]
+        found = {template: features for template, features in known.items() if features is not None}
+        for template, features in zip(missing, _encode(backbone, missing, names, batch_size), strict=True):
+            backbone.text_memo.put((str(template), names), features)
+            found[template] = features
+    return torch.stack([found[template] for template in templates])  # [T, C, D]
 
 
 def plain_class_features(backbone: Backbone, templates: Sequence[Template], classes: Sequence[str]) -> Tensor:
@@ -104,6 +103,8 @@ def encode_token_lists(backbone: Backbone, lists: Sequence[TokenList], *, batch_
 
 def _encode(backbone: Backbone, templates: Sequence[Template], names: tuple[str, ...], batch_size: int) -> list[Tensor]:
     """Features [C, D] of each template."""
+    if not templates:
+        return []
     filled = [_filled(backbone, template, names) for template in templates]
     features = encode_token_lists(backbone, [tokens for lists in filled for tokens in lists], batch_size=batch_size)
     parts = torch.split(features, [len(lists) for lists in filled])  # T parts of [C * lines, D]
