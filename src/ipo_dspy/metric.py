@@ -105,11 +105,21 @@ def tally_templates(
         right = labels[some.part].to(device, non_blocking=True)  # [n]
         for t, one in enumerate(text_features):
             scores = _logits(some, one, logit_scale, logit_bias)  # [n, C]
-            correct[t] += (scores.argmax(dim=1) == right).sum()
-            likely = torch.log_softmax(scores, dim=1, out=some.more_room).gather(1, right[:, None])  # [n, 1]
-            loss[t] -= ((likely.double() / GRID).round() * GRID).sum()
+            right_ones, nats = _sums(scores, right, some.more_room)
+            correct[t] += right_ones
+            loss[t] += nats
     count = len(image_features)
     return [Tally(count, *pair) for pair in zip(correct.tolist(), loss.tolist(), strict=True)]
+
+
+def tally_logits(scores: Tensor, labels: Tensor) -> Tally:
+    """What logits [N, C] come to for the labels [N] of their images, as `tally_templates` counts.
+
+    >>> tally_logits(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1])).score
+    Score(accuracy=50.00%, loss=0.8133)
+    """
+    correct, loss = _sums(scores, labels)
+    return Tally(len(scores), int(correct), float(loss))
 
 
 def score_templates(
@@ -172,6 +182,12 @@ def per_class(predicted: Sequence[str], labels: Sequence[str]) -> dict[str, tupl
         correct, total = counts.get(label, (0, 0))
         counts[label] = (correct + (guess == label), total + 1)
     return counts
+
+
+def _sums(scores: Tensor, right: Tensor, room: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """How many logits [n, C] are highest at the right class [n], and the sum of the losses, on the grid."""
+    likely = torch.log_softmax(scores, dim=1, out=room).gather(1, right[:, None])  # [n, 1]
+    return (scores.argmax(dim=1) == right).sum(), -((likely.double() / GRID).round() * GRID).sum()
 
 
 def _logits(block: Block, text_features: Tensor, scale: float, bias: float) -> Tensor:

@@ -1,0 +1,40 @@
+"""The methods of the paper's tables besides IPO itself: one file each, behind the Protocol in `base`.
+
+`METHODS` names them all. None of them knows the optimizer, and the optimizer knows none of them.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from ipo_dspy.errors import InputError
+
+if TYPE_CHECKING:
+    from ipo_dspy.baselines.base import Method
+
+METHODS: Mapping[str, str] = MappingProxyType({})
+"""Name of a method to `module:class`; loaded when it is asked for."""
+
+
+def build_method(name: str, **settings: Any) -> "Method":
+    """A method by name, with the hyper-parameters of its paper where none are given.
+
+    Args:
+        name: of `METHODS`.
+        settings: the method's own.
+
+    Raises:
+        InputError: an unknown method or setting; the message lists the known ones.
+    """
+    import importlib
+    import inspect
+
+    if name not in METHODS:
+        raise InputError(f"no method {name!r}; known: {', '.join(METHODS)}")
+    module, _, kind = METHODS[name].partition(":")
+    method = getattr(importlib.import_module(f"ipo_dspy.baselines.{module}"), kind)
+    known = list(inspect.signature(method).parameters)
+    if unknown := sorted(settings.keys() - set(known)):
+        raise InputError(f"{name} has no setting {unknown[0]!r}; known: {', '.join(known) or 'none'}")
+    built: Method = method(**settings)
+    return built

@@ -1,0 +1,95 @@
+"""What every method is: something fitted to a few labelled images that then gives logits for any images and classes.
+
+The base-to-novel protocol fits on the base classes and asks for logits of base and novel ones, so a fitted method takes
+class names when it is asked, not when it is made.
+
+Letters: N images, C classes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.images import ImageSource
+from ipo_dspy.errors import DataError, InputError
+from ipo_dspy.history import Score
+from ipo_dspy.metric import tally_logits
+from ipo_dspy.template import Template
+
+Progress = Callable[[int, int], None]
+"""Called with steps done and steps in all."""
+
+BATCH = 64
+"""Images whose logits are asked for at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class FewShot:
+    """What a method is fitted to.
+
+    Attributes:
+        backbone: the frozen CLIP.
+        images: N training images.
+        labels: N class names.
+        classes: C names, in label index order; every label is one of them.
+        template: the data set's hand-written template.
+    """
+
+    backbone: Backbone = field(repr=False)
+    images: Sequence[ImageSource] = field(repr=False)
+    labels: Sequence[str] = field(repr=False)
+    classes: tuple[str, ...]
+    template: Template
+
+    def __post_init__(self) -> None:
+        if not self.images or len(self.images) != len(self.labels):
+            raise DataError(f"{len(self.images)} images and {len(self.labels)} labels; give one label an image")
+        if unknown := sorted(set(self.labels) - set(self.classes)):
+            raise DataError(f"label {unknown[0]!r} is not one of the classes; known: {', '.join(self.classes)}")
+
+
+class Fitted(Protocol):
+    """A classifier for any class names."""
+
+    def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
+        """Logits [N, C], float32, on the CPU, at the model's logit scale."""
+        ...
+
+
+class Method(Protocol):
+    """A way to make a classifier from few images.
+
+    Attributes:
+        seeded: whether `fit` depends on its seed.
+    """
+
+    seeded: bool
+
+    def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> Fitted:
+        """Fit to the images; the backbone is as it was afterwards.
+
+        Raises:
+            InputError: the backbone's towers cannot do what the method needs, and which can.
+        """
+        ...
+
+
+def evaluate(fitted: Fitted, images: Sequence[ImageSource], labels: Sequence[str], classes: Sequence[str]) -> Score:
+    """Loss and accuracy over all images, as `metric` has them.
+
+    Raises:
+        InputError: no images, or a label outside the classes.
+    """
+    place = {name: index for index, name in enumerate(classes)}
+    if unknown := sorted(set(labels) - place.keys()):
+        raise InputError(f"label {unknown[0]!r} is not one of the classes; known: {', '.join(classes)}")
+    targets = torch.tensor([place[label] for label in labels])  # [N]
+    parts = [slice(start, start + BATCH) for start in range(0, len(images), BATCH)]
+    tallies = [tally_logits(fitted.logits(images[part], classes), targets[part]) for part in parts]
+    if not tallies:
+        raise InputError("a score needs images and there are none; pass at least one")
+    return sum(tallies[1:], tallies[0]).score
