@@ -120,3 +120,9 @@ def test_labels_that_a_program_does_not_know(photos: Path, tmp_path: Path, capsy
 )  # fmt: skip
 def test_what_is_an_option_of_the_command_and_nothing_else(text: str, command: str, told: str) -> None:
     assert in_options(text, command) == told
+
+
+def test_what_the_user_wrote_stays_as_it_is() -> None:
+    """A folder may be called like an argument, and end in what only looks like Python."""
+    for text in ("'runs/seed=0' holds another run", r"no folder '/data/steps=3'", r"pretrained='a\xz' is odd"):
+        assert in_options(text, "optimize") == text.replace("pretrained=", "--pretrained ")

@@ -11,6 +11,7 @@ from ipo_dspy.errors import LanguageModelError
 from ipo_dspy.lms import build_lm
 from ipo_dspy.lms.addresses import place
 from ipo_dspy.lms.faults import LONGEST, brief
+from ipo_dspy.lms.keys import check_key
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +66,9 @@ def test_faults_are_short_and_hold_no_key(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_missing_key_is_told_by_name_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(LanguageModelError, match="set OPENAI_API_KEY in the environment"):
-        build_lm("openai/gpt-4o-mini", role="prompt_model")
+        check_key(build_lm("openai/gpt-4o-mini", role="prompt_model"), role="prompt_model")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    assert build_lm("openai/gpt-4o-mini", role="prompt_model").model == "openai/gpt-4o-mini"
+    check_key(build_lm("openai/gpt-4o-mini", role="prompt_model"), role="prompt_model")
 
 
 @pytest.mark.parametrize(
@@ -99,19 +100,32 @@ def test_a_server_of_ones_own_needs_no_key(
     ("name", "address"),
     [
         ("openai/gpt-4o-mini", "https://api.openai.com/v1"),
+        ("openai/gpt-4o-mini", "https://eu.api.openai.com/v1"),
+        ("openai/llama-3.3-70b-versatile", "https://api.groq.com/openai/v1"),
         ("azure/deployed", "https://me.openai.azure.com"),  # the provider's service at an address of one's own
     ],
 )
 def test_an_address_of_the_provider_needs_its_key(name: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("OPENAI_API_KEY", "AZURE_API_KEY"):
         monkeypatch.delenv(key, raising=False)
+    lm = build_lm(name, role="prompt_model", settings={"api_base": address})
     with pytest.raises(LanguageModelError, match=r"needs a key: set [A-Z]+_API_KEY in the environment, or pass"):
-        build_lm(name, role="prompt_model", settings={"api_base": address})
+        check_key(lm, role="prompt_model")
 
 
-def test_what_is_only_counted_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_looked_for_wherever_one_may_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    assert build_lm("openai/gpt-4o-mini", role="--lm", will_be_asked=False).model == "openai/gpt-4o-mini"
+    bare = dspy.LM("openai/gpt-4o-mini", engine="litellm")
+    with pytest.raises(LanguageModelError, match="'openai/gpt-4o-mini' needs a key: set OPENAI_API_KEY"):
+        check_key(bare, role="prompt_model")
+    for settings in (
+        {"api_key": "planted"},
+        {"azure_ad_token": "planted"},
+        {"extra_headers": {"Authorization": "planted"}},
+    ):
+        check_key(dspy.LM("openai/gpt-4o-mini", engine="litellm", **settings), role="prompt_model")
+    monkeypatch.setattr("litellm.openai_key", "planted")
+    check_key(bare, role="prompt_model")
 
 
 def test_host_and_port_of_a_server_are_told_and_nothing_else_of_its_address() -> None:
@@ -154,5 +168,7 @@ def test_faults_hold_no_header_and_no_password_of_the_model() -> None:
     ],
 )
 def test_settings_that_dspy_refuses_are_told_in_one_sentence(name: str, settings: dict[str, object]) -> None:
-    with pytest.raises(LanguageModelError, match=f"--lm='{name}' cannot be set up: .*; mend the name or its settings"):
-        build_lm(name, role="--lm", settings={"api_key": "none", **settings})
+    with pytest.raises(
+        LanguageModelError, match=f"prompt_model='{name}' cannot be set up: .*; mend the name or its settings"
+    ):
+        build_lm(name, role="prompt_model", settings={"api_key": "none", **settings})

@@ -47,21 +47,22 @@ def test_a_run_with_a_server_that_is_not_there_ends_at_once_and_names_host_and_p
 
 def test_a_host_that_does_not_exist() -> None:
     with pytest.raises(LanguageModelError, match=r"there is no host 'no-such-host\.invalid'; start the server, or"):
-        check_listening(lm_at("http://no-such-host.invalid:8000/v1"), role="--lm")
+        check_listening(lm_at("http://no-such-host.invalid:8000/v1"), role="prompt_model")
 
 
+@pytest.mark.parametrize("variable", ["http_proxy", "ALL_PROXY"])
 def test_nothing_is_tried_where_a_proxy_stands_between_or_the_provider_is_asked(
-    closed_port: int, monkeypatch: pytest.MonkeyPatch
+    variable: str, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    check_listening(lm_at(f"http://127.0.0.1:{closed_port}/v1"), role="--lm")
-    check_listening(lm_at("http://[half"), role="--lm")
-    check_listening(dspy.LM("openai/gpt-4o-mini", engine="litellm", api_key=KEY), role="--lm")
+    check_listening(lm_at(f"http://127.0.0.1:{closed_port}/v1"), role="prompt_model")
+    check_listening(lm_at("http://[half"), role="prompt_model")
+    check_listening(dspy.LM("openai/gpt-4o-mini", engine="litellm", api_key=KEY), role="prompt_model")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(LanguageModelError, match="nothing listens"):
-        check_listening(lm_at(f"http://127.0.0.1:{closed_port}/v1"), role="--lm")
+        check_listening(lm_at(f"http://127.0.0.1:{closed_port}/v1"), role="prompt_model")
 
 
 def test_asking_again_is_told_once_and_without_keys() -> None:
@@ -76,8 +77,18 @@ def test_asking_again_is_told_once_and_without_keys() -> None:
         assert len(server.requests) == 3 + 3 + 1
     (line,) = told
     assert line.startswith(f"openai/toy at 127.0.0.1:{server.port} gave no answer (")
-    assert line.endswith("); asking again up to 2 times, with longer and longer pauses")
+    assert line.endswith("); a question is asked up to 3 times, with longer and longer pauses")
     assert "busy, [hidden]" in line
+
+
+def test_of_two_servers_of_one_model_the_one_that_failed_is_told() -> None:
+    told: list[str] = []
+    busy = {"": Reply("busy", status=503, headers=(("Retry-After", "0"),))}
+    with OpenAIServer({}) as well, OpenAIServer(busy) as ill:
+        lms = [server.lm(num_retries=1) for server in (well, ill)]
+        with telling_of_retries(lms, told.append), pytest.raises(LMError):
+            lms[1]("hello")
+    assert [line.split(" gave")[0] for line in told] == [f"openai/toy at 127.0.0.1:{ill.port}"]
 
 
 def test_what_is_not_asked_again_is_not_told_as_such() -> None:

@@ -228,9 +228,12 @@ def test_a_proposer_that_never_answers(steps: int, patience: int | None, initial
 
 
 @pytest.mark.parametrize("patience", [1, None])
-def test_a_search_without_one_usable_proposal_says_so_however_short(patience: int | None) -> None:
-    refused = search(Script(ProposalError("refusals", answered=True)), Plan(steps=1, patience=patience))
-    assert (refused.status, refused.fault, refused.best) == ("faults", "refusals", refused.baseline)
+def test_a_search_without_one_usable_proposal_says_so_however_short(patience: int | None, tmp_path: Path) -> None:
+    plan = Plan(steps=1, patience=patience)
+    for _ in range(2):  # the second sitting finds the only step taken
+        with Journal(tmp_path / "run") as journal:
+            refused = search(Script(ProposalError("refusals", answered=True)), plan, journal=journal)
+        assert (refused.status, refused.fault, refused.best) == ("faults", "refusals", refused.baseline)
     useless = search(Script(["a dog.", "a cat.", str(START)]), Plan(steps=1, patience=patience))
     told = "none of its 3 proposals could be used: 2 no class placeholder, 1 duplicate"
     assert (useless.status, useless.fault) == ("faults", told)

@@ -21,7 +21,6 @@ def build_proposer(
     prompt_model: str | dspy.BaseLM | None,
     *,
     num_threads: int | None = None,
-    will_be_asked: bool = True,
 ) -> "Proposer":
     """`lm` (also for None), `evolution`, or the caller's own.
 
@@ -43,7 +42,7 @@ def build_proposer(
             "no language model to propose templates; write IPO(prompt_model='openai/gpt-4o-mini'), or "
             "dspy.configure(lm=...), or IPO(proposer='evolution'), which needs none"
         )
-    lm = None if prompt_model is None else build_lm(prompt_model, role="prompt_model", will_be_asked=will_be_asked)
+    lm = None if prompt_model is None else build_lm(prompt_model, role="prompt_model")
     return LMProposer(lm, num_threads=num_threads)
 
 
@@ -113,7 +112,7 @@ def model_of(proposer: "Proposer") -> dspy.BaseLM | None:
     return (proposer.lm or dspy.settings.lm) if isinstance(proposer, LMProposer) else None
 
 
-def description_lm(description_model: str | dspy.BaseLM | None, *, will_be_asked: bool = True) -> dspy.BaseLM | None:
+def description_lm(description_model: str | dspy.BaseLM | None) -> dspy.BaseLM | None:
     """The model that describes images.
 
     Raises:
@@ -122,7 +121,7 @@ def description_lm(description_model: str | dspy.BaseLM | None, *, will_be_asked
     from ipo_dspy.lms import build_lm
 
     if description_model is not None:
-        return build_lm(description_model, role="description_model", will_be_asked=will_be_asked)
+        return build_lm(description_model, role="description_model")
     if dspy.settings.lm is None:
         raise LanguageModelError(
             "no multimodal model to describe images; write IPO(description_model='openai/gpt-4o-mini'), or "

@@ -116,11 +116,16 @@ def judge(
             allow_url=classifier.allow_url,
             progress=progress,
         )
-    for _, message in held.skipped:
+    tell_skipped(record, stage, [message for _, message in held.skipped])
+    return Judged(held.scorer, images.keep(held.kept), held.keys)
+
+
+def tell_skipped(record: Record | None, stage: str, messages: Sequence[str]) -> None:
+    """Say of images that could not be read that they are left out."""
+    for message in messages:
         logger.warning("left out of the %s: %s", stage, message)
         if record is not None:
             record.tell("skipped", stage=stage, message=message)
-    return Judged(held.scorer, images.keep(held.kept), held.keys)
 
 
 def _held_here(

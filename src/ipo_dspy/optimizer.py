@@ -30,6 +30,7 @@ from ipo_dspy.errors import InputError
 from ipo_dspy.events import Event, Observer
 from ipo_dspy.ledger import Limits
 from ipo_dspy.lms.checks import check_prices, distinct, greet_once
+from ipo_dspy.lms.keys import check_key
 from ipo_dspy.results import DetailedResults, candidates, save_whole, with_templates
 from ipo_dspy.search import Plan, SearchResult
 from ipo_dspy.session import open_session
@@ -182,10 +183,8 @@ class IPO(Teleprompter):
         valset = None if valset is None else list(valset)
         self._stop.clear()
         classifiers = find_classifiers(student)
-        proposer = build_proposer(self.proposer, self.prompt_model, num_threads=self.num_threads)
-        check_describer(self.describer, self.description_model)
-        models = self._models(proposer)
-        check_prices(models, self.limits.max_cost)
+        models = self.check_models()
+        proposer = self._build_proposer()
         train = gather(student, classifiers, trainset, name="trainset", **self._gathering)
         validation = (
             gather(student, classifiers, valset, name="valset", **self._gathering) if valset is not None else {}
@@ -216,7 +215,9 @@ class IPO(Teleprompter):
         return best
 
     def estimate(self, student: dspy.Module, trainset: Sequence[dspy.Example]) -> "Estimate":
-        """What `compile` would cost, without asking or encoding anything.
+        """What `compile` would cost, without asking anything.
+
+        Nothing is encoded either, but where a program has to be run to see what its classifiers are given.
 
         >>> from ipo_dspy import demo
         >>> task = demo.load("pixel-animals", shots=2)
@@ -227,13 +228,30 @@ class IPO(Teleprompter):
         from ipo_dspy.estimate import estimate
 
         classifiers = find_classifiers(student)
-        proposer = build_proposer(self.proposer, self.prompt_model, num_threads=self.num_threads, will_be_asked=False)
+        proposer = self._build_proposer()
         train = gather(student, classifiers, list(trainset), name="trainset", **self._gathering)
         searches = [
             (self.task or sentence(images.classes), min(self.max_descriptions, len(images.labels)))
             for images in train.values()
         ]
-        return estimate(self._models(proposer, will_be_asked=False), proposer, self.plan, searches)
+        return estimate(self._models(proposer), proposer, self.plan, searches)
+
+    def check_models(self) -> dict[str, dspy.BaseLM]:
+        """See that the language models can be asked, as far as that shows without asking; `compile` begins with it.
+
+        Returns:
+            Those that a run will ask, by the argument that names them.
+
+        Raises:
+            LanguageModelError: a model is needed and none given, or it is unknown, or has no key.
+            InputError: an unknown proposer or describer, or a limit on cost with a model whose price is unknown.
+        """
+        check_describer(self.describer, self.description_model)
+        models = self._models(self._build_proposer())
+        for role, lm in models.items():
+            check_key(lm, role=role)
+        check_prices(models, self.limits.max_cost)
+        return models
 
     def get_params(self) -> dict[str, Any]:
         """Settings, as a new mapping: MLflow's autologging writes the training images into what it is given."""
@@ -247,11 +265,14 @@ class IPO(Teleprompter):
     def _gathering(self) -> dict[str, Any]:
         return {"label_field": self.label_field, "num_threads": self.num_threads, "skip_bad": self.skip_bad}
 
-    def _models(self, proposer: "Proposer", *, will_be_asked: bool = True) -> dict[str, Any]:
+    def _build_proposer(self) -> "Proposer":
+        return build_proposer(self.proposer, self.prompt_model, num_threads=self.num_threads)
+
+    def _models(self, proposer: "Proposer") -> dict[str, dspy.BaseLM]:
         """The language models that the run will ask, by the argument that names them."""
         models = {"prompt_model": model_of(proposer)}
         if describer_kind(self.describer, self.description_model) == "lm" and self.max_descriptions:
-            models["description_model"] = description_lm(self.description_model, will_be_asked=will_be_asked)
+            models["description_model"] = description_lm(self.description_model)
         return {role: lm for role, lm in models.items() if lm is not None}
 
     @property

@@ -76,11 +76,19 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Wide:
-    """A scorer over more images than can be listed, and how many and which they are."""
+    """A scorer over more images than can be listed.
+
+    Attributes:
+        scorer: over these images.
+        images: how many they are.
+        fingerprint: which they are.
+        skipped: what is wrong with each that could not be read.
+    """
 
     scorer: Scorer
     images: int
     fingerprint: str
+    skipped: tuple[str, ...] = ()
 
 
 class Place(Protocol):

@@ -267,6 +267,8 @@ class Search:
         elif event["event"] == "rejection":
             row = Rejection(event["step"], event["text"], event["reason"], event["message"])
             self.rejections.append(row)
+        elif event["event"] == "fault" and event["step"] > 0:
+            self.fault = ProposalError(event["message"])
         elif event["event"] == "step":
             self.done = max(self.done, event["step"])
 

@@ -234,15 +234,19 @@ def _judge(session: Session, task: Task, images: TrainingImages, ways: Ways, sta
 
 
 def _wide(session: Session, task: Task, ways: Ways) -> "Wide | None":
+    from ipo_dspy.evaluation import tell_skipped
+
     if ways.where is None:
         return None
     record = session.record(task.name)
-    return ways.where.wide(
+    wide = ways.where.wide(
         task.classifier.backbone,
         task.train.classes if task.train.choices is None else None,
         skip_bad=ways.skip_bad,
         progress=lambda done, total: record.tell("progress", stage="images to score on", done=done, total=total),
     )
+    tell_skipped(record, "images to score on", () if wide is None else wide.skipped)
+    return wide
 
 
 def _describes(event: Event, predictor: str) -> TypeGuard[DescriptionEvent]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ipo_dspy.cli.doctor_machine import Check
 from ipo_dspy.cli.options import DEFAULT_MODEL, DEFAULT_PRETRAINED
-from ipo_dspy.cli.wording import in_options
+from ipo_dspy.cli.wording import ROLES, in_options
 from ipo_dspy.errors import LanguageModelError, ModelError
 
 if TYPE_CHECKING:
@@ -124,14 +124,16 @@ def _split(message: str) -> tuple[str, str]:
 def language_model(option: str, model: str, settings: Mapping[str, Any]) -> Check:
     """A language model answers one tiny request, with a tiny picture for `--vlm`; never from the cache."""
     from ipo_dspy.lms.faults import brief, key_variable
+    from ipo_dspy.lms.keys import check_key
 
     name, lm = f"{option} {model}", cast(Any, None)
     try:
         lm = _build(option, model, settings)
+        check_key(lm, role=_role(option))
         began = time.monotonic()
         _ask(lm, picture=option == "--vlm")
     except LanguageModelError as error:
-        fact, _, remedy = brief(error, lm).partition("; ")
+        fact, _, remedy = in_options(brief(error, lm), "doctor").partition("; ")
         return Check(name, "fail", fact, remedy or f"export {key_variable(model)}=YOUR_KEY")
     except Exception as error:  # noqa: BLE001 - every provider has errors of its own
         said = brief(error, lm).partition(" To fix: ")[0] or type(error).__name__
@@ -172,11 +174,15 @@ def within(seconds: float, work: Callable[[], T]) -> T:
         raise TimeoutError(str(error) or f"nothing came within {seconds:g} s") from error
 
 
+def _role(option: str) -> str:
+    return next(role for role, of in ROLES.items() if of == option)
+
+
 def _build(option: str, model: str, settings: Mapping[str, Any]) -> "dspy.BaseLM":
     from ipo_dspy.lms import build_lm
 
     once = {"cache": False, "num_retries": 0, "timeout": ANSWER_SECONDS}
-    return build_lm(model, role=option, settings={**settings, **once})
+    return build_lm(model, role=_role(option), settings={**settings, **once})
 
 
 def _ask(lm: "dspy.BaseLM", *, picture: bool) -> None:

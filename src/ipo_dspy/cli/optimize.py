@@ -89,7 +89,7 @@ def demo(
         json=json,
         dry_run=dry_run,
         options=dict(
-            _models(lm, lm_arg, vlm, vlm_arg, asking, will_be_asked=not dry_run),
+            _models(lm, lm_arg, vlm, vlm_arg, asking),
             steps=steps,
             seed=seed,
             max_lm_calls=max_lm_calls,
@@ -134,8 +134,8 @@ def optimize(
     num_threads: Annotated[int | None, typer.Option(min=1, help="For LLM requests and reading images.")] = None,
     ray: Ray = None,
     ray_workers: RayWorkers = None,
-    ray_cpus: RayCpus = 1,
-    ray_gpus: RayGpus = 0,
+    ray_cpus: RayCpus = None,
+    ray_gpus: RayGpus = None,
     ray_store: RayStore = None,
     ray_images: RayImages = None,
     out: Out = None,
@@ -151,7 +151,7 @@ def optimize(
     train, tests = _split(data, shots=shots, test=test, seed=seed, halves=base_novel)
     program = ClipClassifier(train.classes, template=template, model=model, pretrained=pretrained, device=device)
     options = dict(
-        _models(lm, lm_arg, vlm, vlm_arg, asking, num_threads, will_be_asked=not dry_run),
+        _models(lm, lm_arg, vlm, vlm_arg, asking, num_threads),
         steps=steps,
         auto=auto,
         prompts_per_step=prompts_per_step,
@@ -188,7 +188,6 @@ def _run(
     from ipo_dspy.cli import resume, runs, show
     from ipo_dspy.cli.progress import LiveProgress
     from ipo_dspy.lms.addresses import check_listening
-    from ipo_dspy.lms.checks import check_prices
     from ipo_dspy.lms.retries import telling_of_retries
     from ipo_dspy.optimizer import IPO
 
@@ -199,12 +198,7 @@ def _run(
         return
     progress.steps = optimizer.plan.steps
     before = runs.journal_size(folder)
-    named = {
-        "prompt_model": getattr(options["proposer"], "lm", None),
-        "description_model": options["description_model"],
-    }
-    asked = {role: lm for role, lm in named.items() if lm is not None}
-    check_prices(asked, optimizer.limits.max_cost)  # before the CLIP is loaded, and perhaps fetched
+    asked = optimizer.check_models()  # before the CLIP is loaded, and perhaps fetched
     if not before:  # a run that goes on may have all the answers it needs
         for role, lm in asked.items():
             check_listening(lm, role=role)  # before there is a folder
@@ -255,8 +249,6 @@ def _models(
     vlm_arg: list[str] | None,
     asking: str,
     num_threads: int | None = None,
-    *,
-    will_be_asked: bool,
 ) -> dict[str, Any]:
     """Constructor arguments of IPO that say who proposes and who describes."""
     from ipo_dspy.lms import build_lm
@@ -268,11 +260,11 @@ def _models(
             raise InputError(f"{name}-arg {next(iter(given))}=... is for a model; name one: {name} NAME")
     chosen: dict[str, Any] = {"proposer": "evolution", "description_model": None}
     if lm is not None:
-        writer = build_lm(lm, role="--lm", settings=of_lm, will_be_asked=will_be_asked)
+        writer = build_lm(lm, role="prompt_model", settings=of_lm)
         way: Any = asking  # any text; the proposer knows which
         chosen["proposer"] = LMProposer(writer, asking=way, num_threads=num_threads)
     if vlm is not None:
-        chosen["description_model"] = build_lm(vlm, role="--vlm", settings=of_vlm, will_be_asked=will_be_asked)
+        chosen["description_model"] = build_lm(vlm, role="description_model", settings=of_vlm)
     return chosen
 
 

@@ -64,8 +64,8 @@ Ray = Annotated[
     typer.Option("--ray", metavar="ADDRESS", help="Encode and score on a Ray cluster: auto, local or HOST:6379."),
 ]
 RayWorkers = Annotated[int | None, typer.Option(min=1, help="Workers of the cluster at most; all it has room for.")]
-RayCpus = Annotated[int, typer.Option(min=1, help="Processors of each worker.")]
-RayGpus = Annotated[float, typer.Option(min=0, help="GPUs of each worker, for encoding.")]
+RayCpus = Annotated[int | None, typer.Option(min=1, help="Processors of each worker; 1.")]
+RayGpus = Annotated[float | None, typer.Option(min=0, help="GPUs of each worker, for encoding; 0.")]
 RayStore = Annotated[Path | None, typer.Option(help="Folder on all nodes that keeps image features between runs.")]
 RayImages = Annotated[
     str | None,
@@ -77,7 +77,12 @@ RayImages = Annotated[
 
 
 def scorer(
-    address: str | None, workers: int | None, cpus: int, gpus: float, store: Path | None, images: str | None
+    address: str | None,
+    workers: int | None,
+    cpus: int | None,
+    gpus: float | None,
+    store: Path | None,
+    images: str | None,
 ) -> "RayScorer | None":
     """Where images are encoded and scored, if not on this machine.
 
@@ -85,13 +90,14 @@ def scorer(
         InputError: an address of no kind, or something for a cluster and none named.
     """
     if address is None:
-        if given := [name for name, value in (("store", store), ("images", images), ("workers", workers)) if value]:
-            raise InputError(f"--ray-{given[0]} is for a cluster; name one: --ray auto")
+        named = {"store": store, "images": images, "workers": workers, "cpus": cpus, "gpus": gpus}
+        if given := next((name for name, value in named.items() if value is not None), None):
+            raise InputError(f"--ray-{given} is for a cluster; name one: --ray auto")
         return None
     from ipo_dspy.distributed import RayScorer
 
     return RayScorer(
-        address, num_workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, store=store, images=images
+        address, num_workers=workers, cpus_per_worker=cpus or 1, gpus_per_worker=gpus or 0, store=store, images=images
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.data import ImageDataset, harmonic_mean
 from ipo_dspy.errors import DataError, JournalError
+from ipo_dspy.events import Event
 from ipo_dspy.history import Score
 from ipo_dspy.ledger import Spent
 
@@ -102,6 +103,8 @@ def run(
         for dataset in tests.values():  # they are scored last, but a bad one should not show only then
             images_of = [example.image for example in dataset]
             check_images(images_of, backbone=backbone, num_threads=optimizer.num_threads)
+    skipped: list[Event] = []
+    optimizer.observers += (lambda event: skipped.append(event) if event["event"] == "skipped" else None,)
     best = optimizer.compile(program, train, valset=validation)
     details = best.detailed_results
     finalist = details.searches[0].finalists[0]
@@ -109,22 +112,19 @@ def run(
     told = next(event for event in replay(folder) if event["event"] == "search")
     scores = {"train": (start.trial.score, finalist.trial.score)}
     images = {"train": told["images"]}
-    given = max(len(train), told["images"])  # with --ray-images candidates are scored on more than were given here
     if validation is not None:
         scores["validation"] = (start.deciding, finalist.deciding)
         images["validation"] = told["validation_images"]
-        given += len(validation)
     for part, dataset in tests.items():
         before, after = _test(best, dataset, part, start.trial.template, optimizer, folder)
         scores[f"test {part}"] = (before.score, after.score)
         images[f"test {part}"] = len(after.predicted)
-        given += len(dataset)
     return Outcome(
         start=str(start.trial.template),
         best=str(finalist.trial.template),
         scores=scores,
         images=images,
-        left_out=given - sum(images.values()),
+        left_out=len(skipped),
         folder=str(folder),
         report=str(write_report(folder)),
         trials=len(details.trials),

@@ -132,6 +132,7 @@ def describe(
     from ipo_dspy.describers import ClipDescriber, LMDescriber
     from ipo_dspy.lms import build_lm
     from ipo_dspy.lms.addresses import check_listening
+    from ipo_dspy.lms.keys import check_key
     from ipo_dspy.lms.retries import telling_of_retries
     from ipo_dspy.stages import evenly_over_classes
 
@@ -139,9 +140,10 @@ def describe(
     if skip_bad:
         dataset = dataset.pick(_readable([example.image for example in dataset]))
     chosen = [dataset[i] for i in evenly_over_classes(dataset.labels(), images)]
-    lm = build_lm(vlm, role="--vlm", settings=settings(vlm_arg, "--vlm-arg")) if vlm else None
+    lm = build_lm(vlm, role="description_model", settings=settings(vlm_arg, "--vlm-arg")) if vlm else None
     if lm is not None:
-        check_listening(lm, role="--vlm")
+        check_key(lm, role="description_model")
+        check_listening(lm, role="description_model")
     describer = (
         LMDescriber(lm, num_threads=num_threads)
         if lm is not None

@@ -7,6 +7,7 @@ commands, so a new one needs nothing.
 """
 
 import ast
+import contextlib
 import functools
 import re
 import shlex
@@ -32,6 +33,10 @@ DEMO = "--model demo"
 _TEXT = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _VALUE = rf"{_TEXT}|\.\.\.|[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?|nan\b|inf\b"
 _MODEL = re.compile(rf"\b({'|'.join(ROLES)})=dspy\.LM\(({_TEXT})((?:, \w+=(?:{_VALUE}))*)\)")
+_KEY = re.compile(rf"pass ({'|'.join(ROLES)})=dspy\.LM\((?:{_TEXT}), api_key=\.\.\., engine='litellm'\)")
+"""A key on the command line could be read in the list of processes."""
+_BEGIN = r"(?<![^\s(])(?<!-arg )"
+"""An argument begins a word: within one, e.g. `runs/seed=0`, it is the user's own text."""
 _BOTH = r"(?:, or --[\w-]+,?| \(--[\w-]+\))?"
 """Some messages name a flag in both languages."""
 
@@ -47,11 +52,14 @@ def in_options(text: str, command: str) -> str:
     options = _options(command)
     for option, (said, instead) in PHRASES.items():
         text = text.replace(said, instead) if option in options.values() else text
+    text = _KEY.sub(
+        lambda found: f"name a server of your own: {ROLES[found[1]]}-arg api_base=http://HOST:PORT/v1", text
+    )
     text = _MODEL.sub(_model, text)
     for name, option in options.items():
-        text = re.sub(rf"(?<![\w-])(?<!-arg ){name}=True{_BOTH}", option, text)
-        text = re.sub(rf"(?<![\w-])(?<!-arg ){name}=({_VALUE})", rf"{option}=\1", text)
-        text = re.sub(rf"(?<![\w-]){name}(?= was .* and is )", option, text)
+        text = re.sub(rf"{_BEGIN}{name}=True{_BOTH}", option, text)
+        text = re.sub(rf"{_BEGIN}{name}=({_VALUE})", rf"{option}=\1", text)
+        text = re.sub(rf"{_BEGIN}{name}(?= was .* and is )", option, text)
     for name in {*ROLES, "log_dir"} & options.keys():  # a place told by its argument, e.g. "log_dir 'runs/1' holds"
         text = re.sub(rf"\b{name}(?= ')", options[name], text)
     text = re.sub(rf"(--[\w-]+)=({_VALUE})", lambda found: f"{found[1]} {_word(found[2])}", text)
@@ -93,5 +101,7 @@ def _model(found: "re.Match[str]") -> str:
 
 
 def _word(value: str) -> str:
-    """A Python literal as a word of a shell."""
-    return shlex.quote(ast.literal_eval(value)) if value[0] in "'\"" else value
+    """A Python literal as a word of a shell; what only looks like one stays."""
+    with contextlib.suppress(SyntaxError, ValueError):
+        return shlex.quote(ast.literal_eval(value)) if value[0] in "'\"" else value
+    return value

@@ -7,7 +7,6 @@ must be the same on all nodes.
 
 import functools
 import hashlib
-import logging
 import operator
 import os
 import weakref
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ipo_dspy.clip.backbone import Backbone
-
-logger = logging.getLogger(__name__)
 
 
 class RayScorer:
@@ -148,11 +145,9 @@ class RayScorer:
             )
         pool, parts = self._joined(), parts_of(self.images, **self.columns)
         told, number = self._encode(pool, self._job(backbone, classes, skip_bad=skip_bad), parts, progress)
-        for one in told:
-            for _, message in one.skipped:
-                logger.warning("left out: %s", message)
         digest = hashlib.sha256("\n".join([*classes, *(key for one in told for key in one.keys)]).encode()).hexdigest()
-        return Wide(ShardScorer(backbone, classes, pool, number), sum(one.count for one in told), digest)
+        skipped = tuple(message for one in told for _, message in one.skipped)
+        return Wide(ShardScorer(backbone, classes, pool, number), sum(one.count for one in told), digest, skipped)
 
     def close(self) -> None:
         """Give the workers back; the cluster is left to itself."""

@@ -10,8 +10,8 @@ import dspy
 from dspy.utils.exceptions import LMError
 
 from ipo_dspy.errors import LanguageModelError
-from ipo_dspy.lms.addresses import own_address
-from ipo_dspy.lms.faults import NO_KEY, brief, key_variable
+from ipo_dspy.lms.faults import NO_KEY, brief
+from ipo_dspy.lms.keys import missing_key, needs_no_key
 
 LOCAL = "transformers/"
 """Names that begin so are models of the Hugging Face hub, or folders of one, and run in this process."""
@@ -29,21 +29,19 @@ def build_lm(
     *,
     role: str,
     settings: Mapping[str, Any] = MappingProxyType({}),
-    will_be_asked: bool = True,
 ) -> dspy.BaseLM:
     """A DSPy language model for a LiteLLM name, e.g. `openai/gpt-4o-mini` or `ollama_chat/phi3`.
 
-    `transformers/NAME_OR_FOLDER` runs in this process; see `register_transformers`.
+    `transformers/NAME_OR_FOLDER` runs in this process; see `register_transformers`. Whether there is a key, `check_key`
+    looks.
 
     Args:
         model: a LiteLLM name, or a ready LM, which is returned as it is.
         role: the argument's name, for messages.
         settings: of `dspy.LM` besides or instead of `SETTINGS`; ignored for a ready LM.
-        will_be_asked: without it no key is looked for: it is only counted what asking would cost.
 
     Raises:
-        LanguageModelError: LiteLLM knows no such provider or model, or its key is not in the environment. A server
-            of one's own, named by `api_base` or in the environment, needs none.
+        LanguageModelError: LiteLLM knows no such provider or model.
     """
     if str(getattr(model, "model", model)).startswith(LOCAL):
         register_transformers()
@@ -54,7 +52,7 @@ def build_lm(
             f"{role}={model!r} is neither a name nor an LM; write {role}='openai/gpt-4o-mini' or {role}=dspy.LM(...)"
         )
     _check_name(model, role)
-    key = _key(model, role, settings) if will_be_asked else {}
+    key = {"api_key": NO_KEY} if missing_key(model, settings) and needs_no_key(model, settings) else {}
     try:
         return dspy.LM(model, engine="litellm", **{**SETTINGS, **settings, **key})
     except (LMError, TypeError, ValueError) as error:
@@ -91,23 +89,3 @@ def _check_name(model: str, role: str) -> None:
             f"{role}={model!r} is no model that LiteLLM knows{hint}; write provider/name, e.g. 'openai/gpt-4o-mini' "
             "or 'ollama_chat/phi3'"
         ) from error
-
-
-def _key(model: str, role: str, settings: Mapping[str, Any]) -> Mapping[str, str]:
-    """What to add to the settings so that there is a key: nothing if there is one, a word for a server of one's own.
-
-    A missing key would show after images are encoded and requests retried; a wrong one only the provider knows.
-    """
-    import litellm
-
-    missing = [] if "api_key" in settings else litellm.validate_environment(model)["missing_keys"]
-    keys = [name for name in missing if name.endswith("_API_KEY")]
-    if not keys:
-        return {}
-    if own_address(model, settings) and keys == missing:  # where an address is missing too, it is a provider's service
-        return {"api_key": NO_KEY}
-    wanted = key_variable(model) if key_variable(model) in keys else keys[0]
-    other = f"pass {role}=dspy.LM({model!r}, api_key=..., engine='litellm')"
-    if role.startswith("-"):
-        other = f"name a server of your own: {role}-arg api_base=http://HOST:PORT/v1"
-    raise LanguageModelError(f"{role}={model!r} needs a key: set {wanted} in the environment, or {other}")

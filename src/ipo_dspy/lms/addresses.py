@@ -17,6 +17,8 @@ SECONDS = 3.0
 _PORTS = {"http": 80, "https": 443}
 _PROVIDERS = {"ollama_chat": "OLLAMA"}
 """Where the variable is not named after the provider."""
+_BASE_URL = ("OPENAI", "ANTHROPIC")
+"""Providers whose address LiteLLM reads from this variable, too."""
 _USUAL = {"OLLAMA": "http://localhost:11434"}
 """What LiteLLM asks where no address is given; of servers that run on one's own machine."""
 
@@ -31,11 +33,19 @@ def own_address(model: str, settings: Mapping[str, Any]) -> str | None:
     """
     provider = _provider(model)
     given = [settings.get("api_base"), settings.get("base_url")]
-    told = [os.environ.get(f"{provider}_{name}") for name in ("BASE_URL", "API_BASE")]
+    names = (*(["BASE_URL"] if provider in _BASE_URL else []), "API_BASE")
+    told = [os.environ.get(f"{provider}_{name}") for name in names]
     address = next((one for one in (*given, *told, _USUAL.get(provider)) if one), None)
-    if not isinstance(address, str) or _split(address).hostname == f"api.{provider.lower()}.com":
-        return None
-    return address
+    return address if isinstance(address, str) and not _is_a_providers(address, provider) else None
+
+
+def _is_a_providers(address: str, provider: str) -> bool:
+    """Whether a provider's own address was given, e.g. that of a region."""
+    import litellm
+
+    host = _split(address).hostname or ""
+    known = {_split(one if "//" in one else f"//{one}").hostname for one in litellm.openai_compatible_endpoints}
+    return host in known or f".{host}".endswith((f".{provider.lower()}.com", ".openai.com"))
 
 
 def place(lm: Any) -> str:
@@ -104,4 +114,4 @@ def _place(parts: SplitResult) -> str:
 
 
 def _goes_through_a_proxy(parts: SplitResult) -> bool:
-    return parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
+    return bool({parts.scheme, "all"} & getproxies().keys()) and not proxy_bypass(parts.hostname or "")

@@ -6,7 +6,7 @@ LiteLLM, which makes each try, tells whoever listens of a failed one; nothing ab
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ipo_dspy.lms.addresses import place
@@ -36,7 +36,7 @@ def telling_of_retries(lms: Sequence[Any], tell: Callable[[str], None]) -> Itera
     lock = threading.Lock()
 
     def failed(call: dict[str, Any], *_: Any) -> None:
-        lm = next((lm for lm in retrying if call.get("model") in (lm.model, lm.model.partition("/")[2])), None)
+        lm = next((lm for lm in retrying if _asked(lm, call)), None)
         error = call.get("exception")
         if lm is None or not isinstance(error, Exception) or not _may_pass(error):
             return
@@ -46,8 +46,8 @@ def telling_of_retries(lms: Sequence[Any], tell: Callable[[str], None]) -> Itera
             told[id(lm)] = time.monotonic()
         at = f" at {place(lm)}" if place(lm) else ""
         tell(
-            f"{lm.model}{at} gave no answer ({brief(error, lm)}); asking again up to {lm.num_retries} times, with "
-            "longer and longer pauses"
+            f"{lm.model}{at} gave no answer ({brief(error, lm)}); a question is asked up to {lm.num_retries + 1} "
+            "times, with longer and longer pauses"
         )
 
     litellm.failure_callback.append(failed)
@@ -55,6 +55,15 @@ def telling_of_retries(lms: Sequence[Any], tell: Callable[[str], None]) -> Itera
         yield
     finally:
         litellm.failure_callback.remove(failed)
+
+
+def _asked(lm: Any, call: Mapping[str, Any]) -> bool:
+    """Whether a call was made by a model: by name, and by address where the model has one of its own."""
+    if call.get("model") not in (lm.model, lm.model.partition("/")[2]):
+        return False
+    address = lm.kwargs.get("api_base") or lm.kwargs.get("base_url")
+    told = call.get("litellm_params", {}).get("api_base")
+    return not address or not told or f"{told}/".startswith(f"{address.rstrip('/')}/")
 
 
 def _may_pass(error: Exception) -> bool:
