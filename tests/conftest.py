@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -14,7 +15,9 @@ settings.load_profile("quick")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """No test, nor a process that it starts, touches the user's own image features."""
+    """No test, nor a process that it starts, touches the user's own image features, or is deaf to Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # what a shell gives to processes in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = tempfile.TemporaryDirectory(prefix="ipo-dspy-tests-")
     config.add_cleanup(folder.cleanup)
     os.environ["IPO_DSPY_CACHE"] = folder.name

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16-quickgelu", "openai"
 """The CLIP of the paper."""
 
-Data = Annotated[Path, typer.Argument(help="A folder with a sub-folder of images per class, or a .csv/.parquet table.")]
+Data = Annotated[
+    Path,
+    typer.Argument(
+        help="A folder with a sub-folder of images per class, a .csv or .parquet table, a webdataset .tar, or a data set "
+        "saved by Hugging Face datasets."
+    ),
+]
 Program = Annotated[Path, typer.Argument(help="A program saved by optimize or ClipClassifier.save.")]
 Lm = Annotated[str | None, typer.Option("--lm", help="LLM that proposes templates, a LiteLLM name; none: evolution.")]
 Vlm = Annotated[str | None, typer.Option("--vlm", help="Multimodal LLM that describes images; none: CLIP does.")]
