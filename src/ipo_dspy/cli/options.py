@@ -18,8 +18,8 @@ DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16-quickgelu", "openai"
 Data = Annotated[
     Path,
     typer.Argument(
-        help="A folder with a sub-folder of images per class, a .csv or .parquet table, a webdataset .tar, or a data set "
-        "saved by Hugging Face datasets."
+        help="A folder with a sub-folder of images per class, a .csv or .parquet table, a webdataset .tar, or a data "
+        "set saved by Hugging Face datasets."
     ),
 ]
 Program = Annotated[Path, typer.Argument(help="A program saved by optimize or ClipClassifier.save.")]
