@@ -144,9 +144,7 @@ class Backbone:
         """
         if not self.trims_context:
             return self.encode_tokens_plain(ids)
-        self._check_lengths(ids)
-        tokens = self._tokens.padded(ids, max(map(len, ids))).to(self.device)  # [M, L], L the longest here
-        return _normalised(_trimmed_text(self.model, tokens))
+        return _normalised(_trimmed_text(self.model, self.token_table(ids)))
 
     @torch.no_grad()
     def encode_shared(self, ids: Sequence[TokenList]) -> Tensor:
@@ -176,6 +174,15 @@ class Backbone:
             "fingerprint": self.fingerprint,
             "dtype": str(self.dtype).removeprefix("torch."),
         }
+
+    def token_table(self, ids: Sequence[TokenList]) -> Tensor:
+        """M token lists as one padded table [M, L] on `device`, L the longest of these.
+
+        Raises:
+            InputError: no list, or one that is longer than the context.
+        """
+        self._check_lengths(ids)
+        return self._tokens.padded(ids, max(map(len, ids))).to(self.device)
 
     def _check_lengths(self, ids: Sequence[tuple[int, ...]]) -> None:
         if not ids:
@@ -328,19 +335,23 @@ def _trimmed_text(model: Any, tokens: Tensor) -> Tensor:
     length = tokens.shape[1]
     x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)  # [M, L, W]
     x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])  # [M, L, W]
-    end = tokens.argmax(dim=-1) if _pool(tower) == "argmax" else (tokens == _end_id(tower)).int().argmax(dim=-1)
-    return _projected(tower, x[torch.arange(len(tokens), device=x.device), end])  # [M, D]
+    return projected(tower, x[torch.arange(len(tokens), device=x.device), end_places(tower, tokens)])  # [M, D]
+
+
+def end_places(tower: Any, tokens: Tensor) -> Tensor:
+    """Where a causal text tower that pools at the end token reads: of tokens [M, L], [M]."""
+    return tokens.argmax(dim=-1) if _pool(tower) == "argmax" else (tokens == _end_id(tower)).int().argmax(dim=-1)
 
 
 def _shared_text(model: Any, ids: Sequence[TokenList]) -> Tensor:
     """`encode_text` of a causal tower, each distinct prefix once: M sorted lists to [M, D]."""
     tower = getattr(model, "text", model)
     shared = plan([(*row, *prefix.tail(tower)) for row in ids])
-    features = _projected(tower, prefix.run(tower, shared))
+    features = projected(tower, prefix.run(tower, shared))
     return features[torch.from_numpy(shared.places).to(features.device)]
 
 
-def _projected(tower: Any, ends: Tensor) -> Tensor:
+def projected(tower: Any, ends: Tensor) -> Tensor:
     """Hidden states at the ends [M, W] to features [M, D]."""
     x = tower.ln_final(ends)
     projection = tower.text_projection

@@ -1,0 +1,99 @@
+"""The descent that all learned methods share: SGD on batches of few images, as the code of CoOp and its heirs trains.
+
+The rate is constant and small for the first epoch and follows half a cosine after it, by the epoch and not by the step
+(Zhou et al. 2022, "CoOp", section 4.1; the scheduler is that of Dassl, whose cosine starts after the warm-up and so
+ends above zero). The last batch of an epoch may be smaller, where Dassl drops it: no image is left out.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ipo_dspy.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How long and how fast parameters are learned.
+
+    Attributes:
+        epochs: passes over the images.
+        batch: images a step.
+        lr: the highest rate.
+        warmup: epochs at `warmup_lr` before that.
+        warmup_lr: a rate.
+        momentum: of SGD.
+        weight_decay: of SGD.
+
+    >>> recipe = Recipe(epochs=5, batch=4, lr=0.0035)
+    >>> [round(recipe.rate(epoch), 5) for epoch in range(5)]
+    [1e-05, 0.0035, 0.00317, 0.00229, 0.00121]
+    """
+
+    epochs: int
+    batch: int
+    lr: float
+    warmup: int = 1
+    warmup_lr: float = 1e-5
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)!r} leaves nothing to learn from; write {name}=1 or more")
+        if not self.lr > 0:
+            raise InputError(f"lr={self.lr!r} learns nothing; write a positive rate, e.g. lr=0.002")
+
+    def rate(self, epoch: int) -> float:
+        """The rate in an epoch, counted from 0."""
+        if epoch < self.warmup:
+            return self.warmup_lr
+        return self.lr * (1 + math.cos(math.pi * (epoch - self.warmup) / self.epochs)) / 2
+
+
+def train(
+    parameters: Sequence[Tensor],
+    loss_of_batch: Callable[[Tensor], Tensor],
+    count: int,
+    *,
+    recipe: Recipe,
+    generator: torch.Generator,
+    progress: Callable[[int, int], None] | None = None,
+    after_epoch: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Learn parameters in place.
+
+    Args:
+        parameters: leaves that require gradients.
+        loss_of_batch: the loss of the images with the given indices [n].
+        count: images in all.
+        recipe: how long and how fast.
+        generator: decides the order of the images in every epoch; on the CPU.
+        progress: called with steps done and steps in all.
+        after_epoch: called with the number of epochs done.
+
+    Returns:
+        The mean loss of an image in each epoch.
+    """
+    optimizer = torch.optim.SGD(parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    steps = math.ceil(count / recipe.batch)
+    means: list[float] = []
+    for epoch in range(recipe.epochs):
+        optimizer.param_groups[0]["lr"] = recipe.rate(epoch)
+        total = 0.0
+        for step, indices in enumerate(torch.split(torch.randperm(count, generator=generator), recipe.batch)):
+            optimizer.zero_grad()
+            loss = loss_of_batch(indices)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            total += float(loss.detach()) * len(indices)
+            if progress is not None:
+                progress(epoch * steps + step + 1, recipe.epochs * steps)
+        means.append(total / count)
+        if after_epoch is not None:
+            after_epoch(epoch + 1)
+    return means

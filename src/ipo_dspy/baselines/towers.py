@@ -1,0 +1,174 @@
+"""The towers of a frozen CLIP with gradients to what is put into them: embeddings, prompts, prompts of deeper blocks.
+
+The blocks of the loaded model are called one after another from here. The model itself is neither copied nor touched,
+not even for the time of a pass, so other threads may encode with it meanwhile. Nothing is cached and no prefix is
+shared: what is learned stands at the beginning of every text. In the number format of the towers; features are float32.
+
+Letters: N images, C texts, L tokens, P prompt tokens, W width of a tower, D width of the features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
+
+from ipo_dspy.clip.backbone import Backbone, end_places, projected
+from ipo_dspy.clip.trie import TokenList
+from ipo_dspy.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Texts before the first block of a text tower.
+
+    Attributes:
+        tokens: token embeddings without positions, [C, L, W], L the longest of these texts.
+        ends: where each text's features are read, [C].
+    """
+
+    tokens: Tensor
+    ends: Tensor
+
+
+class TextTower:
+    """A causal text tower that pools at the end token.
+
+    Attributes:
+        width: W.
+        depth: number of blocks.
+
+    Raises:
+        InputError: the model's text tower is of another kind.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        if not backbone.trims_context:
+            raise InputError(
+                f"the text tower of {backbone.name!r} takes no learned tokens: it has to be causal and pool at the end "
+                "token, which that of BERT, CoCa and SigLIP does not; take a CLIP such as 'ViT-B-16-quickgelu'"
+            )
+        self._backbone = backbone
+        self._tower: Any = getattr(backbone.model, "text", backbone.model)
+        self.width = int(self._tower.token_embedding.embedding_dim)
+        self.depth = len(self._tower.transformer.resblocks)
+
+    @torch.no_grad()
+    def embed(self, ids: Sequence[TokenList]) -> Embedded:
+        """Token lists to embeddings, without gradients.
+
+        Raises:
+            InputError: no list, or one that is longer than the context.
+        """
+        table = self._backbone.token_table(ids)  # [C, L]
+        words: Tensor = self._tower.token_embedding(table)  # [C, L, W]
+        return Embedded(words.float(), end_places(self._tower, table))
+
+    def encode(self, tokens: Tensor, ends: Tensor, deep: Sequence[Tensor] = ()) -> Tensor:
+        """Embeddings [C, L, W] and their ends [C] to normalised float32 features [C, D].
+
+        Args:
+            tokens: without positions, which are added here.
+            ends: where features are read.
+            deep: tokens [P, W] that take the places 1 to P before the second block, the third, and so on
+                (Khattak et al. 2023, "MaPLe", equation 4).
+
+        Raises:
+            InputError: more deep prompts than there are blocks for.
+        """
+        _check_depth(deep, self.depth)
+        tower, length = self._tower, tokens.shape[1]
+        dtype = tower.transformer.get_cast_dtype()
+        x = tokens.to(dtype) + tower.positional_embedding[:length].to(dtype)  # [C, L, W]
+        mask = tower.attn_mask[:length, :length]
+        x = _run(tower.transformer, x, [(1, prompt) for prompt in deep], mask)  # [C, L, W]
+        rows = torch.arange(len(x), device=x.device)
+        return F.normalize(projected(tower, x[rows, ends]).float(), dim=-1)  # [C, D]
+
+
+class ImageTower:
+    """A vision transformer that pools at its class token.
+
+    Attributes:
+        width: W.
+        depth: number of blocks.
+
+    Raises:
+        InputError: the model's image tower is of another kind.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._tower: Any = backbone.model.visual
+        if not _takes_prompts(self._tower):
+            raise InputError(
+                f"the image tower of {backbone.name!r} takes no learned tokens: it has to be a vision transformer that "
+                "pools at its class token, which a ResNet, CoCa and SigLIP have not; take e.g. 'ViT-B-16-quickgelu'"
+            )
+        self._device = backbone.device
+        self.width = len(self._tower.class_embedding)
+        self.depth = len(self._tower.transformer.resblocks)
+
+    def encode(self, pixels: Tensor, prompts: Tensor | None = None, deep: Sequence[Tensor] = ()) -> Tensor:
+        """Preprocessed images [N, 3, H, W] to normalised float32 features [N, D].
+
+        Args:
+            pixels: as `Backbone.preprocess` makes them.
+            prompts: tokens [P, W] appended after the patches; they have no positions and go through the norm before
+                the first block, as in the code of MaPLe and PromptSRC.
+            deep: tokens [P, W] that take their places before the second block, the third, and so on
+                (Jia et al. 2022, "VPT", equation 6).
+
+        Raises:
+            InputError: more deep prompts than there are blocks for, or deep prompts of another number of tokens.
+        """
+        count = 0 if prompts is None else len(prompts)
+        _check_depth(deep, self.depth)
+        if any(len(prompt) != count for prompt in deep):
+            raise InputError(f"{len(deep[0])} deep tokens take the places of {count}; pass as many prompts= as that")
+        x = self._embedded(pixels, prompts)  # [N, L, W]
+        x = _run(self._tower.transformer, x, [(x.shape[1] - count, prompt) for prompt in deep])
+        pooled = self._tower.ln_post(x[:, 0]) @ self._tower.proj  # [N, D]
+        return F.normalize(pooled.float(), dim=-1)
+
+    def _embedded(self, pixels: Tensor, prompts: Tensor | None) -> Tensor:
+        """Class token, patches and prompts before the first block: [N, L, W]."""
+        tower = self._tower
+        dtype = tower.conv1.weight.dtype
+        patches = tower.conv1(pixels.to(self._device, dtype)).flatten(2).transpose(1, 2)  # [N, L - 1, W]
+        first = tower.class_embedding.to(dtype).expand(len(patches), 1, -1)  # [N, 1, W]
+        x = torch.cat([first, patches], dim=1) + tower.positional_embedding.to(dtype)
+        if prompts is not None:
+            x = torch.cat([x, prompts.to(dtype).expand(len(x), -1, -1)], dim=1)
+        embedded: Tensor = tower.ln_pre(x)
+        return embedded
+
+
+def _run(transformer: Any, x: Tensor, deep: Sequence[tuple[int, Tensor]], mask: Tensor | None = None) -> Tensor:
+    """The blocks in turn on x [N, L, W]; from the second on, the next of `deep` takes its places first."""
+    for index, block in enumerate(transformer.resblocks):
+        if 0 < index <= len(deep):
+            x = _placed(x, *deep[index - 1])
+        x = x if transformer.batch_first else x.transpose(0, 1)
+        x = block(x, attn_mask=mask)
+        x = x if transformer.batch_first else x.transpose(0, 1)
+    return x
+
+
+def _placed(x: Tensor, start: int, prompt: Tensor) -> Tensor:
+    """Tokens x [N, L, W] with a prompt [P, W] at the places from `start` on."""
+    new = prompt.to(x.dtype).expand(len(x), -1, -1)
+    return torch.cat([x[:, :start], new, x[:, start + len(prompt) :]], dim=1)
+
+
+def _check_depth(deep: Sequence[Tensor], depth: int) -> None:
+    if len(deep) >= depth:
+        raise InputError(f"{len(deep)} deep prompts, and the tower has {depth} blocks; pass at most {depth - 1}")
+
+
+def _takes_prompts(tower: Any) -> bool:
+    parts = ("conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer", "ln_post", "proj")
+    if not all(hasattr(tower, part) for part in parts) or tower.proj is None:
+        return False
+    return tower.pool_type == "tok" and tower.attn_pool is None and hasattr(tower.transformer, "resblocks")
