@@ -12,7 +12,12 @@ from ipo_dspy.errors import InputError
 if TYPE_CHECKING:
     from ipo_dspy.baselines.base import Method
 
-METHODS: Mapping[str, str] = MappingProxyType({})
+METHODS: Mapping[str, str] = MappingProxyType(
+    {
+        "clip": "templates:Clip",
+        "clip-ensemble": "templates:ClipEnsemble",
+    }
+)
 """Name of a method to `module:class`; loaded when it is asked for."""
 
 
