@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import clip_toys
 from clip_toys import KINDS, shared_toy
 from ipo_dspy import demo
-from ipo_dspy.clip import text
+from ipo_dspy.clip import prefix, text
 from ipo_dspy.clip.backbone import Backbone, import_open_clip
-from ipo_dspy.clip.trie import TokenList
+from ipo_dspy.clip.trie import TokenList, plan
 from ipo_dspy.errors import DataError, InputError, TemplateError
 from ipo_dspy.template import Template
 
@@ -130,6 +130,21 @@ def test_a_prompt_has_the_same_features_whatever_is_encoded_beside_it(
         found = text.encode_token_lists(tower, [lists[i] for i in some])
         torch.set_num_threads(threads)
         assert torch.equal(found, whole[list(some)])
+
+
+def test_runs_attend_in_pieces_of_bounded_size(toy: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = sorted(
+        toy.token_ids([f"a photo of a very small {word}" for word in ("cat", "dog", "bear", "fox", "mouse")])
+    )
+    shared = plan(lists)
+    whole = toy.encode_shared(lists)
+    for keys in (1, 20, 10_000):
+        monkeypatch.setattr(prefix, "LOOKED_AT", keys)
+        pieces = [piece for group in shared.groups for piece in prefix._pieces(group)]
+        assert all(piece.count == 1 or piece.count * (piece.depth + piece.length) <= keys for piece in pieces)
+        nodes = [piece.first + i for piece in pieces for i in range(piece.count * piece.length)]
+        assert nodes == list(range(shared.nodes))
+        assert torch.equal(toy.encode_shared(lists), whole)
 
 
 def test_what_is_returned_can_be_changed_without_harm(toy: Backbone, calls: list[int]) -> None:

@@ -258,6 +258,27 @@ def test_parquet_with_a_damaged_page(photos: Path) -> None:
         load_image_table(path)
 
 
+def test_row_groups_without_a_drawn_picture_are_not_held(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column of pictures may be larger than memory."""
+    pictures = [picture("red") + bytes([i]) for i in range(12)]
+    table = pa.table({"image": pictures, "label": ["cat", "dog"] * 6})
+    pq.write_table(table, photos / "t.parquet", row_group_size=2)
+    read: list[tuple[int, str]] = []
+    read_row_group = pq.ParquetFile.read_row_group
+
+    def seen(file: Any, number: int, columns: list[str]) -> Any:
+        read.append((number, columns[0]))
+        return read_row_group(file, number, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", seen)
+    data = load_image_table(photos / "t.parquet", shots=2, seed=1)
+    monkeypatch.undo()
+    numbers = [number for number, column in read if column == "image"]
+    assert 1 < len(set(numbers)) == len(numbers) < 6  # the first is looked into for paths; none is read twice
+    pq.write_table(table, photos / "whole.parquet")
+    assert [e.image for e in load_image_table(photos / "whole.parquet", shots=2, seed=1)] == [e.image for e in data]
+
+
 def test_quiet_and_light(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         load_image_table(write(photos, HEAD + "a.jpg,cat\nb.jpg,dog\n"))

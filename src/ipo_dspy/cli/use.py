@@ -90,9 +90,9 @@ def classify(
     from ipo_dspy.cli import show
     from ipo_dspy.cli.progress import working
 
+    files = [str(file) for path in images for file in _files(path)]
     with working("Loading the model ..."):
         classifier = ClipClassifier.from_file(program, model=model, pretrained=pretrained, device=device)
-    files = [str(file) for path in images for file in _files(path)]
     if skip_bad:
         files = [files[i] for i in _readable(files)]
     if not files:

@@ -28,6 +28,9 @@ ROWS = 1024
 FEW = 16
 """Rows from which on matrix products agree bit by bit with larger ones, with any number of threads; MKL on x86."""
 
+LOOKED_AT = 8192
+"""Keys of all runs that attend at a time: those of 16,384 nodes with long shared beginnings would take gigabytes."""
+
 QUERIES, KEYS = 8, 16
 """What their numbers are filled up to, so that products of small matrices agree bit by bit too."""
 
@@ -66,7 +69,8 @@ def run(tower: Any, plan: Plan) -> Tensor:
     x = _embedded(tower, torch.from_numpy(plan.tokens).to(device), torch.from_numpy(plan.positions).to(device))
     x = F.pad(x, (0, 0, 0, max(0, FEW - len(x))))
     steady = device.type == "cpu" and x.dtype == torch.float32
-    groups = [_Group(group, device, blind=bool(tail(tower)), steady=steady) for group in plan.groups]
+    pieces = [piece for group in plan.groups for piece in _pieces(group)]
+    groups = [_Group(piece, device, blind=bool(tail(tower)), steady=steady) for piece in pieces]
     for block in blocks[:-1]:
         attended = _attend(block, x, groups)
         x = _mlp(block, x + block.ls_1(block.attn.out_proj(attended)))
@@ -84,6 +88,16 @@ def _embedded(tower: Any, tokens: Tensor, positions: Tensor) -> Tensor:
         words = tower.token_embedding(tokens)
     embedded: Tensor = words.to(dtype) + tower.positional_embedding[positions].to(dtype)
     return embedded
+
+
+def _pieces(runs: Runs) -> list[Runs]:
+    """Runs of a group that have about `LOOKED_AT` keys together."""
+    size = max(1, LOOKED_AT // (runs.depth + runs.length))
+    starts = range(0, runs.count, size)
+    return [
+        Runs(runs.first + start * runs.length, len(some), runs.length, some)
+        for start, some in ((start, runs.ancestors[start : start + size]) for start in starts)
+    ]
 
 
 class _Group:

@@ -7,7 +7,7 @@ error and not something to pass over.
 """
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, overload
@@ -157,9 +157,10 @@ def from_table(
     _check_paths(table, cells, rows, folder)
     chosen = select(labels, shots=shots, test=test, seed=seed)
 
-    def build(drawn: Iterable[int]) -> ImageDataset:
-        items = (_example(table, rows[at], cells(rows[at]), labels[at], folder) for at in drawn)
-        return ImageDataset(items, classes=names)
+    def build(drawn: Sequence[int]) -> ImageDataset:
+        in_order = sorted(drawn, key=lambda at: rows[at])  # a table gives rows quickest so
+        items = {at: _example(table, rows[at], cells(rows[at]), labels[at], folder) for at in in_order}
+        return ImageDataset((items[at] for at in drawn), classes=names)
 
     return build(chosen.train) if chosen.test is None else (build(chosen.train), build(chosen.test))
 

@@ -1,11 +1,14 @@
 """Open a CSV, TSV or parquet file as named columns of cells, with words for where a row stands.
 
 The only importer of pyarrow. CSV goes through the standard library, for that can say which line is wrong;
-it is held in memory whole. Parquet columns are read when asked for and cells turned into Python values one
-by one, since a column of image bytes is large and often only a few shots of it are wanted.
+it is held in memory whole. Parquet columns are read when asked for, a row group at a time, and cells turned into
+Python values one by one, since a column of image bytes is large and often only a few shots of it are wanted.
 """
 
+import bisect
 import csv
+import functools
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -116,11 +119,22 @@ def _check_width(row: Sequence[str], header: Sequence[str], place: str) -> None:
 def _open_parquet(path: Path) -> Table:
     import pyarrow.parquet as pq  # here, for it takes a while to import and CSV does without
 
-    def column(name: str) -> Cells:
-        cells = _guarded(path, lambda: pq.ParquetFile(path).read(columns=[name])).column(name)
-        return lambda row: cells[row].as_py()
-
     file = _guarded(path, lambda: pq.ParquetFile(path))
+    groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    ends = list(itertools.accumulate(groups))
+
+    def column(name: str) -> Cells:
+        # A column of pictures may be larger than memory: one row group at a time, so ask for rows in order.
+        @functools.lru_cache(maxsize=1)
+        def group(number: int) -> Any:
+            return _guarded(path, lambda: file.read_row_group(number, columns=[name])).column(name)
+
+        def cell(row: int) -> Any:
+            number = bisect.bisect_right(ends, row)
+            return group(number)[row - ends[number] + groups[number]].as_py()
+
+        return cell
+
     return Table(
         path,
         columns=tuple(file.schema_arrow.names),
