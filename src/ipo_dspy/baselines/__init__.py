@@ -16,6 +16,8 @@ METHODS: Mapping[str, str] = MappingProxyType(
     {
         "clip": "templates:Clip",
         "clip-ensemble": "templates:ClipEnsemble",
+        "coop": "coop:CoOp",
+        "cocoop": "cocoop:CoCoOp",
     }
 )
 """Name of a method to `module:class`; loaded when it is asked for."""

@@ -51,6 +51,26 @@ class FewShot:
         if unknown := sorted(set(self.labels) - set(self.classes)):
             raise DataError(f"label {unknown[0]!r} is not one of the classes; known: {', '.join(self.classes)}")
 
+    @property
+    def targets(self) -> Tensor:
+        """The index of each label among the classes: [N] int64."""
+        return targets_of(self.labels, self.classes)
+
+
+def targets_of(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
+    """The index of each label among the classes: [N] int64.
+
+    Raises:
+        InputError: a label outside the classes.
+
+    >>> targets_of(["dog", "cat"], ["cat", "dog"])
+    tensor([1, 0])
+    """
+    place = {name: index for index, name in enumerate(classes)}
+    if unknown := sorted(set(labels) - place.keys()):
+        raise InputError(f"label {unknown[0]!r} is not one of the classes; known: {', '.join(classes)}")
+    return torch.tensor([place[label] for label in labels], dtype=torch.int64)
+
 
 class Fitted(Protocol):
     """A classifier for any class names."""
@@ -84,10 +104,7 @@ def evaluate(fitted: Fitted, images: Sequence[ImageSource], labels: Sequence[str
     Raises:
         InputError: no images, or a label outside the classes.
     """
-    place = {name: index for index, name in enumerate(classes)}
-    if unknown := sorted(set(labels) - place.keys()):
-        raise InputError(f"label {unknown[0]!r} is not one of the classes; known: {', '.join(classes)}")
-    targets = torch.tensor([place[label] for label in labels])  # [N]
+    targets = targets_of(labels, classes)  # [N]
     parts = [slice(start, start + BATCH) for start in range(0, len(images), BATCH)]
     tallies = [tally_logits(fitted.logits(images[part], classes), targets[part]) for part in parts]
     if not tallies:

@@ -1,0 +1,149 @@
+"""CoCoOp: CoOp's context, moved for each image by a small network that sees the image's feature.
+
+Zhou, Yang, Loy, Liu: Conditional Prompt Learning for Vision-Language Models, CVPR 2022. Every image has its own text
+features, so N images and C classes are N x C texts, of which as many go through the tower at a time as fit.
+
+Letters: N images, C classes, M context vectors, W width of the text tower, D width of the features, H hidden units.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
+
+from ipo_dspy.baselines.base import FewShot, Progress
+from ipo_dspy.baselines.contexts import ContextTexts, check_context, first_context
+from ipo_dspy.baselines.descent import Recipe, train
+from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.images import ImageSource, encode_images
+
+TEXTS = 2048
+"""Texts in one pass of the tower where no gradients are kept."""
+
+REDUCTION = 16
+"""H = D / 16 (CoCoOp, section 3.2)."""
+
+
+class Conditional(NamedTuple):
+    """What is learned: a context, and the meta-net that moves it."""
+
+    context: Tensor  # [M, W]
+    in_weight: Tensor  # [H, D]
+    in_bias: Tensor  # [H]
+    out_weight: Tensor  # [W, H]
+    out_bias: Tensor  # [W]
+
+    def contexts(self, features: Tensor) -> Tensor:
+        """The context of each image: v_m + pi (CoCoOp, section 3.2), [N, D] to [N, M, W]."""
+        hidden = F.relu(F.linear(features, self.in_weight, self.in_bias))  # [N, H]
+        moved = F.linear(hidden, self.out_weight, self.out_bias)  # [N, W]
+        return self.context + moved[:, None]
+
+    def logits(self, texts: ContextTexts, features: Tensor, backbone: Backbone) -> Tensor:
+        """Each image against the texts of its own context (CoCoOp, equation 3): [N, D] to [N, C]."""
+        own = texts.features(self.contexts(features))  # [N, C, D]
+        return backbone.logit_scale * (own @ features[:, :, None])[:, :, 0] + backbone.logit_bias
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionalClassifier:
+    """CLIP with a context that depends on the image.
+
+    Attributes:
+        backbone: the CLIP that it was learned with.
+        learned: context and meta-net.
+        losses: mean training loss of each epoch.
+    """
+
+    backbone: Backbone = field(repr=False)
+    learned: Conditional = field(repr=False)
+    losses: tuple[float, ...] = field(default=(), repr=False)
+    _known: dict[tuple[str, ...], ContextTexts] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @torch.no_grad()
+    def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
+        """Logits [N, C], float32, on the CPU.
+
+        Raises:
+            InputError: no classes, or a name that does not fit the model. ImageError: an image cannot be read.
+        """
+        backbone = self.backbone
+        features = encode_images(backbone, images).features.to(backbone.device, torch.float32)  # [N, D]
+        texts = self._texts(tuple(classes))
+        parts = torch.split(features, max(1, TEXTS // len(classes)))
+        return torch.cat([self.learned.logits(texts, part, backbone).cpu() for part in parts])
+
+    def _texts(self, classes: tuple[str, ...]) -> ContextTexts:
+        """Those of the latest classes are kept, as images come in blocks."""
+        found = self._known.get(classes)
+        if found is None:
+            found = ContextTexts(self.backbone, classes, len(self.learned.context))
+            self._known.clear()
+            self._known[classes] = found
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class CoCoOp:
+    """Conditional context optimization (CoCoOp, section 3.2); defaults as in its section 4.
+
+    Args:
+        n_ctx: M random vectors, e.g. 4, in place of the words.
+        words: what the context starts from, a vector for each token.
+        epochs: passes over the images.
+        batch: images a step; each brings a text for every class.
+        lr: the highest rate of SGD.
+
+    Raises:
+        InputError: a setting with which nothing can be learned.
+    """
+
+    n_ctx: int | None = None
+    words: str = "a photo of a"
+    epochs: int = 10
+    batch: int = 1
+    lr: float = 0.002
+
+    seeded = True
+
+    def __post_init__(self) -> None:
+        check_context(self.n_ctx, self.words)
+        self._recipe()
+
+    def _recipe(self) -> Recipe:
+        return Recipe(epochs=self.epochs, batch=self.batch, lr=self.lr)
+
+    def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> ConditionalClassifier:
+        """Learn context and meta-net by cross-entropy over the classes of the task.
+
+        Raises:
+            InputError: the text tower takes no learned tokens, or a class name does not fit beside the context.
+        """
+        backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
+        context = first_context(backbone, self.n_ctx, self.words, generator)  # [M, W]
+        texts = ContextTexts(backbone, task.classes, len(context))
+        features = encode_images(backbone, task.images).features.to(backbone.device, torch.float32)  # [N, D]
+        learned = Conditional(context, *meta_net(features.shape[1], context.shape[1], backbone.device, generator))
+        targets = task.targets.to(backbone.device)  # [N]
+
+        def loss(indices: Tensor) -> Tensor:
+            return F.cross_entropy(learned.logits(texts, features[indices], backbone), targets[indices])
+
+        losses = train(learned, loss, len(features), recipe=self._recipe(), generator=generator, progress=progress)
+        return ConditionalClassifier(backbone, Conditional(*(one.detach() for one in learned)), tuple(losses))
+
+
+def meta_net(
+    features: int, width: int, device: torch.device, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weights and biases of both layers as `torch.nn.Linear` draws them, but from a generator of ours."""
+    hidden = max(1, features // REDUCTION)
+    drawn = []
+    for fan_in, fan_out in ((features, hidden), (hidden, width)):
+        for shape in ((fan_out, fan_in), (fan_out,)):
+            uniform = torch.rand(shape, generator=generator) * 2 - 1
+            drawn.append((uniform * fan_in**-0.5).to(device).requires_grad_())
+    return drawn[0], drawn[1], drawn[2], drawn[3]

@@ -1,0 +1,127 @@
+"""CoOp: the words around the class name become vectors that are learned from the few images.
+
+Zhou, Yang, Loy, Liu: Learning to Prompt for Vision-Language Models, IJCV 2022. One context for all classes ("unified"),
+as in base-to-novel tables; a context for each class could not be asked for novel ones. Image features never change, so
+every image is encoded once; docs/baselines.md says what that leaves out.
+
+Letters: N images, C classes, M context vectors, W width of the text tower, D width of the features.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
+
+from ipo_dspy.baselines.base import FewShot, Progress
+from ipo_dspy.baselines.contexts import ContextTexts, Position, check_context, first_context
+from ipo_dspy.baselines.descent import Recipe, train
+from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.images import ImageSource, encode_images
+from ipo_dspy.metric import logits
+
+
+@dataclass(frozen=True, slots=True)
+class ContextClassifier:
+    """CLIP with a learned context before, around or after the class name.
+
+    Attributes:
+        backbone: the CLIP that it was learned with.
+        context: [M, W].
+        position: where the class name stands.
+        losses: mean training loss of each epoch.
+    """
+
+    backbone: Backbone = field(repr=False)
+    context: Tensor = field(repr=False)
+    position: Position = "end"
+    losses: tuple[float, ...] = field(default=(), repr=False)
+    _known: dict[tuple[str, ...], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @torch.no_grad()
+    def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
+        """Logits [N, C], float32, on the CPU.
+
+        Raises:
+            InputError: no classes, or a name that does not fit the model. ImageError: an image cannot be read.
+        """
+        features = encode_images(self.backbone, images).features.float()  # [N, D]
+        scale, bias = self.backbone.logit_scale, self.backbone.logit_bias
+        return logits(features, self._text(tuple(classes)), logit_scale=scale, logit_bias=bias)
+
+    def _text(self, classes: tuple[str, ...]) -> Tensor:
+        """Features [C, D] on the CPU; those of the latest classes are kept, as images come in blocks."""
+        found = self._known.get(classes)
+        if found is None:
+            texts = ContextTexts(self.backbone, classes, len(self.context), self.position)
+            found = texts.features(self.context[None])[0].cpu()
+            self._known.clear()
+            self._known[classes] = found
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class CoOp:
+    """Context optimization (CoOp, section 3.2; the text of a class is equation 2, or 4 with its name in the middle).
+
+    Defaults are those of the base-to-novel experiments (Zhou et al. 2022, "CoCoOp", section 4).
+
+    Args:
+        n_ctx: M random vectors, e.g. 16, in place of the words.
+        words: what the context starts from, a vector for each token.
+        position: where the class name stands.
+        epochs: passes over the images; None for 200 from 8 shots on, 100 from 2 on, and 50 (CoOp, section 4.1).
+        batch: images a step.
+        lr: the highest rate of SGD.
+
+    Raises:
+        InputError: a setting with which nothing can be learned.
+
+    >>> CoOp().recipe(["cat", "dog", "dog"]).epochs
+    100
+    """
+
+    n_ctx: int | None = None
+    words: str = "a photo of a"
+    position: Position = "end"
+    epochs: int | None = None
+    batch: int = 32
+    lr: float = 0.002
+
+    seeded = True
+
+    def __post_init__(self) -> None:
+        check_context(self.n_ctx, self.words, self.position)
+        self.recipe([])
+
+    def recipe(self, labels: Sequence[str]) -> Recipe:
+        """How long and how fast the context is learned from images with these labels."""
+        epochs = _epochs(max(Counter(labels).values(), default=0)) if self.epochs is None else self.epochs
+        return Recipe(epochs=epochs, batch=self.batch, lr=self.lr)
+
+    def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> ContextClassifier:
+        """Learn the context by cross-entropy over the classes of the task (CoOp, equation 3).
+
+        Raises:
+            InputError: the text tower takes no learned tokens, or a class name does not fit beside the context.
+        """
+        backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
+        context = first_context(backbone, self.n_ctx, self.words, generator)  # [M, W]
+        texts = ContextTexts(backbone, task.classes, len(context), self.position)
+        features = encode_images(backbone, task.images).features.to(backbone.device, torch.float32)  # [N, D]
+        targets = task.targets.to(backbone.device)  # [N]
+
+        def loss(indices: Tensor) -> Tensor:
+            text = texts.features(context[None])[0]  # [C, D]
+            found = logits(features[indices], text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias)
+            return F.cross_entropy(found, targets[indices])
+
+        recipe = self.recipe(task.labels)
+        losses = train([context], loss, len(features), recipe=recipe, generator=generator, progress=progress)
+        return ContextClassifier(backbone, context.detach(), self.position, tuple(losses))
+
+
+def _epochs(shots: int) -> int:
+    return 200 if shots >= 8 else 100 if shots >= 2 else 50

@@ -1,0 +1,110 @@
+"""What holds for every method that learns a context: the loss falls, the seed decides, the backbone stays as it was."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from baseline_toys import CLASSES, deep_toy, few_shots, pictures
+from clip_toys import shared_toy
+from ipo_dspy.baselines import build_method
+from ipo_dspy.baselines.base import Fitted, evaluate
+from ipo_dspy.errors import InputError
+
+METHODS = ("coop", "cocoop")
+NOVEL = ("horse", "sea gull", "tram")
+SETTINGS = {"coop": {"epochs": 3, "batch": 4}, "cocoop": {"epochs": 2}}
+
+
+def fit(name: str, seed: int = 0, **settings: Any) -> Fitted:
+    return build_method(name, **{**SETTINGS[name], **settings}).fit(few_shots(), seed=seed)
+
+
+def learned(fitted: Any) -> list[torch.Tensor]:
+    return [fitted.context] if hasattr(fitted, "context") else list(fitted.learned)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loss_falls_and_training_images_are_told_apart_better(name: str) -> None:
+    few = few_shots()
+    fitted: Any = build_method(name, epochs=10, batch=4, lr=1.0).fit(few, seed=0)
+    assert fitted.losses[-1] < 0.8 * fitted.losses[0]
+    before = evaluate(build_method("clip").fit(few), few.images, few.labels, few.classes)
+    after = evaluate(fitted, few.images, few.labels, few.classes)
+    assert after.loss < before.loss
+    assert after.accuracy > before.accuracy
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("n_ctx", [None, 2])
+def test_the_seed_decides_to_the_last_bit(name: str, n_ctx: int | None) -> None:
+    first, again, other = (fit(name, seed, n_ctx=n_ctx) for seed in (0, 0, 1))
+    images = pictures(2, seed=1)[0]
+    assert torch.equal(first.logits(images, CLASSES), again.logits(images, CLASSES))
+    assert not torch.equal(first.logits(images, CLASSES), other.logits(images, CLASSES))
+    assert all(torch.equal(*pair) for pair in zip(learned(first), learned(again), strict=True))
+    assert build_method(name).seeded
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_nothing_else_changes(name: str) -> None:
+    model = deep_toy().model
+    before, random = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
+    fitted = fit(name)
+    fitted.logits(pictures(1)[0], CLASSES)
+    after = model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(torch.random.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_everything_that_is_learned_moves(name: str) -> None:
+    start, end = (learned(fit(name, lr=lr)) for lr in (1e-12, 0.1))
+    for one, other in zip(start, end, strict=True):
+        assert not other.requires_grad
+        assert (one - other).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_novel_classes_are_named_when_it_is_asked(name: str) -> None:
+    fitted, images = fit(name), pictures(2, seed=1)[0]
+    base, novel = fitted.logits(images, CLASSES), fitted.logits(images, NOVEL)
+    assert (base.shape, novel.shape, novel.dtype) == ((8, 4), (8, 3), torch.float32)
+    together = fitted.logits(images, [*CLASSES, *NOVEL])
+    torch.testing.assert_close(together, torch.cat([base, novel], dim=1), rtol=0, atol=1e-3)
+    assert torch.equal(fitted.logits(images, CLASSES), base)
+    assert not base.requires_grad
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_progress_counts_all_steps(name: str) -> None:
+    told: list[tuple[int, int]] = []
+    build_method(name, epochs=2, batch=5).fit(few_shots(), progress=lambda *at: told.append(at))
+    assert told == [(done, 8) for done in range(1, 9)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"n_ctx": -1}, "n_ctx=-1 is no number of context vectors; write e"),
+        ({"words": ""}, "words='' gives no context"),
+        ({"epochs": 0}, "epochs=0 leaves nothing to learn from; write epochs=1 or more"),
+        ({"batch": 0}, "batch=0 leaves nothing to learn from"),
+        ({"lr": 0.0}, "lr=0.0 learns nothing"),
+        ({"shots": 16}, "has no setting 'shots'; known: n_ctx, words, "),
+    ],
+)
+def test_bad_settings_are_told_at_once(name: str, setting: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        build_method(name, **setting)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_towers_that_take_no_tokens_are_told(name: str) -> None:
+    with pytest.raises(InputError, match="takes no learned tokens"):
+        build_method(name).fit(few_shots(shared_toy("siglip")))
