@@ -19,9 +19,9 @@ from typing import Any
 
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
-from dspy.utils.callback import BaseCallback
 
 from ipo_dspy import IPO, ClipClassifier, demo
+from ipo_dspy.bench.optimizers import Evaluations, correct, told
 from ipo_dspy.phrases import BANK
 from ipo_dspy.proposers.evolution import tidy
 
@@ -101,45 +101,6 @@ _KINDS = ("noun", "adjective", "after")
 def phrase_writer(seed: int = 0) -> dspy.LM:
     """The stand-in as a DSPy language model."""
     return dspy.LM("stand-in/phrase-writer", engine=PhraseWriter(seed), cache=False, temperature=1.0)
-
-
-class Evaluations(BaseCallback):
-    """Counts single-image evaluations: calls of a classifier by DSPy, and templates times images inside IPO.
-
-    Give it to DSPy as a callback and to IPO as an observer.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._lock = threading.Lock()
-        self._images = self._validation = 0
-
-    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        if isinstance(instance, ClipClassifier):
-            self._add(1)
-
-    def __call__(self, event: Any) -> None:
-        if event["event"] == "search":
-            self._images, self._validation = event["images"], event["validation_images"]
-        elif event["event"] == "trial":
-            self._add(self._images)
-        elif event["event"] == "chosen":
-            self._add(self._validation * len(event["finalists"]))
-
-    def _add(self, count: int) -> None:
-        with self._lock:
-            self.count += count
-
-
-def correct(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
-    """What all optimizers but IPO, which has its own exact score, are given to maximise."""
-    return float(example.label == prediction.label)
-
-
-def told(example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> Any:
-    """The same for GEPA, with words."""
-    feedback = f"This picture shows a {example.label}; it was taken for a {prediction.label}."
-    return dspy.Prediction(score=correct(example, prediction), feedback=feedback)
 
 
 def main() -> None:

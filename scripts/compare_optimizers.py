@@ -7,16 +7,12 @@ examples/better_together.py, or the one named with `--lm`.
 """
 
 import argparse
-import contextlib
-import io
-import logging
 import platform
 import statistics
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,28 +20,31 @@ from typing import Any
 
 import dspy
 import torch
-from examples.better_together import Evaluations, correct, phrase_writer, told
+from examples.better_together import phrase_writer
 
 from ipo_dspy import IPO, ClipClassifier, demo
+from ipo_dspy.bench.optimizers import (
+    Allowance,
+    Evaluations,
+    build_gepa,
+    build_mipro,
+    compile_copro,
+    compile_gepa,
+    compile_mipro,
+    compile_simba,
+    correct,
+    quiet,
+)
 from ipo_dspy.evaluation import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What an optimizer is given: everything but the classifier itself."""
+class Setting(Allowance):
+    """What an optimizer is given, and what counts its evaluations."""
 
-    trainset: list[dspy.Example]
-    lm: dspy.LM
-    budget: int
-    seed: int
     counted: Evaluations
-
-    @property
-    def passes(self) -> int:
-        """How many templates can be scored on all training images."""
-        return self.budget // len(self.trainset)
 
     def share(self, part: float) -> "Setting":
         """The same with a part of the budget."""
@@ -76,85 +75,14 @@ def start(student: ClipClassifier, setting: Setting) -> Any:
     return student
 
 
-def copro(student: ClipClassifier, setting: Setting) -> Any:
-    """DSPy's default breadth; depth from the budget."""
-    depth = max(1, setting.passes // 10)
-    optimizer = dspy.COPRO(prompt_model=setting.lm, metric=correct, breadth=10, depth=depth)
-    settings = {"num_threads": 1, "display_progress": False, "display_table": 0}
-    return optimizer.compile(student, trainset=setting.trainset, eval_kwargs=settings)
-
-
-def mipro(student: ClipClassifier, setting: Setting) -> Any:
-    """Instructions only, on minibatches; every tenth trial the best so far is scored on all images."""
-    optimizer, settings = build_mipro(setting)
-    return optimizer.compile(student, trainset=setting.trainset, **settings)
-
-
-def build_mipro(setting: Setting) -> tuple[dspy.MIPROv2, dict[str, Any]]:
-    """MIPROv2 and the arguments of its `compile`, as many trials as the budget holds and a candidate for each.
-
-    Its instructions are grounded in a few examples that the program gets right. Finding these costs evaluations too,
-    about a dozen for each candidate.
-    """
-    images = len(setting.trainset)
-    batch = min(25, images)
-    trials = max(2, int((setting.budget - 2 * images) / (batch + images / 10 + 12)))
-    optimizer = dspy.MIPROv2(
-        metric=correct,
-        prompt_model=setting.lm,
-        task_model=setting.lm,
-        auto=None,
-        num_candidates=trials,
-        max_bootstrapped_demos=0,
-        max_labeled_demos=0,
-        num_threads=1,
-        seed=setting.seed,
-    )
-    evaluation = {"minibatch_size": batch, "minibatch_full_eval_steps": 10}
-    return optimizer, {"valset": setting.trainset, "num_trials": trials, **evaluation}
-
-
-def gepa(student: ClipClassifier, setting: Setting) -> Any:
-    """Pareto selection on the training images."""
-    return build_gepa(setting).compile(student, trainset=setting.trainset, valset=setting.trainset)
-
-
-def build_gepa(setting: Setting, minibatch: int = 10) -> dspy.GEPA:
-    """GEPA with a minibatch that tells a better template apart more often than its default of three images."""
-    return dspy.GEPA(
-        metric=told,
-        reflection_lm=setting.lm,
-        max_metric_calls=setting.budget,
-        reflection_minibatch_size=minibatch,
-        num_threads=1,
-        seed=setting.seed,
-    )
-
-
 def gepa_default(student: ClipClassifier, setting: Setting) -> Any:
     """The same with GEPA's default minibatch."""
     return build_gepa(setting, 3).compile(student, trainset=setting.trainset, valset=setting.trainset)
 
 
-def confident(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
-    """The probability of the right class, which SIMBA is given: on right or wrong alone it never proposes anything."""
-    return float(prediction.scores.get(example.label, 0.0))
-
-
-def simba(student: ClipClassifier, setting: Setting, metric: Any = confident) -> Any:
-    """Rules only, no demonstrations, which CLIP does not read; a rule is appended as another line of the template."""
-    batch = min(32, len(setting.trainset))
-    steps = max(1, (setting.budget - 7 * len(setting.trainset)) // (13 * batch))
-    optimizer = dspy.SIMBA(
-        metric=metric, bsize=batch, max_steps=steps, max_demos=0, prompt_model=setting.lm, num_threads=1
-    )
-    student.set_lm(setting.lm)
-    return optimizer.compile(student, trainset=setting.trainset, seed=setting.seed)
-
-
 def simba_binary(student: ClipClassifier, setting: Setting) -> Any:
     """The same on right or wrong."""
-    return simba(student, setting, correct)
+    return compile_simba(student, setting, correct)
 
 
 def build_ipo(setting: Setting, **options: Any) -> IPO:
@@ -208,11 +136,11 @@ def together(strategy: str) -> Optimize:
 
 METHODS: Mapping[str, Optimize] = {
     "start template": start,
-    "COPRO": copro,
-    "MIPROv2": mipro,
-    "GEPA": gepa,
+    "COPRO": compile_copro,
+    "MIPROv2": compile_mipro,
+    "GEPA": compile_gepa,
     "GEPA, minibatch 3": gepa_default,
-    "SIMBA": simba,
+    "SIMBA": compile_simba,
     "SIMBA, right or wrong": simba_binary,
     "IPO, same model": ipo_lm,
     "IPO, evolution": ipo_evolution,
@@ -246,22 +174,6 @@ def measure(method: str, name: str, seed: int, given: argparse.Namespace) -> Row
         )
     )
     return Row(method, name, seed, train, test, other, counted.count, seconds, str(best.template))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars, log lines and warnings of a thousand small evaluations; errors are raised all the same."""
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            contextlib.redirect_stderr(io.StringIO()),
-            contextlib.redirect_stdout(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def table(rows: Sequence[Row]) -> str:

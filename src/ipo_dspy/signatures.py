@@ -24,11 +24,11 @@ _HAS_CLASS = re.compile(r"<\s*class\s*>", re.IGNORECASE)
 
 
 class ScoredPrompt(pydantic.BaseModel):
-    """An earlier prompt template and how it did on the training images."""
+    """An earlier prompt template and how it did on the training images; a score that is not told is None."""
 
     template: str
-    loss: float
-    accuracy: float
+    loss: float | None = None
+    accuracy: float | None = None
 
 
 class ProposePrompts(dspy.Signature):
@@ -138,12 +138,9 @@ class PaperAdapter(dspy.Adapter):
         parts = [prefix, f"Task: {inputs['task']}"]
         parts += _section("How some training images look:", inputs["descriptions"])
         parts += _section("Templates tried so far, with their scores, the best last:", map(_scored, inputs["history"]))
-        parts.append(
-            "Loss is the mean cross-entropy over the training images: lower is better. "
-            "Accuracy is the percentage of them classified correctly: higher is better."
-        )
+        parts.append(_meaning(inputs["history"]))
         parts += _section("Answers that could not be used:", inputs["rejected"])
-        parts.append(_request(inputs["count"]))
+        parts.append(_request(inputs["count"], _aims(inputs["history"])))
         return "\n\n".join(part for part in [*parts, suffix] if part)
 
     def format_assistant_message_content(
@@ -217,14 +214,39 @@ def _section(title: str, lines: Iterable[str]) -> list[str]:
     return [f"{title}\n{listed}"] if listed else []
 
 
+_LOSS = "Loss is the mean cross-entropy over the training images: lower is better."
+_ACCURACY = "Accuracy is the percentage of them classified correctly: higher is better."
+_ACCURACY_ALONE = "Accuracy is the percentage of the training images classified correctly: higher is better."
+
+
+def _told(history: Iterable[ScoredPrompt]) -> tuple[bool, bool]:
+    """Whether losses and whether accuracies are told; both where nothing is scored yet."""
+    prompts = list(history)
+    return all(p.loss is not None for p in prompts), all(p.accuracy is not None for p in prompts)
+
+
+def _meaning(history: Iterable[ScoredPrompt]) -> str:
+    """What the scores that are told mean."""
+    meanings = {(True, True): f"{_LOSS} {_ACCURACY}", (True, False): _LOSS, (False, True): _ACCURACY_ALONE}
+    return meanings.get(_told(history), "")
+
+
+def _aims(history: Iterable[ScoredPrompt]) -> str:
+    """What a new template should have."""
+    aims = {(True, False): "a lower loss", (False, True): "a higher accuracy"}
+    return aims.get(_told(history), "a lower loss and a higher accuracy")
+
+
 def _scored(prompt: ScoredPrompt) -> str:
     text = prompt.template.replace("\n", " | ")
-    return f"{text}  (loss {prompt.loss:.4f}, accuracy {prompt.accuracy:.2f} %)"
+    loss = [] if prompt.loss is None else [f"loss {prompt.loss:.4f}"]
+    accuracy = [] if prompt.accuracy is None else [f"accuracy {prompt.accuracy:.2f} %"]
+    return f"{text}  ({', '.join([*loss, *accuracy])})"
 
 
-def _request(count: int) -> str:
+def _request(count: int, aims: str) -> str:
     return (
-        f"Write {count} new template(s) that differ from all of these and should have a lower loss and a higher "
-        f"accuracy. Each is one short sentence in plain words that holds <CLASS> once, between {OPEN_TAG} and "
+        f"Write {count} new template(s) that differ from all of these and should have {aims}. "
+        f"Each is one short sentence in plain words that holds <CLASS> once, between {OPEN_TAG} and "
         f"{CLOSE_TAG}. Write nothing else."
     )

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from ipo_dspy.cli.bench import bench
 from ipo_dspy.cli.cache import cache
 from ipo_dspy.cli.data import data
 from ipo_dspy.cli.doctor import doctor
@@ -18,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, optimize, evaluate, classify, describe, report, doctor, watch):
+for command in (demo, optimize, evaluate, classify, describe, report, doctor, watch, bench):
     app.command()(command)
 app.add_typer(cache)
 app.add_typer(data)

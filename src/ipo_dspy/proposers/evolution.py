@@ -12,7 +12,7 @@ model knows about words outside the bank (`phrases.BANK`); more phrases can be p
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import Generator
@@ -22,6 +22,7 @@ from ipo_dspy.errors import InputError
 from ipo_dspy.history import Trial
 from ipo_dspy.phrases import BANK, Phrase, Position
 from ipo_dspy.proposers.base import Ask, Proposals
+from ipo_dspy.proposers.feedback import Feedback, check_feedback, rank, shown
 from ipo_dspy.template import PLACEHOLDER
 
 Floats = NDArray[np.float64]
@@ -72,6 +73,8 @@ class EvolutionProposer:
 
     Args:
         phrases: the bank to draw from; give more for a domain, e.g. `(*BANK, Phrase("mammogram", "medium", "noun"))`.
+        feedback: which scores it goes by: `both`, `accuracy` or `loss`.
+        window: learn from the shown history only, as a language model has to, instead of from all trials.
 
     >>> from ipo_dspy.history import Score
     >>> from ipo_dspy.template import Template
@@ -82,8 +85,9 @@ class EvolutionProposer:
     (3, True, True)
     """
 
-    def __init__(self, *, phrases: Sequence[Phrase] = BANK) -> None:
+    def __init__(self, *, phrases: Sequence[Phrase] = BANK, feedback: Feedback = "both", window: bool = False) -> None:
         self.phrases = tuple(phrases)
+        self.feedback, self.window = check_feedback(feedback), window
         self._find = _finder(self.phrases)
         self._by_position: dict[Position, list[str]] = {"noun": [], "adjective": [], "after": []}
         for phrase in self.phrases:
@@ -93,11 +97,19 @@ class EvolutionProposer:
                 raise InputError(f"phrases holds no {position!r} phrase; add to the bank: (*BANK, Phrase(...))")
         self._position = {phrase.text.lower(): phrase.position for phrase in reversed(self.phrases)}
 
+    @property
+    def settings(self) -> dict[str, object] | None:
+        """What decides which way a search goes and is not as usual, for the journal of a run."""
+        usual = self.feedback == "both" and not self.window
+        return None if usual else {"feedback": self.feedback, "window": self.window}
+
     def propose(self, ask: Ask) -> Proposals:
         """`ask.count` texts that were not tried before, most promising first."""
         rng = np.random.default_rng([ask.seed, ask.step])
+        if self.window:  # what is proposed a second time the search turns down
+            ask = replace(ask, trials=tuple(shown(ask, self.feedback)))
         described = self._described(ask.descriptions)
-        values = standardise(ask.trials)
+        values = standardise(ask.trials, self.feedback)
         model = WorthModel([self.features(_text(t)) for t in ask.trials], values, described)
         pruned = self._pruned(ask)[: ask.count // PRUNED_SHARE]
         pool = [child for child in self._pool(ask, rng, model) if child.text not in pruned]
@@ -112,6 +124,9 @@ class EvolutionProposer:
         words = _WORD.findall(self._find.sub(" ", rest).lower())
         return frozenset(found | set(words) | {"." if text.endswith(".") else "no full stop"})
 
+    def _rank(self, trial: Trial) -> tuple[float, ...]:
+        return rank(trial, self.feedback)
+
     def _described(self, descriptions: Sequence[str]) -> dict[str, float]:
         """How often each phrase occurs in the descriptions, 0 to 1."""
         counts: dict[str, int] = {}
@@ -122,13 +137,13 @@ class EvolutionProposer:
 
     def _pruned(self, ask: Ask) -> list[str]:
         """The best template with one of its phrases left out, unless that was tried: what stays must earn its place."""
-        best = _text(min(ask.trials, key=lambda trial: trial.rank))
+        best = _text(min(ask.trials, key=self._rank))
         tried = {_text(trial).casefold() for trial in ask.trials}
         texts = [tidy(best[:start] + best[end:]) for start, end in self._spans(best)]
         return [text for text in dict.fromkeys(texts) if text.casefold() not in tried and self._readable(text)]
 
     def _pool(self, ask: Ask, rng: Generator, model: "WorthModel") -> list[Child]:
-        order = sorted(range(len(ask.trials)), key=lambda i: ask.trials[i].rank)[:PARENTS]
+        order = sorted(range(len(ask.trials)), key=lambda i: self._rank(ask.trials[i]))[:PARENTS]
         weights = 1.0 / (1.0 + np.arange(len(order)))
         weights /= weights.sum()
         tried = {_text(trial).casefold() for trial in ask.trials}
@@ -294,11 +309,11 @@ def _changes(children: Sequence[frozenset[str]], parents: Sequence[frozenset[str
     return names, table
 
 
-def standardise(trials: Sequence[Trial]) -> Floats:
+def standardise(trials: Sequence[Trial], feedback: Feedback = "both") -> Floats:
     """Accuracy and negative loss, each to zero mean and unit spread, averaged: loss tells apart what ties."""
-    accuracy = np.array([trial.score.accuracy for trial in trials])
-    loss = np.array([trial.score.loss for trial in trials])
-    return 0.5 * _unit(accuracy) - 0.5 * _unit(np.minimum(loss, 1e6))
+    accuracy = _unit(np.array([trial.score.accuracy for trial in trials]))
+    loss = _unit(np.minimum(np.array([trial.score.loss for trial in trials]), 1e6))
+    return {"both": 0.5 * accuracy - 0.5 * loss, "accuracy": accuracy, "loss": -loss}[feedback]
 
 
 def tidy(text: str) -> str:

@@ -21,6 +21,7 @@ from ipo_dspy.lms.asking import request
 from ipo_dspy.lms.faults import FATAL, brief
 from ipo_dspy.proposers.base import Ask, ProposalError, Proposals
 from ipo_dspy.proposers.budget import CHOICES, DESCRIPTION_TOKENS, tokens_in
+from ipo_dspy.proposers.feedback import Feedback, check_feedback, shown
 from ipo_dspy.signatures import PaperAdapter, ProposePrompts, ScoredPrompt, SummariseLooks, read_answers
 from ipo_dspy.threads import in_threads
 
@@ -50,6 +51,7 @@ class LMProposer:
         descriptions: which of them are shown where not all fit: `even` over the classes, the same at each step;
             `rotate`, others at each step; `summary`, one by the model itself. See docs/experiments.md.
         description_tokens: budget for them; about as much as the paper's requests hold.
+        feedback: which scores it is told: `both`, `accuracy` or `loss`.
         num_threads: requests at the same time; DSPy's setting by default.
 
     Draws differ by a `rollout_id` made of seed, step and slot: DSPy's cache makes a repeated run free.
@@ -63,6 +65,7 @@ class LMProposer:
         asking: Asking = "auto",
         descriptions: Described = "even",
         description_tokens: int = DESCRIPTION_TOKENS,
+        feedback: Feedback = "both",
         num_threads: int | None = None,
     ) -> None:
         if asking not in get_args(Asking):
@@ -74,6 +77,7 @@ class LMProposer:
         self.adapter = adapter or PaperAdapter()
         self.asking, self.descriptions, self.num_threads = asking, descriptions, num_threads
         self.description_tokens = description_tokens
+        self.feedback = check_feedback(feedback)
         self._share = 1.0
         """Of descriptions and history that the model's context has room for; halved when it overflows."""
         self._shrinking = threading.Lock()
@@ -87,6 +91,7 @@ class LMProposer:
             "asking": self.asking,
             "descriptions": self.descriptions,
             "description_tokens": self.description_tokens,
+            **({} if self.feedback == "both" else {"feedback": self.feedback}),
             **told,
         }
 
@@ -190,8 +195,8 @@ class LMProposer:
         )
 
     def _asker(self, ask: Ask, count: int, slot: int, draws: int, share: float) -> Callable[[], Answer]:
-        shown = replace(ask, shown=tuple(_last(ask.shown, share)))
-        inputs = self._inputs(shown, count, self._described(ask, share))
+        told = replace(ask, shown=tuple(_last(shown(ask, self.feedback), share)))
+        inputs = self._inputs(told, count, self._described(ask, share))
         config: dict[str, int] = {"rollout_id": zlib.crc32(f"{ask.seed}/{ask.step}/{slot}".encode())}
         if draws > 1:
             config["n"] = draws
@@ -210,7 +215,7 @@ class LMProposer:
         return {
             "task": ask.task,
             "descriptions": descriptions,
-            "history": [_scored(trial) for trial in ask.shown],
+            "history": [_scored(trial, self.feedback) for trial in ask.shown],
             "rejected": list(ask.rejected),
             "count": count,
         }
@@ -259,5 +264,10 @@ def _last(trials: Sequence[Trial], share: float) -> Sequence[Trial]:
     return trials[-max(1, int(len(trials) * share)) :] if trials else trials
 
 
-def _scored(trial: Trial) -> ScoredPrompt:
-    return ScoredPrompt(template=str(trial.template), loss=trial.score.loss, accuracy=trial.score.accuracy)
+def _scored(trial: Trial, feedback: Feedback) -> ScoredPrompt:
+    loss, accuracy = trial.score.loss, trial.score.accuracy
+    return ScoredPrompt(
+        template=str(trial.template),
+        loss=None if feedback == "accuracy" else loss,
+        accuracy=None if feedback == "loss" else accuracy,
+    )

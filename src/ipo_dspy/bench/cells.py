@@ -1,0 +1,116 @@
+"""What a cell of the experiment is: a method on a data set with shots and a seed, and all that decides its result.
+
+A cell's key is a digest of exactly that, so a finished cell is found again whatever else is asked for beside it: in
+another table, with more seeds, or as the usual row of an ablation. What does not decide a cell stays out of its key:
+zero-shot CLIP has the same key for all shots and seeds and is measured once.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from ipo_dspy.bench.methods import find_kind
+from ipo_dspy.bench.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One measurement.
+
+    >>> one = Cell("demo", "grey-food", "clip", 1, 1, Settings())
+    >>> one.key == Cell("demo", "grey-food", "clip", 16, 3, Settings(steps=5)).key
+    True
+    >>> one.key == Cell("demo", "pixel-animals", "clip", 1, 1, Settings()).key
+    False
+
+    Attributes:
+        suite: the collection that the data set is of.
+        dataset: its name there.
+        method: see `bench.methods`.
+        shots: training images a class.
+        seed: of the draw of images and of the method.
+        settings: of the sweep; a method reads only those that concern it.
+    """
+
+    suite: str
+    dataset: str
+    method: str
+    shots: int
+    seed: int
+    settings: Settings = field(repr=False)
+
+    @property
+    def decisive(self) -> Mapping[str, Any]:
+        """Everything that decides the result, as plain values."""
+        kind = find_kind(self.method)
+        drawn = {"shots": self.shots, "seed": self.seed} if kind.learns else {}
+        named = asdict(self.settings)
+        told = {name: named[name] for name in kind.reads}
+        own = dict(self.settings.arguments.get(self.method, {}))
+        return {"suite": self.suite, "dataset": self.dataset, "method": self.method, **drawn, **told, "arguments": own}
+
+    @property
+    def key(self) -> str:
+        """Digest of `decisive`."""
+        text = json.dumps(self.decisive, sort_keys=True, ensure_ascii=False, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder for what the cell writes."""
+        return f"{self.method}-{self.dataset}-{self.shots}-{self.seed}-{self.key[:8]}"
+
+    def __str__(self) -> str:
+        return f"{self.method}, {self.dataset}, {self.shots}-shot, seed {self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Which cells are asked for; every combination is one.
+
+    Attributes:
+        suite: the collection of the data sets.
+        datasets, methods, shots, seeds: each at least one, in the order of the tables.
+        settings: of all cells.
+        variants: settings by the name of a variant, for ablations; one without a name by default.
+    """
+
+    suite: str
+    datasets: tuple[str, ...]
+    methods: tuple[str, ...]
+    shots: tuple[int, ...]
+    seeds: tuple[int, ...]
+    settings: Settings
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({"": {}}))
+
+    def cell(self, dataset: str, method: str, shots: int, seed: int, variant: str = "") -> Cell:
+        """The cell of one combination."""
+        settings = replace(self.settings, **self.variants[variant])
+        return Cell(self.suite, dataset, method, shots, seed, settings)
+
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells, each once, data set by data set so that its images are read once."""
+        return _once(
+            self.cell(dataset, method, shots, seed, variant)
+            for dataset in self.datasets
+            for shots in self.shots
+            for seed in self.seeds
+            for method in self.methods
+            for variant in self.variants
+        )
+
+
+def distinct(grids: Sequence[Grid]) -> tuple[Cell, ...]:
+    """The cells of several grids, each once."""
+    return _once(cell for grid in grids for cell in grid.cells())
+
+
+def _once(cells: Iterable[Cell]) -> tuple[Cell, ...]:
+    """The first cell of each key."""
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        found.setdefault(cell.key, cell)
+    return tuple(found.values())

@@ -1,0 +1,167 @@
+"""Collections of data sets by the base-to-novel protocol: the bundled tasks, and the eleven of the paper.
+
+A split holds k shots of the base classes to learn from and the test images of both halves, each of which is scored
+against its own class names. Draw and halves are those of `data`: images are drawn over all classes first.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
+
+from ipo_dspy import demo
+from ipo_dspy.bundled import DEMO
+from ipo_dspy.data import BENCHMARKS, ImageDataset, check_benchmark, find_benchmark, load_benchmark
+from ipo_dspy.data.benchmarks import expected_folder, is_there, parts
+from ipo_dspy.errors import DataError, InputError
+from ipo_dspy.template import Template
+
+PAPER = tuple(name for name, one in BENCHMARKS.items() if one.kind != "transfer")
+"""The eleven data sets of the base-to-novel table, in its order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A data set as the protocol has it.
+
+    Attributes:
+        train: k shots of the base classes.
+        base, novel: all test images of either half, with its class names.
+        template: the hand-written one.
+    """
+
+    train: ImageDataset = field(repr=False)
+    base: ImageDataset
+    novel: ImageDataset
+    template: Template
+
+    def short(self, shots: int) -> dict[str, int]:
+        """Classes with fewer training images than were asked for, and how many they have."""
+        return {name: count for name, count in self.train.counts().items() if count < shots}
+
+
+class Suite(Protocol):
+    """A collection of data sets.
+
+    Attributes:
+        name: of the collection.
+        titles: of its data sets, as tables write them, by name and in order.
+        model, pretrained: the CLIP model that is usual for it.
+    """
+
+    name: str
+    titles: Mapping[str, str]
+    model: str
+    pretrained: str | None
+
+    def check(self, names: Sequence[str]) -> None:
+        """See that the data sets are there, without reading images.
+
+        Raises:
+            DataError: something is missing; what, and where it comes from.
+        """
+
+    def load(self, name: str, *, shots: int, seed: int) -> Split:
+        """A data set, drawn for the seed."""
+
+
+class DemoSuite:
+    """The bundled tasks with the bundled CLIP: nothing is downloaded."""
+
+    name: str = "demo"
+    model: str = DEMO
+    pretrained: str | None = None
+
+    def __init__(self) -> None:
+        self.titles: Mapping[str, str] = {name: name for name in demo.names()}
+
+    def check(self, names: Sequence[str]) -> None:
+        """They come with the package."""
+
+    def load(self, name: str, *, shots: int, seed: int) -> Split:
+        """A bundled task."""
+        base, novel = (demo.load(name, shots=shots, seed=seed, classes=half) for half in ("base", "novel"))
+        return Split(base.trainset, base.testset, novel.testset, base.program.template)
+
+
+class PaperSuite:
+    """The paper's eleven data sets below a folder, with the paper's CLIP.
+
+    Args:
+        root: folder that holds the data sets' folders.
+    """
+
+    name: str = "paper"
+    model: str = "ViT-B-16-quickgelu"
+    pretrained: str | None = "openai"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.titles: Mapping[str, str] = {name: BENCHMARKS[name].title for name in PAPER}
+
+    def check(self, names: Sequence[str]) -> None:
+        """Look for folders and split files; what `ipo-dspy data check` says of those that are not complete is told."""
+        if not self.root.expanduser().is_dir():
+            raise DataError(
+                f"there is no folder {self.root} (looked from {Path.cwd()}); name the one with the data sets"
+            )
+        missing = []
+        for name in names:
+            benchmark = find_benchmark(name)
+            folder = expected_folder(benchmark, self.root)
+            if not all(is_there(benchmark, folder, part) for part in parts(benchmark)):
+                missing += [
+                    f"{name}: {one.what}: {one.told}" for one in check_benchmark(name, self.root).findings if not one.ok
+                ]
+        if missing:
+            lines = "\n  ".join(missing)
+            raise DataError(
+                f"data sets are not complete below {self.root}:\n  {lines}\nget these, or leave them out: --datasets"
+            )
+
+    def load(self, name: str, *, shots: int, seed: int) -> Split:
+        """A data set of the paper."""
+        base = load_benchmark(name, self.root, shots=shots, seed=seed, part="base")
+        novel = load_benchmark(name, self.root, shots=shots, seed=seed, part="novel")
+        return Split(base.train, base.test, novel.test, Template.parse(base.template))
+
+
+SUITES: Mapping[str, str] = MappingProxyType(
+    {"demo": "the bundled tasks with the bundled CLIP", "paper": "the paper's eleven data sets with ViT-B/16"}
+)
+"""The suites by name, and what each is."""
+
+
+def build_suite(name: str, root: Path | None = None) -> Suite:
+    """A suite by name.
+
+    Args:
+        name: of `SUITES`.
+        root: folder of the data sets, which `paper` needs.
+
+    Raises:
+        InputError: an unknown name, or no folder for the data sets of the paper.
+    """
+    if name == "demo":
+        return DemoSuite()
+    if name == "paper":
+        if root is None:
+            raise InputError("suite 'paper' needs the data sets; name their folder: --data ROOT (see docs/datasets.md)")
+        return PaperSuite(root)
+    raise InputError(f"there is no suite {name!r}; write one of {', '.join(SUITES)}")
+
+
+def chosen(asked: Sequence[str] | None, suite: Suite) -> tuple[str, ...]:
+    """Names of a suite's data sets: those asked for by name or title, or all.
+
+    Raises:
+        DataError: an unknown one; the message lists the known.
+    """
+    if asked is None:
+        return tuple(suite.titles)
+    by_word = {word.casefold(): name for name, title in suite.titles.items() for word in (name, title)}
+    for one in asked:
+        if one.casefold() not in by_word:
+            raise DataError(f"suite {suite.name!r} has no data set {one!r}; known: {', '.join(suite.titles)}")
+    return tuple(dict.fromkeys(by_word[one.casefold()] for one in asked))

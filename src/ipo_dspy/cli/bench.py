@@ -1,0 +1,203 @@
+"""The paper's experiment: bench."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from ipo_dspy.cli.options import AllowChanges, Asking, Descriptions, Device, Json, LmArg, PerStep, VlmArg, settings
+from ipo_dspy.errors import InputError
+
+if TYPE_CHECKING:
+    from ipo_dspy.bench.cells import Grid
+    from ipo_dspy.bench.suites import Suite
+    from ipo_dspy.bench.sweep import Swept
+    from ipo_dspy.bench.tables import Table
+
+T = TypeVar("T")
+
+
+def bench(
+    suite: Annotated[
+        str, typer.Option(help="demo: bundled tasks, bundled CLIP; paper: the eleven data sets.")
+    ] = "demo",
+    data: Annotated[Path | None, typer.Option(help="Folder of the paper's data sets, for --suite paper.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Comma-separated; all that need nothing more than is given, if not told.")
+    ] = None,
+    datasets: Annotated[str | None, typer.Option(help="Comma-separated; all of the suite if not given.")] = None,
+    shots: Annotated[str, typer.Option(help="Training images per class, comma-separated.")] = "1,16",
+    seeds: Annotated[str, typer.Option(help="Of draw and method, comma-separated.")] = "1,2,3",
+    ablate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Vary one setting of IPO and print that table instead: descriptions, history, feedback, "
+            "prompts-per-step, lm or vlm; may be repeated."
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=0, help="Of IPO; others get its number of evaluations.")] = 40,
+    prompts_per_step: PerStep = 8,
+    history_size: Annotated[int, typer.Option(min=0, help="Best earlier templates that the proposer is shown.")] = 20,
+    max_descriptions: Descriptions = 64,
+    lm: Annotated[
+        list[str] | None,
+        typer.Option("--lm", help="LLM that proposes, a LiteLLM name; several with --ablate lm; none: evolution."),
+    ] = None,
+    vlm: Annotated[
+        list[str] | None,
+        typer.Option("--vlm", help="Multimodal LLM that describes; several with --ablate vlm; none: CLIP does."),
+    ] = None,
+    lm_arg: LmArg = None,
+    vlm_arg: VlmArg = None,
+    asking: Asking = "auto",
+    method_arg: Annotated[
+        list[str] | None,
+        typer.Option("--method-arg", metavar="METHOD.NAME=VALUE", help="Hyper-parameter, e.g. coop.epochs=5."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Another CLIP than the suite's.")] = None,
+    pretrained: Annotated[str | None, typer.Option(help="Its open_clip tag or checkpoint path.")] = None,
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option(help="Folder of the sweep; one that was stopped goes on.")] = Path("runs/bench"),
+    form: Annotated[str, typer.Option("--format", help="md, latex or csv.")] = "md",
+    allow_changes: AllowChanges = False,
+    retry: Annotated[bool, typer.Option("--retry-failed", help="Measure failed cells again.")] = False,
+    json: Json = False,
+) -> None:
+    """Measure methods on data sets by the base-to-novel protocol and print the paper's table."""
+    from ipo_dspy.bench.ablations import Models, ablation
+    from ipo_dspy.bench.cells import Grid
+    from ipo_dspy.bench.settings import Settings
+    from ipo_dspy.bench.suites import build_suite, chosen
+    from ipo_dspy.bench.tables import render
+
+    render((), form)  # an unknown format shows now
+    models = Models(tuple(lm or ()), tuple(vlm or ()))
+    where = build_suite(suite, data)
+    given = Settings(
+        model=model or where.model,
+        pretrained=pretrained if model else pretrained or where.pretrained,
+        steps=steps,
+        prompts_per_step=prompts_per_step,
+        history_size=history_size,
+        max_descriptions=max_descriptions,
+        lm=_only(models.lms, "lm", ablate),
+        vlm=_only(models.vlms, "vlm", ablate),
+        lm_settings=settings(lm_arg, "--lm-arg"),
+        vlm_settings=settings(vlm_arg, "--vlm-arg"),
+        asking=asking,
+        arguments=_arguments(method_arg),
+    )
+    grid = Grid(
+        suite=where.name,
+        datasets=chosen(_names(datasets), where),
+        methods=_methods(methods, given.lm),
+        shots=_numbers(shots, "--shots", 1),
+        seeds=_numbers(seeds, "--seeds", 0),
+        settings=given,
+    )
+    ablations = {name: ablation(name, grid, models) for name in ablate or ()}
+    swept = _sweep(tuple(ablations.values()) or (grid,), where, out, device, allow_changes, retry)
+    _show(_tables(grid, ablations, where, swept), swept, form, out, json=json)
+
+
+def _sweep(
+    grids: "Sequence[Grid]", suite: "Suite", out: Path, device: str, allow_changes: bool, retry: bool
+) -> "Swept":
+    from ipo_dspy.bench.runs import Stopper
+    from ipo_dspy.bench.sweep import sweep
+    from ipo_dspy.cli import resume
+    from ipo_dspy.cli.sweeping import LiveSweep
+
+    stopper, live = Stopper(), LiveSweep()
+    with live, resume.stopping(stopper.stop, live.say):
+        return sweep(
+            grids,
+            suite,
+            out,
+            device=device,
+            allow_changes=allow_changes,
+            retry=retry,
+            audience=live,
+            stopper=stopper,
+        )
+
+
+def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "Suite", swept: "Swept") -> "list[Table]":
+    from ipo_dspy.bench.tables import ablation_table, paper_table
+
+    if not ablations:
+        return [paper_table(grid, swept.rows, suite, shots) for shots in grid.shots]
+    return [
+        ablation_table(name, one, swept.rows, suite, shots) for name, one in ablations.items() for shots in one.shots
+    ]
+
+
+def _show(tables: "Sequence[Table]", swept: "Swept", form: str, out: Path, *, json: bool) -> None:
+    """Tables or JSON on stdout; what is missing from them, and how to go on, on stderr."""
+    from ipo_dspy.bench.rows import ROWS
+    from ipo_dspy.bench.tables import render
+    from ipo_dspy.cli import resume, show
+    from ipo_dspy.cli.wording import counted
+
+    if json:
+        show.as_json({"cells": swept.cells, "stopped": swept.stopped, "rows": [asdict(r) for r in swept.rows.values()]})
+    else:
+        typer.echo(render(tables, form))
+    for row in swept.failed:
+        show.note(f"failed: {row.method}, {row.dataset}, {row.shots}-shot, seed {row.seed}: {row.error}")
+    again = resume.command(out)
+    if swept.failed:
+        show.note(f"{counted(len(swept.failed), 'cell')} failed, see {out / ROWS}; try again: {again} --retry-failed")
+    if swept.stopped:
+        show.note(f"stopped after {len(swept.rows)} of {counted(swept.cells, 'cell')}; go on with: {again}")
+        raise typer.Exit(130)
+    if swept.failed:
+        raise typer.Exit(1)
+
+
+def _methods(text: str | None, lm: str | None) -> tuple[str, ...]:
+    """Those asked for, in the order of the tables; by default all that can be run."""
+    from ipo_dspy.bench.methods import find_kind, kinds
+
+    known = kinds()
+    if text is None:
+        return tuple(name for name, kind in known.items() if lm is not None or not kind.needs_lm)
+    asked = [find_kind(name).name for name in _names(text) or ()]
+    return tuple(name for name in known if name in asked)
+
+
+def _only(names: Sequence[str], option: str, ablate: Sequence[str] | None) -> str | None:
+    """The one language model of a sweep; where several are compared, none is that of all cells."""
+    if len(names) > 1 and option not in (ablate or ()):
+        raise InputError(f"--{option} names {len(names)} models; name one, or compare them: --ablate {option}")
+    return names[0] if len(names) == 1 and option not in (ablate or ()) else None
+
+
+def _arguments(given: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for one in given or ():
+        method, dot, rest = one.partition(".")
+        if not dot:
+            raise InputError(f"--method-arg {one!r} names no method; write e.g. --method-arg coop.epochs=5")
+        found.setdefault(method, {}).update(settings([rest], "--method-arg"))
+    return found
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else _listed(text, str)
+
+
+def _numbers(text: str, option: str, least: int) -> tuple[int, ...]:
+    try:
+        found = _listed(text, int)
+    except ValueError:
+        found = []
+    if not found or min(found) < least:
+        raise InputError(f"{option} {text!r} is no list of whole numbers from {least}; write e.g. {option} 1,2")
+    return tuple(dict.fromkeys(found))
+
+
+def _listed(text: str, kind: Callable[[str], T]) -> list[T]:
+    return [kind(part.strip()) for part in text.split(",") if part.strip()]

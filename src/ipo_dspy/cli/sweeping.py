@@ -1,0 +1,56 @@
+"""How a sweep is shown: a line a cell on stderr, and bars where that is a terminal."""
+
+import logging
+
+from ipo_dspy.bench.cells import Cell
+from ipo_dspy.bench.rows import Row
+from ipo_dspy.cli.progress import LiveProgress
+from ipo_dspy.cli.wording import in_options
+from ipo_dspy.events import Event
+
+_draws = logging.getLogger("ipo_dspy.data")
+"""Tells of classes with few images at each draw; the sweep says it once."""
+
+
+class LiveSweep:
+    """An audience of a sweep."""
+
+    def __init__(self) -> None:
+        self._bars = LiveProgress()
+
+    def __enter__(self) -> "LiveSweep":
+        self._level = _draws.level
+        _draws.setLevel(logging.ERROR)
+        self._bars.__enter__()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._bars.__exit__(*details)
+        _draws.setLevel(self._level)
+
+    def begins(self, cell: Cell, number: int, total: int) -> None:
+        """Move the bar of the cells."""
+        self._bars.steps = cell.settings.steps
+        self._bars.show("cells", number - 1, total)
+        self._bars.show("steps", 0, cell.settings.steps)
+
+    def ended(self, row: Row) -> None:
+        """A line of the cell's result."""
+        cell = f"{row.method}, {row.dataset}, {row.shots}-shot, seed {row.seed}"
+        if row.error is not None:
+            self.say(f"{cell}: failed: {row.error}")
+        else:
+            self.say(f"{cell}: base {row.base:.2f}, novel {row.novel:.2f}, H {row.h:.2f} ({row.seconds:.1f} s)")
+
+    def event(self, event: Event) -> None:
+        """Steps as a bar, faults as lines; not each better template, or a sweep would be a long read."""
+        if event["event"] == "progress" and event["stage"] == "steps":
+            self._bars.show("steps", event["done"], event["total"])
+        elif event["event"] == "step":
+            self._bars.show("steps", event["step"], self._bars.steps)
+        elif event["event"] == "fault":
+            self.say(in_options(f"step {event['step']}: {event['message']}", "bench"))
+
+    def say(self, text: str) -> None:
+        """A line above the bars."""
+        self._bars.say(text)

@@ -1,0 +1,70 @@
+"""The bundled tasks with few test images, so that a cell takes a second.
+
+`python bench_small.py FOLDER` measures `GRID` there, for tests that kill it.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ipo_dspy.bench.cells import Grid
+from ipo_dspy.bench.rows import Row
+from ipo_dspy.bench.settings import Settings
+from ipo_dspy.bench.suites import DemoSuite, Split
+from ipo_dspy.bench.sweep import Swept, sweep
+from ipo_dspy.data import ImageDataset
+
+MEASURED = frozenset({"seconds", "started", "machine", "versions", "commit"})
+"""Fields of a row that differ from one measurement to the next."""
+
+
+class SmallSuite(DemoSuite):
+    """Five classes a half and four test images of each; `broken` names a data set that cannot be loaded."""
+
+    def __init__(self, broken: str | None = None) -> None:
+        super().__init__()
+        self.broken = broken
+
+    def load(self, name: str, *, shots: int, seed: int) -> Split:
+        if name == self.broken:
+            raise RuntimeError("the disk has gone")
+        split = super().load(name, shots=shots, seed=seed)
+        base, novel = few(split.base), few(split.novel)
+        return Split(split.train.subset(base.classes), base, novel, split.template)
+
+
+def few(dataset: ImageDataset) -> ImageDataset:
+    classes = dataset.classes[:5]
+    return ImageDataset(
+        (one for name in classes for one in [e for e in dataset if e.label == name][:4]), classes=classes
+    )
+
+
+def grid(**changed: Any) -> Grid:
+    usual = {
+        "suite": "demo",
+        "datasets": ("grey-food", "pixel-animals"),
+        "methods": ("clip", "ipo"),
+        "shots": (1,),
+        "seeds": (1, 2),
+        "settings": Settings(steps=3, prompts_per_step=2),
+    }
+    return Grid(**{**usual, **changed})
+
+
+def run(folder: Path, *grids: Grid, **options: Any) -> Swept:
+    suite = options.pop("suite", None) or SmallSuite()
+    return sweep(grids or (grid(),), suite, folder, device="cpu", **options)
+
+
+def results(rows: Mapping[str, Row]) -> dict[str, dict[str, Any]]:
+    """What was found, without what differs each time it is measured."""
+    return {
+        key: {name: getattr(row, name) for name in Row.__dataclass_fields__ if name not in MEASURED}
+        for key, row in rows.items()
+    }
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]))

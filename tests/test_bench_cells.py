@@ -1,0 +1,118 @@
+"""What a cell's key tells apart, and the rows on disk."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ipo_dspy.bench.cells import Cell, Grid, distinct
+from ipo_dspy.bench.rows import ROWS, Row, Rows, read_rows
+from ipo_dspy.bench.settings import Settings
+from ipo_dspy.errors import InputError, JournalError
+
+CELL = Cell("demo", "grey-food", "ipo", 1, 1, Settings())
+
+
+def row(key: str, **more: object) -> Row:
+    told = {"suite": "demo", "dataset": "grey-food", "method": "ipo", "shots": 1, "seed": 1, "decisive": {}}
+    return Row(**{**told, "key": key, **more})  # type: ignore[arg-type]  # of many types
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(CELL, suite="paper"),
+        replace(CELL, dataset="pixel-animals"),
+        replace(CELL, method="clip"),
+        replace(CELL, shots=16),
+        replace(CELL, seed=2),
+        *(
+            replace(CELL, settings=replace(Settings(), **changed))
+            for changed in (
+                {"model": "ViT-B-16"},
+                {"steps": 41},
+                {"prompts_per_step": 4},
+                {"history_size": 0},
+                {"descriptions": False},
+                {"feedback": "loss"},
+                {"lm": "openai/gpt-4o-mini"},
+                {"lm_settings": {"temperature": 0.5}},
+                {"vlm": "openai/gpt-4o-mini"},
+            )
+        ),
+    ],
+    ids=lambda cell: str(cell),
+)
+def test_whatever_decides_a_result_is_in_the_key(other: Cell) -> None:
+    assert other.key != CELL.key
+
+
+def test_what_a_method_does_not_read_is_not_in_its_key() -> None:
+    clip = replace(CELL, method="clip")
+    other = replace(clip, shots=16, seed=3, settings=Settings(steps=1, lm="openai/gpt-4o-mini", feedback="loss"))
+    assert clip.key == other.key
+    assert clip.key != replace(clip, settings=Settings(model="ViT-B-16")).key
+    assert CELL.key == replace(CELL, settings=Settings(arguments={"clip": {"x": 1}})).key
+
+
+def test_a_grid_has_each_cell_once_and_ablations_share_the_usual_one() -> None:
+    grid = Grid("demo", ("a", "b"), ("clip", "ipo"), (1, 16), (1, 2, 3), Settings())
+    assert len(grid.cells()) == 2 * (1 + 2 * 3)
+    varied = replace(grid, methods=("ipo",), variants={"20": {"history_size": 20}, "0": {"history_size": 0}})
+    assert len(varied.cells()) == 2 * 2 * 3 * 2
+    assert len(distinct([grid, varied])) == len(grid.cells()) + 2 * 2 * 3
+
+
+def test_an_unknown_method_lists_the_known() -> None:
+    with pytest.raises(InputError, match=r"no method 'copo'; known: clip, clip-ensemble, .*ipo, .*gepa"):
+        _ = replace(CELL, method="copo").key
+
+
+def test_rows_are_kept_and_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
+    with Rows(tmp_path) as rows:
+        rows.append(row("a", base=50.0))
+        rows.append(row("b", error="RuntimeError: no"))
+    whole = (tmp_path / ROWS).read_bytes()
+    for cut in range(1, len(whole)):
+        (tmp_path / ROWS).write_bytes(whole[:cut])
+        left = whole[:cut].count(b"\n")
+        assert len(read_rows(tmp_path)) == left
+    (tmp_path / ROWS).write_bytes(whole[:-5])
+    with Rows(tmp_path) as rows:
+        assert list(rows.latest) == ["a"]
+        rows.append(row("b", base=40.0))
+    assert [json.loads(line)["key"] for line in (tmp_path / ROWS).read_text().splitlines()] == ["a", "b"]
+
+
+def test_a_later_row_of_a_cell_takes_the_place_of_an_earlier(tmp_path: Path) -> None:
+    with Rows(tmp_path) as rows:
+        rows.append(row("a", error="ValueError: no"))
+        rows.append(row("a", base=50.0))
+    assert read_rows(tmp_path)["a"].base == 50.0
+
+
+def test_damage_in_the_middle_names_the_line(tmp_path: Path) -> None:
+    (tmp_path / ROWS).write_text('{"key": "a"}\nnot a row\n')
+    with pytest.raises(JournalError, match=r"rows.jsonl' is damaged in line 1"):
+        Rows(tmp_path)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with Rows(tmp_path), pytest.raises(JournalError, match="is being written by another sweep"):
+        Rows(tmp_path)
+    with Rows(tmp_path):
+        pass
+
+
+def test_changed_settings_are_listed(tmp_path: Path) -> None:
+    with Rows(tmp_path) as rows:
+        rows.agree({"steps": 40, "lm": None})
+        rows.agree({"steps": 5, "lm": None})  # nothing was measured under the first
+        rows.append(row("a"))
+    with Rows(tmp_path) as rows:
+        rows.agree({"steps": 5, "lm": None})
+        with pytest.raises(JournalError, match=r"steps was 5 and is 6; lm was None and is 'x'; .*allow-changes"):
+            rows.agree({"steps": 6, "lm": "x"})
+        rows.agree({"steps": 6, "lm": "x"}, allow_changes=True)
+        rows.agree({"steps": 6, "lm": "x"})

@@ -1,0 +1,174 @@
+"""Sweeps on the bundled model: to the end, killed in the middle, with cells that fail, with settings that changed."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench_small import SmallSuite, grid, results, run
+from cli_process import Processes
+from ipo_dspy.bench.cells import Cell
+from ipo_dspy.bench.rows import ROWS, Row, read_rows
+from ipo_dspy.bench.runs import Stopper
+from ipo_dspy.bench.settings import Settings
+from ipo_dspy.bench.sweep import CELLS, Nobody, Swept
+from ipo_dspy.data import harmonic_mean
+from ipo_dspy.errors import InputError, JournalError, LanguageModelError, ModelError
+from ipo_dspy.journal import FILE_NAME
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """A sweep that nothing disturbs."""
+    return run(tmp_path_factory.mktemp("whole"))
+
+
+class Listening(Nobody):
+    """Keeps what it is told; `stop` is called at the n-th better template of a method."""
+
+    def __init__(self, stopper: Stopper | None = None, at: int = 0) -> None:
+        self.begun: list[Cell] = []
+        self.said: list[str] = []
+        self.stopper, self.at, self.steps = stopper, at, 0
+
+    def begins(self, cell: Cell, number: int, total: int) -> None:
+        self.begun.append(cell)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def event(self, event: object) -> None:
+        if isinstance(event, dict) and event["event"] == "step":
+            self.steps += 1
+            if self.stopper is not None and self.steps == self.at:
+                self.stopper.stop()
+
+
+def of(swept: Swept, method: str) -> list[Row]:
+    return [row for row in swept.rows.values() if row.method == method]
+
+
+def test_every_cell_is_a_row_with_its_figures(whole: Swept) -> None:
+    assert not whole.failed
+    assert not whole.stopped
+    assert len(whole.rows) == whole.cells == 2 + 2 * 2
+    for row in whole.rows.values():
+        assert row.base is not None
+        assert row.novel is not None
+        assert row.h == harmonic_mean(row.base, row.novel)
+        assert row.base_loss is not None
+        assert row.versions["torch"]
+        assert row.machine["processor"]
+        assert row.seconds > 0
+        assert row.train_images == 5
+    for row in of(whole, "ipo"):
+        assert row.template is not None
+        assert row.trials is not None
+        assert row.trials <= 1 + 3 * 2
+        assert row.evaluations == row.trials * 5
+        assert (row.calls, row.tokens, row.cost) == (0, 0, 0.0)
+
+
+def test_seeds_draw_other_images(whole: Swept) -> None:
+    first, second = [row for row in of(whole, "ipo") if row.dataset == "grey-food"]
+    assert (first.seed, second.seed) == (1, 2)
+    assert first.template != second.template
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    with Processes(tmp_path_factory.mktemp("processes"), {"IPO_DSPY_CACHE": os.environ["IPO_DSPY_CACHE"]}) as one:
+        yield one
+
+
+def test_a_killed_sweep_goes_on_to_the_same_rows(whole: Swept, processes: Processes, tmp_path: Path) -> None:
+    source = (Path(__file__).parent / "bench_small.py").read_text()
+    killed = processes._begin((str(tmp_path),), source)
+    wait_for_trials(tmp_path, cell=2)
+    os.kill(killed, signal.SIGKILL)
+    assert processes.end().code == -signal.SIGKILL
+    measured = read_rows(tmp_path)
+    assert 0 < len(measured) < whole.cells
+    with (tmp_path / ROWS).open("ab") as file:
+        file.write(b'{"key": "torn')
+    listening = Listening()
+    resumed = run(tmp_path, audience=listening)
+    assert len(listening.begun) == whole.cells - len(measured)
+    assert results(resumed.rows) == results(whole.rows)
+
+
+def wait_for_trials(folder: Path, cell: int) -> None:
+    """Until the n-th cell of IPO has scored something."""
+    for _ in range(3000):
+        journals = [path for path in (folder / CELLS).glob(f"*/{FILE_NAME}") if b'"trial"' in path.read_bytes()]
+        if len(journals) >= cell:
+            return
+        time.sleep(0.01)
+    raise AssertionError("no cell has begun")
+
+
+def test_a_stop_ends_the_sweep_after_the_step_and_it_goes_on(whole: Swept, tmp_path: Path) -> None:
+    stopper = Stopper()
+    stopped = run(tmp_path, stopper=stopper, audience=Listening(stopper, at=2))
+    assert stopped.stopped
+    assert [row.method for row in stopped.rows.values()] == ["clip"]
+    resumed = run(tmp_path)
+    assert not resumed.stopped
+    assert results(resumed.rows) == results(whole.rows)
+
+
+def test_a_failed_cell_is_a_row_and_is_tried_again_on_request_only(whole: Swept, tmp_path: Path) -> None:
+    broken = run(tmp_path, suite=SmallSuite(broken="grey-food"))
+    assert [row.error for row in broken.failed] == ["RuntimeError: the disk has gone"] * 3
+    assert {row.dataset for row in broken.rows.values() if row.error is None} == {"pixel-animals"}
+    assert all(row.base is None for row in broken.failed)
+    assert len(run(tmp_path).failed) == 3
+    assert results(run(tmp_path, retry=True).rows).keys() == results(whole.rows).keys()
+    assert results(read_rows(tmp_path)) == results(whole.rows)
+
+
+def test_changed_settings_are_refused_and_named(tmp_path: Path) -> None:
+    few = grid(datasets=("grey-food",), seeds=(1,))
+    run(tmp_path, few)
+    other = replace(few, settings=Settings(steps=1, prompts_per_step=2))
+    with pytest.raises(JournalError, match="steps was 3 and is 1"):
+        run(tmp_path, other)
+    listening = Listening()
+    run(tmp_path, other, allow_changes=True, audience=listening)
+    assert [cell.method for cell in listening.begun] == ["ipo"]
+
+
+def test_more_cells_are_no_change(tmp_path: Path) -> None:
+    run(tmp_path, grid(datasets=("grey-food",), seeds=(1,), methods=("clip",)))
+    assert len(run(tmp_path, grid(datasets=("grey-food",), seeds=(1,))).rows) == 2
+
+
+def test_more_shots_than_a_class_has_images_are_told_once(tmp_path: Path) -> None:
+    listening = Listening()
+    few = grid(datasets=("grey-food",), shots=(17,), methods=("ipo",), settings=Settings(steps=0))
+    swept = run(tmp_path, few, audience=listening)
+    (told,) = listening.said
+    assert told.startswith("grey-food: 5 of 5 classes have fewer than 17 training images and give all they have, e.g. ")
+    assert [row.train_images for row in swept.rows.values()] == [5 * 16] * 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"methods": ("gepa",)}, LanguageModelError, "method 'gepa' has a language model write .*--lm openai"),
+        ({"methods": ("cop",)}, InputError, "no method 'cop'; known: clip,"),
+        ({"settings": Settings(model="none")}, ModelError, "none"),
+        ({"settings": Settings(arguments={"ipo": {"x": 1}})}, InputError, "method 'ipo' takes no settings of its own"),
+        ({"settings": Settings(arguments={"clip": {"x": 1}})}, InputError, "clip has no setting 'x'"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_there_are_rows(
+    changed: dict[str, object], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        run(tmp_path / "new", grid(**changed))
+    assert not (tmp_path / "new").exists() or not read_rows(tmp_path / "new")

@@ -1,0 +1,149 @@
+"""The tables against numbers computed by hand, in three formats."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ipo_dspy.bench.ablations import ABLATIONS, Models, ablation
+from ipo_dspy.bench.cells import Grid
+from ipo_dspy.bench.means import Mean, entry
+from ipo_dspy.bench.published import published
+from ipo_dspy.bench.rows import Row
+from ipo_dspy.bench.settings import Settings
+from ipo_dspy.bench.suites import DemoSuite, PaperSuite, build_suite, chosen
+from ipo_dspy.bench.tables import ablation_table, paper_table, render
+from ipo_dspy.errors import DataError, InputError, LanguageModelError
+
+GRID = Grid("demo", ("grey-food", "pixel-animals"), ("clip", "ipo"), (1,), (1, 2), Settings())
+IPO = {("grey-food", 1): (60.0, 40.0), ("grey-food", 2): (64.0, 48.0)}
+IPO |= {("pixel-animals", 1): (80.0, 60.0), ("pixel-animals", 2): (84.0, 64.0)}
+CLIP = {"grey-food": (50.0, 30.0), "pixel-animals": (20.0, 40.0)}
+
+
+def rows(grid: Grid = GRID, ipo: Mapping[tuple[str, int], tuple[float, float] | None] = IPO) -> dict[str, Row]:
+    found = {}
+    for cell in grid.cells():
+        pair = CLIP[cell.dataset] if cell.method == "clip" else ipo.get((cell.dataset, cell.seed))
+        base, novel = pair or (None, None)
+        row = Row(cell.key, cell.suite, cell.dataset, cell.method, cell.shots, cell.seed, cell.decisive, base, novel)
+        found[cell.key] = row if pair else replace(row, error="RuntimeError: no")
+    return found
+
+
+def test_means_and_errors_are_those_computed_by_hand() -> None:
+    one = entry(GRID, rows(), "grey-food", "ipo", 1)
+    assert one.base == Mean(62.0, 2.0)
+    assert one.novel == Mean(44.0, 4.0)
+    assert one.h is not None
+    first, second = 48.0, 2 * 64 * 48 / 112
+    assert one.h.value == pytest.approx((first + second) / 2)
+    assert one.h.error == pytest.approx(abs(first - second) / 2)
+
+
+def test_the_average_is_taken_seed_by_seed_and_its_h_is_of_the_averages() -> None:
+    one = entry(GRID, rows(), "average", "ipo", 1)
+    assert one.base == Mean(72.0, 2.0)  # 70 and 74
+    assert one.novel is not None
+    assert (one.novel.value, one.novel.error) == pytest.approx((53.0, 3.0))  # 50 and 56
+    assert one.h is not None
+    assert one.h.value == pytest.approx((2 * 70 * 50 / 120 + 2 * 74 * 56 / 130) / 2)
+
+
+def test_a_seed_with_a_failed_cell_is_left_out_of_the_average() -> None:
+    broken = rows(ipo={**IPO, ("grey-food", 2): None})
+    one = entry(GRID, broken, "average", "ipo", 1)
+    assert (one.base, one.novel, one.seeds) == (Mean(70.0, None), Mean(50.0, None), 1)
+    nothing = entry(GRID, {}, "average", "ipo", 1)
+    assert (nothing.base, nothing.h, nothing.seeds) == (None, None, 0)
+
+
+MARKDOWN = """\
+**1-shot, base to novel**
+
+| data set | method | base | novel | H |
+|---|---|---:|---:|---:|
+| average | CLIP | 35.0 ± 0.0 | 35.0 ± 0.0 | 35.0 ± 0.0 |
+| average | IPO | 72.0 ± 2.0 | 53.0 ± 3.0 | 61.0 ± 2.7 |
+| grey-food | CLIP | 50.0 ± 0.0 | 30.0 ± 0.0 | 37.5 ± 0.0 |
+| grey-food | IPO | 62.0 ± 2.0 | 44.0 ± 4.0 | 51.4 ± 3.4 |
+| pixel-animals | CLIP | 20.0 ± 0.0 | 40.0 ± 0.0 | 26.7 ± 0.0 |
+| pixel-animals | IPO | 82.0 ± 2.0 | 62.0 ± 2.0 | 70.6 ± 2.0 |"""
+
+
+def test_markdown() -> None:
+    assert render([paper_table(GRID, rows(), DemoSuite(), 1)], "md") == MARKDOWN
+
+
+def test_latex() -> None:
+    text = render([paper_table(GRID, rows(), DemoSuite(), 1)], "latex").splitlines()
+    assert text[1:4] == [r"\begin{tabular}{llrrr}", r"\toprule", r"data set & method & base & novel & H \\"]
+    assert r"grey-food & IPO & $62.0 \pm 2.0$ & $44.0 \pm 4.0$ & $51.4 \pm 3.4$ \\" in text
+    assert text.count(r"\midrule") == 3
+    assert text[-2:] == [r"\bottomrule", r"\end{tabular}"]
+
+
+def test_csv_has_full_precision() -> None:
+    lines = list(csv.DictReader(io.StringIO(render([paper_table(GRID, rows(), DemoSuite(), 1)], "csv"))))
+    assert len(lines) == 6
+    assert float(lines[1]["base"]) == 72.0
+    assert float(lines[3]["H"]) == pytest.approx((48 + 2 * 64 * 48 / 112) / 2, rel=1e-12)
+    assert float(lines[3]["novel error"]) == 4.0
+
+
+def test_missing_figures_are_dashes() -> None:
+    assert "| grey-food | IPO | - | - | - |" in render([paper_table(GRID, {}, DemoSuite(), 1)], "md")
+
+
+def test_the_papers_figures_stand_beside_ours_where_they_are_about_the_same() -> None:
+    suite = PaperSuite(Path())
+    names = tuple(suite.titles)
+    assert len(names) == 11
+    all_of_them = Grid("paper", names, ("clip", "ipo"), (1, 16), (1,), Settings())
+    text = render([paper_table(all_of_them, {}, suite, shots) for shots in (1, 16)], "md")
+    assert "| average | IPO | - | - | - | 71.76 | 77.00 | 74.29 |" in text
+    assert "| average | IPO | - | - | - | 79.92 | 80.51 | 80.21 |" in text
+    assert "| EuroSAT | IPO | - | - | - | 64.97 | 82.13 | 72.54 |" in text
+    some = replace(all_of_them, datasets=names[:2])
+    assert "| average | IPO | - | - | - | - | - | - |" in render([paper_table(some, {}, suite, 1)], "md")
+
+
+def test_published_figures_hold_together() -> None:
+    """H is the harmonic mean of base and novel, but for the one figure that the paper prints otherwise."""
+    for name in ("average", *PaperSuite(Path()).titles):
+        for method in ("clip", "coop", "cocoop", "maple", "promptsrc", "coprompt", "ipo"):
+            base, novel, h = published(name, method, 1)
+            assert base is not None
+            assert novel is not None
+            assert h is not None
+            ours = 2 * base * novel / (base + novel)
+            assert math.isclose(h, ours, abs_tol=0.011) or (name, method) == ("oxford_pets", "ipo"), (name, method)
+
+
+def test_every_ablation_has_its_table() -> None:
+    models = Models(("openai/gpt-4o-mini",), ("openai/gpt-4o",))
+    for name in ABLATIONS:
+        grid = ablation(name, GRID, models)
+        lines = render([ablation_table(name, grid, {}, DemoSuite(), 1)], "md").splitlines()
+        assert len(lines) == 4 + 3 * len(grid.variants)
+    history = ablation("history", GRID, models)
+    assert list(history.variants) == ["0", "1", "5", "10", "20", "50", "100"]
+    usual = {GRID.cell("grey-food", "ipo", 1, 1).key}
+    assert usual <= {cell.key for cell in ablation("feedback", GRID, models).cells()}
+
+
+def test_unknown_names_list_the_known() -> None:
+    with pytest.raises(InputError, match="no ablation 'x'; known: descriptions, history"):
+        ablation("x", GRID, Models())
+    with pytest.raises(LanguageModelError, match="--ablate lm compares language models and none is named"):
+        ablation("lm", GRID, Models())
+    with pytest.raises(InputError, match="no suite 'x'; write one of demo, paper"):
+        build_suite("x")
+    with pytest.raises(DataError, match="has no data set 'x'; known: faint-places, grey-food"):
+        chosen(["x"], DemoSuite())
+    with pytest.raises(InputError, match="format='x' is unknown; write one of md, latex, csv"):
+        render([], "x")

@@ -1,0 +1,71 @@
+"""Proposers that are told of one score only see and use nothing of the other."""
+
+import dspy
+import pytest
+
+from ipo_dspy.errors import InputError
+from ipo_dspy.history import Score, Trial
+from ipo_dspy.proposers import Ask, EvolutionProposer, Feedback, LMProposer
+from ipo_dspy.proposers.feedback import shown
+from ipo_dspy.template import Template
+from openai_server import OpenAIServer, Reply
+
+FIGURES = [(10.0, 4.0), (90.0, 3.0), (50.0, 1.0), (70.0, 2.0)]
+"""Accuracy and loss: the best by the one is not the best by the other."""
+
+
+def ask(figures: list[tuple[float, float]] = FIGURES, history: int = 2) -> Ask:
+    texts = ["a photo of a <CLASS>.", "art of a <CLASS>.", "a toy <CLASS>.", "a blurry <CLASS>."]
+    trials = tuple(
+        Trial(Template.parse(text), Score(*pair), index=i, step=0, tokens=6, key=str(i))
+        for i, (text, pair) in enumerate(zip(texts, figures, strict=True))
+    )
+    best = sorted(trials, key=lambda trial: trial.rank)[:history]
+    kept = sorted({t.index: t for t in (*best, trials[0])}.values(), key=lambda trial: trial.rank, reverse=True)
+    return Ask(step=1, count=4, shown=tuple(kept), trials=trials)
+
+
+@pytest.mark.parametrize(("feedback", "order"), [("both", [0, 3, 1]), ("accuracy", [0, 3, 1]), ("loss", [0, 3, 2])])
+def test_the_shown_are_the_best_by_what_is_told(feedback: Feedback, order: list[int]) -> None:
+    assert [trial.index for trial in shown(ask(), feedback)] == order
+
+
+@pytest.mark.parametrize("feedback", ["accuracy", "loss"])
+def test_evolution_does_not_see_the_other_score(feedback: Feedback) -> None:
+    other = [(a, 9.0 - i) if feedback == "accuracy" else (20.0 * i, b) for i, (a, b) in enumerate(FIGURES)]
+    proposer = EvolutionProposer(feedback=feedback)
+    assert proposer.propose(ask()).texts == proposer.propose(ask(other)).texts
+    assert EvolutionProposer().propose(ask()).texts != EvolutionProposer().propose(ask(other)).texts
+    assert proposer.settings == {"feedback": feedback, "window": False}
+
+
+def test_evolution_with_a_window_sees_the_shown_history_only() -> None:
+    proposer = EvolutionProposer(window=True)
+    unseen = [FIGURES[0], FIGURES[1], (1.0, 8.0), FIGURES[3]]
+    assert proposer.propose(ask()).texts == proposer.propose(ask(unseen)).texts
+    assert EvolutionProposer().propose(ask()).texts != EvolutionProposer().propose(ask(unseen)).texts
+    assert EvolutionProposer().settings is None
+
+
+@pytest.mark.parametrize(
+    ("feedback", "told", "untold"),
+    [
+        ("both", ["(loss 3.0000, accuracy 90.00 %)", "a lower loss and a higher accuracy"], []),
+        ("loss", ["(loss 1.0000)", "should have a lower loss."], ["accuracy", "90"]),
+        ("accuracy", ["(accuracy 90.00 %)", "should have a higher accuracy."], ["loss", "entropy"]),
+    ],
+)
+def test_a_language_model_is_told_what_it_may_see(
+    feedback: Feedback, told: list[str], untold: list[str], no_cache: None
+) -> None:
+    with OpenAIServer({"Write 4 new": Reply("\n".join(f"<INS>{i} <CLASS>.</INS>" for i in range(4)))}) as server:
+        lm = dspy.LM("openai/toy", api_base=server.url, api_key="none", engine="litellm", num_retries=0)
+        LMProposer(lm, feedback=feedback).propose(ask())
+        prompt = server.requests[0]["messages"][-1]["content"]
+    assert all(text in prompt for text in told)
+    assert not any(text in prompt for text in untold)
+
+
+def test_an_unknown_feedback_lists_the_known() -> None:
+    with pytest.raises(InputError, match="feedback='x' is unknown; write one of 'both', 'accuracy', 'loss'"):
+        EvolutionProposer(feedback="x")  # type: ignore[arg-type]
