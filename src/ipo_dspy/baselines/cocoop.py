@@ -48,7 +48,7 @@ class Conditional(NamedTuple):
         return backbone.logit_scale * (own @ features[:, :, None])[:, :, 0] + backbone.logit_bias
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ConditionalClassifier:
     """CLIP with a context that depends on the image.
 
@@ -61,7 +61,7 @@ class ConditionalClassifier:
     backbone: Backbone = field(repr=False)
     learned: Conditional = field(repr=False)
     losses: tuple[float, ...] = field(default=(), repr=False)
-    _known: dict[tuple[str, ...], ContextTexts] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _known: dict[tuple[str, ...], ContextTexts] = field(default_factory=dict, init=False, repr=False)
 
     @torch.no_grad()
     def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:

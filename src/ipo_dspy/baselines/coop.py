@@ -23,7 +23,7 @@ from ipo_dspy.clip.images import ImageSource, encode_images
 from ipo_dspy.metric import logits
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ContextClassifier:
     """CLIP with a learned context before, around or after the class name.
 
@@ -38,7 +38,7 @@ class ContextClassifier:
     context: Tensor = field(repr=False)
     position: Position = "end"
     losses: tuple[float, ...] = field(default=(), repr=False)
-    _known: dict[tuple[str, ...], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _known: dict[tuple[str, ...], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @torch.no_grad()
     def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
