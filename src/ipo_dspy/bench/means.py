@@ -15,8 +15,8 @@ from ipo_dspy.data import harmonic_mean
 class Mean:
     """A mean over seeds and its standard error; the error is `None` where there is one seed.
 
-    >>> Mean.of([70.0, 72.0, 74.0])
-    Mean(value=72.0, error=1.1547005383792515)
+    >>> Mean.of([70.0, 74.0])
+    Mean(value=72.0, error=2.0)
     """
 
     value: float

@@ -129,7 +129,7 @@ def fitted(job: Job) -> Found:
 
 def ipo(job: Job) -> Found:
     """IPO with the hand-written template as its start; the paper's `a photo of a <CLASS>` is always scored, too."""
-    optimizer = build_ipo(job)
+    optimizer = build_ipo(job.settings, job.split, job.seed, log_dir=job.folder, observers=[job.observer])
     job.stopper.during(optimizer.stop)
     try:
         best = optimizer.compile(job.program(), job.split.train)
@@ -151,9 +151,8 @@ def ipo(job: Job) -> Found:
     )
 
 
-def build_ipo(job: Job) -> IPO:
-    """The optimizer with the job's settings."""
-    given = job.settings
+def build_ipo(given: Settings, split: Split, seed: int, **options: Any) -> IPO:
+    """The optimizer with the settings of a sweep."""
     vlm = given.vlm and build_lm(given.vlm, role="description_model", settings=given.vlm_settings)
     start = Template.parse(DEFAULT_TEMPLATE)
     return IPO(
@@ -164,10 +163,9 @@ def build_ipo(job: Job) -> IPO:
         prompts_per_step=given.prompts_per_step,
         history_size=given.history_size,
         max_descriptions=given.max_descriptions,
-        initial_templates=() if start == job.split.template else (start,),
-        seed=job.seed,
-        log_dir=job.folder,
-        observers=[job.observer],
+        initial_templates=() if start == split.template else (start,),
+        seed=seed,
+        **options,
     )
 
 

@@ -16,12 +16,14 @@ import torch
 from ipo_dspy.bench.cells import Cell, Grid, distinct
 from ipo_dspy.bench.methods import check_methods, find_kind
 from ipo_dspy.bench.rows import Row, Rows
-from ipo_dspy.bench.runs import Found, Job, Stopper
+from ipo_dspy.bench.runs import Found, Job, Stopper, build_ipo
 from ipo_dspy.bench.suites import Split, Suite
 from ipo_dspy.bundled import located
+from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.clip.backbone import load_backbone
 from ipo_dspy.data import harmonic_mean
 from ipo_dspy.errors import StoppedError
+from ipo_dspy.estimate import Estimate, Item
 from ipo_dspy.events import Event
 
 if TYPE_CHECKING:
@@ -123,6 +125,32 @@ def sweep(
         todo = [cell for cell in cells if cell.key not in ready]
         stopped = _measure(todo, suite, folder, rows, device, audience, stopper, len(cells))
         return Swept({c.key: rows.latest[c.key] for c in cells if c.key in rows.latest}, len(cells), stopped)
+
+
+def estimate(grids: Sequence[Grid], suite: Suite) -> Estimate:
+    """About what IPO's cells would ask of language models, if none were measured yet; nothing is asked or encoded.
+
+    Raises:
+        InputError: see `sweep`.
+    """
+    items: dict[tuple[str, str], Item] = {}
+    suite.check(grids[0].datasets)
+    for cell in distinct(grids):
+        if cell.method != "ipo":
+            continue
+        split = suite.load(cell.dataset, shots=cell.shots, seed=cell.seed)
+        optimizer = build_ipo(cell.settings, split, cell.seed)
+        program = ClipClassifier(split.base.classes, template=split.template)  # its model is not loaded
+        for item in optimizer.estimate(program, split.train).items:
+            was = items.get((item.what, item.model))
+            items[item.what, item.model] = item if was is None else _both(was, item)
+    return Estimate(tuple(items.values()))
+
+
+def _both(one: Item, other: Item) -> Item:
+    cost = None if one.cost is None or other.cost is None else one.cost + other.cost
+    calls, prompt = one.calls + other.calls, one.prompt_tokens + other.prompt_tokens
+    return Item(one.what, one.model, calls, prompt, one.completion_tokens + other.completion_tokens, cost)
 
 
 def _measure(

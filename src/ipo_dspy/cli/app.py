@@ -8,6 +8,7 @@ from ipo_dspy.cli.bench import bench
 from ipo_dspy.cli.cache import cache
 from ipo_dspy.cli.data import data
 from ipo_dspy.cli.doctor import doctor
+from ipo_dspy.cli.explain import explain
 from ipo_dspy.cli.optimize import demo, optimize
 from ipo_dspy.cli.use import classify, describe, evaluate, report
 from ipo_dspy.cli.watch import watch
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, optimize, evaluate, classify, describe, report, doctor, watch, bench):
+for command in (demo, optimize, evaluate, classify, describe, explain, report, doctor, watch, bench):
     app.command()(command)
 app.add_typer(cache)
 app.add_typer(data)

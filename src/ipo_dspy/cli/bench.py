@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ipo_dspy.cli.options import AllowChanges, Asking, Descriptions, Device, Json, LmArg, PerStep, VlmArg, settings
+from ipo_dspy.cli.options import (
+    AllowChanges,
+    Asking,
+    Descriptions,
+    Device,
+    DryRun,
+    Json,
+    LmArg,
+    PerStep,
+    VlmArg,
+    settings,
+)
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,19 +71,23 @@ def bench(
     pretrained: Annotated[str | None, typer.Option(help="Its open_clip tag or checkpoint path.")] = None,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the sweep; one that was stopped goes on.")] = Path("runs/bench"),
-    form: Annotated[str, typer.Option("--format", help="md, latex or csv.")] = "md",
+    format: Annotated[str, typer.Option(help="md, latex or csv.")] = "md",
     allow_changes: AllowChanges = False,
     retry: Annotated[bool, typer.Option("--retry-failed", help="Measure failed cells again.")] = False,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Measure methods on data sets by the base-to-novel protocol and print the paper's table."""
     from ipo_dspy.bench.ablations import Models, ablation
     from ipo_dspy.bench.cells import Grid
+    from ipo_dspy.bench.curves import plot_curves
     from ipo_dspy.bench.settings import Settings
     from ipo_dspy.bench.suites import build_suite, chosen
+    from ipo_dspy.bench.sweep import estimate
     from ipo_dspy.bench.tables import render
+    from ipo_dspy.cli import show
 
-    render((), form)  # an unknown format shows now
+    render((), format)  # an unknown format shows now
     models = Models(tuple(lm or ()), tuple(vlm or ()))
     where = build_suite(suite, data)
     given = Settings(
@@ -98,8 +113,15 @@ def bench(
         settings=given,
     )
     ablations = {name: ablation(name, grid, models) for name in ablate or ()}
-    swept = _sweep(tuple(ablations.values()) or (grid,), where, out, device, allow_changes, retry)
-    _show(_tables(grid, ablations, where, swept), swept, form, out, json=json)
+    grids = tuple(ablations.values()) or (grid,)
+    if dry_run:
+        show.estimate(estimate(grids, where), machine=json)
+        return
+    swept = _sweep(grids, where, out, device, allow_changes, retry)
+    if not ablations:
+        for path in plot_curves(out, grid, where.titles):
+            show.note(f"curves  {path}")
+    _show(_tables(grid, ablations, where, swept), swept, format, out, json=json)
 
 
 def _sweep(

@@ -1,0 +1,150 @@
+"""Which words of a template matter: explain."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ipo_dspy.cli.options import DEFAULT_MODEL, DEFAULT_PRETRAINED, Device, Json, Pretrained
+from ipo_dspy.errors import InputError
+
+if TYPE_CHECKING:
+    from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.data import ImageDataset
+    from ipo_dspy.occlusion import Explanation
+
+CONFUSIONS = 12
+"""Shown at most; the JSON has all."""
+
+
+def explain(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[PROGRAM] DATA",
+            help="A saved program, unless --template is given, and images as for optimize, or a bundled task's name.",
+        ),
+    ],
+    template: Annotated[str | None, typer.Option(help="Explain this one instead of a program's.")] = None,
+    base_novel: Annotated[
+        bool, typer.Option("--base-novel", help="With --template: score both halves of the classes.")
+    ] = False,
+    model: Annotated[str | None, typer.Option(help="Another CLIP than the program's.")] = None,
+    pretrained: Pretrained = None,
+    device: Device = "auto",
+    plot: Annotated[Path | None, typer.Option(help="Draw to this file name, as .svg and .png.")] = None,
+    json: Json = False,
+) -> None:
+    """Score a template without each of its words and phrases, and show what it confuses.
+
+    Where the data has classes besides those of the program, these are base and the others novel.
+    """
+    from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.cli.progress import working
+    from ipo_dspy.occlusion import explain as score
+    from ipo_dspy.template import DEFAULT_TEMPLATE, Template
+
+    if len(sources) != (1 if template is not None else 2):
+        raise InputError("explain takes a program and data, or --template TEXT and data; write explain PROGRAM DATA")
+    dataset = _images(sources[-1])
+    with working("Loading the model ..."):
+        program = (
+            _untrained(template, dataset, model, pretrained, device)
+            if template is not None
+            else ClipClassifier.from_file(sources[0], model=model, pretrained=pretrained, device=device)
+        )
+    parts = _parts(program, dataset, halves=base_novel)
+    with working("Scoring ..."):
+        found = score(program, parts, Template.parse(DEFAULT_TEMPLATE), program.template)
+    files = _draw(found, plot) if plot is not None else ()
+    if json:
+        from ipo_dspy.cli import show
+
+        show.as_json(_plain(found))
+    else:
+        _print(found, files)
+
+
+def _images(name: str) -> "ImageDataset":
+    """The test images of a bundled task, or what lies at a path."""
+    from ipo_dspy import demo
+    from ipo_dspy.data import load_images
+
+    if name in demo.names() and not Path(name).exists():
+        return demo.load(name, classes="all").testset
+    return load_images(name)
+
+
+def _untrained(
+    template: str, dataset: "ImageDataset", model: str | None, pretrained: str | None, device: str
+) -> "ClipClassifier":
+    from ipo_dspy.classifier import ClipClassifier
+
+    chosen = (model, pretrained) if model else (DEFAULT_MODEL, pretrained or DEFAULT_PRETRAINED)
+    return ClipClassifier(dataset.classes, template=template, model=chosen[0], pretrained=chosen[1], device=device)
+
+
+def _parts(program: "ClipClassifier", dataset: "ImageDataset", *, halves: bool) -> "dict[str, ImageDataset]":
+    from ipo_dspy.data import base_novel
+
+    if halves:
+        return dict(zip(("base", "novel"), base_novel(dataset), strict=True))
+    own = [name for name in dataset.classes if name in (program.classes or dataset.classes)]
+    others = [name for name in dataset.classes if name not in own]
+    if not own or len(others) < 2:
+        return {"all": dataset}
+    return {"base": dataset.subset(own), "novel": dataset.subset(others)}
+
+
+def _print(found: "Explanation", files: tuple[Path, ...]) -> None:
+    from ipo_dspy.cli import show
+
+    parts = list(found.rows[0].scores)
+    split = "novel" in parts
+    figures = ["base>", "novel>", "H>", "change>"] if split else ["accuracy>", "loss>", "change>"]
+    lines = []
+    for row in found.rows:
+        accuracies = [f"{row.scores[part].accuracy:.2f}" for part in parts]
+        last = f"{row.h:.2f}" if row.h is not None else f"{row.scores[parts[0]].loss:.4f}"
+        removed, left = row.occlusion.removed or "(nothing)", str(row.occlusion.template)
+        lines.append((removed, left, *accuracies, last, _change(found, row)))
+    show.template(str(found.rows[0].occlusion.template))
+    show.rows("left out", ["left out", "template", *figures], lines)
+    told = [(c.part, c.label, c.taken_for, str(c.before), str(c.after)) for c in found.confusions[:CONFUSIONS]]
+    title = f"images taken for another class, before with {found.start}"
+    show.rows(title, ["part", "class", "taken for", "before>", "after>"], told)
+    for file in files:
+        show.note(f"plot  {file}")
+
+
+def _main(row: Any) -> float:
+    """The figure by which rows are compared: H, or accuracy where classes are not split."""
+    return float(row.h if row.h is not None else next(iter(row.scores.values())).accuracy)
+
+
+def _change(found: "Explanation", row: Any) -> str:
+    return "" if row is found.rows[0] else f"{_main(row) - _main(found.rows[0]):+.2f}"
+
+
+def _draw(found: "Explanation", path: Path) -> tuple[Path, ...]:
+    from ipo_dspy.report.plots import draw_bars
+
+    labels = [f"without {row.occlusion.removed!r}" if row.occlusion.removed else "whole" for row in found.rows]
+    series = {part: [row.scores[part].accuracy for row in found.rows] for part in found.rows[0].scores}
+    bare = path.with_suffix("") if path.suffix in {".svg", ".png"} else path
+    return draw_bars(labels, series, bare, axis="accuracy, %")
+
+
+def _plain(found: "Explanation") -> dict[str, Any]:
+    rows = [
+        {
+            "removed": row.occlusion.removed,
+            "kind": row.occlusion.kind,
+            "template": str(row.occlusion.template),
+            "scores": {part: asdict(score) for part, score in row.scores.items()},
+            "h": row.h,
+        }
+        for row in found.rows
+    ]
+    return {"start": str(found.start), "rows": rows, "confusions": [asdict(one) for one in found.confusions]}

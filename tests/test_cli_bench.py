@@ -1,0 +1,115 @@
+"""`ipo-dspy bench` as a user calls it."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from bench_small import SmallSuite
+from data_trees import plant_dtd
+from ipo_dspy.bench import suites
+from ipo_dspy.cli import main
+
+CALL = ("bench", "--datasets", "grey-food", "--shots", "1", "--seeds", "1,2", "--steps", "1", "--methods", "ipo,clip")
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an empty folder, with few of the bundled test images."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(suites, "DemoSuite", SmallSuite)
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exit:
+        main(list(arguments))
+    out, err = capsys.readouterr()
+    return int(exit.value.code or 0), out, err
+
+
+def test_the_table_is_printed_and_printed_again_without_measuring(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, *CALL)
+    assert code == 0
+    assert out.startswith("**1-shot, base to novel**\n\n| data set | method | base | novel | H |")
+    assert [line.split(" | ")[1] for line in out.splitlines() if line.startswith("| grey-food")] == ["CLIP", "IPO"]
+    assert err.count("H ") == 3
+    assert [Path("runs", "bench", f"curves-1-shot.{kind}").stat().st_size > 5000 for kind in ("svg", "png")] == [
+        True
+    ] * 2
+    code, again, err = call(capsys, *CALL)
+    assert (code, again) == (0, out)
+    assert err.count("H ") == 0
+    _, text, _ = call(capsys, *CALL, "--format", "csv")
+    assert len(list(csv.DictReader(io.StringIO(text)))) == 2
+    _, text, _ = call(capsys, *CALL, "--json")
+    assert {row["method"] for row in json.loads(text)["rows"]} == {"clip", "ipo"}
+
+
+def test_an_ablation_prints_its_own_table(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, *CALL, "--seeds", "1", "--ablate", "descriptions", "--ablate", "feedback")
+    assert code == 0
+    assert "**IPO by descriptions, 1-shot**" in out
+    assert "| data set | feedback | base | novel | H |" in out
+    assert [line.split(" | ")[1] for line in out.splitlines() if line.startswith("| grey-food")] == [
+        "without",
+        "with",
+        "loss",
+        "accuracy",
+        "loss and accuracy",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--methods", "cop"], "no method 'cop'; known: clip, clip-ensemble,"),
+        (["--datasets", "cars"], "suite 'demo' has no data set 'cars'; known: faint-places,"),
+        (["--suite", "papr"], "there is no suite 'papr'; write one of demo, paper"),
+        (["--suite", "paper"], "name their folder: --data ROOT"),
+        (["--shots", "0"], "--shots '0' is no list of whole numbers from 1; write e.g. --shots 1,2"),
+        (["--seeds", "one"], "--seeds 'one' is no list of whole numbers from 0"),
+        (["--format", "html"], "--format html is unknown; write one of md, latex, csv"),
+        (["--ablate", "luck"], "there is no ablation 'luck'; known: descriptions, history,"),
+        (["--ablate", "lm"], "compares language models and none is named"),
+        (["--methods", "simba"], "method 'simba' has a language model write its templates and none is named"),
+        (["--method-arg", "coop"], "--method-arg 'coop' names no method"),
+        (["--lm", "openai/a", "--lm", "openai/b"], "--lm names 2 models; name one, or compare them: --ablate lm"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(capsys: pytest.CaptureFixture[str], more: list[str], said: str) -> None:
+    code, out, err = call(capsys, *CALL, *more)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert not Path("runs").exists()
+
+
+def test_a_dry_run_tells_the_cost_and_measures_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--lm", "openai/gpt-4o-mini", "--vlm", "openai/gpt-4o-mini")
+    code, out, _ = call(capsys, *CALL, "--steps", "10", *asked, "--dry-run", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["calls"] == 2 * (1 + 5 + 10)  # two seeds: a greeting, a description of each image, the questions
+    assert found["cost"] > 0
+    assert not Path("runs").exists()
+
+
+def test_changed_settings_are_refused_in_the_words_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    call(capsys, *CALL)
+    code, _, err = call(capsys, *CALL, "--steps", "2")
+    assert code == 1
+    assert "steps was 1 and is 2" in err
+    assert "--allow-changes" in err
+
+
+def test_missing_data_sets_are_told_as_data_check_tells_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plant_dtd(tmp_path)
+    options = ("--suite", "paper", "--data", str(tmp_path), "--datasets", "DTD,eurosat", "--shots", "1")
+    code, _, err = call(capsys, "bench", *options)
+    assert code == 2
+    assert "eurosat: " in err
+    assert "missing; from github.com/phelber/EuroSAT: EuroSAT.zip" in err
+    assert "dtd: " not in err

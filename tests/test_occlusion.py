@@ -1,0 +1,91 @@
+"""What is left out of a template, and what that does."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ipo_dspy import ClipClassifier, demo
+from ipo_dspy.cli import main
+from ipo_dspy.data import ImageDataset
+from ipo_dspy.errors import InputError
+from ipo_dspy.evaluation import evaluate
+from ipo_dspy.occlusion import explain, occlusions
+from ipo_dspy.template import Template
+
+TEXT = "pixel art of a <CLASS>, in one color at night."
+
+
+def test_each_word_and_each_phrase_is_left_out_once() -> None:
+    found = occlusions(Template.parse(TEXT))
+    assert [(one.kind, one.removed, str(one.template)) for one in found] == [
+        ("whole", "", TEXT),
+        ("word", "pixel", "art of a <CLASS>, in one color at night."),
+        ("word", "art", "pixel of a <CLASS>, in one color at night."),
+        ("word", "of", "pixel art a <CLASS>, in one color at night."),
+        ("word", "a", "pixel art of <CLASS>, in one color at night."),
+        ("word", "in", "pixel art of a <CLASS>, one color at night."),
+        ("word", "one", "pixel art of a <CLASS>, in color at night."),
+        ("word", "color", "pixel art of a <CLASS>, in one at night."),
+        ("word", "at", "pixel art of a <CLASS>, in one color night."),
+        ("word", "night", "pixel art of a <CLASS>, in one color at."),
+        ("phrase", "pixel art", "of a <CLASS>, in one color at night."),
+        ("phrase", "of a", "pixel art <CLASS>, in one color at night."),
+        ("phrase", "in one color", "pixel art of a <CLASS>, at night."),
+        ("phrase", "at night", "pixel art of a <CLASS>, in one color."),
+        ("phrase", "pixel art of a", "<CLASS>, in one color at night."),
+        ("phrase", "in one color at night", "pixel art of a <CLASS>."),
+        ("phrase", "all but <CLASS>", "<CLASS>."),
+    ]
+
+
+@pytest.mark.parametrize(("text", "left"), [("<CLASS>", []), ("<CLASS>.", []), ("a <CLASS>", ["<CLASS>"])])
+def test_little_to_leave_out(text: str, left: list[str]) -> None:
+    assert [str(one.template) for one in occlusions(Template.parse(text))] == [text, *left]
+
+
+def test_an_ensemble_is_refused_with_a_line_of_it() -> None:
+    with pytest.raises(InputError, match=r"ensemble of 2 lines; explain one of them, e.g. template='a <CLASS>'"):
+        occlusions(Template.parse("a <CLASS>\nthe <CLASS>"))
+
+
+@pytest.fixture(scope="module")
+def test_images() -> ImageDataset:
+    dataset = demo.load("pixel-animals", shots=1, classes="all").testset
+    return ImageDataset(dataset[::40], classes=dataset.classes)
+
+
+def test_scores_are_those_of_an_evaluation_and_pairs_those_of_its_predictions(test_images: ImageDataset) -> None:
+    program = ClipClassifier(test_images.classes, model="demo", device="cpu")
+    start, template = Template.parse("a photo of a <CLASS>."), Template.parse("pixel art of a <CLASS>.")
+    found = explain(program, {"all": test_images}, start, template)
+    rows = {str(row.occlusion.template): row.scores["all"] for row in found.rows}
+    for one in evaluate(program, test_images, templates=[template, Template.parse("art of a <CLASS>.")]):
+        assert rows[str(one.template)] == one.score
+    before, after = evaluate(program, test_images, templates=[start, template])
+    wrong = [sum(p != e.label for p, e in zip(one.predicted, test_images, strict=True)) for one in (before, after)]
+    assert [sum(c.before for c in found.confusions), sum(c.after for c in found.confusions)] == wrong
+
+
+def test_the_command_scores_both_halves_of_a_program_and_draws(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    task = demo.load("pixel-animals", shots=1)
+    program = ClipClassifier(task.classes, template="pixel art of a <CLASS>.", model="demo")
+    program.save(str(tmp_path / "best.json"))
+    with pytest.raises(SystemExit) as exit:
+        main(["explain", str(tmp_path / "best.json"), "pixel-animals", "--json", "--plot", str(tmp_path / "words.png")])
+    assert exit.value.code in (0, None)
+    found = json.loads(capsys.readouterr().out)
+    whole = found["rows"][0]
+    assert set(whole["scores"]) == {"base", "novel"}
+    base, novel = (whole["scores"][half]["accuracy"] for half in ("base", "novel"))
+    assert whole["h"] == pytest.approx(2 * base * novel / (base + novel))
+    assert all((tmp_path / f"words.{kind}").stat().st_size > 3000 for kind in ("svg", "png"))
+
+
+def test_the_command_without_a_template_or_program_says_what_to_write(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["explain", "pixel-animals"])
+    assert exit.value.code == 2
+    assert "write explain PROGRAM DATA" in capsys.readouterr().err
