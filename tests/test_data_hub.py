@@ -71,6 +71,11 @@ def test_several_splits_are_never_mixed(tmp_path: Path) -> None:
     parts = datasets.DatasetDict({"train": made([0, 1]), "test": made([1, 0, 1])})
     path = saved(parts, tmp_path / "pets")
     assert len(load_hub(path, split="test")) == 3
+    whole = made([0, 1])
+    one = saved(datasets.Dataset(whole.data, info=whole.info, split=datasets.Split.TRAIN), tmp_path / "one")
+    assert len(load_hub(one, split="train")) == len(load_hub(one)) == 2
+    with pytest.raises(DataError, match="has no split 'test'; write one of 'train'"):
+        load_hub(one, split="test")
     with pytest.raises(DataError, match="has the splits 'train', 'test'; choose one: split='train'"):
         load_hub(path)
     with pytest.raises(DataError, match="has no split 'val'; write one of 'train', 'test'"):

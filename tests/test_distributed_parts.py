@@ -4,6 +4,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save
 
+from ipo_dspy.clip.segments import Origin
 from ipo_dspy.distributed.parts import CHUNK, STEP, Part, Rows, Tar, listed, part_size
 from ipo_dspy.distributed.places import parts_of
 from ipo_dspy.distributed.store import Kept, file_name, read, write
@@ -57,6 +60,33 @@ def test_parts_of_a_list_are_passes_of_the_whole(count: int, workers: int) -> No
     assert [part.first % STEP for part in parts] == [0] * len(parts)
     assert all(part.count >= min(STEP, count) for part in parts)
     assert max(part.count for part in parts) < min(size, CHUNK) + STEP
+
+
+def test_a_table_of_paths_has_no_stamp(tmp_path: Path) -> None:
+    """A picture beside it may change alone."""
+    (whole,) = parts_of(table(tmp_path / "1.parquet", ["cat", "dog"]))
+    assert whole.stamp() is not None
+    for number, cells in enumerate((["a.png"], [{"bytes": None, "path": "a.png"}], [{"bytes": b"x", "path": "a.png"}])):
+        pq.write_table(pa.table({"image": cells, "label": ["cat"]}), tmp_path / f"{number}.parquet")
+        (part,) = parts_of(tmp_path / f"{number}.parquet")
+        assert (part.stamp() is None) == (number < 2)
+
+
+def test_a_folder_of_classes_is_one_whatever_lies_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    (tmp_path / "photos" / "cat" / "1.png").write_bytes(png(1))
+    (tmp_path / "photos" / "dog").mkdir()
+    (tmp_path / "photos" / "dog" / "1.png").write_bytes(png(2))
+    tar(tmp_path / "photos" / "backup.tar", {})
+    assert labels(parts_of(tmp_path / "photos")) == ["cat", "dog"]
+
+
+def test_empty_tables_beside_others_are_passed_over(tmp_path: Path) -> None:
+    table(tmp_path / "0.parquet", ["cat", "dog"])
+    pq.write_table(pq.read_table(tmp_path / "0.parquet").slice(0, 0), tmp_path / "1.parquet")
+    assert labels(parts_of(tmp_path)) == ["cat", "dog"]
+    with pytest.raises(DataError, match="has a header but no rows"):
+        parts_of(tmp_path / "1.parquet")
 
 
 def test_images_are_told_as_another_machine_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +163,8 @@ def test_places_that_are_none_are_told(tmp_path: Path) -> None:
 
 def test_features_on_disk_are_what_was_written_or_nothing(tmp_path: Path) -> None:
     kept = Kept(torch.randn(2, 3), ("cat", 1), (0, 2), ("a", "b"), ((1, "image 'x.png' is damaged"),))
-    name = file_name("model", "float32", "stamp")
+    origin = Origin("model", "float32, cpu", "reading 1", "shown")
+    name = file_name(origin, "stamp")
     assert read(str(tmp_path), name) is None
     write(str(tmp_path), name, kept)
     found = read(str(tmp_path), name)
@@ -144,7 +175,14 @@ def test_features_on_disk_are_what_was_written_or_nothing(tmp_path: Path) -> Non
     for size in (0, 5, len(whole) // 2, len(whole) - 1):
         (tmp_path / name).write_bytes(whole[:size])
         assert read(str(tmp_path), name) is None
-    assert len({name, file_name("other", "float32", "stamp"), file_name("model", "float16", "stamp")}) == 3
+    start = whole.rindex(kept.features.numpy().tobytes())
+    (tmp_path / name).write_bytes(whole[:start] + bytes([whole[start] ^ 1]) + whole[start + 1 :])  # a bit flipped
+    assert read(str(tmp_path), name) is None
+    foreign = save({"features": kept.features}, metadata={"told": "{}", "sum": ""})
+    (tmp_path / name).write_bytes(foreign)
+    assert read(str(tmp_path), name) is None
+    others = [replace(origin, **{part: "x"}) for part in ("fingerprint", "arithmetic", "software")]
+    assert len({name, *(file_name(other, "stamp") for other in others)}) == 4
     with pytest.raises(
         InputError, match=r"features cannot be written to store='.*' .*; name a folder that all nodes share"
     ):

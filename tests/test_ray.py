@@ -136,6 +136,24 @@ def here(backbone: Backbone, images: Sequence[Any], labels: Sequence[str], class
     return ClipScorer(backbone, encode_images(backbone, images).features, labels, classes)
 
 
+def test_other_labels_are_another_task(cluster: Any, task: demo.DemoTask, backbone: Backbone, tmp_path: Path) -> None:
+    """Or a run would go on with scores of wrong labels. Of images that cannot be read there is no score at all."""
+    for name, image in zip(("a", "b"), data([example.image for example in task.testset[:2]]), strict=True):
+        (tmp_path / f"{name}.png").write_bytes(image)
+    found = []
+    for labels in (task.classes[:2], task.classes[1::-1]):
+        (tmp_path / "list.csv").write_text(f"image,label\na.png,{labels[0]}\nb.png,{labels[1]}\n")
+        wide = RayScorer(cluster.address, images=tmp_path / "list.csv").wide(backbone, task.classes)
+        assert wide is not None
+        found.append(wide.fingerprint)
+    assert found[0] != found[1]
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(b"no image")
+    scorer = RayScorer(cluster.address, images=tmp_path / "list.csv")
+    with pytest.raises(DataError, match=r"none of 2 images to score on can be read; the first: .*a\.png"):
+        scorer.wide(backbone, task.classes, skip_bad=True)
+
+
 def test_a_run_scores_on_images_that_are_never_listed(cluster: Any, task: demo.DemoTask, tmp_path: Path) -> None:
     """The training set is what is described; candidates get the scores of all images of the shards."""
     images, labels = data([example.image for example in task.testset[:200]]), task.testset[:200].labels()

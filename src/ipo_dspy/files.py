@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import uuid
 from pathlib import Path
 
 
@@ -11,7 +12,7 @@ def write_whole(target: Path, data: bytes) -> None:
     Raises:
         OSError: the file cannot be written there.
     """
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
         with part.open("wb") as file:
             file.write(data)

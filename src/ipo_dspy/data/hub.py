@@ -4,6 +4,7 @@ Which column is the image and which the label is told by the columns' types, whe
 their usual names. Only images that are drawn leave the library's files, as the bytes that they are there.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -108,7 +109,7 @@ def _fetched(name: str, config: str | None, split: str | None, revision: str | N
 
 def _one_split(name: str, found: Any, split: str | None) -> "datasets.Dataset":
     """The split that was asked for, or the only one; splits are not mixed, or training would see test images."""
-    parts = dict(found) if isinstance(found, dict) else {split: found}
+    parts = dict(found) if isinstance(found, dict) else {split if _is_part(split, found) else str(found.split): found}
     if split is None and len(parts) > 1:
         first = next(iter(parts))
         raise DataError(f"data set {name!r} has the splits {', '.join(map(repr, parts))}; choose one: split={first!r}")
@@ -118,6 +119,14 @@ def _one_split(name: str, found: Any, split: str | None) -> "datasets.Dataset":
     if not len(chosen):
         raise DataError(f"data set {name!r} has no rows; name another split")
     return chosen
+
+
+def _is_part(split: str | None, found: "datasets.Dataset") -> bool:
+    """Whether a single split may be the one asked for, e.g. `train[:10%]`; a saved one knows its name."""
+    if split is None or found.split is None:
+        return True
+    asked, there = (re.split(r"[\[+]", str(name))[0] for name in (split, found.split))
+    return asked == there
 
 
 def _column(name: str, found: "datasets.Dataset", what: str, asked: str) -> str:

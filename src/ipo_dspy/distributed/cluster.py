@@ -71,7 +71,9 @@ class Cluster:
     def losses(self) -> tuple[type[Exception], ...]:
         """What Ray raises when a node or a process on it is gone."""
         told = self.ray.exceptions
-        return (told.RayActorError, told.ObjectLostError, told.WorkerCrashedError, told.NodeDiedError)
+        lost = (told.RayActorError, told.ObjectLostError, told.WorkerCrashedError, told.NodeDiedError)
+        starved = (told.OutOfMemoryError, told.ActorUnschedulableError, told.TaskUnschedulableError)
+        return (*lost, *starved, told.LocalRayletDiedError)
 
     def nodes(self, cpus: float, gpus: float) -> list[Node]:
         """The nodes that are up and have room for a worker of this size, in a fixed order."""

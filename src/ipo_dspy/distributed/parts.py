@@ -129,9 +129,25 @@ class Rows:
             fact = next(iter(str(error).splitlines()), type(error).__name__)
             raise DataError(f"{self.path} cannot be read as parquet ({fact}); fetch or write the file again") from error
 
-    def stamp(self) -> str:
-        """Of the file, and which rows."""
+    def stamp(self) -> str | None:
+        """Of the file, and which rows; None where pictures stand beside it, which may change alone."""
+        if not self._holds_pictures():
+            return None
         return _digest([_mark(self.path), str(self.groups), self.image, self.label, *(self.names or ())])
+
+    def _holds_pictures(self) -> bool:
+        import pyarrow.parquet as pq
+
+        footer = pq.ParquetFile(self.path).metadata
+        columns = [footer.row_group(group).column(i) for group in self.groups for i in range(footer.num_columns)]
+        bytes_of = [one for one in columns if one.path_in_schema in (self.image, f"{self.image}.bytes")]
+        return bool(bytes_of) and all(
+            one.physical_type == "BYTE_ARRAY"
+            and footer.schema.column(_index(footer, one.path_in_schema)).logical_type.type == "NONE"
+            and one.statistics is not None
+            and one.statistics.null_count == 0
+            for one in bytes_of
+        )
 
     def _image(self, cell: Any) -> Any:
         data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
@@ -203,9 +219,13 @@ def _named(label: Any, names: Sequence[str] | None) -> Any:
     >>> _named(1, ("cat", "dog")), _named("1", ("cat", "dog")), _named("dog", ("cat", "dog")), _named(1, None)
     ('dog', 'dog', 'dog', 1)
     """
-    if names is None or label in names or not str(label).isdecimal():
+    if names is None or label in names or isinstance(label, bool) or not str(label).isdecimal():
         return label
-    return names[int(label)] if int(label) < len(names) else label
+    return names[int(label)] if int(label) < len(names) else f"{label} of {len(names)} names"
+
+
+def _index(footer: Any, path: str) -> int:
+    return next(i for i in range(footer.num_columns) if footer.schema.column(i).path == path)
 
 
 def _plain(image: Any) -> Any:

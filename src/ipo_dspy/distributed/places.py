@@ -4,6 +4,7 @@ Only names and the footers of parquet files are read here; images and labels are
 has to be at the same place on all nodes.
 """
 
+import contextlib
 import glob
 import os
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ def parts_of(place: str | os.PathLike[str], *, image: str = "auto", label: str =
         names = names_beside(files[0].parent)
         return [Tar(str(file), None if names is None else tuple(names)) for file in files]
     if kinds == {".parquet"}:
-        return [part for file in files for part in _rows(file, image, label)]
+        full = [file for file in files if not _is_empty(file)]
+        return [part for file in full or files for part in _rows(file, image, label)]
     if len(files) > 1:
         raise DataError(
             f"{os.fspath(place)!r} is of several kinds ({', '.join(sorted(kinds))}); name those of one, e.g. '*.tar'"
@@ -57,10 +59,21 @@ def _files(place: str) -> list[Path]:
         if not found:
             raise DataError(f"nothing matches {place!r} (looked from {Path.cwd()}); write e.g. 'shards/*.tar'")
         return found
-    inside = sorted([*path.glob("*.tar"), *path.glob("*.parquet")]) if path.is_dir() else []
+    folders = path.is_dir() and any(child.is_dir() for child in path.iterdir())  # of classes, as `load_images` takes it
+    inside = sorted([*path.glob("*.tar"), *path.glob("*.parquet")]) if path.is_dir() and not folders else []
     if not path.exists():
         raise DataError(f"there is no {place!r} (looked from {Path.cwd()}); name a folder, a table or shards")
     return inside or [path]
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a table has no rows; Spark writes such ones beside others."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with contextlib.suppress(pa.ArrowException, OSError):  # told where it is read
+        return bool(pq.ParquetFile(path).metadata.num_rows == 0)
+    return False
 
 
 def _rows(path: Path, image: str, label: str) -> list[Rows]:

@@ -13,6 +13,7 @@ import itertools
 import logging
 import math
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,7 @@ class Pool:
         self.cluster, self._size = cluster, size
         self._sets: dict[int, Images] = {}
         self._numbers = itertools.count()
+        self._dropped: deque[int] = deque()
         self._workers: list[tuple[Any, str]] = []  # with the node of each
         self._held: set[Name] = set()
         self._lock = threading.RLock()
@@ -71,8 +73,15 @@ class Pool:
             return number
 
     def drop(self, number: int) -> None:
-        """Forget a set that is no longer asked about."""
-        with self._lock:
+        """Forget a set that is no longer asked about, before the next question.
+
+        A finalizer calls it, at any moment, also within a question of the same thread.
+        """
+        self._dropped.append(number)
+
+    def _forget(self) -> None:
+        while self._dropped:
+            number = self._dropped.popleft()
             self._sets.pop(number, None)
             self._held = {name for name in self._held if name[0] != number}
             for worker, _ in self._workers if self.cluster.is_joined else ():
@@ -92,6 +101,7 @@ class Pool:
             ClusterError: workers are lost again and again.
         """
         with self._lock:
+            self._forget()
             for _ in range(TRIES):
                 try:
                     self._fill()

@@ -21,7 +21,7 @@ from ipo_dspy.clip.sources import LOCAL
 from ipo_dspy.clip.text import TemplateTokens, class_features, template_tokens
 from ipo_dspy.distributed.cluster import Cluster, check_address
 from ipo_dspy.distributed.encoding import Size, encode
-from ipo_dspy.distributed.parts import Part, listed, part_size
+from ipo_dspy.distributed.parts import Listed, Part, listed, part_size
 from ipo_dspy.distributed.places import parts_of
 from ipo_dspy.distributed.pool import Images, Pool
 from ipo_dspy.distributed.shards import Job, Told
@@ -145,8 +145,12 @@ class RayScorer:
             )
         pool, parts = self._joined(), parts_of(self.images, **self.columns)
         told, number = self._encode(pool, self._job(backbone, classes, skip_bad=skip_bad), parts, progress)
-        digest = hashlib.sha256("\n".join([*classes, *(key for one in told for key in one.keys)]).encode()).hexdigest()
         skipped = tuple(message for one in told for _, message in one.skipped)
+        if not any(one.count for one in told):
+            raise DataError(f"none of {len(skipped)} images to score on can be read; the first: {skipped[0]}")
+        labels = [label for part in parts if isinstance(part, Listed) for label in part.labels]  # others: in their keys
+        marks = [*classes, *labels, *(key for one in told for key in one.keys)]
+        digest = hashlib.sha256("\n".join(marks).encode()).hexdigest()
         return Wide(ShardScorer(backbone, classes, pool, number), sum(one.count for one in told), digest, skipped)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ipo_dspy.clip.segments import Origin
 from ipo_dspy.errors import InputError
 from ipo_dspy.files import write_whole
 
@@ -35,9 +36,10 @@ class Kept:
     skipped: tuple[tuple[int, str], ...]
 
 
-def file_name(fingerprint: str, dtype: str, stamp: str) -> str:
-    """Of a model's features of certain images."""
-    return hashlib.sha256(f"{fingerprint} {dtype} {stamp}".encode()).hexdigest()[:40] + ".safetensors"
+def file_name(origin: Origin, stamp: str) -> str:
+    """Of a model's features of certain images, by all that they depend on."""
+    told = f"{origin.fingerprint} {origin.arithmetic} {origin.software} {stamp}"
+    return hashlib.sha256(told.encode()).hexdigest()[:40] + ".safetensors"
 
 
 def write(folder: str, name: str, kept: Kept) -> None:
@@ -49,7 +51,8 @@ def write(folder: str, name: str, kept: Kept) -> None:
     from safetensors.torch import save
 
     told = {"labels": kept.labels, "indices": kept.indices, "keys": kept.keys, "skipped": kept.skipped}
-    data = save({"features": kept.features.contiguous()}, metadata={"told": json.dumps(told)})
+    metadata = {"told": json.dumps(told), "sum": _sum(kept.features)}
+    data = save({"features": kept.features.contiguous()}, metadata=metadata)
     try:
         write_whole(Path(folder) / name, data)
     except OSError as error:
@@ -65,8 +68,14 @@ def read(folder: str, name: str) -> Kept | None:
     try:
         with safe_open(Path(folder) / name, framework="pt") as file:
             told = json.loads(file.metadata()["told"])
-            features = file.get_tensor("features")
+            features, expected = file.get_tensor("features"), file.metadata()["sum"]
+        skipped = tuple((index, message) for index, message in told["skipped"])
+        kept = Kept(features, tuple(told["labels"]), tuple(told["indices"]), tuple(told["keys"]), skipped)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
-    skipped = tuple((index, message) for index, message in told["skipped"])
-    return Kept(features, tuple(told["labels"]), tuple(told["indices"]), tuple(told["keys"]), skipped)
+    return kept if _sum(features) == expected else None
+
+
+def _sum(features: Tensor) -> str:
+    """The format has none of its own, and a bit that flipped would be a wrong number."""
+    return hashlib.sha256(features.contiguous().numpy().data).hexdigest()

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from ipo_dspy.allowed import Allowed
 from ipo_dspy.bundled import located
 from ipo_dspy.clip.backbone import Backbone, load_backbone
-from ipo_dspy.clip.images import encode_images, open_image
-from ipo_dspy.data.dataset import unknown_class
+from ipo_dspy.clip.cache import origin
+from ipo_dspy.clip.images import READING, encode_images, open_image
+from ipo_dspy.data.dataset import class_name, unknown_class
 from ipo_dspy.distributed.parts import Chunk, Listed, Part
 from ipo_dspy.distributed.shards import Job, Shard, Told
 from ipo_dspy.distributed.store import Kept, file_name, read, write
@@ -95,7 +96,7 @@ class Holder:
 def encode(job: Job, place: int, part: Part) -> tuple[Told, Shard | None]:
     """A part's features, from disk if they are there."""
     try:
-        kept = _kept(job, part)
+        kept, stored = _kept(job, part)
         targets = _targets(kept, job.classes, part)
     except IPOError as error:
         return Told(place, error=(type(error).__name__, f"{error} (on {node_name()})")), None
@@ -104,7 +105,6 @@ def encode(job: Job, place: int, part: Part) -> tuple[Told, Shard | None]:
     skipped = tuple((i, message if known else f"{message} ({part.place(i)})") for i, message in kept.skipped)
     told = Told(place, kept.indices, keys, skipped, len(kept.indices), kept.features.shape[1])
     choices = tuple(part.choices[i] for i in kept.indices) if isinstance(part, Listed) and part.choices else None
-    stored = _place(job, part)
     return told, Shard(None if stored else kept.features.numpy(), targets, choices, stored)
 
 
@@ -115,24 +115,27 @@ def node_name() -> str:
     return f"node {socket.gethostname()!r}, {ray.get_runtime_context().get_node_id()[:8]}"
 
 
-def _kept(job: Job, part: Part) -> Kept:
-    """From disk, or encoded and put there."""
-    stored = _place(job, part)
+def _kept(job: Job, part: Part) -> tuple[Kept, tuple[str, str] | None]:
+    """From disk, or encoded and put there; and where on disk they are."""
+    backbone = _model(job)
+    stored = _place(job, backbone, part)
     found = None if stored is None else read(*stored)
     if found is None:
         torch.set_num_threads(job.threads)
-        found = _encoded(job, _model(job), part)
+        found = _encoded(job, backbone, part)
+        if found.skipped:
+            stored = None  # an image may be mended, and the stamp need not show it
         if stored is not None:
             write(*stored, found)
     if found.skipped and not job.skip_bad:
         _refuse(part, found.skipped[0])
-    return found
+    return found, stored
 
 
-def _place(job: Job, part: Part) -> tuple[str, str] | None:
-    """Where the features of a part are on disk."""
+def _place(job: Job, backbone: Backbone, part: Part) -> tuple[str, str] | None:
+    """Where the features of a part belong on disk."""
     stamp = None if job.store is None else part.stamp()
-    return None if job.store is None or stamp is None else (job.store, file_name(job.fingerprint, job.dtype, stamp))
+    return None if job.store is None or stamp is None else (job.store, file_name(origin(backbone, READING), stamp))
 
 
 def _model(job: Job) -> Backbone:
@@ -209,10 +212,11 @@ def _targets(kept: Kept, classes: Sequence[str], part: Part) -> NDArray[np.int64
     for i in range(len(classes)):
         known[i] = known[str(i)] = i
     known.update({name: i for i, name in enumerate(classes)})
-    for index, label in zip(kept.indices, kept.labels, strict=True):
-        if label not in known:
+    labels = [class_name(label) if isinstance(label, str) else label for label in kept.labels]
+    for index, label in zip(kept.indices, labels, strict=True):
+        if isinstance(label, bool | float) or label not in known:
             raise DataError(f"{part.place(index)} has {unknown_class(label, classes)}")
-    return np.array([known[label] for label in kept.labels], dtype=np.int64)
+    return np.array([known[label] for label in labels], dtype=np.int64)
 
 
 def _opened(
