@@ -11,6 +11,7 @@ from bench_small import SmallSuite
 from data_trees import plant_dtd
 from ipo_dspy.bench import suites
 from ipo_dspy.cli import main
+from openai_server import KEY, OpenAIServer, Reply
 
 CALL = ("bench", "--datasets", "grey-food", "--shots", "1", "--seeds", "1,2", "--steps", "1", "--methods", "ipo,clip")
 
@@ -45,6 +46,28 @@ def test_the_table_is_printed_and_printed_again_without_measuring(capsys: pytest
     assert len(list(csv.DictReader(io.StringIO(text)))) == 2
     _, text, _ = call(capsys, *CALL, "--json")
     assert {row["method"] for row in json.loads(text)["rows"]} == {"clip", "ipo"}
+
+
+@pytest.mark.parametrize("options", [["--lm", "openai/gpt-4o-mini"], ["--vlm", "openai/gpt-4o-mini"]])
+def test_a_model_without_a_key_is_told_before_the_first_cell(
+    options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    code, out, err = call(capsys, *CALL, *options)
+    assert (code, out) == (2, "")
+    assert f"{options[0]} openai/gpt-4o-mini needs a key: set OPENAI_API_KEY" in err
+    assert Path("runs", "bench", "rows.jsonl").read_text() == ""
+
+
+def test_a_wrong_key_ends_the_sweep_and_is_no_result(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with OpenAIServer({"": Reply("wrong key", status=401)}) as server:
+        code, _, err = call(capsys, *CALL, "--lm", "openai/toy", "--lm-arg", f"api_base={server.url}")
+    assert (code, "set OPENAI_API_KEY to a key that the provider takes" in err) == (2, True)
+    rows = [json.loads(line) for line in Path("runs", "bench", "rows.jsonl").read_text().splitlines()]
+    assert [row["method"] for row in rows] == ["clip"]
 
 
 def test_an_ablation_prints_its_own_table(capsys: pytest.CaptureFixture[str]) -> None:

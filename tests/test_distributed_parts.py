@@ -22,6 +22,7 @@ from ipo_dspy.clip.segments import Origin
 from ipo_dspy.distributed.parts import CHUNK, STEP, Part, Rows, Tar, listed, part_size
 from ipo_dspy.distributed.places import parts_of
 from ipo_dspy.distributed.store import Kept, file_name, read, write
+from ipo_dspy.distributed.worker import _targets
 from ipo_dspy.errors import DataError, InputError
 
 
@@ -134,6 +135,26 @@ def test_numbers_are_read_by_the_names_beside_them(tmp_path: Path) -> None:
     assert all(isinstance(part, Tar) for part in parts)
     assert labels(parts) == ["cat"] * 4
     assert labels(parts_of(tmp_path / "*.tar")) == ["cat"] * 4
+
+
+def test_numbers_that_have_no_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "classnames.txt").write_text("dog\ncat\n")
+    tar(tmp_path / "00.tar", {"1.png": png(1), "1.cls": b"2"})
+    with pytest.raises(DataError, match=r"00\.tar has the label 2, and names for 0 to 1 only; add the others"):
+        labels(parts_of(tmp_path / "00.tar"))
+
+
+def test_labels_are_read_as_on_one_machine() -> None:
+    (part,) = listed([b""] * 2, ["x"] * 2, None, size=STEP)
+
+    def targets(*given: Any) -> list[int]:
+        kept = Kept(torch.zeros(len(given), 1), given, tuple(range(len(given))), ("",) * len(given), ())
+        return [int(i) for i in _targets(kept, ("cat", "caf\u00e9", "dog"), part)]
+
+    assert targets("dog ", "cafe\u0301", 2, "1") == [2, 1, 2, 1]
+    for odd in (True, 1.0, 3, "emu"):
+        with pytest.raises(DataError, match=r"image 2 of 2 has the label .*, not one of the classes"):
+            targets("cat", odd)
 
 
 def test_folders_and_lists_are_read_here(tmp_path: Path) -> None:

@@ -200,6 +200,22 @@ def test_choices_bad_images_and_features_on_disk(
         scorer.hold(backbone, images, labels, task.classes)
 
 
+def test_a_set_may_be_dropped_while_others_are_gone_through(
+    cluster: Any, task: demo.DemoTask, backbone: Backbone
+) -> None:
+    """A finalizer runs whenever it likes, also within a question."""
+    images, labels = data([example.image for example in task.trainset[:4]]), task.trainset[:4].labels()
+    scorer = RayScorer(cluster.address)
+    held = [scorer.hold(backbone, images, labels, task.classes) for _ in range(2)]
+    pool = scorer._pool
+    assert pool is not None
+    first, second = pool._sets
+    for _ in pool._sets:
+        pool.drop(first)
+    assert held[1].scorer.score(TEMPLATES) == here(backbone, images, labels, task.classes).score(TEMPLATES)
+    assert list(pool._sets) == [second]
+
+
 def test_a_worker_without_the_model_is_named(cluster: Any, task: demo.DemoTask, tmp_path: Path) -> None:
     """Gone between the start of the run and that of the workers, or replaced by another."""
     folder = tmp_path / "model"

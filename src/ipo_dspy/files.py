@@ -1,13 +1,14 @@
-"""Write a file whole: beside its place and then moved there, so that a reader sees the old one or the new one."""
+"""Write a file whole, or a line of one: whatever happens, a reader sees what was there before or what is there now."""
 
 import contextlib
 import os
 import uuid
+from io import FileIO
 from pathlib import Path
 
 
 def write_whole(target: Path, data: bytes) -> None:
-    """Write, sync and move to its place; what could not be written whole is removed.
+    """Write beside its place, sync and move there; what could not be written whole is removed.
 
     Raises:
         OSError: the file cannot be written there.
@@ -22,4 +23,22 @@ def write_whole(target: Path, data: bytes) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             part.unlink()
+        raise
+
+
+def append_whole(file: FileIO, data: bytes) -> None:
+    """Write to the end of an open file and sync; what could not be written whole is taken back.
+
+    Raises:
+        OSError: the disk is full or gone.
+    """
+    begin = file.seek(0, os.SEEK_END)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.truncate(begin)
         raise

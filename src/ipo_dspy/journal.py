@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from ipo_dspy.errors import JournalError
 from ipo_dspy.events import KEPT, OUTCOME, Event
+from ipo_dspy.files import append_whole
 
 FILE_NAME = "journal.jsonl"
 LOCK_NAME = "journal.lock"
@@ -78,19 +79,11 @@ class Journal:
     def _write(self, lines: bytes) -> None:
         """Write and sync all or nothing: after half a line the next one could not be read."""
         with self._writing:  # two threads: what one takes back after a failure must not be what the other wrote
-            self._write_alone(lines)
-
-    def _write_alone(self, lines: bytes) -> None:
-        begin = self._file.seek(0, os.SEEK_END)
-        try:
-            rest = memoryview(lines)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._file.truncate(begin)
-            raise self._unwritable(error, "; what it holds is whole, and the same run goes on from there") from error
+            try:
+                append_whole(self._file, lines)
+            except OSError as error:
+                kept = "; what it holds is whole, and the same run goes on from there"
+                raise self._unwritable(error, kept) from error
 
     def close(self) -> None:
         """Close the file; appending afterwards is an error. A run that was refused before it began leaves nothing."""

@@ -183,8 +183,8 @@ class IPO(Teleprompter):
         valset = None if valset is None else list(valset)
         self._stop.clear()
         classifiers = find_classifiers(student)
-        models = self.check_models()
         proposer = self._build_proposer()
+        models = self._check_models(proposer)
         train = gather(student, classifiers, trainset, name="trainset", **self._gathering)
         validation = (
             gather(student, classifiers, valset, name="valset", **self._gathering) if valset is not None else {}
@@ -246,12 +246,7 @@ class IPO(Teleprompter):
             LanguageModelError: a model is needed and none given, or it is unknown, or has no key.
             InputError: an unknown proposer or describer, or a limit on cost with a model whose price is unknown.
         """
-        check_describer(self.describer, self.description_model)
-        models = self._models(self._build_proposer())
-        for role, lm in models.items():
-            check_key(lm, role=role)
-        check_prices(models, self.limits.max_cost)
-        return models
+        return self._check_models(self._build_proposer())
 
     def get_params(self) -> dict[str, Any]:
         """Settings, as a new mapping: MLflow's autologging writes the training images into what it is given."""
@@ -267,6 +262,14 @@ class IPO(Teleprompter):
 
     def _build_proposer(self) -> "Proposer":
         return build_proposer(self.proposer, self.prompt_model, num_threads=self.num_threads)
+
+    def _check_models(self, proposer: "Proposer") -> dict[str, dspy.BaseLM]:
+        check_describer(self.describer, self.description_model)
+        models = self._models(proposer)
+        for role, lm in models.items():
+            check_key(lm, role=role)
+        check_prices(models, self.limits.max_cost)
+        return models
 
     def _models(self, proposer: "Proposer") -> dict[str, dspy.BaseLM]:
         """The language models that the run will ask, by the argument that names them."""

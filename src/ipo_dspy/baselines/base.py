@@ -6,6 +6,7 @@ class names when it is asked, not when it is made.
 Letters: N images, C classes.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.images import ImageSource
+from ipo_dspy.data.dataset import unknown_class
 from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.history import Score
 from ipo_dspy.metric import tally_logits
@@ -48,8 +50,7 @@ class FewShot:
     def __post_init__(self) -> None:
         if not self.images or len(self.images) != len(self.labels):
             raise DataError(f"{len(self.images)} images and {len(self.labels)} labels; give one label an image")
-        if unknown := sorted(set(self.labels) - set(self.classes)):
-            raise DataError(f"label {unknown[0]!r} is not one of the classes; known: {', '.join(self.classes)}")
+        targets_of(self.labels, self.classes)
 
     @property
     def targets(self) -> Tensor:
@@ -61,14 +62,14 @@ def targets_of(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
     """The index of each label among the classes: [N] int64.
 
     Raises:
-        InputError: a label outside the classes.
+        DataError: a label outside the classes.
 
     >>> targets_of(["dog", "cat"], ["cat", "dog"])
     tensor([1, 0])
     """
     place = {name: index for index, name in enumerate(classes)}
     if unknown := sorted(set(labels) - place.keys()):
-        raise InputError(f"label {unknown[0]!r} is not one of the classes; known: {', '.join(classes)}")
+        raise DataError(f"an image has {unknown_class(unknown[0], classes)}")
     return torch.tensor([place[label] for label in labels], dtype=torch.int64)
 
 
@@ -105,7 +106,9 @@ def evaluate(fitted: Fitted, images: Sequence[ImageSource], labels: Sequence[str
         InputError: no images, or a label outside the classes.
     """
     targets = targets_of(labels, classes)  # [N]
-    parts = [slice(start, start + BATCH) for start in range(0, len(images), BATCH)]
+    # The last part takes an image that would be left alone: alone it has other last bits (`Backbone.encode_pixels`).
+    starts = range(0, max(len(images) - 1, min(len(images), 1)), BATCH)
+    parts = [slice(start, stop) for start, stop in itertools.pairwise([*starts, len(images)])]
     tallies = [tally_logits(fitted.logits(images[part], classes), targets[part]) for part in parts]
     if not tallies:
         raise InputError("a score needs images and there are none; pass at least one")

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ipo_dspy.errors import JournalError
-from ipo_dspy.files import write_whole
+from ipo_dspy.files import append_whole, write_whole
 
 ROWS, SETTINGS, LOCK = "rows.jsonl", "bench.json", "bench.lock"
 
@@ -133,15 +133,9 @@ class Rows:
             JournalError: the disk is full or gone.
         """
         line = json.dumps(asdict(row), ensure_ascii=False, default=dict).encode("utf-8", errors="backslashreplace")
-        begin = self._file.seek(0, os.SEEK_END)
         try:
-            rest = memoryview(line + b"\n")
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
+            append_whole(self._file, line + b"\n")
         except OSError as error:
-            with contextlib.suppress(OSError):
-                self._file.truncate(begin)
             raise self._unwritable(error) from error
         self.latest[row.key] = row
 

@@ -19,6 +19,8 @@ from ipo_dspy.events import Observer
 from ipo_dspy.history import Score
 from ipo_dspy.ledger import Spent
 from ipo_dspy.lms import build_lm
+from ipo_dspy.lms.addresses import check_listening
+from ipo_dspy.lms.keys import check_key
 from ipo_dspy.optimizer import IPO
 from ipo_dspy.proposers import EvolutionProposer, LMProposer, Proposer
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template
@@ -167,6 +169,23 @@ def build_ipo(given: Settings, split: Split, seed: int, **options: Any) -> IPO:
         seed=seed,
         **options,
     )
+
+
+def check_models(given: Settings) -> None:
+    """See that the language models of a sweep can be asked, before the first cell.
+
+    Raises:
+        LanguageModelError: one is unknown, has no key, or nothing listens at its address.
+    """
+    named = {
+        "prompt_model": (given.lm, given.lm_settings),
+        "description_model": (given.vlm, given.vlm_settings),
+    }
+    for role, (name, own) in named.items():
+        if name is not None:
+            lm = build_lm(name, role=role, settings=own)
+            check_key(lm, role=role)
+            check_listening(lm, role=role)
 
 
 def build_proposer(given: Settings) -> Proposer:

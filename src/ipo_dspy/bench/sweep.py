@@ -16,13 +16,13 @@ import torch
 from ipo_dspy.bench.cells import Cell, Grid, distinct
 from ipo_dspy.bench.methods import check_methods, find_kind
 from ipo_dspy.bench.rows import Row, Rows
-from ipo_dspy.bench.runs import Found, Job, Stopper, build_ipo
+from ipo_dspy.bench.runs import Found, Job, Stopper, build_ipo, check_models
 from ipo_dspy.bench.suites import Split, Suite
 from ipo_dspy.bundled import located
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.clip.backbone import load_backbone
 from ipo_dspy.data import harmonic_mean
-from ipo_dspy.errors import StoppedError
+from ipo_dspy.errors import LanguageModelError, StoppedError
 from ipo_dspy.estimate import Estimate, Item
 from ipo_dspy.events import Event
 
@@ -165,6 +165,9 @@ def _measure(
 ) -> bool:
     """Whether the user ended it."""
     bench = _Bench(suite, folder, device, audience, stopper)
+    asking = {(cell.settings.lm, cell.settings.vlm): cell for cell in todo if "lm" in find_kind(cell.method).reads}
+    for cell in asking.values():
+        check_models(cell.settings)
     if todo:
         bench.backbone(todo[0])  # one that cannot be loaded is no matter of a single cell
     for number, cell in enumerate(todo, start=total - len(todo) + 1):
@@ -196,7 +199,7 @@ class _Bench:
             split = self._split(cell)
             images = len(split.train)
             found = self._run(cell, split)
-        except StoppedError:
+        except (StoppedError, LanguageModelError):  # a key that is wrong is no matter of a single cell
             raise
         except Exception as failure:  # noqa: BLE001 - whatever fails is the cell's row, not the end of the sweep
             error = f"{type(failure).__name__}: {failure}"

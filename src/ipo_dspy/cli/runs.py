@@ -104,7 +104,12 @@ def run(
             images_of = [example.image for example in dataset]
             check_images(images_of, backbone=backbone, num_threads=optimizer.num_threads)
     skipped: list[Event] = []
-    optimizer.observers += (lambda event: skipped.append(event) if event["event"] == "skipped" else None,)
+
+    def count(event: Event) -> None:
+        if event["event"] == "skipped":
+            skipped.append(event)
+
+    optimizer.observers += (count,)
     best = optimizer.compile(program, train, valset=validation)
     details = best.detailed_results
     finalist = details.searches[0].finalists[0]

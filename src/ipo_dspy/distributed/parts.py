@@ -123,7 +123,7 @@ class Rows:
             )
             for batch in batches:
                 images = [self._image(cell) for cell in batch.column(self.image).to_pylist()]
-                labels = [_named(cell, self.names) for cell in batch.column(self.label).to_pylist()]
+                labels = [_named(cell, self.names, self.path) for cell in batch.column(self.label).to_pylist()]
                 yield Chunk(images, labels)
         except (pa.ArrowException, OSError) as error:
             fact = next(iter(str(error).splitlines()), type(error).__name__)
@@ -175,7 +175,7 @@ class Tar:
         """In the order of the file."""
         samples = iter(read_samples(Path(self.path)))
         while rows := list(itertools.islice(samples, CHUNK)):
-            yield Chunk([read_picture(row) for row in rows], [_named(row.label, self.names) for row in rows])
+            yield Chunk([read_picture(row) for row in rows], [_named(row.label, self.names, self.path) for row in rows])
 
     def stamp(self) -> str:
         """Of the file."""
@@ -213,15 +213,20 @@ def part_size(count: int, workers: int) -> int:
     return min(CHUNK, STEP * max(1, -(-count // (4 * workers * STEP))))
 
 
-def _named(label: Any, names: Sequence[str] | None) -> Any:
+def _named(label: Any, names: Sequence[str] | None, place: str) -> Any:
     """The name of a label that is a number, where the source has names for numbers.
 
-    >>> _named(1, ("cat", "dog")), _named("1", ("cat", "dog")), _named("dog", ("cat", "dog")), _named(1, None)
-    ('dog', 'dog', 'dog', 1)
+    >>> [_named(label, ("cat", "dog"), "1.tar") for label in (1, "1", "dog")], _named(1, None, "1.tar")
+    (['dog', 'dog', 'dog'], 1)
+
+    Raises:
+        DataError: there are names, and none for this number.
     """
-    if names is None or label in names or isinstance(label, bool) or not str(label).isdecimal():
+    if names is None or label in names or not str(label).isdecimal():
         return label
-    return names[int(label)] if int(label) < len(names) else f"{label} of {len(names)} names"
+    if int(label) >= len(names):
+        raise DataError(f"{place} has the label {label}, and names for 0 to {len(names) - 1} only; add the others")
+    return names[int(label)]
 
 
 def _index(footer: Any, path: str) -> int:
