@@ -122,6 +122,14 @@ def test_what_is_an_option_of_the_command_and_nothing_else(text: str, command: s
     assert in_options(text, command) == told
 
 
+@pytest.mark.parametrize("option", ["--ray-cpus 2", "--ray-gpus 0", "--ray-workers 3", "--ray-store x"])
+def test_what_is_for_a_cluster_is_refused_without_one(
+    option: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = said(capsys, "optimize", str(photos), "--model", "demo", *option.split())
+    assert f"{option.split()[0]} is for a cluster; name one: --ray auto" in line
+
+
 def test_what_the_user_wrote_stays_as_it_is() -> None:
     """A folder may be called like an argument, and end in what only looks like Python."""
     for text in ("'runs/seed=0' holds another run", r"no folder '/data/steps=3'", r"pretrained='a\xz' is odd"):

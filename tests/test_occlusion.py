@@ -84,6 +84,19 @@ def test_the_command_scores_both_halves_of_a_program_and_draws(
     assert all((tmp_path / f"words.{kind}").stat().st_size > 3000 for kind in ("svg", "png"))
 
 
+def test_the_command_on_classes_that_are_not_split_prints_accuracy_and_loss(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["explain", "grey-food", "--template", "a grey drawing of a <CLASS>.", "--model", "demo"])
+    assert exit.value.code in (0, None)
+    told = capsys.readouterr().out
+    assert "accuracy" in told
+    assert "loss" in told
+    assert "(nothing)" in told
+    assert "a drawing of a <CLASS>." in told
+
+
 def test_the_command_without_a_template_or_program_says_what_to_write(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
         main(["explain", "pixel-animals"])
