@@ -7,13 +7,16 @@ import pytest
 
 from ipo_dspy import ClipClassifier, demo
 from ipo_dspy.cli import main
-from ipo_dspy.data import ImageDataset
-from ipo_dspy.errors import InputError
+from ipo_dspy.data import ImageDataset, base_novel
+from ipo_dspy.errors import InputError, JournalError
 from ipo_dspy.evaluation import evaluate
-from ipo_dspy.occlusion import explain, occlusions
+from ipo_dspy.history import Score
+from ipo_dspy.occlusion import Explanation, Occluded, explain, occlusions
+from ipo_dspy.report.words import write_words
 from ipo_dspy.template import Template
 
 TEXT = "pixel art of a <CLASS>, in one color at night."
+SCORED = {"all": Score(loss=1.0, accuracy=50.0)}
 
 
 def test_each_word_and_each_phrase_is_left_out_once() -> None:
@@ -73,15 +76,42 @@ def test_the_command_scores_both_halves_of_a_program_and_draws(
     task = demo.load("pixel-animals", shots=1)
     program = ClipClassifier(task.classes, template="pixel art of a <CLASS>.", model="demo")
     program.save(str(tmp_path / "best.json"))
+    files = ["--plot", str(tmp_path / "words.png"), "--report", str(tmp_path / "words")]
     with pytest.raises(SystemExit) as exit:
-        main(["explain", str(tmp_path / "best.json"), "pixel-animals", "--json", "--plot", str(tmp_path / "words.png")])
+        main(["explain", str(tmp_path / "best.json"), "pixel-animals", "--json", *files])
     assert exit.value.code in (0, None)
     found = json.loads(capsys.readouterr().out)
     whole = found["rows"][0]
     assert set(whole["scores"]) == {"base", "novel"}
     base, novel = (whole["scores"][half]["accuracy"] for half in ("base", "novel"))
     assert whole["h"] == pytest.approx(2 * base * novel / (base + novel))
-    assert all((tmp_path / f"words.{kind}").stat().st_size > 3000 for kind in ("svg", "png"))
+    assert all((tmp_path / f"words.{kind}").stat().st_size > 3000 for kind in ("svg", "png", "html"))
+
+
+def test_the_page_holds_every_row_and_nothing_of_it_is_markup(test_images: ImageDataset, tmp_path: Path) -> None:
+    program = ClipClassifier(test_images.classes, model="demo", device="cpu")
+    start, template = Template.parse("a photo of a <CLASS>."), Template.parse("pixel <b>art</b> of a <CLASS>.")
+    halves = dict(zip(("base", "novel"), base_novel(test_images), strict=True))
+    for parts in ({"all": test_images}, halves):
+        found = explain(program, parts, start, template)
+        text = write_words(found.plain(), tmp_path / "deep" / "words.html").read_text(encoding="utf-8")
+        assert text.startswith("<!DOCTYPE html>")
+        assert "<b>art" not in text
+        assert "&lt;b&gt;art&lt;/b&gt;" in text
+        for row in found.rows:
+            assert all(
+                f">{score.accuracy:.1f}\u00a0%<small>loss {score.loss:.3f}<" in text for score in row.scores.values()
+            )
+            assert (row.h is None) or f">{row.h:.1f}\u00a0%</td>" in text
+        assert ("Harmonic mean" in text) == (len(parts) == 2)
+        assert found.confusions[0].taken_for in text
+
+
+def test_a_page_that_cannot_be_written_names_it(test_images: ImageDataset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    found = Explanation(Template.parse("<CLASS>"), (Occluded(occlusions(Template.parse("<CLASS>"))[0], SCORED),), ())
+    with pytest.raises(JournalError, match=r"words\.html' cannot be written .*; name a writable file"):
+        write_words(found.plain(), tmp_path / "file" / "words.html")
 
 
 def test_the_command_on_classes_that_are_not_split_prints_accuracy_and_loss(

@@ -8,8 +8,8 @@ difference is that of the words.
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.data import ImageDataset, harmonic_mean
 from ipo_dspy.errors import InputError
@@ -53,6 +53,11 @@ class Occluded:
     scores: Mapping[str, Score]
 
     @property
+    def main(self) -> float:
+        """The figure by which rows are compared: H, or accuracy where classes are not split."""
+        return next(iter(self.scores.values())).accuracy if self.h is None else self.h
+
+    @property
     def h(self) -> float | None:
         """Harmonic mean of base and novel accuracy, where there are both."""
         if not set(HALVES) <= self.scores.keys():
@@ -78,6 +83,20 @@ class Explanation:
     start: Template
     rows: tuple[Occluded, ...]
     confusions: tuple[Confusion, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """The same as values that JSON knows."""
+        rows = [
+            {
+                "removed": row.occlusion.removed,
+                "kind": row.occlusion.kind,
+                "template": str(row.occlusion.template),
+                "scores": {part: asdict(score) for part, score in row.scores.items()},
+                "h": row.h,
+            }
+            for row in self.rows
+        ]
+        return {"start": str(self.start), "rows": rows, "confusions": [asdict(one) for one in self.confusions]}
 
 
 def occlusions(template: Template) -> tuple[Occlusion, ...]:

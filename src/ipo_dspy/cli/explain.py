@@ -1,6 +1,6 @@
 """Which words of a template matter: explain."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +34,7 @@ def explain(
     pretrained: Pretrained = None,
     device: Device = "auto",
     plot: Annotated[Path | None, typer.Option(help="Draw to this file name, as .svg and .png.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write all of it to this HTML page.")] = None,
     json: Json = False,
 ) -> None:
     """Score a template without each of its words and phrases, and show what it confuses.
@@ -57,11 +58,11 @@ def explain(
     parts = _parts(program, dataset, halves=base_novel)
     with working("Scoring ..."):
         found = score(program, parts, Template.parse(DEFAULT_TEMPLATE), program.template)
-    files = _draw(found, plot) if plot is not None else ()
+    files = [*(_draw(found, plot) if plot is not None else ()), *(_write(found, report) if report is not None else ())]
     if json:
         from ipo_dspy.cli import show
 
-        show.as_json(_plain(found))
+        show.as_json(found.plain())
     else:
         _print(found, files)
 
@@ -97,7 +98,7 @@ def _parts(program: "ClipClassifier", dataset: "ImageDataset", *, halves: bool) 
     return {"base": dataset.subset(own), "novel": dataset.subset(others)}
 
 
-def _print(found: "Explanation", files: tuple[Path, ...]) -> None:
+def _print(found: "Explanation", files: Sequence[Path]) -> None:
     from ipo_dspy.cli import show
 
     parts = list(found.rows[0].scores)
@@ -115,16 +116,11 @@ def _print(found: "Explanation", files: tuple[Path, ...]) -> None:
     title = f"images taken for another class, before with {found.start}"
     show.rows(title, ["part", "class", "taken for", "before>", "after>"], told)
     for file in files:
-        show.note(f"plot  {file}")
-
-
-def _main(row: Any) -> float:
-    """The figure by which rows are compared: H, or accuracy where classes are not split."""
-    return float(row.h if row.h is not None else next(iter(row.scores.values())).accuracy)
+        show.note(f"{'report' if file.suffix == '.html' else 'plot'}  {file}")
 
 
 def _change(found: "Explanation", row: Any) -> str:
-    return "" if row is found.rows[0] else f"{_main(row) - _main(found.rows[0]):+.2f}"
+    return "" if row is found.rows[0] else f"{row.main - found.rows[0].main:+.2f}"
 
 
 def _draw(found: "Explanation", path: Path) -> tuple[Path, ...]:
@@ -136,15 +132,7 @@ def _draw(found: "Explanation", path: Path) -> tuple[Path, ...]:
     return draw_bars(labels, series, bare, axis="accuracy, %")
 
 
-def _plain(found: "Explanation") -> dict[str, Any]:
-    rows = [
-        {
-            "removed": row.occlusion.removed,
-            "kind": row.occlusion.kind,
-            "template": str(row.occlusion.template),
-            "scores": {part: asdict(score) for part, score in row.scores.items()},
-            "h": row.h,
-        }
-        for row in found.rows
-    ]
-    return {"start": str(found.start), "rows": rows, "confusions": [asdict(one) for one in found.confusions]}
+def _write(found: "Explanation", path: Path) -> tuple[Path, ...]:
+    from ipo_dspy.report.words import write_words
+
+    return (write_words(found.plain(), path if path.suffix == ".html" else path.with_name(f"{path.name}.html")),)

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from ipo_dspy.report import summary
@@ -64,22 +64,26 @@ class Section:
 
 def page(run: Run) -> str:
     """The whole page; the same run (and the same pictures on disk) gives the same text."""
-    environment = Environment(
+    sections = [_section(i, search) for i, search in enumerate(run.searches, start=1)]
+    return environment().get_template("template.html.j2").render(run=run, sections=sections)
+
+
+def environment() -> Environment:
+    """What the pages of this package are laid out with; everything is escaped."""
+    found = Environment(
+        loader=FunctionLoader(_data),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
+    found.filters |= {
         "percent": _percent, "points": _points, "nats": _nats, "duration": _duration, "count": _count,
         "prompt": prompt, "moment": _moment, "clip": _clip, "short": _short,
     }  # fmt: skip
-    environment.globals |= _limits()
-    sections = [_section(i, search) for i, search in enumerate(run.searches, start=1)]
-    return environment.from_string(_data("template.html.j2")).render(
-        run=run, sections=sections, style=Markup(_data("style.css"))
-    )
+    found.globals |= {**_limits(), "style": Markup(_data("style.css"))}
+    return found
 
 
 def prompt(text: str) -> Markup:
