@@ -71,6 +71,16 @@ def test_there_are_eighty_prompts_for_imagenet() -> None:
     assert "itap of the <CLASS>." in lines
 
 
+def test_the_best_of_the_eighty_is_the_one_that_a_search_over_them_finds(task: demo.DemoTask, few: FewShot) -> None:
+    templates = [Template.parse(line) for line in imagenet_templates().lines]
+    found = evaluate_program(task.program, task.trainset, templates=templates)
+    best = max(found, key=lambda one: (one.score.accuracy, -one.score.loss)).template
+    fitted = build_method("clip-best").fit(few)
+    assert isinstance(fitted, TemplateClassifier)
+    assert fitted.template == best
+    assert best != templates[0]
+
+
 def test_novel_classes_are_named_when_it_is_asked(few: FewShot) -> None:
     novel = demo.load("pixel-animals", shots=1, classes="novel")
     image = [novel.testset[0].image]
@@ -86,8 +96,8 @@ def test_a_template_that_does_not_fit_is_told(task: demo.DemoTask, few: FewShot)
         long.logits([task.valset[0].image], ["bat", "bear"])
 
 
-def test_neither_takes_settings_or_a_seed() -> None:
-    for name in ("clip", "clip-ensemble"):
+def test_none_takes_settings_or_a_seed() -> None:
+    for name in ("clip", "clip-ensemble", "clip-best"):
         assert name in METHODS
         assert not build_method(name).seeded
         with pytest.raises(InputError, match=f"{name} has no setting 'n_ctx'; known: none"):

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from clip_toys import COCA, KINDS, PLAIN, TEXT, TRIMMED, VISION, shared_toy, toy_backbone, write_model
 from ipo_dspy.clip import sources
 from ipo_dspy.clip.backbone import import_open_clip, load_backbone
+from ipo_dspy.clip.images import encode_images
 from ipo_dspy.clip.memo import Memo
 from ipo_dspy.errors import InputError, ModelError
 
@@ -315,3 +317,16 @@ def test_a_pickle_holds_the_name_and_no_weights(folder: Path) -> None:
         pickled = pickle.dumps(toy)
         assert pickle.loads(pickled) is toy
         assert len(pickled) < 1000
+
+
+def test_another_image_encoder_has_images_of_its_own_and_the_same_texts() -> None:
+    toy = shared_toy()
+    other = toy.with_image_encoder(lambda pixels: toy.encode_pixels(pixels).flip(1), "flipped")
+    picture = Image.effect_noise((40, 40), 80).convert("RGB")
+    mine = encode_images(toy, [picture, picture.rotate(90)]).features
+    theirs = encode_images(other, [picture, picture.rotate(90)]).features
+    torch.testing.assert_close(theirs, mine.flip(1))
+    assert other.fingerprint not in {toy.fingerprint, toy.with_image_encoder(toy.encode_pixels, "plain").fingerprint}
+    assert other.fingerprint == toy.with_image_encoder(toy.encode_pixels, "flipped").fingerprint
+    assert other.text_memo is toy.text_memo
+    assert copy.deepcopy(other) is other

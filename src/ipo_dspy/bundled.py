@@ -1,12 +1,16 @@
-"""Where the files that come with the package are: the bundled CLIP, which is called `demo`, and the pictures."""
+"""Where the files that come with the package are: the bundled CLIP with either image tower, and the pictures."""
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 
-DEMO = "demo"
-"""Name of the bundled CLIP, wherever a model may be named."""
-_PLACE = "ipo_dspy/demo/assets/model"
-"""How the path of its folder ends in every environment."""
+DEMO, DEMO_VIT = "demo", "demo-vit"
+"""Names of the bundled CLIP, wherever a model may be named: with a ResNet, and with a vision transformer."""
+BUNDLED: Mapping[str, str] = MappingProxyType({DEMO: "model", DEMO_VIT: "model-vit"})
+"""Folder of each among the bundled files."""
+_PLACE = "ipo_dspy/demo/assets/"
+"""How the path of these ends in every environment."""
 
 
 def assets() -> Path:
@@ -14,9 +18,9 @@ def assets() -> Path:
     return Path(str(resources.files("ipo_dspy"))) / "demo" / "assets"
 
 
-def model_path() -> Path:
-    """The folder of the bundled CLIP, for whatever loads a folder; `ClipClassifier` takes ``model="demo"``."""
-    return assets() / "model"
+def model_path(name: str = DEMO) -> Path:
+    """The folder of a bundled CLIP, for whatever loads a folder; `ClipClassifier` takes ``model="demo"``."""
+    return assets() / BUNDLED[name]
 
 
 def named(model: str) -> str:
@@ -25,9 +29,10 @@ def named(model: str) -> str:
     >>> named("local-dir:/another/venv/lib/python3.12/site-packages/ipo_dspy/demo/assets/model")
     'demo'
     """
-    return DEMO if model.replace("\\", "/").endswith(_PLACE) else model
+    path = model.replace("\\", "/")
+    return next((name for name, folder in BUNDLED.items() if path.endswith(_PLACE + folder)), model)
 
 
 def located(model: str) -> str:
-    """What open_clip loads for a name: for `demo` the bundled folder."""
-    return f"local-dir:{model_path()}" if model == DEMO else model
+    """What open_clip loads for a name: for a bundled model its folder."""
+    return f"local-dir:{model_path(model)}" if model in BUNDLED else model

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import dspy
 from dspy.utils.callback import BaseCallback
 
-from ipo_dspy.bundled import DEMO, located, named
+from ipo_dspy.bundled import BUNDLED, located, named
 from ipo_dspy.errors import DataError, ImageError, ProgramFileError, TemplateError
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
 
@@ -118,7 +118,7 @@ class ClipClassifier(dspy.Predict):
         self.allow_url = allow_url
         if isinstance(model, str):
             name = named(model)
-            self._spec = ModelSpec(name, None if name == DEMO else pretrained, device, dtype)
+            self._spec = ModelSpec(name, None if name in BUNDLED else pretrained, device, dtype)
             self._backbone: Backbone | None = None
         else:
             self._spec = ModelSpec(named(model.name), model.pretrained, str(model.device), model.identity["dtype"])

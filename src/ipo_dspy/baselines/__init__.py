@@ -16,6 +16,7 @@ METHODS: Mapping[str, str] = MappingProxyType(
     {
         "clip": "templates:Clip",
         "clip-ensemble": "templates:ClipEnsemble",
+        "clip-best": "templates:BestTemplate",
         "coop": "coop:CoOp",
         "cocoop": "cocoop:CoCoOp",
     }

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TITLES: Mapping[str, str] = {
     "clip": "CLIP",
     "clip-ensemble": "CLIP, 80 templates",
+    "clip-best": "CLIP, best of the 80",
     "coop": "CoOp",
     "cocoop": "CoCoOp",
     "maple": "MaPLe",

@@ -105,6 +105,24 @@ class Backbone:
         self.trims_context = _trims_context(model, self._tokens)
         self.shares_prefixes = _shares_prefixes(model, self._tokens)
         self.model.to(device=device, dtype=dtype)
+        self._encode_image: Callable[[Tensor], Tensor] = functools.partial(self.model.encode_image, normalize=False)
+
+    def with_image_encoder(self, encode: Callable[[Tensor], Tensor], learned: str) -> "Backbone":
+        """The same model with another way from pixels to features, such as with learned visual prompts.
+
+        It shares the towers, the tokenizer and what is known of texts; what is known of images is its own. It lives in
+        this process only: a program that is saved under it says so by its fingerprint.
+
+        Args:
+            encode: images [N, 3, H, W] as `preprocess` makes them, on `device` and in the number format of the
+                towers, to features [N, D]; called without gradients.
+            learned: digest of what it depends on besides this model.
+        """
+        other = object.__new__(Backbone)
+        other.__dict__.update(self.__dict__)
+        other._encode_image, other.image_memo = encode, Memo(_IMAGE_FLOATS)
+        other.fingerprint = hashlib.sha256(f"{self.fingerprint} {learned}".encode()).hexdigest()[:16]
+        return other
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """The evaluation transform: one image to [3, H, W], on the CPU."""
@@ -127,8 +145,7 @@ class Backbone:
         if 1 < count < prefix.FEW:
             pixels = torch.cat([pixels, pixels[:1].expand(prefix.FEW - count, -1, -1, -1)])
         near = pixels.to(self.device, non_blocking=self.device.type == "cuda").to(self.dtype)
-        features = self.model.encode_image(near, normalize=False)
-        return _normalised(features[:count])
+        return _normalised(self._encode_image(near)[:count])
 
     def token_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Token ids of each text, start and end included: never cut, not padded."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.arguments import whole
-from ipo_dspy.bundled import DEMO, named
+from ipo_dspy.bundled import BUNDLED, named
 from ipo_dspy.clip.rest import resting_dtype
 from ipo_dspy.clip.sources import LOCAL
 from ipo_dspy.clip.text import TemplateTokens, class_features, template_tokens
@@ -239,8 +239,8 @@ class ShardScorer:
 
 def _everywhere(name: str) -> str:
     """A model's name or file as a worker finds it: the bundled model by its own name, files from the root."""
-    if named(name) == DEMO:
-        return DEMO
+    if named(name) in BUNDLED:
+        return named(name)
     if name.startswith(LOCAL):
         return LOCAL + str(Path(name.removeprefix(LOCAL)).expanduser().absolute())
     path = Path(name).expanduser()
