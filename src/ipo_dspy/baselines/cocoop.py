@@ -17,6 +17,7 @@ from torch import Tensor
 from ipo_dspy.baselines.base import FewShot, Progress
 from ipo_dspy.baselines.contexts import ContextTexts, check_context, first_context
 from ipo_dspy.baselines.descent import Recipe, train
+from ipo_dspy.baselines.layers import draw_linear
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.images import ImageSource, encode_images
 
@@ -139,11 +140,6 @@ class CoCoOp:
 def meta_net(
     features: int, width: int, device: torch.device, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weights and biases of both layers as `torch.nn.Linear` draws them, but from a generator of ours."""
+    """Weights and biases of both layers, the first layer first."""
     hidden = max(1, features // REDUCTION)
-    drawn = []
-    for fan_in, fan_out in ((features, hidden), (hidden, width)):
-        for shape in ((fan_out, fan_in), (fan_out,)):
-            uniform = torch.rand(shape, generator=generator) * 2 - 1
-            drawn.append((uniform * fan_in**-0.5).to(device).requires_grad_())
-    return drawn[0], drawn[1], drawn[2], drawn[3]
+    return *draw_linear(features, hidden, device, generator), *draw_linear(hidden, width, device, generator)

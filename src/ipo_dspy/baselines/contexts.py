@@ -41,12 +41,7 @@ class ContextTexts:
     def __init__(self, backbone: Backbone, classes: Sequence[str], count: int, position: Position = "end") -> None:
         self._tower = TextTower(backbone)
         rows, places = _rows(backbone, classes, count, position)
-        longest = max(range(len(rows)), key=lambda index: len(rows[index]), default=0)
-        if rows and len(rows[longest]) > backbone.context_length:
-            raise InputError(
-                f"{count} context vectors and class {classes[longest]!r} have {len(rows[longest])} tokens and the "
-                f"model takes {backbone.context_length}; write a smaller n_ctx or a shorter name"
-            )
+        check_lengths(rows, classes, count, backbone.context_length)
         embedded = self._tower.embed(rows)
         self._tokens, self._ends = embedded.tokens, embedded.ends  # [C, L, W], [C]
         self._places = torch.tensor(places, dtype=torch.int64, device=self._tokens.device).view(len(rows), count)
@@ -90,6 +85,20 @@ def check_context(n_ctx: int | None, words: str, position: str = "end") -> None:
     if position not in get_args(Position):
         known = ", ".join(map(repr, get_args(Position)))
         raise InputError(f"position={position!r} is unknown; write one of {known}")
+
+
+def check_lengths(rows: Sequence[TokenList], classes: Sequence[str], count: int, context_length: int) -> None:
+    """Refuse the texts of classes, `count` learned vectors of each included, if one does not fit the model.
+
+    Raises:
+        InputError: with the longest.
+    """
+    longest = max(range(len(rows)), key=lambda index: len(rows[index]), default=0)
+    if rows and len(rows[longest]) > context_length:
+        raise InputError(
+            f"{count} context vectors and class {classes[longest]!r} have {len(rows[longest])} tokens and the "
+            f"model takes {context_length}; write a smaller n_ctx or a shorter name"
+        )
 
 
 def _rows(
