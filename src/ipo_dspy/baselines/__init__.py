@@ -19,6 +19,7 @@ METHODS: Mapping[str, str] = MappingProxyType(
         "clip-best": "templates:BestTemplate",
         "coop": "coop:CoOp",
         "cocoop": "cocoop:CoCoOp",
+        "promptsrc": "promptsrc:PromptSRC",
     }
 )
 """Name of a method to `module:class`; loaded when it is asked for."""

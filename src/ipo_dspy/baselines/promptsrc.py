@@ -1,0 +1,252 @@
+"""PromptSRC: prompts in both towers, held near to what the frozen CLIP says, and averaged over the epochs.
+
+Khattak, Wasim, Naseer, Khan, Yang, Khan: Self-regulating Prompts: Foundational Model Adaptation without Forgetting,
+ICCV 2023. The prompts of the towers are independent of one another. Features and logits are regularized by those of the
+same CLIP without prompts, whose text features are a mean over many templates. What the frozen model says of an image
+never changes, so it is asked once.
+
+Letters: N images, n images of a batch, C classes, D width of the features, E epochs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
+
+from ipo_dspy.baselines.base import FewShot, Progress
+from ipo_dspy.baselines.descent import Recipe
+from ipo_dspy.baselines.prompting import (
+    PromptedClassifier,
+    PromptedTexts,
+    Prompts,
+    check_prompts,
+    draw_prompts,
+    first_words,
+    learn,
+)
+from ipo_dspy.baselines.templates import imagenet_templates
+from ipo_dspy.baselines.towers import ImageTower, TextTower
+from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.images import encode_images
+from ipo_dspy.clip.text import class_features
+from ipo_dspy.errors import InputError
+from ipo_dspy.metric import logits
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IndependentPrompts:
+    """A CLIP with prompts in both towers, each tower's own.
+
+    Attributes:
+        backbone: the frozen CLIP.
+        words: what a text begins with; the prompts stand in place of its first tokens.
+        text, image: prompts of the text tower and of the image tower.
+    """
+
+    backbone: Backbone = field(repr=False)
+    words: str
+    text: Prompts = field(repr=False)
+    image: Prompts = field(repr=False)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All that is learned."""
+        return [*self.text.parameters, *self.image.parameters]
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """Preprocessed images [N, 3, H, W] to normalised features [N, D]."""
+        return ImageTower(self.backbone).encode(pixels, self.image.first, self.image.deep)
+
+    def text_features(self, classes: Sequence[str]) -> Tensor:
+        """Normalised features [C, D].
+
+        Raises:
+            InputError: no classes, or a name that does not fit the model.
+        """
+        return self.texts(classes).features(self.text)
+
+    def texts(self, classes: Sequence[str]) -> PromptedTexts:
+        """The texts of some classes, for features under prompts that change."""
+        return PromptedTexts(self.backbone, classes, self.words, len(self.text.first))
+
+
+def draw_independent(
+    backbone: Backbone, words: str, n_ctx: int, depth: int, generator: torch.Generator
+) -> IndependentPrompts:
+    """Prompts before the first step: the words in front of the text tower, and random ones in all other places.
+
+    Raises:
+        InputError: a tower takes no learned tokens.
+    """
+    text, image = TextTower(backbone), ImageTower(backbone)
+    first = first_words(backbone, words, n_ctx, generator)
+    deep = draw_prompts(backbone, text, n_ctx, depth, generator).deep
+    return IndependentPrompts(
+        backbone, words, Prompts(first, deep), draw_prompts(backbone, image, n_ctx, depth, generator)
+    )
+
+
+class Said(NamedTuple):
+    """What a model says of some images and classes: normalised features and logits."""
+
+    image: Tensor  # [n, D]
+    text: Tensor  # [C, D]
+    logits: Tensor  # [n, C]
+
+    def of(self, indices: Tensor) -> "Said":
+        """The same of some of the images."""
+        return Said(self.image[indices], self.text, self.logits[indices])
+
+
+def said(backbone: Backbone, image: Tensor, text: Tensor) -> Said:
+    """Features with their logits at the scale of a model."""
+    return Said(image, text, logits(image, text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias))
+
+
+def frozen(task: FewShot) -> Said:
+    """What the model without prompts says of all training images, by a mean over templates (section 3.2.3).
+
+    Raises:
+        TemplateError: a class name does not fit them. ImageError: an image cannot be read.
+    """
+    device = task.backbone.device
+    text = class_features(task.backbone, [imagenet_templates()], task.classes)[0].to(device)  # [C, D]
+    image = encode_images(task.backbone, task.images).features.to(device, torch.float32)  # [N, D]
+    return said(task.backbone, image, text)
+
+
+def regularized_loss(learned: Said, kept: Said, targets: Tensor, *, text_weight: float, image_weight: float) -> Tensor:
+    """Cross-entropy and the three terms that hold a model near to a frozen one (PromptSRC, section 3.2.1).
+
+    Features are compared by their mean absolute difference. Logits are by the divergence of the learned distribution
+    from the frozen one, over the number of logits and not of images, as in the official code.
+
+    Args:
+        learned: of n images.
+        kept: what the frozen model says of the same.
+        targets: [n].
+        text_weight: of the term of text features.
+        image_weight: of the term of image features; that of logits has 1.
+    """
+    own, other = learned.logits.log_softmax(dim=1), kept.logits.log_softmax(dim=1)  # [n, C]
+    return (
+        F.cross_entropy(learned.logits, targets)
+        + text_weight * F.l1_loss(learned.text, kept.text)
+        + image_weight * F.l1_loss(learned.image, kept.image)
+        + F.kl_div(own, other, reduction="sum", log_target=True) / own.numel()
+    )
+
+
+def epoch_weights(epochs: int, mean: float, std: float) -> Tensor:
+    """A Gaussian over the epochs 1 to E that sums to 1 (PromptSRC, section 3.2.2): [E].
+
+    As a softmax, so that a mean far from all epochs leaves weights, too: those of the nearest.
+
+    >>> [round(weight, 3) for weight in epoch_weights(5, mean=4.0, std=1.0).tolist()]
+    [0.005, 0.057, 0.257, 0.424, 0.257]
+    """
+    places = torch.arange(1, epochs + 1, dtype=torch.float64)
+    return torch.softmax(-((places - mean) / std).square() / 2, dim=0)
+
+
+class WeightedMean:
+    """Tensors averaged over the epochs in which they are learned.
+
+    Args:
+        parameters: they are read in every epoch.
+        weights: of the epochs, [E].
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], weights: Tensor) -> None:
+        self._parameters, self._weights = parameters, weights.tolist()
+        self._sums = [torch.zeros_like(one, requires_grad=False) for one in parameters]
+
+    @torch.no_grad()
+    def add(self, epoch: int) -> None:
+        """Take in what they are after an epoch, counted from 1."""
+        for total, one in zip(self._sums, self._parameters, strict=True):
+            total.add_(one, alpha=self._weights[epoch - 1])
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Give them the means of the epochs."""
+        for total, one in zip(self._sums, self._parameters, strict=True):
+            one.copy_(total)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSRC:
+    """Self-regulating prompts; defaults are those of the base-to-novel experiments.
+
+    Args:
+        n_ctx: tokens of every prompt, in both towers.
+        words: what texts begin with; up to `n_ctx` of its tokens are what the first prompt starts from.
+        depth: blocks with prompts of their own, in both towers; a tower that has fewer gets one for each.
+        text_weight, image_weight: how much text features and image features are held to the frozen ones.
+        gpa_mean, gpa_std: of the Gaussian over the epochs by which prompts are averaged.
+        epochs: passes over the images.
+        batch: images a step.
+        lr: the highest rate of SGD.
+
+    Raises:
+        InputError: a setting with which nothing can be learned.
+    """
+
+    n_ctx: int = 4
+    words: str = "a photo of a"
+    depth: int = 9
+    text_weight: float = 25.0
+    image_weight: float = 10.0
+    gpa_mean: float = 15.0
+    gpa_std: float = 1.0
+    epochs: int = 20
+    batch: int = 4
+    lr: float = 0.0025
+
+    seeded = True
+
+    def __post_init__(self) -> None:
+        check_prompts(self.n_ctx, self.depth)
+        for name in ("text_weight", "image_weight"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name}={getattr(self, name)!r} drives features apart; write 0 or more, e.g. 10")
+        if not self.gpa_std > 0:
+            raise InputError(f"gpa_std={self.gpa_std!r} is no width of a Gaussian; write a positive one, e.g. 1")
+        self._recipe()
+
+    def _recipe(self) -> Recipe:
+        return Recipe(epochs=self.epochs, batch=self.batch, lr=self.lr)
+
+    def fit(
+        self, task: FewShot, *, seed: int = 0, progress: Progress | None = None
+    ) -> PromptedClassifier[IndependentPrompts]:
+        """Learn the prompts of both towers by the regularized cross-entropy over the classes of the task.
+
+        Raises:
+            InputError: a tower takes no learned tokens, or a class name does not fit beside them.
+        """
+        backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
+        model = draw_independent(backbone, self.words, self.n_ctx, self.depth, generator)
+        texts, targets, kept = model.texts(task.classes), task.targets.to(backbone.device), frozen(task)
+        mean = WeightedMean(model.parameters, epoch_weights(self.epochs, self.gpa_mean, self.gpa_std))
+
+        def loss(pixels: Tensor, indices: Tensor) -> Tensor:
+            near = indices.to(backbone.device)
+            learned = said(backbone, model.image_features(pixels), texts.features(model.text))
+            weights = {"text_weight": self.text_weight, "image_weight": self.image_weight}
+            return regularized_loss(learned, kept.of(near), targets[near], **weights)
+
+        losses = learn(
+            task,
+            model.parameters,
+            loss,
+            recipe=self._recipe(),
+            generator=generator,
+            progress=progress,
+            after_epoch=mean.add,
+        )
+        mean.put()
+        return PromptedClassifier(backbone, model, losses)

@@ -1,0 +1,248 @@
+"""PromptSRC: every term of the loss by hand, the Gaussian over epochs, and what is learned of two towers."""
+
+import copy
+import functools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from baseline_toys import CLASSES, deep_toy, few_shots, pictures
+from clip_toys import PLAIN, shared_toy
+from ipo_dspy import demo
+from ipo_dspy.baselines import build_method, promptsrc
+from ipo_dspy.baselines.base import FewShot, evaluate
+from ipo_dspy.baselines.prompting import PromptedClassifier, preprocess
+from ipo_dspy.baselines.promptsrc import (
+    IndependentPrompts,
+    PromptSRC,
+    Said,
+    WeightedMean,
+    draw_independent,
+    epoch_weights,
+    frozen,
+    regularized_loss,
+    said,
+)
+from ipo_dspy.baselines.templates import ClipEnsemble, TemplateClassifier
+from ipo_dspy.errors import InputError
+from ipo_dspy.template import Template
+
+near = functools.partial(torch.testing.assert_close, rtol=0, atol=1e-5)
+
+WORDS = "a photo of a"
+LEARNED = Said(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [0.0, 1.0]]), torch.tensor([[0.0, math.log(3)]]))
+KEPT = Said(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.6, 0.8], [0.8, 0.6]]), torch.tensor([[0.0, 0.0]]))
+
+
+def drawn(n_ctx: int = 4, depth: int = 9, seed: int = 0) -> IndependentPrompts:
+    return draw_independent(deep_toy(), WORDS, n_ctx, depth, torch.Generator().manual_seed(seed))
+
+
+def fit(seed: int = 0, **settings: Any) -> PromptedClassifier[IndependentPrompts]:
+    return PromptSRC(**{"epochs": 2, "batch": 8, **settings}).fit(few_shots(), seed=seed)
+
+
+def loss_of(learned: Said, kept: Said, text_weight: float = 0.0, image_weight: float = 0.0) -> float:
+    targets = torch.tensor([1])
+    return regularized_loss(learned, kept, targets, text_weight=text_weight, image_weight=image_weight).item()
+
+
+def test_each_term_by_hand() -> None:
+    right = -math.log(3 / 4)  # softmax of (0, ln 3) is (1/4, 3/4)
+    divergence = (math.log(2) / 2 + math.log(2 / 3) / 2) / 2  # of (1/4, 3/4) from (1/2, 1/2), over 2 logits
+    text, image = (0.8 + 0.4) / 4, (1 + 1) / 2
+    assert loss_of(LEARNED, LEARNED, 25, 10) == pytest.approx(right)
+    assert loss_of(LEARNED, KEPT) == pytest.approx(right + divergence)
+    assert loss_of(LEARNED, KEPT, text_weight=25) == pytest.approx(right + divergence + 25 * text)
+    assert loss_of(LEARNED, KEPT, image_weight=10) == pytest.approx(right + divergence + 10 * image)
+
+
+def test_the_gaussian_of_the_official_recipe() -> None:
+    weights = epoch_weights(20, 15, 1)
+    density = torch.tensor([math.exp(-((epoch - 15) ** 2) / 2) for epoch in range(1, 21)], dtype=torch.float64)
+    torch.testing.assert_close(weights, density / density.sum())
+    assert weights.sum().item() == pytest.approx(1, abs=1e-12)
+    assert weights.argmax().item() == 14  # epochs count from 1
+    assert weights[14].item() == pytest.approx(1 / math.sqrt(2 * math.pi), abs=1e-6)
+    mean = (weights * torch.arange(1, 21)).sum()
+    assert mean.item() == pytest.approx(15, abs=1e-4)
+    assert (weights * (torch.arange(1, 21) - mean) ** 2).sum().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_mean_far_beyond_all_epochs_leaves_the_last() -> None:
+    weights = epoch_weights(3, 1000, 1)
+    assert weights.sum().item() == pytest.approx(1)
+    assert weights[2].item() == pytest.approx(1)
+
+
+def test_parameters_are_averaged_over_epochs() -> None:
+    one = torch.zeros(2, requires_grad=True)
+    mean = WeightedMean([one], torch.tensor([0.25, 0.75], dtype=torch.float64))
+    for epoch, value in ((1, 4.0), (2, 8.0)):
+        one.detach().fill_(value)
+        mean.add(epoch)
+    mean.put()
+    assert one.tolist() == [7.0, 7.0]
+
+
+def test_what_is_learned_is_the_mean_of_the_epochs() -> None:
+    last, first = fit(gpa_mean=1000.0), fit(gpa_mean=-1000.0)
+    both = fit(gpa_mean=1.5)
+    assert last.losses == first.losses == both.losses
+    for mean, one, other in zip(*(fitted.model.parameters for fitted in (both, first, last)), strict=True):
+        near(mean.double(), (one.double() + other.double()) / 2)
+        assert not torch.equal(one, other)
+
+
+def test_shapes() -> None:
+    model = drawn(n_ctx=3)
+    assert [tuple(one.shape) for one in model.parameters] == [(3, 32)] * 4  # two blocks in either tower
+    assert len(drawn(depth=1).parameters) == 2
+    assert model.image_features(torch.rand(2, 3, 32, 32)).shape == (2, 16)
+    assert model.text_features(CLASSES).shape == (4, 16)
+    kept = frozen(few_shots(shots=2))
+    assert [tuple(part.shape) for part in kept] == [(8, 16), (4, 16), (8, 4)]
+    assert [tuple(part.shape) for part in kept.of(torch.tensor([3, 1, 1]))] == [(3, 16), (4, 16), (3, 4)]
+
+
+def test_the_first_prompt_is_the_words_and_the_others_are_small() -> None:
+    model = drawn()
+    clip = TemplateClassifier(deep_toy(), Template.parse("a photo of a <CLASS>."))
+    shallow = drawn(depth=1)
+    text = shallow.text_features(CLASSES)
+    scores = clip.logits(pictures(1)[0], CLASSES)
+    image = deep_toy().encode_pixels(preprocess(deep_toy(), pictures(1)[0]))
+    near(said(deep_toy(), image, text).logits, scores, atol=1e-3)
+    for one in (*model.text.deep, *model.image.parameters):
+        assert 0.01 < one.std().item() < 0.03
+
+
+def test_the_frozen_model_is_clip_with_eighty_templates() -> None:
+    few = few_shots(shots=2)
+    near(frozen(few).logits, ClipEnsemble().fit(few).logits(few.images, few.classes), atol=1e-3)
+
+
+@pytest.mark.parametrize("template", ["a photo of a <CLASS>.", "art of the <CLASS>."])
+def test_without_prompts_it_is_zero_shot_clip(template: str) -> None:
+    few, images = few_shots(), pictures(2, seed=1)[0]
+    fitted = PromptSRC(n_ctx=0, words=template.removesuffix(" <CLASS>."), epochs=1).fit(few)
+    clip = TemplateClassifier(few.backbone, Template.parse(template))
+    near(
+        fitted.logits(images, CLASSES) / few.backbone.logit_scale,
+        clip.logits(images, CLASSES) / few.backbone.logit_scale,
+    )
+
+
+def test_gradients_reach_the_prompts_of_both_towers_and_nothing_else() -> None:
+    few, model = few_shots(shots=1), drawn()
+    learned = said(deep_toy(), model.image_features(preprocess(deep_toy(), few.images)), model.text_features(CLASSES))
+    torch.autograd.backward(regularized_loss(learned, frozen(few), few.targets, text_weight=25, image_weight=10))
+    for one in model.parameters:
+        assert one.grad is not None
+        assert one.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in deep_toy().model.parameters())
+
+
+def test_the_loss_falls_and_training_images_are_told_apart_better() -> None:
+    few = few_shots()
+    fitted = PromptSRC(epochs=6, lr=0.05, gpa_mean=6.0).fit(few)
+    assert fitted.losses[-1] < 0.8 * fitted.losses[0]
+    before = evaluate(build_method("clip").fit(few), few.images, few.labels, few.classes)
+    after = evaluate(fitted, few.images, few.labels, few.classes)
+    assert after.loss < before.loss
+
+
+def apart(fitted: PromptedClassifier[IndependentPrompts], few: FewShot) -> tuple[float, float]:
+    """How far text features and image features are from those of the frozen model."""
+    kept = frozen(few)
+    text, image = fitted.text_features(few.classes), fitted.features(few.images)
+    return (text - kept.text).abs().mean().item(), (image - kept.image).abs().mean().item()
+
+
+def test_the_weights_hold_what_they_name_to_the_frozen_model() -> None:
+    few = few_shots()
+    free, text, image = (
+        apart(PromptSRC(epochs=6, batch=8, lr=0.005, gpa_mean=6.0, text_weight=t, image_weight=i).fit(few), few)
+        for t, i in ((0.0, 0.0), (25.0, 0.0), (0.0, 25.0))
+    )
+    assert text[0] < 0.6 * free[0]
+    assert image[1] < 0.6 * free[1]
+
+
+def test_the_seed_decides_to_the_last_bit() -> None:
+    first, again, other = (fit(seed) for seed in (0, 0, 1))
+    pairs = [zip(first.model.parameters, one.model.parameters, strict=True) for one in (again, other)]
+    assert all(torch.equal(*pair) for pair in pairs[0])
+    assert not any(torch.equal(*pair) for pair in pairs[1])
+    start, elsewhere = drawn(), drawn(seed=1)
+    assert torch.equal(start.text.first, elsewhere.text.first)  # the words
+    assert not any(torch.equal(*pair) for pair in zip(start.parameters[1:], elsewhere.parameters[1:], strict=True))
+    images = pictures(2, seed=1)[0]
+    assert torch.equal(first.logits(images, CLASSES), again.logits(images, CLASSES))
+    assert PromptSRC.seeded
+
+
+def test_nothing_else_changes() -> None:
+    model = deep_toy().model
+    before, random = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
+    fitted = fit()
+    fitted.logits(pictures(1)[0], ("horse", "sea gull"))
+    after = model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert not any(one.requires_grad for one in fitted.model.parameters)
+
+
+def test_the_published_recipe() -> None:
+    method = PromptSRC()
+    recipe = method._recipe()
+    assert (recipe.epochs, recipe.batch, recipe.lr, recipe.warmup, recipe.warmup_lr) == (20, 4, 0.0025, 1, 1e-5)
+    assert (recipe.momentum, recipe.weight_decay) == (0.9, 5e-4)
+    assert (method.n_ctx, method.words, method.depth) == (4, "a photo of a", 9)
+    assert (method.text_weight, method.image_weight, method.gpa_mean, method.gpa_std) == (25, 10, 15, 1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"n_ctx": -1}, "n_ctx=-1 is no number of prompt tokens; write e"),
+        ({"depth": 0}, "depth=0 leaves no block for prompts; write depth=1"),
+        ({"text_weight": -1.0}, "text_weight=-1.0 drives features apart; write 0 or more"),
+        ({"image_weight": float("nan")}, "image_weight=nan drives features apart"),
+        ({"gpa_std": 0.0}, "gpa_std=0.0 is no width of a Gaussian; write a positive one"),
+        ({"epochs": 0}, "epochs=0 leaves nothing to learn from"),
+        ({"shots": 16}, "promptsrc has no setting 'shots'; known: n_ctx, words, depth, text_weight, "),
+    ],
+)
+def test_bad_settings_are_told_at_once(setting: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        build_method("promptsrc", **setting)
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_text_tower_of_another_kind_is_told(kind: str) -> None:
+    with pytest.raises(InputError, match=r"text tower of .* takes no learned tokens"):
+        PromptSRC().fit(few_shots(shared_toy(kind)))
+
+
+def test_an_image_tower_of_another_kind_is_told_before_an_image_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> Tensor:
+        raise NotImplementedError
+
+    monkeypatch.setattr(promptsrc, "encode_images", read)
+    task = demo.load("pixel-animals", shots=1)
+    few = few_shots(task.program.backbone)
+    with pytest.raises(InputError, match=r"image tower of .* takes no learned tokens"):
+        PromptSRC().fit(few)
+
+
+def test_novel_classes_are_named_when_it_is_asked() -> None:
+    fitted, images = fit(), pictures(2, seed=1)[0]
+    novel = ("horse", "sea gull", "tram")
+    together = fitted.logits(images, [*CLASSES, *novel])
+    apart = [fitted.logits(images, CLASSES), fitted.logits(images, novel)]
+    near(together, torch.cat(apart, dim=1), atol=1e-3)
