@@ -12,12 +12,13 @@ import pytest
 from ipo_dspy.bench.ablations import ABLATIONS, Models, ablation
 from ipo_dspy.bench.cells import Grid
 from ipo_dspy.bench.means import Mean, entry
+from ipo_dspy.bench.page import page, write_page
 from ipo_dspy.bench.published import published
 from ipo_dspy.bench.rows import Row
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.suites import DemoSuite, PaperSuite, build_suite, chosen
 from ipo_dspy.bench.tables import ablation_table, paper_table, render
-from ipo_dspy.errors import DataError, InputError, LanguageModelError
+from ipo_dspy.errors import DataError, InputError, JournalError, LanguageModelError
 
 GRID = Grid("demo", ("grey-food", "pixel-animals"), ("clip", "ipo"), (1,), (1, 2), Settings())
 IPO = {("grey-food", 1): (60.0, 40.0), ("grey-food", 2): (64.0, 48.0)}
@@ -147,3 +148,39 @@ def test_unknown_names_list_the_known() -> None:
         chosen(["x"], DemoSuite())
     with pytest.raises(InputError, match="format='x' is unknown; write one of md, latex, csv"):
         render([], "x")
+
+
+def test_the_page_tells_templates_price_and_source() -> None:
+    found = rows()
+    whole = [
+        replace(
+            row,
+            template="a <CLASS>." if row.method == "clip" else f"drawing {row.seed} of a <CLASS>.",
+            seconds=float(row.seed),
+            calls=2 if row.method == "ipo" else 0,
+            tokens=30 if row.method == "ipo" else 0,
+            cost=None if row.dataset == "grey-food" and row.method == "ipo" else 0.0,
+            commit=f"c{row.seed}",
+            machine={"processor": "x86_64", "threads": 2, "python": "3.11.7", "gpu": None},
+            versions={"torch": "2.13.0"},
+        )
+        for row in found.values()
+    ]
+    failed = replace(whole[0], seed=9, error="RuntimeError: no", template="not this <CLASS>.")
+    suite = DemoSuite()
+    text = page([paper_table(GRID, found, suite, 1)], [*whole, failed], suite, "ipo-dspy bench --seeds 1,2")
+    assert text.startswith("# Results: the bundled tasks\n\n")
+    assert "over the seeds 1, 2, 9. The tasks are small" in text
+    assert "| average | IPO | 72.0 ± 2.0 |" in text
+    assert "| grey-food | IPO | 1 | 2 | `drawing 2 of a <CLASS>.` | 64.0 | 48.0 |" in text
+    assert "`a <CLASS>.`" not in text  # nobody searched it
+    assert "not this" not in text
+    assert "| CLIP | none | 2 | 0 | 0 | 0.00 | 1.0 ± 0.0 |" in text
+    assert "| IPO | 1 | 4 | 8 | 120 | unknown | 1.5 ± 0.3 |" in text
+    source = "commit c1 and c2; x86_64, threads: 2, Python 3.11.7; torch 2.13.0."
+    assert f"Printed by `ipo-dspy bench --seeds 1,2`: {source}" in text
+
+
+def test_a_page_that_cannot_be_written_names_it(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match=r"nowhere/results.md' cannot be written"):
+        write_page(tmp_path / "nowhere", [], [], DemoSuite(), "ipo-dspy bench")

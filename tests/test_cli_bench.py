@@ -36,6 +36,9 @@ def test_the_table_is_printed_and_printed_again_without_measuring(capsys: pytest
     assert out.startswith("**1-shot, base to novel**\n\n| data set | method | base | novel | H |")
     assert [line.split(" | ")[1] for line in out.splitlines() if line.startswith("| grey-food")] == ["CLIP", "IPO"]
     assert err.count("H ") == 3
+    page = Path("runs", "bench", "results.md").read_text()
+    assert out.strip() in page
+    assert f"`ipo-dspy {' '.join(CALL)} --out runs/bench`" in page
     assert [Path("runs", "bench", f"curves-1-shot.{kind}").stat().st_size > 5000 for kind in ("svg", "png")] == [
         True
     ] * 2

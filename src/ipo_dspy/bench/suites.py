@@ -48,9 +48,13 @@ class Suite(Protocol):
         name: of the collection.
         titles: of its data sets, as tables write them, by name and in order.
         model, pretrained: the CLIP model that is usual for it.
+        about: what it is, in a few words.
+        note: what a reader of its tables has to know.
     """
 
     name: str
+    about: str
+    note: str
     titles: Mapping[str, str]
     model: str
     pretrained: str | None
@@ -70,6 +74,11 @@ class DemoSuite:
     """The bundled tasks with the bundled CLIP: nothing is downloaded."""
 
     name: str = "demo"
+    about: str = "the bundled tasks"
+    note: str = (
+        "The tasks are small and drawn for demonstration (see the model card): they say how the methods work, not how "
+        "a large CLIP does on photographs. They have 16 training images a class, so with 16 shots seeds draw the same."
+    )
     model: str = DEMO
     pretrained: str | None = None
 
@@ -93,6 +102,8 @@ class PaperSuite:
     """
 
     name: str = "paper"
+    about: str = "the paper's data sets"
+    note: str = "Protocol and splits are those of the CoOp line of work; the last columns are the paper's own figures."
     model: str = "ViT-B-16-quickgelu"
     pretrained: str | None = "openai"
 

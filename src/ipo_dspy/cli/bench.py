@@ -81,11 +81,12 @@ def bench(
     from ipo_dspy.bench.ablations import Models, ablation
     from ipo_dspy.bench.cells import Grid
     from ipo_dspy.bench.curves import plot_curves
+    from ipo_dspy.bench.page import write_page
     from ipo_dspy.bench.settings import Settings
     from ipo_dspy.bench.suites import build_suite, chosen
     from ipo_dspy.bench.sweep import estimate
     from ipo_dspy.bench.tables import render
-    from ipo_dspy.cli import show
+    from ipo_dspy.cli import resume, show
 
     render((), format)  # an unknown format shows now
     models = Models(tuple(lm or ()), tuple(vlm or ()))
@@ -121,7 +122,10 @@ def bench(
     if not ablations:
         for path in plot_curves(out, grid, where.titles):
             show.note(f"curves  {path}")
-    _show(_tables(grid, ablations, where, swept), swept, format, out, json=json)
+    tables = _tables(grid, ablations, where, swept)
+    if swept.rows:
+        show.note(f"page  {write_page(out, tables, tuple(swept.rows.values()), where, resume.command(out))}")
+    _show(tables, swept, format, out, json=json)
 
 
 def _sweep(
