@@ -18,19 +18,22 @@ PHOTO = Template.parse("a photo of a <CLASS>.")
 COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40))
 
 
-def toy_of_two_blocks(folder: Path) -> Backbone:
-    """A toy whose image tower has two blocks, like its text tower."""
-    config = {"text_cfg": clip_toys.TEXT, "vision_cfg": {**clip_toys.VISION, "layers": 2}}
+def toy_of_two_blocks(folder: Path, *, image: int = 2, text: int = 2) -> Backbone:
+    """A toy whose towers have two blocks each, or as many as asked for."""
+    config = {
+        "text_cfg": {**clip_toys.TEXT, "layers": text},
+        "vision_cfg": {**clip_toys.VISION, "layers": image},
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(clip_toys.KINDS, "two blocks", config)
         return clip_toys.toy_backbone(folder, "two blocks")
 
 
 @functools.cache
-def deep_toy() -> Backbone:
+def deep_toy(*, image: int = 2, text: int = 2) -> Backbone:
     """The same, loaded once for all tests that leave it as it is; its files are gone."""
     with tempfile.TemporaryDirectory() as folder:
-        return toy_of_two_blocks(Path(folder))
+        return toy_of_two_blocks(Path(folder), image=image, text=text)
 
 
 def pictures(shots: int, *, seed: int = 0) -> tuple[list[Image.Image], list[str]]:

@@ -33,3 +33,15 @@ def test_the_generator_decides_and_the_global_one_is_left_alone() -> None:
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
     assert not torch.equal(first.weight, other.weight)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_copy_has_leaves_of_its_own() -> None:
+    layer = drawn(5, 3)
+    copy = layer.copied()
+    assert all(torch.equal(*pair) for pair in zip(layer, copy, strict=True))
+    with torch.no_grad():
+        for one in copy:
+            assert one.is_leaf
+            assert one.requires_grad
+            one.add_(1)
+    assert not any(torch.equal(*pair) for pair in zip(layer, copy, strict=True))

@@ -50,6 +50,10 @@ class Seeing:
         self.prompts = draw_prompts(deep_toy(), self.tower, count, 2, seeded())
         self.asked: list[tuple[int, ...] | tuple[str, ...]] = []
 
+    @property
+    def parameters(self) -> list[Tensor]:
+        return self.prompts.parameters
+
     def image_features(self, pixels: Tensor) -> Tensor:
         self.asked.append(tuple(pixels.shape))
         return self.tower.encode(pixels, self.prompts.first, self.prompts.deep)
@@ -190,7 +194,7 @@ def test_prompts_that_cannot_be_are_told() -> None:
 
 def test_learning_moves_the_parameters_and_then_they_rest() -> None:
     few, model = few_shots(), Seeing(2)
-    before = copy.deepcopy([one.detach() for one in model.prompts.parameters])
+    before = copy.deepcopy([one.detach() for one in model.parameters])
     weights = copy.deepcopy(deep_toy().model.state_dict())
     seen: list[int] = []
     done: list[int] = []
@@ -201,12 +205,12 @@ def test_learning_moves_the_parameters_and_then_they_rest() -> None:
         return -model.image_features(pixels)[:, 0].sum()
 
     recipe = Recipe(epochs=3, batch=5, lr=0.1)
-    losses = learn(few, model.prompts.parameters, loss, recipe=recipe, generator=seeded(), after_epoch=done.append)
+    losses = learn(few, model.parameters, loss, recipe=recipe, generator=seeded(), after_epoch=done.append)
     assert len(losses) == 3
     assert losses[2] < losses[0]
     assert sorted(seen) == sorted([*range(16)] * 3)
     assert done == [1, 2, 3]
-    for old, new in zip(before, model.prompts.parameters, strict=True):
+    for old, new in zip(before, model.parameters, strict=True):
         assert not torch.equal(old, new)
         assert not new.requires_grad
         assert new.grad is None

@@ -19,7 +19,9 @@ METHODS: Mapping[str, str] = MappingProxyType(
         "clip-best": "templates:BestTemplate",
         "coop": "coop:CoOp",
         "cocoop": "cocoop:CoCoOp",
+        "maple": "maple:MaPLe",
         "promptsrc": "promptsrc:PromptSRC",
+        "vpt": "vpt:VPT",
     }
 )
 """Name of a method to `module:class`; loaded when it is asked for."""

@@ -20,6 +20,10 @@ class Linear(NamedTuple):
         """[..., inputs] to [..., outputs]."""
         return F.linear(x, self.weight, self.bias)
 
+    def copied(self) -> "Linear":
+        """Leaves of its own with the same values."""
+        return Linear(*(one.detach().clone().requires_grad_() for one in self))
+
 
 def draw_linear(inputs: int, outputs: int, device: torch.device, generator: torch.Generator) -> Linear:
     """Weights and biases uniform within 1/sqrt(inputs), as `torch.nn.Linear` has them, the weights first.

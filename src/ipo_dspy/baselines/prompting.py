@@ -54,6 +54,11 @@ class Prompts(NamedTuple):
 class Prompted(Protocol):
     """A frozen CLIP with something learned in it; gradients reach what is learned and nothing else."""
 
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All that is learned."""
+        ...
+
     def image_features(self, pixels: Tensor) -> Tensor:
         """Preprocessed images [N, 3, H, W] to normalised float32 features [N, D]."""
         ...

@@ -1,0 +1,152 @@
+"""MaPLe: prompts in both towers, those of the image tower made from those of the text tower by learned linear layers.
+
+Khattak, Rasheed, Maaz, Khan, Khan: MaPLe: Multi-modal Prompt Learning, CVPR 2023. The first J blocks of both towers
+have prompts; each of these blocks has a coupling of its own, and gradients of both towers meet in the text prompts.
+
+Letters: N images, C classes, P prompt tokens, W and V widths of the text and the image tower, D width of the features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
+
+from ipo_dspy.baselines.base import FewShot, Progress
+from ipo_dspy.baselines.descent import Recipe
+from ipo_dspy.baselines.layers import Linear, draw_linear
+from ipo_dspy.baselines.prompting import (
+    PromptedClassifier,
+    PromptedTexts,
+    Prompts,
+    check_prompts,
+    draw_prompts,
+    first_words,
+    learn,
+)
+from ipo_dspy.baselines.towers import ImageTower, TextTower
+from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.metric import logits
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Coupled:
+    """A CLIP with text prompts and the couplings that make image prompts of them.
+
+    Attributes:
+        backbone: the frozen CLIP.
+        words: what a text begins with; prompts take the places of the first of its tokens.
+        text: prompts of the text tower, [P, W] a block.
+        couplings: a layer from W to V for the first prompts, and one for each of the deep ones.
+    """
+
+    backbone: Backbone = field(repr=False)
+    words: str
+    text: Prompts = field(repr=False)
+    couplings: tuple[Linear, ...] = field(repr=False)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All that is learned."""
+        return [*self.text.parameters, *(one for layer in self.couplings for one in layer)]
+
+    @property
+    def image(self) -> Prompts:
+        """Prompts of the image tower, [P, V] a block (MaPLe, section 3.2, the coupling function)."""
+        first, *deep = (layer(one) for layer, one in zip(self.couplings, self.text.parameters, strict=True))
+        return Prompts(first, tuple(deep))
+
+    def texts(self, classes: Sequence[str]) -> PromptedTexts:
+        """The texts of some classes, ready for many passes."""
+        return PromptedTexts(self.backbone, classes, self.words, len(self.text.first))
+
+    def text_features(self, classes: Sequence[str]) -> Tensor:
+        """Normalised features [C, D], with gradients to the text prompts."""
+        return self.texts(classes).features(self.text)
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """Preprocessed images [N, 3, H, W] to normalised features [N, D], with gradients to prompts and couplings."""
+        image = self.image
+        return ImageTower(self.backbone).encode(pixels, image.first, image.deep)
+
+
+@dataclass(frozen=True, slots=True)
+class MaPLe:
+    """Multi-modal prompt learning (MaPLe, section 3.2); defaults as for base-to-novel (section 4).
+
+    Args:
+        n_ctx: P, tokens of a prompt.
+        words: what a text begins with; its first P tokens are where the first prompts start from. Where it has fewer,
+            it goes and the prompts start from random vectors.
+        depth: J, blocks with prompts of their own, the first included; of smaller towers, all.
+        epochs: passes over the images.
+        batch: images a step.
+        lr: the highest rate of SGD.
+
+    Raises:
+        InputError: a setting with which nothing can be learned.
+    """
+
+    n_ctx: int = 2
+    words: str = "a photo of a"
+    depth: int = 9
+    epochs: int = 5
+    batch: int = 4
+    lr: float = 0.0035
+
+    seeded = True
+    towers: ClassVar[tuple[Literal["text", "image"], ...]] = ("text", "image")
+
+    def __post_init__(self) -> None:
+        check_prompts(self.n_ctx, self.depth)
+        self.recipe()
+
+    def recipe(self) -> Recipe:
+        """How long and how fast it is learned."""
+        return Recipe(epochs=self.epochs, batch=self.batch, lr=self.lr)
+
+    def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> PromptedClassifier[Coupled]:
+        """Learn prompts and couplings by cross-entropy over the classes of the task.
+
+        Raises:
+            InputError: one of the towers takes no learned tokens, or a class name does not fit beside the prompts.
+            ImageError: an image cannot be read.
+        """
+        backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
+        model = draw_coupled(backbone, self.words, self.n_ctx, self.depth, generator)
+        texts, targets = model.texts(task.classes), task.targets.to(backbone.device)  # [N]
+        scale, bias = backbone.logit_scale, backbone.logit_bias
+
+        def loss(pixels: Tensor, indices: Tensor) -> Tensor:
+            text = texts.features(model.text)  # [C, D]
+            found = logits(model.image_features(pixels), text, logit_scale=scale, logit_bias=bias)
+            return F.cross_entropy(found, targets[indices])
+
+        recipe = self.recipe()
+        losses = learn(task, model.parameters, loss, recipe=recipe, generator=generator, progress=progress)
+        return PromptedClassifier(backbone, model, losses)
+
+
+def draw_coupled(backbone: Backbone, words: str, count: int, depth: int, generator: torch.Generator) -> Coupled:
+    """What is learned before the first step: the words, random deep prompts, and couplings as `torch.nn.Linear`'s.
+
+    All deep couplings start from the same weights, as in the code of MaPLe.
+
+    Args:
+        backbone: a CLIP whose towers take learned tokens.
+        words: of the first prompts.
+        count: P.
+        depth: J; cut to the number of blocks of the smaller tower.
+        generator: on the CPU.
+
+    Raises:
+        InputError: one of the towers is of another kind.
+    """
+    tower, image = TextTower(backbone), ImageTower(backbone)
+    depth = min(depth, tower.depth, image.depth)
+    first = first_words(backbone, words, count, generator)  # [P, W]
+    prompts = draw_prompts(backbone, tower, count, depth, generator)._replace(first=first)
+    shallow, deep = (draw_linear(tower.width, image.width, backbone.device, generator) for _ in range(2))
+    return Coupled(backbone, words, prompts, (shallow, *(deep.copied() for _ in prompts.deep)))

@@ -1,0 +1,115 @@
+"""VPT: prompts in the image tower alone, while the texts are those of the hand-written template.
+
+Jia, Tang, Chen, Cardie, Belongie, Hariharan, Lim: Visual Prompt Tuning, ECCV 2022, of which this is the deep form, as
+the code of MaPLe puts it into CLIP: the prompts stand after the patches, and classes are compared by their texts, so
+that novel ones can be named. The images' features then suit the training classes; a template can still be searched
+on them (`PromptedClassifier.features`).
+
+Letters: N images, C classes, P prompt tokens, W width of the image tower, D width of the features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
+
+from ipo_dspy.baselines.base import FewShot, Progress
+from ipo_dspy.baselines.descent import Recipe
+from ipo_dspy.baselines.prompting import PromptedClassifier, Prompts, check_prompts, draw_prompts, learn
+from ipo_dspy.baselines.towers import ImageTower
+from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.text import class_features
+from ipo_dspy.metric import logits
+from ipo_dspy.template import Template
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VisualPrompts:
+    """A CLIP with prompts in its image tower.
+
+    Attributes:
+        backbone: the frozen CLIP.
+        template: of the texts.
+        prompts: of the image tower, [P, W] a block.
+    """
+
+    backbone: Backbone = field(repr=False)
+    template: Template
+    prompts: Prompts = field(repr=False)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All that is learned."""
+        return self.prompts.parameters
+
+    def text_features(self, classes: Sequence[str]) -> Tensor:
+        """Normalised features of the filled template [C, D], on the CPU.
+
+        Raises:
+            TemplateError: it does not fit the model with one of the classes. DataError: no classes.
+        """
+        return class_features(self.backbone, [self.template], classes)[0]
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """Preprocessed images [N, 3, H, W] to normalised features [N, D], with gradients to the prompts."""
+        return ImageTower(self.backbone).encode(pixels, self.prompts.first, self.prompts.deep)
+
+
+@dataclass(frozen=True, slots=True)
+class VPT:
+    """Deep visual prompt tuning (VPT, section 3.2); defaults of the VPT in the code of MaPLe.
+
+    Args:
+        n_ctx: P, tokens of a prompt.
+        depth: blocks with prompts of their own, the first included; of a smaller tower, all. 1 is the shallow form.
+        epochs: passes over the images.
+        batch: images a step.
+        lr: the highest rate of SGD.
+
+    Raises:
+        InputError: a setting with which nothing can be learned.
+    """
+
+    n_ctx: int = 8
+    depth: int = 12
+    epochs: int = 5
+    batch: int = 4
+    lr: float = 0.0025
+
+    seeded = True
+    towers: ClassVar[tuple[Literal["text", "image"], ...]] = ("image",)
+
+    def __post_init__(self) -> None:
+        check_prompts(self.n_ctx, self.depth)
+        self.recipe()
+
+    def recipe(self) -> Recipe:
+        """How long and how fast it is learned."""
+        return Recipe(epochs=self.epochs, batch=self.batch, lr=self.lr)
+
+    def fit(
+        self, task: FewShot, *, seed: int = 0, progress: Progress | None = None
+    ) -> PromptedClassifier[VisualPrompts]:
+        """Learn the prompts by cross-entropy over the classes of the task, in the words of its template.
+
+        Raises:
+            InputError: the image tower takes no learned tokens.
+            TemplateError: the template does not fit the model with one of the classes.
+            ImageError: an image cannot be read.
+        """
+        backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
+        prompts = draw_prompts(backbone, ImageTower(backbone), self.n_ctx, self.depth, generator)
+        model = VisualPrompts(backbone, task.template, prompts)
+        text, targets = (one.to(backbone.device) for one in (model.text_features(task.classes), task.targets))
+        scale, bias = backbone.logit_scale, backbone.logit_bias
+
+        def loss(pixels: Tensor, indices: Tensor) -> Tensor:
+            found = logits(model.image_features(pixels), text, logit_scale=scale, logit_bias=bias)
+            return F.cross_entropy(found, targets[indices])
+
+        recipe = self.recipe()
+        losses = learn(task, model.parameters, loss, recipe=recipe, generator=generator, progress=progress)
+        return PromptedClassifier(backbone, model, losses)
