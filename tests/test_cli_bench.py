@@ -139,3 +139,21 @@ def test_missing_data_sets_are_told_as_data_check_tells_them(
     assert "eurosat: " in err
     assert "missing; from github.com/phelber/EuroSAT: EuroSAT.zip" in err
     assert "dtd: " not in err
+
+
+def test_methods_that_the_model_cannot_run_are_left_out_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    call_all = ("bench", "--datasets", "grey-food", "--shots", "1", "--seeds", "1", "--steps", "1", "--json")
+    quick = ("--method-arg", "coop.epochs=1", "--method-arg", "cocoop.epochs=1")
+    code, out, err = call(capsys, *call_all, *quick, "--model", "demo")
+    assert code == 0
+    methods = {row["method"] for row in json.loads(out)["rows"]}
+    assert {"clip", "coop", "ipo"} <= methods
+    assert "promptsrc" not in methods
+    told = next(line for line in err.splitlines() if line.startswith("left out: "))
+    assert "promptsrc" in told
+    assert "the image tower of" in told
+    assert "takes no learned tokens" in told
+    code, out, err = call(capsys, *CALL, "--methods", "clip,promptsrc", "--model", "demo", "--out", "named")
+    assert (code, out) == (2, "")
+    assert "takes no learned tokens" in err
+    assert Path("named", "rows.jsonl").read_text() == ""

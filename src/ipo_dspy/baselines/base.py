@@ -9,7 +9,7 @@ Letters: N images, C classes.
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.history import Score
 from ipo_dspy.metric import tally_logits
 from ipo_dspy.template import Template
+
+Tower = Literal["text", "image"]
 
 Progress = Callable[[int, int], None]
 """Called with steps done and steps in all."""
@@ -86,9 +88,11 @@ class Method(Protocol):
 
     Attributes:
         seeded: whether `fit` depends on its seed.
+        towers: those of the model that have to take learned tokens.
     """
 
     seeded: bool
+    towers: tuple[Tower, ...]
 
     def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> Fitted:
         """Fit to the images; the backbone is as it was afterwards.

@@ -8,13 +8,13 @@ Letters: N images, C classes, M context vectors, W width of the text tower, D wi
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress
+from ipo_dspy.baselines.base import FewShot, Progress, Tower
 from ipo_dspy.baselines.contexts import ContextTexts, check_context, first_context
 from ipo_dspy.baselines.descent import Recipe, train
 from ipo_dspy.baselines.layers import draw_linear
@@ -109,6 +109,7 @@ class CoCoOp:
     lr: float = 0.002
 
     seeded = True
+    towers: ClassVar[tuple[Tower, ...]] = ("text",)
 
     def __post_init__(self) -> None:
         check_context(self.n_ctx, self.words)

@@ -10,12 +10,13 @@ Letters: N images, C classes, M context vectors, W width of the text tower, D wi
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress
+from ipo_dspy.baselines.base import FewShot, Progress, Tower
 from ipo_dspy.baselines.contexts import ContextTexts, Position, check_context, first_context
 from ipo_dspy.baselines.descent import Recipe, train
 from ipo_dspy.clip.backbone import Backbone
@@ -91,6 +92,7 @@ class CoOp:
     lr: float = 0.002
 
     seeded = True
+    towers: ClassVar[tuple[Tower, ...]] = ("text",)
 
     def __post_init__(self) -> None:
         check_context(self.n_ctx, self.words, self.position)

@@ -10,13 +10,13 @@ Letters: N images, n images of a batch, C classes, D width of the features, E ep
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress
+from ipo_dspy.baselines.base import FewShot, Progress, Tower
 from ipo_dspy.baselines.descent import Recipe
 from ipo_dspy.baselines.prompting import (
     PromptedClassifier,
@@ -207,6 +207,7 @@ class PromptSRC:
     lr: float = 0.0025
 
     seeded = True
+    towers: ClassVar[tuple[Tower, ...]] = ("text", "image")
 
     def __post_init__(self) -> None:
         check_prompts(self.n_ctx, self.depth)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress
+from ipo_dspy.baselines.base import FewShot, Progress, Tower
 from ipo_dspy.clip.backbone import Backbone, import_open_clip
 from ipo_dspy.clip.images import ImageSource, encode_images
 from ipo_dspy.clip.text import class_features
@@ -51,6 +51,7 @@ class Clip:
     """Zero-shot CLIP with the hand-written template of the data set (Radford et al. 2021, section 3.1)."""
 
     seeded = False
+    towers: tuple[Tower, ...] = ()
 
     def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
         """The template of the task; its images are not looked at."""
@@ -61,6 +62,7 @@ class ClipEnsemble:
     """Zero-shot CLIP with the 80 prompts for ImageNet, whatever the data set (Radford et al. 2021, section 3.1.4)."""
 
     seeded = False
+    towers: tuple[Tower, ...] = ()
 
     def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
         """The ensemble; images and template of the task are not looked at."""
@@ -75,6 +77,7 @@ class BestTemplate:
     """
 
     seeded = False
+    towers: tuple[Tower, ...] = ()
 
     def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
         """One template, chosen on all images of the task.

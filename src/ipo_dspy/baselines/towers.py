@@ -7,7 +7,7 @@ shared: what is learned stands at the beginning of every text. In the number for
 Letters: N images, C texts, L tokens, P prompt tokens, W width of a tower, D width of the features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,6 +143,17 @@ class ImageTower:
             x = torch.cat([x, prompts.to(dtype).expand(len(x), -1, -1)], dim=1)
         embedded: Tensor = tower.ln_pre(x)
         return embedded
+
+
+def check_towers(backbone: Backbone, needed: Iterable[str]) -> None:
+    """See that towers of a model, of `text` and `image`, take learned tokens.
+
+    Raises:
+        InputError: one does not.
+    """
+    kinds = {"text": TextTower, "image": ImageTower}
+    for name in needed:
+        kinds[name](backbone)
 
 
 def _run(transformer: Any, x: Tensor, deep: Sequence[tuple[int, Tensor]], mask: Tensor | None = None) -> Tensor:

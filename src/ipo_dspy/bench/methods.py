@@ -5,7 +5,7 @@ on both halves as zero-shot CLIP is. `Kind` says of each what decides its result
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from ipo_dspy.errors import InputError, LanguageModelError
 if TYPE_CHECKING:
     from ipo_dspy.bench.runs import Run
     from ipo_dspy.bench.settings import Settings
+    from ipo_dspy.clip.backbone import Backbone
 
 TITLES: Mapping[str, str] = {
     "clip": "CLIP",
@@ -65,6 +66,7 @@ class Kind:
         learns: whether the drawn images and the seed do.
         needs_lm: whether it cannot do without a language model.
         runner: `module:function` of this package, loaded when a cell is run.
+        fits: the method of `baselines` that is fitted in it and whose hyper-parameters it takes, if there is one.
     """
 
     name: str
@@ -72,11 +74,23 @@ class Kind:
     learns: bool
     needs_lm: bool
     runner: str
+    fits: str | None = None
 
     @property
     def title(self) -> str:
         """As tables write it."""
         return TITLES.get(self.name, self.name)
+
+    def check(self, backbone: "Backbone") -> None:
+        """See that the towers of a model can do what it needs.
+
+        Raises:
+            InputError: they cannot; which can is told.
+        """
+        from ipo_dspy.baselines.towers import check_towers  # loads torch
+
+        if self.fits is not None:
+            check_towers(backbone, build_method(self.fits).towers)
 
     def load(self) -> "Run":
         """The function that runs it."""
@@ -87,7 +101,7 @@ class Kind:
 
 def kinds() -> Mapping[str, Kind]:
     """All methods by name, in the order of the tables; `baselines.METHODS` says which are fitted."""
-    found = {name: Kind(name, MODEL, name not in ZERO_SHOT, False, "runs:fitted") for name in FITTED}
+    found = {name: Kind(name, MODEL, name not in ZERO_SHOT, False, "runs:fitted", name) for name in FITTED}
     found["ipo"] = Kind("ipo", (*MODEL, *SEARCHING), True, False, "runs:ipo")
     for name in DSPY:
         found[name] = Kind(name, (*MODEL, *PROPOSING), True, True, f"optimizers:{name}")
@@ -114,13 +128,28 @@ def check_methods(names: tuple[str, ...], settings: "Settings") -> None:
         InputError: an unknown method or hyper-parameter; the message lists the known.
         LanguageModelError: one needs a language model and none is named.
     """
+    known = kinds()
     for name in names:
         if find_kind(name).needs_lm and settings.lm is None:
             raise LanguageModelError(
                 f"method {name!r} has a language model write its templates and none is named; write e.g. "
                 "--lm openai/gpt-4o-mini, or leave it out of --methods"
             )
-    for name in settings.arguments.keys() & set(names) & FITTED.keys():
-        build_method(name, **settings.arguments[name])
-    if foreign := [name for name in settings.arguments if name not in FITTED]:
-        raise InputError(f"method {foreign[0]!r} takes no settings of its own; known: {', '.join(FITTED) or 'none'}")
+    for name, given in settings.arguments.items():
+        fits = known[name].fits if name in known else None
+        if fits is None:
+            takes = ", ".join(one for one, kind in known.items() if kind.fits)
+            raise InputError(f"method {name!r} takes no settings of its own; known: {takes}")
+        build_method(fits, **given)
+
+
+def able(names: Sequence[str], backbone: "Backbone") -> dict[str, str | None]:
+    """Why each method cannot be run with a model; `None` where it can."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        found[name] = None
+        try:
+            find_kind(name).check(backbone)
+        except InputError as error:
+            found[name] = str(error)
+    return found

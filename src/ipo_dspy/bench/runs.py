@@ -122,11 +122,15 @@ class Run(Protocol):
 def fitted(job: Job) -> Found:
     """A method of `baselines`."""
     method = build_method(job.method, **job.settings.arguments.get(job.method, {}))
-    train = job.split.train
-    task = FewShot(job.backbone, _images(train), train.labels(), train.classes, job.split.template)
-    found = method.fit(task, seed=job.seed, progress=job.progress)
+    found = method.fit(few_shot(job), seed=job.seed, progress=job.progress)
     lines = found.template.lines if isinstance(found, TemplateClassifier) else ()
     return job.score(found, template=lines[0] if len(lines) == 1 else None)
+
+
+def few_shot(job: Job) -> FewShot:
+    """What methods of `baselines` are fitted to."""
+    train = job.split.train
+    return FewShot(job.backbone, _images(train), train.labels(), train.classes, job.split.template)
 
 
 def ipo(job: Job) -> Found:

@@ -168,8 +168,8 @@ def _measure(
     asking = {(cell.settings.lm, cell.settings.vlm): cell for cell in todo if "lm" in find_kind(cell.method).reads}
     for cell in asking.values():
         check_models(cell.settings)
-    if todo:
-        bench.backbone(todo[0])  # one that cannot be loaded is no matter of a single cell
+    for cell in {(cell.method, cell.settings.model, cell.settings.pretrained): cell for cell in todo}.values():
+        find_kind(cell.method).check(bench.backbone(cell))  # what cannot be loaded or run is no matter of a single cell
     for number, cell in enumerate(todo, start=total - len(todo) + 1):
         audience.begins(cell, number, total)
         try:

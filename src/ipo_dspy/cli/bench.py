@@ -1,7 +1,7 @@
 """The paper's experiment: bench."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -113,6 +113,9 @@ def bench(
         seeds=_numbers(seeds, "--seeds", 0),
         settings=given,
     )
+    if methods is None and not dry_run:
+        where.check(grid.datasets)  # before a model is loaded, or fetched
+        grid = replace(grid, methods=_able(grid, device))
     ablations = {name: ablation(name, grid, models) for name in ablate or ()}
     grids = tuple(ablations.values()) or (grid,)
     if dry_run:
@@ -192,6 +195,22 @@ def _methods(text: str | None, lm: str | None) -> tuple[str, ...]:
         return tuple(name for name, kind in known.items() if lm is not None or not kind.needs_lm)
     asked = [find_kind(name).name for name in _names(text) or ()]
     return tuple(name for name in known if name in asked)
+
+
+def _able(grid: "Grid", device: str) -> tuple[str, ...]:
+    """The methods that can be run with the model; why the others cannot is told."""
+    from ipo_dspy.bench.methods import able
+    from ipo_dspy.bundled import located
+    from ipo_dspy.cli import show
+    from ipo_dspy.cli.progress import working
+    from ipo_dspy.clip.backbone import load_backbone
+
+    with working("Loading the model ..."):
+        backbone = load_backbone(located(grid.settings.model), grid.settings.pretrained, device=device)
+    found = able(grid.methods, backbone)
+    for reason in dict.fromkeys(reason for reason in found.values() if reason is not None):
+        show.note(f"left out: {', '.join(name for name, why in found.items() if why == reason)}: {reason}")
+    return tuple(name for name, reason in found.items() if reason is None)
 
 
 def _only(names: Sequence[str], option: str, ablate: Sequence[str] | None) -> str | None:
