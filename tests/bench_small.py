@@ -1,8 +1,11 @@
 """The bundled tasks with few test images, so that a cell takes a second.
 
-`python bench_small.py FOLDER` measures `GRID` there, for tests that kill it.
+`python bench_small.py FOLDER` measures `grid()` there, for tests that kill it; on a cluster, if its address
+follows.
 """
 
+import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +17,7 @@ from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.suites import DemoSuite, Split
 from ipo_dspy.bench.sweep import Swept, sweep
 from ipo_dspy.data import ImageDataset
+from ipo_dspy.distributed.tasks import RayTasks
 
 MEASURED = frozenset({"seconds", "started", "machine", "versions", "commit"})
 """Fields of a row that differ from one measurement to the next."""
@@ -32,6 +36,21 @@ class SmallSuite(DemoSuite):
         split = super().load(name, shots=shots, seed=seed)
         base, novel = few(split.base), few(split.novel)
         return Split(split.train.subset(base.classes), base, novel, split.template)
+
+
+class DeadlySuite(SmallSuite):
+    """Loading a data set kills the process as often as `deaths` says of it; files in a folder count that."""
+
+    def __init__(self, folder: Path, deaths: Mapping[str, int]) -> None:
+        super().__init__()
+        self.folder, self.deaths = folder, deaths
+
+    def load(self, name: str, *, shots: int, seed: int) -> Split:
+        died = len(list(self.folder.glob(f"{name}-*")))
+        if died < self.deaths.get(name, 0):
+            (self.folder / f"{name}-{died}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().load(name, shots=shots, seed=seed)
 
 
 def few(dataset: ImageDataset) -> ImageDataset:
@@ -67,4 +86,4 @@ def results(rows: Mapping[str, Row]) -> dict[str, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]))
+    run(Path(sys.argv[1]), ray=RayTasks(sys.argv[2]) if len(sys.argv) > 2 else None)

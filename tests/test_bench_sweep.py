@@ -11,11 +11,13 @@ import pytest
 
 from bench_small import SmallSuite, grid, results, run
 from cli_process import Processes
+from ipo_dspy.bench.audience import Nobody
 from ipo_dspy.bench.cells import Cell
+from ipo_dspy.bench.measure import CELLS
 from ipo_dspy.bench.rows import ROWS, Row, read_rows
 from ipo_dspy.bench.runs import Stopper
 from ipo_dspy.bench.settings import Settings
-from ipo_dspy.bench.sweep import CELLS, Nobody, Swept
+from ipo_dspy.bench.sweep import Swept
 from ipo_dspy.data import harmonic_mean
 from ipo_dspy.errors import InputError, JournalError, LanguageModelError, ModelError
 from ipo_dspy.journal import FILE_NAME

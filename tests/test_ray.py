@@ -32,32 +32,17 @@ from ipo_dspy.events import Event
 from ipo_dspy.journal import replay
 from ipo_dspy.scorers import ClipScorer
 from ipo_dspy.template import Template
+from ray_nodes import add_node, nodes
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'ipo_dspy[ray]'")
 
 TEMPLATES = [Template.parse(f"{words} <CLASS>.") for words in ("a photo of a", "an icon of a", "a black and white")]
-QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
-"""Of Ray: a dead node is noticed after 2 seconds and not 30."""
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head that takes no work and two nodes with one processor each."""
-    ray = load_ray()
-    from ray.cluster_utils import Cluster
-
-    head = {"num_cpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False, "_system_config": QUICK}
-    found = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(2):
-        add_node(found)
-    yield found
-    ray.shutdown()
-    found.shutdown()
-
-
-def add_node(cluster: Any) -> Any:
-    """One that does not find the features that this process has put on disk."""
-    return cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20, env_vars={"IPO_DSPY_CACHE": "off"})
+    with nodes() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

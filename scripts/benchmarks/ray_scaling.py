@@ -29,6 +29,7 @@ from ipo_dspy.clip.images import encode_images
 from ipo_dspy.distributed import RayScorer
 from ipo_dspy.distributed.cluster import Cluster, load_ray
 from ipo_dspy.distributed.encoding import Size as Workers
+from ipo_dspy.distributed.models import Known
 from ipo_dspy.distributed.parts import Tar
 from ipo_dspy.distributed.pool import Images, Pool
 from ipo_dspy.distributed.shards import Job, Shard
@@ -148,7 +149,8 @@ def scored(address: str, count: int, seed: int) -> tuple[float, float]:
 
 def asking(pool: Pool, shards: list[Any], text: Tensor) -> Callable[[], list[Tally]]:
     """A question about the scores of texts [T, C, D] on shards."""
-    job = Job("", None, "float32", "", ("",) * CLASSES, skip_bad=False, allow_url=False, threads=1, store=None)
+    model = Known("", None, "float32", "")
+    job = Job(model, ("",) * CLASSES, skip_bad=False, allow_url=False, threads=1, store=None)
     number = pool.add(Images(job, (Tar(""),) * len(shards), shards, torch.float32))
     sent = pool.cluster.ray.put(text.numpy())
     return lambda: whole(pool.ask("tally", number, sent, SCALE, 0.0))

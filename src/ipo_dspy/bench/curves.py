@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ipo_dspy.bench.cells import Cell, Grid
-from ipo_dspy.bench.sweep import CELLS
+from ipo_dspy.bench.measure import CELLS
 from ipo_dspy.errors import JournalError
 from ipo_dspy.journal import replay
 from ipo_dspy.report.plots import Curve, draw_curves

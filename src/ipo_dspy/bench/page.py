@@ -37,7 +37,7 @@ class Sources:
         rows = list(rows)
         return cls(
             _once(row.commit or "unknown" for row in rows),
-            _once(_machine(row) for row in rows),
+            _once(_machine(row) for row in rows if row.machine),  # none is known of a worker that died
             _once(", ".join(f"{name} {number}" for name, number in row.versions.items()) for row in rows),
         )
 

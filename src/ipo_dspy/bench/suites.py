@@ -50,6 +50,7 @@ class Suite(Protocol):
         model, pretrained: the CLIP model that is usual for it.
         about: what it is, in a few words.
         note: what a reader of its tables has to know.
+        folders: where its data sets are, from the root.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Suite(Protocol):
     titles: Mapping[str, str]
     model: str
     pretrained: str | None
+    folders: tuple[Path, ...]
 
     def check(self, names: Sequence[str]) -> None:
         """See that the data sets are there, without reading images.
@@ -81,6 +83,7 @@ class DemoSuite:
     )
     model: str = DEMO
     pretrained: str | None = None
+    folders: tuple[Path, ...] = ()
 
     def __init__(self) -> None:
         self.titles: Mapping[str, str] = {name: name for name in demo.names()}
@@ -108,15 +111,14 @@ class PaperSuite:
     pretrained: str | None = "openai"
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = root.expanduser().absolute()
+        self.folders: tuple[Path, ...] = (self.root,)
         self.titles: Mapping[str, str] = {name: BENCHMARKS[name].title for name in PAPER}
 
     def check(self, names: Sequence[str]) -> None:
         """Look for folders and split files; what `ipo-dspy data check` says of those that are not complete is told."""
-        if not self.root.expanduser().is_dir():
-            raise DataError(
-                f"there is no folder {self.root} (looked from {Path.cwd()}); name the one with the data sets"
-            )
+        if not self.root.is_dir():
+            raise DataError(f"there is no folder {self.root}; name the one with the data sets")
         missing = []
         for name in names:
             benchmark = find_benchmark(name)

@@ -1,69 +1,24 @@
 """The sweep: cell after cell, each a row on disk; it goes on where it was killed, and a failed cell does not end it."""
 
-import platform
-import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-import torch
-
+from ipo_dspy.bench.audience import Audience, Nobody
 from ipo_dspy.bench.cells import Cell, Grid, distinct
-from ipo_dspy.bench.methods import check_methods, find_kind
+from ipo_dspy.bench.measure import Bench, check_able, check_asked
+from ipo_dspy.bench.methods import check_methods
 from ipo_dspy.bench.rows import Row, Rows
-from ipo_dspy.bench.runs import Found, Job, Stopper, build_ipo, check_models
-from ipo_dspy.bench.suites import Split, Suite
-from ipo_dspy.bundled import located
+from ipo_dspy.bench.runs import Stopper, build_ipo
+from ipo_dspy.bench.spread import spread
+from ipo_dspy.bench.suites import Suite
 from ipo_dspy.classifier import ClipClassifier
-from ipo_dspy.clip.backbone import load_backbone
-from ipo_dspy.data import harmonic_mean
-from ipo_dspy.errors import LanguageModelError, StoppedError
+from ipo_dspy.errors import StoppedError
 from ipo_dspy.estimate import Estimate, Item
-from ipo_dspy.events import Event
 
 if TYPE_CHECKING:
-    from ipo_dspy.clip.backbone import Backbone
-
-VERSIONS = ("ipo_dspy", "torch", "open_clip_torch", "dspy")
-CELLS = "cells"
-"""Folder of what the cells write on their way."""
-
-
-class Audience(Protocol):
-    """Who is told how a sweep gets on."""
-
-    def begins(self, cell: Cell, number: int, total: int) -> None:
-        """A cell begins."""
-
-    def ended(self, row: Row) -> None:
-        """A cell has become a row."""
-
-    def event(self, event: Event) -> None:
-        """Something happened within a cell."""
-
-    def say(self, text: str) -> None:
-        """A sentence for people."""
-
-
-class Nobody:
-    """An audience that does not listen."""
-
-    def begins(self, cell: Cell, number: int, total: int) -> None:
-        """Nothing."""
-
-    def ended(self, row: Row) -> None:
-        """Nothing."""
-
-    def event(self, event: Event) -> None:
-        """Nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
+    from ipo_dspy.distributed.tasks import RayTasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +49,7 @@ def sweep(
     device: str = "auto",
     allow_changes: bool = False,
     retry: bool = False,
+    ray: "RayTasks | None" = None,
     audience: Audience | None = None,
     stopper: Stopper | None = None,
 ) -> Swept:
@@ -106,12 +62,14 @@ def sweep(
         device: of the CLIP model.
         allow_changes: go on in a folder whose settings were others.
         retry: measure failed cells again.
+        ray: measures cells on a cluster, as many at a time as it has room for, instead of one after another here.
         audience: is told how it gets on.
-        stopper: ends it after the step that is under way.
+        stopper: ends it after the step that is under way; on a cluster at once.
 
     Raises:
         InputError: an unknown method, data that is not there, a model or language model that cannot be used.
         JournalError: the folder cannot be written, or holds a sweep of other settings.
+        ClusterError: the cluster has no room for a cell.
     """
     audience, stopper = audience or Nobody(), stopper or Stopper()
     for grid in grids:
@@ -123,7 +81,12 @@ def sweep(
         rows.agree(settings, allow_changes=allow_changes)
         ready = {key for key, row in rows.latest.items() if row.error is None or not retry}
         todo = [cell for cell in cells if cell.key not in ready]
-        stopped = _measure(todo, suite, folder, rows, device, audience, stopper, len(cells))
+        check_asked(todo)
+        stopped = False
+        if todo and ray is None:
+            stopped = _measure(todo, len(cells), suite, folder, rows, device, audience, stopper)
+        elif todo and ray is not None:
+            stopped = spread(todo, len(cells), suite, folder, rows, device, audience, stopper, ray)
         return Swept({c.key: rows.latest[c.key] for c in cells if c.key in rows.latest}, len(cells), stopped)
 
 
@@ -155,21 +118,17 @@ def _both(one: Item, other: Item) -> Item:
 
 def _measure(
     todo: Sequence[Cell],
+    total: int,
     suite: Suite,
     folder: Path,
     rows: Rows,
     device: str,
     audience: Audience,
     stopper: Stopper,
-    total: int,
 ) -> bool:
-    """Whether the user ended it."""
-    bench = _Bench(suite, folder, device, audience, stopper)
-    asking = {(cell.settings.lm, cell.settings.vlm): cell for cell in todo if "lm" in find_kind(cell.method).reads}
-    for cell in asking.values():
-        check_models(cell.settings)
-    for cell in {(cell.method, cell.settings.model, cell.settings.pretrained): cell for cell in todo}.values():
-        find_kind(cell.method).check(bench.backbone(cell))  # what cannot be loaded or run is no matter of a single cell
+    """Cell after cell in this process; whether the user ended it."""
+    bench = Bench(suite, folder, device, audience, stopper)
+    check_able(todo, device)
     for number, cell in enumerate(todo, start=total - len(todo) + 1):
         audience.begins(cell, number, total)
         try:
@@ -180,121 +139,3 @@ def _measure(
         rows.append(row)
         audience.ended(row)
     return False
-
-
-class _Bench:
-    """Runs cells; the images of a data set are kept while the next cell asks for the same."""
-
-    def __init__(self, suite: Suite, folder: Path, device: str, audience: Audience, stopper: Stopper) -> None:
-        self._suite, self._folder, self._device = suite, folder, device
-        self._audience, self._stopper = audience, stopper
-        self._last: tuple[tuple[str, int, int], Split] | None = None
-        self._told: set[tuple[str, int]] = set()
-
-    def row(self, cell: Cell) -> Row:
-        """Measure a cell; whatever fails in it is told in its row."""
-        started, began = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-        images, found, error = 0, None, None
-        try:
-            split = self._split(cell)
-            images = len(split.train)
-            found = self._run(cell, split)
-        except (StoppedError, LanguageModelError):  # a key that is wrong is no matter of a single cell
-            raise
-        except Exception as failure:  # noqa: BLE001 - whatever fails is the cell's row, not the end of the sweep
-            error = f"{type(failure).__name__}: {failure}"
-        return Row(
-            key=cell.key,
-            suite=cell.suite,
-            dataset=cell.dataset,
-            method=cell.method,
-            shots=cell.shots,
-            seed=cell.seed,
-            decisive=cell.decisive,
-            train_images=images,
-            seconds=round(max(time.perf_counter() - began, found.spent.seconds if found else 0.0), 3),
-            error=error,
-            started=started,
-            commit=commit(),
-            machine=machine(self._device),
-            versions={name: version(name) for name in VERSIONS},
-            **(_figures(found) if found else {}),
-        )
-
-    def _run(self, cell: Cell, split: Split) -> Found:
-        job = Job(
-            method=cell.method,
-            split=split,
-            backbone=self.backbone(cell),
-            settings=cell.settings,
-            seed=cell.seed,
-            folder=self._folder / CELLS / cell.folder,
-            observer=self._audience.event,
-            stopper=self._stopper,
-        )
-        return find_kind(cell.method).load()(job)
-
-    def backbone(self, cell: Cell) -> "Backbone":
-        """The CLIP model, loaded once."""
-        return load_backbone(located(cell.settings.model), cell.settings.pretrained, device=self._device)
-
-    def _split(self, cell: Cell) -> Split:
-        wanted = (cell.dataset, cell.shots, cell.seed)
-        if self._last is None or self._last[0] != wanted:
-            self._last = (wanted, self._suite.load(cell.dataset, shots=cell.shots, seed=cell.seed))
-        split = self._last[1]
-        if (short := split.short(cell.shots)) and (cell.dataset, cell.shots) not in self._told:
-            self._told.add((cell.dataset, cell.shots))
-            fewest = min(short, key=lambda name: short[name])
-            self._audience.say(
-                f"{cell.dataset}: {len(short)} of {len(split.train.classes)} classes have fewer than {cell.shots} "
-                f"training images and give all they have, e.g. {fewest} {short[fewest]}"
-            )
-        return split
-
-
-def _figures(found: Found) -> dict[str, Any]:
-    spent = found.spent
-    return {
-        "base": found.base.accuracy,
-        "novel": found.novel.accuracy,
-        "h": harmonic_mean(found.base.accuracy, found.novel.accuracy),
-        "base_loss": found.base.loss,
-        "novel_loss": found.novel.loss,
-        "template": found.template,
-        "trials": found.trials,
-        "evaluations": found.evaluations,
-        "calls": spent.calls,
-        "tokens": spent.tokens,
-        "cost": None if spent.unpriced else spent.cost,
-    }
-
-
-def machine(device: str) -> dict[str, Any]:
-    """The kind of machine, without its name."""
-    gpu = torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else None
-    return {
-        "system": platform.system(),
-        "processor": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "gpu": gpu,
-        "python": platform.python_version(),
-    }
-
-
-@cache
-def commit() -> str | None:
-    """The commit that the package is of, if it lies in a repository that tracks it."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False)
-        except OSError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
-        return None
-    head, changes = git("rev-parse", "--short", "HEAD"), git("status", "--porcelain", "--", "..")
-    return head and head + ("+changes" if changes else "")

@@ -16,8 +16,12 @@ from ipo_dspy.cli.options import (
     Json,
     LmArg,
     PerStep,
+    RayCpus,
+    RayGpus,
+    RayWorkers,
     VlmArg,
     settings,
+    tasks,
 )
 from ipo_dspy.errors import InputError
 
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from ipo_dspy.bench.suites import Suite
     from ipo_dspy.bench.sweep import Swept
     from ipo_dspy.bench.tables import Table
+    from ipo_dspy.distributed.tasks import RayTasks
 
 T = TypeVar("T")
 
@@ -70,6 +75,13 @@ def bench(
     model: Annotated[str | None, typer.Option(help="Another CLIP than the suite's.")] = None,
     pretrained: Annotated[str | None, typer.Option(help="Its open_clip tag or checkpoint path.")] = None,
     device: Device = "auto",
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Spread the cells over a Ray cluster: auto, local or HOST:6379."),
+    ] = None,
+    ray_workers: RayWorkers = None,
+    ray_cpus: RayCpus = None,
+    ray_gpus: RayGpus = None,
     out: Annotated[Path, typer.Option(help="Folder of the sweep; one that was stopped goes on.")] = Path("runs/bench"),
     format: Annotated[str, typer.Option(help="md, latex or csv.")] = "md",
     allow_changes: AllowChanges = False,
@@ -89,6 +101,7 @@ def bench(
     from ipo_dspy.cli import resume, show
 
     render((), format)  # an unknown format shows now
+    cluster = tasks(ray, ray_workers, ray_cpus, ray_gpus)
     models = Models(tuple(lm or ()), tuple(vlm or ()))
     where = build_suite(suite, data)
     given = Settings(
@@ -121,7 +134,7 @@ def bench(
     if dry_run:
         show.estimate(estimate(grids, where), machine=json)
         return
-    swept = _sweep(grids, where, out, device, allow_changes, retry)
+    swept = _sweep(grids, where, out, cluster, device=device, allow_changes=allow_changes, retry=retry)
     if not ablations:
         for path in plot_curves(out, grid, where.titles):
             show.note(f"curves  {path}")
@@ -131,26 +144,16 @@ def bench(
     _show(tables, swept, format, out, json=json)
 
 
-def _sweep(
-    grids: "Sequence[Grid]", suite: "Suite", out: Path, device: str, allow_changes: bool, retry: bool
-) -> "Swept":
+def _sweep(grids: "Sequence[Grid]", suite: "Suite", out: Path, cluster: "RayTasks | None", **options: Any) -> "Swept":
     from ipo_dspy.bench.runs import Stopper
     from ipo_dspy.bench.sweep import sweep
     from ipo_dspy.cli import resume
     from ipo_dspy.cli.sweeping import LiveSweep
 
-    stopper, live = Stopper(), LiveSweep()
-    with live, resume.stopping(stopper.stop, live.say):
-        return sweep(
-            grids,
-            suite,
-            out,
-            device=device,
-            allow_changes=allow_changes,
-            retry=retry,
-            audience=live,
-            stopper=stopper,
-        )
+    stopper, live = Stopper(), LiveSweep(several=cluster is not None)
+    said = "stopping after this step" if cluster is None else "stopping the cells under way"
+    with live, resume.stopping(stopper.stop, live.say, said):
+        return sweep(grids, suite, out, ray=cluster, audience=live, stopper=stopper, **options)
 
 
 def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "Suite", swept: "Swept") -> "list[Table]":

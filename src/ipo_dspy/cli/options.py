@@ -11,6 +11,7 @@ from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
     from ipo_dspy.distributed import RayScorer
+    from ipo_dspy.distributed.tasks import RayTasks
 
 DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16-quickgelu", "openai"
 """The CLIP of the paper."""
@@ -96,15 +97,29 @@ def scorer(
         InputError: an address of no kind, or something for a cluster and none named.
     """
     if address is None:
-        named = {"store": store, "images": images, "workers": workers, "cpus": cpus, "gpus": gpus}
-        if given := next((name for name, value in named.items() if value is not None), None):
-            raise InputError(f"--ray-{given} is for a cluster; name one: --ray auto")
+        _refuse(store=store, images=images, workers=workers, cpus=cpus, gpus=gpus)
         return None
     from ipo_dspy.distributed import RayScorer
 
     return RayScorer(
         address, num_workers=workers, cpus_per_worker=cpus or 1, gpus_per_worker=gpus or 0, store=store, images=images
     )
+
+
+def tasks(address: str | None, workers: int | None, cpus: int | None, gpus: float | None) -> "RayTasks | None":
+    """Where cells are measured, if not one after another in this process; see `scorer` for what is raised."""
+    if address is None:
+        _refuse(workers=workers, cpus=cpus, gpus=gpus)
+        return None
+    from ipo_dspy.distributed.tasks import RayTasks
+
+    return RayTasks(address, num_workers=workers, cpus_per_worker=cpus or 1, gpus_per_worker=gpus or 0)
+
+
+def _refuse(**named: object) -> None:
+    """What is for a cluster where there is none."""
+    if given := next((name for name, value in named.items() if value is not None), None):
+        raise InputError(f"--ray-{given} is for a cluster; name one: --ray auto")
 
 
 def settings(arguments: list[str] | None, option: str) -> dict[str, Any]:

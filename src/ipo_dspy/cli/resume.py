@@ -25,13 +25,15 @@ def command(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def stopping(stop: Callable[[], None], tell: Callable[[str], None]) -> Iterator[None]:
-    """Ctrl-C calls `stop`, which ends the search after its step; a second one interrupts at once."""
+def stopping(
+    stop: Callable[[], None], tell: Callable[[str], None], said: str = "stopping after this step"
+) -> Iterator[None]:
+    """Ctrl-C calls `stop`, which ends the search as is `said`; a second one interrupts at once."""
 
     def first(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         stop()
-        tell("stopping after this step; Ctrl-C again stops at once")
+        tell(f"{said}; Ctrl-C again stops at once")
 
     before = signal.signal(signal.SIGINT, first)
     try:

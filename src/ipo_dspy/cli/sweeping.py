@@ -13,10 +13,17 @@ _draws = logging.getLogger("ipo_dspy.data")
 
 
 class LiveSweep:
-    """An audience of a sweep."""
+    """An audience of a sweep.
 
-    def __init__(self) -> None:
+    Args:
+        several: whether several cells are under way at a time; each is then told when it begins.
+    """
+
+    def __init__(self, *, several: bool = False) -> None:
         self._bars = LiveProgress()
+        self._several = several
+        self._running: set[str] = set()
+        self._begun, self._total = 0, 0
 
     def __enter__(self) -> "LiveSweep":
         self._level = _draws.level
@@ -30,12 +37,20 @@ class LiveSweep:
 
     def begins(self, cell: Cell, number: int, total: int) -> None:
         """Move the bar of the cells."""
+        if self._several:
+            self._running.add(cell.key)
+            self._begun, self._total = max(self._begun, number), total
+            self.say(f"{cell}: begins")
+            return
         self._bars.steps = cell.settings.steps
         self._bars.show("cells", number - 1, total)
         self._bars.show("steps", 0, cell.settings.steps)
 
     def ended(self, row: Row) -> None:
         """A line of the cell's result."""
+        if self._several:
+            self._running.discard(row.key)
+            self._bars.show("cells", self._begun - len(self._running), self._total)
         cell = f"{row.method}, {row.dataset}, {row.shots}-shot, seed {row.seed}"
         if row.error is not None:
             self.say(f"{cell}: failed: {row.error}")

@@ -11,6 +11,9 @@
      +-- worker                 what runs on them: the encoder, the holder
          +-- store              features of parts on disk
          +-- shards             what goes between them and the driver
+             +-- models         the driver's model on a worker
+
+    RayTasks (tasks)            calls of one function, each a task: `ipo-dspy bench --ray`
 """
 
 from typing import TYPE_CHECKING, Any

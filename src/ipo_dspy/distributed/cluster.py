@@ -9,9 +9,10 @@ import importlib.metadata
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ipo_dspy.clip.sources import brief
@@ -25,6 +26,7 @@ PATIENCE = 5.0
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # with an empty SETTINGS frame
 PACKAGES = ("ipo_dspy", "open_clip_torch", "torch")
 """What every node needs."""
+NO_FOLDERS: Mapping[str, str] = MappingProxyType({})
 
 _LOOK = 60.0
 
@@ -100,23 +102,27 @@ class Cluster:
         room = {node: int(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus)) for node in nodes}
         return [node for turn in range(max(room.values())) for node in nodes if room[node] > turn]
 
-    def check(self, nodes: Sequence[Node], model: str, paths: Sequence[str]) -> None:
-        """See that nodes have this package and the files of the model.
+    def check(
+        self, nodes: Sequence[Node], model: str, paths: Sequence[str], folders: Mapping[str, str] = NO_FOLDERS
+    ) -> None:
+        """See that nodes have this package, the files of the model and folders, of which is told what they are for.
 
         Raises:
-            InputError: another version of ipo_dspy, or none.
-            ModelError: a path that is not on a node.
+            InputError: another version of ipo_dspy, or none, or a folder that is not on a node.
+            ModelError: a path of the model that is not on a node.
         """
         here = _versions()
-        for node, there in zip(nodes, self._seen(nodes, paths), strict=True):
+        for node, there in zip(nodes, self._seen(nodes, [*paths, *folders]), strict=True):
             if there is None:
                 logger.warning("%s did not answer within %g seconds; whatever is wrong there shows later", node, _LOOK)
                 continue
             for package, version in here.items():
                 _compare(package, version, there["versions"][package], node)
-            if there["missing"]:
+            for path in there["missing"]:
+                if path in folders:
+                    raise InputError(f"{node} has no {path!r}, {folders[path]}")
                 raise ModelError(
-                    f"{node} has no {there['missing'][0]!r}, where the model {model!r} is; put it at that place on all "
+                    f"{node} has no {path!r}, where the model {model!r} is; put it at that place on all "
                     "nodes, or name a model of the hub: model='hf-hub:ORG/NAME'"
                 )
 

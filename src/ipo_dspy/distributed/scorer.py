@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.arguments import whole
-from ipo_dspy.bundled import BUNDLED, named
 from ipo_dspy.clip.rest import resting_dtype
-from ipo_dspy.clip.sources import LOCAL
 from ipo_dspy.clip.text import TemplateTokens, class_features, template_tokens
 from ipo_dspy.distributed.cluster import Cluster, check_address
 from ipo_dspy.distributed.encoding import Size, encode
+from ipo_dspy.distributed.models import Known, files_of
 from ipo_dspy.distributed.parts import Listed, Part, listed, part_size
 from ipo_dspy.distributed.places import parts_of
 from ipo_dspy.distributed.pool import Images, Pool
@@ -92,7 +91,7 @@ class RayScorer:
         """
         cluster = self._joined().cluster
         nodes = dict.fromkeys(cluster.seats(self.size.cpus, self.size.gpus))
-        cluster.check(list(nodes), backbone.name, _paths(backbone))
+        cluster.check(list(nodes), backbone.name, files_of(backbone))
         if self.store is not None:
             _make(self.store)
         if self.images is not None:
@@ -187,10 +186,7 @@ class RayScorer:
         if self.store is not None:
             _make(self.store)
         return Job(
-            model=_everywhere(backbone.name),
-            pretrained=_everywhere(backbone.pretrained) if backbone.pretrained else None,
-            dtype=backbone.identity["dtype"],
-            fingerprint=backbone.fingerprint,
+            model=Known.of(backbone),
             classes=tuple(classes),
             skip_bad=skip_bad,
             allow_url=allow_url,
@@ -235,22 +231,6 @@ class ShardScorer:
         sent = self._pool.cluster.ray.put(text.cpu().numpy())
         scale, bias = self.backbone.logit_scale, self.backbone.logit_bias
         return [answer for answer in self._pool.ask(method, self._number, sent, scale, bias) if answer]
-
-
-def _everywhere(name: str) -> str:
-    """A model's name or file as a worker finds it: the bundled model by its own name, files from the root."""
-    if named(name) in BUNDLED:
-        return named(name)
-    if name.startswith(LOCAL):
-        return LOCAL + str(Path(name.removeprefix(LOCAL)).expanduser().absolute())
-    path = Path(name).expanduser()
-    return str(path.absolute()) if path.is_file() else name
-
-
-def _paths(backbone: "Backbone") -> list[str]:
-    """What has to be on the nodes for the model to load there."""
-    names = [_everywhere(name) for name in (backbone.name, backbone.pretrained) if name]
-    return [path for name in names if (path := name.removeprefix(LOCAL)) != name or Path(name).is_absolute()]
 
 
 def _make(folder: Path) -> None:

@@ -1,9 +1,13 @@
 """What goes between the driver and its workers: plain values, so light that any worker process opens them at once."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ipo_dspy.distributed.models import Known
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,8 +15,7 @@ class Job:
     """What all parts of one encoding have in common.
 
     Attributes:
-        model, pretrained, dtype: for `load_backbone`.
-        fingerprint: what the model has to have.
+        model: the driver's.
         classes: class names in order.
         skip_bad: leave out images that cannot be read.
         allow_url: fetch images.
@@ -20,10 +23,7 @@ class Job:
         store: folder for features on disk, or None.
     """
 
-    model: str
-    pretrained: str | None
-    dtype: str
-    fingerprint: str
+    model: "Known"
     classes: tuple[str, ...] = field(repr=False)
     skip_bad: bool
     allow_url: bool

@@ -20,15 +20,14 @@ import torch
 from numpy.typing import NDArray
 
 from ipo_dspy.allowed import Allowed
-from ipo_dspy.bundled import located
-from ipo_dspy.clip.backbone import Backbone, load_backbone
+from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.cache import origin
 from ipo_dspy.clip.images import READING, encode_images, open_image
 from ipo_dspy.data.dataset import class_name, unknown_class
 from ipo_dspy.distributed.parts import Chunk, Listed, Part
 from ipo_dspy.distributed.shards import Job, Shard, Told
 from ipo_dspy.distributed.store import Kept, file_name, read, write
-from ipo_dspy.errors import DataError, ImageError, InputError, IPOError, ModelError
+from ipo_dspy.errors import DataError, ImageError, InputError, IPOError
 from ipo_dspy.metric import Tally, predict, tally_templates
 
 
@@ -117,7 +116,7 @@ def node_name() -> str:
 
 def _kept(job: Job, part: Part) -> tuple[Kept, tuple[str, str] | None]:
     """From disk, or encoded and put there; and where on disk they are."""
-    backbone = _model(job)
+    backbone = job.model.load()
     stored = _place(job, backbone, part)
     found = None if stored is None else read(*stored)
     if found is None:
@@ -136,21 +135,6 @@ def _place(job: Job, backbone: Backbone, part: Part) -> tuple[str, str] | None:
     """Where the features of a part belong on disk."""
     stamp = None if job.store is None else part.stamp()
     return None if job.store is None or stamp is None else (job.store, file_name(origin(backbone, READING), stamp))
-
-
-def _model(job: Job) -> Backbone:
-    """The driver's model, on this worker.
-
-    Raises:
-        ModelError: it is not here, or another one is.
-    """
-    backbone = load_backbone(located(job.model), job.pretrained, dtype=job.dtype)
-    if backbone.fingerprint != job.fingerprint:
-        raise ModelError(
-            f"the model {job.model!r} has the fingerprint {backbone.fingerprint}, and {job.fingerprint} where the run "
-            "was started; put the same files on all nodes"
-        )
-    return backbone
 
 
 def _encoded(job: Job, backbone: Backbone, part: Part) -> Kept:

@@ -1,0 +1,217 @@
+"""Sweeps on a real Ray cluster of two nodes on this machine, beside those of one process."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench_small import DeadlySuite, SmallSuite, grid, results, run
+from ipo_dspy.bench.audience import Nobody
+from ipo_dspy.bench.cells import Cell
+from ipo_dspy.bench.measure import CELLS
+from ipo_dspy.bench.rows import ROWS, Row, read_rows
+from ipo_dspy.bench.runs import Stopper
+from ipo_dspy.bench.settings import Settings
+from ipo_dspy.bench.sweep import Swept
+from ipo_dspy.cli import main
+from ipo_dspy.distributed.tasks import RayTasks
+from ipo_dspy.errors import ClusterError, InputError, LanguageModelError
+from ipo_dspy.journal import FILE_NAME
+from openai_server import KEY
+from ray_nodes import nodes
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'ipo_dspy[ray]'")
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[RayTasks]:
+    with nodes() as cluster:
+        yield RayTasks(cluster.address)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """A sweep in this process."""
+    return run(tmp_path_factory.mktemp("whole"))
+
+
+class Listening(Nobody):
+    """Keeps what it is told, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+        self.said: list[str] = []
+
+    def begins(self, cell: Cell, number: int, total: int) -> None:
+        self.told.append(("begins", cell.key))
+
+    def ended(self, row: Row) -> None:
+        self.told.append(("ended", row.key))
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def journals(folder: Path) -> dict[Path, int]:
+    """Sizes of the journals of cells that have scored something."""
+    files = (folder / CELLS).glob(f"*/{FILE_NAME}")
+    return {path: len(content) for path in files if b'"trial"' in (content := path.read_bytes())}
+
+
+def begun(folder: Path, cells: int = 1) -> None:
+    """Wait until cells of IPO have scored something."""
+    for _ in range(6000):
+        if len(journals(folder)) >= cells:
+            return
+        time.sleep(0.01)
+    raise AssertionError("no cell has begun")
+
+
+def test_the_rows_are_those_of_one_process(ray: RayTasks, whole: Swept, tmp_path: Path) -> None:
+    """To the last bit, with one thread in each; and two cells are under way at a time."""
+    listening = Listening()
+    swept = run(tmp_path, ray=ray, audience=listening)
+    assert results(swept.rows) == results(whole.rows)
+    assert results(read_rows(tmp_path)) == results(whole.rows)
+    assert {row.machine["threads"] for row in swept.rows.values()} == {1}
+    assert [what for what, _ in listening.told[:2]] == ["begins", "begins"]
+    for key in swept.rows:
+        assert [what for what, of in listening.told if of == key] == ["begins", "ended"]
+
+
+def test_fewer_cells_at_a_time_and_what_is_said_is_said_once(ray: RayTasks, tmp_path: Path) -> None:
+    listening = Listening()
+    few = grid(datasets=("grey-food",), shots=(17,), methods=("ipo",), settings=Settings(steps=0))
+    run(tmp_path, few, ray=RayTasks(ray.address, num_workers=1), audience=listening)
+    assert [what for what, _ in listening.told] == ["begins", "ended"] * 2
+    (told,) = listening.said
+    assert told.startswith("grey-food: 5 of 5 classes have fewer than 17 training images")
+
+
+def test_keys_are_not_sent_and_a_worker_without_one_ends_the_sweep(
+    ray: RayTasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    asking = grid(
+        datasets=("grey-food",), methods=("ipo",), seeds=(1,), settings=Settings(steps=1, lm="openai/gpt-4o-mini")
+    )
+    with pytest.raises(LanguageModelError, match=r"'openai/gpt-4o-mini'.* OPENAI_API_KEY.* \(on node '"):
+        run(tmp_path, asking, ray=ray)
+    assert read_rows(tmp_path) == {}
+    for file in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        assert KEY.encode() not in file.read_bytes()
+
+
+def test_what_nodes_lack_is_told_before_the_first_cell(ray: RayTasks, tmp_path: Path) -> None:
+    suite = SmallSuite()
+    suite.folders = (tmp_path / "pictures",)
+    with pytest.raises(
+        InputError, match=rf"^node '.*', \w{{8}} has no '{tmp_path}/pictures', where the data sets are; put them"
+    ):
+        run(tmp_path / "out", ray=ray, suite=suite)
+    assert read_rows(tmp_path / "out") == {}
+
+
+def test_a_cluster_without_room_for_a_cell_is_told(ray: RayTasks, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"no node of the Ray cluster has 64 CPUs and 0 GPUs for a worker \(CPUs"):
+        run(tmp_path, ray=RayTasks(ray.address, cpus_per_worker=64))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--ray-cpus", "2"], 2, "--ray-cpus is for a cluster; name one: --ray auto"),
+        (["--ray", "head"], 2, "'head' is no address of a Ray cluster; write 'auto', 'local' or 'HOST:6379'"),
+        (["--ray", "ADDRESS", "--ray-cpus", "64"], 1, "add nodes with ray start, or ask for less: --ray-cpus 1"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(
+    ray: RayTasks,
+    options: list[str],
+    code: int,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = [ray.address if option == "ADDRESS" else option for option in options]
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "--methods", "clip", "--out", str(tmp_path), *options])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (ended.value.code, said in line) == (code, True)
+
+
+def test_a_stop_ends_what_runs_and_begins_nothing_more(ray: RayTasks, tmp_path: Path) -> None:
+    stopper, listening = Stopper(), Listening()
+    long = grid(methods=("ipo",), settings=Settings(steps=2000, prompts_per_step=2))
+
+    def stop() -> None:
+        begun(tmp_path, cells=2)
+        stopper.stop()
+
+    waiting = threading.Thread(target=stop)
+    waiting.start()
+    stopped = run(tmp_path, long, ray=ray, audience=listening, stopper=stopper)
+    waiting.join()
+    assert (stopped.stopped, stopped.rows) == (True, {})
+    assert [what for what, _ in listening.told] == ["begins", "begins"]
+    sizes = journals(tmp_path)
+    time.sleep(0.5)
+    assert journals(tmp_path) == sizes
+
+
+def test_a_worker_that_dies_costs_time_and_one_that_dies_again_a_row(
+    ray: RayTasks, whole: Swept, tmp_path: Path
+) -> None:
+    (folder := tmp_path / "deaths").mkdir()
+    few = grid(methods=("clip",), seeds=(1,))
+    suite = DeadlySuite(folder, {"pixel-animals": 1, "grey-food": 9})
+    swept = run(tmp_path / "out", few, ray=ray, suite=suite)
+    assert sorted(path.name for path in folder.iterdir()) == ["grey-food-0", "grey-food-1", "pixel-animals-0"]
+    (failed,) = swept.failed
+    assert (failed.dataset, failed.base) == ("grey-food", None)
+    assert str(failed.error).startswith("WorkerCrashedError: The worker died unexpectedly")
+    again = run(tmp_path / "out", few, ray=ray, retry=True)
+    assert results(again.rows).items() <= results(whole.rows).items()
+
+
+def test_ctrl_c_prints_the_command_that_goes_on(ray: RayTasks, tmp_path: Path) -> None:
+    """As a terminal sends it: to all processes of the group."""
+    command = ["bench", "--ray", ray.address, "--datasets", "grey-food", "--methods", "ipo", "--shots", "1"]
+    code = "import sys; from ipo_dspy.cli import main; main(sys.argv[1:])"
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code, *command, "--steps", "500", "--out", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    begun(tmp_path, cells=2)
+    os.killpg(driver.pid, signal.SIGINT)
+    _, err = driver.communicate()
+    assert driver.returncode == 130
+    lines = err.splitlines()
+    assert lines[:2] == [f"ipo, grey-food, 1-shot, seed {seed}: begins" for seed in (1, 2)]
+    assert lines[2] == "stopping the cells under way; Ctrl-C again stops at once"
+    assert lines[-1].startswith(f"stopped after 0 of 3 cells; go on with: ipo-dspy bench --ray {ray.address} ")
+    assert read_rows(tmp_path) == {}
+
+
+def test_a_killed_driver_loses_only_what_was_under_way(ray: RayTasks, whole: Swept, tmp_path: Path) -> None:
+    script = Path(__file__).parent / "bench_small.py"
+    driver = subprocess.Popen([sys.executable, str(script), str(tmp_path), ray.address], text=True)
+    begun(tmp_path)
+    driver.kill()
+    assert driver.wait() == -signal.SIGKILL
+    measured = read_rows(tmp_path)
+    with (tmp_path / ROWS).open("ab") as file:
+        file.write(b'{"key": "torn')
+    listening = Listening()
+    resumed = run(tmp_path, ray=ray, audience=listening)
+    assert sum(what == "begins" for what, _ in listening.told) == whole.cells - len(measured)
+    assert results(resumed.rows) == results(whole.rows)
