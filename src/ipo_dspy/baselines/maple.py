@@ -8,13 +8,13 @@ Letters: N images, C classes, P prompt tokens, W and V widths of the text and th
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress
+from ipo_dspy.baselines.base import FewShot, Progress, Tower
 from ipo_dspy.baselines.descent import Recipe
 from ipo_dspy.baselines.layers import Linear, draw_linear
 from ipo_dspy.baselines.prompting import (
@@ -97,7 +97,7 @@ class MaPLe:
     lr: float = 0.0035
 
     seeded = True
-    towers: ClassVar[tuple[Literal["text", "image"], ...]] = ("text", "image")
+    towers: ClassVar[tuple[Tower, ...]] = ("text", "image")
 
     def __post_init__(self) -> None:
         check_prompts(self.n_ctx, self.depth)

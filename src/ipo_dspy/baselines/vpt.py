@@ -10,13 +10,13 @@ Letters: N images, C classes, P prompt tokens, W width of the image tower, D wid
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress
+from ipo_dspy.baselines.base import FewShot, Progress, Tower
 from ipo_dspy.baselines.descent import Recipe
 from ipo_dspy.baselines.prompting import PromptedClassifier, Prompts, check_prompts, draw_prompts, learn
 from ipo_dspy.baselines.towers import ImageTower
@@ -80,7 +80,7 @@ class VPT:
     lr: float = 0.0025
 
     seeded = True
-    towers: ClassVar[tuple[Literal["text", "image"], ...]] = ("image",)
+    towers: ClassVar[tuple[Tower, ...]] = ("image",)
 
     def __post_init__(self) -> None:
         check_prompts(self.n_ctx, self.depth)
