@@ -13,9 +13,9 @@ from ipo_dspy.baselines.base import Fitted, evaluate
 from ipo_dspy.errors import InputError
 
 CONTEXTS = ("coop", "cocoop")
-METHODS = (*CONTEXTS, "maple", "vpt")
+METHODS = (*CONTEXTS, "maple", "vpt", "promptsrc", "coprompt")
 NOVEL = ("horse", "sea gull", "tram")
-SETTINGS = {"coop": {"epochs": 3, "batch": 4}, "cocoop": {"epochs": 2}, "maple": {"epochs": 2}, "vpt": {"epochs": 2}}
+SETTINGS = {"coop": {"epochs": 3, "batch": 4}, **{name: {"epochs": 2} for name in METHODS[1:]}}
 FAST = {"epochs": 10, "batch": 4, "lr": 1.0}
 SLOW = {"epochs": 30, "batch": 4, "lr": 0.3}
 
@@ -48,7 +48,12 @@ def test_the_loss_falls_and_training_images_are_told_apart_better(
 
 @pytest.mark.parametrize(
     ("name", "n_ctx"),
-    [*((name, n_ctx) for name in CONTEXTS for n_ctx in (None, 2)), ("maple", 2), ("maple", 6), ("vpt", 2)],
+    [
+        *((name, n_ctx) for name in CONTEXTS for n_ctx in (None, 2)),
+        ("maple", 2),
+        ("maple", 6),
+        *((name, 2) for name in ("vpt", "promptsrc", "coprompt")),
+    ],
 )
 def test_the_seed_decides_to_the_last_bit(name: str, n_ctx: int | None) -> None:
     first, again, other = (fit(name, seed, n_ctx=n_ctx) for seed in (0, 0, 1))

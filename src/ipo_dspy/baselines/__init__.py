@@ -21,6 +21,7 @@ METHODS: Mapping[str, str] = MappingProxyType(
         "cocoop": "cocoop:CoCoOp",
         "maple": "maple:MaPLe",
         "promptsrc": "promptsrc:PromptSRC",
+        "coprompt": "coprompt:CoPrompt",
         "vpt": "vpt:VPT",
     }
 )

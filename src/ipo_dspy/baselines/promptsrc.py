@@ -235,10 +235,9 @@ class PromptSRC:
         mean = WeightedMean(model.parameters, epoch_weights(self.epochs, self.gpa_mean, self.gpa_std))
 
         def loss(pixels: Tensor, indices: Tensor) -> Tensor:
-            near = indices.to(backbone.device)
             learned = said(backbone, model.image_features(pixels), texts.features(model.text))
             weights = {"text_weight": self.text_weight, "image_weight": self.image_weight}
-            return regularized_loss(learned, kept.of(near), targets[near], **weights)
+            return regularized_loss(learned, kept.of(indices), targets[indices], **weights)
 
         losses = learn(
             task,

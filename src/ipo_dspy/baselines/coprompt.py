@@ -1,0 +1,192 @@
+"""CoPrompt: MaPLe's prompts and an adapter on either feature, held near to the frozen CLIP on perturbed inputs.
+
+Roy, Etemad: Consistency-guided Prompt Learning for Vision-Language Models, ICLR 2024. What is learned sees the image
+and the class name; the frozen model sees the image perturbed and another text of the class, and features of both have
+to point the same way. The texts are the user's, as of a language model, or else templates; see docs/baselines.md.
+
+Letters: N images, n images of a batch, C classes, D width of the features, H hidden units of an adapter.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
+
+from ipo_dspy.baselines.base import FewShot, Progress, Tower
+from ipo_dspy.baselines.descent import Recipe
+from ipo_dspy.baselines.layers import draw_linear
+from ipo_dspy.baselines.maple import Coupled, draw_coupled
+from ipo_dspy.baselines.perturbing import check_share, random_crop_flip
+from ipo_dspy.baselines.prompting import PromptedClassifier, PromptedTexts, check_prompts, learn
+from ipo_dspy.baselines.sentences import SentenceFeatures, Sentences, check_sentences
+from ipo_dspy.baselines.towers import ImageTower
+from ipo_dspy.errors import InputError
+from ipo_dspy.metric import logits
+
+REDUCTION = 4
+"""H = D / 4, as in the code of CoPrompt."""
+
+
+class Adapter(NamedTuple):
+    """Two linear layers without biases, a ReLU after each, mixed with what goes in, as in the code of CoPrompt.
+
+    That code feeds features before they are normalised. Without biases only their direction counts, so normalised ones
+    do as well.
+    """
+
+    down: Tensor  # [H, D]
+    up: Tensor  # [D, H]
+
+    def __call__(self, features: Tensor, share: float) -> Tensor:
+        """Features [N, D] with a share of the adapter's in them, normalised: [N, D]."""
+        own = F.relu(F.linear(F.relu(F.linear(features, self.down)), self.up))  # [N, D]
+        return F.normalize(share * own + (1 - share) * features, dim=-1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapted:
+    """A CLIP with coupled prompts and adapters.
+
+    Attributes:
+        prompted: the CLIP with prompts.
+        image, text: the adapters.
+        image_share, text_share: how much of an adapter's output a feature has.
+    """
+
+    prompted: Coupled = field(repr=False)
+    image: Adapter = field(repr=False)
+    text: Adapter = field(repr=False)
+    image_share: float
+    text_share: float
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All that is learned."""
+        return [*self.prompted.parameters, *self.image, *self.text]
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """Preprocessed images [N, 3, H, W] to normalised features [N, D]."""
+        return self.image(self.prompted.image_features(pixels), self.image_share)
+
+    def text_features(self, classes: Sequence[str]) -> Tensor:
+        """Normalised features [C, D].
+
+        Raises:
+            InputError: no classes, or a name that does not fit the model.
+        """
+        return self.features(self.prompted.texts(classes))
+
+    def features(self, texts: PromptedTexts) -> Tensor:
+        """Normalised features of texts that are ready for many passes: [C, D]."""
+        return self.text(texts.features(self.prompted.text), self.text_share)
+
+
+def inconsistency(learned: Tensor, frozen: Tensor) -> Tensor:
+    """One minus the mean cosine of features [N, D] with those beside them (CoPrompt's consistency loss): [].
+
+    >>> inconsistency(torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+    tensor(0.5000)
+    """
+    return 1 - F.cosine_similarity(learned, frozen, dim=-1).mean()
+
+
+@dataclass(frozen=True, slots=True)
+class CoPrompt:
+    """Consistency-guided prompt learning; defaults are those for ImageNet in base-to-novel experiments.
+
+    The official code sets `weight`, `n_ctx` and `depth` for each data set; docs/baselines.md lists them.
+
+    Args:
+        n_ctx: tokens of a prompt.
+        words: what a text begins with; its first tokens are where the first prompts start from.
+        depth: blocks with prompts of their own, the first included; of smaller towers, all.
+        weight: of both consistency losses.
+        image_share: of the image adapter's output in a feature.
+        text_share: of the text adapter's.
+        sentences: texts of each training class, of which the frozen model sees one at a time, e.g. descriptions by a
+            language model; the 80 templates for ImageNet if None.
+        smallest_crop: share of an image's area that the frozen model sees at least.
+        epochs: passes over the images.
+        batch: images a step.
+        lr: the highest rate of SGD.
+
+    Raises:
+        InputError: a setting with which nothing can be learned.
+    """
+
+    n_ctx: int = 4
+    words: str = "a photo of a"
+    depth: int = 12
+    weight: float = 8.0
+    image_share: float = 0.1
+    text_share: float = 0.2
+    sentences: Sentences | None = field(default=None, repr=False)
+    smallest_crop: float = 0.08
+    epochs: int = 8
+    batch: int = 4
+    lr: float = 0.0035
+
+    seeded = True
+    towers: ClassVar[tuple[Tower, ...]] = ("text", "image")
+
+    def __post_init__(self) -> None:
+        check_prompts(self.n_ctx, self.depth)
+        if not self.weight >= 0:
+            raise InputError(f"weight={self.weight!r} drives features apart; write 0 or more, e.g. 8")
+        for name in ("image_share", "text_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}={getattr(self, name)!r} is no share of a feature; write 0 to 1, e.g. 0.1")
+        check_sentences(self.sentences)
+        check_share(self.smallest_crop)
+        self.recipe()
+
+    def recipe(self) -> Recipe:
+        """How long and how fast it is learned."""
+        return Recipe(epochs=self.epochs, batch=self.batch, lr=self.lr)
+
+    def start(self, task: FewShot, generator: torch.Generator) -> Adapted:
+        """What is learned before the first step: prompts and couplings as MaPLe's, and two adapters.
+
+        Raises:
+            InputError: one of the towers takes no learned tokens.
+        """
+        prompted = draw_coupled(task.backbone, self.words, self.n_ctx, self.depth, generator)
+        width = prompted.text_features(task.classes[:1]).shape[1]  # D
+        image, text = (draw_adapter(width, task.backbone.device, generator) for _ in range(2))
+        return Adapted(prompted, image, text, self.image_share, self.text_share)
+
+    def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> PromptedClassifier[Adapted]:
+        """Learn prompts, couplings and adapters by cross-entropy and consistency over the classes of the task.
+
+        Raises:
+            InputError: one of the towers takes no learned tokens, a class name does not fit beside the prompts, or a
+                class has no sentences.
+            ImageError: an image cannot be read.
+        """
+        backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
+        model = self.start(task, generator)
+        texts, targets = model.prompted.texts(task.classes), task.targets.to(backbone.device)  # [N]
+        tower, sentences = ImageTower(backbone), SentenceFeatures(backbone, task.classes, self.sentences)
+        scale, bias = backbone.logit_scale, backbone.logit_bias
+
+        def loss(pixels: Tensor, indices: Tensor) -> Tensor:
+            image, text = model.image_features(pixels), model.features(texts)  # [n, D], [C, D]
+            with torch.no_grad():
+                seen = tower.encode(random_crop_flip(pixels, generator, smallest=self.smallest_crop))  # [n, D]
+            found = logits(image, text, logit_scale=scale, logit_bias=bias)  # [n, C]
+            apart = inconsistency(text, sentences.draw(generator)) + inconsistency(image, seen)
+            return F.cross_entropy(found, targets[indices]) + self.weight * apart
+
+        recipe = self.recipe()
+        losses = learn(task, model.parameters, loss, recipe=recipe, generator=generator, progress=progress)
+        return PromptedClassifier(backbone, model, losses)
+
+
+def draw_adapter(width: int, device: torch.device, generator: torch.Generator) -> Adapter:
+    """First weights as `torch.nn.Linear` has them, but from a generator of ours."""
+    hidden = max(1, width // REDUCTION)
+    down, up = (draw_linear(*sizes, device, generator).weight for sizes in ((width, hidden), (hidden, width)))
+    return Adapter(down, up)

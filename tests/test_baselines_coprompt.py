@@ -1,0 +1,187 @@
+"""CoPrompt: adapters and consistency by hand, what the frozen model is shown, and what is learned of two towers."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+
+from baseline_toys import CLASSES, deep_toy, few_shots, pictures
+from clip_toys import PLAIN, shared_toy
+from ipo_dspy import demo
+from ipo_dspy.baselines import build_method
+from ipo_dspy.baselines.base import evaluate
+from ipo_dspy.baselines.coprompt import Adapted, Adapter, CoPrompt, draw_adapter, inconsistency
+from ipo_dspy.baselines.perturbing import random_crop_flip
+from ipo_dspy.baselines.prompting import preprocess
+from ipo_dspy.baselines.sentences import SentenceFeatures
+from ipo_dspy.baselines.templates import TemplateClassifier
+from ipo_dspy.errors import InputError
+from ipo_dspy.template import Template
+
+near = functools.partial(torch.testing.assert_close, rtol=0, atol=1e-5)
+
+SENTENCES = {name: [f"a {name} is seen from above.", f"what a {name} looks like."] for name in CLASSES}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def start(seed: int = 0, **settings: Any) -> Adapted:
+    return CoPrompt(**settings).start(few_shots(), seeded(seed))
+
+
+def test_an_adapter_by_hand() -> None:
+    adapter = Adapter(torch.tensor([[1.0, 0.0, 0.0, 2.0]]), torch.tensor([[3.0], [-1.0], [0.0], [1.0]]))
+    features = torch.tensor([[0.6, 0.0, 0.8, 0.0], [-1.0, 0.0, 0.0, 0.0]])
+    own = torch.tensor([1.8, 0.0, 0.0, 0.6])  # hidden: 0.6; its second output is below 0, and so is the second hidden
+    mixed = 0.2 * own + 0.8 * features[0]
+    near(adapter(features, 0.2), torch.stack([mixed / mixed.norm(), features[1]]))
+    assert torch.equal(adapter(features, 0.0), features)
+
+
+def test_the_length_of_a_feature_does_not_matter_to_an_adapter() -> None:
+    adapter = draw_adapter(16, torch.device("cpu"), seeded())
+    features = torch.randn(5, 16, generator=seeded())
+    near(adapter(7 * features, 0.3), adapter(features, 0.3))
+
+
+def test_an_adapter_has_the_shapes_and_bounds_of_linear_layers_without_biases() -> None:
+    adapter = draw_adapter(512, torch.device("cpu"), seeded())
+    assert [tuple(one.shape) for one in adapter] == [(128, 512), (512, 128)]
+    for one, inputs in zip(adapter, (512, 128), strict=True):
+        assert 0.95 * inputs**-0.5 < one.abs().max().item() <= inputs**-0.5
+        assert one.requires_grad
+
+
+def test_inconsistency_by_hand() -> None:
+    learned, frozen = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8], [0.0, -1.0]])
+    assert inconsistency(learned, frozen).item() == pytest.approx(1 - (0.6 - 1) / 2)
+    assert inconsistency(learned, 5 * learned).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_loss_of_a_step_by_hand() -> None:
+    """Cross-entropy, and the weight times what features differ from those of a perturbed image and another text."""
+    few, generator = few_shots(shots=1), seeded()
+    method = CoPrompt(epochs=1, batch=4, weight=3.0, smallest_crop=0.5, sentences=SENTENCES)
+    model, order = method.start(few, generator), torch.randperm(4, generator=generator)
+    pixels = preprocess(few.backbone, few.images)[order]
+    seen = few.backbone.encode_pixels(random_crop_flip(pixels, generator, smallest=0.5))
+    said = SentenceFeatures(few.backbone, few.classes, SENTENCES).draw(generator)
+    with torch.no_grad():
+        image, text = model.image_features(pixels), model.text_features(few.classes)
+    right = F.cross_entropy(few.backbone.logit_scale * image @ text.T, few.targets[order])
+    apart = 2 - (seen * image).sum(dim=1).mean() - (said * text).sum(dim=1).mean()
+    assert method.fit(few).losses == pytest.approx(((right + 3.0 * apart).item(),), abs=1e-4)
+
+
+def test_shapes() -> None:
+    model = start(n_ctx=3)
+    shapes = [tuple(one.shape) for one in model.parameters]
+    # two blocks in either tower, their couplings, and two adapters
+    assert shapes == [*[(3, 32)] * 2, *[(32, 32), (32,)] * 2, *[(4, 16), (16, 4)] * 2]
+    assert model.image_features(torch.rand(2, 3, 32, 32)).shape == (2, 16)
+    assert model.text_features(CLASSES).shape == (4, 16)
+    near(model.text_features(CLASSES).norm(dim=1), torch.ones(4))
+
+
+def test_shares_are_those_of_their_towers() -> None:
+    model, bare = start(image_share=0.5, text_share=0.25), start(image_share=0.0, text_share=0.0)
+    pixels = torch.rand(2, 3, 32, 32, generator=seeded())
+    near(model.image_features(pixels), model.image(bare.image_features(pixels), 0.5))
+    near(model.text_features(CLASSES), model.text(bare.text_features(CLASSES), 0.25))
+
+
+@pytest.mark.parametrize("template", ["a photo of a <CLASS>.", "art of the <CLASS>."])
+def test_without_prompts_and_adapters_it_is_zero_shot_clip(template: str) -> None:
+    few, images = few_shots(), pictures(2, seed=1)[0]
+    words = template.removesuffix(" <CLASS>.")
+    fitted = CoPrompt(n_ctx=0, words=words, image_share=0.0, text_share=0.0, epochs=1).fit(few)
+    clip = TemplateClassifier(few.backbone, Template.parse(template)).logits(images, CLASSES)
+    near(fitted.logits(images, CLASSES) / few.backbone.logit_scale, clip / few.backbone.logit_scale)
+
+
+def test_gradients_reach_prompts_couplings_and_adapters_and_nothing_else() -> None:
+    few, model = few_shots(shots=1), start(seed=1)  # of seed 0 an adapter's few units are all silent
+    image, text = model.image_features(preprocess(few.backbone, few.images)), model.text_features(CLASSES)
+    torch.autograd.backward(F.cross_entropy(100 * image @ text.T, few.targets))
+    for one in model.parameters:
+        assert one.grad is not None
+        assert one.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in deep_toy().model.parameters())
+
+
+def test_the_loss_falls_and_training_images_are_told_apart_better() -> None:
+    few = few_shots()
+    free, held = (CoPrompt(epochs=8, lr=0.02, weight=weight).fit(few, seed=1) for weight in (0.0, 8.0))
+    assert free.losses[-1] < 0.9 * free.losses[0]
+    assert held.losses[-1] < 0.8 * held.losses[0]
+    before = evaluate(build_method("clip").fit(few), few.images, few.labels, few.classes)
+    after = evaluate(free, few.images, few.labels, few.classes)
+    assert after.loss < 0.9 * before.loss
+    assert after.accuracy > before.accuracy
+
+
+def test_the_weight_holds_features_to_the_frozen_model() -> None:
+    few = few_shots()
+    clip = build_method("clip-ensemble").fit(few).logits(few.images, few.classes)
+    fitted = [CoPrompt(epochs=6, batch=8, lr=0.01, weight=weight).fit(few) for weight in (0.0, 8.0)]
+    free, held = ((one.logits(few.images, few.classes) - clip).abs().mean().item() for one in fitted)
+    assert held < 0.8 * free
+
+
+def test_the_seed_draws_everything_but_the_words() -> None:
+    first, again, other = (start(seed).parameters for seed in (0, 0, 1))
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+    assert torch.equal(first[0], other[0])
+    assert not any(torch.equal(*pair) for pair in zip(first[1:], other[1:], strict=True))
+
+
+def test_novel_classes_need_no_sentences() -> None:
+    few = few_shots(shots=1)
+    fitted = CoPrompt(epochs=1, sentences=SENTENCES).fit(few)
+    assert fitted.logits(few.images, ("horse", "sea gull")).shape == (4, 2)
+
+
+def test_the_published_recipe() -> None:
+    method = CoPrompt()
+    recipe = method.recipe()
+    assert (recipe.epochs, recipe.batch, recipe.lr, recipe.warmup, recipe.warmup_lr) == (8, 4, 0.0035, 1, 1e-5)
+    assert (recipe.momentum, recipe.weight_decay) == (0.9, 5e-4)
+    assert method.towers == ("text", "image")
+    assert (method.n_ctx, method.words, method.depth, method.weight) == (4, "a photo of a", 12, 8.0)
+    assert (method.image_share, method.text_share) == (0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"n_ctx": -1}, "n_ctx=-1 is no number of prompt tokens; write e"),
+        ({"depth": 0}, "depth=0 leaves no block for prompts; write depth=1"),
+        ({"weight": -1.0}, "weight=-1.0 drives features apart; write 0 or more"),
+        ({"image_share": 1.5}, r"image_share=1\.5 is no share of a feature; write 0 to 1"),
+        ({"text_share": -0.1}, r"text_share=-0\.1 is no share of a feature"),
+        ({"smallest_crop": 0.0}, r"smallest_crop=0\.0 is no share of an image"),
+        ({"sentences": {"cat": "a cat"}}, r"sentences\['cat'\] is 'a cat'; write a list of texts"),
+        ({"epochs": 0}, "epochs=0 leaves nothing to learn from"),
+        ({"shots": 16}, "coprompt has no setting 'shots'; known: n_ctx, words, depth, weight, "),
+    ],
+)
+def test_bad_settings_are_told_at_once(setting: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        build_method("coprompt", **setting)
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_text_tower_of_another_kind_is_told(kind: str) -> None:
+    with pytest.raises(InputError, match=r"text tower of .* takes no learned tokens"):
+        CoPrompt().fit(few_shots(shared_toy(kind)))
+
+
+def test_an_image_tower_of_another_kind_is_told_before_anything_is_encoded() -> None:
+    few = few_shots(demo.load("pixel-animals", shots=1).program.backbone)
+    with pytest.raises(InputError, match=r"image tower of .* takes no learned tokens"):
+        CoPrompt(sentences={"nobody": ["such a class."]}).fit(dataclasses.replace(few, images=["nowhere.png"] * 16))
