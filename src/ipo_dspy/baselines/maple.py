@@ -145,8 +145,7 @@ def draw_coupled(backbone: Backbone, words: str, count: int, depth: int, generat
         InputError: one of the towers is of another kind.
     """
     tower, image = TextTower(backbone), ImageTower(backbone)
-    depth = min(depth, tower.depth, image.depth)
     first = first_words(backbone, words, count, generator)  # [P, W]
-    prompts = draw_prompts(backbone, tower, count, depth, generator)._replace(first=first)
+    prompts = draw_prompts(backbone, tower, count, min(depth, image.depth), generator)._replace(first=first)
     shallow, deep = (draw_linear(tower.width, image.width, backbone.device, generator) for _ in range(2))
     return Coupled(backbone, words, prompts, (shallow, *(deep.copied() for _ in prompts.deep)))
