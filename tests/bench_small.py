@@ -14,7 +14,7 @@ from typing import Any
 from ipo_dspy.bench.cells import Grid
 from ipo_dspy.bench.rows import Row
 from ipo_dspy.bench.settings import Settings
-from ipo_dspy.bench.suites import DemoSuite, Split
+from ipo_dspy.bench.suites import DemoSuite, Split, Whole
 from ipo_dspy.bench.sweep import Swept, sweep
 from ipo_dspy.data import ImageDataset
 from ipo_dspy.distributed.tasks import RayTasks
@@ -36,6 +36,11 @@ class SmallSuite(DemoSuite):
         split = super().load(name, shots=shots, seed=seed)
         base, novel = few(split.base), few(split.novel)
         return Split(split.train.subset(base.classes), base, novel, split.template)
+
+    def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> Whole:
+        found = super().whole(name, shots=shots, seed=seed)
+        test = few(found.test)
+        return Whole(found.train.subset(test.classes), test, found.template)
 
 
 class DeadlySuite(SmallSuite):

@@ -33,6 +33,7 @@ class Cell:
         shots: training images a class.
         seed: of the draw of images and of the method.
         settings: of the sweep; a method reads only those that concern it.
+        targets: data sets to test on what was learned on all classes of `dataset`; none by the base-to-novel protocol.
     """
 
     suite: str
@@ -41,16 +42,19 @@ class Cell:
     shots: int
     seed: int
     settings: Settings = field(repr=False)
+    targets: tuple[str, ...] = ()
 
     @property
     def decisive(self) -> Mapping[str, Any]:
         """Everything that decides the result, as plain values."""
         kind = find_kind(self.method)
         drawn = {"shots": self.shots, "seed": self.seed} if kind.learns else {}
-        named = asdict(self.settings)
-        told = {name: named[name] for name in kind.reads}
+        settings = asdict(self.settings)
+        told = {name: settings[name] for name in kind.reads}
         own = dict(self.settings.arguments.get(self.method, {}))
-        return {"suite": self.suite, "dataset": self.dataset, "method": self.method, **drawn, **told, "arguments": own}
+        carried = {"protocol": "transfer", "targets": sorted(self.targets)} if self.targets else {}
+        named = {"suite": self.suite, "dataset": self.dataset, "method": self.method, **carried}
+        return {**named, **drawn, **told, "arguments": own}
 
     @property
     def key(self) -> str:
@@ -64,7 +68,8 @@ class Cell:
         return f"{self.method}-{self.dataset}-{self.shots}-{self.seed}-{self.key[:8]}"
 
     def __str__(self) -> str:
-        return f"{self.method}, {self.dataset}, {self.shots}-shot, seed {self.seed}"
+        carried = f" to {len(self.targets)} others" if self.targets else ""
+        return f"{self.method}, {self.dataset}{carried}, {self.shots}-shot, seed {self.seed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ class Grid:
         datasets, methods, shots, seeds: each at least one, in the order of the tables.
         settings: of all cells.
         variants: settings by the name of a variant, for ablations; one without a name by default.
+        targets: to test on what was learned on all classes of the one of `datasets`; none: base to novel.
     """
 
     suite: str
@@ -85,11 +91,12 @@ class Grid:
     seeds: tuple[int, ...]
     settings: Settings
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({"": {}}))
+    targets: tuple[str, ...] = ()
 
     def cell(self, dataset: str, method: str, shots: int, seed: int, variant: str = "") -> Cell:
         """The cell of one combination."""
         settings = replace(self.settings, **self.variants[variant])
-        return Cell(self.suite, dataset, method, shots, seed, settings)
+        return Cell(self.suite, dataset, method, shots, seed, settings, self.targets)
 
     def cells(self) -> tuple[Cell, ...]:
         """All cells, each once, data set by data set so that its images are read once."""

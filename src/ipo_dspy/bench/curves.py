@@ -73,5 +73,6 @@ def plot_curves(folder: Path, grid: Grid, titles: Mapping[str, str]) -> tuple[Pa
                 if (found := curve(folder, cells, measure)) is not None:
                     panels.setdefault(axis, {})[titles[dataset]] = found
         if panels:
-            files += draw_curves(panels, folder / f"curves-{shots}-shot")
+            name = "transfer-curves" if grid.targets else "curves"
+            files += draw_curves(panels, folder / f"{name}-{shots}-shot")
     return files

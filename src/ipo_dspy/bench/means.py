@@ -50,6 +50,20 @@ class Entry:
     seeds: int
 
 
+def transferred(grid: Grid, rows: Mapping[str, Row], names: Sequence[str], method: str, shots: int) -> Mean | None:
+    """Accuracy of what a method learned on the grid's source: of each seed the mean over data sets, source or targets.
+
+    Seeds that are not whole are left out; `None` where none is.
+    """
+    found = []
+    for seed in grid.seeds:
+        row = rows.get(grid.cell(grid.datasets[0], method, shots, seed).key)
+        if row is not None and row.source is not None:
+            measured = {row.dataset: row.source, **row.targets}
+            found.append(statistics.fmean(measured[name] for name in names))
+    return Mean.of(found) if found else None
+
+
 def entry(grid: Grid, rows: Mapping[str, Row], dataset: str, method: str, shots: int, variant: str = "") -> Entry:
     """The line of a method on a data set, or on `average`.
 

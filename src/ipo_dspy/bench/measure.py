@@ -3,7 +3,7 @@
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -17,7 +17,8 @@ from ipo_dspy.bench.cells import Cell
 from ipo_dspy.bench.methods import find_kind
 from ipo_dspy.bench.rows import Row
 from ipo_dspy.bench.runs import Found, Job, Stopper, check_models
-from ipo_dspy.bench.suites import Split, Suite
+from ipo_dspy.bench.suites import Split, Suite, Whole
+from ipo_dspy.bench.transfer import TransferJob, split_of
 from ipo_dspy.bundled import located
 from ipo_dspy.clip.backbone import load_backbone
 from ipo_dspy.data import harmonic_mean
@@ -59,7 +60,8 @@ class Bench:
     ) -> None:
         self._suite, self._folder, self._device = suite, folder, device
         self._audience, self._stopper, self._load = audience, stopper, load
-        self._last: tuple[tuple[str, int, int], Split] | None = None
+        self._last: tuple[tuple[str, int, int, bool], Split] | None = None
+        self._targets: dict[str, Whole] = {}
         self._told: set[tuple[str, int]] = set()
 
     def row(self, cell: Cell) -> Row:
@@ -85,22 +87,30 @@ class Bench:
         )
 
     def _run(self, cell: Cell, split: Split) -> Found:
-        job = Job(
-            method=cell.method,
-            split=split,
-            backbone=self._load(cell, self._device),
-            settings=cell.settings,
-            seed=cell.seed,
-            folder=self._folder / CELLS / cell.folder,
-            observer=self._audience.event,
-            stopper=self._stopper,
-        )
+        told: dict[str, Any] = {
+            "method": cell.method,
+            "split": split,
+            "backbone": self._load(cell, self._device),
+            "settings": cell.settings,
+            "seed": cell.seed,
+            "folder": self._folder / CELLS / cell.folder,
+            "observer": self._audience.event,
+            "stopper": self._stopper,
+        }
+        job = TransferJob(**told, targets=self._tested(cell)) if cell.targets else Job(**told)
         return find_kind(cell.method).load()(job)
 
+    def _tested(self, cell: Cell) -> Mapping[str, Whole]:
+        """The data sets that a cell is tested on besides its own, each read once."""
+        for name in cell.targets:
+            if name not in self._targets:
+                self._targets[name] = self._suite.whole(name)
+        return {name: self._targets[name] for name in cell.targets}
+
     def _split(self, cell: Cell) -> Split:
-        wanted = (cell.dataset, cell.shots, cell.seed)
+        wanted = (cell.dataset, cell.shots, cell.seed, bool(cell.targets))
         if self._last is None or self._last[0] != wanted:
-            self._last = (wanted, self._suite.load(cell.dataset, shots=cell.shots, seed=cell.seed))
+            self._last = (wanted, split_of(self._suite, cell))
         split = self._last[1]
         if (short := split.short(cell.shots)) and (cell.dataset, cell.shots) not in self._told:
             self._told.add((cell.dataset, cell.shots))
@@ -152,11 +162,7 @@ def row_of(cell: Cell, **told: Any) -> Row:
 def _figures(found: Found) -> dict[str, Any]:
     spent = found.spent
     return {
-        "base": found.base.accuracy,
-        "novel": found.novel.accuracy,
-        "h": harmonic_mean(found.base.accuracy, found.novel.accuracy),
-        "base_loss": found.base.loss,
-        "novel_loss": found.novel.loss,
+        **_accuracies(found),
         "template": found.template,
         "trials": found.trials,
         "evaluations": found.evaluations,
@@ -164,6 +170,15 @@ def _figures(found: Found) -> dict[str, Any]:
         "tokens": spent.tokens,
         "cost": None if spent.unpriced else spent.cost,
     }
+
+
+def _accuracies(found: Found) -> dict[str, Any]:
+    base, novel = found.base, found.novel
+    if novel is None:
+        return {"source": base.accuracy, "targets": {name: score.accuracy for name, score in found.targets.items()}}
+    h = harmonic_mean(base.accuracy, novel.accuracy)
+    halves = {"base": base.accuracy, "novel": novel.accuracy, "h": h}
+    return {**halves, "base_loss": base.loss, "novel_loss": novel.loss}
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A sweep as one page of Markdown: tables, the templates that were found, what it took, and where it was measured."""
 
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,15 +86,18 @@ def _templates(rows: Sequence[Row], suite: Suite) -> Table:
             f"{row.shots}",
             f"{row.seed}",
             f"`{row.template}`",
-            _mean(row.base),
-            _mean(row.novel),
+            *map(_mean, _accuracies(row)),
         )
         for row in rows
         if _finds(row)
     ]
-    return Table(
-        "The templates", ("data set", "method", "shots", "seed", "template", "base", "novel"), 5, (tuple(lines),)
-    )
+    measures = ("source", "targets") if any(row.targets for row in rows) else ("base", "novel")
+    return Table("The templates", ("data set", "method", "shots", "seed", "template", *measures), 5, (tuple(lines),))
+
+
+def _accuracies(row: Row) -> tuple[float | None, float | None]:
+    """On base and novel classes, or on the source and on average on its targets."""
+    return (row.source, statistics.fmean(row.targets.values())) if row.targets else (row.base, row.novel)
 
 
 def _price(rows: Sequence[Row]) -> Table:

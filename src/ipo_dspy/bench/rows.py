@@ -30,6 +30,8 @@ class Row:
         decisive: everything that decided the result.
         base, novel: accuracy in percent on the test images of either half, against its own names; `None` if it failed.
         h: their harmonic mean.
+        source, targets: accuracy in percent on all test images of the data set that was learned on, and of others by
+            name, instead of these, where what was learned is tested on other data sets.
         base_loss, novel_loss: mean cross-entropy in nats.
         template: the one that was found, where the method finds one.
         train_images: what was learned from.
@@ -53,6 +55,8 @@ class Row:
     base: float | None = None
     novel: float | None = None
     h: float | None = None
+    source: float | None = None
+    targets: Mapping[str, float] = field(default_factory=dict)
     base_loss: float | None = None
     novel_loss: float | None = None
     template: str | None = None

@@ -1,7 +1,7 @@
 """How a method is run on a split: learned on shots of the base classes, scored on test images of both halves."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -56,14 +56,15 @@ class Stopper:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a method came to; see `Row`."""
+    """What a method came to; see `Row`. Of a transfer, `base` is the source, and `novel` is none."""
 
     base: Score
-    novel: Score
+    novel: Score | None
     template: str | None = None
     trials: int | None = None
     evaluations: int | None = None
     spent: Spent = field(default_factory=Spent)
+    targets: Mapping[str, Score] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ class Job:
     def score(self, fitted: Fitted, **told: Any) -> Found:
         """Loss and accuracy on the test images of both halves, each against its own class names."""
         base, novel = (
-            evaluate(fitted, _images(half), half.labels(), half.classes) for half in (self.split.base, self.split.novel)
+            evaluate(fitted, images_of(half), half.labels(), half.classes)
+            for half in (self.split.base, self.split.novel)
         )
         return Found(base, novel, **told)
 
@@ -130,7 +132,7 @@ def fitted(job: Job) -> Found:
 def few_shot(job: Job) -> FewShot:
     """What methods of `baselines` are fitted to."""
     train = job.split.train
-    return FewShot(job.backbone, _images(train), train.labels(), train.classes, job.split.template)
+    return FewShot(job.backbone, images_of(train), train.labels(), train.classes, job.split.template)
 
 
 def ipo(job: Job) -> Found:
@@ -200,5 +202,6 @@ def build_proposer(given: Settings) -> Proposer:
     return LMProposer(lm, asking=given.asking, feedback=given.feedback)  # type: ignore[arg-type]  # any text
 
 
-def _images(examples: Sequence[dspy.Example]) -> list[object]:
+def images_of(examples: Sequence[dspy.Example]) -> list[object]:
+    """What is looked at in examples."""
     return [example.image for example in examples]

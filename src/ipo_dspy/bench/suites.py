@@ -19,6 +19,8 @@ from ipo_dspy.template import Template
 
 PAPER = tuple(name for name, one in BENCHMARKS.items() if one.kind != "transfer")
 """The eleven data sets of the base-to-novel table, in its order."""
+VARIANTS = tuple(name for name, one in BENCHMARKS.items() if one.kind == "transfer")
+"""Test sets with ImageNet's class names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,28 @@ class Split:
         return {name: count for name, count in self.train.counts().items() if count < shots}
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """All classes of a data set.
+
+    Attributes:
+        train: k shots of each, one where none are asked for; none of a set that is for testing only.
+        test: all test images.
+        template: the hand-written one.
+    """
+
+    train: ImageDataset = field(repr=False)
+    test: ImageDataset
+    template: Template
+
+
 class Suite(Protocol):
     """A collection of data sets.
 
     Attributes:
         name: of the collection.
         titles: of its data sets, as tables write them, by name and in order.
+        variants: titles of further sets that are for testing only.
         model, pretrained: the CLIP model that is usual for it.
         about: what it is, in a few words.
         note: what a reader of its tables has to know.
@@ -57,6 +75,7 @@ class Suite(Protocol):
     about: str
     note: str
     titles: Mapping[str, str]
+    variants: Mapping[str, str]
     model: str
     pretrained: str | None
     folders: tuple[Path, ...]
@@ -70,6 +89,9 @@ class Suite(Protocol):
 
     def load(self, name: str, *, shots: int, seed: int) -> Split:
         """A data set, drawn for the seed."""
+
+    def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> Whole:
+        """All classes of a data set, drawn for the seed; without shots it is only to be tested on."""
 
 
 class DemoSuite:
@@ -87,6 +109,7 @@ class DemoSuite:
 
     def __init__(self) -> None:
         self.titles: Mapping[str, str] = {name: name for name in demo.names()}
+        self.variants: Mapping[str, str] = {}
 
     def check(self, names: Sequence[str]) -> None:
         """They come with the package."""
@@ -95,6 +118,11 @@ class DemoSuite:
         """A bundled task."""
         base, novel = (demo.load(name, shots=shots, seed=seed, classes=half) for half in ("base", "novel"))
         return Split(base.trainset, base.testset, novel.testset, base.program.template)
+
+    def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> Whole:
+        """A bundled task."""
+        task = demo.load(name, shots=shots or 1, seed=seed, classes="all")
+        return Whole(task.trainset, task.testset, task.program.template)
 
 
 class PaperSuite:
@@ -114,6 +142,7 @@ class PaperSuite:
         self.root = root.expanduser().absolute()
         self.folders: tuple[Path, ...] = (self.root,)
         self.titles: Mapping[str, str] = {name: BENCHMARKS[name].title for name in PAPER}
+        self.variants: Mapping[str, str] = {name: BENCHMARKS[name].title for name in VARIANTS}
 
     def check(self, names: Sequence[str]) -> None:
         """Look for folders and split files; what `ipo-dspy data check` says of those that are not complete is told."""
@@ -138,6 +167,12 @@ class PaperSuite:
         base = load_benchmark(name, self.root, shots=shots, seed=seed, part="base")
         novel = load_benchmark(name, self.root, shots=shots, seed=seed, part="novel")
         return Split(base.train, base.test, novel.test, Template.parse(base.template))
+
+    def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> Whole:
+        """A data set of the paper, or a variant of ImageNet."""
+        drawn = None if name in VARIANTS else shots or 1
+        found = load_benchmark(name, self.root, shots=drawn, seed=seed)
+        return Whole(found.train, found.test, Template.parse(found.template))
 
 
 SUITES: Mapping[str, str] = MappingProxyType(
@@ -171,10 +206,30 @@ def chosen(asked: Sequence[str] | None, suite: Suite) -> tuple[str, ...]:
     Raises:
         DataError: an unknown one; the message lists the known.
     """
-    if asked is None:
-        return tuple(suite.titles)
-    by_word = {word.casefold(): name for name, title in suite.titles.items() for word in (name, title)}
+    return tuple(suite.titles) if asked is None else _named(asked, suite, suite.titles)
+
+
+def chosen_transfer(source: str, asked: Sequence[str] | None, suite: Suite) -> tuple[str, tuple[str, ...]]:
+    """Name of the data set to learn on, and of those to test on: those asked for, or all others.
+
+    Raises:
+        DataError: an unknown one, one to learn on that has test images only, or none to test on.
+    """
+    everything = {**suite.titles, **suite.variants}
+    (name,) = _named([source], suite, everything)
+    if name in suite.variants:
+        raise DataError(f"{suite.variants[name]} is for testing only; learn on one of {', '.join(suite.titles)}")
+    named = tuple(everything) if asked is None else _named(asked, suite, everything)
+    targets = tuple(one for one in named if one != name)
+    if not targets:
+        others = ", ".join(one for one in everything if one != name)
+        raise DataError(f"what is learned on {name} needs another data set to be tested on; name one of {others}")
+    return name, targets
+
+
+def _named(asked: Sequence[str], suite: Suite, titles: Mapping[str, str]) -> tuple[str, ...]:
+    by_word = {word.casefold(): name for name, title in titles.items() for word in (name, title)}
     for one in asked:
         if one.casefold() not in by_word:
-            raise DataError(f"suite {suite.name!r} has no data set {one!r}; known: {', '.join(suite.titles)}")
+            raise DataError(f"suite {suite.name!r} has no data set {one!r}; known: {', '.join(titles)}")
     return tuple(dict.fromkeys(by_word[one.casefold()] for one in asked))

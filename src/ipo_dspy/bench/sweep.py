@@ -13,6 +13,7 @@ from ipo_dspy.bench.rows import Row, Rows
 from ipo_dspy.bench.runs import Stopper, build_ipo
 from ipo_dspy.bench.spread import spread
 from ipo_dspy.bench.suites import Suite
+from ipo_dspy.bench.transfer import split_of
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.errors import StoppedError
 from ipo_dspy.estimate import Estimate, Item
@@ -74,7 +75,7 @@ def sweep(
     audience, stopper = audience or Nobody(), stopper or Stopper()
     for grid in grids:
         check_methods(grid.methods, grid.settings)
-    suite.check(grids[0].datasets)
+    suite.check((*grids[0].datasets, *grids[0].targets))
     cells = distinct(grids)
     with Rows(folder) as rows:
         settings = {"suite": suite.name, **asdict(grids[0].settings)}
@@ -97,11 +98,11 @@ def estimate(grids: Sequence[Grid], suite: Suite) -> Estimate:
         InputError: see `sweep`.
     """
     items: dict[tuple[str, str], Item] = {}
-    suite.check(grids[0].datasets)
+    suite.check((*grids[0].datasets, *grids[0].targets))
     for cell in distinct(grids):
         if cell.method != "ipo":
             continue
-        split = suite.load(cell.dataset, shots=cell.shots, seed=cell.seed)
+        split = split_of(suite, cell)
         optimizer = build_ipo(cell.settings, split, cell.seed)
         program = ClipClassifier(split.base.classes, template=split.template)  # its model is not loaded
         for item in optimizer.estimate(program, split.train).items:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ipo_dspy.bench.cells import Grid
-from ipo_dspy.bench.means import Entry, Mean, entry
+from ipo_dspy.bench.means import Entry, Mean, entry, transferred
 from ipo_dspy.bench.methods import find_kind
 from ipo_dspy.bench.published import AVERAGE, NOTHING, Figures, published, published_ablation
 from ipo_dspy.bench.rows import Row
@@ -58,6 +58,30 @@ def paper_table(grid: Grid, rows: Mapping[str, Row], suite: Suite, shots: int) -
             lines.append(_line([title, find_kind(method).title], found, theirs if with_paper else None))
         groups.append(tuple(lines))
     return Table(f"{shots}-shot, base to novel", _columns(["data set", "method"], with_paper), 2, tuple(groups))
+
+
+def transfer_table(grid: Grid, rows: Mapping[str, Row], suite: Suite, shots: int) -> Table:
+    """What each method learned on the source, there, on each target, and averaged over the targets."""
+    (source,) = grid.datasets
+    titles = {**suite.titles, **suite.variants}
+    tested = {f"{titles[source]} (source)": (source,), **_averages(grid.targets, suite)}
+    tested |= {titles[name]: (name,) for name in grid.targets}
+    groups = [
+        tuple(
+            (title, find_kind(method).title, transferred(grid, rows, names, method, shots)) for method in grid.methods
+        )
+        for title, names in tested.items()
+    ]
+    return Table(f"{shots}-shot, learned on {titles[source]}", ("data set", "method", "accuracy"), 2, tuple(groups))
+
+
+def _averages(targets: Sequence[str], suite: Suite) -> dict[str, tuple[str, ...]]:
+    """Over all targets; where variants are among them, over these and over the others too, as papers have it."""
+    kinds = {
+        "average of data sets": tuple(name for name in targets if name not in suite.variants),
+        "average of variants": tuple(name for name in targets if name in suite.variants),
+    }
+    return {AVERAGE: tuple(targets), **(kinds if all(kinds.values()) else {})}
 
 
 def ablation_table(name: str, grid: Grid, rows: Mapping[str, Row], suite: Suite, shots: int) -> Table:

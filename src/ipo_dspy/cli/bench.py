@@ -53,6 +53,14 @@ def bench(
             "prompts-per-step, lm or vlm; may be repeated."
         ),
     ] = None,
+    transfer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Learn on all classes of this data set and test on all classes of the others, or of --datasets, "
+            "instead of base to novel.",
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(min=0, help="Of IPO; others get its number of evaluations.")] = 40,
     prompts_per_step: PerStep = 8,
     history_size: Annotated[int, typer.Option(min=0, help="Best earlier templates that the proposer is shown.")] = 20,
@@ -95,7 +103,7 @@ def bench(
     from ipo_dspy.bench.curves import plot_curves
     from ipo_dspy.bench.page import write_page
     from ipo_dspy.bench.settings import Settings
-    from ipo_dspy.bench.suites import build_suite, chosen
+    from ipo_dspy.bench.suites import build_suite
     from ipo_dspy.bench.sweep import estimate
     from ipo_dspy.bench.tables import render
     from ipo_dspy.cli import resume, show
@@ -118,9 +126,11 @@ def bench(
         asking=asking,
         arguments=_arguments(method_arg),
     )
+    learned, tested = _data(transfer, _names(datasets), where, ablate)
     grid = Grid(
         suite=where.name,
-        datasets=chosen(_names(datasets), where),
+        datasets=learned,
+        targets=tested,
         methods=_methods(methods, given.lm),
         shots=_numbers(shots, "--shots", 1),
         seeds=_numbers(seeds, "--seeds", 0),
@@ -144,6 +154,20 @@ def bench(
     _show(tables, swept, format, out, json=json)
 
 
+def _data(
+    source: str | None, asked: Sequence[str] | None, suite: "Suite", ablate: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Data sets to learn on, and those that are for testing what was learned."""
+    from ipo_dspy.bench.suites import chosen, chosen_transfer
+
+    if source is None:
+        return chosen(asked, suite), ()
+    if ablate:
+        raise InputError("--ablate varies IPO from base to novel classes; leave --transfer out, or --ablate")
+    learned, tested = chosen_transfer(source, asked, suite)
+    return (learned,), tested
+
+
 def _sweep(grids: "Sequence[Grid]", suite: "Suite", out: Path, cluster: "RayTasks | None", **options: Any) -> "Swept":
     from ipo_dspy.bench.runs import Stopper
     from ipo_dspy.bench.sweep import sweep
@@ -157,10 +181,11 @@ def _sweep(grids: "Sequence[Grid]", suite: "Suite", out: Path, cluster: "RayTask
 
 
 def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "Suite", swept: "Swept") -> "list[Table]":
-    from ipo_dspy.bench.tables import ablation_table, paper_table
+    from ipo_dspy.bench.tables import ablation_table, paper_table, transfer_table
 
     if not ablations:
-        return [paper_table(grid, swept.rows, suite, shots) for shots in grid.shots]
+        kind = transfer_table if grid.targets else paper_table
+        return [kind(grid, swept.rows, suite, shots) for shots in grid.shots]
     return [
         ablation_table(name, one, swept.rows, suite, shots) for name, one in ablations.items() for shots in one.shots
     ]

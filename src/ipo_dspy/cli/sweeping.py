@@ -1,11 +1,12 @@
 """How a sweep is shown: a line a cell on stderr, and bars where that is a terminal."""
 
 import logging
+import statistics
 
 from ipo_dspy.bench.cells import Cell
 from ipo_dspy.bench.rows import Row
 from ipo_dspy.cli.progress import LiveProgress
-from ipo_dspy.cli.wording import in_options
+from ipo_dspy.cli.wording import counted, in_options
 from ipo_dspy.events import Event
 
 _draws = logging.getLogger("ipo_dspy.data")
@@ -55,7 +56,7 @@ class LiveSweep:
         if row.error is not None:
             self.say(f"{cell}: failed: {row.error}")
         else:
-            self.say(f"{cell}: base {row.base:.2f}, novel {row.novel:.2f}, H {row.h:.2f} ({row.seconds:.1f} s)")
+            self.say(f"{cell}: {_figures(row)} ({row.seconds:.1f} s)")
 
     def event(self, event: Event) -> None:
         """Steps as a bar, faults as lines; not each better template, or a sweep would be a long read."""
@@ -69,3 +70,10 @@ class LiveSweep:
     def say(self, text: str) -> None:
         """A line above the bars."""
         self._bars.say(text)
+
+
+def _figures(row: Row) -> str:
+    if row.targets:
+        average = statistics.fmean(row.targets.values())
+        return f"source {row.source:.2f}, average of {counted(len(row.targets), 'target')} {average:.2f}"
+    return f"base {row.base:.2f}, novel {row.novel:.2f}, H {row.h:.2f}"

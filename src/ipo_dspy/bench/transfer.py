@@ -1,0 +1,49 @@
+"""Transfer: a method learns on k shots of all classes of one data set and is tested on all classes of others.
+
+Zero-shot CLIP takes the hand-written template of each data set. Whatever learns takes along what it learned, and the
+template of the source, where it learns with one in place. Source: the cross-dataset transfer and domain
+generalization of Zhou et al. 2022, "Conditional Prompt Learning for Vision-Language Models", sections 4.2 and 4.3.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ipo_dspy.baselines import build_method
+from ipo_dspy.baselines.base import Fitted, evaluate
+from ipo_dspy.bench.cells import Cell
+from ipo_dspy.bench.methods import find_kind
+from ipo_dspy.bench.runs import Found, Job, few_shot, images_of
+from ipo_dspy.bench.suites import Split, Suite, Whole
+from ipo_dspy.history import Score
+
+
+@dataclass(frozen=True, slots=True)
+class TransferJob(Job):
+    """A job whose method is tested on all classes of its data set and of others; base and novel are one there.
+
+    Attributes:
+        targets: the others, by name.
+    """
+
+    targets: Mapping[str, Whole] = field(repr=False)
+
+    def score(self, fitted: Fitted, **told: Any) -> Found:
+        """Loss and accuracy on the source and on each target."""
+        source = self.split.base
+        own = evaluate(fitted, images_of(source), source.labels(), source.classes)
+        return Found(own, None, targets={name: self._on(one, fitted) for name, one in self.targets.items()}, **told)
+
+    def _on(self, target: Whole, fitted: Fitted) -> Score:
+        if not find_kind(self.method).learns:
+            task = replace(few_shot(self), template=target.template)
+            fitted = build_method(self.method, **self.settings.arguments.get(self.method, {})).fit(task)
+        return evaluate(fitted, images_of(target.test), target.test.labels(), target.test.classes)
+
+
+def split_of(suite: Suite, cell: Cell) -> Split:
+    """What a cell learns from, and is tested on at home."""
+    if not cell.targets:
+        return suite.load(cell.dataset, shots=cell.shots, seed=cell.seed)
+    whole = suite.whole(cell.dataset, shots=cell.shots, seed=cell.seed)
+    return Split(whole.train, whole.test, whole.test, whole.template)
