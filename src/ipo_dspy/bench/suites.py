@@ -134,7 +134,7 @@ class PaperSuite:
 
     name: str = "paper"
     about: str = "the paper's data sets"
-    note: str = "Protocol and splits are those of the CoOp line of work; the last columns are the paper's own figures."
+    note: str = "Protocol and splits are those of the CoOp line of work; columns called paper are its own figures."
     model: str = "ViT-B-16-quickgelu"
     pretrained: str | None = "openai"
 

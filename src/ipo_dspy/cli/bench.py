@@ -103,6 +103,7 @@ def bench(
     from ipo_dspy.bench.curves import plot_curves
     from ipo_dspy.bench.page import write_page
     from ipo_dspy.bench.settings import Settings
+    from ipo_dspy.bench.shots import write_shots
     from ipo_dspy.bench.suites import build_suite
     from ipo_dspy.bench.sweep import estimate
     from ipo_dspy.bench.tables import render
@@ -148,6 +149,8 @@ def bench(
     if not ablations:
         for path in plot_curves(out, grid, where.titles):
             show.note(f"curves  {path}")
+        if files := write_shots(out, grid, swept.rows, where):
+            show.note(f"shots   {files[0]}, shots-*.svg, shots-*.png")
     tables = _tables(grid, ablations, where, swept)
     if swept.rows:
         show.note(f"page  {write_page(out, tables, tuple(swept.rows.values()), where, resume.command(out))}")

@@ -1,4 +1,4 @@
-"""Plots as files, SVG and PNG, with matplotlib: curves over steps, and bars of words.
+"""Plots as files, SVG and PNG, with matplotlib: curves over steps, points over numbers, and bars of words.
 
 Import this module only to draw: matplotlib takes half a second to load.
 """
@@ -30,6 +30,20 @@ class Curve:
     steps: tuple[int, ...]
     raw: tuple[float, ...]
     smoothed: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Values at a few numbers.
+
+    Attributes:
+        at: where they were taken, rising.
+        values, errors: of equal length; an error of 0 has no bar.
+    """
+
+    at: tuple[int, ...]
+    values: tuple[float, ...]
+    errors: tuple[float, ...]
 
 
 def draw_curves(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> tuple[Path, ...]:
@@ -76,6 +90,31 @@ def draw_bars(
         axes.invert_yaxis()
         axes.set_xlabel(axis)
         axes.legend(fontsize="small")
+        return _save(figure, path)
+
+
+def draw_points(panels: Mapping[str, Mapping[str, Points]], path: Path, *, axis: str) -> tuple[Path, ...]:
+    """A panel for each measure with a line for each name through its points, and bars as long as their errors.
+
+    Equal steps on the axis are equal ratios, as between 1, 2, 4, 8 and 16. See `draw_curves` for the files.
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams["svg.hashsalt"] = "ipo_dspy"
+        figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        places = sorted({at for lines in panels.values() for points in lines.values() for at in points.at})
+        for axes, (measure, lines) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+        ):
+            for index, (name, points) in enumerate(lines.items()):
+                marker = "os^D"[index // 10 % 4]  # there are ten colours
+                axes.errorbar(points.at, points.values, points.errors, label=name, marker=marker, capsize=3)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(places, labels=[str(at) for at in places])
+            axes.set_xlabel(axis)
+            axes.set_ylabel(measure)
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1))
         return _save(figure, path)
 
 
