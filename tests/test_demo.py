@@ -1,5 +1,6 @@
 """Bundled tasks: the loader on a miniature asset folder, and on the bundled files."""
 
+import base64
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ipo_dspy import demo
-from ipo_dspy.data import few_shot
+from ipo_dspy.data import few_shot, load_image_folder
 from ipo_dspy.errors import DataError
 
 CLASSES = ["zebra", "ant", "cow", "bee", "dog"]
@@ -71,6 +72,23 @@ def test_seed_and_fresh_programs(assets: Path) -> None:
     assert one.trainset == two.trainset
     assert one.program is not two.program
     assert load(assets, seed=2).trainset != one.trainset
+
+
+def test_pictures_are_written_as_a_folder_that_is_read_again(tmp_path: Path) -> None:
+    count = demo.export("pixel-animals", tmp_path / "photos")
+    task = demo.load("pixel-animals", shots=16, classes="all")
+    found = load_image_folder(tmp_path / "photos")
+    assert len(found) == count == len(task.trainset) + 6 * 50 + len(task.testset)
+    assert found.classes == task.classes
+    pictures = {Path(one.source).read_bytes() for one in found if one.label == "bat"}
+    assert {base64.b64decode(one.image.url.partition(",")[2]) for one in task.testset if one.label == "bat"} < pictures
+    with pytest.raises(DataError, match=r"photos' holds something already; name a new folder"):
+        demo.export("pixel-animals", tmp_path / "photos")
+    with pytest.raises(DataError, match=r"0001.webp' cannot be written \(File exists\)"):
+        demo.export("pixel-animals", next((tmp_path / "photos").rglob("0001.webp")))
+    with pytest.raises(DataError, match="there is no demo 'tiney'"):
+        demo.export("tiney", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_refuses_what_it_does_not_know(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

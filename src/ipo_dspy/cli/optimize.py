@@ -66,6 +66,9 @@ def demo(
     max_errors: MaxErrors = 3,
     out: Out = None,
     allow_changes: AllowChanges = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Run nothing; write the pictures to this folder, to try other commands on.")
+    ] = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -75,6 +78,9 @@ def demo(
 
     if name == "list":
         _list_demo(json)
+        return
+    if export is not None:
+        _export(name, export, json)
         return
     base = bundled.load(name, shots=shots, seed=seed)
     novel = bundled.load(name, shots=shots, seed=seed, classes="novel")
@@ -298,6 +304,17 @@ def _list_demo(json: bool) -> None:
             ["name", "classes>", "pictures"],
             [(t.name, str(len(t.classes)), t.description) for t in tasks],
         )
+
+
+def _export(name: str, folder: Path, json: bool) -> None:
+    from ipo_dspy import demo as bundled
+    from ipo_dspy.cli import show
+
+    count = bundled.export(name, folder)
+    if json:
+        show.as_json({"images": count, "folder": str(folder)})
+    else:
+        show.note(f"{count} pictures in {folder}; go on with: ipo-dspy optimize {folder} --model demo")
 
 
 def _announce(json: bool, text: str) -> None:

@@ -5,6 +5,8 @@ protocol of the field, and all test images. The files are package data; nothing 
 loaded only when the program is used.
 """
 
+import base64
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
 
 Half = Literal["base", "novel", "all"]
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,30 @@ def load(name: str, *, shots: int = 16, seed: int = 0, classes: Half = "base") -
     return _load(assets(), name, shots=shots, seed=seed, classes=classes)
 
 
+def export(name: str, folder: str | os.PathLike[str]) -> int:
+    """Write all pictures of a task as `FOLDER/CLASS/NUMBER.webp`, as `load_image_folder` reads them.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        DataError: an unknown name, or a folder that cannot be written or holds something.
+    """
+    target = Path(folder)
+    examples = [one for split in SPLITS for one in load_image_table(_file(assets(), name), split=split)]
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        if any(target.iterdir()):
+            raise DataError(f"{str(target)!r} holds something already; name a new folder")
+        for number, one in enumerate(examples):
+            place = target / one.label
+            place.mkdir(exist_ok=True)
+            (place / f"{number:04}.webp").write_bytes(base64.b64decode(one.image.url.partition("base64,")[2]))
+    except OSError as error:
+        raise DataError(f"{str(target)!r} cannot be written ({error.strerror}); name another folder") from error
+    return len(examples)
+
+
 def _names(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in (folder / "data").glob("*.parquet")))
 
@@ -75,7 +102,7 @@ def _load(folder: Path, name: str, *, shots: int, seed: int, classes: Half) -> D
     )  # here, so that names() needs no more than a folder listing
 
     file = _file(folder, name)
-    train, val, test = (load_image_table(file, split=split) for split in ("train", "validation", "test"))
+    train, val, test = (load_image_table(file, split=split) for split in SPLITS)
     drawn = few_shot(train.labels(), val.labels(), shots=shots, seed=seed)
     half = _half(train.classes, classes)
     return DemoTask(
