@@ -1,7 +1,10 @@
 """A Ray cluster of several nodes on this machine."""
 
 import contextlib
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ipo_dspy.distributed.cluster import load_ray
@@ -28,3 +31,18 @@ def nodes(count: int = 2) -> Iterator[Any]:
 def add_node(cluster: Any) -> Any:
     """One that does not find the features that this process has put on disk."""
     return cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20, env_vars={"IPO_DSPY_CACHE": "off"})
+
+
+def processes(node: Any) -> list[int]:
+    """Those of Ray's workers on a node of this machine."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    return [int(pid) for pid in Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()]
+
+
+def kill(cluster: Any, node: Any) -> None:
+    """All processes of a node, as when a machine fails."""
+    workers = processes(node)
+    cluster.remove_node(node, allow_graceful=False)
+    for process in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)

@@ -32,7 +32,7 @@ from ipo_dspy.events import Event
 from ipo_dspy.journal import replay
 from ipo_dspy.scorers import ClipScorer
 from ipo_dspy.template import Template
-from ray_nodes import add_node, nodes
+from ray_nodes import add_node, kill, nodes, processes
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'ipo_dspy[ray]'")
 
@@ -276,21 +276,6 @@ def test_features_that_are_lost_with_a_node_are_encoded_again(
     kill(cluster, next(node for node in cluster.worker_nodes if node.node_id == key))
     assert held.scorer.score(TEMPLATES) == expected
     assert "parts of the images were lost with a node; they are encoded again" in caplog.text
-
-
-def processes(node: Any) -> list[int]:
-    """Those of Ray's workers on a node of this machine."""
-    raylet = node.all_processes["raylet"][0].process.pid
-    return [int(pid) for pid in Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()]
-
-
-def kill(cluster: Any, node: Any) -> None:
-    """All processes of a node, as when a machine fails."""
-    workers = processes(node)
-    cluster.remove_node(node, allow_graceful=False)
-    for process in workers:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
 
 
 def test_the_command_line_on_a_cluster(cluster: Any, task: demo.DemoTask, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,15 +25,20 @@ from ipo_dspy.distributed.tasks import RayTasks
 from ipo_dspy.errors import ClusterError, InputError, LanguageModelError
 from ipo_dspy.journal import FILE_NAME
 from openai_server import KEY
-from ray_nodes import nodes
+from ray_nodes import add_node, kill, nodes
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'ipo_dspy[ray]'")
 
 
 @pytest.fixture(scope="module")
-def ray() -> Iterator[RayTasks]:
-    with nodes() as cluster:
-        yield RayTasks(cluster.address)
+def cluster() -> Iterator[Any]:
+    with nodes() as found:
+        yield found
+
+
+@pytest.fixture
+def ray(cluster: Any) -> RayTasks:
+    return RayTasks(cluster.address)
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +184,25 @@ def test_a_worker_that_dies_costs_time_and_one_that_dies_again_a_row(
     assert str(failed.error).startswith("WorkerCrashedError: The worker died unexpectedly")
     again = run(tmp_path / "out", few, ray=ray, retry=True)
     assert results(again.rows).items() <= results(whole.rows).items()
+
+
+def test_a_node_that_is_killed_costs_time_only(cluster: Any, ray: RayTasks, tmp_path: Path) -> None:
+    long = grid(
+        methods=("ipo",), datasets=("grey-food",), seeds=(1, 2, 3), settings=Settings(steps=60, prompts_per_step=2)
+    )
+    doomed = add_node(cluster)
+
+    def end() -> None:
+        begun(tmp_path / "far", cells=3)
+        kill(cluster, doomed)
+
+    waiting = threading.Thread(target=end)
+    waiting.start()
+    listening = Listening()
+    far = run(tmp_path / "far", long, ray=ray, audience=listening)
+    waiting.join()
+    assert sum(what == "begins" for what, _ in listening.told) == 3 + 1
+    assert results(far.rows) == results(run(tmp_path / "here", long).rows)
 
 
 def test_ctrl_c_prints_the_command_that_goes_on(ray: RayTasks, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class Bench:
 
     def row(self, cell: Cell) -> Row:
         """Measure a cell; whatever fails in it is told in its row."""
-        started, began = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+        started, began = now(), time.perf_counter()
         images, found, error = 0, None, None
         try:
             split = self._split(cell)
@@ -179,6 +179,11 @@ def _accuracies(found: Found) -> dict[str, Any]:
     h = harmonic_mean(base.accuracy, novel.accuracy)
     halves = {"base": base.accuracy, "novel": novel.accuracy, "h": h}
     return {**halves, "base_loss": base.loss, "novel_loss": novel.loss}
+
+
+def now() -> str:
+    """In UTC, as rows have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def machine(device: str) -> dict[str, Any]:

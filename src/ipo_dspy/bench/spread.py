@@ -9,7 +9,6 @@ import contextlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ import torch
 from ipo_dspy import errors
 from ipo_dspy.bench.audience import Audience
 from ipo_dspy.bench.cells import Cell
-from ipo_dspy.bench.measure import Bench, check_able, check_asked, of_cell, row_of
+from ipo_dspy.bench.measure import Bench, check_able, check_asked, now, of_cell, row_of
 from ipo_dspy.bench.rows import Row, Rows
 from ipo_dspy.bench.runs import Stopper
 from ipo_dspy.bench.suites import Suite
@@ -140,12 +139,19 @@ def spread(
     start = total - len(todo) + 1
     tasks = [Task(cell, place, number, total) for number, cell in enumerate(todo, start=start)]
     told: set[str] = set()
+    started: dict[str, str] = {}
+
+    def begins(task: Task) -> None:
+        started[task.cell.key] = now()
+        audience.begins(task.cell, task.number, task.total)
+
     try:
-        with contextlib.closing(
-            ray.run(work, tasks, begins=lambda task: _begins(task, audience), check=stopper.check)
-        ) as ended:
+        with contextlib.closing(ray.run(work, tasks, begins=begins, check=stopper.check)) as ended:
             for task, answer in ended:
-                row = _lost(task, answer) if isinstance(answer, Lost) else _heard(answer, audience, told)
+                if isinstance(answer, Lost):
+                    row = row_of(task.cell, error=answer.error, started=started[task.cell.key])
+                else:
+                    row = _heard(answer, audience, told)
                 rows.append(row)
                 audience.ended(row)
     except StoppedError:
@@ -172,10 +178,6 @@ def _name(cell: Cell) -> Name:
     return cell.settings.model, cell.settings.pretrained
 
 
-def _begins(task: Task, audience: Audience) -> None:
-    audience.begins(task.cell, task.number, task.total)
-
-
 def _heard(answer: Answer, audience: Audience, told: set[str]) -> Row:
     """The row of an answer, after what is to be told; each sentence once, for every worker meets the same data.
 
@@ -191,10 +193,6 @@ def _heard(answer: Answer, audience: Audience, told: set[str]) -> Row:
         kind, message = answer.error or ("InputError", "a worker has told nothing; run again")
         raise getattr(errors, kind, InputError)(message)
     return answer.row
-
-
-def _lost(task: Task, lost: Lost) -> Row:
-    return row_of(task.cell, error=lost.error, started=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 _kept: dict[str, tuple[Bench, Ear]] = {}
