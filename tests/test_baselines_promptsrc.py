@@ -193,9 +193,10 @@ def test_the_published_recipe() -> None:
     [
         ({"n_ctx": -1}, "n_ctx=-1 is no number of prompt tokens; write e"),
         ({"depth": 0}, "depth=0 leaves no block for prompts; write depth=1"),
-        ({"text_weight": -1.0}, "text_weight=-1.0 drives features apart; write 0 or more"),
-        ({"image_weight": float("nan")}, "image_weight=nan drives features apart"),
-        ({"gpa_std": 0.0}, "gpa_std=0.0 is no width of a Gaussian; write a positive one"),
+        ({"text_weight": -1.0}, "text_weight=-1.0 is no weight of a term; write 0 or more"),
+        ({"image_weight": float("nan")}, "image_weight=nan is no weight of a term"),
+        ({"gpa_std": 0.0}, "gpa_std=0.0 is no width of a Gaussian; write a positive number"),
+        ({"gpa_mean": float("nan")}, r"gpa_mean=nan is no epoch; write e\.g\. 15"),
         ({"epochs": 0}, "epochs=0 leaves nothing to learn from"),
         ({"shots": 16}, "promptsrc has no setting 'shots'; known: n_ctx, words, depth, text_weight, "),
     ],

@@ -7,6 +7,7 @@ to point the same way. The texts are the user's, as of a language model, or else
 Letters: N images, n images of a batch, C classes, D width of the features, H hidden units of an adapter.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
@@ -134,8 +135,8 @@ class CoPrompt:
 
     def __post_init__(self) -> None:
         check_prompts(self.n_ctx, self.depth)
-        if not self.weight >= 0:
-            raise InputError(f"weight={self.weight!r} drives features apart; write 0 or more, e.g. 8")
+        if not 0 <= self.weight < math.inf:
+            raise InputError(f"weight={self.weight!r} is no weight of a term; write 0 or more, e.g. 8")
         for name in ("image_share", "text_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)!r} is no share of a feature; write 0 to 1, e.g. 0.1")

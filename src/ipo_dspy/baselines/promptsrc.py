@@ -8,6 +8,7 @@ never changes, so it is asked once.
 Letters: N images, n images of a batch, C classes, D width of the features, E epochs.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
@@ -212,10 +213,12 @@ class PromptSRC:
     def __post_init__(self) -> None:
         check_prompts(self.n_ctx, self.depth)
         for name in ("text_weight", "image_weight"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name}={getattr(self, name)!r} drives features apart; write 0 or more, e.g. 10")
-        if not self.gpa_std > 0:
-            raise InputError(f"gpa_std={self.gpa_std!r} is no width of a Gaussian; write a positive one, e.g. 1")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name}={getattr(self, name)!r} is no weight of a term; write 0 or more, e.g. 10")
+        if not math.isfinite(self.gpa_mean):
+            raise InputError(f"gpa_mean={self.gpa_mean!r} is no epoch; write e.g. 15")
+        if not 0 < self.gpa_std < math.inf:
+            raise InputError(f"gpa_std={self.gpa_std!r} is no width of a Gaussian; write a positive number, e.g. 1")
         self._recipe()
 
     def _recipe(self) -> Recipe:
