@@ -26,7 +26,8 @@ bench: $(READY)
 	$(BIN)/python scripts/bench.py --size $(or $(SIZE),quick)
 
 results: $(READY)
-	$(BIN)/python scripts/results.py
+	$(BIN)/ipo-dspy bench --ray local --out runs/results
+	cp runs/results/results.md docs/results.md
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs

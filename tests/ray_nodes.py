@@ -29,8 +29,10 @@ def nodes(count: int = 2) -> Iterator[Any]:
 
 
 def add_node(cluster: Any) -> Any:
-    """One that does not find the features that this process has put on disk."""
-    return cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20, env_vars={"IPO_DSPY_CACHE": "off"})
+    """One that finds the modules of the tests, but not the features that this process has put on disk."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    own = {"IPO_DSPY_CACHE": "off", "PYTHONPATH": path}
+    return cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20, env_vars=own)
 
 
 def processes(node: Any) -> list[int]:

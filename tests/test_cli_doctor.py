@@ -230,11 +230,11 @@ def test_a_folder_with_files_is_measured(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_here_and_one_that_does_not_exist() -> None:
-    names = [f"local-dir:{demo.model_path()}", "ViT-B-61"]
+    names = ["demo-vit", f"local-dir:{demo.model_path()}", "ViT-B-61"]
     with ThreadPoolExecutor() as pool:  # each takes a process that loads PyTorch
-        here, unknown = pool.map(lambda name: doctor_models.other_model(name, "openai", "cpu"), names)
-    assert here.found.startswith("found, loads in ")
-    assert (here.state, unknown.state) == ("ok", "fail")
+        *here, unknown = pool.map(lambda name: doctor_models.other_model(name, "openai", "cpu"), names)
+    assert all(one.found.startswith("found, loads in ") for one in here)
+    assert [one.state for one in (*here, unknown)] == ["ok", "ok", "fail"]
     assert "open_clip has no model 'ViT-B-61'" in unknown.found
     assert unknown.remedy.startswith("write e.g. --model ViT-B-16")
 

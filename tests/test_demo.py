@@ -11,10 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from ipo_dspy import demo
+from ipo_dspy import ClipClassifier, demo
+from ipo_dspy.baselines.towers import check_towers
+from ipo_dspy.bundled import BUNDLED, DEMO_VIT, located
+from ipo_dspy.clip.images import encode_images
 from ipo_dspy.data import few_shot, load_image_folder
-from ipo_dspy.errors import DataError
+from ipo_dspy.errors import DataError, InputError
 
 CLASSES = ["zebra", "ant", "cow", "bee", "dog"]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -114,6 +118,25 @@ def test_bundled_tasks_are_whole(name: str) -> None:
     assert min(task.testset.counts().values()) > 0
     assert Counter(type(item.image).__name__ for item in task.testset) == {"Image": len(task.testset)}
     assert all(item.image.url.startswith("data:image/") for item in task.testset)
+
+
+def test_the_two_bundled_models_differ_in_their_image_tower_alone() -> None:
+    task = demo.load("pixel-animals", shots=1)
+    one, two = (ClipClassifier(task.classes, model=name, device="cpu").backbone for name in BUNDLED)
+    texts = one.token_ids([f"a photo of a {name}." for name in task.classes])
+    torch.testing.assert_close(one.encode_tokens(texts), two.encode_tokens(texts), rtol=0, atol=1e-6)
+    images = [example.image for example in task.testset][::10]
+    near = (encode_images(one, images).features * encode_images(two, images).features).sum(dim=1)
+    assert 0.8 < near.mean() < 0.9999
+    check_towers(two, ("text", "image"))
+    with pytest.raises(InputError, match=r"the image tower of .* takes no learned tokens"):
+        check_towers(one, ("image",))
+
+
+def test_a_program_of_the_second_model_is_saved_by_its_name(tmp_path: Path) -> None:
+    ClipClassifier(["cat", "dog"], model=DEMO_VIT).save(str(tmp_path / "p.json"))
+    assert ClipClassifier.from_file(str(tmp_path / "p.json")).backbone.name == located(DEMO_VIT)
+    assert json.loads((tmp_path / "p.json").read_text())["clip"]["model"] == DEMO_VIT
 
 
 @pytest.mark.skipif(not demo.names(), reason="the assets are not built yet")

@@ -99,17 +99,22 @@ def encode_image(visual: Callable[[torch.Tensor], torch.Tensor], images: torch.T
 
 
 def export(state: dict[str, torch.Tensor], vocabulary: Vocabulary, folder: Path) -> None:
-    """Write open_clip_config.json and open_clip_model.safetensors (fp16, all token rows), each file whole."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write an open_clip folder with all token rows."""
     full = torch.zeros(VOCAB, MODEL_CFG["text_cfg"]["width"])
     full[torch.tensor(vocabulary.ids)] = state["token_embedding.weight"][: len(vocabulary.ids)].float()
+    config = {"model_cfg": MODEL_CFG, "preprocess_cfg": PREPROCESS_CFG}
+    write_folder({**state, "token_embedding.weight": full}, config, folder)
+
+
+def write_folder(state: dict[str, torch.Tensor], config: dict[str, Any], folder: Path) -> None:
+    """Write open_clip_config.json and open_clip_model.safetensors (fp16), each file whole."""
+    folder.mkdir(parents=True, exist_ok=True)
     out = {}
-    for name, value in {**state, "token_embedding.weight": full}.items():
+    for name, value in state.items():
         out[name] = value.half().contiguous() if value.is_floating_point() else value.contiguous()
-    weights, config = folder / "open_clip_model.safetensors", folder / "open_clip_config.json"
+    weights, path = folder / "open_clip_model.safetensors", folder / "open_clip_config.json"
     save_file(out, f"{weights}.tmp", metadata={"format": "pt"})
     Path(f"{weights}.tmp").chmod(0o644)  # safetensors makes files for the owner only
     Path(f"{weights}.tmp").replace(weights)
-    cfg = {"model_cfg": MODEL_CFG, "preprocess_cfg": PREPROCESS_CFG}
-    Path(f"{config}.tmp").write_text(json.dumps(cfg, indent=2) + "\n", encoding="utf-8")
-    Path(f"{config}.tmp").replace(config)
+    Path(f"{path}.tmp").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    Path(f"{path}.tmp").replace(path)

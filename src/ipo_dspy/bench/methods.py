@@ -103,6 +103,7 @@ def kinds() -> Mapping[str, Kind]:
     """All methods by name, in the order of the tables; `baselines.METHODS` says which are fitted."""
     found = {name: Kind(name, MODEL, name not in ZERO_SHOT, False, "runs:fitted", name) for name in FITTED}
     found["ipo"] = Kind("ipo", (*MODEL, *SEARCHING), True, False, "runs:ipo")
+    found["vpt+ipo"] = Kind("vpt+ipo", (*MODEL, *SEARCHING), True, False, "prompted:vpt_ipo", "vpt")
     for name in DSPY:
         found[name] = Kind(name, (*MODEL, *PROPOSING), True, True, f"optimizers:{name}")
     order = [*TITLES, *(name for name in found if name not in TITLES)]

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from ipo_dspy import demo
-from ipo_dspy.bundled import DEMO
+from ipo_dspy.bundled import DEMO_VIT
 from ipo_dspy.data import BENCHMARKS, ImageDataset, check_benchmark, find_benchmark, load_benchmark
 from ipo_dspy.data.benchmarks import expected_folder, is_there, parts
 from ipo_dspy.errors import DataError, InputError
@@ -95,7 +95,7 @@ class Suite(Protocol):
 
 
 class DemoSuite:
-    """The bundled tasks with the bundled CLIP: nothing is downloaded."""
+    """The bundled tasks with the bundled CLIP, whose vision transformer all methods can be run with; no download."""
 
     name: str = "demo"
     about: str = "the bundled tasks"
@@ -103,7 +103,7 @@ class DemoSuite:
         "The tasks are small and drawn for demonstration (see the model card): they say how the methods work, not how "
         "a large CLIP does on photographs. They have 16 training images a class, so with 16 shots seeds draw the same."
     )
-    model: str = DEMO
+    model: str = DEMO_VIT
     pretrained: str | None = None
     folders: tuple[Path, ...] = ()
 

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from ipo_dspy.bundled import located
 from ipo_dspy.cli.doctor_machine import Check
 from ipo_dspy.cli.options import DEFAULT_MODEL, DEFAULT_PRETRAINED
 from ipo_dspy.cli.wording import ROLES, in_options
@@ -85,7 +86,7 @@ def other_model(model: str, pretrained: str | None, where: str) -> Check:
     name = f"CLIP {model}"
     proxies = {f"{scheme}_proxy": NOWHERE for scheme in ("http", "https", "HTTP", "HTTPS")}
     offline = {**os.environ, **proxies, "HTTPS_PROXY": NOWHERE, "NO_PROXY": "", "no_proxy": "", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-P", "-c", _LOAD, model, pretrained or "", where]
+    command = [sys.executable, "-P", "-c", _LOAD, located(model), pretrained or "", where]
     began = time.monotonic()
     try:
         done = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=LOAD_SECONDS, check=False)

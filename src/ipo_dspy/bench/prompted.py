@@ -1,0 +1,67 @@
+"""VPT + IPO: a template for images as learned visual prompts show them (the paper's Table 5).
+
+First the prompts of the image tower are learned with the hand-written template, then IPO searches a template with
+these in place. They are kept beside the journal of the search, so that one which was killed goes on with the very same
+features.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ipo_dspy.baselines import build_method
+from ipo_dspy.baselines.prompting import Prompts
+from ipo_dspy.baselines.vpt import VisualPrompts
+from ipo_dspy.bench.runs import Found, Job, few_shot, ipo
+from ipo_dspy.errors import JournalError
+from ipo_dspy.files import write_whole
+
+if TYPE_CHECKING:
+    from ipo_dspy.clip.backbone import Backbone
+
+KEPT = "prompts.safetensors"
+
+
+def vpt_ipo(job: Job) -> Found:
+    """IPO with the image tower of VPT."""
+    content = _prompts(job)
+    model = VisualPrompts(job.backbone, job.split.template, _placed(load(content), job.backbone))
+    learned = hashlib.sha256(content).hexdigest()
+    return ipo(replace(job, backbone=job.backbone.with_image_encoder(model.image_features, learned)))
+
+
+def _prompts(job: Job) -> bytes:
+    """The learned prompts as a safetensors file; those of an earlier sitting where there are some."""
+    path = job.folder / KEPT
+    try:
+        if path.exists():
+            content = path.read_bytes()
+            load(content)
+            return content
+        content = save(_learned(job))
+        job.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except SafetensorError as error:
+        raise JournalError(f"{str(path)!r} is damaged; remove its folder, and the cell begins anew") from error
+    except OSError as error:
+        raise JournalError(
+            f"{str(path)!r} cannot be kept ({error.strerror}); free space or name another folder"
+        ) from error
+    return content
+
+
+def _learned(job: Job) -> dict[str, Tensor]:
+    """The prompts of each block by its number, learned on the split."""
+    method = build_method("vpt", **job.settings.arguments.get(job.method, {}))
+    fitted = method.fit(few_shot(job), seed=job.seed, progress=job.progress)
+    return {f"{block:03}": one.cpu().contiguous() for block, one in enumerate(fitted.model.parameters)}  # type: ignore[attr-defined]  # VPT's
+
+
+def _placed(found: Mapping[str, Tensor], backbone: "Backbone") -> Prompts:
+    first, *deep = (found[block].to(backbone.device) for block in sorted(found))
+    return Prompts(first, tuple(deep))
