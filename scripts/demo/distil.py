@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import random
 import time
@@ -44,10 +43,9 @@ def load_teacher(folder: Path) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def new_run(teacher: Any, vision: dict[str, Any], seed: int) -> Run:
+def new_run(teacher: Any, seed: int) -> Run:
     """A fresh student with the teacher's text tower; matrices alone have weight decay."""
     torch.manual_seed(seed)
-    VISION_CFG.update(vision)
     student = build_student()
     text = {name: value for name, value in teacher.state_dict().items() if not name.startswith("visual.")}
     student.load_state_dict(text, strict=False)
@@ -74,11 +72,27 @@ def loss_of(student: torch.Tensor, teacher: torch.Tensor, texts: torch.Tensor, s
     return COSINE * (1 - (student * teacher).sum(1)).mean() + apart
 
 
-def train(folder: Path, model: Path, *, vision: dict[str, Any], minutes: float, seed: int, save_every: float) -> Run:
+def distil_step(run: Run, teacher: Any, images: torch.Tensor, texts: torch.Tensor, scale: float) -> tuple[float, float]:
+    """One optimizer step on pictures [N, 3, 64, 64]; returns the loss and the mean cosine of the features."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad():
+            wanted = encode_image(teacher.visual, images)
+        seen = encode_image(run.model.visual, images)
+    loss = loss_of(seen, wanted, texts, scale)
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(run.model.visual.parameters(), 2.0)
+    run.optimizer.step()
+    update_average(run.average.visual, run.model.visual, run.step)
+    run.step += 1
+    return loss.item(), (seen * wanted).sum(1).mean().item()
+
+
+def train(folder: Path, model: Path, *, minutes: float, seed: int, save_every: float) -> None:
     """Train until the minutes are spent, counting those of earlier runs in the same folder."""
     folder.mkdir(parents=True, exist_ok=True)
     path, concepts, teacher = folder / "checkpoint.pt", load_concepts(), load_teacher(model)
-    run, bank = new_run(teacher, vision, seed), build_bank(concepts)
+    run, bank = new_run(teacher, seed), build_bank(concepts)
     if path.exists():
         run.load(path)
     rng = random.Random(seed * 1_000_003 + run.step)
@@ -94,24 +108,11 @@ def train(folder: Path, model: Path, *, vision: dict[str, Any], minutes: float, 
             run.save(path, elapsed)
         for group in run.optimizer.param_groups:
             group["lr"] = learning_rate(run.step, elapsed / (60 * minutes))
-        images = draw_batch(concepts, bank, rng, gen).images
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            with torch.no_grad():
-                wanted = encode_image(teacher.visual, images)
-            seen = encode_image(run.model.visual, images)
-        loss = loss_of(seen, wanted, texts, scale)
-        run.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(run.model.visual.parameters(), 2.0)
-        run.optimizer.step()
-        update_average(run.average.visual, run.model.visual, run.step)
-        run.step += 1
+        loss, cosine = distil_step(run, teacher, draw_batch(concepts, bank, rng, gen).images, texts, scale)
         if run.step % 100 == 0:
-            cosine = (seen * wanted).sum(1).mean().item()
-            print(f"step {run.step} minute {elapsed / 60:.2f} loss {loss.item():.4f} cosine {cosine:.4f}", flush=True)
+            print(f"step {run.step} minute {elapsed / 60:.2f} loss {loss:.4f} cosine {cosine:.4f}", flush=True)
     run.save(path, elapsed)
     print(f"done: {run.step} steps in {elapsed / 60:.1f} minutes")
-    return run
 
 
 def main() -> None:
@@ -123,18 +124,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=float, default=120.0, help="seconds between checkpoints")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--vision", type=json.loads, default={}, help="other sizes of the tower, as JSON")
     parser.add_argument("--export", type=Path, help="write the checkpoint's averaged weights to this folder and stop")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.export:
-        VISION_CFG.update(args.vision)
         state = torch.load(args.folder / "checkpoint.pt", weights_only=True)
         config = {"model_cfg": {**MODEL_CFG, "vision_cfg": VISION_CFG}, "preprocess_cfg": PREPROCESS_CFG}
         write_folder(state["average"], config, args.export)
         print(f"exported step {state['step']} ({state['spent'] / 60:.1f} minutes) to {args.export}")
         return
-    train(args.folder, args.model, vision=args.vision, minutes=args.minutes, seed=args.seed, save_every=args.save_every)
+    train(args.folder, args.model, minutes=args.minutes, seed=args.seed, save_every=args.save_every)
 
 
 if __name__ == "__main__":
