@@ -68,7 +68,7 @@ def test_few_shot_tells_short_classes_once(caplog: pytest.LogCaptureFixture) -> 
         drawn = few_shot(["a", "a", "b"], shots=2, seed=0)
     assert sorted(drawn.train) == [0, 1, 2]
     assert [record.message for record in caplog.records] == [
-        "1 class(es) with fewer than 2 images give all they have: b (1)"
+        "1 class(es) with fewer than 2 images left to train on give all they have: b (1)"
     ]
 
 
