@@ -162,7 +162,7 @@ def test_the_published_recipe() -> None:
         ({"n_ctx": -1}, "n_ctx=-1 is no number of prompt tokens; write e"),
         ({"depth": 0}, "depth=0 leaves no block for prompts; write depth=1"),
         ({"weight": -1.0}, r"weight=-1\.0 is no weight of a term; write 0 or more"),
-        ({"weight": float("inf")}, "weight=inf is no weight of a term"),
+        ({"weight": float("inf")}, "weight=inf is not a finite number"),
         ({"image_share": 1.5}, r"image_share=1\.5 is no share of a feature; write 0 to 1"),
         ({"text_share": -0.1}, r"text_share=-0\.1 is no share of a feature"),
         ({"smallest_crop": 0.0}, r"smallest_crop=0\.0 is no share of an image"),

@@ -1,6 +1,8 @@
 """What holds for every method that learns: the loss falls, the seed decides, the backbone stays as it was."""
 
 import copy
+import math
+import re
 from typing import Any
 
 import pytest
@@ -61,7 +63,22 @@ def test_the_seed_decides_to_the_last_bit(name: str, n_ctx: int | None) -> None:
     assert torch.equal(first.logits(images, CLASSES), again.logits(images, CLASSES))
     assert not torch.equal(first.logits(images, CLASSES), other.logits(images, CLASSES))
     assert all(torch.equal(*pair) for pair in zip(learned(first), learned(again), strict=True))
-    assert build_method(name).seeded
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "said"),
+    [
+        ("coop", {"epochs": 2.5}, "epochs=2.5 is not a whole number or None; write e.g. epochs=None"),
+        ("cocoop", {"n_ctx": True}, "n_ctx=True is not a whole number or None"),
+        ("maple", {"depth": "9"}, "depth='9' is not a whole number; write e.g. depth=9"),
+        ("vpt", {"lr": math.inf}, "lr=inf is not a finite number; write e.g. lr=0.0025"),
+        ("promptsrc", {"words": 5}, "words=5 is not a text; write e.g. words='a photo of a'"),
+        ("coprompt", {"smallest_crop": "x"}, "smallest_crop='x' is not a finite number; write e.g. smallest_crop=0.08"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(name: str, setting: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        build_method(name, **setting)
 
 
 @pytest.mark.parametrize("name", METHODS)

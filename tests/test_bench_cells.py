@@ -3,12 +3,17 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ipo_dspy.baselines import build_method
 from ipo_dspy.bench.cells import Cell, Grid, distinct
+from ipo_dspy.bench.official import _SET, official
 from ipo_dspy.bench.rows import ROWS, Row, Rows, read_rows
 from ipo_dspy.bench.settings import Settings
+from ipo_dspy.bench.suites import PAPER
+from ipo_dspy.data import BENCHMARKS
 from ipo_dspy.errors import InputError, JournalError
 
 CELL = Cell("demo", "grey-food", "ipo", 1, 1, Settings())
@@ -54,6 +59,42 @@ def test_what_a_method_does_not_read_is_not_in_its_key() -> None:
     assert clip.key == other.key
     assert clip.key != replace(clip, settings=Settings(model="ViT-B-16")).key
     assert CELL.key == replace(CELL, settings=Settings(arguments={"clip": {"x": 1}})).key
+
+
+def test_what_the_authors_set_for_a_data_set_gives_way_to_the_user() -> None:
+    cell = Cell("paper", "eurosat", "coprompt", 16, 1, Settings())
+    assert cell.arguments == {"depth": 12, "n_ctx": 2, "weight": 0.1}
+    assert replace(cell, suite="demo").arguments == {}
+    assert Cell("paper", "food101", "coprompt", 16, 1, Settings()).arguments["epochs"] == 5
+    assert Cell("paper", "imagenet", "coop", 16, 1, Settings()).arguments == {"epochs": 50}
+    own: dict[str, dict[str, Any]] = {
+        "coprompt": {"weight": 3.0, "n_ctx": 8},
+        "coprompt@eurosat": {"n_ctx": 6},
+        "coprompt@dtd": {"n_ctx": 1},
+    }
+    other = replace(cell, settings=Settings(arguments=own))
+    assert other.arguments == {"depth": 12, "n_ctx": 6, "weight": 3.0}
+    assert other.decisive["arguments"] == other.arguments
+    assert other.key != cell.key
+
+
+def test_what_the_authors_set_is_taken_by_the_methods() -> None:
+    for name in BENCHMARKS:
+        for method in ("coop", "coprompt"):
+            build_method(method, **official("paper", name, method))
+    assert set(_SET["coprompt"]) == set(PAPER)
+
+
+def test_a_password_in_an_address_decides_nothing_and_is_not_kept() -> None:
+    one, two = (
+        replace(
+            CELL, settings=Settings(lm="openai/x", lm_settings={"api_base": f"http://me:{word}@host:80/v1?key={word}"})
+        )
+        for word in ("planted", "another")
+    )
+    assert one.key == two.key
+    assert "planted" not in json.dumps(one.decisive)
+    assert one.decisive["lm_settings"] == {"api_base": "http://host:80/v1"}
 
 
 def test_a_grid_has_each_cell_once_and_ablations_share_the_usual_one() -> None:

@@ -166,6 +166,12 @@ def test_more_shots_than_a_class_has_images_are_told_once(tmp_path: Path) -> Non
         ({"settings": Settings(model="none")}, ModelError, "none"),
         ({"settings": Settings(arguments={"ipo": {"x": 1}})}, InputError, "method 'ipo' takes no settings of its own"),
         ({"settings": Settings(arguments={"clip": {"x": 1}})}, InputError, "clip has no setting 'x'"),
+        (
+            {"settings": Settings(arguments={"coop@cars": {}})},
+            InputError,
+            "'coop@cars' are for no data set .* grey-food",
+        ),
+        ({"settings": Settings(arguments={"coop@grey-food": {"x": 1}})}, InputError, "coop has no setting 'x'"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_there_are_rows(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ipo_dspy.bench.ablations import ABLATIONS, Models, ablation
+from ipo_dspy.bench.ablations import ABLATIONS, Models, ablation, variant_names
 from ipo_dspy.bench.cells import Grid
 from ipo_dspy.bench.means import Mean, entry
-from ipo_dspy.bench.page import page, write_page
+from ipo_dspy.bench.page import Content, page, write_page
 from ipo_dspy.bench.published import published
 from ipo_dspy.bench.rows import Row
 from ipo_dspy.bench.settings import Settings
@@ -168,19 +168,39 @@ def test_the_page_tells_templates_price_and_source() -> None:
     ]
     failed = replace(whole[0], seed=9, error="RuntimeError: no", template="not this <CLASS>.")
     suite = DemoSuite()
-    text = page([paper_table(GRID, found, suite, 1)], [*whole, failed], suite, "ipo-dspy bench --seeds 1,2")
+    table = paper_table(GRID, found, suite, 1)
+    content = Content([table], [*whole, failed], 8, suite, "ipo-dspy bench --seeds 1,2", {whole[-1].key: "history: 5"})
+    text = page(content)
     assert text.startswith("# Results: the bundled tasks\n\n")
     assert "over the seeds 1, 2, 9. The tasks are small" in text
     assert "| average | IPO | 72.0 ± 2.0 |" in text
     assert "| grey-food | IPO | 1 | 2 | `drawing 2 of a <CLASS>.` | 64.0 | 48.0 |" in text
     assert "`a <CLASS>.`" not in text  # nobody searched it
     assert "not this" not in text
+    assert "**Not whole:** of 8 cells 1 failed and 1 were not measured yet." in text
+    assert f"- clip, {failed.dataset}, 1-shot, seed 9: `RuntimeError: no`" in text
     assert "| CLIP | none | 2 | 0 | 0 | 0.00 | 1.0 ± 0.0 |" in text
-    assert "| IPO | 1 | 4 | 8 | 120 | unknown | 1.5 ± 0.3 |" in text
-    source = "commit c1 and c2; x86_64, threads: 2, Python 3.11.7; torch 2.13.0."
-    assert f"Printed by `ipo-dspy bench --seeds 1,2`: {source}" in text
+    assert "| IPO | 1 | 3 | 6 | 90 | unknown | 1.3 ± 0.3 |" in text
+    assert "| IPO, history: 5 | 1 | 1 | 2 | 30 | 0.00 | 2.0 |" in text
+    assert "command at commit c1 and c2; x86_64, threads: 2, Python 3.11.7; torch 2.13.0." in text
+    assert "```console\n$ ipo-dspy bench --seeds 1,2\n```" in text
 
 
 def test_a_page_that_cannot_be_written_names_it(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match=r"nowhere/results.md' cannot be written"):
-        write_page(tmp_path / "nowhere", [], [], DemoSuite(), "ipo-dspy bench")
+        write_page(tmp_path / "nowhere" / "results.md", Content([], [], 0, DemoSuite(), "ipo-dspy bench"))
+
+
+def test_any_template_stays_one_cell_of_the_table() -> None:
+    row = next(row for row in rows().values() if row.method == "ipo")
+    odd = replace(row, template="a | `<CLASS>`\nthe <CLASS>.")
+    text = page(Content([], [odd], 1, DemoSuite(), "ipo-dspy bench"))
+    assert "| 1 | 1 | `` a \\| `<CLASS>` ``<br>`the <CLASS>.` | 60.0 | 40.0 |" in text
+    assert "Not whole" not in text
+
+
+def test_cells_of_several_ablations_have_all_their_names() -> None:
+    grids = {name: ablation(name, GRID, Models()) for name in ("descriptions", "feedback")}
+    names = variant_names(grids)
+    assert len(names) == (2 + 2) * 4  # with descriptions is with both scores
+    assert "descriptions: with, feedback: loss and accuracy" in names.values()

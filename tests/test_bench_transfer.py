@@ -16,7 +16,7 @@ from ipo_dspy.baselines.templates import TemplateClassifier
 from ipo_dspy.bench import suites
 from ipo_dspy.bench.cells import Cell
 from ipo_dspy.bench.means import Mean, transferred
-from ipo_dspy.bench.page import page
+from ipo_dspy.bench.page import Content, page
 from ipo_dspy.bench.rows import Row
 from ipo_dspy.bench.runs import images_of
 from ipo_dspy.bench.settings import Settings
@@ -140,7 +140,8 @@ def test_failed_cells_are_left_out() -> None:
 
 
 def test_the_page_tells_source_and_targets_of_each_template() -> None:
-    text = page([transfer_table(GRID, measured(), DemoSuite(), 1)], list(measured().values()), DemoSuite(), "x")
+    table, rows = transfer_table(GRID, measured(), DemoSuite(), 1), list(measured().values())
+    text = page(Content([table], rows, len(rows), DemoSuite(), "x"))
     assert "| data set | method | shots | seed | template | source | targets |" in text
     assert "| grey-food | IPO | 1 | 2 | `a ipo <CLASS>.` | 64.0 | 54.0 |" in text
 

@@ -38,7 +38,7 @@ def test_the_table_is_printed_and_printed_again_without_measuring(capsys: pytest
     assert err.count("H ") == 3
     page = Path("runs", "bench", "results.md").read_text()
     assert out.strip() in page
-    assert f"`ipo-dspy {' '.join(CALL)} --out runs/bench`" in page
+    assert f"$ ipo-dspy {' '.join(CALL)} --out runs/bench\n" in page
     assert [Path("runs", "bench", f"curves-1-shot.{kind}").stat().st_size > 5000 for kind in ("svg", "png")] == [
         True
     ] * 2
@@ -74,7 +74,7 @@ def test_a_wrong_key_ends_the_sweep_and_is_no_result(
 
 
 def test_an_ablation_prints_its_own_table(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = call(capsys, *CALL, "--seeds", "1", "--ablate", "descriptions", "--ablate", "feedback")
+    code, out, _ = call(capsys, *CALL[:-2], "--seeds", "1", "--ablate", "descriptions", "--ablate", "feedback")
     assert code == 0
     assert "**IPO by descriptions, 1-shot**" in out
     assert "| data set | feedback | base | novel | H |" in out
@@ -85,6 +85,9 @@ def test_an_ablation_prints_its_own_table(capsys: pytest.CaptureFixture[str]) ->
         "accuracy",
         "loss and accuracy",
     ]
+    page = Path("runs", "bench", "results-ablations.md").read_text()
+    assert "| grey-food | IPO, descriptions: without | 1 | 1 |" in page
+    assert "| grey-food | IPO, descriptions: with, feedback: loss and accuracy | 1 | 1 |" in page
 
 
 @pytest.mark.parametrize(
@@ -101,6 +104,8 @@ def test_an_ablation_prints_its_own_table(capsys: pytest.CaptureFixture[str]) ->
         (["--ablate", "lm"], "compares language models and none is named"),
         (["--methods", "simba"], "method 'simba' has a language model write its templates and none is named"),
         (["--method-arg", "coop"], "--method-arg 'coop' names no method"),
+        (["--method-arg", "maple.n_ctx=two"], "n_ctx='two' is not a whole number; write e.g. n_ctx=2"),
+        (["--ablate", "history"], "--ablate varies IPO and measures no other method; leave --methods out"),
         (["--lm", "openai/a", "--lm", "openai/b"], "--lm names 2 models; name one, or compare them: --ablate lm"),
     ],
 )
@@ -119,6 +124,25 @@ def test_a_dry_run_tells_the_cost_and_measures_nothing(capsys: pytest.CaptureFix
     assert found["calls"] == 2 * (1 + 5 + 10)  # two seeds: a greeting, a description of each image, the questions
     assert found["cost"] > 0
     assert not Path("runs").exists()
+
+
+def test_a_dry_run_counts_all_that_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--lm", "openai/gpt-4o-mini", "--dry-run", "--json", "--model", "demo-vit", "--methods")
+    calls = [
+        json.loads(call(capsys, *CALL, *asked, names)[1])["calls"] for names in ("ipo", "vpt+ipo", "ipo,vpt+ipo,clip")
+    ]
+    assert calls[0] == calls[1] > 0
+    assert calls[2] == 2 * calls[0]
+
+
+def test_a_password_in_an_address_is_kept_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+    address = "api_base=http://me:planted@127.0.0.1:9/v1?key=planted"
+    for more in ((), ("--steps", "2")):  # the second time the settings that changed are told
+        _, out, err = call(capsys, *CALL, "--lm", "openai/x", "--lm-arg", address, *more)
+        assert "planted" not in out + err
+    files = [path for path in Path("runs").rglob("*") if path.is_file()]
+    assert any(path.name == "bench.json" for path in files)
+    assert not [path for path in files if b"planted" in path.read_bytes()]
 
 
 def test_changed_settings_are_refused_in_the_words_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -416,8 +416,9 @@ def test_settings_without_a_model_are_refused(photos: Path, capsys: pytest.Captu
 def test_a_password_in_an_address_is_not_in_the_printed_command(monkeypatch: pytest.MonkeyPatch) -> None:
     from ipo_dspy.cli import resume
 
-    monkeypatch.setattr(resume, "_invoked", ["demo", "--lm-arg", "api_base=http://me:planted@host/v1"])
-    assert resume.command(Path("a b")) == ("ipo-dspy demo --lm-arg api_base=http://USER:PASSWORD@host/v1 --out 'a b'")
+    monkeypatch.setattr(resume, "_invoked", ["demo", "--lm-arg", "api_base=http://me:pla/nted@host/v1?key=planted&b=1"])
+    told = "'api_base=http://USER:PASSWORD@host/v1?key=VALUE&b=VALUE'"
+    assert resume.command(Path("a b")) == f"ipo-dspy demo --lm-arg {told} --out 'a b'"
 
 
 def test_a_finished_run_is_told_again_and_other_settings_are_refused_unless_allowed(

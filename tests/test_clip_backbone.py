@@ -17,7 +17,7 @@ from PIL import Image
 
 from clip_toys import COCA, KINDS, PLAIN, TEXT, TRIMMED, VISION, shared_toy, toy_backbone, write_model
 from ipo_dspy.clip import sources
-from ipo_dspy.clip.backbone import import_open_clip, load_backbone
+from ipo_dspy.clip.backbone import import_open_clip, load_backbone, reload
 from ipo_dspy.clip.images import encode_images
 from ipo_dspy.clip.memo import Memo
 from ipo_dspy.errors import InputError, ModelError
@@ -330,3 +330,7 @@ def test_another_image_encoder_has_images_of_its_own_and_the_same_texts() -> Non
     assert other.fingerprint == toy.with_image_encoder(toy.encode_pixels, "flipped").fingerprint
     assert other.text_memo is toy.text_memo
     assert copy.deepcopy(other) is other
+    with pytest.raises(ModelError, match=r"lives in this process only; .* with_image_encoder"):
+        pickle.dumps(other)
+    with pytest.raises(ModelError, match="lives in this process only"):
+        reload(other, "bfloat16")

@@ -93,6 +93,7 @@ class Explanation:
                 "template": str(row.occlusion.template),
                 "scores": {part: asdict(score) for part, score in row.scores.items()},
                 "h": row.h,
+                "main": row.main,
             }
             for row in self.rows
         ]

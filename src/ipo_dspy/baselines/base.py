@@ -7,9 +7,11 @@ Letters: N images, C classes.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -21,6 +23,9 @@ from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.history import Score
 from ipo_dspy.metric import tally_logits
 from ipo_dspy.template import Template
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Tower = Literal["text", "image"]
 
@@ -75,6 +80,30 @@ def targets_of(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
     return torch.tensor([place[label] for label in labels], dtype=torch.int64)
 
 
+def check_kinds(method: "DataclassInstance") -> None:
+    """Refuse settings of another kind than the fields of a method are: whole numbers, finite numbers, texts.
+
+    Raises:
+        InputError: the first that is.
+    """
+    hints = get_type_hints(type(method))
+    for one in fields(method):
+        kinds = set(get_args(hints[one.name]) or (hints[one.name],))
+        value = getattr(method, one.name)
+        if not kinds <= _KINDS.keys() or any(_KINDS[kind][0](value) for kind in kinds):
+            continue
+        names = " or ".join(_KINDS[kind][1] for kind in _KINDS if kind in kinds)
+        raise InputError(f"{one.name}={value!r:.80} is not {names}; write e.g. {one.name}={one.default!r}")
+
+
+_KINDS: Mapping[type, tuple[Callable[[Any], bool], str]] = {
+    int: (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+    float: (lambda value: isinstance(value, int | float) and math.isfinite(value), "a finite number"),
+    str: (lambda value: isinstance(value, str), "a text"),
+    NoneType: (lambda value: value is None, "None"),
+}
+
+
 class Fitted(Protocol):
     """A classifier for any class names."""
 
@@ -87,11 +116,9 @@ class Method(Protocol):
     """A way to make a classifier from few images.
 
     Attributes:
-        seeded: whether `fit` depends on its seed.
         towers: those of the model that have to take learned tokens.
     """
 
-    seeded: bool
     towers: tuple[Tower, ...]
 
     def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> Fitted:

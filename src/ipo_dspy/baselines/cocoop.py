@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress, Tower
+from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
 from ipo_dspy.baselines.contexts import ContextTexts, check_context, first_context
 from ipo_dspy.baselines.descent import Recipe, train
 from ipo_dspy.baselines.layers import draw_linear
@@ -108,10 +108,10 @@ class CoCoOp:
     batch: int = 1
     lr: float = 0.002
 
-    seeded = True
     towers: ClassVar[tuple[Tower, ...]] = ("text",)
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_context(self.n_ctx, self.words)
         self._recipe()
 

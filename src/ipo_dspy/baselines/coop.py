@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress, Tower
+from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
 from ipo_dspy.baselines.contexts import ContextTexts, Position, check_context, first_context
 from ipo_dspy.baselines.descent import Recipe, train
 from ipo_dspy.clip.backbone import Backbone
@@ -91,10 +91,10 @@ class CoOp:
     batch: int = 32
     lr: float = 0.002
 
-    seeded = True
     towers: ClassVar[tuple[Tower, ...]] = ("text",)
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_context(self.n_ctx, self.words, self.position)
         self.recipe([])
 

@@ -7,7 +7,6 @@ to point the same way. The texts are the user's, as of a language model, or else
 Letters: N images, n images of a batch, C classes, D width of the features, H hidden units of an adapter.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress, Tower
+from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
 from ipo_dspy.baselines.descent import Recipe
 from ipo_dspy.baselines.layers import draw_linear
 from ipo_dspy.baselines.maple import Coupled, draw_coupled
@@ -130,12 +129,12 @@ class CoPrompt:
     batch: int = 4
     lr: float = 0.0035
 
-    seeded = True
     towers: ClassVar[tuple[Tower, ...]] = ("text", "image")
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_prompts(self.n_ctx, self.depth)
-        if not 0 <= self.weight < math.inf:
+        if self.weight < 0:
             raise InputError(f"weight={self.weight!r} is no weight of a term; write 0 or more, e.g. 8")
         for name in ("image_share", "text_share"):
             if not 0 <= getattr(self, name) <= 1:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress, Tower
+from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
 from ipo_dspy.baselines.descent import Recipe
 from ipo_dspy.baselines.layers import Linear, draw_linear
 from ipo_dspy.baselines.prompting import (
@@ -96,10 +96,10 @@ class MaPLe:
     batch: int = 4
     lr: float = 0.0035
 
-    seeded = True
     towers: ClassVar[tuple[Tower, ...]] = ("text", "image")
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_prompts(self.n_ctx, self.depth)
         self.recipe()
 

@@ -8,7 +8,6 @@ never changes, so it is asked once.
 Letters: N images, n images of a batch, C classes, D width of the features, E epochs.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress, Tower
+from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
 from ipo_dspy.baselines.descent import Recipe
 from ipo_dspy.baselines.prompting import (
     PromptedClassifier,
@@ -207,17 +206,15 @@ class PromptSRC:
     batch: int = 4
     lr: float = 0.0025
 
-    seeded = True
     towers: ClassVar[tuple[Tower, ...]] = ("text", "image")
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_prompts(self.n_ctx, self.depth)
         for name in ("text_weight", "image_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
+            if getattr(self, name) < 0:
                 raise InputError(f"{name}={getattr(self, name)!r} is no weight of a term; write 0 or more, e.g. 10")
-        if not math.isfinite(self.gpa_mean):
-            raise InputError(f"gpa_mean={self.gpa_mean!r} is no epoch; write e.g. 15")
-        if not 0 < self.gpa_std < math.inf:
+        if self.gpa_std <= 0:
             raise InputError(f"gpa_std={self.gpa_std!r} is no width of a Gaussian; write a positive number, e.g. 1")
         self._recipe()
 

@@ -50,7 +50,6 @@ class TemplateClassifier:
 class Clip:
     """Zero-shot CLIP with the hand-written template of the data set (Radford et al. 2021, section 3.1)."""
 
-    seeded = False
     towers: tuple[Tower, ...] = ()
 
     def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
@@ -61,7 +60,6 @@ class Clip:
 class ClipEnsemble:
     """Zero-shot CLIP with the 80 prompts for ImageNet, whatever the data set (Radford et al. 2021, section 3.1.4)."""
 
-    seeded = False
     towers: tuple[Tower, ...] = ()
 
     def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
@@ -76,7 +74,6 @@ class BestTemplate:
     the list.
     """
 
-    seeded = False
     towers: tuple[Tower, ...] = ()
 
     def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:

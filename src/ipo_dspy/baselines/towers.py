@@ -118,7 +118,7 @@ class ImageTower:
             prompts: tokens [P, W] appended after the patches; they have no positions and go through the norm before
                 the first block, as in the code of MaPLe and PromptSRC.
             deep: tokens [P, W] that take their places before the second block, the third, and so on
-                (Jia et al. 2022, "VPT", equation 6).
+                (Jia et al. 2022, "VPT", section 3.2).
 
         Raises:
             InputError: more deep prompts than there are blocks for, or deep prompts of another number of tokens.

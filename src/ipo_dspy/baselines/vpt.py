@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress, Tower
+from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
 from ipo_dspy.baselines.descent import Recipe
 from ipo_dspy.baselines.prompting import PromptedClassifier, Prompts, check_prompts, draw_prompts, learn
 from ipo_dspy.baselines.towers import ImageTower
@@ -79,10 +79,10 @@ class VPT:
     batch: int = 4
     lr: float = 0.0025
 
-    seeded = True
     towers: ClassVar[tuple[Tower, ...]] = ("image",)
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_prompts(self.n_ctx, self.depth)
         self.recipe()
 

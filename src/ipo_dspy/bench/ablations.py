@@ -1,5 +1,7 @@
 """The paper's ablations of IPO: the same sweep with one setting varied."""
 
+import itertools
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -66,6 +68,16 @@ ABLATIONS: Mapping[str, Callable[[Settings, Models], Variants]] = MappingProxyTy
     }
 )
 """What can be varied, by name. Steps stay as they are: more prompts per step are more templates tried."""
+
+
+def variant_names(ablations: Mapping[str, Grid]) -> Mapping[str, str]:
+    """What the cells of ablations are called, by key; a cell of several has all of its names."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, grid in ablations.items():
+        for place in itertools.product(grid.datasets, grid.methods, grid.shots, grid.seeds):
+            for variant in grid.variants:
+                found[grid.cell(*place, variant).key].append(f"{name}: {variant}")
+    return {key: ", ".join(names) for key, names in found.items()}
 
 
 def ablation(name: str, grid: Grid, models: Models) -> Grid:

@@ -13,7 +13,9 @@ from types import MappingProxyType
 from typing import Any
 
 from ipo_dspy.bench.methods import find_kind
+from ipo_dspy.bench.official import official
 from ipo_dspy.bench.settings import Settings
+from ipo_dspy.lms.addresses import without_credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +47,22 @@ class Cell:
     targets: tuple[str, ...] = ()
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """Of the method: its authors' for the data set, then the user's for all data sets, then those for this one."""
+        own = self.settings.arguments
+        here = own.get(f"{self.method}@{self.dataset}", {})
+        return {**official(self.suite, self.dataset, self.method), **own.get(self.method, {}), **here}
+
+    @property
     def decisive(self) -> Mapping[str, Any]:
         """Everything that decides the result, as plain values."""
         kind = find_kind(self.method)
         drawn = {"shots": self.shots, "seed": self.seed} if kind.learns else {}
         settings = asdict(self.settings)
-        told = {name: settings[name] for name in kind.reads}
-        own = dict(self.settings.arguments.get(self.method, {}))
+        told = without_credentials({name: settings[name] for name in kind.reads})
         carried = {"protocol": "transfer", "targets": sorted(self.targets)} if self.targets else {}
         named = {"suite": self.suite, "dataset": self.dataset, "method": self.method, **carried}
-        return {**named, **drawn, **told, "arguments": own}
+        return {**named, **drawn, **told, "arguments": self.arguments}
 
     @property
     def key(self) -> str:

@@ -92,6 +92,7 @@ class Bench:
             "split": split,
             "backbone": self._load(cell, self._device),
             "settings": cell.settings,
+            "arguments": cell.arguments,
             "seed": cell.seed,
             "folder": self._folder / CELLS / cell.folder,
             "observer": self._audience.event,

@@ -5,7 +5,7 @@ on both halves as zero-shot CLIP is. `Kind` says of each what decides its result
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -122,8 +122,8 @@ def find_kind(name: str) -> Kind:
     return known[name]
 
 
-def check_methods(names: tuple[str, ...], settings: "Settings") -> None:
-    """See that the methods are known and can be run with these settings.
+def check_methods(names: Sequence[str], settings: "Settings", datasets: Collection[str]) -> None:
+    """See that the methods are known and can be run with these settings on these data sets.
 
     Raises:
         InputError: an unknown method or hyper-parameter; the message lists the known.
@@ -136,7 +136,10 @@ def check_methods(names: tuple[str, ...], settings: "Settings") -> None:
                 f"method {name!r} has a language model write its templates and none is named; write e.g. "
                 "--lm openai/gpt-4o-mini, or leave it out of --methods"
             )
-    for name, given in settings.arguments.items():
+    for key, given in settings.arguments.items():
+        name, at, dataset = key.partition("@")
+        if at and dataset not in datasets:
+            raise InputError(f"settings of {key!r} are for no data set of the suite; known: {', '.join(datasets)}")
         fits = known[name].fits if name in known else None
         if fits is None:
             takes = ", ".join(one for one, kind in known.items() if kind.fits)

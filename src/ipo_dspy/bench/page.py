@@ -1,8 +1,8 @@
 """A sweep as one page of Markdown: tables, the templates that were found, what it took, and where it was measured."""
 
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,9 +15,6 @@ from ipo_dspy.errors import JournalError
 from ipo_dspy.files import write_whole
 
 T = TypeVar("T")
-
-PAGE = "results.md"
-"""Name of the page in the folder of a sweep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +43,35 @@ class Sources:
         return f"commit {' and '.join(self.commits)}; {'; '.join(self.machines)}; {'; '.join(self.versions)}"
 
 
-def write_page(folder: Path, tables: Sequence[Table], rows: Sequence[Row], suite: Suite, command: str) -> Path:
-    """Write `results.md` into the folder of a sweep.
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a page is about.
+
+    Attributes:
+        tables: the first of the page.
+        rows: of the cells that were asked for, as far as there are some.
+        cells: how many were asked for.
+        suite: of the data sets.
+        command: that measures it.
+        variants: of cells of an ablation, by key.
+    """
+
+    tables: Sequence[Table]
+    rows: Sequence[Row]
+    cells: int
+    suite: Suite
+    command: str
+    variants: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_page(path: Path, content: Content) -> Path:
+    """Write a page and return where it lies.
 
     Raises:
         JournalError: it cannot be written.
     """
-    path = folder / PAGE
     try:
-        write_whole(path, page(tables, rows, suite, command).encode())
+        write_whole(path, page(content).encode())
     except OSError as error:
         raise JournalError(
             f"{str(path)!r} cannot be written ({error.strerror}); free space or name another folder"
@@ -62,30 +79,56 @@ def write_page(folder: Path, tables: Sequence[Table], rows: Sequence[Row], suite
     return path
 
 
-def page(tables: Sequence[Table], rows: Sequence[Row], suite: Suite, command: str) -> str:
-    """The page of the rows of a sweep."""
-    whole = [row for row in rows if row.error is None]
-    seeds = ", ".join(map(str, sorted({row.seed for row in rows})))
+def page(content: Content) -> str:
+    """The page of a sweep as Markdown."""
+    whole = [row for row in content.rows if row.error is None]
+    suite = content.suite
     parts = [
         f"# Results: {suite.about}",
-        f"Test accuracy in percent, mean and standard error over the seeds {seeds}. {suite.note}",
-        *map(markdown, tables),
-        *([markdown(_templates(whole, suite))] if any(_finds(row) for row in whole) else []),
-        markdown(_price(whole)),
-        f"Printed by `{command}`: {Sources.of(rows)}. Seconds hold whatever else the machine was doing.",
+        f"Test accuracy in percent, mean and standard error over the seeds {_seeds(content.rows)}. {suite.note}",
+        *_missing(content),
+        *map(markdown, content.tables),
+        *([markdown(_templates(whole, content))] if any(_finds(row) for row in whole) else []),
+        *([markdown(_price(whole, content))] if whole else []),
+        f"Printed by this command at {Sources.of(content.rows)}. Seconds hold whatever else the machine was doing.",
+        f"```console\n$ {content.command}\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _templates(rows: Sequence[Row], suite: Suite) -> Table:
+def _seeds(rows: Sequence[Row]) -> str:
+    return ", ".join(map(str, sorted({row.seed for row in rows})))
+
+
+def _missing(content: Content) -> list[str]:
+    """What the means leave out."""
+    failed = [row for row in content.rows if row.error is not None]
+    told = []
+    if failed or len(content.rows) < content.cells:
+        unreached = content.cells - len(content.rows)
+        told.append(
+            f"**Not whole:** of {content.cells} cells {len(failed)} failed and {unreached} were not measured yet. "
+            "A mean is over the seeds that there are, and has no error where that is one."
+        )
+    if failed:
+        told.append(
+            "\n".join(
+                f"- {row.method}, {row.dataset}, {row.shots}-shot, seed {row.seed}: {code(row.error or '')}"
+                for row in failed
+            )
+        )
+    return told
+
+
+def _templates(rows: Sequence[Row], content: Content) -> Table:
     """What the methods found that find a template."""
     lines: list[tuple[Value, ...]] = [
         (
-            suite.titles[row.dataset],
-            _title(row),
+            content.suite.titles[row.dataset],
+            _title(row, content),
             f"{row.shots}",
             f"{row.seed}",
-            f"`{row.template}`",
+            code(row.template or ""),
             *map(_mean, _accuracies(row)),
         )
         for row in rows
@@ -100,26 +143,36 @@ def _accuracies(row: Row) -> tuple[float | None, float | None]:
     return (row.source, statistics.fmean(row.targets.values())) if row.targets else (row.base, row.novel)
 
 
-def _price(rows: Sequence[Row]) -> Table:
+def _price(rows: Sequence[Row], content: Content) -> Table:
     """Seconds of a cell, and what language models were asked, by method and shots."""
     lines: list[tuple[Value, ...]] = []
-    for method, shots in _once((row.method, row.shots) for row in rows):
-        own = [row for row in rows if (row.method, row.shots) == (method, shots)]
+    drawn = {row.key: f"{row.shots}" if find_kind(row.method).learns else "none" for row in rows}
+    for title, shots in _once((_title(row, content), drawn[row.key]) for row in rows):
+        own = [row for row in rows if (_title(row, content), drawn[row.key]) == (title, shots)]
         costs = [row.cost for row in own]
         cost = "unknown" if None in costs else f"{sum(one or 0 for one in costs):.2f}"
-        drawn = f"{shots}" if find_kind(method).learns else "none"
         asked = (f"{sum(row.calls for row in own)}", f"{sum(row.tokens for row in own)}", cost)
-        lines.append((find_kind(method).title, drawn, f"{len(own)}", *asked, Mean.of([row.seconds for row in own])))
+        lines.append((title, shots, f"{len(own)}", *asked, Mean.of([row.seconds for row in own])))
     names = ("method", "shots", "cells", "LLM calls", "tokens", "USD", "seconds a cell")
     return Table("What it took", names, 6, (tuple(lines),))
+
+
+def code(text: str) -> str:
+    r"""Text as code on one line of Markdown, whatever is in it; lines become one each.
+
+    >>> print(code("a `<CLASS>`"), code("one\ntwo"))
+    `` a `<CLASS>` `` `one`<br>`two`
+    """
+    return "<br>".join(f"`` {line} ``" if "`" in line else f"`{line}`" for line in text.splitlines())
 
 
 def _finds(row: Row) -> bool:
     return row.template is not None and find_kind(row.method).learns
 
 
-def _title(row: Row) -> str:
-    return find_kind(row.method).title
+def _title(row: Row, content: Content) -> str:
+    title, variant = find_kind(row.method).title, content.variants.get(row.key)
+    return title if variant is None else f"{title}, {variant}"
 
 
 def _mean(value: float | None) -> Mean | None:

@@ -57,7 +57,7 @@ def _prompts(job: Job) -> bytes:
 
 def _learned(job: Job) -> dict[str, Tensor]:
     """The prompts of each block by its number, learned on the split."""
-    method = build_method("vpt", **job.settings.arguments.get(job.method, {}))
+    method = build_method("vpt", **job.arguments)
     fitted = method.fit(few_shot(job), seed=job.seed, progress=job.progress)
     return {f"{block:03}": one.cpu().contiguous() for block, one in enumerate(fitted.model.parameters)}  # type: ignore[attr-defined]  # VPT's
 

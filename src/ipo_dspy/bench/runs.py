@@ -76,6 +76,7 @@ class Job:
         split: images to learn from and to be tested on.
         backbone: the CLIP model.
         settings: of the sweep.
+        arguments: hyper-parameters of the method on this data set.
         seed: of every draw.
         folder: for what is written on the way; a killed job goes on from there.
         observer: told of events as they happen.
@@ -86,6 +87,7 @@ class Job:
     split: Split
     backbone: "Backbone"
     settings: Settings
+    arguments: Mapping[str, Any]
     seed: int
     folder: Path
     observer: Observer = field(repr=False)
@@ -123,7 +125,7 @@ class Run(Protocol):
 
 def fitted(job: Job) -> Found:
     """A method of `baselines`."""
-    method = build_method(job.method, **job.settings.arguments.get(job.method, {}))
+    method = build_method(job.method, **job.arguments)
     found = method.fit(few_shot(job), seed=job.seed, progress=job.progress)
     lines = found.template.lines if isinstance(found, TemplateClassifier) else ()
     return job.score(found, template=lines[0] if len(lines) == 1 else None)

@@ -22,7 +22,7 @@ class Settings:
         lm, vlm: names of the language models that propose and describe; without them the embedded ones do.
         lm_settings, vlm_settings: of these models.
         asking: how `lm` is asked, see `LMProposer`.
-        arguments: hyper-parameters by method, other than its paper's.
+        arguments: hyper-parameters by method, other than its paper's; of `METHOD@DATASET` for one data set.
     """
 
     model: str = DEMO

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ipo_dspy.bench.audience import Audience, Nobody
 from ipo_dspy.bench.cells import Cell, Grid, distinct
 from ipo_dspy.bench.measure import Bench, check_able, check_asked
-from ipo_dspy.bench.methods import check_methods
+from ipo_dspy.bench.methods import check_methods, find_kind
 from ipo_dspy.bench.rows import Row, Rows
 from ipo_dspy.bench.runs import Stopper, build_ipo
 from ipo_dspy.bench.spread import spread
@@ -17,6 +17,7 @@ from ipo_dspy.bench.transfer import split_of
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.errors import StoppedError
 from ipo_dspy.estimate import Estimate, Item
+from ipo_dspy.lms.addresses import without_credentials
 
 if TYPE_CHECKING:
     from ipo_dspy.distributed.tasks import RayTasks
@@ -74,11 +75,11 @@ def sweep(
     """
     audience, stopper = audience or Nobody(), stopper or Stopper()
     for grid in grids:
-        check_methods(grid.methods, grid.settings)
+        check_methods(grid.methods, grid.settings, suite.titles)
     suite.check((*grids[0].datasets, *grids[0].targets))
     cells = distinct(grids)
     with Rows(folder) as rows:
-        settings = {"suite": suite.name, **asdict(grids[0].settings)}
+        settings = without_credentials({"suite": suite.name, **asdict(grids[0].settings)})
         rows.agree(settings, allow_changes=allow_changes)
         ready = {key for key, row in rows.latest.items() if row.error is None or not retry}
         todo = [cell for cell in cells if cell.key not in ready]
@@ -100,7 +101,7 @@ def estimate(grids: Sequence[Grid], suite: Suite) -> Estimate:
     items: dict[tuple[str, str], Item] = {}
     suite.check((*grids[0].datasets, *grids[0].targets))
     for cell in distinct(grids):
-        if cell.method != "ipo":
+        if "history_size" not in find_kind(cell.method).reads:  # neither IPO nor VPT + IPO
             continue
         split = split_of(suite, cell)
         optimizer = build_ipo(cell.settings, split, cell.seed)

@@ -119,7 +119,8 @@ def markdown(table: Table) -> str:
         f"| {' | '.join(table.columns)} |",
         f"|{'---|' * table.texts}{'---:|' * (len(table.columns) - table.texts)}",
     ]
-    body = [f"| {' | '.join(_text(value).replace('|', '/') for value in line)} |" for line in table.lines]
+    lines = [[_text(value).replace("|", "\\|") for value in line] for line in table.lines]
+    body = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([f"**{table.title}**", "", *heads, *body])
 
 

@@ -37,7 +37,7 @@ class TransferJob(Job):
     def _on(self, target: Whole, fitted: Fitted) -> Score:
         if not find_kind(self.method).learns:
             task = replace(few_shot(self), template=target.template)
-            fitted = build_method(self.method, **self.settings.arguments.get(self.method, {})).fit(task)
+            fitted = build_method(self.method, **self.arguments).fit(task)
         return evaluate(fitted, images_of(target.test), target.test.labels(), target.test.classes)
 
 

@@ -78,7 +78,9 @@ def bench(
     asking: Asking = "auto",
     method_arg: Annotated[
         list[str] | None,
-        typer.Option("--method-arg", metavar="METHOD.NAME=VALUE", help="Hyper-parameter, e.g. coop.epochs=5."),
+        typer.Option(
+            "--method-arg", metavar="METHOD[@DATASET].NAME=VALUE", help="Hyper-parameter, e.g. coop.epochs=5."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Another CLIP than the suite's.")] = None,
     pretrained: Annotated[str | None, typer.Option(help="Its open_clip tag or checkpoint path.")] = None,
@@ -98,10 +100,10 @@ def bench(
     json: Json = False,
 ) -> None:
     """Measure methods on data sets by the base-to-novel protocol and print the paper's table."""
-    from ipo_dspy.bench.ablations import Models, ablation
+    from ipo_dspy.bench.ablations import Models, ablation, variant_names
     from ipo_dspy.bench.cells import Grid
     from ipo_dspy.bench.curves import plot_curves
-    from ipo_dspy.bench.page import write_page
+    from ipo_dspy.bench.page import Content, write_page
     from ipo_dspy.bench.settings import Settings
     from ipo_dspy.bench.shots import write_shots
     from ipo_dspy.bench.suites import build_suite
@@ -137,10 +139,12 @@ def bench(
         seeds=_numbers(seeds, "--seeds", 0),
         settings=given,
     )
-    if methods is None and not dry_run:
+    if methods is None and not dry_run and not ablate:
         where.check(grid.datasets)  # before a model is loaded, or fetched
         grid = replace(grid, methods=_able(grid, device))
     ablations = {name: ablation(name, grid, models) for name in ablate or ()}
+    if ablations and methods is not None:
+        raise InputError("--ablate varies IPO and measures no other method; leave --methods out, or --ablate")
     grids = tuple(ablations.values()) or (grid,)
     if dry_run:
         show.estimate(estimate(grids, where), machine=json)
@@ -153,8 +157,16 @@ def bench(
             show.note(f"shots   {files[0]}, shots-*.svg, shots-*.png")
     tables = _tables(grid, ablations, where, swept)
     if swept.rows:
-        show.note(f"page  {write_page(out, tables, tuple(swept.rows.values()), where, resume.command(out))}")
+        rows, again = tuple(swept.rows.values()), resume.command(out)
+        content = Content(tables, rows, swept.cells, where, again, variant_names(ablations))
+        show.note(f"page    {write_page(out / _page_name(transfer, ablations=bool(ablations)), content)}")
     _show(tables, swept, format, out, json=json)
+
+
+def _page_name(source: str | None, *, ablations: bool) -> str:
+    """Tables of another kind are pages of their own, since they may lie in the same folder."""
+    kind = f"-transfer-{source}" if source is not None else "-ablations" if ablations else ""
+    return f"results{kind}.md"
 
 
 def _data(

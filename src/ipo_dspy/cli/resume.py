@@ -10,7 +10,8 @@ from types import FrameType
 
 _invoked: list[str] = []
 """The arguments of this process, for the command to go on with. Options refuse secrets, but not in an address."""
-_USERINFO = re.compile(r"(?<=://)[^/?#\s]+@")
+_USERINFO = re.compile(r"(?<=://)[^?#\s]+@")
+_QUERY = re.compile(r"(?<=[?&])([^=&#\s]+)=[^&#\s]+")
 
 
 def remember(arguments: list[str]) -> None:
@@ -19,9 +20,16 @@ def remember(arguments: list[str]) -> None:
 
 
 def command(folder: Path) -> str:
-    """The command line that goes on with the run in a folder; the password of an address is left to the user."""
+    """The command line that goes on with the run in a folder; password and query of an address are left to the user."""
     told = [] if "--out" in _invoked or any(a.startswith("--out=") for a in _invoked) else ["--out", str(folder)]
-    return shlex.join(["ipo-dspy", *(_USERINFO.sub("USER:PASSWORD@", a) for a in _invoked), *told])
+    return shlex.join(["ipo-dspy", *map(_without_credentials, _invoked), *told])
+
+
+def _without_credentials(argument: str) -> str:
+    """An argument; of an address neither user and password nor what its query says."""
+    if "://" not in argument:
+        return argument
+    return _QUERY.sub(r"\1=VALUE", _USERINFO.sub("USER:PASSWORD@", argument))
 
 
 @contextlib.contextmanager

@@ -105,6 +105,7 @@ class Backbone:
         self.trims_context = _trims_context(model, self._tokens)
         self.shares_prefixes = _shares_prefixes(model, self._tokens)
         self.model.to(device=device, dtype=dtype)
+        self._learned = False
         self._encode_image: Callable[[Tensor], Tensor] = functools.partial(self.model.encode_image, normalize=False)
 
     def with_image_encoder(self, encode: Callable[[Tensor], Tensor], learned: str) -> "Backbone":
@@ -120,7 +121,7 @@ class Backbone:
         """
         other = object.__new__(Backbone)
         other.__dict__.update(self.__dict__)
-        other._encode_image, other.image_memo = encode, Memo(_IMAGE_FLOATS)
+        other._encode_image, other.image_memo, other._learned = encode, Memo(_IMAGE_FLOATS), True
         other.fingerprint = hashlib.sha256(f"{self.fingerprint} {learned}".encode()).hexdigest()[:16]
         return other
 
@@ -182,6 +183,18 @@ class Backbone:
         tokens = self._tokens.padded(ids, self.context_length).to(self.device)  # [M, L]
         return _normalised(self.model.encode_text(tokens, normalize=False))
 
+    def check_loaded(self) -> None:
+        """See that loading it again gives the same model.
+
+        Raises:
+            ModelError: it has an image encoder of this process.
+        """
+        if self._learned:
+            raise ModelError(
+                f"{self.name!r} with an image encoder of its own lives in this process only; load the model elsewhere "
+                "and give it the encoder there: with_image_encoder(...)"
+            )
+
     @property
     def identity(self) -> dict[str, str]:
         """What a saved program says of its model; JSON-ready, without the device."""
@@ -216,6 +229,7 @@ class Backbone:
 
     def __reduce__(self) -> tuple[Callable[[], "Backbone"], tuple[()]]:
         """A pickle says what to load and holds no weights."""
+        self.check_loaded()
         where = {"device": str(self.device), "dtype": self.identity["dtype"]}
         return functools.partial(load_backbone, self.name, self.pretrained, **where), ()
 
@@ -269,6 +283,7 @@ def reload(backbone: Backbone, dtype: str) -> Backbone:
     Raises:
         ModelError: they cannot be read, do not fit beside it, or are others now, as random ones are each time.
     """
+    backbone.check_loaded()
     again = _load(backbone.name, backbone.pretrained, backbone.device, DTYPES[dtype], backbone.cache_dir)
     if again.fingerprint != backbone.fingerprint:
         raise ModelError(f"{backbone.name!r} has other weights each time it is loaded; name pretrained weights")

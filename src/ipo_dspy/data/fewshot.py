@@ -158,7 +158,8 @@ def _tell_short_classes(labels: Sequence[Hashable], shots: int) -> None:
     short = [f"{label} ({len(rows)})" for label, rows in _by_label(labels).items() if len(rows) < shots]
     if short:
         shown = ", ".join(short[:5]) + (", ..." if len(short) > 5 else "")
-        logger.warning("%d class(es) with fewer than %d images left to train on give all they have: %s", len(short), shots, shown)
+        told = "%d class(es) with fewer than %d images left to train on give all they have: %s"
+        logger.warning(told, len(short), shots, shown)
 
 
 def _check_both_parts(label: Hashable, images: int, size: int, test: float) -> None:

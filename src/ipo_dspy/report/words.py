@@ -20,7 +20,7 @@ def write_words(found: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """
     target = Path(path)
     template = environment().get_template("words.html.j2")
-    content = template.render(**found, main=_main, CONFUSIONS_SHOWN=CONFUSIONS_SHOWN)
+    content = template.render(**found, CONFUSIONS_SHOWN=CONFUSIONS_SHOWN)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, content.encode())
@@ -29,8 +29,3 @@ def write_words(found: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
             f"report {str(target)!r} cannot be written ({error.strerror}); name a writable file, e.g. 'words.html'"
         ) from error
     return target
-
-
-def _main(row: Mapping[str, Any]) -> float:
-    """The figure by which rows are compared: H, or accuracy where classes are not split."""
-    return float(row["h"] if row["h"] is not None else next(iter(row["scores"].values()))["accuracy"])
