@@ -10,7 +10,7 @@ import inspect
 
 from benchmarks.common import commit, machine
 
-SECTIONS = ("text", "images", "store", "scoring", "gpu", "startup", "ray_scaling")
+SECTIONS = ("text", "images", "store", "scoring", "gpu", "passes", "startup", "ray_scaling")
 """In the order of the page."""
 
 
