@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ipo_dspy.bundled import BUNDLED
 from openai_server import KEY, Reply, Writer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,9 +36,10 @@ def test_the_wheel_holds_the_demo_and_is_small(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.stat().st_size <= MOST_BYTES
     names = zipfile.ZipFile(wheel).namelist()
-    assert "ipo_dspy/demo/assets/model/open_clip_model.safetensors" in names
+    assert all(f"ipo_dspy/demo/assets/{folder}/open_clip_model.safetensors" in names for folder in BUNDLED.values())
     assert sum(name.endswith(".parquet") for name in names) == 4
-    assert "ipo_dspy/report/style.css" in names
+    pages = ("style.css", "template.html.j2", "words.html.j2", "macros.html.j2")
+    assert {f"ipo_dspy/report/{name}" for name in pages} | {"ipo_dspy/bench/published.json"} <= set(names)
     assert not [name for name in names if name.startswith(("tests", "scripts"))]
 
 

@@ -186,6 +186,7 @@ def test_a_worker_that_dies_costs_time_and_one_that_dies_again_a_row(
     assert results(again.rows).items() <= results(whole.rows).items()
 
 
+@pytest.mark.slow
 def test_a_node_that_is_killed_costs_time_only(cluster: Any, ray: RayTasks, tmp_path: Path) -> None:
     long = grid(
         methods=("ipo",), datasets=("grey-food",), seeds=(1, 2, 3), settings=Settings(steps=60, prompts_per_step=2)
@@ -227,6 +228,7 @@ def test_ctrl_c_prints_the_command_that_goes_on(ray: RayTasks, tmp_path: Path) -
     assert read_rows(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_a_killed_driver_loses_only_what_was_under_way(ray: RayTasks, whole: Swept, tmp_path: Path) -> None:
     script = Path(__file__).parent / "bench_small.py"
     driver = subprocess.Popen([sys.executable, str(script), str(tmp_path), ray.address], text=True)
