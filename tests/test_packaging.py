@@ -113,3 +113,16 @@ class Answering(Writer):
     def answer(self, body: dict[str, Any]) -> Reply:
         reply = super().answer(body)
         return reply if "<INS>" in reply.text else Reply("[[ ## answer ## ]]\nyes\n\n[[ ## completed ## ]]")
+
+
+def test_the_python_lines_of_the_baselines_page_run(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "baselines.md").read_text(), flags=re.DOTALL)
+    code = "\n".join(["from ipo_dspy import IPO, ClipClassifier", *blocks, "print(best.template, found.accuracy)"])
+    assert "shots=16" in code
+    assert 'IPO(proposer="evolution")' in code
+    quick = code.replace("shots=16", "shots=1").replace(
+        'IPO(proposer="evolution")', 'IPO(proposer="evolution", steps=1)'
+    )
+    done = subprocess.run([sys.executable, "-c", quick], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "<CLASS>" in done.stdout

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from ipo_dspy.bundled import named
 from ipo_dspy.clip.backbone import Backbone, end_places, projected
 from ipo_dspy.clip.trie import TokenList
 from ipo_dspy.errors import InputError
@@ -47,8 +48,8 @@ class TextTower:
     def __init__(self, backbone: Backbone) -> None:
         if not backbone.trims_context:
             raise InputError(
-                f"the text tower of {backbone.name!r} takes no learned tokens: it has to be causal and pool at the end "
-                "token, which that of BERT, CoCa and SigLIP does not; take a CLIP such as 'ViT-B-16-quickgelu'"
+                f"the text tower of {named(backbone.name)!r} takes no learned tokens: it has to be causal and pool at "
+                "the end token, which that of BERT, CoCa and SigLIP does not; take a CLIP such as 'ViT-B-16-quickgelu'"
             )
         self._backbone = backbone
         self._tower: Any = getattr(backbone.model, "text", backbone.model)
@@ -103,8 +104,9 @@ class ImageTower:
         self._tower: Any = backbone.model.visual
         if not _takes_prompts(self._tower):
             raise InputError(
-                f"the image tower of {backbone.name!r} takes no learned tokens: it has to be a vision transformer that "
-                "pools at its class token, which a ResNet, CoCa and SigLIP have not; take e.g. 'ViT-B-16-quickgelu'"
+                f"the image tower of {named(backbone.name)!r} takes no learned tokens: it has to be a vision "
+                "transformer that pools at its class token, which a ResNet, CoCa and SigLIP have not; take e.g. "
+                "'ViT-B-16-quickgelu', or the bundled 'demo-vit'"
             )
         self._device = backbone.device
         self.width = len(self._tower.class_embedding)

@@ -32,7 +32,7 @@ class DemoTask:
     Attributes:
         name: what `load` was asked for.
         description: what the pictures show, in a sentence.
-        program: a fresh classifier with the bundled model and the template `a photo of a <CLASS>.`
+        program: a fresh classifier with a bundled model and the template `a photo of a <CLASS>.`
         trainset: a few images a class.
         valset: at most four images a class, drawn after the train images.
         testset: all test images of the classes.
@@ -53,7 +53,7 @@ def names() -> tuple[str, ...]:
     return _names(assets())
 
 
-def load(name: str, *, shots: int = 16, seed: int = 0, classes: Half = "base") -> DemoTask:
+def load(name: str, *, shots: int = 16, seed: int = 0, classes: Half = "base", model: str = DEMO) -> DemoTask:
     """A bundled task with its images drawn by `few_shot`: train first, then validation, over all classes.
 
     Args:
@@ -61,11 +61,12 @@ def load(name: str, *, shots: int = 16, seed: int = 0, classes: Half = "base") -
         shots: training images a class; the validation set has at most four.
         seed: seed of the draw.
         classes: the base half of the classes (templates are optimized there), the novel half, or all.
+        model: of the program: `demo`, or `demo-vit` with a vision transformer.
 
     Raises:
         DataError: an unknown name, `classes` or number of shots; the message lists the known ones.
     """
-    return _load(assets(), name, shots=shots, seed=seed, classes=classes)
+    return _load(assets(), name, shots=shots, seed=seed, classes=classes, model=model)
 
 
 def export(name: str, folder: str | os.PathLike[str]) -> int:
@@ -96,7 +97,7 @@ def _names(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in (folder / "data").glob("*.parquet")))
 
 
-def _load(folder: Path, name: str, *, shots: int, seed: int, classes: Half) -> DemoTask:
+def _load(folder: Path, name: str, *, shots: int, seed: int, classes: Half, model: str = DEMO) -> DemoTask:
     from ipo_dspy.classifier import (
         ClipClassifier,
     )  # here, so that names() needs no more than a folder listing
@@ -108,7 +109,7 @@ def _load(folder: Path, name: str, *, shots: int, seed: int, classes: Half) -> D
     return DemoTask(
         name=name,
         description=str(open_table(file).metadata.get("ipo_dspy", {}).get("description", name)),
-        program=ClipClassifier(half, model=DEMO),
+        program=ClipClassifier(half, model=model),
         trainset=train.pick(drawn.train).subset(half),
         valset=val.pick(drawn.val).subset(half),
         testset=test.subset(half),
