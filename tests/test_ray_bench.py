@@ -206,6 +206,7 @@ def test_a_node_that_is_killed_costs_time_only(cluster: Any, ray: RayTasks, tmp_
     assert results(far.rows) == results(run(tmp_path / "here", long).rows)
 
 
+@pytest.mark.slow
 def test_ctrl_c_prints_the_command_that_goes_on(ray: RayTasks, tmp_path: Path) -> None:
     """As a terminal sends it: to all processes of the group."""
     command = ["bench", "--ray", ray.address, "--datasets", "grey-food", "--methods", "ipo", "--shots", "1"]

@@ -101,7 +101,8 @@ class DemoSuite:
     about: str = "the bundled tasks"
     note: str = (
         "The tasks are small and drawn for demonstration (see the model card): they say how the methods work, not how "
-        "a large CLIP does on photographs. They have 16 training images a class, so with 16 shots seeds draw the same."
+        "a large CLIP does on photographs. They have 16 training images a class: with 16 shots all seeds draw the "
+        "same images, and the error is that of the method alone."
     )
     model: str = DEMO_VIT
     pretrained: str | None = None
