@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
 import random
 import time
 from pathlib import Path
@@ -22,10 +21,10 @@ from demo.concepts import load_concepts
 from demo.glyphs import build_bank
 from demo.model import CONTEXT, MODEL_CFG, PREPROCESS_CFG, Vocabulary, encode_image, write_folder
 from demo.openclip import open_clip
-from demo.train import Run, draw_batch, update_average
+from demo.train import LEARNING_RATE, Run, draw_batch, learning_rate, update_average
 
 VISION_CFG: dict[str, Any] = {"image_size": 64, "layers": 4, "width": 192, "head_width": 32, "patch_size": 16}
-LEARNING_RATE, WARMUP, WEIGHT_DECAY = 2e-3, 200, 0.05
+WARMUP, WEIGHT_DECAY = 200, 0.05
 POOL = 16
 """Batches of captions, over whose features both models' probabilities are compared."""
 COSINE = 8.0
@@ -57,11 +56,6 @@ def new_run(teacher: Any, seed: int) -> Run:
     return Run(
         student, copy.deepcopy(student), torch.optim.AdamW(groups, LEARNING_RATE, betas=(0.9, 0.98)), Vocabulary()
     )
-
-
-def learning_rate(step: int, progress: float) -> float:
-    """Linear warm-up by steps, cosine to zero by progress in 0..1."""
-    return LEARNING_RATE * min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def loss_of(student: torch.Tensor, teacher: torch.Tensor, texts: torch.Tensor, scale: float) -> torch.Tensor:
@@ -107,7 +101,7 @@ def train(folder: Path, model: Path, *, minutes: float, seed: int, save_every: f
             saved = time.monotonic()
             run.save(path, elapsed)
         for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate(run.step, elapsed / (60 * minutes))
+            group["lr"] = learning_rate(run.step, elapsed / (60 * minutes), WARMUP)
         loss, cosine = distil_step(run, teacher, draw_batch(concepts, bank, rng, gen).images, texts, scale)
         if run.step % 100 == 0:
             print(f"step {run.step} minute {elapsed / 60:.2f} loss {loss:.4f} cosine {cosine:.4f}", flush=True)

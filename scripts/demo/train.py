@@ -86,9 +86,9 @@ def _present(bank: Bank) -> list[list[bool]]:
     return _PRESENT.setdefault(id(bank), bank.present.tolist())
 
 
-def learning_rate(step: int, progress: float) -> float:
+def learning_rate(step: int, progress: float, warmup: int = WARMUP) -> float:
     """Linear warm-up by steps, cosine to zero by progress in 0..1."""
-    return LEARNING_RATE * min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return LEARNING_RATE * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def contrastive_loss(image: torch.Tensor, text: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:

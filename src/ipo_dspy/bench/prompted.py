@@ -14,9 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.prompting import Prompts
-from ipo_dspy.baselines.vpt import VisualPrompts
+from ipo_dspy.baselines.vpt import VPT, VisualPrompts
 from ipo_dspy.bench.runs import Found, Job, few_shot, ipo
 from ipo_dspy.errors import JournalError
 from ipo_dspy.files import write_whole
@@ -57,9 +56,8 @@ def _prompts(job: Job) -> bytes:
 
 def _learned(job: Job) -> dict[str, Tensor]:
     """The prompts of each block by its number, learned on the split."""
-    method = build_method("vpt", **job.arguments)
-    fitted = method.fit(few_shot(job), seed=job.seed, progress=job.progress)
-    return {f"{block:03}": one.cpu().contiguous() for block, one in enumerate(fitted.model.parameters)}  # type: ignore[attr-defined]  # VPT's
+    fitted = VPT(**job.arguments).fit(few_shot(job), seed=job.seed, progress=job.progress)
+    return {f"{block:03}": one.cpu().contiguous() for block, one in enumerate(fitted.model.parameters)}
 
 
 def _placed(found: Mapping[str, Tensor], backbone: "Backbone") -> Prompts:

@@ -37,7 +37,7 @@ class Row:
         train_images: what was learned from.
         trials: templates scored by the method, where it scores templates.
         evaluations: single images classified by it, likewise.
-        seconds: of reading, learning and testing; of IPO over all sittings of the cell.
+        seconds: of reading, learning and testing; of IPO's search over all sittings of the cell.
         calls, tokens, cost: of language models; the cost in USD, `None` where a price is unknown.
         error: what failed; `None` if nothing did.
         started: in UTC.
