@@ -1,10 +1,11 @@
 """A file is written whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from ipo_dspy.files import write_whole
+from ipo_dspy.files import open_regular, read_regular, write_whole
 from ipo_dspy.threads import in_threads
 
 
@@ -29,3 +30,30 @@ def test_where_it_cannot_be_written_the_old_stays_and_nothing_is_left(tmp_path: 
         write_whole(tmp_path / "a.json", b"new")
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json" / "old").exists()
+
+
+def test_a_regular_file_is_read_within_its_limit(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"12345")
+    (tmp_path / "link").symlink_to(file)
+    assert read_regular(tmp_path / "link", limit=5) == b"12345"
+    with pytest.raises(OSError, match="it has 5 bytes, more than the 4 that are read"):
+        read_regular(file, limit=4)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    place = Path("/dev/zero") if kind == "device" else tmp_path / "x"
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    with pytest.raises(OSError, match="not a regular file"):
+        open_regular(place)
+
+
+def test_a_sparse_file_of_any_size_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(40 << 30)
+    with pytest.raises(OSError, match="more than the 1,024 that are read"):
+        read_regular(tmp_path / "sparse", limit=1024)

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
+from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.errors import JournalError
 from ipo_dspy.journal import Journal
 from ipo_dspy.report import pictures, render_report, write_report
-from ipo_dspy.report.fields import visible
 from ipo_dspy.report.model import Change
 from ipo_dspy.report.summary import changed, harmonic_mean
 
@@ -414,7 +414,7 @@ def test_names_nothing_outside_itself(sample: str) -> None:
 
 
 def test_hidden_characters_are_shown_by_number() -> None:
-    assert visible("a\u202eb\x00\ud800 c\u200dd\n") == "a[U+202E]b[U+0000][U+D800] c\u200dd\n"
+    assert printable("a\u202eb\x00\ud800 c\u200dd\n") == "a[U+202E]b[U+0000][U+D800] c\u200dd\n"
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,64 @@
-"""Write a file whole, or a line of one: whatever happens, a reader sees what was there before or what is there now."""
+"""Read a regular file within a size bound; write a file whole, or a line of one.
+
+Whatever happens to a write, a reader sees what was there before or what is there now. A file that somebody names is
+opened here and nowhere else: a named pipe, a device, or a file without end can then neither hang nor fill the process.
+"""
 
 import contextlib
+import errno
 import os
+import stat
 import uuid
 from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def open_regular(path: str | os.PathLike[str], *, limit: int | None = None) -> BinaryIO:
+    """Open a regular file for reading; a link to one counts as one.
+
+    Args:
+        path: as a user gave it.
+        limit: in bytes, of the file's size.
+
+    Raises:
+        OSError: it does not exist, cannot be read, is no regular file, or is larger than `limit`. `strerror` tells.
+    """
+    # Without O_NONBLOCK a named pipe would wait here for somebody who writes to it.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
+            raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", os.fspath(path))
+        if limit is not None and status.st_size > limit:
+            size = f"it has {status.st_size:,} bytes, more than the {limit:,} that are read"
+            raise OSError(errno.EFBIG, size, os.fspath(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: str | os.PathLike[str], *, limit: int) -> bytes:
+    """Return the bytes of a regular file of at most `limit` bytes.
+
+    Raises:
+        OSError: as `open_regular`; also where the file grows beyond the limit while it is read.
+    """
+    with open_regular(path, limit=limit) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it grew to more than the {limit:,} bytes that are read", os.fspath(path))
+    return data
 
 
 def write_whole(target: Path, data: bytes) -> None:

@@ -5,29 +5,13 @@ A journal may come from elsewhere or from a later version: a field of the wrong 
 """
 
 import json
-import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
+from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.errors import InputError, JournalError, TemplateError
 from ipo_dspy.history import Score
 from ipo_dspy.template import Template
-
-_PLAIN_CONTROLS = frozenset("\n\t\u200c\u200d")  # the joiners belong to Persian, Hindi and emoji
-
-
-def visible(text: str) -> str:
-    r"""The text with control, bidirectional and surrogate characters written as numbers.
-
-    >>> visible("a\u202eb")
-    'a[U+202E]b'
-    """
-    return "".join(_shown(char) for char in text.replace("\r\n", "\n"))
-
-
-def _shown(char: str) -> str:
-    hidden = unicodedata.category(char) in {"Cc", "Cf", "Cs"} and char not in _PLAIN_CONTROLS
-    return f"[U+{ord(char):04X}]" if hidden else char
 
 
 def _moderate(value: float) -> bool:
@@ -53,7 +37,7 @@ class Fields:
 
     def text(self, name: str) -> str:
         """A text to show."""
-        return visible(self.raw(name))
+        return printable(self.raw(name))
 
     def template(self, name: str) -> Template:
         """A template as it was journalled: `Template.parse` would refuse what an earlier version let through."""
@@ -67,7 +51,7 @@ class Fields:
         value = self._values.get(name)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             self._refuse(name, "a list of texts")
-        return tuple(map(visible, value))
+        return tuple(map(printable, value))
 
     def number(self, name: str) -> float:
         """A finite number."""
@@ -120,7 +104,7 @@ class Fields:
     def pairs(self, name: str) -> tuple[tuple[str, str], ...]:
         """An object of any JSON values as names and texts, in the journalled order."""
         inner = self.inner(name)
-        return tuple((visible(key), _as_text(value)) for key, value in inner._values.items()) if inner else ()
+        return tuple((printable(key), _as_text(value)) for key, value in inner._values.items()) if inner else ()
 
     def counts(self, name: str) -> Mapping[str, tuple[int, int]]:
         """An object of pairs `[correct, total]`."""
@@ -131,7 +115,7 @@ class Fields:
         for key, value in inner._values.items() if inner else ():
             match value:
                 case [int(correct), int(total)] if 0 <= correct <= total:
-                    yield visible(key), (correct, total)
+                    yield printable(key), (correct, total)
                 case _:
                     self._refuse(name, "an object of pairs [correct, total]")
 
@@ -145,10 +129,10 @@ class Fields:
 def _as_text(value: Any) -> str:
     match value:
         case str():
-            return visible(value)
+            return printable(value)
         case list():
             return ", ".join(map(_as_text, value)) or "none"
         case None:
             return "not set"
         case _:
-            return visible(json.dumps(value, ensure_ascii=False))
+            return printable(json.dumps(value, ensure_ascii=False))

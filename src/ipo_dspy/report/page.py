@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.report import summary
-from ipo_dspy.report.fields import visible
 from ipo_dspy.report.model import Change, Run, Search
 from ipo_dspy.report.pictures import thumbnail
 from ipo_dspy.template import PLACEHOLDER
@@ -222,4 +222,4 @@ def _short(source: str) -> str:
 def _parts(source: str) -> tuple[str, ...]:
     """The parts of a path on any system, without its root, as they may be shown."""
     path = PurePath(source.replace("\\", "/"))
-    return tuple(visible(part) for part in path.parts if part != path.anchor)
+    return tuple(printable(part) for part in path.parts if part != path.anchor)

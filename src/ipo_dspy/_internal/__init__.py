@@ -1,0 +1,1 @@
+"""Helpers that are shared by the whole package and promised to nobody outside it."""
