@@ -53,14 +53,13 @@ def tar(file: Path, members: dict[str, bytes]) -> Path:
 
 
 @given(count=st.integers(1, 9000), workers=st.integers(1, 40))
-def test_parts_of_a_list_are_passes_of_the_whole(count: int, workers: int) -> None:
-    """Each begins where a pass of the tower does, none is so small that its features would have other last bits."""
+def test_parts_of_a_list_are_its_images_in_full_passes(count: int, workers: int) -> None:
     size = part_size(count, workers)
     parts = listed([b""] * count, [""] * count, None, size=size)
+    assert [part.first for part in parts] == list(range(0, count, size))
     assert sum(part.count for part in parts) == count
-    assert [part.first % STEP for part in parts] == [0] * len(parts)
-    assert all(part.count >= min(STEP, count) for part in parts)
-    assert max(part.count for part in parts) < min(size, CHUNK) + STEP
+    assert max(part.count for part in parts) <= size <= CHUNK
+    assert size % STEP == 0
 
 
 def test_a_table_of_paths_has_no_stamp(tmp_path: Path) -> None:
