@@ -198,6 +198,14 @@ def test_features_on_disk_are_what_was_written_or_nothing(tmp_path: Path) -> Non
     start = whole.rindex(kept.features.numpy().tobytes())
     (tmp_path / name).write_bytes(whole[:start] + bytes([whole[start] ^ 1]) + whole[start + 1 :])  # a bit flipped
     assert read(str(tmp_path), name) is None
+    (tmp_path / name).write_bytes(whole.replace(b"cat", b"cau"))  # a bit flipped in a label
+    assert read(str(tmp_path), name) is None
+    (tmp_path / "other").write_bytes(whole)  # the features of others under this name
+    assert read(str(tmp_path), "other") is None
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    assert read(str(tmp_path), name) is None
+    (tmp_path / name).unlink()
     foreign = save({"features": kept.features}, metadata={"told": "{}", "sum": ""})
     (tmp_path / name).write_bytes(foreign)
     assert read(str(tmp_path), name) is None
