@@ -39,20 +39,6 @@ def test_it_is_the_classifier_with_that_template(task: demo.DemoTask, few: FewSh
     assert found.loss == pytest.approx(of_program.score.loss, abs=1e-5)
 
 
-def test_no_image_is_left_alone_in_a_pass(task: demo.DemoTask, few: FewShot) -> None:
-    """Alone it would have other last bits than among others."""
-    counts: list[int] = []
-
-    class Counting:
-        def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> torch.Tensor:
-            counts.append(len(images))
-            return torch.zeros(len(images), len(classes))
-
-    for count in (1, 64, 65, 66, 129):
-        evaluate(Counting(), [b""] * count, [task.classes[0]] * count, task.classes)
-    assert counts == [1, 64, 65, 64, 2, 64, 65]
-
-
 def test_the_ensemble_is_the_mean_of_normalised_features(task: demo.DemoTask, few: FewShot) -> None:
     classes, images = task.classes[:3], [example.image for example in task.valset][:4]
     filled = [line for name in classes for line in imagenet_templates().fill(name)]

@@ -137,8 +137,7 @@ def evaluate(fitted: Fitted, images: Sequence[ImageSource], labels: Sequence[str
         InputError: no images, or a label outside the classes.
     """
     targets = targets_of(labels, classes)  # [N]
-    # The last part takes an image that would be left alone: alone it has other last bits (`Backbone.encode_pixels`).
-    starts = range(0, max(len(images) - 1, min(len(images), 1)), BATCH)
+    starts = range(0, len(images), BATCH)
     parts = [slice(start, stop) for start, stop in itertools.pairwise([*starts, len(images)])]
     tallies = [tally_logits(fitted.logits(images[part], classes), targets[part]) for part in parts]
     if not tallies:

@@ -155,17 +155,9 @@ class Backbone:
 
     @_forward_pass
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Preprocessed images [N, 3, H, W] to normalised float32 features [N, D] on `device`.
-
-        A product of few rows has other last bits than one of many, and other ones with each number of threads. So a
-        pass of a few images is filled up, and an image has the same features whatever is beside it. Not one image
-        alone, which others wait for.
-        """
-        count = len(pixels)
-        if 1 < count < prefix.FEW:
-            pixels = torch.cat([pixels, pixels[:1].expand(prefix.FEW - count, -1, -1, -1)])
+        """Preprocessed images [N, 3, H, W] to normalised float32 features [N, D] on `device`."""
         near = pixels.to(self.device, non_blocking=self.device.type == "cuda").to(self.dtype)
-        return _normalised(self._encode_image(near)[:count])
+        return _normalised(self._encode_image(near))
 
     def token_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Token ids of each text, start and end included: never cut, not padded."""
