@@ -1,7 +1,5 @@
 """Zero-shot CLIP as a baseline: the classifier's own numbers, from one template or from eighty."""
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -10,7 +8,7 @@ from ipo_dspy import demo
 from ipo_dspy.baselines import METHODS, build_method
 from ipo_dspy.baselines.base import FewShot, evaluate
 from ipo_dspy.baselines.templates import TemplateClassifier, imagenet_templates
-from ipo_dspy.clip.images import ImageSource, encode_images
+from ipo_dspy.clip.images import encode_images
 from ipo_dspy.errors import InputError, TemplateError
 from ipo_dspy.evaluation import evaluate as evaluate_program
 from ipo_dspy.template import Template

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from ipo_dspy.errors import InputError
 from ipo_dspy.template import Template
 
-
 DECIMALS = 4
 """Of a loss, as they are shown to people and to language models; a ranking goes by no more than these.
 

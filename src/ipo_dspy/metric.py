@@ -21,6 +21,7 @@ from ipo_dspy.blocks import Block, blocks
 from ipo_dspy.errors import InputError
 from ipo_dspy.history import Score
 
+
 @dataclass(frozen=True, slots=True)
 class Tally:
     """What a template came to on some images; tallies of parts of the images add up to that of all.

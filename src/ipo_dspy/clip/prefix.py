@@ -108,7 +108,7 @@ class _Group:
 
     def attend(self, q: Tensor, kv: Tensor, heads: int) -> Tensor:
         """Of the last nodes of each run to its ancestors and itself: q [B, q, W] and kv [N, 2 W] to [B, q, W]."""
-        count, width = q.shape[1:]
+        count = q.shape[1]
         own = kv[self.rows].view(self.count, self.length, -1)
         both = torch.cat([kv[self.ancestors], own], dim=1)  # [B, keys, 2 W]
         k, v = both.view(self.count, self.keys, 2, heads, -1).permute(2, 0, 3, 1, 4)  # each [B, H, keys, W / H]

@@ -2,8 +2,8 @@
 
 LMDB lets many processes read a file while one writes, and has each transaction whole or not at all whenever a process
 is killed. It reads through a memory map, and a map without a page behind it ends the process. So a cut file is refused
-beforehand (`SegmentFile.extend` keeps the size right at all times), and the lock file has its space before it is mapped.
-Network file systems, whose locks and memory maps LMDB cannot rely on, are given up.
+beforehand (`SegmentFile.extend` keeps the size right at all times), and the lock file gets its space before it is
+mapped. Network file systems, whose locks and memory maps LMDB cannot rely on, are given up.
 """
 
 import contextlib
