@@ -18,6 +18,7 @@ from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
 from ipo_dspy.baselines.contexts import ContextTexts, check_context, first_context
 from ipo_dspy.baselines.descent import Recipe, train
 from ipo_dspy.baselines.layers import draw_linear
+from ipo_dspy.baselines.views import training_features
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.images import ImageSource, encode_images
 
@@ -97,6 +98,8 @@ class CoCoOp:
         epochs: passes over the images.
         batch: images a step; each brings a text for every class.
         lr: the highest rate of SGD.
+        augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do; the
+            image tower then runs in every epoch instead of once.
 
     Raises:
         InputError: a setting with which nothing can be learned.
@@ -107,6 +110,7 @@ class CoCoOp:
     epochs: int = 10
     batch: int = 1
     lr: float = 0.002
+    augment: bool = False
 
     towers: ClassVar[tuple[Tower, ...]] = ("text",)
 
@@ -127,14 +131,15 @@ class CoCoOp:
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         context = first_context(backbone, self.n_ctx, self.words, generator)  # [M, W]
         texts = ContextTexts(backbone, task.classes, len(context))
-        features = encode_images(backbone, task.images).features.to(backbone.device, torch.float32)  # [N, D]
-        learned = Conditional(context, *meta_net(features.shape[1], context.shape[1], backbone.device, generator))
+        features = training_features(task, self.augment, generator)
+        width = features(torch.tensor([0])).shape[1]  # D
+        learned = Conditional(context, *meta_net(width, context.shape[1], backbone.device, generator))
         targets = task.targets.to(backbone.device)  # [N]
 
         def loss(indices: Tensor) -> Tensor:
-            return F.cross_entropy(learned.logits(texts, features[indices], backbone), targets[indices])
+            return F.cross_entropy(learned.logits(texts, features(indices), backbone), targets[indices])
 
-        losses = train(learned, loss, len(features), recipe=self._recipe(), generator=generator, progress=progress)
+        losses = train(learned, loss, len(task.images), recipe=self._recipe(), generator=generator, progress=progress)
         return ConditionalClassifier(backbone, Conditional(*(one.detach() for one in learned)), tuple(losses))
 
 

@@ -2,7 +2,7 @@
 
 Zhou, Yang, Loy, Liu: Learning to Prompt for Vision-Language Models, IJCV 2022. One context for all classes ("unified"),
 as in base-to-novel tables; a context for each class could not be asked for novel ones. Image features never change, so
-every image is encoded once; docs/baselines.md says what that leaves out.
+every image is encoded once, unless random crops of it are asked for (`augment=True`).
 
 Letters: N images, C classes, M context vectors, W width of the text tower, D width of the features.
 """
@@ -19,6 +19,7 @@ from torch import Tensor
 from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
 from ipo_dspy.baselines.contexts import ContextTexts, Position, check_context, first_context
 from ipo_dspy.baselines.descent import Recipe, train
+from ipo_dspy.baselines.views import training_features
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.images import ImageSource, encode_images
 from ipo_dspy.metric import logits
@@ -76,6 +77,8 @@ class CoOp:
         epochs: passes over the images; None for 200 from 8 shots on, 100 from 2 on, and 50 (CoOp, section 4.1).
         batch: images a step.
         lr: the highest rate of SGD.
+        augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do; the
+            image tower then runs in every epoch instead of once.
 
     Raises:
         InputError: a setting with which nothing can be learned.
@@ -90,6 +93,7 @@ class CoOp:
     epochs: int | None = None
     batch: int = 32
     lr: float = 0.002
+    augment: bool = False
 
     towers: ClassVar[tuple[Tower, ...]] = ("text",)
 
@@ -112,16 +116,16 @@ class CoOp:
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         context = first_context(backbone, self.n_ctx, self.words, generator)  # [M, W]
         texts = ContextTexts(backbone, task.classes, len(context), self.position)
-        features = encode_images(backbone, task.images).features.to(backbone.device, torch.float32)  # [N, D]
+        features = training_features(task, self.augment, generator)
         targets = task.targets.to(backbone.device)  # [N]
 
         def loss(indices: Tensor) -> Tensor:
             text = texts.features(context[None])[0]  # [C, D]
-            found = logits(features[indices], text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias)
+            found = logits(features(indices), text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias)
             return F.cross_entropy(found, targets[indices])
 
         recipe = self.recipe(task.labels)
-        losses = train([context], loss, len(features), recipe=recipe, generator=generator, progress=progress)
+        losses = train([context], loss, len(task.images), recipe=recipe, generator=generator, progress=progress)
         return ContextClassifier(backbone, context.detach(), self.position, tuple(losses))
 
 

@@ -67,14 +67,15 @@ class TextTower:
         words: Tensor = self._tower.token_embedding(table)  # [C, L, W]
         return Embedded(words.float(), end_places(self._tower, table))
 
-    def encode(self, tokens: Tensor, ends: Tensor, deep: Sequence[Tensor] = ()) -> Tensor:
-        """Embeddings [C, L, W] and their ends [C] to normalised float32 features [C, D].
+    def encode(self, tokens: Tensor, ends: Tensor, deep: Sequence[Tensor] = (), *, normalize: bool = True) -> Tensor:
+        """Embeddings [C, L, W] and their ends [C] to float32 features [C, D].
 
         Args:
             tokens: without positions, which are added here.
             ends: where features are read.
             deep: tokens [P, W] that take the places 1 to P before the second block, the third, and so on
-                (Khattak et al. 2023, "MaPLe", equation 4).
+                (Khattak et al. 2023, "MaPLe", section 3.2).
+            normalize: scale features to length 1.
 
         Raises:
             InputError: more deep prompts than there are blocks for.
@@ -86,7 +87,8 @@ class TextTower:
         mask = tower.attn_mask[:length, :length]
         x = _run(tower.transformer, x, [(1, prompt) for prompt in deep], mask)  # [C, L, W]
         rows = torch.arange(len(x), device=x.device)
-        return F.normalize(projected(tower, x[rows, ends]).float(), dim=-1)  # [C, D]
+        features = projected(tower, x[rows, ends]).float()  # [C, D]
+        return F.normalize(features, dim=-1) if normalize else features
 
 
 class ImageTower:
