@@ -26,7 +26,7 @@ TEXTS = 2048
 """Texts in one pass of the tower where no gradients are kept."""
 
 REDUCTION = 16
-"""H = D / 16 (CoCoOp, section 3.2)."""
+"""H = D / 16, as in the code of CoCoOp."""
 
 
 class Conditional(NamedTuple):
@@ -39,13 +39,13 @@ class Conditional(NamedTuple):
     out_bias: Tensor  # [W]
 
     def contexts(self, features: Tensor) -> Tensor:
-        """The context of each image: v_m + pi (CoCoOp, section 3.2), [N, D] to [N, M, W]."""
+        """The context of each image: v_m + pi, [N, D] to [N, M, W]."""
         hidden = F.relu(F.linear(features, self.in_weight, self.in_bias))  # [N, H]
         moved = F.linear(hidden, self.out_weight, self.out_bias)  # [N, W]
         return self.context + moved[:, None]
 
     def logits(self, texts: ContextTexts, features: Tensor, backbone: Backbone) -> Tensor:
-        """Each image against the texts of its own context (CoCoOp, equation 3): [N, D] to [N, C]."""
+        """Each image against the texts of its own context: [N, D] to [N, C]."""
         own = texts.features(self.contexts(features))  # [N, C, D]
         return backbone.logit_scale * (own @ features[:, :, None])[:, :, 0] + backbone.logit_bias
 
@@ -90,7 +90,7 @@ class ConditionalClassifier:
 
 @dataclass(frozen=True, slots=True)
 class CoCoOp:
-    """Conditional context optimization (CoCoOp, section 3.2); defaults as in its section 4.
+    """Conditional context optimization; defaults are those of the base-to-novel experiments.
 
     Args:
         n_ctx: M random vectors, e.g. 4, in place of the words.

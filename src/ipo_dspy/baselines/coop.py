@@ -66,15 +66,15 @@ class ContextClassifier:
 
 @dataclass(frozen=True, slots=True)
 class CoOp:
-    """Context optimization (CoOp, section 3.2; the text of a class is equation 2, or 4 with its name in the middle).
+    """Context optimization: a text is the learned context with the class name after, within, or before it.
 
-    Defaults are those of the base-to-novel experiments (Zhou et al. 2022, "CoCoOp", section 4).
+    Defaults are those of the base-to-novel experiments (Zhou et al. 2022, "CoCoOp").
 
     Args:
         n_ctx: M random vectors, e.g. 16, in place of the words.
         words: what the context starts from, a vector for each token.
         position: where the class name stands.
-        epochs: passes over the images; None for 200 from 8 shots on, 100 from 2 on, and 50 (CoOp, section 4.1).
+        epochs: passes over the images; None for 200 from 8 shots on, 100 from 2 on, and 50, as in CoOp's paper.
         batch: images a step.
         lr: the highest rate of SGD.
         augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do; the
@@ -108,7 +108,7 @@ class CoOp:
         return Recipe(epochs=epochs, batch=self.batch, lr=self.lr)
 
     def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> ContextClassifier:
-        """Learn the context by cross-entropy over the classes of the task (CoOp, equation 3).
+        """Learn the context by cross-entropy over the classes of the task.
 
         Raises:
             InputError: the text tower takes no learned tokens, or a class name does not fit beside the context.

@@ -1,7 +1,7 @@
 """The descent that all learned methods share: SGD on batches of few images, as the code of CoOp and its heirs trains.
 
 The rate is constant and small for the first epoch and follows half a cosine after it, by the epoch and not by the step
-(Zhou et al. 2022, "CoOp", section 4.1; the scheduler is that of Dassl, whose cosine starts after the warm-up and so
+(Zhou et al. 2022, "CoOp"; the scheduler is that of Dassl, whose cosine starts after the warm-up and so
 ends above zero). As in Dassl, images that do not fill the last batch of an epoch sit that epoch out, unless there is no
 full batch at all; the next epoch leaves out others.
 """

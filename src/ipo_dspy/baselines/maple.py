@@ -55,7 +55,7 @@ class Coupled:
 
     @property
     def image(self) -> Prompts:
-        """Prompts of the image tower, [P, V] a block (MaPLe, section 3.2, the coupling function)."""
+        """Prompts of the image tower, [P, V] a block, from the coupling functions."""
         first, *deep = (layer(one) for layer, one in zip(self.couplings, self.text.parameters, strict=True))
         return Prompts(first, tuple(deep))
 
@@ -75,7 +75,7 @@ class Coupled:
 
 @dataclass(frozen=True, slots=True)
 class MaPLe:
-    """Multi-modal prompt learning (MaPLe, section 3.2); defaults as for base-to-novel (section 4).
+    """Multi-modal prompt learning; defaults are those of the base-to-novel experiments.
 
     Args:
         n_ctx: P, tokens of a prompt.

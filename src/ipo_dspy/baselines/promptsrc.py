@@ -108,7 +108,7 @@ def said(backbone: Backbone, image: Tensor, text: Tensor) -> Said:
 
 @torch.no_grad()
 def frozen_text(backbone: Backbone, classes: Sequence[str]) -> Tensor:
-    """Normalised text features of the model without prompts: a mean over many templates (section 3.2.3), [C, D].
+    """Normalised text features of the model without prompts: a mean over many templates, [C, D].
 
     The templates are the first 60 of the 80 for ImageNet, and features are averaged as the tower gives them, not
     normalised: both as in the official code.
@@ -126,7 +126,7 @@ def frozen_text(backbone: Backbone, classes: Sequence[str]) -> Tensor:
 
 
 def regularized_loss(learned: Said, kept: Said, targets: Tensor, *, text_weight: float, image_weight: float) -> Tensor:
-    """Cross-entropy and the three terms that hold a model near to a frozen one (PromptSRC, section 3.2.1).
+    """Cross-entropy and the three terms that hold a model near to a frozen one.
 
     Features are compared by their mean absolute difference. Logits are by the divergence of the learned distribution
     from the frozen one, over the number of logits and not of images, as in the official code.
@@ -148,7 +148,7 @@ def regularized_loss(learned: Said, kept: Said, targets: Tensor, *, text_weight:
 
 
 def epoch_weights(epochs: int, mean: float, std: float) -> Tensor:
-    """A Gaussian over the epochs 1 to E that sums to 1 (PromptSRC, section 3.2.2): [E].
+    """A Gaussian over the epochs 1 to E that sums to 1: [E].
 
     As a softmax, so that a mean far from all epochs leaves weights, too: those of the nearest.
 

@@ -74,7 +74,7 @@ class TextTower:
             tokens: without positions, which are added here.
             ends: where features are read.
             deep: tokens [P, W] that take the places 1 to P before the second block, the third, and so on
-                (Khattak et al. 2023, "MaPLe", section 3.2).
+                (Khattak et al. 2023, "MaPLe").
             normalize: scale features to length 1.
 
         Raises:
@@ -122,7 +122,7 @@ class ImageTower:
             prompts: tokens [P, W] appended after the patches; they have no positions and go through the norm before
                 the first block, as in the code of MaPLe and PromptSRC.
             deep: tokens [P, W] that take their places before the second block, the third, and so on
-                (Jia et al. 2022, "VPT", section 3.2).
+                (Jia et al. 2022, "VPT").
 
         Raises:
             InputError: more deep prompts than there are blocks for, or deep prompts of another number of tokens.

@@ -61,7 +61,7 @@ class VisualPrompts:
 
 @dataclass(frozen=True, slots=True)
 class VPT:
-    """Deep visual prompt tuning (VPT, section 3.2); defaults of the VPT in the code of MaPLe.
+    """Deep visual prompt tuning; defaults of the VPT in the code of MaPLe.
 
     Args:
         template: of the texts; None for the hand-written one of the data set.
