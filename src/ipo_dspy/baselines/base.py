@@ -81,7 +81,7 @@ def targets_of(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
 
 
 def check_kinds(method: "DataclassInstance") -> None:
-    """Refuse settings of another kind than the fields of a method are: whole numbers, finite numbers, texts.
+    """Refuse settings of another kind than the fields of a method are, such as a text for a whole number.
 
     Raises:
         InputError: the first that is.
@@ -97,6 +97,7 @@ def check_kinds(method: "DataclassInstance") -> None:
 
 
 _KINDS: Mapping[type, tuple[Callable[[Any], bool], str]] = {
+    bool: (lambda value: isinstance(value, bool), "true or false"),
     int: (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
     float: (lambda value: isinstance(value, int | float) and math.isfinite(value), "a finite number"),
     str: (lambda value: isinstance(value, str), "a text"),
