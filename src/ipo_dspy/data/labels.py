@@ -1,5 +1,6 @@
 """From the label cells of a table to class names: text as it is, numbers by whatever the file has for their names."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -8,21 +9,23 @@ from ipo_dspy.data.dataset import class_name, shorten, unknown_class, usable_cla
 from ipo_dspy.data.tablefile import Table
 from ipo_dspy.errors import DataError
 
-NAME_COLUMN = "class_name"
+NAME_COLUMNS = ("class_name", "label_name", "category_name", "class", "category", "label_text", "name", "label")
+"""Columns that may hold the names of number labels in another one."""
 MAX_LABEL = 200
 """Characters in a class name; a longer cell is a caption or a damaged file, and CLIP reads 77 tokens."""
 
-_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}")
+_WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,9})(?:[.,]0*)?")
+"""Also as pandas writes the integers of a column with gaps, `1.0`, and a German spreadsheet, `1,0`."""
 
 
 def named_labels(
     table: Table, column: str, rows: Sequence[int], classes: Sequence[str] | None
 ) -> tuple[list[str], tuple[str, ...]]:
     """The class name of each kept row, and all class names of the table in label index order."""
-    values = [_tidy(value) for value in map(table.column(column), range(table.rows))]
+    values = _whole_numbers([_tidy(value) for value in map(table.column(column), range(table.rows))])
     _check_values(table, rows, values)
     present = {value for value in values if value is not None}
-    given = usable_classes(classes, "classes") if classes is not None else stored_classes(table.metadata)
+    given = usable_classes(classes, "classes") if classes is not None else stored_classes(table.metadata, column)
     if all(map(_is_number, present)) and not present <= set(given or ()):
         numbered = dict(enumerate(given)) if given else _names_beside(table, column, values)
         names = {key: name for number, name in numbered.items() for key in (number, str(number))}
@@ -36,6 +39,23 @@ def named_labels(
 
 def _tidy(value: Any) -> Any:
     return (class_name(value) or None) if isinstance(value, str) else value
+
+
+def _whole_numbers(values: list[Any]) -> list[Any]:
+    """Return floats that are whole as the integers that they were; texts of them only where all labels are numbers.
+
+    >>> _whole_numbers([0.0, 1.0, float("nan")]), _whole_numbers(["0.0", "2"]), _whole_numbers(["1.0", "1.5"])
+    ([0, 1, None], ['0', '2'], ['1.0', '1.5'])
+    """
+    values = [_whole(value) if isinstance(value, float) else value for value in values]
+    texts = [value for value in values if isinstance(value, str)]
+    if not all(map(_is_number, texts)):
+        return values
+    return [_WHOLE_NUMBER.sub(r"\1", value) if isinstance(value, str) else value for value in values]
+
+
+def _whole(value: float) -> Any:
+    return None if math.isnan(value) else int(value) if value.is_integer() else value
 
 
 def _is_number(value: Any) -> bool:
@@ -54,33 +74,41 @@ def _check_values(table: Table, rows: Sequence[int], values: Sequence[Any]) -> N
             raise DataError(f"{fact}; name the column of class names with label='...'")
 
 
-def stored_classes(metadata: dict[str, dict[str, Any]]) -> tuple[str, ...] | None:
-    """Class names from our own metadata, or from the first ClassLabel in that of Hugging Face."""
+def stored_classes(metadata: dict[str, dict[str, Any]], column: str) -> tuple[str, ...] | None:
+    """Return the class names that the file keeps for a column: our own, or those of its Hugging Face `ClassLabel`."""
     own = metadata.get("ipo_dspy", {}).get("classes")
     info = metadata.get("huggingface", {}).get("info")
     features = info.get("features") if isinstance(info, dict) else None
-    theirs = features.values() if isinstance(features, dict) else ()
-    found = [own, *(feature.get("names") for feature in theirs if isinstance(feature, dict))]
-    return next((tuple(map(str, names)) for names in found if isinstance(names, list)), None)
+    feature = features.get(column) if isinstance(features, dict) else None
+    theirs = feature.get("names") if isinstance(feature, dict) else None
+    return next((tuple(map(str, names)) for names in (own, theirs) if isinstance(names, list)), None)
 
 
 def _names_beside(table: Table, column: str, values: Sequence[Any]) -> dict[int, str]:
-    """Number -> name from the class_name column, in the order of the numbers."""
-    if NAME_COLUMN not in table.columns or column == NAME_COLUMN:
+    """Number -> name from a column of names, in the order of the numbers."""
+    columns = {name.casefold(): name for name in table.columns if name != column}
+    beside = next((columns[name] for name in NAME_COLUMNS if name in columns and _is_text(table, columns[name])), None)
+    if beside is None:
         raise DataError(
-            f"{table.path}: column {column!r} holds numbers and the file has no names for them; "
-            "pass classes=['cat', 'dog', ...] in the order of the numbers"
+            f"{table.path}: column {column!r} holds numbers and the file has no names for them; add a column "
+            f"{NAME_COLUMNS[0]!r}, or pass classes=['cat', 'dog', ...] in the order of the numbers"
         )
-    beside = table.column(NAME_COLUMN)
+    cells = table.column(beside)
     names: dict[int, str] = {}
     for row, value in enumerate(values):
-        name = _tidy(beside(row))
+        name = _tidy(cells(row))
         if value is None or not isinstance(name, str):
             continue
         if names.setdefault(int(value), name) != name:
             fact = f"{table.place(row)} calls label {value} {shorten(name)}, rows before {names[int(value)]!r}"
             raise DataError(f"{fact}; give each number one name")
     return dict(sorted(names.items()))
+
+
+def _is_text(table: Table, column: str) -> bool:
+    """Tell whether a column holds texts, and not only numbers."""
+    cells = [cell for cell in map(table.column(column), range(table.rows)) if cell is not None]
+    return all(isinstance(cell, str) for cell in cells) and not all(map(_is_number, cells))
 
 
 def _named(table: Table, row: int, value: Any, names: dict[Any, str], classes: Sequence[str]) -> str:

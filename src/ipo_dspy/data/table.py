@@ -7,7 +7,8 @@ error and not something to pass over.
 """
 
 import base64
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, overload
@@ -18,6 +19,7 @@ from ipo_dspy.data.dataset import ImageDataset, Loaded, closest, example, shorte
 from ipo_dspy.data.fewshot import select
 from ipo_dspy.data.labels import named_labels
 from ipo_dspy.data.labels import stored_classes as stored_classes
+from ipo_dspy.data.splitcolumn import rows_of_split, split_column
 from ipo_dspy.data.tablefile import Cells, Table, open_table
 from ipo_dspy.errors import DataError
 
@@ -33,7 +35,6 @@ IMAGE_COLUMNS = (
     "file",
 )
 LABEL_COLUMNS = ("label", "class", "class_name", "label_name", "labels", "category", "target")
-SPLIT_COLUMN = "split"
 
 _MAGIC = {
     b"\xff\xd8\xff": "image/jpeg",
@@ -44,6 +45,9 @@ _MAGIC = {
     b"MM\x00*": "image/tiff",
     b"BM": "image/bmp",
 }
+
+
+logger = logging.getLogger(__name__)
 
 
 @overload
@@ -100,9 +104,9 @@ def load_image_table(
     """Read a table with an image and a label in each row.
 
     Image cells are paths, bytes, or the hub's ``{bytes, path}``. Labels are class names or numbers from 0;
-    the names of numbers are `classes`, else those in the parquet file (``ipo_dspy`` or Hugging Face
-    metadata), else a ``class_name`` column. Class order is that of those names; text labels without such
-    names are sorted. All splits of one file have the same classes.
+    the names of numbers are `classes`, else those that the parquet file keeps for the label column (``ipo_dspy`` or
+    Hugging Face metadata), else a column of names beside it (``class_name``, ``class``, ...). Class order is that of
+    those names; text labels without such names are sorted. All splits of one file have the same classes.
 
     Args:
         path: a .csv, .tsv or .parquet file with a header.
@@ -110,7 +114,8 @@ def load_image_table(
         label: column of labels; "auto" finds label, class, class_name, ...
         classes: class names in label index order.
         base: folder where relative image paths start; the table's own by default.
-        split: keep rows with this value in the ``split`` column; "all" keeps all of them.
+        split: keep rows with this value in the column that tells training from test rows (``split``, ``subset``,
+            ... in any case, or any whose values are train, val, or test); "all" keeps all of them.
         shots: training images a class, drawn by `few_shot`; None takes all.
         test: share of each class to hold out, between 0 and 1; None makes no test set.
         seed: seed of the split and of the draw.
@@ -122,8 +127,8 @@ def load_image_table(
         DataError: an unreadable file, a missing column or image, a label outside the classes, ...
     """
     table = open_table(Path(path).expanduser())
-    columns = find_column(table, "image", image, IMAGE_COLUMNS), find_column(table, "label", label, LABEL_COLUMNS)
-    rows, folder = _rows(table, split), _base_folder(table, base)
+    columns = find_columns(table, image, label)
+    rows, folder = rows_of_split(table, columns, split), _base_folder(table, base)
     return from_table(table, *columns, rows, folder, classes=classes, shots=shots, test=test, seed=seed)
 
 
@@ -155,6 +160,7 @@ def from_table(
     cells = table.column(image)
     labels, names = named_labels(table, label, rows, classes)
     _check_paths(table, cells, rows, folder)
+    rows, labels = _each_picture_once(table, cells, rows, labels)
     chosen = select(labels, shots=shots, test=test, seed=seed)
 
     def build(drawn: Sequence[int]) -> ImageDataset:
@@ -165,38 +171,38 @@ def from_table(
     return build(chosen.train) if chosen.test is None else (build(chosen.train), build(chosen.test))
 
 
-def find_column(table: Table, what: str, asked: str, usual: Sequence[str]) -> str:
-    """The column's name: the one asked for, or the first of the usual ones that the table has."""
+def find_column(table: Table, what: str, asked: str, usual: Sequence[str], taken: Collection[str] = ()) -> str:
+    """Return the column's name: the one asked for, or the first of the usual ones that the table has.
+
+    Args:
+        table: to look in.
+        what: the argument's name, for the message.
+        asked: a name, or "auto".
+        usual: names in lower case.
+        taken: columns that are something else.
+    """
     if asked in table.columns:
         return asked
-    columns = {name.casefold(): name for name in table.columns}
+    columns = {name.casefold(): name for name in table.columns if name not in taken}
     found = next((columns[name] for name in usual if name in columns), None)
     if asked == "auto" and found is not None:
         return found
     missing = f"{what} column" if asked == "auto" else f"column {asked!r}"
-    near = closest(what if asked == "auto" else asked, table.columns) or table.columns[0]
+    free = [name for name in table.columns if name not in taken] or list(table.columns)
+    near = closest(what if asked == "auto" else asked, free) or free[0]
     raise DataError(
         f"{table.path} has no {missing}, only {', '.join(map(shorten, table.columns))}; "
-        f"write e.g. {what}={near!r}, or add a header line 'image,label' where there is none"
+        f"name it, e.g. {what}={near!r}, or add a header line 'image,label' where there is none"
     )
 
 
-def _rows(table: Table, split: str | None) -> list[int]:
-    """The rows of a split; splits are mixed only when told to, or training would see test images."""
-    if SPLIT_COLUMN not in table.columns:
-        if split not in (None, "all"):
-            raise DataError(f"{table.path} has no column {SPLIT_COLUMN!r}; leave split={split!r} out")
-        return list(range(table.rows))
-    parts = [str(part) for part in map(table.column(SPLIT_COLUMN), range(table.rows))]
-    values = sorted(set(parts))
-    known = ", ".join(map(shorten, values[:8]))
-    if split is None and len(values) > 1:
-        choice = f"load_image_table(..., split={values[0]!r})"
-        raise DataError(f"{table.path} holds the splits {known}; choose one: {choice}, or split='all'")
-    rows = [row for row, part in enumerate(parts) if split in (None, "all", part)]
-    if not rows:
-        raise DataError(f"{table.path} has no rows of split {split!r}; write one of {known}")
-    return rows
+def find_columns(table: Table, image: str, label: str) -> tuple[str, str]:
+    """Return the names of the columns of images and labels; see `find_column`."""
+    pictures = find_column(table, "image", image, IMAGE_COLUMNS, {label})
+    usual = {name for name in table.columns if name.casefold() in LABEL_COLUMNS}
+    part = split_column(table, {pictures, label, *usual})
+    taken = {pictures} if part is None else {pictures, part}
+    return pictures, find_column(table, "label", label, LABEL_COLUMNS, taken)
 
 
 def _base_folder(table: Table, base: str | PathLike[str] | None) -> Path:
@@ -213,14 +219,35 @@ def _check_paths(table: Table, cells: Cells, rows: Sequence[int], folder: Path) 
             _image_path(table, row, cells(row), folder)
 
 
+def _each_picture_once(
+    table: Table, cells: Cells, rows: Sequence[int], labels: Sequence[str]
+) -> tuple[list[int], list[str]]:
+    """Leave out rows that name a picture again: it would be trained on and tested on. Bytes are not compared."""
+    if not isinstance(cells(rows[0]), str):
+        return list(rows), list(labels)
+    first: dict[str, int] = {}
+    kept: list[int] = []
+    for at, row in enumerate(rows):
+        cell = cells(row)
+        before = first.setdefault(cell, at)
+        if before == at:
+            kept.append(at)
+        elif labels[before] != labels[at]:
+            fact = f"{table.place(row)} labels {shorten(cell)} {labels[at]!r}, {table.place(rows[before])} labels it"
+            raise DataError(f"{fact} {labels[before]!r}; remove one of the two rows")
+    if len(kept) < len(rows):
+        logger.warning("%s names %d pictures more than once; each is used once", table.path, len(rows) - len(kept))
+    return [rows[at] for at in kept], [labels[at] for at in kept]
+
+
 def _image_path(table: Table, row: int, text: Any, folder: Path) -> str:
     if not isinstance(text, str) or not text:
         raise DataError(f"{table.place(row)} names no image ({shorten(text)}); write a path, e.g. 'cat/1.jpg'")
     path = folder / text
-    try:
-        size = path.stat().st_size if path.is_file() else None
-    except (OSError, ValueError):  # too long for a file name, or a NUL in it
-        size = None
+    size = _size(path)
+    if size is None and "\\" in text:  # written on Windows
+        path = folder / text.replace("\\", "/")
+        size = _size(path)
     if size:
         return str(path)
     fact = f"there is no file {shorten(str(path))}" if size is None else "that file is empty"
@@ -228,6 +255,13 @@ def _image_path(table: Table, row: int, text: Any, folder: Path) -> str:
         f"{table.place(row)} names the image {shorten(text)}, but {fact}; "
         "correct the row, or pass base='FOLDER' where the paths start"
     )
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError):  # too long for a file name, or a NUL in it
+        return None
 
 
 def _example(table: Table, row: int, cell: Any, label: str, folder: Path) -> dspy.Example:

@@ -1,20 +1,19 @@
 """Open a CSV, TSV or parquet file as named columns of cells, with words for where a row stands.
 
-The only importer of pyarrow. CSV goes through the standard library, for that can say which line is wrong;
-it is held in memory whole. Parquet columns are read when asked for, a row group at a time, and cells turned into
+The only importer of pyarrow. Parquet columns are read when asked for, a row group at a time, and cells turned into
 Python values one by one, since a column of image bytes is large and often only a few shots of it are wanted.
 """
 
 import bisect
-import csv
 import functools
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ipo_dspy.data.csvfile import read_csv
 from ipo_dspy.errors import DataError
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
@@ -50,7 +49,7 @@ def open_table(path: Path) -> Table:
     """Open a table by its suffix.
 
     Raises:
-        DataError: no such file, no table, damaged, ragged, not UTF-8, without rows, or columns of one name.
+        DataError: no such file, no table, damaged, ragged, not text, without rows, or columns of one name.
     """
     if not path.is_file():
         absent = f"is not there (looked from {Path.cwd()})"
@@ -68,52 +67,17 @@ def open_table(path: Path) -> Table:
 
 
 def _open_csv(path: Path) -> Table:
-    header, rows, lines = _csv_rows(path)
-    cells = {name: [row[at] for row in rows] for at, name in enumerate(header)}
+    content = read_csv(path)
+    cells = {name: [row[at] for row in content.rows] for at, name in enumerate(content.header)}
     return Table(
         path,
-        columns=header,
-        rows=len(rows),
+        columns=content.header,
+        rows=len(content.rows),
         column=lambda name: cells[name].__getitem__,
-        place=lambda row: f"line {lines[row]} of {path}",
+        place=lambda row: f"line {content.lines[row]} of {path}",
         source=lambda row: f"{path}#{row}",
         metadata={},
     )
-
-
-def _csv_rows(path: Path) -> tuple[tuple[str, ...], list[list[str]], list[int]]:
-    """Header, rows and the line that each row ends on; utf-8-sig because Excel writes a byte order mark."""
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = _delimiter(path, file.readline())
-            file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = tuple(name.strip() for name in next(reader, []))
-            for row in filter(None, reader):
-                _check_width(row, header, f"line {reader.line_num} of {path}")
-                rows.append([cell.strip() for cell in row])
-                lines.append(reader.line_num)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason}); save it as 'CSV UTF-8'") from error
-    except csv.Error as error:
-        last = lines[-1] if lines else 1
-        raise DataError(f"{path}: {error}, after line {last}; check the quotes and save it again") from error
-    if not header:
-        raise DataError(f"{path} is empty; write a header line 'image,label' and a line for each picture")
-    return header, rows, lines
-
-
-def _delimiter(path: Path, header: str) -> str:
-    """Tab for .tsv; else the commonest of comma, semicolon (Excel in much of Europe) and tab."""
-    return "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
-
-
-def _check_width(row: Sequence[str], header: Sequence[str], place: str) -> None:
-    if len(row) != len(header):
-        fact = f"{place} has {len(row)} cell(s), the header {len(header)}"
-        raise DataError(f'{fact}; put quotes around a cell that holds a comma: 1.jpg,"cat, black"')
 
 
 def _open_parquet(path: Path) -> Table:
@@ -131,7 +95,7 @@ def _open_parquet(path: Path) -> Table:
 
         def cell(row: int) -> Any:
             number = bisect.bisect_right(ends, row)
-            return group(number)[row - ends[number] + groups[number]].as_py()
+            return _guarded(path, group(number)[row - ends[number] + groups[number]].as_py)
 
         return cell
 
@@ -151,6 +115,8 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
 
     try:
         return read()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} holds text that is not UTF-8 ({error.reason}); write the file again") from error
     except (pa.ArrowException, OSError) as error:
         fact = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{path} cannot be read as parquet ({fact}); fetch or write the file again") from error

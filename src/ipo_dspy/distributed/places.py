@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ipo_dspy.data import load_images
-from ipo_dspy.data.table import IMAGE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMN, find_column, stored_classes
+from ipo_dspy.data.splitcolumn import split_column
+from ipo_dspy.data.table import find_columns, stored_classes
 from ipo_dspy.data.tablefile import open_table
 from ipo_dspy.data.webdataset import names_beside, shard_files
 from ipo_dspy.distributed.parts import CHUNK, Part, Rows, Tar, listed
@@ -81,10 +82,11 @@ def _rows(path: Path, image: str, label: str) -> list[Rows]:
     import pyarrow.parquet as pq
 
     table = open_table(path)
-    if SPLIT_COLUMN in table.columns:
-        raise DataError(f"{path} has a column {SPLIT_COLUMN!r}; write the rows of one split into a file of their own")
-    columns = find_column(table, "image", image, IMAGE_COLUMNS), find_column(table, "label", label, LABEL_COLUMNS)
-    footer, names = pq.ParquetFile(path).metadata, stored_classes(table.metadata)
+    columns = find_columns(table, image, label)
+    parts = split_column(table, columns)
+    if parts is not None:
+        raise DataError(f"{path} has a column {parts!r}; write the rows of one split into a file of their own")
+    footer, names = pq.ParquetFile(path).metadata, stored_classes(table.metadata, columns[1])
     counts = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
     return [
         Rows(str(path), tuple(groups), sum(counts[: groups[0]]), sum(counts[i] for i in groups), *columns, names)

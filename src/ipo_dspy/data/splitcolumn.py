@@ -1,0 +1,66 @@
+"""The column of a table that tells training rows from test rows; rows of two parts are never mixed unasked."""
+
+from collections.abc import Collection
+
+from ipo_dspy.data.dataset import shorten
+from ipo_dspy.data.tablefile import Table
+from ipo_dspy.errors import DataError
+
+SPLIT_COLUMNS = ("split", "subset", "partition", "is_training_image", "is_train", "is_test")
+"""Names that say it by themselves, in lower case."""
+
+PART_WORDS = frozenset(
+    {"train", "training", "trn", "val", "valid", "validation", "dev", "test", "testing", "eval", "holdout"}
+)
+"""Values, in lower case, that say it in a column of any name."""
+
+
+def split_column(table: Table, others: Collection[str]) -> str | None:
+    """Return the name of the split column, or None.
+
+    Args:
+        table: to look in.
+        others: columns that are something else, such as labels, or images, which may be large.
+    """
+    columns = {name.casefold(): name for name in table.columns if name not in others}
+    named = next((columns[name] for name in SPLIT_COLUMNS if name in columns), None)
+    return named or next((name for name in columns.values() if _holds_parts(table, name)), None)
+
+
+def rows_of_split(table: Table, columns: Collection[str], split: str | None) -> list[int]:
+    """Return the rows of a split; splits are mixed only when told to, or training would see test images.
+
+    Args:
+        table: with or without a split column.
+        columns: those of images and labels.
+        split: a value of the split column, "all", or None where there is but one.
+    """
+    column = split_column(table, columns)
+    if column is None:
+        if split not in (None, "all"):
+            raise DataError(f"{table.path} has no column 'split'; leave split={split!r} out")
+        return list(range(table.rows))
+    parts = [str(part) for part in map(table.column(column), range(table.rows))]
+    values = sorted(set(parts))
+    known = ", ".join(map(shorten, values[:8]))
+    if split is None and len(values) > 1:
+        fact = f"{table.path} holds the splits {known} in its column {column!r}"
+        raise DataError(f"{fact}; choose one, e.g. split={_training(values)!r}, or split='all' for all rows")
+    rows = [row for row, part in enumerate(parts) if split in (None, "all", part)]
+    if not rows:
+        raise DataError(f"{table.path} has no rows of split {split!r}; choose one of {known}")
+    return rows
+
+
+def _training(values: list[str]) -> str:
+    return next((value for value in values if value.casefold().startswith("tr")), values[0])
+
+
+def _holds_parts(table: Table, column: str) -> bool:
+    """Tell whether every cell is the name of a part, and there are several; most columns are told by the first cell."""
+    cells = table.column(column)
+    first = cells(0)
+    if not isinstance(first, str) or first.casefold() not in PART_WORDS:
+        return False
+    values = {cells(row) for row in range(table.rows)}
+    return len(values) > 1 and all(isinstance(value, str) and value.casefold() in PART_WORDS for value in values)
