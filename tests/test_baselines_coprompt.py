@@ -12,12 +12,12 @@ from baseline_toys import CLASSES, deep_toy, few_shots, pictures
 from clip_toys import PLAIN, shared_toy
 from ipo_dspy import demo
 from ipo_dspy.baselines import build_method
+from ipo_dspy.baselines.augment import rand_augment
 from ipo_dspy.baselines.base import evaluate
 from ipo_dspy.baselines.coprompt import Adapted, Adapter, CoPrompt, draw_adapter, inconsistency
-from ipo_dspy.baselines.perturbing import random_crop_flip
-from ipo_dspy.baselines.prompting import preprocess
 from ipo_dspy.baselines.sentences import SentenceFeatures
 from ipo_dspy.baselines.templates import TemplateClassifier
+from ipo_dspy.baselines.views import Views, preprocess
 from ipo_dspy.errors import InputError
 from ipo_dspy.template import Template
 
@@ -64,12 +64,13 @@ def test_inconsistency_by_hand() -> None:
 
 
 def test_the_loss_of_a_step_by_hand() -> None:
-    """Cross-entropy, and the weight times what features differ from those of a perturbed image and another text."""
+    """Cross-entropy, and the weight times what features differ from those of another draw and text."""
     few, generator = few_shots(shots=1), seeded()
-    method = CoPrompt(epochs=1, batch=4, weight=3.0, smallest_crop=0.5, sentences=SENTENCES)
+    method = CoPrompt(epochs=1, batch=4, weight=3.0, sentences=SENTENCES)
     model, order = method.start(few, generator), torch.randperm(4, generator=generator)
-    pixels = preprocess(few.backbone, few.images)[order]
-    seen = few.backbone.encode_pixels(random_crop_flip(pixels, generator, smallest=0.5))
+    views = Views(few, rand_augment, generator)
+    pixels = views(order)
+    seen = few.backbone.encode_pixels(views(order))
     said = SentenceFeatures(few.backbone, few.classes, SENTENCES).draw(generator)
     with torch.no_grad():
         image, text = model.image_features(pixels), model.text_features(few.classes)
@@ -116,7 +117,8 @@ def test_gradients_reach_prompts_couplings_and_adapters_and_nothing_else() -> No
 
 def test_the_loss_falls_and_training_images_are_told_apart_better() -> None:
     few = few_shots()
-    free, held = (CoPrompt(epochs=8, lr=0.02, weight=weight).fit(few, seed=1) for weight in (0.0, 8.0))
+    settings: dict[str, Any] = {"epochs": 8, "lr": 0.02, "n_ctx": 4, "augment": False}
+    free, held = (CoPrompt(**settings, weight=weight).fit(few, seed=1) for weight in (0.0, 8.0))
     assert free.losses[-1] < 0.9 * free.losses[0]
     assert held.losses[-1] < 0.8 * held.losses[0]
     before = evaluate(build_method("clip").fit(few), few.images, few.labels, few.classes)
@@ -152,7 +154,7 @@ def test_the_published_recipe() -> None:
     assert (recipe.epochs, recipe.batch, recipe.lr, recipe.warmup, recipe.warmup_lr) == (8, 4, 0.0035, 1, 1e-5)
     assert (recipe.momentum, recipe.weight_decay) == (0.9, 5e-4)
     assert method.towers == ("text", "image")
-    assert (method.n_ctx, method.words, method.depth, method.weight) == (4, "a photo of a", 12, 8.0)
+    assert (method.n_ctx, method.words, method.depth, method.weight) == (2, "a photo of a", 9, 1.0)
     assert (method.image_share, method.text_share) == (0.1, 0.2)
 
 
@@ -165,7 +167,6 @@ def test_the_published_recipe() -> None:
         ({"weight": float("inf")}, "weight=inf is not a finite number"),
         ({"image_share": 1.5}, r"image_share=1\.5 is no share of a feature; write 0 to 1"),
         ({"text_share": -0.1}, r"text_share=-0\.1 is no share of a feature"),
-        ({"smallest_crop": 0.0}, r"smallest_crop=0\.0 is no share of an image"),
         ({"sentences": {"cat": "a cat"}}, r"sentences\['cat'\] is 'a cat'; write a list of texts"),
         ({"epochs": 0}, "epochs=0 leaves nothing to learn from"),
         ({"shots": 16}, "coprompt has no setting 'shots'; known: n_ctx, words, depth, weight, "),

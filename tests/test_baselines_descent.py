@@ -1,4 +1,6 @@
-"""The shared descent: every image once an epoch, the published schedule, and the seed decides everything."""
+"""The shared descent: full batches of an epoch's images, the published schedule, and the seed decides everything."""
+
+from collections import Counter
 
 import pytest
 import torch
@@ -20,17 +22,29 @@ def regress(recipe: Recipe, seed: int = 0) -> tuple[Tensor, list[float], list[li
     return weight.detach(), means, seen
 
 
-def test_each_epoch_sees_every_image_once() -> None:
-    _, means, seen = regress(Recipe(epochs=2, batch=4, lr=0.1))
-    assert [len(batch) for batch in seen] == [4, 4, 2] * 2
-    for epoch in (seen[:3], seen[3:]):
-        assert sorted(index for batch in epoch for index in batch) == list(range(10))
-    assert seen[:3] != seen[3:]
+@pytest.mark.parametrize(
+    ("batch", "sizes"), [(1, [1] * 10), (4, [4, 4]), (5, [5, 5]), (9, [9]), (10, [10]), (32, [10])]
+)
+def test_an_epoch_has_full_batches_or_one_of_all_images(batch: int, sizes: list[int]) -> None:
+    _, means, seen = regress(Recipe(epochs=2, batch=batch, lr=0.01))
+    assert [len(indices) for indices in seen] == sizes * 2
+    first, second = seen[: len(sizes)], seen[len(sizes) :]
+    for epoch in (first, second):
+        shown = [index for indices in epoch for index in indices]
+        assert len(set(shown)) == len(shown) == sum(sizes)
+    assert first != second
     assert len(means) == 2
 
 
+def test_an_image_that_sits_out_an_epoch_is_in_another() -> None:
+    _, _, seen = regress(Recipe(epochs=20, batch=4, lr=0.01))
+    counts = Counter(index for indices in seen for index in indices)
+    assert len(counts) == 10
+    assert min(counts.values()) > 10
+
+
 def test_the_loss_falls_and_the_seed_decides() -> None:
-    recipe = Recipe(epochs=30, batch=4, lr=0.1, weight_decay=0.0)
+    recipe = Recipe(epochs=60, batch=5, lr=0.1, weight_decay=0.0)
     weight, means, _ = regress(recipe)
     assert means[-1] < 1e-3 < means[0]
     assert torch.allclose(weight, torch.ones(3), atol=0.05)
@@ -70,7 +84,7 @@ def test_progress_counts_all_steps() -> None:
         generator=torch.Generator(),
         progress=lambda *at: told.append(at),
     )
-    assert told == [(done, 6) for done in range(1, 7)]
+    assert told == [(done, 4) for done in range(1, 5)]
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_the_seed_decides_to_the_last_bit(name: str, n_ctx: int | None) -> None:
         ("maple", {"depth": "9"}, "depth='9' is not a whole number; write e.g. depth=9"),
         ("vpt", {"lr": math.inf}, "lr=inf is not a finite number; write e.g. lr=0.0025"),
         ("promptsrc", {"words": 5}, "words=5 is not a text; write e.g. words='a photo of a'"),
-        ("coprompt", {"smallest_crop": "x"}, "smallest_crop='x' is not a finite number; write e.g. smallest_crop=0.08"),
+        ("coprompt", {"weight": "x"}, "weight='x' is not a finite number; write e.g. weight=1.0"),
     ],
 )
 def test_settings_of_another_kind_are_refused(name: str, setting: dict[str, Any], said: str) -> None:
@@ -118,7 +118,7 @@ def test_novel_classes_are_named_when_it_is_asked(name: str) -> None:
 def test_progress_counts_all_steps(name: str) -> None:
     told: list[tuple[int, int]] = []
     build_method(name, epochs=2, batch=5).fit(few_shots(), progress=lambda *at: told.append(at))
-    assert told == [(done, 8) for done in range(1, 9)]
+    assert told == [(done, 6) for done in range(1, 7)]
 
 
 @pytest.mark.parametrize("name", CONTEXTS)

@@ -14,8 +14,8 @@ from ipo_dspy import demo
 from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.base import FewShot
 from ipo_dspy.baselines.maple import Coupled, MaPLe, draw_coupled
-from ipo_dspy.baselines.prompting import preprocess
 from ipo_dspy.baselines.towers import ImageTower
+from ipo_dspy.baselines.views import preprocess
 from ipo_dspy.clip.backbone import Backbone, load_backbone
 from ipo_dspy.clip.images import encode_images
 from ipo_dspy.clip.text import plain_class_features

@@ -1,9 +1,8 @@
-"""What methods with prompts in the image tower share: pixels, texts, prompts, training, and the classifier."""
+"""What methods with prompts in the image tower share: texts, prompts, training, and the classifier."""
 
 import copy
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,10 +21,10 @@ from ipo_dspy.baselines.prompting import (
     draw_prompts,
     first_words,
     learn,
-    preprocess,
 )
 from ipo_dspy.baselines.templates import TemplateClassifier
 from ipo_dspy.baselines.towers import ImageTower, TextTower
+from ipo_dspy.baselines.views import preprocess
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.images import encode_images
 from ipo_dspy.clip.text import class_features, plain_class_features
@@ -70,27 +69,6 @@ def clip(backbone: Backbone, template: str) -> Tensor:
 def worded(backbone: Backbone, words: str, count: int) -> Tensor:
     prompts = Prompts(first_words(backbone, words, count, seeded()))
     return PromptedTexts(backbone, NAMES, words, count).features(prompts)
-
-
-# Pixels
-
-
-def test_pixels_are_what_the_model_is_given(tmp_path: Path) -> None:
-    images = pictures(2)[0]
-    images[0].save(tmp_path / "one.png")
-    pixels = preprocess(deep_toy(), [str(tmp_path / "one.png"), *images[1:]])
-    assert (pixels.shape, pixels.dtype, pixels.device.type) == ((8, 3, 32, 32), torch.float32, "cpu")
-    assert all(torch.equal(row, deep_toy().preprocess(image)) for row, image in zip(pixels, images, strict=True))
-    near(deep_toy().encode_pixels(pixels), encode_images(deep_toy(), images).features)
-
-
-def test_an_image_that_cannot_be_read_is_told_with_its_place() -> None:
-    images = pictures(1)[0]
-    for place in (0, 3):
-        with pytest.raises(ImageError, match=rf"missing.png' does not exist; .* \(image {place + 1} of 4\)"):
-            preprocess(deep_toy(), [*images[:place], "missing.png", *images[place + 1 :]])
-    with pytest.raises(DataError, match="no images to encode; pass at least one"):
-        preprocess(deep_toy(), [])
 
 
 # Texts
@@ -194,17 +172,17 @@ def test_prompts_that_cannot_be_are_told() -> None:
 
 def test_learning_moves_the_parameters_and_then_they_rest() -> None:
     few, model = few_shots(), Seeing(2)
+    pixels = preprocess(deep_toy(), few.images)
     before = copy.deepcopy([one.detach() for one in model.parameters])
     weights = copy.deepcopy(deep_toy().model.state_dict())
     seen: list[int] = []
     done: list[int] = []
 
-    def loss(pixels: Tensor, indices: Tensor) -> Tensor:
-        assert torch.equal(pixels, preprocess(deep_toy(), [few.images[index] for index in indices]))
+    def loss(indices: Tensor) -> Tensor:
         seen.extend(indices.tolist())
-        return -model.image_features(pixels)[:, 0].sum()
+        return -model.image_features(pixels[indices])[:, 0].sum()
 
-    recipe = Recipe(epochs=3, batch=5, lr=0.1)
+    recipe = Recipe(epochs=3, batch=4, lr=0.1)
     losses = learn(few, model.parameters, loss, recipe=recipe, generator=seeded(), after_epoch=done.append)
     assert len(losses) == 3
     assert losses[2] < losses[0]

@@ -13,7 +13,7 @@ from clip_toys import PLAIN, shared_toy
 from ipo_dspy import demo
 from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.base import FewShot, evaluate
-from ipo_dspy.baselines.prompting import PromptedClassifier, preprocess
+from ipo_dspy.baselines.prompting import PromptedClassifier
 from ipo_dspy.baselines.promptsrc import (
     IndependentPrompts,
     PromptSRC,
@@ -21,12 +21,15 @@ from ipo_dspy.baselines.promptsrc import (
     WeightedMean,
     draw_independent,
     epoch_weights,
-    frozen,
+    frozen_text,
     regularized_loss,
     said,
 )
-from ipo_dspy.baselines.templates import ClipEnsemble, TemplateClassifier
-from ipo_dspy.errors import InputError
+from ipo_dspy.baselines.templates import TemplateClassifier
+from ipo_dspy.baselines.views import preprocess
+from ipo_dspy.clip.backbone import import_open_clip
+from ipo_dspy.clip.images import encode_images
+from ipo_dspy.errors import InputError, TemplateError
 from ipo_dspy.template import Template
 
 near = functools.partial(torch.testing.assert_close, rtol=0, atol=1e-5)
@@ -42,6 +45,11 @@ def drawn(n_ctx: int = 4, depth: int = 9, seed: int = 0) -> IndependentPrompts:
 
 def fit(seed: int = 0, **settings: Any) -> PromptedClassifier[IndependentPrompts]:
     return PromptSRC(**{"epochs": 2, "batch": 8, **settings}).fit(few_shots(), seed=seed)
+
+
+def unprompted(few: FewShot) -> Said:
+    """What the model without prompts says."""
+    return said(few.backbone, encode_images(few.backbone, few.images).features, frozen_text(few.backbone, few.classes))
 
 
 def loss_of(learned: Said, kept: Said, text_weight: float = 0.0, image_weight: float = 0.0) -> float:
@@ -102,9 +110,6 @@ def test_shapes() -> None:
     assert len(drawn(depth=1).parameters) == 2
     assert model.image_features(torch.rand(2, 3, 32, 32)).shape == (2, 16)
     assert model.text_features(CLASSES).shape == (4, 16)
-    kept = frozen(few_shots(shots=2))
-    assert [tuple(part.shape) for part in kept] == [(8, 16), (4, 16), (8, 4)]
-    assert [tuple(part.shape) for part in kept.of(torch.tensor([3, 1, 1]))] == [(3, 16), (4, 16), (3, 4)]
 
 
 def test_the_first_prompt_is_the_words_and_the_others_are_small() -> None:
@@ -119,9 +124,19 @@ def test_the_first_prompt_is_the_words_and_the_others_are_small() -> None:
         assert 0.01 < one.std().item() < 0.03
 
 
-def test_the_frozen_model_is_clip_with_eighty_templates() -> None:
-    few = few_shots(shots=2)
-    near(frozen(few).logits, ClipEnsemble().fit(few).logits(few.images, few.classes), atol=1e-3)
+def test_the_frozen_texts_are_a_plain_mean_over_the_first_sixty_templates() -> None:
+    backbone, templates = deep_toy(), import_open_clip().OPENAI_IMAGENET_TEMPLATES[:60]
+    found = frozen_text(backbone, ["cat", "sea_gull"])
+    tokenize = import_open_clip().get_tokenizer("ViT-B-32")
+    for row, name in zip(found, ("cat", "sea gull"), strict=True):
+        with torch.no_grad():
+            mean = backbone.model.encode_text(tokenize([template(name) for template in templates])).mean(dim=0)
+        near(row, mean / mean.norm())
+
+
+def test_a_class_that_does_not_fit_the_sixty_is_told() -> None:
+    with pytest.raises(TemplateError, match=r"filled with class .* tokens and the model takes 77; shorten"):
+        frozen_text(deep_toy(), ["cat", "very " * 68 + "old dog"])
 
 
 @pytest.mark.parametrize("template", ["a photo of a <CLASS>.", "art of the <CLASS>."])
@@ -138,7 +153,7 @@ def test_without_prompts_it_is_zero_shot_clip(template: str) -> None:
 def test_gradients_reach_the_prompts_of_both_towers_and_nothing_else() -> None:
     few, model = few_shots(shots=1), drawn()
     learned = said(deep_toy(), model.image_features(preprocess(deep_toy(), few.images)), model.text_features(CLASSES))
-    torch.autograd.backward(regularized_loss(learned, frozen(few), few.targets, text_weight=25, image_weight=10))
+    torch.autograd.backward(regularized_loss(learned, unprompted(few), few.targets, text_weight=25, image_weight=10))
     for one in model.parameters:
         assert one.grad is not None
         assert one.grad.abs().sum() > 0
@@ -156,7 +171,7 @@ def test_the_loss_falls_and_training_images_are_told_apart_better() -> None:
 
 def apart(fitted: PromptedClassifier[IndependentPrompts], few: FewShot) -> tuple[float, float]:
     """How far text features and image features are from those of the frozen model."""
-    kept = frozen(few)
+    kept = unprompted(few)
     text, image = fitted.text_features(few.classes), fitted.features(few.images)
     return (text - kept.text).abs().mean().item(), (image - kept.image).abs().mean().item()
 

@@ -1,7 +1,5 @@
 """Zero-shot CLIP as a baseline: the classifier's own numbers, from one template or from eighty."""
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -10,7 +8,7 @@ from ipo_dspy import demo
 from ipo_dspy.baselines import METHODS, build_method
 from ipo_dspy.baselines.base import FewShot, evaluate
 from ipo_dspy.baselines.templates import TemplateClassifier, imagenet_templates
-from ipo_dspy.clip.images import ImageSource, encode_images
+from ipo_dspy.clip.images import encode_images
 from ipo_dspy.errors import InputError, TemplateError
 from ipo_dspy.evaluation import evaluate as evaluate_program
 from ipo_dspy.template import Template
@@ -37,20 +35,6 @@ def test_it_is_the_classifier_with_that_template(task: demo.DemoTask, few: FewSh
     found = evaluate(build_method("clip").fit(few), images, labels, task.classes)
     assert found.accuracy == of_program.score.accuracy
     assert found.loss == pytest.approx(of_program.score.loss, abs=1e-5)
-
-
-def test_no_image_is_left_alone_in_a_pass(task: demo.DemoTask, few: FewShot) -> None:
-    """Alone it would have other last bits than among others."""
-    counts: list[int] = []
-
-    class Counting:
-        def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> torch.Tensor:
-            counts.append(len(images))
-            return torch.zeros(len(images), len(classes))
-
-    for count in (1, 64, 65, 66, 129):
-        evaluate(Counting(), [b""] * count, [task.classes[0]] * count, task.classes)
-    assert counts == [1, 64, 65, 64, 2, 64, 65]
 
 
 def test_the_ensemble_is_the_mean_of_normalised_features(task: demo.DemoTask, few: FewShot) -> None:

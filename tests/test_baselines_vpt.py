@@ -12,9 +12,10 @@ from clip_toys import COCA, shared_toy
 from ipo_dspy import demo
 from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.base import FewShot, evaluate
-from ipo_dspy.baselines.prompting import draw_prompts, preprocess
+from ipo_dspy.baselines.prompting import draw_prompts
 from ipo_dspy.baselines.templates import TemplateClassifier
 from ipo_dspy.baselines.towers import ImageTower
+from ipo_dspy.baselines.views import preprocess
 from ipo_dspy.baselines.vpt import VPT, VisualPrompts
 from ipo_dspy.clip.backbone import Backbone, load_backbone
 from ipo_dspy.clip.images import encode_images
@@ -52,12 +53,21 @@ def test_without_tokens_it_is_zero_shot_clip() -> None:
     torch.testing.assert_close(fitted.logits(images, CLASSES), clip, rtol=0, atol=1e-3)
 
 
-def test_texts_are_the_template_of_the_task() -> None:
+@pytest.mark.parametrize(
+    ("settings", "template"),
+    [
+        ({}, "a photo of a <CLASS>."),
+        ({"template": "art of the <CLASS>."}, "art of the <CLASS>."),
+        ({"template": None}, "a drawing of a <CLASS>."),
+    ],
+)
+def test_texts_are_those_of_the_code_or_of_another_template(settings: dict[str, Any], template: str) -> None:
     few = few_shots()
     drawing = Template.parse("a drawing of a <CLASS>.")
-    fitted = VPT(epochs=1).fit(FewShot(few.backbone, few.images, few.labels, CLASSES, drawing))
+    fitted = VPT(epochs=1, **settings).fit(FewShot(few.backbone, few.images, few.labels, CLASSES, drawing))
+    right = Template.parse(template)
     for classes in (CLASSES, ("horse", "sea_gull")):
-        assert torch.equal(fitted.text_features(classes), class_features(few.backbone, [drawing], classes)[0])
+        assert torch.equal(fitted.text_features(classes), class_features(few.backbone, [right], classes)[0])
 
 
 def test_every_block_has_prompts_of_its_own() -> None:
@@ -132,7 +142,9 @@ def test_image_towers_of_another_kind_are_told_before_an_image_is_read(kind: str
 
 def test_templates_that_do_not_fit_are_told_before_an_image_is_read() -> None:
     with pytest.raises(TemplateError, match=r"filled with class .* tokens and the model takes 77; shorten"):
-        VPT().fit(unread(deep_toy(), Template.parse(f"a {'very ' * 80} old <CLASS>.")))
+        VPT(template=f"a {'very ' * 80} old <CLASS>.").fit(unread(deep_toy()))
+    with pytest.raises(TemplateError, match="<CLASS>"):
+        VPT(template="a photo")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +154,7 @@ def test_templates_that_do_not_fit_are_told_before_an_image_is_read() -> None:
         ({"depth": 0}, "depth=0 leaves no block for prompts"),
         ({"batch": 0}, "batch=0 leaves nothing to learn from"),
         ({"lr": 0.0}, "lr=0.0 learns nothing"),
-        ({"words": "a photo"}, "vpt has no setting 'words'; known: n_ctx, depth, epochs, batch, lr"),
+        ({"words": "a photo"}, "vpt has no setting 'words'; known: template, n_ctx, depth, epochs, batch, lr, augment"),
     ],
 )
 def test_bad_settings_are_told_at_once(setting: dict[str, Any], said: str) -> None:

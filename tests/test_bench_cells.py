@@ -9,6 +9,7 @@ import pytest
 
 from ipo_dspy.baselines import build_method
 from ipo_dspy.bench.cells import Cell, Grid, distinct
+from ipo_dspy.bench.methods import REVISIONS, with_sentences
 from ipo_dspy.bench.official import _SET, official
 from ipo_dspy.bench.rows import ROWS, Row, Rows, read_rows
 from ipo_dspy.bench.settings import Settings
@@ -76,6 +77,30 @@ def test_what_the_authors_set_for_a_data_set_gives_way_to_the_user() -> None:
     assert other.arguments == {"depth": 12, "n_ctx": 6, "weight": 3.0}
     assert other.decisive["arguments"] == other.arguments
     assert other.key != cell.key
+
+
+def test_sentences_are_in_the_key_and_rows_repeat_their_digest_only(tmp_path: Path) -> None:
+    texts = {f"class {number}": [f"class {number} is seen from above."] for number in range(100)}
+    keys = set()
+    for name, sentences in (("a", texts), ("b", texts), ("c", {**texts, "class 0": ["another text."]})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(sentences))
+        arguments = with_sentences({"coprompt@dtd": {"sentences": str(tmp_path / f"{name}.json"), "weight": 3.0}})
+        cell = Cell("paper", "dtd", "coprompt", 16, 1, Settings(arguments=arguments))
+        assert cell.arguments["sentences"] == sentences
+        assert cell.decisive["arguments"]["sentences"].startswith("sha256:")
+        assert cell.decisive["arguments"]["weight"] == 3.0
+        assert len(json.dumps(cell.settings.plain)) < 2000
+        keys.add(cell.key)
+    assert len(keys) == 2  # wherever the file lies
+    own: dict[str, dict[str, Any]] = {"coprompt": {"sentences": {"cat": ["a cat."]}}, "vpt": {"sentences": "no.json"}}
+    assert with_sentences(own) == own
+
+
+def test_cells_of_an_earlier_revision_of_a_method_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [replace(CELL, method=method) for method in (*REVISIONS, "ipo", "clip-best")]
+    before = [cell.key for cell in cells]
+    monkeypatch.setattr("ipo_dspy.bench.cells.REVISIONS", dict.fromkeys(REVISIONS, 99))
+    assert [one == cell.key for one, cell in zip(before, cells, strict=True)] == [False] * len(REVISIONS) + [True] * 2
 
 
 def test_what_the_authors_set_is_taken_by_the_methods() -> None:

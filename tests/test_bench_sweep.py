@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from alike import assert_alike
 from bench_small import SmallSuite, grid, results, run
 from cli_process import Processes
 from ipo_dspy.bench.audience import Nobody
@@ -100,7 +101,7 @@ def test_a_killed_sweep_goes_on_to_the_same_rows(whole: Swept, processes: Proces
     listening = Listening()
     resumed = run(tmp_path, audience=listening)
     assert len(listening.begun) == whole.cells - len(measured)
-    assert results(resumed.rows) == results(whole.rows)
+    assert_alike(results(resumed.rows), results(whole.rows))
 
 
 def wait_for_trials(folder: Path, cell: int) -> None:
@@ -120,7 +121,7 @@ def test_a_stop_ends_the_sweep_after_the_step_and_it_goes_on(whole: Swept, tmp_p
     assert [row.method for row in stopped.rows.values()] == ["clip"]
     resumed = run(tmp_path)
     assert not resumed.stopped
-    assert results(resumed.rows) == results(whole.rows)
+    assert_alike(results(resumed.rows), results(whole.rows))
 
 
 def test_a_failed_cell_is_a_row_and_is_tried_again_on_request_only(whole: Swept, tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_a_failed_cell_is_a_row_and_is_tried_again_on_request_only(whole: Swept,
     assert all(row.base is None for row in broken.failed)
     assert len(run(tmp_path).failed) == 3
     assert results(run(tmp_path, retry=True).rows).keys() == results(whole.rows).keys()
-    assert results(read_rows(tmp_path)) == results(whole.rows)
+    assert_alike(results(read_rows(tmp_path)), results(whole.rows))
 
 
 def test_changed_settings_are_refused_and_named(tmp_path: Path) -> None:

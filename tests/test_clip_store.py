@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -209,6 +210,34 @@ def test_a_row_under_the_key_of_another_is_never_given(copied: Path) -> None:
         FeatureStore(copied, ROOMY).get(ORIGIN, key(2))
 
 
+def test_features_are_those_of_their_model_and_of_no_other(copied: Path) -> None:
+    """A bit of the table of segments that flipped could name another model's, and a slot could hold another's rows."""
+    other = replace(ORIGIN, fingerprint="4567")
+    FeatureStore(copied, ROOMY).put(other, rows(0))
+    with SegmentFile(copied).env as env, env.begin(write=True) as txn:
+        slots = [env.open_db(f"segment {number:02}".encode(), txn=txn) for number in range(2)]
+        values = [txn.get(bytes.fromhex(key(1)), db=slot) for slot in slots]
+        for slot, value in zip(slots, reversed(values), strict=True):
+            assert value is not None
+            txn.put(bytes.fromhex(key(1)), value, db=slot)
+    for origin in (ORIGIN, other):
+        with pytest.raises(StoreError, match="is damaged"):
+            FeatureStore(copied, ROOMY).get(origin, key(1))
+
+
+@pytest.mark.parametrize("part", range(16))
+def test_a_bit_flipped_in_the_table_of_segments_is_told(copied: Path, part: int) -> None:
+    with SegmentFile(copied).env as env, env.begin(write=True) as txn:
+        about = env.open_db(b"about", txn=txn)
+        table = txn.get(b"segments", db=about)
+        assert table is not None
+        place = part * len(table) // 16
+        flipped = bytes([table[place] ^ 1 << part % 8])
+        txn.put(b"segments", table[:place] + flipped + table[place + 1 :], db=about)
+    with pytest.raises(StoreError, match="is damaged; remove it with: ipo-dspy cache clear"):
+        FeatureStore(copied, ROOMY).get(ORIGIN, key(0))
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
 @pytest.mark.parametrize("seed", range(16))
 def test_damage_inside_the_file_gives_an_error_or_the_right_rows(copied: Path, seed: int) -> None:
@@ -322,6 +351,57 @@ except StoreFullError as error:
     store = FeatureStore(folder, ROOMY)
     store.put(ORIGIN, rows(0))
     assert len(found(store, range(BATCH))) == BATCH
+
+
+FULL = """
+mount -t tmpfs -o size=2m none "$1" || exit 77
+"$2" -c "$3store.put(ORIGIN, rows(0))" "$1/cache" || exit 78
+case $4 in
+    none) rm -r "$1/cache" ;;
+    unlocked) rm "$1/cache/lock.mdb" ;;
+esac
+head -c 4000000 /dev/zero > "$1/rest" 2> /dev/null
+exec "$2" -c "$3$5" "$1/cache"
+"""
+
+
+@pytest.mark.parametrize(("left", "known"), [("none", 0), ("unlocked", 0), ("whole", BATCH)])
+def test_a_disk_without_a_free_byte_ends_no_process(tmp_path: Path, left: str, known: int) -> None:
+    """On a small disk of its own, where a write into a hole of a mapped file would be the end."""
+    script = """
+def tried(work):
+    try:
+        return work()
+    except StoreFullError as error:
+        return str(error)
+print(tried(lambda: len(found(store, range(BATCH)))))
+print(tried(lambda: store.put(ORIGIN, rows(BATCH))))
+"""
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", FULL, "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*command[:3], "true"], capture_output=True).returncode:
+        pytest.skip("a process may not have mounts of its own here")
+    given = [str(tmp_path), sys.executable, CHILD, left, script]
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run([*command, *given], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    if done.returncode == 77:
+        pytest.skip("a process may not have mounts of its own here")
+    assert done.returncode == 0, done.stderr
+    held, put = done.stdout.splitlines()
+    assert held == str(known) or (not known and "cannot be written (No space left on device); free space" in held)
+    assert "cannot be written (No space left on device); free space, or take another folder" in put
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+@pytest.mark.parametrize("name", ["data.mdb", "lock.mdb", "../image-features.lock"])
+def test_a_named_pipe_in_the_place_of_a_file_is_told_and_left_alone(folder: Path, name: str) -> None:
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / name)
+    store = FeatureStore(folder, ROOMY)
+    with pytest.raises(StoreError, match=r"cannot be used \(.*\); take another folder"):
+        store.get(ORIGIN, key(0))
+    with pytest.raises(StoreError, match=r"cannot be used \(.*\); take another folder"):
+        store.put(ORIGIN, rows(0))
+    assert (folder / name).is_fifo()
 
 
 @pytest.mark.parametrize("size", [64, 8])
@@ -520,7 +600,33 @@ with segments.locked(store.folder):
     assert len(found(store, range(BATCH))) == BATCH
     process.kill()
     process.communicate()
-    store.put(ORIGIN, rows(BATCH))
+    store._close()
+    FeatureStore(store.folder, ROOMY).put(ORIGIN, rows(BATCH))
+
+
+def test_a_lock_that_somebody_holds_is_waited_for_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not by each thread in turn."""
+    waits: list[Path] = []
+
+    def counted(place: Path) -> AbstractContextManager[None]:
+        waits.append(place)
+        return segments.locked(place)
+
+    def read() -> None:
+        with pytest.raises(StoreError, match="was held by another process"):
+            store.get(ORIGIN, key(0))
+        ends.append("read")
+
+    monkeypatch.setattr(segments, "_LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(module, "locked", counted)
+    store, ends = FeatureStore(folder, ROOMY), list[str]()
+    with segments.locked(folder):
+        threads = [threading.Thread(target=read) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert (len(waits), len(ends)) == (1, 16)
 
 
 def test_what_a_killed_process_had_put_aside_is_swept_away(store: FeatureStore) -> None:

@@ -53,14 +53,13 @@ def tar(file: Path, members: dict[str, bytes]) -> Path:
 
 
 @given(count=st.integers(1, 9000), workers=st.integers(1, 40))
-def test_parts_of_a_list_are_passes_of_the_whole(count: int, workers: int) -> None:
-    """Each begins where a pass of the tower does, none is so small that its features would have other last bits."""
+def test_parts_of_a_list_are_its_images_in_full_passes(count: int, workers: int) -> None:
     size = part_size(count, workers)
     parts = listed([b""] * count, [""] * count, None, size=size)
+    assert [part.first for part in parts] == list(range(0, count, size))
     assert sum(part.count for part in parts) == count
-    assert [part.first % STEP for part in parts] == [0] * len(parts)
-    assert all(part.count >= min(STEP, count) for part in parts)
-    assert max(part.count for part in parts) < min(size, CHUNK) + STEP
+    assert max(part.count for part in parts) <= size <= CHUNK
+    assert size % STEP == 0
 
 
 def test_a_table_of_paths_has_no_stamp(tmp_path: Path) -> None:
@@ -199,6 +198,14 @@ def test_features_on_disk_are_what_was_written_or_nothing(tmp_path: Path) -> Non
     start = whole.rindex(kept.features.numpy().tobytes())
     (tmp_path / name).write_bytes(whole[:start] + bytes([whole[start] ^ 1]) + whole[start + 1 :])  # a bit flipped
     assert read(str(tmp_path), name) is None
+    (tmp_path / name).write_bytes(whole.replace(b"cat", b"cau"))  # a bit flipped in a label
+    assert read(str(tmp_path), name) is None
+    (tmp_path / "other").write_bytes(whole)  # the features of others under this name
+    assert read(str(tmp_path), "other") is None
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    assert read(str(tmp_path), name) is None
+    (tmp_path / name).unlink()
     foreign = save({"features": kept.features}, metadata={"told": "{}", "sum": ""})
     (tmp_path / name).write_bytes(foreign)
     assert read(str(tmp_path), name) is None

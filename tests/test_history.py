@@ -47,10 +47,21 @@ def test_shown_holds_the_start_and_ends_with_the_best(listed: list[Trial], n: in
     [
         (trial(1, accuracy=51.0, loss=9.0, tokens=9), trial(0)),
         (trial(1, loss=0.9, tokens=9), trial(0)),
+        (trial(1, loss=0.99985, tokens=9), trial(0)),
         (trial(1, tokens=6), trial(0)),
+        (trial(1, loss=1.00004, tokens=6), trial(0)),
+        (trial(0, loss=1.00004), trial(1, loss=0.99996)),
         (trial(0), trial(1)),
     ],
-    ids=["higher accuracy", "lower loss", "fewer tokens", "earlier"],
+    ids=[
+        "higher accuracy",
+        "lower loss",
+        "lower loss in the fourth decimal",
+        "fewer tokens",
+        "fewer tokens where four decimals are equal",
+        "earlier where four decimals are equal",
+        "earlier",
+    ],
 )
 def test_ties_are_broken_as_stated(better: Trial, worse: Trial) -> None:
     assert History([worse, better]).top(2) == [better, worse]

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from alike import assert_alike
 from ipo_dspy import IPO, demo
 from ipo_dspy.cli import main
 from ipo_dspy.clip.backbone import Backbone, load_backbone
@@ -75,7 +76,7 @@ def data(images: Sequence[Any]) -> list[bytes]:
 
 
 def test_a_run_on_a_cluster_is_the_run_on_one_machine(cluster: Any, task: demo.DemoTask, local: Any) -> None:
-    assert run(task, RayScorer(cluster.address)) == local
+    assert_alike(run(task, RayScorer(cluster.address)), local)
 
 
 def test_scores_of_any_source_are_those_of_one_machine(
@@ -92,7 +93,7 @@ def test_scores_of_any_source_are_those_of_one_machine(
         wide = scorer.wide(backbone, task.classes)
         assert wide is not None
         assert wide.images == len(images)
-        assert wide.scorer.score(TEMPLATES) == here(backbone, images, labels, task.classes).score(TEMPLATES)
+        assert_alike(wide.scorer.score(TEMPLATES), here(backbone, images, labels, task.classes).score(TEMPLATES))
 
 
 def as_folder(folder: Path, images: Sequence[bytes], labels: Sequence[str]) -> None:
@@ -147,7 +148,7 @@ def test_a_run_scores_on_images_that_are_never_listed(cluster: Any, task: demo.D
     best = optimizer.compile(task.program, task.trainset[:24])
     scorer = here(task.program.backbone, images, labels, task.classes)
     for trial in best.detailed_results.trials:
-        assert trial.score == scorer.score([trial.template])[0]
+        assert_alike(trial.score, scorer.score([trial.template])[0])
 
 
 def test_choices_bad_images_and_features_on_disk(
@@ -168,7 +169,7 @@ def test_choices_bad_images_and_features_on_disk(
     def check() -> None:
         held = scorer.hold(backbone, images, labels, task.classes, choices=choices, skip_bad=True)
         assert (held.kept, held.keys, held.skipped) == (encoded.kept, encoded.keys, encoded.skipped)
-        assert held.scorer.score(TEMPLATES) == local.score(TEMPLATES)
+        assert_alike(held.scorer.score(TEMPLATES), local.score(TEMPLATES))
         assert held.scorer.predict(TEMPLATES[0]) == local.predict(TEMPLATES[0])
 
     check()
@@ -197,7 +198,7 @@ def test_a_set_may_be_dropped_while_others_are_gone_through(
     first, second = pool._sets
     for _ in pool._sets:
         pool.drop(first)
-    assert held[1].scorer.score(TEMPLATES) == here(backbone, images, labels, task.classes).score(TEMPLATES)
+    assert_alike(held[1].scorer.score(TEMPLATES), here(backbone, images, labels, task.classes).score(TEMPLATES))
     assert list(pool._sets) == [second]
 
 
@@ -254,7 +255,7 @@ def test_killed_nodes_cost_time_and_no_results(
                 os.kill(process, signal.SIGSTOP)  # so that the question of the next step finds it and stays unanswered
             dying.start()
 
-    assert run(task, RayScorer(cluster.address), watch) == local
+    assert_alike(run(task, RayScorer(cluster.address), watch), local)
     dying.join()
     assert killed == ["encoding", "scoring"]
     assert "a worker of the Ray cluster was lost; its images go to the others" in caplog.text
@@ -268,13 +269,13 @@ def test_features_that_are_lost_with_a_node_are_encoded_again(
     scorer = RayScorer(cluster.address)
     held = scorer.hold(backbone, images, labels, task.classes)
     expected = held.scorer.score(TEMPLATES)
-    assert expected == here(backbone, images, labels, task.classes).score(TEMPLATES)
+    assert_alike(expected, here(backbone, images, labels, task.classes).score(TEMPLATES))
     assert scorer._pool is not None
     (shards,) = (images.shards for images in scorer._pool._sets.values())
     where = scorer._pool.cluster.ray.experimental.get_object_locations(shards)
     key = next(key for shard in where.values() for key in shard["node_ids"])
     kill(cluster, next(node for node in cluster.worker_nodes if node.node_id == key))
-    assert held.scorer.score(TEMPLATES) == expected
+    assert_alike(held.scorer.score(TEMPLATES), expected)
     assert "parts of the images were lost with a node; they are encoded again" in caplog.text
 
 
@@ -289,8 +290,7 @@ def test_the_command_line_on_a_cluster(cluster: Any, task: demo.DemoTask, tmp_pa
     assert (done.returncode, done.stderr) == (0, "")
     kinds = {"search", "description", "trial", "evaluation", "changed", "chosen"}
     one, other = ([e for e in replay(tmp_path / run) if e["event"] in kinds] for run in ("local", "far"))
-    for mine, theirs in zip(without_time(one), without_time(other), strict=True):
-        assert mine == theirs
+    assert_alike(without_time(one), without_time(other))
 
 
 def main_quietly(arguments: list[str]) -> None:

@@ -1,6 +1,7 @@
 """The real loop with a toy scorer, a toy proposer and a toy clock: what holds whatever is proposed."""
 
 import itertools
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipo_dspy.errors import BudgetError, TemplateError
@@ -304,6 +305,38 @@ def test_a_run_cut_anywhere_goes_on_to_the_same_end_and_asks_nothing_twice(
         assert again.best == whole.best
         assert {f"step {step}/0" for step in proposer.asked} & known == set()
     assert proposer.asked == []
+
+
+class Shaky(ToyScorer):
+    """A scorer whose losses move in the seventh digit, as on another processor."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._noise = random.Random(seed)
+
+    def _score(self, text: str) -> Score:
+        score = super()._score(text)
+        return Score(score.accuracy, score.loss + self._noise.uniform(-1e-6, 1e-6))
+
+
+@settings(max_examples=15)
+@given(st.floats(0, 1))
+def test_what_was_scored_is_kept_and_a_seventh_digit_changes_no_rank(
+    tmp_path_factory: pytest.TempPathFactory, cut: float
+) -> None:
+    folder = tmp_path_factory.mktemp("runs")
+    with Journal(folder / "whole") as journal:
+        whole = search(Words(), Plan(steps=6), journal=journal, scorer=Shaky(1))
+    content = (folder / "whole" / FILE_NAME).read_bytes()
+    (folder / "cut").mkdir()
+    (folder / "cut" / FILE_NAME).write_bytes(content[: round(cut * len(content))])
+    with Journal(folder / "cut") as journal:
+        kept = sum(event["event"] == "trial" for event in journal.past)
+        again = search(Words(), Plan(steps=6), journal=journal, scorer=Shaky(2))
+    assert again.trials[:kept] == whole.trials[:kept]
+    ranked = [[trial.key for trial in sorted(one.trials, key=lambda t: t.rank)] for one in (again, whole)]
+    assert ranked[0] == ranked[1]
+    assert again.best.key == whole.best.key
 
 
 def test_with_overlap_the_next_question_is_asked_before_the_answers_are_scored() -> None:

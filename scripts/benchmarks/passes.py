@@ -49,19 +49,22 @@ class Passes:
 
 def passes(method: str, dataset: str) -> Passes:
     """Of N training images of B base classes, C classes and T test images; `kept` is what all of them encode once."""
+    method, _, crops = method.partition(" with ")
     classes, tested = BENCHMARKS[dataset].classes, TEST_IMAGES[dataset]
     base = ceil(classes / 2)
     images = SHOTS * base
     epochs = {"maple": 5, "vpt": 5, "vpt+ipo": 5, "coprompt": 8, "promptsrc": 20}.get(method, 0)
     prompted = Passes(tested + epochs * images, epochs * images)
-    coupled = epochs * ceil(images / 4) * base
+    coupled = epochs * (images // 4) * base
+    coop = 50 if dataset == "imagenet" else 200
     if method == "kept":
         return Passes(tested + images)
     if method == "coop":
-        learned = (50 if dataset == "imagenet" else 200) * ceil(images / 32) * base
-        return Passes(texts=learned + classes, trained_texts=learned)
+        learned = coop * (images // 32) * base
+        return Passes(coop * (images // 32) * 32 if crops else 0, texts=learned + classes, trained_texts=learned)
     if method == "cocoop":
-        return Passes(texts=10 * images * base + tested * classes // 2, trained_texts=10 * images * base)
+        learned = 10 * images * base
+        return Passes(10 * images if crops else 0, 0, learned + tested * classes // 2, learned)
     if method == "ipo":
         return Passes(texts=501 * base)
     if method == "vpt":
@@ -70,12 +73,16 @@ def passes(method: str, dataset: str) -> Passes:
         return prompted + Passes(images, 0, 501 * base)
     if method == "coprompt":
         prompted += Passes(epochs * images)  # the frozen tower sees them perturbed, each time anew
+    if method == "promptsrc" and crops:
+        prompted += Passes(epochs * images)  # and the same crops
     return replace(prompted, texts=coupled, trained_texts=coupled)
 
 
 METHODS = {
     "kept": "all together, once", "ipo": "IPO, 100 steps of 5", "coop": "CoOp", "cocoop": "CoCoOp", "vpt": "VPT",
     "maple": "MaPLe", "coprompt": "CoPrompt", "promptsrc": "PromptSRC", "vpt+ipo": "VPT + IPO",
+    "coop with crops": "CoOp, random crops", "cocoop with crops": "CoCoOp, random crops",
+    "promptsrc with crops": "PromptSRC, random crops",
 }  # fmt: skip
 
 

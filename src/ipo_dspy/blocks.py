@@ -20,8 +20,8 @@ BLOCK = {"cpu": 2**23, "cuda": 2**26}
 """Numbers in the largest table of a block. 4 MB, which a cache holds, are no faster than these 32 MB, and slower where
 other processes want the cores: the threads of PyTorch wait for one another after every step of every block."""
 
-STEP = 64
-"""Images of a block are a multiple of it, so that parts which are too have the same blocks as the whole."""
+LEAST = 64
+"""Images of a block, however many classes there are; products of fewer rows are slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class Block:
 
 
 def block_size(text_features: Tensor) -> int:
-    """Images of a block: neither their features nor their logits are more than `BLOCK` numbers, if 64 images allow it.
+    """Return how many images keep their features and their logits within `BLOCK` numbers each, but at least `LEAST`.
 
     >>> block_size(torch.zeros(8, 1000, 512)), block_size(torch.zeros(1, 200_000, 512))
-    (8384, 64)
+    (8388, 64)
     """
     widest = max(text_features.shape[-2:])
-    return max(1, BLOCK.get(text_features.device.type, BLOCK["cpu"]) // widest // STEP) * STEP
+    return max(LEAST, BLOCK.get(text_features.device.type, BLOCK["cpu"]) // widest)
 
 
 def blocks(
@@ -60,7 +60,8 @@ def blocks(
     size: int | None = None,
 ) -> Iterator[Block]:
     """All images in order; by default as many at a time as `block_size` says."""
-    parts = _parts(len(image_features), size, block_size(text_features))
+    starts = range(0, len(image_features), size or block_size(text_features))
+    parts = [slice(start, stop) for start, stop in itertools.pairwise([*starts, len(image_features)])]
     largest, (classes, width) = max((part.stop - part.start for part in parts), default=0), text_features.shape[-2:]
     room, more_room = (text_features.new_empty(largest, classes) for _ in range(2))
     near = None if _is_near(image_features, text_features) else text_features.new_empty(largest, width)
@@ -70,12 +71,6 @@ def blocks(
         images = rows if near is None else near[:count].copy_(rows, non_blocking=True)  # [n, D]
         mask = None if allowed is None or forbidden is None else _forbid(allowed, part, forbidden[:count])
         yield Block(part, images, None if mask is None else mask.to(room.device), room[:count], more_room[:count])
-
-
-def _parts(count: int, given: int | None, usual: int) -> list[slice]:
-    # A product of few rows has other last bits than one of many: a rest of fewer than 64 joins the block before.
-    starts = range(0, count if given else max(count - STEP + 1, min(count, 1)), given or usual)
-    return [slice(start, stop) for start, stop in itertools.pairwise([*starts, count])]
 
 
 def _is_near(image_features: Tensor, text_features: Tensor) -> bool:

@@ -4,10 +4,8 @@ All given images count, each once, for both figures: no random crops, no dropped
 official code of the paper reports as loss is that of its last batch only; see docs/decisions.md.
 
 A million images and a thousand classes are 4 GB of logits for one template, so no such table is ever made: images pass
-in blocks, and what is kept of a block is a `Tally`. Tallies add up, over blocks as over machines, to the last bit:
-losses are rounded to a grid on which sums are exact, so that no order and no partition shows. Each template
-has its own matrix product: one over all of them is no faster (measured at C = 1000), and this way a score does
-not depend, in its last bits, on which other templates were scored beside it.
+in blocks, and what is kept of a block is a `Tally`. Tallies add up, over blocks as over machines. Each template has its
+own matrix product: one over all of them is no faster (measured at C = 1000) and takes more memory.
 
 Letters: N images, n images of a block, C classes, T templates, D feature width.
 """
@@ -22,10 +20,6 @@ from ipo_dspy.allowed import Allowed
 from ipo_dspy.blocks import Block, blocks
 from ipo_dspy.errors import InputError
 from ipo_dspy.history import Score
-
-GRID = 2.0**-22
-"""Nats to which the loss of an image is rounded. Float32 logits of 30 are known to 2e-6, so nothing is lost, and
-sums up to 2e9 nats, those of a billion images, are exact in double precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +80,8 @@ def tally_templates(
     """What each template comes to on all images.
 
     The computation is in the number format and on the device of the text features, to which each block of images is
-    brought. Losses are taken in that format image by image, rounded to `GRID` and added exactly: tallies of parts add
-    up to that of the whole, in any order.
+    brought. Losses are taken in that format image by image and added in double precision, so tallies of parts add up to
+    that of the whole as closely as the logits are known: about 1e-6 nats of the mean in float32.
 
     Args:
         image_features: in any floating format.
@@ -185,9 +179,9 @@ def per_class(predicted: Sequence[str], labels: Sequence[str]) -> dict[str, tupl
 
 
 def _sums(scores: Tensor, right: Tensor, room: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """How many logits [n, C] are highest at the right class [n], and the sum of the losses, on the grid."""
+    """Count the logits [n, C] that are highest at the right class [n], and sum the losses in double precision."""
     likely = torch.log_softmax(scores, dim=1, out=room).gather(1, right[:, None])  # [n, 1]
-    return (scores.argmax(dim=1) == right).sum(), -((likely.double() / GRID).round() * GRID).sum()
+    return (scores.argmax(dim=1) == right).sum(), -likely.sum(dtype=torch.float64)
 
 
 def _logits(block: Block, text_features: Tensor, scale: float, bias: float) -> Tensor:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from ipo_dspy.allowed import Allowed
+from ipo_dspy.clip.cpu_threads import limited_to, threads_for
 from ipo_dspy.clip.rest import at_rest, placed
 from ipo_dspy.clip.text import TemplateTokens, class_features, template_tokens
 from ipo_dspy.errors import DataError
@@ -178,24 +179,28 @@ class ClipScorer:
 
     def tally(self, templates: Sequence[Template]) -> list[Tally]:
         """What each template comes to on all images; tallies of several scorers' images add up."""
-        return tally_templates(
-            self._near,
-            self._targets,
-            class_features(self.backbone, templates, self.classes).to(self._device),  # [T, C, D]
-            logit_scale=self.backbone.logit_scale,
-            logit_bias=self.backbone.logit_bias,
-            allowed=self._allowed,
-        )
+        features = class_features(self.backbone, templates, self.classes).to(self._device)  # [T, C, D]
+        with limited_to(threads_for(len(self._near), *features[0].shape)):
+            return tally_templates(
+                self._near,
+                self._targets,
+                features,
+                logit_scale=self.backbone.logit_scale,
+                logit_bias=self.backbone.logit_bias,
+                allowed=self._allowed,
+            )
 
     def predict(self, template: Template) -> list[str]:
         """The class given to each image."""
-        given = predict(
-            self._near,
-            class_features(self.backbone, [template], self.classes)[0].to(self._device),  # [C, D]
-            logit_scale=self.backbone.logit_scale,
-            logit_bias=self.backbone.logit_bias,
-            allowed=self._allowed,
-        )
+        features = class_features(self.backbone, [template], self.classes)[0].to(self._device)  # [C, D]
+        with limited_to(threads_for(len(self._near), *features.shape)):
+            given = predict(
+                self._near,
+                features,
+                logit_scale=self.backbone.logit_scale,
+                logit_bias=self.backbone.logit_bias,
+                allowed=self._allowed,
+            )
         return [self.classes[i] for i in given.tolist()]
 
 

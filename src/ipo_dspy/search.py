@@ -83,7 +83,7 @@ class Finalist:
     @property
     def rank(self) -> tuple[float, float, int, int]:
         """As `Trial.rank`, by the deciding score."""
-        return (-self.deciding.accuracy, self.deciding.loss, self.trial.tokens, self.trial.index)
+        return (*self.deciding.rank, self.trial.tokens, self.trial.index)
 
 
 @dataclass(frozen=True, slots=True)

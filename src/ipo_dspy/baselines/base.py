@@ -81,7 +81,7 @@ def targets_of(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
 
 
 def check_kinds(method: "DataclassInstance") -> None:
-    """Refuse settings of another kind than the fields of a method are: whole numbers, finite numbers, texts.
+    """Refuse settings of another kind than the fields of a method are, such as a text for a whole number.
 
     Raises:
         InputError: the first that is.
@@ -97,6 +97,7 @@ def check_kinds(method: "DataclassInstance") -> None:
 
 
 _KINDS: Mapping[type, tuple[Callable[[Any], bool], str]] = {
+    bool: (lambda value: isinstance(value, bool), "true or false"),
     int: (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
     float: (lambda value: isinstance(value, int | float) and math.isfinite(value), "a finite number"),
     str: (lambda value: isinstance(value, str), "a text"),
@@ -137,8 +138,7 @@ def evaluate(fitted: Fitted, images: Sequence[ImageSource], labels: Sequence[str
         InputError: no images, or a label outside the classes.
     """
     targets = targets_of(labels, classes)  # [N]
-    # The last part takes an image that would be left alone: alone it has other last bits (`Backbone.encode_pixels`).
-    starts = range(0, max(len(images) - 1, min(len(images), 1)), BATCH)
+    starts = range(0, len(images), BATCH)
     parts = [slice(start, stop) for start, stop in itertools.pairwise([*starts, len(images)])]
     tallies = [tally_logits(fitted.logits(images[part], classes), targets[part]) for part in parts]
     if not tallies:

@@ -18,6 +18,7 @@ from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
 from ipo_dspy.baselines.contexts import ContextTexts, check_context, first_context
 from ipo_dspy.baselines.descent import Recipe, train
 from ipo_dspy.baselines.layers import draw_linear
+from ipo_dspy.baselines.views import training_features
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.images import ImageSource, encode_images
 
@@ -25,7 +26,7 @@ TEXTS = 2048
 """Texts in one pass of the tower where no gradients are kept."""
 
 REDUCTION = 16
-"""H = D / 16 (CoCoOp, section 3.2)."""
+"""H = D / 16, as in the code of CoCoOp."""
 
 
 class Conditional(NamedTuple):
@@ -38,13 +39,13 @@ class Conditional(NamedTuple):
     out_bias: Tensor  # [W]
 
     def contexts(self, features: Tensor) -> Tensor:
-        """The context of each image: v_m + pi (CoCoOp, section 3.2), [N, D] to [N, M, W]."""
+        """The context of each image: v_m + pi, [N, D] to [N, M, W]."""
         hidden = F.relu(F.linear(features, self.in_weight, self.in_bias))  # [N, H]
         moved = F.linear(hidden, self.out_weight, self.out_bias)  # [N, W]
         return self.context + moved[:, None]
 
     def logits(self, texts: ContextTexts, features: Tensor, backbone: Backbone) -> Tensor:
-        """Each image against the texts of its own context (CoCoOp, equation 3): [N, D] to [N, C]."""
+        """Each image against the texts of its own context: [N, D] to [N, C]."""
         own = texts.features(self.contexts(features))  # [N, C, D]
         return backbone.logit_scale * (own @ features[:, :, None])[:, :, 0] + backbone.logit_bias
 
@@ -89,7 +90,7 @@ class ConditionalClassifier:
 
 @dataclass(frozen=True, slots=True)
 class CoCoOp:
-    """Conditional context optimization (CoCoOp, section 3.2); defaults as in its section 4.
+    """Conditional context optimization; defaults are those of the base-to-novel experiments.
 
     Args:
         n_ctx: M random vectors, e.g. 4, in place of the words.
@@ -97,6 +98,8 @@ class CoCoOp:
         epochs: passes over the images.
         batch: images a step; each brings a text for every class.
         lr: the highest rate of SGD.
+        augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do; the
+            image tower then runs in every epoch instead of once.
 
     Raises:
         InputError: a setting with which nothing can be learned.
@@ -107,6 +110,7 @@ class CoCoOp:
     epochs: int = 10
     batch: int = 1
     lr: float = 0.002
+    augment: bool = False
 
     towers: ClassVar[tuple[Tower, ...]] = ("text",)
 
@@ -127,14 +131,15 @@ class CoCoOp:
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         context = first_context(backbone, self.n_ctx, self.words, generator)  # [M, W]
         texts = ContextTexts(backbone, task.classes, len(context))
-        features = encode_images(backbone, task.images).features.to(backbone.device, torch.float32)  # [N, D]
-        learned = Conditional(context, *meta_net(features.shape[1], context.shape[1], backbone.device, generator))
+        features = training_features(task, self.augment, generator)
+        width = features(torch.tensor([0])).shape[1]  # D
+        learned = Conditional(context, *meta_net(width, context.shape[1], backbone.device, generator))
         targets = task.targets.to(backbone.device)  # [N]
 
         def loss(indices: Tensor) -> Tensor:
-            return F.cross_entropy(learned.logits(texts, features[indices], backbone), targets[indices])
+            return F.cross_entropy(learned.logits(texts, features(indices), backbone), targets[indices])
 
-        losses = train(learned, loss, len(features), recipe=self._recipe(), generator=generator, progress=progress)
+        losses = train(learned, loss, len(task.images), recipe=self._recipe(), generator=generator, progress=progress)
         return ConditionalClassifier(backbone, Conditional(*(one.detach() for one in learned)), tuple(losses))
 
 

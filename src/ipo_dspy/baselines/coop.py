@@ -2,7 +2,7 @@
 
 Zhou, Yang, Loy, Liu: Learning to Prompt for Vision-Language Models, IJCV 2022. One context for all classes ("unified"),
 as in base-to-novel tables; a context for each class could not be asked for novel ones. Image features never change, so
-every image is encoded once; docs/baselines.md says what that leaves out.
+every image is encoded once, unless random crops of it are asked for (`augment=True`).
 
 Letters: N images, C classes, M context vectors, W width of the text tower, D width of the features.
 """
@@ -19,6 +19,7 @@ from torch import Tensor
 from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
 from ipo_dspy.baselines.contexts import ContextTexts, Position, check_context, first_context
 from ipo_dspy.baselines.descent import Recipe, train
+from ipo_dspy.baselines.views import training_features
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.images import ImageSource, encode_images
 from ipo_dspy.metric import logits
@@ -65,17 +66,19 @@ class ContextClassifier:
 
 @dataclass(frozen=True, slots=True)
 class CoOp:
-    """Context optimization (CoOp, section 3.2; the text of a class is equation 2, or 4 with its name in the middle).
+    """Context optimization: a text is the learned context with the class name after, within, or before it.
 
-    Defaults are those of the base-to-novel experiments (Zhou et al. 2022, "CoCoOp", section 4).
+    Defaults are those of the base-to-novel experiments (Zhou et al. 2022, "CoCoOp").
 
     Args:
         n_ctx: M random vectors, e.g. 16, in place of the words.
         words: what the context starts from, a vector for each token.
         position: where the class name stands.
-        epochs: passes over the images; None for 200 from 8 shots on, 100 from 2 on, and 50 (CoOp, section 4.1).
+        epochs: passes over the images; None for 200 from 8 shots on, 100 from 2 on, and 50, as in CoOp's paper.
         batch: images a step.
         lr: the highest rate of SGD.
+        augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do; the
+            image tower then runs in every epoch instead of once.
 
     Raises:
         InputError: a setting with which nothing can be learned.
@@ -90,6 +93,7 @@ class CoOp:
     epochs: int | None = None
     batch: int = 32
     lr: float = 0.002
+    augment: bool = False
 
     towers: ClassVar[tuple[Tower, ...]] = ("text",)
 
@@ -104,7 +108,7 @@ class CoOp:
         return Recipe(epochs=epochs, batch=self.batch, lr=self.lr)
 
     def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> ContextClassifier:
-        """Learn the context by cross-entropy over the classes of the task (CoOp, equation 3).
+        """Learn the context by cross-entropy over the classes of the task.
 
         Raises:
             InputError: the text tower takes no learned tokens, or a class name does not fit beside the context.
@@ -112,16 +116,16 @@ class CoOp:
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         context = first_context(backbone, self.n_ctx, self.words, generator)  # [M, W]
         texts = ContextTexts(backbone, task.classes, len(context), self.position)
-        features = encode_images(backbone, task.images).features.to(backbone.device, torch.float32)  # [N, D]
+        features = training_features(task, self.augment, generator)
         targets = task.targets.to(backbone.device)  # [N]
 
         def loss(indices: Tensor) -> Tensor:
             text = texts.features(context[None])[0]  # [C, D]
-            found = logits(features[indices], text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias)
+            found = logits(features(indices), text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias)
             return F.cross_entropy(found, targets[indices])
 
         recipe = self.recipe(task.labels)
-        losses = train([context], loss, len(features), recipe=recipe, generator=generator, progress=progress)
+        losses = train([context], loss, len(task.images), recipe=recipe, generator=generator, progress=progress)
         return ContextClassifier(backbone, context.detach(), self.position, tuple(losses))
 
 

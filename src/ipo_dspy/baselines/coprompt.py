@@ -1,8 +1,9 @@
 """CoPrompt: MaPLe's prompts and an adapter on either feature, held near to the frozen CLIP on perturbed inputs.
 
-Roy, Etemad: Consistency-guided Prompt Learning for Vision-Language Models, ICLR 2024. What is learned sees the image
-and the class name; the frozen model sees the image perturbed and another text of the class, and features of both have
-to point the same way. The texts are the user's, as of a language model, or else templates; see docs/baselines.md.
+Roy, Etemad: Consistency-guided Prompt Learning for Vision-Language Models, ICLR 2024. What is learned sees an image,
+perturbed by RandAugment, and the class name; the frozen model sees the image perturbed by another draw and another text
+of the class, and features of both have to point the same way. The texts are the user's, as of a language model, or else
+templates; see docs/baselines.md.
 
 Letters: N images, n images of a batch, C classes, D width of the features, H hidden units of an adapter.
 """
@@ -15,14 +16,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from ipo_dspy.baselines.augment import rand_augment
 from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
 from ipo_dspy.baselines.descent import Recipe
 from ipo_dspy.baselines.layers import draw_linear
 from ipo_dspy.baselines.maple import Coupled, draw_coupled
-from ipo_dspy.baselines.perturbing import check_share, random_crop_flip
 from ipo_dspy.baselines.prompting import PromptedClassifier, PromptedTexts, check_prompts, learn
 from ipo_dspy.baselines.sentences import SentenceFeatures, Sentences, check_sentences
 from ipo_dspy.baselines.towers import ImageTower
+from ipo_dspy.baselines.views import Views
 from ipo_dspy.errors import InputError
 from ipo_dspy.metric import logits
 
@@ -95,9 +97,9 @@ def inconsistency(learned: Tensor, frozen: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class CoPrompt:
-    """Consistency-guided prompt learning; defaults are those for ImageNet in base-to-novel experiments.
+    """Consistency-guided prompt learning; defaults are those of the official code for data sets that it does not know.
 
-    The official code sets `weight`, `n_ctx` and `depth` for each data set; docs/baselines.md lists them.
+    For each data set of the paper that code sets `weight`, `n_ctx`, and `depth`; docs/baselines.md lists them.
 
     Args:
         n_ctx: tokens of a prompt.
@@ -107,8 +109,10 @@ class CoPrompt:
         image_share: of the image adapter's output in a feature.
         text_share: of the text adapter's.
         sentences: texts of each training class, of which the frozen model sees one at a time, e.g. descriptions by a
-            language model; the 80 templates for ImageNet if None.
-        smallest_crop: share of an image's area that the frozen model sees at least.
+            language model; the 80 templates for ImageNet if None. Names are compared as they are spoken, underscores as
+            spaces; `read_sentences` reads a file of them.
+        augment: perturb images by RandAugment, for the learned and the frozen model apart; else both see the image by
+            the evaluation transform.
         epochs: passes over the images.
         batch: images a step.
         lr: the highest rate of SGD.
@@ -117,14 +121,14 @@ class CoPrompt:
         InputError: a setting with which nothing can be learned.
     """
 
-    n_ctx: int = 4
+    n_ctx: int = 2
     words: str = "a photo of a"
-    depth: int = 12
-    weight: float = 8.0
+    depth: int = 9
+    weight: float = 1.0
     image_share: float = 0.1
     text_share: float = 0.2
     sentences: Sentences | None = field(default=None, repr=False)
-    smallest_crop: float = 0.08
+    augment: bool = True
     epochs: int = 8
     batch: int = 4
     lr: float = 0.0035
@@ -135,12 +139,11 @@ class CoPrompt:
         check_kinds(self)
         check_prompts(self.n_ctx, self.depth)
         if self.weight < 0:
-            raise InputError(f"weight={self.weight!r} is no weight of a term; write 0 or more, e.g. 8")
+            raise InputError(f"weight={self.weight!r} is no weight of a term; write 0 or more, e.g. 1")
         for name in ("image_share", "text_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)!r} is no share of a feature; write 0 to 1, e.g. 0.1")
         check_sentences(self.sentences)
-        check_share(self.smallest_crop)
         self.recipe()
 
     def recipe(self) -> Recipe:
@@ -171,11 +174,12 @@ class CoPrompt:
         texts, targets = model.prompted.texts(task.classes), task.targets.to(backbone.device)  # [N]
         tower, sentences = ImageTower(backbone), SentenceFeatures(backbone, task.classes, self.sentences)
         scale, bias = backbone.logit_scale, backbone.logit_bias
+        views = Views(task, rand_augment if self.augment else None, generator)
 
-        def loss(pixels: Tensor, indices: Tensor) -> Tensor:
-            image, text = model.image_features(pixels), model.features(texts)  # [n, D], [C, D]
+        def loss(indices: Tensor) -> Tensor:
+            image, text = model.image_features(views(indices)), model.features(texts)  # [n, D], [C, D]
             with torch.no_grad():
-                seen = tower.encode(random_crop_flip(pixels, generator, smallest=self.smallest_crop))  # [n, D]
+                seen = tower.encode(views(indices))  # [n, D]
             found = logits(image, text, logit_scale=scale, logit_bias=bias)  # [n, C]
             apart = inconsistency(text, sentences.draw(generator)) + inconsistency(image, seen)
             return F.cross_entropy(found, targets[indices]) + self.weight * apart

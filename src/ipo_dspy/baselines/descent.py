@@ -1,8 +1,9 @@
 """The descent that all learned methods share: SGD on batches of few images, as the code of CoOp and its heirs trains.
 
 The rate is constant and small for the first epoch and follows half a cosine after it, by the epoch and not by the step
-(Zhou et al. 2022, "CoOp", section 4.1; the scheduler is that of Dassl, whose cosine starts after the warm-up and so
-ends above zero). The last batch of an epoch may be smaller, where Dassl drops it: no image is left out.
+(Zhou et al. 2022, "CoOp"; the scheduler is that of Dassl, whose cosine starts after the warm-up and so
+ends above zero). As in Dassl, images that do not fill the last batch of an epoch sit that epoch out, unless there is no
+full batch at all; the next epoch leaves out others.
 """
 
 import math
@@ -21,7 +22,7 @@ class Recipe:
 
     Attributes:
         epochs: passes over the images.
-        batch: images a step.
+        batch: images a step; of fewer images, all.
         lr: the highest rate.
         warmup: epochs at `warmup_lr` before that.
         warmup_lr: a rate.
@@ -77,15 +78,16 @@ def train(
         after_epoch: called with the number of epochs done.
 
     Returns:
-        The mean loss of an image in each epoch.
+        The mean loss of an image in each epoch, of those that were seen.
     """
     optimizer = torch.optim.SGD(parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    steps = math.ceil(count / recipe.batch)
+    steps = max(1, count // recipe.batch)
     means: list[float] = []
     for epoch in range(recipe.epochs):
         optimizer.param_groups[0]["lr"] = recipe.rate(epoch)
         total = 0.0
-        for step, indices in enumerate(torch.split(torch.randperm(count, generator=generator), recipe.batch)):
+        seen = torch.randperm(count, generator=generator)[: steps * recipe.batch]
+        for step, indices in enumerate(torch.split(seen, recipe.batch)):
             optimizer.zero_grad()
             loss = loss_of_batch(indices)
             torch.autograd.backward(loss)
@@ -93,7 +95,7 @@ def train(
             total += float(loss.detach()) * len(indices)
             if progress is not None:
                 progress(epoch * steps + step + 1, recipe.epochs * steps)
-        means.append(total / count)
+        means.append(total / len(seen))
         if after_epoch is not None:
             after_epoch(epoch + 1)
     return means

@@ -27,6 +27,7 @@ from ipo_dspy.baselines.prompting import (
     learn,
 )
 from ipo_dspy.baselines.towers import ImageTower, TextTower
+from ipo_dspy.baselines.views import Views, crops
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.metric import logits
 
@@ -54,7 +55,7 @@ class Coupled:
 
     @property
     def image(self) -> Prompts:
-        """Prompts of the image tower, [P, V] a block (MaPLe, section 3.2, the coupling function)."""
+        """Prompts of the image tower, [P, V] a block, from the coupling functions."""
         first, *deep = (layer(one) for layer, one in zip(self.couplings, self.text.parameters, strict=True))
         return Prompts(first, tuple(deep))
 
@@ -74,7 +75,7 @@ class Coupled:
 
 @dataclass(frozen=True, slots=True)
 class MaPLe:
-    """Multi-modal prompt learning (MaPLe, section 3.2); defaults as for base-to-novel (section 4).
+    """Multi-modal prompt learning; defaults are those of the base-to-novel experiments.
 
     Args:
         n_ctx: P, tokens of a prompt.
@@ -84,6 +85,7 @@ class MaPLe:
         epochs: passes over the images.
         batch: images a step.
         lr: the highest rate of SGD.
+        augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do.
 
     Raises:
         InputError: a setting with which nothing can be learned.
@@ -95,6 +97,7 @@ class MaPLe:
     epochs: int = 5
     batch: int = 4
     lr: float = 0.0035
+    augment: bool = False
 
     towers: ClassVar[tuple[Tower, ...]] = ("text", "image")
 
@@ -118,10 +121,11 @@ class MaPLe:
         model = draw_coupled(backbone, self.words, self.n_ctx, self.depth, generator)
         texts, targets = model.texts(task.classes), task.targets.to(backbone.device)  # [N]
         scale, bias = backbone.logit_scale, backbone.logit_bias
+        views = Views(task, crops(self.augment), generator)
 
-        def loss(pixels: Tensor, indices: Tensor) -> Tensor:
+        def loss(indices: Tensor) -> Tensor:
             text = texts.features(model.text)  # [C, D]
-            found = logits(model.image_features(pixels), text, logit_scale=scale, logit_bias=bias)
+            found = logits(model.image_features(views(indices)), text, logit_scale=scale, logit_bias=bias)
             return F.cross_entropy(found, targets[indices])
 
         recipe = self.recipe()

@@ -1,8 +1,7 @@
-"""What methods share whose image features depend on what is learned: pixels, prompts, texts, training, classifier.
+"""Parts of the methods whose image features depend on what is learned: prompts, texts, training, classifier.
 
-An image then goes through the tower in every epoch and for every classifier, so no feature of it is remembered. The
-pixels of all training images are, in memory: 0.6 MB each at 224 x 224, so 16 shots of 500 classes take 4.8 GB. Images
-that are classified pass in blocks.
+An image then goes through the tower in every epoch and for every classifier, so no feature of it is remembered. Images
+that are classified pass in blocks; `views` has those that are learned from.
 
 A method is a model (`Prompted`) with its parameters, a loss of some images, and `learn`; what it gives is a
 `PromptedClassifier` of that model.
@@ -10,9 +9,7 @@ A method is a model (`Prompted`) with its parameters, a loss of some images, and
 Letters: N images, C classes, P prompt tokens, L tokens, W width of a tower, D width of the features.
 """
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -23,10 +20,11 @@ from ipo_dspy.baselines.base import FewShot, Progress
 from ipo_dspy.baselines.contexts import STD, check_lengths, first_context
 from ipo_dspy.baselines.descent import Recipe, train
 from ipo_dspy.baselines.towers import ImageTower, TextTower
+from ipo_dspy.baselines.views import preprocess
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.images import ImageSource, open_image
+from ipo_dspy.clip.images import ImageSource
 from ipo_dspy.clip.trie import TokenList
-from ipo_dspy.errors import DataError, ImageError, InputError
+from ipo_dspy.errors import InputError
 from ipo_dspy.metric import logits
 from ipo_dspy.template import spoken
 
@@ -153,26 +151,6 @@ class PromptedTexts:
         return self._tower.encode(tokens, self._ends, prompts.deep)
 
 
-def preprocess(backbone: Backbone, images: Sequence[ImageSource]) -> Tensor:
-    """Images through the evaluation transform of the model: [N, 3, H, W], float32, on the CPU.
-
-    Raises:
-        DataError: no images. ImageError: one cannot be read; the first in order.
-    """
-    if not images:
-        raise DataError("no images to encode; pass at least one")
-    first = _preprocessed(backbone, images, 0)  # [3, H, W]
-    pixels = first.new_empty(len(images), *first.shape)
-    pixels[0] = first
-
-    def fill(index: int) -> None:
-        pixels[index] = _preprocessed(backbone, images, index)
-
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="ipo-decode") as pool:
-        list(pool.map(fill, range(1, len(images))))  # the list, for errors to show
-    return pixels
-
-
 def draw_prompts(
     backbone: Backbone, tower: TextTower | ImageTower, count: int, depth: int, generator: torch.Generator
 ) -> Prompts:
@@ -214,39 +192,24 @@ def check_prompts(n_ctx: int, depth: int) -> None:
 def learn(
     task: FewShot,
     parameters: Sequence[Tensor],
-    loss_of_batch: Callable[[Tensor, Tensor], Tensor],
+    loss_of_batch: Callable[[Tensor], Tensor],
     *,
     recipe: Recipe,
     generator: torch.Generator,
     progress: Progress | None = None,
     after_epoch: Callable[[int], None] | None = None,
 ) -> tuple[float, ...]:
-    """Learn parameters in place from the pixels of the training images; afterwards they take no gradients any more.
+    """Learn parameters in place from the training images; afterwards they take no gradients any more.
 
-    Args:
-        task: whose images are preprocessed, once.
-        parameters: leaves that require gradients.
-        loss_of_batch: the loss of images, given their pixels [n, 3, H, W] and their indices [n], both on the CPU.
-        recipe: how long and how fast.
-        generator: decides the order of the images in every epoch; on the CPU.
-        progress: called with steps done and steps in all.
-        after_epoch: called with the number of epochs done.
+    See `descent.train` for the arguments.
 
     Returns:
         The mean loss of an image in each epoch.
-
-    Raises:
-        ImageError: an image cannot be read.
     """
-    pixels = preprocess(task.backbone, task.images)  # [N, 3, H, W]
-
-    def loss(indices: Tensor) -> Tensor:
-        return loss_of_batch(pixels[indices], indices)
-
     losses = train(
         parameters,
-        loss,
-        len(pixels),
+        loss_of_batch,
+        len(task.images),
         recipe=recipe,
         generator=generator,
         progress=progress,
@@ -255,14 +218,6 @@ def learn(
     for one in parameters:
         one.requires_grad_(False).grad = None
     return tuple(losses)
-
-
-def _preprocessed(backbone: Backbone, images: Sequence[ImageSource], index: int) -> Tensor:
-    """One of the images: [3, H, W]."""
-    try:
-        return backbone.preprocess(open_image(images[index]))
-    except ImageError as error:
-        raise ImageError(f"{error} (image {index + 1} of {len(images)})") from error
 
 
 def _spelled(backbone: Backbone, words: str) -> TokenList:

@@ -3,7 +3,7 @@
 Khattak, Wasim, Naseer, Khan, Yang, Khan: Self-regulating Prompts: Foundational Model Adaptation without Forgetting,
 ICCV 2023. The prompts of the towers are independent of one another. Features and logits are regularized by those of the
 same CLIP without prompts, whose text features are a mean over many templates. What the frozen model says of an image
-never changes, so it is asked once.
+never changes, so it is asked once, unless random crops are learned from.
 
 Letters: N images, n images of a batch, C classes, D width of the features, E epochs.
 """
@@ -29,11 +29,15 @@ from ipo_dspy.baselines.prompting import (
 )
 from ipo_dspy.baselines.templates import imagenet_templates
 from ipo_dspy.baselines.towers import ImageTower, TextTower
+from ipo_dspy.baselines.views import Views, crops, training_features
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.images import encode_images
-from ipo_dspy.clip.text import class_features
+from ipo_dspy.clip.text import template_tokens
 from ipo_dspy.errors import InputError
 from ipo_dspy.metric import logits
+from ipo_dspy.template import Template
+
+TEMPLATES = 60
+"""How many of the 80 templates for ImageNet the official code lists: the first ones."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,30 +100,33 @@ class Said(NamedTuple):
     text: Tensor  # [C, D]
     logits: Tensor  # [n, C]
 
-    def of(self, indices: Tensor) -> "Said":
-        """The same of some of the images."""
-        return Said(self.image[indices], self.text, self.logits[indices])
-
 
 def said(backbone: Backbone, image: Tensor, text: Tensor) -> Said:
     """Features with their logits at the scale of a model."""
     return Said(image, text, logits(image, text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias))
 
 
-def frozen(task: FewShot) -> Said:
-    """What the model without prompts says of all training images, by a mean over templates (section 3.2.3).
+@torch.no_grad()
+def frozen_text(backbone: Backbone, classes: Sequence[str]) -> Tensor:
+    """Normalised text features of the model without prompts: a mean over many templates, [C, D].
+
+    The templates are the first 60 of the 80 for ImageNet, and features are averaged as the tower gives them, not
+    normalised: both as in the official code.
 
     Raises:
-        TemplateError: a class name does not fit them. ImageError: an image cannot be read.
+        TemplateError: a class name does not fit them.
     """
-    device = task.backbone.device
-    text = class_features(task.backbone, [imagenet_templates()], task.classes)[0].to(device)  # [C, D]
-    image = encode_images(task.backbone, task.images).features.to(device, torch.float32)  # [N, D]
-    return said(task.backbone, image, text)
+    tower, template = TextTower(backbone), Template.parse("\n".join(imagenet_templates().lines[:TEMPLATES]))
+    template_tokens(backbone, template, classes)  # for its check of the lengths
+    means = []
+    for name in classes:
+        texts = tower.embed(backbone.token_ids(template.fill(name)))  # 60 of them
+        means.append(tower.encode(texts.tokens, texts.ends, normalize=False).mean(dim=0))  # [D]
+    return F.normalize(torch.stack(means), dim=-1)
 
 
 def regularized_loss(learned: Said, kept: Said, targets: Tensor, *, text_weight: float, image_weight: float) -> Tensor:
-    """Cross-entropy and the three terms that hold a model near to a frozen one (PromptSRC, section 3.2.1).
+    """Cross-entropy and the three terms that hold a model near to a frozen one.
 
     Features are compared by their mean absolute difference. Logits are by the divergence of the learned distribution
     from the frozen one, over the number of logits and not of images, as in the official code.
@@ -141,7 +148,7 @@ def regularized_loss(learned: Said, kept: Said, targets: Tensor, *, text_weight:
 
 
 def epoch_weights(epochs: int, mean: float, std: float) -> Tensor:
-    """A Gaussian over the epochs 1 to E that sums to 1 (PromptSRC, section 3.2.2): [E].
+    """A Gaussian over the epochs 1 to E that sums to 1: [E].
 
     As a softmax, so that a mean far from all epochs leaves weights, too: those of the nearest.
 
@@ -190,6 +197,7 @@ class PromptSRC:
         epochs: passes over the images.
         batch: images a step.
         lr: the highest rate of SGD.
+        augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do.
 
     Raises:
         InputError: a setting with which nothing can be learned.
@@ -205,6 +213,7 @@ class PromptSRC:
     epochs: int = 20
     batch: int = 4
     lr: float = 0.0025
+    augment: bool = False
 
     towers: ClassVar[tuple[Tower, ...]] = ("text", "image")
 
@@ -231,13 +240,18 @@ class PromptSRC:
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         model = draw_independent(backbone, self.words, self.n_ctx, self.depth, generator)
-        texts, targets, kept = model.texts(task.classes), task.targets.to(backbone.device), frozen(task)
+        texts, targets = model.texts(task.classes), task.targets.to(backbone.device)  # [N]
+        frozen, views = frozen_text(backbone, task.classes), Views(task, crops(self.augment), generator)
+        tower, unchanging = ImageTower(backbone), None if self.augment else training_features(task, False, generator)
         mean = WeightedMean(model.parameters, epoch_weights(self.epochs, self.gpa_mean, self.gpa_std))
 
-        def loss(pixels: Tensor, indices: Tensor) -> Tensor:
+        def loss(indices: Tensor) -> Tensor:
+            pixels = views(indices)
+            with torch.no_grad():
+                image = tower.encode(pixels) if unchanging is None else unchanging(indices)  # [n, D]
             learned = said(backbone, model.image_features(pixels), texts.features(model.text))
             weights = {"text_weight": self.text_weight, "image_weight": self.image_weight}
-            return regularized_loss(learned, kept.of(indices), targets[indices], **weights)
+            return regularized_loss(learned, said(backbone, image, frozen), targets[indices], **weights)
 
         losses = learn(
             task,

@@ -6,6 +6,8 @@ templates for ImageNet stand in.
 Letters: C classes, S texts of all classes, D width of the features.
 """
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,9 +17,16 @@ from ipo_dspy.baselines.templates import imagenet_templates
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.text import encode_token_lists
 from ipo_dspy.errors import InputError
+from ipo_dspy.files import read_regular
+from ipo_dspy.template import spoken
 
 Sentences = Mapping[str, Sequence[str]]
-"""Texts by class name."""
+"""Texts by class name; names are compared as they are spoken, underscores as spaces."""
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Of a file of sentences; those that CoPrompt's authors published have up to 1.9 MB."""
+
+_FORM = 'for example {"cat": ["a cat has whiskers."]}'
 
 
 class SentenceFeatures:
@@ -33,7 +42,8 @@ class SentenceFeatures:
     """
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], sentences: Sentences | None = None) -> None:
-        texts = [_texts_of(name, sentences) for name in classes]
+        known = None if sentences is None else _by_spoken_name(sentences)
+        texts = [_texts_of(name, known) for name in classes]
         lists = backbone.token_ids([text for some in texts for text in some])
         longest = max(range(len(lists)), key=lambda index: len(lists[index]))
         if len(lists[longest]) > backbone.context_length:
@@ -46,12 +56,15 @@ class SentenceFeatures:
         self._starts = self._counts.cumsum(0) - self._counts  # [C]
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Normalised features of one text for each class, drawn independently: [C, D].
+        """Normalised features of one text for each class: [C, D].
+
+        All classes get the text at the same place of their lists, as in the code of CoPrompt; of lists of unequal
+        length, the one as far along.
 
         Args:
-            generator: decides which; on the CPU.
+            generator: decides the place; on the CPU.
         """
-        share = torch.rand(len(self._counts), generator=generator, dtype=torch.float64)  # [C]
+        share = torch.rand(1, generator=generator, dtype=torch.float64)
         return self._features[self._starts + (share * self._counts).long()]
 
 
@@ -62,17 +75,54 @@ def check_sentences(sentences: Sentences | None) -> None:
         InputError: not texts by class name; a class with a text that is not in a list, with none, or something else.
     """
     if not isinstance(sentences, Mapping | None):
-        raise InputError(f"sentences={sentences!r:.80} is no mapping; write {{'cat': ['a cat has whiskers.'], ...}}")
+        raise InputError(
+            f"sentences={sentences!r:.80} is no mapping; write {{'cat': ['a cat has whiskers.'], ...}}, or "
+            "read_sentences(FILE) for a JSON file of that form"
+        )
     for name, some in (sentences or {}).items():
-        if isinstance(some, str) or not some or not all(isinstance(text, str) and text.strip() for text in some):
+        if not (isinstance(name, str) and _is_list_of_texts(some)):
             raise InputError(
-                f"sentences[{name!r}] is {some!r:.80}; write a list of texts, e.g. ['a {name} is seen from above.']"
+                f"sentences[{name!r:.80}] is {some!r:.80}; write a list of texts, e.g. ['a {name!s:.80} is seen from "
+                "above.']"
             )
 
 
-def _texts_of(name: str, sentences: Sentences | None) -> Sequence[str]:
-    if sentences is None:
+def read_sentences(path: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Read texts by class name from a JSON file such as those that CoPrompt's authors published.
+
+    Raises:
+        InputError: it cannot be read, is larger than 64 MiB, or is not JSON of that form.
+    """
+    where = repr(os.fspath(path))
+    try:
+        found = json.loads(read_regular(path, limit=MAX_BYTES))
+    except OSError as error:
+        raise InputError(f"sentences must be a JSON file, got {where} ({error.strerror}); check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"sentences must be a JSON file, got {where} ({error!s:.80}); {_FORM}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"sentences must be a JSON file with lists of texts by class name, got {where}; {_FORM}")
+    check_sentences(found)
+    return found
+
+
+def _is_list_of_texts(some: object) -> bool:
+    if isinstance(some, str) or not isinstance(some, Sequence):
+        return False
+    return len(some) > 0 and all(isinstance(text, str) and text.strip() for text in some)
+
+
+def _by_spoken_name(sentences: Sentences) -> dict[str, list[str]]:
+    """The texts by names as they are read in a prompt: `apple_pie` and `apple pie` are one class."""
+    found: dict[str, list[str]] = {}
+    for name, texts in sentences.items():
+        found.setdefault(spoken(name), []).extend(texts)
+    return found
+
+
+def _texts_of(name: str, known: Sentences | None) -> Sequence[str]:
+    if known is None:
         return imagenet_templates().fill(name)
-    if name not in sentences:
+    if spoken(name) not in known:
         raise InputError(f"class {name!r} has no sentences; write sentences={{{name!r}: ['...'], ...}}, or none at all")
-    return sentences[name]
+    return known[spoken(name)]

@@ -67,14 +67,15 @@ class TextTower:
         words: Tensor = self._tower.token_embedding(table)  # [C, L, W]
         return Embedded(words.float(), end_places(self._tower, table))
 
-    def encode(self, tokens: Tensor, ends: Tensor, deep: Sequence[Tensor] = ()) -> Tensor:
-        """Embeddings [C, L, W] and their ends [C] to normalised float32 features [C, D].
+    def encode(self, tokens: Tensor, ends: Tensor, deep: Sequence[Tensor] = (), *, normalize: bool = True) -> Tensor:
+        """Embeddings [C, L, W] and their ends [C] to float32 features [C, D].
 
         Args:
             tokens: without positions, which are added here.
             ends: where features are read.
             deep: tokens [P, W] that take the places 1 to P before the second block, the third, and so on
-                (Khattak et al. 2023, "MaPLe", equation 4).
+                (Khattak et al. 2023, "MaPLe").
+            normalize: scale features to length 1.
 
         Raises:
             InputError: more deep prompts than there are blocks for.
@@ -86,7 +87,8 @@ class TextTower:
         mask = tower.attn_mask[:length, :length]
         x = _run(tower.transformer, x, [(1, prompt) for prompt in deep], mask)  # [C, L, W]
         rows = torch.arange(len(x), device=x.device)
-        return F.normalize(projected(tower, x[rows, ends]).float(), dim=-1)  # [C, D]
+        features = projected(tower, x[rows, ends]).float()  # [C, D]
+        return F.normalize(features, dim=-1) if normalize else features
 
 
 class ImageTower:
@@ -120,7 +122,7 @@ class ImageTower:
             prompts: tokens [P, W] appended after the patches; they have no positions and go through the norm before
                 the first block, as in the code of MaPLe and PromptSRC.
             deep: tokens [P, W] that take their places before the second block, the third, and so on
-                (Jia et al. 2022, "VPT", section 3.2).
+                (Jia et al. 2022, "VPT").
 
         Raises:
             InputError: more deep prompts than there are blocks for, or deep prompts of another number of tokens.

@@ -1,4 +1,4 @@
-"""VPT: prompts in the image tower alone, while the texts are those of the hand-written template.
+"""VPT: prompts in the image tower alone, while the texts are those of a template.
 
 Jia, Tang, Chen, Cardie, Belongie, Hariharan, Lim: Visual Prompt Tuning, ECCV 2022, of which this is the deep form, as
 the code of MaPLe puts it into CLIP: the prompts stand after the patches, and classes are compared by their texts, so
@@ -20,10 +20,11 @@ from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
 from ipo_dspy.baselines.descent import Recipe
 from ipo_dspy.baselines.prompting import PromptedClassifier, Prompts, check_prompts, draw_prompts, learn
 from ipo_dspy.baselines.towers import ImageTower
+from ipo_dspy.baselines.views import Views, crops
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.text import class_features
 from ipo_dspy.metric import logits
-from ipo_dspy.template import Template
+from ipo_dspy.template import DEFAULT_TEMPLATE, Template
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,30 +61,36 @@ class VisualPrompts:
 
 @dataclass(frozen=True, slots=True)
 class VPT:
-    """Deep visual prompt tuning (VPT, section 3.2); defaults of the VPT in the code of MaPLe.
+    """Deep visual prompt tuning; defaults of the VPT in the code of MaPLe.
 
     Args:
+        template: of the texts; None for the hand-written one of the data set.
         n_ctx: P, tokens of a prompt.
         depth: blocks with prompts of their own, the first included; of a smaller tower, all. 1 is the shallow form.
         epochs: passes over the images.
         batch: images a step.
         lr: the highest rate of SGD.
+        augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do.
 
     Raises:
-        InputError: a setting with which nothing can be learned.
+        InputError: a setting with which nothing can be learned. TemplateError: a text that is no template.
     """
 
+    template: str | None = DEFAULT_TEMPLATE
     n_ctx: int = 8
     depth: int = 12
     epochs: int = 5
     batch: int = 4
     lr: float = 0.0025
+    augment: bool = False
 
     towers: ClassVar[tuple[Tower, ...]] = ("image",)
 
     def __post_init__(self) -> None:
         check_kinds(self)
         check_prompts(self.n_ctx, self.depth)
+        if self.template is not None:
+            Template.parse(self.template)
         self.recipe()
 
     def recipe(self) -> Recipe:
@@ -93,7 +100,7 @@ class VPT:
     def fit(
         self, task: FewShot, *, seed: int = 0, progress: Progress | None = None
     ) -> PromptedClassifier[VisualPrompts]:
-        """Learn the prompts by cross-entropy over the classes of the task, in the words of its template.
+        """Learn the prompts by cross-entropy over the classes of the task.
 
         Raises:
             InputError: the image tower takes no learned tokens.
@@ -102,12 +109,14 @@ class VPT:
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         prompts = draw_prompts(backbone, ImageTower(backbone), self.n_ctx, self.depth, generator)
-        model = VisualPrompts(backbone, task.template, prompts)
+        template = task.template if self.template is None else Template.parse(self.template)
+        model = VisualPrompts(backbone, template, prompts)
         text, targets = (one.to(backbone.device) for one in (model.text_features(task.classes), task.targets))
         scale, bias = backbone.logit_scale, backbone.logit_bias
+        views = Views(task, crops(self.augment), generator)
 
-        def loss(pixels: Tensor, indices: Tensor) -> Tensor:
-            found = logits(model.image_features(pixels), text, logit_scale=scale, logit_bias=bias)
+        def loss(indices: Tensor) -> Tensor:
+            found = logits(model.image_features(views(indices)), text, logit_scale=scale, logit_bias=bias)
             return F.cross_entropy(found, targets[indices])
 
         recipe = self.recipe()

@@ -8,13 +8,13 @@ zero-shot CLIP has the same key for all shots and seeds and is measured once.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from ipo_dspy.bench.methods import find_kind
+from ipo_dspy.bench.methods import REVISIONS, find_kind
 from ipo_dspy.bench.official import official
-from ipo_dspy.bench.settings import Settings
+from ipo_dspy.bench.settings import Settings, brief
 from ipo_dspy.lms.addresses import without_credentials
 
 
@@ -51,18 +51,20 @@ class Cell:
         """Of the method: its authors' for the data set, then the user's for all data sets, then those for this one."""
         own = self.settings.arguments
         here = own.get(f"{self.method}@{self.dataset}", {})
-        return {**official(self.suite, self.dataset, self.method), **own.get(self.method, {}), **here}
+        theirs = official(self.suite, self.dataset, self.method, transfer=bool(self.targets))
+        return {**theirs, **own.get(self.method, {}), **here}
 
     @property
     def decisive(self) -> Mapping[str, Any]:
         """Everything that decides the result, as plain values."""
         kind = find_kind(self.method)
         drawn = {"shots": self.shots, "seed": self.seed} if kind.learns else {}
-        settings = asdict(self.settings)
+        settings = self.settings.plain
         told = without_credentials({name: settings[name] for name in kind.reads})
         carried = {"protocol": "transfer", "targets": sorted(self.targets)} if self.targets else {}
-        named = {"suite": self.suite, "dataset": self.dataset, "method": self.method, **carried}
-        return {**named, **drawn, **told, "arguments": self.arguments}
+        revised = {"revision": REVISIONS[self.method]} if self.method in REVISIONS else {}
+        named = {"suite": self.suite, "dataset": self.dataset, "method": self.method, **revised, **carried}
+        return {**named, **drawn, **told, "arguments": brief(self.arguments)}
 
     @property
     def key(self) -> str:

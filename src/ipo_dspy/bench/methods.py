@@ -7,7 +7,7 @@ on both halves as zero-shot CLIP is. `Kind` says of each what decides its result
 import importlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.baselines import METHODS as FITTED
 from ipo_dspy.baselines import build_method
@@ -53,6 +53,9 @@ SEARCHING = (
     "vlm_settings",
     "asking",
 )
+REVISIONS: Mapping[str, int] = dict.fromkeys(("coop", "cocoop", "maple", "promptsrc", "coprompt", "vpt", "vpt+ipo"), 1)
+"""To be raised with every change to what a method computes: cells of earlier revisions are then measured anew."""
+
 DSPY = ("copro", "miprov2", "gepa", "simba")
 
 
@@ -120,6 +123,23 @@ def find_kind(name: str) -> Kind:
     if name not in known:
         raise InputError(f"there is no method {name!r}; known: {', '.join(known)}")
     return known[name]
+
+
+def with_sentences(arguments: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return hyper-parameters by method with the texts of CoPrompt where the path of their file was.
+
+    So the texts decide a cell's key, not where they lie, and machines of a cluster need no such file.
+
+    Raises:
+        InputError: a file that cannot be read, or of another form.
+    """
+    found = {name: dict(given) for name, given in arguments.items()}
+    for name, given in found.items():
+        if name.partition("@")[0] == "coprompt" and isinstance(given.get("sentences"), str):
+            from ipo_dspy.baselines.sentences import read_sentences  # loads torch
+
+            given["sentences"] = read_sentences(given["sentences"])
+    return found
 
 
 def check_methods(names: Sequence[str], settings: "Settings", datasets: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""Hyper-parameters that the authors of a method set for single data sets, where these differ from its defaults.
+"""Hyper-parameters that the authors of a method set for single data sets or for transfer, other than its defaults.
 
 They hold for the paper's data sets and give way to what a user sets; docs/baselines.md has their sources.
 """
@@ -32,10 +32,28 @@ _SET: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
 )
 
 
-def official(suite: str, dataset: str, method: str) -> Mapping[str, Any]:
-    """What the authors of a method set for a data set; nothing for data sets that are not the paper's.
+_TRANSFER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "maple": {"depth": 3, "lr": 0.0026, "epochs": 2},
+        "promptsrc": {"depth": 3, "gpa_mean": 6, "gpa_std": 10},
+    }
+)
+
+
+def official(suite: str, dataset: str, method: str, *, transfer: bool = False) -> Mapping[str, Any]:
+    """Return what the authors of a method set for a data set; nothing for data sets that are not the paper's.
+
+    Args:
+        suite: the collection of the data set.
+        dataset: the one that is learned on.
+        method: its name.
+        transfer: whether what is learned is tested on other data sets, instead of from base to novel classes.
 
     >>> official("paper", "imagenet", "coop"), official("demo", "grey-food", "coop")
     ({'epochs': 50}, {})
+    >>> official("paper", "imagenet", "maple", transfer=True)
+    {'depth': 3, 'lr': 0.0026, 'epochs': 2}
     """
-    return _SET.get(method, {}).get(dataset, {}) if suite == "paper" else {}
+    if suite != "paper":
+        return {}
+    return {**_SET.get(method, {}).get(dataset, {}), **(_TRANSFER.get(method, {}) if transfer else {})}

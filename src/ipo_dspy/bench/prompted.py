@@ -1,8 +1,7 @@
 """VPT + IPO: a template for images as learned visual prompts show them (the paper's Table 5).
 
-First the prompts of the image tower are learned with the hand-written template, then IPO searches a template with
-these in place. They are kept beside the journal of the search, so that one which was killed goes on with the very same
-features.
+First the prompts of the image tower are learned, then IPO searches a template with these in place. They are kept beside
+the journal of the search, so that one which was killed goes on with the very same features.
 """
 
 import hashlib
@@ -15,7 +14,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ipo_dspy.baselines.prompting import Prompts
-from ipo_dspy.baselines.vpt import VPT, VisualPrompts
+from ipo_dspy.baselines.towers import ImageTower
+from ipo_dspy.baselines.vpt import VPT
 from ipo_dspy.bench.runs import Found, Job, few_shot, ipo
 from ipo_dspy.errors import JournalError
 from ipo_dspy.files import write_whole
@@ -29,9 +29,13 @@ KEPT = "prompts.safetensors"
 def vpt_ipo(job: Job) -> Found:
     """IPO with the image tower of VPT."""
     content = _prompts(job)
-    model = VisualPrompts(job.backbone, job.split.template, _placed(load(content), job.backbone))
+    prompts, tower = _placed(load(content), job.backbone), ImageTower(job.backbone)
+
+    def encode(pixels: Tensor) -> Tensor:
+        return tower.encode(pixels, prompts.first, prompts.deep)
+
     learned = hashlib.sha256(content).hexdigest()
-    return ipo(replace(job, backbone=job.backbone.with_image_encoder(model.image_features, learned)))
+    return ipo(replace(job, backbone=job.backbone.with_image_encoder(encode, learned)))
 
 
 def _prompts(job: Job) -> bytes:

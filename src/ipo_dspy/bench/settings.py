@@ -1,11 +1,16 @@
 """What a sweep sets for all of its cells; methods read those that concern them."""
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ipo_dspy.bundled import DEMO
 from ipo_dspy.proposers import Feedback
+
+LONGEST = 1000
+"""Characters of a hyper-parameter that rows repeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,25 @@ class Settings:
     asking: str = "auto"
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    @property
+    def plain(self) -> dict[str, Any]:
+        """All of them as plain values, short enough for every row."""
+        return {**asdict(self), "arguments": {name: brief(given) for name, given in self.arguments.items()}}
+
     def templates(self) -> int:
         """Templates that IPO scores besides those that it begins with."""
         return self.steps * self.prompts_per_step
+
+
+def brief(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return hyper-parameters with a digest in place of each that is long, as sentences of all classes are.
+
+    >>> brief({"weight": 2.0, "sentences": {"cat": ["a cat has whiskers."] * 100}})["sentences"]
+    'sha256:6e7d3d387d1dfc69fda47ecf326de0d4bd7887456c6ae6add35a8f69368cad7c'
+    """
+    return {name: _brief(value) for name, value in arguments.items()}
+
+
+def _brief(value: Any) -> Any:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return value if len(text) <= LONGEST else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

@@ -1,7 +1,7 @@
 """The sweep: cell after cell, each a row on disk; it goes on where it was killed, and a failed cell does not end it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,7 @@ def sweep(
     suite.check((*grids[0].datasets, *grids[0].targets))
     cells = distinct(grids)
     with Rows(folder) as rows:
-        settings = without_credentials({"suite": suite.name, **asdict(grids[0].settings)})
+        settings = without_credentials({"suite": suite.name, **grids[0].settings.plain})
         rows.agree(settings, allow_changes=allow_changes)
         ready = {key for key, row in rows.latest.items() if row.error is None or not retry}
         todo = [cell for cell in cells if cell.key not in ready]

@@ -2,7 +2,7 @@
 
 Zero-shot CLIP takes the hand-written template of each data set. Whatever learns takes along what it learned, and the
 template of the source, where it learns with one in place. Source: the cross-dataset transfer and domain
-generalization of Zhou et al. 2022, "Conditional Prompt Learning for Vision-Language Models", sections 4.2 and 4.3.
+generalization of Zhou et al. 2022, "Conditional Prompt Learning for Vision-Language Models".
 """
 
 from collections.abc import Mapping

@@ -17,6 +17,9 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     resume.remember(arguments)
+    # A thread of PyTorch that waits for the others sleeps: on a busy machine it would take their core. Read once, at
+    # torch's import.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from ipo_dspy.cli.app import app
 
     for stream in (sys.stdout, sys.stderr):

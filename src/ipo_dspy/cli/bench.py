@@ -79,7 +79,10 @@ def bench(
     method_arg: Annotated[
         list[str] | None,
         typer.Option(
-            "--method-arg", metavar="METHOD[@DATASET].NAME=VALUE", help="Hyper-parameter, e.g. coop.epochs=5."
+            "--method-arg",
+            metavar="METHOD[@DATASET].NAME=VALUE",
+            help="Hyper-parameter, e.g. coop.epochs=5, coop.augment=true or coprompt@dtd.sentences=FILE.json; may be "
+            "repeated.",
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Another CLIP than the suite's.")] = None,
@@ -264,13 +267,15 @@ def _only(names: Sequence[str], option: str, ablate: Sequence[str] | None) -> st
 
 
 def _arguments(given: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    from ipo_dspy.bench.methods import with_sentences
+
     found: dict[str, dict[str, Any]] = {}
     for one in given or ():
         method, dot, rest = one.partition(".")
         if not dot:
             raise InputError(f"--method-arg {one!r} names no method; write e.g. --method-arg coop.epochs=5")
         found.setdefault(method, {}).update(settings([rest], "--method-arg"))
-    return found
+    return with_sentences(found)
 
 
 def _names(text: str | None) -> list[str] | None:

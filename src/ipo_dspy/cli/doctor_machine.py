@@ -144,7 +144,16 @@ def device() -> Check:
         return Check("device", "warn", f"cpu, {torch.get_num_threads()} threads: torch sees no CUDA GPU", remedy)
     if torch.backends.mps.is_available():
         return Check("device", "ok", f"mps: {platform.processor() or 'Apple GPU'}")
-    return Check("device", "ok", f"cpu, {torch.get_num_threads()} threads; no CUDA or MPS device")
+    return Check("device", "ok", f"cpu, {_threads()}; no CUDA or MPS device")
+
+
+def _threads() -> str:
+    """CPU threads for the passes of a model of usual size, as they would be chosen now."""
+    import torch
+
+    from ipo_dspy.clip.cpu_threads import choose_threads
+
+    return str(choose_threads(torch.nn.Linear(512, 2048)))  # the text tower of a ViT-B
 
 
 def folders() -> Iterator[Check]:

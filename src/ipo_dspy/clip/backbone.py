@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -30,6 +30,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ipo_dspy.clip import prefix
+from ipo_dspy.clip.cpu_threads import CpuThreads, choose_threads, limited_to
 from ipo_dspy.clip.memo import Memo
 from ipo_dspy.clip.sources import HUB, LOCAL, Source, brief, fetch_text_parts, resolve, stamp
 from ipo_dspy.clip.tokens import PROBES, Tokens
@@ -46,6 +47,22 @@ _IMAGE_FLOATS = 100_000 * 512
 _TEXT_FLOATS = 64 * 1024 * 1024
 
 logger = logging.getLogger(__name__)
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def _forward_pass(
+    method: "Callable[Concatenate[Backbone, _Arguments], _Result]",
+) -> "Callable[Concatenate[Backbone, _Arguments], _Result]":
+    """Run a method without gradients, on the CPU threads of the model."""
+
+    @functools.wraps(method)
+    def run(self: "Backbone", *arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
+        with torch.no_grad(), limited_to(self.cpu_threads.count):
+            return method(self, *arguments, **named)
+
+    return run
 
 
 class Backbone:
@@ -72,6 +89,7 @@ class Backbone:
         image_memo: features of images by content.
         text_memo: class features by template and classes.
         cache_dir: where its downloads are kept.
+        cpu_threads: how many threads its passes on a CPU take, and why.
     """
 
     def __init__(
@@ -100,6 +118,7 @@ class Backbone:
         bias: Any = getattr(model, "logit_bias", None)
         self.logit_bias = 0.0 if bias is None else float(bias)
         self.fingerprint = _fingerprint(model, {**facts, "tokenizer": self._tokens.facts})
+        self.cpu_threads: CpuThreads = choose_threads(model)
         self.lock = threading.RLock()
         self.image_memo, self.text_memo = Memo(_IMAGE_FLOATS), Memo(_TEXT_FLOATS)
         self.trims_context = _trims_context(model, self._tokens)
@@ -134,26 +153,18 @@ class Backbone:
         room = torch.empty(len(images), *images[0].shape, pin_memory=self.device.type == "cuda")
         return torch.stack(list(images), out=room)
 
-    @torch.no_grad()
+    @_forward_pass
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Preprocessed images [N, 3, H, W] to normalised float32 features [N, D] on `device`.
-
-        A product of few rows has other last bits than one of many, and other ones with each number of threads. So a
-        pass of a few images is filled up, and an image has the same features whatever is beside it. Not one image
-        alone, which others wait for.
-        """
-        count = len(pixels)
-        if 1 < count < prefix.FEW:
-            pixels = torch.cat([pixels, pixels[:1].expand(prefix.FEW - count, -1, -1, -1)])
+        """Preprocessed images [N, 3, H, W] to normalised float32 features [N, D] on `device`."""
         near = pixels.to(self.device, non_blocking=self.device.type == "cuda").to(self.dtype)
-        return _normalised(self._encode_image(near)[:count])
+        return _normalised(self._encode_image(near))
 
     def token_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Token ids of each text, start and end included: never cut, not padded."""
         with self.lock:  # the fast tokenizers of transformers refuse two threads at once
             return self._tokens.ids(texts)
 
-    @torch.no_grad()
+    @_forward_pass
     def encode_tokens(self, ids: Sequence[tuple[int, ...]]) -> Tensor:
         """M token lists to normalised float32 features [M, D] on `device`, in one pass of the tower.
 
@@ -164,7 +175,7 @@ class Backbone:
             return self.encode_tokens_plain(ids)
         return _normalised(_trimmed_text(self.model, self.token_table(ids)))
 
-    @torch.no_grad()
+    @_forward_pass
     def encode_shared(self, ids: Sequence[TokenList]) -> Tensor:
         """M distinct, sorted token lists to normalised float32 features [M, D]; only where `shares_prefixes`."""
         tower = getattr(self.model, "text", self.model)
@@ -176,7 +187,7 @@ class Backbone:
         place = {row: index for index, row in enumerate([*odd, *rest])}
         return torch.cat(parts)[[place[row] for row in ids]]
 
-    @torch.no_grad()
+    @_forward_pass
     def encode_tokens_plain(self, ids: Sequence[tuple[int, ...]]) -> Tensor:
         """The slow twin of `encode_tokens`: the model's own `encode_text` on the full context."""
         self._check_lengths(ids)

@@ -5,7 +5,6 @@ are encoded as if it were not there.
 """
 
 import functools
-import hashlib
 import importlib.metadata
 import logging
 import threading
@@ -58,11 +57,6 @@ class KnownFeatures:
                 self._memo.put(key, found)
         return found
 
-    def get_alone(self, key: str) -> Tensor | None:
-        """Features [D] of the image with this hash from a pass of several or, if there was none, of its own."""
-        found = self.get(key)
-        return self.get(alone(key)) if found is None else found
-
     def remember(self, rows: Mapping[str, Tensor]) -> None:
         """Keep features [D] by hash in memory, at once."""
         for key, row in rows.items():
@@ -78,15 +72,6 @@ class KnownFeatures:
         """Write down what was used."""
         if self._disk is not None:
             self._disk.attempt(FeatureStore.settle, writes=True)
-
-
-def alone(key: str) -> str:
-    """The hash under which features of a pass with one image are kept.
-
-    They have other last bits than those of a pass with several (`Backbone.encode_pixels`), and a set of images must
-    come out the same whatever was classified before.
-    """
-    return hashlib.sha256(f"alone {key}".encode()).hexdigest()
 
 
 class Disk:

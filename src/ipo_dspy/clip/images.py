@@ -23,7 +23,7 @@ from typing import TypeAlias, TypeVar
 from torch import Tensor
 
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.cache import KnownFeatures, alone
+from ipo_dspy.clip.cache import KnownFeatures
 from ipo_dspy.clip.image_io import READING as READING
 from ipo_dspy.clip.image_io import ImageSource as ImageSource
 from ipo_dspy.clip.image_io import identify, is_url
@@ -106,8 +106,7 @@ def encode_images(
     if not (skip_bad or checked) and len(sources) > batch_size and backbone.device.type == "cpu":
         check_images(sources, backbone=backbone, num_threads=threads)
     known = KnownFeatures(backbone, READING)
-    several = len(sources) > 1
-    prepare = functools.partial(_prepare, backbone, known, several=several, allow_url=allow_url)
+    prepare = functools.partial(_prepare, backbone, known, allow_url=allow_url)
     for index, outcome in enumerate(_in_order(prepare, sources, batch_size + threads, threads)):
         if isinstance(outcome, ImageError):
             bad.append((index, outcome))
@@ -116,7 +115,7 @@ def encode_images(
             kept.append(index)
             keys.append(outcome.key)
         if len(waiting) == batch_size or index == len(sources) - 1:
-            rows.add(list(_encode(backbone, known, waiting, several=several).values()))
+            rows.add(list(_encode(backbone, known, waiting).values()))
             waiting.clear()
             if progress is not None:
                 progress(index + 1, len(sources))
@@ -194,41 +193,31 @@ def _in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare(
-    backbone: Backbone, known: KnownFeatures, source: ImageSource, *, several: bool, allow_url: bool
-) -> _Outcome:
+def _prepare(backbone: Backbone, known: KnownFeatures, source: ImageSource, *, allow_url: bool) -> _Outcome:
     try:
         key, image = identify(source, allow_url=allow_url)
-        features = known.get(key) if several else known.get_alone(key)
+        features = known.get(key)
         return _Ready(key, features, None if features is not None else backbone.preprocess(image()))
     except ImageError as error:
         return error
 
 
-def _encode(
-    backbone: Backbone, known: KnownFeatures, waiting: Sequence[tuple[int, _Ready]], *, several: bool
-) -> dict[int, Tensor]:
+def _encode(backbone: Backbone, known: KnownFeatures, waiting: Sequence[tuple[int, _Ready]]) -> dict[int, Tensor]:
     """Features [D] by index; contents that are not known yet go through the tower together."""
     found = {ready.key: ready.features for _, ready in waiting if ready.features is not None}
     fresh = {ready.key: ready.pixels for _, ready in waiting if ready.pixels is not None and ready.key not in found}
     encoded: dict[str, Tensor] = {}
     with backbone.lock:
         for key in list(fresh):
-            # Another thread or process may have been quicker.
-            features = known.get(key) if several else known.get_alone(key)
+            features = known.get(key)  # another thread or process may have been quicker
             if features is not None:
                 found[key] = features
                 del fresh[key]
         if fresh:
-            pixels = list(fresh.values())
-            # One that is new among several goes twice: see `encode_pixels` on one image alone.
-            pixels += pixels if len(pixels) == 1 and several else []
-            rows = backbone.encode_pixels(backbone.batch(pixels)).cpu()[: len(fresh)]  # [N, D]
+            rows = backbone.encode_pixels(backbone.batch(list(fresh.values()))).cpu()  # [N, D]
             # Rows of their own: a view would keep the whole batch alive.
             encoded = {key: row.clone() for key, row in zip(fresh, rows, strict=True)}
             found.update(encoded)
-            if not several:
-                encoded = {alone(key): row for key, row in encoded.items()}
             known.remember(encoded)
     known.keep(encoded)  # not under the lock: the disk takes its time
     return {index: found[ready.key] for index, ready in waiting}

@@ -4,9 +4,8 @@ Hidden states of a causal tower depend on the tokens before and at a position, s
 for each of them. The large matrix products run over all nodes at once; attention runs over groups of runs, whose
 keys are those of their ancestors and their own. In the last layer only the ends have a query and go through the MLP.
 
-On a CPU in float32 the features of a list are the same to the last bit whatever shares the pass. Products of a few rows
-and PyTorch's fused attention have other last bits with other numbers of rows and keys; so rows are filled up to `FEW`,
-and queries and keys to multiples of `QUERIES` and `KEYS`, which costs a twentieth of the time.
+The features of a list agree to 1e-5 with the model's own `encode_text`, whatever shares the pass. The last bits are not
+promised: they change with the number of rows of a product, on every BLAS.
 
 CoCa puts a class token after every list, at the last position of the context, and reads the features there. With its
 published weights that token sees one padding token and not itself, a slip that is part of the model by now.
@@ -25,14 +24,8 @@ from ipo_dspy.clip.trie import Plan, Runs, TokenList
 ROWS = 1024
 """Nodes that go through the MLP at a time: its wide middle then stays in the cache of a CPU."""
 
-FEW = 16
-"""Rows from which on matrix products agree bit by bit with larger ones, with any number of threads; MKL on x86."""
-
 LOOKED_AT = 8192
 """Keys of all runs that attend at a time: those of 16,384 nodes with long shared beginnings would take gigabytes."""
-
-QUERIES, KEYS = 8, 16
-"""What their numbers are filled up to, so that products of small matrices agree bit by bit too."""
 
 CLASS = -1
 """Stands in a plan for CoCa's class token, which has an embedding of its own."""
@@ -63,14 +56,12 @@ def shares_prefixes(tower: Any) -> bool:
 def run(tower: Any, plan: Plan) -> Tensor:
     """Hidden states at the end of each list after the last block, before the final norm: [M, W], in order of runs.
 
-    The lists of the plan end with `tail(tower)`. Of fewer than `FEW` lists more rows come back, which mean nothing.
+    The lists of the plan end with `tail(tower)`.
     """
     device, blocks = tower.positional_embedding.device, tower.transformer.resblocks
     x = _embedded(tower, torch.from_numpy(plan.tokens).to(device), torch.from_numpy(plan.positions).to(device))
-    x = F.pad(x, (0, 0, 0, max(0, FEW - len(x))))
-    steady = device.type == "cpu" and x.dtype == torch.float32
     pieces = [piece for group in plan.groups for piece in _pieces(group)]
-    groups = [_Group(piece, device, blind=bool(tail(tower)), steady=steady) for piece in pieces]
+    groups = [_Group(piece, device, blind=bool(tail(tower))) for piece in pieces]
     for block in blocks[:-1]:
         attended = _attend(block, x, groups)
         x = _mlp(block, x + block.ls_1(block.attn.out_proj(attended)))
@@ -103,12 +94,11 @@ def _pieces(runs: Runs) -> list[Runs]:
 class _Group:
     """Runs with their ancestors on a device; where they are blind, their ends do not see themselves."""
 
-    def __init__(self, runs: Runs, device: torch.device, *, blind: bool, steady: bool) -> None:
+    def __init__(self, runs: Runs, device: torch.device, *, blind: bool) -> None:
         self.count, self.length, self.depth = runs.count, runs.length, runs.depth
         self.keys = runs.depth + runs.length
         self.rows = slice(runs.first, runs.first + runs.count * runs.length)
         self.ancestors = torch.from_numpy(runs.ancestors).to(device)  # [B, depth]
-        self.steady = steady
         self.seen = torch.ones(runs.length, self.keys, dtype=torch.bool, device=device).tril(runs.depth)
         """Keys that each node of a run attends to."""
         if blind:
@@ -118,33 +108,20 @@ class _Group:
 
     def attend(self, q: Tensor, kv: Tensor, heads: int) -> Tensor:
         """Of the last nodes of each run to its ancestors and itself: q [B, q, W] and kv [N, 2 W] to [B, q, W]."""
-        count, width = q.shape[1:]
-        keys = self.keys + (-self.keys % KEYS if self.steady else 0)
-        both = kv.new_zeros(self.count, keys, 2 * width)
-        both[:, : self.depth] = kv[self.ancestors]
-        both[:, self.depth : self.keys] = kv[self.rows].view(self.count, self.length, -1)
-        k, v = both.view(self.count, keys, 2, heads, -1).permute(2, 0, 3, 1, 4)  # each [B, H, keys, W / H]
+        count = q.shape[1]
+        own = kv[self.rows].view(self.count, self.length, -1)
+        both = torch.cat([kv[self.ancestors], own], dim=1)  # [B, keys, 2 W]
+        k, v = both.view(self.count, self.keys, 2, heads, -1).permute(2, 0, 3, 1, 4)  # each [B, H, keys, W / H]
         q = q.reshape(self.count, count, heads, -1).transpose(1, 2)  # [B, H, q, W / H]
-        seen = self.seen[-count:]
-        found = _steady(q, k, v, seen) if self.steady else F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=self.seen[-count:])
         return found.transpose(1, 2).flatten(-2)
-
-
-def _steady(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
-    """Attention of q queries to k keys, some of them seen [q, k]; q and k here are filled up."""
-    count, size = q.shape[-2:]
-    more = -count % QUERIES
-    hidden = F.pad(~seen, (0, k.shape[-2] - seen.shape[-1]), value=True)
-    hidden = F.pad(hidden, (0, 0, 0, more), value=False)  # a query that sees nothing would give no number
-    scores = F.pad(q * size**-0.5, (0, 0, 0, more)) @ k.transpose(-1, -2)
-    return (scores.masked_fill_(hidden, float("-inf")).softmax(dim=-1) @ v)[..., :count, :]
 
 
 def _attend(block: Any, x: Tensor, groups: list[_Group]) -> Tensor:
     """Attention of every node to its ancestors and itself, before the output projection: [N, W]."""
     width, heads = x.shape[1], block.attn.num_heads
     qkv = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)  # [N, 3 W]
-    out = torch.zeros_like(x)
+    out = torch.empty_like(x)
     for group in groups:
         queries = qkv[group.rows, :width].view(group.count, group.length, width)
         out[group.rows] = group.attend(queries, qkv[:, width:], heads).reshape(-1, width)
@@ -158,9 +135,8 @@ def _last(block: Any, x: Tensor, groups: list[_Group]) -> Tensor:
     normed = block.ln_1(x)
     kv = F.linear(normed, weight[width:], None if bias is None else bias[width:])  # [N, 2 W]
     ends = torch.cat([group.ends for group in groups])  # [M]
-    ends = torch.cat([ends, ends[:1].expand(max(0, FEW - len(ends)))])
     q = F.linear(normed[ends], weight[:width], None if bias is None else bias[:width])  # [M, W]
-    found, first = torch.zeros_like(q), 0
+    found, first = torch.empty_like(q), 0
     for group in groups:
         rows = slice(first, first + group.count)
         found[rows] = group.attend(q[rows, None], kv, heads)[:, 0]
@@ -170,7 +146,7 @@ def _last(block: Any, x: Tensor, groups: list[_Group]) -> Tensor:
 
 def _mlp(block: Any, x: Tensor) -> Tensor:
     """The block's second half, in place, some rows at a time."""
-    for rows in torch.tensor_split(x, -(-len(x) // ROWS)):  # of about the same size, so that none has few rows
+    for rows in torch.split(x, ROWS):
         rows += block.ls_2(block.mlp(block.ln_2(rows)))
     return x
 

@@ -1,9 +1,9 @@
 """A file of segments, each a database of features by image hash; the only importer of LMDB.
 
 LMDB lets many processes read a file while one writes, and has each transaction whole or not at all whenever a process
-is killed. What it gives up: looking behind the end of a cut file would end the process, so such a file is refused
-beforehand (`SegmentFile.extend` keeps the size right at all times); and network file systems, whose locks and memory
-maps it cannot rely on.
+is killed. It reads through a memory map, and a map without a page behind it ends the process. So a cut file is refused
+beforehand (`SegmentFile.extend` keeps the size right at all times), and the lock file gets its space before it is
+mapped. Network file systems, whose locks and memory maps LMDB cannot rely on, are given up.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,10 +22,11 @@ import lmdb
 from filelock import FileLock, Timeout
 
 from ipo_dspy.errors import StoreError, StoreFullError
+from ipo_dspy.files import open_regular
 
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 
-SCHEMA = "1"
+SCHEMA = "2"
 """Of what is in the file; one with another is left alone."""
 
 SEGMENTS = 64
@@ -38,6 +40,7 @@ FAULTS = (lmdb.Error, OSError)
 
 _MAP = 1 << 40  # address space, not memory; the same for all, so that no process outgrows the map of another
 _READERS = 1024
+_LOCK_BYTES = 64 * _READERS + 8192  # 64 for each reader, and a little for what comes before them
 _LOCK_SECONDS = 60.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DAMAGED = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.VersionMismatchError, lmdb.PanicError)
@@ -91,6 +94,7 @@ class SegmentFile:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         fresh = not data_file(folder).exists()
+        _check_regular(folder)
         with contextlib.ExitStack() as undo:
             if fresh:  # half a file, because the disk is full, would be a damaged one from now on
                 undo.callback(_unlink, folder)
@@ -139,11 +143,11 @@ class SegmentFile:
 
     def table(self, txn: Transaction) -> Table:
         """Segments by origin, the newest first."""
-        raw = txn.get(_TABLE, b"[]", db=self._about)
+        raw = txn.get(_TABLE, _sealed(b"[]"), db=self._about)
         known, table = self._parsed
         if raw != known:
             table = {}
-            for row in json.loads(raw):
+            for row in json.loads(_unsealed(raw, self.folder)):
                 segment = Segment(**{**row, "origin": Origin(**row["origin"])})
                 parts = (*table.get(segment.origin, ()), segment)
                 table[segment.origin] = tuple(sorted(parts, key=lambda part: (-part.began, part.slot)))
@@ -156,7 +160,8 @@ class SegmentFile:
 
     def write_table(self, txn: Transaction, segments: list[Segment]) -> None:
         """Replace the table of segments."""
-        txn.put(_TABLE, json.dumps([asdict(segment) for segment in segments]).encode(), db=self._about)
+        rows = json.dumps([asdict(segment) for segment in segments])
+        txn.put(_TABLE, _sealed(rows.encode()), db=self._about)
 
     def drop(self, txn: Transaction, segments: list[Segment]) -> None:
         """Empty segments; their databases stay, so that no process has a handle to what is gone."""
@@ -212,6 +217,7 @@ class SegmentFile:
 def _environment(folder: Path) -> lmdb.Environment:
     """Open or found an environment; with less address space where a process may not have that much."""
     folder.mkdir(mode=0o700, exist_ok=True)
+    _reserve(lock_file(folder))
     options: dict[str, Any] = {"max_dbs": SEGMENTS + 1, "max_readers": _READERS, "metasync": False, "mode": 0o700}
     for size in (_MAP, _MAP >> 6):
         with contextlib.suppress(lmdb.MemoryError):
@@ -222,6 +228,40 @@ def _environment(folder: Path) -> lmdb.Environment:
 def data_file(folder: Path) -> Path:
     """The file with everything in it."""
     return folder / "data.mdb"
+
+
+def lock_file(folder: Path) -> Path:
+    """The file with LMDB's locks and its list of readers, which is mapped for writing."""
+    return folder / "lock.mdb"
+
+
+def _check_regular(folder: Path) -> None:
+    """Raise an OSError where one of the files is there and is no regular file; LMDB would wait for a named pipe."""
+    for path in (data_file(folder), lock_file(folder)):
+        with contextlib.suppress(FileNotFoundError):
+            open_regular(path).close()
+
+
+def _reserve(path: Path) -> None:
+    """Fill the lock file up with zeros: LMDB would leave a hole, and a full disk has no page for a write into one."""
+    with path.open("ab") as file:
+        file.write(bytes(max(0, _LOCK_BYTES - os.fstat(file.fileno()).st_size)))
+
+
+def _sealed(rows: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(rows) + rows
+
+
+def _unsealed(raw: bytes, folder: Path) -> bytes:
+    rows = raw[8:]
+    if raw != _sealed(rows):
+        raise damaged(folder)
+    return rows
+
+
+def damaged(folder: Path) -> StoreError:
+    """The error for content that is not what was written."""
+    return StoreError(f"the image cache {str(folder)!r} is damaged; {CLEAR}")
 
 
 def inode(folder: Path) -> tuple[int, int] | None:
@@ -291,7 +331,7 @@ def explained(error: Exception, folder: Path) -> StoreError:
     if isinstance(error, _DAMAGED):
         return StoreError(f"{shown} is damaged, or no cache at all ({error}); {CLEAR}")
     code = getattr(error, "errno", None) or getattr(error, "code", None) or 0
-    why = os.strerror(code) if code > 0 else str(error)
+    why = getattr(error, "strerror", None) or (os.strerror(code) if code > 0 else str(error))
     if code in _FULL or isinstance(error, lmdb.MapFullError):
         return StoreFullError(f"{shown} cannot be written ({why}); free space, or {ELSEWHERE}")
     return StoreError(f"{shown} cannot be used ({why}); {ELSEWHERE}")

@@ -1,7 +1,7 @@
 """Image features on disk, by what they depend on and by image content.
 
-Features are float32 as they were computed, each with a checksum; whoever finds one finds the same bits. No pixels,
-paths or labels are kept: hashes, features, and what the models were called.
+Features are float32 as they were computed, each with a checksum over its origin, its key and itself that is compared
+whenever it is read. No pixels, paths or labels are kept: hashes, features, and what the models were called.
 
 The features of a model fill segments of at most an eighth of the limit. When the store is full, the segment that was
 used longest ago goes as a whole, of several the oldest. One by one, entries could only go in an order that every
@@ -9,6 +9,7 @@ look-up would have to write down.
 """
 
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -20,16 +21,17 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from filelock import Timeout
 from numpy.typing import NDArray
 
 from ipo_dspy.clip.segments import (
-    CLEAR,
     FAULTS,
     SEGMENTS,
     Origin,
     Segment,
     SegmentFile,
     Transaction,
+    damaged,
     data_file,
     explained,
     inode,
@@ -86,6 +88,7 @@ class FeatureStore:
         self.folder, self.limit = folder, limit
         self._file: SegmentFile | None = None
         self._touched: dict[int, float] = {}
+        self._given_up: str | None = None
         _STORES.add(self)
 
     def get(self, origin: Origin, key: str) -> Row | None:
@@ -99,14 +102,14 @@ class FeatureStore:
                         value = txn.get(name, db=file.slots[segment.slot])
                         if value is not None:
                             self._touch(segment)
-                            return self._checked(name, value)
+                            return self._checked(origin, name, value)
         except FAULTS as error:
             raise explained(error, self.folder) from error
         return None
 
     def put(self, origin: Origin, rows: Mapping[str, Row]) -> None:
         """Keep features [D] by the hashes of their images: all of them or, if that fails, none."""
-        sealed = {(name := bytes.fromhex(key)): _seal(name, row) for key, row in rows.items()}
+        sealed = {(name := bytes.fromhex(key)): _seal(origin, name, row) for key, row in rows.items()}
         with self._writing() as (file, txn):
             pages = sum(map(file.pages_for, sealed.values()))
             segment = self._room(file, txn, origin, pages)
@@ -143,7 +146,7 @@ class FeatureStore:
         """Remove what is held, of all origins or of those that are wanted, and give the space back."""
         with _WRITING, _READING, told(self.folder):
             self._close()
-            with locked(self.folder):
+            with self._locked():
                 if wanted is None:
                     remove(self.folder)
                 elif data_file(self.folder).exists():
@@ -156,9 +159,22 @@ class FeatureStore:
     def _open(self) -> SegmentFile:
         """The file; what another process has removed or replaced can still be read."""
         if self._file is None:
-            with locked(self.folder):
+            with self._locked():
                 return self._open_anew()
         return self._file
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes out; after one wait in vain nobody waits again, or all threads would in turn."""
+        with contextlib.ExitStack() as stack:
+            if self._given_up is None:
+                try:
+                    stack.enter_context(locked(self.folder))
+                except Timeout as error:
+                    self._given_up = str(explained(error, self.folder))
+            if self._given_up is not None:
+                raise StoreError(self._given_up)
+            yield
 
     def _open_anew(self) -> SegmentFile:
         self._close()
@@ -180,7 +196,7 @@ class FeatureStore:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[tuple[SegmentFile, Transaction]]:
         """A write transaction; other threads of this process may read beside it."""
-        with _WRITING, told(self.folder), locked(self.folder):
+        with _WRITING, told(self.folder), self._locked():
             with _READING:
                 file = self._file
                 if file is None or file.inode != inode(self.folder):  # someone has removed or replaced it
@@ -240,11 +256,11 @@ class FeatureStore:
         if now - segment.used > FRESH_SECONDS:
             self._touched[segment.slot] = now
 
-    def _checked(self, name: bytes, value: bytes) -> Row:
+    def _checked(self, origin: Origin, name: bytes, value: bytes) -> Row:
         """The row of an entry; if it is not what was written, neither is the rest to be trusted."""
         data = memoryview(value)[_CHECKSUM:]
-        if len(data) % 4 or value[:_CHECKSUM] != _checksum(name, data):
-            raise StoreError(f"the image cache {str(self.folder)!r} is damaged; {CLEAR}")
+        if len(data) % 4 or value[:_CHECKSUM] != _checksum(origin, name, data):
+            raise damaged(self.folder)
         return np.frombuffer(data, "<f4")
 
     def __repr__(self) -> str:
@@ -257,14 +273,19 @@ def _held(file: SegmentFile, txn: Transaction, origin: Origin, parts: tuple[Segm
     return Held(origin, images, pages * file.page, max(part.used for part in parts))
 
 
-def _seal(name: bytes, row: Row) -> bytes:
+def _seal(origin: Origin, name: bytes, row: Row) -> bytes:
     data = row.astype("<f4", copy=False).tobytes()
-    return _checksum(name, data) + data
+    return _checksum(origin, name, data) + data
 
 
-def _checksum(name: bytes, data: bytes | memoryview) -> bytes:
-    """Of a row and its key, so that it counts as nobody else's."""
-    return zlib.crc32(data, zlib.crc32(name)).to_bytes(_CHECKSUM, "little")
+def _checksum(origin: Origin, name: bytes, data: bytes | memoryview) -> bytes:
+    """Of a row, its key and its origin, so that it counts as nobody else's and as no other model's."""
+    return zlib.crc32(data, zlib.crc32(name, _mark(origin))).to_bytes(_CHECKSUM, "little")
+
+
+@functools.lru_cache(maxsize=SEGMENTS)
+def _mark(origin: Origin) -> int:
+    return zlib.crc32(f"{origin.fingerprint}\n{origin.arithmetic}\n{origin.software}".encode())
 
 
 def _age(segment: Segment) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Parts to shards by Ray Data: a part a worker, features stay where they were made, the driver hears what it must know.
 
-A row of the data set is a part, not an image, and so is what comes out. Ray Data queues, spreads and retries, and where
-its blocks begin and end has no effect on which images are encoded together. Features never come to the driver.
+A row of the data set is a part, not an image, and so is what comes out. Ray Data queues, spreads and retries. Features
+never come to the driver.
 
 To make a lost block again, Ray Data would start its actors anew, which wait for the processors that scoring holds. So
 each block is taken apart into what the driver reads and an object without a history; lost parts are encoded anew here.

@@ -17,7 +17,7 @@ from ipo_dspy.data.webdataset import read_picture, read_samples
 from ipo_dspy.errors import DataError
 
 STEP = 64
-"""Images in one pass of a tower, see `encode_images`; parts begin at a multiple of it, so that passes are the same."""
+"""Images in one pass of a tower, see `encode_images`; parts are multiples of it, so that passes are full."""
 
 CHUNK = 16 * STEP
 """Images of a part that a worker holds at a time."""
@@ -185,13 +185,12 @@ class Tar:
 def listed(
     images: Sequence[Any], labels: Sequence[str], choices: Sequence[tuple[str, ...]] | None, *, size: int
 ) -> list[Listed]:
-    """Images in parts of `size`, which is a multiple of `STEP`; a rest of less than `STEP` joins the last.
+    """Split images into parts of `size`; the last has what is left.
 
     >>> [part.count for part in listed(["x.jpg"] * 200, ["cat"] * 200, None, size=64)]
-    [64, 64, 72]
+    [64, 64, 64, 8]
     """
     count, plain = len(images), [_plain(image) for image in images]
-    starts = list(range(0, max(count - STEP + 1, 1), size))
     return [
         Listed(
             first,
@@ -200,7 +199,7 @@ def listed(
             tuple(labels[first:last]),
             None if choices is None else tuple(choices[first:last]),
         )
-        for first, last in zip(starts, [*starts[1:], count], strict=True)
+        for first, last in itertools.pairwise([*range(0, count, size), count])
     ]
 
 

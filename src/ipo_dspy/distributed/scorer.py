@@ -39,9 +39,8 @@ if TYPE_CHECKING:
 class RayScorer:
     """Encodes images and scores templates on a Ray cluster: ``IPO(scorer=RayScorer("auto"))``.
 
-    Trials are those of one machine, to the last bit where the processors are of one kind: neither the number of workers
-    and threads nor what is encoded together shows in features (see `Backbone.encode_pixels`), and losses are added
-    exactly (see `metric`). On other processors or GPUs the last digits of losses may differ.
+    Trials are those of one machine. Losses agree to about 1e-6 nats, since other processors, threads and batches have
+    other last bits, and a ranking goes by four decimals (`history.Score.rank`).
 
     Args:
         address: `auto` for the cluster that this machine is a node of, `local` for one on this machine that ends with

@@ -1,8 +1,8 @@
 """Features of parts on disk, a file for each, in a folder that all workers see.
 
-A file is named after the model and the images, so one that is there is the right one; it is written whole or not at
-all, and one that cannot be read is made anew. Features are float32, so a run that finds them gets the numbers that it
-would have computed.
+A file is named after the model and the images, and its checksum covers the name and all that is in it, so one that can
+be read is the right one. It is written whole or not at all, and one that cannot be read is made anew. Features are
+float32 as they were computed.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ipo_dspy.clip.segments import Origin
 from ipo_dspy.errors import InputError
-from ipo_dspy.files import write_whole
+from ipo_dspy.files import open_regular, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ def write(folder: str, name: str, kept: Kept) -> None:
     """
     from safetensors.torch import save
 
-    told = {"labels": kept.labels, "indices": kept.indices, "keys": kept.keys, "skipped": kept.skipped}
-    metadata = {"told": json.dumps(told), "sum": _sum(kept.features)}
+    told = json.dumps({"labels": kept.labels, "indices": kept.indices, "keys": kept.keys, "skipped": kept.skipped})
+    metadata = {"told": told, "sum": _sum(name, told, kept.features)}
     data = save({"features": kept.features.contiguous()}, metadata=metadata)
     try:
         write_whole(Path(folder) / name, data)
@@ -66,16 +66,21 @@ def read(folder: str, name: str) -> Kept | None:
     from safetensors import SafetensorError, safe_open
 
     try:
+        open_regular(Path(folder) / name).close()  # a named pipe would be waited for
         with safe_open(Path(folder) / name, framework="pt") as file:
-            told = json.loads(file.metadata()["told"])
-            features, expected = file.get_tensor("features"), file.metadata()["sum"]
+            text, expected = file.metadata()["told"], file.metadata()["sum"]
+            features = file.get_tensor("features")
+        if _sum(name, text, features) != expected:
+            return None
+        told = json.loads(text)
         skipped = tuple((index, message) for index, message in told["skipped"])
-        kept = Kept(features, tuple(told["labels"]), tuple(told["indices"]), tuple(told["keys"]), skipped)
+        return Kept(features, tuple(told["labels"]), tuple(told["indices"]), tuple(told["keys"]), skipped)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
-    return kept if _sum(features) == expected else None
 
 
-def _sum(features: Tensor) -> str:
-    """The format has none of its own, and a bit that flipped would be a wrong number."""
-    return hashlib.sha256(features.contiguous().numpy().data).hexdigest()
+def _sum(name: str, told: str, features: Tensor) -> str:
+    """The format has none of its own, and a bit that flipped would be a wrong number or label."""
+    digest = hashlib.sha256(f"{name}\n{told}\n".encode())
+    digest.update(features.contiguous().numpy().data)
+    return digest.hexdigest()

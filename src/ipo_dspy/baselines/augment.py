@@ -1,0 +1,123 @@
+"""Random pictures of an image, as the code of the learned methods trains on them.
+
+Random crops and flips are those of CoOp, CoCoOp, MaPLe, PromptSRC, and VPT; RandAugment is CoPrompt's. Both are written
+out on Pillow, for two reasons. torchvision's transforms draw from the global generator, which library code leaves
+alone. And its RandAugment is another one than that of Dassl, on which CoPrompt's code is built: it has no inversion, no
+brightening before solarizing, and no cutout, changes colors either way, keeps 7 bits where Dassl keeps 5, and
+solarizes from 170 where Dassl does from 85.
+"""
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TypeAlias
+
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+
+Size: TypeAlias = tuple[int, int]
+"""Width and height."""
+
+Draw: TypeAlias = Callable[[Image.Image, Size, random.Random], Image.Image]
+"""Makes a random picture in a given size out of an RGB image of any size."""
+
+SMALLEST, RATIO = 0.08, 4 / 3
+"""Least share of the image's area that a crop has, and how much wider or higher than a square it is at most."""
+
+OPERATIONS_AT_ONCE, STRENGTH = 2, 10 / 30
+"""How many operations RandAugment applies, and how strong each is (`RANDAUGMENT_N`, `RANDAUGMENT_M` in Dassl)."""
+
+_BICUBIC = Image.Resampling.BICUBIC
+
+
+def random_crop_flip(image: Image.Image, size: Size, rng: random.Random) -> Image.Image:
+    """Return a random part of the image, resized, and flipped half the time.
+
+    The part's area is uniform, and so is the logarithm of its shape. Where ten draws do not fit into the image, it is
+    the largest part in the middle with an allowed shape. The distribution is that of torchvision's `RandomResizedCrop`
+    with its defaults.
+    """
+    crop = image.crop(_part(image.width, image.height, rng)).resize(size, _BICUBIC)
+    return ImageOps.mirror(crop) if rng.random() < 0.5 else crop
+
+
+def rand_augment(image: Image.Image, size: Size, rng: random.Random) -> Image.Image:
+    """Return the image squeezed to the size, after two random operations of `OPERATIONS`."""
+    image = image.resize(size, _BICUBIC)
+    for operation in rng.choices(list(OPERATIONS.values()), k=OPERATIONS_AT_ONCE):
+        image = operation(image, rng)
+    return image
+
+
+def _part(width: int, height: int, rng: random.Random) -> tuple[int, int, int, int]:
+    """Left, upper, right, and lower edge of a random part."""
+    for _ in range(10):
+        area = width * height * rng.uniform(SMALLEST, 1)
+        ratio = math.exp(rng.uniform(-math.log(RATIO), math.log(RATIO)))
+        across, down = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < across <= width and 0 < down <= height:
+            left, top = rng.randint(0, width - across), rng.randint(0, height - down)
+            return left, top, left + across, top + down
+    across, down = min(width, round(height * RATIO)), min(height, round(width * RATIO))
+    left, top = (width - across) // 2, (height - down) // 2
+    return left, top, left + across, top + down
+
+
+def _between(least: float, most: float) -> float:
+    """Return the value at `STRENGTH` in the range of an operation."""
+    return least + STRENGTH * (most - least)
+
+
+def _either(value: float, rng: random.Random) -> float:
+    """Return the value or, half the time, its negative."""
+    return -value if rng.random() < 0.5 else value
+
+
+def _enhanced(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> "Operation":
+    """Return an operation that moves a property towards less: 1 would leave the image as it is."""
+    return lambda image, _: kind(image).enhance(_between(0.1, 1.9))
+
+
+def _mapped(image: Image.Image, *rows: float) -> Image.Image:
+    """Return the image with pixels taken from elsewhere, black where there are none: two rows of an affine map."""
+    return image.transform(image.size, Image.Transform.AFFINE, rows)
+
+
+def _brightened_solarized(image: Image.Image, _: random.Random) -> Image.Image:
+    return ImageOps.solarize(image.point(lambda value: int(min(255, value + _between(0, 110)))), 128)
+
+
+def _cut_out(image: Image.Image, rng: random.Random) -> Image.Image:
+    """Return the image with a small grey square somewhere."""
+    side = _between(0, 40)
+    left, top = (max(0, int(rng.uniform(0, length) - side / 2)) for length in image.size)
+    cut = image.copy()
+    edges = (left, top, min(image.width, left + side), min(image.height, top + side))
+    ImageDraw.Draw(cut).rectangle(edges, (125, 123, 114))
+    return cut
+
+
+Operation: TypeAlias = Callable[[Image.Image, random.Random], Image.Image]
+"""Changes an RGB image and keeps its size."""
+
+OPERATIONS: Mapping[str, Operation] = MappingProxyType(
+    {
+        "autocontrast": lambda image, _: ImageOps.autocontrast(image),
+        "equalize": lambda image, _: ImageOps.equalize(image),
+        "invert": lambda image, _: ImageOps.invert(image),
+        "rotate": lambda image, rng: image.rotate(_either(_between(0, 30), rng)),
+        "posterize": lambda image, _: ImageOps.posterize(image, int(_between(4, 8))),
+        "solarize": lambda image, _: ImageOps.solarize(image, math.ceil(_between(0, 256))),
+        "brighten and solarize": _brightened_solarized,
+        "color": _enhanced(ImageEnhance.Color),
+        "contrast": _enhanced(ImageEnhance.Contrast),
+        "brightness": _enhanced(ImageEnhance.Brightness),
+        "sharpness": _enhanced(ImageEnhance.Sharpness),
+        "shear across": lambda image, rng: _mapped(image, 1, _either(_between(0, 0.3), rng), 0, 0, 1, 0),
+        "shear down": lambda image, rng: _mapped(image, 1, 0, 0, _either(_between(0, 0.3), rng), 1, 0),
+        "cut out": _cut_out,
+        "move across": lambda image, rng: _mapped(image, 1, 0, _either(_between(0, 100), rng), 0, 1, 0),
+        "move down": lambda image, rng: _mapped(image, 1, 0, 0, 0, 1, _either(_between(0, 100), rng)),
+    }
+)
+"""The operations of Dassl's RandAugment, each at the strength at which CoPrompt has it."""
