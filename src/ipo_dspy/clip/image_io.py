@@ -37,7 +37,7 @@ ImageSource: TypeAlias = Union[
 """An image: a `dspy.Image`, a PIL image, a NumPy array [H, W] or [H, W, 3], a path, a data URI, the bytes of a file as
 `bytes` or `io.BytesIO`, or, where allowed, an http(s) URL."""
 
-READING = 3
+READING = 2
 """To be raised with every change to the pixels that an image gives: features of other readings are then left alone."""
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
