@@ -151,7 +151,7 @@ def test_what_features_depend_on_besides(toy: Counted) -> None:
     one = origin(toy.backbone, READING)
     assert one.fingerprint == toy.backbone.fingerprint
     assert one.arithmetic == "float32, cpu, matmul highest"
-    assert one.software.startswith("reading 2, Pillow ")
+    assert one.software.startswith(f"reading {READING}, Pillow ")
     for package in ("libjpeg", "torch", "torchvision", "open_clip_torch"):
         assert f", {package} " in one.software
     assert origin(toy.backbone, READING + 1) != one

@@ -19,7 +19,7 @@ from PIL import Image
 
 import clip_toys
 from clip_toys import shared_toy
-from ipo_dspy.clip import images, rest
+from ipo_dspy.clip import image_io, images, rest
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.images import encode_images, open_image
 from ipo_dspy.clip.memo import Memo
@@ -246,7 +246,7 @@ def test_a_bomb_is_refused_when_pillows_warning_is_an_error() -> None:
 def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"'no/such\.png' does not exist"):
         open_image("no/such.png")
-    with pytest.raises(ImageError, match=r"cannot be read: Is a directory"):
+    with pytest.raises(ImageError, match=r"cannot be read: it is a folder, not a regular file; pass an image file"):
         open_image(tmp_path)
     with pytest.raises(ImageError, match=r"image given as int is not an image"):
         open_image(3)
@@ -259,7 +259,7 @@ def test_data_is_never_shown() -> None:
             open_image(source)
         assert len(str(caught.value)) < 150
         assert "kB" in str(caught.value)
-    assert images.name_image(uri) == "data URI image (16 kB)"
+    assert image_io.name_image(uri) == "data URI image (16 kB)"
     with pytest.raises(ImageError, match="no comma"):
         open_image("data:image/png")
 
@@ -335,7 +335,7 @@ def test_urls_are_refused_unless_allowed(site: str, monkeypatch: pytest.MonkeyPa
         open_image(f"{site}/y.png", allow_url=True)
     with pytest.raises(ImageError, match=r"is not http or https"):
         open_image("gs://bucket/x.png", allow_url=True)
-    monkeypatch.setattr(images, "MAX_DOWNLOAD", 10)
+    monkeypatch.setattr(image_io, "MAX_DOWNLOAD", 10)
     with pytest.raises(ImageError, match="more than 10 bytes"):
         open_image(url, allow_url=True)
 
@@ -375,7 +375,7 @@ def test_urls_are_named_without_password_and_query(scheme: str) -> None:
         with pytest.raises(ImageError, match=rf"image '{scheme}://h:1/x\.png' ") as caught:
             open_image(f"{scheme}://me:hid@den@h:1/x.png?sig=abc#abc", allow_url=allow_url)
         assert not any(secret in str(caught.value) for secret in ("me:", "hid", "den", "abc"))
-    assert images.name_image(dspy.Image("https://me:hidden@h?sig=abc")) == "image 'https://h'"
+    assert image_io.name_image(dspy.Image("https://me:hidden@h?sig=abc")) == "image 'https://h'"
 
 
 def test_what_the_client_says_of_a_url_shows_no_query(site: str) -> None:

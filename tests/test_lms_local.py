@@ -299,8 +299,8 @@ def test_an_image_model_also_reads_text_alone(made: Make) -> None:
     [
         (toys.phi, None, r"reads text only; name a model that sees, e\.g\. 'transformers/llava"),
         (toys.llava, "https://example.com/a.png", r"fetch no images \('https://example.com/a.png'\); pass the image"),
-        (toys.llava, "data:image/png;base64,AAAA", r"cannot be read; pass it anew"),
-        (toys.llava, "data:image/png;base64,!", r"cannot be read; pass it anew"),
+        (toys.llava, "data:image/png;base64,AAAA", r"in the message cannot be read: data URI image .* is not an image"),
+        (toys.llava, "data:image/png;base64,!", r"in the message cannot be read: data URI image .* is not an image"),
         (toys.blip2, "none", r"asked about exactly one image, not 0; name another model"),
     ],
 )

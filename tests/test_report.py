@@ -506,9 +506,9 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     assert pictures.thumbnail(str(tmp_path / "pipe.png")) is None
 
 
-@pytest.mark.parametrize("side", [9_000, 10_000, 14_000])
+@pytest.mark.parametrize("side", [10_000, 14_000])
 def test_oversized_pictures_are_left_alone(tmp_path: Path, side: int) -> None:
-    """Above the limit of the report, of Pillow's warning and of Pillow's error."""
+    """Above the limit of Pillow's warning and of Pillow's error."""
     Image.new("1", (side, side)).save(tmp_path / "bomb.png")
     assert pictures.thumbnail(str(tmp_path / "bomb.png")) is None
 

@@ -9,7 +9,7 @@ import dspy
 from dspy.utils.exceptions import LMError
 from PIL import Image
 
-from ipo_dspy.clip.images import open_image
+from ipo_dspy.clip.image_io import open_image
 from ipo_dspy.describers.base import Descriptions, first_sentences, without_class_name
 from ipo_dspy.errors import BudgetError, ImageError, LanguageModelError, NoAnswerError
 from ipo_dspy.ledger import Answer, Once

@@ -1,16 +1,15 @@
 """Chat messages to the inputs of a local model, with its chat template or, where it has none, in plain words."""
 
-import base64
-import binascii
 import inspect
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from ipo_dspy.clip.image_io import open_image
+from ipo_dspy.errors import ImageError
 from ipo_dspy.lms.loading import Loaded, UnusableError
 
 Part = str | Image.Image
@@ -100,18 +99,16 @@ def _text(part: Mapping[str, Any]) -> str:
 def _image(part: Mapping[str, Any]) -> Image.Image:
     given = part["image_url"]
     url = str(given["url"] if isinstance(given, Mapping) else given)
-    head, _, body = url.partition(",")
+    head = url.partition(",")[0]
     if not (head.startswith("data:") and head.endswith(";base64")):
         raise UnusableError(
             f"local models fetch no images ({url[:60]!r}); pass the image itself, e.g. dspy.Image(PIL.Image.open(...))",
             kind="prompt",
         )
     try:
-        return Image.open(io.BytesIO(base64.b64decode(body, validate=True))).convert("RGB")
-    except (binascii.Error, UnidentifiedImageError, OSError) as error:
-        raise UnusableError(
-            "an image in the message cannot be read; pass it anew, e.g. dspy.Image(PIL.Image.open(...))", kind="prompt"
-        ) from error
+        return open_image(url)
+    except ImageError as error:
+        raise UnusableError(f"an image in the message cannot be read: {error}", kind="prompt") from error
 
 
 def _check_images(loaded: Loaded, count: int) -> None:

@@ -1,0 +1,262 @@
+"""Read one image, in whatever wrapping: a path, bytes, a data URI, a URL, a `dspy.Image`, a PIL image, an array.
+
+The only place where images are decoded: for the models, for describers, for language models in this process, and for
+reports. Whatever a decoder raises becomes one `ImageError` that names the image. Needs no torch.
+"""
+
+import base64
+import errno
+import hashlib
+import http.client
+import io
+import os
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from ipo_dspy._internal.untrusted import printable
+from ipo_dspy.clip.image_formats import HEIF_REMEDY, has_signature, is_heif, readable_formats
+from ipo_dspy.clip.image_pixels import from_array, to_rgb, upright
+from ipo_dspy.errors import ImageError
+from ipo_dspy.files import read_regular
+
+if TYPE_CHECKING:
+    import dspy
+
+ImageSource: TypeAlias = Union[
+    "dspy.Image", Image.Image, NDArray[Any], str, os.PathLike[str], bytes, bytearray, io.BytesIO
+]
+"""An image: a `dspy.Image`, a PIL image, a NumPy array [H, W] or [H, W, 3], a path, a data URI, the bytes of a file as
+`bytes` or `io.BytesIO`, or, where allowed, an http(s) URL."""
+
+READING = 2
+"""To be raised with every change to the pixels that an image gives: features of other readings are then left alone."""
+
+MAX_FILE_BYTES = 512 * 1024 * 1024
+"""Bytes of one image file; images within Pillow's limit on pixels fit, also without compression."""
+
+MAX_DOWNLOAD = 64 * 1024 * 1024
+"""Bytes of one image behind a URL."""
+
+MAX_ASPECT = 1000
+"""Resizing the short side to 224 makes 50 million pixels of an image of this shape, however small its file."""
+
+_TIMEOUT = 30.0
+_BOMB_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_FILE_REMEDIES = {
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+    errno.EFBIG: "pass a smaller copy",
+    errno.EINVAL: "pass an image file",
+}
+
+
+def open_image(source: ImageSource, *, allow_url: bool = False, least_side: int | None = None) -> Image.Image:
+    """Read one image: decoded whole, upright, RGB.
+
+    Args:
+        source: see `ImageSource`.
+        allow_url: fetch http and https URLs.
+        least_side: JPEG files may come out smaller, with no side below this many pixels; that is much faster.
+
+    Raises:
+        ImageError: missing, no regular file, larger than `MAX_FILE_BYTES`, not an image, cut off, larger than Pillow's
+            limit against decompression bombs, or a URL while `allow_url` is off. The message names the source and
+            never shows its data.
+    """
+    return identify(source, allow_url=allow_url, least_side=least_side)[1]()
+
+
+def identify(
+    source: ImageSource, *, allow_url: bool = False, least_side: int | None = None
+) -> tuple[str, Callable[[], Image.Image]]:
+    """Return a hash of an image's content and what decodes it: of a file its bytes count, of others their pixels.
+
+    Raises:
+        ImageError: as `open_image`; what concerns pixels of files is raised by the function that decodes.
+    """
+    name = name_image(source)
+    if isinstance(source, Image.Image | np.ndarray):
+        given = source
+        opener = (lambda: given) if isinstance(given, Image.Image) else (lambda: _array_image(given))
+        image = _decode(opener, name)
+        return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest(), lambda: image
+    data = _read(source, allow_url=allow_url)
+    return hashlib.sha256(data).hexdigest(), lambda: _decode_bytes(data, name, least_side)
+
+
+def name_image(source: object) -> str:
+    """Return the name of a source for messages: its path or address, never its data."""
+    url = getattr(source, "url", source)
+    if isinstance(url, Image.Image):
+        return f"PIL image ({url.mode}, {url.width}x{url.height})"
+    if isinstance(url, np.ndarray):
+        return f"image array {list(url.shape)} of {url.dtype}"
+    if isinstance(url, io.BytesIO):
+        return f"image of {_size(url.getbuffer().nbytes)} in memory"
+    if isinstance(url, bytes | bytearray):
+        return f"image of {_size(len(url))} in memory"
+    if isinstance(url, str) and url.startswith("data:"):
+        return f"data URI image ({_size(len(url))})"
+    if isinstance(url, str) and is_url(url):
+        return f"image {_plain_url(url)[:300]!r}"
+    if isinstance(url, str | os.PathLike):
+        return f"image {str(url)[:300]!r}"
+    return f"image given as {type(source).__name__}"
+
+
+def is_url(text: str) -> bool:
+    """Tell an address from a path.
+
+    >>> is_url("https://example.com/cat.jpg"), is_url("photos/cat.jpg")
+    (True, False)
+    """
+    return text[:8].lower().startswith(("http://", "https://", "gs://", "s3://", "ftp://"))
+
+
+def _read(source: ImageSource, *, allow_url: bool) -> bytes:
+    """Return the bytes of the file behind a source."""
+    place = getattr(source, "url", source)
+    if isinstance(place, bytes | bytearray):
+        return bytes(place)
+    if isinstance(place, io.BytesIO):
+        return place.getvalue()
+    if isinstance(place, str) and place.startswith("data:"):
+        return _data_uri(place)
+    if isinstance(place, str) and is_url(place):
+        return _download(place, allow_url=allow_url)
+    if isinstance(place, str | os.PathLike):
+        return _file(Path(place))
+    raise ImageError(
+        f"{name_image(source)} is not an image; pass a dspy.Image, a PIL image, a NumPy array, a path, or bytes"
+    )
+
+
+def _file(path: Path) -> bytes:
+    try:
+        return read_regular(path, limit=MAX_FILE_BYTES)
+    except FileNotFoundError as error:
+        raise ImageError(f"{name_image(path)} does not exist; check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        code, why = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
+        how = _FILE_REMEDIES.get(code, "check the path") if isinstance(code, int) else "check the path"
+        raise ImageError(f"{name_image(path)} cannot be read: {why}; {how}") from error
+
+
+def _array_image(array: NDArray[Any]) -> Image.Image:
+    try:
+        return from_array(array)
+    except ValueError as error:
+        raise ImageError(f"{name_image(array)} is not an image: {error}") from error
+
+
+def _data_uri(uri: str) -> bytes:
+    head, comma, body = uri.partition(",")
+    try:
+        if not comma:
+            raise ValueError("it has no comma")
+        return base64.b64decode(body) if head.endswith(";base64") else urllib.parse.unquote_to_bytes(body)
+    except ValueError as error:
+        raise ImageError(f"{name_image(uri)} cannot be read: {error}; build it with dspy.Image.from_path") from error
+
+
+def _download(url: str, *, allow_url: bool) -> bytes:
+    if not allow_url:
+        raise ImageError(
+            f"{name_image(url)} is on the network, and addresses are not fetched by default; pass allow_url=True to "
+            "ClipClassifier, or set it: classifier.allow_url = True"
+        )
+    if not url.lower().startswith(("http://", "https://")):
+        raise ImageError(f"{name_image(url)} is not http or https; download it and pass dspy.Image.from_path('x.jpg')")
+    if "@" in _authority(url):
+        raise ImageError(
+            f"{name_image(url)} has a user name in its address, which urllib does not send; download it and pass "
+            "dspy.Image.from_path('x.jpg')"
+        )
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+            data: bytes = answer.read(MAX_DOWNLOAD + 1)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
+        why = error if isinstance(error, OSError) else type(error).__name__  # the others quote the address whole
+        raise ImageError(f"{name_image(url)} cannot be fetched: {why}; check the address and the network") from error
+    if len(data) > MAX_DOWNLOAD:
+        raise ImageError(f"{name_image(url)} has more than {_size(MAX_DOWNLOAD)}; pass a smaller copy")
+    return data
+
+
+def _decode_bytes(data: bytes, name: str, least_side: int | None) -> Image.Image:
+    def opened() -> Image.Image:
+        image = Image.open(io.BytesIO(data), formats=readable_formats())
+        if least_side is not None:
+            image.draft("RGB", (least_side, least_side))
+        return image
+
+    return _decode(opened, name, head=data[:64])
+
+
+def _decode(opener: Callable[[], Image.Image], name: str, *, head: bytes = b"") -> Image.Image:
+    """Decode, turn upright, and make RGB; whatever a decoder raises becomes an ImageError."""
+    try:
+        image = opener()
+        _check_size(image, name)
+        image.load()
+        return to_rgb(upright(image))
+    except ImageError:
+        raise
+    except _BOMB_ERRORS as error:
+        raise _bomb(name) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name} {_unidentified(head)}") from error
+    except MemoryError as error:
+        raise ImageError(f"{name} needs more memory than there is; pass a smaller copy") from error
+    except Exception as error:  # decoders have no closed list: libavif's errors come as RuntimeError, for one
+        why = printable(" ".join(str(error).split()))[:200] or type(error).__name__
+        raise ImageError(f"{name} is damaged ({why}); fetch it again or leave it out") from error
+
+
+def _unidentified(head: bytes) -> str:
+    if is_heif(head) and "HEIF" not in readable_formats():
+        return f"is a HEIC image, which Pillow alone does not read; {HEIF_REMEDY}"
+    if has_signature(head):
+        return "is damaged (its header cannot be read); fetch it again or leave it out"
+    return "is not an image that Pillow knows; save it as JPEG or PNG"
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    """Pillow only warns between its limit and twice that; here the limit is a limit."""
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise ImageError(f"{name} is {image.width}x{image.height}, too thin to be resized; crop it or leave it out")
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise _bomb(name, f"{image.width}x{image.height}, ")
+
+
+def _bomb(name: str, size: str = "") -> ImageError:
+    limit = Image.MAX_IMAGE_PIXELS
+    return ImageError(
+        f"{name} is too large ({size}more than {limit} pixels), perhaps a decompression bomb; pass a smaller "
+        "copy, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+    )
+
+
+def _authority(url: str) -> str:
+    return re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
+
+
+def _plain_url(url: str) -> str:
+    """Scheme, host and path: user names, passwords and signatures in the query are nobody's business."""
+    authority = _authority(url)
+    return re.split(r"[?#]", url.replace(authority, authority.rpartition("@")[2], 1), maxsplit=1)[0]
+
+
+def _size(count: int) -> str:
+    return f"{count} bytes" if count < 1000 else f"{count / 1000:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
