@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import logging
+import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,6 +121,131 @@ def test_what_is_no_sample_is_passed_over(tmp_path: Path, caplog: pytest.LogCapt
     assert not caplog.records
 
 
+def samples(names: str = "{key}.png", label: str = "{key}.cls", count: int = 8) -> dict[str, bytes | str]:
+    """Pictures of cats and dogs in turn, with names and labels of a form."""
+    members: dict[str, bytes | str] = {}
+    for at in range(count):
+        members[names.format(key=f"{at:04}")] = JPEG + str(at).encode()
+        members[label.format(key=f"{at:04}")] = CLASSES[at % 2]
+    return members
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param(samples("{key}.v2.png", "{key}.v2.cls"), id="dots in names"),
+        pytest.param(samples("{key}.image.png", "{key}.cls"), id="a named picture"),
+        pytest.param(samples("{key}.jfif"), id="jfif"),
+        pytest.param(samples("{key}.JPE"), id="upper case"),
+        pytest.param(samples("./a/{key}.png", "./a/{key}.cls"), id="a folder"),
+        pytest.param(
+            {name: text for key in range(8) for name, text in {
+                f"{key}.jpg": JPEG + str(key).encode(), f"{key}.mask.png": b"mask", f"{key}.cls": CLASSES[key % 2],
+            }.items()},
+            id="a mask beside each",
+        ),
+        pytest.param(
+            {name: text for key in range(8) for name, text in {
+                f"x.{key}.jpg": JPEG + str(key).encode(), f"x.{key}.cls": CLASSES[key % 2],
+            }.items()},
+            id="one beginning for all",
+        ),
+        pytest.param(
+            {name: text for key in range(8) for name, text in {
+                f"{key}.txt": f"a photo of it, number {key}", f"{key}.png": JPEG + str(key).encode(),
+                f"{key}.json": json.dumps({"label": CLASSES[key % 2]}),
+            }.items()},
+            id="a caption before the label",
+        ),
+        pytest.param(
+            {name: text for key in range(8) for name, text in {
+                f"{key}.png": JPEG + str(key).encode(), f"{key}.json": json.dumps({"width": 3}),
+                f"{key}.txt": CLASSES[key % 2],
+            }.items()},
+            id="a JSON file without a label",
+        ),
+    ],
+)  # fmt: skip
+def test_every_sample_is_read(
+    tmp_path: Path, members: dict[str, bytes | str], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = load_webdataset(shard(tmp_path / "x.tar", members))
+    assert data.labels() == CLASSES * 4
+    assert content(data) == [JPEG + str(at).encode() for at in range(8)]
+    assert not caplog.records
+
+
+def test_hidden_members_are_no_samples(tmp_path: Path) -> None:
+    members = {}
+    for name, data in samples().items():
+        members |= {f"._{name}": b"\0\5\x16\7", f"__MACOSX/{name}": b"\0", name: data}
+    assert load_webdataset(shard(tmp_path / "x.tar", members)).labels() == CLASSES * 4
+
+
+def test_files_put_together_are_read_to_the_end(tmp_path: Path) -> None:
+    parts = [pets(tmp_path / f"{at}" / "x.tar", 4, first=4 * at).read_bytes() for at in range(3)]
+    (tmp_path / "x.tar").write_bytes(b"".join(parts))
+    assert content(load_webdataset(tmp_path / "x.tar")) == [JPEG + str(at).encode() for at in range(12)]
+    (tmp_path / "x.tar").write_bytes(parts[0] + b"no tar file" * 100)
+    with pytest.raises(DataError, match="is cut or damaged after"):
+        load_webdataset(tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["0.png", "0.cls", "0.jpg", "0.cls"], "two members '0.cls' in one sample; give each sample a name"),
+        (["0.png", "0.png", "0.cls"], "two members '0.png' in one sample"),
+        (["0.png", "0.PNG", "0.cls"], "two members '0.PNG' in one sample"),
+        (["0.png", "0.jpg", "0.cls"], "several pictures in one sample, '0.png', '0.jpg'; give each a name"),
+        (["0.left.png", "0.right.png", "0.cls"], "several pictures in one sample, '0.left.png'"),
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as file:
+        for name in names:
+            data = b"cat" if name.endswith("cls") else JPEG
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    with pytest.raises(DataError, match=message):
+        load_webdataset(tmp_path / "x.tar")
+
+
+def test_captions_are_no_class_names(tmp_path: Path) -> None:
+    members = {}
+    for at in range(8):
+        members |= {f"{at}.png": JPEG, f"{at}.txt": f"a photo of a cat, number {at}"}
+    with pytest.raises(DataError, match=r"hold captions, such as 'a photo of a cat, number 0'.* into a \.cls"):
+        load_webdataset(shard(tmp_path / "x.tar", members))
+
+
+def test_samples_without_a_readable_picture_are_counted_by_kind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = {f"x{at}.cr2": b"raw" for at in range(3)} | {"y.npy": b"array", "y.cls": "cat", "info.json": "{}"}
+    data = load_webdataset(shard(tmp_path / "x.tar", {**samples(), **others}))
+    assert len(data) == 8
+    assert "4 samples have no picture that is read: 3 .cr2 ('x0.cr2'): develop to JPEG; 1 .npy ('y.npy')" in caplog.text
+
+
+def test_a_header_of_absurd_size_is_one_error(tmp_path: Path) -> None:
+    path = pets(tmp_path / "x.tar")
+    raw = bytearray(path.read_bytes())
+    info = tarfile.TarInfo("0000.jpg")
+    info.size = 1 << 62
+    raw[:512] = info.tobuf(tarfile.GNU_FORMAT)[:512]
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"cut or damaged|cannot be read"):
+        load_webdataset(path)
+
+
+def test_a_named_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.tar")
+    with pytest.raises(DataError, match="named pipe"):
+        load_webdataset(str(tmp_path / "*.tar"))
+
+
 def test_names_that_lead_elsewhere_are_only_names(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     path = shard(inner / "x.tar", {"../../up.jpg": JPEG, "../../up.cls": "cat", "/top.jpg": JPEG, "/top.cls": "dog"})
@@ -131,7 +257,7 @@ def test_names_that_lead_elsewhere_are_only_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({}, r"holds no pictures \(\.bmp, .*\); name tar files that hold 'key\.jpg' beside 'key\.cls'"),
+        ({}, r"holds no pictures \(.*\.bmp, .*\); name tar files that hold 'key\.jpg' beside 'key\.cls'"),
         ({"a.cls": "cat"}, "holds no pictures"),
         ({"a.jpg": JPEG}, r"'a\.jpg' in .* has no label; put its class name beside it, in a \.cls or \.txt"),
         ({"a.jpg": JPEG, "b.cls": "cat"}, r"'a\.jpg' in .* has no label"),
@@ -141,7 +267,7 @@ def test_names_that_lead_elsewhere_are_only_names(tmp_path: Path) -> None:
         ({"a.jpg": JPEG, "a.txt": "x" * 500}, "has a label of 500 characters"),
         (
             {"a.jpg": JPEG, "a.txt": "x" * (1 << 21)},
-            r"the \.txt beside 'a\.jpg' in .* has 2097152 bytes; write the class",
+            r"the \.txt beside 'a\.jpg' in .* has 2097152 bytes; its content",
         ),
         ({"a.jpg": JPEG, "a.json": "{"}, r"the \.json beside 'a\.jpg' in .* cannot be read \(Expecting"),
         ({"a.jpg": JPEG, "a.json": "[" * 100_000}, r"the \.json beside 'a\.jpg' in .* cannot be read"),

@@ -90,8 +90,9 @@ def _names_beside(table: Table, column: str, values: Sequence[Any]) -> dict[int,
     beside = next((columns[name] for name in NAME_COLUMNS if name in columns and _is_text(table, columns[name])), None)
     if beside is None:
         raise DataError(
-            f"{table.path}: column {column!r} holds numbers and the file has no names for them; add a column "
-            f"{NAME_COLUMNS[0]!r}, or pass classes=['cat', 'dog', ...] in the order of the numbers"
+            f"{table.path}: column {column!r} holds numbers and the file has no names for them; pass classes=['cat', "
+            f"'dog', ...] in the order of the numbers, or add a column {NAME_COLUMNS[0]!r} (beside tar files, a "
+            "classnames.txt with a name a line)"
         )
     cells = table.column(beside)
     names: dict[int, str] = {}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ipo_dspy.data.webdataset import read_picture, read_samples
+from ipo_dspy.data.tar_samples import read_picture, read_samples
 from ipo_dspy.errors import DataError
 
 STEP = 64

@@ -1,0 +1,214 @@
+"""The samples of a webdataset tar file: pictures with the labels that stand beside them.
+
+Members side by side whose names agree up to the first dot are a sample. Python's own tarfile reads them; all that is
+wanted of the form is names. Nothing is ever unpacked, so names of members that would lead out of a folder lead nowhere.
+A file is read to its end, also one that was put together of several by `cat`. A sample that could be read in two ways
+is an error: a guess would put labels on the wrong pictures.
+"""
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from ipo_dspy.clip.image_formats import file_suffix, image_suffixes
+from ipo_dspy.data.dataset import shorten
+from ipo_dspy.data.table import LABEL_COLUMNS
+from ipo_dspy.errors import DataError
+from ipo_dspy.files import open_regular
+
+MAX_LABEL_BYTES = 1 << 20
+"""Of a file with a label; a JSON file may hold more than that."""
+
+LABEL_SUFFIXES = ("cls", "json", "txt")
+"""In this order; a .txt beside a .json with a label is a caption."""
+
+_FAULTS = (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError, RecursionError)
+
+
+class Sample(NamedTuple):
+    """A picture in a tar file, its label as it stands there, and the suffix of the file that holds the label."""
+
+    shard: Path
+    name: str
+    offset: int
+    size: int
+    label: Any
+    label_suffix: str
+
+
+class Unread(NamedTuple):
+    """A sample without a picture that can be read: the first of its members that is no label."""
+
+    suffix: str
+    name: str
+
+
+def read_samples(path: Path, unread: list[Unread] | None = None) -> Iterator[Sample]:
+    """The pictures of a tar file, in its order.
+
+    Args:
+        path: of the file.
+        unread: takes the samples that have no picture.
+
+    Raises:
+        DataError: it is no tar or is cut, a picture has no label, or a sample has two pictures or equal names.
+    """
+    try:
+        with open_regular(path) as raw:
+            members = list(_members(path, raw))  # all of them first: a cut sample would be told as one without a label
+            for group in _groups(members):
+                yield from _samples(path, raw, group, [] if unread is None else unread)
+    except DataError:
+        raise
+    except _FAULTS as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"{path} cannot be read as a tar file ({why}); fetch it again, or unpack it first") from error
+
+
+def _members(path: Path, raw: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Regular files that are not hidden, of a tar file and of those that were appended to it by `cat`."""
+    size, start = os.fstat(raw.fileno()).st_size, 0
+    while start < size or not start:
+        raw.seek(start)
+        with tarfile.open(fileobj=raw, mode="r:") as file:
+            for member in file:
+                if member.isreg() and not member.issparse() and not _is_hidden(member.name):
+                    yield member
+            end = file.offset
+        start = _next_archive(raw, end, size)
+        if start == end:
+            # tarfile takes a file that is cut between two members for a whole one; a whole one ends with zeros.
+            raise DataError(f"{path} is cut or damaged after {end} bytes; fetch it again")
+
+
+def _next_archive(raw: BinaryIO, end: int, size: int) -> int:
+    """Return where the zeros behind an archive end: at the file's own end, or where another archive begins."""
+    raw.seek(end)
+    while block := raw.read(tarfile.BLOCKSIZE):
+        if block.strip(b"\0") or len(block) < tarfile.BLOCKSIZE:
+            return raw.tell() - len(block)
+    return max(raw.tell(), size) if raw.tell() > end else end
+
+
+def _is_hidden(name: str) -> bool:
+    """Tell files of the system, such as the `._x.png` of macOS beside each member.
+
+    >>> _is_hidden("./a/._x.png"), _is_hidden("__MACOSX/a.png"), _is_hidden("./a/x.png")
+    (True, True, False)
+    """
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def _groups(members: Sequence[tarfile.TarInfo]) -> Iterator[list[tarfile.TarInfo]]:
+    """Members side by side whose names agree up to the first dot of the file's name."""
+    group: list[tarfile.TarInfo] = []
+    for member in members:
+        if group and _key(member.name) != _key(group[0].name):
+            yield group
+            group = []
+        group.append(member)
+    if group:
+        yield group
+
+
+def _key(name: str) -> tuple[str, str]:
+    folder, _, file = name.rpartition("/")
+    return folder, file.partition(".")[0]
+
+
+def _samples(path: Path, raw: BinaryIO, group: list[tarfile.TarInfo], unread: list[Unread]) -> Iterator[Sample]:
+    """The sample of a group, or its samples where names with further dots are those of pictures and labels in pairs."""
+    by_name: dict[str, tarfile.TarInfo] = {}
+    for member in group:
+        if by_name.setdefault(member.name.lower(), member) is not member:
+            fact = f"{path} has two members {member.name!r} in one sample"
+            raise DataError(f"{fact}; give each sample a name of its own and write the file again")
+    pictures = [member for member in group if file_suffix(member.name) in image_suffixes()]
+    if not pictures:
+        other = next((member for member in group if _rest(member.name) not in LABEL_SUFFIXES), None)
+        if other is not None:
+            unread.append(Unread(file_suffix(other.name) or "no suffix", other.name))
+        return
+    for picture in _chosen(path, pictures, by_name):
+        where = f"{picture.name!r} in {path}"
+        if not picture.size:
+            raise DataError(f"{where} is empty; write the file again")
+        beside = _labels_of(picture.name, by_name)
+        label, suffix = _label(raw, beside, where)
+        yield Sample(path, picture.name, picture.offset_data, picture.size, label, suffix)
+
+
+def _chosen(
+    path: Path, pictures: list[tarfile.TarInfo], by_name: Mapping[str, tarfile.TarInfo]
+) -> list[tarfile.TarInfo]:
+    """The one picture of a sample; several only where each has a label of its own, `x.v1.png` beside `x.v1.cls`."""
+    plain = [picture for picture in pictures if f".{_rest(picture.name)}" in image_suffixes()]
+    stems = {picture.name.rpartition(".")[0].lower() for picture in pictures}
+    if len(stems) == len(pictures) and (len(pictures) == 1 or all(_own_labels(one.name, by_name) for one in pictures)):
+        return pictures
+    if len(plain) == 1 and not any(_own_labels(picture.name, by_name) for picture in pictures if picture not in plain):
+        return plain  # the others are masks, depths, ...: `x.jpg` beside `x.mask.png`
+    shown = ", ".join(repr(picture.name) for picture in pictures[:4])
+    raise DataError(f"{path} has several pictures in one sample, {shown}; give each a name and a label of its own")
+
+
+def _rest(name: str) -> str:
+    """What follows the first dot of a file's name, in lower case."""
+    return name.rpartition("/")[2].partition(".")[2].lower()
+
+
+def _own_labels(picture: str, by_name: Mapping[str, tarfile.TarInfo]) -> dict[str, tarfile.TarInfo]:
+    """Labels whose names agree with that of a picture up to the last dot."""
+    stem = picture.rpartition(".")[0].lower()
+    return {suffix: by_name[name] for suffix in LABEL_SUFFIXES if (name := f"{stem}.{suffix}") in by_name}
+
+
+def _labels_of(picture: str, by_name: Mapping[str, tarfile.TarInfo]) -> dict[str, tarfile.TarInfo]:
+    """Labels of a picture by suffix: its own, else those of the whole sample."""
+    shared = {suffix: member for member in by_name.values() if (suffix := _rest(member.name)) in LABEL_SUFFIXES}
+    return _own_labels(picture, by_name) or shared
+
+
+def _label(raw: BinaryIO, beside: Mapping[str, tarfile.TarInfo], where: str) -> tuple[Any, str]:
+    """The label beside a picture, as text or as JSON has it, and the suffix of its file."""
+    for suffix in LABEL_SUFFIXES:
+        if suffix not in beside:
+            continue
+        text = _text(raw, beside[suffix], suffix, where)
+        try:
+            return (text.strip() if suffix != "json" else _field(json.loads(text))), suffix
+        except (ValueError, RecursionError) as error:
+            if suffix == "json" and "txt" in beside:
+                continue
+            fact = f"the .{suffix} beside {where} cannot be read ({error})"
+            raise DataError(f"{fact}; its whole content must be the class name, or a label in a .json") from error
+    fact = f"{where} has no label"
+    raise DataError(f"{fact}; put its class name beside it, in a .cls or .txt, or as label in a .json")
+
+
+def _text(raw: BinaryIO, member: tarfile.TarInfo, suffix: str, where: str) -> str:
+    if member.size > MAX_LABEL_BYTES:
+        raise DataError(f"the .{suffix} beside {where} has {member.size} bytes; its content must be the class name")
+    raw.seek(member.offset_data)
+    try:
+        return raw.read(member.size).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"the .{suffix} beside {where} cannot be read ({error}); save it as UTF-8") from error
+
+
+def _field(content: Any) -> Any:
+    found = [content[key] for key in LABEL_COLUMNS if key in content] if isinstance(content, dict) else []
+    if not found:
+        raise ValueError(f"no field {LABEL_COLUMNS[0]!r} in {shorten(content)}")
+    return found[0]
+
+
+def read_picture(sample: Sample) -> bytes:
+    """The bytes of an image file."""
+    with open_regular(sample.shard) as file:
+        file.seek(sample.offset)
+        return file.read(sample.size)
