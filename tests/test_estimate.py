@@ -6,7 +6,7 @@ import dspy
 import pytest
 
 from ipo_dspy import IPO, LMProposer, demo
-from ipo_dspy.lms.asking import price
+from ipo_dspy.lms.usage import price
 from openai_server import Writer, text_of
 
 pytestmark = pytest.mark.usefixtures("no_cache")

@@ -11,8 +11,8 @@ from typing import Any
 
 from ipo_dspy.history import Score, Trial
 from ipo_dspy.ledger import Spent
-from ipo_dspy.lms.asking import price
 from ipo_dspy.lms.checks import distinct
+from ipo_dspy.lms.usage import price
 from ipo_dspy.proposers import Ask, LMProposer
 from ipo_dspy.search import Plan
 from ipo_dspy.template import Template

@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, fields
 from typing import Protocol
 
@@ -24,10 +25,11 @@ class Answer:
         texts: untrusted; empty where nothing could be read.
         model: who answered.
         calls: 0 for an answer from DSPy's cache.
-        prompt_tokens, completion_tokens: as the provider counted.
+        prompt_tokens, completion_tokens: as the provider counted, or estimated.
         cost: USD; `None` where the price is unknown.
         cut: the token limit ended it.
         fault: why `texts` is empty.
+        estimated: how many of the calls had to be counted here, since the server did not or could not be believed.
     """
 
     texts: tuple[str, ...]
@@ -38,6 +40,7 @@ class Answer:
     cost: float | None = None
     cut: bool = False
     fault: str | None = None
+    estimated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +49,11 @@ class Spent:
 
     Attributes:
         calls: requests that were answered.
-        prompt_tokens, completion_tokens: as the providers counted.
+        prompt_tokens, completion_tokens: as the providers counted, or estimated.
         cost: USD, of the requests whose price is known.
         unpriced: requests whose price is unknown.
         seconds: wall-clock time of the run, over all its sessions.
+        estimated: requests whose tokens, and with them their cost, are estimated.
     """
 
     calls: int = 0
@@ -58,6 +62,7 @@ class Spent:
     cost: float = 0.0
     unpriced: int = 0
     seconds: float = 0.0
+    estimated: int = 0
 
     @property
     def tokens(self) -> int:
@@ -73,11 +78,13 @@ class Spent:
             cost=self.cost + (answer.cost or 0.0),
             unpriced=self.unpriced + (answer.calls if answer.cost is None else 0),
             seconds=self.seconds,
+            estimated=self.estimated + answer.estimated,
         )
 
     def __repr__(self) -> str:
         unknown = f" + {self.unpriced} calls of unknown price" if self.unpriced else ""
-        return f"Spent({self.calls} calls, {self.tokens} tokens, {self.cost:.4f} USD{unknown}, {self.seconds:.1f} s)"
+        tokens = f"{self.tokens} tokens" + (" (estimated)" if self.estimated else "")
+        return f"Spent({self.calls} calls, {tokens}, {self.cost:.4f} USD{unknown}, {self.seconds:.1f} s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +129,32 @@ class Limits:
     def reached(self, spent: Spent) -> str | None:
         """The first limit that leaves nothing."""
         return next((name for name, amount in self.spent_of(spent).items() if amount >= getattr(self, name)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """When the time of a run is up.
+
+    Attributes:
+        at: of `time.monotonic()`.
+        allowed: seconds that the run may take.
+    """
+
+    at: float
+    allowed: float
+
+    def seconds_left(self) -> float:
+        """Return how long until then; 0 when it is over."""
+        return max(0.0, self.at - time.monotonic())
+
+    def check(self) -> None:
+        """Raise `BudgetError` if the time is up."""
+        if not self.seconds_left():
+            raise BudgetError("max_seconds", allowed=self.allowed, spent=self.allowed)
+
+
+run_ends: ContextVar[RunEnd | None] = ContextVar("run_ends", default=None)
+"""Set while `Ledger.once` asks, for whoever waits on a server meanwhile."""
 
 
 class Once(Protocol):
@@ -200,7 +233,7 @@ class Ledger:
         """The answer to a question: the one that is there, else asked for, kept and counted.
 
         Raises:
-            BudgetError: a limit leaves nothing; `ask` was not called.
+            BudgetError: a limit leaves nothing; `ask` was not called, or had to stop at `max_seconds`.
             JournalError: the answer cannot be kept.
         """
         key = predictor, question
@@ -212,7 +245,7 @@ class Ledger:
             self._in_flight.add(key)
         began = self.clock()
         try:
-            answer = ask()
+            answer = self._ask(ask)
             event = self._event(predictor, question, answer, self.clock() - began)
             with self._free:
                 if self.journal is not None:
@@ -225,6 +258,15 @@ class Ledger:
         for observer in self._observers:
             observer(event)
         return answer
+
+    def _ask(self, ask: Callable[[], Answer]) -> Answer:
+        limit = self.limits.max_seconds
+        left = None if limit is None else RunEnd(time.monotonic() + limit - self.elapsed, limit)
+        token = run_ends.set(left)
+        try:
+            return ask()
+        finally:
+            run_ends.reset(token)
 
     def check_time(self) -> None:
         """Raise `BudgetError` if the time is up: the only limit that work without requests can reach."""
@@ -273,6 +315,7 @@ class Ledger:
             "prompt_tokens": answer.prompt_tokens,
             "completion_tokens": answer.completion_tokens,
             "cost": answer.cost,
+            "estimated": answer.estimated,
             "seconds": round(seconds, 3),
             "elapsed": round(self.elapsed, 3),
         }
@@ -302,4 +345,5 @@ def _answer(event: AnswerEvent) -> Answer:
         cost=event["cost"],
         cut=event["cut"],
         fault=event["fault"],
+        estimated=event.get("estimated", 0),
     )

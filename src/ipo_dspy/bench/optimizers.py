@@ -22,7 +22,7 @@ from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.errors import LanguageModelError
 from ipo_dspy.ledger import Spent
 from ipo_dspy.lms import build_lm
-from ipo_dspy.lms.asking import price
+from ipo_dspy.lms.usage import price
 
 COPRO_DEPTH = 8
 """At a depth of 16 it ended in a RecursionError: each signature that it tries holds the one before (DSPy 3.4.1)."""

@@ -175,6 +175,7 @@ class RunState:
             prompt_tokens=event.whole("prompt_tokens"),
             completion_tokens=event.whole("completion_tokens"),
             cost=event.counted("cost"),
+            estimated=int(bool(event.raw("estimated"))),
         )
         self.spent = self.spent.plus(answer)
 
