@@ -1,10 +1,12 @@
 """Limits on tokens and cost hold whatever a server says of usage; over real HTTP, by the requests that it answered."""
 
+import contextlib
 import json
 from typing import Any
 
 import dspy
 import pytest
+from dspy.utils.exceptions import LMError
 
 from ipo_dspy import IPO, demo
 from ipo_dspy.errors import InputError
@@ -50,9 +52,9 @@ def task() -> demo.DemoTask:
     return demo.load("pixel-animals", shots=1)
 
 
-def run(server: OpenAIServer, task: demo.DemoTask, **limits: Any) -> Any:
+def run(server: OpenAIServer, task: demo.DemoTask, *, cache: bool = False, **limits: Any) -> Any:
     """A search of 20 steps that a limit is to end."""
-    lm = server.lm(model="openai/gpt-4o-mini", cache=True)
+    lm = server.lm(model="openai/gpt-4o-mini", cache=cache)
     optimizer = IPO(prompt_model=lm, describer=None, steps=20, prompts_per_step=2, overlap=False, **limits)
     return optimizer.compile(task.program, task.trainset).detailed_results
 
@@ -94,7 +96,7 @@ def test_a_limit_on_cost_holds_whatever_a_server_says(usage: Any, task: demo.Dem
 
 def test_requests_count_where_no_usage_is_sent_and_dspy_keeps_a_cache(task: demo.DemoTask) -> None:
     with Says(MISSING) as server:
-        results = run(server, task, max_lm_calls=4)
+        results = run(server, task, cache=True, max_lm_calls=4)
         assert (len(server.requests), results.calls) == (4, 4)
 
 
@@ -175,12 +177,11 @@ def test_long_texts_are_counted_in_time() -> None:
 def test_no_usage_gives_budget_back(usage: Any, engine: str) -> None:
     with OpenAIServer({"": Reply("ready", usage=usage)}) as server:
         lm = dspy.LM("openai/toy", api_base=server.url, api_key=KEY, engine=engine, num_retries=0)
-        try:
-            answer = greet(lm)
-        except dspy.LMError as error:  # DSPy's own client refuses some
-            assert engine == "auto"
-            assert "Traceback" not in str(error)
-        else:
+        answers = []
+        with contextlib.suppress(LMError):  # DSPy's own client refuses some
+            answers.append(greet(lm))
+        assert answers or engine == "auto"
+        for answer in answers:
             assert answer.calls == 1
             assert answer.prompt_tokens >= 1
             assert answer.completion_tokens >= 1

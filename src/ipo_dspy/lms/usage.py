@@ -119,9 +119,9 @@ def price_of(lm: Any, prompt_tokens: int, completion_tokens: int) -> float | Non
     0.0012
     """
     given = getattr(lm, "kwargs", None) or {}
-    rates = [given.get(name) for name in RATES]
-    if all(isinstance(rate, int | float) for rate in rates):
-        return round(rates[0] * prompt_tokens + rates[1] * completion_tokens, 10)
+    of_prompt, of_completion = (given.get(name) for name in RATES)
+    if isinstance(of_prompt, int | float) and isinstance(of_completion, int | float):
+        return round(float(of_prompt * prompt_tokens + of_completion * completion_tokens), 10)
     name = str(getattr(lm, "model", ""))
     return price(name, prompt_tokens, completion_tokens) if "/" in name else None
 
