@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -10,7 +11,7 @@ from dspy.utils.exceptions import LMError
 
 from ipo_dspy import IPO, demo
 from ipo_dspy.errors import InputError
-from ipo_dspy.lms.asking import greet
+from ipo_dspy.lms.asking import greet, request
 from ipo_dspy.lms.bodies import usual_form
 from ipo_dspy.lms.usage import price, price_of, tokens_in, usage_of
 from openai_server import HONEST, KEY, MISSING, OpenAIServer, Reply, Writer, text_of
@@ -230,3 +231,27 @@ def test_rates_that_name_no_price_are_refused(rates: dict[str, Any], task: demo.
     lm = dspy.LM("openai/my-own", engine="litellm", api_key=KEY, **rates)
     with pytest.raises(InputError, match="pass both input_cost_per_token and output_cost_per_token"):
         IPO(prompt_model=lm, max_cost=1.0).check_models()
+
+
+@pytest.mark.parametrize("usage", [HONEST, MISSING], ids=["honest", "missing"])
+def test_an_answer_from_the_cache_costs_nothing_and_none_else_is_taken_for_one(usage: Any, tmp_path: Path) -> None:
+    dspy.configure_cache(enable_disk_cache=True, enable_memory_cache=False, disk_cache_dir=str(tmp_path))
+    with OpenAIServer({"": Reply("a text", usage=usage)}) as server:
+        calls = [
+            request(
+                server.lm(cache=True),
+                dspy.ChatAdapter(use_json_adapter_fallback=False),
+                dspy.Signature("q -> a"),
+                {"q": "x"},
+                field="a",
+                read=all_of,
+            )
+            for _ in range(2)
+        ]
+        assert len(server.requests) == 1
+    assert [(answer.calls, answer.texts) for answer in calls] == [(1, ("a text",)), (0, ("a text",))]
+    assert calls[1].prompt_tokens == calls[1].completion_tokens == calls[1].estimated == 0
+
+
+def all_of(completion: str, cut: bool) -> list[str]:
+    return [completion]

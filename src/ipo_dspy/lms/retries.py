@@ -58,8 +58,7 @@ def _wait(error: LMError, attempt: int) -> float:
         return min(2.0**attempt, LONGEST_BACK_OFF)
     if error.retry_after > LONGEST_WAIT:
         raise RetryLaterError(
-            f"{error.message}; it asks to wait {error.retry_after:.0f} s, more than the {LONGEST_WAIT:.0f} s that a "
-            "run waits"
+            f"the server asks to wait {error.retry_after:.0f} s, more than the {LONGEST_WAIT:.0f} s that a run waits"
         ) from None
     return float(error.retry_after)
 
