@@ -22,10 +22,10 @@ from typing import Any, TypeVar
 import httpx
 from dspy.utils.exceptions import LMError, LMTimeoutError
 
-from ipo_dspy.ledger import run_ends
 from ipo_dspy.lms.addresses import origin
 from ipo_dspy.lms.bodies import NoCompletionError, quote, usual_form
 from ipo_dspy.lms.request_errors import RedirectError, UnreadableAnswerError
+from ipo_dspy.spending import run_ends
 from ipo_dspy.threads import within
 
 T = TypeVar("T")

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from dspy.utils.exceptions import LMError, is_retryable_lm_error
 
-from ipo_dspy.ledger import run_ends
 from ipo_dspy.lms.addresses import place
 from ipo_dspy.lms.faults import brief
 from ipo_dspy.lms.request_errors import RetryLaterError
+from ipo_dspy.spending import run_ends
 
 T = TypeVar("T")
 
