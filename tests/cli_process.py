@@ -114,7 +114,7 @@ def _import_all() -> None:
     import ipo_dspy.stages  # noqa: F401
     from ipo_dspy.clip.backbone import load_backbone
     from ipo_dspy.demo import model_path
-    from ipo_dspy.lms.asking import price
+    from ipo_dspy.lms.usage import price
 
     price("openai/gpt-4o-mini", 1, 1)  # imports LiteLLM
     load_backbone(f"local-dir:{model_path()}", None, device="cpu")  # which the children then find in memory

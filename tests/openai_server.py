@@ -1,5 +1,6 @@
 """A small OpenAI-compatible server on loopback: recorded replies by content, and an unseen prompt fails."""
 
+import contextlib
 import hashlib
 import json
 import random
@@ -11,11 +12,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any, Self
 
 import dspy
 
 KEY = "sk-test-0123456789"
+HONEST, MISSING = object(), object()
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class Reply:
         more: texts of further completions.
         headers: sent besides the usual ones, e.g. `Retry-After`.
         cut_at: so many bytes of the body are sent, then the connection is reset.
+        message: the first completion's message instead of one with `text`.
+        usage: sent instead of honest counts; `MISSING` leaves it out.
+        drip: seconds between two bytes of the body.
     """
 
     text: str = ""
@@ -36,8 +42,11 @@ class Reply:
     headers: tuple[tuple[str, str], ...] = ()
     cut_at: int | None = None
     delay: float = 0.0
+    message: Any = None
+    usage: Any = HONEST
+    drip: float = 0.0
 
-    def payload(self, model: str) -> bytes:
+    def payload(self, model: str, asked: str = "") -> bytes:
         if self.body is not None:
             return self.body
         if self.status != 200:
@@ -46,9 +55,16 @@ class Reply:
             {"index": i, "finish_reason": self.finish_reason, "message": {"role": "assistant", "content": text}}
             for i, text in enumerate((self.text, *self.more))
         ]
-        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-        answer = {"id": "1", "object": "chat.completion", "created": 1, "model": model}
-        return json.dumps({**answer, "choices": choices, "usage": usage}).encode()
+        if self.message is not None:
+            choices[0]["message"] = self.message
+        usage = self.counts(asked) if self.usage is HONEST else self.usage
+        answer = {"id": "1", "object": "chat.completion", "created": 1, "model": model, "choices": choices}
+        return json.dumps(answer if usage is MISSING else {**answer, "usage": usage}).encode()
+
+    def counts(self, asked: str) -> dict[str, int]:
+        """About what a tokenizer would count."""
+        prompt, completion = (1 + len(text) // 4 for text in (asked, "".join((self.text, *self.more))))
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 class OpenAIServer:
@@ -59,12 +75,14 @@ class OpenAIServer:
     Attributes:
         requests: bodies of the requests, in order of arrival.
         unseen: text of the requests that no key fits; a test must find it empty.
+        tokens: of all answers, as they said.
     """
 
     def __init__(self, replies: Mapping[str, Reply | str], *, together: int = 1, port: int = 0) -> None:
         self.replies = {key: Reply(reply) if isinstance(reply, str) else reply for key, reply in replies.items()}
         self.requests: list[dict[str, Any]] = []
         self.unseen: list[str] = []
+        self.tokens = 0
         self.headers: list[dict[str, str]] = []
         self.together = threading.Barrier(together) if together > 1 else None
         owner = self
@@ -77,14 +95,15 @@ class OpenAIServer:
                 if owner.together is not None and "Write 1 new" in text_of(body):
                     owner.together.wait(30)
                 time.sleep(reply.delay)
-                payload = reply.payload(str(body.get("model")))
+                payload = reply.payload(str(body.get("model")), text_of(body))
+                owner.tokens += reply.counts(text_of(body))["total_tokens"]
                 self.send_response(reply.status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(payload)))
                 for name, value in reply.headers:
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(payload[: reply.cut_at])
+                send(self.wfile, payload[: reply.cut_at], reply.drip)
                 if reply.cut_at is not None:
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     self.connection.close()
@@ -118,6 +137,61 @@ class OpenAIServer:
         """A DSPy model that asks this server."""
         given = {"temperature": 1.0, "num_retries": 0, "api_key": KEY, **settings}
         return dspy.LM(given.pop("model", "openai/toy"), api_base=self.url, engine="litellm", **given)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def send(to: Any, payload: bytes, drip: float) -> None:
+    """Write a body at once, or byte by byte until nobody reads it any more."""
+    if not drip:
+        to.write(payload)
+        return
+    with contextlib.suppress(OSError):
+        for byte in payload:
+            to.write(bytes([byte]))
+            time.sleep(drip)
+
+
+class AnyServer:
+    """Answers whatever is asked with the same, and keeps what was asked.
+
+    Attributes:
+        seen: method, path, headers and body of each request, as one text.
+    """
+
+    def __init__(
+        self, status: int = 200, *, headers: Mapping[str, str] = MappingProxyType({}), body: bytes = b"{}"
+    ) -> None:
+        self.seen: list[str] = []
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                owner.seen.append(f"{self.command} {self.path}\n{self.headers}\n{sent.decode()}")
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_GET(self) -> None:
+                self.do_POST()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.origin = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

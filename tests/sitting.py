@@ -13,7 +13,7 @@ import ipo_dspy.clip.backbone  # so that the children need not import it
 import ipo_dspy.evaluation
 import ipo_dspy.scorers  # noqa: F401
 from ipo_dspy import IPO, demo
-from ipo_dspy.lms.asking import price
+from ipo_dspy.lms.usage import price
 
 
 def sit(url: str, folder: str, steps: int) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ipo_dspy import LMDescriber, LMProposer
 from ipo_dspy.lms import build_lm, register_transformers
-from ipo_dspy.lms.asking import price
+from ipo_dspy.lms.usage import price
 from ipo_dspy.proposers import Ask
 from openai_server import OpenAIServer, images_of, text_of
 

@@ -29,7 +29,7 @@ def test_images_arrive_as_small_data_uris_and_the_class_name_goes() -> None:
             [picture(3000, 1500)], ["polar_bear"], once=partial(ledger.once, "self")
         )
     assert described.texts == ("A blurry photo of two subject on ice.",)
-    assert (ledger.spent.calls, ledger.spent.tokens, described.faults) == (1, 15, ())
+    assert (ledger.spent.calls, ledger.spent.tokens, described.faults) == (1, server.tokens, ())
     (body,) = server.requests
     (url,) = images_of(body)
     kind, data = url.split(",", 1)
@@ -58,7 +58,7 @@ def test_many_images_in_threads_keep_their_order_and_all_tokens_count(num_thread
         describer = LMDescriber(server.lm(), num_threads=num_threads)
         described = describer.describe(paths, ["cat"] * len(paths), once=partial(ledger.once, "self"))
         assert described.texts == tuple(f"level {level}" for level in range(0, 250, 25))
-        assert (ledger.spent.calls, ledger.spent.tokens) == (10, 150)
+        assert (ledger.spent.calls, ledger.spent.tokens) == (10, server.tokens)
         again = describer.describe([picture(colour="rgb(50,0,0)")], ["cat"], once=partial(ledger.once, "self"))
         assert (again.texts, len(server.requests)) == (("level 50",), 10)  # the same picture in another wrapping
 

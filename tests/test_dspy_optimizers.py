@@ -166,7 +166,7 @@ def test_ipo_asks_a_model_over_http_in_the_form_of_the_paper(task: demo.DemoTask
         "a low resolution sprite of a <CLASS>.",
     ]
     assert dict(results.rejections) == {"duplicate": 2, "no class placeholder": 2}
-    assert (results.calls, results.tokens) == (3, 45)  # the greeting, and a question a step
+    assert (results.calls, results.tokens) == (3, server.tokens)  # the greeting, and a question a step
     assert "sk-test" not in (tmp_path / "journal.jsonl").read_text() + (tmp_path / "best.json").read_text()
 
 

@@ -6,7 +6,8 @@ import dspy
 import pytest
 
 from ipo_dspy import IPO, LMProposer, demo
-from ipo_dspy.lms.asking import price
+from ipo_dspy.describers import LMDescriber
+from ipo_dspy.lms.usage import price
 from openai_server import Writer, text_of
 
 pytestmark = pytest.mark.usefixtures("no_cache")
@@ -47,13 +48,31 @@ def test_without_a_language_model_nothing_is_expected() -> None:
     assert IPO(proposer="evolution").estimate(task.program, task.trainset).items == ()
 
 
-def test_a_summary_is_not_asked_for() -> None:
+def test_a_summary_is_not_asked_for_and_counted() -> None:
     task = demo.load("pixel-animals", shots=2)
     with Writer() as server:
         lm = server.lm()
         proposer = LMProposer(lm, descriptions="summary", description_tokens=20)
-        IPO(proposer=proposer, description_model=lm, steps=3).estimate(task.program, task.trainset)
+        estimate = IPO(proposer=proposer, description_model=lm, steps=3).estimate(task.program, task.trainset)
         assert server.requests == []
+    assert [(item.what, item.calls) for item in estimate.items if item.what == "summary"] == [("summary", 1)]
+
+
+def test_rates_of_a_model_price_its_estimate() -> None:
+    task = demo.load("pixel-animals", shots=1)
+    rates = {"input_cost_per_token": 1e-3, "output_cost_per_token": 1e-3}
+    lm = dspy.LM("openai/my-own", engine="litellm", api_key="none", **rates)
+    total = IPO(prompt_model=lm, steps=3).estimate(task.program, task.trainset).total
+    assert total.cost == pytest.approx(total.tokens * 1e-3)
+
+
+def test_a_model_inside_a_describer_is_counted_as_one_that_is_named() -> None:
+    task = demo.load("pixel-animals", shots=1)
+    lm = dspy.LM("openai/gpt-4o-mini", engine="litellm", api_key="none")
+    inside = IPO(proposer="evolution", describer=LMDescriber(lm)).estimate(task.program, task.trainset)
+    named = IPO(proposer="evolution", description_model=lm).estimate(task.program, task.trainset)
+    assert inside == named
+    assert inside.total.calls > 1
 
 
 def test_an_estimate_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:

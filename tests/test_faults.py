@@ -231,7 +231,26 @@ def test_a_dead_server_in_the_second_of_two_searches_leaves_the_first_result(
             Reply(f"Incorrect API key provided: {KEY}", status=401),
             "set OPENAI_API_KEY to a key that the provider takes",
         ),
-        (Reply("The model `toy` does not exist", status=404), "name a model that the server has"),
+        (
+            Reply("The model `toy` does not exist", status=404),
+            "name a model that the server has, or correct api_base: most servers want it to end in /v1",
+        ),
+        (
+            Reply("Unsupported parameter: 'temperature' is not supported with this model.", status=400),
+            r"leave temperature out: set it to None \(--lm-arg temperature=null\)",
+        ),
+        (
+            Reply("Unsupported value: 'top_p' does not support 0.9 with this model.", status=400),
+            r"leave top_p out: set it to None \(--lm-arg top_p=null\)",
+        ),
+        (
+            Reply(message={"role": "assistant", "content": "", "reasoning_content": "hm"}, finish_reason="length"),
+            r"the token limit was spent on thinking before a word was written; raise max_tokens \(--lm-arg max_tokens=",
+        ),
+        (
+            Reply("later", status=429, headers=(("Retry-After", "3600"),)),
+            "the server asks to wait 3600 s, more than the 120 s that a run waits; run it again after that time",
+        ),
         (
             Reply(
                 status=429, body=json.dumps({"error": {"message": "no quota", "code": "insufficient_quota"}}).encode()
@@ -239,7 +258,7 @@ def test_a_dead_server_in_the_second_of_two_searches_leaves_the_first_result(
             "add credit to the provider's account",
         ),
     ],
-    ids=["wrong key", "unknown model", "no credit"],
+    ids=["wrong key", "unknown model", "temperature", "top_p", "all thinking", "a long pause", "no credit"],
 )
 @pytest.mark.parametrize("role", ["prompt_model", "description_model"])
 def test_what_asking_again_cannot_mend_shows_at_once_before_images_are_encoded(
@@ -379,3 +398,63 @@ def test_a_second_request_that_fails_leaves_its_trace(task: demo.DemoTask, tmp_p
     (fault,) = faults(tmp_path / "run")
     assert "one of several requests was not answered" in fault
     assert "revoked" in fault
+
+
+EMPTY = {
+    "all thinking": (
+        Reply(message={"role": "assistant", "content": "", "reasoning_content": "hm"}, finish_reason="length"),
+        "the token limit was spent on thinking; raise max_tokens (--lm-arg max_tokens=...)",
+    ),
+    "cut before a word": (Reply("", finish_reason="length"), "the token limit was spent on thinking"),
+    "thoughts alone": (
+        Reply(message={"role": "assistant", "content": None, "reasoning_content": "hm"}),
+        "the answer has thoughts alone and no text",
+    ),
+    "a tool's call": (
+        Reply(
+            message={
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "1", "type": "function", "function": {"name": "draw", "arguments": "{}"}}],
+            },
+            finish_reason="tool_calls",
+        ),
+        "the answer calls a tool and has no text",
+    ),
+    "nothing": (Reply(""), "the answer is empty"),
+}
+
+
+@pytest.mark.parametrize("engine", ["litellm", "auto"])
+@pytest.mark.parametrize(("reply", "fact"), EMPTY.values(), ids=EMPTY)
+def test_an_answer_without_text_says_why(
+    reply: Reply, fact: str, engine: str, task: demo.DemoTask, tmp_path: Path
+) -> None:
+    with Writer({1: reply}) as server:
+        lm = dspy.LM("openai/toy", api_base=server.url, api_key=KEY, engine=engine, num_retries=0)
+        given: dict[str, Any] = {"steps": 2, "prompts_per_step": COUNT, "describer": None, "overlap": False}
+        IPO(prompt_model=lm, log_dir=tmp_path / "run", **given).compile(task.program, task.trainset)
+    (fault,) = faults(tmp_path / "run")
+    assert fact in fault
+
+
+def test_a_pause_that_is_too_long_ends_a_run_with_what_it_has(
+    task: demo.DemoTask, undisturbed: tuple[Trial, ...]
+) -> None:
+    tomorrow = Reply("used up", status=429, headers=(("Retry-After", "86400"),))
+    with Writer({2: tomorrow}) as server:
+        best = compile_with(server, task, {"num_retries": 3})
+        assert server.asked == 3
+    assert best.detailed_results.status == "faults"
+    assert "the server asks to wait 86400 s" in best.detailed_results.searches[0].fault
+    assert best.detailed_results.trials == tuple(trial for trial in undisturbed if trial.step <= 2)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_server_that_falls_silent_ends_a_run_in_its_time(overlap: bool, task: demo.DemoTask) -> None:
+    with Writer(dict.fromkeys(range(1, 9), Reply(delay=100.0))) as server:
+        began = time.monotonic()
+        best = compile_with(server, task, {"num_retries": 5, "timeout": 90}, max_seconds=2, overlap=overlap)
+        assert time.monotonic() - began < 80  # far from the 90 s of a request, whatever else this machine does
+    assert best.detailed_results.status == "max_seconds"
+    assert {trial.step for trial in best.detailed_results.trials} <= {0, 1}

@@ -172,3 +172,20 @@ def test_what_a_request_costs_is_learnt_from_those_of_its_kind() -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(8)))
     assert ledger.spent.tokens == 3015
+
+
+def test_a_journal_in_which_a_server_gave_budget_back_gives_none(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        Ledger(journal).once("self", "q", lambda: Answer((), prompt_tokens=-40, completion_tokens=-2, cost=-1.0))
+    with Journal(tmp_path) as journal:
+        spent = Ledger(journal, past=journal.past).spent
+    assert (spent.calls, spent.tokens, spent.cost) == (1, 0, 0.0)
+
+
+def test_estimated_requests_are_kept_and_said(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        Ledger(journal).once("self", "q", lambda: Answer((), prompt_tokens=40, estimated=1))
+    with Journal(tmp_path) as journal:
+        spent = Ledger(journal, past=journal.past).spent
+    assert spent.estimated == 1
+    assert "40 tokens (estimated)" in repr(spent)

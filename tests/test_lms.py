@@ -172,3 +172,9 @@ def test_settings_that_dspy_refuses_are_told_in_one_sentence(name: str, settings
         LanguageModelError, match=f"prompt_model='{name}' cannot be set up: .*; mend the name or its settings"
     ):
         build_lm(name, role="prompt_model", settings={"api_key": "none", **settings})
+
+
+@pytest.mark.parametrize("timeout", [0, -1, True, "soon"])
+def test_a_timeout_that_is_none_is_refused(timeout: object) -> None:
+    with pytest.raises(LanguageModelError, match="timeout must be a number of seconds above 0, got "):
+        build_lm("openai/toy", role="prompt_model", settings={"api_key": "none", "timeout": timeout})

@@ -10,6 +10,7 @@ from dspy.utils.exceptions import LMError
 from ipo_dspy import IPO, demo
 from ipo_dspy.errors import LanguageModelError
 from ipo_dspy.lms.addresses import check_listening
+from ipo_dspy.lms.asking import greet
 from ipo_dspy.lms.retries import telling_of_retries
 from openai_server import KEY, OpenAIServer, Reply
 
@@ -73,7 +74,7 @@ def test_asking_again_is_told_once_and_without_keys() -> None:
         with telling_of_retries([lm, once, None], told.append):
             for one in (lm, lm, once):
                 with pytest.raises(LMError):
-                    one("hello")
+                    greet(one)
         assert len(server.requests) == 3 + 3 + 1
     (line,) = told
     assert line.startswith(f"openai/toy at 127.0.0.1:{server.port} gave no answer (")
@@ -87,7 +88,7 @@ def test_of_two_servers_of_one_model_the_one_that_failed_is_told() -> None:
     with OpenAIServer({}) as well, OpenAIServer(busy) as ill:
         lms = [server.lm(num_retries=1) for server in (well, ill)]
         with telling_of_retries(lms, told.append), pytest.raises(LMError):
-            lms[1]("hello")
+            greet(lms[1])
     assert [line.split(" gave")[0] for line in told] == [f"openai/toy at 127.0.0.1:{ill.port}"]
 
 
@@ -96,5 +97,5 @@ def test_what_is_not_asked_again_is_not_told_as_such() -> None:
     with OpenAIServer({"": Reply("wrong key", status=401)}) as server, telling_of_retries([server.lm()], told.append):
         lm = server.lm(num_retries=2)
         with telling_of_retries([lm], told.append), pytest.raises(LMError):
-            lm("hello")
+            greet(lm)
     assert told == []

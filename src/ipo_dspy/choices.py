@@ -26,12 +26,19 @@ def build_proposer(
 
     Raises:
         LanguageModelError: a language model is needed, and none is given or known.
-        InputError: an unknown name.
+        InputError: an unknown name, or a model beside a proposer that would not ask it.
     """
     from ipo_dspy.lms import build_lm
     from ipo_dspy.proposers import EvolutionProposer, LMProposer
 
+    if prompt_model is not None and given not in (None, "lm"):
+        raise InputError(
+            f"prompt_model must be None beside proposer={_shown(given)}, which would not ask it, got "
+            f"{name_of(prompt_model)!r}; leave one of the two out"
+        )
     if given is not None and not isinstance(given, str):
+        if isinstance(given, LMProposer) and model_of(given) is None:
+            raise LanguageModelError(_NO_LM.format(owner="LMProposer()", instead="pass LMProposer(dspy.LM(...))"))
         return given
     if given == "evolution":
         return EvolutionProposer()
@@ -58,9 +65,18 @@ def check_describer(given: "str | Describer | None", description_model: str | ds
 
     Raises:
         LanguageModelError: a multimodal model is needed, and none is given or known.
-        InputError: an unknown name.
+        InputError: an unknown name, or a model beside a describer that would not ask it.
     """
+    from ipo_dspy.describers import LMDescriber
+
     kind = describer_kind(given, description_model)
+    if description_model is not None and kind != "lm":
+        raise InputError(
+            f"description_model must be None beside describer={_shown(kind)}, which would not ask it, got "
+            f"{name_of(description_model)!r}; leave one of the two out"
+        )
+    if isinstance(kind, LMDescriber) and _lm_of(kind) is None:
+        raise LanguageModelError(_NO_LM.format(owner="LMDescriber()", instead="pass LMDescriber(dspy.LM(...))"))
     if kind == "lm":
         description_lm(description_model)
     elif isinstance(kind, str) and kind != "clip":
@@ -109,7 +125,34 @@ def model_of(proposer: "Proposer") -> dspy.BaseLM | None:
     """The language model that a proposer asks, if that can be known."""
     from ipo_dspy.proposers import LMProposer
 
-    return (proposer.lm or dspy.settings.lm) if isinstance(proposer, LMProposer) else None
+    return _lm_of(proposer) if isinstance(proposer, LMProposer) else None
+
+
+def describing_model(
+    given: "str | Describer | None", description_model: str | dspy.BaseLM | None
+) -> dspy.BaseLM | None:
+    """Return the language model that describes images, by name or inside a describer, if that can be known.
+
+    Raises:
+        LanguageModelError: one is needed, and none is given or known.
+    """
+    from ipo_dspy.describers import LMDescriber
+
+    kind = describer_kind(given, description_model)
+    if kind == "lm":
+        return description_lm(description_model)
+    return _lm_of(kind) if isinstance(kind, LMDescriber) else None
+
+
+def _lm_of(asks: Any) -> dspy.BaseLM | None:
+    return asks.lm or dspy.settings.lm
+
+
+def _shown(given: Any) -> str:
+    return repr(given) if given is None or isinstance(given, str) else type(given).__name__
+
+
+_NO_LM = "{owner} has no language model to ask; {instead}, or call dspy.configure(lm=...)"
 
 
 def description_lm(description_model: str | dspy.BaseLM | None) -> dspy.BaseLM | None:

@@ -11,8 +11,8 @@ from typing import Any
 
 from ipo_dspy.history import Score, Trial
 from ipo_dspy.ledger import Spent
-from ipo_dspy.lms.asking import price
 from ipo_dspy.lms.checks import distinct
+from ipo_dspy.lms.usage import TOKENS_PER_IMAGE, price_of
 from ipo_dspy.proposers import Ask, LMProposer
 from ipo_dspy.search import Plan
 from ipo_dspy.template import Template
@@ -22,8 +22,6 @@ TOKENS_PER_TEMPLATE = 20
 TOKENS_PER_DESCRIPTION = 60
 DESCRIPTION_PROMPT = 150
 """Tokens of the question about an image."""
-TOKENS_PER_IMAGE = 765
-"""What OpenAI counts for an image of 768 x 768 pixels, the largest that is sent; other providers count fewer."""
 GREETING = (10, 5)
 """Prompt and completion tokens of the request that sees whether a model is there."""
 
@@ -75,16 +73,20 @@ def estimate(models: Mapping[str, Any], proposer: Any, plan: Plan, searches: Seq
         plan: of each search.
         searches: for each classifier the sentence in the prompt and how many images will be described.
     """
-    names = {role: str(getattr(lm, "model", type(lm).__name__)) for role, lm in models.items()}
-    items = [_item("greeting", names[role], 1, *GREETING) for role in distinct(models)]
+    items = [_item("greeting", lm, 1, *GREETING) for lm in distinct(models).values()]
     for task, described in searches:
-        if "description_model" in names and described:
+        if "description_model" in models and described:
             prompt = DESCRIPTION_PROMPT + TOKENS_PER_IMAGE
-            items.append(_item("descriptions", names["description_model"], described, prompt, TOKENS_PER_DESCRIPTION))
-        if "prompt_model" in names and isinstance(proposer, LMProposer):
-            calls, prompt = proposer.measure(_ask(plan, task, described))
+            items.append(_item("descriptions", models["description_model"], described, prompt, TOKENS_PER_DESCRIPTION))
+        if "prompt_model" in models and isinstance(proposer, LMProposer):
+            ask = _ask(plan, task, described)
+            calls, prompt = proposer.measure(ask)
+            if proposer.descriptions == "summary" and described * TOKENS_PER_DESCRIPTION > proposer.description_tokens:
+                shown = min(described * TOKENS_PER_DESCRIPTION, 4 * proposer.description_tokens)
+                sizes = DESCRIPTION_PROMPT + shown, proposer.description_tokens
+                items.append(_item("summary", models["prompt_model"], 1, *sizes))
             answer = TOKENS_PER_TEMPLATE * plan.prompts_per_step // calls
-            items.append(_item("templates", names["prompt_model"], plan.steps * calls, prompt, answer))
+            items.append(_item("templates", models["prompt_model"], plan.steps * calls, prompt, answer))
     return Estimate(tuple(item for item in items if item.calls))
 
 
@@ -104,6 +106,7 @@ def _ask(plan: Plan, task: str, described: int) -> Ask:
     )
 
 
-def _item(what: str, model: str, calls: int, prompt: int, completion: int) -> Item:
-    cost = price(model, calls * prompt, calls * completion)
-    return Item(what, model, calls, calls * prompt, calls * completion, cost)
+def _item(what: str, lm: Any, calls: int, prompt: int, completion: int) -> Item:
+    cost = price_of(lm, calls * prompt, calls * completion)
+    name = str(getattr(lm, "model", type(lm).__name__))
+    return Item(what, name, calls, calls * prompt, calls * completion, cost)

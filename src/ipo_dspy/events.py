@@ -49,8 +49,9 @@ class AnswerEvent(TypedDict):
     """A language model answered, and what that cost.
 
     `question` is the same in every attempt at the run, so an answer is never paid for twice. `calls` is 0 for an answer
-    from DSPy's cache; `cost` is in USD, null where the price is unknown; `cut` tells of the token limit; `elapsed` are
-    the seconds of the run so far, over all its sessions.
+    from DSPy's cache; `cost` is in USD, null where the price is unknown; `estimated` says of how many calls the tokens
+    were counted here; `cut` tells of the token limit; `elapsed` are the seconds of the run so far, over all its
+    sessions.
     """
 
     event: Literal["answer"]
@@ -64,6 +65,7 @@ class AnswerEvent(TypedDict):
     prompt_tokens: int
     completion_tokens: int
     cost: float | None
+    estimated: NotRequired[int]
     seconds: float
     elapsed: float
 

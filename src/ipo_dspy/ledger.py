@@ -5,123 +5,17 @@ is used, so a run that is killed and taken up again pays for no answer twice. Li
 those in flight could use up what is left, the next one waits for them.
 """
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from typing import Protocol
 
-from ipo_dspy.errors import BudgetError, InputError
+from ipo_dspy.errors import BudgetError
 from ipo_dspy.events import AnswerEvent, Event, Keeper, Observer
+from ipo_dspy.spending import Answer, Limits, RunEnd, Spent, run_ends
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a language model answered to one request, and what that cost.
-
-    Attributes:
-        texts: untrusted; empty where nothing could be read.
-        model: who answered.
-        calls: 0 for an answer from DSPy's cache.
-        prompt_tokens, completion_tokens: as the provider counted.
-        cost: USD; `None` where the price is unknown.
-        cut: the token limit ended it.
-        fault: why `texts` is empty.
-    """
-
-    texts: tuple[str, ...]
-    model: str = ""
-    calls: int = 1
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float | None = None
-    cut: bool = False
-    fault: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What requests have cost so far.
-
-    Attributes:
-        calls: requests that were answered.
-        prompt_tokens, completion_tokens: as the providers counted.
-        cost: USD, of the requests whose price is known.
-        unpriced: requests whose price is unknown.
-        seconds: wall-clock time of the run, over all its sessions.
-    """
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float = 0.0
-    unpriced: int = 0
-    seconds: float = 0.0
-
-    @property
-    def tokens(self) -> int:
-        """Prompt and completion."""
-        return self.prompt_tokens + self.completion_tokens
-
-    def plus(self, answer: Answer) -> "Spent":
-        """With one more answer."""
-        return Spent(
-            calls=self.calls + answer.calls,
-            prompt_tokens=self.prompt_tokens + answer.prompt_tokens,
-            completion_tokens=self.completion_tokens + answer.completion_tokens,
-            cost=self.cost + (answer.cost or 0.0),
-            unpriced=self.unpriced + (answer.calls if answer.cost is None else 0),
-            seconds=self.seconds,
-        )
-
-    def __repr__(self) -> str:
-        unknown = f" + {self.unpriced} calls of unknown price" if self.unpriced else ""
-        return f"Spent({self.calls} calls, {self.tokens} tokens, {self.cost:.4f} USD{unknown}, {self.seconds:.1f} s)"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much a run may spend; `None` is no limit.
-
-    Attributes:
-        max_lm_calls: requests to language models.
-        max_tokens: prompt and completion tokens of all of them.
-        max_cost: USD.
-        max_seconds: wall-clock time, over all sessions of the run.
-    """
-
-    max_lm_calls: int | None = None
-    max_tokens: int | None = None
-    max_cost: float | None = None
-    max_seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            whole = field.name in ("max_lm_calls", "max_tokens")
-            kinds = (int,) if whole else (int, float)
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf
-            ):
-                raise InputError(
-                    f"{field.name}={value!r} is not a {'whole ' if whole else ''}number above 0; "
-                    f"write e.g. {field.name}={100 if whole else 2.5}, or leave it out for no limit"
-                )
-
-    def spent_of(self, spent: Spent) -> dict[str, float]:
-        """What counts towards each limit that is set."""
-        amounts = {
-            "max_lm_calls": spent.calls,
-            "max_tokens": spent.tokens,
-            "max_cost": spent.cost,
-            "max_seconds": spent.seconds,
-        }
-        return {name: amount for name, amount in amounts.items() if getattr(self, name) is not None}
-
-    def reached(self, spent: Spent) -> str | None:
-        """The first limit that leaves nothing."""
-        return next((name for name, amount in self.spent_of(spent).items() if amount >= getattr(self, name)), None)
+__all__ = ["Answer", "Ledger", "Limits", "Once", "Spent", "readable"]
 
 
 class Once(Protocol):
@@ -200,7 +94,7 @@ class Ledger:
         """The answer to a question: the one that is there, else asked for, kept and counted.
 
         Raises:
-            BudgetError: a limit leaves nothing; `ask` was not called.
+            BudgetError: a limit leaves nothing; `ask` was not called, or had to stop at `max_seconds`.
             JournalError: the answer cannot be kept.
         """
         key = predictor, question
@@ -212,7 +106,7 @@ class Ledger:
             self._in_flight.add(key)
         began = self.clock()
         try:
-            answer = ask()
+            answer = self._ask(ask)
             event = self._event(predictor, question, answer, self.clock() - began)
             with self._free:
                 if self.journal is not None:
@@ -225,6 +119,15 @@ class Ledger:
         for observer in self._observers:
             observer(event)
         return answer
+
+    def _ask(self, ask: Callable[[], Answer]) -> Answer:
+        limit = self.limits.max_seconds
+        left = None if limit is None else RunEnd(time.monotonic() + limit - self.elapsed, limit)
+        token = run_ends.set(left)
+        try:
+            return ask()
+        finally:
+            run_ends.reset(token)
 
     def check_time(self) -> None:
         """Raise `BudgetError` if the time is up: the only limit that work without requests can reach."""
@@ -273,6 +176,7 @@ class Ledger:
             "prompt_tokens": answer.prompt_tokens,
             "completion_tokens": answer.completion_tokens,
             "cost": answer.cost,
+            "estimated": answer.estimated,
             "seconds": round(seconds, 3),
             "elapsed": round(self.elapsed, 3),
         }
@@ -297,9 +201,10 @@ def _answer(event: AnswerEvent) -> Answer:
         texts=tuple(map(readable, event["texts"])),
         model=event["model"],
         calls=event["calls"],
-        prompt_tokens=event["prompt_tokens"],
-        completion_tokens=event["completion_tokens"],
-        cost=event["cost"],
+        prompt_tokens=max(0, event["prompt_tokens"]),  # older versions believed a server that said less
+        completion_tokens=max(0, event["completion_tokens"]),
+        cost=None if event["cost"] is None else max(0.0, event["cost"]),
         cut=event["cut"],
         fault=event["fault"],
+        estimated=event.get("estimated", 0),
     )

@@ -22,14 +22,14 @@ from ipo_dspy.choices import (
     build_proposer,
     check_describer,
     describer_kind,
-    description_lm,
+    describing_model,
     model_of,
     name_of,
 )
 from ipo_dspy.errors import InputError
 from ipo_dspy.events import Event, Observer
 from ipo_dspy.ledger import Limits
-from ipo_dspy.lms.checks import check_prices, distinct, greet_once
+from ipo_dspy.lms.checks import check_prices, check_rates, distinct, greet_once
 from ipo_dspy.lms.keys import check_key
 from ipo_dspy.results import DetailedResults, candidates, save_whole, with_templates
 from ipo_dspy.search import Plan, SearchResult
@@ -268,14 +268,15 @@ class IPO(Teleprompter):
         models = self._models(proposer)
         for role, lm in models.items():
             check_key(lm, role=role)
+            check_rates(lm, role=role)
         check_prices(models, self.limits.max_cost)
         return models
 
     def _models(self, proposer: "Proposer") -> dict[str, dspy.BaseLM]:
         """The language models that the run will ask, by the argument that names them."""
         models = {"prompt_model": model_of(proposer)}
-        if describer_kind(self.describer, self.description_model) == "lm" and self.max_descriptions:
-            models["description_model"] = description_lm(self.description_model)
+        if self.max_descriptions:
+            models["description_model"] = describing_model(self.describer, self.description_model)
         return {role: lm for role, lm in models.items() if lm is not None}
 
     @property

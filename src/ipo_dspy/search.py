@@ -11,9 +11,9 @@ the middle is done again with the same answers, of which only what is missing is
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from ipo_dspy.errors import BudgetError, TemplateError
@@ -23,6 +23,7 @@ from ipo_dspy.ledger import Ledger
 from ipo_dspy.proposers.base import Ask, ProposalError, Proposals, Proposer
 from ipo_dspy.signatures import OPEN_TAG
 from ipo_dspy.template import Template, has_placeholder
+from ipo_dspy.threads import start
 
 if TYPE_CHECKING:
     from ipo_dspy.scorers import Checked, Scorer
@@ -165,14 +166,13 @@ class Ahead:
     """Asks, and where it may, asks the next question while the caller is busy with the last answer."""
 
     def __init__(self, propose: Callable[[Ask], Proposals], *, overlap: bool) -> None:
-        self._propose = propose
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="ipo-ahead") if overlap else None
+        self._propose, self._overlap = propose, overlap
         self._begun: tuple[int, Future[Proposals]] | None = None
 
     def begin(self, ask: Ask) -> None:
         """Ask in the background, if it may."""
-        if self._pool is not None:
-            self._begun = ask.step, self._pool.submit(copy_context().run, self._propose, ask)
+        if self._overlap:
+            self._begun = ask.step, start(partial(self._propose, ask))
 
     def has_begun(self, step: int) -> bool:
         """Whether the question of a step is on its way; its answer will have been paid for."""
@@ -185,8 +185,8 @@ class Ahead:
 
     def close(self, *, wait: bool) -> None:
         """Let go of the thread; with `wait`, once the question on its way is answered, which will be paid for."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=wait, cancel_futures=True)
+        if self._begun is not None and wait:
+            self._begun[1].exception()
 
 
 class Search:

@@ -22,7 +22,8 @@ from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.errors import LanguageModelError
 from ipo_dspy.ledger import Spent
 from ipo_dspy.lms import build_lm
-from ipo_dspy.lms.asking import price
+from ipo_dspy.lms.bounded import bounded
+from ipo_dspy.lms.usage import price
 
 COPRO_DEPTH = 8
 """At a depth of 16 it ended in a RecursionError: each signature that it tries holds the one before (DSPy 3.4.1)."""
@@ -190,7 +191,7 @@ def _run(job: Job, compile_program: Any) -> Found:
         raise LanguageModelError(f"method {job.method!r} needs a language model; name one: --lm openai/gpt-4o-mini")
     train = list(job.split.train)
     # Answers are cached, so a seed needs answers of its own.
-    lm = build_lm(given.lm, role="prompt_model", settings={**given.lm_settings, "rollout_id": job.seed})
+    lm = bounded(build_lm(given.lm, role="prompt_model", settings={**given.lm_settings, "rollout_id": job.seed}))
     allowance = Allowance(train, lm, len(train) * (1 + given.templates()), job.seed)
     program, counted = job.program(), Evaluations()
     program.encode([example.image for example in train])

@@ -7,23 +7,20 @@ import contextlib
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from ipo_dspy.bundled import located
 from ipo_dspy.cli.doctor_machine import Check
 from ipo_dspy.cli.options import DEFAULT_MODEL, DEFAULT_PRETRAINED
 from ipo_dspy.cli.wording import ROLES, in_options
 from ipo_dspy.errors import LanguageModelError, ModelError
+from ipo_dspy.threads import within
 
 if TYPE_CHECKING:
     import dspy
 
-T = TypeVar("T")
 
 LOAD_SECONDS = 300
 ANSWER_SECONDS = 20
@@ -153,28 +150,6 @@ def hub_fault() -> str | None:
     return None
 
 
-def within(seconds: float, work: Callable[[], T]) -> T:
-    """What `work` returns; after so long it is left alone, since timeouts of clients hold for each read only.
-
-    Raises:
-        TimeoutError: it took too long.
-    """
-    done: Future[T] = Future()
-    context = copy_context()
-
-    def run() -> None:
-        try:
-            done.set_result(context.run(work))
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            done.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        return done.result(timeout=seconds)
-    except TimeoutError as error:
-        raise TimeoutError(str(error) or f"nothing came within {seconds:g} s") from error
-
-
 def _role(option: str) -> str:
     return next(role for role, of in ROLES.items() if of == option)
 
@@ -251,7 +226,7 @@ def _remedy(error: Exception, option: str, model: str) -> str:
 
 def _price(lm: Any) -> str:
     """USD per million tokens by LiteLLM's own list, or by what the user gave."""
-    from ipo_dspy.lms.asking import price
+    from ipo_dspy.lms.usage import price
 
     model, given = str(lm.model), lm.kwargs
     # By the thousand: some providers charge more for very long prompts.

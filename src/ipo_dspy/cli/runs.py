@@ -67,6 +67,7 @@ class Outcome:
             "prompt_tokens": self.spent.prompt_tokens,
             "completion_tokens": self.spent.completion_tokens,
             "cost": None if self.spent.unpriced else self.spent.cost,
+            "estimated": bool(self.spent.estimated),
             "seconds": round(self.spent.seconds, 3),
         }
         harmonic = None if self.harmonic is None else dict(zip(("start", "best"), self.harmonic, strict=True))

@@ -92,7 +92,7 @@ def _spending(spent: Spent, limits: Limits) -> Table:
         ("calls", str(spent.calls), limits.max_lm_calls),
         ("prompt tokens", str(spent.prompt_tokens), None),
         ("completion tokens", str(spent.completion_tokens), None),
-        ("tokens", str(spent.tokens), limits.max_tokens),
+        ("tokens", str(spent.tokens) + (" (estimated)" if spent.estimated else ""), limits.max_tokens),
         ("USD", _usd(spent.cost) + unknown, limits.max_cost),
         ("seconds", f"{spent.seconds:.1f}", limits.max_seconds),
     ):

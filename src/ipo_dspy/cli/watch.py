@@ -220,7 +220,8 @@ def _spending(spent: Spent) -> str:
         cost = "price unknown"
     else:
         cost = f"{spent.cost:.4f} USD" + (f" and {spent.unpriced} of unknown price" if spent.unpriced else "")
-    return f"{counted(spent.calls, 'LLM call')}, {counted(spent.tokens, 'token')}, {cost}"
+    estimated = " (estimated)" if spent.estimated else ""
+    return f"{counted(spent.calls, 'LLM call')}, {counted(spent.tokens, 'token')}{estimated}, {cost}"
 
 
 def _in_a_line(trial: Trial) -> str:

@@ -175,6 +175,7 @@ class RunState:
             prompt_tokens=event.whole("prompt_tokens"),
             completion_tokens=event.whole("completion_tokens"),
             cost=event.counted("cost"),
+            estimated=int(event.counted("estimated") or 0),
         )
         self.spent = self.spent.plus(answer)
 

@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections.abc import Mapping
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any
 
 import dspy
@@ -21,7 +21,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 
 SETTINGS: Mapping[str, Any] = {"temperature": 1.0, "num_retries": 5, "timeout": 120}
-"""Of models given by name. Five retries with DSPy's back-off wait out half a minute; LiteLLM's own time-out is ten."""
+"""Of models given by name. Five retries wait out half a minute. `timeout` is of a request as a whole."""
 
 
 def build_lm(
@@ -52,6 +52,7 @@ def build_lm(
             f"{role}={model!r} is neither a name nor an LM; write {role}='openai/gpt-4o-mini' or {role}=dspy.LM(...)"
         )
     _check_name(model, role)
+    _check_timeout(settings.get("timeout"))
     key = {"api_key": NO_KEY} if missing_key(model, settings) and needs_no_key(model, settings) else {}
     try:
         return dspy.LM(model, engine="litellm", **{**SETTINGS, **settings, **key})
@@ -71,6 +72,15 @@ def register_transformers() -> None:
     from ipo_dspy.lms.local import register
 
     register()
+
+
+def _check_timeout(timeout: Any) -> None:
+    if (
+        isinstance(timeout, bool)
+        or not isinstance(timeout, int | float | NoneType)
+        or (timeout is not None and timeout <= 0)
+    ):
+        raise LanguageModelError(f"timeout must be a number of seconds above 0, got {timeout!r}; pass timeout=120")
 
 
 def _check_name(model: str, role: str) -> None:

@@ -59,6 +59,16 @@ def place(lm: Any) -> str:
     return _place(_split(address)) if address else ""
 
 
+def origin(address: str) -> str:
+    """Return scheme, host and port of an address: as far as a key that is sent there may go.
+
+    >>> origin("https://me:secret@Host/v1?key=secret")
+    'https://host:443'
+    """
+    parts = _split(address)
+    return f"{parts.scheme}://{_place(parts)}"
+
+
 def without_credentials(value: Any) -> Any:
     """A setting, or settings in one another, whose addresses have lost user, password, query and fragment.
 

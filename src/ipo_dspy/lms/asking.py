@@ -9,13 +9,17 @@ from typing import Any
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
-from dspy.utils.usage_tracker import UsageTracker, track_usage
 
 from ipo_dspy.ledger import Answer, readable
 from ipo_dspy.lms import LOCAL, register_transformers
+from ipo_dspy.lms.bounded import bounded
 from ipo_dspy.lms.faults import LONGEST, has_password, without_keys
+from ipo_dspy.lms.request_errors import EmptyGreetingError
+from ipo_dspy.lms.usage import usage_of
 
 MAX_TEXTS = 64
+_REQUESTS = 8
+"""More than an adapter makes for one answer."""
 MAX_TEXT = 6000
 """Characters kept of a text: more than any template may have, so a runaway one is still seen to be too long."""
 
@@ -33,7 +37,7 @@ def request(
     read: Read | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Answer:
-    """Ask once; retries and back-off after passing faults are DSPy's.
+    """Ask once, and again after passing faults; see `retries`.
 
     Args:
         lm: a `dspy.BaseLM`.
@@ -52,7 +56,7 @@ def request(
     # DSPy's cache on disk keeps the address with each answer.
     settings = {**(config or {}), **({"cache": False} if has_password(lm) else {})}
     texts: list[str] = []
-    with dspy.context(lm=lm, adapter=adapter, trace=None, **_history()), track_usage() as usage:
+    with dspy.context(lm=bounded(lm), adapter=adapter, trace=None, **_history()):
         try:
             prediction = predict(**inputs, config=settings)
             texts = [text for value in _completions(prediction, field) for text in _texts(value)]
@@ -64,78 +68,60 @@ def request(
         texts = [text for completion in _outputs(entry) for text in read(completion, cut)]
     # Gateways put errors into answers, and those quote the request.
     texts = [readable(without_keys(text[:MAX_TEXT], lm, words=False)) for text in texts[:MAX_TEXTS]]
-    return _bill(lm, predict.history, usage, texts=texts, cut=cut, fault=None if texts else _unreadable(entry, lm))
+    return _bill(lm, predict.history, texts=texts, cut=cut, fault=None if texts else _unreadable(entry, lm))
 
 
 def greet(lm: Any) -> Answer:
     """The smallest request: shows whether a model is there and the key is right. Never from the cache.
 
     Raises:
-        LMError: no answer came.
+        LMError: no answer came, or none that lets expect another: the token limit was spent before a word was written.
     """
     _register(lm)
-    with dspy.context(**_history()), track_usage() as usage:
-        lm("Say: ready", cache=False)
-    return _bill(lm, lm.history[-1:], usage)
-
-
-def price(model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
-    """USD by LiteLLM's price list; `None` where it does not know the model.
-
-    >>> price("openai/gpt-3.5-turbo", 1000, 100)
-    0.00065
-    >>> price("hosted_vllm/a-model-of-ones-own", 1000, 100) is None
-    True
-    """
-    if model.startswith(LOCAL):
-        return 0.0  # it runs in this process
-    import litellm
-
-    litellm.suppress_debug_info = True  # else it prints advice on stdout
-    try:
-        parts = litellm.cost_per_token(model=model, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
-    except (litellm.exceptions.BadRequestError, litellm.exceptions.NotFoundError, ValueError, KeyError):
-        return None
-    except Exception as error:
-        if type(error).__name__ == "ModelNotMappedError":  # an Exception of no other class
-            return None
-        raise
-    return round(float(sum(parts)), 10)
+    with dspy.context(**_history()):
+        bounded(lm)("Say: ready", cache=False)
+    entry = lm.history[-1] if lm.history else {}
+    if "length" in _finish_reasons(entry) and not any(_outputs(entry)):
+        raise EmptyGreetingError("the token limit was spent on thinking before a word was written")
+    return _bill(lm, lm.history[-1:])
 
 
 def _bill(
     lm: Any,
     entries: Sequence[Mapping[str, Any]],
-    usage: UsageTracker,
     *,
     texts: Sequence[str] = (),
     cut: bool = False,
     fault: str | None = None,
 ) -> Answer:
     """An answer with what its requests cost, by DSPy's record of them: an adapter may have made two."""
-    counted: dict[str, Any] = next(iter(usage.get_total_tokens().values()), {})
-    sent = [entry for entry in entries if _sent(lm, entry)]
-    costs = [_cost(lm, entry) for entry in sent]
+    taken = [usage_of(lm, entry) for entry in entries if _was_sent(entry)]
+    costs = [one.cost for one in taken]
     return Answer(
         texts=tuple(texts),
         model=str(getattr(lm, "model", type(lm).__name__)),
-        calls=len(sent),
-        prompt_tokens=_whole(counted.get("prompt_tokens")),
-        completion_tokens=_whole(counted.get("completion_tokens")),
+        calls=len(taken),
+        prompt_tokens=sum(one.prompt_tokens for one in taken),
+        completion_tokens=sum(one.completion_tokens for one in taken),
         cost=None if None in costs else sum(cost for cost in costs if cost is not None),
         cut=cut,
         fault=fault,
+        estimated=sum(one.estimated for one in taken),
     )
 
 
 def _history() -> dict[str, Any]:
     """DSPy's record of requests, which tells what one cost, also where the caller has turned it off."""
-    return {"disable_history": False, "max_history_size": max(1, dspy.settings.max_history_size)}
+    return {"disable_history": False, "max_history_size": max(_REQUESTS, dspy.settings.max_history_size)}
 
 
-def _sent(lm: Any, entry: Mapping[str, Any]) -> bool:
-    """Whether a request was sent: an answer from DSPy's cache has no usage, and only a `dspy.LM` has that cache."""
-    return bool(entry.get("usage")) or not (isinstance(lm, dspy.LM) and lm.cache)
+def _was_sent(entry: Mapping[str, Any]) -> bool:
+    """Whether a request was sent; where DSPy does not tell that an answer is from its cache, it was."""
+    response = entry.get("response")
+    if entry.get("usage") or getattr(response, "cache_hit", False):
+        return bool(entry.get("usage"))
+    counts = getattr(response, "usage", None)  # DSPy's own client keeps them with an answer in the cache
+    return getattr(counts, "input_tokens", None) is None
 
 
 def _register(lm: Any) -> None:
@@ -165,27 +151,25 @@ def _choices(entry: Mapping[str, Any]) -> list[Any]:
 
 
 def _finish_reasons(entry: Mapping[str, Any]) -> set[str]:
-    reasons = (c.get("finish_reason") if isinstance(c, Mapping) else c.finish_reason for c in _choices(entry))
-    return {str(reason) for reason in reasons}
-
-
-def _cost(lm: Any, entry: Mapping[str, Any]) -> float | None:
-    """What DSPy says it cost, unless that is a zero for want of a price."""
-    if entry.get("cost"):
-        return float(entry["cost"])
-    model, usage = str(getattr(lm, "model", "")), entry.get("usage") or {}
-    tokens = _whole(usage.get("prompt_tokens")), _whole(usage.get("completion_tokens"))
-    return price(model, *tokens) if "/" in model else None
+    reasons = [c.get("finish_reason") if isinstance(c, Mapping) else c.finish_reason for c in _choices(entry)]
+    return {str(reason) for reason in (*reasons, getattr(entry.get("response"), "finish_reason", None))}
 
 
 def _unreadable(entry: Mapping[str, Any], lm: Any) -> str:
-    if "content_filter" in _finish_reasons(entry):
+    reasons = _finish_reasons(entry)
+    if "content_filter" in reasons:
         return "the provider's content filter withheld the answer"
     said = without_keys(" ".join(" ".join(_outputs(entry))[:MAX_TEXT].split()), lm)
-    if not said:
-        return "the answer is empty"
-    return f"nothing in the answer can be used: {said[:LONGEST]!r}"
+    return f"nothing in the answer can be used: {said[:LONGEST]!r}" if said else _empty(entry, reasons)
 
 
-def _whole(value: Any) -> int:
-    return value if isinstance(value, int) else 0
+def _empty(entry: Mapping[str, Any], reasons: set[str]) -> str:
+    """Why an answer has no text."""
+    outputs = [output for output in entry.get("outputs") or () if isinstance(output, Mapping)]
+    if "length" in reasons:
+        return f"the token limit was spent on thinking; {EmptyGreetingError.hint}"
+    if any(output.get("tool_calls") for output in outputs):
+        return "the answer calls a tool and has no text; use a model or a server setting without tools"
+    if any(output.get("reasoning_content") for output in outputs):
+        return "the answer has thoughts alone and no text; turn the model's thinking off, or use another model"
+    return "the answer is empty"

@@ -1,6 +1,7 @@
 """Before anything slow: is a language model there, does it take the key, can a limit on its cost be kept."""
 
 import contextlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +10,9 @@ from dspy.utils.exceptions import LMError
 from ipo_dspy.errors import BudgetError, InputError, LanguageModelError
 from ipo_dspy.ledger import Answer, Ledger
 from ipo_dspy.lms.addresses import check_listening
-from ipo_dspy.lms.asking import greet, price
+from ipo_dspy.lms.asking import greet
 from ipo_dspy.lms.faults import brief, remedy
+from ipo_dspy.lms.usage import RATES, price_of
 
 
 def check_prices(models: Mapping[str, Any], max_cost: float | None) -> None:
@@ -20,12 +22,29 @@ def check_prices(models: Mapping[str, Any], max_cost: float | None) -> None:
         InputError: the model, and what to write instead.
     """
     for role, lm in models.items() if max_cost is not None else ():
-        name = str(getattr(lm, "model", type(lm).__name__))
-        if "input_cost_per_token" not in getattr(lm, "kwargs", {}) and price(name, 1, 1) is None:
+        if price_of(lm, 1, 1) is None:
+            name = str(getattr(lm, "model", type(lm).__name__))
             raise InputError(
                 f"max_cost={max_cost:g} cannot be kept: LiteLLM has no price for {role} {name!r}; write "
                 f"max_tokens=..., or {role}=dspy.LM({name!r}, input_cost_per_token=..., output_cost_per_token=..., "
                 "engine='litellm')"
+            )
+
+
+def check_rates(lm: Any, *, role: str) -> None:
+    """Refuse rates that name no price: one without the other, or one below 0.
+
+    Raises:
+        InputError: the setting, and what to write.
+    """
+    given = {name: getattr(lm, "kwargs", {}).get(name) for name in RATES}
+    if all(rate is None for rate in given.values()):
+        return
+    for name, rate in given.items():
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+            raise InputError(
+                f"{name} of {role} must be a number of USD, 0 or more, beside the other rate, got {rate!r}; pass both "
+                f"{' and '.join(RATES)}"
             )
 
 
@@ -64,5 +83,5 @@ def greet_once(ledger: Ledger, lm: Any, *, role: str) -> None:
             ledger.once("", f"greet {role} {lm.model}", ask)
     except (LMError, ImportError, OSError) as error:
         raise LanguageModelError(
-            f"{role} {lm.model!r} does not answer: {brief(error, lm)}; {remedy(error, lm.model)}"
+            f"{role} {lm.model!r} does not answer: {brief(error, lm)}; {remedy(error, lm.model, lm)}"
         ) from None  # a traceback would print what `brief` took out

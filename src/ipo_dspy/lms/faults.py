@@ -12,6 +12,7 @@ from dspy.utils.exceptions import (
     LMAuthError,
     LMBillingError,
     LMConfigurationError,
+    LMInvalidRequestError,
     LMServerError,
     LMTimeoutError,
     LMTransportError,
@@ -19,9 +20,11 @@ from dspy.utils.exceptions import (
     LMUnsupportedModelError,
 )
 
-from ipo_dspy.lms.addresses import place
+from ipo_dspy.lms.addresses import own_address, place
+from ipo_dspy.lms.request_errors import RetryLaterError
 
 FATAL = (
+    RetryLaterError,
     LMAuthError,
     LMBillingError,
     LMConfigurationError,
@@ -162,21 +165,47 @@ def _plain_settings(lm: Any) -> Any:
     }
 
 
-def remedy(error: Exception, model: str) -> str:
+def remedy(error: Exception, model: str, lm: Any = None) -> str:
     """What to do about a fault that asking again cannot mend.
+
+    Args:
+        error: from a request to a language model.
+        model: its name.
+        lm: the model, whose address may be at fault.
 
     >>> remedy(LMAuthError("401"), "openai/gpt-4o-mini")
     'set OPENAI_API_KEY to a key that the provider takes'
     """
+    if hint := getattr(error, "hint", ""):
+        return str(hint)
     if model.startswith("transformers/"):
         return "docs/backends.md says what a model of this process needs"
     if isinstance(error, LMAuthError):
         return f"set {key_variable(model)} to a key that the provider takes"
     if isinstance(error, LMBillingError):
         return "add credit to the provider's account, or name another model"
+    if setting := _refused_setting(error):
+        return f"leave {setting} out: set it to None (--lm-arg {setting}=null)"
     if isinstance(error, LMUnsupportedModelError):
-        return "name a model that the server has"
+        instead = "name a model that the server has"
+        own = own_address(model, getattr(lm, "kwargs", None) or {})
+        return f"{instead}, or correct api_base: most servers want it to end in /v1" if own else instead
     return "check the model's name, key and address"
+
+
+_SETTINGS = r"temperature|top_p|top_k|seed|stop|logprobs|presence_penalty|frequency_penalty"
+_REFUSES = re.compile(
+    rf"(?i)(?:unsupported|not supported|(?:does|do) not support|only|unknown|unrecognized)\b.{{0,80}}?\b({_SETTINGS})\b"
+    rf"|\b({_SETTINGS})\b.{{0,40}}?(?:unsupported|not supported|not support|only|deprecated)"
+)
+
+
+def _refused_setting(error: Exception) -> str | None:
+    """The setting that a model does not take, if an error says so."""
+    if not isinstance(error, LMInvalidRequestError | LMUnsupportedFeatureError):
+        return None
+    found = _REFUSES.search(" ".join(str(error).split()))
+    return (found[1] or found[2]) if found else None
 
 
 def key_variable(model: str) -> str:

@@ -1,0 +1,202 @@
+"""The one client of language models: each request has an end in time and in size, and stays at its address.
+
+LiteLLM asks some providers through the OpenAI SDK and others through clients of its own, which it makes and keeps in
+several places and which all follow redirects. What they share is `httpx.HTTPTransport`. So its `handle_request` is
+replaced once; in requests of this package, which `exchanging` marks, it holds the limits below, and in all
+others it does what it always did.
+
+It gives up one thing: where a server sends its headers byte by byte, the request ends in time, and the thread that
+reads them stays behind until the server ends or the process does.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+import httpx
+from dspy.utils.exceptions import LMError, LMTimeoutError
+
+from ipo_dspy.lms.addresses import origin
+from ipo_dspy.lms.bodies import NoCompletionError, quote, usual_form
+from ipo_dspy.lms.request_errors import RedirectError, UnreadableAnswerError
+from ipo_dspy.spending import run_ends
+from ipo_dspy.threads import within
+
+T = TypeVar("T")
+
+MAX_BYTES = 16 * 1024 * 1024
+"""Of an answer, unpacked. The longest that models write today are a few hundred thousand tokens, about 1 MB."""
+SECONDS = 600.0
+"""For a ready `dspy.LM` without `timeout`, as LiteLLM has it; `SETTINGS` has that of models given by name."""
+_CHAT_COMPLETIONS = "/chat/completions"
+
+
+class Exchange:
+    """A request under way, and what the transport saw of it.
+
+    Args:
+        seconds: until it must be over.
+
+    Attributes:
+        fault: why it was cut off.
+        status: of the answer that came last; None while there is none.
+        beginning: first bytes of that answer.
+        retry_after: header of that answer.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.ends = time.monotonic() + seconds
+        self.fault: LMError | None = None
+        self.status: int | None = None
+        self.beginning = b""
+        self.retry_after: str | None = None
+
+    def send(self, request: httpx.Request, handle: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
+        """Send a request and read its answer, both within the limits.
+
+        Raises:
+            httpx.RemoteProtocolError: a limit was met; `fault` has which.
+        """
+        self.status, self.beginning, self.retry_after = None, b"", None
+        request.extensions = {**request.extensions, "timeout": self._timeouts(request)}
+        response = handle(request)
+        try:
+            self._check_redirect(request, response)
+            content = self._read(response)
+        except LMError as fault:
+            self.fault = fault
+            raise httpx.RemoteProtocolError(str(fault), request=request) from None
+        finally:
+            response.close()
+        return self._answer(request, response, content)
+
+    def _timeouts(self, request: httpx.Request) -> dict[str, float]:
+        """Of each wait of the transport, none longer than the time that is left."""
+        left = max(0.001, self.ends - time.monotonic())
+        given = request.extensions.get("timeout", {})
+        return {wait: min(left, given.get(wait) or left) for wait in ("connect", "read", "write", "pool")}
+
+    def _check_redirect(self, request: httpx.Request, response: httpx.Response) -> None:
+        if not response.has_redirect_location:
+            return
+        here, there = origin(str(request.url)), origin(str(request.url.join(response.headers["Location"])))
+        if here != there:
+            raise RedirectError(
+                f"{here} redirects to {there}, which is not followed: it would get the prompt and the key"
+            )
+
+    def _read(self, response: httpx.Response) -> bytes:
+        content = bytearray()
+        for chunk in response.iter_bytes():
+            content += chunk
+            if len(content) > MAX_BYTES:
+                raise UnreadableAnswerError(f"the answer is longer than {MAX_BYTES // 2**20} MB")
+            if time.monotonic() > self.ends:
+                raise timed_out(self.seconds)
+        return bytes(content)
+
+    def _answer(self, request: httpx.Request, response: httpx.Response, content: bytes) -> httpx.Response:
+        """An answer that was read, with a body in its usual form."""
+        self.status, self.beginning = response.status_code, content[:400]
+        self.retry_after = response.headers.get("Retry-After")
+        if response.is_success and request.url.path.endswith(_CHAT_COMPLETIONS):
+            try:
+                content = usual_form(content)
+            except NoCompletionError as error:
+                self.fault = UnreadableAnswerError(f"the answer {error}")
+                raise httpx.RemoteProtocolError(str(self.fault), request=request) from None
+        framing = ("content-encoding", "content-length", "transfer-encoding")
+        headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in framing]
+        return httpx.Response(response.status_code, headers=headers, content=content, extensions=response.extensions)
+
+
+def exchange(ask: Callable[[], T], *, seconds: float) -> T:
+    """Ask a server once, within so many seconds and within the time of the run.
+
+    Raises:
+        LMError: there is no answer, or none that can be read; `retry_after` has the header of that name.
+        BudgetError: the time of the run is up.
+    """
+    _install()
+    end = run_ends.get()
+    left = seconds if end is None else min(seconds, end.seconds_left())
+    under_way = Exchange(max(0.0, left))
+    try:
+        with _marked(under_way):
+            return within(under_way.seconds, ask)
+    except TimeoutError:
+        if end is not None:
+            end.check()
+        raise timed_out(seconds) from None
+    except LMError as error:
+        if end is not None:
+            end.check()
+        raise _told(error, under_way) from None
+
+
+def timed_out(seconds: float) -> LMTimeoutError:
+    """Return the fault of a request that took too long."""
+    return LMTimeoutError(f"no whole answer came within {seconds:g} s")
+
+
+def _told(error: LMError, seen: Exchange) -> LMError:
+    """The fault as the transport saw it, where libraries in between have only words for it."""
+    if seen.fault is not None:
+        return seen.fault
+    if seen.status is not None and 200 <= seen.status < 300:
+        return UnreadableAnswerError(f"the answer has another form than this provider's: {quote(seen.beginning)}")
+    if seen.retry_after is not None:
+        error.retry_after = seconds_of(seen.retry_after)
+    return error
+
+
+def seconds_of(retry_after: str) -> float | None:
+    """Return the seconds that a `Retry-After` header asks for, as a number or as a date.
+
+    >>> seconds_of("20"), seconds_of("Wed, 21 Oct 2015 07:28:00 GMT"), seconds_of("soon")
+    (20.0, 0.0, None)
+    """
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            when = parsedate_to_datetime(retry_after)
+        except ValueError:
+            return None
+        seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+_under_way: ContextVar[Exchange | None] = ContextVar("_under_way", default=None)
+_handle = httpx.HTTPTransport.handle_request
+_installing = threading.Lock()
+
+
+@contextmanager
+def _marked(under_way: Exchange) -> Iterator[None]:
+    token = _under_way.set(under_way)
+    try:
+        yield
+    finally:
+        _under_way.reset(token)
+
+
+def _install() -> None:
+    """Put the limits into the transport that all of LiteLLM's clients share."""
+    transport: Any = httpx.HTTPTransport
+    with _installing:
+        transport.handle_request = _handle_request
+
+
+def _handle_request(self: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+    under_way = _under_way.get()
+    if under_way is None:
+        return _handle(self, request)
+    return under_way.send(request, lambda request: _handle(self, request))

@@ -1,0 +1,148 @@
+"""What a request to a language model cost, what all of them cost, and how much a run may spend."""
+
+import math
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+
+from ipo_dspy.errors import BudgetError, InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a language model answered to one request, and what that cost.
+
+    Attributes:
+        texts: untrusted; empty where nothing could be read.
+        model: who answered.
+        calls: 0 for an answer from DSPy's cache.
+        prompt_tokens, completion_tokens: as the provider counted, or estimated.
+        cost: USD; `None` where the price is unknown.
+        cut: the token limit ended it.
+        fault: why `texts` is empty.
+        estimated: how many of the calls had to be counted here, since the server did not or could not be believed.
+    """
+
+    texts: tuple[str, ...]
+    model: str = ""
+    calls: int = 1
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+    cut: bool = False
+    fault: str | None = None
+    estimated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What requests have cost so far.
+
+    Attributes:
+        calls: requests that were answered.
+        prompt_tokens, completion_tokens: as the providers counted, or estimated.
+        cost: USD, of the requests whose price is known.
+        unpriced: requests whose price is unknown.
+        seconds: wall-clock time of the run, over all its sessions.
+        estimated: requests whose tokens, and with them their cost, are estimated.
+    """
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    unpriced: int = 0
+    seconds: float = 0.0
+    estimated: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def plus(self, answer: Answer) -> "Spent":
+        """With one more answer."""
+        return Spent(
+            calls=self.calls + answer.calls,
+            prompt_tokens=self.prompt_tokens + answer.prompt_tokens,
+            completion_tokens=self.completion_tokens + answer.completion_tokens,
+            cost=self.cost + (answer.cost or 0.0),
+            unpriced=self.unpriced + (answer.calls if answer.cost is None else 0),
+            seconds=self.seconds,
+            estimated=self.estimated + answer.estimated,
+        )
+
+    def __repr__(self) -> str:
+        unknown = f" + {self.unpriced} calls of unknown price" if self.unpriced else ""
+        tokens = f"{self.tokens} tokens" + (" (estimated)" if self.estimated else "")
+        return f"Spent({self.calls} calls, {tokens}, {self.cost:.4f} USD{unknown}, {self.seconds:.1f} s)"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a run may spend; `None` is no limit.
+
+    Attributes:
+        max_lm_calls: requests to language models.
+        max_tokens: prompt and completion tokens of all of them.
+        max_cost: USD.
+        max_seconds: wall-clock time, over all sessions of the run.
+    """
+
+    max_lm_calls: int | None = None
+    max_tokens: int | None = None
+    max_cost: float | None = None
+    max_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            whole = field.name in ("max_lm_calls", "max_tokens")
+            kinds = (int,) if whole else (int, float)
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf
+            ):
+                raise InputError(
+                    f"{field.name}={value!r} is not a {'whole ' if whole else ''}number above 0; "
+                    f"write e.g. {field.name}={100 if whole else 2.5}, or leave it out for no limit"
+                )
+
+    def spent_of(self, spent: Spent) -> dict[str, float]:
+        """What counts towards each limit that is set."""
+        amounts = {
+            "max_lm_calls": spent.calls,
+            "max_tokens": spent.tokens,
+            "max_cost": spent.cost,
+            "max_seconds": spent.seconds,
+        }
+        return {name: amount for name, amount in amounts.items() if getattr(self, name) is not None}
+
+    def reached(self, spent: Spent) -> str | None:
+        """The first limit that leaves nothing."""
+        return next((name for name, amount in self.spent_of(spent).items() if amount >= getattr(self, name)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """When the time of a run is up.
+
+    Attributes:
+        at: of `time.monotonic()`.
+        allowed: seconds that the run may take.
+    """
+
+    at: float
+    allowed: float
+
+    def seconds_left(self) -> float:
+        """Return how long until then; 0 when it is over."""
+        return max(0.0, self.at - time.monotonic())
+
+    def check(self) -> None:
+        """Raise `BudgetError` if the time is up."""
+        if not self.seconds_left():
+            raise BudgetError("max_seconds", allowed=self.allowed, spent=self.allowed)
+
+
+run_ends: ContextVar[RunEnd | None] = ContextVar("run_ends", default=None)
+"""Set while `Ledger.once` asks, for whoever waits on a server meanwhile."""

@@ -1,0 +1,259 @@
+"""The one client of language models: a request ends in time and in size, and stays at its address; over real HTTP."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import dspy
+import httpx
+import pytest
+from dspy.utils.exceptions import LMError, LMTimeoutError
+
+from ipo_dspy.errors import BudgetError
+from ipo_dspy.ledger import Ledger, Limits
+from ipo_dspy.lms import client, retries
+from ipo_dspy.lms.asking import greet
+from ipo_dspy.lms.client import seconds_of
+from ipo_dspy.lms.faults import FATAL, brief, remedy
+from ipo_dspy.lms.request_errors import RedirectError, RetryLaterError, UnreadableAnswerError
+from openai_server import KEY, AnyServer, OpenAIServer, Reply
+
+pytestmark = pytest.mark.usefixtures("no_cache")
+
+PROVIDERS = {
+    "openai/toy": "/v1",
+    "hosted_vllm/toy": "/v1",
+    "deepseek/toy": "/v1",
+    "anthropic/claude-3-5-haiku-latest": "",
+    "gemini/gemini-2.0-flash": "/v1beta/models/gemini-2.0-flash",
+    "ollama_chat/toy": "",
+    "mistral/toy": "/v1",
+    "azure/toy": "",
+}
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Pauses between two tries, which are not waited for."""
+    waited: list[float] = []
+    monkeypatch.setattr(retries, "_sleep", waited.append)
+    return waited
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("model", PROVIDERS)
+def test_no_request_follows_a_redirect_to_another_origin(model: str, status: int) -> None:
+    with AnyServer() as elsewhere:
+        location = {"Location": f"{elsewhere.origin}/v1/chat/completions"}
+        with AnyServer(status, headers=location) as gate:
+            settings = {"api_version": "2024-06-01"} if model.startswith("azure") else {}
+            base = gate.origin + PROVIDERS[model]
+            lm = dspy.LM(model, api_base=base, api_key=KEY, engine="litellm", num_retries=2, **settings)
+            with pytest.raises(RedirectError, match=r"redirects to http://127\.0\.0\.1:") as caught:
+                greet(lm)
+            assert elsewhere.seen == []
+            assert len(gate.seen) == 1
+    assert brief(caught.value, lm) == (
+        f"{gate.origin} redirects to {elsewhere.origin}, which is not followed: it would get the prompt and the key"
+    )
+    assert "set api_base to an address" in remedy(caught.value, model, lm)
+    assert isinstance(caught.value, FATAL)
+
+
+def test_dspys_own_client_follows_no_redirect_either() -> None:
+    with (
+        AnyServer() as elsewhere,
+        AnyServer(307, headers={"Location": f"{elsewhere.origin}/v1/chat/completions"}) as gate,
+    ):
+        with contextlib.suppress(LMError):
+            greet(dspy.LM("openai/toy", api_base=f"{gate.origin}/v1", api_key=KEY, num_retries=0))
+        assert (len(gate.seen), elsewhere.seen) == (1, [])
+
+
+def test_a_redirect_within_an_origin_is_followed() -> None:
+    with OpenAIServer({"": "ready"}) as server:
+        path = httpx.URL(server.url).path
+        moved = Reply(status=307, body=b"", headers=(("Location", f"{path}/chat/completions"),))
+        first = [moved]
+        server.answer = lambda body: first.pop() if first else Reply("ready")  # type: ignore[method-assign]
+        assert greet(server.lm()).calls == 1
+
+
+def test_requests_of_others_are_left_as_they_were() -> None:
+    with OpenAIServer({"": "ready"}) as server:
+        greet(server.lm())  # puts the limits in
+    with AnyServer(body=b"x" * (client.MAX_BYTES + 1)) as large:
+        assert len(httpx.get(large.origin, trust_env=False).content) == client.MAX_BYTES + 1
+        with AnyServer(302, headers={"Location": large.origin}) as gate:
+            assert httpx.get(gate.origin, follow_redirects=True, trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize("engine", ["litellm", "auto"])
+@pytest.mark.parametrize(
+    "reply", [Reply("ready", drip=0.02), Reply("ready", delay=30.0)], ids=["one byte after another", "silent"]
+)
+def test_a_request_as_a_whole_has_a_time_limit(reply: Reply, engine: str) -> None:
+    with OpenAIServer({"": reply}) as server:
+        lm = dspy.LM("openai/toy", api_base=server.url, api_key=KEY, engine=engine, num_retries=0, timeout=0.5)
+        with pytest.raises(LMTimeoutError, match=r"no whole answer came within 0\.5 s"):
+            greet(lm)
+
+
+@pytest.fixture
+def headers_that_never_end() -> Iterator[str]:
+    """An address whose server sends its headers byte by byte."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+                while not ended.wait(0.02):
+                    connection.sendall(b"x")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        ended.set()
+        thread.join()
+
+
+def test_headers_count_towards_the_time_limit_too(headers_that_never_end: str) -> None:
+    lm = dspy.LM(
+        "openai/toy", api_base=headers_that_never_end, api_key=KEY, engine="litellm", num_retries=0, timeout=0.5
+    )
+    with pytest.raises(LMTimeoutError, match=r"within 0\.5 s"):
+        greet(lm)
+
+
+@pytest.mark.parametrize("retry_after", [None, "60"], ids=["silent", "asks to wait"])
+def test_the_time_of_a_run_ends_a_request_and_a_pause(retry_after: str | None) -> None:
+    busy = Reply("busy", status=429, headers=(("Retry-After", retry_after),)) if retry_after else Reply(delay=60.0)
+    with OpenAIServer({"": busy}) as server:
+        ledger = Ledger(limits=Limits(max_seconds=0.5))
+        lm = server.lm(num_retries=5, timeout=120)
+        began = time.monotonic()
+        with pytest.raises(BudgetError, match=r"max_seconds=0\.5 is spent"):
+            ledger.once("", "greet", lambda: greet(lm))
+        assert time.monotonic() - began < 50  # far from the 60 s, whatever else this machine does
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("model", ["openai/toy", "anthropic/claude-3-5-haiku-latest"])
+def test_an_answer_has_a_size_limit(model: str, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MAX_BYTES", 2**20)
+    with AnyServer(status, body=b'{"choices": "' + b"x" * 2**21 + b'"}') as server:
+        lm = dspy.LM(model, api_base=f"{server.origin}/v1", api_key=KEY, engine="litellm", num_retries=3)
+        with pytest.raises(UnreadableAnswerError, match="the answer is longer than 1 MB"):
+            greet(lm)
+        assert len(server.seen) == 1
+
+
+def test_a_packed_answer_is_measured_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gzip
+
+    monkeypatch.setattr(client, "MAX_BYTES", 2**20)
+    with AnyServer(headers={"Content-Encoding": "gzip"}, body=gzip.compress(b" " * 2**24)) as server:
+        lm = dspy.LM("openai/toy", api_base=server.origin, api_key=KEY, engine="litellm", num_retries=0)
+        with pytest.raises(UnreadableAnswerError, match="the answer is longer than 1 MB"):
+            greet(lm)
+
+
+def completion(**fields: Any) -> bytes:
+    return json.dumps({"id": "1", "object": "chat.completion", "created": 1, "model": "toy", **fields}).encode()
+
+
+NO_ANSWER = {
+    "a choice that is null": (completion(choices=[None]), "the answer has null for choices[0]"),
+    "a choice without message": (completion(choices=[{}]), "the answer has null for choices[0].message"),
+    "message null": (completion(choices=[{"message": None}]), "the answer has null for choices[0].message"),
+    "a text for a choice": (completion(choices=["hi"]), 'the answer has "hi" for choices[0]'),
+    "content 5": (
+        completion(choices=[{"message": {"role": "assistant", "content": 5}}]),
+        "the answer has 5 for choices[0].message.content",
+    ),
+    "content an object": (
+        completion(choices=[{"message": {"role": "assistant", "content": {"text": "a long one it is"}}}]),
+        "the answer has an object for choices[0].message.content",
+    ),
+    "choices 5": (b'{"choices": 5}', "the answer has no list of choices: '{\"choices\": 5}'"),
+    "an error": (b'{"error": {"message": "no GPU left"}}', "the answer holds an error: 'no GPU left'"),
+    "a list": (b"[1]", "the answer has no list of choices: '[1]'"),
+    "no JSON": (b"<html>\n<p>hello</html>", "the answer is not JSON: '<html> <p>hello</html>'"),
+    "deep JSON": (b"[" * 100_000, "the answer is not JSON: " + repr("[" * 77 + "...")),
+    "odd bytes": (b"\xff\xfe\x00", "the answer is not JSON: '\ufffd\ufffd\\x00'"),
+    "half": (b'{"choices": [{"mess', 'the answer is not JSON: \'{"choices": [{"mess\''),
+}
+
+
+@pytest.mark.parametrize(("body", "fact"), NO_ANSWER.values(), ids=NO_ANSWER)
+def test_a_body_that_is_no_answer_is_told_in_one_line(body: bytes, fact: str) -> None:
+    with AnyServer(body=body) as server:
+        lm = dspy.LM("openai/toy", api_base=f"{server.origin}/v1", api_key=KEY, engine="litellm", num_retries=3)
+        with pytest.raises(UnreadableAnswerError) as caught:
+            greet(lm)
+        assert len(server.seen) == 1
+    assert brief(caught.value, lm) == fact
+    assert remedy(caught.value, lm.model, lm).endswith("most servers want it to end in /v1")
+
+
+@pytest.mark.parametrize("model", ["anthropic/claude-3-5-haiku-latest", "gemini/gemini-2.0-flash", "ollama_chat/toy"])
+@pytest.mark.parametrize("body", [b"<html>hello</html>", b'{"a": 1}'])
+def test_so_it_is_for_providers_with_forms_of_their_own(model: str, body: bytes) -> None:
+    with AnyServer(body=body) as server:
+        lm = dspy.LM(model, api_base=server.origin + PROVIDERS[model], api_key=KEY, engine="litellm", num_retries=0)
+        with pytest.raises(LMError) as caught:
+            greet(lm)
+    told = brief(caught.value, lm)
+    assert told.startswith("the answer has another form than this provider's: '")
+    assert body.decode() in told
+
+
+@pytest.mark.parametrize(
+    ("header", "waited"),
+    [("3", 3.0), ("20", 20.0), ("0", 0.0), ("soon", 1.0), ("-5", 0.0), ("nan", 1.0), (None, 1.0)],
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_the_pause_that_a_server_asks_for_is_kept(
+    header: str | None, waited: float, status: int, waits: list[float]
+) -> None:
+    headers = () if header is None else (("Retry-After", header),)
+    with OpenAIServer({"": Reply("busy", status=status, headers=headers)}) as server:
+        with pytest.raises(LMError):
+            greet(server.lm(num_retries=1))
+        assert len(server.requests) == 2
+    assert waits == [waited]
+
+
+def test_pauses_double_where_the_server_names_none(waits: list[float]) -> None:
+    with OpenAIServer({"": Reply("busy", status=503)}) as server, pytest.raises(LMError):
+        greet(server.lm(num_retries=7))
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0]
+
+
+@pytest.mark.parametrize("header", ["3600", "121", "Wed, 01 Jan 2199 00:00:00 GMT", "1e300"])
+@pytest.mark.parametrize("num_retries", [0, 5])
+def test_a_pause_beyond_the_bound_is_not_begun(header: str, num_retries: int, waits: list[float]) -> None:
+    with OpenAIServer({"": Reply("busy", status=429, headers=(("Retry-After", header),))}) as server:
+        lm = server.lm(num_retries=num_retries)
+        with pytest.raises(RetryLaterError, match="more than the 120 s that a run waits") as caught:
+            greet(lm)
+        assert len(server.requests) == 1
+    assert waits == []
+    assert isinstance(caught.value, FATAL)
+    assert remedy(caught.value, lm.model, lm) == "run it again after that time, or use another model"
+
+
+def test_a_date_is_read_as_the_seconds_until_then() -> None:
+    from email.utils import formatdate
+
+    seconds = seconds_of(formatdate(time.time() + 3600, usegmt=True))
+    assert seconds is not None
+    assert 3000 < seconds <= 3600
