@@ -11,13 +11,19 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 from dspy.utils.usage_tracker import UsageTracker, track_usage
 
+from ipo_dspy._internal.untrusted import one_line, redact
 from ipo_dspy.ledger import Answer, readable
 from ipo_dspy.lms import LOCAL, register_transformers
-from ipo_dspy.lms.faults import LONGEST, has_password, without_keys
+from ipo_dspy.lms.faults import LONGEST
+from ipo_dspy.lms.redaction import has_credentials, remember_lm
+from ipo_dspy.thoughts import without_thoughts
 
 MAX_TEXTS = 64
 MAX_TEXT = 6000
 """Characters kept of a text: more than any template may have, so a runaway one is still seen to be too long."""
+
+MAX_COMPLETION = 500_000
+"""Characters read of a completion."""
 
 Read = Callable[[str, bool], Sequence[str]]
 """Texts in a completion; the flag says whether the token limit cut it."""
@@ -48,9 +54,10 @@ def request(
         LMError: no answer came.
     """
     _register(lm)
+    remember_lm(lm)
     predict = dspy.Predict(signature)
     # DSPy's cache on disk keeps the address with each answer.
-    settings = {**(config or {}), **({"cache": False} if has_password(lm) else {})}
+    settings = {**(config or {}), **({"cache": False} if has_credentials(lm) else {})}
     texts: list[str] = []
     with dspy.context(lm=lm, adapter=adapter, trace=None, **_history()), track_usage() as usage:
         try:
@@ -59,12 +66,16 @@ def request(
         except AdapterParseError:
             pass  # what can be used is read from the completions below
     entry = predict.history[-1] if predict.history else {}
-    cut = "length" in _finish_reasons(entry)
+    unfinished = any(without_thoughts(said).unfinished for said in _outputs(entry))
+    cut = unfinished or "length" in _finish_reasons(entry)
     if read is not None:
-        texts = [text for completion in _outputs(entry) for text in read(completion, cut)]
-    # Gateways put errors into answers, and those quote the request.
-    texts = [readable(without_keys(text[:MAX_TEXT], lm, words=False)) for text in texts[:MAX_TEXTS]]
-    return _bill(lm, predict.history, usage, texts=texts, cut=cut, fault=None if texts else _unreadable(entry, lm))
+        # Gateways put errors into answers, and those quote the request. Reading must not take a secret apart.
+        completions = [redact(completion[:MAX_COMPLETION], keep_words=True) for completion in _outputs(entry)]
+        texts = [text for completion in completions for text in read(completion, cut)]
+    texts = [readable(redact(text[:MAX_TEXT], keep_words=True)) for text in texts[:MAX_TEXTS]]
+    return _bill(
+        lm, predict.history, usage, texts=texts, cut=cut, fault=None if texts else _unreadable(entry, unfinished)
+    )
 
 
 def greet(lm: Any) -> Answer:
@@ -74,6 +85,7 @@ def greet(lm: Any) -> Answer:
         LMError: no answer came.
     """
     _register(lm)
+    remember_lm(lm)
     with dspy.context(**_history()), track_usage() as usage:
         lm("Say: ready", cache=False)
     return _bill(lm, lm.history[-1:], usage)
@@ -178,13 +190,15 @@ def _cost(lm: Any, entry: Mapping[str, Any]) -> float | None:
     return price(model, *tokens) if "/" in model else None
 
 
-def _unreadable(entry: Mapping[str, Any], lm: Any) -> str:
+def _unreadable(entry: Mapping[str, Any], unfinished: bool) -> str:
     if "content_filter" in _finish_reasons(entry):
         return "the provider's content filter withheld the answer"
-    said = without_keys(" ".join(" ".join(_outputs(entry))[:MAX_TEXT].split()), lm)
+    said = one_line(" ".join(_outputs(entry))[:MAX_TEXT], LONGEST)
     if not said:
         return "the answer is empty"
-    return f"nothing in the answer can be used: {said[:LONGEST]!r}"
+    if unfinished:
+        return "the answer was cut off within its thoughts; raise max_tokens, or have the model think less"
+    return f"nothing in the answer can be used: {said!r}"
 
 
 def _whole(value: Any) -> int:
