@@ -161,7 +161,7 @@ def test_no_planted_key_is_written_or_shown_by_a_run(planted: Planted, capfd: py
         planted.server.status = status
         run = planted.folder / f"run-{status}"
         try:
-            best = IPO(log_dir=run, steps=2, observers=[shown.append], **models).compile(task.program, task.trainset)  # type: ignore[arg-type]
+            best = IPO(log_dir=run, steps=2, observers=[shown.append], **models).compile(task.program, task.trainset)
             shown += [best, best.detailed_results, write_report(run)]
         except IPOError as error:
             logging.getLogger("ipo_dspy").exception("failed")

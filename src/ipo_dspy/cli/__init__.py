@@ -17,7 +17,10 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     resume.remember(arguments)
+    from ipo_dspy.cli import terminal
     from ipo_dspy.cli.app import app
+
+    terminal.guard()
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -27,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     except IPOError as error:
         if debug:
             raise
-        sys.stderr.write(f"ipo-dspy: {in_options(str(error), _command(arguments))}\n")
+        terminal.line(f"ipo-dspy: {in_options(str(error), _command(arguments))}", sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except (KeyboardInterrupt, SystemExit) as ended:
         if not _interrupted(ended):
