@@ -172,6 +172,8 @@ def test_what_is_meant_as_the_placeholder_is_taken_for_it(form: str) -> None:
         ("", []),
         ("I cannot help with that request.", []),
         ("<INS>a dog.</INS>", ["a dog."]),  # rejected with its reason
+        ("<INS>a <CLASS>.</INS>\n2. <INS>a dog.</INS> <INS>x</INS>", ["a <CLASS>.", "a dog.", "x"]),
+        ("Put it between <INS> and </INS>.\n<INS>a <CLASS>.</INS>", ["a <CLASS>."]),
         ("The template must hold <CLASS> once.", []),
         ("Sure! Here is one with <CLASS>:", []),
         ("**Templates with <CLASS>:**", []),
@@ -205,7 +207,8 @@ def test_what_was_cut_off_is_not_tried(answer: str, texts: list[str]) -> None:
 
 
 def test_the_last_answers_count() -> None:
-    assert last_answers([str(i) for i in range(9)], 3) == ["6", "7", "8"]
+    assert last_answers([f"<CLASS> {i}" for i in range(9)], 3) == ["<CLASS> 6", "<CLASS> 7", "<CLASS> 8"]
+    assert last_answers(["a <CLASS>", "a dog", "<INS>an old"], 3) == ["a <CLASS>", "a dog", "<INS>an old"]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,10 @@ MOST_DOCUMENTS = 50
 
 _TAG = re.compile(r"<\s*(?:(/)\s*)?INS\s*>", re.IGNORECASE)
 """One tag at a time: a pattern over whole answers takes minutes on a runaway one."""
+_BEGINS_LINE = re.compile(r"(?:^|\n|INS\s*>)[\s\d.()\[\]*>#`'\"\u2022-]*$", re.IGNORECASE)
+"""What stands before a tag that is no mention of the tag in a sentence."""
+_BEFORE = 40
+"""Characters that are looked at for that."""
 _LOOKALIKE = re.compile(
     r"\{{1,3}\s?class(?:[ _-]?name)?\s?\}{1,3}|\[class(?:[ _-]?name)?\]|<class[ _-]?name>|<class\s?/>|\\<class\\>"
     r"|\$\{?class\}?",
@@ -134,17 +138,17 @@ def read_answers(completion: str, cut: bool = False) -> list[str]:
     text = _with_placeholders(without_thoughts(completion).answer)
     tagged = _tagged(text, cut)
     if any(has_placeholder(one) for one in tagged):
-        return _once(one for one in tagged if has_placeholder(one) or one.startswith(OPEN_TAG))
+        return _once(tagged)
     return _once(_untagged(text, cut)) or tagged
 
 
 def last_answers(answers: Sequence[str], count: int) -> list[str]:
-    """Return the last answers, and one that was cut off only where there are too few others.
+    """Return the last answers; one that was cut off or lacks `<CLASS>` only where there are too few others.
 
-    >>> last_answers(["a draft", "one", "two", "<INS>thr"], 2), last_answers(["one", "<INS>tw"], 2)
-    (['one', 'two'], ['one', '<INS>tw'])
+    >>> last_answers(["a draft <CLASS>", "one <CLASS>", "a dog", "<INS>an old <CLA"], 1)
+    ['one <CLASS>']
     """
-    whole = [one for one in answers if not one.startswith(OPEN_TAG)]
+    whole = [one for one in answers if has_placeholder(one) and not one.startswith(OPEN_TAG)]
     return whole[-count:] if len(whole) >= count else list(answers[-count:])
 
 
@@ -198,13 +202,15 @@ def _with_placeholders(text: str) -> str:
 def _tagged(text: str, cut: bool) -> list[str]:
     answers: list[str] = []
     opened: int | None = None
+    within_words = False
     tags = list(_TAG.finditer(text))
     for tag in tags:
         content = "" if opened is None else text[opened : tag.start()].strip()
-        if tag.group(1) and opened is not None:
-            answers += _items(content) or [" ".join(content.split())]
-        elif has_placeholder(content):  # some models forget the slash
+        if has_placeholder(content):  # also where the next tag opens: some models forget the slash
             answers += _items(content)
+        elif tag.group(1) and opened is not None and not within_words:
+            answers.append(" ".join(content.split()))
+        within_words = _BEGINS_LINE.search(text[max(0, tag.start() - _BEFORE) : tag.start()]) is None
         opened = None if tag.group(1) else tag.end()
     if opened is not None and (rest := text[opened:].strip()):
         closes = any(tag.group(1) for tag in tags)
