@@ -30,3 +30,9 @@ def no_cache() -> Iterator[None]:
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     yield
     dspy.cache = before
+
+
+@pytest.fixture(autouse=True)
+def _no_known_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key of one test is an ordinary word in the next."""
+    monkeypatch.setattr("ipo_dspy._internal.secrets._known", {})

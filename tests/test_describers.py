@@ -121,3 +121,57 @@ def test_no_images_no_requests() -> None:
 )
 def test_class_names_are_taken_out_as_whole_words(text: str, name: str, left: str) -> None:
     assert without_class_name(text, name) == left
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "left"),
+    [
+        ("一只猫在桌子上", "猫", "一只subject在桌子上"),
+        ("テーブルの上の猫です", "猫", "テーブルの上のsubjectです"),
+        ("고양이가 어두운 방에", "고양이", "subject가 어두운 방에"),
+        ("ภาพแมวเบลอ", "แมว", "ภาพsubjectเบลอ"),
+        ("a dark women\u2019s shoe", "women's shoe", "a dark subject"),
+        ("a “cat” in the dark", "cat", "a “subject” in the dark"),
+        ("a cafe\u0301 at night", "café", "a subject at night"),
+    ],
+)
+def test_class_names_of_any_script_are_taken_out(text: str, name: str, left: str) -> None:
+    assert without_class_name(text, name) == left
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("<think>It is a dark cat.</think>A grainy picture.", "A grainy picture."),
+        ("It looks like a cat.\n</think>\n\nA grainy picture.", "A grainy picture."),
+        ("[THINK]A cat?[/THINK]A grainy picture.", "A grainy picture."),
+        ("<|channel|>analysis<|message|>A cat?<|end|><|start|>assistant<|channel|>final<|message|>A grainy picture.",
+         "A grainy picture."),
+    ],
+)  # fmt: skip
+def test_thoughts_are_no_description(answer: str, text: str) -> None:
+    with OpenAIServer({"main subject": answer}) as server:
+        described = LMDescriber(server.lm()).describe([picture()], ["bird"])
+    assert described.texts == (text,)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ("I'm sorry, but I can't view images.", "the model refuses: \"I'm sorry, but I can't view images.\""),
+        ("I\u2019m unable to see the picture you sent.", "the model refuses"),
+        ("As an AI language model, I cannot see images.", "the model refuses"),
+        ("Please upload the image, and I will describe it.", "the model refuses"),
+        ("No image was provided.", "the model refuses"),
+        ("<think>The picture is dark and", "the answer was cut off within its thoughts; raise max_tokens"),
+    ],
+)
+def test_a_refusal_is_a_fault_and_no_description(answer: str, fault: str) -> None:
+    with OpenAIServer({"main subject": answer}) as server, pytest.raises(NoAnswerError, match=fault):
+        LMDescriber(server.lm()).describe([picture()], ["cat"])
+
+
+@pytest.mark.parametrize("answer", ["A dark picture; I can't see the ground.", "No image noise, sharp and bright."])
+def test_a_description_that_speaks_of_seeing_is_one(answer: str) -> None:
+    with OpenAIServer({"main subject": answer}) as server:
+        assert LMDescriber(server.lm()).describe([picture()], ["cat"]).texts == (answer,)

@@ -214,11 +214,37 @@ def test_one_request_brings_all_templates_and_the_cache_the_rest() -> None:
 
 @pytest.mark.usefixtures("_own_cache")
 def test_what_is_missing_is_asked_for_once_more() -> None:
-    replies = {"Write 3 new": tagged(*FIRST[:2]), "Write 1 new": tagged(FIRST[2], "one <CLASS> too many")}
+    replies = {"Write 3 new": tagged(*FIRST[:2]), "Write 1 new": tagged("a draft <CLASS>", FIRST[2])}
     with OpenAIServer(replies) as server:
         proposals, spent = propose(server.lm())
         assert (list(proposals.texts), spent.calls, spent.tokens) == (FIRST, 2, server.tokens)
         assert len(server.requests) == 2
+
+
+@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        json.dumps(FIRST),
+        json.dumps({"templates": FIRST}),
+        f"<think>{tagged('a draft <CLASS>')}</think>{tagged(*FIRST)}",
+        f"{tagged('a draft <CLASS>')}\n</think>\n{tagged(*FIRST)}",
+        "<INS>" + "\n".join(FIRST) + "</INS>",
+    ],
+)
+def test_a_list_in_another_form_takes_one_request(answer: str) -> None:
+    with OpenAIServer({"Write 3 new": answer}) as server:
+        proposals, spent = propose(server.lm())
+        assert (list(proposals.texts), spent.calls) == (FIRST, 1)
+        assert server.unseen == []
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_an_answer_that_is_one_unfinished_thought_is_a_fault() -> None:
+    with OpenAIServer({"Write 3 new": "<think>Perhaps <INS>a <CLASS>.</INS>"}) as server:
+        with pytest.raises(ProposalError, match="cut off within its thoughts; raise max_tokens"):
+            propose(server.lm())
+        assert len(server.requests) == 1
 
 
 @pytest.mark.usefixtures("_own_cache")

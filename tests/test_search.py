@@ -16,8 +16,9 @@ from ipo_dspy.errors import BudgetError, TemplateError
 from ipo_dspy.history import Score
 from ipo_dspy.journal import FILE_NAME, Journal, NoJournal, replay
 from ipo_dspy.ledger import Ledger, Limits
+from ipo_dspy.proposal_parsing import read_proposal
 from ipo_dspy.proposers import Answer, Ask, EvolutionProposer, ProposalError, Proposals
-from ipo_dspy.search import BARREN_STEPS, FINALISTS, Plan, Record, Search, SearchResult, read_proposal
+from ipo_dspy.search import BARREN_STEPS, FINALISTS, Plan, Record, Search, SearchResult
 from ipo_dspy.template import Template
 
 START = Template.parse("a photo of a <CLASS>.")

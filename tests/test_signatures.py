@@ -8,7 +8,8 @@ from dspy.utils.exceptions import AdapterParseError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipo_dspy.signatures import DescribeImage, PaperAdapter, ProposePrompts, ScoredPrompt, read_answers
+from ipo_dspy.proposal_parsing import read_answers
+from ipo_dspy.signatures import DescribeImage, PaperAdapter, ProposePrompts, ScoredPrompt
 
 INPUTS: dict[str, Any] = {
     "task": "Tell apart images of 2 classes: cat, dog.",
@@ -72,7 +73,7 @@ def test_a_demonstration_is_written_as_it_is_read() -> None:
     ("completion", "answers"),
     [
         ("<INS>a <CLASS>.</INS>\n<INS>the <CLASS>.</INS>", ["a <CLASS>.", "the <CLASS>."]),
-        ("Sure!\n< ins >\n a\n<class>.\n< / Ins > Bye", ["a\n<class>."]),
+        ("Sure!\n< ins >\n a\n<class>.\n< / Ins > Bye", ["a <class>."]),
         ("<INS><INS>a <CLASS>.</INS></INS>", ["a <CLASS>."]),
         ("<INS>note: <INS>a <CLASS>.</INS>", ["a <CLASS>."]),
         ("<INS>a <CLASS>.<INS>the <CLASS>.<INS>", ["a <CLASS>.", "the <CLASS>."]),

@@ -24,6 +24,8 @@ message alone; anything outside this tree is a bug and keeps its traceback.
 
 from typing import Literal
 
+from ipo_dspy._internal.untrusted import redact
+
 RejectionReason = Literal[
     "empty",
     "no class placeholder",
@@ -37,7 +39,13 @@ RejectionReason = Literal[
 
 
 class IPOError(Exception):
-    """Root of the tree; ``except IPOError`` catches whatever a caller can mend."""
+    """Root of the tree; ``except IPOError`` catches whatever a caller can mend.
+
+    A message may quote what came from outside, so the secrets of this process are redacted in all of them.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redact(one, keep_words=True) if isinstance(one, str) else one for one in args))
 
 
 class InputError(IPOError, ValueError):

@@ -20,9 +20,9 @@ from ipo_dspy.errors import BudgetError, TemplateError
 from ipo_dspy.events import Event, Keeper, Observer, TrialEvent
 from ipo_dspy.history import History, Score, Trial
 from ipo_dspy.ledger import Ledger
+from ipo_dspy.proposal_parsing import read_proposal
 from ipo_dspy.proposers.base import Ask, ProposalError, Proposals, Proposer
-from ipo_dspy.signatures import OPEN_TAG
-from ipo_dspy.template import Template, has_placeholder
+from ipo_dspy.template import Template
 from ipo_dspy.threads import start
 
 if TYPE_CHECKING:
@@ -429,24 +429,6 @@ class Search:
             finalists=[_finalist_fields(f) for f in finalists],
         )
         return tuple(finalists)
-
-
-def read_proposal(text: str) -> Template:
-    r"""A template from what a proposer wrote: quotes around it are dropped, a broken line is joined.
-
-    Raises:
-        TemplateError: cut off, empty, without `<CLASS>`, or with control characters.
-
-    >>> str(read_proposal('"a blurry photo\nof a <CLASS>."'))
-    'a blurry photo of a <CLASS>.'
-    """
-    text = text.strip().strip("\"'`\u201c\u201d\u2018\u2019").strip()
-    if text.startswith(OPEN_TAG):
-        raise TemplateError(f"answer {text[:120]!r} has no closing tag; raise the model's max_tokens", reason="cut off")
-    lines = text.splitlines()
-    if any(not has_placeholder(line) for line in lines if line.strip()):
-        text = " ".join(lines)
-    return Template.parse(text)
 
 
 def _trial_fields(trial: Trial) -> dict[str, Any]:

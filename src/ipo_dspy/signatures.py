@@ -6,7 +6,6 @@ answer between `<INS>` and `</INS>`. The parts that stay the same from step to s
 providers' prompt caches hit. The wording is our own.
 """
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,12 +14,8 @@ import pydantic
 from dspy.adapters.utils import format_field_value
 from dspy.utils.exceptions import AdapterParseError
 
-OPEN_TAG, CLOSE_TAG = "<INS>", "</INS>"
-
-_TAG = re.compile(r"<\s*(?:(/)\s*)?INS\s*>", re.IGNORECASE)
-"""One tag at a time: a pattern over whole answers takes minutes on a runaway one."""
-_BULLET = re.compile(r"^\s*(?:[-*\u2022]|\d{1,3}[.)])\s+")
-_HAS_CLASS = re.compile(r"<\s*class\s*>", re.IGNORECASE)
+from ipo_dspy.proposal_parsing import CLOSE_TAG, OPEN_TAG, read_answers
+from ipo_dspy.thoughts import without_thoughts
 
 
 class ScoredPrompt(pydantic.BaseModel):
@@ -90,15 +85,16 @@ class PlainAdapter(dspy.Adapter):
         return str(next(iter(outputs.values())))
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, str]:
-        """The whole answer.
+        """Return the whole answer, without the thoughts before it.
 
         Raises:
             AdapterParseError: it is blank.
         """
-        if not completion.strip():
+        answer = without_thoughts(completion).answer
+        if not answer:
             raise AdapterParseError(adapter_name="PlainAdapter", signature=signature, lm_response=completion)
         (name,) = signature.output_fields
-        return {name: completion.strip()}
+        return {name: answer}
 
 
 class SummariseLooks(dspy.Signature):
@@ -114,12 +110,7 @@ class SummariseLooks(dspy.Signature):
 
 
 class PaperAdapter(dspy.Adapter):
-    """Writes `ProposePrompts` in the form of the IPO paper and reads the tagged answers tolerantly.
-
-    Tags may be in any case and hold spaces or line breaks. A last answer without a closing tag was cut off
-    by the token limit; it is kept with its opening tag, so that it is counted as such and not tried. An answer
-    without any tag is read line by line, keeping the lines that hold `<CLASS>`.
-    """
+    """Writes `ProposePrompts` in the form of the IPO paper; `proposal_parsing` reads the answers."""
 
     def format_system_message(self, signature: type[dspy.Signature]) -> str:
         """The task of the signature."""
@@ -163,43 +154,6 @@ class PaperAdapter(dspy.Adapter):
         if not answers:
             raise AdapterParseError(adapter_name="PaperAdapter", signature=signature, lm_response=completion)
         return {"templates": answers}
-
-
-def read_answers(completion: str, cut: bool = False) -> list[str]:
-    r"""Tagged answers in order; an unclosed last one keeps its tag; untagged lines with `<CLASS>` as a last resort.
-
-    With `cut`, of a completion that the token limit ended, an untagged last line gets the tag of an unclosed one.
-
-    An answer that is followed by another opening tag counts if it holds `<CLASS>`: some models forget the slash.
-
-    >>> read_answers("<INS>a <CLASS>.</INS> and <ins> art of a <CLASS> </ins>")
-    ['a <CLASS>.', 'art of a <CLASS>']
-    >>> read_answers("<INS>a <CLASS>.</INS> <INS>a photo of")
-    ['a <CLASS>.', '<INS>a photo of']
-    >>> read_answers("1. a <CLASS>.\nHope that helps!")
-    ['a <CLASS>.']
-    >>> read_answers("a <CLASS>.\nart of a <CLASS> in the", cut=True)
-    ['a <CLASS>.', '<INS>art of a <CLASS> in the']
-    """
-    answers: list[str] = []
-    opened: int | None = None
-    for tag in _TAG.finditer(completion):
-        text = "" if opened is None else completion[opened : tag.start()].strip()
-        if (tag.group(1) and opened is not None) or _HAS_CLASS.search(text):
-            answers.append(text)
-        opened = None if tag.group(1) else tag.end()
-    if opened is not None and (rest := completion[opened:].strip()):
-        answers.append(f"{OPEN_TAG}{rest}")
-    return answers or _untagged(completion, cut)
-
-
-def _untagged(completion: str, cut: bool) -> list[str]:
-    lines = completion.splitlines()
-    found = [i for i, line in enumerate(lines) if _HAS_CLASS.search(line)]
-    texts = [_BULLET.sub("", _TAG.sub(" ", lines[i])).strip() for i in found]
-    if cut and found and found[-1] == len(lines) - 1:
-        texts[-1] = f"{OPEN_TAG}{texts[-1]}"
-    return texts
 
 
 def _require(signature: type[dspy.Signature]) -> None:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from ipo_dspy._internal.secrets import without_secrets
 from ipo_dspy.bench.methods import REVISIONS, find_kind
 from ipo_dspy.bench.official import official
 from ipo_dspy.bench.settings import Settings, brief
-from ipo_dspy.lms.addresses import without_credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Cell:
         kind = find_kind(self.method)
         drawn = {"shots": self.shots, "seed": self.seed} if kind.learns else {}
         settings = self.settings.plain
-        told = without_credentials({name: settings[name] for name in kind.reads})
+        told = without_secrets({name: settings[name] for name in kind.reads})
         carried = {"protocol": "transfer", "targets": sorted(self.targets)} if self.targets else {}
         revised = {"revision": REVISIONS[self.method]} if self.method in REVISIONS else {}
         named = {"suite": self.suite, "dataset": self.dataset, "method": self.method, **revised, **carried}

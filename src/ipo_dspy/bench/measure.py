@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ipo_dspy._internal.untrusted import one_line, redact
 from ipo_dspy.bench.audience import Audience
 from ipo_dspy.bench.cells import Cell
 from ipo_dspy.bench.methods import find_kind
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from ipo_dspy.clip.backbone import Backbone
 
 VERSIONS = ("ipo_dspy", "torch", "open_clip_torch", "dspy")
+LONGEST = 1000
+"""Characters of an error in a row."""
 CELLS = "cells"
 """Folder of what the cells write on their way."""
 
@@ -75,7 +78,7 @@ class Bench:
         except (StoppedError, LanguageModelError):  # a key that is wrong is no matter of a single cell
             raise
         except Exception as failure:  # noqa: BLE001 - whatever fails is the cell's row, not the end of the sweep
-            error = f"{type(failure).__name__}: {failure}"
+            error = f"{type(failure).__name__}: {one_line(str(failure), LONGEST)}"
         return row_of(
             cell,
             train_images=images,
@@ -164,7 +167,7 @@ def _figures(found: Found) -> dict[str, Any]:
     spent = found.spent
     return {
         **_accuracies(found),
-        "template": found.template,
+        "template": found.template and redact(found.template, keep_words=True),
         "trials": found.trials,
         "evaluations": found.evaluations,
         "calls": spent.calls,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ipo_dspy._internal.secrets import without_secrets
 from ipo_dspy.bench.audience import Audience, Nobody
 from ipo_dspy.bench.cells import Cell, Grid, distinct
 from ipo_dspy.bench.measure import Bench, check_able, check_asked
@@ -17,7 +18,6 @@ from ipo_dspy.bench.transfer import split_of
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.errors import StoppedError
 from ipo_dspy.estimate import Estimate, Item
-from ipo_dspy.lms.addresses import without_credentials
 
 if TYPE_CHECKING:
     from ipo_dspy.distributed.tasks import RayTasks
@@ -79,7 +79,7 @@ def sweep(
     suite.check((*grids[0].datasets, *grids[0].targets))
     cells = distinct(grids)
     with Rows(folder) as rows:
-        settings = without_credentials({"suite": suite.name, **grids[0].settings.plain})
+        settings = without_secrets({"suite": suite.name, **grids[0].settings.plain})
         rows.agree(settings, allow_changes=allow_changes)
         ready = {key for key, row in rows.latest.items() if row.error is None or not retry}
         todo = [cell for cell in cells if cell.key not in ready]

@@ -20,7 +20,10 @@ def main(arguments: list[str] | None = None) -> None:
     # A thread of PyTorch that waits for the others sleeps: on a busy machine it would take their core. Read once, at
     # torch's import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from ipo_dspy.cli import terminal
     from ipo_dspy.cli.app import app
+
+    terminal.guard()
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -30,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     except IPOError as error:
         if debug:
             raise
-        sys.stderr.write(f"ipo-dspy: {in_options(str(error), _command(arguments))}\n")
+        terminal.line(f"ipo-dspy: {in_options(str(error), _command(arguments))}", sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except (KeyboardInterrupt, SystemExit) as ended:
         if not _interrupted(ended):

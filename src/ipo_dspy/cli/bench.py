@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from ipo_dspy.cli import terminal
 from ipo_dspy.cli.options import (
     AllowChanges,
     Asking,
@@ -219,7 +220,7 @@ def _show(tables: "Sequence[Table]", swept: "Swept", form: str, out: Path, *, js
     if json:
         show.as_json({"cells": swept.cells, "stopped": swept.stopped, "rows": [asdict(r) for r in swept.rows.values()]})
     else:
-        typer.echo(render(tables, form))
+        terminal.line(render(tables, form))
     for row in swept.failed:
         show.note(f"failed: {row.method}, {row.dataset}, {row.shots}-shot, seed {row.seed}: {row.error}")
     again = resume.command(out)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ipo_dspy.cli import terminal
 from ipo_dspy.cli.options import Json
 from ipo_dspy.errors import InputError
 
@@ -29,14 +30,14 @@ def info(json: Json = False) -> None:
         limit, size = (None, 0) if store is None else (store.limit, store.size())
         show.as_json({"folder": place, "limit": limit, "bytes": size, "models": [_as_json(one) for one in held]})
     elif store is None:
-        typer.echo("no image features are kept: IPO_DSPY_CACHE is off")
+        terminal.line("no image features are kept: IPO_DSPY_CACHE is off")
     else:
         used = f"{_bytes(store.size())} of at most {_bytes(store.limit)}"
         if held:
             columns = ["model", "fingerprint", "computed in", "images>", "size>", "last used"]
             show.rows(f"{store.folder}: {used}", columns, map(_row, held))
         else:
-            typer.echo(f"{store.folder}: {used}; no image has been encoded yet")
+            terminal.line(f"{store.folder}: {used}; no image has been encoded yet")
 
 
 @cache.command()
@@ -50,11 +51,11 @@ def clear(
         raise InputError("no image features are kept, IPO_DSPY_CACHE is off; write IPO_DSPY_CACHE=/a/folder")
     what = f"everything in {store.folder}" if model is None else f"{_count(store, model)} from {store.folder}"
     if not yes and not _agreed(what):
-        typer.echo("nothing was removed")
+        terminal.line("nothing was removed")
         return
     before = store.size()
     store.clear(None if model is None else lambda origin: model in (origin.name, origin.fingerprint))
-    typer.echo(f"removed {what}: {_bytes(before - store.size())}")
+    terminal.line(f"removed {what}: {_bytes(before - store.size())}")
 
 
 def _store() -> "FeatureStore | None":

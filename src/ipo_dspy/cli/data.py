@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ipo_dspy.cli import terminal
 from ipo_dspy.cli.options import Json
 
 if TYPE_CHECKING:
@@ -47,11 +48,11 @@ def check(
 
 
 def _print(found: "Completeness") -> None:
-    typer.echo(f"{found.benchmark.title} in {found.folder}")
+    terminal.line(f"{found.benchmark.title} in {found.folder}")
     for one in found.findings:
-        typer.echo(f"  {'ok' if one.ok else '--'}  {one.what}: {one.told}")
+        terminal.line(f"  {'ok' if one.ok else '--'}  {one.what}: {one.told}")
     wrong = sum(not one.ok for one in found.findings)
-    typer.echo("complete" if found.ok else f"not complete: see the {wrong} line(s) with --")
+    terminal.line("complete" if found.ok else f"not complete: see the {wrong} line(s) with --")
 
 
 def _as_json(benchmark: "Benchmark") -> dict[str, object]:

@@ -10,13 +10,13 @@ from functools import partial
 from typing import Annotated, Any, TypeAlias
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from ipo_dspy.cli import doctor_machine as machine
 from ipo_dspy.cli import doctor_models as models
 from ipo_dspy.cli.doctor_machine import Check, State
 from ipo_dspy.cli.options import DEFAULT_PRETRAINED, Device, Json, Lm, LmArg, Pretrained, Vlm, VlmArg, settings
+from ipo_dspy.cli.terminal import Terminal
 
 Look: TypeAlias = Callable[[], Check | Iterable[Check]]
 
@@ -129,4 +129,4 @@ def _show(check: Check) -> None:
 
 
 def _print(text: Text) -> None:
-    Console().print(text, soft_wrap=True)  # lines to copy are not broken
+    Terminal().print(text, soft_wrap=True)  # lines to copy are not broken

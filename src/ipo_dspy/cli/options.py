@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ipo_dspy._internal.secrets import names_secret
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
@@ -131,8 +132,6 @@ def settings(arguments: list[str] | None, option: str) -> dict[str, Any]:
     >>> settings(["max_tokens=500", "api_base=http://localhost:8000/v1"], "--lm-arg")
     {'max_tokens': 500, 'api_base': 'http://localhost:8000/v1'}
     """
-    from ipo_dspy.lms.faults import IS_SECRET  # brings DSPy
-
     found = {}
     for argument in arguments or ():
         name, equals, value = argument.partition("=")
@@ -142,7 +141,7 @@ def settings(arguments: list[str] | None, option: str) -> dict[str, Any]:
             found[name] = json.loads(value)
         except ValueError:
             found[name] = value
-        if any(IS_SECRET.search(inner) for inner in _names({name: found[name]})):
+        if any(map(names_secret, _names({name: found[name]}))):
             raise InputError(
                 f"{option} {name}=... would show a secret in the list of processes; set it in the environment, "
                 "e.g. OPENAI_API_KEY"
@@ -154,5 +153,8 @@ def _names(value: Any) -> Iterator[str]:
     """All names in a value that was read as JSON."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield str(name).replace("-", "_")
+            yield str(name)
+            yield from _names(inner)
+    elif isinstance(value, list):
+        for inner in value:
             yield from _names(inner)

@@ -4,11 +4,10 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from ipo_dspy.cli.terminal import Terminal
 from ipo_dspy.cli.wording import in_options
 from ipo_dspy.events import Event, TrialEvent
 
@@ -19,7 +18,7 @@ _log = logging.getLogger("ipo_dspy.optimizer")
 @contextlib.contextmanager
 def working(text: str) -> Iterator[None]:
     """A spinner on stderr while something runs whose length is unknown; silent when not a terminal."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     with console.status(text) if console.is_terminal else contextlib.nullcontext():
         yield
 
@@ -29,13 +28,13 @@ class LiveProgress:
 
     def __init__(self, *, steps: int = 0) -> None:
         self.steps = steps
-        console = Console(stderr=True)
+        console = Terminal(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description:<18}"),
+            TextColumn("{task.description:<18}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -83,6 +82,6 @@ class LiveProgress:
         self.show("steps", trial["step"], self.steps)
         if better and not self._progress.disable:
             self._best = row
-            text = escape(trial["template"].replace("\n", " | "))
-            self._progress.console.print(f"step {trial['step']:>3}  {trial['accuracy']:6.2f} %  {text}")
+            text = trial["template"].replace("\n", " | ")
+            self._progress.console.print(Text(f"step {trial['step']:>3}  {trial['accuracy']:6.2f} %  {text}"))
             self._progress.update(self._tasks["steps"], note=f"best {trial['accuracy']:.2f} %")

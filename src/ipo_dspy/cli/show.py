@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.cli.runs import Outcome
+from ipo_dspy.cli.terminal import Terminal
 from ipo_dspy.cli.wording import counted
 from ipo_dspy.ledger import Limits, Spent
 
@@ -44,14 +45,15 @@ def outcome(result: Outcome, limits: Limits) -> None:
     console.print(Text.assemble("start template  ", (result.start, "bold")), soft_wrap=True)
     console.print(Text.assemble("best template   ", (result.best, "bold green")), soft_wrap=True)
     if result.left_out:
-        console.print(f"{counted(result.left_out, 'image')} could not be read: left out")
+        console.print(Text(f"{counted(result.left_out, 'image')} could not be read: left out"))
     if result.spent.calls or limits != Limits():
         console.print(_spending(result.spent, limits))
-    console.print(
+    told = (
         f"{counted(result.trials, 'template')} tried, {result.rejected} rejected, "
         f"{counted(result.spent.calls, 'LLM call')}, {counted(result.spent.tokens, 'token')}, "
         f"{result.spent.seconds:.1f} s{_ended(result.status)}"
     )
+    console.print(Text(told), soft_wrap=True)
     console.print(Text(f"program  {result.folder}/best.json\nreport   {result.report}"), soft_wrap=True)
 
 
@@ -123,23 +125,23 @@ def template(text: str) -> None:
 
 def rows(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
     """A plain table; columns whose name ends in '>' are set right."""
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=Text(title) if title else None, title_justify="left")
     for column in columns:
         table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
     for line in lines:
-        table.add_row(*map(Text, line))
+        table.add_row(*(Text(printable(cell)) for cell in line))  # before the columns get their widths
     _console().print(table)
 
 
 def note(text: str) -> None:
     """A line for people on stderr, so that stdout stays clean."""
-    Console(stderr=True).print(Text(text), soft_wrap=True)
+    Terminal(stderr=True).print(Text(text), soft_wrap=True)
 
 
-def _console() -> Console:
-    console = Console()
+def _console() -> Terminal:
+    console = Terminal()
     # Piped output has no width of its own; 80 columns would break the tables.
-    return console if console.is_terminal else Console(width=140)
+    return console if console.is_terminal else Terminal(width=140)
 
 
 def _percent(value: float) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ipo_dspy.cli import terminal
 from ipo_dspy.cli.options import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
@@ -170,7 +171,7 @@ def report(
     """Write the HTML report of a run."""
     from ipo_dspy.report import write_report
 
-    typer.echo(str(write_report(run, out)))
+    terminal.line(str(write_report(run, out)))
 
 
 def _files(path: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ipo_dspy.cli.terminal import Terminal
 from ipo_dspy.cli.watch_state import RunState, SearchState
 from ipo_dspy.cli.wording import counted
 from ipo_dspy.errors import JournalError
@@ -236,10 +237,10 @@ def _no_journal(run: Path) -> str:
     return f"no journal in {str(run)!r}; give the folder that --out named, e.g. 'runs/1'"
 
 
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=140)  # a pipe has no width; 80 would break the tables
+def _console() -> Terminal:
+    console = Terminal()
+    return console if console.is_terminal else Terminal(width=140)  # a pipe has no width; 80 would break the tables
 
 
 def _note(text: str) -> None:
-    Console(stderr=True).print(Text(text, style="yellow"), soft_wrap=True)
+    Terminal(stderr=True).print(Text(text, style="yellow"), soft_wrap=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.errors import ModelError
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
@@ -212,6 +213,5 @@ def _network_errors() -> tuple[type[Exception], ...]:
 
 
 def brief(error: BaseException) -> str:
-    """The words of an error on one line, at most 200 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
+    """Return the words of an error on one line, at most 200 characters, without secrets and hidden characters."""
+    return one_line(str(error), 200) or type(error).__name__

@@ -1,12 +1,19 @@
 """What a describer is given and gives back."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ipo_dspy.ledger import Once
 from ipo_dspy.template import spoken
+
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Thai, Lao, Tibetan, Burmese, Khmer, Japanese, Chinese; and Korean, which joins particles to words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +53,27 @@ def first_sentences(text: str, characters: int = 400) -> str:
 
 
 def without_class_name(text: str, class_name: str, substitute: str = "subject") -> str:
-    """A description in which the class name, should it have slipped in, is replaced; whitespace is collapsed.
+    """Return a description in which the class name, should it have slipped in, is replaced; whitespace is collapsed.
 
-    Whole words only, any case, spaces or hyphens between them, a regular plural included.
+    Whole words only, any case, spaces or hyphens between them, a regular plural included. In scripts that put no space
+    between words, or join particles to them, the name is replaced wherever it stands.
 
     >>> without_class_name("A blurry Polar-Bear on ice. Polar bears!", "polar_bear")
     'A blurry subject on ice. subject!'
+    >>> without_class_name("\u4e00\u53ea\u732b", "\u732b")
+    '\u4e00\u53easubject'
     """
-    words = [re.escape(word) for word in re.split(r"[\s-]+", spoken(class_name)) if word]
-    text = " ".join(text.split())
+    words = [_spelled(word) for word in re.split(r"[\s-]+", unicodedata.normalize("NFC", spoken(class_name))) if word]
+    text = unicodedata.normalize("NFC", " ".join(text.split()))
     if not words:
         return text
+    begin, end = ("" if _UNSPACED.match(word) else r"\w" for word in (words[0][0], words[-1][-1]))
     in_y = words[-1].lower().endswith("y")
     words[-1] = f"{words[-1][:-1]}(?:ys?|ies)" if in_y else f"{words[-1]}(?:e?s)?"
-    pattern = rf"(?<!\w){'[ _-]*'.join(words)}(?!\w)"
+    pattern = f"{begin and f'(?<!{begin})'}{'[ _-]*'.join(words)}{end and f'(?!{end})'}"
     return re.sub(pattern, substitute, text, flags=re.IGNORECASE)
+
+
+def _spelled(word: str) -> str:
+    """Return a pattern of a word, whose apostrophes may be of any form."""
+    return re.sub(r"['\u2018\u2019\u02bc]", "['\u2018\u2019\u02bc]", re.escape(word))

@@ -9,6 +9,7 @@ import dspy
 from dspy.utils.exceptions import LMError
 from PIL import Image
 
+from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.clip.image_io import open_image
 from ipo_dspy.describers.base import Descriptions, first_sentences, without_class_name
 from ipo_dspy.errors import BudgetError, ImageError, LanguageModelError, NoAnswerError
@@ -16,6 +17,7 @@ from ipo_dspy.ledger import Answer, Once
 from ipo_dspy.lms.asking import request
 from ipo_dspy.lms.faults import FATAL, brief, remedy
 from ipo_dspy.signatures import DescribeImage, PlainAdapter
+from ipo_dspy.thoughts import is_refusal
 from ipo_dspy.threads import in_threads
 
 LONGEST_SIDE = 768
@@ -107,8 +109,9 @@ class _Asking:
         return request(self.lm, PlainAdapter(), DescribeImage, inputs, field="description")
 
     def _answered(self, index: int, answer: Answer) -> bool:
-        if answer.fault or not answer.texts:
-            self._fault(answer.fault or "the answer is empty", ValueError(answer.fault))
+        fault = answer.fault or _fault_of(answer.texts)
+        if fault:
+            self._fault(fault, ValueError(fault))
             return False
         with self._lock:
             self._in_a_row = 0
@@ -129,6 +132,13 @@ class _Asking:
                     f"description_model {model!r} gave no description: {message}; {remedy(error, model)}, or write "
                     "describer='clip', which needs none"
                 ) from None  # a traceback would print what `brief` took out
+
+
+def _fault_of(texts: Sequence[str]) -> str | None:
+    """Return why an answer is no description, if so."""
+    if not texts:
+        return "the answer is empty"
+    return f"the model refuses: {one_line(texts[0], 200)!r}" if is_refusal(texts[0]) else None
 
 
 def _question(picture: Image.Image) -> str:

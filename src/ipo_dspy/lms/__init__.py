@@ -9,9 +9,11 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import LMError
 
+from ipo_dspy._internal.secrets import NO_KEY, remember_settings
 from ipo_dspy.errors import LanguageModelError
-from ipo_dspy.lms.faults import NO_KEY, brief
+from ipo_dspy.lms.faults import brief
 from ipo_dspy.lms.keys import missing_key, needs_no_key
+from ipo_dspy.lms.redaction import has_credentials, remember_lm
 
 LOCAL = "transformers/"
 """Names that begin so are models of the Hugging Face hub, or folders of one, and run in this process."""
@@ -46,6 +48,7 @@ def build_lm(
     if str(getattr(model, "model", model)).startswith(LOCAL):
         register_transformers()
     if isinstance(model, dspy.BaseLM):
+        remember_lm(model)
         return model
     if not isinstance(model, str):
         raise LanguageModelError(
@@ -54,13 +57,18 @@ def build_lm(
     _check_name(model, role)
     _check_timeout(settings.get("timeout"))
     key = {"api_key": NO_KEY} if missing_key(model, settings) and needs_no_key(model, settings) else {}
+    remember_settings(settings)
     try:
-        return dspy.LM(model, engine="litellm", **{**SETTINGS, **settings, **key})
+        lm = dspy.LM(model, engine="litellm", **{**SETTINGS, **settings, **key})
     except (LMError, TypeError, ValueError) as error:
         raise LanguageModelError(
             f"{role}={model!r} cannot be set up: {brief(error)}; mend the name or its settings "
             f"({', '.join(settings) or 'none given'})"
         ) from None  # a traceback would print what `brief` took out
+    remember_lm(lm)
+    if has_credentials(lm):
+        lm.cache = False  # DSPy's cache on disk keeps the address with each answer
+    return lm
 
 
 def register_transformers() -> None:

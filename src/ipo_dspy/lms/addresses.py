@@ -69,22 +69,6 @@ def origin(address: str) -> str:
     return f"{parts.scheme}://{_place(parts)}"
 
 
-def without_credentials(value: Any) -> Any:
-    """A setting, or settings in one another, whose addresses have lost user, password, query and fragment.
-
-    >>> without_credentials({"api_base": "http://me:secret@localhost:8000/v1?key=secret", "max_tokens": 9})
-    {'api_base': 'http://localhost:8000/v1', 'max_tokens': 9}
-    """
-    if isinstance(value, Mapping):
-        return {name: without_credentials(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_credentials(inner) for inner in value]
-    if not isinstance(value, str) or "://" not in value:
-        return value
-    parts = _split(value)
-    return f"{parts.scheme}://{_place(parts)}{parts.path}"
-
-
 def check_listening(lm: Any, *, role: str) -> None:
     """See that something listens at a model's own address, so that nobody waits for retries where nothing is.
 

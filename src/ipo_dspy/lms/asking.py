@@ -10,18 +10,24 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from ipo_dspy._internal.untrusted import one_line, redact
 from ipo_dspy.ledger import Answer, readable
 from ipo_dspy.lms import LOCAL, register_transformers
 from ipo_dspy.lms.bounded import bounded
-from ipo_dspy.lms.faults import LONGEST, has_password, without_keys
+from ipo_dspy.lms.faults import LONGEST
+from ipo_dspy.lms.redaction import has_credentials, remember_lm
 from ipo_dspy.lms.request_errors import EmptyGreetingError
 from ipo_dspy.lms.usage import usage_of
+from ipo_dspy.thoughts import without_thoughts
 
 MAX_TEXTS = 64
 _REQUESTS = 8
 """More than an adapter makes for one answer."""
 MAX_TEXT = 6000
 """Characters kept of a text: more than any template may have, so a runaway one is still seen to be too long."""
+
+MAX_COMPLETION = 500_000
+"""Characters read of a completion."""
 
 Read = Callable[[str, bool], Sequence[str]]
 """Texts in a completion; the flag says whether the token limit cut it."""
@@ -52,9 +58,10 @@ def request(
         LMError: no answer came.
     """
     _register(lm)
+    remember_lm(lm)
     predict = dspy.Predict(signature)
     # DSPy's cache on disk keeps the address with each answer.
-    settings = {**(config or {}), **({"cache": False} if has_password(lm) else {})}
+    settings = {**(config or {}), **({"cache": False} if has_credentials(lm) else {})}
     texts: list[str] = []
     with dspy.context(lm=bounded(lm), adapter=adapter, trace=None, **_history()):
         try:
@@ -63,12 +70,15 @@ def request(
         except AdapterParseError:
             pass  # what can be used is read from the completions below
     entry = predict.history[-1] if predict.history else {}
-    cut = "length" in _finish_reasons(entry)
+    unfinished = any(without_thoughts(said).unfinished for said in _outputs(entry))
+    cut = unfinished or "length" in _finish_reasons(entry)
     if read is not None:
-        texts = [text for completion in _outputs(entry) for text in read(completion, cut)]
-    # Gateways put errors into answers, and those quote the request.
-    texts = [readable(without_keys(text[:MAX_TEXT], lm, words=False)) for text in texts[:MAX_TEXTS]]
-    return _bill(lm, predict.history, texts=texts, cut=cut, fault=None if texts else _unreadable(entry, lm))
+        # Gateways put errors into answers, and those quote the request. Reading must not take a secret apart.
+        completions = [redact(completion[:MAX_COMPLETION], keep_words=True) for completion in _outputs(entry)]
+        texts = [text for completion in completions for text in read(completion, cut)]
+    texts = [readable(redact(text[:MAX_TEXT], keep_words=True)) for text in texts[:MAX_TEXTS]]
+    fault = None if texts else _unreadable(entry, unfinished)
+    return _bill(lm, predict.history, texts=texts, cut=cut, fault=fault)
 
 
 def greet(lm: Any) -> Answer:
@@ -78,6 +88,7 @@ def greet(lm: Any) -> Answer:
         LMError: no answer came, or none that lets expect another: the token limit was spent before a word was written.
     """
     _register(lm)
+    remember_lm(lm)
     with dspy.context(**_history()):
         bounded(lm)("Say: ready", cache=False)
     entry = lm.history[-1] if lm.history else {}
@@ -155,12 +166,16 @@ def _finish_reasons(entry: Mapping[str, Any]) -> set[str]:
     return {str(reason) for reason in (*reasons, getattr(entry.get("response"), "finish_reason", None))}
 
 
-def _unreadable(entry: Mapping[str, Any], lm: Any) -> str:
+def _unreadable(entry: Mapping[str, Any], unfinished: bool) -> str:
     reasons = _finish_reasons(entry)
     if "content_filter" in reasons:
         return "the provider's content filter withheld the answer"
-    said = without_keys(" ".join(" ".join(_outputs(entry))[:MAX_TEXT].split()), lm)
-    return f"nothing in the answer can be used: {said[:LONGEST]!r}" if said else _empty(entry, reasons)
+    said = one_line(" ".join(_outputs(entry))[:MAX_TEXT], LONGEST)
+    if not said:
+        return _empty(entry, reasons)
+    if unfinished:
+        return "the answer was cut off within its thoughts; raise max_tokens, or have the model think less"
+    return f"nothing in the answer can be used: {said!r}"
 
 
 def _empty(entry: Mapping[str, Any], reasons: set[str]) -> str:

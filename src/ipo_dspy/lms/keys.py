@@ -6,9 +6,10 @@ Only that is seen here; whether a key is right, the provider alone knows (`check
 from collections.abc import Mapping
 from typing import Any
 
+from ipo_dspy._internal.secrets import names_secret
 from ipo_dspy.errors import LanguageModelError
 from ipo_dspy.lms.addresses import own_address
-from ipo_dspy.lms.faults import IS_SECRET, key_variable
+from ipo_dspy.lms.faults import key_variable
 
 
 def missing_key(model: str, settings: Mapping[str, Any]) -> str | None:
@@ -16,7 +17,7 @@ def missing_key(model: str, settings: Mapping[str, Any]) -> str | None:
     import litellm
 
     provider = model.partition("/")[0] if "/" in model else "openai"
-    told = any(IS_SECRET.search(name.replace("-", "_")) for name, value in settings.items() if value is not None)
+    told = any(names_secret(name) for name, value in settings.items() if value is not None)
     if told or litellm.api_key or getattr(litellm, f"{provider}_key", None):
         return None
     keys = [name for name in litellm.validate_environment(model)["missing_keys"] if name.endswith("_API_KEY")]

@@ -8,7 +8,7 @@ import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import dspy
 from dspy.utils.exceptions import ContextWindowExceededError, LMError
@@ -19,10 +19,12 @@ from ipo_dspy.ledger import Answer
 from ipo_dspy.lms import LOCAL
 from ipo_dspy.lms.asking import request
 from ipo_dspy.lms.faults import FATAL, brief
+from ipo_dspy.proposal_parsing import last_answers, read_answers
 from ipo_dspy.proposers.base import Ask, ProposalError, Proposals
 from ipo_dspy.proposers.budget import CHOICES, DESCRIPTION_TOKENS, tokens_in
 from ipo_dspy.proposers.feedback import Feedback, check_feedback, shown
-from ipo_dspy.signatures import PaperAdapter, ProposePrompts, ScoredPrompt, SummariseLooks, read_answers
+from ipo_dspy.signatures import PaperAdapter, ProposePrompts, ScoredPrompt, SummariseLooks
+from ipo_dspy.thoughts import without_thoughts
 from ipo_dspy.threads import in_threads
 
 Asking = Literal["auto", "list", "draws", "singles"]
@@ -111,7 +113,7 @@ class LMProposer:
             raise got.ended
         if not got.texts:
             raise ProposalError(f"the language model gave no proposals: {got.fault}", answered=True)
-        return Proposals(got.texts[: ask.count], ended=got.ended)
+        return Proposals(tuple(last_answers(got.texts, ask.count)), ended=got.ended)
 
     def measure(self, ask: Ask) -> tuple[int, int]:
         """How many requests a step like this takes if each brings what it should, and about the tokens of one."""
@@ -207,7 +209,7 @@ class LMProposer:
             ProposePrompts,
             inputs,
             field="templates",
-            read=read_answers if paper else None,
+            read=(lambda text, cut: last_answers(read_answers(text, cut), count)) if paper else None,
             config=config,
         )
 
@@ -231,12 +233,20 @@ class LMProposer:
         """The descriptions in fewer words, by the model itself, once a run."""
         shown = CHOICES["even"](ask.descriptions, int(4 * self.description_tokens * share), 0)
         inputs: Mapping[str, object] = {"descriptions": shown, "words": budget // 2}
-        plain = dspy.ChatAdapter(use_json_adapter_fallback=False)  # which would be a second request, uncounted
+        plain = _WithoutThoughts(use_json_adapter_fallback=False)  # which would be a second request, uncounted
         answer = ask.once(
             "summary",
             lambda: request(self._lm, plain, SummariseLooks, inputs, field="summary"),
         )
         return CHOICES["even"](answer.texts or ask.descriptions, budget, 0)
+
+
+class _WithoutThoughts(dspy.ChatAdapter):
+    """Reads an answer without the thoughts before it, which may hold drafts of its fields."""
+
+    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
+        fields: dict[str, Any] = super().parse(signature, without_thoughts(completion).answer)
+        return fields
 
 
 class _Got:

@@ -1,0 +1,269 @@
+"""The secrets that this process knows, and texts without them.
+
+Language models are asked with keys, headers, and addresses that hold passwords. A server may quote any of these in an
+error or in an answer, whole, masked, cut, or encoded. Whoever builds or asks a model tells its settings here, and text
+from outside goes through `redact` before it is kept or shown.
+
+The rule: what is given as a secret (a setting, header, query field, or environment variable whose name says so, and the
+password of an address) is redacted everywhere, whatever it looks like. Other headers and query values may be plain
+words, such as the title "photo": they are redacted in errors, and in answers unless they read as words.
+"""
+
+import base64
+import html
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
+
+HIDDEN = "[hidden]"
+NO_KEY = "none"
+"""Sent as the key to a server that was given none: LiteLLM asks for one, such servers do not."""
+
+_NO_SECRETS = frozenset({NO_KEY, "true", "false", "null", "yes", "no"})
+_SHORTEST = 4
+"""Characters; a shorter value, such as the key "x" of a local server, is no secret in an answer."""
+_WORD = 8
+"""Characters; a shorter secret is redacted as a word of its own, not inside of others."""
+_PIECE, _PLAIN_PIECE = 8, 12
+"""Characters of a piece that tells a secret: with a digit, and without one."""
+
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?<!per_)(?:key|token|secret|password|passw?d?|passphrase|pwd|pat|auth|bearer|cookie|credential|header)s?$"
+    r"(?<!_tokens)(?<!^tokens)|(?:password|secret|apikey|authtoken)s?$|authori[sz]ation|authentication"
+)
+_SIGNED = ("sig", "signature", "code")
+"""Names of query values that let a request in."""
+_PATHS = ("application_credentials", "key_file", "token_file")
+"""Names of environment variables that hold the place of a secret."""
+_USERINFO = re.compile(r"\w+://([^/?#\s]+)@")
+_WORDS = re.compile(r"[A-Za-z]?[a-z]*(?:[ _.,'-]+[A-Za-z]?[a-z]+)*[.,]?")
+_IMAGE = re.compile(r"data:image/[\w.+-]+;base64,[\w+/=%-]*")
+_LOOKS_SECRET = re.compile(r"(?i)\b(?!HF_TOKEN\b)(?:sk|pk|hf|key)[-_][\w*-]{4,}|\bbearer\s+[^\s\"',}]+")
+_REST = re.compile(r"[^\s\"'<>,;&\\]*")
+"""What belongs to a secret that was found in part."""
+
+_known: dict[str, bool] = {}
+"""The secrets that were told, and whether each was given as one."""
+
+
+def names_secret(name: str) -> bool:
+    """Return whether the value of a setting, header, or variable of this name is a secret.
+
+    >>> [name for name in ("apiKey", "X-Api-Key", "auth", "max_tokens", "cost_per_token") if names_secret(name)]
+    ['apiKey', 'X-Api-Key', 'auth']
+    """
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
+    return _SECRET_NAME.search(re.sub(r"[\s.-]+", "_", words).lower().rstrip("_0123456789")) is not None
+
+
+def remember_secrets(values: Iterable[str], *, certain: bool = True) -> None:
+    """Have values redacted from now on; what is not certain may be a plain word."""
+    for value in map(str.strip, values):
+        if value and value.lower() not in _NO_SECRETS:
+            _known[value] = certain or _known.get(value, False)
+
+
+def remember_settings(settings: Any, name: str = "") -> None:
+    """Have the secrets in the settings of a language model redacted from now on, however deep they are.
+
+    Args:
+        settings: of `dspy.LM`, or one of them.
+        name: of the setting.
+    """
+    in_headers = name.lower().endswith(("headers", "header"))
+    if isinstance(settings, Mapping):
+        for inner, value in settings.items():
+            if in_headers and isinstance(value, str):
+                _remember_header(str(inner), value)
+            else:
+                remember_settings(value, str(inner))
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            remember_settings(value, name)
+    elif isinstance(settings, str):
+        if names_secret(name):
+            _remember_header(name, settings)
+        _remember_address(settings)
+
+
+def _remember_header(name: str, value: str) -> None:
+    certain = names_secret(name)
+    remember_secrets([value], certain=certain)
+    if not certain:
+        return
+    scheme, _, credentials = value.strip().partition(" ")
+    if scheme.lower() in ("basic", "bearer", "token", "apikey", "digest"):
+        remember_secrets([credentials])
+    if scheme.lower() == "basic":
+        remember_secrets(_decoded(credentials).partition(":")[2:])
+    if "cookie" in name.lower():
+        remember_secrets(part.partition("=")[2] for part in value.split(";"))
+
+
+def _decoded(credentials: str) -> str:
+    try:
+        return base64.b64decode(credentials, validate=True).decode()
+    except ValueError:
+        return ""
+
+
+def _remember_address(text: str) -> None:
+    for value, certain in _in_address(text):
+        remember_secrets([value, unquote(value)], certain=certain)
+
+
+def _in_address(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield user and password, the password, and the values of the query of an address, and whether each is certain."""
+    if found := _USERINFO.match(text):
+        user, _, password = found[1].partition(":")
+        yield found[1], True
+        yield password or user, True  # some servers take a key as the user
+    for name, value in _query(text):
+        yield value, names_secret(name) or name.lower() in _SIGNED
+
+
+def _query(text: str) -> list[tuple[str, str]]:
+    if "://" not in text or "?" not in text:
+        return []
+    written = [part.partition("=") for part in text.partition("?")[2].partition("#")[0].split("&")]
+    try:
+        decoded = parse_qsl(urlsplit(text).query)
+    except ValueError:
+        decoded = []
+    return [(unquote_plus(name), value) for name, _, value in written] + decoded
+
+
+def holds_credentials(address: str) -> bool:
+    """Return whether an address holds a user, a password, or a query.
+
+    >>> holds_credentials("http://me:word@host/v1"), holds_credentials("http://host/v1")
+    (True, False)
+    """
+    return any(True for _ in _in_address(address))
+
+
+def without_secrets(value: Any) -> Any:
+    """Return settings without those that are secrets, however deep, and addresses without user, password, and query.
+
+    >>> without_secrets({"api_key": "s", "api_base": "http://me:s@host:80/v1?key=s", "extra": [{"auth": 1, "n": 2}]})
+    {'api_base': 'http://host:80/v1', 'extra': [{'n': 2}]}
+    """
+    if isinstance(value, Mapping):
+        return {name: without_secrets(inner) for name, inner in value.items() if not names_secret(str(name))}
+    if isinstance(value, list | tuple):
+        return [without_secrets(inner) for inner in value]
+    if isinstance(value, str) and "://" in value:
+        return re.sub(r"(\w+://)[^/?#\s]+@", r"\1", value).partition("?")[0].partition("#")[0]
+    return value
+
+
+def redact(text: str, *, keep_words: bool = False) -> str:
+    """Return a text without the secrets of this process, in any form, and without images.
+
+    Args:
+        text: from outside.
+        keep_words: leave what was not given as a secret and reads as words, as in an answer.
+
+    >>> remember_secrets(["quite secret"])
+    >>> redact("Incorrect API key: quite%20secret, data:image/png;base64,iVBORw0KGgo=")
+    'Incorrect API key: [hidden], [image]'
+    """
+    text = _IMAGE.sub("[image]", text)
+    pieces, end = [], 0
+    for start, stop in _spans(text, keep_words):
+        if stop > end:
+            pieces += [text[end : max(start, end)], HIDDEN if start >= end else ""]
+            end = stop
+    text = "".join([*pieces, text[end:]])
+    return text if keep_words else _LOOKS_SECRET.sub(HIDDEN, text)
+
+
+def holds_secret(text: str) -> bool:
+    """Return whether a text holds what `redact` takes out of an answer."""
+    return any(True for _ in _spans(text, keep_words=True))
+
+
+def _spans(text: str, keep_words: bool) -> Iterator[tuple[int, int]]:
+    """Yield where secrets stand, by their start."""
+    whole, pieces = _patterns(tuple(sorted(_secrets(keep_words))))
+    spans = [match.span() for match in whole.finditer(text)] if whole is not None else []
+    for size, known in pieces.items():
+        starts = (i for i in range(len(text) - size + 1) if text[i : i + size] in known)
+        spans += [(start, _end(text, start + size)) for start in starts]
+    yield from sorted(spans)
+
+
+def _end(text: str, begin: int) -> int:
+    rest = _REST.match(text, begin)
+    return rest.end() if rest is not None else begin
+
+
+def _secrets(keep_words: bool) -> Iterator[str]:
+    for value, certain in {**dict(_in_the_environment()), **_known}.items():
+        reads_as_words = len(value) < _WORD or _WORDS.fullmatch(value) is not None
+        if not keep_words or (len(value) >= _SHORTEST and (certain or not reads_as_words)):
+            yield value
+
+
+def _in_the_environment() -> Iterator[tuple[str, bool]]:
+    for name, value in os.environ.items():
+        if names_secret(name) and not name.lower().endswith(_PATHS):
+            found = [(value.strip(), True)]
+        else:
+            found = list(_in_address(value))  # of OPENAI_API_BASE, or of a proxy
+        yield from ((one, certain) for one, certain in found if _is_long(one))
+
+
+def _is_long(value: str) -> bool:
+    """Return whether a value of the environment, most of which concern others, may be a secret."""
+    return len(value) >= _SHORTEST and value.lower() not in _NO_SECRETS
+
+
+@lru_cache(maxsize=16)
+def _patterns(secrets: tuple[str, ...]) -> tuple[re.Pattern[str] | None, Mapping[int, frozenset[str]]]:
+    """Return a pattern of the secrets as a whole, and the pieces by which one is known that was masked or cut."""
+    forms = sorted({form for secret in secrets for form in _forms(secret)}, key=lambda form: (-len(form), form))
+    whole = re.compile("|".join(map(_whole, forms))) if forms else None
+    short, long = ({piece for form in forms for piece in _pieces(form, size)} for size in (_PIECE, _PLAIN_PIECE))
+    known = {_PIECE: {piece for piece in short if any(map(str.isdigit, piece))}, _PLAIN_PIECE: long}
+    return whole, {size: frozenset(pieces) for size, pieces in known.items() if pieces}
+
+
+def _pieces(form: str, size: int) -> Iterator[str]:
+    starts = range(len(form) - size + 1)
+    return (form[start : start + size] for start in starts if not form[start].isspace())
+
+
+def _whole(form: str) -> str:
+    pattern = r"\s+".join(map(re.escape, form.split()))
+    return pattern if len(form) >= _WORD else rf"(?<!\w){pattern}(?!\w)"
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """Yield a secret as it is written, and as it stands in an address, in JSON, in HTML, and in base64."""
+    for plain in {secret, unquote(secret)}:
+        encoded = {quote(plain), quote(plain, safe=""), quote_plus(plain)}
+        yield from (plain, *encoded, *map(quote, encoded), *map(_lower_hex, encoded))
+        yield from (json.dumps(plain)[1:-1], json.dumps(plain, ensure_ascii=False)[1:-1].replace("/", r"\/"))
+        yield html.escape(plain)
+        for packed in _packed(plain):
+            yield from (packed, quote(packed, safe=""), packed.replace("+", "-").replace("/", "_"))
+
+
+def _lower_hex(text: str) -> str:
+    return re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), text)
+
+
+def _packed(plain: str) -> Iterator[str]:
+    """Yield what base64 makes of a secret wherever it stands in what is encoded, as far as that is of it alone."""
+    raw = plain.encode("utf-8", "replace")
+    for shift in range(3):
+        encoded = base64.b64encode(b"\0" * shift + raw).decode().rstrip("=")
+        first = -(-8 * shift // 6)
+        last = 8 * (shift + len(raw)) // 6
+        if last - first >= _WORD - 1:
+            yield encoded[first:last]

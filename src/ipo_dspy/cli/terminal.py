@@ -1,0 +1,52 @@
+"""The one way to the terminal: whatever is shown there is printable, wherever it comes from.
+
+Answers and errors of servers, file names, class names, and fields of files may hold characters that move the cursor,
+set the title of the window, or turn text round. Each renderable passes through `Terminal`, and each plain line through
+`line`; nothing else in the command line writes to stdout or stderr.
+"""
+
+import contextlib
+import logging
+import sys
+import traceback
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, TextIO
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from ipo_dspy._internal.untrusted import printable
+
+
+class Terminal(Console):
+    """A console on which control characters of what is shown are written by their number."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render an object to printable segments; Rich's own control codes stay."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+def line(text: str, stream: TextIO | None = None) -> None:
+    """Write a line as it is, but printable, to stdout or another stream."""
+    (stream or sys.stdout).write(f"{printable(text)}\n")
+
+
+def guard() -> None:
+    """Have what other code writes to stderr printable, too: log messages, also of libraries, and tracebacks."""
+    logging.setLogRecordFactory(_printable_record)
+    sys.excepthook = _tell
+
+
+def _printable_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    record = logging.LogRecord(*args, **kwargs)
+    with contextlib.suppress(TypeError, ValueError):  # a message that does not fit its arguments is logging's to tell
+        record.msg, record.args = printable(record.getMessage()), None
+    if record.exc_info and record.exc_info[0] is not None:
+        record.exc_text = printable(logging.Formatter().formatException(record.exc_info))
+    return record
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    line("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"), sys.stderr)

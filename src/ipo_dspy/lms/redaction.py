@@ -1,0 +1,76 @@
+"""The secrets of language models: redacted from now on, and kept out of DSPy's cache and of saved programs."""
+
+import functools
+import os
+import pickle
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import dspy
+
+from ipo_dspy._internal.secrets import (
+    holds_credentials,
+    holds_secret,
+    names_secret,
+    remember_secrets,
+    remember_settings,
+    without_secrets,
+)
+
+
+def remember_lm(lm: Any) -> None:
+    """Have the keys, headers, and address passwords of a language model redacted from now on, wherever they turn up."""
+    remember_settings(getattr(lm, "kwargs", None) or {})
+    own = getattr(lm, "__dict__", {})  # of a class of the caller's own
+    remember_settings({name: value for name, value in own.items() if isinstance(value, str)})
+    if litellm := sys.modules.get("litellm"):
+        keys = (value for name, value in vars(litellm).items() if name.islower() and names_secret(name))
+        remember_secrets(key for key in keys if isinstance(key, str))
+    _guard_cache()
+
+
+def has_credentials(lm: Any) -> bool:
+    """Return whether the address of a model, given or of the environment, holds a user, a password, or a query."""
+    given = getattr(lm, "kwargs", None) or {}
+    addresses = [given[name] for name in ("api_base", "base_url") if isinstance(given.get(name), str)]
+    addresses = addresses or [v for name, v in os.environ.items() if name.endswith(("_API_BASE", "_BASE_URL"))]
+    return any(map(holds_credentials, addresses))
+
+
+def without_lm_secrets(state: Any) -> Any:
+    """Return a saved state without the keys, headers, and address passwords of language models in it.
+
+    >>> without_lm_secrets({"lm": {"model": "openai/x", "extra_headers": {"Authorization": "Bearer s"}, "n": 9}})
+    {'lm': {'model': 'openai/x', 'n': 9}}
+    """
+    if isinstance(state, list):
+        return [without_lm_secrets(item) for item in state]
+    if not isinstance(state, Mapping):
+        return state
+    return {
+        key: without_secrets(value) if key == "lm" and isinstance(value, Mapping) else without_lm_secrets(value)
+        for key, value in state.items()
+    }
+
+
+def _guard_cache() -> None:
+    """Keep answers that quote a secret out of DSPy's cache, which writes them to disk as they came."""
+    put = dspy.cache.put
+    if hasattr(put, "__wrapped__"):
+        return
+
+    @functools.wraps(put)
+    def guarded(request: Any, value: Any, *args: Any, **kwargs: Any) -> None:
+        if not holds_secret(_content(value)):
+            put(request, value, *args, **kwargs)
+
+    dspy.cache.put = guarded
+
+
+def _content(value: Any) -> str:
+    """Return what the cache would write."""
+    try:
+        return pickle.dumps(value).decode("utf-8", "replace")
+    except (pickle.PicklingError, TypeError, AttributeError):
+        return repr(value)
