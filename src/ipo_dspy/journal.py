@@ -17,9 +17,10 @@ from filelock import FileLock, Timeout
 
 from ipo_dspy.errors import JournalError
 from ipo_dspy.events import KEPT, OUTCOME, Event
+from ipo_dspy.file_kinds import JOURNAL_FILE
 from ipo_dspy.files import append_whole
 
-FILE_NAME = "journal.jsonl"
+FILE_NAME = JOURNAL_FILE
 LOCK_NAME = "journal.lock"
 
 

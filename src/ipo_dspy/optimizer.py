@@ -31,6 +31,7 @@ from ipo_dspy.events import Event, Observer
 from ipo_dspy.ledger import Limits
 from ipo_dspy.lms.checks import check_prices, distinct, greet_once
 from ipo_dspy.lms.keys import check_key
+from ipo_dspy.program_files import PROGRAM_FILE
 from ipo_dspy.results import DetailedResults, candidates, save_whole, with_templates
 from ipo_dspy.search import Plan, SearchResult
 from ipo_dspy.session import open_session
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from ipo_dspy.scorers import Place
 
 logger = logging.getLogger(__name__)
-
-PROGRAM_FILE = "best.json"
 
 
 class IPO(Teleprompter):
