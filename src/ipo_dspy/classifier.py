@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import dspy
 from dspy.utils.callback import BaseCallback
 
-from ipo_dspy.arguments import whole
+from ipo_dspy.arguments import flag, whole
 from ipo_dspy.bundled import BUNDLED, located, named
 from ipo_dspy.clip.sources import HUB, LOCAL, Downloads, check_name
 from ipo_dspy.errors import DataError, ImageError, ModelError, ProgramFileError, TemplateError
@@ -121,7 +121,7 @@ class ClipClassifier(dspy.Predict):
         self.classes = None if classes is None else check_classes(classes)
         self._saved_under: dict[str, Any] | None = None
         self.top_k = whole("top_k", top_k, 1)
-        self.allow_url = allow_url
+        self.allow_url = flag("allow_url", allow_url)
         if isinstance(model, str):
             name = named(model)
             check_name(name)
@@ -145,6 +145,11 @@ class ClipClassifier(dspy.Predict):
             self._backbone = load_backbone(**self._spec.arguments)
             self._warn_of_another_model(self._backbone)
         return self._backbone
+
+    @property
+    def model_name(self) -> str:
+        """The model's name as the user gave it, or `demo` for a bundled one; nothing is loaded."""
+        return self._spec.model
 
     def warm_up(self) -> None:
         """Load the model and encode the class names, which otherwise the first call does.

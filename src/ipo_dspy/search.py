@@ -16,11 +16,11 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from ipo_dspy.errors import BudgetError, TemplateError
+from ipo_dspy.errors import BudgetError, ProposalError, TemplateError
 from ipo_dspy.events import Event, Keeper, Observer, TrialEvent
 from ipo_dspy.history import History, Score, Trial
 from ipo_dspy.ledger import Ledger
-from ipo_dspy.proposers.base import Ask, ProposalError, Proposals, Proposer
+from ipo_dspy.proposers.base import Ask, Proposals, Proposer
 from ipo_dspy.signatures import OPEN_TAG
 from ipo_dspy.template import Template, has_placeholder
 
