@@ -22,10 +22,10 @@ FILES = sorted(SOURCE.rglob("*.py"))
 def unit(module: str) -> str:
     """The row that a module below `ipo_dspy` belongs to.
 
-    >>> unit("data.folder"), unit("clip.text"), unit("")
-    ('data', 'clip.text', 'ipo_dspy')
+    >>> unit("data.folder"), unit("clip.text"), unit("__main__"), unit("")
+    ('data', 'clip.text', 'cli', 'ipo_dspy')
     """
-    parts = module.split(".")
+    parts = module.replace("__main__", "cli").split(".")
     return ".".join(parts[:2]) if parts[0] == "clip" else parts[0] or "ipo_dspy"
 
 

@@ -132,5 +132,5 @@ def test_each_classifier_of_a_program_is_named(task: demo.DemoTask, monkeypatch:
 def test_markup_in_a_template_is_not_read_as_such(terminal: Terminal) -> None:
     with terminal.as_stderr(), ProgressDisplay(steps=1) as display:
         trial = {"event": "trial", "predictor": "self", "index": 0, "step": 0, "accuracy": 50.0, "loss": 1.0}
-        display({**trial, "template": "a [red]<CLASS>[/red]", "tokens": 5, "key": "k"})  # type: ignore[typeddict-item]
+        display({**trial, "template": "a [red]<CLASS>[/red]", "tokens": 5, "key": "k"})  # type: ignore[arg-type]
     assert "a [red]<CLASS>[/red]" in terminal.text()

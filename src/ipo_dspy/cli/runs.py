@@ -125,8 +125,8 @@ def run(
         images["validation"] = told["validation_images"]
     for part, dataset in tests.items():
         before, after = _test(best, dataset, part, start.trial.template, optimizer, folder)
-        scores[test_name(part)] = (before.score, after.score)
-        images[test_name(part)] = len(after.predicted)
+        scores[set_name(part)] = (before.score, after.score)
+        images[set_name(part)] = len(after.predicted)
     return Outcome(
         start=str(start.trial.template),
         best=str(finalist.trial.template),
@@ -144,10 +144,10 @@ def run(
     )
 
 
-def test_name(part: str) -> str:
+def set_name(part: str) -> str:
     """What a set of test images is called: by its part, or plainly where there is one.
 
-    >>> test_name("novel"), test_name("all")
+    >>> set_name("novel"), set_name("all")
     ('test novel', 'test')
     """
     return "test" if part == "all" else f"test {part}"
