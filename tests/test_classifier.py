@@ -1,8 +1,11 @@
 """The classifier on the bundled CLIP: predictions, text encoded once, saving, and DSPy's own tools."""
 
+import asyncio
 import json
+import logging
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.clip.backbone import Backbone, load_backbone
 from ipo_dspy.clip.images import encode_images
 from ipo_dspy.clip.text import class_features
-from ipo_dspy.errors import DataError, ImageError, ProgramFileError, TemplateError
+from ipo_dspy.errors import DataError, ImageError, InputError, ProgramFileError, TemplateError
 from ipo_dspy.template import Template
 
 
@@ -233,12 +236,12 @@ def test_a_file_cut_in_the_middle_is_one_clear_error(task: demo.DemoTask, tmp_pa
 def test_a_program_of_another_kind_is_one_clear_error(task: demo.DemoTask, tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     dspy.Predict("question -> answer").save(str(path))
-    with pytest.raises(ProgramFileError, match="holds no saved ClipClassifier"):
+    with pytest.raises(ProgramFileError, match=r"other\.json.*not the state of a ClipClassifier"):
         fresh(task).load(str(path))
+    with pytest.raises(ProgramFileError, match=r"other\.json.*holds no saved ClipClassifier"):
+        ClipClassifier.from_file(path)
     with pytest.raises(ProgramFileError, match="cannot be read"):
         ClipClassifier.from_file(tmp_path / "missing.json")
-    with pytest.raises(ProgramFileError, match=r"is not a \.json file"):
-        fresh(task).load(str(tmp_path / "p.pkl"))
 
 
 def test_a_composed_program_saves_and_loads_its_classifier(task: demo.DemoTask, tmp_path: Path) -> None:
@@ -281,7 +284,7 @@ def test_saving_and_loading_need_no_weights(tmp_path: Path) -> None:
     absent = ClipClassifier(["a", "b"], model="local-dir:/nowhere", pretrained=None, dtype="float16")
     absent.save(path)
     named = {"model": "local-dir:/nowhere", "pretrained": "", "fingerprint": None, "dtype": "float16"}
-    assert json.loads(Path(path).read_text())["clip"] == {"classes": ["a", "b"], **named}
+    assert json.loads(Path(path).read_text())["clip"] == {"classes": ["a", "b"], "top_k": 5, **named}
     absent.load(path)
     assert ClipClassifier.from_file(path).classes == ("a", "b")
     known = fresh_pair()
@@ -318,8 +321,8 @@ def change(state: dict[str, Any], place: str, value: Any) -> None:
         ("signature/instructions", "a photo", "has no <CLASS>"),
         ("signature", 5, "not the state of a ClipClassifier"),
         ("lm", ..., "'lm'"),
-        ("metadata", 5, "holds no saved ClipClassifier"),
-        ("metadata", {}, "holds no saved ClipClassifier"),
+        ("clip/top_k", 0, "top_k"),
+        ("clip/top_k", "many", "top_k"),
     ],
 )
 def test_a_malformed_file_changes_nothing(tmp_path: Path, place: str, value: Any, message: str) -> None:
@@ -388,6 +391,60 @@ def test_a_program_file_sets_nothing_but_what_it_may(task: demo.DemoTask, tmp_pa
     loaded = fresh(task)
     loaded.load(str(path))
     assert (loaded.allow_url, loaded.top_k) == (False, 5)
+
+
+@pytest.mark.parametrize("top_k", [0, -1, True, 2.0, "3"])
+def test_top_k_must_be_a_number_of_classes(top_k: Any) -> None:
+    with pytest.raises(InputError, match="top_k="):
+        ClipClassifier(["a", "b"], top_k=top_k)
+
+
+def test_the_model_and_the_class_names_are_ready_after_a_warm_up(
+    task: demo.DemoTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = fresh(task, template="a warmed up picture of a <CLASS>.")
+    program.warm_up()
+    texts = CountsTexts(program.backbone, monkeypatch)
+    program(image=task.testset[0].image)
+    assert texts.encoded == 0
+    ClipClassifier(model="demo").warm_up()  # its class names are not known yet
+
+
+def test_an_awaited_call_leaves_the_event_loop_free_and_says_nothing(
+    task: demo.DemoTask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, image = fresh(task), task.testset[0].image
+    ticked, plain = threading.Event(), program(image=image)
+    encode = program.backbone.encode_pixels
+
+    def waits_for_the_loop(pixels: Any) -> Any:
+        assert ticked.wait(60), "the event loop stood still"
+        return encode(pixels)
+
+    monkeypatch.setattr(program.backbone, "encode_pixels", waits_for_the_loop)
+    monkeypatch.setattr(logging.getLogger("dspy"), "propagate", True)
+
+    async def both() -> Any:
+        call = asyncio.create_task(program.acall(image=Image.new("RGB", (40, 40), "red")))
+        await asyncio.sleep(0)
+        ticked.set()
+        await call
+        with dspy.context(trace=[]):
+            answer = await program.acall(image=image)
+            return answer, list(dspy.settings.trace)
+
+    answer, trace = asyncio.run(both())
+    assert dict(answer) == dict(plain)
+    assert [step[0] for step in trace] == [program]
+    assert "discouraged" not in caplog.text
+
+
+def test_a_batch_of_unreadable_images_is_what_dspy_makes_of_it(task: demo.DemoTask, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    bad = dspy.Example(image=str(tmp_path / "bad.png"), label="cat").with_inputs("image")
+    program = fresh(task)
+    assert program.batch([bad, bad], disable_progress_bar=True) == [None, None]
+    assert program.batch([], disable_progress_bar=True) == []
 
 
 def test_a_run_folder_given_for_a_program_names_the_file_in_it(task: demo.DemoTask, tmp_path: Path) -> None:

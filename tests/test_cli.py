@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ipo_dspy import demo
+from ipo_dspy import ClipClassifier, __version__, demo
 from ipo_dspy.cli import main
 from ipo_dspy.clip.images import open_image
 from ipo_dspy.data import load_images
@@ -171,6 +171,15 @@ def test_report_is_written_where_asked(run_folder: Path, tmp_path: Path, capsys:
         (["evaluate", "nowhere.json", "{photos}"], 2, "cannot be read"),
         (["classify", "{run}/best.json", "nowhere.png"], 2, "nowhere.png"),
         (["report", "{photos}"], 1, "no journal"),
+        (["report", "{run}/best.json"], 1, "best.json' is a saved program, not a run; pass the run's folder: '{run}'"),
+        (["report", "{run}/report.html"], 1, "is an HTML page, not a run; pass the run's folder: '{run}'"),
+        (["classify", "{run}/journal.jsonl", "{photos}"], 2, "is the journal of a run, not a saved program"),
+        (["evaluate", "{run}/report.html", "{photos}"], 2, "is an HTML page, not a saved program"),
+        (["evaluate", "{photos}", "{run}/best.json"], 2, "is a folder, not a saved program"),
+        (["explain", "{run}/journal.jsonl", "{photos}"], 2, "is the journal of a run, not a saved program"),
+        (["optimize", "{photos}", "--model", "demoo"], 2, "--model demo"),
+        (["optimize", "{photos}", "--model", "demo", "--pretrained", "laion2b"], 2, "--pretrained laion2b is not for"),
+        (["demo", "pixel-animal"], 2, "'pixel-animals'"),
     ],
 )
 def test_user_errors_are_one_line_and_an_exit_code(
@@ -189,7 +198,7 @@ def test_user_errors_are_one_line_and_an_exit_code(
         filled += ["--model", "demo"]
     found, out, err = call(capsys, *filled)
     assert found == code
-    assert message in err
+    assert message.replace("{run}", str(run_folder)) in err
     assert "Traceback" not in err
     assert out == ""
 
@@ -268,3 +277,47 @@ def test_optimize_counts_the_images_that_it_left_out(
     code, text, _ = call(capsys, "describe", str(copy), "--model", "demo", "--skip-bad", "--images", "31", "--json")
     assert code == 0
     assert len(json.loads(text)) == 30
+
+
+def test_a_model_that_only_a_file_names_is_not_fetched(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "stranger.json"
+    ClipClassifier(["cat", "dog"], model="hf-hub:stranger/clip").save(program)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    picture = next(photos.rglob("*.png"))
+    for command in (["classify", str(program), str(picture)], ["evaluate", str(program), str(photos)]):
+        code, out, err = call(capsys, *command)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert "'hf-hub:stranger/clip' is named by a file and not on this machine" in err
+        assert "pass --allow-download to fetch it without your hub token" in err
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ipo_dspy", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{__version__}\n"
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    def completed(words: str, word: int) -> str:
+        line = {"_IPO_DSPY_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(word)}
+        script = "import sys; sys.argv[0] = 'ipo-dspy'; from ipo_dspy.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, **line}, check=False
+        )
+        return done.stdout
+
+    assert completed("ipo-dspy opt", 1).split() == ["optimize"]
+    assert "--max-cost" in completed("ipo-dspy optimize --max", 2).split()
+
+
+def test_a_finished_folder_given_again_says_that_nothing_was_searched(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["optimize", str(photos), "--model", "demo", "--steps", "1", "--out", str(tmp_path / "run")]
+    said = "this run was finished before, so nothing was searched"
+    assert said not in call(capsys, *command)[1]
+    again = call(capsys, *command)[1]
+    assert said in again
+    assert "test all" not in again
+    assert said not in call(capsys, *command, "--steps", "2")[1]

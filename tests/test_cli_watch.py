@@ -403,3 +403,10 @@ def test_seconds_go_on_while_a_run_is_silent(tmp_path: Path) -> None:
     over = Watch(tmp_path)
     over.look()
     assert over.seconds == 3.0
+
+
+def test_the_time_of_waiting_counts(tmp_path: Path) -> None:
+    watched = Watch(tmp_path / "none")
+    watched.look()
+    first = watched.seconds
+    assert 0.0 < first < watched.seconds

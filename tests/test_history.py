@@ -91,3 +91,9 @@ def test_an_empty_history_shows_nothing() -> None:
 def test_impossible_scores(accuracy: float, loss: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Score(accuracy, loss)
+
+
+@pytest.mark.parametrize("name", ["best", "start"])
+def test_an_empty_history_says_so(name: str) -> None:
+    with pytest.raises(InputError, match="history must hold a trial, got none"):
+        getattr(History(), name)

@@ -198,3 +198,28 @@ def test_a_beginning_that_came_to_nothing_is_left_out(tmp_path: Path) -> None:
         journal.append("run", seed=1, **begun)
         journal.append("run", seed=2, **begun)
     assert [event["seed"] for event in replay(tmp_path) if event["event"] == "run"] == [2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("best.json", b'{"signature": {}, "clip": {}}', "a saved program"),
+        ("report.html", b"<!doctype html>", "an HTML page"),
+        ("cat.png", b"\x89PNG\r\n\x1a\n", "an image"),
+        ("data.csv", b"image,label\n", "a table"),
+        ("bench.json", b'{"settings": 1}', "a file of another kind"),
+        ("rows.jsonl", b'{"method": "ipo"}\n', "a file of another kind"),
+    ],
+)
+def test_a_file_of_another_kind_says_which_and_names_the_run(
+    tmp_path: Path, name: str, content: bytes, kind: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(JournalError, match=rf"{name}' is {kind}, not a run; give the folder that --out named"):
+        replay(tmp_path / name)
+    with Journal(tmp_path) as journal:
+        journal.append("fault", predictor="self", step=1, message="x")
+    with pytest.raises(JournalError, match=rf"is {kind}, not a run; pass the run's folder: '{tmp_path}'"):
+        replay(tmp_path / name)
+    copy = (tmp_path / "journal.jsonl").rename(tmp_path / "copy.txt")
+    assert len(replay(copy)) == 1

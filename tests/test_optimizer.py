@@ -326,3 +326,53 @@ def test_mlflow_cannot_write_into_the_optimizer() -> None:
     optimizer = IPO(proposer=Listed())
     optimizer.get_params()["student"] = "written"
     assert not hasattr(optimizer, "student")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"observers": print}, "observers must be a list, got one function"),
+        ({"observers": [1]}, "observers must be a list of functions"),
+        ({"observers": 5}, "observers must be a list of functions"),
+        ({"describer": object()}, r"describer must have a method describe\(\)"),
+        ({"proposer": object()}, r"proposer must have a method propose\(\)"),
+        ({"scorer": "gpu"}, r"scorer must have a method check\(\), got 'gpu'"),
+        ({"overlap": "no"}, "overlap must be True or False, got 'no'"),
+        ({"skip_bad": 1}, "skip_bad must be True or False, got 1"),
+        ({"track_stats": "no"}, "track_stats must be True or False"),
+        ({"allow_changes": "no"}, "allow_changes must be True or False"),
+        ({"progress": "no"}, "progress must be True or False"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_refused_at_once(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        IPO(**{"proposer": "evolution", **wrong})
+
+
+def test_a_flag_of_the_classifier_must_be_one() -> None:
+    with pytest.raises(InputError, match="allow_url must be True or False, got 'no'"):
+        ClipClassifier(["a", "b"], allow_url="no")  # type: ignore[arg-type]
+
+
+def test_the_settings_make_an_equal_optimizer_and_hold_nothing_private(tmp_path: Path) -> None:
+    lm = dspy.LM("openai/gpt-4o-mini", api_key="sk-planted-key", engine="litellm")
+    options: dict[str, Any] = {"prompt_model": lm, "auto": "light", "max_tokens": 9, "seed": 3, "log_dir": tmp_path}
+    optimizer = IPO(**options, observers=[print], initial_templates=["a <CLASS>."])
+    params = optimizer.get_params()
+    assert {"prompt_model": lm, "steps": 20, "max_tokens": 9, "seed": 3}.items() <= params.items()
+    assert not [name for name in params if name.startswith("_") or name in {"plan", "limits"}]
+    assert IPO(**params).get_params() == params
+    params["new"] = 1
+    assert "new" not in optimizer.get_params()
+    text = repr(optimizer)
+    assert text.startswith("IPO(prompt_model='openai/gpt-4o-mini', steps=20, ")
+    assert "planted" not in text
+    assert "seed=3" in text
+    assert repr(IPO(proposer="evolution", steps=2)) == "IPO(proposer='evolution', steps=2, overlap=False)"
+
+
+def test_a_teacher_may_be_none_and_nothing_else(task: demo.DemoTask) -> None:
+    optimizer = IPO(proposer=Listed(), steps=0, describer=None)
+    assert optimizer.compile(task.program, trainset=task.trainset, teacher=None, valset=task.valset)
+    with pytest.raises(InputError, match="teacher must be None, got a ClipClassifier"):
+        optimizer.compile(task.program, trainset=task.trainset, teacher=task.program)  # type: ignore[arg-type]

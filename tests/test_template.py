@@ -129,3 +129,9 @@ def test_what_is_no_text_is_no_template(text: Any) -> None:
         TemplateError, match=r"template is (None|5|b'a <CLASS>\.'), not a text; write .*e\.g\. 'a photo"
     ):
         Template.parse(text)
+
+
+@pytest.mark.parametrize("mark", ["\n", "\r", "\x0b", "\u2028"])
+def test_a_line_holds_no_line_break(mark: str) -> None:
+    with pytest.raises(TemplateError, match="has a line break within a line"):
+        Template((f"a <CLASS>{mark}the <CLASS>",))

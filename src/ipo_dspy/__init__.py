@@ -29,6 +29,7 @@ _HOME = {
     "LMDescriber": "describers",
     "ClipDescriber": "describers",
     "PaperAdapter": "signatures",
+    "load_program": "program_files",
     "write_report": "report",
     "RayScorer": "distributed",
     "mlflow_observer": "tracking",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from ipo_dspy.history import Score as Score
     from ipo_dspy.history import Trial as Trial
     from ipo_dspy.optimizer import IPO as IPO
+    from ipo_dspy.program_files import load_program as load_program
     from ipo_dspy.proposers import EvolutionProposer as EvolutionProposer
     from ipo_dspy.proposers import LMProposer as LMProposer
     from ipo_dspy.report import write_report as write_report

@@ -1,7 +1,7 @@
 """What the arguments of `IPO` may be; a wrong one is told when it is given, with what to write instead."""
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from ipo_dspy.errors import InputError
 from ipo_dspy.template import Template
@@ -34,6 +34,41 @@ def whole(name: str, value: int, least: int) -> int:
             f"{name}={value!r} is not a whole number of at least {least}; write e.g. {name}={max(least, 8)}"
         )
     return value
+
+
+def flag(name: str, value: bool) -> bool:
+    """Return True or False as given.
+
+    Raises:
+        InputError: it is neither; a text such as 'no' would count as True.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, got {value!r}; for example {name}=True")
+    return value
+
+
+def callables(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
+    """Return functions that were given in a list.
+
+    Raises:
+        InputError: no list of functions.
+    """
+    if callable(values):
+        raise InputError(f"{name} must be a list, got one function; for example {name}=[print]")
+    found = tuple(values) if isinstance(values, Iterable) else None
+    if found is None or not all(map(callable, found)):
+        raise InputError(f"{name} must be a list of functions, got {values!r}; for example {name}=[print]")
+    return found
+
+
+def having(name: str, value: Any, method: str, example: str) -> None:
+    """See that an object does what it is given for.
+
+    Raises:
+        InputError: it has no such method.
+    """
+    if not callable(getattr(value, method, None)):
+        raise InputError(f"{name} must have a method {method}(), got {value!r}; for example {name}={example}")
 
 
 def template_of(template: str | Template) -> Template:

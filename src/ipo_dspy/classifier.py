@@ -5,21 +5,24 @@ it: `named_predictors`, `save` and `load`, `deepcopy`, `dspy.Evaluate`, and any 
 instructions. It calls no language model. Model weights are loaded on first use and shared by all copies.
 """
 
+import asyncio
+import contextlib
 import copy
-import json
 import logging
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import dspy
 from dspy.utils.callback import BaseCallback
 
+from ipo_dspy.arguments import flag, whole
 from ipo_dspy.bundled import BUNDLED, located, named
-from ipo_dspy.errors import DataError, ImageError, ProgramFileError, TemplateError
+from ipo_dspy.clip.sources import HUB, LOCAL, Downloads, check_name
+from ipo_dspy.errors import DataError, ImageError, ModelError, ProgramFileError, TemplateError
+from ipo_dspy.program_files import apply_state, load_program, read_state, write_state
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16-quickgelu", "openai"
+"""The CLIP of the paper."""
 _STATE_KEY = "clip"
 _PREDICT_STATE = ("traces", "train", "demos", "signature", "fields", "lm")
 """What `dspy.Predict` saves. It sets any key of a file as an attribute, `allow_url` too, so others stay out."""
@@ -57,6 +62,7 @@ class ModelSpec:
     pretrained: str | None
     device: str = "auto"
     dtype: str = "float32"
+    downloads: Downloads = "allowed"
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -73,7 +79,7 @@ class ClipClassifier(dspy.Predict):
             text features are averaged.
         model: an open_clip architecture, `local-dir:PATH`, `hf-hub:NAME`, `demo` (the bundled one, which needs no
             download), or a loaded `Backbone`.
-        pretrained: open_clip tag or checkpoint path; ignored for the last four.
+        pretrained: open_clip tag or checkpoint path, of an open_clip architecture only: the others bring their own.
         device: `auto`, `cpu`, `cuda`, `mps`, ...
         dtype: `float32`, `float16` or `bfloat16`.
         top_k: how many classes `scores` holds.
@@ -81,7 +87,7 @@ class ClipClassifier(dspy.Predict):
 
     Raises:
         TemplateError, DataError: at once, for a bad template or class names.
-        ModelError: on first use, for an unknown model or weights that are not at hand.
+        ModelError: at once, for a name that open_clip does not know; on first use, for weights that are not at hand.
 
     An optimizer that writes instructions without `<CLASS>` gets predictions with `label=None`, wrong under
     any metric, and a warning; it is not stopped.
@@ -101,8 +107,8 @@ class ClipClassifier(dspy.Predict):
         classes: Sequence[str] | None = None,
         *,
         template: str | Template = DEFAULT_TEMPLATE,
-        model: "str | Backbone" = "ViT-B-16-quickgelu",
-        pretrained: str | None = "openai",
+        model: "str | Backbone" = DEFAULT_MODEL,
+        pretrained: str | None = DEFAULT_PRETRAINED,
         device: str = "auto",
         dtype: str = "float32",
         top_k: int = 5,
@@ -114,13 +120,15 @@ class ClipClassifier(dspy.Predict):
         super().__init__(base.with_instructions(str(parsed)), callbacks=callbacks)
         self.classes = None if classes is None else check_classes(classes)
         self._saved_under: dict[str, Any] | None = None
-        self.top_k = top_k
-        self.allow_url = allow_url
+        self.top_k = whole("top_k", top_k, 1)
+        self.allow_url = flag("allow_url", allow_url)
         if isinstance(model, str):
             name = named(model)
-            self._spec = ModelSpec(name, None if name in BUNDLED else pretrained, device, dtype)
+            check_name(name)
+            self._spec = ModelSpec(name, _weights_for(name, pretrained), device, dtype)
             self._backbone: Backbone | None = None
         else:
+            _weights_for(model.name, pretrained)
             self._spec = ModelSpec(named(model.name), model.pretrained, str(model.device), model.identity["dtype"])
             self._backbone = model
 
@@ -137,6 +145,23 @@ class ClipClassifier(dspy.Predict):
             self._backbone = load_backbone(**self._spec.arguments)
             self._warn_of_another_model(self._backbone)
         return self._backbone
+
+    @property
+    def model_name(self) -> str:
+        """The model's name as the user gave it, or `demo` for a bundled one; nothing is loaded."""
+        return self._spec.model
+
+    def warm_up(self) -> None:
+        """Load the model and encode the class names, which otherwise the first call does.
+
+        Raises:
+            ModelError: weights that are not at hand, or that do not fit the model.
+        """
+        from ipo_dspy.clip.text import class_features
+
+        backbone = self.backbone
+        if self.classes is not None:
+            class_features(backbone, [self.template], self.classes)
 
     @property
     def template(self) -> Template:
@@ -168,13 +193,14 @@ class ClipClassifier(dspy.Predict):
         return self._finish(inputs, _answer(probabilities, classes, self.top_k))
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
-        """The same; CLIP runs in this thread."""
-        return self.forward(**inputs)
+        """Classify one image without holding up the event loop: CLIP runs in a thread, with this task's settings."""
+        return await asyncio.to_thread(type(self).forward, self, **inputs)
 
     def batch(self, examples: list[dspy.Example], *args: Any, **kwargs: Any) -> Any:
         """`dspy.Module.batch`, with all images encoded together first."""
         images = [example["image"] for example in examples if example.get("image") is not None]
-        self.encode(images, skip_bad=True)
+        with contextlib.suppress(DataError):  # none can be read: each call says so of its own
+            self.encode(images, skip_bad=True)
         return super().batch(examples, *args, **kwargs)
 
     def encode(self, images: Sequence[Any], *, skip_bad: bool = False) -> None:
@@ -211,10 +237,31 @@ class ClipClassifier(dspy.Predict):
             "dtype": spec.dtype,
         }
         identity = unloaded if self._backbone is None else {**self._backbone.identity, "model": spec.model}
-        return {**state, _STATE_KEY: {"classes": self.classes, **identity}}
+        return {**state, _STATE_KEY: {"classes": self.classes, "top_k": self.top_k, **identity}}
+
+    def save(self, path: str | os.PathLike[str], save_program: bool = False, modules_to_serialize: Any = None) -> None:
+        """Save template, class names, `top_k`, and the model's name as JSON; `save_program` as `dspy.Module.save`.
+
+        Raises:
+            ProgramFileError: the file is no .json or cannot be written.
+        """
+        if save_program:
+            super().save(path, save_program=True, modules_to_serialize=modules_to_serialize)
+            return
+        name = os.fspath(path)
+        if not name.endswith(".json"):
+            raise ProgramFileError(f"path must end in .json, got {name!r}; for example program.save('best.json')")
+        try:
+            write_state(self.dump_state(), name)
+        except OSError as error:
+            raise ProgramFileError(
+                f"{name!r} cannot be written ({error.strerror}); name a file in a folder that exists"
+            ) from error
 
     def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> "ClipClassifier":
-        """Take template and class names from a saved state; the model stays the one given here.
+        """Take template, class names, and `top_k` from a saved state; the model stays the one given here.
+
+        `allow_url` is never taken from a file: it is for the user to say what may be fetched.
 
         Raises:
             ProgramFileError: the state is that of another kind of program, or malformed; nothing is changed then.
@@ -238,10 +285,11 @@ class ClipClassifier(dspy.Predict):
                 allow_unsafe_lm_state=allow_unsafe_lm_state,
             )
             self.template = template
+            self.top_k = whole("top_k", saved.get("top_k", self.top_k), 1)
         except Exception as error:
             self.__dict__.clear()
             self.__dict__.update(before)
-            if not isinstance(error, (ValueError, LookupError, TypeError, AttributeError)):
+            if not isinstance(error, (ValueError, LookupError, TypeError, AttributeError, RecursionError)):
                 raise
             fact = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be used: {error}"
             raise ProgramFileError(f"the saved program {fact}; save it again with ClipClassifier.save") from error
@@ -258,8 +306,7 @@ class ClipClassifier(dspy.Predict):
         Raises:
             ProgramFileError: the file is missing, cut in the middle, or of another kind.
         """
-        read_program(path)
-        super().load(path, allow_pickle=allow_pickle, allow_unsafe_lm_state=allow_unsafe_lm_state)
+        load_program(self, path, allow_unsafe_lm_state=allow_unsafe_lm_state)
 
     @classmethod
     def from_file(
@@ -269,19 +316,46 @@ class ClipClassifier(dspy.Predict):
         model: str | None = None,
         pretrained: str | None = None,
         device: str = "auto",
+        allow_download: bool = False,
     ) -> "ClipClassifier":
         """A classifier from a saved program alone: its own model, unless another one is named.
 
+        Args:
+            path: a file that `save` wrote.
+            model: as for the class; the file's own model if None.
+            pretrained: as for the class; only with `model`.
+            device: as for the class.
+            allow_download: fetch the model that the file names where it is not on this machine, without your hub
+                token. A model that is named here is fetched in any case.
+
         Raises:
             ProgramFileError: the file is missing, cut in the middle, or of another kind.
+            ModelError: on first use, where the file names a model that is not here and may not be fetched.
         """
-        saved = read_program(path)[_STATE_KEY]
-        spec = (saved.get("model"), saved.get("pretrained") or None) if model is None else (model, pretrained)
-        if not isinstance(spec[0], str):
-            raise ProgramFileError(f"{os.fspath(path)!r} names no model; pass one, e.g. model='ViT-B-16-quickgelu'")
-        dtype = "float32" if model is not None else str(saved.get("dtype") or "float32")
-        classifier = cls(model=spec[0], pretrained=spec[1], device=device, dtype=dtype)
-        classifier.load(path)
+        state = read_state(path)
+        if model is None:
+            if pretrained is not None:
+                raise ModelError(f"pretrained={pretrained!r} is for a model named with it; pass model= too")
+            classifier = cls._as_saved(state, os.fspath(path), device, "anonymous" if allow_download else "refused")
+        else:
+            classifier = cls(model=model, pretrained=pretrained, device=device)
+        apply_state(classifier, state, path)
+        return classifier
+
+    @classmethod
+    def _as_saved(cls, state: Mapping[str, Any], path: str, device: str, downloads: Downloads) -> "ClipClassifier":
+        """A classifier with the model that a state names, which is not loaded yet."""
+        saved = state.get(_STATE_KEY)
+        if not isinstance(saved, dict):
+            raise ProgramFileError(
+                f"{path!r} holds no saved ClipClassifier; give a file that ClipClassifier.save wrote"
+            )
+        name = saved.get("model")
+        if not isinstance(name, str):
+            raise ProgramFileError(f"{path!r} names no model; pass one, e.g. model='ViT-B-16-quickgelu'")
+        pretrained = None if _has_weights(named(name)) else str(saved.get("pretrained") or "") or None
+        classifier = cls(model=name, pretrained=pretrained, device=device, dtype=str(saved.get("dtype") or "float32"))
+        classifier._spec = replace(classifier._spec, downloads=downloads)
         return classifier
 
     def _signature_for(self, saved_fields: list[Any]) -> Any:
@@ -321,31 +395,24 @@ class ClipClassifier(dspy.Predict):
             )
 
 
-def read_program(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON of a saved `ClipClassifier`.
+def _has_weights(name: str) -> bool:
+    """Whether a model's name says which weights it has."""
+    return name in BUNDLED or name.startswith((LOCAL, HUB))
+
+
+def _weights_for(name: str, pretrained: str | None) -> str | None:
+    """The weights to load for a model.
 
     Raises:
-        ProgramFileError: missing, cut in the middle, or of another kind.
+        ModelError: other weights than the default are named for a model that has its own.
     """
-    name = os.fspath(path)
-    if (Path(name) / "best.json").is_file():
-        raise ProgramFileError(f"{name!r} is a folder; write {str(Path(name) / 'best.json')!r}")
-    if not name.endswith(".json"):
-        raise ProgramFileError(f"{name!r} is not a .json file; save programs with program.save('best.json')")
-    try:
-        with open(name, "rb") as file:  # noqa: PTH123 - fspath may be any PathLike
-            state = json.loads(file.read())
-    except OSError as error:
-        raise ProgramFileError(
-            f"{name!r} cannot be read ({error.strerror}); give the path that save() was given"
-        ) from error
-    except ValueError as error:
-        raise ProgramFileError(f"{name!r} is not whole JSON ({error}); save the program again") from error
-    metadata = state.get("metadata") if isinstance(state, dict) else None
-    whole = isinstance(metadata, dict) and isinstance(metadata.get("dependency_versions"), dict)
-    if not whole or not isinstance(state, dict) or not isinstance(state.get(_STATE_KEY), dict):
-        raise ProgramFileError(f"{name!r} holds no saved ClipClassifier; give a file that ClipClassifier.save wrote")
-    return state
+    if not _has_weights(named(name)):
+        return pretrained
+    if pretrained not in (None, DEFAULT_PRETRAINED):
+        raise ModelError(
+            f"pretrained={pretrained!r} is not for {named(name)!r}, which has its own weights; leave it out"
+        )
+    return None
 
 
 def _answer(probabilities: "Tensor", classes: Sequence[str], top_k: int) -> dict[str, Any]:

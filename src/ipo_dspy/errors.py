@@ -10,6 +10,7 @@
      |    +-- ModelError                  CLIP model names, tags, checkpoints, devices
      |    +-- LanguageModelError          LLM names and answers
      |    +-- ProgramFileError            a saved program that is cut, foreign or unreadable
+     +-- ProposalError                    a proposer that could not answer this time
      +-- NoAnswerError                    a language model that was asked and gives nothing usable
      +-- StoreError                       the cache of image features cannot be read or written
      |    +-- StoreFullError              there is no room; what it holds can be read
@@ -82,6 +83,19 @@ class LanguageModelError(InputError):
 
 class ProgramFileError(InputError):
     """A saved program that is cut in the middle, of another kind, or unreadable."""
+
+
+class ProposalError(IPOError):
+    """A proposer could not answer this time; the search records it and goes on.
+
+    Attributes:
+        fatal: asking again cannot help, as with a wrong key.
+        answered: an answer came and was paid for, with nothing in it that can be used; the step is over.
+    """
+
+    def __init__(self, message: str, *, fatal: bool = False, answered: bool = False) -> None:
+        super().__init__(message)
+        self.fatal, self.answered = fatal, answered
 
 
 class NoAnswerError(IPOError):

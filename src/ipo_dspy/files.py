@@ -6,12 +6,13 @@ opened here and nowhere else: a named pipe, a device, or a file without end can 
 
 import contextlib
 import errno
+import json
 import os
 import stat
 import uuid
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -59,6 +60,19 @@ def read_regular(path: str | os.PathLike[str], *, limit: int) -> bytes:
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"it grew to more than the {limit:,} bytes that are read", os.fspath(path))
     return data
+
+
+def read_json(path: str | os.PathLike[str], *, limit: int) -> Any:
+    """Return the JSON value in a regular file: UTF-8, UTF-16, or UTF-32, with or without a byte order mark.
+
+    Raises:
+        OSError: as `read_regular`.
+        ValueError: the file does not hold JSON, or nests it too deeply.
+    """
+    try:
+        return json.loads(read_regular(path, limit=limit))
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error
 
 
 def write_whole(target: Path, data: bytes) -> None:

@@ -121,13 +121,27 @@ class History:
 
     @property
     def best(self) -> Trial:
-        """The trial that ranks first."""
+        """The trial that ranks first.
+
+        Raises:
+            InputError: there is no trial yet.
+        """
+        self._check_any()
         return min(self._by_key.values(), key=lambda t: t.rank)
 
     @property
     def start(self) -> Trial:
-        """The start template's trial, which every later one is compared with."""
+        """The start template's trial, which every later one is compared with.
+
+        Raises:
+            InputError: there is no trial yet.
+        """
+        self._check_any()
         return min(self._by_key.values(), key=lambda t: t.index)
+
+    def _check_any(self) -> None:
+        if not self._by_key:
+            raise InputError("history must hold a trial, got none; add one first: history.add(trial)")
 
     def top(self, n: int) -> list[Trial]:
         """The `n` best trials, best first."""

@@ -17,9 +17,10 @@ from filelock import FileLock, Timeout
 
 from ipo_dspy.errors import JournalError
 from ipo_dspy.events import KEPT, OUTCOME, Event
+from ipo_dspy.file_kinds import JOURNAL, JOURNAL_FILE, described
 from ipo_dspy.files import append_whole
 
-FILE_NAME = "journal.jsonl"
+FILE_NAME = JOURNAL_FILE
 LOCK_NAME = "journal.lock"
 
 
@@ -141,6 +142,7 @@ def replay(folder: str | os.PathLike[str]) -> list[Event]:
     """
     path = Path(folder)
     path = path / FILE_NAME if path.is_dir() else path
+    _check_kind(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -148,6 +150,17 @@ def replay(folder: str | os.PathLike[str]) -> list[Event]:
             f"no journal at {str(path)!r} ({error.strerror}); give the folder that --out named, e.g. 'runs/1'"
         ) from error
     return without_earlier_ends(_read(path, content))
+
+
+def _check_kind(path: Path) -> None:
+    """See that a file may be a journal; a damaged one has the name of one."""
+    if path.name == FILE_NAME or not path.is_file() or (kind := described(path)) == JOURNAL:
+        return
+    run = path.parent if (path.parent / FILE_NAME).is_file() else None
+    remedy = (
+        "give the folder that --out named, e.g. 'runs/1'" if run is None else f"pass the run's folder: {str(run)!r}"
+    )
+    raise JournalError(f"{str(path)!r} is {kind or 'a file of another kind'}, not a run; {remedy}")
 
 
 def without_earlier_ends(events: list[Event]) -> list[Event]:

@@ -4,6 +4,7 @@ It finds the classifiers of a program, gathers what they are trained on, and sea
 The student is left as it is; a copy with better templates comes back.
 """
 
+import inspect
 import logging
 import os
 import threading
@@ -16,7 +17,7 @@ import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 from dspy.utils.callback import BaseCallback
 
-from ipo_dspy.arguments import Budget, steps_of, template_of, whole
+from ipo_dspy.arguments import Budget, callables, flag, having, steps_of, template_of, whole
 from ipo_dspy.choices import (
     asks_a_model,
     build_proposer,
@@ -31,6 +32,8 @@ from ipo_dspy.events import Event, Observer
 from ipo_dspy.ledger import Limits
 from ipo_dspy.lms.checks import check_prices, check_rates, distinct, greet_once
 from ipo_dspy.lms.keys import check_key
+from ipo_dspy.program_files import PROGRAM_FILE
+from ipo_dspy.progress import ProgressDisplay, data_line, is_watched
 from ipo_dspy.results import DetailedResults, candidates, save_whole, with_templates
 from ipo_dspy.search import Plan, SearchResult
 from ipo_dspy.session import open_session
@@ -46,8 +49,6 @@ if TYPE_CHECKING:
     from ipo_dspy.scorers import Place
 
 logger = logging.getLogger(__name__)
-
-PROGRAM_FILE = "best.json"
 
 
 class IPO(Teleprompter):
@@ -79,6 +80,8 @@ class IPO(Teleprompter):
             settings goes on where that stopped, and asks no answered question again.
         allow_changes: go on also where settings have changed since.
         track_stats: attach `detailed_results` and `candidate_programs` to the returned program.
+        progress: show bars and a line for each better template on stderr; by default where that is a terminal, or in
+            a notebook. `True` writes lines to a log too, `False` nothing.
         observers: called with each event as it happens.
         callbacks: DSPy callbacks.
         label_field: field of the examples with the right class; a mapping where classifiers differ.
@@ -122,6 +125,7 @@ class IPO(Teleprompter):
         log_dir: str | os.PathLike[str] | None = None,
         allow_changes: bool = False,
         track_stats: bool = True,
+        progress: bool | None = None,
         observers: Sequence[Observer] = (),
         callbacks: list[BaseCallback] | None = None,
         label_field: str | Mapping[str, str] = "label",
@@ -140,7 +144,7 @@ class IPO(Teleprompter):
             patience=None if patience is None else whole("patience", patience, 1),
             seed=whole("seed", seed, 0),
             max_errors=whole("max_errors", max_errors, 1),
-            overlap=asks_a_model(proposer) if overlap is None else overlap,
+            overlap=asks_a_model(proposer) if overlap is None else flag("overlap", overlap),
         )
         self.limits = Limits(max_lm_calls, max_tokens, max_cost, max_seconds)
         self._stop = threading.Event()
@@ -150,11 +154,18 @@ class IPO(Teleprompter):
         self.num_threads = None if num_threads is None else whole("num_threads", num_threads, 1)
         if log_dir is not None and not os.fspath(log_dir):
             raise InputError("log_dir is empty; name a folder, e.g. log_dir='runs/1', or leave it out")
-        self.log_dir, self.track_stats = log_dir, track_stats
-        self.allow_changes = allow_changes
-        self.observers, self.callbacks = tuple(observers), list(callbacks or [])
-        self.label_field, self.skip_bad, self.task = label_field, skip_bad, task
+        self.log_dir, self.track_stats = log_dir, flag("track_stats", track_stats)
+        self.allow_changes = flag("allow_changes", allow_changes)
+        self.progress = None if progress is None else flag("progress", progress)
+        self.observers, self.callbacks = callables("observers", observers), list(callbacks or [])
+        self.label_field, self.skip_bad, self.task = label_field, flag("skip_bad", skip_bad), task
         self.scorer = scorer
+        if proposer is not None and not isinstance(proposer, str):
+            having("proposer", proposer, "propose", "'evolution'")
+        if describer is not None and not isinstance(describer, str):
+            having("describer", describer, "describe", "'clip'")
+        if scorer is not None:
+            having("scorer", scorer, "check", "RayScorer('auto')")
         self.max_descriptions = whole("max_descriptions", max_descriptions, 0)
 
     def compile(
@@ -162,6 +173,7 @@ class IPO(Teleprompter):
         student: dspy.Module,
         trainset: Sequence[dspy.Example],
         *,
+        teacher: None = None,
         valset: Sequence[dspy.Example] | None = None,
     ) -> dspy.Module:
         """Search a better template for every `ClipClassifier` of the student.
@@ -169,6 +181,7 @@ class IPO(Teleprompter):
         Args:
             student: a `ClipClassifier`, or a program that holds some; it is not changed.
             trainset: examples with an image and a label; candidates are scored on all of them.
+            teacher: None, for callers that pass one to every optimizer.
             valset: if given, decides among the ten best trials and the start template.
 
         Returns:
@@ -179,8 +192,24 @@ class IPO(Teleprompter):
             NoAnswerError: the model that describes gave no description `max_errors` times in a row.
             JournalError: `log_dir` cannot be written.
         """
-        trainset = list(trainset)
-        valset = None if valset is None else list(valset)
+        if teacher is not None:
+            raise InputError(f"teacher must be None, got a {type(teacher).__name__}; IPO learns from labels alone")
+        trainset, valset = list(trainset), None if valset is None else list(valset)
+        if not (is_watched() if self.progress is None else self.progress):
+            return self._search(student, trainset, valset, ())
+        with ProgressDisplay(steps=self.plan.steps, lines=True) as display:
+            told = [(name, one.classes, one.model_name) for name, one in find_classifiers(student).items()]
+            display.say(data_line(told, len(trainset), None if valset is None else len(valset)))
+            return self._search(student, trainset, valset, (display,))
+
+    def _search(
+        self,
+        student: dspy.Module,
+        trainset: list[dspy.Example],
+        valset: list[dspy.Example] | None,
+        displays: Sequence[Observer],
+    ) -> dspy.Module:
+        """Compile with these observers besides the user's own."""
         self._stop.clear()
         classifiers = find_classifiers(student)
         proposer = self._build_proposer()
@@ -190,7 +219,7 @@ class IPO(Teleprompter):
             gather(student, classifiers, valset, name="valset", **self._gathering) if valset is not None else {}
         )
         ways = self._ways
-        session = open_session(self.log_dir, limits=self.limits, observers=(self._log, *self.observers))
+        session = open_session(self.log_dir, limits=self.limits, observers=(self._log, *displays, *self.observers))
         try:
             tasks = [
                 Task(name, one, self._initial(one), train[name], validation.get(name))
@@ -249,8 +278,21 @@ class IPO(Teleprompter):
         return self._check_models(self._build_proposer())
 
     def get_params(self) -> dict[str, Any]:
-        """Settings, as a new mapping: MLflow's autologging writes the training images into what it is given."""
-        return dict(vars(self))
+        """Return the arguments that make an equal optimizer, as a new mapping.
+
+        It is new because MLflow's autologging writes the training images into what it is given.
+        """
+        values = {**vars(self), **asdict(self.plan), **asdict(self.limits)}
+        return {name: values.get(name) for name in _PARAMETERS}
+
+    def __repr__(self) -> str:
+        """The arguments that differ from their defaults; models by name, so that no key is shown."""
+        given = {
+            name: value if isinstance(value, (int, float, str, tuple, dict, os.PathLike)) else name_of(value)
+            for name, value in self.get_params().items()
+            if value not in (_PARAMETERS[name].default, None, [], ())
+        }
+        return f"IPO({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
     def stop(self) -> None:
         """End the search after the step that is under way; `compile` returns the best so far. From any thread."""
@@ -331,3 +373,9 @@ class IPO(Teleprompter):
             logger.info("%s: chose %r by %s images", event["predictor"], event["template"], event["decided_by"])
         else:
             logger.debug("%s", event)
+
+
+_PARAMETERS = {
+    name: one for name, one in inspect.signature(IPO.__init__).parameters.items() if one.kind is one.KEYWORD_ONLY
+}
+"""The arguments of `IPO` by name."""

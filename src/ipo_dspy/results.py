@@ -1,20 +1,18 @@
 """What a compilation gives back: the program with the found templates, and the story of how they were found."""
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dspy
-from dspy.utils.saving import get_dependency_versions
 
 from ipo_dspy.errors import JournalError
-from ipo_dspy.files import write_whole
 from ipo_dspy.history import Trial
 from ipo_dspy.ledger import Spent
 from ipo_dspy.lms.redaction import without_lm_secrets
+from ipo_dspy.program_files import write_state
 from ipo_dspy.search import COMPLETE, SearchResult
 from ipo_dspy.template import Template
 from ipo_dspy.training import find_classifiers
@@ -109,10 +107,8 @@ def candidates(student: dspy.Module, results: Sequence[SearchResult]) -> list[di
 def save_whole(program: dspy.Module, path: Path) -> None:
     """Write the program beside its place and move it there, so that a reader never sees half of it."""
     # As `program.save` does, which leaves out keys of language models, but not headers that may hold them.
-    state = without_lm_secrets(program.dump_state())
-    state["metadata"] = {"dependency_versions": get_dependency_versions()}
     try:
-        write_whole(path, json.dumps(state, indent=2, ensure_ascii=False).encode())
+        write_state(without_lm_secrets(program.dump_state()), path)
     except OSError as error:
         raise JournalError(
             f"{str(path)!r} cannot be written ({error.strerror}); free space or name another folder"

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from ipo_dspy.errors import BudgetError, TemplateError
+from ipo_dspy.errors import BudgetError, ProposalError, TemplateError
 from ipo_dspy.events import Event, Keeper, Observer, TrialEvent
 from ipo_dspy.history import History, Score, Trial
 from ipo_dspy.ledger import Ledger
 from ipo_dspy.proposal_parsing import read_proposal
-from ipo_dspy.proposers.base import Ask, ProposalError, Proposals, Proposer
+from ipo_dspy.proposers.base import Ask, Proposals, Proposer
 from ipo_dspy.template import Template
 from ipo_dspy.threads import start
 

@@ -52,6 +52,8 @@ class Template:
         for line in self.lines:
             if PLACEHOLDER not in line:
                 raise _error(f"has no {PLACEHOLDER}{_hint(line)}", line, reason="no class placeholder")
+            if len(line.splitlines()) != 1:
+                raise _error("has a line break within a line", line, reason="too many lines")
 
     @classmethod
     def parse(cls, text: str) -> "Template":

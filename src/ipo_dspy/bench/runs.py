@@ -175,6 +175,7 @@ def build_ipo(given: Settings, split: Split, seed: int, **options: Any) -> IPO:
         max_descriptions=given.max_descriptions,
         initial_templates=() if start == split.template else (start,),
         seed=seed,
+        progress=False,  # the sweep shows its own
         **options,
     )
 

@@ -18,7 +18,6 @@ app = typer.Typer(
     help="Find the words that make CLIP classify best: interpretable prompt optimization (IPO) on DSPy.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 for command in (demo, optimize, evaluate, classify, describe, explain, report, doctor, watch, bench):
     app.command()(command)

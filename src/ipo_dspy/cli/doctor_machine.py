@@ -19,6 +19,8 @@ State = Literal["ok", "warn", "fail"]
 PACKAGES = ("dspy", "litellm", "torch", "open_clip_torch", "transformers")
 EXTRAS = {
     "mlflow": ("mlflow-skinny", "records runs", "pip install 'ipo_dspy[mlflow]'"),
+    "ray": ("ray", "scores on a cluster", "pip install 'ipo_dspy[ray]'"),
+    "hub": ("datasets", "reads data sets of the Hugging Face hub", "pip install 'ipo_dspy[hub]'"),
     "optuna": ("optuna", "DSPy's MIPROv2 needs it", "pip install optuna"),
 }
 """What some users want besides: distribution, what for, and how to install it."""
@@ -81,7 +83,7 @@ def packages() -> Iterator[Check]:
 
 def _requirements() -> dict[str, str]:
     """Version specifiers of the dependencies by name; `dspy-ai` is `dspy` under its old name."""
-    from packaging.requirements import Requirement  # comes with huggingface_hub
+    from packaging.requirements import Requirement
 
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         parsed = [Requirement(line) for line in importlib.metadata.requires("ipo_dspy") or ()]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ipo_dspy.cli.options import DEFAULT_MODEL, DEFAULT_PRETRAINED, Device, Json, Pretrained
+from ipo_dspy.cli.options import DEFAULT_MODEL, DEFAULT_PRETRAINED, AllowDownload, Device, Json, Pretrained
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def explain(
     model: Annotated[str | None, typer.Option(help="Another CLIP than the program's.")] = None,
     pretrained: Pretrained = None,
     device: Device = "auto",
+    allow_download: AllowDownload = False,
     plot: Annotated[Path | None, typer.Option(help="Draw to this file name, as .svg and .png.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write all of it to this HTML page.")] = None,
     json: Json = False,
@@ -53,7 +54,9 @@ def explain(
         program = (
             _untrained(template, dataset, model, pretrained, device)
             if template is not None
-            else ClipClassifier.from_file(sources[0], model=model, pretrained=pretrained, device=device)
+            else ClipClassifier.from_file(
+                sources[0], model=model, pretrained=pretrained, device=device, allow_download=allow_download
+            )
         )
     parts = _parts(program, dataset, halves=base_novel)
     with working("Scoring ..."):

@@ -198,7 +198,7 @@ def _run(
     from ipo_dspy.optimizer import IPO
 
     progress = LiveProgress()
-    optimizer = IPO(log_dir=folder, observers=[progress], **options)
+    optimizer = IPO(log_dir=folder, observers=[progress], progress=False, **options)
     if dry_run:
         show.estimate(optimizer.estimate(program, train), machine=json)
         return

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ipo_dspy.distributed.tasks import RayTasks
 
 DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16-quickgelu", "openai"
-"""The CLIP of the paper."""
+"""The CLIP of the paper; as of `ClipClassifier`, whose module loads DSPy."""
 
 Data = Annotated[
     Path,
@@ -40,6 +40,12 @@ VlmArg = Annotated[
 ]
 Model = Annotated[str, typer.Option(help="open_clip name, local-dir:PATH, hf-hub:NAME, or demo.")]
 OtherModel = Annotated[str | None, typer.Option("--model", help="Another model than the program was saved under.")]
+AllowDownload = Annotated[
+    bool,
+    typer.Option(
+        "--allow-download", help="Fetch the model that the program file names, without your Hugging Face token."
+    ),
+]
 Pretrained = Annotated[str | None, typer.Option(help="open_clip tag or checkpoint path.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
 Steps = Annotated[int | None, typer.Option(min=0, help="Questions to the proposer, 100 if not given.")]

@@ -33,6 +33,7 @@ class Outcome:
         spent: on language models.
         status: `finished`, or what stopped the search.
         fault: what went wrong last, if language models failed.
+        was_finished: the folder held the finished run already, and nothing was searched.
     """
 
     start: str
@@ -47,6 +48,7 @@ class Outcome:
     spent: Spent
     status: str
     fault: str | None
+    was_finished: bool = False
 
     @property
     def harmonic(self) -> tuple[float, float] | None:
@@ -111,6 +113,7 @@ def run(
             skipped.append(event)
 
     optimizer.observers += (count,)
+    known = sum(event["event"] == "trial" for event in replay(folder)) if journal_size(folder) else 0
     best = optimizer.compile(program, train, valset=validation)
     details = best.detailed_results
     finalist = details.searches[0].finalists[0]
@@ -123,8 +126,8 @@ def run(
         images["validation"] = told["validation_images"]
     for part, dataset in tests.items():
         before, after = _test(best, dataset, part, start.trial.template, optimizer, folder)
-        scores[f"test {part}"] = (before.score, after.score)
-        images[f"test {part}"] = len(after.predicted)
+        scores[set_name(part)] = (before.score, after.score)
+        images[set_name(part)] = len(after.predicted)
     return Outcome(
         start=str(start.trial.template),
         best=str(finalist.trial.template),
@@ -138,7 +141,17 @@ def run(
         spent=details.spent,
         status=details.status,
         fault=next((search.fault for search in details.searches if search.fault), None),
+        was_finished=known == len(details.trials) and details.status == "finished",
     )
+
+
+def set_name(part: str) -> str:
+    """What a set of test images is called: by its part, or plainly where there is one.
+
+    >>> set_name("novel"), set_name("all")
+    ('test novel', 'test')
+    """
+    return "test" if part == "all" else f"test {part}"
 
 
 def journal(folder: Path) -> Path:
@@ -192,7 +205,7 @@ def _test(
             program,
             images,
             record=record,
-            stage=f"test images {part}",
+            stage="test images" if part == "all" else f"test images, {part}",
             skip_bad=optimizer.skip_bad,
             where=optimizer.scorer,
         )

@@ -54,6 +54,10 @@ def outcome(result: Outcome, limits: Limits) -> None:
         f"{result.spent.seconds:.1f} s{_ended(result.status)}"
     )
     console.print(Text(told), soft_wrap=True)
+    if result.was_finished:
+        console.print(
+            "this run was finished before, so nothing was searched; --steps MORE goes on, another --out starts anew"
+        )
     console.print(Text(f"program  {result.folder}/best.json\nreport   {result.report}"), soft_wrap=True)
 
 

@@ -10,6 +10,7 @@ from ipo_dspy.cli import terminal
 from ipo_dspy.cli.options import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
+    AllowDownload,
     Data,
     Device,
     Json,
@@ -32,6 +33,7 @@ def evaluate(
     model: OtherModel = None,
     pretrained: Pretrained = None,
     device: Device = "auto",
+    allow_download: AllowDownload = False,
     data_classes: Annotated[
         bool, typer.Option("--data-classes", help="Use the data's class names, e.g. novel ones.")
     ] = False,
@@ -48,7 +50,10 @@ def evaluate(
     from ipo_dspy.search import Record
 
     with working("Loading the model ..."):
-        classifier = ClipClassifier.from_file(program, model=model, pretrained=pretrained, device=device)
+        classifier = ClipClassifier.from_file(
+            program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
+        )
+        _ = classifier.backbone
     dataset = load_images(data)
     if data_classes:
         classifier.classes = dataset.classes
@@ -83,6 +88,7 @@ def classify(
     model: OtherModel = None,
     pretrained: Pretrained = None,
     device: Device = "auto",
+    allow_download: AllowDownload = False,
     skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
@@ -93,7 +99,10 @@ def classify(
 
     files = [str(file) for path in images for file in _files(path)]
     with working("Loading the model ..."):
-        classifier = ClipClassifier.from_file(program, model=model, pretrained=pretrained, device=device)
+        classifier = ClipClassifier.from_file(
+            program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
+        )
+        _ = classifier.backbone
     if skip_bad:
         files = [files[i] for i in _readable(files)]
     if not files:

@@ -50,6 +50,7 @@ class Watch:
         self.state, self.held = RunState(), cast("bool | None", None)
         self._events = follow(self.folder)
         self._tried: float | None = None
+        self._since = time.monotonic()
 
     @property
     def status(self) -> str:
@@ -58,7 +59,9 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """Of the run; while it runs, with the time since it last told."""
+        """Of the run; while it runs, with the time since it last told. Before it begins, of the waiting."""
+        if not self.state.begun:
+            return time.monotonic() - self._since
         since = 0.0
         if self.held and self.state.end is None:
             with contextlib.suppress(OSError):

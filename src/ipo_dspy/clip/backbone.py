@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from ipo_dspy.clip import prefix
 from ipo_dspy.clip.cpu_threads import CpuThreads, choose_threads, limited_to
 from ipo_dspy.clip.memo import Memo
-from ipo_dspy.clip.sources import HUB, LOCAL, Source, brief, fetch_text_parts, resolve, stamp
+from ipo_dspy.clip.sources import HUB, LOCAL, Downloads, Source, brief, fetch_text_parts, hub_access, resolve, stamp
 from ipo_dspy.clip.tokens import PROBES, Tokens
 from ipo_dspy.clip.trie import TokenList, plan
 from ipo_dspy.errors import InputError, ModelError
@@ -90,6 +90,7 @@ class Backbone:
         text_memo: class features by template and classes.
         cache_dir: where its downloads are kept.
         cpu_threads: how many threads its passes on a CPU take, and why.
+        downloads: whether files of it may be fetched; see `load_backbone`.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Backbone:
         device: torch.device,
         dtype: torch.dtype,
         cache_dir: str | None = None,
+        downloads: Downloads = "allowed",
     ) -> None:
         """Take over a float32 model on the CPU; digest and self-check come before the move to `device`."""
         self._tokens = Tokens(tokenizer)
@@ -111,7 +113,7 @@ class Backbone:
             raise ModelError(f"the tokenizer of {name!r} pads in a way that ipo_dspy does not know; take another model")
         self._transform = transform
         self.name, self.pretrained, self.device, self.dtype = name, pretrained, device, dtype
-        self.cache_dir = cache_dir
+        self.cache_dir, self.downloads = cache_dir, downloads
         self.context_length = self._tokens.context_length
         self.model: Any = model.eval().requires_grad_(False)
         self.logit_scale = float(model.logit_scale.exp())
@@ -241,7 +243,11 @@ class Backbone:
     def __reduce__(self) -> tuple[Callable[[], "Backbone"], tuple[()]]:
         """A pickle says what to load and holds no weights."""
         self.check_loaded()
-        where = {"device": str(self.device), "dtype": self.identity["dtype"]}
+        where: dict[str, Any] = {
+            "device": str(self.device),
+            "dtype": self.identity["dtype"],
+            "downloads": self.downloads,
+        }
         return functools.partial(load_backbone, self.name, self.pretrained, **where), ()
 
     def __repr__(self) -> str:
@@ -260,6 +266,7 @@ def load_backbone(
     device: str = "auto",
     dtype: str = "float32",
     cache_dir: str | None = None,
+    downloads: Downloads = "allowed",
 ) -> Backbone:
     """Load a CLIP; the same arguments in one process give the same object.
 
@@ -271,6 +278,8 @@ def load_backbone(
         device: `auto` (cuda, else mps, else cpu) or a torch device.
         dtype: `float32`, `float16` or `bfloat16`, for the towers.
         cache_dir: where downloads are kept; the Hugging Face default if None.
+        downloads: `allowed`; `refused` for a model that a file names, of which only what is on this machine is
+            read; or `anonymous`, for such a model that may be fetched, without the user's hub token.
 
     Raises:
         ModelError: an unknown name or tag, weights that are not here and cannot be fetched, a file that is
@@ -284,7 +293,9 @@ def load_backbone(
     key = (model, pretrained, str(where), dtype, cache_dir, stamp(model, pretrained))
     with _load_lock:
         if key not in _loaded:
-            _loaded[key] = _load(model, pretrained, where, DTYPES[dtype], cache_dir)
+            _loaded[key] = _load(model, pretrained, where, DTYPES[dtype], cache_dir, downloads)
+        if downloads == "allowed":
+            _loaded[key].downloads = downloads  # a file had named it before the user did
         return _loaded[key]
 
 
@@ -295,18 +306,25 @@ def reload(backbone: Backbone, dtype: str) -> Backbone:
         ModelError: they cannot be read, do not fit beside it, or are others now, as random ones are each time.
     """
     backbone.check_loaded()
-    again = _load(backbone.name, backbone.pretrained, backbone.device, DTYPES[dtype], backbone.cache_dir)
+    again = _load(
+        backbone.name, backbone.pretrained, backbone.device, DTYPES[dtype], backbone.cache_dir, backbone.downloads
+    )
     if again.fingerprint != backbone.fingerprint:
         raise ModelError(f"{backbone.name!r} has other weights each time it is loaded; name pretrained weights")
     return again
 
 
 def _load(
-    name: str, pretrained: str | None, device: torch.device, dtype: torch.dtype, cache_dir: str | None
+    name: str,
+    pretrained: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    cache_dir: str | None,
+    downloads: Downloads,
 ) -> Backbone:
-    with _quiet_open_clip():
-        source = resolve(import_open_clip(), name, pretrained, cache_dir)
-        fetch_text_parts(source, cache_dir)
+    with _quiet_open_clip(), hub_access(downloads):
+        source = resolve(import_open_clip(), name, pretrained, cache_dir, downloads)
+        fetch_text_parts(source, cache_dir, downloads)
         try:
             model, transform, preprocess = _build(source, cache_dir)
             tokenizer = import_open_clip().get_tokenizer(source.tokenizer, cache_dir=cache_dir)
@@ -320,6 +338,7 @@ def _load(
                 device=device,
                 dtype=dtype,
                 cache_dir=cache_dir,
+                downloads=downloads,
             )
         except ModelError:
             raise

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ipo_dspy.bundled import BUNDLED, located, named
 from ipo_dspy.clip.backbone import Backbone, load_backbone
-from ipo_dspy.clip.sources import LOCAL
+from ipo_dspy.clip.sources import LOCAL, Downloads
 from ipo_dspy.errors import ModelError
 
 
@@ -16,18 +16,21 @@ class Known:
     Attributes:
         model, pretrained, dtype: for `load_backbone`; files are named from the root.
         fingerprint: what the model has to have.
+        downloads: whether a worker may fetch it.
     """
 
     model: str
     pretrained: str | None
     dtype: str
     fingerprint: str
+    downloads: Downloads = "allowed"
 
     @classmethod
     def of(cls, backbone: Backbone) -> "Known":
         """The driver's model."""
         pretrained = everywhere(backbone.pretrained) if backbone.pretrained else None
-        return cls(everywhere(backbone.name), pretrained, backbone.identity["dtype"], backbone.fingerprint)
+        identity = backbone.identity
+        return cls(everywhere(backbone.name), pretrained, identity["dtype"], backbone.fingerprint, backbone.downloads)
 
     def load(self, device: str = "auto") -> Backbone:
         """The model on this worker.
@@ -35,7 +38,9 @@ class Known:
         Raises:
             ModelError: it is not here, or another one is.
         """
-        backbone = load_backbone(located(self.model), self.pretrained, device=device, dtype=self.dtype)
+        backbone = load_backbone(
+            located(self.model), self.pretrained, device=device, dtype=self.dtype, downloads=self.downloads
+        )
         if backbone.fingerprint != self.fingerprint:
             raise ModelError(
                 f"the model {self.model!r} has the fingerprint {backbone.fingerprint}, and {self.fingerprint} where "

@@ -4,22 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ipo_dspy.errors import BudgetError, IPOError
+from ipo_dspy.errors import BudgetError
 from ipo_dspy.history import Trial
 from ipo_dspy.ledger import Once
-
-
-class ProposalError(IPOError):
-    """A proposer could not answer this time; the search records it and goes on.
-
-    Attributes:
-        fatal: asking again cannot help, as with a wrong key.
-        answered: an answer came and was paid for, with nothing in it that can be used; the step is over.
-    """
-
-    def __init__(self, message: str, *, fatal: bool = False, answered: bool = False) -> None:
-        super().__init__(message)
-        self.fatal, self.answered = fatal, answered
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,14 @@ from typing import Any, Literal, get_args
 import dspy
 from dspy.utils.exceptions import ContextWindowExceededError, LMError
 
-from ipo_dspy.errors import BudgetError, InputError
+from ipo_dspy.errors import BudgetError, InputError, ProposalError
 from ipo_dspy.history import Trial
 from ipo_dspy.ledger import Answer
 from ipo_dspy.lms import LOCAL
 from ipo_dspy.lms.asking import request
 from ipo_dspy.lms.faults import FATAL, brief
 from ipo_dspy.proposal_parsing import last_answers, read_answers
-from ipo_dspy.proposers.base import Ask, ProposalError, Proposals
+from ipo_dspy.proposers.base import Ask, Proposals
 from ipo_dspy.proposers.budget import CHOICES, DESCRIPTION_TOKENS, tokens_in
 from ipo_dspy.proposers.feedback import Feedback, check_feedback, shown
 from ipo_dspy.signatures import PaperAdapter, ProposePrompts, ScoredPrompt, SummariseLooks

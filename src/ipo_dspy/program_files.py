@@ -1,0 +1,96 @@
+"""Saved programs: JSON files with a program's state, read and written in one place.
+
+DSPy's own `load` takes UTF-8 without a byte order mark only, and stops at the name of a package that it does not record
+itself. A file that an editor, another system, or another version of DSPy wrote is read here.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dspy
+from dspy.utils.saving import get_dependency_versions
+
+from ipo_dspy.errors import ProgramFileError
+from ipo_dspy.file_kinds import SAVED_PROGRAM, described
+from ipo_dspy.files import read_json, write_whole
+
+PROGRAM_FILE = "best.json"
+"""What a run calls the program that it has found."""
+LIMIT = 64 * 1024**2
+"""Bytes of a program file: templates, class names, and the demonstrations of other predictors."""
+_REMEDY = "give the file that program.save wrote, or the best.json of a run"
+
+
+def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the state in a saved program.
+
+    Raises:
+        ProgramFileError: the file is missing, cut in the middle, or of another kind.
+    """
+    name = os.fspath(path)
+    if (Path(name) / PROGRAM_FILE).is_file():
+        raise ProgramFileError(f"{name!r} is a folder; write {str(Path(name) / PROGRAM_FILE)!r}")
+    kind = described(name)
+    if kind not in (None, SAVED_PROGRAM):
+        raise ProgramFileError(f"{name!r} is {kind}, not a saved program; {_REMEDY}")
+    try:
+        state = read_json(name, limit=LIMIT)
+    except OSError as error:
+        raise ProgramFileError(
+            f"{name!r} cannot be read ({error.strerror}); give the path that save() was given"
+        ) from error
+    except ValueError as error:
+        raise ProgramFileError(f"{name!r} is not whole JSON ({error}); save the program again") from error
+    if not isinstance(state, dict):
+        raise ProgramFileError(f"{name!r} holds no saved program; {_REMEDY}")
+    return state
+
+
+def load_program(program: dspy.Module, path: str | os.PathLike[str], *, allow_unsafe_lm_state: bool = False) -> None:
+    """Load a saved program into one of the same kind, as `program.load` does, from files of other systems too.
+
+    It takes UTF-8 and UTF-16, with or without a byte order mark, and files that another version of DSPy wrote.
+
+    Raises:
+        ProgramFileError: the file is missing, cut in the middle, or of another kind of program.
+    """
+    apply_state(program, read_state(path), path, allow_unsafe_lm_state=allow_unsafe_lm_state)
+
+
+def apply_state(
+    program: dspy.Module,
+    state: dict[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    allow_unsafe_lm_state: bool = False,
+) -> None:
+    """Load a state that was read from `path`.
+
+    Raises:
+        ProgramFileError: it is that of another kind of program, or malformed; the message names the file.
+    """
+    name = os.fspath(path)
+    try:
+        program.load_state(state, allow_unsafe_lm_state=allow_unsafe_lm_state)
+    except ProgramFileError as error:
+        raise ProgramFileError(f"{name!r}: {error}") from error
+    except (KeyError, RecursionError) as error:
+        fact = f"lacks {error}" if isinstance(error, KeyError) else "is nested too deeply"
+        raise ProgramFileError(
+            f"{name!r} {fact}; load it into the kind of program that wrote it, here {type(program).__name__}"
+        ) from error
+
+
+def write_state(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a program's state as `program.save` does, beside its place and then moved there.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    whole = {**state, "metadata": {"dependency_versions": get_dependency_versions()}}
+    text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+    # A lone surrogate has no UTF-8; its backslash form is JSON's own escape.
+    write_whole(Path(path), text.encode("utf-8", errors="backslashreplace"))
