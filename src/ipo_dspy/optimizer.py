@@ -6,7 +6,6 @@ The student is left as it is; a copy with better templates comes back.
 
 import logging
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -143,7 +142,7 @@ class IPO(Teleprompter):
             overlap=asks_a_model(proposer) if overlap is None else overlap,
         )
         self.limits = Limits(max_lm_calls, max_tokens, max_cost, max_seconds)
-        self._stop = threading.Event()
+        self._stopping = False  # no lock is taken: a signal handler sets it
         if isinstance(initial_templates, str):
             raise InputError(f"initial_templates is one string; write initial_templates=[{initial_templates!r}]")
         self.initial_templates = tuple(template_of(t) for t in initial_templates)
@@ -177,11 +176,17 @@ class IPO(Teleprompter):
         Raises:
             InputError: the student, examples, templates, images or models cannot be used; nothing was paid for by then.
             NoAnswerError: the model that describes gave no description `max_errors` times in a row.
+            StoppedError: `stop` was called before the search had begun, in which case there is nothing to return.
             JournalError: `log_dir` cannot be written.
         """
-        trainset = list(trainset)
-        valset = None if valset is None else list(valset)
-        self._stop.clear()
+        try:
+            return self._compile(student, list(trainset), None if valset is None else list(valset))
+        finally:
+            self._stopping = False
+
+    def _compile(
+        self, student: dspy.Module, trainset: list[dspy.Example], valset: list[dspy.Example] | None
+    ) -> dspy.Module:
         classifiers = find_classifiers(student)
         proposer = self._build_proposer()
         models = self._check_models(proposer)
@@ -190,7 +195,12 @@ class IPO(Teleprompter):
             gather(student, classifiers, valset, name="valset", **self._gathering) if valset is not None else {}
         )
         ways = self._ways
-        session = open_session(self.log_dir, limits=self.limits, observers=(self._log, *self.observers))
+        session = open_session(
+            self.log_dir,
+            limits=self.limits,
+            observers=(self._log, *self.observers),
+            stop=lambda: self._stopping,
+        )
         try:
             tasks = [
                 Task(name, one, self._initial(one), train[name], validation.get(name))
@@ -201,10 +211,12 @@ class IPO(Teleprompter):
             settings = self._settings(proposer, tasks)
             session.begin(seed=self.plan.seed, settings=settings, allow_changes=self.allow_changes)
             for role, lm in distinct(models).items():
+                session.check_stop()
                 greet_once(session.ledger, lm, role=role)
             encoded = [encode(session, task, ways) for task in tasks]
+            session.check_stop()
             session.go_on()
-            results = tuple(search(session, one, proposer, ways, stop=self._stop.is_set) for one in encoded)
+            results = tuple(search(session, one, proposer, ways) for one in encoded)
             details = DetailedResults(results, session.ledger.spent)
             best = self._build_program(student, results, details)
             if self.log_dir is not None:
@@ -253,8 +265,12 @@ class IPO(Teleprompter):
         return dict(vars(self))
 
     def stop(self) -> None:
-        """End the search after the step that is under way; `compile` returns the best so far. From any thread."""
-        self._stop.set()
+        """End the search after the step that is under way; `compile` returns the best so far.
+
+        Before the search has begun, also before `compile` is called, `compile` raises `StoppedError` and asks nothing
+        more. It may be called from any thread and from a signal handler; it holds until `compile` ends.
+        """
+        self._stopping = True
 
     @property
     def _gathering(self) -> dict[str, Any]:

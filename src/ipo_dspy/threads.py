@@ -16,14 +16,17 @@ Result = TypeVar("Result")
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item], *, num_threads: int) -> list[Result]:
     """Results in the order of the items; the first error is raised and what has not begun is left undone.
 
-    Context variables, and with them DSPy's settings, are those of the caller.
+    Ctrl-C does not wait for what is under way. Context variables, and with them the settings of DSPy, are the caller's.
 
     >>> in_threads(abs, [-1, 2, -3], num_threads=2)
     [1, 2, 3]
     """
-    pool = ThreadPoolExecutor(max_workers=num_threads)
+    pool, wait = ThreadPoolExecutor(max_workers=num_threads), True
     try:
         futures = [pool.submit(copy_context().run, function, item) for item in items]
         return [future.result() for future in futures]
+    except KeyboardInterrupt:
+        wait = False
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=wait, cancel_futures=True)

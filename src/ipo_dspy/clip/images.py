@@ -174,11 +174,16 @@ def encode_images(
 
 
 def check_images(
-    sources: Sequence[ImageSource], *, backbone: Backbone | None = None, num_threads: int | None = None
+    sources: Sequence[ImageSource],
+    *,
+    backbone: Backbone | None = None,
+    num_threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Decode all images once, to refuse a bad one before slow work; URLs are left for later, to be fetched once.
 
-    With a backbone, those that it has encoded before are not decoded again.
+    With a backbone, those that it has encoded before are not decoded again. `progress` is called after each image with
+    the number of images done and the number of all.
 
     Raises:
         ImageError: an image that cannot be read; the first in order.
@@ -189,6 +194,8 @@ def check_images(
     for index, error in enumerate(_in_order(unreadable, sources, 2 * threads, threads)):
         if error is not None:
             raise ImageError(_with_place(error, index, len(sources))) from error
+        if progress is not None:
+            progress(index + 1, len(sources))
 
 
 def name_image(source: object) -> str:
