@@ -18,11 +18,11 @@ import pytest
 from rich.console import Console
 
 from ipo_dspy.cli import main
-from ipo_dspy.cli.watch import ASCII_BARS, Watch, draw, is_held, sparkline
+from ipo_dspy.cli.watch import ASCII_BARS, Watch, draw, sparkline
 from ipo_dspy.cli.watch_state import RunState, SearchState
 from ipo_dspy.errors import JournalError
 from ipo_dspy.events import Event
-from ipo_dspy.journal import FILE_NAME, LOCK_NAME, Journal, follow
+from ipo_dspy.journal import FILE_NAME, Journal, follow, is_written
 
 COMMAND = [sys.executable, "-c", "from ipo_dspy.cli import main; main()", "watch"]
 PATIENCE = 60
@@ -194,12 +194,12 @@ def test_another_run_in_the_same_folder_begins_anew(tmp_path: Path) -> None:
 
 
 def test_a_lock_is_seen_and_left_as_it_was(tmp_path: Path) -> None:
-    assert is_held(tmp_path) is False
+    assert is_written(tmp_path) is False
     assert list(tmp_path.iterdir()) == []
     with written_by_another(tmp_path, begun()) as writer:
-        assert is_held(tmp_path) is True
+        assert is_written(tmp_path) is True
         writer.finish()
-    assert is_held(tmp_path) is False
+    assert is_written(tmp_path) is False
     keep(tmp_path, end())
 
 
@@ -390,7 +390,7 @@ def test_ctrl_c_leaves_without_a_word_and_the_run_goes_on(tmp_path: Path) -> Non
         assert "Traceback" not in [*screens, ""][-1]
         assert process.wait(timeout=PATIENCE) == 0
         writer.keep(trial(1, 1, 50.0))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [FILE_NAME, LOCK_NAME]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [FILE_NAME]
 
 
 def test_seconds_go_on_while_a_run_is_silent(tmp_path: Path) -> None:

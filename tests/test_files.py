@@ -1,6 +1,7 @@
 """A file is written whole or not at all."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,24 @@ def test_where_it_cannot_be_written_the_old_stays_and_nothing_is_left(tmp_path: 
         write_whole(tmp_path / "a.json", b"new")
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json" / "old").exists()
+
+
+def test_ctrl_c_leaves_nothing_behind_and_names_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bool] = []
+
+    def note(descriptor: int) -> None:
+        synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+
+    def interrupt(_descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "a.json", b"new")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("os.fsync", note)
+    write_whole(tmp_path / "a.json", b"new")
+    assert synced == [False, True]  # the file, then its folder
 
 
 def test_a_regular_file_is_read_within_its_limit(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """The journal: whatever happens to the process or the disk, what was appended can be read again."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipo_dspy.errors import JournalError
-from ipo_dspy.journal import FILE_NAME, Journal, NoJournal, replay
+from ipo_dspy.journal import FILE_NAME, Journal, NoJournal, follow, replay
 
 text = st.text(max_size=20)
 
@@ -121,6 +123,79 @@ def test_damage_is_told_when_a_run_is_taken_up_and_the_folder_is_free_again(tmp_
     for _ in range(2):
         with pytest.raises(JournalError, match="damaged in line 1"):
             Journal(tmp_path)
+
+
+@pytest.mark.parametrize("use", [Journal, replay, lambda folder: next(follow(folder))])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, use: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / FILE_NAME)
+    with pytest.raises(JournalError, match="it is a named pipe, not a regular file"):
+        use(tmp_path)
+
+
+TRIAL = {
+    "event": "trial",
+    "predictor": "self",
+    "index": 0,
+    "step": 0,
+    "template": "a <CLASS>.",
+    "tokens": 5,
+    "key": "k",
+}
+
+
+@pytest.mark.parametrize("use", [Journal, replay, lambda folder: next(follow(folder))])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (json.dumps({**TRIAL, "accuracy": "high", "loss": 1.0}), "has 'high' as 'accuracy', not a finite number"),
+        (json.dumps({**TRIAL, "accuracy": 1.0, "loss": None}), "has None as 'loss', not a finite number"),
+        (json.dumps({**TRIAL, "accuracy": 1.0, "loss": float("nan")}), "has nan as 'loss', not a finite number"),
+        (json.dumps({**TRIAL, "accuracy": 1.0, "loss": 1.0, "key": ["k"]}), r"has \['k'\] as 'key', not a text"),
+        (json.dumps({**TRIAL, "event": ["trial"]}), "is damaged in line 1"),
+        ("[" * 100_000, "is damaged in line 1"),
+        ('{"event": "fault", "more": ' + "[" * 900 + "]" * 900 + "}", "is damaged in line 1"),
+    ],
+)
+def test_fields_of_other_types_are_one_line(
+    tmp_path: Path, line: str, message: str, use: Callable[[Path], object]
+) -> None:
+    (tmp_path / FILE_NAME).write_text(line + "\n")
+    with pytest.raises(JournalError, match=message):
+        use(tmp_path)
+
+
+def test_another_encoding_is_damage(tmp_path: Path) -> None:
+    content = write(tmp_path, ["one"])
+    (tmp_path / FILE_NAME).write_bytes(content.decode().encode("utf-16"))
+    with pytest.raises(JournalError, match="is damaged in line 1"):
+        replay(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["removed", "emptied"])
+def test_what_somebody_takes_away_is_written_anew(tmp_path: Path, damage: str) -> None:
+    with Journal(tmp_path) as journal:
+        journal.append("fault", predictor="self", step=1, message="one")
+        if damage == "removed":
+            journal.path.unlink()
+        else:
+            os.truncate(journal.path, 0)
+        journal.append("fault", predictor="self", step=1, message="two")
+    assert replay(tmp_path) == [fault("one"), fault("two")]
+
+
+def test_a_journal_that_another_run_has_replaced_is_saved_beside_it(tmp_path: Path) -> None:
+    first = Journal(tmp_path)
+    first.append("fault", predictor="self", step=1, message="paid for")
+    first.path.unlink()
+    write(tmp_path, ["other"])
+    with pytest.raises(
+        JournalError, match=r"replaced by another file; what it held is in 'journal-\w+.jsonl'; to go on"
+    ):
+        first.append("fault", predictor="self", step=1, message="paid for, too")
+    first.close()
+    assert replay(tmp_path) == [fault("other")]
+    (rescued,) = (path for path in tmp_path.iterdir() if path.name != FILE_NAME)
+    assert replay(rescued) == [fault("paid for"), fault("paid for, too")]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

@@ -544,7 +544,7 @@ def test_writes_into_the_run_folder_and_leaves_nothing_else(tmp_path: Path) -> N
     run = sample_run(tmp_path, trials=10)
     assert write_report(run) == run / "report.html"
     assert write_report(run / "journal.jsonl") == run / "report.html"
-    assert sorted(path.name for path in run.iterdir()) == ["journal.jsonl", "journal.lock", "report.html"]
+    assert sorted(path.name for path in run.iterdir()) == ["journal.jsonl", "report.html"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

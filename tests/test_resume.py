@@ -1,5 +1,6 @@
 """A run that is killed at any moment and taken up again ends as one that was not, and pays for no answer twice."""
 
+import json
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ import pytest
 from alike import assert_alike
 from ipo_dspy import IPO, demo
 from ipo_dspy.errors import JournalError
-from ipo_dspy.journal import FILE_NAME, LOCK_NAME, replay
+from ipo_dspy.journal import FILE_NAME, replay
 from ipo_dspy.proposers import Ask, Proposals
 from openai_server import Writer
 
@@ -194,6 +195,57 @@ def test_other_images_or_another_model_are_refused_always_and_the_run_stays_as_i
     assert (tmp_path / FILE_NAME).read_bytes() == before
 
 
+def test_other_validation_images_are_refused_always(task: demo.DemoTask, tmp_path: Path) -> None:
+    def sit(valset: Any) -> None:
+        optimizer = IPO(proposer=Counts(), describer=None, steps=1, log_dir=tmp_path, allow_changes=True)
+        optimizer.compile(task.program, task.trainset, valset=valset)
+
+    first, second = task.testset[:12], task.testset[12:24]
+    sit(first)
+    for other in (second, first[:11], None):
+        with pytest.raises(JournalError, match="other validation images, whose scores cannot be compared; name"):
+            sit(other)
+    sit(first)
+
+
+@pytest.mark.parametrize("damage", ["removed", "emptied"])
+def test_a_journal_that_is_taken_away_in_mid_run_costs_nothing(
+    task: demo.DemoTask, tmp_path: Path, damage: str
+) -> None:
+    def take_away(event: Any) -> None:
+        if event["event"] == "step" and event["step"] == 2:
+            if damage == "removed":
+                (tmp_path / "cut" / FILE_NAME).unlink()
+            else:
+                os.truncate(tmp_path / "cut" / FILE_NAME, 0)
+
+    run(task, tmp_path / "whole")
+    run(task, tmp_path / "cut", observers=[take_away])
+    assert story(tmp_path / "cut") == story(tmp_path / "whole")
+    _, proposer = run(task, tmp_path / "cut")
+    assert proposer.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("template", "a photo of a dog.", "trial 1 of the journal cannot be used"),
+        ("accuracy", 900.0, "trial 1 of the journal cannot be used"),
+        ("tokens", "many", "has 'many' as 'tokens', not a whole number"),
+    ],
+)
+def test_a_trial_that_cannot_be_taken_over_is_one_line(
+    task: demo.DemoTask, tmp_path: Path, field: str, value: object, message: str
+) -> None:
+    run(task, tmp_path)
+    events = [json.loads(line) for line in (tmp_path / FILE_NAME).read_text().splitlines()]
+    second = [event for event in events if event["event"] == "trial"][1]
+    second[field] = value
+    (tmp_path / FILE_NAME).write_text("".join(json.dumps(event) + "\n" for event in events))
+    with pytest.raises(JournalError, match=message):
+        run(task, tmp_path, steps=4)
+
+
 def test_two_processes_do_not_share_a_run(task: demo.DemoTask, tmp_path: Path) -> None:
     from ipo_dspy.journal import Journal
 
@@ -240,9 +292,9 @@ def test_a_full_disk_stops_it_cleanly_and_it_goes_on_once_there_is_room(tmp_path
     assert trials == str(1 + 4 * 8)
 
 
-def test_the_lock_stays_beside_the_journal_and_nothing_else_is_left(task: demo.DemoTask, tmp_path: Path) -> None:
+def test_nothing_else_is_left_beside_the_journal(task: demo.DemoTask, tmp_path: Path) -> None:
     run(task, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.json", FILE_NAME, LOCK_NAME]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.json", FILE_NAME]
 
 
 @pytest.mark.usefixtures("no_cache")

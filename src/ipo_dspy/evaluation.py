@@ -81,6 +81,7 @@ def judge(
     skip_bad: bool = False,
     checked: bool = False,
     where: "Place | None" = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Judged:
     """Encode images once; what cannot be read is an error, or left out and told with `skip_bad`.
 
@@ -93,6 +94,7 @@ def judge(
         skip_bad: leave out images that cannot be read.
         checked: see `encode_images`.
         where: they are encoded and scored there, not here.
+        check: called now and then while they are encoded; whatever it raises ends that.
 
     Raises:
         ImageError: an image cannot be read (without `skip_bad`).
@@ -100,6 +102,7 @@ def judge(
     """
 
     def progress(done: int, total: int) -> None:
+        check()
         if record is not None:
             record.tell("progress", stage=stage, done=done, total=total)
 

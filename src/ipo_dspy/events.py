@@ -8,8 +8,10 @@ is tested: `if event["event"] == "trial": event["accuracy"]`.
 are in none of them; images are named by where they can be found again.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NotRequired, Protocol, TypeAlias, TypedDict, Union, get_args, get_type_hints
+
+from ipo_dspy._internal.json_input import has_type, type_in_words
 
 
 class RunEvent(TypedDict):
@@ -33,7 +35,10 @@ class ResumeEvent(TypedDict):
 
 
 class SearchEvent(TypedDict):
-    """The search for one classifier's template began. `data` is a fingerprint of images, labels and classes."""
+    """The search for one classifier's template began.
+
+    `data` is a fingerprint of images, labels and classes, `validation_data` likewise of the validation images.
+    """
 
     event: Literal["search"]
     predictor: str
@@ -43,6 +48,7 @@ class SearchEvent(TypedDict):
     validation_images: int
     start: str
     data: NotRequired[str]
+    validation_data: NotRequired[str | None]
 
 
 class AnswerEvent(TypedDict):
@@ -183,7 +189,7 @@ class EndEvent(TypedDict):
     status: str
     seconds: float
     calls: int
-    tokens: int
+    tokens: int | None
     cost: NotRequired[float | None]
 
 
@@ -248,6 +254,12 @@ def _kind(event: Any) -> str:
     return str(name)
 
 
+_FORMS: Mapping[str, Mapping[str, Any]] = {_kind(event): get_type_hints(event) for event in get_args(Event)}
+"""The type of each field of each kind."""
+
+LARGEST = 1e15
+"""No number of a run is larger; infinity and NaN are none."""
+
 KEPT: Mapping[str, frozenset[str]] = {
     _kind(event): frozenset(event.__required_keys__ - {"event"})
     for event in get_args(Event)
@@ -257,3 +269,14 @@ KEPT: Mapping[str, frozenset[str]] = {
 
 OUTCOME = frozenset({"chosen", "evaluation", "changed", "end"})
 """Kinds that say how a run ended; a run that is taken up again writes them anew."""
+
+
+def misfits(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the fields whose values have another type than their kind says, with that type in words.
+
+    >>> list(misfits({"event": "end", "status": "finished", "seconds": "3", "calls": 0, "tokens": 0}))
+    [('seconds', 'a finite number')]
+    """
+    for name, form in _FORMS[event["event"]].items():
+        if name in event and not has_type(event[name], form, largest=LARGEST):
+            yield name, type_in_words(form)

@@ -1,4 +1,4 @@
-"""Read a regular file within a size bound; write a file whole, or a line of one.
+"""Read a regular file within a size bound; write a file whole.
 
 Whatever happens to a write, a reader sees what was there before or what is there now. A file that somebody names is
 opened here and nowhere else: a named pipe, a device, or a file without end can then neither hang nor fill the process.
@@ -6,13 +6,13 @@ opened here and nowhere else: a named pipe, a device, or a file without end can 
 
 import contextlib
 import errno
-import json
 import os
 import stat
 import uuid
-from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from ipo_dspy._internal.json_input import parse_json
 
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -33,8 +33,17 @@ def open_regular(path: str | os.PathLike[str], *, limit: int | None = None) -> B
     Raises:
         OSError: it does not exist, cannot be read, is no regular file, or is larger than `limit`. `strerror` tells.
     """
-    # Without O_NONBLOCK a named pipe would wait here for somebody who writes to it.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    return os.fdopen(open_descriptor(path, os.O_RDONLY, limit=limit), "rb")
+
+
+def open_descriptor(path: str | os.PathLike[str], flags: int, *, limit: int | None = None) -> int:
+    """Return a descriptor of a regular file, opened with `flags`, for what `open_regular` cannot do.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    # Without O_NONBLOCK a named pipe would wait here for the process at its other end.
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -43,10 +52,10 @@ def open_regular(path: str | os.PathLike[str], *, limit: int | None = None) -> B
         if limit is not None and status.st_size > limit:
             size = f"it has {status.st_size:,} bytes, more than the {limit:,} that are read"
             raise OSError(errno.EFBIG, size, os.fspath(path))
-        return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+    return descriptor
 
 
 def read_regular(path: str | os.PathLike[str], *, limit: int) -> bytes:
@@ -69,10 +78,7 @@ def read_json(path: str | os.PathLike[str], *, limit: int) -> Any:
         OSError: as `read_regular`.
         ValueError: the file does not hold JSON, or nests it too deeply.
     """
-    try:
-        return json.loads(read_regular(path, limit=limit))
-    except RecursionError as error:
-        raise ValueError("its values are nested too deeply") from error
+    return parse_json(read_regular(path, limit=limit))
 
 
 def write_whole(target: Path, data: bytes) -> None:
@@ -88,25 +94,18 @@ def write_whole(target: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(target)
-    except OSError:
+    except BaseException:  # Ctrl-C, too, must not leave it behind
         with contextlib.suppress(OSError):
             part.unlink()
         raise
+    sync_folder(target.parent)
 
 
-def append_whole(file: FileIO, data: bytes) -> None:
-    """Write to the end of an open file and sync; what could not be written whole is taken back.
-
-    Raises:
-        OSError: the disk is full or gone.
-    """
-    begin = file.seek(0, os.SEEK_END)
-    try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[file.write(rest) :]
-        os.fsync(file.fileno())
-    except OSError:
-        with contextlib.suppress(OSError):
-            file.truncate(begin)
-        raise
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on disk, where the system can: a file that was synced may still lose its name."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -2,7 +2,7 @@
 
 A run folder holds `journal.jsonl`. Whatever was computed or paid for is a line in it, so a crash, a kill
 or a full disk loses at most the line being written. Its kinds of lines and their fields stand in `events`.
-One process at a time writes it: a lock that the operating system frees when the process dies.
+One process at a time writes it: a lock on the file itself, which the operating system frees when the process dies.
 """
 
 import contextlib
@@ -13,22 +13,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from filelock import FileLock, Timeout
-
+from ipo_dspy._internal.json_input import parse_json
+from ipo_dspy.append_only import AppendOnlyFile, FileInUseError, FileReplacedError, is_locked
 from ipo_dspy.errors import JournalError
-from ipo_dspy.events import KEPT, OUTCOME, Event
+from ipo_dspy.events import KEPT, OUTCOME, Event, misfits
 from ipo_dspy.file_kinds import JOURNAL, JOURNAL_FILE, described
-from ipo_dspy.files import append_whole
+from ipo_dspy.files import open_regular, read_regular
 
 FILE_NAME = JOURNAL_FILE
-LOCK_NAME = "journal.lock"
+MAX_BYTES = 1 << 30
+"""Of a journal that is read; a run of thousands of steps writes a few megabytes."""
+PATIENCE = 1.0
+"""Seconds to wait for the lock: `ipo-dspy watch` holds it for an instant to see whether the run lives."""
 
 
 class Journal:
     """Appends events to `folder/journal.jsonl`, each flushed and synced before `append` returns.
 
     A journal that is there already is gone on with: a torn last line is cut off, so that what is added starts on a
-    line of its own, and what it says is in `past`.
+    line of its own, and what it says is in `past`. One that somebody empties or removes meanwhile is written anew.
 
     Attributes:
         past: the events that the folder held when it was opened.
@@ -41,24 +44,19 @@ class Journal:
         self.folder = Path(folder)
         self.path = self.folder / FILE_NAME
         self._writing = threading.Lock()
-        self._lock = FileLock(self.folder / LOCK_NAME)
         with contextlib.ExitStack() as undo:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._lock.acquire(timeout=1)  # `ipo-dspy watch` holds it for an instant to see whether the run lives
-                undo.callback(self._unlock)
-                self._file = self.path.open("a+b", buffering=0)
-                undo.callback(self._file.close)
-                self._file.seek(0)
-                content = self._file.read()
-                self._file.truncate(content.rfind(b"\n") + 1)
-                self._file.seek(0, os.SEEK_END)
-            except Timeout as error:
+                self._file = AppendOnlyFile(self.path, limit=MAX_BYTES, patience=PATIENCE)
+                undo.callback(self._leave)
+                content = self._file.content
+                self._file.cut(content.rfind(b"\n") + 1)
+            except FileInUseError as error:
                 raise JournalError(
                     f"log_dir {str(self.folder)!r} is being written by another process; wait until it is done, or name "
                     f"another folder, e.g. '{self.folder}-2'"
                 ) from error
-            except (OSError, NotImplementedError) as error:
+            except OSError as error:
                 raise self._unwritable(error) from error
             self.past = _read(self.path, content)
             undo.pop_all()
@@ -74,32 +72,31 @@ class Journal:
     def extend(self, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Write several events at once: after a kill all of them are there, or the first ones are."""
         lines = [_line(kind, fields) for kind, fields in events]
-        if lines:
-            self._write(b"".join(lines))
-
-    def _write(self, lines: bytes) -> None:
-        """Write and sync all or nothing: after half a line the next one could not be read."""
-        with self._writing:  # two threads: what one takes back after a failure must not be what the other wrote
+        if not lines:
+            return
+        with self._writing:
             try:
-                append_whole(self._file, lines)
+                self._file.append(b"".join(lines))
             except OSError as error:
                 kept = "; what it holds is whole, and the same run goes on from there"
                 raise self._unwritable(error, kept) from error
 
     def close(self) -> None:
-        """Close the file; appending afterwards is an error. A run that was refused before it began leaves nothing."""
-        with self._writing:
-            self._file.close()
-        with contextlib.suppress(OSError):
-            if not self.path.stat().st_size:
-                self.path.unlink()
-        self._unlock()
+        """Close the file; appending afterwards is an error. A run that was refused before it began leaves nothing.
 
-    def _unlock(self) -> None:
-        self._lock.release()
+        Raises:
+            JournalError: the file was removed, and cannot be written anew.
+        """
+        with self._writing:
+            try:
+                self._leave()
+            except OSError as error:
+                raise self._unwritable(error) from error
+
+    def _leave(self) -> None:
+        self._file.close(remove_empty=True)
         if not self.path.exists():
             with contextlib.suppress(OSError):
-                (self.folder / LOCK_NAME).unlink(missing_ok=True)
                 self.folder.rmdir()  # fails, as it should, where something else lies in it
 
     def __enter__(self) -> "Journal":
@@ -108,8 +105,13 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _unwritable(self, error: Exception, kept: str = "") -> JournalError:
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    def _unwritable(self, error: OSError, kept: str = "") -> JournalError:
+        why = error.strerror or str(error) or type(error).__name__
+        if isinstance(error, FileReplacedError):
+            return JournalError(
+                f"{str(self.path)!r} cannot be gone on with: {why}; to go on, give that file the name {FILE_NAME!r} in "
+                "a folder of its own"
+            )
         return JournalError(
             f"log_dir {str(self.folder)!r} cannot be written ({why}){kept}; free space or name a writable folder, "
             "e.g. 'runs/1'"
@@ -144,7 +146,7 @@ def replay(folder: str | os.PathLike[str]) -> list[Event]:
     path = path / FILE_NAME if path.is_dir() else path
     _check_kind(path)
     try:
-        content = path.read_bytes()
+        content = read_regular(path, limit=MAX_BYTES)
     except OSError as error:
         raise JournalError(
             f"no journal at {str(path)!r} ({error.strerror}); give the folder that --out named, e.g. 'runs/1'"
@@ -161,6 +163,14 @@ def _check_kind(path: Path) -> None:
         "give the folder that --out named, e.g. 'runs/1'" if run is None else f"pass the run's folder: {str(run)!r}"
     )
     raise JournalError(f"{str(path)!r} is {kind or 'a file of another kind'}, not a run; {remedy}")
+
+
+def is_written(folder: str | os.PathLike[str]) -> bool | None:
+    """Return whether a process writes the journal of a folder; None where that cannot be told."""
+    try:
+        return is_locked(Path(folder) / FILE_NAME)
+    except OSError:
+        return None
 
 
 def without_earlier_ends(events: list[Event]) -> list[Event]:
@@ -181,7 +191,7 @@ def parse_line(line: bytes, path: Path, number: int) -> Event:
         JournalError: it is damaged or of a newer version.
     """
     try:
-        event = json.loads(line)
+        event = parse_json(line.decode())  # no other encoding: lines are appended in UTF-8
         kind = event["event"]
         if not isinstance(kind, str):
             raise TypeError("the kind of an event is a text")
@@ -196,6 +206,11 @@ def parse_line(line: bytes, path: Path, number: int) -> Event:
         )
     if missing := KEPT[kind] - set(event):
         raise JournalError(f"{str(path)!r} line {number}: event {kind!r} lacks {sorted(missing)}")
+    for name, wanted in misfits(event):
+        raise JournalError(
+            f"{str(path)!r} line {number}: event {kind!r} has {repr(event[name])[:80]} as {name!r}, not {wanted}; "
+            "restore it from a backup or start a run in another folder"
+        )
     return cast(Event, event)
 
 
@@ -231,14 +246,16 @@ def follow(run: str | os.PathLike[str]) -> Iterator[list[Event]]:
     offset = number = 0
     while True:
         try:
-            with path.open("rb") as file:
+            with open_regular(path, limit=MAX_BYTES) as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(offset)
                 content = file.read()
         except FileNotFoundError:
             size, content = 0, b""
         except OSError as error:
-            raise JournalError(f"{str(path)!r} cannot be read ({error.strerror}); name the folder of a run") from error
+            raise JournalError(
+                f"{str(path)!r} cannot be read ({error.strerror}); give the folder that --out named, e.g. 'runs/1'"
+            ) from error
         if size < offset:
             return
         *whole, _torn = content.split(b"\n")

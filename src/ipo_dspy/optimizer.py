@@ -7,7 +7,6 @@ The student is left as it is; a copy with better templates comes back.
 import inspect
 import logging
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -147,7 +146,7 @@ class IPO(Teleprompter):
             overlap=asks_a_model(proposer) if overlap is None else flag("overlap", overlap),
         )
         self.limits = Limits(max_lm_calls, max_tokens, max_cost, max_seconds)
-        self._stop = threading.Event()
+        self._stopping = False  # no lock is taken: a signal handler sets it
         if isinstance(initial_templates, str):
             raise InputError(f"initial_templates is one string; write initial_templates=[{initial_templates!r}]")
         self.initial_templates = tuple(template_of(t) for t in initial_templates)
@@ -190,17 +189,21 @@ class IPO(Teleprompter):
         Raises:
             InputError: the student, examples, templates, images or models cannot be used; nothing was paid for by then.
             NoAnswerError: the model that describes gave no description `max_errors` times in a row.
+            StoppedError: `stop` was called before the search had begun, in which case there is nothing to return.
             JournalError: `log_dir` cannot be written.
         """
         if teacher is not None:
             raise InputError(f"teacher must be None, got a {type(teacher).__name__}; IPO learns from labels alone")
         trainset, valset = list(trainset), None if valset is None else list(valset)
-        if not (is_watched() if self.progress is None else self.progress):
-            return self._search(student, trainset, valset, ())
-        with ProgressDisplay(steps=self.plan.steps, lines=True) as display:
-            told = [(name, one.classes, one.model_name) for name, one in find_classifiers(student).items()]
-            display.say(data_line(told, len(trainset), None if valset is None else len(valset)))
-            return self._search(student, trainset, valset, (display,))
+        try:
+            if not (is_watched() if self.progress is None else self.progress):
+                return self._search(student, trainset, valset, ())
+            with ProgressDisplay(steps=self.plan.steps, lines=True) as display:
+                told = [(name, one.classes, one.model_name) for name, one in find_classifiers(student).items()]
+                display.say(data_line(told, len(trainset), None if valset is None else len(valset)))
+                return self._search(student, trainset, valset, (display,))
+        finally:
+            self._stopping = False
 
     def _search(
         self,
@@ -210,7 +213,6 @@ class IPO(Teleprompter):
         displays: Sequence[Observer],
     ) -> dspy.Module:
         """Compile with these observers besides the user's own."""
-        self._stop.clear()
         classifiers = find_classifiers(student)
         proposer = self._build_proposer()
         models = self._check_models(proposer)
@@ -219,7 +221,12 @@ class IPO(Teleprompter):
             gather(student, classifiers, valset, name="valset", **self._gathering) if valset is not None else {}
         )
         ways = self._ways
-        session = open_session(self.log_dir, limits=self.limits, observers=(self._log, *displays, *self.observers))
+        session = open_session(
+            self.log_dir,
+            limits=self.limits,
+            observers=(self._log, *displays, *self.observers),
+            stop=lambda: self._stopping,
+        )
         try:
             tasks = [
                 Task(name, one, self._initial(one), train[name], validation.get(name))
@@ -230,10 +237,12 @@ class IPO(Teleprompter):
             settings = self._settings(proposer, tasks)
             session.begin(seed=self.plan.seed, settings=settings, allow_changes=self.allow_changes)
             for role, lm in distinct(models).items():
+                session.check_stop()
                 greet_once(session.ledger, lm, role=role)
             encoded = [encode(session, task, ways) for task in tasks]
+            session.check_stop()
             session.go_on()
-            results = tuple(search(session, one, proposer, ways, stop=self._stop.is_set) for one in encoded)
+            results = tuple(search(session, one, proposer, ways) for one in encoded)
             details = DetailedResults(results, session.ledger.spent)
             best = self._build_program(student, results, details)
             if self.log_dir is not None:
@@ -295,8 +304,12 @@ class IPO(Teleprompter):
         return f"IPO({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
     def stop(self) -> None:
-        """End the search after the step that is under way; `compile` returns the best so far. From any thread."""
-        self._stop.set()
+        """End the search after the step that is under way; `compile` returns the best so far.
+
+        Before the search has begun, also before `compile` is called, `compile` raises `StoppedError` and asks nothing
+        more. It may be called from any thread and from a signal handler; it holds until `compile` ends.
+        """
+        self._stopping = True
 
     @property
     def _gathering(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from ipo_dspy.errors import BudgetError, ProposalError, TemplateError
+from ipo_dspy.errors import BudgetError, InputError, JournalError, ProposalError, TemplateError
 from ipo_dspy.events import Event, Keeper, Observer, TrialEvent
 from ipo_dspy.history import History, Score, Trial
 from ipo_dspy.ledger import Ledger
@@ -444,8 +444,13 @@ def _trial_fields(trial: Trial) -> dict[str, Any]:
 
 
 def _trial(event: TrialEvent) -> Trial:
-    score = Score(event["accuracy"], event["loss"])
-    template = Template.parse(event["template"])
+    try:
+        score, template = Score(event["accuracy"], event["loss"]), Template.parse(event["template"])
+    except InputError as error:
+        raise JournalError(
+            f"trial {event['index']} of the journal cannot be used ({error}); restore the journal from a backup or "
+            "start a run in another folder"
+        ) from error
     return Trial(template, score, index=event["index"], step=event["step"], tokens=event["tokens"], key=event["key"])
 
 

@@ -6,12 +6,12 @@ allows it. Other images or another CLIP model are refused always: their scores c
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from ipo_dspy.errors import JournalError
+from ipo_dspy.errors import JournalError, StoppedError
 from ipo_dspy.events import Event, Observer
 from ipo_dspy.journal import Journal, NoJournal
 from ipo_dspy.ledger import Ledger, Limits
@@ -22,6 +22,13 @@ FREE = frozenset(
     {"steps", "patience", "max_errors", "max_lm_calls", "max_tokens", "max_cost", "max_seconds", "num_threads"}
 )
 """Settings that say how far a run goes, not which way: they may change from one sitting to the next."""
+_SAME = {
+    "data": "images, labels or classes",
+    "model": "CLIP model",
+    "validation_images": "validation images",
+    "validation_data": "validation images",
+}
+"""What a search is about, and must stay about when it goes on."""
 VERSIONS = ("ipo_dspy", "dspy", "litellm", "open_clip_torch", "torch")
 
 
@@ -32,16 +39,29 @@ class Session:
         journal: of the run.
         limits: what the run may spend.
         observers: told of every event.
+        stop: asked again and again; true ends the run.
     """
 
-    def __init__(self, journal: Journal | NoJournal, limits: Limits, observers: Sequence[Observer]) -> None:
+    def __init__(
+        self,
+        journal: Journal | NoJournal,
+        limits: Limits,
+        observers: Sequence[Observer],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.journal, self.observers, self.past = journal, in_turn(observers), journal.past
+        self.stop = stop
         self.ledger = Ledger(journal, limits, past=self.past, observers=self.observers)
         self._resume: dict[str, Any] | None = None
 
     def record(self, predictor: str) -> Record:
         """Takes the events of one classifier's search."""
         return Record(predictor, self.journal, self.observers)
+
+    def check_stop(self) -> None:
+        """Raise `StoppedError` if the end of the run was asked for."""
+        if self.stop():
+            raise StoppedError
 
     def begin(self, *, seed: int, settings: Mapping[str, Any], allow_changes: bool) -> None:
         """Write that a run begins, or see that an earlier one may go on.
@@ -84,8 +104,9 @@ class Session:
         if was is None:
             self.record(predictor)("search", **task)
             return
-        for name, told in (("data", "images, labels or classes"), ("model", "CLIP model")):
-            if was.get(name) != task[name]:
+        before = {"validation_data": task["validation_data"], **was}  # which an earlier version did not keep
+        for name, told in _SAME.items():
+            if before.get(name) != task[name]:
                 raise JournalError(
                     f"{self._folder} holds a run with other {told}, whose scores cannot be compared; name another "
                     f"folder, e.g. '{getattr(self.journal, 'folder', 'runs/1')}-2'"
@@ -142,13 +163,19 @@ def in_turn(observers: Sequence[Observer]) -> tuple[Observer, ...]:
     return tuple(map(locked, observers))
 
 
-def open_session(log_dir: str | os.PathLike[str] | None, *, limits: Limits, observers: Sequence[Observer]) -> Session:
+def open_session(
+    log_dir: str | os.PathLike[str] | None,
+    *,
+    limits: Limits,
+    observers: Sequence[Observer],
+    stop: Callable[[], bool] = lambda: False,
+) -> Session:
     """Open or take up the run of a folder; without one nothing is kept.
 
     Raises:
         JournalError: the folder cannot be written, is in use, or its journal is damaged.
     """
-    return Session(NoJournal() if log_dir is None else Journal(log_dir), limits, observers)
+    return Session(NoJournal() if log_dir is None else Journal(log_dir), limits, observers, stop)
 
 
 def _settings_so_far(past: Sequence[Event]) -> dict[str, Any]:
@@ -158,7 +185,7 @@ def _settings_so_far(past: Sequence[Event]) -> dict[str, Any]:
         if event["event"] == "run":
             settings = dict(event["settings"])
         elif event["event"] == "resume":
-            settings |= {name: now for name, (_, now) in event["changed"].items()}
+            settings |= {name: was_is[-1] for name, was_is in event["changed"].items() if was_is}
     return settings
 
 

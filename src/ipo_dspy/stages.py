@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ipo_dspy.bundled import named
 from ipo_dspy.choices import build_describer
-from ipo_dspy.errors import StoppedError
 from ipo_dspy.events import DescriptionEvent, Event
 from ipo_dspy.ledger import Answer
 from ipo_dspy.search import Plan, Search, SearchResult
@@ -87,10 +86,12 @@ def check(session: Session, task: Task, ways: Ways) -> None:
 
     Raises:
         InputError: a template that does not fit the model, or an image that cannot be read.
+        StoppedError: the end of the run was asked for.
     """
     from ipo_dspy.clip.images import check_images
     from ipo_dspy.clip.text import template_tokens
 
+    session.check_stop()
     record = session.record(task.name)
     record.tell("progress", stage="model", done=0, total=1)
     for template in task.initial:
@@ -101,7 +102,12 @@ def check(session: Session, task: Task, ways: Ways) -> None:
         return  # its workers read the images, which this machine may not even have
     for images in (task.train, task.validation):
         if images is not None and not ways.skip_bad:
-            check_images(images.images, backbone=task.classifier.backbone, num_threads=ways.num_threads)
+            check_images(
+                images.images,
+                backbone=task.classifier.backbone,
+                num_threads=ways.num_threads,
+                progress=lambda _done, _total: session.check_stop(),
+            )
 
 
 def encode(session: Session, task: Task, ways: Ways) -> Encoded:
@@ -110,6 +116,7 @@ def encode(session: Session, task: Task, ways: Ways) -> Encoded:
     Raises:
         ImageError: an image cannot be read (without `skip_bad`).
         JournalError: the run is about other images, or another model.
+        StoppedError: the end of the run was asked for.
     """
     train = _judge(session, task, task.train, ways, "training images")
     validation = None if task.validation is None else _judge(session, task, task.validation, ways, "validation images")
@@ -122,18 +129,17 @@ def encode(session: Session, task: Task, ways: Ways) -> Encoded:
         validation_images=0 if validation is None else len(validation.images.labels),
         start=str(task.initial[0]),
         data=encoded.data,
+        validation_data=None if validation is None else validation.fingerprint,
     )
     return encoded
 
 
-def search(
-    session: Session, encoded: Encoded, proposer: "Proposer", ways: Ways, *, stop: Callable[[], bool]
-) -> SearchResult:
+def search(session: Session, encoded: Encoded, proposer: "Proposer", ways: Ways) -> SearchResult:
     """Describe images, search a template, and keep how the start and the best compare."""
     from ipo_dspy.evaluation import compare
 
     task, record, validation = encoded.task, session.record(encoded.task.name), encoded.validation
-    described = describe(session, task, encoded.train.images, ways, stop=stop)
+    described = describe(session, task, encoded.train.images, ways)
     engine = Search(
         encoded.scorer,
         proposer,
@@ -143,7 +149,7 @@ def search(
         past=session.past,
         descriptions=[text for text in described.texts if text],
         task=ways.task or sentence(encoded.train.images.classes),
-        stop=stop,
+        stop=session.stop,
     )
     result = engine.run(task.initial, validator=None if validation is None else validation.scorer)
     compare(record, result, encoded.train, split="train")
@@ -152,10 +158,8 @@ def search(
     return result
 
 
-def describe(
-    session: Session, task: Task, train: TrainingImages, ways: Ways, *, stop: Callable[[], bool]
-) -> "Descriptions":
-    """How some training images look, evenly over the classes.
+def describe(session: Session, task: Task, train: TrainingImages, ways: Ways) -> "Descriptions":
+    """Return how some training images look, evenly over the classes; of those that a stop left over, nothing.
 
     Raises:
         LanguageModelError: the key or name of the model that describes is wrong.
@@ -170,7 +174,7 @@ def describe(
         num_threads=ways.num_threads,
         max_errors=ways.plan.max_errors,
     )
-    if describer is None or ways.max_descriptions == 0:
+    if describer is None or ways.max_descriptions == 0 or session.stop():
         return Descriptions(())
     record = session.record(task.name)
     known = {(event["source"], event["text"]) for event in session.past if _describes(event, task.name)}
@@ -179,8 +183,7 @@ def describe(
     images, labels = [train.images[i] for i in chosen], [train.labels[i] for i in chosen]
 
     def once(question: str, ask: Callable[[], Answer]) -> Answer:
-        if stop():
-            raise StoppedError
+        session.check_stop()
         return session.ledger.once("", question, ask)  # two classifiers may be trained on the same images
 
     described = describer.describe(images, labels, once=once)
@@ -230,6 +233,7 @@ def _judge(session: Session, task: Task, images: TrainingImages, ways: Ways, sta
         skip_bad=ways.skip_bad,
         checked=True,
         where=ways.where,
+        check=session.check_stop,
     )
 
 
@@ -239,11 +243,16 @@ def _wide(session: Session, task: Task, ways: Ways) -> "Wide | None":
     if ways.where is None:
         return None
     record = session.record(task.name)
+
+    def progress(done: int, total: int) -> None:
+        record.tell("progress", stage="images to score on", done=done, total=total)
+        session.check_stop()
+
     wide = ways.where.wide(
         task.classifier.backbone,
         task.train.classes if task.train.choices is None else None,
         skip_bad=ways.skip_bad,
-        progress=lambda done, total: record.tell("progress", stage="images to score on", done=done, total=total),
+        progress=progress,
     )
     tell_skipped(record, "images to score on", () if wide is None else wide.skipped)
     return wide

@@ -9,16 +9,18 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from filelock import FileLock, Timeout
-
+from ipo_dspy._internal.json_input import has_type, parse_json, type_in_words
+from ipo_dspy.append_only import AppendOnlyFile, FileInUseError
 from ipo_dspy.errors import JournalError
-from ipo_dspy.files import append_whole, write_whole
+from ipo_dspy.files import read_regular, write_whole
 
-ROWS, SETTINGS, LOCK = "rows.jsonl", "bench.json", "bench.lock"
+ROWS, SETTINGS = "rows.jsonl", "bench.json"
+MAX_BYTES = 1 << 30
+"""Of a file that is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +89,14 @@ class Rows:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.path = self.folder / ROWS
-        self._lock = FileLock(self.folder / LOCK)
         with contextlib.ExitStack() as undo:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._lock.acquire(timeout=0)
-                undo.callback(self._lock.release)
-                self._file = self.path.open("a+b", buffering=0)
+                self._file = AppendOnlyFile(self.path, limit=MAX_BYTES)
                 undo.callback(self._file.close)
-                self._file.seek(0)
-                content = self._file.read()
-                self._file.truncate(content.rfind(b"\n") + 1)
-            except Timeout as error:
+                content = self._file.content
+                self._file.cut(content.rfind(b"\n") + 1)
+            except FileInUseError as error:
                 raise JournalError(
                     f"{str(self.folder)!r} is being written by another sweep; wait until it is done, or name another "
                     f"folder, e.g. '{self.folder}-2'"
@@ -138,15 +136,21 @@ class Rows:
         """
         line = json.dumps(asdict(row), ensure_ascii=False, default=dict).encode("utf-8", errors="backslashreplace")
         try:
-            append_whole(self._file, line + b"\n")
+            self._file.append(line + b"\n")
         except OSError as error:
             raise self._unwritable(error) from error
         self.latest[row.key] = row
 
     def close(self) -> None:
-        """Leave the folder to others."""
-        self._file.close()
-        self._lock.release()
+        """Leave the folder to others.
+
+        Raises:
+            JournalError: the file was removed, and cannot be written anew.
+        """
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def __enter__(self) -> "Rows":
         return self
@@ -168,7 +172,7 @@ def read_rows(folder: str | os.PathLike[str]) -> dict[str, Row]:
     """
     path = Path(folder) / ROWS
     try:
-        content = path.read_bytes()
+        content = read_regular(path, limit=MAX_BYTES)
     except OSError as error:
         raise JournalError(
             f"no rows at {str(path)!r} ({error.strerror}); give the folder that --out named, e.g. 'runs/bench'"
@@ -178,11 +182,13 @@ def read_rows(folder: str | os.PathLike[str]) -> dict[str, Row]:
 
 def _parsed(content: bytes, path: Path) -> Iterator[Row]:
     *whole, _torn = content.split(b"\n")
-    known = {one.name for one in fields(Row)}
+    types = get_type_hints(Row)
     for number, line in enumerate(whole, start=1):
         try:
-            values = json.loads(line)
-            yield Row(**{name: value for name, value in values.items() if name in known})
+            values = {name: value for name, value in parse_json(line.decode()).items() if name in types}
+            if wrong := [name for name, value in values.items() if not has_type(value, types[name])]:
+                raise TypeError(f"{wrong[0]!r} is not {type_in_words(types[wrong[0]])}")
+            yield Row(**values)
         except (ValueError, TypeError, AttributeError) as error:
             raise JournalError(
                 f"{str(path)!r} is damaged in line {number}; restore it from a backup, or remove that line: its cell "
@@ -192,6 +198,6 @@ def _parsed(content: bytes, path: Path) -> Iterator[Row]:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_bytes()))
+        return dict(parse_json(read_regular(path, limit=MAX_BYTES)))
     except (OSError, ValueError, TypeError) as error:
         raise JournalError(f"{str(path)!r} cannot be read ({error}); name another folder") from error

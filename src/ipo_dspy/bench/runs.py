@@ -1,6 +1,5 @@
 """How a method is run on a split: learned on shots of the base classes, scored on test images of both halves."""
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,24 +32,24 @@ class Stopper:
     """Ends a sweep after the step that is under way; `stop` may be called from any thread or signal handler."""
 
     def __init__(self) -> None:
-        self._wanted = threading.Event()
+        self._wanted = False  # no lock is taken: a signal handler sets it
         self._current: Callable[[], None] | None = None
 
     def stop(self) -> None:
         """Ask for the end."""
-        self._wanted.set()
+        self._wanted = True
         if self._current is not None:
             self._current()
 
     def check(self) -> None:
         """Raise `StoppedError` once the end was asked for."""
-        if self._wanted.is_set():
+        if self._wanted:
             raise StoppedError
 
     def during(self, stop: Callable[[], None] | None) -> None:
         """What to call, too, when the end is asked for."""
         self._current = stop
-        if stop is not None and self._wanted.is_set():
+        if stop is not None and self._wanted:
             stop()
 
 

@@ -153,7 +153,7 @@ def bench(
     if dry_run:
         show.estimate(estimate(grids, where), machine=json)
         return
-    swept = _sweep(grids, where, out, cluster, device=device, allow_changes=allow_changes, retry=retry)
+    swept, code = _sweep(grids, where, out, cluster, device=device, allow_changes=allow_changes, retry=retry)
     if not ablations:
         for path in plot_curves(out, grid, where.titles):
             show.note(f"curves  {path}")
@@ -165,6 +165,8 @@ def bench(
         content = Content(tables, rows, swept.cells, where, again, variant_names(ablations))
         show.note(f"page    {write_page(out / _page_name(transfer, ablations=bool(ablations)), content)}")
     _show(tables, swept, format, out, json=json)
+    if code:
+        raise typer.Exit(code)
 
 
 def _page_name(source: str | None, *, ablations: bool) -> str:
@@ -187,16 +189,20 @@ def _data(
     return (learned,), tested
 
 
-def _sweep(grids: "Sequence[Grid]", suite: "Suite", out: Path, cluster: "RayTasks | None", **options: Any) -> "Swept":
+def _sweep(
+    grids: "Sequence[Grid]", suite: "Suite", out: Path, cluster: "RayTasks | None", **options: Any
+) -> "tuple[Swept, int]":
+    """Measure the cells; what came of it, and the exit code."""
     from ipo_dspy.bench.runs import Stopper
     from ipo_dspy.bench.sweep import sweep
-    from ipo_dspy.cli import resume
+    from ipo_dspy.cli import signals
     from ipo_dspy.cli.sweeping import LiveSweep
 
     stopper, live = Stopper(), LiveSweep(several=cluster is not None)
     said = "stopping after this step" if cluster is None else "stopping the cells under way"
-    with live, resume.stopping(stopper.stop, live.say, said):
-        return sweep(grids, suite, out, ray=cluster, audience=live, stopper=stopper, **options)
+    with live, signals.stopping(stopper.stop, live.say, said) as request:
+        swept = sweep(grids, suite, out, ray=cluster, audience=live, stopper=stopper, **options)
+    return swept, request.exit_code if swept.stopped else int(bool(swept.failed))
 
 
 def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "Suite", swept: "Swept") -> "list[Table]":
@@ -228,9 +234,6 @@ def _show(tables: "Sequence[Table]", swept: "Swept", form: str, out: Path, *, js
         show.note(f"{counted(len(swept.failed), 'cell')} failed, see {out / ROWS}; try again: {again} --retry-failed")
     if swept.stopped:
         show.note(f"stopped after {len(swept.rows)} of {counted(swept.cells, 'cell')}; go on with: {again}")
-        raise typer.Exit(130)
-    if swept.failed:
-        raise typer.Exit(1)
 
 
 def _methods(text: str | None, lm: str | None) -> tuple[str, ...]:

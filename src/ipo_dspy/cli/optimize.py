@@ -41,7 +41,7 @@ from ipo_dspy.cli.options import (
     scorer,
     settings,
 )
-from ipo_dspy.errors import InputError, IPOError
+from ipo_dspy.errors import InputError, IPOError, StoppedError
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
@@ -191,7 +191,7 @@ def _run(
     dry_run: bool,
     options: dict[str, Any],
 ) -> None:
-    from ipo_dspy.cli import resume, runs, show
+    from ipo_dspy.cli import runs, show, signals
     from ipo_dspy.cli.progress import LiveProgress
     from ipo_dspy.lms.addresses import check_listening
     from ipo_dspy.lms.retries import telling_of_retries
@@ -208,10 +208,22 @@ def _run(
     if not before:  # a run that goes on may have all the answers it needs
         for role, lm in asked.items():
             check_listening(lm, role=role)  # before there is a folder
+    runs.prepare(optimizer, program, tests)  # here a signal ends at once: there is nothing to keep yet
+    retries = telling_of_retries(list(asked.values()), progress.say)
     try:
-        retries = telling_of_retries(list(asked.values()), progress.say)
-        with progress, resume.stopping(optimizer.stop, progress.say), retries:
-            result = runs.run(optimizer, program, train, validation=validation, tests=tests, folder=folder)
+        with progress, signals.stopping(optimizer.stop, progress.say) as request, retries:
+            result = runs.run(
+                optimizer,
+                program,
+                train,
+                validation=validation,
+                tests=tests,
+                folder=folder,
+                stop=lambda: request.received,
+            )
+    except StoppedError:
+        show.note(f"ipo-dspy: stopped before the search began; {_go_on(folder)}")
+        raise typer.Exit(request.exit_code) from None
     except (IPOError, KeyboardInterrupt):
         if runs.journal_size(folder) > before and runs.holds_something(folder):
             show.note(f"what was answered and found so far is in {runs.journal(folder)}; {_go_on(folder)}")
@@ -220,9 +232,9 @@ def _run(
         show.as_json(result.as_json())
     else:
         show.outcome(result, optimizer.limits)
-    if why := _why(result):
+    if why := "stopped" if request.received else _why(result):
         show.note(f"ipo-dspy: {why}; {_go_on(folder)}")
-    if code := _exit_code(result):
+    if code := request.exit_code if request.received else int(result.status == "faults"):
         raise typer.Exit(code)
 
 
@@ -232,16 +244,10 @@ def _go_on(folder: Path) -> str:
     return f"go on with: {resume.command(folder)}"
 
 
-def _exit_code(result: "Outcome") -> int:
-    """0 for a run that came to an end or to its limits, 1 if language models failed, 130 if Ctrl-C stopped it."""
-    return {"faults": 1, "stopped": 130}.get(result.status, 0)
-
-
 def _why(result: "Outcome") -> str:
     """What kept a run from its end, if something did."""
     told = {
         "finished": "",
-        "stopped": "stopped",
         "faults": f"the language model failed ({result.fault}); the best template so far is in {result.folder}; "
         "another model, or --asking singles, may do better and needs --allow-changes here",
     }

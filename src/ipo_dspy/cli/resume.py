@@ -1,12 +1,8 @@
-"""Stopping a run and going on with it: Ctrl-C, and the command that takes the run up again."""
+"""The command that takes a run up again."""
 
-import contextlib
 import re
 import shlex
-import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
 _invoked: list[str] = []
 """The arguments of this process, for the command to go on with. Options refuse secrets, but not in an address."""
@@ -30,21 +26,3 @@ def _without_credentials(argument: str) -> str:
     if "://" not in argument:
         return argument
     return _QUERY.sub(r"\1=VALUE", _USERINFO.sub("USER:PASSWORD@", argument))
-
-
-@contextlib.contextmanager
-def stopping(
-    stop: Callable[[], None], tell: Callable[[str], None], said: str = "stopping after this step"
-) -> Iterator[None]:
-    """Ctrl-C calls `stop`, which ends the search as is `said`; a second one interrupts at once."""
-
-    def first(_number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        stop()
-        tell(f"{said}; Ctrl-C again stops at once")
-
-    before = signal.signal(signal.SIGINT, first)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

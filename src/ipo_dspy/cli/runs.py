@@ -1,13 +1,14 @@
 """What `demo` and `optimize` share: compile, test, write the report, and put the outcome in one value."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.data import ImageDataset, harmonic_mean
-from ipo_dspy.errors import DataError, JournalError
-from ipo_dspy.events import Event
+from ipo_dspy.errors import DataError, JournalError, StoppedError
+from ipo_dspy.events import Event, SearchEvent
 from ipo_dspy.history import Score
 from ipo_dspy.ledger import Spent
 
@@ -76,6 +77,20 @@ class Outcome:
         return {**plain, **spent, "scores": scores, "harmonic_mean": harmonic}
 
 
+def prepare(optimizer: "IPO", program: "ClipClassifier", tests: Mapping[str, ImageDataset]) -> None:
+    """Load the model, and see that all test images can be read: they are scored last, but should be refused first."""
+    from ipo_dspy.cli.progress import working
+    from ipo_dspy.clip.images import check_images
+
+    if optimizer.skip_bad or optimizer.scorer is not None:
+        return
+    with working("Loading the model ..."):
+        backbone = program.backbone
+    for dataset in tests.values():
+        images_of = [example.image for example in dataset]
+        check_images(images_of, backbone=backbone, num_threads=optimizer.num_threads)
+
+
 def run(
     optimizer: "IPO",
     program: "ClipClassifier",
@@ -84,6 +99,7 @@ def run(
     validation: ImageDataset | None = None,
     tests: Mapping[str, ImageDataset],
     folder: Path,
+    stop: Callable[[], bool],
 ) -> Outcome:
     """Optimize, evaluate on test images, write journal, program and report to a folder.
 
@@ -94,40 +110,39 @@ def run(
         validation: decides at the end, if given.
         tests: by part (`base`, `novel`, `all`); each part is scored against its own class names.
         folder: of the run.
+        stop: asked while test images are encoded; where it is true, they are left to the sitting that goes on.
+
+    Raises:
+        StoppedError: the end was asked for before the search had begun.
     """
-    from ipo_dspy.cli.progress import working
-    from ipo_dspy.clip.images import check_images
     from ipo_dspy.journal import replay
     from ipo_dspy.report import write_report
 
-    if not optimizer.skip_bad and optimizer.scorer is None:
-        with working("Loading the model ..."):
-            backbone = program.backbone
-        for dataset in tests.values():  # they are scored last, but a bad one should not show only then
-            images_of = [example.image for example in dataset]
-            check_images(images_of, backbone=backbone, num_threads=optimizer.num_threads)
     skipped: list[Event] = []
+    searches: list[SearchEvent] = []
 
-    def count(event: Event) -> None:
+    def listen(event: Event) -> None:
         if event["event"] == "skipped":
             skipped.append(event)
+        elif event["event"] == "search":
+            searches.append(event)
 
-    optimizer.observers += (count,)
+    optimizer.observers += (listen,)
     known = sum(event["event"] == "trial" for event in replay(folder)) if journal_size(folder) else 0
     best = optimizer.compile(program, train, valset=validation)
     details = best.detailed_results
     finalist = details.searches[0].finalists[0]
     start = next(f for f in details.searches[0].finalists if f.trial.index == 0)
-    told = next(event for event in replay(folder) if event["event"] == "search")
     scores = {"train": (start.trial.score, finalist.trial.score)}
-    images = {"train": told["images"]}
+    images = {"train": searches[0]["images"]}
     if validation is not None:
         scores["validation"] = (start.deciding, finalist.deciding)
-        images["validation"] = told["validation_images"]
-    for part, dataset in tests.items():
-        before, after = _test(best, dataset, part, start.trial.template, optimizer, folder)
-        scores[set_name(part)] = (before.score, after.score)
-        images[set_name(part)] = len(after.predicted)
+        images["validation"] = searches[0]["validation_images"]
+    with contextlib.suppress(StoppedError):
+        for part, dataset in tests.items():
+            before, after = _test(best, dataset, part, start.trial.template, optimizer, folder, stop)
+            scores[set_name(part)] = (before.score, after.score)
+            images[set_name(part)] = len(after.predicted)
     return Outcome(
         start=str(start.trial.template),
         best=str(finalist.trial.template),
@@ -186,16 +201,31 @@ def free_folder(parent: str, name: str) -> Path:
 
 
 def _test(
-    best: "ClipClassifier", dataset: ImageDataset, part: str, start: "Template", optimizer: "IPO", folder: Path
+    best: "ClipClassifier",
+    dataset: ImageDataset,
+    part: str,
+    start: "Template",
+    optimizer: "IPO",
+    folder: Path,
+    stop: Callable[[], bool],
 ) -> "tuple[Evaluation, Evaluation]":
-    """Evaluate start and best template on test images and add both to the journal."""
+    """Evaluate start and best template on test images and add both to the journal.
+
+    Raises:
+        StoppedError: the end was asked for; nothing was added.
+    """
     from ipo_dspy.evaluation import judge, keep_comparison
     from ipo_dspy.journal import Journal
     from ipo_dspy.search import Record
     from ipo_dspy.training import gather
 
+    def check() -> None:
+        if stop():
+            raise StoppedError
+
     if not dataset:
         raise DataError(f"no test images for {part!r} classes; use a smaller --test")
+    check()
     program = best.deepcopy()
     program.classes = dataset.classes
     images = gather(program, {"self": program}, dataset, name="test images")["self"]
@@ -208,6 +238,7 @@ def _test(
             stage="test images" if part == "all" else f"test images, {part}",
             skip_bad=optimizer.skip_bad,
             where=optimizer.scorer,
+            check=check,
         )
         before, after = judged.evaluate(start), judged.evaluate(program.template)
         keep_comparison(record, before, after, judged.images, split="test", part=part)

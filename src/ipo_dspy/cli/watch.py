@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from filelock import FileLock, Timeout
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ipo_dspy.cli import signals
 from ipo_dspy.cli.terminal import Terminal
 from ipo_dspy.cli.watch_state import RunState, SearchState
 from ipo_dspy.cli.wording import counted
 from ipo_dspy.errors import JournalError
 from ipo_dspy.history import Trial
-from ipo_dspy.journal import FILE_NAME, LOCK_NAME, follow
+from ipo_dspy.journal import FILE_NAME, follow, is_written
 from ipo_dspy.ledger import Spent
 
 PAUSE = 0.5
@@ -78,7 +78,7 @@ class Watch:
             self.state.fold(event)
         now = time.monotonic()
         if self._tried is None or (not events and now - self._tried >= self.quiet):
-            self.held, self._tried = is_held(self.folder), now
+            self.held, self._tried = is_written(self.folder), now
         elif events:
             self.held, self._tried = True, now
         return self.state.end is not None and not self.held
@@ -88,21 +88,6 @@ class Watch:
         while not self.look():
             yield False
             time.sleep(pause)
-
-
-def is_held(folder: Path) -> bool | None:
-    """Whether a process writes the journal of a folder; None where that cannot be told."""
-    if not (folder / LOCK_NAME).exists():
-        return False
-    lock = FileLock(folder / LOCK_NAME)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except (OSError, NotImplementedError):
-        return None
-    lock.release()
-    return False
 
 
 def watch(
@@ -120,12 +105,14 @@ def watch(
     if once:
         console.print(draw(watched, console))
         return
-    # Ctrl-C is how one leaves, so it is no failure.
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         if console.is_terminal:
             _live(watched, console)
         else:
             _lines(watched, console, over=over)
+    except KeyboardInterrupt as interrupt:
+        if signals.exit_code(interrupt) != 130:  # Ctrl-C is how one leaves, so it is no failure
+            raise
     if not console.is_terminal:
         console.print(draw(watched, console))
 

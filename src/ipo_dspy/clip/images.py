@@ -128,11 +128,16 @@ def encode_images(
 
 
 def check_images(
-    sources: Sequence[ImageSource], *, backbone: Backbone | None = None, num_threads: int | None = None
+    sources: Sequence[ImageSource],
+    *,
+    backbone: Backbone | None = None,
+    num_threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Decode all images once, to refuse a bad one before slow work; URLs are left for later, to be fetched once.
 
-    With a backbone, those that it has encoded before are not decoded again.
+    With a backbone, those that it has encoded before are not decoded again. `progress` is called after each image with
+    the number of images done and the number of all.
 
     Raises:
         ImageError: images that cannot be read: how many, and the first `MAX_NAMED` by name.
@@ -140,8 +145,12 @@ def check_images(
     threads = num_threads or _threads()
     known = None if backbone is None else KnownFeatures(backbone, READING)
     unreadable = functools.partial(_unreadable, known)
-    outcomes = enumerate(_in_order(unreadable, sources, 2 * threads, threads))
-    bad = [(index, error) for index, error in outcomes if error is not None]
+    bad: list[tuple[int, ImageError]] = []
+    for index, error in enumerate(_in_order(unreadable, sources, 2 * threads, threads)):
+        if error is not None:
+            bad.append((index, error))
+        if progress is not None:
+            progress(index + 1, len(sources))
     if bad:
         raise _refusal(bad, len(sources)) from bad[0][1]
 

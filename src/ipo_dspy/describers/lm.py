@@ -12,7 +12,7 @@ from PIL import Image
 from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.clip.image_io import open_image
 from ipo_dspy.describers.base import Descriptions, first_sentences, without_class_name
-from ipo_dspy.errors import BudgetError, ImageError, LanguageModelError, NoAnswerError
+from ipo_dspy.errors import BudgetError, ImageError, LanguageModelError, NoAnswerError, StoppedError
 from ipo_dspy.ledger import Answer, Once
 from ipo_dspy.lms.asking import request
 from ipo_dspy.lms.faults import FATAL, brief, remedy
@@ -53,7 +53,7 @@ class LMDescriber:
     def describe(self, images: Sequence[Any], class_names: Sequence[str], *, once: Once | None = None) -> Descriptions:
         """One description an image; class names that slipped in are replaced. Failures leave an empty text.
 
-        A limit of the run that leaves nothing ends it: the other images stay without a description.
+        A limit of the run that leaves nothing, or a stop, ends it: the other images stay without a description.
 
         Raises:
             LanguageModelError: the key or the name is wrong.
@@ -77,7 +77,7 @@ class _Asking:
         self.faults: list[str] = []
         self._lock = threading.Lock()
         self._in_a_row = 0
-        self._spent = False
+        self._spent = self._stopped = False
 
     def until_one_answer(self) -> int:
         """How many images were asked about, the last of which got an answer."""
@@ -88,12 +88,16 @@ class _Asking:
 
     def one(self, index: int) -> bool:
         """Ask about one image; whether there was an answer."""
+        if self._stopped:
+            return False
         try:
             picture = open_image(self.images[index], allow_url=self.owner.allow_url)
             picture.thumbnail((self.owner.longest_side, self.owner.longest_side))
             answer = self.once(_question(picture), lambda: self._request(picture))
         except ImageError as error:
             self._fault(str(error))
+        except StoppedError:
+            self._stopped = True
         except BudgetError as spent:
             if not self._spent:
                 self._spent = True

@@ -1,0 +1,156 @@
+"""Ctrl-C, SIGTERM and SIGHUP: the one place where a signal becomes the end of a command.
+
+A signal raises `Interrupted`, which ends the command with 128 plus its number. Inside `stopping` the first signal asks
+for the end after the step under way, and the second raises. What the parent process has set to be ignored stays
+ignored: `nohup` does so with SIGHUP, a shell with SIGINT for what runs in the background. Handlers can be set in the
+main thread only; elsewhere signals are left as they are.
+"""
+
+import contextlib
+import errno
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+NUMBERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Windows has no SIGHUP."""
+ONE_HANGUP = 1.0
+"""Seconds in which several SIGHUPs are one: the kernel and the shell each send one when a terminal is closed."""
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends the command at once.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+class StopRequest:
+    """The signal that has asked for the end, if one has."""
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._since = 0.0
+
+    @property
+    def received(self) -> bool:
+        """Whether a signal has come."""
+        return self._number is not None
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of a command that a signal has ended: 130, 143 or 129."""
+        return 128 + (signal.SIGINT if self._number is None else self._number)
+
+    def take(self, number: int) -> bool:
+        """Note a signal; return whether it is the first."""
+        if self._number is not None:
+            return False
+        self._number, self._since = number, time.monotonic()
+        return True
+
+    def repeats(self, number: int) -> bool:
+        """Return whether a signal is the same hangup once more."""
+        return _is_hangup(number) and number == self._number and time.monotonic() - self._since < ONE_HANGUP
+
+
+def exit_code(interrupt: BaseException) -> int:
+    """Return the exit code that belongs to a `KeyboardInterrupt`."""
+    return interrupt.exit_code if isinstance(interrupt, Interrupted) else 128 + signal.SIGINT
+
+
+@contextlib.contextmanager
+def exiting() -> Iterator[None]:
+    """End the process at a signal with one line and nothing else, while there is nothing to keep: during imports."""
+    with _handling(leave):
+        yield
+
+
+@contextlib.contextmanager
+def interrupting() -> Iterator[None]:
+    """Raise `Interrupted` at a signal."""
+    with _handling(_interrupt):
+        yield
+
+
+@contextlib.contextmanager
+def stopping(
+    stop: Callable[[], None], tell: Callable[[str], None], said: str = "stopping after this step"
+) -> Iterator[StopRequest]:
+    """Call `stop` at the first signal, which ends the command as is `said`; raise `Interrupted` at the second.
+
+    Args:
+        stop: takes no lock, for it is called between any two instructions of the main thread.
+        tell: shows a line.
+        said: how the command ends.
+    """
+    request = StopRequest()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if request.take(number):
+            _leave_closed_terminal(number)
+            stop()
+            again = "Ctrl-C again" if number == signal.SIGINT else "another signal"
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # what it writes to may be closed, or in use
+                tell(f"{said}; {again} stops at once")
+        elif not request.repeats(number):
+            _interrupt(number, frame)
+
+    with _handling(handle):
+        yield request
+
+
+def leave(number: int, _frame: FrameType | None = None) -> None:
+    """End the process now, with one line."""
+    _leave_closed_terminal(number)
+    with contextlib.suppress(OSError):
+        os.write(2, b"ipo-dspy: interrupted\n")
+    os._exit(128 + number)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    _leave_closed_terminal(number)
+    raise Interrupted(number)
+
+
+@contextlib.contextmanager
+def _handling(handler: Handler) -> Iterator[None]:
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in NUMBERS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)  # None: not set by Python
+
+
+def _is_hangup(number: int) -> bool:
+    return number == getattr(signal, "SIGHUP", None)
+
+
+def _leave_closed_terminal(number: int) -> None:
+    """After a SIGHUP, send to nowhere what would go to a terminal that is gone, where each write would fail."""
+    if not _is_hangup(number):
+        return
+    for descriptor in (1, 2):
+        try:
+            os.get_terminal_size(descriptor)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)

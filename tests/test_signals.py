@@ -1,0 +1,362 @@
+"""Ctrl-C, SIGTERM and SIGHUP: the step under way is kept, and whatever was asked for before a search ends it there."""
+
+import os
+import pty
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli_process import PYTHON, Processes
+from ipo_dspy import IPO, demo
+from ipo_dspy.bench.measure import CELLS
+from ipo_dspy.bench.runs import Stopper
+from ipo_dspy.cli import signals
+from ipo_dspy.clip.images import open_image
+from ipo_dspy.errors import StoppedError
+from ipo_dspy.events import Event
+from ipo_dspy.journal import FILE_NAME, replay
+from openai_server import KEY, Reply, Writer
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
+
+STEPS = 5
+CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
+
+
+class Gated(Writer):
+    """Holds back the answer to its n-th request until the gate is opened, counted from 1."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at, self.reached, self.gate = at, threading.Event(), threading.Event()
+
+    def answer(self, body: dict[str, Any]) -> Reply:
+        reply = super().answer(body)
+        if len(self.requests) == self.at and not self.gate.is_set():
+            self.reached.set()
+            self.gate.wait(120)
+        return reply
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two pictures of each of six classes."""
+    folder = tmp_path_factory.mktemp("photos")
+    task = demo.load("pixel-animals", shots=2)
+    for index, example in enumerate(e for e in task.trainset if e.label in task.classes[:6]):
+        (folder / example.label).mkdir(exist_ok=True)
+        open_image(example.image).save(folder / example.label / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    folder = tmp_path_factory.mktemp("processes")
+    places = {"HOME": str(folder), "DSPY_CACHEDIR": str(folder / "cache")}
+    with Processes(folder, {**places, "OPENAI_API_KEY": KEY}) as one:
+        yield one
+
+
+def search(photos: Path, out: Path, server: Writer, *more: str) -> list[str]:
+    asked = ["--lm", "openai/toy", "--lm-arg", f"api_base={server.url}"]
+    once = ["--lm-arg", "num_retries=0", "--lm-arg", "cache=false"]
+    short = ["--model", "demo", "--shots", "1", "--prompts-per-step", "2", "--steps", str(STEPS)]
+    return ["optimize", str(photos), *short, "--out", str(out), *asked, *once, *more]
+
+
+def send(child: int, name: str, processes: Processes, seen: str = "stopping after this step") -> None:
+    """Send a signal, and wait until the process has said that it has noticed."""
+    os.kill(child, getattr(signal, name))
+    while seen not in processes.so_far():
+        time.sleep(0.01)
+
+
+def kinds(folder: Path, kind: str) -> list[Any]:
+    events: list[Any] = list(replay(folder))
+    return [event for event in events if event["event"] == kind]
+
+
+def trials(folder: Path) -> list[tuple[Any, ...]]:
+    return [(e["index"], e["step"], e["template"], e["accuracy"], e["loss"]) for e in kinds(folder, "trial")]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_the_step_under_way_is_kept_and_all_is_written(
+    name: str, processes: Processes, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with Gated(at=3) as server:  # a greeting and two steps
+        child = processes.begin(*search(photos, out, server))
+        assert server.reached.wait(120)
+        send(child, name, processes)
+        server.gate.set()
+        done = processes.end()
+        assert (done.code, server.asked) == (CODES[name], 2)
+        assert [event["step"] for event in kinds(out, "step")] == [1, 2]
+        assert kinds(out, "end")[0]["status"] == "stopped"
+        assert {"best.json", "report.html"} <= {path.name for path in out.iterdir()}
+        assert f"ipo-dspy: stopped; go on with: ipo-dspy optimize {photos}" in done.err
+        assert "test all" not in done.out  # left to the sitting that goes on
+
+        done = processes.run(*search(photos, out, server))
+        assert (done.code, server.asked) == (0, STEPS)
+        assert "test all" in done.out
+    questions = [event["question"] for event in kinds(out, "answer")]
+    assert len(questions) == len(set(questions)) == len(server.requests)
+
+
+@pytest.mark.parametrize(("first", "second"), [("SIGTERM", "SIGTERM"), ("SIGHUP", "SIGTERM")])
+def test_a_second_signal_ends_at_once(
+    first: str, second: str, processes: Processes, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with Gated(at=3) as server:
+        child = processes.begin(*search(photos, out, server))
+        assert server.reached.wait(120)
+        send(child, first, processes)
+        if first == "SIGHUP":
+            os.kill(child, signal.SIGHUP)  # the shell's, after the kernel's
+        os.kill(child, getattr(signal, second))
+        done = processes.end()  # while the answer is still held back
+        server.gate.set()
+    assert done.code == CODES[second]
+    assert done.err.splitlines()[-1] == "ipo-dspy: interrupted"
+    assert "go on with: ipo-dspy optimize" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_signal_before_the_search_ends_the_run_there(processes: Processes, photos: Path, tmp_path: Path) -> None:
+    with Gated(at=1) as server:  # the greeting
+        child = processes.begin(*search(photos, tmp_path / "run", server))
+        assert server.reached.wait(120)
+        send(child, "SIGTERM", processes)
+        server.gate.set()
+        done = processes.end()
+        assert (done.code, len(server.requests)) == (143, 1)
+    assert done.err.splitlines()[-1].startswith("ipo-dspy: stopped before the search began; go on with: ipo-dspy ")
+
+
+EARLY = """
+import os, signal, sys
+from ipo_dspy.cli import main, runs
+
+prepare = runs.prepare
+
+def interrupted(*arguments):
+    os.kill(os.getpid(), int(sys.argv[1]))
+    prepare(*arguments)
+
+runs.prepare = interrupted
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_while_the_model_loads_a_signal_ends_at_once(
+    name: str, processes: Processes, photos: Path, tmp_path: Path
+) -> None:
+    with Writer() as server:
+        done = processes.python(EARLY, str(int(getattr(signal, name))), *search(photos, tmp_path / "run", server))
+        assert (done.code, server.requests) == (CODES[name], [])
+    assert done.err == "ipo-dspy: interrupted\n"
+
+
+IMPORTS = """
+import os, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), int(sys.argv[2]))
+
+sys.meta_path.insert(0, Finder())
+from ipo_dspy.cli import main
+main(["demo", "--steps", "1"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("typer", "SIGINT"), ("ipo_dspy.cli.app", "SIGTERM"), ("ipo_dspy.demo", "SIGINT")]
+)
+def test_during_imports_a_signal_is_one_line(module: str, name: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", IMPORTS, module, str(int(getattr(signal, name)))]
+    done = subprocess.run(command, capture_output=True, text=True, env=PYTHON, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (CODES[name], "ipo-dspy: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+NOHUP = """
+import signal, sys
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from ipo_dspy.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_what_the_parent_ignores_stays_ignored(processes: Processes, photos: Path, tmp_path: Path) -> None:
+    with Gated(at=3) as server:
+        child = processes._begin(search(photos, tmp_path / "run", server), NOHUP)
+        assert server.reached.wait(120)
+        os.kill(child, signal.SIGHUP)
+        server.gate.set()
+        assert (processes.end().code, server.asked) == (0, STEPS)
+
+
+def test_a_terminal_that_is_closed_does_not_keep_the_run_from_its_end(photos: Path, tmp_path: Path) -> None:
+    out, (ours, theirs) = tmp_path / "run", pty.openpty()
+    code = "import sys; from ipo_dspy.cli import main; main(sys.argv[1:])"
+    with Gated(at=3) as server:
+        command = [sys.executable, "-c", code, *search(photos, out, server)]
+        environment = {**PYTHON, "OPENAI_API_KEY": KEY, "HOME": str(tmp_path), "TERM": "xterm"}
+        child = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+        os.close(theirs)
+        assert server.reached.wait(120)
+        os.close(ours)
+        child.send_signal(signal.SIGHUP)
+        time.sleep(0.1)
+        server.gate.set()
+        assert child.wait(120) == 129
+    assert kinds(out, "end")[0]["status"] == "stopped"
+    assert {"best.json", "report.html"} <= {path.name for path in out.iterdir()}
+
+
+def test_handlers_are_set_in_the_main_thread_only_and_taken_back() -> None:
+    before = [signal.getsignal(number) for number in signals.NUMBERS]
+
+    def elsewhere() -> None:
+        with signals.stopping(lambda: None, lambda text: None) as request:
+            assert [signal.getsignal(number) for number in signals.NUMBERS] == before
+        assert not request.received
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    with signals.stopping(lambda: None, lambda text: None) as request:
+        signal.raise_signal(signal.SIGTERM)
+        assert request.exit_code == 143
+        with pytest.raises(KeyboardInterrupt) as interrupted:
+            signal.raise_signal(signal.SIGINT)
+    assert signals.exit_code(interrupted.value) == 130
+    assert [signal.getsignal(number) for number in signals.NUMBERS] == before
+
+
+# In Python
+
+
+@pytest.fixture(scope="module")
+def task() -> demo.DemoTask:
+    return demo.load("pixel-animals", shots=1)
+
+
+def test_a_stop_before_compile_is_not_lost_and_holds_for_one_run(task: demo.DemoTask, tmp_path: Path) -> None:
+    optimizer = IPO(proposer="evolution", describer=None, steps=2, log_dir=tmp_path / "run")
+    optimizer.stop()
+    with pytest.raises(StoppedError, match="stopped; run again to go on"):
+        optimizer.compile(task.program, task.trainset)
+    assert list(tmp_path.iterdir()) == []
+    assert optimizer.compile(task.program, task.trainset).detailed_results.status == "finished"
+
+
+@pytest.mark.usefixtures("no_cache")
+@pytest.mark.parametrize("stage", ["model", "training images", "validation images"])
+def test_a_stop_while_compile_prepares_ends_it_there(task: demo.DemoTask, tmp_path: Path, stage: str) -> None:
+    seen: list[str] = []
+
+    def watch(event: Event) -> None:
+        if event["event"] == "progress":
+            seen.append(event["stage"])
+            if event["stage"] == stage:
+                optimizer.stop()
+
+    with Writer() as server:
+        optimizer = IPO(prompt_model=server.lm(), steps=2, log_dir=tmp_path, observers=[watch])
+        with pytest.raises(StoppedError):
+            optimizer.compile(task.program, task.trainset, valset=task.valset)
+        assert seen[-1] == stage
+        assert len(server.requests) == (stage != "model")  # the greeting
+        optimizer.observers = ()
+        best = optimizer.compile(task.program, task.trainset, valset=task.valset)
+        assert len(server.requests) == 1 + 2
+    assert best.detailed_results.status == "finished"
+
+
+def test_a_stopped_cell_asks_nothing(task: demo.DemoTask, tmp_path: Path) -> None:
+    from bench_small import SmallSuite, grid, run
+    from ipo_dspy.bench.suites import Split
+
+    stopper = Stopper()
+
+    class Stopping(SmallSuite):
+        def load(self, name: str, *, shots: int, seed: int) -> Split:
+            stopper.stop()
+            return super().load(name, shots=shots, seed=seed)
+
+    swept = run(tmp_path, grid(methods=("ipo",)), suite=Stopping(), stopper=stopper)
+    assert (swept.stopped, swept.rows) == (True, {})
+    assert not list((tmp_path / CELLS).glob(f"*/{FILE_NAME}"))
+
+
+def test_a_sweep_ends_with_the_code_of_the_signal(processes: Processes, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    asked = ["--lm-arg", "num_retries=0", "--lm-arg", "cache=false", "--methods", "ipo", "--datasets", "grey-food"]
+    with Gated(at=1) as server:
+        few = ["bench", *asked, "--shots", "1", "--seeds", "1", "--out", str(out), "--lm", "openai/toy"]
+        child = processes.begin(*few, "--lm-arg", f"api_base={server.url}")
+        assert server.reached.wait(120)
+        send(child, "SIGTERM", processes)
+        server.gate.set()
+        done = processes.end()
+        assert (done.code, len(server.requests)) == (143, 1)
+    assert "stopped after 0 of 1 cell; go on with: ipo-dspy bench" in done.err
+
+
+# At random moments
+
+
+def ended(child: int) -> bool:
+    return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the test reads /proc")
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_at_25_random_moments_a_run_ends_as_if_not_and_asks_nothing_twice(
+    name: str, processes: Processes, photos: Path, tmp_path: Path
+) -> None:
+    draw, out, steps, signalled, lost = random.Random(11), tmp_path / "cut", ["--steps", "60"], 0, 0
+    with Writer() as server:
+        began = time.monotonic()
+        assert processes.run(*search(photos, tmp_path / "whole", server, *steps)).code == 0
+        whole = time.monotonic() - began
+    with Writer() as server:
+        code = None
+        while code != 0:
+            answered = len(kinds(out, "answer")) if (out / FILE_NAME).exists() else 0
+            asked = len(server.requests)
+            child = processes.begin(*search(photos, out, server, *steps))
+            pause = time.monotonic() + draw.random() * whole / 12
+            while signalled < 25 and time.monotonic() < pause and not ended(child):
+                time.sleep(0.005)
+            if signalled < 25 and not ended(child):
+                os.kill(child, getattr(signal, name))
+                signalled += 1
+            code = processes.end().code
+            assert code in ((0, -9) if name == "SIGKILL" else (0, 143))
+            fresh = (len(kinds(out, "answer")) if (out / FILE_NAME).exists() else 0) - answered
+            lost += len(server.requests) - asked - fresh
+        assert signalled == 25
+    assert trials(out) == trials(tmp_path / "whole")
+    assert kinds(out, "chosen") == kinds(tmp_path / "whole", "chosen")
+    questions = [event["question"] for event in kinds(out, "answer")]
+    assert len(questions) == len(set(questions)) == len(server.requests) - lost
+    assert lost <= (25 * 2 if name == "SIGKILL" else 0)  # what was on its way when it was killed
+    print(f"{name}: {signalled} sent, {len(questions)} questions, {lost} lost on their way")  # noqa: T201
