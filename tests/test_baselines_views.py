@@ -90,7 +90,7 @@ def test_a_view_is_the_drawn_picture_through_the_evaluation_transform() -> None:
     found = Views(few, mirrored, seeded())(torch.tensor([3, 1]))
     assert sizes == [(32, 32)] * 2
     for row, index in zip(found, (3, 1), strict=True):
-        assert torch.equal(row, deep_toy().preprocess(ImageOps.mirror(few.images[index].resize((32, 32)))))  # type: ignore[union-attr]
+        assert torch.equal(row, deep_toy().preprocess(ImageOps.mirror(few.images[index].resize((32, 32)))))  # type: ignore[union-attr,arg-type]
 
 
 def test_features_of_training_images_are_encoded_once_or_of_each_crop() -> None:

@@ -176,7 +176,7 @@ def test_every_sample_is_read(
 
 
 def test_hidden_members_are_no_samples(tmp_path: Path) -> None:
-    members = {}
+    members: dict[str, bytes | str] = {}
     for name, data in samples().items():
         members |= {f"._{name}": b"\0\5\x16\7", f"__MACOSX/{name}": b"\0", name: data}
     assert load_webdataset(shard(tmp_path / "x.tar", members)).labels() == CLASSES * 4
@@ -213,7 +213,7 @@ def test_what_could_be_read_in_two_ways_is_refused(tmp_path: Path, names: list[s
 
 
 def test_captions_are_no_class_names(tmp_path: Path) -> None:
-    members = {}
+    members: dict[str, bytes | str] = {}
     for at in range(8):
         members |= {f"{at}.png": JPEG, f"{at}.txt": f"a photo of a cat, number {at}"}
     with pytest.raises(DataError, match=r"hold captions, such as 'a photo of a cat, number 0'.* into a \.cls"):
@@ -223,7 +223,8 @@ def test_captions_are_no_class_names(tmp_path: Path) -> None:
 def test_samples_without_a_readable_picture_are_counted_by_kind(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    others = {f"x{at}.cr2": b"raw" for at in range(3)} | {"y.npy": b"array", "y.cls": "cat", "info.json": "{}"}
+    others: dict[str, bytes | str] = {f"x{at}.cr2": b"raw" for at in range(3)}
+    others |= {"y.npy": b"array", "y.cls": "cat", "info.json": "{}"}
     data = load_webdataset(shard(tmp_path / "x.tar", {**samples(), **others}))
     assert len(data) == 8
     assert "4 samples have no picture that is read: 3 .cr2 ('x0.cr2'): develop to JPEG; 1 .npy ('y.npy')" in caplog.text

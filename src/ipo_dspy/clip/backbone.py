@@ -57,11 +57,11 @@ def _forward_pass(
 ) -> "Callable[Concatenate[Backbone, _Arguments], _Result]":
     """Run a method without gradients, on the CPU threads of the model."""
 
-    @functools.wraps(method)
-    def run(self: "Backbone", *arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
+    def run(self: "Backbone", /, *arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
         with torch.no_grad(), limited_to(self.cpu_threads.count):
             return method(self, *arguments, **named)
 
+    functools.update_wrapper(run, method)
     return run
 
 

@@ -81,7 +81,8 @@ def scale_to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = _value_range(float(finite.min()), float(finite.max()), floating=values.dtype.kind == "f")
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = np.clip((pixels - low) / (high - low) * 255, 0, 255)
-    return np.rint(np.nan_to_num(scaled, nan=0.0)).astype(np.uint8)
+    eight_bits: NDArray[np.uint8] = np.rint(np.nan_to_num(scaled, nan=0.0)).astype(np.uint8)
+    return eight_bits
 
 
 def _value_range(low: float, high: float, *, floating: bool) -> tuple[float, float]:

@@ -46,7 +46,8 @@ def rows_of_split(table: Table, columns: Collection[str], split: str | None) -> 
     if split is None and len(values) > 1:
         fact = f"{table.path} holds the splits {known} in its column {column!r}"
         raise DataError(f"{fact}; choose one, e.g. split={_training(values)!r}, or split='all' for all rows")
-    rows = [row for row, part in enumerate(parts) if split in (None, "all", part)]
+    wanted = None if split in (None, "all") else str(split).casefold()
+    rows = [row for row, part in enumerate(parts) if wanted in (None, part.casefold())]
     if not rows:
         raise DataError(f"{table.path} has no rows of split {split!r}; choose one of {known}")
     return rows
