@@ -1,12 +1,16 @@
 """Folders of class folders: what is read, in which order, and what each mistake is answered with."""
 
+import io
 import logging
+import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from ipo_dspy.data import ImageDataset, load_image_folder, load_images
 from ipo_dspy.errors import DataError
@@ -43,7 +47,7 @@ def test_reads_images_below_class_folders_in_order(tmp_path: Path) -> None:
 
 def test_passes_over_what_is_no_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plant(tmp_path, "cat/1.jpg", "dog/1.jpg", "README.jpg", ".git/x.jpg")
-    plant(tmp_path, "cat/._1.jpg", "cat/.thumbs/1.jpg", "cat/notes.txt", "cat/Thumbs.db", "cat/2.jpg.part")
+    plant(tmp_path, "cat/._1.jpg", "cat/.thumbs/1.jpg", "cat/notes.txt", "cat/Thumbs.db")
     (tmp_path / "cat" / "folder.jpg").mkdir()
     with caplog.at_level(logging.WARNING):
         assert images(load_image_folder(tmp_path), tmp_path) == ["cat/1.jpg", "dog/1.jpg"]
@@ -52,12 +56,65 @@ def test_passes_over_what_is_no_image(tmp_path: Path, caplog: pytest.LogCaptureF
 
 def test_tells_of_empty_files_and_class_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plant(tmp_path, "cat/1.jpg", "dog/1.jpg")
-    plant(tmp_path, "cat/0.jpg", "__MACOSX/1.txt", content=b"")
+    plant(tmp_path, "cat/0.jpg", "birds/1.txt", "__MACOSX/1.txt", content=b"")
     with caplog.at_level(logging.WARNING):
         data = load_image_folder(tmp_path)
     assert data.counts() == {"cat": 1, "dog": 1}
-    assert "left out 1 empty file(s)" in caplog.text
-    assert "1 class folder(s) without images: ['__MACOSX']" in caplog.text
+    assert "1 file is not used: 1 empty file ('cat/0.jpg')" in caplog.text
+    assert "1 class folder(s) without images: ['birds']" in caplog.text
+
+
+def test_every_format_that_is_read_counts_whatever_its_suffix(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ["1.jpg", "2.jfif", "3.jpe", "4.jp2", "5.AVIF", "6.tif", "7.PNG", "8.pgm"]
+    plant(tmp_path, *(f"{label}/{name}" for label in ("cat", "dog") for name in names))
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    plant(tmp_path, "cat/without_suffix", "cat/x.jpg?w=300", content=buffer.getvalue())
+    plant(tmp_path, "cat/LICENSE", content=b"a text")
+    assert load_image_folder(tmp_path).counts() == {"cat": 10, "dog": 8}
+    assert not caplog.records
+
+
+def test_what_is_not_used_is_counted_by_kind_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plant(tmp_path, "cat/1.jpg", "dog/1.jpg", "cat/a.cr2", "dog/b.cr2", "dog/c.jpg.part", "dog/clip.mp4")
+    for at in range(6):
+        (tmp_path / "dog" / f"{at}.png").symlink_to(f"/gone/{at}.png")
+    os.mkfifo(tmp_path / "cat" / "pipe.jpg")
+    assert load_image_folder(tmp_path).counts() == {"cat": 1, "dog": 1}
+    (record,) = caplog.records
+    assert "11 files are not used: 6 dangling link ('dog/0.png'): mend the links" in record.getMessage()
+    assert "2 .cr2 ('cat/a.cr2'): develop to JPEG" in record.getMessage()
+    assert "1 .part ('dog/c.jpg.part'): finish the download" in record.getMessage()
+    assert "1 special file ('cat/pipe.jpg')" in record.getMessage()
+
+
+def test_folders_that_are_locked_are_said_to_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tmp_path, "cat/1.jpg", "dog/1.jpg", "dog/more/2.jpg", "elk/1.jpg")
+    scandir = os.scandir
+
+    def locked(path: Any) -> Any:
+        if Path(path).name in {"more", "elk"}:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)  # root may read everything
+    assert load_image_folder(tmp_path).counts() == {"cat": 1, "dog": 1}
+    assert "2 files are not used: 2 unreadable folder ('dog/more'): check its permissions" in caplog.text
+    assert "without images" not in caplog.text
+
+
+def test_folders_of_systems_are_no_classes_and_hold_no_images(tmp_path: Path) -> None:
+    plant(tmp_path, "cat/1.jpg", "dog/1.jpg", "@eaDir/1.jpg", "cat/@eaDir/1.jpg/THUMB.jpg", "__MACOSX/cat/._1.jpg")
+    assert load_image_folder(tmp_path).counts() == {"cat": 1, "dog": 1}
+
+
+def test_linked_folders_below_a_class_are_read(tmp_path: Path) -> None:
+    plant(tmp_path, "photos/cat/only.jpg", "photos/dog/1.jpg", *(f"batch/{at}.jpg" for at in range(6)))
+    (tmp_path / "photos" / "cat" / "batch1").symlink_to(tmp_path / "batch")
+    (tmp_path / "batch" / "loop").symlink_to(tmp_path / "batch")
+    assert load_image_folder(tmp_path / "photos").counts() == {"cat": 7, "dog": 1}
 
 
 def test_class_names_do_not_depend_on_how_a_disk_writes_accents(tmp_path: Path) -> None:
@@ -105,8 +162,12 @@ def test_order_on_disk_changes_nothing(
         (["cat_dog/1.jpg", "Cat dog/1.jpg"], "'Cat dog' and 'cat_dog' read alike .*rename one"),
         (
             ["train/cat/1.jpg", "test/cat/1.jpg"],
-            r"already split into test, train; .*load_image_folder\('.*/test'\)",
+            r"already split into training 'train', test 'test'; pass one part, e\.g\. '.*/train'",
         ),
+        (["cat/1.jpg", "cat /1.jpg", "dog/1.jpg"], "two folders of the class 'cat': 'cat' and 'cat '; put their"),
+        (["caf\u00e9/1.jpg", "cafe\u0301/1.jpg"], r"two folders of the class 'caf\u00e9': .*\\u0301"),
+        (["cat/1.cr2", "dog/1.cr2"], r"without images that are read: 2 files are not used: 2 \.cr2 .*develop to JPEG"),
+        (["train/0.tar", "test/0.tar"], "holds tar files, the first is 'test/0.tar'; pass the folder of one part"),
         (["_/1.jpg", "dog/1.jpg"], "class name '_' is not a non-empty string"),
         (["a\u202eb/1.jpg", "dog/1.jpg"], r"control character.* write it without"),
     ],

@@ -227,7 +227,7 @@ def test_samples_without_a_readable_picture_are_counted_by_kind(
     others |= {"y.npy": b"array", "y.cls": "cat", "info.json": "{}"}
     data = load_webdataset(shard(tmp_path / "x.tar", {**samples(), **others}))
     assert len(data) == 8
-    assert "4 samples have no picture that is read: 3 .cr2 ('x0.cr2'): develop to JPEG; 1 .npy ('y.npy')" in caplog.text
+    assert "4 files are not used: 3 .cr2 ('x0.cr2'): develop to JPEG; 1 .npy ('y.npy')" in caplog.text
 
 
 def test_a_header_of_absurd_size_is_one_error(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def evaluate(
 
 def classify(
     program: Program,
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders: all images below are classified.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, or folders: all images below are classified.")],
     model: OtherModel = None,
     pretrained: Pretrained = None,
     device: Device = "auto",
@@ -183,14 +183,17 @@ def report(
     terminal.line(str(write_report(run, out)))
 
 
-def _files(path: Path) -> list[Path]:
+def _files(name: str) -> list[Path]:
     """A file itself, or the images below a folder.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or it is an address.
     """
     from ipo_dspy.data.folder import image_files
 
+    if name.lower().startswith(("http://", "https://")):
+        raise DataError(f"image {name!r} is an address, and nothing is fetched here; download it and pass the file")
+    path = Path(name)
     if not path.is_dir():
         return [path]
     found = image_files(path)

@@ -2,23 +2,24 @@
 
 The layout of ImageNet, Keras and torchvision. Class names are the sub-folders' names, sorted, underscores
 kept; images lie at any depth below. Everything is sorted, so the result does not depend on the order in
-which a disk lists its files. Files are recognised by their suffix and not opened: that keeps a folder of a
-million images quick to read, and a broken one is told when it is encoded.
+which a disk lists its files. Files are recognized by their suffix, and opened only if they have none: that keeps a
+folder of a million images quick to read, and a broken one is told when it is encoded.
 """
 
 import logging
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import overload
 
+from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.dataset import ImageDataset, Loaded, class_name, example, shorten, usable_classes
 from ipo_dspy.data.fewshot import select
+from ipo_dspy.data.image_tree import ImageTree, told, visible_folders, walk
+from ipo_dspy.data.parts import find_parts
 from ipo_dspy.errors import DataError
 
 logger = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-SPLIT_NAMES = frozenset({"train", "val", "valid", "validation", "test"})
 
 
 @overload
@@ -39,8 +40,8 @@ def load_image_folder(
     """Read the images below a folder, one class a sub-folder.
 
     A folder that is already split (``photos/train/cat``, ``photos/test/cat``) is read a part at a time:
-    ``load_image_folder("photos/train")``. Hidden files and files that are no images are passed over;
-    empty files and class folders without images are left out with a logged warning.
+    ``load_image_folder("photos/train")``. Hidden files, folders of the system, and texts are passed over. Other
+    files that are not used, and class folders without images, are counted in a logged warning.
 
     Args:
         path: the folder that holds the class folders.
@@ -56,8 +57,8 @@ def load_image_folder(
             `shots` or `test` that do not fit.
     """
     folder = _check_folder(Path(path).expanduser())
-    images = _drop_empty(folder, {sub: image_files(sub) for sub in _class_folders(folder)})
-    names = {sub: class_name(sub.name) for sub in images}
+    images = _drop_empty(folder, {sub: walk(sub) for sub in _class_folders(folder)})
+    names = _class_names(folder, list(images))
     classes = usable_classes(sorted(names.values()), folder)
     pairs = [(image, names[sub]) for sub in sorted(images, key=lambda sub: names[sub]) for image in images[sub]]
     chosen = select([label for _, label in pairs], shots=shots, test=test, seed=seed)
@@ -77,37 +78,61 @@ def _check_folder(folder: Path) -> Path:
 
 
 def _class_folders(folder: Path) -> list[Path]:
-    subs = sorted(sub for sub in folder.iterdir() if sub.is_dir() and not sub.name.startswith("."))
+    subs = visible_folders(folder)
     if not subs:
         raise DataError(f"{folder} has no sub-folders; put each class in a sub-folder: {folder}/cat/1.jpg")
-    splits = [sub for sub in subs if sub.name.lower() in SPLIT_NAMES]
-    if len(splits) == len(subs) and any(below.is_dir() for sub in splits for below in sub.iterdir()):
-        shown = ", ".join(sub.name for sub in splits)
-        raise DataError(f"{folder} is already split into {shown}; load a part: load_image_folder('{splits[0]}')")
+    parts = find_parts(folder)
+    if parts is not None:
+        raise DataError(f"{folder} is already split into {parts}; pass one part, e.g. {str(parts.train)!r}")
     return subs
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Image files at any depth, sorted; links to folders below are not followed, so there are no cycles."""
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-    visible = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
-    empty = [file for file in visible if file.stat().st_size == 0]
-    if empty:
-        logger.warning("%s: left out %d empty file(s), the first is %s", folder, len(empty), empty[0])
-    return sorted(set(visible) - set(empty))
+    """Return the image files at any depth, sorted; files that are not used are counted in a logged warning."""
+    tree = walk(folder)
+    _tell(folder, tree.unused)
+    return tree.images
 
 
-def _drop_empty(folder: Path, images: dict[Path, list[Path]]) -> dict[Path, list[Path]]:
-    full = {sub: files for sub, files in images.items() if files}
-    empty = [sub.name for sub in images if not images[sub]]
+def _tell(folder: Path, unused: Sequence[tuple[str, Path]]) -> None:
+    if unused:
+        logger.warning("%s: %s", folder, told([(kind, path.relative_to(folder)) for kind, path in unused]))
+
+
+def _class_names(folder: Path, subs: Sequence[Path]) -> dict[Path, str]:
+    names = {sub: class_name(sub.name) for sub in subs}
+    first: dict[str, Path] = {}
+    for sub, name in names.items():
+        if first.setdefault(name, sub) != sub:
+            fact = f"{folder} has two folders of the class {name!r}: {first[name].name!a} and {sub.name!a}"
+            raise DataError(f"{fact}; put their images into one")
+    return names
+
+
+def _drop_empty(folder: Path, trees: dict[Path, ImageTree]) -> dict[Path, list[Path]]:
+    full = {sub: tree.images for sub, tree in trees.items() if tree.images}
+    unused = [one for tree in trees.values() for one in tree.unused]
+    empty = [sub.name for sub in trees if sub not in full and ("unreadable folder", sub) not in unused]
     if not full:
-        known = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(f"{folder} has sub-folders without images ({known}); put some in, e.g. {folder}/cat/1.jpg")
+        raise DataError(_nothing_in(folder, [(kind, path.relative_to(folder)) for kind, path in unused]))
     if len(full) == 1:
         (only,) = full
         also = f" ({', '.join(empty[:5])} hold none)" if empty else ""
         fact = f"{folder} has images of one class only, {only.name!r}{also}"
         raise DataError(f"{fact}; add another, e.g. {folder}/not_{only.name}/1.jpg")
+    _tell(folder, unused)
     if empty:
         logger.warning("%s: left out %d class folder(s) without images: %s", folder, len(empty), shorten(empty))
     return full
+
+
+def _nothing_in(folder: Path, unused: Sequence[tuple[str, Path]]) -> str:
+    """The message for a folder without images: what it holds instead."""
+    tars = [path for kind, path in unused if kind == ".tar"]
+    if tars:
+        place = folder / tars[0].parent
+        return f"{folder} holds tar files, the first is {str(tars[0])!r}; pass the folder of one part: {str(place)!r}"
+    if unused:
+        return f"{folder} has sub-folders without images that are read: {told(unused)}"
+    known = ", ".join(sorted(image_suffixes()))
+    return f"{folder} has sub-folders without images ({known}); put some in, e.g. {folder}/cat/1.jpg"

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.benchmarks import Benchmark, list_file
 from ipo_dspy.data.dataset import class_name, shorten
-from ipo_dspy.data.folder import IMAGE_SUFFIXES
 from ipo_dspy.data.lists import Item, Lists, told
 from ipo_dspy.data.splitfiles import read_text
 from ipo_dspy.errors import DataError
@@ -118,5 +118,5 @@ def _images(folder: Path) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
             suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a Path each would double the time
-            if suffix in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file():
+            if suffix in image_suffixes() and not entry.name.startswith(".") and entry.is_file():
                 yield entry.name

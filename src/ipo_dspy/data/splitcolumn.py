@@ -3,16 +3,12 @@
 from collections.abc import Collection
 
 from ipo_dspy.data.dataset import shorten
+from ipo_dspy.data.parts import PART_WORDS, TRAINING
 from ipo_dspy.data.tablefile import Table
 from ipo_dspy.errors import DataError
 
 SPLIT_COLUMNS = ("split", "subset", "partition", "is_training_image", "is_train", "is_test")
 """Names that say it by themselves, in lower case."""
-
-PART_WORDS = frozenset(
-    {"train", "training", "trn", "val", "valid", "validation", "dev", "test", "testing", "eval", "holdout"}
-)
-"""Values, in lower case, that say it in a column of any name."""
 
 
 def split_column(table: Table, others: Collection[str]) -> str | None:
@@ -54,7 +50,7 @@ def rows_of_split(table: Table, columns: Collection[str], split: str | None) -> 
 
 
 def _training(values: list[str]) -> str:
-    return next((value for value in values if value.casefold().startswith("tr")), values[0])
+    return next((value for value in values if PART_WORDS.get(value.casefold()) == TRAINING), values[0])
 
 
 def _holds_parts(table: Table, column: str) -> bool:

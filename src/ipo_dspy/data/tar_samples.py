@@ -39,19 +39,12 @@ class Sample(NamedTuple):
     label_suffix: str
 
 
-class Unread(NamedTuple):
-    """A sample without a picture that can be read: the first of its members that is no label."""
-
-    suffix: str
-    name: str
-
-
-def read_samples(path: Path, unread: list[Unread] | None = None) -> Iterator[Sample]:
+def read_samples(path: Path, unread: list[tuple[str, Path]] | None = None) -> Iterator[Sample]:
     """The pictures of a tar file, in its order.
 
     Args:
         path: of the file.
-        unread: takes the samples that have no picture.
+        unread: takes suffix and name of a member of each sample that has no picture.
 
     Raises:
         DataError: it is no tar or is cut, a picture has no label, or a sample has two pictures or equal names.
@@ -120,7 +113,9 @@ def _key(name: str) -> tuple[str, str]:
     return folder, file.partition(".")[0]
 
 
-def _samples(path: Path, raw: BinaryIO, group: list[tarfile.TarInfo], unread: list[Unread]) -> Iterator[Sample]:
+def _samples(
+    path: Path, raw: BinaryIO, group: list[tarfile.TarInfo], unread: list[tuple[str, Path]]
+) -> Iterator[Sample]:
     """The sample of a group, or its samples where names with further dots are those of pictures and labels in pairs."""
     by_name: dict[str, tarfile.TarInfo] = {}
     for member in group:
@@ -131,7 +126,7 @@ def _samples(path: Path, raw: BinaryIO, group: list[tarfile.TarInfo], unread: li
     if not pictures:
         other = next((member for member in group if _rest(member.name) not in LABEL_SUFFIXES), None)
         if other is not None:
-            unread.append(Unread(file_suffix(other.name) or "no suffix", other.name))
+            unread.append((file_suffix(other.name) or "no suffix", Path(other.name)))
         return
     for picture in _chosen(path, pictures, by_name):
         where = f"{picture.name!r} in {path}"

@@ -7,18 +7,18 @@ read.
 import glob
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import overload
 
-from ipo_dspy.clip.image_formats import image_suffixes, remedy
+from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.dataset import ImageDataset, Loaded, shorten
+from ipo_dspy.data.image_tree import told
 from ipo_dspy.data.splitfiles import read_text
 from ipo_dspy.data.table import from_table
 from ipo_dspy.data.tablefile import Cells, Table
-from ipo_dspy.data.tar_samples import Sample, Unread, read_picture, read_samples
+from ipo_dspy.data.tar_samples import Sample, read_picture, read_samples
 from ipo_dspy.errors import DataError
 
 CLASS_NAMES = "classnames.txt"
@@ -79,28 +79,20 @@ def load_webdataset(
         DataError: nothing is there, a file is no tar or is cut, a picture has no label, a label is outside the classes.
     """
     files = shard_files(shards)
-    unread: list[Unread] = []
+    unread: list[tuple[str, Path]] = []
     samples = [sample for file in files for sample in read_samples(file, unread)]
     if not samples:
-        seen = f"; {_counted(unread)}" if unread else ""
+        seen = f"; {told(unread)}" if unread else ""
         known = ", ".join(sorted(image_suffixes()))
         raise DataError(
             f"{shards} holds no pictures ({known}){seen}; name tar files that hold 'key.jpg' beside 'key.cls'"
         )
     if unread:
-        logger.warning("%s: %s", shards, _counted(unread))
+        logger.warning("%s: %s", shards, told(unread))
     _refuse_captions(shards, samples)
     table = _as_table(Path(shards), samples, names_beside(files[0].parent))
     rows, folder = range(len(samples)), files[0].parent
     return from_table(table, "image", "label", rows, folder, classes=classes, shots=shots, test=test, seed=seed)
-
-
-def _counted(unread: Sequence[Unread]) -> str:
-    """Samples without a picture by kind, an example of each, and what would read it."""
-    first = {one.suffix: one.name for one in reversed(unread)}
-    kinds = Counter(one.suffix for one in unread).most_common(5)
-    told = "; ".join(f"{count} {kind} ({shorten(first[kind])}): {remedy(kind)}" for kind, count in kinds)
-    return f"{len(unread)} samples have no picture that is read: {told}"
 
 
 def _refuse_captions(shards: str | PathLike[str], samples: Sequence[Sample]) -> None:

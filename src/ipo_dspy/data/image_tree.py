@@ -1,0 +1,124 @@
+"""The images below a folder, and the files that are not used, by kind.
+
+Links to folders are followed, as data sets on shared disks are made of them, but never into a folder that leads here.
+Whatever looks like data and is not used is counted: a photograph that is missing without a word is worse than an error.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ipo_dspy.clip.image_formats import file_suffix, is_image_file, remedy
+
+SYSTEM_FOLDERS = frozenset(
+    {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+)
+"""Made by macOS, Synology, Windows, and Linux; what they hold is nobody's data."""
+
+_TEXT_SUFFIXES = frozenset(
+    {".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".rst", ".xml", ".html", ".htm", ".yaml", ".yml", ".toml"}
+    | {".log", ".py", ".ipynb", ".sh", ".pdf", ".db", ".ini", ".lnk", ".url", ".cls", ".parquet"}
+)
+"""Files that stand beside images and are none."""
+
+_KINDS = {
+    "dangling link": "mend the links, or fetch what they point to",
+    "empty file": "fetch them again",
+    "special file": "pass regular files",
+    "unreadable folder": "check its permissions",
+}
+"""What else is not used, and what to do about it."""
+
+
+@dataclass(slots=True)
+class ImageTree:
+    """What is below a folder.
+
+    Attributes:
+        images: their paths, sorted.
+        unused: kind and path of each file or folder that is not used: a suffix, or one of `_KINDS`.
+    """
+
+    images: list[Path] = field(default_factory=list)
+    unused: list[tuple[str, Path]] = field(default_factory=list)
+
+
+def walk(folder: Path) -> ImageTree:
+    """Return the images below a folder, at any depth, and what is not used there."""
+    tree = ImageTree()
+    above = {key for place in (folder.resolve(), *folder.resolve().parents) if (key := _key(place)) is not None}
+    _walk(folder, above, tree)
+    tree.images.sort()
+    return tree
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """Return the folders directly below, sorted, without hidden ones and those of the system."""
+    return sorted(sub for sub in folder.iterdir() if sub.is_dir() and not _is_hidden(sub.name))
+
+
+def told(unused: Sequence[tuple[str, Path]]) -> str:
+    """Return how many files are not used, by kind, with an example of each and what would read it.
+
+    >>> told([(".heic", Path("cat/a.heic")), (".heic", Path("cat/b.heic"))])
+    "2 files are not used: 2 .heic ('cat/a.heic'): pip install 'ipo_dspy[heif]', or convert to JPEG"
+    """
+    first = dict(reversed(unused))
+    kinds = Counter(kind for kind, _ in unused).most_common(6)
+    parts = [f"{count} {kind} ({str(first[kind])!r}): {_KINDS.get(kind) or remedy(kind)}" for kind, count in kinds]
+    return f"{len(unused)} file{'s are' if len(unused) > 1 else ' is'} not used: {'; '.join(parts)}"
+
+
+def _walk(folder: Path, above: set[tuple[int, int]], tree: ImageTree) -> None:
+    for entry in _entries(folder, tree):
+        path = folder / entry.name
+        if _is_hidden(entry.name):
+            continue
+        try:
+            if entry.is_dir():
+                key = _key(path)
+                if key is not None and key not in above:
+                    _walk(path, above | {key}, tree)
+            elif entry.is_symlink() and not path.exists():
+                tree.unused.append(("dangling link", path))
+            elif not entry.is_file():
+                tree.unused.append(("special file", path))
+            else:
+                _add(path, entry.stat().st_size, tree)
+        except OSError:
+            tree.unused.append(("unreadable folder", path))
+
+
+def _entries(folder: Path, tree: ImageTree) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        tree.unused.append(("unreadable folder", folder))
+
+
+def _add(path: Path, size: int, tree: ImageTree) -> None:
+    suffix = file_suffix(path.name)
+    if suffix in _TEXT_SUFFIXES:
+        return
+    if is_image_file(path):
+        if size:
+            tree.images.append(path)
+        else:
+            tree.unused.append(("empty file", path))
+    elif suffix:
+        tree.unused.append((suffix, path))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def _key(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,80 @@
+"""Folders that are already split into training, validation, and test images: `photos/train/cat`, `photos/test/cat`.
+
+The sign is that the folders below have the same names in several parts, together with a word such as `train` in the
+names of the parts. Without it the parts would be learned as if they were the classes.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ipo_dspy.data.image_tree import visible_folders
+from ipo_dspy.errors import DataError
+
+TRAINING, VALIDATION, TEST = "training", "validation", "test"
+PART_WORDS = {
+    **dict.fromkeys(("train", "training", "trn", "trainval"), TRAINING),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
+    **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation", "holdout"), TEST),
+}
+"""Words that name a part, in lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderParts:
+    """The folders of a data set that is already split; each holds one sub-folder a class."""
+
+    train: Path
+    validation: Path | None
+    test: Path | None
+
+    def __str__(self) -> str:
+        named = ((TRAINING, self.train), (VALIDATION, self.validation), (TEST, self.test))
+        return ", ".join(f"{role} {path.name!r}" for role, path in named if path is not None)
+
+
+def find_parts(root: Path) -> FolderParts | None:
+    """Return the parts of a folder that is already split, and None where it is not.
+
+    Raises:
+        DataError: it is split, but no part, or more than one, is for training, validation, or testing.
+    """
+    below = {sub: _names_below(sub) for sub in visible_folders(root)}
+    candidates = {sub: names for sub, names in below.items() if names}
+    roles = {sub: role for sub in candidates if (role := _role(sub.name)) is not None}
+    if not roles or not _are_parts(candidates, roles, others=len(below) - len(candidates)):
+        return None
+    parts: dict[str, Path] = {}
+    for sub, role in roles.items():
+        if parts.setdefault(role, sub) != sub:
+            fact = f"{root} has two folders of {role} images, {parts[role].name!r} and {sub.name!r}"
+            raise DataError(f"{fact}; pass one of them, e.g. {str(sub)!r}")
+    if TRAINING not in parts:
+        shown = ", ".join(repr(sub.name) for sub in roles)
+        raise DataError(f"{root} is already split into {shown}, none of them for training; pass one of these folders")
+    return FolderParts(parts[TRAINING], parts.get(VALIDATION), parts.get(TEST))
+
+
+def _are_parts(candidates: dict[Path, set[str]], roles: dict[Path, str], *, others: int) -> bool:
+    """Tell parts from classes: two share the names below, or there is nothing but folders with a part's name."""
+    for part in roles:
+        if any(candidates[part] & names for other, names in candidates.items() if other != part):
+            return True
+    return len(roles) == len(candidates) and not others
+
+
+def _names_below(folder: Path) -> set[str]:
+    try:
+        return {sub.name for sub in visible_folders(folder)}
+    except OSError:
+        return set()
+
+
+def _role(name: str) -> str | None:
+    """The part that a folder's name tells of, by one of its words.
+
+    >>> _role("seg_train"), _role("Test1"), _role("validation"), _role("bus")
+    ('training', 'test', 'validation', None)
+    """
+    words = re.findall(r"[a-z]+", name.lower())
+    return next((PART_WORDS[word] for word in words if word in PART_WORDS), None)

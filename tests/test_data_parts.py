@@ -1,0 +1,79 @@
+"""Folders that are already split: the parts are found, and never learned as if they were the classes."""
+
+from pathlib import Path
+
+import pytest
+
+from ipo_dspy.data import load_image_folder
+from ipo_dspy.data.parts import FolderParts, find_parts
+from ipo_dspy.errors import DataError
+
+KINDS = ("circle", "square", "triangle")
+
+
+def plant(root: Path, *folders: str, classes: tuple[str, ...] = KINDS) -> None:
+    for folder in folders:
+        for name in classes:
+            (root / folder / name).mkdir(parents=True)
+            (root / folder / name / "1.jpg").write_bytes(b"\xff\xd8\xff")
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test", "others"),
+    [
+        ("train", None, "test", []),
+        ("train", "val", "test", []),
+        ("TRAIN", "valid", None, []),
+        ("Training", None, "Test", []),
+        ("Training", None, "Testing", []),
+        ("seg_train", None, "seg_test", []),
+        ("train", "dev", None, []),
+        ("train_images", "validation", "holdout", []),
+        ("Train_data", None, "test1", []),
+        ("train", None, "test", ["__MACOSX/train", ".git/objects", "@eaDir/train"]),
+        ("train", "val", None, ["labels"]),
+        ("train", None, "test", ["unlabeled"]),
+        ("train", None, None, []),
+    ],
+)
+def test_the_parts_are_found(
+    tmp_path: Path, train: str, validation: str | None, test: str | None, others: list[str]
+) -> None:
+    plant(tmp_path, *(part for part in (train, validation, test) if part))
+    for other in others:
+        (tmp_path / other).mkdir(parents=True)
+    places = [None if part is None else tmp_path / part for part in (validation, test)]
+    assert find_parts(tmp_path) == FolderParts(tmp_path / train, *places)
+    with pytest.raises(DataError, match=rf"already split into training '{train}'.*; pass one part, .* '.*/{train}'"):
+        load_image_folder(tmp_path)
+    assert load_image_folder(tmp_path / train).classes == KINDS
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["train/1.jpg", "test/1.jpg"],
+        ["train/1.jpg", "bus/1.jpg"],
+        ["train/steam/1.jpg", "bus/red/1.jpg"],
+        ["test tube/glass/1.jpg", "beaker/steel/1.jpg", "flask/1.jpg"],
+        ["cat/young/1.jpg", "dog/young/1.jpg"],
+    ],
+)
+def test_classes_are_no_parts(tmp_path: Path, files: list[str]) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(b"\xff\xd8\xff")
+    assert find_parts(tmp_path) is None
+    assert set(load_image_folder(tmp_path).classes) == {file.partition("/")[0] for file in files}
+
+
+def test_a_split_without_a_training_part_is_refused(tmp_path: Path) -> None:
+    plant(tmp_path, "val", "test")
+    with pytest.raises(DataError, match="already split into 'test', 'val', none of them for training; pass one"):
+        load_image_folder(tmp_path)
+
+
+def test_two_parts_of_one_kind_are_refused(tmp_path: Path) -> None:
+    plant(tmp_path, "train", "train2", "test")
+    with pytest.raises(DataError, match="two folders of training images, 'train' and 'train2'; pass one of them"):
+        find_parts(tmp_path)
