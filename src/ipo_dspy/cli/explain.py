@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ipo_dspy.cli.data_options import Base, Classes, ImageColumn, LabelColumn, Split, data_options
 from ipo_dspy.cli.options import DEFAULT_MODEL, DEFAULT_PRETRAINED, AllowDownload, Device, Json, Pretrained
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.data import ImageDataset
+    from ipo_dspy.data import DataOptions, ImageDataset
     from ipo_dspy.occlusion import Explanation
 
 CONFUSIONS = 12
@@ -36,6 +37,11 @@ def explain(
     allow_download: AllowDownload = False,
     plot: Annotated[Path | None, typer.Option(help="Draw to this file name, as .svg and .png.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write all of it to this HTML page.")] = None,
+    image: ImageColumn = None,
+    label: LabelColumn = None,
+    base: Base = None,
+    classes: Classes = None,
+    split: Split = None,
     json: Json = False,
 ) -> None:
     """Score a template without each of its words and phrases, and show what it confuses.
@@ -49,7 +55,7 @@ def explain(
 
     if len(sources) != (1 if template is not None else 2):
         raise InputError("explain takes a program and data, or --template TEXT and data; write explain PROGRAM DATA")
-    dataset = _images(sources[-1])
+    dataset = _images(sources[-1], data_options(image, label, base, classes, split))
     with working("Loading the model ..."):
         program = (
             _untrained(template, dataset, model, pretrained, device)
@@ -70,14 +76,14 @@ def explain(
         _print(found, files)
 
 
-def _images(name: str) -> "ImageDataset":
+def _images(name: str, options: "DataOptions") -> "ImageDataset":
     """The test images of a bundled task, or what lies at a path."""
     from ipo_dspy import demo
     from ipo_dspy.data import load_images
 
     if name in demo.names() and not Path(name).exists():
         return demo.load(name, classes="all").testset
-    return load_images(name)
+    return load_images(name, **options)
 
 
 def _untrained(

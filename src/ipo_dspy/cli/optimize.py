@@ -5,6 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ipo_dspy.cli.data_options import (
+    Base,
+    Classes,
+    ImageColumn,
+    LabelColumn,
+    MinImages,
+    Shots,
+    Split,
+    Test,
+    TestData,
+    Val,
+    data_options,
+    read_sets,
+    shots_of,
+)
 from ipo_dspy.cli.options import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
@@ -33,7 +48,6 @@ from ipo_dspy.cli.options import (
     RayStore,
     RayWorkers,
     Seed,
-    Shots,
     SkipBad,
     Steps,
     Vlm,
@@ -120,8 +134,16 @@ def optimize(
     device: Device = "auto",
     template: Annotated[str, typer.Option(help="Start template.")] = "a photo of a <CLASS>.",
     initial: Annotated[list[str] | None, typer.Option(help="Another template to score first; may be repeated.")] = None,
-    shots: Shots = 16,
-    test: Annotated[float, typer.Option(help="Share of the images held out for the final test; 0 for none.")] = 0.5,
+    shots: Shots = "16",
+    test: Test = None,
+    val: Val = None,
+    test_data: TestData = None,
+    min_images: MinImages = 1,
+    image: ImageColumn = None,
+    label: LabelColumn = None,
+    base: Base = None,
+    classes: Classes = None,
+    split: Split = None,
     base_novel: Annotated[
         bool, typer.Option("--base-novel", help="Search on half of the classes, test on both halves.")
     ] = False,
@@ -154,8 +176,19 @@ def optimize(
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.cli import runs
 
-    train, tests = _split(data, shots=shots, test=test, seed=seed, halves=base_novel)
-    program = ClipClassifier(train.classes, template=template, model=model, pretrained=pretrained, device=device)
+    sets = read_sets(
+        data,
+        data_options(image, label, base, classes, split),
+        shots=shots_of(shots),
+        test=test,
+        val=val,
+        test_data=test_data,
+        min_images=min_images,
+        seed=seed,
+        halves=base_novel,
+    )
+    _announce(json, sets.told(data.name))
+    program = ClipClassifier(sets.train.classes, template=template, model=model, pretrained=pretrained, device=device)
     options = dict(
         _models(lm, lm_arg, vlm, vlm_arg, asking, num_threads),
         steps=steps,
@@ -177,7 +210,8 @@ def optimize(
         scorer=scorer(ray, ray_workers, ray_cpus, ray_gpus, ray_store, ray_images),
     )
     folder = out or runs.free_folder("runs", data.stem or "run")
-    _run(program, train, None, tests, folder=folder, json=json, dry_run=dry_run, options=options)
+    tests = dict(sets.tests)
+    _run(program, sets.train, sets.validation, tests, folder=folder, json=json, dry_run=dry_run, options=options)
 
 
 def _run(
@@ -278,23 +312,6 @@ def _models(
     if vlm is not None:
         chosen["description_model"] = build_lm(vlm, role="description_model", settings=of_vlm)
     return chosen
-
-
-def _split(
-    data: Path, *, shots: int | None, test: float, seed: int, halves: bool
-) -> "tuple[ImageDataset, dict[str, ImageDataset]]":
-    """Training images and, unless `test` is 0, test images by part."""
-    from ipo_dspy.data import base_novel, load_images
-
-    if test == 0:
-        if halves:
-            raise InputError("--base-novel needs test images; give --test a share, e.g. --test 0.5")
-        return load_images(data, shots=shots, seed=seed), {}
-    train, held_out = load_images(data, shots=shots, test=test, seed=seed)
-    if not halves:
-        return train, {"all": held_out}
-    base, novel = base_novel(train)
-    return base, {"base": held_out.subset(base.classes), "novel": held_out.subset(novel.classes)}
 
 
 def _list_demo(json: bool) -> None:

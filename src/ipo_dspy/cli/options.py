@@ -50,7 +50,6 @@ Pretrained = Annotated[str | None, typer.Option(help="open_clip tag or checkpoin
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
 Steps = Annotated[int | None, typer.Option(min=0, help="Questions to the proposer, 100 if not given.")]
 PerStep = Annotated[int, typer.Option(min=1, help="Templates asked for in each.")]
-Shots = Annotated[int | None, typer.Option(min=1, help="Training images per class; all without it.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of every draw.")]
 Asking = Annotated[str, typer.Option(help="How an LLM is asked: list, draws, singles, or auto.")]
 Descriptions = Annotated[int, typer.Option(min=0, help="Training images that are described at most.")]

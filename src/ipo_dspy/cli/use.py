@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ipo_dspy.cli import terminal
+from ipo_dspy.cli.data_options import Base, Classes, ImageColumn, LabelColumn, Split, data_options
 from ipo_dspy.cli.options import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
@@ -37,6 +38,11 @@ def evaluate(
     data_classes: Annotated[
         bool, typer.Option("--data-classes", help="Use the data's class names, e.g. novel ones.")
     ] = False,
+    image: ImageColumn = None,
+    label: LabelColumn = None,
+    base: Base = None,
+    classes: Classes = None,
+    split: Split = None,
     skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
@@ -54,7 +60,7 @@ def evaluate(
             program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
         )
         _ = classifier.backbone
-    dataset = load_images(data)
+    dataset = load_images(data, **data_options(image, label, base, classes, split))
     if data_classes:
         classifier.classes = dataset.classes
     with LiveProgress() as progress:
@@ -131,6 +137,11 @@ def describe(
     device: Device = "auto",
     images: Annotated[int, typer.Option(min=1, help="How many images, evenly over the classes.")] = 16,
     num_threads: Annotated[int | None, typer.Option(min=1, help="Requests at a time.")] = None,
+    image: ImageColumn = None,
+    label: LabelColumn = None,
+    base: Base = None,
+    classes: Classes = None,
+    split: Split = None,
     skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
@@ -146,7 +157,7 @@ def describe(
     from ipo_dspy.lms.retries import telling_of_retries
     from ipo_dspy.stages import evenly_over_classes
 
-    dataset = load_images(data)
+    dataset = load_images(data, **data_options(image, label, base, classes, split))
     if skip_bad:
         dataset = dataset.pick(_readable([example.image for example in dataset]))
     chosen = [dataset[i] for i in evenly_over_classes(dataset.labels(), images)]

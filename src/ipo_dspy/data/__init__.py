@@ -2,25 +2,28 @@
 
 from os import PathLike
 from pathlib import Path
-from typing import overload
+from typing import Any, Unpack, overload
 
 from ipo_dspy.data.benchmarks import BENCHMARKS, Benchmark, find_benchmark
+from ipo_dspy.data.catalog import Catalog, DataOptions
 from ipo_dspy.data.completeness import Completeness, Finding, check_benchmark
 from ipo_dspy.data.dataset import ImageDataset, Loaded
 from ipo_dspy.data.fewshot import base_novel, few_shot, harmonic_mean, split_classes
-from ipo_dspy.data.folder import load_image_folder
-from ipo_dspy.data.hub import is_saved, load_hub
+from ipo_dspy.data.folder import folder_catalog, load_image_folder
+from ipo_dspy.data.hub import hub_catalog, is_saved, load_hub
 from ipo_dspy.data.protocol import BenchmarkData, load_benchmark
-from ipo_dspy.data.table import load_image_table
+from ipo_dspy.data.table import load_image_table, table_catalog
 from ipo_dspy.data.tablefile import TABLE_SUFFIXES
-from ipo_dspy.data.webdataset import load_webdataset, names_shards
+from ipo_dspy.data.webdataset import load_webdataset, names_shards, shards_catalog
 from ipo_dspy.errors import DataError
 
 __all__ = [
     "BENCHMARKS",
     "Benchmark",
     "BenchmarkData",
+    "Catalog",
     "Completeness",
+    "DataOptions",
     "Finding",
     "ImageDataset",
     "base_novel",
@@ -34,44 +37,76 @@ __all__ = [
     "load_image_table",
     "load_images",
     "load_webdataset",
+    "open_images",
     "split_classes",
 ]
 
 
 @overload
 def load_images(
-    path: str | PathLike[str], *, shots: int | None = None, test: None = None, seed: int = 0
+    path: str | PathLike[str],
+    *,
+    shots: int | None = None,
+    test: None = None,
+    seed: int = 0,
+    **options: Unpack[DataOptions],
 ) -> ImageDataset: ...
 @overload
 def load_images(
-    path: str | PathLike[str], *, shots: int | None = None, test: float, seed: int = 0
+    path: str | PathLike[str], *, shots: int | None = None, test: float, seed: int = 0, **options: Unpack[DataOptions]
 ) -> tuple[ImageDataset, ImageDataset]: ...
 @overload
 def load_images(
-    path: str | PathLike[str], *, shots: int | None = None, test: float | None, seed: int = 0
+    path: str | PathLike[str],
+    *,
+    shots: int | None = None,
+    test: float | None,
+    seed: int = 0,
+    **options: Unpack[DataOptions],
 ) -> Loaded: ...
 def load_images(
-    path: str | PathLike[str], *, shots: int | None = None, test: float | None = None, seed: int = 0
+    path: str | PathLike[str],
+    *,
+    shots: int | None = None,
+    test: float | None = None,
+    seed: int = 0,
+    **options: Unpack[DataOptions],
 ) -> Loaded:
     """Read whatever `path` is: a folder of class folders, a .csv, .tsv or .parquet table, or tar files of webdataset.
 
     Tar files may be one, a folder of nothing else, or a pattern that ends in `.tar`; a folder that the library
     `datasets` saved is read too. `load_image_folder`, `load_image_table`, `load_webdataset` and `load_hub` say what is
-    read and raised; they have more options.
+    read and raised, and what the `options` mean: image, label, classes, base, split.
 
     Raises:
-        DataError: none of these, or what the readers raise.
+        DataError: none of these, an option that this kind of data does not take, or what the readers raise.
     """
+    return open_images(path, **options).load(shots=shots, test=test, seed=seed)
+
+
+def open_images(path: str | PathLike[str], **options: Unpack[DataOptions]) -> Catalog:
+    """Return what a path holds, before anything is drawn; see `load_images`."""
     place = Path(path).expanduser()
     if names_shards(place):
-        return load_webdataset(place, shots=shots, test=test, seed=seed)
+        return shards_catalog(place, **_only(options, place, "tar files", {"classes"}))
     if is_saved(place):
-        return load_hub(str(place), shots=shots, test=test, seed=seed)
+        known = {"image", "label", "classes", "split"}
+        return hub_catalog(str(place), **_only(options, place, "a saved data set", known))
     if place.suffix.lower() in TABLE_SUFFIXES and not place.is_dir():
-        return load_image_table(place, shots=shots, test=test, seed=seed)
+        return table_catalog(place, **options)
     if place.is_file():
-        known = ", ".join(sorted({*TABLE_SUFFIXES, ".tar"}))
+        known_suffixes = ", ".join(sorted({*TABLE_SUFFIXES, ".tar"}))
         raise DataError(
-            f"{place} is neither folder, table nor tar file; pass a folder of class folders or a file in {known}"
+            f"{place} is neither folder, table nor tar file; pass a folder of class folders or a file in "
+            f"{known_suffixes}"
         )
-    return load_image_folder(place, shots=shots, test=test, seed=seed)
+    _only(options, place, "a folder of class folders", set())
+    return folder_catalog(place)
+
+
+def _only(options: DataOptions, place: Path, kind: str, known: set[str]) -> Any:
+    """Return the options, after refusing those that a kind of data does not take."""
+    for name, value in options.items():
+        if name not in known:
+            raise DataError(f"{place} is {kind}, which takes no {name}={value!r}; leave it out")
+    return options

@@ -35,7 +35,9 @@ class Selected(NamedTuple):
     test: list[int] | None
 
 
-def few_shot(train: Sequence[Hashable], val: Sequence[Hashable] = (), *, shots: int, seed: int) -> Drawn:
+def few_shot(
+    train: Sequence[Hashable], val: Sequence[Hashable] = (), *, shots: int, seed: int, tell_short: bool = True
+) -> Drawn:
     """Draw `shots` positions a class from `train`, then min(shots, 4) a class from `val`.
 
     One Mersenne Twister `random.Random(seed)` serves both lists, train first. Classes come in order of
@@ -51,6 +53,7 @@ def few_shot(train: Sequence[Hashable], val: Sequence[Hashable] = (), *, shots: 
         val: the label of each validation image.
         shots: images a class, at least 1.
         seed: seed of the generator; the published runs use 1, 2 and 3.
+        tell_short: log a warning about classes with fewer than `shots` images.
 
     Raises:
         DataError: `shots` is not a whole number of at least 1.
@@ -58,13 +61,15 @@ def few_shot(train: Sequence[Hashable], val: Sequence[Hashable] = (), *, shots: 
     if isinstance(shots, bool) or not isinstance(shots, int) or shots < 1:
         raise DataError(f"shots={shots!r} is not a whole number from 1; write e.g. shots=16, or None for all")
     rng = random.Random(seed)
-    _tell_short_classes(train, shots)
+    if tell_short:
+        _tell_short_classes(train, shots)
     return Drawn(_draw(train, shots, rng), _draw(val, min(shots, VALIDATION_SHOTS), rng))
 
 
 def train_test(labels: Sequence[Hashable], *, test: float, seed: int) -> tuple[list[int], list[int]]:
     """Split positions: a `test` share of each class (rounded half up) for testing, the rest to train.
 
+    At least one image of each class is trained on; a class that has none left to test on is named in a logged warning.
     Both parts keep the order of `labels`. The generator is seeded with a text made of the seed, so the
     split and the few-shot draw of one seed do not share random numbers.
 
@@ -72,16 +77,23 @@ def train_test(labels: Sequence[Hashable], *, test: float, seed: int) -> tuple[l
     ([0, 3], [1, 2])
 
     Raises:
-        DataError: `test` is not between 0 and 1, or leaves a class without a train or a test image.
+        DataError: `test` is not between 0 and 1, or leaves no class with a test image.
     """
     if not isinstance(test, int | float) or not 0 < test < 1:
         raise DataError(f"test={test!r} is not a share between 0 and 1; write e.g. test=0.5")
     rng = random.Random(f"split {seed}")
     chosen: set[int] = set()
+    untested: list[str] = []
     for label, rows in _by_label(labels).items():
-        size = int(len(rows) * test + 0.5)
-        _check_both_parts(label, len(rows), size, test)
+        size = min(int(len(rows) * test + 0.5), len(rows) - 1)
         chosen.update(rng.sample(rows, size))
+        if not size:
+            untested.append(f"{label} ({len(rows)})")
+    if labels and not chosen:
+        raise DataError(f"test={test!r} leaves no class with a test image; raise it, or add images")
+    if untested:
+        shown = ", ".join(untested[:5]) + (", ..." if len(untested) > 5 else "")
+        logger.warning("%d class(es) are trained on and not tested, for want of images: %s", len(untested), shown)
     everything = range(len(labels))
     return [row for row in everything if row not in chosen], [row for row in everything if row in chosen]
 
@@ -160,11 +172,3 @@ def _tell_short_classes(labels: Sequence[Hashable], shots: int) -> None:
         shown = ", ".join(short[:5]) + (", ..." if len(short) > 5 else "")
         told = "%d class(es) with fewer than %d images left to train on give all they have: %s"
         logger.warning(told, len(short), shots, shown)
-
-
-def _check_both_parts(label: Hashable, images: int, size: int, test: float) -> None:
-    if 0 < size < images:
-        return
-    part = "test" if size == 0 else "train"
-    remedy = "write e.g. test=0.5" if images > 1 else "add a second image"
-    raise DataError(f"test={test!r} leaves class {label!r} ({images} image(s)) without a {part} image; {remedy}")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import overload
 
 from ipo_dspy.clip.image_formats import image_suffixes
+from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, class_name, example, shorten, usable_classes
-from ipo_dspy.data.fewshot import select
 from ipo_dspy.data.image_tree import ImageTree, told, visible_folders, walk
 from ipo_dspy.data.parts import find_parts
 from ipo_dspy.errors import DataError
@@ -56,17 +56,21 @@ def load_image_folder(
         DataError: no such folder, no class folders, fewer than two classes, names that read alike, or
             `shots` or `test` that do not fit.
     """
+    return folder_catalog(path).load(shots=shots, test=test, seed=seed)
+
+
+def folder_catalog(path: str | PathLike[str]) -> Catalog:
+    """Return what is below a folder; see `load_image_folder`."""
     folder = _check_folder(Path(path).expanduser())
     images = _drop_empty(folder, {sub: walk(sub) for sub in _class_folders(folder)})
     names = _class_names(folder, list(images))
     classes = usable_classes(sorted(names.values()), folder)
     pairs = [(image, names[sub]) for sub in sorted(images, key=lambda sub: names[sub]) for image in images[sub]]
-    chosen = select([label for _, label in pairs], shots=shots, test=test, seed=seed)
 
-    def build(rows: list[int]) -> ImageDataset:
+    def build(rows: Sequence[int]) -> ImageDataset:
         return ImageDataset((example(str(pairs[row][0]), pairs[row][1]) for row in rows), classes=classes)
 
-    return build(chosen.train) if chosen.test is None else (build(chosen.train), build(chosen.test))
+    return Catalog(classes, [label for _, label in pairs], build)
 
 
 def _check_folder(folder: Path) -> Path:

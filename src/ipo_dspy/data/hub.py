@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, shorten
-from ipo_dspy.data.table import IMAGE_COLUMNS, LABEL_COLUMNS, from_table
+from ipo_dspy.data.table import IMAGE_COLUMNS, LABEL_COLUMNS, catalog_of
 from ipo_dspy.data.tablefile import Cells, Table
 from ipo_dspy.errors import DataError
 
@@ -75,11 +76,28 @@ def load_hub(
     Raises:
         DataError: it cannot be had, has several splits and none is named, or no such columns; a label that is no class.
     """
+    catalog = hub_catalog(
+        name, config=config, split=split, revision=revision, image=image, label=label, classes=classes
+    )
+    return catalog.load(shots=shots, test=test, seed=seed)
+
+
+def hub_catalog(
+    name: str,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    image: str = "auto",
+    label: str = "auto",
+    classes: Sequence[str] | None = None,
+) -> Catalog:
+    """Return what a data set of the hub holds; see `load_hub`."""
     found = _one_split(name, _fetched(name, config, split, revision), split)
     columns = _column(name, found, "image", image), _column(name, found, "label", label)
     table = _as_table(name, found, *columns)
     rows, folder = range(table.rows), Path(name).expanduser()
-    return from_table(table, *columns, rows, folder, classes=classes, shots=shots, test=test, seed=seed)
+    return catalog_of(table, *columns, rows, folder, classes=classes)
 
 
 def is_saved(folder: Path) -> bool:

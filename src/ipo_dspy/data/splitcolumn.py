@@ -1,10 +1,11 @@
 """The column of a table that tells training rows from test rows; rows of two parts are never mixed unasked."""
 
 from collections.abc import Collection
+from pathlib import Path
 
 from ipo_dspy.data.dataset import shorten
 from ipo_dspy.data.parts import PART_WORDS, TRAINING
-from ipo_dspy.data.tablefile import Table
+from ipo_dspy.data.tablefile import TABLE_SUFFIXES, Table, open_table
 from ipo_dspy.errors import DataError
 
 SPLIT_COLUMNS = ("split", "subset", "partition", "is_training_image", "is_train", "is_test")
@@ -47,6 +48,28 @@ def rows_of_split(table: Table, columns: Collection[str], split: str | None) -> 
     if not rows:
         raise DataError(f"{table.path} has no rows of split {split!r}; choose one of {known}")
     return rows
+
+
+def parts_of_table(path: Path, image: str, label: str) -> dict[str, str] | None:
+    """Return the values of a table's split column by what they are for; None where they do not tell that.
+
+    Args:
+        path: of anything; what is no table has no parts.
+        image: column of images, or "auto".
+        label: column of labels, or "auto".
+    """
+    from ipo_dspy.data.table import find_columns  # reads this module
+
+    if path.suffix.lower() not in TABLE_SUFFIXES or not path.is_file():
+        return None
+    table = open_table(path)
+    column = split_column(table, find_columns(table, image, label))
+    if column is None:
+        return None
+    values = sorted({str(cell) for cell in map(table.column(column), range(table.rows))})
+    roles = [PART_WORDS.get(value.casefold()) for value in values]
+    found = {role: value for role, value in zip(roles, values, strict=True) if role is not None}
+    return found if len(found) == len(values) > 1 and TRAINING in found else None
 
 
 def _training(values: list[str]) -> str:

@@ -15,8 +15,8 @@ from typing import Any, overload
 
 import dspy
 
+from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, closest, example, shorten
-from ipo_dspy.data.fewshot import select
 from ipo_dspy.data.labels import named_labels
 from ipo_dspy.data.labels import stored_classes as stored_classes
 from ipo_dspy.data.splitcolumn import rows_of_split, split_column
@@ -126,25 +126,30 @@ def load_image_table(
     Raises:
         DataError: an unreadable file, a missing column or image, a label outside the classes, ...
     """
+    catalog = table_catalog(path, image=image, label=label, classes=classes, base=base, split=split)
+    return catalog.load(shots=shots, test=test, seed=seed)
+
+
+def table_catalog(
+    path: str | PathLike[str],
+    *,
+    image: str = "auto",
+    label: str = "auto",
+    classes: Sequence[str] | None = None,
+    base: str | PathLike[str] | None = None,
+    split: str | None = None,
+) -> Catalog:
+    """Return what a table holds; see `load_image_table`."""
     table = open_table(Path(path).expanduser())
     columns = find_columns(table, image, label)
     rows, folder = rows_of_split(table, columns, split), _base_folder(table, base)
-    return from_table(table, *columns, rows, folder, classes=classes, shots=shots, test=test, seed=seed)
+    return catalog_of(table, *columns, rows, folder, classes=classes)
 
 
-def from_table(
-    table: Table,
-    image: str,
-    label: str,
-    rows: Sequence[int],
-    folder: Path,
-    *,
-    classes: Sequence[str] | None,
-    shots: int | None,
-    test: float | None,
-    seed: int,
-) -> Loaded:
-    """The images of some rows of anything that is laid out as a table; see `load_image_table`.
+def catalog_of(
+    table: Table, image: str, label: str, rows: Sequence[int], folder: Path, *, classes: Sequence[str] | None
+) -> Catalog:
+    """Return the images of some rows of anything that is laid out as a table; see `load_image_table`.
 
     Args:
         table: what holds them.
@@ -153,22 +158,18 @@ def from_table(
         rows: which of its rows.
         folder: where relative image paths start.
         classes: in label index order.
-        shots: images a class.
-        test: share to hold out.
-        seed: of the draws.
     """
     cells = table.column(image)
     labels, names = named_labels(table, label, rows, classes)
     _check_paths(table, cells, rows, folder)
-    rows, labels = _each_picture_once(table, cells, rows, labels)
-    chosen = select(labels, shots=shots, test=test, seed=seed)
+    kept, labels = _each_picture_once(table, cells, rows, labels)
 
     def build(drawn: Sequence[int]) -> ImageDataset:
-        in_order = sorted(drawn, key=lambda at: rows[at])  # a table gives rows quickest so
-        items = {at: _example(table, rows[at], cells(rows[at]), labels[at], folder) for at in in_order}
+        in_order = sorted(drawn, key=lambda at: kept[at])  # a table gives rows quickest so
+        items = {at: _example(table, kept[at], cells(kept[at]), labels[at], folder) for at in in_order}
         return ImageDataset((items[at] for at in drawn), classes=names)
 
-    return build(chosen.train) if chosen.test is None else (build(chosen.train), build(chosen.test))
+    return Catalog(names, labels, build)
 
 
 def find_column(table: Table, what: str, asked: str, usual: Sequence[str], taken: Collection[str] = ()) -> str:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import overload
 
 from ipo_dspy.clip.image_formats import image_suffixes
+from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, shorten
 from ipo_dspy.data.image_tree import told
 from ipo_dspy.data.splitfiles import read_text
-from ipo_dspy.data.table import from_table
+from ipo_dspy.data.table import catalog_of
 from ipo_dspy.data.tablefile import Cells, Table
 from ipo_dspy.data.tar_samples import Sample, read_picture, read_samples
 from ipo_dspy.errors import DataError
@@ -78,6 +79,11 @@ def load_webdataset(
     Raises:
         DataError: nothing is there, a file is no tar or is cut, a picture has no label, a label is outside the classes.
     """
+    return shards_catalog(shards, classes=classes).load(shots=shots, test=test, seed=seed)
+
+
+def shards_catalog(shards: str | PathLike[str], *, classes: Sequence[str] | None = None) -> Catalog:
+    """Return what tar files hold; see `load_webdataset`."""
     files = shard_files(shards)
     unread: list[tuple[str, Path]] = []
     samples = [sample for file in files for sample in read_samples(file, unread)]
@@ -92,7 +98,7 @@ def load_webdataset(
     _refuse_captions(shards, samples)
     table = _as_table(Path(shards), samples, names_beside(files[0].parent))
     rows, folder = range(len(samples)), files[0].parent
-    return from_table(table, "image", "label", rows, folder, classes=classes, shots=shots, test=test, seed=seed)
+    return catalog_of(table, "image", "label", rows, folder, classes=classes)
 
 
 def _refuse_captions(shards: str | PathLike[str], samples: Sequence[Sample]) -> None:

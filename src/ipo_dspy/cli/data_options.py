@@ -1,0 +1,216 @@
+"""Options that say how data is read, and the training, validation, and test images that follow from them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ipo_dspy.errors import InputError
+
+if TYPE_CHECKING:
+    from ipo_dspy.data import DataOptions, ImageDataset
+
+# The parameters have the names of the readers' arguments, by which messages are put into options.
+ImageColumn = Annotated[str | None, typer.Option("--image-column", help="Column of images in a table.")]
+LabelColumn = Annotated[str | None, typer.Option("--label-column", help="Column of class names in a table.")]
+Base = Annotated[str | None, typer.Option(help="Folder where the relative image paths of a table start.")]
+Classes = Annotated[
+    str | None,
+    typer.Option(help="Class names in the order of number labels: a,b,c, or a text file with a name a line."),
+]
+Split = Annotated[str | None, typer.Option(help="Rows to take of a table or data set that is already split, or all.")]
+Shots = Annotated[str, typer.Option(metavar="N|all", help="Training images per class.")]
+Test = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the images held out for the final test, 0 for none; 0.5 if the data has no test part of its own."
+    ),
+]
+Val = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA|none",
+        help="Images that choose among the best templates: a folder or table. Without it the validation part of the "
+        "data, or what the training and test images leave over, at most --shots a class; none for neither.",
+    ),
+]
+TestData = Annotated[Path | None, typer.Option(help="Images for the final test, instead of a share of DATA.")]
+MinImages = Annotated[int, typer.Option(min=1, help="Leave out classes with fewer images.")]
+
+
+@dataclass(frozen=True, slots=True)
+class DataSets:
+    """The images of a run."""
+
+    train: "ImageDataset"
+    validation: "ImageDataset | None"
+    tests: "Mapping[str, ImageDataset]"
+
+    def told(self, name: str) -> str:
+        """Return what was read, for people."""
+        tested = sum(map(len, self.tests.values()))
+        chosen = 0 if self.validation is None else len(self.validation)
+        counts = f"{len(self.train)} training, {chosen} validation, {tested} test images"
+        return f"{name}: {len(self.train.classes)} classes; {counts}"
+
+
+def data_options(
+    image: str | None, label: str | None, base: str | None, classes: str | None, split: str | None
+) -> "DataOptions":
+    """Return the readers' arguments that were given.
+
+    Raises:
+        InputError: the file of class names cannot be read.
+    """
+    given = {"image": image, "label": label, "base": base, "split": split}
+    found: DataOptions = {name: value for name, value in given.items() if value is not None}  # type: ignore[assignment]
+    if classes is not None:
+        found["classes"] = _names(classes)
+    return found
+
+
+def shots_of(text: str) -> int | None:
+    """Return a number of training images per class, None for all.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if text.lower() == "all":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--shots must be a whole number from 1, or all, got {text!r}")
+    return int(text)
+
+
+def read_sets(
+    data: Path,
+    options: "DataOptions",
+    *,
+    shots: int | None,
+    test: float | None,
+    val: str | None,
+    test_data: Path | None,
+    min_images: int,
+    seed: int,
+    halves: bool,
+) -> DataSets:
+    """Read data and split it, unless it is split already.
+
+    Raises:
+        InputError: parts that do not fit one another, or what the readers raise.
+    """
+    from ipo_dspy.cli import show
+    from ipo_dspy.data import load_images, open_images
+
+    parts = _parts(data, options)
+    if parts is not None:
+        show.note(f"{data} is already split; used by its parts: {', '.join(parts)}")
+    main, main_options = (data, options) if parts is None else parts["training"]
+    catalog = open_images(main, **main_options).without_small_classes(min_images)
+    given = _given_tests(parts, test_data, options)
+    share = 0 if given is not None else 0.5 if test is None else test
+    train, rest, held_out = catalog.three_parts(shots=shots, test=share or None, seed=seed)
+    if given is not None:
+        held_out = _fit(load_images(given[0], **given[1]), train.classes, "test")
+    validation = _validation(val, parts, options, rest, train.classes)
+    if not halves:
+        return DataSets(train, validation, {} if held_out is None else {"all": held_out})
+    return _halves(train, validation, held_out)
+
+
+def _halves(train: "ImageDataset", validation: "ImageDataset | None", test: "ImageDataset | None") -> DataSets:
+    from ipo_dspy.data import base_novel
+
+    if test is None:
+        raise InputError("--base-novel needs test images; give --test a share, e.g. --test 0.5")
+    base, novel = base_novel(train)
+    chosen = None if validation is None else validation.subset(base.classes)
+    return DataSets(base, chosen or None, {"base": test.subset(base.classes), "novel": test.subset(novel.classes)})
+
+
+def _parts(data: Path, options: "DataOptions") -> "dict[str, tuple[Path, DataOptions]] | None":
+    """Return the parts of a folder or table that is already split, by what they are for."""
+    from ipo_dspy.data.parts import find_parts
+    from ipo_dspy.data.splitcolumn import parts_of_table
+
+    if "split" in options:
+        return None
+    if data.is_dir():
+        found = find_parts(data)
+        if found is None:
+            return None
+        places = {"training": found.train, "validation": found.validation, "test": found.test}
+        return {name: (place, options) for name, place in places.items() if place is not None}
+    values = parts_of_table(data, options.get("image", "auto"), options.get("label", "auto"))
+    return None if values is None else {name: (data, {**options, "split": value}) for name, value in values.items()}
+
+
+def _given_tests(
+    parts: "dict[str, tuple[Path, DataOptions]] | None", test_data: Path | None, options: "DataOptions"
+) -> "tuple[Path, DataOptions] | None":
+    if test_data is not None:
+        return test_data, _for_other(test_data, options)
+    return None if parts is None else parts.get("test")
+
+
+def _validation(
+    val: str | None,
+    parts: "dict[str, tuple[Path, DataOptions]] | None",
+    options: "DataOptions",
+    rest: "ImageDataset | None",
+    classes: Sequence[str],
+) -> "ImageDataset | None":
+    from ipo_dspy.data import load_images
+
+    if val is not None and val.lower() == "none":
+        return None
+    if val is not None:
+        return _fit(load_images(val, **_for_other(Path(val), options)), classes, "validation")
+    if parts is not None and "validation" in parts:
+        place, its_options = parts["validation"]
+        return _fit(load_images(place, **its_options), classes, "validation")
+    return rest
+
+
+def _for_other(place: Path, options: "DataOptions") -> "DataOptions":
+    """Return the options for another table; a folder of class folders takes none."""
+    kept = {name: value for name, value in options.items() if name != "split" and not place.is_dir()}
+    return kept  # type: ignore[return-value]  # a part of the mapping
+
+
+def _fit(dataset: "ImageDataset", classes: Sequence[str], name: str) -> "ImageDataset":
+    """Return images with the class names and order of the training images; those of left-out classes are dropped.
+
+    Raises:
+        InputError: no class in common.
+    """
+    from ipo_dspy.cli import show
+
+    common = [label for label in classes if label in dataset.classes]
+    others = [label for label in dataset.classes if label not in classes]
+    if not common:
+        theirs, ours = (", ".join(map(repr, names[:3])) for names in (dataset.classes, classes))
+        raise InputError(
+            f"the {name} images have the classes {theirs}, ..., the training images {ours}, ...; name them alike"
+        )
+    if others:
+        fact = f"the {name} images of {len(others)} classes that are not trained on are left out"
+        show.note(f"{fact}: {', '.join(others[:5])}")
+    kept = dataset.subset(common)
+    return type(dataset)(kept, classes=tuple(classes))
+
+
+def _names(text: str) -> list[str]:
+    """Class names between commas, or the lines of a file."""
+    path = Path(text).expanduser()
+    if not path.is_file():
+        return [name.strip() for name in text.split(",")]
+    from ipo_dspy.files import read_regular
+
+    try:
+        lines = read_regular(path, limit=1 << 24).decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--classes {text!r} cannot be read ({error}); give a text file in UTF-8") from error
+    return [line.strip() for line in lines if line.strip()]

@@ -1,0 +1,83 @@
+"""Everything that a source of images holds, before anything is drawn: labels, and a way to build any part."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from ipo_dspy.data.dataset import ImageDataset, Loaded
+from ipo_dspy.data.fewshot import few_shot, select
+from ipo_dspy.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+class DataOptions(TypedDict, total=False):
+    """Arguments of the readers that say how a source is read; see `load_image_table` and `load_hub`."""
+
+    image: str
+    label: str
+    classes: Sequence[str]
+    base: str
+    split: str
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The images of a source.
+
+    Attributes:
+        classes: class names in label index order.
+        labels: the class of each image.
+        build: positions -> the data set of these images, in that order.
+    """
+
+    classes: tuple[str, ...]
+    labels: Sequence[str]
+    build: Callable[[Sequence[int]], ImageDataset]
+
+    def load(self, *, shots: int | None, test: float | None, seed: int) -> Loaded:
+        """Return what the readers return: one data set, or ``(train, test)`` where `test` is given."""
+        chosen = select(self.labels, shots=shots, test=test, seed=seed)
+        return self.build(chosen.train) if chosen.test is None else (self.build(chosen.train), self.build(chosen.test))
+
+    def without_small_classes(self, min_images: int) -> "Catalog":
+        """Leave out classes with fewer images, with a logged warning.
+
+        Raises:
+            DataError: fewer than two classes are left.
+        """
+        counts = Counter(self.labels)
+        small = [f"{name} ({counts[name]})" for name in self.classes if counts[name] < min_images]
+        if not small:
+            return self
+        wanted = [name for name in self.classes if counts[name] >= min_images]
+        if len(wanted) < 2:
+            raise DataError(f"min_images={min_images!r} leaves {len(wanted)} classes, and two are needed; lower it")
+        logger.warning(
+            "left out %d classes with fewer than %d images: %s", len(small), min_images, ", ".join(small[:8])
+        )
+        kept = [at for at, label in enumerate(self.labels) if label in wanted]
+
+        def build(rows: Sequence[int]) -> ImageDataset:
+            return self.build([kept[row] for row in rows]).subset(wanted)
+
+        return Catalog(tuple(wanted), [self.labels[at] for at in kept], build)
+
+    def three_parts(
+        self, *, shots: int | None, test: float | None, seed: int
+    ) -> tuple[ImageDataset, ImageDataset | None, ImageDataset | None]:
+        """Return training, validation, and test images.
+
+        Images that neither the training nor the test part takes are for validation: at most as many a class as are
+        trained on, and only where they come to a quarter of the training images, as fewer decide nothing.
+        """
+        chosen = select(self.labels, shots=shots, test=test, seed=seed)
+        taken = {*chosen.train, *(chosen.test or ())}
+        rest = [at for at in range(len(self.labels)) if at not in taken]
+        validation = None
+        if shots is not None and 4 * len(rest) >= len(chosen.train):
+            drawn = few_shot([self.labels[at] for at in rest], shots=shots, seed=seed, tell_short=False)
+            validation = self.build([rest[at] for at in drawn.train])
+        return self.build(chosen.train), validation, None if chosen.test is None else self.build(chosen.test)
