@@ -266,7 +266,10 @@ def test_killed_nodes_cost_time_and_no_results(
 def test_the_only_worker_may_die_with_its_node_between_two_steps(
     cluster: Any, backbone: Backbone, task: demo.DemoTask, attempt: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One part of the images, so one worker; the node is dead before the cluster knows."""
+    """One part of the images, so one worker; the node is dead before the cluster knows.
+
+    In odd attempts the worker was given back before, so that the next one is sent to the dead node.
+    """
     images, labels = data([e.image for e in task.trainset[:24]]), task.trainset[:24].labels()
     doomed = add_node(cluster)
     scorer = RayScorer(cluster.address, num_workers=1)
@@ -275,12 +278,14 @@ def test_the_only_worker_may_die_with_its_node_between_two_steps(
     pool = scorer._pool
     assert pool is not None
     key = pool._workers[0][1]
+    if attempt % 2:
+        scorer.close()
     kill(cluster, next(node for node in cluster.worker_nodes if node.node_id == key))
+    assert_alike(held.scorer.score(TEMPLATES), expected)
     if key != doomed.node_id:
         add_node(cluster)
         cluster.remove_node(doomed)
-    assert_alike(held.scorer.score(TEMPLATES), expected)
-    assert "a worker of the Ray cluster was lost; its images go to the others" in caplog.text
+    assert attempt % 2 or "a worker of the Ray cluster was lost; its images go to the others" in caplog.text
     scorer.close()
 
 
