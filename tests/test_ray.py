@@ -30,7 +30,7 @@ from ipo_dspy.distributed import RayScorer
 from ipo_dspy.distributed.cluster import _join, load_ray
 from ipo_dspy.errors import ClusterError, DataError, ImageError, InputError, ModelError
 from ipo_dspy.events import Event
-from ipo_dspy.journal import replay
+from ipo_dspy.journal import FILE_NAME, replay
 from ipo_dspy.scorers import ClipScorer
 from ipo_dspy.template import Template
 from ray_nodes import add_node, kill, nodes, processes
@@ -261,6 +261,34 @@ def test_killed_nodes_cost_time_and_no_results(
     assert "a worker of the Ray cluster was lost; its images go to the others" in caplog.text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(5))
+def test_the_only_worker_may_die_with_its_node_between_two_steps(
+    cluster: Any, backbone: Backbone, task: demo.DemoTask, attempt: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One part of the images, so one worker; the node is dead before the cluster knows.
+
+    In odd attempts the worker was given back before, so that the next one is sent to the dead node.
+    """
+    images, labels = data([e.image for e in task.trainset[:24]]), task.trainset[:24].labels()
+    doomed = add_node(cluster)
+    scorer = RayScorer(cluster.address, num_workers=1)
+    held = scorer.hold(backbone, images, labels, task.classes)
+    expected = held.scorer.score(TEMPLATES)
+    pool = scorer._pool
+    assert pool is not None
+    key = pool._workers[0][1]
+    if attempt % 2:
+        scorer.close()
+    kill(cluster, next(node for node in cluster.worker_nodes if node.node_id == key))
+    assert_alike(held.scorer.score(TEMPLATES), expected)
+    if key != doomed.node_id:
+        add_node(cluster)
+        cluster.remove_node(doomed)
+    assert attempt % 2 or "a worker of the Ray cluster was lost; its images go to the others" in caplog.text
+    scorer.close()
+
+
 def test_features_that_are_lost_with_a_node_are_encoded_again(
     cluster: Any, task: demo.DemoTask, backbone: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -291,6 +319,26 @@ def test_the_command_line_on_a_cluster(cluster: Any, task: demo.DemoTask, tmp_pa
     kinds = {"search", "description", "trial", "evaluation", "changed", "chosen"}
     one, other = ([e for e in replay(tmp_path / run) if e["event"] in kinds] for run in ("local", "far"))
     assert_alike(without_time(one), without_time(other))
+
+
+def test_sigterm_ends_a_run_on_a_cluster_after_the_step(cluster: Any, task: demo.DemoTask, tmp_path: Path) -> None:
+    """Ray's own handler would abort the process."""
+    as_folder(tmp_path / "photos", data([example.image for example in task.trainset]), task.trainset.labels())
+    code, out = "import sys; from ipo_dspy.cli import main; main(sys.argv[1:])", tmp_path / "run"
+    command = ["optimize", str(tmp_path / "photos"), "--model", "demo", "--steps", "10000", "--shots", "4", "--out"]
+    far = [sys.executable, "-c", code, *command, str(out), "--ray", cluster.address]
+    with subprocess.Popen(far, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        while child.poll() is None and not ((out / FILE_NAME).exists() and kinds_of(out) & {"trial"}):
+            time.sleep(0.1)
+        child.terminate()
+        _, told = child.communicate()
+    assert child.returncode == 128 + signal.SIGTERM, told
+    assert "stopped; go on with: ipo-dspy optimize" in told
+    assert {"best.json", "report.html"} <= {path.name for path in out.iterdir()}
+
+
+def kinds_of(run: Path) -> set[str]:
+    return {event["event"] for event in replay(run)}
 
 
 def main_quietly(arguments: list[str]) -> None:

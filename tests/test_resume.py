@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ipo_dspy import IPO, demo
 from ipo_dspy.errors import JournalError
 from ipo_dspy.journal import FILE_NAME, replay
 from ipo_dspy.proposers import Ask, Proposals
-from openai_server import Writer
+from openai_server import Reply, Writer
 
 
 class Sitter:
@@ -307,22 +308,30 @@ def test_budgets_hold_over_all_sittings(task: demo.DemoTask, tmp_path: Path) -> 
         assert (best.detailed_results.status, best.detailed_results.calls) == ("max_lm_calls", allowed)
 
 
+class Flat(Writer):
+    """Says the same usage of each request: 310 tokens, or 165 millionths of a dollar."""
+
+    def answer(self, body: dict[str, Any]) -> Reply:
+        usage = {"prompt_tokens": 300, "completion_tokens": 10, "total_tokens": 310}
+        return replace(super().answer(body), usage=usage)
+
+
 @pytest.mark.usefixtures("no_cache")
 @pytest.mark.parametrize(
     ("limit", "allowed", "steps"),
-    [("max_lm_calls", 4, 3), ("max_tokens", 50, 3), ("max_tokens", 46, 3), ("max_cost", 0.00004, 3)],
+    [("max_lm_calls", 4, 3), ("max_tokens", 1000, 3), ("max_tokens", 931, 3), ("max_cost", 0.0005, 3)],
 )
 def test_limits_are_exact_to_one_request(
     limit: str, allowed: float, steps: int, task: demo.DemoTask, tmp_path: Path
 ) -> None:
-    with Writer() as server:  # each answer costs 15 tokens, or 12.5 millionths of a dollar
+    with Flat() as server:
         lm = server.lm(model="openai/gpt-3.5-turbo")
         given: dict[str, Any] = {"describer": None, "steps": 9, "prompts_per_step": 2, limit: allowed}
         best = IPO(prompt_model=lm, log_dir=tmp_path, **given).compile(task.program, task.trainset)
         assert len(server.requests) == 1 + steps
     results = best.detailed_results
     assert results.status == limit
-    assert (results.spent.unpriced, results.spent.cost) == (0, pytest.approx((1 + steps) * 12.5e-6))
+    assert (results.spent.unpriced, results.spent.cost) == (0, pytest.approx((1 + steps) * 165e-6))
     assert max(t.step for t in results.trials) == steps
 
 

@@ -104,11 +104,11 @@ def test_the_step_under_way_is_kept_and_all_is_written(
         assert kinds(out, "end")[0]["status"] == "stopped"
         assert {"best.json", "report.html"} <= {path.name for path in out.iterdir()}
         assert f"ipo-dspy: stopped; go on with: ipo-dspy optimize {photos}" in done.err
-        assert "test all" not in done.out  # left to the sitting that goes on
+        assert "│ test " not in done.out  # left to the sitting that goes on
 
         done = processes.run(*search(photos, out, server))
         assert (done.code, server.asked) == (0, STEPS)
-        assert "test all" in done.out
+        assert "│ test " in done.out
     questions = [event["question"] for event in kinds(out, "answer")]
     assert len(questions) == len(set(questions)) == len(server.requests)
 

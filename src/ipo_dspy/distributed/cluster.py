@@ -5,11 +5,14 @@ the greeting that every gRPC server returns. Nothing is reported anywhere: usage
 started here are off.
 """
 
+import contextlib
 import importlib.metadata
 import logging
 import os
+import signal
 import socket
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -57,7 +60,8 @@ class Cluster:
     def __init__(self, address: str) -> None:
         self.ray = load_ray()
         if not self.ray.is_initialized():
-            _join(self.ray, address)
+            with _same_sigterm():
+                _join(self.ray, address)
         self._session = self._joined()
 
     @property
@@ -213,6 +217,17 @@ def _join(ray: Any, address: str) -> None:
             f"the Ray cluster at {place!r} cannot be joined ({brief(error)}); this machine has to be one of its nodes: "
             f"ray start --address={place}"
         ) from error
+
+
+@contextlib.contextmanager
+def _same_sigterm() -> Iterator[None]:
+    """Put the handler of SIGTERM back afterwards: Ray sets one in Python and another in C, which aborts the process."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _current() -> str | None:

@@ -13,8 +13,9 @@ import itertools
 import logging
 import math
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,31 +133,45 @@ class Pool:
         )
 
     def _start(self) -> list[tuple[Any, str]]:
-        """A worker in each seat; those whose node is gone or does not answer are done without.
+        """Start as many workers as there is use for, each with its node.
 
         Raises:
             ClusterError: not one came.
         """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as At
 
-        ray, size = self.cluster.ray, self._size
+        size = self._size
         most = max((len(images.parts) for images in self._sets.values()), default=1)
-        kind = ray.remote(num_cpus=0, max_restarts=0)(Holder)
-        seats = self.cluster.seats(size.cpus, size.gpus)[: size.fitting(self.cluster, most)]
-        started = [kind.options(scheduling_strategy=At(seat.key, soft=False)).remote(size.cpus) for seat in seats]
-        coming = [worker.ready.remote() for worker in started]
-        ready, _ = ray.wait(coming, num_returns=len(coming), timeout=START_SECONDS)
-        found = []
-        for worker, answer in zip(started, coming, strict=True):
-            if answer in ready:
-                with contextlib.suppress(*self.cluster.losses):
-                    found.append((worker, ray.get(answer)))
-            else:
-                ray.kill(worker)
+        kind = self.cluster.ray.remote(num_cpus=0, max_restarts=0)(Holder)
+        seats = self.cluster.seats(size.cpus, size.gpus)
+        workers = (kind.options(scheduling_strategy=At(seat.key, soft=False)).remote(size.cpus) for seat in seats)
+        found = self._ready(workers, size.fitting(self.cluster, most))
         if not found:
             raise ClusterError(
                 "no worker could be started on the Ray cluster; see ray status and the logs of its nodes"
             )
+        return found
+
+    def _ready(self, workers: Iterator[Any], wanted: int) -> list[tuple[Any, str]]:
+        """Return so many workers with their nodes, or those that have answered after `START_SECONDS`.
+
+        The next one is started for each that is lost: Ray lists a node for a while after its end.
+        """
+        ray, deadline = self.cluster.ray, time.monotonic() + START_SECONDS
+        found: list[tuple[Any, str]] = []
+        coming: dict[Any, Any] = {}
+        while True:
+            for worker in itertools.islice(workers, wanted - len(found) - len(coming)):
+                coming[worker.ready.remote()] = worker
+            answers = ray.wait(list(coming), timeout=max(0.0, deadline - time.monotonic()))[0] if coming else []
+            if not answers:
+                break
+            for answer in answers:
+                worker = coming.pop(answer)
+                with contextlib.suppress(*self.cluster.losses):
+                    found.append((worker, ray.get(answer)))
+        for worker in coming.values():
+            ray.kill(worker)
         return found
 
     def _hold(self) -> list[Name]:
