@@ -101,7 +101,7 @@ def sparse(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (nested, "nested too deeply"),
+        (nested, "nested deeper than"),
         (os.mkfifo, "named pipe, not a regular file"),
         (sparse, "42,949,672,960 bytes, more than"),
         (lambda path: path.write_bytes(b""), "is not whole JSON"),

@@ -185,7 +185,7 @@ def test_what_is_meant_as_the_placeholder_is_taken_for_it(form: str) -> None:
         ('{"template": "a grainy <CLASS>.", "why": "x"},', ["a grainy <CLASS>."]),
         ("<think>Perhaps <INS>a <CLASS>.</INS>", []),
         ("<INS>a <CLASS>.</INS><think>and <INS>another <CLASS>", ["a <CLASS>."]),
-        ("<INS>a <CLASS>.</INS>\n<INS>a <CLASS>.</INS>", ["a <CLASS>."]),
+        ("<INS>a <CLASS>.</INS>\n<INS>a <CLASS>.</INS>", ["a <CLASS>.", "a <CLASS>."]),
     ],
 )
 def test_odd_answers(answer: str, texts: list[str]) -> None:

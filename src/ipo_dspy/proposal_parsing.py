@@ -138,7 +138,7 @@ def read_answers(completion: str, cut: bool = False) -> list[str]:
     text = _with_placeholders(without_thoughts(completion).answer)
     tagged = _tagged(text, cut)
     if any(has_placeholder(one) for one in tagged):
-        return _once(tagged)
+        return tagged  # also what is repeated: the search counts that as a duplicate, and nothing more is asked for
     return _once(_untagged(text, cut)) or tagged
 
 

@@ -56,7 +56,7 @@ class Catalog:
         if len(wanted) < 2:
             raise DataError(f"min_images={min_images!r} leaves {len(wanted)} classes, and two are needed; lower it")
         logger.warning(
-            "left out %d classes with fewer than %d images: %s", len(small), min_images, ", ".join(small[:8])
+            "left out %d class(es) with fewer than %d images: %s", len(small), min_images, ", ".join(small[:8])
         )
         kept = [at for at, label in enumerate(self.labels) if label in wanted]
 

@@ -1,0 +1,120 @@
+"""Data as people have it on the command line: tables of any header, parts, leftovers, and small classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ipo_dspy.cli.data_options import DataSets, data_options, read_sets, shots_of
+from ipo_dspy.errors import DataError, InputError
+
+NO_OPTIONS: Any = {}
+
+
+def plant(root: Path, counts: dict[str, int], *parts: str) -> Path:
+    for part in parts or ("",):
+        for name, count in counts.items():
+            (root / part / name).mkdir(parents=True)
+            for at in range(count):
+                Image.new("RGB", (4, 4), (at, len(name), len(part))).save(root / part / name / f"{at}.png")
+    return root
+
+
+def sets(data: Path, options: Any = NO_OPTIONS, **changes: Any) -> DataSets:
+    asked: dict[str, Any] = {"shots": 2, "test": None, "val": None, "test_data": None, "min_images": 1}
+    return read_sets(data, options, **{**asked, "seed": 0, "halves": False, **changes})
+
+
+def sizes(found: DataSets) -> tuple[int, int | None, dict[str, int]]:
+    validation = None if found.validation is None else len(found.validation)
+    return len(found.train), validation, {name: len(part) for name, part in found.tests.items()}
+
+
+def files(datasets: Sequence[Any]) -> list[str]:
+    return [item.image for dataset in datasets for item in dataset]
+
+
+def test_what_is_left_over_is_for_validation_and_in_no_other_part(tmp_path: Path) -> None:
+    data = plant(tmp_path, {"cat": 10, "dog": 10})
+    found = sets(data)
+    assert sizes(found) == (4, 4, {"all": 10})
+    assert found.validation is not None
+    everything = files([found.train, found.validation, *found.tests.values()])
+    assert len(set(everything)) == len(everything)
+    assert found.told("photos") == "photos: 2 classes; 4 training, 4 validation, 10 test images"
+    assert files([sets(data, val="none").train]) == files([found.train])
+    assert sizes(sets(data, val="none")) == (4, None, {"all": 10})
+    assert sizes(sets(data, shots=5)) == (10, None, {"all": 10})
+    assert sizes(sets(data, shots=None)) == (10, None, {"all": 10})
+    assert sizes(sets(data, test=0.0)) == (4, 4, {})
+
+
+def test_too_few_leftovers_decide_nothing(tmp_path: Path) -> None:
+    assert sizes(sets(plant(tmp_path, {"cat": 22, "dog": 22}), shots=10)) == (20, None, {"all": 22})
+
+
+def test_data_that_is_already_split_is_used_by_its_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = sets(plant(tmp_path, {"cat": 3, "dog": 3}, "Training", "valid", "Test"))
+    assert sizes(found) == (4, 6, {"all": 6})
+    assert all("/Training/" in image for image in files([found.train]))
+    assert all("/Test/" in image for image in files(list(found.tests.values())))
+    assert "is already split; used by its parts: training, validation, test" in capsys.readouterr().err
+
+
+def test_a_table_that_is_already_split_is_used_by_its_parts(tmp_path: Path) -> None:
+    plant(tmp_path, {"cat": 6, "dog": 6})
+    words = ("train", "train", "train", "train", "val", "test")
+    lines = [f"{name}/{at}.png,{name},{words[at]}" for name in ("cat", "dog") for at in range(6)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,label,Split", *lines, ""]))
+    assert sizes(sets(tmp_path / "t.csv")) == (4, 2, {"all": 2})
+    assert sizes(sets(tmp_path / "t.csv", data_options(None, None, None, None, "all"))) == (4, 2, {"all": 6})
+
+
+def test_a_table_with_other_headers_is_read(tmp_path: Path) -> None:
+    plant(tmp_path / "pictures", {"cat": 4, "dog": 4})
+    lines = [f"{name}/{at}.png;{number}" for number, name in enumerate(("cat", "dog")) for at in range(4)]
+    (tmp_path / "t.csv").write_text("\n".join(["bild;klasse", *lines, ""]))
+    (tmp_path / "names.txt").write_text("Katze\nHund\n")
+    for classes in ("Katze, Hund", str(tmp_path / "names.txt")):
+        options = data_options("bild", "klasse", str(tmp_path / "pictures"), classes, None)
+        assert sets(tmp_path / "t.csv", options).train.classes == ("Katze", "Hund")
+    with pytest.raises(DataError, match=r"name it, e\.g\. label='klasse'"):
+        sets(tmp_path / "t.csv", data_options("bild", None, None, None, None))
+
+
+def test_a_folder_takes_no_option_of_a_table(tmp_path: Path) -> None:
+    data = plant(tmp_path, {"cat": 4, "dog": 4})
+    with pytest.raises(DataError, match=r"a folder of class folders, which takes no label='x'; leave it out"):
+        sets(data, data_options(None, "x", None, None, None))
+
+
+def test_other_folders_validate_and_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = plant(tmp_path / "data", {"cat": 4, "dog": 4})
+    val = plant(tmp_path / "val", {"dog": 2, "cat": 1})
+    test = plant(tmp_path / "test", {"cat": 3, "elk": 3, "dog": 1})
+    found = sets(data, val=str(val), test_data=test)
+    assert sizes(found) == (4, 3, {"all": 4})
+    assert found.tests["all"].classes == found.train.classes == ("cat", "dog")
+    assert "the test images of 1 classes that are not trained on are left out: elk" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"the test images have the classes 'ant', 'bee', .* name them alike"):
+        sets(data, test_data=plant(tmp_path / "other", {"ant": 1, "bee": 1}))
+
+
+def test_a_small_class_stops_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = plant(tmp_path, {"cat": 8, "dog": 8, "kiwi": 1})
+    found = sets(data)
+    assert found.train.counts()["kiwi"] == 1
+    assert "1 class(es) are trained on and not tested, for want of images: kiwi (1)" in caplog.text
+    assert sets(data, min_images=2).train.classes == ("cat", "dog")
+    assert "left out 1 class(es) with fewer than 2 images: kiwi (1)" in caplog.text
+    with pytest.raises(DataError, match="min_images=9 leaves 0 classes, and two are needed"):
+        sets(data, min_images=9)
+
+
+def test_shots_are_a_number_or_all() -> None:
+    assert (shots_of("16"), shots_of("all")) == (16, None)
+    for text in ("0", "-1", "many", "1.5"):
+        with pytest.raises(InputError, match=rf"--shots must be a whole number from 1, or all, got '{text}'"):
+            shots_of(text)
