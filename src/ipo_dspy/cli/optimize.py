@@ -174,7 +174,8 @@ def optimize(
 ) -> None:
     """Find the best prompt template for your images."""
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.cli import runs
+    from ipo_dspy.cli import runs, show
+    from ipo_dspy.progress import is_watched
 
     sets = read_sets(
         data,
@@ -187,7 +188,8 @@ def optimize(
         seed=seed,
         halves=base_novel,
     )
-    _announce(json, sets.told(data.name))
+    if is_watched():  # like all progress, silent in logs
+        show.note(sets.told(data.name))
     program = ClipClassifier(sets.train.classes, template=template, model=model, pretrained=pretrained, device=device)
     options = dict(
         _models(lm, lm_arg, vlm, vlm_arg, asking, num_threads),
