@@ -166,9 +166,12 @@ def _ask(lm: "dspy.BaseLM", *, picture: bool) -> None:
     from ipo_dspy.lms.asking import greet
 
     local = lm.model.startswith(LOCAL)
-    with _no_download() if local else contextlib.nullcontext():
-        # A model that runs in this process is loaded first.
-        within(LOAD_SECONDS if local else ANSWER_SECONDS, lambda: (_show_picture if picture else greet)(lm))
+    ask = _show_picture if picture else greet
+    if not local:
+        ask(lm)  # it ends in time by itself: see `lms.client`
+        return
+    with _no_download():  # a model that runs in this process is loaded first
+        within(LOAD_SECONDS, lambda: ask(lm))
 
 
 @contextlib.contextmanager
@@ -200,7 +203,13 @@ def _show_picture(lm: "dspy.BaseLM") -> None:
 
 def _remedy(error: Exception, option: str, model: str) -> str:
     """What to write, by the kind of fault."""
-    from dspy.utils.exceptions import LMAuthError, LMInvalidRequestError, LMRateLimitError, LMUnsupportedModelError
+    from dspy.utils.exceptions import (
+        LMAuthError,
+        LMInvalidRequestError,
+        LMRateLimitError,
+        LMTimeoutError,
+        LMUnsupportedModelError,
+    )
 
     from ipo_dspy.lms import LOCAL
     from ipo_dspy.lms.faults import FATAL, key_variable, remedy
@@ -217,7 +226,7 @@ def _remedy(error: Exception, option: str, model: str) -> str:
             return "wait a minute and write the same again; if it stays so, look at the account's limits and credit"
         case LMInvalidRequestError() if option == "--vlm":
             return "name a model that sees pictures, e.g. --vlm openai/gpt-4o-mini"
-        case TimeoutError():
+        case TimeoutError() | LMTimeoutError():
             return f"write the same again if a local model was still loading; else {server}"
         case _ if isinstance(error, FATAL):
             return remedy(error, model)
