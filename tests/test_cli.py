@@ -170,6 +170,12 @@ def test_report_is_written_where_asked(run_folder: Path, tmp_path: Path, capsys:
         (["optimize", "{photos}", "--out", "/dev/null/run"], 1, "cannot be written"),
         (["evaluate", "nowhere.json", "{photos}"], 2, "cannot be read"),
         (["classify", "{run}/best.json", "nowhere.png"], 2, "nowhere.png"),
+        (
+            ["classify", "{run}/best.json", "https://example.com/cat.jpg"],
+            2,
+            "'https://example.com/cat.jpg' is an address",
+        ),
+        (["classify", "{run}/best.json", "s3://photos/cat.jpg"], 2, "'s3://photos/cat.jpg' is an address"),
         (["report", "{photos}"], 1, "no journal"),
         (["report", "{run}/best.json"], 1, "best.json' is a saved program, not a run; pass the run's folder: '{run}'"),
         (["report", "{run}/report.html"], 1, "is an HTML page, not a run; pass the run's folder: '{run}'"),

@@ -117,6 +117,34 @@ def test_linked_folders_below_a_class_are_read(tmp_path: Path) -> None:
     assert load_image_folder(tmp_path / "photos").counts() == {"cat": 7, "dog": 1}
 
 
+def test_a_folder_that_is_linked_twice_is_read_once(tmp_path: Path) -> None:
+    plant(tmp_path, "cat/all/1.jpg", "cat/all/2.jpg", "dog/1.jpg")
+    (tmp_path / "cat" / "latest").symlink_to(tmp_path / "cat" / "all")
+    assert images(load_image_folder(tmp_path), tmp_path) == ["cat/all/1.jpg", "cat/all/2.jpg", "dog/1.jpg"]
+
+
+def test_links_that_lead_nowhere_are_told_also_in_place_of_a_class(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plant(tmp_path, "cat/1.jpg", "dog/1.jpg")
+    (tmp_path / "elk").symlink_to("/gone/elk")
+    (tmp_path / "cat" / "itself.jpg").symlink_to("itself.jpg")
+    assert load_image_folder(tmp_path).counts() == {"cat": 1, "dog": 1}
+    assert "2 files are not used: 2 dangling link ('elk')" in caplog.text
+
+
+def test_locked_files_and_a_locked_folder_are_said_to_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tmp_path, "cat/1.jpg", "dog/1.jpg", "dog/locked.jpg", "dog/locked")
+    monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).name.startswith("locked"))
+    assert load_image_folder(tmp_path).counts() == {"cat": 1, "dog": 1}
+    assert "2 files are not used: 2 unreadable file ('dog/locked'): check its permissions" in caplog.text
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(DataError, match="cannot be read; check its permissions"):
+        load_image_folder(tmp_path)
+
+
 def test_class_names_do_not_depend_on_how_a_disk_writes_accents(tmp_path: Path) -> None:
     plant(tmp_path, "cafe\u0301/1.jpg", "bar/1.jpg")
     assert load_image_folder(tmp_path).classes == ("bar", "caf\u00e9")
@@ -158,6 +186,10 @@ def test_order_on_disk_changes_nothing(
         (["1.jpg", "2.jpg"], "has no sub-folders; put each class in a sub-folder: .*/cat/1.jpg"),
         (["cat/notes.txt", "dog/notes.txt"], "sub-folders without images .*put some in"),
         (["cat/1.jpg"], "images of one class only, 'cat'; add another"),
+        (
+            ["images/cat/1.jpg", "images/dog/1.jpg"],
+            "one class only, 'images'; pass '.*/images' if the classes are below",
+        ),
         (["cat/1.jpg", "dog/x.txt"], r"one class only, 'cat' \(dog hold none\)"),
         (["cat_dog/1.jpg", "Cat dog/1.jpg"], "'Cat dog' and 'cat_dog' read alike .*rename one"),
         (

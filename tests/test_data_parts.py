@@ -34,6 +34,9 @@ def plant(root: Path, *folders: str, classes: tuple[str, ...] = KINDS) -> None:
         ("train", "val", None, ["labels"]),
         ("train", None, "test", ["unlabeled"]),
         ("train", None, None, []),
+        ("trainset", "Valset", "testset", []),
+        ("TrainData", None, "TestData", []),
+        ("trainA", None, "testA", []),
     ],
 )
 def test_the_parts_are_found(
@@ -54,6 +57,7 @@ def test_the_parts_are_found(
     [
         ["train/1.jpg", "test/1.jpg"],
         ["train/1.jpg", "bus/1.jpg"],
+        ["train/steam/1.jpg", "train/diesel/1.jpg", "bus/1.jpg"],
         ["train/steam/1.jpg", "bus/red/1.jpg"],
         ["test tube/glass/1.jpg", "beaker/steel/1.jpg", "flask/1.jpg"],
         ["cat/young/1.jpg", "dog/young/1.jpg"],
@@ -77,3 +81,15 @@ def test_two_parts_of_one_kind_are_refused(tmp_path: Path) -> None:
     plant(tmp_path, "train", "train2", "test")
     with pytest.raises(DataError, match="two folders of training images, 'train' and 'train2'; pass one of them"):
         find_parts(tmp_path)
+
+
+@pytest.mark.parametrize("test", ["test", "test1", "testset"])
+def test_test_images_in_one_heap_are_no_class(tmp_path: Path, test: str) -> None:
+    plant(tmp_path, "train")
+    (tmp_path / test).mkdir()
+    (tmp_path / test / "1.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "all.txt").write_text("x")
+    assert find_parts(tmp_path) == FolderParts(tmp_path / "train", None, None)
+    with pytest.raises(DataError, match="already split into training 'train'; pass one part"):
+        load_image_folder(tmp_path)

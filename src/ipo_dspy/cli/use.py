@@ -200,9 +200,10 @@ def _files(name: str) -> list[Path]:
     Raises:
         DataError: there are none, or it is an address.
     """
+    from ipo_dspy.clip.image_io import is_url
     from ipo_dspy.data.folder import image_files
 
-    if name.lower().startswith(("http://", "https://")):
+    if is_url(name):
         raise DataError(f"image {name!r} is an address, and nothing is fetched here; download it and pass the file")
     path = Path(name)
     if not path.is_dir():

@@ -7,6 +7,7 @@ folder of a million images quick to read, and a broken one is told when it is en
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import overload
 from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, class_name, example, shorten, usable_classes
-from ipo_dspy.data.image_tree import ImageTree, told, visible_folders, walk
+from ipo_dspy.data.image_tree import ImageTree, dangling_links, told, visible_folders, walk
 from ipo_dspy.data.parts import find_parts
 from ipo_dspy.errors import DataError
 
@@ -75,6 +76,8 @@ def folder_catalog(path: str | PathLike[str]) -> Catalog:
 
 def _check_folder(folder: Path) -> Path:
     if folder.is_dir():
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise DataError(f"{folder} cannot be read; check its permissions")
         return folder
     if folder.exists():
         raise DataError(f"{folder} is a file; pass the folder that holds one sub-folder a class, e.g. 'photos'")
@@ -115,7 +118,7 @@ def _class_names(folder: Path, subs: Sequence[Path]) -> dict[Path, str]:
 
 def _drop_empty(folder: Path, trees: dict[Path, ImageTree]) -> dict[Path, list[Path]]:
     full = {sub: tree.images for sub, tree in trees.items() if tree.images}
-    unused = [one for tree in trees.values() for one in tree.unused]
+    unused = [*dangling_links(folder), *(one for tree in trees.values() for one in tree.unused)]
     empty = [sub.name for sub in trees if sub not in full and ("unreadable folder", sub) not in unused]
     if not full:
         raise DataError(_nothing_in(folder, [(kind, path.relative_to(folder)) for kind, path in unused]))
@@ -123,6 +126,8 @@ def _drop_empty(folder: Path, trees: dict[Path, ImageTree]) -> dict[Path, list[P
         (only,) = full
         also = f" ({', '.join(empty[:5])} hold none)" if empty else ""
         fact = f"{folder} has images of one class only, {only.name!r}{also}"
+        if visible_folders(only):
+            raise DataError(f"{fact}; pass {str(only)!r} if the classes are below it, or add another class beside it")
         raise DataError(f"{fact}; add another, e.g. {folder}/not_{only.name}/1.jpg")
     _tell(folder, unused)
     if empty:

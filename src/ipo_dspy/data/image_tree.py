@@ -1,6 +1,6 @@
 """The images below a folder, and the files that are not used, by kind.
 
-Links to folders are followed, as data sets on shared disks are made of them, but never into a folder that leads here.
+Links to folders are followed, as data sets on shared disks are made of them, and no folder is read twice.
 Whatever looks like data and is not used is counted: a photograph that is missing without a word is worse than an error.
 """
 
@@ -27,6 +27,7 @@ _KINDS = {
     "dangling link": "mend the links, or fetch what they point to",
     "empty file": "fetch them again",
     "special file": "pass regular files",
+    "unreadable file": "check its permissions",
     "unreadable folder": "check its permissions",
 }
 """What else is not used, and what to do about it."""
@@ -48,8 +49,8 @@ class ImageTree:
 def walk(folder: Path) -> ImageTree:
     """Return the images below a folder, at any depth, and what is not used there."""
     tree = ImageTree()
-    above = {key for place in (folder.resolve(), *folder.resolve().parents) if (key := _key(place)) is not None}
-    _walk(folder, above, tree)
+    seen = {key for place in (folder.resolve(), *folder.resolve().parents) if (key := _key(place)) is not None}
+    _walk(folder, seen, tree)
     tree.images.sort()
     return tree
 
@@ -57,6 +58,12 @@ def walk(folder: Path) -> ImageTree:
 def visible_folders(folder: Path) -> list[Path]:
     """Return the folders directly below, sorted, without hidden ones and those of the system."""
     return sorted(sub for sub in folder.iterdir() if sub.is_dir() and not _is_hidden(sub.name))
+
+
+def dangling_links(folder: Path) -> list[tuple[str, Path]]:
+    """Return the links directly below that lead nowhere, as `ImageTree.unused` has them."""
+    links = (path for path in folder.iterdir() if path.is_symlink() and not _is_hidden(path.name))
+    return [("dangling link", path) for path in sorted(links) if not path.exists()]
 
 
 def told(unused: Sequence[tuple[str, Path]]) -> str:
@@ -71,18 +78,19 @@ def told(unused: Sequence[tuple[str, Path]]) -> str:
     return f"{len(unused)} file{'s are' if len(unused) > 1 else ' is'} not used: {'; '.join(parts)}"
 
 
-def _walk(folder: Path, above: set[tuple[int, int]], tree: ImageTree) -> None:
+def _walk(folder: Path, seen: set[tuple[int, int]], tree: ImageTree) -> None:
     for entry in _entries(folder, tree):
         path = folder / entry.name
         if _is_hidden(entry.name):
             continue
         try:
-            if entry.is_dir():
-                key = _key(path)
-                if key is not None and key not in above:
-                    _walk(path, above | {key}, tree)
-            elif entry.is_symlink() and not path.exists():
+            if entry.is_symlink() and not path.exists():
                 tree.unused.append(("dangling link", path))
+            elif entry.is_dir():
+                key = _key(path)
+                if key is not None and key not in seen:
+                    seen.add(key)
+                    _walk(path, seen, tree)
             elif not entry.is_file():
                 tree.unused.append(("special file", path))
             else:
@@ -103,7 +111,9 @@ def _add(path: Path, size: int, tree: ImageTree) -> None:
     suffix = file_suffix(path.name)
     if suffix in _TEXT_SUFFIXES:
         return
-    if is_image_file(path):
+    if not os.access(path, os.R_OK):
+        tree.unused.append(("unreadable file", path))
+    elif is_image_file(path):
         if size:
             tree.images.append(path)
         else:

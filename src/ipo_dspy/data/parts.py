@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ipo_dspy.clip.image_formats import is_image_file
 from ipo_dspy.data.image_tree import visible_folders
 from ipo_dspy.errors import DataError
 
@@ -18,6 +19,10 @@ PART_WORDS = {
     **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation", "holdout"), TEST),
 }
 """Words that name a part, in lower case."""
+
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_THINGS = re.compile(r"(set|data|images?|imgs?)$")
+"""After the word for a part, without a separator: `trainset`, `testimages`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ def find_parts(root: Path) -> FolderParts | None:
     below = {sub: _names_below(sub) for sub in visible_folders(root)}
     candidates = {sub: names for sub, names in below.items() if names}
     roles = {sub: role for sub in candidates if (role := _role(sub.name)) is not None}
-    if not roles or not _are_parts(candidates, roles, others=len(below) - len(candidates)):
+    if not roles or not _are_parts(candidates, roles, alone=not any(map(_may_be_class, below))):
         return None
     parts: dict[str, Path] = {}
     for sub, role in roles.items():
@@ -55,12 +60,15 @@ def find_parts(root: Path) -> FolderParts | None:
     return FolderParts(parts[TRAINING], parts.get(VALIDATION), parts.get(TEST))
 
 
-def _are_parts(candidates: dict[Path, set[str]], roles: dict[Path, str], *, others: int) -> bool:
-    """Tell parts from classes: two share the names below, or there is nothing but folders with a part's name."""
+def _are_parts(candidates: dict[Path, set[str]], roles: dict[Path, str], *, alone: bool) -> bool:
+    """Tell parts from classes: two share the names below, or no other folder has images.
+
+    Test images may lie in one heap, as those of competitions do.
+    """
     for part in roles:
         if any(candidates[part] & names for other, names in candidates.items() if other != part):
             return True
-    return len(roles) == len(candidates) and not others
+    return alone
 
 
 def _names_below(folder: Path) -> set[str]:
@@ -70,11 +78,20 @@ def _names_below(folder: Path) -> set[str]:
         return set()
 
 
+def _may_be_class(folder: Path) -> bool:
+    if _role(folder.name) is not None:
+        return False
+    try:
+        return bool(visible_folders(folder)) or any(map(is_image_file, folder.iterdir()))
+    except OSError:
+        return True
+
+
 def _role(name: str) -> str | None:
     """The part that a folder's name tells of, by one of its words.
 
-    >>> _role("seg_train"), _role("Test1"), _role("validation"), _role("bus")
-    ('training', 'test', 'validation', None)
+    >>> _role("seg_train"), _role("Test1"), _role("TrainData"), _role("valset"), _role("bus"), _role("latest")
+    ('training', 'test', 'training', 'validation', None, None)
     """
-    words = re.findall(r"[a-z]+", name.lower())
+    words = [_THINGS.sub("", word.lower()) for word in _WORDS.findall(name)]
     return next((PART_WORDS[word] for word in words if word in PART_WORDS), None)
