@@ -518,7 +518,8 @@ def test_a_run_with_models_that_babble_ends_with_the_start_template(made: Make, 
     best, events = run(tmp_path / "run", prompt_model=babbler, description_model=lm(made(toys.llava), max_tokens=3))
     assert str(best.template) == "a photo of a <CLASS>."
     faults = [event["message"] for event in events if event["event"] == "fault"]
-    assert sum("gave no proposals: nothing in the answer can be used" in fault for fault in faults) == 2
+    # What is drawn at random may also be white space alone, or hold the mark of a thought.
+    assert sum("gave no proposals: " in fault for fault in faults) == 2
     assert events[-1]["status"] == "faults"
     assert events[-1]["tokens"] > 1000
 
