@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ipo_dspy.data import ImageDataset, load_image_folder, load_images
+from ipo_dspy.data.parts import find_parts
 from ipo_dspy.errors import DataError
 
 JPEG = b"\xff\xd8\xff\xe0 not looked at here"
@@ -141,8 +142,19 @@ def test_locked_files_and_a_locked_folder_are_said_to_be(
     assert load_image_folder(tmp_path).counts() == {"cat": 1, "dog": 1}
     assert "2 files are not used: 2 unreadable file ('dog/locked'): check its permissions" in caplog.text
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(DataError, match="cannot be read; check its permissions"):
-        load_image_folder(tmp_path)
+    for load in (load_image_folder, load_images, find_parts):
+        with pytest.raises(DataError, match="cannot be read; check its permissions"):
+            load(tmp_path)
+
+
+def test_a_locked_folder_above_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(path: Path, **_: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", locked)  # root may look everywhere
+    for load in (load_image_folder, load_images, find_parts):
+        with pytest.raises(DataError, match="cannot be read; check the permissions of the folders above it"):
+            load(tmp_path / "x")
 
 
 def test_class_names_do_not_depend_on_how_a_disk_writes_accents(tmp_path: Path) -> None:

@@ -514,12 +514,12 @@ def run(folder: Path, **settings: Any) -> tuple[Any, list[Any]]:
 
 
 def test_a_run_with_models_that_babble_ends_with_the_start_template(made: Make, tmp_path: Path) -> None:
-    babbler = lm(made(toys.qwen2, last=None), temperature=1.0, max_tokens=24)
+    # Unseeded, some draws hold tags; their text is rejected, which is no fault.
+    babbler = lm(made(toys.qwen2, last=None), temperature=1.0, max_tokens=24, seed=2)
     best, events = run(tmp_path / "run", prompt_model=babbler, description_model=lm(made(toys.llava), max_tokens=3))
     assert str(best.template) == "a photo of a <CLASS>."
     faults = [event["message"] for event in events if event["event"] == "fault"]
-    # What is drawn at random may also be white space alone, or hold the mark of a thought.
-    assert sum("gave no proposals: " in fault for fault in faults) == 2
+    assert sum("gave no proposals: nothing in the answer can be used" in fault for fault in faults) == 2
     assert events[-1]["status"] == "faults"
     assert events[-1]["tokens"] > 1000
 

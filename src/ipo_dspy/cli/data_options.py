@@ -132,12 +132,13 @@ def _halves(train: "ImageDataset", validation: "ImageDataset | None", test: "Ima
 
 def _parts(data: Path, options: "DataOptions") -> "dict[str, tuple[Path, DataOptions]] | None":
     """Return the parts of a folder or table that is already split, by what they are for."""
+    from ipo_dspy.data.image_tree import check_access
     from ipo_dspy.data.parts import find_parts
     from ipo_dspy.data.splitcolumn import parts_of_table
 
     if "split" in options:
         return None
-    if data.is_dir():
+    if check_access(data).is_dir():
         found = find_parts(data)
         if found is None:
             return None

@@ -11,6 +11,7 @@ from ipo_dspy.data.dataset import ImageDataset, Loaded
 from ipo_dspy.data.fewshot import base_novel, few_shot, harmonic_mean, split_classes
 from ipo_dspy.data.folder import folder_catalog, load_image_folder
 from ipo_dspy.data.hub import hub_catalog, is_saved, load_hub
+from ipo_dspy.data.image_tree import check_access, check_folder
 from ipo_dspy.data.protocol import BenchmarkData, load_benchmark
 from ipo_dspy.data.table import load_image_table, table_catalog
 from ipo_dspy.data.tablefile import TABLE_SUFFIXES
@@ -87,6 +88,8 @@ def load_images(
 def open_images(path: str | PathLike[str], **options: Unpack[DataOptions]) -> Catalog:
     """Return what a path holds, before anything is drawn; see `load_images`."""
     place = Path(path).expanduser()
+    if check_access(place).is_dir():
+        check_folder(place)
     if names_shards(place):
         return shards_catalog(place, **_only(options, place, "tar files", {"classes"}))
     if is_saved(place):

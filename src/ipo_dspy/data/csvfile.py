@@ -23,7 +23,7 @@ MAX_BYTES = 1 << 30
 
 _SEPARATORS = ",;\t|"
 _EXCEL_SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
-_UTF_16 = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _csv_limit = threading.Lock()
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,6 @@ folder of a million images quick to read, and a broken one is told when it is en
 """
 
 import logging
-import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import overload
 from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, class_name, example, shorten, usable_classes
-from ipo_dspy.data.image_tree import ImageTree, dangling_links, told, visible_folders, walk
+from ipo_dspy.data.image_tree import ImageTree, check_folder, dangling_links, told, visible_folders, walk
 from ipo_dspy.data.parts import find_parts
 from ipo_dspy.errors import DataError
 
@@ -62,7 +61,7 @@ def load_image_folder(
 
 def folder_catalog(path: str | PathLike[str]) -> Catalog:
     """Return what is below a folder; see `load_image_folder`."""
-    folder = _check_folder(Path(path).expanduser())
+    folder = check_folder(Path(path).expanduser())
     images = _drop_empty(folder, {sub: walk(sub) for sub in _class_folders(folder)})
     names = _class_names(folder, list(images))
     classes = usable_classes(sorted(names.values()), folder)
@@ -72,16 +71,6 @@ def folder_catalog(path: str | PathLike[str]) -> Catalog:
         return ImageDataset((example(str(pairs[row][0]), pairs[row][1]) for row in rows), classes=classes)
 
     return Catalog(classes, [label for _, label in pairs], build)
-
-
-def _check_folder(folder: Path) -> Path:
-    if folder.is_dir():
-        if not os.access(folder, os.R_OK | os.X_OK):
-            raise DataError(f"{folder} cannot be read; check its permissions")
-        return folder
-    if folder.exists():
-        raise DataError(f"{folder} is a file; pass the folder that holds one sub-folder a class, e.g. 'photos'")
-    raise DataError(f"there is no folder {folder} (looked from {Path.cwd()}); pass the path of one that exists")
 
 
 def _class_folders(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ipo_dspy.clip.image_formats import file_suffix, is_image_file, remedy
+from ipo_dspy.errors import DataError
 
 SYSTEM_FOLDERS = frozenset(
     {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
@@ -44,6 +45,36 @@ class ImageTree:
 
     images: list[Path] = field(default_factory=list)
     unused: list[tuple[str, Path]] = field(default_factory=list)
+
+
+def check_access(place: Path) -> Path:
+    """Return a path after seeing that no folder above it is locked; whether anything is there is not checked.
+
+    Raises:
+        DataError: it cannot be looked at.
+    """
+    try:
+        place.stat()
+    except PermissionError as error:
+        raise DataError(f"{place} cannot be read; check the permissions of the folders above it") from error
+    except OSError:  # not there, or a pattern of names: told by those who read it
+        pass
+    return place
+
+
+def check_folder(folder: Path) -> Path:
+    """Return a folder that can be read.
+
+    Raises:
+        DataError: it is not there, is a file, or is locked.
+    """
+    if check_access(folder).is_dir():
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise DataError(f"{folder} cannot be read; check its permissions")
+        return folder
+    if folder.exists():
+        raise DataError(f"{folder} is a file; pass the folder that holds one sub-folder a class, e.g. 'photos'")
+    raise DataError(f"there is no folder {folder} (looked from {Path.cwd()}); pass the path of one that exists")
 
 
 def walk(folder: Path) -> ImageTree:

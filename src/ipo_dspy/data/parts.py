@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ipo_dspy.clip.image_formats import is_image_file
-from ipo_dspy.data.image_tree import visible_folders
+from ipo_dspy.data.image_tree import check_folder, visible_folders
 from ipo_dspy.errors import DataError
 
 TRAINING, VALIDATION, TEST = "training", "validation", "test"
@@ -44,7 +44,7 @@ def find_parts(root: Path) -> FolderParts | None:
     Raises:
         DataError: it is split, but no part, or more than one, is for training, validation, or testing.
     """
-    below = {sub: _names_below(sub) for sub in visible_folders(root)}
+    below = {sub: _names_below(sub) for sub in visible_folders(check_folder(root))}
     candidates = {sub: names for sub, names in below.items() if names}
     roles = {sub: role for sub in candidates if (role := _role(sub.name)) is not None}
     if not roles or not _are_parts(candidates, roles, alone=not any(map(_may_be_class, below))):
