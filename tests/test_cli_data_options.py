@@ -92,11 +92,12 @@ def test_a_folder_takes_no_option_of_a_table(tmp_path: Path) -> None:
 
 def test_other_folders_validate_and_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = plant(tmp_path / "data", {"cat": 4, "dog": 4})
-    val = plant(tmp_path / "val", {"dog": 2, "cat": 1})
+    val = plant(tmp_path / "val", {"dog": 2, "cat": 1, "fox": 1})
     test = plant(tmp_path / "test", {"cat": 3, "elk": 3, "dog": 1})
     found = sets(data, val=str(val), test_data=test)
     assert sizes(found) == (4, 3, {"all": 4})
-    assert found.tests["all"].classes == found.train.classes == ("cat", "dog")
+    assert found.validation is not None
+    assert found.validation.classes == found.tests["all"].classes == found.train.classes == ("cat", "dog")
     assert "the test images of 1 classes that are not trained on are left out: elk" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"the test images have the classes 'ant', 'bee', .* name them alike"):
         sets(data, test_data=plant(tmp_path / "other", {"ant": 1, "bee": 1}))

@@ -83,7 +83,7 @@ def _next_archive(raw: BinaryIO, end: int, size: int) -> int:
     while block := raw.read(tarfile.BLOCKSIZE):
         if block.strip(b"\0") or len(block) < tarfile.BLOCKSIZE:
             return raw.tell() - len(block)
-    return max(raw.tell(), size) if raw.tell() > end else end
+    return size if raw.tell() > end else end
 
 
 def _is_hidden(name: str) -> bool:
