@@ -254,18 +254,20 @@ def test_a_terminal_without_utf8_gets_escapes_instead_of_a_traceback(
     assert json.loads(machine.stdout)[0]["image"] == str(picture)
 
 
-def test_a_bad_test_image_is_told_before_the_search(
+def test_bad_images_of_all_parts_are_told_at_once_before_the_search(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = tmp_path / "photos"
     shutil.copytree(photos, copy)
-    _, held_out = load_images(copy, shots=16, test=0.5, seed=0)  # as the command splits
-    bad = Path(held_out[0].image)
-    bad.write_bytes(bad.read_bytes()[:200])
+    train, held_out = load_images(copy, shots=16, test=0.5, seed=0)  # as the command splits
+    both = [Path(part[0].image) for part in (train, held_out)]
+    for bad in both:
+        bad.write_bytes(bad.read_bytes()[:200])
     out = tmp_path / "run"
     code, _, err = call(capsys, "optimize", str(copy), "--model", "demo", "--steps", "1", "--out", str(out))
     assert code == 2
-    assert bad.name in err
+    assert all(str(bad) in err for bad in both)
+    assert "2 of " in err
     assert not out.exists()
 
 

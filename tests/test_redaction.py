@@ -229,6 +229,17 @@ def test_a_setting_that_names_a_secret_is_refused_on_the_command_line(
         assert "planted" not in said
 
 
+def test_folders_are_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell's working folder is in PWD, and a key may be given by the place of its file."""
+    (tmp_path / "server.pem").touch()
+    monkeypatch.setenv("PWD", str(tmp_path))
+    monkeypatch.setenv("OLDPWD", "/a/folder/that/is/gone")
+    monkeypatch.setenv("SSL_KEY", str(tmp_path / "server.pem"))
+    monkeypatch.setenv("DB_PWD", "/correct-horse-battery-9")
+    said = f"there is no {tmp_path}/x, /a/folder/that/is/gone/y, {tmp_path}/server.pem; /correct-horse-battery-9"
+    assert redact(said) == said.replace("/correct-horse-battery-9", "[hidden]")
+
+
 def test_settings_are_kept_without_secrets() -> None:
     given = {"n": 1, "auth": "a", "max_tokens": 5, "inner": [{"x-token": "b", "url": "https://me:c@host/v1?d=e#f"}]}
     assert without_secrets(given) == {"n": 1, "max_tokens": 5, "inner": [{"url": "https://host/v1"}]}

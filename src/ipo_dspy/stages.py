@@ -100,14 +100,13 @@ def check(session: Session, task: Task, ways: Ways) -> None:
     if ways.where is not None:
         ways.where.check(task.classifier.backbone)
         return  # its workers read the images, which this machine may not even have
-    for images in (task.train, task.validation):
-        if images is not None and not ways.skip_bad:
-            check_images(
-                images.images,
-                backbone=task.classifier.backbone,
-                num_threads=ways.num_threads,
-                progress=lambda _done, _total: session.check_stop(),
-            )
+    if not ways.skip_bad:  # training and validation images together, so that all bad ones are told at once
+        check_images(
+            [image for images in (task.train, task.validation) if images is not None for image in images.images],
+            backbone=task.classifier.backbone,
+            num_threads=ways.num_threads,
+            progress=lambda _done, _total: session.check_stop(),
+        )
 
 
 def encode(session: Session, task: Task, ways: Ways) -> Encoded:

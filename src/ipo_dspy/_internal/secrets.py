@@ -39,6 +39,8 @@ _SIGNED = ("sig", "signature", "code")
 """Names of query values that let a request in."""
 _PATHS = ("application_credentials", "key_file", "token_file")
 """Names of environment variables that hold the place of a secret."""
+_WORKING_FOLDERS = ("PWD", "OLDPWD")
+"""Of every shell; elsewhere `pwd` is a password."""
 _USERINFO = re.compile(r"\w+://([^/?#\s]+)@")
 _WORDS = re.compile(r"[A-Za-z]?[a-z]*(?:[ _.,'-]+[A-Za-z]?[a-z]+)*[.,]?")
 _IMAGE = re.compile(r"data:image/[\w.+-]+;base64,[\w+/=%-]*")
@@ -211,11 +213,18 @@ def _secrets(keep_words: bool) -> Iterator[str]:
 
 def _in_the_environment() -> Iterator[tuple[str, bool]]:
     for name, value in os.environ.items():
-        if names_secret(name) and not name.lower().endswith(_PATHS):
+        if name in _WORKING_FOLDERS:
+            continue
+        if names_secret(name) and not name.lower().endswith(_PATHS) and not _is_place(value):
             found = [(value.strip(), True)]
         else:
             found = list(_in_address(value))  # of OPENAI_API_BASE, or of a proxy
         yield from ((one, certain) for one, certain in found if _is_long(one))
+
+
+def _is_place(value: str) -> bool:
+    """Return whether a value is the path of something on this machine, which messages have to name."""
+    return os.path.isabs(value) and os.path.exists(value)  # noqa: PTH110, PTH117 - Path.exists may raise
 
 
 def _is_long(value: str) -> bool:

@@ -244,7 +244,8 @@ def _run(
     if not before:  # a run that goes on may have all the answers it needs
         for role, lm in asked.items():
             check_listening(lm, role=role)  # before there is a folder
-    runs.prepare(optimizer, program, tests)  # here a signal ends at once: there is nothing to keep yet
+    datasets = [one for one in (train, validation, *tests.values()) if one is not None]
+    runs.prepare(optimizer, program, datasets)  # here a signal ends at once: there is nothing to keep yet
     retries = telling_of_retries(list(asked.values()), progress.say)
     try:
         with progress, signals.stopping(optimizer.stop, progress.say) as request, retries:

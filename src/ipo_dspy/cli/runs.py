@@ -1,7 +1,7 @@
 """What `demo` and `optimize` share: compile, test, write the report, and put the outcome in one value."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,8 +77,8 @@ class Outcome:
         return {**plain, **spent, "scores": scores, "harmonic_mean": harmonic}
 
 
-def prepare(optimizer: "IPO", program: "ClipClassifier", tests: Mapping[str, ImageDataset]) -> None:
-    """Load the model, and see that all test images can be read: they are scored last, but should be refused first."""
+def prepare(optimizer: "IPO", program: "ClipClassifier", datasets: Iterable[ImageDataset]) -> None:
+    """Load the model, and see that the images of all data sets can be read, to tell all bad ones at once."""
     from ipo_dspy.cli.progress import working
     from ipo_dspy.clip.images import check_images
 
@@ -86,9 +86,8 @@ def prepare(optimizer: "IPO", program: "ClipClassifier", tests: Mapping[str, Ima
         return
     with working("Loading the model ..."):
         backbone = program.backbone
-    for dataset in tests.values():
-        images_of = [example.image for example in dataset]
-        check_images(images_of, backbone=backbone, num_threads=optimizer.num_threads)
+    images = [example.image for dataset in datasets for example in dataset]
+    check_images(images, backbone=backbone, num_threads=optimizer.num_threads)
 
 
 def run(
