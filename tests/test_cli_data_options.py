@@ -98,7 +98,11 @@ def test_other_folders_validate_and_test(tmp_path: Path, capsys: pytest.CaptureF
     assert sizes(found) == (4, 3, {"all": 4})
     assert found.validation is not None
     assert found.validation.classes == found.tests["all"].classes == found.train.classes == ("cat", "dog")
-    assert "the test images of 1 classes that are not trained on are left out: elk" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "the test images of 1 classes that are not trained on are left out: elk" in err
+    assert "no test images" not in err
+    sets(data, test_data=plant(tmp_path / "one", {"dog": 2, "elk": 1}))
+    assert "no test images of 1 classes: cat" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"the test images have the classes 'ant', 'bee', .* name them alike"):
         sets(data, test_data=plant(tmp_path / "other", {"ant": 1, "bee": 1}))
 

@@ -200,6 +200,9 @@ def _fit(dataset: "ImageDataset", classes: Sequence[str], name: str) -> "ImageDa
         fact = f"the {name} images of {len(others)} classes that are not trained on are left out"
         show.note(f"{fact}: {', '.join(others[:5])}")
     kept = dataset.subset(common)
+    counts = kept.counts()
+    if without := [label for label in classes if not counts.get(label)]:
+        show.note(f"no {name} images of {len(without)} classes: {', '.join(without[:5])}")
     return type(dataset)(kept, classes=tuple(classes))
 
 
