@@ -15,6 +15,7 @@ from ipo_dspy import demo
 from ipo_dspy.cli import doctor_models, main
 from ipo_dspy.cli.doctor import MARKS, guarded
 from ipo_dspy.cli.doctor_machine import KEYS, Check, folder, packages, torchvision
+from ipo_dspy.clip.segments import SegmentFile
 from openai_server import KEY, OpenAIServer, Reply, images_of
 
 READY = {"Say: ready": "ready", "colour": "[[ ## colour ## ]]\nred\n\n[[ ## completed ## ]]"}
@@ -62,7 +63,9 @@ def asked(capsys: pytest.CaptureFixture[str], address: str, option: str = "--lm"
 
 def test_all_is_well_here_and_nothing_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
     code, text = call(capsys)
-    assert (code, text.splitlines()[-1]) == (0, "nothing to mend")
+    notes = sum(line.startswith(MARKS["warn"][0]) for line in text.splitlines())
+    assert notes > 1
+    assert (code, text.splitlines()[-1]) == (0, f"nothing to mend, {notes} notes")
     for name in ("python", "dspy", "litellm", "torch", "open_clip_torch", "transformers", "CLIP demo", "terminal"):
         assert f"\n{MARKS['ok'][0]}  {name}  " in f"\n{text}", name
     assert "loads in" in text
@@ -151,7 +154,7 @@ def test_a_missing_key_and_an_unknown_name_are_told_without_a_request(capsys: py
         "-> export OPENAI_API_KEY=YOUR_KEY",
         "-> write provider/name, e.g. 'openai/gpt-4o-mini' or 'ollama_chat/phi3'",
     ]
-    assert lines[-1] == "2 to mend"
+    assert lines[-1].startswith("2 to mend, ")
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
@@ -215,6 +218,29 @@ def test_without_a_place_for_image_features_a_run_goes_on(
     assert (code, found.state) == (0, "warn")
     assert "cannot be written (Not a directory)" in found.found
     assert found.remedy == "export IPO_DSPY_CACHE=/a/folder/that/you/may/write"
+
+
+def test_an_image_cache_of_another_version(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IPO_DSPY_CACHE", str(tmp_path))
+    with SegmentFile(tmp_path / "image-features").env as env, env.begin(write=True) as txn:
+        txn.put(b"schema", b"0", db=env.open_db(b"about", txn=txn))
+    code, text = call(capsys, "--json")
+    found = checks(text)["image cache"]
+    assert (code, found.state) == (0, "warn")
+    assert "written by another version of ipo_dspy; remove it with: ipo-dspy cache clear" in found.found
+
+
+def test_a_limit_of_the_image_cache_that_is_no_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IPO_DSPY_CACHE", str(tmp_path))
+    monkeypatch.setenv("IPO_DSPY_CACHE_LIMIT", "a lot")
+    code, text = call(capsys, "--json")
+    found = checks(text)["image cache"]
+    assert (code, found.state) == (1, "fail")
+    assert "IPO_DSPY_CACHE_LIMIT='a lot' is no size; write e.g. IPO_DSPY_CACHE_LIMIT=10GB" in found.found
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -57,6 +57,15 @@ def test_a_tiff_of_any_number_format_looks_as_in_8_bits(values: np.ndarray, tmp_
     assert np.abs(found - expected[..., None]).max() <= 2
 
 
+def test_the_brighter_half_of_an_unsigned_32_bit_tiff_is_bright() -> None:
+    """Pillow writes signed samples alone: the tag of the sample format is changed in the file."""
+    values = np.array([[0, 2**30], [2**31, 2**32 - 1]], np.uint32)
+    data = encoded(Image.fromarray(values.view(np.int32)), "TIFF")
+    signed, unsigned = (struct.pack("<HHIHH", 339, 3, 1, form, 0) for form in (2, 1))
+    assert data.count(signed) == 1
+    assert np.asarray(open_image(data.replace(signed, unsigned)))[..., 0].tolist() == [[0, 64], [128, 255]]
+
+
 def test_values_that_are_no_numbers_do_not_darken_the_rest() -> None:
     values = np.array([[0, 0.5, 1, np.nan, np.inf, -np.inf]], np.float32)
     assert scale_to_8_bits(values).tolist() == [[0, 128, 255, 0, 255, 0]]
@@ -213,7 +222,7 @@ def test_whatever_a_decoder_raises_names_the_image(monkeypatch: pytest.MonkeyPat
         def fail(image: Image.Image, error: Exception = error) -> Image.Image:
             raise error
 
-        monkeypatch.setattr(image_io, "to_rgb", fail)
+        monkeypatch.setattr(image_io, "decoded", fail)
         with pytest.raises(ImageError, match=rf"image '{path}' {message}"):
             open_image(path)
 

@@ -138,6 +138,8 @@ def test_other_labels_are_another_task(cluster: Any, task: demo.DemoTask, backbo
     scorer = RayScorer(cluster.address, images=tmp_path / "list.csv")
     with pytest.raises(DataError, match=r"none of 2 images to score on can be read; the first: .*a\.png"):
         scorer.wide(backbone, task.classes, skip_bad=True)
+    with pytest.raises(ImageError, match=r"^2 of 2 images cannot be read \(skip_bad=True.*\n  .*a\.png.*\n  .*b\.png"):
+        scorer.wide(backbone, task.classes)
 
 
 def test_a_run_scores_on_images_that_are_never_listed(cluster: Any, task: demo.DemoTask, tmp_path: Path) -> None:
@@ -182,6 +184,11 @@ def test_choices_bad_images_and_features_on_disk(
     assert [file for file in files if after[file] != before[file]] == files[:1]
     with pytest.raises(
         ImageError, match=r"^image of 8 bytes in memory is not an image .* \(image 4 of 140; skip_bad=True"
+    ):
+        scorer.hold(backbone, images, labels, task.classes)
+    images[130] = b"nor this"  # in another part
+    with pytest.raises(
+        ImageError, match=r"^2 of 140 images cannot be read .*\n  image of 8 bytes .*\n  image of 8 bytes"
     ):
         scorer.hold(backbone, images, labels, task.classes)
 

@@ -117,7 +117,9 @@ def doctor(
     if json:
         as_json({"ok": not red, "checks": [asdict(check) for check in done]})
     else:
-        _print(Text(f"{red} to mend" if red else "nothing to mend", style="bold red" if red else "bold green"))
+        notes = sum(check.state == "warn" for check in done)
+        summary = f"{red or 'nothing'} to mend{f', {notes} note' if notes else ''}{'s' if notes > 1 else ''}"
+        _print(Text(summary, style="bold red" if red else "bold green"))
     raise typer.Exit(1 if red else 0)
 
 

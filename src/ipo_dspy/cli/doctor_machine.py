@@ -15,6 +15,8 @@ from typing import Literal
 
 from rich.console import Console
 
+from ipo_dspy.errors import InputError, StoreError
+
 State = Literal["ok", "warn", "fail"]
 PACKAGES = ("dspy", "litellm", "torch", "open_clip_torch", "transformers")
 EXTRAS = {
@@ -163,18 +165,31 @@ def folders() -> Iterator[Check]:
     from dspy.utils.caching import default_cache_dir
     from huggingface_hub import constants
 
-    from ipo_dspy.clip.place import cache_folder
-
     hub = "export HF_HUB_CACHE=/a/folder/that/you/may/write"
     yield folder("Hugging Face cache", Path(constants.HF_HUB_CACHE), hub)
     yield folder("DSPy cache", Path(default_cache_dir()), "export DSPY_CACHEDIR=/a/folder/that/you/may/write")
-    features = cache_folder()
-    if features is None:
-        yield Check("image cache", "ok", "off")
-    else:
-        found = folder("image cache", features, "export IPO_DSPY_CACHE=/a/folder/that/you/may/write")
-        yield replace(found, state="warn") if found.state == "fail" else found  # a run goes on without it
+    yield image_cache()
     yield folder("runs", Path.cwd() / "runs", "cd to a folder that you may write, or add --out /such/a/folder")
+
+
+def image_cache() -> Check:
+    """Whether features of images are kept; a run goes on without them, but not with a limit that is no size."""
+    from ipo_dspy.clip.place import cache_folder, cache_limit
+    from ipo_dspy.clip.store import FeatureStore
+
+    place = cache_folder()
+    if place is None:
+        return Check("image cache", "ok", "off")
+    found = folder("image cache", place, "export IPO_DSPY_CACHE=/a/folder/that/you/may/write")
+    if found.state == "fail":
+        return replace(found, state="warn")
+    try:
+        FeatureStore(place, cache_limit()).contents()
+    except StoreError as error:
+        return replace(found, state="warn", found=str(error))
+    except InputError as error:
+        return replace(found, state="fail", found=str(error))
+    return found
 
 
 def folder(name: str, path: Path, remedy: str) -> Check:

@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.clip.image_formats import HEIF_REMEDY, has_signature, is_heif, readable_formats
-from ipo_dspy.clip.image_pixels import from_array, to_rgb, upright
+from ipo_dspy.clip.image_pixels import decoded, from_array
 from ipo_dspy.errors import ImageError
 from ipo_dspy.files import read_regular
 
@@ -209,8 +209,7 @@ def _decode(opener: Callable[[], Image.Image], name: str, *, head: bytes = b"") 
     try:
         image = opener()
         _check_size(image, name)
-        image.load()
-        return to_rgb(upright(image))
+        return decoded(image)
     except ImageError:
         raise
     except _BOMB_ERRORS as error:

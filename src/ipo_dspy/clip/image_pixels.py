@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _ORIENTATION = 0x112
+_SAMPLE_FORMAT, _UNSIGNED = 0x153, 1
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -22,6 +23,16 @@ _TURNS = {
 }
 _DEPTHS = (8, 10, 12, 14, 16)
 """Bits of cameras, microscopes, and X-ray detectors; all but the first are stored in 16."""
+
+
+def decoded(image: Image.Image) -> Image.Image:
+    """Return an opened image as the models take it: all of its pixels, upright, in mode RGB."""
+    image.load()
+    turned = upright(image)
+    if image.mode == "I" and getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT) == (_UNSIGNED,):
+        # Pillow reads 32-bit TIFFs as signed, so that the brighter half of their range would be negative.
+        return Image.fromarray(scale_to_8_bits(np.asarray(turned).view(np.uint32))).convert("RGB")
+    return to_rgb(turned)
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -121,7 +121,7 @@ def encode_images(
                 progress(index + 1, len(sources))
     known.settle()
     if bad and not skip_bad:
-        raise _refusal(bad, len(sources)) from bad[0][1]
+        raise _refused(bad, len(sources)) from bad[0][1]
     if not kept:
         raise DataError(f"none of {len(sources)} images can be read; the first: {bad[0][1]}")
     return EncodedImages(rows.features, tuple(kept), tuple(keys), tuple((index, str(error)) for index, error in bad))
@@ -152,18 +152,23 @@ def check_images(
         if progress is not None:
             progress(index + 1, len(sources))
     if bad:
-        raise _refusal(bad, len(sources)) from bad[0][1]
+        raise _refused(bad, len(sources)) from bad[0][1]
 
 
-def _refusal(bad: Sequence[tuple[int, ImageError]], total: int) -> ImageError:
-    """Return one error that tells of all bad images, each with its index."""
-    if len(bad) == 1:
-        ((index, error),) = bad
-        place = f" (image {index + 1} of {total}; skip_bad=True, or --skip-bad, goes on without it)"
-        return ImageError(f"{error}{place if total > 1 else ''}")
-    named = [f"  {error}" for _, error in bad[:MAX_NAMED]]
-    rest = [f"  and {len(bad) - MAX_NAMED} more"] if len(bad) > MAX_NAMED else []
-    head = f"{len(bad)} of {total} images cannot be read (skip_bad=True, or --skip-bad, goes on without them):"
+def _refused(bad: Sequence[tuple[int, ImageError]], total: int) -> ImageError:
+    if total == 1:
+        return bad[0][1]
+    return refusal([str(error) for _, error in bad], total, f"image {bad[0][0] + 1} of {total}")
+
+
+def refusal(messages: Sequence[str], total: int, place: str = "") -> ImageError:
+    """Return one error that tells of all bad images; `place` says where the only one is."""
+    if len(messages) == 1:
+        where = f"{place}; " if place else ""
+        return ImageError(f"{messages[0]} ({where}skip_bad=True, or --skip-bad, goes on without it)")
+    named = [f"  {message}" for message in messages[:MAX_NAMED]]
+    rest = [f"  and {len(messages) - MAX_NAMED} more"] if len(messages) > MAX_NAMED else []
+    head = f"{len(messages)} of {total} images cannot be read (skip_bad=True, or --skip-bad, goes on without them):"
     return ImageError("\n".join([head, *named, *rest]))
 
 

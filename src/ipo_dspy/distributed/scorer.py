@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.arguments import whole
+from ipo_dspy.clip.images import refusal
 from ipo_dspy.clip.rest import resting_dtype
 from ipo_dspy.clip.text import TemplateTokens, class_features, template_tokens
 from ipo_dspy.distributed.cluster import Cluster, check_address
@@ -114,8 +115,8 @@ class RayScorer:
         pool = self._joined()
         size = part_size(len(images), self.size.fitting(pool.cluster, len(images)))
         parts = listed(images, labels, choices, size=size)
-        job = self._job(backbone, classes, skip_bad=skip_bad, allow_url=allow_url)
-        told, number = self._encode(pool, job, parts, progress)
+        job = self._job(backbone, classes, allow_url=allow_url)
+        told, number = self._encode(pool, job, parts, progress, skip_bad=skip_bad)
         kept = tuple(part.first + i for part, one in zip(parts, told, strict=True) for i in one.kept)
         skipped = tuple(
             (part.first + i, text) for part, one in zip(parts, told, strict=True) for i, text in one.skipped
@@ -142,7 +143,7 @@ class RayScorer:
                 "write ClipClassifier(classes=[...])"
             )
         pool, parts = self._joined(), parts_of(self.images, **self.columns)
-        told, number = self._encode(pool, self._job(backbone, classes, skip_bad=skip_bad), parts, progress)
+        told, number = self._encode(pool, self._job(backbone, classes), parts, progress, skip_bad=skip_bad)
         skipped = tuple(message for one in told for _, message in one.skipped)
         if not any(one.count for one in told):
             raise DataError(f"none of {len(skipped)} images to score on can be read; the first: {skipped[0]}")
@@ -163,9 +164,19 @@ class RayScorer:
         return self._pool
 
     def _encode(
-        self, pool: Pool, job: Job, parts: Sequence[Part], progress: Callable[[int, int], None] | None
+        self,
+        pool: Pool,
+        job: Job,
+        parts: Sequence[Part],
+        progress: Callable[[int, int], None] | None,
+        *,
+        skip_bad: bool,
     ) -> tuple[list[Told], int]:
-        """Parts to a set of images in the pool: what is told of each part, and the number of the set."""
+        """Parts to a set of images in the pool: what is told of each part, and the number of the set.
+
+        Raises:
+            ImageError: images that cannot be read, unless `skip_bad`; all of them are told at once.
+        """
         counts = [part.count for part in parts]
         done, total = 0, sum(count or 0 for count in counts) if None not in counts else len(parts)
 
@@ -177,17 +188,18 @@ class RayScorer:
 
         found = encode(pool.cluster, job, dict(enumerate(parts)), self.size, tell)
         told = [found[place][0] for place in range(len(parts))]
+        if not skip_bad:
+            _check_read(parts, told)
         dtype = resting_dtype(sum(one.count for one in told), max(one.width for one in told))
         shards = [found[place][1] for place in range(len(parts))]
         return told, pool.add(Images(job, tuple(parts), shards, dtype))
 
-    def _job(self, backbone: "Backbone", classes: Sequence[str], *, skip_bad: bool, allow_url: bool = False) -> Job:
+    def _job(self, backbone: "Backbone", classes: Sequence[str], *, allow_url: bool = False) -> Job:
         if self.store is not None:
             _make(self.store)
         return Job(
             model=Known.of(backbone),
             classes=tuple(classes),
-            skip_bad=skip_bad,
             allow_url=allow_url,
             threads=self.size.cpus,
             store=None if self.store is None else str(self.store),
@@ -230,6 +242,14 @@ class ShardScorer:
         sent = self._pool.cluster.ray.put(text.cpu().numpy())
         scale, bias = self.backbone.logit_scale, self.backbone.logit_bias
         return [answer for answer in self._pool.ask(method, self._number, sent, scale, bias) if answer]
+
+
+def _check_read(parts: Sequence[Part], told: Sequence[Told]) -> None:
+    bad = [(part, index, message) for part, one in zip(parts, told, strict=True) for index, message in one.skipped]
+    if bad:
+        part, index, _ = bad[0]
+        place = part.place(index) if isinstance(part, Listed) else ""  # of others the message has it
+        raise refusal([message for *_, message in bad], sum(one.count for one in told) + len(bad), place)
 
 
 def _make(folder: Path) -> None:

@@ -17,7 +17,6 @@ class Job:
     Attributes:
         model: the driver's.
         classes: class names in order.
-        skip_bad: leave out images that cannot be read.
         allow_url: fetch images.
         threads: of torch and for decoding.
         store: folder for features on disk, or None.
@@ -25,7 +24,6 @@ class Job:
 
     model: "Known"
     classes: tuple[str, ...] = field(repr=False)
-    skip_bad: bool
     allow_url: bool
     threads: int
     store: str | None

@@ -126,8 +126,6 @@ def _kept(job: Job, part: Part) -> tuple[Kept, tuple[str, str] | None]:
             stored = None  # an image may be mended, and the stamp need not show it
         if stored is not None:
             write(*stored, found)
-    if found.skipped and not job.skip_bad:
-        _refuse(part, found.skipped[0])
     return found, stored
 
 
@@ -143,8 +141,6 @@ def _encoded(job: Job, backbone: Backbone, part: Part) -> Kept:
     start = 0
     for chunk in part.read():
         done.append(_encoded_chunk(job, backbone, chunk, start))
-        if done[-1].skipped and not job.skip_bad:
-            _refuse(part, done[-1].skipped[0])
         start += len(chunk.images)
     features = [one.features for one in done if len(one.features)]
     return Kept(
@@ -179,11 +175,6 @@ def _wrong_with(image: Any, *, allow_url: bool) -> str:
     except ImageError as error:
         return str(error)
     return "it could not be read before, and now it can; run again"
-
-
-def _refuse(part: Part, skipped: tuple[int, str]) -> None:
-    index, message = skipped
-    raise ImageError(f"{message} ({part.place(index)}; skip_bad=True, or --skip-bad, goes on without it)")
 
 
 def _targets(kept: Kept, classes: Sequence[str], part: Part) -> NDArray[np.int64]:
