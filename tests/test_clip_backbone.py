@@ -286,6 +286,19 @@ def test_a_pickle_is_not_run(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "touched").exists()
 
 
+def test_a_tokenizers_python_file_is_not_run_whatever_the_model_asks_for(folder: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(folder, tmp_path / "model"))
+    config = json.loads((model / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": "own", "tokenizer_kwargs": {"trust_remote_code": True}}
+    (model / "open_clip_config.json").write_text(json.dumps(config))
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (model / "tokenizer_config.json").write_text(json.dumps(own))
+    (model / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    with pytest.raises(ModelError, match="contains custom code"):
+        load_backbone(f"local-dir:{model}", device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(
     ("device", "dtype", "message"),
     [

@@ -327,7 +327,9 @@ def _load(
         fetch_text_parts(source, cache_dir, downloads)
         try:
             model, transform, preprocess = _build(source, cache_dir)
-            tokenizer = import_open_clip().get_tokenizer(source.tokenizer, cache_dir=cache_dir)
+            # Over a model's own settings: a tokenizer's Python file would be run.
+            trust = {"trust_remote_code": False} if source.config["text_cfg"].get("hf_tokenizer_name") else {}
+            tokenizer = import_open_clip().get_tokenizer(source.tokenizer, cache_dir=cache_dir, **trust)
             return Backbone(
                 name=name,
                 pretrained=pretrained,
