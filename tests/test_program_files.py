@@ -301,3 +301,8 @@ def test_weights_beside_a_model_that_has_its_own_are_refused(model: str) -> None
 def test_weights_for_no_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="pretrained='laion2b' is for a model named with it"):
         ClipClassifier.from_file(saved(tmp_path), pretrained="laion2b")
+
+
+def test_a_model_named_without_weights_has_those_of_the_class_and_not_random_ones(tmp_path: Path) -> None:
+    constructed = ClipClassifier(["a", "b"], model="RN50")
+    assert ClipClassifier.from_file(saved(tmp_path), model="RN50")._spec == constructed._spec

@@ -323,7 +323,7 @@ class ClipClassifier(dspy.Predict):
         Args:
             path: a file that `save` wrote.
             model: as for the class; the file's own model if None.
-            pretrained: as for the class; only with `model`.
+            pretrained: as for the class, and only with `model`; None is the default of the class.
             device: as for the class.
             allow_download: fetch the model that the file names where it is not on this machine, without your hub
                 token. A model that is named here is fetched in any case.
@@ -338,7 +338,7 @@ class ClipClassifier(dspy.Predict):
                 raise ModelError(f"pretrained={pretrained!r} is for a model named with it; pass model= too")
             classifier = cls._as_saved(state, os.fspath(path), device, "anonymous" if allow_download else "refused")
         else:
-            classifier = cls(model=model, pretrained=pretrained, device=device)
+            classifier = cls(model=model, pretrained=pretrained or DEFAULT_PRETRAINED, device=device)
         apply_state(classifier, state, path)
         return classifier
 
