@@ -146,11 +146,12 @@ def test_the_time_of_a_run_ends_a_request_and_a_pause(retry_after: str | None) -
 
 
 @pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("engine", ["litellm", "auto"])
 @pytest.mark.parametrize("model", ["openai/toy", "anthropic/claude-3-5-haiku-latest"])
-def test_an_answer_has_a_size_limit(model: str, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_has_a_size_limit(model: str, engine: str, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_BYTES", 2**20)
     with AnyServer(status, body=b'{"choices": "' + b"x" * 2**21 + b'"}') as server:
-        lm = dspy.LM(model, api_base=f"{server.origin}/v1", api_key=KEY, engine="litellm", num_retries=3)
+        lm = dspy.LM(model, api_base=f"{server.origin}/v1", api_key=KEY, engine=engine, num_retries=3)
         with pytest.raises(UnreadableAnswerError, match="the answer is longer than 1 MB"):
             greet(lm)
         assert len(server.seen) == 1

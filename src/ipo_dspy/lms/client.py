@@ -2,8 +2,8 @@
 
 LiteLLM asks some providers through the OpenAI SDK and others through clients of its own, which it makes and keeps in
 several places and which all follow redirects. What they share is `httpx.HTTPTransport`. So its `handle_request` is
-replaced once; in requests of this package, which `exchanging` marks, it holds the limits below, and in all
-others it does what it always did.
+replaced once; in requests of this package, which `exchange` marks, it holds the limits below, and in all
+others it does what it always did. DSPy's own engine follows no redirect, and its answers get the same limits.
 
 It gives up one thing: where a server sends its headers byte by byte, the request ends in time, and the thread that
 reads them stays behind until the server ends or the process does.
@@ -12,7 +12,7 @@ reads them stays behind until the server ends or the process does.
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import httpx
+from dspy._vendor.lm15.transports import TransportResponse
 from dspy.utils.exceptions import LMError, LMTimeoutError
 
 from ipo_dspy.lms.addresses import origin
@@ -69,7 +70,7 @@ class Exchange:
         response = handle(request)
         try:
             self._check_redirect(request, response)
-            content = self._read(response)
+            content = b"".join(self.limited(response.iter_bytes()))
         except LMError as fault:
             self.fault = fault
             raise httpx.RemoteProtocolError(str(fault), request=request) from None
@@ -92,15 +93,22 @@ class Exchange:
                 f"{here} redirects to {there}, which is not followed: it would get the prompt and the key"
             )
 
-    def _read(self, response: httpx.Response) -> bytes:
-        content = bytearray()
-        for chunk in response.iter_bytes():
-            content += chunk
-            if len(content) > MAX_BYTES:
-                raise UnreadableAnswerError(f"the answer is longer than {MAX_BYTES // 2**20} MB")
+    def limited(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Hand on the chunks of an answer while it is within the limits.
+
+        Raises:
+            LMError: a limit was met.
+        """
+        count = 0
+        for chunk in chunks:
+            count += len(chunk)
+            if count > MAX_BYTES:
+                self.fault = UnreadableAnswerError(f"the answer is longer than {MAX_BYTES // 2**20} MB")
+                raise self.fault
             if time.monotonic() > self.ends:
-                raise timed_out(self.seconds)
-        return bytes(content)
+                self.fault = timed_out(self.seconds)
+                raise self.fault
+            yield chunk
 
     def _answer(self, request: httpx.Request, response: httpx.Response, content: bytes) -> httpx.Response:
         """An answer that was read, with a body in its usual form."""
@@ -175,7 +183,7 @@ def seconds_of(retry_after: str) -> float | None:
 
 
 _under_way: ContextVar[Exchange | None] = ContextVar("_under_way", default=None)
-_handle = httpx.HTTPTransport.handle_request
+_handle, _chunks = httpx.HTTPTransport.handle_request, TransportResponse.__iter__
 _installing = threading.Lock()
 
 
@@ -189,10 +197,12 @@ def _marked(under_way: Exchange) -> Iterator[None]:
 
 
 def _install() -> None:
-    """Put the limits into the transport that all of LiteLLM's clients share."""
+    """Put the limits into the transport that all of LiteLLM's clients share, and into that of DSPy's own engine."""
     transport: Any = httpx.HTTPTransport
+    response: Any = TransportResponse
     with _installing:
         transport.handle_request = _handle_request
+        response.__iter__ = _iterate
 
 
 def _handle_request(self: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
@@ -200,3 +210,8 @@ def _handle_request(self: httpx.HTTPTransport, request: httpx.Request) -> httpx.
     if under_way is None:
         return _handle(self, request)
     return under_way.send(request, lambda request: _handle(self, request))
+
+
+def _iterate(self: TransportResponse) -> Iterator[bytes]:
+    under_way = _under_way.get()
+    return _chunks(self) if under_way is None else under_way.limited(_chunks(self))
