@@ -72,6 +72,24 @@ def test_a_table_that_is_already_split_is_used_by_its_parts(tmp_path: Path) -> N
     assert sizes(sets(tmp_path / "t.csv", data_options(None, None, None, None, "all"))) == (4, 2, {"all": 6})
 
 
+def test_a_saved_data_set_that_is_already_split_is_used_by_its_parts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    photos = plant(tmp_path / "photos", {"cat": 3, "dog": 3})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "cat"])})
+    columns = {
+        "image": [str(photos / name / f"{at}.png") for name in ("cat", "dog") for at in range(3)],
+        "label": ["cat"] * 3 + ["dog"] * 3,
+    }
+    part = datasets.Dataset.from_dict(columns, features=features)
+    saved = tmp_path / "saved"
+    datasets.DatasetDict({"train": part, "validation": part, "test": part}).save_to_disk(saved)
+    assert sizes(sets(saved)) == (4, 6, {"all": 6})
+    assert "is already split; used by its parts: training, validation, test" in capsys.readouterr().err
+
+
 def test_a_table_with_other_headers_is_read(tmp_path: Path) -> None:
     plant(tmp_path / "pictures", {"cat": 4, "dog": 4})
     lines = [f"{name}/{at}.png;{number}" for number, name in enumerate(("cat", "dog")) for at in range(4)]

@@ -20,7 +20,9 @@ Classes = Annotated[
     str | None,
     typer.Option(help="Class names in the order of number labels: a,b,c, or a text file with a name a line."),
 ]
-Split = Annotated[str | None, typer.Option(help="Rows to take of a table or data set that is already split, or all.")]
+Split = Annotated[
+    str | None, typer.Option(help="Part to take of data that is already split; all takes all rows of a table.")
+]
 Shots = Annotated[str, typer.Option(metavar="N|all", help="Training images per class.")]
 Test = Annotated[
     float | None,
@@ -107,14 +109,14 @@ def read_sets(
     parts = _parts(data, options)
     if parts is not None:
         show.note(f"{data} is already split; used by its parts: {', '.join(parts)}")
-    main, main_options = (data, options) if parts is None else parts["training"]
-    catalog = open_images(main, **main_options).without_small_classes(min_images)
-    given = _given_tests(parts, test_data, options)
+    main = options if parts is None else parts["training"]
+    catalog = open_images(data, **main).without_small_classes(min_images)
+    given = _given_tests(data, parts, test_data, options)
     share = 0 if given is not None else 0.5 if test is None else test
     train, rest, held_out = catalog.three_parts(shots=shots, test=share or None, seed=seed)
     if given is not None:
         held_out = _fit(load_images(given[0], **given[1]), train.classes, "test")
-    validation = _validation(val, parts, options, rest, train.classes)
+    validation = _validation(data, val, parts, options, rest, train.classes)
     if not halves:
         return DataSets(train, validation, {} if held_out is None else {"all": held_out})
     return _halves(train, validation, held_out)
@@ -130,35 +132,28 @@ def _halves(train: "ImageDataset", validation: "ImageDataset | None", test: "Ima
     return DataSets(base, chosen or None, {"base": test.subset(base.classes), "novel": test.subset(novel.classes)})
 
 
-def _parts(data: Path, options: "DataOptions") -> "dict[str, tuple[Path, DataOptions]] | None":
-    """Return the parts of a folder or table that is already split, by what they are for."""
-    from ipo_dspy.data.image_tree import check_access
-    from ipo_dspy.data.parts import find_parts
-    from ipo_dspy.data.splitcolumn import parts_of_table
+def _parts(data: Path, options: "DataOptions") -> "dict[str, DataOptions] | None":
+    """Return the options that read each part of data that is already split, unless the user named one."""
+    from ipo_dspy.data import find_split
 
     if "split" in options:
         return None
-    if check_access(data).is_dir():
-        found = find_parts(data)
-        if found is None:
-            return None
-        places = {"training": found.train, "validation": found.validation, "test": found.test}
-        return {name: (place, options) for name, place in places.items() if place is not None}
-    values = parts_of_table(data, options.get("image", "auto"), options.get("label", "auto"))
-    return None if values is None else {name: (data, {**options, "split": value}) for name, value in values.items()}
+    names = find_split(data, image=options.get("image", "auto"), label=options.get("label", "auto"))
+    return None if names is None else {role: {**options, "split": name} for role, name in names.items()}
 
 
 def _given_tests(
-    parts: "dict[str, tuple[Path, DataOptions]] | None", test_data: Path | None, options: "DataOptions"
+    data: Path, parts: "dict[str, DataOptions] | None", test_data: Path | None, options: "DataOptions"
 ) -> "tuple[Path, DataOptions] | None":
     if test_data is not None:
         return test_data, _for_other(test_data, options)
-    return None if parts is None else parts.get("test")
+    return None if parts is None or "test" not in parts else (data, parts["test"])
 
 
 def _validation(
+    data: Path,
     val: str | None,
-    parts: "dict[str, tuple[Path, DataOptions]] | None",
+    parts: "dict[str, DataOptions] | None",
     options: "DataOptions",
     rest: "ImageDataset | None",
     classes: Sequence[str],
@@ -170,8 +165,7 @@ def _validation(
     if val is not None:
         return _fit(load_images(val, **_for_other(Path(val), options)), classes, "validation")
     if parts is not None and "validation" in parts:
-        place, its_options = parts["validation"]
-        return _fit(load_images(place, **its_options), classes, "validation")
+        return _fit(load_images(data, **parts["validation"]), classes, "validation")
     return rest
 
 

@@ -16,7 +16,7 @@ from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, class_name, example, shorten, usable_classes
 from ipo_dspy.data.image_tree import ImageTree, check_folder, dangling_links, told, visible_folders, walk
-from ipo_dspy.data.parts import find_parts
+from ipo_dspy.data.parts import find_parts, part_folder
 from ipo_dspy.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -59,9 +59,11 @@ def load_image_folder(
     return folder_catalog(path).load(shots=shots, test=test, seed=seed)
 
 
-def folder_catalog(path: str | PathLike[str]) -> Catalog:
-    """Return what is below a folder; see `load_image_folder`."""
+def folder_catalog(path: str | PathLike[str], *, split: str | None = None) -> Catalog:
+    """Return what is below a folder, or below one part of it; see `load_image_folder` and `part_folder`."""
     folder = check_folder(Path(path).expanduser())
+    if split is not None:
+        folder = check_folder(part_folder(folder, split))
     images = _drop_empty(folder, {sub: walk(sub) for sub in _class_folders(folder)})
     names = _class_names(folder, list(images))
     classes = usable_classes(sorted(names.values()), folder)
