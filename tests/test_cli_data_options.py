@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ipo_dspy.cli.data_options import DataSets, data_options, read_sets, shots_of
+from ipo_dspy.cli.data_options import DataSets, data_options, read_part, read_sets, shots_of
 from ipo_dspy.errors import DataError, InputError
 
 NO_OPTIONS: Any = {}
@@ -88,6 +88,18 @@ def test_a_saved_data_set_that_is_already_split_is_used_by_its_parts(
     datasets.DatasetDict({"train": part, "validation": part, "test": part}).save_to_disk(saved)
     assert sizes(sets(saved)) == (4, 6, {"all": 6})
     assert "is already split; used by its parts: training, validation, test" in capsys.readouterr().err
+
+
+def test_one_part_is_read_of_any_data_that_is_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plant(tmp_path, {"cat": 6, "dog": 6})
+    words = ("train", "train", "train", "train", "val", "val")
+    lines = [f"{name}/{at}.png,{name},{words[at]}" for name in ("cat", "dog") for at in range(6)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,label,Split", *lines, ""]))
+    assert len(read_part(tmp_path / "t.csv", NO_OPTIONS, "test", "validation", "training")) == 4
+    assert "its validation part is used, 'val'" in capsys.readouterr().err
+    assert len(read_part(tmp_path / "t.csv", {"split": "all"}, "test", "training")) == 12
+    assert len(read_part(tmp_path, NO_OPTIONS, "test", "training")) == 12
+    assert capsys.readouterr().err == ""
 
 
 def test_a_table_with_other_headers_is_read(tmp_path: Path) -> None:

@@ -122,6 +122,25 @@ def read_sets(
     return _halves(train, validation, held_out)
 
 
+def read_part(data: Path, options: "DataOptions", *roles: str) -> "ImageDataset":
+    """Read data; of data that is already split only the first part of these that it has, and say which.
+
+    Args:
+        data: of any kind.
+        options: how it is read; the user may have named a part by `split`.
+        roles: "test", "validation", or "training", which all split data has.
+    """
+    from ipo_dspy.cli import show
+    from ipo_dspy.data import load_images
+
+    parts = _parts(data, options)
+    if parts is None:
+        return load_images(data, **options)
+    role = next(role for role in roles if role in parts)
+    show.note(f"{data} is already split; its {role} part is used, {parts[role]['split']!r} (--split takes another)")
+    return load_images(data, **parts[role])
+
+
 def _halves(train: "ImageDataset", validation: "ImageDataset | None", test: "ImageDataset | None") -> DataSets:
     from ipo_dspy.data import base_novel
 
