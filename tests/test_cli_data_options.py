@@ -129,10 +129,10 @@ def test_other_folders_validate_and_test(tmp_path: Path, capsys: pytest.CaptureF
     assert found.validation is not None
     assert found.validation.classes == found.tests["all"].classes == found.train.classes == ("cat", "dog")
     err = capsys.readouterr().err
-    assert "the test images of 1 classes that are not trained on are left out: elk" in err
+    assert "the test images of 1 class without training images are left out: elk" in err
     assert "no test images" not in err
     sets(data, test_data=plant(tmp_path / "one", {"dog": 2, "elk": 1}))
-    assert "no test images of 1 classes: cat" in capsys.readouterr().err
+    assert "no test images of 1 class: cat" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"the test images have the classes 'ant', 'bee', .* name them alike"):
         sets(data, test_data=plant(tmp_path / "other", {"ant": 1, "bee": 1}))
 
@@ -141,9 +141,9 @@ def test_a_small_class_stops_no_run(tmp_path: Path, caplog: pytest.LogCaptureFix
     data = plant(tmp_path, {"cat": 8, "dog": 8, "kiwi": 1})
     found = sets(data)
     assert found.train.counts()["kiwi"] == 1
-    assert "1 class(es) are trained on and not tested, for want of images: kiwi (1)" in caplog.text
+    assert "1 class cannot be tested for lack of images: kiwi (1)" in caplog.text
     assert sets(data, min_images=2).train.classes == ("cat", "dog")
-    assert "left out 1 class(es) with fewer than 2 images: kiwi (1)" in caplog.text
+    assert "left out 1 class with fewer than 2 images: kiwi (1)" in caplog.text
     with pytest.raises(DataError, match="min_images=9 leaves 0 classes, and two are needed"):
         sets(data, min_images=9)
 

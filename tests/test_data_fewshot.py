@@ -68,7 +68,7 @@ def test_few_shot_tells_short_classes_once(caplog: pytest.LogCaptureFixture) -> 
         drawn = few_shot(["a", "a", "b"], shots=2, seed=0)
     assert sorted(drawn.train) == [0, 1, 2]
     assert [record.message for record in caplog.records] == [
-        "1 class(es) with fewer than 2 images left to train on give all they have: b (1)"
+        "1 class has fewer than 2 training images; all of them are used: b (1)"
     ]
 
 
@@ -108,9 +108,9 @@ def test_split_refuses_shares(test: float) -> None:
 @pytest.mark.parametrize(
     ("labels", "test", "message"),
     [
-        (["a"] * 9 + ["b"] * 3, 0.1, "1 class(es) are trained on and not tested, for want of images: b (3)"),
+        (["a"] * 9 + ["b"] * 3, 0.1, "1 class cannot be tested for lack of images: b (3)"),
         (["a"] * 3, 0.9, ""),
-        (["a", "a", "b"], 0.5, "1 class(es) are trained on and not tested, for want of images: b (1)"),
+        (["a", "a", "b"], 0.5, "1 class cannot be tested for lack of images: b (1)"),
     ],
 )
 def test_each_class_is_trained_on_and_small_ones_are_not_tested(
@@ -152,7 +152,7 @@ def test_base_novel_halves_images_and_names() -> None:
 
 
 def test_base_novel_refuses_three_classes() -> None:
-    with pytest.raises(DataError, match=r"images of 3 class\(es\).*so pass 4"):
+    with pytest.raises(DataError, match=r"images of 3 classes; base and novel need two each, so pass 4"):
         base_novel(dataset({"a": 1, "b": 1, "c": 1, "d": 0}))
 
 

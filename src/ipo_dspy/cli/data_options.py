@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
@@ -210,12 +211,12 @@ def _fit(dataset: "ImageDataset", classes: Sequence[str], name: str) -> "ImageDa
             f"the {name} images have the classes {theirs}, ..., the training images {ours}, ...; name them alike"
         )
     if others:
-        fact = f"the {name} images of {len(others)} classes that are not trained on are left out"
+        fact = f"the {name} images of {counted(len(others), 'class')} without training images are left out"
         show.note(f"{fact}: {', '.join(others[:5])}")
     kept = dataset.subset(common)
     counts = kept.counts()
     if without := [label for label in classes if not counts.get(label)]:
-        show.note(f"no {name} images of {len(without)} classes: {', '.join(without[:5])}")
+        show.note(f"no {name} images of {counted(len(without), 'class')}: {', '.join(without[:5])}")
     return type(dataset)(kept, classes=tuple(classes))
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy.cli import terminal
 from ipo_dspy.cli.data_options import Base, Classes, ImageColumn, LabelColumn, Split, data_options, read_part
 from ipo_dspy.cli.options import (
@@ -24,7 +25,6 @@ from ipo_dspy.cli.options import (
     VlmArg,
     settings,
 )
-from ipo_dspy.cli.wording import counted
 from ipo_dspy.errors import DataError
 
 

@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import overload
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, class_name, example, shorten, usable_classes
@@ -122,7 +123,8 @@ def _drop_empty(folder: Path, trees: dict[Path, ImageTree]) -> dict[Path, list[P
         raise DataError(f"{fact}; add another, e.g. {folder}/not_{only.name}/1.jpg")
     _tell(folder, unused)
     if empty:
-        logger.warning("%s: left out %d class folder(s) without images: %s", folder, len(empty), shorten(empty))
+        left_out = counted(len(empty), "class folder")
+        logger.warning("%s: left out %s without images: %s", folder, left_out, shorten(empty))
     return full
 
 

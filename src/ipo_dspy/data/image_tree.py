@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy.clip.image_formats import file_suffix, is_image_file, remedy
 from ipo_dspy.errors import DataError
 
@@ -105,8 +106,14 @@ def told(unused: Sequence[tuple[str, Path]]) -> str:
     """
     first = dict(reversed(unused))
     kinds = Counter(kind for kind, _ in unused).most_common(6)
-    parts = [f"{count} {kind} ({str(first[kind])!r}): {_KINDS.get(kind) or remedy(kind)}" for kind, count in kinds]
-    return f"{len(unused)} file{'s are' if len(unused) > 1 else ' is'} not used: {'; '.join(parts)}"
+    parts = [
+        f"{_count(kind, count)} ({str(first[kind])!r}): {_KINDS.get(kind) or remedy(kind)}" for kind, count in kinds
+    ]
+    return f"{counted(len(unused), 'file')} {'are' if len(unused) > 1 else 'is'} not used: {'; '.join(parts)}"
+
+
+def _count(kind: str, count: int) -> str:
+    return counted(count, kind) if kind in _KINDS else f"{count} {kind}"
 
 
 def _walk(folder: Path, seen: set[tuple[int, int]], tree: ImageTree) -> None:

@@ -15,6 +15,8 @@ from typing import Any, overload
 
 import dspy
 
+from ipo_dspy._internal.counts import counted
+from ipo_dspy.clip.image_formats import file_suffix, image_suffixes
 from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, closest, example, shorten
 from ipo_dspy.data.labels import named_labels
@@ -189,12 +191,12 @@ def find_column(table: Table, what: str, asked: str, usual: Sequence[str], taken
     if asked == "auto" and found is not None:
         return found
     missing = f"{what} column" if asked == "auto" else f"column {asked!r}"
+    fact = f"{table.path} has no {missing}, only {', '.join(map(shorten, table.columns))}"
+    if any(file_suffix(name) in image_suffixes() for name in table.columns):
+        raise DataError(f"{fact}; its first line names a picture, so add a header line 'image,label' above it")
     free = [name for name in table.columns if name not in taken] or list(table.columns)
     near = closest(what if asked == "auto" else asked, free) or free[0]
-    raise DataError(
-        f"{table.path} has no {missing}, only {', '.join(map(shorten, table.columns))}; "
-        f"name it, e.g. {what}={near!r}, or add a header line 'image,label' where there is none"
-    )
+    raise DataError(f"{fact}; name it, e.g. {what}={near!r}")
 
 
 def find_columns(table: Table, image: str, label: str) -> tuple[str, str]:
@@ -237,7 +239,8 @@ def _each_picture_once(
             fact = f"{table.place(row)} labels {shorten(cell)} {labels[at]!r}, {table.place(rows[before])} labels it"
             raise DataError(f"{fact} {labels[before]!r}; remove one of the two rows")
     if len(kept) < len(rows):
-        logger.warning("%s names %d pictures more than once; each is used once", table.path, len(rows) - len(kept))
+        again = counted(len(rows) - len(kept), "picture")
+        logger.warning("%s names %s more than once; each is used once", table.path, again)
     return [rows[at] for at in kept], [labels[at] for at in kept]
 
 
