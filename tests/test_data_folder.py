@@ -47,7 +47,7 @@ def test_reads_images_below_class_folders_in_order(tmp_path: Path) -> None:
 
 
 def test_passes_over_what_is_no_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    plant(tmp_path, "cat/1.jpg", "dog/1.jpg", "README.jpg", ".git/x.jpg")
+    plant(tmp_path, "cat/1.jpg", "dog/1.jpg", ".1.jpg", ".git/x.jpg")
     plant(tmp_path, "cat/._1.jpg", "cat/.thumbs/1.jpg", "cat/notes.txt", "cat/Thumbs.db")
     (tmp_path / "cat" / "folder.jpg").mkdir()
     with caplog.at_level(logging.WARNING):
@@ -87,6 +87,13 @@ def test_what_is_not_used_is_counted_by_kind_and_said_once(tmp_path: Path, caplo
     assert "2 .cr2 ('cat/a.cr2'): develop to JPEG" in record.getMessage()
     assert "1 .part ('dog/c.jpg.part'): finish the download" in record.getMessage()
     assert "1 special file ('cat/pipe.jpg')" in record.getMessage()
+
+
+def test_images_beside_the_class_folders_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plant(tmp_path, "cat/1.jpg", "dog/1.jpg", "b.jpg", "a.HEIC", "c.cr2", "notes.txt", "photos.zip", ".hidden.jpg")
+    assert load_image_folder(tmp_path).counts() == {"cat": 1, "dog": 1}
+    (record,) = caplog.records
+    assert "3 files are not used: 3 stray images ('a.HEIC'): move them into class folders" in record.getMessage()
 
 
 def test_folders_that_are_locked_are_said_to_be(

@@ -16,7 +16,7 @@ from ipo_dspy._internal.counts import counted
 from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, class_name, example, shorten, usable_classes
-from ipo_dspy.data.image_tree import ImageTree, check_folder, dangling_links, told, visible_folders, walk
+from ipo_dspy.data.image_tree import ImageTree, check_folder, told, unused_beside, visible_folders, walk
 from ipo_dspy.data.parts import find_parts, part_folder
 from ipo_dspy.errors import DataError
 
@@ -110,7 +110,7 @@ def _class_names(folder: Path, subs: Sequence[Path]) -> dict[Path, str]:
 
 def _drop_empty(folder: Path, trees: dict[Path, ImageTree]) -> dict[Path, list[Path]]:
     full = {sub: tree.images for sub, tree in trees.items() if tree.images}
-    unused = [*dangling_links(folder), *(one for tree in trees.values() for one in tree.unused)]
+    unused = [*unused_beside(folder), *(one for tree in trees.values() for one in tree.unused)]
     empty = [sub.name for sub in trees if sub not in full and ("unreadable folder", sub) not in unused]
     if not full:
         raise DataError(_nothing_in(folder, [(kind, path.relative_to(folder)) for kind, path in unused]))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ipo_dspy._internal.counts import counted
-from ipo_dspy.clip.image_formats import file_suffix, is_image_file, remedy
+from ipo_dspy.clip.image_formats import file_suffix, is_image_file, is_picture, remedy
 from ipo_dspy.errors import DataError
 
 SYSTEM_FOLDERS = frozenset(
@@ -29,6 +29,7 @@ _KINDS = {
     "dangling link": "mend the links, or fetch what they point to",
     "empty file": "fetch them again",
     "special file": "pass regular files",
+    "stray image": "move them into class folders",
     "unreadable file": "check its permissions",
     "unreadable folder": "check its permissions",
 }
@@ -92,10 +93,17 @@ def visible_folders(folder: Path) -> list[Path]:
     return sorted(sub for sub in folder.iterdir() if sub.is_dir() and not _is_hidden(sub.name))
 
 
-def dangling_links(folder: Path) -> list[tuple[str, Path]]:
-    """Return the links directly below that lead nowhere, as `ImageTree.unused` has them."""
-    links = (path for path in folder.iterdir() if path.is_symlink() and not _is_hidden(path.name))
-    return [("dangling link", path) for path in sorted(links) if not path.exists()]
+def unused_beside(folder: Path) -> list[tuple[str, Path]]:
+    """Return what is not used beside the class folders, images and links that lead nowhere, as `ImageTree.unused`."""
+    unused = []
+    for path in sorted(folder.iterdir()):
+        if _is_hidden(path.name) or path.is_dir():
+            continue
+        if path.is_symlink() and not path.exists():
+            unused.append(("dangling link", path))
+        elif path.is_file() and is_picture(path):
+            unused.append(("stray image", path))
+    return unused
 
 
 def told(unused: Sequence[tuple[str, Path]]) -> str:
