@@ -9,10 +9,9 @@ from ipo_dspy.data.catalog import Catalog, DataOptions
 from ipo_dspy.data.completeness import Completeness, Finding, check_benchmark
 from ipo_dspy.data.dataset import ImageDataset, Loaded
 from ipo_dspy.data.fewshot import base_novel, few_shot, harmonic_mean, split_classes
-from ipo_dspy.data.folder import folder_catalog, load_image_folder
+from ipo_dspy.data.folder import folder_catalog, load_image_folder, split_folders
 from ipo_dspy.data.hub import hub_catalog, is_saved, load_hub, saved_parts
 from ipo_dspy.data.image_tree import check_access, check_folder
-from ipo_dspy.data.parts import find_parts
 from ipo_dspy.data.protocol import BenchmarkData, load_benchmark
 from ipo_dspy.data.splitcolumn import parts_of_table
 from ipo_dspy.data.table import load_image_table, table_catalog
@@ -123,10 +122,7 @@ def find_split(path: str | PathLike[str], *, image: str = "auto", label: str = "
     place = Path(path).expanduser()
     if not check_access(place).is_dir():
         return parts_of_table(place, image, label)
-    if is_saved(place):
-        return saved_parts(place)
-    parts = find_parts(place)
-    return None if parts is None else {role: folder.name for role, folder in parts.folders.items()}
+    return saved_parts(place) if is_saved(place) else split_folders(place)
 
 
 def _only(options: DataOptions, place: Path, kind: str, known: set[str]) -> Any:

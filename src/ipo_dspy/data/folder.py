@@ -76,6 +76,23 @@ def folder_catalog(path: str | PathLike[str], *, split: str | None = None) -> Ca
     return Catalog(classes, [label for _, label in pairs], build)
 
 
+def split_folders(folder: Path) -> dict[str, str] | None:
+    """Return the names of the parts of a folder that is already split, by what they are for; see `find_parts`.
+
+    Images outside the parts are counted in logged warnings.
+    """
+    parts = find_parts(folder)
+    if parts is None:
+        return None
+    _tell(folder, unused_beside(folder))
+    for sub in visible_folders(folder):
+        if sub not in parts.folders.values() and (count := len(walk(sub).images)):
+            classes = visible_folders(sub)
+            why = "whose name does not say what they are for" if classes else "which has no class folders, so no labels"
+            logger.warning("%s: not used: %s in %r, %s", folder, counted(count, "image"), sub.name, why)
+    return {role: part.name for role, part in parts.folders.items()}
+
+
 def _class_folders(folder: Path) -> list[Path]:
     subs = visible_folders(folder)
     if not subs:
