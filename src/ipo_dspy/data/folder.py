@@ -16,7 +16,7 @@ from ipo_dspy._internal.counts import counted
 from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, class_name, example, shorten, usable_classes
-from ipo_dspy.data.image_tree import ImageTree, check_folder, told, unused_beside, visible_folders, walk
+from ipo_dspy.data.image_tree import ImageTree, check_folder, told, unused_beside, visible_folders, walk, warn_unused
 from ipo_dspy.data.parts import find_parts, part_folder
 from ipo_dspy.errors import DataError
 
@@ -84,7 +84,7 @@ def split_folders(folder: Path) -> dict[str, str] | None:
     parts = find_parts(folder)
     if parts is None:
         return None
-    _tell(folder, unused_beside(folder))
+    warn_unused(folder, unused_beside(folder))
     for sub in visible_folders(folder):
         if sub not in parts.folders.values() and (count := len(walk(sub).images)):
             classes = visible_folders(sub)
@@ -106,13 +106,8 @@ def _class_folders(folder: Path) -> list[Path]:
 def image_files(folder: Path) -> list[Path]:
     """Return the image files at any depth, sorted; files that are not used are counted in a logged warning."""
     tree = walk(folder)
-    _tell(folder, tree.unused)
+    warn_unused(folder, tree.unused)
     return tree.images
-
-
-def _tell(folder: Path, unused: Sequence[tuple[str, Path]]) -> None:
-    if unused:
-        logger.warning("%s: %s", folder, told([(kind, path.relative_to(folder)) for kind, path in unused]))
 
 
 def _class_names(folder: Path, subs: Sequence[Path]) -> dict[Path, str]:
@@ -138,7 +133,7 @@ def _drop_empty(folder: Path, trees: dict[Path, ImageTree]) -> dict[Path, list[P
         if visible_folders(only):
             raise DataError(f"{fact}; pass {str(only)!r} if the classes are below it, or add another class beside it")
         raise DataError(f"{fact}; add another, e.g. {folder}/not_{only.name}/1.jpg")
-    _tell(folder, unused)
+    warn_unused(folder, unused)
     if empty:
         left_out = counted(len(empty), "class folder")
         logger.warning("%s: left out %s without images: %s", folder, left_out, shorten(empty))

@@ -4,6 +4,7 @@ Links to folders are followed, as data sets on shared disks are made of them, an
 Whatever looks like data and is not used is counted: a photograph that is missing without a word is worse than an error.
 """
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from pathlib import Path
 from ipo_dspy._internal.counts import counted
 from ipo_dspy.clip.image_formats import file_suffix, is_image_file, is_picture, remedy
 from ipo_dspy.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 SYSTEM_FOLDERS = frozenset(
     {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
@@ -29,6 +32,7 @@ _KINDS = {
     "dangling link": "mend the links, or fetch what they point to",
     "empty file": "fetch them again",
     "special file": "pass regular files",
+    "sub-folder": "move its images up into the class folder",
     "stray image": "move them into class folders",
     "unreadable file": "check its permissions",
     "unreadable folder": "check its permissions",
@@ -120,8 +124,26 @@ def told(unused: Sequence[tuple[str, Path]]) -> str:
     return f"{counted(len(unused), 'file')} {'are' if len(unused) > 1 else 'is'} not used: {'; '.join(parts)}"
 
 
+def warn_unused(folder: Path, unused: Sequence[tuple[str, Path]]) -> None:
+    """Log a warning that counts the files below a folder that are not used, if there are any; see `told`."""
+    if unused:
+        logger.warning("%s: %s", folder, told([(kind, path.relative_to(folder)) for kind, path in unused]))
+
+
 def _count(kind: str, count: int) -> str:
     return counted(count, kind) if kind in _KINDS else f"{count} {kind}"
+
+
+def unused_kind(entry: "os.DirEntry[str]") -> str | None:
+    """Return what is no image in a class folder, as `ImageTree.unused` has it; None for texts and hidden files."""
+    suffix = file_suffix(entry.name)
+    if _is_hidden(entry.name) or suffix in _TEXT_SUFFIXES:
+        return None
+    if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 - of an entry
+        return "dangling link"
+    if entry.is_dir():
+        return "sub-folder"
+    return (suffix or None) if entry.is_file() else "special file"
 
 
 def _walk(folder: Path, seen: set[tuple[int, int]], tree: ImageTree) -> None:
