@@ -1,5 +1,6 @@
 """Data as people have it on the command line: tables of any header, parts, leftovers, and small classes."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,23 @@ def test_other_folders_validate_and_test(tmp_path: Path, capsys: pytest.CaptureF
     assert "no test images of 1 class: cat" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"the test images have the classes 'ant', 'bee', .* name them alike"):
         sets(data, test_data=plant(tmp_path / "other", {"ant": 1, "bee": 1}))
+
+
+def test_copies_in_several_sets_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for at, name in enumerate(["train/cat/1", "train/dog/2", "val/cat/3", "val/dog/4", "test/cat/5", "test/dog/6"]):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4), (at, 0, 0)).save(tmp_path / f"{name}.png")
+    sets(tmp_path)
+    assert "identical" not in capsys.readouterr().err
+    shutil.copy(tmp_path / "train" / "cat" / "1.png", tmp_path / "val" / "cat" / "copy.png")
+    shutil.copy(tmp_path / "train" / "cat" / "1.png", tmp_path / "test" / "dog" / "copy.png")
+    shutil.copy(tmp_path / "val" / "dog" / "4.png", tmp_path / "test" / "dog" / "other.png")
+    assert sizes(sets(tmp_path)) == (2, 3, {"all": 4})
+    pair = f"'{tmp_path}/val/cat/copy.png' and '{tmp_path}/train/cat/1.png'"
+    of_validation, of_test = capsys.readouterr().err.splitlines()[-2:]
+    assert of_validation.startswith(f"found 1 validation image identical to training images, e.g. {pair}: the valid")
+    assert of_test.startswith("found 2 test images identical to training or validation images, e.g. ")
+    assert of_test.endswith(": the test accuracy is too high; remove the copies")
 
 
 def test_a_small_class_stops_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

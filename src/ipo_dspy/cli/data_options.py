@@ -118,6 +118,7 @@ def read_sets(
     if given is not None:
         held_out = _fit(load_images(given[0], **given[1]), train.classes, "test")
     validation = _validation(data, val, parts, options, rest, train.classes)
+    _warn_of_copies(train, validation, held_out)
     if not halves:
         return DataSets(train, validation, {} if held_out is None else {"all": held_out})
     return _halves(train, validation, held_out)
@@ -140,6 +141,22 @@ def read_part(data: Path, options: "DataOptions", *roles: str) -> "ImageDataset"
     role = next(role for role in roles if role in parts)
     show.note(f"{data} is already split; its {role} part is used, {parts[role]['split']!r} (--split takes another)")
     return load_images(data, **parts[role])
+
+
+def _warn_of_copies(train: "ImageDataset", validation: "ImageDataset | None", test: "ImageDataset | None") -> None:
+    """Say how many images of one set are in another one too; which of them is to go is for people to decide."""
+    from ipo_dspy.cli import show
+    from ipo_dspy.data.copies import find_copies
+
+    seen, names = list(train), "training"
+    for name, images in (("validation", validation), ("test", test)):
+        if images is None:
+            continue
+        if found := find_copies(images, seen):
+            fact = f"found {counted(len(found), f'{name} image')} identical to {names} images"
+            example = f"{found[0].image!r} and {found[0].original!r}"
+            show.note(f"{fact}, e.g. {example}: the {name} accuracy is too high; remove the copies")
+        seen, names = [*seen, *images], f"{names} or {name}"
 
 
 def _halves(train: "ImageDataset", validation: "ImageDataset | None", test: "ImageDataset | None") -> DataSets:
