@@ -115,6 +115,22 @@ def test_a_table_with_other_headers_is_read(tmp_path: Path) -> None:
         sets(tmp_path / "t.csv", data_options("bild", None, None, None, None))
 
 
+def test_columns_that_were_chosen_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plant(tmp_path, {"cat": 4, "dog": 4})
+    table = tmp_path / "t.csv"
+    lines = [f"{name}/{at}.png,{name}" for name in ("cat", "dog") for at in range(4)]
+    told = f"{table}: images from column 'File', labels from column 'category'\n"
+    for header, options, expected in (
+        ("File,category", NO_OPTIONS, told),
+        ("File,category", {"image": "File", "label": "category"}, ""),
+        ("image,Label", NO_OPTIONS, ""),
+    ):
+        table.write_text("\n".join([header, *lines, ""]))
+        for read in (sets, read_part):
+            read(table, options)
+            assert "".join(filter(lambda line: "from column" in line, capsys.readouterr().err.splitlines(True))) == expected
+
+
 def test_a_folder_takes_no_option_of_a_table(tmp_path: Path) -> None:
     data = plant(tmp_path, {"cat": 4, "dog": 4})
     with pytest.raises(DataError, match=r"a folder of class folders, which takes no label='x'; leave it out"):

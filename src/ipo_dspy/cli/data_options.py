@@ -107,6 +107,7 @@ def read_sets(
     from ipo_dspy.cli import show
     from ipo_dspy.data import load_images, open_images
 
+    _tell_columns(data, options)
     parts = _parts(data, options)
     if parts is not None:
         show.note(f"{data} is already split; used by its parts: {', '.join(parts)}")
@@ -135,12 +136,26 @@ def read_part(data: Path, options: "DataOptions", *roles: str) -> "ImageDataset"
     from ipo_dspy.cli import show
     from ipo_dspy.data import load_images
 
+    _tell_columns(data, options)
     parts = _parts(data, options)
     if parts is None:
         return load_images(data, **options)
     role = next(role for role in roles if role in parts)
     show.note(f"{data} is already split; its {role} part is used, {parts[role]['split']!r} (--split takes another)")
     return load_images(data, **parts[role])
+
+
+def _tell_columns(data: Path, options: "DataOptions") -> None:
+    """Say which columns of a table are read, unless the user or their names say it."""
+    from ipo_dspy.cli import show
+    from ipo_dspy.data.table import find_columns
+    from ipo_dspy.data.tablefile import TABLE_SUFFIXES, open_table
+
+    if {"image", "label"} <= options.keys() or data.suffix.lower() not in TABLE_SUFFIXES or not data.is_file():
+        return
+    images, labels = find_columns(open_table(data), options.get("image", "auto"), options.get("label", "auto"))
+    if (images.casefold(), labels.casefold()) != ("image", "label"):
+        show.note(f"{data}: images from column {images!r}, labels from column {labels!r}")
 
 
 def _warn_of_copies(train: "ImageDataset", validation: "ImageDataset | None", test: "ImageDataset | None") -> None:
