@@ -298,6 +298,19 @@ def test_evaluate_and_explain_take_the_test_part(
     assert "its test part is used" in err
 
 
+def test_class_names_may_be_written_with_spaces_or_underscores(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, data = tmp_path / "program.json", tmp_path / "data"
+    for folder, name in zip(sorted(photos.iterdir()), ("beer_mug", "tea cup", "cat"), strict=False):
+        shutil.copytree(folder, data / name)
+    ClipClassifier(["beer mug", "tea_cup", "cat", "dog"], model="demo").save(program)
+    code, text, _ = call(capsys, "evaluate", str(program), str(data), "--json")
+    assert (code, set(json.loads(text)["per_class"])) == (0, {"beer mug", "tea_cup", "cat"})
+    code, text, _ = call(capsys, "explain", str(program), str(data), "--json")
+    assert (code, set(json.loads(text)["rows"][0]["scores"])) == (0, {"all"})
+
+
 def test_describe_takes_the_training_part(split_photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, text, err = call(capsys, "describe", str(split_photos), "--model", "demo", "--images", "31", "--json")
     assert (code, len(json.loads(text))) == (0, 20)

@@ -128,7 +128,10 @@ def test_columns_that_were_chosen_are_named(tmp_path: Path, capsys: pytest.Captu
         table.write_text("\n".join([header, *lines, ""]))
         for read in (sets, read_part):
             read(table, options)
-            assert "".join(filter(lambda line: "from column" in line, capsys.readouterr().err.splitlines(True))) == expected
+            assert (
+                "".join(filter(lambda line: "from column" in line, capsys.readouterr().err.splitlines(True)))
+                == expected
+            )
 
 
 def test_a_folder_takes_no_option_of_a_table(tmp_path: Path) -> None:
@@ -152,6 +155,12 @@ def test_other_folders_validate_and_test(tmp_path: Path, capsys: pytest.CaptureF
     assert "no test images of 1 class: cat" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"the test images have the classes 'ant', 'bee', .* name them alike"):
         sets(data, test_data=plant(tmp_path / "other", {"ant": 1, "bee": 1}))
+
+
+def test_test_images_may_write_class_names_with_underscores(tmp_path: Path) -> None:
+    data = plant(tmp_path / "data", {"beer mug": 2, "tea_cup": 2})
+    found = sets(data, test_data=plant(tmp_path / "test", {"beer_mug": 3, "tea cup": 1}))
+    assert found.tests["all"].counts() == {"beer mug": 3, "tea_cup": 1}
 
 
 def test_copies_in_several_sets_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -181,6 +181,18 @@ def test_dataset_is_a_list_that_keeps_its_classes() -> None:
     assert data[0].source == "cat/0.jpg"
 
 
+def test_class_names_are_spelled_as_those_of_a_program() -> None:
+    data = dataset({"beer_mug": 2, "tea cup": 1, "dog": 1})
+    spelled = data.spelled_as(["tea_cup", "beer mug", "cat"])
+    assert spelled.classes == ("beer mug", "tea_cup", "dog")
+    assert spelled.labels() == ["beer mug", "beer mug", "tea_cup", "dog"]
+    assert [item.source for item in spelled] == [item.source for item in data]
+    assert data.spelled_as(["beer_mug", "cat"]) is data
+    assert data.spelled_as(["beer mug", "beer  mug"]) is data
+    both = dataset({"beer_mug": 1, "beer mug": 1})
+    assert both.spelled_as(["beer mug", "cat"]) is both
+
+
 def test_dataset_refuses_labels_outside_its_classes() -> None:
     with pytest.raises(DataError, match=r"'x\.jpg' has the label 'cta'.* write 'cat'"):
         ImageDataset([example("x.jpg", "cta")], classes=["cat", "dog"])

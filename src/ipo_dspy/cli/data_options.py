@@ -235,6 +235,7 @@ def _fit(dataset: "ImageDataset", classes: Sequence[str], name: str) -> "ImageDa
     """
     from ipo_dspy.cli import show
 
+    dataset = dataset.spelled_as(classes)
     common = [label for label in classes if label in dataset.classes]
     others = [label for label in dataset.classes if label not in classes]
     if not common:

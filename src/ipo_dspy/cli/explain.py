@@ -64,7 +64,7 @@ def explain(
                 sources[0], model=model, pretrained=pretrained, device=device, allow_download=allow_download
             )
         )
-    parts = _parts(program, dataset, halves=base_novel)
+    parts = _parts(program, dataset.spelled_as(program.classes or ()), halves=base_novel)
     with working("Scoring ..."):
         found = score(program, parts, Template.parse(DEFAULT_TEMPLATE), program.template)
     files = [*(_draw(found, plot) if plot is not None else ()), *(_write(found, report) if report is not None else ())]
