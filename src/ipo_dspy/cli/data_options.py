@@ -35,8 +35,8 @@ Val = Annotated[
     str | None,
     typer.Option(
         metavar="DATA|none",
-        help="Images that choose among the best templates: a folder or table. Without it the validation part of the "
-        "data, or what the training and test images leave over, at most --shots a class; none for neither.",
+        help="Validation images, which choose the final template: a folder or a table. By default the validation part "
+        "of DATA, or else images that are not used for training or testing, at most --shots per class. none: use none.",
     ),
 ]
 TestData = Annotated[Path | None, typer.Option(help="Images for the final test, instead of a share of DATA.")]
