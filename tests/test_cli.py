@@ -271,6 +271,52 @@ def test_bad_images_of_all_parts_are_told_at_once_before_the_search(
     assert not out.exists()
 
 
+@pytest.fixture(scope="module")
+def split_photos(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photos as a folder of parts: four training images and two test images of each class."""
+    folder = tmp_path_factory.mktemp("split")
+    for file in photos.rglob("*.png"):
+        part = folder / ("test" if file.stem in "01" else "train") / file.parent.name
+        part.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, part / file.name)
+    return folder
+
+
+def test_evaluate_and_explain_take_the_test_part(
+    run_folder: Path, split_photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, data = str(run_folder / "best.json"), str(split_photos)
+    code, text, err = call(capsys, "evaluate", program, data, "--json")
+    assert (code, json.loads(text)["images"]) == (0, 10)
+    assert "is already split; its test part is used, 'test' (--split takes another)" in err
+    code, text, err = call(capsys, "evaluate", program, data, "--json", "--split", "train")
+    assert (code, json.loads(text)["images"], err) == (0, 20, "")
+    code, _, err = call(capsys, "evaluate", program, data, "--split", "val")
+    assert (code, err) == (2, f"ipo-dspy: {data} has no part 'val'; choose one of 'train', 'test'\n")
+    code, _, err = call(capsys, "explain", program, data)
+    assert code == 0
+    assert "its test part is used" in err
+
+
+def test_class_names_may_be_written_with_spaces_or_underscores(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, data = tmp_path / "program.json", tmp_path / "data"
+    for folder, name in zip(sorted(photos.iterdir()), ("beer_mug", "tea cup", "cat"), strict=False):
+        shutil.copytree(folder, data / name)
+    ClipClassifier(["beer mug", "tea_cup", "cat", "dog"], model="demo").save(program)
+    code, text, _ = call(capsys, "evaluate", str(program), str(data), "--json")
+    assert (code, set(json.loads(text)["per_class"])) == (0, {"beer mug", "tea_cup", "cat"})
+    code, text, _ = call(capsys, "explain", str(program), str(data), "--json")
+    assert (code, set(json.loads(text)["rows"][0]["scores"])) == (0, {"all"})
+
+
+def test_describe_takes_the_training_part(split_photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, err = call(capsys, "describe", str(split_photos), "--model", "demo", "--images", "31", "--json")
+    assert (code, len(json.loads(text))) == (0, 20)
+    assert "is already split; its training part is used, 'train'" in err
+
+
 def test_optimize_counts_the_images_that_it_left_out(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """Data as people have it on the command line: tables of any header, parts, leftovers, and small classes."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ipo_dspy.cli.data_options import DataSets, data_options, read_sets, shots_of
+from ipo_dspy.cli.data_options import DataSets, data_options, read_part, read_sets, shots_of
 from ipo_dspy.errors import DataError, InputError
 
 NO_OPTIONS: Any = {}
@@ -72,6 +73,36 @@ def test_a_table_that_is_already_split_is_used_by_its_parts(tmp_path: Path) -> N
     assert sizes(sets(tmp_path / "t.csv", data_options(None, None, None, None, "all"))) == (4, 2, {"all": 6})
 
 
+def test_a_saved_data_set_that_is_already_split_is_used_by_its_parts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    photos = plant(tmp_path / "photos", {"cat": 3, "dog": 3})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "cat"])})
+    columns = {
+        "image": [str(photos / name / f"{at}.png") for name in ("cat", "dog") for at in range(3)],
+        "label": ["cat"] * 3 + ["dog"] * 3,
+    }
+    part = datasets.Dataset.from_dict(columns, features=features)
+    saved = tmp_path / "saved"
+    datasets.DatasetDict({"train": part, "validation": part, "test": part}).save_to_disk(saved)
+    assert sizes(sets(saved)) == (4, 6, {"all": 6})
+    assert "is already split; used by its parts: training, validation, test" in capsys.readouterr().err
+
+
+def test_one_part_is_read_of_any_data_that_is_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plant(tmp_path, {"cat": 6, "dog": 6})
+    words = ("train", "train", "train", "train", "val", "val")
+    lines = [f"{name}/{at}.png,{name},{words[at]}" for name in ("cat", "dog") for at in range(6)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,label,Split", *lines, ""]))
+    assert len(read_part(tmp_path / "t.csv", NO_OPTIONS, "test", "validation", "training")) == 4
+    assert "its validation part is used, 'val'" in capsys.readouterr().err
+    assert len(read_part(tmp_path / "t.csv", {"split": "all"}, "test", "training")) == 12
+    assert len(read_part(tmp_path, NO_OPTIONS, "test", "training")) == 12
+    assert capsys.readouterr().err == ""
+
+
 def test_a_table_with_other_headers_is_read(tmp_path: Path) -> None:
     plant(tmp_path / "pictures", {"cat": 4, "dog": 4})
     lines = [f"{name}/{at}.png;{number}" for number, name in enumerate(("cat", "dog")) for at in range(4)]
@@ -82,6 +113,25 @@ def test_a_table_with_other_headers_is_read(tmp_path: Path) -> None:
         assert sets(tmp_path / "t.csv", options).train.classes == ("Katze", "Hund")
     with pytest.raises(DataError, match=r"name it, e\.g\. label='klasse'"):
         sets(tmp_path / "t.csv", data_options("bild", None, None, None, None))
+
+
+def test_columns_that_were_chosen_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plant(tmp_path, {"cat": 4, "dog": 4})
+    table = tmp_path / "t.csv"
+    lines = [f"{name}/{at}.png,{name}" for name in ("cat", "dog") for at in range(4)]
+    told = f"{table}: images from column 'File', labels from column 'category'\n"
+    for header, options, expected in (
+        ("File,category", NO_OPTIONS, told),
+        ("File,category", {"image": "File", "label": "category"}, ""),
+        ("image,Label", NO_OPTIONS, ""),
+    ):
+        table.write_text("\n".join([header, *lines, ""]))
+        for read in (sets, read_part):
+            read(table, options)
+            assert (
+                "".join(filter(lambda line: "from column" in line, capsys.readouterr().err.splitlines(True)))
+                == expected
+            )
 
 
 def test_a_folder_takes_no_option_of_a_table(tmp_path: Path) -> None:
@@ -99,21 +149,44 @@ def test_other_folders_validate_and_test(tmp_path: Path, capsys: pytest.CaptureF
     assert found.validation is not None
     assert found.validation.classes == found.tests["all"].classes == found.train.classes == ("cat", "dog")
     err = capsys.readouterr().err
-    assert "the test images of 1 classes that are not trained on are left out: elk" in err
+    assert "the test images of 1 class without training images are left out: elk" in err
     assert "no test images" not in err
     sets(data, test_data=plant(tmp_path / "one", {"dog": 2, "elk": 1}))
-    assert "no test images of 1 classes: cat" in capsys.readouterr().err
+    assert "no test images of 1 class: cat" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"the test images have the classes 'ant', 'bee', .* name them alike"):
         sets(data, test_data=plant(tmp_path / "other", {"ant": 1, "bee": 1}))
+
+
+def test_test_images_may_write_class_names_with_underscores(tmp_path: Path) -> None:
+    data = plant(tmp_path / "data", {"beer mug": 2, "tea_cup": 2})
+    found = sets(data, test_data=plant(tmp_path / "test", {"beer_mug": 3, "tea cup": 1}))
+    assert found.tests["all"].counts() == {"beer mug": 3, "tea_cup": 1}
+
+
+def test_copies_in_several_sets_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for at, name in enumerate(["train/cat/1", "train/dog/2", "val/cat/3", "val/dog/4", "test/cat/5", "test/dog/6"]):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4), (at, 0, 0)).save(tmp_path / f"{name}.png")
+    sets(tmp_path)
+    assert "identical" not in capsys.readouterr().err
+    shutil.copy(tmp_path / "train" / "cat" / "1.png", tmp_path / "val" / "cat" / "copy.png")
+    shutil.copy(tmp_path / "train" / "cat" / "1.png", tmp_path / "test" / "dog" / "copy.png")
+    shutil.copy(tmp_path / "val" / "dog" / "4.png", tmp_path / "test" / "dog" / "other.png")
+    assert sizes(sets(tmp_path)) == (2, 3, {"all": 4})
+    pair = f"'{tmp_path}/val/cat/copy.png' and '{tmp_path}/train/cat/1.png'"
+    of_validation, of_test = capsys.readouterr().err.splitlines()[-2:]
+    assert of_validation.startswith(f"found 1 validation image identical to training images, e.g. {pair}: the valid")
+    assert of_test.startswith("found 2 test images identical to training or validation images, e.g. ")
+    assert of_test.endswith(": the test accuracy is too high; remove the copies")
 
 
 def test_a_small_class_stops_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = plant(tmp_path, {"cat": 8, "dog": 8, "kiwi": 1})
     found = sets(data)
     assert found.train.counts()["kiwi"] == 1
-    assert "1 class(es) are trained on and not tested, for want of images: kiwi (1)" in caplog.text
+    assert "1 class cannot be tested for lack of images: kiwi (1)" in caplog.text
     assert sets(data, min_images=2).train.classes == ("cat", "dog")
-    assert "left out 1 class(es) with fewer than 2 images: kiwi (1)" in caplog.text
+    assert "left out 1 class with fewer than 2 images: kiwi (1)" in caplog.text
     with pytest.raises(DataError, match="min_images=9 leaves 0 classes, and two are needed"):
         sets(data, min_images=9)
 

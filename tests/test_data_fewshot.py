@@ -68,7 +68,7 @@ def test_few_shot_tells_short_classes_once(caplog: pytest.LogCaptureFixture) -> 
         drawn = few_shot(["a", "a", "b"], shots=2, seed=0)
     assert sorted(drawn.train) == [0, 1, 2]
     assert [record.message for record in caplog.records] == [
-        "1 class(es) with fewer than 2 images left to train on give all they have: b (1)"
+        "1 class has fewer than 2 training images; all of them are used: b (1)"
     ]
 
 
@@ -108,9 +108,9 @@ def test_split_refuses_shares(test: float) -> None:
 @pytest.mark.parametrize(
     ("labels", "test", "message"),
     [
-        (["a"] * 9 + ["b"] * 3, 0.1, "1 class(es) are trained on and not tested, for want of images: b (3)"),
+        (["a"] * 9 + ["b"] * 3, 0.1, "1 class cannot be tested for lack of images: b (3)"),
         (["a"] * 3, 0.9, ""),
-        (["a", "a", "b"], 0.5, "1 class(es) are trained on and not tested, for want of images: b (1)"),
+        (["a", "a", "b"], 0.5, "1 class cannot be tested for lack of images: b (1)"),
     ],
 )
 def test_each_class_is_trained_on_and_small_ones_are_not_tested(
@@ -152,7 +152,7 @@ def test_base_novel_halves_images_and_names() -> None:
 
 
 def test_base_novel_refuses_three_classes() -> None:
-    with pytest.raises(DataError, match=r"images of 3 class\(es\).*so pass 4"):
+    with pytest.raises(DataError, match=r"images of 3 classes; base and novel need two each, so pass 4"):
         base_novel(dataset({"a": 1, "b": 1, "c": 1, "d": 0}))
 
 
@@ -179,6 +179,18 @@ def test_dataset_is_a_list_that_keeps_its_classes() -> None:
         assert (twin, twin.classes) == (data, data.classes)
     assert data[0].inputs().keys() == ["image"]
     assert data[0].source == "cat/0.jpg"
+
+
+def test_class_names_are_spelled_as_those_of_a_program() -> None:
+    data = dataset({"beer_mug": 2, "tea cup": 1, "dog": 1})
+    spelled = data.spelled_as(["tea_cup", "beer mug", "cat"])
+    assert spelled.classes == ("beer mug", "tea_cup", "dog")
+    assert spelled.labels() == ["beer mug", "beer mug", "tea_cup", "dog"]
+    assert [item.source for item in spelled] == [item.source for item in data]
+    assert data.spelled_as(["beer_mug", "cat"]) is data
+    assert data.spelled_as(["beer mug", "beer  mug"]) is data
+    both = dataset({"beer_mug": 1, "beer mug": 1})
+    assert both.spelled_as(["beer mug", "cat"]) is both
 
 
 def test_dataset_refuses_labels_outside_its_classes() -> None:

@@ -47,7 +47,7 @@ def test_reads_images_below_class_folders_in_order(tmp_path: Path) -> None:
 
 
 def test_passes_over_what_is_no_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    plant(tmp_path, "cat/1.jpg", "dog/1.jpg", "README.jpg", ".git/x.jpg")
+    plant(tmp_path, "cat/1.jpg", "dog/1.jpg", ".1.jpg", ".git/x.jpg")
     plant(tmp_path, "cat/._1.jpg", "cat/.thumbs/1.jpg", "cat/notes.txt", "cat/Thumbs.db")
     (tmp_path / "cat" / "folder.jpg").mkdir()
     with caplog.at_level(logging.WARNING):
@@ -62,7 +62,7 @@ def test_tells_of_empty_files_and_class_folders(tmp_path: Path, caplog: pytest.L
         data = load_image_folder(tmp_path)
     assert data.counts() == {"cat": 1, "dog": 1}
     assert "1 file is not used: 1 empty file ('cat/0.jpg')" in caplog.text
-    assert "1 class folder(s) without images: ['birds']" in caplog.text
+    assert "left out 1 class folder without images: ['birds']" in caplog.text
 
 
 def test_every_format_that_is_read_counts_whatever_its_suffix(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -83,10 +83,17 @@ def test_what_is_not_used_is_counted_by_kind_and_said_once(tmp_path: Path, caplo
     os.mkfifo(tmp_path / "cat" / "pipe.jpg")
     assert load_image_folder(tmp_path).counts() == {"cat": 1, "dog": 1}
     (record,) = caplog.records
-    assert "11 files are not used: 6 dangling link ('dog/0.png'): mend the links" in record.getMessage()
+    assert "11 files are not used: 6 dangling links ('dog/0.png'): mend the links" in record.getMessage()
     assert "2 .cr2 ('cat/a.cr2'): develop to JPEG" in record.getMessage()
     assert "1 .part ('dog/c.jpg.part'): finish the download" in record.getMessage()
     assert "1 special file ('cat/pipe.jpg')" in record.getMessage()
+
+
+def test_images_beside_the_class_folders_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plant(tmp_path, "cat/1.jpg", "dog/1.jpg", "b.jpg", "a.HEIC", "c.cr2", "notes.txt", "photos.zip", ".hidden.jpg")
+    assert load_image_folder(tmp_path).counts() == {"cat": 1, "dog": 1}
+    (record,) = caplog.records
+    assert "3 files are not used: 3 stray images ('a.HEIC'): move them into class folders" in record.getMessage()
 
 
 def test_folders_that_are_locked_are_said_to_be(
@@ -102,7 +109,7 @@ def test_folders_that_are_locked_are_said_to_be(
 
     monkeypatch.setattr(os, "scandir", locked)  # root may read everything
     assert load_image_folder(tmp_path).counts() == {"cat": 1, "dog": 1}
-    assert "2 files are not used: 2 unreadable folder ('dog/more'): check its permissions" in caplog.text
+    assert "2 files are not used: 2 unreadable folders ('dog/more'): check its permissions" in caplog.text
     assert "without images" not in caplog.text
 
 
@@ -131,7 +138,7 @@ def test_links_that_lead_nowhere_are_told_also_in_place_of_a_class(
     (tmp_path / "elk").symlink_to("/gone/elk")
     (tmp_path / "cat" / "itself.jpg").symlink_to("itself.jpg")
     assert load_image_folder(tmp_path).counts() == {"cat": 1, "dog": 1}
-    assert "2 files are not used: 2 dangling link ('elk')" in caplog.text
+    assert "2 files are not used: 2 dangling links ('elk')" in caplog.text
 
 
 def test_locked_files_and_a_locked_folder_are_said_to_be(
@@ -140,7 +147,7 @@ def test_locked_files_and_a_locked_folder_are_said_to_be(
     plant(tmp_path, "cat/1.jpg", "dog/1.jpg", "dog/locked.jpg", "dog/locked")
     monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).name.startswith("locked"))
     assert load_image_folder(tmp_path).counts() == {"cat": 1, "dog": 1}
-    assert "2 files are not used: 2 unreadable file ('dog/locked'): check its permissions" in caplog.text
+    assert "2 files are not used: 2 unreadable files ('dog/locked'): check its permissions" in caplog.text
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     for load in (load_image_folder, load_images, find_parts):
         with pytest.raises(DataError, match="cannot be read; check its permissions"):

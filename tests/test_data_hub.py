@@ -9,7 +9,7 @@ import dspy
 import pytest
 from PIL import Image
 
-from ipo_dspy.data import load_hub, load_images
+from ipo_dspy.data import find_split, load_hub, load_images
 from ipo_dspy.errors import DataError
 
 datasets = pytest.importorskip("datasets")
@@ -177,3 +177,14 @@ def test_a_data_set_that_cannot_be_had(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="cannot be loaded: "):
         load_hub(str(tmp_path / "empty"))
+
+
+def test_saved_splits_are_told_by_what_they_are_for(tmp_path: Path) -> None:
+    parts = {"test": made([1, 0]), "validation": made([0, 1]), "train": made([0, 1])}
+    path = saved(datasets.DatasetDict(parts), tmp_path / "pets")
+    assert find_split(path) == {"training": "train", "validation": "validation", "test": "test"}
+    assert find_split(saved(made([0, 1]), tmp_path / "one")) is None
+    others = datasets.DatasetDict({"train": made([0, 1]), "extra": made([0, 1])})
+    assert find_split(saved(others, tmp_path / "others")) is None
+    (tmp_path / "pets" / "dataset_dict.json").write_text("[")
+    assert find_split(path) is None

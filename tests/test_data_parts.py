@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ipo_dspy.data import load_image_folder
+from ipo_dspy.data import find_split, load_image_folder, load_images
 from ipo_dspy.data.parts import FolderParts, find_parts
 from ipo_dspy.errors import DataError
 
@@ -93,3 +93,27 @@ def test_test_images_in_one_heap_are_no_class(tmp_path: Path, test: str) -> None
     assert find_parts(tmp_path) == FolderParts(tmp_path / "train", None, None)
     with pytest.raises(DataError, match="already split into training 'train'; pass one part"):
         load_image_folder(tmp_path)
+
+
+def test_images_outside_the_parts_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plant(tmp_path, "train", "val", "extra")
+    for name in ("test/1.jpg", "test/2.jpg", "labels/all.txt", "beside.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\xff\xd8\xff")
+    assert find_split(tmp_path) == {"training": "train", "validation": "val"}
+    assert [record.getMessage().removeprefix(f"{tmp_path}: ") for record in caplog.records] == [
+        "1 file is not used: 1 stray image ('beside.jpg'): move them into class folders",
+        "not used: 3 images in 'extra', whose name does not say what they are for",
+        "not used: 2 images in 'test', which has no class folders, so no labels",
+    ]
+
+
+def test_a_part_is_read_by_its_name_or_by_what_it_is_for(tmp_path: Path) -> None:
+    plant(tmp_path, "seg_train", "seg_test")
+    assert find_split(tmp_path) == {"training": "seg_train", "test": "seg_test"}
+    for name in ("seg_test", "SEG_TEST", "test", "Testing"):
+        assert all("/seg_test/" in item.image for item in load_images(tmp_path, split=name))
+    with pytest.raises(DataError, match="has no part 'val'; choose one of 'seg_train', 'seg_test'"):
+        load_images(tmp_path, split="val")
+    with pytest.raises(DataError, match="is not split into parts; leave split='test' out"):
+        load_images(tmp_path / "seg_test", split="test")

@@ -101,7 +101,7 @@ def test_a_class_that_is_too_small_gives_all_it_has_and_is_told(
         data = load_benchmark("dtd", plant_dtd(tmp_path, SIZES), shots=6)
     assert data.train.counts() == {"zebra": 6, "apple": 3, "mango": 6, "bee": 6, "crow": 5}
     assert data.val.counts() == {"zebra": 4, "apple": 1, "mango": 3, "bee": 3, "crow": 2}
-    assert "fewer than 6 images left to train on give all they have: apple (3), crow (5)" in caplog.text
+    assert "fewer than 6 training images; all of them are used: apple (3), crow (5)" in caplog.text
     assert "DTD has 5 classes here and 47 as published" in caplog.text
 
 
@@ -192,7 +192,7 @@ def test_arguments_are_refused_before_anything_is_read(tmp_path: Path, options: 
 @pytest.mark.parametrize("part", ["base", "novel"])
 def test_three_classes_make_no_halves(tmp_path: Path, part: Half) -> None:
     root = plant_dtd(tmp_path, {"a": 1, "b": 1, "c": 1})
-    with pytest.raises(DataError, match=r"has 3 class\(es\); base and novel need two each, so leave part='\w+' out"):
+    with pytest.raises(DataError, match=r"has 3 classes; base and novel need two each, so leave part='\w+' out"):
         load_benchmark("dtd", root, part=part)
 
 

@@ -128,6 +128,15 @@ def test_a_classifier_that_is_not_always_called() -> None:
         gathered(Two(sometimes=True), pets(look="photo"), label_field={"animal": "label", "style": "look"})
 
 
+def test_labels_match_classes_that_read_alike() -> None:
+    examples = [dspy.Example(image="a.png", label=label).with_inputs("image") for label in ("beer_mug", "beer mug")]
+    program = ClipClassifier(["beer mug", "tea_cup"], model="demo")
+    assert gathered(program, examples)["self"].labels == ("beer mug", "beer mug")
+    program.classes = ("beer  mug", "beer__mug")
+    with pytest.raises(DataError, match="has the label 'beer_mug', which is not among the 2 classes"):
+        gathered(program, examples)
+
+
 @pytest.mark.parametrize("failing", [0, 5])
 def test_an_error_of_the_program_stays_its_own_and_says_on_which_example(failing: int) -> None:
     def fails(inputs: dict[str, Any]) -> dict[str, Any]:

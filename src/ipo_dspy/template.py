@@ -6,8 +6,10 @@ features are averaged as in Radford et al. 2021, section 3.1.4. Whether a templa
 particular model is not known here: that needs the model's own tokenizer (`clip.text`).
 """
 
+import functools
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -100,6 +102,22 @@ def spoken(class_name: str) -> str:
     'golden retriever'
     """
     return " ".join(class_name.replace("_", " ").split())
+
+
+def same_class(name: str, classes: Sequence[str]) -> str | None:
+    """Return the class that a name means: that very one, else the only one that reads alike in a prompt, else None.
+
+    >>> same_class("beer_mug", ["beer mug", "cup"]), same_class("mug", ["beer mug", "cup"])
+    ('beer mug', None)
+    """
+    return name if name in classes else _by_reading(tuple(classes)).get(spoken(name))
+
+
+@functools.lru_cache(maxsize=16)  # asked for image by image
+def _by_reading(classes: tuple[str, ...]) -> Mapping[str, str]:
+    """Classes by how they are read in a prompt, without those that read alike."""
+    count = Counter(map(spoken, classes))
+    return {reading: name for name in classes if count[reading := spoken(name)] == 1}
 
 
 def check_classes(classes: Sequence[str]) -> tuple[str, ...]:

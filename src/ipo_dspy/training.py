@@ -16,7 +16,7 @@ import dspy
 
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.errors import DataError, ImageError, InputError
-from ipo_dspy.template import check_classes
+from ipo_dspy.template import check_classes, same_class
 from ipo_dspy.threads import in_threads
 
 PROBED = 3
@@ -234,13 +234,14 @@ def _label(example: dspy.Example, index: int, name: str, field: str, classes: Se
             f"{name}[{index}] has no field {field!r} (it has {', '.join(example.keys())}); "
             "name the field with the right class: IPO(label_field='...')"
         )
-    if label not in classes:
+    known = same_class(label, classes) if isinstance(label, str) else None
+    if known is None:
         shown = ", ".join(classes[:5])
         raise DataError(
             f"{name}[{index}] has the label {label!r}, which is not among the {len(classes)} classes ({shown}, ...); "
             "mend the label or add it: ClipClassifier(classes=[...])"
         )
-    return str(label)
+    return known
 
 
 def _source(example: dspy.Example) -> str:

@@ -218,10 +218,10 @@ def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "Suite", swept: "
 
 def _show(tables: "Sequence[Table]", swept: "Swept", form: str, out: Path, *, json: bool) -> None:
     """Tables or JSON on stdout; what is missing from them, and how to go on, on stderr."""
+    from ipo_dspy._internal.counts import counted
     from ipo_dspy.bench.rows import ROWS
     from ipo_dspy.bench.tables import render
     from ipo_dspy.cli import resume, show
-    from ipo_dspy.cli.wording import counted
 
     if json:
         show.as_json({"cells": swept.cells, "stopped": swept.stopped, "rows": [asdict(r) for r in swept.rows.values()]})

@@ -52,7 +52,7 @@ def _print(found: "Completeness") -> None:
     for one in found.findings:
         terminal.line(f"  {'ok' if one.ok else '--'}  {one.what}: {one.told}")
     wrong = sum(not one.ok for one in found.findings)
-    terminal.line("complete" if found.ok else f"not complete: see the {wrong} line(s) with --")
+    terminal.line("complete" if found.ok else f"not complete: see the {'line' if wrong == 1 else 'lines'} with --")
 
 
 def _as_json(benchmark: "Benchmark") -> dict[str, object]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ Classes = Annotated[
     str | None,
     typer.Option(help="Class names in the order of number labels: a,b,c, or a text file with a name a line."),
 ]
-Split = Annotated[str | None, typer.Option(help="Rows to take of a table or data set that is already split, or all.")]
+Split = Annotated[
+    str | None, typer.Option(help="Part to take of data that is already split; all takes all rows of a table.")
+]
 Shots = Annotated[str, typer.Option(metavar="N|all", help="Training images per class.")]
 Test = Annotated[
     float | None,
@@ -32,8 +35,8 @@ Val = Annotated[
     str | None,
     typer.Option(
         metavar="DATA|none",
-        help="Images that choose among the best templates: a folder or table. Without it the validation part of the "
-        "data, or what the training and test images leave over, at most --shots a class; none for neither.",
+        help="Validation images, which choose the final template: a folder or a table. By default the validation part "
+        "of DATA, or else images that are not used for training or testing, at most --shots per class. none: use none.",
     ),
 ]
 TestData = Annotated[Path | None, typer.Option(help="Images for the final test, instead of a share of DATA.")]
@@ -104,20 +107,71 @@ def read_sets(
     from ipo_dspy.cli import show
     from ipo_dspy.data import load_images, open_images
 
+    _tell_columns(data, options)
     parts = _parts(data, options)
     if parts is not None:
         show.note(f"{data} is already split; used by its parts: {', '.join(parts)}")
-    main, main_options = (data, options) if parts is None else parts["training"]
-    catalog = open_images(main, **main_options).without_small_classes(min_images)
-    given = _given_tests(parts, test_data, options)
+    main = options if parts is None else parts["training"]
+    catalog = open_images(data, **main).without_small_classes(min_images)
+    given = _given_tests(data, parts, test_data, options)
     share = 0 if given is not None else 0.5 if test is None else test
     train, rest, held_out = catalog.three_parts(shots=shots, test=share or None, seed=seed)
     if given is not None:
         held_out = _fit(load_images(given[0], **given[1]), train.classes, "test")
-    validation = _validation(val, parts, options, rest, train.classes)
+    validation = _validation(data, val, parts, options, rest, train.classes)
+    _warn_of_copies(train, validation, held_out)
     if not halves:
         return DataSets(train, validation, {} if held_out is None else {"all": held_out})
     return _halves(train, validation, held_out)
+
+
+def read_part(data: Path, options: "DataOptions", *roles: str) -> "ImageDataset":
+    """Read data; of data that is already split only the first part of these that it has, and say which.
+
+    Args:
+        data: of any kind.
+        options: how it is read; the user may have named a part by `split`.
+        roles: "test", "validation", or "training", which all split data has.
+    """
+    from ipo_dspy.cli import show
+    from ipo_dspy.data import load_images
+
+    _tell_columns(data, options)
+    parts = _parts(data, options)
+    if parts is None:
+        return load_images(data, **options)
+    role = next(role for role in roles if role in parts)
+    show.note(f"{data} is already split; its {role} part is used, {parts[role]['split']!r} (--split takes another)")
+    return load_images(data, **parts[role])
+
+
+def _tell_columns(data: Path, options: "DataOptions") -> None:
+    """Say which columns of a table are read, unless the user or their names say it."""
+    from ipo_dspy.cli import show
+    from ipo_dspy.data.table import find_columns
+    from ipo_dspy.data.tablefile import TABLE_SUFFIXES, open_table
+
+    if {"image", "label"} <= options.keys() or data.suffix.lower() not in TABLE_SUFFIXES or not data.is_file():
+        return
+    images, labels = find_columns(open_table(data), options.get("image", "auto"), options.get("label", "auto"))
+    if (images.casefold(), labels.casefold()) != ("image", "label"):
+        show.note(f"{data}: images from column {images!r}, labels from column {labels!r}")
+
+
+def _warn_of_copies(train: "ImageDataset", validation: "ImageDataset | None", test: "ImageDataset | None") -> None:
+    """Say how many images of one set are in another one too; which of them is to go is for people to decide."""
+    from ipo_dspy.cli import show
+    from ipo_dspy.data.copies import find_copies
+
+    seen, names = list(train), "training"
+    for name, images in (("validation", validation), ("test", test)):
+        if images is None:
+            continue
+        if found := find_copies(images, seen):
+            fact = f"found {counted(len(found), f'{name} image')} identical to {names} images"
+            example = f"{found[0].image!r} and {found[0].original!r}"
+            show.note(f"{fact}, e.g. {example}: the {name} accuracy is too high; remove the copies")
+        seen, names = [*seen, *images], f"{names} or {name}"
 
 
 def _halves(train: "ImageDataset", validation: "ImageDataset | None", test: "ImageDataset | None") -> DataSets:
@@ -130,35 +184,28 @@ def _halves(train: "ImageDataset", validation: "ImageDataset | None", test: "Ima
     return DataSets(base, chosen or None, {"base": test.subset(base.classes), "novel": test.subset(novel.classes)})
 
 
-def _parts(data: Path, options: "DataOptions") -> "dict[str, tuple[Path, DataOptions]] | None":
-    """Return the parts of a folder or table that is already split, by what they are for."""
-    from ipo_dspy.data.image_tree import check_access
-    from ipo_dspy.data.parts import find_parts
-    from ipo_dspy.data.splitcolumn import parts_of_table
+def _parts(data: Path, options: "DataOptions") -> "dict[str, DataOptions] | None":
+    """Return the options that read each part of data that is already split, unless the user named one."""
+    from ipo_dspy.data import find_split
 
     if "split" in options:
         return None
-    if check_access(data).is_dir():
-        found = find_parts(data)
-        if found is None:
-            return None
-        places = {"training": found.train, "validation": found.validation, "test": found.test}
-        return {name: (place, options) for name, place in places.items() if place is not None}
-    values = parts_of_table(data, options.get("image", "auto"), options.get("label", "auto"))
-    return None if values is None else {name: (data, {**options, "split": value}) for name, value in values.items()}
+    names = find_split(data, image=options.get("image", "auto"), label=options.get("label", "auto"))
+    return None if names is None else {role: {**options, "split": name} for role, name in names.items()}
 
 
 def _given_tests(
-    parts: "dict[str, tuple[Path, DataOptions]] | None", test_data: Path | None, options: "DataOptions"
+    data: Path, parts: "dict[str, DataOptions] | None", test_data: Path | None, options: "DataOptions"
 ) -> "tuple[Path, DataOptions] | None":
     if test_data is not None:
         return test_data, _for_other(test_data, options)
-    return None if parts is None else parts.get("test")
+    return None if parts is None or "test" not in parts else (data, parts["test"])
 
 
 def _validation(
+    data: Path,
     val: str | None,
-    parts: "dict[str, tuple[Path, DataOptions]] | None",
+    parts: "dict[str, DataOptions] | None",
     options: "DataOptions",
     rest: "ImageDataset | None",
     classes: Sequence[str],
@@ -170,8 +217,7 @@ def _validation(
     if val is not None:
         return _fit(load_images(val, **_for_other(Path(val), options)), classes, "validation")
     if parts is not None and "validation" in parts:
-        place, its_options = parts["validation"]
-        return _fit(load_images(place, **its_options), classes, "validation")
+        return _fit(load_images(data, **parts["validation"]), classes, "validation")
     return rest
 
 
@@ -189,6 +235,7 @@ def _fit(dataset: "ImageDataset", classes: Sequence[str], name: str) -> "ImageDa
     """
     from ipo_dspy.cli import show
 
+    dataset = dataset.spelled_as(classes)
     common = [label for label in classes if label in dataset.classes]
     others = [label for label in dataset.classes if label not in classes]
     if not common:
@@ -197,12 +244,12 @@ def _fit(dataset: "ImageDataset", classes: Sequence[str], name: str) -> "ImageDa
             f"the {name} images have the classes {theirs}, ..., the training images {ours}, ...; name them alike"
         )
     if others:
-        fact = f"the {name} images of {len(others)} classes that are not trained on are left out"
+        fact = f"the {name} images of {counted(len(others), 'class')} without training images are left out"
         show.note(f"{fact}: {', '.join(others[:5])}")
     kept = dataset.subset(common)
     counts = kept.counts()
     if without := [label for label in classes if not counts.get(label)]:
-        show.note(f"no {name} images of {len(without)} classes: {', '.join(without[:5])}")
+        show.note(f"no {name} images of {counted(len(without), 'class')}: {', '.join(without[:5])}")
     return type(dataset)(kept, classes=tuple(classes))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ipo_dspy.cli.data_options import Base, Classes, ImageColumn, LabelColumn, Split, data_options
+from ipo_dspy.cli.data_options import Base, Classes, ImageColumn, LabelColumn, Split, data_options, read_part
 from ipo_dspy.cli.options import DEFAULT_MODEL, DEFAULT_PRETRAINED, AllowDownload, Device, Json, Pretrained
 from ipo_dspy.errors import InputError
 
@@ -64,7 +64,7 @@ def explain(
                 sources[0], model=model, pretrained=pretrained, device=device, allow_download=allow_download
             )
         )
-    parts = _parts(program, dataset, halves=base_novel)
+    parts = _parts(program, dataset.spelled_as(program.classes or ()), halves=base_novel)
     with working("Scoring ..."):
         found = score(program, parts, Template.parse(DEFAULT_TEMPLATE), program.template)
     files = [*(_draw(found, plot) if plot is not None else ()), *(_write(found, report) if report is not None else ())]
@@ -77,13 +77,12 @@ def explain(
 
 
 def _images(name: str, options: "DataOptions") -> "ImageDataset":
-    """The test images of a bundled task, or what lies at a path."""
+    """The test images of a bundled task, or of what lies at a path."""
     from ipo_dspy import demo
-    from ipo_dspy.data import load_images
 
     if name in demo.names() and not Path(name).exists():
         return demo.load(name, classes="all").testset
-    return load_images(name, **options)
+    return read_part(Path(name), options, "test", "validation", "training")
 
 
 def _untrained(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.cli.runs import Outcome
 from ipo_dspy.cli.terminal import Terminal
-from ipo_dspy.cli.wording import counted
 from ipo_dspy.ledger import Limits, Spent
 
 if TYPE_CHECKING:

@@ -3,10 +3,11 @@
 import logging
 import statistics
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy.bench.cells import Cell
 from ipo_dspy.bench.rows import Row
 from ipo_dspy.cli.progress import LiveProgress
-from ipo_dspy.cli.wording import counted, in_options
+from ipo_dspy.cli.wording import in_options
 from ipo_dspy.events import Event
 
 _draws = logging.getLogger("ipo_dspy.data")

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy.cli import terminal
-from ipo_dspy.cli.data_options import Base, Classes, ImageColumn, LabelColumn, Split, data_options
+from ipo_dspy.cli.data_options import Base, Classes, ImageColumn, LabelColumn, Split, data_options, read_part
 from ipo_dspy.cli.options import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
@@ -24,7 +25,6 @@ from ipo_dspy.cli.options import (
     VlmArg,
     settings,
 )
-from ipo_dspy.cli.wording import counted
 from ipo_dspy.errors import DataError
 
 
@@ -46,11 +46,10 @@ def evaluate(
     skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
-    """Accuracy and loss of a saved program on labelled images."""
+    """Accuracy and loss of a saved program on labelled images; of data that is already split, on its test part."""
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.cli import show
     from ipo_dspy.cli.progress import LiveProgress, working
-    from ipo_dspy.data import load_images
     from ipo_dspy.evaluation import evaluate as score
     from ipo_dspy.journal import NoJournal
     from ipo_dspy.search import Record
@@ -60,7 +59,7 @@ def evaluate(
             program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
         )
         _ = classifier.backbone
-    dataset = load_images(data, **data_options(image, label, base, classes, split))
+    dataset = read_part(data, data_options(image, label, base, classes, split), "test", "validation", "training")
     if data_classes:
         classifier.classes = dataset.classes
     with LiveProgress() as progress:
@@ -145,11 +144,10 @@ def describe(
     skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
-    """Say how images look, as a proposer would be told."""
+    """Say how images look, as a proposer would be told; of data that is already split, its training images."""
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.cli import show
     from ipo_dspy.cli.progress import working
-    from ipo_dspy.data import load_images
     from ipo_dspy.describers import ClipDescriber, LMDescriber
     from ipo_dspy.lms import build_lm
     from ipo_dspy.lms.addresses import check_listening
@@ -157,7 +155,7 @@ def describe(
     from ipo_dspy.lms.retries import telling_of_retries
     from ipo_dspy.stages import evenly_over_classes
 
-    dataset = load_images(data, **data_options(image, label, base, classes, split))
+    dataset = read_part(data, data_options(image, label, base, classes, split), "training")
     if skip_bad:
         dataset = dataset.pick(_readable([example.image for example in dataset]))
     chosen = [dataset[i] for i in evenly_over_classes(dataset.labels(), images)]

@@ -18,10 +18,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy.cli import signals
 from ipo_dspy.cli.terminal import Terminal
 from ipo_dspy.cli.watch_state import RunState, SearchState
-from ipo_dspy.cli.wording import counted
 from ipo_dspy.errors import JournalError
 from ipo_dspy.history import Trial
 from ipo_dspy.journal import FILE_NAME, follow, is_written

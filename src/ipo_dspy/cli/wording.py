@@ -68,15 +68,6 @@ def in_options(text: str, command: str) -> str:
     return text
 
 
-def counted(number: int, name: str) -> str:
-    """A number with what it counts.
-
-    >>> counted(1, "template"), counted(0, "LLM call")
-    ('1 template', '0 LLM calls')
-    """
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
-
-
 @functools.cache
 def _options(command: str) -> Mapping[str, str]:
     """The option of each argument that a command has one for."""

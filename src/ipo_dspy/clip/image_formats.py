@@ -30,6 +30,10 @@ _PLAIN_SUFFIX = re.compile(r"\.[a-z0-9]*[a-z][a-z0-9]*")
 _HEIF_BRANDS = re.compile(rb"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", re.DOTALL)
 _RAW_SUFFIXES = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"})
 
+_HEIF_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
+_NEWER_SUFFIXES = frozenset({".avif", ".webp"})
+"""Read by a newer Pillow, or one that is built with their libraries."""
+
 HEIF_REMEDY = "pip install 'ipo_dspy[heif]', or convert to JPEG"
 
 
@@ -74,6 +78,11 @@ def is_image_file(path: str | os.PathLike[str]) -> bool:
     return suffix in image_suffixes() if suffix else _has_image_content(path)
 
 
+def is_picture(path: str | os.PathLike[str]) -> bool:
+    """Tell an image, also of a format that is not read here, such as HEIC or a camera's own."""
+    return file_suffix(os.fspath(path)) in _HEIF_SUFFIXES | _NEWER_SUFFIXES | _RAW_SUFFIXES or is_image_file(path)
+
+
 def has_signature(data: bytes) -> bool:
     """Tell whether the first bytes are those of a format that is read."""
     return any(_accepts(name, data[:16]) for name in readable_formats() if name not in _WITHOUT_SIGNATURE)
@@ -86,9 +95,9 @@ def is_heif(data: bytes) -> bool:
 
 def remedy(suffix: str) -> str:
     """Return what would make files of a suffix readable."""
-    if suffix in {".heic", ".heics", ".heif", ".heifs", ".hif"}:
+    if suffix in _HEIF_SUFFIXES:
         return HEIF_REMEDY
-    if suffix in {".avif", ".webp"}:
+    if suffix in _NEWER_SUFFIXES:
         return "install a newer Pillow, or convert to JPEG"
     if suffix in {".zip", ".gz", ".tgz", ".7z", ".rar", ".xz", ".bz2"}:
         return "unpack"

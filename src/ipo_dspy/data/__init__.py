@@ -9,10 +9,11 @@ from ipo_dspy.data.catalog import Catalog, DataOptions
 from ipo_dspy.data.completeness import Completeness, Finding, check_benchmark
 from ipo_dspy.data.dataset import ImageDataset, Loaded
 from ipo_dspy.data.fewshot import base_novel, few_shot, harmonic_mean, split_classes
-from ipo_dspy.data.folder import folder_catalog, load_image_folder
-from ipo_dspy.data.hub import hub_catalog, is_saved, load_hub
+from ipo_dspy.data.folder import folder_catalog, load_image_folder, split_folders
+from ipo_dspy.data.hub import hub_catalog, is_saved, load_hub, saved_parts
 from ipo_dspy.data.image_tree import check_access, check_folder
 from ipo_dspy.data.protocol import BenchmarkData, load_benchmark
+from ipo_dspy.data.splitcolumn import parts_of_table
 from ipo_dspy.data.table import load_image_table, table_catalog
 from ipo_dspy.data.tablefile import TABLE_SUFFIXES
 from ipo_dspy.data.webdataset import load_webdataset, names_shards, shards_catalog
@@ -31,6 +32,7 @@ __all__ = [
     "check_benchmark",
     "few_shot",
     "find_benchmark",
+    "find_split",
     "harmonic_mean",
     "load_benchmark",
     "load_hub",
@@ -103,8 +105,24 @@ def open_images(path: str | PathLike[str], **options: Unpack[DataOptions]) -> Ca
             f"{place} is neither folder, table nor tar file; pass a folder of class folders or a file in "
             f"{known_suffixes}"
         )
-    _only(options, place, "a folder of class folders", set())
-    return folder_catalog(place)
+    return folder_catalog(place, **_only(options, place, "a folder of class folders", {"split"}))
+
+
+def find_split(path: str | PathLike[str], *, image: str = "auto", label: str = "auto") -> dict[str, str] | None:
+    """Return the parts of data that is already split, by what they are for; None where it is not split.
+
+    The parts are the `split` that `load_images` takes, by `training`, `validation`, and `test`: folders, values of a
+    table's split column, or splits of a saved data set.
+
+    Args:
+        path: of any data that `load_images` reads.
+        image: column of images in a table.
+        label: column of labels in a table.
+    """
+    place = Path(path).expanduser()
+    if not check_access(place).is_dir():
+        return parts_of_table(place, image, label)
+    return saved_parts(place) if is_saved(place) else split_folders(place)
 
 
 def _only(options: DataOptions, place: Path, kind: str, known: set[str]) -> Any:

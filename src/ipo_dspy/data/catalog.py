@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy.data.dataset import ImageDataset, Loaded
 from ipo_dspy.data.fewshot import few_shot, select
 from ipo_dspy.errors import DataError
@@ -54,10 +55,10 @@ class Catalog:
             return self
         wanted = [name for name in self.classes if counts[name] >= min_images]
         if len(wanted) < 2:
-            raise DataError(f"min_images={min_images!r} leaves {len(wanted)} classes, and two are needed; lower it")
-        logger.warning(
-            "left out %d class(es) with fewer than %d images: %s", len(small), min_images, ", ".join(small[:8])
-        )
+            left = counted(len(wanted), "class")
+            raise DataError(f"min_images={min_images!r} leaves {left}, and two are needed; lower it")
+        left_out, fewest = counted(len(small), "class"), counted(min_images, "image")
+        logger.warning("left out %s with fewer than %s: %s", left_out, fewest, ", ".join(small[:8]))
         kept = [at for at, label in enumerate(self.labels) if label in wanted]
 
         def build(rows: Sequence[int]) -> ImageDataset:

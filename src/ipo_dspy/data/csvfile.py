@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy.errors import DataError
 from ipo_dspy.files import read_regular
 
@@ -109,7 +110,7 @@ def _before_header(text: str) -> tuple[int, str | None]:
 
 def _check_width(row: Sequence[str], header: Sequence[str], place: str) -> None:
     if len(row) != len(header):
-        fact = f"{place} has {len(row)} cell(s), the header {len(header)}"
+        fact = f"{place} has {counted(len(row), 'cell')}, the header {len(header)}"
         raise DataError(f'{fact}; put quotes around a cell that holds a comma: 1.jpg,"cat, black"')
 
 

@@ -15,7 +15,7 @@ from typing import Any, SupportsIndex, TypeAlias, overload
 import dspy
 
 from ipo_dspy.errors import DataError, InputError
-from ipo_dspy.template import check_classes
+from ipo_dspy.template import check_classes, same_class
 
 
 class ImageDataset(list[dspy.Example]):
@@ -64,6 +64,17 @@ class ImageDataset(list[dspy.Example]):
             if name not in self.classes:
                 raise DataError(f"subset asks for {unknown_class(name, self.classes)}")
         return ImageDataset((item for item in self if item.label in wanted), classes=wanted)
+
+    def spelled_as(self, classes: Sequence[str]) -> "ImageDataset":
+        """The same images with the class names of a program, where these differ only in underscores and spaces.
+
+        Names that mean none of `classes` stay; all stay where two of them would become one.
+        """
+        names = {name: same_class(name, classes) or name for name in self.classes}
+        if len(set(names.values())) < len(names) or all(name == new for name, new in names.items()):
+            return self
+        items = (example(item.image, names[item.label], item.source) for item in self)
+        return ImageDataset(items, classes=tuple(names.values()))
 
     def pick(self, rows: Iterable[int]) -> "ImageDataset":
         """The images at these positions, in the order given; `classes` stays."""

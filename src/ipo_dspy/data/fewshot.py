@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple, TypeVar
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy.data.dataset import ImageDataset
 from ipo_dspy.errors import DataError
 
@@ -93,7 +94,7 @@ def train_test(labels: Sequence[Hashable], *, test: float, seed: int) -> tuple[l
         raise DataError(f"test={test!r} leaves no class with a test image; raise it, or add images")
     if untested:
         shown = ", ".join(untested[:5]) + (", ..." if len(untested) > 5 else "")
-        logger.warning("%d class(es) are trained on and not tested, for want of images: %s", len(untested), shown)
+        logger.warning("%s cannot be tested for lack of images: %s", counted(len(untested), "class"), shown)
     everything = range(len(labels))
     return [row for row in everything if row not in chosen], [row for row in everything if row in chosen]
 
@@ -133,7 +134,8 @@ def base_novel(dataset: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
     """
     present = [name for name, count in dataset.counts().items() if count]
     if len(present) < 4:
-        raise DataError(f"{dataset!r} has images of {len(present)} class(es); base and novel need two each, so pass 4")
+        have = counted(len(present), "class")
+        raise DataError(f"{dataset!r} has images of {have}; base and novel need two each, so pass 4")
     base, novel = split_classes(present)
     return dataset.subset(base), dataset.subset(novel)
 
@@ -170,5 +172,5 @@ def _tell_short_classes(labels: Sequence[Hashable], shots: int) -> None:
     short = [f"{label} ({len(rows)})" for label, rows in _by_label(labels).items() if len(rows) < shots]
     if short:
         shown = ", ".join(short[:5]) + (", ..." if len(short) > 5 else "")
-        told = "%d class(es) with fewer than %d images left to train on give all they have: %s"
-        logger.warning(told, len(short), shots, shown)
+        fact = f"{counted(len(short), 'class')} {'has' if len(short) == 1 else 'have'} fewer than"
+        logger.warning("%s %s; all of them are used: %s", fact, counted(shots, "training image"), shown)

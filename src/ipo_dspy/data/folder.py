@@ -12,11 +12,12 @@ from os import PathLike
 from pathlib import Path
 from typing import overload
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, class_name, example, shorten, usable_classes
-from ipo_dspy.data.image_tree import ImageTree, check_folder, dangling_links, told, visible_folders, walk
-from ipo_dspy.data.parts import find_parts
+from ipo_dspy.data.image_tree import ImageTree, check_folder, told, unused_beside, visible_folders, walk, warn_unused
+from ipo_dspy.data.parts import find_parts, part_folder
 from ipo_dspy.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -59,9 +60,11 @@ def load_image_folder(
     return folder_catalog(path).load(shots=shots, test=test, seed=seed)
 
 
-def folder_catalog(path: str | PathLike[str]) -> Catalog:
-    """Return what is below a folder; see `load_image_folder`."""
+def folder_catalog(path: str | PathLike[str], *, split: str | None = None) -> Catalog:
+    """Return what is below a folder, or below one part of it; see `load_image_folder` and `part_folder`."""
     folder = check_folder(Path(path).expanduser())
+    if split is not None:
+        folder = check_folder(part_folder(folder, split))
     images = _drop_empty(folder, {sub: walk(sub) for sub in _class_folders(folder)})
     names = _class_names(folder, list(images))
     classes = usable_classes(sorted(names.values()), folder)
@@ -71,6 +74,23 @@ def folder_catalog(path: str | PathLike[str]) -> Catalog:
         return ImageDataset((example(str(pairs[row][0]), pairs[row][1]) for row in rows), classes=classes)
 
     return Catalog(classes, [label for _, label in pairs], build)
+
+
+def split_folders(folder: Path) -> dict[str, str] | None:
+    """Return the names of the parts of a folder that is already split, by what they are for; see `find_parts`.
+
+    Images outside the parts are counted in logged warnings.
+    """
+    parts = find_parts(folder)
+    if parts is None:
+        return None
+    warn_unused(folder, unused_beside(folder))
+    for sub in visible_folders(folder):
+        if sub not in parts.folders.values() and (count := len(walk(sub).images)):
+            classes = visible_folders(sub)
+            why = "whose name does not say what they are for" if classes else "which has no class folders, so no labels"
+            logger.warning("%s: not used: %s in %r, %s", folder, counted(count, "image"), sub.name, why)
+    return {role: part.name for role, part in parts.folders.items()}
 
 
 def _class_folders(folder: Path) -> list[Path]:
@@ -86,13 +106,8 @@ def _class_folders(folder: Path) -> list[Path]:
 def image_files(folder: Path) -> list[Path]:
     """Return the image files at any depth, sorted; files that are not used are counted in a logged warning."""
     tree = walk(folder)
-    _tell(folder, tree.unused)
+    warn_unused(folder, tree.unused)
     return tree.images
-
-
-def _tell(folder: Path, unused: Sequence[tuple[str, Path]]) -> None:
-    if unused:
-        logger.warning("%s: %s", folder, told([(kind, path.relative_to(folder)) for kind, path in unused]))
 
 
 def _class_names(folder: Path, subs: Sequence[Path]) -> dict[Path, str]:
@@ -107,7 +122,7 @@ def _class_names(folder: Path, subs: Sequence[Path]) -> dict[Path, str]:
 
 def _drop_empty(folder: Path, trees: dict[Path, ImageTree]) -> dict[Path, list[Path]]:
     full = {sub: tree.images for sub, tree in trees.items() if tree.images}
-    unused = [*dangling_links(folder), *(one for tree in trees.values() for one in tree.unused)]
+    unused = [*unused_beside(folder), *(one for tree in trees.values() for one in tree.unused)]
     empty = [sub.name for sub in trees if sub not in full and ("unreadable folder", sub) not in unused]
     if not full:
         raise DataError(_nothing_in(folder, [(kind, path.relative_to(folder)) for kind, path in unused]))
@@ -118,9 +133,10 @@ def _drop_empty(folder: Path, trees: dict[Path, ImageTree]) -> dict[Path, list[P
         if visible_folders(only):
             raise DataError(f"{fact}; pass {str(only)!r} if the classes are below it, or add another class beside it")
         raise DataError(f"{fact}; add another, e.g. {folder}/not_{only.name}/1.jpg")
-    _tell(folder, unused)
+    warn_unused(folder, unused)
     if empty:
-        logger.warning("%s: left out %d class folder(s) without images: %s", folder, len(empty), shorten(empty))
+        left_out = counted(len(empty), "class folder")
+        logger.warning("%s: left out %s without images: %s", folder, left_out, shorten(empty))
     return full
 
 

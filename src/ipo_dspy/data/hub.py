@@ -4,6 +4,7 @@ Which column is the image and which the label is told by the columns' types, whe
 their usual names. Only images that are drawn leave the library's files, as the bytes that they are there.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, shorten
+from ipo_dspy.data.parts import parts_by_name
 from ipo_dspy.data.table import IMAGE_COLUMNS, LABEL_COLUMNS, catalog_of
 from ipo_dspy.data.tablefile import Cells, Table
 from ipo_dspy.errors import DataError
@@ -103,6 +105,15 @@ def hub_catalog(
 def is_saved(folder: Path) -> bool:
     """Whether `save_to_disk` wrote a folder."""
     return any((folder / name).is_file() for name in _SAVED)
+
+
+def saved_parts(folder: Path) -> dict[str, str] | None:
+    """Return the splits that `save_to_disk` wrote by what they are for; None where their names do not tell that."""
+    try:
+        splits = json.loads((folder / _SAVED[0]).read_text(encoding="utf-8"))["splits"]
+    except (OSError, ValueError, LookupError, TypeError):  # one split, or damaged, which the library tells
+        return None
+    return parts_by_name(map(str, splits))
 
 
 def _fetched(name: str, config: str | None, split: str | None, revision: str | None) -> Any:

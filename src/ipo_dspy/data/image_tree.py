@@ -4,14 +4,18 @@ Links to folders are followed, as data sets on shared disks are made of them, an
 Whatever looks like data and is not used is counted: a photograph that is missing without a word is worse than an error.
 """
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ipo_dspy.clip.image_formats import file_suffix, is_image_file, remedy
+from ipo_dspy._internal.counts import counted
+from ipo_dspy.clip.image_formats import file_suffix, is_image_file, is_picture, remedy
 from ipo_dspy.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 SYSTEM_FOLDERS = frozenset(
     {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
@@ -28,6 +32,8 @@ _KINDS = {
     "dangling link": "mend the links, or fetch what they point to",
     "empty file": "fetch them again",
     "special file": "pass regular files",
+    "sub-folder": "move its images up into the class folder",
+    "stray image": "move them into class folders",
     "unreadable file": "check its permissions",
     "unreadable folder": "check its permissions",
 }
@@ -91,10 +97,17 @@ def visible_folders(folder: Path) -> list[Path]:
     return sorted(sub for sub in folder.iterdir() if sub.is_dir() and not _is_hidden(sub.name))
 
 
-def dangling_links(folder: Path) -> list[tuple[str, Path]]:
-    """Return the links directly below that lead nowhere, as `ImageTree.unused` has them."""
-    links = (path for path in folder.iterdir() if path.is_symlink() and not _is_hidden(path.name))
-    return [("dangling link", path) for path in sorted(links) if not path.exists()]
+def unused_beside(folder: Path) -> list[tuple[str, Path]]:
+    """Return what is not used beside the class folders, images and links that lead nowhere, as `ImageTree.unused`."""
+    unused = []
+    for path in sorted(folder.iterdir()):
+        if _is_hidden(path.name) or path.is_dir():
+            continue
+        if path.is_symlink() and not path.exists():
+            unused.append(("dangling link", path))
+        elif path.is_file() and is_picture(path):
+            unused.append(("stray image", path))
+    return unused
 
 
 def told(unused: Sequence[tuple[str, Path]]) -> str:
@@ -105,8 +118,32 @@ def told(unused: Sequence[tuple[str, Path]]) -> str:
     """
     first = dict(reversed(unused))
     kinds = Counter(kind for kind, _ in unused).most_common(6)
-    parts = [f"{count} {kind} ({str(first[kind])!r}): {_KINDS.get(kind) or remedy(kind)}" for kind, count in kinds]
-    return f"{len(unused)} file{'s are' if len(unused) > 1 else ' is'} not used: {'; '.join(parts)}"
+    parts = [
+        f"{_count(kind, count)} ({str(first[kind])!r}): {_KINDS.get(kind) or remedy(kind)}" for kind, count in kinds
+    ]
+    return f"{counted(len(unused), 'file')} {'are' if len(unused) > 1 else 'is'} not used: {'; '.join(parts)}"
+
+
+def warn_unused(folder: Path, unused: Sequence[tuple[str, Path]]) -> None:
+    """Log a warning that counts the files below a folder that are not used, if there are any; see `told`."""
+    if unused:
+        logger.warning("%s: %s", folder, told([(kind, path.relative_to(folder)) for kind, path in unused]))
+
+
+def _count(kind: str, count: int) -> str:
+    return counted(count, kind) if kind in _KINDS else f"{count} {kind}"
+
+
+def unused_kind(entry: "os.DirEntry[str]") -> str | None:
+    """Return what is no image in a class folder, as `ImageTree.unused` has it; None for texts and hidden files."""
+    suffix = file_suffix(entry.name)
+    if _is_hidden(entry.name) or suffix in _TEXT_SUFFIXES:
+        return None
+    if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 - of an entry
+        return "dangling link"
+    if entry.is_dir():
+        return "sub-folder"
+    return (suffix or None) if entry.is_file() else "special file"
 
 
 def _walk(folder: Path, seen: set[tuple[int, int]], tree: ImageTree) -> None:

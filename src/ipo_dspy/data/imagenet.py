@@ -12,6 +12,7 @@ from pathlib import Path
 from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.benchmarks import Benchmark, list_file
 from ipo_dspy.data.dataset import class_name, shorten
+from ipo_dspy.data.image_tree import unused_beside, unused_kind, warn_unused
 from ipo_dspy.data.lists import Item, Lists, told
 from ipo_dspy.data.splitfiles import read_text
 from ipo_dspy.errors import DataError
@@ -85,7 +86,10 @@ def _numbered(names: Mapping[str, str]) -> tuple[dict[int, str], dict[int, str]]
 
 
 def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[Item]:
-    """The images of all classes in label order; `labels` are by folder name."""
+    """The images of all classes in label order; `labels` are by folder name.
+
+    Files that are not used are counted in a logged warning.
+    """
     present = {path.name for path in _folders(base)}
     if missing := [name for name in labels if name not in present]:
         have = len(labels) - len(missing)
@@ -94,11 +98,13 @@ def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[Item]
         )
     if foreign := sorted(present - labels.keys()):
         raise DataError(f"{base} has folders that are no classes ({told(foreign)}); take them out")
+    unused = unused_beside(base)
     for name, label in labels.items():
-        files = sorted(_images(base / name))
+        files = sorted(_images(base / name, unused))
         if not files:
             raise DataError(f"{base / name} holds no images; extract it again")
         yield from (Item(f"{prefix}{name}/{file}", label) for file in files)
+    warn_unused(base, unused)
 
 
 def _folders(base: Path) -> list[Path]:
@@ -114,9 +120,12 @@ def _folders(base: Path) -> list[Path]:
     return found
 
 
-def _images(folder: Path) -> Iterator[str]:
+def _images(folder: Path, unused: list[tuple[str, Path]]) -> Iterator[str]:
+    """Names of images; what else is there goes to `unused`. Files are not looked at one by one: there are a million."""
     with os.scandir(folder) as entries:
         for entry in entries:
             suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a Path each would double the time
             if suffix in image_suffixes() and not entry.name.startswith(".") and entry.is_file():
                 yield entry.name
+            elif (kind := unused_kind(entry)) is not None:
+                unused.append((kind, folder / entry.name))

@@ -1,10 +1,11 @@
-"""Folders that are already split into training, validation, and test images: `photos/train/cat`, `photos/test/cat`.
+"""Data that is already split into training, validation, and test images: `photos/train/cat`, `photos/test/cat`.
 
-The sign is that the folders below have the same names in several parts, together with a word such as `train` in the
-names of the parts. Without it the parts would be learned as if they were the classes.
+The sign of split folders is that the folders below have the same names in several parts, together with a word such as
+`train` in the names of the parts. Without it the parts would be learned as if they were the classes.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +34,14 @@ class FolderParts:
     validation: Path | None
     test: Path | None
 
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folders by what they are for."""
+        named = {TRAINING: self.train, VALIDATION: self.validation, TEST: self.test}
+        return {role: path for role, path in named.items() if path is not None}
+
     def __str__(self) -> str:
-        named = ((TRAINING, self.train), (VALIDATION, self.validation), (TEST, self.test))
-        return ", ".join(f"{role} {path.name!r}" for role, path in named if path is not None)
+        return ", ".join(f"{role} {path.name!r}" for role, path in self.folders.items())
 
 
 def find_parts(root: Path) -> FolderParts | None:
@@ -58,6 +64,40 @@ def find_parts(root: Path) -> FolderParts | None:
         shown = ", ".join(repr(sub.name) for sub in roles)
         raise DataError(f"{root} is already split into {shown}, none of them for training; pass one of these folders")
     return FolderParts(parts[TRAINING], parts.get(VALIDATION), parts.get(TEST))
+
+
+def part_folder(root: Path, name: str) -> Path:
+    """Return one part of a folder that is already split.
+
+    Args:
+        root: the folder that holds the parts.
+        name: of the part's folder, or a word for what it is for, such as 'test'; case does not matter.
+
+    Raises:
+        DataError: there is no such part, or what `find_parts` raises.
+    """
+    parts = find_parts(root)
+    if parts is None:
+        raise DataError(f"{root} is not split into parts; leave split={name!r} out")
+    asked = name.casefold()
+    for role, folder in parts.folders.items():
+        if asked == folder.name.casefold() or PART_WORDS.get(asked) == role:
+            return folder
+    known = ", ".join(repr(folder.name) for folder in parts.folders.values())
+    raise DataError(f"{root} has no part {name!r}; choose one of {known}")
+
+
+def parts_by_name(names: Iterable[str]) -> dict[str, str] | None:
+    """Return the names of several splits by what they are for; None where the names do not tell that.
+
+    >>> parts_by_name(["test", "train"]), parts_by_name(["train", "extra"]), parts_by_name(["train"])
+    ({'training': 'train', 'test': 'test'}, None, None)
+    """
+    known = list(names)
+    roles = {PART_WORDS.get(name.casefold()): name for name in known}
+    if len(known) < 2 or len(roles) < len(known) or None in roles or TRAINING not in roles:
+        return None
+    return {role: roles[role] for role in (TRAINING, VALIDATION, TEST) if role in roles}
 
 
 def _are_parts(candidates: dict[Path, set[str]], roles: dict[Path, str], *, alone: bool) -> bool:

@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy.data.benchmarks import Benchmark, Kind, expected_folder, find_benchmark, is_there, parts
 from ipo_dspy.data.dataset import ImageDataset, example, usable_classes
 from ipo_dspy.data.fewshot import few_shot, split_classes
@@ -141,6 +142,6 @@ def _half(labels: Sequence[int], part: Half, where: Path) -> Sequence[int]:
     base, novel = split_classes(labels)
     if part != "all" and len(novel) < 2:
         raise DataError(
-            f"{where} has {len(labels)} class(es); base and novel need two each, so leave part={part!r} out"
+            f"{where} has {counted(len(labels), 'class')}; base and novel need two each, so leave part={part!r} out"
         )
     return {"all": labels, "base": base, "novel": novel}[part]

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ipo_dspy.data.dataset import shorten
-from ipo_dspy.data.parts import PART_WORDS, TRAINING
+from ipo_dspy.data.parts import PART_WORDS, TRAINING, parts_by_name
 from ipo_dspy.data.tablefile import TABLE_SUFFIXES, Table, open_table
 from ipo_dspy.errors import DataError
 
@@ -66,10 +66,7 @@ def parts_of_table(path: Path, image: str, label: str) -> dict[str, str] | None:
     column = split_column(table, find_columns(table, image, label))
     if column is None:
         return None
-    values = sorted({str(cell) for cell in map(table.column(column), range(table.rows))})
-    roles = [PART_WORDS.get(value.casefold()) for value in values]
-    found = {role: value for role, value in zip(roles, values, strict=True) if role is not None}
-    return found if len(found) == len(values) > 1 and TRAINING in found else None
+    return parts_by_name({str(cell) for cell in map(table.column(column), range(table.rows))})
 
 
 def _training(values: list[str]) -> str:

@@ -8,13 +8,15 @@ error and not something to pass over.
 
 import base64
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, overload
 
 import dspy
 
+from ipo_dspy._internal.counts import counted
+from ipo_dspy.clip.image_formats import file_suffix, image_suffixes
 from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, closest, example, shorten
 from ipo_dspy.data.labels import named_labels
@@ -172,38 +174,49 @@ def catalog_of(
     return Catalog(names, labels, build)
 
 
-def find_column(table: Table, what: str, asked: str, usual: Sequence[str], taken: Collection[str] = ()) -> str:
-    """Return the column's name: the one asked for, or the first of the usual ones that the table has.
+def find_columns(table: Table, image: str, label: str) -> tuple[str, str]:
+    """Return the names of the columns of images and labels: those asked for, or the first usual ones that there are.
 
     Args:
         table: to look in.
-        what: the argument's name, for the message.
-        asked: a name, or "auto".
-        usual: names in lower case.
-        taken: columns that are something else.
+        image: a name, or "auto".
+        label: a name, or "auto".
+
+    Raises:
+        DataError: there is no such column; it names both where both are missing.
     """
+    pictures = _column(table, image, IMAGE_COLUMNS, {label})
+    usual = {name for name in table.columns if name.casefold() in LABEL_COLUMNS}
+    part = split_column(table, {label, *usual} if pictures is None else {pictures, label, *usual})
+    taken = {name for name in (pictures, part) if name is not None}
+    labels = _column(table, label, LABEL_COLUMNS, taken)
+    if pictures is not None and labels is not None:
+        return pictures, labels
+    found = {"image": (image, pictures), "label": (label, labels)}
+    raise _no_column(table, {what: asked for what, (asked, name) in found.items() if name is None}, taken | {labels})
+
+
+def _column(table: Table, asked: str, usual: Sequence[str], taken: Collection[str]) -> str | None:
     if asked in table.columns:
         return asked
     columns = {name.casefold(): name for name in table.columns if name not in taken}
     found = next((columns[name] for name in usual if name in columns), None)
-    if asked == "auto" and found is not None:
-        return found
-    missing = f"{what} column" if asked == "auto" else f"column {asked!r}"
+    return found if asked == "auto" else None
+
+
+def _no_column(table: Table, missing: Mapping[str, str], taken: Collection[str | None]) -> DataError:
+    """Return the error that names all missing columns, with the likeliest of the others for each."""
+    facts = [f"no {what} column" if asked == "auto" else f"no column {asked!r}" for what, asked in missing.items()]
+    fact = f"{table.path} has {' and '.join(facts)}, only {', '.join(map(shorten, table.columns))}"
+    if any(file_suffix(name) in image_suffixes() for name in table.columns):
+        return DataError(f"{fact}; its first line names a picture, so add a header line 'image,label' above it")
+    remedies = []
     free = [name for name in table.columns if name not in taken] or list(table.columns)
-    near = closest(what if asked == "auto" else asked, free) or free[0]
-    raise DataError(
-        f"{table.path} has no {missing}, only {', '.join(map(shorten, table.columns))}; "
-        f"name it, e.g. {what}={near!r}, or add a header line 'image,label' where there is none"
-    )
-
-
-def find_columns(table: Table, image: str, label: str) -> tuple[str, str]:
-    """Return the names of the columns of images and labels; see `find_column`."""
-    pictures = find_column(table, "image", image, IMAGE_COLUMNS, {label})
-    usual = {name for name in table.columns if name.casefold() in LABEL_COLUMNS}
-    part = split_column(table, {pictures, label, *usual})
-    taken = {pictures} if part is None else {pictures, part}
-    return pictures, find_column(table, "label", label, LABEL_COLUMNS, taken)
+    for what, asked in missing.items():
+        near = closest(what if asked == "auto" else asked, free) or free[0]
+        remedies.append(f"{what}={near!r}")
+        free = [name for name in free if name != near] or free
+    return DataError(f"{fact}; name {'it' if len(missing) == 1 else 'both'}, e.g. {' and '.join(remedies)}")
 
 
 def _base_folder(table: Table, base: str | PathLike[str] | None) -> Path:
@@ -237,7 +250,8 @@ def _each_picture_once(
             fact = f"{table.place(row)} labels {shorten(cell)} {labels[at]!r}, {table.place(rows[before])} labels it"
             raise DataError(f"{fact} {labels[before]!r}; remove one of the two rows")
     if len(kept) < len(rows):
-        logger.warning("%s names %d pictures more than once; each is used once", table.path, len(rows) - len(kept))
+        again = counted(len(rows) - len(kept), "picture")
+        logger.warning("%s names %s more than once; each is used once", table.path, again)
     return [rows[at] for at in kept], [labels[at] for at in kept]
 
 

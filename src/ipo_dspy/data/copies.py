@@ -1,0 +1,59 @@
+"""Pictures of one set that stand in another one too, under other names: a test on them says nothing.
+
+Files are read only where two have the same size, so sets of which none has copies cost little more than a listing.
+What this gives up: a picture that was saved anew, scaled, or cropped is another file.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import dspy
+
+from ipo_dspy.clip.image_io import identify
+from ipo_dspy.errors import ImageError
+
+
+class Copy(NamedTuple):
+    """An image, and one of another set that has the same bytes, each by its `source`."""
+
+    image: str
+    original: str
+
+
+def find_copies(images: Iterable[dspy.Example], originals: Iterable[dspy.Example]) -> list[Copy]:
+    """Return those of some images that are copies of others, byte for byte, in order.
+
+    Images that cannot be read are copies of none.
+    """
+    by_size: defaultdict[int, list[dspy.Example]] = defaultdict(list)
+    for original in originals:
+        by_size[_size(original.image)].append(original)
+    candidates = [(size, image) for image in images if (size := _size(image.image)) and size in by_size]
+    known = {
+        key: original.source
+        for size in {size for size, _ in candidates}
+        for original in by_size[size]
+        if (key := _content(original.image))
+    }
+    return [Copy(one.source, known[key]) for _, one in candidates if (key := _content(one.image)) in known]
+
+
+def _size(image: Any) -> int:
+    """Bytes of an image's file, 0 where there is none; images of tables are base64 in a data URI."""
+    place = getattr(image, "url", image)
+    if isinstance(place, str) and place.startswith("data:"):
+        body = place.partition(",")[2]
+        return len(body) * 3 // 4 - body[-2:].count("=")
+    try:
+        return os.stat(place).st_size  # noqa: PTH116 - a Path each would double the time
+    except (OSError, ValueError):
+        return 0
+
+
+def _content(image: Any) -> str | None:
+    try:
+        return identify(image)[0]
+    except ImageError:
+        return None
