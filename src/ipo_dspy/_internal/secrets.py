@@ -238,8 +238,8 @@ def _end(text: str, begin: int) -> int:
 
 
 def _secrets(keep_words: bool) -> Iterator[str]:
-    in_files = ((token, True) for token in hub_tokens() if _is_long(token))
-    for value, certain in {**dict(_in_the_environment()), **dict(in_files), **_known}.items():
+    remember_secrets(filter(_is_long, hub_tokens()))  # also for when another one is in use
+    for value, certain in {**dict(_in_the_environment()), **_known}.items():
         reads_as_words = len(value) < _WORD or _WORDS.fullmatch(value) is not None
         if not keep_words or (len(value) >= _SHORTEST and (certain or not reads_as_words)):
             yield value
