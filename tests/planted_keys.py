@@ -132,8 +132,9 @@ class Echo(OpenAIServer):
         self.quoted: list[tuple[int, str]] = []
 
     def answer(self, body: dict[str, Any]) -> Reply:
+        redirected = self.quoted[-1:] == [(307, "")] and body == self.requests[-1]
         self.requests.append(body)
-        reply = self._reply(body)
+        reply = Reply(next(self.all), status=404) if redirected else self._reply(body)
         self.quoted.append((reply.status, reply.text))
         return reply
 

@@ -13,8 +13,16 @@ from hypothesis import strategies as st
 
 from bench_small import SmallSuite, grid
 from ipo_dspy import IPO, demo, write_report
-from ipo_dspy._internal.secrets import names_secret, redact, remember_secrets, remember_settings, without_secrets
+from ipo_dspy._internal.secrets import (
+    holds_credentials,
+    names_secret,
+    redact,
+    remember_secrets,
+    remember_settings,
+    without_secrets,
+)
 from ipo_dspy._internal.untrusted import one_line
+from ipo_dspy.bench import suites
 from ipo_dspy.bench.page import Content, write_page
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.sweep import sweep
@@ -86,7 +94,9 @@ def test_no_planted_key_is_written_or_shown_wherever_an_answer_quotes_it(
 
 
 @pytest.mark.parametrize("status", [200, 500])
-def test_no_planted_key_is_written_by_a_sweep_of_another_optimizer(planted: Planted, status: int) -> None:
+def test_no_planted_key_is_written_or_shown_by_a_sweep_of_another_optimizer(
+    planted: Planted, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     planted.server.status = status
     sweeps = Settings(steps=1, prompts_per_step=2, lm="openai/toy", lm_settings=planted.settings(planted.address))
     cells = grid(datasets=("pixel-animals",), methods=("copro",), seeds=(1,), settings=sweeps)
@@ -96,20 +106,37 @@ def test_no_planted_key_is_written_by_a_sweep_of_another_optimizer(planted: Plan
     (row,) = swept.rows.values()
     assert (row.error is None) == (status == 200)
     assert status == 200 or "[hidden]" in str(row.error)
+    (planted.folder / "shown").write_text("".join(capfd.readouterr()))
     assert "headers" not in (planted.folder / "bench" / "bench.json").read_text()
     assert planted.found() == []
 
 
-def test_no_planted_key_is_shown_by_doctor(planted: Planted, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_planted_key_is_written_or_shown_by_the_command_line(
+    planted: Planted, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which takes no key as an argument, but all else that is planted."""
     remember_lm(planted.lm(planted.address))
-    for status in (401, 500):
-        planted.server.status = status
-        address = f"api_base={planted.address}"
-        with pytest.raises(SystemExit):
-            main(["doctor", "--lm", "openai/toy", "--lm-arg", address, "--lm-arg", "num_retries=0"])
+    monkeypatch.chdir(planted.folder)
+    monkeypatch.setattr(suites, "DemoSuite", SmallSuite)
+    small = ("--shots", "1", "--steps", "1", "--lm", "openai/toy", "--lm-arg", "num_retries=0")
+    at = ("--lm-arg", f"api_base={planted.address}")
+    calls = {
+        "doctor": ("doctor", "--lm", "openai/toy", "--vlm", "openai/toy", *at, "--lm-arg", "num_retries=0"),
+        "demo": ("demo", *small, *at, "--vlm", "openai/toy", "--vlm-arg", "num_retries=0"),
+        "bench": ("bench", "--datasets", "grey-food", "--seeds", "1", "--methods", "ipo,copro", *small, *at),
+    }
+    monkeypatch.setenv("OPENAI_API_BASE", planted.address)  # of the multimodal model
+    for name, arguments in calls.items():
+        for status in (401, 500, 200):
+            planted.server.status = status
+            out = () if name == "doctor" else ("--out", f"{name}-{status}")
+            with pytest.raises(SystemExit):
+                main([*arguments, *out])
     shown = planted.folder / "shown"
     shown.write_text("".join(capfd.readouterr()))
-    assert "does not answer" in shown.read_text()
+    assert shown.read_text().count("does not answer") > 3
+    assert (planted.folder / "demo-200" / "best.json").exists()
+    assert (planted.folder / "bench-200" / "results.md").exists()
     assert planted.found() == []
 
 
@@ -150,6 +177,45 @@ def test_folders_are_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert redact(said) == said.replace("/correct-horse-battery-9", "[hidden]")
 
 
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("openai/deployments/gpt-4o-mini-2024-07-18", None),
+        ("serving-endpoints/databricks-meta-llama-3-1-70b-instruct", None),
+        ("v1/projects/my_project.of_2026/Qwen2.5-VL-7B-Instruct", None),
+        ("abcdefghijklmno/v1", None),
+        ("abcdefghijklmnop/v1", "[hidden]/v1"),
+        ("v1/123e4567-e89b-12d3-a456-426614174000/openai", "v1/[hidden]/openai"),
+        ("//sk-proj-Ab12Cd34Ef56/v1", "//[hidden]/v1"),
+        ("a%2Bb%2Fc%3D98765432", None),
+        ("a%2Bb%2Fc%3D9876543219", "[hidden]"),
+    ],
+)
+def test_a_segment_of_a_path_that_looks_like_a_key_is_a_secret(path: str, kept: str | None) -> None:
+    address = f"https://abcdef0123456789abcdef.gateway.example/{path}"
+    without = f"https://abcdef0123456789abcdef.gateway.example/{kept or path}"
+    assert without_secrets({"api_base": f"{address}?token=t#f"}) == {"api_base": without}
+    assert holds_credentials(address) == (without != address)
+    remember_settings({"api_base": address})
+    shown = redact(f"GET {address} is 404", keep_words=True)
+    assert shown == f"GET {address} is 404" if kept is None else shown.startswith(f"GET {without.partition('[')[0]}[hid")
+    assert kept is None or not set(path.split("/")) - set(kept.split("/")) & set(shown.split("/"))
+
+
+def test_logs_of_libraries_hold_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    remember_lm(dspy.LM("openai/toy", engine="litellm", api_key="quite secret"))
+    logger = logging.getLogger("httpx")
+    try:
+        raise ValueError("quite secret")
+    except ValueError:
+        logger.exception("%s", "the key quite secret")
+    logger.warning("quite secret %d", "no number")
+    assert "the key [hidden]" in caplog.text
+    assert "ValueError: [hidden]" in caplog.text
+    assert "[hidden] %d" in caplog.text
+    assert "quite" not in caplog.text
+
+
 def test_settings_are_kept_without_secrets() -> None:
     given = {"n": 1, "auth": "a", "max_tokens": 5, "inner": [{"x-token": "b", "url": "https://me:c@host/v1?d=e#f"}]}
     assert without_secrets(given) == {"n": 1, "max_tokens": 5, "inner": [{"url": "https://host/v1"}]}
@@ -161,6 +227,13 @@ def test_what_is_given_as_a_secret_goes_and_other_words_stay_in_answers() -> Non
     said = "a dark, grainy photo of photographs, run-77-of-9"
     assert redact(said, keep_words=True) == "a [hidden], grainy [hidden] of photographs, [hidden]"
     assert redact(said) == "a [hidden], [hidden] [hidden] of photographs, [hidden]"
+
+
+@pytest.mark.parametrize("before", [" ", "key%3A%20", "key%3a%3d", r"line\n", r"line\r\n", r"\u003c", "'"])
+def test_a_short_secret_is_redacted_after_an_escape(before: str) -> None:
+    remember_secrets(["mynbiqp"])
+    assert redact(f"{before}mynbiqp%3B", keep_words=True) == f"{before}[hidden]%3B"
+    assert redact("thousandmynbiqps, 2mynbiqp", keep_words=True) == "thousandmynbiqps, 2mynbiqp"
 
 
 def test_a_placeholder_of_a_key_is_no_secret() -> None:

@@ -34,6 +34,8 @@ _SHORTEST = 4
 """Characters; a shorter value, such as the key "x" of a local server, is no secret in an answer."""
 _WORD = 8
 """Characters; a shorter secret is redacted as a word of its own, not inside of others."""
+_BEFORE_WORD = r"(?:(?<!\w)|(?<=%[0-9A-Fa-f]{2})|(?<=\\[nrt])|(?<=\\u[0-9A-Fa-f]{4}))"
+"""No letter or digit, or the last one of an escape in an address or in JSON."""
 _PIECE, _PLAIN_PIECE = 8, 12
 """Characters of a piece that tells a secret: with a digit, and without one."""
 
@@ -188,12 +190,21 @@ def without_secrets(value: Any) -> Any:
         return [without_secrets(inner) for inner in value]
     if isinstance(value, str) and "://" in value:
         bare = re.sub(r"(\w+://)[^/?#\s]+@", r"\1", value).partition("?")[0].partition("#")[0]
-        return _PATH.sub(lambda found: found[1] + "/".join(map(_without_key, found[2].split("/"))), bare)
+        return without_path_keys(bare)
     return value
 
 
-def _without_key(segment: str) -> str:
-    return HIDDEN if _looks_like_a_key(segment) else segment
+def without_path_keys(address: str, instead: str = HIDDEN) -> str:
+    """Return an address, or a setting with one, with another word for each segment of its path that looks like a key.
+
+    >>> without_path_keys("api_base=http://host/0f9d8c7b6a5e4d3c/v1", "KEY")
+    'api_base=http://host/KEY/v1'
+    """
+    found = _PATH.search(address)
+    if found is None:
+        return address
+    path = "/".join(instead if _looks_like_a_key(segment) else segment for segment in found[2].split("/"))
+    return address[: found.start(2)] + path + address[found.end(2) :]
 
 
 def redact(text: str, *, keep_words: bool = False) -> str:
@@ -283,7 +294,7 @@ def _pieces(form: str, size: int) -> Iterator[str]:
 
 def _whole(form: str) -> str:
     pattern = r"\s+".join(map(re.escape, form.split()))
-    return pattern if len(form) >= _WORD else rf"(?<!\w){pattern}(?!\w)"
+    return pattern if len(form) >= _WORD else rf"{_BEFORE_WORD}{pattern}(?!\w)"
 
 
 def _forms(secret: str) -> Iterator[str]:
