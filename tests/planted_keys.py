@@ -37,6 +37,7 @@ SHAPES: dict[str, Callable[[], str]] = {
     "quotes": lambda: f"{drawn(string.ascii_letters, 6)}\"'\\<{drawn(string.digits, 6)}",
 }
 QUICK = ("letters", "seven letters", "two words", "reserved")
+"""Shapes that differ most; the others are tried with the slow tests."""
 NAMES = ("seven characters", "seven letters", "two words", "digits")
 """Shapes that a name in a path may have, too; there a longer key is planted instead."""
 
@@ -110,8 +111,8 @@ ANSWERS: dict[str, Callable[[str], Reply]] = {
 """Where in what it sends a server may write it, besides the text of an answer and errors 401 and 500."""
 
 
-def shapes() -> list[Any]:
-    return [pytest.param(name, id=name, marks=() if name in QUICK else pytest.mark.slow) for name in SHAPES]
+def shapes(quick: Sequence[str] = QUICK) -> list[Any]:
+    return [pytest.param(name, id=name, marks=() if name in quick else pytest.mark.slow) for name in SHAPES]
 
 
 class Echo(OpenAIServer):
