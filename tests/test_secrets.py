@@ -182,7 +182,8 @@ class Quoting(Writer):
         tokens = [value.split(" ")[-1] for value in kept.values()]
         if kept["authorization"].startswith("Basic "):
             tokens += base64.b64decode(tokens[0]).decode().split(":", 1)
-        tokens += (*ENVIRONMENT.values(), *FILES.values(), PROXY, GIVEN["path"])
+        tokens += (*ENVIRONMENT.values(), *FILES.values(), PROXY)
+        tokens += [GIVEN["path"]] if GIVEN["Authorization"] in tokens else []
         said = [
             *(f"Incorrect API key provided: {token}" for token in tokens),
             *(f"{name}: {value}" for name, value in kept.items()),
