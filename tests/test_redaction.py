@@ -29,7 +29,7 @@ from ipo_dspy.bench.sweep import sweep
 from ipo_dspy.cli import main
 from ipo_dspy.errors import IPOError, LanguageModelError
 from ipo_dspy.lms.redaction import remember_lm
-from planted_keys import ANSWERS, Planted, drawn, shapes
+from planted_keys import ANSWERS, PLACES, SHAPES, Planted, drawn, shapes
 
 
 @pytest.fixture(params=shapes())
@@ -49,6 +49,11 @@ def planted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     dspy.cache = before
 
 
+def test_ten_shapes_are_planted_in_twelve_places_or_more() -> None:
+    assert len(SHAPES) == 10
+    assert len(set(PLACES)) == 17  # as docs/running.md says
+
+
 def test_no_planted_key_is_written_or_shown_by_a_run(planted: Planted, capfd: pytest.CaptureFixture[str]) -> None:
     lm, cached = planted.lm(planted.address), planted.lm(planted.server.url)
     task = demo.load("pixel-animals", shots=1)
@@ -66,6 +71,9 @@ def test_no_planted_key_is_written_or_shown_by_a_run(planted: Planted, capfd: py
     (planted.folder / "shown").write_text("\n".join([*map(str, shown), *capfd.readouterr()]))
     assert len(planted.server.requests) > 8
     assert list(planted.unquoted()) == []
+    sent = planted.server.headers[0]
+    assert planted.secrets["header X-Api-Key"] == sent["X-Api-Key"]
+    assert "Proxy-Authorization" in sent
     assert (planted.folder / "run-200" / "best.json").exists()
     assert "[hidden]" in (planted.folder / "run-200" / "journal.jsonl").read_text()
     assert "[hidden]" in (planted.folder / "shown").read_text()
