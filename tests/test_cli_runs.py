@@ -413,11 +413,12 @@ def test_settings_without_a_model_are_refused(photos: Path, capsys: pytest.Captu
         )
 
 
-def test_a_password_in_an_address_is_not_in_the_printed_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_in_an_address_is_not_in_the_printed_command(monkeypatch: pytest.MonkeyPatch) -> None:
     from ipo_dspy.cli import resume
 
-    monkeypatch.setattr(resume, "_invoked", ["demo", "--lm-arg", "api_base=http://me:pla/nted@host/v1?key=planted&b=1"])
-    told = "'api_base=http://USER:PASSWORD@host/v1?key=VALUE&b=VALUE'"
+    address = "http://me:pla/nted@host/0f9d8c7b6a5e4d3c/v1?key=planted&b=1"
+    monkeypatch.setattr(resume, "_invoked", ["demo", "--lm-arg", f"api_base={address}"])
+    told = "'api_base=http://USER:PASSWORD@host/KEY/v1?key=VALUE&b=VALUE'"
     assert resume.command(Path("a b")) == f"ipo-dspy demo --lm-arg {told} --out 'a b'"
 
 

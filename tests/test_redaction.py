@@ -1,16 +1,10 @@
 """Keys of many shapes are planted in many places and quoted by a server in many ways; none is written or shown."""
 
-import base64
-import html
-import itertools
-import json
 import logging
-import random
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import dspy
 import pytest
@@ -19,137 +13,45 @@ from hypothesis import strategies as st
 
 from bench_small import SmallSuite, grid
 from ipo_dspy import IPO, demo, write_report
-from ipo_dspy._internal.secrets import names_secret, redact, remember_secrets, remember_settings, without_secrets
+from ipo_dspy._internal.secrets import (
+    holds_credentials,
+    names_secret,
+    redact,
+    remember_secrets,
+    remember_settings,
+    without_secrets,
+)
 from ipo_dspy._internal.untrusted import one_line
+from ipo_dspy.bench import suites
 from ipo_dspy.bench.page import Content, write_page
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.sweep import sweep
 from ipo_dspy.cli import main
 from ipo_dspy.errors import IPOError, LanguageModelError
 from ipo_dspy.lms.redaction import remember_lm
-from openai_server import OpenAIServer, Reply, images_of, text_of
-from test_secrets import forms, search
-
-DRAW = random.Random(0)
-
-
-def _drawn(alphabet: str, length: int) -> str:
-    return "".join(DRAW.choice(alphabet) for _ in range(length))
-
-
-SHAPES: dict[str, Callable[[], str]] = {
-    "prefixed": lambda: "sk-proj-" + _drawn(string.ascii_letters + string.digits, 40),
-    "letters": lambda: _drawn(string.ascii_lowercase, 24),
-    "seven characters": lambda: _drawn(string.ascii_letters, 3) + "-" + _drawn(string.digits, 3),
-    "seven letters": lambda: _drawn(string.ascii_lowercase, 7),
-    "two words": lambda: f"{_drawn(string.ascii_lowercase, 5)} {_drawn(string.ascii_lowercase, 7)}",
-    "hexadecimal": lambda: _drawn("0123456789abcdef", 32),
-    "digits": lambda: _drawn(string.digits, 12),
-    "base64": lambda: base64.b64encode(DRAW.randbytes(24)).decode(),
-    "reserved": lambda: f"{_drawn(string.ascii_letters, 9)}+/=%41&x#~:@!{_drawn(string.digits, 9)}",
-    "quotes": lambda: f"{_drawn(string.ascii_letters, 6)}\"'\\<{_drawn(string.digits, 6)}",
-}
-QUICK = ("letters", "seven letters", "two words", "reserved")
-FIELD = "prefix_for_output_field"
-PLACES = ("environment", "api_key", "Authorization", "X-Api-Key", "X-Auth-Token", "userinfo", "query")
-
-
-def shapes() -> list[Any]:
-    return [
-        pytest.param(make, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, make in SHAPES.items()
-    ]
-
-
-def quoted(secrets: list[str]) -> Iterator[str]:
-    """Yield each secret in each way in which a server may quote it."""
-    for secret in secrets:
-        yield f"Incorrect API key provided: {secret}."
-        yield f"POST https://host/v1?key={quote(secret, safe='')}&x=1"
-        yield f"Authorization: Basic {base64.b64encode(f'me:{secret}'.encode()).decode()}"
-        yield json.dumps({"key": secret})
-        yield html.escape(secret)
-        if len(secret) > 16:
-            yield f"masked {secret[:14]}****"
-
-
-class Echo(OpenAIServer):
-    """Quotes secrets in whatever it answers.
-
-    Attributes:
-        status: of the next answers to all but greetings.
-    """
-
-    def __init__(self, secrets: list[str]) -> None:
-        super().__init__({})
-        self.quotes = itertools.cycle(list(quoted(secrets)))
-        self.status = 200
-
-    def answer(self, body: dict[str, Any]) -> Reply:
-        self.requests.append(body)
-        said = text_of(body)
-        if "Say: ready" in said and self.status == 200:
-            return Reply(next(self.quotes))
-        if self.status != 200:
-            return Reply("; ".join(next(self.quotes) for _ in range(5)), status=self.status)
-        if images_of(body):
-            return Reply(f"A dark picture. {next(self.quotes)}")
-        if "proposed_instruction" in said:
-            fields = (f"proposed_{name} ## ]]\na {next(self.quotes)} of a <CLASS>." for name in ("instruction", FIELD))
-            return Reply("\n\n".join(f"[[ ## {field}" for field in fields))
-        return Reply("\n".join(f"<INS>{next(self.quotes)} of a <CLASS>.</INS>" for _ in range(9)))
-
-
-class Planted:
-    """A server, the settings that hold its secrets, and what to look for."""
-
-    def __init__(self, make: Callable[[], str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.secrets = {place: make() for place in PLACES}
-        self.needles = {
-            (place, form): needle
-            for place, secret in self.secrets.items()
-            for form, needle in forms(secret).items()
-            if len(needle) >= 5
-        }
-        self.server, self.folder = Echo(list(self.secrets.values())), folder
-        monkeypatch.setenv("OPENAI_API_KEY", self.secrets["environment"])
-
-    def headers(self) -> dict[str, str]:
-        return {
-            "Authorization": f"Bearer {self.secrets['Authorization']}",
-            "X-Api-Key": self.secrets["X-Api-Key"],
-            "X-Auth-Token": self.secrets["X-Auth-Token"],
-        }
-
-    @property
-    def address(self) -> str:
-        user, query = (quote(self.secrets[place], safe="") for place in ("userinfo", "query"))
-        return f"{self.server.url.replace('//', f'//me:{user}@')}?token={query}"
-
-    def lm(self, address: str) -> dspy.LM:
-        key, headers = self.secrets["api_key"], self.headers()
-        return dspy.LM(
-            "openai/toy", engine="litellm", api_key=key, api_base=address, extra_headers=headers, num_retries=0
-        )
-
-    def found(self) -> list[tuple[str, Any]]:
-        return search(self.folder, self.needles)
+from planted_keys import ANSWERS, PLACES, SHAPES, Planted, drawn, shapes
 
 
 @pytest.fixture(params=shapes())
 def planted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Planted]:
     """A server that quotes secrets, with DSPy's cache and the log in the folder that is searched."""
-    before, handler = dspy.cache, logging.FileHandler(tmp_path / "debug.log")
-    dspy.configure_cache(disk_cache_dir=str(tmp_path / "dspy"))
-    logger = logging.getLogger("ipo_dspy")
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
     made = Planted(request.param, tmp_path, monkeypatch)
+    before, handler = dspy.cache, logging.FileHandler(made.folder / "debug.log")
+    dspy.configure_cache(disk_cache_dir=str(made.folder / "dspy"))
+    monkeypatch.setattr(logging.getLogger("openai"), "propagate", True)
+    for name in ("ipo_dspy", "dspy", "LiteLLM", "httpx", "httpcore", "openai"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.DEBUG)
+    logging.getLogger().addHandler(handler)
     with made.server:
         yield made
-    logger.removeHandler(handler)
-    logger.setLevel(logging.NOTSET)
+    logging.getLogger().removeHandler(handler)
     handler.close()
     dspy.cache = before
+
+
+def test_ten_shapes_are_planted_in_twelve_places_or_more() -> None:
+    assert len(SHAPES) == 10
+    assert len(set(PLACES)) == 17  # as docs/running.md says
 
 
 def test_no_planted_key_is_written_or_shown_by_a_run(planted: Planted, capfd: pytest.CaptureFixture[str]) -> None:
@@ -168,17 +70,44 @@ def test_no_planted_key_is_written_or_shown_by_a_run(planted: Planted, capfd: py
             shown += [error, repr(error)]
     (planted.folder / "shown").write_text("\n".join([*map(str, shown), *capfd.readouterr()]))
     assert len(planted.server.requests) > 8
+    assert list(planted.unquoted()) == []
+    sent = planted.server.headers[0]
+    assert planted.secrets["header X-Api-Key"] == sent["X-Api-Key"]
+    assert "Proxy-Authorization" in sent
     assert (planted.folder / "run-200" / "best.json").exists()
     assert "[hidden]" in (planted.folder / "run-200" / "journal.jsonl").read_text()
     assert "[hidden]" in (planted.folder / "shown").read_text()
     assert planted.found() == []
 
 
+@pytest.mark.parametrize("planted", shapes(quick=["seven letters"]), indirect=True)
+def test_no_planted_key_is_written_or_shown_wherever_an_answer_quotes_it(
+    planted: Planted, capfd: pytest.CaptureFixture[str]
+) -> None:
+    task = demo.load("pixel-animals", shots=1)
+    shown: list[Any] = []
+    for number, says in enumerate(ANSWERS.values()):
+        planted.server.says, run = says, planted.folder / f"run-{number}"
+        cached = planted.lm(planted.server.url, seed=number)
+        models = {"prompt_model": planted.lm(planted.address), "description_model": cached}
+        optimizer = IPO(log_dir=run, steps=1, max_descriptions=2, max_errors=2, observers=[shown.append], **models)
+        try:
+            shown.append(optimizer.compile(task.program, task.trainset).detailed_results)
+        except IPOError as error:
+            logging.getLogger("ipo_dspy").exception("failed")
+            shown += [error, repr(error)]
+        assert (run / "journal.jsonl").stat().st_size > 500
+    (planted.folder / "shown").write_text("\n".join([*map(str, shown), *capfd.readouterr()]))
+    assert (planted.folder / "shown").read_text().count("[hidden]") > 100
+    assert planted.found() == []
+
+
 @pytest.mark.parametrize("status", [200, 500])
-def test_no_planted_key_is_written_by_a_sweep_of_another_optimizer(planted: Planted, status: int) -> None:
+def test_no_planted_key_is_written_or_shown_by_a_sweep_of_another_optimizer(
+    planted: Planted, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     planted.server.status = status
-    given = {"api_key": planted.secrets["api_key"], "api_base": planted.address, "extra_headers": planted.headers()}
-    sweeps = Settings(steps=1, prompts_per_step=2, lm="openai/toy", lm_settings={**given, "num_retries": 0})
+    sweeps = Settings(steps=1, prompts_per_step=2, lm="openai/toy", lm_settings=planted.settings(planted.address))
     cells = grid(datasets=("pixel-animals",), methods=("copro",), seeds=(1,), settings=sweeps)
     suite = SmallSuite()
     swept = sweep([cells], suite, planted.folder / "bench", device="cpu")
@@ -186,20 +115,37 @@ def test_no_planted_key_is_written_by_a_sweep_of_another_optimizer(planted: Plan
     (row,) = swept.rows.values()
     assert (row.error is None) == (status == 200)
     assert status == 200 or "[hidden]" in str(row.error)
+    (planted.folder / "shown").write_text("".join(capfd.readouterr()))
     assert "headers" not in (planted.folder / "bench" / "bench.json").read_text()
     assert planted.found() == []
 
 
-def test_no_planted_key_is_shown_by_doctor(planted: Planted, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("planted", shapes(quick=["letters"]), indirect=True)
+def test_no_planted_key_is_written_or_shown_by_the_command_line(
+    planted: Planted, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which takes no key as an argument, but all else that is planted."""
     remember_lm(planted.lm(planted.address))
-    for status in (401, 500):
-        planted.server.status = status
-        address = f"api_base={planted.server.url}?token={quote(planted.secrets['query'], safe='')}"
+    monkeypatch.chdir(planted.folder)
+    monkeypatch.setattr(suites, "DemoSuite", SmallSuite)
+    small = ("--shots", "1", "--steps", "1", "--lm", "openai/toy", "--lm-arg", "num_retries=0")
+    at = ("--lm-arg", f"api_base={planted.address}")
+    demo_run = ("demo", *small, *at, "--vlm", "openai/toy", "--vlm-arg", "num_retries=0")
+    bench = ("bench", "--datasets", "grey-food", "--seeds", "1", "--methods", "ipo,copro", *small, *at)
+    calls = (
+        *((status, ("doctor", "--lm", "openai/toy", *at, "--lm-arg", "num_retries=0")) for status in (401, 500, 200)),
+        *((status, (*demo_run, "--out", f"demo-{status}")) for status in (401, 200)),
+        *((status, (*bench, "--out", f"bench-{status}")) for status in (500, 200)),
+    )
+    monkeypatch.setenv("OPENAI_API_BASE", planted.address)  # of the multimodal model
+    for planted.server.status, arguments in calls:
         with pytest.raises(SystemExit):
-            main(["doctor", "--lm", "openai/toy", "--lm-arg", address, "--lm-arg", "num_retries=0"])
+            main(list(arguments))
     shown = planted.folder / "shown"
     shown.write_text("".join(capfd.readouterr()))
-    assert "does not answer" in shown.read_text()
+    assert shown.read_text().count("does not answer") > 2
+    assert (planted.folder / "demo-200" / "best.json").exists()
+    assert (planted.folder / "bench-200" / "results.md").exists()
     assert planted.found() == []
 
 
@@ -240,6 +186,47 @@ def test_folders_are_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert redact(said) == said.replace("/correct-horse-battery-9", "[hidden]")
 
 
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("openai/deployments/gpt-4o-mini-2024-07-18", None),
+        ("serving-endpoints/databricks-meta-llama-3-1-70b-instruct", None),
+        ("v1/projects/my_project.of_2026/Qwen2.5-VL-7B-Instruct", None),
+        ("abcdefghijklmno/v1", None),
+        ("abcdefghijklmnop/v1", "[hidden]/v1"),
+        ("v1/123e4567-e89b-12d3-a456-426614174000/openai", "v1/[hidden]/openai"),
+        ("//sk-proj-Ab12Cd34Ef56/v1", "//[hidden]/v1"),
+        ("a%2Bb%2Fc%3D98765432", None),
+        ("a%2Bb%2Fc%3D9876543219", "[hidden]"),
+    ],
+)
+def test_a_segment_of_a_path_that_looks_like_a_key_is_a_secret(path: str, kept: str | None) -> None:
+    address = f"https://abcdef0123456789abcdef.gateway.example/{path}"
+    without = f"https://abcdef0123456789abcdef.gateway.example/{kept or path}"
+    assert without_secrets({"api_base": f"{address}?token=t#f"}) == {"api_base": without}
+    assert holds_credentials(address) == (without != address)
+    remember_settings({"api_base": address})
+    shown = redact(f"GET {address} is 404", keep_words=True)
+    assert (
+        shown == f"GET {address} is 404" if kept is None else shown.startswith(f"GET {without.partition('[')[0]}[hid")
+    )
+    assert kept is None or not set(path.split("/")) - set(kept.split("/")) & set(shown.split("/"))
+
+
+def test_logs_of_libraries_hold_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    remember_lm(dspy.LM("openai/toy", engine="litellm", api_key="quite secret"))
+    logger = logging.getLogger("httpx")
+    try:
+        raise ValueError("quite secret")
+    except ValueError:
+        logger.exception("%s", "the key quite secret")
+    logger.warning("quite secret %d", "no number")
+    assert "the key [hidden]" in caplog.text
+    assert "ValueError: [hidden]" in caplog.text
+    assert "[hidden] %d" in caplog.text
+    assert "quite" not in caplog.text
+
+
 def test_settings_are_kept_without_secrets() -> None:
     given = {"n": 1, "auth": "a", "max_tokens": 5, "inner": [{"x-token": "b", "url": "https://me:c@host/v1?d=e#f"}]}
     assert without_secrets(given) == {"n": 1, "max_tokens": 5, "inner": [{"url": "https://host/v1"}]}
@@ -251,6 +238,13 @@ def test_what_is_given_as_a_secret_goes_and_other_words_stay_in_answers() -> Non
     said = "a dark, grainy photo of photographs, run-77-of-9"
     assert redact(said, keep_words=True) == "a [hidden], grainy [hidden] of photographs, [hidden]"
     assert redact(said) == "a [hidden], [hidden] [hidden] of photographs, [hidden]"
+
+
+@pytest.mark.parametrize("before", [" ", "key%3A%20", "key%3a%3d", r"line\n", r"line\r\n", r"\u003c", "'"])
+def test_a_short_secret_is_redacted_after_an_escape(before: str) -> None:
+    remember_secrets(["mynbiqp"])
+    assert redact(f"{before}mynbiqp%3B", keep_words=True) == f"{before}[hidden]%3B"
+    assert redact("thousandmynbiqps, 2mynbiqp", keep_words=True) == "thousandmynbiqps, 2mynbiqp"
 
 
 def test_a_placeholder_of_a_key_is_no_secret() -> None:
@@ -282,5 +276,5 @@ def test_no_secret_survives_whatever_is_beside_it(secret: str, before: str, afte
 
 def test_redaction_is_quick() -> None:
     """A quadratic one would take hours for a runaway answer."""
-    remember_secrets(_drawn(string.ascii_letters, 40) for _ in range(20))
+    remember_secrets(drawn(string.ascii_letters, 40) for _ in range(20))
     assert redact("a grainy <CLASS> " * 30_000, keep_words=True).startswith("a grainy")

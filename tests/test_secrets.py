@@ -46,14 +46,23 @@ ENVIRONMENT = {
     "AWS_SECRET_ACCESS_KEY": _secret("wJalr", "/K7MDENG+b"),
     "WANDB_API_KEY": _secret(""),
 }
+FILES = {"token": _secret("hf_"), "stored_tokens": _secret("hf_")}  # in HF_HOME
+PROXY = _secret("px")
 PASSWORD = _secret("pw", "%2F%40x")  # in an address, so encoded
 GIVEN = {
     "api_key": _secret("Qk", "+/=%41&x~:!"),
     "Authorization": _secret("tok"),
     "X-Api-Key": _secret(""),
     "password": _secret("pw", "%2B%3Ay"),
+    "path": _secret("Gw"),
 }
-SECRETS = {**ENVIRONMENT, "env password": PASSWORD, **{f"given {name}": value for name, value in GIVEN.items()}}
+SECRETS = {
+    **ENVIRONMENT,
+    **FILES,
+    "proxy": PROXY,
+    "env password": PASSWORD,
+    **{f"given {name}": value for name, value in GIVEN.items()},
+}
 
 
 def forms(secret: str, user: str = "me") -> dict[str, bytes]:
@@ -173,7 +182,8 @@ class Quoting(Writer):
         tokens = [value.split(" ")[-1] for value in kept.values()]
         if kept["authorization"].startswith("Basic "):
             tokens += base64.b64decode(tokens[0]).decode().split(":", 1)
-        tokens += ENVIRONMENT.values()
+        tokens += (*ENVIRONMENT.values(), *FILES.values(), PROXY)
+        tokens += [GIVEN["path"]] if GIVEN["Authorization"] in tokens else []
         said = [
             *(f"Incorrect API key provided: {token}" for token in tokens),
             *(f"{name}: {value}" for name, value in kept.items()),
@@ -259,6 +269,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     places = {name: folder / name.lower() for name in names}
     for place in places.values():
         place.mkdir()
+    (places["HF_HOME"] / "token").write_text(FILES["token"])
+    (places["HF_HOME"] / "stored_tokens").write_text(f"[mine]\nhf_token = {FILES['stored_tokens']}\n")
     lm, vlm = (
         ("--lm", "openai/toy", "--lm-arg", "num_retries=0"),
         ("--vlm", "openai/eyes", "--vlm-arg", "num_retries=0"),
@@ -267,10 +279,11 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     failing = ("--debug", "demo", "--shots", "1", "--steps", "2", "--max-errors", "2", "--lm-arg", "num_retries=0")
     with Quoting() as server:
         base = server.url.replace("//", f"//me:{PASSWORD}@")
-        environment = {**{k: str(v) for k, v in places.items()}, **ENVIRONMENT, "OPENAI_API_BASE": base}
+        proxy = {"ALL_PROXY": f"http://me:{PROXY}@127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
+        environment = {**{k: str(v) for k, v in places.items()}, **ENVIRONMENT, **proxy, "OPENAI_API_BASE": base}
         given = {
             "api_key": GIVEN["api_key"],
-            "api_base": server.url.replace("//", f"//me:{GIVEN['password']}@"),
+            "api_base": server.url.replace("//", f"//me:{GIVEN['password']}@").replace("/v1", f"/{GIVEN['path']}/v1"),
             "extra_headers": {"Authorization": f"Token {GIVEN['Authorization']}", "X-Api-Key": GIVEN["X-Api-Key"]},
         }
         with Processes(folder, environment) as processes:
@@ -314,7 +327,7 @@ def test_all_of_it_ran(ran: Ran) -> None:
 
 
 def test_no_key_is_in_any_written_byte(ran: Ran) -> None:
-    assert search(ran.folder, NEEDLES) == []
+    assert search(ran.folder, NEEDLES, without=[ran.folder / "hf_home" / name for name in FILES]) == []
 
 
 def test_no_image_is_in_any_written_byte(ran: Ran) -> None:

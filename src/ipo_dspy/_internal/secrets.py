@@ -5,8 +5,12 @@ error or in an answer, whole, masked, cut, or encoded. Whoever builds or asks a 
 from outside goes through `redact` before it is kept or shown.
 
 The rule: what is given as a secret (a setting, header, query field, or environment variable whose name says so, and the
-password of an address) is redacted everywhere, whatever it looks like. Other headers and query values may be plain
-words, such as the title "photo": they are redacted in errors, and in answers unless they read as words.
+password of an address) is redacted everywhere, whatever it looks like; so are the Hugging Face tokens in files. Other
+headers and query values may be plain words, such as the title "photo": they are redacted in errors, and in answers
+unless they read as words.
+
+A segment of the path of an address counts as given as a secret where it looks like a key: it has 16 characters or more
+and does not read as words and numbers, such as `gpt-4o-mini-2024-07-18` does. So a short key in a path is not known.
 """
 
 import base64
@@ -19,6 +23,8 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
 
+from ipo_dspy._internal.hub_tokens import hub_tokens
+
 HIDDEN = "[hidden]"
 NO_KEY = "none"
 """Sent as the key to a server that was given none: LiteLLM asks for one, such servers do not."""
@@ -28,6 +34,8 @@ _SHORTEST = 4
 """Characters; a shorter value, such as the key "x" of a local server, is no secret in an answer."""
 _WORD = 8
 """Characters; a shorter secret is redacted as a word of its own, not inside of others."""
+_BEFORE_WORD = r"(?:(?<!\w)|(?<=%[0-9A-Fa-f]{2})|(?<=\\[nrt])|(?<=\\u[0-9A-Fa-f]{4}))"
+"""No letter or digit, or the last one of an escape in an address or in JSON."""
 _PIECE, _PLAIN_PIECE = 8, 12
 """Characters of a piece that tells a secret: with a digit, and without one."""
 
@@ -42,6 +50,11 @@ _PATHS = ("application_credentials", "key_file", "token_file")
 _WORKING_FOLDERS = ("PWD", "OLDPWD")
 """Of every shell; elsewhere `pwd` is a password."""
 _USERINFO = re.compile(r"\w+://([^/?#\s]+)@")
+_PATH = re.compile(r"((?i:https?)://[^/?#]*/)([^?#]*)")
+_SHORTEST_KEY = 16
+"""Characters of a segment of a path that may be a key."""
+_LONGEST_WORD, _LONGEST_NUMBER = 15, 8
+"""Characters of the parts of names of models, projects, and regions: of letters alone, and with digits."""
 _WORDS = re.compile(r"[A-Za-z]?[a-z]*(?:[ _.,'-]+[A-Za-z]?[a-z]+)*[.,]?")
 _IMAGE = re.compile(r"data:image/[\w.+-]+;base64,[\w+/=%-]*")
 _LOOKS_SECRET = re.compile(r"(?i)\b(?!HF_TOKEN\b)(?:sk|pk|hf|key)[-_][\w*-]{4,}|\bbearer\s+[^\s\"',}]+")
@@ -119,13 +132,27 @@ def _remember_address(text: str) -> None:
 
 
 def _in_address(text: str) -> Iterator[tuple[str, bool]]:
-    """Yield user and password, the password, and the values of the query of an address, and whether each is certain."""
+    """Yield the secrets in an address, and whether each is certain.
+
+    They are user and password, the password, segments of the path that look like keys, and the values of the query.
+    """
     if found := _USERINFO.match(text):
         user, _, password = found[1].partition(":")
         yield found[1], True
         yield password or user, True  # some servers take a key as the user
+    if found := _PATH.match(text):
+        yield from ((segment, True) for segment in found[2].split("/") if _looks_like_a_key(segment))
     for name, value in _query(text):
         yield value, names_secret(name) or name.lower() in _SIGNED
+
+
+def _looks_like_a_key(segment: str) -> bool:
+    plain = unquote(segment)
+    return len(plain) >= _SHORTEST_KEY and not all(map(_is_readable, re.split(r"[ _.,:@~-]+", plain)))
+
+
+def _is_readable(part: str) -> bool:
+    return not part or (part.isalnum() and len(part) <= (_LONGEST_WORD if part.isalpha() else _LONGEST_NUMBER))
 
 
 def _query(text: str) -> list[tuple[str, str]]:
@@ -140,27 +167,44 @@ def _query(text: str) -> list[tuple[str, str]]:
 
 
 def holds_credentials(address: str) -> bool:
-    """Return whether an address holds a user, a password, or a query.
+    """Return whether an address holds a user, a password, a query, or a key in its path.
 
-    >>> holds_credentials("http://me:word@host/v1"), holds_credentials("http://host/v1")
-    (True, False)
+    >>> addresses = ("http://me:word@host/v1", "http://host/0f9d8c7b6a5e4d3c/v1", "http://host/openai/gpt-4o-mini/v1")
+    >>> list(map(holds_credentials, addresses))
+    [True, True, False]
     """
     return any(True for _ in _in_address(address))
 
 
 def without_secrets(value: Any) -> Any:
-    """Return settings without those that are secrets, however deep, and addresses without user, password, and query.
+    """Return settings without those that are secrets, however deep, and addresses without the secrets in them.
 
     >>> without_secrets({"api_key": "s", "api_base": "http://me:s@host:80/v1?key=s", "extra": [{"auth": 1, "n": 2}]})
     {'api_base': 'http://host:80/v1', 'extra': [{'n': 2}]}
+    >>> without_secrets("http://host/0f9d8c7b6a5e4d3c/v1")
+    'http://host/[hidden]/v1'
     """
     if isinstance(value, Mapping):
         return {name: without_secrets(inner) for name, inner in value.items() if not names_secret(str(name))}
     if isinstance(value, list | tuple):
         return [without_secrets(inner) for inner in value]
     if isinstance(value, str) and "://" in value:
-        return re.sub(r"(\w+://)[^/?#\s]+@", r"\1", value).partition("?")[0].partition("#")[0]
+        bare = re.sub(r"(\w+://)[^/?#\s]+@", r"\1", value).partition("?")[0].partition("#")[0]
+        return without_path_keys(bare)
     return value
+
+
+def without_path_keys(address: str, instead: str = HIDDEN) -> str:
+    """Return an address, or a setting with one, with another word for each segment of its path that looks like a key.
+
+    >>> without_path_keys("api_base=http://host/0f9d8c7b6a5e4d3c/v1", "KEY")
+    'api_base=http://host/KEY/v1'
+    """
+    found = _PATH.search(address)
+    if found is None:
+        return address
+    path = "/".join(instead if _looks_like_a_key(segment) else segment for segment in found[2].split("/"))
+    return address[: found.start(2)] + path + address[found.end(2) :]
 
 
 def redact(text: str, *, keep_words: bool = False) -> str:
@@ -205,6 +249,7 @@ def _end(text: str, begin: int) -> int:
 
 
 def _secrets(keep_words: bool) -> Iterator[str]:
+    remember_secrets(filter(_is_long, hub_tokens()))  # also for when another one is in use
     for value, certain in {**dict(_in_the_environment()), **_known}.items():
         reads_as_words = len(value) < _WORD or _WORDS.fullmatch(value) is not None
         if not keep_words or (len(value) >= _SHORTEST and (certain or not reads_as_words)):
@@ -228,7 +273,7 @@ def _is_place(value: str) -> bool:
 
 
 def _is_long(value: str) -> bool:
-    """Return whether a value of the environment, most of which concern others, may be a secret."""
+    """Return whether a value from outside the settings, most of which concern others, may be a secret."""
     return len(value) >= _SHORTEST and value.lower() not in _NO_SECRETS
 
 
@@ -249,7 +294,7 @@ def _pieces(form: str, size: int) -> Iterator[str]:
 
 def _whole(form: str) -> str:
     pattern = r"\s+".join(map(re.escape, form.split()))
-    return pattern if len(form) >= _WORD else rf"(?<!\w){pattern}(?!\w)"
+    return pattern if len(form) >= _WORD else rf"{_BEFORE_WORD}{pattern}(?!\w)"
 
 
 def _forms(secret: str) -> Iterator[str]:

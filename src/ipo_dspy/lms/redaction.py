@@ -1,6 +1,7 @@
-"""The secrets of language models: redacted from now on, and kept out of DSPy's cache and of saved programs."""
+"""The secrets of language models: redacted from now on, and kept out of DSPy's cache, saved programs, and logs."""
 
 import functools
+import logging
 import os
 import pickle
 import sys
@@ -13,10 +14,14 @@ from ipo_dspy._internal.secrets import (
     holds_credentials,
     holds_secret,
     names_secret,
+    redact,
     remember_secrets,
     remember_settings,
     without_secrets,
 )
+
+_LOGGERS = ("LiteLLM", "httpx", "openai._base_client", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
+"""They write addresses, headers, and pieces of answers; LiteLLM and its clients are imported by the first request."""
 
 
 def remember_lm(lm: Any) -> None:
@@ -28,6 +33,7 @@ def remember_lm(lm: Any) -> None:
         keys = (value for name, value in vars(litellm).items() if name.islower() and names_secret(name))
         remember_secrets(key for key in keys if isinstance(key, str))
     _guard_cache()
+    _guard_logs()
 
 
 def has_credentials(lm: Any) -> bool:
@@ -66,6 +72,25 @@ def _guard_cache() -> None:
             put(request, value, *args, **kwargs)
 
     dspy.cache.put = guarded
+
+
+def _guard_logs() -> None:
+    """Redact what the libraries in between log, by themselves or because the user has turned their logs on."""
+    dspys = [name for name in list(logging.root.manager.loggerDict) if name.startswith("dspy")]
+    for name in (*_LOGGERS, *dspys):
+        logging.getLogger(name).addFilter(_redact_record)  # once, however often it is added
+
+
+def _redact_record(record: logging.LogRecord) -> bool:
+    try:
+        said = record.getMessage()
+    except (TypeError, ValueError):  # which logging would print, arguments and all
+        said = str(record.msg)
+    record.msg, record.args = redact(said), ()
+    if record.exc_info:
+        record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
+        record.exc_info = None  # a handler with a format of its own would print it as it is
+    return True
 
 
 def _content(value: Any) -> str:
