@@ -120,18 +120,17 @@ def test_columns_that_were_chosen_are_named(tmp_path: Path, capsys: pytest.Captu
     table = tmp_path / "t.csv"
     lines = [f"{name}/{at}.png,{name}" for name in ("cat", "dog") for at in range(4)]
     told = f"{table}: images from column 'File', labels from column 'category'\n"
+    named = data_options("File", "category", None, None, None)
     for header, options, expected in (
         ("File,category", NO_OPTIONS, told),
-        ("File,category", {"image": "File", "label": "category"}, ""),
+        ("File,category", named, ""),
         ("image,Label", NO_OPTIONS, ""),
     ):
         table.write_text("\n".join([header, *lines, ""]))
         for read in (sets, read_part):
             read(table, options)
-            assert (
-                "".join(filter(lambda line: "from column" in line, capsys.readouterr().err.splitlines(True)))
-                == expected
-            )
+            said = capsys.readouterr().err.splitlines(keepends=True)
+            assert "".join(line for line in said if "from column" in line) == expected
 
 
 def test_a_folder_takes_no_option_of_a_table(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def _agree(found: Sequence[Tally], here: Sequence[Tally]) -> bool:
 def asking(pool: Pool, shards: list[Any], text: Tensor) -> Callable[[], list[Tally]]:
     """A question about the scores of texts [T, C, D] on shards."""
     model = Known("", None, "float32", "")
-    job = Job(model, ("",) * CLASSES, skip_bad=False, allow_url=False, threads=1, store=None)
+    job = Job(model, ("",) * CLASSES, allow_url=False, threads=1, store=None)
     number = pool.add(Images(job, (Tar(""),) * len(shards), shards, torch.float32))
     sent = pool.cluster.ray.put(text.numpy())
     return lambda: whole(pool.ask("tally", number, sent, SCALE, 0.0))
