@@ -274,7 +274,7 @@ def test_names_that_lead_elsewhere_are_only_names(tmp_path: Path) -> None:
         ({"a.jpg": JPEG, "a.json": "[" * 100_000}, r"the \.json beside 'a\.jpg' in .* cannot be read"),
         ({"a.jpg": JPEG, "a.json": '{"w": 8}'}, r"cannot be read \(no field 'label' in \{'w': 8\}\)"),
         ({"a.jpg": JPEG, "a.json": '{"label": [0]}'}, r"'a\.jpg' in .* has the label \[0\]"),
-        ({"a.jpg": JPEG, "a.cls": "cat"}, r"1 class name\(s\) given"),
+        ({"a.jpg": JPEG, "a.cls": "cat"}, r"at least two classes, e\.g\. .*, got \['cat'\]"),
         ({"a.jpg": JPEG, "a.cls": "0", "b.jpg": JPEG, "b.cls": "1"}, r"no names for them; pass classes=\['cat', 'dog'"),
     ],
 )

@@ -97,7 +97,7 @@ def test_classes_keep_their_order_and_their_own_spelling() -> None:
         (["cat", "ca\u200dt"], "read alike"),
         (["cat", "d\u00adog"], r"U\+00AD"),
         ("cat", r"classes is the string 'cat'; pass a list of names, e.g. \['cat', 'dog'\]"),
-        (["cat"], r"1 class name\(s\) given; a classifier needs at least two"),
+        (["cat"], r"a classifier needs at least two classes, e\.g\. \['cat', 'dog'\], got \['cat'\]"),
         (["cat", " _ "], "class name ' _ ' is not a non-empty string; write e.g. 'cat'"),
         (["cat", 3], "class name 3 is not a non-empty string"),
         (["polar bear", "Polar_Bear"], "'polar bear' and 'Polar_Bear' read alike in a prompt; rename one"),

@@ -133,7 +133,7 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     except TypeError as error:
         raise DataError(f"classes is {classes!r}; pass a list of names, e.g. ['cat', 'dog']") from error
     if len(names) < 2:
-        raise DataError(f"{len(names)} class name(s) given; a classifier needs at least two, e.g. ['cat', 'dog']")
+        raise DataError(f"a classifier needs at least two classes, e.g. ['cat', 'dog'], got {list(names)!r:.200}")
     seen: dict[str, str] = {}
     for name in names:
         if not isinstance(name, str) or not _read(name):
