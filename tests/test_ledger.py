@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipo_dspy.errors import BudgetError, InputError
-from ipo_dspy.journal import Journal
+from ipo_dspy.journal import Journal, replay
 from ipo_dspy.ledger import Answer, Ledger, Limits, Spent
 
 
@@ -53,6 +53,20 @@ def test_the_same_question_from_many_threads_is_asked_once() -> None:
         answers = list(pool.map(lambda _: ledger.once("self", "q", ask), range(8)))
     assert len(asked) == 1
     assert {answer.texts for answer in answers} == {("x",)}
+
+
+def test_observers_hear_of_answers_in_the_order_of_the_journal_whatever_threads_ask(tmp_path: Path) -> None:
+    """The first observer is slower with some events than with others, and the threads overtake each other there."""
+    heard: list[Any] = []
+
+    def slow(event: Any) -> None:
+        threading.Event().wait(0.02 * (int(event["question"]) % 3))
+
+    with Journal(tmp_path) as journal, ThreadPoolExecutor(8) as pool:
+        ledger = Ledger(journal, observers=[slow, heard.append])
+        list(pool.map(lambda i: ledger.once("self", str(i), lambda: Answer(("x",))), range(16)))
+    assert heard == replay(tmp_path)
+    assert len(heard) == 16
 
 
 @given(

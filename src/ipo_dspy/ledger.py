@@ -8,8 +8,9 @@ those in flight could use up what is left, the next one waits for them.
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import Protocol
+from typing import Any, Protocol
 
 from ipo_dspy.errors import BudgetError
 from ipo_dspy.events import AnswerEvent, Event, Keeper, Observer
@@ -38,6 +39,7 @@ class Ledger:
         past: events of the run's earlier sessions.
         observers: told of every answer.
         clock: seconds, monotonic.
+        order: held while an answer is kept and told, so that observers hear of answers in the order of the journal.
 
     >>> ledger = Ledger(limits=Limits(max_lm_calls=1))
     >>> ledger.once("self", "step 1/0", lambda: Answer(("a <CLASS>.",), prompt_tokens=9)).texts
@@ -56,9 +58,10 @@ class Ledger:
         past: Iterable[Event] = (),
         observers: Iterable[Observer] = (),
         clock: Callable[[], float] = time.monotonic,
+        order: AbstractContextManager[Any] | None = None,
     ) -> None:
         self.journal, self.limits, self.clock = journal, limits or Limits(), clock
-        self._observers = tuple(observers)
+        self._observers, self._order = tuple(observers), order or threading.RLock()
         self._free = threading.Condition()
         self._answers: dict[tuple[str, str], Answer] = {}
         self._spent = Spent()
@@ -108,16 +111,17 @@ class Ledger:
         try:
             answer = self._ask(ask)
             event = self._event(predictor, question, answer, self.clock() - began)
-            with self._free:
-                if self.journal is not None:
-                    self.journal.append("answer", **{k: v for k, v in event.items() if k != "event"})
-                self._add(predictor, question, answer)
+            with self._order:
+                with self._free:
+                    if self.journal is not None:
+                        self.journal.append("answer", **{k: v for k, v in event.items() if k != "event"})
+                    self._add(predictor, question, answer)
+                for observer in self._observers:
+                    observer(event)
         finally:
             with self._free:
                 self._in_flight.remove(key)
                 self._free.notify_all()
-        for observer in self._observers:
-            observer(event)
         return answer
 
     def _ask(self, ask: Callable[[], Answer]) -> Answer:

@@ -12,7 +12,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -139,11 +140,19 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Sends each event of one predictor to the journal first and then to the observers."""
+    """Sends each event of one predictor to the journal first and then to the observers.
+
+    Args:
+        predictor: name of the predictor.
+        journal: keeps the events.
+        observers: hear of them, in the order of the journal.
+        order: held while an event is kept and told, where events come from several threads.
+    """
 
     predictor: str
     journal: Keeper
     observers: Sequence[Observer] = ()
+    order: AbstractContextManager[Any] = field(default_factory=nullcontext)
 
     def __call__(self, kind: str, **fields: Any) -> None:
         """Keep an event and tell the observers."""
@@ -151,15 +160,17 @@ class Record:
 
     def extend(self, events: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         """Keep several events at once, then tell the observers of each."""
-        self.journal.extend([(kind, {"predictor": self.predictor, **fields}) for kind, fields in events])
-        for kind, fields in events:
-            self.tell(kind, **fields)
+        with self.order:
+            self.journal.extend([(kind, {"predictor": self.predictor, **fields}) for kind, fields in events])
+            for kind, fields in events:
+                self.tell(kind, **fields)
 
     def tell(self, kind: str, **fields: Any) -> None:
         """Tell the observers alone, of something that needs no keeping."""
         event = cast(Event, {"event": kind, "predictor": self.predictor, **fields})
-        for observer in self.observers:
-            observer(event)
+        with self.order:
+            for observer in self.observers:
+                observer(event)
 
 
 class Ahead:

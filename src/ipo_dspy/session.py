@@ -49,14 +49,15 @@ class Session:
         observers: Sequence[Observer],
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.journal, self.observers, self.past = journal, in_turn(observers), journal.past
+        self.journal, self.observers, self.past = journal, tuple(observers), journal.past
         self.stop = stop
-        self.ledger = Ledger(journal, limits, past=self.past, observers=self.observers)
+        self._order = threading.RLock()  # answers come in several threads; observers hear one after the other
+        self.ledger = Ledger(journal, limits, past=self.past, observers=self.observers, order=self._order)
         self._resume: dict[str, Any] | None = None
 
     def record(self, predictor: str) -> Record:
         """Takes the events of one classifier's search."""
-        return Record(predictor, self.journal, self.observers)
+        return Record(predictor, self.journal, self.observers, self._order)
 
     def check_stop(self) -> None:
         """Raise `StoppedError` if the end of the run was asked for."""
@@ -126,9 +127,10 @@ class Session:
         )
 
     def _keep(self, kind: str, **fields: Any) -> None:
-        self.journal.append(kind, **fields)
-        for observer in self.observers:
-            observer({"event": kind, **fields})  # type: ignore[arg-type]  # built from its parts
+        with self._order:
+            self.journal.append(kind, **fields)
+            for observer in self.observers:
+                observer({"event": kind, **fields})  # type: ignore[arg-type]  # built from its parts
 
     def _changed(self, told: str) -> JournalError:
         return JournalError(
@@ -147,20 +149,6 @@ def has_begun(past: Sequence[Event]) -> bool:
         event["event"] == "trial" or (event["event"] == "answer" and not event["question"].startswith("greet "))
         for event in past
     )
-
-
-def in_turn(observers: Sequence[Observer]) -> tuple[Observer, ...]:
-    """Observers that are called by one thread at a time, though answers come in several."""
-    lock = threading.RLock()
-
-    def locked(observer: Observer) -> Observer:
-        def call(event: Event) -> None:
-            with lock:
-                observer(event)
-
-        return call
-
-    return tuple(map(locked, observers))
 
 
 def open_session(

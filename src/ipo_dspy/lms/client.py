@@ -158,6 +158,8 @@ def _told(error: LMError, seen: Exchange) -> LMError:
     """The fault as the transport saw it, where libraries in between have only words for it."""
     if seen.fault is not None:
         return seen.fault
+    if seen.status is None and (isinstance(error, LMTimeoutError) or time.monotonic() >= seen.ends):
+        return timed_out(seen.seconds)  # the transport's own clock was first
     if seen.status is not None and 200 <= seen.status < 300:
         return UnreadableAnswerError(f"the answer has another form than this provider's: {quote(seen.beginning)}")
     if seen.retry_after is not None:
