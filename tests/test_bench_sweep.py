@@ -155,7 +155,9 @@ def test_more_shots_than_a_class_has_images_are_told_once(tmp_path: Path) -> Non
     few = grid(datasets=("grey-food",), shots=(17,), methods=("ipo",), settings=Settings(steps=0))
     swept = run(tmp_path, few, audience=listening)
     (told,) = listening.said
-    assert told.startswith("grey-food: 5 of 5 classes have fewer than 17 training images; all of them are used, e.g. ")
+    assert told.startswith(
+        "grey-food: 5 of 5 classes have fewer than 17 training images; all that they have are used, e.g. "
+    )
     assert [row.train_images for row in swept.rows.values()] == [5 * 16] * 2
 
 

@@ -247,7 +247,7 @@ def test_a_terminal_without_utf8_gets_escapes_instead_of_a_traceback(
     picture = tmp_path / "caf\u00e9.png"
     picture.write_bytes(next(photos.rglob("*.png")).read_bytes())
     arguments = ("classify", str(run_folder / "best.json"), str(picture))
-    plain = in_a_process(*arguments, PYTHONIOENCODING="ascii")
+    plain = in_a_process(*arguments, PYTHONIOENCODING="ascii", COLUMNS="400")  # a temporary folder has a long name
     assert plain.returncode == 0, plain.stderr
     assert "caf\\xe9.png" in plain.stdout
     machine = in_a_process(*arguments, "--json", PYTHONIOENCODING="ascii")

@@ -64,6 +64,24 @@ def test_data_that_is_already_split_is_used_by_its_parts(tmp_path: Path, capsys:
     assert "is already split; used by its parts: training, validation, test" in capsys.readouterr().err
 
 
+def test_a_share_is_not_taken_beside_test_images_and_none_is_none(tmp_path: Path) -> None:
+    data = plant(tmp_path, {"cat": 4, "dog": 4}, "train", "test")
+    with pytest.raises(InputError, match=r"^test=0\.3 takes a share of data without test images of its own; leave it"):
+        sets(data, test=0.3)
+    with pytest.raises(InputError, match=r"^test=0\.3 takes a share"):
+        sets(data / "train", test=0.3, test_data=data / "test")
+    assert sizes(sets(data, test=0.0)) == (4, 4, {})
+    assert sizes(sets(data / "train", test=0.0, test_data=data / "test")) == (4, 4, {"all": 8})
+
+
+def test_the_name_of_a_bundled_task_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for read in (sets, read_part):
+        with pytest.raises(InputError, match=r"is a bundled task.*: ipo-dspy demo grey-food --export grey-food"):
+            read(Path("grey-food"), NO_OPTIONS)
+    assert sizes(sets(plant(tmp_path, {"cat": 4, "dog": 4}, "grey-food") / "grey-food"))[0] == 4
+
+
 def test_a_table_that_is_already_split_is_used_by_its_parts(tmp_path: Path) -> None:
     plant(tmp_path, {"cat": 6, "dog": 6})
     words = ("train", "train", "train", "train", "val", "test")
@@ -177,6 +195,14 @@ def test_copies_in_several_sets_are_told(tmp_path: Path, capsys: pytest.CaptureF
     assert of_validation.startswith(f"found 1 validation image identical to training images, e.g. {pair}: the valid")
     assert of_test.startswith("found 2 test images identical to training or validation images, e.g. ")
     assert of_test.endswith(": the test accuracy is too high; remove the copies")
+
+
+def test_the_same_folder_twice_is_no_copy_to_be_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = plant(tmp_path, {"cat": 4, "snail": 4}, "train", "test")
+    sets(data, val=str(data / "test"))
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "too high" in line)
+    assert line.startswith("8 test images also read as training or validation images, e.g. ")
+    assert line.endswith(": the test accuracy is too high; name other images")
 
 
 def test_a_small_class_stops_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -81,7 +81,7 @@ def test_mistakes_are_told_in_options(
     assert not re.search(r"(?<!-arg )\b[a-z_]+=['\d.]", line), line
 
 
-@pytest.mark.parametrize("command", ["optimize", "classify", "describe", "evaluate"])
+@pytest.mark.parametrize("command", ["optimize", "classify", "describe", "evaluate", "explain"])
 def test_a_bad_image_names_the_flag_to_go_on_without_it(
     command: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,17 +92,27 @@ def test_a_bad_image_names_the_flag_to_go_on_without_it(
     classes = sorted(folder.name for folder in bad.iterdir())
     (bad / classes[0] / "bad.png").write_text("no picture at all")
     demo.load("pixel-animals", shots=1).program.save(str(program))
-    given = [str(program)] if command in ("classify", "evaluate") else ["--model", "demo"]
+    given = [str(program)] if command in ("classify", "evaluate", "explain") else ["--model", "demo"]
     line = said(capsys, command, *given, str(bad))
     assert "bad.png" in line
     assert "--skip-bad goes on without it" in line
     assert "skip_bad" not in line
+    if command == "explain":  # that it does goes for the others in their own tests
+        with pytest.raises(SystemExit) as exit:
+            main([command, *given, str(bad), "--skip-bad"])
+        assert exit.value.code == 0
+        assert "skipped: image" in capsys.readouterr().err
+
+
+def test_a_way_of_asking_needs_a_language_model(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = said(capsys, "optimize", str(photos), "--model", "demo", "--asking", "singles")
+    assert line == "ipo-dspy: --asking singles says how a language model is asked; name one: --lm NAME"
 
 
 def test_labels_that_a_program_does_not_know(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo.load("pixel-animals", shots=1, classes="novel").program.save(str(tmp_path / "best.json"))
     line = said(capsys, "evaluate", "best.json", str(photos))
-    assert line.endswith("mend the label or add --data-classes")
+    assert line.endswith("mend the label or score on the classes of the data: --data-classes")
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_few_shot_tells_short_classes_once(caplog: pytest.LogCaptureFixture) -> 
         drawn = few_shot(["a", "a", "b"], shots=2, seed=0)
     assert sorted(drawn.train) == [0, 1, 2]
     assert [record.message for record in caplog.records] == [
-        "1 class has fewer than 2 training images; all of them are used: b (1)"
+        "1 class has fewer than 2 training images; all that they have are used: b (1)"
     ]
 
 

@@ -93,7 +93,7 @@ def test_images_beside_the_class_folders_are_told(tmp_path: Path, caplog: pytest
     plant(tmp_path, "cat/1.jpg", "dog/1.jpg", "b.jpg", "a.HEIC", "c.cr2", "notes.txt", "photos.zip", ".hidden.jpg")
     assert load_image_folder(tmp_path).counts() == {"cat": 1, "dog": 1}
     (record,) = caplog.records
-    assert "3 files are not used: 3 stray images ('a.HEIC'): move them into class folders" in record.getMessage()
+    assert "3 files are not used: 3 stray images ('a.HEIC'): move into class folders" in record.getMessage()
 
 
 def test_folders_that_are_locked_are_said_to_be(

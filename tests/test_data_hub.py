@@ -110,7 +110,7 @@ def test_images_in_files_beside(tmp_path: Path) -> None:
     path = saved(datasets.Dataset.from_dict(columns, features=features), tmp_path / "pets")
     assert [item.image for item in load_hub(path)] == places
     (tmp_path / "a.png").unlink()
-    with pytest.raises(DataError, match=r"row 0 of .*/pets names the image '.*a\.png', but there is no file"):
+    with pytest.raises(DataError, match=r"row 0 of .*/pets names the image '.*a\.png', which is not there"):
         load_hub(path)
 
 

@@ -102,7 +102,7 @@ def test_images_outside_the_parts_are_told(tmp_path: Path, caplog: pytest.LogCap
         (tmp_path / name).write_bytes(b"\xff\xd8\xff")
     assert find_split(tmp_path) == {"training": "train", "validation": "val"}
     assert [record.getMessage().removeprefix(f"{tmp_path}: ") for record in caplog.records] == [
-        "1 file is not used: 1 stray image ('beside.jpg'): move them into class folders",
+        "1 file is not used: 1 stray image ('beside.jpg'): move into class folders",
         "not used: 3 images in 'extra', whose name does not say what they are for",
         "not used: 2 images in 'test', which has no class folders, so no labels",
     ]

@@ -101,7 +101,7 @@ def test_a_class_that_is_too_small_gives_all_it_has_and_is_told(
         data = load_benchmark("dtd", plant_dtd(tmp_path, SIZES), shots=6)
     assert data.train.counts() == {"zebra": 6, "apple": 3, "mango": 6, "bee": 6, "crow": 5}
     assert data.val.counts() == {"zebra": 4, "apple": 1, "mango": 3, "bee": 3, "crow": 2}
-    assert "fewer than 6 training images; all of them are used: apple (3), crow (5)" in caplog.text
+    assert "fewer than 6 training images; all that they have are used: apple (3), crow (5)" in caplog.text
     assert "DTD has 5 classes here and 47 as published" in caplog.text
 
 

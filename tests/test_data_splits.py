@@ -125,7 +125,7 @@ def test_files_of_imagenet_that_are_not_used_are_told(tmp_path: Path, caplog: py
     (some_class / "4.JPEG").symlink_to("/gone/4.JPEG")
     assert len(load_benchmark("imagenet", tmp_path).train) == 6 * len(IDS)
     (told,) = [record.getMessage() for record in caplog.records if "not used" in record.getMessage()]
-    assert told.startswith(f"{folder}: 5 files are not used: 1 stray image ('stray.JPEG'): move them into class")
+    assert told.startswith(f"{folder}: 5 files are not used: 1 stray image ('stray.JPEG'): move into class")
     for words in ("1 .cr2 ('n01440764/1.cr2'): develop to JPEG", "1 .part (", "1 sub-folder (", "1 dangling link ("):
         assert words in told
 

@@ -236,9 +236,11 @@ def _label(example: dspy.Example, index: int, name: str, field: str, classes: Se
         )
     known = same_class(label, classes) if isinstance(label, str) else None
     if known is None:
-        shown = ", ".join(classes[:5])
+        shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+        source = example.get("source")
+        place = f"{name}[{index}]" + (f" ({source!r:.120})" if source else "")
         raise DataError(
-            f"{name}[{index}] has the label {label!r}, which is not among the {len(classes)} classes ({shown}, ...); "
+            f"{place} has the label {label!r}, which is not among the {len(classes)} classes ({shown}); "
             "mend the label or add it: ClipClassifier(classes=[...])"
         )
     return known

@@ -121,7 +121,7 @@ class Bench:
             fewest = min(short, key=lambda name: short[name])
             self._audience.say(
                 f"{cell.dataset}: {len(short)} of {len(split.train.classes)} classes have fewer than {cell.shots} "
-                f"training images; all of them are used, e.g. {fewest} {short[fewest]}"
+                f"training images; all that they have are used, e.g. {fewest} {short[fewest]}"
             )
         return split
 

@@ -32,12 +32,11 @@ def info(json: Json = False) -> None:
     elif store is None:
         terminal.line("no image features are kept: IPO_DSPY_CACHE is off")
     else:
-        used = f"{_bytes(store.size())} of at most {_bytes(store.limit)}"
+        used = f"{store.folder}: {_bytes(store.size())} of at most {_bytes(store.limit)}"
+        terminal.line(used if held else f"{used}; no image has been encoded yet")
         if held:
             columns = ["model", "fingerprint", "computed in", "images>", "size>", "last used"]
-            show.rows(f"{store.folder}: {used}", columns, map(_row, held))
-        else:
-            terminal.line(f"{store.folder}: {used}; no image has been encoded yet")
+            show.rows("features of images", columns, map(_row, held))
 
 
 @cache.command()

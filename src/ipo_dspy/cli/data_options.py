@@ -28,7 +28,7 @@ Shots = Annotated[str, typer.Option(metavar="N|all", help="Training images per c
 Test = Annotated[
     float | None,
     typer.Option(
-        help="Share of the images held out for the final test, 0 for none; 0.5 if the data has no test part of its own."
+        help="Share of the images held out for the final test; 0: no test. By default the test part of DATA, or 0.5."
     ),
 ]
 Val = Annotated[
@@ -107,13 +107,16 @@ def read_sets(
     from ipo_dspy.cli import show
     from ipo_dspy.data import load_images, open_images
 
+    _check_there(data)
     _tell_columns(data, options)
     parts = _parts(data, options)
     if parts is not None:
         show.note(f"{data} is already split; used by its parts: {', '.join(parts)}")
     main = options if parts is None else parts["training"]
     catalog = open_images(data, **main).without_small_classes(min_images)
-    given = _given_tests(data, parts, test_data, options)
+    given = None if test == 0 and test_data is None else _given_tests(data, parts, test_data, options)
+    if given is not None and test:
+        raise InputError(f"test={test} takes a share of data without test images of its own; leave it out")
     share = 0 if given is not None else 0.5 if test is None else test
     train, rest, held_out = catalog.three_parts(shots=shots, test=share or None, seed=seed)
     if given is not None:
@@ -136,6 +139,7 @@ def read_part(data: Path, options: "DataOptions", *roles: str) -> "ImageDataset"
     from ipo_dspy.cli import show
     from ipo_dspy.data import load_images
 
+    _check_there(data)
     _tell_columns(data, options)
     parts = _parts(data, options)
     if parts is None:
@@ -143,6 +147,15 @@ def read_part(data: Path, options: "DataOptions", *roles: str) -> "ImageDataset"
     role = next(role for role in roles if role in parts)
     show.note(f"{data} is already split; its {role} part is used, {parts[role]['split']!r} (--split takes another)")
     return load_images(data, **parts[role])
+
+
+def _check_there(data: Path) -> None:
+    """See that the name of a bundled task is not given for a folder; the readers see to all others."""
+    from ipo_dspy import demo
+
+    if not data.exists() and str(data) in demo.names():
+        write = f"ipo-dspy demo {data} --export {data}"
+        raise InputError(f"{str(data)!r} is a bundled task and no folder here; write its images to one: {write}")
 
 
 def _tell_columns(data: Path, options: "DataOptions") -> None:
@@ -167,7 +180,11 @@ def _warn_of_copies(train: "ImageDataset", validation: "ImageDataset | None", te
     for name, images in (("validation", validation), ("test", test)):
         if images is None:
             continue
-        if found := find_copies(images, seen):
+        copies = find_copies(images, seen)
+        if same := [copy for copy in copies if copy.image == copy.original]:
+            fact = f"{counted(len(same), f'{name} image')} also read as {names} images, e.g. {same[0].image!r}"
+            show.note(f"{fact}: the {name} accuracy is too high; name other images")
+        if found := [copy for copy in copies if copy.image != copy.original]:
             fact = f"found {counted(len(found), f'{name} image')} identical to {names} images"
             example = f"{found[0].image!r} and {found[0].original!r}"
             show.note(f"{fact}, e.g. {example}: the {name} accuracy is too high; remove the copies")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ipo_dspy.cli.data_options import Base, Classes, ImageColumn, LabelColumn, Split, data_options, read_part
-from ipo_dspy.cli.options import DEFAULT_MODEL, DEFAULT_PRETRAINED, AllowDownload, Device, Json, Pretrained
+from ipo_dspy.cli.options import DEFAULT_MODEL, DEFAULT_PRETRAINED, AllowDownload, Device, Json, Pretrained, SkipBad
+from ipo_dspy.cli.use import readable
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def explain(
     base: Base = None,
     classes: Classes = None,
     split: Split = None,
+    skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
     """Score a template without each of its words and phrases, and show what it confuses.
@@ -56,6 +58,8 @@ def explain(
     if len(sources) != (1 if template is not None else 2):
         raise InputError("explain takes a program and data, or --template TEXT and data; write explain PROGRAM DATA")
     dataset = _images(sources[-1], data_options(image, label, base, classes, split))
+    if skip_bad:
+        dataset = dataset.pick(readable([example.image for example in dataset]))
     with working("Loading the model ..."):
         program = (
             _untrained(template, dataset, model, pretrained, device)
@@ -121,7 +125,7 @@ def _print(found: "Explanation", files: Sequence[Path]) -> None:
     show.template(str(found.rows[0].occlusion.template))
     show.rows("left out", ["left out", "template", *figures], lines)
     told = [(c.part, c.label, c.taken_for, str(c.before), str(c.after)) for c in found.confusions[:CONFUSIONS]]
-    title = f"images taken for another class, before with {found.start}"
+    title = f"images taken for another class; before: with {found.start}"
     show.rows(title, ["part", "class", "taken for", "before>", "after>"], told)
     for file in files:
         show.note(f"{'report' if file.suffix == '.html' else 'plot'}  {file}")

@@ -307,6 +307,8 @@ def _models(
     for name, model, given in (("--lm", lm, of_lm), ("--vlm", vlm, of_vlm)):
         if given and not model:
             raise InputError(f"{name}-arg {next(iter(given))}=... is for a model; name one: {name} NAME")
+    if lm is None and asking != "auto":
+        raise InputError(f"--asking {asking} says how a language model is asked; name one: --lm NAME")
     chosen: dict[str, Any] = {"proposer": "evolution", "description_model": None}
     if lm is not None:
         writer = build_lm(lm, role="prompt_model", settings=of_lm)

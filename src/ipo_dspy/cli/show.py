@@ -56,7 +56,8 @@ def outcome(result: Outcome, limits: Limits) -> None:
     console.print(Text(told), soft_wrap=True)
     if result.was_finished:
         console.print(
-            "this run was finished before, so nothing was searched; --steps MORE goes on, another --out starts anew"
+            "this run was finished before, so nothing was searched; "
+            "a greater --steps goes on with it, another --out begins a new one"
         )
     console.print(Text(f"program  {result.folder}/best.json\nreport   {result.report}"), soft_wrap=True)
 

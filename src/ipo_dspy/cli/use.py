@@ -109,7 +109,7 @@ def classify(
         )
         _ = classifier.backbone
     if skip_bad:
-        files = [files[i] for i in _readable(files)]
+        files = [files[i] for i in readable(files)]
     if not files:
         raise DataError("none of the images can be read; give others")
     with working(f"Classifying {counted(len(files), 'image')} ..."):
@@ -157,7 +157,7 @@ def describe(
 
     dataset = read_part(data, data_options(image, label, base, classes, split), "training")
     if skip_bad:
-        dataset = dataset.pick(_readable([example.image for example in dataset]))
+        dataset = dataset.pick(readable([example.image for example in dataset]))
     chosen = [dataset[i] for i in evenly_over_classes(dataset.labels(), images)]
     lm = build_lm(vlm, role="description_model", settings=settings(vlm_arg, "--vlm-arg")) if vlm else None
     if lm is not None:
@@ -212,7 +212,7 @@ def _files(name: str) -> list[Path]:
     return found
 
 
-def _readable(images: Sequence[Any]) -> list[int]:
+def readable(images: Sequence[Any]) -> list[int]:
     """Indices of the images that can be read; each of the others is named on stderr."""
     from ipo_dspy.cli import show
     from ipo_dspy.clip.images import open_image

@@ -24,7 +24,7 @@ ARGUMENTS = {
 """Arguments whose option has another name."""
 PHRASES = {
     "--ray": ("RayScorer(cpus_per_worker=1, gpus_per_worker=0)", "--ray-cpus 1 --ray-gpus 0"),
-    "--data-classes": ("add it: ClipClassifier(classes=[...])", "add --data-classes"),
+    "--data-classes": ("add it: ClipClassifier(classes=[...])", "score on the classes of the data: --data-classes"),
     "--vlm": ("write describer='clip', which needs none", "leave --vlm out: CLIP then describes"),
 }
 """What is done otherwise on the command line, by the option that the command must have for that."""

@@ -173,4 +173,4 @@ def _tell_short_classes(labels: Sequence[Hashable], shots: int) -> None:
     if short:
         shown = ", ".join(short[:5]) + (", ..." if len(short) > 5 else "")
         fact = f"{counted(len(short), 'class')} {'has' if len(short) == 1 else 'have'} fewer than"
-        logger.warning("%s %s; all of them are used: %s", fact, counted(shots, "training image"), shown)
+        logger.warning("%s %s; all that they have are used: %s", fact, counted(shots, "training image"), shown)

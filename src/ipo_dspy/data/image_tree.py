@@ -30,10 +30,10 @@ _TEXT_SUFFIXES = frozenset(
 
 _KINDS = {
     "dangling link": "mend the links, or fetch what they point to",
-    "empty file": "fetch them again",
+    "empty file": "fetch again",
     "special file": "pass regular files",
     "sub-folder": "move its images up into the class folder",
-    "stray image": "move them into class folders",
+    "stray image": "move into class folders",
     "unreadable file": "check its permissions",
     "unreadable folder": "check its permissions",
 }

@@ -37,6 +37,8 @@ IMAGE_COLUMNS = (
     "file",
 )
 LABEL_COLUMNS = ("label", "class", "class_name", "label_name", "labels", "category", "target")
+LONGEST_PATH = 4096
+"""Characters that Linux takes."""
 
 _MAGIC = {
     b"\xff\xd8\xff": "image/jpeg",
@@ -265,11 +267,17 @@ def _image_path(table: Table, row: int, text: Any, folder: Path) -> str:
         size = _size(path)
     if size:
         return str(path)
-    fact = f"there is no file {shorten(str(path))}" if size is None else "that file is empty"
+    missing = "which is not there" if str(path) == text else f"but there is no file {_whole(str(path))}"
+    fact = missing if size is None else "but that file is empty"
     raise DataError(
-        f"{table.place(row)} names the image {shorten(text)}, but {fact}; "
+        f"{table.place(row)} names the image {_whole(text)}, {fact}; "
         "correct the row, or pass base='FOLDER' where the paths start"
     )
+
+
+def _whole(path: str) -> str:
+    """A path as shown in a message: whole, since its end names the file, unless no path is so long."""
+    return shorten(path) if len(path) > LONGEST_PATH else repr(path)
 
 
 def _size(path: Path) -> int | None:
