@@ -145,8 +145,8 @@ def note(text: str) -> None:
 
 def _console() -> Terminal:
     console = Terminal()
-    # Piped output has no width of its own; 80 columns would break the tables.
-    return console if console.is_terminal else Terminal(width=140)
+    # Piped output has no width of its own, and a path that is broken over two lines can be neither found nor copied.
+    return console if console.is_terminal else Terminal(width=1000)
 
 
 def _percent(value: float) -> str:
