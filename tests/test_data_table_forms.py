@@ -162,6 +162,12 @@ def test_of_two_class_labels_the_names_of_the_label_column_count(photos: Path) -
     assert load_image_table(table, label="fine_label").classes == ("gala", "fuji", "nantes")
 
 
+def test_metadata_that_nests_too_deeply_concerns_nobody(photos: Path) -> None:
+    table = pa.table({"image": IMAGES[1], "label": [name for _, _, name in ROWS]})
+    pq.write_table(table.replace_schema_metadata({"huggingface": "[" * 100_000}), photos / "deep.parquet")
+    assert load_image_table(photos / "deep.parquet").classes == ("cat", "dog")
+
+
 def test_on_a_cluster_too_the_names_of_the_label_column_count(photos: Path) -> None:
     table = hub_table(photos, image=IMAGES, fine_label=(APPLES, NUMBERS), label=(ANIMALS, NUMBERS))
     (part,) = parts_of(table)

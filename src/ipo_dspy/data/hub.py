@@ -4,7 +4,6 @@ Which column is the image and which the label is told by the columns' types, whe
 their usual names. Only images that are drawn leave the library's files, as the bytes that they are there.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +15,14 @@ from ipo_dspy.data.parts import parts_by_name
 from ipo_dspy.data.table import IMAGE_COLUMNS, LABEL_COLUMNS, catalog_of
 from ipo_dspy.data.tablefile import Cells, Table
 from ipo_dspy.errors import DataError
+from ipo_dspy.files import read_json
 
 if TYPE_CHECKING:
     import datasets
 
 _SAVED = ("dataset_dict.json", "state.json")
+_INDEX_LIMIT = 1024 * 1024
+"""Bytes of the file that names the splits."""
 """What `save_to_disk` leaves in a folder: of several splits, and of one."""
 
 
@@ -110,7 +112,7 @@ def is_saved(folder: Path) -> bool:
 def saved_parts(folder: Path) -> dict[str, str] | None:
     """Return the splits that `save_to_disk` wrote by what they are for; None where their names do not tell that."""
     try:
-        splits = json.loads((folder / _SAVED[0]).read_text(encoding="utf-8"))["splits"]
+        splits = read_json(folder / _SAVED[0], limit=_INDEX_LIMIT)["splits"]
     except (OSError, ValueError, LookupError, TypeError):  # one split, or damaged, which the library tells
         return None
     return parts_by_name(map(str, splits))

@@ -14,7 +14,10 @@ from ipo_dspy.data.benchmarks import Benchmark
 from ipo_dspy.data.dataset import class_name, shorten, unknown_class
 from ipo_dspy.data.lists import Item, Lists, check_labels
 from ipo_dspy.errors import DataError
+from ipo_dspy.files import read_regular
 
+MAX_BYTES = 64 * 1024 * 1024
+"""Of one list, far above any that was published."""
 _PARTS = ("train", "val", "test")
 _LABEL = re.compile(r"[0-9]{1,9}")
 
@@ -60,7 +63,7 @@ def read_text(path: Path) -> str:
         DataError: it cannot be read, or is no UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_regular(path, limit=MAX_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     except UnicodeDecodeError as error:

@@ -7,12 +7,12 @@ Python values one by one, since a column of image bytes is large and often only 
 import bisect
 import functools
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ipo_dspy._internal.json_input import parse_json
 from ipo_dspy.data.csvfile import read_csv
 from ipo_dspy.errors import DataError
 
@@ -127,7 +127,7 @@ def _json_objects(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for key, value in metadata.items():
         try:
-            content = json.loads(value)
+            content = parse_json(value)
         except ValueError:
             continue
         if isinstance(content, dict):
