@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 from rich.text import Text
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy.cli import doctor_machine as machine
 from ipo_dspy.cli import doctor_models as models
 from ipo_dspy.cli.doctor_machine import Check, State
@@ -118,7 +119,7 @@ def doctor(
         as_json({"ok": not red, "checks": [asdict(check) for check in done]})
     else:
         notes = sum(check.state == "warn" for check in done)
-        summary = f"{red or 'nothing'} to mend{f', {notes} note' if notes else ''}{'s' if notes > 1 else ''}"
+        summary = f"{red or 'nothing'} to mend" + (f", {counted(notes, 'note')}" if notes else "")
         _print(Text(summary, style="bold red" if red else "bold green"))
     raise typer.Exit(1 if red else 0)
 
