@@ -21,9 +21,9 @@ import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
 from ipo_dspy import IPO, ClipClassifier, demo
-from ipo_dspy.bench.optimizers import Evaluations, correct, told
-from ipo_dspy.phrases import BANK
+from ipo_dspy.bench.dspy_optimizers import Evaluations, correct, told
 from ipo_dspy.proposers.evolution import tidy
+from ipo_dspy.vocabulary import BANK
 
 FORMS = (
     "a {adjective} {noun} of a <CLASS>.",

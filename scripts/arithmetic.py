@@ -56,8 +56,8 @@ def measured(environment: dict[str, str], batch: int, *, together: bool) -> list
 def score(batch: int, *, together: bool) -> list[list[float]]:
     """Return accuracy and loss of each template, task, and model, in this process."""
     from ipo_dspy import demo
-    from ipo_dspy.clip.images import encode_images
-    from ipo_dspy.scorers import ClipScorer
+    from ipo_dspy.clip.image_features import encode_images
+    from ipo_dspy.scoring.scorers import ClipScorer
     from ipo_dspy.template import Template
 
     templates = [Template.parse(text) for text in TEMPLATES]

@@ -20,13 +20,13 @@ import dspy
 import torch
 
 from ipo_dspy import IPO, EvolutionProposer, LMProposer, demo
-from ipo_dspy.evaluation import evaluate
+from ipo_dspy.lms.signatures import ProposePrompts
+from ipo_dspy.optimizer.evaluation import evaluate
 from ipo_dspy.proposers import Ask, Proposals
-from ipo_dspy.proposers.budget import CHOICES
-from ipo_dspy.signatures import ProposePrompts
+from ipo_dspy.proposers.description_selection import CHOICES
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from openai_server import Reply, Writer, text_of
+from helpers.openai_server import Reply, Writer, text_of
 
 
 class Slow(Writer):

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ipo_dspy import Template, demo
-from ipo_dspy.clip.images import encode_images
-from ipo_dspy.clip.text import class_features
+from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.describers.clip import caption
-from ipo_dspy.evaluation import evaluate
-from ipo_dspy.phrases import BANK
+from ipo_dspy.optimizer.evaluation import evaluate
+from ipo_dspy.vocabulary import BANK
 
 Floats = NDArray[np.float64]
 

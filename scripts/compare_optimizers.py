@@ -23,7 +23,7 @@ import torch
 from examples.better_together import phrase_writer
 
 from ipo_dspy import IPO, ClipClassifier, demo
-from ipo_dspy.bench.optimizers import (
+from ipo_dspy.bench.dspy_optimizers import (
     Allowance,
     Evaluations,
     build_gepa,
@@ -35,7 +35,7 @@ from ipo_dspy.bench.optimizers import (
     correct,
     quiet,
 )
-from ipo_dspy.evaluation import evaluate
+from ipo_dspy.optimizer.evaluation import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 

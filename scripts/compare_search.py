@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from ipo_dspy import IPO, EvolutionProposer, demo
-from ipo_dspy.evaluation import evaluate
-from ipo_dspy.phrases import BANK
+from ipo_dspy.optimizer.evaluation import evaluate
 from ipo_dspy.proposers import Ask, Proposals
 from ipo_dspy.proposers.evolution import tidy
+from ipo_dspy.vocabulary import BANK
 
 FORMS = (
     "a {adjective} {noun} of a <CLASS>.",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from learned_steps import FILE, METHODS, three_steps
+from helpers.learned_steps import FILE, METHODS, three_steps
 
 
 def main() -> None:

@@ -132,12 +132,12 @@ def test_importing_the_package_loads_next_to_nothing() -> None:
 
 
 def test_the_core_and_the_report_need_no_torch() -> None:
-    core = "import ipo_dspy.report, ipo_dspy.history, ipo_dspy.journal, ipo_dspy.template, ipo_dspy.phrases"
+    core = "import ipo_dspy.report, ipo_dspy.history, ipo_dspy.run.journal, ipo_dspy.template, ipo_dspy.vocabulary"
     assert loaded_by(core) & (HEAVY | {"dspy"}) == set()
 
 
 def test_the_loop_needs_no_torch_and_no_litellm() -> None:
-    assert loaded_by("import ipo_dspy.search, ipo_dspy.proposers, ipo_dspy.lms") & HEAVY == set()
+    assert loaded_by("import ipo_dspy.optimizer.search, ipo_dspy.proposers, ipo_dspy.lms") & HEAVY == set()
 
 
 @pytest.mark.parametrize("name", ipo_dspy.__all__)

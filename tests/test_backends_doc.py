@@ -15,11 +15,11 @@ import litellm
 import pytest
 from PIL import Image
 
+from helpers.openai_server import OpenAIServer, images_of, text_of
 from ipo_dspy import LMDescriber, LMProposer
 from ipo_dspy.lms import build_lm, register_transformers
 from ipo_dspy.lms.usage import price
 from ipo_dspy.proposers import Ask
-from openai_server import OpenAIServer, images_of, text_of
 
 PAGE = (Path(__file__).parent.parent / "docs" / "backends.md").read_text()
 PYTHON = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))

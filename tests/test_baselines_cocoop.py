@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from baseline_toys import CLASSES, deep_toy, few_shots, pictures
+from helpers.baseline_toys import CLASSES, deep_toy, few_shots, pictures
 from ipo_dspy.baselines import cocoop
 from ipo_dspy.baselines.cocoop import CoCoOp, Conditional, ConditionalClassifier, meta_net
-from ipo_dspy.baselines.contexts import ContextTexts, first_context
-from ipo_dspy.baselines.templates import TemplateClassifier
-from ipo_dspy.clip.images import encode_images
+from ipo_dspy.baselines.context_tokens import ContextTexts, first_context
+from ipo_dspy.baselines.zero_shot import TemplateClassifier
+from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.template import Template
 
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
-from baseline_toys import CLASSES, deep_toy, few_shots, pictures
-from ipo_dspy.baselines.contexts import ContextTexts, Position
+from helpers.baseline_toys import CLASSES, deep_toy, few_shots, pictures
+from ipo_dspy.baselines.context_tokens import ContextTexts, Position
 from ipo_dspy.baselines.coop import CoOp
-from ipo_dspy.baselines.templates import TemplateClassifier
-from ipo_dspy.clip.images import encode_images
+from ipo_dspy.baselines.zero_shot import TemplateClassifier
+from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.errors import InputError
 from ipo_dspy.template import Template
 

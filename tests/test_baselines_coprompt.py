@@ -8,16 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
-from baseline_toys import CLASSES, deep_toy, few_shots, pictures
-from clip_toys import PLAIN, shared_toy
+from helpers.baseline_toys import CLASSES, deep_toy, few_shots, pictures
+from helpers.clip_toys import PLAIN, shared_toy
 from ipo_dspy import demo
 from ipo_dspy.baselines import build_method
-from ipo_dspy.baselines.augment import rand_augment
+from ipo_dspy.baselines.augmentation import rand_augment
 from ipo_dspy.baselines.base import evaluate
+from ipo_dspy.baselines.class_sentences import SentenceFeatures
 from ipo_dspy.baselines.coprompt import Adapted, Adapter, CoPrompt, draw_adapter, inconsistency
-from ipo_dspy.baselines.sentences import SentenceFeatures
-from ipo_dspy.baselines.templates import TemplateClassifier
-from ipo_dspy.baselines.views import Views, preprocess
+from ipo_dspy.baselines.training_views import Views, preprocess
+from ipo_dspy.baselines.zero_shot import TemplateClassifier
 from ipo_dspy.errors import InputError
 from ipo_dspy.template import Template
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from baseline_toys import CLASSES, deep_toy, few_shots, pictures
-from clip_toys import shared_toy
+from helpers.baseline_toys import CLASSES, deep_toy, few_shots, pictures
+from helpers.clip_toys import shared_toy
 from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.base import Fitted, evaluate
 from ipo_dspy.errors import InputError

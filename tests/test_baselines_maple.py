@@ -8,17 +8,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from baseline_toys import CLASSES, PHOTO, deep_toy, few_shots, pictures
-from clip_toys import COCA, TRIMMED, shared_toy
+from helpers.baseline_toys import CLASSES, PHOTO, deep_toy, few_shots, pictures
+from helpers.clip_toys import COCA, TRIMMED, shared_toy
 from ipo_dspy import demo
 from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.base import FewShot
 from ipo_dspy.baselines.maple import Coupled, MaPLe, draw_coupled
 from ipo_dspy.baselines.towers import ImageTower
-from ipo_dspy.baselines.views import preprocess
+from ipo_dspy.baselines.training_views import preprocess
 from ipo_dspy.clip.backbone import Backbone, load_backbone
-from ipo_dspy.clip.images import encode_images
-from ipo_dspy.clip.text import plain_class_features
+from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.text_features import plain_class_features
 from ipo_dspy.errors import InputError
 
 near = functools.partial(torch.testing.assert_close, rtol=0, atol=1e-5)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from baseline_toys import CLASSES, deep_toy, few_shots, pictures
-from clip_toys import PLAIN, shared_toy
+from helpers.baseline_toys import CLASSES, deep_toy, few_shots, pictures
+from helpers.clip_toys import PLAIN, shared_toy
 from ipo_dspy import demo
 from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.base import FewShot, evaluate
-from ipo_dspy.baselines.prompting import PromptedClassifier
+from ipo_dspy.baselines.deep_prompts import PromptedClassifier
 from ipo_dspy.baselines.promptsrc import (
     IndependentPrompts,
     PromptSRC,
@@ -25,10 +25,10 @@ from ipo_dspy.baselines.promptsrc import (
     regularized_loss,
     said,
 )
-from ipo_dspy.baselines.templates import TemplateClassifier
-from ipo_dspy.baselines.views import preprocess
+from ipo_dspy.baselines.training_views import preprocess
+from ipo_dspy.baselines.zero_shot import TemplateClassifier
 from ipo_dspy.clip.backbone import import_open_clip
-from ipo_dspy.clip.images import encode_images
+from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.errors import InputError, TemplateError
 from ipo_dspy.template import Template
 

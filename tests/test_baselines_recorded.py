@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines import coprompt, descent, towers
+from helpers.learned_steps import FILE, METHODS, STEPS, three_steps
+from ipo_dspy.baselines import coprompt, towers
+from ipo_dspy.baselines import training as descent
 from ipo_dspy.baselines.towers import ImageTower, TextTower
-from learned_steps import FILE, METHODS, STEPS, three_steps
 
 RECORDED: dict[str, Any] = json.loads(FILE.read_text())
 LOSS, SHARE = 2e-4, 1e-3

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clip_toys import COCA, PLAIN, TRIMMED, shared_toy, toy_backbone
+from helpers.clip_toys import COCA, PLAIN, TRIMMED, shared_toy, toy_backbone
 from ipo_dspy import demo
 from ipo_dspy.baselines.towers import ImageTower, TextTower
 from ipo_dspy.clip.backbone import Backbone, load_backbone
@@ -25,7 +25,7 @@ def pixels(count: int = 3) -> Tensor:
 
 def toy_of_two_blocks(folder: Path) -> Backbone:
     """A toy whose image tower has two blocks."""
-    import clip_toys
+    from helpers import clip_toys
 
     kinds = {**clip_toys.KINDS, "two": {"text_cfg": clip_toys.TEXT, "vision_cfg": {**clip_toys.VISION, "layers": 2}}}
     with pytest.MonkeyPatch.context() as patch:

@@ -7,21 +7,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from baseline_toys import CLASSES, PHOTO, deep_toy, few_shots, pictures
-from clip_toys import COCA, shared_toy
+from helpers.baseline_toys import CLASSES, PHOTO, deep_toy, few_shots, pictures
+from helpers.clip_toys import COCA, shared_toy
 from ipo_dspy import demo
 from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.base import FewShot, evaluate
-from ipo_dspy.baselines.prompting import draw_prompts
-from ipo_dspy.baselines.templates import TemplateClassifier
+from ipo_dspy.baselines.deep_prompts import draw_prompts
 from ipo_dspy.baselines.towers import ImageTower
-from ipo_dspy.baselines.views import preprocess
+from ipo_dspy.baselines.training_views import preprocess
 from ipo_dspy.baselines.vpt import VPT, VisualPrompts
+from ipo_dspy.baselines.zero_shot import TemplateClassifier
 from ipo_dspy.clip.backbone import Backbone, load_backbone
-from ipo_dspy.clip.images import encode_images
-from ipo_dspy.clip.text import class_features
+from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import InputError, TemplateError
-from ipo_dspy.scorers import ClipScorer
+from ipo_dspy.scoring.scorers import ClipScorer
 from ipo_dspy.template import Template
 
 near = functools.partial(torch.testing.assert_close, rtol=0, atol=1e-5)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from ipo_dspy.baselines import build_method
+from ipo_dspy.bench.author_settings import _SET, official
 from ipo_dspy.bench.cells import Cell, Grid, distinct
-from ipo_dspy.bench.methods import REVISIONS, with_sentences
-from ipo_dspy.bench.official import _SET, official
-from ipo_dspy.bench.rows import ROWS, Row, Rows, read_rows
+from ipo_dspy.bench.registry import REVISIONS, with_sentences
+from ipo_dspy.bench.result_rows import ROWS, Row, Rows, read_rows
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.suites import PAPER
 from ipo_dspy.data import BENCHMARKS

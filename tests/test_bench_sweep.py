@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from alike import assert_alike
-from bench_small import SmallSuite, grid, results, run
-from cli_process import Processes
-from ipo_dspy.bench.audience import Nobody
+from helpers.bench_small import SmallSuite, grid, results, run
+from helpers.cli_process import Processes
+from helpers.comparison import assert_alike
 from ipo_dspy.bench.cells import Cell
-from ipo_dspy.bench.measure import CELLS
-from ipo_dspy.bench.rows import ROWS, Row, read_rows
-from ipo_dspy.bench.runs import Stopper
+from ipo_dspy.bench.method_runners import Stopper
+from ipo_dspy.bench.observer import Nobody
+from ipo_dspy.bench.result_rows import ROWS, Row, read_rows
+from ipo_dspy.bench.runner import CELLS
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.sweep import Swept
 from ipo_dspy.data import harmonic_mean
 from ipo_dspy.errors import InputError, JournalError, LanguageModelError, ModelError
-from ipo_dspy.journal import FILE_NAME
+from ipo_dspy.run.journal import FILE_NAME
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 
 
 def test_a_killed_sweep_goes_on_to_the_same_rows(whole: Swept, processes: Processes, tmp_path: Path) -> None:
-    source = (Path(__file__).parent / "bench_small.py").read_text()
+    source = (Path(__file__).parent / "helpers" / "bench_small.py").read_text()
     killed = processes._begin((str(tmp_path),), source)
     wait_for_trials(tmp_path, cell=2)
     os.kill(killed, signal.SIGKILL)

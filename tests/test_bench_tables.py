@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from ipo_dspy.bench.ablations import ABLATIONS, Models, ablation, variant_names
+from ipo_dspy.bench.aggregate import Mean, entry
 from ipo_dspy.bench.cells import Grid
-from ipo_dspy.bench.means import Mean, entry
-from ipo_dspy.bench.page import Content, page, write_page
-from ipo_dspy.bench.published import published
-from ipo_dspy.bench.rows import Row
+from ipo_dspy.bench.markdown_page import Content, page, write_page
+from ipo_dspy.bench.paper_figures import published
+from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.suites import DemoSuite, PaperSuite, build_suite, chosen
 from ipo_dspy.bench.tables import ablation_table, paper_table, render

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from bench_small import SmallSuite, grid, results, run
-from data_trees import IDS, class_names, plant, plant_dtd, plant_imagenet
+from helpers.bench_small import SmallSuite, grid, results, run
+from helpers.data_trees import IDS, class_names, plant, plant_dtd, plant_imagenet
 from ipo_dspy import demo
 from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.base import evaluate
-from ipo_dspy.baselines.templates import TemplateClassifier
+from ipo_dspy.baselines.zero_shot import TemplateClassifier
 from ipo_dspy.bench import suites
+from ipo_dspy.bench.aggregate import Mean, transferred
 from ipo_dspy.bench.cells import Cell
-from ipo_dspy.bench.means import Mean, transferred
-from ipo_dspy.bench.page import Content, page
-from ipo_dspy.bench.rows import Row
-from ipo_dspy.bench.runs import images_of
+from ipo_dspy.bench.markdown_page import Content, page
+from ipo_dspy.bench.method_runners import images_of
+from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.suites import DemoSuite, PaperSuite, Whole, chosen_transfer
 from ipo_dspy.bench.sweep import Swept

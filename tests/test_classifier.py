@@ -18,8 +18,8 @@ from PIL import Image
 from ipo_dspy import demo
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.clip.backbone import Backbone, load_backbone
-from ipo_dspy.clip.images import encode_images
-from ipo_dspy.clip.text import class_features
+from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import DataError, ImageError, InputError, ProgramFileError, TemplateError
 from ipo_dspy.template import Template
 
@@ -87,7 +87,7 @@ def test_text_is_encoded_once_for_many_images(task: demo.DemoTask, monkeypatch: 
 
 
 def test_evaluate_agrees_with_our_own_evaluation(task: demo.DemoTask) -> None:
-    from ipo_dspy.evaluation import evaluate
+    from ipo_dspy.optimizer.evaluation import evaluate
 
     examples = list(task.testset[:40])
     theirs = dspy.Evaluate(devset=examples, metric=correct, num_threads=2)(task.program)
@@ -171,7 +171,7 @@ def test_saved_and_loaded_in_a_new_process_it_predicts_the_same(task: demo.DemoT
     images = []
     for i, example in enumerate(task.testset[:6]):
         path = tmp_path / f"{i}.png"
-        from ipo_dspy.clip.images import open_image
+        from ipo_dspy.clip.image_features import open_image
 
         open_image(example.image).save(path)
         images.append(str(path))

@@ -12,7 +12,7 @@ import pytest
 
 from ipo_dspy import ClipClassifier, __version__, demo
 from ipo_dspy.cli import main
-from ipo_dspy.clip.images import open_image
+from ipo_dspy.clip.image_features import open_image
 from ipo_dspy.data import load_images
 
 

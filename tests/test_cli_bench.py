@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bench_small import SmallSuite
-from data_trees import plant_dtd
+from helpers.bench_small import SmallSuite
+from helpers.data_trees import plant_dtd
+from helpers.openai_server import KEY, OpenAIServer, Reply
 from ipo_dspy import demo
 from ipo_dspy.bench import suites
 from ipo_dspy.cli import main
-from openai_server import KEY, OpenAIServer, Reply
 
 CALL = ("bench", "--datasets", "grey-food", "--shots", "1", "--seeds", "1,2", "--steps", "1", "--methods", "ipo,clip")
 

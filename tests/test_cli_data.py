@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_trees import plant, plant_dtd
+from helpers.data_trees import plant, plant_dtd
 from ipo_dspy.cli import main
 from ipo_dspy.data import BENCHMARKS
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from helpers.openai_server import KEY, OpenAIServer, Reply, images_of
 from ipo_dspy import demo
 from ipo_dspy.cli import doctor_models, main
 from ipo_dspy.cli.doctor import MARKS, guarded
-from ipo_dspy.cli.doctor_machine import KEYS, Check, folder, packages, torchvision
-from ipo_dspy.clip.segments import SegmentFile
-from openai_server import KEY, OpenAIServer, Reply, images_of
+from ipo_dspy.cli.doctor_environment import KEYS, Check, folder, packages, torchvision
+from ipo_dspy.clip.lmdb_segments import SegmentFile
 
 READY = {"Say: ready": "ready", "colour": "[[ ## colour ## ]]\nred\n\n[[ ## completed ## ]]"}
 PLANTED = {name: f"{name.lower()}-planted-0123456789" for name in KEYS} | {"OPENAI_API_KEY": KEY}

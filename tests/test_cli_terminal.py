@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 import ipo_dspy
+from helpers.openai_server import KEY, OpenAIServer, Reply
 from ipo_dspy import IPO, demo
 from ipo_dspy.cli import main, terminal
-from ipo_dspy.clip.images import open_image
-from ipo_dspy.journal import Journal
-from openai_server import KEY, OpenAIServer, Reply
+from ipo_dspy.clip.image_features import open_image
+from ipo_dspy.run.journal import Journal
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202eevil\u2066\x9b31m\r[bold]x[/red]"
 RAW = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -136,7 +136,7 @@ def test_a_journal_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_markup_of_others_is_text(capsys: pytest.CaptureFixture[str]) -> None:
-    from ipo_dspy.cli import show
+    from ipo_dspy.cli import output as show
 
     show.rows("[red]title[/blue]", ["[a]"], [("[bold]cell[/red]",)])
     show.note("[bold]note[/red]")

@@ -21,8 +21,8 @@ from ipo_dspy.cli import main
 from ipo_dspy.cli.watch import ASCII_BARS, Watch, draw, sparkline
 from ipo_dspy.cli.watch_state import RunState, SearchState
 from ipo_dspy.errors import JournalError
-from ipo_dspy.events import Event
-from ipo_dspy.journal import FILE_NAME, Journal, follow, is_written
+from ipo_dspy.run.events import Event
+from ipo_dspy.run.journal import FILE_NAME, Journal, follow, is_written
 
 COMMAND = [sys.executable, "-c", "from ipo_dspy.cli import main; main()", "watch"]
 PATIENCE = 60
@@ -272,7 +272,7 @@ def test_once_and_a_run_that_is_over(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 WRITER = """
 import json, sys
-from ipo_dspy.journal import Journal
+from ipo_dspy.run.journal import Journal
 with Journal(sys.argv[1]) as journal:
     print("ready", flush=True)
     for line in sys.stdin:

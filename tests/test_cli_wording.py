@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from helpers.openai_server import KEY, OpenAIServer
 from ipo_dspy import demo
 from ipo_dspy.cli import main
 from ipo_dspy.cli.wording import in_options
-from ipo_dspy.clip.images import open_image
-from openai_server import KEY, OpenAIServer
+from ipo_dspy.clip.image_features import open_image
 
 
 @pytest.fixture(scope="module")

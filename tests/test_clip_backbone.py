@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from clip_toys import COCA, KINDS, PLAIN, TEXT, TRIMMED, VISION, shared_toy, toy_backbone, write_model
-from ipo_dspy.clip import sources
+from helpers.clip_toys import COCA, KINDS, PLAIN, TEXT, TRIMMED, VISION, shared_toy, toy_backbone, write_model
+from ipo_dspy.clip import weights as sources
 from ipo_dspy.clip.backbone import import_open_clip, load_backbone, reload
-from ipo_dspy.clip.images import encode_images
-from ipo_dspy.clip.memo import Memo
+from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.lru import Memo
 from ipo_dspy.errors import InputError, ModelError
 
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image, features
 
 from ipo_dspy.clip import image_formats, image_io
+from ipo_dspy.clip.image_features import check_images, encode_images
 from ipo_dspy.clip.image_formats import image_suffixes, is_image_file, readable_formats
 from ipo_dspy.clip.image_io import open_image
 from ipo_dspy.clip.image_pixels import scale_to_8_bits
-from ipo_dspy.clip.images import check_images, encode_images
 from ipo_dspy.errors import ImageError
 
 GRAY = np.add.outer(np.arange(0, 128, 4), np.arange(0, 128, 4)).astype(np.uint8)  # [32, 32], 0..248
@@ -305,7 +305,7 @@ def test_other_suffixes_are_believed(tmp_path: Path) -> None:
 
 
 def test_bad_images_are_told_all_at_once(tmp_path: Path) -> None:
-    from clip_toys import shared_toy
+    from helpers.clip_toys import shared_toy
 
     sources: list[image_io.ImageSource] = [picture() for _ in range(20)]
     for i in range(12):

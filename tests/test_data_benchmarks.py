@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_trees import class_names, plant, plant_aircraft, plant_dtd, plant_imagenet
+from helpers.data_trees import class_names, plant, plant_aircraft, plant_dtd, plant_imagenet
 from ipo_dspy.data import BENCHMARKS, Completeness, check_benchmark, find_benchmark
 from ipo_dspy.errors import DataError
 from ipo_dspy.template import Template

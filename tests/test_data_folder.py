@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ipo_dspy.data import ImageDataset, load_image_folder, load_images
-from ipo_dspy.data.parts import find_parts
+from ipo_dspy.data.split_folders import find_parts
 from ipo_dspy.errors import DataError
 
 JPEG = b"\xff\xd8\xff\xe0 not looked at here"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data_trees import IDS, class_names, plant, plant_aircraft, plant_dtd, plant_imagenet
+from helpers.data_trees import IDS, class_names, plant, plant_aircraft, plant_dtd, plant_imagenet
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.data import load_benchmark
 from ipo_dspy.errors import DataError

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from ipo_dspy.data import ImageDataset, load_image_table
-from ipo_dspy.distributed.parts import Rows
-from ipo_dspy.distributed.places import parts_of
+from ipo_dspy.distributed.discovery import parts_of
+from ipo_dspy.distributed.partitions import Rows
 from ipo_dspy.errors import DataError
 
 ROWS = [("cat/0.png", 0, "cat"), ("cat/1.png", 0, "cat"), ("dog/0.png", 1, "dog"), ("dog/1.png", 1, "dog")]

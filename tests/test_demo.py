@@ -15,8 +15,8 @@ import torch
 
 from ipo_dspy import ClipClassifier, demo
 from ipo_dspy.baselines.towers import check_towers
-from ipo_dspy.bundled import BUNDLED, DEMO_VIT, located
-from ipo_dspy.clip.images import encode_images
+from ipo_dspy.clip.bundled import BUNDLED, DEMO_VIT, located
+from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.data import few_shot, load_image_folder
 from ipo_dspy.errors import DataError, InputError
 

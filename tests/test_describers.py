@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from helpers.openai_server import KEY, OpenAIServer, Reply, images_of, text_of
 from ipo_dspy.describers import LMDescriber, without_class_name
 from ipo_dspy.describers.lm import LONGEST_SIDE
 from ipo_dspy.errors import LanguageModelError, NoAnswerError
-from ipo_dspy.ledger import Ledger, Limits
-from openai_server import KEY, OpenAIServer, Reply, images_of, text_of
+from ipo_dspy.run.ledger import Ledger, Limits
 
 pytestmark = pytest.mark.usefixtures("no_cache")
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 from ipo_dspy import demo
 from ipo_dspy.describers import ClipDescriber
-from ipo_dspy.phrases import BANK
+from ipo_dspy.vocabulary import BANK
 
 
 def test_descriptions_are_phrases_of_the_bank_without_class_names() -> None:

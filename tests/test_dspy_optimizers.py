@@ -9,9 +9,9 @@ import dspy
 import pytest
 from dspy.utils import DummyLM
 
+from helpers.openai_server import OpenAIServer
 from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.errors import LanguageModelError
-from openai_server import OpenAIServer
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 GREETED = {"Say: ready": "ready"}

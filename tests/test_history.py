@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipo_dspy.errors import InputError
-from ipo_dspy.history import History, Score, Trial
+from ipo_dspy.history import History, Trial
+from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
 

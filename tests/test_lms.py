@@ -9,9 +9,9 @@ from dspy.utils.exceptions import LMAuthError, LMServerError
 
 from ipo_dspy.errors import LanguageModelError
 from ipo_dspy.lms import build_lm
-from ipo_dspy.lms.addresses import place
-from ipo_dspy.lms.faults import LONGEST, brief
-from ipo_dspy.lms.keys import check_key
+from ipo_dspy.lms.api_keys import check_key
+from ipo_dspy.lms.endpoints import place
+from ipo_dspy.lms.error_messages import LONGEST, brief
 
 
 @pytest.fixture(autouse=True)

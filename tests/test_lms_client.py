@@ -13,14 +13,15 @@ import httpx
 import pytest
 from dspy.utils.exceptions import LMError, LMTimeoutError
 
+from helpers.openai_server import KEY, AnyServer, OpenAIServer, Reply
 from ipo_dspy.errors import BudgetError
-from ipo_dspy.ledger import Ledger, Limits
-from ipo_dspy.lms import client, retries
-from ipo_dspy.lms.asking import greet
+from ipo_dspy.lms import client
+from ipo_dspy.lms import retry_notices as retries
 from ipo_dspy.lms.client import seconds_of
-from ipo_dspy.lms.faults import FATAL, brief, remedy
+from ipo_dspy.lms.error_messages import FATAL, brief, remedy
 from ipo_dspy.lms.request_errors import RedirectError, RetryLaterError, UnreadableAnswerError
-from openai_server import KEY, AnyServer, OpenAIServer, Reply
+from ipo_dspy.lms.requests import greet
+from ipo_dspy.run.ledger import Ledger, Limits
 
 pytestmark = pytest.mark.usefixtures("no_cache")
 

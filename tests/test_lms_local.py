@@ -22,13 +22,15 @@ from dspy.utils.exceptions import (
 )
 from PIL import Image
 
-import local_toys as toys
+from helpers import local_toys as toys
 from ipo_dspy import IPO, LMDescriber, demo
 from ipo_dspy.clip.backbone import import_open_clip
 from ipo_dspy.errors import LanguageModelError
-from ipo_dspy.journal import replay
-from ipo_dspy.lms import build_lm, loading, register_transformers, sampling
-from ipo_dspy.lms.loading import Source, load
+from ipo_dspy.lms import build_lm, register_transformers
+from ipo_dspy.lms.local import generation as sampling
+from ipo_dspy.lms.local import models as loading
+from ipo_dspy.lms.local.models import Source, load
+from ipo_dspy.run.journal import replay
 
 import_open_clip()  # mends torchvision, which image processors need, where it is built for another torch
 IMAGE_MODELS = {

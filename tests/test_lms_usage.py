@@ -9,12 +9,12 @@ import dspy
 import pytest
 from dspy.utils.exceptions import LMError
 
+from helpers.openai_server import HONEST, KEY, MISSING, OpenAIServer, Reply, Writer, text_of
 from ipo_dspy import IPO, demo
 from ipo_dspy.errors import InputError
-from ipo_dspy.lms.asking import greet, request
-from ipo_dspy.lms.bodies import usual_form
+from ipo_dspy.lms.requests import greet, request
+from ipo_dspy.lms.response_bodies import usual_form
 from ipo_dspy.lms.usage import price, price_of, tokens_in, usage_of
-from openai_server import HONEST, KEY, MISSING, OpenAIServer, Reply, Writer, text_of
 
 pytestmark = pytest.mark.usefixtures("no_cache")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ipo_dspy.bundled import BUNDLED
-from openai_server import KEY, Reply, Writer
+from helpers.openai_server import KEY, Reply, Writer
+from ipo_dspy.clip.bundled import BUNDLED
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_BYTES = 25_000_000
@@ -59,7 +59,7 @@ BLOCKS: list[str] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read
 PHOTOS = """
 from pathlib import Path
 from ipo_dspy import demo
-from ipo_dspy.clip.images import open_image
+from ipo_dspy.clip.image_features import open_image
 task = demo.load("pixel-animals", shots=6)
 for i, e in enumerate(task.trainset):
     Path("photos", e.label).mkdir(parents=True, exist_ok=True)

@@ -15,10 +15,10 @@ import dspy
 import pytest
 from PIL import Image
 
-from clip_toys import write_model
+from helpers.clip_toys import write_model
+from helpers.local_toys import tokenizer
 from ipo_dspy import ClipClassifier, demo, load_program
 from ipo_dspy.errors import ModelError, ProgramFileError
-from local_toys import tokenizer
 
 CLASSES = ("café", "дом", "犬")
 

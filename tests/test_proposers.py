@@ -15,17 +15,18 @@ import dspy
 import numpy as np
 import pytest
 
+from helpers.openai_server import KEY, OpenAIServer, Reply, text_of
 from ipo_dspy.errors import BudgetError, InputError
-from ipo_dspy.history import Score, Trial
-from ipo_dspy.journal import FILE_NAME, Journal
-from ipo_dspy.ledger import Ledger, Limits, Spent
-from ipo_dspy.phrases import BANK, Phrase
+from ipo_dspy.history import Trial
+from ipo_dspy.optimizer.search import Plan, Record, Search
 from ipo_dspy.proposers import Ask, EvolutionProposer, LMProposer, ProposalError, Proposals
-from ipo_dspy.proposers.budget import tokens_in
+from ipo_dspy.proposers.description_selection import tokens_in
 from ipo_dspy.proposers.evolution import tidy
-from ipo_dspy.search import Plan, Record, Search
+from ipo_dspy.run.journal import FILE_NAME, Journal
+from ipo_dspy.run.ledger import Ledger, Limits, Spent
+from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import PLACEHOLDER, Template
-from openai_server import KEY, OpenAIServer, Reply, text_of
+from ipo_dspy.vocabulary import BANK, Phrase
 
 LANDSCAPE = {"pixel art": 10.0, "blurry": 8.0, "on a dark background": 8.0, "inverted": 6.0, "photo": -4.0}
 

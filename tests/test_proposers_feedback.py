@@ -3,12 +3,13 @@
 import dspy
 import pytest
 
+from helpers.openai_server import OpenAIServer, Reply
 from ipo_dspy.errors import InputError
-from ipo_dspy.history import Score, Trial
+from ipo_dspy.history import Trial
 from ipo_dspy.proposers import Ask, EvolutionProposer, Feedback, LMProposer
 from ipo_dspy.proposers.feedback import shown
+from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
-from openai_server import OpenAIServer, Reply
 
 FIGURES = [(10.0, 4.0), (90.0, 3.0), (50.0, 1.0), (70.0, 2.0)]
 """Accuracy and loss: the best by the one is not the best by the other."""

@@ -21,19 +21,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from alike import assert_alike
+from helpers.comparison import assert_alike
+from helpers.ray_nodes import add_node, kill, nodes, processes
 from ipo_dspy import IPO, demo
 from ipo_dspy.cli import main
 from ipo_dspy.clip.backbone import Backbone, load_backbone
-from ipo_dspy.clip.images import encode_images
+from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.distributed import RayScorer
 from ipo_dspy.distributed.cluster import _join, load_ray
 from ipo_dspy.errors import ClusterError, DataError, ImageError, InputError, ModelError
-from ipo_dspy.events import Event
-from ipo_dspy.journal import FILE_NAME, replay
-from ipo_dspy.scorers import ClipScorer
+from ipo_dspy.run.events import Event
+from ipo_dspy.run.journal import FILE_NAME, replay
+from ipo_dspy.scoring.scorers import ClipScorer
 from ipo_dspy.template import Template
-from ray_nodes import add_node, kill, nodes, processes
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'ipo_dspy[ray]'")
 
@@ -406,5 +406,5 @@ def test_without_ray_the_extra_is_named() -> None:
 
 
 def test_the_package_loads_no_ray() -> None:
-    code = "import sys, ipo_dspy.optimizer, ipo_dspy.distributed.scorer; sys.exit('ray' in sys.modules)"
+    code = "import sys, ipo_dspy.optimizer.ipo, ipo_dspy.distributed.ray_scorer; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,21 +12,21 @@ from typing import Any
 
 import pytest
 
-from alike import assert_alike
-from bench_small import DeadlySuite, SmallSuite, grid, results, run
-from ipo_dspy.bench.audience import Nobody
+from helpers.bench_small import DeadlySuite, SmallSuite, grid, results, run
+from helpers.comparison import assert_alike
+from helpers.openai_server import KEY
+from helpers.ray_nodes import add_node, kill, nodes
 from ipo_dspy.bench.cells import Cell
-from ipo_dspy.bench.measure import CELLS
-from ipo_dspy.bench.rows import ROWS, Row, read_rows
-from ipo_dspy.bench.runs import Stopper
+from ipo_dspy.bench.method_runners import Stopper
+from ipo_dspy.bench.observer import Nobody
+from ipo_dspy.bench.result_rows import ROWS, Row, read_rows
+from ipo_dspy.bench.runner import CELLS
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.sweep import Swept
 from ipo_dspy.cli import main
-from ipo_dspy.distributed.tasks import RayTasks
+from ipo_dspy.distributed.ray_tasks import RayTasks
 from ipo_dspy.errors import ClusterError, InputError, LanguageModelError
-from ipo_dspy.journal import FILE_NAME
-from openai_server import KEY
-from ray_nodes import add_node, kill, nodes
+from ipo_dspy.run.journal import FILE_NAME
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'ipo_dspy[ray]'")
 
@@ -233,7 +233,7 @@ def test_ctrl_c_prints_the_command_that_goes_on(ray: RayTasks, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_killed_driver_loses_only_what_was_under_way(ray: RayTasks, whole: Swept, tmp_path: Path) -> None:
-    script = Path(__file__).parent / "bench_small.py"
+    script = Path(__file__).parent / "helpers" / "bench_small.py"
     driver = subprocess.Popen([sys.executable, str(script), str(tmp_path), ray.address], text=True)
     begun(tmp_path)
     driver.kill()

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench_small import SmallSuite, grid
+from helpers.bench_small import SmallSuite, grid
+from helpers.planted_keys import ANSWERS, PLACES, SHAPES, Planted, drawn, shapes
 from ipo_dspy import IPO, demo, write_report
 from ipo_dspy._internal.secrets import (
     holds_credentials,
@@ -23,13 +24,12 @@ from ipo_dspy._internal.secrets import (
 )
 from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.bench import suites
-from ipo_dspy.bench.page import Content, write_page
+from ipo_dspy.bench.markdown_page import Content, write_page
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.sweep import sweep
 from ipo_dspy.cli import main
 from ipo_dspy.errors import IPOError, LanguageModelError
 from ipo_dspy.lms.redaction import remember_lm
-from planted_keys import ANSWERS, PLACES, SHAPES, Planted, drawn, shapes
 
 
 @pytest.fixture(params=shapes())

@@ -23,10 +23,11 @@ from PIL import Image, ImageDraw
 
 from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.errors import JournalError
-from ipo_dspy.journal import Journal
-from ipo_dspy.report import pictures, render_report, write_report
-from ipo_dspy.report.model import Change
+from ipo_dspy.report import render_report, write_report
+from ipo_dspy.report import thumbnails as pictures
+from ipo_dspy.report.run_view import Change
 from ipo_dspy.report.summary import changed, harmonic_mean
+from ipo_dspy.run.journal import Journal
 
 CLASSES = (
     "apple", "bicycle", "cactus", "castle", "cloud", "crab", "crown", "dragon", "fish", "flower", "ghost", "heart",

@@ -15,19 +15,19 @@ from typing import Any
 
 import pytest
 
-from alike import assert_alike
+from helpers.comparison import assert_alike
+from helpers.openai_server import Reply, Writer
 from ipo_dspy import IPO, demo
 from ipo_dspy.errors import JournalError
-from ipo_dspy.journal import FILE_NAME, replay
 from ipo_dspy.proposers import Ask, Proposals
-from openai_server import Reply, Writer
+from ipo_dspy.run.journal import FILE_NAME, replay
 
 
 class Sitter:
     """The process that forks the sittings of one run."""
 
     def __init__(self, url: str, folder: Path, steps: int) -> None:
-        script = Path(__file__).parent / "sitting.py"
+        script = Path(__file__).parent / "helpers" / "sessions.py"
         command = [sys.executable, str(script), url, str(folder), str(steps)]
         self.journal = folder / FILE_NAME
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -248,7 +248,7 @@ def test_a_trial_that_cannot_be_taken_over_is_one_line(
 
 
 def test_two_processes_do_not_share_a_run(task: demo.DemoTask, tmp_path: Path) -> None:
-    from ipo_dspy.journal import Journal
+    from ipo_dspy.run.journal import Journal
 
     with Journal(tmp_path), pytest.raises(JournalError, match="is being written by another process"):
         run(task, tmp_path)

@@ -17,9 +17,9 @@ SCORE = """
 import json, sys
 from pathlib import Path
 import torch
-from ipo_dspy.allowed import Allowed
-from ipo_dspy.clip.rest import resting_dtype
-from ipo_dspy.metric import predict, tally_templates
+from ipo_dspy.scoring.candidate_classes import Allowed
+from ipo_dspy.clip.feature_dtype import resting_dtype
+from ipo_dspy.scoring.metrics import predict, tally_templates
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

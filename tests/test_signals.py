@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from cli_process import PYTHON, Processes
+from helpers.cli_process import PYTHON, Processes
+from helpers.openai_server import KEY, Reply, Writer
 from ipo_dspy import IPO, demo
-from ipo_dspy.bench.measure import CELLS
-from ipo_dspy.bench.runs import Stopper
+from ipo_dspy.bench.method_runners import Stopper
+from ipo_dspy.bench.runner import CELLS
 from ipo_dspy.cli import signals
-from ipo_dspy.clip.images import open_image
+from ipo_dspy.clip.image_features import open_image
 from ipo_dspy.errors import StoppedError
-from ipo_dspy.events import Event
-from ipo_dspy.journal import FILE_NAME, replay
-from openai_server import KEY, Reply, Writer
+from ipo_dspy.run.events import Event
+from ipo_dspy.run.journal import FILE_NAME, replay
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
 
@@ -154,7 +154,8 @@ def test_a_signal_before_the_search_ends_the_run_there(processes: Processes, pho
 
 EARLY = """
 import os, signal, sys
-from ipo_dspy.cli import main, runs
+from ipo_dspy.cli import main
+from ipo_dspy.cli import run_command as runs
 
 prepare = runs.prepare
 
@@ -298,7 +299,7 @@ def test_a_stop_while_compile_prepares_ends_it_there(task: demo.DemoTask, tmp_pa
 
 
 def test_a_stopped_cell_asks_nothing(task: demo.DemoTask, tmp_path: Path) -> None:
-    from bench_small import SmallSuite, grid, run
+    from helpers.bench_small import SmallSuite, grid, run
     from ipo_dspy.bench.suites import Split
 
     stopper = Stopper()

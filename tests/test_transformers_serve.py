@@ -13,7 +13,7 @@ import dspy
 import httpx
 import pytest
 
-import local_toys as toys
+from helpers import local_toys as toys
 from ipo_dspy.clip.backbone import import_open_clip
 from ipo_dspy.lms import build_lm
 from ipo_dspy.proposers import Ask, LMProposer, ProposalError

@@ -1,6 +1,6 @@
 """Half precision and GPUs
 
-The accuracy check of `ipo_dspy.clip.precision` with the bundled model: of the classes that are given under 8 templates,
+The accuracy check of `ipo_dspy.scoring.precision_check` with the bundled model: of the classes that are given under 8 templates,
 how many are those of float32 (99.9 % are wanted), and by how much the loss of a template moves at most (0.001 is
 allowed). Then absolute times on the GPU, if there is one.
 """
@@ -13,10 +13,10 @@ from benchmarks.common import Size, seconds, table
 from benchmarks.scoring import COUNT, IMAGENET, SCALE, problem
 from ipo_dspy import demo
 from ipo_dspy.clip.backbone import Backbone, import_open_clip, load_backbone
-from ipo_dspy.clip.precision import compare
-from ipo_dspy.clip.rest import placed
-from ipo_dspy.clip.text import encode_token_lists
-from ipo_dspy.metric import score_templates
+from ipo_dspy.clip.feature_dtype import placed
+from ipo_dspy.clip.text_features import encode_token_lists
+from ipo_dspy.scoring.metrics import score_templates
+from ipo_dspy.scoring.precision_check import compare
 
 HALVES = ("float16", "bfloat16")
 

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.common import Size, interleaved, seconds, table
 from ipo_dspy.clip.backbone import Backbone, load_backbone
-from ipo_dspy.clip.images import encode_images
-from ipo_dspy.clip.memo import Memo
+from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.lru import Memo
 
 BATCH = 64
 Encode = Callable[[Tensor], Tensor]

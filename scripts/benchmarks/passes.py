@@ -14,12 +14,12 @@ from math import ceil
 import torch
 
 from benchmarks.common import Size, seconds, table
-from ipo_dspy.baselines.contexts import ContextTexts, first_context
-from ipo_dspy.baselines.prompting import draw_prompts
+from ipo_dspy.baselines.context_tokens import ContextTexts, first_context
+from ipo_dspy.baselines.deep_prompts import draw_prompts
 from ipo_dspy.baselines.towers import ImageTower
 from ipo_dspy.bench.suites import PAPER
 from ipo_dspy.clip.backbone import Backbone, import_open_clip, load_backbone
-from ipo_dspy.clip.text import encode_token_lists
+from ipo_dspy.clip.text_features import encode_token_lists
 from ipo_dspy.data import BENCHMARKS
 
 SHOTS = 16

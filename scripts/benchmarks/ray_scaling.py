@@ -25,15 +25,15 @@ from torch import Tensor
 from benchmarks.common import Size, interleaved, seconds, table
 from benchmarks.images import photographs
 from ipo_dspy.clip.backbone import Backbone, import_open_clip, load_backbone
-from ipo_dspy.clip.images import encode_images
+from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.distributed import RayScorer
 from ipo_dspy.distributed.cluster import Cluster, load_ray
-from ipo_dspy.distributed.encoding import Size as Workers
-from ipo_dspy.distributed.models import Known
-from ipo_dspy.distributed.parts import Tar
+from ipo_dspy.distributed.messages import Job, Shard
+from ipo_dspy.distributed.model_ref import Known
+from ipo_dspy.distributed.partitions import Tar
 from ipo_dspy.distributed.pool import Images, Pool
-from ipo_dspy.distributed.shards import Job, Shard
-from ipo_dspy.metric import Tally, tally_templates
+from ipo_dspy.distributed.ray_encoding import Size as Workers
+from ipo_dspy.scoring.metrics import Tally, tally_templates
 
 MODEL, CLASSES, TEMPLATES, WIDTH, SCALE = "ViT-B-32-quickgelu", 1000, 8, 512, 100.0
 EACH = 1024

@@ -1,6 +1,6 @@
 """Scoring
 
-Image features of width 512 against 8 templates with 1,000 classes. Ours takes images in blocks (`ipo_dspy.metric`). The
+Image features of width 512 against 8 templates with 1,000 classes. Ours takes images in blocks (`ipo_dspy.scoring.metrics`). The
 plain way makes, for each template, a float32 table of all logits and takes `F.cross_entropy` and `argmax` of it. What
 features are changes no time, so they are drawn. Seconds are medians, in turn in one process; peak memory is that of
 a process for each way, with features and PyTorch.
@@ -18,11 +18,11 @@ from torch import Tensor
 
 from benchmarks.common import Size, interleaved, seconds, table
 from ipo_dspy import demo
-from ipo_dspy.clip.images import encode_images
-from ipo_dspy.clip.precision import TEMPLATES
-from ipo_dspy.clip.rest import resting_dtype
-from ipo_dspy.clip.text import class_features
-from ipo_dspy.metric import predict, score_templates
+from ipo_dspy.clip.feature_dtype import resting_dtype
+from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.text_features import class_features
+from ipo_dspy.scoring.metrics import predict, score_templates
+from ipo_dspy.scoring.precision_check import TEMPLATES
 
 CLASSES, COUNT, WIDTH, SCALE = 1000, 8, 512, 100.0
 IMAGENET = 1_280_000

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import Size, seconds, table
-from ipo_dspy.clip.segments import Origin
-from ipo_dspy.clip.store import FeatureStore
+from ipo_dspy.clip.feature_store import FeatureStore
+from ipo_dspy.clip.lmdb_segments import Origin
 
 WIDTH = 512
 LIMIT = 10 * 10**9  # which is the default: several segments

@@ -1,8 +1,8 @@
 """Text encoding
 
 Templates with the ImageNet class names through the text tower, beside `open_clip.build_zero_shot_classifier`, in turn
-in one process, medians. What candidates and classes have in common at their beginning is computed once (`clip.trie`
-plans it, `clip.prefix` runs it), nothing after the end token, and in the last layer only the ends go on; the result
+in one process, medians. What candidates and classes have in common at their beginning is computed once (`clip.prefix_trie`
+plans it, `clip.prefix_attention` runs it), nothing after the end token, and in the last layer only the ends go on; the result
 is open_clip's own to 1e-5 (the column says how near it comes). "Of the GEMM rate" compares the matrix products that an
 exact answer needs with what the machine does on one large product. Weights are random, which changes no time.
 """
@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from benchmarks.common import Size, interleaved, seconds, table
-from ipo_dspy.clip import prefix
+from ipo_dspy.clip import prefix_attention as prefix
 from ipo_dspy.clip.backbone import Backbone, import_open_clip, load_backbone
-from ipo_dspy.clip.text import encode_token_lists
-from ipo_dspy.clip.trie import TokenList, plan
-from ipo_dspy.metric import score_templates
+from ipo_dspy.clip.prefix_trie import TokenList, plan
+from ipo_dspy.clip.text_features import encode_token_lists
+from ipo_dspy.scoring.metrics import score_templates
 
 SHORT = "a photo of a {}."
 LONG = "a dark grainy close up photo of a {} in front of a plain white wall, seen from the side."

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "IPO": "optimizer",
+    "IPO": "optimizer.ipo",
     "ClipClassifier": "classifier",
     "Template": "template",
     "History": "history",
-    "Score": "history",
+    "Score": "scoring.score",
     "Trial": "history",
     "ImageDataset": "data",
     "load_benchmark": "data",
@@ -28,11 +28,11 @@ _HOME = {
     "EvolutionProposer": "proposers",
     "LMDescriber": "describers",
     "ClipDescriber": "describers",
-    "PaperAdapter": "signatures",
+    "PaperAdapter": "lms.signatures",
     "load_program": "program_files",
     "write_report": "report",
     "RayScorer": "distributed",
-    "mlflow_observer": "tracking",
+    "mlflow_observer": "integrations.mlflow",
     "IPOError": "errors",
 }
 """Public names and the module that holds each."""
@@ -55,16 +55,16 @@ if TYPE_CHECKING:
     from ipo_dspy.distributed import RayScorer as RayScorer
     from ipo_dspy.errors import IPOError as IPOError
     from ipo_dspy.history import History as History
-    from ipo_dspy.history import Score as Score
     from ipo_dspy.history import Trial as Trial
-    from ipo_dspy.optimizer import IPO as IPO
+    from ipo_dspy.integrations.mlflow import mlflow_observer as mlflow_observer
+    from ipo_dspy.lms.signatures import PaperAdapter as PaperAdapter
+    from ipo_dspy.optimizer.ipo import IPO as IPO
     from ipo_dspy.program_files import load_program as load_program
     from ipo_dspy.proposers import EvolutionProposer as EvolutionProposer
     from ipo_dspy.proposers import LMProposer as LMProposer
     from ipo_dspy.report import write_report as write_report
-    from ipo_dspy.signatures import PaperAdapter as PaperAdapter
+    from ipo_dspy.scoring.score import Score as Score
     from ipo_dspy.template import Template as Template
-    from ipo_dspy.tracking import mlflow_observer as mlflow_observer
 
 
 def __getattr__(name: str) -> Any:

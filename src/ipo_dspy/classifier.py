@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, cast
 import dspy
 from dspy.utils.callback import BaseCallback
 
-from ipo_dspy.arguments import flag, whole
-from ipo_dspy.bundled import BUNDLED, located, named
-from ipo_dspy.clip.sources import HUB, LOCAL, Downloads, check_name
+from ipo_dspy.clip.bundled import BUNDLED, located, named
+from ipo_dspy.clip.weights import HUB, LOCAL, Downloads, check_name
 from ipo_dspy.errors import DataError, ImageError, ModelError, ProgramFileError, TemplateError
 from ipo_dspy.program_files import apply_state, load_program, read_state, write_state
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
+from ipo_dspy.validation import flag, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -157,7 +157,7 @@ class ClipClassifier(dspy.Predict):
         Raises:
             ModelError: weights that are not at hand, or that do not fit the model.
         """
-        from ipo_dspy.clip.text import class_features
+        from ipo_dspy.clip.text_features import class_features
 
         backbone = self.backbone
         if self.classes is not None:
@@ -179,7 +179,7 @@ class ClipClassifier(dspy.Predict):
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """Classify one image: `image=` a dspy.Image, PIL image or path; `classes=` replaces the class names."""
-        from ipo_dspy.clip.images import encode_images
+        from ipo_dspy.clip.image_features import encode_images
 
         classes = self._classes_for(inputs)
         if inputs.get("image") is None:
@@ -205,15 +205,15 @@ class ClipClassifier(dspy.Predict):
 
     def encode(self, images: Sequence[Any], *, skip_bad: bool = False) -> None:
         """Encode images together, in batches, so that the calls that follow find their features ready."""
-        from ipo_dspy.clip.images import encode_images
+        from ipo_dspy.clip.image_features import encode_images
 
         if images:
             encode_images(self.backbone, images, skip_bad=skip_bad, allow_url=self.allow_url)
 
     def probabilities(self, image_features: "Tensor", template: Template, classes: Sequence[str]) -> "Tensor":
         """Softmax over classes: [N, D] normalised features to [N, C]."""
-        from ipo_dspy.clip.text import class_features
-        from ipo_dspy.metric import logits
+        from ipo_dspy.clip.text_features import class_features
+        from ipo_dspy.scoring.metrics import logits
 
         text = class_features(self.backbone, [template], classes)[0]  # [C, D]
         scores = logits(

@@ -4,53 +4,12 @@ The order is total and stated once, in `Trial.rank`: higher accuracy, then lower
 tokens, then earlier. The order of insertion never matters, so a resumed or parallel run ends as a straight one.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ipo_dspy.errors import InputError
+from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
-
-DECIMALS = 4
-"""Of a loss, as they are shown to people and to language models; a ranking goes by no more than these.
-
-Another processor, number of threads or batch moves a mean loss by about 1e-6 nats, a hundredth of the last decimal, and
-fewer tokens are worth more than 1e-4 nats.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """How a template classifies a set of images.
-
-    Attributes:
-        accuracy: top-1 accuracy in percent, 0 to 100.
-        loss: mean cross-entropy in nats at the model's own logit scale, over the same images.
-
-    >>> Score(accuracy=81.25, loss=0.5)
-    Score(accuracy=81.25%, loss=0.5000)
-    """
-
-    accuracy: float
-    loss: float
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.accuracy <= 100.0:
-            raise InputError(f"accuracy {self.accuracy} is outside 0..100; give percent, e.g. Score(81.2, 0.5)")
-        if not math.isfinite(self.loss):
-            raise InputError(f"loss {self.loss} is not a finite number; check the features for NaN and infinity")
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Sort key, best first: higher accuracy, then lower loss to `DECIMALS`.
-
-        >>> Score(81.25, 0.50004).rank == Score(81.25, 0.50001).rank < Score(81.25, 0.5002).rank < Score(80.0, 0.1).rank
-        True
-        """
-        return (-self.accuracy, round(self.loss, DECIMALS))
-
-    def __repr__(self) -> str:
-        return f"Score(accuracy={self.accuracy:.2f}%, loss={self.loss:.4f})"
 
 
 @dataclass(frozen=True, slots=True)

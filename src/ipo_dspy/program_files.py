@@ -13,9 +13,9 @@ from typing import Any
 import dspy
 from dspy.utils.saving import get_dependency_versions
 
+from ipo_dspy._internal.file_io import read_json, write_whole
+from ipo_dspy._internal.file_kinds import SAVED_PROGRAM, described
 from ipo_dspy.errors import ProgramFileError
-from ipo_dspy.file_kinds import SAVED_PROGRAM, described
-from ipo_dspy.files import read_json, write_whole
 
 PROGRAM_FILE = "best.json"
 """What a run calls the program that it has found."""

@@ -3,7 +3,7 @@
 A template is what the optimizer searches for and what a reader of a saved program sees, so it is plain
 text and nothing else. One line is one prompt; several lines are an ensemble, whose normalised text
 features are averaged as in Radford et al. 2021, section 3.1.4. Whether a template fits the context of a
-particular model is not known here: that needs the model's own tokenizer (`clip.text`).
+particular model is not known here: that needs the model's own tokenizer (`clip.text_features`).
 """
 
 import functools

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 METHODS: Mapping[str, str] = MappingProxyType(
     {
-        "clip": "templates:Clip",
-        "clip-ensemble": "templates:ClipEnsemble",
-        "clip-best": "templates:BestTemplate",
+        "clip": "zero_shot:Clip",
+        "clip-ensemble": "zero_shot:ClipEnsemble",
+        "clip-best": "zero_shot:BestTemplate",
         "coop": "coop:CoOp",
         "cocoop": "cocoop:CoCoOp",
         "maple": "maple:MaPLe",

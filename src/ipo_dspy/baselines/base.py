@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.images import ImageSource
+from ipo_dspy.clip.image_features import ImageSource
 from ipo_dspy.data.dataset import unknown_class
 from ipo_dspy.errors import DataError, InputError
-from ipo_dspy.history import Score
-from ipo_dspy.metric import tally_logits
+from ipo_dspy.scoring.metrics import tally_logits
+from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
 if TYPE_CHECKING:

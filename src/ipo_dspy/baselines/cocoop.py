@@ -15,12 +15,12 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
-from ipo_dspy.baselines.contexts import ContextTexts, check_context, first_context
-from ipo_dspy.baselines.descent import Recipe, train
-from ipo_dspy.baselines.layers import draw_linear
-from ipo_dspy.baselines.views import training_features
+from ipo_dspy.baselines.context_tokens import ContextTexts, check_context, first_context
+from ipo_dspy.baselines.linear import draw_linear
+from ipo_dspy.baselines.training import Recipe, train
+from ipo_dspy.baselines.training_views import training_features
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.images import ImageSource, encode_images
+from ipo_dspy.clip.image_features import ImageSource, encode_images
 
 TEXTS = 2048
 """Texts in one pass of the tower where no gradients are kept."""

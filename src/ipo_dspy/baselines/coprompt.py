@@ -16,17 +16,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.augment import rand_augment
+from ipo_dspy.baselines.augmentation import rand_augment
 from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
-from ipo_dspy.baselines.descent import Recipe
-from ipo_dspy.baselines.layers import draw_linear
+from ipo_dspy.baselines.class_sentences import SentenceFeatures, Sentences, check_sentences
+from ipo_dspy.baselines.deep_prompts import PromptedClassifier, PromptedTexts, check_prompts, learn
+from ipo_dspy.baselines.linear import draw_linear
 from ipo_dspy.baselines.maple import Coupled, draw_coupled
-from ipo_dspy.baselines.prompting import PromptedClassifier, PromptedTexts, check_prompts, learn
-from ipo_dspy.baselines.sentences import SentenceFeatures, Sentences, check_sentences
 from ipo_dspy.baselines.towers import ImageTower
-from ipo_dspy.baselines.views import Views
+from ipo_dspy.baselines.training import Recipe
+from ipo_dspy.baselines.training_views import Views
 from ipo_dspy.errors import InputError
-from ipo_dspy.metric import logits
+from ipo_dspy.scoring.metrics import logits
 
 REDUCTION = 4
 """H = D / 4, as in the code of CoPrompt."""

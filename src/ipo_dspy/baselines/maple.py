@@ -15,9 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
-from ipo_dspy.baselines.descent import Recipe
-from ipo_dspy.baselines.layers import Linear, draw_linear
-from ipo_dspy.baselines.prompting import (
+from ipo_dspy.baselines.deep_prompts import (
     PromptedClassifier,
     PromptedTexts,
     Prompts,
@@ -26,10 +24,12 @@ from ipo_dspy.baselines.prompting import (
     first_words,
     learn,
 )
+from ipo_dspy.baselines.linear import Linear, draw_linear
 from ipo_dspy.baselines.towers import ImageTower, TextTower
-from ipo_dspy.baselines.views import Views, crops
+from ipo_dspy.baselines.training import Recipe
+from ipo_dspy.baselines.training_views import Views, crops
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.metric import logits
+from ipo_dspy.scoring.metrics import logits
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,8 +17,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
-from ipo_dspy.baselines.descent import Recipe
-from ipo_dspy.baselines.prompting import (
+from ipo_dspy.baselines.deep_prompts import (
     PromptedClassifier,
     PromptedTexts,
     Prompts,
@@ -27,13 +26,14 @@ from ipo_dspy.baselines.prompting import (
     first_words,
     learn,
 )
-from ipo_dspy.baselines.templates import imagenet_templates
 from ipo_dspy.baselines.towers import ImageTower, TextTower
-from ipo_dspy.baselines.views import Views, crops, training_features
+from ipo_dspy.baselines.training import Recipe
+from ipo_dspy.baselines.training_views import Views, crops, training_features
+from ipo_dspy.baselines.zero_shot import imagenet_templates
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.text import template_tokens
+from ipo_dspy.clip.text_features import template_tokens
 from ipo_dspy.errors import InputError
-from ipo_dspy.metric import logits
+from ipo_dspy.scoring.metrics import logits
 from ipo_dspy.template import Template
 
 TEMPLATES = 60

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.bundled import named
 from ipo_dspy.clip.backbone import Backbone, end_places, projected
-from ipo_dspy.clip.trie import TokenList
+from ipo_dspy.clip.bundled import named
+from ipo_dspy.clip.prefix_trie import TokenList
 from ipo_dspy.errors import InputError
 
 

@@ -17,13 +17,13 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
-from ipo_dspy.baselines.descent import Recipe
-from ipo_dspy.baselines.prompting import PromptedClassifier, Prompts, check_prompts, draw_prompts, learn
+from ipo_dspy.baselines.deep_prompts import PromptedClassifier, Prompts, check_prompts, draw_prompts, learn
 from ipo_dspy.baselines.towers import ImageTower
-from ipo_dspy.baselines.views import Views, crops
+from ipo_dspy.baselines.training import Recipe
+from ipo_dspy.baselines.training_views import Views, crops
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.text import class_features
-from ipo_dspy.metric import logits
+from ipo_dspy.clip.text_features import class_features
+from ipo_dspy.scoring.metrics import logits
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template
 
 

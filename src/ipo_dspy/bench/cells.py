@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ipo_dspy._internal.secrets import without_secrets
-from ipo_dspy.bench.methods import REVISIONS, find_kind
-from ipo_dspy.bench.official import official
+from ipo_dspy.bench.author_settings import official
+from ipo_dspy.bench.registry import REVISIONS, find_kind
 from ipo_dspy.bench.settings import Settings, brief
 
 
@@ -31,7 +31,7 @@ class Cell:
     Attributes:
         suite: the collection that the data set is of.
         dataset: its name there.
-        method: see `bench.methods`.
+        method: see `bench.registry`.
         shots: training images a class.
         seed: of the draw of images and of the method.
         settings: of the sweep; a method reads only those that concern it.

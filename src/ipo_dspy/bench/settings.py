@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ipo_dspy.bundled import DEMO
+from ipo_dspy.clip.bundled import DEMO
 from ipo_dspy.proposers import Feedback
 
 LONGEST = 1000

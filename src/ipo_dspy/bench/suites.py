@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from ipo_dspy import demo
-from ipo_dspy.bundled import DEMO_VIT
+from ipo_dspy.clip.bundled import DEMO_VIT
 from ipo_dspy.data import BENCHMARKS, ImageDataset, check_benchmark, find_benchmark, load_benchmark
 from ipo_dspy.data.benchmarks import expected_folder, is_there, parts
 from ipo_dspy.errors import DataError, InputError

@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ipo_dspy._internal.secrets import without_secrets
-from ipo_dspy.bench.audience import Audience, Nobody
 from ipo_dspy.bench.cells import Cell, Grid, distinct
-from ipo_dspy.bench.measure import Bench, check_able, check_asked
-from ipo_dspy.bench.methods import check_methods, find_kind
-from ipo_dspy.bench.rows import Row, Rows
-from ipo_dspy.bench.runs import Stopper, build_ipo
-from ipo_dspy.bench.spread import spread
+from ipo_dspy.bench.method_runners import Stopper, build_ipo
+from ipo_dspy.bench.observer import Audience, Nobody
+from ipo_dspy.bench.ray_sweep import spread
+from ipo_dspy.bench.registry import check_methods, find_kind
+from ipo_dspy.bench.result_rows import Row, Rows
+from ipo_dspy.bench.runner import Bench, check_able, check_asked
 from ipo_dspy.bench.suites import Suite
 from ipo_dspy.bench.transfer import split_of
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.errors import StoppedError
-from ipo_dspy.estimate import Estimate, Item
+from ipo_dspy.optimizer.cost_estimate import Estimate, Item
 
 if TYPE_CHECKING:
-    from ipo_dspy.distributed.tasks import RayTasks
+    from ipo_dspy.distributed.ray_tasks import RayTasks
 
 
 @dataclass(frozen=True, slots=True)

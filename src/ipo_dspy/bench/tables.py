@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ipo_dspy.bench.aggregate import Entry, Mean, entry, transferred
 from ipo_dspy.bench.cells import Grid
-from ipo_dspy.bench.means import Entry, Mean, entry, transferred
-from ipo_dspy.bench.methods import find_kind
-from ipo_dspy.bench.published import AVERAGE, NOTHING, Figures, published, published_ablation
-from ipo_dspy.bench.rows import Row
+from ipo_dspy.bench.paper_figures import AVERAGE, NOTHING, Figures, published, published_ablation
+from ipo_dspy.bench.registry import find_kind
+from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.suites import Suite
 from ipo_dspy.errors import InputError
 

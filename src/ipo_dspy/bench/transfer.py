@@ -12,10 +12,10 @@ from typing import Any
 from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.base import Fitted, evaluate
 from ipo_dspy.bench.cells import Cell
-from ipo_dspy.bench.methods import find_kind
-from ipo_dspy.bench.runs import Found, Job, few_shot, images_of
+from ipo_dspy.bench.method_runners import Found, Job, few_shot, images_of
+from ipo_dspy.bench.registry import find_kind
 from ipo_dspy.bench.suites import Split, Suite, Whole
-from ipo_dspy.history import Score
+from ipo_dspy.scoring.score import Score
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from ipo_dspy.cli.cache import cache
 from ipo_dspy.cli.data import data
 from ipo_dspy.cli.doctor import doctor
 from ipo_dspy.cli.explain import explain
+from ipo_dspy.cli.inference import classify, describe, evaluate, report
 from ipo_dspy.cli.optimize import demo, optimize
-from ipo_dspy.cli.use import classify, describe, evaluate, report
 from ipo_dspy.cli.watch import watch
 
 app = typer.Typer(

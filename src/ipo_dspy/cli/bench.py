@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ipo_dspy.bench.suites import Suite
     from ipo_dspy.bench.sweep import Swept
     from ipo_dspy.bench.tables import Table
-    from ipo_dspy.distributed.tasks import RayTasks
+    from ipo_dspy.distributed.ray_tasks import RayTasks
 
 T = TypeVar("T")
 
@@ -106,14 +106,15 @@ def bench(
     """Measure methods on data sets by the base-to-novel protocol and print the paper's table."""
     from ipo_dspy.bench.ablations import Models, ablation, variant_names
     from ipo_dspy.bench.cells import Grid
-    from ipo_dspy.bench.curves import plot_curves
-    from ipo_dspy.bench.page import Content, write_page
+    from ipo_dspy.bench.learning_curves import plot_curves
+    from ipo_dspy.bench.markdown_page import Content, write_page
     from ipo_dspy.bench.settings import Settings
-    from ipo_dspy.bench.shots import write_shots
+    from ipo_dspy.bench.shots_plot import write_shots
     from ipo_dspy.bench.suites import build_suite
     from ipo_dspy.bench.sweep import estimate
     from ipo_dspy.bench.tables import render
-    from ipo_dspy.cli import resume, show
+    from ipo_dspy.cli import output as show
+    from ipo_dspy.cli import resume
 
     render((), format)  # an unknown format shows now
     cluster = tasks(ray, ray_workers, ray_cpus, ray_gpus)
@@ -193,10 +194,10 @@ def _sweep(
     grids: "Sequence[Grid]", suite: "Suite", out: Path, cluster: "RayTasks | None", **options: Any
 ) -> "tuple[Swept, int]":
     """Measure the cells; what came of it, and the exit code."""
-    from ipo_dspy.bench.runs import Stopper
+    from ipo_dspy.bench.method_runners import Stopper
     from ipo_dspy.bench.sweep import sweep
     from ipo_dspy.cli import signals
-    from ipo_dspy.cli.sweeping import LiveSweep
+    from ipo_dspy.cli.sweep_progress import LiveSweep
 
     stopper, live = Stopper(), LiveSweep(several=cluster is not None)
     said = "stopping after this step" if cluster is None else "stopping the cells under way"
@@ -219,9 +220,10 @@ def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "Suite", swept: "
 def _show(tables: "Sequence[Table]", swept: "Swept", form: str, out: Path, *, json: bool) -> None:
     """Tables or JSON on stdout; what is missing from them, and how to go on, on stderr."""
     from ipo_dspy._internal.counts import counted
-    from ipo_dspy.bench.rows import ROWS
+    from ipo_dspy.bench.result_rows import ROWS
     from ipo_dspy.bench.tables import render
-    from ipo_dspy.cli import resume, show
+    from ipo_dspy.cli import output as show
+    from ipo_dspy.cli import resume
 
     if json:
         show.as_json({"cells": swept.cells, "stopped": swept.stopped, "rows": [asdict(r) for r in swept.rows.values()]})
@@ -238,7 +240,7 @@ def _show(tables: "Sequence[Table]", swept: "Swept", form: str, out: Path, *, js
 
 def _methods(text: str | None, lm: str | None) -> tuple[str, ...]:
     """Those asked for, in the order of the tables; by default all that can be run."""
-    from ipo_dspy.bench.methods import find_kind, kinds
+    from ipo_dspy.bench.registry import find_kind, kinds
 
     known = kinds()
     if text is None:
@@ -249,11 +251,11 @@ def _methods(text: str | None, lm: str | None) -> tuple[str, ...]:
 
 def _able(grid: "Grid", device: str) -> tuple[str, ...]:
     """The methods that can be run with the model; why the others cannot is told."""
-    from ipo_dspy.bench.methods import able
-    from ipo_dspy.bundled import located
-    from ipo_dspy.cli import show
+    from ipo_dspy.bench.registry import able
+    from ipo_dspy.cli import output as show
     from ipo_dspy.cli.progress import working
     from ipo_dspy.clip.backbone import load_backbone
+    from ipo_dspy.clip.bundled import located
 
     with working("Loading the model ..."):
         backbone = load_backbone(located(grid.settings.model), grid.settings.pretrained, device=device)
@@ -271,7 +273,7 @@ def _only(names: Sequence[str], option: str, ablate: Sequence[str] | None) -> st
 
 
 def _arguments(given: Sequence[str] | None) -> dict[str, dict[str, Any]]:
-    from ipo_dspy.bench.methods import with_sentences
+    from ipo_dspy.bench.registry import with_sentences
 
     found: dict[str, dict[str, Any]] = {}
     for one in given or ():

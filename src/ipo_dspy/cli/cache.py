@@ -13,7 +13,7 @@ from ipo_dspy.cli.options import Json
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
-    from ipo_dspy.clip.store import FeatureStore, Held
+    from ipo_dspy.clip.feature_store import FeatureStore, Held
 
 cache = typer.Typer(name="cache", help="Features of images that were encoded before.", no_args_is_help=True)
 
@@ -21,7 +21,7 @@ cache = typer.Typer(name="cache", help="Features of images that were encoded bef
 @cache.command()
 def info(json: Json = False) -> None:
     """Where the features are kept, how much they take, and of which models they are."""
-    from ipo_dspy.cli import show
+    from ipo_dspy.cli import output as show
 
     store = _store()
     held = [] if store is None else store.contents()
@@ -58,8 +58,8 @@ def clear(
 
 
 def _store() -> "FeatureStore | None":
-    from ipo_dspy.clip.place import cache_folder, cache_limit
-    from ipo_dspy.clip.store import FeatureStore
+    from ipo_dspy.clip.cache_config import cache_folder, cache_limit
+    from ipo_dspy.clip.feature_store import FeatureStore
 
     folder = cache_folder()
     return None if folder is None else FeatureStore(folder, cache_limit())

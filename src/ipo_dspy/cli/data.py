@@ -17,7 +17,7 @@ data = typer.Typer(name="data", help="The data sets of the paper's experiments."
 @data.command("list")
 def list_(json: Json = False) -> None:
     """The data sets by name: their folders, how their splits are told, their classes."""
-    from ipo_dspy.cli import show
+    from ipo_dspy.cli import output as show
     from ipo_dspy.data import BENCHMARKS
 
     if json:
@@ -35,7 +35,7 @@ def check(
     json: Json = False,
 ) -> None:
     """What of a data set is there, what is missing and where it comes from. Exit code 1 if anything is."""
-    from ipo_dspy.cli import show
+    from ipo_dspy.cli import output as show
     from ipo_dspy.data import check_benchmark
 
     found = check_benchmark(name, path)

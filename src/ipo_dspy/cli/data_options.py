@@ -104,7 +104,7 @@ def read_sets(
     Raises:
         InputError: parts that do not fit one another, or what the readers raise.
     """
-    from ipo_dspy.cli import show
+    from ipo_dspy.cli import output as show
     from ipo_dspy.data import load_images, open_images
 
     _check_there(data)
@@ -136,7 +136,7 @@ def read_part(data: Path, options: "DataOptions", *roles: str) -> "ImageDataset"
         options: how it is read; the user may have named a part by `split`.
         roles: "test", "validation", or "training", which all split data has.
     """
-    from ipo_dspy.cli import show
+    from ipo_dspy.cli import output as show
     from ipo_dspy.data import load_images
 
     _check_there(data)
@@ -160,9 +160,9 @@ def _check_there(data: Path) -> None:
 
 def _tell_columns(data: Path, options: "DataOptions") -> None:
     """Say which columns of a table are read, unless the user or their names say it."""
-    from ipo_dspy.cli import show
+    from ipo_dspy.cli import output as show
     from ipo_dspy.data.table import find_columns
-    from ipo_dspy.data.tablefile import TABLE_SUFFIXES, open_table
+    from ipo_dspy.data.table_reader import TABLE_SUFFIXES, open_table
 
     if {"image", "label"} <= options.keys() or data.suffix.lower() not in TABLE_SUFFIXES or not data.is_file():
         return
@@ -173,8 +173,8 @@ def _tell_columns(data: Path, options: "DataOptions") -> None:
 
 def _warn_of_copies(train: "ImageDataset", validation: "ImageDataset | None", test: "ImageDataset | None") -> None:
     """Say how many images of one set are in another one too; which of them is to go is for people to decide."""
-    from ipo_dspy.cli import show
-    from ipo_dspy.data.copies import find_copies
+    from ipo_dspy.cli import output as show
+    from ipo_dspy.data.duplicates import find_copies
 
     seen, names = list(train), "training"
     for name, images in (("validation", validation), ("test", test)):
@@ -250,7 +250,7 @@ def _fit(dataset: "ImageDataset", classes: Sequence[str], name: str) -> "ImageDa
     Raises:
         InputError: no class in common.
     """
-    from ipo_dspy.cli import show
+    from ipo_dspy.cli import output as show
 
     dataset = dataset.spelled_as(classes)
     common = [label for label in classes if label in dataset.classes]
@@ -275,7 +275,7 @@ def _names(text: str) -> list[str]:
     path = Path(text).expanduser()
     if not path.is_file():
         return [name.strip() for name in text.split(",")]
-    from ipo_dspy.files import read_regular
+    from ipo_dspy._internal.file_io import read_regular
 
     try:
         lines = read_regular(path, limit=1 << 24).decode("utf-8-sig").splitlines()

@@ -13,9 +13,9 @@ import typer
 from rich.text import Text
 
 from ipo_dspy._internal.counts import counted
-from ipo_dspy.cli import doctor_machine as machine
+from ipo_dspy.cli import doctor_environment as machine
 from ipo_dspy.cli import doctor_models as models
-from ipo_dspy.cli.doctor_machine import Check, State
+from ipo_dspy.cli.doctor_environment import Check, State
 from ipo_dspy.cli.options import DEFAULT_PRETRAINED, Device, Json, Lm, LmArg, Pretrained, Vlm, VlmArg, settings
 from ipo_dspy.cli.terminal import Terminal
 
@@ -88,7 +88,7 @@ def guarded(name: str, look: Look) -> Iterator[Check]:
 
 def _said(error: Exception) -> str:
     try:
-        from ipo_dspy.lms.faults import brief
+        from ipo_dspy.lms.error_messages import brief
     except ImportError:
         return ""  # DSPy itself is broken, and an error's words may hold a key
     return f": {brief(error)}"
@@ -105,7 +105,7 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Check that everything a run needs is there, and say what to write where it is not."""
-    from ipo_dspy.cli.show import as_json
+    from ipo_dspy.cli.output import as_json
 
     given = settings(lm_arg, "--lm-arg"), settings(vlm_arg, "--vlm-arg")
     wanted = Wanted(model, pretrained, device, lm, vlm, *given)

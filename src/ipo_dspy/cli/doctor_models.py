@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from ipo_dspy.bundled import located
-from ipo_dspy.cli.doctor_machine import Check
+from ipo_dspy._internal.threads import within
+from ipo_dspy.cli.doctor_environment import Check
 from ipo_dspy.cli.options import DEFAULT_MODEL, DEFAULT_PRETRAINED
 from ipo_dspy.cli.wording import ROLES, in_options
+from ipo_dspy.clip.bundled import located
 from ipo_dspy.errors import LanguageModelError, ModelError
-from ipo_dspy.threads import within
 
 if TYPE_CHECKING:
     import dspy
@@ -49,7 +49,7 @@ def demo_model(where: str) -> Check:
 def default_model() -> Check:
     """Whether the weights that `optimize` takes by default are on this machine; nothing is loaded or fetched."""
     from ipo_dspy.clip.backbone import import_open_clip
-    from ipo_dspy.clip.sources import resolve
+    from ipo_dspy.clip.weights import resolve
 
     name = "CLIP by default"
     called = f"{DEFAULT_MODEL}, {DEFAULT_PRETRAINED}"
@@ -121,8 +121,8 @@ def _split(message: str) -> tuple[str, str]:
 
 def language_model(option: str, model: str, settings: Mapping[str, Any]) -> Check:
     """A language model answers one tiny request, with a tiny picture for `--vlm`; never from the cache."""
-    from ipo_dspy.lms.faults import brief, key_variable
-    from ipo_dspy.lms.keys import check_key
+    from ipo_dspy.lms.api_keys import check_key
+    from ipo_dspy.lms.error_messages import brief, key_variable
 
     name, lm = f"{option} {model}", cast(Any, None)
     try:
@@ -163,7 +163,7 @@ def _build(option: str, model: str, settings: Mapping[str, Any]) -> "dspy.BaseLM
 
 def _ask(lm: "dspy.BaseLM", *, picture: bool) -> None:
     from ipo_dspy.lms import LOCAL
-    from ipo_dspy.lms.asking import greet
+    from ipo_dspy.lms.requests import greet
 
     local = lm.model.startswith(LOCAL)
     ask = _show_picture if picture else greet
@@ -190,7 +190,7 @@ def _show_picture(lm: "dspy.BaseLM") -> None:
     import dspy
     from PIL import Image
 
-    from ipo_dspy.lms.asking import request
+    from ipo_dspy.lms.requests import request
 
     request(
         lm,
@@ -212,7 +212,7 @@ def _remedy(error: Exception, option: str, model: str) -> str:
     )
 
     from ipo_dspy.lms import LOCAL
-    from ipo_dspy.lms.faults import FATAL, key_variable, remedy
+    from ipo_dspy.lms.error_messages import FATAL, key_variable, remedy
 
     if model.startswith(LOCAL):
         return f"hf download {model.removeprefix(LOCAL)}, or name a folder that holds it: {option} {LOCAL}/PATH"

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ipo_dspy.cli.data_options import Base, Classes, ImageColumn, LabelColumn, Split, data_options, read_part
+from ipo_dspy.cli.inference import readable
 from ipo_dspy.cli.options import DEFAULT_MODEL, DEFAULT_PRETRAINED, AllowDownload, Device, Json, Pretrained, SkipBad
-from ipo_dspy.cli.use import readable
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
+    from ipo_dspy.analysis.word_ablation import Explanation
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.data import DataOptions, ImageDataset
-    from ipo_dspy.occlusion import Explanation
 
 CONFUSIONS = 12
 """Shown at most; the JSON has all."""
@@ -50,9 +50,9 @@ def explain(
 
     Where the data has classes besides those of the program, these are base and the others novel.
     """
+    from ipo_dspy.analysis.word_ablation import explain as score
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.cli.progress import working
-    from ipo_dspy.occlusion import explain as score
     from ipo_dspy.template import DEFAULT_TEMPLATE, Template
 
     if len(sources) != (1 if template is not None else 2):
@@ -73,7 +73,7 @@ def explain(
         found = score(program, parts, Template.parse(DEFAULT_TEMPLATE), program.template)
     files = [*(_draw(found, plot) if plot is not None else ()), *(_write(found, report) if report is not None else ())]
     if json:
-        from ipo_dspy.cli import show
+        from ipo_dspy.cli import output as show
 
         show.as_json(found.plain())
     else:
@@ -111,7 +111,7 @@ def _parts(program: "ClipClassifier", dataset: "ImageDataset", *, halves: bool) 
 
 
 def _print(found: "Explanation", files: Sequence[Path]) -> None:
-    from ipo_dspy.cli import show
+    from ipo_dspy.cli import output as show
 
     parts = list(found.rows[0].scores)
     split = "novel" in parts
@@ -136,7 +136,7 @@ def _change(found: "Explanation", row: Any) -> str:
 
 
 def _draw(found: "Explanation", path: Path) -> tuple[Path, ...]:
-    from ipo_dspy.report.plots import draw_bars
+    from ipo_dspy.report.figures import draw_bars
 
     labels = [f"without {row.occlusion.removed!r}" if row.occlusion.removed else "whole" for row in found.rows]
     series = {part: [row.scores[part].accuracy for row in found.rows] for part in found.rows[0].scores}
@@ -145,6 +145,6 @@ def _draw(found: "Explanation", path: Path) -> tuple[Path, ...]:
 
 
 def _write(found: "Explanation", path: Path) -> tuple[Path, ...]:
-    from ipo_dspy.report.words import write_words
+    from ipo_dspy.report.word_report import write_words
 
     return (write_words(found.plain(), path if path.suffix == ".html" else path.with_name(f"{path.name}.html")),)

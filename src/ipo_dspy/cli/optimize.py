@@ -59,7 +59,7 @@ from ipo_dspy.errors import InputError, IPOError, StoppedError
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.cli.runs import Outcome
+    from ipo_dspy.cli.run_command import Outcome
     from ipo_dspy.data import ImageDataset
 
 
@@ -88,7 +88,7 @@ def demo(
 ) -> None:
     """Run IPO on bundled images with a bundled CLIP: no network, no key."""
     from ipo_dspy import demo as bundled
-    from ipo_dspy.cli import runs
+    from ipo_dspy.cli import run_command as runs
 
     if name == "list":
         _list_demo(json)
@@ -174,8 +174,9 @@ def optimize(
 ) -> None:
     """Find the best prompt template for your images."""
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.cli import runs, show
-    from ipo_dspy.progress import is_watched
+    from ipo_dspy.cli import output as show
+    from ipo_dspy.cli import run_command as runs
+    from ipo_dspy.run.progress import is_watched
 
     sets = read_sets(
         data,
@@ -227,11 +228,13 @@ def _run(
     dry_run: bool,
     options: dict[str, Any],
 ) -> None:
-    from ipo_dspy.cli import runs, show, signals
+    from ipo_dspy.cli import output as show
+    from ipo_dspy.cli import run_command as runs
+    from ipo_dspy.cli import signals
     from ipo_dspy.cli.progress import LiveProgress
-    from ipo_dspy.lms.addresses import check_listening
-    from ipo_dspy.lms.retries import telling_of_retries
-    from ipo_dspy.optimizer import IPO
+    from ipo_dspy.lms.endpoints import check_listening
+    from ipo_dspy.lms.retry_notices import telling_of_retries
+    from ipo_dspy.optimizer.ipo import IPO
 
     progress = LiveProgress()
     optimizer = IPO(log_dir=folder, observers=[progress], progress=False, **options)
@@ -321,7 +324,7 @@ def _models(
 
 def _list_demo(json: bool) -> None:
     from ipo_dspy import demo as bundled
-    from ipo_dspy.cli import show
+    from ipo_dspy.cli import output as show
 
     tasks = [bundled.load(name, classes="all") for name in bundled.names()]
     if json:
@@ -336,7 +339,7 @@ def _list_demo(json: bool) -> None:
 
 def _export(name: str, folder: Path, json: bool) -> None:
     from ipo_dspy import demo as bundled
-    from ipo_dspy.cli import show
+    from ipo_dspy.cli import output as show
 
     count = bundled.export(name, folder)
     if json:
@@ -347,6 +350,6 @@ def _export(name: str, folder: Path, json: bool) -> None:
 
 def _announce(json: bool, text: str) -> None:
     if not json:
-        from ipo_dspy.cli import show
+        from ipo_dspy.cli import output as show
 
         show.note(text)

@@ -12,7 +12,7 @@ from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
     from ipo_dspy.distributed import RayScorer
-    from ipo_dspy.distributed.tasks import RayTasks
+    from ipo_dspy.distributed.ray_tasks import RayTasks
 
 DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16-quickgelu", "openai"
 """The CLIP of the paper; as of `ClipClassifier`, whose module loads DSPy."""
@@ -117,7 +117,7 @@ def tasks(address: str | None, workers: int | None, cpus: int | None, gpus: floa
     if address is None:
         _refuse(workers=workers, cpus=cpus, gpus=gpus)
         return None
-    from ipo_dspy.distributed.tasks import RayTasks
+    from ipo_dspy.distributed.ray_tasks import RayTasks
 
     return RayTasks(address, num_workers=workers, cpus_per_worker=cpus or 1, gpus_per_worker=gpus or 0)
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from ipo_dspy.cli.terminal import Terminal
 from ipo_dspy.cli.wording import in_options
-from ipo_dspy.events import Event
-from ipo_dspy.progress import ProgressDisplay
+from ipo_dspy.run.events import Event
+from ipo_dspy.run.progress import ProgressDisplay
 
-_log = logging.getLogger("ipo_dspy.optimizer")
+_log = logging.getLogger("ipo_dspy.optimizer.ipo")
 """Says what goes wrong where nobody observes; here it would say it a second time, in words for Python."""
 
 

@@ -24,8 +24,8 @@ from ipo_dspy.cli.terminal import Terminal
 from ipo_dspy.cli.watch_state import RunState, SearchState
 from ipo_dspy.errors import JournalError
 from ipo_dspy.history import Trial
-from ipo_dspy.journal import FILE_NAME, follow, is_written
-from ipo_dspy.ledger import Spent
+from ipo_dspy.run.journal import FILE_NAME, follow, is_written
+from ipo_dspy.run.ledger import Spent
 
 PAUSE = 0.5
 """Seconds between two looks."""

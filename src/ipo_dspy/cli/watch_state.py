@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, cast
 
-from ipo_dspy.events import Event
 from ipo_dspy.history import Trial
-from ipo_dspy.ledger import Answer, Spent
-from ipo_dspy.report.fields import Fields
+from ipo_dspy.report.journal_fields import Fields
+from ipo_dspy.run.events import Event
+from ipo_dspy.run.ledger import Answer, Spent
 
 WHY = {
     "patience": "no better template for as many steps as --patience allows",

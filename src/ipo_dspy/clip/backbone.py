@@ -6,7 +6,7 @@ same: normalised float32 features. Weights are read as tensors only, never unpic
 
 A causal text tower that pools at the end token does not see what comes after that token, so it is run on
 the filled part of the context only, and what lists of tokens share at their beginning is computed once for all
-(`clip.prefix`). Whether a model is of that kind is decided once, at load, by its structure and by a comparison
+(`clip.prefix_attention`). Whether a model is of that kind is decided once, at load, by its structure and by a comparison
 with its own `encode_text`; any other model takes the full context, which is slow rather than wrong.
 
 Letters: N images, M token lists, L tokens, W width of the text tower, D width of the features.
@@ -29,12 +29,12 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from PIL import Image
 from torch import Tensor, nn
 
-from ipo_dspy.clip import prefix
+from ipo_dspy.clip import prefix_attention as prefix
 from ipo_dspy.clip.cpu_threads import CpuThreads, choose_threads, limited_to
-from ipo_dspy.clip.memo import Memo
-from ipo_dspy.clip.sources import HUB, LOCAL, Downloads, Source, brief, fetch_text_parts, hub_access, resolve, stamp
-from ipo_dspy.clip.tokens import PROBES, Tokens
-from ipo_dspy.clip.trie import TokenList, plan
+from ipo_dspy.clip.lru import Memo
+from ipo_dspy.clip.prefix_trie import TokenList, plan
+from ipo_dspy.clip.tokenizer import PROBES, Tokens
+from ipo_dspy.clip.weights import HUB, LOCAL, Downloads, Source, brief, fetch_text_parts, hub_access, resolve, stamp
 from ipo_dspy.errors import InputError, ModelError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

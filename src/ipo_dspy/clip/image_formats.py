@@ -13,7 +13,7 @@ from pathlib import PurePath
 
 from PIL import Image, UnidentifiedImageError, features
 
-from ipo_dspy.files import open_regular
+from ipo_dspy._internal.file_io import open_regular
 
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000"),

@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from ipo_dspy._internal.file_io import read_regular
 from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.clip.image_formats import HEIF_REMEDY, has_signature, is_heif, readable_formats
 from ipo_dspy.clip.image_pixels import decoded, from_array
 from ipo_dspy.errors import ImageError
-from ipo_dspy.files import read_regular
 
 if TYPE_CHECKING:
     import dspy

@@ -8,7 +8,7 @@ from typing import TypedDict
 
 from ipo_dspy._internal.counts import counted
 from ipo_dspy.data.dataset import ImageDataset, Loaded
-from ipo_dspy.data.fewshot import few_shot, select
+from ipo_dspy.data.sampling import few_shot, select
 from ipo_dspy.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, class_name, example, shorten, usable_classes
 from ipo_dspy.data.image_tree import ImageTree, check_folder, told, unused_beside, visible_folders, walk, warn_unused
-from ipo_dspy.data.parts import find_parts, part_folder
+from ipo_dspy.data.split_folders import find_parts, part_folder
 from ipo_dspy.errors import DataError
 
 logger = logging.getLogger(__name__)

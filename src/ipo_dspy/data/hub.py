@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from ipo_dspy._internal.file_io import read_json
 from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, shorten
-from ipo_dspy.data.parts import parts_by_name
+from ipo_dspy.data.split_folders import parts_by_name
 from ipo_dspy.data.table import IMAGE_COLUMNS, LABEL_COLUMNS, catalog_of
-from ipo_dspy.data.tablefile import Cells, Table
+from ipo_dspy.data.table_reader import Cells, Table
 from ipo_dspy.errors import DataError
-from ipo_dspy.files import read_json
 
 if TYPE_CHECKING:
     import datasets

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.benchmarks import Benchmark, list_file
+from ipo_dspy.data.coop_splits import read_text
 from ipo_dspy.data.dataset import class_name, shorten
 from ipo_dspy.data.image_tree import unused_beside, unused_kind, warn_unused
-from ipo_dspy.data.lists import Item, Lists, told
-from ipo_dspy.data.splitfiles import read_text
+from ipo_dspy.data.split_lists import Item, Lists, told
 from ipo_dspy.errors import DataError
 
 _ID = re.compile(r"n[0-9]{8}")

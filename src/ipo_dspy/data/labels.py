@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ipo_dspy.data.dataset import class_name, shorten, unknown_class, usable_classes
-from ipo_dspy.data.tablefile import Table
+from ipo_dspy.data.table_reader import Table
 from ipo_dspy.errors import DataError
 
 NAME_COLUMNS = ("class_name", "label_name", "category_name", "class", "category", "label_text", "name", "label")

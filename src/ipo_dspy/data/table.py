@@ -21,8 +21,8 @@ from ipo_dspy.data.catalog import Catalog
 from ipo_dspy.data.dataset import ImageDataset, Loaded, closest, example, shorten
 from ipo_dspy.data.labels import named_labels
 from ipo_dspy.data.labels import stored_classes as stored_classes
-from ipo_dspy.data.splitcolumn import rows_of_split, split_column
-from ipo_dspy.data.tablefile import Cells, Table, open_table
+from ipo_dspy.data.split_column import rows_of_split, split_column
+from ipo_dspy.data.table_reader import Cells, Table, open_table
 from ipo_dspy.errors import DataError
 
 IMAGE_COLUMNS = (

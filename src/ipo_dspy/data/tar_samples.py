@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from ipo_dspy._internal.file_io import open_regular
 from ipo_dspy.clip.image_formats import file_suffix, image_suffixes
 from ipo_dspy.data.dataset import shorten
 from ipo_dspy.data.table import LABEL_COLUMNS
 from ipo_dspy.errors import DataError
-from ipo_dspy.files import open_regular
 
 MAX_LABEL_BYTES = 1 << 20
 """Of a file with a label; a JSON file may hold more than that."""

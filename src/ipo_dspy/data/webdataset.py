@@ -14,11 +14,11 @@ from typing import overload
 
 from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.catalog import Catalog
+from ipo_dspy.data.coop_splits import read_text
 from ipo_dspy.data.dataset import ImageDataset, Loaded, shorten
 from ipo_dspy.data.image_tree import told
-from ipo_dspy.data.splitfiles import read_text
 from ipo_dspy.data.table import catalog_of
-from ipo_dspy.data.tablefile import Cells, Table
+from ipo_dspy.data.table_reader import Cells, Table
 from ipo_dspy.data.tar_samples import Sample, read_picture, read_samples
 from ipo_dspy.errors import DataError
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from ipo_dspy.bundled import DEMO, assets
-from ipo_dspy.bundled import model_path as model_path
+from ipo_dspy.clip.bundled import DEMO, assets
+from ipo_dspy.clip.bundled import model_path as model_path
 from ipo_dspy.data import ImageDataset, few_shot, load_image_table, split_classes
 from ipo_dspy.data.dataset import closest
-from ipo_dspy.data.tablefile import open_table
+from ipo_dspy.data.table_reader import open_table
 from ipo_dspy.errors import DataError
 
 if TYPE_CHECKING:

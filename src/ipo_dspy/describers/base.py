@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ipo_dspy.ledger import Once
+from ipo_dspy.run.ledger import Once
 from ipo_dspy.template import spoken
 
 _UNSPACED = re.compile(

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ipo_dspy.clip.images import encode_images
-from ipo_dspy.clip.text import class_features
+from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.describers.base import Descriptions
-from ipo_dspy.ledger import Once
-from ipo_dspy.phrases import BANK, Phrase
+from ipo_dspy.run.ledger import Once
 from ipo_dspy.template import PLACEHOLDER, Template
+from ipo_dspy.vocabulary import BANK, Phrase
 
 if TYPE_CHECKING:
     from torch import Tensor

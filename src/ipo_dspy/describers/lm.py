@@ -9,16 +9,16 @@ import dspy
 from dspy.utils.exceptions import LMError
 from PIL import Image
 
+from ipo_dspy._internal.threads import in_threads
 from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.clip.image_io import open_image
 from ipo_dspy.describers.base import Descriptions, first_sentences, without_class_name
 from ipo_dspy.errors import BudgetError, ImageError, LanguageModelError, NoAnswerError, StoppedError
-from ipo_dspy.ledger import Answer, Once
-from ipo_dspy.lms.asking import request
-from ipo_dspy.lms.faults import FATAL, brief, remedy
-from ipo_dspy.signatures import DescribeImage, PlainAdapter
-from ipo_dspy.thoughts import is_refusal
-from ipo_dspy.threads import in_threads
+from ipo_dspy.lms.error_messages import FATAL, brief, remedy
+from ipo_dspy.lms.reasoning import is_refusal
+from ipo_dspy.lms.requests import request
+from ipo_dspy.lms.signatures import DescribeImage, PlainAdapter
+from ipo_dspy.run.ledger import Answer, Once
 
 LONGEST_SIDE = 768
 """Pixels; larger images are scaled down before they are sent. Providers do the same and charge for more."""

@@ -19,7 +19,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ipo_dspy.distributed.scorer import RayScorer as RayScorer
+    from ipo_dspy.distributed.ray_scorer import RayScorer as RayScorer
 
 __all__ = ["RayScorer"]
 
@@ -27,7 +27,7 @@ __all__ = ["RayScorer"]
 def __getattr__(name: str) -> Any:
     # Only when asked for: workers open `shards`, and need no torch for it.
     if name == "RayScorer":
-        from ipo_dspy.distributed.scorer import RayScorer
+        from ipo_dspy.distributed.ray_scorer import RayScorer
 
         return RayScorer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

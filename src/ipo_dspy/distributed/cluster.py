@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ipo_dspy.clip.sources import brief
+from ipo_dspy.clip.weights import brief
 from ipo_dspy.errors import ClusterError, InputError, ModelError
 
 logger = logging.getLogger(__name__)

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from ipo_dspy.distributed.cluster import Cluster
-from ipo_dspy.distributed.encoding import TRIES, Size, encode
-from ipo_dspy.distributed.parts import Part
-from ipo_dspy.distributed.shards import Job
+from ipo_dspy.distributed.messages import Job
+from ipo_dspy.distributed.partitions import Part
+from ipo_dspy.distributed.ray_encoding import TRIES, Size, encode
 from ipo_dspy.distributed.worker import Holder
 from ipo_dspy.errors import ClusterError, InputError, IPOError
 

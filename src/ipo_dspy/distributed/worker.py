@@ -19,16 +19,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ipo_dspy.allowed import Allowed
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.cache import origin
-from ipo_dspy.clip.images import READING, encode_images, open_image
+from ipo_dspy.clip.feature_cache import origin
+from ipo_dspy.clip.image_features import READING, encode_images, open_image
 from ipo_dspy.data.dataset import class_name, unknown_class
-from ipo_dspy.distributed.parts import Chunk, Listed, Part
-from ipo_dspy.distributed.shards import Job, Shard, Told
-from ipo_dspy.distributed.store import Kept, file_name, read, write
+from ipo_dspy.distributed.messages import Job, Shard, Told
+from ipo_dspy.distributed.partition_store import Kept, file_name, read, write
+from ipo_dspy.distributed.partitions import Chunk, Listed, Part
 from ipo_dspy.errors import DataError, ImageError, InputError, IPOError
-from ipo_dspy.metric import Tally, predict, tally_templates
+from ipo_dspy.scoring.candidate_classes import Allowed
+from ipo_dspy.scoring.metrics import Tally, predict, tally_templates
 
 
 def encode_batch(batch: Mapping[str, Any]) -> dict[str, list[bytes]]:

@@ -11,8 +11,8 @@ from dspy.utils.exceptions import LMError
 
 from ipo_dspy._internal.secrets import NO_KEY, remember_settings
 from ipo_dspy.errors import LanguageModelError
-from ipo_dspy.lms.faults import brief
-from ipo_dspy.lms.keys import missing_key, needs_no_key
+from ipo_dspy.lms.api_keys import missing_key, needs_no_key
+from ipo_dspy.lms.error_messages import brief
 from ipo_dspy.lms.redaction import has_credentials, remember_lm
 
 LOCAL = "transformers/"
@@ -77,7 +77,7 @@ def register_transformers() -> None:
     IPO does this by itself. Call it once before `dspy.LM("transformers/...", engine="litellm")` is used outside of it:
     LiteLLM has no other way to learn of a provider, and importing ipo_dspy must not load LiteLLM for everyone.
     """
-    from ipo_dspy.lms.local import register
+    from ipo_dspy.lms.local.provider import register
 
     register()
 

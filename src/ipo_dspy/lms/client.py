@@ -23,11 +23,11 @@ import httpx
 from dspy._vendor.lm15.transports import TransportResponse
 from dspy.utils.exceptions import LMError, LMTimeoutError
 
-from ipo_dspy.lms.addresses import origin
-from ipo_dspy.lms.bodies import NoCompletionError, quote, usual_form
+from ipo_dspy._internal.threads import within
+from ipo_dspy.lms.endpoints import origin
 from ipo_dspy.lms.request_errors import RedirectError, UnreadableAnswerError
-from ipo_dspy.spending import run_ends
-from ipo_dspy.threads import within
+from ipo_dspy.lms.response_bodies import NoCompletionError, quote, usual_form
+from ipo_dspy.run.budget import run_ends
 
 T = TypeVar("T")
 

@@ -5,11 +5,11 @@ it is shown, so a repeated or resumed run gets the same answers.
 """
 
 from ipo_dspy.errors import ProposalError
-from ipo_dspy.ledger import Answer, Once
 from ipo_dspy.proposers.base import Ask, Proposals, Proposer
 from ipo_dspy.proposers.evolution import EvolutionProposer
 from ipo_dspy.proposers.feedback import Feedback
 from ipo_dspy.proposers.lm import LMProposer
+from ipo_dspy.run.ledger import Answer, Once
 
 __all__ = [
     "Answer",

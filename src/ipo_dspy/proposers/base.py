@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ipo_dspy.errors import BudgetError
 from ipo_dspy.history import Trial
-from ipo_dspy.ledger import Once
+from ipo_dspy.run.ledger import Once
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from ipo_dspy.errors import InputError
 from ipo_dspy.history import Trial
-from ipo_dspy.phrases import BANK, Phrase, Position
 from ipo_dspy.proposers.base import Ask, Proposals
 from ipo_dspy.proposers.feedback import Feedback, check_feedback, rank, shown
 from ipo_dspy.template import PLACEHOLDER
+from ipo_dspy.vocabulary import BANK, Phrase, Position
 
 Floats = NDArray[np.float64]
 
@@ -76,7 +76,7 @@ class EvolutionProposer:
         feedback: which scores it goes by: `both`, `accuracy` or `loss`.
         window: learn from the shown history only, as a language model has to, instead of from all trials.
 
-    >>> from ipo_dspy.history import Score
+    >>> from ipo_dspy.scoring.score import Score
     >>> from ipo_dspy.template import Template
     >>> start = Trial(Template.parse("a photo of a <CLASS>."), Score(50.0, 1.0), index=0, step=0, tokens=7, key="0")
     >>> ask = Ask(step=1, count=3, shown=(start,), trials=(start,), descriptions=("pixel art, blurry",) * 4)

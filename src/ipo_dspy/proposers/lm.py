@@ -13,19 +13,19 @@ from typing import Any, Literal, get_args
 import dspy
 from dspy.utils.exceptions import ContextWindowExceededError, LMError
 
+from ipo_dspy._internal.threads import in_threads
 from ipo_dspy.errors import BudgetError, InputError, ProposalError
 from ipo_dspy.history import Trial
-from ipo_dspy.ledger import Answer
 from ipo_dspy.lms import LOCAL
-from ipo_dspy.lms.asking import request
-from ipo_dspy.lms.faults import FATAL, brief
-from ipo_dspy.proposal_parsing import last_answers, read_answers
+from ipo_dspy.lms.error_messages import FATAL, brief
+from ipo_dspy.lms.proposal_parsing import last_answers, read_answers
+from ipo_dspy.lms.reasoning import without_thoughts
+from ipo_dspy.lms.requests import request
+from ipo_dspy.lms.signatures import PaperAdapter, ProposePrompts, ScoredPrompt, SummariseLooks
 from ipo_dspy.proposers.base import Ask, Proposals
-from ipo_dspy.proposers.budget import CHOICES, DESCRIPTION_TOKENS, tokens_in
+from ipo_dspy.proposers.description_selection import CHOICES, DESCRIPTION_TOKENS, tokens_in
 from ipo_dspy.proposers.feedback import Feedback, check_feedback, shown
-from ipo_dspy.signatures import PaperAdapter, ProposePrompts, ScoredPrompt, SummariseLooks
-from ipo_dspy.thoughts import without_thoughts
-from ipo_dspy.threads import in_threads
+from ipo_dspy.run.ledger import Answer
 
 Asking = Literal["auto", "list", "draws", "singles"]
 """How a step's templates are asked for.

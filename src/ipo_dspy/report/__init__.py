@@ -7,11 +7,11 @@ The way through: `fields` and `model` read events into frozen values, `summary` 
 import os
 from pathlib import Path
 
+from ipo_dspy._internal.file_io import write_whole
 from ipo_dspy.errors import JournalError
-from ipo_dspy.files import write_whole
-from ipo_dspy.journal import replay
-from ipo_dspy.report.model import read_run
 from ipo_dspy.report.page import page
+from ipo_dspy.report.run_view import read_run
+from ipo_dspy.run.journal import replay
 
 __all__ = ["render_report", "write_report"]
 

@@ -12,12 +12,12 @@ from markupsafe import Markup
 
 from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.report import summary
-from ipo_dspy.report.model import Change, Run, Search
-from ipo_dspy.report.pictures import thumbnail
+from ipo_dspy.report.run_view import Change, Run, Search
+from ipo_dspy.report.thumbnails import thumbnail
 from ipo_dspy.template import PLACEHOLDER
 
 if TYPE_CHECKING:
-    from ipo_dspy.report.charts import Chart
+    from ipo_dspy.report.inline_charts import Chart
 
 BEST_SHOWN = 20
 DESCRIPTIONS_SHOWN = 10
@@ -125,7 +125,7 @@ def _section(number: int, search: Search) -> Section:
 def _curves(search: Search) -> "list[Chart]":
     if not search.best:
         return []
-    from ipo_dspy.report import charts  # loads matplotlib, which a page without trials does not need
+    from ipo_dspy.report import inline_charts as charts  # loads matplotlib, which a page without trials does not need
 
     return [charts.draw(search.trials, measure, best=search.best) for measure in charts.MEASURES.values()]
 

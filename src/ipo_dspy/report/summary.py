@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ipo_dspy.history import Score
-from ipo_dspy.report.model import Change, Evaluation, Search
+from ipo_dspy.report.run_view import Change, Evaluation, Search
+from ipo_dspy.scoring.score import Score
 
 _T = TypeVar("_T")
 

@@ -1,0 +1,193 @@
+"""Which words of a template matter: it is scored with each word and each phrase left out, as in the paper's Table 1.
+
+A phrase is what stands between commas, or from a preposition to the next one; what stands before and behind `<CLASS>`
+counts as one, too. Words are taken out and nothing else is changed but for spaces and commas left hanging, so that the
+difference is that of the words.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ipo_dspy.data import ImageDataset, harmonic_mean
+from ipo_dspy.errors import InputError
+from ipo_dspy.optimizer.evaluation import Evaluation, evaluate
+from ipo_dspy.scoring.score import Score
+from ipo_dspy.template import PLACEHOLDER, Template
+
+if TYPE_CHECKING:
+    from ipo_dspy.classifier import ClipClassifier
+
+_WORD = re.compile(r"<CLASS>|[^\s,.:;]+")
+_BEGINS = frozenset({"of", "in", "on", "with", "at", "from", "by", "for", "as", "under", "over", "behind", "against"})
+HALVES = ("base", "novel")
+
+
+@dataclass(frozen=True, slots=True)
+class Occlusion:
+    """A template with something left out.
+
+    Attributes:
+        removed: what, as it stood; empty for the whole template.
+        kind: `whole`, `word` or `phrase`.
+        template: what is left.
+    """
+
+    removed: str
+    kind: str
+    template: Template
+
+
+@dataclass(frozen=True, slots=True)
+class Occluded:
+    """How a template with something left out does.
+
+    Attributes:
+        occlusion: what was left out.
+        scores: by part: `base` and `novel`, or `all`.
+    """
+
+    occlusion: Occlusion
+    scores: Mapping[str, Score]
+
+    @property
+    def main(self) -> float:
+        """The figure by which rows are compared: H, or accuracy where classes are not split."""
+        return next(iter(self.scores.values())).accuracy if self.h is None else self.h
+
+    @property
+    def h(self) -> float | None:
+        """Harmonic mean of base and novel accuracy, where there are both."""
+        if not set(HALVES) <= self.scores.keys():
+            return None
+        return harmonic_mean(*(self.scores[half].accuracy for half in HALVES))
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """How often images of a class are taken for another one, with the start template and with this one."""
+
+    part: str
+    label: str
+    taken_for: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The whole template first, then its words and phrases, and what it confuses beside the start template."""
+
+    start: Template
+    rows: tuple[Occluded, ...]
+    confusions: tuple[Confusion, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """The same as values that JSON knows."""
+        rows = [
+            {
+                "removed": row.occlusion.removed,
+                "kind": row.occlusion.kind,
+                "template": str(row.occlusion.template),
+                "scores": {part: asdict(score) for part, score in row.scores.items()},
+                "h": row.h,
+                "main": row.main,
+            }
+            for row in self.rows
+        ]
+        return {"start": str(self.start), "rows": rows, "confusions": [asdict(one) for one in self.confusions]}
+
+
+def occlusions(template: Template) -> tuple[Occlusion, ...]:
+    """The template itself, without each word, and without each phrase; each text once.
+
+    >>> [(one.removed, str(one.template)) for one in occlusions(Template.parse("art of a <CLASS>, at night."))][:3]
+    [('', 'art of a <CLASS>, at night.'), ('art', 'of a <CLASS>, at night.'), ('of', 'art a <CLASS>, at night.')]
+
+    Raises:
+        InputError: an ensemble, whose lines are to be explained one by one.
+    """
+    if len(template.lines) != 1:
+        raise InputError(
+            f"the template is an ensemble of {len(template.lines)} lines; explain one of them, e.g. "
+            f"template={template.lines[0]!r}"
+        )
+    text = template.lines[0]
+    words = [match.span() for match in _WORD.finditer(text) if match.group() != PLACEHOLDER]
+    found = {text: Occlusion("", "whole", template)}
+    for kind, spans in (("word", words), ("phrase", list(_phrases(text)))):
+        for start, end in spans:
+            left = _tidy(text[:start] + " " + text[end:])
+            found.setdefault(left, Occlusion(text[start:end].strip(" ,"), kind, Template.parse(left)))
+    alone = PLACEHOLDER + text[len(text.rstrip(".")) :]
+    found.setdefault(alone, Occlusion(f"all but {PLACEHOLDER}", "phrase", Template.parse(alone)))
+    return tuple(found.values())
+
+
+def explain(
+    program: "ClipClassifier", parts: Mapping[str, ImageDataset], start: Template, template: Template
+) -> Explanation:
+    """Score a template whole and in part, each part of the images against its own class names.
+
+    Args:
+        program: has the model.
+        parts: images by part: `base` and `novel`, or `all`.
+        start: whose confusions are those before.
+        template: to be explained.
+    """
+    rows = occlusions(template)
+    asked = [row.template for row in rows]
+    found = {part: _evaluated(program, images, [*asked, start]) for part, images in parts.items()}
+    scored = [
+        Occluded(row, {part: evaluations[index].score for part, evaluations in found.items()})
+        for index, row in enumerate(rows)
+    ]
+    confusions = [
+        one for part, all_of in found.items() for one in _confusions(part, parts[part].labels(), all_of[-1], all_of[0])
+    ]
+    return Explanation(start, tuple(scored), tuple(sorted(confusions, key=lambda c: -abs(c.before - c.after))))
+
+
+def _evaluated(program: "ClipClassifier", images: ImageDataset, templates: Sequence[Template]) -> list[Evaluation]:
+    own = program.deepcopy()
+    own.classes = images.classes
+    return evaluate(own, images, templates=templates)
+
+
+def _confusions(part: str, labels: Sequence[str], before: Evaluation, after: Evaluation) -> Iterator[Confusion]:
+    counts = [
+        Counter((label, given) for label, given in zip(labels, one.predicted, strict=True) if label != given)
+        for one in (before, after)
+    ]
+    for pair in dict.fromkeys([*counts[0], *counts[1]]):
+        yield Confusion(part, *pair, before=counts[0][pair], after=counts[1][pair])
+
+
+def _phrases(text: str) -> Iterator[tuple[int, int]]:
+    """Spans of several words without the class, from a comma or preposition on; then all before and all behind it."""
+    spans = [match.span() for match in _WORD.finditer(text)]
+    group: list[tuple[int, int]] = []
+    for start, end in spans:
+        comma = bool(group) and any(mark in text[group[-1][1] : start] for mark in ",:;")
+        if comma or text[start:end] == PLACEHOLDER or text[start:end].lower() in _BEGINS:
+            yield from _several(group)
+            group = []
+        if text[start:end] != PLACEHOLDER:
+            group.append((start, end))
+    yield from _several(group)
+    before, after = text.index(PLACEHOLDER), text.index(PLACEHOLDER) + len(PLACEHOLDER)
+    yield from _several([span for span in spans if span[1] <= before])
+    yield from _several([span for span in spans if span[0] >= after])
+
+
+def _several(group: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    if len(group) > 1:
+        yield group[0][0], group[-1][1]
+
+
+def _tidy(text: str) -> str:
+    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"\s+([,.:;])", r"\1", text)
+    return re.sub(r"[,:;]+(?=[,.:;])|^[\s,.:;]+", "", text).strip(" ,:;")

@@ -1,0 +1,99 @@
+"""Zero-shot CLIP: a template and nothing learned; the hand-written one, or the 80 published for ImageNet.
+
+`TemplateClassifier` is what both give, and what stands for the template of an IPO run in the same tables.
+
+Letters: N images, C classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ipo_dspy.baselines.base import FewShot, Progress, Tower
+from ipo_dspy.clip.backbone import Backbone, import_open_clip
+from ipo_dspy.clip.image_features import ImageSource, encode_images
+from ipo_dspy.clip.text_features import class_features
+from ipo_dspy.scoring.metrics import logits
+from ipo_dspy.scoring.scorers import ClipScorer
+from ipo_dspy.template import PLACEHOLDER, Template
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateClassifier:
+    """CLIP with a template of any number of lines; several are an ensemble (`clip.text.class_features`).
+
+    >>> from ipo_dspy import demo
+    >>> task = demo.load("pixel-animals", shots=1)
+    >>> classifier = TemplateClassifier(task.program.backbone, Template.parse("pixel art of a <CLASS>."))
+    >>> classifier.logits([task.testset[0].image], ["bat", "bear", "boar"]).shape
+    torch.Size([1, 3])
+    """
+
+    backbone: Backbone = field(repr=False)
+    template: Template
+
+    @torch.no_grad()
+    def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
+        """Logits [N, C], float32, on the CPU.
+
+        Raises:
+            TemplateError: a filled line does not fit the model. ImageError: an image cannot be read.
+        """
+        backbone = self.backbone
+        features = encode_images(backbone, images).features.float()  # [N, D]
+        text = class_features(backbone, [self.template], classes)[0]  # [C, D]
+        return logits(features, text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias)
+
+
+class Clip:
+    """Zero-shot CLIP with the hand-written template of the data set (Radford et al. 2021, section 3.1)."""
+
+    towers: tuple[Tower, ...] = ()
+
+    def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
+        """The template of the task; its images are not looked at."""
+        return TemplateClassifier(task.backbone, task.template)
+
+
+class ClipEnsemble:
+    """Zero-shot CLIP with the 80 prompts for ImageNet, whatever the data set (Radford et al. 2021, section 3.1.4)."""
+
+    towers: tuple[Tower, ...] = ()
+
+    def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
+        """The ensemble; images and template of the task are not looked at."""
+        return TemplateClassifier(task.backbone, imagenet_templates())
+
+
+class BestTemplate:
+    """Zero-shot CLIP with that of the 80 prompts for ImageNet which does best on the images of the task.
+
+    What a person gets who tries a published list: the highest accuracy counts, then the lowest loss, then the order of
+    the list.
+    """
+
+    towers: tuple[Tower, ...] = ()
+
+    def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
+        """One template, chosen on all images of the task.
+
+        Raises:
+            TemplateError: a filled prompt does not fit the model. ImageError: an image cannot be read.
+        """
+        templates = [Template.parse(line) for line in imagenet_templates().lines]
+        features = encode_images(task.backbone, task.images).features  # [N, D]
+        scores = ClipScorer(task.backbone, features, task.labels, task.classes).score(templates)
+        best = min(range(len(scores)), key=lambda index: (-scores[index].accuracy, scores[index].loss))
+        return TemplateClassifier(task.backbone, templates[best])
+
+
+def imagenet_templates() -> Template:
+    """The 80 prompts that OpenAI published with CLIP for ImageNet, as open_clip ships them; one line each.
+
+    >>> imagenet_templates().lines[:2]
+    ('a bad photo of a <CLASS>.', 'a photo of many <CLASS>.')
+    """
+    prompts = import_open_clip().OPENAI_IMAGENET_TEMPLATES
+    return Template.parse("\n".join(prompt(PLACEHOLDER) for prompt in prompts))

@@ -1,0 +1,235 @@
+"""DSPy's own optimizers on the classifier of a cell, with as many single-image evaluations as IPO makes there.
+
+Each selects on the k shots of the base classes and asks the language model of the sweep. They score one image at a
+time, so what they may spend is counted in images; settings besides the budget are those of docs/composing.md.
+"""
+
+import contextlib
+import io
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+from dspy.utils.callback import BaseCallback
+
+from ipo_dspy.baselines.zero_shot import TemplateClassifier
+from ipo_dspy.bench.method_runners import Found, Job
+from ipo_dspy.classifier import ClipClassifier
+from ipo_dspy.errors import LanguageModelError
+from ipo_dspy.lms import build_lm
+from ipo_dspy.lms.client_lm import bounded
+from ipo_dspy.lms.usage import price
+from ipo_dspy.run.ledger import Spent
+
+COPRO_DEPTH = 8
+"""At a depth of 16 it ended in a RecursionError: each signature that it tries holds the one before (DSPy 3.4.1)."""
+MINIBATCH, GEPA_MINIBATCH, SIMBA_MINIBATCH = 25, 10, 32
+
+
+class Evaluations(BaseCallback):
+    """Counts single-image evaluations: calls of a classifier by DSPy, and templates times images inside IPO.
+
+    Give it to DSPy as a callback and to IPO as an observer.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()
+        self._images = self._validation = 0
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Called by DSPy."""
+        if isinstance(instance, ClipClassifier):
+            self._add(1)
+
+    def __call__(self, event: Any) -> None:
+        """Called by IPO."""
+        if event["event"] == "search":
+            self._images, self._validation = event["images"], event["validation_images"]
+        elif event["event"] == "trial":
+            self._add(self._images)
+        elif event["event"] == "chosen":
+            self._add(self._validation * len(event["finalists"]))
+
+    def _add(self, count: int) -> None:
+        with self._lock:
+            self.count += count
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What an optimizer is given besides the program.
+
+    Attributes:
+        trainset: decides.
+        lm: writes templates.
+        budget: single-image evaluations.
+        seed: of its draws.
+    """
+
+    trainset: list[dspy.Example]
+    lm: dspy.BaseLM
+    budget: int
+    seed: int
+
+    @property
+    def passes(self) -> int:
+        """How many templates can be scored on all training images."""
+        return self.budget // len(self.trainset)
+
+
+def correct(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
+    """What is maximised."""
+    return float(example.label == prediction.label)
+
+
+def told(example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> Any:
+    """The same for GEPA, with words."""
+    feedback = f"This picture shows a {example.label}; it was taken for a {prediction.label}."
+    return dspy.Prediction(score=correct(example, prediction), feedback=feedback)
+
+
+def confident(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
+    """The probability of the right class, for SIMBA: on right or wrong alone it never proposes anything."""
+    return float(prediction.scores.get(example.label, 0.0))
+
+
+def compile_copro(student: ClipClassifier, given: Allowance) -> Any:
+    """As many candidates as the budget holds, ten a round, more where that would be too many rounds."""
+    depth = min(COPRO_DEPTH, max(1, given.passes // 10))
+    breadth = max(2, given.passes // depth)
+    optimizer = dspy.COPRO(prompt_model=given.lm, metric=correct, breadth=breadth, depth=depth)
+    settings = {"num_threads": 1, "display_progress": False, "display_table": 0}
+    return optimizer.compile(student, trainset=given.trainset, eval_kwargs=settings)
+
+
+def build_mipro(given: Allowance) -> tuple[dspy.MIPROv2, dict[str, Any]]:
+    """MIPROv2 and the arguments of its `compile`: instructions only, a trial for each candidate, on minibatches.
+
+    Its instructions are grounded in a few examples that the program gets right. Finding these costs evaluations too,
+    about a dozen for each candidate.
+    """
+    images = len(given.trainset)
+    batch = min(MINIBATCH, images)
+    trials = max(2, int((given.budget - 2 * images) / (batch + images / 10 + 12)))
+    optimizer = dspy.MIPROv2(
+        metric=correct,
+        prompt_model=given.lm,
+        task_model=given.lm,
+        auto=None,
+        num_candidates=trials,
+        max_bootstrapped_demos=0,
+        max_labeled_demos=0,
+        num_threads=1,
+        seed=given.seed,
+    )
+    evaluation = {"minibatch_size": batch, "minibatch_full_eval_steps": 10}
+    return optimizer, {"valset": given.trainset, "num_trials": trials, **evaluation}
+
+
+def compile_mipro(student: ClipClassifier, given: Allowance) -> Any:
+    """Every tenth trial the best so far is scored on all images."""
+    optimizer, settings = build_mipro(given)
+    return optimizer.compile(student, trainset=given.trainset, **settings)
+
+
+def build_gepa(given: Allowance, minibatch: int = GEPA_MINIBATCH) -> dspy.GEPA:
+    """GEPA with a minibatch that tells a better template apart more often than its default of three images."""
+    return dspy.GEPA(
+        metric=told,
+        reflection_lm=given.lm,
+        max_metric_calls=given.budget,
+        reflection_minibatch_size=minibatch,
+        num_threads=1,
+        seed=given.seed,
+    )
+
+
+def compile_gepa(student: ClipClassifier, given: Allowance) -> Any:
+    """Pareto selection on the training images."""
+    return build_gepa(given).compile(student, trainset=given.trainset, valset=given.trainset)
+
+
+def compile_simba(student: ClipClassifier, given: Allowance, metric: Any = confident) -> Any:
+    """Rules only, no demonstrations, which CLIP does not read; a rule is appended as another line of the template."""
+    batch = min(SIMBA_MINIBATCH, len(given.trainset))
+    steps = max(1, (given.budget - 7 * len(given.trainset)) // (13 * batch))
+    optimizer = dspy.SIMBA(
+        metric=metric, bsize=batch, max_steps=steps, max_demos=0, prompt_model=given.lm, num_threads=1
+    )
+    student.set_lm(given.lm)
+    return optimizer.compile(student, trainset=given.trainset, seed=given.seed)
+
+
+def copro(job: Job) -> Found:
+    """DSPy's COPRO."""
+    return _run(job, compile_copro)
+
+
+def miprov2(job: Job) -> Found:
+    """DSPy's MIPROv2."""
+    return _run(job, compile_mipro)
+
+
+def gepa(job: Job) -> Found:
+    """DSPy's GEPA."""
+    return _run(job, compile_gepa)
+
+
+def simba(job: Job) -> Found:
+    """DSPy's SIMBA."""
+    return _run(job, compile_simba)
+
+
+def _run(job: Job, compile_program: Any) -> Found:
+    given = job.settings
+    if given.lm is None:
+        raise LanguageModelError(f"method {job.method!r} needs a language model; name one: --lm openai/gpt-4o-mini")
+    train = list(job.split.train)
+    # Answers are cached, so a seed needs answers of its own.
+    lm = bounded(build_lm(given.lm, role="prompt_model", settings={**given.lm_settings, "rollout_id": job.seed}))
+    allowance = Allowance(train, lm, len(train) * (1 + given.templates()), job.seed)
+    program, counted = job.program(), Evaluations()
+    program.encode([example.image for example in train])
+    with quiet(), dspy.context(callbacks=[counted]), dspy.track_usage() as usage:
+        best = compile_program(program, allowance)
+    return job.score(
+        TemplateClassifier(job.backbone, best.template),
+        template=str(best.template),
+        evaluations=counted.count,
+        spent=_spent(usage.usage_data),
+    )
+
+
+def _spent(usage: Any) -> Spent:
+    """From what DSPy's tracker keeps: by model, the counts of each answer that came from no cache."""
+    calls = prompt = completion = unpriced = 0
+    cost = 0.0
+    for model, answers in usage.items():
+        asked = sum(one.get("prompt_tokens") or 0 for one in answers)
+        written = sum(one.get("completion_tokens") or 0 for one in answers)
+        usd = price(model, asked, written)
+        calls, prompt, completion = calls + len(answers), prompt + asked, completion + written
+        cost, unpriced = cost + (usd or 0.0), unpriced + (len(answers) if usd is None else 0)
+    return Spent(calls, prompt, completion, cost, unpriced)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars, log lines and warnings of a thousand small evaluations; errors are raised all the same."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,0 +1,78 @@
+"""Loss and accuracy of IPO's cells step by step, raw and smoothed, for each data set, read from their journals.
+
+A step's value is the mean over the templates that it scored. Seeds are averaged step by step over those that have it.
+Smoothing is that of TensorBoard: an exponential moving average, whose start is put right.
+"""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ipo_dspy.bench.cells import Cell, Grid
+from ipo_dspy.bench.runner import CELLS
+from ipo_dspy.errors import JournalError
+from ipo_dspy.report.figures import Curve, draw_curves
+from ipo_dspy.run.journal import replay
+
+SMOOTHING = 0.8
+MEASURES = {"accuracy": "accuracy on the training images, %", "loss": "loss on the training images, nats"}
+
+
+def smooth(values: Sequence[float], weight: float = SMOOTHING) -> tuple[float, ...]:
+    """Exponential moving average, each divided by the weights that it has.
+
+    >>> smooth([1.0, 1.0, 4.0], 0.5)
+    (1.0, 1.0, 2.7142857142857144)
+    """
+    kept, smoothed = 0.0, []
+    for index, value in enumerate(values, start=1):
+        kept = weight * kept + (1 - weight) * value
+        smoothed.append(kept / (1 - weight**index))
+    return tuple(smoothed)
+
+
+def per_step(folder: Path, cell: Cell) -> Mapping[int, Mapping[str, float]]:
+    """Mean accuracy and loss of the templates of each step, as the journal of a cell has them; empty without one."""
+    try:
+        trials = [event for event in replay(folder / CELLS / cell.folder) if event["event"] == "trial"]
+    except JournalError:
+        return {}
+    steps: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for trial in trials:
+        steps[trial["step"]].append((trial["accuracy"], trial["loss"]))
+    return {
+        step: dict(zip(MEASURES, map(statistics.fmean, zip(*pairs, strict=True)), strict=True))
+        for step, pairs in sorted(steps.items())
+    }
+
+
+def curve(folder: Path, cells: Sequence[Cell], measure: str) -> Curve | None:
+    """The mean over the cells' journals; `None` where none has one."""
+    values: dict[int, list[float]] = defaultdict(list)
+    for cell in cells:
+        for step, means in per_step(folder, cell).items():
+            values[step].append(means[measure])
+    if not values:
+        return None
+    steps = tuple(sorted(values))
+    raw = tuple(statistics.fmean(values[step]) for step in steps)
+    return Curve(steps, raw, smooth(raw))
+
+
+def plot_curves(folder: Path, grid: Grid, titles: Mapping[str, str]) -> tuple[Path, ...]:
+    """A figure for each number of shots, `curves-K-shot`, with a line for each data set; none without cells of IPO."""
+    if "ipo" not in grid.methods:
+        return ()
+    files: tuple[Path, ...] = ()
+    for shots in grid.shots:
+        panels: dict[str, dict[str, Curve]] = {}
+        for measure, axis in MEASURES.items():
+            for dataset in grid.datasets:
+                cells = [grid.cell(dataset, "ipo", shots, seed) for seed in grid.seeds]
+                if (found := curve(folder, cells, measure)) is not None:
+                    panels.setdefault(axis, {})[titles[dataset]] = found
+        if panels:
+            name = "transfer-curves" if grid.targets else "curves"
+            files += draw_curves(panels, folder / f"{name}-{shots}-shot")
+    return files

@@ -1,0 +1,189 @@
+"""A sweep as one page of Markdown: tables, the templates that were found, what it took, and where it was measured."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from ipo_dspy._internal.file_io import write_whole
+from ipo_dspy.bench.aggregate import Mean
+from ipo_dspy.bench.registry import find_kind
+from ipo_dspy.bench.result_rows import Row
+from ipo_dspy.bench.suites import Suite
+from ipo_dspy.bench.tables import Table, Value, markdown
+from ipo_dspy.errors import JournalError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the figures of a page are from.
+
+    Attributes:
+        commits, machines, versions: each as the rows have them, once.
+    """
+
+    commits: tuple[str, ...]
+    machines: tuple[str, ...]
+    versions: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> "Sources":
+        """Of all rows."""
+        rows = list(rows)
+        return cls(
+            _once(row.commit or "unknown" for row in rows),
+            _once(_machine(row) for row in rows if row.machine),  # none is known of a worker that died
+            _once(", ".join(f"{name} {number}" for name, number in row.versions.items()) for row in rows),
+        )
+
+    def __str__(self) -> str:
+        return f"commit {' and '.join(self.commits)}; {'; '.join(self.machines)}; {'; '.join(self.versions)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a page is about.
+
+    Attributes:
+        tables: the first of the page.
+        rows: of the cells that were asked for, as far as there are some.
+        cells: how many were asked for.
+        suite: of the data sets.
+        command: that measures it.
+        variants: of cells of an ablation, by key.
+    """
+
+    tables: Sequence[Table]
+    rows: Sequence[Row]
+    cells: int
+    suite: Suite
+    command: str
+    variants: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_page(path: Path, content: Content) -> Path:
+    """Write a page and return where it lies.
+
+    Raises:
+        JournalError: it cannot be written.
+    """
+    try:
+        write_whole(path, page(content).encode())
+    except OSError as error:
+        raise JournalError(
+            f"{str(path)!r} cannot be written ({error.strerror}); free space or name another folder"
+        ) from error
+    return path
+
+
+def page(content: Content) -> str:
+    """The page of a sweep as Markdown."""
+    whole = [row for row in content.rows if row.error is None]
+    suite = content.suite
+    parts = [
+        f"# Results: {suite.about}",
+        f"Test accuracy in percent, mean and standard error over the seeds {_seeds(content.rows)}. {suite.note}",
+        *_missing(content),
+        *map(markdown, content.tables),
+        *([markdown(_templates(whole, content))] if any(_finds(row) for row in whole) else []),
+        *([markdown(_price(whole, content))] if whole else []),
+        f"Printed by this command at {Sources.of(content.rows)}. Seconds hold whatever else the machine was doing.",
+        f"```console\n$ {content.command}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    return ", ".join(map(str, sorted({row.seed for row in rows})))
+
+
+def _missing(content: Content) -> list[str]:
+    """What the means leave out."""
+    failed = [row for row in content.rows if row.error is not None]
+    told = []
+    if failed or len(content.rows) < content.cells:
+        unreached = content.cells - len(content.rows)
+        told.append(
+            f"**Not whole:** of {content.cells} cells {len(failed)} failed and {unreached} were not measured yet. "
+            "A mean is over the seeds that there are, and has no error where that is one."
+        )
+    if failed:
+        told.append(
+            "\n".join(
+                f"- {row.method}, {row.dataset}, {row.shots}-shot, seed {row.seed}: {code(row.error or '')}"
+                for row in failed
+            )
+        )
+    return told
+
+
+def _templates(rows: Sequence[Row], content: Content) -> Table:
+    """What the methods found that find a template."""
+    lines: list[tuple[Value, ...]] = [
+        (
+            content.suite.titles[row.dataset],
+            _title(row, content),
+            f"{row.shots}",
+            f"{row.seed}",
+            code(row.template or ""),
+            *map(_mean, _accuracies(row)),
+        )
+        for row in rows
+        if _finds(row)
+    ]
+    measures = ("source", "targets") if any(row.targets for row in rows) else ("base", "novel")
+    return Table("The templates", ("data set", "method", "shots", "seed", "template", *measures), 5, (tuple(lines),))
+
+
+def _accuracies(row: Row) -> tuple[float | None, float | None]:
+    """On base and novel classes, or on the source and on average on its targets."""
+    return (row.source, statistics.fmean(row.targets.values())) if row.targets else (row.base, row.novel)
+
+
+def _price(rows: Sequence[Row], content: Content) -> Table:
+    """Seconds of a cell, and what language models were asked, by method and shots."""
+    lines: list[tuple[Value, ...]] = []
+    drawn = {row.key: f"{row.shots}" if find_kind(row.method).learns else "none" for row in rows}
+    for title, shots in _once((_title(row, content), drawn[row.key]) for row in rows):
+        own = [row for row in rows if (_title(row, content), drawn[row.key]) == (title, shots)]
+        costs = [row.cost for row in own]
+        cost = "unknown" if None in costs else f"{sum(one or 0 for one in costs):.2f}"
+        asked = (f"{sum(row.calls for row in own)}", f"{sum(row.tokens for row in own)}", cost)
+        lines.append((title, shots, f"{len(own)}", *asked, Mean.of([row.seconds for row in own])))
+    names = ("method", "shots", "cells", "LLM calls", "tokens", "USD", "seconds a cell")
+    return Table("What it took", names, 6, (tuple(lines),))
+
+
+def code(text: str) -> str:
+    r"""Text as code on one line of Markdown, whatever is in it; lines become one each.
+
+    >>> print(code("a `<CLASS>`"), code("one\ntwo"))
+    `` a `<CLASS>` `` `one`<br>`two`
+    """
+    return "<br>".join(f"`` {line} ``" if "`" in line else f"`{line}`" for line in text.splitlines())
+
+
+def _finds(row: Row) -> bool:
+    return row.template is not None and find_kind(row.method).learns
+
+
+def _title(row: Row, content: Content) -> str:
+    title, variant = find_kind(row.method).title, content.variants.get(row.key)
+    return title if variant is None else f"{title}, {variant}"
+
+
+def _mean(value: float | None) -> Mean | None:
+    return None if value is None else Mean(value, None)
+
+
+def _machine(row: Row) -> str:
+    machine = row.machine
+    where = machine.get("gpu") or f"{machine.get('processor')}, threads: {machine.get('threads')}"
+    return f"{where}, Python {machine.get('python')}"
+
+
+def _once(items: Iterable[T]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(items))

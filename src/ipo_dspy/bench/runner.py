@@ -1,0 +1,220 @@
+"""One cell to its row: the data it asks for, the method on it, and whatever fails told in the row."""
+
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ipo_dspy._internal.untrusted import one_line, redact
+from ipo_dspy.bench.cells import Cell
+from ipo_dspy.bench.method_runners import Found, Job, Stopper, check_models
+from ipo_dspy.bench.observer import Audience
+from ipo_dspy.bench.registry import find_kind
+from ipo_dspy.bench.result_rows import Row
+from ipo_dspy.bench.suites import Split, Suite, Whole
+from ipo_dspy.bench.transfer import TransferJob, split_of
+from ipo_dspy.clip.backbone import load_backbone
+from ipo_dspy.clip.bundled import located
+from ipo_dspy.data import harmonic_mean
+from ipo_dspy.errors import LanguageModelError, StoppedError
+
+if TYPE_CHECKING:
+    from ipo_dspy.clip.backbone import Backbone
+
+VERSIONS = ("ipo_dspy", "torch", "open_clip_torch", "dspy")
+LONGEST = 1000
+"""Characters of an error in a row."""
+CELLS = "cells"
+"""Folder of what the cells write on their way."""
+
+
+def of_cell(cell: Cell, device: str) -> "Backbone":
+    """The CLIP model that a cell names."""
+    return load_backbone(located(cell.settings.model), cell.settings.pretrained, device=device)
+
+
+class Bench:
+    """Runs cells; the images of a data set are kept while the next cell asks for the same.
+
+    Args:
+        suite: where the data sets come from.
+        folder: for what cells write on their way.
+        device: of the CLIP model.
+        audience: is told how it gets on.
+        stopper: ends a cell after the step that is under way.
+        load: the CLIP model of a cell; each is loaded once.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        folder: Path,
+        device: str,
+        audience: Audience,
+        stopper: Stopper,
+        load: "Callable[[Cell, str], Backbone]" = of_cell,
+    ) -> None:
+        self._suite, self._folder, self._device = suite, folder, device
+        self._audience, self._stopper, self._load = audience, stopper, load
+        self._last: tuple[tuple[str, int, int, bool], Split] | None = None
+        self._targets: dict[str, Whole] = {}
+        self._told: set[tuple[str, int]] = set()
+
+    def row(self, cell: Cell) -> Row:
+        """Measure a cell; whatever fails in it is told in its row."""
+        started, began = now(), time.perf_counter()
+        images, found, error = 0, None, None
+        try:
+            split = self._split(cell)
+            images = len(split.train)
+            found = self._run(cell, split)
+        except (StoppedError, LanguageModelError):  # a key that is wrong is no matter of a single cell
+            raise
+        except Exception as failure:  # noqa: BLE001 - whatever fails is the cell's row, not the end of the sweep
+            error = f"{type(failure).__name__}: {one_line(str(failure), LONGEST)}"
+        return row_of(
+            cell,
+            train_images=images,
+            seconds=round(max(time.perf_counter() - began, found.spent.seconds if found else 0.0), 3),
+            error=error,
+            started=started,
+            machine=machine(self._device),
+            **(_figures(found) if found else {}),
+        )
+
+    def _run(self, cell: Cell, split: Split) -> Found:
+        told: dict[str, Any] = {
+            "method": cell.method,
+            "split": split,
+            "backbone": self._load(cell, self._device),
+            "settings": cell.settings,
+            "arguments": cell.arguments,
+            "seed": cell.seed,
+            "folder": self._folder / CELLS / cell.folder,
+            "observer": self._audience.event,
+            "stopper": self._stopper,
+        }
+        job = TransferJob(**told, targets=self._tested(cell)) if cell.targets else Job(**told)
+        return find_kind(cell.method).load()(job)
+
+    def _tested(self, cell: Cell) -> Mapping[str, Whole]:
+        """The data sets that a cell is tested on besides its own, each read once."""
+        for name in cell.targets:
+            if name not in self._targets:
+                self._targets[name] = self._suite.whole(name)
+        return {name: self._targets[name] for name in cell.targets}
+
+    def _split(self, cell: Cell) -> Split:
+        wanted = (cell.dataset, cell.shots, cell.seed, bool(cell.targets))
+        if self._last is None or self._last[0] != wanted:
+            self._last = (wanted, split_of(self._suite, cell))
+        split = self._last[1]
+        if (short := split.short(cell.shots)) and (cell.dataset, cell.shots) not in self._told:
+            self._told.add((cell.dataset, cell.shots))
+            fewest = min(short, key=lambda name: short[name])
+            self._audience.say(
+                f"{cell.dataset}: {len(short)} of {len(split.train.classes)} classes have fewer than {cell.shots} "
+                f"training images; all that they have are used, e.g. {fewest} {short[fewest]}"
+            )
+        return split
+
+
+def check_able(cells: Sequence[Cell], device: str) -> None:
+    """Load the models of the cells and see that they can do what the methods need: no matter of a single cell.
+
+    Raises:
+        InputError: they cannot.
+    """
+    for cell in {(cell.method, cell.settings.model, cell.settings.pretrained): cell for cell in cells}.values():
+        find_kind(cell.method).check(of_cell(cell, device))
+
+
+def check_asked(cells: Sequence[Cell]) -> None:
+    """See that the language models of the cells that have some can be asked from here.
+
+    Raises:
+        LanguageModelError: one is unknown, has no key, or nothing listens at its address.
+    """
+    asking = {(cell.settings.lm, cell.settings.vlm): cell for cell in cells if "lm" in find_kind(cell.method).reads}
+    for cell in asking.values():
+        check_models(cell.settings)
+
+
+def row_of(cell: Cell, **told: Any) -> Row:
+    """The row of a cell, made by the code and the versions that are here."""
+    return Row(
+        key=cell.key,
+        suite=cell.suite,
+        dataset=cell.dataset,
+        method=cell.method,
+        shots=cell.shots,
+        seed=cell.seed,
+        decisive=cell.decisive,
+        commit=commit(),
+        versions={name: version(name) for name in VERSIONS},
+        **told,
+    )
+
+
+def _figures(found: Found) -> dict[str, Any]:
+    spent = found.spent
+    return {
+        **_accuracies(found),
+        "template": found.template and redact(found.template, keep_words=True),
+        "trials": found.trials,
+        "evaluations": found.evaluations,
+        "calls": spent.calls,
+        "tokens": spent.tokens,
+        "cost": None if spent.unpriced else spent.cost,
+    }
+
+
+def _accuracies(found: Found) -> dict[str, Any]:
+    base, novel = found.base, found.novel
+    if novel is None:
+        return {"source": base.accuracy, "targets": {name: score.accuracy for name, score in found.targets.items()}}
+    h = harmonic_mean(base.accuracy, novel.accuracy)
+    halves = {"base": base.accuracy, "novel": novel.accuracy, "h": h}
+    return {**halves, "base_loss": base.loss, "novel_loss": novel.loss}
+
+
+def now() -> str:
+    """In UTC, as rows have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def machine(device: str) -> dict[str, Any]:
+    """The kind of machine, without its name."""
+    gpu = torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else None
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "python": platform.python_version(),
+    }
+
+
+@cache
+def commit() -> str | None:
+    """The commit that the package is of, if it lies in a repository that tracks it."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False)
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    head, changes = git("rev-parse", "--short", "HEAD"), git("status", "--porcelain", "--", "..")
+    return head and head + ("+changes" if changes else "")

@@ -1,0 +1,85 @@
+"""How base, novel and H change with the number of shots: a figure for each data set and for their average, and a table.
+
+Means and standard errors are those of the tables. A method that learns from no image is the same at each number.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ipo_dspy._internal.file_io import write_whole
+from ipo_dspy.bench.aggregate import Entry, Mean, entry
+from ipo_dspy.bench.cells import Grid
+from ipo_dspy.bench.paper_figures import AVERAGE
+from ipo_dspy.bench.registry import find_kind
+from ipo_dspy.bench.result_rows import Row
+from ipo_dspy.bench.suites import Suite
+from ipo_dspy.bench.tables import MEASURES, Table, comma_separated
+from ipo_dspy.errors import JournalError
+from ipo_dspy.report.figures import Points, draw_points
+
+TABLE = "shots.csv"
+"""Name of the table in the folder of a sweep; figures are `shots-NAME`."""
+AXIS = "training images per class"
+
+
+def write_shots(folder: Path, grid: Grid, rows: Mapping[str, Row], suite: Suite) -> tuple[Path, ...]:
+    """Write table and figures, where there are several numbers of shots and anything was measured.
+
+    Raises:
+        JournalError: they cannot be written.
+    """
+    if len(grid.shots) < 2 or grid.targets:
+        return ()
+    files: tuple[Path, ...] = ()
+    for dataset in _datasets(grid):
+        if found := panels(grid, rows, dataset):
+            files += draw_points(found, folder / f"shots-{dataset}", axis=AXIS)
+    if not files:
+        return ()
+    path = folder / TABLE
+    try:
+        write_whole(path, f"{comma_separated(shots_table(grid, rows, suite))}\n".encode())
+    except OSError as error:
+        raise JournalError(
+            f"{str(path)!r} cannot be written ({error.strerror}); free space or name another folder"
+        ) from error
+    return (path, *files)
+
+
+def shots_table(grid: Grid, rows: Mapping[str, Row], suite: Suite) -> Table:
+    """Base, novel and H of each method at each number of shots, the average over the data sets first."""
+    groups = []
+    for dataset in _datasets(grid):
+        title = AVERAGE if dataset == AVERAGE else suite.titles[dataset]
+        groups.append(
+            tuple(
+                (title, find_kind(one.method).title, f"{one.shots}", one.base, one.novel, one.h)
+                for one in _entries(grid, rows, dataset)
+            )
+        )
+    return Table("base to novel by shots", ("data set", "method", "shots", *MEASURES), 3, tuple(groups))
+
+
+def panels(grid: Grid, rows: Mapping[str, Row], dataset: str) -> dict[str, dict[str, Points]]:
+    """Points of each method by measure; what was not measured is no point."""
+    found: dict[str, dict[str, Points]] = {}
+    for method in grid.methods:
+        of_method = [one for one in _entries(grid, rows, dataset) if one.method == method]
+        for measure in MEASURES:
+            means = {one.shots: mean for one in of_method if (mean := _mean(one, measure)) is not None}
+            if means:
+                values, errors = zip(*((mean.value, mean.error or 0.0) for mean in means.values()), strict=True)
+                found.setdefault(f"{measure}, %", {})[find_kind(method).title] = Points(tuple(means), values, errors)
+    return found
+
+
+def _mean(one: Entry, measure: str) -> Mean | None:
+    return {"base": one.base, "novel": one.novel, "H": one.h}[measure]
+
+
+def _datasets(grid: Grid) -> tuple[str, ...]:
+    return (*([AVERAGE] if len(grid.datasets) > 1 else []), *grid.datasets)
+
+
+def _entries(grid: Grid, rows: Mapping[str, Row], dataset: str) -> list[Entry]:
+    return [entry(grid, rows, dataset, method, shots) for method in grid.methods for shots in sorted(grid.shots)]

@@ -1,0 +1,233 @@
+"""The commands that use a program or data: evaluate, classify, describe, report."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ipo_dspy._internal.counts import counted
+from ipo_dspy.cli import terminal
+from ipo_dspy.cli.data_options import Base, Classes, ImageColumn, LabelColumn, Split, data_options, read_part
+from ipo_dspy.cli.options import (
+    DEFAULT_MODEL,
+    DEFAULT_PRETRAINED,
+    AllowDownload,
+    Data,
+    Device,
+    Json,
+    Model,
+    OtherModel,
+    Pretrained,
+    Program,
+    SkipBad,
+    Vlm,
+    VlmArg,
+    settings,
+)
+from ipo_dspy.errors import DataError
+
+
+def evaluate(
+    program: Program,
+    data: Data,
+    model: OtherModel = None,
+    pretrained: Pretrained = None,
+    device: Device = "auto",
+    allow_download: AllowDownload = False,
+    data_classes: Annotated[
+        bool, typer.Option("--data-classes", help="Use the data's class names, e.g. novel ones.")
+    ] = False,
+    image: ImageColumn = None,
+    label: LabelColumn = None,
+    base: Base = None,
+    classes: Classes = None,
+    split: Split = None,
+    skip_bad: SkipBad = False,
+    json: Json = False,
+) -> None:
+    """Accuracy and loss of a saved program on labelled images; of data that is already split, on its test part."""
+    from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.cli import output as show
+    from ipo_dspy.cli.progress import LiveProgress, working
+    from ipo_dspy.optimizer.evaluation import evaluate as score
+    from ipo_dspy.optimizer.search import Record
+    from ipo_dspy.run.journal import NoJournal
+
+    with working("Loading the model ..."):
+        classifier = ClipClassifier.from_file(
+            program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
+        )
+        _ = classifier.backbone
+    dataset = read_part(data, data_options(image, label, base, classes, split), "test", "validation", "training")
+    if data_classes:
+        classifier.classes = dataset.classes
+    with LiveProgress() as progress:
+        (result,) = score(classifier, dataset, record=Record("self", NoJournal(), [progress]), skip_bad=skip_bad)
+    left_out = len(dataset) - len(result.predicted)
+    if json:
+        show.as_json(
+            {
+                "template": str(result.template),
+                "accuracy": result.score.accuracy,
+                "loss": result.score.loss,
+                "images": len(result.predicted),
+                "left_out": left_out,
+                "per_class": {name: list(counts) for name, counts in result.per_class.items()},
+            }
+        )
+        return
+    lines = sorted(result.per_class.items(), key=lambda item: item[1][0] / item[1][1])
+    show.rows("per class, worst first", ["class", "correct>", "images>"], [(n, str(c), str(t)) for n, (c, t) in lines])
+    show.template(str(result.template))
+    show.rows(
+        "all classes",
+        ["accuracy %>", "loss>", "images>", "left out>"],
+        [(f"{result.score.accuracy:.2f}", f"{result.score.loss:.4f}", str(len(result.predicted)), str(left_out))],
+    )
+
+
+def classify(
+    program: Program,
+    images: Annotated[list[str], typer.Argument(help="Image files, or folders: all images below are classified.")],
+    model: OtherModel = None,
+    pretrained: Pretrained = None,
+    device: Device = "auto",
+    allow_download: AllowDownload = False,
+    skip_bad: SkipBad = False,
+    json: Json = False,
+) -> None:
+    """Classify images with a saved program."""
+    from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.cli import output as show
+    from ipo_dspy.cli.progress import working
+
+    files = [str(file) for path in images for file in _files(path)]
+    with working("Loading the model ..."):
+        classifier = ClipClassifier.from_file(
+            program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
+        )
+        _ = classifier.backbone
+    if skip_bad:
+        files = [files[i] for i in readable(files)]
+    if not files:
+        raise DataError("none of the images can be read; give others")
+    with working(f"Classifying {counted(len(files), 'image')} ..."):
+        classifier.encode(files)
+        answers = [classifier(image=file) for file in files]
+    found = list(zip(files, answers, strict=True))
+    if json:
+        show.as_json([{"image": f, "label": a.label, "confidence": a.confidence, "scores": a.scores} for f, a in found])
+        return
+    show.template(str(classifier.template))
+    show.rows(
+        "",
+        ["image", "label", "confidence>", "next best"],
+        [(file, a.label, f"{a.confidence:.3f}", _runners_up(a.scores)) for file, a in found],
+    )
+
+
+def describe(
+    data: Data,
+    vlm: Vlm = None,
+    vlm_arg: VlmArg = None,
+    model: Model = DEFAULT_MODEL,
+    pretrained: Pretrained = DEFAULT_PRETRAINED,
+    device: Device = "auto",
+    images: Annotated[int, typer.Option(min=1, help="How many images, evenly over the classes.")] = 16,
+    num_threads: Annotated[int | None, typer.Option(min=1, help="Requests at a time.")] = None,
+    image: ImageColumn = None,
+    label: LabelColumn = None,
+    base: Base = None,
+    classes: Classes = None,
+    split: Split = None,
+    skip_bad: SkipBad = False,
+    json: Json = False,
+) -> None:
+    """Say how images look, as a proposer would be told; of data that is already split, its training images."""
+    from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.cli import output as show
+    from ipo_dspy.cli.progress import working
+    from ipo_dspy.describers import ClipDescriber, LMDescriber
+    from ipo_dspy.lms import build_lm
+    from ipo_dspy.lms.api_keys import check_key
+    from ipo_dspy.lms.endpoints import check_listening
+    from ipo_dspy.lms.retry_notices import telling_of_retries
+    from ipo_dspy.optimizer.pipeline import evenly_over_classes
+
+    dataset = read_part(data, data_options(image, label, base, classes, split), "training")
+    if skip_bad:
+        dataset = dataset.pick(readable([example.image for example in dataset]))
+    chosen = [dataset[i] for i in evenly_over_classes(dataset.labels(), images)]
+    lm = build_lm(vlm, role="description_model", settings=settings(vlm_arg, "--vlm-arg")) if vlm else None
+    if lm is not None:
+        check_key(lm, role="description_model")
+        check_listening(lm, role="description_model")
+    describer = (
+        LMDescriber(lm, num_threads=num_threads)
+        if lm is not None
+        else ClipDescriber(
+            ClipClassifier(dataset.classes, model=model, pretrained=pretrained, device=device).backbone,
+            max_classes=images,
+        )
+    )
+    with working(f"Describing {len(chosen)} of {len(dataset)} images ..."), telling_of_retries([lm], show.note):
+        described = describer.describe([e.image for e in chosen], [e.label for e in chosen])
+    if described.faults and not any(described.texts):
+        raise DataError(f"no image could be described: {described.faults[0]}; check --vlm and its key")
+    found = [(e.source, e.label, text) for e, text in zip(chosen, described.texts, strict=True)]
+    if json:
+        show.as_json([{"source": s, "label": label, "description": text} for s, label, text in found])
+    else:
+        show.rows("how the images look", ["image", "class", "description"], found)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file; report.html in the run's folder if not given.")] = None,
+) -> None:
+    """Write the HTML report of a run."""
+    from ipo_dspy.report import write_report
+
+    terminal.line(str(write_report(run, out)))
+
+
+def _files(name: str) -> list[Path]:
+    """A file itself, or the images below a folder.
+
+    Raises:
+        DataError: there are none, or it is an address.
+    """
+    from ipo_dspy.clip.image_io import is_url
+    from ipo_dspy.data.folder import image_files
+
+    if is_url(name):
+        raise DataError(f"image {name!r} is an address, and nothing is fetched here; download it and pass the file")
+    path = Path(name)
+    if not path.is_dir():
+        return [path]
+    found = image_files(path)
+    if not found:
+        raise DataError(f"folder {str(path)!r} holds no images; give image files, or a folder that holds some")
+    return found
+
+
+def readable(images: Sequence[Any]) -> list[int]:
+    """Indices of the images that can be read; each of the others is named on stderr."""
+    from ipo_dspy.cli import output as show
+    from ipo_dspy.clip.image_features import open_image
+    from ipo_dspy.errors import ImageError
+
+    kept = []
+    for i, image in enumerate(images):
+        try:
+            open_image(image)
+        except ImageError as error:
+            show.note(f"skipped: {error}")
+        else:
+            kept.append(i)
+    return kept
+
+
+def _runners_up(scores: dict[str, float]) -> str:
+    return ", ".join(f"{name} {p:.3f}" for name, p in list(scores.items())[1:4])

@@ -1,0 +1,244 @@
+"""What `demo` and `optimize` share: compile, test, write the report, and put the outcome in one value."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ipo_dspy.data import ImageDataset, harmonic_mean
+from ipo_dspy.errors import DataError, JournalError, StoppedError
+from ipo_dspy.run.events import Event, SearchEvent
+from ipo_dspy.run.ledger import Spent
+from ipo_dspy.scoring.score import Score
+
+if TYPE_CHECKING:
+    from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.optimizer.evaluation import Evaluation
+    from ipo_dspy.optimizer.ipo import IPO
+    from ipo_dspy.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run found, for people and for machines.
+
+    Attributes:
+        start, best: the templates.
+        scores: for each set of images, the score of the start and of the best template.
+        images: how many images of each set were scored.
+        left_out: how many could not be read.
+        folder: journal and program.
+        report: the HTML page.
+        trials, rejected: of the search.
+        spent: on language models.
+        status: `finished`, or what stopped the search.
+        fault: what went wrong last, if language models failed.
+        was_finished: the folder held the finished run already, and nothing was searched.
+    """
+
+    start: str
+    best: str
+    scores: Mapping[str, tuple[Score, Score]]
+    images: Mapping[str, int]
+    left_out: int
+    folder: str
+    report: str
+    trials: int
+    rejected: int
+    spent: Spent
+    status: str
+    fault: str | None
+    was_finished: bool = False
+
+    @property
+    def harmonic(self) -> tuple[float, float] | None:
+        """Harmonic mean of base and novel test accuracy, start and best."""
+        if not {"test base", "test novel"} <= set(self.scores):
+            return None
+        base, novel = self.scores["test base"], self.scores["test novel"]
+        return tuple(harmonic_mean(b.accuracy, n.accuracy) for b, n in zip(base, novel, strict=True))  # type: ignore[return-value]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        scores = {name: {"start": asdict(s), "best": asdict(b)} for name, (s, b) in self.scores.items()}
+        names = ("start", "best", "images", "left_out", "folder", "report", "trials", "rejected", "status")
+        plain = {name: getattr(self, name) for name in names}
+        spent = {
+            "calls": self.spent.calls,
+            "tokens": self.spent.tokens,
+            "prompt_tokens": self.spent.prompt_tokens,
+            "completion_tokens": self.spent.completion_tokens,
+            "cost": None if self.spent.unpriced else self.spent.cost,
+            "estimated": bool(self.spent.estimated),
+            "seconds": round(self.spent.seconds, 3),
+        }
+        harmonic = None if self.harmonic is None else dict(zip(("start", "best"), self.harmonic, strict=True))
+        return {**plain, **spent, "scores": scores, "harmonic_mean": harmonic}
+
+
+def prepare(optimizer: "IPO", program: "ClipClassifier", datasets: Iterable[ImageDataset]) -> None:
+    """Load the model, and see that the images of all data sets can be read, to tell all bad ones at once."""
+    from ipo_dspy.cli.progress import working
+    from ipo_dspy.clip.image_features import check_images
+
+    if optimizer.skip_bad or optimizer.scorer is not None:
+        return
+    with working("Loading the model ..."):
+        backbone = program.backbone
+    images = [example.image for dataset in datasets for example in dataset]
+    check_images(images, backbone=backbone, num_threads=optimizer.num_threads)
+
+
+def run(
+    optimizer: "IPO",
+    program: "ClipClassifier",
+    train: ImageDataset,
+    *,
+    validation: ImageDataset | None = None,
+    tests: Mapping[str, ImageDataset],
+    folder: Path,
+    stop: Callable[[], bool],
+) -> Outcome:
+    """Optimize, evaluate on test images, write journal, program and report to a folder.
+
+    Args:
+        optimizer: its `log_dir` is `folder`.
+        program: the start program.
+        train: decides what is tried next.
+        validation: decides at the end, if given.
+        tests: by part (`base`, `novel`, `all`); each part is scored against its own class names.
+        folder: of the run.
+        stop: asked while test images are encoded; where it is true, they are left to the sitting that goes on.
+
+    Raises:
+        StoppedError: the end was asked for before the search had begun.
+    """
+    from ipo_dspy.report import write_report
+    from ipo_dspy.run.journal import replay
+
+    skipped: list[Event] = []
+    searches: list[SearchEvent] = []
+
+    def listen(event: Event) -> None:
+        if event["event"] == "skipped":
+            skipped.append(event)
+        elif event["event"] == "search":
+            searches.append(event)
+
+    optimizer.observers += (listen,)
+    known = sum(event["event"] == "trial" for event in replay(folder)) if journal_size(folder) else 0
+    best = optimizer.compile(program, train, valset=validation)
+    details = best.detailed_results
+    finalist = details.searches[0].finalists[0]
+    start = next(f for f in details.searches[0].finalists if f.trial.index == 0)
+    scores = {"train": (start.trial.score, finalist.trial.score)}
+    images = {"train": searches[0]["images"]}
+    if validation is not None:
+        scores["validation"] = (start.deciding, finalist.deciding)
+        images["validation"] = searches[0]["validation_images"]
+    with contextlib.suppress(StoppedError):
+        for part, dataset in tests.items():
+            before, after = _test(best, dataset, part, start.trial.template, optimizer, folder, stop)
+            scores[set_name(part)] = (before.score, after.score)
+            images[set_name(part)] = len(after.predicted)
+    return Outcome(
+        start=str(start.trial.template),
+        best=str(finalist.trial.template),
+        scores=scores,
+        images=images,
+        left_out=len(skipped),
+        folder=str(folder),
+        report=str(write_report(folder)),
+        trials=len(details.trials),
+        rejected=sum(details.rejections.values()),
+        spent=details.spent,
+        status=details.status,
+        fault=next((search.fault for search in details.searches if search.fault), None),
+        was_finished=known == len(details.trials) and details.status == "finished",
+    )
+
+
+def set_name(part: str) -> str:
+    """What a set of test images is called: by its part, or plainly where there is one.
+
+    >>> set_name("novel"), set_name("all")
+    ('test novel', 'test')
+    """
+    return "test" if part == "all" else f"test {part}"
+
+
+def journal(folder: Path) -> Path:
+    """The journal of a folder, be it there or not."""
+    from ipo_dspy.run.journal import FILE_NAME
+
+    return folder / FILE_NAME
+
+
+def journal_size(folder: Path) -> int:
+    """Bytes of the journal in a folder; 0 if there is none."""
+    return journal(folder).stat().st_size if journal(folder).exists() else 0
+
+
+def holds_something(folder: Path) -> bool:
+    """Whether a folder's journal holds what a run would lose without it: trials, or answers that were paid for."""
+    from ipo_dspy.run.journal import replay
+    from ipo_dspy.run.session import has_begun
+
+    try:
+        return has_begun(replay(folder))
+    except JournalError:
+        return False
+
+
+def free_folder(parent: str, name: str) -> Path:
+    """`parent/name-1`, or the next number that is free."""
+    number = 1
+    while (Path(parent) / f"{name}-{number}").exists():
+        number += 1
+    return Path(parent) / f"{name}-{number}"
+
+
+def _test(
+    best: "ClipClassifier",
+    dataset: ImageDataset,
+    part: str,
+    start: "Template",
+    optimizer: "IPO",
+    folder: Path,
+    stop: Callable[[], bool],
+) -> "tuple[Evaluation, Evaluation]":
+    """Evaluate start and best template on test images and add both to the journal.
+
+    Raises:
+        StoppedError: the end was asked for; nothing was added.
+    """
+    from ipo_dspy.optimizer.evaluation import judge, keep_comparison
+    from ipo_dspy.optimizer.search import Record
+    from ipo_dspy.optimizer.trainset import gather
+    from ipo_dspy.run.journal import Journal
+
+    def check() -> None:
+        if stop():
+            raise StoppedError
+
+    if not dataset:
+        raise DataError(f"no test images for {part!r} classes; use a smaller --test")
+    check()
+    program = best.deepcopy()
+    program.classes = dataset.classes
+    images = gather(program, {"self": program}, dataset, name="test images")["self"]
+    with Journal(folder) as journal:
+        record: Record = Record("self", journal, optimizer.observers)
+        judged = judge(
+            program,
+            images,
+            record=record,
+            stage="test images" if part == "all" else f"test images, {part}",
+            skip_bad=optimizer.skip_bad,
+            where=optimizer.scorer,
+            check=check,
+        )
+        before, after = judged.evaluate(start), judged.evaluate(program.template)
+        keep_comparison(record, before, after, judged.images, split="test", part=part)
+    return before, after

@@ -1,0 +1,237 @@
+"""Images to CLIP features: decode beside encoding, remember by content.
+
+The evaluation transform of the model is applied, no random crops. Reading and decoding run in a few threads ahead of
+the tower with a bounded look-ahead, so memory holds two batches of pixels and not the data set. An image whose content
+this model has seen before, in whatever wrapping, in this process or another, is read and hashed but neither decoded
+nor encoded (`clip.feature_cache`). Each encoded batch is kept before the next is begun.
+
+Unlike open_clip's own transform, images are turned upright by their EXIF tag and made RGB before they are resized, and
+images of more than 8 bits are scaled where Pillow would clip them (`clip.image_pixels`). For upright 8-bit images the
+pixels are the same.
+
+Letters: N images, D width of the features.
+"""
+
+import functools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+from torch import Tensor
+
+from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.feature_cache import KnownFeatures
+from ipo_dspy.clip.feature_dtype import Resting
+from ipo_dspy.clip.image_io import READING as READING
+from ipo_dspy.clip.image_io import ImageSource as ImageSource
+from ipo_dspy.clip.image_io import identify, is_url
+from ipo_dspy.clip.image_io import open_image as open_image
+from ipo_dspy.errors import DataError, ImageError
+
+MAX_NAMED = 10
+"""Images that cannot be read and are named in one message."""
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """Features of the images that could be read.
+
+    Attributes:
+        features: [N, D], float32 or, of very many images, float16 (`clip.feature_dtype`), normalised, on the CPU.
+        kept: for each row of `features`, the index of its source.
+        keys: for each row, a hash of the image's content.
+        skipped: index and message of each source that could not be read.
+    """
+
+    features: Tensor
+    kept: tuple[int, ...]
+    keys: tuple[str, ...]
+    skipped: tuple[tuple[int, str], ...]
+
+    def __repr__(self) -> str:
+        return f"EncodedImages({len(self.kept)} of width {self.features.shape[-1]}, {len(self.skipped)} skipped)"
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """One source on its way: its content key and its features or, until encoded, its pixels."""
+
+    key: str
+    features: Tensor | None
+    pixels: Tensor | None
+
+
+_Outcome: TypeAlias = _Ready | ImageError
+_Result = TypeVar("_Result")
+
+
+def encode_images(
+    backbone: Backbone,
+    sources: Sequence[ImageSource],
+    *,
+    batch_size: int = 64,
+    num_threads: int | None = None,
+    skip_bad: bool = False,
+    allow_url: bool = False,
+    checked: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> EncodedImages:
+    """Encode images in order, each distinct content once.
+
+    Args:
+        backbone: the model.
+        sources: the images; see `ImageSource`.
+        batch_size: images in one pass of the tower.
+        num_threads: threads that decode; by default one a core, at most 16.
+        skip_bad: go on past images that cannot be read and name them in `skipped`.
+        allow_url: fetch http and https URLs.
+        checked: `check_images` has seen them, so they need not be decoded once more.
+        progress: called with the number of images done and the number of all, now and then and at the end.
+
+    Raises:
+        ImageError: images that cannot be read, unless `skip_bad`; all of them are told at once. On the CPU, where the
+            tower is the slow part, before the first is encoded.
+        DataError: no images, or none that can be read.
+        InputError: `IPO_DSPY_CACHE_LIMIT` is no size.
+    """
+    if not sources:
+        raise DataError("no images to encode; pass at least one")
+    rows, kept, keys = Resting(len(sources)), list[int](), list[str]()
+    bad: list[tuple[int, ImageError]] = []
+    waiting: list[tuple[int, _Ready]] = []
+    threads = num_threads or _threads()
+    if not (skip_bad or checked) and len(sources) > batch_size and backbone.device.type == "cpu":
+        check_images(sources, backbone=backbone, num_threads=threads)
+    known = KnownFeatures(backbone, READING)
+    prepare = functools.partial(_prepare, backbone, known, allow_url=allow_url)
+    for index, outcome in enumerate(_in_order(prepare, sources, batch_size + threads, threads)):
+        if isinstance(outcome, ImageError):
+            bad.append((index, outcome))
+        elif skip_bad or not bad:  # the rest is read only to tell all bad images at once
+            waiting.append((index, outcome))
+            kept.append(index)
+            keys.append(outcome.key)
+        if len(waiting) == batch_size or index == len(sources) - 1:
+            rows.add(list(_encode(backbone, known, waiting).values()))
+            waiting.clear()
+            if progress is not None:
+                progress(index + 1, len(sources))
+    known.settle()
+    if bad and not skip_bad:
+        raise _refused(bad, len(sources)) from bad[0][1]
+    if not kept:
+        raise DataError(f"none of {len(sources)} images can be read; the first: {bad[0][1]}")
+    return EncodedImages(rows.features, tuple(kept), tuple(keys), tuple((index, str(error)) for index, error in bad))
+
+
+def check_images(
+    sources: Sequence[ImageSource],
+    *,
+    backbone: Backbone | None = None,
+    num_threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Decode all images once, to refuse a bad one before slow work; URLs are left for later, to be fetched once.
+
+    With a backbone, those that it has encoded before are not decoded again. `progress` is called after each image with
+    the number of images done and the number of all.
+
+    Raises:
+        ImageError: images that cannot be read: how many, and the first `MAX_NAMED` by name.
+    """
+    threads = num_threads or _threads()
+    known = None if backbone is None else KnownFeatures(backbone, READING)
+    unreadable = functools.partial(_unreadable, known)
+    bad: list[tuple[int, ImageError]] = []
+    for index, error in enumerate(_in_order(unreadable, sources, 2 * threads, threads)):
+        if error is not None:
+            bad.append((index, error))
+        if progress is not None:
+            progress(index + 1, len(sources))
+    if bad:
+        raise _refused(bad, len(sources)) from bad[0][1]
+
+
+def _refused(bad: Sequence[tuple[int, ImageError]], total: int) -> ImageError:
+    if total == 1:
+        return bad[0][1]
+    return refusal([str(error) for _, error in bad], total, f"image {bad[0][0] + 1} of {total}")
+
+
+def refusal(messages: Sequence[str], total: int, place: str = "") -> ImageError:
+    """Return one error that tells of all bad images; `place` says where the only one is."""
+    if len(messages) == 1:
+        where = f"{place}; " if place else ""
+        return ImageError(f"{messages[0]} ({where}skip_bad=True, or --skip-bad, goes on without it)")
+    named = [f"  {message}" for message in messages[:MAX_NAMED]]
+    rest = [f"  and {len(messages) - MAX_NAMED} more"] if len(messages) > MAX_NAMED else []
+    head = f"{len(messages)} of {total} images cannot be read (skip_bad=True, or --skip-bad, goes on without them):"
+    return ImageError("\n".join([head, *named, *rest]))
+
+
+def _threads() -> int:
+    return min(16, os.cpu_count() or 1)
+
+
+def _unreadable(known: KnownFeatures | None, source: ImageSource) -> ImageError | None:
+    """Return what is wrong with an image, if anything."""
+    address = getattr(source, "url", source)
+    if isinstance(address, str) and is_url(address):
+        return None
+    try:
+        key, image = identify(source)
+        if known is None or known.get(key) is None:
+            image()
+    except ImageError as error:
+        return error
+    return None
+
+
+def _in_order(
+    function: Callable[[ImageSource], _Result], sources: Sequence[ImageSource], ahead: int, threads: int
+) -> Iterator[_Result]:
+    """Yield the function of every source, in order, computed in threads, at most `ahead` results waiting."""
+    pool = ThreadPoolExecutor(min(threads, len(sources)), thread_name_prefix="ipo-decode")
+    futures: deque[Future[_Result]] = deque()
+    try:
+        for source in sources:
+            futures.append(pool.submit(function, source))
+            if len(futures) > ahead:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare(backbone: Backbone, known: KnownFeatures, source: ImageSource, *, allow_url: bool) -> _Outcome:
+    try:
+        key, image = identify(source, allow_url=allow_url)
+        features = known.get(key)
+        return _Ready(key, features, None if features is not None else backbone.preprocess(image()))
+    except ImageError as error:
+        return error
+
+
+def _encode(backbone: Backbone, known: KnownFeatures, waiting: Sequence[tuple[int, _Ready]]) -> dict[int, Tensor]:
+    """Features [D] by index; contents that are not known yet go through the tower together."""
+    found = {ready.key: ready.features for _, ready in waiting if ready.features is not None}
+    fresh = {ready.key: ready.pixels for _, ready in waiting if ready.pixels is not None and ready.key not in found}
+    encoded: dict[str, Tensor] = {}
+    with backbone.lock:
+        for key in list(fresh):
+            features = known.get(key)  # another thread or process may have been quicker
+            if features is not None:
+                found[key] = features
+                del fresh[key]
+        if fresh:
+            rows = backbone.encode_pixels(backbone.batch(list(fresh.values()))).cpu()  # [N, D]
+            # Rows of their own: a view would keep the whole batch alive.
+            encoded = {key: row.clone() for key, row in zip(fresh, rows, strict=True)}
+            found.update(encoded)
+            known.remember(encoded)
+    known.keep(encoded)  # not under the lock: the disk takes its time
+    return {index: found[ready.key] for index, ready in waiting}

@@ -1,0 +1,164 @@
+"""A causal text tower on a plan of shared prefixes: each distinct prefix once a layer, exactly.
+
+Hidden states of a causal tower depend on the tokens before and at a position, so what lists share need not be computed
+for each of them. The large matrix products run over all nodes at once; attention runs over groups of runs, whose
+keys are those of their ancestors and their own. In the last layer only the ends have a query and go through the MLP.
+
+The features of a list agree to 1e-5 with the model's own `encode_text`, whatever shares the pass. The last bits are not
+promised: they change with the number of rows of a product, on every BLAS.
+
+CoCa puts a class token after every list, at the last position of the context, and reads the features there. With its
+published weights that token sees one padding token and not itself, a slip that is part of the model by now.
+
+Letters: N nodes, M token lists, B runs, H heads, W width of the tower.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor, nn
+
+from ipo_dspy.clip.prefix_trie import Plan, Runs, TokenList
+
+ROWS = 1024
+"""Nodes that go through the MLP at a time: its wide middle then stays in the cache of a CPU."""
+
+LOOKED_AT = 8192
+"""Keys of all runs that attend at a time: those of 16,384 nodes with long shared beginnings would take gigabytes."""
+
+CLASS = -1
+"""Stands in a plan for CoCa's class token, which has an embedding of its own."""
+
+
+def tail(tower: Any) -> TokenList:
+    """What a tower puts after every list.
+
+    >>> from types import SimpleNamespace
+    >>> tail(SimpleNamespace(cls_emb=None))
+    ()
+    """
+    return () if getattr(tower, "cls_emb", None) is None else (tower.pad_id, CLASS)
+
+
+def fits(tower: Any, tokens: TokenList) -> bool:
+    """Whether `run` gives what the tower gives for a list: CoCa masks padding by its token, and has room for some."""
+    return not tail(tower) or (len(tokens) < tower.context_length and tower.pad_id not in tokens)
+
+
+def shares_prefixes(tower: Any) -> bool:
+    """Whether `run` knows the blocks of a tower; whether the tower is causal is not seen here."""
+    blocks: Any = getattr(tower.transformer, "resblocks", ())
+    right = getattr(tower, "correct_cls_mask", False)  # which no configuration of open_clip can ask for
+    return len(blocks) > 0 and all(map(_is_plain, blocks)) and not right
+
+
+def run(tower: Any, plan: Plan) -> Tensor:
+    """Hidden states at the end of each list after the last block, before the final norm: [M, W], in order of runs.
+
+    The lists of the plan end with `tail(tower)`.
+    """
+    device, blocks = tower.positional_embedding.device, tower.transformer.resblocks
+    x = _embedded(tower, torch.from_numpy(plan.tokens).to(device), torch.from_numpy(plan.positions).to(device))
+    pieces = [piece for group in plan.groups for piece in _pieces(group)]
+    groups = [_Group(piece, device, blind=bool(tail(tower))) for piece in pieces]
+    for block in blocks[:-1]:
+        attended = _attend(block, x, groups)
+        x = _mlp(block, x + block.ls_1(block.attn.out_proj(attended)))
+    return _last(blocks[-1], x, groups)
+
+
+def _embedded(tower: Any, tokens: Tensor, positions: Tensor) -> Tensor:
+    """Nodes before the first block, [N, W]."""
+    dtype = tower.transformer.get_cast_dtype()
+    if tail(tower):
+        ends = tokens == CLASS
+        words = torch.where(ends[:, None], tower.cls_emb, tower.token_embedding(tokens.clamp(min=0)))
+        positions = positions.masked_fill(ends, tower.context_length)
+    else:
+        words = tower.token_embedding(tokens)
+    embedded: Tensor = words.to(dtype) + tower.positional_embedding[positions].to(dtype)
+    return embedded
+
+
+def _pieces(runs: Runs) -> list[Runs]:
+    """Runs of a group that have about `LOOKED_AT` keys together."""
+    size = max(1, LOOKED_AT // (runs.depth + runs.length))
+    starts = range(0, runs.count, size)
+    return [
+        Runs(runs.first + start * runs.length, len(some), runs.length, some)
+        for start, some in ((start, runs.ancestors[start : start + size]) for start in starts)
+    ]
+
+
+class _Group:
+    """Runs with their ancestors on a device; where they are blind, their ends do not see themselves."""
+
+    def __init__(self, runs: Runs, device: torch.device, *, blind: bool) -> None:
+        self.count, self.length, self.depth = runs.count, runs.length, runs.depth
+        self.keys = runs.depth + runs.length
+        self.rows = slice(runs.first, runs.first + runs.count * runs.length)
+        self.ancestors = torch.from_numpy(runs.ancestors).to(device)  # [B, depth]
+        self.seen = torch.ones(runs.length, self.keys, dtype=torch.bool, device=device).tril(runs.depth)
+        """Keys that each node of a run attends to."""
+        if blind:
+            self.seen[-1, -1] = False
+        ends = torch.arange(runs.count, device=device) * runs.length + runs.length - 1
+        self.ends = runs.first + ends  # [B]
+
+    def attend(self, q: Tensor, kv: Tensor, heads: int) -> Tensor:
+        """Of the last nodes of each run to its ancestors and itself: q [B, q, W] and kv [N, 2 W] to [B, q, W]."""
+        count = q.shape[1]
+        own = kv[self.rows].view(self.count, self.length, -1)
+        both = torch.cat([kv[self.ancestors], own], dim=1)  # [B, keys, 2 W]
+        k, v = both.view(self.count, self.keys, 2, heads, -1).permute(2, 0, 3, 1, 4)  # each [B, H, keys, W / H]
+        q = q.reshape(self.count, count, heads, -1).transpose(1, 2)  # [B, H, q, W / H]
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=self.seen[-count:])
+        return found.transpose(1, 2).flatten(-2)
+
+
+def _attend(block: Any, x: Tensor, groups: list[_Group]) -> Tensor:
+    """Attention of every node to its ancestors and itself, before the output projection: [N, W]."""
+    width, heads = x.shape[1], block.attn.num_heads
+    qkv = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)  # [N, 3 W]
+    out = torch.empty_like(x)
+    for group in groups:
+        queries = qkv[group.rows, :width].view(group.count, group.length, width)
+        out[group.rows] = group.attend(queries, qkv[:, width:], heads).reshape(-1, width)
+    return out
+
+
+def _last(block: Any, x: Tensor, groups: list[_Group]) -> Tensor:
+    """The last block for the end of each run alone: [M, W], in the order of runs."""
+    width, heads = x.shape[1], block.attn.num_heads
+    weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+    normed = block.ln_1(x)
+    kv = F.linear(normed, weight[width:], None if bias is None else bias[width:])  # [N, 2 W]
+    ends = torch.cat([group.ends for group in groups])  # [M]
+    q = F.linear(normed[ends], weight[:width], None if bias is None else bias[:width])  # [M, W]
+    found, first = torch.empty_like(q), 0
+    for group in groups:
+        rows = slice(first, first + group.count)
+        found[rows] = group.attend(q[rows, None], kv, heads)[:, 0]
+        first += group.count
+    return _mlp(block, x[ends] + block.ls_1(block.attn.out_proj(found)))
+
+
+def _mlp(block: Any, x: Tensor) -> Tensor:
+    """The block's second half, in place, some rows at a time."""
+    for rows in torch.split(x, ROWS):
+        rows += block.ls_2(block.mlp(block.ln_2(rows)))
+    return x
+
+
+def _is_plain(block: Any) -> bool:
+    attention = getattr(block, "attn", None)
+    parts = ("ln_1", "ls_1", "ln_2", "ls_2", "mlp")
+    return (
+        isinstance(attention, nn.MultiheadAttention)
+        and attention.in_proj_weight is not None
+        and attention.bias_k is None
+        and not attention.add_zero_attn
+        and all(hasattr(block, part) for part in parts)
+        and not hasattr(block, "ln_1_kv")
+    )

@@ -1,0 +1,141 @@
+"""Filled templates to class features: tokenize, deduplicate, encode by length, average the lines.
+
+A template's features depend on its token ids only, so the filled prompts of one call are brought down to
+distinct token lists. Of a tower that allows it, each distinct prefix of all of them is computed once (`clip.prefix_trie`,
+`clip.prefix_attention`); of others they are sorted by length and encoded in batches whose context ends at the longest list.
+`plain_class_features` is the slow twin: one class at a time, full context, the model's own `encode_text`; both
+agree to 1e-5 on every normalised feature in float32.
+
+Letters: T templates, C classes, M token lists, L tokens, D width of the features.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
+
+from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.prefix_trie import TokenList, chunks
+from ipo_dspy.errors import DataError, InputError, TemplateError
+from ipo_dspy.template import Template
+
+NODES = 16_384
+"""Nodes in one pass: about 400 MB at the width of ViT-B, and enough for the matrix products to be efficient."""
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateTokens:
+    """How a model reads a template filled with all classes.
+
+    Attributes:
+        key: equal for two templates exactly if, line by line and class by class, they give the same token
+            ids; such templates are the same to the model.
+        longest: tokens of the longest filled prompt, start and end included.
+    """
+
+    key: str
+    longest: int
+
+
+def template_tokens(backbone: Backbone, template: Template, classes: Sequence[str]) -> TemplateTokens:
+    """Tokenize a template with every class, and refuse it if one prompt does not fit the context.
+
+    Raises:
+        TemplateError: reason `too long`, naming the longest class and by how much.
+        DataError: no classes.
+    """
+    lists = _filled(backbone, template, classes)
+    return TemplateTokens(key=_key(lists, len(template.lines)), longest=max(map(len, lists)))
+
+
+def class_features(
+    backbone: Backbone, templates: Sequence[Template], classes: Sequence[str], *, batch_size: int = 256
+) -> Tensor:
+    """Features of every class under every template: [T, C, D], float32, normalised, on the CPU.
+
+    Several lines of one template are averaged after normalising and the mean is normalised again, as in
+    open_clip's `build_zero_shot_classifier` (Radford et al. 2021, section 3.1.4). What was asked before with
+    the same classes is remembered on the backbone, and two threads never compute the same.
+
+    Raises:
+        TemplateError: reason `too long`; nothing is ever cut.
+        InputError: no templates. DataError: no classes.
+    """
+    if not templates:
+        raise InputError("no templates to encode; pass e.g. [Template.parse('a photo of a <CLASS>.')]")
+    names = tuple(classes)
+    with backbone.lock:
+        known = {template: backbone.text_memo.get((str(template), names)) for template in templates}
+        missing = [template for template, features in known.items() if features is None]
+        found = {template: features for template, features in known.items() if features is not None}
+        for template, features in zip(missing, _encode(backbone, missing, names, batch_size), strict=True):
+            backbone.text_memo.put((str(template), names), features)
+            found[template] = features
+    return torch.stack([found[template] for template in templates])  # [T, C, D]
+
+
+def plain_class_features(backbone: Backbone, templates: Sequence[Template], classes: Sequence[str]) -> Tensor:
+    """The slow twin of `class_features`, for tests: no batches, no trimmed context, nothing remembered."""
+    rows = []
+    for template in templates:
+        for name in classes:
+            lines = backbone.encode_tokens_plain(backbone.token_ids(template.fill(name)))  # [lines, D]
+            rows.append(F.normalize(lines.mean(dim=0), dim=-1).cpu())
+    return torch.stack(rows).reshape(len(templates), len(classes), -1)  # [T, C, D]
+
+
+def encode_token_lists(backbone: Backbone, lists: Sequence[TokenList], *, batch_size: int = 256) -> Tensor:
+    """Features of token lists, each distinct one encoded once: [M, D], float32, normalised, on the CPU."""
+    if backbone.shares_prefixes:
+        distinct = sorted(set(lists))
+        parts = [backbone.encode_shared(piece).cpu() for piece in chunks(distinct, NODES)]
+    else:
+        distinct = sorted(set(lists), key=lambda tokens: (len(tokens), tokens))
+        starts = range(0, len(distinct), batch_size)
+        parts = [backbone.encode_tokens(distinct[start : start + batch_size]).cpu() for start in starts]
+    place = {tokens: index for index, tokens in enumerate(distinct)}
+    return torch.cat(parts)[[place[tokens] for tokens in lists]]  # [M, D]
+
+
+def _encode(backbone: Backbone, templates: Sequence[Template], names: tuple[str, ...], batch_size: int) -> list[Tensor]:
+    """Features [C, D] of each template."""
+    if not templates:
+        return []
+    filled = [_filled(backbone, template, names) for template in templates]
+    features = encode_token_lists(backbone, [tokens for lists in filled for tokens in lists], batch_size=batch_size)
+    parts = torch.split(features, [len(lists) for lists in filled])  # T parts of [C * lines, D]
+    width = features.shape[-1]
+    return [F.normalize(part.reshape(len(names), -1, width).mean(dim=1), dim=-1) for part in parts]
+
+
+def _filled(backbone: Backbone, template: Template, classes: Sequence[str]) -> list[TokenList]:
+    """Token lists of every line filled with every class, classes outermost; all fit the context."""
+    if not classes:
+        raise DataError("no classes to fill the template with; pass at least two names, e.g. ['cat', 'dog']")
+    lists = backbone.token_ids([line for name in classes for line in template.fill(name)])
+    longest = max(range(len(lists)), key=lambda index: len(lists[index]))
+    if len(lists[longest]) > backbone.context_length:
+        raise _too_long(template, classes, longest, len(lists[longest]), backbone.context_length)
+    return lists
+
+
+def _too_long(template: Template, classes: Sequence[str], index: int, count: int, context: int) -> TemplateError:
+    of_class, of_line = divmod(index, len(template.lines))
+    line, name = template.lines[of_line], classes[of_class]
+    shown = line if len(line) <= 120 else line[:117] + "..."
+    return TemplateError(
+        f"template {shown!r} filled with class {name!r} has {count} tokens and the model takes {context}; "
+        f"shorten it by {count - context} tokens",
+        reason="too long",
+    )
+
+
+def _key(lists: Sequence[TokenList], lines: int) -> str:
+    digest = hashlib.sha256(str(lines).encode())
+    for tokens in lists:
+        digest.update(array("q", (len(tokens), *tokens)).tobytes())
+    return digest.hexdigest()[:32]

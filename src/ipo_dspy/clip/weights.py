@@ -1,0 +1,293 @@
+"""Where the weights of a CLIP are: names, tags, files and folders turned into paths, or one clear error.
+
+Files that are already here are used without asking the network. The network is asked once before anything is
+fetched, so that a machine without one hears so at once and not after five retries for each file. A model that a file
+names, rather than the user, is not fetched unless the user allows it, and then without the user's hub token.
+open_clip comes in as an argument: only `clip.backbone` imports it.
+"""
+
+import contextlib
+import difflib
+import importlib.util
+import logging
+import sys
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from ipo_dspy._internal.file_io import read_json
+from ipo_dspy._internal.untrusted import one_line
+from ipo_dspy.clip.bundled import BUNDLED
+from ipo_dspy.errors import ModelError
+
+LOCAL, HUB = "local-dir:", "hf-hub:"
+_CONFIG_FILE = "open_clip_config.json"
+_WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "config.json")
+_PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
+_WAYS_OUT = (
+    "connect to the network once, or pass weights that are here: pretrained='/path/to/weights.safetensors', "
+    "or model='local-dir:/path/to/folder'"
+)
+
+_CONFIG_LIMIT = 1024**2
+
+Downloads: TypeAlias = Literal["allowed", "anonymous", "refused"]
+"""Whether missing files may be fetched: `allowed` for a model that the user names, `refused` for one that a file names,
+`anonymous` (without the user's hub token) where the user allows that."""
+_HUB_SWITCHES: Mapping[str, str] = {"refused": "HF_HUB_OFFLINE", "anonymous": "HF_HUB_DISABLE_IMPLICIT_TOKEN"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where open_clip finds the parts of one model; nothing in it needs the network except the tokenizer."""
+
+    shown: str
+    architecture: str
+    checkpoint: str | None
+    tokenizer: str
+    config: dict[str, Any]
+    preprocess: dict[str, Any]
+    has_weights: bool = True
+
+
+@contextlib.contextmanager
+def hub_access(downloads: Downloads) -> Iterator[None]:
+    """Hold whatever asks the Hugging Face hub meanwhile to `downloads`.
+
+    open_clip and transformers ask it on their own even where all files are cached, and take no argument against that.
+    huggingface_hub reads these two constants before each request.
+    """
+    if downloads == "allowed":
+        yield
+        return
+    from huggingface_hub import constants
+
+    switch = _HUB_SWITCHES[downloads]
+    before = getattr(constants, switch)
+    setattr(constants, switch, True)
+    try:
+        yield
+    finally:
+        setattr(constants, switch, before)
+
+
+def check_name(name: str) -> None:
+    """See that a model is of a known kind, as far as the name alone tells; nothing is loaded or fetched.
+
+    Raises:
+        ModelError: open_clip has no such model.
+    """
+    if name.startswith((LOCAL, HUB)) or name in BUNDLED:
+        return
+    known = _architectures()
+    if known and name.replace("/", "-") not in known:
+        raise ModelError(_unknown_name(name, known))
+
+
+def _architectures() -> Sequence[str]:
+    """Names of open_clip's models: its own list, or the files of that where importing it would load torch."""
+    if (loaded := sys.modules.get("open_clip")) is not None and hasattr(loaded, "list_models"):
+        return list(loaded.list_models())
+    found = importlib.util.find_spec("open_clip")
+    folders = [] if found is None else found.submodule_search_locations or []
+    return [path.stem for folder in folders for path in Path(folder).glob("model_configs/*.json")]
+
+
+def resolve(
+    open_clip: Any, name: str, pretrained: str | None, cache_dir: str | None, downloads: Downloads = "allowed"
+) -> Source:
+    """Where the parts of a model are, after fetching its weights if they are not here.
+
+    Raises:
+        ModelError: an unknown name or tag, a missing file, weights of the other activation, no network, or something
+            to fetch where `downloads` are refused.
+    """
+    if name.startswith(LOCAL):
+        folder = Path(name.removeprefix(LOCAL)).expanduser()
+        return _from_folder(folder, shown=repr(name))
+    if name.startswith(HUB):
+        return _from_hub(name.removeprefix(HUB), cache_dir, downloads)
+    architecture = name.replace("/", "-")
+    config = open_clip.get_model_config(architecture)
+    if config is None:
+        raise ModelError(_unknown_name(name, open_clip.list_models()))
+    if pretrained is None:
+        return Source(repr(name), architecture, None, architecture, config, {}, has_weights=False)
+    shown = f"{name!r} with pretrained={pretrained!r}"
+    tag = open_clip.get_pretrained_cfg(architecture, pretrained)
+    if tag:
+        _check_activation(open_clip, architecture, pretrained, config, tag)
+        path = _weights_of_tag(open_clip, tag, shown, cache_dir, downloads)
+        preprocess = {key: tag[key] for key in _PREPROCESS_KEYS if key in tag}
+        return Source(shown, architecture, str(path), architecture, config, preprocess)
+    if not Path(pretrained).expanduser().is_file():
+        raise ModelError(_unknown_weights(name, pretrained, open_clip.list_pretrained_tags_by_model(architecture)))
+    return Source(shown, architecture, str(Path(pretrained).expanduser()), architecture, config, {})
+
+
+def _from_folder(folder: Path, *, shown: str) -> Source:
+    if not folder.is_dir():
+        raise ModelError(f"no folder {str(folder)!r}; write model='local-dir:PATH' with the folder of the model")
+    path = folder / _CONFIG_FILE
+    if not path.is_file():
+        raise ModelError(f"no {_CONFIG_FILE} in {str(folder)!r}; put the model's own beside its weights")
+    try:
+        config = read_json(path, limit=_CONFIG_LIMIT)["model_cfg"]
+        complete = {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{str(path)!r} is no open_clip config ({brief(error)}); replace it") from error
+    if not complete:
+        raise ModelError(f"{str(path)!r} lacks embed_dim, vision_cfg or text_cfg in model_cfg; fetch it again")
+    if not any(path.suffix in {".safetensors", ".bin", ".pth"} for path in folder.iterdir()):
+        raise ModelError(f"no weights in {str(folder)!r}; put {_WEIGHT_FILES[0]} there")
+    local = f"{LOCAL}{folder}"
+    return Source(shown, local, None, local, config, {})
+
+
+def _from_hub(repo: str, cache_dir: str | None, downloads: Downloads) -> Source:
+    shown = repr(HUB + repo)
+    _hub_file(repo, [_CONFIG_FILE], shown, cache_dir, downloads)
+    _hub_file(repo, _WEIGHT_FILES, shown, cache_dir, downloads)
+    # Fetching the weights may have moved on to a newer revision; both files must be of the same one.
+    folder = _hub_file(repo, [_CONFIG_FILE], shown, cache_dir, downloads).parent
+    source = _from_folder(folder, shown=shown)
+    if source.config["text_cfg"].get("hf_tokenizer_name"):
+        return replace(source, tokenizer=HUB + repo)  # its tokenizer may be of another repository
+    return source
+
+
+def _weights_of_tag(
+    open_clip: Any, tag: Mapping[str, Any], shown: str, cache_dir: str | None, downloads: Downloads
+) -> Path:
+    if not tag.get("hf_hub"):
+        kept = Path(cache_dir or "~/.cache/clip").expanduser() / Path(tag["url"]).name  # where open_clip looks
+        if downloads == "refused":
+            if kept.is_file():
+                return kept
+            raise _refused(shown, kept.name)
+        try:
+            return Path(open_clip.download_pretrained(tag, cache_dir=cache_dir))
+        except (OSError, RuntimeError) as error:
+            raise ModelError(f"weights of {shown} cannot be fetched ({brief(error)}); {_WAYS_OUT}") from error
+    repo, _, file = tag["hf_hub"].rpartition("/")  # 'org/name/' or 'org/name/file'
+    names = [file] if file else list(_WEIGHT_FILES)
+    if file.endswith((".bin", ".pth")):
+        names.insert(0, str(Path(file).with_suffix(".safetensors")))
+    return _hub_file(repo, names, shown, cache_dir, downloads)
+
+
+def fetch_text_parts(source: Source, cache_dir: str | None, downloads: Downloads = "allowed") -> None:
+    """Tokenizers and configurations that transformers would look for, each retry 8 seconds apart."""
+    text = source.config["text_cfg"]
+    if text.get("hf_tokenizer_name") and not source.tokenizer.startswith(LOCAL):
+        _hub_file(text["hf_tokenizer_name"], _TOKENIZER_FILES, f"the tokenizer of {source.shown}", cache_dir, downloads)
+    if text.get("hf_model_name"):
+        _hub_file(text["hf_model_name"], ["config.json"], f"the text tower of {source.shown}", cache_dir, downloads)
+
+
+def _hub_file(repo: str, names: Sequence[str], shown: str, cache_dir: str | None, downloads: Downloads) -> Path:
+    """The first of `names` that `repo` has: from the cache without asking the network, else downloaded."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        for name in names:
+            cached = try_to_load_from_cache(repo, name, cache_dir=cache_dir)
+            if isinstance(cached, str):
+                return Path(cached)
+        if downloads == "refused":
+            raise _refused(shown, f"{names[0]} of {repo} on the Hugging Face hub")
+        _reach_hub()
+        for name in names:
+            with contextlib.suppress(EntryNotFoundError):
+                try:
+                    return Path(hf_hub_download(repo, name, cache_dir=cache_dir))
+                except LocalEntryNotFoundError as error:  # the network went away between the two
+                    raise ConnectionError(brief(error)) from error
+    except ModelError:
+        raise
+    except _network_errors() as error:
+        raise ModelError(
+            f"{shown} needs {names[0]!r} of {repo!r} from the Hugging Face hub, which is not in the cache "
+            f"and cannot be fetched ({type(error).__name__}: {brief(error)}); {_WAYS_OUT}"
+        ) from error
+    raise ModelError(f"{repo!r} on the Hugging Face hub has none of {', '.join(names)}; {_WAYS_OUT}")
+
+
+def _refused(shown: str, what: str) -> ModelError:
+    return ModelError(
+        f"{shown} is named by a file and not on this machine ({what} is missing); if you trust the file, pass "
+        "allow_download=True (--allow-download) to fetch it without your hub token, or name a model yourself, e.g. "
+        "model='ViT-B-16-quickgelu', pretrained='openai'"
+    )
+
+
+def _reach_hub() -> None:
+    """Ask once, so that a machine without a network hears so at once and not after five retries a file."""
+    from huggingface_hub import constants, get_session
+
+    get_session().head(constants.ENDPOINT, timeout=10)
+
+
+def _check_activation(
+    open_clip: Any, architecture: str, pretrained: str, config: Mapping[str, Any], tag: Mapping[str, Any]
+) -> None:
+    """Weights trained with QuickGELU give other, worse features under GELU, and nothing shows it."""
+    wants = bool(tag.get("quick_gelu", False))
+    if wants == bool(config.get("quick_gelu", False)):
+        return
+    other = f"{architecture}-quickgelu" if wants else architecture.removesuffix("-quickgelu")
+    trained = "trained" if wants else "not trained"
+    fact = f"weights {pretrained!r} were {trained} with QuickGELU, unlike {architecture!r}"
+    if other in open_clip.list_models() and open_clip.get_pretrained_cfg(other, pretrained):
+        raise ModelError(f"{fact}; write model={other!r}, pretrained={pretrained!r}")
+    logger.warning("%s, and open_clip has no other architecture for them", fact)
+
+
+def _unknown_name(name: str, known: Sequence[str]) -> str:
+    lower = {model.lower(): model for model in (*BUNDLED, *known)}
+    near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=5, cutoff=0.5)]
+    if Path(name).expanduser().is_dir():
+        return f"{name!r} is a folder; write model={LOCAL + name!r}"
+    hub = f", or model={HUB + name!r} if it is on the Hugging Face hub" if name.count("/") == 1 else ""
+    close = f"close names: {', '.join(near)}; " if near else ""
+    example = near[0] if near else "ViT-B-16-quickgelu"
+    return f"open_clip has no model {name!r}; {close}write e.g. model={example!r}{hub}"
+
+
+def _unknown_weights(name: str, pretrained: str, tags: Sequence[str]) -> str:
+    if Path(pretrained).expanduser().is_dir():
+        return f"pretrained={pretrained!r} is a folder; write model={LOCAL + pretrained!r}, or name its file"
+    if Path(pretrained).suffix or len(Path(pretrained).parts) > 1:
+        return f"no checkpoint file {pretrained!r}; write the path of an existing one, or a tag of {name!r}"
+    close = difflib.get_close_matches(pretrained, tags, n=1)
+    example = f"pretrained={(close or list(tags))[0]!r}" if tags else "pretrained='/path/to/weights.safetensors'"
+    return f"{name!r} has no weights {pretrained!r}; its tags: {', '.join(tags) or 'none'}; write e.g. {example}"
+
+
+def stamp(model: str, pretrained: str | None) -> Hashable:
+    """Size and time of the files named by path, so that a changed file is loaded anew."""
+    paths: list[Path] = []
+    if model.startswith(LOCAL):
+        folder = Path(model.removeprefix(LOCAL)).expanduser()
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    elif pretrained is not None and Path(pretrained).expanduser().is_file():
+        paths = [Path(pretrained).expanduser()]
+    stats = [(str(path.resolve()), path.stat()) for path in paths if path.is_file()]
+    return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """Whatever the hub raises without a network or for a bad name; requests' errors are OSErrors already."""
+    import httpx
+
+    return (OSError, httpx.HTTPError, ValueError)
+
+
+def brief(error: BaseException) -> str:
+    """Return the words of an error on one line, at most 200 characters, without secrets and hidden characters."""
+    return one_line(str(error), 200) or type(error).__name__

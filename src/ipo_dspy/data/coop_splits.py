@@ -1,0 +1,117 @@
+"""Read the split files of the CoOp line of work, and FGVC-Aircraft's own lists.
+
+Such a file is a promise about a folder of images, made by somebody else and fetched by hand from a share that at times
+answers with a web page instead. So what does not hold is an error that names the row, and never passed over.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ipo_dspy._internal.file_io import read_regular
+from ipo_dspy.data.benchmarks import Benchmark
+from ipo_dspy.data.dataset import class_name, shorten, unknown_class
+from ipo_dspy.data.split_lists import Item, Lists, check_labels
+from ipo_dspy.errors import DataError
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Of one list, far above any that was published."""
+_PARTS = ("train", "val", "test")
+_LABEL = re.compile(r"[0-9]{1,9}")
+
+
+def read_json_split(benchmark: Benchmark, folder: Path) -> Lists:
+    """Read `split_zhou_*.json`: an object of train, val and test, each a list of [path, label, class name].
+
+    Raises:
+        DataError: no JSON, no such lists, a row of another form, or a label with two names.
+    """
+    path = folder / benchmark.lists[0]
+    content = _json(path, benchmark)
+    names: dict[int, str] = {}
+    found: dict[str, list[Item]] = {}
+    for part in _PARTS:
+        rows = content.get(part) if isinstance(content, dict) else None
+        if not isinstance(rows, list) or not rows:
+            raise DataError(f"{path} has no list {part!r}; {_again(benchmark)}")
+        found[part] = [_item(row, f"{part}[{at}] of {path}", names, benchmark) for at, row in enumerate(rows)]
+    base = folder / benchmark.images[0]
+    return check_labels(Lists(path, base, found["train"], found["val"], found["test"], names))
+
+
+def read_aircraft(benchmark: Benchmark, folder: Path) -> Lists:
+    """Read FGVC-Aircraft's lists: class names by line, and `IMAGE CLASS NAME` lines for each part.
+
+    Raises:
+        DataError: no text, an empty list, a line of another form, or a class that is not among the names.
+    """
+    where, *parts = (folder / name for name in benchmark.lists)
+    names = [class_name(line) for _, line in _lines(where)]
+    labels = {name: label for label, name in enumerate(names)}
+    if len(labels) < len(names):
+        raise DataError(f"{where} has a class twice; {_again(benchmark)}")
+    train, val, test = ([_plane(line, at, path, labels) for at, line in _lines(path)] for path in parts)
+    return check_labels(Lists(where, folder / benchmark.images[0], train, val, test, dict(enumerate(names))))
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file.
+
+    Raises:
+        DataError: it cannot be read, or is no UTF-8.
+    """
+    try:
+        return read_regular(path, limit=MAX_BYTES).decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}); fetch it again") from error
+
+
+def _json(path: Path, benchmark: Benchmark) -> Any:
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        fact = f"{error.msg} in line {error.lineno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise DataError(f"{path} is not JSON ({fact}), perhaps a web page or cut; {_again(benchmark)}") from error
+
+
+def _item(row: Any, place: str, names: dict[int, str], benchmark: Benchmark) -> Item:
+    """One row, whose class name goes into `names`."""
+    path, number, text = row if isinstance(row, list) and len(row) == 3 else (None, None, None)
+    if not isinstance(path, str) or not isinstance(text, str) or not _LABEL.fullmatch(str(number)):
+        raise DataError(f"{place} is {shorten(row)}; write [path, label, class name], e.g. ['cat/1.jpg', 0, 'cat']")
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise DataError(f"{place} leads out of the folder of images ({shorten(path)}); {_again(benchmark)}")
+    name, label = class_name(benchmark.renamed.get(text, text)), int(str(number))
+    if names.setdefault(label, name) != name:
+        fact = f"{place} calls label {label} {shorten(name)}, rows before {names[label]!r}"
+        raise DataError(f"{fact}; {_again(benchmark)}")
+    return Item(path, label)
+
+
+def _plane(line: str, at: int, path: Path, labels: dict[str, int]) -> Item:
+    image, _, rest = line.partition(" ")
+    name = class_name(rest)
+    if name not in labels and name:
+        raise DataError(f"line {at} of {path} has {unknown_class(name, tuple(labels))}")
+    if not name or not image.isalnum():
+        fact = "has no class name" if not name else f"begins with {shorten(image)}, which is no image number"
+        raise DataError(f"line {at} of {path} {fact}; write e.g. '0034309 Boeing 717'")
+    return Item(f"{image}.jpg", labels[name])
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines that are not blank, at least one."""
+    lines = [(at, line.strip()) for at, line in enumerate(read_text(path).splitlines(), start=1) if line.strip()]
+    if not lines:
+        raise DataError(f"{path} is empty; fetch it again")
+    yield from lines
+
+
+def _again(benchmark: Benchmark) -> str:
+    return f"fetch it again from {benchmark.list_origin}"

@@ -1,0 +1,83 @@
+"""The column of a table that tells training rows from test rows; rows of two parts are never mixed unasked."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from ipo_dspy.data.dataset import shorten
+from ipo_dspy.data.split_folders import PART_WORDS, TRAINING, parts_by_name
+from ipo_dspy.data.table_reader import TABLE_SUFFIXES, Table, open_table
+from ipo_dspy.errors import DataError
+
+SPLIT_COLUMNS = ("split", "subset", "partition", "is_training_image", "is_train", "is_test")
+"""Names that say it by themselves, in lower case."""
+
+
+def split_column(table: Table, others: Collection[str]) -> str | None:
+    """Return the name of the split column, or None.
+
+    Args:
+        table: to look in.
+        others: columns that are something else, such as labels, or images, which may be large.
+    """
+    columns = {name.casefold(): name for name in table.columns if name not in others}
+    named = next((columns[name] for name in SPLIT_COLUMNS if name in columns), None)
+    return named or next((name for name in columns.values() if _holds_parts(table, name)), None)
+
+
+def rows_of_split(table: Table, columns: Collection[str], split: str | None) -> list[int]:
+    """Return the rows of a split; splits are mixed only when told to, or training would see test images.
+
+    Args:
+        table: with or without a split column.
+        columns: those of images and labels.
+        split: a value of the split column, "all", or None where there is but one.
+    """
+    column = split_column(table, columns)
+    if column is None:
+        if split not in (None, "all"):
+            raise DataError(f"{table.path} has no column 'split'; leave split={split!r} out")
+        return list(range(table.rows))
+    parts = [str(part) for part in map(table.column(column), range(table.rows))]
+    values = sorted(set(parts))
+    known = ", ".join(map(shorten, values[:8]))
+    if split is None and len(values) > 1:
+        fact = f"{table.path} holds the splits {known} in its column {column!r}"
+        raise DataError(f"{fact}; choose one, e.g. split={_training(values)!r}, or split='all' for all rows")
+    wanted = None if split in (None, "all") else str(split).casefold()
+    rows = [row for row, part in enumerate(parts) if wanted in (None, part.casefold())]
+    if not rows:
+        raise DataError(f"{table.path} has no rows of split {split!r}; choose one of {known}")
+    return rows
+
+
+def parts_of_table(path: Path, image: str, label: str) -> dict[str, str] | None:
+    """Return the values of a table's split column by what they are for; None where they do not tell that.
+
+    Args:
+        path: of anything; what is no table has no parts.
+        image: column of images, or "auto".
+        label: column of labels, or "auto".
+    """
+    from ipo_dspy.data.table import find_columns  # reads this module
+
+    if path.suffix.lower() not in TABLE_SUFFIXES or not path.is_file():
+        return None
+    table = open_table(path)
+    column = split_column(table, find_columns(table, image, label))
+    if column is None:
+        return None
+    return parts_by_name({str(cell) for cell in map(table.column(column), range(table.rows))})
+
+
+def _training(values: list[str]) -> str:
+    return next((value for value in values if PART_WORDS.get(value.casefold()) == TRAINING), values[0])
+
+
+def _holds_parts(table: Table, column: str) -> bool:
+    """Tell whether every cell is the name of a part, and there are several; most columns are told by the first cell."""
+    cells = table.column(column)
+    first = cells(0)
+    if not isinstance(first, str) or first.casefold() not in PART_WORDS:
+        return False
+    values = {cells(row) for row in range(table.rows)}
+    return len(values) > 1 and all(isinstance(value, str) and value.casefold() in PART_WORDS for value in values)

@@ -1,0 +1,135 @@
+"""Open a CSV, TSV or parquet file as named columns of cells, with words for where a row stands.
+
+The only importer of pyarrow. Parquet columns are read when asked for, a row group at a time, and cells turned into
+Python values one by one, since a column of image bytes is large and often only a few shots of it are wanted.
+"""
+
+import bisect
+import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ipo_dspy._internal.json_input import parse_json
+from ipo_dspy.data.csv_reader import read_csv
+from ipo_dspy.errors import DataError
+
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
+
+Cells: TypeAlias = Callable[[int], Any]
+"""Row -> cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An opened table file.
+
+    Attributes:
+        path: the file.
+        columns: column names.
+        rows: number of rows, at least 1.
+        column: column name -> row -> cell; an empty CSV cell is an empty string, a parquet null is None.
+        place: row -> where it stands, e.g. 'line 3 of cars.csv'.
+        source: row -> the `source` of a picture that is held in the table itself.
+        metadata: facts kept in the file besides the columns; JSON objects by key.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: int
+    column: Callable[[str], Cells]
+    place: Callable[[int], str]
+    source: Callable[[int], str]
+    metadata: dict[str, dict[str, Any]]
+
+
+def open_table(path: Path) -> Table:
+    """Open a table by its suffix.
+
+    Raises:
+        DataError: no such file, no table, damaged, ragged, not text, without rows, or columns of one name.
+    """
+    if not path.is_file():
+        absent = f"is not there (looked from {Path.cwd()})"
+        fact = "is a folder, which load_image_folder reads" if path.is_dir() else absent
+        raise DataError(f"table {path} {fact}; pass a file such as 'photos.csv'")
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES:
+        raise DataError(f"{path} is no table; pass a file in {', '.join(sorted(TABLE_SUFFIXES))}")
+    table = _open_parquet(path) if suffix == ".parquet" else _open_csv(path)
+    if len(set(table.columns)) < len(table.columns):
+        raise DataError(f"{path} has two columns of one name ({', '.join(table.columns)}); rename one")
+    if not table.rows:
+        raise DataError(f"{path} has a header but no rows; add one for each picture, e.g. 'cat/1.jpg,cat'")
+    return table
+
+
+def _open_csv(path: Path) -> Table:
+    content = read_csv(path)
+    cells = {name: [row[at] for row in content.rows] for at, name in enumerate(content.header)}
+    return Table(
+        path,
+        columns=content.header,
+        rows=len(content.rows),
+        column=lambda name: cells[name].__getitem__,
+        place=lambda row: f"line {content.lines[row]} of {path}",
+        source=lambda row: f"{path}#{row}",
+        metadata={},
+    )
+
+
+def _open_parquet(path: Path) -> Table:
+    import pyarrow.parquet as pq  # here, for it takes a while to import and CSV does without
+
+    file = _guarded(path, lambda: pq.ParquetFile(path))
+    groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    ends = list(itertools.accumulate(groups))
+
+    def column(name: str) -> Cells:
+        # A column of pictures may be larger than memory: one row group at a time, so ask for rows in order.
+        @functools.lru_cache(maxsize=1)
+        def group(number: int) -> Any:
+            return _guarded(path, lambda: file.read_row_group(number, columns=[name])).column(name)
+
+        def cell(row: int) -> Any:
+            number = bisect.bisect_right(ends, row)
+            return _guarded(path, group(number)[row - ends[number] + groups[number]].as_py)
+
+        return cell
+
+    return Table(
+        path,
+        columns=tuple(file.schema_arrow.names),
+        rows=file.metadata.num_rows,
+        column=column,
+        place=lambda row: f"row {row} of {path}",
+        source=lambda row: f"{path}#{row}",
+        metadata=_json_objects(file.schema_arrow.metadata or {}),
+    )
+
+
+def _guarded(path: Path, read: Callable[[], Any]) -> Any:
+    import pyarrow as pa
+
+    try:
+        return read()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} holds text that is not UTF-8 ({error.reason}); write the file again") from error
+    except (pa.ArrowException, OSError) as error:
+        fact = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{path} cannot be read as parquet ({fact}); fetch or write the file again") from error
+
+
+def _json_objects(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
+    """The values that are JSON objects; other tools keep other things there, which concern nobody here."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in metadata.items():
+        try:
+            content = parse_json(value)
+        except ValueError:
+            continue
+        if isinstance(content, dict):
+            found[key.decode("utf-8", "replace")] = content
+    return found

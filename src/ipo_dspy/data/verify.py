@@ -1,0 +1,96 @@
+"""Say what of a data set is there, what is missing and where it comes from, where a loader stops at the first."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+
+from ipo_dspy.data.benchmark_loader import READERS
+from ipo_dspy.data.benchmarks import Benchmark, expected_folder, find_benchmark, is_there, parts
+from ipo_dspy.data.split_lists import Lists, absent_images, told
+from ipo_dspy.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        ok: whether it is as it has to be.
+        what: a file, a folder, or what was counted.
+        told: what was found, or what to do.
+    """
+
+    ok: bool
+    what: str
+    told: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """How complete a data set is.
+
+    Attributes:
+        benchmark: the data set.
+        folder: where it is, or would be.
+        findings: in the order of looking.
+    """
+
+    benchmark: Benchmark
+    folder: Path
+    findings: tuple[Finding, ...] = field(repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is missing or wrong."""
+        return all(finding.ok for finding in self.findings)
+
+
+def check_benchmark(name: str, root: str | PathLike[str]) -> Completeness:
+    """Look for everything that `load_benchmark` reads; images are looked for, not opened.
+
+    Raises:
+        DataError: an unknown name, or `root` is no folder.
+    """
+    benchmark = find_benchmark(name)
+    if not Path(root).expanduser().is_dir():
+        raise DataError(f"there is no folder {root} (looked from {Path.cwd()}); name the one that holds the data sets")
+    folder = expected_folder(benchmark, root)
+    return Completeness(benchmark, folder, tuple(_findings(benchmark, folder)))
+
+
+def _findings(benchmark: Benchmark, folder: Path) -> Iterator[Finding]:
+    complete = True
+    for part in parts(benchmark):
+        found = is_there(benchmark, folder, part)
+        complete = complete and found
+        yield Finding(found, str(folder / part.path), "there" if found else f"missing; from {part.origin}")
+    if not complete:
+        return
+    try:
+        lists = READERS[benchmark.kind](benchmark, folder)
+    except DataError as error:
+        yield Finding(False, "lists and folders", str(error))
+        return
+    yield from _counted(benchmark, lists)
+
+
+def _counted(benchmark: Benchmark, lists: Lists) -> Iterator[Finding]:
+    labels = {item.label for item in lists.train or lists.test}
+    yield _compared("classes", len(labels), benchmark.classes)
+    sizes = {"train": len(lists.train), "val": len(lists.val), "test": len(lists.test)}
+    listed = ", ".join(f"{count:,} {part}" for part, count in sizes.items() if count)
+    absent = absent_images(lists)
+    if absent:
+        fact = f"{listed}; {len(absent):,} missing or empty in {lists.base}: {told(absent)}"
+        yield Finding(False, "images", f"{fact}; from {benchmark.image_origin}")
+    else:
+        yield Finding(True, "images", listed)
+    if benchmark.test_images is not None:
+        yield _compared("test images", len(lists.test), benchmark.test_images)
+
+
+def _compared(what: str, count: int, published: int) -> Finding:
+    if count == published:
+        return Finding(True, what, f"{count:,}, as published")
+    return Finding(False, what, f"{count:,}, and {published:,} as published")

@@ -1,0 +1,111 @@
+"""From the name of a folder, a table or shards to parts: what `RayScorer(images=...)` takes.
+
+Only names and the footers of parquet files are read here; images and labels are read by the workers. What is given
+has to be at the same place on all nodes.
+"""
+
+import contextlib
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ipo_dspy.data import load_images
+from ipo_dspy.data.split_column import split_column
+from ipo_dspy.data.table import find_columns, stored_classes
+from ipo_dspy.data.table_reader import open_table
+from ipo_dspy.data.webdataset import names_beside, shard_files
+from ipo_dspy.distributed.partitions import CHUNK, Part, Rows, Tar, listed
+from ipo_dspy.errors import DataError
+
+SIZE = 4 * CHUNK
+"""Images of a part of a table, about; a row group is never divided."""
+
+
+def parts_of(place: str | os.PathLike[str], *, image: str = "auto", label: str = "auto") -> list[Part]:
+    """The parts of all images at a place.
+
+    Args:
+        place: a folder of class folders; a CSV, TSV or parquet table; webdataset shards; a folder or pattern of
+            shards or parquet files, e.g. `shards/train-*.tar` or `shards/train-{000..099}.tar`.
+        image: column of parquet files with bytes or paths.
+        label: column of parquet files with class names or their numbers.
+
+    Raises:
+        DataError: nothing is there, of two kinds, or without the columns.
+    """
+    files = _files(os.fspath(place))
+    kinds = {file.suffix.lower() for file in files}
+    if kinds == {".tar"}:
+        names = names_beside(files[0].parent)
+        return [Tar(str(file), None if names is None else tuple(names)) for file in files]
+    if kinds == {".parquet"}:
+        full = [file for file in files if not _is_empty(file)]
+        return [part for file in full or files for part in _rows(file, image, label)]
+    if len(files) > 1:
+        raise DataError(
+            f"{os.fspath(place)!r} is of several kinds ({', '.join(sorted(kinds))}); name those of one, e.g. '*.tar'"
+        )
+    dataset = load_images(files[0])
+    return list(listed([example.image for example in dataset], dataset.labels(), None, size=CHUNK))
+
+
+def _files(place: str) -> list[Path]:
+    """The files of a pattern or a folder of shards, sorted; else the place itself."""
+    path = Path(place).expanduser().absolute()
+    if path.suffix.lower() == ".tar":
+        return shard_files(path)
+    if glob.has_magic(place) and not path.exists():
+        found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        if not found:
+            raise DataError(f"nothing matches {place!r} (looked from {Path.cwd()}); write e.g. 'shards/*.tar'")
+        return found
+    folders = path.is_dir() and any(child.is_dir() for child in path.iterdir())  # of classes, as `load_images` takes it
+    inside = sorted([*path.glob("*.tar"), *path.glob("*.parquet")]) if path.is_dir() and not folders else []
+    if not path.exists():
+        raise DataError(f"there is no {place!r} (looked from {Path.cwd()}); name a folder, a table or shards")
+    return inside or [path]
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a table has no rows; Spark writes such ones beside others."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with contextlib.suppress(pa.ArrowException, OSError):  # told where it is read
+        return bool(pq.ParquetFile(path).metadata.num_rows == 0)
+    return False
+
+
+def _rows(path: Path, image: str, label: str) -> list[Rows]:
+    """Row groups of a file in parts of about `SIZE` images."""
+    import pyarrow.parquet as pq
+
+    table = open_table(path)
+    columns = find_columns(table, image, label)
+    parts = split_column(table, columns)
+    if parts is not None:
+        raise DataError(f"{path} has a column {parts!r}; write the rows of one split into a file of their own")
+    footer, names = pq.ParquetFile(path).metadata, stored_classes(table.metadata, columns[1])
+    counts = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+    return [
+        Rows(str(path), tuple(groups), sum(counts[: groups[0]]), sum(counts[i] for i in groups), *columns, names)
+        for groups in _together(counts)
+    ]
+
+
+def _together(counts: Sequence[int]) -> list[list[int]]:
+    """Neighbours in runs of `SIZE` at most, or alone.
+
+    >>> _together([3000, 1000, 500, 9000, 10])
+    [[0, 1], [2], [3], [4]]
+    """
+    runs: list[list[int]] = []
+    held = 0
+    for i, count in enumerate(counts):
+        if not runs or held + count > SIZE:
+            runs.append([])
+            held = 0
+        runs[-1].append(i)
+        held += count
+    return runs

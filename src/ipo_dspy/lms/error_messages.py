@@ -1,0 +1,119 @@
+"""What went wrong with a language model: whether asking again may help, in one line that may be kept, without keys."""
+
+import re
+from typing import Any
+
+from dspy.utils.exceptions import (
+    LMAuthError,
+    LMBillingError,
+    LMConfigurationError,
+    LMInvalidRequestError,
+    LMServerError,
+    LMTimeoutError,
+    LMTransportError,
+    LMUnsupportedFeatureError,
+    LMUnsupportedModelError,
+)
+
+from ipo_dspy._internal.untrusted import one_line
+from ipo_dspy.lms.endpoints import own_address, place
+from ipo_dspy.lms.redaction import remember_lm
+from ipo_dspy.lms.request_errors import RetryLaterError
+
+FATAL = (
+    RetryLaterError,
+    LMAuthError,
+    LMBillingError,
+    LMConfigurationError,
+    LMUnsupportedFeatureError,
+    LMUnsupportedModelError,
+    ImportError,
+)
+"""Errors that asking again cannot mend: a wrong key, no credit, a model that does not exist."""
+
+OUT_OF_REACH = (LMTransportError, LMServerError, LMTimeoutError)
+"""Errors behind which may be a server that is not there; LiteLLM calls also a refused connection a server's error."""
+
+LONGEST = 300
+"""Characters of what is told of a fault."""
+
+
+def brief(error: Exception, lm: Any = None) -> str:
+    """Return the message of an error on one line, safe to keep and to show: providers quote keys and headers.
+
+    Where the server may be at fault, its host and port are told, if it is one of the user's own.
+
+    Args:
+        error: from a request to a language model.
+        lm: the model that was asked.
+
+    >>> brief(ValueError("Incorrect API key provided: sk-abcdef123. Try again."))
+    'Incorrect API key provided: [hidden]. Try again.'
+    """
+    remember_lm(lm)
+    at = place(lm) if isinstance(error, OUT_OF_REACH) else ""
+    where = f" (asked at {at})" if at else ""
+    return one_line(str(error), LONGEST - len(where)) + where
+
+
+def remedy(error: Exception, model: str, lm: Any = None) -> str:
+    """What to do about a fault that asking again cannot mend.
+
+    Args:
+        error: from a request to a language model.
+        model: its name.
+        lm: the model, whose address may be at fault.
+
+    >>> remedy(LMAuthError("401"), "openai/gpt-4o-mini")
+    'set OPENAI_API_KEY to a key that the provider takes'
+    """
+    if hint := getattr(error, "hint", ""):
+        return str(hint)
+    if model.startswith("transformers/"):
+        return "docs/backends.md says what a model of this process needs"
+    if isinstance(error, LMAuthError):
+        return f"set {key_variable(model)} to a key that the provider takes"
+    if isinstance(error, LMBillingError):
+        return "add credit to the provider's account, or name another model"
+    if setting := _refused_setting(error):
+        return f"leave {setting} out: set it to None (--lm-arg {setting}=null)"
+    if isinstance(error, LMUnsupportedModelError):
+        instead = "name a model that the server has"
+        own = own_address(model, getattr(lm, "kwargs", None) or {})
+        return f"{instead}, or correct api_base: most servers want it to end in /v1" if own else instead
+    return "check the model's name, key and address"
+
+
+_SETTINGS = r"temperature|top_p|top_k|seed|stop|logprobs|presence_penalty|frequency_penalty"
+_REFUSES = re.compile(
+    rf"(?i)(?:unsupported|not supported|(?:does|do) not support|only|unknown|unrecognized)\b.{{0,80}}?\b({_SETTINGS})\b"
+    rf"|\b({_SETTINGS})\b.{{0,40}}?(?:unsupported|not supported|not support|only|deprecated)"
+)
+
+
+def _refused_setting(error: Exception) -> str | None:
+    """The setting that a model does not take, if an error says so."""
+    if not isinstance(error, LMInvalidRequestError | LMUnsupportedFeatureError):
+        return None
+    found = _REFUSES.search(" ".join(str(error).split()))
+    return (found[1] or found[2]) if found else None
+
+
+def key_variable(model: str) -> str:
+    """The environment variable that LiteLLM reads the key of a model from.
+
+    >>> key_variable("gemini/gemini-2.0-flash"), key_variable("vertex_ai/gemini-2.0-flash")
+    ('GEMINI_API_KEY', 'GOOGLE_APPLICATION_CREDENTIALS')
+    """
+    provider = model.partition("/")[0] if "/" in model else "openai"
+    return _KEY_VARIABLES.get(provider, f"{provider.upper()}_API_KEY")
+
+
+_KEY_VARIABLES = {
+    "vertex_ai": "GOOGLE_APPLICATION_CREDENTIALS",
+    "bedrock": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "huggingface": "HF_TOKEN",
+    "together_ai": "TOGETHERAI_API_KEY",
+    "ollama_chat": "OLLAMA_API_KEY",
+}
+"""Where it is not PROVIDER_API_KEY."""

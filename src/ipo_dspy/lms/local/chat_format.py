@@ -1,0 +1,214 @@
+"""Chat messages to the inputs of a local model, with its chat template or, where it has none, in plain words."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ipo_dspy.clip.image_io import open_image
+from ipo_dspy.errors import ImageError
+from ipo_dspy.lms.local.models import Loaded, UnusableError
+
+Part = str | Image.Image
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side said: texts and images in order."""
+
+    role: str
+    parts: tuple[Part, ...]
+
+    def text(self, image: str = "") -> str:
+        """The texts, with something written for each image."""
+        return "".join(part if isinstance(part, str) else image for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The inputs of `generate`, each [1, ...], and strings that end the answer."""
+
+    inputs: Mapping[str, Any]
+    stops: tuple[str, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Of the prompt, those that stand for images included."""
+        return int(self.inputs["input_ids"].shape[1])
+
+
+@dataclass(frozen=True)
+class Plain:
+    """How to write a prompt for models that know no chat template."""
+
+    user: str = "User: {}"
+    assistant: str = "Assistant:"
+    stops: tuple[str, ...] = ("\nUser:", "\nSystem:", "\nAssistant:")
+    one_image: bool = False
+    """Its processor puts one image before the text by itself."""
+
+
+_PLAIN = {
+    "phi": Plain("Instruct: {}", "Output:", ("\nInstruct:", "\nOutput:")),
+    "blip-2": Plain("Question: {}", "Answer:", ("\nQuestion:",), one_image=True),
+    "fuyu": Plain("{}", "", (), one_image=True),
+}
+"""As their model cards write it, by the `model_type` of the configuration; `Plain()` for all others."""
+
+
+def read_turns(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
+    """OpenAI-style messages.
+
+    Raises:
+        UnusableError: a part is neither text nor an image that travels in the message.
+    """
+    return [Turn(str(message["role"]), tuple(_parts(message.get("content") or ""))) for message in messages]
+
+
+def encode(loaded: Loaded, turns: Sequence[Turn]) -> Encoded:
+    """The inputs of a model for a conversation.
+
+    Raises:
+        UnusableError: there are images and the model sees none, or only one, or cannot do without.
+    """
+    images = [part for turn in turns for part in turn.parts if not isinstance(part, str)]
+    _check_images(loaded, len(images))
+    if _templated(loaded):
+        return Encoded(_inputs(loaded, _chat(loaded, turns, len(images)), images), stops=())
+    return Encoded(_inputs(loaded, _plain_prompt(loaded, turns), images), _plain(loaded).stops)
+
+
+def _parts(content: str | Sequence[Mapping[str, Any]]) -> list[Part]:
+    if isinstance(content, str):
+        return [content]
+    return [_image(part) if part.get("type") == "image_url" else _text(part) for part in content]
+
+
+def _text(part: Mapping[str, Any]) -> str:
+    if part.get("type") != "text":
+        raise UnusableError(
+            f"a message holds {part.get('type')!r}, and local models take texts and images; leave it out",
+            kind="prompt",
+        )
+    return str(part["text"])
+
+
+def _image(part: Mapping[str, Any]) -> Image.Image:
+    given = part["image_url"]
+    url = str(given["url"] if isinstance(given, Mapping) else given)
+    head = url.partition(",")[0]
+    if not (head.startswith("data:") and head.endswith(";base64")):
+        raise UnusableError(
+            f"local models fetch no images ({url[:60]!r}); pass the image itself, e.g. dspy.Image(PIL.Image.open(...))",
+            kind="prompt",
+        )
+    try:
+        return open_image(url)
+    except ImageError as error:
+        raise UnusableError(f"an image in the message cannot be read: {error}", kind="prompt") from error
+
+
+def _check_images(loaded: Loaded, count: int) -> None:
+    name, plain = loaded.source.name, _plain(loaded)
+    if count and loaded.processor is None:
+        message = f"{name!r} reads text only; name a model that sees, e.g. 'transformers/llava-hf/llava-1.5-7b-hf'"
+    elif loaded.processor and plain.one_image and count != 1:
+        message = f"{name!r} is asked about exactly one image, not {count}; name another model"
+    else:
+        return
+    raise UnusableError(message, kind="prompt")
+
+
+def _plain(loaded: Loaded) -> Plain:
+    return _PLAIN.get(loaded.model.config.model_type, Plain())
+
+
+def _templated(loaded: Loaded) -> bool:
+    return bool(getattr(loaded.processor, "chat_template", None) or loaded.tokenizer.chat_template)
+
+
+def _plain_prompt(loaded: Loaded, turns: Sequence[Turn]) -> str:
+    plain, marker = _plain(loaded), ""
+    if loaded.processor and not plain.one_image:
+        marker = f"{_image_token(loaded)}\n"
+    forms = {"user": plain.user, "assistant": plain.assistant + " {}"}
+    said = [forms.get(turn.role, "{}").format(turn.text(marker).strip()) for turn in turns]
+    # Ends without a space: where words begin with their space, a lone one is a token the model never saw there.
+    return "\n\n".join([*said, ""]) + plain.assistant
+
+
+def _chat(loaded: Loaded, turns: Sequence[Turn], images: int) -> str:
+    """By the template: with contents as parts where there are images, or as text that holds the image token."""
+    marker = f"{_image_token(loaded)}\n" if images else ""
+    as_text = [{"role": turn.role, "content": turn.text(marker)} for turn in turns]
+    if loaded.processor is None:
+        return _render(loaded.tokenizer, as_text)
+    owner = loaded.processor if loaded.processor.chat_template else loaded.tokenizer
+    as_parts = [{"role": turn.role, "content": [_part(part) for part in turn.parts]} for turn in turns]
+    try:
+        text = _render(owner, as_parts)
+    except (UnusableError, TypeError):
+        text = ""  # a template that knows contents as text only
+    # Such a template may also write the parts as Python prints them, without the token.
+    understood = text and "'type'" not in text and text.count(_image_token(loaded)) == images
+    return text if understood else _render(owner, as_text)
+
+
+def _part(part: Part) -> dict[str, str]:
+    return {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+
+
+def _render(owner: Any, messages: list[dict[str, Any]]) -> str:
+    try:
+        return _apply(owner, messages)
+    except UnusableError:
+        if messages[0]["role"] != "system" or len(messages) < 2:
+            raise
+    # Some templates refuse a system message: its text goes before the first question.
+    system, first, *rest = messages
+    return _apply(owner, [{**first, "content": _joined(system["content"], first["content"])}, *rest])
+
+
+def _apply(owner: Any, messages: list[dict[str, Any]]) -> str:
+    try:
+        return str(owner.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except Exception as error:
+        if "TemplateError" not in {cls.__name__ for cls in type(error).__mro__}:  # of Jinja, which has another door
+            raise
+        message = f"the chat template refuses the messages ({error}); name another model"
+        raise UnusableError(message, kind="prompt") from error
+
+
+def _joined(system: Any, content: Any) -> Any:
+    if isinstance(system, str):
+        return f"{system}\n\n{content}"
+    return [*system, {"type": "text", "text": "\n\n"}, *content]
+
+
+def _image_token(loaded: Loaded) -> str:
+    token = getattr(loaded.processor, "image_token", "")
+    return str(getattr(token, "content", token))
+
+
+def _inputs(loaded: Loaded, text: str, images: Sequence[Image.Image]) -> dict[str, Any]:
+    bos = loaded.tokenizer.bos_token
+    # A template writes the token of the beginning itself.
+    special = {"add_special_tokens": False} if _templated(loaded) and (not bos or text.startswith(bos)) else {}
+    if loaded.processor is None:
+        encoded = loaded.tokenizer(text, return_tensors="pt", **special)
+        kept = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+    else:
+        seen = {"images": list(images)} if images else {}
+        kept = dict(loaded.processor(text=[text], return_tensors="pt", **seen, **special))
+        if "token_type_ids" not in inspect.signature(loaded.model.forward).parameters:
+            kept.pop("token_type_ids", None)  # many tokenizers make them, few models take them
+    return {name: _placed(loaded.model, value) for name, value in kept.items()}
+
+
+def _placed(model: Any, value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)

@@ -1,0 +1,177 @@
+"""The LiteLLM provider `transformers/`: language models, also ones that see, that run in this process.
+
+LiteLLM hands over every setting of `dspy.LM` that it does not know, so device and dtype are settings like any other.
+PyTorch and transformers are loaded by the first request, not by registering.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import litellm
+from litellm.utils import custom_llm_setup
+
+if TYPE_CHECKING:
+    from ipo_dspy.lms.local.generation import Draw, Sampling
+    from ipo_dspy.lms.local.models import Source, UnusableError
+
+PROVIDER = "transformers"
+
+litellm.suppress_debug_info = True  # else it prints advice on stdout
+
+_registering = threading.Lock()
+
+_answering = threading.Lock()
+"""One request at a time in the whole process: draws come from PyTorch's generator, which all threads share, and a
+tokenizer must not be used by two threads with different settings."""
+
+_IGNORED = {"max_retries", "response_format", "stream", "stream_options", "timeout", "user"}
+"""Sent by DSPy or LiteLLM themselves; the form of an answer is asked for in the prompt as well."""
+
+
+class TransformersLLM(litellm.CustomLLM):
+    """Answers requests for `transformers/NAME_OR_FOLDER`.
+
+    Settings: `temperature`, `top_p`, `top_k`, `min_p`, `repetition_penalty`, `max_tokens`, `stop`, `n`, `seed`, and
+    `device`, `dtype`, `trust_remote_code` as in `loading.Source`. An unknown one is refused.
+    """
+
+    def completion(
+        self, model: str, messages: list[Any], model_response: Any, optional_params: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """A whole answer.
+
+        Raises:
+            NotFoundError: no such model, or not all of it.
+            UnsupportedParamsError: a setting that is unknown or out of its range.
+            ContextWindowExceededError: the prompt is too long for the model.
+            BadRequestError: an image that cannot be used.
+        """
+        from ipo_dspy.lms.local.models import UnusableError
+
+        try:
+            prompt_tokens, draws = _answer(model, messages, optional_params)
+        except UnusableError as error:
+            raise _litellm_error(error, model) from error
+        except Exception as error:  # LiteLLM would call it a lost connection, and DSPy would ask again
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            message = f"{model!r} could not answer ({said}); write a smaller max_tokens or n, or name another model"
+            raise litellm.BadRequestError(message, model=model, llm_provider=PROVIDER) from error
+        return _filled(model_response, model, prompt_tokens, draws)
+
+    async def acompletion(self, *args: Any, **kwargs: Any) -> Any:
+        """As `completion`, in a thread of its own."""
+        return await asyncio.to_thread(self.completion, *args, **kwargs)
+
+    def streaming(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """The whole answer as one chunk."""
+        yield _chunk(self.completion(*args, **kwargs))
+
+    async def astreaming(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """The whole answer as one chunk."""
+        yield _chunk(await self.acompletion(*args, **kwargs))
+
+
+def register() -> None:
+    """Put the provider on LiteLLM's list, once."""
+    with _registering:
+        if all(item["provider"] != PROVIDER for item in litellm.custom_provider_map):
+            litellm.custom_provider_map.append({"provider": PROVIDER, "custom_handler": TransformersLLM()})
+        custom_llm_setup()  # else only the first request puts it on the list of providers
+
+
+def _answer(name: str, messages: list[Any], given: Mapping[str, Any]) -> tuple[int, list["Draw"]]:
+    from ipo_dspy.lms.local.chat_format import encode, read_turns
+    from ipo_dspy.lms.local.generation import draw
+    from ipo_dspy.lms.local.models import load
+
+    source, sampling = _settings(name, {key: value for key, value in given.items() if key not in _IGNORED})
+    turns = read_turns(messages)
+    loaded = load(source)
+    with _answering:
+        encoded = encode(loaded, turns)
+        return encoded.tokens, draw(loaded, encoded, sampling)
+
+
+def _settings(name: str, given: dict[str, Any]) -> tuple["Source", "Sampling"]:
+    from ipo_dspy.lms.local.models import Source
+
+    where = {key: given.pop(key) for key in ("device", "dtype", "trust_remote_code") if given.get(key) is not None}
+    if "dtype" in where:
+        where["dtype"] = str(where["dtype"])
+    return Source(name, **where), _sampling({key: value for key, value in given.items() if value is not None})
+
+
+def _sampling(given: dict[str, Any]) -> "Sampling":
+    from ipo_dspy.lms.local.generation import Sampling
+
+    if "max_completion_tokens" in given:
+        given["max_tokens"] = given.pop("max_completion_tokens")
+    if isinstance(given.get("stop"), str):
+        given["stop"] = (given["stop"],)
+    known = [field.name for field in fields(Sampling)]
+    for key, value in given.items():
+        if key not in known:
+            raise _refused(f"{key!r} is no setting of a local model; write one of {', '.join(known)}")
+        if not _RANGES[key](value):
+            raise _refused(f"{value!r} is out of range for the setting {key!r} of a local model; see docs/backends.md")
+    return Sampling(**{**given, "stop": tuple(given.get("stop", ()))})
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_RANGES: Mapping[str, Callable[[Any], bool]] = {
+    "n": lambda v: _whole(v) and v > 0,
+    "max_tokens": lambda v: _whole(v) and v > 0,
+    "temperature": lambda v: isinstance(v, int | float) and v >= 0,
+    "top_p": lambda v: isinstance(v, int | float) and 0 < v <= 1,
+    "top_k": lambda v: _whole(v) and v >= 0,
+    "min_p": lambda v: isinstance(v, int | float) and 0 <= v <= 1,
+    "repetition_penalty": lambda v: isinstance(v, int | float) and v > 0,
+    "seed": lambda v: _whole(v) and -(2**63) <= v < 2**63,
+    "stop": lambda v: isinstance(v, list | tuple) and all(isinstance(stop, str) for stop in v),
+}
+
+
+def _refused(message: str) -> "UnusableError":
+    from ipo_dspy.lms.local.models import UnusableError
+
+    return UnusableError(message, kind="setting")
+
+
+def _litellm_error(error: "UnusableError", model: str) -> Exception:
+    kinds = {
+        "missing": litellm.NotFoundError,
+        "setting": litellm.UnsupportedParamsError,
+        "prompt": litellm.BadRequestError,
+        "context": litellm.ContextWindowExceededError,
+    }
+    found: Exception = kinds[error.kind](message=str(error), model=model, llm_provider=PROVIDER)
+    return found
+
+
+def _filled(response: Any, model: str, prompt_tokens: int, draws: list["Draw"]) -> Any:
+    response.choices = [
+        litellm.Choices(
+            index=index, finish_reason=one.reason, message=litellm.Message(role="assistant", content=one.text)
+        )
+        for index, one in enumerate(draws)
+    ]
+    written = sum(one.tokens for one in draws)
+    response.usage = litellm.Usage(
+        prompt_tokens=prompt_tokens, completion_tokens=written, total_tokens=prompt_tokens + written
+    )
+    response.model = model
+    return response
+
+
+def _chunk(response: Any) -> dict[str, Any]:
+    """In the form of LiteLLM's `GenericStreamingChunk`."""
+    choice, usage = response.choices[0], response.usage
+    counts = {name: getattr(usage, name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+    text = {"text": choice.message.content, "index": 0, "tool_use": None}
+    return {**text, "is_finished": True, "finish_reason": choice.finish_reason, "usage": counts}

@@ -1,0 +1,190 @@
+"""One request to a language model through DSPy: what was answered, and what it cost.
+
+The texts are read from the completions themselves, so that one completion of several that cannot be read takes
+nothing from the others, and an answer that was paid for is an answer also where nothing in it can be used.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+
+from ipo_dspy._internal.untrusted import one_line, redact
+from ipo_dspy.lms import LOCAL, register_transformers
+from ipo_dspy.lms.client_lm import bounded
+from ipo_dspy.lms.error_messages import LONGEST
+from ipo_dspy.lms.reasoning import without_thoughts
+from ipo_dspy.lms.redaction import has_credentials, remember_lm
+from ipo_dspy.lms.request_errors import EmptyGreetingError
+from ipo_dspy.lms.usage import usage_of
+from ipo_dspy.run.ledger import Answer, readable
+
+MAX_TEXTS = 64
+_REQUESTS = 8
+"""More than an adapter makes for one answer."""
+MAX_TEXT = 6000
+"""Characters kept of a text: more than any template may have, so a runaway one is still seen to be too long."""
+
+MAX_COMPLETION = 500_000
+"""Characters read of a completion."""
+
+Read = Callable[[str, bool], Sequence[str]]
+"""Texts in a completion; the flag says whether the token limit cut it."""
+
+
+def request(
+    lm: Any,
+    adapter: dspy.Adapter,
+    signature: type[dspy.Signature],
+    inputs: Mapping[str, Any],
+    *,
+    field: str,
+    read: Read | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Answer:
+    """Ask once, and again after passing faults; see `retries`.
+
+    Args:
+        lm: a `dspy.BaseLM`.
+        adapter: writes the question.
+        signature: what is asked.
+        inputs: of the signature.
+        field: output field with a text or a list of texts.
+        read: reads a completion instead of the adapter.
+        config: settings of this request, e.g. `n` and `rollout_id`.
+
+    Raises:
+        LMError: no answer came.
+    """
+    _register(lm)
+    remember_lm(lm)
+    predict = dspy.Predict(signature)
+    # DSPy's cache on disk keeps the address with each answer.
+    settings = {**(config or {}), **({"cache": False} if has_credentials(lm) else {})}
+    texts: list[str] = []
+    with dspy.context(lm=bounded(lm), adapter=adapter, trace=None, **_history()):
+        try:
+            prediction = predict(**inputs, config=settings)
+            texts = [text for value in _completions(prediction, field) for text in _texts(value)]
+        except AdapterParseError:
+            pass  # what can be used is read from the completions below
+    entry = predict.history[-1] if predict.history else {}
+    unfinished = any(without_thoughts(said).unfinished for said in _outputs(entry))
+    cut = unfinished or "length" in _finish_reasons(entry)
+    if read is not None:
+        # Gateways put errors into answers, and those quote the request. Reading must not take a secret apart.
+        completions = [redact(completion[:MAX_COMPLETION], keep_words=True) for completion in _outputs(entry)]
+        texts = [text for completion in completions for text in read(completion, cut)]
+    texts = [readable(redact(text[:MAX_TEXT], keep_words=True)) for text in texts[:MAX_TEXTS]]
+    fault = None if texts else _unreadable(entry, unfinished)
+    return _bill(lm, predict.history, texts=texts, cut=cut, fault=fault)
+
+
+def greet(lm: Any) -> Answer:
+    """The smallest request: shows whether a model is there and the key is right. Never from the cache.
+
+    Raises:
+        LMError: no answer came, or none that lets expect another: the token limit was spent before a word was written.
+    """
+    _register(lm)
+    remember_lm(lm)
+    with dspy.context(**_history()):
+        bounded(lm)("Say: ready", cache=False)
+    entry = lm.history[-1] if lm.history else {}
+    if "length" in _finish_reasons(entry) and not any(_outputs(entry)):
+        raise EmptyGreetingError("the token limit was spent on thinking before a word was written")
+    return _bill(lm, lm.history[-1:])
+
+
+def _bill(
+    lm: Any,
+    entries: Sequence[Mapping[str, Any]],
+    *,
+    texts: Sequence[str] = (),
+    cut: bool = False,
+    fault: str | None = None,
+) -> Answer:
+    """An answer with what its requests cost, by DSPy's record of them: an adapter may have made two."""
+    taken = [usage_of(lm, entry) for entry in entries if _was_sent(entry)]
+    costs = [one.cost for one in taken]
+    return Answer(
+        texts=tuple(texts),
+        model=str(getattr(lm, "model", type(lm).__name__)),
+        calls=len(taken),
+        prompt_tokens=sum(one.prompt_tokens for one in taken),
+        completion_tokens=sum(one.completion_tokens for one in taken),
+        cost=None if None in costs else sum(cost for cost in costs if cost is not None),
+        cut=cut,
+        fault=fault,
+        estimated=sum(one.estimated for one in taken),
+    )
+
+
+def _history() -> dict[str, Any]:
+    """DSPy's record of requests, which tells what one cost, also where the caller has turned it off."""
+    return {"disable_history": False, "max_history_size": max(_REQUESTS, dspy.settings.max_history_size)}
+
+
+def _was_sent(entry: Mapping[str, Any]) -> bool:
+    """Whether a request was sent; where DSPy does not tell that an answer is from its cache, it was."""
+    response = entry.get("response")
+    if entry.get("usage") or getattr(response, "cache_hit", False):
+        return bool(entry.get("usage"))
+    counts = getattr(response, "usage", None)  # DSPy's own client keeps them with an answer in the cache
+    return getattr(counts, "input_tokens", None) is None
+
+
+def _register(lm: Any) -> None:
+    if str(getattr(lm, "model", "")).startswith(LOCAL):
+        register_transformers()
+
+
+def _completions(prediction: dspy.Prediction, field: str) -> list[Any]:
+    completions = prediction.completions  # of an answer without choices it has no fields, and no length either
+    return list(completions[field]) if completions is not None and field in completions else []
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(text) for text in (value if isinstance(value, list | tuple) else [value]) if text]
+
+
+def _outputs(entry: Mapping[str, Any]) -> list[str]:
+    """The completions of a history entry as texts."""
+    outputs = [o.get("text") if isinstance(o, Mapping) else o for o in entry.get("outputs") or ()]
+    return [text for text in outputs if isinstance(text, str)]
+
+
+def _choices(entry: Mapping[str, Any]) -> list[Any]:
+    response = entry.get("response")
+    choices = response.get("choices") if isinstance(response, Mapping) else getattr(response, "choices", None)
+    return list(choices or ())
+
+
+def _finish_reasons(entry: Mapping[str, Any]) -> set[str]:
+    reasons = [c.get("finish_reason") if isinstance(c, Mapping) else c.finish_reason for c in _choices(entry)]
+    return {str(reason) for reason in (*reasons, getattr(entry.get("response"), "finish_reason", None))}
+
+
+def _unreadable(entry: Mapping[str, Any], unfinished: bool) -> str:
+    reasons = _finish_reasons(entry)
+    if "content_filter" in reasons:
+        return "the provider's content filter withheld the answer"
+    said = one_line(" ".join(_outputs(entry))[:MAX_TEXT], LONGEST)
+    if not said:
+        return _empty(entry, reasons)
+    if unfinished:
+        return "the answer was cut off within its thoughts; raise max_tokens, or have the model think less"
+    return f"nothing in the answer can be used: {said!r}"
+
+
+def _empty(entry: Mapping[str, Any], reasons: set[str]) -> str:
+    """Why an answer has no text."""
+    outputs = [output for output in entry.get("outputs") or () if isinstance(output, Mapping)]
+    if "length" in reasons:
+        return f"the token limit was spent on thinking; {EmptyGreetingError.hint}"
+    if any(output.get("tool_calls") for output in outputs):
+        return "the answer calls a tool and has no text; use a model or a server setting without tools"
+    if any(output.get("reasoning_content") for output in outputs):
+        return "the answer has thoughts alone and no text; turn the model's thinking off, or use another model"
+    return "the answer is empty"

@@ -1,0 +1,206 @@
+"""The questions put to language models, as DSPy signatures, and the adapter that writes the paper's form.
+
+`ProposePrompts` works with any DSPy adapter; `PaperAdapter` lays it out as the IPO paper does (section 3):
+task, image descriptions, scored history with the best last, what the scores mean, the request, and each
+answer between `<INS>` and `</INS>`. The parts that stay the same from step to step come first, so that
+providers' prompt caches hit. The wording is our own.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import dspy
+import pydantic
+from dspy.adapters.utils import format_field_value
+from dspy.utils.exceptions import AdapterParseError
+
+from ipo_dspy.lms.proposal_parsing import CLOSE_TAG, OPEN_TAG, read_answers
+from ipo_dspy.lms.reasoning import without_thoughts
+
+
+class ScoredPrompt(pydantic.BaseModel):
+    """An earlier prompt template and how it did on the training images; a score that is not told is None."""
+
+    template: str
+    loss: float | None = None
+    accuracy: float | None = None
+
+
+class ProposePrompts(dspy.Signature):
+    """You improve prompt templates for a CLIP zero-shot image classifier.
+
+    CLIP compares an image with one sentence per class and picks the class whose sentence fits best. A template
+    is that sentence with <CLASS> where the class name goes. A good template truthfully says what the images have
+    in common besides their class: medium, style, lighting, viewpoint, background, quality.
+    """
+
+    task: str = dspy.InputField(desc="what is being classified")
+    descriptions: list[str] = dspy.InputField(desc="descriptions of some training images, class names left out")
+    history: list[ScoredPrompt] = dspy.InputField(desc="earlier templates, best last")
+    rejected: list[str] = dspy.InputField(desc="answers that could not be used, and why")
+    count: int = dspy.InputField(desc="how many new templates to write")
+    templates: list[str] = dspy.OutputField(desc="new templates, each one short sentence holding <CLASS> once")
+
+
+class DescribeImage(dspy.Signature):
+    """Describe in one or two sentences how this image looks.
+
+    Say what a photographer or painter would: medium, style, lighting, viewpoint, colours, texture, background,
+    quality. Do not name the main subject; call it "the subject".
+    """
+
+    image: dspy.Image = dspy.InputField()
+    description: str = dspy.OutputField(desc="how the image looks, without naming its subject")
+
+
+class PlainAdapter(dspy.Adapter):
+    """Writes a signature's instructions and inputs, and takes the whole answer as its one output.
+
+    For models that answer in plain words and keep to no form, as most that see do: BLIP-2, Fuyu, small LLaVAs.
+    """
+
+    def format_system_message(self, signature: type[dspy.Signature]) -> str:
+        """The task of the signature."""
+        return str(signature.instructions)
+
+    def format_user_message_content(
+        self,
+        signature: type[dspy.Signature],
+        inputs: dict[str, Any],
+        prefix: str = "",
+        suffix: str = "",
+        main_request: bool = False,
+    ) -> str:
+        """The inputs, one after the other; DSPy makes an image a part of its own."""
+        values = [format_field_value(field, inputs[name]) for name, field in signature.input_fields.items()]
+        return "\n\n".join(str(part) for part in [prefix, *values, suffix] if part)
+
+    def format_assistant_message_content(
+        self,
+        signature: type[dspy.Signature],
+        outputs: dict[str, Any],
+        missing_field_message: str | None = None,
+    ) -> str:
+        """The answer of a demonstration."""
+        return str(next(iter(outputs.values())))
+
+    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, str]:
+        """Return the whole answer, without the thoughts before it.
+
+        Raises:
+            AdapterParseError: it is blank.
+        """
+        answer = without_thoughts(completion).answer
+        if not answer:
+            raise AdapterParseError(adapter_name="PlainAdapter", signature=signature, lm_response=completion)
+        (name,) = signature.output_fields
+        return {name: answer}
+
+
+class SummariseLooks(dspy.Signature):
+    """Say in few words how the images of a data set look, from descriptions of some of them.
+
+    Keep what many have in common and what sets groups of them apart: medium, style, lighting, viewpoint, colours,
+    texture, background, quality. Say how often each occurs.
+    """
+
+    descriptions: list[str] = dspy.InputField()
+    words: int = dspy.InputField(desc="how many words the summary may have in all")
+    summary: list[str] = dspy.OutputField(desc="one sentence for each thing to know")
+
+
+class PaperAdapter(dspy.Adapter):
+    """Writes `ProposePrompts` in the form of the IPO paper; `proposal_parsing` reads the answers."""
+
+    def format_system_message(self, signature: type[dspy.Signature]) -> str:
+        """The task of the signature."""
+        return str(signature.instructions)
+
+    def format_user_message_content(
+        self,
+        signature: type[dspy.Signature],
+        inputs: dict[str, Any],
+        prefix: str = "",
+        suffix: str = "",
+        main_request: bool = False,
+    ) -> str:
+        """Descriptions, history, meaning, request; empty parts are left out."""
+        _require(signature)
+        parts = [prefix, f"Task: {inputs['task']}"]
+        parts += _section("How some training images look:", inputs["descriptions"])
+        parts += _section("Templates tried so far, with their scores, the best last:", map(_scored, inputs["history"]))
+        parts.append(_meaning(inputs["history"]))
+        parts += _section("Answers that could not be used:", inputs["rejected"])
+        parts.append(_request(inputs["count"], _aims(inputs["history"])))
+        return "\n\n".join(part for part in [*parts, suffix] if part)
+
+    def format_assistant_message_content(
+        self,
+        signature: type[dspy.Signature],
+        outputs: dict[str, Any],
+        missing_field_message: str | None = None,
+    ) -> str:
+        """The answers of a demonstration, tagged."""
+        return "\n".join(f"{OPEN_TAG}{text}{CLOSE_TAG}" for text in outputs["templates"])
+
+    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, list[str]]:
+        """The answers of a completion as `{"templates": [...]}`.
+
+        Raises:
+            AdapterParseError: nothing in it could be a template.
+        """
+        _require(signature)
+        answers = read_answers(completion)
+        if not answers:
+            raise AdapterParseError(adapter_name="PaperAdapter", signature=signature, lm_response=completion)
+        return {"templates": answers}
+
+
+def _require(signature: type[dspy.Signature]) -> None:
+    if set(signature.fields) != set(ProposePrompts.fields):
+        raise TypeError(
+            f"PaperAdapter writes ProposePrompts only, not {signature.__name__}; use dspy.ChatAdapter() for others"
+        )
+
+
+def _section(title: str, lines: Iterable[str]) -> list[str]:
+    listed = "\n".join(f"- {line}" for line in lines)
+    return [f"{title}\n{listed}"] if listed else []
+
+
+_LOSS = "Loss is the mean cross-entropy over the training images: lower is better."
+_ACCURACY = "Accuracy is the percentage of them classified correctly: higher is better."
+_ACCURACY_ALONE = "Accuracy is the percentage of the training images classified correctly: higher is better."
+
+
+def _told(history: Iterable[ScoredPrompt]) -> tuple[bool, bool]:
+    """Whether losses and whether accuracies are told; both where nothing is scored yet."""
+    prompts = list(history)
+    return all(p.loss is not None for p in prompts), all(p.accuracy is not None for p in prompts)
+
+
+def _meaning(history: Iterable[ScoredPrompt]) -> str:
+    """What the scores that are told mean."""
+    meanings = {(True, True): f"{_LOSS} {_ACCURACY}", (True, False): _LOSS, (False, True): _ACCURACY_ALONE}
+    return meanings.get(_told(history), "")
+
+
+def _aims(history: Iterable[ScoredPrompt]) -> str:
+    """What a new template should have."""
+    aims = {(True, False): "a lower loss", (False, True): "a higher accuracy"}
+    return aims.get(_told(history), "a lower loss and a higher accuracy")
+
+
+def _scored(prompt: ScoredPrompt) -> str:
+    text = prompt.template.replace("\n", " | ")
+    loss = [] if prompt.loss is None else [f"loss {prompt.loss:.4f}"]
+    accuracy = [] if prompt.accuracy is None else [f"accuracy {prompt.accuracy:.2f} %"]
+    return f"{text}  ({', '.join([*loss, *accuracy])})"
+
+
+def _request(count: int, aims: str) -> str:
+    return (
+        f"Write {count} new template(s) that differ from all of these and should have {aims}. "
+        f"Each is one short sentence in plain words that holds <CLASS> once, between {OPEN_TAG} and "
+        f"{CLOSE_TAG}. Write nothing else."
+    )

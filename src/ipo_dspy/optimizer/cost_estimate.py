@@ -1,0 +1,113 @@
+"""What a run would cost, before anything is asked: requests, tokens and USD.
+
+The largest prompt of the run is written out and counted: full history, descriptions up to their budget. So it errs
+on the side of too much. What cannot be known, the length of answers and what a provider counts for an image, is assumed
+as stated here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ipo_dspy.history import Trial
+from ipo_dspy.lms.preflight import distinct
+from ipo_dspy.lms.usage import TOKENS_PER_IMAGE, price_of
+from ipo_dspy.optimizer.search import Plan
+from ipo_dspy.proposers import Ask, LMProposer
+from ipo_dspy.run.ledger import Spent
+from ipo_dspy.scoring.score import Score
+from ipo_dspy.template import Template
+
+TOKENS_PER_TEMPLATE = 20
+"""Of an answer, tags included; the found templates have 10 to 16."""
+TOKENS_PER_DESCRIPTION = 60
+DESCRIPTION_PROMPT = 150
+"""Tokens of the question about an image."""
+GREETING = (10, 5)
+"""Prompt and completion tokens of the request that sees whether a model is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One kind of request.
+
+    Attributes:
+        what: e.g. `descriptions`.
+        model: who is asked.
+        calls: how many.
+        prompt_tokens, completion_tokens: of all of them.
+        cost: USD; `None` where the price is unknown.
+    """
+
+    what: str
+    model: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """About what a run would cost: the largest prompts, answers of the usual length."""
+
+    items: tuple[Item, ...]
+
+    @property
+    def total(self) -> Spent:
+        """Over all kinds of requests."""
+        return Spent(
+            calls=sum(item.calls for item in self.items),
+            prompt_tokens=sum(item.prompt_tokens for item in self.items),
+            completion_tokens=sum(item.completion_tokens for item in self.items),
+            cost=sum(item.cost or 0.0 for item in self.items),
+            unpriced=sum(item.calls for item in self.items if item.cost is None),
+        )
+
+
+def estimate(models: Mapping[str, Any], proposer: Any, plan: Plan, searches: Sequence[tuple[str, int]]) -> Estimate:
+    """Count the requests of a run.
+
+    Args:
+        models: by the argument that names them: `prompt_model`, `description_model`.
+        proposer: asks for templates.
+        plan: of each search.
+        searches: for each classifier the sentence in the prompt and how many images will be described.
+    """
+    items = [_item("greeting", lm, 1, *GREETING) for lm in distinct(models).values()]
+    for task, described in searches:
+        if "description_model" in models and described:
+            prompt = DESCRIPTION_PROMPT + TOKENS_PER_IMAGE
+            items.append(_item("descriptions", models["description_model"], described, prompt, TOKENS_PER_DESCRIPTION))
+        if "prompt_model" in models and isinstance(proposer, LMProposer):
+            ask = _ask(plan, task, described)
+            calls, prompt = proposer.measure(ask)
+            if proposer.descriptions == "summary" and described * TOKENS_PER_DESCRIPTION > proposer.description_tokens:
+                shown = min(described * TOKENS_PER_DESCRIPTION, 4 * proposer.description_tokens)
+                sizes = DESCRIPTION_PROMPT + shown, proposer.description_tokens
+                items.append(_item("summary", models["prompt_model"], 1, *sizes))
+            answer = TOKENS_PER_TEMPLATE * plan.prompts_per_step // calls
+            items.append(_item("templates", models["prompt_model"], plan.steps * calls, prompt, answer))
+    return Estimate(tuple(item for item in items if item.calls))
+
+
+def _ask(plan: Plan, task: str, described: int) -> Ask:
+    """The question of a late step: the history is full."""
+    template = Template.parse("a dark grainy close-up photo of a small <CLASS> in front of a plain background.")
+    trials = [
+        Trial(template, Score(50.0, 1.0), index=i, step=0, tokens=20, key=str(i)) for i in range(1 + plan.history_size)
+    ]
+    return Ask(
+        step=plan.steps,
+        count=plan.prompts_per_step,
+        shown=tuple(trials),
+        trials=tuple(trials),
+        descriptions=("x" * 4 * TOKENS_PER_DESCRIPTION,) * described,
+        task=task,
+    )
+
+
+def _item(what: str, lm: Any, calls: int, prompt: int, completion: int) -> Item:
+    cost = price_of(lm, calls * prompt, calls * completion)
+    name = str(getattr(lm, "model", type(lm).__name__))
+    return Item(what, name, calls, calls * prompt, calls * completion, cost)

@@ -1,0 +1,258 @@
+"""What each `ClipClassifier` inside a program is trained on: its own inputs, and labels from the examples.
+
+For a bare classifier these are the fields of the examples. Inside a program, what reaches the classifier may
+differ from what the program is given (a crop, class names from an upstream module), so it is read off a trace
+of the program. A trace may cost calls of the program's own language models: the first few examples are traced,
+and if the classifier gets the examples' own fields unchanged, the others are not run.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from ipo_dspy._internal.threads import in_threads
+from ipo_dspy.classifier import ClipClassifier
+from ipo_dspy.errors import DataError, ImageError, InputError
+from ipo_dspy.template import check_classes, same_class
+
+PROBED = 3
+_INPUTS = ("image", "classes")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingImages:
+    """Images as one classifier sees them.
+
+    Attributes:
+        images: whatever the classifier was given.
+        labels: the right class of each.
+        classes: class names, the union where they differ from image to image.
+        choices: for each image its own class names, where the classifier takes them at call time.
+        sources: where each picture can be found again; empty where unknown.
+    """
+
+    images: tuple[Any, ...]
+    labels: tuple[str, ...]
+    classes: tuple[str, ...]
+    choices: tuple[tuple[str, ...], ...] | None
+    sources: tuple[str, ...]
+
+    def keep(self, indices: Sequence[int]) -> "TrainingImages":
+        """Only these images, in this order."""
+        return TrainingImages(
+            images=tuple(self.images[i] for i in indices),
+            labels=tuple(self.labels[i] for i in indices),
+            classes=self.classes,
+            choices=None if self.choices is None else tuple(self.choices[i] for i in indices),
+            sources=tuple(self.sources[i] for i in indices),
+        )
+
+
+def find_classifiers(program: dspy.Module) -> dict[str, ClipClassifier]:
+    """Every `ClipClassifier` of a program by its DSPy name; a bare one is `self`.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not isinstance(program, dspy.Module):
+        raise InputError(
+            f"student is a {type(program).__name__}; pass a dspy.Module, e.g. ClipClassifier(classes=[...])"
+        )
+    found = {name: p for name, p in program.named_predictors() if isinstance(p, ClipClassifier)}
+    if not found:
+        raise InputError(
+            f"student {type(program).__name__} holds no ClipClassifier to optimize; "
+            "make one an attribute, e.g. self.classify = ClipClassifier(classes=[...])"
+        )
+    return found
+
+
+def gather(
+    program: dspy.Module,
+    classifiers: Mapping[str, ClipClassifier],
+    examples: Sequence[dspy.Example],
+    *,
+    name: str,
+    label_field: str | Mapping[str, str] = "label",
+    num_threads: int | None = None,
+    skip_bad: bool = False,
+) -> dict[str, TrainingImages]:
+    """Training images of each classifier.
+
+    Args:
+        program: holds the classifiers; it is not changed.
+        classifiers: from `find_classifiers`.
+        examples: with the program's inputs and the labels.
+        name: of the argument, for messages: `trainset` or `valset`.
+        label_field: the field with the right class, for all classifiers or by name.
+        num_threads: for tracing.
+        skip_bad: leave out examples on which the program stops at an image that cannot be read.
+
+    Raises:
+        ImageError: such an image, without `skip_bad`.
+        Exception: whatever the program raises, with a note that says on which example.
+        DataError: no examples, a field is missing, or a label is outside the classes.
+    """
+    if not examples:
+        raise DataError(f"{name} is empty; pass a list of dspy.Example(image=..., label=...).with_inputs('image')")
+    examples, inputs = _inputs(program, classifiers, examples, name, num_threads or dspy.settings.num_threads, skip_bad)
+    return {
+        key: _assemble(classifier, inputs[key], examples, name, _field(label_field, key))
+        for key, classifier in classifiers.items()
+    }
+
+
+def _inputs(
+    program: dspy.Module,
+    classifiers: Mapping[str, ClipClassifier],
+    examples: Sequence[dspy.Example],
+    name: str,
+    num_threads: int,
+    skip_bad: bool,
+) -> tuple[Sequence[dspy.Example], dict[str, list[dict[str, Any]]]]:
+    """The examples that can be used and, for each classifier, what it is given for each."""
+    if isinstance(program, ClipClassifier):
+        return examples, {"self": [_own_fields(example, i, name) for i, example in enumerate(examples)]}
+    for i, example in enumerate(examples):
+        if example._input_keys is None:
+            raise DataError(f"{name}[{i}] does not say which fields the program takes; write .with_inputs('image')")
+
+    def trace(index: int) -> dict[str, dict[str, Any]] | None:
+        try:
+            return _trace(program, classifiers, examples[index])
+        except Exception as error:
+            if skip_bad and isinstance(error, ImageError):
+                return None
+            error.add_note(
+                f"your program failed on {name}[{index}]: {name} is run through it to see what reaches its "
+                f"classifiers; mend it until program(**{name}[{index}].inputs()) works"
+            )
+            raise
+
+    probed = [trace(index) for index in range(min(PROBED, len(examples)))]
+    pairs = [(seen, example) for seen, example in zip(probed, examples, strict=False) if seen is not None]
+    if pairs and all(_unchanged(seen, example) for seen, example in pairs):
+        return examples, {key: [_own_fields(e, i, name) for i, e in enumerate(examples)] for key in classifiers}
+    traced = [*probed, *in_threads(trace, range(PROBED, len(examples)), num_threads=num_threads)]
+    usable = [(i, seen) for i, seen in enumerate(traced) if seen is not None]
+    reached = {key: [_reached(seen, key, i, name) for i, seen in usable] for key in classifiers}
+    return [examples[i] for i, _ in usable], reached
+
+
+def _trace(
+    program: dspy.Module, classifiers: Mapping[str, ClipClassifier], example: dspy.Example
+) -> dict[str, dict[str, Any]]:
+    """The inputs of each classifier's first call for one example."""
+    names = {id(classifier): key for key, classifier in classifiers.items()}
+    with dspy.context(trace=[]):
+        program(**example.inputs())
+        calls = list(dspy.settings.trace)
+    seen: dict[str, dict[str, Any]] = {}
+    for predictor, inputs, _ in calls:
+        if id(predictor) in names:
+            seen.setdefault(names[id(predictor)], {k: inputs[k] for k in _INPUTS if k in inputs})
+    return seen
+
+
+def _unchanged(seen: Mapping[str, dict[str, Any]], example: dspy.Example) -> bool:
+    given = example.inputs()
+    return all(
+        all(field in given and given[field] is value for field, value in inputs.items()) for inputs in seen.values()
+    ) and bool(seen)
+
+
+def _own_fields(example: dspy.Example, index: int, name: str) -> dict[str, Any]:
+    if example.get("image") is None:
+        raise DataError(
+            f"{name}[{index}] has no field 'image' (it has {', '.join(example.keys()) or 'none'}); "
+            "write dspy.Example(image=..., label=...).with_inputs('image')"
+        )
+    marked = example._input_keys or _INPUTS
+    return {
+        field: example[field]
+        for field in _INPUTS
+        if example.get(field) is not None and (field == "image" or field in marked)
+    }
+
+
+def _reached(seen: Mapping[str, dict[str, Any]], key: str, index: int, name: str) -> dict[str, Any]:
+    if key not in seen:
+        raise DataError(f"the program never called its classifier {key!r} on {name}[{index}]; leave such examples out")
+    return seen[key]
+
+
+def _field(label_field: str | Mapping[str, str], key: str) -> str:
+    if isinstance(label_field, str):
+        return label_field
+    if key not in label_field:
+        raise DataError(f"label_field names no field for classifier {key!r}; write label_field={{{key!r}: 'label'}}")
+    return label_field[key]
+
+
+def _assemble(
+    classifier: ClipClassifier,
+    inputs: Sequence[dict[str, Any]],
+    examples: Sequence[dspy.Example],
+    name: str,
+    field: str,
+) -> TrainingImages:
+    given = [entry.get("classes") for entry in inputs]
+    own = classifier.classes
+    choices = None
+    if own is None or any(given):
+        choices = tuple(_names(c or own, i, name) for i, c in enumerate(given))
+    classes = own if choices is None and own else tuple(dict.fromkeys(c for names in choices or () for c in names))
+    labels = tuple(_label(e, i, name, field, choices[i] if choices else classes) for i, e in enumerate(examples))
+    return TrainingImages(
+        images=tuple(entry["image"] for entry in inputs),
+        labels=labels,
+        classes=classes,
+        choices=choices,
+        sources=tuple(_source(example) for example in examples),
+    )
+
+
+def _names(classes: Any, index: int, name: str) -> tuple[str, ...]:
+    if not classes:
+        raise DataError(
+            f"{name}[{index}] gives no class names; write ClipClassifier(classes=[...]) or a field 'classes'"
+        )
+    try:
+        return check_classes(classes)
+    except DataError as error:
+        raise DataError(f"{name}[{index}]: {error}") from error
+
+
+def _label(example: dspy.Example, index: int, name: str, field: str, classes: Sequence[str]) -> str:
+    label = example.get(field)
+    if label is None:
+        raise DataError(
+            f"{name}[{index}] has no field {field!r} (it has {', '.join(example.keys())}); "
+            "name the field with the right class: IPO(label_field='...')"
+        )
+    known = same_class(label, classes) if isinstance(label, str) else None
+    if known is None:
+        shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+        source = example.get("source")
+        place = f"{name}[{index}]" + (f" ({source!r:.120})" if source else "")
+        raise DataError(
+            f"{place} has the label {label!r}, which is not among the {len(classes)} classes ({shown}); "
+            "mend the label or add it: ClipClassifier(classes=[...])"
+        )
+    return known
+
+
+def _source(example: dspy.Example) -> str:
+    """Where the picture lies, absolute, so that a report finds it from any folder.
+
+    Empty for URLs, which may carry a token, and for pictures that are only in memory.
+    """
+    source = example.get("source")
+    if source is None and isinstance(example.get("image"), (str, os.PathLike)):
+        source = example["image"]
+    text = "" if source is None else os.fspath(source)
+    return "" if not text or text.startswith(("http:", "https:", "data:")) else str(Path(text).absolute())

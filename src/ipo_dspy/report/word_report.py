@@ -1,0 +1,31 @@
+"""The page of an occlusion analysis: a template without each word and phrase, and what it confuses."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ipo_dspy._internal.file_io import write_whole
+from ipo_dspy.errors import JournalError
+from ipo_dspy.report.page import environment
+
+CONFUSIONS_SHOWN = 40
+
+
+def write_words(found: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Write the page of what `occlusion.Explanation.plain` gives, and return where it lies.
+
+    Raises:
+        JournalError: the page cannot be written.
+    """
+    target = Path(path)
+    template = environment().get_template("words.html.j2")
+    content = template.render(**found, CONFUSIONS_SHOWN=CONFUSIONS_SHOWN)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(target, content.encode())
+    except OSError as error:
+        raise JournalError(
+            f"report {str(target)!r} cannot be written ({error.strerror}); name a writable file, e.g. 'words.html'"
+        ) from error
+    return target

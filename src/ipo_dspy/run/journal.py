@@ -1,0 +1,263 @@
+"""The journal of a run: one JSON object a line, each on disk before the run goes on.
+
+A run folder holds `journal.jsonl`. Whatever was computed or paid for is a line in it, so a crash, a kill
+or a full disk loses at most the line being written. Its kinds of lines and their fields stand in `events`.
+One process at a time writes it: a lock on the file itself, which the operating system frees when the process dies.
+"""
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from ipo_dspy._internal.append_only import AppendOnlyFile, FileInUseError, FileReplacedError, is_locked
+from ipo_dspy._internal.file_io import open_regular, read_regular
+from ipo_dspy._internal.file_kinds import JOURNAL, JOURNAL_FILE, described
+from ipo_dspy._internal.json_input import parse_json
+from ipo_dspy.errors import JournalError
+from ipo_dspy.run.events import KEPT, OUTCOME, Event, misfits
+
+FILE_NAME = JOURNAL_FILE
+MAX_BYTES = 1 << 30
+"""Of a journal that is read; a run of thousands of steps writes a few megabytes."""
+PATIENCE = 1.0
+"""Seconds to wait for the lock: `ipo-dspy watch` holds it for an instant to see whether the run lives."""
+
+
+class Journal:
+    """Appends events to `folder/journal.jsonl`, each flushed and synced before `append` returns.
+
+    A journal that is there already is gone on with: a torn last line is cut off, so that what is added starts on a
+    line of its own, and what it says is in `past`. One that somebody empties or removes meanwhile is written anew.
+
+    Attributes:
+        past: the events that the folder held when it was opened.
+
+    Raises:
+        JournalError: the folder cannot be made or written, another process writes it, or its journal is damaged.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / FILE_NAME
+        self._writing = threading.Lock()
+        with contextlib.ExitStack() as undo:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._file = AppendOnlyFile(self.path, limit=MAX_BYTES, patience=PATIENCE)
+                undo.callback(self._leave)
+                content = self._file.content
+                self._file.cut(content.rfind(b"\n") + 1)
+            except FileInUseError as error:
+                raise JournalError(
+                    f"log_dir {str(self.folder)!r} is being written by another process; wait until it is done, or name "
+                    f"another folder, e.g. '{self.folder}-2'"
+                ) from error
+            except OSError as error:
+                raise self._unwritable(error) from error
+            self.past = _read(self.path, content)
+            undo.pop_all()
+
+    def append(self, kind: str, **fields: Any) -> None:
+        """Write one event; it is on disk when this returns.
+
+        Raises:
+            JournalError: the disk is full or gone; what was written before stays readable.
+        """
+        self.extend([(kind, fields)])
+
+    def extend(self, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Write several events at once: after a kill all of them are there, or the first ones are."""
+        lines = [_line(kind, fields) for kind, fields in events]
+        if not lines:
+            return
+        with self._writing:
+            try:
+                self._file.append(b"".join(lines))
+            except OSError as error:
+                kept = "; what it holds is whole, and the same run goes on from there"
+                raise self._unwritable(error, kept) from error
+
+    def close(self) -> None:
+        """Close the file; appending afterwards is an error. A run that was refused before it began leaves nothing.
+
+        Raises:
+            JournalError: the file was removed, and cannot be written anew.
+        """
+        with self._writing:
+            try:
+                self._leave()
+            except OSError as error:
+                raise self._unwritable(error) from error
+
+    def _leave(self) -> None:
+        self._file.close(remove_empty=True)
+        if not self.path.exists():
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()  # fails, as it should, where something else lies in it
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _unwritable(self, error: OSError, kept: str = "") -> JournalError:
+        why = error.strerror or str(error) or type(error).__name__
+        if isinstance(error, FileReplacedError):
+            return JournalError(
+                f"{str(self.path)!r} cannot be gone on with: {why}; to go on, give that file the name {FILE_NAME!r} in "
+                "a folder of its own"
+            )
+        return JournalError(
+            f"log_dir {str(self.folder)!r} cannot be written ({why}){kept}; free space or name a writable folder, "
+            "e.g. 'runs/1'"
+        )
+
+
+class NoJournal:
+    """Keeps nothing: the journal of a run without `log_dir`."""
+
+    past: tuple[Event, ...] = ()
+
+    def append(self, kind: str, **fields: Any) -> None:
+        """Forget the event."""
+
+    def extend(self, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Forget the events."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def replay(folder: str | os.PathLike[str]) -> list[Event]:
+    """All events of a run folder (or of a journal file) in order; a torn last line is left out.
+
+    Of a run that was taken up again, how it had ended before is left out.
+
+    Raises:
+        JournalError: no journal there, a line in its middle is damaged, or it is of a newer version (the line is
+            named).
+    """
+    path = Path(folder)
+    path = path / FILE_NAME if path.is_dir() else path
+    _check_kind(path)
+    try:
+        content = read_regular(path, limit=MAX_BYTES)
+    except OSError as error:
+        raise JournalError(
+            f"no journal at {str(path)!r} ({error.strerror}); give the folder that --out named, e.g. 'runs/1'"
+        ) from error
+    return without_earlier_ends(_read(path, content))
+
+
+def _check_kind(path: Path) -> None:
+    """See that a file may be a journal; a damaged one has the name of one."""
+    if path.name == FILE_NAME or not path.is_file() or (kind := described(path)) == JOURNAL:
+        return
+    run = path.parent if (path.parent / FILE_NAME).is_file() else None
+    remedy = (
+        "give the folder that --out named, e.g. 'runs/1'" if run is None else f"pass the run's folder: {str(run)!r}"
+    )
+    raise JournalError(f"{str(path)!r} is {kind or 'a file of another kind'}, not a run; {remedy}")
+
+
+def is_written(folder: str | os.PathLike[str]) -> bool | None:
+    """Return whether a process writes the journal of a folder; None where that cannot be told."""
+    try:
+        return is_locked(Path(folder) / FILE_NAME)
+    except OSError:
+        return None
+
+
+def without_earlier_ends(events: list[Event]) -> list[Event]:
+    """Events without the outcomes that a later `resume` made void, and without beginnings that came to nothing."""
+    resumed = max((i for i, event in enumerate(events) if event["event"] == "resume"), default=-1)
+    begun = max((i for i, event in enumerate(events) if event["event"] == "run"), default=-1)
+    return [
+        event
+        for i, event in enumerate(events)
+        if (i > resumed or event["event"] not in OUTCOME) and (i >= begun or event["event"] != "run")
+    ]
+
+
+def parse_line(line: bytes, path: Path, number: int) -> Event:
+    """One line of a journal.
+
+    Raises:
+        JournalError: it is damaged or of a newer version.
+    """
+    try:
+        event = parse_json(line.decode())  # no other encoding: lines are appended in UTF-8
+        kind = event["event"]
+        if not isinstance(kind, str):
+            raise TypeError("the kind of an event is a text")
+    except (ValueError, KeyError, TypeError) as error:
+        raise JournalError(
+            f"{str(path)!r} is damaged in line {number}; restore it from a backup or start a run in another folder"
+        ) from error
+    if kind not in KEPT:
+        raise JournalError(
+            f"{str(path)!r} line {number}: event {kind[:80]!r} was written by a newer version of "
+            "ipo_dspy; upgrade ipo_dspy to read it"
+        )
+    if missing := KEPT[kind] - set(event):
+        raise JournalError(f"{str(path)!r} line {number}: event {kind!r} lacks {sorted(missing)}")
+    for name, wanted in misfits(event):
+        raise JournalError(
+            f"{str(path)!r} line {number}: event {kind!r} has {repr(event[name])[:80]} as {name!r}, not {wanted}; "
+            "restore it from a backup or start a run in another folder"
+        )
+    return cast(Event, event)
+
+
+def _read(path: Path, content: bytes) -> list[Event]:
+    return list(_events(path, content))
+
+
+def _events(path: Path, content: bytes) -> Iterator[Event]:
+    *whole, _torn = content.split(b"\n")  # what follows the last newline was never finished
+    for number, line in enumerate(whole, start=1):
+        yield parse_line(line, path, number)
+
+
+def _line(kind: str, fields: Mapping[str, Any]) -> bytes:
+    if missing := KEPT[kind] - set(fields):
+        raise TypeError(f"event {kind!r} lacks {sorted(missing)}")
+    line = json.dumps({"event": kind, **fields}, ensure_ascii=False, allow_nan=False)
+    # A lone surrogate, which a language model can send, has no UTF-8; its backslash form is JSON's own escape.
+    return line.encode("utf-8", errors="backslashreplace") + b"\n"
+
+
+def follow(run: str | os.PathLike[str]) -> Iterator[list[Event]]:
+    """What was added to a journal since the last look, for each look; nothing where there is none yet.
+
+    A torn last line is left until it is whole. It ends where the file is shorter than what was read of it: another
+    run's is there now, to be followed anew. Nothing is locked or written.
+
+    Raises:
+        JournalError: as `replay`, except that a missing journal is waited for.
+    """
+    path = Path(run)
+    path = path if path.is_file() else path / FILE_NAME
+    offset = number = 0
+    while True:
+        try:
+            with open_regular(path, limit=MAX_BYTES) as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(offset)
+                content = file.read()
+        except FileNotFoundError:
+            size, content = 0, b""
+        except OSError as error:
+            raise JournalError(
+                f"{str(path)!r} cannot be read ({error.strerror}); give the folder that --out named, e.g. 'runs/1'"
+            ) from error
+        if size < offset:
+            return
+        *whole, _torn = content.split(b"\n")
+        yield [parse_line(line, path, number + i) for i, line in enumerate(whole, start=1)]
+        offset, number = offset + sum(len(line) + 1 for line in whole), number + len(whole)

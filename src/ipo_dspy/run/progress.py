@@ -1,0 +1,130 @@
+"""Progress of a run for people: bars, and a line for each better template.
+
+Bars need a terminal, or a notebook with ipywidgets. A notebook without it, and a log where progress was asked for, get
+lines alone. This is the only observer that prints, and the only module besides the command line that does.
+"""
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from ipo_dspy._internal.untrusted import printable
+from ipo_dspy.run.events import Event, TrialEvent
+
+_LINES_PER_RUN = 10
+"""Lines on the steps of a search where there are no bars."""
+_SHOWN_CLASSES = 3
+
+
+def is_watched() -> bool:
+    """Whether somebody reads along: stderr is a terminal, or this is a notebook."""
+    console = Console(stderr=True)
+    return console.is_terminal or console.is_jupyter
+
+
+class ProgressDisplay:
+    """An observer that shows stages and steps as bars, and a line for each better template.
+
+    Args:
+        steps: planned, for the bar of the search.
+        lines: write lines where there can be no bars; by default nothing is written there.
+    """
+
+    def __init__(self, *, steps: int = 0, lines: bool = False) -> None:
+        self.steps = steps
+        console = Console(stderr=True)
+        notebook = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        self.bars = console.is_terminal or notebook
+        self._lines = lines or self.bars
+        self._progress = Progress(
+            TextColumn("{task.description:<18}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+            disable=not self.bars,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._tenths: dict[str, int] = {}
+        self._best: tuple[float, float] | None = None
+
+    def __enter__(self) -> "ProgressDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        if event["event"] == "progress":
+            self.show(event["stage"], event["done"], event["total"])
+        elif event["event"] == "search":
+            self._best = None  # another classifier's templates are compared among themselves
+        elif event["event"] == "trial":
+            self._note(event)
+        elif event["event"] == "step":
+            self.show("steps", event["step"], self.steps)
+        elif event["event"] == "chosen":
+            self.show("steps", self.steps, self.steps)
+
+    def say(self, text: str) -> None:
+        """Write a line for people to stderr, above the bars."""
+        self._progress.console.print(Text(printable(text)), soft_wrap=True)
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        """Move the bar of a stage, which appears when it is first named."""
+        if self.bars:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._progress.add_task(stage, total=total, note="")
+            self._progress.update(self._tasks[stage], completed=done, total=total)
+        elif self._lines:
+            self._tell(stage, done, total)
+
+    def _tell(self, stage: str, done: int, total: int) -> None:
+        """A line where a bar would be at its end, or for steps at each tenth."""
+        tenth = done * _LINES_PER_RUN // max(1, total)
+        if tenth > self._tenths.get(stage, 0) and (stage == "steps" or done == total):
+            self.say(f"{stage}: {done} of {total}")
+        self._tenths[stage] = tenth
+
+    def _note(self, trial: TrialEvent) -> None:
+        """A line for each template that is better than all before it; the bar keeps its accuracy."""
+        row = (-trial["accuracy"], trial["loss"])
+        self.show("steps", max(0, trial["step"] - 1), self.steps)  # its step is still under way
+        if self._lines and (self._best is None or row < self._best):
+            self._best = row
+            text = trial["template"].replace("\n", " | ")
+            self.say(f"step {trial['step']:>3}  {trial['accuracy']:6.2f} %  {text}")
+            if self.bars:
+                self._progress.update(self._tasks["steps"], note=f"best {trial['accuracy']:.2f} %")
+
+
+def data_line(
+    classifiers: Iterable[tuple[str, Sequence[str] | None, str]], images: int, validation_images: int | None
+) -> str:
+    """Return what a run has read: class names and model of each classifier, and how many images.
+
+    >>> data_line([("self", ["bee", "cat", "dog", "elk"], "demo")], 64, 16)
+    '4 classes (bee, cat, dog, ...), model demo; 64 training images, 16 validation images'
+    """
+    parts = [f"{_owner(name)}{_classes(names)}, model {model}" for name, names, model in classifiers]
+    counts = f"{images} training images"
+    if validation_images is not None:
+        counts += f", {validation_images} validation images"
+    return "; ".join([*parts, counts])
+
+
+def _owner(name: str) -> str:
+    return "" if name == "self" else f"{name}: "
+
+
+def _classes(names: Sequence[str] | None) -> str:
+    if names is None:
+        return "classes given with each image"
+    more = ", ..." if len(names) > _SHOWN_CLASSES else ""
+    return f"{len(names)} classes ({', '.join(names[:_SHOWN_CLASSES])}{more})"

@@ -1,0 +1,1 @@
+"""Scores of templates from CLIP features: loss and accuracy, block by block."""

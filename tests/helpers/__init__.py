@@ -1,0 +1,1 @@
+"""Helpers of the tests: toy models, servers, processes, and data on disk."""

@@ -1,0 +1,134 @@
+"""What is left out of a template, and what that does."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ipo_dspy import ClipClassifier, demo
+from ipo_dspy.analysis.word_ablation import Explanation, Occluded, explain, occlusions
+from ipo_dspy.cli import main
+from ipo_dspy.data import ImageDataset, base_novel
+from ipo_dspy.errors import InputError, JournalError
+from ipo_dspy.optimizer.evaluation import evaluate
+from ipo_dspy.report.word_report import write_words
+from ipo_dspy.scoring.score import Score
+from ipo_dspy.template import Template
+
+TEXT = "pixel art of a <CLASS>, in one color at night."
+SCORED = {"all": Score(loss=1.0, accuracy=50.0)}
+
+
+def test_each_word_and_each_phrase_is_left_out_once() -> None:
+    found = occlusions(Template.parse(TEXT))
+    assert [(one.kind, one.removed, str(one.template)) for one in found] == [
+        ("whole", "", TEXT),
+        ("word", "pixel", "art of a <CLASS>, in one color at night."),
+        ("word", "art", "pixel of a <CLASS>, in one color at night."),
+        ("word", "of", "pixel art a <CLASS>, in one color at night."),
+        ("word", "a", "pixel art of <CLASS>, in one color at night."),
+        ("word", "in", "pixel art of a <CLASS>, one color at night."),
+        ("word", "one", "pixel art of a <CLASS>, in color at night."),
+        ("word", "color", "pixel art of a <CLASS>, in one at night."),
+        ("word", "at", "pixel art of a <CLASS>, in one color night."),
+        ("word", "night", "pixel art of a <CLASS>, in one color at."),
+        ("phrase", "pixel art", "of a <CLASS>, in one color at night."),
+        ("phrase", "of a", "pixel art <CLASS>, in one color at night."),
+        ("phrase", "in one color", "pixel art of a <CLASS>, at night."),
+        ("phrase", "at night", "pixel art of a <CLASS>, in one color."),
+        ("phrase", "pixel art of a", "<CLASS>, in one color at night."),
+        ("phrase", "in one color at night", "pixel art of a <CLASS>."),
+        ("phrase", "all but <CLASS>", "<CLASS>."),
+    ]
+
+
+@pytest.mark.parametrize(("text", "left"), [("<CLASS>", []), ("<CLASS>.", []), ("a <CLASS>", ["<CLASS>"])])
+def test_little_to_leave_out(text: str, left: list[str]) -> None:
+    assert [str(one.template) for one in occlusions(Template.parse(text))] == [text, *left]
+
+
+def test_an_ensemble_is_refused_with_a_line_of_it() -> None:
+    with pytest.raises(InputError, match=r"ensemble of 2 lines; explain one of them, e.g. template='a <CLASS>'"):
+        occlusions(Template.parse("a <CLASS>\nthe <CLASS>"))
+
+
+@pytest.fixture(scope="module")
+def test_images() -> ImageDataset:
+    dataset = demo.load("pixel-animals", shots=1, classes="all").testset
+    return ImageDataset(dataset[::40], classes=dataset.classes)
+
+
+def test_scores_are_those_of_an_evaluation_and_pairs_those_of_its_predictions(test_images: ImageDataset) -> None:
+    program = ClipClassifier(test_images.classes, model="demo", device="cpu")
+    start, template = Template.parse("a photo of a <CLASS>."), Template.parse("pixel art of a <CLASS>.")
+    found = explain(program, {"all": test_images}, start, template)
+    rows = {str(row.occlusion.template): row.scores["all"] for row in found.rows}
+    for one in evaluate(program, test_images, templates=[template, Template.parse("art of a <CLASS>.")]):
+        assert rows[str(one.template)] == one.score
+    before, after = evaluate(program, test_images, templates=[start, template])
+    wrong = [sum(p != e.label for p, e in zip(one.predicted, test_images, strict=True)) for one in (before, after)]
+    assert [sum(c.before for c in found.confusions), sum(c.after for c in found.confusions)] == wrong
+
+
+def test_the_command_scores_both_halves_of_a_program_and_draws(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    task = demo.load("pixel-animals", shots=1)
+    program = ClipClassifier(task.classes, template="pixel art of a <CLASS>.", model="demo")
+    program.save(str(tmp_path / "best.json"))
+    files = ["--plot", str(tmp_path / "words.png"), "--report", str(tmp_path / "words")]
+    with pytest.raises(SystemExit) as exit:
+        main(["explain", str(tmp_path / "best.json"), "pixel-animals", "--json", *files])
+    assert exit.value.code in (0, None)
+    found = json.loads(capsys.readouterr().out)
+    whole = found["rows"][0]
+    assert set(whole["scores"]) == {"base", "novel"}
+    base, novel = (whole["scores"][half]["accuracy"] for half in ("base", "novel"))
+    assert whole["h"] == pytest.approx(2 * base * novel / (base + novel))
+    assert all((tmp_path / f"words.{kind}").stat().st_size > 3000 for kind in ("svg", "png", "html"))
+
+
+def test_the_page_holds_every_row_and_nothing_of_it_is_markup(test_images: ImageDataset, tmp_path: Path) -> None:
+    program = ClipClassifier(test_images.classes, model="demo", device="cpu")
+    start, template = Template.parse("a photo of a <CLASS>."), Template.parse("pixel <b>art</b> of a <CLASS>.")
+    halves = dict(zip(("base", "novel"), base_novel(test_images), strict=True))
+    for parts in ({"all": test_images}, halves):
+        found = explain(program, parts, start, template)
+        text = write_words(found.plain(), tmp_path / "deep" / "words.html").read_text(encoding="utf-8")
+        assert text.startswith("<!DOCTYPE html>")
+        assert "<b>art" not in text
+        assert "&lt;b&gt;art&lt;/b&gt;" in text
+        for row in found.rows:
+            assert all(
+                f">{score.accuracy:.1f}\u00a0%<small>loss {score.loss:.3f}<" in text for score in row.scores.values()
+            )
+            assert (row.h is None) or f">{row.h:.1f}\u00a0%</td>" in text
+        assert ("Harmonic mean" in text) == (len(parts) == 2)
+        assert found.confusions[0].taken_for in text
+
+
+def test_a_page_that_cannot_be_written_names_it(test_images: ImageDataset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    found = Explanation(Template.parse("<CLASS>"), (Occluded(occlusions(Template.parse("<CLASS>"))[0], SCORED),), ())
+    with pytest.raises(JournalError, match=r"words\.html' cannot be written .*; name a writable file"):
+        write_words(found.plain(), tmp_path / "file" / "words.html")
+
+
+def test_the_command_on_classes_that_are_not_split_prints_accuracy_and_loss(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["explain", "grey-food", "--template", "a grey drawing of a <CLASS>.", "--model", "demo"])
+    assert exit.value.code in (0, None)
+    told = capsys.readouterr().out
+    assert "accuracy" in told
+    assert "loss" in told
+    assert "(nothing)" in told
+    assert "a drawing of a <CLASS>." in told
+
+
+def test_the_command_without_a_template_or_program_says_what_to_write(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["explain", "pixel-animals"])
+    assert exit.value.code == 2
+    assert "write explain PROGRAM DATA" in capsys.readouterr().err

@@ -1,0 +1,61 @@
+"""DSPy's optimizers as methods of the bench: on the same program, within the number of evaluations that IPO makes."""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from helpers.bench_small import grid, run
+from helpers.openai_server import KEY, OpenAIServer
+from ipo_dspy import demo
+from ipo_dspy.bench.dspy_optimizers import (
+    Allowance,
+    Evaluations,
+    compile_copro,
+    compile_gepa,
+    compile_mipro,
+    compile_simba,
+    quiet,
+)
+from ipo_dspy.bench.settings import Settings
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+BUDGET = 500
+
+
+@pytest.mark.parametrize(
+    ("compile_program", "least"),
+    [(compile_copro, 0.5), (compile_mipro, 0.3), (compile_gepa, 0.9), (compile_simba, 0.3)],
+)
+def test_the_budget_is_kept_and_used(compile_program: Any, least: float) -> None:
+    task = demo.load("pixel-animals", shots=1)
+    lm: dspy.LM = runpy.run_path(str(EXAMPLES / "better_together.py"))["phrase_writer"]()
+    counted = Evaluations()
+    with quiet(), dspy.context(callbacks=[counted]):
+        best = compile_program(task.program.deepcopy(), Allowance(list(task.trainset), lm, BUDGET, 1))
+    assert "<CLASS>" in str(best.template)
+    # They cannot all be told a number: what was begun is finished.
+    assert least * BUDGET < counted.count <= 1.2 * BUDGET
+
+
+def test_a_cell_of_copro_tells_what_it_asked_and_found(
+    tmp_path: Path, no_cache: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    fields = {"proposed_instruction": "pixel art of a <CLASS>.", "proposed_prefix_for_output_field": "Label:"}
+    text = "\n\n".join(f"[[ ## {name} ## ]]\n{value}" for name, value in fields.items())
+    with OpenAIServer({"proposed_instruction": text}) as server:
+        given = {"api_base": server.url, "num_retries": 0}
+        settings = Settings(steps=1, prompts_per_step=2, lm="openai/toy", lm_settings=given)
+        few = grid(datasets=("pixel-animals",), methods=("copro",), seeds=(1,), settings=settings)
+        (row,) = run(tmp_path, few).rows.values()
+        assert not server.unseen
+    assert row.error is None
+    assert row.template == "pixel art of a <CLASS>."
+    assert row.calls == len(server.requests)
+    assert row.tokens == server.tokens
+    assert row.cost is None  # nobody knows the price of a toy
+    assert row.evaluations is not None
+    assert 0 < row.evaluations <= 5 * (1 + 2)

@@ -1,0 +1,466 @@
+"""The command line around a run: stopping and going on, limits, faults, settings of models, folders of earlier runs."""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.cli_process import PYTHON, Processes
+from helpers.openai_server import KEY, Reply, Writer
+from ipo_dspy import __version__, demo
+from ipo_dspy.cli import main
+from ipo_dspy.clip.image_features import open_image
+from ipo_dspy.run.journal import FILE_NAME, replay
+
+STEPS = 5
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a picture of each of six classes."""
+    folder = tmp_path_factory.mktemp("photos")
+    for example in demo.load("pixel-animals", shots=1).trainset[:6]:
+        (folder / example.label).mkdir()
+        open_image(example.image).save(folder / example.label / "1.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    folder = tmp_path_factory.mktemp("processes")
+    places = {"HOME": str(folder), "DSPY_CACHEDIR": str(folder / "cache")}
+    with Processes(folder, {**places, "OPENAI_API_KEY": KEY}) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
+    """The trials of a run that nothing stops."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    with Writer() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", KEY)
+        with pytest.raises(SystemExit):
+            main(search(photos, out, server))
+    return trials(out)
+
+
+def search(photos: Path, out: Path | str, server: Writer | None, *more: str, model: str = "openai/toy") -> list[str]:
+    """Arguments of a short search; without a server by evolution."""
+    once = ["--lm-arg", "num_retries=0", "--lm-arg", "cache=false"]
+    asked = [] if server is None else ["--lm", model, "--lm-arg", f"api_base={server.url}", *once]
+    short = ["--model", "demo", "--shots", "1", "--test", "0", "--prompts-per-step", "2", "--steps", str(STEPS)]
+    return ["optimize", str(photos), *short, "--out", str(out), *asked, *more]
+
+
+def call(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    out, err = capsys.readouterr()
+    return int(exit.value.code or 0), out, err
+
+
+def trials(folder: Path) -> list[tuple[Any, ...]]:
+    events: list[Any] = list(replay(folder))
+    return [(e["index"], e["step"], e["template"], e["accuracy"]) for e in events if e["event"] == "trial"]
+
+
+def steps(folder: Path) -> list[int]:
+    return [event["step"] for event in replay(folder) if event["event"] == "step"]
+
+
+def command(err: str) -> str:
+    """The command that was printed to go on with."""
+    (line,) = (line for line in err.splitlines() if "go on with: " in line)
+    return line.partition("go on with: ")[2]
+
+
+class Gated(Writer):
+    """Holds back the answer to its third request for templates until the gate is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.gate, self.waited_in_vain = threading.Event(), threading.Event(), False
+
+    def answer(self, body: dict[str, Any]) -> Reply:
+        reply = super().answer(body)
+        if self.asked == 3 and not self.gate.is_set():
+            self.reached.set()
+            self.waited_in_vain = not self.gate.wait(60)
+        return reply
+
+
+def interrupt(child: int, processes: Processes) -> None:
+    """Ctrl-C, and wait until the process has said that it has noticed."""
+    os.kill(child, signal.SIGINT)
+    while "stopping after this step" not in processes.so_far():
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
+def test_ctrl_c_stops_after_the_step_and_the_printed_command_goes_on(
+    processes: Processes, photos: Path, undisturbed: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    out = tmp_path / "a run"  # the command must quote it
+    with Gated() as server:
+        child = processes.begin(*search(photos, out, server))
+        assert server.reached.wait(60)
+        interrupt(child, processes)
+        server.gate.set()
+        done = processes.end()
+        assert (done.code, server.asked, steps(out)) == (130, 3, [1, 2, 3])
+        assert "best template" in done.out
+        assert "; stopped" in done.out
+        assert (out / "best.json").is_file()
+        assert trials(out) == undisturbed[: len(trials(out))]
+
+        path = f"{Path(sys.executable).parent}{os.pathsep}{PYTHON['PATH']}"
+        environment = {**PYTHON, "PATH": path, "HOME": str(tmp_path), "OPENAI_API_KEY": KEY}
+        again = subprocess.run(command(done.err), shell=True, env=environment, cwd=processes.folder, check=False)
+    assert (again.returncode, server.asked) == (0, STEPS)
+    assert trials(out) == undisturbed
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
+def test_ctrl_c_twice_stops_at_once_and_the_journal_is_whole(
+    processes: Processes,
+    photos: Path,
+    undisturbed: list[tuple[Any, ...]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    with Gated() as server:
+        child = processes.begin(*search(photos, out, server))
+        assert server.reached.wait(60)
+        interrupt(child, processes)
+        os.kill(child, signal.SIGINT)
+        done = processes.end()  # while the answer is still held back
+        assert not server.waited_in_vain
+        server.gate.set()
+        assert done.code == 130
+        assert "Traceback" not in done.err
+        assert done.err.splitlines()[-1] == "ipo-dspy: interrupted"
+        assert f"what was answered and found so far is in {out / FILE_NAME}; go on with: " in done.err
+        assert steps(out)[:1] == [1]
+        assert 3 not in steps(out)
+        content = (out / FILE_NAME).read_bytes()
+        assert content.endswith(b"\n")
+        assert all(json.loads(line)["event"] for line in content.splitlines())
+        assert call(capsys, shlex.split(command(done.err))[1:])[0] == 0
+    assert trials(out) == undisturbed
+
+
+def test_a_server_that_dies_leaves_the_best_and_the_command(
+    photos: Path, undisturbed: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    gone = dict.fromkeys(range(2, 1000), Reply("gone", status=503))
+    with Writer(gone) as server:
+        code, told, err = call(capsys, search(photos, out, server, "--max-errors", "2"))
+        assert (code, server.asked) == (1, 4)
+        assert "; the language model failed" in told
+        assert err.splitlines()[-1].startswith("ipo-dspy: the language model failed (")
+        assert "gone" in err
+        said = [line for line in err.splitlines() if line.startswith("step 3: ")]
+        assert len(said) == 2
+        assert f"(asked at 127.0.0.1:{server.port})" in said[0]
+        saved = json.loads((out / "best.json").read_text())
+        assert any(template in json.dumps(saved) for _, _, template, _ in trials(out))
+        server.odd.clear()
+        assert call(capsys, shlex.split(command(err))[1:])[0] == 0
+    assert trials(out) == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        (Reply("I'm sorry, but I can't help with that."), "gave no proposals"),
+        (Reply("", finish_reason="content_filter"), "content filter"),
+        (Reply("<INS>a picture of a dog</INS>"), "none of its"),
+    ],
+    ids=["refusals", "content filter", "never a placeholder"],
+)
+@pytest.mark.parametrize("steps", ["1", "9"])
+def test_a_model_that_gives_nothing_usable_leaves_the_start_template_and_the_command(
+    reply: Reply, why: str, steps: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    with Writer(dict.fromkeys(range(1000), reply)) as server:
+        code, _, err = call(capsys, search(photos, out, server, "--steps", steps))
+        assert code == 1
+        assert err.splitlines()[-1].startswith("ipo-dspy: the language model failed (")
+        assert why in err
+        assert "another model, or --asking singles, may do better" in err
+        assert "a photo of a <CLASS>." in (out / "best.json").read_text()
+        asked = server.asked
+        server.odd.clear()
+        again, _, err = call(capsys, [*shlex.split(command(err))[1:], "--steps", "12"])
+        assert (again, server.asked > asked) == (0, True)
+    assert [event["status"] for event in replay(out) if event["event"] == "end"][-1] == "finished"
+
+
+@pytest.mark.parametrize("option", ["--lm", "--vlm"])
+def test_a_wrong_key_is_one_line_before_anything_is_encoded(
+    option: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: Any, **__: Any) -> None:
+        raise AssertionError("images were encoded before the key was tried")
+
+    monkeypatch.setattr("ipo_dspy.clip.image_features._encode", explode)
+    out = tmp_path / "run"
+    with Writer() as server, Refusing() as refusing:
+        asked = [option, "openai/refused", f"{option}-arg", f"api_base={refusing.url}"]
+        answering = server if option == "--vlm" else None
+        code, told, err = call(capsys, search(photos, out, answering, *asked))
+    assert (code, told, len(err.splitlines())) == (2, "", 1)
+    assert "set OPENAI_API_KEY to a key that the provider takes" in err
+    assert KEY not in err
+    assert len(refusing.requests) == 1
+    assert not (out / "best.json").exists()
+
+
+class Refusing(Writer):
+    def answer(self, body: dict[str, Any]) -> Reply:
+        self.requests.append(body)
+        return Reply(f"Incorrect API key provided: {KEY}", status=401)
+
+
+@pytest.mark.parametrize(
+    ("limit", "model", "row", "asked"),
+    [
+        (["--max-lm-calls", "3"], "toy", ["calls", "3", "3"], 3),
+        (["--max-tokens", "200"], "toy", ["tokens", "TOKENS", "200"], 2),
+        (["--max-cost", "0.0001"], "gpt-3.5-turbo", ["USD", "0.0002", "0.0001"], 2),
+    ],
+    ids=["calls", "tokens", "cost"],
+)
+def test_limits_reach_the_run_and_are_shown_beside_what_was_spent(
+    limit: list[str],
+    model: str,
+    row: list[str],
+    asked: int,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    more = [*limit, "--max-seconds", "5000"]
+    with Writer() as server:
+        code, told, err = call(capsys, search(photos, tmp_path / "run", server, *more, model=f"openai/{model}"))
+        assert (code, len(server.requests)) == (0, asked)
+    assert f"{limit[0]} is spent; raise it; go on with: ipo-dspy optimize" in err
+    table = {cells[0]: cells for line in told.splitlines() if (cells := [c.strip() for c in line.split("│")[1:-1]])}
+    assert table[row[0]] == [str(server.tokens) if cell == "TOKENS" else cell for cell in row]
+    assert table["seconds"][2] == "5000"
+    assert ("calls of unknown price" in table["USD"][1]) == (model == "toy")
+    assert f"; {limit[0]} is spent" in told
+
+
+def test_a_limit_has_one_name_in_what_is_printed(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Writer() as server:
+        eyes = ["--vlm", "openai/eyes", "--vlm-arg", f"api_base={server.url}", "--vlm-arg", "cache=false"]
+        code, told, err = call(capsys, search(photos, tmp_path / "run", server, *eyes, "--max-lm-calls", "4"))
+    assert code == 0
+    assert "an image could not be described: --max-lm-calls 4 is spent" in err
+    assert "max_lm_calls" not in told + err
+    assert "1 template tried, 0 rejected, 4 LLM calls, " in told
+
+
+def test_a_limit_on_time_ends_a_search_without_language_models(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, told, _ = call(capsys, search(photos, tmp_path / "run", None, "--max-seconds", "0.0001"))
+    assert code == 0
+    assert "; --max-seconds is spent" in told
+    assert trials(tmp_path / "run")
+
+
+def test_a_limit_on_cost_is_refused_where_the_price_is_unknown(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Writer() as server:
+        code, told, err = call(capsys, search(photos, tmp_path / "run", server, "--max-cost", "1"))
+    assert (code, told, server.requests) == (2, "", [])
+    assert "LiteLLM has no price for --lm 'openai/toy'" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_tells_what_to_expect_and_asks_nothing(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Writer() as server:
+        eyes = ["--vlm", "openai/eyes", "--vlm-arg", f"api_base={server.url}", "--dry-run"]
+        dry = search(photos, tmp_path / "run", server, *eyes, model="openai/gpt-4o-mini")
+        code, told, _ = call(capsys, dry)
+        assert code == 0
+        for word in ("nothing was asked", "greeting", "descriptions", "templates", "+ unknown"):
+            assert word in told
+        code, told, _ = call(capsys, [*dry, "--json"])
+        found = json.loads(told)
+        assert (code, found["calls"], found["cost"]) == (0, 2 + 6 + STEPS, None)
+        assert found["tokens"] == sum(i["prompt_tokens"] + i["completion_tokens"] for i in found["items"])
+        priced = {item["what"] for item in found["items"] if item["cost"]}
+        assert priced == {"greeting", "templates"}
+        assert server.requests == []
+    code, told, _ = call(capsys, search(photos, tmp_path / "run", None, "--dry-run"))
+    assert (code, "0 calls" in told) == (0, False)  # it is no result, so it goes to stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--lm", "--vlm"])
+def test_a_server_that_is_not_there_leaves_one_line_and_no_folder(
+    option: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with socket.socket() as taken:  # bound, and nothing listens
+        taken.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        asked = [option, "openai/toy", f"{option}-arg", f"api_base=http://{place}/v1"]
+        code, told, err = call(capsys, search(photos, tmp_path / "run", None, *asked))
+        assert (code, told) == (2, "")
+        assert err == f"ipo-dspy: {option} 'openai/toy': nothing listens at {place}; {CORRECT}\n"
+        assert list(tmp_path.iterdir()) == []
+        assert call(capsys, search(photos, tmp_path / "run", None, *asked, "--dry-run"))[0] == 0
+
+
+CORRECT = "start the server, or correct its api_base"
+
+
+def test_a_dry_run_needs_no_key(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    asked = ["--lm", "openai/gpt-4o-mini", "--vlm", "openai/gpt-4o-mini", "--json"]
+    code, told, _ = call(capsys, search(photos, tmp_path / "run", None, *asked, "--dry-run"))
+    assert code == 0
+    assert json.loads(told)["cost"] > 0
+    code, _, err = call(capsys, search(photos, tmp_path / "run", None, *asked))
+    assert code == 2
+    assert "--lm openai/gpt-4o-mini needs a key: set OPENAI_API_KEY in the environment" in err
+
+
+def test_asking_again_is_said_when_the_first_try_fails(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    busy = Reply("busy", status=503, headers=(("Retry-After", "0"),))
+    with Writer({1: busy, 2: busy}) as server:
+        given = ["--lm", "openai/toy", "--lm-arg", f"api_base={server.url}", "--lm-arg", "cache=false"]
+        code, _, err = call(capsys, search(photos, tmp_path / "run", None, *given))
+    assert code == 0
+    (line,) = err.splitlines()
+    assert line.startswith(f"openai/toy at 127.0.0.1:{server.port} gave no answer (")
+    assert line.endswith("busy); a question is asked up to 6 times, with longer and longer pauses")
+
+
+def test_settings_of_a_model_arrive_at_the_wire(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--lm-arg", "max_tokens=77", "--lm-arg", "temperature=0.25", "--steps", "1"]
+    with Writer() as server:
+        assert call(capsys, search(photos, tmp_path / "run", server, *more))[0] == 0
+    body = server.requests[-1]
+    assert (body["max_tokens"], body["temperature"], body["model"]) == (77, 0.25, "toy")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("api_key={}", "--lm-arg api_key=... would show a secret in the list of processes"),
+        ("apikey={}", "would show a secret"),
+        ('headers={{"X-Key": "{}"}}', "would show a secret"),
+        ('extra_headers={{"X-Key": "{}"}}', "would show a secret"),
+        ('extra_body={{"a": {{"api-key": "{}"}}}}', "--lm-arg extra_body=... would show a secret"),
+        ("api-key={}", "takes NAME=VALUE"),
+        ("{}", "takes NAME=VALUE"),
+    ],
+)
+@pytest.mark.parametrize("given", [["--lm", "openai/toy"], []], ids=["with a model", "without"])
+def test_keys_are_refused_as_arguments_and_not_repeated(
+    argument: str, message: str, given: list[str], photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = search(photos, "run", None, *given, "--lm-arg", argument.format("planted0123456789"))
+    code, told, err = call(capsys, arguments)
+    assert (code, told, len(err.splitlines())) == (2, "", 1)
+    assert message in err
+    assert "planted" not in err
+    assert not Path("run").exists()
+
+
+def test_settings_without_a_model_are_refused(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--lm", "--vlm"):
+        code, _, err = call(capsys, search(photos, "run", None, f"{option}-arg", "max_tokens=5"))
+        assert (code, err.splitlines()) == (
+            2,
+            [f"ipo-dspy: {option}-arg max_tokens=... is for a model; name one: {option} NAME"],
+        )
+
+
+def test_a_secret_in_an_address_is_not_in_the_printed_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ipo_dspy.cli import resume
+
+    address = "http://me:pla/nted@host/0f9d8c7b6a5e4d3c/v1?key=planted&b=1"
+    monkeypatch.setattr(resume, "_invoked", ["demo", "--lm-arg", f"api_base={address}"])
+    told = "'api_base=http://USER:PASSWORD@host/KEY/v1?key=VALUE&b=VALUE'"
+    assert resume.command(Path("a b")) == f"ipo-dspy demo --lm-arg {told} --out 'a b'"
+
+
+def test_a_finished_run_is_told_again_and_other_settings_are_refused_unless_allowed(
+    photos: Path, undisturbed: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    with Writer() as server:
+        same = search(photos, out, server, "--json")
+        first = json.loads(call(capsys, same)[1])
+        asked = len(server.requests)
+        code, told, _ = call(capsys, same)
+        again = json.loads(told)
+        assert (code, len(server.requests)) == (0, asked)
+        assert {**again, "seconds": 0} == {**first, "seconds": 0}
+        assert trials(out) == undisturbed
+
+        before = (out / FILE_NAME).read_bytes()
+        changed = [*same, "--prompts-per-step", "3", "--seed", "4", "--steps", str(STEPS + 1)]
+        code, told, err = call(capsys, changed)
+        assert (code, told, len(server.requests), len(err.splitlines())) == (1, "", asked, 1)
+        assert "--prompts-per-step was 2 and is 3; --seed was 0 and is 4; set it as it was" in err
+        assert "--steps was" not in err
+        assert "--allow-changes" in err
+        assert (out / FILE_NAME).read_bytes() == before
+
+        code, told, _ = call(capsys, [*changed, "--allow-changes"])
+        assert (code, steps(out)[-1]) == (0, STEPS + 1)
+        assert trials(out)[: len(undisturbed)] == undisturbed
+
+
+def test_templates_may_be_asked_for_one_by_one(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Writer() as server:
+        more = ["--asking", "singles", "--steps", "2"]
+        assert call(capsys, search(photos, tmp_path / "run", server, *more))[0] == 0
+        assert server.asked == 2 * 2
+        code, _, err = call(capsys, search(photos, tmp_path / "other", server, "--asking", "one"))
+    assert code == 2
+    assert "--asking one is unknown; write one of 'auto', 'list', 'draws', 'singles'" in err
+
+
+def test_the_version_is_printed_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, ["--version"])[:2] == (0, f"{__version__}\n")

@@ -1,0 +1,132 @@
+"""The paper's form of the question, and answers read from whatever a model wrote."""
+
+from typing import Any
+
+import dspy
+import pytest
+from dspy.utils.exceptions import AdapterParseError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipo_dspy.lms.proposal_parsing import read_answers
+from ipo_dspy.lms.signatures import DescribeImage, PaperAdapter, ProposePrompts, ScoredPrompt
+
+INPUTS: dict[str, Any] = {
+    "task": "Tell apart images of 2 classes: cat, dog.",
+    "descriptions": ["blurry, dark", "grainy"],
+    "history": [
+        ScoredPrompt(template="a photo of a <CLASS>.", loss=1.25, accuracy=50.0),
+        ScoredPrompt(template="a <CLASS>.\nthe <CLASS>.", loss=0.5, accuracy=75.0),
+    ],
+    "rejected": ["a dog (no class placeholder)"],
+    "count": 8,
+}
+
+
+def question(**changes: Any) -> str:
+    system, user = PaperAdapter().format(ProposePrompts, [], {**INPUTS, **changes})
+    assert system == {"role": "system", "content": ProposePrompts.instructions}
+    assert user["role"] == "user"
+    return str(user["content"])
+
+
+def test_parts_stand_in_the_order_of_the_paper() -> None:
+    text = question()
+    parts = [
+        "Task: Tell apart",
+        "How some training images look:\n- blurry, dark\n- grainy",
+        "- a photo of a <CLASS>.  (loss 1.2500, accuracy 50.00 %)\n- a <CLASS>. | the <CLASS>.  (loss 0.5000, accuracy",
+        "Loss is the mean cross-entropy",
+        "- a dog (no class placeholder)",
+        "Write 8 new template(s)",
+        "between <INS> and </INS>",
+    ]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_what_stays_the_same_comes_first() -> None:
+    one, other = question(), question(history=INPUTS["history"][:1], count=3)
+    assert one.split("Templates tried")[0] == other.split("Templates tried")[0]
+
+
+def test_empty_parts_are_left_out() -> None:
+    text = question(descriptions=[], history=[], rejected=[])
+    assert "images look" not in text
+    assert "tried so far" not in text
+    assert "could not be used" not in text
+    assert "\n\n\n" not in text
+
+
+def test_other_signatures_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"PaperAdapter writes ProposePrompts only, not DescribeImage; use dspy.Chat"):
+        PaperAdapter().format(DescribeImage, [], {"image": None})
+
+
+def test_a_demonstration_is_written_as_it_is_read() -> None:
+    demo = {**INPUTS, "templates": ["a <CLASS>.", "the <CLASS>."]}
+    *_, assistant, _ = PaperAdapter().format(ProposePrompts, [demo], INPUTS)
+    assert read_answers(assistant["content"]) == demo["templates"]
+
+
+@pytest.mark.parametrize(
+    ("completion", "answers"),
+    [
+        ("<INS>a <CLASS>.</INS>\n<INS>the <CLASS>.</INS>", ["a <CLASS>.", "the <CLASS>."]),
+        ("Sure!\n< ins >\n a\n<class>.\n< / Ins > Bye", ["a <class>."]),
+        ("<INS><INS>a <CLASS>.</INS></INS>", ["a <CLASS>."]),
+        ("<INS>note: <INS>a <CLASS>.</INS>", ["a <CLASS>."]),
+        ("<INS>a <CLASS>.<INS>the <CLASS>.<INS>", ["a <CLASS>.", "the <CLASS>."]),
+        ("<INS>a <CLASS>.</INS> <INS>a photo of a <CLASS> in", ["a <CLASS>.", "<INS>a photo of a <CLASS> in"]),
+        ("<INS>a <CLASS>.</INS> <INS>", ["a <CLASS>."]),
+        ("a <CLASS>.</INS>", ["a <CLASS>."]),
+        ("<INS></INS>", [""]),
+        ("Here are two:\n1. a <CLASS>.\n2) the <class>.\n- an old <CLASS>.\n* x <CLASS>\nBye", None),
+        ("nothing", []),
+        ("", []),
+    ],
+)
+def test_answers_are_read_tolerantly(completion: str, answers: list[str] | None) -> None:
+    expected = ["a <CLASS>.", "the <class>.", "an old <CLASS>.", "x <CLASS>"] if answers is None else answers
+    assert read_answers(completion) == expected
+
+
+def test_an_answer_without_templates_is_an_error() -> None:
+    assert PaperAdapter().parse(ProposePrompts, "<INS>a <CLASS>.</INS>") == {"templates": ["a <CLASS>."]}
+    with pytest.raises(AdapterParseError):
+        PaperAdapter().parse(ProposePrompts, "I would rather not.")
+
+
+@given(st.lists(st.sampled_from(["<INS>", "</INS>", "< / ins >", "<", "/", " ", "INS", ">", "<CLASS>", "\n", "x"])))
+def test_no_tag_survives_in_an_answer(pieces: list[str]) -> None:
+    for answer in read_answers("".join(pieces)):
+        inner = answer.removeprefix("<INS>").lower().replace(" ", "").replace("\n", "")
+        assert "<ins>" not in inner
+        assert "</ins>" not in inner
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<INS>",
+        "</INS>",
+        "<INS>a <CLASS>",
+        "< ",
+        "</ ",
+        "<" + " " * 200,
+        "<ins" + " " * 50,
+        "<INS></INS>",
+        "1. \t",
+        "\n",
+    ],
+)
+def test_runaway_answers_are_read_in_linear_time(piece: str) -> None:
+    """A quadratic reader needs hours for five megabytes; nobody would miss that."""
+    size = 5_000_000 if piece == "<INS>" else 500_000
+    read_answers(piece * (size // len(piece)))
+
+
+def test_asking_for_a_description_asks_to_leave_the_name_out() -> None:
+    (system, user) = dspy.ChatAdapter().format(DescribeImage, [], {"image": dspy.Image("data:image/png;base64,AAAA")})
+    assert "Do not name the main subject" in system["content"]
+    assert user["role"] == "user"

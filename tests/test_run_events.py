@@ -1,0 +1,37 @@
+"""Events: the journal, the observers and the types tell the same story."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from helpers.openai_server import Writer
+from ipo_dspy import IPO, demo
+from ipo_dspy.run.events import KEPT, OUTCOME, PASSING, Event, _kind
+from ipo_dspy.run.journal import replay
+
+
+def test_every_kind_is_kept_or_passes() -> None:
+    kinds = [_kind(event) for event in get_args(Event)]
+    assert len(kinds) == len(set(kinds))
+    assert set(kinds) == set(KEPT) | PASSING
+    assert set(KEPT) > OUTCOME
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_observers_see_what_the_journal_keeps_and_all_of_it_has_the_fields_of_its_type(tmp_path: Path) -> None:
+    seen: list[Any] = []
+    task = demo.load("pixel-animals", shots=1)
+    with Writer() as server:
+        lm = server.lm()
+        given: dict[str, Any] = {"steps": 2, "prompts_per_step": 2, "max_descriptions": 3, "max_lm_calls": 5}
+        optimizer = IPO(prompt_model=lm, description_model=lm, log_dir=tmp_path, observers=[seen.append], **given)
+        optimizer.compile(task.program, task.trainset, valset=task.valset)
+    assert [event for event in seen if event["event"] not in PASSING] == replay(tmp_path)
+    kinds = {event["event"] for event in seen}
+    assert kinds == {*KEPT, "progress"} - {"resume", "rejection", "fault"}
+    types = {_kind(event): event for event in get_args(Event)}
+    for event in seen:
+        known = types[event["event"]]
+        assert set(event) <= known.__required_keys__ | known.__optional_keys__, event
+        assert set(event) >= known.__required_keys__, event
