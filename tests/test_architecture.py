@@ -19,14 +19,13 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
-def unit(module: str) -> str:
-    """The row that a module below `ipo_dspy` belongs to.
+def room(module: str) -> str:
+    """Return the row of a module below `ipo_dspy`.
 
-    >>> unit("data.folder"), unit("clip.text"), unit("__main__"), unit("")
-    ('data', 'clip.text', 'cli', 'ipo_dspy')
+    >>> room("data.folder"), room("template"), room("__main__"), room("")
+    ('data', 'template', 'cli', 'ipo_dspy')
     """
-    parts = module.replace("__main__", "cli").split(".")
-    return ".".join(parts[:2]) if parts[0] == "clip" else parts[0] or "ipo_dspy"
+    return module.replace("__main__", "cli").split(".")[0] or "ipo_dspy"
 
 
 def module_of(file: Path) -> str:
@@ -52,69 +51,83 @@ def _imports(file: Path) -> Iterator[str]:
 
 
 def inner_imports(file: Path) -> set[str]:
-    """Rows that a file imports from, besides its own; version and name of the package are free to all."""
+    """Modules of this package that a file imports; the package itself (version and name) is free to all."""
     names = {name.removeprefix("ipo_dspy").lstrip(".") for name in imports(file) if name.split(".")[0] == "ipo_dspy"}
-    return {unit(name) for name in names if name} - {unit(module_of(file))}
+    return names - {"", module_of(file)}
+
+
+def imported_rooms(name: str) -> set[str]:
+    """Rooms that the files of one room import, besides itself."""
+    files = [file for file in FILES if room(module_of(file)) == name]
+    return {room(module) for file in files for module in inner_imports(file)} - {name}
 
 
 def rows(columns: int) -> list[list[str]]:
     """Rows of the page's tables of that width, without heads."""
-    lines = [line.strip("|").split("|") for line in PAGE.splitlines() if line.startswith("|")]
+    lines = [line.removeprefix("|").removesuffix("|").split("|") for line in PAGE.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line] for line in lines if len(line) == columns]
     return [row for row in cells if not set(row[0]) <= {"-"}][1:]
 
 
-LAYERS = {row[1].strip("`"): int(row[0]) for row in rows(4)}
-ALLOWED = {row[1].strip("`"): row[3] for row in rows(4)}
-DOORS = {row[0].strip("`"): set(re.findall(r"`([\w.]+)`", row[1])) for row in rows(2)}
+ROOMS = [row[0].strip("`") for row in rows(3)]
+LISTED = {row[0].strip("`"): row[2] for row in rows(3)}
+LIBRARIES = {row[0].strip("`"): set(re.findall(r"`([\w.]+)`", row[1])) for row in rows(2)}
+FOUNDATIONS = ROOMS[:4]
 
 
-def allowed(row: str) -> set[str]:
-    text = ALLOWED[row]
-    return set(ALLOWED) if text == "any" else set(re.findall(r"`([\w.]+)`", text))
+def listed(name: str) -> set[str]:
+    """Rooms that a row names."""
+    return set(re.findall(r"`([\w.]+)`", LISTED[name]))
+
+
+def allowed(name: str) -> set[str]:
+    """Rooms that a room may import."""
+    above = set(ROOMS[: ROOMS.index(name)])
+    return above if LISTED[name] == "any" else listed(name) | (above & set(FOUNDATIONS))
 
 
 def test_the_page_was_read() -> None:
-    assert len(ALLOWED) > 20
-    assert (LAYERS["errors"], LAYERS["cli"], DOORS["open_clip"]) == (0, 7, {"clip.backbone"})
-    assert all(text in {"nothing", "any"} or allowed(row) for row, text in ALLOWED.items())
+    assert len(ROOMS) > 20
+    assert FOUNDATIONS == ["_internal", "errors", "template", "validation"]
+    assert (ROOMS[-1], LIBRARIES["open_clip"]) == ("cli", {"clip"})
+    assert all(text in {"", "any"} or listed(name) for name, text in LISTED.items())
 
 
-def test_every_module_has_its_row_and_every_row_a_module() -> None:
-    assert {unit(module_of(file)) for file in FILES} - {"ipo_dspy"} == set(ALLOWED)
+def test_every_room_has_its_row_and_every_row_a_room() -> None:
+    assert {room(module_of(file)) for file in FILES} - {"ipo_dspy"} == set(ROOMS)
 
 
-@pytest.mark.parametrize("row", ALLOWED)
-def test_rows_allow_nothing_above_their_layer(row: str) -> None:
-    assert {other for other in allowed(row) if LAYERS[other] > LAYERS[row]} == set()
+@pytest.mark.parametrize("name", ROOMS)
+def test_rows_name_only_rooms_above_them(name: str) -> None:
+    assert listed(name) - set(ROOMS[4 : ROOMS.index(name)]) == set()
 
 
-def test_rows_allow_no_circle() -> None:
-    seen: set[str] = set()
-    rest = {row: allowed(row) - {row} for row in ALLOWED}
-    while free := {row for row, needs in rest.items() if needs <= seen}:
-        seen |= free
-        rest = {row: needs for row, needs in rest.items() if row not in free}
-    assert rest == {}
+@pytest.mark.parametrize("name", ROOMS)
+def test_rooms_import_what_their_row_allows(name: str) -> None:
+    assert imported_rooms(name) - allowed(name) == set()
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: module_of(file) or "ipo_dspy")
-def test_imports_what_its_row_allows(file: Path) -> None:
-    row = unit(module_of(file))
-    if row != "ipo_dspy":
-        assert inner_imports(file) - allowed(row) == set()
+@pytest.mark.parametrize("name", ROOMS)
+def test_rows_name_only_what_is_imported(name: str) -> None:
+    assert listed(name) - imported_rooms(name) == set()
 
 
-@pytest.mark.parametrize("row", [row for row, text in ALLOWED.items() if text != "any"])
-def test_rows_allow_only_what_is_used(row: str) -> None:
-    used = {name for file in FILES if unit(module_of(file)) == row for name in inner_imports(file)}
-    assert allowed(row) - used == set()
+@pytest.mark.parametrize("name", [name for name in ROOMS if name != "cli"])
+def test_modules_of_a_room_import_one_another_without_a_circle(name: str) -> None:
+    inner = {
+        module_of(file): {module for module in inner_imports(file) if room(module) == name}
+        for file in FILES
+        if room(module_of(file)) == name
+    }
+    while free := {module for module, needs in inner.items() if not needs & inner.keys()}:
+        inner = {module: needs for module, needs in inner.items() if module not in free}
+    assert inner == {}
 
 
-@pytest.mark.parametrize("library", DOORS)
-def test_libraries_come_in_through_their_door(library: str) -> None:
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_libraries_are_imported_in_their_room_only(library: str) -> None:
     users = {module_of(file) for file in FILES if library in {name.split(".")[0] for name in imports(file)}}
-    assert {user for user in users if unit(user) not in DOORS[library]} == set()
+    assert {user for user in users if room(user) not in LIBRARIES[library]} == set()
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -6,6 +6,8 @@ Names are loaded when they are first used, so that `import ipo_dspy` costs next 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ipo_dspy._internal.moved_modules import install as _install_moved_modules
+
 __version__ = "0.1.0"
 
 _HOME = {
@@ -65,6 +67,8 @@ if TYPE_CHECKING:
     from ipo_dspy.report import write_report as write_report
     from ipo_dspy.scoring.score import Score as Score
     from ipo_dspy.template import Template as Template
+
+_install_moved_modules()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,46 @@
+"""Import paths of version 0.1 whose modules have moved: each still works, with a warning that names the new path."""
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+MOVED = {
+    "ipo_dspy.bench.optimizers": "ipo_dspy.bench.dspy_optimizers",
+    "ipo_dspy.events": "ipo_dspy.run.events",
+    "ipo_dspy.journal": "ipo_dspy.run.journal",
+    "ipo_dspy.metric": "ipo_dspy.scoring.metrics",
+    "ipo_dspy.occlusion": "ipo_dspy.analysis.word_ablation",
+    "ipo_dspy.phrases": "ipo_dspy.vocabulary",
+    "ipo_dspy.proposal_parsing": "ipo_dspy.lms.proposal_parsing",
+    "ipo_dspy.scorers": "ipo_dspy.scoring.scorers",
+    "ipo_dspy.signatures": "ipo_dspy.lms.signatures",
+    "ipo_dspy.spending": "ipo_dspy.run.budget",
+    "ipo_dspy.tracking": "ipo_dspy.integrations.mlflow",
+}
+
+
+class MovedModules(MetaPathFinder, Loader):
+    """Finds a moved module under its old name, as a module that forwards to the new one."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return a spec for a moved module, else None."""
+        if fullname not in MOVED:
+            return None
+        warnings.warn(f"{fullname} has moved to {MOVED[fullname]}", DeprecationWarning, stacklevel=2)
+        return ModuleSpec(fullname, self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Forward every attribute to the module at the new path."""
+        moved = importlib.import_module(MOVED[module.__name__])
+        module.__dict__.update({name: value for name, value in vars(moved).items() if not name.startswith("__")})
+
+
+def install() -> None:
+    """Let old import paths work in this process."""
+    sys.meta_path.append(MovedModules())
