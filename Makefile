@@ -3,14 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Test processes. Each computes with one thread: more only get in each other's way.
+WORKERS ?= auto
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test slow check results bench clean
+.PHONY: demo test slow check coverage lowest results bench clean
 
 demo: $(READY)
 	$(BIN)/ipo-dspy demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
@@ -19,7 +22,15 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --doctest-modules src -q
+	$(PYTEST) --doctest-modules src -q
+
+# Fails below the `fail_under` of pyproject.toml.
+coverage: $(READY)
+	$(PYTEST) -q --cov --cov-report=term:skip-covered
+
+# The lowest versions that pyproject.toml allows, in an environment of its own.
+lowest: $(READY)
+	$(BIN)/python scripts/lowest.py
 
 # SIZE=full is for releases.
 bench: $(READY)
@@ -30,7 +41,7 @@ results: $(READY)
 	cp runs/results/results.md docs/results.md
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs
+	rm -rf $(VENV) .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs
 
 # The pinned versions are the tested ones; the torch pin keeps gigabytes of CUDA packages out.
 $(READY): pyproject.toml constraints.txt

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 
 from ipo_dspy import IPO, demo
-from ipo_dspy.clip.backbone import import_open_clip
+from ipo_dspy.clip.loading import import_open_clip
 from ipo_dspy.history import Trial
 
 NODE_BYTES = 12 * 2 * 512 * 4

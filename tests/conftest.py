@@ -4,10 +4,14 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import dspy
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from ipo_dspy.demo import DemoTask
 
 # Time limits of single examples fail on busy machines and say nothing about the code.
 settings.register_profile("quick", deadline=None, max_examples=30)
@@ -21,6 +25,14 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.TemporaryDirectory(prefix="ipo-dspy-tests-")
     config.add_cleanup(folder.cleanup)
     os.environ["IPO_DSPY_CACHE"] = folder.name
+
+
+@pytest.fixture(scope="module")
+def task(request: pytest.FixtureRequest) -> "DemoTask":
+    """A bundled task with `SHOTS` images a class, a constant of the test's module, or one."""
+    from ipo_dspy import demo
+
+    return demo.load("pixel-animals", shots=getattr(request.module, "SHOTS", 1))
 
 
 @pytest.fixture

@@ -47,26 +47,58 @@ def test_little_to_leave_out(text: str, left: list[str]) -> None:
     assert [str(one.template) for one in occlusions(Template.parse(text))] == [text, *left]
 
 
+def left_out(text: str) -> list[tuple[str, str]]:
+    return [(one.removed, str(one.template)) for one in occlusions(Template.parse(text))[1:]]
+
+
+def test_punctuation_is_no_word() -> None:
+    assert left_out("a photo (of a <CLASS>)") == [
+        ("a", "photo (of a <CLASS>)"),
+        ("photo", "a (of a <CLASS>)"),
+        ("of", "a photo (a <CLASS>)"),
+        ("a", "a photo (of <CLASS>)"),
+        ("a photo", "(of a <CLASS>)"),
+        ("of a", "a photo (<CLASS>)"),
+        ("a photo (of a", "<CLASS>"),
+    ]
+    words = ["a", "grainy", "photo", "of", "an", "old", "'s", "face"]
+    assert [one for one, _ in left_out('a "grainy" photo - of an (old) <CLASS>\'s face!')][: len(words)] == words
+
+
+@pytest.mark.parametrize(
+    ("text", "removed", "left"),
+    [
+        ("a (very old) <CLASS>", "very old", "a <CLASS>"),
+        ("an old [grainy] <CLASS>.", "grainy", "an old <CLASS>."),
+        ('"pixel" art of a <CLASS>', "pixel", "art of a <CLASS>"),
+        ("art of the “<CLASS>”", "of the", "art “<CLASS>”"),
+        ("(<CLASS>) at night", "at night", "(<CLASS>)"),
+    ],
+)
+def test_nothing_is_left_hanging(text: str, removed: str, left: str) -> None:
+    assert dict(left_out(text))[removed] == left
+
+
 def test_an_ensemble_is_refused_with_a_line_of_it() -> None:
     with pytest.raises(InputError, match=r"ensemble of 2 lines; explain one of them, e.g. template='a <CLASS>'"):
         occlusions(Template.parse("a <CLASS>\nthe <CLASS>"))
 
 
 @pytest.fixture(scope="module")
-def test_images() -> ImageDataset:
+def held_out() -> ImageDataset:
     dataset = demo.load("pixel-animals", shots=1, classes="all").testset
     return ImageDataset(dataset[::40], classes=dataset.classes)
 
 
-def test_scores_are_those_of_an_evaluation_and_pairs_those_of_its_predictions(test_images: ImageDataset) -> None:
-    program = ClipClassifier(test_images.classes, model="demo", device="cpu")
+def test_scores_are_those_of_an_evaluation_and_pairs_those_of_its_predictions(held_out: ImageDataset) -> None:
+    program = ClipClassifier(held_out.classes, model="demo", device="cpu")
     start, template = Template.parse("a photo of a <CLASS>."), Template.parse("pixel art of a <CLASS>.")
-    found = explain(program, {"all": test_images}, start, template)
+    found = explain(program, {"all": held_out}, start, template)
     rows = {str(row.occlusion.template): row.scores["all"] for row in found.rows}
-    for one in evaluate(program, test_images, templates=[template, Template.parse("art of a <CLASS>.")]):
+    for one in evaluate(program, held_out, templates=[template, Template.parse("art of a <CLASS>.")]):
         assert rows[str(one.template)] == one.score
-    before, after = evaluate(program, test_images, templates=[start, template])
-    wrong = [sum(p != e.label for p, e in zip(one.predicted, test_images, strict=True)) for one in (before, after)]
+    before, after = evaluate(program, held_out, templates=[start, template])
+    wrong = [sum(p != e.label for p, e in zip(one.predicted, held_out, strict=True)) for one in (before, after)]
     assert [sum(c.before for c in found.confusions), sum(c.after for c in found.confusions)] == wrong
 
 
@@ -88,11 +120,11 @@ def test_the_command_scores_both_halves_of_a_program_and_draws(
     assert all((tmp_path / f"words.{kind}").stat().st_size > 3000 for kind in ("svg", "png", "html"))
 
 
-def test_the_page_holds_every_row_and_nothing_of_it_is_markup(test_images: ImageDataset, tmp_path: Path) -> None:
-    program = ClipClassifier(test_images.classes, model="demo", device="cpu")
+def test_the_page_holds_every_row_and_nothing_of_it_is_markup(held_out: ImageDataset, tmp_path: Path) -> None:
+    program = ClipClassifier(held_out.classes, model="demo", device="cpu")
     start, template = Template.parse("a photo of a <CLASS>."), Template.parse("pixel <b>art</b> of a <CLASS>.")
-    halves = dict(zip(("base", "novel"), base_novel(test_images), strict=True))
-    for parts in ({"all": test_images}, halves):
+    halves = dict(zip(("base", "novel"), base_novel(held_out), strict=True))
+    for parts in ({"all": held_out}, halves):
         found = explain(program, parts, start, template)
         text = write_words(found.plain(), tmp_path / "deep" / "words.html").read_text(encoding="utf-8")
         assert text.startswith("<!DOCTYPE html>")
@@ -107,7 +139,7 @@ def test_the_page_holds_every_row_and_nothing_of_it_is_markup(test_images: Image
         assert found.confusions[0].taken_for in text
 
 
-def test_a_page_that_cannot_be_written_names_it(test_images: ImageDataset, tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_names_it(held_out: ImageDataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = Explanation(Template.parse("<CLASS>"), (Occluded(occlusions(Template.parse("<CLASS>"))[0], SCORED),), ())
     with pytest.raises(JournalError, match=r"words\.html' cannot be written .*; name a writable file"):

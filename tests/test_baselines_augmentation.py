@@ -11,7 +11,7 @@ from PIL import Image
 
 from ipo_dspy.baselines import augmentation as augment
 from ipo_dspy.baselines.augmentation import OPERATIONS, Size, rand_augment, random_crop_flip
-from ipo_dspy.clip.backbone import mend_torchvision
+from ipo_dspy.clip.compat import mend_torchvision
 
 mend_torchvision()
 from torchvision.transforms import InterpolationMode, RandomResizedCrop  # noqa: E402

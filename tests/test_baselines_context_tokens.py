@@ -9,7 +9,8 @@ from torch import Tensor
 from helpers.clip_toys import COCA, PLAIN, TRIMMED, shared_toy
 from ipo_dspy import demo
 from ipo_dspy.baselines.context_tokens import ContextTexts, Position, check_context, first_context
-from ipo_dspy.clip.backbone import Backbone, load_backbone
+from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.clip.text_features import plain_class_features
 from ipo_dspy.errors import InputError
 from ipo_dspy.template import Template

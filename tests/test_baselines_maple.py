@@ -16,8 +16,9 @@ from ipo_dspy.baselines.base import FewShot
 from ipo_dspy.baselines.maple import Coupled, MaPLe, draw_coupled
 from ipo_dspy.baselines.towers import ImageTower
 from ipo_dspy.baselines.training_views import preprocess
-from ipo_dspy.clip.backbone import Backbone, load_backbone
+from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.clip.text_features import plain_class_features
 from ipo_dspy.errors import InputError
 

@@ -27,8 +27,8 @@ from ipo_dspy.baselines.promptsrc import (
 )
 from ipo_dspy.baselines.training_views import preprocess
 from ipo_dspy.baselines.zero_shot import TemplateClassifier
-from ipo_dspy.clip.backbone import import_open_clip
 from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.loading import import_open_clip
 from ipo_dspy.errors import InputError, TemplateError
 from ipo_dspy.template import Template
 

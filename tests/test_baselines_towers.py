@@ -11,7 +11,8 @@ from torch import Tensor
 from helpers.clip_toys import COCA, PLAIN, TRIMMED, shared_toy, toy_backbone
 from ipo_dspy import demo
 from ipo_dspy.baselines.towers import ImageTower, TextTower
-from ipo_dspy.clip.backbone import Backbone, load_backbone
+from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.errors import InputError
 
 near = functools.partial(torch.testing.assert_close, rtol=0, atol=1e-5)

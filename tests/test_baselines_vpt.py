@@ -17,8 +17,9 @@ from ipo_dspy.baselines.towers import ImageTower
 from ipo_dspy.baselines.training_views import preprocess
 from ipo_dspy.baselines.vpt import VPT, VisualPrompts
 from ipo_dspy.baselines.zero_shot import TemplateClassifier
-from ipo_dspy.clip.backbone import Backbone, load_backbone
+from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import InputError, TemplateError
 from ipo_dspy.scoring.scorers import ClipScorer

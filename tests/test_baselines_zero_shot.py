@@ -17,11 +17,6 @@ TEMPLATE = Template.parse("pixel art of a <CLASS>.")
 
 
 @pytest.fixture(scope="module")
-def task() -> demo.DemoTask:
-    return demo.load("pixel-animals", shots=1)
-
-
-@pytest.fixture(scope="module")
 def few(task: demo.DemoTask) -> FewShot:
     images = [example.image for example in task.trainset]
     return FewShot(task.program.backbone, images, task.trainset.labels(), task.classes, TEMPLATE)

@@ -9,11 +9,11 @@ import pytest
 
 from ipo_dspy.baselines import build_method
 from ipo_dspy.bench.author_settings import _SET, official
-from ipo_dspy.bench.cells import Cell, Grid, distinct
-from ipo_dspy.bench.registry import REVISIONS, with_sentences
+from ipo_dspy.bench.cells import Cell, Grid, distinct, without_conditions
+from ipo_dspy.bench.registry import with_sentences
 from ipo_dspy.bench.result_rows import ROWS, Row, Rows, read_rows
 from ipo_dspy.bench.settings import Settings
-from ipo_dspy.bench.suites import PAPER
+from ipo_dspy.bench.suites import PAPER, DemoSuite, PaperSuite
 from ipo_dspy.data import BENCHMARKS
 from ipo_dspy.errors import InputError, JournalError
 
@@ -96,11 +96,29 @@ def test_sentences_are_in_the_key_and_rows_repeat_their_digest_only(tmp_path: Pa
     assert with_sentences(own) == own
 
 
-def test_cells_of_an_earlier_revision_of_a_method_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = [replace(CELL, method=method) for method in (*REVISIONS, "ipo", "clip-best")]
-    before = [cell.key for cell in cells]
-    monkeypatch.setattr("ipo_dspy.bench.cells.REVISIONS", dict.fromkeys(REVISIONS, 99))
-    assert [one == cell.key for one, cell in zip(before, cells, strict=True)] == [False] * len(REVISIONS) + [True] * 2
+def test_cells_of_other_code_devices_and_data_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = replace(CELL, device="cpu", data={"grey-food": "0"})
+    others = [replace(here, device="cuda"), replace(here, data={"grey-food": "1"})]
+    keys = {one.key for one in (here, *others)}
+    assert {"code", "device", "dtype", "data"} <= here.decisive.keys()
+    monkeypatch.setattr("ipo_dspy.bench.cells.code_digest", lambda: "of other code")
+    assert len(keys | {here.key}) == 4
+    assert without_conditions(here.decisive) == without_conditions(others[0].decisive)
+
+
+def test_a_data_set_is_known_by_its_lists_and_names(tmp_path: Path) -> None:
+    folder = tmp_path / "dtd"
+    (folder / "images" / "dotted").mkdir(parents=True)
+    (folder / "split_zhou_DescribableTextures.json").write_text("{}")
+    suite = PaperSuite(tmp_path)
+    seen = [suite.fingerprint("dtd")]
+    (folder / "images" / "lined").mkdir()
+    seen.append(suite.fingerprint("dtd"))
+    (folder / "split_zhou_DescribableTextures.json").write_text("[]")
+    seen.append(suite.fingerprint("dtd"))
+    assert len(set(seen)) == 3
+    assert suite.fingerprint("dtd") == seen[-1]
+    assert DemoSuite().fingerprint("grey-food") != DemoSuite().fingerprint("pixel-animals")
 
 
 def test_what_the_authors_set_is_taken_by_the_methods() -> None:

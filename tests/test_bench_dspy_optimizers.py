@@ -1,6 +1,7 @@
 """DSPy's optimizers as methods of the bench: on the same program, within the number of evaluations that IPO makes."""
 
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from ipo_dspy.bench.dspy_optimizers import (
     quiet,
 )
 from ipo_dspy.bench.settings import Settings
+from ipo_dspy.classifier import ClipClassifier
+from ipo_dspy.errors import InputError
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 BUDGET = 500
@@ -38,6 +41,14 @@ def test_the_budget_is_kept_and_used(compile_program: Any, least: float) -> None
     assert "<CLASS>" in str(best.template)
     # They cannot all be told a number: what was begun is finished.
     assert least * BUDGET < counted.count <= 1.2 * BUDGET
+
+
+def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(
+        InputError, match=r"^Optuna must be installed for MIPROv2; run pip install 'ipo_dspy\[bench\]'$"
+    ):
+        compile_mipro(ClipClassifier(), Allowance([], dspy.LM("openai/a"), 10, 0))
 
 
 def test_a_cell_of_copro_tells_what_it_asked_and_found(

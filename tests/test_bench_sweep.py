@@ -16,9 +16,11 @@ from ipo_dspy.bench.cells import Cell
 from ipo_dspy.bench.method_runners import Stopper
 from ipo_dspy.bench.observer import Nobody
 from ipo_dspy.bench.result_rows import ROWS, Row, read_rows
-from ipo_dspy.bench.runner import CELLS
+from ipo_dspy.bench.runner import CELLS, with_conditions
 from ipo_dspy.bench.settings import Settings
+from ipo_dspy.bench.suites import Split
 from ipo_dspy.bench.sweep import Swept
+from ipo_dspy.clip.loading import resolve_device
 from ipo_dspy.data import harmonic_mean
 from ipo_dspy.errors import InputError, JournalError, LanguageModelError, ModelError
 from ipo_dspy.run.journal import FILE_NAME
@@ -143,6 +145,33 @@ def test_changed_settings_are_refused_and_named(tmp_path: Path) -> None:
     listening = Listening()
     run(tmp_path, other, allow_changes=True, audience=listening)
     assert [cell.method for cell in listening.begun] == ["ipo"]
+
+
+def test_rows_of_other_code_are_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = with_conditions(grid(datasets=("grey-food",), seeds=(1,)), SmallSuite(), "auto")
+    first, listening = run(tmp_path, few), Listening()
+    run(tmp_path, few, audience=listening)
+    assert (listening.begun, listening.said) == ([], [])
+    monkeypatch.setattr("ipo_dspy.bench.cells.code_digest", lambda: "of other code")
+    second = run(tmp_path, few, audience=listening)
+    assert len(listening.begun) == 2
+    assert listening.said == ["measured with other code, device, or data, so measured again: 2 cells"]
+    assert first.rows.keys().isdisjoint(second.rows)
+    assert {row.decisive["code"] for row in second.rows.values()} == {"of other code"}
+    assert {row.decisive["device"] for row in first.rows.values()} == {resolve_device("auto").type}
+
+
+def test_an_error_in_a_row_names_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "planted-and-unmistakable-value")
+
+    class Telling(SmallSuite):
+        def load(self, name: str, *, shots: int, seed: int) -> Split:
+            raise RuntimeError("GET https://me:hunter2@host/x?key=1 with planted-and-unmistakable-value\nfailed")
+
+    (row,) = run(tmp_path, grid(datasets=("grey-food",), methods=("clip",)), suite=Telling()).failed
+    assert row.error is not None
+    assert [part for part in ("planted", "hunter2", "\n") if part in row.error] == []
+    assert "planted" not in (tmp_path / ROWS).read_text()
 
 
 def test_more_cells_are_no_change(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from ipo_dspy.bench.result_rows import ROWS
 from ipo_dspy.bench.runner import CELLS
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.vpt_ipo import KEPT
-from ipo_dspy.clip.backbone import load_backbone
 from ipo_dspy.clip.bundled import DEMO_VIT, located
+from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.template import Template
 
 SETTINGS = Settings(model=DEMO_VIT, steps=2, prompts_per_step=2, arguments={"vpt+ipo": {"epochs": 2, "n_ctx": 2}})

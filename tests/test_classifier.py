@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from ipo_dspy import demo
 from ipo_dspy.classifier import ClipClassifier
-from ipo_dspy.clip.backbone import Backbone, load_backbone
+from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import DataError, ImageError, InputError, ProgramFileError, TemplateError
 from ipo_dspy.template import Template
@@ -73,6 +75,41 @@ def test_the_same_picture_in_every_form_gives_the_same_answer(task: demo.DemoTas
     forms = [picture, str(tmp_path / "a.png"), tmp_path / "a.png", dspy.Image.from_path(str(tmp_path / "a.png"))]
     confidences = [task.program(image=form).confidence for form in forms]
     assert confidences == pytest.approx([confidences[0]] * 4, abs=1e-6)
+
+
+def test_arrays_and_tensors_give_the_answer_of_the_picture(task: demo.DemoTask) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    channels_first = torch.from_numpy(pixels).permute(2, 0, 1)
+    forms = [pixels, channels_first, channels_first / 255, (channels_first / 255).double().requires_grad_()]
+    expected = task.program(image=Image.fromarray(pixels))
+    assert [dict(task.program(image=form)) for form in forms] == [dict(expected)] * len(forms)
+    gray = [pixels[..., 0], torch.from_numpy(pixels[..., 0]), torch.from_numpy(pixels[None, ..., 0])]
+    assert len({task.program(image=form).confidence for form in gray}) == 1
+
+
+def test_a_list_of_images_is_a_batch(task: demo.DemoTask) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
+    expected = [task.program(image=image).confidence for image in pixels]
+    for images in (list(pixels), pixels, torch.from_numpy(pixels).permute(0, 3, 1, 2)):
+        answers = task.program.batch(images, disable_progress_bar=True)
+        assert [answer.confidence for answer in answers] == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(
+        ImageError, match=r"image must be one image, got a list of 3; for several, use classifier\.batch"
+    ):
+        task.program(image=list(pixels))
+    with pytest.raises(ImageError, match=r"examples must be a list of images, got one image array \[40, 40, 3\]"):
+        task.program.batch(pixels[0])
+
+
+def test_predictions_vote_as_those_of_any_predictor(task: demo.DemoTask) -> None:
+    images = [example.image for example in task.testset[:5]]
+    answers = task.program.batch(images, disable_progress_bar=True)
+    labels = [answer.label for answer in answers]
+    assert dspy.majority(answers).label == max(labels, key=labels.count)
+    assert dspy.majority(answers[0]).label == labels[0]
+    voters = [fresh(task), fresh(task, template="pixel art of a <CLASS>."), fresh(task)]
+    together = dspy.Ensemble(reduce_fn=dspy.majority).compile(voters)
+    assert together(image=images[0]).label == voters[0](image=images[0]).label
 
 
 def test_text_is_encoded_once_for_many_images(task: demo.DemoTask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +182,11 @@ def test_bad_arguments_are_refused_at_once() -> None:
         ClipClassifier(["cat"])
     with pytest.raises(DataError, match="pass a list of names"):
         ClipClassifier("cat")
+    texts = {"cat": ["a cat"], "dog": ["a dog"]}
+    with pytest.raises(DataError, match=r"classes must be a list of names, got .* pass list\(classes\)"):
+        ClipClassifier(texts)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="classes must be a list of names"):
+        ClipClassifier(model="demo")(image="a.png", classes=texts)
 
 
 def test_a_missing_image_is_one_clear_error(task: demo.DemoTask) -> None:
@@ -293,6 +335,14 @@ def test_saving_and_loading_need_no_weights(tmp_path: Path) -> None:
     assert known.classes == ("a", "b")
     known.save(path)
     absent.load(path)  # to be compared once the model is there
+
+
+@pytest.mark.parametrize("model", ["hf-hub:x/y", "local-dir:/nowhere", "demo"])
+def test_a_model_with_its_own_weights_saves_no_name_of_others(model: str, tmp_path: Path) -> None:
+    ClipClassifier(["a", "b"], model=model, top_k=1, allow_url=True).save(tmp_path / "p.json")
+    assert json.loads((tmp_path / "p.json").read_text())["clip"]["pretrained"] == ""
+    loaded = ClipClassifier.from_file(tmp_path / "p.json")
+    assert (loaded.top_k, loaded.allow_url) == (1, False)  # what may be fetched is for the user to say
 
 
 def fresh_pair() -> ClipClassifier:

@@ -260,7 +260,7 @@ def test_bad_images_of_all_parts_are_told_at_once_before_the_search(
 ) -> None:
     copy = tmp_path / "photos"
     shutil.copytree(photos, copy)
-    train, held_out = load_images(copy, shots=16, test=0.5, seed=0)  # as the command splits
+    train, held_out = load_images(copy).split(test=0.5, shots=16, seed=0)  # as the command splits
     both = [Path(part[0].image) for part in (train, held_out)]
     for bad in both:
         bad.write_bytes(bad.read_bytes()[:200])

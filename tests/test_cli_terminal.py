@@ -52,8 +52,8 @@ def _own_process(monkeypatch: pytest.MonkeyPatch, no_cache: None) -> Iterator[No
     logging.setLogRecordFactory(factory)
 
 
-def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """All that a command shows."""
+def assert_no_controls_in(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return all that a command shows, once it is known to hold no control characters."""
     with pytest.raises(SystemExit):
         main(list(arguments))
     out, err = capsys.readouterr()
@@ -81,7 +81,7 @@ def test_names_of_files(
     next(iter(broken.iterdir())).joinpath(f"b{HOSTILE.replace('/', '')}.png").write_bytes(b"no picture")
     for folder in (photos, broken):
         places = {"PHOTOS": str(folder), "PROGRAM": str(program), "OUT": str(tmp_path / folder.name / "run")}
-        shown(capsys, *(places.get(word, word) for word in command))
+        assert_no_controls_in(capsys, *(places.get(word, word) for word in command))
 
 
 @pytest.mark.parametrize("command", ["classify", "evaluate"])
@@ -104,9 +104,9 @@ def test_fields_of_a_program_file(
 
     file = tmp_path / "best.json"
     file.write_text(json.dumps(spoiled(json.loads(program.read_text()))))
-    shown(capsys, command, str(file), str(photos))
+    assert_no_controls_in(capsys, command, str(file), str(photos))
     file.write_text(json.dumps({**json.loads(program.read_text()), HOSTILE: HOSTILE}))
-    shown(capsys, command, str(file), str(photos))
+    assert_no_controls_in(capsys, command, str(file), str(photos))
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 429, 500])
@@ -116,9 +116,9 @@ def test_what_a_server_says(status: int, photos: Path, tmp_path: Path, capsys: p
     with OpenAIServer({"Say: ready": "ready", "": reply}) as server:
         own = (f"api_base={server.url}", "num_retries=0")
         lm, vlm = ((option, "openai/toy", *(a for one in own for a in (f"{option}-arg", one))) for option in OPTIONS)
-        told = shown(capsys, "optimize", str(photos), *lm, *asked)
-        told += shown(capsys, "describe", str(photos), *vlm)
-        told += shown(capsys, "doctor", *vlm)
+        told = assert_no_controls_in(capsys, "optimize", str(photos), *lm, *asked)
+        told += assert_no_controls_in(capsys, "describe", str(photos), *vlm)
+        told += assert_no_controls_in(capsys, "doctor", *vlm)
     assert "[U+001B]" in told
 
 
@@ -131,8 +131,8 @@ def test_a_journal_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     with Journal(tmp_path) as journal:
         journal.append("fault", predictor="self", step=1, message=HOSTILE)
         journal.append("rejection", predictor="self", step=1, text=HOSTILE, reason=HOSTILE, message=HOSTILE)
-    assert "[U+001B]" in shown(capsys, "watch", "--once", str(tmp_path))
-    shown(capsys, "report", str(tmp_path))
+    assert "[U+001B]" in assert_no_controls_in(capsys, "watch", "--once", str(tmp_path))
+    assert_no_controls_in(capsys, "report", str(tmp_path))
 
 
 def test_markup_of_others_is_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,16 @@
 """Loading: identity, sharing, and one clear error for each way in which a model can be missing or wrong."""
 
 import copy
+import gc
 import json
 import logging
+import os
 import pickle
 import shutil
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.clip_toys import COCA, KINDS, PLAIN, TEXT, TRIMMED, VISION, shared_toy, toy_backbone, write_model
+from helpers.clip_toys import TEXT, VISION, shared_toy, toy_backbone, write_model
 from ipo_dspy.clip import weights as sources
-from ipo_dspy.clip.backbone import import_open_clip, load_backbone, reload
 from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.loading import import_open_clip, load_backbone, reload, unload
 from ipo_dspy.clip.lru import Memo
+from ipo_dspy.clip.text_features import encode_token_lists
 from ipo_dspy.errors import InputError, ModelError
 
 
@@ -75,7 +79,7 @@ def test_fingerprint_is_stable_in_another_process_and_dtype(folder: Path) -> Non
     here = load_backbone(f"local-dir:{folder}", device="cpu").fingerprint
     assert load_backbone(f"local-dir:{folder}", device="cpu", dtype="float16").fingerprint == here
     code = (
-        "import logging, sys; from ipo_dspy.clip.backbone import load_backbone; "
+        "import logging, sys; from ipo_dspy.clip.loading import load_backbone; "
         "sys.stdout.write(load_backbone(sys.argv[1], device='cpu').fingerprint); "
         "root = logging.getLogger(); sys.stdout.write(repr((root.handlers, root.filters)))"
     )
@@ -104,13 +108,6 @@ def test_fingerprint_sees_weights_preprocessing_and_activation(folder: Path, tmp
     assert len(seen) == 4
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_self_check_trims_causal_towers_only(kind: str) -> None:
-    toy = shared_toy(kind)
-    assert toy.trims_context == (kind in TRIMMED)
-    assert (kind in (*PLAIN, COCA)) != toy.trims_context
-
-
 def test_image_features_are_those_of_the_model(folder: Path) -> None:
     toy = load_backbone(f"local-dir:{folder}", device="cpu")
     pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -128,7 +125,7 @@ def test_low_precision_is_near_and_features_stay_float32(folder: Path, dtype: st
     ids = exact.token_ids(["a photo of a dog.", "a cat"])
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for mine, theirs in (
-        (low.encode_tokens(ids), exact.encode_tokens(ids)),
+        (encode_token_lists(low, ids), encode_token_lists(exact, ids)),
         (low.encode_pixels(pixels), exact.encode_pixels(pixels)),
     ):
         assert mine.dtype == torch.float32
@@ -140,10 +137,11 @@ def test_token_ids_are_never_cut(folder: Path) -> None:
     short, long = toy.token_ids(["a dog", "dog " * 100])
     assert short == (49406, 320, 1929, 49407)
     assert len(long) == 102
-    with pytest.raises(InputError, match="102 tokens exceed the context of 77"):
-        toy.encode_tokens([short, long])
-    with pytest.raises(InputError, match="no token lists"):
-        toy.encode_tokens([])
+    for encode in (toy.encode_shared, toy.encode_tokens_plain):
+        with pytest.raises(InputError, match="102 tokens exceed the context of 77"):
+            encode([short, long])
+        with pytest.raises(InputError, match="no token lists"):
+            encode([])
 
 
 def test_a_tokenizer_of_transformers_in_the_folder(tmp_path: Path) -> None:
@@ -154,11 +152,12 @@ def test_a_tokenizer_of_transformers_in_the_folder(tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     toy = load_backbone(f"local-dir:{tmp_path}", device="cpu")
     assert toy.token_ids(["a photo", "a photo of a dog"]) == [(2, 4, 5, 3), (2, 4, 5, 6, 4, 7, 3)]
-    assert toy.trims_context
+    assert toy.shares_prefixes
     tokens = import_open_clip().get_tokenizer(f"local-dir:{tmp_path}")(["a photo of a dog"])
     with torch.no_grad():
         expected = toy.model.encode_text(tokens, normalize=True)
-    torch.testing.assert_close(toy.encode_tokens(toy.token_ids(["a photo of a dog"])), expected, rtol=0, atol=1e-5)
+    ids = toy.token_ids(["a photo of a dog"])
+    torch.testing.assert_close(encode_token_lists(toy, ids), expected, rtol=0, atol=1e-5)
 
 
 def write_hub_tokenizer(folder: Path) -> None:
@@ -183,7 +182,7 @@ def test_random_weights_are_allowed_and_warned_about(
     import_open_clip().add_model_config(config)
     with caplog.at_level(logging.DEBUG):
         load_backbone("toy-random", None, device="cpu")
-    assert [record.name for record in caplog.records] == ["ipo_dspy.clip.backbone"]  # nothing from open_clip
+    assert [record.name for record in caplog.records] == ["ipo_dspy.clip.loading"]  # nothing from open_clip
     assert "random weights" in caplog.text
     assert capsys.readouterr().out == ""
 
@@ -259,7 +258,7 @@ def test_broken_folders(folder: Path, tmp_path: Path) -> None:
         "cut config": "is no open_clip config",
         "foreign config": "lacks embed_dim, vision_cfg or text_cfg",
         "no weights": "no weights in .*; put open_clip_model.safetensors there",
-        "cut weights": "does not load as an open_clip model .*whole",
+        "cut weights": "does not load as an open_clip model .*complete",
         "other shape": "does not load as an open_clip model .*size mismatch",
     }.items():
         with pytest.raises(ModelError, match=message):
@@ -299,12 +298,71 @@ def test_a_tokenizers_python_file_is_not_run_whatever_the_model_asks_for(folder:
     assert not (tmp_path / "ran").exists()
 
 
+TOWER_WITH_CODE = """
+import sys
+from ipo_dspy.clip.loading import load_backbone
+from ipo_dspy.errors import ModelError
+try:
+    load_backbone(sys.argv[1], device="cpu")
+except ModelError as error:
+    print(error)
+"""
+
+
+def test_a_text_towers_python_file_is_not_run_even_if_the_terminal_says_yes(folder: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(folder, tmp_path / "model"))
+    config = json.loads((model / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"] = {"hf_model_name": "org/own", "hf_tokenizer_name": "org/own"}
+    (model / "open_clip_config.json").write_text(json.dumps(config))
+    repo = tmp_path / "hub" / "hub" / "models--org--own"
+    snapshot = repo / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0" * 40)
+    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.Own"}
+    (snapshot / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto_map}))
+    (snapshot / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass OwnConfig: pass\n")
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", TOWER_WITH_CODE, f"local-dir:{model}"]
+    done = subprocess.run(command, input="y\n", env=environment, capture_output=True, text=True)
+    assert "does not load as an open_clip model (The repository org/own contains custom code" in done.stdout
+    assert "Do you wish to run" not in done.stdout
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_applications_logging_is_untouched_while_a_model_loads(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, seen = logging.getLogger(), []
+    before = (list(root.handlers), list(root.filters), root.level)
+    create = import_open_clip().create_model
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        seen.append((list(root.handlers), list(root.filters), root.level))
+        return create(*arguments, **named)
+
+    monkeypatch.setattr(import_open_clip(), "create_model", watched)
+    reload(load_backbone(f"local-dir:{folder}", device="cpu"), "float32")
+    assert seen == [before] * len(seen) != []
+
+
+def test_unloaded_models_are_freed_once_nobody_holds_them(tmp_path: Path) -> None:
+    first = toy_backbone(tmp_path)
+    name, gone = first.name, weakref.ref(first)
+    unload()
+    assert load_backbone(name, device="cpu") is not first
+    unload()
+    del first
+    gc.collect()
+    assert gone() is None
+
+
 @pytest.mark.parametrize(
     ("device", "dtype", "message"),
     [
         ("gpu9", "float32", "unknown device 'gpu9'"),
         ("cuda:99", "float32", "'cuda:99' is not on this machine"),
-        ("cpu", "int8", "unknown dtype 'int8'; write one of 'float32', 'float16', 'bfloat16'"),
+        ("cpu", "int8", "dtype must be one of 'float32', 'float16', 'bfloat16', got 'int8'"),
     ],
 )
 def test_devices_and_dtypes(device: str, dtype: str, message: str) -> None:
@@ -343,7 +401,7 @@ def test_another_image_encoder_has_images_of_its_own_and_the_same_texts() -> Non
     assert other.fingerprint == toy.with_image_encoder(toy.encode_pixels, "flipped").fingerprint
     assert other.text_memo is toy.text_memo
     assert copy.deepcopy(other) is other
-    with pytest.raises(ModelError, match=r"lives in this process only; .* with_image_encoder"):
+    with pytest.raises(ModelError, match=r"cannot be sent to another process; .* with_image_encoder"):
         pickle.dumps(other)
-    with pytest.raises(ModelError, match="lives in this process only"):
+    with pytest.raises(ModelError, match="cannot be sent to another process"):
         reload(other, "bfloat16")

@@ -22,11 +22,12 @@ from helpers.clip_toys import toy_backbone, write_model
 from ipo_dspy.clip import feature_cache as cache
 from ipo_dspy.clip import feature_store as store
 from ipo_dspy.clip import image_features as images
-from ipo_dspy.clip.backbone import Backbone, load_backbone
+from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.cache_config import cache_folder, cache_limit
 from ipo_dspy.clip.feature_cache import KnownFeatures, origin
 from ipo_dspy.clip.image_features import READING, check_images, encode_images
 from ipo_dspy.clip.lmdb_segments import data_file
+from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.clip.lru import Memo
 from ipo_dspy.errors import ImageError, InputError
 
@@ -271,7 +272,7 @@ def test_on_a_full_disk_what_is_known_is_found_and_the_rest_encoded(
 SCRIPT = """
 import sys
 from pathlib import Path
-from ipo_dspy.clip.backbone import load_backbone
+from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.clip.image_features import encode_images
 backbone = load_backbone(f"local-dir:{sys.argv[1]}", device="cpu")
 calls, encode = [], backbone.encode_pixels

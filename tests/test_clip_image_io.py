@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, features
 
 from ipo_dspy.clip import image_formats, image_io
@@ -161,6 +162,29 @@ def test_gray_and_boolean_arrays_are_images() -> None:
 def test_other_arrays_are_refused(array: np.ndarray) -> None:
     with pytest.raises(ImageError, match=r"image array \[.*is not an image: it has shape .*RGB \[H, W, 3\]"):
         open_image(array)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(32, 32, 3), r"pass a tensor \[H, W\], or RGB \[3, H, W\]"),
+        (torch.zeros(1, 3, 32, 32), r"pass a tensor \[H, W\]"),
+        (torch.zeros(3, 0, 32), "it has shape"),
+        (torch.zeros(3, 8, 8) - 0.1, "values from -0.1 to -0.1; pass floats in 0..1, before normalization"),
+        (torch.full((3, 8, 8), 255.0), "before normalization"),
+        (torch.full((3, 8, 8), float("nan")), "before normalization"),
+        (torch.zeros(3, 8, 8, dtype=torch.complex64), r"pass a tensor \[H, W\]"),
+    ],
+)
+def test_other_tensors_are_refused(tensor: torch.Tensor, message: str) -> None:
+    with pytest.raises(ImageError, match=rf"image tensor \[.*\] of (float32|complex64) is not an image: .*{message}"):
+        open_image(tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool])
+def test_tensors_of_other_number_formats_are_images(dtype: torch.dtype) -> None:
+    white = torch.full((3, 8, 8), 255 if dtype == torch.int64 else 1).to(dtype)
+    assert open_image(white).getpixel((0, 0)) == (255, 255, 255)
 
 
 # Damage

@@ -15,7 +15,8 @@ from helpers.clip_toys import KINDS, shared_toy
 from ipo_dspy import demo
 from ipo_dspy.clip import prefix_attention as prefix
 from ipo_dspy.clip import text_features as text
-from ipo_dspy.clip.backbone import Backbone, import_open_clip
+from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.loading import import_open_clip
 from ipo_dspy.clip.prefix_trie import TokenList, plan
 from ipo_dspy.errors import DataError, InputError, TemplateError
 from ipo_dspy.template import Template
@@ -95,7 +96,7 @@ def test_any_list_and_batch_size_gives_the_features_one_by_one(
 def test_every_length_up_to_the_full_context(toy: Backbone, length: int) -> None:
     start, end = 49406, 49407
     ids = [(start, *range(1000, 1000 + length - 2), end)]
-    torch.testing.assert_close(toy.encode_tokens(ids), toy.encode_tokens_plain(ids), rtol=0, atol=BOUND)
+    torch.testing.assert_close(text.encode_token_lists(toy, ids), toy.encode_tokens_plain(ids), rtol=0, atol=BOUND)
 
 
 def test_equal_prompts_are_encoded_once_and_remembered(toy: Backbone, calls: list[int]) -> None:

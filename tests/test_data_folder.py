@@ -178,12 +178,12 @@ def test_follows_a_link_to_a_class_but_no_cycle(tmp_path: Path) -> None:
 
 def test_readme_line_splits_and_draws(tmp_path: Path) -> None:
     plant(tmp_path, *(f"{name}/{i:02}.jpg" for name in ("cat", "dog") for i in range(10)))
-    trainset, testset = load_image_folder(tmp_path, shots=3, test=0.5, seed=0)
+    trainset, testset = load_image_folder(tmp_path).split(test=0.5, shots=3, seed=0)
     assert trainset.counts() == {"cat": 3, "dog": 3}
     assert testset.counts() == {"cat": 5, "dog": 5}
     assert not {item.image for item in trainset} & {item.image for item in testset}
-    assert load_images(tmp_path, shots=3, test=0.5, seed=0) == (trainset, testset)
-    assert load_image_folder(tmp_path, shots=3, test=0.5, seed=1)[0] != trainset
+    assert load_images(tmp_path).split(test=0.5, shots=3, seed=0) == (trainset, testset)
+    assert load_image_folder(tmp_path).split(test=0.5, shots=3, seed=1)[0] != trainset
 
 
 @settings(max_examples=10, deadline=None)
@@ -195,8 +195,8 @@ def test_order_on_disk_changes_nothing(
     one = plant(tmp_path_factory.mktemp("one"), *names)
     order.shuffle(names)
     two = plant(tmp_path_factory.mktemp("two"), *names)
-    first = [images(part, one) for part in load_image_folder(one, shots=1, test=0.5, seed=seed)]
-    assert first == [images(part, two) for part in load_image_folder(two, shots=1, test=0.5, seed=seed)]
+    first = [images(part, one) for part in load_image_folder(one).split(test=0.5, shots=1, seed=seed)]
+    assert first == [images(part, two) for part in load_image_folder(two).split(test=0.5, shots=1, seed=seed)]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_order_on_disk_changes_nothing(
         (["cat_dog/1.jpg", "Cat dog/1.jpg"], "'Cat dog' and 'cat_dog' read alike .*rename one"),
         (
             ["train/cat/1.jpg", "test/cat/1.jpg"],
-            r"already split into training 'train', test 'test'; pass one part, e\.g\. '.*/train'",
+            r"already split into training 'train', test 'test'; load one part .* with split='train' or split='test'$",
         ),
         (["cat/1.jpg", "cat /1.jpg", "dog/1.jpg"], "two folders of the class 'cat': 'cat' and 'cat '; put their"),
         (["caf\u00e9/1.jpg", "cafe\u0301/1.jpg"], r"two folders of the class 'caf\u00e9': .*\\u0301"),
@@ -253,4 +253,4 @@ def test_mistakes_in_the_numbers(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="shots=0"):
         load_image_folder(tmp_path, shots=0)
     with pytest.raises(DataError, match="leaves no class with a test image"):
-        load_image_folder(tmp_path, test=0.5)
+        load_image_folder(tmp_path).split(test=0.5)

@@ -56,9 +56,9 @@ def test_one_split_on_disk_keeps_bytes_and_class_order(tmp_path: Path) -> None:
 
 def test_draws_and_holds_out_like_every_reader(tmp_path: Path) -> None:
     path = saved(made([0, 1] * 10), tmp_path / "pets")
-    train, test = load_hub(path, shots=2, test=0.5, seed=3)
+    train, test = load_hub(path).split(test=0.5, shots=2, seed=3)
     assert (train.counts(), test.counts()) == ({"dog": 2, "cat": 2}, {"dog": 5, "cat": 5})
-    assert load_images(path, shots=2, test=0.5, seed=3) == (train, test)
+    assert load_images(path).split(test=0.5, shots=2, seed=3) == (train, test)
     assert not {item.source for item in train} & {item.source for item in test}
 
 
@@ -141,7 +141,6 @@ def test_two_columns_of_labels_are_a_question(tmp_path: Path) -> None:
         ([0, 1], None, {"image": "img"}, "has no column 'img', but 'image', 'label'; name it: image='image'"),
         ([0, 1], None, {"label": "class"}, "has no column 'class', but .*; name it: label='label'"),
         ([0, 1], None, {"shots": 0}, "shots=0"),
-        ([0, 0], None, {"test": 2.0}, "test=2.0"),
         ([0, 3], "int64", {}, r"numbers and the file has no names for them; pass classes=\['cat', 'dog'"),
         ([0, 3], "int64", {"classes": ["cat", "dog"]}, "row 1 of .* has the label 3, outside 0..1"),
         ([0, None], None, {}, "row 1 of .* has no label"),

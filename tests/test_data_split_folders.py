@@ -47,7 +47,9 @@ def test_the_parts_are_found(
         (tmp_path / other).mkdir(parents=True)
     places = [None if part is None else tmp_path / part for part in (validation, test)]
     assert find_parts(tmp_path) == FolderParts(tmp_path / train, *places)
-    with pytest.raises(DataError, match=rf"already split into training '{train}'.*; pass one part, .* '.*/{train}'"):
+    with pytest.raises(
+        DataError, match=rf"already split into training '{train}'.*; load one part at a time, with split='{train}'"
+    ):
         load_image_folder(tmp_path)
     assert load_image_folder(tmp_path / train).classes == KINDS
 
@@ -91,7 +93,9 @@ def test_test_images_in_one_heap_are_no_class(tmp_path: Path, test: str) -> None
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "all.txt").write_text("x")
     assert find_parts(tmp_path) == FolderParts(tmp_path / "train", None, None)
-    with pytest.raises(DataError, match="already split into training 'train'; pass one part"):
+    with pytest.raises(
+        DataError, match=r"already split into training 'train'; load one part at a time, with split='train'$"
+    ):
         load_image_folder(tmp_path)
 
 
@@ -106,6 +110,15 @@ def test_images_outside_the_parts_are_told(tmp_path: Path, caplog: pytest.LogCap
         "not used: 3 images in 'extra', whose name does not say what they are for",
         "not used: 2 images in 'test', which has no class folders, so no labels",
     ]
+
+
+def test_the_parts_can_be_loaded_as_the_message_says(tmp_path: Path) -> None:
+    plant(tmp_path, "train", "val", "test")
+    with pytest.raises(DataError, match=r"load one part at a time, with split='train' or split='val' or split='test'$"):
+        load_image_folder(tmp_path)
+    for name in ("train", "val", "test"):
+        assert load_image_folder(tmp_path, split=name) == load_images(tmp_path, split=name)
+        assert load_image_folder(tmp_path, split=name) == load_image_folder(tmp_path / name)
 
 
 def test_a_part_is_read_by_its_name_or_by_what_it_is_for(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_draws_and_splits_like_a_folder(photos: Path) -> None:
         (photos / f"{name}.jpg").write_bytes(picture("blue"))
     labels = [*((name, "cat") for name in "abcd"), *((name, "dog") for name in "efgh")]
     table = write(photos, HEAD + "".join(f"{name}.jpg,{label}\n" for name, label in labels))
-    train, test = load_image_table(table, shots=1, test=0.5, seed=2)
+    train, test = load_image_table(table).split(test=0.5, shots=1, seed=2)
     assert (train.counts(), test.counts()) == ({"cat": 1, "dog": 1}, {"cat": 2, "dog": 2})
     assert len(load_image_table(table, shots=3)) == 6
 
@@ -205,7 +205,6 @@ def test_mistakes_in_a_csv(photos: Path, text: str | bytes, message: str) -> Non
         ({"classes": ["cat", "dog"]}, "line 3 of .* write 'dog'"),
         ({"classes": ["cat"]}, r"classes: a classifier needs at least two classes, .*, got \['cat'\]"),
         ({"classes": "cat"}, "pass a list of names"),
-        ({"test": 2.0}, "test=2.0"),
     ],
 )  # fmt: skip
 def test_mistakes_in_the_options(photos: Path, options: dict[str, Any], message: str) -> None:

@@ -119,7 +119,7 @@ def test_other_columns_are_no_parts(photos: Path) -> None:
 
 def test_a_picture_with_two_rows_is_one_picture(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     doubled = plain() + plain().partition("\n")[2]
-    train, test = load_image_table(write(photos, doubled), test=0.5)
+    train, test = load_image_table(write(photos, doubled)).split(test=0.5)
     assert not {item.image for item in train} & {item.image for item in test}
     assert len(train) + len(test) == 4
     assert "names 4 pictures more than once; each is used once" in caplog.text

@@ -70,9 +70,9 @@ def test_several_files(tmp_path: Path, pattern: str) -> None:
 
 def test_draws_and_holds_out_like_every_reader(tmp_path: Path) -> None:
     path = pets(tmp_path / "pets.tar", 20)
-    train, test = load_webdataset(path, shots=2, test=0.5, seed=3)
+    train, test = load_webdataset(path).split(test=0.5, shots=2, seed=3)
     assert (train.counts(), test.counts()) == ({"cat": 2, "dog": 2}, {"cat": 5, "dog": 5})
-    assert load_images(path, shots=2, test=0.5, seed=3) == (train, test)
+    assert load_images(path).split(test=0.5, shots=2, seed=3) == (train, test)
     assert not {item.source for item in train} & {item.source for item in test}
 
 

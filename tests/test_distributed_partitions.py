@@ -109,6 +109,10 @@ def test_a_stamp_changes_with_a_file_a_label_and_content(tmp_path: Path) -> None
     os.utime(file, ns=(1, 1))
     assert len({before, stamp(file), stamp(file, "dog"), stamp(png(0)), stamp(png(1))}) == 5
     assert stamp(Image.new("RGB", (2, 2))) == stamp(Image.new("RGB", (2, 2)))
+    pixels = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
+    channels_last = pixels.permute(1, 2, 0).numpy()
+    assert stamp(pixels) == stamp(channels_last) == stamp(Image.fromarray(channels_last)) != stamp(pixels + 1)
+    assert stamp(pixels[:2]) == stamp(pixels[:2])  # no image: whoever encodes it says so
     assert stamp("https://example.org/a.png") is None  # what is there may change
 
 

@@ -13,14 +13,12 @@ from helpers.openai_server import OpenAIServer
 from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.errors import LanguageModelError
 
+SHOTS = 2
+"""Of the fixture `task`."""
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 GREETED = {"Say: ready": "ready"}
 """The answer to the request by which IPO finds out whether a model is there."""
-
-
-@pytest.fixture(scope="module")
-def task() -> demo.DemoTask:
-    return demo.load("pixel-animals", shots=2)
 
 
 @pytest.fixture(scope="module")

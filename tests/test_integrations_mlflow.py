@@ -14,16 +14,14 @@ from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.errors import InputError
 from ipo_dspy.integrations.mlflow import mlflow_observer
 
+SHOTS = 2
+"""Of the fixture `task`."""
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),  # SQLAlchemy 2.1 about MLflow
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),  # MLflow about its own types
     pytest.mark.filterwarnings("ignore:For backward compatibility, 'str' dtypes"),  # pandas 3 about MLflow's tables
 ]
-
-
-@pytest.fixture(scope="module")
-def task() -> demo.DemoTask:
-    return demo.load("pixel-animals", shots=2)
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +175,9 @@ def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         mlflow_observer()
 
 
-def test_unknown_events_pass(mlflow: Any) -> None:
+def test_unknown_events_pass(mlflow: Any, caplog: pytest.LogCaptureFixture) -> None:
     mlflow_observer(run_id="any")({"event": "something new"})
+    assert caplog.records == []
 
 
 ANSWER = {"proposed_instruction": "a <CLASS>.", "proposed_prefix_for_output_field": "Label:"}

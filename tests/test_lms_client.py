@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import runpy
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ import pytest
 from dspy.utils.exceptions import LMError, LMTimeoutError
 
 from helpers.openai_server import KEY, AnyServer, OpenAIServer, Reply
-from ipo_dspy.errors import BudgetError
+from ipo_dspy.errors import BudgetError, InputError
 from ipo_dspy.lms import client
 from ipo_dspy.lms import retry_notices as retries
 from ipo_dspy.lms.client import seconds_of
@@ -73,6 +75,17 @@ def test_dspys_own_client_follows_no_redirect_either() -> None:
         with contextlib.suppress(LMError):
             greet(dspy.LM("openai/toy", api_base=f"{gate.origin}/v1", api_key=KEY, num_retries=0))
         assert (len(gate.seen), elsewhere.seen) == (1, [])
+
+
+def test_a_dspy_with_another_engine_is_asked_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module still loads, so that whatever needs no language model works."""
+    monkeypatch.setitem(sys.modules, "dspy._vendor.lm15.transports", None)
+    changed = runpy.run_path(str(client.__file__))
+    message = r"DSPy must be a version whose requests can be limited, got .*; run pip install 'dspy>=3\.4,<3\.5'"
+    with OpenAIServer({}) as server:
+        with pytest.raises(InputError, match=message):
+            changed["exchange"](lambda: httpx.get(server.url), seconds=10)
+        assert server.requests == []
 
 
 def test_a_redirect_within_an_origin_is_followed() -> None:

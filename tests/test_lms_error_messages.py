@@ -21,11 +21,6 @@ STEPS, COUNT = 4, 3
 pytestmark = pytest.mark.usefixtures("no_cache")
 
 
-@pytest.fixture(scope="module")
-def task() -> demo.DemoTask:
-    return demo.load("pixel-animals", shots=1)
-
-
 def compile_with(server: OpenAIServer, task: demo.DemoTask, lm: dict[str, Any] | None = None, **options: Any) -> Any:
     given: dict[str, Any] = {"steps": STEPS, "prompts_per_step": COUNT, "describer": None, **options}
     return IPO(prompt_model=server.lm(**(lm or {})), **given).compile(task.program, task.trainset)

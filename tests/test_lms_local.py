@@ -24,7 +24,7 @@ from PIL import Image
 
 from helpers import local_toys as toys
 from ipo_dspy import IPO, LMDescriber, demo
-from ipo_dspy.clip.backbone import import_open_clip
+from ipo_dspy.clip.loading import import_open_clip
 from ipo_dspy.errors import LanguageModelError
 from ipo_dspy.lms import build_lm, register_transformers
 from ipo_dspy.lms.local import generation as sampling
@@ -434,6 +434,18 @@ def test_half_a_model_is_refused_by_name(damage: Callable[[Path], None], fact: s
     with pytest.raises(LMUnsupportedModelError, match=f"{re.escape(repr(str(folder)))} {fact}.*; {rest}") as caught:
         lm(folder)("What?")
     assert "\n" not in str(caught.value)
+
+
+def test_a_missing_package_is_named_with_its_extra(made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def needs_sentencepiece(*args: Any, **kwargs: Any) -> Any:
+        raise ImportError("the SentencePiece library was not found")
+
+    folder = tmp_path / "copy"
+    shutil.copytree(made(toys.phi), folder)
+    monkeypatch.setattr(toys.hf.AutoTokenizer, "from_pretrained", needs_sentencepiece)
+    message = r"needs a package that is not installed \(the SentencePiece.*\); run pip install 'ipo_dspy\[local\]'"
+    with pytest.raises(LMUnsupportedModelError, match=message):
+        lm(folder)("What?")
 
 
 def test_a_name_that_the_hub_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:

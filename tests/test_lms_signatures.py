@@ -123,7 +123,8 @@ def test_no_tag_survives_in_an_answer(pieces: list[str]) -> None:
 def test_runaway_answers_are_read_in_linear_time(piece: str) -> None:
     """A quadratic reader needs hours for five megabytes; nobody would miss that."""
     size = 5_000_000 if piece == "<INS>" else 500_000
-    read_answers(piece * (size // len(piece)))
+    answer = piece * (size // len(piece))
+    assert len(read_answers(answer)) in (0, answer.count("<INS>"))
 
 
 def test_asking_for_a_description_asks_to_leave_the_name_out() -> None:

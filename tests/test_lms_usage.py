@@ -48,11 +48,6 @@ class Says(Writer):
         return Reply(super().answer(body).text, usage=self.usage)
 
 
-@pytest.fixture(scope="module")
-def task() -> demo.DemoTask:
-    return demo.load("pixel-animals", shots=1)
-
-
 def run(server: OpenAIServer, task: demo.DemoTask, *, cache: bool = False, **limits: Any) -> Any:
     """A search of 20 steps that a limit is to end."""
     lm = server.lm(model="openai/gpt-4o-mini", cache=cache)

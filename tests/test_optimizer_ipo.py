@@ -13,6 +13,9 @@ from ipo_dspy.proposers import Answer, Ask, Proposals
 from ipo_dspy.run.journal import replay
 from ipo_dspy.template import Template
 
+SHOTS = 3
+"""Of the fixture `task`."""
+
 
 class Listed:
     """Proposes a fixed list, a few at a time."""
@@ -31,11 +34,6 @@ class Explodes:
 
     def propose(self, ask: Ask) -> Proposals:
         raise AssertionError("slow work began before the input was checked")
-
-
-@pytest.fixture(scope="module")
-def task() -> demo.DemoTask:
-    return demo.load("pixel-animals", shots=3)
 
 
 def templates(program: Any) -> list[str]:

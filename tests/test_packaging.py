@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,30 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source distribution, and the wheel that was built from it."""
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run([sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)], check=True, capture_output=True)
+    return folder
+
+
 @pytest.mark.slow
-def test_the_wheel_holds_the_demo_and_is_small(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
-    subprocess.run(command, check=True)
-    (wheel,) = tmp_path.glob("*.whl")
+def test_the_source_distribution_holds_what_its_own_tests_read(distributions: Path, tmp_path: Path) -> None:
+    (archive,) = distributions.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        opened.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    files = ["test_packaging.py", "test_architecture.py", "test_release.py", "test_backends_doc.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{name}" for name in files)]
+    places = {**os.environ, "PYTHONPATH": f"{unpacked / 'src'}{os.pathsep}{unpacked / 'tests'}"}
+    done = subprocess.run(command, cwd=unpacked, env=places, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_demo_and_is_small(distributions: Path) -> None:
+    (wheel,) = distributions.glob("*.whl")
     assert wheel.stat().st_size <= MOST_BYTES
     names = zipfile.ZipFile(wheel).namelist()
     assert all(f"ipo_dspy/demo/assets/{folder}/open_clip_model.safetensors" in names for folder in BUNDLED.values())
@@ -73,6 +93,12 @@ def block_with(text: str) -> str:
     return found
 
 
+def replaced(code: str, before: str, after: str) -> str:
+    """Return the code with a text replaced, which must be there: pages change."""
+    assert before in code
+    return code.replace(before, after)
+
+
 def ran(code: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """A script in a folder, which must not fail."""
     places = {**os.environ, "DSPY_CACHEDIR": str(folder / "cache"), **environment}
@@ -83,11 +109,14 @@ def ran(code: str, folder: Path, **environment: str) -> "subprocess.CompletedPro
 
 def test_the_python_lines_of_the_readme_run(tmp_path: Path) -> None:
     """With a folder of bundled pictures, the bundled model and no language model in them."""
-    block = block_with("load_image_folder").replace('model="ViT-B-16-quickgelu", pretrained="openai"', 'model="demo"')
-    block = block.replace(
-        'ClipClassifier.from_file("best.json")', 'print(ClipClassifier.from_file("best.json").template)'
+    block = block_with("load_image_folder")
+    block = replaced(block, 'model="ViT-B-16-quickgelu", pretrained="openai"', 'model="demo"')
+    block = replaced(
+        block, 'ClipClassifier.from_file("best.json")', 'print(ClipClassifier.from_file("best.json").template)'
     )
-    ran(PHOTOS + re.sub(r"IPO\(.*?\)", 'IPO(proposer="evolution", steps=2)', block), tmp_path)
+    block, count = re.subn(r"IPO\(.*?\)", 'IPO(proposer="evolution", steps=2)', block)
+    assert count
+    ran(PHOTOS + block, tmp_path)
     assert (tmp_path / "best.json").is_file()
 
 
@@ -97,11 +126,12 @@ def test_the_offline_lines_of_the_readme_run_as_they_are(tmp_path: Path) -> None
 
 def test_the_program_of_the_readme_runs(tmp_path: Path) -> None:
     """As it is written, but for the CLIP and a server that stands in for the provider."""
-    program = block_with("class Sorter").replace("classes=trainset.classes", 'classes=trainset.classes, model="demo"')
+    program = block_with("class Sorter")
+    program = replaced(program, "classes=trainset.classes", 'classes=trainset.classes, model="demo"')
     before = "import dspy\nfrom ipo_dspy import IPO, ClipClassifier, demo\n"
     before += "trainset = demo.load('pixel-animals', shots=1).trainset\n"
     after = "print(better.classify.template, better.reply.signature)"
-    tried = before + program.replace("IPO()", "IPO(steps=2)") + after
+    tried = before + replaced(program, "IPO()", "IPO(steps=2)") + after
     with Answering() as server:
         done = ran(tried, tmp_path, OPENAI_API_KEY=KEY, OPENAI_API_BASE=server.url)
     assert "<CLASS>" in done.stdout
@@ -119,11 +149,8 @@ class Answering(Writer):
 def test_the_python_lines_of_the_baselines_page_run(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "baselines.md").read_text(), flags=re.DOTALL)
     code = "\n".join(["from ipo_dspy import IPO, ClipClassifier", *blocks, "print(best.template, found.accuracy)"])
-    assert "shots=16" in code
-    assert 'IPO(proposer="evolution")' in code
-    quick = code.replace("shots=16", "shots=1").replace(
-        'IPO(proposer="evolution")', 'IPO(proposer="evolution", steps=1)'
-    )
+    quick = replaced(code, "shots=16", "shots=1")
+    quick = replaced(quick, 'IPO(proposer="evolution")', 'IPO(proposer="evolution", steps=1)')
     done = subprocess.run([sys.executable, "-c", quick], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "<CLASS>" in done.stdout

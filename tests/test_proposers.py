@@ -116,6 +116,20 @@ def test_what_is_left_out_leaves_no_bare_adjective(text: str) -> None:
     assert not any(BARE.search(one) for one in left), left
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "an RGB photo of a <CLASS>.",
+        "a uniform <CLASS>.",
+        "an hour-old <CLASS>.",
+        "A one-colored print of an unidentified <CLASS>.",
+        "a European <CLASS>, an x-ray, a USB toy, an MRI scan.",
+    ],
+)
+def test_articles_that_are_right_are_left_alone(text: str) -> None:
+    assert tidy(text) == text
+
+
 @pytest.mark.parametrize("text", ["<CLASS>", "una foto de <CLASS>", "<CLASS>: a <CLASS>.", "a <CLASS>.\nthe <CLASS>."])
 def test_evolution_starts_from_any_template(text: str) -> None:
     texts = EvolutionProposer().propose(asked([trial(text)])).texts

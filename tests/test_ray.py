@@ -25,8 +25,9 @@ from helpers.comparison import assert_alike
 from helpers.ray_nodes import add_node, kill, nodes, processes
 from ipo_dspy import IPO, demo
 from ipo_dspy.cli import main
-from ipo_dspy.clip.backbone import Backbone, load_backbone
+from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.distributed import RayScorer
 from ipo_dspy.distributed.cluster import _join, load_ray
 from ipo_dspy.errors import ClusterError, DataError, ImageError, InputError, ModelError
@@ -34,6 +35,9 @@ from ipo_dspy.run.events import Event
 from ipo_dspy.run.journal import FILE_NAME, replay
 from ipo_dspy.scoring.scorers import ClipScorer
 from ipo_dspy.template import Template
+
+SHOTS = 12
+"""Of the fixture `task`."""
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'ipo_dspy[ray]'")
 
@@ -44,11 +48,6 @@ TEMPLATES = [Template.parse(f"{words} <CLASS>.") for words in ("a photo of a", "
 def cluster() -> Iterator[Any]:
     with nodes() as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def task() -> demo.DemoTask:
-    return demo.load("pixel-animals", shots=12)
 
 
 @pytest.fixture(scope="module")
@@ -402,7 +401,7 @@ def test_without_ray_the_extra_is_named() -> None:
     """In a process where the import fails."""
     code = "import sys; sys.modules['ray'] = None; import ipo_dspy; ipo_dspy.RayScorer('auto').check(None)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.splitlines()[-1].endswith("write pip install 'ipo_dspy[ray]'")
+    assert done.stderr.splitlines()[-1].endswith("run pip install 'ipo_dspy[ray]'")
 
 
 def test_the_package_loads_no_ray() -> None:

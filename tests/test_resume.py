@@ -91,7 +91,7 @@ def questions(folder: Path) -> list[str]:
     return [e["question"] for e in replay(folder) if e["event"] == "answer"]
 
 
-def prove(kills: int, seed: int, tmp_path: Path) -> None:
+def assert_survives_kills(kills: int, seed: int, tmp_path: Path) -> None:
     draw, steps = random.Random(seed), max(8, kills)
     with Writer() as server, sitter(server, tmp_path / "whole", steps) as one:
         one.begin()
@@ -120,19 +120,14 @@ def prove(kills: int, seed: int, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the test reads /proc")
 def test_killed_at_random_moments_it_ends_as_if_not(tmp_path: Path) -> None:
-    prove(kills=3, seed=1, tmp_path=tmp_path)
+    assert_survives_kills(kills=3, seed=1, tmp_path=tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the test reads /proc")
 @pytest.mark.parametrize("seed", [0, 7])
 def test_killed_at_25_random_moments_it_ends_as_if_not(tmp_path: Path, seed: int) -> None:
-    prove(kills=25, seed=seed, tmp_path=tmp_path)
-
-
-@pytest.fixture(scope="module")
-def task() -> demo.DemoTask:
-    return demo.load("pixel-animals", shots=1)
+    assert_survives_kills(kills=25, seed=seed, tmp_path=tmp_path)
 
 
 class Counts:

@@ -248,7 +248,9 @@ def test_a_full_disk_loses_only_the_line_being_written(tmp_path: Path) -> None:
 def test_no_journal_keeps_nothing() -> None:
     journal = NoJournal()
     journal.append("fault")
+    journal.extend([("fault", {})])
     journal.close()
+    assert journal.past == ()
 
 
 def test_an_event_of_a_newer_version_is_not_called_damage(tmp_path: Path) -> None:

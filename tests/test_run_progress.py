@@ -16,10 +16,8 @@ import pytest
 from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.run.progress import ProgressDisplay
 
-
-@pytest.fixture(scope="module")
-def task() -> demo.DemoTask:
-    return demo.load("pixel-animals", shots=2)
+SHOTS = 2
+"""Of the fixture `task`."""
 
 
 class Terminal:

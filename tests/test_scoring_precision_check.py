@@ -10,21 +10,20 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from helpers.clip_toys import toy_backbone, write_model
 from ipo_dspy import ClipClassifier, demo
-from ipo_dspy.clip.backbone import Backbone, load_backbone, reload
+from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.loading import load_backbone, reload
 from ipo_dspy.clip.text_features import plain_class_features
 from ipo_dspy.errors import ModelError
 from ipo_dspy.optimizer.evaluation import evaluate
 from ipo_dspy.scoring.precision_check import TEMPLATES, Agreement, check_precision, compare
 
+SHOTS = 2
+"""Of the fixture `task`."""
+
 
 def model(dtype: str, device: str = "cpu") -> Backbone:
     return load_backbone(f"local-dir:{demo.model_path()}", None, device=device, dtype=dtype)
-
-
-@pytest.fixture(scope="module")
-def task() -> demo.DemoTask:
-    return demo.load("pixel-animals", shots=2)
 
 
 def test_a_model_agrees_with_itself(task: demo.DemoTask) -> None:
@@ -97,7 +96,7 @@ def test_a_reloaded_model_is_the_same_in_another_format(tmp_path: Path) -> None:
     assert (again.dtype, again.fingerprint) == (torch.bfloat16, full.fingerprint)
     assert load_backbone(full.name, device="cpu", dtype="bfloat16") is not again
     write_model(tmp_path, seed=1)
-    with pytest.raises(ModelError, match="has other weights each time it is loaded; name pretrained weights"):
+    with pytest.raises(ModelError, match="gave other weights when read again; pass pretrained= if they are random"):
         reload(full, "float32")
 
 

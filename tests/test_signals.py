@@ -261,11 +261,6 @@ def test_handlers_are_set_in_the_main_thread_only_and_taken_back() -> None:
 # In Python
 
 
-@pytest.fixture(scope="module")
-def task() -> demo.DemoTask:
-    return demo.load("pixel-animals", shots=1)
-
-
 def test_a_stop_before_compile_is_not_lost_and_holds_for_one_run(task: demo.DemoTask, tmp_path: Path) -> None:
     optimizer = IPO(proposer="evolution", describer=None, steps=2, log_dir=tmp_path / "run")
     optimizer.stop()

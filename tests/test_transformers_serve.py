@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from helpers import local_toys as toys
-from ipo_dspy.clip.backbone import import_open_clip
+from ipo_dspy.clip.loading import import_open_clip
 from ipo_dspy.lms import build_lm
 from ipo_dspy.proposers import Ask, LMProposer, ProposalError
 from ipo_dspy.proposers.lm import Asking
@@ -24,7 +24,7 @@ pytest.importorskip("fastapi", reason="pip install 'transformers[serving]'")
 import_open_clip()
 
 SERVE = """
-from ipo_dspy.clip.backbone import import_open_clip
+from ipo_dspy.clip.loading import import_open_clip
 import_open_clip()  # mends a torchvision that is built for another torch, which is all that is ours here
 from transformers.cli.transformers import main
 main()

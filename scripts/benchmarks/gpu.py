@@ -12,8 +12,9 @@ import torch
 from benchmarks.common import Size, seconds, table
 from benchmarks.scoring import COUNT, IMAGENET, SCALE, problem
 from ipo_dspy import demo
-from ipo_dspy.clip.backbone import Backbone, import_open_clip, load_backbone
+from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.feature_dtype import placed
+from ipo_dspy.clip.loading import import_open_clip, load_backbone
 from ipo_dspy.clip.text_features import encode_token_lists
 from ipo_dspy.scoring.metrics import score_templates
 from ipo_dspy.scoring.precision_check import compare

@@ -18,7 +18,8 @@ from ipo_dspy.baselines.context_tokens import ContextTexts, first_context
 from ipo_dspy.baselines.deep_prompts import draw_prompts
 from ipo_dspy.baselines.towers import ImageTower
 from ipo_dspy.bench.suites import PAPER
-from ipo_dspy.clip.backbone import Backbone, import_open_clip, load_backbone
+from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.loading import import_open_clip, load_backbone
 from ipo_dspy.clip.text_features import encode_token_lists
 from ipo_dspy.data import BENCHMARKS
 

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from benchmarks.common import Size, interleaved, seconds, table
 from benchmarks.images import photographs
-from ipo_dspy.clip.backbone import Backbone, import_open_clip, load_backbone
+from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.loading import import_open_clip, load_backbone
 from ipo_dspy.distributed import RayScorer
 from ipo_dspy.distributed.cluster import Cluster, load_ray
 from ipo_dspy.distributed.messages import Job, Shard

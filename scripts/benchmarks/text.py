@@ -13,12 +13,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
 
 from benchmarks.common import Size, interleaved, seconds, table
 from ipo_dspy.clip import prefix_attention as prefix
-from ipo_dspy.clip.backbone import Backbone, import_open_clip, load_backbone
+from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.loading import import_open_clip, load_backbone
 from ipo_dspy.clip.prefix_trie import TokenList, plan
 from ipo_dspy.clip.text_features import encode_token_lists
+from ipo_dspy.clip.text_tower import projected, text_tower
 from ipo_dspy.scoring.metrics import score_templates
 
 SHORT = "a photo of a {}."
@@ -100,10 +103,20 @@ def _buckets(backbone: Backbone, lists: Sequence[TokenList]) -> Any:
     distinct = sorted(set(lists), key=len)
     by_length = {length: [row for row in distinct if len(row) == length] for length in set(map(len, distinct))}
     return [
-        backbone.encode_tokens(rows[start : start + 256])
+        _unpadded(backbone, rows[start : start + 256])
         for rows in by_length.values()
         for start in range(0, len(rows), 256)
     ]
+
+
+@torch.no_grad()
+def _unpadded(backbone: Backbone, rows: Sequence[TokenList]) -> Tensor:
+    """Return the features [M, D] of M token lists of one length L, computed on L tokens."""
+    tower, tokens = _tower(backbone), backbone.token_table(rows)  # [M, L]
+    length = tokens.shape[1]
+    x = tower.token_embedding(tokens) + tower.positional_embedding[:length]  # [M, L, W]
+    x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+    return F.normalize(projected(tower, x[:, -1]), dim=-1)
 
 
 def _beside_rebuilding(names: list[str], shots: int) -> tuple[str, ...]:
@@ -150,4 +163,4 @@ def _operations(backbone: Backbone, nodes: int, lists: int) -> float:
 
 
 def _tower(backbone: Backbone) -> Any:
-    return getattr(backbone.model, "text", backbone.model)
+    return text_tower(backbone.model)

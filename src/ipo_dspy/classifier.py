@@ -11,7 +11,7 @@ import copy
 import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +19,7 @@ import dspy
 from dspy.utils.callback import BaseCallback
 
 from ipo_dspy.clip.bundled import BUNDLED, located, named
+from ipo_dspy.clip.image_io import name_image
 from ipo_dspy.clip.weights import HUB, LOCAL, Downloads, check_name
 from ipo_dspy.errors import DataError, ImageError, ModelError, ProgramFileError, TemplateError
 from ipo_dspy.program_files import apply_state, load_program, read_state, write_state
@@ -66,8 +67,22 @@ class ModelSpec:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of `clip.backbone.load_backbone`."""
+        """Of `clip.loading.load_backbone`."""
         return {**asdict(self), "model": located(self.model)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """The checked inputs of one call."""
+
+    image: Any
+    classes: tuple[str, ...]
+    template: Template
+
+
+def _outputs(label: str | None, confidence: float, scores: dict[str, float]) -> dict[str, Any]:
+    """Return the fields of a prediction; `dspy.majority` counts the last one."""
+    return {"confidence": confidence, "scores": scores, "label": label}
 
 
 class ClipClassifier(dspy.Predict):
@@ -140,7 +155,7 @@ class ClipClassifier(dspy.Predict):
             UserWarning: a program was loaded that was saved under another model; both fingerprints are named.
         """
         if self._backbone is None:
-            from ipo_dspy.clip.backbone import load_backbone
+            from ipo_dspy.clip.loading import load_backbone
 
             self._backbone = load_backbone(**self._spec.arguments)
             self._warn_of_another_model(self._backbone)
@@ -178,30 +193,52 @@ class ClipClassifier(dspy.Predict):
         self.signature = self.signature.with_instructions(str(parsed))
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
-        """Classify one image: `image=` a dspy.Image, PIL image or path; `classes=` replaces the class names."""
+        """Classify one image: `image=` in any form of `clip.image_io.ImageSource`; `classes=` replaces the class names.
+
+        Raises:
+            ImageError: no image, or one that cannot be read.
+            DataError: no class names, or names that cannot be told apart.
+        """
         from ipo_dspy.clip.image_features import encode_images
 
-        classes = self._classes_for(inputs)
-        if inputs.get("image") is None:
-            raise ImageError("no image given; write classifier(image=dspy.Image.from_path('x.jpg'))")
-        try:
-            template = self.template
-        except TemplateError as error:
-            return self._abstain(inputs, error)
-        encoded = encode_images(self.backbone, [inputs["image"]], allow_url=self.allow_url)
-        probabilities = self.probabilities(encoded.features, template, classes)[0]  # [C]
-        return self._finish(inputs, _answer(probabilities, classes, self.top_k))
+        question = self._question(inputs)
+        if question is None:
+            return self._finish(inputs, _outputs(None, 0.0, {}))
+        encoded = encode_images(self.backbone, [question.image], allow_url=self.allow_url)
+        return self._finish(inputs, self._answer(encoded.features, question))
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
-        """Classify one image without holding up the event loop: CLIP runs in a thread, with this task's settings."""
-        return await asyncio.to_thread(type(self).forward, self, **inputs)
+        """Classify one image without blocking the event loop; images that are awaited at the same time share a batch.
 
-    def batch(self, examples: list[dspy.Example], *args: Any, **kwargs: Any) -> Any:
-        """`dspy.Module.batch`, with all images encoded together first."""
-        images = [example["image"] for example in examples if example.get("image") is not None]
+        Raises:
+            ImageError, DataError: as for a plain call; other calls of the batch do not see it.
+        """
+        from ipo_dspy.clip.batching import encode_together
+
+        question = self._question(inputs)
+        if question is None:
+            return self._finish(inputs, _outputs(None, 0.0, {}))
+        if self._backbone is None:
+            await asyncio.to_thread(lambda: self.backbone)  # loading takes long
+        features = await encode_together(self.backbone, question.image, allow_url=self.allow_url)
+        return self._finish(inputs, await asyncio.to_thread(self._answer, features, question))
+
+    def batch(self, examples: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
+        """Classify many images as `dspy.Module.batch` does, with all of them encoded together first.
+
+        Args:
+            examples: examples with the field `image`, or images themselves, in any form that a call takes; an array
+                or tensor of images counts as a list of them.
+            *args: as for `dspy.Module.batch`.
+            **kwargs: as for `dspy.Module.batch`.
+        """
+        if getattr(examples, "ndim", 4) != 4:
+            raise ImageError(f"examples must be a list of images, got one {name_image(examples)}; pass [image]")
+        rows = [row if isinstance(row, dspy.Example) else _example(row) for row in examples]
+        images = [row["image"] for row in rows if row.get("image") is not None]
         with contextlib.suppress(DataError):  # none can be read: each call says so of its own
             self.encode(images, skip_bad=True)
-        return super().batch(examples, *args, **kwargs)
+        return super().batch(rows, *args, **kwargs)
 
     def encode(self, images: Sequence[Any], *, skip_bad: bool = False) -> None:
         """Encode images together, in batches, so that the calls that follow find their features ready."""
@@ -375,9 +412,24 @@ class ClipClassifier(dspy.Predict):
             raise DataError("no class names given; write classifier(image=..., classes=['cat', 'dog'])")
         return self.classes
 
-    def _abstain(self, inputs: dict[str, Any], error: TemplateError) -> dspy.Prediction:
-        logger.warning("prediction is None: %s", error)
-        return self._finish(inputs, {"label": None, "confidence": 0.0, "scores": {}})
+    def _question(self, inputs: dict[str, Any]) -> _Question | None:
+        """Check the inputs of one call; None, and a warning in the log, if the instructions are no template."""
+        classes = self._classes_for(inputs)
+        if inputs.get("image") is None:
+            raise ImageError("no image given; write classifier(image=dspy.Image.from_path('x.jpg'))")
+        try:
+            return _Question(inputs["image"], classes, self.template)
+        except TemplateError as error:
+            logger.warning("prediction is None: %s", error)
+            return None
+
+    def _answer(self, image_features: "Tensor", question: _Question) -> dict[str, Any]:
+        """Return the outputs for one image with features [1, D]."""
+        probabilities = self.probabilities(image_features, question.template, question.classes)[0]  # [C]
+        values, indices = probabilities.topk(min(self.top_k, len(question.classes)))
+        scores = {question.classes[i]: p for i, p in zip(indices.tolist(), values.tolist(), strict=True)}
+        label, confidence = next(iter(scores.items()))
+        return _outputs(label, confidence, scores)
 
     def _finish(self, inputs: dict[str, Any], answer: dict[str, Any]) -> dspy.Prediction:
         """Build the prediction and record it in the trace as every DSPy predictor does (GEPA reads it)."""
@@ -415,8 +467,6 @@ def _weights_for(name: str, pretrained: str | None) -> str | None:
     return None
 
 
-def _answer(probabilities: "Tensor", classes: Sequence[str], top_k: int) -> dict[str, Any]:
-    values, indices = probabilities.topk(min(top_k, len(classes)))
-    scores = {classes[i]: p for i, p in zip(indices.tolist(), values.tolist(), strict=True)}
-    label = next(iter(scores))
-    return {"label": label, "confidence": scores[label], "scores": scores}
+def _example(image: Any) -> dspy.Example:
+    """Return an image as an example of `dspy.Module.batch`."""
+    return dspy.Example(image=image).with_inputs("image")

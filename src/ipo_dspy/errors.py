@@ -85,6 +85,15 @@ class ProgramFileError(InputError):
     """A saved program that is cut in the middle, of another kind, or unreadable."""
 
 
+def missing_package(package: str, *, extra: str, purpose: str) -> InputError:
+    """Return the error for an optional package that is not installed.
+
+    >>> missing_package("Ray", extra="ray", purpose="to score on a cluster")
+    InputError("Ray must be installed to score on a cluster; run pip install 'ipo_dspy[ray]'")
+    """
+    return InputError(f"{package} must be installed {purpose}; run pip install 'ipo_dspy[{extra}]'")
+
+
 class ProposalError(IPOError):
     """A proposer could not answer this time; the search records it and goes on.
 

@@ -128,6 +128,11 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(classes, str):
         raise DataError(f"classes is the string {classes!r}; pass a list of names, e.g. ['cat', 'dog']")
+    if isinstance(classes, Mapping):
+        raise DataError(
+            f"classes must be a list of names, got {classes!r:.200}; texts for single classes are not supported, "
+            "pass list(classes)"
+        )
     try:
         names = tuple(classes)
     except TypeError as error:
@@ -143,7 +148,8 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
         key = _read(name)
         if key in seen:
             raise DataError(
-                f"class names {seen[key]!r} and {name!r} read alike in a prompt; rename one, e.g. {name + ' (bird)'!r}"
+                f"class names {seen[key]!r} and {name!r} read alike in a prompt; rename one to what it shows, "
+                "for example 'crane bird' or 'construction crane'"
             )
         seen[key] = name
     return names

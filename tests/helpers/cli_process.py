@@ -112,7 +112,7 @@ def _import_all() -> None:
     import ipo_dspy.optimizer.ipo
     import ipo_dspy.optimizer.pipeline  # noqa: F401
     import ipo_dspy.report
-    from ipo_dspy.clip.backbone import load_backbone
+    from ipo_dspy.clip.loading import load_backbone
     from ipo_dspy.demo import model_path
     from ipo_dspy.lms.usage import price
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ipo_dspy.clip.backbone import Backbone, import_open_clip, load_backbone
+from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.loading import import_open_clip, load_backbone
 
 VISION: dict[str, Any] = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
 TEXT: dict[str, Any] = {

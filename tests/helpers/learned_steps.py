@@ -18,8 +18,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.base import FewShot
-from ipo_dspy.clip.backbone import load_backbone
 from ipo_dspy.clip.bundled import located
+from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.template import Template
 
 FILE = Path(__file__).parent / "learned_steps.json"

@@ -9,7 +9,7 @@ import sys
 
 import dspy
 
-import ipo_dspy.clip.backbone  # so that the children need not import it
+import ipo_dspy.clip.loading  # so that the children need not import it
 import ipo_dspy.optimizer.evaluation
 import ipo_dspy.scoring.scorers  # noqa: F401
 from ipo_dspy import IPO, demo

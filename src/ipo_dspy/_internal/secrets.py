@@ -50,6 +50,7 @@ _PATHS = ("application_credentials", "key_file", "token_file")
 _WORKING_FOLDERS = ("PWD", "OLDPWD")
 """Of every shell; elsewhere `pwd` is a password."""
 _USERINFO = re.compile(r"\w+://([^/?#\s]+)@")
+_ANY_USERINFO = re.compile(r"(?<=://)[^/?#\s\"'<>@]+@")
 _PATH = re.compile(r"((?i:https?)://[^/?#]*/)([^?#]*)")
 _SHORTEST_KEY = 16
 """Characters of a segment of a path that may be a key."""
@@ -224,7 +225,7 @@ def redact(text: str, *, keep_words: bool = False) -> str:
         if stop > end:
             pieces += [text[end : max(start, end)], HIDDEN if start >= end else ""]
             end = stop
-    text = "".join([*pieces, text[end:]])
+    text = _ANY_USERINFO.sub(f"{HIDDEN}@", "".join([*pieces, text[end:]]))
     return text if keep_words else _LOOKS_SECRET.sub(HIDDEN, text)
 
 

@@ -1,11 +1,12 @@
 """Which words of a template matter: it is scored with each word and each phrase left out, as in the paper's Table 1.
 
-A phrase is what stands between commas, or from a preposition to the next one; what stands before and behind `<CLASS>`
-counts as one, too. Words are taken out and nothing else is changed but for spaces and commas left hanging, so that the
-difference is that of the words.
+A phrase is what stands between commas or brackets, or from a preposition to the next one; what stands before and behind
+`<CLASS>` counts as one, too. Words are taken out and nothing else is changed but for spaces, commas, and brackets left
+hanging, so that the difference is that of the words.
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +21,9 @@ from ipo_dspy.template import PLACEHOLDER, Template
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
 
-_WORD = re.compile(r"<CLASS>|[^\s,.:;]+")
+_TOKEN = re.compile(r"<CLASS>|(?:(?!<CLASS>)[^\s,.:;!?()\[\]{}\"“”«»])+")
+_BRACKETS = ("()", "[]", "{}", "“”", "«»", '""')
+_SEPARATORS = frozenset(",:;!?" + "".join(_BRACKETS))
 _BEGINS = frozenset({"of", "in", "on", "with", "at", "from", "by", "for", "as", "under", "over", "behind", "against"})
 HALVES = ("base", "novel")
 
@@ -115,7 +118,7 @@ def occlusions(template: Template) -> tuple[Occlusion, ...]:
             f"template={template.lines[0]!r}"
         )
     text = template.lines[0]
-    words = [match.span() for match in _WORD.finditer(text) if match.group() != PLACEHOLDER]
+    words = [(start, end) for start, end in _words(text) if text[start:end] != PLACEHOLDER]
     found = {text: Occlusion("", "whole", template)}
     for kind, spans in (("word", words), ("phrase", list(_phrases(text)))):
         for start, end in spans:
@@ -165,13 +168,19 @@ def _confusions(part: str, labels: Sequence[str], before: Evaluation, after: Eva
         yield Confusion(part, *pair, before=counts[0][pair], after=counts[1][pair])
 
 
+def _words(text: str) -> list[tuple[int, int]]:
+    """Spans of the words and of `<CLASS>`; punctuation alone, brackets, and quotation marks are no words."""
+    tokens = _TOKEN.finditer(text)
+    return [match.span() for match in tokens if any(unicodedata.category(char)[0] != "P" for char in match.group())]
+
+
 def _phrases(text: str) -> Iterator[tuple[int, int]]:
-    """Spans of several words without the class, from a comma or preposition on; then all before and all behind it."""
-    spans = [match.span() for match in _WORD.finditer(text)]
+    """Spans of several words from a comma, bracket, or preposition on; then all before and all behind the class."""
+    spans = _words(text)
     group: list[tuple[int, int]] = []
     for start, end in spans:
-        comma = bool(group) and any(mark in text[group[-1][1] : start] for mark in ",:;")
-        if comma or text[start:end] == PLACEHOLDER or text[start:end].lower() in _BEGINS:
+        separated = bool(group) and not _SEPARATORS.isdisjoint(text[group[-1][1] : start])
+        if separated or text[start:end] == PLACEHOLDER or text[start:end].lower() in _BEGINS:
             yield from _several(group)
             group = []
         if text[start:end] != PLACEHOLDER:
@@ -188,6 +197,11 @@ def _several(group: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 
 def _tidy(text: str) -> str:
+    """Put spaces right, and remove commas and brackets that are left with nothing to hold."""
+    for opening, closing in _BRACKETS:
+        text = re.sub(rf"{re.escape(opening)}\s*{re.escape(closing)}", " ", text)
+        if opening != closing and text.count(opening) != text.count(closing):
+            text = text.replace(opening, " ").replace(closing, " ")
     text = re.sub(r"\s+", " ", text)
-    text = re.sub(r"\s+([,.:;])", r"\1", text)
+    text = re.sub(r"(?<=[(\[{“«]) | (?=[,.:;)\]}”»])", "", text)
     return re.sub(r"[,:;]+(?=[,.:;])|^[\s,.:;]+", "", text).strip(" ,:;")

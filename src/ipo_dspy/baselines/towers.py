@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.clip.backbone import Backbone, end_places, projected
+from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.bundled import named
 from ipo_dspy.clip.prefix_trie import TokenList
+from ipo_dspy.clip.text_tower import end_places, pools_at_end, projected, text_tower
 from ipo_dspy.errors import InputError
 
 
@@ -46,13 +47,14 @@ class TextTower:
     """
 
     def __init__(self, backbone: Backbone) -> None:
-        if not backbone.trims_context:
+        tower: Any = text_tower(backbone.model)
+        if not (backbone.shares_prefixes and pools_at_end(tower)):
             raise InputError(
                 f"the text tower of {named(backbone.name)!r} takes no learned tokens: it has to be causal and pool at "
                 "the end token, which that of BERT, CoCa and SigLIP does not; take a CLIP such as 'ViT-B-16-quickgelu'"
             )
         self._backbone = backbone
-        self._tower: Any = getattr(backbone.model, "text", backbone.model)
+        self._tower = tower
         self.width = int(self._tower.token_embedding.embedding_dim)
         self.depth = len(self._tower.transformer.resblocks)
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ipo_dspy.baselines.base import FewShot, Progress, Tower
-from ipo_dspy.clip.backbone import Backbone, import_open_clip
+from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource, encode_images
+from ipo_dspy.clip.loading import import_open_clip
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.scoring.metrics import logits
 from ipo_dspy.scoring.scorers import ClipScorer

@@ -9,13 +9,28 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ipo_dspy._internal.secrets import without_secrets
 from ipo_dspy.bench.author_settings import official
-from ipo_dspy.bench.registry import REVISIONS, find_kind
+from ipo_dspy.bench.registry import find_kind
 from ipo_dspy.bench.settings import Settings, brief
+
+DTYPE = "float32"
+"""Number format of the CLIP models that are measured."""
+
+
+@cache
+def code_digest() -> str:
+    """Return a digest of the Python files of this package; a row of other code is measured again."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +51,8 @@ class Cell:
         seed: of the draw of images and of the method.
         settings: of the sweep; a method reads only those that concern it.
         targets: data sets to test on what was learned on all classes of `dataset`; none by the base-to-novel protocol.
+        device: kind of device of the CLIP model, such as `cpu`; empty if it is not known.
+        data: a digest of the content of each data set that is read, by name.
     """
 
     suite: str
@@ -45,6 +62,8 @@ class Cell:
     seed: int
     settings: Settings = field(repr=False)
     targets: tuple[str, ...] = ()
+    device: str = ""
+    data: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -62,9 +81,9 @@ class Cell:
         settings = self.settings.plain
         told = without_secrets({name: settings[name] for name in kind.reads})
         carried = {"protocol": "transfer", "targets": sorted(self.targets)} if self.targets else {}
-        revised = {"revision": REVISIONS[self.method]} if self.method in REVISIONS else {}
-        named = {"suite": self.suite, "dataset": self.dataset, "method": self.method, **revised, **carried}
-        return {**named, **drawn, **told, "arguments": brief(self.arguments)}
+        named = {"suite": self.suite, "dataset": self.dataset, "method": self.method, **carried}
+        conditions = {"code": code_digest(), "device": self.device, "dtype": DTYPE, "data": dict(self.data)}
+        return {**named, **drawn, **told, "arguments": brief(self.arguments), **conditions}
 
     @property
     def key(self) -> str:
@@ -92,6 +111,8 @@ class Grid:
         settings: of all cells.
         variants: settings by the name of a variant, for ablations; one without a name by default.
         targets: to test on what was learned on all classes of the one of `datasets`; none: base to novel.
+        device: see `Cell`.
+        data: a digest of the content of each data set, by name.
     """
 
     suite: str
@@ -102,11 +123,14 @@ class Grid:
     settings: Settings
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({"": {}}))
     targets: tuple[str, ...] = ()
+    device: str = ""
+    data: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def cell(self, dataset: str, method: str, shots: int, seed: int, variant: str = "") -> Cell:
         """The cell of one combination."""
         settings = replace(self.settings, **self.variants[variant])
-        return Cell(self.suite, dataset, method, shots, seed, settings, self.targets)
+        data = {name: self.data[name] for name in (dataset, *self.targets) if name in self.data}
+        return Cell(self.suite, dataset, method, shots, seed, settings, self.targets, self.device, data)
 
     def cells(self) -> tuple[Cell, ...]:
         """All cells, each once, data set by data set so that its images are read once."""
@@ -123,6 +147,12 @@ class Grid:
 def distinct(grids: Sequence[Grid]) -> tuple[Cell, ...]:
     """The cells of several grids, each once."""
     return _once(cell for grid in grids for cell in grid.cells())
+
+
+def without_conditions(decisive: Mapping[str, Any]) -> str:
+    """Return what a cell asks, whatever it is measured with, as text."""
+    asked = {name: value for name, value in decisive.items() if name not in {"code", "device", "dtype", "data"}}
+    return json.dumps(asked, sort_keys=True, default=str)
 
 
 def _once(cells: Iterable[Cell]) -> tuple[Cell, ...]:

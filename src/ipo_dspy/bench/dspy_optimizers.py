@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import dspy
@@ -19,7 +20,7 @@ from dspy.utils.callback import BaseCallback
 from ipo_dspy.baselines.zero_shot import TemplateClassifier
 from ipo_dspy.bench.method_runners import Found, Job
 from ipo_dspy.classifier import ClipClassifier
-from ipo_dspy.errors import LanguageModelError
+from ipo_dspy.errors import LanguageModelError, missing_package
 from ipo_dspy.lms import build_lm
 from ipo_dspy.lms.client_lm import bounded
 from ipo_dspy.lms.usage import price
@@ -133,6 +134,8 @@ def build_mipro(given: Allowance) -> tuple[dspy.MIPROv2, dict[str, Any]]:
 
 def compile_mipro(student: ClipClassifier, given: Allowance) -> Any:
     """Every tenth trial the best so far is scored on all images."""
+    if find_spec("optuna") is None:
+        raise missing_package("Optuna", extra="bench", purpose="for MIPROv2")
     optimizer, settings = build_mipro(given)
     return optimizer.compile(student, trainset=given.trainset, **settings)
 

@@ -53,9 +53,6 @@ SEARCHING = (
     "vlm_settings",
     "asking",
 )
-REVISIONS: Mapping[str, int] = dict.fromkeys(("coop", "cocoop", "maple", "promptsrc", "coprompt", "vpt", "vpt+ipo"), 1)
-"""To be raised with every change to what a method computes: cells of earlier revisions are then measured anew."""
-
 DSPY = ("copro", "miprov2", "gepa", "simba")
 
 

@@ -4,6 +4,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -13,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ipo_dspy._internal.untrusted import one_line, redact
-from ipo_dspy.bench.cells import Cell
+from ipo_dspy.bench.cells import DTYPE, Cell, Grid
 from ipo_dspy.bench.method_runners import Found, Job, Stopper, check_models
 from ipo_dspy.bench.observer import Audience
 from ipo_dspy.bench.registry import find_kind
 from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.suites import Split, Suite, Whole
 from ipo_dspy.bench.transfer import TransferJob, split_of
-from ipo_dspy.clip.backbone import load_backbone
 from ipo_dspy.clip.bundled import located
+from ipo_dspy.clip.loading import load_backbone, resolve_device
 from ipo_dspy.data import harmonic_mean
 from ipo_dspy.errors import LanguageModelError, StoppedError
 
@@ -37,7 +38,20 @@ CELLS = "cells"
 
 def of_cell(cell: Cell, device: str) -> "Backbone":
     """The CLIP model that a cell names."""
-    return load_backbone(located(cell.settings.model), cell.settings.pretrained, device=device)
+    return load_backbone(located(cell.settings.model), cell.settings.pretrained, device=device, dtype=DTYPE)
+
+
+def with_conditions(grid: Grid, suite: Suite, device: str) -> Grid:
+    """Return a grid whose cells tell the device and the data of this machine, so that rows of others are not theirs.
+
+    Args:
+        grid: what is asked for.
+        suite: where its data sets come from.
+        device: of the CLIP model, as `load_backbone` takes it; empty if workers of a cluster choose it.
+    """
+    kind = resolve_device(device).type if device == "auto" else device.partition(":")[0]
+    names = (*grid.datasets, *grid.targets)
+    return replace(grid, device=kind, data={name: suite.fingerprint(name) for name in names})
 
 
 class Bench:

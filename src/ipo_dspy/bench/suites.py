@@ -4,7 +4,8 @@ A split holds k shots of the base classes to learn from and the test images of b
 against its own class names. Draw and halves are those of `data`: images are drawn over all classes first.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +14,7 @@ from typing import Protocol
 from ipo_dspy import demo
 from ipo_dspy.clip.bundled import DEMO_VIT
 from ipo_dspy.data import BENCHMARKS, ImageDataset, check_benchmark, find_benchmark, load_benchmark
-from ipo_dspy.data.benchmarks import expected_folder, is_there, parts
+from ipo_dspy.data.benchmarks import expected_folder, is_there, list_file, parts
 from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.template import Template
 
@@ -87,6 +88,9 @@ class Suite(Protocol):
             DataError: something is missing; what, and where it comes from.
         """
 
+    def fingerprint(self, name: str) -> str:
+        """Return a digest of the content of a data set; other content, other results."""
+
     def load(self, name: str, *, shots: int, seed: int) -> Split:
         """A data set, drawn for the seed."""
 
@@ -114,6 +118,10 @@ class DemoSuite:
 
     def check(self, names: Sequence[str]) -> None:
         """They come with the package."""
+
+    def fingerprint(self, name: str) -> str:
+        """Return a digest of the file of a task."""
+        return _digest([demo.data_file(name).read_bytes()])
 
     def load(self, name: str, *, shots: int, seed: int) -> Split:
         """A bundled task."""
@@ -162,6 +170,15 @@ class PaperSuite:
             raise DataError(
                 f"data sets are not complete below {self.root}:\n  {lines}\nget these, or leave them out: --datasets"
             )
+
+    def fingerprint(self, name: str) -> str:
+        """Return a digest of the lists of a data set and of the names in its image folders; images are not read."""
+        benchmark = find_benchmark(name)
+        folder = expected_folder(benchmark, self.root)
+        lists = [list_file(benchmark, folder, one) for one in benchmark.lists]
+        images = [folder / one for one in benchmark.images]
+        names = [str(sorted(inner.name for inner in one.iterdir())).encode() for one in images if one.is_dir()]
+        return _digest([*(one.read_bytes() for one in lists if one.is_file()), *names])
 
     def load(self, name: str, *, shots: int, seed: int) -> Split:
         """A data set of the paper."""
@@ -226,6 +243,13 @@ def chosen_transfer(source: str, asked: Sequence[str] | None, suite: Suite) -> t
         others = ", ".join(one for one in everything if one != name)
         raise DataError(f"what is learned on {name} needs another data set to be tested on; name one of {others}")
     return name, targets
+
+
+def _digest(contents: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(f"{len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
 
 
 def _named(asked: Sequence[str], suite: Suite, titles: Mapping[str, str]) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy._internal.secrets import without_secrets
-from ipo_dspy.bench.cells import Cell, Grid, distinct
+from ipo_dspy.bench.cells import Cell, Grid, distinct, without_conditions
 from ipo_dspy.bench.method_runners import Stopper, build_ipo
 from ipo_dspy.bench.observer import Audience, Nobody
 from ipo_dspy.bench.ray_sweep import spread
@@ -83,6 +84,10 @@ def sweep(
         rows.agree(settings, allow_changes=allow_changes)
         ready = {key for key, row in rows.latest.items() if row.error is None or not retry}
         todo = [cell for cell in cells if cell.key not in ready]
+        asked = {without_conditions(row.decisive) for row in rows.latest.values()}
+        again = [c for c in todo if c.key not in rows.latest and without_conditions(c.decisive) in asked]
+        if again:
+            audience.say(f"measured with other code, device, or data, so measured again: {counted(len(again), 'cell')}")
         check_asked(todo)
         stopped = False
         if todo and ray is None:

@@ -108,6 +108,7 @@ def bench(
     from ipo_dspy.bench.cells import Grid
     from ipo_dspy.bench.learning_curves import plot_curves
     from ipo_dspy.bench.markdown_page import Content, write_page
+    from ipo_dspy.bench.runner import with_conditions
     from ipo_dspy.bench.settings import Settings
     from ipo_dspy.bench.shots_plot import write_shots
     from ipo_dspy.bench.suites import build_suite
@@ -150,10 +151,13 @@ def bench(
     ablations = {name: ablation(name, grid, models) for name in ablate or ()}
     if ablations and methods is not None:
         raise InputError("--ablate varies IPO and measures no other method; leave --methods out, or --ablate")
-    grids = tuple(ablations.values()) or (grid,)
     if dry_run:
-        show.estimate(estimate(grids, where), machine=json)
+        show.estimate(estimate(tuple(ablations.values()) or (grid,), where), machine=json)
         return
+    on = "" if cluster is not None and device == "auto" else device
+    grid = with_conditions(grid, where, on)
+    ablations = {name: with_conditions(one, where, on) for name, one in ablations.items()}
+    grids = tuple(ablations.values()) or (grid,)
     swept, code = _sweep(grids, where, out, cluster, device=device, allow_changes=allow_changes, retry=retry)
     if not ablations:
         for path in plot_curves(out, grid, where.titles):
@@ -254,8 +258,8 @@ def _able(grid: "Grid", device: str) -> tuple[str, ...]:
     from ipo_dspy.bench.registry import able
     from ipo_dspy.cli import output as show
     from ipo_dspy.cli.progress import working
-    from ipo_dspy.clip.backbone import load_backbone
     from ipo_dspy.clip.bundled import located
+    from ipo_dspy.clip.loading import load_backbone
 
     with working("Loading the model ..."):
         backbone = load_backbone(located(grid.settings.model), grid.settings.pretrained, device=device)

@@ -118,7 +118,7 @@ def read_sets(
     if given is not None and test:
         raise InputError(f"test={test} takes a share of data without test images of its own; leave it out")
     share = 0 if given is not None else 0.5 if test is None else test
-    train, rest, held_out = catalog.three_parts(shots=shots, test=share or None, seed=seed)
+    train, rest, held_out = catalog.split(shots=shots, test=share or None, seed=seed)
     if given is not None:
         held_out = _fit(load_images(given[0], **given[1]), train.classes, "test")
     validation = _validation(data, val, parts, options, rest, train.classes)

@@ -23,7 +23,9 @@ EXTRAS = {
     "mlflow": ("mlflow-skinny", "records runs", "pip install 'ipo_dspy[mlflow]'"),
     "ray": ("ray", "scores on a cluster", "pip install 'ipo_dspy[ray]'"),
     "hub": ("datasets", "reads data sets of the Hugging Face hub", "pip install 'ipo_dspy[hub]'"),
-    "optuna": ("optuna", "DSPy's MIPROv2 needs it", "pip install optuna"),
+    "local": ("sentencepiece", "loads more chat models in this process", "pip install 'ipo_dspy[local]'"),
+    "heif": ("pillow-heif", "reads HEIC images", "pip install 'ipo_dspy[heif]'"),
+    "bench": ("optuna", "runs DSPy's MIPROv2", "pip install 'ipo_dspy[bench]'"),
 }
 """What some users want besides: distribution, what for, and how to install it."""
 KEYS = (
@@ -120,7 +122,7 @@ def torchvision() -> Check:
     """Whether torchvision fits the installed PyTorch; of one that does not, what is needed here is made to work."""
     import torch
 
-    from ipo_dspy.clip.backbone import mend_torchvision
+    from ipo_dspy.clip.compat import mend_torchvision
 
     again = "pip install --force-reinstall torch torchvision, both from the same index"
     try:

@@ -35,7 +35,7 @@ PIXELS = 32
 
 def demo_model(where: str) -> Check:
     """The bundled CLIP loads."""
-    from ipo_dspy.clip.backbone import load_backbone
+    from ipo_dspy.clip.loading import load_backbone
     from ipo_dspy.demo import model_path
 
     began = time.monotonic()
@@ -48,7 +48,7 @@ def demo_model(where: str) -> Check:
 
 def default_model() -> Check:
     """Whether the weights that `optimize` takes by default are on this machine; nothing is loaded or fetched."""
-    from ipo_dspy.clip.backbone import import_open_clip
+    from ipo_dspy.clip.loading import import_open_clip
     from ipo_dspy.clip.weights import resolve
 
     name = "CLIP by default"
@@ -64,7 +64,7 @@ def default_model() -> Check:
 
 _LOAD = """
 import sys
-from ipo_dspy.clip.backbone import load_backbone
+from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.errors import ModelError
 try:
     print(load_backbone(sys.argv[1], sys.argv[2] or None, device=sys.argv[3]).device)

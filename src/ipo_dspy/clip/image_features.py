@@ -27,7 +27,7 @@ from ipo_dspy.clip.feature_cache import KnownFeatures
 from ipo_dspy.clip.feature_dtype import Resting
 from ipo_dspy.clip.image_io import READING as READING
 from ipo_dspy.clip.image_io import ImageSource as ImageSource
-from ipo_dspy.clip.image_io import identify, is_url
+from ipo_dspy.clip.image_io import identify, is_remote
 from ipo_dspy.clip.image_io import open_image as open_image
 from ipo_dspy.errors import DataError, ImageError
 
@@ -178,8 +178,7 @@ def _threads() -> int:
 
 def _unreadable(known: KnownFeatures | None, source: ImageSource) -> ImageError | None:
     """Return what is wrong with an image, if anything."""
-    address = getattr(source, "url", source)
-    if isinstance(address, str) and is_url(address):
+    if is_remote(source):
         return None
     try:
         key, image = identify(source)

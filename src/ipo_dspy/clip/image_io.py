@@ -11,12 +11,13 @@ import http.client
 import io
 import os
 import re
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,17 +26,19 @@ from PIL import Image, UnidentifiedImageError
 from ipo_dspy._internal.file_io import read_regular
 from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.clip.image_formats import HEIF_REMEDY, has_signature, is_heif, readable_formats
-from ipo_dspy.clip.image_pixels import decoded, from_array
+from ipo_dspy.clip.image_pixels import decoded, from_array, from_tensor
 from ipo_dspy.errors import ImageError
 
 if TYPE_CHECKING:
     import dspy
+    from torch import Tensor
 
 ImageSource: TypeAlias = Union[
-    "dspy.Image", Image.Image, NDArray[Any], str, os.PathLike[str], bytes, bytearray, io.BytesIO
+    "dspy.Image", Image.Image, NDArray[Any], "Tensor", str, os.PathLike[str], bytes, bytearray, io.BytesIO
 ]
-"""An image: a `dspy.Image`, a PIL image, a NumPy array [H, W] or [H, W, 3], a path, a data URI, the bytes of a file as
-`bytes` or `io.BytesIO`, or, where allowed, an http(s) URL."""
+"""An image: a `dspy.Image`, a PIL image, a NumPy array [H, W] or [H, W, 3], a PyTorch tensor [H, W] or [3, H, W] of
+uint8 or of floats in 0..1, a path, a data URI, the bytes of a file as `bytes` or `io.BytesIO`, or, where allowed, an
+http(s) URL."""
 
 READING = 2
 """To be raised with every change to the pixels that an image gives: features of other readings are then left alone."""
@@ -84,13 +87,39 @@ def identify(
         ImageError: as `open_image`; what concerns pixels of files is raised by the function that decodes.
     """
     name = name_image(source)
-    if isinstance(source, Image.Image | np.ndarray):
-        given = source
-        opener = (lambda: given) if isinstance(given, Image.Image) else (lambda: _array_image(given))
+    opener = _opener(source)
+    if opener is not None:
         image = _decode(opener, name)
         return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest(), lambda: image
     data = _read(source, allow_url=allow_url)
     return hashlib.sha256(data).hexdigest(), lambda: _decode_bytes(data, name, least_side)
+
+
+def _opener(source: ImageSource) -> Callable[[], Image.Image] | None:
+    """Return what gives the image whose pixels are in memory; None for a file."""
+    if isinstance(source, Image.Image):
+        return lambda: source
+    if isinstance(source, np.ndarray):
+        return lambda: _converted(source, from_array)
+    if _is_tensor(source):
+        return lambda: _converted(source, from_tensor)
+    return None
+
+
+def _is_tensor(source: object) -> TypeGuard["Tensor"]:
+    """Tell a PyTorch tensor without importing torch: where nobody has, there is none."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(source, torch.Tensor)
+
+
+def is_remote(source: ImageSource) -> bool:
+    """Tell whether an image has to be fetched over the network.
+
+    >>> is_remote("https://example.com/cat.jpg"), is_remote("photos/cat.jpg")
+    (True, False)
+    """
+    address = getattr(source, "url", source)
+    return isinstance(address, str) and is_url(address)
 
 
 def name_image(source: object) -> str:
@@ -100,6 +129,10 @@ def name_image(source: object) -> str:
         return f"PIL image ({url.mode}, {url.width}x{url.height})"
     if isinstance(url, np.ndarray):
         return f"image array {list(url.shape)} of {url.dtype}"
+    if _is_tensor(url):
+        return f"image tensor {list(url.shape)} of {str(url.dtype).removeprefix('torch.')}"
+    if isinstance(url, list | tuple):
+        return f"list of {len(url)}"
     if isinstance(url, io.BytesIO):
         return f"image of {_size(url.getbuffer().nbytes)} in memory"
     if isinstance(url, bytes | bytearray):
@@ -135,9 +168,12 @@ def _read(source: ImageSource, *, allow_url: bool) -> bytes:
         return _download(place, allow_url=allow_url)
     if isinstance(place, str | os.PathLike):
         return _file(Path(place))
-    raise ImageError(
-        f"{name_image(source)} is not an image; pass a dspy.Image, a PIL image, a NumPy array, a path, or bytes"
-    )
+    if isinstance(place, list | tuple):
+        raise ImageError(
+            f"image must be one image, got a {name_image(place)}; for several, use classifier.batch(images)"
+        )
+    forms = "a dspy.Image, a PIL image, a NumPy array, a PyTorch tensor, a path, or bytes"
+    raise ImageError(f"{name_image(source)} is not an image; pass {forms}")
 
 
 def _file(path: Path) -> bytes:
@@ -151,11 +187,11 @@ def _file(path: Path) -> bytes:
         raise ImageError(f"{name_image(path)} cannot be read: {why}; {how}") from error
 
 
-def _array_image(array: NDArray[Any]) -> Image.Image:
+def _converted(pixels: Any, convert: Callable[[Any], Image.Image]) -> Image.Image:
     try:
-        return from_array(array)
+        return convert(pixels)
     except ValueError as error:
-        raise ImageError(f"{name_image(array)} is not an image: {error}") from error
+        raise ImageError(f"{name_image(pixels)} is not an image: {error}") from error
 
 
 def _data_uri(uri: str) -> bytes:

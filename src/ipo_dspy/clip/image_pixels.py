@@ -4,11 +4,14 @@ Floating-point and 16- or 32-bit images carry no statement of their range, so it
 (`scale_to_8_bits`); a plain conversion would clip them to black or white. Transparency is dropped, as by open_clip.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ORIENTATION = 0x112
 _SAMPLE_FORMAT, _UNSIGNED = 0x153, 1
@@ -68,6 +71,24 @@ def from_array(array: NDArray[Any]) -> Image.Image:
     array = array[..., 0] if channels == (1,) and array.ndim == 3 else array[..., :3] if array.ndim == 3 else array
     pixels = array if array.dtype == np.uint8 else scale_to_8_bits(array)
     return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
+
+
+def from_tensor(tensor: "Tensor") -> Image.Image:
+    """Return the RGB image of a PyTorch tensor [H, W], [1, H, W], [3, H, W], or [4, H, W]: uint8, or floats in 0..1.
+
+    Raises:
+        ValueError: another shape or type, or floats outside 0..1, as after normalization.
+    """
+    if tensor.ndim not in {2, 3} or (tensor.ndim == 3 and len(tensor) not in {1, 3, 4}) or tensor.is_complex():
+        raise ValueError("pass a tensor [H, W], or RGB [3, H, W], of uint8 or of floats in 0..1")
+    plain = tensor.detach().cpu()
+    if plain.is_floating_point():
+        low, high = plain.float().aminmax() if plain.numel() else (0.0, 0.0)
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"it has values from {low:.3g} to {high:.3g}; pass floats in 0..1, before normalization")
+        plain = plain.float()  # NumPy has no bfloat16
+    array = plain.numpy()
+    return from_array(array if array.ndim == 2 else array.transpose(1, 2, 0))
 
 
 def scale_to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:

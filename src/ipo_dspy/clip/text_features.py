@@ -1,10 +1,10 @@
-"""Filled templates to class features: tokenize, deduplicate, encode by length, average the lines.
+"""Encode filled templates to class features: tokenize, remove duplicates, encode, average the lines.
 
-A template's features depend on its token ids only, so the filled prompts of one call are brought down to
-distinct token lists. Of a tower that allows it, each distinct prefix of all of them is computed once (`clip.prefix_trie`,
-`clip.prefix_attention`); of others they are sorted by length and encoded in batches whose context ends at the longest list.
-`plain_class_features` is the slow twin: one class at a time, full context, the model's own `encode_text`; both
-agree to 1e-5 on every normalised feature in float32.
+A template's features depend on its token ids only, so the filled prompts of one call are reduced to distinct token
+lists. Where the text tower allows it, each distinct prefix of all of them is computed once (`clip.prefix_trie`,
+`clip.prefix_attention`); other towers encode them in batches on the full context. `plain_class_features` is the reference
+implementation: one class at a time, by the model's own `encode_text`; both agree to 1e-5 on every normalized feature
+in float32.
 
 Letters: T templates, C classes, M token lists, L tokens, D width of the features.
 """
@@ -79,7 +79,7 @@ def class_features(
 
 
 def plain_class_features(backbone: Backbone, templates: Sequence[Template], classes: Sequence[str]) -> Tensor:
-    """The slow twin of `class_features`, for tests: no batches, no trimmed context, nothing remembered."""
+    """Reference implementation of `class_features`, for tests: no batches, no shared prefixes, no cache: [T, C, D]."""
     rows = []
     for template in templates:
         for name in classes:
@@ -89,16 +89,15 @@ def plain_class_features(backbone: Backbone, templates: Sequence[Template], clas
 
 
 def encode_token_lists(backbone: Backbone, lists: Sequence[TokenList], *, batch_size: int = 256) -> Tensor:
-    """Features of token lists, each distinct one encoded once: [M, D], float32, normalised, on the CPU."""
+    """Return the float32 features [M, D] of M token lists, on the CPU; each distinct list is encoded once."""
+    distinct = sorted(set(lists))
     if backbone.shares_prefixes:
-        distinct = sorted(set(lists))
         parts = [backbone.encode_shared(piece).cpu() for piece in chunks(distinct, NODES)]
     else:
-        distinct = sorted(set(lists), key=lambda tokens: (len(tokens), tokens))
         starts = range(0, len(distinct), batch_size)
-        parts = [backbone.encode_tokens(distinct[start : start + batch_size]).cpu() for start in starts]
-    place = {tokens: index for index, tokens in enumerate(distinct)}
-    return torch.cat(parts)[[place[tokens] for tokens in lists]]  # [M, D]
+        parts = [backbone.encode_tokens_plain(distinct[start : start + batch_size]).cpu() for start in starts]
+    index = {tokens: number for number, tokens in enumerate(distinct)}
+    return torch.cat(parts)[[index[tokens] for tokens in lists]]  # [M, D]
 
 
 def _encode(backbone: Backbone, templates: Sequence[Template], names: tuple[str, ...], batch_size: int) -> list[Tensor]:

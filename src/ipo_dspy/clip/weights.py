@@ -3,7 +3,7 @@
 Files that are already here are used without asking the network. The network is asked once before anything is
 fetched, so that a machine without one hears so at once and not after five retries for each file. A model that a file
 names, rather than the user, is not fetched unless the user allows it, and then without the user's hub token.
-open_clip comes in as an argument: only `clip.backbone` imports it.
+open_clip comes in as an argument: only `clip.loading` imports it.
 """
 
 import contextlib

@@ -2,12 +2,12 @@
 
 from os import PathLike
 from pathlib import Path
-from typing import Any, Unpack, overload
+from typing import Any, Unpack
 
 from ipo_dspy.data.benchmark_loader import BenchmarkData, load_benchmark
 from ipo_dspy.data.benchmarks import BENCHMARKS, Benchmark, find_benchmark
-from ipo_dspy.data.catalog import Catalog, DataOptions
-from ipo_dspy.data.dataset import ImageDataset, Loaded
+from ipo_dspy.data.catalog import Catalog, DataOptions, accept_test_argument
+from ipo_dspy.data.dataset import ImageDataset
 from ipo_dspy.data.folder import folder_catalog, load_image_folder, split_folders
 from ipo_dspy.data.hub import hub_catalog, is_saved, load_hub, saved_parts
 from ipo_dspy.data.image_tree import check_access, check_folder
@@ -45,36 +45,10 @@ __all__ = [
 ]
 
 
-@overload
+@accept_test_argument
 def load_images(
-    path: str | PathLike[str],
-    *,
-    shots: int | None = None,
-    test: None = None,
-    seed: int = 0,
-    **options: Unpack[DataOptions],
-) -> ImageDataset: ...
-@overload
-def load_images(
-    path: str | PathLike[str], *, shots: int | None = None, test: float, seed: int = 0, **options: Unpack[DataOptions]
-) -> tuple[ImageDataset, ImageDataset]: ...
-@overload
-def load_images(
-    path: str | PathLike[str],
-    *,
-    shots: int | None = None,
-    test: float | None,
-    seed: int = 0,
-    **options: Unpack[DataOptions],
-) -> Loaded: ...
-def load_images(
-    path: str | PathLike[str],
-    *,
-    shots: int | None = None,
-    test: float | None = None,
-    seed: int = 0,
-    **options: Unpack[DataOptions],
-) -> Loaded:
+    path: str | PathLike[str], *, shots: int | None = None, seed: int = 0, **options: Unpack[DataOptions]
+) -> ImageDataset:
     """Read whatever `path` is: a folder of class folders, a .csv, .tsv or .parquet table, or tar files of webdataset.
 
     Tar files may be one, a folder of nothing else, or a pattern that ends in `.tar`; a folder that the library
@@ -84,7 +58,7 @@ def load_images(
     Raises:
         DataError: none of these, an option that this kind of data does not take, or what the readers raise.
     """
-    return open_images(path, **options).load(shots=shots, test=test, seed=seed)
+    return open_images(path, **options).load(shots=shots, seed=seed)
 
 
 def open_images(path: str | PathLike[str], **options: Unpack[DataOptions]) -> Catalog:

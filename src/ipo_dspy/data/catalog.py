@@ -1,17 +1,20 @@
 """Everything that a source of images holds, before anything is drawn: labels, and a way to build any part."""
 
+import functools
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, ParamSpec, TypedDict
 
 from ipo_dspy._internal.counts import counted
-from ipo_dspy.data.dataset import ImageDataset, Loaded
+from ipo_dspy.data.dataset import ImageDataset
 from ipo_dspy.data.sampling import few_shot, select
 from ipo_dspy.errors import DataError
 
 logger = logging.getLogger(__name__)
+_P = ParamSpec("_P")
 
 
 class DataOptions(TypedDict, total=False):
@@ -38,10 +41,9 @@ class Catalog:
     labels: Sequence[str]
     build: Callable[[Sequence[int]], ImageDataset]
 
-    def load(self, *, shots: int | None, test: float | None, seed: int) -> Loaded:
-        """Return what the readers return: one data set, or ``(train, test)`` where `test` is given."""
-        chosen = select(self.labels, shots=shots, test=test, seed=seed)
-        return self.build(chosen.train) if chosen.test is None else (self.build(chosen.train), self.build(chosen.test))
+    def load(self, *, shots: int | None, seed: int) -> ImageDataset:
+        """Return `shots` images per class, or all of them."""
+        return self.build(select(self.labels, shots=shots, test=None, seed=seed).train)
 
     def without_small_classes(self, min_images: int) -> "Catalog":
         """Leave out classes with fewer images, with a logged warning.
@@ -66,7 +68,7 @@ class Catalog:
 
         return Catalog(tuple(wanted), [self.labels[at] for at in kept], build)
 
-    def three_parts(
+    def split(
         self, *, shots: int | None, test: float | None, seed: int
     ) -> tuple[ImageDataset, ImageDataset | None, ImageDataset | None]:
         """Return training, validation, and test images.
@@ -82,3 +84,20 @@ class Catalog:
             drawn = few_shot([self.labels[at] for at in rest], shots=shots, seed=seed, tell_short=False)
             validation = self.build([rest[at] for at in drawn.train])
         return self.build(chosen.train), validation, None if chosen.test is None else self.build(chosen.test)
+
+
+def accept_test_argument(load: Callable[_P, ImageDataset]) -> Callable[_P, ImageDataset]:
+    """Let a loader take its former argument `test` for one more release: it warns and returns ``(train, test)``."""
+
+    @functools.wraps(load)
+    def loader(*args: _P.args, **options: _P.kwargs) -> ImageDataset:
+        test: Any = options.pop("test", None)
+        if test is None:
+            return load(*args, **options)
+        arguments: dict[str, Any] = {"test": test, "shots": options.pop("shots", None), "seed": options.get("seed", 0)}
+        call = ", ".join(f"{name}={value!r}" for name, value in arguments.items() if value is not None)
+        new = f"{load.__name__}(...).split({call})"
+        warnings.warn(f"test= is deprecated in {load.__name__}; use {new}", DeprecationWarning, stacklevel=2)
+        return load(*args, **options).split(**arguments)  # type: ignore[return-value]  # as it was
+
+    return loader

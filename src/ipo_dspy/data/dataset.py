@@ -10,10 +10,11 @@ import difflib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, SupportsIndex, TypeAlias, overload
+from typing import Any, SupportsIndex, overload
 
 import dspy
 
+from ipo_dspy.data.sampling import select
 from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.template import check_classes, same_class
 
@@ -22,7 +23,7 @@ class ImageDataset(list[dspy.Example]):
     """Examples with the fields `image` (the input), `label` (a class name) and `source`, plus `classes`.
 
     `source` says where a report finds the picture again: a path, or ``FILE.parquet#ROW``, rows from 0.
-    Slices keep `classes`; `list` methods that build new lists (``a + b``, ``sorted``) give plain lists.
+    Slices, copies and sums keep `classes`; ``sorted`` and ``*`` give plain lists.
 
     >>> data = ImageDataset([example("a.jpg", "cat"), example("b.jpg", "dog")], classes=["cat", "dog"])
     >>> data
@@ -52,6 +53,24 @@ class ImageDataset(list[dspy.Example]):
         """Images a class, in the order of `classes`; a class without images counts 0."""
         found = Counter(self.labels())
         return {name: found[name] for name in self.classes}
+
+    def split(self, *, test: float, shots: int | None = None, seed: int = 0) -> tuple["ImageDataset", "ImageDataset"]:
+        """Split into training and test images, each class in the same proportion; one seed gives one split.
+
+        >>> data = ImageDataset((example(f"{i}.jpg", "ab"[i % 2]) for i in range(10)), classes=["a", "b"])
+        >>> data.split(test=0.4), data.split(test=2, shots=1)[0].counts()
+        ((ImageDataset(6 images, 2 classes), ImageDataset(4 images, 2 classes)), {'a': 1, 'b': 1})
+
+        Args:
+            test: fraction of the images, between 0 and 1, or their number, for testing.
+            shots: images per class that `few_shot` draws from the rest for training; None takes all of the rest.
+            seed: seed of the split and of the draw.
+
+        Raises:
+            DataError: `test` or `shots` does not fit.
+        """
+        chosen = select(self.labels(), shots=shots, test=test, seed=seed)
+        return self.pick(chosen.train), self.pick(chosen.test or ())
 
     def subset(self, classes: Iterable[str]) -> "ImageDataset":
         """Only the images of these classes, which become the new `classes` in the order given.
@@ -89,12 +108,22 @@ class ImageDataset(list[dspy.Example]):
             return ImageDataset(super().__getitem__(index), classes=self.classes)
         return super().__getitem__(index)
 
+    def __add__(self, other: Iterable[dspy.Example]) -> "ImageDataset":
+        """Return the images of both; classes that only the other one has come after the own ones."""
+        classes = dict.fromkeys((*self.classes, *getattr(other, "classes", ())))
+        return ImageDataset((*self, *other), classes=tuple(classes))
+
+    def __iadd__(self, other: Iterable[dspy.Example]) -> "ImageDataset":
+        both = self + other
+        self[:], self.classes = both, both.classes
+        return self
+
+    def copy(self) -> "ImageDataset":
+        """Return a new data set with the same images."""
+        return self[:]
+
     def __repr__(self) -> str:
         return f"ImageDataset({len(self)} images, {len(self.classes)} classes)"
-
-
-Loaded: TypeAlias = ImageDataset | tuple[ImageDataset, ImageDataset]
-"""What a reader gives: one data set, or (train, test) where a test fraction is asked for."""
 
 
 def example(image: Any, label: str, source: str | None = None) -> dspy.Example:

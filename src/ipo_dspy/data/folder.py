@@ -10,12 +10,11 @@ import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import overload
 
 from ipo_dspy._internal.counts import counted
 from ipo_dspy.clip.image_formats import image_suffixes
-from ipo_dspy.data.catalog import Catalog
-from ipo_dspy.data.dataset import ImageDataset, Loaded, class_name, example, shorten, usable_classes
+from ipo_dspy.data.catalog import Catalog, accept_test_argument
+from ipo_dspy.data.dataset import ImageDataset, class_name, example, shorten, usable_classes
 from ipo_dspy.data.image_tree import ImageTree, check_folder, told, unused_beside, visible_folders, walk, warn_unused
 from ipo_dspy.data.split_folders import find_parts, part_folder
 from ipo_dspy.errors import DataError
@@ -23,41 +22,27 @@ from ipo_dspy.errors import DataError
 logger = logging.getLogger(__name__)
 
 
-@overload
+@accept_test_argument
 def load_image_folder(
-    path: str | PathLike[str], *, shots: int | None = None, test: None = None, seed: int = 0
-) -> ImageDataset: ...
-@overload
-def load_image_folder(
-    path: str | PathLike[str], *, shots: int | None = None, test: float, seed: int = 0
-) -> tuple[ImageDataset, ImageDataset]: ...
-@overload
-def load_image_folder(
-    path: str | PathLike[str], *, shots: int | None = None, test: float | None, seed: int = 0
-) -> Loaded: ...
-def load_image_folder(
-    path: str | PathLike[str], *, shots: int | None = None, test: float | None = None, seed: int = 0
-) -> Loaded:
+    path: str | PathLike[str], *, split: str | None = None, shots: int | None = None, seed: int = 0
+) -> ImageDataset:
     """Read the images below a folder, one class a sub-folder.
 
-    A folder that is already split (``photos/train/cat``, ``photos/test/cat``) is read a part at a time:
-    ``load_image_folder("photos/train")``. Hidden files, folders of the system, and texts are passed over. Other
+    A folder that is already split (``photos/train/cat``, ``photos/test/cat``) is loaded one part at a time:
+    ``load_image_folder("photos", split="train")``. Hidden files, system folders, and text files are skipped. Other
     files that are not used, and class folders without images, are counted in a logged warning.
 
     Args:
         path: the folder that holds the class folders.
-        shots: training images a class, drawn by `few_shot`; None takes all.
-        test: share of each class to hold out, between 0 and 1; None makes no test set.
-        seed: seed of the split and of the draw.
-
-    Returns:
-        One data set, or ``(train, test)`` where `test` is given.
+        split: the part to load of a folder that is already split, by its name or use, such as "test".
+        shots: images per class, drawn by `few_shot`; None takes all.
+        seed: seed of the draw.
 
     Raises:
-        DataError: no such folder, no class folders, fewer than two classes, names that read alike, or
-            `shots` or `test` that do not fit.
+        DataError: no such folder, no class folders, fewer than two classes, names that read alike, no
+            such part, or `shots` that does not fit.
     """
-    return folder_catalog(path).load(shots=shots, test=test, seed=seed)
+    return folder_catalog(path, split=split).load(shots=shots, seed=seed)
 
 
 def folder_catalog(path: str | PathLike[str], *, split: str | None = None) -> Catalog:
@@ -99,7 +84,8 @@ def _class_folders(folder: Path) -> list[Path]:
         raise DataError(f"{folder} has no sub-folders; put each class in a sub-folder: {folder}/cat/1.jpg")
     parts = find_parts(folder)
     if parts is not None:
-        raise DataError(f"{folder} is already split into {parts}; pass one part, e.g. {str(parts.train)!r}")
+        choices = " or ".join(f"split={part.name!r}" for part in parts.folders.values())
+        raise DataError(f"{folder} is already split into {parts}; load one part at a time, with {choices}")
     return subs
 
 

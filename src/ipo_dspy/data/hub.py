@@ -7,15 +7,15 @@ their usual names. Only images that are drawn leave the library's files, as the 
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from ipo_dspy._internal.file_io import read_json
-from ipo_dspy.data.catalog import Catalog
-from ipo_dspy.data.dataset import ImageDataset, Loaded, shorten
+from ipo_dspy.data.catalog import Catalog, accept_test_argument
+from ipo_dspy.data.dataset import ImageDataset, shorten
 from ipo_dspy.data.split_folders import parts_by_name
 from ipo_dspy.data.table import IMAGE_COLUMNS, LABEL_COLUMNS, catalog_of
 from ipo_dspy.data.table_reader import Cells, Table
-from ipo_dspy.errors import DataError
+from ipo_dspy.errors import DataError, missing_package
 
 if TYPE_CHECKING:
     import datasets
@@ -26,26 +26,7 @@ _INDEX_LIMIT = 1024 * 1024
 """What `save_to_disk` leaves in a folder: of several splits, and of one."""
 
 
-# fmt: off
-@overload
-def load_hub(
-    name: str, *, config: str | None = None, split: str | None = None, revision: str | None = None,
-    image: str = "auto", label: str = "auto", classes: Sequence[str] | None = None, shots: int | None = None,
-    test: None = None, seed: int = 0,
-) -> ImageDataset: ...
-@overload
-def load_hub(
-    name: str, *, config: str | None = None, split: str | None = None, revision: str | None = None,
-    image: str = "auto", label: str = "auto", classes: Sequence[str] | None = None, shots: int | None = None,
-    test: float, seed: int = 0,
-) -> tuple[ImageDataset, ImageDataset]: ...
-@overload
-def load_hub(
-    name: str, *, config: str | None = None, split: str | None = None, revision: str | None = None,
-    image: str = "auto", label: str = "auto", classes: Sequence[str] | None = None, shots: int | None = None,
-    test: float | None, seed: int = 0,
-) -> Loaded: ...
-# fmt: on
+@accept_test_argument
 def load_hub(
     name: str,
     *,
@@ -56,9 +37,8 @@ def load_hub(
     label: str = "auto",
     classes: Sequence[str] | None = None,
     shots: int | None = None,
-    test: float | None = None,
     seed: int = 0,
-) -> Loaded:
+) -> ImageDataset:
     """Load a data set of the hub that has an image and a label column; needs the extra `ipo_dspy[hub]`.
 
     Args:
@@ -70,12 +50,8 @@ def load_hub(
         image: column of images.
         label: column of class names or their numbers.
         classes: class names in label index order, where the data set has numbers without names.
-        shots: training images a class, drawn by `few_shot`; None takes all.
-        test: share of each class to hold out, between 0 and 1; None makes no test set.
-        seed: seed of the split and of the draw.
-
-    Returns:
-        One data set, or ``(train, test)`` where `test` is given.
+        shots: images per class, drawn by `few_shot`; None takes all.
+        seed: seed of the draw.
 
     Raises:
         DataError: it cannot be had, has several splits and none is named, or no such columns; a label that is no class.
@@ -83,7 +59,7 @@ def load_hub(
     catalog = hub_catalog(
         name, config=config, split=split, revision=revision, image=image, label=label, classes=classes
     )
-    return catalog.load(shots=shots, test=test, seed=seed)
+    return catalog.load(shots=shots, seed=seed)
 
 
 def hub_catalog(
@@ -123,7 +99,7 @@ def _fetched(name: str, config: str | None, split: str | None, revision: str | N
     try:
         import datasets
     except ImportError as error:
-        raise DataError("data sets of the hub need one more package; pip install 'ipo_dspy[hub]'") from error
+        raise missing_package("datasets", extra="hub", purpose="to read Hugging Face data sets") from error
 
     folder = Path(name).expanduser()
     try:

@@ -9,11 +9,13 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ipo_dspy._internal.counts import counted
-from ipo_dspy.data.dataset import ImageDataset
 from ipo_dspy.errors import DataError
+
+if TYPE_CHECKING:
+    from ipo_dspy.data.dataset import ImageDataset
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -68,25 +70,25 @@ def few_shot(
 
 
 def train_test(labels: Sequence[Hashable], *, test: float, seed: int) -> tuple[list[int], list[int]]:
-    """Split positions: a `test` share of each class (rounded half up) for testing, the rest to train.
+    """Split positions into training and test positions, each class in proportion to its images.
 
-    At least one image of each class is trained on; a class that has none left to test on is named in a logged warning.
-    Both parts keep the order of `labels`. The generator is seeded with a text made of the seed, so the
-    split and the few-shot draw of one seed do not share random numbers.
+    A fraction is taken of each class and rounded half up; a number of images is met exactly. At least one image of each
+    class is trained on; a class that has none left to test on is named in a logged warning. Both parts keep the order
+    of `labels`. The generator is seeded with a text made of the seed, so the split and the few-shot draw of one seed do
+    not share random numbers.
 
     >>> train_test(["cat", "cat", "dog", "dog"], test=0.5, seed=0)
     ([0, 3], [1, 2])
 
     Raises:
-        DataError: `test` is not between 0 and 1, or leaves no class with a test image.
+        DataError: `test` is neither a fraction nor a number of images, or leaves nothing to test or to train on.
     """
-    if not isinstance(test, int | float) or not 0 < test < 1:
-        raise DataError(f"test={test!r} is not a share between 0 and 1; write e.g. test=0.5")
+    by_label = _by_label(labels)
+    sizes = _test_sizes(list(map(len, by_label.values())), test)
     rng = random.Random(f"split {seed}")
     chosen: set[int] = set()
     untested: list[str] = []
-    for label, rows in _by_label(labels).items():
-        size = min(int(len(rows) * test + 0.5), len(rows) - 1)
+    for (label, rows), size in zip(by_label.items(), sizes, strict=True):
         chosen.update(rng.sample(rows, size))
         if not size:
             untested.append(f"{label} ({len(rows)})")
@@ -99,8 +101,25 @@ def train_test(labels: Sequence[Hashable], *, test: float, seed: int) -> tuple[l
     return [row for row in everything if row not in chosen], [row for row in everything if row in chosen]
 
 
+def _test_sizes(counts: Sequence[int], test: float) -> list[int]:
+    """Return the number of test images of each class; at least one image of each class is left for training."""
+    if isinstance(test, float) and 0 < test < 1:
+        return [min(int(count * test + 0.5), count - 1) for count in counts]
+    if isinstance(test, bool) or not isinstance(test, int) or test < 1:
+        fact = f"test must be a fraction between 0 and 1 or a number of images, got {test!r}"
+        raise DataError(f"{fact}; for example test=0.5")
+    total = sum(counts)
+    if (most := total - len(counts)) < test:
+        raise DataError(f"test must leave one training image per class, got {test!r}; pass {most} or less")
+    sizes = [min(count * test // total, count - 1) for count in counts]
+    for _ in range(test - sum(sizes)):
+        open_classes = (at for at, size in enumerate(sizes) if size < counts[at] - 1)
+        sizes[max(open_classes, key=lambda at: counts[at] * test - sizes[at] * total)] += 1
+    return sizes
+
+
 def select(labels: Sequence[Hashable], *, shots: int | None, test: float | None, seed: int) -> Selected:
-    """What the readers do: split off the test part where asked, then draw `shots` from the train part."""
+    """Split off the test part where one is asked for, then draw `shots` per class from the rest."""
     train, held_out = list(range(len(labels))), None
     if test is not None:
         train, held_out = train_test(labels, test=test, seed=seed)
@@ -123,7 +142,7 @@ def split_classes(classes: Sequence[T]) -> tuple[tuple[T, ...], tuple[T, ...]]:
     return tuple(classes[:middle]), tuple(classes[middle:])
 
 
-def base_novel(dataset: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
+def base_novel(dataset: "ImageDataset") -> "tuple[ImageDataset, ImageDataset]":
     """The two halves of a data set, each with its own class names and relabelled from 0.
 
     Classes without images do not count. Call it on the train set and use

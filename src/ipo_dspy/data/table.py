@@ -11,14 +11,14 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import dspy
 
 from ipo_dspy._internal.counts import counted
 from ipo_dspy.clip.image_formats import file_suffix, image_suffixes
-from ipo_dspy.data.catalog import Catalog
-from ipo_dspy.data.dataset import ImageDataset, Loaded, closest, example, shorten
+from ipo_dspy.data.catalog import Catalog, accept_test_argument
+from ipo_dspy.data.dataset import ImageDataset, closest, example, shorten
 from ipo_dspy.data.labels import named_labels
 from ipo_dspy.data.labels import stored_classes as stored_classes
 from ipo_dspy.data.split_column import rows_of_split, split_column
@@ -54,7 +54,7 @@ _MAGIC = {
 logger = logging.getLogger(__name__)
 
 
-@overload
+@accept_test_argument
 def load_image_table(
     path: str | PathLike[str],
     *,
@@ -64,47 +64,8 @@ def load_image_table(
     base: str | PathLike[str] | None = None,
     split: str | None = None,
     shots: int | None = None,
-    test: None = None,
     seed: int = 0,
-) -> ImageDataset: ...
-@overload
-def load_image_table(
-    path: str | PathLike[str],
-    *,
-    image: str = "auto",
-    label: str = "auto",
-    classes: Sequence[str] | None = None,
-    base: str | PathLike[str] | None = None,
-    split: str | None = None,
-    shots: int | None = None,
-    test: float,
-    seed: int = 0,
-) -> tuple[ImageDataset, ImageDataset]: ...
-@overload
-def load_image_table(
-    path: str | PathLike[str],
-    *,
-    image: str = "auto",
-    label: str = "auto",
-    classes: Sequence[str] | None = None,
-    base: str | PathLike[str] | None = None,
-    split: str | None = None,
-    shots: int | None = None,
-    test: float | None,
-    seed: int = 0,
-) -> Loaded: ...
-def load_image_table(
-    path: str | PathLike[str],
-    *,
-    image: str = "auto",
-    label: str = "auto",
-    classes: Sequence[str] | None = None,
-    base: str | PathLike[str] | None = None,
-    split: str | None = None,
-    shots: int | None = None,
-    test: float | None = None,
-    seed: int = 0,
-) -> Loaded:
+) -> ImageDataset:
     """Read a table with an image and a label in each row.
 
     Image cells are paths, bytes, or the hub's ``{bytes, path}``. Labels are class names or numbers from 0;
@@ -120,18 +81,14 @@ def load_image_table(
         base: folder where relative image paths start; the table's own by default.
         split: keep rows with this value in the column that tells training from test rows (``split``, ``subset``,
             ... in any case, or any whose values are train, val, or test); "all" keeps all of them.
-        shots: training images a class, drawn by `few_shot`; None takes all.
-        test: share of each class to hold out, between 0 and 1; None makes no test set.
-        seed: seed of the split and of the draw.
-
-    Returns:
-        One data set, or ``(train, test)`` where `test` is given.
+        shots: images per class, drawn by `few_shot`; None takes all.
+        seed: seed of the draw.
 
     Raises:
         DataError: an unreadable file, a missing column or image, a label outside the classes, ...
     """
     catalog = table_catalog(path, image=image, label=label, classes=classes, base=base, split=split)
-    return catalog.load(shots=shots, test=test, seed=seed)
+    return catalog.load(shots=shots, seed=seed)
 
 
 def table_catalog(

@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import overload
 
 from ipo_dspy.clip.image_formats import image_suffixes
-from ipo_dspy.data.catalog import Catalog
+from ipo_dspy.data.catalog import Catalog, accept_test_argument
 from ipo_dspy.data.coop_splits import read_text
-from ipo_dspy.data.dataset import ImageDataset, Loaded, shorten
+from ipo_dspy.data.dataset import ImageDataset, shorten
 from ipo_dspy.data.image_tree import told
 from ipo_dspy.data.table import catalog_of
 from ipo_dspy.data.table_reader import Cells, Table
@@ -34,31 +33,14 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 logger = logging.getLogger(__name__)
 
 
-# fmt: off
-@overload
-def load_webdataset(
-    shards: str | PathLike[str], *, classes: Sequence[str] | None = None, shots: int | None = None, test: None = None,
-    seed: int = 0,
-) -> ImageDataset: ...
-@overload
-def load_webdataset(
-    shards: str | PathLike[str], *, classes: Sequence[str] | None = None, shots: int | None = None, test: float,
-    seed: int = 0,
-) -> tuple[ImageDataset, ImageDataset]: ...
-@overload
-def load_webdataset(
-    shards: str | PathLike[str], *, classes: Sequence[str] | None = None, shots: int | None = None, test: float | None,
-    seed: int = 0,
-) -> Loaded: ...
-# fmt: on
+@accept_test_argument
 def load_webdataset(
     shards: str | PathLike[str],
     *,
     classes: Sequence[str] | None = None,
     shots: int | None = None,
-    test: float | None = None,
     seed: int = 0,
-) -> Loaded:
+) -> ImageDataset:
     """Read pictures and labels from tar files.
 
     A label is the content of `key.cls`, else the field `label`, `class`, ... of `key.json`, else the content of
@@ -69,17 +51,13 @@ def load_webdataset(
     Args:
         shards: a .tar file, a folder of them, or a pattern: 'shards/train-*.tar', 'shards/train-{000..099}.tar'.
         classes: class names in label index order.
-        shots: training images a class, drawn by `few_shot`; None takes all.
-        test: share of each class to hold out, between 0 and 1; None makes no test set.
-        seed: seed of the split and of the draw.
-
-    Returns:
-        One data set, or ``(train, test)`` where `test` is given.
+        shots: images per class, drawn by `few_shot`; None takes all.
+        seed: seed of the draw.
 
     Raises:
         DataError: nothing is there, a file is no tar or is cut, a picture has no label, a label is outside the classes.
     """
-    return shards_catalog(shards, classes=classes).load(shots=shots, test=test, seed=seed)
+    return shards_catalog(shards, classes=classes).load(shots=shots, seed=seed)
 
 
 def shards_catalog(shards: str | PathLike[str], *, classes: Sequence[str] | None = None) -> Catalog:

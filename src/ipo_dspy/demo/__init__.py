@@ -69,6 +69,15 @@ def load(name: str, *, shots: int = 16, seed: int = 0, classes: Half = "base", m
     return _load(assets(), name, shots=shots, seed=seed, classes=classes, model=model)
 
 
+def data_file(name: str) -> Path:
+    """Return the table with the pictures of a task.
+
+    Raises:
+        DataError: an unknown name.
+    """
+    return _file(assets(), name)
+
+
 def export(name: str, folder: str | os.PathLike[str]) -> int:
     """Write all pictures of a task as `FOLDER/CLASS/NUMBER.webp`, as `load_image_folder` reads them.
 

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ipo_dspy.clip.weights import brief
-from ipo_dspy.errors import ClusterError, InputError, ModelError
+from ipo_dspy.errors import ClusterError, InputError, ModelError, missing_package
 
 logger = logging.getLogger(__name__)
 
@@ -164,14 +164,14 @@ def load_ray() -> Any:
     """Ray, which may not be installed.
 
     Raises:
-        InputError: it is not.
+        InputError: Ray cannot be imported.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
         import ray.data
     except ImportError as error:
-        raise InputError(f"a cluster needs Ray ({brief(error)}); write pip install 'ipo_dspy[ray]'") from error
+        raise missing_package("Ray", extra="ray", purpose=f"to score on a cluster ({brief(error)})") from error
     return ray
 
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ipo_dspy.clip.backbone import Backbone, load_backbone
+from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.bundled import BUNDLED, located, named
+from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.clip.weights import LOCAL, Downloads
 from ipo_dspy.errors import ModelError
 

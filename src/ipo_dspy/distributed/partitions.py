@@ -5,7 +5,6 @@ be: a part whose features were lost with a node is read again, and gives the sam
 """
 
 import hashlib
-import io
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ipo_dspy.clip.image_io import identify
 from ipo_dspy.data.tar_samples import read_picture, read_samples
-from ipo_dspy.errors import DataError
+from ipo_dspy.errors import DataError, ImageError
 
 STEP = 64
 """Images in one pass of a tower, see `encode_images`; parts are multiples of it, so that passes are full."""
@@ -249,9 +249,10 @@ def _mark(image: Any) -> str:
         return f"{image} {stat.st_size} {stat.st_mtime_ns}"
     if isinstance(image, str | bytes):
         return hashlib.sha256(image if isinstance(image, bytes) else image.encode()).hexdigest()
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
+    try:
+        return identify(image)[0]
+    except ImageError as error:  # whoever encodes it says so
+        return str(error)
 
 
 def _is_data(image: str) -> bool:

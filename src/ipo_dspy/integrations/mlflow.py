@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from ipo_dspy.errors import InputError
+from ipo_dspy.errors import InputError, missing_package
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def mlflow_observer(*, run_id: str | None = None) -> MlflowObserver:
     try:
         import mlflow  # noqa: F401
     except ImportError as error:
-        raise InputError("MLflow is not installed; run pip install 'ipo_dspy[mlflow]'") from error
+        raise missing_package("MLflow", extra="mlflow", purpose="to record runs") from error
     return MlflowObserver(run_id)
 
 

@@ -19,11 +19,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
+import dspy
 import httpx
-from dspy._vendor.lm15.transports import TransportResponse
 from dspy.utils.exceptions import LMError, LMTimeoutError
 
 from ipo_dspy._internal.threads import within
+from ipo_dspy.errors import InputError
 from ipo_dspy.lms.endpoints import origin
 from ipo_dspy.lms.request_errors import RedirectError, UnreadableAnswerError
 from ipo_dspy.lms.response_bodies import NoCompletionError, quote, usual_form
@@ -185,7 +186,13 @@ def seconds_of(retry_after: str) -> float | None:
 
 
 _under_way: ContextVar[Exchange | None] = ContextVar("_under_way", default=None)
-_handle, _chunks = httpx.HTTPTransport.handle_request, TransportResponse.__iter__
+_handle = httpx.HTTPTransport.handle_request
+try:  # a private name of DSPy, the only one that reaches the answers of its own engine
+    from dspy._vendor.lm15.transports import TransportResponse
+
+    _chunks = TransportResponse.__iter__
+except (ImportError, AttributeError):
+    TransportResponse = None
 _installing = threading.Lock()
 
 
@@ -199,7 +206,16 @@ def _marked(under_way: Exchange) -> Iterator[None]:
 
 
 def _install() -> None:
-    """Put the limits into the transport that all of LiteLLM's clients share, and into that of DSPy's own engine."""
+    """Put the limits into the transport that all of LiteLLM's clients share, and into that of DSPy's own engine.
+
+    Raises:
+        InputError: this DSPy has another engine, which would run without limits.
+    """
+    if TransportResponse is None:
+        raise InputError(
+            f"DSPy must be a version whose requests can be limited, got {dspy.__version__}; "
+            "run pip install 'dspy>=3.4,<3.5'"
+        )
     transport: Any = httpx.HTTPTransport
     response: Any = TransportResponse
     with _installing:
@@ -214,6 +230,6 @@ def _handle_request(self: httpx.HTTPTransport, request: httpx.Request) -> httpx.
     return under_way.send(request, lambda request: _handle(self, request))
 
 
-def _iterate(self: TransportResponse) -> Iterator[bytes]:
+def _iterate(self: "TransportResponse") -> Iterator[bytes]:
     under_way = _under_way.get()
     return _chunks(self) if under_way is None else under_way.limited(_chunks(self))

@@ -47,6 +47,13 @@ _MASS = re.compile(
     r"\ban? ((?:(?!of )[\w-]+ ){0,2}(?:pixel art|clip art|vector art|graffiti|embroidery|origami)\b)", re.IGNORECASE
 )
 """Media without a plural take no article."""
+_ARTICLE = re.compile(r"\ban? (?=\S)", re.IGNORECASE)
+_VOWEL_SOUND = re.compile(
+    r"(?-i:[AEFHILMNORSX][A-Z]+\b)|x-|hour|hono|honest|heir|"
+    r"(?!(?-i:U[A-Z]+\b)|uni(?![dmn])|us[aeu]|eu|one\b|once\b|one-)[aeiou]",
+    re.IGNORECASE,
+)
+"""What `an` stands before; letters that are read one by one count by their names."""
 _KEPT = frozenset({PLACEHOLDER.lower(), "a", "an", "the", "of", "in", "on", "with", "at"})
 """Words whose loss alone would break a sentence."""
 _ALONE = re.compile(r", (?:an? )?$")
@@ -321,6 +328,8 @@ def tidy(text: str) -> str:
 
     >>> tidy("a  inked drawing of an  <CLASS> , .")
     'an inked drawing of a <CLASS>.'
+    >>> tidy("a RGB photo of an uniform, an hour-old <CLASS>.")
+    'an RGB photo of a uniform, an hour-old <CLASS>.'
     >>> tidy("an of a <CLASS>."), tidy("a grainy pixel art of a <CLASS>.")
     ('a <CLASS>.', 'grainy pixel art of a <CLASS>.')
     """
@@ -332,8 +341,9 @@ def tidy(text: str) -> str:
     text = re.sub(r"\b(?:(?:a|an|the) )?of (?=of\b)|^(?:(?:a|an|the) )?of ", "", text)
     text = _MASS.sub(r"\1", text)
     text = re.sub(r"\s+([,.:])", r"\1", text)
-    text = re.sub(r"\ban (?!x-|[aeiou])", "a ", text, flags=re.IGNORECASE)
-    return re.sub(r"\ba (?=x-|[aeiou])", "an ", text, flags=re.IGNORECASE)
+    return _ARTICLE.sub(
+        lambda article: article[0][0] + ("n " if _VOWEL_SOUND.match(text, article.end()) else " "), text
+    )
 
 
 def _text(trial: Trial) -> str:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ipo_dspy.clip.backbone import Backbone, reload
+from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource, encode_images
+from ipo_dspy.clip.loading import reload
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import IPOError
 from ipo_dspy.scoring.metrics import predict, score_templates

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 import transformers
 
-from ipo_dspy.clip.backbone import mend_torchvision
+from ipo_dspy.clip.compat import mend_torchvision
 
 Kind = Literal["missing", "setting", "prompt", "context"]
 
@@ -134,7 +134,10 @@ def _told(source: Source, error: Exception) -> UnusableError:
             kind="missing",
         )
     if isinstance(error, ImportError):
-        return UnusableError(f"{source.name!r} needs another library: {said}", kind="missing")
+        return UnusableError(
+            f"{source.name!r} needs a package that is not installed ({said[:200]}); run pip install 'ipo_dspy[local]'",
+            kind="missing",
+        )
     if source.folder is None and isinstance(error, OSError):
         return _missing(source, "is no model that can be reached on the Hugging Face hub")
     return _missing(source, f"cannot be loaded ({type(error).__name__}: {said[:100]})")

@@ -1,0 +1,108 @@
+"""Encode images of concurrent calls together, in one thread for each model.
+
+Calls that wait at the same time share one pass of the image tower: 64 requests of a service cost one batch, not 64
+passes. The thread begins with the first request and ends when none is left, so an idle process has none.
+
+Letters: D width of the features.
+"""
+
+import asyncio
+import threading
+import weakref
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.image_io import ImageSource, is_remote, open_image
+from ipo_dspy.errors import ImageError
+
+BATCH_SIZE = 64
+"""Largest number of images in one pass; the answers of a batch come when all of it is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One image and the features [1, D] to come."""
+
+    source: ImageSource
+    features: "Future[Tensor]" = field(default_factory=Future)
+
+
+class _Batcher:
+    """The requests that wait for one model, and the thread that encodes them."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[_Request] = deque()
+        self._lock = threading.Lock()
+        self._worker: threading.Thread | None = None
+
+    def add(self, source: ImageSource) -> "Future[Tensor]":
+        """Queue an image and return the future of its features; `start` begins the work."""
+        request = _Request(source)
+        with self._lock:
+            self._waiting.append(request)
+        return request.features
+
+    def start(self, backbone: Backbone) -> None:
+        """Encode what waits, unless a thread is at it."""
+        with self._lock:
+            if self._waiting and not (self._worker and self._worker.is_alive()):  # a fork leaves a dead one
+                self._worker = threading.Thread(target=self._run, args=(backbone,), name="ipo-encode")
+                self._worker.start()
+
+    def _run(self, backbone: Backbone) -> None:
+        while (requests := self._take()) is not None:
+            # A canceled request is dropped here; one that is canceled later is encoded for nothing.
+            _encode(backbone, [request for request in requests if request.features.set_running_or_notify_cancel()])
+
+    def _take(self) -> list[_Request] | None:
+        with self._lock:
+            requests = [self._waiting.popleft() for _ in range(min(BATCH_SIZE, len(self._waiting)))]
+            if not requests:
+                self._worker = None
+        return requests or None
+
+
+_batchers: "weakref.WeakKeyDictionary[Backbone, _Batcher]" = weakref.WeakKeyDictionary()
+_batchers_lock = threading.Lock()
+
+
+async def encode_together(backbone: Backbone, source: ImageSource, *, allow_url: bool = False) -> Tensor:
+    """Encode one image in a batch with the other images that are awaited at this time: features [1, D].
+
+    May be awaited in several event loops at once.
+
+    Raises:
+        ImageError: the image cannot be read; other calls of the batch do not see it.
+    """
+    if is_remote(source):  # a slow server must not hold up the others
+        source = await asyncio.to_thread(open_image, source, allow_url=allow_url)
+    with _batchers_lock:
+        batcher = _batchers.setdefault(backbone, _Batcher())
+    features = batcher.add(source)
+    # The callback runs after all tasks that are ready now, so that calls made together are in one batch.
+    asyncio.get_running_loop().call_soon(batcher.start, backbone)
+    return await asyncio.wrap_future(features)
+
+
+def _encode(backbone: Backbone, requests: list[_Request]) -> None:
+    """Encode together; where that fails, one by one, so that each request has the error of its own."""
+    if not requests:
+        return
+    try:
+        encoded = encode_images(backbone, [request.source for request in requests], skip_bad=len(requests) > 1)
+    except BaseException as error:  # noqa: BLE001 - raised again where the features are awaited
+        if len(requests) == 1:
+            requests[0].features.set_exception(error)
+            return
+        for request in requests:
+            _encode(backbone, [request])
+        return
+    for row, index in enumerate(encoded.kept):
+        requests[index].features.set_result(encoded.features[row : row + 1])
+    for index, message in encoded.skipped:
+        requests[index].features.set_exception(ImageError(message))

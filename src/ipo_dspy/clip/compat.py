@@ -1,0 +1,40 @@
+"""Work around faults of other libraries: a torchvision built for another torch, and open_clip's logging."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+
+import torch
+
+
+def mend_torchvision() -> None:
+    """Make a torchvision importable that was built for another torch, as the registry's is beside a CPU-only one."""
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        # It was built for CUDA and cannot load its operators. Its transforms, the only part used here and by
+        # transformers, need no more than the schemas of these two.
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
+
+
+@contextlib.contextmanager
+def quiet_open_clip() -> Iterator[None]:
+    """Drop the log records of open_clip inside; errors that it logs are also raised.
+
+    It calls `logging.info(...)`, which goes to the root logger and configures it. Its modules see a silent logger in
+    place of `logging` meanwhile, so the root logger, which belongs to the application, is not touched.
+    """
+    silent = logging.Logger("open_clip", level=logging.CRITICAL + 1)
+    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == "open_clip"]
+    patched = [module for module in modules if getattr(module, "logging", None) is logging]
+    for module in patched:
+        vars(module)["logging"] = silent
+    try:
+        yield
+    finally:
+        for module in patched:
+            vars(module)["logging"] = logging

@@ -1,0 +1,216 @@
+"""Load a CLIP of open_clip by name, once per process; the only importer of open_clip.
+
+Weights are read as tensors only and never unpickled, and no Python file that comes with a model is run.
+"""
+
+import pickle
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from hashlib import sha256
+from json import dumps
+from logging import getLogger
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ipo_dspy.clip.backbone import Backbone, ModelArguments
+from ipo_dspy.clip.compat import mend_torchvision, quiet_open_clip
+from ipo_dspy.clip.tokenizer import PROBES, Tokens
+from ipo_dspy.clip.weights import HUB, LOCAL, Downloads, Source, brief, fetch_text_parts, hub_access, resolve, stamp
+from ipo_dspy.errors import ModelError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Number formats of the towers by name; features are float32 in any case."""
+
+logger = getLogger(__name__)
+
+_loaded: dict[Hashable, Backbone] = {}
+_load_lock = threading.Lock()
+
+
+def load_backbone(
+    model: str = "ViT-B-16-quickgelu",
+    pretrained: str | None = "openai",
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    cache_dir: str | None = None,
+    downloads: Downloads = "allowed",
+) -> Backbone:
+    """Load a CLIP; the same arguments in one process give the same object.
+
+    Args:
+        model: an open_clip architecture such as `ViT-B-16-quickgelu`, `local-dir:PATH` with an
+            open_clip_config.json and weights in it, or `hf-hub:ORG/NAME`.
+        pretrained: a tag such as `openai`, or the path of a checkpoint; ignored for `local-dir:` and
+            `hf-hub:`. None leaves a plain architecture with random weights.
+        device: `auto` (cuda, else mps, else cpu) or a torch device.
+        dtype: `float32`, `float16` or `bfloat16`, for the towers.
+        cache_dir: where downloads are kept; the Hugging Face default if None.
+        downloads: `allowed`; `refused` for a model that a file names, of which only what is on this machine is
+            read; or `anonymous`, for such a model that may be fetched, without the user's hub token.
+
+    Raises:
+        ModelError: an unknown name or tag, weights that are not here and cannot be fetched, a file that is
+            no checkpoint of this architecture, or a device that this machine does not have.
+    """
+    place = resolve_device(device)
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}")
+    if model.startswith((LOCAL, HUB)):
+        pretrained = None
+    arguments = ModelArguments(model, pretrained, place, DTYPES[dtype], cache_dir, downloads)
+    key = (replace(arguments, downloads="allowed"), stamp(model, pretrained))
+    with _load_lock:
+        if key not in _loaded:
+            _loaded[key] = _load(arguments)
+        if downloads == "allowed":
+            _loaded[key].downloads = downloads  # a file had named it before the user did
+        return _loaded[key]
+
+
+def unload() -> None:
+    """Forget the models that `load_backbone` keeps for further calls.
+
+    The memory of a model is free once no program, optimizer or variable refers to it either.
+    """
+    with _load_lock:
+        _loaded.clear()
+
+
+def reload(backbone: Backbone, dtype: str) -> Backbone:
+    """Load the weights of a backbone once more, in another number format; only the caller keeps the result.
+
+    Raises:
+        ModelError: they cannot be read, do not fit beside it, or differ now, as random weights do each time.
+    """
+    backbone.check_loaded()
+    again = _load(replace(backbone.arguments, dtype=DTYPES[dtype], downloads=backbone.downloads))
+    if again.fingerprint != backbone.fingerprint:
+        raise ModelError(f"{backbone.name!r} gave other weights when read again; pass pretrained= if they are random")
+    return again
+
+
+def import_open_clip() -> Any:
+    """Import open_clip, after making sure that the torchvision it needs can be imported."""
+    mend_torchvision()
+    import open_clip
+
+    return open_clip
+
+
+def _load(arguments: ModelArguments) -> Backbone:
+    open_clip, downloads = import_open_clip(), arguments.downloads
+    with quiet_open_clip(), hub_access(downloads):
+        source = resolve(open_clip, arguments.name, arguments.pretrained, arguments.cache_dir, downloads)
+        fetch_text_parts(source, arguments.cache_dir, downloads)
+        try:
+            return _assemble(open_clip, source, arguments)
+        except ModelError:
+            raise
+        except pickle.UnpicklingError as error:
+            raise ModelError(
+                f"weights of {source.shown} hold more than tensors, or are no checkpoint at all; unpickling "
+                "is refused because it could run code: convert them to .safetensors"
+            ) from error
+        except _load_errors() as error:
+            raise ModelError(
+                f"{source.shown} does not load as an open_clip model ({brief(error)}); check that the "
+                "weights match this architecture and are complete"
+            ) from error
+
+
+def _assemble(open_clip: Any, source: Source, arguments: ModelArguments) -> Backbone:
+    text = source.config["text_cfg"]
+    if text.get("hf_model_name"):
+        _refuse_code(text["hf_model_name"])
+    model, transform, preprocess = _build(open_clip, source, arguments.cache_dir)
+    trust = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}  # over a model's own settings
+    tokens = Tokens(open_clip.get_tokenizer(source.tokenizer, cache_dir=arguments.cache_dir, **trust))
+    if not tokens.agrees(PROBES):
+        raise ModelError(f"the tokenizer of {arguments.name!r} uses unsupported padding; use another model")
+    facts = {"architecture": source.config, "preprocess": preprocess, "tokenizer": tokens.facts}
+    fingerprint = _fingerprint(model, facts)
+    return Backbone(arguments, model, tokens, transform, fingerprint=fingerprint, load=load_backbone)
+
+
+def _build(
+    open_clip: Any, source: Source, cache_dir: str | None
+) -> tuple[nn.Module, Callable[[Image.Image], Tensor], dict[str, Any]]:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    if not source.has_weights:
+        logger.warning("%s has random weights, so scores are meaningless; pass pretrained=", source.shown)
+    model = open_clip.create_model(
+        source.architecture,
+        source.checkpoint,
+        force_preprocess_cfg=source.preprocess,
+        require_pretrained=source.has_weights,
+        pretrained_text=False,
+        cache_dir=cache_dir,
+        weights_only=True,
+    )
+    preprocess = dict(model.visual.preprocess_cfg)
+    return model, image_transform_v2(PreprocessCfg(**preprocess), is_train=False), preprocess
+
+
+def _refuse_code(text_model: str) -> None:
+    """Raise where a text tower of transformers comes with Python files, before open_clip builds it.
+
+    open_clip passes no `trust_remote_code`, and without one transformers asks on the terminal whether to run them.
+    """
+    from open_clip import hf_model
+
+    config = hf_model.AutoConfig.from_pretrained(text_model, trust_remote_code=False)
+    if config.model_type not in hf_model.arch_dict:
+        known = ", ".join(hf_model.arch_dict)
+        raise ModelError(
+            f"text tower {text_model!r} is of kind {config.model_type!r}; open_clip builds those of {known}"
+        )
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device that a name means on this machine; see `load_backbone`.
+
+    Raises:
+        ModelError: no device has this name, or this machine lacks it.
+    """
+    mps = torch.backends.mps.is_available()
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"unknown device {device!r}; pass 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
+    missing = place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count()
+    if missing or (place.type == "mps" and not mps):
+        raise ModelError(f"device {device!r} is not on this machine; pass device='auto' or device='cpu'")
+    return place
+
+
+def _fingerprint(model: nn.Module, facts: Mapping[str, Any]) -> str:
+    """Return a digest of every weight and of `facts`; tensors are hashed in parallel because models reach 10 GB."""
+    with ThreadPoolExecutor() as pool:
+        parts = list(pool.map(_digest, sorted(model.state_dict().items())))
+    told = dumps({**facts, "kind": type(model).__name__}, sort_keys=True, default=str)
+    return sha256("\n".join([*parts, told]).encode()).hexdigest()[:16]
+
+
+def _digest(item: tuple[str, Tensor]) -> str:
+    name, tensor = item
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    head = sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    head.update(flat.numpy().data)
+    return head.hexdigest()
+
+
+def _load_errors() -> tuple[type[Exception], ...]:
+    """Return what open_clip, torch and safetensors raise for weights or a config that do not fit one another."""
+    from safetensors import SafetensorError
+
+    builtin = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, EOFError, OSError)
+    return (*builtin, StopIteration, SafetensorError)

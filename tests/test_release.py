@@ -1,0 +1,73 @@
+"""What a release states in several files is the same everywhere, and the type of `IPO` reaches a client's mypy."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import ipo_dspy
+from ipo_dspy.cli.doctor_environment import EXTRAS
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DEPENDENCIES = {one.name: one for one in map(Requirement, PROJECT["dependencies"])}
+
+
+def test_the_newest_release_of_the_changelog_is_the_version() -> None:
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    released = [heading.split()[0] for heading in headings if heading != "Unreleased"]
+    assert headings.count("Unreleased") <= 1
+    assert released[0] == ipo_dspy.__version__
+    assert released == sorted(released, key=Version, reverse=True)
+
+
+def test_the_citation_has_the_version() -> None:
+    assert f"\nversion: {ipo_dspy.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.parametrize("name", ["dspy", "dspy-ai"])
+def test_dspy_is_pinned_below_its_next_minor(name: str) -> None:
+    assert "3.4.1" in DEPENDENCIES[name].specifier
+    assert "3.5.0" not in DEPENDENCIES[name].specifier
+
+
+def test_doctor_names_every_extra_for_users() -> None:
+    assert set(EXTRAS) == set(PROJECT["optional-dependencies"]) - {"all", "test", "dev"}
+
+
+def test_doctor_looks_for_a_package_of_each_extra() -> None:
+    for extra, (distribution, _, remedy) in EXTRAS.items():
+        names = {Requirement(one).name for one in PROJECT["optional-dependencies"][extra]}
+        assert distribution in names
+        assert remedy == f"pip install 'ipo_dspy[{extra}]'"
+
+
+def test_type_checkers_see_every_public_name() -> None:
+    """The package is marked as typed, and what is imported lazily is imported for type checking too."""
+    package = ROOT / "src" / "ipo_dspy"
+    typed = re.findall(
+        r"^    from [\w.]+ import (\w+) as \1$", (package / "__init__.py").read_text(), flags=re.MULTILINE
+    )
+    assert (package / "py.typed").is_file()
+    assert sorted(["__version__", *typed]) == sorted(ipo_dspy.__all__)
+
+
+@pytest.mark.slow
+def test_the_type_of_ipo_reaches_a_client(tmp_path: Path) -> None:
+    """With settings of a client, who skips the large libraries behind it."""
+    large = ("torch", "transformers", "dspy", "litellm", "open_clip", "PIL", "numpy", "pyarrow", "rich", "typer", "ray")
+    skipped = "".join(f"[mypy-{name}.*]\nfollow_imports = skip\nignore_missing_imports = true\n" for name in large)
+    (tmp_path / "mypy.ini").write_text(f"[mypy]\nfollow_imports = silent\n{skipped}")
+    (tmp_path / "client.py").write_text(
+        "from ipo_dspy import IPO, ClipClassifier\nreveal_type(IPO(steps=2))\nreveal_type(ClipClassifier)\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--cache-dir=.cache", "client.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "py.typed" not in done.stdout
+    assert 'Revealed type is "ipo_dspy.optimizer.ipo.IPO"' in done.stdout
+    assert "ipo_dspy.classifier.ClipClassifier" in done.stdout
