@@ -83,5 +83,5 @@ def test_the_meta_net_is_drawn_as_linear_layers_are() -> None:
 
 
 def test_the_published_recipe() -> None:
-    recipe = CoCoOp()._recipe()
-    assert (recipe.epochs, recipe.batch, recipe.lr, recipe.warmup, recipe.warmup_lr) == (10, 1, 0.002, 1, 1e-5)
+    recipe = CoCoOp().recipe()
+    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.warmup, recipe.warmup_lr) == (10, 1, 0.002, 1, 1e-5)

@@ -121,9 +121,12 @@ def test_no_classes_are_told() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"n_ctx": -1, "words": WORDS}, r"n_ctx=-1 is no number of context vectors; write e\.g\. n_ctx=16"),
-        ({"n_ctx": None, "words": " "}, r"words=' ' gives no context; write e\.g\. 'a photo of a', or n_ctx=0"),
-        ({"n_ctx": 4, "words": WORDS, "position": "back"}, "'back' is unknown; write one of 'end', 'middle', 'front'"),
+        ({"n_ctx": -1, "ctx_init": WORDS}, r"n_ctx must be >= 0, got -1; for example n_ctx=16"),
+        ({"n_ctx": None, "ctx_init": " "}, r"ctx_init is empty, got ' '; use e\.g\. 'a photo of a', or n_ctx=0"),
+        (
+            {"n_ctx": 4, "ctx_init": WORDS, "position": "back"},
+            "position must be one of 'end', 'middle', 'front', got 'back'",
+        ),
     ],
 )
 def test_a_context_that_cannot_be_is_told(given: dict[str, str | int | None], said: str) -> None:

@@ -20,7 +20,7 @@ def of(template: str) -> TemplateClassifier:
 @pytest.mark.parametrize(("shots", "epochs"), [(1, 50), (2, 100), (4, 100), (8, 200), (16, 200)])
 def test_epochs_go_by_the_shots(shots: int, epochs: int) -> None:
     recipe = CoOp().recipe(["cat"] * shots + ["dog"] * max(1, shots - 1))
-    assert (recipe.epochs, recipe.batch, recipe.lr) == (epochs, 32, 0.002)
+    assert (recipe.epochs, recipe.batch_size, recipe.lr) == (epochs, 32, 0.002)
     assert (recipe.warmup, recipe.warmup_lr, recipe.momentum, recipe.weight_decay) == (1, 1e-5, 0.9, 5e-4)
     assert CoOp(epochs=7).recipe(["cat"] * shots).epochs == 7
 
@@ -52,7 +52,7 @@ def test_logits_are_the_equation(position: Position) -> None:
 
 
 def test_an_unknown_position_is_told() -> None:
-    with pytest.raises(InputError, match="position='back' is unknown; write one of 'end', 'middle', 'front'"):
+    with pytest.raises(InputError, match="position must be one of 'end', 'middle', 'front', got 'back'"):
         CoOp(position="back")  # type: ignore[arg-type]
 
 

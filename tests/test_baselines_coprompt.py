@@ -66,7 +66,7 @@ def test_inconsistency_by_hand() -> None:
 def test_the_loss_of_a_step_by_hand() -> None:
     """Cross-entropy, and the weight times what features differ from those of another draw and text."""
     few, generator = few_shots(shots=1), seeded()
-    method = CoPrompt(epochs=1, batch=4, weight=3.0, sentences=SENTENCES)
+    method = CoPrompt(epochs=1, batch_size=4, consistency_weight=3.0, sentences=SENTENCES)
     model, order = method.start(few, generator), torch.randperm(4, generator=generator)
     views = Views(few, rand_augment, generator)
     pixels = views(order)
@@ -90,7 +90,10 @@ def test_shapes() -> None:
 
 
 def test_shares_are_those_of_their_towers() -> None:
-    model, bare = start(image_share=0.5, text_share=0.25), start(image_share=0.0, text_share=0.0)
+    model, bare = (
+        start(image_adapter_ratio=0.5, text_adapter_ratio=0.25),
+        start(image_adapter_ratio=0.0, text_adapter_ratio=0.0),
+    )
     pixels = torch.rand(2, 3, 32, 32, generator=seeded())
     near(model.image_features(pixels), model.image(bare.image_features(pixels), 0.5))
     near(model.text_features(CLASSES), model.text(bare.text_features(CLASSES), 0.25))
@@ -100,7 +103,7 @@ def test_shares_are_those_of_their_towers() -> None:
 def test_without_prompts_and_adapters_it_is_zero_shot_clip(template: str) -> None:
     few, images = few_shots(), pictures(2, seed=1)[0]
     words = template.removesuffix(" <CLASS>.")
-    fitted = CoPrompt(n_ctx=0, words=words, image_share=0.0, text_share=0.0, epochs=1).fit(few)
+    fitted = CoPrompt(n_ctx=0, ctx_init=words, image_adapter_ratio=0.0, text_adapter_ratio=0.0, epochs=1).fit(few)
     clip = TemplateClassifier(few.backbone, Template.parse(template)).logits(images, CLASSES)
     near(fitted.logits(images, CLASSES) / few.backbone.logit_scale, clip / few.backbone.logit_scale)
 
@@ -118,7 +121,7 @@ def test_gradients_reach_prompts_couplings_and_adapters_and_nothing_else() -> No
 def test_the_loss_falls_and_training_images_are_told_apart_better() -> None:
     few = few_shots()
     settings: dict[str, Any] = {"epochs": 8, "lr": 0.02, "n_ctx": 4, "augment": False}
-    free, held = (CoPrompt(**settings, weight=weight).fit(few, seed=1) for weight in (0.0, 8.0))
+    free, held = (CoPrompt(**settings, consistency_weight=weight).fit(few, seed=1) for weight in (0.0, 8.0))
     assert free.losses[-1] < 0.9 * free.losses[0]
     assert held.losses[-1] < 0.8 * held.losses[0]
     before = evaluate(build_method("clip").fit(few), few.images, few.labels, few.classes)
@@ -130,7 +133,7 @@ def test_the_loss_falls_and_training_images_are_told_apart_better() -> None:
 def test_the_weight_holds_features_to_the_frozen_model() -> None:
     few = few_shots()
     clip = build_method("clip-ensemble").fit(few).logits(few.images, few.classes)
-    fitted = [CoPrompt(epochs=6, batch=8, lr=0.01, weight=weight).fit(few) for weight in (0.0, 8.0)]
+    fitted = [CoPrompt(epochs=6, batch_size=8, lr=0.01, consistency_weight=weight).fit(few) for weight in (0.0, 8.0)]
     free, held = ((one.logits(few.images, few.classes) - clip).abs().mean().item() for one in fitted)
     assert held < 0.8 * free
 
@@ -151,25 +154,25 @@ def test_novel_classes_need_no_sentences() -> None:
 def test_the_published_recipe() -> None:
     method = CoPrompt()
     recipe = method.recipe()
-    assert (recipe.epochs, recipe.batch, recipe.lr, recipe.warmup, recipe.warmup_lr) == (8, 4, 0.0035, 1, 1e-5)
+    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.warmup, recipe.warmup_lr) == (8, 4, 0.0035, 1, 1e-5)
     assert (recipe.momentum, recipe.weight_decay) == (0.9, 5e-4)
     assert method.towers == ("text", "image")
-    assert (method.n_ctx, method.words, method.depth, method.weight) == (2, "a photo of a", 9, 1.0)
-    assert (method.image_share, method.text_share) == (0.1, 0.2)
+    assert (method.n_ctx, method.ctx_init, method.depth, method.consistency_weight) == (2, "a photo of a", 9, 1.0)
+    assert (method.image_adapter_ratio, method.text_adapter_ratio) == (0.1, 0.2)
 
 
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ({"n_ctx": -1}, "n_ctx=-1 is no number of prompt tokens; write e"),
-        ({"depth": 0}, "depth=0 leaves no block for prompts; write depth=1"),
-        ({"weight": -1.0}, r"weight=-1\.0 is no weight of a term; write 0 or more"),
-        ({"weight": float("inf")}, "weight=inf is not a finite number"),
-        ({"image_share": 1.5}, r"image_share=1\.5 is no share of a feature; write 0 to 1"),
-        ({"text_share": -0.1}, r"text_share=-0\.1 is no share of a feature"),
+        ({"n_ctx": -1}, "n_ctx must be >= 0, got -1"),
+        ({"depth": 0}, r"depth must be >= 1 \(1 = shallow prompts\), got 0"),
+        ({"consistency_weight": -1.0}, r"consistency_weight must be >= 0, got -1\.0"),
+        ({"consistency_weight": float("inf")}, "consistency_weight must be a finite number, got inf"),
+        ({"image_adapter_ratio": 1.5}, r"image_adapter_ratio must be between 0 and 1, got 1\.5"),
+        ({"text_adapter_ratio": -0.1}, r"text_adapter_ratio must be between 0 and 1, got -0\.1"),
         ({"sentences": {"cat": "a cat"}}, r"sentences\['cat'\] is 'a cat'; write a list of texts"),
-        ({"epochs": 0}, "epochs=0 leaves nothing to learn from"),
-        ({"shots": 16}, "coprompt has no setting 'shots'; known: n_ctx, words, depth, weight, "),
+        ({"epochs": 0}, "epochs must be >= 1, got 0"),
+        ({"shots": 16}, "coprompt has no setting 'shots'; known: n_ctx, ctx_init, depth, consistency_weight, "),
     ],
 )
 def test_bad_settings_are_told_at_once(setting: dict[str, Any], said: str) -> None:

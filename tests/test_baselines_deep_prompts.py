@@ -19,10 +19,9 @@ from ipo_dspy.baselines.deep_prompts import (
     check_prompts,
     draw_prompts,
     first_words,
-    learn,
 )
 from ipo_dspy.baselines.towers import ImageTower, TextTower
-from ipo_dspy.baselines.training import Recipe
+from ipo_dspy.baselines.training import Recipe, train
 from ipo_dspy.baselines.training_views import preprocess
 from ipo_dspy.baselines.zero_shot import TemplateClassifier
 from ipo_dspy.clip.backbone import Backbone
@@ -161,9 +160,9 @@ def test_prompts_are_drawn_for_as_many_blocks_as_there_are() -> None:
 
 def test_prompts_that_cannot_be_are_told() -> None:
     check_prompts(0, 1)
-    with pytest.raises(InputError, match=r"n_ctx=-1 is no number of prompt tokens; write e\.g\. n_ctx=2"):
+    with pytest.raises(InputError, match=r"n_ctx must be >= 0, got -1"):
         check_prompts(-1, 1)
-    with pytest.raises(InputError, match="depth=0 leaves no block for prompts; write depth=1 for the first alone"):
+    with pytest.raises(InputError, match=r"depth must be >= 1 \(1 = shallow prompts\), got 0"):
         check_prompts(2, 0)
 
 
@@ -182,8 +181,8 @@ def test_learning_moves_the_parameters_and_then_they_rest() -> None:
         seen.extend(indices.tolist())
         return -model.image_features(pixels[indices])[:, 0].sum()
 
-    recipe = Recipe(epochs=3, batch=4, lr=0.1)
-    losses = learn(few, model.parameters, loss, recipe=recipe, generator=seeded(), after_epoch=done.append)
+    recipe = Recipe(epochs=3, batch_size=4, lr=0.1)
+    losses = train(model.parameters, loss, len(few.images), recipe=recipe, generator=seeded(), after_epoch=done.append)
     assert len(losses) == 3
     assert losses[2] < losses[0]
     assert sorted(seen) == sorted([*range(16)] * 3)

@@ -3,6 +3,8 @@
 import copy
 import math
 import re
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +19,9 @@ from ipo_dspy.errors import InputError
 CONTEXTS = ("coop", "cocoop")
 METHODS = (*CONTEXTS, "maple", "vpt", "promptsrc", "coprompt")
 NOVEL = ("horse", "sea gull", "tram")
-SETTINGS = {"coop": {"epochs": 3, "batch": 4}, **{name: {"epochs": 2} for name in METHODS[1:]}}
-FAST = {"epochs": 10, "batch": 4, "lr": 1.0}
-SLOW = {"epochs": 30, "batch": 4, "lr": 0.3}
+SETTINGS = {"coop": {"epochs": 3, "batch_size": 4}, **{name: {"epochs": 2} for name in METHODS[1:]}}
+FAST = {"epochs": 10, "batch_size": 4, "lr": 1.0}
+SLOW = {"epochs": 30, "batch_size": 4, "lr": 0.3}
 
 
 def fit(name: str, seed: int = 0, **settings: Any) -> Fitted:
@@ -68,12 +70,16 @@ def test_the_seed_decides_to_the_last_bit(name: str, n_ctx: int | None) -> None:
 @pytest.mark.parametrize(
     ("name", "setting", "said"),
     [
-        ("coop", {"epochs": 2.5}, "epochs=2.5 is not a whole number or None; write e.g. epochs=None"),
-        ("cocoop", {"n_ctx": True}, "n_ctx=True is not a whole number or None"),
-        ("maple", {"depth": "9"}, "depth='9' is not a whole number; write e.g. depth=9"),
-        ("vpt", {"lr": math.inf}, "lr=inf is not a finite number; write e.g. lr=0.0025"),
-        ("promptsrc", {"words": 5}, "words=5 is not a text; write e.g. words='a photo of a'"),
-        ("coprompt", {"weight": "x"}, "weight='x' is not a finite number; write e.g. weight=1.0"),
+        ("coop", {"epochs": 2.5}, "epochs must be a whole number or None, got 2.5; for example epochs=None"),
+        ("cocoop", {"n_ctx": True}, "n_ctx must be a whole number or None, got True"),
+        ("maple", {"depth": "9"}, "depth must be a whole number, got '9'; for example depth=9"),
+        ("vpt", {"lr": math.inf}, "lr must be a finite number, got inf; for example lr=0.0025"),
+        ("promptsrc", {"ctx_init": 5}, "ctx_init must be a text, got 5; for example ctx_init='a photo of a'"),
+        (
+            "coprompt",
+            {"consistency_weight": "x"},
+            "consistency_weight must be a finite number, got 'x'; for example consistency_weight=1.0",
+        ),
     ],
 )
 def test_settings_of_another_kind_are_refused(name: str, setting: dict[str, Any], said: str) -> None:
@@ -117,7 +123,7 @@ def test_novel_classes_are_named_when_it_is_asked(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_progress_counts_all_steps(name: str) -> None:
     told: list[tuple[int, int]] = []
-    build_method(name, epochs=2, batch=5).fit(few_shots(), progress=lambda *at: told.append(at))
+    build_method(name, epochs=2, batch_size=5).fit(few_shots(), progress=lambda *at: told.append(at))
     assert told == [(done, 6) for done in range(1, 7)]
 
 
@@ -125,12 +131,12 @@ def test_progress_counts_all_steps(name: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ({"n_ctx": -1}, "n_ctx=-1 is no number of context vectors; write e"),
-        ({"words": ""}, "words='' gives no context"),
-        ({"epochs": 0}, "epochs=0 leaves nothing to learn from; write epochs=1 or more"),
-        ({"batch": 0}, "batch=0 leaves nothing to learn from"),
-        ({"lr": 0.0}, "lr=0.0 learns nothing"),
-        ({"shots": 16}, "has no setting 'shots'; known: n_ctx, words, "),
+        ({"n_ctx": -1}, "n_ctx must be >= 0, got -1"),
+        ({"ctx_init": ""}, "ctx_init is empty, got ''"),
+        ({"epochs": 0}, "epochs must be >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"lr": 0.0}, "lr must be positive, got 0.0"),
+        ({"shots": 16}, "has no setting 'shots'; known: n_ctx, ctx_init, "),
     ],
 )
 def test_bad_settings_are_told_at_once(name: str, setting: dict[str, Any], said: str) -> None:
@@ -142,3 +148,35 @@ def test_bad_settings_are_told_at_once(name: str, setting: dict[str, Any], said:
 def test_towers_that_take_no_tokens_are_told(name: str) -> None:
     with pytest.raises(InputError, match="takes no learned tokens"):
         build_method(name).fit(few_shots(shared_toy("siglip")))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("coop", {"words": "one", "batch": 3}, {"ctx_init": "one", "batch_size": 3}),
+        ("vpt", {"batch": 3}, {"batch_size": 3}),
+        (
+            "coprompt",
+            {"weight": 2.0, "image_share": 0.3, "text_share": 0.4},
+            {"consistency_weight": 2.0, "image_adapter_ratio": 0.3, "text_adapter_ratio": 0.4},
+        ),
+    ],
+)
+def test_settings_are_taken_by_their_old_names_with_a_warning(
+    name: str, old: dict[str, Any], new: dict[str, Any]
+) -> None:
+    method = build_method(name, **new)
+    for build in (partial(build_method, name), type(method)):
+        with pytest.warns(DeprecationWarning, match="is now named") as warned:
+            assert build(**old) == method
+        assert [str(one.message).partition(" is now named ")[::2] for one in warned] == [
+            (one, f"{other}; pass {other}={old[one]!r}") for one, other in zip(old, new, strict=True)
+        ]
+        assert {Path(one.filename).name for one in warned} == {Path(__file__).name}
+
+
+def test_a_setting_by_both_names_and_one_of_another_method_are_refused() -> None:
+    with pytest.raises(InputError, match="batch is the old name of batch_size, and both are given"):
+        build_method("coop", batch=3, batch_size=4)
+    with pytest.raises(InputError, match="coop has no setting 'weight'"):
+        build_method("coop", weight=3.0)

@@ -43,9 +43,9 @@ def told(parameters: list[Tensor]) -> list[bool]:
 
 def test_the_published_recipe() -> None:
     method = MaPLe()
-    assert (method.n_ctx, method.words, method.depth) == (2, "a photo of a", 9)
+    assert (method.n_ctx, method.ctx_init, method.depth) == (2, "a photo of a", 9)
     recipe = method.recipe()
-    assert (recipe.epochs, recipe.batch, recipe.lr) == (5, 4, 0.0035)
+    assert (recipe.epochs, recipe.batch_size, recipe.lr) == (5, 4, 0.0035)
     assert (recipe.warmup, recipe.warmup_lr, recipe.momentum, recipe.weight_decay) == (1, 1e-5, 0.9, 5e-4)
 
 
@@ -125,7 +125,7 @@ def test_gradients_of_images_reach_all_and_those_of_texts_the_prompts() -> None:
 
 def test_other_words_and_more_tokens_than_they_have() -> None:
     few = few_shots()
-    other = MaPLe(words="one", epochs=1).fit(few)
+    other = MaPLe(ctx_init="one", epochs=1).fit(few)
     assert other.model.text.first.shape == (2, 32)
     many = MaPLe(n_ctx=6, epochs=1).fit(few)
     assert many.model.text.first.shape == (6, 32)
@@ -152,11 +152,11 @@ def test_names_that_do_not_fit_are_told_before_an_image_is_read() -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ({"n_ctx": -1}, "n_ctx=-1 is no number of prompt tokens"),
-        ({"depth": 0}, "depth=0 leaves no block for prompts"),
-        ({"epochs": 0}, "epochs=0 leaves nothing to learn from; write epochs=1 or more"),
-        ({"lr": -1.0}, "lr=-1.0 learns nothing"),
-        ({"position": "end"}, "maple has no setting 'position'; known: n_ctx, words, depth, epochs, batch, lr"),
+        ({"n_ctx": -1}, "n_ctx must be >= 0, got -1"),
+        ({"depth": 0}, r"depth must be >= 1 \(1 = shallow prompts\), got 0"),
+        ({"epochs": 0}, "epochs must be >= 1, got 0"),
+        ({"lr": -1.0}, "lr must be positive, got -1.0"),
+        ({"position": "end"}, "maple has no setting 'position'; known: n_ctx, ctx_init, depth, epochs, batch_size, lr"),
     ],
 )
 def test_bad_settings_are_told_at_once(setting: dict[str, Any], said: str) -> None:

@@ -44,7 +44,7 @@ def drawn(n_ctx: int = 4, depth: int = 9, seed: int = 0) -> IndependentPrompts:
 
 
 def fit(seed: int = 0, **settings: Any) -> PromptedClassifier[IndependentPrompts]:
-    return PromptSRC(**{"epochs": 2, "batch": 8, **settings}).fit(few_shots(), seed=seed)
+    return PromptSRC(**{"epochs": 2, "batch_size": 8, **settings}).fit(few_shots(), seed=seed)
 
 
 def unprompted(few: FewShot) -> Said:
@@ -142,7 +142,7 @@ def test_a_class_that_does_not_fit_the_sixty_is_told() -> None:
 @pytest.mark.parametrize("template", ["a photo of a <CLASS>.", "art of the <CLASS>."])
 def test_without_prompts_it_is_zero_shot_clip(template: str) -> None:
     few, images = few_shots(), pictures(2, seed=1)[0]
-    fitted = PromptSRC(n_ctx=0, words=template.removesuffix(" <CLASS>."), epochs=1).fit(few)
+    fitted = PromptSRC(n_ctx=0, ctx_init=template.removesuffix(" <CLASS>."), epochs=1).fit(few)
     clip = TemplateClassifier(few.backbone, Template.parse(template))
     near(
         fitted.logits(images, CLASSES) / few.backbone.logit_scale,
@@ -179,7 +179,7 @@ def apart(fitted: PromptedClassifier[IndependentPrompts], few: FewShot) -> tuple
 def test_the_weights_hold_what_they_name_to_the_frozen_model() -> None:
     few = few_shots()
     free, text, image = (
-        apart(PromptSRC(epochs=6, batch=8, lr=0.005, gpa_mean=6.0, text_weight=t, image_weight=i).fit(few), few)
+        apart(PromptSRC(epochs=6, batch_size=8, lr=0.005, gpa_mean=6.0, text_weight=t, image_weight=i).fit(few), few)
         for t, i in ((0.0, 0.0), (25.0, 0.0), (0.0, 25.0))
     )
     assert text[0] < 0.6 * free[0]
@@ -195,25 +195,25 @@ def test_the_seed_draws_all_prompts_but_the_words() -> None:
 
 def test_the_published_recipe() -> None:
     method = PromptSRC()
-    recipe = method._recipe()
-    assert (recipe.epochs, recipe.batch, recipe.lr, recipe.warmup, recipe.warmup_lr) == (20, 4, 0.0025, 1, 1e-5)
+    recipe = method.recipe()
+    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.warmup, recipe.warmup_lr) == (20, 4, 0.0025, 1, 1e-5)
     assert (recipe.momentum, recipe.weight_decay) == (0.9, 5e-4)
     assert method.towers == ("text", "image")
-    assert (method.n_ctx, method.words, method.depth) == (4, "a photo of a", 9)
+    assert (method.n_ctx, method.ctx_init, method.depth) == (4, "a photo of a", 9)
     assert (method.text_weight, method.image_weight, method.gpa_mean, method.gpa_std) == (25, 10, 15, 1)
 
 
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ({"n_ctx": -1}, "n_ctx=-1 is no number of prompt tokens; write e"),
-        ({"depth": 0}, "depth=0 leaves no block for prompts; write depth=1"),
-        ({"text_weight": -1.0}, "text_weight=-1.0 is no weight of a term; write 0 or more"),
-        ({"image_weight": float("nan")}, "image_weight=nan is not a finite number"),
-        ({"gpa_std": 0.0}, "gpa_std=0.0 is no width of a Gaussian; write a positive number"),
-        ({"gpa_mean": float("nan")}, r"gpa_mean=nan is not a finite number; write e\.g\. gpa_mean=15"),
-        ({"epochs": 0}, "epochs=0 leaves nothing to learn from"),
-        ({"shots": 16}, "promptsrc has no setting 'shots'; known: n_ctx, words, depth, text_weight, "),
+        ({"n_ctx": -1}, "n_ctx must be >= 0, got -1"),
+        ({"depth": 0}, r"depth must be >= 1 \(1 = shallow prompts\), got 0"),
+        ({"text_weight": -1.0}, "text_weight must be >= 0, got -1.0"),
+        ({"image_weight": float("nan")}, "image_weight must be a finite number, got nan"),
+        ({"gpa_std": 0.0}, "gpa_std must be positive, got 0.0"),
+        ({"gpa_mean": float("nan")}, r"gpa_mean must be a finite number, got nan; for example gpa_mean=15"),
+        ({"epochs": 0}, "epochs must be >= 1, got 0"),
+        ({"shots": 16}, "promptsrc has no setting 'shots'; known: n_ctx, ctx_init, depth, text_weight, "),
     ],
 )
 def test_bad_settings_are_told_at_once(setting: dict[str, Any], said: str) -> None:

@@ -118,7 +118,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, name: str, method: str, **settings: A
     with monkeypatch.context() as patch:
         for module in ("training_views", "coprompt"):
             patch.setattr(f"ipo_dspy.baselines.{module}.{name}", counting, raising=False)
-        fitted = build_method(method, epochs=3, batch=4, **settings).fit(few_shots(shots=2), seed=0)
+        fitted = build_method(method, epochs=3, batch_size=4, **settings).fit(few_shots(shots=2), seed=0)
     return count, fitted
 
 
@@ -149,7 +149,13 @@ def test_promptsrc_holds_a_crop_to_what_the_frozen_model_says_of_the_same_crop()
 def test_coprompts_models_see_different_pictures() -> None:
     """Without anything learned they agree on the same picture, and the texts are the same."""
     few = few_shots(shots=1)
-    settings: dict[str, Any] = {"n_ctx": 0, "epochs": 1, "image_share": 0.0, "text_share": 0.0, "weight": 1000}
+    settings: dict[str, Any] = {
+        "n_ctx": 0,
+        "epochs": 1,
+        "image_adapter_ratio": 0.0,
+        "text_adapter_ratio": 0.0,
+        "consistency_weight": 1000,
+    }
     settings["sentences"] = {name: [f"a photo of a {name}."] for name in few.classes}
     apart, same = (build_method("coprompt", augment=on, **settings).fit(few).losses[0] for on in (True, False))  # type: ignore[attr-defined]
     assert same < 10
@@ -159,5 +165,5 @@ def test_coprompts_models_see_different_pictures() -> None:
 @pytest.mark.parametrize("method", [*CROPPED, "coprompt"])
 @pytest.mark.parametrize("value", ["yes", 1, None])
 def test_augment_is_true_or_false(method: str, value: Any) -> None:
-    with pytest.raises(InputError, match=r"augment=.* is not true or false; write e\.g\. augment="):
+    with pytest.raises(InputError, match=r"augment must be true or false, got .*; for example augment="):
         build_method(method, augment=value)

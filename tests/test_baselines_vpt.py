@@ -42,7 +42,7 @@ def test_the_published_recipe() -> None:
     method = VPT()
     assert (method.n_ctx, method.depth) == (8, 12)
     recipe = method.recipe()
-    assert (recipe.epochs, recipe.batch, recipe.lr) == (5, 4, 0.0025)
+    assert (recipe.epochs, recipe.batch_size, recipe.lr) == (5, 4, 0.0025)
     assert (recipe.warmup, recipe.warmup_lr, recipe.momentum, recipe.weight_decay) == (1, 1e-5, 0.9, 5e-4)
 
 
@@ -151,11 +151,14 @@ def test_templates_that_do_not_fit_are_told_before_an_image_is_read() -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ({"n_ctx": -1}, "n_ctx=-1 is no number of prompt tokens"),
-        ({"depth": 0}, "depth=0 leaves no block for prompts"),
-        ({"batch": 0}, "batch=0 leaves nothing to learn from"),
-        ({"lr": 0.0}, "lr=0.0 learns nothing"),
-        ({"words": "a photo"}, "vpt has no setting 'words'; known: template, n_ctx, depth, epochs, batch, lr, augment"),
+        ({"n_ctx": -1}, "n_ctx must be >= 0, got -1"),
+        ({"depth": 0}, r"depth must be >= 1 \(1 = shallow prompts\), got 0"),
+        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"lr": 0.0}, "lr must be positive, got 0.0"),
+        (
+            {"ctx_init": "a photo"},
+            "vpt has no setting 'ctx_init'; known: template, n_ctx, depth, epochs, batch_size, lr, augment",
+        ),
     ],
 )
 def test_bad_settings_are_told_at_once(setting: dict[str, Any], said: str) -> None:

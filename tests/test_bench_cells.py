@@ -64,17 +64,17 @@ def test_what_a_method_does_not_read_is_not_in_its_key() -> None:
 
 def test_what_the_authors_set_for_a_data_set_gives_way_to_the_user() -> None:
     cell = Cell("paper", "eurosat", "coprompt", 16, 1, Settings())
-    assert cell.arguments == {"depth": 12, "n_ctx": 2, "weight": 0.1}
+    assert cell.arguments == {"depth": 12, "n_ctx": 2, "consistency_weight": 0.1}
     assert replace(cell, suite="demo").arguments == {}
     assert Cell("paper", "food101", "coprompt", 16, 1, Settings()).arguments["epochs"] == 5
     assert Cell("paper", "imagenet", "coop", 16, 1, Settings()).arguments == {"epochs": 50}
     own: dict[str, dict[str, Any]] = {
-        "coprompt": {"weight": 3.0, "n_ctx": 8},
+        "coprompt": {"consistency_weight": 3.0, "n_ctx": 8},
         "coprompt@eurosat": {"n_ctx": 6},
         "coprompt@dtd": {"n_ctx": 1},
     }
     other = replace(cell, settings=Settings(arguments=own))
-    assert other.arguments == {"depth": 12, "n_ctx": 6, "weight": 3.0}
+    assert other.arguments == {"depth": 12, "n_ctx": 6, "consistency_weight": 3.0}
     assert other.decisive["arguments"] == other.arguments
     assert other.key != cell.key
 
@@ -84,16 +84,20 @@ def test_sentences_are_in_the_key_and_rows_repeat_their_digest_only(tmp_path: Pa
     keys = set()
     for name, sentences in (("a", texts), ("b", texts), ("c", {**texts, "class 0": ["another text."]})):
         (tmp_path / f"{name}.json").write_text(json.dumps(sentences))
-        arguments = with_sentences({"coprompt@dtd": {"sentences": str(tmp_path / f"{name}.json"), "weight": 3.0}})
+        arguments = with_sentences(
+            {"coprompt@dtd": {"sentences": str(tmp_path / f"{name}.json"), "consistency_weight": 3.0}}
+        )
         cell = Cell("paper", "dtd", "coprompt", 16, 1, Settings(arguments=arguments))
         assert cell.arguments["sentences"] == sentences
         assert cell.decisive["arguments"]["sentences"].startswith("sha256:")
-        assert cell.decisive["arguments"]["weight"] == 3.0
+        assert cell.decisive["arguments"]["consistency_weight"] == 3.0
         assert len(json.dumps(cell.settings.plain)) < 2000
         keys.add(cell.key)
     assert len(keys) == 2  # wherever the file lies
     own: dict[str, dict[str, Any]] = {"coprompt": {"sentences": {"cat": ["a cat."]}}, "vpt": {"sentences": "no.json"}}
     assert with_sentences(own) == own
+    with pytest.warns(DeprecationWarning, match="batch is now named batch_size"):
+        assert with_sentences({"coop": {"batch": 4}}) == {"coop": {"batch_size": 4}}
 
 
 def test_cells_of_other_code_devices_and_data_are_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,10 @@
 """DSPy's optimizers as methods of the bench: on the same program, within the number of evaluations that IPO makes."""
 
+import logging
 import runpy
 import sys
+import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,25 @@ def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         InputError, match=r"^Optuna must be installed for MIPROv2; run pip install 'ipo_dspy\[bench\]'$"
     ):
         compile_mipro(ClipClassifier(), Allowance([], dspy.LM("openai/a"), 10, 0))
+
+
+def test_quiet_holds_for_the_thread_and_the_optimizers_only(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("dspy"), "propagate", True)
+    with quiet():
+        sys.stdout.write("an evaluation")
+        warnings.warn("an evaluation", stacklevel=1)
+        logging.getLogger("dspy.teleprompt").error("an evaluation")
+        logging.getLogger("another").error("a fault")
+        for stream in (sys.stdout, sys.stderr):
+            thread = threading.Thread(target=print, args=("a display",), kwargs={"file": stream})
+            thread.start()
+            thread.join()
+    assert capsys.readouterr() == ("a display\n", "a display\n")
+    assert caplog.messages == ["a fault"]
+    logging.getLogger("dspy.teleprompt").error("later")
+    assert caplog.messages[-1] == "later"
 
 
 def test_a_cell_of_copro_tells_what_it_asked_and_found(

@@ -21,9 +21,9 @@ from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.suites import Split
 from ipo_dspy.bench.sweep import Swept
 from ipo_dspy.clip.loading import resolve_device
-from ipo_dspy.data import harmonic_mean
 from ipo_dspy.errors import InputError, JournalError, LanguageModelError, ModelError
 from ipo_dspy.run.journal import FILE_NAME
+from ipo_dspy.scoring.score import harmonic_mean
 
 
 @pytest.fixture(scope="module")

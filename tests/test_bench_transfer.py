@@ -94,7 +94,7 @@ def test_a_sweep_goes_on_and_base_to_novel_cells_are_others(swept: Swept, tmp_pa
         ("coop", {"epochs": 50}, {"epochs": 50}),
         ("cocoop", {}, {}),
         ("vpt", {}, {}),
-        ("coprompt", *[{"depth": 12, "n_ctx": 4, "weight": 8.0}] * 2),
+        ("coprompt", *[{"depth": 12, "n_ctx": 4, "consistency_weight": 8.0}] * 2),
     ],
 )
 def test_hyper_parameters_are_those_of_the_authors_for_transfer(

@@ -55,7 +55,7 @@ def test_check_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_input_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = said(capsys, "check", "food", str(tmp_path), code=2)
-    assert told.startswith("ipo-dspy: there is no data set 'food'; write 'food101', or another of imagenet, ")
+    assert told.startswith("ipo-dspy: unknown data set 'food'; pass 'food101' or another of imagenet, ")
     plant(tmp_path, "file")
     told = said(capsys, "check", "dtd", str(tmp_path / "file"), code=2)
     assert told.startswith(f"ipo-dspy: there is no folder {tmp_path}/file ")

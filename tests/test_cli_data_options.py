@@ -50,6 +50,7 @@ def test_what_is_left_over_is_for_validation_and_in_no_other_part(tmp_path: Path
     assert sizes(sets(data, shots=5)) == (10, None, {"all": 10})
     assert sizes(sets(data, shots=None)) == (10, None, {"all": 10})
     assert sizes(sets(data, test=0.0)) == (4, 4, {})
+    assert sizes(sets(data, test=3.0)) == (4, 4, {"all": 3})
 
 
 def test_too_few_leftovers_decide_nothing(tmp_path: Path) -> None:
@@ -66,9 +67,9 @@ def test_data_that_is_already_split_is_used_by_its_parts(tmp_path: Path, capsys:
 
 def test_a_share_is_not_taken_beside_test_images_and_none_is_none(tmp_path: Path) -> None:
     data = plant(tmp_path, {"cat": 4, "dog": 4}, "train", "test")
-    with pytest.raises(InputError, match=r"^test=0\.3 takes a share of data without test images of its own; leave it"):
+    with pytest.raises(InputError, match=r"^test=0\.3 applies only to data without test images of its own; remove it"):
         sets(data, test=0.3)
-    with pytest.raises(InputError, match=r"^test=0\.3 takes a share"):
+    with pytest.raises(InputError, match=r"^test=0\.3 applies only"):
         sets(data / "train", test=0.3, test_data=data / "test")
     assert sizes(sets(data, test=0.0)) == (4, 4, {})
     assert sizes(sets(data / "train", test=0.0, test_data=data / "test")) == (4, 4, {"all": 8})
@@ -129,7 +130,7 @@ def test_a_table_with_other_headers_is_read(tmp_path: Path) -> None:
     for classes in ("Katze, Hund", str(tmp_path / "names.txt")):
         options = data_options("bild", "klasse", str(tmp_path / "pictures"), classes, None)
         assert sets(tmp_path / "t.csv", options).train.classes == ("Katze", "Hund")
-    with pytest.raises(DataError, match=r"name it, e\.g\. label='klasse'"):
+    with pytest.raises(DataError, match=r"pass it, e\.g\. label='klasse'"):
         sets(tmp_path / "t.csv", data_options("bild", None, None, None, None))
 
 
@@ -153,7 +154,7 @@ def test_columns_that_were_chosen_are_named(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_folder_takes_no_option_of_a_table(tmp_path: Path) -> None:
     data = plant(tmp_path, {"cat": 4, "dog": 4})
-    with pytest.raises(DataError, match=r"a folder of class folders, which takes no label='x'; leave it out"):
+    with pytest.raises(DataError, match=r"a folder of class folders, which takes no label='x'; remove it"):
         sets(data, data_options(None, "x", None, None, None))
 
 
@@ -212,7 +213,9 @@ def test_a_small_class_stops_no_run(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "1 class cannot be tested for lack of images: kiwi (1)" in caplog.text
     assert sets(data, min_images=2).train.classes == ("cat", "dog")
     assert "left out 1 class with fewer than 2 images: kiwi (1)" in caplog.text
-    with pytest.raises(DataError, match="min_images=9 leaves 0 classes, and two are needed"):
+    with pytest.raises(
+        DataError, match="min_images must leave at least two classes, got 9, which leaves 0 classes; lower it"
+    ):
         sets(data, min_images=9)
 
 

@@ -58,7 +58,10 @@ TOY = ["--lm", "openai/toy", "--lm-arg", "api_base={server}"]
         (["--device", "gpu"], "unknown device 'gpu'; write 'auto', 'cpu',"),
         (["--steps", "3", "--auto", "light"], "--steps 3 and --auto light are two answers to one question"),
         (["--auto", "huge"], "--auto huge is unknown; write one of 'light', 'medium', 'heavy'"),
-        (["--test", "1.5"], "--test 1.5 is not a share between 0 and 1; write e.g. --test 0.5"),
+        (
+            ["--test", "1.5"],
+            "test must be a fraction between 0 and 1 or a number of images, got 1.5; for example --test 0.5",
+        ),
         (["--max-cost", "-1"], "--max-cost -1.0 is not a number above 0; write e.g. --max-cost 2.5, or leave it out"),
         ([*TOY, "--asking", "one"], "--asking one is unknown; write one of 'auto', 'list', 'draws', 'singles'"),
         ([*TOY, "--max-cost", "1"], "--max-cost 1 cannot be kept: LiteLLM has no price for --lm 'openai/toy'; write "),

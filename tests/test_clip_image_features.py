@@ -8,6 +8,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import dspy
 import numpy as np
@@ -25,7 +26,7 @@ from ipo_dspy.clip import image_io
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import encode_images, open_image
 from ipo_dspy.clip.lru import Memo
-from ipo_dspy.errors import DataError, ImageError
+from ipo_dspy.errors import DataError, ImageError, InputError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,6 +123,12 @@ def test_batches_and_threads_never_matter(toy: Backbone, seeds: list[int], batch
     found = encode_images(toy, [picture(seed) for seed in seeds], batch_size=batch, num_threads=threads)
     alone = [toy.encode_pixels(toy.preprocess(picture(seed))[None])[0] for seed in seeds]
     torch.testing.assert_close(found.features, torch.stack(alone), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5])
+def test_a_batch_has_one_image_at_least(toy: Backbone, batch_size: Any) -> None:
+    with pytest.raises(InputError, match="batch_size="):
+        encode_images(toy, [picture(0)], batch_size=batch_size)
 
 
 def test_what_is_beside_an_image_and_the_number_of_threads_move_its_features_within_the_bound(

@@ -79,6 +79,11 @@ def test_class_features_are_those_of_open_clips_zero_shot_classifier(toy: Backbo
     torch.testing.assert_close(text.class_features(toy, [template], CLASSES)[0], theirs.T, rtol=0, atol=BOUND)
 
 
+def test_a_batch_has_one_text_at_least(toy: Backbone) -> None:
+    with pytest.raises(InputError, match="batch_size=0"):
+        text.encode_token_lists(toy, [(1, 2)], batch_size=0)
+
+
 @settings(max_examples=25, deadline=None)
 @given(texts=st.lists(WORDS, min_size=1, max_size=9), batch_size=st.integers(1, 10))
 def test_any_list_and_batch_size_gives_the_features_one_by_one(

@@ -101,8 +101,8 @@ def test_a_class_that_is_too_small_gives_all_it_has_and_is_told(
         data = load_benchmark("dtd", plant_dtd(tmp_path, SIZES), shots=6)
     assert data.train.counts() == {"zebra": 6, "apple": 3, "mango": 6, "bee": 6, "crow": 5}
     assert data.val.counts() == {"zebra": 4, "apple": 1, "mango": 3, "bee": 3, "crow": 2}
-    assert "fewer than 6 training images; all that they have are used: apple (3), crow (5)" in caplog.text
-    assert "DTD has 5 classes here and 47 as published" in caplog.text
+    assert "fewer than 6 training images; using all of them: apple (3), crow (5)" in caplog.text
+    assert "DTD has 5 classes, 47 were published" in caplog.text
 
 
 def test_names_are_those_of_the_split_file_and_spaces_come_on_filling(tmp_path: Path) -> None:
@@ -180,8 +180,8 @@ def test_imagenet_is_tested_on_its_validation_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shots": 0}, r"shots=0 is not a whole number from 1; write e\.g\. shots=16"),
-        ({"part": "new"}, "part='new' is no part of the classes; write one of 'all', 'base', 'novel'"),
+        ({"shots": 0}, r"shots must be a whole number of at least 1, got 0; for example shots=16"),
+        ({"part": "new"}, "part must be a half of the classes, got 'new'; pass one of 'all', 'base', 'novel'"),
     ],
 )
 def test_arguments_are_refused_before_anything_is_read(tmp_path: Path, options: dict[str, Half], message: str) -> None:
@@ -192,7 +192,7 @@ def test_arguments_are_refused_before_anything_is_read(tmp_path: Path, options: 
 @pytest.mark.parametrize("part", ["base", "novel"])
 def test_three_classes_make_no_halves(tmp_path: Path, part: Half) -> None:
     root = plant_dtd(tmp_path, {"a": 1, "b": 1, "c": 1})
-    with pytest.raises(DataError, match=r"has 3 classes; base and novel need two each, so leave part='\w+' out"):
+    with pytest.raises(DataError, match=r"has 3 classes, and base/novel splits need at least four; remove part='\w+'"):
         load_benchmark("dtd", root, part=part)
 
 

@@ -39,9 +39,9 @@ def test_each_can_be_found_and_used(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("food-1001", "no data set 'food-1001'; write 'food101', or another of imagenet, caltech101, .*imagenet_r$"),
-        ("mnist", "no data set 'mnist'; write one of imagenet, caltech101"),
-        ("", "no data set ''; write one of imagenet"),
+        ("food-1001", "unknown data set 'food-1001'; pass 'food101' or another of imagenet, caltech101, .*imagenet_r$"),
+        ("mnist", "unknown data set 'mnist'; pass one of imagenet, caltech101"),
+        ("", "unknown data set ''; pass one of imagenet"),
     ],
 )
 def test_an_unknown_name_lists_the_known(name: str, message: str) -> None:
@@ -86,7 +86,9 @@ def test_absent_and_empty_images_are_counted_and_the_first_named(tmp_path: Path)
 def test_a_split_file_that_is_a_web_page(tmp_path: Path) -> None:
     plant(plant_dtd(tmp_path), "dtd/split_zhou_DescribableTextures.json", content=b"<!DOCTYPE html>")
     found = check_benchmark("dtd", tmp_path)
-    assert "is not JSON (Expecting value in line 1), perhaps a web page" in told(found, "lists and folders")
+    assert "is not JSON (Expecting value in line 1; an HTML page or a truncated download?)" in told(
+        found, "lists and folders"
+    )
 
 
 def test_a_set_is_found_from_its_own_folder_too(tmp_path: Path) -> None:
@@ -103,7 +105,9 @@ def test_aircraft_and_imagenet(tmp_path: Path) -> None:
     assert told(found, "test images") == "not ok: 10, and 50,000 as published"
     (tmp_path / "imagenet" / "images" / "val" / "n01440764").rename(tmp_path / "moved")
     found = check_benchmark("imagenet", tmp_path)
-    assert "images/val has 4 of 5 class folders, not n01440764; extract it again" in told(found, "lists and folders")
+    assert "images/val has 4 of 5 class folders; missing: n01440764; extract the archive again" in told(
+        found, "lists and folders"
+    )
 
 
 def test_class_names_of_imagenet_serve_the_sets_beside_it(tmp_path: Path) -> None:
@@ -114,5 +118,5 @@ def test_class_names_of_imagenet_serve_the_sets_beside_it(tmp_path: Path) -> Non
 
 
 def test_a_root_that_is_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no folder .*/nowhere .* name the one that holds the data sets"):
+    with pytest.raises(DataError, match=r"there is no folder .*/nowhere .* pass the one that holds the data sets"):
         check_benchmark("dtd", tmp_path / "nowhere")

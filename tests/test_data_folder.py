@@ -83,7 +83,7 @@ def test_what_is_not_used_is_counted_by_kind_and_said_once(tmp_path: Path, caplo
     os.mkfifo(tmp_path / "cat" / "pipe.jpg")
     assert load_image_folder(tmp_path).counts() == {"cat": 1, "dog": 1}
     (record,) = caplog.records
-    assert "11 files are not used: 6 dangling links ('dog/0.png'): mend the links" in record.getMessage()
+    assert "11 files are not used: 6 dangling links ('dog/0.png'): repair the links" in record.getMessage()
     assert "2 .cr2 ('cat/a.cr2'): develop to JPEG" in record.getMessage()
     assert "1 .part ('dog/c.jpg.part'): finish the download" in record.getMessage()
     assert "1 special file ('cat/pipe.jpg')" in record.getMessage()
@@ -203,7 +203,7 @@ def test_order_on_disk_changes_nothing(
     ("files", "message"),
     [
         (["1.jpg", "2.jpg"], "has no sub-folders; put each class in a sub-folder: .*/cat/1.jpg"),
-        (["cat/notes.txt", "dog/notes.txt"], "sub-folders without images .*put some in"),
+        (["cat/notes.txt", "dog/notes.txt"], "sub-folders without images .*add images"),
         (["cat/1.jpg"], "images of one class only, 'cat'; add another"),
         (
             ["images/cat/1.jpg", "images/dog/1.jpg"],
@@ -215,10 +215,13 @@ def test_order_on_disk_changes_nothing(
             ["train/cat/1.jpg", "test/cat/1.jpg"],
             r"already split into training 'train', test 'test'; load one part .* with split='train' or split='test'$",
         ),
-        (["cat/1.jpg", "cat /1.jpg", "dog/1.jpg"], "two folders of the class 'cat': 'cat' and 'cat '; put their"),
+        (
+            ["cat/1.jpg", "cat /1.jpg", "dog/1.jpg"],
+            "two folders of the class 'cat': 'cat' and 'cat '; move their images",
+        ),
         (["caf\u00e9/1.jpg", "cafe\u0301/1.jpg"], r"two folders of the class 'caf\u00e9': .*\\u0301"),
-        (["cat/1.cr2", "dog/1.cr2"], r"without images that are read: 2 files are not used: 2 \.cr2 .*develop to JPEG"),
-        (["train/0.tar", "test/0.tar"], "holds tar files, the first is 'test/0.tar'; pass the folder of one part"),
+        (["cat/1.cr2", "dog/1.cr2"], r"without supported images: 2 files are not used: 2 \.cr2 .*develop to JPEG"),
+        (["train/0.tar", "test/0.tar"], "holds tar files such as 'test/0.tar'; pass the folder of one part"),
         (["_/1.jpg", "dog/1.jpg"], "class name '_' is not a non-empty string"),
         (["a\u202eb/1.jpg", "dog/1.jpg"], r"control character.* write it without"),
     ],
@@ -250,7 +253,7 @@ def test_mistakes_in_the_path(tmp_path: Path) -> None:
 
 def test_mistakes_in_the_numbers(tmp_path: Path) -> None:
     plant(tmp_path, "cat/1.jpg", "dog/1.jpg")
-    with pytest.raises(DataError, match="shots=0"):
+    with pytest.raises(DataError, match="shots must be a whole number of at least 1, got 0"):
         load_image_folder(tmp_path, shots=0)
     with pytest.raises(DataError, match="leaves no class with a test image"):
         load_image_folder(tmp_path).split(test=0.5)

@@ -74,11 +74,11 @@ def test_several_splits_are_never_mixed(tmp_path: Path) -> None:
     whole = made([0, 1])
     one = saved(datasets.Dataset(whole.data, info=whole.info, split=datasets.Split.TRAIN), tmp_path / "one")
     assert len(load_hub(one, split="train")) == len(load_hub(one)) == 2
-    with pytest.raises(DataError, match="has no split 'test'; write one of 'train'"):
+    with pytest.raises(DataError, match="has no split 'test'; pass one of 'train'"):
         load_hub(one, split="test")
-    with pytest.raises(DataError, match="has the splits 'train', 'test'; choose one: split='train'"):
+    with pytest.raises(DataError, match=r"has the splits 'train', 'test'; choose one, e.g. split='train'"):
         load_hub(path)
-    with pytest.raises(DataError, match="has no split 'val'; write one of 'train', 'test'"):
+    with pytest.raises(DataError, match="has no split 'val'; pass one of 'train', 'test'"):
         load_hub(path, split="val")
     only = saved(datasets.DatasetDict({"train": made([0, 1])}), tmp_path / "only")
     assert len(load_hub(only)) == 2
@@ -91,7 +91,7 @@ def test_a_folder_of_parquet_files_as_the_hub_has_them(tmp_path: Path) -> None:
     made([1, 0]).to_parquet(tmp_path / "data" / "test-00000-of-00001.parquet")
     assert load_hub(str(tmp_path), split="train").labels() == ["dog", "cat", "cat", "cat"]
     assert load_hub(str(tmp_path), split="train[:2]").labels() == ["dog", "cat"]
-    with pytest.raises(DataError, match="has the splits 'train', 'test'"):
+    with pytest.raises(DataError, match=r"has the splits 'train', 'test'"):
         load_hub(str(tmp_path))
 
 
@@ -110,7 +110,7 @@ def test_images_in_files_beside(tmp_path: Path) -> None:
     path = saved(datasets.Dataset.from_dict(columns, features=features), tmp_path / "pets")
     assert [item.image for item in load_hub(path)] == places
     (tmp_path / "a.png").unlink()
-    with pytest.raises(DataError, match=r"row 0 of .*/pets names the image '.*a\.png', which is not there"):
+    with pytest.raises(DataError, match=r"row 0 of .*/pets names the image '.*a\.png', which does not exist"):
         load_hub(path)
 
 
@@ -128,7 +128,7 @@ def test_two_columns_of_labels_are_a_question(tmp_path: Path) -> None:
     columns = made([0, 1], label="fine").add_column("coarse", [0, 1]).cast_column("coarse", coarse)
     path = saved(columns, tmp_path / "cifar")
     with pytest.raises(
-        DataError, match="has no one label column, but 'image', 'fine', 'coarse'; name it: label='fine'"
+        DataError, match="has no unambiguous label column among 'image', 'fine', 'coarse'; pass label='fine'"
     ):
         load_hub(path)
     assert load_hub(path, label="coarse").classes == ("animal", "thing")
@@ -138,14 +138,14 @@ def test_two_columns_of_labels_are_a_question(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "feature", "options", "message"),
     [
-        ([0, 1], None, {"image": "img"}, "has no column 'img', but 'image', 'label'; name it: image='image'"),
-        ([0, 1], None, {"label": "class"}, "has no column 'class', but .*; name it: label='label'"),
-        ([0, 1], None, {"shots": 0}, "shots=0"),
+        ([0, 1], None, {"image": "img"}, "has no column 'img' among 'image', 'label'; pass image='image'"),
+        ([0, 1], None, {"label": "class"}, "has no column 'class' among .*; pass label='label'"),
+        ([0, 1], None, {"shots": 0}, "shots must be a whole number of at least 1, got 0"),
         ([0, 3], "int64", {}, r"numbers and the file has no names for them; pass classes=\['cat', 'dog'"),
         ([0, 3], "int64", {"classes": ["cat", "dog"]}, "row 1 of .* has the label 3, outside 0..1"),
         ([0, None], None, {}, "row 1 of .* has no label"),
         (["cat", "cat"], "string", {}, r"at least two classes, e\.g\. .*, got \['cat'\]"),
-        ([0.5, 1.5], "float32", {}, "row 0 of .* has the label 0.5; write a class name or a whole number"),
+        ([0.5, 1.5], "float32", {}, "row 0 of .* has the label 0.5; expected a class name or a whole number"),
         ([], None, {}, "cannot be loaded: "),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ipo_dspy.data import find_split, load_image_folder, load_images
-from ipo_dspy.data.split_folders import FolderParts, find_parts
+from ipo_dspy.data.split_folders import find_parts
 from ipo_dspy.errors import DataError
 
 KINDS = ("circle", "square", "triangle")
@@ -45,8 +45,8 @@ def test_the_parts_are_found(
     plant(tmp_path, *(part for part in (train, validation, test) if part))
     for other in others:
         (tmp_path / other).mkdir(parents=True)
-    places = [None if part is None else tmp_path / part for part in (validation, test)]
-    assert find_parts(tmp_path) == FolderParts(tmp_path / train, *places)
+    names = {"training": train, "validation": validation, "test": test}
+    assert find_parts(tmp_path) == {role: tmp_path / name for role, name in names.items() if name}
     with pytest.raises(
         DataError, match=rf"already split into training '{train}'.*; load one part at a time, with split='{train}'"
     ):
@@ -92,7 +92,7 @@ def test_test_images_in_one_heap_are_no_class(tmp_path: Path, test: str) -> None
     (tmp_path / test / "1.jpg").write_bytes(b"\xff\xd8\xff")
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "all.txt").write_text("x")
-    assert find_parts(tmp_path) == FolderParts(tmp_path / "train", None, None)
+    assert find_parts(tmp_path) == {"training": tmp_path / "train"}
     with pytest.raises(
         DataError, match=r"already split into training 'train'; load one part at a time, with split='train'$"
     ):
@@ -128,5 +128,5 @@ def test_a_part_is_read_by_its_name_or_by_what_it_is_for(tmp_path: Path) -> None
         assert all("/seg_test/" in item.image for item in load_images(tmp_path, split=name))
     with pytest.raises(DataError, match="has no part 'val'; choose one of 'seg_train', 'seg_test'"):
         load_images(tmp_path, split="val")
-    with pytest.raises(DataError, match="is not split into parts; leave split='test' out"):
+    with pytest.raises(DataError, match="is not split into parts; remove split='test'"):
         load_images(tmp_path / "seg_test", split="test")

@@ -103,7 +103,7 @@ def test_refuses_what_it_does_not_know(assets: Path, tmp_path_factory: pytest.Te
         load(assets, "../tiny")
     with pytest.raises(DataError, match="classes='half' is unknown; write one of 'base', 'novel', 'all'"):
         load(assets, classes="half")
-    with pytest.raises(DataError, match="shots=0"):
+    with pytest.raises(DataError, match="shots must be a whole number of at least 1, got 0"):
         load(assets, shots=0)
     with pytest.raises(DataError, match="only none"):
         load(tmp_path_factory.mktemp("empty"))

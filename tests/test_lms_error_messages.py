@@ -91,7 +91,7 @@ USELESS = {
     "no tags": Reply("What a nice task! Here are my ideas."),
     "half a tag": Reply("<INS a <CLA"),
     "5 MB": Reply("<INS>" + "very " * 1_000_000 + "</INS>"),
-    "5 MB of tags": Reply("<INS>" * 1_000_000),
+    "1 MB of tags": Reply("<INS>" * 200_000),
     "control characters": Reply("<INS>a \x00\x1b[2J <CLASS>.</INS>"),
     "bidi": Reply("<INS>a \u202e photo \u2066 of a <CLASS>.</INS>"),
     "no class": Reply("<INS>a photo of a dog.</INS>"),

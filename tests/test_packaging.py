@@ -6,11 +6,13 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers.cli_process import Done, Processes
 from helpers.openai_server import KEY, Reply, Writer
 from ipo_dspy.clip.bundled import BUNDLED
 
@@ -56,6 +58,10 @@ def test_the_wheel_holds_the_demo_and_is_small(distributions: Path) -> None:
     (wheel,) = distributions.glob("*.whl")
     assert wheel.stat().st_size <= MOST_BYTES
     names = zipfile.ZipFile(wheel).namelist()
+    (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+    shown = zipfile.ZipFile(wheel).read(metadata).decode()
+    assert "# ipo_dspy" in shown
+    assert re.findall(r"\]\((?!https?:|#)[^)]*", shown) == []  # they would lead nowhere outside the repository
     assert all(f"ipo_dspy/demo/assets/{folder}/open_clip_model.safetensors" in names for folder in BUNDLED.values())
     assert "ipo_dspy/py.typed" in names
     assert sum(name.endswith(".parquet") for name in names) == 4
@@ -64,15 +70,21 @@ def test_the_wheel_holds_the_demo_and_is_small(distributions: Path) -> None:
     assert not [name for name in names if name.startswith(("tests", "scripts"))]
 
 
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    folder = tmp_path_factory.mktemp("processes")
+    with Processes(folder, {"DSPY_CACHEDIR": str(folder / "cache")}) as one:
+        yield one
+
+
 @pytest.mark.parametrize("name", ["quickstart", "swap_backends", "compose", "better_together"])
-def test_an_example_runs(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "<CLASS>" in done.stdout
-    assert "it/s" not in done.stderr  # progress bars would bury what is printed
+def test_an_example_runs(name: str, processes: Processes, tmp_path: Path) -> None:
+    path = ROOT / "examples" / f"{name}.py"
+    done = ran(processes, f"import runpy\nrunpy.run_path({str(path)!r}, run_name='__main__')", tmp_path)
+    assert "<CLASS>" in done.out
+    assert "it/s" not in done.err  # progress bars would bury what is printed
     for file in tmp_path.iterdir():
-        assert f"saved in {file}" in done.stdout
+        assert f"saved in {file}" in done.out
 
 
 BLOCKS: list[str] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
@@ -99,15 +111,14 @@ def replaced(code: str, before: str, after: str) -> str:
     return code.replace(before, after)
 
 
-def ran(code: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """A script in a folder, which must not fail."""
-    places = {**os.environ, "DSPY_CACHEDIR": str(folder / "cache"), **environment}
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=places, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def ran(processes: Processes, code: str, folder: Path, **environment: str) -> Done:
+    """Run a script in a folder; it must not fail."""
+    done = processes.python(f"import os\nos.chdir({str(folder)!r})\nos.environ |= {environment!r}\n{code}")
+    assert done.code == 0, done.err
     return done
 
 
-def test_the_python_lines_of_the_readme_run(tmp_path: Path) -> None:
+def test_the_python_lines_of_the_readme_run(processes: Processes, tmp_path: Path) -> None:
     """With a folder of bundled pictures, the bundled model and no language model in them."""
     block = block_with("load_image_folder")
     block = replaced(block, 'model="ViT-B-16-quickgelu", pretrained="openai"', 'model="demo"')
@@ -116,15 +127,19 @@ def test_the_python_lines_of_the_readme_run(tmp_path: Path) -> None:
     )
     block, count = re.subn(r"IPO\(.*?\)", 'IPO(proposer="evolution", steps=2)', block)
     assert count
-    ran(PHOTOS + block, tmp_path)
+    ran(processes, PHOTOS + block, tmp_path)
     assert (tmp_path / "best.json").is_file()
 
 
 def test_the_offline_lines_of_the_readme_run_as_they_are(tmp_path: Path) -> None:
-    assert "<CLASS>" in ran(block_with("demo.load"), tmp_path).stdout
+    """In a Python of their own, as users run them."""
+    command = [sys.executable, "-c", block_with("demo.load")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "<CLASS>" in done.stdout
 
 
-def test_the_program_of_the_readme_runs(tmp_path: Path) -> None:
+def test_the_program_of_the_readme_runs(processes: Processes, tmp_path: Path) -> None:
     """As it is written, but for the CLIP and a server that stands in for the provider."""
     program = block_with("class Sorter")
     program = replaced(program, "classes=trainset.classes", 'classes=trainset.classes, model="demo"')
@@ -133,8 +148,8 @@ def test_the_program_of_the_readme_runs(tmp_path: Path) -> None:
     after = "print(better.classify.template, better.reply.signature)"
     tried = before + replaced(program, "IPO()", "IPO(steps=2)") + after
     with Answering() as server:
-        done = ran(tried, tmp_path, OPENAI_API_KEY=KEY, OPENAI_API_BASE=server.url)
-    assert "<CLASS>" in done.stdout
+        done = ran(processes, tried, tmp_path, OPENAI_API_KEY=KEY, OPENAI_API_BASE=server.url)
+    assert "<CLASS>" in done.out
     assert server.asked == 2
 
 
@@ -146,11 +161,9 @@ class Answering(Writer):
         return reply if "<INS>" in reply.text else Reply("[[ ## answer ## ]]\nyes\n\n[[ ## completed ## ]]")
 
 
-def test_the_python_lines_of_the_baselines_page_run(tmp_path: Path) -> None:
+def test_the_python_lines_of_the_baselines_page_run(processes: Processes, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "baselines.md").read_text(), flags=re.DOTALL)
     code = "\n".join(["from ipo_dspy import IPO, ClipClassifier", *blocks, "print(best.template, found.accuracy)"])
     quick = replaced(code, "shots=16", "shots=1")
     quick = replaced(quick, 'IPO(proposer="evolution")', 'IPO(proposer="evolution", steps=1)')
-    done = subprocess.run([sys.executable, "-c", quick], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "<CLASS>" in done.stdout
+    assert "<CLASS>" in ran(processes, quick, tmp_path).out

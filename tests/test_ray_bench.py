@@ -134,7 +134,7 @@ def test_a_cluster_without_room_for_a_cell_is_told(ray: RayTasks, tmp_path: Path
     ("options", "code", "said"),
     [
         (["--ray-cpus", "2"], 2, "--ray-cpus is for a cluster; name one: --ray auto"),
-        (["--ray", "head"], 2, "'head' is no address of a Ray cluster; write 'auto', 'local' or 'HOST:6379'"),
+        (["--ray", "head"], 2, "'head' is not a valid Ray address; use 'auto', 'local' or 'HOST:6379'"),
         (["--ray", "ADDRESS", "--ray-cpus", "64"], 1, "add nodes with ray start, or ask for less: --ray-cpus 1"),
     ],
 )

@@ -120,7 +120,7 @@ def test_no_planted_key_is_written_or_shown_by_a_sweep_of_another_optimizer(
     assert planted.found() == []
 
 
-@pytest.mark.parametrize("planted", shapes(), indirect=True)
+@pytest.mark.parametrize("planted", shapes(quick=["seven letters"]), indirect=True)
 def test_no_planted_key_is_written_or_shown_by_the_command_line(
     planted: Planted, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

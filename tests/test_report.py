@@ -9,8 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ipo_dspy._internal.untrusted import printable
+from ipo_dspy.data import load_webdataset
 from ipo_dspy.errors import JournalError
 from ipo_dspy.report import render_report, write_report
 from ipo_dspy.report import thumbnails as pictures
 from ipo_dspy.report.run_view import Change
-from ipo_dspy.report.summary import changed, harmonic_mean
+from ipo_dspy.report.summary import changed
 from ipo_dspy.run.journal import Journal
+from ipo_dspy.scoring.score import harmonic_mean
 
 CLASSES = (
     "apple", "bicycle", "cactus", "castle", "cloud", "crab", "crown", "dragon", "fish", "flower", "ghost", "heart",
@@ -531,6 +534,41 @@ def test_rows_of_a_parquet_file(tmp_path: Path) -> None:
         assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) < 12
     assert pictures.thumbnail(f"{path}#4") is None
     assert pictures.thumbnail(f"{path}#-1") is None
+
+
+def test_the_image_column_of_a_parquet_file_may_have_any_name(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40), "red").save(buffer, "PNG")
+    cell = {"bytes": buffer.getvalue(), "path": None}
+    pq.write_table(pa.table({"label": ["a"], "photo": [cell]}), tmp_path / "one.parquet")
+    pq.write_table(pa.table({"left": [cell], "right": [cell]}), tmp_path / "two.parquet")
+    assert decoded(pictures.thumbnail(f"{tmp_path}/one.parquet#0")).size == (40, 40)
+    assert pictures.thumbnail(f"{tmp_path}/two.parquet#0") is None
+
+
+def test_members_of_tar_files(tmp_path: Path) -> None:
+    path = tmp_path / "shard-0.tar"
+    write_shard(path, {f"pets/{name}": name for name in ("red", "blue")})
+    sources = [example.source for example in load_webdataset(path)]
+    assert sources == [f"{path}#pets/red.png", f"{path}#pets/blue.png"]
+    red, blue = (decoded(pictures.thumbnail(source)).convert("RGB").getpixel((20, 20)) for source in sources)
+    assert isinstance(red, tuple)
+    assert isinstance(blue, tuple)
+    assert (red[0] > 200, blue[0] > 200) == (True, False)
+    assert pictures.thumbnail(f"{path}#pets/green.png") is None
+    path.write_bytes(b"no tar")
+    assert pictures.thumbnail(sources[0]) is None
+
+
+def write_shard(path: Path, colors: Mapping[str, str]) -> None:
+    with tarfile.open(path, "w") as file:
+        for name, color in colors.items():
+            buffer = io.BytesIO()
+            Image.new("RGB", (40, 40), color).save(buffer, "PNG")
+            for member, content in ((f"{name}.png", buffer.getvalue()), (f"{name}.cls", color.encode())):
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                file.addfile(info, io.BytesIO(content))
 
 
 # Files, size, speed

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -25,15 +24,17 @@ from torch import Tensor
 from benchmarks.common import Size, interleaved, seconds, table
 from benchmarks.images import photographs
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.clip.feature_cache import origin
+from ipo_dspy.clip.image_features import READING, encode_images
 from ipo_dspy.clip.loading import import_open_clip, load_backbone
 from ipo_dspy.distributed import RayScorer
 from ipo_dspy.distributed.cluster import Cluster, load_ray
-from ipo_dspy.distributed.messages import Job, Shard
+from ipo_dspy.distributed.cluster import Size as Workers
 from ipo_dspy.distributed.model_ref import Known
-from ipo_dspy.distributed.partitions import Tar
-from ipo_dspy.distributed.pool import Images, Pool
-from ipo_dspy.distributed.ray_encoding import Size as Workers
+from ipo_dspy.distributed.partition_store import Kept, file_name, write
+from ipo_dspy.distributed.partitions import Listed
+from ipo_dspy.distributed.pool import Pool
+from ipo_dspy.distributed.worker import Job
 from ipo_dspy.scoring.metrics import Tally, tally_templates
 
 MODEL, CLASSES, TEMPLATES, WIDTH, SCALE = "ViT-B-32-quickgelu", 1000, 8, 512, 100.0
@@ -51,7 +52,7 @@ def run(size: Size, seed: int) -> None:
         backbone = model(Path(folder), seed)
         encoding = encoded(backbone, address, Path(folder), pictures, seed)
         print()
-        scoring, answer = scored(address, images, seed)
+        scoring, answer = scored(backbone, address, Path(folder), images, seed)
     print()
     estimate(encoding, scoring, answer)
 
@@ -100,7 +101,7 @@ def encoded(backbone: Backbone, address: str, folder: Path, count: int, seed: in
                 work = [(backbone.name, half) for half in halves(rest, workers)]
                 rates[name] = count / seconds(functools.partial(processes.map, encode_here, work, chunksize=1))[0]
             else:
-                hold = functools.partial(hold_there, address, backbone, workers)
+                hold = functools.partial(hold_there, RayScorer(address, num_workers=workers), backbone)
                 hold(first)  # loads the model
                 rates[name] = count / seconds(functools.partial(hold, rest))[0]
     print(f"Encoding {count:,} images.\n")
@@ -121,20 +122,21 @@ def encode_here(work: tuple[str, Sequence[str]]) -> int:
     return len(encode_images(load_backbone(name, None, device="cpu"), paths, num_threads=1, skip_bad=True).kept)
 
 
-def hold_there(address: str, backbone: Backbone, workers: int, paths: Sequence[str]) -> None:
+def hold_there(scorer: RayScorer, backbone: Backbone, paths: Sequence[str]) -> None:
     """Files on the cluster."""
-    RayScorer(address, num_workers=workers).hold(backbone, paths, ["a"] * len(paths), ["a", "b"])
+    scorer.hold(backbone, paths, ["a"] * len(paths), ["a", "b"])
 
 
-def scored(address: str, count: int, seed: int) -> tuple[float, float]:
+def scored(backbone: Backbone, address: str, folder: Path, count: int, seed: int) -> tuple[float, float]:
     """The table of scoring; images a second of one worker, and the seconds of a question about next to nothing."""
     cluster, draw = Cluster(address), torch.Generator().manual_seed(seed)
     text = drawn((TEMPLATES, CLASSES, WIDTH), draw)
     sets = [(drawn((EACH, WIDTH), draw), torch.randint(CLASSES, (EACH,), generator=draw)) for _ in range(count // EACH)]
-    shards = [cluster.ray.put(Shard(features.numpy(), labels.numpy(), None, None)) for features, labels in sets]
+    job = Job(Known.of(backbone), tuple(map(str, range(CLASSES))), allow_url=False, threads=1, store=str(folder))
+    parts = [stored(backbone, folder, number, *one) for number, one in enumerate(sets)]
     pools = {name: Pool(cluster, Workers(workers, 1, 0)) for name, workers in (("one worker", 1), ("two workers", 2))}
-    asks = {name: asking(pool, shards, text) for name, pool in pools.items()}
-    found = [ask() for ask in asks.values()]  # workers are started and shards handed out here
+    asks = {name: asking(pool, job, parts, text) for name, pool in pools.items()}
+    found = [ask() for ask in asks.values()]
     torch.set_num_threads(1)
     here = whole([tally_templates(*one, text, logit_scale=SCALE) for one in sets])
     took, held = interleaved(asks, repeats=5), len(sets) * EACH
@@ -143,9 +145,18 @@ def scored(address: str, count: int, seed: int) -> tuple[float, float]:
         f"Scoring {held:,} images under {TEMPLATES} templates with {CLASSES:,} classes; tallies are {same} as here.\n"
     )
     table(("", "images a second", "times one"), rows({name: held / each for name, each in took.items()}))
-    tiny = Shard(sets[0][0][:64].numpy(), sets[0][1][:64].numpy(), None, None)
-    few = asking(pools["two workers"], [cluster.ray.put(tiny)] * 2, text[:1])
+    tiny = [stored(backbone, folder, -number, sets[0][0][:64], sets[0][1][:64]) for number in (1, 2)]
+    few = asking(pools["two workers"], job, tiny, text[:1])
     return held / took["one worker"], interleaved({"": few}, repeats=20)[""]
+
+
+def stored(backbone: Backbone, folder: Path, number: int, features: Tensor, targets: Tensor) -> Listed:
+    """A partition whose features [n, D] are on disk already, so that no worker encodes it."""
+    count, labels = len(features), tuple(map(str, targets.tolist()))
+    part = Listed(0, count, (str(number).encode(),) * count, labels)
+    name = file_name(origin(backbone, READING), part.stamp() or "")
+    write(str(folder), name, Kept(features, labels, tuple(range(count)), ("",) * count, ()))
+    return part
 
 
 def _agree(found: Sequence[Tally], here: Sequence[Tally]) -> bool:
@@ -155,13 +166,11 @@ def _agree(found: Sequence[Tally], here: Sequence[Tally]) -> bool:
     )
 
 
-def asking(pool: Pool, shards: list[Any], text: Tensor) -> Callable[[], list[Tally]]:
-    """A question about the scores of texts [T, C, D] on shards."""
-    model = Known("", None, "float32", "")
-    job = Job(model, ("",) * CLASSES, allow_url=False, threads=1, store=None)
-    number = pool.add(Images(job, (Tar(""),) * len(shards), shards, torch.float32))
+def asking(pool: Pool, job: Job, parts: Sequence[Listed], text: Tensor) -> Callable[[], list[Tally]]:
+    """A question about the scores of texts [T, C, D] on partitions, which workers hold from now on."""
+    images, _ = pool.encode(job, parts, lambda index: None)
     sent = pool.cluster.ray.put(text.numpy())
-    return lambda: whole(pool.ask("tally", number, sent, SCALE, 0.0))
+    return lambda: whole(pool.ask("tally", images, sent, SCALE, 0.0))
 
 
 def estimate(encoding: float, scoring: float, answer: float) -> None:
@@ -172,7 +181,7 @@ def estimate(encoding: float, scoring: float, answer: float) -> None:
         ("images a second of one processor, a step", f"{scoring:,.0f}", "measured"),
         ("seconds of a question without work", f"{answer:.3f}", "measured"),
         (
-            "features, float32 in the object store or on disk",
+            "features, float32 on disk",
             f"{4 * WIDTH * BILLION / 1e12:.1f} TB",
             f"4 x {WIDTH} bytes",
         ),

@@ -25,7 +25,7 @@ _HOME = {
     "load_images": "data",
     "load_webdataset": "data",
     "base_novel": "data",
-    "harmonic_mean": "data",
+    "harmonic_mean": "scoring.score",
     "LMProposer": "proposers",
     "EvolutionProposer": "proposers",
     "LMDescriber": "describers",
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier as ClipClassifier
     from ipo_dspy.data import ImageDataset as ImageDataset
     from ipo_dspy.data import base_novel as base_novel
-    from ipo_dspy.data import harmonic_mean as harmonic_mean
     from ipo_dspy.data import load_benchmark as load_benchmark
     from ipo_dspy.data import load_hub as load_hub
     from ipo_dspy.data import load_image_folder as load_image_folder
@@ -66,6 +65,7 @@ if TYPE_CHECKING:
     from ipo_dspy.proposers import LMProposer as LMProposer
     from ipo_dspy.report import write_report as write_report
     from ipo_dspy.scoring.score import Score as Score
+    from ipo_dspy.scoring.score import harmonic_mean as harmonic_mean
     from ipo_dspy.template import Template as Template
 
 _install_moved_modules()

@@ -20,7 +20,7 @@ from dspy.utils.callback import BaseCallback
 
 from ipo_dspy.clip.bundled import BUNDLED, located, named
 from ipo_dspy.clip.image_io import name_image
-from ipo_dspy.clip.weights import HUB, LOCAL, Downloads, check_name
+from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, HUB, LOCAL, Downloads, check_name
 from ipo_dspy.errors import DataError, ImageError, ModelError, ProgramFileError, TemplateError
 from ipo_dspy.program_files import apply_state, load_program, read_state, write_state
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16-quickgelu", "openai"
-"""The CLIP of the paper."""
 _STATE_KEY = "clip"
 _PREDICT_STATE = ("traces", "train", "demos", "signature", "fields", "lm")
 """What `dspy.Predict` saves. It sets any key of a file as an attribute, `allow_url` too, so others stay out."""
@@ -389,7 +387,7 @@ class ClipClassifier(dspy.Predict):
             )
         name = saved.get("model")
         if not isinstance(name, str):
-            raise ProgramFileError(f"{path!r} names no model; pass one, e.g. model='ViT-B-16-quickgelu'")
+            raise ProgramFileError(f"{path!r} names no model; pass one, e.g. model={DEFAULT_MODEL!r}")
         pretrained = None if _has_weights(named(name)) else str(saved.get("pretrained") or "") or None
         classifier = cls(model=name, pretrained=pretrained, device=device, dtype=str(saved.get("dtype") or "float32"))
         classifier._spec = replace(classifier._spec, downloads=downloads)

@@ -14,14 +14,12 @@ import dspy
 from dspy.utils.saving import get_dependency_versions
 
 from ipo_dspy._internal.file_io import read_json, write_whole
-from ipo_dspy._internal.file_kinds import SAVED_PROGRAM, described
+from ipo_dspy._internal.file_kinds import PROGRAM_FILE, SAVED_PROGRAM, described
 from ipo_dspy.errors import ProgramFileError
 
-PROGRAM_FILE = "best.json"
-"""What a run calls the program that it has found."""
 LIMIT = 64 * 1024**2
 """Bytes of a program file: templates, class names, and the demonstrations of other predictors."""
-_REMEDY = "give the file that program.save wrote, or the best.json of a run"
+_REMEDY = f"give the file that program.save wrote, or the {PROGRAM_FILE} of a run"
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:

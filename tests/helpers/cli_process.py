@@ -106,12 +106,6 @@ class Processes:
 
 
 def _import_all() -> None:
-    import ipo_dspy.cli.app
-    import ipo_dspy.cli.run_command
-    import ipo_dspy.optimizer.evaluation
-    import ipo_dspy.optimizer.ipo
-    import ipo_dspy.optimizer.pipeline  # noqa: F401
-    import ipo_dspy.report
     from ipo_dspy.clip.loading import load_backbone
     from ipo_dspy.demo import model_path
     from ipo_dspy.lms.usage import price

@@ -25,13 +25,13 @@ from ipo_dspy.template import Template
 FILE = Path(__file__).parent / "learned_steps.json"
 CLASSES = ("cat", "sea_gull", "U-boat", "dog")
 SENTENCES = {name: [f"a {name.replace('_', ' ')} seen from above."] for name in CLASSES}
-EVERYWHERE = {"epochs": 3, "batch": 8}
+EVERYWHERE = {"epochs": 3, "batch_size": 8}
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "coop": {},
     "cocoop": {},
     "maple": {},
     "promptsrc": {"gpa_mean": 2.0},
-    "coprompt": {"sentences": SENTENCES, "augment": False, "n_ctx": 4, "weight": 8.0},
+    "coprompt": {"sentences": SENTENCES, "augment": False, "n_ctx": 4, "consistency_weight": 8.0},
     "vpt": {},
 }
 STEPS = 3

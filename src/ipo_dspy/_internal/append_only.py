@@ -56,8 +56,9 @@ class AppendOnlyFile:
         """What it holds."""
         return bytes(self._content)
 
-    def cut(self, size: int) -> None:
-        """Keep the first `size` bytes only."""
+    def drop_torn_line(self) -> None:
+        """Remove what follows the last newline."""
+        size = self._content.rfind(b"\n") + 1
         self._file.truncate(size)
         del self._content[size:]
 
@@ -135,6 +136,16 @@ class AppendOnlyFile:
             while written < len(whole):
                 written += self._file.write(whole[written:])
         os.fsync(self._file.fileno())
+
+
+def complete_lines(content: bytes) -> list[bytes]:
+    r"""Return the lines of a file up to the last newline; what follows it was never finished.
+
+    >>> complete_lines(b"one\ntwo\nthr")
+    [b'one', b'two']
+    """
+    *lines, _torn = content.split(b"\n")
+    return lines
 
 
 def is_locked(path: Path) -> bool:

@@ -1,4 +1,6 @@
-"""Numbers with what they count, for messages."""
+"""Numbers with what they count, and lists that are cut, for messages."""
+
+from collections.abc import Sequence
 
 
 def counted(number: int, noun: str) -> str:
@@ -10,3 +12,12 @@ def counted(number: int, noun: str) -> str:
     if number == 1:
         return f"{number} {noun}"
     return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def first_few(items: Sequence[str], limit: int = 5) -> str:
+    """Return the first items, separated by commas, and dots for the others.
+
+    >>> first_few(["a", "b", "c"], 2), first_few(["a", "b"], 2)
+    ('a, b, ...', 'a, b')
+    """
+    return ", ".join(items[:limit]) + (", ..." if len(items) > limit else "")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ipo_dspy._internal.file_io import open_regular
 
+PROGRAM_FILE = "best.json"
+"""Name of the file in which a run saves its best program."""
 JOURNAL_FILE = "journal.jsonl"
 SAVED_PROGRAM, JOURNAL, RUN_FOLDER = "a saved program", "the journal of a run", "the folder of a run"
 _HEAD_BYTES = 4096

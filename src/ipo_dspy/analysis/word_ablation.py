@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ipo_dspy.data import ImageDataset, harmonic_mean
+from ipo_dspy.data import ImageDataset
 from ipo_dspy.errors import InputError
 from ipo_dspy.optimizer.evaluation import Evaluation, evaluate
-from ipo_dspy.scoring.score import Score
+from ipo_dspy.scoring.score import Score, harmonic_mean
 from ipo_dspy.template import PLACEHOLDER, Template
 
 if TYPE_CHECKING:
@@ -198,7 +198,8 @@ def _several(group: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 def _tidy(text: str) -> str:
     """Put spaces right, and remove commas and brackets that are left with nothing to hold."""
-    for opening, closing in _BRACKETS:
+    for pair in _BRACKETS:
+        opening, closing = pair[0], pair[1]
         text = re.sub(rf"{re.escape(opening)}\s*{re.escape(closing)}", " ", text)
         if opening != closing and text.count(opening) != text.count(closing):
             text = text.replace(opening, " ").replace(closing, " ")

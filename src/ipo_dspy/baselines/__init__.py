@@ -1,4 +1,4 @@
-"""The methods of the paper's tables besides IPO itself: one file each, behind the Protocol in `base`.
+"""The baselines of the paper's tables: one file each, behind the Protocol in `base`.
 
 `METHODS` names them all. None of them knows the optimizer, and the optimizer knows none of them.
 """
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ipo_dspy.baselines.old_names import current_names
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def build_method(name: str, **settings: Any) -> "Method":
     module, _, kind = METHODS[name].partition(":")
     method = getattr(importlib.import_module(f"ipo_dspy.baselines.{module}"), kind)
     known = list(inspect.signature(method).parameters)
+    settings = current_names(settings, known)
     if unknown := sorted(settings.keys() - set(known)):
         raise InputError(f"{name} has no setting {unknown[0]!r}; known: {', '.join(known) or 'none'}")
     built: Method = method(**settings)

@@ -1,4 +1,4 @@
-"""What every method is: something fitted to a few labelled images that then gives logits for any images and classes.
+"""Few-shot method interface: fit on labeled images, then return logits for any images and classes.
 
 The base-to-novel protocol fits on the base classes and asks for logits of base and novel ones, so a fitted method takes
 class names when it is asked, not when it is made.
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -20,13 +20,14 @@ from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource
 from ipo_dspy.data.dataset import unknown_class
 from ipo_dspy.errors import DataError, InputError
-from ipo_dspy.scoring.metrics import tally_logits
+from ipo_dspy.scoring.metrics import logits, tally_logits
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+T = TypeVar("T")
 Tower = Literal["text", "image"]
 
 Progress = Callable[[int, int], None]
@@ -81,10 +82,10 @@ def targets_of(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
 
 
 def check_kinds(method: "DataclassInstance") -> None:
-    """Refuse settings of another kind than the fields of a method are, such as a text for a whole number.
+    """Check settings against the types of a method's fields, such as a text for a whole number.
 
     Raises:
-        InputError: the first that is.
+        InputError: the first of another type.
     """
     hints = get_type_hints(type(method))
     for one in fields(method):
@@ -93,7 +94,7 @@ def check_kinds(method: "DataclassInstance") -> None:
         if not kinds <= _KINDS.keys() or any(_KINDS[kind][0](value) for kind in kinds):
             continue
         names = " or ".join(_KINDS[kind][1] for kind in _KINDS if kind in kinds)
-        raise InputError(f"{one.name}={value!r:.80} is not {names}; write e.g. {one.name}={one.default!r}")
+        raise InputError(f"{one.name} must be {names}, got {value!r:.80}; for example {one.name}={one.default!r}")
 
 
 _KINDS: Mapping[type, tuple[Callable[[Any], bool], str]] = {
@@ -129,6 +130,25 @@ class Method(Protocol):
             InputError: the backbone's towers cannot do what the method needs, and which can.
         """
         ...
+
+
+class LatestClasses(Generic[T]):
+    """Remembers one value, that of the latest class names: images of the same classes come in blocks."""
+
+    def __init__(self) -> None:
+        self._latest: tuple[tuple[str, ...], T] | None = None
+
+    def get(self, classes: Sequence[str], compute: Callable[[tuple[str, ...]], T]) -> T:
+        """Return the value of some class names; `compute` gets them as a tuple."""
+        names = tuple(classes)
+        if self._latest is None or self._latest[0] != names:
+            self._latest = names, compute(names)
+        return self._latest[1]
+
+
+def clip_logits(backbone: Backbone, image: Tensor, text: Tensor) -> Tensor:
+    """Return logits [N, C] of normalized features [N, D] and [C, D], at the scale of a model."""
+    return logits(image, text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias)
 
 
 def evaluate(fitted: Fitted, images: Sequence[ImageSource], labels: Sequence[str], classes: Sequence[str]) -> Score:

@@ -56,7 +56,7 @@ class SentenceFeatures:
         self._starts = self._counts.cumsum(0) - self._counts  # [C]
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Normalised features of one text for each class: [C, D].
+        """Normalized features of one text for each class: [C, D].
 
         All classes get the text at the same place of their lists, as in the code of CoPrompt; of lists of unequal
         length, the one as far along.

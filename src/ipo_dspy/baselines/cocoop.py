@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
+from ipo_dspy.baselines.base import FewShot, LatestClasses, Progress, Tower, check_kinds
 from ipo_dspy.baselines.context_tokens import ContextTexts, check_context, first_context
 from ipo_dspy.baselines.linear import draw_linear
-from ipo_dspy.baselines.training import Recipe, train
+from ipo_dspy.baselines.old_names import takes_old_names
+from ipo_dspy.baselines.training import build_recipe, train
 from ipo_dspy.baselines.training_views import training_features
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource, encode_images
@@ -63,7 +64,7 @@ class ConditionalClassifier:
     backbone: Backbone = field(repr=False)
     learned: Conditional = field(repr=False)
     losses: tuple[float, ...] = field(default=(), repr=False)
-    _known: dict[tuple[str, ...], ContextTexts] = field(default_factory=dict, init=False, repr=False)
+    _texts: LatestClasses[ContextTexts] = field(default_factory=LatestClasses, init=False, repr=False)
 
     @torch.no_grad()
     def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
@@ -74,29 +75,21 @@ class ConditionalClassifier:
         """
         backbone = self.backbone
         features = encode_images(backbone, images).features.to(backbone.device, torch.float32)  # [N, D]
-        texts = self._texts(tuple(classes))
+        texts = self._texts.get(classes, lambda names: ContextTexts(backbone, names, len(self.learned.context)))
         parts = torch.split(features, max(1, TEXTS // len(classes)))
         return torch.cat([self.learned.logits(texts, part, backbone).cpu() for part in parts])
 
-    def _texts(self, classes: tuple[str, ...]) -> ContextTexts:
-        """Those of the latest classes are kept, as images come in blocks."""
-        found = self._known.get(classes)
-        if found is None:
-            found = ContextTexts(self.backbone, classes, len(self.learned.context))
-            self._known.clear()
-            self._known[classes] = found
-        return found
 
-
+@takes_old_names
 @dataclass(frozen=True, slots=True)
 class CoCoOp:
     """Conditional context optimization; defaults are those of the base-to-novel experiments.
 
     Args:
         n_ctx: M random vectors, e.g. 4, in place of the words.
-        words: what the context starts from, a vector for each token.
+        ctx_init: what the context starts from, a vector for each token.
         epochs: passes over the images.
-        batch: images a step; each brings a text for every class.
+        batch_size: images a step; each brings a text for every class.
         lr: the highest rate of SGD.
         augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do; the
             image tower then runs in every epoch instead of once.
@@ -106,21 +99,19 @@ class CoCoOp:
     """
 
     n_ctx: int | None = None
-    words: str = "a photo of a"
+    ctx_init: str = "a photo of a"
     epochs: int = 10
-    batch: int = 1
+    batch_size: int = 1
     lr: float = 0.002
     augment: bool = False
 
     towers: ClassVar[tuple[Tower, ...]] = ("text",)
+    recipe = build_recipe
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        check_context(self.n_ctx, self.words)
-        self._recipe()
-
-    def _recipe(self) -> Recipe:
-        return Recipe(epochs=self.epochs, batch=self.batch, lr=self.lr)
+        check_context(self.n_ctx, self.ctx_init)
+        self.recipe()
 
     def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> ConditionalClassifier:
         """Learn context and meta-net by cross-entropy over the classes of the task.
@@ -129,7 +120,7 @@ class CoCoOp:
             InputError: the text tower takes no learned tokens, or a class name does not fit beside the context.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
-        context = first_context(backbone, self.n_ctx, self.words, generator)  # [M, W]
+        context = first_context(backbone, self.n_ctx, self.ctx_init, generator)  # [M, W]
         texts = ContextTexts(backbone, task.classes, len(context))
         features = training_features(task, self.augment, generator)
         width = features(torch.tensor([0])).shape[1]  # D
@@ -139,8 +130,8 @@ class CoCoOp:
         def loss(indices: Tensor) -> Tensor:
             return F.cross_entropy(learned.logits(texts, features(indices), backbone), targets[indices])
 
-        losses = train(learned, loss, len(task.images), recipe=self._recipe(), generator=generator, progress=progress)
-        return ConditionalClassifier(backbone, Conditional(*(one.detach() for one in learned)), tuple(losses))
+        losses = train(learned, loss, len(task.images), recipe=self.recipe(), generator=generator, progress=progress)
+        return ConditionalClassifier(backbone, learned, losses)
 
 
 def meta_net(

@@ -31,64 +31,64 @@ class ContextTexts:
     Args:
         backbone: a CLIP whose text tower takes learned tokens.
         classes: C names.
-        count: M.
+        n_ctx: M.
         position: where the class name stands.
 
     Raises:
         InputError: another kind of text tower, no classes, or a class whose text does not fit the context.
     """
 
-    def __init__(self, backbone: Backbone, classes: Sequence[str], count: int, position: Position = "end") -> None:
+    def __init__(self, backbone: Backbone, classes: Sequence[str], n_ctx: int, position: Position = "end") -> None:
         self._tower = TextTower(backbone)
-        rows, places = _rows(backbone, classes, count, position)
-        check_lengths(rows, classes, count, backbone.context_length)
+        rows, places = _rows(backbone, classes, n_ctx, position)
+        check_lengths(rows, classes, n_ctx, backbone.context_length)
         embedded = self._tower.embed(rows)
         self._tokens, self._ends = embedded.tokens, embedded.ends  # [C, L, W], [C]
-        self._places = torch.tensor(places, dtype=torch.int64, device=self._tokens.device).view(len(rows), count)
+        self._places = torch.tensor(places, dtype=torch.int64, device=self._tokens.device).view(len(rows), n_ctx)
 
     def features(self, contexts: Tensor) -> Tensor:
-        """Normalised features of every class under every context, with gradients: [B, M, W] to [B, C, D]."""
-        (classes, count), width = self._places.shape, contexts.shape[2]
-        shape = (len(contexts), classes, count, width)
+        """Normalized features of every class under every context, with gradients: [B, M, W] to [B, C, D]."""
+        (classes, n_ctx), width = self._places.shape, contexts.shape[2]
+        shape = (len(contexts), classes, n_ctx, width)
         where, put = self._places[None, :, :, None].expand(shape), contexts[:, None].expand(shape)
         tokens = self._tokens.expand(len(contexts), -1, -1, -1).scatter(2, where, put)  # [B, C, L, W]
         found = self._tower.encode(tokens.flatten(0, 1), self._ends.repeat(len(contexts)))  # [B * C, D]
         return found.view(len(contexts), classes, -1)
 
 
-def first_context(backbone: Backbone, n_ctx: int | None, words: str, generator: torch.Generator) -> Tensor:
+def first_context(backbone: Backbone, n_ctx: int | None, ctx_init: str, generator: torch.Generator) -> Tensor:
     """The context before the first step, a leaf that requires gradients: [M, W].
 
     Args:
         backbone: a CLIP whose text tower takes learned tokens.
-        n_ctx: so many random vectors; None for the embeddings of `words`.
-        words: one vector for each of their tokens.
+        n_ctx: so many random vectors; None for the embeddings of `ctx_init`.
+        ctx_init: one vector for each of their tokens.
         generator: of the random vectors; on the CPU.
     """
     tower = TextTower(backbone)
     if n_ctx is None:
-        return tower.embed(backbone.token_ids([words])).tokens[0, 1:-1].clone().requires_grad_()
+        return tower.embed(backbone.token_ids([ctx_init])).tokens[0, 1:-1].clone().requires_grad_()
     drawn = torch.randn(n_ctx, tower.width, generator=generator) * STD
     return drawn.to(backbone.device).requires_grad_()
 
 
-def check_context(n_ctx: int | None, words: str, position: str = "end") -> None:
+def check_context(n_ctx: int | None, ctx_init: str, position: str = "end") -> None:
     """Refuse a context that cannot be.
 
     Raises:
         InputError: a negative number of vectors, no words, or an unknown position.
     """
     if n_ctx is not None and n_ctx < 0:
-        raise InputError(f"n_ctx={n_ctx} is no number of context vectors; write e.g. n_ctx=16, or None for words=")
-    if n_ctx is None and not words.strip():
-        raise InputError(f"words={words!r} gives no context; write e.g. 'a photo of a', or n_ctx=0 for none")
+        raise InputError(f"n_ctx must be >= 0, got {n_ctx}; for example n_ctx=16, or None for ctx_init")
+    if n_ctx is None and not ctx_init.strip():
+        raise InputError(f"ctx_init is empty, got {ctx_init!r}; use e.g. 'a photo of a', or n_ctx=0 for no context")
     if position not in get_args(Position):
         known = ", ".join(map(repr, get_args(Position)))
-        raise InputError(f"position={position!r} is unknown; write one of {known}")
+        raise InputError(f"position must be one of {known}, got {position!r}")
 
 
-def check_lengths(rows: Sequence[TokenList], classes: Sequence[str], count: int, context_length: int) -> None:
-    """Refuse the texts of classes, `count` learned vectors of each included, if one does not fit the model.
+def check_lengths(rows: Sequence[TokenList], classes: Sequence[str], n_ctx: int, context_length: int) -> None:
+    """Refuse the texts of classes, `n_ctx` learned vectors of each included, if one does not fit the model.
 
     Raises:
         InputError: with the longest.
@@ -96,21 +96,21 @@ def check_lengths(rows: Sequence[TokenList], classes: Sequence[str], count: int,
     longest = max(range(len(rows)), key=lambda index: len(rows[index]), default=0)
     if rows and len(rows[longest]) > context_length:
         raise InputError(
-            f"{count} context vectors and class {classes[longest]!r} have {len(rows[longest])} tokens and the "
+            f"{n_ctx} context vectors and class {classes[longest]!r} have {len(rows[longest])} tokens and the "
             f"model takes {context_length}; write a smaller n_ctx or a shorter name"
         )
 
 
 def _rows(
-    backbone: Backbone, classes: Sequence[str], count: int, position: Position
+    backbone: Backbone, classes: Sequence[str], n_ctx: int, position: Position
 ) -> tuple[list[TokenList], list[list[int]]]:
     """Token lists of all classes, and the places [C, M] of the context in them."""
     names = [spoken(name) for name in classes]
-    before = {"end": count, "middle": count // 2, "front": 0}[position]
+    before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
     rows, places = [], []
     for row, name in zip(backbone.token_ids([f"{name}." for name in names]), backbone.token_ids(names), strict=True):
         split = len(name) - 1  # where the name ends: it has a start and an end of its own
         filler = row[1:2]  # any token but an end
-        rows.append((*row[:1], *filler * before, *row[1:split], *filler * (count - before), *row[split:]))
-        places.append([*range(1, 1 + before), *range(split + before, split + count)])
+        rows.append((*row[:1], *filler * before, *row[1:split], *filler * (n_ctx - before), *row[split:]))
+        places.append([*range(1, 1 + before), *range(split + before, split + n_ctx)])
     return rows, places

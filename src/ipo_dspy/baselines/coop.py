@@ -1,7 +1,7 @@
 """CoOp: the words around the class name become vectors that are learned from the few images.
 
 Zhou, Yang, Loy, Liu: Learning to Prompt for Vision-Language Models, IJCV 2022. One context for all classes ("unified"),
-as in base-to-novel tables; a context for each class could not be asked for novel ones. Image features never change, so
+as in base-to-novel tables; class-specific contexts do not extend to novel classes. Image features never change, so
 every image is encoded once, unless random crops of it are asked for (`augment=True`).
 
 Letters: N images, C classes, M context vectors, W width of the text tower, D width of the features.
@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
+from ipo_dspy.baselines.base import FewShot, LatestClasses, Progress, Tower, check_kinds, clip_logits
 from ipo_dspy.baselines.context_tokens import ContextTexts, Position, check_context, first_context
+from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.training import Recipe, train
 from ipo_dspy.baselines.training_views import training_features
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource, encode_images
-from ipo_dspy.scoring.metrics import logits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +40,7 @@ class ContextClassifier:
     context: Tensor = field(repr=False)
     position: Position = "end"
     losses: tuple[float, ...] = field(default=(), repr=False)
-    _known: dict[tuple[str, ...], Tensor] = field(default_factory=dict, init=False, repr=False)
+    _texts: LatestClasses[Tensor] = field(default_factory=LatestClasses, init=False, repr=False)
 
     @torch.no_grad()
     def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
@@ -50,20 +50,14 @@ class ContextClassifier:
             InputError: no classes, or a name that does not fit the model. ImageError: an image cannot be read.
         """
         features = encode_images(self.backbone, images).features.float()  # [N, D]
-        scale, bias = self.backbone.logit_scale, self.backbone.logit_bias
-        return logits(features, self._text(tuple(classes)), logit_scale=scale, logit_bias=bias)
+        return clip_logits(self.backbone, features, self._texts.get(classes, self._text_features))
 
-    def _text(self, classes: tuple[str, ...]) -> Tensor:
-        """Features [C, D] on the CPU; those of the latest classes are kept, as images come in blocks."""
-        found = self._known.get(classes)
-        if found is None:
-            texts = ContextTexts(self.backbone, classes, len(self.context), self.position)
-            found = texts.features(self.context[None])[0].cpu()
-            self._known.clear()
-            self._known[classes] = found
-        return found
+    def _text_features(self, classes: tuple[str, ...]) -> Tensor:
+        texts = ContextTexts(self.backbone, classes, len(self.context), self.position)
+        return texts.features(self.context[None])[0].cpu()  # [C, D]
 
 
+@takes_old_names
 @dataclass(frozen=True, slots=True)
 class CoOp:
     """Context optimization: a text is the learned context with the class name after, within, or before it.
@@ -72,10 +66,10 @@ class CoOp:
 
     Args:
         n_ctx: M random vectors, e.g. 16, in place of the words.
-        words: what the context starts from, a vector for each token.
+        ctx_init: what the context starts from, a vector for each token.
         position: where the class name stands.
         epochs: passes over the images; None for 200 from 8 shots on, 100 from 2 on, and 50, as in CoOp's paper.
-        batch: images a step.
+        batch_size: images a step.
         lr: the highest rate of SGD.
         augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do; the
             image tower then runs in every epoch instead of once.
@@ -88,10 +82,10 @@ class CoOp:
     """
 
     n_ctx: int | None = None
-    words: str = "a photo of a"
+    ctx_init: str = "a photo of a"
     position: Position = "end"
     epochs: int | None = None
-    batch: int = 32
+    batch_size: int = 32
     lr: float = 0.002
     augment: bool = False
 
@@ -99,13 +93,13 @@ class CoOp:
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        check_context(self.n_ctx, self.words, self.position)
+        check_context(self.n_ctx, self.ctx_init, self.position)
         self.recipe([])
 
     def recipe(self, labels: Sequence[str]) -> Recipe:
-        """How long and how fast the context is learned from images with these labels."""
+        """Return the optimization hyper-parameters for training images with these labels."""
         epochs = _epochs(max(Counter(labels).values(), default=0)) if self.epochs is None else self.epochs
-        return Recipe(epochs=epochs, batch=self.batch, lr=self.lr)
+        return Recipe(epochs=epochs, batch_size=self.batch_size, lr=self.lr)
 
     def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> ContextClassifier:
         """Learn the context by cross-entropy over the classes of the task.
@@ -114,19 +108,18 @@ class CoOp:
             InputError: the text tower takes no learned tokens, or a class name does not fit beside the context.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
-        context = first_context(backbone, self.n_ctx, self.words, generator)  # [M, W]
+        context = first_context(backbone, self.n_ctx, self.ctx_init, generator)  # [M, W]
         texts = ContextTexts(backbone, task.classes, len(context), self.position)
         features = training_features(task, self.augment, generator)
         targets = task.targets.to(backbone.device)  # [N]
 
         def loss(indices: Tensor) -> Tensor:
             text = texts.features(context[None])[0]  # [C, D]
-            found = logits(features(indices), text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias)
-            return F.cross_entropy(found, targets[indices])
+            return F.cross_entropy(clip_logits(backbone, features(indices), text), targets[indices])
 
         recipe = self.recipe(task.labels)
         losses = train([context], loss, len(task.images), recipe=recipe, generator=generator, progress=progress)
-        return ContextClassifier(backbone, context.detach(), self.position, tuple(losses))
+        return ContextClassifier(backbone, context, self.position, losses)
 
 
 def _epochs(shots: int) -> int:

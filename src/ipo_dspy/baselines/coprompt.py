@@ -17,16 +17,16 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from ipo_dspy.baselines.augmentation import rand_augment
-from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
+from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds, clip_logits
 from ipo_dspy.baselines.class_sentences import SentenceFeatures, Sentences, check_sentences
-from ipo_dspy.baselines.deep_prompts import PromptedClassifier, PromptedTexts, check_prompts, learn
+from ipo_dspy.baselines.deep_prompts import PromptedClassifier, PromptedTexts, check_prompts
 from ipo_dspy.baselines.linear import draw_linear
 from ipo_dspy.baselines.maple import Coupled, draw_coupled
+from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.towers import ImageTower
-from ipo_dspy.baselines.training import Recipe
+from ipo_dspy.baselines.training import build_recipe, train
 from ipo_dspy.baselines.training_views import Views
 from ipo_dspy.errors import InputError
-from ipo_dspy.scoring.metrics import logits
 
 REDUCTION = 4
 """H = D / 4, as in the code of CoPrompt."""
@@ -35,7 +35,7 @@ REDUCTION = 4
 class Adapter(NamedTuple):
     """Two linear layers without biases, a ReLU after each, mixed with what goes in, as in the code of CoPrompt.
 
-    That code feeds features before they are normalised. Without biases only their direction counts, so normalised ones
+    That code feeds features before they are normalized. Without biases only their direction counts, so normalized ones
     do as well.
     """
 
@@ -43,7 +43,7 @@ class Adapter(NamedTuple):
     up: Tensor  # [D, H]
 
     def __call__(self, features: Tensor, share: float) -> Tensor:
-        """Features [N, D] with a share of the adapter's in them, normalised: [N, D]."""
+        """Features [N, D] with a share of the adapter's in them, normalized: [N, D]."""
         own = F.relu(F.linear(F.relu(F.linear(features, self.down)), self.up))  # [N, D]
         return F.normalize(share * own + (1 - share) * features, dim=-1)
 
@@ -55,14 +55,14 @@ class Adapted:
     Attributes:
         prompted: the CLIP with prompts.
         image, text: the adapters.
-        image_share, text_share: how much of an adapter's output a feature has.
+        image_adapter_ratio, text_adapter_ratio: mixing ratio of an adapter's output.
     """
 
     prompted: Coupled = field(repr=False)
     image: Adapter = field(repr=False)
     text: Adapter = field(repr=False)
-    image_share: float
-    text_share: float
+    image_adapter_ratio: float
+    text_adapter_ratio: float
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -70,11 +70,11 @@ class Adapted:
         return [*self.prompted.parameters, *self.image, *self.text]
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Preprocessed images [N, 3, H, W] to normalised features [N, D]."""
-        return self.image(self.prompted.image_features(pixels), self.image_share)
+        """Preprocessed images [N, 3, H, W] to normalized features [N, D]."""
+        return self.image(self.prompted.image_features(pixels), self.image_adapter_ratio)
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
-        """Normalised features [C, D].
+        """Normalized features [C, D].
 
         Raises:
             InputError: no classes, or a name that does not fit the model.
@@ -82,8 +82,8 @@ class Adapted:
         return self.features(self.prompted.texts(classes))
 
     def features(self, texts: PromptedTexts) -> Tensor:
-        """Normalised features of texts that are ready for many passes: [C, D]."""
-        return self.text(texts.features(self.prompted.text), self.text_share)
+        """Normalized features of texts that are ready for many passes: [C, D]."""
+        return self.text(texts.features(self.prompted.text), self.text_adapter_ratio)
 
 
 def inconsistency(learned: Tensor, frozen: Tensor) -> Tensor:
@@ -95,26 +95,27 @@ def inconsistency(learned: Tensor, frozen: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(learned, frozen, dim=-1).mean()
 
 
+@takes_old_names
 @dataclass(frozen=True, slots=True)
 class CoPrompt:
     """Consistency-guided prompt learning; defaults are those of the official code for data sets that it does not know.
 
-    For each data set of the paper that code sets `weight`, `n_ctx`, and `depth`; docs/baselines.md lists them.
+    That code sets `consistency_weight`, `n_ctx`, and `depth` for each data set of the paper; see docs/baselines.md.
 
     Args:
         n_ctx: tokens of a prompt.
-        words: what a text begins with; its first tokens are where the first prompts start from.
+        ctx_init: what a text begins with; its first tokens are where the first prompts start from.
         depth: blocks with prompts of their own, the first included; of smaller towers, all.
-        weight: of both consistency losses.
-        image_share: of the image adapter's output in a feature.
-        text_share: of the text adapter's.
+        consistency_weight: of both consistency losses.
+        image_adapter_ratio: mixing ratio of the image adapter's output in a feature.
+        text_adapter_ratio: of the text adapter's output.
         sentences: texts of each training class, of which the frozen model sees one at a time, e.g. descriptions by a
             language model; the 80 templates for ImageNet if None. Names are compared as they are spoken, underscores as
             spaces; `read_sentences` reads a file of them.
         augment: perturb images by RandAugment, for the learned and the frozen model apart; else both see the image by
             the evaluation transform.
         epochs: passes over the images.
-        batch: images a step.
+        batch_size: images a step.
         lr: the highest rate of SGD.
 
     Raises:
@@ -122,33 +123,30 @@ class CoPrompt:
     """
 
     n_ctx: int = 2
-    words: str = "a photo of a"
+    ctx_init: str = "a photo of a"
     depth: int = 9
-    weight: float = 1.0
-    image_share: float = 0.1
-    text_share: float = 0.2
+    consistency_weight: float = 1.0
+    image_adapter_ratio: float = 0.1
+    text_adapter_ratio: float = 0.2
     sentences: Sentences | None = field(default=None, repr=False)
     augment: bool = True
     epochs: int = 8
-    batch: int = 4
+    batch_size: int = 4
     lr: float = 0.0035
 
     towers: ClassVar[tuple[Tower, ...]] = ("text", "image")
+    recipe = build_recipe
 
     def __post_init__(self) -> None:
         check_kinds(self)
         check_prompts(self.n_ctx, self.depth)
-        if self.weight < 0:
-            raise InputError(f"weight={self.weight!r} is no weight of a term; write 0 or more, e.g. 1")
-        for name in ("image_share", "text_share"):
+        if self.consistency_weight < 0:
+            raise InputError(f"consistency_weight must be >= 0, got {self.consistency_weight!r}; for example 8")
+        for name in ("image_adapter_ratio", "text_adapter_ratio"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name}={getattr(self, name)!r} is no share of a feature; write 0 to 1, e.g. 0.1")
+                raise InputError(f"{name} must be between 0 and 1, got {getattr(self, name)!r}; for example 0.1")
         check_sentences(self.sentences)
         self.recipe()
-
-    def recipe(self) -> Recipe:
-        """How long and how fast it is learned."""
-        return Recipe(epochs=self.epochs, batch=self.batch, lr=self.lr)
 
     def start(self, task: FewShot, generator: torch.Generator) -> Adapted:
         """What is learned before the first step: prompts and couplings as MaPLe's, and two adapters.
@@ -156,10 +154,10 @@ class CoPrompt:
         Raises:
             InputError: one of the towers takes no learned tokens.
         """
-        prompted = draw_coupled(task.backbone, self.words, self.n_ctx, self.depth, generator)
+        prompted = draw_coupled(task.backbone, self.ctx_init, self.n_ctx, self.depth, generator)
         width = prompted.text_features(task.classes[:1]).shape[1]  # D
         image, text = (draw_adapter(width, task.backbone.device, generator) for _ in range(2))
-        return Adapted(prompted, image, text, self.image_share, self.text_share)
+        return Adapted(prompted, image, text, self.image_adapter_ratio, self.text_adapter_ratio)
 
     def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> PromptedClassifier[Adapted]:
         """Learn prompts, couplings and adapters by cross-entropy and consistency over the classes of the task.
@@ -173,19 +171,18 @@ class CoPrompt:
         model = self.start(task, generator)
         texts, targets = model.prompted.texts(task.classes), task.targets.to(backbone.device)  # [N]
         tower, sentences = ImageTower(backbone), SentenceFeatures(backbone, task.classes, self.sentences)
-        scale, bias = backbone.logit_scale, backbone.logit_bias
         views = Views(task, rand_augment if self.augment else None, generator)
 
         def loss(indices: Tensor) -> Tensor:
             image, text = model.image_features(views(indices)), model.features(texts)  # [n, D], [C, D]
             with torch.no_grad():
                 seen = tower.encode(views(indices))  # [n, D]
-            found = logits(image, text, logit_scale=scale, logit_bias=bias)  # [n, C]
+            found = clip_logits(backbone, image, text)  # [n, C]
             apart = inconsistency(text, sentences.draw(generator)) + inconsistency(image, seen)
-            return F.cross_entropy(found, targets[indices]) + self.weight * apart
+            return F.cross_entropy(found, targets[indices]) + self.consistency_weight * apart
 
-        recipe = self.recipe()
-        losses = learn(task, model.parameters, loss, recipe=recipe, generator=generator, progress=progress)
+        count, recipe = len(task.images), self.recipe()
+        losses = train(model.parameters, loss, count, recipe=recipe, generator=generator, progress=progress)
         return PromptedClassifier(backbone, model, losses)
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
+from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds, clip_logits
 from ipo_dspy.baselines.deep_prompts import (
     PromptedClassifier,
     PromptedTexts,
@@ -22,14 +22,13 @@ from ipo_dspy.baselines.deep_prompts import (
     check_prompts,
     draw_prompts,
     first_words,
-    learn,
 )
 from ipo_dspy.baselines.linear import Linear, draw_linear
+from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.towers import ImageTower, TextTower
-from ipo_dspy.baselines.training import Recipe
+from ipo_dspy.baselines.training import build_recipe, train
 from ipo_dspy.baselines.training_views import Views, crops
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.scoring.metrics import logits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,13 +37,13 @@ class Coupled:
 
     Attributes:
         backbone: the frozen CLIP.
-        words: what a text begins with; prompts take the places of the first of its tokens.
+        ctx_init: what a text begins with; prompts take the places of the first of its tokens.
         text: prompts of the text tower, [P, W] a block.
         couplings: a layer from W to V for the first prompts, and one for each of the deep ones.
     """
 
     backbone: Backbone = field(repr=False)
-    words: str
+    ctx_init: str
     text: Prompts = field(repr=False)
     couplings: tuple[Linear, ...] = field(repr=False)
 
@@ -61,29 +60,30 @@ class Coupled:
 
     def texts(self, classes: Sequence[str]) -> PromptedTexts:
         """The texts of some classes, ready for many passes."""
-        return PromptedTexts(self.backbone, classes, self.words, len(self.text.first))
+        return PromptedTexts(self.backbone, classes, self.ctx_init, len(self.text.first))
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
-        """Normalised features [C, D], with gradients to the text prompts."""
+        """Normalized features [C, D], with gradients to the text prompts."""
         return self.texts(classes).features(self.text)
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Preprocessed images [N, 3, H, W] to normalised features [N, D], with gradients to prompts and couplings."""
+        """Preprocessed images [N, 3, H, W] to normalized features [N, D], with gradients to prompts and couplings."""
         image = self.image
         return ImageTower(self.backbone).encode(pixels, image.first, image.deep)
 
 
+@takes_old_names
 @dataclass(frozen=True, slots=True)
 class MaPLe:
     """Multi-modal prompt learning; defaults are those of the base-to-novel experiments.
 
     Args:
         n_ctx: P, tokens of a prompt.
-        words: what a text begins with; its first P tokens are where the first prompts start from. Where it has fewer,
-            it goes and the prompts start from random vectors.
+        ctx_init: first words of a text, whose first P tokens initialize the first prompts. If it has fewer tokens, it
+            is left out and the prompts start from random vectors.
         depth: J, blocks with prompts of their own, the first included; of smaller towers, all.
         epochs: passes over the images.
-        batch: images a step.
+        batch_size: images a step.
         lr: the highest rate of SGD.
         augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do.
 
@@ -92,23 +92,20 @@ class MaPLe:
     """
 
     n_ctx: int = 2
-    words: str = "a photo of a"
+    ctx_init: str = "a photo of a"
     depth: int = 9
     epochs: int = 5
-    batch: int = 4
+    batch_size: int = 4
     lr: float = 0.0035
     augment: bool = False
 
     towers: ClassVar[tuple[Tower, ...]] = ("text", "image")
+    recipe = build_recipe
 
     def __post_init__(self) -> None:
         check_kinds(self)
         check_prompts(self.n_ctx, self.depth)
         self.recipe()
-
-    def recipe(self) -> Recipe:
-        """How long and how fast it is learned."""
-        return Recipe(epochs=self.epochs, batch=self.batch, lr=self.lr)
 
     def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> PromptedClassifier[Coupled]:
         """Learn prompts and couplings by cross-entropy over the classes of the task.
@@ -118,30 +115,29 @@ class MaPLe:
             ImageError: an image cannot be read.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
-        model = draw_coupled(backbone, self.words, self.n_ctx, self.depth, generator)
+        model = draw_coupled(backbone, self.ctx_init, self.n_ctx, self.depth, generator)
         texts, targets = model.texts(task.classes), task.targets.to(backbone.device)  # [N]
-        scale, bias = backbone.logit_scale, backbone.logit_bias
         views = Views(task, crops(self.augment), generator)
 
         def loss(indices: Tensor) -> Tensor:
             text = texts.features(model.text)  # [C, D]
-            found = logits(model.image_features(views(indices)), text, logit_scale=scale, logit_bias=bias)
+            found = clip_logits(backbone, model.image_features(views(indices)), text)
             return F.cross_entropy(found, targets[indices])
 
-        recipe = self.recipe()
-        losses = learn(task, model.parameters, loss, recipe=recipe, generator=generator, progress=progress)
+        count, recipe = len(task.images), self.recipe()
+        losses = train(model.parameters, loss, count, recipe=recipe, generator=generator, progress=progress)
         return PromptedClassifier(backbone, model, losses)
 
 
-def draw_coupled(backbone: Backbone, words: str, count: int, depth: int, generator: torch.Generator) -> Coupled:
+def draw_coupled(backbone: Backbone, ctx_init: str, n_ctx: int, depth: int, generator: torch.Generator) -> Coupled:
     """What is learned before the first step: the words, random deep prompts, and couplings as `torch.nn.Linear`'s.
 
     All deep couplings start from the same weights, as in the code of MaPLe.
 
     Args:
         backbone: a CLIP whose towers take learned tokens.
-        words: of the first prompts.
-        count: P.
+        ctx_init: of the first prompts.
+        n_ctx: P.
         depth: J; cut to the number of blocks of the smaller tower.
         generator: on the CPU.
 
@@ -149,7 +145,7 @@ def draw_coupled(backbone: Backbone, words: str, count: int, depth: int, generat
         InputError: one of the towers is of another kind.
     """
     tower, image = TextTower(backbone), ImageTower(backbone)
-    first = first_words(backbone, words, count, generator)  # [P, W]
-    prompts = draw_prompts(backbone, tower, count, min(depth, image.depth), generator)._replace(first=first)
+    first = first_words(backbone, ctx_init, n_ctx, generator)  # [P, W]
+    prompts = draw_prompts(backbone, tower, n_ctx, min(depth, image.depth), generator)._replace(first=first)
     shallow, deep = (draw_linear(tower.width, image.width, backbone.device, generator) for _ in range(2))
-    return Coupled(backbone, words, prompts, (shallow, *(deep.copied() for _ in prompts.deep)))
+    return Coupled(backbone, ctx_init, prompts, (shallow, *(deep.copied() for _ in prompts.deep)))

@@ -1,4 +1,4 @@
-"""PromptSRC: prompts in both towers, held near to what the frozen CLIP says, and averaged over the epochs.
+"""PromptSRC: prompts in both towers, self-regularized towards the frozen CLIP, with Gaussian prompt aggregation.
 
 Khattak, Wasim, Naseer, Khan, Yang, Khan: Self-regulating Prompts: Foundational Model Adaptation without Forgetting,
 ICCV 2023. The prompts of the towers are independent of one another. Features and logits are regularized by those of the
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
+from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds, clip_logits
 from ipo_dspy.baselines.deep_prompts import (
     PromptedClassifier,
     PromptedTexts,
@@ -24,16 +24,15 @@ from ipo_dspy.baselines.deep_prompts import (
     check_prompts,
     draw_prompts,
     first_words,
-    learn,
 )
+from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.towers import ImageTower, TextTower
-from ipo_dspy.baselines.training import Recipe
+from ipo_dspy.baselines.training import build_recipe, train
 from ipo_dspy.baselines.training_views import Views, crops, training_features
 from ipo_dspy.baselines.zero_shot import imagenet_templates
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.text_features import template_tokens
 from ipo_dspy.errors import InputError
-from ipo_dspy.scoring.metrics import logits
 from ipo_dspy.template import Template
 
 TEMPLATES = 60
@@ -46,12 +45,12 @@ class IndependentPrompts:
 
     Attributes:
         backbone: the frozen CLIP.
-        words: what a text begins with; the prompts stand in place of its first tokens.
+        ctx_init: what a text begins with; the prompts stand in place of its first tokens.
         text, image: prompts of the text tower and of the image tower.
     """
 
     backbone: Backbone = field(repr=False)
-    words: str
+    ctx_init: str
     text: Prompts = field(repr=False)
     image: Prompts = field(repr=False)
 
@@ -61,11 +60,11 @@ class IndependentPrompts:
         return [*self.text.parameters, *self.image.parameters]
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Preprocessed images [N, 3, H, W] to normalised features [N, D]."""
+        """Preprocessed images [N, 3, H, W] to normalized features [N, D]."""
         return ImageTower(self.backbone).encode(pixels, self.image.first, self.image.deep)
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
-        """Normalised features [C, D].
+        """Normalized features [C, D].
 
         Raises:
             InputError: no classes, or a name that does not fit the model.
@@ -74,11 +73,11 @@ class IndependentPrompts:
 
     def texts(self, classes: Sequence[str]) -> PromptedTexts:
         """The texts of some classes, for features under prompts that change."""
-        return PromptedTexts(self.backbone, classes, self.words, len(self.text.first))
+        return PromptedTexts(self.backbone, classes, self.ctx_init, len(self.text.first))
 
 
 def draw_independent(
-    backbone: Backbone, words: str, n_ctx: int, depth: int, generator: torch.Generator
+    backbone: Backbone, ctx_init: str, n_ctx: int, depth: int, generator: torch.Generator
 ) -> IndependentPrompts:
     """Prompts before the first step: the words in front of the text tower, and random ones in all other places.
 
@@ -86,15 +85,15 @@ def draw_independent(
         InputError: a tower takes no learned tokens.
     """
     text, image = TextTower(backbone), ImageTower(backbone)
-    first = first_words(backbone, words, n_ctx, generator)
+    first = first_words(backbone, ctx_init, n_ctx, generator)
     deep = draw_prompts(backbone, text, n_ctx, depth, generator).deep
     return IndependentPrompts(
-        backbone, words, Prompts(first, deep), draw_prompts(backbone, image, n_ctx, depth, generator)
+        backbone, ctx_init, Prompts(first, deep), draw_prompts(backbone, image, n_ctx, depth, generator)
     )
 
 
 class Said(NamedTuple):
-    """What a model says of some images and classes: normalised features and logits."""
+    """Model outputs: normalized features and logits."""
 
     image: Tensor  # [n, D]
     text: Tensor  # [C, D]
@@ -103,15 +102,15 @@ class Said(NamedTuple):
 
 def said(backbone: Backbone, image: Tensor, text: Tensor) -> Said:
     """Features with their logits at the scale of a model."""
-    return Said(image, text, logits(image, text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias))
+    return Said(image, text, clip_logits(backbone, image, text))
 
 
 @torch.no_grad()
 def frozen_text(backbone: Backbone, classes: Sequence[str]) -> Tensor:
-    """Normalised text features of the model without prompts: a mean over many templates, [C, D].
+    """Normalized text features of the model without prompts: a mean over many templates, [C, D].
 
     The templates are the first 60 of the 80 for ImageNet, and features are averaged as the tower gives them, not
-    normalised: both as in the official code.
+    normalized: both as in the official code.
 
     Raises:
         TemplateError: a class name does not fit them.
@@ -184,18 +183,19 @@ class WeightedMean:
             one.copy_(total)
 
 
+@takes_old_names
 @dataclass(frozen=True, slots=True)
 class PromptSRC:
     """Self-regulating prompts; defaults are those of the base-to-novel experiments.
 
     Args:
         n_ctx: tokens of every prompt, in both towers.
-        words: what texts begin with; up to `n_ctx` of its tokens are what the first prompt starts from.
+        ctx_init: what texts begin with; up to `n_ctx` of its tokens are what the first prompt starts from.
         depth: blocks with prompts of their own, in both towers; a tower that has fewer gets one for each.
         text_weight, image_weight: how much text features and image features are held to the frozen ones.
         gpa_mean, gpa_std: of the Gaussian over the epochs by which prompts are averaged.
         epochs: passes over the images.
-        batch: images a step.
+        batch_size: images a step.
         lr: the highest rate of SGD.
         augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do.
 
@@ -204,31 +204,29 @@ class PromptSRC:
     """
 
     n_ctx: int = 4
-    words: str = "a photo of a"
+    ctx_init: str = "a photo of a"
     depth: int = 9
     text_weight: float = 25.0
     image_weight: float = 10.0
     gpa_mean: float = 15.0
     gpa_std: float = 1.0
     epochs: int = 20
-    batch: int = 4
+    batch_size: int = 4
     lr: float = 0.0025
     augment: bool = False
 
     towers: ClassVar[tuple[Tower, ...]] = ("text", "image")
+    recipe = build_recipe
 
     def __post_init__(self) -> None:
         check_kinds(self)
         check_prompts(self.n_ctx, self.depth)
         for name in ("text_weight", "image_weight"):
             if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)!r} is no weight of a term; write 0 or more, e.g. 10")
+                raise InputError(f"{name} must be >= 0, got {getattr(self, name)!r}; for example 10")
         if self.gpa_std <= 0:
-            raise InputError(f"gpa_std={self.gpa_std!r} is no width of a Gaussian; write a positive number, e.g. 1")
-        self._recipe()
-
-    def _recipe(self) -> Recipe:
-        return Recipe(epochs=self.epochs, batch=self.batch, lr=self.lr)
+            raise InputError(f"gpa_std must be positive, got {self.gpa_std!r}; for example 1")
+        self.recipe()
 
     def fit(
         self, task: FewShot, *, seed: int = 0, progress: Progress | None = None
@@ -239,7 +237,7 @@ class PromptSRC:
             InputError: a tower takes no learned tokens, or a class name does not fit beside them.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
-        model = draw_independent(backbone, self.words, self.n_ctx, self.depth, generator)
+        model = draw_independent(backbone, self.ctx_init, self.n_ctx, self.depth, generator)
         texts, targets = model.texts(task.classes), task.targets.to(backbone.device)  # [N]
         frozen, views = frozen_text(backbone, task.classes), Views(task, crops(self.augment), generator)
         tower, unchanging = ImageTower(backbone), None if self.augment else training_features(task, False, generator)
@@ -253,11 +251,11 @@ class PromptSRC:
             weights = {"text_weight": self.text_weight, "image_weight": self.image_weight}
             return regularized_loss(learned, said(backbone, image, frozen), targets[indices], **weights)
 
-        losses = learn(
-            task,
+        losses = train(
             model.parameters,
             loss,
-            recipe=self._recipe(),
+            len(task.images),
+            recipe=self.recipe(),
             generator=generator,
             progress=progress,
             after_epoch=mean.add,

@@ -117,7 +117,7 @@ class ImageTower:
         self.depth = len(self._tower.transformer.resblocks)
 
     def encode(self, pixels: Tensor, prompts: Tensor | None = None, deep: Sequence[Tensor] = ()) -> Tensor:
-        """Preprocessed images [N, 3, H, W] to normalised float32 features [N, D].
+        """Preprocessed images [N, 3, H, W] to normalized float32 features [N, D].
 
         Args:
             pixels: as `Backbone.preprocess` makes them.

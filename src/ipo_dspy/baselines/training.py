@@ -1,4 +1,4 @@
-"""The descent that all learned methods share: SGD on batches of few images, as the code of CoOp and its heirs trains.
+"""SGD training loop shared by all learned methods, as in CoOp and follow-ups.
 
 The rate is constant and small for the first epoch and follows half a cosine after it, by the epoch and not by the step
 (Zhou et al. 2022, "CoOp"; the scheduler is that of Dassl, whose cosine starts after the warm-up and so
@@ -9,6 +9,7 @@ full batch at all; the next epoch leaves out others.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,24 +19,24 @@ from ipo_dspy.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How long and how fast parameters are learned.
+    """Optimization hyper-parameters.
 
     Attributes:
         epochs: passes over the images.
-        batch: images a step; of fewer images, all.
+        batch_size: images in a step; of fewer images, all.
         lr: the highest rate.
         warmup: epochs at `warmup_lr` before that.
         warmup_lr: a rate.
         momentum: of SGD.
         weight_decay: of SGD.
 
-    >>> recipe = Recipe(epochs=5, batch=4, lr=0.0035)
+    >>> recipe = Recipe(epochs=5, batch_size=4, lr=0.0035)
     >>> [round(recipe.rate(epoch), 5) for epoch in range(5)]
     [1e-05, 0.0035, 0.00317, 0.00229, 0.00121]
     """
 
     epochs: int
-    batch: int
+    batch_size: int
     lr: float
     warmup: int = 1
     warmup_lr: float = 1e-5
@@ -43,17 +44,38 @@ class Recipe:
     weight_decay: float = 5e-4
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch"):
+        for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)!r} leaves nothing to learn from; write {name}=1 or more")
+                raise InputError(f"{name} must be >= 1, got {getattr(self, name)!r}")
         if not self.lr > 0:
-            raise InputError(f"lr={self.lr!r} learns nothing; write a positive rate, e.g. lr=0.002")
+            raise InputError(f"lr must be positive, got {self.lr!r}; for example lr=0.002")
 
     def rate(self, epoch: int) -> float:
-        """The rate in an epoch, counted from 0."""
+        """Return the rate in an epoch, counted from 0."""
         if epoch < self.warmup:
             return self.warmup_lr
         return self.lr * (1 + math.cos(math.pi * (epoch - self.warmup) / self.epochs)) / 2
+
+
+class Settings(Protocol):
+    """The fields that every learned method has."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the images."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a step."""
+
+    @property
+    def lr(self) -> float:
+        """The highest rate of SGD."""
+
+
+def build_recipe(self: Settings) -> Recipe:
+    """Return the optimization hyper-parameters; learned methods have this as a method."""
+    return Recipe(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr)
 
 
 def train(
@@ -65,29 +87,29 @@ def train(
     generator: torch.Generator,
     progress: Callable[[int, int], None] | None = None,
     after_epoch: Callable[[int], None] | None = None,
-) -> list[float]:
-    """Learn parameters in place.
+) -> tuple[float, ...]:
+    """Learn parameters in place; afterwards they require no gradients.
 
     Args:
         parameters: leaves that require gradients.
         loss_of_batch: the loss of the images with the given indices [n].
         count: images in all.
-        recipe: how long and how fast.
+        recipe: hyper-parameters.
         generator: decides the order of the images in every epoch; on the CPU.
         progress: called with steps done and steps in all.
         after_epoch: called with the number of epochs done.
 
     Returns:
-        The mean loss of an image in each epoch, of those that were seen.
+        The mean loss of an image in each epoch, over the images seen in it.
     """
     optimizer = torch.optim.SGD(parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    steps = max(1, count // recipe.batch)
+    steps = max(1, count // recipe.batch_size)
     means: list[float] = []
     for epoch in range(recipe.epochs):
         optimizer.param_groups[0]["lr"] = recipe.rate(epoch)
         total = 0.0
-        seen = torch.randperm(count, generator=generator)[: steps * recipe.batch]
-        for step, indices in enumerate(torch.split(seen, recipe.batch)):
+        seen = torch.randperm(count, generator=generator)[: steps * recipe.batch_size]
+        for step, indices in enumerate(torch.split(seen, recipe.batch_size)):
             optimizer.zero_grad()
             loss = loss_of_batch(indices)
             torch.autograd.backward(loss)
@@ -98,4 +120,6 @@ def train(
         means.append(total / len(seen))
         if after_epoch is not None:
             after_epoch(epoch + 1)
-    return means
+    for one in parameters:
+        one.requires_grad_(False).grad = None
+    return tuple(means)

@@ -69,7 +69,7 @@ def crops(augment: bool) -> Draw | None:
 
 
 def training_features(task: FewShot, augment: bool, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """Return a function from indices of training images [n] to their normalised features [n, D].
+    """Return a function from indices of training images [n] to their normalized features [n, D].
 
     Args:
         task: whose images.

@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds
-from ipo_dspy.baselines.deep_prompts import PromptedClassifier, Prompts, check_prompts, draw_prompts, learn
+from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds, clip_logits
+from ipo_dspy.baselines.deep_prompts import PromptedClassifier, Prompts, check_prompts, draw_prompts
+from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.towers import ImageTower
-from ipo_dspy.baselines.training import Recipe
+from ipo_dspy.baselines.training import build_recipe, train
 from ipo_dspy.baselines.training_views import Views, crops
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.text_features import class_features
-from ipo_dspy.scoring.metrics import logits
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template
 
 
@@ -47,7 +47,7 @@ class VisualPrompts:
         return self.prompts.parameters
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
-        """Normalised features of the filled template [C, D], on the CPU.
+        """Normalized features of the filled template [C, D], on the CPU.
 
         Raises:
             TemplateError: it does not fit the model with one of the classes. DataError: no classes.
@@ -55,10 +55,11 @@ class VisualPrompts:
         return class_features(self.backbone, [self.template], classes)[0]
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Preprocessed images [N, 3, H, W] to normalised features [N, D], with gradients to the prompts."""
+        """Preprocessed images [N, 3, H, W] to normalized features [N, D], with gradients to the prompts."""
         return ImageTower(self.backbone).encode(pixels, self.prompts.first, self.prompts.deep)
 
 
+@takes_old_names
 @dataclass(frozen=True, slots=True)
 class VPT:
     """Deep visual prompt tuning; defaults of the VPT in the code of MaPLe.
@@ -68,7 +69,7 @@ class VPT:
         n_ctx: P, tokens of a prompt.
         depth: blocks with prompts of their own, the first included; of a smaller tower, all. 1 is the shallow form.
         epochs: passes over the images.
-        batch: images a step.
+        batch_size: images a step.
         lr: the highest rate of SGD.
         augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do.
 
@@ -80,11 +81,12 @@ class VPT:
     n_ctx: int = 8
     depth: int = 12
     epochs: int = 5
-    batch: int = 4
+    batch_size: int = 4
     lr: float = 0.0025
     augment: bool = False
 
     towers: ClassVar[tuple[Tower, ...]] = ("image",)
+    recipe = build_recipe
 
     def __post_init__(self) -> None:
         check_kinds(self)
@@ -92,10 +94,6 @@ class VPT:
         if self.template is not None:
             Template.parse(self.template)
         self.recipe()
-
-    def recipe(self) -> Recipe:
-        """How long and how fast it is learned."""
-        return Recipe(epochs=self.epochs, batch=self.batch, lr=self.lr)
 
     def fit(
         self, task: FewShot, *, seed: int = 0, progress: Progress | None = None
@@ -112,13 +110,12 @@ class VPT:
         template = task.template if self.template is None else Template.parse(self.template)
         model = VisualPrompts(backbone, template, prompts)
         text, targets = (one.to(backbone.device) for one in (model.text_features(task.classes), task.targets))
-        scale, bias = backbone.logit_scale, backbone.logit_bias
         views = Views(task, crops(self.augment), generator)
 
         def loss(indices: Tensor) -> Tensor:
-            found = logits(model.image_features(views(indices)), text, logit_scale=scale, logit_bias=bias)
+            found = clip_logits(backbone, model.image_features(views(indices)), text)
             return F.cross_entropy(found, targets[indices])
 
-        recipe = self.recipe()
-        losses = learn(task, model.parameters, loss, recipe=recipe, generator=generator, progress=progress)
+        count, recipe = len(task.images), self.recipe()
+        losses = train(model.parameters, loss, count, recipe=recipe, generator=generator, progress=progress)
         return PromptedClassifier(backbone, model, losses)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipo_dspy.bench.cells import Grid
 from ipo_dspy.bench.paper_figures import AVERAGE
 from ipo_dspy.bench.result_rows import Row
-from ipo_dspy.data import harmonic_mean
+from ipo_dspy.scoring.score import harmonic_mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-_COPROMPT = {  # depth, n_ctx, weight
+_COPROMPT = {  # depth, n_ctx, consistency_weight
     "imagenet": (12, 4, 8.0),
     "caltech101": (12, 4, 4.0),
     "oxford_pets": (12, 2, 0.1),
@@ -25,7 +25,12 @@ _SET: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
         "coop": {"imagenet": {"epochs": 50}},
         "coprompt": {
-            name: {"depth": depth, "n_ctx": n_ctx, "weight": weight, **({"epochs": 5} if name == "food101" else {})}
+            name: {
+                "depth": depth,
+                "n_ctx": n_ctx,
+                "consistency_weight": weight,
+                **({"epochs": 5} if name == "food101" else {}),
+            }
             for name, (depth, n_ctx, weight) in _COPROMPT.items()
         },
     }

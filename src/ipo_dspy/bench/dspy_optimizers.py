@@ -7,12 +7,13 @@ time, so what they may spend is counted in images; settings besides the budget a
 import contextlib
 import io
 import logging
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TextIO
 
 import dspy
 from dspy.utils.callback import BaseCallback
@@ -29,6 +30,9 @@ from ipo_dspy.run.ledger import Spent
 COPRO_DEPTH = 8
 """At a depth of 16 it ended in a RecursionError: each signature that it tries holds the one before (DSPy 3.4.1)."""
 MINIBATCH, GEPA_MINIBATCH, SIMBA_MINIBATCH = 25, 10, 32
+
+LOGGERS = ("dspy", "gepa", "optuna")
+"""Of DSPy's optimizers and the libraries that they use."""
 
 
 class Evaluations(BaseCallback):
@@ -221,18 +225,47 @@ def _spent(usage: Any) -> Spent:
     return Spent(calls, prompt, completion, cost, unpriced)
 
 
+class _Muted(io.TextIOBase):
+    """A stream that drops what one thread writes and hands on what others write, such as a live display."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, log lines and warnings of a thousand small evaluations; errors are raised all the same."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    """Drop progress bars, log lines, and warnings of a thousand small evaluations by this thread; errors are raised.
+
+    What other threads print, and what loggers of other libraries say, is left alone.
+    """
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         with (
-            contextlib.redirect_stderr(io.StringIO()),
-            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(_Muted(sys.stderr)),
+            contextlib.redirect_stdout(_Muted(sys.stdout)),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(disabled)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

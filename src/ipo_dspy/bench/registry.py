@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.baselines import METHODS as FITTED
 from ipo_dspy.baselines import build_method
+from ipo_dspy.baselines.old_names import RENAMED, current_names
 from ipo_dspy.errors import InputError, LanguageModelError
 
 if TYPE_CHECKING:
@@ -125,12 +126,13 @@ def find_kind(name: str) -> Kind:
 def with_sentences(arguments: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return hyper-parameters by method with the texts of CoPrompt where the path of their file was.
 
-    So the texts decide a cell's key, not where they lie, and machines of a cluster need no such file.
+    So the texts decide a cell's key, not where they lie, and machines of a cluster need no such file. Old names of
+    hyper-parameters become the new ones.
 
     Raises:
         InputError: a file that cannot be read, or of another form.
     """
-    found = {name: dict(given) for name, given in arguments.items()}
+    found = {name: current_names(given, RENAMED.values()) for name, given in arguments.items()}
     for name, given in found.items():
         if name.partition("@")[0] == "coprompt" and isinstance(given.get("sentences"), str):
             from ipo_dspy.baselines.class_sentences import read_sentences  # loads torch

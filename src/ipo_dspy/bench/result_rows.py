@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from ipo_dspy._internal.append_only import AppendOnlyFile, FileInUseError
+from ipo_dspy._internal.append_only import AppendOnlyFile, FileInUseError, complete_lines
 from ipo_dspy._internal.file_io import read_regular, write_whole
 from ipo_dspy._internal.json_input import has_type, parse_json, type_in_words
 from ipo_dspy.errors import JournalError
@@ -94,8 +94,8 @@ class Rows:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._file = AppendOnlyFile(self.path, limit=MAX_BYTES)
                 undo.callback(self._file.close)
+                self._file.drop_torn_line()
                 content = self._file.content
-                self._file.cut(content.rfind(b"\n") + 1)
             except FileInUseError as error:
                 raise JournalError(
                     f"{str(self.folder)!r} is being written by another sweep; wait until it is done, or name another "
@@ -181,9 +181,8 @@ def read_rows(folder: str | os.PathLike[str]) -> dict[str, Row]:
 
 
 def _parsed(content: bytes, path: Path) -> Iterator[Row]:
-    *whole, _torn = content.split(b"\n")
     types = get_type_hints(Row)
-    for number, line in enumerate(whole, start=1):
+    for number, line in enumerate(complete_lines(content), start=1):
         try:
             values = {name: value for name, value in parse_json(line.decode()).items() if name in types}
             if wrong := [name for name, value in values.items() if not has_type(value, types[name])]:

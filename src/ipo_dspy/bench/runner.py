@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ipo_dspy._internal.untrusted import one_line, redact
+from ipo_dspy._internal.versions import package_versions
 from ipo_dspy.bench.cells import DTYPE, Cell, Grid
 from ipo_dspy.bench.method_runners import Found, Job, Stopper, check_models
 from ipo_dspy.bench.observer import Audience
@@ -23,8 +23,8 @@ from ipo_dspy.bench.suites import Split, Suite, Whole
 from ipo_dspy.bench.transfer import TransferJob, split_of
 from ipo_dspy.clip.bundled import located
 from ipo_dspy.clip.loading import load_backbone, resolve_device
-from ipo_dspy.data import harmonic_mean
 from ipo_dspy.errors import LanguageModelError, StoppedError
+from ipo_dspy.scoring.score import harmonic_mean
 
 if TYPE_CHECKING:
     from ipo_dspy.clip.backbone import Backbone
@@ -172,7 +172,7 @@ def row_of(cell: Cell, **told: Any) -> Row:
         seed=cell.seed,
         decisive=cell.decisive,
         commit=commit(),
-        versions={name: version(name) for name in VERSIONS},
+        versions=package_versions(VERSIONS),
         **told,
     )
 

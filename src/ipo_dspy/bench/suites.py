@@ -13,6 +13,7 @@ from typing import Protocol
 
 from ipo_dspy import demo
 from ipo_dspy.clip.bundled import DEMO_VIT
+from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED
 from ipo_dspy.data import BENCHMARKS, ImageDataset, check_benchmark, find_benchmark, load_benchmark
 from ipo_dspy.data.benchmarks import expected_folder, is_there, list_file, parts
 from ipo_dspy.errors import DataError, InputError
@@ -144,8 +145,8 @@ class PaperSuite:
     name: str = "paper"
     about: str = "the paper's data sets"
     note: str = "Protocol and splits are those of the CoOp line of work; columns called paper are its own figures."
-    model: str = "ViT-B-16-quickgelu"
-    pretrained: str | None = "openai"
+    model: str = DEFAULT_MODEL
+    pretrained: str | None = DEFAULT_PRETRAINED
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()

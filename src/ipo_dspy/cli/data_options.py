@@ -28,7 +28,8 @@ Shots = Annotated[str, typer.Option(metavar="N|all", help="Training images per c
 Test = Annotated[
     float | None,
     typer.Option(
-        help="Share of the images held out for the final test; 0: no test. By default the test part of DATA, or 0.5."
+        help="Fraction or number of the images held out for the final test; 0: no test. By default the test part of "
+        "DATA, or 0.5."
     ),
 ]
 Val = Annotated[
@@ -116,8 +117,8 @@ def read_sets(
     catalog = open_images(data, **main).without_small_classes(min_images)
     given = None if test == 0 and test_data is None else _given_tests(data, parts, test_data, options)
     if given is not None and test:
-        raise InputError(f"test={test} takes a share of data without test images of its own; leave it out")
-    share = 0 if given is not None else 0.5 if test is None else test
+        raise InputError(f"test={test} applies only to data without test images of its own; remove it")
+    share: float = 0 if given is not None else 0.5 if test is None else int(test) if test.is_integer() else test
     train, rest, held_out = catalog.split(shots=shots, test=share or None, seed=seed)
     if given is not None:
         held_out = _fit(load_images(given[0], **given[1]), train.classes, "test")

@@ -15,6 +15,7 @@ from typing import Literal
 
 from rich.console import Console
 
+from ipo_dspy._internal.versions import package_version
 from ipo_dspy.errors import InputError, StoreError
 
 State = Literal["ok", "warn", "fail"]
@@ -74,12 +75,10 @@ def packages() -> Iterator[Check]:
     needed = _requirements()
     for name in ("ipo_dspy", *PACKAGES):
         wanted = needed.get(_plain(name), "")
-        try:
-            found = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+        found = package_version(name)
+        if found is None:
             yield Check(name, "fail", "not installed", f"pip install '{name}{wanted}'")
-            continue
-        if _fits(found, wanted):
+        elif _fits(found, wanted):
             yield Check(name, "ok", found)
         else:
             yield Check(name, "fail", f"{found}, but {wanted} is needed", f"pip install '{name}{wanted}'")
@@ -251,7 +250,7 @@ def terminal() -> Check:
 def extras() -> Iterator[Check]:
     """What only some need."""
     for name, (distribution, purpose, remedy) in EXTRAS.items():
-        try:
-            yield Check(name, "ok", f"{importlib.metadata.version(distribution)} ({purpose})")
-        except importlib.metadata.PackageNotFoundError:
+        if (version := package_version(distribution)) is None:
             yield Check(name, "warn", f"not installed ({purpose})", remedy)
+        else:
+            yield Check(name, "ok", f"{version} ({purpose})")

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ipo_dspy._internal.secrets import names_secret
+from ipo_dspy.clip.weights import DEFAULT_MODEL as DEFAULT_MODEL
+from ipo_dspy.clip.weights import DEFAULT_PRETRAINED as DEFAULT_PRETRAINED
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
     from ipo_dspy.distributed import RayScorer
     from ipo_dspy.distributed.ray_tasks import RayTasks
-
-DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16-quickgelu", "openai"
-"""The CLIP of the paper; as of `ClipClassifier`, whose module loads DSPy."""
 
 Data = Annotated[
     Path,

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ipo_dspy._internal.counts import counted
+from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.cli.run_command import Outcome
 from ipo_dspy.cli.terminal import Terminal
@@ -59,7 +60,7 @@ def outcome(result: Outcome, limits: Limits) -> None:
             "this run was finished before, so nothing was searched; "
             "a greater --steps goes on with it, another --out begins a new one"
         )
-    console.print(Text(f"program  {result.folder}/best.json\nreport   {result.report}"), soft_wrap=True)
+    console.print(Text(f"program  {result.folder}/{PROGRAM_FILE}\nreport   {result.report}"), soft_wrap=True)
 
 
 def estimate(found: "Estimate", *, machine: bool) -> None:

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipo_dspy.data import ImageDataset, harmonic_mean
+from ipo_dspy.data import ImageDataset
 from ipo_dspy.errors import DataError, JournalError, StoppedError
 from ipo_dspy.run.events import Event, SearchEvent
 from ipo_dspy.run.ledger import Spent
-from ipo_dspy.scoring.score import Score
+from ipo_dspy.scoring.score import Score, harmonic_mean
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier

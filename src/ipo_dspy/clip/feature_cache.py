@@ -5,7 +5,6 @@ are encoded as if it were not there.
 """
 
 import functools
-import importlib.metadata
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ import PIL.features
 import torch
 from torch import Tensor
 
+from ipo_dspy._internal.versions import package_versions
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.bundled import named
 from ipo_dspy.clip.cache_config import cache_folder, cache_limit
@@ -130,9 +130,6 @@ def _libjpeg() -> str | None:
 @functools.cache
 def _software() -> str:
     versions = {"Pillow": PIL.__version__, "libjpeg": str(_libjpeg())}
-    for name in _COMPUTE:
-        try:
-            versions[name] = importlib.metadata.version(name).partition("+")[0]  # +cpu and +cu128 compute alike here
-        except importlib.metadata.PackageNotFoundError:  # built on the spot
-            versions[name] = "unknown"
+    for name, version in package_versions(_COMPUTE).items():
+        versions[name] = version.partition("+")[0]  # +cpu and +cu128 compute alike here
     return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -30,6 +30,7 @@ from ipo_dspy.clip.image_io import ImageSource as ImageSource
 from ipo_dspy.clip.image_io import identify, is_remote
 from ipo_dspy.clip.image_io import open_image as open_image
 from ipo_dspy.errors import DataError, ImageError
+from ipo_dspy.validation import whole
 
 MAX_NAMED = 10
 """Images that cannot be read and are named in one message."""
@@ -95,8 +96,9 @@ def encode_images(
         ImageError: images that cannot be read, unless `skip_bad`; all of them are told at once. On the CPU, where the
             tower is the slow part, before the first is encoded.
         DataError: no images, or none that can be read.
-        InputError: `IPO_DSPY_CACHE_LIMIT` is no size.
+        InputError: `batch_size` is below 1, or `IPO_DSPY_CACHE_LIMIT` is no size.
     """
+    whole("batch_size", batch_size, 1)
     if not sources:
         raise DataError("no images to encode; pass at least one")
     rows, kept, keys = Resting(len(sources)), list[int](), list[str]()

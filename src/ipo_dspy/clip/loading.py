@@ -20,7 +20,19 @@ from torch import Tensor, nn
 from ipo_dspy.clip.backbone import Backbone, ModelArguments
 from ipo_dspy.clip.compat import mend_torchvision, quiet_open_clip
 from ipo_dspy.clip.tokenizer import PROBES, Tokens
-from ipo_dspy.clip.weights import HUB, LOCAL, Downloads, Source, brief, fetch_text_parts, hub_access, resolve, stamp
+from ipo_dspy.clip.weights import (
+    DEFAULT_MODEL,
+    DEFAULT_PRETRAINED,
+    HUB,
+    LOCAL,
+    Downloads,
+    Source,
+    brief,
+    fetch_text_parts,
+    hub_access,
+    resolve,
+    stamp,
+)
 from ipo_dspy.errors import ModelError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -33,8 +45,8 @@ _load_lock = threading.Lock()
 
 
 def load_backbone(
-    model: str = "ViT-B-16-quickgelu",
-    pretrained: str | None = "openai",
+    model: str = DEFAULT_MODEL,
+    pretrained: str | None = DEFAULT_PRETRAINED,
     *,
     device: str = "auto",
     dtype: str = "float32",

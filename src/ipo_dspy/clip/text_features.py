@@ -22,6 +22,7 @@ from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.prefix_trie import TokenList, chunks
 from ipo_dspy.errors import DataError, InputError, TemplateError
 from ipo_dspy.template import Template
+from ipo_dspy.validation import whole
 
 NODES = 16_384
 """Nodes in one pass: about 400 MB at the width of ViT-B, and enough for the matrix products to be efficient."""
@@ -89,7 +90,12 @@ def plain_class_features(backbone: Backbone, templates: Sequence[Template], clas
 
 
 def encode_token_lists(backbone: Backbone, lists: Sequence[TokenList], *, batch_size: int = 256) -> Tensor:
-    """Return the float32 features [M, D] of M token lists, on the CPU; each distinct list is encoded once."""
+    """Return features of token lists, each distinct one encoded once: [M, D], float32, normalized, on the CPU.
+
+    Raises:
+        InputError: `batch_size` is below 1.
+    """
+    whole("batch_size", batch_size, 1)
     distinct = sorted(set(lists))
     if backbone.shares_prefixes:
         parts = [backbone.encode_shared(piece).cpu() for piece in chunks(distinct, NODES)]

@@ -21,6 +21,8 @@ from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.clip.bundled import BUNDLED
 from ipo_dspy.errors import ModelError
 
+DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16-quickgelu", "openai"
+"""The CLIP of the paper."""
 LOCAL, HUB = "local-dir:", "hf-hub:"
 _CONFIG_FILE = "open_clip_config.json"
 _WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -222,7 +224,7 @@ def _refused(shown: str, what: str) -> ModelError:
     return ModelError(
         f"{shown} is named by a file and not on this machine ({what} is missing); if you trust the file, pass "
         "allow_download=True (--allow-download) to fetch it without your hub token, or name a model yourself, e.g. "
-        "model='ViT-B-16-quickgelu', pretrained='openai'"
+        f"model={DEFAULT_MODEL!r}, pretrained={DEFAULT_PRETRAINED!r}"
     )
 
 
@@ -255,7 +257,7 @@ def _unknown_name(name: str, known: Sequence[str]) -> str:
         return f"{name!r} is a folder; write model={LOCAL + name!r}"
     hub = f", or model={HUB + name!r} if it is on the Hugging Face hub" if name.count("/") == 1 else ""
     close = f"close names: {', '.join(near)}; " if near else ""
-    example = near[0] if near else "ViT-B-16-quickgelu"
+    example = near[0] if near else DEFAULT_MODEL
     return f"open_clip has no model {name!r}; {close}write e.g. model={example!r}{hub}"
 
 

@@ -11,7 +11,7 @@ from ipo_dspy.data.dataset import ImageDataset
 from ipo_dspy.data.folder import folder_catalog, load_image_folder, split_folders
 from ipo_dspy.data.hub import hub_catalog, is_saved, load_hub, saved_parts
 from ipo_dspy.data.image_tree import check_access, check_folder
-from ipo_dspy.data.sampling import base_novel, few_shot, harmonic_mean, split_classes
+from ipo_dspy.data.sampling import base_novel, few_shot, split_classes
 from ipo_dspy.data.split_column import parts_of_table
 from ipo_dspy.data.table import load_image_table, table_catalog
 from ipo_dspy.data.table_reader import TABLE_SUFFIXES
@@ -33,7 +33,6 @@ __all__ = [
     "few_shot",
     "find_benchmark",
     "find_split",
-    "harmonic_mean",
     "load_benchmark",
     "load_hub",
     "load_image_folder",
@@ -103,5 +102,5 @@ def _only(options: DataOptions, place: Path, kind: str, known: set[str]) -> Any:
     """Return the options, after refusing those that a kind of data does not take."""
     for name, value in options.items():
         if name not in known:
-            raise DataError(f"{place} is {kind}, which takes no {name}={value!r}; leave it out")
+            raise DataError(f"{place} is {kind}, which takes no {name}={value!r}; remove it")
     return options

@@ -83,7 +83,7 @@ def load_benchmark(
     train, val = _drawn(benchmark, lists, names, shots, seed)
     labels = sorted({item.label for item in train or lists.test})
     if len(labels) != benchmark.classes:
-        logger.warning("%s has %d classes here and %d as published", benchmark.title, len(labels), benchmark.classes)
+        logger.warning("%s has %d classes, %d were published", benchmark.title, len(labels), benchmark.classes)
     chosen = {label: names[label] for label in _half(labels, part, lists.where)}
 
     def build(items: Iterable[Item]) -> ImageDataset:
@@ -102,7 +102,7 @@ def read_benchmark(benchmark: Benchmark, root: str | PathLike[str]) -> Lists:
         DataError: something is missing, cut, or not as published.
     """
     folder = expected_folder(benchmark, root)
-    see = f"`ipo-dspy data check {benchmark.name} {root}` tells all that is missing and where it comes from"
+    see = f"`ipo-dspy data check {benchmark.name} {root}` lists everything that is missing and its source"
     for needed in parts(benchmark):
         if not is_there(benchmark, folder, needed):
             raise DataError(f"{benchmark.title}: {folder / needed.path} is not there (from {needed.origin}); {see}")
@@ -118,11 +118,11 @@ def read_benchmark(benchmark: Benchmark, root: str | PathLike[str]) -> Lists:
 def _check_asked(benchmark: Benchmark, shots: int | None, seed: int, part: str) -> None:
     """Refuse arguments before files are read."""
     if part not in HALVES:
-        raise DataError(f"part={part!r} is no part of the classes; write one of {', '.join(map(repr, HALVES))}")
+        raise DataError(f"part must be a half of the classes, got {part!r}; pass one of {', '.join(map(repr, HALVES))}")
     if shots is not None:
         few_shot((), shots=shots, seed=seed)
     if benchmark.kind == "transfer" and (shots is not None or part != "all"):
-        raise DataError(f"{benchmark.title} has test images only; leave shots={shots!r} and part={part!r} out")
+        raise DataError(f"{benchmark.title} has test images only; remove shots={shots!r} and part={part!r}")
 
 
 def _drawn(
@@ -141,7 +141,6 @@ def _drawn(
 def _half(labels: Sequence[int], part: Half, where: Path) -> Sequence[int]:
     base, novel = split_classes(labels)
     if part != "all" and len(novel) < 2:
-        raise DataError(
-            f"{where} has {counted(len(labels), 'class')}; base and novel need two each, so leave part={part!r} out"
-        )
+        fact = f"{where} has {counted(len(labels), 'class')}, and base/novel splits need at least four"
+        raise DataError(f"{fact}; remove part={part!r}")
     return {"all": labels, "base": base, "novel": novel}[part]

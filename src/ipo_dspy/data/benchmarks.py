@@ -154,8 +154,8 @@ def find_benchmark(name: str) -> Benchmark:
     if _bare(str(name)) in known:
         return known[_bare(str(name))]
     near = closest(str(name), tuple(BENCHMARKS))
-    hint = f"write {near!r}, or another of" if near else "write one of"
-    raise DataError(f"there is no data set {name!r}; {hint} {', '.join(BENCHMARKS)}")
+    hint = f"pass {near!r} or another of" if near else "pass one of"
+    raise DataError(f"unknown data set {name!r}; {hint} {', '.join(BENCHMARKS)}")
 
 
 def expected_folder(benchmark: Benchmark, root: str | PathLike[str]) -> Path:

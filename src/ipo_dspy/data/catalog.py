@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypedDict
 
-from ipo_dspy._internal.counts import counted
+from ipo_dspy._internal.counts import counted, first_few
 from ipo_dspy.data.dataset import ImageDataset
 from ipo_dspy.data.sampling import few_shot, select
 from ipo_dspy.errors import DataError
@@ -58,9 +58,11 @@ class Catalog:
         wanted = [name for name in self.classes if counts[name] >= min_images]
         if len(wanted) < 2:
             left = counted(len(wanted), "class")
-            raise DataError(f"min_images={min_images!r} leaves {left}, and two are needed; lower it")
+            raise DataError(
+                f"min_images must leave at least two classes, got {min_images!r}, which leaves {left}; lower it"
+            )
         left_out, fewest = counted(len(small), "class"), counted(min_images, "image")
-        logger.warning("left out %s with fewer than %s: %s", left_out, fewest, ", ".join(small[:8]))
+        logger.warning("left out %s with fewer than %s: %s", left_out, fewest, first_few(small, 8))
         kept = [at for at, label in enumerate(self.labels) if label in wanted]
 
         def build(rows: Sequence[int]) -> ImageDataset:

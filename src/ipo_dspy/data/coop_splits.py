@@ -51,7 +51,7 @@ def read_aircraft(benchmark: Benchmark, folder: Path) -> Lists:
     names = [class_name(line) for _, line in _lines(where)]
     labels = {name: label for label, name in enumerate(names)}
     if len(labels) < len(names):
-        raise DataError(f"{where} has a class twice; {_again(benchmark)}")
+        raise DataError(f"{where} repeats a class; {_again(benchmark)}")
     train, val, test = ([_plane(line, at, path, labels) for at, line in _lines(path)] for path in parts)
     return check_labels(Lists(where, folder / benchmark.images[0], train, val, test, dict(enumerate(names))))
 
@@ -67,7 +67,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason}); fetch it again") from error
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}); download it again") from error
 
 
 def _json(path: Path, benchmark: Benchmark) -> Any:
@@ -77,19 +77,21 @@ def _json(path: Path, benchmark: Benchmark) -> Any:
         if isinstance(error, DataError):
             raise
         fact = f"{error.msg} in line {error.lineno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise DataError(f"{path} is not JSON ({fact}), perhaps a web page or cut; {_again(benchmark)}") from error
+        raise DataError(
+            f"{path} is not JSON ({fact}; an HTML page or a truncated download?); {_again(benchmark)}"
+        ) from error
 
 
 def _item(row: Any, place: str, names: dict[int, str], benchmark: Benchmark) -> Item:
     """One row, whose class name goes into `names`."""
     path, number, text = row if isinstance(row, list) and len(row) == 3 else (None, None, None)
     if not isinstance(path, str) or not isinstance(text, str) or not _LABEL.fullmatch(str(number)):
-        raise DataError(f"{place} is {shorten(row)}; write [path, label, class name], e.g. ['cat/1.jpg', 0, 'cat']")
+        raise DataError(f"{place} is {shorten(row)}; expected [path, label, class name], e.g. ['cat/1.jpg', 0, 'cat']")
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise DataError(f"{place} leads out of the folder of images ({shorten(path)}); {_again(benchmark)}")
+        raise DataError(f"{place} points outside the image folder ({shorten(path)}); {_again(benchmark)}")
     name, label = class_name(benchmark.renamed.get(text, text)), int(str(number))
     if names.setdefault(label, name) != name:
-        fact = f"{place} calls label {label} {shorten(name)}, rows before {names[label]!r}"
+        fact = f"{place} calls label {label} {shorten(name)}, earlier rows call it {names[label]!r}"
         raise DataError(f"{fact}; {_again(benchmark)}")
     return Item(path, label)
 
@@ -100,8 +102,8 @@ def _plane(line: str, at: int, path: Path, labels: dict[str, int]) -> Item:
     if name not in labels and name:
         raise DataError(f"line {at} of {path} has {unknown_class(name, tuple(labels))}")
     if not name or not image.isalnum():
-        fact = "has no class name" if not name else f"begins with {shorten(image)}, which is no image number"
-        raise DataError(f"line {at} of {path} {fact}; write e.g. '0034309 Boeing 717'")
+        fact = "has no class name" if not name else f"begins with {shorten(image)}, which is not an image number"
+        raise DataError(f"line {at} of {path} {fact}; expected e.g. '0034309 Boeing 717'")
     return Item(f"{image}.jpg", labels[name])
 
 
@@ -109,9 +111,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines that are not blank, at least one."""
     lines = [(at, line.strip()) for at, line in enumerate(read_text(path).splitlines(), start=1) if line.strip()]
     if not lines:
-        raise DataError(f"{path} is empty; fetch it again")
+        raise DataError(f"{path} is empty; download it again")
     yield from lines
 
 
 def _again(benchmark: Benchmark) -> str:
-    return f"fetch it again from {benchmark.list_origin}"
+    return f"download it again from {benchmark.list_origin}"

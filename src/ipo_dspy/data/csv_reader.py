@@ -67,7 +67,7 @@ def read_csv(path: Path) -> CsvRows:
         last = lines[-1] if lines else skipped + 1
         raise DataError(f"{path}: {error}, after line {last}; check the quotes and save it again") from error
     if not header:
-        raise DataError(f"{path} is empty; add a header line 'image,label' and a line for each picture")
+        raise DataError(f"{path} is empty; add a header line 'image,label' and a line for each image")
     return CsvRows(header, rows, lines)
 
 
@@ -76,7 +76,7 @@ def _decoded(path: Path) -> str:
     try:
         data = read_regular(path, limit=MAX_BYTES)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}; check the file") from error
+        raise DataError(f"{path} cannot be read ({error.strerror or error}); check the file") from error
     try:
         if data[:2] in _UTF_16:
             return data.decode("utf-16")

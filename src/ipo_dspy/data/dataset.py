@@ -14,6 +14,7 @@ from typing import Any, SupportsIndex, overload
 
 import dspy
 
+from ipo_dspy._internal.counts import first_few
 from ipo_dspy.data.sampling import select
 from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.template import check_classes, same_class
@@ -81,7 +82,7 @@ class ImageDataset(list[dspy.Example]):
         wanted = tuple(dict.fromkeys([classes] if isinstance(classes, str) else classes))
         for name in wanted:
             if name not in self.classes:
-                raise DataError(f"subset asks for {unknown_class(name, self.classes)}")
+                raise DataError(f"the subset has {unknown_class(name, self.classes)}")
         return ImageDataset((item for item in self if item.label in wanted), classes=wanted)
 
     def spelled_as(self, classes: Sequence[str]) -> "ImageDataset":
@@ -148,9 +149,8 @@ def usable_classes(names: Sequence[str], where: object) -> tuple[str, ...]:
 def unknown_class(name: object, classes: Sequence[str]) -> str:
     """The words for a label outside the classes, ending with the nearest name or the first few."""
     near = closest(str(name), classes)
-    first = ", ".join(map(repr, classes[:8])) + (", ..." if len(classes) > 8 else "")
-    remedy = repr(near) if near else f"one of {first}"
-    return f"the label {shorten(name)}, not one of the classes; write {remedy}"
+    remedy = repr(near) if near else f"one of {first_few(list(map(repr, classes)), 8)}"
+    return f"the unknown label {shorten(name)}; expected {remedy}"
 
 
 def closest(name: str, options: Sequence[str]) -> str | None:

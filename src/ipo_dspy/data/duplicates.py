@@ -4,7 +4,6 @@ Files are read only where two have the same size, so sets of which none has copi
 What this gives up: a picture that was saved anew, scaled, or cropped is another file.
 """
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import dspy
 
 from ipo_dspy.clip.image_io import identify
+from ipo_dspy.data.image_tree import file_size
 from ipo_dspy.errors import ImageError
 
 
@@ -46,10 +46,7 @@ def _size(image: Any) -> int:
     if isinstance(place, str) and place.startswith("data:"):
         body = place.partition(",")[2]
         return len(body) * 3 // 4 - body[-2:].count("=")
-    try:
-        return os.stat(place).st_size  # noqa: PTH116 - a Path each would double the time
-    except (OSError, ValueError):
-        return 0
+    return file_size(place) or 0
 
 
 def _content(image: Any) -> str | None:

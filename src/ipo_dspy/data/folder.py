@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from ipo_dspy._internal.counts import counted
+from ipo_dspy._internal.counts import counted, first_few
 from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.catalog import Catalog, accept_test_argument
 from ipo_dspy.data.dataset import ImageDataset, class_name, example, shorten, usable_classes
@@ -71,11 +71,11 @@ def split_folders(folder: Path) -> dict[str, str] | None:
         return None
     warn_unused(folder, unused_beside(folder))
     for sub in visible_folders(folder):
-        if sub not in parts.folders.values() and (count := len(walk(sub).images)):
+        if sub not in parts.values() and (count := len(walk(sub).images)):
             classes = visible_folders(sub)
             why = "whose name does not say what they are for" if classes else "which has no class folders, so no labels"
             logger.warning("%s: not used: %s in %r, %s", folder, counted(count, "image"), sub.name, why)
-    return {role: part.name for role, part in parts.folders.items()}
+    return {role: part.name for role, part in parts.items()}
 
 
 def _class_folders(folder: Path) -> list[Path]:
@@ -84,8 +84,9 @@ def _class_folders(folder: Path) -> list[Path]:
         raise DataError(f"{folder} has no sub-folders; put each class in a sub-folder: {folder}/cat/1.jpg")
     parts = find_parts(folder)
     if parts is not None:
-        choices = " or ".join(f"split={part.name!r}" for part in parts.folders.values())
-        raise DataError(f"{folder} is already split into {parts}; load one part at a time, with {choices}")
+        found = ", ".join(f"{role} {part.name!r}" for role, part in parts.items())
+        choices = " or ".join(f"split={part.name!r}" for part in parts.values())
+        raise DataError(f"{folder} is already split into {found}; load one part at a time, with {choices}")
     return subs
 
 
@@ -102,7 +103,7 @@ def _class_names(folder: Path, subs: Sequence[Path]) -> dict[Path, str]:
     for sub, name in names.items():
         if first.setdefault(name, sub) != sub:
             fact = f"{folder} has two folders of the class {name!r}: {first[name].name!a} and {sub.name!a}"
-            raise DataError(f"{fact}; put their images into one")
+            raise DataError(f"{fact}; move their images into one folder")
     return names
 
 
@@ -114,7 +115,7 @@ def _drop_empty(folder: Path, trees: dict[Path, ImageTree]) -> dict[Path, list[P
         raise DataError(_nothing_in(folder, [(kind, path.relative_to(folder)) for kind, path in unused]))
     if len(full) == 1:
         (only,) = full
-        also = f" ({', '.join(empty[:5])} hold none)" if empty else ""
+        also = f" ({first_few(empty)} hold none)" if empty else ""
         fact = f"{folder} has images of one class only, {only.name!r}{also}"
         if visible_folders(only):
             raise DataError(f"{fact}; pass {str(only)!r} if the classes are below it, or add another class beside it")
@@ -131,8 +132,8 @@ def _nothing_in(folder: Path, unused: Sequence[tuple[str, Path]]) -> str:
     tars = [path for kind, path in unused if kind == ".tar"]
     if tars:
         place = folder / tars[0].parent
-        return f"{folder} holds tar files, the first is {str(tars[0])!r}; pass the folder of one part: {str(place)!r}"
+        return f"{folder} holds tar files such as {str(tars[0])!r}; pass the folder of one part: {str(place)!r}"
     if unused:
-        return f"{folder} has sub-folders without images that are read: {told(unused)}"
+        return f"{folder} has sub-folders without supported images: {told(unused)}"
     known = ", ".join(sorted(image_suffixes()))
-    return f"{folder} has sub-folders without images ({known}); put some in, e.g. {folder}/cat/1.jpg"
+    return f"{folder} has sub-folders without images ({known}); add images, e.g. {folder}/cat/1.jpg"

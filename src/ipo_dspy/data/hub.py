@@ -14,16 +14,16 @@ from ipo_dspy.data.catalog import Catalog, accept_test_argument
 from ipo_dspy.data.dataset import ImageDataset, shorten
 from ipo_dspy.data.split_folders import parts_by_name
 from ipo_dspy.data.table import IMAGE_COLUMNS, LABEL_COLUMNS, catalog_of
-from ipo_dspy.data.table_reader import Cells, Table
+from ipo_dspy.data.table_reader import Table, own_metadata
 from ipo_dspy.errors import DataError, missing_package
 
 if TYPE_CHECKING:
     import datasets
 
 _SAVED = ("dataset_dict.json", "state.json")
+"""Files that `save_to_disk` writes into a folder: for several splits, and for one."""
 _INDEX_LIMIT = 1024 * 1024
 """Bytes of the file that names the splits."""
-"""What `save_to_disk` leaves in a folder: of several splits, and of one."""
 
 
 @accept_test_argument
@@ -119,12 +119,14 @@ def _one_split(name: str, found: Any, split: str | None) -> "datasets.Dataset":
     parts = dict(found) if isinstance(found, dict) else {split if _is_part(split, found) else str(found.split): found}
     if split is None and len(parts) > 1:
         first = next(iter(parts))
-        raise DataError(f"data set {name!r} has the splits {', '.join(map(repr, parts))}; choose one: split={first!r}")
+        raise DataError(
+            f"data set {name!r} has the splits {', '.join(map(repr, parts))}; choose one, e.g. split={first!r}"
+        )
     chosen = parts.get(split) if split is not None else next(iter(parts.values()), None)
     if chosen is None:
-        raise DataError(f"data set {name!r} has no split {split!r}; write one of {', '.join(map(repr, parts))}")
+        raise DataError(f"data set {name!r} has no split {split!r}; pass one of {', '.join(map(repr, parts))}")
     if not len(chosen):
-        raise DataError(f"data set {name!r} has no rows; name another split")
+        raise DataError(f"data set {name!r} has no rows; choose another split")
     return chosen
 
 
@@ -149,10 +151,10 @@ def _column(name: str, found: "datasets.Dataset", what: str, asked: str) -> str:
     fitting: list[str] = typed if len(typed) == 1 else named
     if asked == "auto" and fitting:
         return fitting[0]
-    missing = f"no one {what} column" if asked == "auto" else f"no column {asked!r}"
+    missing = f"no unambiguous {what} column" if asked == "auto" else f"no column {asked!r}"
     columns = ", ".join(map(shorten, found.column_names))
     raise DataError(
-        f"data set {name!r} has {missing}, but {columns}; name it: {what}={(typed or found.column_names)[0]!r}"
+        f"data set {name!r} has {missing} among {columns}; pass {what}={(typed or found.column_names)[0]!r}"
     )
 
 
@@ -164,13 +166,11 @@ def _as_table(name: str, found: "datasets.Dataset", image: str, label: str) -> T
     names = getattr(found.features[label], "names", None)
     labels = found.select_columns([label]).with_format(None)[:][label]
     images = found.select_columns([image]).with_format(None)
-    columns: dict[str, Cells] = {image: lambda row: images[row][image], label: labels.__getitem__}
     return Table(
         Path(name),
-        columns=tuple(columns),
+        {image: lambda row: images[row][image], label: labels.__getitem__},
         rows=len(found),
-        column=columns.__getitem__,
         place=lambda row: f"row {row} of {name}",
         source=lambda row: f"{name}#{row}",
-        metadata={"ipo_dspy": {"classes": list(names)}} if names else {},
+        metadata=own_metadata(names),
     )

@@ -6,6 +6,7 @@ Whatever looks like data and is not used is counted: a photograph that is missin
 
 import logging
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,8 +30,8 @@ _TEXT_SUFFIXES = frozenset(
 """Files that stand beside images and are none."""
 
 _KINDS = {
-    "dangling link": "mend the links, or fetch what they point to",
-    "empty file": "fetch again",
+    "dangling link": "repair the links, or download what they point to",
+    "empty file": "download again",
     "special file": "pass regular files",
     "sub-folder": "move its images up into the class folder",
     "stray image": "move into class folders",
@@ -128,6 +129,15 @@ def warn_unused(folder: Path, unused: Sequence[tuple[str, Path]]) -> None:
     """Log a warning that counts the files below a folder that are not used, if there are any; see `told`."""
     if unused:
         logger.warning("%s: %s", folder, told([(kind, path.relative_to(folder)) for kind, path in unused]))
+
+
+def file_size(path: str | os.PathLike[str]) -> int | None:
+    """Return the bytes of a regular file, None where there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a Path each would double the time
+    except (OSError, ValueError):  # also a name that is too long, or one with a NUL
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _count(kind: str, count: int) -> str:

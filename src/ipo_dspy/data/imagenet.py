@@ -67,11 +67,11 @@ def read_class_names(path: Path) -> dict[str, str]:
         if not key:
             continue
         if not _ID.fullmatch(key) or not class_name(name) or key in names:
-            fact = "is there twice" if key in names else "is no id with a name"
-            raise DataError(f"line {at} of {path}, {shorten(line)}, {fact}; write lines such as 'n01440764 tench'")
+            fact = "repeats an id" if key in names else "is not an id with a name"
+            raise DataError(f"line {at} of {path}, {shorten(line)}, {fact}; expected lines such as 'n01440764 tench'")
         names[key] = class_name(name)
     if not names:
-        raise DataError(f"{path} is empty; write lines such as 'n01440764 tench'")
+        raise DataError(f"{path} is empty; expected lines such as 'n01440764 tench'")
     return dict(sorted(names.items()))
 
 
@@ -94,15 +94,15 @@ def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[Item]
     if missing := [name for name in labels if name not in present]:
         have = len(labels) - len(missing)
         raise DataError(
-            f"{base} has {have} of {len(labels)} class folders, not {told(missing)}; extract it again, whole"
+            f"{base} has {have} of {len(labels)} class folders; missing: {told(missing)}; extract the archive again"
         )
     if foreign := sorted(present - labels.keys()):
-        raise DataError(f"{base} has folders that are no classes ({told(foreign)}); take them out")
+        raise DataError(f"{base} contains unexpected folders ({told(foreign)}); remove them")
     unused = unused_beside(base)
     for name, label in labels.items():
         files = sorted(_images(base / name, unused))
         if not files:
-            raise DataError(f"{base / name} holds no images; extract it again")
+            raise DataError(f"{base / name} holds no images; extract the archive again")
         yield from (Item(f"{prefix}{name}/{file}", label) for file in files)
     warn_unused(base, unused)
 
@@ -116,7 +116,7 @@ def _folders(base: Path) -> list[Path]:
     found = [path for path in base.iterdir() if path.is_dir() and not path.name.startswith(".")]
     if not found:
         fact = f"{base} has no class folders"
-        raise DataError(f"{fact}; sort its images into one a class, e.g. {base / 'n01440764'}/1.JPEG")
+        raise DataError(f"{fact}; sort its images into one folder per class, e.g. {base / 'n01440764'}/1.JPEG")
     return found
 
 

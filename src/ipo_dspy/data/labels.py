@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ipo_dspy.data.dataset import class_name, shorten, unknown_class, usable_classes
@@ -22,7 +22,7 @@ def named_labels(
     table: Table, column: str, rows: Sequence[int], classes: Sequence[str] | None
 ) -> tuple[list[str], tuple[str, ...]]:
     """The class name of each kept row, and all class names of the table in label index order."""
-    values = _whole_numbers([_tidy(value) for value in map(table.column(column), range(table.rows))])
+    values = _whole_numbers([_tidy(value) for value in map(table.columns[column], range(table.rows))])
     _check_values(table, rows, values)
     present = {value for value in values if value is not None}
     given = usable_classes(classes, "classes") if classes is not None else stored_classes(table.metadata, column)
@@ -68,13 +68,13 @@ def _check_values(table: Table, rows: Sequence[int], values: Sequence[Any]) -> N
         value = values[row]
         if isinstance(value, bool) or not isinstance(value, int | str):
             fact = "no label" if value is None else f"the label {shorten(value)}"
-            raise DataError(f"{table.place(row)} has {fact}; write a class name or a whole number from 0")
+            raise DataError(f"{table.place(row)} has {fact}; expected a class name or a whole number of at least 0")
         if isinstance(value, str) and len(value) > MAX_LABEL:
             fact = f"{table.place(row)} has a label of {len(value)} characters, {shorten(value)}"
-            raise DataError(f"{fact}; name the column of class names with label='...'")
+            raise DataError(f"{fact}; pass the column of class names as label='...'")
 
 
-def stored_classes(metadata: dict[str, dict[str, Any]], column: str) -> tuple[str, ...] | None:
+def stored_classes(metadata: Mapping[str, dict[str, Any]], column: str) -> tuple[str, ...] | None:
     """Return the class names that the file keeps for a column: our own, or those of its Hugging Face `ClassLabel`."""
     own = metadata.get("ipo_dspy", {}).get("classes")
     info = metadata.get("huggingface", {}).get("info")
@@ -91,24 +91,24 @@ def _names_beside(table: Table, column: str, values: Sequence[Any]) -> dict[int,
     if beside is None:
         raise DataError(
             f"{table.path}: column {column!r} holds numbers and the file has no names for them; pass classes=['cat', "
-            f"'dog', ...] in the order of the numbers, or add a column {NAME_COLUMNS[0]!r} (beside tar files, a "
-            "classnames.txt with a name a line)"
+            f"'dog', ...] in the order of the numbers, or add a column {NAME_COLUMNS[0]!r} (for tar files, a "
+            "classnames.txt with one name per line)"
         )
-    cells = table.column(beside)
+    cells = table.columns[beside]
     names: dict[int, str] = {}
     for row, value in enumerate(values):
         name = _tidy(cells(row))
         if value is None or not isinstance(name, str):
             continue
         if names.setdefault(int(value), name) != name:
-            fact = f"{table.place(row)} calls label {value} {shorten(name)}, rows before {names[int(value)]!r}"
+            fact = f"{table.place(row)} calls label {value} {shorten(name)}, earlier rows call it {names[int(value)]!r}"
             raise DataError(f"{fact}; give each number one name")
     return dict(sorted(names.items()))
 
 
 def _is_text(table: Table, column: str) -> bool:
     """Tell whether a column holds texts, and not only numbers."""
-    cells = [cell for cell in map(table.column(column), range(table.rows)) if cell is not None]
+    cells = [cell for cell in map(table.columns[column], range(table.rows)) if cell is not None]
     return all(isinstance(cell, str) for cell in cells) and not all(map(_is_number, cells))
 
 
@@ -116,7 +116,7 @@ def _named(table: Table, row: int, value: Any, names: dict[Any, str], classes: S
     if value in names:
         return names[value]
     if _is_number(value):
-        fact = f"the label {value}, outside 0..{len(classes) - 1}; write a number in that range"
+        fact = f"the label {value}, outside 0..{len(classes) - 1}; correct it, or pass all class names"
     else:
         fact = unknown_class(value, classes)
     raise DataError(f"{table.place(row)} has {fact}")

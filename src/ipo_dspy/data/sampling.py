@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from ipo_dspy._internal.counts import counted
+from ipo_dspy._internal.counts import counted, first_few
 from ipo_dspy.errors import DataError
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def few_shot(
         DataError: `shots` is not a whole number of at least 1.
     """
     if isinstance(shots, bool) or not isinstance(shots, int) or shots < 1:
-        raise DataError(f"shots={shots!r} is not a whole number from 1; write e.g. shots=16, or None for all")
+        raise DataError(
+            f"shots must be a whole number of at least 1, got {shots!r}; for example shots=16, or None for all images"
+        )
     rng = random.Random(seed)
     if tell_short:
         _tell_short_classes(train, shots)
@@ -95,8 +97,8 @@ def train_test(labels: Sequence[Hashable], *, test: float, seed: int) -> tuple[l
     if labels and not chosen:
         raise DataError(f"test={test!r} leaves no class with a test image; raise it, or add images")
     if untested:
-        shown = ", ".join(untested[:5]) + (", ..." if len(untested) > 5 else "")
-        logger.warning("%s cannot be tested for lack of images: %s", counted(len(untested), "class"), shown)
+        fact = counted(len(untested), "class")
+        logger.warning("%s cannot be tested for lack of images: %s", fact, first_few(untested))
     everything = range(len(labels))
     return [row for row in everything if row not in chosen], [row for row in everything if row in chosen]
 
@@ -154,23 +156,9 @@ def base_novel(dataset: "ImageDataset") -> "tuple[ImageDataset, ImageDataset]":
     present = [name for name, count in dataset.counts().items() if count]
     if len(present) < 4:
         have = counted(len(present), "class")
-        raise DataError(f"{dataset!r} has images of {have}; base and novel need two each, so pass 4")
+        raise DataError(f"{dataset!r} has images of {have}; a base/novel split needs at least four")
     base, novel = split_classes(present)
     return dataset.subset(base), dataset.subset(novel)
-
-
-def harmonic_mean(base: float, novel: float) -> float:
-    """2ab/(a+b) of two accuracies in percent, the figure by which base-to-novel methods are ranked.
-
-    >>> harmonic_mean(80.0, 60.0)
-    68.57142857142857
-    >>> harmonic_mean(0, 0)
-    0.0
-    """
-    for value in (base, novel):
-        if not 0 <= value <= 100:
-            raise DataError(f"accuracy {value!r} is not a percentage; pass a number from 0 to 100")
-    return 2 * base * novel / (base + novel) if base + novel else 0.0
 
 
 def _by_label(labels: Sequence[Hashable]) -> dict[Hashable, list[int]]:
@@ -190,6 +178,5 @@ def _draw(labels: Sequence[Hashable], shots: int, rng: random.Random) -> list[in
 def _tell_short_classes(labels: Sequence[Hashable], shots: int) -> None:
     short = [f"{label} ({len(rows)})" for label, rows in _by_label(labels).items() if len(rows) < shots]
     if short:
-        shown = ", ".join(short[:5]) + (", ..." if len(short) > 5 else "")
         fact = f"{counted(len(short), 'class')} {'has' if len(short) == 1 else 'have'} fewer than"
-        logger.warning("%s %s; all that they have are used: %s", fact, counted(shots, "training image"), shown)
+        logger.warning("%s %s; using all of them: %s", fact, counted(shots, "training image"), first_few(short))

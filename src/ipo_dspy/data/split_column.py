@@ -35,9 +35,9 @@ def rows_of_split(table: Table, columns: Collection[str], split: str | None) -> 
     column = split_column(table, columns)
     if column is None:
         if split not in (None, "all"):
-            raise DataError(f"{table.path} has no column 'split'; leave split={split!r} out")
+            raise DataError(f"{table.path} has no column 'split'; remove split={split!r}")
         return list(range(table.rows))
-    parts = [str(part) for part in map(table.column(column), range(table.rows))]
+    parts = [str(part) for part in map(table.columns[column], range(table.rows))]
     values = sorted(set(parts))
     known = ", ".join(map(shorten, values[:8]))
     if split is None and len(values) > 1:
@@ -66,7 +66,7 @@ def parts_of_table(path: Path, image: str, label: str) -> dict[str, str] | None:
     column = split_column(table, find_columns(table, image, label))
     if column is None:
         return None
-    return parts_by_name({str(cell) for cell in map(table.column(column), range(table.rows))})
+    return parts_by_name({str(cell) for cell in map(table.columns[column], range(table.rows))})
 
 
 def _training(values: list[str]) -> str:
@@ -75,7 +75,7 @@ def _training(values: list[str]) -> str:
 
 def _holds_parts(table: Table, column: str) -> bool:
     """Tell whether every cell is the name of a part, and there are several; most columns are told by the first cell."""
-    cells = table.column(column)
+    cells = table.columns[column]
     first = cells(0)
     if not isinstance(first, str) or first.casefold() not in PART_WORDS:
         return False

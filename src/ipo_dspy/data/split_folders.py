@@ -6,14 +6,13 @@ The sign of split folders is that the folders below have the same names in sever
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from ipo_dspy.clip.image_formats import is_image_file
 from ipo_dspy.data.image_tree import check_folder, visible_folders
 from ipo_dspy.errors import DataError
 
-TRAINING, VALIDATION, TEST = "training", "validation", "test"
+ROLES = TRAINING, VALIDATION, TEST = "training", "validation", "test"
 PART_WORDS = {
     **dict.fromkeys(("train", "training", "trn", "trainval"), TRAINING),
     **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
@@ -26,26 +25,8 @@ _THINGS = re.compile(r"(set|data|images?|imgs?)$")
 """After the word for a part, without a separator: `trainset`, `testimages`."""
 
 
-@dataclass(frozen=True, slots=True)
-class FolderParts:
-    """The folders of a data set that is already split; each holds one sub-folder a class."""
-
-    train: Path
-    validation: Path | None
-    test: Path | None
-
-    @property
-    def folders(self) -> dict[str, Path]:
-        """The folders by what they are for."""
-        named = {TRAINING: self.train, VALIDATION: self.validation, TEST: self.test}
-        return {role: path for role, path in named.items() if path is not None}
-
-    def __str__(self) -> str:
-        return ", ".join(f"{role} {path.name!r}" for role, path in self.folders.items())
-
-
-def find_parts(root: Path) -> FolderParts | None:
-    """Return the parts of a folder that is already split, and None where it is not.
+def find_parts(root: Path) -> dict[str, Path] | None:
+    """Return the parts of a folder that is already split by what they are for; None where it is not split.
 
     Raises:
         DataError: it is split, but no part, or more than one, is for training, validation, or testing.
@@ -63,7 +44,7 @@ def find_parts(root: Path) -> FolderParts | None:
     if TRAINING not in parts:
         shown = ", ".join(repr(sub.name) for sub in roles)
         raise DataError(f"{root} is already split into {shown}, none of them for training; pass one of these folders")
-    return FolderParts(parts[TRAINING], parts.get(VALIDATION), parts.get(TEST))
+    return {role: parts[role] for role in ROLES if role in parts}
 
 
 def part_folder(root: Path, name: str) -> Path:
@@ -78,12 +59,12 @@ def part_folder(root: Path, name: str) -> Path:
     """
     parts = find_parts(root)
     if parts is None:
-        raise DataError(f"{root} is not split into parts; leave split={name!r} out")
+        raise DataError(f"{root} is not split into parts; remove split={name!r}")
     asked = name.casefold()
-    for role, folder in parts.folders.items():
+    for role, folder in parts.items():
         if asked == folder.name.casefold() or PART_WORDS.get(asked) == role:
             return folder
-    known = ", ".join(repr(folder.name) for folder in parts.folders.values())
+    known = ", ".join(repr(folder.name) for folder in parts.values())
     raise DataError(f"{root} has no part {name!r}; choose one of {known}")
 
 
@@ -97,7 +78,7 @@ def parts_by_name(names: Iterable[str]) -> dict[str, str] | None:
     roles = {PART_WORDS.get(name.casefold()): name for name in known}
     if len(known) < 2 or len(roles) < len(known) or None in roles or TRAINING not in roles:
         return None
-    return {role: roles[role] for role in (TRAINING, VALIDATION, TEST) if role in roles}
+    return {role: roles[role] for role in ROLES if role in roles}
 
 
 def _are_parts(candidates: dict[Path, set[str]], roles: dict[Path, str], *, alone: bool) -> bool:

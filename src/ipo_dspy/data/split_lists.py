@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ipo_dspy.data.dataset import shorten
+from ipo_dspy.data.image_tree import file_size
 from ipo_dspy.errors import DataError
 from ipo_dspy.template import spoken
 
@@ -52,8 +53,10 @@ def check_labels(lists: Lists) -> Lists:
     for part, items in (("val", lists.val), ("test", lists.test)):
         for item in items:
             if item.label not in known:
-                fact = f"{lists.where}: {part} has label {item.label} ({lists.names[item.label]!r}), train has not"
-                raise DataError(f"{fact}; fetch the file again, it is not the published one")
+                fact = (
+                    f"{lists.where}: label {item.label} ({lists.names[item.label]!r}) of {part} does not occur in train"
+                )
+                raise DataError(f"{fact}; download the published file again")
     return lists
 
 
@@ -72,7 +75,7 @@ def distinct_names(lists: Lists) -> dict[int, str]:
         first = taken.setdefault(spoken(name).casefold(), label)
         if first != label and label not in lists.ids:
             fact = f"{lists.where}: labels {first} and {label} are both called {name!r}"
-            raise DataError(f"{fact}; give one another name, or fetch the published file again")
+            raise DataError(f"{fact}; rename one, or download the published file again")
         found[label] = name if first == label else f"{name} ({lists.ids[label]})"
     return found
 
@@ -80,7 +83,7 @@ def distinct_names(lists: Lists) -> dict[int, str]:
 def absent_images(lists: Lists) -> list[str]:
     """Paths that are listed and not there, or empty as after a download that was cut; in order, each once."""
     listed = dict.fromkeys(item.path for items in (lists.train, lists.val, lists.test) for item in items)
-    return [path for path in listed if not _has_content(os.path.join(lists.base, path))]  # noqa: PTH118 - 100,000 of them
+    return [path for path in listed if not file_size(os.path.join(lists.base, path))]  # noqa: PTH118 - a Path is slow
 
 
 def told(paths: Iterable[str], count: int = 3) -> str:
@@ -91,10 +94,3 @@ def told(paths: Iterable[str], count: int = 3) -> str:
     """
     shown = list(paths)
     return ", ".join(shorten(path).strip("'") for path in shown[:count]) + (", ..." if len(shown) > count else "")
-
-
-def _has_content(path: str) -> bool:
-    try:
-        return os.stat(path).st_size > 0  # noqa: PTH116
-    except (OSError, ValueError):  # too long for a file name, or a NUL in it
-        return False

@@ -19,6 +19,7 @@ from ipo_dspy._internal.counts import counted
 from ipo_dspy.clip.image_formats import file_suffix, image_suffixes
 from ipo_dspy.data.catalog import Catalog, accept_test_argument
 from ipo_dspy.data.dataset import ImageDataset, closest, example, shorten
+from ipo_dspy.data.image_tree import file_size
 from ipo_dspy.data.labels import named_labels
 from ipo_dspy.data.labels import stored_classes as stored_classes
 from ipo_dspy.data.split_column import rows_of_split, split_column
@@ -120,10 +121,13 @@ def catalog_of(
         folder: where relative image paths start.
         classes: in label index order.
     """
-    cells = table.column(image)
+    cells = table.columns[image]
     labels, names = named_labels(table, label, rows, classes)
-    _check_paths(table, cells, rows, folder)
-    kept, labels = _each_picture_once(table, cells, rows, labels)
+    kept = list(rows)
+    if isinstance(cells(rows[0]), str):
+        for row in rows:  # drawn or not, so that no error comes and goes with the seed
+            _image_path(table, row, cells(row), folder)
+        kept, labels = _each_image_once(table, cells, rows, labels)
 
     def build(drawn: Sequence[int]) -> ImageDataset:
         in_order = sorted(drawn, key=lambda at: kept[at])  # a table gives rows quickest so
@@ -168,36 +172,27 @@ def _no_column(table: Table, missing: Mapping[str, str], taken: Collection[str |
     facts = [f"no {what} column" if asked == "auto" else f"no column {asked!r}" for what, asked in missing.items()]
     fact = f"{table.path} has {' and '.join(facts)}, only {', '.join(map(shorten, table.columns))}"
     if any(file_suffix(name) in image_suffixes() for name in table.columns):
-        return DataError(f"{fact}; its first line names a picture, so add a header line 'image,label' above it")
+        return DataError(f"{fact}; its first line names an image, so add a header line 'image,label' above it")
     remedies = []
     free = [name for name in table.columns if name not in taken] or list(table.columns)
     for what, asked in missing.items():
         near = closest(what if asked == "auto" else asked, free) or free[0]
         remedies.append(f"{what}={near!r}")
         free = [name for name in free if name != near] or free
-    return DataError(f"{fact}; name {'it' if len(missing) == 1 else 'both'}, e.g. {' and '.join(remedies)}")
+    return DataError(f"{fact}; pass {'it' if len(missing) == 1 else 'both'}, e.g. {' and '.join(remedies)}")
 
 
 def _base_folder(table: Table, base: str | PathLike[str] | None) -> Path:
     folder = table.path.parent if base is None else Path(base).expanduser()
     if not folder.is_dir():
-        raise DataError(f"base={str(base)!r} is not a folder; pass the one where the image paths start")
+        raise DataError(f"base={str(base)!r} is not a folder; pass the folder where the image paths start")
     return folder
 
 
-def _check_paths(table: Table, cells: Cells, rows: Sequence[int], folder: Path) -> None:
-    """Look for the files of all rows, drawn or not, so that no error comes and goes with the seed."""
-    if isinstance(cells(rows[0]), str):
-        for row in rows:
-            _image_path(table, row, cells(row), folder)
-
-
-def _each_picture_once(
+def _each_image_once(
     table: Table, cells: Cells, rows: Sequence[int], labels: Sequence[str]
 ) -> tuple[list[int], list[str]]:
-    """Leave out rows that name a picture again: it would be trained on and tested on. Bytes are not compared."""
-    if not isinstance(cells(rows[0]), str):
-        return list(rows), list(labels)
+    """Leave out rows that repeat an image path: the image would be trained on and tested on."""
     first: dict[str, int] = {}
     kept: list[int] = []
     for at, row in enumerate(rows):
@@ -209,7 +204,7 @@ def _each_picture_once(
             fact = f"{table.place(row)} labels {shorten(cell)} {labels[at]!r}, {table.place(rows[before])} labels it"
             raise DataError(f"{fact} {labels[before]!r}; remove one of the two rows")
     if len(kept) < len(rows):
-        again = counted(len(rows) - len(kept), "picture")
+        again = counted(len(rows) - len(kept), "image")
         logger.warning("%s names %s more than once; each is used once", table.path, again)
     return [rows[at] for at in kept], [labels[at] for at in kept]
 
@@ -218,30 +213,23 @@ def _image_path(table: Table, row: int, text: Any, folder: Path) -> str:
     if not isinstance(text, str) or not text:
         raise DataError(f"{table.place(row)} names no image ({shorten(text)}); write a path, e.g. 'cat/1.jpg'")
     path = folder / text
-    size = _size(path)
+    size = file_size(path)
     if size is None and "\\" in text:  # written on Windows
         path = folder / text.replace("\\", "/")
-        size = _size(path)
+        size = file_size(path)
     if size:
         return str(path)
-    missing = "which is not there" if str(path) == text else f"but there is no file {_whole(str(path))}"
+    missing = "which does not exist" if str(path) == text else f"but there is no file {_whole(str(path))}"
     fact = missing if size is None else "but that file is empty"
     raise DataError(
         f"{table.place(row)} names the image {_whole(text)}, {fact}; "
-        "correct the row, or pass base='FOLDER' where the paths start"
+        "correct the row, or pass base='FOLDER', where the paths start"
     )
 
 
 def _whole(path: str) -> str:
     """A path as shown in a message: whole, since its end names the file, unless no path is so long."""
     return shorten(path) if len(path) > LONGEST_PATH else repr(path)
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size if path.is_file() else None
-    except (OSError, ValueError):  # too long for a file name, or a NUL in it
-        return None
 
 
 def _example(table: Table, row: int, cell: Any, label: str, folder: Path) -> dspy.Example:

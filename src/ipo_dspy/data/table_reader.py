@@ -1,14 +1,14 @@
-"""Open a CSV, TSV or parquet file as named columns of cells, with words for where a row stands.
+"""Open a CSV, TSV or parquet file as named columns of cells, with row locations for error messages.
 
-The only importer of pyarrow. Parquet columns are read when asked for, a row group at a time, and cells turned into
-Python values one by one, since a column of image bytes is large and often only a few shots of it are wanted.
+The only importer of pyarrow. Parquet columns are read on demand, one row group at a time, and cells become Python
+values one by one, since a column of image bytes is large and often only a few shots of it are wanted.
 """
 
 import bisect
 import functools
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,21 +28,19 @@ class Table:
 
     Attributes:
         path: the file.
-        columns: column names.
+        columns: column name -> row -> cell; an empty CSV cell is an empty string, a parquet null is None.
         rows: number of rows, at least 1.
-        column: column name -> row -> cell; an empty CSV cell is an empty string, a parquet null is None.
-        place: row -> where it stands, e.g. 'line 3 of cars.csv'.
-        source: row -> the `source` of a picture that is held in the table itself.
-        metadata: facts kept in the file besides the columns; JSON objects by key.
+        place: row -> its location, e.g. 'line 3 of cars.csv'.
+        source: row -> the `source` of an image that is stored in the table itself.
+        metadata: JSON objects by key, which the file keeps besides the columns.
     """
 
     path: Path
-    columns: tuple[str, ...]
+    columns: Mapping[str, Cells]
     rows: int
-    column: Callable[[str], Cells]
     place: Callable[[int], str]
     source: Callable[[int], str]
-    metadata: dict[str, dict[str, Any]]
+    metadata: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def open_table(path: Path) -> Table:
@@ -52,32 +50,34 @@ def open_table(path: Path) -> Table:
         DataError: no such file, no table, damaged, ragged, not text, without rows, or columns of one name.
     """
     if not path.is_file():
-        absent = f"is not there (looked from {Path.cwd()})"
+        absent = f"does not exist (looked from {Path.cwd()})"
         fact = "is a folder, which load_image_folder reads" if path.is_dir() else absent
         raise DataError(f"table {path} {fact}; pass a file such as 'photos.csv'")
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
-        raise DataError(f"{path} is no table; pass a file in {', '.join(sorted(TABLE_SUFFIXES))}")
+        raise DataError(f"{path} is not a supported table; supported: {', '.join(sorted(TABLE_SUFFIXES))}")
     table = _open_parquet(path) if suffix == ".parquet" else _open_csv(path)
-    if len(set(table.columns)) < len(table.columns):
-        raise DataError(f"{path} has two columns of one name ({', '.join(table.columns)}); rename one")
     if not table.rows:
-        raise DataError(f"{path} has a header but no rows; add one for each picture, e.g. 'cat/1.jpg,cat'")
+        raise DataError(f"{path} has a header but no rows; add one for each image, e.g. 'cat/1.jpg,cat'")
     return table
+
+
+def own_metadata(classes: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    """Return the metadata by which a table states its class names in label index order."""
+    return {"ipo_dspy": {"classes": list(classes)}} if classes else {}
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise DataError(f"{path} has duplicate column names ({', '.join(names)}); rename one")
 
 
 def _open_csv(path: Path) -> Table:
     content = read_csv(path)
-    cells = {name: [row[at] for row in content.rows] for at, name in enumerate(content.header)}
-    return Table(
-        path,
-        columns=content.header,
-        rows=len(content.rows),
-        column=lambda name: cells[name].__getitem__,
-        place=lambda row: f"line {content.lines[row]} of {path}",
-        source=lambda row: f"{path}#{row}",
-        metadata={},
-    )
+    _check_names(path, content.header)
+    columns = {name: [row[at] for row in content.rows].__getitem__ for at, name in enumerate(content.header)}
+    lines = content.lines
+    return Table(path, columns, len(lines), lambda row: f"line {lines[row]} of {path}", lambda row: f"{path}#{row}")
 
 
 def _open_parquet(path: Path) -> Table:
@@ -86,6 +86,8 @@ def _open_parquet(path: Path) -> Table:
     file = _guarded(path, lambda: pq.ParquetFile(path))
     groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
     ends = list(itertools.accumulate(groups))
+    names = file.schema_arrow.names
+    _check_names(path, names)
 
     def column(name: str) -> Cells:
         # A column of pictures may be larger than memory: one row group at a time, so ask for rows in order.
@@ -101,9 +103,8 @@ def _open_parquet(path: Path) -> Table:
 
     return Table(
         path,
-        columns=tuple(file.schema_arrow.names),
+        columns={name: column(name) for name in names},
         rows=file.metadata.num_rows,
-        column=column,
         place=lambda row: f"row {row} of {path}",
         source=lambda row: f"{path}#{row}",
         metadata=_json_objects(file.schema_arrow.metadata or {}),
@@ -116,10 +117,10 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} holds text that is not UTF-8 ({error.reason}); write the file again") from error
+        raise DataError(f"{path} holds text that is not UTF-8 ({error.reason}); save the file again") from error
     except (pa.ArrowException, OSError) as error:
         fact = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(f"{path} cannot be read as parquet ({fact}); fetch or write the file again") from error
+        raise DataError(f"{path} cannot be read as parquet ({fact}); download or save the file again") from error
 
 
 def _json_objects(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:

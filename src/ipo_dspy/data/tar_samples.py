@@ -58,7 +58,9 @@ def read_samples(path: Path, unread: list[tuple[str, Path]] | None = None) -> It
         raise
     except _FAULTS as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{path} cannot be read as a tar file ({why}); fetch it again, or unpack it first") from error
+        raise DataError(
+            f"{path} cannot be read as a tar file ({why}); download it again, or unpack it first"
+        ) from error
 
 
 def _members(path: Path, raw: BinaryIO) -> Iterator[tarfile.TarInfo]:
@@ -74,7 +76,7 @@ def _members(path: Path, raw: BinaryIO) -> Iterator[tarfile.TarInfo]:
         start = _next_archive(raw, end, size)
         if start == end:
             # tarfile takes a file that is cut between two members for a whole one; a whole one ends with zeros.
-            raise DataError(f"{path} is cut or damaged after {end} bytes; fetch it again")
+            raise DataError(f"{path} is truncated or corrupt after byte {end}; download it again")
 
 
 def _next_archive(raw: BinaryIO, end: int, size: int) -> int:
@@ -121,7 +123,7 @@ def _samples(
     for member in group:
         if by_name.setdefault(member.name.lower(), member) is not member:
             fact = f"{path} has two members {member.name!r} in one sample"
-            raise DataError(f"{fact}; give each sample a name of its own and write the file again")
+            raise DataError(f"{fact}; give each sample its own name and create the file again")
     pictures = [member for member in group if file_suffix(member.name) in image_suffixes()]
     if not pictures:
         other = next((member for member in group if _rest(member.name) not in LABEL_SUFFIXES), None)
@@ -131,7 +133,7 @@ def _samples(
     for picture in _chosen(path, pictures, by_name):
         where = f"{picture.name!r} in {path}"
         if not picture.size:
-            raise DataError(f"{where} is empty; write the file again")
+            raise DataError(f"{where} is empty; create the file again")
         beside = _labels_of(picture.name, by_name)
         label, suffix = _label(raw, beside, where)
         yield Sample(path, picture.name, picture.offset_data, picture.size, label, suffix)
@@ -148,7 +150,7 @@ def _chosen(
     if len(plain) == 1 and not any(_own_labels(picture.name, by_name) for picture in pictures if picture not in plain):
         return plain  # the others are masks, depths, ...: `x.jpg` beside `x.mask.png`
     shown = ", ".join(repr(picture.name) for picture in pictures[:4])
-    raise DataError(f"{path} has several pictures in one sample, {shown}; give each a name and a label of its own")
+    raise DataError(f"{path} has several images in one sample, {shown}; give each its own name and label")
 
 
 def _rest(name: str) -> str:
@@ -180,14 +182,14 @@ def _label(raw: BinaryIO, beside: Mapping[str, tarfile.TarInfo], where: str) -> 
             if suffix == "json" and "txt" in beside:
                 continue
             fact = f"the .{suffix} beside {where} cannot be read ({error})"
-            raise DataError(f"{fact}; its whole content must be the class name, or a label in a .json") from error
+            raise DataError(f"{fact}; expected only the class name, or a label in a .json") from error
     fact = f"{where} has no label"
-    raise DataError(f"{fact}; put its class name beside it, in a .cls or .txt, or as label in a .json")
+    raise DataError(f"{fact}; add its class name as .cls or .txt, or as label in a .json")
 
 
 def _text(raw: BinaryIO, member: tarfile.TarInfo, suffix: str, where: str) -> str:
     if member.size > MAX_LABEL_BYTES:
-        raise DataError(f"the .{suffix} beside {where} has {member.size} bytes; its content must be the class name")
+        raise DataError(f"the .{suffix} beside {where} has {member.size} bytes; expected only the class name")
     raw.seek(member.offset_data)
     try:
         return raw.read(member.size).decode("utf-8-sig")

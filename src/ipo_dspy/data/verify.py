@@ -54,7 +54,7 @@ def check_benchmark(name: str, root: str | PathLike[str]) -> Completeness:
     """
     benchmark = find_benchmark(name)
     if not Path(root).expanduser().is_dir():
-        raise DataError(f"there is no folder {root} (looked from {Path.cwd()}); name the one that holds the data sets")
+        raise DataError(f"there is no folder {root} (looked from {Path.cwd()}); pass the one that holds the data sets")
     folder = expected_folder(benchmark, root)
     return Completeness(benchmark, folder, tuple(_findings(benchmark, folder)))
 

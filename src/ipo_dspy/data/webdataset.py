@@ -17,7 +17,7 @@ from ipo_dspy.data.coop_splits import read_text
 from ipo_dspy.data.dataset import ImageDataset, shorten
 from ipo_dspy.data.image_tree import told
 from ipo_dspy.data.table import catalog_of
-from ipo_dspy.data.table_reader import Cells, Table
+from ipo_dspy.data.table_reader import Table, own_metadata
 from ipo_dspy.data.tar_samples import Sample, read_picture, read_samples
 from ipo_dspy.errors import DataError
 
@@ -68,23 +68,28 @@ def shards_catalog(shards: str | PathLike[str], *, classes: Sequence[str] | None
     if not samples:
         seen = f"; {told(unread)}" if unread else ""
         known = ", ".join(sorted(image_suffixes()))
-        raise DataError(
-            f"{shards} holds no pictures ({known}){seen}; name tar files that hold 'key.jpg' beside 'key.cls'"
-        )
+        raise DataError(f"{shards} holds no images ({known}){seen}; pass tar files that hold 'key.jpg' and 'key.cls'")
     if unread:
         logger.warning("%s: %s", shards, told(unread))
     _refuse_captions(shards, samples)
-    table = _as_table(Path(shards), samples, names_beside(files[0].parent))
-    rows, folder = range(len(samples)), files[0].parent
-    return catalog_of(table, "image", "label", rows, folder, classes=classes)
+    folder = files[0].parent
+    table = Table(
+        Path(shards),
+        {"image": lambda row: read_picture(samples[row]), "label": lambda row: samples[row].label},
+        rows=len(samples),
+        place=lambda row: f"{samples[row].name!r} in {samples[row].shard}",
+        source=lambda row: f"{samples[row].shard}#{samples[row].name}",
+        metadata=own_metadata(names_beside(folder)),
+    )
+    return catalog_of(table, "image", "label", range(len(samples)), folder, classes=classes)
 
 
 def _refuse_captions(shards: str | PathLike[str], samples: Sequence[Sample]) -> None:
     texts = [sample.label for sample in samples if sample.label_suffix == "txt"]
     words = sum(len(text.split()) for text in texts)
     if len(texts) >= 8 and len(set(texts)) > CAPTION_SHARE * len(texts) and words >= 3 * len(texts):
-        fact = f"{shards}: the .txt beside the pictures hold captions, such as {shorten(texts[0])}, and no class names"
-        raise DataError(f"{fact}; put the class name into a .cls, or as label into a .json")
+        fact = f"{shards}: the .txt files hold captions such as {shorten(texts[0])}, not class names"
+        raise DataError(f"{fact}; store the class name in a .cls, or as label in a .json")
 
 
 def shard_files(shards: str | PathLike[str]) -> list[Path]:
@@ -100,12 +105,12 @@ def shard_files(shards: str | PathLike[str]) -> list[Path]:
         found = sorted(place.glob("*.tar"))
         if not found:
             raise DataError(
-                f"{place} holds no .tar files; name a folder that does, or a pattern such as 'shards/*.tar'"
+                f"{place} holds no .tar files; pass a folder that does, or a pattern such as 'shards/*.tar'"
             )
         return found
     found = [file for pattern in _ranges(str(place)) for file in _matching(pattern)]
     if not found:
-        raise DataError(f"nothing matches {str(shards)!r} (looked from {Path.cwd()}); write e.g. 'shards/*.tar'")
+        raise DataError(f"nothing matches {str(shards)!r} (looked from {Path.cwd()}); pass e.g. 'shards/*.tar'")
     return found
 
 
@@ -136,7 +141,7 @@ def _matching(pattern: str) -> list[Path]:
     if glob.has_magic(pattern):
         return [Path(name) for name in sorted(glob.glob(pattern))]  # noqa: PTH207 - patterns may be absolute
     if not Path(pattern).is_file():
-        raise DataError(f"there is no file {pattern} (looked from {Path.cwd()}); fetch it, or narrow the pattern")
+        raise DataError(f"there is no file {pattern} (looked from {Path.cwd()}); download it, or narrow the pattern")
     return [Path(pattern)]
 
 
@@ -147,22 +152,3 @@ def names_beside(folder: Path) -> list[str] | None:
         return None
     lines = (_WORDNET_ID.sub("", line).strip() for line in read_text(path).splitlines())
     return [line for line in lines if line]
-
-
-def _as_table(path: Path, samples: Sequence[Sample], names: Sequence[str] | None) -> Table:
-    def place(row: int) -> str:
-        return f"{samples[row].name!r} in {samples[row].shard}"
-
-    columns: dict[str, Cells] = {
-        "image": lambda row: read_picture(samples[row]),
-        "label": lambda row: samples[row].label,
-    }
-    return Table(
-        path,
-        columns=tuple(columns),
-        rows=len(samples),
-        column=columns.__getitem__,
-        place=place,
-        source=lambda row: f"{samples[row].shard}#{samples[row].name}",
-        metadata={"ipo_dspy": {"classes": list(names)}} if names else {},
-    )

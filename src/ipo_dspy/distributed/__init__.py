@@ -1,19 +1,17 @@
-"""Encoding and scoring beyond one machine, on a Ray cluster; the only door to Ray.
+"""Encoding, scoring and sweeps on a Ray cluster; the only importer of Ray.
 
 ::
 
-    RayScorer (scorer)          what `IPO(scorer=...)` takes
-     +-- places                 names of folders, tables and shards to parts
-     +-- parts                  where the images of a part are
-     +-- cluster                joining, and what nodes can do
-     +-- encoding               parts to shards by Ray Data
-     +-- pool                   the workers that hold shards
-     +-- worker                 what runs on them: the encoder, the holder
-         +-- store              features of parts on disk
-         +-- shards             what goes between them and the driver
-             +-- models         the driver's model on a worker
+    RayScorer (scorer)          the backend that `IPO(scorer=...)` takes
+     +-- places                 find the partitions of a folder, a table or shards
+     |    +-- parts             read the images of one partition
+     +-- pool                   hand partitions to workers, and replace workers that die
+     |    +-- worker            the actor: encodes partitions and scores them
+     |         +-- store        features of partitions on disk
+     |         +-- models       the same model on every node
+     +-- cluster                join a cluster and check its nodes
 
-    RayTasks (tasks)            calls of one function, each a task: `ipo-dspy bench --ray`
+    RayTasks (tasks)            independent calls of one function: `ipo-dspy bench --ray`
 """
 
 from typing import TYPE_CHECKING, Any
@@ -25,7 +23,7 @@ __all__ = ["RayScorer"]
 
 
 def __getattr__(name: str) -> Any:
-    # Only when asked for: workers open `shards`, and need no torch for it.
+    # Loaded on first use, so that `import ipo_dspy` stays light.
     if name == "RayScorer":
         from ipo_dspy.distributed.ray_scorer import RayScorer
 

@@ -1,8 +1,7 @@
-"""A connection to a Ray cluster, and what its nodes can do; the only place that starts Ray or joins it.
+"""Join a Ray cluster and check its nodes; the only module that starts or joins one.
 
-Ray waits for minutes at an address where nobody answers, and then ends the process. So the address is asked first, by
-the greeting that every gRPC server returns. Nothing is reported anywhere: usage statistics and the dashboard of what is
-started here are off.
+At an address where nobody answers, Ray waits for minutes and then ends the process. So the port is probed first, with
+the greeting that every gRPC server returns. Usage statistics and the dashboard of a cluster started here are off.
 """
 
 import contextlib
@@ -16,27 +15,46 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.clip.weights import brief
+from ipo_dspy.distributed.model_ref import files_of
 from ipo_dspy.errors import ClusterError, InputError, ModelError, missing_package
+from ipo_dspy.validation import whole
+
+if TYPE_CHECKING:
+    from ipo_dspy.clip.backbone import Backbone
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 5.0
 """Seconds in which a cluster has to answer at its address."""
-
-_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # with an empty SETTINGS frame
 PACKAGES = ("ipo_dspy", "open_clip_torch", "torch")
-"""What every node needs."""
+"""Required on every node."""
 NO_FOLDERS: Mapping[str, str] = MappingProxyType({})
 
-_LOOK = 60.0
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # with an empty SETTINGS frame
+_CHECK_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The number of workers, and the resources of each.
+
+    Attributes:
+        workers: at most; None takes as many as the cluster has room for.
+        cpus: processors and threads of one.
+        gpus: of one.
+    """
+
+    workers: int | None
+    cpus: int
+    gpus: float
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node of the cluster that work can be sent to."""
+    """A living node of the cluster."""
 
     key: str
     host: str
@@ -47,14 +65,78 @@ class Node:
         return f"node {self.host!r}, {self.key[:8]}"
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The outcome of a call whose process is gone.
+
+    Attributes:
+        error: kind and message, on one line.
+    """
+
+    error: str
+
+
+class ClusterUser:
+    """Arguments shared by everything that runs on a cluster; joins it on first use.
+
+    Args:
+        address: `auto` for the cluster that this machine is a node of, `local` for one on this machine that ends with
+            the process, or `host:port`.
+        num_workers: at most; by default as many as the cluster has room for.
+        cpus_per_worker: processors, and threads, of each.
+        gpus_per_worker: GPUs of each.
+
+    Raises:
+        InputError: a number is below 1, or the address is invalid.
+    """
+
+    def __init__(
+        self,
+        address: str = "auto",
+        *,
+        num_workers: int | None = None,
+        cpus_per_worker: int = 1,
+        gpus_per_worker: float = 0,
+    ) -> None:
+        check_address(address)
+        self.address = address
+        workers = None if num_workers is None else whole("num_workers", num_workers, 1)
+        self.size = Size(workers, whole("cpus_per_worker", cpus_per_worker, 1), gpus_per_worker)
+        self._cluster: Cluster | None = None
+
+    def check(self, backbone: "Backbone", folders: Mapping[str, str] = NO_FOLDERS) -> None:
+        """Join the cluster and check that its nodes have room, this package, the model's files and `folders`.
+
+        Args:
+            backbone: the model.
+            folders: path -> purpose and remedy, for the error of a node that lacks it.
+
+        Raises:
+            InputError: no cluster answers, or a node lacks a package or a folder.
+            ModelError: a node lacks a file of the model.
+            ClusterError: no node has room for one worker.
+        """
+        cluster = self._joined()
+        nodes = list(dict.fromkeys(cluster.seats(self.size)))
+        cluster.check(nodes, backbone.name, files_of(backbone), folders)
+
+    def _joined(self) -> "Cluster":
+        if self._cluster is None or not self._cluster.is_joined:
+            self._cluster = Cluster(self.address)
+        return self._cluster
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address!r}, num_workers={self.size.workers})"
+
+
 class Cluster:
     """A joined cluster.
 
     Args:
-        address: `auto`, `local` or `host:port`; see `RayScorer`.
+        address: see `ClusterUser`.
 
     Raises:
-        InputError: Ray is not installed, nobody answers there, or the cluster has other versions.
+        InputError: Ray is not installed, or no cluster answers at the address.
     """
 
     def __init__(self, address: str) -> None:
@@ -62,135 +144,116 @@ class Cluster:
         if not self.ray.is_initialized():
             with _same_sigterm():
                 _join(self.ray, address)
-        self._session = self._joined()
+        self._session = self._current_session()
 
     @property
     def is_joined(self) -> bool:
-        """Whether the connection is still there; Ray would answer a question without one by starting a cluster."""
-        return bool(self.ray.is_initialized()) and self._joined() == self._session
+        """True while the connection stands. Without one, Ray would start a cluster to answer a question."""
+        return bool(self.ray.is_initialized()) and self._current_session() == self._session
 
-    def _joined(self) -> tuple[str, str]:
+    def _current_session(self) -> tuple[str, str]:
         context = self.ray.get_runtime_context()
         return str(context.gcs_address), str(context.get_job_id())
 
-    @property
-    def losses(self) -> tuple[type[Exception], ...]:
-        """What Ray raises when a node or a process on it is gone."""
-        told = self.ray.exceptions
-        lost = (told.RayActorError, told.ObjectLostError, told.WorkerCrashedError, told.NodeDiedError)
-        starved = (told.OutOfMemoryError, told.ActorUnschedulableError, told.TaskUnschedulableError)
-        return (*lost, *starved, told.LocalRayletDiedError)
-
-    def nodes(self, cpus: float, gpus: float) -> list[Node]:
-        """The nodes that are up and have room for a worker of this size, in a fixed order."""
-        up = [node for node in self.ray.nodes() if node["Alive"]]
-        found = [
-            Node(n["NodeID"], n["NodeManagerHostname"], n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0))
-            for n in up
-        ]
-        return sorted((n for n in found if n.cpus >= cpus and n.gpus >= gpus), key=lambda node: node.key)
-
-    def seats(self, cpus: float, gpus: float) -> list[Node]:
-        """A node for each worker of this size that fits, one on every node before the second on any.
+    def seats(self, size: Size) -> list[Node]:
+        """Return a node for each worker that fits, one on every node before the second on any; sorted by key.
 
         Raises:
-            ClusterError: not one fits.
+            ClusterError: no node has room for one worker.
         """
-        nodes = self.nodes(cpus, gpus)
-        if not nodes:
-            has = ", ".join(f"{n['Resources'].get('CPU', 0):g}" for n in self.ray.nodes() if n["Alive"]) or "none"
+        living = [(node, node["Resources"]) for node in self.ray.nodes() if node["Alive"]]
+        nodes = [Node(n["NodeID"], n["NodeManagerHostname"], r.get("CPU", 0), r.get("GPU", 0)) for n, r in living]
+        room = {
+            node: int(min(node.cpus // size.cpus, node.gpus // size.gpus if size.gpus else node.cpus))
+            for node in sorted(nodes, key=lambda node: node.key)
+        }
+        if not any(room.values()):
+            cpus = ", ".join(f"{node.cpus:g}" for node in nodes) or "none"
             raise ClusterError(
-                f"no node of the Ray cluster has {cpus:g} CPUs and {gpus:g} GPUs for a worker (CPUs by node: {has}); "
-                "add nodes with ray start, or ask for less: RayScorer(cpus_per_worker=1, gpus_per_worker=0)"
+                f"no node of the Ray cluster has {size.cpus:g} CPUs and {size.gpus:g} GPUs for a worker (CPUs by node: "
+                f"{cpus}); add nodes with ray start, or ask for less: RayScorer(cpus_per_worker=1, gpus_per_worker=0)"
             )
-        room = {node: int(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus)) for node in nodes}
-        return [node for turn in range(max(room.values())) for node in nodes if room[node] > turn]
+        return [node for turn in range(max(room.values())) for node in room if room[node] > turn]
 
-    def check(
-        self, nodes: Sequence[Node], model: str, paths: Sequence[str], folders: Mapping[str, str] = NO_FOLDERS
-    ) -> None:
-        """See that nodes have this package, the files of the model and folders, of which is told what they are for.
+    def worker_count(self, size: Size, partitions: int) -> int:
+        """Return how many workers so many partitions are worth on the nodes that live."""
+        return min(partitions, len(self.seats(size)), size.workers or partitions)
 
-        Raises:
-            InputError: another version of ipo_dspy, or none, or a folder that is not on a node.
-            ModelError: a path of the model that is not on a node.
-        """
-        here = _versions()
-        for node, there in zip(nodes, self._seen(nodes, [*paths, *folders]), strict=True):
-            if there is None:
-                logger.warning("%s did not answer within %g seconds; whatever is wrong there shows later", node, _LOOK)
+    def check(self, nodes: Sequence[Node], model: str, paths: Sequence[str], folders: Mapping[str, str]) -> None:
+        """Check that nodes have the packages, the files of a model, and folders; see `ClusterUser.check`."""
+        for node, found in zip(nodes, self._inspect(nodes, [*paths, *folders]), strict=True):
+            if found is None:
+                logger.warning("%s did not respond within %g s; continuing without checking it", node, _CHECK_SECONDS)
                 continue
-            for package, version in here.items():
-                _compare(package, version, there["versions"][package], node)
-            for path in there["missing"]:
+            versions, missing = found
+            for package, version in versions.items():
+                _compare(package, importlib.metadata.version(package), version, node)
+            for path in missing:
                 if path in folders:
                     raise InputError(f"{node} has no {path!r}, {folders[path]}")
                 raise ModelError(
-                    f"{node} has no {path!r}, where the model {model!r} is; put it at that place on all "
-                    "nodes, or name a model of the hub: model='hf-hub:ORG/NAME'"
+                    f"{node} has no {path!r}, required by the model {model!r}; make it available at the same path on "
+                    "all nodes, or name a model of the hub: model='hf-hub:ORG/NAME'"
                 )
 
-    def _seen(self, nodes: Sequence[Node], paths: Sequence[str]) -> list[dict[str, Any] | None]:
-        """What each node has; None where it does not answer."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as At
+    def _inspect(
+        self, nodes: Sequence[Node], paths: Sequence[str]
+    ) -> list[tuple[dict[str, str | None], list[str]] | None]:
+        """Return versions of packages and missing paths of each node; None where it does not answer."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
-        def look(names: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
-            # Sent by value, as functions inside functions are: the package may be what a node lacks.
+        def inspect(names: Sequence[str], paths: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
+            # A nested function is sent by value: the package may be what the node lacks.
+            import contextlib
             import importlib.metadata
             import os
 
-            found: dict[str, str | None] = {}
+            versions: dict[str, str | None] = dict.fromkeys(names)
             for name in names:
-                try:
-                    found[name] = importlib.metadata.version(name)
-                except importlib.metadata.PackageNotFoundError:
-                    found[name] = None
-            return {"versions": found, "missing": [path for path in paths if not os.path.exists(path)]}  # noqa: PTH110
+                with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                    versions[name] = importlib.metadata.version(name)
+            return versions, [path for path in paths if not os.path.exists(path)]  # noqa: PTH110
 
-        task = self.ray.remote(num_cpus=0, max_retries=0)(look)
-        asked = [task.options(scheduling_strategy=At(n.key, soft=False)).remote(PACKAGES, list(paths)) for n in nodes]
-        done, _ = self.ray.wait(asked, num_returns=len(asked), timeout=_LOOK)
-        return [self._answer(one) if one in done else None for one in asked]
-
-    def _answer(self, reference: Any) -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = self.ray.get(reference)
-        except self.ray.exceptions.RayError:  # the node went away
-            return None
+        task = self.ray.remote(num_cpus=0, max_retries=0)(inspect)
+        calls = [task.options(scheduling_strategy=On(n.key, soft=False)).remote(PACKAGES, list(paths)) for n in nodes]
+        done, _ = self.ray.wait(calls, num_returns=len(calls), timeout=_CHECK_SECONDS)
+        found: list[tuple[dict[str, str | None], list[str]] | None] = [None] * len(calls)
+        for at, call in enumerate(calls):
+            with contextlib.suppress(self.ray.exceptions.RayError):  # the node died
+                found[at] = self.ray.get(call) if call in done else None
         return found
 
 
 def load_ray() -> Any:
-    """Ray, which may not be installed.
+    """Return the module `ray`.
 
     Raises:
-        InputError: Ray cannot be imported.
+        InputError: it is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
-        import ray.data
     except ImportError as error:
         raise missing_package("Ray", extra="ray", purpose=f"to score on a cluster ({brief(error)})") from error
     return ray
 
 
 def check_address(address: str) -> None:
-    """See that an address is of a kind that can be joined.
+    """Check the form of an address.
 
     Raises:
-        InputError: it is not.
+        InputError: it cannot be joined.
 
     >>> check_address("head-node:6379")
     """
     if address.startswith("ray://"):
         raise InputError(
-            f"{address!r} is for Ray's client, under which Ray Data does not run; start this on a node of the cluster, "
-            "with 'auto' as the address; ray start --address=HOST:6379 makes this machine a node"
+            f"{address!r} is a Ray Client address, which is not supported; run on a node of the cluster with the "
+            "address 'auto'; ray start --address=HOST:6379 makes this machine a node"
         )
     host, colon, port = address.rpartition(":")
     if address not in ("auto", "local") and not (host and colon and port.isdecimal() and int(port) < 2**16):
-        raise InputError(f"{address!r} is no address of a Ray cluster; write 'auto', 'local' or 'HOST:6379'")
+        raise InputError(f"{address!r} is not a valid Ray address; use 'auto', 'local' or 'HOST:6379'")
 
 
 def _join(ray: Any, address: str) -> None:
@@ -199,29 +262,29 @@ def _join(ray: Any, address: str) -> None:
     if address == "local":
         ray.init(address="local", include_dashboard=False, **options)
         return
-    place = _current() if address == "auto" else address
-    if place is None:
+    target = _current() if address == "auto" else address
+    if target is None:
         raise InputError(
-            "this machine is no node of a Ray cluster; start one with ray start --head, join one with "
-            "ray start --address=HOST:6379, or write 'local'"
+            "this machine is not a node of a Ray cluster; start one with ray start --head, join one with "
+            "ray start --address=HOST:6379, or use 'local'"
         )
-    check_address(place)
-    if why := _silence(place):
+    check_address(target)
+    if reason := _probe_error(target):
         raise InputError(
-            f"no Ray cluster answers at {place!r} ({why}); check with ray status, or start one: ray start --head"
+            f"no Ray cluster answers at {target!r} ({reason}); check with ray status, or start one: ray start --head"
         )
     try:
-        ray.init(address=place, **options)
+        ray.init(address=target, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise InputError(
-            f"the Ray cluster at {place!r} cannot be joined ({brief(error)}); this machine has to be one of its nodes: "
-            f"ray start --address={place}"
+            f"the Ray cluster at {target!r} cannot be joined ({brief(error)}); this machine must be one of its nodes: "
+            f"ray start --address={target}"
         ) from error
 
 
 @contextlib.contextmanager
 def _same_sigterm() -> Iterator[None]:
-    """Put the handler of SIGTERM back afterwards: Ray sets one in Python and another in C, which aborts the process."""
+    """Restore the handler of SIGTERM: Ray sets one in Python and another in C, which aborts the process."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -231,15 +294,15 @@ def _same_sigterm() -> Iterator[None]:
 
 
 def _current() -> str | None:
-    """The cluster that a node of this machine belongs to, as ray start leaves it."""
+    """Return the address of the cluster that this machine is a node of, as `ray start` leaves it."""
     if address := os.environ.get("RAY_ADDRESS"):
         return address
     file = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
     return file.read_text().strip() or None if file.is_file() else None
 
 
-def _silence(address: str) -> str | None:
-    """Why there is no cluster at an address; None if something answers as Ray does."""
+def _probe_error(address: str) -> str | None:
+    """Return why no cluster can be at an address; None if something answers as Ray does."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE) as connection:
@@ -249,19 +312,15 @@ def _silence(address: str) -> str | None:
             head = connection.recv(9)
     except (OSError, OverflowError) as error:
         return brief(error)
-    return None if len(head) == 9 and head[3] == 4 else "what answers there is not Ray"
+    return None if len(head) == 9 and head[3] == 4 else "the port is not a Ray GCS server"
 
 
-def _versions() -> dict[str, str | None]:
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
-def _compare(package: str, here: str | None, there: str | None, node: Node) -> None:
+def _compare(package: str, here: str, there: str | None, node: Node) -> None:
     if here == there:
         return
     if there is None or package == "ipo_dspy":
         raise InputError(
-            f"{node} has {package} {there or 'not at all'} and this process {here}; install the same on all nodes, "
-            f"e.g. pip install {package}=={here}"
+            f"{node} has {package} {there or 'not installed'}, this process {here}; install the same on all nodes: "
+            f"pip install {package}=={here}"
         )
-    logger.warning("%s has %s %s and this process %s; the last digits of losses may differ", node, package, there, here)
+    logger.warning("%s has %s %s, this process %s; the last digits of losses may differ", node, package, there, here)

@@ -1,7 +1,7 @@
-"""From the name of a folder, a table or shards to parts: what `RayScorer(images=...)` takes.
+"""Find the partitions of a folder, a table or shards, as named by `RayScorer(images=...)`.
 
-Only names and the footers of parquet files are read here; images and labels are read by the workers. What is given
-has to be at the same place on all nodes.
+Only file names and the footers of parquet files are read here; workers read images and labels, so everything must be
+available at the same path on all nodes.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from ipo_dspy.distributed.partitions import CHUNK, Part, Rows, Tar, listed
 from ipo_dspy.errors import DataError
 
 SIZE = 4 * CHUNK
-"""Images of a part of a table, about; a row group is never divided."""
+"""Images in a partition of a table, about; a row group is never divided."""
 
 
 def parts_of(place: str | os.PathLike[str], *, image: str = "auto", label: str = "auto") -> list[Part]:
-    """The parts of all images at a place.
+    """Return the partitions of all images at a path.
 
     Args:
         place: a folder of class folders; a CSV, TSV or parquet table; webdataset shards; a folder or pattern of
@@ -32,7 +32,7 @@ def parts_of(place: str | os.PathLike[str], *, image: str = "auto", label: str =
         label: column of parquet files with class names or their numbers.
 
     Raises:
-        DataError: nothing is there, of two kinds, or without the columns.
+        DataError: nothing is there, files are of several kinds, or columns are missing.
     """
     files = _files(os.fspath(place))
     kinds = {file.suffix.lower() for file in files}
@@ -43,15 +43,16 @@ def parts_of(place: str | os.PathLike[str], *, image: str = "auto", label: str =
         full = [file for file in files if not _is_empty(file)]
         return [part for file in full or files for part in _rows(file, image, label)]
     if len(files) > 1:
+        found = ", ".join(sorted(kinds))
         raise DataError(
-            f"{os.fspath(place)!r} is of several kinds ({', '.join(sorted(kinds))}); name those of one, e.g. '*.tar'"
+            f"{os.fspath(place)!r} matches files of several kinds ({found}); name those of one, e.g. '*.tar'"
         )
     dataset = load_images(files[0])
     return list(listed([example.image for example in dataset], dataset.labels(), None, size=CHUNK))
 
 
 def _files(place: str) -> list[Path]:
-    """The files of a pattern or a folder of shards, sorted; else the place itself."""
+    """Return the files of a pattern or of a folder of shards, sorted; else the path itself."""
     path = Path(place).expanduser().absolute()
     if path.suffix.lower() == ".tar":
         return shard_files(path)
@@ -60,32 +61,32 @@ def _files(place: str) -> list[Path]:
         if not found:
             raise DataError(f"nothing matches {place!r} (looked from {Path.cwd()}); write e.g. 'shards/*.tar'")
         return found
-    folders = path.is_dir() and any(child.is_dir() for child in path.iterdir())  # of classes, as `load_images` takes it
-    inside = sorted([*path.glob("*.tar"), *path.glob("*.parquet")]) if path.is_dir() and not folders else []
     if not path.exists():
         raise DataError(f"there is no {place!r} (looked from {Path.cwd()}); name a folder, a table or shards")
-    return inside or [path]
+    if not path.is_dir() or any(child.is_dir() for child in path.iterdir()):  # class folders, read by `load_images`
+        return [path]
+    return sorted([*path.glob("*.tar"), *path.glob("*.parquet")]) or [path]
 
 
 def _is_empty(path: Path) -> bool:
-    """Whether a table has no rows; Spark writes such ones beside others."""
+    """Tell whether a table has no rows; Spark writes such files beside others."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with contextlib.suppress(pa.ArrowException, OSError):  # told where it is read
+    with contextlib.suppress(pa.ArrowException, OSError):  # reported where the table is read
         return bool(pq.ParquetFile(path).metadata.num_rows == 0)
     return False
 
 
 def _rows(path: Path, image: str, label: str) -> list[Rows]:
-    """Row groups of a file in parts of about `SIZE` images."""
+    """Split the row groups of a file into partitions of about `SIZE` images."""
     import pyarrow.parquet as pq
 
     table = open_table(path)
     columns = find_columns(table, image, label)
-    parts = split_column(table, columns)
-    if parts is not None:
-        raise DataError(f"{path} has a column {parts!r}; write the rows of one split into a file of their own")
+    splits = split_column(table, columns)
+    if splits is not None:
+        raise DataError(f"{path} has a column {splits!r}; write the rows of one split into a file of their own")
     footer, names = pq.ParquetFile(path).metadata, stored_classes(table.metadata, columns[1])
     counts = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
     return [
@@ -95,17 +96,14 @@ def _rows(path: Path, image: str, label: str) -> list[Rows]:
 
 
 def _together(counts: Sequence[int]) -> list[list[int]]:
-    """Neighbours in runs of `SIZE` at most, or alone.
+    """Group neighbors with `SIZE` images at most in all; larger ones stay alone.
 
     >>> _together([3000, 1000, 500, 9000, 10])
     [[0, 1], [2], [3], [4]]
     """
     runs: list[list[int]] = []
-    held = 0
     for i, count in enumerate(counts):
-        if not runs or held + count > SIZE:
+        if not runs or sum(counts[j] for j in runs[-1]) + count > SIZE:
             runs.append([])
-            held = 0
         runs[-1].append(i)
-        held += count
     return runs

@@ -1,4 +1,4 @@
-"""The driver's model on a worker: by which name it is found there, and that it is the very same one."""
+"""A portable reference to the driver's model, with a fingerprint check on the worker."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,9 @@ class Known:
     """A model that every node can load.
 
     Attributes:
-        model, pretrained, dtype: for `load_backbone`; files are named from the root.
-        fingerprint: what the model has to have.
-        downloads: whether a worker may fetch it.
+        model, pretrained, dtype: arguments of `load_backbone`; files have absolute paths.
+        fingerprint: required of the loaded model.
+        downloads: permission of a worker to fetch the model.
     """
 
     model: str
@@ -28,20 +28,19 @@ class Known:
 
     @classmethod
     def of(cls, backbone: Backbone) -> "Known":
-        """The driver's model."""
+        """Refer to the driver's model."""
         pretrained = everywhere(backbone.pretrained) if backbone.pretrained else None
-        identity = backbone.identity
-        return cls(everywhere(backbone.name), pretrained, identity["dtype"], backbone.fingerprint, backbone.downloads)
+        dtype = backbone.identity["dtype"]
+        return cls(everywhere(backbone.name), pretrained, dtype, backbone.fingerprint, backbone.downloads)
 
     def load(self, device: str = "auto") -> Backbone:
-        """The model on this worker.
+        """Load the model on this worker.
 
         Raises:
-            ModelError: it is not here, or another one is.
+            ModelError: it is missing here, or another one is here.
         """
-        backbone = load_backbone(
-            located(self.model), self.pretrained, device=device, dtype=self.dtype, downloads=self.downloads
-        )
+        name = located(self.model)
+        backbone = load_backbone(name, self.pretrained, device=device, dtype=self.dtype, downloads=self.downloads)
         if backbone.fingerprint != self.fingerprint:
             raise ModelError(
                 f"the model {self.model!r} has the fingerprint {backbone.fingerprint}, and {self.fingerprint} where "
@@ -51,7 +50,7 @@ class Known:
 
 
 def everywhere(name: str) -> str:
-    """A model's name or file as a worker finds it: the bundled model by its own name, files from the root.
+    """Return a model's name or file as a worker finds it: the bundled model by name, files by absolute path.
 
     >>> everywhere("hf-hub:ORG/NAME"), everywhere("local-dir:/models/clip")
     ('hf-hub:ORG/NAME', 'local-dir:/models/clip')
@@ -65,6 +64,6 @@ def everywhere(name: str) -> str:
 
 
 def files_of(backbone: Backbone) -> list[str]:
-    """What has to be on the nodes for the model to load there."""
-    names = [everywhere(name) for name in (backbone.name, backbone.pretrained) if name]
-    return [path for name in names if (path := name.removeprefix(LOCAL)) != name or Path(name).is_absolute()]
+    """Return the paths that a node must have to load the model."""
+    names = [everywhere(name).removeprefix(LOCAL) for name in (backbone.name, backbone.pretrained) if name]
+    return [name for name in names if Path(name).is_absolute()]

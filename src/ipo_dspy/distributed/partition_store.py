@@ -1,8 +1,7 @@
-"""Features of parts on disk, a file for each, in a folder that all workers see.
+"""Features of partitions on disk, a file for each, in a folder shared by all workers.
 
-A file is named after the model and the images, and its checksum covers the name and all that is in it, so one that can
-be read is the right one. It is written whole or not at all, and one that cannot be read is made anew. Features are
-float32 as they were computed.
+A file is named after the model and the images, and its checksum covers the name and the content, so one that can be
+read is the right one. It is written whole or not at all, and one that cannot be read is made anew.
 """
 
 import hashlib
@@ -16,17 +15,19 @@ from ipo_dspy._internal.file_io import open_regular, write_whole
 from ipo_dspy.clip.lmdb_segments import Origin
 from ipo_dspy.errors import InputError
 
+_ROWS = ("labels", "indices", "keys", "skipped")
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is known of a part once it is encoded.
+    """An encoded partition.
 
     Attributes:
-        features: [n, D], float32, normalised.
+        features: [n, D], float32, normalized.
         labels: n class names or numbers, as the source has them.
-        indices: n places in the part.
-        keys: n hashes of content.
-        skipped: place in the part and message of each image that could not be read.
+        indices: n positions in the partition.
+        keys: n content hashes.
+        skipped: position and message of each image that could not be read.
     """
 
     features: Tensor
@@ -37,21 +38,21 @@ class Kept:
 
 
 def file_name(origin: Origin, stamp: str) -> str:
-    """Of a model's features of certain images, by all that they depend on."""
-    told = f"{origin.fingerprint} {origin.arithmetic} {origin.software} {stamp}"
-    return hashlib.sha256(told.encode()).hexdigest()[:40] + ".safetensors"
+    """Return the name for a model's features of certain images, by all that they depend on."""
+    text = f"{origin.fingerprint} {origin.arithmetic} {origin.software} {stamp}"
+    return hashlib.sha256(text.encode()).hexdigest()[:40] + ".safetensors"
 
 
 def write(folder: str, name: str, kept: Kept) -> None:
-    """Write a file whole: another worker may be reading, and this one may be killed.
+    """Write a file whole: another worker may be reading it, and this one may be killed.
 
     Raises:
-        InputError: the folder is not there, or cannot be written to.
+        InputError: the folder is missing, or cannot be written to.
     """
     from safetensors.torch import save
 
-    told = json.dumps({"labels": kept.labels, "indices": kept.indices, "keys": kept.keys, "skipped": kept.skipped})
-    metadata = {"told": told, "sum": _sum(name, told, kept.features)}
+    rows = json.dumps({field: getattr(kept, field) for field in _ROWS})
+    metadata = {"told": rows, "sum": _sum(name, rows, kept.features)}
     data = save({"features": kept.features.contiguous()}, metadata=metadata)
     try:
         write_whole(Path(folder) / name, data)
@@ -62,25 +63,25 @@ def write(folder: str, name: str, kept: Kept) -> None:
 
 
 def read(folder: str, name: str) -> Kept | None:
-    """What was written, mapped and not loaded; None where there is nothing, or nothing whole."""
+    """Return what was written, memory-mapped; None where there is no file, or no whole one."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        open_regular(Path(folder) / name).close()  # a named pipe would be waited for
+        open_regular(Path(folder) / name).close()  # opening a named pipe would block
         with safe_open(Path(folder) / name, framework="pt") as file:
-            text, expected = file.metadata()["told"], file.metadata()["sum"]
+            rows, expected = file.metadata()["told"], file.metadata()["sum"]
             features = file.get_tensor("features")
-        if _sum(name, text, features) != expected:
+        if _sum(name, rows, features) != expected:
             return None
-        told = json.loads(text)
-        skipped = tuple((index, message) for index, message in told["skipped"])
-        return Kept(features, tuple(told["labels"]), tuple(told["indices"]), tuple(told["keys"]), skipped)
+        found = json.loads(rows)
+        labels, indices, keys, skipped = (tuple(found[field]) for field in _ROWS)
+        return Kept(features, labels, indices, keys, tuple((index, message) for index, message in skipped))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
 
 
-def _sum(name: str, told: str, features: Tensor) -> str:
-    """The format has none of its own, and a bit that flipped would be a wrong number or label."""
-    digest = hashlib.sha256(f"{name}\n{told}\n".encode())
+def _sum(name: str, rows: str, features: Tensor) -> str:
+    """Return a checksum; the format has none, and a flipped bit would be a wrong number or label."""
+    digest = hashlib.sha256(f"{name}\n{rows}\n".encode())
     digest.update(features.contiguous().numpy().data)
     return digest.hexdigest()

@@ -1,13 +1,12 @@
-"""Parts of a data set, each read and encoded by one worker at a time; neither torch nor Ray is in it.
+"""Partitions of a data set, each read and encoded by one worker at a time; neither torch nor Ray is used here.
 
-A part says where its images are and holds none of them, unless they exist in memory only. It is read as often as need
-be: a part whose features were lost with a node is read again, and gives the same images.
+A partition says where its images are and holds none of them, unless they exist in memory only. It can be read again
+at any time, and gives the same images: a partition that was lost with a node is encoded anew.
 """
 
 import hashlib
-import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,44 +16,31 @@ from ipo_dspy.data.tar_samples import read_picture, read_samples
 from ipo_dspy.errors import DataError, ImageError
 
 STEP = 64
-"""Images in one pass of a tower, see `encode_images`; parts are multiples of it, so that passes are full."""
+"""Images in one pass of a tower, see `encode_images`; partitions are multiples of it, so that passes are full."""
 
 CHUNK = 16 * STEP
-"""Images of a part that a worker holds at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Some images of a part, read.
-
-    Attributes:
-        images: whatever `encode_images` takes.
-        labels: class names, or numbers where the source has those.
-    """
-
-    images: Sequence[Any]
-    labels: Sequence[str | int]
+"""Images in a partition of a list, at most."""
 
 
 class Part(Protocol):
-    """Where some images are."""
+    """The place of some images."""
 
     @property
     def count(self) -> int | None:
-        """How many; None where that shows only on reading."""
+        """Number of images; None where only reading shows it."""
 
     def place(self, index: int) -> str:
-        """Where one of the images is, for messages."""
+        """Describe where an image is, for messages."""
 
-    def read(self) -> Iterator[Chunk]:
-        """The images in order, `CHUNK` at a time.
+    def read(self) -> tuple[Sequence[Any], Sequence[str | int]]:
+        """Return images, which may be read while one goes through them, and labels: names, or numbers of the source.
 
         Raises:
-            DataError: a file that is not there or not what it says, or an image without a label.
+            DataError: a file is missing or damaged, or an image has no label.
         """
 
     def stamp(self) -> str | None:
-        """A digest that changes with the images, of files by place, size and time; None where an URL may change."""
+        """Return a digest that changes with the images: of files by path, size and time; None where that cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +48,11 @@ class Listed:
     """Images that are known one by one.
 
     Attributes:
-        first: place of the first in the whole list.
+        first: position of the first in the whole list.
         total: length of that list.
         images: paths, URLs, data URIs, bytes or PIL images.
         labels: class names.
-        choices: for each image its own class names, or None where all share them.
+        choices: the candidate classes of each image, or None where all share them.
     """
 
     first: int
@@ -77,21 +63,19 @@ class Listed:
 
     @property
     def count(self) -> int:
-        """How many."""
+        """Number of images."""
         return len(self.images)
 
     def place(self, index: int) -> str:
-        """Its number."""
+        """Number of an image in the list."""
         return f"image {self.first + index + 1} of {self.total}"
 
-    def read(self) -> Iterator[Chunk]:
-        """In order; files are opened by whoever decodes them."""
-        for start in range(0, len(self.images), CHUNK):
-            piece = slice(start, start + CHUNK)
-            yield Chunk(self.images[piece], self.labels[piece])
+    def read(self) -> tuple[Sequence[Any], Sequence[str | int]]:
+        """Return what is there; whoever decodes the images opens the files."""
+        return self.images, self.labels
 
     def stamp(self) -> str | None:
-        """Of files without opening them, of what is in memory by content."""
+        """Digest of files without opening them, and of images in memory by content; None for URLs."""
         return None if any(map(_is_url, self.images)) else _digest([*map(_mark, self.images), *self.labels])
 
 
@@ -108,103 +92,107 @@ class Rows:
     names: tuple[str, ...] | None = field(repr=False, default=None)
 
     def place(self, index: int) -> str:
-        """Its row, counted from 0."""
+        """Row of an image, counted from 0."""
         return f"row {self.first + index} of {self.path}"
 
-    def read(self) -> Iterator[Chunk]:
-        """In order; images are bytes in a cell, or paths from the file's folder."""
+    def read(self) -> tuple[Sequence[Any], Sequence[str | int]]:
+        """Read the labels; images are bytes in a cell, or paths from the file's folder."""
+        labels = [_named(label, self.names, self.path) for label in self._column(self.label)]
+        return _Stream(self.count, lambda: map(self._image, self._column(self.image))), labels
+
+    def _column(self, name: str) -> Iterator[Any]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
             file = pq.ParquetFile(self.path)
-            batches = file.iter_batches(
-                batch_size=CHUNK, row_groups=list(self.groups), columns=[self.image, self.label]
-            )
-            for batch in batches:
-                images = [self._image(cell) for cell in batch.column(self.image).to_pylist()]
-                labels = [_named(cell, self.names, self.path) for cell in batch.column(self.label).to_pylist()]
-                yield Chunk(images, labels)
+            for batch in file.iter_batches(STEP, row_groups=list(self.groups), columns=[name]):
+                yield from batch.column(0).to_pylist()
         except (pa.ArrowException, OSError) as error:
             fact = next(iter(str(error).splitlines()), type(error).__name__)
             raise DataError(f"{self.path} cannot be read as parquet ({fact}); fetch or write the file again") from error
 
     def stamp(self) -> str | None:
-        """Of the file, and which rows; None where pictures stand beside it, which may change alone."""
+        """Digest of the file and the rows; None where pictures stand beside the file, since they may change alone."""
         if not self._holds_pictures():
             return None
         return _digest([_mark(self.path), str(self.groups), self.image, self.label, *(self.names or ())])
 
     def _holds_pictures(self) -> bool:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        footer = pq.ParquetFile(self.path).metadata
+        file = pq.ParquetFile(self.path)
+        kind, footer = file.schema_arrow.field(self.image).type, file.metadata
+        name = self.image if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) else f"{self.image}.bytes"
         columns = [footer.row_group(group).column(i) for group in self.groups for i in range(footer.num_columns)]
-        bytes_of = [one for one in columns if one.path_in_schema in (self.image, f"{self.image}.bytes")]
-        return bool(bytes_of) and all(
-            one.physical_type == "BYTE_ARRAY"
-            and footer.schema.column(_index(footer, one.path_in_schema)).logical_type.type == "NONE"
-            and one.statistics is not None
-            and one.statistics.null_count == 0
-            for one in bytes_of
-        )
+        statistics = [column.statistics for column in columns if column.path_in_schema == name]
+        return bool(statistics) and all(one is not None and one.null_count == 0 for one in statistics)
 
     def _image(self, cell: Any) -> Any:
         data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
         if isinstance(data, bytes):
             return data
-        return str(Path(self.path).parent / path) if isinstance(path, str) else b""  # empty: told as no image
+        return str(Path(self.path).parent / path) if isinstance(path, str) else b""  # reported as not an image
 
 
 @dataclass(frozen=True, slots=True)
 class Tar:
-    """A shard in the layout of webdataset: `key.jpg` beside `key.cls`, `key.txt` or `key.json` with a `label`."""
+    """A webdataset shard: `key.jpg` beside `key.cls`, `key.txt` or `key.json` with a `label`."""
 
     path: str
     names: tuple[str, ...] | None = field(repr=False, default=None)
-
-    @property
-    def count(self) -> None:
-        """Shows on reading."""
+    count: None = None
 
     def place(self, index: int) -> str:
-        """Its number among the images of the file."""
+        """Number of an image in the file."""
         return f"image {index + 1} of {self.path}"
 
-    def read(self) -> Iterator[Chunk]:
-        """In the order of the file."""
-        samples = iter(read_samples(Path(self.path)))
-        while rows := list(itertools.islice(samples, CHUNK)):
-            yield Chunk([read_picture(row) for row in rows], [_named(row.label, self.names, self.path) for row in rows])
+    def read(self) -> tuple[Sequence[Any], Sequence[str | int]]:
+        """Read names and labels; an image is read when its turn comes."""
+        samples = list(read_samples(Path(self.path)))
+        labels = [_named(sample.label, self.names, self.path) for sample in samples]
+        return _Stream(len(samples), lambda: map(read_picture, samples)), labels
 
     def stamp(self) -> str:
-        """Of the file."""
+        """Digest of the file."""
         return _digest([_mark(self.path), *(self.names or ())])
+
+
+class _Stream(Sequence[Any]):
+    """Images that are read in order, while one goes through them."""
+
+    def __init__(self, count: int, read: Callable[[], Iterator[Any]]) -> None:
+        self._count, self._read = count, read
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._read()
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self._read())[index]
 
 
 def listed(
     images: Sequence[Any], labels: Sequence[str], choices: Sequence[tuple[str, ...]] | None, *, size: int
 ) -> list[Listed]:
-    """Split images into parts of `size`; the last has what is left.
+    """Split images into partitions of `size`; the last has the rest.
 
     >>> [part.count for part in listed(["x.jpg"] * 200, ["cat"] * 200, None, size=64)]
     [64, 64, 64, 8]
     """
-    count, plain = len(images), [_plain(image) for image in images]
-    return [
-        Listed(
-            first,
-            count,
-            tuple(plain[first:last]),
-            tuple(labels[first:last]),
-            None if choices is None else tuple(choices[first:last]),
-        )
-        for first, last in itertools.pairwise([*range(0, count, size), count])
-    ]
+    plain, parts = [_plain(image) for image in images], []
+    for first in range(0, len(plain), size):
+        rows = slice(first, first + size)
+        some = None if choices is None else tuple(choices[rows])
+        parts.append(Listed(first, len(plain), tuple(plain[rows]), tuple(labels[rows]), some))
+    return parts
 
 
 def part_size(count: int, workers: int) -> int:
-    """Images in a part: four parts a worker where there are few, at most `CHUNK`; a multiple of `STEP`.
+    """Images in a partition: four partitions a worker, at most `CHUNK` images; a multiple of `STEP`.
 
     >>> part_size(400, 2), part_size(1_000_000, 16)
     (64, 1024)
@@ -212,35 +200,33 @@ def part_size(count: int, workers: int) -> int:
     return min(CHUNK, STEP * max(1, -(-count // (4 * workers * STEP))))
 
 
-def _named(label: Any, names: Sequence[str] | None, place: str) -> Any:
-    """The name of a label that is a number, where the source has names for numbers.
+def _named(label: Any, names: Sequence[str] | None, path: str) -> Any:
+    """Return the class name of a label that is a number, where the source has names for numbers.
 
     >>> [_named(label, ("cat", "dog"), "1.tar") for label in (1, "1", "dog")], _named(1, None, "1.tar")
     (['dog', 'dog', 'dog'], 1)
 
     Raises:
-        DataError: there are names, and none for this number.
+        DataError: there are names, but none for this number.
     """
     if names is None or label in names or not str(label).isdecimal():
         return label
     if int(label) >= len(names):
-        raise DataError(f"{place} has the label {label}, and names for 0 to {len(names) - 1} only; add the others")
+        raise DataError(f"{path} has the label {label}, and names for 0 to {len(names) - 1} only; add the others")
     return names[int(label)]
 
 
-def _index(footer: Any, path: str) -> int:
-    return next(i for i in range(footer.num_columns) if footer.schema.column(i).path == path)
-
-
 def _plain(image: Any) -> Any:
-    """An image as another machine can open it: without DSPy around it, and a path from the root."""
-    place = getattr(image, "url", image)
-    is_path = isinstance(place, os.PathLike) or (isinstance(place, str) and not _is_url(place) and not _is_data(place))
-    return os.path.abspath(place) if is_path else place  # noqa: PTH100 - Path.resolve would follow links
+    """Return an image as another machine can open it: without DSPy around it, and with an absolute path."""
+    source = getattr(image, "url", image)
+    is_path = isinstance(source, os.PathLike) or (
+        isinstance(source, str) and not _is_url(source) and not _is_data(source)
+    )
+    return os.path.abspath(source) if is_path else source  # noqa: PTH100 - Path.resolve would follow links
 
 
 def _mark(image: Any) -> str:
-    """What changes when an image does."""
+    """Return a text that changes when an image does."""
     if isinstance(image, str) and not _is_data(image):
         try:
             stat = Path(image).stat()
@@ -264,7 +250,5 @@ def _is_url(image: Any) -> bool:
 
 
 def _digest(marks: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for mark in marks:
-        digest.update(mark.encode("utf-8", "surrogateescape") + b"\n")
-    return digest.hexdigest()[:32]
+    text = "".join(f"{mark}\n" for mark in marks)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]

@@ -1,62 +1,61 @@
-"""`RayScorer`: images encoded and templates scored by the workers of a Ray cluster, with the results of one machine.
+"""`RayScorer`: encode images and score templates on a Ray cluster, with the results of a single machine.
 
-Texts are encoded here, once for all workers: features of eight templates with a thousand classes are 16 MB. Workers
-hold the images' features and send back one tally for each template. Images are read where the workers are, so paths
-must be the same on all nodes.
+Texts are encoded by the driver, once for all workers: features of eight templates with a thousand classes are 16 MB.
+Workers hold the images' features and return one tally for each template. Images are read where the workers are, so
+paths must be the same on all nodes.
 """
 
 import functools
 import hashlib
 import operator
 import os
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipo_dspy.clip.feature_dtype import resting_dtype
 from ipo_dspy.clip.image_features import refusal
 from ipo_dspy.clip.text_features import TemplateTokens, class_features, template_tokens
-from ipo_dspy.distributed.cluster import Cluster, check_address
+from ipo_dspy.distributed.cluster import NO_FOLDERS, ClusterUser
 from ipo_dspy.distributed.discovery import parts_of
-from ipo_dspy.distributed.messages import Job, Told
-from ipo_dspy.distributed.model_ref import Known, files_of
+from ipo_dspy.distributed.model_ref import Known
 from ipo_dspy.distributed.partitions import Listed, Part, listed, part_size
 from ipo_dspy.distributed.pool import Images, Pool
-from ipo_dspy.distributed.ray_encoding import Size, encode
+from ipo_dspy.distributed.worker import Job, Told
 from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.scoring.metrics import Tally
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.scoring.scorers import Held, Wide
 from ipo_dspy.template import Template
-from ipo_dspy.validation import whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ipo_dspy.clip.backbone import Backbone
 
+Progress = Callable[[int, int], None] | None
+"""Called with the number of images done and the number of all."""
 
-class RayScorer:
+
+class RayScorer(ClusterUser):
     """Encodes images and scores templates on a Ray cluster: ``IPO(scorer=RayScorer("auto"))``.
 
-    Trials are those of one machine. Losses agree to about 1e-6 nats, since other processors, threads and batches have
-    other last bits, and a ranking goes by four decimals (`history.Score.rank`).
+    Trials are those of a single machine. Losses agree to about 1e-6 nats, since other processors, threads and batches
+    have other last bits; rankings use four decimals (`history.Score.rank`).
 
     Args:
         address: `auto` for the cluster that this machine is a node of, `local` for one on this machine that ends with
             the process, or `host:port`.
         num_workers: at most; by default as many as the cluster has room for.
-        cpus_per_worker: of each; a worker uses so many threads.
-        gpus_per_worker: for encoding.
-        store: folder, seen by all nodes, that keeps image features between runs; without it they live in the memory of
-            the cluster and end with the run.
+        cpus_per_worker: processors, and threads, of each.
+        gpus_per_worker: GPUs of each, for encoding; reserved until `close`.
+        store: folder, shared by all nodes, that keeps image features between runs; without it they live in the memory
+            of the workers and end with the run.
         images: a folder, a table or shards to score candidates on instead of the training set: see `parts_of`. The
             training set is then a few images, which are described and compared at the end.
         image, label: columns of parquet files in `images`.
 
     Raises:
-        InputError: a number below 1, or an address of no kind.
+        InputError: a number is below 1, or the address is invalid.
     """
 
     def __init__(
@@ -71,29 +70,17 @@ class RayScorer:
         image: str = "auto",
         label: str = "auto",
     ) -> None:
-        check_address(address)
-        self.address = address
-        self.size = Size(
-            None if num_workers is None else whole("num_workers", num_workers, 1),
-            whole("cpus_per_worker", cpus_per_worker, 1),
-            gpus_per_worker,
+        super().__init__(
+            address, num_workers=num_workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker
         )
         self.store = None if store is None else Path(store).expanduser().absolute()
         self.images, self.columns = images, {"image": image, "label": label}
         self._pool: Pool | None = None
 
-    def check(self, backbone: "Backbone") -> None:
-        """Join the cluster and see that its nodes have room, this package and the files of the model.
-
-        Raises:
-            InputError: they have not, or nobody answers.
-            ClusterError: there is no room for one worker.
-        """
-        cluster = self._joined().cluster
-        nodes = dict.fromkeys(cluster.seats(self.size.cpus, self.size.gpus))
-        cluster.check(list(nodes), backbone.name, files_of(backbone))
-        if self.store is not None:
-            _make(self.store)
+    def check(self, backbone: "Backbone", folders: Mapping[str, str] = NO_FOLDERS) -> None:
+        """Check the nodes, see `ClusterUser.check`, the store and the images."""
+        super().check(backbone, folders)
+        self._make_store()
         if self.images is not None:
             parts_of(self.images, **self.columns)
 
@@ -107,24 +94,21 @@ class RayScorer:
         choices: Sequence[tuple[str, ...]] | None = None,
         skip_bad: bool = False,
         allow_url: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress = None,
     ) -> Held:
         """Encode images on the workers; see `scorers.Place`."""
         if not images:
             raise DataError("no images to encode; pass at least one")
-        pool = self._joined()
-        size = part_size(len(images), self.size.fitting(pool.cluster, len(images)))
+        size = part_size(len(images), self._joined().worker_count(self.size, len(images)))
         parts = listed(images, labels, choices, size=size)
         job = self._job(backbone, classes, allow_url=allow_url)
-        told, number = self._encode(pool, job, parts, progress, skip_bad=skip_bad)
-        kept = tuple(part.first + i for part, one in zip(parts, told, strict=True) for i in one.kept)
-        skipped = tuple(
-            (part.first + i, text) for part, one in zip(parts, told, strict=True) for i, text in one.skipped
-        )
+        scorer, reports = self._encode(backbone, job, parts, progress, skip_bad=skip_bad)
+        pairs = list(zip(parts, reports, strict=True))
+        kept = tuple(part.first + i for part, report in pairs for i in report.kept)
+        skipped = tuple((part.first + i, message) for part, report in pairs for i, message in report.skipped)
         if not kept:
             raise DataError(f"none of {len(images)} images can be read; the first: {skipped[0][1]}")
-        scorer = ShardScorer(backbone, classes, pool, number)
-        return Held(scorer, kept, tuple(key for one in told for key in one.keys), skipped)
+        return Held(scorer, kept, tuple(key for report in reports for key in report.keys), skipped)
 
     def wide(
         self,
@@ -132,130 +116,108 @@ class RayScorer:
         classes: Sequence[str] | None,
         *,
         skip_bad: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress = None,
     ) -> Wide | None:
-        """A scorer over `images`, of which no list is ever made here."""
+        """Return a scorer over `images`, which are never listed here."""
         if self.images is None:
             return None
         if classes is None:
             raise InputError(
-                "RayScorer(images=...) needs one list of class names, and the program names some for each image; "
-                "write ClipClassifier(classes=[...])"
+                "RayScorer(images=...) requires one list of class names, and the program has some for each image; "
+                "pass ClipClassifier(classes=[...])"
             )
-        pool, parts = self._joined(), parts_of(self.images, **self.columns)
-        told, number = self._encode(pool, self._job(backbone, classes), parts, progress, skip_bad=skip_bad)
-        skipped = tuple(message for one in told for _, message in one.skipped)
-        if not any(one.count for one in told):
+        parts = parts_of(self.images, **self.columns)
+        scorer, reports = self._encode(backbone, self._job(backbone, classes), parts, progress, skip_bad=skip_bad)
+        skipped = tuple(message for report in reports for _, message in report.skipped)
+        count = sum(len(report.kept) for report in reports)
+        if not count:
             raise DataError(f"none of {len(skipped)} images to score on can be read; the first: {skipped[0]}")
         labels = [label for part in parts if isinstance(part, Listed) for label in part.labels]  # others: in their keys
-        marks = [*classes, *labels, *(key for one in told for key in one.keys)]
-        digest = hashlib.sha256("\n".join(marks).encode()).hexdigest()
-        return Wide(ShardScorer(backbone, classes, pool, number), sum(one.count for one in told), digest, skipped)
+        marks = [*classes, *labels, *(key for report in reports for key in report.keys)]
+        return Wide(scorer, count, hashlib.sha256("\n".join(marks).encode()).hexdigest(), skipped)
 
     def close(self) -> None:
-        """Give the workers back; the cluster is left to itself."""
+        """End the workers; the cluster goes on."""
         if self._pool is not None:
             self._pool.release()
 
-    def _joined(self) -> Pool:
-        """The workers, after joining the cluster."""
-        if self._pool is None or not self._pool.cluster.is_joined:
-            self._pool = Pool(Cluster(self.address), self.size)
-        return self._pool
-
     def _encode(
-        self,
-        pool: Pool,
-        job: Job,
-        parts: Sequence[Part],
-        progress: Callable[[int, int], None] | None,
-        *,
-        skip_bad: bool,
-    ) -> tuple[list[Told], int]:
-        """Parts to a set of images in the pool: what is told of each part, and the number of the set.
+        self, backbone: "Backbone", job: Job, parts: Sequence[Part], progress: Progress, *, skip_bad: bool
+    ) -> tuple["ShardScorer", list[Told]]:
+        """Encode partitions; returns a scorer over them and a report of each.
 
         Raises:
-            ImageError: images that cannot be read, unless `skip_bad`; all of them are told at once.
+            ImageError: images cannot be read, unless `skip_bad`; all of them are named at once.
         """
+        if self._pool is None or not self._pool.cluster.is_joined:
+            self._pool = Pool(self._joined(), self.size)
         counts = [part.count for part in parts]
-        done, total = 0, sum(count or 0 for count in counts) if None not in counts else len(parts)
+        sizes = [1 if None in counts else count or 0 for count in counts]  # partitions, where images are not counted
+        done = 0
 
-        def tell(told: Told) -> None:
+        def tell(index: int) -> None:
             nonlocal done
-            done += 1 if counts[told.part] is None else counts[told.part] or 0
+            done = min(done + sizes[index], sum(sizes))
             if progress is not None:
-                progress(min(done, total), total)
+                progress(done, sum(sizes))
 
-        found = encode(pool.cluster, job, dict(enumerate(parts)), self.size, tell)
-        told = [found[place][0] for place in range(len(parts))]
+        images, reports = self._pool.encode(job, parts, tell)
         if not skip_bad:
-            _check_read(parts, told)
-        dtype = resting_dtype(sum(one.count for one in told), max(one.width for one in told))
-        shards = [found[place][1] for place in range(len(parts))]
-        return told, pool.add(Images(job, tuple(parts), shards, dtype))
+            _check_read(parts, reports)
+        return ShardScorer(backbone, job.classes, self._pool, images), reports
 
     def _job(self, backbone: "Backbone", classes: Sequence[str], *, allow_url: bool = False) -> Job:
-        if self.store is not None:
-            _make(self.store)
-        return Job(
-            model=Known.of(backbone),
-            classes=tuple(classes),
-            allow_url=allow_url,
-            threads=self.size.cpus,
-            store=None if self.store is None else str(self.store),
-        )
+        self._make_store()
+        store = None if self.store is None else str(self.store)
+        return Job(Known.of(backbone), tuple(classes), allow_url, self.size.cpus, store)
 
-    def __repr__(self) -> str:
-        return f"RayScorer({self.address!r}, num_workers={self.size.workers})"
+    def _make_store(self) -> None:
+        try:
+            if self.store is not None:
+                self.store.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"store={str(self.store)!r} cannot be created ({error.strerror}); name a folder that all nodes share"
+            ) from error
 
 
 class ShardScorer:
     """Scores templates over the images that workers hold; see `scorers.ImageScorer`."""
 
-    def __init__(self, backbone: "Backbone", classes: Sequence[str], pool: Pool, number: int) -> None:
+    def __init__(self, backbone: "Backbone", classes: Sequence[str], pool: Pool, images: Images) -> None:
         self.backbone, self.classes = backbone, tuple(classes)
-        self._pool, self._number = pool, number
-        weakref.finalize(self, pool.drop, number).atexit = False
+        self._pool, self._images = pool, images
 
     def check(self, template: Template) -> TemplateTokens:
-        """Token key and length; raises TemplateError where the context is too short."""
+        """Return token key and length; raises TemplateError where the context is too short."""
         return template_tokens(self.backbone, template, self.classes)
 
     def score(self, templates: Sequence[Template]) -> list[Score]:
-        """Loss and accuracy of each template over all images."""
+        """Return loss and accuracy of each template over all images."""
         return [tally.score for tally in self.tally(templates)]
 
     def tally(self, templates: Sequence[Template]) -> list[Tally]:
-        """What each template comes to on all images."""
-        text = class_features(self.backbone, templates, self.classes)  # [T, C, D]
-        of_workers = self._ask("tally", text)
-        return [functools.reduce(operator.add, tallies) for tallies in zip(*of_workers, strict=True)]
+        """Return the tally of each template over all images."""
+        answers = self._ask("tally", class_features(self.backbone, templates, self.classes))  # [T, C, D]
+        return [functools.reduce(operator.add, of_template) for of_template in zip(*answers, strict=True)]
 
     def predict(self, template: Template) -> list[str]:
-        """The class given to each image."""
-        text = class_features(self.backbone, [template], self.classes)[0]  # [C, D]
-        found = {place: given for of_worker in self._ask("predict", text) for place, given in of_worker.items()}
-        return [self.classes[i] for place in sorted(found) for i in found[place].tolist()]
+        """Return the predicted class of each image."""
+        answers = self._ask("predict", class_features(self.backbone, [template], self.classes)[0])  # [C, D]
+        given = {index: indices for answer in answers for index, indices in answer.items()}
+        return [self.classes[i] for index in sorted(given) for i in given[index]]
 
     def _ask(self, method: str, text: "Tensor") -> list[Any]:
-        """The answers of the workers that hold some of the images; the features of the texts go out once."""
+        """Return the answers of all workers; the features of the texts go out once."""
         sent = self._pool.cluster.ray.put(text.cpu().numpy())
-        scale, bias = self.backbone.logit_scale, self.backbone.logit_bias
-        return [answer for answer in self._pool.ask(method, self._number, sent, scale, bias) if answer]
+        return self._pool.ask(method, self._images, sent, self.backbone.logit_scale, self.backbone.logit_bias)
 
 
-def _check_read(parts: Sequence[Part], told: Sequence[Told]) -> None:
-    bad = [(part, index, message) for part, one in zip(parts, told, strict=True) for index, message in one.skipped]
+def _check_read(parts: Sequence[Part], reports: Sequence[Told]) -> None:
+    bad = [
+        (part, index, message) for part, report in zip(parts, reports, strict=True) for index, message in report.skipped
+    ]
     if bad:
         part, index, _ = bad[0]
         place = part.place(index) if isinstance(part, Listed) else ""  # of others the message has it
-        raise refusal([message for *_, message in bad], sum(one.count for one in told) + len(bad), place)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"store={str(folder)!r} cannot be made ({error.strerror}); name a folder that all nodes share"
-        ) from error
+        raise refusal([message for *_, message in bad], sum(len(one.kept) for one in reports) + len(bad), place)

@@ -1,187 +1,191 @@
-"""What runs on a worker: encoding parts of the images, and holding their features for scoring.
+"""The actor of a Ray cluster that encodes partitions of the images, holds their features and scores templates on them.
 
-Nothing is decided here. A worker loads the model by name and must find the very same one, by fingerprint: features of
-another model would be a wrong number and no error. What a caller can mend is not raised but handed back in a `Told`,
-with the node it happened on; Ray would wrap it into a traceback.
+An actor decides nothing. It loads the model by name and compares fingerprints, since features of another model would
+be a wrong score and no error. Whatever it holds can be made again from a partition, so a lost actor costs only time.
 
-Letters: n images of a part, C classes, T templates, D feature width.
+Letters: n images of a partition, C classes, T templates, D feature width.
 """
 
+import functools
 import hashlib
-import pickle
+import operator
 import socket
 import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.feature_cache import origin
 from ipo_dspy.clip.image_features import READING, encode_images, open_image
 from ipo_dspy.data.dataset import class_name, unknown_class
-from ipo_dspy.distributed.messages import Job, Shard, Told
+from ipo_dspy.distributed.model_ref import Known
 from ipo_dspy.distributed.partition_store import Kept, file_name, read, write
-from ipo_dspy.distributed.partitions import Chunk, Listed, Part
-from ipo_dspy.errors import DataError, ImageError, InputError, IPOError
+from ipo_dspy.distributed.partitions import Listed, Part
+from ipo_dspy.errors import DataError, ImageError, IPOError
 from ipo_dspy.scoring.candidate_classes import Allowed
 from ipo_dspy.scoring.metrics import Tally, predict, tally_templates
 
 
-def encode_batch(batch: Mapping[str, Any]) -> dict[str, list[bytes]]:
-    """As Ray Data calls it: one row with a pickled job, place and part to one with what is told and the shard, pickled.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The settings shared by all partitions of one encoding.
 
-    The process stays, and with it the model: a worker loads it once, not for every part.
+    Attributes:
+        model: the driver's model.
+        classes: class names in order.
+        allow_url: fetch images from URLs.
+        threads: of torch, and for decoding.
+        store: folder for features on disk, or None.
     """
-    (packed,) = batch["part"]
-    told, shard = encode(*pickle.loads(packed))
-    return {"told": [pickle.dumps(told)], "shard": [pickle.dumps(shard, protocol=5)]}
+
+    model: Known
+    classes: tuple[str, ...] = field(repr=False)
+    allow_url: bool
+    threads: int
+    store: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The report of an encoded partition; its features stay with the worker.
+
+    Attributes:
+        kept: positions in the partition of the images that could be read.
+        keys: a content hash of each; one of all, labels included, where images are not known one by one.
+        skipped: position and message of each of the others.
+        width: of the features.
+    """
+
+    kept: tuple[int, ...] = field(repr=False)
+    keys: tuple[str, ...] = field(repr=False)
+    skipped: tuple[tuple[int, str], ...]
+    width: int
+
+
+@dataclass(slots=True)
+class _Rows:
+    """The images of one partition, ready to be scored.
+
+    Attributes:
+        features: [n, D].
+        targets: [n] class indices.
+        allowed: the candidate classes of each image, if they differ.
+    """
+
+    features: Tensor
+    targets: Tensor
+    allowed: Allowed | None
 
 
 class Holder:
-    """Holds shards and answers for their images; one on each worker."""
+    """Encodes partitions and scores templates on them. A partition is named by its image set and its index there."""
 
-    def __init__(self, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._held: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor, Allowed | None]] = {}
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, int], _Rows] = {}
 
-    def ready(self) -> str:
-        """Answers once the process is there: the key of its node."""
-        import ray
+    def ready(self) -> None:
+        """Return once the process is up."""
 
-        return str(ray.get_runtime_context().get_node_id())
+    def encode(self, name: tuple[int, int], job: Job, part: Part) -> Told:
+        """Encode a partition, or read its features from disk, and hold them.
 
-    def hold(self, shards: Mapping[tuple[int, int], Any], classes: Sequence[str], dtype: torch.dtype) -> list[Any]:
-        """Take over shards by reference; returns those that are lost, for a node that had them is gone."""
-        import ray
+        Raises:
+            IPOError: a label, file or model is wrong; the message ends with the node.
+        """
+        torch.set_num_threads(job.threads)
+        try:
+            kept = _features(job, part)
+            targets = _targets(kept, job.classes, part)
+        except IPOError as error:
+            raise type(error)(f"{error} (on {node_name()})") from None
+        allowed = None
+        if isinstance(part, Listed) and part.choices:
+            index = {name: i for i, name in enumerate(job.classes)}
+            allowed = Allowed.of([part.choices[i] for i in kept.indices], index)
+        self._held[name] = _Rows(kept.features, torch.from_numpy(targets), allowed)
+        return _report(kept, part)
 
-        lost = []
-        for name, reference in shards.items():
-            try:
-                self._held[name] = _opened(ray.get(reference), classes, dtype)
-            except (ray.exceptions.ObjectLostError, FileNotFoundError):
-                lost.append(name)
-        return lost
-
-    def forget(self, images: int) -> None:
-        """Drop all shards of a set of images."""
-        self._held = {name: held for name, held in self._held.items() if name[0] != images}
-
-    def tally(self, images: int, text: NDArray[np.float32], scale: float, bias: float) -> list[Tally]:
-        """What each template [T, C, D] comes to on the shards of a set."""
-        total: list[Tally] = []
-        for features, targets, allowed in self._of(images):
-            one = tally_templates(features, targets, _tensor(text), logit_scale=scale, logit_bias=bias, allowed=allowed)
-            total = [a + b for a, b in zip(total, one, strict=True)] if total else one
-        return total
+    def tally(
+        self, images: int, alive: Collection[int], dtype: torch.dtype, text: NDArray[np.float32], *model: float
+    ) -> list[Tally]:
+        """Sum up each template [T, C, D] over the held partitions of an image set; `model` is logit scale and bias."""
+        texts, (scale, bias) = _tensor(text), model
+        tallies = [
+            tally_templates(r.features, r.targets, texts, logit_scale=scale, logit_bias=bias, allowed=r.allowed)
+            for _, r in self._rows(images, alive, dtype)
+        ]
+        return [functools.reduce(operator.add, of_template) for of_template in zip(*tallies, strict=True)]
 
     def predict(
-        self, images: int, text: NDArray[np.float32], scale: float, bias: float
-    ) -> dict[int, NDArray[np.int64]]:
-        """The class index given to each image by one template [C, D], shard by shard."""
+        self, images: int, alive: Collection[int], dtype: torch.dtype, text: NDArray[np.float32], *model: float
+    ) -> dict[int, list[int]]:
+        """Return the predicted class indices by one template [C, D] for each held partition of an image set."""
+        classes, (scale, bias) = _tensor(text), model
         return {
-            part: predict(features, _tensor(text), logit_scale=scale, logit_bias=bias, allowed=allowed).numpy()
-            for (of, part), (features, _, allowed) in self._held.items()
-            if of == images
+            index: predict(r.features, classes, logit_scale=scale, logit_bias=bias, allowed=r.allowed).tolist()
+            for index, r in self._rows(images, alive, dtype)
         }
 
-    def _of(self, images: int) -> list[tuple[torch.Tensor, torch.Tensor, Allowed | None]]:
-        return [held for (of, _), held in self._held.items() if of == images]
-
-
-def encode(job: Job, place: int, part: Part) -> tuple[Told, Shard | None]:
-    """A part's features, from disk if they are there."""
-    try:
-        kept, stored = _kept(job, part)
-        targets = _targets(kept, job.classes, part)
-    except IPOError as error:
-        return Told(place, error=(type(error).__name__, f"{error} (on {node_name()})")), None
-    known = isinstance(part, Listed)
-    keys = kept.keys if known else (_digest([*kept.keys, *map(str, kept.labels)]),)
-    skipped = tuple((i, message if known else f"{message} ({part.place(i)})") for i, message in kept.skipped)
-    told = Told(place, kept.indices, keys, skipped, len(kept.indices), kept.features.shape[1])
-    choices = tuple(part.choices[i] for i in kept.indices) if isinstance(part, Listed) and part.choices else None
-    return told, Shard(None if stored else kept.features.numpy(), targets, choices, stored)
+    def _rows(self, images: int, alive: Collection[int], dtype: torch.dtype) -> Iterator[tuple[int, _Rows]]:
+        """The partitions of an image set, in the number format for its size; sets that are not alive are dropped."""
+        self._held = {name: rows for name, rows in self._held.items() if name[0] in alive}
+        for (of, index), rows in self._held.items():
+            if of == images:
+                rows.features = rows.features.to(dtype)
+                yield index, rows
 
 
 def node_name() -> str:
-    """The node of this process, in words."""
+    """Return a description of this process's node for messages."""
     import ray
 
     return f"node {socket.gethostname()!r}, {ray.get_runtime_context().get_node_id()[:8]}"
 
 
-def _kept(job: Job, part: Part) -> tuple[Kept, tuple[str, str] | None]:
-    """From disk, or encoded and put there; and where on disk they are."""
+def _features(job: Job, part: Part) -> Kept:
+    """Read a partition's features from disk, or encode them and write them there."""
     backbone = job.model.load()
-    stored = _place(job, backbone, part)
-    found = None if stored is None else read(*stored)
-    if found is None:
-        torch.set_num_threads(job.threads)
-        found = _encoded(job, backbone, part)
-        if found.skipped:
-            stored = None  # an image may be mended, and the stamp need not show it
-        if stored is not None:
-            write(*stored, found)
-    return found, stored
-
-
-def _place(job: Job, backbone: Backbone, part: Part) -> tuple[str, str] | None:
-    """Where the features of a part belong on disk."""
     stamp = None if job.store is None else part.stamp()
-    return None if job.store is None or stamp is None else (job.store, file_name(origin(backbone, READING), stamp))
+    if job.store is None or stamp is None:
+        return _encode(job, backbone, part)
+    name = file_name(origin(backbone, READING), stamp)
+    found = read(job.store, name)
+    if found is None:
+        found = _encode(job, backbone, part)
+        if not found.skipped:  # a bad image may be repaired, and the stamp need not show it
+            write(job.store, name, found)
+    return found
 
 
-def _encoded(job: Job, backbone: Backbone, part: Part) -> Kept:
-    """A part chunk by chunk, in passes of the tower as `encode_images` makes them on one machine."""
-    done: list[Kept] = []
-    start = 0
-    for chunk in part.read():
-        done.append(_encoded_chunk(job, backbone, chunk, start))
-        start += len(chunk.images)
-    features = [one.features for one in done if len(one.features)]
-    return Kept(
-        features=torch.cat(features) if features else torch.zeros(0, 1),
-        labels=tuple(label for one in done for label in one.labels),
-        indices=tuple(index for one in done for index in one.indices),
-        keys=tuple(key for one in done for key in one.keys),
-        skipped=tuple(bad for one in done for bad in one.skipped),
-    )
-
-
-def _encoded_chunk(job: Job, backbone: Backbone, chunk: Chunk, start: int) -> Kept:
-    images = chunk.images
+def _encode(job: Job, backbone: Backbone, part: Part) -> Kept:
+    images, labels = part.read()
     try:
         found = encode_images(backbone, images, num_threads=job.threads, skip_bad=True, allow_url=job.allow_url)
-    except DataError:  # not one of them can be read
-        wrong = [_wrong_with(image, allow_url=job.allow_url) for image in images]
-        skipped = tuple((start + i, message) for i, message in enumerate(wrong))
+    except DataError:  # none of them can be read
+        skipped = tuple(enumerate(_read_error(image, allow_url=job.allow_url) for image in images))
         return Kept(torch.zeros(0, 1), (), (), (), skipped)
-    return Kept(
-        features=found.features,
-        labels=tuple(chunk.labels[i] for i in found.kept),
-        indices=tuple(start + i for i in found.kept),
-        keys=found.keys,
-        skipped=tuple((start + i, message) for i, message in found.skipped),
-    )
+    return Kept(found.features, tuple(labels[i] for i in found.kept), found.kept, found.keys, found.skipped)
 
 
-def _wrong_with(image: Any, *, allow_url: bool) -> str:
+def _read_error(image: Any, *, allow_url: bool) -> str:
     try:
         open_image(image, allow_url=allow_url)
     except ImageError as error:
         return str(error)
-    return "it could not be read before, and now it can; run again"
+    return "transient read failure; run again"
 
 
 def _targets(kept: Kept, classes: Sequence[str], part: Part) -> NDArray[np.int64]:
-    """Class indices of labels; a number that is no class name is an index already.
+    """Return the class indices of labels; a number that is not a class name is an index already.
 
     Raises:
-        DataError: a label outside the classes.
+        DataError: a label is outside the classes.
     """
     known: dict[str | int, int] = {}
     for i in range(len(classes)):
@@ -194,36 +198,17 @@ def _targets(kept: Kept, classes: Sequence[str], part: Part) -> NDArray[np.int64
     return np.array([known[label] for label in labels], dtype=np.int64)
 
 
-def _opened(
-    shard: Shard, classes: Sequence[str], dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor, Allowed | None]:
-    """Features, targets and choices of a shard as tensors over its arrays.
-
-    Raises:
-        FileNotFoundError: the file with the features is not there, or damaged.
-        InputError: not even its folder is there.
-    """
-    features = _stored(*shard.stored) if shard.stored else _tensor(shard.features)
-    choices = shard.choices
-    allowed = None if choices is None else Allowed.of(choices, {name: i for i, name in enumerate(classes)})
-    return features.to(dtype), _tensor(shard.targets), allowed
+def _report(kept: Kept, part: Part) -> Told:
+    width = kept.features.shape[1]
+    if isinstance(part, Listed):
+        return Told(kept.indices, kept.keys, kept.skipped, width)
+    marks = "\n".join([*kept.keys, *map(str, kept.labels)])
+    skipped = tuple((i, f"{message} ({part.place(i)})") for i, message in kept.skipped)
+    return Told(kept.indices, (hashlib.sha256(marks.encode()).hexdigest(),), skipped, width)
 
 
-def _stored(folder: str, name: str) -> torch.Tensor:
-    if not Path(folder).is_dir():
-        raise InputError(f"store={folder!r} is no folder on {node_name()}; name one that all nodes share")
-    kept = read(folder, name)
-    if kept is None:
-        raise FileNotFoundError(name)
-    return kept.features
-
-
-def _tensor(array: Any) -> torch.Tensor:
-    """Over the same memory; it is Ray's and may be read only, which nothing here minds."""
+def _tensor(array: NDArray[np.float32]) -> Tensor:
+    """Share memory with an array of Ray's object store, which is read only; nothing here writes to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
-
-
-def _digest(texts: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()

@@ -1,7 +1,6 @@
 """Language models by name: strings become `dspy.LM`s that go through LiteLLM, ready ones pass as they are."""
 
 import difflib
-import os
 from collections.abc import Mapping
 from types import MappingProxyType, NoneType
 from typing import Any
@@ -13,14 +12,11 @@ from ipo_dspy._internal.secrets import NO_KEY, remember_settings
 from ipo_dspy.errors import LanguageModelError
 from ipo_dspy.lms.api_keys import missing_key, needs_no_key
 from ipo_dspy.lms.error_messages import brief
+from ipo_dspy.lms.library import import_litellm
 from ipo_dspy.lms.redaction import has_credentials, remember_lm
 
 LOCAL = "transformers/"
 """Names that begin so are models of the Hugging Face hub, or folders of one, and run in this process."""
-
-# LiteLLM's import fetches a price list over the network unless this is set before; the one it brings is enough.
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-
 
 SETTINGS: Mapping[str, Any] = {"temperature": 1.0, "num_retries": 5, "timeout": 120}
 """Of models given by name. Five retries wait out half a minute. `timeout` is of a request as a whole."""
@@ -77,6 +73,7 @@ def register_transformers() -> None:
     IPO does this by itself. Call it once before `dspy.LM("transformers/...", engine="litellm")` is used outside of it:
     LiteLLM has no other way to learn of a provider, and importing ipo_dspy must not load LiteLLM for everyone.
     """
+    import_litellm()
     from ipo_dspy.lms.local.provider import register
 
     register()
@@ -92,9 +89,7 @@ def _check_timeout(timeout: Any) -> None:
 
 
 def _check_name(model: str, role: str) -> None:
-    import litellm
-
-    litellm.suppress_debug_info = True  # else it prints advice on stdout
+    litellm = import_litellm()
     try:
         litellm.get_llm_provider(model)
     except litellm.exceptions.BadRequestError as error:

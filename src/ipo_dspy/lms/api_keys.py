@@ -6,15 +6,18 @@ Only that is seen here; whether a key is right, the provider alone knows (`check
 from collections.abc import Mapping
 from typing import Any
 
+import dspy
+
 from ipo_dspy._internal.secrets import names_secret
 from ipo_dspy.errors import LanguageModelError
 from ipo_dspy.lms.endpoints import own_address
 from ipo_dspy.lms.error_messages import key_variable
+from ipo_dspy.lms.library import import_litellm
 
 
 def missing_key(model: str, settings: Mapping[str, Any]) -> str | None:
     """The environment variable that a model's key is to be set in, if there is no key anywhere."""
-    import litellm
+    litellm = import_litellm()
 
     provider = model.partition("/")[0] if "/" in model else "openai"
     told = any(names_secret(name) for name, value in settings.items() if value is not None)
@@ -28,14 +31,14 @@ def missing_key(model: str, settings: Mapping[str, Any]) -> str | None:
 
 def needs_no_key(model: str, settings: Mapping[str, Any]) -> bool:
     """Whether a model is served by a server of one's own, named by `api_base` or in the environment."""
-    import litellm
+    litellm = import_litellm()
 
     missing = litellm.validate_environment(model)["missing_keys"]
     # Where an address is missing too, it is a provider's service.
     return bool(own_address(model, settings)) and all(name.endswith("_API_KEY") for name in missing)
 
 
-def check_key(lm: Any, *, role: str) -> None:
+def check_key(lm: dspy.BaseLM, *, role: str) -> None:
     """See that there is a key where the provider wants one.
 
     Args:

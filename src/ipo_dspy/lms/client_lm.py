@@ -16,7 +16,7 @@ from ipo_dspy.lms.retry_notices import ask_again
 class _Bounded:
     """Comes before `dspy.LM` among the bases of a bounded model."""
 
-    original: Any
+    original: dspy.BaseLM
     kwargs: dict[str, Any]
 
     def __call__(self, prompt: str | None = None, **kwargs: Any) -> Any:
@@ -25,22 +25,22 @@ class _Bounded:
         return ask_again(self.original, lambda: exchange(once, seconds=seconds), retries=self.original.num_retries)
 
 
-def bounded(lm: Any) -> Any:
+def bounded(lm: dspy.BaseLM) -> dspy.BaseLM:
     """Return a model whose requests end in time and in size, stay at their address, and are asked again if need be.
 
     Models that run in this process and engines or models of the caller's own come back as they are: there is no server
     behind them that we know of.
     """
-    if not is_asked_over_http(lm) or isinstance(lm, _Bounded):
+    if not isinstance(lm, dspy.LM) or not is_asked_over_http(lm) or isinstance(lm, _Bounded):
         return lm
-    copied = lm.copy(num_retries=0)
+    copied: Any = lm.copy(num_retries=0)
     copied.history, copied.original = lm.history, lm
     copied._warned_zero_temp_rollout = lm._warned_zero_temp_rollout
     copied.__class__ = type(type(lm).__name__, (_Bounded, type(lm)), {})
     return copied
 
 
-def is_asked_over_http(lm: Any) -> bool:
+def is_asked_over_http(lm: dspy.BaseLM) -> bool:
     """Whether a model is a `dspy.LM` that asks a server by LiteLLM or by DSPy's own client."""
     ours = isinstance(lm, dspy.LM) and isinstance(lm.engine, str) and not lm.model.startswith(LOCAL)
     return ours and type(lm).forward is dspy.LM.forward and "forward" not in vars(lm)

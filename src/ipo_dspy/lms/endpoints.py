@@ -10,7 +10,10 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+import dspy
+
 from ipo_dspy.errors import LanguageModelError
+from ipo_dspy.lms.library import import_litellm
 
 SECONDS = 3.0
 """To wait for a connection; a server that is farther away than that is asked all the same."""
@@ -41,14 +44,14 @@ def own_address(model: str, settings: Mapping[str, Any]) -> str | None:
 
 def _is_a_providers(address: str, provider: str) -> bool:
     """Whether a provider's own address was given, e.g. that of a region."""
-    import litellm
+    litellm = import_litellm()
 
     host = _split(address).hostname or ""
     known = {_split(one if "//" in one else f"//{one}").hostname for one in litellm.openai_compatible_endpoints}
     return host in known or f".{host}".endswith((f".{provider.lower()}.com", ".openai.com"))
 
 
-def place(lm: Any) -> str:
+def place(lm: dspy.BaseLM) -> str:
     """Host and port of a model's own address; empty where the provider is asked at its own.
 
     >>> import dspy
@@ -69,7 +72,7 @@ def origin(address: str) -> str:
     return f"{parts.scheme}://{_place(parts)}"
 
 
-def check_listening(lm: Any, *, role: str) -> None:
+def check_listening(lm: dspy.BaseLM, *, role: str) -> None:
     """See that something listens at a model's own address, so that nobody waits for retries where nothing is.
 
     Raises:
@@ -92,7 +95,7 @@ def check_listening(lm: Any, *, role: str) -> None:
     raise LanguageModelError(f"{role} {lm.model!r}: {fact}; start the server, or correct its api_base") from None
 
 
-def _address_of(lm: Any) -> str | None:
+def _address_of(lm: dspy.BaseLM) -> str | None:
     model = getattr(lm, "model", None)
     return own_address(model, getattr(lm, "kwargs", {})) if isinstance(model, str) else None
 

@@ -1,8 +1,8 @@
 """What went wrong with a language model: whether asking again may help, in one line that may be kept, without keys."""
 
 import re
-from typing import Any
 
+import dspy
 from dspy.utils.exceptions import (
     LMAuthError,
     LMBillingError,
@@ -38,7 +38,7 @@ LONGEST = 300
 """Characters of what is told of a fault."""
 
 
-def brief(error: Exception, lm: Any = None) -> str:
+def brief(error: Exception, lm: dspy.BaseLM | None = None) -> str:
     """Return the message of an error on one line, safe to keep and to show: providers quote keys and headers.
 
     Where the server may be at fault, its host and port are told, if it is one of the user's own.
@@ -56,7 +56,7 @@ def brief(error: Exception, lm: Any = None) -> str:
     return one_line(str(error), LONGEST - len(where)) + where
 
 
-def remedy(error: Exception, model: str, lm: Any = None) -> str:
+def remedy(error: Exception, model: str, lm: dspy.BaseLM | None = None) -> str:
     """What to do about a fault that asking again cannot mend.
 
     Args:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import dspy
 from dspy.utils.exceptions import LMError
 
 from ipo_dspy.errors import BudgetError, InputError, LanguageModelError
@@ -15,7 +16,7 @@ from ipo_dspy.lms.usage import RATES, price_of
 from ipo_dspy.run.ledger import Answer, Ledger
 
 
-def check_prices(models: Mapping[str, Any], max_cost: float | None) -> None:
+def check_prices(models: Mapping[str, dspy.BaseLM], max_cost: float | None) -> None:
     """Refuse a limit on cost where a price is unknown: it could never be kept.
 
     Raises:
@@ -31,7 +32,7 @@ def check_prices(models: Mapping[str, Any], max_cost: float | None) -> None:
             )
 
 
-def check_rates(lm: Any, *, role: str) -> None:
+def check_rates(lm: dspy.BaseLM, *, role: str) -> None:
     """Refuse rates that name no price: one without the other, or one below 0.
 
     Raises:
@@ -48,9 +49,9 @@ def check_rates(lm: Any, *, role: str) -> None:
             )
 
 
-def distinct(models: Mapping[str, Any]) -> dict[str, Any]:
+def distinct(models: Mapping[str, dspy.BaseLM]) -> dict[str, dspy.BaseLM]:
     """Models by role, without one that another role asks already under the same name, address and key."""
-    found: dict[str, Any] = {}
+    found: dict[str, dspy.BaseLM] = {}
     for role, lm in models.items():
         same = [other for other in found.values() if other is lm or _identity(other) == _identity(lm)]
         if not same:
@@ -58,14 +59,14 @@ def distinct(models: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _identity(lm: Any) -> tuple[Any, ...]:
+def _identity(lm: dspy.BaseLM) -> tuple[Any, ...]:
     return (
         getattr(lm, "model", None),
         *(getattr(lm, "kwargs", {}).get(k) for k in ("api_base", "base_url", "api_key")),
     )
 
 
-def greet_once(ledger: Ledger, lm: Any, *, role: str) -> None:
+def greet_once(ledger: Ledger, lm: dspy.BaseLM, *, role: str) -> None:
     """Find out with the smallest request whether a model is there and takes the key; once in the life of a run.
 
     Raises:

@@ -19,13 +19,15 @@ from ipo_dspy._internal.secrets import (
     remember_settings,
     without_secrets,
 )
+from ipo_dspy.lms.library import keep_prices_local
 
 _LOGGERS = ("LiteLLM", "httpx", "openai._base_client", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
 """They write addresses, headers, and pieces of answers; LiteLLM and its clients are imported by the first request."""
 
 
-def remember_lm(lm: Any) -> None:
+def remember_lm(lm: dspy.BaseLM | None) -> None:
     """Have the keys, headers, and address passwords of a language model redacted from now on, wherever they turn up."""
+    keep_prices_local()
     remember_settings(getattr(lm, "kwargs", None) or {})
     own = getattr(lm, "__dict__", {})  # of a class of the caller's own
     remember_settings({name: value for name, value in own.items() if isinstance(value, str)})
@@ -36,7 +38,7 @@ def remember_lm(lm: Any) -> None:
     _guard_logs()
 
 
-def has_credentials(lm: Any) -> bool:
+def has_credentials(lm: dspy.BaseLM) -> bool:
     """Return whether the address of a model, given or of the environment, holds a user, a password, or a query."""
     given = getattr(lm, "kwargs", None) or {}
     addresses = [given[name] for name in ("api_base", "base_url") if isinstance(given.get(name), str)]

@@ -34,7 +34,7 @@ Read = Callable[[str, bool], Sequence[str]]
 
 
 def request(
-    lm: Any,
+    lm: dspy.BaseLM,
     adapter: dspy.Adapter,
     signature: type[dspy.Signature],
     inputs: Mapping[str, Any],
@@ -81,7 +81,7 @@ def request(
     return _bill(lm, predict.history, texts=texts, cut=cut, fault=fault)
 
 
-def greet(lm: Any) -> Answer:
+def greet(lm: dspy.BaseLM) -> Answer:
     """The smallest request: shows whether a model is there and the key is right. Never from the cache.
 
     Raises:
@@ -98,7 +98,7 @@ def greet(lm: Any) -> Answer:
 
 
 def _bill(
-    lm: Any,
+    lm: dspy.BaseLM,
     entries: Sequence[Mapping[str, Any]],
     *,
     texts: Sequence[str] = (),
@@ -135,7 +135,7 @@ def _was_sent(entry: Mapping[str, Any]) -> bool:
     return getattr(counts, "input_tokens", None) is None
 
 
-def _register(lm: Any) -> None:
+def _register(lm: dspy.BaseLM) -> None:
     if str(getattr(lm, "model", "")).startswith(LOCAL):
         register_transformers()
 

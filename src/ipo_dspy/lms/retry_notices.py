@@ -8,8 +8,9 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import dspy
 from dspy.utils.exceptions import LMError, is_retryable_lm_error
 
 from ipo_dspy.lms.endpoints import place
@@ -27,7 +28,7 @@ LONGEST_WAIT = 120.0
 """Seconds that a server may ask for with `Retry-After`; limits a minute pass in that time, limits a day do not."""
 
 
-def ask_again(lm: Any, ask: Callable[[], T], *, retries: int) -> T:
+def ask_again(lm: dspy.BaseLM, ask: Callable[[], T], *, retries: int) -> T:
     """Ask until there is an answer, at most `retries` times more than once.
 
     Args:
@@ -77,12 +78,12 @@ _sleep = time.sleep
 class _Listener:
     """Someone who is told of a failed try that is followed by another one, once a minute for each model."""
 
-    def __init__(self, lms: Sequence[Any], tell: Callable[[str], None]) -> None:
+    def __init__(self, lms: Sequence[dspy.BaseLM], tell: Callable[[str], None]) -> None:
         self.lms, self.tell = lms, tell
         self._told: dict[int, float] = {}
         self._lock = threading.Lock()
 
-    def tell_of(self, lm: Any, error: LMError, tries: int) -> None:
+    def tell_of(self, lm: dspy.BaseLM, error: LMError, tries: int) -> None:
         if not any(one is lm for one in self.lms):
             return
         with self._lock:
@@ -101,7 +102,7 @@ _listeners: list[_Listener] = []
 
 
 @contextlib.contextmanager
-def telling_of_retries(lms: Sequence[Any], tell: Callable[[str], None]) -> Iterator[None]:
+def telling_of_retries(lms: Sequence[dspy.BaseLM], tell: Callable[[str], None]) -> Iterator[None]:
     """Meanwhile, tell of a failed try of these models that is followed by another one; each model once a minute.
 
     Args:

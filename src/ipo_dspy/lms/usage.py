@@ -16,7 +16,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import dspy
+
 from ipo_dspy.lms import LOCAL
+from ipo_dspy.lms.library import import_litellm
 
 TOKENS_PER_IMAGE = 765
 """What OpenAI counts for an image of 768 x 768 pixels, the largest that is sent; other providers count fewer."""
@@ -43,7 +46,7 @@ class Usage:
     estimated: bool
 
 
-def usage_of(lm: Any, entry: Mapping[str, Any]) -> Usage:
+def usage_of(lm: dspy.BaseLM, entry: Mapping[str, Any]) -> Usage:
     """Return what a request took, by DSPy's record of it.
 
     Args:
@@ -78,7 +81,7 @@ def tokens_in(text: str) -> int:
     >>> tokens_in("a photo of a dog."), tokens_in("")
     (6, 0)
     """
-    import litellm
+    litellm = import_litellm()
 
     counted = text[:_COUNTED]
     pieces = [counted[begin : begin + _PIECE] for begin in range(0, len(counted), _PIECE)]
@@ -96,9 +99,7 @@ def price(model: str, prompt_tokens: int, completion_tokens: int) -> float | Non
     """
     if model.startswith(LOCAL):
         return 0.0  # it runs in this process
-    import litellm
-
-    litellm.suppress_debug_info = True  # else it prints advice on stdout
+    litellm = import_litellm()
     try:
         parts = litellm.cost_per_token(model=model, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
     except (litellm.exceptions.BadRequestError, litellm.exceptions.NotFoundError, ValueError, KeyError):
@@ -110,7 +111,7 @@ def price(model: str, prompt_tokens: int, completion_tokens: int) -> float | Non
     return round(float(sum(parts)), 10)
 
 
-def price_of(lm: Any, prompt_tokens: int, completion_tokens: int) -> float | None:
+def price_of(lm: dspy.BaseLM, prompt_tokens: int, completion_tokens: int) -> float | None:
     """USD by the rates that a model was given, else by LiteLLM's list.
 
     >>> import dspy
@@ -130,7 +131,7 @@ RATES = ("input_cost_per_token", "output_cost_per_token")
 """Settings of a model that name its price."""
 
 
-def _cost(lm: Any, said: Any, prompt_tokens: int, completion_tokens: int) -> float | None:
+def _cost(lm: dspy.BaseLM, said: Any, prompt_tokens: int, completion_tokens: int) -> float | None:
     """What LiteLLM made of the usage: discounts of caches are in it. Not where it is far from the plain price."""
     plain = price_of(lm, prompt_tokens, completion_tokens)
     if not isinstance(said, int | float) or not math.isfinite(said) or said <= 0:  # 0 for want of a price

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.errors import DataError
 from ipo_dspy.optimizer.search import Record, SearchResult
 from ipo_dspy.optimizer.trainset import TrainingImages, gather
@@ -208,11 +209,5 @@ def keep_comparison(
     rows = list(zip(images.sources, images.labels, start.predicted, best.predicted, strict=True))
     mended = [row for row in rows if row[2] != row[1] == row[3]]
     broken = [row for row in rows if row[2] == row[1] != row[3]]
-    for source, label, before, after in [*_spread(mended), *_spread(broken)]:
+    for source, label, before, after in [*evenly_spaced(mended, CHANGED_SHOWN), *evenly_spaced(broken, CHANGED_SHOWN)]:
         record("changed", split=split, part=part, source=source, label=label, before=before, after=after)
-
-
-def _spread(rows: Sequence[tuple[str, str, str, str]]) -> list[tuple[str, str, str, str]]:
-    """At most `CHANGED_SHOWN` rows, taken evenly: images of a class stand together."""
-    keep = min(len(rows), CHANGED_SHOWN)
-    return [rows[i * len(rows) // keep] for i in range(keep)]

@@ -16,6 +16,7 @@ import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
 from dspy.utils.callback import BaseCallback
 
+from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy.errors import InputError
 from ipo_dspy.lms.api_keys import check_key
 from ipo_dspy.lms.preflight import check_prices, check_rates, distinct, greet_once
@@ -32,7 +33,6 @@ from ipo_dspy.optimizer.pipeline import Task, Ways, check, encode, search, sente
 from ipo_dspy.optimizer.results import DetailedResults, candidates, save_whole, with_templates
 from ipo_dspy.optimizer.search import Plan, SearchResult
 from ipo_dspy.optimizer.trainset import find_classifiers, gather
-from ipo_dspy.program_files import PROGRAM_FILE
 from ipo_dspy.run.events import Event, Observer
 from ipo_dspy.run.ledger import Limits
 from ipo_dspy.run.progress import ProgressDisplay, data_line, is_watched

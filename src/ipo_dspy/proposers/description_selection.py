@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from ipo_dspy._internal.sequences import evenly_spaced
+
 DESCRIPTION_TOKENS = 2000
 """The paper's requests hold about 5,000 tokens in all."""
 
@@ -29,9 +31,9 @@ def evenly(texts: Sequence[str], budget: int, step: int = 0) -> list[str]:
     ['aaaa', 'cccc']
     """
     keep = len(texts)
-    while keep and (needed := sum(map(tokens_in, _spread(texts, keep)))) > budget:
+    while keep and (needed := sum(map(tokens_in, evenly_spaced(texts, keep)))) > budget:
         keep = min(keep - 1, keep * budget // needed)
-    return _spread(texts, keep)
+    return evenly_spaced(texts, keep)
 
 
 def in_turn(texts: Sequence[str], budget: int, step: int) -> list[str]:
@@ -44,10 +46,6 @@ def in_turn(texts: Sequence[str], budget: int, step: int) -> list[str]:
         return list(texts)
     offset = step % len(texts)
     return evenly([*texts[offset:], *texts[:offset]], budget)
-
-
-def _spread(texts: Sequence[str], keep: int) -> list[str]:
-    return [texts[i * len(texts) // keep] for i in range(keep)]
 
 
 CHOICES: Mapping[str, Choose] = {"even": evenly, "rotate": in_turn}

@@ -7,12 +7,10 @@ out, so that a capped list never reads as a whole one.
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
+from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.report.run_view import Change, Evaluation, Search
-from ipo_dspy.scoring.score import Score
-
-_T = TypeVar("_T")
+from ipo_dspy.scoring.score import Score, harmonic_mean
 
 SPLITS = ("test", "validation", "train")
 """Most telling first."""
@@ -123,15 +121,6 @@ def headline(rows: Sequence[ScoreRow]) -> ScoreRow | None:
     return whole[0] if whole else None
 
 
-def harmonic_mean(base: float, novel: float) -> float:
-    """The harmonic mean of two accuracies, 0 where both are 0.
-
-    >>> harmonic_mean(60.0, 30.0)
-    40.0
-    """
-    return 2 * base * novel / (base + novel) if base + novel else 0.0
-
-
 def class_table(search: Search) -> ClassTable | None:
     """Gains and losses of the classes on the most telling split where start and best were evaluated."""
     for split in SPLITS:
@@ -155,8 +144,8 @@ def changed(changes: Sequence[Change]) -> list[Changed]:
     half = PICTURES_SHOWN // 2
     few_mended, few_broken = min(len(mended), half), min(len(broken), half)
     return [
-        Changed("Mended", spread(mended, PICTURES_SHOWN - few_broken), len(mended)),
-        Changed("Broken", spread(broken, PICTURES_SHOWN - few_mended), len(broken)),
+        Changed("Mended", tuple(evenly_spaced(mended, PICTURES_SHOWN - few_broken)), len(mended)),
+        Changed("Broken", tuple(evenly_spaced(broken, PICTURES_SHOWN - few_mended)), len(broken)),
     ]
 
 
@@ -168,16 +157,6 @@ def telling_changes(changes: Sequence[Change]) -> list[Change]:
 
 def _telling(split: str) -> int:
     return SPLITS.index(split) if split in SPLITS else len(SPLITS)
-
-
-def spread(items: Sequence[_T], n: int) -> tuple[_T, ...]:
-    """At most `n` items at even distances, since neighbours often share a class.
-
-    >>> spread("abcdefgh", 4)
-    ('a', 'c', 'e', 'g')
-    """
-    n = min(n, len(items))
-    return tuple(items[i * len(items) // n] for i in range(n))
 
 
 def _evaluated(search: Search, split: str, part: str) -> ScoreRow | None:

@@ -8,18 +8,22 @@ metadata and no file of a stranger gets there.
 import base64
 import io
 import logging
+import tarfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ipo_dspy._internal.file_io import open_regular
 from ipo_dspy.errors import ImageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from pyarrow import Schema
 
 SIDE = 96
+MAX_FILE_BYTES = 2**29
 MAX_TABLE_BYTES = 2**29
 """Row groups of a parquet file are decoded whole; larger ones are left alone."""
 
@@ -32,8 +36,9 @@ _UNREADABLE = (
     ArithmeticError,
     NotImplementedError,
     ImportError,
+    tarfile.TarError,
 )
-"""No image, no such row, or what pyarrow raises for broken files."""
+"""No image, no such row, or what pyarrow and tarfile raise for broken files."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,20 +47,26 @@ def thumbnail(source: str) -> str | None:
     """Return the image that `source` names as a `data:` address of at most 96 x 96 pixels.
 
     Args:
-        source: an absolute path, or `FILE.parquet#ROW` with a column `image` of `{bytes, path}`.
+        source: an absolute path, `FILE.parquet#ROW` with a column of `{bytes, path}`, or `FILE.tar#MEMBER`.
     """
     from ipo_dspy.clip.image_io import open_image
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            content = _table_image(source) if ".parquet#" in source.lower() else _local(source)
-            image = open_image(content, least_side=8 * SIDE)
+            image = open_image(_content(source), least_side=8 * SIDE)
             image.thumbnail((SIDE, SIDE))
             return _encode(image)
         except _UNREADABLE as error:
             _log.info("no thumbnail of %r: %s", source, error)
             return None
+
+
+def _content(source: str) -> bytes | Path:
+    if ".parquet#" in source.lower():
+        return _table_image(source)
+    at = source.lower().find(".tar#")
+    return _local(source) if at < 0 else _tar_image(source[: at + 4], source[at + 5 :])
 
 
 def _local(source: str) -> Path:
@@ -75,20 +86,39 @@ def _table_image(source: str) -> bytes | Path:
     return data if isinstance(data, bytes) else _local(place if isinstance(place, str) else "")
 
 
+def _tar_image(archive: str, name: str) -> bytes:
+    with open_regular(_local(archive)) as raw, tarfile.open(fileobj=raw, mode="r:", ignore_zeros=True) as file:
+        for member in file:
+            if member.name == name and member.isreg():
+                content = file.extractfile(member)
+                if content is not None and member.size <= MAX_FILE_BYTES:
+                    return content.read()
+    raise ValueError("no such member")
+
+
 def _table_cell(path: Path, row: int) -> Mapping[str, Any]:
-    """Return the `image` cell of one row; only the row group that holds it is read."""
+    """Return the image cell of one row; only the row group that holds it is read."""
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as table:
+        column = _image_column(table.schema_arrow)
         for group in range(table.num_row_groups):
             meta = table.metadata.row_group(group)
             if 0 <= row < meta.num_rows:
                 if meta.total_byte_size > MAX_TABLE_BYTES:
                     raise ValueError("row group too large")
-                cell = table.read_row_group(group, columns=["image"]).column("image")[row].as_py()
+                cell = table.read_row_group(group, columns=[column]).column(column)[row].as_py()
                 return cell if isinstance(cell, dict) else MappingProxyType({})
             row -= meta.num_rows
     raise ValueError("no such row")
+
+
+def _image_column(schema: "Schema") -> str:
+    """Return the name of the column `image`, or of the only one that holds the bytes of files."""
+    held = [field.name for field in schema if str(field.type).startswith("struct<") and "bytes: " in str(field.type)]
+    if "image" not in schema.names and len(held) != 1:
+        raise ValueError("no one image column")
+    return "image" if "image" in schema.names else str(held[0])
 
 
 def _encode(image: "Image") -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from ipo_dspy._internal.append_only import AppendOnlyFile, FileInUseError, FileReplacedError, is_locked
+from ipo_dspy._internal.append_only import AppendOnlyFile, FileInUseError, FileReplacedError, complete_lines, is_locked
 from ipo_dspy._internal.file_io import open_regular, read_regular
 from ipo_dspy._internal.file_kinds import JOURNAL, JOURNAL_FILE, described
 from ipo_dspy._internal.json_input import parse_json
@@ -49,8 +49,8 @@ class Journal:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._file = AppendOnlyFile(self.path, limit=MAX_BYTES, patience=PATIENCE)
                 undo.callback(self._leave)
+                self._file.drop_torn_line()
                 content = self._file.content
-                self._file.cut(content.rfind(b"\n") + 1)
             except FileInUseError as error:
                 raise JournalError(
                     f"log_dir {str(self.folder)!r} is being written by another process; wait until it is done, or name "
@@ -219,8 +219,7 @@ def _read(path: Path, content: bytes) -> list[Event]:
 
 
 def _events(path: Path, content: bytes) -> Iterator[Event]:
-    *whole, _torn = content.split(b"\n")  # what follows the last newline was never finished
-    for number, line in enumerate(whole, start=1):
+    for number, line in enumerate(complete_lines(content), start=1):
         yield parse_line(line, path, number)
 
 
@@ -258,6 +257,6 @@ def follow(run: str | os.PathLike[str]) -> Iterator[list[Event]]:
             ) from error
         if size < offset:
             return
-        *whole, _torn = content.split(b"\n")
+        whole = complete_lines(content)
         yield [parse_line(line, path, number + i) for i, line in enumerate(whole, start=1)]
         offset, number = offset + sum(len(line) + 1 for line in whole), number + len(whole)

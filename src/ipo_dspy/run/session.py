@@ -8,9 +8,9 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
+from ipo_dspy._internal.versions import package_versions
 from ipo_dspy.errors import JournalError, StoppedError
 from ipo_dspy.optimizer.search import Record
 from ipo_dspy.run.events import Event, Observer
@@ -70,7 +70,7 @@ class Session:
         Raises:
             JournalError: it was set up otherwise before, and that is not allowed.
         """
-        versions = {name: version(name) for name in VERSIONS}
+        versions = package_versions(VERSIONS)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         last = next((event for event in reversed(self.past) if event["event"] == "run"), None)
         if last is None or not has_begun(self.past):

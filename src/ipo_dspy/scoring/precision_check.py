@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource, encode_images
 from ipo_dspy.clip.loading import reload
@@ -132,8 +133,7 @@ def check_precision(
             return None
         _compared.add(backbone)
     dtype = str(backbone.dtype).removeprefix("torch.")
-    keep = min(len(images), IMAGES)
-    chosen = [i * len(images) // keep for i in range(keep)]
+    chosen = evenly_spaced(range(len(images)), IMAGES)
     some, own = [images[i] for i in chosen], [labels[i] for i in chosen]
     try:
         found = compare(backbone, reload(backbone, "float32"), some, own, classes, allow_url=allow_url)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ipo_dspy.errors import InputError
+from ipo_dspy.errors import DataError, InputError
 
 DECIMALS = 4
 """Of a loss, as they are shown to people and to language models; a ranking goes by no more than these.
@@ -45,3 +45,17 @@ class Score:
 
     def __repr__(self) -> str:
         return f"Score(accuracy={self.accuracy:.2f}%, loss={self.loss:.4f})"
+
+
+def harmonic_mean(base: float, novel: float) -> float:
+    """Return 2ab/(a+b) of two accuracies in percent, the figure by which base-to-novel methods are ranked.
+
+    >>> harmonic_mean(80.0, 60.0)
+    68.57142857142857
+    >>> harmonic_mean(0, 0)
+    0.0
+    """
+    for value in (base, novel):
+        if not 0 <= value <= 100:
+            raise DataError(f"accuracy {value!r} is not a percentage; pass a number from 0 to 100")
+    return 2 * base * novel / (base + novel) if base + novel else 0.0

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 PROVIDER = "transformers"
 
-litellm.suppress_debug_info = True  # else it prints advice on stdout
-
 _registering = threading.Lock()
 
 _answering = threading.Lock()
