@@ -129,8 +129,17 @@ def test_a_journal_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     task = demo.load("pixel-animals", shots=1)
     IPO(proposer="evolution", steps=1, describer=None, log_dir=tmp_path).compile(task.program, task.trainset)
     with Journal(tmp_path) as journal:
-        journal.append("fault", predictor="self", step=1, message=HOSTILE)
-        journal.append("rejection", predictor="self", step=1, text=HOSTILE, reason=HOSTILE, message=HOSTILE)
+        journal.append({"event": "fault", "predictor": "self", "step": 1, "message": HOSTILE})
+        journal.append(
+            {
+                "event": "rejection",
+                "predictor": "self",
+                "step": 1,
+                "text": HOSTILE,
+                "reason": HOSTILE,
+                "message": HOSTILE,
+            }
+        )
     assert "[U+001B]" in assert_no_controls_in(capsys, "watch", "--once", str(tmp_path))
     assert_no_controls_in(capsys, "report", str(tmp_path))
 

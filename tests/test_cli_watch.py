@@ -18,67 +18,71 @@ import pytest
 from rich.console import Console
 
 from ipo_dspy.cli import main
-from ipo_dspy.cli.watch import ASCII_BARS, Watch, draw, sparkline
-from ipo_dspy.cli.watch_state import RunState, SearchState
+from ipo_dspy.cli.watch import ASCII_BARS, Watch, draw, sparkline, status
 from ipo_dspy.errors import JournalError
 from ipo_dspy.run.events import Event
 from ipo_dspy.run.journal import FILE_NAME, Journal, follow, is_written
+from ipo_dspy.run.state import RunState, SearchState
 
 COMMAND = [sys.executable, "-c", "from ipo_dspy.cli import main; main()", "watch"]
 PATIENCE = 60
 """Seconds after which a process that should have ended is given up."""
 
-Row = tuple[str, dict[str, Any]]
+Row = dict[str, Any]
 
 
 def begun(steps: int = 4) -> Row:
     fields = {"schema": 1, "started": "2025-01-01T00:00:00+00:00", "seed": 0, "versions": {}}
-    return "run", {**fields, "settings": {"steps": steps, "patience": None}}
+    return {"event": "run", **fields, "settings": {"steps": steps, "patience": None}}
 
 
 def trial(index: int, step: int, accuracy: float, text: str = "", predictor: str = "self") -> Row:
     fields = {"index": index, "step": step, "accuracy": accuracy, "loss": 2.0, "tokens": 5, "key": str(index)}
-    return "trial", {"predictor": predictor, "template": text or f"picture {index} of a <CLASS>.", **fields}
+    return {"event": "trial", "predictor": predictor, "template": text or f"picture {index} of a <CLASS>.", **fields}
 
 
 def step(number: int, predictor: str = "self", elapsed: float = 0.0) -> Row:
     counts = {"proposed": 2, "accepted": 1, "calls": 1, "tokens": 15, "seconds": 1.0, "elapsed": elapsed}
-    return "step", {"predictor": predictor, "step": number, **counts}
+    return {"event": "step", "predictor": predictor, "step": number, **counts}
 
 
 def answer(question: str, cost: float | None) -> Row:
     counts = {"calls": 1, "prompt_tokens": 10, "completion_tokens": 5, "cost": cost, "seconds": 1.0, "elapsed": 2.5}
-    return "answer", {"predictor": "self", "question": question, "model": "openai/toy", "texts": [], **counts} | {
+    return {"event": "answer", "predictor": "self", "question": question, "model": "toy", "texts": [], **counts} | {
         "cut": False,
         "fault": None,
     }
 
 
 def rejection(reason: str) -> Row:
-    return "rejection", {"predictor": "self", "step": 1, "text": "x", "reason": reason, "message": "no"}
+    return {"event": "rejection", "predictor": "self", "step": 1, "text": "x", "reason": reason, "message": "no"}
 
 
 def fault(message: str) -> Row:
-    return "fault", {"predictor": "self", "step": 1, "message": message}
+    return {"event": "fault", "predictor": "self", "step": 1, "message": message}
 
 
 def chosen(index: int) -> Row:
-    return "chosen", {"predictor": "self", "index": index, "template": "x", "decided_by": "train", "finalists": []}
+    return {
+        "event": "chosen",
+        "predictor": "self",
+        "index": index,
+        "template": "x",
+        "decided_by": "train",
+        "finalists": [],
+    }
 
 
 def end(status: str = "finished") -> Row:
-    return "end", {"status": status, "seconds": 9.5, "calls": 2, "tokens": 30}
+    return {"event": "end", "status": status, "seconds": 9.5, "calls": 2, "tokens": 30}
 
 
 def resumed(**changed: list[Any]) -> Row:
-    return "resume", {"started": "2025-01-02T00:00:00+00:00", "changed": changed, "versions": {}}
+    return {"event": "resume", "started": "2025-01-02T00:00:00+00:00", "changed": changed, "versions": {}}
 
 
 def folded(*rows: Row) -> RunState:
-    state = RunState()
-    for kind, fields in rows:
-        state.fold(cast(Event, {"event": kind, **fields}))
-    return state
+    return RunState(cast(Event, row) for row in rows)
 
 
 def search_of(*rows: Row) -> SearchState:
@@ -88,7 +92,7 @@ def search_of(*rows: Row) -> SearchState:
 
 def keep(folder: Path, *rows: Row) -> None:
     with Journal(folder) as journal:
-        journal.extend(rows)
+        journal.append(*rows)
 
 
 def shown(folder: Path, **settings: Any) -> str:
@@ -106,7 +110,7 @@ def test_better_ones_best_and_curve() -> None:
     assert [row.index for row in search.better] == [0, 1, 3]
     assert (search.start, search.best) == (search.better[0], search.better[-1])
     assert search.curve == [20.0, 50.0, 50.0, 60.0]
-    assert (search.steps, len(search.trials)) == (3, 4)
+    assert (search.steps, len(search.history)) == (3, 4)
 
 
 def test_of_two_with_the_same_accuracy_the_order_of_trials_decides() -> None:
@@ -117,16 +121,16 @@ def test_of_two_with_the_same_accuracy_the_order_of_trials_decides() -> None:
 def test_what_was_chosen_is_shown_as_best_and_no_longer_after_a_resume() -> None:
     rows = [trial(0, 0, 20.0), trial(1, 1, 50.0), trial(2, 1, 60.0), chosen(1), end("max_tokens")]
     state = folded(begun(), *rows)
-    assert state.searches["self"].best == state.searches["self"].trials["1"]
-    assert (state.status(held=False), state.seconds) == ("stopped: --max-tokens is reached", 9.5)
+    assert [state.searches["self"].best] == [t for t in state.searches["self"].history if t.index == 1]
+    assert (status(state, held=False, folder=""), state.seconds) == ("stopped: --max-tokens is reached", 9.5)
     state = folded(begun(), *rows, resumed(steps=[4, 9]))
-    assert state.searches["self"].best == state.searches["self"].trials["2"]
-    assert (state.status(held=True), state.planned) == ("running", 9)
+    assert [state.searches["self"].best] == [t for t in state.searches["self"].history if t.index == 2]
+    assert (status(state, held=True, folder=""), state.settings["steps"]) == ("running", 9)
 
 
 def test_spending_counts_each_answer_once_and_unknown_prices_apart() -> None:
     state = folded(answer("step 1/0", 0.5), answer("step 1/0", 0.5), answer("step 2/0", None))
-    assert (state.spent.calls, state.spent.tokens, state.spent.cost, state.spent.unpriced) == (2, 30, 0.5, 1)
+    assert (state.usage.calls, state.usage.tokens, state.usage.cost, state.usage.unpriced) == (2, 30, 0.5, 1)
     assert state.seconds == 2.5
 
 
@@ -136,24 +140,24 @@ def test_several_searches_stand_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "held", "status"),
+    ("rows", "held", "shown"),
     [
         ([], False, "waiting for its journal"),
         ([begun()], True, "running"),
         ([begun()], None, "running"),
         ([begun()], False, "stopped: no process is writing it; run the same command again with --out FOLDER to go on"),
         ([begun(), end()], False, "finished"),
-        ([begun(), end()], True, "finished; its test images are scored"),
+        ([begun(), end()], True, "finished"),
         ([begun(), end("faults")], False, "stopped: too many faults in a row"),
         ([begun(), end("max_lm_calls")], False, "stopped: --max-lm-calls is reached"),
     ],
 )
-def test_status(rows: list[Row], held: bool | None, status: str) -> None:
-    assert folded(*rows).status(held=held) == status
+def test_status(rows: list[Row], held: bool | None, shown: str) -> None:
+    assert status(folded(*rows), held=held, folder="FOLDER") == shown
 
 
 def test_a_field_of_another_type_is_told(tmp_path: Path) -> None:
-    keep(tmp_path, begun(), ("trial", {**trial(0, 0, 20.0)[1], "accuracy": "high"}))
+    keep(tmp_path, begun(), {**trial(0, 0, 20.0), "accuracy": "high"})
     with pytest.raises(JournalError, match="'trial' has 'high' as 'accuracy'"):
         Watch(tmp_path).look()
 
@@ -218,7 +222,7 @@ def test_what_is_drawn(tmp_path: Path) -> None:
 
 
 def test_what_was_described_is_explained(tmp_path: Path) -> None:
-    rows = [("description", {"predictor": "self", "source": f"/{i}.png", "text": "grainy"}) for i in range(2)]
+    rows = [{"event": "description", "predictor": "self", "source": f"/{i}.png", "text": "grainy"} for i in range(2)]
     keep(tmp_path, begun(), *rows, trial(0, 0, 20.0))
     lines = shown(tmp_path).splitlines()
     assert "step 0 of 4, 1 template tried" in lines
@@ -276,7 +280,7 @@ from ipo_dspy.run.journal import Journal
 with Journal(sys.argv[1]) as journal:
     print("ready", flush=True)
     for line in sys.stdin:
-        journal.append(*json.loads(line)[:1], **json.loads(line)[1])
+        journal.append(json.loads(line))
         print("kept", flush=True)
 """
 

@@ -10,6 +10,7 @@ import dspy
 import pytest
 from dspy.utils import DummyLM
 
+from helpers.openai_server import Writer
 from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.errors import InputError
 from ipo_dspy.integrations.mlflow import mlflow_observer
@@ -127,11 +128,12 @@ def test_without_a_run_nothing_is_searched(mlflow: Any, task: demo.DemoTask) -> 
 def test_two_classifiers_are_told_apart(mlflow: Any) -> None:
     trial = {"index": 0, "template": "a <CLASS>.", "loss": 1.0, "tokens": 3, "key": "0"}
     with mlflow.start_run() as run:
-        observer = mlflow_observer()
+        observer: Any = mlflow_observer()
         observer({"event": "run", "seed": 3, "settings": {"steps": 1, "proposer": "evolution"}})
         for name, accuracy in (("first", 50.0), ("steps[1]", 75.0)):
             observer({"event": "search", "predictor": name, "start": "a <CLASS>.", **SEARCH})
             observer({"event": "trial", "predictor": name, "step": 0, "accuracy": accuracy, **trial})
+            observer({"event": "answer", "predictor": name, "question": "step 1/0", **RESPONSE})
             observer({"event": "step", "predictor": name, "step": 1, "calls": 2, "tokens": 30})
     logged = mlflow.get_run(run.info.run_id).data
     assert {k: v for k, v in logged.metrics.items() if "best_accuracy" in k} == {
@@ -139,6 +141,7 @@ def test_two_classifiers_are_told_apart(mlflow: Any) -> None:
         "steps_1_.best_accuracy": 75.0,
     }
     assert (logged.metrics["first.calls"], logged.metrics["first.tokens"]) == (2, 30)
+    assert (logged.metrics["steps_1_.calls"], logged.metrics["steps_1_.tokens"]) == (4, 60)  # of the whole run
     params = logged.params
     assert (params["ipo_seed"], params["ipo_steps"], params["steps_1_.clip_name"]) == ("3", "1", "toy")
 
@@ -152,20 +155,47 @@ def test_a_second_compilation_in_the_run_keeps_the_first_ones_parameters(mlflow:
     assert logged.metrics["train_accuracy_start"] == first.detailed_results.best.score.accuracy
 
 
+@pytest.mark.usefixtures("no_cache")
+def test_every_request_counts_not_only_those_of_steps(mlflow: Any, task: demo.DemoTask) -> None:
+    with Writer() as server, mlflow.start_run() as run:
+        lm = server.lm()
+        given: dict[str, Any] = {"steps": 2, "prompts_per_step": 2, "max_descriptions": 3}
+        optimizer = IPO(prompt_model=lm, description_model=lm, observers=[mlflow_observer()], **given)
+        results = optimizer.compile(task.program, task.trainset).detailed_results
+    calls = by_step(mlflow, run, "calls")
+    assert (calls[0], calls[2]) == (4, 6)  # a connectivity check and three descriptions come before the first step
+    metrics = mlflow.get_run(run.info.run_id).data.metrics
+    assert (metrics["calls"], metrics["tokens"]) == (results.calls, results.tokens)
+
+
+def test_a_resumed_run_counts_what_its_earlier_sessions_found(mlflow: Any, task: demo.DemoTask, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"proposer": "evolution", "log_dir": tmp_path / "run"}
+    IPO(**given, steps=2).compile(task.program, task.trainset)
+    with mlflow.start_run() as run:
+        best = IPO(**given, steps=3, observers=[mlflow_observer()]).compile(task.program, task.trainset)
+    results = best.detailed_results
+    assert by_step(mlflow, run, "best_accuracy") == {3: results.best.score.accuracy}
+    assert by_step(mlflow, run, "templates") == {3: len(results.trials)}
+    logged = mlflow.get_run(run.info.run_id)
+    assert logged.data.params["ipo_steps"] == "3"
+    table = mlflow.artifacts.load_text(f"{logged.info.artifact_uri}/templates.csv")
+    assert len(table.splitlines()) == 1 + len(results.trials)
+
+
 def test_a_run_that_goes_on_tells_only_what_is_new(mlflow: Any) -> None:
     with mlflow.start_run() as run:
-        observer = mlflow_observer()
+        observer: Any = mlflow_observer()
         observer({"event": "step", "predictor": "self", "step": 3, "calls": 1, "tokens": 9})
-        observer({"event": "end", "status": "finished", "seconds": 2.0, "cost": 0.25})
-    assert mlflow.get_run(run.info.run_id).data.metrics == {"seconds": 2.0, "cost": 0.25}
+        observer({"event": "end", "status": "finished", "seconds": 2.0, "calls": 1, "tokens": None, "cost": 0.25})
+    assert mlflow.get_run(run.info.run_id).data.metrics == {"calls": 1, "seconds": 2.0, "cost": 0.25}
 
 
 def test_what_mlflow_refuses_is_a_warning(mlflow: Any, caplog: pytest.LogCaptureFixture) -> None:
     with mlflow.start_run() as run:
-        observer = mlflow_observer()
+        observer: Any = mlflow_observer()
         observer({"event": "search", "predictor": "self", "start": "a <CLASS>.", **SEARCH})
     mlflow.MlflowClient().delete_run(run.info.run_id)
-    observer({"event": "end", "status": "finished", "seconds": 1.0})
+    observer({"event": "end", "status": "finished", "seconds": 1.0, "calls": 0, "tokens": 0})
     assert "end not logged to MLflow run" in caplog.text
 
 
@@ -176,11 +206,16 @@ def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_events_pass(mlflow: Any, caplog: pytest.LogCaptureFixture) -> None:
-    mlflow_observer(run_id="any")({"event": "something new"})
+    observer: Any = mlflow_observer(run_id="any")
+    observer({"event": "something new"})
     assert caplog.records == []
 
 
 ANSWER = {"proposed_instruction": "a <CLASS>.", "proposed_prefix_for_output_field": "Label:"}
+RESPONSE: dict[str, Any] = {
+    **{"model": "toy", "texts": [], "cut": False, "fault": None, "calls": 2, "prompt_tokens": 20},
+    **{"completion_tokens": 10, "cost": None, "seconds": 1.0, "elapsed": 1.0},
+}
 SEARCH = {"classes": ["a", "b"], "images": 2, "validation_images": 0, "model": {"name": "toy"}}
 
 

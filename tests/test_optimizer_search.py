@@ -3,6 +3,7 @@
 import itertools
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 
 from ipo_dspy.errors import BudgetError, TemplateError
 from ipo_dspy.lms.proposal_parsing import read_proposal
-from ipo_dspy.optimizer.search import BARREN_STEPS, FINALISTS, Plan, Record, Search, SearchResult
+from ipo_dspy.optimizer.search import BARREN_STEPS, FINALISTS, Plan, Search, SearchResult
 from ipo_dspy.proposers import Answer, Ask, EvolutionProposer, ProposalError, Proposals
-from ipo_dspy.run.journal import FILE_NAME, Journal, NoJournal, replay
+from ipo_dspy.run.journal import FILE_NAME, Journal, replay
 from ipo_dspy.run.ledger import Ledger, Limits
+from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
@@ -79,23 +81,22 @@ def search(
     plan: Plan | None = None,
     *,
     scorer: ToyScorer | None = None,
-    journal: Journal | NoJournal | None = None,
+    journal: Journal | None = None,
     observers: Sequence[Any] = (),
     initial: Sequence[Template] = (START,),
     validator: ToyScorer | None = None,
-    ledger: Ledger | None = None,
+    limits: Limits | None = None,
+    clock: Callable[[], float] = time.monotonic,
     stop: Callable[[], bool] = lambda: False,
 ) -> SearchResult:
-    journal = journal or NoJournal()
-    record = Record("self", journal, observers)
+    recorder = EventRecorder(journal, observers, past=() if journal is None else journal.past)
     steps = len(proposer.answers) if isinstance(proposer, Script) else 3
     engine = Search(
         scorer or ToyScorer(),
         proposer,
         plan or Plan(steps=steps),
-        record,
-        ledger=ledger or Ledger(journal, past=journal.past, observers=observers),
-        past=journal.past,
+        recorder,
+        ledger=Ledger(recorder, limits, clock=clock),
         stop=stop,
         clock=toy_clock(),
     )
@@ -256,15 +257,15 @@ def test_stopping_ends_it_after_the_step() -> None:
 def test_a_limit_ends_it_with_what_was_found(tmp_path: Path) -> None:
     script = Script(*[[f"a {'very ' * i}dark <CLASS>."] for i in range(5)])
     with Journal(tmp_path / "run") as journal:
-        result = search(script, journal=journal, ledger=Ledger(journal, Limits(max_tokens=25)))
+        result = search(script, journal=journal, limits=Limits(max_tokens=25))
     assert (result.status, len(result.trials)) == ("max_tokens", 1 + 3)  # ten tokens an answer: the third oversteps
     (told,) = (e for e in replay(tmp_path / "run") if e["event"] == "budget")
     assert (told["limit"], told["allowed"], told["spent"]) == ("max_tokens", 25, 30)
 
 
 def test_time_runs_out_also_where_nothing_is_asked() -> None:
-    ledger = Ledger(limits=Limits(max_seconds=2.5), clock=toy_clock())
-    result = search(EvolutionProposer(), Plan(steps=50), scorer=ToyScorer(context=30), ledger=ledger)
+    given: dict[str, Any] = {"limits": Limits(max_seconds=2.5), "clock": toy_clock()}
+    result = search(EvolutionProposer(), Plan(steps=50), scorer=ToyScorer(context=30), **given)
     assert result.status == "max_seconds"
     assert len(result.trials) > 1
 
@@ -386,6 +387,19 @@ def test_the_start_is_a_finalist_however_many_did_better() -> None:
     assert result.best == result.baseline
 
 
+def test_a_resumed_run_with_another_start_template_compares_with_that_one(tmp_path: Path) -> None:
+    better = [f"a {'very ' * i}blurry <CLASS>." for i in range(FINALISTS + 2)]
+    with Journal(tmp_path) as journal:
+        first = search(Script(better), scorer=ToyScorer(context=99), journal=journal)
+    assert first.baseline.template == START
+    nice = Template.parse("a nice <CLASS>.")  # worse than all others on training images, best on validation images
+    given: dict[str, Any] = {"scorer": ToyScorer(context=99), "validator": ToyScorer({"nice": 40.0}, context=99)}
+    with Journal(tmp_path) as journal:
+        result = search(Script([]), Plan(steps=1), journal=journal, initial=(nice,), **given)
+    assert (result.baseline.template, result.best.template) == (nice, nice)
+    assert len(result.trials) == len(first.trials) + 1
+
+
 def test_initial_templates_are_the_callers_so_a_bad_one_is_an_error() -> None:
     twice = [START, Template.parse("A photo of a <CLASS>."), Template.parse("a dark <CLASS>.")]
     assert [str(t.template) for t in search(Script(), initial=twice).trials] == [str(START), "a dark <CLASS>."]
@@ -442,7 +456,7 @@ def test_a_limit_in_the_middle_of_a_step_leaves_it_open_for_the_next_sitting(tmp
     plan = Plan(steps=3)
     whole = search(Two(), plan)
     with Journal(tmp_path) as journal:
-        part = search(Two(), plan, journal=journal, ledger=Ledger(journal, Limits(max_lm_calls=3)))
+        part = search(Two(), plan, journal=journal, limits=Limits(max_lm_calls=3))
     assert (part.status, part.trials) == ("max_lm_calls", whole.trials[:4])  # what was paid for was tried
     with Journal(tmp_path) as journal:
         again = search(Two(), plan, journal=journal)

@@ -18,12 +18,13 @@ import pytest
 from helpers.openai_server import KEY, OpenAIServer, Reply, text_of
 from ipo_dspy.errors import BudgetError, InputError
 from ipo_dspy.history import Trial
-from ipo_dspy.optimizer.search import Plan, Record, Search
+from ipo_dspy.optimizer.search import Plan, Search
 from ipo_dspy.proposers import Ask, EvolutionProposer, LMProposer, ProposalError, Proposals
 from ipo_dspy.proposers.description_selection import tokens_in
 from ipo_dspy.proposers.evolution import tidy
 from ipo_dspy.run.journal import FILE_NAME, Journal
 from ipo_dspy.run.ledger import Ledger, Limits, Spent
+from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import PLACEHOLDER, Template
 from ipo_dspy.vocabulary import BANK, Phrase
@@ -411,7 +412,7 @@ def test_no_key_in_journal_or_log(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     caplog.set_level("DEBUG", "ipo_dspy")
     with OpenAIServer(replies) as server, Journal(tmp_path / "run") as journal:
         engine = Search(
-            FlatScorer(), LMProposer(server.lm()), Plan(steps=3, prompts_per_step=3), Record("self", journal)
+            FlatScorer(), LMProposer(server.lm()), Plan(steps=3, prompts_per_step=3), EventRecorder(journal)
         )
         result = engine.run([Template.parse("a photo of a <CLASS>.")])
         assert (result.status, server.unseen) == ("faults", [])

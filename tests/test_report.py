@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import pyarrow as pa
@@ -27,8 +27,8 @@ from ipo_dspy.data import load_webdataset
 from ipo_dspy.errors import JournalError
 from ipo_dspy.report import render_report, write_report
 from ipo_dspy.report import thumbnails as pictures
-from ipo_dspy.report.run_view import Change
 from ipo_dspy.report.summary import changed
+from ipo_dspy.run.events import ChangedEvent
 from ipo_dspy.run.journal import Journal
 from ipo_dspy.scoring.score import harmonic_mean
 
@@ -46,26 +46,33 @@ _ENDS = ("", ", front view", " on a plain background", ", game asset", " with ha
 
 def begin(journal: Journal, *, settings: dict[str, Any] | None = None) -> None:
     """The run event."""
-    journal.append(
-        "run", schema=1, started="2026-03-01T09:30:00+00:00", seed=0,
-        settings=settings or {"steps": 100, "prompts_per_step": 8, "prompt_model": "openai/gpt-4o-mini", "shown": 20},
-        versions={"ipo_dspy": "0.1.0", "python": "3.11.7", "torch": "2.8.0"},
-    )  # fmt: skip
+    given = settings or {"steps": 100, "prompts_per_step": 8, "prompt_model": "openai/gpt-4o-mini", "shown": 20}
+    versions = {"ipo_dspy": "0.1.0", "python": "3.11.7", "torch": "2.8.0"}
+    head = {"event": "run", "schema": 1, "started": "2026-03-01T09:30:00+00:00", "seed": 0}
+    journal.append({**head, "settings": given, "versions": versions})
 
 
 def search(journal: Journal, predictor: str = "self", classes: Sequence[str] = CLASSES, start: str = START) -> None:
     """The search event."""
     model = {"model": "ViT-B-16-quickgelu", "pretrained": "openai", "fingerprint": "9f2c01ab", "dtype": "float32"}
-    journal.append(
-        "search", predictor=predictor, classes=list(classes), model=model,
-        images=400, validation_images=200, start=start,
-    )  # fmt: skip
+    counts = {"images": 400, "validation_images": 200}
+    given = {"predictor": predictor, "classes": list(classes), "model": model, "start": start}
+    journal.append({"event": "search", **given, **counts})
 
 
 def trial(journal: Journal, index: int, template: str, accuracy: float, loss: float, **fields: Any) -> None:
     """One trial; `step`, `tokens`, `key` and `predictor` have defaults."""
     given = {"predictor": "self", "step": 0, "tokens": 9, "key": str(index)} | fields
-    journal.append("trial", index=index, template=template, accuracy=accuracy, loss=loss, **given)
+    journal.append(
+        {"event": "trial", "index": index, "template": template, "accuracy": accuracy, "loss": loss, **given}
+    )
+
+
+def response(journal: Journal, question: str, **fields: Any) -> None:
+    """A response of a language model; `calls` and the counts of tokens have to be given."""
+    given = {"model": "openai/gpt-4o-mini", "texts": [], "cut": False, "fault": None, "cost": None}
+    times = {"seconds": 1.0, "elapsed": 1.0}
+    journal.append({"event": "answer", "predictor": "self", "question": question, **given, **times, **fields})
 
 
 def evaluation(
@@ -73,13 +80,13 @@ def evaluation(
 ) -> None:
     """An evaluation; the per-class counts are made up to suit."""
     given = {"predictor": "self", "template": START, "loss": 1.0, "images": 500, "per_class": {}} | fields
-    journal.append("evaluation", split=split, part=part, role=role, accuracy=accuracy, **given)
+    journal.append({"event": "evaluation", "split": split, "part": part, "role": role, "accuracy": accuracy, **given})
 
 
 def change(journal: Journal, source: str, label: str, before: str, after: str, **fields: Any) -> None:
     """A changed prediction."""
     given = {"predictor": "self", "split": "test", "part": "all"} | fields
-    journal.append("changed", source=source, label=label, before=before, after=after, **given)
+    journal.append({"event": "changed", "source": source, "label": label, "before": before, "after": after, **given})
 
 
 def draw_picture(name: str, seed: int, side: int = 64) -> Image.Image:
@@ -112,7 +119,9 @@ def sample_run(folder: Path, *, trials: int = 800, seed: int = 0, finished: bool
 def _describe(journal: Journal) -> None:
     for name in CLASSES:
         text = f"A small {name} drawn with square pixels in few colours, seen from the front on an empty ground."
-        journal.append("description", predictor="self", source=f"/photos/{name}/0001.png", text=text)
+        journal.append(
+            {"event": "description", "predictor": "self", "source": f"/photos/{name}/0001.png", "text": text}
+        )
 
 
 def _climb(journal: Journal, rng: random.Random, trials: int) -> tuple[int, str]:
@@ -129,9 +138,9 @@ def _climb(journal: Journal, rng: random.Random, trials: int) -> tuple[int, str]
         trial(journal, index, text, accuracy, loss, step=step, tokens=rng.randrange(7, 24))
         best = max(best, (accuracy, index, text), key=lambda b: (b[0], -b[1]))
         if index % 8 == 0:
-            journal.append(
-                "step", predictor="self", step=step, proposed=9, accepted=8, calls=8, tokens=4100, seconds=6.5
-            )
+            response(journal, f"step {step}/0", calls=8, prompt_tokens=4000, completion_tokens=100)
+            counts = {"proposed": 9, "accepted": 8, "calls": 8, "tokens": 4100, "seconds": 6.5}
+            journal.append({"event": "step", "predictor": "self", "step": step, **counts})
         if index % 9 == 0:
             _reject(journal, rng, step)
     trial(journal, trials, "pixel art of a <CLASS>.", 81.25, 0.7, step=trials // 8, tokens=8)
@@ -148,7 +157,14 @@ def _reject(journal: Journal, rng: random.Random, step: int) -> None:
         ]
     )
     journal.append(
-        "rejection", predictor="self", step=step, text=text, reason=reason, message=f"template {text[:40]!r} {reason}"
+        {
+            "event": "rejection",
+            "predictor": "self",
+            "step": step,
+            "text": text,
+            "reason": reason,
+            "message": f"template {text[:40]!r} {reason}",
+        }
     )
 
 
@@ -168,7 +184,14 @@ def _finish(journal: Journal, rng: random.Random, folder: Path, index: int, temp
         for i, text, accuracy, loss, held_out in rows
     ]
     journal.append(
-        "chosen", predictor="self", index=index, template=template, decided_by="validation", finalists=finalists
+        {
+            "event": "chosen",
+            "predictor": "self",
+            "index": index,
+            "template": template,
+            "decided_by": "validation",
+            "finalists": finalists,
+        }
     )
     before = {name: [rng.randrange(4, 20), 20] for name in CLASSES}
     after = {name: [min(20, max(0, right + rng.randrange(-4, 12))), 20] for name, (right, _) in before.items()}
@@ -180,13 +203,13 @@ def _finish(journal: Journal, rng: random.Random, folder: Path, index: int, temp
         path = folder / f"{label}_{i:04}.png"
         draw_picture(label, i).save(path)
         change(journal, str(path), label, *((label, other) if i % 4 == 3 else (other, label)))
-    journal.append("end", status="finished", seconds=754.2, calls=801, tokens=410233)
+    journal.append({"event": "end", "status": "finished", "seconds": 754.2, "calls": 801, "tokens": 410233})
 
 
 def add(folder: Path, kind: str, **fields: Any) -> None:
     """One more event in the journal of a run that had ended."""
     with Journal(folder) as journal:
-        journal.append(kind, **fields)
+        journal.append({"event": kind, **fields})
 
 
 def text_of(page: str) -> str:
@@ -277,6 +300,14 @@ def test_a_running_journal_gives_the_best_so_far(tmp_path: Path) -> None:
     assert "24 LLM tokens 12,300" in text
 
 
+def test_an_unfinished_run_counts_every_request(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        begin(journal)
+        for question in ("greet prompt_model x", "describe 0", "describe 1", "step 1/0"):
+            response(journal, question, calls=1, prompt_tokens=90, completion_tokens=10)
+    assert "LLM calls 4 LLM tokens 400" in text_of(render_report(tmp_path))
+
+
 def test_a_torn_last_line_is_no_obstacle(tmp_path: Path) -> None:
     run = sample_run(tmp_path, trials=30, finished=False)
     whole = (run / "journal.jsonl").read_bytes()
@@ -304,7 +335,7 @@ def test_a_run_taken_up_again_after_its_end_counts_as_running(tmp_path: Path) ->
         begin(journal)
         search(journal)
         trial(journal, 0, START, 50.0, 1.0)
-        journal.append("end", status="stopped", seconds=1.0, calls=1, tokens=None)
+        journal.append({"event": "end", "status": "stopped", "seconds": 1.0, "calls": 1, "tokens": None})
     assert "stopped" in text_of(render_report(tmp_path))
     add(tmp_path, "evaluation", predictor="self", split="test", part="all", role="start", template=START,
               accuracy=50.0, loss=1.0, images=3, per_class={})  # fmt: skip
@@ -352,8 +383,12 @@ def test_many_classes_fold(tmp_path: Path) -> None:
 
 
 def test_changed_pictures_are_capped_and_counted() -> None:
-    mended = [Change("test", "all", str(i), "owl", "fish", "owl") for i in range(100)]
-    broken = [Change("test", "all", str(i), "owl", "owl", "fish") for i in range(5)]
+    def row(source: int, before: str, after: str) -> ChangedEvent:
+        where: Any = {"predictor": "self", "split": "test", "part": "all", "source": str(source), "label": "owl"}
+        return cast(ChangedEvent, {"event": "changed", **where, "before": before, "after": after})
+
+    mended = [row(i, "fish", "owl") for i in range(100)]
+    broken = [row(i, "owl", "fish") for i in range(5)]
     first, second = changed(mended + broken)
     assert (len(first.shown), first.recorded, len(second.shown), second.recorded) == (19, 100, 5, 5)
     first, second = changed(mended + broken * 20)
@@ -384,14 +419,16 @@ def test_every_text_of_the_journal_is_escaped(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         begin(journal, settings={HOSTILE: HOSTILE, "list": [HOSTILE, 1]})
         search(journal, name, [HOSTILE, "b"], start=HOSTILE)
-        journal.append("description", predictor=name, source=HOSTILE, text=HOSTILE)
+        journal.append({"event": "description", "predictor": name, "source": HOSTILE, "text": HOSTILE})
         trial(journal, 0, HOSTILE + "<CLASS>", 50.0, 1.0, predictor=name)
-        journal.append("rejection", predictor=name, step=1, text=HOSTILE, reason=HOSTILE, message=HOSTILE)
-        journal.append("fault", predictor=name, step=1, message=HOSTILE)
+        journal.append(
+            {"event": "rejection", "predictor": name, "step": 1, "text": HOSTILE, "reason": HOSTILE, "message": HOSTILE}
+        )
+        journal.append({"event": "fault", "predictor": name, "step": 1, "message": HOSTILE})
         change(journal, HOSTILE, HOSTILE, "b", HOSTILE, predictor=name)
         for role in ("start", "best"):
             evaluation(journal, role, 50.0, predictor=name, per_class={HOSTILE: [1, 2]}, template=HOSTILE)
-        journal.append("end", status=HOSTILE, seconds=1.0, calls=1, tokens=1)
+        journal.append({"event": "end", "status": HOSTILE, "seconds": 1.0, "calls": 1, "tokens": 1})
     page = render_report(tmp_path)
     assert "<script" not in page
     assert "<img" not in page
@@ -438,8 +475,8 @@ def test_hidden_characters_are_shown_by_number() -> None:
 def test_a_field_of_another_type_is_named(tmp_path: Path, field: str, value: object) -> None:
     fields = {"index": 0, "template": START, "accuracy": 50.0, "loss": 1.0, field: value}
     with Journal(tmp_path) as journal:
-        journal.append("trial", predictor="self", step=0, tokens=5, key="k", **fields)
-    with pytest.raises(JournalError, match=f"'trial'.*{field}"):
+        journal.append({"event": "trial", "predictor": "self", "step": 0, "tokens": 5, "key": "k", **fields})
+    with pytest.raises(JournalError, match=f"trial.*{field}"):
         render_report(tmp_path)
 
 

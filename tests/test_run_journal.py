@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipo_dspy.errors import JournalError
-from ipo_dspy.run.journal import FILE_NAME, Journal, NoJournal, follow, replay
+from ipo_dspy.run.journal import FILE_NAME, Journal, follow, replay
 
 text = st.text(max_size=20)
 
@@ -26,7 +26,7 @@ def fault(message: str, step: int = 1) -> dict[str, Any]:
 def write(folder: Path, messages: list[str]) -> bytes:
     with Journal(folder) as journal:
         for message in messages:
-            journal.append("fault", predictor="self", step=1, message=message)
+            journal.append(fault(message))
     return (folder / FILE_NAME).read_bytes()
 
 
@@ -50,7 +50,7 @@ def test_after_a_cut_at_any_byte_it_goes_on_cleanly(tmp_path: Path) -> None:
     for cut in range(len(whole) + 1):
         (tmp_path / FILE_NAME).write_bytes(whole[:cut])
         with Journal(tmp_path) as journal:
-            journal.append("fault", predictor="self", step=1, message="three")
+            journal.append(fault("three"))
         assert replay(tmp_path) == [*map(fault, ["", "2"][: whole[:cut].count(b"\n")]), fault("three")]
 
 
@@ -78,14 +78,14 @@ def test_a_missing_field_names_line_and_field(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match=r"line 1: event 'fault' lacks \['message'\]"):
         replay(tmp_path)
     with Journal(tmp_path / "new") as journal, pytest.raises(TypeError, match=r"event 'fault' lacks \['message'\]"):
-        journal.append("fault", predictor="self", step=1)
+        journal.append({"event": "fault", "predictor": "self", "step": 1})
 
 
 def test_what_is_there_is_read_and_added_to(tmp_path: Path) -> None:
     write(tmp_path, ["one"])
     with Journal(tmp_path) as journal:
         assert journal.past == [fault("one")]
-        journal.extend([("fault", {k: v for k, v in fault(text).items() if k != "event"}) for text in ("two", "three")])
+        journal.append(*map(fault, ("two", "three")))
     assert replay(tmp_path) == [*map(fault, ["one", "two", "three"])]
 
 
@@ -110,10 +110,10 @@ def test_a_process_that_is_killed_frees_the_folder(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_has_not_ended(tmp_path: Path) -> None:
     end = {"status": "stopped", "seconds": 1.0, "calls": 1, "tokens": 1}
     with Journal(tmp_path) as journal:
-        journal.append("fault", predictor="self", step=1, message="one")
-        journal.append("end", **end)
-        journal.append("resume", started="now", changed={}, versions={})
-        journal.append("end", **{**end, "status": "finished"})
+        journal.append(fault("one"))
+        journal.append({"event": "end", **end})
+        journal.append({"event": "resume", "started": "now", "changed": {}, "versions": {}})
+        journal.append({"event": "end", **{**end, "status": "finished"}})
     assert [e.get("status") for e in replay(tmp_path)] == [None, None, "finished"]
 
 
@@ -174,24 +174,24 @@ def test_another_encoding_is_damage(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["removed", "emptied"])
 def test_what_somebody_takes_away_is_written_anew(tmp_path: Path, damage: str) -> None:
     with Journal(tmp_path) as journal:
-        journal.append("fault", predictor="self", step=1, message="one")
+        journal.append(fault("one"))
         if damage == "removed":
             journal.path.unlink()
         else:
             os.truncate(journal.path, 0)
-        journal.append("fault", predictor="self", step=1, message="two")
+        journal.append(fault("two"))
     assert replay(tmp_path) == [fault("one"), fault("two")]
 
 
 def test_a_journal_that_another_run_has_replaced_is_saved_beside_it(tmp_path: Path) -> None:
     first = Journal(tmp_path)
-    first.append("fault", predictor="self", step=1, message="paid for")
+    first.append(fault("paid for"))
     first.path.unlink()
     write(tmp_path, ["other"])
     with pytest.raises(
         JournalError, match=r"replaced by another file; what it held is in 'journal-\w+.jsonl'; to go on"
     ):
-        first.append("fault", predictor="self", step=1, message="paid for, too")
+        first.append(fault("paid for, too"))
     first.close()
     assert replay(tmp_path) == [fault("other")]
     (rescued,) = (path for path in tmp_path.iterdir() if path.name != FILE_NAME)
@@ -226,16 +226,19 @@ import resource, signal, sys
 from ipo_dspy.errors import JournalError
 from ipo_dspy.run.journal import Journal
 
+def fault(message):
+    return {"event": "fault", "predictor": "self", "step": 1, "message": message}
+
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with Journal(sys.argv[1]) as journal:
-    journal.append("fault", predictor="self", step=1, message="small")
+    journal.append(fault("small"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
     try:
-        journal.append("fault", predictor="self", step=1, message="x" * 1000)
+        journal.append(fault("x" * 1000))
     except JournalError as error:
         print(error)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    journal.append("fault", predictor="self", step=1, message="after")
+    journal.append(fault("after"))
 """
 
 
@@ -243,14 +246,6 @@ def test_a_full_disk_loses_only_the_line_being_written(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=True)
     assert "cannot be written (File too large); what it holds is whole, and the same run goes on" in done.stdout
     assert replay(tmp_path) == [fault("small"), fault("after")]
-
-
-def test_no_journal_keeps_nothing() -> None:
-    journal = NoJournal()
-    journal.append("fault")
-    journal.extend([("fault", {})])
-    journal.close()
-    assert journal.past == ()
 
 
 def test_an_event_of_a_newer_version_is_not_called_damage(tmp_path: Path) -> None:
@@ -265,15 +260,15 @@ def test_an_event_of_a_newer_version_is_not_called_damage(tmp_path: Path) -> Non
 
 def test_threads_write_whole_lines(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal, ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda i: journal.append("fault", predictor="self", step=i, message="x" * i), range(200)))
+        list(pool.map(lambda i: journal.append(fault("x" * i, i)), range(200)))
     assert sorted(event["step"] for event in replay(tmp_path) if event["event"] == "fault") == list(range(200))
 
 
 def test_a_beginning_that_came_to_nothing_is_left_out(tmp_path: Path) -> None:
     begun = {"schema": 2, "started": "now", "settings": {}, "versions": {}}
     with Journal(tmp_path) as journal:
-        journal.append("run", seed=1, **begun)
-        journal.append("run", seed=2, **begun)
+        journal.append({"event": "run", "seed": 1, **begun})
+        journal.append({"event": "run", "seed": 2, **begun})
     assert [event["seed"] for event in replay(tmp_path) if event["event"] == "run"] == [2]
 
 
@@ -295,7 +290,7 @@ def test_a_file_of_another_kind_says_which_and_names_the_run(
     with pytest.raises(JournalError, match=rf"{name}' is {kind}, not a run; give the folder that --out named"):
         replay(tmp_path / name)
     with Journal(tmp_path) as journal:
-        journal.append("fault", predictor="self", step=1, message="x")
+        journal.append(fault("x"))
     with pytest.raises(JournalError, match=rf"is {kind}, not a run; pass the run's folder: '{tmp_path}'"):
         replay(tmp_path / name)
     copy = (tmp_path / "journal.jsonl").rename(tmp_path / "copy.txt")

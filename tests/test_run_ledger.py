@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ipo_dspy.errors import BudgetError, InputError
 from ipo_dspy.run.journal import Journal, replay
 from ipo_dspy.run.ledger import Answer, Ledger, Limits, Spent
+from ipo_dspy.run.recorder import EventRecorder
 
 
 def test_an_answer_is_kept_before_it_is_used_and_another_sitting_has_it(tmp_path: Path) -> None:
@@ -20,9 +21,9 @@ def test_an_answer_is_kept_before_it_is_used_and_another_sitting_has_it(tmp_path
         ("a <CLASS>.", "lone \ud83d"), model="m", prompt_tokens=7, completion_tokens=2, cost=0.5, cut=True, fault="f"
     )
     with Journal(tmp_path) as journal:
-        assert Ledger(journal).once("self", "step 1/0", lambda: answer) == answer
+        assert Ledger(EventRecorder(journal)).once("self", "step 1/0", lambda: answer) == answer
     with Journal(tmp_path) as journal:
-        ledger = Ledger(journal, past=journal.past)
+        ledger = Ledger(EventRecorder(journal, past=journal.past))
         assert ledger.once("self", "step 1/0", lambda: pytest.fail("asked again")).texts[0] == "a <CLASS>."
         assert (ledger.spent.calls, ledger.spent.tokens, ledger.spent.cost) == (1, 9, 0.5)
         assert ledger.once("other", "step 1/0", lambda: Answer(("another's",))).texts == ("another's",)
@@ -63,7 +64,7 @@ def test_observers_hear_of_answers_in_the_order_of_the_journal_whatever_threads_
         threading.Event().wait(0.02 * (int(event["question"]) % 3))
 
     with Journal(tmp_path) as journal, ThreadPoolExecutor(8) as pool:
-        ledger = Ledger(journal, observers=[slow, heard.append])
+        ledger = Ledger(EventRecorder(journal, [slow, heard.append]))
         list(pool.map(lambda i: ledger.once("self", str(i), lambda: Answer(("x",))), range(16)))
     assert heard == replay(tmp_path)
     assert len(heard) == 16
@@ -134,12 +135,12 @@ def test_requests_wait_for_those_in_flight_where_they_could_use_up_what_is_left(
 def test_seconds_are_those_of_all_sittings(tmp_path: Path) -> None:
     now = [100.0]
     with Journal(tmp_path) as journal:
-        ledger = Ledger(journal, clock=lambda: now[0])
+        ledger = Ledger(EventRecorder(journal), clock=lambda: now[0])
         now[0] += 5
         ledger.once("self", "q", lambda: Answer(()))
     now[0] = 9000.0
     with Journal(tmp_path) as journal:
-        again = Ledger(journal, Limits(max_seconds=6), past=journal.past, clock=lambda: now[0])
+        again = Ledger(EventRecorder(journal, past=journal.past), Limits(max_seconds=6), clock=lambda: now[0])
         assert again.spent.seconds == 5
         again.check_time()
         now[0] += 1
@@ -190,16 +191,18 @@ def test_what_a_request_costs_is_learnt_from_those_of_its_kind() -> None:
 
 def test_a_journal_in_which_a_server_gave_budget_back_gives_none(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
-        Ledger(journal).once("self", "q", lambda: Answer((), prompt_tokens=-40, completion_tokens=-2, cost=-1.0))
+        Ledger(EventRecorder(journal)).once(
+            "self", "q", lambda: Answer((), prompt_tokens=-40, completion_tokens=-2, cost=-1.0)
+        )
     with Journal(tmp_path) as journal:
-        spent = Ledger(journal, past=journal.past).spent
+        spent = Ledger(EventRecorder(journal, past=journal.past)).spent
     assert (spent.calls, spent.tokens, spent.cost) == (1, 0, 0.0)
 
 
 def test_estimated_requests_are_kept_and_said(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
-        Ledger(journal).once("self", "q", lambda: Answer((), prompt_tokens=40, estimated=1))
+        Ledger(EventRecorder(journal)).once("self", "q", lambda: Answer((), prompt_tokens=40, estimated=1))
     with Journal(tmp_path) as journal:
-        spent = Ledger(journal, past=journal.past).spent
+        spent = Ledger(EventRecorder(journal, past=journal.past)).spent
     assert spent.estimated == 1
     assert "40 tokens (estimated)" in repr(spent)

@@ -3,7 +3,7 @@
 import json
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 MAX_DEPTH = 64
 """Of lists and objects in one another; what this package writes needs less than ten."""
@@ -56,7 +56,8 @@ def has_type(value: Any, annotation: Any, *, largest: float | None = None) -> bo
 
     Args:
         value: as `parse_json` returns it.
-        annotation: of texts, numbers, lists, mappings, literals and unions of these; a whole number is a `float`, too.
+        annotation: of texts, numbers, lists, mappings, literals, `TypedDict` and unions of
+            these; a whole number is a `float`, too.
         largest: bound of all numbers, which leaves out infinity and NaN; None allows any.
 
     >>> has_type([1, 2.5], list[float]), has_type(True, int), has_type(None, str | None)
@@ -73,6 +74,11 @@ def has_type(value: Any, annotation: Any, *, largest: float | None = None) -> bo
         return isinstance(value, list) and all(has_type(one, inner[0], largest=largest) for one in value)
     if origin in (dict, Mapping):
         return isinstance(value, dict) and all(has_type(one, inner[1], largest=largest) for one in value.values())
+    if is_typeddict(annotation):
+        hints = get_type_hints(annotation).items()
+        return isinstance(value, dict) and all(
+            name in value and has_type(value[name], hint, largest=largest) for name, hint in hints
+        )
     if annotation in (int, float):
         kinds = (int,) if annotation is int else (int, float)
         moderate = largest is None or (isinstance(value, kinds) and -largest < value < largest)

@@ -14,6 +14,7 @@ from ipo_dspy.bench.runner import CELLS
 from ipo_dspy.errors import JournalError
 from ipo_dspy.report.figures import Curve, draw_curves
 from ipo_dspy.run.journal import replay
+from ipo_dspy.run.state import RunState
 
 SMOOTHING = 0.8
 MEASURES = {"accuracy": "accuracy on the training images, %", "loss": "loss on the training images, nats"}
@@ -35,12 +36,12 @@ def smooth(values: Sequence[float], weight: float = SMOOTHING) -> tuple[float, .
 def per_step(folder: Path, cell: Cell) -> Mapping[int, Mapping[str, float]]:
     """Mean accuracy and loss of the templates of each step, as the journal of a cell has them; empty without one."""
     try:
-        trials = [event for event in replay(folder / CELLS / cell.folder) if event["event"] == "trial"]
+        searches = RunState(replay(folder / CELLS / cell.folder)).searches.values()
     except JournalError:
         return {}
     steps: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for trial in trials:
-        steps[trial["step"]].append((trial["accuracy"], trial["loss"]))
+    for trial in (trial for search in searches for trial in search.history):
+        steps[trial.step].append((trial.score.accuracy, trial.score.loss))
     return {
         step: dict(zip(MEASURES, map(statistics.fmean, zip(*pairs, strict=True)), strict=True))
         for step, pairs in sorted(steps.items())

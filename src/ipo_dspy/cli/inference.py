@@ -51,8 +51,7 @@ def evaluate(
     from ipo_dspy.cli import output as show
     from ipo_dspy.cli.progress import LiveProgress, working
     from ipo_dspy.optimizer.evaluation import evaluate as score
-    from ipo_dspy.optimizer.search import Record
-    from ipo_dspy.run.journal import NoJournal
+    from ipo_dspy.run.recorder import EventRecorder
 
     with working("Loading the model ..."):
         classifier = ClipClassifier.from_file(
@@ -63,7 +62,7 @@ def evaluate(
     if data_classes:
         classifier.classes = dataset.classes
     with LiveProgress() as progress:
-        (result,) = score(classifier, dataset, record=Record("self", NoJournal(), [progress]), skip_bad=skip_bad)
+        (result,) = score(classifier, dataset, recorder=EventRecorder(observers=[progress]), skip_bad=skip_bad)
     left_out = len(dataset) - len(result.predicted)
     if json:
         show.as_json(

@@ -1,14 +1,14 @@
 """What `demo` and `optimize` share: compile, test, write the report, and put the outcome in one value."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.data import ImageDataset
 from ipo_dspy.errors import DataError, JournalError, StoppedError
-from ipo_dspy.run.events import Event, SearchEvent
+from ipo_dspy.run.events import Event
 from ipo_dspy.run.ledger import Spent
 from ipo_dspy.scoring.score import Score, harmonic_mean
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.optimizer.evaluation import Evaluation
     from ipo_dspy.optimizer.ipo import IPO
+    from ipo_dspy.optimizer.search import SearchResult
+    from ipo_dspy.run.recorder import EventRecorder
     from ipo_dspy.template import Template
 
 
@@ -109,7 +111,7 @@ def run(
         validation: decides at the end, if given.
         tests: by part (`base`, `novel`, `all`); each part is scored against its own class names.
         folder: of the run.
-        stop: asked while test images are encoded; where it is true, they are left to the sitting that goes on.
+        stop: called while test images are encoded; where it is true, they are left to the session that resumes the run.
 
     Raises:
         StoppedError: the end was asked for before the search had begun.
@@ -118,33 +120,31 @@ def run(
     from ipo_dspy.run.journal import replay
 
     skipped: list[Event] = []
-    searches: list[SearchEvent] = []
+    scores: dict[str, tuple[Score, Score]] = {}
+    images: dict[str, int] = {}
 
     def listen(event: Event) -> None:
         if event["event"] == "skipped":
             skipped.append(event)
-        elif event["event"] == "search":
-            searches.append(event)
+
+    def test(recorder: "EventRecorder", best: Any, results: "Sequence[SearchResult]") -> None:
+        finalists, setup = results[0].finalists, recorder.state.search("self").setup
+        start = next(f for f in finalists if f.trial == results[0].baseline)
+        scores["train"], images["train"] = (start.trial.score, finalists[0].trial.score), setup["images"]
+        if validation is not None:
+            scores["validation"] = (start.deciding, finalists[0].deciding)
+            images["validation"] = setup["validation_images"]
+        with contextlib.suppress(StoppedError):
+            for part, dataset in tests.items():
+                before, after = _test(best, dataset, part, start.trial.template, optimizer, recorder, stop)
+                scores[set_name(part)], images[set_name(part)] = (before.score, after.score), len(after.predicted)
 
     optimizer.observers += (listen,)
     known = sum(event["event"] == "trial" for event in replay(folder)) if journal_size(folder) else 0
-    best = optimizer.compile(program, train, valset=validation)
-    details = best.detailed_results
-    finalist = details.searches[0].finalists[0]
-    start = next(f for f in details.searches[0].finalists if f.trial.index == 0)
-    scores = {"train": (start.trial.score, finalist.trial.score)}
-    images = {"train": searches[0]["images"]}
-    if validation is not None:
-        scores["validation"] = (start.deciding, finalist.deciding)
-        images["validation"] = searches[0]["validation_images"]
-    with contextlib.suppress(StoppedError):
-        for part, dataset in tests.items():
-            before, after = _test(best, dataset, part, start.trial.template, optimizer, folder, stop)
-            scores[set_name(part)] = (before.score, after.score)
-            images[set_name(part)] = len(after.predicted)
+    details = optimizer.compile_and_test(program, train, validation, test=test).detailed_results
     return Outcome(
-        start=str(start.trial.template),
-        best=str(finalist.trial.template),
+        start=str(details.baseline.template),
+        best=str(details.best.template),
         scores=scores,
         images=images,
         left_out=len(skipped),
@@ -183,10 +183,10 @@ def journal_size(folder: Path) -> int:
 def holds_something(folder: Path) -> bool:
     """Whether a folder's journal holds what a run would lose without it: trials, or answers that were paid for."""
     from ipo_dspy.run.journal import replay
-    from ipo_dspy.run.session import has_begun
+    from ipo_dspy.run.state import RunState
 
     try:
-        return has_begun(replay(folder))
+        return RunState(replay(folder)).has_progress
     except JournalError:
         return False
 
@@ -205,18 +205,16 @@ def _test(
     part: str,
     start: "Template",
     optimizer: "IPO",
-    folder: Path,
+    recorder: "EventRecorder",
     stop: Callable[[], bool],
 ) -> "tuple[Evaluation, Evaluation]":
-    """Evaluate start and best template on test images and add both to the journal.
+    """Evaluate start and best template on test images and record both.
 
     Raises:
-        StoppedError: the end was asked for; nothing was added.
+        StoppedError: the end was asked for; nothing was recorded.
     """
     from ipo_dspy.optimizer.evaluation import judge, keep_comparison
-    from ipo_dspy.optimizer.search import Record
     from ipo_dspy.optimizer.trainset import gather
-    from ipo_dspy.run.journal import Journal
 
     def check() -> None:
         if stop():
@@ -228,17 +226,15 @@ def _test(
     program = best.deepcopy()
     program.classes = dataset.classes
     images = gather(program, {"self": program}, dataset, name="test images")["self"]
-    with Journal(folder) as journal:
-        record: Record = Record("self", journal, optimizer.observers)
-        judged = judge(
-            program,
-            images,
-            record=record,
-            stage="test images" if part == "all" else f"test images, {part}",
-            skip_bad=optimizer.skip_bad,
-            where=optimizer.scorer,
-            check=check,
-        )
-        before, after = judged.evaluate(start), judged.evaluate(program.template)
-        keep_comparison(record, before, after, judged.images, split="test", part=part)
+    judged = judge(
+        program,
+        images,
+        recorder=recorder,
+        stage="test images" if part == "all" else f"test images, {part}",
+        skip_bad=optimizer.skip_bad,
+        where=optimizer.scorer,
+        check=check,
+    )
+    before, after = judged.evaluate(start), judged.evaluate(program.template)
+    keep_comparison(recorder, before, after, judged.images, split="test", part=part)
     return before, after

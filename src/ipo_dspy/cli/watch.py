@@ -1,7 +1,6 @@
-"""A run as it goes, from its journal alone: another process writes it, and nothing here touches it.
+"""Shows a run while it goes, from its journal alone: another process writes it, and nothing here touches it.
 
-Events are folded into a state that knows nothing of terminals, and that is drawn. Templates, faults and reasons
-come from language models, so none is ever read as markup.
+Templates, errors and reasons come from language models, so none of them is ever read as markup.
 """
 
 import contextlib
@@ -21,11 +20,12 @@ from rich.text import Text
 from ipo_dspy._internal.counts import counted
 from ipo_dspy.cli import signals
 from ipo_dspy.cli.terminal import Terminal
-from ipo_dspy.cli.watch_state import RunState, SearchState
 from ipo_dspy.errors import JournalError
 from ipo_dspy.history import Trial
+from ipo_dspy.report.journal_fields import printable_event
 from ipo_dspy.run.journal import FILE_NAME, follow, is_written
 from ipo_dspy.run.ledger import Spent
+from ipo_dspy.run.state import RunState, SearchState
 
 PAUSE = 0.5
 """Seconds between two looks."""
@@ -33,6 +33,14 @@ QUIET = 2.0
 """Seconds without news before the lock is tried: trying takes it for an instant, which a starting writer would see."""
 SHOWN_BETTER = 5
 WIDEST_LINE = 40
+REASONS = {
+    "finished": "finished",
+    "patience": "stopped: no better template for as many steps as --patience allows",
+    "exhausted": "stopped: the proposer had nothing new any more",
+    "faults": "stopped: too many faults in a row",
+    "stopped": "stopped: it was told to stop",
+}
+"""Statuses of a run that is over; the others are names of limits."""
 BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
 
 
@@ -55,7 +63,7 @@ class Watch:
     @property
     def status(self) -> str:
         """What the run does."""
-        return self.state.status(held=self.held, folder=str(self.folder))
+        return status(self.state, held=self.held, folder=str(self.folder))
 
     @property
     def seconds(self) -> float:
@@ -63,7 +71,7 @@ class Watch:
         if not self.state.begun:
             return time.monotonic() - self._since
         since = 0.0
-        if self.held and self.state.end is None:
+        if self.held and self.state.finished is None:
             with contextlib.suppress(OSError):
                 since = max(0.0, time.time() - (self.folder / FILE_NAME).stat().st_mtime)
         return self.state.seconds + since
@@ -75,19 +83,35 @@ class Watch:
             self.state, self._events = RunState(), follow(self.folder)
             events = next(self._events)
         for event in events:
-            self.state.fold(event)
+            self.state.fold(printable_event(event))
         now = time.monotonic()
         if self._tried is None or (not events and now - self._tried >= self.quiet):
             self.held, self._tried = is_written(self.folder), now
         elif events:
             self.held, self._tried = True, now
-        return self.state.end is not None and not self.held
+        return self.state.finished is not None and not self.held
 
     def looks(self, pause: float = PAUSE) -> Iterator[bool]:
         """Look again and again until the run is over."""
         while not self.look():
             yield False
             time.sleep(pause)
+
+
+def status(state: RunState, *, held: bool | None, folder: str) -> str:
+    """Return what the run in a folder does; `held` says whether a process holds its journal, None where unknown.
+
+    >>> end = {"event": "end", "status": "max_cost", "seconds": 3.0, "calls": 0, "tokens": 0}
+    >>> status(RunState([end]), held=False, folder="runs/1")
+    'stopped: --max-cost is reached'
+    """
+    if state.status is not None:
+        return REASONS.get(state.status, f"stopped: --{state.status.replace('_', '-')} is reached")
+    if not state.begun:
+        return "waiting for its journal"
+    if held is not False:
+        return "running"
+    return f"stopped: no process is writing it; run the same command again with --out {folder} to go on"
 
 
 def watch(
@@ -149,40 +173,42 @@ def draw(watched: Watch, console: Console) -> RenderableType:
     state = watched.state
     wide = console.encoding.lower().startswith("utf")
     head = Text.assemble((str(watched.folder), "bold"), f"  {watched.status}, {watched.seconds:.1f} s")
-    parts: list[RenderableType] = [head, Text(_spending(state.spent))]
+    parts: list[RenderableType] = [head, Text(_spending(state.usage))]
     for name, search in state.searches.items():
-        parts += _drawn(name, search, state.planned, BARS if wide else ASCII_BARS)
+        parts += _drawn(name, search, state.settings.get("steps"), BARS if wide else ASCII_BARS)
     return Group(*parts)
 
 
-def _drawn(name: str, search: SearchState, planned: int | None, bars: str) -> Iterator[RenderableType]:
-    of = "" if planned is None else f" of {planned}"
+def _drawn(name: str, search: SearchState, planned: object, bars: str) -> Iterator[RenderableType]:
+    of = f" of {planned}" if isinstance(planned, int) else ""
     owner = "" if name == "self" else f"{name}: "
-    tried = counted(len(search.trials), "template")
+    tried = counted(len(search.history), "template")
     yield Text(f"\n{owner}step {search.steps}{of}, {tried} tried", style="bold")
-    if search.described:
-        yield Text(f"{counted(search.described, 'training image')} described, to tell the proposer how they look")
+    if search.descriptions:
+        yield Text(
+            f"{counted(len(search.descriptions), 'training image')} described, to tell the proposer how they look"
+        )
     if search.start and search.best:
-        yield _best_and_start(search)
+        yield _best_and_start(search, search.start, search.best)
     if len(curve := search.curve) > 1:
         yield Text.assemble(f"{curve[0]:.2f} % ", (sparkline(curve, bars), "green"), f" {curve[-1]:.2f} %")
-    if search.rejected:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in search.rejected.most_common())
-        yield Text(f"rejected: {reasons}")
-    if search.faults:
-        yield Text(f"faults: {len(search.faults)}, the last: {search.faults[-1][:300]}", style="yellow")
+    if search.rejections:
+        counts = Counter(rejection.reason for rejection in search.rejections).most_common()
+        yield Text(f"rejected: {', '.join(f'{reason} {count}' for reason, count in counts)}")
+    if search.errors:
+        message = " ".join(search.errors[-1]["message"].split())
+        yield Text(f"faults: {len(search.errors)}, the last: {message[:300]}", style="yellow")
 
 
-def _best_and_start(search: SearchState) -> Table:
+def _best_and_start(search: SearchState, start: Trial, best: Trial) -> Table:
     """Start, the last few better templates, and the best."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("", "step", "accuracy", "loss"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     table.add_column("template", overflow="fold")
-    best = cast(Trial, search.best)
-    rows = [("start", cast(Trial, search.start), "")]
+    rows = [("start", start, "")]
     rows += [("", trial, "") for trial in search.better[1:][-SHOWN_BETTER:] if trial is not best]
-    rows.append(("best" if search.chosen is None else "chosen", best, "bold green"))
+    rows.append(("best" if search.selected is None else "chosen", best, "bold green"))
     for label, trial, style in rows:
         score = trial.score
         numbers = (str(trial.step), f"{score.accuracy:.2f} %", f"{score.loss:.4f}")

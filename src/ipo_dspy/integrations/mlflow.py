@@ -10,11 +10,12 @@ import io
 import logging
 import re
 import time
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ipo_dspy.errors import InputError, missing_package
+from ipo_dspy.run.events import ChosenEvent, EndEvent, EvaluationEvent, Event, SearchEvent, StepEvent, TrialEvent
+from ipo_dspy.run.state import RunState
 
 logger = logging.getLogger(__name__)
 
@@ -26,19 +27,23 @@ class MlflowObserver:
     """Logs the events of one compilation to an MLflow run; made by `mlflow_observer`.
 
     Metrics by step: `best_accuracy` (percent), `best_loss` (nats), `step_accuracy` (the best of the step alone),
-    `templates` (scored so far), `calls` and `tokens` (so far). At the end: `train_accuracy`, `train_accuracy_start`,
-    the same for `validation` and for loss, `seconds`, and `cost` (USD) where it is known. Parameters: the settings, the
-    model, the numbers of classes and images, the start template. Tags: the chosen template and what decided.
-    `templates.csv`: every trial. In a program with several classifiers their names come first.
+    `templates` (scored so far), `calls` and `tokens` (of the whole run so far). At the end: `train_accuracy`,
+    `train_accuracy_start`, the same for `validation` and for loss, and the totals `calls`, `tokens`, `seconds` and, if
+    known, `cost` (USD). Parameters: the settings, the model, the numbers of classes and images, the start template.
+    Tags: the selected template and the images that it was selected on. `templates.csv`: every trial. In a program with
+    several classifiers their names come first. A resumed run counts what its earlier sessions did.
     """
 
     def __init__(self, run_id: str | None) -> None:
         self._run_id = run_id
         self._client: Any = None
-        self._trials: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-        self._spent: dict[str, dict[str, float]] = defaultdict(lambda: {"calls": 0, "tokens": 0})
+        self._state = RunState()
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
+    def resume(self, past: Iterable[Event]) -> None:
+        """Take in the events of the run's earlier sessions."""
+        self._state = RunState(past)
+
+    def __call__(self, event: Event) -> None:
         """Log an event, if there is something to log of its kind.
 
         What MLflow cannot take is a warning: a search that was paid for does not end because of it.
@@ -49,20 +54,23 @@ class MlflowObserver:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
+        self._state.fold(event)
         self._run_id = self._run_id or _active_run()
         self._client = self._client or MlflowClient()  # not earlier: the caller may name another server until now
         log = getattr(self, f"_on_{event['event']}", None)
         if log is None:
             return
         try:
-            log(event, _prefix(event.get("predictor", "self")))
+            log(event, _prefix(str(event.get("predictor", "self"))))
         except MlflowException as error:
             logger.warning("%s not logged to MLflow run %s: %s", event["event"], self._run_id, error)
 
-    def _on_run(self, event: Mapping[str, Any], prefix: str) -> None:
-        self._log_params({f"ipo_{key}": value for key, value in {"seed": event["seed"], **event["settings"]}.items()})
+    def _on_run(self, event: Event, prefix: str) -> None:
+        self._log_params({f"ipo_{key}": value for key, value in self._state.settings.items()})
 
-    def _on_search(self, event: Mapping[str, Any], prefix: str) -> None:
+    _on_resume = _on_run
+
+    def _on_search(self, event: SearchEvent, prefix: str) -> None:
         params = {
             "start_template": event["start"],
             "classes": len(event["classes"]),
@@ -72,49 +80,49 @@ class MlflowObserver:
         }
         self._log_params({f"{prefix}{key}": value for key, value in params.items()})
 
-    def _on_trial(self, event: Mapping[str, Any], prefix: str) -> None:
-        self._trials[prefix].append(event)
+    def _on_trial(self, event: TrialEvent, prefix: str) -> None:
         if event["step"] == 0:  # initial templates belong to no step that ends
-            self._log_step(prefix, 0)
+            self._log_step(event, prefix)
 
-    def _on_step(self, event: Mapping[str, Any], prefix: str) -> None:
-        for key in ("calls", "tokens"):
-            self._spent[prefix][key] += event[key]
-        self._log_step(prefix, event["step"])
-
-    def _log_step(self, prefix: str, step: int) -> None:
-        trials = self._trials[prefix]
-        if not trials:  # a run that goes on from its folder tells only what is new
+    def _log_step(self, event: TrialEvent | StepEvent, prefix: str) -> None:
+        history, usage = self._state.search(event["predictor"]).history, self._state.usage
+        if not history:
             return
-        best = min(trials, key=lambda trial: (-trial["accuracy"], trial["loss"]))
-        metrics = {
-            "best_accuracy": best["accuracy"],
-            "best_loss": best["loss"],
-            "templates": len(trials),
-            **self._spent[prefix],
-        }
-        tried = [trial["accuracy"] for trial in trials if trial["step"] == step]
-        if tried:
-            metrics["step_accuracy"] = max(tried)
-        self._log(metrics={f"{prefix}{key}": value for key, value in metrics.items()}, step=step)
+        best = history.best.score
+        metrics = {"best_accuracy": best.accuracy, "best_loss": best.loss, "templates": len(history)}
+        accuracies = [trial.score.accuracy for trial in history if trial.step == event["step"]]
+        if accuracies:
+            metrics["step_accuracy"] = max(accuracies)
+        metrics |= {"calls": usage.calls, "tokens": usage.tokens}
+        self._log(metrics={f"{prefix}{key}": value for key, value in metrics.items()}, step=event["step"])
 
-    def _on_chosen(self, event: Mapping[str, Any], prefix: str) -> None:
+    _on_step = _log_step
+
+    def _on_chosen(self, event: ChosenEvent, prefix: str) -> None:
         self._log(tags={f"{prefix}template": event["template"], f"{prefix}decided_by": event["decided_by"]})
         table = io.StringIO()
-        columns = ["index", "step", "accuracy", "loss", "tokens", "template"]
-        rows = csv.DictWriter(table, columns, extrasaction="ignore", lineterminator="\n")
-        rows.writeheader()
-        rows.writerows(self._trials[prefix])
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow(["index", "step", "accuracy", "loss", "tokens", "template"])
+        for t in self._state.search(event["predictor"]).history:
+            rows.writerow([t.index, t.step, t.score.accuracy, t.score.loss, t.tokens, t.template])
         self._client.log_text(self._run_id, table.getvalue(), f"{prefix}templates.csv")
 
-    def _on_evaluation(self, event: Mapping[str, Any], prefix: str) -> None:
+    def _on_evaluation(self, event: EvaluationEvent, prefix: str) -> None:
         name = event["split"] if event["part"] == "all" else f"{event['split']}_{event['part']}"
         role = "" if event["role"] == "best" else f"_{event['role']}"
-        self._log(metrics={f"{prefix}{name}_{score}{role}": event[score] for score in ("accuracy", "loss")})
+        scores = {"accuracy": event["accuracy"], "loss": event["loss"]}
+        self._log(metrics={f"{prefix}{name}_{score}{role}": value for score, value in scores.items()})
 
-    def _on_end(self, event: Mapping[str, Any], prefix: str) -> None:
-        spent = {key: event[key] for key in ("seconds", "cost") if event.get(key) is not None}
-        self._log(metrics=spent, tags={"ipo_status": event["status"]})
+    def _on_end(self, event: EndEvent, prefix: str) -> None:
+        totals = {
+            "calls": event["calls"],
+            "tokens": event["tokens"],
+            "seconds": event["seconds"],
+            "cost": event.get("cost"),
+        }
+        metrics = {key: value for key, value in totals.items() if value is not None}
+        last = max((search.steps for search in self._state.searches.values()), default=0)
+        self._log(metrics=metrics, tags={"ipo_status": event["status"]}, step=last)
 
     def _log_params(self, params: Mapping[str, Any]) -> None:
         """Of a chain of optimizers in one run the first is kept: MLflow lets no parameter change."""

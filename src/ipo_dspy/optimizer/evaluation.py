@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.errors import DataError
-from ipo_dspy.optimizer.search import Record, SearchResult
+from ipo_dspy.optimizer.search import SearchResult
 from ipo_dspy.optimizer.trainset import TrainingImages, gather
+from ipo_dspy.run.events import ChangedEvent, EvaluationEvent, Event, Skipped
+from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.metrics import per_class
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
@@ -76,7 +78,8 @@ def judge(
     classifier: "ClipClassifier",
     images: TrainingImages,
     *,
-    record: Record | None = None,
+    recorder: EventRecorder | None = None,
+    predictor: str = "self",
     stage: str = "images",
     num_threads: int | None = None,
     skip_bad: bool = False,
@@ -89,7 +92,8 @@ def judge(
     Args:
         classifier: with the model.
         images: to encode.
-        record: is told of progress, and what was left out.
+        recorder: takes the progress and what was left out.
+        predictor: name of the classifier there.
         stage: what the images are, in words.
         num_threads: that decode, on this machine.
         skip_bad: leave out images that cannot be read.
@@ -104,8 +108,8 @@ def judge(
 
     def progress(done: int, total: int) -> None:
         check()
-        if record is not None:
-            record.tell("progress", stage=stage, done=done, total=total)
+        if recorder is not None:
+            recorder.progress(predictor, stage, done, total)
 
     if where is None:
         held = _held_here(classifier, images, num_threads, skip_bad, checked, progress)
@@ -120,16 +124,16 @@ def judge(
             allow_url=classifier.allow_url,
             progress=progress,
         )
-    tell_skipped(record, stage, [message for _, message in held.skipped])
+    tell_skipped(recorder, predictor, stage, [message for _, message in held.skipped])
     return Judged(held.scorer, images.keep(held.kept), held.keys)
 
 
-def tell_skipped(record: Record | None, stage: str, messages: Sequence[str]) -> None:
-    """Say of images that could not be read that they are left out."""
+def tell_skipped(recorder: EventRecorder | None, predictor: str, stage: str, messages: Sequence[str]) -> None:
+    """Report images that could not be read and are left out."""
     for message in messages:
         logger.warning("left out of the %s: %s", stage, message)
-        if record is not None:
-            record.tell("skipped", stage=stage, message=message)
+        if recorder is not None:
+            recorder.notify(Skipped(event="skipped", predictor=predictor, stage=stage, message=message))
 
 
 def _held_here(
@@ -164,7 +168,7 @@ def evaluate(
     examples: "Sequence[dspy.Example]",
     *,
     templates: Sequence[Template] = (),
-    record: Record | None = None,
+    recorder: EventRecorder | None = None,
     label_field: str = "label",
     skip_bad: bool = False,
 ) -> list[Evaluation]:
@@ -180,23 +184,31 @@ def evaluate(
         raise DataError("no examples to evaluate on; pass a list of dspy.Example(image=..., label=...)")
     found = {"self": classifier}
     images = gather(classifier, found, examples, name="examples", label_field=label_field)["self"]
-    judged = judge(classifier, images, record=record, stage="test images", skip_bad=skip_bad)
+    judged = judge(classifier, images, recorder=recorder, stage="test images", skip_bad=skip_bad)
     return [judged.evaluate(template) for template in templates or [classifier.template]]
 
 
-def compare(record: Record, result: SearchResult, judged: Judged, *, split: str, part: str = "all") -> None:
-    """Keep how the start and the best template of a search do on images, and what changed."""
+def compare(recorder: EventRecorder, result: SearchResult, judged: Judged, *, split: str) -> None:
+    """Record how the start and the best template of a search do on images, and what changed."""
     start, best = judged.evaluate(result.baseline.template), judged.evaluate(result.best.template)
-    keep_comparison(record, start, best, judged.images, split=split, part=part)
+    keep_comparison(recorder, start, best, judged.images, predictor=result.predictor, split=split)
 
 
 def keep_comparison(
-    record: Record, start: Evaluation, best: Evaluation, images: TrainingImages, *, split: str, part: str
+    recorder: EventRecorder,
+    start: Evaluation,
+    best: Evaluation,
+    images: TrainingImages,
+    *,
+    split: str,
+    predictor: str = "self",
+    part: str = "all",
 ) -> None:
-    """Record both evaluations, and examples of the images that are now given another class."""
-    for role, evaluation in (("start", start), ("best", best)):
-        record(
-            "evaluation",
+    """Record both evaluations, and examples of the images whose predicted class differs, as one write."""
+    events: list[Event] = [
+        EvaluationEvent(
+            event="evaluation",
+            predictor=predictor,
             split=split,
             part=part,
             role=role,
@@ -206,8 +218,23 @@ def keep_comparison(
             images=len(evaluation.predicted),
             per_class={name: list(counts) for name, counts in evaluation.per_class.items()},
         )
-    rows = list(zip(images.sources, images.labels, start.predicted, best.predicted, strict=True))
-    mended = [row for row in rows if row[2] != row[1] == row[3]]
-    broken = [row for row in rows if row[2] == row[1] != row[3]]
-    for source, label, before, after in [*evenly_spaced(mended, CHANGED_SHOWN), *evenly_spaced(broken, CHANGED_SHOWN)]:
-        record("changed", split=split, part=part, source=source, label=label, before=before, after=after)
+        for role, evaluation in (("start", start), ("best", best))
+    ]
+    changes = [
+        ChangedEvent(
+            event="changed",
+            predictor=predictor,
+            split=split,
+            part=part,
+            source=source,
+            label=label,
+            before=before,
+            after=after,
+        )
+        for source, label, before, after in zip(
+            images.sources, images.labels, start.predicted, best.predicted, strict=True
+        )
+    ]
+    fixed = [row for row in changes if row["before"] != row["label"] == row["after"]]
+    broken = [row for row in changes if row["before"] == row["label"] != row["after"]]
+    recorder.record(*events, *evenly_spaced(fixed, CHANGED_SHOWN), *evenly_spaced(broken, CHANGED_SHOWN))

@@ -7,10 +7,10 @@ The student is left as it is; a copy with better templates comes back.
 import inspect
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
@@ -19,7 +19,7 @@ from dspy.utils.callback import BaseCallback
 from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy.errors import InputError
 from ipo_dspy.lms.api_keys import check_key
-from ipo_dspy.lms.preflight import check_prices, check_rates, distinct, greet_once
+from ipo_dspy.lms.preflight import check_prices, check_rates, distinct
 from ipo_dspy.optimizer.factories import (
     asks_a_model,
     build_proposer,
@@ -29,13 +29,14 @@ from ipo_dspy.optimizer.factories import (
     model_of,
     name_of,
 )
-from ipo_dspy.optimizer.pipeline import Task, Ways, check, encode, search, sentence
+from ipo_dspy.optimizer.pipeline import Task, Ways, run_tasks, sentence
 from ipo_dspy.optimizer.results import DetailedResults, candidates, save_whole, with_templates
 from ipo_dspy.optimizer.search import Plan, SearchResult
 from ipo_dspy.optimizer.trainset import find_classifiers, gather
 from ipo_dspy.run.events import Event, Observer
 from ipo_dspy.run.ledger import Limits
 from ipo_dspy.run.progress import ProgressDisplay, data_line, is_watched
+from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.session import open_session
 from ipo_dspy.template import Template
 from ipo_dspy.validation import Budget, callables, flag, having, steps_of, template_of, whole
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from ipo_dspy.scoring.scorers import Place
 
 logger = logging.getLogger(__name__)
+
+TestFunction: TypeAlias = Callable[[EventRecorder, dspy.Module, Sequence[SearchResult]], None]
+"""Evaluates a compiled program on test images; the search results tell the start template."""
 
 
 class IPO(Teleprompter):
@@ -194,14 +198,32 @@ class IPO(Teleprompter):
         """
         if teacher is not None:
             raise InputError(f"teacher must be None, got a {type(teacher).__name__}; IPO learns from labels alone")
+        return self.compile_and_test(student, trainset, valset)
+
+    def compile_and_test(
+        self,
+        student: dspy.Module,
+        trainset: Sequence[dspy.Example],
+        valset: Sequence[dspy.Example] | None = None,
+        *,
+        test: TestFunction | None = None,
+    ) -> dspy.Module:
+        """Compile as `compile` does, and call `test` before the run is recorded as finished.
+
+        Args:
+            student: as in `compile`.
+            trainset: likewise.
+            valset: likewise.
+            test: is given the run's recorder, the best program and the result of each search.
+        """
         trainset, valset = list(trainset), None if valset is None else list(valset)
         try:
             if not (is_watched() if self.progress is None else self.progress):
-                return self._search(student, trainset, valset, ())
+                return self._search(student, trainset, valset, (), test)
             with ProgressDisplay(steps=self.plan.steps, lines=True) as display:
-                told = [(name, one.classes, one.model_name) for name, one in find_classifiers(student).items()]
-                display.say(data_line(told, len(trainset), None if valset is None else len(valset)))
-                return self._search(student, trainset, valset, (display,))
+                classifiers = [(name, one.classes, one.model_name) for name, one in find_classifiers(student).items()]
+                display.say(data_line(classifiers, len(trainset), None if valset is None else len(valset)))
+                return self._search(student, trainset, valset, (display,), test)
         finally:
             self._stopping = False
 
@@ -211,6 +233,7 @@ class IPO(Teleprompter):
         trainset: list[dspy.Example],
         valset: list[dspy.Example] | None,
         displays: Sequence[Observer],
+        test: TestFunction | None,
     ) -> dspy.Module:
         """Compile with these observers besides the user's own."""
         classifiers = find_classifiers(student)
@@ -220,36 +243,31 @@ class IPO(Teleprompter):
         validation = (
             gather(student, classifiers, valset, name="valset", **self._gathering) if valset is not None else {}
         )
-        ways = self._ways
-        session = open_session(
+        tasks = [
+            Task(name, one, self._initial(one), train[name], validation.get(name)) for name, one in classifiers.items()
+        ]
+        with open_session(
             self.log_dir,
             limits=self.limits,
             observers=(self._log, *displays, *self.observers),
             stop=lambda: self._stopping,
-        )
-        try:
-            tasks = [
-                Task(name, one, self._initial(one), train[name], validation.get(name))
-                for name, one in classifiers.items()
-            ]
-            for task in tasks:
-                check(session, task, ways)
-            settings = self._settings(proposer, tasks)
-            session.begin(seed=self.plan.seed, settings=settings, allow_changes=self.allow_changes)
-            for role, lm in distinct(models).items():
-                session.check_stop()
-                greet_once(session.ledger, lm, role=role)
-            encoded = [encode(session, task, ways) for task in tasks]
-            session.check_stop()
-            session.go_on()
-            results = tuple(search(session, one, proposer, ways) for one in encoded)
+        ) as session:
+            results = run_tasks(
+                session,
+                tasks,
+                proposer,
+                self._ways,
+                models=distinct(models),
+                settings=self._settings(proposer, tasks),
+                allow_changes=self.allow_changes,
+            )
             details = DetailedResults(results, session.ledger.spent)
             best = self._build_program(student, results, details)
             if self.log_dir is not None:
                 save_whole(best, Path(self.log_dir) / PROGRAM_FILE)
-            session.end(details.status)
-        finally:
-            session.journal.close()
+            if test is not None:
+                test(session.recorder, best, results)
+            session.finish(details.status)
         return best
 
     def estimate(self, student: dspy.Module, trainset: Sequence[dspy.Example]) -> "Estimate":

@@ -3,20 +3,23 @@
 Each may be refused or cost something, so the order is that of the price: what costs nothing comes first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.clip.bundled import named
+from ipo_dspy.lms.preflight import greet_once
 from ipo_dspy.optimizer.factories import build_describer
 from ipo_dspy.optimizer.search import Plan, Search, SearchResult
 from ipo_dspy.optimizer.trainset import TrainingImages
-from ipo_dspy.run.events import DescriptionEvent, Event
+from ipo_dspy.run.events import DescriptionEvent, FaultEvent, SearchEvent
 from ipo_dspy.run.ledger import Answer
 from ipo_dspy.run.session import Session
 from ipo_dspy.template import Template, spoken
 
 if TYPE_CHECKING:
+    import dspy
+
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.describers import Descriptions
     from ipo_dspy.optimizer.evaluation import Judged
@@ -62,9 +65,20 @@ class Encoded:
         return len(self.train.images.labels) if self.wide is None else self.wide.images
 
     @property
-    def data(self) -> str:
-        """Fingerprint of them all."""
-        return self.train.fingerprint if self.wide is None else f"{self.train.fingerprint} {self.wide.fingerprint}"
+    def event(self) -> SearchEvent:
+        """What the search is about; it can only be resumed on the same images and with the same model."""
+        backbone, data = self.task.classifier.backbone, self.train.fingerprint
+        return SearchEvent(
+            event="search",
+            predictor=self.task.name,
+            classes=list(self.train.images.classes),
+            model={**backbone.identity, "model": named(backbone.name)},
+            images=self.images,
+            validation_images=0 if self.validation is None else len(self.validation.images.labels),
+            start=str(self.task.initial[0]),
+            data=data if self.wide is None else f"{data} {self.wide.fingerprint}",
+            validation_data=None if self.validation is None else self.validation.fingerprint,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +95,39 @@ class Ways:
     where: "Place | None" = None
 
 
+def run_tasks(
+    session: Session,
+    tasks: Sequence[Task],
+    proposer: "Proposer",
+    ways: Ways,
+    *,
+    models: Mapping[str, "dspy.BaseLM"],
+    settings: Mapping[str, Any],
+    allow_changes: bool,
+) -> tuple[SearchResult, ...]:
+    """Take all tasks through the stages; what costs nothing comes first.
+
+    Args:
+        session: of the run.
+        tasks: one for each classifier.
+        proposer: writes templates.
+        ways: how the stages are done.
+        models: the language models that the run will ask, by the argument that names them.
+        settings: what a reader of the journal may know of the run's configuration.
+        allow_changes: accept other settings than those of the run that is resumed.
+    """
+    for task in tasks:
+        check(session, task, ways)
+    session.start(seed=ways.plan.seed, settings=settings, allow_changes=allow_changes)
+    for role, lm in models.items():
+        session.check_stop()
+        greet_once(session.ledger, lm, role=role)
+    encoded = [encode(session, task, ways) for task in tasks]
+    session.check_stop()
+    session.start_searches([one.event for one in encoded])
+    return tuple(search(session, one, proposer, ways) for one in encoded)
+
+
 def check(session: Session, task: Task, ways: Ways) -> None:
     """Whatever can be refused is refused here, before anything is paid for or encoded.
 
@@ -92,11 +139,10 @@ def check(session: Session, task: Task, ways: Ways) -> None:
     from ipo_dspy.clip.text_features import template_tokens
 
     session.check_stop()
-    record = session.record(task.name)
-    record.tell("progress", stage="model", done=0, total=1)
+    session.recorder.progress(task.name, "model", 0, 1)
     for template in task.initial:
         template_tokens(task.classifier.backbone, template, task.train.classes)
-    record.tell("progress", stage="model", done=1, total=1)
+    session.recorder.progress(task.name, "model", 1, 1)
     if ways.where is not None:
         ways.where.check(task.classifier.backbone)
         return  # its workers read the images, which this machine may not even have
@@ -110,50 +156,38 @@ def check(session: Session, task: Task, ways: Ways) -> None:
 
 
 def encode(session: Session, task: Task, ways: Ways) -> Encoded:
-    """Encode the images, each once, and see that they are those of the run.
+    """Encode the images, each once.
 
     Raises:
         ImageError: an image cannot be read (without `skip_bad`).
-        JournalError: the run is about other images, or another model.
         StoppedError: the end of the run was asked for.
     """
     train = _judge(session, task, task.train, ways, "training images")
     validation = None if task.validation is None else _judge(session, task, task.validation, ways, "validation images")
-    encoded = Encoded(task, train, validation, _wide(session, task, ways))
-    session.check_task(
-        task.name,
-        classes=list(train.images.classes),
-        model={**task.classifier.backbone.identity, "model": named(task.classifier.backbone.name)},
-        images=encoded.images,
-        validation_images=0 if validation is None else len(validation.images.labels),
-        start=str(task.initial[0]),
-        data=encoded.data,
-        validation_data=None if validation is None else validation.fingerprint,
-    )
-    return encoded
+    return Encoded(task, train, validation, _wide(session, task, ways))
 
 
 def search(session: Session, encoded: Encoded, proposer: "Proposer", ways: Ways) -> SearchResult:
-    """Describe images, search a template, and keep how the start and the best compare."""
+    """Describe images, search a template, and record how the start and the best compare."""
     from ipo_dspy.optimizer.evaluation import compare
 
-    task, record, validation = encoded.task, session.record(encoded.task.name), encoded.validation
+    task, validation = encoded.task, encoded.validation
     described = describe(session, task, encoded.train.images, ways)
     engine = Search(
         encoded.scorer,
         proposer,
         ways.plan,
-        record,
+        session.recorder,
+        predictor=task.name,
         ledger=session.ledger,
-        past=session.past,
         descriptions=[text for text in described.texts if text],
         task=ways.task or sentence(encoded.train.images.classes),
         stop=session.stop,
     )
     result = engine.run(task.initial, validator=None if validation is None else validation.scorer)
-    compare(record, result, encoded.train, split="train")
+    compare(session.recorder, result, encoded.train, split="train")
     if validation is not None:
-        compare(record, result, validation, split="validation")
+        compare(session.recorder, result, validation, split="validation")
     return result
 
 
@@ -175,10 +209,8 @@ def describe(session: Session, task: Task, train: TrainingImages, ways: Ways) ->
     )
     if describer is None or ways.max_descriptions == 0 or session.stop():
         return Descriptions(())
-    record = session.record(task.name)
-    known = {(event["source"], event["text"]) for event in session.past if _describes(event, task.name)}
     chosen = evenly_over_classes(train.labels, ways.max_descriptions)
-    record.tell("progress", stage="descriptions", done=0, total=len(chosen))
+    session.recorder.progress(task.name, "descriptions", 0, len(chosen))
     images, labels = [train.images[i] for i in chosen], [train.labels[i] for i in chosen]
 
     def once(question: str, ask: Callable[[], Answer]) -> Answer:
@@ -186,12 +218,14 @@ def describe(session: Session, task: Task, train: TrainingImages, ways: Ways) ->
         return session.ledger.once("", question, ask)  # two classifiers may be trained on the same images
 
     described = describer.describe(images, labels, once=once)
-    for message in described.faults:
-        record("fault", step=0, message=f"an image could not be described: {message}")
-    for i, text in zip(chosen, described.texts, strict=True):
-        if text and (train.sources[i], text) not in known:
-            record("description", source=train.sources[i], text=text)
-    record.tell("progress", stage="descriptions", done=len(chosen), total=len(chosen))
+    errors = [f"an image could not be described: {message}" for message in described.faults]
+    known, texts = session.state.search(task.name).descriptions, zip(chosen, described.texts, strict=True)
+    fresh = [(train.sources[i], text) for i, text in texts if text and (train.sources[i], text) not in known]
+    session.recorder.record(
+        *(FaultEvent(event="fault", predictor=task.name, step=0, message=message) for message in errors),
+        *(DescriptionEvent(event="description", predictor=task.name, source=s, text=text) for s, text in fresh),
+    )
+    session.recorder.progress(task.name, "descriptions", len(chosen), len(chosen))
     return described
 
 
@@ -226,7 +260,8 @@ def _judge(session: Session, task: Task, images: TrainingImages, ways: Ways, sta
     return judge(
         task.classifier,
         images,
-        record=session.record(task.name),
+        recorder=session.recorder,
+        predictor=task.name,
         stage=stage,
         num_threads=ways.num_threads,
         skip_bad=ways.skip_bad,
@@ -241,10 +276,9 @@ def _wide(session: Session, task: Task, ways: Ways) -> "Wide | None":
 
     if ways.where is None:
         return None
-    record = session.record(task.name)
 
     def progress(done: int, total: int) -> None:
-        record.tell("progress", stage="images to score on", done=done, total=total)
+        session.recorder.progress(task.name, "images to score on", done, total)
         session.check_stop()
 
     wide = ways.where.wide(
@@ -253,9 +287,5 @@ def _wide(session: Session, task: Task, ways: Ways) -> "Wide | None":
         skip_bad=ways.skip_bad,
         progress=progress,
     )
-    tell_skipped(record, "images to score on", () if wide is None else wide.skipped)
+    tell_skipped(session.recorder, task.name, "images to score on", () if wide is None else wide.skipped)
     return wide
-
-
-def _describes(event: Event, predictor: str) -> TypeGuard[DescriptionEvent]:
-    return event["event"] == "description" and event["predictor"] == predictor

@@ -4,26 +4,36 @@ It asks a proposer and a scorer and decides nothing else, so it runs in a test i
 in a benchmark unchanged. It knows neither tensors nor language models. IPO, Algorithm 1 of the paper, with the
 differences listed in docs/decisions.md.
 
-A run that was cut off goes on from its journal: trials and rejections are taken from there, and a step that was cut in
-the middle is done again with the same answers, of which only what is missing is tried.
+The search reads what it has done from the state that its recorder keeps, so a resumed search goes on from there: a step
+that was interrupted is done again with the same responses, of which only what is missing is tried.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from ipo_dspy._internal.threads import start
-from ipo_dspy.errors import BudgetError, InputError, JournalError, ProposalError, TemplateError
+from ipo_dspy.errors import BudgetError, ProposalError, TemplateError
 from ipo_dspy.history import History, Trial
 from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.proposers.base import Ask, Proposals, Proposer
-from ipo_dspy.run.events import Event, Keeper, Observer, TrialEvent
+from ipo_dspy.run.events import (
+    BudgetEvent,
+    ChosenEvent,
+    FaultEvent,
+    FinalistFields,
+    RejectionEvent,
+    ScoreFields,
+    StepEvent,
+    TrialEvent,
+)
 from ipo_dspy.run.ledger import Ledger
+from ipo_dspy.run.recorder import EventRecorder
+from ipo_dspy.run.state import Rejection
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
@@ -62,16 +72,6 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejection:
-    """A proposed text that did not become a trial, and why."""
-
-    step: int
-    text: str
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class Finalist:
     """One of the best trials; `validation` is its score on the validation images, if there are any."""
 
@@ -88,6 +88,16 @@ class Finalist:
         """As `Trial.rank`, by the deciding score."""
         return (*self.deciding.rank, self.trial.tokens, self.trial.index)
 
+    @property
+    def fields(self) -> FinalistFields:
+        """Plain values for the journal."""
+        return {
+            "index": self.trial.index,
+            "template": str(self.trial.template),
+            "train": _score_fields(self.trial.score),
+            "validation": None if self.validation is None else _score_fields(self.validation),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
@@ -95,7 +105,8 @@ class SearchResult:
 
     Attributes:
         predictor: name of the classifier inside the program; `self` for a bare one.
-        trials: all of them, in order; the first is the start template.
+        baseline: the trial of the start template.
+        trials: all of them, in order.
         finalists: best first, by validation images where there are any, else by training images.
         rejections: unusable proposals.
         seconds: wall-clock time of the search, in this session.
@@ -105,6 +116,7 @@ class SearchResult:
     """
 
     predictor: str
+    baseline: Trial
     trials: tuple[Trial, ...]
     finalists: tuple[Finalist, ...]
     rejections: tuple[Rejection, ...]
@@ -116,11 +128,6 @@ class SearchResult:
     def best(self) -> Trial:
         """The chosen trial: never worse than the baseline on the set that decided."""
         return self.finalists[0].trial
-
-    @property
-    def baseline(self) -> Trial:
-        """The start template's trial."""
-        return self.trials[0]
 
     @property
     def decided_by(self) -> str:
@@ -137,41 +144,6 @@ class SearchResult:
             f"SearchResult({self.predictor!r}, {len(self.trials)} trials, {len(self.rejections)} rejections, "
             f"{self.baseline.score} -> {self.best.score}, best={str(self.best.template)!r})"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Sends each event of one predictor to the journal first and then to the observers.
-
-    Args:
-        predictor: name of the predictor.
-        journal: keeps the events.
-        observers: hear of them, in the order of the journal.
-        order: held while an event is kept and told, where events come from several threads.
-    """
-
-    predictor: str
-    journal: Keeper
-    observers: Sequence[Observer] = ()
-    order: AbstractContextManager[Any] = field(default_factory=nullcontext)
-
-    def __call__(self, kind: str, **fields: Any) -> None:
-        """Keep an event and tell the observers."""
-        self.extend([(kind, fields)])
-
-    def extend(self, events: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-        """Keep several events at once, then tell the observers of each."""
-        with self.order:
-            self.journal.extend([(kind, {"predictor": self.predictor, **fields}) for kind, fields in events])
-            for kind, fields in events:
-                self.tell(kind, **fields)
-
-    def tell(self, kind: str, **fields: Any) -> None:
-        """Tell the observers alone, of something that needs no keeping."""
-        event = cast(Event, {"event": kind, "predictor": self.predictor, **fields})
-        with self.order:
-            for observer in self.observers:
-                observer(event)
 
 
 class Ahead:
@@ -208,9 +180,9 @@ class Search:
         scorer: scores on the training images.
         proposer: writes templates.
         plan: how long and with what.
-        record: keeps and tells events.
-        ledger: what the proposer's questions go through.
-        past: events of the run's earlier sessions.
+        recorder: records the events; what its state holds of earlier sessions is not done again.
+        predictor: name of the classifier inside the program.
+        ledger: what the proposer's requests go through.
         descriptions: how some training images look.
         task: one sentence for the proposer.
         stop: asked before each step; true ends the search there.
@@ -222,24 +194,21 @@ class Search:
         scorer: "Scorer",
         proposer: Proposer,
         plan: Plan,
-        record: Record,
+        recorder: EventRecorder,
         *,
+        predictor: str = "self",
         ledger: Ledger | None = None,
-        past: Iterable[Event] = (),
         descriptions: Sequence[str] = (),
         task: str = "",
         stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.scorer, self.proposer, self.plan, self.record = scorer, proposer, plan, record
-        self.ledger = ledger or Ledger()
+        self.scorer, self.proposer, self.plan, self.recorder = scorer, proposer, plan, recorder
+        self.predictor, self.state = predictor, recorder.state.search(predictor)
+        self.ledger = ledger or Ledger(recorder)
         self.descriptions, self.task, self.stop, self.clock = tuple(descriptions), task, stop, clock
-        self.history = History()
-        self.rejections: list[Rejection] = []
-        self.done = 0
-        self.fault: ProposalError | None = None
-        for event in past:
-            self._restore(event)
+        messages = [event["message"] for event in self.state.errors if event["step"] > 0]
+        self.fault = ProposalError(messages[-1]) if messages else None
         self._ahead = Ahead(proposer.propose, overlap=plan.overlap)
 
     def run(self, initial: Sequence[Template], *, validator: "Scorer | None" = None) -> SearchResult:
@@ -250,7 +219,7 @@ class Search:
             JournalError: what was found cannot be kept.
         """
         began = self.clock()
-        self._begin(initial)
+        start = self._begin(initial)
         patient = True
         try:
             status = self._steps()
@@ -261,40 +230,28 @@ class Search:
         finally:
             self._ahead.close(wait=patient)
         return SearchResult(
-            predictor=self.record.predictor,
-            finalists=self._choose(validator),
-            trials=tuple(self.history),
-            rejections=tuple(self.rejections),
+            predictor=self.predictor,
+            baseline=start,
+            finalists=self._choose(start, validator),
+            trials=tuple(self.state.history),
+            rejections=tuple(self.state.rejections),
             seconds=self.clock() - began,
             status="faults" if barren else status,
             fault=barren or (str(self.fault) if status == "faults" else None),
         )
 
-    def _restore(self, event: Event) -> None:
-        """Take over what an earlier session did."""
-        if event.get("predictor") != self.record.predictor:
-            return
-        if event["event"] == "trial" and event["key"] not in self.history:
-            self.history.add(_trial(event))
-        elif event["event"] == "rejection":
-            row = Rejection(event["step"], event["text"], event["reason"], event["message"])
-            self.rejections.append(row)
-        elif event["event"] == "fault" and event["step"] > 0:
-            self.fault = ProposalError(event["message"])
-        elif event["event"] == "step":
-            self.done = max(self.done, event["step"])
-
-    def _begin(self, initial: Sequence[Template]) -> None:
-        """Score the initial templates; they are the caller's, so a bad one is an error, not a rejection."""
+    def _begin(self, initial: Sequence[Template]) -> Trial:
+        """Score the initial templates, and return the trial of the first; a bad one is the caller's error."""
         fresh: dict[str, tuple[Template, Checked]] = {}
         for template in initial:
             checked = self.scorer.check(template)
             fresh.setdefault(checked.key, (template, checked))
-        if any(key not in self.history for key in fresh):
+        if any(key not in self.state.history for key in fresh):
             self._score(list(fresh.values()), step=0)
+        return next(trial for trial in self.state.history if trial.key == next(iter(fresh)))
 
     def _steps(self) -> str:
-        step, faults = self.done + 1, 0
+        step, faults = self.state.steps + 1, 0
         while step <= self.plan.steps:
             if not self._ahead.has_begun(step) and (enough := self._enough(step)):
                 return enough
@@ -302,12 +259,20 @@ class Search:
                 self.ledger.check_time()
                 self.fault = self._step(step)
             except BudgetError as spent:
-                self.record("budget", limit=spent.limit, allowed=spent.allowed, spent=spent.spent)
+                self.recorder.record(
+                    BudgetEvent(
+                        event="budget",
+                        predictor=self.predictor,
+                        limit=spent.limit,
+                        allowed=spent.allowed,
+                        spent=spent.spent,
+                    )
+                )
                 return spent.limit
             faults = 0 if self.fault is None else faults + 1
             if self.fault is not None and (self.fault.fatal or faults == self.plan.max_errors):
                 return "faults"
-            if self.done == step:
+            if self.state.steps == step:
                 step += 1
         return "finished"
 
@@ -315,19 +280,21 @@ class Search:
         """Why not to take a step; `None` to take it."""
         if self.stop():
             return "stopped"
-        if self.plan.patience is not None and step - self.history.best.step > self.plan.patience:
+        if self.plan.patience is not None and step - self.state.history.best.step > self.plan.patience:
             return "patience"
-        if step - max(trial.step for trial in self.history) > BARREN_STEPS:
+        if step - max(trial.step for trial in self.state.history) > BARREN_STEPS:
             return "exhausted"
         return None
 
     def _barren(self) -> str | None:
         """What went wrong in a search that came to its end without one usable proposal; nothing if there was one."""
-        if any(trial.step > 0 for trial in self.history):
+        if any(trial.step > 0 for trial in self.state.history):
             return None
-        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in self.rejections).items())
-        rejected = f"none of its {len(self.rejections)} proposals could be used: {reasons}"
-        return rejected if self.rejections else str(self.fault) if self.fault is not None else None
+        reasons = ", ".join(
+            f"{count} {reason}" for reason, count in Counter(r.reason for r in self.state.rejections).items()
+        )
+        rejected = f"none of its {len(self.state.rejections)} proposals could be used: {reasons}"
+        return rejected if self.state.rejections else str(self.fault) if self.fault is not None else None
 
     def _step(self, step: int) -> ProposalError | None:
         """Ask once and try what comes; what went wrong if something did.
@@ -341,7 +308,7 @@ class Search:
             proposals = self._ahead.take(self._ask(step))
         except ProposalError as error:
             fault = error
-            self.record("fault", step=step, message=str(fault))
+            self._record_error(step, str(fault))
             if not fault.answered:
                 return fault
         templates = self._read(proposals.texts, step)
@@ -350,18 +317,20 @@ class Search:
         self._score(templates, step=step)
         if proposals.ended is not None:
             raise proposals.ended  # the step stays open: what is missing is asked for when the run goes on
-        spent = self.ledger.cost_of(self.record.predictor, f"step {step}/")
-        self.record(
-            "step",
-            step=step,
-            proposed=len(proposals.texts),
-            accepted=len(templates),
-            calls=spent.calls,
-            tokens=spent.tokens,
-            seconds=round(self.clock() - began, 3),
-            elapsed=round(self.ledger.elapsed, 3),
+        spent = self.ledger.cost_of(self.predictor, f"step {step}/")
+        self.recorder.record(
+            StepEvent(
+                event="step",
+                predictor=self.predictor,
+                step=step,
+                proposed=len(proposals.texts),
+                accepted=len(templates),
+                calls=spent.calls,
+                tokens=spent.tokens,
+                seconds=round(self.clock() - began, 3),
+                elapsed=round(self.ledger.elapsed, 3),
+            )
         )
-        self.done = step
         return fault
 
     def _may_ask_ahead(self, step: int, fault: ProposalError | None, proposals: Proposals) -> bool:
@@ -371,8 +340,8 @@ class Search:
     def _ask(self, step: int) -> Ask:
         # What a step is shown must not depend on when it was asked, or a run taken up again would go another way.
         seen = step - 1 if self.plan.overlap else step
-        trials = [trial for trial in self.history if trial.step == 0 or trial.step < seen]
-        told = [r for r in self.rejections if r.reason != "duplicate" and r.step < step][-TOLD_REJECTIONS:]
+        trials = [trial for trial in self.state.history if trial.step == 0 or trial.step < seen]
+        told = [r for r in self.state.rejections if r.reason != "duplicate" and r.step < step][-TOLD_REJECTIONS:]
         return Ask(
             step=step,
             count=self.plan.prompts_per_step,
@@ -382,15 +351,15 @@ class Search:
             descriptions=self.descriptions,
             task=self.task,
             seed=self.plan.seed,
-            once=lambda question, ask: self.ledger.once(self.record.predictor, question, ask),
-            tell=lambda message: self.record("fault", step=step, message=message),
+            once=partial(self.ledger.once, self.predictor),
+            tell=partial(self._record_error, step),
         )
 
     def _read(self, texts: Sequence[str], step: int) -> list[tuple[Template, "Checked"]]:
         """The usable templates among untrusted texts; the others are recorded as rejections."""
         usable: dict[str, tuple[Template, Checked]] = {}
-        recorded = sum(r.step == step for r in self.rejections)  # by a session that was cut off in this step
-        tried = {trial.key for trial in self.history if trial.step != step}
+        recorded = sum(r.step == step for r in self.state.rejections)  # by a session that was cut off in this step
+        tried = {trial.key for trial in self.state.history if trial.step != step}
         for text in map(str, texts):
             try:
                 template = read_proposal(text)
@@ -409,70 +378,62 @@ class Search:
         return list(usable.values())
 
     def _reject(self, step: int, text: str, error: TemplateError) -> None:
-        rejection = Rejection(step, text[:1000], error.reason, str(error))
-        self.rejections.append(rejection)
-        self.record("rejection", step=step, text=rejection.text, reason=error.reason, message=rejection.message)
+        self.recorder.record(
+            RejectionEvent(
+                event="rejection",
+                predictor=self.predictor,
+                step=step,
+                text=text[:1000],
+                reason=error.reason,
+                message=str(error),
+            )
+        )
+
+    def _record_error(self, step: int, message: str) -> None:
+        self.recorder.record(FaultEvent(event="fault", predictor=self.predictor, step=step, message=message))
 
     def _score(self, templates: Sequence[tuple[Template, "Checked"]], *, step: int) -> None:
-        """Score together and keep together; what a session that was cut off had kept already stays as it is."""
+        """Score and record together; what an interrupted session recorded already stays as it is."""
         if not templates:
             return
         scores = self.scorer.score([template for template, _ in templates])
-        fresh = []
-        for (template, checked), score in zip(templates, scores, strict=True):
-            if checked.key not in self.history:
-                index = len(self.history)
-                fresh.append(Trial(template, score, index=index, step=step, tokens=checked.longest, key=checked.key))
-                self.history.add(fresh[-1])
-        self.record.extend([("trial", _trial_fields(trial)) for trial in fresh])
+        rows = [(*row, score) for row, score in zip(templates, scores, strict=True)]
+        fresh = [row for row in rows if row[1].key not in self.state.history]
+        self.recorder.record(
+            *(
+                TrialEvent(
+                    event="trial",
+                    predictor=self.predictor,
+                    index=index,
+                    step=step,
+                    template=str(template),
+                    accuracy=score.accuracy,
+                    loss=score.loss,
+                    tokens=info.longest,
+                    key=info.key,
+                )
+                for index, (template, info, score) in enumerate(fresh, start=len(self.state.history))
+            )
+        )
 
-    def _choose(self, validator: "Scorer | None") -> tuple[Finalist, ...]:
-        """The best trials and the start template, ranked by the set that decides."""
-        chosen = {trial.key: trial for trial in [*self.history.top(FINALISTS), self.history.start]}
-        trials = list(chosen.values())
+    def _choose(self, start: Trial, validator: "Scorer | None") -> tuple[Finalist, ...]:
+        """Return the best trials and the start template, ranked on the images that decide."""
+        trials = list({trial.key: trial for trial in [*self.state.history.top(FINALISTS), start]}.values())
         scores = [None] * len(trials) if validator is None else validator.score([t.template for t in trials])
         finalists = sorted((Finalist(t, s) for t, s in zip(trials, scores, strict=True)), key=lambda f: f.rank)
         winner = finalists[0].trial
-        self.record(
-            "chosen",
-            index=winner.index,
-            template=str(winner.template),
-            decided_by="train" if validator is None else "validation",
-            finalists=[_finalist_fields(f) for f in finalists],
+        self.recorder.record(
+            ChosenEvent(
+                event="chosen",
+                predictor=self.predictor,
+                index=winner.index,
+                template=str(winner.template),
+                decided_by="train" if validator is None else "validation",
+                finalists=[finalist.fields for finalist in finalists],
+            )
         )
         return tuple(finalists)
 
 
-def _trial_fields(trial: Trial) -> dict[str, Any]:
-    return {
-        "index": trial.index,
-        "step": trial.step,
-        "template": str(trial.template),
-        "accuracy": trial.score.accuracy,
-        "loss": trial.score.loss,
-        "tokens": trial.tokens,
-        "key": trial.key,
-    }
-
-
-def _trial(event: TrialEvent) -> Trial:
-    try:
-        score, template = Score(event["accuracy"], event["loss"]), Template.parse(event["template"])
-    except InputError as error:
-        raise JournalError(
-            f"trial {event['index']} of the journal cannot be used ({error}); restore the journal from a backup or "
-            "start a run in another folder"
-        ) from error
-    return Trial(template, score, index=event["index"], step=event["step"], tokens=event["tokens"], key=event["key"])
-
-
-def _finalist_fields(finalist: Finalist) -> dict[str, Any]:
-    def fields(score: Score | None) -> dict[str, float] | None:
-        return None if score is None else {"accuracy": score.accuracy, "loss": score.loss}
-
-    return {
-        "index": finalist.trial.index,
-        "template": str(finalist.trial.template),
-        "train": fields(finalist.trial.score),
-        "validation": fields(finalist.validation),
-    }
+def _score_fields(score: Score) -> ScoreFields:
+    return {"accuracy": score.accuracy, "loss": score.loss}

@@ -1,7 +1,8 @@
 """The report: a finished or running journal as one self-contained HTML page; needs no torch and no network.
 
-The way through: `fields` and `model` read events into frozen values, `summary` says what they amount to,
-`charts` and `pictures` draw, `page` lays out. Nothing of the journal is executed, and all of it is escaped.
+The steps: events are folded into the state of the run, with texts that `fields` made fit to be shown; `summary`
+computes what they amount to, `charts` and `pictures` draw, `page` lays out. Nothing of the journal is executed, and all
+of it is escaped.
 """
 
 import os
@@ -9,9 +10,10 @@ from pathlib import Path
 
 from ipo_dspy._internal.file_io import write_whole
 from ipo_dspy.errors import JournalError
+from ipo_dspy.report.journal_fields import printable_event
 from ipo_dspy.report.page import page
-from ipo_dspy.report.run_view import read_run
 from ipo_dspy.run.journal import replay
+from ipo_dspy.run.state import RunState
 
 __all__ = ["render_report", "write_report"]
 
@@ -24,7 +26,7 @@ def render_report(run_folder: str | os.PathLike[str]) -> str:
     Raises:
         JournalError: no journal there, or it is damaged.
     """
-    return page(read_run(replay(run_folder)))
+    return page(RunState(map(printable_event, replay(run_folder))))
 
 
 def write_report(run_folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:

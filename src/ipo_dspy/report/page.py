@@ -1,4 +1,4 @@
-"""Lays a `Run` out as one HTML page with everything inline: no script, no font, no address outside it."""
+"""Lays the state of a run out as one HTML page with everything inline: no script, no font, no address outside it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,10 @@ from markupsafe import Markup
 
 from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.report import summary
-from ipo_dspy.report.run_view import Change, Run, Search
+from ipo_dspy.report.journal_fields import pairs
 from ipo_dspy.report.thumbnails import thumbnail
+from ipo_dspy.run.events import ChangedEvent
+from ipo_dspy.run.state import RunState, SearchState
 from ipo_dspy.template import PLACEHOLDER
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ LINES_SHOWN = 4
 class Picture:
     """A changed image with its thumbnail, where that could be made."""
 
-    change: Change
+    change: ChangedEvent
     name: str
     data: str | None
 
@@ -49,7 +51,7 @@ class Section:
     """What the page shows of one search."""
 
     number: int
-    search: Search
+    search: SearchState
     rows: Sequence[summary.ScoreRow]
     headline: summary.ScoreRow | None
     curves: "Sequence[Chart]"
@@ -62,9 +64,9 @@ class Section:
     """Changed images on that split, wrong both times included."""
 
 
-def page(run: Run) -> str:
+def page(run: RunState) -> str:
     """The whole page; the same run (and the same pictures on disk) gives the same text."""
-    sections = [_section(i, search) for i, search in enumerate(run.searches, start=1)]
+    sections = [_section(i, search) for i, search in enumerate(run.searches.values(), start=1)]
     return environment().get_template("template.html.j2").render(run=run, sections=sections)
 
 
@@ -80,7 +82,7 @@ def environment() -> Environment:
     )
     found.filters |= {
         "percent": _percent, "points": _points, "nats": _nats, "duration": _duration, "count": _count,
-        "prompt": prompt, "moment": _moment, "clip": _clip, "short": _short,
+        "prompt": prompt, "moment": _moment, "clip": _clip, "short": _short, "pairs": pairs,
     }  # fmt: skip
     found.globals |= {**_limits(), "style": Markup(_data("style.css"))}
     return found
@@ -105,7 +107,7 @@ def prompt(text: str) -> Markup:
     return html + Markup("<details><summary>{} more lines</summary>{}</details>").format(len(folded), more)
 
 
-def _section(number: int, search: Search) -> Section:
+def _section(number: int, search: SearchState) -> Section:
     rows = summary.score_rows(search)
     shown = summary.telling_changes(search.changes)
     return Section(
@@ -122,22 +124,22 @@ def _section(number: int, search: Search) -> Section:
     )
 
 
-def _curves(search: Search) -> "list[Chart]":
+def _curves(search: SearchState) -> "list[Chart]":
     if not search.best:
         return []
     from ipo_dspy.report import inline_charts as charts  # loads matplotlib, which a page without trials does not need
 
-    return [charts.draw(search.trials, measure, best=search.best) for measure in charts.MEASURES.values()]
+    return [charts.draw(tuple(search.history), measure, best=search.best) for measure in charts.MEASURES.values()]
 
 
 def _group(group: summary.Changed) -> PictureGroup:
-    pictures = (Picture(change, _named(change), thumbnail(change.source)) for change in group.shown)
+    pictures = (Picture(change, _named(change), thumbnail(change["source"])) for change in group.shown)
     return PictureGroup(group.title, tuple(pictures), group.recorded)
 
 
-def _one_place(changes: Sequence[Change]) -> str:
+def _one_place(changes: Sequence[ChangedEvent]) -> str:
     """Where all the changed images are from, or nothing where they are from several parts."""
-    places = {summary.place(change.split, change.part) for change in changes}
+    places = {summary.place(change["split"], change["part"]) for change in changes}
     return places.pop() if len(places) == 1 else ""
 
 
@@ -204,10 +206,10 @@ def _clip(text: str, n: int) -> str:
     return text if len(text) <= n else text[: n - 1] + "\u2026"
 
 
-def _named(change: Change) -> str:
+def _named(change: ChangedEvent) -> str:
     """A picture by its class and file: every class may have a `1.jpg`."""
-    file = _parts(change.source)[-1:]
-    return "/".join([change.label, *file]) if file else ""
+    file = _parts(change["source"])[-1:]
+    return "/".join([change["label"], *file]) if file else ""
 
 
 def _short(source: str) -> str:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ipo_dspy._internal.sequences import evenly_spaced
-from ipo_dspy.report.run_view import Change, Evaluation, Search
-from ipo_dspy.scoring.score import Score, harmonic_mean
+from ipo_dspy.history import Trial
+from ipo_dspy.run.events import ChangedEvent, ScoreFields
+from ipo_dspy.run.state import SearchState
+from ipo_dspy.scoring.score import harmonic_mean
 
 SPLITS = ("test", "validation", "train")
 """Most telling first."""
@@ -85,11 +87,11 @@ class Changed:
     """Changed images of one kind: those shown, and how many were recorded."""
 
     title: str
-    shown: tuple[Change, ...]
+    shown: tuple[ChangedEvent, ...]
     recorded: int
 
 
-def score_rows(search: Search) -> list[ScoreRow]:
+def score_rows(search: SearchState) -> list[ScoreRow]:
     """Every split and part that was measured, most telling first; what the search itself measured fills gaps."""
     rows: list[ScoreRow] = []
     for split in SPLITS:
@@ -121,7 +123,7 @@ def headline(rows: Sequence[ScoreRow]) -> ScoreRow | None:
     return whole[0] if whole else None
 
 
-def class_table(search: Search) -> ClassTable | None:
+def class_table(search: SearchState) -> ClassTable | None:
     """Gains and losses of the classes on the most telling split where start and best were evaluated."""
     for split in SPLITS:
         parts = ("all",) if (split, "all", "best") in search.evaluations else ("base", "novel")
@@ -131,16 +133,16 @@ def class_table(search: Search) -> ClassTable | None:
     return None
 
 
-def rejected(search: Search) -> list[Rejected]:
+def rejected(search: SearchState) -> list[Rejected]:
     """Rejections by reason, most frequent first, ties by name."""
     counts = Counter(rejection.reason for rejection in search.rejections)
     return [_rejected(search, *item) for item in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
 
 
-def changed(changes: Sequence[Change]) -> list[Changed]:
+def changed(changes: Sequence[ChangedEvent]) -> list[Changed]:
     """Mended and broken images, evenly thinned out to `PICTURES_SHOWN` in all."""
-    mended = [c for c in changes if c.after == c.label != c.before]
-    broken = [c for c in changes if c.before == c.label != c.after]
+    mended = [c for c in changes if c["after"] == c["label"] != c["before"]]
+    broken = [c for c in changes if c["before"] == c["label"] != c["after"]]
     half = PICTURES_SHOWN // 2
     few_mended, few_broken = min(len(mended), half), min(len(broken), half)
     return [
@@ -149,41 +151,43 @@ def changed(changes: Sequence[Change]) -> list[Changed]:
     ]
 
 
-def telling_changes(changes: Sequence[Change]) -> list[Change]:
+def telling_changes(changes: Sequence[ChangedEvent]) -> list[ChangedEvent]:
     """The changes on the most telling split that has any; those on training images say little."""
-    best = min((_telling(change.split) for change in changes), default=0)
-    return [change for change in changes if _telling(change.split) == best]
+    best = min((_telling(change["split"]) for change in changes), default=0)
+    return [change for change in changes if _telling(change["split"]) == best]
 
 
 def _telling(split: str) -> int:
     return SPLITS.index(split) if split in SPLITS else len(SPLITS)
 
 
-def _evaluated(search: Search, split: str, part: str) -> ScoreRow | None:
+def _evaluated(search: SearchState, split: str, part: str) -> ScoreRow | None:
     start, best = (search.evaluations.get((split, part, role)) for role in ("start", "best"))
     either = best or start
     name = place(split, part)
-    return _row(name, either.images, _score(start), _score(best)) if either else None
+    return _row(name, either["images"], start, best) if either else None
 
 
-def _score(evaluation: Evaluation | None) -> Score | None:
-    return evaluation.score if evaluation else None
-
-
-def _searched(search: Search, split: str) -> ScoreRow | None:
+def _searched(search: SearchState, split: str) -> ScoreRow | None:
     """The score on the images that the search itself used."""
-    if split == "train" and search.start and search.best:
-        return _row("training", search.setup.images or None, search.start.score, search.best.score)
-    if split == "validation" and search.chosen and search.start:
-        scores = {f.index: f.validation for f in search.chosen.finalists}
-        start, best = scores.get(search.start.index), scores.get(search.chosen.index)
-        return _row("validation", search.setup.validation_images or None, start, best) if best else None
+    start, best, setup = search.start, search.best, search.setup
+    if split == "train" and start and best:
+        return _row("training", setup["images"] or None, _fields(start), _fields(best))
+    if split == "validation" and search.selected and start:
+        scores = {finalist["index"]: finalist["validation"] for finalist in search.selected["finalists"]}
+        selected = scores.get(search.selected["index"])
+        row = _row("validation", setup["validation_images"] or None, scores.get(start.index), selected)
+        return row if selected else None
     return None
 
 
-def _row(name: str, images: int | None, start: Score | None, best: Score | None) -> ScoreRow:
-    accuracies = start.accuracy if start else None, best.accuracy if best else None
-    return ScoreRow(name, images, *accuracies, start.loss if start else None, best.loss if best else None)
+def _fields(trial: Trial) -> ScoreFields:
+    return {"accuracy": trial.score.accuracy, "loss": trial.score.loss}
+
+
+def _row(name: str, images: int | None, start: ScoreFields | None, best: ScoreFields | None) -> ScoreRow:
+    accuracies, losses = ([score and score[name] for score in (start, best)] for name in ("accuracy", "loss"))
+    return ScoreRow(name, images, *accuracies, *losses)
 
 
 def _harmonic(split: str, base: ScoreRow, novel: ScoreRow) -> ScoreRow:
@@ -198,15 +202,15 @@ def _harmonic_name(split: str) -> str:
     return f"{_SPOKEN.get(split, split)}, harmonic mean (H)"
 
 
-def _class_rows(search: Search, split: str, part: str) -> Iterable[ClassRow]:
+def _class_rows(search: SearchState, split: str, part: str) -> Iterable[ClassRow]:
     start, best = (search.evaluations.get((split, part, role)) for role in ("start", "best"))
-    for name, (right, total) in best.per_class.items() if start and best else ():
-        before, of = start.per_class.get(name, (0, 0)) if start else (0, 0)
+    for name, (right, total) in best["per_class"].items() if start and best else ():
+        before, of = start["per_class"].get(name, (0, 0)) if start else (0, 0)
         if total and of:
             yield ClassRow(name, total, 100 * before / of, 100 * right / total)
 
 
-def _rejected(search: Search, reason: str, count: int) -> Rejected:
+def _rejected(search: SearchState, reason: str, count: int) -> Rejected:
     own = [rejection for rejection in search.rejections if rejection.reason == reason]
     texts = dict.fromkeys(rejection.text for rejection in own)
     return Rejected(reason, count, tuple(texts)[:REJECTIONS_SHOWN], own[0].message)

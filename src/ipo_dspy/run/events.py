@@ -8,7 +8,7 @@ is tested: `if event["event"] == "trial": event["accuracy"]`.
 are in none of them; images are named by where they can be found again.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NotRequired, Protocol, TypeAlias, TypedDict, Union, get_args, get_type_hints
 
 from ipo_dspy._internal.json_input import has_type, type_in_words
@@ -143,6 +143,22 @@ class BudgetEvent(TypedDict):
     spent: float
 
 
+class ScoreFields(TypedDict):
+    """Accuracy in percent, loss in nats."""
+
+    accuracy: float
+    loss: float
+
+
+class FinalistFields(TypedDict):
+    """A template that was compared in the end; `validation` is null where training images decided."""
+
+    index: int
+    template: str
+    train: ScoreFields
+    validation: ScoreFields | None
+
+
 class ChosenEvent(TypedDict):
     """The search ended and chose a template."""
 
@@ -151,7 +167,7 @@ class ChosenEvent(TypedDict):
     index: int
     template: str
     decided_by: str
-    finalists: list[dict[str, Any]]
+    finalists: list[FinalistFields]
 
 
 class EvaluationEvent(TypedDict):
@@ -236,13 +252,10 @@ Observer: TypeAlias = Callable[[Event], None]
 
 
 class Keeper(Protocol):
-    """Where events go: `journal.Journal`, or `journal.NoJournal`."""
+    """A destination of events: `journal.Journal` or `recorder.NoJournal`."""
 
-    def append(self, kind: str, **fields: Any) -> None:
-        """Keep one event; it is safe when this returns."""
-
-    def extend(self, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Keep several at once."""
+    def append(self, *events: Event) -> None:
+        """Keep events; they are safe when this returns."""
 
 
 PASSING = frozenset({"progress", "skipped"})

@@ -9,9 +9,9 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from ipo_dspy._internal.append_only import AppendOnlyFile, FileInUseError, FileReplacedError, complete_lines, is_locked
 from ipo_dspy._internal.file_io import open_regular, read_regular
@@ -61,17 +61,13 @@ class Journal:
             self.past = _read(self.path, content)
             undo.pop_all()
 
-    def append(self, kind: str, **fields: Any) -> None:
-        """Write one event; it is on disk when this returns.
+    def append(self, *events: Mapping[str, object]) -> None:
+        """Write events with one sync; they are on disk when this returns. After a kill the first ones or all are there.
 
         Raises:
             JournalError: the disk is full or gone; what was written before stays readable.
         """
-        self.extend([(kind, fields)])
-
-    def extend(self, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Write several events at once: after a kill all of them are there, or the first ones are."""
-        lines = [_line(kind, fields) for kind, fields in events]
+        lines = [_line(event) for event in events]
         if not lines:
             return
         with self._writing:
@@ -116,21 +112,6 @@ class Journal:
             f"log_dir {str(self.folder)!r} cannot be written ({why}){kept}; free space or name a writable folder, "
             "e.g. 'runs/1'"
         )
-
-
-class NoJournal:
-    """Keeps nothing: the journal of a run without `log_dir`."""
-
-    past: tuple[Event, ...] = ()
-
-    def append(self, kind: str, **fields: Any) -> None:
-        """Forget the event."""
-
-    def extend(self, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Forget the events."""
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 def replay(folder: str | os.PathLike[str]) -> list[Event]:
@@ -223,11 +204,12 @@ def _events(path: Path, content: bytes) -> Iterator[Event]:
         yield parse_line(line, path, number)
 
 
-def _line(kind: str, fields: Mapping[str, Any]) -> bytes:
-    if missing := KEPT[kind] - set(fields):
+def _line(event: Mapping[str, object]) -> bytes:
+    kind = str(event["event"])
+    if missing := KEPT[kind] - set(event):
         raise TypeError(f"event {kind!r} lacks {sorted(missing)}")
-    line = json.dumps({"event": kind, **fields}, ensure_ascii=False, allow_nan=False)
     # A lone surrogate, which a language model can send, has no UTF-8; its backslash form is JSON's own escape.
+    line = json.dumps(event, ensure_ascii=False, allow_nan=False)
     return line.encode("utf-8", errors="backslashreplace") + b"\n"
 
 

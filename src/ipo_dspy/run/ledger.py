@@ -7,14 +7,15 @@ those in flight could use up what is left, the next one waits for them.
 
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import asdict
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
 
 from ipo_dspy.errors import BudgetError
 from ipo_dspy.run.budget import Answer, Limits, RunEnd, Spent, run_ends
-from ipo_dspy.run.events import AnswerEvent, Event, Keeper, Observer
+from ipo_dspy.run.events import AnswerEvent
+from ipo_dspy.run.recorder import EventRecorder
+from ipo_dspy.run.state import readable
 
 __all__ = ["Answer", "Ledger", "Limits", "Once", "Spent", "readable"]
 
@@ -31,15 +32,12 @@ class Once(Protocol):
 
 
 class Ledger:
-    """Asks each question once, within limits, and keeps what was answered. Safe to use from several threads.
+    """Sends each request once, within limits, and records the responses. Safe to use from several threads.
 
     Args:
-        journal: answers go there before they are used.
+        recorder: records the responses before they are used; its state holds those of earlier sessions.
         limits: what may be spent.
-        past: events of the run's earlier sessions.
-        observers: told of every answer.
         clock: seconds, monotonic.
-        order: held while an answer is kept and told, so that observers hear of answers in the order of the journal.
 
     >>> ledger = Ledger(limits=Limits(max_lm_calls=1))
     >>> ledger.once("self", "step 1/0", lambda: Answer(("a <CLASS>.",), prompt_tokens=9)).texts
@@ -52,28 +50,16 @@ class Ledger:
 
     def __init__(
         self,
-        journal: Keeper | None = None,
+        recorder: EventRecorder | None = None,
         limits: Limits | None = None,
         *,
-        past: Iterable[Event] = (),
-        observers: Iterable[Observer] = (),
         clock: Callable[[], float] = time.monotonic,
-        order: AbstractContextManager[Any] | None = None,
     ) -> None:
-        self.journal, self.limits, self.clock = journal, limits or Limits(), clock
-        self._observers, self._order = tuple(observers), order or threading.RLock()
+        self.recorder, self.limits, self.clock = recorder or EventRecorder(), limits or Limits(), clock
+        self._state = self.recorder.state
         self._free = threading.Condition()
-        self._answers: dict[tuple[str, str], Answer] = {}
-        self._spent = Spent()
-        self._dearest: dict[str, Spent] = {}
         self._in_flight: set[tuple[str, str]] = set()
-        before = 0.0
-        for event in past:
-            if event["event"] == "answer":
-                self._add(event["predictor"], event["question"], _answer(event))
-            if event["event"] in ("answer", "step"):
-                before = max(before, event.get("elapsed") or 0.0)
-        self._began = clock() - before
+        self._began = clock() - self._state.run_seconds
 
     @property
     def elapsed(self) -> float:
@@ -83,41 +69,34 @@ class Ledger:
     @property
     def spent(self) -> Spent:
         """What the run has cost so far."""
-        return Spent(**{**asdict(self._spent), "seconds": self.elapsed})
+        return replace(self._state.usage, seconds=self.elapsed)
 
-    def cost_of(self, predictor: str, questions: str) -> Spent:
-        """What the answers cost whose question begins so, e.g. `step 3/`."""
+    def cost_of(self, predictor: str, requests: str) -> Spent:
+        """Return the cost of the requests of a predictor whose name begins so, e.g. `step 3/`."""
         total = Spent()
-        for (owner, question), answer in list(self._answers.items()):
-            if owner == predictor and question.startswith(questions):
+        for (owner, request), answer in list(self._state.responses.items()):
+            if owner == predictor and request.startswith(requests):
                 total = total.plus(answer)
         return total
 
     def once(self, predictor: str, question: str, ask: Callable[[], Answer]) -> Answer:
-        """The answer to a question: the one that is there, else asked for, kept and counted.
+        """Return the response to a request: the one that is recorded, or a new one, which is recorded first.
 
         Raises:
             BudgetError: a limit leaves nothing; `ask` was not called, or had to stop at `max_seconds`.
-            JournalError: the answer cannot be kept.
+            JournalError: the response cannot be kept.
         """
         key = predictor, question
         with self._free:
-            while key in self._in_flight or (key not in self._answers and not self._may_send()):
+            while key in self._in_flight or (key not in self._state.responses and not self._may_send()):
                 self._free.wait()
-            if key in self._answers:
-                return self._answers[key]
+            if key in self._state.responses:
+                return self._state.responses[key]
             self._in_flight.add(key)
         began = self.clock()
         try:
             answer = self._ask(ask)
-            event = self._event(predictor, question, answer, self.clock() - began)
-            with self._order:
-                with self._free:
-                    if self.journal is not None:
-                        self.journal.append("answer", **{k: v for k, v in event.items() if k != "event"})
-                    self._add(predictor, question, answer)
-                for observer in self._observers:
-                    observer(event)
+            self.recorder.record(self._event(predictor, question, answer, self.clock() - began))
         finally:
             with self._free:
                 self._in_flight.remove(key)
@@ -148,24 +127,16 @@ class Ledger:
         return not self._in_flight or self._leaves_room(spent)
 
     def _leaves_room(self, spent: Spent) -> bool:
-        """Whether something is left if each request in flight costs twice as much as the dearest of its kind so far."""
+        """Return True if something is left once each request in flight costs twice the most expensive of its kind."""
+        answers = list(self._state.responses.items())
         for _, question in self._in_flight:
-            dearest = self._dearest.get(_kind(question))
-            if dearest is None and (self.limits.max_tokens or self.limits.max_cost):
+            known = [answer for (_, other), answer in answers if answer.calls and _kind(other) == _kind(question)]
+            if not known and (self.limits.max_tokens or self.limits.max_cost):
                 return False  # nothing is known yet of what one costs
-            spent = spent.plus(Answer((), calls=1))
-            if dearest is not None:
-                spent = spent.plus(Answer((), calls=0, prompt_tokens=2 * dearest.tokens, cost=2 * dearest.cost))
+            tokens = max((answer.prompt_tokens + answer.completion_tokens for answer in known), default=0)
+            cost = max((answer.cost or 0.0 for answer in known), default=0.0)
+            spent = spent.plus(Answer((), calls=1, prompt_tokens=2 * tokens, cost=2 * cost))
         return self.limits.reached(spent) is None
-
-    def _add(self, predictor: str, question: str, answer: Answer) -> None:
-        self._answers[predictor, question] = answer
-        self._spent = self._spent.plus(answer)
-        if answer.calls:
-            before, this = self._dearest.get(_kind(question), Spent()), Spent().plus(answer)
-            self._dearest[_kind(question)] = Spent(
-                prompt_tokens=max(before.tokens, this.tokens), cost=max(before.cost, this.cost)
-            )
 
     def _event(self, predictor: str, question: str, answer: Answer, seconds: float) -> AnswerEvent:
         return {
@@ -189,26 +160,3 @@ class Ledger:
 def _kind(question: str) -> str:
     """`step`, `describe`, ...: requests of a kind cost about the same."""
     return question.partition(" ")[0]
-
-
-def readable(text: str) -> str:
-    r"""A text without half surrogate pairs, which a model can send and no request can hold.
-
-    >>> readable("a \ud83d <CLASS>")
-    'a ? <CLASS>'
-    """
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _answer(event: AnswerEvent) -> Answer:
-    return Answer(
-        texts=tuple(map(readable, event["texts"])),
-        model=event["model"],
-        calls=event["calls"],
-        prompt_tokens=max(0, event["prompt_tokens"]),  # older versions believed a server that said less
-        completion_tokens=max(0, event["completion_tokens"]),
-        cost=None if event["cost"] is None else max(0.0, event["cost"]),
-        cut=event["cut"],
-        fault=event["fault"],
-        estimated=event.get("estimated", 0),
-    )

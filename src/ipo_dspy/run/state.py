@@ -1,0 +1,274 @@
+"""The state of a run, folded from its events one by one.
+
+A run that goes on, one that is resumed, the report, `ipo-dspy watch`, the learning curves and MLflow all read this
+state, so an event means the same to each of them. It knows neither files nor terminals.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ipo_dspy.errors import InputError, JournalError
+from ipo_dspy.history import History, Trial
+from ipo_dspy.run.budget import Answer, Spent
+from ipo_dspy.run.events import (
+    PASSING,
+    AnswerEvent,
+    ChangedEvent,
+    ChosenEvent,
+    EndEvent,
+    EvaluationEvent,
+    Event,
+    FaultEvent,
+    ResumeEvent,
+    RunEvent,
+    SearchEvent,
+    TrialEvent,
+)
+from ipo_dspy.scoring.score import Score
+from ipo_dspy.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A proposed text that did not become a trial, and the reason."""
+
+    step: int
+    text: str
+    reason: str
+    message: str
+
+
+class SearchState:
+    """The search for one classifier's template so far.
+
+    Attributes:
+        predictor: name of the classifier inside the program.
+        setup: what the search is about; empty until its first event.
+        history: the trials; one that is recorded twice counts once.
+        better: each trial that ranks before all earlier ones, the first trial included.
+        steps: number of the last finished step.
+        rejections, errors: in order.
+        descriptions: pairs of an image's source and its description.
+        selected: the outcome, until the run is resumed.
+        evaluations: by split, class split and role.
+        changes: images whose predicted class changed.
+    """
+
+    def __init__(self, predictor: str) -> None:
+        self.predictor = predictor
+        self.setup: SearchEvent = {
+            "event": "search",
+            "predictor": predictor,
+            "classes": [],
+            "model": {},
+            "images": 0,
+            "validation_images": 0,
+            "start": "",
+        }
+        self.history = History()
+        self.better: list[Trial] = []
+        self.steps = 0
+        self.rejections: list[Rejection] = []
+        self.errors: list[FaultEvent] = []
+        self.descriptions: list[tuple[str, str]] = []
+        self.clear_outcome()
+
+    def clear_outcome(self) -> None:
+        """Forget how the search ended."""
+        self.selected: ChosenEvent | None = None
+        self.evaluations: dict[tuple[str, str, str], EvaluationEvent] = {}
+        self.changes: list[ChangedEvent] = []
+
+    @property
+    def start(self) -> Trial | None:
+        """The trial of the start template."""
+        trials = list(self.history)
+        return next((t for t in trials if str(t.template) == self.setup["start"]), trials[0] if trials else None)
+
+    @property
+    def best(self) -> Trial | None:
+        """The selected trial, or the best so far."""
+        index = None if self.selected is None else self.selected["index"]
+        selected = next((trial for trial in self.history if trial.index == index), None)
+        return selected or (self.better[-1] if self.better else None)
+
+    @property
+    def start_text(self) -> str:
+        """The template that the search began with."""
+        return str(self.start.template) if self.start else self.setup["start"]
+
+    @property
+    def best_text(self) -> str:
+        """The selected template, or the best so far."""
+        best = self.best
+        return self.selected["template"] if self.selected else str(best.template) if best else self.start_text
+
+    @property
+    def curve(self) -> list[float]:
+        """Accuracy of the best trial so far after each step, from step 0 on."""
+        accuracies = {trial.step: trial.score.accuracy for trial in self.better}
+        values: list[float] = []
+        for step in range(self.steps + 1 if accuracies else 0):
+            values.append(accuracies.get(step, values[-1] if values else 0.0))
+        return values
+
+    def fold(self, event: Event) -> None:
+        """Take in an event of this search."""
+        if event["event"] == "search":
+            self.setup = event
+        elif event["event"] == "trial":
+            self._add(event)
+        elif event["event"] == "step":
+            self.steps = max(self.steps, event["step"])
+        elif event["event"] == "rejection":
+            rejection = Rejection(event["step"], event["text"], event["reason"], event["message"])
+            self.rejections.append(rejection)
+        elif event["event"] == "fault":
+            self.errors.append(event)
+        elif event["event"] == "description":
+            self.descriptions.append((event["source"], event["text"]))
+        elif event["event"] == "chosen":
+            self.selected = event
+        elif event["event"] == "evaluation":
+            _check_counts(event["per_class"])
+            self.evaluations[event["split"], event["part"], event["role"]] = event
+        elif event["event"] == "changed":
+            self.changes.append(event)
+
+    def _add(self, event: TrialEvent) -> None:
+        if event["key"] in self.history:
+            return
+        trial = _trial(event)
+        self.history.add(trial)
+        if not self.better or trial.rank < self.better[-1].rank:
+            self.better.append(trial)
+
+
+class RunState:
+    """The state of a run so far; it takes in the events in order.
+
+    Attributes:
+        begun: whether there was any event.
+        started: the event that began the run.
+        settings: those of the last session, with the seed.
+        searches: by the classifier's name.
+        responses: of language models, by classifier and request.
+        usage: what they cost.
+        run_seconds: seconds of the run at the last event that says so, over all its sessions.
+        finished: the event that ended it, until the run is resumed.
+
+    >>> state = RunState([{"event": "end", "status": "patience", "seconds": 3.0, "calls": 0, "tokens": 0}])
+    >>> state.status, state.seconds
+    ('patience', 3.0)
+    """
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.begun = False
+        self.started: RunEvent | None = None
+        self.settings: dict[str, Any] = {}
+        self.searches: dict[str, SearchState] = {}
+        self.responses: dict[tuple[str, str], Answer] = {}
+        self.usage, self.run_seconds = Spent(), 0.0
+        self.finished: EndEvent | None = None
+        for event in events:
+            self.fold(event)
+
+    @property
+    def status(self) -> str | None:
+        """The reason for the end; None while there is none."""
+        return None if self.finished is None else self.finished["status"]
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of the run."""
+        return self.run_seconds if self.finished is None else self.finished["seconds"]
+
+    @property
+    def has_progress(self) -> bool:
+        """Return True if anything but connectivity checks was answered or scored; until then settings are free."""
+        return any(search.history for search in self.searches.values()) or any(
+            not request.startswith("greet ") for _, request in self.responses
+        )
+
+    def search(self, predictor: str) -> SearchState:
+        """Return the state of a classifier's search, which may not have begun."""
+        return self.searches.setdefault(predictor, SearchState(predictor))
+
+    def fold(self, event: Event) -> None:
+        """Take in the next event.
+
+        Raises:
+            JournalError: a trial or a count that cannot be used.
+        """
+        self.begun = True
+        if event["event"] == "answer" or event["event"] == "step":
+            self.run_seconds = max(self.run_seconds, event.get("elapsed", 0.0))
+        if event["event"] in {"trial", "step", "chosen"}:
+            self.finished = None  # the run went on
+        if event["event"] == "run":
+            self.started, self.settings = event, {**event["settings"], "seed": event["seed"]}
+        elif event["event"] == "resume":
+            self._resume(event)
+        elif event["event"] == "end":
+            self.finished = event
+        elif event["event"] == "answer":
+            self._count(event)
+        elif event["event"] not in PASSING and "predictor" in event:
+            self.search(event["predictor"]).fold(event)
+
+    def _resume(self, event: ResumeEvent) -> None:
+        self.settings |= {name: values[-1] for name, values in event["changed"].items() if values}
+        self.finished = None
+        for search in self.searches.values():
+            search.clear_outcome()
+
+    def _count(self, event: AnswerEvent) -> None:
+        key = event["predictor"], event["question"]
+        if key not in self.responses:
+            self.responses[key] = _response(event)
+            self.usage = self.usage.plus(self.responses[key])
+
+
+def readable(text: str) -> str:
+    r"""Return a text without half surrogate pairs, which a model can send and no request can hold.
+
+    >>> readable("a \ud83d <CLASS>")
+    'a ? <CLASS>'
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _trial(event: TrialEvent) -> Trial:
+    try:
+        # `Template.parse` would refuse what an earlier version accepted.
+        template, score = Template(tuple(event["template"].split("\n"))), Score(event["accuracy"], event["loss"])
+    except InputError as error:
+        raise JournalError(
+            f"trial {event['index']} of the journal cannot be used ({error}); restore the journal from a backup or "
+            "start a run in another folder"
+        ) from error
+    return Trial(template, score, index=event["index"], step=event["step"], tokens=event["tokens"], key=event["key"])
+
+
+def _response(event: AnswerEvent) -> Answer:
+    return Answer(
+        texts=tuple(map(readable, event["texts"])),
+        model=event["model"],
+        calls=event["calls"],
+        prompt_tokens=max(0, event["prompt_tokens"]),  # older versions believed a server that reported less
+        completion_tokens=max(0, event["completion_tokens"]),
+        cost=None if event["cost"] is None else max(0.0, event["cost"]),
+        cut=event["cut"],
+        fault=event["fault"],
+        estimated=event.get("estimated", 0),
+    )
+
+
+def _check_counts(per_class: Mapping[str, list[int]]) -> None:
+    for name, counts in per_class.items():
+        if len(counts) != 2 or not 0 <= counts[0] <= counts[1]:
+            raise JournalError(
+                f"per_class must map a class to [correct, total], got {counts!r} for {name[:80]!r} in an event "
+                "'evaluation'; restore the journal from a backup"
+            )
