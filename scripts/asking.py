@@ -77,7 +77,7 @@ def tokens(options: argparse.Namespace) -> None:
             proposer=Recording(server.lm(cache=False)),
             steps=options.steps,
             describer=Sentences(sentence),
-            max_descriptions=len(task.trainset),
+            max_described_images=len(task.trainset),
             seed=options.seed,
         )
         optimizer.compile(task.program, task.trainset)
@@ -110,11 +110,11 @@ def latency(options: argparse.Namespace) -> None:
     task = demo.load("pixel-animals", shots=16, seed=options.seed)
     print("| next question asked while scoring | candidates | seconds | LLM alone | ratio |")
     print("|---|---:|---:|---:|---:|")
-    for overlap in (True, False):
+    for prefetch in (True, False):
         with Slow() as server:
             Slow.latency = 0.0
             lm = server.lm(cache=False)
-            given: dict[str, Any] = {"prompt_model": lm, "describer": None, "overlap": overlap, "seed": options.seed}
+            given: dict[str, Any] = {"prompt_model": lm, "describer": None, "prefetch": prefetch, "seed": options.seed}
             IPO(steps=1, **given).compile(task.program, task.trainset)  # loads what is loaded once a process
             Slow.latency = options.latency
             before, began = len(server.requests), time.monotonic()
@@ -124,7 +124,7 @@ def latency(options: argparse.Namespace) -> None:
             alone = options.latency * (len(server.requests) - before)
         tried = len(best.detailed_results.trials) - 1 + sum(best.detailed_results.rejections.values())
         print(
-            f"| {'yes' if overlap else 'no'} | {tried} | {seconds:.1f} | {alone:.1f} | {seconds / alone:.3f} |",
+            f"| {'yes' if prefetch else 'no'} | {tried} | {seconds:.1f} | {alone:.1f} | {seconds / alone:.3f} |",
             flush=True,
         )
 
@@ -161,8 +161,8 @@ def descriptions(options: argparse.Namespace) -> None:
 def overlap(options: argparse.Namespace) -> None:
     """What is lost where the next question is asked before the last answers are scored."""
     ways: Mapping[str, Mapping[str, Any]] = {
-        "after scoring": {"proposer": EvolutionProposer(), "overlap": False},
-        "while scoring": {"proposer": EvolutionProposer(), "overlap": True},
+        "after scoring": {"proposer": EvolutionProposer(), "prefetch": False},
+        "while scoring": {"proposer": EvolutionProposer(), "prefetch": True},
     }
     compare("next question asked", ways, options)
 

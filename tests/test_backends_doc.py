@@ -87,7 +87,7 @@ def test_the_code_of_the_page_compiles_and_its_models_can_be_made() -> None:
 
 def propose(lm: dspy.BaseLM) -> tuple[str, ...]:
     asked = Ask(step=1, count=1, shown=(), trials=(), descriptions=("grey",), task="tell cats from dogs")
-    return LMProposer(lm, asking="list").propose(asked).texts
+    return LMProposer(lm, request_mode="batch").propose(asked).texts
 
 
 def describe(lm: dspy.BaseLM) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ipo_dspy._internal.renames import OLD_BENCH_SETTINGS
 from ipo_dspy.baselines import build_method
 from ipo_dspy.bench.author_settings import _SET, official
 from ipo_dspy.bench.cells import Cell, Grid, distinct, without_conditions
@@ -43,7 +44,7 @@ def row(key: str, **more: object) -> Row:
                 {"descriptions": False},
                 {"feedback": "loss"},
                 {"lm": "openai/gpt-4o-mini"},
-                {"lm_settings": {"temperature": 0.5}},
+                {"lm_kwargs": {"temperature": 0.5}},
                 {"vlm": "openai/gpt-4o-mini"},
             )
         ),
@@ -135,13 +136,13 @@ def test_what_the_authors_set_is_taken_by_the_methods() -> None:
 def test_a_password_in_an_address_decides_nothing_and_is_not_kept() -> None:
     one, two = (
         replace(
-            CELL, settings=Settings(lm="openai/x", lm_settings={"api_base": f"http://me:{word}@host:80/v1?key={word}"})
+            CELL, settings=Settings(lm="openai/x", lm_kwargs={"api_base": f"http://me:{word}@host:80/v1?key={word}"})
         )
         for word in ("planted", "another")
     )
     assert one.key == two.key
     assert "planted" not in json.dumps(one.decisive)
-    assert one.decisive["lm_settings"] == {"api_base": "http://host:80/v1"}
+    assert one.decisive["lm_kwargs"] == {"api_base": "http://host:80/v1"}
 
 
 def test_a_grid_has_each_cell_once_and_ablations_share_the_usual_one() -> None:
@@ -202,5 +203,23 @@ def test_changed_settings_are_listed(tmp_path: Path) -> None:
         rows.agree({"steps": 5, "lm": None})
         with pytest.raises(JournalError, match=r"steps was 5 and is 6; lm was None and is 'x'; .*allow-changes"):
             rows.agree({"steps": 6, "lm": "x"})
-        rows.agree({"steps": 6, "lm": "x"}, allow_changes=True)
+        rows.agree({"steps": 6, "lm": "x"}, allow_config_changes=True)
         rows.agree({"steps": 6, "lm": "x"})
+
+
+def test_rows_of_earlier_names_of_settings_are_found_again(tmp_path: Path) -> None:
+    settings = Settings(lm="openai/x", lm_kwargs={"temperature": 0.5}, request_mode="single", history_only=True)
+    cell = replace(CELL, method="ipo", settings=settings)
+    decisive = json.dumps(dict(cell.decisive)).replace('"request_mode": "single"', '"asking": "singles"')
+    plain = json.dumps(settings.plain).replace('"request_mode": "single"', '"asking": "singles"')
+    for old, new in OLD_BENCH_SETTINGS.items():
+        decisive, plain = decisive.replace(f'"{new}"', f'"{old}"'), plain.replace(f'"{new}"', f'"{old}"')
+    assert '"window": true' in decisive
+    assert "request_mode" not in decisive
+    with Rows(tmp_path) as rows:
+        rows.agree(json.loads(plain))
+        rows.append(replace(row("an earlier key"), decisive=json.loads(decisive)))
+    assert list(read_rows(tmp_path)) == [cell.key]
+    with Rows(tmp_path) as rows:
+        rows.agree(settings.plain)
+        assert list(rows.latest) == [cell.key]

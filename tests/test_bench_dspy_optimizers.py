@@ -81,7 +81,7 @@ def test_a_cell_of_copro_tells_what_it_asked_and_found(
     text = "\n\n".join(f"[[ ## {name} ## ]]\n{value}" for name, value in fields.items())
     with OpenAIServer({"proposed_instruction": text}) as server:
         given = {"api_base": server.url, "num_retries": 0}
-        settings = Settings(steps=1, prompts_per_step=2, lm="openai/toy", lm_settings=given)
+        settings = Settings(steps=1, prompts_per_step=2, lm="openai/toy", lm_kwargs=given)
         few = grid(datasets=("pixel-animals",), methods=("copro",), seeds=(1,), settings=settings)
         (row,) = run(tmp_path, few).rows.values()
         assert not server.unseen

@@ -143,7 +143,7 @@ def test_changed_settings_are_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="steps was 3 and is 1"):
         run(tmp_path, other)
     listening = Listening()
-    run(tmp_path, other, allow_changes=True, audience=listening)
+    run(tmp_path, other, allow_config_changes=True, audience=listening)
     assert [cell.method for cell in listening.begun] == ["ipo"]
 
 

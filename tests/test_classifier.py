@@ -501,3 +501,9 @@ def test_a_run_folder_given_for_a_program_names_the_file_in_it(task: demo.DemoTa
     task.program.save(str(tmp_path / "best.json"))
     with pytest.raises(ProgramFileError, match=r"is a folder; write '.*best\.json'"):
         ClipClassifier.from_file(tmp_path)
+
+
+@pytest.mark.parametrize("model", ["hf-hub:someone/their-clip", "local-dir:/somewhere"])
+def test_a_model_with_its_own_weights_is_saved_under_no_others(model: str) -> None:
+    state = ClipClassifier(["cat", "dog"], model=model).dump_state()["clip"]
+    assert (state["model"], state["pretrained"]) == (model, "")

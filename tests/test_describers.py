@@ -80,11 +80,11 @@ def test_a_refused_key_stops_at_once_and_is_not_shown() -> None:
         assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize(("images", "max_errors", "asked"), [(9, 3, 3), (9, 5, 5), (2, 3, 2)])
-def test_a_server_that_fails_for_all_images_stops_it(images: int, max_errors: int, asked: int) -> None:
+@pytest.mark.parametrize(("images", "max_consecutive_errors", "asked"), [(9, 3, 3), (9, 5, 5), (2, 3, 2)])
+def test_a_server_that_fails_for_all_images_stops_it(images: int, max_consecutive_errors: int, asked: int) -> None:
     pictures = [picture(colour=f"rgb({level},0,0)") for level in range(images)]
     with OpenAIServer({"main subject": Reply("busy", status=503)}) as server:
-        describer = LMDescriber(server.lm(), max_errors=max_errors)
+        describer = LMDescriber(server.lm(), max_consecutive_errors=max_consecutive_errors)
         with pytest.raises(NoAnswerError, match=r"gave no description: .*busy"):
             describer.describe(pictures, ["cat"] * images)
         assert len(server.requests) == asked

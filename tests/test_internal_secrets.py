@@ -226,7 +226,7 @@ class Program(dspy.Module):
 
 
 task = demo.load("pixel-animals", shots=1)
-options = {"steps": 3, "prompts_per_step": 2, "max_errors": 9, "observers": [print]}
+options = {"steps": 3, "prompts_per_step": 2, "max_consecutive_errors": 9, "observers": [print]}
 eyes = lm("openai/eyes", api_base=safe_base)  # without a password, so DSPy's cache is used
 optimizer = IPO(prompt_model=lm("openai/toy"), description_model=eyes, log_dir="python", **options)
 best = optimizer.compile(Program(), task.trainset)
@@ -237,7 +237,7 @@ print(best, best.detailed_results, optimizer, write_report("python"))
 for number, models in enumerate([("toy", "wrong"), ("wrong", "eyes"), ("toy", "dying"), ("dying", "echo")]):
     try:
         names = dict(zip(("prompt_model", "description_model"), (lm(f"openai/{model}") for model in models)))
-        options = {**options, "max_errors": 2, "max_descriptions": 4}
+        options = {**options, "max_consecutive_errors": 2, "max_described_images": 4}
         IPO(**names, log_dir=f"failing-{number}", **options).compile(task.program, task.trainset)
         print("no error")
     except Exception as error:

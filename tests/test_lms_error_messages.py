@@ -105,7 +105,7 @@ def test_useless_answers_are_recorded_and_the_run_goes_on(
     reply: Reply, task: demo.DemoTask, undisturbed: tuple[Trial, ...], tmp_path: Path
 ) -> None:
     with Writer(dict.fromkeys((1, 2, 3), reply)) as server:  # where one text comes, the other two are asked for
-        best = compile_with(server, task, max_errors=9, log_dir=tmp_path / "run")
+        best = compile_with(server, task, max_consecutive_errors=9, log_dir=tmp_path / "run")
     results = best.detailed_results
     assert results.status == "finished"
     assert 2 not in {trial.step for trial in results.trials} >= {0, 1}
@@ -134,7 +134,7 @@ def test_odd_answers_that_can_be_used_are_used(
     reply: Reply, template: str, task: demo.DemoTask, tmp_path: Path
 ) -> None:
     with Writer({1: reply}) as server:
-        best = compile_with(server, task, log_dir=tmp_path / "run", overlap=False)
+        best = compile_with(server, task, log_dir=tmp_path / "run", prefetch=False)
     assert template in [str(trial.template) for trial in best.detailed_results.trials]
     assert "<script>alert(1)" not in write_report(tmp_path / "run").read_text()
 
@@ -178,7 +178,7 @@ def test_a_server_that_never_comes_back_ends_it_with_what_was_found_and_another_
     task: demo.DemoTask, undisturbed: tuple[Trial, ...], tmp_path: Path
 ) -> None:
     gone = dict.fromkeys(range(2, 1000), Reply("gone", status=503))
-    options: dict[str, Any] = {"log_dir": tmp_path / "run", "max_errors": 2}
+    options: dict[str, Any] = {"log_dir": tmp_path / "run", "max_consecutive_errors": 2}
     with Writer(gone) as server:
         best = compile_with(server, task, **options)
         assert server.asked == 2 + 2
@@ -328,11 +328,11 @@ class Short(Writer):
         return super().templates(said, max(1, count - 1))
 
 
-@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("prefetch", [False, True])
 def test_a_budget_that_ends_within_a_step_changes_nothing_in_the_end(
-    overlap: bool, task: demo.DemoTask, tmp_path: Path
+    prefetch: bool, task: demo.DemoTask, tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {"overlap": overlap}
+    options: dict[str, Any] = {"prefetch": prefetch}
     with Short() as server:
         whole = compile_with(server, task, **options).detailed_results
         calls = whole.calls
@@ -382,7 +382,7 @@ def test_stopping_is_seen_during_descriptions_too(task: demo.DemoTask) -> None:
 def test_draws_that_an_engine_would_make_one_by_one_are_asked_for_as_singles(task: demo.DemoTask) -> None:
     with Writer() as server:
         lm = dspy.LM("openai/toy", api_base=server.url, api_key=KEY, temperature=1.0)  # DSPy's own engine
-        proposer = LMProposer(lm, asking="draws")
+        proposer = LMProposer(lm, request_mode="samples")
         best = IPO(proposer=proposer, describer=None, steps=2, prompts_per_step=3).compile(task.program, task.trainset)
         assert best.detailed_results.calls == len(server.requests) == 1 + 2 * 3
 
@@ -427,7 +427,7 @@ def test_an_answer_without_text_says_why(
 ) -> None:
     with Writer({1: reply}) as server:
         lm = dspy.LM("openai/toy", api_base=server.url, api_key=KEY, engine=engine, num_retries=0)
-        given: dict[str, Any] = {"steps": 2, "prompts_per_step": COUNT, "describer": None, "overlap": False}
+        given: dict[str, Any] = {"steps": 2, "prompts_per_step": COUNT, "describer": None, "prefetch": False}
         IPO(prompt_model=lm, log_dir=tmp_path / "run", **given).compile(task.program, task.trainset)
     (fault,) = faults(tmp_path / "run")
     assert fact in fault
@@ -445,11 +445,11 @@ def test_a_pause_that_is_too_long_ends_a_run_with_what_it_has(
     assert best.detailed_results.trials == tuple(trial for trial in undisturbed if trial.step <= 2)
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-def test_a_server_that_falls_silent_ends_a_run_in_its_time(overlap: bool, task: demo.DemoTask) -> None:
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_a_server_that_falls_silent_ends_a_run_in_its_time(prefetch: bool, task: demo.DemoTask) -> None:
     with Writer(dict.fromkeys(range(1, 9), Reply(delay=100.0))) as server:
         began = time.monotonic()
-        best = compile_with(server, task, {"num_retries": 5, "timeout": 90}, max_seconds=2, overlap=overlap)
+        best = compile_with(server, task, {"num_retries": 5, "timeout": 90}, max_seconds=2, prefetch=prefetch)
         assert time.monotonic() - began < 80  # far from the 90 s of a request, whatever else this machine does
     assert best.detailed_results.status == "max_seconds"
     assert {trial.step for trial in best.detailed_results.trials} <= {0, 1}

@@ -51,7 +51,7 @@ class Says(Writer):
 def run(server: OpenAIServer, task: demo.DemoTask, *, cache: bool = False, **limits: Any) -> Any:
     """A search of 20 steps that a limit is to end."""
     lm = server.lm(model="openai/gpt-4o-mini", cache=cache)
-    optimizer = IPO(prompt_model=lm, describer=None, steps=20, prompts_per_step=2, overlap=False, **limits)
+    optimizer = IPO(prompt_model=lm, describer=None, steps=20, prompts_per_step=2, prefetch=False, **limits)
     return optimizer.compile(task.program, task.trainset).detailed_results
 
 

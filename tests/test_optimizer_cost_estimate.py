@@ -13,13 +13,13 @@ from ipo_dspy.lms.usage import price
 pytestmark = pytest.mark.usefixtures("no_cache")
 
 
-@pytest.mark.parametrize("asking", ["list", "singles", "draws"])
+@pytest.mark.parametrize("asking", ["batch", "single", "samples"])
 def test_it_expects_the_calls_that_a_run_makes(asking: Any) -> None:
     task = demo.load("pixel-animals", shots=1)
     with Writer() as server:
         lm = server.lm()
-        given: dict[str, Any] = {"steps": 3, "prompts_per_step": 2, "max_descriptions": 4}
-        optimizer = IPO(proposer=LMProposer(lm, asking=asking), description_model=lm, **given)
+        given: dict[str, Any] = {"steps": 3, "prompts_per_step": 2, "max_described_images": 4}
+        optimizer = IPO(proposer=LMProposer(lm, request_mode=asking), description_model=lm, **given)
         expected = optimizer.estimate(task.program, task.trainset)
         assert server.requests == []
         spent = optimizer.compile(task.program, task.trainset).detailed_results.spent

@@ -5,9 +5,10 @@ from typing import Any
 import dspy
 import pytest
 
-from ipo_dspy import IPO, LMProposer
-from ipo_dspy.describers import LMDescriber
+from ipo_dspy import IPO, LMProposer, demo
+from ipo_dspy.describers import Descriptions, LMDescriber
 from ipo_dspy.errors import InputError, LanguageModelError
+from ipo_dspy.proposers import Ask, Proposals
 
 
 def model(**settings: Any) -> dspy.LM:
@@ -25,26 +26,26 @@ def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             {"prompt_model": "openai/gpt-4o-mini", "proposer": "evolution"},
-            r"prompt_model must be None beside proposer='evolution', .* got 'openai/gpt-4o-mini'; leave one",
+            r"prompt_model must be None with proposer='evolution', .* got 'openai/gpt-4o-mini'; pass one of the two",
         ),
         (
             {"prompt_model": "openai/gpt-4o-mini", "proposer": LMProposer(model())},
-            r"prompt_model must be None beside proposer=LMProposer",
+            r"prompt_model must be None with proposer=LMProposer",
         ),
         (
             {"description_model": model(), "describer": "clip"},
-            r"description_model must be None beside describer='clip', .* got 'openai/my-own'",
+            r"description_model must be None with describer='clip', .* got 'openai/my-own'",
         ),
-        ({"description_model": model(), "describer": None}, r"description_model must be None beside describer=None"),
+        ({"description_model": model(), "describer": None}, r"description_model must be None with describer=None"),
         (
             {"description_model": model(), "describer": LMDescriber(model())},
-            r"description_model must be None beside describer=LMDescriber",
+            r"description_model must be None with describer=LMDescriber",
         ),
     ],
 )
 def test_a_model_that_nobody_would_ask_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        IPO(**{"proposer": "evolution", **arguments} if "prompt_model" not in arguments else arguments).check_models()
+        IPO(**{"proposer": "evolution", **arguments} if "prompt_model" not in arguments else arguments)
 
 
 @pytest.mark.parametrize(
@@ -72,4 +73,36 @@ def test_a_model_inside_a_describer_meets_every_check() -> None:
         IPO(proposer="evolution", describer=LMDescriber(model()), max_cost=1.0).check_models()
     with pytest.raises(LanguageModelError, match="description_model='openai/my-own' needs a key"):
         IPO(proposer="evolution", describer=LMDescriber(model(api_key=None))).check_models()
-    assert IPO(proposer="evolution", describer=LMDescriber(model()), max_descriptions=0).check_models() == {}
+    assert IPO(proposer="evolution", describer=LMDescriber(model()), max_described_images=0).check_models() == {}
+
+
+class OwnProposer:
+    """A caller's proposer that asks a language model."""
+
+    def __init__(self, lm: dspy.BaseLM) -> None:
+        self.lm = lm
+
+    def propose(self, ask: Ask) -> Proposals:
+        raise NotImplementedError
+
+
+class OwnDescriber:
+    """A caller's describer that asks a language model."""
+
+    def __init__(self, lm: dspy.BaseLM) -> None:
+        self.lm = lm
+
+    def describe(self, images: Any, class_names: Any, *, once: Any = None) -> Descriptions:
+        raise NotImplementedError
+
+
+def test_a_model_inside_an_object_of_the_callers_own_meets_every_check() -> None:
+    arguments: dict[str, Any] = {"proposer": OwnProposer(model()), "describer": OwnDescriber(model())}
+    assert list(IPO(**arguments).check_models()) == ["prompt_model", "description_model"]
+    with pytest.raises(InputError, match="max_cost=1 cannot be kept: LiteLLM has no price for prompt_model"):
+        IPO(**arguments, max_cost=1.0).check_models()
+    with pytest.raises(LanguageModelError, match="description_model='openai/my-own' needs a key"):
+        IPO(proposer="evolution", describer=OwnDescriber(model(api_key=None))).check_models()
+    task = demo.load("pixel-animals", shots=1)
+    items = IPO(**arguments, max_described_images=4).estimate(task.program, task.trainset).items
+    assert [(item.what, item.calls) for item in items if item.what == "descriptions"] == [("descriptions", 4)]

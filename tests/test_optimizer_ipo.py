@@ -91,6 +91,14 @@ def test_rejections_are_counted_and_spending_is_told(task: demo.DemoTask) -> Non
         "cut off": 1,
     }
     assert (results.calls, results.tokens) == (1, 10)
+    plain = results.to_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    assert (plain["status"], plain["spent"]["calls"]) == ("finished", 1)
+    (search,) = plain["searches"]
+    assert (search["predictor"], search["best"]) == ("self", str(best.template))
+    assert [trial["template"] for trial in search["trials"]] == templates(best)
+    assert search["trials"][0]["score"]["accuracy"] == results.baseline.score.accuracy
+    assert [rejection["reason"] for rejection in search["rejections"]].count("duplicate") == 1
     assert len(results.trials) == 2
 
 
@@ -164,13 +172,13 @@ def test_an_unknown_llm_name_is_refused_before_anything_slow(task: demo.DemoTask
     ("arguments", "message"),
     [
         ({"auto": "huge"}, "'light', 'medium', 'heavy'"),
-        ({"auto": "light", "steps": 3}, "two answers to one question"),
-        ({"steps": -1}, "steps=-1"),
-        ({"steps": 1.5}, "whole number"),
-        ({"prompts_per_step": 0}, "prompts_per_step=0"),
-        ({"patience": 0}, "patience=0"),
-        ({"num_threads": -1}, "num_threads=-1"),
-        ({"log_dir": ""}, "log_dir is empty"),
+        ({"auto": "light", "steps": 3}, "steps must be None with auto='light', got 3; pass one of the two"),
+        ({"steps": -1}, "steps must be an integer of at least 0, got -1; for example steps=8"),
+        ({"steps": 1.5}, "steps must be an integer of at least 0, got 1.5"),
+        ({"prompts_per_step": 0}, "prompts_per_step must be an integer of at least 1, got 0"),
+        ({"patience": 0}, "patience must be an integer of at least 1, got 0"),
+        ({"num_threads": -1}, "num_threads must be an integer of at least 1, got -1"),
+        ({"log_dir": ""}, "log_dir must be the path of a folder, got ''"),
         ({"max_cost": float("inf")}, "max_cost=inf"),
         ({"initial_templates": ["a photo"]}, "has no <CLASS>"),
     ],
@@ -181,9 +189,9 @@ def test_bad_settings_are_refused_when_they_are_made(arguments: dict[str, Any], 
 
 
 @pytest.mark.parametrize("arguments", [{"proposer": "gradient"}, {"proposer": "evolution", "describer": "poet"}])
-def test_unknown_names_list_the_known_ones(task: demo.DemoTask, arguments: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="is unknown; write"):
-        IPO(**arguments).compile(task.program, task.trainset)
+def test_unknown_names_list_the_known_ones(arguments: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"must be one of ('auto', 'lm', 'clip'|'lm', 'evolution'), got"):
+        IPO(**arguments)
 
 
 def test_bad_examples_are_refused_before_anything_slow(task: demo.DemoTask, tmp_path: Path) -> None:
@@ -222,7 +230,7 @@ def test_unreadable_images_are_named_or_left_out(task: demo.DemoTask, tmp_path: 
     with pytest.raises(DataError, match=r"broken\.png"):
         IPO(proposer=Explodes(), describer=None).compile(task.program, examples)
     seen: list[Any] = []
-    optimizer = IPO(proposer=Listed(), steps=0, describer=None, skip_bad=True, observers=[seen.append])
+    optimizer = IPO(proposer=Listed(), steps=0, describer=None, skip_unreadable=True, observers=[seen.append])
     optimizer.compile(task.program, examples)
     assert next(e for e in seen if e["event"] == "search")["images"] == len(task.trainset)
     assert any("broken.png" in e["message"] for e in seen if e["event"] == "skipped")
@@ -255,7 +263,7 @@ def test_the_journal_holds_no_pictures(task: demo.DemoTask, tmp_path: Path) -> N
 
 
 def test_a_template_object_is_taken_as_it_is() -> None:
-    assert IPO(initial_templates=[Template.parse("a <CLASS>")]).initial_templates[0].lines == ("a <CLASS>",)
+    assert IPO(initial_templates=[Template.parse("a <CLASS>")]).config.templates[0].lines == ("a <CLASS>",)
 
 
 def test_a_program_compiled_again_does_not_carry_its_earlier_story(task: demo.DemoTask) -> None:
@@ -275,7 +283,7 @@ def test_unreadable_images_are_left_out_inside_a_program_too(task: demo.DemoTask
     seen: list[Any] = []
     fields = {"animal": "label", "group": "group"}
     optimizer = IPO(
-        proposer=Listed(), steps=0, describer=None, skip_bad=True, observers=[seen.append], label_field=fields
+        proposer=Listed(), steps=0, describer=None, skip_unreadable=True, observers=[seen.append], label_field=fields
     )
     optimizer.compile(Pair(task), [bad, *good])
     assert [e["images"] for e in seen if e["event"] == "search"] == [len(good)] * 2
@@ -284,7 +292,7 @@ def test_unreadable_images_are_left_out_inside_a_program_too(task: demo.DemoTask
 
 
 def test_one_string_of_initial_templates_is_not_a_list_of_letters() -> None:
-    with pytest.raises(InputError, match=r"write initial_templates=\['a <CLASS>\.'\]"):
+    with pytest.raises(InputError, match=r"for example initial_templates=\['a <CLASS>\.'\]"):
         IPO(initial_templates="a <CLASS>.")
 
 
@@ -334,11 +342,11 @@ def test_mlflow_cannot_write_into_the_optimizer() -> None:
         ({"observers": 5}, "observers must be a list of functions"),
         ({"describer": object()}, r"describer must have a method describe\(\)"),
         ({"proposer": object()}, r"proposer must have a method propose\(\)"),
-        ({"scorer": "gpu"}, r"scorer must have a method check\(\), got 'gpu'"),
-        ({"overlap": "no"}, "overlap must be True or False, got 'no'"),
-        ({"skip_bad": 1}, "skip_bad must be True or False, got 1"),
+        ({"backend": "gpu"}, r"backend must have a method check\(\), got 'gpu'"),
+        ({"prefetch": "no"}, "prefetch must be True or False, got 'no'"),
+        ({"skip_unreadable": 1}, "skip_unreadable must be True or False, got 1"),
         ({"track_stats": "no"}, "track_stats must be True or False"),
-        ({"allow_changes": "no"}, "allow_changes must be True or False"),
+        ({"allow_config_changes": "no"}, "allow_config_changes must be True or False"),
         ({"progress": "no"}, "progress must be True or False"),
     ],
 )
@@ -366,7 +374,7 @@ def test_the_settings_make_an_equal_optimizer_and_hold_nothing_private(tmp_path:
     assert text.startswith("IPO(prompt_model='openai/gpt-4o-mini', steps=20, ")
     assert "planted" not in text
     assert "seed=3" in text
-    assert repr(IPO(proposer="evolution", steps=2)) == "IPO(proposer='evolution', steps=2, overlap=False)"
+    assert repr(IPO(proposer="evolution", steps=2)) == "IPO(proposer='evolution', steps=2, prefetch=False)"
 
 
 def test_a_teacher_may_be_none_and_nothing_else(task: demo.DemoTask) -> None:

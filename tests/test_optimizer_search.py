@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from ipo_dspy.errors import BudgetError, TemplateError
 from ipo_dspy.lms.proposal_parsing import read_proposal
-from ipo_dspy.optimizer.search import BARREN_STEPS, FINALISTS, Plan, Search, SearchResult
+from ipo_dspy.optimizer.config import OptimizerConfig
+from ipo_dspy.optimizer.search import BARREN_STEPS, FINALISTS, Search, SearchResult
 from ipo_dspy.proposers import Answer, Ask, EvolutionProposer, ProposalError, Proposals
 from ipo_dspy.run.journal import FILE_NAME, Journal, replay
 from ipo_dspy.run.ledger import Ledger, Limits
@@ -71,6 +72,10 @@ class Script:
         return Proposals(kept.texts)
 
 
+def configure(**given: Any) -> OptimizerConfig:
+    return OptimizerConfig(**{"prefetch": False, **given})
+
+
 def toy_clock() -> Callable[[], float]:
     ticks: Iterator[int] = itertools.count()
     return lambda: float(next(ticks))
@@ -78,7 +83,7 @@ def toy_clock() -> Callable[[], float]:
 
 def search(
     proposer: Any,
-    plan: Plan | None = None,
+    config: OptimizerConfig | None = None,
     *,
     scorer: ToyScorer | None = None,
     journal: Journal | None = None,
@@ -94,7 +99,7 @@ def search(
     engine = Search(
         scorer or ToyScorer(),
         proposer,
-        plan or Plan(steps=steps),
+        config or configure(steps=steps),
         recorder,
         ledger=Ledger(recorder, limits, clock=clock),
         stop=stop,
@@ -170,7 +175,7 @@ def test_rejections_are_counted_by_reason_and_told() -> None:
 def test_the_proposer_sees_the_best_last_and_the_start_always() -> None:
     texts = [f"a {'very ' * i}blurry <CLASS>." for i in range(5)]
     script = Script(texts, ["a dark <CLASS>."], [])
-    search(script, Plan(steps=3, history_size=2, prompts_per_step=7, seed=5))
+    search(script, configure(steps=3, history_size=2, prompts_per_step=7, seed=5))
     ask = script.asked[2]
     assert [t.index for t in ask.shown] == [0, 1, 6]
     assert (len(ask.trials), ask.step, ask.count, ask.seed) == (7, 3, 7, 5)
@@ -185,17 +190,19 @@ def test_several_lines_are_an_ensemble_and_a_broken_line_is_joined() -> None:
     assert read_proposal("\u201c a <CLASS>. \u201d") == Template.parse("a <CLASS>.")
 
 
-@pytest.mark.parametrize("max_errors", [1, 2, 3])
-def test_faults_in_a_row_stop_it_and_everything_is_kept(tmp_path: Path, max_errors: int) -> None:
-    busy = [ProposalError("busy")] * max_errors
+@pytest.mark.parametrize("max_consecutive_errors", [1, 2, 3])
+def test_faults_in_a_row_stop_it_and_everything_is_kept(tmp_path: Path, max_consecutive_errors: int) -> None:
+    busy = [ProposalError("busy")] * max_consecutive_errors
     script = Script(["a blurry <CLASS>."], *busy[1:], ["a dark <CLASS>."], *busy, ["never asked <CLASS>"])
     with Journal(tmp_path / "run") as journal:
-        result = search(script, Plan(steps=9, max_errors=max_errors), journal=journal)
+        result = search(script, configure(steps=9, max_consecutive_errors=max_consecutive_errors), journal=journal)
     assert (result.status, result.fault) == ("faults", "busy")
-    assert (len(script.asked), len(result.trials)) == (2 + 2 * max_errors - 1, 3)
+    assert (len(script.asked), len(result.trials)) == (2 + 2 * max_consecutive_errors - 1, 3)
     assert str(result.best.template) == "a dark <CLASS>."
     faults = [e for e in replay(tmp_path / "run") if e["event"] == "fault"]
-    assert [(e["step"], e["message"]) for e in faults] == [(2, "busy")] * (max_errors - 1) + [(3, "busy")] * max_errors
+    assert [(e["step"], e["message"]) for e in faults] == [(2, "busy")] * (max_consecutive_errors - 1) + [
+        (3, "busy")
+    ] * max_consecutive_errors
 
 
 def test_a_step_without_an_answer_is_asked_again_and_one_with_an_unusable_answer_is_over() -> None:
@@ -205,7 +212,7 @@ def test_a_step_without_an_answer_is_asked_again_and_one_with_an_unusable_answer
         ProposalError("all refusals", answered=True),
         ["a dark <CLASS>."],
     )
-    result = search(script, Plan(steps=3))
+    result = search(script, configure(steps=3))
     assert [ask.step for ask in script.asked] == [1, 2, 2, 3]
     assert (result.status, [t.step for t in result.trials]) == ("finished", [0, 1, 3])
 
@@ -221,7 +228,7 @@ def test_a_fault_that_asking_again_cannot_mend_stops_at_once() -> None:
 @pytest.mark.parametrize("initial", [(START,), (START, Template.parse("the <CLASS>."))])
 def test_a_proposer_that_never_answers(steps: int, patience: int | None, initial: tuple[Template, ...]) -> None:
     script = Script(*[ProposalError("no such host")] * 20)
-    result = search(script, Plan(steps=steps, patience=patience), initial=initial)
+    result = search(script, configure(steps=steps, patience=patience), initial=initial)
     assert (result.status, result.fault, result.best) == (
         "faults",
         "no such host",
@@ -232,12 +239,12 @@ def test_a_proposer_that_never_answers(steps: int, patience: int | None, initial
 
 @pytest.mark.parametrize("patience", [1, None])
 def test_a_search_without_one_usable_proposal_says_so_however_short(patience: int | None, tmp_path: Path) -> None:
-    plan = Plan(steps=1, patience=patience)
+    plan = configure(steps=1, patience=patience)
     for _ in range(2):  # the second sitting finds the only step taken
         with Journal(tmp_path / "run") as journal:
             refused = search(Script(ProposalError("refusals", answered=True)), plan, journal=journal)
         assert (refused.status, refused.fault, refused.best) == ("faults", "refusals", refused.baseline)
-    useless = search(Script(["a dog.", "a cat.", str(START)]), Plan(steps=1, patience=patience))
+    useless = search(Script(["a dog.", "a cat.", str(START)]), configure(steps=1, patience=patience))
     told = "none of its 3 proposals could be used: 2 no class placeholder, 1 duplicate"
     assert (useless.status, useless.fault) == ("faults", told)
 
@@ -265,7 +272,7 @@ def test_a_limit_ends_it_with_what_was_found(tmp_path: Path) -> None:
 
 def test_time_runs_out_also_where_nothing_is_asked() -> None:
     given: dict[str, Any] = {"limits": Limits(max_seconds=2.5), "clock": toy_clock()}
-    result = search(EvolutionProposer(), Plan(steps=50), scorer=ToyScorer(context=30), **given)
+    result = search(EvolutionProposer(), configure(steps=50), scorer=ToyScorer(context=30), **given)
     assert result.status == "max_seconds"
     assert len(result.trials) > 1
 
@@ -289,9 +296,9 @@ class Words:
 
 @given(st.floats(0, 1), st.booleans())
 def test_a_run_cut_anywhere_goes_on_to_the_same_end_and_asks_nothing_twice(
-    tmp_path_factory: pytest.TempPathFactory, cut: float, overlap: bool
+    tmp_path_factory: pytest.TempPathFactory, cut: float, prefetch: bool
 ) -> None:
-    plan, folder = Plan(steps=6, overlap=overlap), tmp_path_factory.mktemp("runs")
+    plan, folder = configure(steps=6, prefetch=prefetch), tmp_path_factory.mktemp("runs")
     with Journal(folder / "whole") as journal:
         whole = search(Words(), plan, journal=journal)
     content = (folder / "whole" / FILE_NAME).read_bytes()
@@ -328,13 +335,13 @@ def test_what_was_scored_is_kept_and_a_seventh_digit_changes_no_rank(
 ) -> None:
     folder = tmp_path_factory.mktemp("runs")
     with Journal(folder / "whole") as journal:
-        whole = search(Words(), Plan(steps=6), journal=journal, scorer=Shaky(1))
+        whole = search(Words(), configure(steps=6), journal=journal, scorer=Shaky(1))
     content = (folder / "whole" / FILE_NAME).read_bytes()
     (folder / "cut").mkdir()
     (folder / "cut" / FILE_NAME).write_bytes(content[: round(cut * len(content))])
     with Journal(folder / "cut") as journal:
         kept = sum(event["event"] == "trial" for event in journal.past)
-        again = search(Words(), Plan(steps=6), journal=journal, scorer=Shaky(2))
+        again = search(Words(), configure(steps=6), journal=journal, scorer=Shaky(2))
     assert again.trials[:kept] == whole.trials[:kept]
     ranked = [[trial.key for trial in sorted(one.trials, key=lambda t: t.rank)] for one in (again, whole)]
     assert ranked[0] == ranked[1]
@@ -361,14 +368,14 @@ def test_with_overlap_the_next_question_is_asked_before_the_answers_are_scored()
 
     asked_again, shown = threading.Event(), list[list[int]]()
     order.clear()
-    search(Tells(), Plan(steps=3, overlap=True), scorer=Waits())
+    search(Tells(), configure(steps=3, prefetch=True), scorer=Waits())
     assert order.index("asked 2") < [i for i, what in enumerate(order) if what == "scored"][1]
     assert shown == [[0], [0], [0, 1]]  # scores come a step late
 
 
 def test_patience() -> None:
     script = Script(["a blurry <CLASS>."], [], ["a dark <CLASS>."], ["a nice <CLASS>."], [], ["never asked <CLASS>"])
-    result = search(script, Plan(steps=6, patience=2))
+    result = search(script, configure(steps=6, patience=2))
     assert (result.status, len(script.asked)) == ("patience", 5)
 
 
@@ -395,7 +402,7 @@ def test_a_resumed_run_with_another_start_template_compares_with_that_one(tmp_pa
     nice = Template.parse("a nice <CLASS>.")  # worse than all others on training images, best on validation images
     given: dict[str, Any] = {"scorer": ToyScorer(context=99), "validator": ToyScorer({"nice": 40.0}, context=99)}
     with Journal(tmp_path) as journal:
-        result = search(Script([]), Plan(steps=1), journal=journal, initial=(nice,), **given)
+        result = search(Script([]), configure(steps=1), journal=journal, initial=(nice,), **given)
     assert (result.baseline.template, result.best.template) == (nice, nice)
     assert len(result.trials) == len(first.trials) + 1
 
@@ -410,7 +417,7 @@ def test_initial_templates_are_the_callers_so_a_bad_one_is_an_error() -> None:
 def test_same_seed_same_trials() -> None:
     def run(seed: int) -> list[str]:
         scorer = ToyScorer(context=30)
-        result = search(EvolutionProposer(), Plan(steps=4, prompts_per_step=3, seed=seed), scorer=scorer)
+        result = search(EvolutionProposer(), configure(steps=4, prompts_per_step=3, seed=seed), scorer=scorer)
         return [str(t.template) for t in result.trials]
 
     assert run(1) == run(1)
@@ -437,7 +444,7 @@ def test_an_answer_on_its_way_is_kept_also_where_the_search_fails_meanwhile(tmp_
 
     begun = threading.Event()
     with Journal(tmp_path) as journal, pytest.raises(RuntimeError, match="out of memory"):
-        search(Slow(), Plan(steps=3, overlap=True), scorer=Fails(), journal=journal)
+        search(Slow(), configure(steps=3, prefetch=True), scorer=Fails(), journal=journal)
     assert [e["question"] for e in replay(tmp_path) if e["event"] == "answer"] == ["step 1/0", "step 2/0"]
 
 
@@ -453,7 +460,7 @@ def test_a_limit_in_the_middle_of_a_step_leaves_it_open_for_the_next_sitting(tmp
                 return Proposals(tuple(texts), ended=spent)
             return Proposals(tuple(texts))
 
-    plan = Plan(steps=3)
+    plan = configure(steps=3)
     whole = search(Two(), plan)
     with Journal(tmp_path) as journal:
         part = search(Two(), plan, journal=journal, limits=Limits(max_lm_calls=3))

@@ -18,7 +18,8 @@ import pytest
 from helpers.openai_server import KEY, OpenAIServer, Reply, text_of
 from ipo_dspy.errors import BudgetError, InputError
 from ipo_dspy.history import Trial
-from ipo_dspy.optimizer.search import Plan, Search
+from ipo_dspy.optimizer.config import OptimizerConfig
+from ipo_dspy.optimizer.search import Search
 from ipo_dspy.proposers import Ask, EvolutionProposer, LMProposer, ProposalError, Proposals
 from ipo_dspy.proposers.description_selection import tokens_in
 from ipo_dspy.proposers.evolution import tidy
@@ -274,7 +275,7 @@ def test_a_model_that_writes_one_at_a_time_is_asked_for_the_others_at_the_same_t
 @pytest.mark.usefixtures("_own_cache")
 def test_singles_are_requests_at_the_same_time() -> None:
     with OpenAIServer({"Write 1 new": tagged(FIRST[0])}, together=3) as server:
-        proposals, spent = propose(server.lm(), asking="singles", num_threads=3)
+        proposals, spent = propose(server.lm(), request_mode="single", num_threads=3)
     assert (proposals.texts, spent.calls, server.unseen) == ((FIRST[0],) * 3, 3, [])
 
 
@@ -282,15 +283,17 @@ def test_singles_are_requests_at_the_same_time() -> None:
 def test_draws_are_completions_of_one_request_and_one_that_cannot_be_read_takes_nothing_from_the_others() -> None:
     reply = Reply(tagged(FIRST[0]), more=("I would rather not.", "", tagged(FIRST[1])))
     with OpenAIServer({"Write 1 new": reply}) as server:
-        proposals, spent = propose(server.lm(), replace(ASK, count=4), asking="draws")
+        proposals, spent = propose(server.lm(), replace(ASK, count=4), request_mode="samples")
         (body,) = server.requests
     assert (body["n"], list(proposals.texts), spent.calls) == (4, FIRST[:2], 1)
 
 
 def test_an_unknown_way_of_asking_lists_the_known() -> None:
-    with pytest.raises(InputError, match="asking='many' is unknown; write one of 'auto', 'list', 'draws', 'singles'"):
-        LMProposer(asking="many")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="descriptions='all' is unknown; write one of 'even', 'rotate', 'summary'"):
+    with pytest.raises(
+        InputError, match="request_mode must be one of 'auto', 'batch', 'samples', 'single', got 'many'"
+    ):
+        LMProposer(request_mode="many")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="descriptions must be one of 'even', 'rotate', 'summary', got 'all'"):
         LMProposer(descriptions="all")  # type: ignore[arg-type]
 
 
@@ -412,7 +415,10 @@ def test_no_key_in_journal_or_log(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     caplog.set_level("DEBUG", "ipo_dspy")
     with OpenAIServer(replies) as server, Journal(tmp_path / "run") as journal:
         engine = Search(
-            FlatScorer(), LMProposer(server.lm()), Plan(steps=3, prompts_per_step=3), EventRecorder(journal)
+            FlatScorer(),
+            LMProposer(server.lm()),
+            OptimizerConfig(steps=3, prompts_per_step=3, prefetch=False),
+            EventRecorder(journal),
         )
         result = engine.run([Template.parse("a photo of a <CLASS>.")])
         assert (result.status, server.unseen) == ("faults", [])

@@ -37,11 +37,11 @@ def test_evolution_does_not_see_the_other_score(feedback: Feedback) -> None:
     proposer = EvolutionProposer(feedback=feedback)
     assert proposer.propose(ask()).texts == proposer.propose(ask(other)).texts
     assert EvolutionProposer().propose(ask()).texts != EvolutionProposer().propose(ask(other)).texts
-    assert proposer.settings == {"feedback": feedback, "window": False}
+    assert proposer.settings == {"feedback": feedback, "history_only": False}
 
 
 def test_evolution_with_a_window_sees_the_shown_history_only() -> None:
-    proposer = EvolutionProposer(window=True)
+    proposer = EvolutionProposer(history_only=True)
     unseen = [FIGURES[0], FIGURES[1], (1.0, 8.0), FIGURES[3]]
     assert proposer.propose(ask()).texts == proposer.propose(ask(unseen)).texts
     assert EvolutionProposer().propose(ask()).texts != EvolutionProposer().propose(ask(unseen)).texts

@@ -66,7 +66,7 @@ def backbone(task: demo.DemoTask) -> Backbone:
 def run(task: demo.DemoTask, scorer: RayScorer | None, *more: Any) -> tuple[list[Any], list[Event]]:
     """Trials, and what the journal would hold of scores, images and predictions."""
     events: list[Event] = []
-    optimizer = IPO(proposer="evolution", steps=4, scorer=scorer, observers=[events.append, *more])
+    optimizer = IPO(proposer="evolution", steps=4, backend=scorer, observers=[events.append, *more])
     best = optimizer.compile(task.program, task.trainset, valset=task.valset)
     kinds = {"search", "evaluation", "changed", "chosen"}
     return best.detailed_results.trials, [event for event in events if event["event"] in kinds]
@@ -145,8 +145,10 @@ def test_other_labels_are_another_task(
     for name in ("a", "b"):
         (tmp_path / f"{name}.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"none of 2 images to score on can be read; the first: .*a\.png"):
-        warm.wide(backbone, task.classes, skip_bad=True)
-    with pytest.raises(ImageError, match=r"^2 of 2 images cannot be read \(skip_bad=True.*\n  .*a\.png.*\n  .*b\.png"):
+        warm.wide(backbone, task.classes, skip_unreadable=True)
+    with pytest.raises(
+        ImageError, match=r"^2 of 2 images cannot be read \(skip_unreadable=True.*\n  .*a\.png.*\n  .*b\.png"
+    ):
         warm.wide(backbone, task.classes)
 
 
@@ -154,7 +156,7 @@ def test_a_run_scores_on_images_that_are_never_listed(cluster: Any, task: demo.D
     """The training set is what is described; candidates get the scores of all images of the shards."""
     images, labels = data([example.image for example in task.testset[:200]]), task.testset[:200].labels()
     as_shards(tmp_path / "shards", images, labels)
-    optimizer = IPO(proposer="evolution", steps=1, scorer=RayScorer(cluster.address, images=tmp_path / "shards"))
+    optimizer = IPO(proposer="evolution", steps=1, backend=RayScorer(cluster.address, images=tmp_path / "shards"))
     best = optimizer.compile(task.program, task.trainset[:24])
     scorer = here(task.program.backbone, images, labels, task.classes)
     for trial in best.detailed_results.trials:
@@ -169,7 +171,7 @@ def test_choices_bad_images_and_features_on_disk(
     labels = task.trainset[:140].labels()
     images[3] = b"no image"
     choices = [(label, next(name for name in task.classes if name != label)) for label in labels]
-    encoded = encode_images(backbone, images, skip_bad=True)
+    encoded = encode_images(backbone, images, skip_unreadable=True)
     kept = [i for i in range(140) if i != 3]
     local = ClipScorer(
         backbone, encoded.features, [labels[i] for i in kept], task.classes, choices=[choices[i] for i in kept]
@@ -177,7 +179,7 @@ def test_choices_bad_images_and_features_on_disk(
     scorer = RayScorer(cluster.address, store=tmp_path / "features")
 
     def check() -> None:
-        held = scorer.hold(backbone, images, labels, task.classes, choices=choices, skip_bad=True)
+        held = scorer.hold(backbone, images, labels, task.classes, choices=choices, skip_unreadable=True)
         assert (held.kept, held.keys, held.skipped) == (encoded.kept, encoded.keys, encoded.skipped)
         assert_alike(held.scorer.score(TEMPLATES), local.score(TEMPLATES))
         assert held.scorer.predict(TEMPLATES[0]) == local.predict(TEMPLATES[0])
@@ -191,7 +193,7 @@ def test_choices_bad_images_and_features_on_disk(
     assert after.keys() == before.keys()
     assert [file for file in files if after[file] != before[file]] == files[:1]
     with pytest.raises(
-        ImageError, match=r"^image of 8 bytes in memory is not an image .* \(image 4 of 140; skip_bad=True"
+        ImageError, match=r"^image of 8 bytes in memory is not an image .* \(image 4 of 140; skip_unreadable=True"
     ):
         scorer.hold(backbone, images, labels, task.classes)
     images[130] = b"nor this"  # in another part

@@ -57,7 +57,7 @@ def test_ten_shapes_are_planted_in_twelve_places_or_more() -> None:
 def test_no_planted_key_is_written_or_shown_by_a_run(planted: Planted, capfd: pytest.CaptureFixture[str]) -> None:
     lm, cached = planted.lm(planted.address), planted.lm(planted.server.url)
     task = demo.load("pixel-animals", shots=1)
-    models = {"prompt_model": lm, "description_model": cached, "max_descriptions": 2, "max_errors": 2}
+    models = {"prompt_model": lm, "description_model": cached, "max_described_images": 2, "max_consecutive_errors": 2}
     shown: list[Any] = []
     for status in (200, 500, 403, 401):
         planted.server.status = status
@@ -90,7 +90,9 @@ def test_no_planted_key_is_written_or_shown_wherever_an_answer_quotes_it(
         planted.server.says, run = says, planted.folder / f"run-{number}"
         cached = planted.lm(planted.server.url, seed=number)
         models = {"prompt_model": planted.lm(planted.address), "description_model": cached}
-        optimizer = IPO(log_dir=run, steps=1, max_descriptions=2, max_errors=2, observers=[shown.append], **models)
+        optimizer = IPO(
+            log_dir=run, steps=1, max_described_images=2, max_consecutive_errors=2, observers=[shown.append], **models
+        )
         try:
             shown.append(optimizer.compile(task.program, task.trainset).detailed_results)
         except IPOError as error:
@@ -107,7 +109,7 @@ def test_no_planted_key_is_written_or_shown_by_a_sweep_of_another_optimizer(
     planted: Planted, status: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     planted.server.status = status
-    sweeps = Settings(steps=1, prompts_per_step=2, lm="openai/toy", lm_settings=planted.settings(planted.address))
+    sweeps = Settings(steps=1, prompts_per_step=2, lm="openai/toy", lm_kwargs=planted.settings(planted.address))
     cells = grid(datasets=("pixel-animals",), methods=("copro",), seeds=(1,), settings=sweeps)
     suite = SmallSuite()
     swept = sweep([cells], suite, planted.folder / "bench", device="cpu")

@@ -17,7 +17,8 @@ import pytest
 
 from helpers.comparison import assert_alike
 from helpers.openai_server import Reply, Writer
-from ipo_dspy import IPO, demo
+from ipo_dspy import IPO, LMProposer, demo
+from ipo_dspy._internal.renames import OLD_SETTING_NAMES
 from ipo_dspy.errors import JournalError
 from ipo_dspy.proposers import Ask, Proposals
 from ipo_dspy.run.journal import FILE_NAME, replay
@@ -172,12 +173,31 @@ def test_other_settings_are_listed_and_refused_unless_allowed(task: demo.DemoTas
     with pytest.raises(JournalError, match=message):
         run(task, tmp_path, **changed)
     assert (tmp_path / FILE_NAME).read_bytes() == before
-    _, proposer = run(task, tmp_path, **changed, steps=4, allow_changes=True)
+    _, proposer = run(task, tmp_path, **changed, steps=4, allow_config_changes=True)
     assert proposer.asked == 1
     (resumed,) = (e for e in replay(tmp_path) if e["event"] == "resume")
     assert resumed["changed"] == {"steps": [3, 4], "prompts_per_step": [8, 2], "seed": [0, 4]}
     with pytest.raises(JournalError, match="prompts_per_step was 2 and is 8"):
         run(task, tmp_path, seed=4)
+
+
+def test_a_run_recorded_under_earlier_names_of_settings_is_resumed(task: demo.DemoTask, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"describer": None, "prompts_per_step": 2, "log_dir": tmp_path, "task_description": "Cats."}
+    with Writer() as server:
+        proposer = LMProposer(server.lm(), request_mode="batch")
+        IPO(proposer=proposer, steps=1, **given).compile(task.program, task.trainset)
+        recorded = (tmp_path / FILE_NAME).read_text().replace('"request_mode": "batch"', '"asking": "list"')
+        for old, new in OLD_SETTING_NAMES.items():
+            recorded = recorded.replace(f'"{new}":', f'"{old}":')
+        assert all(name in recorded for name in ('"overlap":', '"task": "Cats."', '"max_errors":', '"asking": {'))
+        (tmp_path / FILE_NAME).write_text(recorded)
+        more = {**given, "max_consecutive_errors": 9}
+        IPO(proposer=proposer, steps=2, **more).compile(task.program, task.trainset)
+        other = IPO(proposer=proposer, steps=2, **{**more, "task_description": "Dogs."})
+        with pytest.raises(JournalError, match=r"task_description was 'Cats\.' and is 'Dogs\.'"):
+            other.compile(task.program, task.trainset)
+    (resumed,) = (event for event in replay(tmp_path) if event["event"] == "resume")
+    assert resumed["changed"] == {"steps": [1, 2], "max_consecutive_errors": [3, 9]}
 
 
 def test_other_images_or_another_model_are_refused_always_and_the_run_stays_as_it_was(
@@ -187,13 +207,13 @@ def test_other_images_or_another_model_are_refused_always_and_the_run_stays_as_i
     before = (tmp_path / FILE_NAME).read_bytes()
     other = demo.load("pixel-animals", shots=2)
     with pytest.raises(JournalError, match=r"other images, labels or classes, whose scores cannot be compared; name"):
-        run(other, tmp_path, allow_changes=True)
+        run(other, tmp_path, allow_config_changes=True)
     assert (tmp_path / FILE_NAME).read_bytes() == before
 
 
 def test_other_validation_images_are_refused_always(task: demo.DemoTask, tmp_path: Path) -> None:
     def sit(valset: Any) -> None:
-        optimizer = IPO(proposer=Counts(), describer=None, steps=1, log_dir=tmp_path, allow_changes=True)
+        optimizer = IPO(proposer=Counts(), describer=None, steps=1, log_dir=tmp_path, allow_config_changes=True)
         optimizer.compile(task.program, task.trainset, valset=valset)
 
     first, second = task.testset[:12], task.testset[12:24]
@@ -262,7 +282,8 @@ def test_a_damaged_journal_is_told_with_the_line(task: demo.DemoTask, tmp_path: 
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from ipo_dspy import IPO, demo
+from ipo_dspy import IPO, LMProposer, demo
+from ipo_dspy._internal.renames import OLD_SETTING_NAMES
 from ipo_dspy.errors import JournalError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -342,7 +363,9 @@ def test_another_start_template_or_way_of_asking_is_refused(task: demo.DemoTask,
     with Writer() as server:
         given: dict[str, Any] = {"describer": None, "steps": 1, "prompts_per_step": 2, "log_dir": tmp_path / "lm"}
         IPO(prompt_model=server.lm(temperature=1.0), **given).compile(task.program, task.trainset)
-        with pytest.raises(JournalError, match=r"asking was .*'temperature': 1.0.* and is .*'temperature': 0.5"):
+        with pytest.raises(
+            JournalError, match=r"proposer_settings was .*'temperature': 1.0.* and is .*'temperature': 0.5"
+        ):
             IPO(prompt_model=server.lm(temperature=0.5), **given).compile(task.program, task.trainset)
 
 
@@ -351,4 +374,4 @@ def test_a_run_of_another_version_is_told_as_such(task: demo.DemoTask, tmp_path:
     content = (tmp_path / FILE_NAME).read_text()
     (tmp_path / FILE_NAME).write_text(content.replace('"schema": 2', '"schema": 1'))
     with pytest.raises(JournalError, match="holds a run of another version of ipo_dspy"):
-        run(task, tmp_path, allow_changes=True)
+        run(task, tmp_path, allow_config_changes=True)

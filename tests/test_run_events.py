@@ -24,7 +24,7 @@ def test_observers_see_what_the_journal_keeps_and_all_of_it_has_the_fields_of_it
     task = demo.load("pixel-animals", shots=1)
     with Writer() as server:
         lm = server.lm()
-        given: dict[str, Any] = {"steps": 2, "prompts_per_step": 2, "max_descriptions": 3, "max_lm_calls": 5}
+        given: dict[str, Any] = {"steps": 2, "prompts_per_step": 2, "max_described_images": 3, "max_lm_calls": 5}
         optimizer = IPO(prompt_model=lm, description_model=lm, log_dir=tmp_path, observers=[seen.append], **given)
         optimizer.compile(task.program, task.trainset, valset=task.valset)
     assert [event for event in seen if event["event"] not in PASSING] == replay(tmp_path)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -287,7 +288,7 @@ def test_a_stop_while_compile_prepares_ends_it_there(task: demo.DemoTask, tmp_pa
             optimizer.compile(task.program, task.trainset, valset=task.valset)
         assert seen[-1] == stage
         assert len(server.requests) == (stage != "model")  # the greeting
-        optimizer.observers = ()
+        optimizer.config = replace(optimizer.config, observers=())
         best = optimizer.compile(task.program, task.trainset, valset=task.valset)
         assert len(server.requests) == 1 + 2
     assert best.detailed_results.status == "finished"

@@ -98,9 +98,9 @@ def test_it_says_what_the_model_says_in_this_process(served: Served) -> None:
     assert here("What is this?", **settings) == lm(served.babbles, served)("What is this?", **settings)
 
 
-@pytest.mark.parametrize("asking", ["auto", "list", "singles"])
+@pytest.mark.parametrize("asking", ["auto", "batch", "single"])
 def test_its_proposals_arrive(asking: Asking, served: Served) -> None:
-    proposals = LMProposer(lm(served.proposes, served, max_tokens=100), asking=asking).propose(ask())
+    proposals = LMProposer(lm(served.proposes, served, max_tokens=100), request_mode=asking).propose(ask())
     assert set(proposals.texts) == {toys.PROPOSAL}
     assert len(proposals.texts) == 3
 
@@ -108,7 +108,7 @@ def test_its_proposals_arrive(asking: Asking, served: Served) -> None:
 def test_an_answer_that_is_no_template_is_told(served: Served) -> None:
     model = lm(served.says, served, max_tokens=100)
     with pytest.raises(ProposalError, match=f"nothing in the answer can be used: '{toys.SENTENCE}'"):
-        LMProposer(model, asking="list").propose(ask())
+        LMProposer(model, request_mode="batch").propose(ask())
     assert model.history[-1]["usage"]["prompt_tokens"] > 100
 
 

@@ -119,7 +119,7 @@ def load_here(name: str) -> None:
 def encode_here(work: tuple[str, Sequence[str]]) -> int:
     """Files in a plain process."""
     name, paths = work
-    return len(encode_images(load_backbone(name, None, device="cpu"), paths, num_threads=1, skip_bad=True).kept)
+    return len(encode_images(load_backbone(name, None, device="cpu"), paths, num_threads=1, skip_unreadable=True).kept)
 
 
 def hold_there(scorer: RayScorer, backbone: Backbone, paths: Sequence[str]) -> None:

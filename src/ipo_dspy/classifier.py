@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import dspy
 from dspy.utils.callback import BaseCallback
 
+from ipo_dspy._internal.renames import renamed_arguments
 from ipo_dspy.clip.bundled import BUNDLED, located, named
 from ipo_dspy.clip.image_io import name_image
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, HUB, LOCAL, Downloads, check_name
@@ -235,15 +236,16 @@ class ClipClassifier(dspy.Predict):
         rows = [row if isinstance(row, dspy.Example) else _example(row) for row in examples]
         images = [row["image"] for row in rows if row.get("image") is not None]
         with contextlib.suppress(DataError):  # none can be read: each call says so of its own
-            self.encode(images, skip_bad=True)
+            self.encode(images, skip_unreadable=True)
         return super().batch(rows, *args, **kwargs)
 
-    def encode(self, images: Sequence[Any], *, skip_bad: bool = False) -> None:
+    @renamed_arguments(skip_bad="skip_unreadable")
+    def encode(self, images: Sequence[Any], *, skip_unreadable: bool = False) -> None:
         """Encode images together, in batches, so that the calls that follow find their features ready."""
         from ipo_dspy.clip.image_features import encode_images
 
         if images:
-            encode_images(self.backbone, images, skip_bad=skip_bad, allow_url=self.allow_url)
+            encode_images(self.backbone, images, skip_unreadable=skip_unreadable, allow_url=self.allow_url)
 
     def probabilities(self, image_features: "Tensor", template: Template, classes: Sequence[str]) -> "Tensor":
         """Softmax over classes: [N, D] normalised features to [N, C]."""

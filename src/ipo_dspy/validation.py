@@ -1,38 +1,35 @@
-"""What the arguments of `IPO` may be; a wrong one is told when it is given, with what to write instead."""
+"""Checks of arguments, made where an argument is given."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from types import MappingProxyType
+from typing import Any, Concatenate, ParamSpec
 
+from ipo_dspy._internal.renames import warn_renamed
 from ipo_dspy.errors import InputError
 from ipo_dspy.template import Template
 
-Budget = Literal["light", "medium", "heavy"]
-BUDGETS: Mapping[str, int] = {"light": 20, "medium": 50, "heavy": 100}
-"""Steps of each `auto` budget; the paper runs 100."""
-DEFAULT_STEPS = 100
+P = ParamSpec("P")
 
 
-def steps_of(steps: int | None, auto: str | None) -> int:
-    """How many steps `steps=` or `auto=` mean.
+def invalid(argument: str, condition: str, value: object, remedy: str) -> InputError:
+    """Return the error for an argument that does not meet its condition.
 
-    >>> steps_of(None, None), steps_of(7, None), steps_of(None, "light")
-    (100, 7, 20)
+    >>> str(invalid("steps", "an integer of at least 0", -1, "for example steps=8"))
+    'steps must be an integer of at least 0, got -1; for example steps=8'
     """
-    if auto is None:
-        return DEFAULT_STEPS if steps is None else whole("steps", steps, 0)
-    if steps is not None:
-        raise InputError(f"steps={steps} and auto={auto!r} are two answers to one question; pass one of them")
-    if auto not in BUDGETS:
-        raise InputError(f"auto={auto!r} is unknown; write one of {', '.join(map(repr, BUDGETS))}")
-    return BUDGETS[auto]
+    return InputError(f"{argument} must be {condition}, got {value!r}; {remedy}")
 
 
 def whole(name: str, value: int, least: int) -> int:
-    """A whole number of at least so much."""
+    """Return an integer of at least `least`.
+
+    Raises:
+        InputError: it is not such an integer.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(
-            f"{name}={value!r} is not a whole number of at least {least}; write e.g. {name}={max(least, 8)}"
-        )
+        raise invalid(name, f"an integer of at least {least}", value, f"for example {name}={max(least, 8)}")
     return value
 
 
@@ -43,7 +40,22 @@ def flag(name: str, value: bool) -> bool:
         InputError: it is neither; a text such as 'no' would count as True.
     """
     if not isinstance(value, bool):
-        raise InputError(f"{name} must be True or False, got {value!r}; for example {name}=True")
+        raise invalid(name, "True or False", value, f"for example {name}=True")
+    return value
+
+
+def one_of(name: str, value: str, known: Iterable[str], renamed: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return a named choice; one of an earlier name is returned under the present one, with a `DeprecationWarning`.
+
+    Raises:
+        InputError: an unknown name; the message lists the known names.
+    """
+    if isinstance(value, str) and value in renamed:
+        warn_renamed(f"{name}={value!r}", f"{name}={renamed[value]!r}", stacklevel=5)
+        return renamed[value]
+    names = tuple(known)
+    if value not in names:
+        raise invalid(name, f"one of {', '.join(map(repr, names))}", value, f"for example {name}={names[0]!r}")
     return value
 
 
@@ -51,18 +63,18 @@ def callables(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
     """Return functions that were given in a list.
 
     Raises:
-        InputError: no list of functions.
+        InputError: not a list of functions.
     """
     if callable(values):
         raise InputError(f"{name} must be a list, got one function; for example {name}=[print]")
-    found = tuple(values) if isinstance(values, Iterable) else None
-    if found is None or not all(map(callable, found)):
-        raise InputError(f"{name} must be a list of functions, got {values!r}; for example {name}=[print]")
-    return found
+    functions = tuple(values) if isinstance(values, Iterable) else None
+    if functions is None or not all(map(callable, functions)):
+        raise invalid(name, "a list of functions", values, f"for example {name}=[print]")
+    return functions
 
 
 def having(name: str, value: Any, method: str, example: str) -> None:
-    """See that an object does what it is given for.
+    """Check that an object has the method that it is given for.
 
     Raises:
         InputError: it has no such method.
@@ -72,5 +84,25 @@ def having(name: str, value: Any, method: str, example: str) -> None:
 
 
 def template_of(template: str | Template) -> Template:
-    """A template that was given as text or as itself."""
+    """Return a template that was given as text or as itself."""
     return template if isinstance(template, Template) else Template.parse(template)
+
+
+def takes_arguments_of(
+    source: Callable[P, Any],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
+    """Give a method with `**arguments` the signature of `source`, for type checkers and `inspect.signature`."""
+
+    def decorate(method: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
+        @wraps(method)
+        def wrapper(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:
+            method(self, *args, **kwargs)
+
+        self, *_ = inspect.signature(method).parameters.values()
+        own = inspect.signature(source)
+        vars(wrapper)["__signature__"] = own.replace(
+            parameters=[self, *own.parameters.values()], return_annotation=None
+        )
+        return wrapper
+
+    return decorate

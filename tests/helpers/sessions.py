@@ -24,7 +24,7 @@ def sit(url: str, folder: str, steps: int) -> None:
     optimizer = IPO(
         prompt_model=lm,
         description_model=lm,
-        max_descriptions=6,
+        max_described_images=6,
         steps=steps,
         prompts_per_step=4,
         num_threads=1,

@@ -36,8 +36,8 @@ def _descriptions(settings: Settings, models: Models) -> Variants:
 
 def _history(settings: Settings, models: Models) -> Variants:
     # The embedded proposer reads all trials unless it is told to see what is shown, as a language model does.
-    window = {} if settings.lm else {"window": True}
-    return {str(size): {"history_size": size, **window} for size in HISTORY}
+    history_only = {} if settings.lm else {"history_only": True}
+    return {str(size): {"history_size": size, **history_only} for size in HISTORY}
 
 
 def _feedback(settings: Settings, models: Models) -> Variants:
@@ -50,11 +50,11 @@ def _prompts(settings: Settings, models: Models) -> Variants:
 
 
 def _lm(settings: Settings, models: Models) -> Variants:
-    return {"embedded": {"lm": None, "lm_settings": {}}, **{name: {"lm": name} for name in _several("lm", models.lms)}}
+    return {"embedded": {"lm": None, "lm_kwargs": {}}, **{name: {"lm": name} for name in _several("lm", models.lms)}}
 
 
 def _vlm(settings: Settings, models: Models) -> Variants:
-    return {"CLIP": {"vlm": None, "vlm_settings": {}}, **{name: {"vlm": name} for name in _several("vlm", models.vlms)}}
+    return {"CLIP": {"vlm": None, "vlm_kwargs": {}}, **{name: {"vlm": name} for name in _several("vlm", models.vlms)}}
 
 
 ABLATIONS: Mapping[str, Callable[[Settings, Models], Variants]] = MappingProxyType(

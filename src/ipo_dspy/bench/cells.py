@@ -17,7 +17,7 @@ from typing import Any
 from ipo_dspy._internal.secrets import without_secrets
 from ipo_dspy.bench.author_settings import official
 from ipo_dspy.bench.registry import find_kind
-from ipo_dspy.bench.settings import Settings, brief
+from ipo_dspy.bench.settings import Settings, brief, digest
 
 DTYPE = "float32"
 """Number format of the CLIP models that are measured."""
@@ -88,8 +88,7 @@ class Cell:
     @property
     def key(self) -> str:
         """Digest of `decisive`."""
-        text = json.dumps(self.decisive, sort_keys=True, ensure_ascii=False, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(self.decisive)
 
     @property
     def folder(self) -> str:

@@ -198,7 +198,7 @@ def _run(job: Job, compile_program: Any) -> Found:
         raise LanguageModelError(f"method {job.method!r} needs a language model; name one: --lm openai/gpt-4o-mini")
     train = list(job.split.train)
     # Answers are cached, so a seed needs answers of its own.
-    lm = bounded(build_lm(given.lm, role="prompt_model", settings={**given.lm_settings, "rollout_id": job.seed}))
+    lm = bounded(build_lm(given.lm, role="prompt_model", settings={**given.lm_kwargs, "rollout_id": job.seed}))
     allowance = Allowance(train, lm, len(train) * (1 + given.templates()), job.seed)
     program, counted = job.program(), Evaluations()
     program.encode([example.image for example in train])

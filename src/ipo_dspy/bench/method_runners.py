@@ -162,7 +162,7 @@ def ipo(job: Job) -> Found:
 
 def build_ipo(given: Settings, split: Split, seed: int, **options: Any) -> IPO:
     """The optimizer with the settings of a sweep."""
-    vlm = given.vlm and build_lm(given.vlm, role="description_model", settings=given.vlm_settings)
+    vlm = given.vlm and build_lm(given.vlm, role="description_model", settings=given.vlm_kwargs)
     start = Template.parse(DEFAULT_TEMPLATE)
     return IPO(
         proposer=build_proposer(given),
@@ -171,7 +171,7 @@ def build_ipo(given: Settings, split: Split, seed: int, **options: Any) -> IPO:
         steps=given.steps,
         prompts_per_step=given.prompts_per_step,
         history_size=given.history_size,
-        max_descriptions=given.max_descriptions,
+        max_described_images=given.max_described_images,
         initial_templates=() if start == split.template else (start,),
         seed=seed,
         progress=False,  # the sweep shows its own
@@ -186,8 +186,8 @@ def check_models(given: Settings) -> None:
         LanguageModelError: one is unknown, has no key, or nothing listens at its address.
     """
     named = {
-        "prompt_model": (given.lm, given.lm_settings),
-        "description_model": (given.vlm, given.vlm_settings),
+        "prompt_model": (given.lm, given.lm_kwargs),
+        "description_model": (given.vlm, given.vlm_kwargs),
     }
     for role, (name, own) in named.items():
         if name is not None:
@@ -199,9 +199,9 @@ def check_models(given: Settings) -> None:
 def build_proposer(given: Settings) -> Proposer:
     """The embedded proposer, or the language model that is named."""
     if given.lm is None:
-        return EvolutionProposer(feedback=given.feedback, window=given.window)
-    lm = build_lm(given.lm, role="prompt_model", settings=given.lm_settings)
-    return LMProposer(lm, asking=given.asking, feedback=given.feedback)  # type: ignore[arg-type]  # any text
+        return EvolutionProposer(feedback=given.feedback, history_only=given.history_only)
+    lm = build_lm(given.lm, role="prompt_model", settings=given.lm_kwargs)
+    return LMProposer(lm, request_mode=given.request_mode, feedback=given.feedback)  # type: ignore[arg-type]  # any text
 
 
 def images_of(examples: Sequence[dspy.Example]) -> list[object]:

@@ -42,17 +42,17 @@ ZERO_SHOT = frozenset({"clip", "clip-ensemble"})
 """What learns from no image: its result is the same for all shots and seeds."""
 
 MODEL = ("model", "pretrained")
-PROPOSING = ("steps", "prompts_per_step", "lm", "lm_settings")
+PROPOSING = ("steps", "prompts_per_step", "lm", "lm_kwargs")
 SEARCHING = (
     *PROPOSING,
     "history_size",
-    "max_descriptions",
+    "max_described_images",
     "descriptions",
     "feedback",
-    "window",
+    "history_only",
     "vlm",
-    "vlm_settings",
-    "asking",
+    "vlm_kwargs",
+    "request_mode",
 )
 DSPY = ("copro", "miprov2", "gepa", "simba")
 

@@ -9,13 +9,15 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from ipo_dspy._internal.append_only import AppendOnlyFile, FileInUseError, complete_lines
 from ipo_dspy._internal.file_io import read_regular, write_whole
 from ipo_dspy._internal.json_input import has_type, parse_json, type_in_words
+from ipo_dspy._internal.renames import present_bench_settings
+from ipo_dspy.bench.settings import digest
 from ipo_dspy.errors import JournalError
 
 ROWS, SETTINGS = "rows.jsonl", "bench.json"
@@ -106,7 +108,7 @@ class Rows:
             self.latest = {row.key: row for row in _parsed(content, self.path)}
             undo.pop_all()
 
-    def agree(self, settings: Mapping[str, Any], *, allow_changes: bool = False) -> None:
+    def agree(self, settings: Mapping[str, Any], *, allow_config_changes: bool = False) -> None:
         """Keep the settings of a new sweep, or see that they are those of the one that goes on.
 
         Raises:
@@ -114,14 +116,15 @@ class Rows:
         """
         now = json.loads(json.dumps(settings, default=dict))
         path = self.folder / SETTINGS
-        if path.exists() and self.latest and not allow_changes:
-            was = _read_settings(path)
+        if path.exists() and self.latest and not allow_config_changes:
+            was = present_bench_settings(_read_settings(path))
             changed = [name for name in {**was, **now} if was.get(name) != now.get(name)]
             if changed:
                 told = "; ".join(f"{name} was {was.get(name)!r} and is {now.get(name)!r}" for name in changed)
                 raise JournalError(
                     f"{str(self.folder)!r} holds a sweep that was set up otherwise: {told}; set it as it was, name "
-                    "another folder, or write allow_changes=True (--allow-changes), which measures changed cells anew"
+                    "another folder, or pass allow_config_changes=True (--allow-changes), which measures "
+                    "changed cells again"
                 )
         try:
             write_whole(path, json.dumps(now, indent=2, ensure_ascii=False).encode())
@@ -187,12 +190,18 @@ def _parsed(content: bytes, path: Path) -> Iterator[Row]:
             values = {name: value for name, value in parse_json(line.decode()).items() if name in types}
             if wrong := [name for name, value in values.items() if not has_type(value, types[name])]:
                 raise TypeError(f"{wrong[0]!r} is not {type_in_words(types[wrong[0]])}")
-            yield Row(**values)
+            yield _present(Row(**values))
         except (ValueError, TypeError, AttributeError) as error:
             raise JournalError(
                 f"{str(path)!r} is damaged in line {number}; restore it from a backup, or remove that line: its cell "
                 "is then measured again"
             ) from error
+
+
+def _present(row: Row) -> Row:
+    """Return a row under the key that its cell has with the present names of its settings."""
+    decisive = present_bench_settings(row.decisive)
+    return row if decisive == row.decisive else replace(row, decisive=decisive, key=digest(decisive))
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ipo_dspy.clip.bundled import DEMO
+from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.proposers import Feedback
 
 LONGEST = 1000
@@ -19,31 +20,31 @@ class Settings:
 
     Attributes:
         model, pretrained: the CLIP model, as `ClipClassifier` takes them.
-        steps, prompts_per_step, history_size, max_descriptions: of IPO; the first two also give the budget of DSPy's
-            optimizers: as many single-image evaluations as IPO makes.
+        steps, prompts_per_step, history_size, max_described_images: of IPO; the first two also give the budget of
+            DSPy's optimizers: as many single-image evaluations as IPO makes.
         descriptions: whether IPO's proposer is told how training images look.
         feedback: which scores the proposer is told.
-        window: whether the embedded proposer sees the shown history only, as a language model does, instead of all.
+        history_only: the embedded proposer sees the shown history only, as a language model does, instead of all.
         lm, vlm: names of the language models that propose and describe; without them the embedded ones do.
-        lm_settings, vlm_settings: of these models.
-        asking: how `lm` is asked, see `LMProposer`.
+        lm_kwargs, vlm_kwargs: of these models.
+        request_mode: how templates are requested from `lm`, see `LMProposer`.
         arguments: hyper-parameters by method, other than its paper's; of `METHOD@DATASET` for one data set.
     """
 
     model: str = DEMO
     pretrained: str | None = None
     steps: int = 40
-    prompts_per_step: int = 8
-    history_size: int = 20
-    max_descriptions: int = 64
+    prompts_per_step: int = OptimizerConfig.prompts_per_step
+    history_size: int = OptimizerConfig.history_size
+    max_described_images: int = OptimizerConfig.max_described_images
     descriptions: bool = True
     feedback: Feedback = "both"
-    window: bool = False
+    history_only: bool = False
     lm: str | None = None
     vlm: str | None = None
-    lm_settings: Mapping[str, Any] = field(default_factory=dict)
-    vlm_settings: Mapping[str, Any] = field(default_factory=dict)
-    asking: str = "auto"
+    lm_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    vlm_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    request_mode: str = "auto"
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -54,6 +55,12 @@ class Settings:
     def templates(self) -> int:
         """Templates that IPO scores besides those that it begins with."""
         return self.steps * self.prompts_per_step
+
+
+def digest(decisive: Mapping[str, Any]) -> str:
+    """Return the key of a cell: a digest of everything that decides its result."""
+    text = json.dumps(decisive, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def brief(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def sweep(
     folder: Path,
     *,
     device: str = "auto",
-    allow_changes: bool = False,
+    allow_config_changes: bool = False,
     retry: bool = False,
     ray: "RayTasks | None" = None,
     audience: Audience | None = None,
@@ -63,7 +63,7 @@ def sweep(
         suite: where their data sets come from.
         folder: for rows and for what cells write on their way.
         device: of the CLIP model.
-        allow_changes: go on in a folder whose settings were others.
+        allow_config_changes: go on in a folder whose settings were others.
         retry: measure failed cells again.
         ray: measures cells on a cluster, as many at a time as it has room for, instead of one after another here.
         audience: is told how it gets on.
@@ -81,7 +81,7 @@ def sweep(
     cells = distinct(grids)
     with Rows(folder) as rows:
         settings = without_secrets({"suite": suite.name, **grids[0].settings.plain})
-        rows.agree(settings, allow_changes=allow_changes)
+        rows.agree(settings, allow_config_changes=allow_config_changes)
         ready = {key for key, row in rows.latest.items() if row.error is None or not retry}
         todo = [cell for cell in cells if cell.key not in ready]
         asked = {without_conditions(row.decisive) for row in rows.latest.values()}

@@ -25,6 +25,7 @@ from ipo_dspy.cli.options import (
     tasks,
 )
 from ipo_dspy.errors import InputError
+from ipo_dspy.optimizer.config import OptimizerConfig
 
 if TYPE_CHECKING:
     from ipo_dspy.bench.cells import Grid
@@ -63,9 +64,11 @@ def bench(
         ),
     ] = None,
     steps: Annotated[int, typer.Option(min=0, help="Of IPO; others get its number of evaluations.")] = 40,
-    prompts_per_step: PerStep = 8,
-    history_size: Annotated[int, typer.Option(min=0, help="Best earlier templates that the proposer is shown.")] = 20,
-    max_descriptions: Descriptions = 64,
+    prompts_per_step: PerStep = OptimizerConfig.prompts_per_step,
+    history_size: Annotated[
+        int, typer.Option(min=0, help="Best earlier templates that the proposer is shown.")
+    ] = OptimizerConfig.history_size,
+    max_descriptions: Descriptions = OptimizerConfig.max_described_images,
     lm: Annotated[
         list[str] | None,
         typer.Option("--lm", help="LLM that proposes, a LiteLLM name; several with --ablate lm; none: evolution."),
@@ -127,12 +130,12 @@ def bench(
         steps=steps,
         prompts_per_step=prompts_per_step,
         history_size=history_size,
-        max_descriptions=max_descriptions,
+        max_described_images=max_descriptions,
         lm=_only(models.lms, "lm", ablate),
         vlm=_only(models.vlms, "vlm", ablate),
-        lm_settings=settings(lm_arg, "--lm-arg"),
-        vlm_settings=settings(vlm_arg, "--vlm-arg"),
-        asking=asking,
+        lm_kwargs=settings(lm_arg, "--lm-arg"),
+        vlm_kwargs=settings(vlm_arg, "--vlm-arg"),
+        request_mode=asking,
         arguments=_arguments(method_arg),
     )
     learned, tested = _data(transfer, _names(datasets), where, ablate)
@@ -158,7 +161,7 @@ def bench(
     grid = with_conditions(grid, where, on)
     ablations = {name: with_conditions(one, where, on) for name, one in ablations.items()}
     grids = tuple(ablations.values()) or (grid,)
-    swept, code = _sweep(grids, where, out, cluster, device=device, allow_changes=allow_changes, retry=retry)
+    swept, code = _sweep(grids, where, out, cluster, device=device, allow_config_changes=allow_changes, retry=retry)
     if not ablations:
         for path in plot_curves(out, grid, where.titles):
             show.note(f"curves  {path}")

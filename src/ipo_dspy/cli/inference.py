@@ -62,7 +62,7 @@ def evaluate(
     if data_classes:
         classifier.classes = dataset.classes
     with LiveProgress() as progress:
-        (result,) = score(classifier, dataset, recorder=EventRecorder(observers=[progress]), skip_bad=skip_bad)
+        (result,) = score(classifier, dataset, recorder=EventRecorder(observers=[progress]), skip_unreadable=skip_bad)
     left_out = len(dataset) - len(result.predicted)
     if json:
         show.as_json(

@@ -56,6 +56,7 @@ from ipo_dspy.cli.options import (
     settings,
 )
 from ipo_dspy.errors import InputError, IPOError, StoppedError
+from ipo_dspy.optimizer.config import OptimizerConfig
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
@@ -77,7 +78,7 @@ def demo(
     max_tokens: MaxTokens = None,
     max_cost: MaxCost = None,
     max_seconds: MaxSeconds = None,
-    max_errors: MaxErrors = 3,
+    max_errors: MaxErrors = OptimizerConfig.max_consecutive_errors,
     out: Out = None,
     allow_changes: AllowChanges = False,
     export: Annotated[
@@ -116,8 +117,8 @@ def demo(
             max_tokens=max_tokens,
             max_cost=max_cost,
             max_seconds=max_seconds,
-            max_errors=max_errors,
-            allow_changes=allow_changes,
+            max_consecutive_errors=max_errors,
+            allow_config_changes=allow_changes,
         ),
     )
 
@@ -149,16 +150,18 @@ def optimize(
     ] = False,
     steps: Steps = None,
     auto: Annotated[str | None, typer.Option(help="light, medium or heavy: 20, 50 or 100 steps.")] = None,
-    prompts_per_step: PerStep = 8,
-    history_size: Annotated[int, typer.Option(min=0, help="Best earlier templates that the proposer is shown.")] = 20,
+    prompts_per_step: PerStep = OptimizerConfig.prompts_per_step,
+    history_size: Annotated[
+        int, typer.Option(min=0, help="Best earlier templates that the proposer is shown.")
+    ] = OptimizerConfig.history_size,
     patience: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps without a better one.")] = None,
     seed: Seed = 0,
-    max_descriptions: Descriptions = 64,
+    max_descriptions: Descriptions = OptimizerConfig.max_described_images,
     max_lm_calls: MaxCalls = None,
     max_tokens: MaxTokens = None,
     max_cost: MaxCost = None,
     max_seconds: MaxSeconds = None,
-    max_errors: MaxErrors = 3,
+    max_errors: MaxErrors = OptimizerConfig.max_consecutive_errors,
     num_threads: Annotated[int | None, typer.Option(min=1, help="For LLM requests and reading images.")] = None,
     ray: Ray = None,
     ray_workers: RayWorkers = None,
@@ -200,17 +203,17 @@ def optimize(
         history_size=history_size,
         patience=patience,
         seed=seed,
-        max_descriptions=max_descriptions,
+        max_described_images=max_descriptions,
         max_lm_calls=max_lm_calls,
         max_tokens=max_tokens,
         max_cost=max_cost,
         max_seconds=max_seconds,
-        max_errors=max_errors,
-        allow_changes=allow_changes,
+        max_consecutive_errors=max_errors,
+        allow_config_changes=allow_changes,
         num_threads=num_threads,
-        skip_bad=skip_bad,
+        skip_unreadable=skip_bad,
         initial_templates=tuple(initial or ()),
-        scorer=scorer(ray, ray_workers, ray_cpus, ray_gpus, ray_store, ray_images),
+        backend=scorer(ray, ray_workers, ray_cpus, ray_gpus, ray_store, ray_images),
     )
     folder = out or runs.free_folder("runs", data.stem or "run")
     tests = dict(sets.tests)
@@ -241,7 +244,7 @@ def _run(
     if dry_run:
         show.estimate(optimizer.estimate(program, train), machine=json)
         return
-    progress.steps = optimizer.plan.steps
+    progress.steps = optimizer.config.num_steps
     before = runs.journal_size(folder)
     asked = optimizer.check_models()  # before the CLIP is loaded, and perhaps fetched
     if not before:  # a run that goes on may have all the answers it needs
@@ -271,7 +274,7 @@ def _run(
     if json:
         show.as_json(result.as_json())
     else:
-        show.outcome(result, optimizer.limits)
+        show.outcome(result, optimizer.config.limits)
     if why := "stopped" if request.received else _why(result):
         show.note(f"ipo-dspy: {why}; {_go_on(folder)}")
     if code := request.exit_code if request.received else int(result.status == "faults"):
@@ -289,7 +292,7 @@ def _why(result: "Outcome") -> str:
     told = {
         "finished": "",
         "faults": f"the language model failed ({result.fault}); the best template so far is in {result.folder}; "
-        "another model, or --asking singles, may do better and needs --allow-changes here",
+        "another model, or --asking single, may do better and needs --allow-changes here",
     }
     return told.get(result.status, f"--{result.status.replace('_', '-')} is spent; raise it")
 
@@ -316,7 +319,7 @@ def _models(
     if lm is not None:
         writer = build_lm(lm, role="prompt_model", settings=of_lm)
         way: Any = asking  # any text; the proposer knows which
-        chosen["proposer"] = LMProposer(writer, asking=way, num_threads=num_threads)
+        chosen["proposer"] = LMProposer(writer, request_mode=way, num_threads=num_threads)
     if vlm is not None:
         chosen["description_model"] = build_lm(vlm, role="description_model", settings=of_vlm)
     return chosen

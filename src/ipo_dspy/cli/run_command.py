@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,12 +84,12 @@ def prepare(optimizer: "IPO", program: "ClipClassifier", datasets: Iterable[Imag
     from ipo_dspy.cli.progress import working
     from ipo_dspy.clip.image_features import check_images
 
-    if optimizer.skip_bad or optimizer.scorer is not None:
+    if optimizer.config.skip_unreadable or optimizer.config.backend is not None:
         return
     with working("Loading the model ..."):
         backbone = program.backbone
     images = [example.image for dataset in datasets for example in dataset]
-    check_images(images, backbone=backbone, num_threads=optimizer.num_threads)
+    check_images(images, backbone=backbone, num_threads=optimizer.config.num_threads)
 
 
 def run(
@@ -139,7 +139,7 @@ def run(
                 before, after = _test(best, dataset, part, start.trial.template, optimizer, recorder, stop)
                 scores[set_name(part)], images[set_name(part)] = (before.score, after.score), len(after.predicted)
 
-    optimizer.observers += (listen,)
+    optimizer.config = replace(optimizer.config, observers=(*optimizer.config.observers, listen))
     known = sum(event["event"] == "trial" for event in replay(folder)) if journal_size(folder) else 0
     details = optimizer.compile_and_test(program, train, validation, test=test).detailed_results
     return Outcome(
@@ -231,8 +231,8 @@ def _test(
         images,
         recorder=recorder,
         stage="test images" if part == "all" else f"test images, {part}",
-        skip_bad=optimizer.skip_bad,
-        where=optimizer.scorer,
+        skip_unreadable=optimizer.config.skip_unreadable,
+        where=optimizer.config.backend,
         check=check,
     )
     before, after = judged.evaluate(start), judged.evaluate(program.template)

@@ -20,6 +20,11 @@ ARGUMENTS = {
     "initial_templates": "--initial",
     "log_dir": "--out",
     "store": "--ray-store",
+    "skip_unreadable": "--skip-bad",
+    "allow_config_changes": "--allow-changes",
+    "max_consecutive_errors": "--max-errors",
+    "max_described_images": "--max-descriptions",
+    "request_mode": "--asking",
 }
 """Arguments whose option has another name."""
 PHRASES = {

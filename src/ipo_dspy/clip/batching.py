@@ -94,7 +94,7 @@ def _encode(backbone: Backbone, requests: list[_Request]) -> None:
     if not requests:
         return
     try:
-        encoded = encode_images(backbone, [request.source for request in requests], skip_bad=len(requests) > 1)
+        encoded = encode_images(backbone, [request.source for request in requests], skip_unreadable=len(requests) > 1)
     except BaseException as error:  # noqa: BLE001 - raised again where the features are awaited
         if len(requests) == 1:
             requests[0].features.set_exception(error)

@@ -75,7 +75,7 @@ def encode_images(
     *,
     batch_size: int = 64,
     num_threads: int | None = None,
-    skip_bad: bool = False,
+    skip_unreadable: bool = False,
     allow_url: bool = False,
     checked: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -87,14 +87,14 @@ def encode_images(
         sources: the images; see `ImageSource`.
         batch_size: images in one pass of the tower.
         num_threads: threads that decode; by default one a core, at most 16.
-        skip_bad: go on past images that cannot be read and name them in `skipped`.
+        skip_unreadable: go on past images that cannot be read and name them in `skipped`.
         allow_url: fetch http and https URLs.
         checked: `check_images` has seen them, so they need not be decoded once more.
         progress: called with the number of images done and the number of all, now and then and at the end.
 
     Raises:
-        ImageError: images that cannot be read, unless `skip_bad`; all of them are told at once. On the CPU, where the
-            tower is the slow part, before the first is encoded.
+        ImageError: images that cannot be read, unless `skip_unreadable`; all of them are named at once. On the CPU,
+            where the tower is the slow part, before the first is encoded.
         DataError: no images, or none that can be read.
         InputError: `batch_size` is below 1, or `IPO_DSPY_CACHE_LIMIT` is no size.
     """
@@ -105,14 +105,14 @@ def encode_images(
     bad: list[tuple[int, ImageError]] = []
     waiting: list[tuple[int, _Ready]] = []
     threads = num_threads or _threads()
-    if not (skip_bad or checked) and len(sources) > batch_size and backbone.device.type == "cpu":
+    if not (skip_unreadable or checked) and len(sources) > batch_size and backbone.device.type == "cpu":
         check_images(sources, backbone=backbone, num_threads=threads)
     known = KnownFeatures(backbone, READING)
     prepare = functools.partial(_prepare, backbone, known, allow_url=allow_url)
     for index, outcome in enumerate(_in_order(prepare, sources, batch_size + threads, threads)):
         if isinstance(outcome, ImageError):
             bad.append((index, outcome))
-        elif skip_bad or not bad:  # the rest is read only to tell all bad images at once
+        elif skip_unreadable or not bad:  # the rest is read only to tell all bad images at once
             waiting.append((index, outcome))
             kept.append(index)
             keys.append(outcome.key)
@@ -122,7 +122,7 @@ def encode_images(
             if progress is not None:
                 progress(index + 1, len(sources))
     known.settle()
-    if bad and not skip_bad:
+    if bad and not skip_unreadable:
         raise _refused(bad, len(sources)) from bad[0][1]
     if not kept:
         raise DataError(f"none of {len(sources)} images can be read; the first: {bad[0][1]}")
@@ -167,10 +167,12 @@ def refusal(messages: Sequence[str], total: int, place: str = "") -> ImageError:
     """Return one error that tells of all bad images; `place` says where the only one is."""
     if len(messages) == 1:
         where = f"{place}; " if place else ""
-        return ImageError(f"{messages[0]} ({where}skip_bad=True, or --skip-bad, goes on without it)")
+        return ImageError(f"{messages[0]} ({where}skip_unreadable=True, or --skip-bad, goes on without it)")
     named = [f"  {message}" for message in messages[:MAX_NAMED]]
     rest = [f"  and {len(messages) - MAX_NAMED} more"] if len(messages) > MAX_NAMED else []
-    head = f"{len(messages)} of {total} images cannot be read (skip_bad=True, or --skip-bad, goes on without them):"
+    head = (
+        f"{len(messages)} of {total} images cannot be read (skip_unreadable=True, or --skip-bad, goes on without them):"
+    )
     return ImageError("\n".join([head, *named, *rest]))
 
 

@@ -9,6 +9,7 @@ import dspy
 from dspy.utils.exceptions import LMError
 from PIL import Image
 
+from ipo_dspy._internal.renames import renamed_arguments
 from ipo_dspy._internal.threads import in_threads
 from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.clip.image_io import open_image
@@ -31,23 +32,24 @@ class LMDescriber:
         lm: the model; `None` takes `dspy.settings.lm` when it is asked.
         num_threads: requests at a time; DSPy's setting by default.
         allow_url: fetch images given as http(s) URLs.
-        max_errors: stop after so many images in a row that got no answer.
+        max_consecutive_errors: stop after so many images in a row that got no answer.
         longest_side: pixels; larger images are scaled down before they are sent.
     """
 
+    @renamed_arguments(max_errors="max_consecutive_errors")
     def __init__(
         self,
         lm: dspy.BaseLM | None = None,
         *,
         num_threads: int | None = None,
         allow_url: bool = False,
-        max_errors: int = 3,
+        max_consecutive_errors: int = 3,
         longest_side: int = LONGEST_SIDE,
     ) -> None:
         self.lm = lm
         self.num_threads = num_threads
         self.allow_url = allow_url
-        self.max_errors = max_errors
+        self.max_consecutive_errors = max_consecutive_errors
         self.longest_side = longest_side
 
     def describe(self, images: Sequence[Any], class_names: Sequence[str], *, once: Once | None = None) -> Descriptions:
@@ -57,7 +59,8 @@ class LMDescriber:
 
         Raises:
             LanguageModelError: the key or the name is wrong.
-            NoAnswerError: `max_errors` images in a row got no answer: the model is not reachable or cannot see.
+            NoAnswerError: `max_consecutive_errors` images in a row got no answer: the model is not reachable or cannot
+                see.
         """
         asking = _Asking(self, once or (lambda question, ask: ask()), images, class_names)
         threads = self.num_threads or dspy.settings.num_threads
@@ -129,7 +132,7 @@ class _Asking:
             if error is None:
                 return
             self._in_a_row += 1
-            if isinstance(error, FATAL) or self._in_a_row >= min(self.owner.max_errors, len(self.images)):
+            if isinstance(error, FATAL) or self._in_a_row >= min(self.owner.max_consecutive_errors, len(self.images)):
                 model = str(getattr(self.lm, "model", type(self.lm).__name__))
                 kind = LanguageModelError if isinstance(error, FATAL) else NoAnswerError
                 raise kind(

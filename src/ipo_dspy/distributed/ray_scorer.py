@@ -92,7 +92,7 @@ class RayScorer(ClusterUser):
         classes: Sequence[str],
         *,
         choices: Sequence[tuple[str, ...]] | None = None,
-        skip_bad: bool = False,
+        skip_unreadable: bool = False,
         allow_url: bool = False,
         progress: Progress = None,
     ) -> Held:
@@ -102,7 +102,7 @@ class RayScorer(ClusterUser):
         size = part_size(len(images), self._joined().worker_count(self.size, len(images)))
         parts = listed(images, labels, choices, size=size)
         job = self._job(backbone, classes, allow_url=allow_url)
-        scorer, reports = self._encode(backbone, job, parts, progress, skip_bad=skip_bad)
+        scorer, reports = self._encode(backbone, job, parts, progress, skip_unreadable=skip_unreadable)
         pairs = list(zip(parts, reports, strict=True))
         kept = tuple(part.first + i for part, report in pairs for i in report.kept)
         skipped = tuple((part.first + i, message) for part, report in pairs for i, message in report.skipped)
@@ -115,7 +115,7 @@ class RayScorer(ClusterUser):
         backbone: "Backbone",
         classes: Sequence[str] | None,
         *,
-        skip_bad: bool = False,
+        skip_unreadable: bool = False,
         progress: Progress = None,
     ) -> Wide | None:
         """Return a scorer over `images`, which are never listed here."""
@@ -127,7 +127,9 @@ class RayScorer(ClusterUser):
                 "pass ClipClassifier(classes=[...])"
             )
         parts = parts_of(self.images, **self.columns)
-        scorer, reports = self._encode(backbone, self._job(backbone, classes), parts, progress, skip_bad=skip_bad)
+        scorer, reports = self._encode(
+            backbone, self._job(backbone, classes), parts, progress, skip_unreadable=skip_unreadable
+        )
         skipped = tuple(message for report in reports for _, message in report.skipped)
         count = sum(len(report.kept) for report in reports)
         if not count:
@@ -142,12 +144,12 @@ class RayScorer(ClusterUser):
             self._pool.release()
 
     def _encode(
-        self, backbone: "Backbone", job: Job, parts: Sequence[Part], progress: Progress, *, skip_bad: bool
+        self, backbone: "Backbone", job: Job, parts: Sequence[Part], progress: Progress, *, skip_unreadable: bool
     ) -> tuple["ShardScorer", list[Told]]:
         """Encode partitions; returns a scorer over them and a report of each.
 
         Raises:
-            ImageError: images cannot be read, unless `skip_bad`; all of them are named at once.
+            ImageError: images cannot be read, unless `skip_unreadable`; all of them are named at once.
         """
         if self._pool is None or not self._pool.cluster.is_joined:
             self._pool = Pool(self._joined(), self.size)
@@ -162,7 +164,7 @@ class RayScorer(ClusterUser):
                 progress(done, sum(sizes))
 
         images, reports = self._pool.encode(job, parts, tell)
-        if not skip_bad:
+        if not skip_unreadable:
             _check_read(parts, reports)
         return ShardScorer(backbone, job.classes, self._pool, images), reports
 

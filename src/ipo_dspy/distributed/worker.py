@@ -166,7 +166,7 @@ def _features(job: Job, part: Part) -> Kept:
 def _encode(job: Job, backbone: Backbone, part: Part) -> Kept:
     images, labels = part.read()
     try:
-        found = encode_images(backbone, images, num_threads=job.threads, skip_bad=True, allow_url=job.allow_url)
+        found = encode_images(backbone, images, num_threads=job.threads, skip_unreadable=True, allow_url=job.allow_url)
     except DataError:  # none of them can be read
         skipped = tuple(enumerate(_read_error(image, allow_url=job.allow_url) for image in images))
         return Kept(torch.zeros(0, 1), (), (), (), skipped)

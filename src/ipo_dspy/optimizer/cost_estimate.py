@@ -12,7 +12,7 @@ from typing import Any
 from ipo_dspy.history import Trial
 from ipo_dspy.lms.preflight import distinct
 from ipo_dspy.lms.usage import TOKENS_PER_IMAGE, price_of
-from ipo_dspy.optimizer.search import Plan
+from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.proposers import Ask, LMProposer
 from ipo_dspy.run.ledger import Spent
 from ipo_dspy.scoring.score import Score
@@ -65,13 +65,15 @@ class Estimate:
         )
 
 
-def estimate(models: Mapping[str, Any], proposer: Any, plan: Plan, searches: Sequence[tuple[str, int]]) -> Estimate:
+def estimate(
+    models: Mapping[str, Any], proposer: Any, config: OptimizerConfig, searches: Sequence[tuple[str, int]]
+) -> Estimate:
     """Count the requests of a run.
 
     Args:
         models: by the argument that names them: `prompt_model`, `description_model`.
         proposer: asks for templates.
-        plan: of each search.
+        config: of the run.
         searches: for each classifier the sentence in the prompt and how many images will be described.
     """
     items = [_item("greeting", lm, 1, *GREETING) for lm in distinct(models).values()]
@@ -80,26 +82,27 @@ def estimate(models: Mapping[str, Any], proposer: Any, plan: Plan, searches: Seq
             prompt = DESCRIPTION_PROMPT + TOKENS_PER_IMAGE
             items.append(_item("descriptions", models["description_model"], described, prompt, TOKENS_PER_DESCRIPTION))
         if "prompt_model" in models and isinstance(proposer, LMProposer):
-            ask = _ask(plan, task, described)
+            ask = _ask(config, task, described)
             calls, prompt = proposer.measure(ask)
             if proposer.descriptions == "summary" and described * TOKENS_PER_DESCRIPTION > proposer.description_tokens:
                 shown = min(described * TOKENS_PER_DESCRIPTION, 4 * proposer.description_tokens)
                 sizes = DESCRIPTION_PROMPT + shown, proposer.description_tokens
                 items.append(_item("summary", models["prompt_model"], 1, *sizes))
-            answer = TOKENS_PER_TEMPLATE * plan.prompts_per_step // calls
-            items.append(_item("templates", models["prompt_model"], plan.steps * calls, prompt, answer))
+            answer = TOKENS_PER_TEMPLATE * config.prompts_per_step // calls
+            items.append(_item("templates", models["prompt_model"], config.num_steps * calls, prompt, answer))
     return Estimate(tuple(item for item in items if item.calls))
 
 
-def _ask(plan: Plan, task: str, described: int) -> Ask:
+def _ask(config: OptimizerConfig, task: str, described: int) -> Ask:
     """The question of a late step: the history is full."""
     template = Template.parse("a dark grainy close-up photo of a small <CLASS> in front of a plain background.")
     trials = [
-        Trial(template, Score(50.0, 1.0), index=i, step=0, tokens=20, key=str(i)) for i in range(1 + plan.history_size)
+        Trial(template, Score(50.0, 1.0), index=i, step=0, tokens=20, key=str(i))
+        for i in range(1 + config.history_size)
     ]
     return Ask(
-        step=plan.steps,
-        count=plan.prompts_per_step,
+        step=config.num_steps,
+        count=config.prompts_per_step,
         shown=tuple(trials),
         trials=tuple(trials),
         descriptions=("x" * 4 * TOKENS_PER_DESCRIPTION,) * described,

@@ -82,12 +82,12 @@ def judge(
     predictor: str = "self",
     stage: str = "images",
     num_threads: int | None = None,
-    skip_bad: bool = False,
+    skip_unreadable: bool = False,
     checked: bool = False,
     where: "Place | None" = None,
     check: Callable[[], None] = lambda: None,
 ) -> Judged:
-    """Encode images once; what cannot be read is an error, or left out and told with `skip_bad`.
+    """Encode images once; what cannot be read is an error, or left out and told with `skip_unreadable`.
 
     Args:
         classifier: with the model.
@@ -96,13 +96,13 @@ def judge(
         predictor: name of the classifier there.
         stage: what the images are, in words.
         num_threads: that decode, on this machine.
-        skip_bad: leave out images that cannot be read.
+        skip_unreadable: leave out images that cannot be read.
         checked: see `encode_images`.
         where: they are encoded and scored there, not here.
         check: called now and then while they are encoded; whatever it raises ends that.
 
     Raises:
-        ImageError: an image cannot be read (without `skip_bad`).
+        ImageError: an image cannot be read (without `skip_unreadable`).
         DataError: none is left.
     """
 
@@ -112,7 +112,7 @@ def judge(
             recorder.progress(predictor, stage, done, total)
 
     if where is None:
-        held = _held_here(classifier, images, num_threads, skip_bad, checked, progress)
+        held = _held_here(classifier, images, num_threads, skip_unreadable, checked, progress)
     else:
         held = where.hold(
             classifier.backbone,
@@ -120,7 +120,7 @@ def judge(
             images.labels,
             images.classes,
             choices=images.choices,
-            skip_bad=skip_bad,
+            skip_unreadable=skip_unreadable,
             allow_url=classifier.allow_url,
             progress=progress,
         )
@@ -140,7 +140,7 @@ def _held_here(
     classifier: "ClipClassifier",
     images: TrainingImages,
     num_threads: int | None,
-    skip_bad: bool,
+    skip_unreadable: bool,
     checked: bool,
     progress: Callable[[int, int], None],
 ) -> "Held":
@@ -152,7 +152,7 @@ def _held_here(
         classifier.backbone,
         images.images,
         num_threads=num_threads,
-        skip_bad=skip_bad,
+        skip_unreadable=skip_unreadable,
         allow_url=classifier.allow_url,
         checked=checked,
         progress=progress,
@@ -170,7 +170,7 @@ def evaluate(
     templates: Sequence[Template] = (),
     recorder: EventRecorder | None = None,
     label_field: str = "label",
-    skip_bad: bool = False,
+    skip_unreadable: bool = False,
 ) -> list[Evaluation]:
     """Evaluate a classifier with its own template, or with others, on labelled examples.
 
@@ -178,13 +178,13 @@ def evaluate(
 
     Raises:
         DataError: no examples, or labels outside the classes.
-        ImageError: an image cannot be read (without `skip_bad`).
+        ImageError: an image cannot be read (without `skip_unreadable`).
     """
     if not examples:
         raise DataError("no examples to evaluate on; pass a list of dspy.Example(image=..., label=...)")
     found = {"self": classifier}
     images = gather(classifier, found, examples, name="examples", label_field=label_field)["self"]
-    judged = judge(classifier, images, recorder=recorder, stage="test images", skip_bad=skip_bad)
+    judged = judge(classifier, images, recorder=recorder, stage="test images", skip_unreadable=skip_unreadable)
     return [judged.evaluate(template) for template in templates or [classifier.template]]
 
 

@@ -1,14 +1,14 @@
-"""Which proposer and describer a run uses, from the names and models that the caller gave.
+"""The proposer, the describer and the language models of a run, built from its configuration.
 
-Mistakes show here, before anything slow: an unknown name lists the known ones, a missing language model names the
-ways to give one or to do without.
+A model inside an object counts like one that is named: it is estimated, limited and checked alike.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dspy
 
-from ipo_dspy.errors import InputError, LanguageModelError
+from ipo_dspy.errors import LanguageModelError
+from ipo_dspy.optimizer.config import OptimizerConfig
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
@@ -16,158 +16,100 @@ if TYPE_CHECKING:
     from ipo_dspy.proposers import Proposer
 
 
-def build_proposer(
-    given: "str | Proposer | None",
-    prompt_model: str | dspy.BaseLM | None,
-    *,
-    num_threads: int | None = None,
-) -> "Proposer":
-    """`lm` (also for None), `evolution`, or the caller's own.
+def build_proposer(config: OptimizerConfig) -> "Proposer":
+    """Return `lm` (also for None), `evolution`, or the caller's own proposer.
 
     Raises:
-        LanguageModelError: a language model is needed, and none is given or known.
-        InputError: an unknown name, or a model beside a proposer that would not ask it.
+        LanguageModelError: a language model is needed, and none is given or configured.
     """
     from ipo_dspy.lms import build_lm
     from ipo_dspy.proposers import EvolutionProposer, LMProposer
 
-    if prompt_model is not None and given not in (None, "lm"):
-        raise InputError(
-            f"prompt_model must be None beside proposer={_shown(given)}, which would not ask it, got "
-            f"{name_of(prompt_model)!r}; leave one of the two out"
-        )
-    if given is not None and not isinstance(given, str):
-        if isinstance(given, LMProposer) and model_of(given) is None:
-            raise LanguageModelError(_NO_LM.format(owner="LMProposer()", instead="pass LMProposer(dspy.LM(...))"))
-        return given
-    if given == "evolution":
+    if config.proposer == "evolution":
         return EvolutionProposer()
-    if given not in (None, "lm"):
-        raise InputError(f"proposer={given!r} is unknown; write 'lm', 'evolution' or pass a Proposer")
-    if prompt_model is None and dspy.settings.lm is None:
+    if config.proposer is not None and not isinstance(config.proposer, str):
+        _check_has_lm(config.proposer)
+        return config.proposer
+    if config.prompt_model is not None:
+        return LMProposer(build_lm(config.prompt_model, role="prompt_model"), num_threads=config.num_threads)
+    if dspy.settings.lm is None:
         raise LanguageModelError(
-            "no language model to propose templates; write IPO(prompt_model='openai/gpt-4o-mini'), or "
-            "dspy.configure(lm=...), or IPO(proposer='evolution'), which needs none"
+            "no language model to propose templates; pass IPO(prompt_model='openai/gpt-4o-mini'), call "
+            "dspy.configure(lm=...), or pass IPO(proposer='evolution'), which needs none"
         )
-    lm = None if prompt_model is None else build_lm(prompt_model, role="prompt_model")
-    return LMProposer(lm, num_threads=num_threads)
+    return LMProposer(num_threads=config.num_threads)
 
 
-def describer_kind(given: "str | Describer | None", description_model: str | dspy.BaseLM | None) -> Any:
-    """`auto` resolved: a language model that was named describes, else CLIP does."""
-    if given == "auto":
-        return "clip" if description_model is None else "lm"
-    return given
-
-
-def check_describer(given: "str | Describer | None", description_model: str | dspy.BaseLM | None) -> None:
-    """Refuse what `build_describer` could not build.
+def build_describer(config: OptimizerConfig, classifier: "ClipClassifier") -> "Describer | None":
+    """Return `lm`, `clip` (with the classifier's own model), the caller's own describer, or None.
 
     Raises:
-        LanguageModelError: a multimodal model is needed, and none is given or known.
-        InputError: an unknown name, or a model beside a describer that would not ask it.
+        LanguageModelError: a multimodal model is needed, and none is given or configured.
     """
-    from ipo_dspy.describers import LMDescriber
-
-    kind = describer_kind(given, description_model)
-    if description_model is not None and kind != "lm":
-        raise InputError(
-            f"description_model must be None beside describer={_shown(kind)}, which would not ask it, got "
-            f"{name_of(description_model)!r}; leave one of the two out"
-        )
-    if isinstance(kind, LMDescriber) and _lm_of(kind) is None:
-        raise LanguageModelError(_NO_LM.format(owner="LMDescriber()", instead="pass LMDescriber(dspy.LM(...))"))
-    if kind == "lm":
-        description_lm(description_model)
-    elif isinstance(kind, str) and kind != "clip":
-        raise InputError(f"describer={kind!r} is unknown; write 'lm', 'clip', None or pass a Describer")
-
-
-def build_describer(
-    given: "str | Describer | None",
-    description_model: str | dspy.BaseLM | None,
-    classifier: "ClipClassifier",
-    *,
-    num_threads: int | None,
-    max_errors: int,
-) -> "Describer | None":
-    """`lm`, `clip` (with the classifier's own model), None, or the caller's own."""
     from ipo_dspy.describers import ClipDescriber, LMDescriber
 
-    kind = describer_kind(given, description_model)
+    kind = config.describer_kind
     if kind == "clip":
         return ClipDescriber(classifier.backbone, allow_url=classifier.allow_url)
     if kind == "lm":
         return LMDescriber(
-            description_lm(description_model),
-            num_threads=num_threads,
+            _description_lm(config),
+            num_threads=config.num_threads,
             allow_url=classifier.allow_url,
-            max_errors=max_errors,
+            max_consecutive_errors=config.max_consecutive_errors,
         )
-    return kind  # type: ignore[no-any-return]  # None or the caller's own
+    return cast("Describer | None", kind)
 
 
-def name_of(thing: Any) -> str | None:
-    """How a model, proposer or describer is called in a journal: never its key or address."""
-    if thing is None or isinstance(thing, str):
-        return thing
-    return str(getattr(thing, "model", None) or type(thing).__name__)
-
-
-def asks_a_model(given: "str | Proposer | None") -> bool:
-    """Whether a language model proposes: it is waited for, where other proposers only take time from the scorer."""
-    from ipo_dspy.proposers import LMProposer
-
-    return given in (None, "lm") or isinstance(given, LMProposer)
-
-
-def model_of(proposer: "Proposer") -> dspy.BaseLM | None:
-    """The language model that a proposer asks, if that can be known."""
-    from ipo_dspy.proposers import LMProposer
-
-    return _lm_of(proposer) if isinstance(proposer, LMProposer) else None
-
-
-def describing_model(
-    given: "str | Describer | None", description_model: str | dspy.BaseLM | None
-) -> dspy.BaseLM | None:
-    """Return the language model that describes images, by name or inside a describer, if that can be known.
+def language_models(config: OptimizerConfig, proposer: "Proposer") -> dict[str, dspy.BaseLM]:
+    """Return the language models that a run will ask, by the argument that names them.
 
     Raises:
-        LanguageModelError: one is needed, and none is given or known.
+        LanguageModelError: one is needed, and none is given or configured.
     """
+    models = {"prompt_model": lm_of(proposer)}
+    if config.describer_kind == "lm":
+        models["description_model"] = _description_lm(config)
+    else:
+        _check_has_lm(config.describer_kind)
+        models["description_model"] = lm_of(config.describer_kind)
+    if config.max_described_images == 0:
+        del models["description_model"]
+    return {role: lm for role, lm in models.items() if lm is not None}
+
+
+def lm_of(owner: Any) -> dspy.BaseLM | None:
+    """Return the language model that a proposer or describer asks, as far as that can be known."""
+    lm = getattr(owner, "lm", None)
+    if _asks_configured(owner):
+        return lm or dspy.settings.lm
+    return lm if isinstance(lm, dspy.BaseLM) else None
+
+
+def _asks_configured(owner: Any) -> bool:
+    """Return whether it asks `dspy.settings.lm` where it holds no model of its own."""
     from ipo_dspy.describers import LMDescriber
+    from ipo_dspy.proposers import LMProposer
 
-    kind = describer_kind(given, description_model)
-    if kind == "lm":
-        return description_lm(description_model)
-    return _lm_of(kind) if isinstance(kind, LMDescriber) else None
+    return isinstance(owner, LMProposer | LMDescriber)
 
 
-def _lm_of(asks: Any) -> dspy.BaseLM | None:
-    return asks.lm or dspy.settings.lm
+def _check_has_lm(owner: Any) -> None:
+    if _asks_configured(owner) and lm_of(owner) is None:
+        name = type(owner).__name__
+        raise LanguageModelError(
+            f"{name}() has no language model to ask; pass {name}(dspy.LM(...)), or call dspy.configure(lm=...)"
+        )
 
 
-def _shown(given: Any) -> str:
-    return repr(given) if given is None or isinstance(given, str) else type(given).__name__
-
-
-_NO_LM = "{owner} has no language model to ask; {instead}, or call dspy.configure(lm=...)"
-
-
-def description_lm(description_model: str | dspy.BaseLM | None) -> dspy.BaseLM | None:
-    """The model that describes images.
-
-    Raises:
-        LanguageModelError: none is given or known.
-    """
+def _description_lm(config: OptimizerConfig) -> dspy.BaseLM:
     from ipo_dspy.lms import build_lm
 
-    if description_model is not None:
-        return build_lm(description_model, role="description_model")
+    if config.description_model is not None:
+        return build_lm(config.description_model, role="description_model")
     if dspy.settings.lm is None:
         raise LanguageModelError(
-            "no multimodal model to describe images; write IPO(description_model='openai/gpt-4o-mini'), or "
+            "no multimodal model to describe images; pass IPO(description_model='openai/gpt-4o-mini'), or "
             "describer='clip', which needs none"
         )
     return dspy.settings.lm

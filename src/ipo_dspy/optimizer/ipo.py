@@ -4,49 +4,40 @@ It finds the classifiers of a program, gathers what they are trained on, and sea
 The student is left as it is; a copy with better templates comes back.
 """
 
-import inspect
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
-from dspy.utils.callback import BaseCallback
 
 from ipo_dspy._internal.file_kinds import PROGRAM_FILE
+from ipo_dspy._internal.renames import OLD_ARGUMENTS, renamed_arguments
 from ipo_dspy.errors import InputError
 from ipo_dspy.lms.api_keys import check_key
 from ipo_dspy.lms.preflight import check_prices, check_rates, distinct
+from ipo_dspy.optimizer.config import OptimizerConfig, display_name
 from ipo_dspy.optimizer.factories import (
-    asks_a_model,
     build_proposer,
-    check_describer,
-    describer_kind,
-    describing_model,
-    model_of,
-    name_of,
+    language_models,
+    lm_of,
 )
-from ipo_dspy.optimizer.pipeline import Task, Ways, run_tasks, sentence
+from ipo_dspy.optimizer.pipeline import Task, run_tasks, sentence
 from ipo_dspy.optimizer.results import DetailedResults, candidates, save_whole, with_templates
-from ipo_dspy.optimizer.search import Plan, SearchResult
+from ipo_dspy.optimizer.search import SearchResult
 from ipo_dspy.optimizer.trainset import find_classifiers, gather
 from ipo_dspy.run.events import Event, Observer
-from ipo_dspy.run.ledger import Limits
 from ipo_dspy.run.progress import ProgressDisplay, data_line, is_watched
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.session import open_session
 from ipo_dspy.template import Template
-from ipo_dspy.validation import Budget, callables, flag, having, steps_of, template_of, whole
+from ipo_dspy.validation import takes_arguments_of
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.describers import Describer
     from ipo_dspy.optimizer.cost_estimate import Estimate
     from ipo_dspy.proposers import Proposer
-    from ipo_dspy.scoring.scorers import Place
 
 logger = logging.getLogger(__name__)
 
@@ -70,29 +61,29 @@ class IPO(Teleprompter):
         initial_templates: scored before the search, besides the student's own template.
         auto: `light`, `medium` or `heavy` instead of `steps`.
         patience: stop after so many steps without a better trial.
-        max_errors: stop after so many questions in a row that got no usable answer, each after the model's own
-            retries.
+        max_consecutive_errors: stop after so many requests in a row without a usable answer, each after the model's
+            own retries.
         max_lm_calls, max_tokens, max_cost, max_seconds: what the run may spend on language models: requests, prompt
             and completion tokens, USD by LiteLLM's prices, wall-clock time. Exact to one request. The run then
             ends with the best that was found.
         num_threads: for requests to language models and for reading images.
         seed: of every draw; the same seed gives the same trials.
-        overlap: ask the next question while the last answers are scored; the proposer then sees scores a step
-            late. By default where a language model proposes.
+        prefetch: request the next proposals while the last ones are scored; the proposer then sees scores one step
+            late. The default where a language model proposes.
         log_dir: keep a journal and the best program there. A folder that holds an unfinished run of the same
             settings goes on where that stopped, and asks no answered question again.
-        allow_changes: go on also where settings have changed since.
+        allow_config_changes: resume a run also where its settings have changed.
         track_stats: attach `detailed_results` and `candidate_programs` to the returned program.
         progress: show bars and a line for each better template on stderr; by default where that is a terminal, or in
             a notebook. `True` writes lines to a log too, `False` nothing.
         observers: called with each event as it happens.
         callbacks: DSPy callbacks.
         label_field: field of the examples with the right class; a mapping where classifiers differ.
-        max_descriptions: at most so many training images are described, evenly over the classes; of these, CLIP
+        max_described_images: at most so many training images are described, evenly over the classes; of these, CLIP
             describes the images of a dozen classes.
-        skip_bad: leave out images that cannot be read instead of stopping.
-        task: one sentence for the proposer on what is classified; made from the class names by default.
-        scorer: where images are encoded and candidates scored, e.g. `RayScorer("auto")`; this machine by default.
+        skip_unreadable: leave out images that cannot be read instead of stopping.
+        task_description: one sentence for the proposer on what is classified; made from the class names by default.
+        backend: where images are encoded and candidates scored, e.g. `RayScorer("auto")`; this machine by default.
 
     Source: Du, Sun, Snoek, IPO: Interpretable Prompt Optimization for Vision-Language Models, NeurIPS 2024.
 
@@ -104,72 +95,18 @@ class IPO(Teleprompter):
     True
     """
 
-    def __init__(
-        self,
-        *,
-        prompt_model: str | dspy.BaseLM | None = None,
-        description_model: str | dspy.BaseLM | None = None,
-        proposer: "Literal['lm', 'evolution'] | Proposer | None" = None,
-        describer: "Literal['auto', 'lm', 'clip'] | Describer | None" = "auto",
-        steps: int | None = None,
-        prompts_per_step: int = 8,
-        history_size: int = 20,
-        initial_templates: Sequence[str | Template] = (),
-        auto: Budget | None = None,
-        patience: int | None = None,
-        max_errors: int = 3,
-        max_lm_calls: int | None = None,
-        max_tokens: int | None = None,
-        max_cost: float | None = None,
-        max_seconds: float | None = None,
-        overlap: bool | None = None,
-        num_threads: int | None = None,
-        seed: int = 0,
-        log_dir: str | os.PathLike[str] | None = None,
-        allow_changes: bool = False,
-        track_stats: bool = True,
-        progress: bool | None = None,
-        observers: Sequence[Observer] = (),
-        callbacks: list[BaseCallback] | None = None,
-        label_field: str | Mapping[str, str] = "label",
-        max_descriptions: int = 64,
-        skip_bad: bool = False,
-        task: str | None = None,
-        scorer: "Place | None" = None,
-    ) -> None:
+    @renamed_arguments(**OLD_ARGUMENTS)
+    @takes_arguments_of(OptimizerConfig)
+    def __init__(self, **arguments: Any) -> None:
         super().__init__()
-        self.prompt_model, self.description_model = prompt_model, description_model
-        self.proposer, self.describer = proposer, describer
-        self.plan = Plan(
-            steps=steps_of(steps, auto),
-            prompts_per_step=whole("prompts_per_step", prompts_per_step, 1),
-            history_size=whole("history_size", history_size, 0),
-            patience=None if patience is None else whole("patience", patience, 1),
-            seed=whole("seed", seed, 0),
-            max_errors=whole("max_errors", max_errors, 1),
-            overlap=asks_a_model(proposer) if overlap is None else flag("overlap", overlap),
-        )
-        self.limits = Limits(max_lm_calls, max_tokens, max_cost, max_seconds)
+        self.config = OptimizerConfig(**arguments)
+        self.callbacks = list(self.config.callbacks or ())  # DSPy looks for them here
         self._stopping = False  # no lock is taken: a signal handler sets it
-        if isinstance(initial_templates, str):
-            raise InputError(f"initial_templates is one string; write initial_templates=[{initial_templates!r}]")
-        self.initial_templates = tuple(template_of(t) for t in initial_templates)
-        self.num_threads = None if num_threads is None else whole("num_threads", num_threads, 1)
-        if log_dir is not None and not os.fspath(log_dir):
-            raise InputError("log_dir is empty; name a folder, e.g. log_dir='runs/1', or leave it out")
-        self.log_dir, self.track_stats = log_dir, flag("track_stats", track_stats)
-        self.allow_changes = flag("allow_changes", allow_changes)
-        self.progress = None if progress is None else flag("progress", progress)
-        self.observers, self.callbacks = callables("observers", observers), list(callbacks or [])
-        self.label_field, self.skip_bad, self.task = label_field, flag("skip_bad", skip_bad), task
-        self.scorer = scorer
-        if proposer is not None and not isinstance(proposer, str):
-            having("proposer", proposer, "propose", "'evolution'")
-        if describer is not None and not isinstance(describer, str):
-            having("describer", describer, "describe", "'clip'")
-        if scorer is not None:
-            having("scorer", scorer, "check", "RayScorer('auto')")
-        self.max_descriptions = whole("max_descriptions", max_descriptions, 0)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in OptimizerConfig.__dataclass_fields__ and name != "callbacks":
+            raise AttributeError(f"{name} is fixed when the optimizer is made; pass IPO({name}=...)")
+        super().__setattr__(name, value)
 
     def compile(
         self,
@@ -192,7 +129,7 @@ class IPO(Teleprompter):
 
         Raises:
             InputError: the student, examples, templates, images or models cannot be used; nothing was paid for by then.
-            NoAnswerError: the model that describes gave no description `max_errors` times in a row.
+            NoAnswerError: the model that describes gave no description `max_consecutive_errors` times in a row.
             StoppedError: `stop` was called before the search had begun, in which case there is nothing to return.
             JournalError: `log_dir` cannot be written.
         """
@@ -218,9 +155,9 @@ class IPO(Teleprompter):
         """
         trainset, valset = list(trainset), None if valset is None else list(valset)
         try:
-            if not (is_watched() if self.progress is None else self.progress):
+            if not (is_watched() if self.config.progress is None else self.config.progress):
                 return self._search(student, trainset, valset, (), test)
-            with ProgressDisplay(steps=self.plan.steps, lines=True) as display:
+            with ProgressDisplay(steps=self.config.num_steps, lines=True) as display:
                 classifiers = [(name, one.classes, one.model_name) for name, one in find_classifiers(student).items()]
                 display.say(data_line(classifiers, len(trainset), None if valset is None else len(valset)))
                 return self._search(student, trainset, valset, (display,), test)
@@ -237,7 +174,7 @@ class IPO(Teleprompter):
     ) -> dspy.Module:
         """Compile with these observers besides the user's own."""
         classifiers = find_classifiers(student)
-        proposer = self._build_proposer()
+        proposer = build_proposer(self.config)
         models = self._check_models(proposer)
         train = gather(student, classifiers, trainset, name="trainset", **self._gathering)
         validation = (
@@ -247,24 +184,24 @@ class IPO(Teleprompter):
             Task(name, one, self._initial(one), train[name], validation.get(name)) for name, one in classifiers.items()
         ]
         with open_session(
-            self.log_dir,
-            limits=self.limits,
-            observers=(self._log, *displays, *self.observers),
+            self.config.log_dir,
+            limits=self.config.limits,
+            observers=(self._log, *displays, *self.config.observers),
             stop=lambda: self._stopping,
         ) as session:
             results = run_tasks(
                 session,
                 tasks,
                 proposer,
-                self._ways,
+                self.config,
                 models=distinct(models),
                 settings=self._settings(proposer, tasks),
-                allow_changes=self.allow_changes,
+                allow_config_changes=self.config.allow_config_changes,
             )
             details = DetailedResults(results, session.ledger.spent)
             best = self._build_program(student, results, details)
-            if self.log_dir is not None:
-                save_whole(best, Path(self.log_dir) / PROGRAM_FILE)
+            if self.config.log_dir is not None:
+                save_whole(best, Path(self.config.log_dir) / PROGRAM_FILE)
             if test is not None:
                 test(session.recorder, best, results)
             session.finish(details.status)
@@ -283,14 +220,16 @@ class IPO(Teleprompter):
         """
         from ipo_dspy.optimizer.cost_estimate import estimate
 
-        classifiers = find_classifiers(student)
-        proposer = self._build_proposer()
-        train = gather(student, classifiers, list(trainset), name="trainset", **self._gathering)
+        proposer = build_proposer(self.config)
+        train = gather(student, find_classifiers(student), list(trainset), name="trainset", **self._gathering)
         searches = [
-            (self.task or sentence(images.classes), min(self.max_descriptions, len(images.labels)))
+            (
+                self.config.task_description or sentence(images.classes),
+                min(self.config.max_described_images, len(images.labels)),
+            )
             for images in train.values()
         ]
-        return estimate(self._models(proposer), proposer, self.plan, searches)
+        return estimate(language_models(self.config, proposer), proposer, self.config, searches)
 
     def check_models(self) -> dict[str, dspy.BaseLM]:
         """See that the language models can be asked, as far as that shows without asking; `compile` begins with it.
@@ -300,26 +239,20 @@ class IPO(Teleprompter):
 
         Raises:
             LanguageModelError: a model is needed and none given, or it is unknown, or has no key.
-            InputError: an unknown proposer or describer, or a limit on cost with a model whose price is unknown.
+            InputError: a limit on cost with a model whose price is unknown.
         """
-        return self._check_models(self._build_proposer())
+        return self._check_models(build_proposer(self.config))
 
     def get_params(self) -> dict[str, Any]:
         """Return the arguments that make an equal optimizer, as a new mapping.
 
         It is new because MLflow's autologging writes the training images into what it is given.
         """
-        values = {**vars(self), **asdict(self.plan), **asdict(self.limits)}
-        return {name: values.get(name) for name in _PARAMETERS}
+        return self.config.as_dict()
 
     def __repr__(self) -> str:
         """The arguments that differ from their defaults; models by name, so that no key is shown."""
-        given = {
-            name: value if isinstance(value, (int, float, str, tuple, dict, os.PathLike)) else name_of(value)
-            for name, value in self.get_params().items()
-            if value not in (_PARAMETERS[name].default, None, [], ())
-        }
-        return f"IPO({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+        return f"IPO({', '.join(self.config.changed())})"
 
     def stop(self) -> None:
         """End the search after the step that is under way; `compile` returns the best so far.
@@ -331,67 +264,36 @@ class IPO(Teleprompter):
 
     @property
     def _gathering(self) -> dict[str, Any]:
-        return {"label_field": self.label_field, "num_threads": self.num_threads, "skip_bad": self.skip_bad}
-
-    def _build_proposer(self) -> "Proposer":
-        return build_proposer(self.proposer, self.prompt_model, num_threads=self.num_threads)
+        return {name: getattr(self.config, name) for name in ("label_field", "num_threads", "skip_unreadable")}
 
     def _check_models(self, proposer: "Proposer") -> dict[str, dspy.BaseLM]:
-        check_describer(self.describer, self.description_model)
-        models = self._models(proposer)
+        models = language_models(self.config, proposer)
         for role, lm in models.items():
             check_key(lm, role=role)
             check_rates(lm, role=role)
-        check_prices(models, self.limits.max_cost)
+        check_prices(models, self.config.max_cost)
         return models
 
-    def _models(self, proposer: "Proposer") -> dict[str, dspy.BaseLM]:
-        """The language models that the run will ask, by the argument that names them."""
-        models = {"prompt_model": model_of(proposer)}
-        if self.max_descriptions:
-            models["description_model"] = describing_model(self.describer, self.description_model)
-        return {role: lm for role, lm in models.items() if lm is not None}
-
-    @property
-    def _ways(self) -> Ways:
-        return Ways(
-            plan=self.plan,
-            describer=self.describer,
-            description_model=self.description_model,
-            max_descriptions=self.max_descriptions,
-            task=self.task,
-            num_threads=self.num_threads,
-            skip_bad=self.skip_bad,
-            where=self.scorer,
-        )
-
     def _initial(self, classifier: "ClipClassifier") -> tuple[Template, ...]:
-        return (classifier.template, *self.initial_templates)
+        return (classifier.template, *self.config.templates)
 
     def _build_program(
         self, student: dspy.Module, results: Sequence[SearchResult], details: DetailedResults
     ) -> dspy.Module:
         best = with_templates(student, {r.predictor: r.best.template for r in results})
-        if self.track_stats:
+        if self.config.track_stats:
             best.detailed_results = details
             best.candidate_programs = candidates(student, results)
         return best
 
     def _settings(self, proposer: "Proposer", tasks: Sequence[Task]) -> dict[str, Any]:
-        """What a reader of the journal may know: names of models, never their keys or addresses."""
+        """Return what the journal records: names of models, never their keys or addresses."""
         return {
-            **{k: v for k, v in asdict(self.plan).items() if k != "seed"},
-            **asdict(self.limits),
-            "proposer": name_of(proposer),
-            "describer": name_of(describer_kind(self.describer, self.description_model)),
-            "prompt_model": name_of(model_of(proposer)),
-            "asking": getattr(proposer, "settings", None),
+            **self.config.settings(),
+            "proposer": display_name(proposer),
+            "prompt_model": display_name(lm_of(proposer)),
+            "proposer_settings": getattr(proposer, "settings", None),
             "start": {task.name: str(task.initial[0]) for task in tasks},
-            "description_model": name_of(self.description_model),
-            "initial_templates": [str(t) for t in self.initial_templates],
-            "max_descriptions": self.max_descriptions,
-            "task": self.task,
-            "num_threads": self.num_threads,
         }
 
     def _log(self, event: Event) -> None:
@@ -404,9 +306,3 @@ class IPO(Teleprompter):
             logger.info("%s: chose %r by %s images", event["predictor"], event["template"], event["decided_by"])
         else:
             logger.debug("%s", event)
-
-
-_PARAMETERS = {
-    name: one for name, one in inspect.signature(IPO.__init__).parameters.items() if one.kind is one.KEYWORD_ONLY
-}
-"""The arguments of `IPO` by name."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.clip.bundled import named
 from ipo_dspy.lms.preflight import greet_once
+from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.factories import build_describer
-from ipo_dspy.optimizer.search import Plan, Search, SearchResult
+from ipo_dspy.optimizer.search import Search, SearchResult
 from ipo_dspy.optimizer.trainset import TrainingImages
 from ipo_dspy.run.events import DescriptionEvent, FaultEvent, SearchEvent
 from ipo_dspy.run.ledger import Answer
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ipo_dspy.describers import Descriptions
     from ipo_dspy.optimizer.evaluation import Judged
     from ipo_dspy.proposers import Proposer
-    from ipo_dspy.scoring.scorers import Place, Scorer, Wide
+    from ipo_dspy.scoring.scorers import Scorer, Wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,29 +82,15 @@ class Encoded:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Ways:
-    """How the stages are done; see the arguments of `IPO`."""
-
-    plan: Plan
-    describer: Any
-    description_model: Any
-    max_descriptions: int
-    task: str | None
-    num_threads: int | None
-    skip_bad: bool
-    where: "Place | None" = None
-
-
 def run_tasks(
     session: Session,
     tasks: Sequence[Task],
     proposer: "Proposer",
-    ways: Ways,
+    config: OptimizerConfig,
     *,
     models: Mapping[str, "dspy.BaseLM"],
     settings: Mapping[str, Any],
-    allow_changes: bool,
+    allow_config_changes: bool,
 ) -> tuple[SearchResult, ...]:
     """Take all tasks through the stages; what costs nothing comes first.
 
@@ -111,24 +98,24 @@ def run_tasks(
         session: of the run.
         tasks: one for each classifier.
         proposer: writes templates.
-        ways: how the stages are done.
+        config: how the stages are done.
         models: the language models that the run will ask, by the argument that names them.
         settings: what a reader of the journal may know of the run's configuration.
-        allow_changes: accept other settings than those of the run that is resumed.
+        allow_config_changes: accept other settings than those of the run that is resumed.
     """
     for task in tasks:
-        check(session, task, ways)
-    session.start(seed=ways.plan.seed, settings=settings, allow_changes=allow_changes)
+        check(session, task, config)
+    session.start(seed=config.seed, settings=settings, allow_config_changes=allow_config_changes)
     for role, lm in models.items():
         session.check_stop()
         greet_once(session.ledger, lm, role=role)
-    encoded = [encode(session, task, ways) for task in tasks]
+    encoded = [encode(session, task, config) for task in tasks]
     session.check_stop()
     session.start_searches([one.event for one in encoded])
-    return tuple(search(session, one, proposer, ways) for one in encoded)
+    return tuple(search(session, one, proposer, config) for one in encoded)
 
 
-def check(session: Session, task: Task, ways: Ways) -> None:
+def check(session: Session, task: Task, config: OptimizerConfig) -> None:
     """Whatever can be refused is refused here, before anything is paid for or encoded.
 
     Raises:
@@ -143,45 +130,47 @@ def check(session: Session, task: Task, ways: Ways) -> None:
     for template in task.initial:
         template_tokens(task.classifier.backbone, template, task.train.classes)
     session.recorder.progress(task.name, "model", 1, 1)
-    if ways.where is not None:
-        ways.where.check(task.classifier.backbone)
+    if config.backend is not None:
+        config.backend.check(task.classifier.backbone)
         return  # its workers read the images, which this machine may not even have
-    if not ways.skip_bad:  # training and validation images together, so that all bad ones are told at once
+    if not config.skip_unreadable:  # training and validation images together, so that all bad ones are told at once
         check_images(
             [image for images in (task.train, task.validation) if images is not None for image in images.images],
             backbone=task.classifier.backbone,
-            num_threads=ways.num_threads,
+            num_threads=config.num_threads,
             progress=lambda _done, _total: session.check_stop(),
         )
 
 
-def encode(session: Session, task: Task, ways: Ways) -> Encoded:
+def encode(session: Session, task: Task, config: OptimizerConfig) -> Encoded:
     """Encode the images, each once.
 
     Raises:
-        ImageError: an image cannot be read (without `skip_bad`).
+        ImageError: an image cannot be read (without `skip_unreadable`).
         StoppedError: the end of the run was asked for.
     """
-    train = _judge(session, task, task.train, ways, "training images")
-    validation = None if task.validation is None else _judge(session, task, task.validation, ways, "validation images")
-    return Encoded(task, train, validation, _wide(session, task, ways))
+    train = _judge(session, task, task.train, config, "training images")
+    validation = (
+        None if task.validation is None else _judge(session, task, task.validation, config, "validation images")
+    )
+    return Encoded(task, train, validation, _wide(session, task, config))
 
 
-def search(session: Session, encoded: Encoded, proposer: "Proposer", ways: Ways) -> SearchResult:
+def search(session: Session, encoded: Encoded, proposer: "Proposer", config: OptimizerConfig) -> SearchResult:
     """Describe images, search a template, and record how the start and the best compare."""
     from ipo_dspy.optimizer.evaluation import compare
 
     task, validation = encoded.task, encoded.validation
-    described = describe(session, task, encoded.train.images, ways)
+    described = describe(session, task, encoded.train.images, config)
     engine = Search(
         encoded.scorer,
         proposer,
-        ways.plan,
+        config,
         session.recorder,
         predictor=task.name,
         ledger=session.ledger,
         descriptions=[text for text in described.texts if text],
-        task=ways.task or sentence(encoded.train.images.classes),
+        task=config.task_description or sentence(encoded.train.images.classes),
         stop=session.stop,
     )
     result = engine.run(task.initial, validator=None if validation is None else validation.scorer)
@@ -191,7 +180,7 @@ def search(session: Session, encoded: Encoded, proposer: "Proposer", ways: Ways)
     return result
 
 
-def describe(session: Session, task: Task, train: TrainingImages, ways: Ways) -> "Descriptions":
+def describe(session: Session, task: Task, train: TrainingImages, config: OptimizerConfig) -> "Descriptions":
     """Return how some training images look, evenly over the classes; of those that a stop left over, nothing.
 
     Raises:
@@ -200,16 +189,10 @@ def describe(session: Session, task: Task, train: TrainingImages, ways: Ways) ->
     """
     from ipo_dspy.describers import Descriptions
 
-    describer = build_describer(
-        ways.describer,
-        ways.description_model,
-        task.classifier,
-        num_threads=ways.num_threads,
-        max_errors=ways.plan.max_errors,
-    )
-    if describer is None or ways.max_descriptions == 0 or session.stop():
+    describer = build_describer(config, task.classifier)
+    if describer is None or config.max_described_images == 0 or session.stop():
         return Descriptions(())
-    chosen = evenly_over_classes(train.labels, ways.max_descriptions)
+    chosen = evenly_over_classes(train.labels, config.max_described_images)
     session.recorder.progress(task.name, "descriptions", 0, len(chosen))
     images, labels = [train.images[i] for i in chosen], [train.labels[i] for i in chosen]
 
@@ -254,7 +237,7 @@ def sentence(classes: Sequence[str]) -> str:
     return f"Tell apart images of {len(classes)} classes: {', '.join(shown)}{more}."
 
 
-def _judge(session: Session, task: Task, images: TrainingImages, ways: Ways, stage: str) -> "Judged":
+def _judge(session: Session, task: Task, images: TrainingImages, config: OptimizerConfig, stage: str) -> "Judged":
     from ipo_dspy.optimizer.evaluation import judge
 
     return judge(
@@ -263,28 +246,28 @@ def _judge(session: Session, task: Task, images: TrainingImages, ways: Ways, sta
         recorder=session.recorder,
         predictor=task.name,
         stage=stage,
-        num_threads=ways.num_threads,
-        skip_bad=ways.skip_bad,
+        num_threads=config.num_threads,
+        skip_unreadable=config.skip_unreadable,
         checked=True,
-        where=ways.where,
+        where=config.backend,
         check=session.check_stop,
     )
 
 
-def _wide(session: Session, task: Task, ways: Ways) -> "Wide | None":
+def _wide(session: Session, task: Task, config: OptimizerConfig) -> "Wide | None":
     from ipo_dspy.optimizer.evaluation import tell_skipped
 
-    if ways.where is None:
+    if config.backend is None:
         return None
 
     def progress(done: int, total: int) -> None:
         session.recorder.progress(task.name, "images to score on", done, total)
         session.check_stop()
 
-    wide = ways.where.wide(
+    wide = config.backend.wide(
         task.classifier.backbone,
         task.train.classes if task.train.choices is None else None,
-        skip_bad=ways.skip_bad,
+        skip_unreadable=config.skip_unreadable,
         progress=progress,
     )
     tell_skipped(session.recorder, task.name, "images to score on", () if wide is None else wide.skipped)

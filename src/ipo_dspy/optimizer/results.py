@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,14 @@ class DetailedResults:
                 total[reason] = total.get(reason, 0) + count
         return total
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values that `json.dumps` takes, as a new dict.
+
+        The keys are `status`, `spent`, and `searches`, one for each classifier, with its chosen template under `best`.
+        """
+        searches = [{"best": str(search.best.template), **_plain(search)} for search in self.searches]
+        return {"status": self.status, "spent": _plain(self.spent), "searches": searches}
+
 
 def with_templates(student: dspy.Module, templates: Mapping[str, Template]) -> dspy.Module:
     """A copy of a program whose named classifiers have these templates, without the story of an earlier run."""
@@ -102,6 +110,14 @@ def candidates(student: dspy.Module, results: Sequence[SearchResult]) -> list[di
         }
         for finalist, predictor in rows
     ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Template):
+        return str(value)
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def save_whole(program: dspy.Module, path: Path) -> None:

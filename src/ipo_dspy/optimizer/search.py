@@ -20,6 +20,7 @@ from ipo_dspy._internal.threads import start
 from ipo_dspy.errors import BudgetError, ProposalError, TemplateError
 from ipo_dspy.history import History, Trial
 from ipo_dspy.lms.proposal_parsing import read_proposal
+from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.proposers.base import Ask, Proposals, Proposer
 from ipo_dspy.run.events import (
     BudgetEvent,
@@ -49,28 +50,6 @@ BARREN_STEPS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How long to search and with what.
-
-    Attributes:
-        steps: questions to the proposer at most.
-        prompts_per_step: templates asked for in each.
-        history_size: how many of the best trials the proposer is shown.
-        patience: stop after this many steps without a better trial; `None` never does.
-        seed: of every draw.
-        max_errors: stop after this many questions in a row without a usable answer.
-        overlap: ask the next question while the last answers are scored; the proposer then sees scores a step late.
-    """
-
-    steps: int = 100
-    prompts_per_step: int = 8
-    history_size: int = 20
-    patience: int | None = None
-    seed: int = 0
-    max_errors: int = 3
-    overlap: bool = False
-
-
 @dataclass(frozen=True, slots=True)
 class Finalist:
     """One of the best trials; `validation` is its score on the validation images, if there are any."""
@@ -149,13 +128,13 @@ class SearchResult:
 class Ahead:
     """Asks, and where it may, asks the next question while the caller is busy with the last answer."""
 
-    def __init__(self, propose: Callable[[Ask], Proposals], *, overlap: bool) -> None:
-        self._propose, self._overlap = propose, overlap
+    def __init__(self, propose: Callable[[Ask], Proposals], *, prefetch: bool | None) -> None:
+        self._propose, self._prefetch = propose, prefetch
         self._begun: tuple[int, Future[Proposals]] | None = None
 
     def begin(self, ask: Ask) -> None:
         """Ask in the background, if it may."""
-        if self._overlap:
+        if self._prefetch:
             self._begun = ask.step, start(partial(self._propose, ask))
 
     def has_begun(self, step: int) -> bool:
@@ -179,7 +158,7 @@ class Search:
     Args:
         scorer: scores on the training images.
         proposer: writes templates.
-        plan: how long and with what.
+        config: how long and with what.
         recorder: records the events; what its state holds of earlier sessions is not done again.
         predictor: name of the classifier inside the program.
         ledger: what the proposer's requests go through.
@@ -193,7 +172,7 @@ class Search:
         self,
         scorer: "Scorer",
         proposer: Proposer,
-        plan: Plan,
+        config: OptimizerConfig,
         recorder: EventRecorder,
         *,
         predictor: str = "self",
@@ -203,13 +182,13 @@ class Search:
         stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.scorer, self.proposer, self.plan, self.recorder = scorer, proposer, plan, recorder
+        self.scorer, self.proposer, self.config, self.recorder = scorer, proposer, config, recorder
         self.predictor, self.state = predictor, recorder.state.search(predictor)
         self.ledger = ledger or Ledger(recorder)
         self.descriptions, self.task, self.stop, self.clock = tuple(descriptions), task, stop, clock
         messages = [event["message"] for event in self.state.errors if event["step"] > 0]
         self.fault = ProposalError(messages[-1]) if messages else None
-        self._ahead = Ahead(proposer.propose, overlap=plan.overlap)
+        self._ahead = Ahead(proposer.propose, prefetch=config.prefetch)
 
     def run(self, initial: Sequence[Template], *, validator: "Scorer | None" = None) -> SearchResult:
         """Search from the initial templates, the first of which is the start template.
@@ -252,7 +231,7 @@ class Search:
 
     def _steps(self) -> str:
         step, faults = self.state.steps + 1, 0
-        while step <= self.plan.steps:
+        while step <= self.config.num_steps:
             if not self._ahead.has_begun(step) and (enough := self._enough(step)):
                 return enough
             try:
@@ -270,7 +249,7 @@ class Search:
                 )
                 return spent.limit
             faults = 0 if self.fault is None else faults + 1
-            if self.fault is not None and (self.fault.fatal or faults == self.plan.max_errors):
+            if self.fault is not None and (self.fault.fatal or faults == self.config.max_consecutive_errors):
                 return "faults"
             if self.state.steps == step:
                 step += 1
@@ -280,7 +259,7 @@ class Search:
         """Why not to take a step; `None` to take it."""
         if self.stop():
             return "stopped"
-        if self.plan.patience is not None and step - self.state.history.best.step > self.plan.patience:
+        if self.config.patience is not None and step - self.state.history.best.step > self.config.patience:
             return "patience"
         if step - max(trial.step for trial in self.state.history) > BARREN_STEPS:
             return "exhausted"
@@ -334,23 +313,25 @@ class Search:
         return fault
 
     def _may_ask_ahead(self, step: int, fault: ProposalError | None, proposals: Proposals) -> bool:
-        wanted = self.plan.overlap and step < self.plan.steps and fault is None and proposals.ended is None
+        wanted = (
+            bool(self.config.prefetch) and step < self.config.num_steps and fault is None and proposals.ended is None
+        )
         return wanted and not self._enough(step + 1)
 
     def _ask(self, step: int) -> Ask:
         # What a step is shown must not depend on when it was asked, or a run taken up again would go another way.
-        seen = step - 1 if self.plan.overlap else step
+        seen = step - 1 if self.config.prefetch else step
         trials = [trial for trial in self.state.history if trial.step == 0 or trial.step < seen]
         told = [r for r in self.state.rejections if r.reason != "duplicate" and r.step < step][-TOLD_REJECTIONS:]
         return Ask(
             step=step,
-            count=self.plan.prompts_per_step,
-            shown=tuple(History(trials).shown(self.plan.history_size)),
+            count=self.config.prompts_per_step,
+            shown=tuple(History(trials).shown(self.config.history_size)),
             trials=tuple(trials),
             rejected=tuple(f"{r.text[:120]} ({r.reason})" for r in told),
             descriptions=self.descriptions,
             task=self.task,
-            seed=self.plan.seed,
+            seed=self.config.seed,
             once=partial(self.ledger.once, self.predictor),
             tell=partial(self._record_error, step),
         )

@@ -79,7 +79,7 @@ def gather(
     name: str,
     label_field: str | Mapping[str, str] = "label",
     num_threads: int | None = None,
-    skip_bad: bool = False,
+    skip_unreadable: bool = False,
 ) -> dict[str, TrainingImages]:
     """Training images of each classifier.
 
@@ -90,16 +90,18 @@ def gather(
         name: of the argument, for messages: `trainset` or `valset`.
         label_field: the field with the right class, for all classifiers or by name.
         num_threads: for tracing.
-        skip_bad: leave out examples on which the program stops at an image that cannot be read.
+        skip_unreadable: leave out examples on which the program stops at an image that cannot be read.
 
     Raises:
-        ImageError: such an image, without `skip_bad`.
+        ImageError: such an image, without `skip_unreadable`.
         Exception: whatever the program raises, with a note that says on which example.
         DataError: no examples, a field is missing, or a label is outside the classes.
     """
     if not examples:
         raise DataError(f"{name} is empty; pass a list of dspy.Example(image=..., label=...).with_inputs('image')")
-    examples, inputs = _inputs(program, classifiers, examples, name, num_threads or dspy.settings.num_threads, skip_bad)
+    examples, inputs = _inputs(
+        program, classifiers, examples, name, num_threads or dspy.settings.num_threads, skip_unreadable
+    )
     return {
         key: _assemble(classifier, inputs[key], examples, name, _field(label_field, key))
         for key, classifier in classifiers.items()
@@ -112,7 +114,7 @@ def _inputs(
     examples: Sequence[dspy.Example],
     name: str,
     num_threads: int,
-    skip_bad: bool,
+    skip_unreadable: bool,
 ) -> tuple[Sequence[dspy.Example], dict[str, list[dict[str, Any]]]]:
     """The examples that can be used and, for each classifier, what it is given for each."""
     if isinstance(program, ClipClassifier):
@@ -125,7 +127,7 @@ def _inputs(
         try:
             return _trace(program, classifiers, examples[index])
         except Exception as error:
-            if skip_bad and isinstance(error, ImageError):
+            if skip_unreadable and isinstance(error, ImageError):
                 return None
             error.add_note(
                 f"your program failed on {name}[{index}]: {name} is run through it to see what reaches its "

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from ipo_dspy._internal.renames import renamed_arguments
 from ipo_dspy.errors import InputError
 from ipo_dspy.history import Trial
 from ipo_dspy.proposers.base import Ask, Proposals
@@ -81,7 +82,7 @@ class EvolutionProposer:
     Args:
         phrases: the bank to draw from; give more for a domain, e.g. `(*BANK, Phrase("mammogram", "medium", "noun"))`.
         feedback: which scores it goes by: `both`, `accuracy` or `loss`.
-        window: learn from the shown history only, as a language model has to, instead of from all trials.
+        history_only: learn from the shown history only, as a language model has to, instead of from all trials.
 
     >>> from ipo_dspy.scoring.score import Score
     >>> from ipo_dspy.template import Template
@@ -92,9 +93,12 @@ class EvolutionProposer:
     (3, True, True)
     """
 
-    def __init__(self, *, phrases: Sequence[Phrase] = BANK, feedback: Feedback = "both", window: bool = False) -> None:
+    @renamed_arguments(window="history_only")
+    def __init__(
+        self, *, phrases: Sequence[Phrase] = BANK, feedback: Feedback = "both", history_only: bool = False
+    ) -> None:
         self.phrases = tuple(phrases)
-        self.feedback, self.window = check_feedback(feedback), window
+        self.feedback, self.history_only = check_feedback(feedback), history_only
         self._find = _finder(self.phrases)
         self._by_position: dict[Position, list[str]] = {"noun": [], "adjective": [], "after": []}
         for phrase in self.phrases:
@@ -107,13 +111,13 @@ class EvolutionProposer:
     @property
     def settings(self) -> dict[str, object] | None:
         """What decides which way a search goes and is not as usual, for the journal of a run."""
-        usual = self.feedback == "both" and not self.window
-        return None if usual else {"feedback": self.feedback, "window": self.window}
+        usual = self.feedback == "both" and not self.history_only
+        return None if usual else {"feedback": self.feedback, "history_only": self.history_only}
 
     def propose(self, ask: Ask) -> Proposals:
         """`ask.count` texts that were not tried before, most promising first."""
         rng = np.random.default_rng([ask.seed, ask.step])
-        if self.window:  # what is proposed a second time the search turns down
+        if self.history_only:  # what is proposed a second time the search turns down
             ask = replace(ask, trials=tuple(shown(ask, self.feedback)))
         described = self._described(ask.descriptions)
         values = standardise(ask.trials, self.feedback)

@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args
 import dspy
 from dspy.utils.exceptions import ContextWindowExceededError, LMError
 
+from ipo_dspy._internal.renames import OLD_REQUEST_MODES, renamed_arguments
 from ipo_dspy._internal.threads import in_threads
-from ipo_dspy.errors import BudgetError, InputError, ProposalError
+from ipo_dspy.errors import BudgetError, ProposalError
 from ipo_dspy.history import Trial
 from ipo_dspy.lms import LOCAL
 from ipo_dspy.lms.error_messages import FATAL, brief
@@ -26,15 +27,16 @@ from ipo_dspy.proposers.base import Ask, Proposals
 from ipo_dspy.proposers.description_selection import CHOICES, DESCRIPTION_TOKENS, tokens_in
 from ipo_dspy.proposers.feedback import Feedback, check_feedback, shown
 from ipo_dspy.run.ledger import Answer
+from ipo_dspy.validation import one_of
 
-Asking = Literal["auto", "list", "draws", "singles"]
-"""How a step's templates are asked for.
+Asking = Literal["auto", "batch", "samples", "single"]
+"""How the templates of a step are requested.
 
-- `list`: all in one completion. What is missing is asked for once more; where the model wrote only one, one by one
-  and at the same time.
-- `draws`: one template a completion, all completions in one request (`n`): for models that run in this process.
-- `singles`: one template a request, all requests at the same time: for servers of small models.
-- `auto`: `draws` for `transformers/` models, else `list`.
+- `batch`: all in one completion. Missing ones are requested once more; where the model wrote only one, one by one and
+  concurrently.
+- `samples`: one template a completion, all completions in one request (`n`): for models that run in this process.
+- `single`: one template a request, all requests concurrently: for servers of small models.
+- `auto`: `samples` for `transformers/` models, else `batch`.
 """
 
 Fault = (LMError, ImportError, OSError)
@@ -49,7 +51,7 @@ class LMProposer:
     Args:
         lm: the model; `None` takes `dspy.settings.lm` when it is asked.
         adapter: how the question is written; the paper's form by default.
-        asking: see `Asking`.
+        request_mode: see `Asking`.
         descriptions: which of them are shown where not all fit: `even` over the classes, the same at each step;
             `rotate`, others at each step; `summary`, one by the model itself. See docs/experiments.md.
         description_tokens: budget for them; about as much as the paper's requests hold.
@@ -59,25 +61,23 @@ class LMProposer:
     Draws differ by a `rollout_id` made of seed, step and slot: DSPy's cache makes a repeated run free.
     """
 
+    @renamed_arguments(asking="request_mode")
     def __init__(
         self,
         lm: dspy.BaseLM | None = None,
         *,
         adapter: dspy.Adapter | None = None,
-        asking: Asking = "auto",
+        request_mode: Asking = "auto",
         descriptions: Described = "even",
         description_tokens: int = DESCRIPTION_TOKENS,
         feedback: Feedback = "both",
         num_threads: int | None = None,
     ) -> None:
-        if asking not in get_args(Asking):
-            raise InputError(f"asking={asking!r} is unknown; write one of {', '.join(map(repr, get_args(Asking)))}")
-        if descriptions not in get_args(Described):
-            known = ", ".join(map(repr, get_args(Described)))
-            raise InputError(f"descriptions={descriptions!r} is unknown; write one of {known}")
         self.lm = lm
         self.adapter = adapter or PaperAdapter()
-        self.asking, self.descriptions, self.num_threads = asking, descriptions, num_threads
+        self.request_mode = one_of("request_mode", request_mode, get_args(Asking), OLD_REQUEST_MODES)
+        self.descriptions = one_of("descriptions", descriptions, get_args(Described))
+        self.num_threads = num_threads
         self.description_tokens = description_tokens
         self.feedback = check_feedback(feedback)
         self._share = 1.0
@@ -90,7 +90,7 @@ class LMProposer:
         told = {name: self._lm.kwargs[name] for name in _TOLD if self._lm.kwargs.get(name) is not None}
         return {
             "adapter": type(self.adapter).__name__,
-            "asking": self.asking,
+            "request_mode": self.request_mode,
             "descriptions": self.descriptions,
             "description_tokens": self.description_tokens,
             **({} if self.feedback == "both" else {"feedback": self.feedback}),
@@ -107,7 +107,7 @@ class LMProposer:
         if ask.step == 1:
             self._share = 1.0  # another search, perhaps of another model
         got = self._first(ask)
-        if got.texts and len(got.texts) < ask.count and self._way() == "list":
+        if got.texts and len(got.texts) < ask.count and self._mode() == "batch":
             got = got.with_more(self._more(ask, len(got.texts)))
         if not got.texts and got.ended is not None:
             raise got.ended
@@ -117,20 +117,20 @@ class LMProposer:
 
     def measure(self, ask: Ask) -> tuple[int, int]:
         """How many requests a step like this takes if each brings what it should, and about the tokens of one."""
-        count = 1 if self._way() in ("singles", "draws") else ask.count
+        count = 1 if self._mode() in ("single", "samples") else ask.count
         choose = CHOICES["rotate" if self.descriptions == "rotate" else "even"]
         inputs = self._inputs(ask, count, choose(ask.descriptions, self.description_tokens, ask.step))
         messages = self.adapter.format(ProposePrompts, [], inputs)
         tokens = sum(tokens_in(str(message["content"])) for message in messages)
-        return (ask.count if self._way() == "singles" else 1), tokens
+        return (ask.count if self._mode() == "single" else 1), tokens
 
-    def _way(self) -> str:
+    def _mode(self) -> str:
         local = str(getattr(self._lm, "model", "")).startswith(LOCAL)
-        if self.asking == "auto":
-            return "draws" if local else "list"
-        if self.asking == "draws" and not local and getattr(self._lm, "engine", None) != "litellm":
-            return "singles"  # other engines of DSPy would make `n` requests of one, in turn
-        return self.asking
+        if self.request_mode == "auto":
+            return "samples" if local else "batch"
+        if self.request_mode == "samples" and not local and getattr(self._lm, "engine", None) != "litellm":
+            return "single"  # other engines of DSPy would make `n` requests of one, in turn
+        return self.request_mode
 
     @property
     def _lm(self) -> dspy.BaseLM:
@@ -143,11 +143,11 @@ class LMProposer:
             ProposalError: none of them was answered.
         """
         try:
-            match self._way():
-                case "singles":
+            match self._mode():
+                case "single":
                     return self._singles(ask, range(ask.count)).unless_silent()
-                case "draws":
-                    return _Got([self._request(ask, 1, slot=0, draws=ask.count)])
+                case "samples":
+                    return _Got([self._request(ask, 1, slot=0, samples=ask.count)])
                 case _:
                     return _Got([self._request(ask, ask.count, slot=0)])
         except Fault as error:
@@ -175,12 +175,12 @@ class LMProposer:
             ask.tell(f"one of several requests was not answered: {brief(error, self._lm)}")
             return error
 
-    def _request(self, ask: Ask, count: int, *, slot: int, draws: int = 1) -> Answer:
+    def _request(self, ask: Ask, count: int, *, slot: int, samples: int = 1) -> Answer:
         """One request; where it overflows the model's context, with less of descriptions and history."""
         while True:
             share = self._share
             try:
-                return ask.once(f"step {ask.step}/{slot}", self._asker(ask, count, slot, draws, share))
+                return ask.once(f"step {ask.step}/{slot}", self._asker(ask, count, slot, samples, share))
             except ContextWindowExceededError:
                 if share < 1 / 64:
                     raise
@@ -196,12 +196,12 @@ class LMProposer:
             f"{share / 2:.1%} of the descriptions and history"
         )
 
-    def _asker(self, ask: Ask, count: int, slot: int, draws: int, share: float) -> Callable[[], Answer]:
+    def _asker(self, ask: Ask, count: int, slot: int, samples: int, share: float) -> Callable[[], Answer]:
         told = replace(ask, shown=tuple(_last(shown(ask, self.feedback), share)))
         inputs = self._inputs(told, count, self._described(ask, share))
         config: dict[str, int] = {"rollout_id": zlib.crc32(f"{ask.seed}/{ask.step}/{slot}".encode())}
-        if draws > 1:
-            config["n"] = draws
+        if samples > 1:
+            config["n"] = samples
         paper = isinstance(self.adapter, PaperAdapter)
         return lambda: request(
             self._lm,

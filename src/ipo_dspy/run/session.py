@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from ipo_dspy._internal.renames import present_settings
 from ipo_dspy._internal.versions import package_versions
 from ipo_dspy.errors import JournalError, StoppedError
 from ipo_dspy.run.events import EndEvent, Observer, ResumeEvent, RunEvent, SearchEvent
@@ -19,7 +20,16 @@ from ipo_dspy.run.recorder import EventRecorder, NoJournal
 
 SCHEMA = 2
 FREE = frozenset(
-    {"steps", "patience", "max_errors", "max_lm_calls", "max_tokens", "max_cost", "max_seconds", "num_threads"}
+    {
+        "steps",
+        "patience",
+        "max_consecutive_errors",
+        "max_lm_calls",
+        "max_tokens",
+        "max_cost",
+        "max_seconds",
+        "num_threads",
+    }
 )
 """Settings that say how far a run goes, not which way: they may change from one session to the next."""
 VERSIONS = ("ipo_dspy", "dspy", "litellm", "open_clip_torch", "torch")
@@ -53,7 +63,7 @@ class Session:
         if self.stop():
             raise StoppedError
 
-    def start(self, *, seed: int, settings: Mapping[str, Any], allow_changes: bool) -> None:
+    def start(self, *, seed: int, settings: Mapping[str, Any], allow_config_changes: bool) -> None:
         """Record that a run starts, or check that the earlier one may be resumed.
 
         Raises:
@@ -68,12 +78,12 @@ class Session:
             return
         if past["schema"] != SCHEMA:
             raise self._refusal("a run of another version of ipo_dspy, which cannot be resumed")
-        changed = _changes(self.state.settings, {**settings, "seed": seed})
+        changed = _changes(present_settings(self.state.settings), {**settings, "seed": seed})
         refused = [f"{name} was {was!r} and is {now!r}" for name, (was, now) in changed.items() if name not in FREE]
-        if refused and not allow_changes:
+        if refused and not allow_config_changes:
             raise JournalError(
                 f"log_dir {self.folder!r} holds a run that was set up otherwise: {'; '.join(refused)}; set it as it "
-                "was, name another folder, or write allow_changes=True (--allow-changes) to go on all the same"
+                "was, name another folder, or pass allow_config_changes=True to resume anyway"
             )
         self._resumed = ResumeEvent(event="resume", started=now, changed=changed, versions=versions)
 

@@ -110,14 +110,14 @@ class Place(Protocol):
         classes: Sequence[str],
         *,
         choices: Sequence[tuple[str, ...]] | None,
-        skip_bad: bool,
+        skip_unreadable: bool,
         allow_url: bool,
         progress: Callable[[int, int], None],
     ) -> Held:
         """Encode images there; see `encode_images` and `ClipScorer` for the arguments.
 
         Raises:
-            ImageError: an image that cannot be read, unless `skip_bad`.
+            ImageError: an image that cannot be read, unless `skip_unreadable`.
             DataError: none can be.
         """
 
@@ -126,7 +126,7 @@ class Place(Protocol):
         backbone: "Backbone",
         classes: Sequence[str] | None,
         *,
-        skip_bad: bool,
+        skip_unreadable: bool,
         progress: Callable[[int, int], None],
     ) -> Wide | None:
         """The images that candidates are to be scored on instead of the training set, if there are such.

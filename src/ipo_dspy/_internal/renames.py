@@ -1,0 +1,97 @@
+"""Names of arguments in the previous release: still accepted with a warning, and translated in recorded settings."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+OLD_ARGUMENTS: Mapping[str, str] = {
+    "overlap": "prefetch",
+    "max_descriptions": "max_described_images",
+    "task": "task_description",
+    "scorer": "backend",
+    "allow_changes": "allow_config_changes",
+    "skip_bad": "skip_unreadable",
+    "max_errors": "max_consecutive_errors",
+}
+"""Arguments of `IPO`: the present name by the earlier one."""
+OLD_REQUEST_MODES: Mapping[str, str] = {"list": "batch", "draws": "samples", "singles": "single"}
+OLD_SETTING_NAMES: Mapping[str, str] = {**OLD_ARGUMENTS, "asking": "proposer_settings"}
+"""Settings in the journal of a run."""
+OLD_PROPOSER_SETTINGS: Mapping[str, str] = {"asking": "request_mode", "window": "history_only"}
+OLD_BENCH_SETTINGS: Mapping[str, str] = {
+    **OLD_PROPOSER_SETTINGS,
+    "max_descriptions": "max_described_images",
+    "lm_settings": "lm_kwargs",
+    "vlm_settings": "vlm_kwargs",
+}
+"""Settings of a sweep, in its rows and its `bench.json`."""
+
+
+def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Accept arguments under their earlier names, with a `DeprecationWarning` that names the present one.
+
+    Args:
+        names: the present name by the earlier one.
+
+    >>> @renamed_arguments(overlap="prefetch")
+    ... def search(*, prefetch=False):
+    ...     return prefetch
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     search(overlap=True), str(caught[0].message)
+    (True, 'overlap= is deprecated and will be removed in the next release; use prefetch=')
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            for old in names.keys() & kwargs.keys():
+                if names[old] in kwargs:
+                    raise TypeError(f"{old} is an earlier name of {names[old]}; pass {names[old]} only")
+                warn_renamed(f"{old}=", f"{names[old]}=", stacklevel=3)
+                kwargs[names[old]] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    return decorate
+
+
+def warn_renamed(old: str, new: str, *, stacklevel: int) -> None:
+    """Warn of an earlier name."""
+    message = f"{old} is deprecated and will be removed in the next release; use {new}"
+    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
+
+
+def present_settings(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of an earlier session under their present names.
+
+    >>> present_settings({"overlap": True, "asking": {"asking": "list", "adapter": "PaperAdapter"}})
+    {'prefetch': True, 'proposer_settings': {'request_mode': 'batch', 'adapter': 'PaperAdapter'}}
+    """
+    settings = _renamed(recorded, OLD_SETTING_NAMES)
+    if isinstance(of_proposer := settings.get("proposer_settings"), Mapping):
+        settings["proposer_settings"] = _with_present_mode(_renamed(of_proposer, OLD_PROPOSER_SETTINGS))
+    return settings
+
+
+def present_bench_settings(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a sweep or of a cell under their present names.
+
+    >>> present_bench_settings({"window": True, "steps": 5})
+    {'history_only': True, 'steps': 5}
+    """
+    return _with_present_mode(_renamed(recorded, OLD_BENCH_SETTINGS))
+
+
+def _renamed(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in settings.items()}
+
+
+def _with_present_mode(settings: dict[str, Any]) -> dict[str, Any]:
+    mode = settings.get("request_mode")
+    return {**settings, "request_mode": OLD_REQUEST_MODES.get(mode, mode)} if isinstance(mode, str) else settings

@@ -1,0 +1,218 @@
+"""The configuration of the optimizer: each argument of `IPO` with its default, validated once and then frozen.
+
+The command line and the benchmark read their defaults here. The module imports neither DSPy nor torch.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from ipo_dspy.run.budget import Limits
+from ipo_dspy.template import Template
+from ipo_dspy.validation import callables, flag, having, invalid, one_of, template_of, whole
+
+if TYPE_CHECKING:
+    import dspy
+    from dspy.utils.callback import BaseCallback
+
+    from ipo_dspy.describers import Describer
+    from ipo_dspy.proposers import Proposer
+    from ipo_dspy.run.events import Observer
+    from ipo_dspy.scoring.scorers import Place
+
+Budget = Literal["light", "medium", "heavy"]
+BUDGETS: Mapping[str, int] = {"light": 20, "medium": 50, "heavy": 100}
+"""Steps of each `auto` budget; the paper runs 100."""
+DEFAULT_STEPS = 100
+PROPOSERS = ("lm", "evolution")
+DESCRIBERS = ("auto", "lm", "clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """How to optimize; `IPO` documents each field.
+
+    `steps` is resolved from `auto`, and `prefetch` from the proposer, so two equal runs have equal configurations.
+
+    >>> OptimizerConfig(auto="light", proposer="evolution").steps
+    20
+    """
+
+    prompt_model: "str | dspy.BaseLM | None" = None
+    description_model: "str | dspy.BaseLM | None" = None
+    proposer: "Literal['lm', 'evolution'] | Proposer | None" = None
+    describer: "Literal['auto', 'lm', 'clip'] | Describer | None" = "auto"
+    steps: int | None = None
+    prompts_per_step: int = 8
+    history_size: int = 20
+    initial_templates: Sequence[str | Template] = ()
+    auto: Budget | None = None
+    patience: int | None = None
+    max_consecutive_errors: int = 3
+    max_lm_calls: int | None = None
+    max_tokens: int | None = None
+    max_cost: float | None = None
+    max_seconds: float | None = None
+    prefetch: bool | None = None
+    num_threads: int | None = None
+    seed: int = 0
+    log_dir: str | os.PathLike[str] | None = None
+    allow_config_changes: bool = False
+    track_stats: bool = True
+    progress: bool | None = None
+    observers: "Sequence[Observer]" = ()
+    callbacks: "Sequence[BaseCallback] | None" = None
+    label_field: str | Mapping[str, str] = "label"
+    max_described_images: int = 64
+    skip_unreadable: bool = False
+    task_description: str | None = None
+    backend: "Place | None" = None
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        self._check_models()
+        if self.log_dir is not None and not os.fspath(self.log_dir):
+            raise invalid("log_dir", "the path of a folder", self.log_dir, "for example log_dir='runs/1'")
+        if isinstance(self.initial_templates, str) or not isinstance(self.initial_templates, Iterable):
+            example = f"for example initial_templates=[{str(self.initial_templates)!r}]"
+            raise invalid("initial_templates", "a list", self.initial_templates, example)
+        if not isinstance(self.task_description, str | None):
+            raise invalid("task_description", "a string or None", self.task_description, "describe what is classified")
+        if not isinstance(self.label_field, str | Mapping):
+            raise invalid("label_field", "a string or a mapping of strings", self.label_field, "for example 'label'")
+        self._resolve(
+            steps=self._total_steps(),
+            auto=None,
+            prefetch=self._asks_lm() if self.prefetch is None else self.prefetch,
+            initial_templates=tuple(map(template_of, self.initial_templates)),
+            observers=callables("observers", self.observers),
+        )
+
+    def _check_numbers(self) -> None:
+        given = {
+            f.name: getattr(self, f.name) for f in fields(self) if (f.default, getattr(self, f.name)) != (None, None)
+        }
+        for name in given.keys() & _LEAST.keys():
+            whole(name, given[name], _LEAST[name])
+        for name in given.keys() & _FLAGS:
+            flag(name, given[name])
+        _ = self.limits  # checks itself
+
+    def _check_models(self) -> None:
+        """Reject unknown names, objects of another kind, and a model that nothing would ask."""
+        if isinstance(self.proposer, str):
+            one_of("proposer", self.proposer, PROPOSERS)
+        elif self.proposer is not None:
+            having("proposer", self.proposer, "propose", "'evolution'")
+        if isinstance(self.describer, str):
+            one_of("describer", self.describer, DESCRIBERS)
+        elif self.describer is not None:
+            having("describer", self.describer, "describe", "'clip'")
+        if self.backend is not None:
+            having("backend", self.backend, "check", "RayScorer('auto')")
+        self._check_unused("prompt_model", "proposer", self.proposer in (None, "lm"))
+        self._check_unused("description_model", "describer", self.describer in ("auto", "lm"))
+
+    def _check_unused(self, model: str, owner: str, is_used: bool) -> None:
+        if getattr(self, model) is not None and not is_used:
+            given = getattr(self, owner)
+            name = repr(given) if given is None or isinstance(given, str) else type(given).__name__
+            condition = f"None with {owner}={name}, which does not use it"
+            raise invalid(model, condition, display_name(getattr(self, model)), "pass one of the two")
+
+    def _total_steps(self) -> int:
+        if self.auto is None:
+            return DEFAULT_STEPS if self.steps is None else self.steps
+        if self.steps is not None:
+            raise invalid("steps", f"None with auto={self.auto!r}", self.steps, "pass one of the two")
+        return BUDGETS[one_of("auto", self.auto, BUDGETS)]
+
+    def _asks_lm(self) -> bool:
+        from ipo_dspy.proposers import LMProposer  # loads DSPy
+
+        return self.proposer in (None, "lm") or isinstance(self.proposer, LMProposer)
+
+    def _resolve(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def num_steps(self) -> int:
+        """The number of steps at most."""
+        return cast(int, self.steps)
+
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        """The initial templates."""
+        return cast(tuple[Template, ...], self.initial_templates)
+
+    @property
+    def describer_kind(self) -> "str | Describer | None":
+        """The describer, with `auto` resolved: a language model that is named describes, else CLIP does."""
+        if self.describer == "auto":
+            return "clip" if self.description_model is None else "lm"
+        return self.describer
+
+    @property
+    def limits(self) -> Limits:
+        """What the run may spend."""
+        return Limits(self.max_lm_calls, self.max_tokens, self.max_cost, self.max_seconds)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields by name, as a new mapping of the same objects."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a journal records of the configuration: plain values, no key and no address."""
+        searching = {name: getattr(self, name) for name in _RECORDED}
+        names = {
+            "describer": display_name(self.describer_kind),
+            "description_model": display_name(self.description_model),
+        }
+        return {**searching, **asdict(self.limits), **names, "initial_templates": list(map(str, self.templates))}
+
+    def __repr__(self) -> str:
+        return f"OptimizerConfig({', '.join(self.changed())})"
+
+    def changed(self) -> list[str]:
+        """Return `name=value` for each field that differs from its default; a model is shown by its name only."""
+        values = {
+            f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) not in (f.default, None, ())
+        }
+        plain = (int, float, str, tuple, dict, os.PathLike)
+        return [
+            f"{name}={value if isinstance(value, plain) else display_name(value)!r}" for name, value in values.items()
+        ]
+
+
+_LEAST = {
+    "steps": 0,
+    "prompts_per_step": 1,
+    "history_size": 0,
+    "patience": 1,
+    "max_consecutive_errors": 1,
+    "num_threads": 1,
+    "seed": 0,
+    "max_described_images": 0,
+}
+"""The least value of each integer."""
+_FLAGS = frozenset({"prefetch", "allow_config_changes", "track_stats", "progress", "skip_unreadable"})
+_RECORDED = (
+    "steps",
+    "prompts_per_step",
+    "history_size",
+    "patience",
+    "max_consecutive_errors",
+    "prefetch",
+    "max_described_images",
+    "task_description",
+    "num_threads",
+)
+
+
+def display_name(thing: Any) -> str | None:
+    """Return the name of a model, proposer or describer in a journal: never its key or address."""
+    if thing is None or isinstance(thing, str):
+        return thing
+    return str(getattr(thing, "model", None) or type(thing).__name__)
