@@ -91,7 +91,9 @@ def test_what_is_no_list_of_texts_is_told(some: Any) -> None:
 
 def test_what_is_no_mapping_is_told() -> None:
     given: Any = ["a cat."]
-    with pytest.raises(InputError, match=r"sentences=\['a cat\.'\] is no mapping; write \{'cat': \['a cat has"):
+    with pytest.raises(
+        InputError, match=r"sentences must be a mapping, got \['a cat\.'\]; for example \{'cat': \['a cat has"
+    ):
         check_sentences(given)
     with pytest.raises(InputError, match=r"read_sentences\(FILE\) for a JSON file of that form"):
         check_sentences("file.json")  # type: ignore[arg-type]

@@ -102,7 +102,7 @@ def test_random_vectors_are_small_and_come_from_the_generator() -> None:
 
 @pytest.mark.parametrize("kind", [*PLAIN, COCA])
 def test_other_towers_are_told(kind: str) -> None:
-    with pytest.raises(InputError, match="takes no learned tokens"):
+    with pytest.raises(InputError, match="does not support learned tokens"):
         ContextTexts(shared_toy(kind), CLASSES, 4)
 
 

@@ -182,11 +182,11 @@ def test_bad_settings_are_told_at_once(setting: dict[str, Any], said: str) -> No
 
 @pytest.mark.parametrize("kind", PLAIN)
 def test_a_text_tower_of_another_kind_is_told(kind: str) -> None:
-    with pytest.raises(InputError, match=r"text tower of .* takes no learned tokens"):
+    with pytest.raises(InputError, match=r"text tower of .* does not support learned tokens"):
         CoPrompt().fit(few_shots(shared_toy(kind)))
 
 
 def test_an_image_tower_of_another_kind_is_told_before_anything_is_encoded() -> None:
     few = few_shots(demo.load("pixel-animals", shots=1).program.backbone)
-    with pytest.raises(InputError, match=r"image tower of .* takes no learned tokens"):
+    with pytest.raises(InputError, match=r"image tower of .* does not support learned tokens"):
         CoPrompt(sentences={"nobody": ["such a class."]}).fit(dataclasses.replace(few, images=["nowhere.png"] * 16))

@@ -129,7 +129,7 @@ def test_gradients_reach_the_prompts_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("kind", PLAIN)
 def test_other_text_towers_are_told(kind: str) -> None:
-    with pytest.raises(InputError, match="takes no learned tokens"):
+    with pytest.raises(InputError, match="does not support learned tokens"):
         PromptedTexts(shared_toy(kind), NAMES, WORDS, 2)
 
 

@@ -146,7 +146,7 @@ def test_bad_settings_are_told_at_once(name: str, setting: dict[str, Any], said:
 
 @pytest.mark.parametrize("name", CONTEXTS)
 def test_towers_that_take_no_tokens_are_told(name: str) -> None:
-    with pytest.raises(InputError, match="takes no learned tokens"):
+    with pytest.raises(InputError, match="does not support learned tokens"):
         build_method(name).fit(few_shots(shared_toy("siglip")))
 
 

@@ -134,13 +134,13 @@ def test_other_words_and_more_tokens_than_they_have() -> None:
 
 @pytest.mark.parametrize("kind", ["siglip", "not causal", COCA])
 def test_text_towers_of_another_kind_are_told_before_an_image_is_read(kind: str) -> None:
-    with pytest.raises(InputError, match=r"text tower of .* takes no learned tokens"):
+    with pytest.raises(InputError, match=r"text tower of .* does not support learned tokens"):
         MaPLe().fit(unread(shared_toy(kind)))
 
 
 def test_image_towers_of_another_kind_are_told_before_an_image_is_read() -> None:
     backbone = load_backbone(f"local-dir:{demo.model_path()}", None, device="cpu")
-    with pytest.raises(InputError, match=r"image tower of .* takes no learned tokens: .* take e\.g\. 'ViT-B-16"):
+    with pytest.raises(InputError, match=r"image tower of .* does not support learned tokens: .* use e\.g\. 'ViT-B-16"):
         MaPLe().fit(unread(backbone))
 
 

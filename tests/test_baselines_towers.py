@@ -56,7 +56,7 @@ def test_the_bundled_model_has_a_text_tower_and_an_image_tower_of_another_kind()
     text, ids = TextTower(backbone), backbone.token_ids(TEXTS)
     embedded = text.embed(ids)
     near(text.encode(embedded.tokens, embedded.ends), backbone.encode_tokens_plain(ids))
-    with pytest.raises(InputError, match=r"image tower of .* takes no learned tokens: .* take e\.g\. 'ViT-B-16"):
+    with pytest.raises(InputError, match=r"image tower of .* does not support learned tokens: .* use e\.g\. 'ViT-B-16"):
         ImageTower(backbone)
 
 
@@ -75,12 +75,12 @@ def test_towers_that_want_the_batch_second(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [*PLAIN, COCA])
 def test_text_towers_of_another_kind_are_told(kind: str) -> None:
-    with pytest.raises(InputError, match=r"text tower of .* takes no learned tokens: .* take a CLIP such as"):
+    with pytest.raises(InputError, match=r"text tower of .* does not support learned tokens: .* use a CLIP such as"):
         TextTower(shared_toy(kind))
 
 
 def test_image_towers_of_another_kind_are_told() -> None:
-    with pytest.raises(InputError, match="pools at its class token, which a ResNet, CoCa and SigLIP have not"):
+    with pytest.raises(InputError, match="pools at its class token, unlike ResNets, CoCa and SigLIP"):
         ImageTower(shared_toy(COCA))
 
 
@@ -150,7 +150,7 @@ def test_too_many_deep_prompts_are_told() -> None:
 
 def test_deep_prompts_need_places(tmp_path: Path) -> None:
     image = ImageTower(toy_of_two_blocks(tmp_path))
-    with pytest.raises(InputError, match="2 deep tokens take the places of 0; pass as many prompts= as that"):
+    with pytest.raises(InputError, match="deep prompts have 2 tokens but the shallow prompts have 0; they must match"):
         image.encode(pixels(), None, [torch.zeros(2, 32)])
 
 

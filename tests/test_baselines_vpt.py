@@ -137,7 +137,7 @@ def test_any_text_tower_will_do() -> None:
 def test_image_towers_of_another_kind_are_told_before_an_image_is_read(kind: str) -> None:
     bundled = kind == "demo"
     backbone = load_backbone(f"local-dir:{demo.model_path()}", None, device="cpu") if bundled else shared_toy(kind)
-    with pytest.raises(InputError, match=r"image tower of .* takes no learned tokens"):
+    with pytest.raises(InputError, match=r"image tower of .* does not support learned tokens"):
         VPT().fit(unread(backbone))
 
 

@@ -198,8 +198,8 @@ def test_methods_that_the_model_cannot_run_are_left_out_and_told(capsys: pytest.
     told = next(line for line in err.splitlines() if line.startswith("left out: "))
     assert "promptsrc" in told
     assert "the image tower of" in told
-    assert "takes no learned tokens" in told
+    assert "does not support learned tokens" in told
     code, out, err = call(capsys, *CALL, "--methods", "clip,promptsrc", "--model", "demo", "--out", "named")
     assert (code, out) == (2, "")
-    assert "takes no learned tokens" in err
+    assert "does not support learned tokens" in err
     assert Path("named", "rows.jsonl").read_text() == ""

@@ -213,7 +213,7 @@ def test_a_model_that_gives_nothing_usable_leaves_the_start_template_and_the_com
         server.odd.clear()
         again, _, err = call(capsys, [*shlex.split(command(err))[1:], "--steps", "12"])
         assert (again, server.asked > asked) == (0, True)
-    assert [event["status"] for event in replay(out) if event["event"] == "end"][-1] == "finished"
+    assert [event["status"] for event in replay(out) if event["event"] == "run_finished"][-1] == "finished"
 
 
 @pytest.mark.parametrize("option", ["--lm", "--vlm"])
@@ -440,7 +440,7 @@ def test_a_finished_run_is_told_again_and_other_settings_are_refused_unless_allo
         changed = [*same, "--prompts-per-step", "3", "--seed", "4", "--steps", str(STEPS + 1)]
         code, told, err = call(capsys, changed)
         assert (code, told, len(server.requests), len(err.splitlines())) == (1, "", asked, 1)
-        assert "--prompts-per-step was 2 and is 3; --seed was 0 and is 4; set it as it was" in err
+        assert "--prompts-per-step was 2 and is 3; --seed was 0 and is 4; restore them" in err
         assert "--steps was" not in err
         assert "--allow-changes" in err
         assert (out / FILE_NAME).read_bytes() == before

@@ -129,7 +129,7 @@ def test_a_journal_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     task = demo.load("pixel-animals", shots=1)
     IPO(proposer="evolution", steps=1, describer=None, log_dir=tmp_path).compile(task.program, task.trainset)
     with Journal(tmp_path) as journal:
-        journal.append({"event": "fault", "predictor": "self", "step": 1, "message": HOSTILE})
+        journal.append({"event": "error", "predictor": "self", "step": 1, "message": HOSTILE})
         journal.append(
             {
                 "event": "rejection",

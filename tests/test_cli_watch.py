@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 def begun(steps: int = 4) -> Row:
     fields = {"schema": 1, "started": "2025-01-01T00:00:00+00:00", "seed": 0, "versions": {}}
-    return {"event": "run", **fields, "settings": {"steps": steps, "patience": None}}
+    return {"event": "run_started", **fields, "settings": {"steps": steps, "patience": None}}
 
 
 def trial(index: int, step: int, accuracy: float, text: str = "", predictor: str = "self") -> Row:
@@ -42,15 +42,22 @@ def trial(index: int, step: int, accuracy: float, text: str = "", predictor: str
 
 
 def step(number: int, predictor: str = "self", elapsed: float = 0.0) -> Row:
-    counts = {"proposed": 2, "accepted": 1, "calls": 1, "tokens": 15, "seconds": 1.0, "elapsed": elapsed}
+    counts = {"proposed": 2, "accepted": 1, "calls": 1, "tokens": 15, "seconds": 1.0, "run_seconds": elapsed}
     return {"event": "step", "predictor": predictor, "step": number, **counts}
 
 
 def answer(question: str, cost: float | None) -> Row:
-    counts = {"calls": 1, "prompt_tokens": 10, "completion_tokens": 5, "cost": cost, "seconds": 1.0, "elapsed": 2.5}
-    return {"event": "answer", "predictor": "self", "question": question, "model": "toy", "texts": [], **counts} | {
-        "cut": False,
-        "fault": None,
+    counts = {"calls": 1, "prompt_tokens": 10, "completion_tokens": 5, "cost": cost, "seconds": 1.0, "run_seconds": 2.5}
+    return {
+        "event": "lm_response",
+        "predictor": "self",
+        "request_id": question,
+        "model": "toy",
+        "texts": [],
+        **counts,
+    } | {
+        "truncated": False,
+        "error": None,
     }
 
 
@@ -59,26 +66,26 @@ def rejection(reason: str) -> Row:
 
 
 def fault(message: str) -> Row:
-    return {"event": "fault", "predictor": "self", "step": 1, "message": message}
+    return {"event": "error", "predictor": "self", "step": 1, "message": message}
 
 
 def chosen(index: int) -> Row:
     return {
-        "event": "chosen",
+        "event": "selected",
         "predictor": "self",
         "index": index,
         "template": "x",
-        "decided_by": "train",
+        "selected_on": "train",
         "finalists": [],
     }
 
 
 def end(status: str = "finished") -> Row:
-    return {"event": "end", "status": status, "seconds": 9.5, "calls": 2, "tokens": 30}
+    return {"event": "run_finished", "status": status, "seconds": 9.5, "calls": 2, "tokens": 30}
 
 
 def resumed(**changed: list[Any]) -> Row:
-    return {"event": "resume", "started": "2025-01-02T00:00:00+00:00", "changed": changed, "versions": {}}
+    return {"event": "run_resumed", "started": "2025-01-02T00:00:00+00:00", "changed": changed, "versions": {}}
 
 
 def folded(*rows: Row) -> RunState:
@@ -145,10 +152,10 @@ def test_several_searches_stand_apart() -> None:
         ([], False, "waiting for its journal"),
         ([begun()], True, "running"),
         ([begun()], None, "running"),
-        ([begun()], False, "stopped: no process is writing it; run the same command again with --out FOLDER to go on"),
+        ([begun()], False, "stopped: no process is writing to it; resume by re-running the command with --out FOLDER"),
         ([begun(), end()], False, "finished"),
         ([begun(), end()], True, "finished"),
-        ([begun(), end("faults")], False, "stopped: too many faults in a row"),
+        ([begun(), end("errors")], False, "stopped: too many errors in a row"),
         ([begun(), end("max_lm_calls")], False, "stopped: --max-lm-calls is reached"),
     ],
 )
@@ -218,7 +225,7 @@ def test_what_is_drawn(tmp_path: Path) -> None:
     assert "start 0 20.00 % 2.0000 picture 0 of a <CLASS>." in lines
     assert "best 1 60.00 % 2.0000 [red]a[/] [U+202E]<CLASS> | an icon of a <CLASS>" in lines
     assert "rejected: duplicate 2, too long 1" in lines
-    assert "faults: 2, the last: [bold]later[U+001B][2J" in lines
+    assert "errors: 2, the last: [bold]later[U+001B][2J" in lines
 
 
 def test_what_was_described_is_explained(tmp_path: Path) -> None:
@@ -232,7 +239,7 @@ def test_what_was_described_is_explained(tmp_path: Path) -> None:
 def test_a_run_whose_process_is_gone_says_how_to_go_on(tmp_path: Path) -> None:
     keep(tmp_path, begun(), trial(0, 0, 20.0))
     told = " ".join(shown(tmp_path).split())
-    assert f"stopped: no process is writing it; run the same command again with --out {tmp_path} to go on" in told
+    assert f"stopped: no process is writing to it; resume by re-running the command with --out {tmp_path}" in told
 
 
 def test_no_price_is_said_so(tmp_path: Path) -> None:

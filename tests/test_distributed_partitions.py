@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,12 +19,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
+from ipo_dspy import demo
 from ipo_dspy.clip.lmdb_segments import Origin
+from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.distributed.discovery import parts_of
+from ipo_dspy.distributed.model_ref import Known
 from ipo_dspy.distributed.partition_store import Kept, file_name, read, write
 from ipo_dspy.distributed.partitions import CHUNK, STEP, Part, Rows, Tar, listed, part_size
-from ipo_dspy.distributed.worker import _targets
+from ipo_dspy.distributed.worker import Asked, Holder, Job, _targets
 from ipo_dspy.errors import DataError, InputError
+from ipo_dspy.template import Template
 
 
 def png(shade: int) -> bytes:
@@ -113,6 +118,7 @@ def test_a_stamp_changes_with_a_file_a_label_and_content(tmp_path: Path) -> None
     channels_last = pixels.permute(1, 2, 0).numpy()
     assert stamp(pixels) == stamp(channels_last) == stamp(Image.fromarray(channels_last)) != stamp(pixels + 1)
     assert stamp(pixels[:2]) == stamp(pixels[:2])  # no image: whoever encodes it says so
+    assert len({stamp(np.full((2, 2), shade, np.uint8)) for shade in (0, 1, 1)}) == 2
     assert stamp("https://example.org/a.png") is None  # what is there may change
 
 
@@ -160,6 +166,22 @@ def test_labels_are_read_as_on_one_machine() -> None:
     for odd in (True, 1.0, 3, "emu"):
         with pytest.raises(DataError, match=r"image 2 of 2 has the unknown label .*; expected"):
             targets("cat", odd)
+
+
+def test_a_worker_scores_only_the_partitions_that_it_is_asked_about() -> None:
+    """It may hold others: those that went to another worker when an answer was lost."""
+    task = demo.load("grey-food", shots=1)
+    backbone = task.program.backbone
+    images, worker = [png(shade) for shade in range(STEP + 9)], Holder()
+    text = class_features(backbone, [Template.parse("a photo of a <CLASS>.")], task.classes)
+    job = Job(Known.of(backbone), task.classes, allow_url=False, threads=1, store=None)
+    for index, part in enumerate(listed(images, [task.classes[0]] * len(images), None, size=STEP)):
+        worker.encode((0, index), job, part)
+    for parts, count in (((0,), STEP), ((1,), 9), ((0, 1), STEP + 9)):
+        asked = Asked(0, parts, (0,), torch.float32, logit_scale=1.0, logit_bias=0.0)
+        (tally,) = worker.tally(asked, text.numpy())
+        given = worker.predict(asked, text[0].numpy())
+        assert (tally.images, sum(map(len, given.values())), tuple(given)) == (count, count, parts)
 
 
 def test_folders_and_lists_are_read_here(tmp_path: Path) -> None:

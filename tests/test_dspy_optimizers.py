@@ -189,4 +189,4 @@ def test_a_model_that_greets_and_then_fails_gives_back_the_start_template(task: 
         optimizer = IPO(prompt_model=server.lm(cache=False), steps=5, describer=None)
         best = optimizer.compile(task.program, task.trainset)
         assert len(server.requests) == 4
-    assert (best.detailed_results.status, best.template) == ("faults", task.program.template)
+    assert (best.detailed_results.status, best.template) == ("errors", task.program.template)

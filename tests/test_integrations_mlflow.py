@@ -129,11 +129,11 @@ def test_two_classifiers_are_told_apart(mlflow: Any) -> None:
     trial = {"index": 0, "template": "a <CLASS>.", "loss": 1.0, "tokens": 3, "key": "0"}
     with mlflow.start_run() as run:
         observer: Any = mlflow_observer()
-        observer({"event": "run", "seed": 3, "settings": {"steps": 1, "proposer": "evolution"}})
+        observer({"event": "run_started", "seed": 3, "settings": {"steps": 1, "proposer": "evolution"}})
         for name, accuracy in (("first", 50.0), ("steps[1]", 75.0)):
-            observer({"event": "search", "predictor": name, "start": "a <CLASS>.", **SEARCH})
+            observer({"event": "search_started", "predictor": name, "start": "a <CLASS>.", **SEARCH})
             observer({"event": "trial", "predictor": name, "step": 0, "accuracy": accuracy, **trial})
-            observer({"event": "answer", "predictor": name, "question": "step 1/0", **RESPONSE})
+            observer({"event": "lm_response", "predictor": name, "request_id": "step 1/0", **RESPONSE})
             observer({"event": "step", "predictor": name, "step": 1, "calls": 2, "tokens": 30})
     logged = mlflow.get_run(run.info.run_id).data
     assert {k: v for k, v in logged.metrics.items() if "best_accuracy" in k} == {
@@ -186,17 +186,19 @@ def test_a_run_that_goes_on_tells_only_what_is_new(mlflow: Any) -> None:
     with mlflow.start_run() as run:
         observer: Any = mlflow_observer()
         observer({"event": "step", "predictor": "self", "step": 3, "calls": 1, "tokens": 9})
-        observer({"event": "end", "status": "finished", "seconds": 2.0, "calls": 1, "tokens": None, "cost": 0.25})
+        observer(
+            {"event": "run_finished", "status": "finished", "seconds": 2.0, "calls": 1, "tokens": None, "cost": 0.25}
+        )
     assert mlflow.get_run(run.info.run_id).data.metrics == {"calls": 1, "seconds": 2.0, "cost": 0.25}
 
 
 def test_what_mlflow_refuses_is_a_warning(mlflow: Any, caplog: pytest.LogCaptureFixture) -> None:
     with mlflow.start_run() as run:
         observer: Any = mlflow_observer()
-        observer({"event": "search", "predictor": "self", "start": "a <CLASS>.", **SEARCH})
+        observer({"event": "search_started", "predictor": "self", "start": "a <CLASS>.", **SEARCH})
     mlflow.MlflowClient().delete_run(run.info.run_id)
-    observer({"event": "end", "status": "finished", "seconds": 1.0, "calls": 0, "tokens": 0})
-    assert "end not logged to MLflow run" in caplog.text
+    observer({"event": "run_finished", "status": "finished", "seconds": 1.0, "calls": 0, "tokens": 0})
+    assert "run_finished not logged to MLflow run" in caplog.text
 
 
 def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,8 +215,8 @@ def test_unknown_events_pass(mlflow: Any, caplog: pytest.LogCaptureFixture) -> N
 
 ANSWER = {"proposed_instruction": "a <CLASS>.", "proposed_prefix_for_output_field": "Label:"}
 RESPONSE: dict[str, Any] = {
-    **{"model": "toy", "texts": [], "cut": False, "fault": None, "calls": 2, "prompt_tokens": 20},
-    **{"completion_tokens": 10, "cost": None, "seconds": 1.0, "elapsed": 1.0},
+    **{"model": "toy", "texts": [], "truncated": False, "error": None, "calls": 2, "prompt_tokens": 20},
+    **{"completion_tokens": 10, "cost": None, "seconds": 1.0, "run_seconds": 1.0},
 }
 SEARCH = {"classes": ["a", "b"], "images": 2, "validation_images": 0, "model": {"name": "toy"}}
 

@@ -34,7 +34,7 @@ def undisturbed(task: demo.DemoTask) -> tuple[Trial, ...]:
 
 
 def faults(folder: Path) -> list[str]:
-    return [event["message"] for event in replay(folder) if event["event"] == "fault"]
+    return [event["message"] for event in replay(folder) if event["event"] == "error"]
 
 
 PASSING = {
@@ -143,7 +143,7 @@ def test_a_server_that_only_repeats_itself_is_not_asked_for_ever(task: demo.Demo
     reply = Reply("<INS>a photo of a <CLASS>.</INS>\n" * COUNT)
     with Writer(dict.fromkeys(range(1000), reply)) as server:
         best = compile_with(server, task, steps=50)
-        assert (best.detailed_results.searches[0].status, server.asked) == ("faults", 10)
+        assert (best.detailed_results.searches[0].status, server.asked) == ("errors", 10)
     assert best.template == task.program.template
 
 
@@ -183,13 +183,13 @@ def test_a_server_that_never_comes_back_ends_it_with_what_was_found_and_another_
         best = compile_with(server, task, **options)
         assert server.asked == 2 + 2
     results = best.detailed_results
-    assert results.status == "faults"
+    assert results.status == "errors"
     assert results.trials == tuple(t for t in undisturbed if t.step <= 2)
     assert len(faults(tmp_path / "run")) == 2
     saved = json.loads((tmp_path / "run" / "best.json").read_text())
     assert str(best.template) in json.dumps(saved)
     end: Any = replay(tmp_path / "run")[-1]
-    assert (end["event"], end["status"]) == ("end", "faults")
+    assert (end["event"], end["status"]) == ("run_finished", "errors")
 
     with Writer() as server:
         again = compile_with(server, task, **options)
@@ -214,7 +214,7 @@ def test_a_dead_server_in_the_second_of_two_searches_leaves_the_first_result(
     with Writer(gone) as server:
         given: dict[str, Any] = {"steps": STEPS, "prompts_per_step": COUNT, "describer": None}
         best = IPO(prompt_model=server.lm(), **given).compile(Twice(), task.trainset)
-    assert [search.status for search in best.detailed_results.searches] == ["finished", "faults"]
+    assert [search.status for search in best.detailed_results.searches] == ["finished", "errors"]
     assert best.detailed_results.trials == undisturbed
     assert str(best.second.template) == "a photo of a <CLASS>."
 
@@ -279,7 +279,7 @@ def test_a_key_that_is_revoked_in_the_middle_stops_at_once_with_what_was_found(t
     with Writer({2: Reply("revoked", status=401)}) as server:
         best = compile_with(server, task, {"num_retries": 3})
         assert server.asked == 3
-    assert best.detailed_results.status == "faults"
+    assert best.detailed_results.status == "errors"
     assert "revoked" in best.detailed_results.searches[0].fault
 
 
@@ -349,7 +349,9 @@ def test_a_name_that_was_mistyped_does_not_block_its_folder(task: demo.DemoTask,
     with Writer() as server:
         best = compile_with(server, task, log_dir=tmp_path / "run")
     assert best.detailed_results.status == "finished"
-    assert [e["settings"]["prompt_model"] for e in replay(tmp_path / "run") if e["event"] == "run"] == ["openai/toy"]
+    assert [e["settings"]["prompt_model"] for e in replay(tmp_path / "run") if e["event"] == "run_started"] == [
+        "openai/toy"
+    ]
 
 
 def test_descriptions_that_are_all_withheld_stop_it(task: demo.DemoTask) -> None:
@@ -376,7 +378,7 @@ def test_stopping_is_seen_during_descriptions_too(task: demo.DemoTask) -> None:
         optimizer = IPO(prompt_model=lm, description_model=lm, steps=STEPS, num_threads=1)
         best = optimizer.compile(task.program, task.trainset)
         assert len(server.requests) == 5
-    assert best.detailed_results.status == "stopped"
+    assert best.detailed_results.status == "interrupted"
 
 
 def test_draws_that_an_engine_would_make_one_by_one_are_asked_for_as_singles(task: demo.DemoTask) -> None:
@@ -440,7 +442,7 @@ def test_a_pause_that_is_too_long_ends_a_run_with_what_it_has(
     with Writer({2: tomorrow}) as server:
         best = compile_with(server, task, {"num_retries": 3})
         assert server.asked == 3
-    assert best.detailed_results.status == "faults"
+    assert best.detailed_results.status == "errors"
     assert "the server asks to wait 86400 s" in best.detailed_results.searches[0].fault
     assert best.detailed_results.trials == tuple(trial for trial in undisturbed if trial.step <= 2)
 

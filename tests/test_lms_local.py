@@ -532,9 +532,9 @@ def test_a_run_with_models_that_babble_ends_with_the_start_template(made: Make, 
     babbler = lm(made(toys.qwen2, last=None), temperature=1.0, max_tokens=24, seed=2)
     best, events = run(tmp_path / "run", prompt_model=babbler, description_model=lm(made(toys.llava), max_tokens=3))
     assert str(best.template) == "a photo of a <CLASS>."
-    faults = [event["message"] for event in events if event["event"] == "fault"]
+    faults = [event["message"] for event in events if event["event"] == "error"]
     assert sum("gave no proposals: nothing in the answer can be used" in fault for fault in faults) == 2
-    assert events[-1]["status"] == "faults"
+    assert events[-1]["status"] == "errors"
     assert events[-1]["tokens"] > 1000
 
 
@@ -543,5 +543,5 @@ def test_a_run_takes_the_proposals_of_a_local_model_and_keeps_the_rejections(mad
     best, events = run(tmp_path / "run", prompt_model=name, describer=None)
     assert [str(trial.template) for trial in best.detailed_results.trials][1:] == [toys.PROPOSAL]
     assert best.detailed_results.rejections == {"duplicate": 2 * 4 - 1}
-    asked = [event for event in events if event["event"] == "answer" and event["question"].startswith("step")]
+    asked = [event for event in events if event["event"] == "lm_response" and event["request_id"].startswith("step")]
     assert [(len(event["texts"]), event["calls"]) for event in asked] == [(4, 1), (4, 1)]  # four draws in a request

@@ -58,8 +58,8 @@ def test_the_student_stays_and_a_better_copy_comes_back(task: demo.DemoTask, tmp
     assert ClipClassifier.from_file(tmp_path / "run" / "best.json").template == best.template
     events = replay(tmp_path / "run")
     assert [e["template"] for e in events if e["event"] == "trial"] == templates(best)
-    assert events[0]["event"] == "run"
-    assert events[-1]["event"] == "end"
+    assert events[0]["event"] == "run_started"
+    assert events[-1]["event"] == "run_finished"
     assert {(e["split"], e["role"]) for e in events if e["event"] == "evaluation"} == {
         (split, role) for split in ("train", "validation") for role in ("start", "best")
     }
@@ -232,8 +232,8 @@ def test_unreadable_images_are_named_or_left_out(task: demo.DemoTask, tmp_path: 
     seen: list[Any] = []
     optimizer = IPO(proposer=Listed(), steps=0, describer=None, skip_unreadable=True, observers=[seen.append])
     optimizer.compile(task.program, examples)
-    assert next(e for e in seen if e["event"] == "search")["images"] == len(task.trainset)
-    assert any("broken.png" in e["message"] for e in seen if e["event"] == "skipped")
+    assert next(e for e in seen if e["event"] == "search_started")["images"] == len(task.trainset)
+    assert any("broken.png" in e["message"] for e in seen if e["event"] == "image_skipped")
 
 
 def test_dspy_callbacks_see_the_compilation(task: demo.DemoTask) -> None:
@@ -286,7 +286,7 @@ def test_unreadable_images_are_left_out_inside_a_program_too(task: demo.DemoTask
         proposer=Listed(), steps=0, describer=None, skip_unreadable=True, observers=[seen.append], label_field=fields
     )
     optimizer.compile(Pair(task), [bad, *good])
-    assert [e["images"] for e in seen if e["event"] == "search"] == [len(good)] * 2
+    assert [e["images"] for e in seen if e["event"] == "search_started"] == [len(good)] * 2
     with pytest.raises(DataError, match=r"broken\.png"):
         IPO(proposer=Explodes(), describer=None, label_field=fields).compile(Pair(task), [bad, *good])
 

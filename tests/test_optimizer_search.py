@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ipo_dspy.errors import BudgetError, TemplateError
 from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.optimizer.config import OptimizerConfig
-from ipo_dspy.optimizer.search import BARREN_STEPS, FINALISTS, Search, SearchResult
+from ipo_dspy.optimizer.search import FINALISTS, STEPS_WITHOUT_TRIAL, Search, SearchResult
 from ipo_dspy.proposers import Answer, Ask, EvolutionProposer, ProposalError, Proposals
 from ipo_dspy.run.journal import FILE_NAME, Journal, replay
 from ipo_dspy.run.ledger import Ledger, Limits
@@ -144,7 +144,7 @@ def test_invariants(
 
     kept = replay(folder)
     assert kept == seen
-    assert sum(e["event"] == "answer" for e in kept) == len({ask.step for ask in answered})
+    assert sum(e["event"] == "lm_response" for e in kept) == len({ask.step for ask in answered})
     assert [e["template"] for e in kept if e["event"] == "trial"] == [str(t.template) for t in result.trials]
     assert [e["reason"] for e in kept if e["event"] == "rejection"] == [r.reason for r in result.rejections]
 
@@ -196,10 +196,10 @@ def test_faults_in_a_row_stop_it_and_everything_is_kept(tmp_path: Path, max_cons
     script = Script(["a blurry <CLASS>."], *busy[1:], ["a dark <CLASS>."], *busy, ["never asked <CLASS>"])
     with Journal(tmp_path / "run") as journal:
         result = search(script, configure(steps=9, max_consecutive_errors=max_consecutive_errors), journal=journal)
-    assert (result.status, result.fault) == ("faults", "busy")
+    assert (result.status, result.fault) == ("errors", "busy")
     assert (len(script.asked), len(result.trials)) == (2 + 2 * max_consecutive_errors - 1, 3)
     assert str(result.best.template) == "a dark <CLASS>."
-    faults = [e for e in replay(tmp_path / "run") if e["event"] == "fault"]
+    faults = [e for e in replay(tmp_path / "run") if e["event"] == "error"]
     assert [(e["step"], e["message"]) for e in faults] == [(2, "busy")] * (max_consecutive_errors - 1) + [
         (3, "busy")
     ] * max_consecutive_errors
@@ -220,7 +220,7 @@ def test_a_step_without_an_answer_is_asked_again_and_one_with_an_unusable_answer
 def test_a_fault_that_asking_again_cannot_mend_stops_at_once() -> None:
     script = Script(["a blurry <CLASS>."], ProposalError("wrong key", fatal=True), ["never asked <CLASS>"])
     result = search(script)
-    assert (result.status, result.fault, len(script.asked)) == ("faults", "wrong key", 2)
+    assert (result.status, result.fault, len(script.asked)) == ("errors", "wrong key", 2)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10])
@@ -230,7 +230,7 @@ def test_a_proposer_that_never_answers(steps: int, patience: int | None, initial
     script = Script(*[ProposalError("no such host")] * 20)
     result = search(script, configure(steps=steps, patience=patience), initial=initial)
     assert (result.status, result.fault, result.best) == (
-        "faults",
+        "errors",
         "no such host",
         min(result.trials, key=lambda t: t.rank),
     )
@@ -243,22 +243,22 @@ def test_a_search_without_one_usable_proposal_says_so_however_short(patience: in
     for _ in range(2):  # the second sitting finds the only step taken
         with Journal(tmp_path / "run") as journal:
             refused = search(Script(ProposalError("refusals", answered=True)), plan, journal=journal)
-        assert (refused.status, refused.fault, refused.best) == ("faults", "refusals", refused.baseline)
+        assert (refused.status, refused.fault, refused.best) == ("errors", "refusals", refused.baseline)
     useless = search(Script(["a dog.", "a cat.", str(START)]), configure(steps=1, patience=patience))
-    told = "none of its 3 proposals could be used: 2 no class placeholder, 1 duplicate"
-    assert (useless.status, useless.fault) == ("faults", told)
+    told = "all 3 proposals were rejected: 2 no class placeholder, 1 duplicate"
+    assert (useless.status, useless.fault) == ("errors", told)
 
 
 def test_a_proposer_with_nothing_new_is_not_asked_for_ever() -> None:
     script = Script(["a blurry <CLASS>."], *[["a blurry <CLASS>."]] * 50)
     result = search(script)
-    assert (result.status, len(script.asked)) == ("exhausted", 1 + BARREN_STEPS)
+    assert (result.status, len(script.asked)) == ("exhausted", 1 + STEPS_WITHOUT_TRIAL)
 
 
 def test_stopping_ends_it_after_the_step() -> None:
     script = Script(*[[f"a {'very ' * i}dark <CLASS>."] for i in range(5)])
     result = search(script, stop=lambda: len(script.asked) == 2)
-    assert (result.status, len(script.asked), len(result.trials)) == ("stopped", 2, 3)
+    assert (result.status, len(script.asked), len(result.trials)) == ("interrupted", 2, 3)
 
 
 def test_a_limit_ends_it_with_what_was_found(tmp_path: Path) -> None:
@@ -266,8 +266,8 @@ def test_a_limit_ends_it_with_what_was_found(tmp_path: Path) -> None:
     with Journal(tmp_path / "run") as journal:
         result = search(script, journal=journal, limits=Limits(max_tokens=25))
     assert (result.status, len(result.trials)) == ("max_tokens", 1 + 3)  # ten tokens an answer: the third oversteps
-    (told,) = (e for e in replay(tmp_path / "run") if e["event"] == "budget")
-    assert (told["limit"], told["allowed"], told["spent"]) == ("max_tokens", 25, 30)
+    (told,) = (e for e in replay(tmp_path / "run") if e["event"] == "limit_reached")
+    assert (told["limit"], told["limit_value"], told["spent"]) == ("max_tokens", 25, 30)
 
 
 def test_time_runs_out_also_where_nothing_is_asked() -> None:
@@ -307,7 +307,7 @@ def test_a_run_cut_anywhere_goes_on_to_the_same_end_and_asks_nothing_twice(
     for _ in range(2):
         proposer = Words()
         with Journal(folder / "cut") as journal:
-            known = {e["question"] for e in journal.past if e["event"] == "answer"}
+            known = {e["request_id"] for e in journal.past if e["event"] == "lm_response"}
             again = search(proposer, plan, journal=journal)
         assert again.trials == whole.trials
         assert again.rejections == whole.rejections
@@ -445,7 +445,7 @@ def test_an_answer_on_its_way_is_kept_also_where_the_search_fails_meanwhile(tmp_
     begun = threading.Event()
     with Journal(tmp_path) as journal, pytest.raises(RuntimeError, match="out of memory"):
         search(Slow(), configure(steps=3, prefetch=True), scorer=Fails(), journal=journal)
-    assert [e["question"] for e in replay(tmp_path) if e["event"] == "answer"] == ["step 1/0", "step 2/0"]
+    assert [e["request_id"] for e in replay(tmp_path) if e["event"] == "lm_response"] == ["step 1/0", "step 2/0"]
 
 
 def test_a_limit_in_the_middle_of_a_step_leaves_it_open_for_the_next_sitting(tmp_path: Path) -> None:

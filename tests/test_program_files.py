@@ -125,7 +125,7 @@ def _into_both(path: Path) -> None:
 def test_a_file_of_another_kind_says_which(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / "journal.jsonl").write_text('{"event": "run"}\n')
+    (run / "journal.jsonl").write_text('{"event": "run_started"}\n')
     (run / "report.html").write_text("<!doctype html>")
     (tmp_path / "table.csv").write_text("image,label\n")
     (tmp_path / "empty").mkdir()

@@ -421,7 +421,7 @@ def test_no_key_in_journal_or_log(tmp_path: Path, caplog: pytest.LogCaptureFixtu
             EventRecorder(journal),
         )
         result = engine.run([Template.parse("a photo of a <CLASS>.")])
-        assert (result.status, server.unseen) == ("faults", [])
+        assert (result.status, server.unseen) == ("errors", [])
     kept = (tmp_path / "run" / FILE_NAME).read_text()
     assert "[hidden]" in kept
     assert KEY not in kept

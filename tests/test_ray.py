@@ -14,6 +14,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.distributed import RayScorer
 from ipo_dspy.distributed.cluster import _join, load_ray
+from ipo_dspy.distributed.worker import Asked
 from ipo_dspy.errors import ClusterError, DataError, ImageError, InputError, ModelError
 from ipo_dspy.run.events import Event
 from ipo_dspy.run.journal import FILE_NAME, replay
@@ -68,7 +70,7 @@ def run(task: demo.DemoTask, scorer: RayScorer | None, *more: Any) -> tuple[list
     events: list[Event] = []
     optimizer = IPO(proposer="evolution", steps=4, backend=scorer, observers=[events.append, *more])
     best = optimizer.compile(task.program, task.trainset, valset=task.valset)
-    kinds = {"search", "evaluation", "changed", "chosen"}
+    kinds = {"search_started", "evaluation", "prediction_changed", "selected"}
     return best.detailed_results.trials, [event for event in events if event["event"] in kinds]
 
 
@@ -218,8 +220,11 @@ def test_a_set_may_be_dropped_while_others_are_gone_through(
     assert_alike(held[-1].scorer.score(TEMPLATES), here(backbone, images, labels, task.classes).score(TEMPLATES))
     assert list(pool._sets) == [second]
     (worker,) = pool._workers
-    question = worker.predict.remote(first, (first, second), torch.float32, np.zeros((1, 1), np.float32), 1.0, 0.0)
-    assert pool.cluster.ray.get(question) == {}  # the worker has dropped it, too
+    nothing, text = Asked(first, (), (first, second), torch.float32, 1.0, 0.0), np.zeros((1, 1), np.float32)
+    gone = replace(nothing, parts=(0,))
+    assert pool.cluster.ray.get(worker.predict.remote(nothing, text)) == {}
+    with pytest.raises(KeyError):  # the worker has dropped it, too
+        pool.cluster.ray.get(worker.predict.remote(gone, text))
 
 
 def test_a_worker_without_the_model_is_named(warm: RayScorer, task: demo.DemoTask, tmp_path: Path) -> None:
@@ -335,7 +340,7 @@ def test_the_command_line_on_a_cluster(cluster: Any, task: demo.DemoTask, tmp_pa
     far = [sys.executable, "-c", code, *command, str(tmp_path / "far"), "--ray", cluster.address, "--ray-workers", "2"]
     done = subprocess.run(far, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    kinds = {"search", "description", "trial", "evaluation", "changed", "chosen"}
+    kinds = {"search_started", "description", "trial", "evaluation", "prediction_changed", "selected"}
     one, other = ([e for e in replay(tmp_path / run) if e["event"] in kinds] for run in ("local", "far"))
     assert_alike(without_time(one), without_time(other))
 

@@ -8,14 +8,14 @@ import pytest
 
 from ipo_dspy import IPO, demo
 from ipo_dspy.errors import JournalError
-from ipo_dspy.run.events import Event, FaultEvent
+from ipo_dspy.run.events import ErrorEvent, Event
 from ipo_dspy.run.journal import Journal, replay
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.state import RunState
 
 
-def error(message: str) -> FaultEvent:
-    return FaultEvent(event="fault", predictor="self", step=1, message=message)
+def error(message: str) -> ErrorEvent:
+    return ErrorEvent(event="error", predictor="self", step=1, message=message)
 
 
 class Remembers:
@@ -90,7 +90,7 @@ def test_events_that_come_together_are_written_together(tmp_path: Path, monkeypa
     monkeypatch.setattr(os, "fsync", sync)
     IPO(proposer="evolution", steps=2, log_dir=tmp_path).compile(task.program, task.trainset)
     kinds = [event["event"] for event in replay(tmp_path)]
-    together = [kind for kind in kinds if kind in ("description", "changed", "trial", "evaluation")]
+    together = [kind for kind in kinds if kind in ("description", "prediction_changed", "trial", "evaluation")]
     assert kinds.count("description") > 5
-    assert kinds.count("changed") > 5
+    assert kinds.count("prediction_changed") > 5
     assert len(synced) < len(kinds) - len(together) + 20

@@ -27,8 +27,8 @@ from ipo_dspy.data import load_webdataset
 from ipo_dspy.errors import JournalError
 from ipo_dspy.report import render_report, write_report
 from ipo_dspy.report import thumbnails as pictures
-from ipo_dspy.report.summary import changed
-from ipo_dspy.run.events import ChangedEvent
+from ipo_dspy.report.summary import changed, harmonic_mean
+from ipo_dspy.run.events import PredictionChangedEvent
 from ipo_dspy.run.journal import Journal
 from ipo_dspy.scoring.score import harmonic_mean
 
@@ -48,7 +48,7 @@ def begin(journal: Journal, *, settings: dict[str, Any] | None = None) -> None:
     """The run event."""
     given = settings or {"steps": 100, "prompts_per_step": 8, "prompt_model": "openai/gpt-4o-mini", "shown": 20}
     versions = {"ipo_dspy": "0.1.0", "python": "3.11.7", "torch": "2.8.0"}
-    head = {"event": "run", "schema": 1, "started": "2026-03-01T09:30:00+00:00", "seed": 0}
+    head = {"event": "run_started", "schema": 1, "started": "2026-03-01T09:30:00+00:00", "seed": 0}
     journal.append({**head, "settings": given, "versions": versions})
 
 
@@ -57,7 +57,7 @@ def search(journal: Journal, predictor: str = "self", classes: Sequence[str] = C
     model = {"model": "ViT-B-16-quickgelu", "pretrained": "openai", "fingerprint": "9f2c01ab", "dtype": "float32"}
     counts = {"images": 400, "validation_images": 200}
     given = {"predictor": predictor, "classes": list(classes), "model": model, "start": start}
-    journal.append({"event": "search", **given, **counts})
+    journal.append({"event": "search_started", **given, **counts})
 
 
 def trial(journal: Journal, index: int, template: str, accuracy: float, loss: float, **fields: Any) -> None:
@@ -70,9 +70,9 @@ def trial(journal: Journal, index: int, template: str, accuracy: float, loss: fl
 
 def response(journal: Journal, question: str, **fields: Any) -> None:
     """A response of a language model; `calls` and the counts of tokens have to be given."""
-    given = {"model": "openai/gpt-4o-mini", "texts": [], "cut": False, "fault": None, "cost": None}
-    times = {"seconds": 1.0, "elapsed": 1.0}
-    journal.append({"event": "answer", "predictor": "self", "question": question, **given, **times, **fields})
+    given = {"model": "openai/gpt-4o-mini", "texts": [], "truncated": False, "error": None, "cost": None}
+    times = {"seconds": 1.0, "run_seconds": 1.0}
+    journal.append({"event": "lm_response", "predictor": "self", "request_id": question, **given, **times, **fields})
 
 
 def evaluation(
@@ -80,13 +80,17 @@ def evaluation(
 ) -> None:
     """An evaluation; the per-class counts are made up to suit."""
     given = {"predictor": "self", "template": START, "loss": 1.0, "images": 500, "per_class": {}} | fields
-    journal.append({"event": "evaluation", "split": split, "part": part, "role": role, "accuracy": accuracy, **given})
+    journal.append(
+        {"event": "evaluation", "split": split, "class_split": part, "role": role, "accuracy": accuracy, **given}
+    )
 
 
 def change(journal: Journal, source: str, label: str, before: str, after: str, **fields: Any) -> None:
     """A changed prediction."""
-    given = {"predictor": "self", "split": "test", "part": "all"} | fields
-    journal.append({"event": "changed", "source": source, "label": label, "before": before, "after": after, **given})
+    given = {"predictor": "self", "split": "test", "class_split": "all"} | fields
+    journal.append(
+        {"event": "prediction_changed", "source": source, "label": label, "before": before, "after": after, **given}
+    )
 
 
 def draw_picture(name: str, seed: int, side: int = 64) -> Image.Image:
@@ -185,11 +189,11 @@ def _finish(journal: Journal, rng: random.Random, folder: Path, index: int, temp
     ]
     journal.append(
         {
-            "event": "chosen",
+            "event": "selected",
             "predictor": "self",
             "index": index,
             "template": template,
-            "decided_by": "validation",
+            "selected_on": "validation",
             "finalists": finalists,
         }
     )
@@ -203,7 +207,7 @@ def _finish(journal: Journal, rng: random.Random, folder: Path, index: int, temp
         path = folder / f"{label}_{i:04}.png"
         draw_picture(label, i).save(path)
         change(journal, str(path), label, *((label, other) if i % 4 == 3 else (other, label)))
-    journal.append({"event": "end", "status": "finished", "seconds": 754.2, "calls": 801, "tokens": 410233})
+    journal.append({"event": "run_finished", "status": "finished", "seconds": 754.2, "calls": 801, "tokens": 410233})
 
 
 def add(folder: Path, kind: str, **fields: Any) -> None:
@@ -335,11 +339,11 @@ def test_a_run_taken_up_again_after_its_end_counts_as_running(tmp_path: Path) ->
         begin(journal)
         search(journal)
         trial(journal, 0, START, 50.0, 1.0)
-        journal.append({"event": "end", "status": "stopped", "seconds": 1.0, "calls": 1, "tokens": None})
-    assert "stopped" in text_of(render_report(tmp_path))
-    add(tmp_path, "evaluation", predictor="self", split="test", part="all", role="start", template=START,
+        journal.append({"event": "run_finished", "status": "interrupted", "seconds": 1.0, "calls": 1, "tokens": None})
+    assert "interrupted" in text_of(render_report(tmp_path))
+    add(tmp_path, "evaluation", predictor="self", split="test", class_split="all", role="start", template=START,
               accuracy=50.0, loss=1.0, images=3, per_class={})  # fmt: skip
-    assert "stopped" in text_of(render_report(tmp_path))
+    assert "interrupted" in text_of(render_report(tmp_path))
     add(tmp_path, "trial", predictor="self", index=1, step=1, template="a <CLASS>", accuracy=51.0, loss=1.0,
               tokens=4, key="1")  # fmt: skip
     assert "No end is recorded" in text_of(render_report(tmp_path))
@@ -383,9 +387,9 @@ def test_many_classes_fold(tmp_path: Path) -> None:
 
 
 def test_changed_pictures_are_capped_and_counted() -> None:
-    def row(source: int, before: str, after: str) -> ChangedEvent:
-        where: Any = {"predictor": "self", "split": "test", "part": "all", "source": str(source), "label": "owl"}
-        return cast(ChangedEvent, {"event": "changed", **where, "before": before, "after": after})
+    def row(source: int, before: str, after: str) -> PredictionChangedEvent:
+        where: Any = {"predictor": "self", "split": "test", "class_split": "all", "source": str(source), "label": "owl"}
+        return cast(PredictionChangedEvent, {"event": "prediction_changed", **where, "before": before, "after": after})
 
     mended = [row(i, "fish", "owl") for i in range(100)]
     broken = [row(i, "owl", "fish") for i in range(5)]
@@ -424,11 +428,11 @@ def test_every_text_of_the_journal_is_escaped(tmp_path: Path) -> None:
         journal.append(
             {"event": "rejection", "predictor": name, "step": 1, "text": HOSTILE, "reason": HOSTILE, "message": HOSTILE}
         )
-        journal.append({"event": "fault", "predictor": name, "step": 1, "message": HOSTILE})
+        journal.append({"event": "error", "predictor": name, "step": 1, "message": HOSTILE})
         change(journal, HOSTILE, HOSTILE, "b", HOSTILE, predictor=name)
         for role in ("start", "best"):
             evaluation(journal, role, 50.0, predictor=name, per_class={HOSTILE: [1, 2]}, template=HOSTILE)
-        journal.append({"event": "end", "status": HOSTILE, "seconds": 1.0, "calls": 1, "tokens": 1})
+        journal.append({"event": "run_finished", "status": HOSTILE, "seconds": 1.0, "calls": 1, "tokens": 1})
     page = render_report(tmp_path)
     assert "<script" not in page
     assert "<img" not in page

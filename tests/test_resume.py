@@ -82,14 +82,14 @@ def story(folder: Path) -> dict[str, Any]:
     """What a run comes to: its trials and its choice."""
     events: list[Any] = list(replay(folder))
     trials = [(e["index"], e["step"], e["template"], e["accuracy"], e["loss"]) for e in events if e["event"] == "trial"]
-    (chosen,) = (e["template"] for e in events if e["event"] == "chosen")
+    (chosen,) = (e["template"] for e in events if e["event"] == "selected")
     rejections = [(e["step"], e["text"]) for e in events if e["event"] == "rejection"]
     steps = [e["step"] for e in events if e["event"] == "step"]
     return {"trials": trials, "chosen": chosen, "rejections": rejections, "steps": steps, "end": events[-1]["status"]}
 
 
 def questions(folder: Path) -> list[str]:
-    return [e["question"] for e in replay(folder) if e["event"] == "answer"]
+    return [e["request_id"] for e in replay(folder) if e["event"] == "lm_response"]
 
 
 def assert_survives_kills(kills: int, seed: int, tmp_path: Path) -> None:
@@ -162,20 +162,20 @@ def test_more_steps_go_on_from_there_and_limits_may_change(task: demo.DemoTask, 
     assert proposer.asked == 2
     whole, _ = run(task, tmp_path / "b", steps=5)
     assert more.detailed_results.trials == whole.detailed_results.trials
-    assert [e["event"] for e in replay(tmp_path / "a")].count("end") == 1
+    assert [e["event"] for e in replay(tmp_path / "a")].count("run_finished") == 1
 
 
 def test_other_settings_are_listed_and_refused_unless_allowed(task: demo.DemoTask, tmp_path: Path) -> None:
     run(task, tmp_path)
     before = (tmp_path / FILE_NAME).read_bytes()
     changed = {"seed": 4, "prompts_per_step": 2}
-    message = r"set up otherwise: prompts_per_step was 8 and is 2; seed was 0 and is 4; set it as it was, name another"
+    message = r"different settings: prompts_per_step was 8 and is 2; seed was 0 and is 4; restore them, use another"
     with pytest.raises(JournalError, match=message):
         run(task, tmp_path, **changed)
     assert (tmp_path / FILE_NAME).read_bytes() == before
     _, proposer = run(task, tmp_path, **changed, steps=4, allow_config_changes=True)
     assert proposer.asked == 1
-    (resumed,) = (e for e in replay(tmp_path) if e["event"] == "resume")
+    (resumed,) = (e for e in replay(tmp_path) if e["event"] == "run_resumed")
     assert resumed["changed"] == {"steps": [3, 4], "prompts_per_step": [8, 2], "seed": [0, 4]}
     with pytest.raises(JournalError, match="prompts_per_step was 2 and is 8"):
         run(task, tmp_path, seed=4)
@@ -206,7 +206,7 @@ def test_other_images_or_another_model_are_refused_always_and_the_run_stays_as_i
     run(task, tmp_path)
     before = (tmp_path / FILE_NAME).read_bytes()
     other = demo.load("pixel-animals", shots=2)
-    with pytest.raises(JournalError, match=r"other images, labels or classes, whose scores cannot be compared; name"):
+    with pytest.raises(JournalError, match=r"other images, labels or classes, whose scores cannot be compared; use"):
         run(other, tmp_path, allow_config_changes=True)
     assert (tmp_path / FILE_NAME).read_bytes() == before
 
@@ -219,7 +219,7 @@ def test_other_validation_images_are_refused_always(task: demo.DemoTask, tmp_pat
     first, second = task.testset[:12], task.testset[12:24]
     sit(first)
     for other in (second, first[:11], None):
-        with pytest.raises(JournalError, match="other validation images, whose scores cannot be compared; name"):
+        with pytest.raises(JournalError, match="other validation images, whose scores cannot be compared; use"):
             sit(other)
     sit(first)
 
@@ -372,6 +372,6 @@ def test_another_start_template_or_way_of_asking_is_refused(task: demo.DemoTask,
 def test_a_run_of_another_version_is_told_as_such(task: demo.DemoTask, tmp_path: Path) -> None:
     run(task, tmp_path)
     content = (tmp_path / FILE_NAME).read_text()
-    (tmp_path / FILE_NAME).write_text(content.replace('"schema": 2', '"schema": 1'))
+    (tmp_path / FILE_NAME).write_text(content.replace('"schema": 3', '"schema": 1'))
     with pytest.raises(JournalError, match="holds a run of another version of ipo_dspy"):
         run(task, tmp_path, allow_config_changes=True)

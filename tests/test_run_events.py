@@ -7,15 +7,15 @@ import pytest
 
 from helpers.openai_server import Writer
 from ipo_dspy import IPO, demo
-from ipo_dspy.run.events import KEPT, OUTCOME, PASSING, Event, _kind
+from ipo_dspy.run.events import OUTCOME_KINDS, PERSISTED, TRANSIENT, Event, _kind
 from ipo_dspy.run.journal import replay
 
 
 def test_every_kind_is_kept_or_passes() -> None:
     kinds = [_kind(event) for event in get_args(Event)]
     assert len(kinds) == len(set(kinds))
-    assert set(kinds) == set(KEPT) | PASSING
-    assert set(KEPT) > OUTCOME
+    assert set(kinds) == set(PERSISTED) | TRANSIENT
+    assert set(PERSISTED) > OUTCOME_KINDS
 
 
 @pytest.mark.usefixtures("no_cache")
@@ -27,9 +27,9 @@ def test_observers_see_what_the_journal_keeps_and_all_of_it_has_the_fields_of_it
         given: dict[str, Any] = {"steps": 2, "prompts_per_step": 2, "max_described_images": 3, "max_lm_calls": 5}
         optimizer = IPO(prompt_model=lm, description_model=lm, log_dir=tmp_path, observers=[seen.append], **given)
         optimizer.compile(task.program, task.trainset, valset=task.valset)
-    assert [event for event in seen if event["event"] not in PASSING] == replay(tmp_path)
+    assert [event for event in seen if event["event"] not in TRANSIENT] == replay(tmp_path)
     kinds = {event["event"] for event in seen}
-    assert kinds == {*KEPT, "progress"} - {"resume", "rejection", "fault"}
+    assert kinds == {*PERSISTED, "progress"} - {"run_resumed", "rejection", "error"}
     types = {_kind(event): event for event in get_args(Event)}
     for event in seen:
         known = types[event["event"]]

@@ -20,7 +20,7 @@ text = st.text(max_size=20)
 
 
 def fault(message: str, step: int = 1) -> dict[str, Any]:
-    return {"event": "fault", "predictor": "self", "step": step, "message": message}
+    return {"event": "error", "predictor": "self", "step": step, "message": message}
 
 
 def write(folder: Path, messages: list[str]) -> bytes:
@@ -65,7 +65,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
         assert replay(folder) == []
 
 
-@pytest.mark.parametrize("middle", [b'{"event": "fau', b"[]", b'{"event": 5}', b"\xff\xfe", b""])
+@pytest.mark.parametrize("middle", [b'{"event": "err', b"[]", b'{"event": 5}', b"\xff\xfe", b""])
 def test_damage_in_the_middle_names_the_line(tmp_path: Path, middle: bytes) -> None:
     first, second = write(tmp_path, ["one", "two"]).splitlines(keepends=True)
     (tmp_path / FILE_NAME).write_bytes(first + middle + b"\n" + second)
@@ -74,11 +74,11 @@ def test_damage_in_the_middle_names_the_line(tmp_path: Path, middle: bytes) -> N
 
 
 def test_a_missing_field_names_line_and_field(tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_text('{"event": "fault", "predictor": "self", "step": 1}\n')
-    with pytest.raises(JournalError, match=r"line 1: event 'fault' lacks \['message'\]"):
+    (tmp_path / FILE_NAME).write_text('{"event": "error", "predictor": "self", "step": 1}\n')
+    with pytest.raises(JournalError, match=r"line 1: event 'error' lacks \['message'\]"):
         replay(tmp_path)
-    with Journal(tmp_path / "new") as journal, pytest.raises(TypeError, match=r"event 'fault' lacks \['message'\]"):
-        journal.append({"event": "fault", "predictor": "self", "step": 1})
+    with Journal(tmp_path / "new") as journal, pytest.raises(TypeError, match=r"event 'error' lacks \['message'\]"):
+        journal.append({"event": "error", "predictor": "self", "step": 1})
 
 
 def test_what_is_there_is_read_and_added_to(tmp_path: Path) -> None:
@@ -108,12 +108,12 @@ def test_a_process_that_is_killed_frees_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_has_not_ended(tmp_path: Path) -> None:
-    end = {"status": "stopped", "seconds": 1.0, "calls": 1, "tokens": 1}
+    end = {"status": "interrupted", "seconds": 1.0, "calls": 1, "tokens": 1}
     with Journal(tmp_path) as journal:
         journal.append(fault("one"))
-        journal.append({"event": "end", **end})
-        journal.append({"event": "resume", "started": "now", "changed": {}, "versions": {}})
-        journal.append({"event": "end", **{**end, "status": "finished"}})
+        journal.append({"event": "run_finished", **end})
+        journal.append({"event": "run_resumed", "started": "now", "changed": {}, "versions": {}})
+        journal.append({"event": "run_finished", **{**end, "status": "finished"}})
     assert [e.get("status") for e in replay(tmp_path)] == [None, None, "finished"]
 
 
@@ -153,7 +153,7 @@ TRIAL = {
         (json.dumps({**TRIAL, "accuracy": 1.0, "loss": 1.0, "key": ["k"]}), r"has \['k'\] as 'key', not a text"),
         (json.dumps({**TRIAL, "event": ["trial"]}), "is damaged in line 1"),
         ("[" * 100_000, "is damaged in line 1"),
-        ('{"event": "fault", "more": ' + "[" * 900 + "]" * 900 + "}", "is damaged in line 1"),
+        ('{"event": "error", "more": ' + "[" * 900 + "]" * 900 + "}", "is damaged in line 1"),
     ],
 )
 def test_fields_of_other_types_are_one_line(
@@ -227,7 +227,7 @@ from ipo_dspy.errors import JournalError
 from ipo_dspy.run.journal import Journal
 
 def fault(message):
-    return {"event": "fault", "predictor": "self", "step": 1, "message": message}
+    return {"event": "error", "predictor": "self", "step": 1, "message": message}
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with Journal(sys.argv[1]) as journal:
@@ -261,15 +261,15 @@ def test_an_event_of_a_newer_version_is_not_called_damage(tmp_path: Path) -> Non
 def test_threads_write_whole_lines(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal, ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: journal.append(fault("x" * i, i)), range(200)))
-    assert sorted(event["step"] for event in replay(tmp_path) if event["event"] == "fault") == list(range(200))
+    assert sorted(event["step"] for event in replay(tmp_path) if event["event"] == "error") == list(range(200))
 
 
 def test_a_beginning_that_came_to_nothing_is_left_out(tmp_path: Path) -> None:
     begun = {"schema": 2, "started": "now", "settings": {}, "versions": {}}
     with Journal(tmp_path) as journal:
-        journal.append({"event": "run", "seed": 1, **begun})
-        journal.append({"event": "run", "seed": 2, **begun})
-    assert [event["seed"] for event in replay(tmp_path) if event["event"] == "run"] == [2]
+        journal.append({"event": "run_started", "seed": 1, **begun})
+        journal.append({"event": "run_started", "seed": 2, **begun})
+    assert [event["seed"] for event in replay(tmp_path) if event["event"] == "run_started"] == [2]
 
 
 @pytest.mark.parametrize(

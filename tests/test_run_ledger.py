@@ -61,7 +61,7 @@ def test_observers_hear_of_answers_in_the_order_of_the_journal_whatever_threads_
     heard: list[Any] = []
 
     def slow(event: Any) -> None:
-        threading.Event().wait(0.02 * (int(event["question"]) % 3))
+        threading.Event().wait(0.02 * (int(event["request_id"]) % 3))
 
     with Journal(tmp_path) as journal, ThreadPoolExecutor(8) as pool:
         ledger = Ledger(EventRecorder(journal, [slow, heard.append]))

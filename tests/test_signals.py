@@ -110,7 +110,7 @@ def test_the_step_under_way_is_kept_and_all_is_written(
         done = processes.end()
         assert (done.code, server.asked) == (CODES[name], 2)
         assert [event["step"] for event in kinds(out, "step")] == [1, 2]
-        assert kinds(out, "end")[0]["status"] == "stopped"
+        assert kinds(out, "run_finished")[0]["status"] == "interrupted"
         assert {"best.json", "report.html"} <= {path.name for path in out.iterdir()}
         assert f"ipo-dspy: stopped; go on with: ipo-dspy optimize {photos}" in done.err
         assert "│ test " not in done.out  # left to the sitting that goes on
@@ -118,7 +118,7 @@ def test_the_step_under_way_is_kept_and_all_is_written(
         done = processes.run(*search(photos, out, server))
         assert (done.code, server.asked) == (0, STEPS)
         assert "│ test " in done.out
-    questions = [event["question"] for event in kinds(out, "answer")]
+    questions = [event["request_id"] for event in kinds(out, "lm_response")]
     assert len(questions) == len(set(questions)) == len(server.requests)
 
 
@@ -235,7 +235,7 @@ def test_a_terminal_that_is_closed_does_not_keep_the_run_from_its_end(photos: Pa
         time.sleep(0.1)
         server.gate.set()
         assert child.wait(120) == 129
-    assert kinds(out, "end")[0]["status"] == "stopped"
+    assert kinds(out, "run_finished")[0]["status"] == "interrupted"
     assert {"best.json", "report.html"} <= {path.name for path in out.iterdir()}
 
 
@@ -345,7 +345,7 @@ def test_at_25_random_moments_a_run_ends_as_if_not_and_asks_nothing_twice(
     with Writer() as server:
         code = None
         while code != 0:
-            answered = len(kinds(out, "answer")) if (out / FILE_NAME).exists() else 0
+            answered = len(kinds(out, "lm_response")) if (out / FILE_NAME).exists() else 0
             asked = len(server.requests)
             child = processes.begin(*search(photos, out, server, *steps))
             pause = time.monotonic() + draw.random() * whole / 12
@@ -356,12 +356,12 @@ def test_at_25_random_moments_a_run_ends_as_if_not_and_asks_nothing_twice(
                 signalled += 1
             code = processes.end().code
             assert code in ((0, -9) if name == "SIGKILL" else (0, 143))
-            fresh = (len(kinds(out, "answer")) if (out / FILE_NAME).exists() else 0) - answered
+            fresh = (len(kinds(out, "lm_response")) if (out / FILE_NAME).exists() else 0) - answered
             lost += len(server.requests) - asked - fresh
         assert signalled == 25
     assert trials(out) == trials(tmp_path / "whole")
-    assert kinds(out, "chosen") == kinds(tmp_path / "whole", "chosen")
-    questions = [event["question"] for event in kinds(out, "answer")]
+    assert kinds(out, "selected") == kinds(tmp_path / "whole", "selected")
+    questions = [event["request_id"] for event in kinds(out, "lm_response")]
     assert len(questions) == len(set(questions)) == len(server.requests) - lost
     assert lost <= (25 * 2 if name == "SIGKILL" else 0)  # what was on its way when it was killed
     print(f"{name}: {signalled} sent, {len(questions)} questions, {lost} lost on their way")  # noqa: T201

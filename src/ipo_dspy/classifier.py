@@ -12,16 +12,17 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import dspy
 from dspy.utils.callback import BaseCallback
 
 from ipo_dspy._internal.renames import renamed_arguments
-from ipo_dspy.clip.bundled import BUNDLED, located, named
+from ipo_dspy.clip.bundled import named
 from ipo_dspy.clip.image_io import name_image
-from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, HUB, LOCAL, Downloads, check_name
+from ipo_dspy.clip.model_spec import ModelSpec, has_own_weights, weights_of
+from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads, check_name
 from ipo_dspy.errors import DataError, ImageError, ModelError, ProgramFileError, TemplateError
 from ipo_dspy.program_files import apply_state, load_program, read_state, write_state
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
@@ -52,22 +53,6 @@ class ClassifyAmong(dspy.Signature):
     image: dspy.Image = dspy.InputField(desc="the picture to classify")
     classes: list[str] = dspy.InputField(desc="the class names to choose from")
     label: str = dspy.OutputField(desc="the class whose filled template matches the picture best")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """What to load, in the words of the user: `demo` is the bundled model, wherever it lies."""
-
-    model: str
-    pretrained: str | None
-    device: str = "auto"
-    dtype: str = "float32"
-    downloads: Downloads = "allowed"
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Of `clip.loading.load_backbone`."""
-        return {**asdict(self), "model": located(self.model)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +124,10 @@ class ClipClassifier(dspy.Predict):
         if isinstance(model, str):
             name = named(model)
             check_name(name)
-            self._spec = ModelSpec(name, _weights_for(name, pretrained), device, dtype)
+            self._spec = ModelSpec(name, weights_of(name, pretrained), device, dtype)
             self._backbone: Backbone | None = None
         else:
-            _weights_for(model.name, pretrained)
+            weights_of(model.name, pretrained)
             self._spec = ModelSpec(named(model.name), model.pretrained, str(model.device), model.identity["dtype"])
             self._backbone = model
 
@@ -390,7 +375,7 @@ class ClipClassifier(dspy.Predict):
         name = saved.get("model")
         if not isinstance(name, str):
             raise ProgramFileError(f"{path!r} names no model; pass one, e.g. model={DEFAULT_MODEL!r}")
-        pretrained = None if _has_weights(named(name)) else str(saved.get("pretrained") or "") or None
+        pretrained = None if has_own_weights(named(name)) else str(saved.get("pretrained") or "") or None
         classifier = cls(model=name, pretrained=pretrained, device=device, dtype=str(saved.get("dtype") or "float32"))
         classifier._spec = replace(classifier._spec, downloads=downloads)
         return classifier
@@ -445,26 +430,6 @@ class ClipClassifier(dspy.Predict):
                 f"{named(mine['model'])} (fingerprint {mine['fingerprint']}); predictions will differ, evaluate again",
                 stacklevel=3,
             )
-
-
-def _has_weights(name: str) -> bool:
-    """Whether a model's name says which weights it has."""
-    return name in BUNDLED or name.startswith((LOCAL, HUB))
-
-
-def _weights_for(name: str, pretrained: str | None) -> str | None:
-    """The weights to load for a model.
-
-    Raises:
-        ModelError: other weights than the default are named for a model that has its own.
-    """
-    if not _has_weights(named(name)):
-        return pretrained
-    if pretrained not in (None, DEFAULT_PRETRAINED):
-        raise ModelError(
-            f"pretrained={pretrained!r} is not for {named(name)!r}, which has its own weights; leave it out"
-        )
-    return None
 
 
 def _example(image: Any) -> dspy.Example:

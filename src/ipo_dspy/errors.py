@@ -145,4 +145,4 @@ class StoppedError(BudgetError):
 
     def __init__(self) -> None:
         IPOError.__init__(self, "stopped; run again to go on")
-        self.limit, self.allowed, self.spent = "stopped", 0.0, 0.0
+        self.limit, self.allowed, self.spent = "interrupted", 0.0, 0.0

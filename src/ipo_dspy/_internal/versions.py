@@ -1,7 +1,7 @@
 """Versions of installed packages."""
 
+import importlib.metadata
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 
 
 def package_version(name: str) -> str | None:
@@ -11,8 +11,8 @@ def package_version(name: str) -> str | None:
     True
     """
     try:
-        return version(name)
-    except PackageNotFoundError:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
         return None
 
 

@@ -25,7 +25,7 @@ SMALLEST, RATIO = 0.08, 4 / 3
 """Least share of the image's area that a crop has, and how much wider or higher than a square it is at most."""
 
 OPERATIONS_AT_ONCE, STRENGTH = 2, 10 / 30
-"""How many operations RandAugment applies, and how strong each is (`RANDAUGMENT_N`, `RANDAUGMENT_M` in Dassl)."""
+"""Number of operations that RandAugment applies, and strength of each (`RANDAUGMENT_N`, `RANDAUGMENT_M` in Dassl)."""
 
 _BICUBIC = Image.Resampling.BICUBIC
 

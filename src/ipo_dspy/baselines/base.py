@@ -39,7 +39,7 @@ BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class FewShot:
-    """What a method is fitted to.
+    """A few-shot task.
 
     Attributes:
         backbone: the frozen CLIP.

@@ -1,4 +1,4 @@
-"""What a frozen CLIP makes of several texts for every class, of which one each is drawn at a time.
+"""Features of several texts for every class by a frozen CLIP, of which one each is drawn at a time.
 
 CoPrompt draws them from what a language model has written of each class; where there are no such sentences, the
 templates for ImageNet stand in.
@@ -76,8 +76,8 @@ def check_sentences(sentences: Sentences | None) -> None:
     """
     if not isinstance(sentences, Mapping | None):
         raise InputError(
-            f"sentences={sentences!r:.80} is no mapping; write {{'cat': ['a cat has whiskers.'], ...}}, or "
-            "read_sentences(FILE) for a JSON file of that form"
+            f"sentences must be a mapping, got {sentences!r:.80}; for example {{'cat': ['a cat has whiskers.'], ...}}, "
+            "or read_sentences(FILE) for a JSON file of that form"
         )
     for name, some in (sentences or {}).items():
         if not (isinstance(name, str) and _is_list_of_texts(some)):

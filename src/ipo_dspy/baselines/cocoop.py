@@ -31,7 +31,7 @@ REDUCTION = 16
 
 
 class Conditional(NamedTuple):
-    """What is learned: a context, and the meta-net that moves it."""
+    """The learned parameters: a context, and the meta-net that moves it."""
 
     context: Tensor  # [M, W]
     in_weight: Tensor  # [H, D]
@@ -117,7 +117,7 @@ class CoCoOp:
         """Learn context and meta-net by cross-entropy over the classes of the task.
 
         Raises:
-            InputError: the text tower takes no learned tokens, or a class name does not fit beside the context.
+            InputError: the text tower does not support learned tokens, or a class name does not fit beside the context.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         context = first_context(backbone, self.n_ctx, self.ctx_init, generator)  # [M, W]

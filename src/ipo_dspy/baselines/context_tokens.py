@@ -19,7 +19,7 @@ from ipo_dspy.errors import InputError
 from ipo_dspy.template import spoken
 
 Position = Literal["end", "middle", "front"]
-"""Where the class name stands, seen from the context: after it, in its middle, or before it."""
+"""Position of the class name: after the context, in its middle, or before it."""
 
 STD = 0.02
 """Standard deviation of a random context, as in the code of CoOp and CoCoOp."""
@@ -33,26 +33,35 @@ class ContextTexts:
         classes: C names.
         n_ctx: M.
         position: where the class name stands.
+        ctx_init: words before the name, as of `a photo of a NAME.`, whose first M tokens give way to the vectors. If
+            they have fewer tokens, they are left out.
 
     Raises:
         InputError: another kind of text tower, no classes, or a class whose text does not fit the context.
     """
 
-    def __init__(self, backbone: Backbone, classes: Sequence[str], n_ctx: int, position: Position = "end") -> None:
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], n_ctx: int, position: Position = "end", ctx_init: str = ""
+    ) -> None:
         self._tower = TextTower(backbone)
-        rows, places = _rows(backbone, classes, n_ctx, position)
+        rows, places = _rows(backbone, classes, n_ctx, position, ctx_init)
         check_lengths(rows, classes, n_ctx, backbone.context_length)
         embedded = self._tower.embed(rows)
         self._tokens, self._ends = embedded.tokens, embedded.ends  # [C, L, W], [C]
         self._places = torch.tensor(places, dtype=torch.int64, device=self._tokens.device).view(len(rows), n_ctx)
 
-    def features(self, contexts: Tensor) -> Tensor:
-        """Normalized features of every class under every context, with gradients: [B, M, W] to [B, C, D]."""
+    def features(self, contexts: Tensor, deep: Sequence[Tensor] = ()) -> Tensor:
+        """Normalized features of every class under every context, with gradients: [B, M, W] to [B, C, D].
+
+        Args:
+            contexts: vectors before the first block.
+            deep: those that take their places before the second block, the third, and so on, each [M, W].
+        """
         (classes, n_ctx), width = self._places.shape, contexts.shape[2]
         shape = (len(contexts), classes, n_ctx, width)
         where, put = self._places[None, :, :, None].expand(shape), contexts[:, None].expand(shape)
         tokens = self._tokens.expand(len(contexts), -1, -1, -1).scatter(2, where, put)  # [B, C, L, W]
-        found = self._tower.encode(tokens.flatten(0, 1), self._ends.repeat(len(contexts)))  # [B * C, D]
+        found = self._tower.encode(tokens.flatten(0, 1), self._ends.repeat(len(contexts)), tuple(deep))  # [B * C, D]
         return found.view(len(contexts), classes, -1)
 
 
@@ -101,11 +110,19 @@ def check_lengths(rows: Sequence[TokenList], classes: Sequence[str], n_ctx: int,
         )
 
 
+def spelled(backbone: Backbone, words: str) -> TokenList:
+    """Return the tokens of words, without start and end."""
+    return backbone.token_ids([words])[0][1:-1]
+
+
 def _rows(
-    backbone: Backbone, classes: Sequence[str], n_ctx: int, position: Position
+    backbone: Backbone, classes: Sequence[str], n_ctx: int, position: Position, ctx_init: str
 ) -> tuple[list[TokenList], list[list[int]]]:
     """Token lists of all classes, and the places [C, M] of the context in them."""
     names = [spoken(name) for name in classes]
+    if ctx_init and n_ctx <= len(spelled(backbone, ctx_init)):
+        texts = backbone.token_ids([f"{ctx_init} {name}." for name in names])
+        return list(texts), [list(range(1, 1 + n_ctx))] * len(texts)
     before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
     rows, places = [], []
     for row, name in zip(backbone.token_ids([f"{name}." for name in names]), backbone.token_ids(names), strict=True):

@@ -105,7 +105,7 @@ class CoOp:
         """Learn the context by cross-entropy over the classes of the task.
 
         Raises:
-            InputError: the text tower takes no learned tokens, or a class name does not fit beside the context.
+            InputError: the text tower does not support learned tokens, or a class name does not fit beside the context.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         context = first_context(backbone, self.n_ctx, self.ctx_init, generator)  # [M, W]

@@ -74,11 +74,7 @@ class Adapted:
         return self.image(self.prompted.image_features(pixels), self.image_adapter_ratio)
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
-        """Normalized features [C, D].
-
-        Raises:
-            InputError: no classes, or a name that does not fit the model.
-        """
+        """Normalized features [C, D]; see `Prompted`."""
         return self.features(self.prompted.texts(classes))
 
     def features(self, texts: PromptedTexts) -> Tensor:
@@ -149,10 +145,10 @@ class CoPrompt:
         self.recipe()
 
     def start(self, task: FewShot, generator: torch.Generator) -> Adapted:
-        """What is learned before the first step: prompts and couplings as MaPLe's, and two adapters.
+        """Initialize prompts and couplings as in MaPLe, and two adapters.
 
         Raises:
-            InputError: one of the towers takes no learned tokens.
+            InputError: a tower does not support learned tokens.
         """
         prompted = draw_coupled(task.backbone, self.ctx_init, self.n_ctx, self.depth, generator)
         width = prompted.text_features(task.classes[:1]).shape[1]  # D
@@ -163,7 +159,7 @@ class CoPrompt:
         """Learn prompts, couplings and adapters by cross-entropy and consistency over the classes of the task.
 
         Raises:
-            InputError: one of the towers takes no learned tokens, a class name does not fit beside the prompts, or a
+            InputError: a tower does not support learned tokens, a class name does not fit beside the prompts, or a
                 class has no sentences.
             ImageError: an image cannot be read.
         """

@@ -17,14 +17,12 @@ import torch
 from torch import Tensor
 
 from ipo_dspy.baselines.base import LatestClasses, clip_logits
-from ipo_dspy.baselines.context_tokens import STD, check_lengths, first_context
+from ipo_dspy.baselines.context_tokens import STD, ContextTexts, first_context, spelled
 from ipo_dspy.baselines.towers import ImageTower, TextTower
 from ipo_dspy.baselines.training_views import preprocess
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource
-from ipo_dspy.clip.prefix_trie import TokenList
 from ipo_dspy.errors import InputError
-from ipo_dspy.template import spoken
 
 BLOCK = 64
 """Images that go through the tower at a time where no gradients are kept."""
@@ -116,30 +114,40 @@ class PromptedClassifier(Generic[Model]):
 
 
 class PromptedTexts:
-    """The texts of some classes, such as `a photo of a NAME.`, whose first words give way to learned tokens.
+    """The texts of some classes, such as `a photo of a NAME.`, whose first tokens give way to learned ones.
 
-    Args:
-        backbone: a CLIP whose text tower takes learned tokens.
-        classes: C names.
-        ctx_init: what a text begins with.
-        n_ctx: P. Where the words have fewer tokens than that, they go and P tokens stand before the name.
-
-    Raises:
-        InputError: another kind of text tower, no classes, or a class whose text does not fit.
+    See `ContextTexts` for the arguments, and for what is raised.
     """
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], ctx_init: str, n_ctx: int) -> None:
-        self._tower, self._n_ctx = TextTower(backbone), n_ctx
-        rows = _rows(backbone, classes, ctx_init, n_ctx)
-        check_lengths(rows, classes, n_ctx, backbone.context_length)
-        embedded = self._tower.embed(rows)
-        self._tokens, self._ends = embedded.tokens, embedded.ends  # [C, L, W], [C]
+        self._texts = ContextTexts(backbone, classes, n_ctx, ctx_init=ctx_init)
 
     def features(self, prompts: Prompts) -> Tensor:
         """Normalized features of every class, with gradients to the prompts: [C, D]."""
-        first = prompts.first.expand(len(self._tokens), -1, -1)  # [C, P, W]
-        tokens = torch.cat([self._tokens[:, :1], first, self._tokens[:, 1 + self._n_ctx :]], dim=1)  # [C, L, W]
-        return self._tower.encode(tokens, self._ends, prompts.deep)
+        return self._texts.features(prompts.first[None], prompts.deep)[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextPrompted:
+    """A CLIP with prompts in its text tower: the common part of models with prompts in both towers.
+
+    Attributes:
+        backbone: the frozen CLIP.
+        ctx_init: first words of a text; prompts take the places of the first of its tokens.
+        text: prompts of the text tower, [P, W] a block.
+    """
+
+    backbone: Backbone = field(repr=False)
+    ctx_init: str
+    text: Prompts = field(repr=False)
+
+    def texts(self, classes: Sequence[str]) -> PromptedTexts:
+        """The texts of some classes, ready for many passes."""
+        return PromptedTexts(self.backbone, classes, self.ctx_init, len(self.text.first))
+
+    def text_features(self, classes: Sequence[str]) -> Tensor:
+        """Normalized features [C, D]; see `Prompted`."""
+        return self.texts(classes).features(self.text)
 
 
 def draw_prompts(
@@ -162,8 +170,7 @@ def draw_prompts(
 
 def first_words(backbone: Backbone, ctx_init: str, n_ctx: int, generator: torch.Generator) -> Tensor:
     """The first tokens of the words, or random ones where the words have fewer: [P, W], a leaf with gradients."""
-    spelled = _spelled(backbone, ctx_init)
-    if n_ctx > len(spelled):
+    if n_ctx > len(spelled(backbone, ctx_init)):
         return first_context(backbone, n_ctx, ctx_init, generator)
     return first_context(backbone, None, ctx_init, generator).detach()[:n_ctx].clone().requires_grad_()
 
@@ -178,17 +185,3 @@ def check_prompts(n_ctx: int, depth: int) -> None:
         raise InputError(f"n_ctx must be >= 0, got {n_ctx}; for example n_ctx=2")
     if depth < 1:
         raise InputError(f"depth must be >= 1 (1 = shallow prompts), got {depth}")
-
-
-def _spelled(backbone: Backbone, ctx_init: str) -> TokenList:
-    """The tokens of the words, without start and end."""
-    return backbone.token_ids([ctx_init])[0][1:-1]
-
-
-def _rows(backbone: Backbone, classes: Sequence[str], ctx_init: str, n_ctx: int) -> list[TokenList]:
-    """Token lists of all classes; tokens 1 to P give way."""
-    names = [spoken(name) for name in classes]
-    if n_ctx <= len(_spelled(backbone, ctx_init)):
-        return backbone.token_ids([f"{ctx_init} {name}." for name in names])
-    rows = backbone.token_ids([f"{name}." for name in names])
-    return [(*row[:1], *row[1:2] * n_ctx, *row[1:]) for row in rows]  # any token but an end keeps a place

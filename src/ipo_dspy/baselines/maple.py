@@ -6,7 +6,6 @@ have prompts; each of these blocks has a coupling of its own, and gradients of b
 Letters: N images, C classes, P prompt tokens, W and V widths of the text and the image tower, D width of the features.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -17,8 +16,8 @@ from torch import Tensor
 from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds, clip_logits
 from ipo_dspy.baselines.deep_prompts import (
     PromptedClassifier,
-    PromptedTexts,
     Prompts,
+    TextPrompted,
     check_prompts,
     draw_prompts,
     first_words,
@@ -32,19 +31,13 @@ from ipo_dspy.clip.backbone import Backbone
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Coupled:
+class Coupled(TextPrompted):
     """A CLIP with text prompts and the couplings that make image prompts of them.
 
     Attributes:
-        backbone: the frozen CLIP.
-        ctx_init: what a text begins with; prompts take the places of the first of its tokens.
-        text: prompts of the text tower, [P, W] a block.
         couplings: a layer from W to V for the first prompts, and one for each of the deep ones.
     """
 
-    backbone: Backbone = field(repr=False)
-    ctx_init: str
-    text: Prompts = field(repr=False)
     couplings: tuple[Linear, ...] = field(repr=False)
 
     @property
@@ -57,14 +50,6 @@ class Coupled:
         """Prompts of the image tower, [P, V] a block, from the coupling functions."""
         first, *deep = (layer(one) for layer, one in zip(self.couplings, self.text.parameters, strict=True))
         return Prompts(first, tuple(deep))
-
-    def texts(self, classes: Sequence[str]) -> PromptedTexts:
-        """The texts of some classes, ready for many passes."""
-        return PromptedTexts(self.backbone, classes, self.ctx_init, len(self.text.first))
-
-    def text_features(self, classes: Sequence[str]) -> Tensor:
-        """Normalized features [C, D], with gradients to the text prompts."""
-        return self.texts(classes).features(self.text)
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """Preprocessed images [N, 3, H, W] to normalized features [N, D], with gradients to prompts and couplings."""
@@ -111,7 +96,7 @@ class MaPLe:
         """Learn prompts and couplings by cross-entropy over the classes of the task.
 
         Raises:
-            InputError: one of the towers takes no learned tokens, or a class name does not fit beside the prompts.
+            InputError: a tower does not support learned tokens, or a class name does not fit beside the prompts.
             ImageError: an image cannot be read.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
@@ -130,7 +115,7 @@ class MaPLe:
 
 
 def draw_coupled(backbone: Backbone, ctx_init: str, n_ctx: int, depth: int, generator: torch.Generator) -> Coupled:
-    """What is learned before the first step: the words, random deep prompts, and couplings as `torch.nn.Linear`'s.
+    """Initialize the first prompts from words, random deep prompts, and couplings as in `torch.nn.Linear`.
 
     All deep couplings start from the same weights, as in the code of MaPLe.
 

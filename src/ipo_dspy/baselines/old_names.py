@@ -23,13 +23,8 @@ RENAMED: Mapping[str, str] = MappingProxyType(
 """Old name -> new name."""
 
 
-def current_names(settings: Mapping[str, Any], known: Collection[str], *, stacklevel: int = 3) -> dict[str, Any]:
-    """Return settings under their names now; one by its old name is a `DeprecationWarning`.
-
-    Args:
-        settings: as a caller gave them.
-        known: names that may be set; an old name of another setting is left as it is.
-        stacklevel: of the warning.
+def current_names(settings: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Return settings under their names now, of which some are known; one by its old name is a `DeprecationWarning`.
 
     Raises:
         InputError: a setting is given by both names.
@@ -45,7 +40,7 @@ def current_names(settings: Mapping[str, Any], known: Collection[str], *, stackl
         if new in settings:
             raise InputError(f"{old} is the old name of {new}, and both are given; pass {new} alone")
         message = f"{old} is now named {new}; pass {new}={settings[old]!r:.80}"
-        warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
+        warnings.warn(message, DeprecationWarning, stacklevel=3)
         found[new] = found.pop(old)
     return found
 

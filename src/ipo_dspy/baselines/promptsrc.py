@@ -19,8 +19,8 @@ from torch import Tensor
 from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds, clip_logits
 from ipo_dspy.baselines.deep_prompts import (
     PromptedClassifier,
-    PromptedTexts,
     Prompts,
+    TextPrompted,
     check_prompts,
     draw_prompts,
     first_words,
@@ -36,22 +36,17 @@ from ipo_dspy.errors import InputError
 from ipo_dspy.template import Template
 
 TEMPLATES = 60
-"""How many of the 80 templates for ImageNet the official code lists: the first ones."""
+"""Number of the templates for ImageNet that the official code lists: the first ones of 80."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class IndependentPrompts:
+class IndependentPrompts(TextPrompted):
     """A CLIP with prompts in both towers, each tower's own.
 
     Attributes:
-        backbone: the frozen CLIP.
-        ctx_init: what a text begins with; the prompts stand in place of its first tokens.
-        text, image: prompts of the text tower and of the image tower.
+        image: prompts of the image tower.
     """
 
-    backbone: Backbone = field(repr=False)
-    ctx_init: str
-    text: Prompts = field(repr=False)
     image: Prompts = field(repr=False)
 
     @property
@@ -63,18 +58,6 @@ class IndependentPrompts:
         """Preprocessed images [N, 3, H, W] to normalized features [N, D]."""
         return ImageTower(self.backbone).encode(pixels, self.image.first, self.image.deep)
 
-    def text_features(self, classes: Sequence[str]) -> Tensor:
-        """Normalized features [C, D].
-
-        Raises:
-            InputError: no classes, or a name that does not fit the model.
-        """
-        return self.texts(classes).features(self.text)
-
-    def texts(self, classes: Sequence[str]) -> PromptedTexts:
-        """The texts of some classes, for features under prompts that change."""
-        return PromptedTexts(self.backbone, classes, self.ctx_init, len(self.text.first))
-
 
 def draw_independent(
     backbone: Backbone, ctx_init: str, n_ctx: int, depth: int, generator: torch.Generator
@@ -82,7 +65,7 @@ def draw_independent(
     """Prompts before the first step: the words in front of the text tower, and random ones in all other places.
 
     Raises:
-        InputError: a tower takes no learned tokens.
+        InputError: a tower does not support learned tokens.
     """
     text, image = TextTower(backbone), ImageTower(backbone)
     first = first_words(backbone, ctx_init, n_ctx, generator)
@@ -234,7 +217,7 @@ class PromptSRC:
         """Learn the prompts of both towers by the regularized cross-entropy over the classes of the task.
 
         Raises:
-            InputError: a tower takes no learned tokens, or a class name does not fit beside them.
+            InputError: a tower does not support learned tokens, or a class name does not fit beside them.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         model = draw_independent(backbone, self.ctx_init, self.n_ctx, self.depth, generator)

@@ -50,8 +50,8 @@ class TextTower:
         tower: Any = text_tower(backbone.model)
         if not (backbone.shares_prefixes and pools_at_end(tower)):
             raise InputError(
-                f"the text tower of {named(backbone.name)!r} takes no learned tokens: it has to be causal and pool at "
-                "the end token, which that of BERT, CoCa and SigLIP does not; take a CLIP such as 'ViT-B-16-quickgelu'"
+                f"the text tower of {named(backbone.name)!r} does not support learned tokens: it must be causal and "
+                "pool at the end token, unlike BERT, CoCa and SigLIP; use a CLIP such as 'ViT-B-16-quickgelu'"
             )
         self._backbone = backbone
         self._tower = tower
@@ -108,8 +108,8 @@ class ImageTower:
         self._tower: Any = backbone.model.visual
         if not _takes_prompts(self._tower):
             raise InputError(
-                f"the image tower of {named(backbone.name)!r} takes no learned tokens: it has to be a vision "
-                "transformer that pools at its class token, which a ResNet, CoCa and SigLIP have not; take e.g. "
+                f"the image tower of {named(backbone.name)!r} does not support learned tokens: it must be a vision "
+                "transformer that pools at its class token, unlike ResNets, CoCa and SigLIP; use e.g. "
                 "'ViT-B-16-quickgelu', or the bundled 'demo-vit'"
             )
         self._device = backbone.device
@@ -132,7 +132,9 @@ class ImageTower:
         count = 0 if prompts is None else len(prompts)
         _check_depth(deep, self.depth)
         if any(len(prompt) != count for prompt in deep):
-            raise InputError(f"{len(deep[0])} deep tokens take the places of {count}; pass as many prompts= as that")
+            raise InputError(
+                f"deep prompts have {len(deep[0])} tokens but the shallow prompts have {count}; they must match"
+            )
         x = self._embedded(pixels, prompts)  # [N, L, W]
         x = _run(self._tower.transformer, x, [(x.shape[1] - count, prompt) for prompt in deep])
         pooled = self._tower.ln_post(x[:, 0]) @ self._tower.proj  # [N, D]

@@ -9,7 +9,7 @@ full batch at all; the next epoch leaves out others.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,24 +57,8 @@ class Recipe:
         return self.lr * (1 + math.cos(math.pi * (epoch - self.warmup) / self.epochs)) / 2
 
 
-class Settings(Protocol):
-    """The fields that every learned method has."""
-
-    @property
-    def epochs(self) -> int:
-        """Passes over the images."""
-
-    @property
-    def batch_size(self) -> int:
-        """Images in a step."""
-
-    @property
-    def lr(self) -> float:
-        """The highest rate of SGD."""
-
-
-def build_recipe(self: Settings) -> Recipe:
-    """Return the optimization hyper-parameters; learned methods have this as a method."""
+def build_recipe(self: Any) -> Recipe:
+    """Return the optimization hyper-parameters; every learned method has the three fields, and this as a method."""
     return Recipe(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr)
 
 

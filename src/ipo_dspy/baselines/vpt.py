@@ -101,7 +101,7 @@ class VPT:
         """Learn the prompts by cross-entropy over the classes of the task.
 
         Raises:
-            InputError: the image tower takes no learned tokens.
+            InputError: the image tower does not support learned tokens.
             TemplateError: the template does not fit the model with one of the classes.
             ImageError: an image cannot be read.
         """

@@ -53,11 +53,11 @@ class Evaluations(BaseCallback):
 
     def __call__(self, event: Any) -> None:
         """Called by IPO."""
-        if event["event"] == "search":
+        if event["event"] == "search_started":
             self._images, self._validation = event["images"], event["validation_images"]
         elif event["event"] == "trial":
             self._add(self._images)
-        elif event["event"] == "chosen":
+        elif event["event"] == "selected":
             self._add(self._validation * len(event["finalists"]))
 
     def _add(self, count: int) -> None:

@@ -1,7 +1,7 @@
 """Loss and accuracy of IPO's cells step by step, raw and smoothed, for each data set, read from their journals.
 
 A step's value is the mean over the templates that it scored. Seeds are averaged step by step over those that have it.
-Smoothing is that of TensorBoard: an exponential moving average, whose start is put right.
+Smoothing is that of TensorBoard: an exponential moving average, with bias correction.
 """
 
 import statistics

@@ -145,9 +145,9 @@ def ipo(job: Job) -> Found:
     finally:
         job.stopper.during(None)
     details = best.detailed_results
-    if details.status == "stopped":
+    if details.status == "interrupted":
         raise StoppedError
-    if details.status == "faults":
+    if details.status == "errors":
         fault = next((search.fault for search in details.searches if search.fault), "no usable answer")
         raise NoAnswerError(f"the language model failed: {fault}")
     trials = len(details.trials)

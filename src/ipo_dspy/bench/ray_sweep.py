@@ -110,7 +110,7 @@ class Ear:
 
     def event(self, event: Event) -> None:
         """Keep faults; what is passed by a step is not sent."""
-        if event["event"] == "fault":
+        if event["event"] == "error":
             self._faults.append(event)
 
     def say(self, text: str) -> None:

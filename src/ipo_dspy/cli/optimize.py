@@ -277,7 +277,7 @@ def _run(
         show.outcome(result, optimizer.config.limits)
     if why := "stopped" if request.received else _why(result):
         show.note(f"ipo-dspy: {why}; {_go_on(folder)}")
-    if code := request.exit_code if request.received else int(result.status == "faults"):
+    if code := request.exit_code if request.received else int(result.status == "errors"):
         raise typer.Exit(code)
 
 
@@ -291,7 +291,7 @@ def _why(result: "Outcome") -> str:
     """What kept a run from its end, if something did."""
     told = {
         "finished": "",
-        "faults": f"the language model failed ({result.fault}); the best template so far is in {result.folder}; "
+        "errors": f"the language model failed ({result.fault}); the best template so far is in {result.folder}; "
         "another model, or --asking single, may do better and needs --allow-changes here",
     }
     return told.get(result.status, f"--{result.status.replace('_', '-')} is spent; raise it")

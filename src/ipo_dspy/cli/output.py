@@ -114,8 +114,8 @@ def _ended(status: str) -> str:
         "finished": "",
         "patience": "; no better template for as many steps as --patience",
         "exhausted": "; nothing new was proposed any more",
-        "faults": "; the language model failed",
-        "stopped": "; stopped",
+        "errors": "; the language model failed",
+        "interrupted": "; stopped",
     }
     return told.get(status, f"; --{status.replace('_', '-')} is spent")
 

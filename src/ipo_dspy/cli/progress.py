@@ -37,6 +37,6 @@ class LiveProgress(ProgressDisplay):
     def __call__(self, event: Event) -> None:
         """Show an event."""
         super().__call__(event)
-        if event["event"] == "fault":
+        if event["event"] == "error":
             owner = "" if event["predictor"] == "self" else f" of {event['predictor']}"
             self.say(in_options(f"step {event['step']}{owner}: {event['message']}", "optimize"))

@@ -124,7 +124,7 @@ def run(
     images: dict[str, int] = {}
 
     def listen(event: Event) -> None:
-        if event["event"] == "skipped":
+        if event["event"] == "image_skipped":
             skipped.append(event)
 
     def test(recorder: "EventRecorder", best: Any, results: "Sequence[SearchResult]") -> None:
@@ -236,5 +236,5 @@ def _test(
         check=check,
     )
     before, after = judged.evaluate(start), judged.evaluate(program.template)
-    keep_comparison(recorder, before, after, judged.images, split="test", part=part)
+    keep_comparison(recorder, before, after, judged.images, split="test", class_split=part)
     return before, after

@@ -65,7 +65,7 @@ class LiveSweep:
             self._bars.show("steps", event["done"], event["total"])
         elif event["event"] == "step":
             self._bars.show("steps", event["step"], self._bars.steps)
-        elif event["event"] == "fault":
+        elif event["event"] == "error":
             self.say(in_options(f"step {event['step']}: {event['message']}", "bench"))
 
     def say(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Shows a run while it goes, from its journal alone: another process writes it, and nothing here touches it.
+"""Follows a run through its journal, which another process writes; nothing here touches it.
 
 Templates, errors and reasons come from language models, so none of them is ever read as markup.
 """
@@ -36,9 +36,9 @@ WIDEST_LINE = 40
 REASONS = {
     "finished": "finished",
     "patience": "stopped: no better template for as many steps as --patience allows",
-    "exhausted": "stopped: the proposer had nothing new any more",
-    "faults": "stopped: too many faults in a row",
-    "stopped": "stopped: it was told to stop",
+    "exhausted": "stopped: the proposer ran out of new templates",
+    "errors": "stopped: too many errors in a row",
+    "interrupted": "stopped: interrupted by the user",
 }
 """Statuses of a run that is over; the others are names of limits."""
 BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
@@ -101,7 +101,7 @@ class Watch:
 def status(state: RunState, *, held: bool | None, folder: str) -> str:
     """Return what the run in a folder does; `held` says whether a process holds its journal, None where unknown.
 
-    >>> end = {"event": "end", "status": "max_cost", "seconds": 3.0, "calls": 0, "tokens": 0}
+    >>> end = {"event": "run_finished", "status": "max_cost", "seconds": 3.0, "calls": 0, "tokens": 0}
     >>> status(RunState([end]), held=False, folder="runs/1")
     'stopped: --max-cost is reached'
     """
@@ -111,15 +111,15 @@ def status(state: RunState, *, held: bool | None, folder: str) -> str:
         return "waiting for its journal"
     if held is not False:
         return "running"
-    return f"stopped: no process is writing it; run the same command again with --out {folder} to go on"
+    return f"stopped: no process is writing to it; resume by re-running the command with --out {folder}"
 
 
 def watch(
     run: Annotated[Path, typer.Argument(help="Folder of a run, begun or not.")],
-    once: Annotated[bool, typer.Option("--once", help="Print how it stands now, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the current state and exit.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for a run that has not begun.")] = False,
 ) -> None:
-    """Show a run as it goes, from its journal; Ctrl-C ends the watching, never the run."""
+    """Follow a run from its journal; Ctrl-C stops watching, not the run."""
     console, watched = _console(), Watch(run)
     over = watched.look()
     if not watched.state.begun:
@@ -197,7 +197,7 @@ def _drawn(name: str, search: SearchState, planned: object, bars: str) -> Iterat
         yield Text(f"rejected: {', '.join(f'{reason} {count}' for reason, count in counts)}")
     if search.errors:
         message = " ".join(search.errors[-1]["message"].split())
-        yield Text(f"faults: {len(search.errors)}, the last: {message[:300]}", style="yellow")
+        yield Text(f"errors: {len(search.errors)}, the last: {message[:300]}", style="yellow")
 
 
 def _best_and_start(search: SearchState, start: Trial, best: Trial) -> Table:
@@ -249,7 +249,7 @@ def _no_journal(run: Path) -> str:
     with contextlib.suppress(OSError):
         beside = {path.parent.name: path.parent for path in run.parent.glob(f"*/{FILE_NAME}")}
         if near := difflib.get_close_matches(run.name, beside, n=1, cutoff=0.3):
-            return f"no journal in {str(run)!r}; a run that is there: ipo-dspy watch {beside[near[0]]}"
+            return f"no journal in {str(run)!r}; did you mean: ipo-dspy watch {beside[near[0]]}"
     return f"no journal in {str(run)!r}; give the folder that --out named, e.g. 'runs/1'"
 
 

@@ -1,4 +1,4 @@
-"""Images and labels as lists of `dspy.Example` that know their classes, from folders, tables, tar files and the hub."""
+"""Load images and labels from folders, tables, tar files and the hub, as lists of `dspy.Example` with class names."""
 
 from os import PathLike
 from pathlib import Path
@@ -48,20 +48,20 @@ __all__ = [
 def load_images(
     path: str | PathLike[str], *, shots: int | None = None, seed: int = 0, **options: Unpack[DataOptions]
 ) -> ImageDataset:
-    """Read whatever `path` is: a folder of class folders, a .csv, .tsv or .parquet table, or tar files of webdataset.
+    """Load a folder of class folders, a .csv, .tsv or .parquet table, or webdataset tar files, whichever `path` is.
 
-    Tar files may be one, a folder of nothing else, or a pattern that ends in `.tar`; a folder that the library
-    `datasets` saved is read too. `load_image_folder`, `load_image_table`, `load_webdataset` and `load_hub` say what is
-    read and raised, and what the `options` mean: image, label, classes, base, split.
+    Tar files are one file, a folder that holds nothing else, or a pattern that ends in `.tar`. A folder that `datasets`
+    saved is loaded, too. The `options` image, label, classes, base and split are those of `load_image_folder`,
+    `load_image_table`, `load_webdataset` and `load_hub`.
 
     Raises:
-        DataError: none of these, an option that this kind of data does not take, or what the readers raise.
+        DataError: none of these, an option that this kind of data does not take, or an error of the loader.
     """
     return open_images(path, **options).load(shots=shots, seed=seed)
 
 
 def open_images(path: str | PathLike[str], **options: Unpack[DataOptions]) -> Catalog:
-    """Return what a path holds, before anything is drawn; see `load_images`."""
+    """Return the catalog of a path, before anything is drawn; see `load_images`."""
     place = Path(path).expanduser()
     if check_access(place).is_dir():
         check_folder(place)
@@ -82,15 +82,10 @@ def open_images(path: str | PathLike[str], **options: Unpack[DataOptions]) -> Ca
 
 
 def find_split(path: str | PathLike[str], *, image: str = "auto", label: str = "auto") -> dict[str, str] | None:
-    """Return the parts of data that is already split, by what they are for; None where it is not split.
+    """Return the parts of data that is already split, or None.
 
-    The parts are the `split` that `load_images` takes, by `training`, `validation`, and `test`: folders, values of a
-    table's split column, or splits of a saved data set.
-
-    Args:
-        path: of any data that `load_images` reads.
-        image: column of images in a table.
-        label: column of labels in a table.
+    The keys are `training`, `validation` and `test`, the values are the `split` that `load_images` takes: names of
+    folders, values of a table's split column, or splits of a saved data set.
     """
     place = Path(path).expanduser()
     if not check_access(place).is_dir():

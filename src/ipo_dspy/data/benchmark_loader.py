@@ -1,7 +1,7 @@
-"""Load a data set as the experiments use it: the k-shot draw, then the half, then names of that half only.
+"""Load a benchmark by the CoOp protocol: k-shot sampling, then the base/novel split.
 
-The order matters and is that of the CoOp line of work. Images are drawn over all classes first, so that base and novel
-come from one draw; the halves are taken by label; test images of a half compete against that half's names only.
+The order matters. Images are drawn over all classes first, so that base and novel come from one draw; the halves are
+taken by label; test images of a half are classified among that half's names only.
 """
 
 import logging
@@ -35,7 +35,7 @@ READERS: Mapping[Kind, Callable[[Benchmark, Path], Lists]] = {
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkData:
-    """A data set of the experiments, or a half of it.
+    """A benchmark data set, or a half of it.
 
     Attributes:
         name: of the data set.
@@ -96,7 +96,7 @@ def load_benchmark(
 
 
 def read_benchmark(benchmark: Benchmark, root: str | PathLike[str]) -> Lists:
-    """What a data set's files say, all of whose images are there.
+    """Return the splits that a data set's files list, after checking that all images exist.
 
     Raises:
         DataError: something is missing, cut, or not as published.

@@ -1,4 +1,4 @@
-"""The data sets of the paper's experiments: how each lies on disk, what its split file is called, where it comes from.
+"""The benchmark data sets of the paper: directory layouts, split files, and sources.
 
 Layouts, split files, class-name fixes and templates are those of the CoOp line of work (CoOp, CoCoOp, MaPLe,
 PromptSRC, IPO), whose instructions people have followed when they have these sets at all. Nothing is downloaded:
@@ -25,7 +25,7 @@ PHOTO = "a photo of a <CLASS>."
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A data set of the experiments.
+    """A benchmark data set of the paper.
 
     Attributes:
         name: as `load_benchmark` takes it.
@@ -57,7 +57,7 @@ class Benchmark:
 
 
 class Part(NamedTuple):
-    """A file or folder of a data set, from its own folder, and where it comes from."""
+    """A file or folder of a data set, relative to its own folder, and its source."""
 
     path: str
     origin: str
@@ -142,7 +142,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark i
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """The data set of that name or title, whatever its case and punctuation.
+    """Return the data set of a name or title, ignoring case and punctuation.
 
     >>> find_benchmark("Flowers102").name, find_benchmark("imagenet-a").folder
     ('oxford_flowers', 'imagenet-adversarial')
@@ -159,26 +159,26 @@ def find_benchmark(name: str) -> Benchmark:
 
 
 def expected_folder(benchmark: Benchmark, root: str | PathLike[str]) -> Path:
-    """The data set's own folder: below `root`, or `root` itself where that is it."""
+    """Return the data set's own folder: below `root`, or `root` itself."""
     place = Path(root).expanduser()
     is_own = place.name == benchmark.folder or any((place / name).is_file() for name in benchmark.lists)
     return place if is_own and not (place / benchmark.folder).is_dir() else place / benchmark.folder
 
 
 def list_file(benchmark: Benchmark, folder: Path, name: str) -> Path:
-    """A list of the data set; ImageNet's class names serve its relatives beside it too, so no copy is needed."""
+    """Return the path of a list; sets derived from ImageNet may use the class names of the `imagenet` folder."""
     own, shared = folder / name, folder.parent / "imagenet" / name
     return shared if benchmark.kind == "transfer" and not own.is_file() and shared.is_file() else own
 
 
 def parts(benchmark: Benchmark) -> Iterator[Part]:
-    """What has to lie in the data set's folder."""
+    """Yield the files and folders that the data set's folder must hold."""
     yield from (Part(name, benchmark.list_origin) for name in benchmark.lists)
     yield from (Part(name, benchmark.image_origin) for name in benchmark.images)
 
 
 def is_there(benchmark: Benchmark, folder: Path, part: Part) -> bool:
-    """Whether a part lies in the data set's folder."""
+    """Return True if a part is in the data set's folder."""
     if part.path in benchmark.lists:
         return list_file(benchmark, folder, part.path).is_file()
     return (folder / part.path).is_dir()

@@ -1,4 +1,4 @@
-"""Everything that a source of images holds, before anything is drawn: labels, and a way to build any part."""
+"""The labels of an image source, and a way to build any part of it, before anything is drawn."""
 
 import functools
 import logging
@@ -18,7 +18,7 @@ _P = ParamSpec("_P")
 
 
 class DataOptions(TypedDict, total=False):
-    """Arguments of the readers that say how a source is read; see `load_image_table` and `load_hub`."""
+    """Arguments of the loaders that say how a source is read; see `load_image_table` and `load_hub`."""
 
     image: str
     label: str
@@ -75,8 +75,8 @@ class Catalog:
     ) -> tuple[ImageDataset, ImageDataset | None, ImageDataset | None]:
         """Return training, validation, and test images.
 
-        Images that neither the training nor the test part takes are for validation: at most as many a class as are
-        trained on, and only where they come to a quarter of the training images, as fewer decide nothing.
+        Images that are in neither the training nor the test part are for validation: at most `shots` per class, and
+        only if they are at least a quarter as many as the training images, since fewer decide nothing.
         """
         chosen = select(self.labels, shots=shots, test=test, seed=seed)
         taken = {*chosen.train, *(chosen.test or ())}

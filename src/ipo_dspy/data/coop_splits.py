@@ -1,7 +1,7 @@
 """Read the split files of the CoOp line of work, and FGVC-Aircraft's own lists.
 
-Such a file is a promise about a folder of images, made by somebody else and fetched by hand from a share that at times
-answers with a web page instead. So what does not hold is an error that names the row, and never passed over.
+Split files are third-party downloads that are sometimes HTML error pages, so every inconsistency is an error that names
+the row.
 """
 
 import json
@@ -57,10 +57,10 @@ def read_aircraft(benchmark: Benchmark, folder: Path) -> Lists:
 
 
 def read_text(path: Path) -> str:
-    """The text of a small file.
+    """Return the text of a small file.
 
     Raises:
-        DataError: it cannot be read, or is no UTF-8.
+        DataError: it cannot be read, or is not UTF-8.
     """
     try:
         return read_regular(path, limit=MAX_BYTES).decode("utf-8-sig")
@@ -83,7 +83,7 @@ def _json(path: Path, benchmark: Benchmark) -> Any:
 
 
 def _item(row: Any, place: str, names: dict[int, str], benchmark: Benchmark) -> Item:
-    """One row, whose class name goes into `names`."""
+    """Return the item of one row, and store its class name in `names`."""
     path, number, text = row if isinstance(row, list) and len(row) == 3 else (None, None, None)
     if not isinstance(path, str) or not isinstance(text, str) or not _LABEL.fullmatch(str(number)):
         raise DataError(f"{place} is {shorten(row)}; expected [path, label, class name], e.g. ['cat/1.jpg', 0, 'cat']")
@@ -108,7 +108,7 @@ def _plane(line: str, at: int, path: Path, labels: dict[str, int]) -> Item:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not blank, at least one."""
+    """Yield the numbered lines that are not blank, at least one."""
     lines = [(at, line.strip()) for at, line in enumerate(read_text(path).splitlines(), start=1) if line.strip()]
     if not lines:
         raise DataError(f"{path} is empty; download it again")

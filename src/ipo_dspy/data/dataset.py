@@ -1,4 +1,4 @@
-"""A data set is a list of `dspy.Example` that also knows its class names; every DSPy API takes it as it is.
+"""A data set: a list of `dspy.Example` with class names, which works with every DSPy API.
 
 A list and not a class of its own, because DSPy optimizers and `dspy.Evaluate` slice, shuffle and iterate
 lists. Examples hold a path (or a `dspy.Image` for bytes that came out of a table) and never pixels, so a
@@ -47,11 +47,11 @@ class ImageDataset(list[dspy.Example]):
                 raise DataError(f"image {item.source!r} has {unknown_class(item.label, self.classes)}")
 
     def labels(self) -> list[str]:
-        """The class name of each image."""
+        """Return the class name of each image."""
         return [item.label for item in self]
 
     def counts(self) -> dict[str, int]:
-        """Images a class, in the order of `classes`; a class without images counts 0."""
+        """Return the number of images per class, in the order of `classes`; 0 for a class without images."""
         found = Counter(self.labels())
         return {name: found[name] for name in self.classes}
 
@@ -74,7 +74,7 @@ class ImageDataset(list[dspy.Example]):
         return self.pick(chosen.train), self.pick(chosen.test or ())
 
     def subset(self, classes: Iterable[str]) -> "ImageDataset":
-        """Only the images of these classes, which become the new `classes` in the order given.
+        """Return the images of these classes, which become the new `classes` in the order given.
 
         Raises:
             DataError: a name that is not among `classes`.
@@ -86,9 +86,9 @@ class ImageDataset(list[dspy.Example]):
         return ImageDataset((item for item in self if item.label in wanted), classes=wanted)
 
     def spelled_as(self, classes: Sequence[str]) -> "ImageDataset":
-        """The same images with the class names of a program, where these differ only in underscores and spaces.
+        """Return the same images with the class names of a program that differ only in underscores and spaces.
 
-        Names that mean none of `classes` stay; all stay where two of them would become one.
+        Names that match none of `classes` stay; all stay if two of them would become the same.
         """
         names = {name: same_class(name, classes) or name for name in self.classes}
         if len(set(names.values())) < len(names) or all(name == new for name, new in names.items()):
@@ -97,7 +97,7 @@ class ImageDataset(list[dspy.Example]):
         return ImageDataset(items, classes=tuple(names.values()))
 
     def pick(self, rows: Iterable[int]) -> "ImageDataset":
-        """The images at these positions, in the order given; `classes` stays."""
+        """Return the images at these positions, in the order given, with the same `classes`."""
         return ImageDataset((self[row] for row in rows), classes=self.classes)
 
     @overload
@@ -128,18 +128,18 @@ class ImageDataset(list[dspy.Example]):
 
 
 def example(image: Any, label: str, source: str | None = None) -> dspy.Example:
-    """One example; `source` defaults to the image path."""
+    """Return one example; `source` defaults to the image path."""
     where = image if source is None else source
     return dspy.Example(image=image, label=label, source=where).with_inputs("image")
 
 
 def class_name(text: str) -> str:
-    """A class name as it is stored: NFC, for macOS writes the accents of file names apart."""
+    """Return a class name in NFC, because macOS decomposes the accents of file names."""
     return unicodedata.normalize("NFC", text).strip()
 
 
 def usable_classes(names: Sequence[str], where: object) -> tuple[str, ...]:
-    """`template.check_classes` with the folder or table named in the message."""
+    """Return the class names that `template.check_classes` accepts; errors name the folder or table."""
     try:
         return check_classes(names)
     except InputError as error:
@@ -147,20 +147,20 @@ def usable_classes(names: Sequence[str], where: object) -> tuple[str, ...]:
 
 
 def unknown_class(name: object, classes: Sequence[str]) -> str:
-    """The words for a label outside the classes, ending with the nearest name or the first few."""
+    """Return the message for a label that is not a class, with the most similar class or the first few."""
     near = closest(str(name), classes)
     remedy = repr(near) if near else f"one of {first_few(list(map(repr, classes)), 8)}"
     return f"the unknown label {shorten(name)}; expected {remedy}"
 
 
 def closest(name: str, options: Sequence[str]) -> str | None:
-    """The option nearest in spelling, case aside, or None where none is near."""
+    """Return the option with the most similar spelling, ignoring case, or None."""
     folded = {option.casefold(): option for option in options}
     near = difflib.get_close_matches(name.casefold(), folded, n=1)
     return folded[near[0]] if near else None
 
 
 def shorten(value: object) -> str:
-    """A value as shown in a message; a huge cell must not fill the screen."""
+    """Return a value for a message, shortened so that a huge cell does not fill the screen."""
     text = repr(value)
     return text if len(text) <= 80 else text[:60] + f"... ({len(text)} characters)"

@@ -1,7 +1,7 @@
-"""Pictures of one set that stand in another one too, under other names: a test on them says nothing.
+"""Find images that are in two sets, possibly under other names: testing on training images proves nothing.
 
-Files are read only where two have the same size, so sets of which none has copies cost little more than a listing.
-What this gives up: a picture that was saved anew, scaled, or cropped is another file.
+Files are read only if two have the same size, so sets without copies cost little more than a listing.
+What this gives up: an image that was saved again, scaled, or cropped is another file.
 """
 
 from collections import defaultdict
@@ -23,10 +23,7 @@ class Copy(NamedTuple):
 
 
 def find_copies(images: Iterable[dspy.Example], originals: Iterable[dspy.Example]) -> list[Copy]:
-    """Return those of some images that are copies of others, byte for byte, in order.
-
-    Images that cannot be read are copies of none.
-    """
+    """Return the images that are identical to others, byte for byte, in order; unreadable images never are."""
     by_size: defaultdict[int, list[dspy.Example]] = defaultdict(list)
     for original in originals:
         by_size[_size(original.image)].append(original)

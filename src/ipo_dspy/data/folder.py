@@ -2,8 +2,8 @@
 
 The layout of ImageNet, Keras and torchvision. Class names are the sub-folders' names, sorted, underscores
 kept; images lie at any depth below. Everything is sorted, so the result does not depend on the order in
-which a disk lists its files. Files are recognized by their suffix, and opened only if they have none: that keeps a
-folder of a million images quick to read, and a broken one is told when it is encoded.
+which a disk lists its files. Files are recognized by their suffix, and opened only if they have none. So a folder of a
+million images is read quickly, and a broken image is reported when it is encoded.
 """
 
 import logging
@@ -46,7 +46,7 @@ def load_image_folder(
 
 
 def folder_catalog(path: str | PathLike[str], *, split: str | None = None) -> Catalog:
-    """Return what is below a folder, or below one part of it; see `load_image_folder` and `part_folder`."""
+    """Return the catalog of a folder, or of one part of it; see `load_image_folder` and `part_folder`."""
     folder = check_folder(Path(path).expanduser())
     if split is not None:
         folder = check_folder(part_folder(folder, split))
@@ -62,7 +62,7 @@ def folder_catalog(path: str | PathLike[str], *, split: str | None = None) -> Ca
 
 
 def split_folders(folder: Path) -> dict[str, str] | None:
-    """Return the names of the parts of a folder that is already split, by what they are for; see `find_parts`.
+    """Return the names of the parts of a folder that is already split, by role; see `find_parts`.
 
     Images outside the parts are counted in logged warnings.
     """
@@ -128,7 +128,7 @@ def _drop_empty(folder: Path, trees: dict[Path, ImageTree]) -> dict[Path, list[P
 
 
 def _nothing_in(folder: Path, unused: Sequence[tuple[str, Path]]) -> str:
-    """The message for a folder without images: what it holds instead."""
+    """Return the message for a folder without images, with what it holds instead."""
     tars = [path for kind, path in unused if kind == ".tar"]
     if tars:
         place = folder / tars[0].parent

@@ -1,7 +1,7 @@
 """Read a data set of the Hugging Face hub, or one on disk in a form of its library; the only importer of `datasets`.
 
-Which column is the image and which the label is told by the columns' types, where there is one of each, and else by
-their usual names. Only images that are drawn leave the library's files, as the bytes that they are there.
+The image and label columns are found by their types if there is one of each, else by their usual names. Only images
+that are drawn are read from the library's files, unchanged.
 """
 
 import re
@@ -54,7 +54,7 @@ def load_hub(
         seed: seed of the draw.
 
     Raises:
-        DataError: it cannot be had, has several splits and none is named, or no such columns; a label that is no class.
+        DataError: it cannot be loaded, has several splits of which none is chosen, no such columns, or unknown labels.
     """
     catalog = hub_catalog(
         name, config=config, split=split, revision=revision, image=image, label=label, classes=classes
@@ -72,7 +72,7 @@ def hub_catalog(
     label: str = "auto",
     classes: Sequence[str] | None = None,
 ) -> Catalog:
-    """Return what a data set of the hub holds; see `load_hub`."""
+    """Return the catalog of a data set of the hub; see `load_hub`."""
     found = _one_split(name, _fetched(name, config, split, revision), split)
     columns = _column(name, found, "image", image), _column(name, found, "label", label)
     table = _as_table(name, found, *columns)
@@ -81,12 +81,12 @@ def hub_catalog(
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` wrote a folder."""
+    """Return True if `save_to_disk` wrote a folder."""
     return any((folder / name).is_file() for name in _SAVED)
 
 
 def saved_parts(folder: Path) -> dict[str, str] | None:
-    """Return the splits that `save_to_disk` wrote by what they are for; None where their names do not tell that."""
+    """Return the splits that `save_to_disk` wrote by role; None if their names do not say the role."""
     try:
         splits = read_json(folder / _SAVED[0], limit=_INDEX_LIMIT)["splits"]
     except (OSError, ValueError, LookupError, TypeError):  # one split, or damaged, which the library tells
@@ -95,7 +95,7 @@ def saved_parts(folder: Path) -> dict[str, str] | None:
 
 
 def _fetched(name: str, config: str | None, split: str | None, revision: str | None) -> Any:
-    """What the library has under a name: one split or several."""
+    """Return what the library has under a name: one split or several."""
     try:
         import datasets
     except ImportError as error:
@@ -115,7 +115,7 @@ def _fetched(name: str, config: str | None, split: str | None, revision: str | N
 
 
 def _one_split(name: str, found: Any, split: str | None) -> "datasets.Dataset":
-    """The split that was asked for, or the only one; splits are not mixed, or training would see test images."""
+    """Return the requested split, or the only one; splits are not mixed, or training would see test images."""
     parts = dict(found) if isinstance(found, dict) else {split if _is_part(split, found) else str(found.split): found}
     if split is None and len(parts) > 1:
         first = next(iter(parts))
@@ -131,7 +131,7 @@ def _one_split(name: str, found: Any, split: str | None) -> "datasets.Dataset":
 
 
 def _is_part(split: str | None, found: "datasets.Dataset") -> bool:
-    """Whether a single split may be the one asked for, e.g. `train[:10%]`; a saved one knows its name."""
+    """Return True if a single split can be the requested one, e.g. `train[:10%]`; a saved split has its name."""
     if split is None or found.split is None:
         return True
     asked, there = (re.split(r"[\[+]", str(name))[0] for name in (split, found.split))
@@ -139,7 +139,7 @@ def _is_part(split: str | None, found: "datasets.Dataset") -> bool:
 
 
 def _column(name: str, found: "datasets.Dataset", what: str, asked: str) -> str:
-    """The column that was asked for; else the only one of the type; else the first with a usual name."""
+    """Return the requested column, else the only one of the type, else the first with a usual name."""
     import datasets
 
     if asked in found.column_names:

@@ -1,7 +1,7 @@
-"""The images below a folder, and the files that are not used, by kind.
+"""Find the images below a folder, and the files that are not used, by kind.
 
 Links to folders are followed, as data sets on shared disks are made of them, and no folder is read twice.
-Whatever looks like data and is not used is counted: a photograph that is missing without a word is worse than an error.
+Whatever looks like data and is not used is counted: an image that is silently missing is worse than an error.
 """
 
 import logging
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 SYSTEM_FOLDERS = frozenset(
     {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 )
-"""Made by macOS, Synology, Windows, and Linux; what they hold is nobody's data."""
+"""Made by macOS, Synology, Windows, and Linux; they hold no data."""
 
 _TEXT_SUFFIXES = frozenset(
     {".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".rst", ".xml", ".html", ".htm", ".yaml", ".yml", ".toml"}
     | {".log", ".py", ".ipynb", ".sh", ".pdf", ".db", ".ini", ".lnk", ".url", ".cls", ".parquet"}
 )
-"""Files that stand beside images and are none."""
+"""Suffixes of files that are often stored with images."""
 
 _KINDS = {
     "dangling link": "repair the links, or download what they point to",
@@ -38,12 +38,12 @@ _KINDS = {
     "unreadable file": "check its permissions",
     "unreadable folder": "check its permissions",
 }
-"""What else is not used, and what to do about it."""
+"""Other things that are not used, and their remedies."""
 
 
 @dataclass(slots=True)
 class ImageTree:
-    """What is below a folder.
+    """The files below a folder.
 
     Attributes:
         images: their paths, sorted.
@@ -55,7 +55,7 @@ class ImageTree:
 
 
 def check_access(place: Path) -> Path:
-    """Return a path after seeing that no folder above it is locked; whether anything is there is not checked.
+    """Return a path after checking that no folder above it is locked; the path need not exist.
 
     Raises:
         DataError: it cannot be looked at.
@@ -64,7 +64,7 @@ def check_access(place: Path) -> Path:
         place.stat()
     except PermissionError as error:
         raise DataError(f"{place} cannot be read; check the permissions of the folders above it") from error
-    except OSError:  # not there, or a pattern of names: told by those who read it
+    except OSError:  # missing, or a pattern of names: reported by the loaders
         pass
     return place
 
@@ -85,7 +85,7 @@ def check_folder(folder: Path) -> Path:
 
 
 def walk(folder: Path) -> ImageTree:
-    """Return the images below a folder, at any depth, and what is not used there."""
+    """Return the images below a folder, at any depth, and the files that are not used."""
     tree = ImageTree()
     seen = {key for place in (folder.resolve(), *folder.resolve().parents) if (key := _key(place)) is not None}
     _walk(folder, seen, tree)
@@ -99,7 +99,7 @@ def visible_folders(folder: Path) -> list[Path]:
 
 
 def unused_beside(folder: Path) -> list[tuple[str, Path]]:
-    """Return what is not used beside the class folders, images and links that lead nowhere, as `ImageTree.unused`."""
+    """Return the images and dangling links next to the class folders, as `ImageTree.unused`."""
     unused = []
     for path in sorted(folder.iterdir()):
         if _is_hidden(path.name) or path.is_dir():
@@ -112,7 +112,7 @@ def unused_beside(folder: Path) -> list[tuple[str, Path]]:
 
 
 def told(unused: Sequence[tuple[str, Path]]) -> str:
-    """Return how many files are not used, by kind, with an example of each and what would read it.
+    """Return how many files are not used, by kind, with an example and a remedy each.
 
     >>> told([(".heic", Path("cat/a.heic")), (".heic", Path("cat/b.heic"))])
     "2 files are not used: 2 .heic ('cat/a.heic'): pip install 'ipo_dspy[heif]', or convert to JPEG"
@@ -145,7 +145,7 @@ def _count(kind: str, count: int) -> str:
 
 
 def unused_kind(entry: "os.DirEntry[str]") -> str | None:
-    """Return what is no image in a class folder, as `ImageTree.unused` has it; None for texts and hidden files."""
+    """Return the kind of an entry that is not an image, as in `ImageTree.unused`; None for text and hidden files."""
     suffix = file_suffix(entry.name)
     if _is_hidden(entry.name) or suffix in _TEXT_SUFFIXES:
         return None

@@ -56,7 +56,7 @@ def read_transfer(benchmark: Benchmark, folder: Path) -> Lists:
 
 
 def read_class_names(path: Path) -> dict[str, str]:
-    """Class names by WordNet id, in the order of ids, from lines such as `n01440764 tench`.
+    """Return class names by WordNet id, in the order of ids, from lines such as `n01440764 tench`.
 
     Raises:
         DataError: a line of another form, an id twice, or no lines.
@@ -81,12 +81,12 @@ def _names(benchmark: Benchmark, folder: Path) -> tuple[Path, dict[str, str]]:
 
 
 def _numbered(names: Mapping[str, str]) -> tuple[dict[int, str], dict[int, str]]:
-    """Names and ids by label."""
+    """Return names and ids by label."""
     return dict(enumerate(names.values())), dict(enumerate(names))
 
 
 def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[Item]:
-    """The images of all classes in label order; `labels` are by folder name.
+    """Yield the images of all classes in label order; `labels` are by folder name.
 
     Files that are not used are counted in a logged warning.
     """
@@ -108,10 +108,10 @@ def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[Item]
 
 
 def _folders(base: Path) -> list[Path]:
-    """Class folders.
+    """Return the class folders.
 
     Raises:
-        DataError: there are none; ImageNet's validation archive comes so.
+        DataError: there are none, as in ImageNet's validation archive.
     """
     found = [path for path in base.iterdir() if path.is_dir() and not path.name.startswith(".")]
     if not found:
@@ -121,7 +121,7 @@ def _folders(base: Path) -> list[Path]:
 
 
 def _images(folder: Path, unused: list[tuple[str, Path]]) -> Iterator[str]:
-    """Names of images; what else is there goes to `unused`. Files are not looked at one by one: there are a million."""
+    """Yield image names, and add other files to `unused`; a million files are too many to open each."""
     with os.scandir(folder) as entries:
         for entry in entries:
             suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a Path each would double the time

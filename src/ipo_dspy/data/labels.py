@@ -1,4 +1,4 @@
-"""From the label cells of a table to class names: text as it is, numbers by whatever the file has for their names."""
+"""Map the label cells of a table to class names: text as it is, numbers by the names that the file holds for them."""
 
 import math
 import re
@@ -21,7 +21,7 @@ _WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,9})(?:[.,]0*)?")
 def named_labels(
     table: Table, column: str, rows: Sequence[int], classes: Sequence[str] | None
 ) -> tuple[list[str], tuple[str, ...]]:
-    """The class name of each kept row, and all class names of the table in label index order."""
+    """Return the class name of each kept row, and all class names of the table in label index order."""
     values = _whole_numbers([_tidy(value) for value in map(table.columns[column], range(table.rows))])
     _check_values(table, rows, values)
     present = {value for value in values if value is not None}
@@ -59,7 +59,7 @@ def _whole(value: float) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    """A whole number, or the text of one as CSV has it."""
+    """Return True for a whole number, or its text in a CSV file."""
     return isinstance(value, int) or (isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) is not None)
 
 
@@ -85,7 +85,7 @@ def stored_classes(metadata: Mapping[str, dict[str, Any]], column: str) -> tuple
 
 
 def _names_beside(table: Table, column: str, values: Sequence[Any]) -> dict[int, str]:
-    """Number -> name from a column of names, in the order of the numbers."""
+    """Return names by number from a column of names, in the order of the numbers."""
     columns = {name.casefold(): name for name in table.columns if name != column}
     beside = next((columns[name] for name in NAME_COLUMNS if name in columns and _is_text(table, columns[name])), None)
     if beside is None:
@@ -107,7 +107,7 @@ def _names_beside(table: Table, column: str, values: Sequence[Any]) -> dict[int,
 
 
 def _is_text(table: Table, column: str) -> bool:
-    """Tell whether a column holds texts, and not only numbers."""
+    """Return True if a column holds texts, not only numbers."""
     cells = [cell for cell in map(table.columns[column], range(table.rows)) if cell is not None]
     return all(isinstance(cell, str) for cell in cells) and not all(map(_is_number, cells))
 

@@ -132,7 +132,7 @@ def select(labels: Sequence[Hashable], *, shots: int | None, test: float | None,
 
 
 def split_classes(classes: Sequence[T]) -> tuple[tuple[T, ...], tuple[T, ...]]:
-    """Base and novel classes: the first ceil(n/2) in label index order, and the rest.
+    """Return the base and novel classes: the first ceil(n/2) in label index order, and the rest.
 
     The protocol sorts label INDICES; class names are taken in the order given, which is that order, and
     not sorted by name.
@@ -145,7 +145,7 @@ def split_classes(classes: Sequence[T]) -> tuple[tuple[T, ...], tuple[T, ...]]:
 
 
 def base_novel(dataset: "ImageDataset") -> "tuple[ImageDataset, ImageDataset]":
-    """The two halves of a data set, each with its own class names and relabelled from 0.
+    """Return the two halves of a data set, each with its own class names and labels from 0.
 
     Classes without images do not count. Call it on the train set and use
     ``testset.subset(base.classes)`` for the test images of a half.

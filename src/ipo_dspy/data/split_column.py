@@ -1,4 +1,4 @@
-"""The column of a table that tells training rows from test rows; rows of two parts are never mixed unasked."""
+"""The split column of a table, which separates training from test rows; splits are mixed only on request."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -9,28 +9,20 @@ from ipo_dspy.data.table_reader import TABLE_SUFFIXES, Table, open_table
 from ipo_dspy.errors import DataError
 
 SPLIT_COLUMNS = ("split", "subset", "partition", "is_training_image", "is_train", "is_test")
-"""Names that say it by themselves, in lower case."""
+"""Names that identify a split column, in lower case."""
 
 
 def split_column(table: Table, others: Collection[str]) -> str | None:
-    """Return the name of the split column, or None.
-
-    Args:
-        table: to look in.
-        others: columns that are something else, such as labels, or images, which may be large.
-    """
+    """Return the name of the split column, or None; it is none of the `others`."""
     columns = {name.casefold(): name for name in table.columns if name not in others}
     named = next((columns[name] for name in SPLIT_COLUMNS if name in columns), None)
     return named or next((name for name in columns.values() if _holds_parts(table, name)), None)
 
 
 def rows_of_split(table: Table, columns: Collection[str], split: str | None) -> list[int]:
-    """Return the rows of a split; splits are mixed only when told to, or training would see test images.
+    """Return the rows of a split: of a value of the split column, of all for "all", of the only value for None.
 
-    Args:
-        table: with or without a split column.
-        columns: those of images and labels.
-        split: a value of the split column, "all", or None where there is but one.
+    `columns` are those of images and labels.
     """
     column = split_column(table, columns)
     if column is None:
@@ -51,13 +43,7 @@ def rows_of_split(table: Table, columns: Collection[str], split: str | None) -> 
 
 
 def parts_of_table(path: Path, image: str, label: str) -> dict[str, str] | None:
-    """Return the values of a table's split column by what they are for; None where they do not tell that.
-
-    Args:
-        path: of anything; what is no table has no parts.
-        image: column of images, or "auto".
-        label: column of labels, or "auto".
-    """
+    """Return the values of a table's split column by role; None if `path` is not such a table."""
     from ipo_dspy.data.table import find_columns  # reads this module
 
     if path.suffix.lower() not in TABLE_SUFFIXES or not path.is_file():
@@ -74,7 +60,7 @@ def _training(values: list[str]) -> str:
 
 
 def _holds_parts(table: Table, column: str) -> bool:
-    """Tell whether every cell is the name of a part, and there are several; most columns are told by the first cell."""
+    """Return True if all cells are names of several parts; the first cell rules out most columns."""
     cells = table.columns[column]
     first = cells(0)
     if not isinstance(first, str) or first.casefold() not in PART_WORDS:

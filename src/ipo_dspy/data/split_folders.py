@@ -1,7 +1,7 @@
 """Data that is already split into training, validation, and test images: `photos/train/cat`, `photos/test/cat`.
 
-The sign of split folders is that the folders below have the same names in several parts, together with a word such as
-`train` in the names of the parts. Without it the parts would be learned as if they were the classes.
+Split folders are recognized by a word such as `train` in their names, and by the same folder names below several of
+them. Otherwise the parts would be learned as if they were the classes.
 """
 
 import re
@@ -26,7 +26,7 @@ _THINGS = re.compile(r"(set|data|images?|imgs?)$")
 
 
 def find_parts(root: Path) -> dict[str, Path] | None:
-    """Return the parts of a folder that is already split by what they are for; None where it is not split.
+    """Return the parts of a folder that is already split by role, or None.
 
     Raises:
         DataError: it is split, but no part, or more than one, is for training, validation, or testing.
@@ -48,11 +48,7 @@ def find_parts(root: Path) -> dict[str, Path] | None:
 
 
 def part_folder(root: Path, name: str) -> Path:
-    """Return one part of a folder that is already split.
-
-    Args:
-        root: the folder that holds the parts.
-        name: of the part's folder, or a word for what it is for, such as 'test'; case does not matter.
+    """Return one part of a folder that is already split, by its name or a word such as 'test', in any case.
 
     Raises:
         DataError: there is no such part, or what `find_parts` raises.
@@ -69,7 +65,7 @@ def part_folder(root: Path, name: str) -> Path:
 
 
 def parts_by_name(names: Iterable[str]) -> dict[str, str] | None:
-    """Return the names of several splits by what they are for; None where the names do not tell that.
+    """Return the names of several splits by role; None if the names do not say the role.
 
     >>> parts_by_name(["test", "train"]), parts_by_name(["train", "extra"]), parts_by_name(["train"])
     ({'training': 'train', 'test': 'test'}, None, None)
@@ -82,9 +78,9 @@ def parts_by_name(names: Iterable[str]) -> dict[str, str] | None:
 
 
 def _are_parts(candidates: dict[Path, set[str]], roles: dict[Path, str], *, alone: bool) -> bool:
-    """Tell parts from classes: two share the names below, or no other folder has images.
+    """Return True if folders are parts, not classes: two share folder names, or no other folder has images.
 
-    Test images may lie in one heap, as those of competitions do.
+    Test images may be in one flat folder, as in competitions.
     """
     for part in roles:
         if any(candidates[part] & names for other, names in candidates.items() if other != part):
@@ -109,7 +105,7 @@ def _may_be_class(folder: Path) -> bool:
 
 
 def _role(name: str) -> str | None:
-    """The part that a folder's name tells of, by one of its words.
+    """Return the role that one of the words in a folder's name stands for.
 
     >>> _role("seg_train"), _role("Test1"), _role("TrainData"), _role("valset"), _role("bus"), _role("latest")
     ('training', 'test', 'training', 'validation', None, None)

@@ -1,6 +1,6 @@
-"""Images by path and label as a benchmark lists them: what the protocol draws from, before anything is an example.
+"""Benchmark splits as lists of paths and labels, from which the protocol draws before examples are built.
 
-Plain tuples, since ImageNet has 1.3 million images of which a few shots are wanted.
+Plain tuples, since ImageNet has 1.3 million images, of which only a few shots are needed.
 """
 
 import os
@@ -24,10 +24,10 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """What a data set's files say.
+    """The splits that a data set's files list.
 
     Attributes:
-        where: the file that says it, for messages.
+        where: the file that lists them, for messages.
         base: folder that the paths start from.
         train, val, test: in the order of the files.
         names: the published name of each label; several labels may share one.
@@ -44,10 +44,10 @@ class Lists:
 
 
 def check_labels(lists: Lists) -> Lists:
-    """See that what is tested can be learnt: each label of `val` and `test` has a training image.
+    """Return the splits after checking that each label of `val` and `test` has a training image.
 
     Raises:
-        DataError: one has none, so that its images could never be scored right.
+        DataError: a label has none, so its images could never be classified correctly.
     """
     known = {item.label for item in lists.train}
     for part, items in (("val", lists.val), ("test", lists.test)):
@@ -61,13 +61,13 @@ def check_labels(lists: Lists) -> Lists:
 
 
 def distinct_names(lists: Lists) -> dict[int, str]:
-    """A name of its own for each label: the published one; ImageNet's later namesakes with their folder's name.
+    """Return a distinct name for each label: the published one, with the folder's name for ImageNet's duplicates.
 
     CLIP's names for ImageNet have `missile` and `sunglasses` twice each. Under one name, two classes would become one
     and the score would be too high.
 
     Raises:
-        DataError: two labels share a name, and there is nothing to tell them apart by.
+        DataError: two labels share a name and have no ids.
     """
     taken: dict[str, int] = {}
     found: dict[int, str] = {}
@@ -81,13 +81,13 @@ def distinct_names(lists: Lists) -> dict[int, str]:
 
 
 def absent_images(lists: Lists) -> list[str]:
-    """Paths that are listed and not there, or empty as after a download that was cut; in order, each once."""
+    """Return the listed paths that are missing, or empty after an interrupted download; in order, each once."""
     listed = dict.fromkeys(item.path for items in (lists.train, lists.val, lists.test) for item in items)
     return [path for path in listed if not file_size(os.path.join(lists.base, path))]  # noqa: PTH118 - a Path is slow
 
 
 def told(paths: Iterable[str], count: int = 3) -> str:
-    """The first few of some paths.
+    """Return the first paths, for a message.
 
     >>> told(["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
     'a.jpg, b.jpg, c.jpg, ...'

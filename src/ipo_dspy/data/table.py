@@ -1,9 +1,7 @@
 """Read a table of images and labels: CSV, TSV, or parquet, which may hold the image bytes themselves.
 
-Tables are how labels come out of spreadsheets and how the Hugging Face hub ships image sets, so both are
-read without further ado: columns are found by their usual names, number labels get their names from
-wherever the file keeps them. Unlike a folder, a table is a promise: a row whose file is missing is an
-error and not something to pass over.
+Spreadsheets and the Hugging Face hub both produce tables: columns are found by their usual names, and number labels get
+their names from wherever the file keeps them. A row whose image is missing is an error.
 """
 
 import base64
@@ -101,7 +99,7 @@ def table_catalog(
     base: str | PathLike[str] | None = None,
     split: str | None = None,
 ) -> Catalog:
-    """Return what a table holds; see `load_image_table`."""
+    """Return the catalog of a table; see `load_image_table`."""
     table = open_table(Path(path).expanduser())
     columns = find_columns(table, image, label)
     rows, folder = rows_of_split(table, columns, split), _base_folder(table, base)
@@ -111,16 +109,7 @@ def table_catalog(
 def catalog_of(
     table: Table, image: str, label: str, rows: Sequence[int], folder: Path, *, classes: Sequence[str] | None
 ) -> Catalog:
-    """Return the images of some rows of anything that is laid out as a table; see `load_image_table`.
-
-    Args:
-        table: what holds them.
-        image: its column of images.
-        label: its column of labels.
-        rows: which of its rows.
-        folder: where relative image paths start.
-        classes: in label index order.
-    """
+    """Return the catalog of some rows; `image` and `label` are columns, relative image paths start in `folder`."""
     cells = table.columns[image]
     labels, names = named_labels(table, label, rows, classes)
     kept = list(rows)
@@ -130,7 +119,7 @@ def catalog_of(
         kept, labels = _each_image_once(table, cells, rows, labels)
 
     def build(drawn: Sequence[int]) -> ImageDataset:
-        in_order = sorted(drawn, key=lambda at: kept[at])  # a table gives rows quickest so
+        in_order = sorted(drawn, key=lambda at: kept[at])  # rows are read fastest in order
         items = {at: _example(table, kept[at], cells(kept[at]), labels[at], folder) for at in in_order}
         return ImageDataset((items[at] for at in drawn), classes=names)
 
@@ -138,15 +127,10 @@ def catalog_of(
 
 
 def find_columns(table: Table, image: str, label: str) -> tuple[str, str]:
-    """Return the names of the columns of images and labels: those asked for, or the first usual ones that there are.
-
-    Args:
-        table: to look in.
-        image: a name, or "auto".
-        label: a name, or "auto".
+    """Return the names of the image and label columns: those requested, or for "auto" the first with a usual name.
 
     Raises:
-        DataError: there is no such column; it names both where both are missing.
+        DataError: one or both of them do not exist.
     """
     pictures = _column(table, image, IMAGE_COLUMNS, {label})
     usual = {name for name in table.columns if name.casefold() in LABEL_COLUMNS}
@@ -228,7 +212,7 @@ def _image_path(table: Table, row: int, text: Any, folder: Path) -> str:
 
 
 def _whole(path: str) -> str:
-    """A path as shown in a message: whole, since its end names the file, unless no path is so long."""
+    """Return a path for a message: complete, since its end names the file, unless it is too long for a path."""
     return shorten(path) if len(path) > LONGEST_PATH else repr(path)
 
 
@@ -240,7 +224,7 @@ def _example(table: Table, row: int, cell: Any, label: str, folder: Path) -> dsp
 
 
 def _data_uri(data: bytes) -> str:
-    """The bytes as they are; `dspy.Image(bytes)` would save a JPEG anew and lose a little of it."""
+    """Return the bytes unchanged; `dspy.Image(bytes)` would encode a JPEG again, with a loss."""
     kinds = (kind for magic, kind in _MAGIC.items() if data.startswith(magic))
     encoded = base64.b64encode(data).decode("ascii")
     return f"data:{next(kinds, 'application/octet-stream')};base64,{encoded}"

@@ -124,7 +124,7 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
 
 
 def _json_objects(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
-    """The values that are JSON objects; other tools keep other things there, which concern nobody here."""
+    """Return the values that are JSON objects; other tools store other things there."""
     found: dict[str, dict[str, Any]] = {}
     for key, value in metadata.items():
         try:

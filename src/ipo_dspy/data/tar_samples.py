@@ -1,9 +1,8 @@
-"""The samples of a webdataset tar file: pictures with the labels that stand beside them.
+"""Read the samples of a webdataset tar file: images and their labels.
 
-Members side by side whose names agree up to the first dot are a sample. Python's own tarfile reads them; all that is
-wanted of the form is names. Nothing is ever unpacked, so names of members that would lead out of a folder lead nowhere.
-A file is read to its end, also one that was put together of several by `cat`. A sample that could be read in two ways
-is an error: a guess would put labels on the wrong pictures.
+Adjacent members whose names agree up to the first dot are a sample. Python's own tarfile reads them. Nothing is
+unpacked, so member names that point outside a folder are harmless. A file is read to its end, even if `cat` joined it
+from several. An ambiguous sample is an error: a guess would put labels on the wrong images.
 """
 
 import json
@@ -29,7 +28,7 @@ _FAULTS = (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError, Re
 
 
 class Sample(NamedTuple):
-    """A picture in a tar file, its label as it stands there, and the suffix of the file that holds the label."""
+    """An image in a tar file, its label as stored, and the suffix of the label's file."""
 
     shard: Path
     name: str
@@ -40,14 +39,12 @@ class Sample(NamedTuple):
 
 
 def read_samples(path: Path, unread: list[tuple[str, Path]] | None = None) -> Iterator[Sample]:
-    """The pictures of a tar file, in its order.
+    """Yield the images of a tar file, in its order.
 
-    Args:
-        path: of the file.
-        unread: takes suffix and name of a member of each sample that has no picture.
+    `unread` receives suffix and name of a member of each sample without an image.
 
     Raises:
-        DataError: it is no tar or is cut, a picture has no label, or a sample has two pictures or equal names.
+        DataError: it is not a tar file or is truncated, an image has no label, or a sample is ambiguous.
     """
     try:
         with open_regular(path) as raw:
@@ -64,7 +61,7 @@ def read_samples(path: Path, unread: list[tuple[str, Path]] | None = None) -> It
 
 
 def _members(path: Path, raw: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Regular files that are not hidden, of a tar file and of those that were appended to it by `cat`."""
+    """Yield the regular, visible files of a tar file and of those that were appended to it by `cat`."""
     size, start = os.fstat(raw.fileno()).st_size, 0
     while start < size or not start:
         raw.seek(start)
@@ -99,7 +96,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _groups(members: Sequence[tarfile.TarInfo]) -> Iterator[list[tarfile.TarInfo]]:
-    """Members side by side whose names agree up to the first dot of the file's name."""
+    """Yield adjacent members whose names agree up to the first dot of the file's name."""
     group: list[tarfile.TarInfo] = []
     for member in members:
         if group and _key(member.name) != _key(group[0].name):
@@ -118,7 +115,7 @@ def _key(name: str) -> tuple[str, str]:
 def _samples(
     path: Path, raw: BinaryIO, group: list[tarfile.TarInfo], unread: list[tuple[str, Path]]
 ) -> Iterator[Sample]:
-    """The sample of a group, or its samples where names with further dots are those of pictures and labels in pairs."""
+    """Yield the sample of a group, or several if names with further dots pair images with labels."""
     by_name: dict[str, tarfile.TarInfo] = {}
     for member in group:
         if by_name.setdefault(member.name.lower(), member) is not member:
@@ -142,7 +139,7 @@ def _samples(
 def _chosen(
     path: Path, pictures: list[tarfile.TarInfo], by_name: Mapping[str, tarfile.TarInfo]
 ) -> list[tarfile.TarInfo]:
-    """The one picture of a sample; several only where each has a label of its own, `x.v1.png` beside `x.v1.cls`."""
+    """Return the image of a sample; several only if each has its own label, `x.v1.png` with `x.v1.cls`."""
     plain = [picture for picture in pictures if f".{_rest(picture.name)}" in image_suffixes()]
     stems = {picture.name.rpartition(".")[0].lower() for picture in pictures}
     if len(stems) == len(pictures) and (len(pictures) == 1 or all(_own_labels(one.name, by_name) for one in pictures)):
@@ -154,24 +151,24 @@ def _chosen(
 
 
 def _rest(name: str) -> str:
-    """What follows the first dot of a file's name, in lower case."""
+    """Return what follows the first dot of a file's name, in lower case."""
     return name.rpartition("/")[2].partition(".")[2].lower()
 
 
 def _own_labels(picture: str, by_name: Mapping[str, tarfile.TarInfo]) -> dict[str, tarfile.TarInfo]:
-    """Labels whose names agree with that of a picture up to the last dot."""
+    """Return the labels whose names agree with that of an image up to the last dot."""
     stem = picture.rpartition(".")[0].lower()
     return {suffix: by_name[name] for suffix in LABEL_SUFFIXES if (name := f"{stem}.{suffix}") in by_name}
 
 
 def _labels_of(picture: str, by_name: Mapping[str, tarfile.TarInfo]) -> dict[str, tarfile.TarInfo]:
-    """Labels of a picture by suffix: its own, else those of the whole sample."""
+    """Return the labels of an image by suffix: its own, else those of the sample."""
     shared = {suffix: member for member in by_name.values() if (suffix := _rest(member.name)) in LABEL_SUFFIXES}
     return _own_labels(picture, by_name) or shared
 
 
 def _label(raw: BinaryIO, beside: Mapping[str, tarfile.TarInfo], where: str) -> tuple[Any, str]:
-    """The label beside a picture, as text or as JSON has it, and the suffix of its file."""
+    """Return the label of an image, as text or JSON value, and the suffix of its file."""
     for suffix in LABEL_SUFFIXES:
         if suffix not in beside:
             continue
@@ -205,7 +202,7 @@ def _field(content: Any) -> Any:
 
 
 def read_picture(sample: Sample) -> bytes:
-    """The bytes of an image file."""
+    """Return the bytes of an image file."""
     with open_regular(sample.shard) as file:
         file.seek(sample.offset)
         return file.read(sample.size)

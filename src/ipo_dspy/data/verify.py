@@ -1,4 +1,4 @@
-"""Say what of a data set is there, what is missing and where it comes from, where a loader stops at the first."""
+"""Check a benchmark directory and list everything that is missing, with its source."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from ipo_dspy.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        ok: whether it is as it has to be.
-        what: a file, a folder, or what was counted.
-        told: what was found, or what to do.
+        ok: True if the check passed.
+        what: a file, a folder, or a count.
+        told: the finding or the remedy.
     """
 
     ok: bool
@@ -28,12 +28,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """How complete a data set is.
+    """The results of all checks of a data set.
 
     Attributes:
         benchmark: the data set.
-        folder: where it is, or would be.
-        findings: in the order of looking.
+        folder: its expected folder.
+        findings: in the order of the checks.
     """
 
     benchmark: Benchmark
@@ -42,12 +42,12 @@ class Completeness:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is missing or wrong."""
+        """True if all checks passed."""
         return all(finding.ok for finding in self.findings)
 
 
 def check_benchmark(name: str, root: str | PathLike[str]) -> Completeness:
-    """Look for everything that `load_benchmark` reads; images are looked for, not opened.
+    """Check that everything that `load_benchmark` reads exists; images are not opened.
 
     Raises:
         DataError: an unknown name, or `root` is no folder.

@@ -1,7 +1,6 @@
-"""Read image sets in the form of webdataset: tar files in which `key.jpg` stands beside `key.cls`, `.txt` or `.json`.
+"""Load webdataset tar files, in which `key.jpg` comes with `key.cls`, `key.txt` or `key.json`.
 
-A first pass notes where each picture begins and reads the labels (`data.tar_samples`); only pictures that are drawn are
-read.
+A first pass records image positions and reads the labels (`data.tar_samples`); only images that are drawn are read.
 """
 
 import glob
@@ -23,7 +22,7 @@ from ipo_dspy.errors import DataError
 
 CLASS_NAMES = "classnames.txt"
 CAPTION_SHARE = 0.9
-"""Where so many of the texts beside pictures differ, and have several words, they are captions and no class names."""
+"""If this share of the .txt labels differ and have several words, they are captions, not class names."""
 
 _WORDNET_ID = re.compile(r"^n[0-9]{8} ")
 """Before each name in ImageNet's own list."""
@@ -61,7 +60,7 @@ def load_webdataset(
 
 
 def shards_catalog(shards: str | PathLike[str], *, classes: Sequence[str] | None = None) -> Catalog:
-    """Return what tar files hold; see `load_webdataset`."""
+    """Return the catalog of tar files; see `load_webdataset`."""
     files = shard_files(shards)
     unread: list[tuple[str, Path]] = []
     samples = [sample for file in files for sample in read_samples(file, unread)]
@@ -93,7 +92,7 @@ def _refuse_captions(shards: str | PathLike[str], samples: Sequence[Sample]) -> 
 
 
 def shard_files(shards: str | PathLike[str]) -> list[Path]:
-    """The tar files of a path, a folder or a pattern, in order.
+    """Return the tar files of a path, a folder or a pattern, in order.
 
     Raises:
         DataError: there are none, or one of a range is not there.
@@ -115,7 +114,7 @@ def shard_files(shards: str | PathLike[str]) -> list[Path]:
 
 
 def names_shards(place: str | PathLike[str]) -> bool:
-    """Whether a path can only mean tar files: by its ending, or as a folder with nothing else in it.
+    """Return True if a path can only mean tar files: by its suffix, or as a folder with nothing else in it.
 
     >>> names_shards("shards/train-{000..099}.tar"), names_shards("photos.csv")
     (True, False)
@@ -127,7 +126,7 @@ def names_shards(place: str | PathLike[str]) -> bool:
 
 
 def _ranges(pattern: str) -> Iterator[str]:
-    """`{000..099}` written out, as webdataset takes it."""
+    """Yield the names that `{000..099}` stands for in webdataset."""
     found = _RANGE.search(pattern)
     if not found:
         yield pattern
@@ -146,7 +145,7 @@ def _matching(pattern: str) -> list[Path]:
 
 
 def names_beside(folder: Path) -> list[str] | None:
-    """The lines of `classnames.txt` beside the tar files or one folder up."""
+    """Return the lines of `classnames.txt` in the folder of the tar files or one folder up."""
     path = next((at / CLASS_NAMES for at in (folder, folder.parent) if (at / CLASS_NAMES).is_file()), None)
     if path is None:
         return None

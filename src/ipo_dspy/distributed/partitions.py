@@ -4,12 +4,13 @@ A partition says where its images are and holds none of them, unless they exist 
 at any time, and gives the same images: a partition that was lost with a node is encoded anew.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from ipo_dspy.clip.image_io import identify
 from ipo_dspy.data.tar_samples import read_picture, read_samples
@@ -20,27 +21,6 @@ STEP = 64
 
 CHUNK = 16 * STEP
 """Images in a partition of a list, at most."""
-
-
-class Part(Protocol):
-    """The place of some images."""
-
-    @property
-    def count(self) -> int | None:
-        """Number of images; None where only reading shows it."""
-
-    def place(self, index: int) -> str:
-        """Describe where an image is, for messages."""
-
-    def read(self) -> tuple[Sequence[Any], Sequence[str | int]]:
-        """Return images, which may be read while one goes through them, and labels: names, or numbers of the source.
-
-        Raises:
-            DataError: a file is missing or damaged, or an image has no label.
-        """
-
-    def stamp(self) -> str | None:
-        """Return a digest that changes with the images: of files by path, size and time; None where that cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +51,14 @@ class Listed:
         return f"image {self.first + index + 1} of {self.total}"
 
     def read(self) -> tuple[Sequence[Any], Sequence[str | int]]:
-        """Return what is there; whoever decodes the images opens the files."""
+        """Return the images as they are, and their labels; whoever decodes the images opens the files."""
         return self.images, self.labels
 
     def stamp(self) -> str | None:
         """Digest of files without opening them, and of images in memory by content; None for URLs."""
-        return None if any(map(_is_url, self.images)) else _digest([*map(_mark, self.images), *self.labels])
+        with contextlib.suppress(ImageError):
+            return None if any(map(_is_url, self.images)) else _digest([*map(_mark, self.images), *self.labels])
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +78,7 @@ class Rows:
         return f"row {self.first + index} of {self.path}"
 
     def read(self) -> tuple[Sequence[Any], Sequence[str | int]]:
-        """Read the labels; images are bytes in a cell, or paths from the file's folder."""
+        """Read the labels, which may be numbers; images are bytes in a cell, or paths from the file's folder."""
         labels = [_named(label, self.names, self.path) for label in self._column(self.label)]
         return _Stream(self.count, lambda: map(self._image, self._column(self.image))), labels
 
@@ -157,6 +139,10 @@ class Tar:
     def stamp(self) -> str:
         """Digest of the file."""
         return _digest([_mark(self.path), *(self.names or ())])
+
+
+Part: TypeAlias = Listed | Rows | Tar
+"""A partition. `stamp` is a digest that changes with the images, of files by path, size and time."""
 
 
 class _Stream(Sequence[Any]):

@@ -22,13 +22,16 @@ from ipo_dspy.clip.feature_dtype import resting_dtype
 from ipo_dspy.clip.weights import brief
 from ipo_dspy.distributed.cluster import Cluster, Lost, Size
 from ipo_dspy.distributed.partitions import Part
-from ipo_dspy.distributed.worker import Holder, Job, Told
+from ipo_dspy.distributed.worker import Asked, Holder, Job, Told
 from ipo_dspy.errors import ClusterError, IPOError
 
 logger = logging.getLogger(__name__)
 
 TRIES = 5
 """Losses of workers in a row, without a partition encoded between them, after which the cluster is given up."""
+
+START_SECONDS = 120.0
+"""After which a warning says that no worker has started yet."""
 
 
 @dataclass(eq=False)
@@ -80,8 +83,15 @@ class Pool:
             images.dtype = resting_dtype(total, width)
             return images, [reports[index] for index in range(len(parts))]
 
-    def ask(self, method: str, images: Images, *arguments: Any) -> list[Any]:
+    def ask(self, method: str, images: Images, text: Any, scale: float, bias: float) -> list[Any]:
         """Return the answers of all workers that hold partitions of an image set.
+
+        Args:
+            method: of `Holder`.
+            images: the image set.
+            text: a reference to text features.
+            scale: logit scale of the model.
+            bias: logit bias of the model.
 
         Raises:
             ClusterError: workers die again and again.
@@ -89,18 +99,18 @@ class Pool:
         with self._lock:
             for _ in range(TRIES):
                 self._encode(images, lambda _: None)
-                alive = tuple(self._sets)
-                calls = {
-                    worker: getattr(worker, method).remote(images.number, alive, images.dtype, *arguments)
-                    for worker in set(images.holders.values())
-                }
-                answers = [self._answer(worker, call) for worker, call in calls.items()]
-                losses = [answer for answer in answers if isinstance(answer, Lost)]
+                shares: dict[Any, list[int]] = {}
+                for index, worker in images.holders.items():
+                    shares.setdefault(worker, []).append(index)
+                calls = []
+                for worker, share in shares.items():
+                    asked = Asked(images.number, tuple(share), tuple(self._sets), images.dtype, scale, bias)
+                    calls.append((worker, getattr(worker, method).remote(asked, text)))
+                answers = [self._answer(*call) for call in calls]
+                losses = [answer.error for answer in answers if isinstance(answer, Lost)]
                 if not losses:
                     return answers
-            raise ClusterError(
-                f"the Ray cluster lost workers {TRIES} times in one step ({losses[0].error}); see ray status"
-            )
+            raise ClusterError(f"the Ray cluster lost workers {TRIES} times in one step ({losses[0]}); see ray status")
 
     def release(self) -> None:
         """End the workers; the next question starts others."""
@@ -126,9 +136,15 @@ class Pool:
                 self._start(images)
                 calls = {worker.ready.remote(): (worker, None) for worker in self._workers}
                 waiting = deque(index for index in range(len(images.parts)) if index not in images.holders)
-            (call,), _ = self.cluster.ray.wait(list(calls), num_returns=1)
-            worker, index = calls.pop(call)
-            answer = self._answer(worker, call)
+            done, _ = self.cluster.ray.wait(list(calls), num_returns=1, timeout=START_SECONDS)
+            if not done:
+                if all(index is None for _, index in calls.values()):
+                    logger.warning(
+                        "no Ray worker has started in %g s; GPUs may be in use, see ray status", START_SECONDS
+                    )
+                continue
+            worker, index = calls.pop(done[0])
+            answer = self._answer(worker, done[0])
             if isinstance(answer, Lost):
                 loss = answer
                 waiting.extendleft(() if index is None else (index,))

@@ -11,7 +11,7 @@ import hashlib
 import operator
 import socket
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,26 @@ class _Rows:
     allowed: Allowed | None
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The images that a question is about.
+
+    Attributes:
+        images: number of the image set.
+        parts: indices of its partitions; a worker may hold others that were given to someone else meanwhile.
+        alive: numbers of all image sets that may still be asked about.
+        dtype: the number format of the features while they are not computed with.
+        logit_scale, logit_bias: of the model.
+    """
+
+    images: int
+    parts: tuple[int, ...] = field(repr=False)
+    alive: tuple[int, ...]
+    dtype: torch.dtype
+    logit_scale: float
+    logit_bias: float
+
+
 class Holder:
     """Encodes partitions and scores templates on them. A partition is named by its image set and its index there."""
 
@@ -111,34 +131,30 @@ class Holder:
         self._held[name] = _Rows(kept.features, torch.from_numpy(targets), allowed)
         return _report(kept, part)
 
-    def tally(
-        self, images: int, alive: Collection[int], dtype: torch.dtype, text: NDArray[np.float32], *model: float
-    ) -> list[Tally]:
-        """Sum up each template [T, C, D] over the held partitions of an image set; `model` is logit scale and bias."""
-        texts, (scale, bias) = _tensor(text), model
+    def tally(self, asked: Asked, text: NDArray[np.float32]) -> list[Tally]:
+        """Sum up each template [T, C, D] over partitions."""
+        texts, scale, bias = _tensor(text), asked.logit_scale, asked.logit_bias
         tallies = [
             tally_templates(r.features, r.targets, texts, logit_scale=scale, logit_bias=bias, allowed=r.allowed)
-            for _, r in self._rows(images, alive, dtype)
+            for r in self._rows(asked).values()
         ]
         return [functools.reduce(operator.add, of_template) for of_template in zip(*tallies, strict=True)]
 
-    def predict(
-        self, images: int, alive: Collection[int], dtype: torch.dtype, text: NDArray[np.float32], *model: float
-    ) -> dict[int, list[int]]:
-        """Return the predicted class indices by one template [C, D] for each held partition of an image set."""
-        classes, (scale, bias) = _tensor(text), model
+    def predict(self, asked: Asked, text: NDArray[np.float32]) -> dict[int, list[int]]:
+        """Return the predicted class indices by one template [C, D] for each partition."""
+        texts, scale, bias = _tensor(text), asked.logit_scale, asked.logit_bias
         return {
-            index: predict(r.features, classes, logit_scale=scale, logit_bias=bias, allowed=r.allowed).tolist()
-            for index, r in self._rows(images, alive, dtype)
+            index: predict(r.features, texts, logit_scale=scale, logit_bias=bias, allowed=r.allowed).tolist()
+            for index, r in self._rows(asked).items()
         }
 
-    def _rows(self, images: int, alive: Collection[int], dtype: torch.dtype) -> Iterator[tuple[int, _Rows]]:
-        """The partitions of an image set, in the number format for its size; sets that are not alive are dropped."""
-        self._held = {name: rows for name, rows in self._held.items() if name[0] in alive}
-        for (of, index), rows in self._held.items():
-            if of == images:
-                rows.features = rows.features.to(dtype)
-                yield index, rows
+    def _rows(self, asked: Asked) -> dict[int, _Rows]:
+        """Return the partitions asked about, in their number format, after dropping what nobody asks about any more."""
+        self._held = {name: rows for name, rows in self._held.items() if name[0] in asked.alive}
+        found = {index: self._held[asked.images, index] for index in asked.parts}
+        for rows in found.values():
+            rows.features = rows.features.to(asked.dtype)
+        return found
 
 
 def node_name() -> str:

@@ -1,4 +1,4 @@
-"""A run in MLflow, step by step: an observer that logs what IPO tells.
+"""A run in MLflow, step by step: an observer that logs the events of IPO.
 
 MLflow's own DSPy autologging (`mlflow.dspy.autolog(log_compiles=True)`) opens a run for `IPO.compile` and keeps the
 best program in it. It learns of scores through `dspy.Evaluate`, which IPO does not use: templates are scored together,
@@ -14,7 +14,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ipo_dspy.errors import InputError, missing_package
-from ipo_dspy.run.events import ChosenEvent, EndEvent, EvaluationEvent, Event, SearchEvent, StepEvent, TrialEvent
+from ipo_dspy.run.events import (
+    EvaluationEvent,
+    Event,
+    RunFinishedEvent,
+    SearchStartedEvent,
+    SelectedEvent,
+    StepEvent,
+    TrialEvent,
+)
 from ipo_dspy.run.state import RunState
 
 logger = logging.getLogger(__name__)
@@ -44,9 +52,9 @@ class MlflowObserver:
         self._state = RunState(past)
 
     def __call__(self, event: Event) -> None:
-        """Log an event, if there is something to log of its kind.
+        """Log an event, if its kind has something to log.
 
-        What MLflow cannot take is a warning: a search that was paid for does not end because of it.
+        What MLflow refuses is a warning: a search that was paid for does not end because of it.
 
         Raises:
             InputError: no run is active; the first event comes before anything is paid for.
@@ -65,12 +73,12 @@ class MlflowObserver:
         except MlflowException as error:
             logger.warning("%s not logged to MLflow run %s: %s", event["event"], self._run_id, error)
 
-    def _on_run(self, event: Event, prefix: str) -> None:
+    def _on_run_started(self, event: Event, prefix: str) -> None:
         self._log_params({f"ipo_{key}": value for key, value in self._state.settings.items()})
 
-    _on_resume = _on_run
+    _on_run_resumed = _on_run_started
 
-    def _on_search(self, event: SearchEvent, prefix: str) -> None:
+    def _on_search_started(self, event: SearchStartedEvent, prefix: str) -> None:
         params = {
             "start_template": event["start"],
             "classes": len(event["classes"]),
@@ -98,8 +106,8 @@ class MlflowObserver:
 
     _on_step = _log_step
 
-    def _on_chosen(self, event: ChosenEvent, prefix: str) -> None:
-        self._log(tags={f"{prefix}template": event["template"], f"{prefix}decided_by": event["decided_by"]})
+    def _on_selected(self, event: SelectedEvent, prefix: str) -> None:
+        self._log(tags={f"{prefix}template": event["template"], f"{prefix}selected_on": event["selected_on"]})
         table = io.StringIO()
         rows = csv.writer(table, lineterminator="\n")
         rows.writerow(["index", "step", "accuracy", "loss", "tokens", "template"])
@@ -108,12 +116,12 @@ class MlflowObserver:
         self._client.log_text(self._run_id, table.getvalue(), f"{prefix}templates.csv")
 
     def _on_evaluation(self, event: EvaluationEvent, prefix: str) -> None:
-        name = event["split"] if event["part"] == "all" else f"{event['split']}_{event['part']}"
+        name = event["split"] if event["class_split"] == "all" else f"{event['split']}_{event['class_split']}"
         role = "" if event["role"] == "best" else f"_{event['role']}"
         scores = {"accuracy": event["accuracy"], "loss": event["loss"]}
         self._log(metrics={f"{prefix}{name}_{score}{role}": value for score, value in scores.items()})
 
-    def _on_end(self, event: EndEvent, prefix: str) -> None:
+    def _on_run_finished(self, event: RunFinishedEvent, prefix: str) -> None:
         totals = {
             "calls": event["calls"],
             "tokens": event["tokens"],
@@ -167,7 +175,7 @@ def mlflow_observer(*, run_id: str | None = None) -> MlflowObserver:
 
 
 def _prefix(predictor: str) -> str:
-    """What names in MLflow begin with; it takes no brackets and quotes.
+    """Return the prefix of names in MLflow, which takes no brackets and quotes.
 
     >>> _prefix("self"), _prefix("steps[0].classify")
     ('', 'steps_0_.classify.')

@@ -1,4 +1,4 @@
-"""How a template does on a set of images, class by class, and which predictions changed."""
+"""Evaluate templates on a set of images, per class, and record the predictions that changed."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.errors import DataError
 from ipo_dspy.optimizer.search import SearchResult
 from ipo_dspy.optimizer.trainset import TrainingImages, gather
-from ipo_dspy.run.events import ChangedEvent, EvaluationEvent, Event, Skipped
+from ipo_dspy.run.events import EvaluationEvent, Event, ImageSkippedEvent, PredictionChangedEvent
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.metrics import per_class
 from ipo_dspy.scoring.score import Score
@@ -31,7 +31,7 @@ CHANGED_SHOWN = 24
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A template's score on images, and what it gave to each.
+    """A template's score on images, and the class predicted for each.
 
     Attributes:
         template: the evaluated template.
@@ -48,7 +48,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A scorer together with the images that it holds the features of, and a hash of each image's content."""
+    """A scorer with the images whose features it holds, and a hash of each image's content."""
 
     scorer: "ImageScorer"
     images: TrainingImages
@@ -56,10 +56,12 @@ class Judged:
 
     @property
     def fingerprint(self) -> str:
-        """Of the images, labels and classes: another one is another task."""
-        told = [self.keys, self.images.labels, self.images.classes, self.images.choices]
+        """Fingerprint of the images, labels and classes; a run with another one is another run."""
+        content = [self.keys, self.images.labels, self.images.classes, self.images.choices]
         digest = hashlib.sha256()
-        for piece in json.JSONEncoder().iterencode(told):  # whole, the choices of a million images are many gigabytes
+        for piece in json.JSONEncoder().iterencode(
+            content
+        ):  # whole, the choices of a million images are many gigabytes
             digest.update(piece.encode())
         return digest.hexdigest()
 
@@ -87,7 +89,7 @@ def judge(
     where: "Place | None" = None,
     check: Callable[[], None] = lambda: None,
 ) -> Judged:
-    """Encode images once; what cannot be read is an error, or left out and told with `skip_unreadable`.
+    """Encode images once; those that cannot be read raise, or are skipped and reported with `skip_unreadable`.
 
     Args:
         classifier: with the model.
@@ -133,7 +135,7 @@ def tell_skipped(recorder: EventRecorder | None, predictor: str, stage: str, mes
     for message in messages:
         logger.warning("left out of the %s: %s", stage, message)
         if recorder is not None:
-            recorder.notify(Skipped(event="skipped", predictor=predictor, stage=stage, message=message))
+            recorder.notify(ImageSkippedEvent(event="image_skipped", predictor=predictor, stage=stage, message=message))
 
 
 def _held_here(
@@ -202,7 +204,7 @@ def keep_comparison(
     *,
     split: str,
     predictor: str = "self",
-    part: str = "all",
+    class_split: str = "all",
 ) -> None:
     """Record both evaluations, and examples of the images whose predicted class differs, as one write."""
     events: list[Event] = [
@@ -210,7 +212,7 @@ def keep_comparison(
             event="evaluation",
             predictor=predictor,
             split=split,
-            part=part,
+            class_split=class_split,
             role=role,
             template=str(evaluation.template),
             accuracy=evaluation.score.accuracy,
@@ -220,21 +222,20 @@ def keep_comparison(
         )
         for role, evaluation in (("start", start), ("best", best))
     ]
-    changes = [
-        ChangedEvent(
-            event="changed",
-            predictor=predictor,
-            split=split,
-            part=part,
-            source=source,
-            label=label,
-            before=before,
-            after=after,
+    rows = list(zip(images.sources, images.labels, start.predicted, best.predicted, strict=True))
+    fixed = [row for row in rows if row[2] != row[1] == row[3]]
+    broken = [row for row in rows if row[2] == row[1] != row[3]]
+    for source, label, before, after in [*evenly_spaced(fixed, CHANGED_SHOWN), *evenly_spaced(broken, CHANGED_SHOWN)]:
+        events.append(
+            PredictionChangedEvent(
+                event="prediction_changed",
+                predictor=predictor,
+                split=split,
+                class_split=class_split,
+                source=source,
+                label=label,
+                before=before,
+                after=after,
+            )
         )
-        for source, label, before, after in zip(
-            images.sources, images.labels, start.predicted, best.predicted, strict=True
-        )
-    ]
-    fixed = [row for row in changes if row["before"] != row["label"] == row["after"]]
-    broken = [row for row in changes if row["before"] == row["label"] != row["after"]]
-    recorder.record(*events, *evenly_spaced(fixed, CHANGED_SHOWN), *evenly_spaced(broken, CHANGED_SHOWN))
+    recorder.record(*events)

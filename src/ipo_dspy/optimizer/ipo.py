@@ -297,12 +297,12 @@ class IPO(Teleprompter):
         }
 
     def _log(self, event: Event) -> None:
-        if event["event"] == "fault":
+        if event["event"] == "error":
             of = "" if event["predictor"] == "self" else f" of {event['predictor']}"
             logger.warning("step %s%s: %s", event["step"], of, event["message"])
-        elif event["event"] == "budget":
-            logger.warning("%s=%g is spent; the search ends here", event["limit"], event["allowed"])
-        elif event["event"] == "chosen":
-            logger.info("%s: chose %r by %s images", event["predictor"], event["template"], event["decided_by"])
+        elif event["event"] == "limit_reached":
+            logger.warning("%s=%g is spent; the search ends here", event["limit"], event["limit_value"])
+        elif event["event"] == "selected":
+            logger.info("%s: chose %r by %s images", event["predictor"], event["template"], event["selected_on"])
         else:
             logger.debug("%s", event)

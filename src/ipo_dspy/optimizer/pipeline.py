@@ -1,6 +1,6 @@
-"""The stages of a run for one classifier: check, encode, describe, search.
+"""The stages of a run: check, encode, describe, search.
 
-Each may be refused or cost something, so the order is that of the price: what costs nothing comes first.
+They run in the order of their cost, so that cheap checks fail first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.factories import build_describer
 from ipo_dspy.optimizer.search import Search, SearchResult
 from ipo_dspy.optimizer.trainset import TrainingImages
-from ipo_dspy.run.events import DescriptionEvent, FaultEvent, SearchEvent
+from ipo_dspy.run.events import DescriptionEvent, ErrorEvent, SearchStartedEvent
 from ipo_dspy.run.ledger import Answer
 from ipo_dspy.run.session import Session
 from ipo_dspy.template import Template, spoken
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One classifier and what it is trained and chosen on."""
+    """A classifier with its training and validation images."""
 
     name: str
     classifier: "ClipClassifier"
@@ -41,10 +41,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A task whose images are encoded, ready to be searched for.
+    """A task whose images are encoded.
 
     Attributes:
-        task: what it is about.
+        task: the task.
         train: its training images.
         validation: the images that decide, if they are others.
         wide: the images that candidates are scored on, if they are more than `train`.
@@ -57,28 +57,28 @@ class Encoded:
 
     @property
     def scorer(self) -> "Scorer":
-        """What the search asks."""
+        """The scorer of the search."""
         return self.train.scorer if self.wide is None else self.wide.scorer
 
     @property
     def images(self) -> int:
-        """How many images a candidate is scored on."""
+        """Number of images that a candidate is scored on."""
         return len(self.train.images.labels) if self.wide is None else self.wide.images
 
     @property
-    def event(self) -> SearchEvent:
+    def event(self) -> SearchStartedEvent:
         """What the search is about; it can only be resumed on the same images and with the same model."""
         backbone, data = self.task.classifier.backbone, self.train.fingerprint
-        return SearchEvent(
-            event="search",
+        return SearchStartedEvent(
+            event="search_started",
             predictor=self.task.name,
             classes=list(self.train.images.classes),
             model={**backbone.identity, "model": named(backbone.name)},
             images=self.images,
             validation_images=0 if self.validation is None else len(self.validation.images.labels),
             start=str(self.task.initial[0]),
-            data=data if self.wide is None else f"{data} {self.wide.fingerprint}",
-            validation_data=None if self.validation is None else self.validation.fingerprint,
+            data_fingerprint=data if self.wide is None else f"{data} {self.wide.fingerprint}",
+            validation_fingerprint=None if self.validation is None else self.validation.fingerprint,
         )
 
 
@@ -94,14 +94,7 @@ def run_tasks(
 ) -> tuple[SearchResult, ...]:
     """Take all tasks through the stages; what costs nothing comes first.
 
-    Args:
-        session: of the run.
-        tasks: one for each classifier.
-        proposer: writes templates.
-        config: how the stages are done.
-        models: the language models that the run will ask, by the argument that names them.
-        settings: what a reader of the journal may know of the run's configuration.
-        allow_config_changes: accept other settings than those of the run that is resumed.
+    `settings` is what the journal may hold of the configuration; `models` are those that the run will ask, by role.
     """
     for task in tasks:
         check(session, task, config)
@@ -116,7 +109,7 @@ def run_tasks(
 
 
 def check(session: Session, task: Task, config: OptimizerConfig) -> None:
-    """Whatever can be refused is refused here, before anything is paid for or encoded.
+    """Check the templates and the images, before anything is paid for or encoded.
 
     Raises:
         InputError: a template that does not fit the model, or an image that cannot be read.
@@ -133,7 +126,7 @@ def check(session: Session, task: Task, config: OptimizerConfig) -> None:
     if config.backend is not None:
         config.backend.check(task.classifier.backbone)
         return  # its workers read the images, which this machine may not even have
-    if not config.skip_unreadable:  # training and validation images together, so that all bad ones are told at once
+    if not config.skip_unreadable:  # training and validation images together, so that all bad ones are reported at once
         check_images(
             [image for images in (task.train, task.validation) if images is not None for image in images.images],
             backbone=task.classifier.backbone,
@@ -205,7 +198,7 @@ def describe(session: Session, task: Task, train: TrainingImages, config: Optimi
     known, texts = session.state.search(task.name).descriptions, zip(chosen, described.texts, strict=True)
     fresh = [(train.sources[i], text) for i, text in texts if text and (train.sources[i], text) not in known]
     session.recorder.record(
-        *(FaultEvent(event="fault", predictor=task.name, step=0, message=message) for message in errors),
+        *(ErrorEvent(event="error", predictor=task.name, step=0, message=message) for message in errors),
         *(DescriptionEvent(event="description", predictor=task.name, source=s, text=text) for s, text in fresh),
     )
     session.recorder.progress(task.name, "descriptions", len(chosen), len(chosen))

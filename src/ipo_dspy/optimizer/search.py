@@ -23,12 +23,12 @@ from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.proposers.base import Ask, Proposals, Proposer
 from ipo_dspy.run.events import (
-    BudgetEvent,
-    ChosenEvent,
-    FaultEvent,
+    ErrorEvent,
     FinalistFields,
+    LimitReachedEvent,
     RejectionEvent,
     ScoreFields,
+    SelectedEvent,
     StepEvent,
     TrialEvent,
 )
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from ipo_dspy.scoring.scorers import Checked, Scorer
 
 FINALISTS = 10
-TOLD_REJECTIONS = 5
+SHOWN_REJECTIONS = 5
 COMPLETE = frozenset({"finished", "patience", "exhausted"})
-"""How a search ends by itself; any other status says what stopped it."""
-BARREN_STEPS = 10
-"""A proposer that has had nothing new for so many steps has nothing left to say, and may cost money."""
+"""Statuses of a search that ended by itself; any other names what stopped it."""
+STEPS_WITHOUT_TRIAL = 10
+"""The search ends after this many steps without a new template: they may cost money."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Finalist:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """What one search found.
+    """The result of one search.
 
     Attributes:
         predictor: name of the classifier inside the program; `self` for a bare one.
@@ -89,9 +89,9 @@ class SearchResult:
         finalists: best first, by validation images where there are any, else by training images.
         rejections: unusable proposals.
         seconds: wall-clock time of the search, in this session.
-        status: why it ended: `finished`, `patience`, `exhausted` (nothing new for ten steps), `faults` (too many in a
-            row, or never a usable template), `stopped` (by the user), or the name of the limit that was reached.
-        fault: what went wrong, where the status is `faults`.
+        status: why it ended: `finished`, `patience`, `exhausted` (nothing new for ten steps), `errors` (too many in a
+            row, or never a usable template), `interrupted` (by the user), or the name of the limit that was reached.
+        fault: what went wrong, where the status is `errors`.
     """
 
     predictor: str
@@ -126,28 +126,28 @@ class SearchResult:
 
 
 class Ahead:
-    """Asks, and where it may, asks the next question while the caller is busy with the last answer."""
+    """Calls the proposer, and with `overlap` prefetches the next step in a background thread."""
 
     def __init__(self, propose: Callable[[Ask], Proposals], *, prefetch: bool | None) -> None:
         self._propose, self._prefetch = propose, prefetch
         self._begun: tuple[int, Future[Proposals]] | None = None
 
     def begin(self, ask: Ask) -> None:
-        """Ask in the background, if it may."""
+        """Start the request of a step in the background, with `prefetch`."""
         if self._prefetch:
             self._begun = ask.step, start(partial(self._propose, ask))
 
     def has_begun(self, step: int) -> bool:
-        """Whether the question of a step is on its way; its answer will have been paid for."""
+        """Return True if the request of a step is in flight; its response will have been paid for."""
         return self._begun is not None and self._begun[0] == step
 
     def take(self, ask: Ask) -> Proposals:
-        """The answer that was begun for this step, or else one asked for now."""
+        """Return the prefetched response of a step, or else send its request now."""
         begun, self._begun = self._begun, None
         return begun[1].result() if begun is not None and begun[0] == ask.step else self._propose(ask)
 
     def close(self, *, wait: bool) -> None:
-        """Let go of the thread; with `wait`, once the question on its way is answered, which will be paid for."""
+        """Release the thread; with `wait`, once the request in flight is answered, which will be paid for."""
         if self._begun is not None and wait:
             self._begun[1].exception()
 
@@ -204,7 +204,7 @@ class Search:
             status = self._steps()
             barren = self._barren() if status in COMPLETE else None
         except KeyboardInterrupt:
-            patient = False  # somebody wants to stop at once
+            patient = False  # the user wants to stop at once
             raise
         finally:
             self._ahead.close(wait=patient)
@@ -215,8 +215,8 @@ class Search:
             trials=tuple(self.state.history),
             rejections=tuple(self.state.rejections),
             seconds=self.clock() - began,
-            status="faults" if barren else status,
-            fault=barren or (str(self.fault) if status == "faults" else None),
+            status="errors" if barren else status,
+            fault=barren or (str(self.fault) if status == "errors" else None),
         )
 
     def _begin(self, initial: Sequence[Template]) -> Trial:
@@ -239,46 +239,46 @@ class Search:
                 self.fault = self._step(step)
             except BudgetError as spent:
                 self.recorder.record(
-                    BudgetEvent(
-                        event="budget",
+                    LimitReachedEvent(
+                        event="limit_reached",
                         predictor=self.predictor,
                         limit=spent.limit,
-                        allowed=spent.allowed,
+                        limit_value=spent.allowed,
                         spent=spent.spent,
                     )
                 )
                 return spent.limit
             faults = 0 if self.fault is None else faults + 1
             if self.fault is not None and (self.fault.fatal or faults == self.config.max_consecutive_errors):
-                return "faults"
+                return "errors"
             if self.state.steps == step:
                 step += 1
         return "finished"
 
     def _enough(self, step: int) -> str | None:
-        """Why not to take a step; `None` to take it."""
+        """Return the reason to end before a step, or None to take it."""
         if self.stop():
-            return "stopped"
+            return "interrupted"
         if self.config.patience is not None and step - self.state.history.best.step > self.config.patience:
             return "patience"
-        if step - max(trial.step for trial in self.state.history) > BARREN_STEPS:
+        if step - max(trial.step for trial in self.state.history) > STEPS_WITHOUT_TRIAL:
             return "exhausted"
         return None
 
     def _barren(self) -> str | None:
-        """What went wrong in a search that came to its end without one usable proposal; nothing if there was one."""
+        """Return why no proposal was ever usable, or None if one was."""
         if any(trial.step > 0 for trial in self.state.history):
             return None
         reasons = ", ".join(
             f"{count} {reason}" for reason, count in Counter(r.reason for r in self.state.rejections).items()
         )
-        rejected = f"none of its {len(self.state.rejections)} proposals could be used: {reasons}"
+        rejected = f"all {len(self.state.rejections)} proposals were rejected: {reasons}"
         return rejected if self.state.rejections else str(self.fault) if self.fault is not None else None
 
     def _step(self, step: int) -> ProposalError | None:
-        """Ask once and try what comes; what went wrong if something did.
+        """Ask once and score what comes; return the error, if there was one.
 
-        A step without an answer is not over: it is tried again, so a server that was away for a while changes nothing.
+        A step without a response is not over: it is tried again, so a server that was away for a while changes nothing.
         """
         began = self.clock()
         proposals = Proposals(())
@@ -307,7 +307,7 @@ class Search:
                 calls=spent.calls,
                 tokens=spent.tokens,
                 seconds=round(self.clock() - began, 3),
-                elapsed=round(self.ledger.elapsed, 3),
+                run_seconds=round(self.ledger.elapsed, 3),
             )
         )
         return fault
@@ -322,7 +322,7 @@ class Search:
         # What a step is shown must not depend on when it was asked, or a run taken up again would go another way.
         seen = step - 1 if self.config.prefetch else step
         trials = [trial for trial in self.state.history if trial.step == 0 or trial.step < seen]
-        told = [r for r in self.state.rejections if r.reason != "duplicate" and r.step < step][-TOLD_REJECTIONS:]
+        told = [r for r in self.state.rejections if r.reason != "duplicate" and r.step < step][-SHOWN_REJECTIONS:]
         return Ask(
             step=step,
             count=self.config.prompts_per_step,
@@ -337,9 +337,9 @@ class Search:
         )
 
     def _read(self, texts: Sequence[str], step: int) -> list[tuple[Template, "Checked"]]:
-        """The usable templates among untrusted texts; the others are recorded as rejections."""
+        """Return the usable templates among untrusted texts; the others are recorded as rejections."""
         usable: dict[str, tuple[Template, Checked]] = {}
-        recorded = sum(r.step == step for r in self.state.rejections)  # by a session that was cut off in this step
+        recorded = sum(r.step == step for r in self.state.rejections)  # by a session that was interrupted in this step
         tried = {trial.key for trial in self.state.history if trial.step != step}
         for text in map(str, texts):
             try:
@@ -371,7 +371,7 @@ class Search:
         )
 
     def _record_error(self, step: int, message: str) -> None:
-        self.recorder.record(FaultEvent(event="fault", predictor=self.predictor, step=step, message=message))
+        self.recorder.record(ErrorEvent(event="error", predictor=self.predictor, step=step, message=message))
 
     def _score(self, templates: Sequence[tuple[Template, "Checked"]], *, step: int) -> None:
         """Score and record together; what an interrupted session recorded already stays as it is."""
@@ -404,12 +404,12 @@ class Search:
         finalists = sorted((Finalist(t, s) for t, s in zip(trials, scores, strict=True)), key=lambda f: f.rank)
         winner = finalists[0].trial
         self.recorder.record(
-            ChosenEvent(
-                event="chosen",
+            SelectedEvent(
+                event="selected",
                 predictor=self.predictor,
                 index=winner.index,
                 template=str(winner.template),
-                decided_by="train" if validator is None else "validation",
+                selected_on="train" if validator is None else "validation",
                 finalists=[finalist.fields for finalist in finalists],
             )
         )

@@ -14,7 +14,7 @@ _EXACT = frozenset({"source", "key"})
 def printable_event(event: Event) -> Event:
     r"""Return an event whose texts, and names inside it, may be shown.
 
-    >>> printable_event({"event": "fault", "predictor": "self", "step": 1, "message": "a\u202eb"})["message"]
+    >>> printable_event({"event": "error", "predictor": "self", "step": 1, "message": "a\u202eb"})["message"]
     'a[U+202E]b'
     """
     fields = {name: value if name in _EXACT else _printable(value) for name, value in event.items()}

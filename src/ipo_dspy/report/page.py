@@ -14,7 +14,7 @@ from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.report import summary
 from ipo_dspy.report.journal_fields import pairs
 from ipo_dspy.report.thumbnails import thumbnail
-from ipo_dspy.run.events import ChangedEvent
+from ipo_dspy.run.events import PredictionChangedEvent
 from ipo_dspy.run.state import RunState, SearchState
 from ipo_dspy.template import PLACEHOLDER
 
@@ -32,7 +32,7 @@ LINES_SHOWN = 4
 class Picture:
     """A changed image with its thumbnail, where that could be made."""
 
-    change: ChangedEvent
+    change: PredictionChangedEvent
     name: str
     data: str | None
 
@@ -137,9 +137,9 @@ def _group(group: summary.Changed) -> PictureGroup:
     return PictureGroup(group.title, tuple(pictures), group.recorded)
 
 
-def _one_place(changes: Sequence[ChangedEvent]) -> str:
+def _one_place(changes: Sequence[PredictionChangedEvent]) -> str:
     """Where all the changed images are from, or nothing where they are from several parts."""
-    places = {summary.place(change["split"], change["part"]) for change in changes}
+    places = {summary.place(change["split"], change["class_split"]) for change in changes}
     return places.pop() if len(places) == 1 else ""
 
 
@@ -206,7 +206,7 @@ def _clip(text: str, n: int) -> str:
     return text if len(text) <= n else text[: n - 1] + "\u2026"
 
 
-def _named(change: ChangedEvent) -> str:
+def _named(change: PredictionChangedEvent) -> str:
     """A picture by its class and file: every class may have a `1.jpg`."""
     file = _parts(change["source"])[-1:]
     return "/".join([change["label"], *file]) if file else ""

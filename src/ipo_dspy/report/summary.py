@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.history import Trial
-from ipo_dspy.run.events import ChangedEvent, ScoreFields
+from ipo_dspy.run.events import PredictionChangedEvent, ScoreFields
 from ipo_dspy.run.state import SearchState
 from ipo_dspy.scoring.score import harmonic_mean
 
@@ -87,7 +87,7 @@ class Changed:
     """Changed images of one kind: those shown, and how many were recorded."""
 
     title: str
-    shown: tuple[ChangedEvent, ...]
+    shown: tuple[PredictionChangedEvent, ...]
     recorded: int
 
 
@@ -139,7 +139,7 @@ def rejected(search: SearchState) -> list[Rejected]:
     return [_rejected(search, *item) for item in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
 
 
-def changed(changes: Sequence[ChangedEvent]) -> list[Changed]:
+def changed(changes: Sequence[PredictionChangedEvent]) -> list[Changed]:
     """Mended and broken images, evenly thinned out to `PICTURES_SHOWN` in all."""
     mended = [c for c in changes if c["after"] == c["label"] != c["before"]]
     broken = [c for c in changes if c["before"] == c["label"] != c["after"]]
@@ -151,7 +151,7 @@ def changed(changes: Sequence[ChangedEvent]) -> list[Changed]:
     ]
 
 
-def telling_changes(changes: Sequence[ChangedEvent]) -> list[ChangedEvent]:
+def telling_changes(changes: Sequence[PredictionChangedEvent]) -> list[PredictionChangedEvent]:
     """The changes on the most telling split that has any; those on training images say little."""
     best = min((_telling(change["split"]) for change in changes), default=0)
     return [change for change in changes if _telling(change["split"]) == best]

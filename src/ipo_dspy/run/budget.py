@@ -1,4 +1,4 @@
-"""What a request to a language model cost, what all of them cost, and how much a run may spend."""
+"""The cost of one request to a language model, the usage of all of them, and the limits of a run."""
 
 import math
 import time
@@ -10,7 +10,7 @@ from ipo_dspy.errors import BudgetError, InputError
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a language model answered to one request, and what that cost.
+    """The response of a language model to one request, and its cost.
 
     Attributes:
         texts: untrusted; empty where nothing could be read.
@@ -18,9 +18,9 @@ class Answer:
         calls: 0 for an answer from DSPy's cache.
         prompt_tokens, completion_tokens: as the provider counted, or estimated.
         cost: USD; `None` where the price is unknown.
-        cut: the token limit ended it.
-        fault: why `texts` is empty.
-        estimated: how many of the calls had to be counted here, since the server did not or could not be believed.
+        cut: whether the token limit ended it.
+        fault: the reason why `texts` is empty.
+        estimated: number of calls whose tokens were counted here, since the server gave none or none credible.
     """
 
     texts: tuple[str, ...]
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What requests have cost so far.
+    """The usage of all requests so far.
 
     Attributes:
         calls: requests that were answered.
@@ -61,7 +61,7 @@ class Spent:
         return self.prompt_tokens + self.completion_tokens
 
     def plus(self, answer: Answer) -> "Spent":
-        """With one more answer."""
+        """Return the usage with one more response."""
         return Spent(
             calls=self.calls + answer.calls,
             prompt_tokens=self.prompt_tokens + answer.prompt_tokens,
@@ -80,7 +80,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a run may spend; `None` is no limit.
+    """Limits of what a run may spend; `None` is no limit.
 
     Attributes:
         max_lm_calls: requests to language models.
@@ -108,7 +108,7 @@ class Limits:
                 )
 
     def spent_of(self, spent: Spent) -> dict[str, float]:
-        """What counts towards each limit that is set."""
+        """Return the amount that counts towards each limit that is set."""
         amounts = {
             "max_lm_calls": spent.calls,
             "max_tokens": spent.tokens,
@@ -118,7 +118,7 @@ class Limits:
         return {name: amount for name, amount in amounts.items() if getattr(self, name) is not None}
 
     def reached(self, spent: Spent) -> str | None:
-        """The first limit that leaves nothing."""
+        """Return the name of the first limit that leaves nothing."""
         return next((name for name, amount in self.spent_of(spent).items() if amount >= getattr(self, name)), None)
 
 
@@ -145,4 +145,4 @@ class RunEnd:
 
 
 run_ends: ContextVar[RunEnd | None] = ContextVar("run_ends", default=None)
-"""Set while `Ledger.once` asks, for whoever waits on a server meanwhile."""
+"""Set while `Ledger.once` sends a request, for the code that waits for the server."""

@@ -1,11 +1,11 @@
-"""What happens in a run, as typed plain values.
+"""The events of a run, as typed plain values.
 
-Each kind is a `TypedDict` with the key `event`. The journal writes them as JSON lines, observers are called with
-them as they happen, the report and `ipo-dspy watch` read them back. A type checker knows the fields once the kind
-is tested: `if event["event"] == "trial": event["accuracy"]`.
+Each kind is a `TypedDict` with the key `event`. The journal writes them as JSON lines, observers are called with them
+as they happen, and `run_state.RunState` folds them into the state of the run. A type checker knows the fields once the
+kind is tested: `if event["event"] == "trial": event["accuracy"]`.
 
-`Progress` and `Skipped` pass by and are not kept. Pictures, keys, headers and request settings of a language model
-are in none of them; images are named by where they can be found again.
+`ProgressEvent` and `ImageSkippedEvent` are transient: they are not recorded. No event holds pictures, keys, headers or
+request settings of a language model; images are named by where they can be found again.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +14,10 @@ from typing import Any, Literal, NotRequired, Protocol, TypeAlias, TypedDict, Un
 from ipo_dspy._internal.json_input import has_type, type_in_words
 
 
-class RunEvent(TypedDict):
-    """A run began; `settings` holds names of models, never their keys or addresses."""
+class RunStartedEvent(TypedDict):
+    """A run started; `settings` holds names of models, never their keys or addresses."""
 
-    event: Literal["run"]
+    event: Literal["run_started"]
     schema: int
     started: str
     seed: int
@@ -25,59 +25,59 @@ class RunEvent(TypedDict):
     versions: dict[str, str]
 
 
-class ResumeEvent(TypedDict):
-    """A run was taken up again; how it had ended until then no longer counts. `changed` maps a setting to [was, is]."""
+class RunResumedEvent(TypedDict):
+    """A run was resumed, which cancels its earlier outcome; `changed` maps a setting to [before, now]."""
 
-    event: Literal["resume"]
+    event: Literal["run_resumed"]
     started: str
     changed: dict[str, list[Any]]
     versions: dict[str, str]
 
 
-class SearchEvent(TypedDict):
-    """The search for one classifier's template began.
+class SearchStartedEvent(TypedDict):
+    """The search for one classifier's template started.
 
-    `data` is a fingerprint of images, labels and classes, `validation_data` likewise of the validation images.
+    `data_fingerprint` is that of images, labels and classes, `validation_fingerprint` that of the validation images.
     """
 
-    event: Literal["search"]
+    event: Literal["search_started"]
     predictor: str
     classes: list[str]
     model: dict[str, Any]
     images: int
     validation_images: int
     start: str
-    data: NotRequired[str]
-    validation_data: NotRequired[str | None]
+    data_fingerprint: NotRequired[str]
+    validation_fingerprint: NotRequired[str | None]
 
 
-class AnswerEvent(TypedDict):
-    """A language model answered, and what that cost.
+class LMResponseEvent(TypedDict):
+    """The response of a language model to a request, and its cost.
 
-    `question` is the same in every attempt at the run, so an answer is never paid for twice. `calls` is 0 for an answer
-    from DSPy's cache; `cost` is in USD, null where the price is unknown; `estimated` says of how many calls the tokens
-    were counted here; `cut` tells of the token limit; `elapsed` are the seconds of the run so far, over all its
-    sessions.
+    `request_id` is the same in every session of the run, so a response is never paid for twice. `calls` is 0 for a
+    response from DSPy's cache; `cost` is in USD, null if the price is unknown; `estimated` is the number of calls whose
+    tokens were counted here; `truncated` is true if the token limit was reached; `error` is the reason why `texts` is
+    empty; `run_seconds` is the time of the run so far, over all its sessions.
     """
 
-    event: Literal["answer"]
+    event: Literal["lm_response"]
     predictor: str
-    question: str
+    request_id: str
     model: str
     texts: list[str]
-    cut: bool
-    fault: str | None
+    truncated: bool
+    error: str | None
     calls: int
     prompt_tokens: int
     completion_tokens: int
     cost: float | None
     estimated: NotRequired[int]
     seconds: float
-    elapsed: float
+    run_seconds: float
 
 
 class DescriptionEvent(TypedDict):
-    """How a training image looks."""
+    """A description of a training image."""
 
     event: Literal["description"]
     predictor: str
@@ -110,17 +110,17 @@ class RejectionEvent(TypedDict):
     message: str
 
 
-class FaultEvent(TypedDict):
-    """Something went wrong and the run went on, or stopped after too many in a row."""
+class ErrorEvent(TypedDict):
+    """An error that the run survived, or the last of too many in a row."""
 
-    event: Literal["fault"]
+    event: Literal["error"]
     predictor: str
     step: int
     message: str
 
 
 class StepEvent(TypedDict):
-    """A step is done: what was proposed and tried, and what its answers cost."""
+    """A finished step: what was proposed and accepted, and the cost of its responses."""
 
     event: Literal["step"]
     predictor: str
@@ -130,16 +130,16 @@ class StepEvent(TypedDict):
     calls: int
     tokens: int
     seconds: float
-    elapsed: NotRequired[float]
+    run_seconds: NotRequired[float]
 
 
-class BudgetEvent(TypedDict):
-    """A limit was reached, so nothing more is asked."""
+class LimitReachedEvent(TypedDict):
+    """A limit was reached, so no more requests are sent."""
 
-    event: Literal["budget"]
+    event: Literal["limit_reached"]
     predictor: str
     limit: str
-    allowed: float
+    limit_value: float
     spent: float
 
 
@@ -151,7 +151,7 @@ class ScoreFields(TypedDict):
 
 
 class FinalistFields(TypedDict):
-    """A template that was compared in the end; `validation` is null where training images decided."""
+    """A template that was compared at the end; `validation` is null without validation images."""
 
     index: int
     template: str
@@ -159,24 +159,24 @@ class FinalistFields(TypedDict):
     validation: ScoreFields | None
 
 
-class ChosenEvent(TypedDict):
-    """The search ended and chose a template."""
+class SelectedEvent(TypedDict):
+    """The search ended and selected a template, on `train` or `validation` images."""
 
-    event: Literal["chosen"]
+    event: Literal["selected"]
     predictor: str
     index: int
     template: str
-    decided_by: str
+    selected_on: str
     finalists: list[FinalistFields]
 
 
 class EvaluationEvent(TypedDict):
-    """How the start or the best template does on a set of images."""
+    """The score of the start or the best template (`role`) on a set of images."""
 
     event: Literal["evaluation"]
     predictor: str
     split: str
-    part: str
+    class_split: str
     role: str
     template: str
     accuracy: float
@@ -185,23 +185,23 @@ class EvaluationEvent(TypedDict):
     per_class: dict[str, list[int]]
 
 
-class ChangedEvent(TypedDict):
-    """An image that the best template gives another class than the start template."""
+class PredictionChangedEvent(TypedDict):
+    """An image whose predicted class differs between the start and the best template."""
 
-    event: Literal["changed"]
+    event: Literal["prediction_changed"]
     predictor: str
     split: str
-    part: str
+    class_split: str
     source: str
     label: str
     before: str
     after: str
 
 
-class EndEvent(TypedDict):
-    """A run is over; `status` is `finished`, or says what stopped it. Spending is that of all its sessions."""
+class RunFinishedEvent(TypedDict):
+    """A session ended; `status` is `finished` or the reason. Costs are those of all sessions of the run."""
 
-    event: Literal["end"]
+    event: Literal["run_finished"]
     status: str
     seconds: float
     calls: int
@@ -209,8 +209,8 @@ class EndEvent(TypedDict):
     cost: NotRequired[float | None]
 
 
-class Progress(TypedDict):
-    """How far a stage is; not kept."""
+class ProgressEvent(TypedDict):
+    """The progress of a stage; not recorded."""
 
     event: Literal["progress"]
     predictor: str
@@ -219,47 +219,51 @@ class Progress(TypedDict):
     total: int
 
 
-class Skipped(TypedDict):
-    """An image that could not be read was left out; not kept."""
+class ImageSkippedEvent(TypedDict):
+    """An image that could not be read and was left out; not recorded."""
 
-    event: Literal["skipped"]
+    event: Literal["image_skipped"]
     predictor: str
     stage: str
     message: str
 
 
 Event: TypeAlias = Union[  # noqa: UP007  # get_args reads it
-    RunEvent,
-    ResumeEvent,
-    SearchEvent,
-    AnswerEvent,
+    RunStartedEvent,
+    RunResumedEvent,
+    SearchStartedEvent,
+    LMResponseEvent,
     DescriptionEvent,
     TrialEvent,
     RejectionEvent,
-    FaultEvent,
+    ErrorEvent,
     StepEvent,
-    BudgetEvent,
-    ChosenEvent,
+    LimitReachedEvent,
+    SelectedEvent,
     EvaluationEvent,
-    ChangedEvent,
-    EndEvent,
-    Progress,
-    Skipped,
+    PredictionChangedEvent,
+    RunFinishedEvent,
+    ProgressEvent,
+    ImageSkippedEvent,
 ]
 
 Observer: TypeAlias = Callable[[Event], None]
-"""Called with every event of the journal once it is written, and with passing ones that are not."""
+"""Called with every recorded event once it is written, and with transient ones.
+
+One that also has a method `resume(past)` is given the events of earlier sessions first. Observers are called one at a
+time, so a slow one holds up the run, and an exception of one ends it.
+"""
 
 
-class Keeper(Protocol):
+class EventSink(Protocol):
     """A destination of events: `journal.Journal` or `recorder.NoJournal`."""
 
     def append(self, *events: Event) -> None:
         """Keep events; they are safe when this returns."""
 
 
-PASSING = frozenset({"progress", "skipped"})
-"""Kinds that are told and not kept."""
+TRANSIENT = frozenset({"progress", "image_skipped"})
+"""Kinds that are passed to observers and not recorded."""
 
 
 def _kind(event: Any) -> str:
@@ -273,21 +277,21 @@ _FORMS: Mapping[str, Mapping[str, Any]] = {_kind(event): get_type_hints(event) f
 LARGEST = 1e15
 """No number of a run is larger; infinity and NaN are none."""
 
-KEPT: Mapping[str, frozenset[str]] = {
+PERSISTED: Mapping[str, frozenset[str]] = {
     _kind(event): frozenset(event.__required_keys__ - {"event"})
     for event in get_args(Event)
-    if _kind(event) not in PASSING
+    if _kind(event) not in TRANSIENT
 }
-"""The fields that each kept kind must have; a journal may hold more of them, never fewer."""
+"""The fields that each recorded kind must have; a journal may hold more of them, never fewer."""
 
-OUTCOME = frozenset({"chosen", "evaluation", "changed", "end"})
-"""Kinds that say how a run ended; a run that is taken up again writes them anew."""
+OUTCOME_KINDS = frozenset({"selected", "evaluation", "prediction_changed", "run_finished"})
+"""Kinds of the outcome; a resumed run records them again."""
 
 
 def misfits(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the fields whose values have another type than their kind says, with that type in words.
 
-    >>> list(misfits({"event": "end", "status": "finished", "seconds": "3", "calls": 0, "tokens": 0}))
+    >>> list(misfits({"event": "run_finished", "status": "finished", "seconds": "3", "calls": 0, "tokens": 0}))
     [('seconds', 'a finite number')]
     """
     for name, form in _FORMS[event["event"]].items():

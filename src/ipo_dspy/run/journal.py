@@ -1,8 +1,8 @@
 """The journal of a run: one JSON object a line, each on disk before the run goes on.
 
-A run folder holds `journal.jsonl`. Whatever was computed or paid for is a line in it, so a crash, a kill
-or a full disk loses at most the line being written. Its kinds of lines and their fields stand in `events`.
-One process at a time writes it: a lock on the file itself, which the operating system frees when the process dies.
+A run folder holds `journal.jsonl`. Whatever was computed or paid for is a line in it, so a crash, a kill or a full disk
+loses at most the line being written. `events` defines the kinds of lines and their fields. One process at a time writes
+it, under a lock on the file itself, which the operating system releases when the process dies.
 """
 
 import contextlib
@@ -18,11 +18,12 @@ from ipo_dspy._internal.file_io import open_regular, read_regular
 from ipo_dspy._internal.file_kinds import JOURNAL, JOURNAL_FILE, described
 from ipo_dspy._internal.json_input import parse_json
 from ipo_dspy.errors import JournalError
-from ipo_dspy.run.events import KEPT, OUTCOME, Event, misfits
+from ipo_dspy.run.events import OUTCOME_KINDS, PERSISTED, Event, misfits
+from ipo_dspy.run.journal_schema import upgrade
 
 FILE_NAME = JOURNAL_FILE
 MAX_BYTES = 1 << 30
-"""Of a journal that is read; a run of thousands of steps writes a few megabytes."""
+"""Limit of a journal that is read; a run of thousands of steps writes a few megabytes."""
 PATIENCE = 1.0
 """Seconds to wait for the lock: `ipo-dspy watch` holds it for an instant to see whether the run lives."""
 
@@ -30,8 +31,8 @@ PATIENCE = 1.0
 class Journal:
     """Appends events to `folder/journal.jsonl`, each flushed and synced before `append` returns.
 
-    A journal that is there already is gone on with: a torn last line is cut off, so that what is added starts on a
-    line of its own, and what it says is in `past`. One that somebody empties or removes meanwhile is written anew.
+    An existing journal is continued: a partial last line is truncated, so that new events start on a line of their own,
+    and its events are in `past`. One that somebody empties or removes meanwhile is written anew.
 
     Attributes:
         past: the events that the folder held when it was opened.
@@ -115,9 +116,9 @@ class Journal:
 
 
 def replay(folder: str | os.PathLike[str]) -> list[Event]:
-    """All events of a run folder (or of a journal file) in order; a torn last line is left out.
+    """Return all events of a run folder (or of a journal file) in order, without a partial last line.
 
-    Of a run that was taken up again, how it had ended before is left out.
+    Earlier outcomes of a resumed run are left out.
 
     Raises:
         JournalError: no journal there, a line in its middle is damaged, or it is of a newer version (the line is
@@ -136,7 +137,7 @@ def replay(folder: str | os.PathLike[str]) -> list[Event]:
 
 
 def _check_kind(path: Path) -> None:
-    """See that a file may be a journal; a damaged one has the name of one."""
+    """Check that a file may be a journal; a damaged one has the name of one."""
     if path.name == FILE_NAME or not path.is_file() or (kind := described(path)) == JOURNAL:
         return
     run = path.parent if (path.parent / FILE_NAME).is_file() else None
@@ -147,7 +148,7 @@ def _check_kind(path: Path) -> None:
 
 
 def is_written(folder: str | os.PathLike[str]) -> bool | None:
-    """Return whether a process writes the journal of a folder; None where that cannot be told."""
+    """Return True if a process has the journal of a folder open for writing; None if that is unknown."""
     try:
         return is_locked(Path(folder) / FILE_NAME)
     except OSError:
@@ -155,37 +156,38 @@ def is_written(folder: str | os.PathLike[str]) -> bool | None:
 
 
 def without_earlier_ends(events: list[Event]) -> list[Event]:
-    """Events without the outcomes that a later `resume` made void, and without beginnings that came to nothing."""
-    resumed = max((i for i, event in enumerate(events) if event["event"] == "resume"), default=-1)
-    begun = max((i for i, event in enumerate(events) if event["event"] == "run"), default=-1)
+    """Return the events without outcomes of earlier sessions, and without starts that came to nothing."""
+    resumed = max((i for i, event in enumerate(events) if event["event"] == "run_resumed"), default=-1)
+    begun = max((i for i, event in enumerate(events) if event["event"] == "run_started"), default=-1)
     return [
         event
         for i, event in enumerate(events)
-        if (i > resumed or event["event"] not in OUTCOME) and (i >= begun or event["event"] != "run")
+        if (i > resumed or event["event"] not in OUTCOME_KINDS) and (i >= begun or event["event"] != "run_started")
     ]
 
 
 def parse_line(line: bytes, path: Path, number: int) -> Event:
-    """One line of a journal.
+    """Return the event of one line of a journal, also of an older schema.
 
     Raises:
         JournalError: it is damaged or of a newer version.
     """
     try:
         event = parse_json(line.decode())  # no other encoding: lines are appended in UTF-8
-        kind = event["event"]
-        if not isinstance(kind, str):
+        if not isinstance(event["event"], str):
             raise TypeError("the kind of an event is a text")
+        event = upgrade(event)
+        kind = event["event"]
     except (ValueError, KeyError, TypeError) as error:
         raise JournalError(
             f"{str(path)!r} is damaged in line {number}; restore it from a backup or start a run in another folder"
         ) from error
-    if kind not in KEPT:
+    if kind not in PERSISTED:
         raise JournalError(
             f"{str(path)!r} line {number}: event {kind[:80]!r} was written by a newer version of "
             "ipo_dspy; upgrade ipo_dspy to read it"
         )
-    if missing := KEPT[kind] - set(event):
+    if missing := PERSISTED[kind] - set(event):
         raise JournalError(f"{str(path)!r} line {number}: event {kind!r} lacks {sorted(missing)}")
     for name, wanted in misfits(event):
         raise JournalError(
@@ -206,7 +208,7 @@ def _events(path: Path, content: bytes) -> Iterator[Event]:
 
 def _line(event: Mapping[str, object]) -> bytes:
     kind = str(event["event"])
-    if missing := KEPT[kind] - set(event):
+    if missing := PERSISTED[kind] - set(event):
         raise TypeError(f"event {kind!r} lacks {sorted(missing)}")
     # A lone surrogate, which a language model can send, has no UTF-8; its backslash form is JSON's own escape.
     line = json.dumps(event, ensure_ascii=False, allow_nan=False)
@@ -214,10 +216,10 @@ def _line(event: Mapping[str, object]) -> bytes:
 
 
 def follow(run: str | os.PathLike[str]) -> Iterator[list[Event]]:
-    """What was added to a journal since the last look, for each look; nothing where there is none yet.
+    """Yield the events appended since the previous iteration; none while there is no journal.
 
-    A torn last line is left until it is whole. It ends where the file is shorter than what was read of it: another
-    run's is there now, to be followed anew. Nothing is locked or written.
+    A partial last line is left until it is whole. The iteration ends when the file is shorter than what was read of it:
+    the journal of another run is there now. Nothing is locked or written.
 
     Raises:
         JournalError: as `replay`, except that a missing journal is waited for.

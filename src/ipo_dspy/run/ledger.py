@@ -1,8 +1,8 @@
-"""Every request to a language model passes here: answered before? allowed? then asked, counted and kept.
+"""The ledger through which all requests to language models go: deduplicated, checked against limits, sent, recorded.
 
-A question has a name that is the same in every attempt at a run ("step 3/0"). Its answer is in the journal before it
-is used, so a run that is killed and taken up again pays for no answer twice. Limits are exact to one request: where
-those in flight could use up what is left, the next one waits for them.
+A request has an id that is the same in every session of a run ("step 3/0"). Its response is in the journal before it is
+used, so a run that is killed and resumed pays for no response twice. Limits are exact to one request: while those in
+flight could use up what is left, the next one waits for them.
 """
 
 import threading
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ipo_dspy.errors import BudgetError
 from ipo_dspy.run.budget import Answer, Limits, RunEnd, Spent, run_ends
-from ipo_dspy.run.events import AnswerEvent
+from ipo_dspy.run.events import LMResponseEvent
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.state import readable
 
@@ -21,10 +21,10 @@ __all__ = ["Answer", "Ledger", "Limits", "Once", "Spent", "readable"]
 
 
 class Once(Protocol):
-    """Asks a question at most once in the life of a run: `Ledger.once` of one predictor."""
+    """Sends a request at most once in the life of a run: `Ledger.once` of one predictor."""
 
     def __call__(self, question: str, ask: Callable[[], Answer], /) -> Answer:
-        """The answer that is there, or else the one that `ask` gives, kept and counted first.
+        """Return the recorded response, or that of `ask`, which is recorded first.
 
         Raises:
             BudgetError: a limit of the run leaves nothing for it.
@@ -68,7 +68,7 @@ class Ledger:
 
     @property
     def spent(self) -> Spent:
-        """What the run has cost so far."""
+        """The usage of the run so far."""
         return replace(self._state.usage, seconds=self.elapsed)
 
     def cost_of(self, predictor: str, requests: str) -> Spent:
@@ -119,7 +119,7 @@ class Ledger:
             raise BudgetError("max_seconds", allowed=limit, spent=round(elapsed, 3))
 
     def _may_send(self) -> bool:
-        """Whether one more request oversteps no limit by more than itself; if not, wait for those in flight."""
+        """Return True if a request may be sent without risking to exceed a limit by more than that request."""
         spent = self.spent
         if limit := self.limits.reached(spent):
             amount = self.limits.spent_of(spent)[limit]
@@ -138,22 +138,22 @@ class Ledger:
             spent = spent.plus(Answer((), calls=1, prompt_tokens=2 * tokens, cost=2 * cost))
         return self.limits.reached(spent) is None
 
-    def _event(self, predictor: str, question: str, answer: Answer, seconds: float) -> AnswerEvent:
+    def _event(self, predictor: str, question: str, answer: Answer, seconds: float) -> LMResponseEvent:
         return {
-            "event": "answer",
+            "event": "lm_response",
             "predictor": predictor,
-            "question": question,
+            "request_id": question,
             "model": answer.model,
             "texts": list(answer.texts),
-            "cut": answer.cut,
-            "fault": answer.fault,
+            "truncated": answer.cut,
+            "error": answer.fault,
             "calls": answer.calls,
             "prompt_tokens": answer.prompt_tokens,
             "completion_tokens": answer.completion_tokens,
             "cost": answer.cost,
             "estimated": answer.estimated,
             "seconds": round(seconds, 3),
-            "elapsed": round(self.elapsed, 3),
+            "run_seconds": round(self.elapsed, 3),
         }
 
 

@@ -20,7 +20,7 @@ _SHOWN_CLASSES = 3
 
 
 def is_watched() -> bool:
-    """Whether somebody reads along: stderr is a terminal, or this is a notebook."""
+    """Return True if progress can be seen: stderr is a terminal, or this is a notebook."""
     console = Console(stderr=True)
     return console.is_terminal or console.is_jupyter
 
@@ -63,13 +63,13 @@ class ProgressDisplay:
         """Show an event."""
         if event["event"] == "progress":
             self.show(event["stage"], event["done"], event["total"])
-        elif event["event"] == "search":
+        elif event["event"] == "search_started":
             self._best = None  # another classifier's templates are compared among themselves
         elif event["event"] == "trial":
             self._note(event)
         elif event["event"] == "step":
             self.show("steps", event["step"], self.steps)
-        elif event["event"] == "chosen":
+        elif event["event"] == "selected":
             self.show("steps", self.steps, self.steps)
 
     def say(self, text: str) -> None:
@@ -86,14 +86,14 @@ class ProgressDisplay:
             self._tell(stage, done, total)
 
     def _tell(self, stage: str, done: int, total: int) -> None:
-        """A line where a bar would be at its end, or for steps at each tenth."""
+        """Write a line when a bar would be full, or for steps at each tenth."""
         tenth = done * _LINES_PER_RUN // max(1, total)
         if tenth > self._tenths.get(stage, 0) and (stage == "steps" or done == total):
             self.say(f"{stage}: {done} of {total}")
         self._tenths[stage] = tenth
 
     def _note(self, trial: TrialEvent) -> None:
-        """A line for each template that is better than all before it; the bar keeps its accuracy."""
+        """Write a line for each template that is better than all earlier ones; the bar keeps its accuracy."""
         row = (-trial["accuracy"], trial["loss"])
         self.show("steps", max(0, trial["step"] - 1), self.steps)  # its step is still under way
         if self._lines and (self._best is None or row < self._best):

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterable, Sequence
 
-from ipo_dspy.run.events import Event, Keeper, Observer, Progress
+from ipo_dspy.run.events import Event, EventSink, Observer, ProgressEvent
 from ipo_dspy.run.state import RunState
 
 
@@ -37,7 +37,7 @@ class EventRecorder:
     """
 
     def __init__(
-        self, journal: Keeper | None = None, observers: Iterable[Observer] = (), past: Sequence[Event] = ()
+        self, journal: EventSink | None = None, observers: Iterable[Observer] = (), past: Sequence[Event] = ()
     ) -> None:
         self.journal, self.observers = journal or NoJournal(), tuple(observers)
         self.state = RunState(past)
@@ -62,4 +62,4 @@ class EventRecorder:
 
     def progress(self, predictor: str, stage: str, done: int, total: int) -> None:
         """Report how far a stage is."""
-        self.notify(Progress(event="progress", predictor=predictor, stage=stage, done=done, total=total))
+        self.notify(ProgressEvent(event="progress", predictor=predictor, stage=stage, done=done, total=total))

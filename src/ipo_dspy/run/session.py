@@ -13,13 +13,13 @@ from typing import Any
 from ipo_dspy._internal.renames import present_settings
 from ipo_dspy._internal.versions import package_versions
 from ipo_dspy.errors import JournalError, StoppedError
-from ipo_dspy.run.events import EndEvent, Observer, ResumeEvent, RunEvent, SearchEvent
+from ipo_dspy.run.events import Observer, RunFinishedEvent, RunResumedEvent, RunStartedEvent, SearchStartedEvent
 from ipo_dspy.run.journal import Journal
+from ipo_dspy.run.journal_schema import SCHEMA
 from ipo_dspy.run.ledger import Ledger, Limits
 from ipo_dspy.run.recorder import EventRecorder, NoJournal
 
-SCHEMA = 2
-FREE = frozenset(
+MUTABLE_SETTINGS = frozenset(
     {
         "steps",
         "patience",
@@ -56,7 +56,7 @@ class Session:
         self.recorder = EventRecorder(journal, observers, past=journal.past)
         self.state = self.recorder.state
         self.ledger = Ledger(self.recorder, limits)
-        self._resumed: ResumeEvent | None = None
+        self._resumed: RunResumedEvent | None = None
 
     def check_stop(self) -> None:
         """Raise `StoppedError` if the end of the run was asked for."""
@@ -73,21 +73,30 @@ class Session:
         now, past = datetime.now(UTC).isoformat(timespec="seconds"), self.state.started
         if past is None or not self.state.has_progress:
             self.recorder.record(
-                RunEvent(event="run", schema=SCHEMA, started=now, seed=seed, settings=dict(settings), versions=versions)
+                RunStartedEvent(
+                    event="run_started",
+                    schema=SCHEMA,
+                    started=now,
+                    seed=seed,
+                    settings=dict(settings),
+                    versions=versions,
+                )
             )
             return
         if past["schema"] != SCHEMA:
             raise self._refusal("a run of another version of ipo_dspy, which cannot be resumed")
         changed = _changes(present_settings(self.state.settings), {**settings, "seed": seed})
-        refused = [f"{name} was {was!r} and is {now!r}" for name, (was, now) in changed.items() if name not in FREE]
+        refused = [
+            f"{name} was {was!r} and is {now!r}" for name, (was, now) in changed.items() if name not in MUTABLE_SETTINGS
+        ]
         if refused and not allow_config_changes:
             raise JournalError(
-                f"log_dir {self.folder!r} holds a run that was set up otherwise: {'; '.join(refused)}; set it as it "
-                "was, name another folder, or pass allow_config_changes=True to resume anyway"
+                f"log_dir {self.folder!r} holds a run that was started with different settings: {'; '.join(refused)}; "
+                "restore them, use another folder, or pass allow_config_changes=True to resume anyway"
             )
-        self._resumed = ResumeEvent(event="resume", started=now, changed=changed, versions=versions)
+        self._resumed = RunResumedEvent(event="run_resumed", started=now, changed=changed, versions=versions)
 
-    def start_searches(self, searches: Sequence[SearchEvent]) -> None:
+    def start_searches(self, searches: Sequence[SearchStartedEvent]) -> None:
         """Record what the searches are about, or check that a resumed run is about the same.
 
         Only a run that may be resumed is recorded as such, since that cancels its earlier outcome.
@@ -111,8 +120,8 @@ class Session:
         """Record why the session ends and what the run has cost."""
         spent = self.ledger.spent
         self.recorder.record(
-            EndEvent(
-                event="end",
+            RunFinishedEvent(
+                event="run_finished",
                 status=status,
                 seconds=round(spent.seconds, 3),
                 calls=spent.calls,
@@ -122,7 +131,7 @@ class Session:
         )
 
     def _refusal(self, reason: str) -> JournalError:
-        return JournalError(f"log_dir {self.folder!r} holds {reason}; name another folder, e.g. '{self.folder}-2'")
+        return JournalError(f"log_dir {self.folder!r} holds {reason}; use another folder, e.g. '{self.folder}-2'")
 
 
 @contextmanager
@@ -142,14 +151,14 @@ def open_session(
         yield Session(journal, limits, observers, stop)
 
 
-def _difference(before: SearchEvent, now: SearchEvent) -> str | None:
+def _difference(before: SearchStartedEvent, now: SearchStartedEvent) -> str | None:
     """Return what differs between two searches whose scores are not comparable."""
-    if before.get("data") != now["data"]:
+    if before.get("data_fingerprint") != now["data_fingerprint"]:
         return "images, labels or classes"
     if before["model"] != now["model"]:
         return "CLIP model"
     # An earlier version did not record the fingerprint of the validation images.
-    fingerprints = {search.get("validation_data", now["validation_data"]) for search in (before, now)}
+    fingerprints = {search.get("validation_fingerprint", now["validation_fingerprint"]) for search in (before, now)}
     same = before["validation_images"] == now["validation_images"] and len(fingerprints) == 1
     return None if same else "validation images"
 

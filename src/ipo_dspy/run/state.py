@@ -6,23 +6,23 @@ state, so an event means the same to each of them. It knows neither files nor te
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ipo_dspy.errors import InputError, JournalError
 from ipo_dspy.history import History, Trial
 from ipo_dspy.run.budget import Answer, Spent
 from ipo_dspy.run.events import (
-    PASSING,
-    AnswerEvent,
-    ChangedEvent,
-    ChosenEvent,
-    EndEvent,
+    TRANSIENT,
+    ErrorEvent,
     EvaluationEvent,
     Event,
-    FaultEvent,
-    ResumeEvent,
-    RunEvent,
-    SearchEvent,
+    LMResponseEvent,
+    PredictionChangedEvent,
+    RunFinishedEvent,
+    RunResumedEvent,
+    RunStartedEvent,
+    SearchStartedEvent,
+    SelectedEvent,
     TrialEvent,
 )
 from ipo_dspy.scoring.score import Score
@@ -57,28 +57,21 @@ class SearchState:
 
     def __init__(self, predictor: str) -> None:
         self.predictor = predictor
-        self.setup: SearchEvent = {
-            "event": "search",
-            "predictor": predictor,
-            "classes": [],
-            "model": {},
-            "images": 0,
-            "validation_images": 0,
-            "start": "",
-        }
+        empty = {"classes": [], "model": {}, "images": 0, "validation_images": 0, "start": ""}
+        self.setup = cast(SearchStartedEvent, {"event": "search_started", "predictor": predictor, **empty})
         self.history = History()
         self.better: list[Trial] = []
         self.steps = 0
         self.rejections: list[Rejection] = []
-        self.errors: list[FaultEvent] = []
+        self.errors: list[ErrorEvent] = []
         self.descriptions: list[tuple[str, str]] = []
         self.clear_outcome()
 
     def clear_outcome(self) -> None:
         """Forget how the search ended."""
-        self.selected: ChosenEvent | None = None
+        self.selected: SelectedEvent | None = None
         self.evaluations: dict[tuple[str, str, str], EvaluationEvent] = {}
-        self.changes: list[ChangedEvent] = []
+        self.changes: list[PredictionChangedEvent] = []
 
     @property
     def start(self) -> Trial | None:
@@ -115,7 +108,7 @@ class SearchState:
 
     def fold(self, event: Event) -> None:
         """Take in an event of this search."""
-        if event["event"] == "search":
+        if event["event"] == "search_started":
             self.setup = event
         elif event["event"] == "trial":
             self._add(event)
@@ -124,16 +117,16 @@ class SearchState:
         elif event["event"] == "rejection":
             rejection = Rejection(event["step"], event["text"], event["reason"], event["message"])
             self.rejections.append(rejection)
-        elif event["event"] == "fault":
+        elif event["event"] == "error":
             self.errors.append(event)
         elif event["event"] == "description":
             self.descriptions.append((event["source"], event["text"]))
-        elif event["event"] == "chosen":
+        elif event["event"] == "selected":
             self.selected = event
         elif event["event"] == "evaluation":
             _check_counts(event["per_class"])
-            self.evaluations[event["split"], event["part"], event["role"]] = event
-        elif event["event"] == "changed":
+            self.evaluations[event["split"], event["class_split"], event["role"]] = event
+        elif event["event"] == "prediction_changed":
             self.changes.append(event)
 
     def _add(self, event: TrialEvent) -> None:
@@ -158,19 +151,19 @@ class RunState:
         run_seconds: seconds of the run at the last event that says so, over all its sessions.
         finished: the event that ended it, until the run is resumed.
 
-    >>> state = RunState([{"event": "end", "status": "patience", "seconds": 3.0, "calls": 0, "tokens": 0}])
+    >>> state = RunState([{"event": "run_finished", "status": "patience", "seconds": 3.0, "calls": 0, "tokens": 0}])
     >>> state.status, state.seconds
     ('patience', 3.0)
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.begun = False
-        self.started: RunEvent | None = None
+        self.started: RunStartedEvent | None = None
         self.settings: dict[str, Any] = {}
         self.searches: dict[str, SearchState] = {}
         self.responses: dict[tuple[str, str], Answer] = {}
         self.usage, self.run_seconds = Spent(), 0.0
-        self.finished: EndEvent | None = None
+        self.finished: RunFinishedEvent | None = None
         for event in events:
             self.fold(event)
 
@@ -202,29 +195,29 @@ class RunState:
             JournalError: a trial or a count that cannot be used.
         """
         self.begun = True
-        if event["event"] == "answer" or event["event"] == "step":
-            self.run_seconds = max(self.run_seconds, event.get("elapsed", 0.0))
-        if event["event"] in {"trial", "step", "chosen"}:
+        if event["event"] == "lm_response" or event["event"] == "step":
+            self.run_seconds = max(self.run_seconds, event.get("run_seconds", 0.0))
+        if event["event"] in {"trial", "step", "selected"}:
             self.finished = None  # the run went on
-        if event["event"] == "run":
+        if event["event"] == "run_started":
             self.started, self.settings = event, {**event["settings"], "seed": event["seed"]}
-        elif event["event"] == "resume":
+        elif event["event"] == "run_resumed":
             self._resume(event)
-        elif event["event"] == "end":
+        elif event["event"] == "run_finished":
             self.finished = event
-        elif event["event"] == "answer":
+        elif event["event"] == "lm_response":
             self._count(event)
-        elif event["event"] not in PASSING and "predictor" in event:
+        elif event["event"] not in TRANSIENT and "predictor" in event:
             self.search(event["predictor"]).fold(event)
 
-    def _resume(self, event: ResumeEvent) -> None:
+    def _resume(self, event: RunResumedEvent) -> None:
         self.settings |= {name: values[-1] for name, values in event["changed"].items() if values}
         self.finished = None
         for search in self.searches.values():
             search.clear_outcome()
 
-    def _count(self, event: AnswerEvent) -> None:
-        key = event["predictor"], event["question"]
+    def _count(self, event: LMResponseEvent) -> None:
+        key = event["predictor"], event["request_id"]
         if key not in self.responses:
             self.responses[key] = _response(event)
             self.usage = self.usage.plus(self.responses[key])
@@ -251,7 +244,7 @@ def _trial(event: TrialEvent) -> Trial:
     return Trial(template, score, index=event["index"], step=event["step"], tokens=event["tokens"], key=event["key"])
 
 
-def _response(event: AnswerEvent) -> Answer:
+def _response(event: LMResponseEvent) -> Answer:
     return Answer(
         texts=tuple(map(readable, event["texts"])),
         model=event["model"],
@@ -259,8 +252,8 @@ def _response(event: AnswerEvent) -> Answer:
         prompt_tokens=max(0, event["prompt_tokens"]),  # older versions believed a server that reported less
         completion_tokens=max(0, event["completion_tokens"]),
         cost=None if event["cost"] is None else max(0.0, event["cost"]),
-        cut=event["cut"],
-        fault=event["fault"],
+        cut=event["truncated"],
+        fault=event["error"],
         estimated=event.get("estimated", 0),
     )
 

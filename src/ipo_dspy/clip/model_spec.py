@@ -1,0 +1,48 @@
+"""The CLIP model that a classifier names, before anything is loaded; needs no torch."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ipo_dspy.clip.bundled import BUNDLED, located, named
+from ipo_dspy.clip.weights import DEFAULT_PRETRAINED, HUB, LOCAL, Downloads
+from ipo_dspy.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model by name, with its weights, device, and number format; `demo` is the bundled model, wherever it lies."""
+
+    model: str
+    pretrained: str | None
+    device: str = "auto"
+    dtype: str = "float32"
+    downloads: Downloads = "allowed"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments for `clip.loading.load_backbone`."""
+        return {**asdict(self), "model": located(self.model)}
+
+
+def has_own_weights(name: str) -> bool:
+    """Return whether the name of a model says which weights it has.
+
+    >>> has_own_weights("hf-hub:org/name"), has_own_weights("ViT-B-32")
+    (True, False)
+    """
+    return name in BUNDLED or name.startswith((LOCAL, HUB))
+
+
+def weights_of(name: str, pretrained: str | None) -> str | None:
+    """Return the weights to load for a model; None for one that has its own.
+
+    Raises:
+        ModelError: weights other than the default are named for a model that has its own.
+    """
+    if not has_own_weights(named(name)):
+        return pretrained
+    if pretrained not in (None, DEFAULT_PRETRAINED):
+        raise ModelError(
+            f"pretrained={pretrained!r} is not for {named(name)!r}, which has its own weights; leave it out"
+        )
+    return None
