@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import ipo_dspy
@@ -28,6 +29,13 @@ def test_the_newest_release_of_the_changelog_is_the_version() -> None:
 
 def test_the_citation_has_the_version() -> None:
     assert f"\nversion: {ipo_dspy.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_every_dependency_is_pinned() -> None:
+    pinned = {canonicalize_name(line.split("==")[0]) for line in (ROOT / "constraints.txt").read_text().split()}
+    extras = [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
+    declared = {canonicalize_name(Requirement(line).name) for line in [*PROJECT["dependencies"], *extras]}
+    assert declared - {"ipo-dspy"} <= pinned
 
 
 @pytest.mark.parametrize("name", ["dspy", "dspy-ai"])

@@ -27,7 +27,7 @@ from ipo_dspy.data import load_webdataset
 from ipo_dspy.errors import JournalError
 from ipo_dspy.report import render_report, write_report
 from ipo_dspy.report import thumbnails as pictures
-from ipo_dspy.report.summary import changed, harmonic_mean
+from ipo_dspy.report.summary import changed
 from ipo_dspy.run.events import PredictionChangedEvent
 from ipo_dspy.run.journal import Journal
 from ipo_dspy.scoring.score import harmonic_mean

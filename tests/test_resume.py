@@ -196,7 +196,7 @@ def test_a_run_recorded_under_earlier_names_of_settings_is_resumed(task: demo.De
         other = IPO(proposer=proposer, steps=2, **{**more, "task_description": "Dogs."})
         with pytest.raises(JournalError, match=r"task_description was 'Cats\.' and is 'Dogs\.'"):
             other.compile(task.program, task.trainset)
-    (resumed,) = (event for event in replay(tmp_path) if event["event"] == "resume")
+    (resumed,) = (event for event in replay(tmp_path) if event["event"] == "run_resumed")
     assert resumed["changed"] == {"steps": [1, 2], "max_consecutive_errors": [3, 9]}
 
 

@@ -2,13 +2,13 @@
 
 ::
 
-    RayScorer (scorer)          the backend that `IPO(scorer=...)` takes
-     +-- places                 find the partitions of a folder, a table or shards
-     |    +-- parts             read the images of one partition
+    RayScorer (ray_scorer)      the backend that `IPO(backend=...)` takes
+     +-- discovery              find the partitions of a folder, a table or shards
+     |    +-- partitions        read the images of one partition
      +-- pool                   hand partitions to workers, and replace workers that die
      |    +-- worker            the actor: encodes partitions and scores them
-     |         +-- store        features of partitions on disk
-     |         +-- models       the same model on every node
+     |         +-- partition_store  features of partitions on disk
+     |         +-- model_ref    the same model on every node
      +-- cluster                join a cluster and check its nodes
 
     RayTasks (tasks)            independent calls of one function: `ipo-dspy bench --ray`

@@ -37,7 +37,7 @@ Progress = Callable[[int, int], None] | None
 
 
 class RayScorer(ClusterUser):
-    """Encodes images and scores templates on a Ray cluster: ``IPO(scorer=RayScorer("auto"))``.
+    """Encodes images and scores templates on a Ray cluster: ``IPO(backend=RayScorer("auto"))``.
 
     Trials are those of a single machine. Losses agree to about 1e-6 nats, since other processors, threads and batches
     have other last bits; rankings use four decimals (`history.Score.rank`).

@@ -99,13 +99,11 @@ def compare(
     """
     index = {name: i for i, name in enumerate(classes)}
     targets = torch.tensor([index[label] for label in labels])  # [N]
-    sides = [
-        (encode_images(one, images, allow_url=allow_url).features, class_features(one, templates, classes))
-        for one in (low, full)
-    ]  # [N, D] and [T, C, D] of both
+    scale, bias = full.logit_scale, full.logit_bias
     given, losses = [], []
-    for features, text in sides:
-        scale, bias = full.logit_scale, full.logit_bias
+    for backbone in (low, full):
+        features = encode_images(backbone, images, allow_url=allow_url).features  # [N, D]
+        text = class_features(backbone, templates, classes)  # [T, C, D]
         given.append(
             torch.stack([predict(features, one, logit_scale=scale, logit_bias=bias) for one in text])
         )  # [T, N]
@@ -134,14 +132,15 @@ def check_precision(
         _compared.add(backbone)
     dtype = str(backbone.dtype).removeprefix("torch.")
     chosen = evenly_spaced(range(len(images)), IMAGES)
-    some, own = [images[i] for i in chosen], [labels[i] for i in chosen]
+    sample_images, sample_labels = [images[i] for i in chosen], [labels[i] for i in chosen]
     try:
-        found = compare(backbone, reload(backbone, "float32"), some, own, classes, allow_url=allow_url)
+        full = reload(backbone, "float32")
+        agreement = compare(backbone, full, sample_images, sample_labels, classes, allow_url=allow_url)
     except IPOError as error:
-        logger.warning("what %s changes is not known, for it cannot be compared with float32: %s", dtype, error)
+        logger.warning("cannot compare %s with float32: %s", dtype, error)
         return None
-    if found.passes:
-        logger.info("%s", found)
+    if agreement.passes:
+        logger.info("%s", agreement)
     else:
-        logger.warning("%s: templates may rank otherwise; write dtype='float32' for the exact scores", found)
-    return found
+        logger.warning("%s: template ranking may change; use dtype='float32' for exact scores", agreement)
+    return agreement
