@@ -193,7 +193,11 @@ def test_more_shots_than_a_class_has_images_are_told_once(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"methods": ("gepa",)}, LanguageModelError, "method 'gepa' has a language model write .*--lm openai"),
+        (
+            {"methods": ("gepa",)},
+            LanguageModelError,
+            "method 'gepa' has a language model write .*--prompt-model openai",
+        ),
         ({"methods": ("cop",)}, InputError, "no method 'cop'; known: clip,"),
         ({"settings": Settings(model="none")}, ModelError, "none"),
         ({"settings": Settings(arguments={"ipo": {"x": 1}})}, InputError, "method 'ipo' takes no settings of its own"),

@@ -140,13 +140,15 @@ def test_every_ablation_has_its_table() -> None:
 def test_unknown_names_list_the_known() -> None:
     with pytest.raises(InputError, match="no ablation 'x'; known: descriptions, history"):
         ablation("x", GRID, Models())
-    with pytest.raises(LanguageModelError, match="--ablate lm compares language models and none is named"):
+    with pytest.raises(
+        LanguageModelError, match="this ablation compares language models and none is given; pass prompt_model="
+    ):
         ablation("lm", GRID, Models())
     with pytest.raises(InputError, match="no suite 'x'; write one of demo, paper"):
         build_suite("x")
     with pytest.raises(DataError, match="has no data set 'x'; known: faint-places, grey-food"):
         chosen(["x"], DemoSuite())
-    with pytest.raises(InputError, match="format='x' is unknown; write one of md, latex, csv"):
+    with pytest.raises(InputError, match="format must be one of md, latex, csv, got 'x'"):
         render([], "x")
 
 

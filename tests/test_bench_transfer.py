@@ -233,7 +233,16 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeyp
 
 
 def test_a_dry_run_counts_the_images_of_all_classes(capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ("--methods", "ipo", "--lm", "openai/gpt-4o-mini", "--vlm", "openai/gpt-4o-mini", "--dry-run", "--json")
+    asked = (
+        "--methods",
+        "ipo",
+        "--prompt-model",
+        "openai/gpt-4o-mini",
+        "--description-model",
+        "openai/gpt-4o-mini",
+        "--dry-run",
+        "--json",
+    )
     _, out, _ = call(capsys, "--transfer", "grey-food", *asked)
     classes = len(demo.load("grey-food", classes="all").classes)
     assert json.loads(out)["calls"] == 1 + classes + 1  # a greeting, a description of each image, a question

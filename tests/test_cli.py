@@ -31,7 +31,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run_folder(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    options = ["--model", "demo", "--steps", "2", "--out", str(out), "--json", "--seed", "3"]
+    options = ["--model", "demo", "--steps", "2", "--log-dir", str(out), "--json", "--seed", "3"]
     with pytest.raises(SystemExit) as exit:
         main(["optimize", str(photos), *options])
     assert exit.value.code in (0, None)
@@ -52,7 +52,7 @@ def in_a_process(*arguments: str, **environment: str) -> "subprocess.CompletedPr
 
 def test_demo_prints_the_table_and_writes_the_report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    code, text, _ = call(capsys, "demo", "pixel-animals", "--steps", "2", "--shots", "2", "--out", str(out))
+    code, text, _ = call(capsys, "demo", "pixel-animals", "--steps", "2", "--shots", "2", "--log-dir", str(out))
     assert code == 0
     for word in (
         "train",
@@ -69,7 +69,7 @@ def test_demo_prints_the_table_and_writes_the_report(capsys: pytest.CaptureFixtu
 
 
 def test_demo_lists_its_tasks(capsys: pytest.CaptureFixture[str]) -> None:
-    code, text, _ = call(capsys, "demo", "list", "--json")
+    code, text, _ = call(capsys, "demo", "--list", "--json")
     assert code == 0
     assert tuple(row["name"] for row in json.loads(text)) == demo.names()
     code, _, err = call(capsys, "demo", "pixel-animal")
@@ -83,7 +83,7 @@ def test_optimize_finds_a_template_and_tests_it(run_folder: Path) -> None:
 
 
 def test_optimize_on_one_half_of_the_classes(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--model", "demo", "--steps", "1", "--out", str(tmp_path / "r"), "--json", "--base-novel"]
+    options = ["--model", "demo", "--steps", "1", "--log-dir", str(tmp_path / "r"), "--json", "--base-novel"]
     code, text, _ = call(capsys, "optimize", str(photos), *options)
     assert code == 0
     result = json.loads(text)
@@ -119,7 +119,7 @@ def test_classify_takes_folders_and_leaves_out_what_cannot_be_read(
     broken = copy / "broken.png"
     broken.write_text("no picture at all")
     first, *_ = files = sorted(copy.rglob("*/*.png"))
-    code, text, err = call(capsys, "classify", program, str(copy), str(first), "--skip-bad", "--json")
+    code, text, err = call(capsys, "classify", program, str(copy), str(first), "--skip-unreadable", "--json")
     assert code == 0
     assert [row["image"] for row in json.loads(text)] == [*map(str, files), str(first)]
     assert "skipped: " in err
@@ -127,10 +127,10 @@ def test_classify_takes_folders_and_leaves_out_what_cannot_be_read(
     (tmp_path / "empty").mkdir()
     code, _, err = call(capsys, "classify", program, str(tmp_path / "empty"))
     assert code == 2
-    assert err.endswith("holds no images; give image files, or a folder that holds some\n")
-    code, _, err = call(capsys, "classify", program, str(broken), "--skip-bad")
+    assert err.endswith("contains no images; pass image files, or a folder that contains some\n")
+    code, _, err = call(capsys, "classify", program, str(broken), "--skip-unreadable")
     assert code == 2
-    assert err.splitlines()[-1] == "ipo-dspy: none of the images can be read; give others"
+    assert err.splitlines()[-1] == "ipo-dspy: none of the images can be read; pass others"
 
 
 def test_the_template_stands_on_a_line_of_its_own(
@@ -165,17 +165,17 @@ def test_report_is_written_where_asked(run_folder: Path, tmp_path: Path, capsys:
         (["optimize", "{photos}", "--model", "ViT-B-61"], 2, "ViT-B-16"),
         (["optimize", "{photos}", "--template", "a photo"], 2, "has no <CLASS>"),
         (["optimize", "{photos}", "--template", "very " * 40 + "<CLASS>"], 2, "shorten"),
-        (["optimize", "{photos}", "--lm", "nonsense"], 2, "LiteLLM"),
+        (["optimize", "{photos}", "--prompt-model", "nonsense"], 2, "LiteLLM"),
         (["optimize", "{photos}", "--auto", "huge"], 2, "'light'"),
-        (["optimize", "{photos}", "--out", "/dev/null/run"], 1, "cannot be written"),
+        (["optimize", "{photos}", "--log-dir", "/dev/null/run"], 1, "cannot be written"),
         (["evaluate", "nowhere.json", "{photos}"], 2, "cannot be read"),
         (["classify", "{run}/best.json", "nowhere.png"], 2, "nowhere.png"),
         (
             ["classify", "{run}/best.json", "https://example.com/cat.jpg"],
             2,
-            "'https://example.com/cat.jpg' is an address",
+            "'https://example.com/cat.jpg' is a URL",
         ),
-        (["classify", "{run}/best.json", "s3://photos/cat.jpg"], 2, "'s3://photos/cat.jpg' is an address"),
+        (["classify", "{run}/best.json", "s3://photos/cat.jpg"], 2, "'s3://photos/cat.jpg' is a URL"),
         (["report", "{photos}"], 1, "no journal"),
         (["report", "{run}/best.json"], 1, "best.json' is a saved program, not a run; pass the run's folder: '{run}'"),
         (["report", "{run}/report.html"], 1, "is an HTML page, not a run; pass the run's folder: '{run}'"),
@@ -184,7 +184,11 @@ def test_report_is_written_where_asked(run_folder: Path, tmp_path: Path, capsys:
         (["evaluate", "{photos}", "{run}/best.json"], 2, "is a folder, not a saved program"),
         (["explain", "{run}/journal.jsonl", "{photos}"], 2, "is the journal of a run, not a saved program"),
         (["optimize", "{photos}", "--model", "demoo"], 2, "--model demo"),
-        (["optimize", "{photos}", "--model", "demo", "--pretrained", "laion2b"], 2, "--pretrained laion2b is not for"),
+        (
+            ["optimize", "{photos}", "--model", "demo", "--pretrained", "laion2b"],
+            2,
+            "--pretrained must be None for 'demo', which has its own weights, got 'laion2b'",
+        ),
         (["demo", "pixel-animal"], 2, "'pixel-animals'"),
     ],
 )
@@ -219,7 +223,7 @@ def test_debug_shows_the_traceback_and_progress_is_silent_in_a_pipe(photos: Path
 
 
 def test_nothing_moves_where_there_is_no_terminal(tmp_path: Path) -> None:
-    done = in_a_process("demo", "pixel-animals", "--steps", "1", "--shots", "1", "--out", str(tmp_path / "run"))
+    done = in_a_process("demo", "pixel-animals", "--steps", "1", "--shots", "1", "--log-dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert len(done.stderr.splitlines()) == 1  # what the task is
     assert "\u2501" not in done.stderr
@@ -235,7 +239,7 @@ def test_skip_bad_leaves_out_and_counts(
     code, _, err = call(capsys, "evaluate", str(run_folder / "best.json"), str(copy))
     assert code == 2
     assert "broken.png" in err
-    code, text, _ = call(capsys, "evaluate", str(run_folder / "best.json"), str(copy), "--skip-bad", "--json")
+    code, text, _ = call(capsys, "evaluate", str(run_folder / "best.json"), str(copy), "--skip-unreadable", "--json")
     assert code == 0
     found: dict[str, Any] = json.loads(text)
     assert (found["images"], found["left_out"]) == (30, 1)
@@ -265,7 +269,7 @@ def test_bad_images_of_all_parts_are_told_at_once_before_the_search(
     for bad in both:
         bad.write_bytes(bad.read_bytes()[:200])
     out = tmp_path / "run"
-    code, _, err = call(capsys, "optimize", str(copy), "--model", "demo", "--steps", "1", "--out", str(out))
+    code, _, err = call(capsys, "optimize", str(copy), "--model", "demo", "--steps", "1", "--log-dir", str(out))
     assert code == 2
     assert all(str(bad) in err for bad in both)
     assert "2 of " in err
@@ -324,12 +328,25 @@ def test_optimize_counts_the_images_that_it_left_out(
     copy = tmp_path / "photos"
     shutil.copytree(photos, copy)
     (next(iter(copy.iterdir())) / "broken.png").write_text("no picture at all")
-    options = ["--model", "demo", "--steps", "0", "--test", "0", "--skip-bad", "--json", "--out", str(tmp_path / "r")]
+    options = [
+        "--model",
+        "demo",
+        "--steps",
+        "0",
+        "--test",
+        "0",
+        "--skip-unreadable",
+        "--json",
+        "--log-dir",
+        str(tmp_path / "r"),
+    ]
     code, text, _ = call(capsys, "optimize", str(copy), *options)
     assert code == 0
     found = json.loads(text)
     assert (found["images"]["train"], found["left_out"]) == (30, 1)
-    code, text, _ = call(capsys, "describe", str(copy), "--model", "demo", "--skip-bad", "--images", "31", "--json")
+    code, text, _ = call(
+        capsys, "describe", str(copy), "--model", "demo", "--skip-unreadable", "--images", "31", "--json"
+    )
     assert code == 0
     assert len(json.loads(text)) == 30
 
@@ -369,8 +386,8 @@ def test_a_shell_completes_commands_and_options() -> None:
 def test_a_finished_folder_given_again_says_that_nothing_was_searched(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["optimize", str(photos), "--model", "demo", "--steps", "1", "--out", str(tmp_path / "run")]
-    said = "this run was finished before, so nothing was searched"
+    command = ["optimize", str(photos), "--model", "demo", "--steps", "1", "--log-dir", str(tmp_path / "run")]
+    said = "this run was already finished, so nothing was searched"
     assert said not in call(capsys, *command)[1]
     again = call(capsys, *command)[1]
     assert said in again

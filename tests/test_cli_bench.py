@@ -52,14 +52,16 @@ def test_the_table_is_printed_and_printed_again_without_measuring(capsys: pytest
     assert {row["method"] for row in json.loads(text)["rows"]} == {"clip", "ipo"}
 
 
-@pytest.mark.parametrize("options", [["--lm", "openai/gpt-4o-mini"], ["--vlm", "openai/gpt-4o-mini"]])
+@pytest.mark.parametrize(
+    "options", [["--prompt-model", "openai/gpt-4o-mini"], ["--description-model", "openai/gpt-4o-mini"]]
+)
 def test_a_model_without_a_key_is_told_before_the_first_cell(
     options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     code, out, err = call(capsys, *CALL, *options)
     assert (code, out) == (2, "")
-    assert f"{options[0]} openai/gpt-4o-mini needs a key: set OPENAI_API_KEY" in err
+    assert f"{options[0]} 'openai/gpt-4o-mini' needs a key; set OPENAI_API_KEY" in err
     assert Path("runs", "bench", "rows.jsonl").read_text() == ""
 
 
@@ -68,7 +70,9 @@ def test_a_wrong_key_ends_the_sweep_and_is_no_result(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with OpenAIServer({"": Reply("wrong key", status=401)}) as server:
-        code, _, err = call(capsys, *CALL, "--lm", "openai/toy", "--lm-arg", f"api_base={server.url}")
+        code, _, err = call(
+            capsys, *CALL, "--prompt-model", "openai/toy", "--prompt-model-kwargs", f"api_base={server.url}"
+        )
     assert (code, "set OPENAI_API_KEY to a key that the provider takes" in err) == (2, True)
     rows = [json.loads(line) for line in Path("runs", "bench", "rows.jsonl").read_text().splitlines()]
     assert [row["method"] for row in rows] == ["clip"]
@@ -115,20 +119,23 @@ def test_an_ablation_prints_its_own_table(capsys: pytest.CaptureFixture[str]) ->
     [
         (["--methods", "cop"], "no method 'cop'; known: clip, clip-ensemble,"),
         (["--datasets", "cars"], "suite 'demo' has no data set 'cars'; known: faint-places,"),
-        (["--suite", "papr"], "there is no suite 'papr'; write one of demo, paper"),
-        (["--suite", "paper"], "name their folder: --data ROOT"),
-        (["--shots", "0"], "--shots '0' is no list of whole numbers from 1; write e.g. --shots 1,2"),
-        (["--seeds", "one"], "--seeds 'one' is no list of whole numbers from 0"),
-        (["--format", "html"], "--format html is unknown; write one of md, latex, csv"),
+        (["--suite", "papr"], "'papr' is not one of 'demo', 'paper'"),
+        (["--suite", "paper"], "pass their folder: --data ROOT"),
+        (["--shots", "0"], "--shots '0' must be a comma-separated list of integers >= 1; for example --shots 1,2"),
+        (["--seeds", "one"], "--seeds 'one' must be a comma-separated list of integers >= 0"),
+        (["--format", "html"], "'html' is not one of 'md', 'latex', 'csv'"),
         (["--ablate", "luck"], "there is no ablation 'luck'; known: descriptions, history,"),
-        (["--ablate", "lm"], "compares language models and none is named"),
-        (["--methods", "simba"], "method 'simba' has a language model write its templates and none is named"),
-        (["--method-arg", "coop"], "--method-arg 'coop' names no method"),
+        (["--ablate", "lm"], "compares language models and none is given; pass --prompt-model openai/"),
+        (["--methods", "simba"], "method 'simba' needs a language model and none is given"),
+        (["--method-arg", "coop"], "--method-arg 'coop' must name a method"),
         (["--method-arg", "coprompt.sentences=nowhere.json"], "must be a JSON file, got 'nowhere.json' (No such file"),
         (["--method-arg", "coop.augment=yes"], "augment='yes' is not true or false; write e.g. augment=False"),
         (["--method-arg", "maple.n_ctx=two"], "n_ctx='two' is not a whole number; write e.g. n_ctx=2"),
         (["--ablate", "history"], "--ablate varies IPO and measures no other method; leave --methods out"),
-        (["--lm", "openai/a", "--lm", "openai/b"], "--lm names 2 models; name one, or compare them: --ablate lm"),
+        (
+            ["--prompt-model", "openai/a", "--prompt-model", "openai/b"],
+            "--prompt-model names 2 models; pass one, or compare them: --ablate lm",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_one_line(capsys: pytest.CaptureFixture[str], more: list[str], said: str) -> None:
@@ -139,7 +146,7 @@ def test_what_cannot_be_used_is_one_line(capsys: pytest.CaptureFixture[str], mor
 
 
 def test_a_dry_run_tells_the_cost_and_measures_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ("--lm", "openai/gpt-4o-mini", "--vlm", "openai/gpt-4o-mini")
+    asked = ("--prompt-model", "openai/gpt-4o-mini", "--description-model", "openai/gpt-4o-mini")
     code, out, _ = call(capsys, *CALL, "--steps", "10", *asked, "--dry-run", "--json")
     found = json.loads(out)
     assert code == 0
@@ -149,7 +156,7 @@ def test_a_dry_run_tells_the_cost_and_measures_nothing(capsys: pytest.CaptureFix
 
 
 def test_a_dry_run_counts_all_that_ask(capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ("--lm", "openai/gpt-4o-mini", "--dry-run", "--json", "--model", "demo-vit", "--methods")
+    asked = ("--prompt-model", "openai/gpt-4o-mini", "--dry-run", "--json", "--model", "demo-vit", "--methods")
     calls = [
         json.loads(call(capsys, *CALL, *asked, names)[1])["calls"] for names in ("ipo", "vpt+ipo", "ipo,vpt+ipo,clip")
     ]
@@ -160,7 +167,7 @@ def test_a_dry_run_counts_all_that_ask(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_password_in_an_address_is_kept_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
     address = "api_base=http://me:planted@127.0.0.1:9/v1?key=planted"
     for more in ((), ("--steps", "2")):  # the second time the settings that changed are told
-        _, out, err = call(capsys, *CALL, "--lm", "openai/x", "--lm-arg", address, *more)
+        _, out, err = call(capsys, *CALL, "--prompt-model", "openai/x", "--prompt-model-kwargs", address, *more)
         assert "planted" not in out + err
     files = [path for path in Path("runs").rglob("*") if path.is_file()]
     assert any(path.name == "bench.json" for path in files)
@@ -172,7 +179,7 @@ def test_changed_settings_are_refused_in_the_words_of_the_command_line(capsys: p
     code, _, err = call(capsys, *CALL, "--steps", "2")
     assert code == 1
     assert "steps was 1 and is 2" in err
-    assert "--allow-changes" in err
+    assert "--allow-config-changes" in err
 
 
 def test_missing_data_sets_are_told_as_data_check_tells_them(

@@ -67,7 +67,7 @@ def test_clear_of_one_model_by_name_or_fingerprint(folder: Path, capsys: pytest.
     assert "removed 3 images" in said(capsys, "clear", "--model", SMALL.name, "--yes")
     assert images(capsys) == {}
     told = said(capsys, "clear", "--model", "else", "--yes", code=2)
-    assert told == "ipo-dspy: no images of model 'else' are kept; there are those of: none at all\n"
+    assert told == "ipo-dspy: no cached features for model 'else'; cached models: none\n"
 
 
 def test_clear_of_everything_also_where_it_is_damaged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,6 +88,6 @@ def test_nothing_is_removed_unasked(
 
 def test_while_it_is_off(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IPO_DSPY_CACHE", "off")
-    assert said(capsys, "info") == "no image features are kept: IPO_DSPY_CACHE is off\n"
+    assert said(capsys, "info") == "the image-feature cache is off: IPO_DSPY_CACHE is off\n"
     assert images(capsys) == {}
-    assert "IPO_DSPY_CACHE is off" in said(capsys, "clear", "--yes", code=2)
+    assert "the image-feature cache is off; set IPO_DSPY_CACHE=" in said(capsys, "clear", "--yes", code=2)

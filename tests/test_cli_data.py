@@ -41,7 +41,7 @@ def test_check_of_a_set_that_lacks_images(tmp_path: Path, capsys: pytest.Capture
     plant_dtd(tmp_path, {f"texture_{at}": 2 for at in range(47)}, missing=["texture_3/0000.jpg"])
     shown = said(capsys, "check", "dtd", str(tmp_path), code=1)
     assert f"1 missing or empty in {tmp_path}/dtd/images: texture_3/0000.jpg; from www.robots" in shown
-    assert shown.endswith("not complete: see the line with --\n")
+    assert shown.endswith("incomplete: 1 check failed\n")
     told = json.loads(said(capsys, "check", "dtd", str(tmp_path), "--json", code=1))
     assert (told["ok"], told["name"], told["folder"]) == (False, "dtd", str(tmp_path / "dtd"))
     assert [one["ok"] for one in told["findings"]] == [True, True, True, False]

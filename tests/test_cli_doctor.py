@@ -5,7 +5,6 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,11 @@ from huggingface_hub import constants
 from helpers.openai_server import KEY, OpenAIServer, Reply, images_of
 from ipo_dspy import demo
 from ipo_dspy.cli import doctor_models, main
-from ipo_dspy.cli.doctor import MARKS, guarded
+from ipo_dspy.cli.doctor import MARKS, catch_as_failure
 from ipo_dspy.cli.doctor_environment import KEYS, Check, folder, packages, torchvision
 from ipo_dspy.clip.lmdb_segments import SegmentFile
 
-READY = {"Say: ready": "ready", "colour": "[[ ## colour ## ]]\nred\n\n[[ ## completed ## ]]"}
+READY = {"Say: ready": "ready", "color": "[[ ## color ## ]]\nred\n\n[[ ## completed ## ]]"}
 PLANTED = {name: f"{name.lower()}-planted-0123456789" for name in KEYS} | {"OPENAI_API_KEY": KEY}
 
 
@@ -28,7 +27,7 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     for name in ("OPENAI_API_BASE", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))  # of a CLIP that is loaded in a process of its own
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
 
 
@@ -52,9 +51,9 @@ def checks(text: str) -> dict[str, Check]:
     return {row["name"]: Check(**row) for row in json.loads(text)["checks"]}
 
 
-def asked(capsys: pytest.CaptureFixture[str], address: str, option: str = "--lm") -> Check:
+def asked(capsys: pytest.CaptureFixture[str], address: str, option: str = "--prompt-model") -> Check:
     """The line of a language model at an address."""
-    arguments = [option, "openai/toy", f"{option}-arg", f"api_base={address}", "--json"]
+    arguments = [option, "openai/toy", f"{option}-kwargs", f"api_base={address}", "--json"]
     code, text = call(capsys, *arguments)
     check = checks(text)[f"{option} openai/toy"]
     assert (code == 1) == (check.state == "fail") == bool(check.remedy)
@@ -65,11 +64,11 @@ def test_all_is_well_here_and_nothing_is_asked(capsys: pytest.CaptureFixture[str
     code, text = call(capsys)
     notes = sum(line.startswith(MARKS["warn"][0]) for line in text.splitlines())
     assert notes > 1
-    assert (code, text.splitlines()[-1]) == (0, f"nothing to mend, {notes} notes")
+    assert (code, text.splitlines()[-1]) == (0, f"no problems found, {notes} notes")
     for name in ("python", "dspy", "litellm", "torch", "open_clip_torch", "transformers", "CLIP demo", "terminal"):
         assert f"\n{MARKS['ok'][0]}  {name}  " in f"\n{text}", name
     assert "loads in" in text
-    assert "--lm" not in text
+    assert "--prompt-model" not in text
     assert {line[:4] for line in text.splitlines()[:-1]} <= {MARKS["ok"][0], MARKS["warn"][0], "    "}
 
 
@@ -86,12 +85,22 @@ def test_models_that_answer_with_time_and_price(
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with OpenAIServer(READY) as server:
         at = f"api_base={server.url}"
-        options = ["--lm", "openai/gpt-4o-mini", "--lm-arg", at, "--vlm", "openai/toy", "--vlm-arg", at, "--json"]
+        options = [
+            "--prompt-model",
+            "openai/gpt-4o-mini",
+            "--prompt-model-kwargs",
+            at,
+            "--description-model",
+            "openai/toy",
+            "--description-model-kwargs",
+            at,
+            "--json",
+        ]
         code, text = call(capsys, *options)
     assert code == 0
     assert server.unseen == []
     assert [len(images_of(body)) for body in server.requests] == [0, 1]
-    priced, unpriced = checks(text)["--lm openai/gpt-4o-mini"], checks(text)["--vlm openai/toy"]
+    priced, unpriced = checks(text)["--prompt-model openai/gpt-4o-mini"], checks(text)["--description-model openai/toy"]
     assert priced.found.endswith(" s; 0.15 USD in and 0.60 USD out per million tokens")
     assert unpriced.found.endswith(" s; price unknown")
     assert checks(text)["keys"].found == "OPENAI_API_KEY set"
@@ -101,9 +110,13 @@ def test_models_that_answer_with_time_and_price(
     ("reply", "found", "remedy"),
     [
         (Reply(f"Incorrect API key provided: {KEY}", 401), "Incorrect API key", "export OPENAI_API_KEY=YOUR_KEY"),
-        (Reply("The model `toy` does not exist", 404), "does not exist", "name a model that the server has, e.g. --lm"),
-        (Reply("slow down", 429), "slow down", "wait a minute"),
-        (Reply("out of order", 500), "out of order", "--lm-arg api_base=http://HOST:PORT/v1"),
+        (
+            Reply("The model `toy` does not exist", 404),
+            "does not exist",
+            "name a model that the server has, e.g. --prompt-model",
+        ),
+        (Reply("slow down", 429), "slow down", "retry in a minute"),
+        (Reply("out of order", 500), "out of order", "--prompt-model-kwargs api_base=http://HOST:PORT/v1"),
     ],
 )
 def test_models_that_refuse(
@@ -121,9 +134,9 @@ def test_models_that_refuse(
 
 def test_a_model_that_sees_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with OpenAIServer({"colour": Reply("image_url is not supported", 400)}) as server:
-        check = asked(capsys, server.url, "--vlm")
-    assert check.remedy == "name a model that sees pictures, e.g. --vlm openai/gpt-4o-mini"
+    with OpenAIServer({"color": Reply("image_url is not supported", 400)}) as server:
+        check = asked(capsys, server.url, "--description-model")
+    assert check.remedy == "use a model that sees images, e.g. --description-model openai/gpt-4o-mini"
 
 
 def test_a_server_that_is_not_there(
@@ -133,7 +146,9 @@ def test_a_server_that_is_not_there(
     check = asked(capsys, closed_port)
     assert "onnection" in check.found
     assert f"(asked at {closed_port.removeprefix('http://')})" in check.found
-    assert check.remedy.startswith("start the server, or name its address: --lm openai/toy --lm-arg api_base=http")
+    assert check.remedy.startswith(
+        "start the server, or pass its address: --prompt-model openai/toy --prompt-model-kwargs api_base=http"
+    )
 
 
 def test_a_server_that_never_answers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,19 +157,20 @@ def test_a_server_that_never_answers(capsys: pytest.CaptureFixture[str], monkeyp
     with socket.create_server(("127.0.0.1", 0)) as silent:
         check = asked(capsys, f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert check.state == "fail"
-    assert check.remedy.startswith("write the same again if a local model was still loading; else start the server")
+    assert check.remedy.startswith("retry if a local model was still loading; otherwise start the server")
 
 
 def test_a_missing_key_and_an_unknown_name_are_told_without_a_request(capsys: pytest.CaptureFixture[str]) -> None:
-    code, text = call(capsys, "--lm", "openai/toy", "--vlm", "opnai/toy")
+    code, text = call(capsys, "--prompt-model", "openai/toy", "--description-model", "opnai/toy")
     assert code == 1
     lines = text.splitlines()
     red = [i for i, line in enumerate(lines) if line.startswith(MARKS["fail"][0])]
     assert [lines[i + 1].strip() for i in red] == [
-        "-> export OPENAI_API_KEY=YOUR_KEY",
+        "-> set OPENAI_API_KEY in the environment, or use a self-hosted server: --prompt-model openai/toy "
+        "--prompt-model-kwargs api_base=http://HOST:PORT/v1",
         "-> write provider/name, e.g. 'openai/gpt-4o-mini' or 'ollama_chat/phi3'",
     ]
-    assert lines[-1].startswith("2 to mend, ")
+    assert lines[-1].startswith("2 problems found, ")
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
@@ -166,7 +182,18 @@ def test_no_key_shows_anywhere(
     said = f"Incorrect API key provided: {KEY}, not {PLANTED['GROQ_API_KEY']}; Authorization: Bearer {KEY}"
     with OpenAIServer({"": Reply(said, 401)}) as server:
         at = f"api_base={server.url.replace('//', '//me:pass-0123456789@')}"
-        code, text = call(capsys, "--lm", "openai/a", "--lm-arg", at, "--vlm", "openai/b", "--vlm-arg", at, *form)
+        code, text = call(
+            capsys,
+            "--prompt-model",
+            "openai/a",
+            "--prompt-model-kwargs",
+            at,
+            "--description-model",
+            "openai/b",
+            "--description-model-kwargs",
+            at,
+            *form,
+        )
     assert code == 1
     assert text.count("Incorrect API key provided: [hidden]") == 2
     for value in [*PLANTED.values(), "pass-0123456789"]:
@@ -182,7 +209,7 @@ def test_a_check_that_falls_over_is_a_red_line_without_keys(monkeypatch: pytest.
         yield Check("first", "ok", "fine")
         raise RuntimeError("planted-0123456789 is bad")
 
-    first, second = guarded("name", falls)
+    first, second = catch_as_failure("name", falls)
     assert first.state == "ok"
     assert (second.state, second.found) == ("fail", "this check failed: RuntimeError: [hidden] is bad")
 
@@ -252,17 +279,16 @@ def test_a_folder_without_write_permission(tmp_path: Path) -> None:
 def test_a_folder_with_files_is_measured(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "file").write_bytes(b"x" * 2500)
-    assert f"{tmp_path}: 2 kB, " in folder("runs", tmp_path, "").found
+    assert f"{tmp_path}: 2.5 kB, " in folder("runs", tmp_path, "").found
 
 
 def test_a_model_that_is_here_and_one_that_does_not_exist() -> None:
     names = ["demo-vit", f"local-dir:{demo.model_path()}", "ViT-B-61"]
-    with ThreadPoolExecutor() as pool:  # each takes a process that loads PyTorch
-        *here, unknown = pool.map(lambda name: doctor_models.other_model(name, "openai", "cpu"), names)
-    assert all(one.found.startswith("found, loads in ") for one in here)
+    *here, unknown = (doctor_models.clip(name, "openai", "cpu") for name in names)
+    assert all(one.found.startswith("loads in ") for one in here)
     assert [one.state for one in (*here, unknown)] == ["ok", "ok", "fail"]
     assert "open_clip has no model 'ViT-B-61'" in unknown.found
-    assert unknown.remedy.startswith("write e.g. --model ViT-B-16")
+    assert unknown.remedy.startswith("for example --model ViT-B-16")
 
 
 def test_whether_the_weights_that_optimize_takes_by_default_are_here(
@@ -286,7 +312,7 @@ def test_a_torchvision_that_does_not_fit_is_said_to_be_handled() -> None:
     check = torchvision()
     assert (check.state, check.remedy) == ("ok", "")
     assert re.fullmatch(
-        r"[\d.+\w]+( was built for another torch than .*; handled, nothing is to be done)?", check.found
+        r"[\d.+\w]+( was built for another torch than .*; worked around automatically, no action needed)?", check.found
     )
 
 

@@ -62,10 +62,12 @@ def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 def search(photos: Path, out: Path | str, server: Writer | None, *more: str, model: str = "openai/toy") -> list[str]:
     """Arguments of a short search; without a server by evolution."""
-    once = ["--lm-arg", "num_retries=0", "--lm-arg", "cache=false"]
-    asked = [] if server is None else ["--lm", model, "--lm-arg", f"api_base={server.url}", *once]
+    once = ["--prompt-model-kwargs", "num_retries=0", "--prompt-model-kwargs", "cache=false"]
+    asked = (
+        [] if server is None else ["--prompt-model", model, "--prompt-model-kwargs", f"api_base={server.url}", *once]
+    )
     short = ["--model", "demo", "--shots", "1", "--test", "0", "--prompts-per-step", "2", "--steps", str(STEPS)]
-    return ["optimize", str(photos), *short, "--out", str(out), *asked, *more]
+    return ["optimize", str(photos), *short, "--log-dir", str(out), *asked, *more]
 
 
 def call(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> tuple[int, str, str]:
@@ -87,8 +89,8 @@ def steps(folder: Path) -> list[int]:
 
 def command(err: str) -> str:
     """The command that was printed to go on with."""
-    (line,) = (line for line in err.splitlines() if "go on with: " in line)
-    return line.partition("go on with: ")[2]
+    (line,) = (line for line in err.splitlines() if "resume with: " in line)
+    return line.partition("resume with: ")[2]
 
 
 class Gated(Writer):
@@ -157,7 +159,7 @@ def test_ctrl_c_twice_stops_at_once_and_the_journal_is_whole(
         assert done.code == 130
         assert "Traceback" not in done.err
         assert done.err.splitlines()[-1] == "ipo-dspy: interrupted"
-        assert f"what was answered and found so far is in {out / FILE_NAME}; go on with: " in done.err
+        assert f"responses and trials so far are in {out / FILE_NAME}; resume with: " in done.err
         assert steps(out)[:1] == [1]
         assert 3 not in steps(out)
         content = (out / FILE_NAME).read_bytes()
@@ -173,7 +175,7 @@ def test_a_server_that_dies_leaves_the_best_and_the_command(
     out = tmp_path / "run"
     gone = dict.fromkeys(range(2, 1000), Reply("gone", status=503))
     with Writer(gone) as server:
-        code, told, err = call(capsys, search(photos, out, server, "--max-errors", "2"))
+        code, told, err = call(capsys, search(photos, out, server, "--max-consecutive-errors", "2"))
         assert (code, server.asked) == (1, 4)
         assert "; the language model failed" in told
         assert err.splitlines()[-1].startswith("ipo-dspy: the language model failed (")
@@ -207,7 +209,7 @@ def test_a_model_that_gives_nothing_usable_leaves_the_start_template_and_the_com
         assert code == 1
         assert err.splitlines()[-1].startswith("ipo-dspy: the language model failed (")
         assert why in err
-        assert "another model, or --asking single, may do better" in err
+        assert "try another model or --request-mode single (requires --allow-config-changes" in err
         assert "a photo of a <CLASS>." in (out / "best.json").read_text()
         asked = server.asked
         server.odd.clear()
@@ -216,7 +218,7 @@ def test_a_model_that_gives_nothing_usable_leaves_the_start_template_and_the_com
     assert [event["status"] for event in replay(out) if event["event"] == "run_finished"][-1] == "finished"
 
 
-@pytest.mark.parametrize("option", ["--lm", "--vlm"])
+@pytest.mark.parametrize("option", ["--prompt-model", "--description-model"])
 def test_a_wrong_key_is_one_line_before_anything_is_encoded(
     option: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,8 +228,8 @@ def test_a_wrong_key_is_one_line_before_anything_is_encoded(
     monkeypatch.setattr("ipo_dspy.clip.image_features._encode", explode)
     out = tmp_path / "run"
     with Writer() as server, Refusing() as refusing:
-        asked = [option, "openai/refused", f"{option}-arg", f"api_base={refusing.url}"]
-        answering = server if option == "--vlm" else None
+        asked = [option, "openai/refused", f"{option}-kwargs", f"api_base={refusing.url}"]
+        answering = server if option == "--description-model" else None
         code, told, err = call(capsys, search(photos, out, answering, *asked))
     assert (code, told, len(err.splitlines())) == (2, "", 1)
     assert "set OPENAI_API_KEY to a key that the provider takes" in err
@@ -264,22 +266,29 @@ def test_limits_reach_the_run_and_are_shown_beside_what_was_spent(
     with Writer() as server:
         code, told, err = call(capsys, search(photos, tmp_path / "run", server, *more, model=f"openai/{model}"))
         assert (code, len(server.requests)) == (0, asked)
-    assert f"{limit[0]} is spent; raise it; go on with: ipo-dspy optimize" in err
+    assert f"{limit[0]} reached; raise it; resume with: ipo-dspy optimize" in err
     table = {cells[0]: cells for line in told.splitlines() if (cells := [c.strip() for c in line.split("│")[1:-1]])}
     assert table[row[0]] == [str(server.tokens) if cell == "TOKENS" else cell for cell in row]
     assert table["seconds"][2] == "5000"
     assert ("calls of unknown price" in table["USD"][1]) == (model == "toy")
-    assert f"; {limit[0]} is spent" in told
+    assert f"; {limit[0]} reached" in told
 
 
 def test_a_limit_has_one_name_in_what_is_printed(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Writer() as server:
-        eyes = ["--vlm", "openai/eyes", "--vlm-arg", f"api_base={server.url}", "--vlm-arg", "cache=false"]
+        eyes = [
+            "--description-model",
+            "openai/eyes",
+            "--description-model-kwargs",
+            f"api_base={server.url}",
+            "--description-model-kwargs",
+            "cache=false",
+        ]
         code, told, err = call(capsys, search(photos, tmp_path / "run", server, *eyes, "--max-lm-calls", "4"))
     assert code == 0
-    assert "an image could not be described: --max-lm-calls 4 is spent" in err
+    assert "an image could not be described: the limit of 4 LLM calls is reached (4 spent)" in err
     assert "max_lm_calls" not in told + err
     assert "1 template tried, 0 rejected, 4 LLM calls, " in told
 
@@ -289,7 +298,7 @@ def test_a_limit_on_time_ends_a_search_without_language_models(
 ) -> None:
     code, told, _ = call(capsys, search(photos, tmp_path / "run", None, "--max-seconds", "0.0001"))
     assert code == 0
-    assert "; --max-seconds is spent" in told
+    assert "; --max-seconds reached" in told
     assert trials(tmp_path / "run")
 
 
@@ -299,7 +308,7 @@ def test_a_limit_on_cost_is_refused_where_the_price_is_unknown(
     with Writer() as server:
         code, told, err = call(capsys, search(photos, tmp_path / "run", server, "--max-cost", "1"))
     assert (code, told, server.requests) == (2, "", [])
-    assert "LiteLLM has no price for --lm 'openai/toy'" in err
+    assert "LiteLLM has no price for 'openai/toy'" in err
     assert not (tmp_path / "run").exists()
 
 
@@ -307,11 +316,17 @@ def test_a_dry_run_tells_what_to_expect_and_asks_nothing(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Writer() as server:
-        eyes = ["--vlm", "openai/eyes", "--vlm-arg", f"api_base={server.url}", "--dry-run"]
+        eyes = [
+            "--description-model",
+            "openai/eyes",
+            "--description-model-kwargs",
+            f"api_base={server.url}",
+            "--dry-run",
+        ]
         dry = search(photos, tmp_path / "run", server, *eyes, model="openai/gpt-4o-mini")
         code, told, _ = call(capsys, dry)
         assert code == 0
-        for word in ("nothing was asked", "greeting", "descriptions", "templates", "+ unknown"):
+        for word in ("no requests were sent", "greeting", "descriptions", "templates", "+ unknown"):
             assert word in told
         code, told, _ = call(capsys, [*dry, "--json"])
         found = json.loads(told)
@@ -325,7 +340,7 @@ def test_a_dry_run_tells_what_to_expect_and_asks_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("option", ["--lm", "--vlm"])
+@pytest.mark.parametrize("option", ["--prompt-model", "--description-model"])
 def test_a_server_that_is_not_there_leaves_one_line_and_no_folder(
     option: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,7 +348,7 @@ def test_a_server_that_is_not_there_leaves_one_line_and_no_folder(
     with socket.socket() as taken:  # bound, and nothing listens
         taken.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{taken.getsockname()[1]}"
-        asked = [option, "openai/toy", f"{option}-arg", f"api_base=http://{place}/v1"]
+        asked = [option, "openai/toy", f"{option}-kwargs", f"api_base=http://{place}/v1"]
         code, told, err = call(capsys, search(photos, tmp_path / "run", None, *asked))
         assert (code, told) == (2, "")
         assert err == f"ipo-dspy: {option} 'openai/toy': nothing listens at {place}; {CORRECT}\n"
@@ -348,13 +363,13 @@ def test_a_dry_run_needs_no_key(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
-    asked = ["--lm", "openai/gpt-4o-mini", "--vlm", "openai/gpt-4o-mini", "--json"]
+    asked = ["--prompt-model", "openai/gpt-4o-mini", "--description-model", "openai/gpt-4o-mini", "--json"]
     code, told, _ = call(capsys, search(photos, tmp_path / "run", None, *asked, "--dry-run"))
     assert code == 0
     assert json.loads(told)["cost"] > 0
     code, _, err = call(capsys, search(photos, tmp_path / "run", None, *asked))
     assert code == 2
-    assert "--lm openai/gpt-4o-mini needs a key: set OPENAI_API_KEY in the environment" in err
+    assert "--prompt-model 'openai/gpt-4o-mini' needs a key; set OPENAI_API_KEY in the environment" in err
 
 
 def test_asking_again_is_said_when_the_first_try_fails(
@@ -362,7 +377,14 @@ def test_asking_again_is_said_when_the_first_try_fails(
 ) -> None:
     busy = Reply("busy", status=503, headers=(("Retry-After", "0"),))
     with Writer({1: busy, 2: busy}) as server:
-        given = ["--lm", "openai/toy", "--lm-arg", f"api_base={server.url}", "--lm-arg", "cache=false"]
+        given = [
+            "--prompt-model",
+            "openai/toy",
+            "--prompt-model-kwargs",
+            f"api_base={server.url}",
+            "--prompt-model-kwargs",
+            "cache=false",
+        ]
         code, _, err = call(capsys, search(photos, tmp_path / "run", None, *given))
     assert code == 0
     (line,) = err.splitlines()
@@ -373,7 +395,7 @@ def test_asking_again_is_said_when_the_first_try_fails(
 def test_settings_of_a_model_arrive_at_the_wire(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["--lm-arg", "max_tokens=77", "--lm-arg", "temperature=0.25", "--steps", "1"]
+    more = ["--prompt-model-kwargs", "max_tokens=77", "--prompt-model-kwargs", "temperature=0.25", "--steps", "1"]
     with Writer() as server:
         assert call(capsys, search(photos, tmp_path / "run", server, *more))[0] == 0
     body = server.requests[-1]
@@ -383,20 +405,20 @@ def test_settings_of_a_model_arrive_at_the_wire(
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("api_key={}", "--lm-arg api_key=... would show a secret in the list of processes"),
-        ("apikey={}", "would show a secret"),
-        ('headers={{"X-Key": "{}"}}', "would show a secret"),
-        ('extra_headers={{"X-Key": "{}"}}', "would show a secret"),
-        ('extra_body={{"a": {{"api-key": "{}"}}}}', "--lm-arg extra_body=... would show a secret"),
-        ("api-key={}", "takes NAME=VALUE"),
-        ("{}", "takes NAME=VALUE"),
+        ("api_key={}", "--prompt-model-kwargs api_key=... would expose a secret in the process list"),
+        ("apikey={}", "would expose a secret"),
+        ('headers={{"X-Key": "{}"}}', "would expose a secret"),
+        ('extra_headers={{"X-Key": "{}"}}', "would expose a secret"),
+        ('extra_body={{"a": {{"api-key": "{}"}}}}', "--prompt-model-kwargs extra_body=... would expose a secret"),
+        ("api-key={}", "expects NAME=VALUE"),
+        ("{}", "expects NAME=VALUE"),
     ],
 )
-@pytest.mark.parametrize("given", [["--lm", "openai/toy"], []], ids=["with a model", "without"])
+@pytest.mark.parametrize("given", [["--prompt-model", "openai/toy"], []], ids=["with a model", "without"])
 def test_keys_are_refused_as_arguments_and_not_repeated(
     argument: str, message: str, given: list[str], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = search(photos, "run", None, *given, "--lm-arg", argument.format("planted0123456789"))
+    arguments = search(photos, "run", None, *given, "--prompt-model-kwargs", argument.format("planted0123456789"))
     code, told, err = call(capsys, arguments)
     assert (code, told, len(err.splitlines())) == (2, "", 1)
     assert message in err
@@ -405,11 +427,11 @@ def test_keys_are_refused_as_arguments_and_not_repeated(
 
 
 def test_settings_without_a_model_are_refused(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for option in ("--lm", "--vlm"):
-        code, _, err = call(capsys, search(photos, "run", None, f"{option}-arg", "max_tokens=5"))
+    for option in ("--prompt-model", "--description-model"):
+        code, _, err = call(capsys, search(photos, "run", None, f"{option}-kwargs", "max_tokens=5"))
         assert (code, err.splitlines()) == (
             2,
-            [f"ipo-dspy: {option}-arg max_tokens=... is for a model; name one: {option} NAME"],
+            [f"ipo-dspy: {option}-kwargs max_tokens=... needs a model; pass {option} NAME"],
         )
 
 
@@ -417,9 +439,9 @@ def test_a_secret_in_an_address_is_not_in_the_printed_command(monkeypatch: pytes
     from ipo_dspy.cli import resume
 
     address = "http://me:pla/nted@host/0f9d8c7b6a5e4d3c/v1?key=planted&b=1"
-    monkeypatch.setattr(resume, "_invoked", ["demo", "--lm-arg", f"api_base={address}"])
+    monkeypatch.setattr(resume, "_invoked", ["demo", "--prompt-model-kwargs", f"api_base={address}"])
     told = "'api_base=http://USER:PASSWORD@host/KEY/v1?key=VALUE&b=VALUE'"
-    assert resume.command(Path("a b")) == f"ipo-dspy demo --lm-arg {told} --out 'a b'"
+    assert resume.command(Path("a b")) == f"ipo-dspy demo --prompt-model-kwargs {told} --log-dir 'a b'"
 
 
 def test_a_finished_run_is_told_again_and_other_settings_are_refused_unless_allowed(
@@ -440,12 +462,15 @@ def test_a_finished_run_is_told_again_and_other_settings_are_refused_unless_allo
         changed = [*same, "--prompts-per-step", "3", "--seed", "4", "--steps", str(STEPS + 1)]
         code, told, err = call(capsys, changed)
         assert (code, told, len(server.requests), len(err.splitlines())) == (1, "", asked, 1)
-        assert "--prompts-per-step was 2 and is 3; --seed was 0 and is 4; restore them" in err
+        assert (
+            "prompts_per_step was 2 and is 3; seed was 0 and is 4; restore --prompts-per-step 2, --seed 0, use another"
+            in err
+        )
         assert "--steps was" not in err
-        assert "--allow-changes" in err
+        assert "--allow-config-changes" in err
         assert (out / FILE_NAME).read_bytes() == before
 
-        code, told, _ = call(capsys, [*changed, "--allow-changes"])
+        code, told, _ = call(capsys, [*changed, "--allow-config-changes"])
         assert (code, steps(out)[-1]) == (0, STEPS + 1)
         assert trials(out)[: len(undisturbed)] == undisturbed
 
@@ -454,12 +479,12 @@ def test_templates_may_be_asked_for_one_by_one(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Writer() as server:
-        more = ["--asking", "single", "--steps", "2"]
+        more = ["--request-mode", "single", "--steps", "2"]
         assert call(capsys, search(photos, tmp_path / "run", server, *more))[0] == 0
         assert server.asked == 2 * 2
-        code, _, err = call(capsys, search(photos, tmp_path / "other", server, "--asking", "one"))
+        code, _, err = call(capsys, search(photos, tmp_path / "other", server, "--request-mode", "one"))
     assert code == 2
-    assert "request_mode must be one of 'auto', 'batch', 'samples', 'single', got 'one'" in err
+    assert "'one' is not one of 'auto', 'batch', 'samples', 'single'" in " ".join(err.replace("│", " ").split())
 
 
 def test_the_version_is_printed_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,9 +67,9 @@ def assert_no_controls_in(capsys: pytest.CaptureFixture[str], *arguments: str) -
         ("classify", "PROGRAM", "PHOTOS"),
         ("evaluate", "PROGRAM", "PHOTOS"),
         ("describe", "PHOTOS", "--model", "demo"),
-        ("describe", "PHOTOS", "--model", "demo", "--skip-bad"),
+        ("describe", "PHOTOS", "--model", "demo", "--skip-unreadable"),
         ("explain", "PROGRAM", "PHOTOS"),
-        ("optimize", "PHOTOS", "--model", "demo", "--steps", "1", "--test", "0", "--out", "OUT"),
+        ("optimize", "PHOTOS", "--model", "demo", "--steps", "1", "--test", "0", "--log-dir", "OUT"),
     ],
     ids=lambda command: command[0],
 )
@@ -112,17 +112,28 @@ def test_fields_of_a_program_file(
 @pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 429, 500])
 def test_what_a_server_says(status: int, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reply = Reply(f"{HOSTILE} of a <CLASS>", status=status)
-    asked = ("--model", "demo", "--steps", "1", "--test", "0", "--max-errors", "1", "--out", str(tmp_path / "run"))
+    asked = (
+        "--model",
+        "demo",
+        "--steps",
+        "1",
+        "--test",
+        "0",
+        "--max-consecutive-errors",
+        "1",
+        "--log-dir",
+        str(tmp_path / "run"),
+    )
     with OpenAIServer({"Say: ready": "ready", "": reply}) as server:
         own = (f"api_base={server.url}", "num_retries=0")
-        lm, vlm = ((option, "openai/toy", *(a for one in own for a in (f"{option}-arg", one))) for option in OPTIONS)
+        lm, vlm = ((option, "openai/toy", *(a for one in own for a in (f"{option}-kwargs", one))) for option in OPTIONS)
         told = assert_no_controls_in(capsys, "optimize", str(photos), *lm, *asked)
         told += assert_no_controls_in(capsys, "describe", str(photos), *vlm)
         told += assert_no_controls_in(capsys, "doctor", *vlm)
     assert "[U+001B]" in told
 
 
-OPTIONS = ("--lm", "--vlm")
+OPTIONS = ("--prompt-model", "--description-model")
 
 
 def test_a_journal_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What the command line says of mistakes names its own options, whoever in the package found the mistake."""
+"""Error messages on the command line name its own options, and leave the text of users as it is."""
 
 import re
 from pathlib import Path
@@ -9,8 +9,9 @@ from huggingface_hub import constants
 from helpers.openai_server import KEY, OpenAIServer
 from ipo_dspy import demo
 from ipo_dspy.cli import main
-from ipo_dspy.cli.wording import in_options
+from ipo_dspy.cli.messages import RENAMED, modernize, render
 from ipo_dspy.clip.image_features import open_image
+from ipo_dspy.errors import Argument, Hint, InputError, LMCall
 
 
 @pytest.fixture(scope="module")
@@ -41,44 +42,61 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-TOY = ["--lm", "openai/toy", "--lm-arg", "api_base={server}"]
+TOY = ["--prompt-model", "openai/toy", "--prompt-model-kwargs", "api_base={server}"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "ViT-B-61"], "write e.g. --model ViT-B-16"),
+        (["--model", "ViT-B-61"], "; for example --model ViT-B-16"),
         (["--model", "some/folder"], "or --model hf-hub:some/folder if it is on the Hugging Face hub"),
-        (["--model", "local-dir:/nowhere"], "no folder '/nowhere'; write --model local-dir:PATH with the folder"),
-        (["--model", "{photos}"], "is a folder; write --model local-dir:{photos}"),
+        (["--model", "local-dir:/nowhere"], "no folder '/nowhere'; pass --model local-dir:PATH with the folder"),
+        (["--model", "{photos}"], "is a folder; pass --model local-dir:{photos}"),
         (["--pretrained", "opeani"], "'ViT-B-16-quickgelu' has no weights 'opeani'"),
-        (["--pretrained", "opeani"], "; write e.g. --pretrained openai"),
-        (["--model", "ViT-B-16"], "unlike 'ViT-B-16'; write --model ViT-B-16-quickgelu, --pretrained openai"),
-        ([], "or --model local-dir:/path/to/folder, or --model demo, which needs no download"),
-        (["--device", "gpu"], "unknown device 'gpu'; write 'auto', 'cpu',"),
-        (["--steps", "3", "--auto", "light"], "steps must be None with --auto light, got 3"),
-        (["--auto", "huge"], "auto must be one of 'light', 'medium', 'heavy', got 'huge'"),
-        (["--test", "1.5"], "--test 1.5 is not a share between 0 and 1; write e.g. --test 0.5"),
-        (["--max-cost", "-1"], "--max-cost -1.0 is not a number above 0; write e.g. --max-cost 2.5, or leave it out"),
-        ([*TOY, "--asking", "one"], "request_mode must be one of 'auto', 'batch', 'samples', 'single', got 'one'"),
-        ([*TOY, "--max-cost", "1"], "--max-cost 1 cannot be kept: LiteLLM has no price for --lm 'openai/toy'; write "),
+        (["--pretrained", "opeani"], "; for example --pretrained openai"),
+        (
+            ["--pretrained", "{photos}"],
+            "--pretrained must be a file and no folder, got '{photos}'; pass --model local-dir:",
+        ),
+        (["--model", "ViT-B-16"], "unlike 'ViT-B-16'; pass --model ViT-B-16-quickgelu, --pretrained openai"),
+        ([], "--model local-dir:/path/to/folder, or --model demo, which needs no download"),
+        (["--device", "gpu"], "--device must be 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps', got 'gpu'"),
+        (
+            ["--steps", "3", "--auto", "light"],
+            "--steps must be None with --auto light, got 3; pass either --steps 3 or --auto light",
+        ),
+        (["--shots", "none"], "--shots must be an integer of at least 1, or all, got 'none'"),
+        (
+            ["--test", "1.5"],
+            "--test must be a fraction between 0 and 1 or a number of images, got 1.5; for example --test 0.5",
+        ),
+        (
+            ["--max-cost", "-1"],
+            "--max-cost must be a positive number, or None for no limit, got -1.0; for example --max-cost 2.5",
+        ),
+        ([*TOY, "--max-cost", "1"], "--max-cost cannot be enforced: LiteLLM has no price for 'openai/toy'; pass "),
         (
             [*TOY, "--max-cost", "1"],
-            "write --max-tokens ..., or --lm openai/toy --lm-arg input_cost_per_token=... --lm-arg output_cost_",
+            "; pass --max-tokens ..., or --prompt-model openai/toy --prompt-model-kwargs input_cost_per_token=... "
+            "--prompt-model-kwargs output_cost_per_token=...",
         ),
-        (["--lm-arg", "5"], "--lm-arg takes NAME=VALUE with a Python name; write e.g. --lm-arg max_tokens=500"),
-        (["--lm", "groq/toy"], "--lm groq/toy needs a key: set GROQ_API_KEY in the environment, or name a server of"),
+        (["--prompt-model-kwargs", "5"], "--prompt-model-kwargs expects NAME=VALUE, e.g. --prompt-model-kwargs max_"),
+        (
+            ["--prompt-model", "groq/toy"],
+            "--prompt-model 'groq/toy' needs a key; set GROQ_API_KEY in the environment, or use a self-hosted server: "
+            "--prompt-model groq/toy --prompt-model-kwargs api_base=http://HOST:PORT/v1",
+        ),
     ],
 )
-def test_mistakes_are_told_in_options(
+def test_errors_name_options(
     options: list[str], message: str, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GROQ_API_KEY", raising=False)
     with OpenAIServer({}) as server:
         filled = [option.replace("{photos}", str(photos)).replace("{server}", server.url) for option in options]
-        line = said(capsys, "optimize", str(photos), "--max-descriptions", "0", *filled)
+        line = said(capsys, "optimize", str(photos), "--max-described-images", "0", *filled)
     assert message.replace("{photos}", str(photos)) in line
-    assert not re.search(r"(?<!-arg )\b[a-z_]+=['\d.]", line), line
+    assert not re.search(r"(?<!-kwargs )\b[a-z_]+=['\d.]", line), line
 
 
 @pytest.mark.parametrize("command", ["optimize", "classify", "describe", "evaluate", "explain"])
@@ -95,41 +113,54 @@ def test_a_bad_image_names_the_flag_to_go_on_without_it(
     given = [str(program)] if command in ("classify", "evaluate", "explain") else ["--model", "demo"]
     line = said(capsys, command, *given, str(bad))
     assert "bad.png" in line
-    assert "--skip-bad goes on without it" in line
+    assert line.endswith("; pass --skip-unreadable to skip it")
     assert "skip_unreadable" not in line
     if command == "explain":  # that it does goes for the others in their own tests
         with pytest.raises(SystemExit) as exit:
-            main([command, *given, str(bad), "--skip-bad"])
+            main([command, *given, str(bad), "--skip-unreadable"])
         assert exit.value.code == 0
         assert "skipped: image" in capsys.readouterr().err
 
 
 def test_a_way_of_asking_needs_a_language_model(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = said(capsys, "optimize", str(photos), "--model", "demo", "--asking", "single")
-    assert line == "ipo-dspy: --asking single says how a language model is asked; name one: --lm NAME"
+    line = said(capsys, "optimize", str(photos), "--model", "demo", "--request-mode", "single")
+    assert line == "ipo-dspy: --request-mode single needs a language model; pass --prompt-model NAME"
 
 
 def test_labels_that_a_program_does_not_know(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo.load("pixel-animals", shots=1, classes="novel").program.save(str(tmp_path / "best.json"))
     line = said(capsys, "evaluate", "best.json", str(photos))
-    assert line.endswith("mend the label or score on the classes of the data: --data-classes")
+    assert line.endswith("fix the label, or use the classes of the data")
+
+
+def hint(text: str, *arguments: Argument, **values: object) -> InputError:
+    return InputError("wrong", hint=Hint(text, *arguments, **values))
 
 
 @pytest.mark.parametrize(
-    ("text", "command", "told"),
+    ("error", "command", "message"),
     [
-        ("write model='a b'", "optimize", "write --model 'a b'"),
-        ("write model='x'", "report", "write model='x'"),  # it has no such option
-        ("write model='x'", "no command", "write model='x'"),
-        ("the model was trained, seed was 0 and is 4", "demo", "the model was trained, --seed was 0 and is 4"),
-        ("a provider said model=gpt-4o", "optimize", "a provider said model=gpt-4o"),
-        ("write allow_config_changes=True (--allow-changes) to go on", "demo", "write --allow-changes to go on"),
-        ("description_model 'x' fails, or write describer='clip', which needs none", "describe",
-         "--vlm 'x' fails, or leave --vlm out: CLIP then describes"),
+        (hint("pass {model}", model="a b"), "optimize", "wrong; pass --model 'a b'"),
+        (hint("pass {model}", model="x"), "report", "wrong; pass model='x'"),  # it has no such option
+        (hint("pass {model}", model="x"), "no command", "wrong; pass model='x'"),
+        (hint("pass {allow_config_changes}", allow_config_changes=True), "demo", "wrong; pass --allow-config-changes"),
+        (
+            hint("pass {initial_templates}", initial_templates=["a b"]),
+            "optimize",
+            "wrong; pass --initial-template 'a b'",
+        ),
+        (hint("pass {cpus_per_worker}", cpus_per_worker=1), "optimize", "wrong; pass --ray-cpus 1"),
+        (hint("pass {describer}", describer="clip"), "describe", "wrong; pass no --description-model"),
+        (
+            hint("pass {}", Argument("prompt_model", LMCall("a/b", (Argument("api_base", "http://x"),)))),
+            "demo",
+            "wrong; pass --prompt-model a/b --prompt-model-kwargs api_base=http://x",
+        ),
+        (InputError("must be 1", argument="seed", value="a=1"), "demo", "--seed must be 1, got 'a=1'"),
     ],
-)  # fmt: skip
-def test_what_is_an_option_of_the_command_and_nothing_else(text: str, command: str, told: str) -> None:
-    assert in_options(text, command) == told
+)
+def test_arguments_are_options_of_the_command(error: InputError, command: str, message: str) -> None:
+    assert render(error, command) == message
 
 
 @pytest.mark.parametrize("option", ["--ray-cpus 2", "--ray-gpus 0", "--ray-workers 3", "--ray-store x"])
@@ -137,10 +168,58 @@ def test_what_is_for_a_cluster_is_refused_without_one(
     option: str, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = said(capsys, "optimize", str(photos), "--model", "demo", *option.split())
-    assert f"{option.split()[0]} is for a cluster; name one: --ray auto" in line
+    assert f"{option.split()[0]} needs a cluster; for example --ray auto" in line
 
 
-def test_what_the_user_wrote_stays_as_it_is() -> None:
-    """A folder may be called like an argument, and end in what only looks like Python."""
-    for text in ("'runs/seed=0' holds another run", r"no folder '/data/steps=3'", r"pretrained='a\xz' is odd"):
-        assert in_options(text, "optimize") == text.replace("pretrained=", "--pretrained ")
+@pytest.mark.parametrize(
+    "text",
+    ["a photo with seed=0 in it", "a (lm=2) photo", "error (device=1) bad", "runs/steps=3", "{model}", "model=''"],
+)
+def test_text_of_users_stays_as_it_is(text: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert text in said(capsys, "optimize", str(photos), "--model", "demo", "--template", text)
+    assert render(hint("pass {template}", template=text), "report") == f"wrong; pass template={text!r}"
+    assert render(InputError(text), "optimize") == text
+
+
+def test_earlier_spellings_are_accepted_with_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["demo", "--asking", "auto", "--out", str(tmp_path), "--max-errors", "2", "--dry-run"])
+    out, err = capsys.readouterr()
+    assert exit.value.code == 0
+    assert "0 calls" in err + out
+    assert err.splitlines()[0] == (
+        "ipo-dspy: deprecated: --asking is now --request-mode, --out is now --log-dir, "
+        "--max-errors is now --max-consecutive-errors"
+    )
+    with pytest.raises(SystemExit) as exit:
+        main(["demo", "list"])
+    out, err = capsys.readouterr()
+    assert (exit.value.code, err) == (0, "ipo-dspy: deprecated: demo list is now demo --list\n")
+    assert "pixel-animals" in out
+
+
+@pytest.mark.parametrize("mode", [("list", "batch"), ("draws", "samples"), ("singles", "single")])
+def test_earlier_request_modes(mode: tuple[str, str]) -> None:
+    assert modernize(["demo", "--asking", mode[0]], "demo")[0] == ["demo", "--request-mode", mode[1]]
+    assert modernize(["demo", f"--asking={mode[0]}"], "demo")[0] == ["demo", f"--request-mode={mode[1]}"]
+
+
+def test_earlier_spellings_are_hidden(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    for command in ("demo", "optimize", "bench", "doctor"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        words = set(re.findall(r"(?<![\w-])--[\w-]+", capsys.readouterr().out))
+        assert not words & RENAMED.keys()
+        assert "--prompt-model" in words
+
+
+def test_unknown_choices_list_the_known(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option, known in (
+        ("--auto", "'light', 'medium', 'heavy'"),
+        ("--request-mode", "'auto', 'batch', 'samples', 'si"),
+    ):
+        with pytest.raises(SystemExit) as exit:
+            main(["optimize", str(photos), option, "huge"])
+        shown = " ".join(capsys.readouterr().err.replace("│", " ").split())
+        assert (exit.value.code, known in shown) == (2, True), shown

@@ -243,7 +243,7 @@ def test_bad_files_are_named(data: bytes, message: str, tmp_path: Path, toy: Bac
     path.write_bytes(data)
     with pytest.raises(ImageError, match=rf"image '.*bad.png' {message}"):
         open_image(path)
-    with pytest.raises(ImageError, match=r"bad.png.*\(image 2 of 2; skip_unreadable=True, or --skip-bad"):
+    with pytest.raises(ImageError, match=r"bad.png.* \(image 2 of 2\); pass skip_unreadable=True to skip it$"):
         encode_images(toy, [picture(), path])
 
 

@@ -180,8 +180,8 @@ def test_imagenet_is_tested_on_its_validation_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shots": 0}, r"shots must be a whole number of at least 1, got 0; for example shots=16"),
-        ({"part": "new"}, "part must be a half of the classes, got 'new'; pass one of 'all', 'base', 'novel'"),
+        ({"shots": 0}, r"shots must be an integer of at least 1, or None for all, got 0; for example shots=16"),
+        ({"part": "new"}, "part must be one of 'all', 'base', 'novel', got 'new'"),
     ],
 )
 def test_arguments_are_refused_before_anything_is_read(tmp_path: Path, options: dict[str, Half], message: str) -> None:
@@ -192,7 +192,7 @@ def test_arguments_are_refused_before_anything_is_read(tmp_path: Path, options: 
 @pytest.mark.parametrize("part", ["base", "novel"])
 def test_three_classes_make_no_halves(tmp_path: Path, part: Half) -> None:
     root = plant_dtd(tmp_path, {"a": 1, "b": 1, "c": 1})
-    with pytest.raises(DataError, match=r"has 3 classes, and base/novel splits need at least four; remove part='\w+'"):
+    with pytest.raises(DataError, match=r"has 3 classes, and base and novel need two each; remove part='\w+'"):
         load_benchmark("dtd", root, part=part)
 
 

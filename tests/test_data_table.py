@@ -170,7 +170,7 @@ def test_split_column(photos: Path) -> None:
         (HEAD + "a.jpg\n", r"line 2 of .* has 1 cell, the header 2"),
         (HEAD + 'a.jpg,"cat\n', "unexpected end of data, after line 1; check the quotes"),
         (HEAD + f"a.jpg,cat\nb.jpg,{'x' * 200_000}\n", r"line 3 of .* a label of 200000 characters"),
-        (HEAD + f"a.jpg,{'x' * 500}\nb.jpg,cat\n", r"line 2 of .* of 500 characters.*label='\.\.\.'"),
+        (HEAD + f"a.jpg,{'x' * 500}\nb.jpg,cat\n", r"line 2 of .* of 500 characters.*label=\.\.\."),
         (b"image,label\na.jpg,c\x81t\n", "neither UTF-8 nor Windows-1252 .* save it as 'CSV UTF-8'"),
         (b"\xff\xfei\x00m\x00a", r"is not text .* save it as 'CSV UTF-8'"),
         (HEAD + "a.jpg,cat\nz.jpg,dog\n", r"line 3 of .* the image 'z\.jpg', but .* no .*base='FOLDER'"),
@@ -198,9 +198,9 @@ def test_mistakes_in_a_csv(photos: Path, text: str | bytes, message: str) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image": "imgae"}, "no column 'imgae', only 'image', 'label'; pass it, e.g. image='image'"),
-        ({"label": "Label"}, "no column 'Label', .* pass it, e.g. label='label'"),
-        ({"base": "/nowhere/at/all"}, "base='/nowhere/at/all' is not a folder; pass the folder"),
+        ({"image": "imgae"}, "no column 'imgae', only 'image', 'label'; name it, e.g. image='image'"),
+        ({"label": "Label"}, "no column 'Label', .* name it, e.g. label='label'"),
+        ({"base": "/nowhere/at/all"}, "base must be a folder, got '/nowhere/at/all'; pass the folder"),
         ({"classes": ["cat", "cow"]}, "line 3 of .* the unknown label 'dgo'; expected one of 'cat'"),
         ({"classes": ["cat", "dog"]}, "line 3 of .* has the unknown label 'dgo'; expected 'dog'"),
         ({"classes": ["cat"]}, r"classes: a classifier needs at least two classes, .*, got \['cat'\]"),

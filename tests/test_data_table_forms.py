@@ -102,7 +102,7 @@ def test_versions_are_names_and_not_numbers(photos: Path) -> None:
 def test_rows_of_two_parts_are_never_mixed(photos: Path, column: str, values: tuple[str, str]) -> None:
     lines = [f"{path},{name},{values[i % 2]}" for i, (path, _, name) in enumerate(ROWS)]
     table = write(photos, "\n".join([f"image,label,{column}", *lines, ""]))
-    with pytest.raises(DataError, match=rf"holds the splits .* in its column '{column}'; choose one, e\.g\. split="):
+    with pytest.raises(DataError, match=rf"holds the splits .* in its column '{column}'; pass one, e\.g\. split="):
         load_image_table(table)
     for spelling in (values[0], values[0].upper()):
         assert read(load_image_table(table, split=spelling), photos) == RIGHT[::2]

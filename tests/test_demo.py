@@ -101,9 +101,9 @@ def test_refuses_what_it_does_not_know(assets: Path, tmp_path_factory: pytest.Te
         load(assets, "tiney")
     with pytest.raises(DataError, match=r"there is no demo '\.\./tiny'"):
         load(assets, "../tiny")
-    with pytest.raises(DataError, match="classes='half' is unknown; write one of 'base', 'novel', 'all'"):
+    with pytest.raises(DataError, match="classes must be one of 'base', 'novel', 'all', got 'half'"):
         load(assets, classes="half")
-    with pytest.raises(DataError, match="shots must be a whole number of at least 1, got 0"):
+    with pytest.raises(DataError, match="shots must be an integer of at least 1, or None for all, got 0"):
         load(assets, shots=0)
     with pytest.raises(DataError, match="only none"):
         load(tmp_path_factory.mktemp("empty"))

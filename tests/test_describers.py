@@ -97,7 +97,7 @@ def test_a_limit_leaves_the_other_images_without_a_description() -> None:
         described = LMDescriber(server.lm(), num_threads=3).describe(pictures, ["cat"] * 9, once=once)
         assert (sorted(described.texts), len(server.requests)) == ([""] * 5 + ["dark"] * 4, 4)
     (fault,) = described.faults
-    assert "max_lm_calls=4 is spent" in fault
+    assert "the limit of 4 LLM calls is reached (4 spent)" in fault
 
 
 def test_no_images_no_requests() -> None:

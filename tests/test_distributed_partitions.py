@@ -241,7 +241,5 @@ def test_features_on_disk_are_what_was_written_or_nothing(tmp_path: Path) -> Non
     assert read(str(tmp_path), name) is None
     others = [replace(origin, **{part: "x"}) for part in ("fingerprint", "arithmetic", "software")]
     assert len({name, *(file_name(other, "stamp") for other in others)}) == 4
-    with pytest.raises(
-        InputError, match=r"features cannot be written to store='.*' .*; name a folder that all nodes share"
-    ):
+    with pytest.raises(InputError, match=r"store '.*' cannot be written .*; pass a folder that all nodes share"):
         write(str(tmp_path / "absent"), name, kept)

@@ -272,11 +272,22 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     (places["HF_HOME"] / "token").write_text(FILES["token"])
     (places["HF_HOME"] / "stored_tokens").write_text(f"[mine]\nhf_token = {FILES['stored_tokens']}\n")
     lm, vlm = (
-        ("--lm", "openai/toy", "--lm-arg", "num_retries=0"),
-        ("--vlm", "openai/eyes", "--vlm-arg", "num_retries=0"),
+        ("--prompt-model", "openai/toy", "--prompt-model-kwargs", "num_retries=0"),
+        ("--description-model", "openai/eyes", "--description-model-kwargs", "num_retries=0"),
     )
-    search = ("demo", *lm, *vlm, "--shots", "1", "--steps", "2", "--max-errors", "9", "--out", "run")
-    failing = ("--debug", "demo", "--shots", "1", "--steps", "2", "--max-errors", "2", "--lm-arg", "num_retries=0")
+    search = ("demo", *lm, *vlm, "--shots", "1", "--steps", "2", "--max-consecutive-errors", "9", "--log-dir", "run")
+    failing = (
+        "--debug",
+        "demo",
+        "--shots",
+        "1",
+        "--steps",
+        "2",
+        "--max-consecutive-errors",
+        "2",
+        "--prompt-model-kwargs",
+        "num_retries=0",
+    )
     with Quoting() as server:
         base = server.url.replace("//", f"//me:{PASSWORD}@")
         proxy = {"ALL_PROXY": f"http://me:{PROXY}@127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
@@ -296,12 +307,12 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
             done["resume"] = run(*search)
             done["report"] = run("report", "run")
             done["watch"] = run("watch", "--once", "run")
-            done["doctor"] = run("doctor", "--lm", "openai/toy", "--vlm", "openai/wrong")
+            done["doctor"] = run("doctor", "--prompt-model", "openai/toy", "--description-model", "openai/wrong")
             done["evaluate"] = run("evaluate", "run/best.json", str(photos))
             done["classify"] = run("classify", "run/best.json", str(picture))
             done["describe"] = run("describe", str(photos), *vlm, "--num-threads", "1")
-            done["wrong key"] = run(*failing, "--lm", "openai/wrong", "--out", "wrong")
-            done["blind"] = run("--debug", "describe", str(photos), "--vlm", "openai/dying", *vlm[2:])
+            done["wrong key"] = run(*failing, "--prompt-model", "openai/wrong", "--log-dir", "wrong")
+            done["blind"] = run("--debug", "describe", str(photos), "--description-model", "openai/dying", *vlm[2:])
     return Ran(folder, server, done)
 
 

@@ -42,10 +42,10 @@ def test_a_ready_model_passes() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("opnai/gpt-4o-mini", r"prompt_model='opnai/gpt-4o-mini' is no model .*\(close: [^)]*openai/gpt-4o-mini"),
-        ("gpt4o-mini", r"'gpt4o-mini' is no model that LiteLLM knows \(close: gpt-4o-mini"),
-        ("", "prompt_model='' is no model that LiteLLM knows; write provider/name, e.g. 'openai/gpt-4o-mini' or"),
-        (3, r"prompt_model=3 is neither a name nor an LM; write prompt_model='openai/gpt-4o-mini'"),
+        ("opnai/gpt-4o-mini", r"prompt_model 'opnai/gpt-4o-mini' is not a model .*\(close: [^)]*openai/gpt-4o-mini"),
+        ("gpt4o-mini", r"'gpt4o-mini' is not a model that LiteLLM knows \(close: gpt-4o-mini"),
+        ("", "prompt_model '' is not a model that LiteLLM knows; write provider/name, e.g. 'openai/gpt-4o-mini' or"),
+        (3, r"prompt_model must be a name or a dspy.BaseLM, got 3; for example prompt_model='openai/gpt-4o-mini'"),
     ],
 )
 def test_unknown_names_are_told_with_close_ones(name: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -109,14 +109,14 @@ def test_an_address_of_the_provider_needs_its_key(name: str, address: str, monke
     for key in ("OPENAI_API_KEY", "AZURE_API_KEY"):
         monkeypatch.delenv(key, raising=False)
     lm = build_lm(name, role="prompt_model", settings={"api_base": address})
-    with pytest.raises(LanguageModelError, match=r"needs a key: set [A-Z]+_API_KEY in the environment, or pass"):
+    with pytest.raises(LanguageModelError, match=r"needs a key; set [A-Z]+_API_KEY in the environment, or use"):
         check_key(lm, role="prompt_model")
 
 
 def test_a_key_is_looked_for_wherever_one_may_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     bare = dspy.LM("openai/gpt-4o-mini", engine="litellm")
-    with pytest.raises(LanguageModelError, match="'openai/gpt-4o-mini' needs a key: set OPENAI_API_KEY"):
+    with pytest.raises(LanguageModelError, match="'openai/gpt-4o-mini' needs a key; set OPENAI_API_KEY"):
         check_key(bare, role="prompt_model")
     for settings in (
         {"api_key": "planted"},
@@ -169,12 +169,12 @@ def test_faults_hold_no_header_and_no_password_of_the_model() -> None:
 )
 def test_settings_that_dspy_refuses_are_told_in_one_sentence(name: str, settings: dict[str, object]) -> None:
     with pytest.raises(
-        LanguageModelError, match=f"prompt_model='{name}' cannot be set up: .*; mend the name or its settings"
+        LanguageModelError, match=f"prompt_model '{name}' cannot be set up: .*; fix the name or its settings"
     ):
         build_lm(name, role="prompt_model", settings={"api_key": "none", **settings})
 
 
 @pytest.mark.parametrize("timeout", [0, -1, True, "soon"])
 def test_a_timeout_that_is_none_is_refused(timeout: object) -> None:
-    with pytest.raises(LanguageModelError, match="timeout must be a number of seconds above 0, got "):
+    with pytest.raises(LanguageModelError, match="timeout must be a positive number of seconds, got "):
         build_lm("openai/toy", role="prompt_model", settings={"api_key": "none", "timeout": timeout})

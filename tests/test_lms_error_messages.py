@@ -232,15 +232,15 @@ def test_a_dead_server_in_the_second_of_two_searches_leaves_the_first_result(
         ),
         (
             Reply("Unsupported parameter: 'temperature' is not supported with this model.", status=400),
-            r"leave temperature out: set it to None \(--lm-arg temperature=null\)",
+            r"remove its setting temperature: set it to None \(null on the command line\)",
         ),
         (
             Reply("Unsupported value: 'top_p' does not support 0.9 with this model.", status=400),
-            r"leave top_p out: set it to None \(--lm-arg top_p=null\)",
+            r"remove its setting top_p: set it to None \(null on the command line\)",
         ),
         (
             Reply(message={"role": "assistant", "content": "", "reasoning_content": "hm"}, finish_reason="length"),
-            r"the token limit was spent on thinking before a word was written; raise max_tokens \(--lm-arg max_tokens=",
+            r"the token limit was spent on thinking before a word was written; raise its setting max_tokens",
         ),
         (
             Reply("later", status=429, headers=(("Retry-After", "3600"),)),
@@ -400,7 +400,7 @@ def test_a_second_request_that_fails_leaves_its_trace(task: demo.DemoTask, tmp_p
 EMPTY = {
     "all thinking": (
         Reply(message={"role": "assistant", "content": "", "reasoning_content": "hm"}, finish_reason="length"),
-        "the token limit was spent on thinking; raise max_tokens (--lm-arg max_tokens=...)",
+        "the token limit was spent on thinking; raise max_tokens (--prompt-model-kwargs max_tokens=...)",
     ),
     "cut before a word": (Reply("", finish_reason="length"), "the token limit was spent on thinking"),
     "thoughts alone": (

@@ -263,7 +263,7 @@ def test_a_file_reaches_the_network_only_where_that_is_allowed(tmp_path: Path, h
 
     told = run("refused", "allowed")
     assert told.startswith("refused 'hf-hub:stranger/clip' is named by a file and not on this machine")
-    assert "allow_download=True (--allow-download)" in told
+    assert "allow_download=True" in told
     assert told.endswith("allowed loaded\n")
     assert server.asked[0] == ("/done", None)  # nothing was asked before
     assert len(server.asked) > 3
@@ -281,25 +281,25 @@ def test_weights_of_a_tag_that_are_here_load_and_others_are_not_fetched(
     path = tmp_path / "own.json"
     ClipClassifier(["cat", "dog"], model="ViT-B-16-quickgelu", pretrained="openai").save(path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ModelError, match="'ViT-B-16-quickgelu' with pretrained='openai' is named by a file"):
+    with pytest.raises(ModelError, match="'ViT-B-16-quickgelu' with weights 'openai' is named by a file"):
         ClipClassifier.from_file(path, device="cpu").warm_up()
 
 
 def test_a_wrong_model_name_shows_at_once(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no model 'ViT-B16'; close names: ViT-B-16"):
         ClipClassifier(["x", "y"], model="ViT-B16")
-    with pytest.raises(ModelError, match=r"no model 'demoo'; close names: demo.*write e\.g\. model='demo'"):
+    with pytest.raises(ModelError, match=r"no model 'demoo'; close names: demo.*for example model='demo'"):
         ClipClassifier(["x", "y"], model="demoo")
 
 
 @pytest.mark.parametrize("model", ["demo", "demo-vit", "local-dir:/nowhere", "hf-hub:org/name"])
 def test_weights_beside_a_model_that_has_its_own_are_refused(model: str) -> None:
-    with pytest.raises(ModelError, match=rf"pretrained='laion2b' is not for '{model}', which has its own"):
+    with pytest.raises(ModelError, match=rf"pretrained must be None for '{model}', which has its own"):
         ClipClassifier(["x", "y"], model=model, pretrained="laion2b")
 
 
 def test_weights_for_no_model_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="pretrained='laion2b' is for a model named with it"):
+    with pytest.raises(ModelError, match="pretrained must be None without a model, got 'laion2b'"):
         ClipClassifier.from_file(saved(tmp_path), pretrained="laion2b")
 
 

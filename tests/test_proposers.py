@@ -309,7 +309,7 @@ def test_a_limit_between_two_requests_leaves_the_first() -> None:
     with OpenAIServer({"Write 3 new": tagged(*FIRST[:2])}) as server:
         ask = replace(ASK, once=partial(Ledger(limits=Limits(max_lm_calls=1)).once, "self"))
         assert list(LMProposer(server.lm()).propose(ask).texts) == FIRST[:2]
-        with pytest.raises(BudgetError, match="max_lm_calls=1 is spent"):
+        with pytest.raises(BudgetError, match="the limit of 1 LLM calls is reached"):
             LMProposer(server.lm()).propose(replace(ask, step=2))
         assert len(server.requests) == 1
 

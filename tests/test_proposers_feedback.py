@@ -68,5 +68,5 @@ def test_a_language_model_is_told_what_it_may_see(
 
 
 def test_an_unknown_feedback_lists_the_known() -> None:
-    with pytest.raises(InputError, match="feedback='x' is unknown; write one of 'both', 'accuracy', 'loss'"):
+    with pytest.raises(InputError, match="feedback must be one of 'both', 'accuracy', 'loss', got 'x'"):
         EvolutionProposer(feedback="x")  # type: ignore[arg-type]

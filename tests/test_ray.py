@@ -334,7 +334,7 @@ def test_features_that_are_lost_with_a_node_are_encoded_again(
 def test_the_command_line_on_a_cluster(cluster: Any, task: demo.DemoTask, tmp_path: Path) -> None:
     """In a process of its own that joins the cluster, beside one without it; both write the same journal."""
     as_folder(tmp_path / "photos", data([example.image for example in task.trainset]), task.trainset.labels())
-    command = ["optimize", str(tmp_path / "photos"), "--model", "demo", "--steps", "1", "--shots", "4", "--out"]
+    command = ["optimize", str(tmp_path / "photos"), "--model", "demo", "--steps", "1", "--shots", "4", "--log-dir"]
     main_quietly([*command, str(tmp_path / "local")])
     code = "import sys; from ipo_dspy.cli import main; main(sys.argv[1:])"
     far = [sys.executable, "-c", code, *command, str(tmp_path / "far"), "--ray", cluster.address, "--ray-workers", "2"]
@@ -349,7 +349,7 @@ def test_sigterm_ends_a_run_on_a_cluster_after_the_step(cluster: Any, task: demo
     """Ray's own handler would abort the process."""
     as_folder(tmp_path / "photos", data([example.image for example in task.trainset]), task.trainset.labels())
     code, out = "import sys; from ipo_dspy.cli import main; main(sys.argv[1:])", tmp_path / "run"
-    command = ["optimize", str(tmp_path / "photos"), "--model", "demo", "--steps", "10000", "--shots", "4", "--out"]
+    command = ["optimize", str(tmp_path / "photos"), "--model", "demo", "--steps", "10000", "--shots", "4", "--log-dir"]
     far = [sys.executable, "-c", code, *command, str(out), "--ray", cluster.address]
     with subprocess.Popen(far, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         while child.poll() is None and not ((out / FILE_NAME).exists() and kinds_of(out) & {"trial"}):
@@ -357,7 +357,7 @@ def test_sigterm_ends_a_run_on_a_cluster_after_the_step(cluster: Any, task: demo
         child.terminate()
         _, told = child.communicate()
     assert child.returncode == 128 + signal.SIGTERM, told
-    assert "stopped; go on with: ipo-dspy optimize" in told
+    assert "stopped; resume with: ipo-dspy optimize" in told
     assert {"best.json", "report.html"} <= {path.name for path in out.iterdir()}
 
 

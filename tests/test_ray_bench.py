@@ -226,8 +226,8 @@ def test_ctrl_c_prints_the_command_that_goes_on(ray: RayTasks, tmp_path: Path) -
     assert driver.returncode == 130
     lines = err.splitlines()
     assert lines[:2] == [f"ipo, grey-food, 1-shot, seed {seed}: begins" for seed in (1, 2)]
-    assert lines[2] == "stopping the cells under way; Ctrl-C again stops at once"
-    assert lines[-1].startswith(f"stopped after 0 of 3 cells; go on with: ipo-dspy bench --ray {ray.address} ")
+    assert lines[2] == "stopping the running cells; press Ctrl-C again to abort immediately"
+    assert lines[-1].startswith(f"stopped after 0 of 3 cells; resume with: ipo-dspy bench --ray {ray.address} ")
     assert read_rows(tmp_path) == {}
 
 

@@ -130,13 +130,16 @@ def test_no_planted_key_is_written_or_shown_by_the_command_line(
     remember_lm(planted.lm(planted.address))
     monkeypatch.chdir(planted.folder)
     monkeypatch.setattr(suites, "DemoSuite", SmallSuite)
-    small = ("--shots", "1", "--steps", "1", "--lm", "openai/toy", "--lm-arg", "num_retries=0")
-    at = ("--lm-arg", f"api_base={planted.address}")
-    demo_run = ("demo", *small, *at, "--vlm", "openai/toy", "--vlm-arg", "num_retries=0")
+    small = ("--shots", "1", "--steps", "1", "--prompt-model", "openai/toy", "--prompt-model-kwargs", "num_retries=0")
+    at = ("--prompt-model-kwargs", f"api_base={planted.address}")
+    demo_run = ("demo", *small, *at, "--description-model", "openai/toy", "--description-model-kwargs", "num_retries=0")
     bench = ("bench", "--datasets", "grey-food", "--seeds", "1", "--methods", "ipo,copro", *small, *at)
     calls = (
-        *((status, ("doctor", "--lm", "openai/toy", *at, "--lm-arg", "num_retries=0")) for status in (401, 500, 200)),
-        *((status, (*demo_run, "--out", f"demo-{status}")) for status in (401, 200)),
+        *(
+            (status, ("doctor", "--prompt-model", "openai/toy", *at, "--prompt-model-kwargs", "num_retries=0"))
+            for status in (401, 500, 200)
+        ),
+        *((status, (*demo_run, "--log-dir", f"demo-{status}")) for status in (401, 200)),
         *((status, (*bench, "--out", f"bench-{status}")) for status in (500, 200)),
     )
     monkeypatch.setenv("OPENAI_API_BASE", planted.address)  # of the multimodal model
@@ -170,10 +173,10 @@ def test_a_setting_that_names_a_secret_is_refused_on_the_command_line(
 ) -> None:
     for argument in (f"{name}=planted", f'extra_body=[{{"{name.replace("_", "-")}": "planted"}}]'):
         with pytest.raises(SystemExit) as ended:
-            main(["bench", "--lm", "openai/toy", "--lm-arg", argument, "--dry-run"])
+            main(["bench", "--prompt-model", "openai/toy", "--prompt-model-kwargs", argument, "--dry-run"])
         assert ended.value.code == 2
         said = capsys.readouterr().err
-        assert "would show a secret" in said
+        assert "would expose a secret" in said
         assert "planted" not in said
 
 

@@ -169,7 +169,7 @@ def test_other_settings_are_listed_and_refused_unless_allowed(task: demo.DemoTas
     run(task, tmp_path)
     before = (tmp_path / FILE_NAME).read_bytes()
     changed = {"seed": 4, "prompts_per_step": 2}
-    message = r"different settings: prompts_per_step was 8 and is 2; seed was 0 and is 4; restore them, use another"
+    message = "settings: prompts_per_step was 8 and is 2; seed was 0 and is 4; restore prompts_per_step=8, seed=0, use"
     with pytest.raises(JournalError, match=message):
         run(task, tmp_path, **changed)
     assert (tmp_path / FILE_NAME).read_bytes() == before

@@ -212,7 +212,7 @@ def test_a_folder_without_write_permission(tmp_path: Path) -> None:
 
 
 def test_no_journal_there(tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match=r"no journal at .*; give the folder that --out named"):
+    with pytest.raises(JournalError, match=r"no journal at .*; pass the folder of the run"):
         replay(tmp_path)
 
 
@@ -287,7 +287,7 @@ def test_a_file_of_another_kind_says_which_and_names_the_run(
     tmp_path: Path, name: str, content: bytes, kind: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(JournalError, match=rf"{name}' is {kind}, not a run; give the folder that --out named"):
+    with pytest.raises(JournalError, match=rf"{name}' is {kind}, not a run; pass the folder of the run"):
         replay(tmp_path / name)
     with Journal(tmp_path) as journal:
         journal.append(fault("x"))

@@ -144,20 +144,20 @@ def test_seconds_are_those_of_all_sittings(tmp_path: Path) -> None:
         assert again.spent.seconds == 5
         again.check_time()
         now[0] += 1
-        with pytest.raises(BudgetError, match="max_seconds=6 is spent"):
+        with pytest.raises(BudgetError, match="the limit of 6 seconds is reached"):
             again.check_time()
-        with pytest.raises(BudgetError, match="max_seconds=6 is spent"):
+        with pytest.raises(BudgetError, match="the limit of 6 seconds is reached"):
             again.once("self", "r", lambda: Answer(()))
 
 
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"max_lm_calls": 0}, "max_lm_calls=0 is not a whole number above 0; write e.g. max_lm_calls=100"),
-        ({"max_tokens": 1.5}, "max_tokens=1.5 is not a whole number above 0"),
-        ({"max_cost": -1}, "max_cost=-1 is not a number above 0; write e.g. max_cost=2.5"),
-        ({"max_cost": float("nan")}, "max_cost=nan is not a number above 0"),
-        ({"max_seconds": True}, "max_seconds=True is not a number above 0"),
+        ({"max_lm_calls": 0}, "max_lm_calls must be a positive integer, .* got 0; for example max_lm_calls=100"),
+        ({"max_tokens": 1.5}, "max_tokens must be a positive integer, .* got 1.5"),
+        ({"max_cost": -1}, "max_cost must be a positive number, .* got -1; for example max_cost=2.5"),
+        ({"max_cost": float("nan")}, "max_cost must be a positive number, .* got nan"),
+        ({"max_seconds": True}, "max_seconds must be a positive number, .* got True"),
     ],
 )
 def test_limits_that_limit_nothing_are_refused(limits: dict[str, Any], message: str) -> None:

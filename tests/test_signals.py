@@ -75,10 +75,10 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 
 
 def search(photos: Path, out: Path, server: Writer, *more: str) -> list[str]:
-    asked = ["--lm", "openai/toy", "--lm-arg", f"api_base={server.url}"]
-    once = ["--lm-arg", "num_retries=0", "--lm-arg", "cache=false"]
+    asked = ["--prompt-model", "openai/toy", "--prompt-model-kwargs", f"api_base={server.url}"]
+    once = ["--prompt-model-kwargs", "num_retries=0", "--prompt-model-kwargs", "cache=false"]
     short = ["--model", "demo", "--shots", "1", "--prompts-per-step", "2", "--steps", str(STEPS)]
-    return ["optimize", str(photos), *short, "--out", str(out), *asked, *once, *more]
+    return ["optimize", str(photos), *short, "--log-dir", str(out), *asked, *once, *more]
 
 
 def send(child: int, name: str, processes: Processes, seen: str = "stopping after this step") -> None:
@@ -112,7 +112,7 @@ def test_the_step_under_way_is_kept_and_all_is_written(
         assert [event["step"] for event in kinds(out, "step")] == [1, 2]
         assert kinds(out, "run_finished")[0]["status"] == "interrupted"
         assert {"best.json", "report.html"} <= {path.name for path in out.iterdir()}
-        assert f"ipo-dspy: stopped; go on with: ipo-dspy optimize {photos}" in done.err
+        assert f"ipo-dspy: stopped; resume with: ipo-dspy optimize {photos}" in done.err
         assert "│ test " not in done.out  # left to the sitting that goes on
 
         done = processes.run(*search(photos, out, server))
@@ -138,7 +138,7 @@ def test_a_second_signal_ends_at_once(
         server.gate.set()
     assert done.code == CODES[second]
     assert done.err.splitlines()[-1] == "ipo-dspy: interrupted"
-    assert "go on with: ipo-dspy optimize" in done.err
+    assert "resume with: ipo-dspy optimize" in done.err
     assert "Traceback" not in done.err
 
 
@@ -150,7 +150,7 @@ def test_a_signal_before_the_search_ends_the_run_there(processes: Processes, pho
         server.gate.set()
         done = processes.end()
         assert (done.code, len(server.requests)) == (143, 1)
-    assert done.err.splitlines()[-1].startswith("ipo-dspy: stopped before the search began; go on with: ipo-dspy ")
+    assert done.err.splitlines()[-1].startswith("ipo-dspy: stopped before the search began; resume with: ipo-dspy ")
 
 
 EARLY = """
@@ -265,7 +265,7 @@ def test_handlers_are_set_in_the_main_thread_only_and_taken_back() -> None:
 def test_a_stop_before_compile_is_not_lost_and_holds_for_one_run(task: demo.DemoTask, tmp_path: Path) -> None:
     optimizer = IPO(proposer="evolution", describer=None, steps=2, log_dir=tmp_path / "run")
     optimizer.stop()
-    with pytest.raises(StoppedError, match="stopped; run again to go on"):
+    with pytest.raises(StoppedError, match="stopped; run again to resume"):
         optimizer.compile(task.program, task.trainset)
     assert list(tmp_path.iterdir()) == []
     assert optimizer.compile(task.program, task.trainset).detailed_results.status == "finished"
@@ -312,16 +312,25 @@ def test_a_stopped_cell_asks_nothing(task: demo.DemoTask, tmp_path: Path) -> Non
 
 def test_a_sweep_ends_with_the_code_of_the_signal(processes: Processes, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
-    asked = ["--lm-arg", "num_retries=0", "--lm-arg", "cache=false", "--methods", "ipo", "--datasets", "grey-food"]
+    asked = [
+        "--prompt-model-kwargs",
+        "num_retries=0",
+        "--prompt-model-kwargs",
+        "cache=false",
+        "--methods",
+        "ipo",
+        "--datasets",
+        "grey-food",
+    ]
     with Gated(at=1) as server:
-        few = ["bench", *asked, "--shots", "1", "--seeds", "1", "--out", str(out), "--lm", "openai/toy"]
-        child = processes.begin(*few, "--lm-arg", f"api_base={server.url}")
+        few = ["bench", *asked, "--shots", "1", "--seeds", "1", "--out", str(out), "--prompt-model", "openai/toy"]
+        child = processes.begin(*few, "--prompt-model-kwargs", f"api_base={server.url}")
         assert server.reached.wait(120)
         send(child, "SIGTERM", processes)
         server.gate.set()
         done = processes.end()
         assert (done.code, len(server.requests)) == (143, 1)
-    assert "stopped after 0 of 1 cell; go on with: ipo-dspy bench" in done.err
+    assert "stopped after 0 of 1 cell; resume with: ipo-dspy bench" in done.err
 
 
 # At random moments

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks.common import Size, seconds, table
-from ipo_dspy.clip.feature_store import FeatureStore, Origin
+from ipo_dspy.clip.feature_store import FeatureStore
+from ipo_dspy.clip.lmdb_segments import Origin
 
 WIDTH, BATCH, LOOKUPS = 512, 1024, 100_000
 SMALL_BATCH, DAMAGES, BATCHES = 16, 200, 100
@@ -130,7 +131,7 @@ class Today:
         return None if row is None else row.tobytes()
 
     def close(self) -> None:
-        self._store.close()
+        self._store._close()
 
 
 CANDIDATES: dict[str, type[Candidate]] = {

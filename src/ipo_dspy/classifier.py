@@ -23,7 +23,7 @@ from ipo_dspy.clip.bundled import named
 from ipo_dspy.clip.image_io import name_image
 from ipo_dspy.clip.model_spec import ModelSpec, has_own_weights, weights_of
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads, check_name
-from ipo_dspy.errors import DataError, ImageError, ModelError, ProgramFileError, TemplateError
+from ipo_dspy.errors import DataError, Hint, ImageError, ModelError, ProgramFileError, TemplateError
 from ipo_dspy.program_files import apply_state, load_program, read_state, write_state
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
 from ipo_dspy.validation import flag, whole
@@ -357,7 +357,8 @@ class ClipClassifier(dspy.Predict):
         state = read_state(path)
         if model is None:
             if pretrained is not None:
-                raise ModelError(f"pretrained={pretrained!r} is for a model named with it; pass model= too")
+                hint = Hint("pass {model} too", model=...)
+                raise ModelError("must be None without a model", argument="pretrained", value=pretrained, hint=hint)
             classifier = cls._as_saved(state, os.fspath(path), device, "anonymous" if allow_download else "refused")
         else:
             classifier = cls(model=model, pretrained=pretrained or DEFAULT_PRETRAINED, device=device)
@@ -374,7 +375,8 @@ class ClipClassifier(dspy.Predict):
             )
         name = saved.get("model")
         if not isinstance(name, str):
-            raise ProgramFileError(f"{path!r} names no model; pass one, e.g. model={DEFAULT_MODEL!r}")
+            hint = Hint("pass one, e.g. {model}", model=DEFAULT_MODEL)
+            raise ProgramFileError(f"{path!r} names no model", hint=hint)
         pretrained = None if has_own_weights(named(name)) else str(saved.get("pretrained") or "") or None
         classifier = cls(model=name, pretrained=pretrained, device=device, dtype=str(saved.get("dtype") or "float32"))
         classifier._spec = replace(classifier._spec, downloads=downloads)

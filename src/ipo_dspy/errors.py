@@ -1,4 +1,4 @@
-"""The error tree of ipo_dspy: every mistake a caller can mend, told in one sentence.
+"""The error tree of ipo_dspy: every mistake that a caller can fix, described in one sentence.
 
 ::
 
@@ -19,10 +19,12 @@
      +-- BudgetError                      a limit of the run leaves nothing for another request
           +-- StoppedError                the user has ended the run
 
-Each message names the input and ends with the line to write instead. The command line prints the
-message alone; anything outside this tree is a bug and keeps its traceback.
+Each message names the input and ends with a remedy. Arguments are structured, so that the command line can name its
+own options instead; it prints the message alone. Anything outside this tree is a bug and keeps its traceback.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from ipo_dspy._internal.untrusted import redact
@@ -39,14 +41,96 @@ RejectionReason = Literal[
 """Why a proposed text did not become a trial."""
 
 
-class IPOError(Exception):
-    """Root of the tree; ``except IPOError`` catches whatever a caller can mend.
+class _Unset:
+    """Stands for a value that was not given."""
 
-    A message may quote what came from outside, so the secrets of this process are redacted in all of them.
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A named argument, with or without a value.
+
+    >>> str(Argument("seed")), str(Argument("seed", 3)), str(Argument("seed", ...))
+    ('seed', 'seed=3', 'seed=...')
     """
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*(redact(one, keep_words=True) if isinstance(one, str) else one for one in args))
+    name: str
+    value: object = _Unset
+
+    def __str__(self) -> str:
+        if self.value is _Unset:
+            return self.name
+        return f"{self.name}={'...' if self.value is ... else repr(self.value)}"
+
+
+@dataclass(frozen=True)
+class LMCall:
+    """A call of `dspy.LM`, as the value of an `Argument`."""
+
+    model: str
+    settings: tuple[Argument, ...]
+
+    def __repr__(self) -> str:
+        return f"dspy.LM({', '.join([repr(self.model), *map(str, self.settings)])}, engine='litellm')"
+
+
+class Hint:
+    """A remedy that names arguments.
+
+    Args:
+        text: a constant; braces stand for the arguments. Text of users belongs into the values, which are not parsed.
+        arguments: for `{}`.
+        values: for `{name}`: values of the arguments of these names, or an `Argument` of another name.
+
+    >>> print(Hint("pass either {steps} or {auto}", steps=3, auto="light"))
+    pass either steps=3 or auto='light'
+    >>> Hint("pass {seed}", seed=3).render(lambda argument: f"--{argument.name} {argument.value}")
+    'pass --seed 3'
+    """
+
+    def __init__(self, text: str, *arguments: Argument, **values: object) -> None:
+        self.text, self.arguments = text, arguments
+        self.values = {name: v if isinstance(v, Argument) else Argument(name, v) for name, v in values.items()}
+
+    def __str__(self) -> str:
+        return self.render()
+
+    def render(self, spell: Callable[[Argument], str] = str) -> str:
+        """Return the text with each argument as `spell` writes it."""
+        return self.text.format(*map(spell, self.arguments), **{n: spell(a) for n, a in self.values.items()})
+
+
+class IPOError(Exception):
+    """Root of the tree; ``except IPOError`` catches whatever a caller can fix.
+
+    A message may quote external text, so the secrets of this process are redacted in all of them.
+
+    Args:
+        message: the fact; with an argument it continues its name, e.g. `must be positive`.
+        argument: the name of the argument that the message is about.
+        value: what was passed for it, if the message is to quote it.
+        hint: the remedy, which ends the message.
+
+    >>> print(InputError("must be positive", argument="lr", value=0, hint=Hint("for example {lr}", lr=0.1)))
+    lr must be positive, got 0; for example lr=0.1
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        argument: str | None = None,
+        value: object = _Unset,
+        hint: "str | Hint | None" = None,
+    ) -> None:
+        self.fact = message if value is _Unset else f"{message}, got {value!r}"
+        self.argument, self.value, self.hint = argument, None if value is _Unset else value, hint
+        super().__init__(self.render())
+
+    def render(self, spell: Callable[[Argument], str] = str) -> str:
+        """Return the whole message with each argument as `spell` writes it."""
+        name = "" if self.argument is None else f"{spell(Argument(self.argument))} "
+        remedy = self.hint.render(spell) if isinstance(self.hint, Hint) else self.hint
+        return redact(f"{name}{self.fact}" + (f"; {remedy}" if remedy else ""), keep_words=True)
 
 
 class InputError(IPOError, ValueError):
@@ -136,7 +220,9 @@ class BudgetError(IPOError):
     """
 
     def __init__(self, limit: str, *, allowed: float, spent: float) -> None:
-        super().__init__(f"{limit}={allowed:g} is spent ({spent:g}); raise it and run again to go on")
+        unit = {"max_lm_calls": "LLM calls", "max_cost": "USD"}.get(limit, limit.removeprefix("max_"))
+        fact = f"the limit of {allowed:g} {unit} is reached ({spent:g} spent)"
+        super().__init__(fact, hint="raise it and run again to resume")
         self.limit, self.allowed, self.spent = limit, allowed, spent
 
 
@@ -144,5 +230,5 @@ class StoppedError(BudgetError):
     """The user has ended the run, so a request was not sent."""
 
     def __init__(self) -> None:
-        IPOError.__init__(self, "stopped; run again to go on")
+        IPOError.__init__(self, "stopped; run again to resume")
         self.limit, self.allowed, self.spent = "interrupted", 0.0, 0.0

@@ -7,19 +7,23 @@ from types import MappingProxyType
 from typing import Any, Concatenate, ParamSpec
 
 from ipo_dspy._internal.renames import warn_renamed
-from ipo_dspy.errors import InputError
+from ipo_dspy.errors import Argument, Hint, InputError
 from ipo_dspy.template import Template
 
 P = ParamSpec("P")
 
 
-def invalid(argument: str, condition: str, value: object, remedy: str) -> InputError:
+def invalid(argument: str, condition: str, value: object, remedy: str | Hint) -> InputError:
     """Return the error for an argument that does not meet its condition.
 
     >>> str(invalid("steps", "an integer of at least 0", -1, "for example steps=8"))
     'steps must be an integer of at least 0, got -1; for example steps=8'
     """
-    return InputError(f"{argument} must be {condition}, got {value!r}; {remedy}")
+    return InputError(f"must be {condition}", argument=argument, value=value, hint=remedy)
+
+
+def _example(name: str, value: object) -> Hint:
+    return Hint("for example {}", Argument(name, value))
 
 
 def whole(name: str, value: int, least: int) -> int:
@@ -29,7 +33,7 @@ def whole(name: str, value: int, least: int) -> int:
         InputError: it is not such an integer.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise invalid(name, f"an integer of at least {least}", value, f"for example {name}={max(least, 8)}")
+        raise invalid(name, f"an integer of at least {least}", value, _example(name, max(least, 8)))
     return value
 
 
@@ -40,7 +44,7 @@ def flag(name: str, value: bool) -> bool:
         InputError: it is neither; a text such as 'no' would count as True.
     """
     if not isinstance(value, bool):
-        raise invalid(name, "True or False", value, f"for example {name}=True")
+        raise invalid(name, "True or False", value, _example(name, True))
     return value
 
 
@@ -55,7 +59,7 @@ def one_of(name: str, value: str, known: Iterable[str], renamed: Mapping[str, st
         return renamed[value]
     names = tuple(known)
     if value not in names:
-        raise invalid(name, f"one of {', '.join(map(repr, names))}", value, f"for example {name}={names[0]!r}")
+        raise invalid(name, f"one of {', '.join(map(repr, names))}", value, _example(name, names[0]))
     return value
 
 

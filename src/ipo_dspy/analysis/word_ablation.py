@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.data import ImageDataset
-from ipo_dspy.errors import InputError
+from ipo_dspy.errors import Hint, InputError
 from ipo_dspy.optimizer.evaluation import Evaluation, evaluate
 from ipo_dspy.scoring.score import Score, harmonic_mean
 from ipo_dspy.template import PLACEHOLDER, Template
@@ -114,8 +114,8 @@ def occlusions(template: Template) -> tuple[Occlusion, ...]:
     """
     if len(template.lines) != 1:
         raise InputError(
-            f"the template is an ensemble of {len(template.lines)} lines; explain one of them, e.g. "
-            f"template={template.lines[0]!r}"
+            f"the template is an ensemble of {len(template.lines)} lines",
+            hint=Hint("explain one of them, e.g. {template}", template=template.lines[0]),
         )
     text = template.lines[0]
     words = [(start, end) for start, end in _words(text) if text[start:end] != PLACEHOLDER]

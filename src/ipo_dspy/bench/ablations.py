@@ -9,7 +9,7 @@ from typing import Any
 
 from ipo_dspy.bench.cells import Grid
 from ipo_dspy.bench.settings import Settings
-from ipo_dspy.errors import InputError, LanguageModelError
+from ipo_dspy.errors import Argument, Hint, InputError, LanguageModelError
 
 Variants = Mapping[str, Mapping[str, Any]]
 HISTORY = (0, 1, 5, 10, 20, 50, 100)
@@ -50,11 +50,17 @@ def _prompts(settings: Settings, models: Models) -> Variants:
 
 
 def _lm(settings: Settings, models: Models) -> Variants:
-    return {"embedded": {"lm": None, "lm_kwargs": {}}, **{name: {"lm": name} for name in _several("lm", models.lms)}}
+    return {
+        "embedded": {"lm": None, "lm_kwargs": {}},
+        **{name: {"lm": name} for name in _several("prompt_model", models.lms)},
+    }
 
 
 def _vlm(settings: Settings, models: Models) -> Variants:
-    return {"CLIP": {"vlm": None, "vlm_kwargs": {}}, **{name: {"vlm": name} for name in _several("vlm", models.vlms)}}
+    return {
+        "CLIP": {"vlm": None, "vlm_kwargs": {}},
+        **{name: {"vlm": name} for name in _several("description_model", models.vlms)},
+    }
 
 
 ABLATIONS: Mapping[str, Callable[[Settings, Models], Variants]] = MappingProxyType(
@@ -92,10 +98,10 @@ def ablation(name: str, grid: Grid, models: Models) -> Grid:
     return replace(grid, methods=("ipo",), variants=ABLATIONS[name](grid.settings, models))
 
 
-def _several(option: str, names: Sequence[str]) -> Sequence[str]:
+def _several(role: str, names: Sequence[str]) -> Sequence[str]:
     if not names:
         raise LanguageModelError(
-            f"--ablate {option} compares language models and none is named; write e.g. --{option} openai/gpt-4o-mini, "
-            "once for each"
+            "this ablation compares language models and none is given",
+            hint=Hint("pass {} for each", Argument(role, "openai/gpt-4o-mini")),
         )
     return names

@@ -21,7 +21,7 @@ from dspy.utils.callback import BaseCallback
 from ipo_dspy.baselines.zero_shot import TemplateClassifier
 from ipo_dspy.bench.method_runners import Found, Job
 from ipo_dspy.classifier import ClipClassifier
-from ipo_dspy.errors import LanguageModelError, missing_package
+from ipo_dspy.errors import Hint, LanguageModelError, missing_package
 from ipo_dspy.lms import build_lm
 from ipo_dspy.lms.client_lm import bounded
 from ipo_dspy.lms.usage import price
@@ -195,7 +195,8 @@ def simba(job: Job) -> Found:
 def _run(job: Job, compile_program: Any) -> Found:
     given = job.settings
     if given.lm is None:
-        raise LanguageModelError(f"method {job.method!r} needs a language model; name one: --lm openai/gpt-4o-mini")
+        hint = Hint("pass {prompt_model}", prompt_model="openai/gpt-4o-mini")
+        raise LanguageModelError(f"method {job.method!r} needs a language model", hint=hint)
     train = list(job.split.train)
     # Answers are cached, so a seed needs answers of its own.
     lm = bounded(build_lm(given.lm, role="prompt_model", settings={**given.lm_kwargs, "rollout_id": job.seed}))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ipo_dspy.baselines import METHODS as FITTED
 from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.old_names import RENAMED, current_names
-from ipo_dspy.errors import InputError, LanguageModelError
+from ipo_dspy.errors import Hint, InputError, LanguageModelError
 
 if TYPE_CHECKING:
     from ipo_dspy.bench.method_runners import Run
@@ -152,8 +152,8 @@ def check_methods(names: Sequence[str], settings: "Settings", datasets: Collecti
     for name in names:
         if find_kind(name).needs_lm and settings.lm is None:
             raise LanguageModelError(
-                f"method {name!r} has a language model write its templates and none is named; write e.g. "
-                "--lm openai/gpt-4o-mini, or leave it out of --methods"
+                f"method {name!r} needs a language model and none is given",
+                hint=Hint("pass {prompt_model}, or remove the method", prompt_model="openai/gpt-4o-mini"),
             )
     for key, given in settings.arguments.items():
         name, at, dataset = key.partition("@")

@@ -18,7 +18,7 @@ from ipo_dspy._internal.file_io import read_regular, write_whole
 from ipo_dspy._internal.json_input import has_type, parse_json, type_in_words
 from ipo_dspy._internal.renames import present_bench_settings
 from ipo_dspy.bench.settings import digest
-from ipo_dspy.errors import JournalError
+from ipo_dspy.errors import Hint, JournalError
 
 ROWS, SETTINGS = "rows.jsonl", "bench.json"
 MAX_BYTES = 1 << 30
@@ -122,9 +122,11 @@ class Rows:
             if changed:
                 told = "; ".join(f"{name} was {was.get(name)!r} and is {now.get(name)!r}" for name in changed)
                 raise JournalError(
-                    f"{str(self.folder)!r} holds a sweep that was set up otherwise: {told}; set it as it was, name "
-                    "another folder, or pass allow_config_changes=True (--allow-changes), which measures "
-                    "changed cells again"
+                    f"{str(self.folder)!r} holds a sweep with other settings: {told}",
+                    hint=Hint(
+                        "restore them, use another folder, or pass {allow_config_changes} to measure changed cells again",
+                        allow_config_changes=True,
+                    ),
                 )
         try:
             write_whole(path, json.dumps(now, indent=2, ensure_ascii=False).encode())
@@ -178,7 +180,7 @@ def read_rows(folder: str | os.PathLike[str]) -> dict[str, Row]:
         content = read_regular(path, limit=MAX_BYTES)
     except OSError as error:
         raise JournalError(
-            f"no rows at {str(path)!r} ({error.strerror}); give the folder that --out named, e.g. 'runs/bench'"
+            f"no rows at {str(path)!r} ({error.strerror}); pass the folder of the sweep, e.g. 'runs/bench'"
         ) from error
     return {row.key: row for row in _parsed(content, path)}
 

@@ -16,7 +16,7 @@ from ipo_dspy.clip.bundled import DEMO_VIT
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED
 from ipo_dspy.data import BENCHMARKS, ImageDataset, check_benchmark, find_benchmark, load_benchmark
 from ipo_dspy.data.benchmarks import expected_folder, is_there, list_file, parts
-from ipo_dspy.errors import DataError, InputError
+from ipo_dspy.errors import DataError, Hint, InputError
 from ipo_dspy.template import Template
 
 PAPER = tuple(name for name, one in BENCHMARKS.items() if one.kind != "transfer")
@@ -214,7 +214,8 @@ def build_suite(name: str, root: Path | None = None) -> Suite:
         return DemoSuite()
     if name == "paper":
         if root is None:
-            raise InputError("suite 'paper' needs the data sets; name their folder: --data ROOT (see docs/datasets.md)")
+            hint = Hint("pass their folder: {data} (see docs/datasets.md)", data="ROOT")
+            raise InputError("suite 'paper' needs the data sets", hint=hint)
         return PaperSuite(root)
     raise InputError(f"there is no suite {name!r}; write one of {', '.join(SUITES)}")
 

@@ -166,7 +166,7 @@ def render(tables: Sequence[Table], form: str) -> str:
         InputError: an unknown one.
     """
     if form not in FORMATS:
-        raise InputError(f"format={form!r} is unknown; write one of {', '.join(FORMATS)}")
+        raise InputError(f"must be one of {', '.join(FORMATS)}", argument="format", value=form)
     return "\n\n".join(FORMATS[form](table) for table in tables)
 
 

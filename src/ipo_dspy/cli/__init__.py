@@ -10,34 +10,37 @@ import os
 import sys
 
 from ipo_dspy.cli import resume, signals
-from ipo_dspy.cli.wording import in_options
 from ipo_dspy.errors import InputError, IPOError
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; mistakes of the user end in one line on stderr, with `--debug` in a traceback."""
+    """Run the command line; errors of the user end in one line on stderr, with `--debug` in a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
-    resume.remember(arguments)
+    command = next((argument for argument in arguments if not argument.startswith("-")), "")
     # A thread of PyTorch that waits for the others sleeps: on a busy machine it would take their core. Read once, at
     # torch's import.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with signals.exiting():
         from ipo_dspy.cli import terminal
         from ipo_dspy.cli.app import app
+        from ipo_dspy.cli.messages import modernize, render
 
     terminal.guard()
-
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows \u2192 instead of failing
+    arguments, deprecated = modernize(arguments, command)
+    resume.store_invocation(arguments)
+    if deprecated:
+        terminal.line(f"ipo-dspy: {deprecated}", sys.stderr)
     try:
         with signals.interrupting():
             app([a for a in arguments if a != "--debug"])
     except IPOError as error:
         if debug:
             raise
-        terminal.line(f"ipo-dspy: {in_options(str(error), _command(arguments))}", sys.stderr)
+        terminal.line(f"ipo-dspy: {render(error, command)}", sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except (KeyboardInterrupt, SystemExit) as ended:
         interrupt = _interrupt_behind(ended)
@@ -51,13 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
         os._exit(signals.exit_code(interrupt))
 
 
-def _command(arguments: list[str]) -> str:
-    """The command in the arguments: before it stand flags only."""
-    return next((argument for argument in arguments if not argument.startswith("-")), "")
-
-
 def _interrupt_behind(ended: BaseException | None) -> KeyboardInterrupt | None:
-    """Return the Ctrl-C or other signal behind an exception, if one is; Typer makes an exit of it, as of every end."""
+    """Return the Ctrl-C or other signal behind an exception, if any; Typer turns it into an exit."""
     while ended is not None and not isinstance(ended, KeyboardInterrupt):
         ended = ended.__cause__ or ended.__context__
     return ended

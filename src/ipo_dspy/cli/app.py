@@ -1,4 +1,4 @@
-"""The commands, each in the module that its name tells; heavy imports wait until one is called."""
+"""All commands; heavy imports wait until one is called."""
 
 from typing import Annotated
 
@@ -25,8 +25,8 @@ app.add_typer(cache)
 app.add_typer(data)
 
 
-def _tell_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(value: bool) -> None:
+    if value:
         from ipo_dspy import __version__
 
         typer.echo(__version__)
@@ -35,9 +35,9 @@ def _tell_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may be anywhere on the line.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_tell_version)
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     """Options of all commands."""

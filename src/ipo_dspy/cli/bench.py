@@ -1,7 +1,8 @@
-"""The paper's experiment: bench."""
+"""`ipo-dspy bench`: the paper's experiment."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -10,17 +11,19 @@ import typer
 from ipo_dspy.cli import terminal
 from ipo_dspy.cli.options import (
     AllowChanges,
-    Asking,
-    Descriptions,
+    DescribedImages,
+    DescriptionModelKwargs,
     Device,
     DryRun,
+    HistorySize,
     Json,
-    LmArg,
+    Mode,
     PerStep,
+    PromptModelKwargs,
     RayCpus,
     RayGpus,
     RayWorkers,
-    VlmArg,
+    RequestMode,
     settings,
     tasks,
 )
@@ -29,7 +32,7 @@ from ipo_dspy.optimizer.config import OptimizerConfig
 
 if TYPE_CHECKING:
     from ipo_dspy.bench.cells import Grid
-    from ipo_dspy.bench.suites import Suite
+    from ipo_dspy.bench.suites import Suite as BenchSuite
     from ipo_dspy.bench.sweep import Swept
     from ipo_dspy.bench.tables import Table
     from ipo_dspy.distributed.ray_tasks import RayTasks
@@ -37,17 +40,35 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Suite(StrEnum):
+    """Suites of `ipo_dspy.bench.suites`."""
+
+    DEMO = "demo"
+    PAPER = "paper"
+
+
+class Format(StrEnum):
+    """Formats of `ipo_dspy.bench.tables`."""
+
+    MD = "md"
+    LATEX = "latex"
+    CSV = "csv"
+
+
 def bench(
     suite: Annotated[
-        str, typer.Option(help="demo: bundled tasks, bundled CLIP; paper: the eleven data sets.")
-    ] = "demo",
+        Suite, typer.Option(help="demo: bundled tasks, bundled CLIP; paper: the eleven data sets.")
+    ] = Suite.DEMO,
     data: Annotated[Path | None, typer.Option(help="Folder of the paper's data sets, for --suite paper.")] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Comma-separated; all that need nothing more than is given, if not told.")
+        str | None,
+        typer.Option(
+            help="Comma-separated, e.g. clip,clip-ensemble,ipo.", show_default="all that can run with these options"
+        ),
     ] = None,
-    datasets: Annotated[str | None, typer.Option(help="Comma-separated; all of the suite if not given.")] = None,
+    datasets: Annotated[str | None, typer.Option(help="Comma-separated.", show_default="all of the suite")] = None,
     shots: Annotated[str, typer.Option(help="Training images per class, comma-separated.")] = "1,16",
-    seeds: Annotated[str, typer.Option(help="Of draw and method, comma-separated.")] = "1,2,3",
+    seeds: Annotated[str, typer.Option(help="Random seeds, comma-separated.")] = "1,2,3",
     ablate: Annotated[
         list[str] | None,
         typer.Option(
@@ -65,25 +86,25 @@ def bench(
     ] = None,
     steps: Annotated[int, typer.Option(min=0, help="Of IPO; others get its number of evaluations.")] = 40,
     prompts_per_step: PerStep = OptimizerConfig.prompts_per_step,
-    history_size: Annotated[
-        int, typer.Option(min=0, help="Best earlier templates that the proposer is shown.")
-    ] = OptimizerConfig.history_size,
-    max_descriptions: Descriptions = OptimizerConfig.max_described_images,
-    lm: Annotated[
+    history_size: HistorySize = OptimizerConfig.history_size,
+    max_described_images: DescribedImages = OptimizerConfig.max_described_images,
+    prompt_model: Annotated[
         list[str] | None,
-        typer.Option("--lm", help="LLM that proposes, a LiteLLM name; several with --ablate lm; none: evolution."),
+        typer.Option(
+            help="LLM that proposes templates, a LiteLLM name; several with --ablate lm. By default, the built-in "
+            "evolutionary search."
+        ),
     ] = None,
-    vlm: Annotated[
+    description_model: Annotated[
         list[str] | None,
-        typer.Option("--vlm", help="Multimodal LLM that describes; several with --ablate vlm; none: CLIP does."),
+        typer.Option(help="Multimodal LLM that describes images; several with --ablate vlm. By default, CLIP does."),
     ] = None,
-    lm_arg: LmArg = None,
-    vlm_arg: VlmArg = None,
-    asking: Asking = "auto",
+    prompt_model_kwargs: PromptModelKwargs = None,
+    description_model_kwargs: DescriptionModelKwargs = None,
+    request_mode: Mode = RequestMode.AUTO,
     method_arg: Annotated[
         list[str] | None,
         typer.Option(
-            "--method-arg",
             metavar="METHOD[@DATASET].NAME=VALUE",
             help="Hyper-parameter, e.g. coop.epochs=5, coop.augment=true or coprompt@dtd.sentences=FILE.json; may be "
             "repeated.",
@@ -97,14 +118,16 @@ def bench(
         typer.Option(metavar="ADDRESS", help="Spread the cells over a Ray cluster: auto, local or HOST:6379."),
     ] = None,
     ray_workers: RayWorkers = None,
-    ray_cpus: RayCpus = None,
-    ray_gpus: RayGpus = None,
-    out: Annotated[Path, typer.Option(help="Folder of the sweep; one that was stopped goes on.")] = Path("runs/bench"),
-    format: Annotated[str, typer.Option(help="md, latex or csv.")] = "md",
-    allow_changes: AllowChanges = False,
+    cpus_per_worker: RayCpus = None,
+    gpus_per_worker: RayGpus = None,
+    out: Annotated[Path, typer.Option(help="Output folder; an unfinished sweep in it is resumed.")] = Path(
+        "runs/bench"
+    ),
+    output_format: Annotated[Format, typer.Option("--format", help="Format of the tables.")] = Format.MD,
+    allow_config_changes: AllowChanges = False,
     retry: Annotated[bool, typer.Option("--retry-failed", help="Measure failed cells again.")] = False,
     dry_run: DryRun = False,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Measure methods on data sets by the base-to-novel protocol and print the paper's table."""
     from ipo_dspy.bench.ablations import Models, ablation, variant_names
@@ -116,13 +139,11 @@ def bench(
     from ipo_dspy.bench.shots_plot import write_shots
     from ipo_dspy.bench.suites import build_suite
     from ipo_dspy.bench.sweep import estimate
-    from ipo_dspy.bench.tables import render
     from ipo_dspy.cli import output as show
     from ipo_dspy.cli import resume
 
-    render((), format)  # an unknown format shows now
-    cluster = tasks(ray, ray_workers, ray_cpus, ray_gpus)
-    models = Models(tuple(lm or ()), tuple(vlm or ()))
+    cluster = tasks(ray, ray_workers, cpus_per_worker, gpus_per_worker)
+    models = Models(tuple(prompt_model or ()), tuple(description_model or ()))
     where = build_suite(suite, data)
     given = Settings(
         model=model or where.model,
@@ -130,12 +151,12 @@ def bench(
         steps=steps,
         prompts_per_step=prompts_per_step,
         history_size=history_size,
-        max_described_images=max_descriptions,
-        lm=_only(models.lms, "lm", ablate),
-        vlm=_only(models.vlms, "vlm", ablate),
-        lm_kwargs=settings(lm_arg, "--lm-arg"),
-        vlm_kwargs=settings(vlm_arg, "--vlm-arg"),
-        request_mode=asking,
+        max_described_images=max_described_images,
+        lm=_only(models.lms, "--prompt-model", "lm", ablate),
+        vlm=_only(models.vlms, "--description-model", "vlm", ablate),
+        lm_kwargs=settings(prompt_model_kwargs, "--prompt-model-kwargs"),
+        vlm_kwargs=settings(description_model_kwargs, "--description-model-kwargs"),
+        request_mode=request_mode.value,
         arguments=_arguments(method_arg),
     )
     learned, tested = _data(transfer, _names(datasets), where, ablate)
@@ -155,13 +176,15 @@ def bench(
     if ablations and methods is not None:
         raise InputError("--ablate varies IPO and measures no other method; leave --methods out, or --ablate")
     if dry_run:
-        show.estimate(estimate(tuple(ablations.values()) or (grid,), where), machine=json)
+        show.estimate(estimate(tuple(ablations.values()) or (grid,), where), as_json=as_json)
         return
     on = "" if cluster is not None and device == "auto" else device
     grid = with_conditions(grid, where, on)
     ablations = {name: with_conditions(one, where, on) for name, one in ablations.items()}
     grids = tuple(ablations.values()) or (grid,)
-    swept, code = _sweep(grids, where, out, cluster, device=device, allow_config_changes=allow_changes, retry=retry)
+    swept, code = _sweep(
+        grids, where, out, cluster, device=device, allow_config_changes=allow_config_changes, retry=retry
+    )
     if not ablations:
         for path in plot_curves(out, grid, where.titles):
             show.note(f"curves  {path}")
@@ -172,21 +195,21 @@ def bench(
         rows, again = tuple(swept.rows.values()), resume.command(out)
         content = Content(tables, rows, swept.cells, where, again, variant_names(ablations))
         show.note(f"page    {write_page(out / _page_name(transfer, ablations=bool(ablations)), content)}")
-    _show(tables, swept, format, out, json=json)
+    _show(tables, swept, output_format, out, as_json=as_json)
     if code:
         raise typer.Exit(code)
 
 
 def _page_name(source: str | None, *, ablations: bool) -> str:
-    """Tables of another kind are pages of their own, since they may lie in the same folder."""
+    """Return the file name of the page; kinds of tables differ, since they may share a folder."""
     kind = f"-transfer-{source}" if source is not None else "-ablations" if ablations else ""
     return f"results{kind}.md"
 
 
 def _data(
-    source: str | None, asked: Sequence[str] | None, suite: "Suite", ablate: Sequence[str] | None
+    source: str | None, asked: Sequence[str] | None, suite: "BenchSuite", ablate: Sequence[str] | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Data sets to learn on, and those that are for testing what was learned."""
+    """Return the data sets to learn on, and those to test on."""
     from ipo_dspy.bench.suites import chosen, chosen_transfer
 
     if source is None:
@@ -198,22 +221,22 @@ def _data(
 
 
 def _sweep(
-    grids: "Sequence[Grid]", suite: "Suite", out: Path, cluster: "RayTasks | None", **options: Any
+    grids: "Sequence[Grid]", suite: "BenchSuite", out: Path, cluster: "RayTasks | None", **options: Any
 ) -> "tuple[Swept, int]":
-    """Measure the cells; what came of it, and the exit code."""
+    """Measure the cells and return the results and the exit code."""
     from ipo_dspy.bench.method_runners import Stopper
     from ipo_dspy.bench.sweep import sweep
     from ipo_dspy.cli import signals
     from ipo_dspy.cli.sweep_progress import LiveSweep
 
     stopper, live = Stopper(), LiveSweep(several=cluster is not None)
-    said = "stopping after this step" if cluster is None else "stopping the cells under way"
-    with live, signals.stopping(stopper.stop, live.say, said) as request:
+    message = "stopping after this step" if cluster is None else "stopping the running cells"
+    with live, signals.stopping(stopper.stop, live.say, message) as request:
         swept = sweep(grids, suite, out, ray=cluster, audience=live, stopper=stopper, **options)
     return swept, request.exit_code if swept.stopped else int(bool(swept.failed))
 
 
-def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "Suite", swept: "Swept") -> "list[Table]":
+def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "BenchSuite", swept: "Swept") -> "list[Table]":
     from ipo_dspy.bench.tables import ablation_table, paper_table, transfer_table
 
     if not ablations:
@@ -224,29 +247,31 @@ def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "Suite", swept: "
     ]
 
 
-def _show(tables: "Sequence[Table]", swept: "Swept", form: str, out: Path, *, json: bool) -> None:
-    """Tables or JSON on stdout; what is missing from them, and how to go on, on stderr."""
+def _show(tables: "Sequence[Table]", swept: "Swept", output_format: str, out: Path, *, as_json: bool) -> None:
+    """Print tables or JSON to stdout; failed cells and how to resume to stderr."""
     from ipo_dspy._internal.counts import counted
     from ipo_dspy.bench.result_rows import ROWS
     from ipo_dspy.bench.tables import render
     from ipo_dspy.cli import output as show
     from ipo_dspy.cli import resume
 
-    if json:
-        show.as_json({"cells": swept.cells, "stopped": swept.stopped, "rows": [asdict(r) for r in swept.rows.values()]})
+    if as_json:
+        show.write_json(
+            {"cells": swept.cells, "stopped": swept.stopped, "rows": [asdict(r) for r in swept.rows.values()]}
+        )
     else:
-        terminal.line(render(tables, form))
+        terminal.line(render(tables, output_format))
     for row in swept.failed:
         show.note(f"failed: {row.method}, {row.dataset}, {row.shots}-shot, seed {row.seed}: {row.error}")
     again = resume.command(out)
     if swept.failed:
-        show.note(f"{counted(len(swept.failed), 'cell')} failed, see {out / ROWS}; try again: {again} --retry-failed")
+        show.note(f"{counted(len(swept.failed), 'cell')} failed, see {out / ROWS}; retry with: {again} --retry-failed")
     if swept.stopped:
-        show.note(f"stopped after {len(swept.rows)} of {counted(swept.cells, 'cell')}; go on with: {again}")
+        show.note(f"stopped after {len(swept.rows)} of {counted(swept.cells, 'cell')}; resume with: {again}")
 
 
 def _methods(text: str | None, lm: str | None) -> tuple[str, ...]:
-    """Those asked for, in the order of the tables; by default all that can be run."""
+    """Return the given methods in the order of the tables; by default all that can run."""
     from ipo_dspy.bench.registry import find_kind, kinds
 
     known = kinds()
@@ -257,14 +282,14 @@ def _methods(text: str | None, lm: str | None) -> tuple[str, ...]:
 
 
 def _able(grid: "Grid", device: str) -> tuple[str, ...]:
-    """The methods that can be run with the model; why the others cannot is told."""
+    """Return the methods that can run with the model, and print why the others cannot."""
     from ipo_dspy.bench.registry import able
     from ipo_dspy.cli import output as show
-    from ipo_dspy.cli.progress import working
+    from ipo_dspy.cli.progress import spinner
     from ipo_dspy.clip.bundled import located
     from ipo_dspy.clip.loading import load_backbone
 
-    with working("Loading the model ..."):
+    with spinner("Loading the model ..."):
         backbone = load_backbone(located(grid.settings.model), grid.settings.pretrained, device=device)
     found = able(grid.methods, backbone)
     for reason in dict.fromkeys(reason for reason in found.values() if reason is not None):
@@ -272,11 +297,13 @@ def _able(grid: "Grid", device: str) -> tuple[str, ...]:
     return tuple(name for name, reason in found.items() if reason is None)
 
 
-def _only(names: Sequence[str], option: str, ablate: Sequence[str] | None) -> str | None:
-    """The one language model of a sweep; where several are compared, none is that of all cells."""
-    if len(names) > 1 and option not in (ablate or ()):
-        raise InputError(f"--{option} names {len(names)} models; name one, or compare them: --ablate {option}")
-    return names[0] if len(names) == 1 and option not in (ablate or ()) else None
+def _only(names: Sequence[str], option: str, ablation: str, ablate: Sequence[str] | None) -> str | None:
+    """Return the language model of all cells, None where several are compared."""
+    if ablation in (ablate or ()):
+        return None
+    if len(names) > 1:
+        raise InputError(f"{option} names {len(names)} models; pass one, or compare them: --ablate {ablation}")
+    return names[0] if names else None
 
 
 def _arguments(given: Sequence[str] | None) -> dict[str, dict[str, Any]]:
@@ -286,7 +313,7 @@ def _arguments(given: Sequence[str] | None) -> dict[str, dict[str, Any]]:
     for one in given or ():
         method, dot, rest = one.partition(".")
         if not dot:
-            raise InputError(f"--method-arg {one!r} names no method; write e.g. --method-arg coop.epochs=5")
+            raise InputError(f"--method-arg {one!r} must name a method; for example --method-arg coop.epochs=5")
         found.setdefault(method, {}).update(settings([rest], "--method-arg"))
     return with_sentences(found)
 
@@ -301,7 +328,9 @@ def _numbers(text: str, option: str, least: int) -> tuple[int, ...]:
     except ValueError:
         found = []
     if not found or min(found) < least:
-        raise InputError(f"{option} {text!r} is no list of whole numbers from {least}; write e.g. {option} 1,2")
+        raise InputError(
+            f"{option} {text!r} must be a comma-separated list of integers >= {least}; for example {option} 1,2"
+        )
     return tuple(dict.fromkeys(found))
 
 

@@ -1,4 +1,4 @@
-"""`ipo-dspy cache`: what is kept of images that were encoded before, and removing it."""
+"""`ipo-dspy cache`: inspect and clear the cache of image features."""
 
 import datetime
 import sys
@@ -15,24 +15,24 @@ from ipo_dspy.errors import InputError
 if TYPE_CHECKING:
     from ipo_dspy.clip.feature_store import FeatureStore, Held
 
-cache = typer.Typer(name="cache", help="Features of images that were encoded before.", no_args_is_help=True)
+cache = typer.Typer(name="cache", help="Manage the image-feature cache.", no_args_is_help=True)
 
 
 @cache.command()
-def info(json: Json = False) -> None:
-    """Where the features are kept, how much they take, and of which models they are."""
+def info(as_json: Json = False) -> None:
+    """Show the folder of the cache, its size, and its models."""
     from ipo_dspy.cli import output as show
 
     store = _store()
     held = [] if store is None else store.contents()
-    if json:
+    if as_json:
         place = None if store is None else str(store.folder)
         limit, size = (None, 0) if store is None else (store.limit, store.size())
-        show.as_json({"folder": place, "limit": limit, "bytes": size, "models": [_as_json(one) for one in held]})
+        show.write_json({"folder": place, "limit": limit, "bytes": size, "models": [_as_json(one) for one in held]})
     elif store is None:
-        terminal.line("no image features are kept: IPO_DSPY_CACHE is off")
+        terminal.line("the image-feature cache is off: IPO_DSPY_CACHE is off")
     else:
-        used = f"{store.folder}: {_bytes(store.size())} of at most {_bytes(store.limit)}"
+        used = f"{store.folder}: {show.size(store.size())} of at most {show.size(store.limit)}"
         terminal.line(used if held else f"{used}; no image has been encoded yet")
         if held:
             columns = ["model", "fingerprint", "computed in", "images>", "size>", "last used"]
@@ -42,19 +42,21 @@ def info(json: Json = False) -> None:
 @cache.command()
 def clear(
     model: Annotated[str | None, typer.Option(help="Only of this model: its name or fingerprint, see info.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove the features; they are computed again when they are needed."""
+    """Clear the cache; features are computed again when needed."""
+    from ipo_dspy.cli import output as show
+
     store = _store()
     if store is None:
-        raise InputError("no image features are kept, IPO_DSPY_CACHE is off; write IPO_DSPY_CACHE=/a/folder")
+        raise InputError("the image-feature cache is off; set IPO_DSPY_CACHE=/a/folder")
     what = f"everything in {store.folder}" if model is None else f"{_count(store, model)} from {store.folder}"
     if not yes and not _agreed(what):
         terminal.line("nothing was removed")
         return
     before = store.size()
     store.clear(None if model is None else lambda origin: model in (origin.name, origin.fingerprint))
-    terminal.line(f"removed {what}: {_bytes(before - store.size())}")
+    terminal.line(f"removed {what}: {show.size(before - store.size())}")
 
 
 def _store() -> "FeatureStore | None":
@@ -66,16 +68,16 @@ def _store() -> "FeatureStore | None":
 
 
 def _count(store: "FeatureStore", model: str) -> str:
-    """What is held of a model.
+    """Return the number of images of a model as text.
 
     Raises:
-        InputError: nothing.
+        InputError: there are none.
     """
     held = store.contents()
     mine = [one for one in held if model in (one.origin.name, one.origin.fingerprint)]
     if not mine:
-        names = ", ".join(repr(one.origin.name) for one in held) or "none at all"
-        raise InputError(f"no images of model {model!r} are kept; there are those of: {names}")
+        names = ", ".join(repr(one.origin.name) for one in held) or "none"
+        raise InputError(f"no cached features for model {model!r}; cached models: {names}")
     return f"{sum(one.images for one in mine)} images of {model}"
 
 
@@ -86,18 +88,12 @@ def _agreed(what: str) -> bool:
 
 
 def _row(held: "Held") -> Sequence[str]:
+    from ipo_dspy.cli import output as show
+
     origin = held.origin
     when = datetime.datetime.fromtimestamp(held.used).strftime("%Y-%m-%d %H:%M")
-    return origin.name, origin.fingerprint, origin.arithmetic, f"{held.images:,}", _bytes(held.bytes), when
+    return origin.name, origin.fingerprint, origin.arithmetic, f"{held.images:,}", show.size(held.bytes), when
 
 
 def _as_json(held: "Held") -> dict[str, object]:
     return {**asdict(held.origin), "images": held.images, "bytes": held.bytes, "used": held.used}
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if count == int(count) else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -1,10 +1,11 @@
-"""`ipo-dspy data`: the data sets of the paper's experiments, and what of one is missing on this disk."""
+"""`ipo-dspy data`: list the data sets of the paper's experiments, and check the files of one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ipo_dspy._internal.counts import counted
 from ipo_dspy.cli import terminal
 from ipo_dspy.cli.options import Json
 
@@ -15,13 +16,13 @@ data = typer.Typer(name="data", help="The data sets of the paper's experiments."
 
 
 @data.command("list")
-def list_(json: Json = False) -> None:
-    """The data sets by name: their folders, how their splits are told, their classes."""
+def list_(as_json: Json = False) -> None:
+    """List the data sets: folder, split file, number of classes."""
     from ipo_dspy.cli import output as show
     from ipo_dspy.data import BENCHMARKS
 
-    if json:
-        show.as_json([_as_json(benchmark) for benchmark in BENCHMARKS.values()])
+    if as_json:
+        show.write_json([_as_json(benchmark) for benchmark in BENCHMARKS.values()])
         return
     columns = ["name", "title", "folder", "classes>", "split file, or class names"]
     rows = ((one.name, one.title, one.folder, f"{one.classes:,}", one.lists[0]) for one in BENCHMARKS.values())
@@ -30,18 +31,20 @@ def list_(json: Json = False) -> None:
 
 @data.command()
 def check(
-    name: Annotated[str, typer.Argument(help="Of the data set, see list.")],
+    name: Annotated[str, typer.Argument(help="Data set name; see data list.")],
     path: Annotated[Path, typer.Argument(help="Folder that holds the data sets, or the data set's own.")],
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
-    """What of a data set is there, what is missing and where it comes from. Exit code 1 if anything is."""
+    """Check which files of a data set are present, and say where to get the others. Exit code 1 if any is missing."""
     from ipo_dspy.cli import output as show
     from ipo_dspy.data import check_benchmark
 
     found = check_benchmark(name, path)
-    if json:
+    if as_json:
         findings = [{"ok": one.ok, "what": one.what, "told": one.told} for one in found.findings]
-        show.as_json({"name": found.benchmark.name, "folder": str(found.folder), "ok": found.ok, "findings": findings})
+        show.write_json(
+            {"name": found.benchmark.name, "folder": str(found.folder), "ok": found.ok, "findings": findings}
+        )
     else:
         _print(found)
     raise typer.Exit(0 if found.ok else 1)
@@ -51,8 +54,8 @@ def _print(found: "Completeness") -> None:
     terminal.line(f"{found.benchmark.title} in {found.folder}")
     for one in found.findings:
         terminal.line(f"  {'ok' if one.ok else '--'}  {one.what}: {one.told}")
-    wrong = sum(not one.ok for one in found.findings)
-    terminal.line("complete" if found.ok else f"not complete: see the {'line' if wrong == 1 else 'lines'} with --")
+    failed = sum(not one.ok for one in found.findings)
+    terminal.line("complete" if found.ok else f"incomplete: {counted(failed, 'check')} failed")
 
 
 def _as_json(benchmark: "Benchmark") -> dict[str, object]:

@@ -52,8 +52,8 @@ class DataSets:
     validation: "ImageDataset | None"
     tests: "Mapping[str, ImageDataset]"
 
-    def told(self, name: str) -> str:
-        """Return what was read, for people."""
+    def summary(self, name: str) -> str:
+        """Return the numbers of classes and images as text."""
         tested = sum(map(len, self.tests.values()))
         chosen = 0 if self.validation is None else len(self.validation)
         counts = f"{len(self.train)} training, {chosen} validation, {tested} test images"
@@ -84,7 +84,7 @@ def shots_of(text: str) -> int | None:
     if text.lower() == "all":
         return None
     if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"--shots must be a whole number from 1, or all, got {text!r}")
+        raise InputError("must be an integer of at least 1, or all", argument="shots", value=text)
     return int(text)
 
 
@@ -117,7 +117,8 @@ def read_sets(
     catalog = open_images(data, **main).without_small_classes(min_images)
     given = None if test == 0 and test_data is None else _given_tests(data, parts, test_data, options)
     if given is not None and test:
-        raise InputError(f"test={test} applies only to data without test images of its own; remove it")
+        hint = "remove it: the data has test images of its own"
+        raise InputError("must be left out", argument="test", value=test, hint=hint)
     share: float = 0 if given is not None else 0.5 if test is None else int(test) if test.is_integer() else test
     train, rest, held_out = catalog.split(shots=shots, test=share or None, seed=seed)
     if given is not None:

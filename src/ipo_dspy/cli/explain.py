@@ -1,4 +1,4 @@
-"""Which words of a template matter: explain."""
+"""`ipo-dspy explain`: the effect of each word of a template."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,15 @@ import typer
 
 from ipo_dspy.cli.data_options import Base, Classes, ImageColumn, LabelColumn, Split, data_options, read_part
 from ipo_dspy.cli.inference import readable
-from ipo_dspy.cli.options import DEFAULT_MODEL, DEFAULT_PRETRAINED, AllowDownload, Device, Json, Pretrained, SkipBad
+from ipo_dspy.cli.options import (
+    DEFAULT_MODEL,
+    DEFAULT_PRETRAINED,
+    AllowDownload,
+    Device,
+    Json,
+    Pretrained,
+    SkipUnreadable,
+)
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,39 +36,41 @@ def explain(
             help="A saved program, unless --template is given, and images as for optimize, or a bundled task's name.",
         ),
     ],
-    template: Annotated[str | None, typer.Option(help="Explain this one instead of a program's.")] = None,
+    template: Annotated[str | None, typer.Option(help="Template to explain instead of the program's.")] = None,
     base_novel: Annotated[
         bool, typer.Option("--base-novel", help="With --template: score both halves of the classes.")
     ] = False,
-    model: Annotated[str | None, typer.Option(help="Another CLIP than the program's.")] = None,
+    model: Annotated[str | None, typer.Option(help="Override the CLIP model stored in the program.")] = None,
     pretrained: Pretrained = None,
     device: Device = "auto",
     allow_download: AllowDownload = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw to this file name, as .svg and .png.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write all of it to this HTML page.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Save a plot as FILE.svg and FILE.png.", metavar="FILE")] = None,
+    report: Annotated[Path | None, typer.Option(help="Save a report as an HTML file.", metavar="FILE")] = None,
     image: ImageColumn = None,
     label: LabelColumn = None,
     base: Base = None,
     classes: Classes = None,
     split: Split = None,
-    skip_bad: SkipBad = False,
-    json: Json = False,
+    skip_unreadable: SkipUnreadable = False,
+    as_json: Json = False,
 ) -> None:
-    """Score a template without each of its words and phrases, and show what it confuses.
+    """Score a template without each of its words and phrases, and list the classes it confuses.
 
     Where the data has classes besides those of the program, these are base and the others novel.
     """
     from ipo_dspy.analysis.word_ablation import explain as score
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.cli.progress import working
+    from ipo_dspy.cli.progress import spinner
     from ipo_dspy.template import DEFAULT_TEMPLATE, Template
 
     if len(sources) != (1 if template is not None else 2):
-        raise InputError("explain takes a program and data, or --template TEXT and data; write explain PROGRAM DATA")
+        raise InputError(
+            "explain takes a program and data, or --template TEXT and data; for example explain PROGRAM DATA"
+        )
     dataset = _images(sources[-1], data_options(image, label, base, classes, split))
-    if skip_bad:
+    if skip_unreadable:
         dataset = dataset.pick(readable([example.image for example in dataset]))
-    with working("Loading the model ..."):
+    with spinner("Loading the model ..."):
         program = (
             _untrained(template, dataset, model, pretrained, device)
             if template is not None
@@ -69,19 +79,19 @@ def explain(
             )
         )
     parts = _parts(program, dataset.spelled_as(program.classes or ()), halves=base_novel)
-    with working("Scoring ..."):
+    with spinner("Scoring ..."):
         found = score(program, parts, Template.parse(DEFAULT_TEMPLATE), program.template)
     files = [*(_draw(found, plot) if plot is not None else ()), *(_write(found, report) if report is not None else ())]
-    if json:
+    if as_json:
         from ipo_dspy.cli import output as show
 
-        show.as_json(found.plain())
+        show.write_json(found.plain())
     else:
         _print(found, files)
 
 
 def _images(name: str, options: "DataOptions") -> "ImageDataset":
-    """The test images of a bundled task, or of what lies at a path."""
+    """Return the test images of a bundled task or of a path."""
     from ipo_dspy import demo
 
     if name in demo.names() and not Path(name).exists():
@@ -125,7 +135,7 @@ def _print(found: "Explanation", files: Sequence[Path]) -> None:
     show.template(str(found.rows[0].occlusion.template))
     show.rows("left out", ["left out", "template", *figures], lines)
     told = [(c.part, c.label, c.taken_for, str(c.before), str(c.after)) for c in found.confusions[:CONFUSIONS]]
-    title = f"images taken for another class; before: with {found.start}"
+    title = f"misclassified images (before: {found.start})"
     show.rows(title, ["part", "class", "taken for", "before>", "after>"], told)
     for file in files:
         show.note(f"{'report' if file.suffix == '.html' else 'plot'}  {file}")

@@ -14,15 +14,15 @@ from ipo_dspy.cli.options import (
     DEFAULT_PRETRAINED,
     AllowDownload,
     Data,
+    DescriptionModel,
+    DescriptionModelKwargs,
     Device,
     Json,
     Model,
     OtherModel,
     Pretrained,
     Program,
-    SkipBad,
-    Vlm,
-    VlmArg,
+    SkipUnreadable,
     settings,
 )
 from ipo_dspy.errors import DataError
@@ -43,17 +43,17 @@ def evaluate(
     base: Base = None,
     classes: Classes = None,
     split: Split = None,
-    skip_bad: SkipBad = False,
-    json: Json = False,
+    skip_unreadable: SkipUnreadable = False,
+    as_json: Json = False,
 ) -> None:
-    """Accuracy and loss of a saved program on labelled images; of data that is already split, on its test part."""
+    """Evaluate a saved program on labeled images; of split data, on the test part."""
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.cli import output as show
-    from ipo_dspy.cli.progress import LiveProgress, working
+    from ipo_dspy.cli.progress import LiveProgress, spinner
     from ipo_dspy.optimizer.evaluation import evaluate as score
     from ipo_dspy.run.recorder import EventRecorder
 
-    with working("Loading the model ..."):
+    with spinner("Loading the model ..."):
         classifier = ClipClassifier.from_file(
             program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
         )
@@ -62,10 +62,12 @@ def evaluate(
     if data_classes:
         classifier.classes = dataset.classes
     with LiveProgress() as progress:
-        (result,) = score(classifier, dataset, recorder=EventRecorder(observers=[progress]), skip_unreadable=skip_bad)
+        (result,) = score(
+            classifier, dataset, recorder=EventRecorder(observers=[progress]), skip_unreadable=skip_unreadable
+        )
     left_out = len(dataset) - len(result.predicted)
-    if json:
-        show.as_json(
+    if as_json:
+        show.write_json(
             {
                 "template": str(result.template),
                 "accuracy": result.score.accuracy,
@@ -88,35 +90,37 @@ def evaluate(
 
 def classify(
     program: Program,
-    images: Annotated[list[str], typer.Argument(help="Image files, or folders: all images below are classified.")],
+    images: Annotated[list[str], typer.Argument(help="Image files or folders (searched recursively).")],
     model: OtherModel = None,
     pretrained: Pretrained = None,
     device: Device = "auto",
     allow_download: AllowDownload = False,
-    skip_bad: SkipBad = False,
-    json: Json = False,
+    skip_unreadable: SkipUnreadable = False,
+    as_json: Json = False,
 ) -> None:
     """Classify images with a saved program."""
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.cli import output as show
-    from ipo_dspy.cli.progress import working
+    from ipo_dspy.cli.progress import spinner
 
     files = [str(file) for path in images for file in _files(path)]
-    with working("Loading the model ..."):
+    with spinner("Loading the model ..."):
         classifier = ClipClassifier.from_file(
             program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
         )
         _ = classifier.backbone
-    if skip_bad:
+    if skip_unreadable:
         files = [files[i] for i in readable(files)]
     if not files:
-        raise DataError("none of the images can be read; give others")
-    with working(f"Classifying {counted(len(files), 'image')} ..."):
+        raise DataError("none of the images can be read; pass others")
+    with spinner(f"Classifying {counted(len(files), 'image')} ..."):
         classifier.encode(files)
         answers = [classifier(image=file) for file in files]
     found = list(zip(files, answers, strict=True))
-    if json:
-        show.as_json([{"image": f, "label": a.label, "confidence": a.confidence, "scores": a.scores} for f, a in found])
+    if as_json:
+        show.write_json(
+            [{"image": f, "label": a.label, "confidence": a.confidence, "scores": a.scores} for f, a in found]
+        )
         return
     show.template(str(classifier.template))
     show.rows(
@@ -128,25 +132,25 @@ def classify(
 
 def describe(
     data: Data,
-    vlm: Vlm = None,
-    vlm_arg: VlmArg = None,
+    description_model: DescriptionModel = None,
+    description_model_kwargs: DescriptionModelKwargs = None,
     model: Model = DEFAULT_MODEL,
     pretrained: Pretrained = DEFAULT_PRETRAINED,
     device: Device = "auto",
-    images: Annotated[int, typer.Option(min=1, help="How many images, evenly over the classes.")] = 16,
-    num_threads: Annotated[int | None, typer.Option(min=1, help="Requests at a time.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Number of images, spread evenly over the classes.")] = 16,
+    num_threads: Annotated[int | None, typer.Option(min=1, help="Number of parallel requests.")] = None,
     image: ImageColumn = None,
     label: LabelColumn = None,
     base: Base = None,
     classes: Classes = None,
     split: Split = None,
-    skip_bad: SkipBad = False,
-    json: Json = False,
+    skip_unreadable: SkipUnreadable = False,
+    as_json: Json = False,
 ) -> None:
-    """Say how images look, as a proposer would be told; of data that is already split, its training images."""
+    """Print the image descriptions that the proposer would see; of split data, those of the training part."""
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.cli import output as show
-    from ipo_dspy.cli.progress import working
+    from ipo_dspy.cli.progress import spinner
     from ipo_dspy.describers import ClipDescriber, LMDescriber
     from ipo_dspy.lms import build_lm
     from ipo_dspy.lms.api_keys import check_key
@@ -155,10 +159,11 @@ def describe(
     from ipo_dspy.optimizer.pipeline import evenly_over_classes
 
     dataset = read_part(data, data_options(image, label, base, classes, split), "training")
-    if skip_bad:
+    if skip_unreadable:
         dataset = dataset.pick(readable([example.image for example in dataset]))
     chosen = [dataset[i] for i in evenly_over_classes(dataset.labels(), images)]
-    lm = build_lm(vlm, role="description_model", settings=settings(vlm_arg, "--vlm-arg")) if vlm else None
+    given = settings(description_model_kwargs, "--description-model-kwargs")
+    lm = build_lm(description_model, role="description_model", settings=given) if description_model else None
     if lm is not None:
         check_key(lm, role="description_model")
         check_listening(lm, role="description_model")
@@ -170,20 +175,22 @@ def describe(
             max_classes=images,
         )
     )
-    with working(f"Describing {len(chosen)} of {len(dataset)} images ..."), telling_of_retries([lm], show.note):
+    with spinner(f"Describing {len(chosen)} of {len(dataset)} images ..."), telling_of_retries([lm], show.note):
         described = describer.describe([e.image for e in chosen], [e.label for e in chosen])
     if described.faults and not any(described.texts):
-        raise DataError(f"no image could be described: {described.faults[0]}; check --vlm and its key")
+        raise DataError(f"no image could be described: {described.faults[0]}; check --description-model and its key")
     found = [(e.source, e.label, text) for e, text in zip(chosen, described.texts, strict=True)]
-    if json:
-        show.as_json([{"source": s, "label": label, "description": text} for s, label, text in found])
+    if as_json:
+        show.write_json([{"source": s, "label": label, "description": text} for s, label, text in found])
     else:
         show.rows("how the images look", ["image", "class", "description"], found)
 
 
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
-    out: Annotated[Path | None, typer.Option(help="HTML file; report.html in the run's folder if not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file.", show_default="report.html in the folder of the run")
+    ] = None,
 ) -> None:
     """Write the HTML report of a run."""
     from ipo_dspy.report import write_report
@@ -192,7 +199,7 @@ def report(
 
 
 def _files(name: str) -> list[Path]:
-    """A file itself, or the images below a folder.
+    """Return a file itself, or the images below a folder.
 
     Raises:
         DataError: there are none, or it is an address.
@@ -201,18 +208,18 @@ def _files(name: str) -> list[Path]:
     from ipo_dspy.data.folder import image_files
 
     if is_url(name):
-        raise DataError(f"image {name!r} is an address, and nothing is fetched here; download it and pass the file")
+        raise DataError(f"image {name!r} is a URL, and URLs are not fetched; download it and pass the file")
     path = Path(name)
     if not path.is_dir():
         return [path]
     found = image_files(path)
     if not found:
-        raise DataError(f"folder {str(path)!r} holds no images; give image files, or a folder that holds some")
+        raise DataError(f"folder {str(path)!r} contains no images; pass image files, or a folder that contains some")
     return found
 
 
 def readable(images: Sequence[Any]) -> list[int]:
-    """Indices of the images that can be read; each of the others is named on stderr."""
+    """Return the indices of readable images, and print the others to stderr."""
     from ipo_dspy.cli import output as show
     from ipo_dspy.clip.image_features import open_image
     from ipo_dspy.errors import ImageError

@@ -1,5 +1,7 @@
 """The commands that search: demo and optimize."""
 
+from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,34 +26,37 @@ from ipo_dspy.cli.options import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
     AllowChanges,
-    Asking,
     Data,
-    Descriptions,
+    DescribedImages,
+    DescriptionModel,
+    DescriptionModelKwargs,
     Device,
     DryRun,
+    HistorySize,
     Json,
-    Lm,
-    LmArg,
+    LogDir,
     MaxCalls,
     MaxCost,
     MaxErrors,
     MaxSeconds,
     MaxTokens,
+    Mode,
     Model,
-    Out,
     PerStep,
     Pretrained,
+    PromptModel,
+    PromptModelKwargs,
     Ray,
     RayCpus,
     RayGpus,
     RayImages,
     RayStore,
     RayWorkers,
+    RequestMode,
     Seed,
-    SkipBad,
+    SkipUnreadable,
     Steps,
-    Vlm,
-    VlmArg,
+    ipo_options,
     scorer,
     settings,
 )
@@ -60,81 +65,89 @@ from ipo_dspy.optimizer.config import OptimizerConfig
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.cli.run_command import Outcome
+    from ipo_dspy.cli.run_command import RunSummary
     from ipo_dspy.data import ImageDataset
 
 
+class Auto(StrEnum):
+    """Presets of the number of steps."""
+
+    LIGHT = "light"
+    MEDIUM = "medium"
+    HEAVY = "heavy"
+
+
 def demo(
-    name: Annotated[str, typer.Argument(help="A bundled task; 'list' names them.")] = "pixel-animals",
-    lm: Lm = None,
-    vlm: Vlm = None,
-    lm_arg: LmArg = None,
-    vlm_arg: VlmArg = None,
-    asking: Asking = "auto",
-    steps: Annotated[int, typer.Option(min=0, help="Questions to the proposer.")] = 40,
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="A bundled task, see --list.")] = "pixel-animals",
+    list_tasks: Annotated[bool, typer.Option("--list", help="Only list the bundled tasks.")] = False,
+    prompt_model: PromptModel = None,
+    description_model: DescriptionModel = None,
+    prompt_model_kwargs: PromptModelKwargs = None,
+    description_model_kwargs: DescriptionModelKwargs = None,
+    request_mode: Mode = RequestMode.AUTO,
+    steps: Annotated[int, typer.Option(min=0, help="Search steps; each asks the proposer once.")] = 40,
     shots: Annotated[int, typer.Option(min=1, help="Training images per class.")] = 16,
     seed: Seed = 0,
     max_lm_calls: MaxCalls = None,
     max_tokens: MaxTokens = None,
     max_cost: MaxCost = None,
     max_seconds: MaxSeconds = None,
-    max_errors: MaxErrors = OptimizerConfig.max_consecutive_errors,
-    out: Out = None,
-    allow_changes: AllowChanges = False,
-    export: Annotated[
-        Path | None, typer.Option(help="Run nothing; write the pictures to this folder, to try other commands on.")
-    ] = None,
+    max_consecutive_errors: MaxErrors = OptimizerConfig.max_consecutive_errors,
+    log_dir: LogDir = None,
+    allow_config_changes: AllowChanges = False,
+    export: Annotated[Path | None, typer.Option(help="Only export the images to this folder.")] = None,
     dry_run: DryRun = False,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Run IPO on bundled images with a bundled CLIP: no network, no key."""
     from ipo_dspy import demo as bundled
+    from ipo_dspy.cli import output as show
     from ipo_dspy.cli import run_command as runs
 
-    if name == "list":
-        _list_demo(json)
+    if list_tasks:
+        _list_demo(as_json)
         return
     if export is not None:
-        _export(name, export, json)
+        _export(name, export, as_json)
         return
     base = bundled.load(name, shots=shots, seed=seed)
     novel = bundled.load(name, shots=shots, seed=seed, classes="novel")
-    folder = out or runs.free_folder("runs", f"demo-{name}")
-    _announce(json, f"{name}: {base.description.rstrip('.')}; classes such as {', '.join(base.classes[:6])}.")
+    if not as_json:
+        show.note(f"{name}: {base.description.rstrip('.')}; classes such as {', '.join(base.classes[:6])}.")
+    models = _models(prompt_model, prompt_model_kwargs, description_model, description_model_kwargs, request_mode)
     _run(
         base.program,
         base.trainset,
         base.valset,
         {"base": base.testset, "novel": novel.testset},
-        folder=folder,
-        json=json,
+        folder=log_dir or runs.next_free_folder("runs", f"demo-{name}"),
+        as_json=as_json,
         dry_run=dry_run,
-        options=dict(
-            _models(lm, lm_arg, vlm, vlm_arg, asking),
-            steps=steps,
-            seed=seed,
-            max_lm_calls=max_lm_calls,
-            max_tokens=max_tokens,
-            max_cost=max_cost,
-            max_seconds=max_seconds,
-            max_consecutive_errors=max_errors,
-            allow_config_changes=allow_changes,
-        ),
+        options=ipo_options(ctx) | models,
     )
 
 
 def optimize(
+    ctx: typer.Context,
     data: Data,
-    lm: Lm = None,
-    vlm: Vlm = None,
-    lm_arg: LmArg = None,
-    vlm_arg: VlmArg = None,
-    asking: Asking = "auto",
+    prompt_model: PromptModel = None,
+    description_model: DescriptionModel = None,
+    prompt_model_kwargs: PromptModelKwargs = None,
+    description_model_kwargs: DescriptionModelKwargs = None,
+    request_mode: Mode = RequestMode.AUTO,
+    task_description: Annotated[
+        str | None,
+        typer.Option(help="What is classified, in one sentence for the proposer.", show_default="the class names"),
+    ] = None,
     model: Model = DEFAULT_MODEL,
     pretrained: Pretrained = DEFAULT_PRETRAINED,
     device: Device = "auto",
     template: Annotated[str, typer.Option(help="Start template.")] = "a photo of a <CLASS>.",
-    initial: Annotated[list[str] | None, typer.Option(help="Another template to score first; may be repeated.")] = None,
+    initial_templates: Annotated[
+        list[str] | None,
+        typer.Option("--initial-template", help="Another template to score first; may be repeated."),
+    ] = None,
     shots: Shots = "16",
     test: Test = None,
     val: Val = None,
@@ -149,31 +162,37 @@ def optimize(
         bool, typer.Option("--base-novel", help="Search on half of the classes, test on both halves.")
     ] = False,
     steps: Steps = None,
-    auto: Annotated[str | None, typer.Option(help="light, medium or heavy: 20, 50 or 100 steps.")] = None,
+    auto: Annotated[Auto | None, typer.Option(help="Instead of --steps: 20, 50 or 100.")] = None,
     prompts_per_step: PerStep = OptimizerConfig.prompts_per_step,
-    history_size: Annotated[
-        int, typer.Option(min=0, help="Best earlier templates that the proposer is shown.")
-    ] = OptimizerConfig.history_size,
-    patience: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps without a better one.")] = None,
+    history_size: HistorySize = OptimizerConfig.history_size,
+    patience: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps without improvement.")] = None,
     seed: Seed = 0,
-    max_descriptions: Descriptions = OptimizerConfig.max_described_images,
+    max_described_images: DescribedImages = OptimizerConfig.max_described_images,
     max_lm_calls: MaxCalls = None,
     max_tokens: MaxTokens = None,
     max_cost: MaxCost = None,
     max_seconds: MaxSeconds = None,
-    max_errors: MaxErrors = OptimizerConfig.max_consecutive_errors,
-    num_threads: Annotated[int | None, typer.Option(min=1, help="For LLM requests and reading images.")] = None,
+    max_consecutive_errors: MaxErrors = OptimizerConfig.max_consecutive_errors,
+    prefetch: Annotated[
+        bool | None,
+        typer.Option(
+            help="Request the next templates while the last ones are scored.", show_default="with --prompt-model"
+        ),
+    ] = None,
+    num_threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads for LLM requests and for reading images.")
+    ] = None,
     ray: Ray = None,
     ray_workers: RayWorkers = None,
-    ray_cpus: RayCpus = None,
-    ray_gpus: RayGpus = None,
-    ray_store: RayStore = None,
+    cpus_per_worker: RayCpus = None,
+    gpus_per_worker: RayGpus = None,
+    store: RayStore = None,
     ray_images: RayImages = None,
-    out: Out = None,
-    allow_changes: AllowChanges = False,
+    log_dir: LogDir = None,
+    allow_config_changes: AllowChanges = False,
     dry_run: DryRun = False,
-    skip_bad: SkipBad = False,
-    json: Json = False,
+    skip_unreadable: SkipUnreadable = False,
+    as_json: Json = False,
 ) -> None:
     """Find the best prompt template for your images."""
     from ipo_dspy.classifier import ClipClassifier
@@ -193,43 +212,38 @@ def optimize(
         halves=base_novel,
     )
     if is_watched():  # like all progress, silent in logs
-        show.note(sets.told(data.name))
+        show.note(sets.summary(data.name))
     program = ClipClassifier(sets.train.classes, template=template, model=model, pretrained=pretrained, device=device)
-    options = dict(
-        _models(lm, lm_arg, vlm, vlm_arg, asking, num_threads),
-        steps=steps,
-        auto=auto,
-        prompts_per_step=prompts_per_step,
-        history_size=history_size,
-        patience=patience,
-        seed=seed,
-        max_described_images=max_descriptions,
-        max_lm_calls=max_lm_calls,
-        max_tokens=max_tokens,
-        max_cost=max_cost,
-        max_seconds=max_seconds,
-        max_consecutive_errors=max_errors,
-        allow_config_changes=allow_changes,
-        num_threads=num_threads,
-        skip_unreadable=skip_bad,
-        initial_templates=tuple(initial or ()),
-        backend=scorer(ray, ray_workers, ray_cpus, ray_gpus, ray_store, ray_images),
+    models = _models(
+        prompt_model, prompt_model_kwargs, description_model, description_model_kwargs, request_mode, num_threads
     )
-    folder = out or runs.free_folder("runs", data.stem or "run")
-    tests = dict(sets.tests)
-    _run(program, sets.train, sets.validation, tests, folder=folder, json=json, dry_run=dry_run, options=options)
+    _run(
+        program,
+        sets.train,
+        sets.validation,
+        sets.tests,
+        folder=log_dir or runs.next_free_folder("runs", data.stem or "run"),
+        as_json=as_json,
+        dry_run=dry_run,
+        options={
+            **ipo_options(ctx),
+            **models,
+            "initial_templates": tuple(initial_templates or ()),
+            "backend": scorer(ray, ray_workers, cpus_per_worker, gpus_per_worker, store, ray_images),
+        },
+    )
 
 
 def _run(
     program: "ClipClassifier",
     train: "ImageDataset",
     validation: "ImageDataset | None",
-    tests: "dict[str, ImageDataset]",
+    tests: "Mapping[str, ImageDataset]",
     *,
     folder: Path,
-    json: bool,
+    as_json: bool,
     dry_run: bool,
-    options: dict[str, Any],
+    options: Mapping[str, Any],
 ) -> None:
     from ipo_dspy.cli import output as show
     from ipo_dspy.cli import run_command as runs
@@ -242,7 +256,7 @@ def _run(
     progress = LiveProgress()
     optimizer = IPO(log_dir=folder, observers=[progress], progress=False, **options)
     if dry_run:
-        show.estimate(optimizer.estimate(program, train), machine=json)
+        show.estimate(optimizer.estimate(program, train), as_json=as_json)
         return
     progress.steps = optimizer.config.num_steps
     before = runs.journal_size(folder)
@@ -265,94 +279,86 @@ def _run(
                 stop=lambda: request.received,
             )
     except StoppedError:
-        show.note(f"ipo-dspy: stopped before the search began; {_go_on(folder)}")
+        show.note(f"ipo-dspy: stopped before the search began; {_resume_hint(folder)}")
         raise typer.Exit(request.exit_code) from None
     except (IPOError, KeyboardInterrupt):
-        if runs.journal_size(folder) > before and runs.holds_something(folder):
-            show.note(f"what was answered and found so far is in {runs.journal(folder)}; {_go_on(folder)}")
+        if runs.journal_size(folder) > before and runs.is_nonempty(folder):
+            show.note(f"responses and trials so far are in {runs.journal(folder)}; {_resume_hint(folder)}")
         raise
-    if json:
-        show.as_json(result.as_json())
+    if as_json:
+        show.write_json(result.as_json())
     else:
-        show.outcome(result, optimizer.config.limits)
-    if why := "stopped" if request.received else _why(result):
-        show.note(f"ipo-dspy: {why}; {_go_on(folder)}")
+        show.run_summary(result, optimizer.config.limits)
+    if why := "stopped" if request.received else _stop_reason(result):
+        show.note(f"ipo-dspy: {why}; {_resume_hint(folder)}")
     if code := request.exit_code if request.received else int(result.status == "errors"):
         raise typer.Exit(code)
 
 
-def _go_on(folder: Path) -> str:
+def _resume_hint(folder: Path) -> str:
     from ipo_dspy.cli import resume
 
-    return f"go on with: {resume.command(folder)}"
+    return f"resume with: {resume.command(folder)}"
 
 
-def _why(result: "Outcome") -> str:
-    """What kept a run from its end, if something did."""
-    told = {
+def _stop_reason(result: "RunSummary") -> str:
+    """Return what stopped a run early, if anything."""
+    reasons = {
         "finished": "",
         "errors": f"the language model failed ({result.fault}); the best template so far is in {result.folder}; "
-        "another model, or --asking single, may do better and needs --allow-changes here",
+        "try another model or --request-mode single (requires --allow-config-changes for this folder)",
     }
-    return told.get(result.status, f"--{result.status.replace('_', '-')} is spent; raise it")
+    return reasons.get(result.status, f"--{result.status.replace('_', '-')} reached; raise it")
 
 
 def _models(
-    lm: str | None,
-    lm_arg: list[str] | None,
-    vlm: str | None,
-    vlm_arg: list[str] | None,
-    asking: str,
+    prompt_model: str | None,
+    prompt_model_kwargs: list[str] | None,
+    description_model: str | None,
+    description_model_kwargs: list[str] | None,
+    request_mode: RequestMode,
     num_threads: int | None = None,
 ) -> dict[str, Any]:
-    """Constructor arguments of IPO that say who proposes and who describes."""
+    """Return the arguments of `IPO` for the proposer and the describer."""
     from ipo_dspy.lms import build_lm
     from ipo_dspy.proposers import LMProposer
 
-    of_lm, of_vlm = settings(lm_arg, "--lm-arg"), settings(vlm_arg, "--vlm-arg")
-    for name, model, given in (("--lm", lm, of_lm), ("--vlm", vlm, of_vlm)):
-        if given and not model:
-            raise InputError(f"{name}-arg {next(iter(given))}=... is for a model; name one: {name} NAME")
-    if lm is None and asking != "auto":
-        raise InputError(f"--asking {asking} says how a language model is asked; name one: --lm NAME")
-    chosen: dict[str, Any] = {"proposer": "evolution", "description_model": None}
-    if lm is not None:
-        writer = build_lm(lm, role="prompt_model", settings=of_lm)
-        way: Any = asking  # any text; the proposer knows which
-        chosen["proposer"] = LMProposer(writer, request_mode=way, num_threads=num_threads)
-    if vlm is not None:
-        chosen["description_model"] = build_lm(vlm, role="description_model", settings=of_vlm)
-    return chosen
+    lms: dict[str, Any] = {}
+    for role, name, kwargs in (
+        ("prompt_model", prompt_model, prompt_model_kwargs),
+        ("description_model", description_model, description_model_kwargs),
+    ):
+        option = f"--{role.replace('_', '-')}"
+        given = settings(kwargs, f"{option}-kwargs")
+        if given and not name:
+            raise InputError(f"{option}-kwargs {next(iter(given))}=... needs a model; pass {option} NAME")
+        lms[role] = build_lm(name, role=role, settings=given) if name else None
+    proposer: Any = "evolution"
+    if lms["prompt_model"] is not None:
+        proposer = LMProposer(lms["prompt_model"], request_mode=request_mode.value, num_threads=num_threads)
+    elif request_mode != RequestMode.AUTO:
+        raise InputError(f"--request-mode {request_mode} needs a language model; pass --prompt-model NAME")
+    return {"proposer": proposer, "description_model": lms["description_model"]}
 
 
-def _list_demo(json: bool) -> None:
+def _list_demo(as_json: bool) -> None:
     from ipo_dspy import demo as bundled
     from ipo_dspy.cli import output as show
 
     tasks = [bundled.load(name, classes="all") for name in bundled.names()]
-    if json:
-        show.as_json([{"name": t.name, "description": t.description, "classes": list(t.classes)} for t in tasks])
+    if as_json:
+        show.write_json([{"name": t.name, "description": t.description, "classes": list(t.classes)} for t in tasks])
     else:
-        show.rows(
-            "bundled tasks",
-            ["name", "classes>", "pictures"],
-            [(t.name, str(len(t.classes)), t.description) for t in tasks],
-        )
+        lines = [(t.name, str(len(t.classes)), t.description) for t in tasks]
+        show.rows("bundled tasks", ["name", "classes>", "images"], lines)
 
 
-def _export(name: str, folder: Path, json: bool) -> None:
+def _export(name: str, folder: Path, as_json: bool) -> None:
     from ipo_dspy import demo as bundled
     from ipo_dspy.cli import output as show
 
     count = bundled.export(name, folder)
-    if json:
-        show.as_json({"images": count, "folder": str(folder)})
+    if as_json:
+        show.write_json({"images": count, "folder": str(folder)})
     else:
-        show.note(f"{count} pictures in {folder}; go on with: ipo-dspy optimize {folder} --model demo")
-
-
-def _announce(json: bool, text: str) -> None:
-    if not json:
-        from ipo_dspy.cli import output as show
-
-        show.note(text)
+        show.note(f"{count} images in {folder}; use them with: ipo-dspy optimize {folder} --model demo")

@@ -1,7 +1,9 @@
 """Options that several commands share, and how their values are read."""
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +18,24 @@ if TYPE_CHECKING:
     from ipo_dspy.distributed import RayScorer
     from ipo_dspy.distributed.ray_tasks import RayTasks
 
+
+def ipo_options(ctx: typer.Context) -> dict[str, Any]:
+    """Return the options of a command that are arguments of `IPO`, but those of models and the folder."""
+    from ipo_dspy.optimizer.ipo import IPO
+
+    arguments = inspect.signature(IPO).parameters.keys() - {"prompt_model", "description_model", "log_dir"}
+    return {name: value for name, value in ctx.params.items() if name in arguments}
+
+
+class RequestMode(StrEnum):
+    """How a language model is asked for templates."""
+
+    AUTO = "auto"
+    BATCH = "batch"
+    SAMPLES = "samples"
+    SINGLE = "single"
+
+
 Data = Annotated[
     Path,
     typer.Argument(
@@ -24,21 +44,25 @@ Data = Annotated[
     ),
 ]
 Program = Annotated[Path, typer.Argument(help="A program saved by optimize or ClipClassifier.save.")]
-Lm = Annotated[str | None, typer.Option("--lm", help="LLM that proposes templates, a LiteLLM name; none: evolution.")]
-Vlm = Annotated[str | None, typer.Option("--vlm", help="Multimodal LLM that describes images; none: CLIP does.")]
-LmArg = Annotated[
+PromptModel = Annotated[
+    str | None,
+    typer.Option(help="LLM that proposes templates, a LiteLLM name. By default, the built-in evolutionary search."),
+]
+DescriptionModel = Annotated[
+    str | None, typer.Option(help="Multimodal LLM that describes images, a LiteLLM name. By default, CLIP does.")
+]
+PromptModelKwargs = Annotated[
     list[str] | None,
     typer.Option(
-        "--lm-arg",
         metavar="NAME=VALUE",
-        help="Setting of --lm, e.g. api_base=http://localhost:8000/v1 or max_tokens=500; may be repeated.",
+        help="Setting of --prompt-model, e.g. api_base=http://localhost:8000/v1 or max_tokens=500; may be repeated.",
     ),
 ]
-VlmArg = Annotated[
-    list[str] | None, typer.Option("--vlm-arg", metavar="NAME=VALUE", help="Setting of --vlm; may be repeated.")
+DescriptionModelKwargs = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=VALUE", help="Setting of --description-model; may be repeated.")
 ]
 Model = Annotated[str, typer.Option(help="open_clip name, local-dir:PATH, hf-hub:NAME, or demo.")]
-OtherModel = Annotated[str | None, typer.Option("--model", help="Another model than the program was saved under.")]
+OtherModel = Annotated[str | None, typer.Option("--model", help="Override the CLIP model stored in the program.")]
 AllowDownload = Annotated[
     bool,
     typer.Option(
@@ -47,43 +71,56 @@ AllowDownload = Annotated[
 ]
 Pretrained = Annotated[str | None, typer.Option(help="open_clip tag or checkpoint path.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
-Steps = Annotated[int | None, typer.Option(min=0, help="Questions to the proposer, 100 if not given.")]
-PerStep = Annotated[int, typer.Option(min=1, help="Templates asked for in each.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of every draw.")]
-Asking = Annotated[str, typer.Option(help="How an LLM is asked: batch, samples, single, or auto.")]
-Descriptions = Annotated[int, typer.Option(min=0, help="Training images that are described at most.")]
-MaxCalls = Annotated[int | None, typer.Option("--max-lm-calls", min=1, help="Requests to LLMs at most.")]
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="Prompt and completion tokens at most.")]
-MaxCost = Annotated[float | None, typer.Option(help="USD at most, by LiteLLM's prices.")]
-MaxSeconds = Annotated[float | None, typer.Option(help="Seconds at most, over all sittings of the run.")]
-MaxErrors = Annotated[int, typer.Option(min=1, help="Stop after so many LLM faults in a row.")]
-AllowChanges = Annotated[
-    bool, typer.Option("--allow-changes", help="Go on with a run in --out although settings have changed.")
+Steps = Annotated[
+    int | None, typer.Option(min=0, help="Search steps; each asks the proposer once.", show_default="100")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the expected calls, tokens and cost; ask nothing.")]
-Out = Annotated[
+PerStep = Annotated[int, typer.Option(min=1, help="Templates proposed per step.")]
+HistorySize = Annotated[int, typer.Option(min=0, help="Best earlier templates shown to the proposer.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
+Mode = Annotated[
+    RequestMode,
+    typer.Option(help="Templates of a step: all in one response, samples of one prompt, or one prompt for each."),
+]
+DescribedImages = Annotated[int, typer.Option(min=0, help="Maximum number of training images to describe.")]
+MaxCalls = Annotated[int | None, typer.Option("--max-lm-calls", min=1, help="Maximum number of LLM requests.")]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="Maximum number of prompt and completion tokens.")]
+MaxCost = Annotated[float | None, typer.Option(help="Maximum cost in USD, by LiteLLM's prices.")]
+MaxSeconds = Annotated[float | None, typer.Option(help="Maximum wall-clock seconds, summed over all sessions.")]
+MaxErrors = Annotated[int, typer.Option(min=1, help="Stop after this many consecutive LLM errors.")]
+AllowChanges = Annotated[
+    bool, typer.Option("--allow-config-changes", help="Resume a run even if its settings have changed.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the expected calls, tokens and cost; send no requests.")]
+LogDir = Annotated[
     Path | None,
     typer.Option(
-        help="Folder for journal, program and report; a new one in runs/ if not given. One that holds an unfinished "
-        "run goes on where that stopped."
+        help="Folder for journal, program and report; an unfinished run in it is resumed.",
+        show_default="a new one in runs/",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out image files that cannot be read, and count them.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Skip unreadable images, and count them.")]
 
 Ray = Annotated[
     str | None,
     typer.Option("--ray", metavar="ADDRESS", help="Encode and score on a Ray cluster: auto, local or HOST:6379."),
 ]
-RayWorkers = Annotated[int | None, typer.Option(min=1, help="Workers of the cluster at most; all it has room for.")]
-RayCpus = Annotated[int | None, typer.Option(min=1, help="Processors of each worker; 1.")]
-RayGpus = Annotated[float | None, typer.Option(min=0, help="GPUs of each worker, for encoding; 0.")]
-RayStore = Annotated[Path | None, typer.Option(help="Folder on all nodes that keeps image features between runs.")]
+RayWorkers = Annotated[
+    int | None, typer.Option("--ray-workers", min=1, help="Maximum number of workers.", show_default="as many as fit")
+]
+RayCpus = Annotated[int | None, typer.Option("--ray-cpus", min=1, help="CPUs per worker.", show_default="1")]
+RayGpus = Annotated[
+    float | None, typer.Option("--ray-gpus", min=0, help="GPUs per worker, for encoding.", show_default="0")
+]
+RayStore = Annotated[
+    Path | None, typer.Option("--ray-store", help="Folder on all nodes that keeps image features between runs.")
+]
 RayImages = Annotated[
     str | None,
     typer.Option(
+        "--ray-images",
         help="Score candidates on these images instead of DATA: a folder, a table, or webdataset or parquet shards, "
-        "e.g. 'shards/*.tar', which only the workers read."
+        "e.g. 'shards/*.tar', which only the workers read.",
     ),
 ]
 
@@ -96,10 +133,10 @@ def scorer(
     store: Path | None,
     images: str | None,
 ) -> "RayScorer | None":
-    """Where images are encoded and scored, if not on this machine.
+    """Return the cluster that encodes and scores images, if one was named.
 
     Raises:
-        InputError: an address of no kind, or something for a cluster and none named.
+        InputError: an invalid address, or an option of a cluster without one.
     """
     if address is None:
         _refuse(store=store, images=images, workers=workers, cpus=cpus, gpus=gpus)
@@ -112,7 +149,7 @@ def scorer(
 
 
 def tasks(address: str | None, workers: int | None, cpus: int | None, gpus: float | None) -> "RayTasks | None":
-    """Where cells are measured, if not one after another in this process; see `scorer` for what is raised."""
+    """Return the cluster that measures cells, if one was named; raises as `scorer` does."""
     if address is None:
         _refuse(workers=workers, cpus=cpus, gpus=gpus)
         return None
@@ -122,39 +159,39 @@ def tasks(address: str | None, workers: int | None, cpus: int | None, gpus: floa
 
 
 def _refuse(**named: object) -> None:
-    """What is for a cluster where there is none."""
+    """Refuse options of a cluster where none is named."""
     if given := next((name for name, value in named.items() if value is not None), None):
-        raise InputError(f"--ray-{given} is for a cluster; name one: --ray auto")
+        raise InputError(f"--ray-{given} needs a cluster; for example --ray auto")
 
 
 def settings(arguments: list[str] | None, option: str) -> dict[str, Any]:
-    """`NAME=VALUE` pairs; values are read as JSON where they are that, else as text.
+    """Parse `NAME=VALUE` pairs; values are JSON, or else text.
 
     Raises:
-        InputError: no pair, or a secret, which other users of the machine could read in the list of processes.
+        InputError: not a pair, or a secret, which other users of the machine could read in the process list.
 
-    >>> settings(["max_tokens=500", "api_base=http://localhost:8000/v1"], "--lm-arg")
+    >>> settings(["max_tokens=500", "api_base=http://localhost:8000/v1"], "--prompt-model-kwargs")
     {'max_tokens': 500, 'api_base': 'http://localhost:8000/v1'}
     """
     found = {}
     for argument in arguments or ():
         name, equals, value = argument.partition("=")
         if not equals or not name.isidentifier():  # what was written is not repeated: it may be a key
-            raise InputError(f"{option} takes NAME=VALUE with a Python name; write e.g. {option} max_tokens=500")
+            raise InputError(f"{option} expects NAME=VALUE, e.g. {option} max_tokens=500")
         try:
             found[name] = json.loads(value)
         except ValueError:
             found[name] = value
         if any(map(names_secret, _names({name: found[name]}))):
             raise InputError(
-                f"{option} {name}=... would show a secret in the list of processes; set it in the environment, "
+                f"{option} {name}=... would expose a secret in the process list; set it in the environment, "
                 "e.g. OPENAI_API_KEY"
             )
     return found
 
 
 def _names(value: Any) -> Iterator[str]:
-    """All names in a value that was read as JSON."""
+    """Iterate over all names in a JSON value."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield str(name)

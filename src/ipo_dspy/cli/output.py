@@ -1,4 +1,4 @@
-"""Tables for people, JSON for machines."""
+"""Output of commands: tables, notes and JSON."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from rich.text import Text
 from ipo_dspy._internal.counts import counted
 from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy._internal.untrusted import printable
-from ipo_dspy.cli.run_command import Outcome
+from ipo_dspy.cli.run_command import RunSummary
 from ipo_dspy.cli.terminal import Terminal
 from ipo_dspy.run.ledger import Limits, Spent
 
@@ -20,35 +20,30 @@ if TYPE_CHECKING:
     from ipo_dspy.optimizer.cost_estimate import Estimate
 
 
-def as_json(value: Any) -> None:
-    """One JSON document on stdout."""
+def write_json(value: Any) -> None:
+    """Print one JSON document to stdout."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def outcome(result: Outcome, limits: Limits) -> None:
-    """Start against best on every set of images, what was spent, and where the files are."""
-    table = Table(title="accuracy in percent (start, best, gain) and loss in nats", title_justify="left")
-    table.add_column("")
-    table.add_column("images", justify="right")
-    table.add_column("start", justify="right")
-    table.add_column("best", justify="right", style="bold")
-    table.add_column("gain", justify="right")
-    table.add_column("loss start", justify="right")
-    table.add_column("loss best", justify="right")
+def run_summary(result: RunSummary, limits: Limits) -> None:
+    """Print the scores of start and best template on every set of images, what was spent, and the files."""
+    lines = []
     for name, (start, best) in result.scores.items():
-        numbers = (start.accuracy, best.accuracy, best.accuracy - start.accuracy)
-        table.add_row(name, str(result.images[name]), *map(_percent, numbers), f"{start.loss:.3f}", f"{best.loss:.3f}")
+        accuracies = (start.accuracy, best.accuracy, best.accuracy - start.accuracy)
+        numbers = (*map("{:.2f}".format, accuracies), f"{start.loss:.3f}", f"{best.loss:.3f}")
+        lines.append((name, str(result.images[name]), *numbers))
     if result.harmonic is not None:
         before, after = result.harmonic
-        table.add_row("H (base, novel)", "", _percent(before), _percent(after), _percent(after - before), "", "")
+        lines.append(("H (base, novel)", "", *map("{:.2f}".format, (before, after, after - before)), "", ""))
+    columns = ["", "images>", "start>", "best>", "gain>", "loss start>", "loss best>"]
+    rows("accuracy in percent (start, best, gain) and loss in nats", columns, lines)
     console = _console()
-    console.print(table)
     console.print(Text.assemble("start template  ", (result.start, "bold")), soft_wrap=True)
     console.print(Text.assemble("best template   ", (result.best, "bold green")), soft_wrap=True)
     if result.left_out:
         console.print(Text(f"{counted(result.left_out, 'image')} could not be read: left out"))
     if result.spent.calls or limits != Limits():
-        console.print(_spending(result.spent, limits))
+        _spending(result.spent, limits)
     told = (
         f"{counted(result.trials, 'template')} tried, {result.rejected} rejected, "
         f"{counted(result.spent.calls, 'LLM call')}, {counted(result.spent.tokens, 'token')}, "
@@ -57,17 +52,17 @@ def outcome(result: Outcome, limits: Limits) -> None:
     console.print(Text(told), soft_wrap=True)
     if result.was_finished:
         console.print(
-            "this run was finished before, so nothing was searched; "
-            "a greater --steps goes on with it, another --out begins a new one"
+            "this run was already finished, so nothing was searched; "
+            "raise --steps to continue it, or use another --log-dir"
         )
     console.print(Text(f"program  {result.folder}/{PROGRAM_FILE}\nreport   {result.report}"), soft_wrap=True)
 
 
-def estimate(found: "Estimate", *, machine: bool) -> None:
-    """What a run would cost, by kind of request."""
-    if machine:
+def estimate(found: "Estimate", *, as_json: bool) -> None:
+    """Print the expected cost of a run, by kind of request."""
+    if as_json:
         total = found.total
-        as_json(
+        write_json(
             {
                 "calls": total.calls,
                 "tokens": total.tokens,
@@ -77,7 +72,7 @@ def estimate(found: "Estimate", *, machine: bool) -> None:
         )
         return
     if not found.items:
-        note("no language model would be asked: 0 calls, 0 tokens, 0 USD")
+        note("no requests to language models: 0 calls, 0 tokens, 0 USD")
         return
     lines = [
         (i.what, i.model, str(i.calls), str(i.prompt_tokens), str(i.completion_tokens), _usd(i.cost))
@@ -87,37 +82,34 @@ def estimate(found: "Estimate", *, machine: bool) -> None:
     cost = _usd(total.cost) + (" + unknown" if total.unpriced else "")
     lines.append(("total", "", str(total.calls), str(total.prompt_tokens), str(total.completion_tokens), cost))
     columns = ["requests", "model", "calls>", "prompt tokens>", "completion tokens>", "USD>"]
-    rows("about what to expect; nothing was asked", columns, lines)
+    rows("cost estimate (no requests were sent)", columns, lines)
 
 
-def _spending(spent: Spent, limits: Limits) -> Table:
-    """What was spent beside what was allowed."""
-    table = Table(title="spent on language models", title_justify="left")
-    for column in ("", "spent", "limit"):
-        table.add_column(column, justify="right" if column else "left")
+def _spending(spent: Spent, limits: Limits) -> None:
+    """Print what was spent next to the limits."""
     unknown = f" + {counted(spent.unpriced, 'call')} of unknown price" if spent.unpriced else ""
-    for name, amount, limit in (
+    lines = (
         ("calls", str(spent.calls), limits.max_lm_calls),
         ("prompt tokens", str(spent.prompt_tokens), None),
         ("completion tokens", str(spent.completion_tokens), None),
         ("tokens", str(spent.tokens) + (" (estimated)" if spent.estimated else ""), limits.max_tokens),
         ("USD", _usd(spent.cost) + unknown, limits.max_cost),
         ("seconds", f"{spent.seconds:.1f}", limits.max_seconds),
-    ):
-        table.add_row(name, amount, "" if limit is None else f"{limit:g}")
-    return table
+    )
+    cells = [(name, amount, "" if limit is None else f"{limit:g}") for name, amount, limit in lines]
+    rows("spent on language models", ["", "spent>", "limit>"], cells)
 
 
 def _ended(status: str) -> str:
-    """A word on why a search ended early."""
+    """Return why a search ended early, as text."""
     told = {
         "finished": "",
-        "patience": "; no better template for as many steps as --patience",
-        "exhausted": "; nothing new was proposed any more",
+        "patience": "; no improvement for --patience steps",
+        "exhausted": "; the proposer ran out of new templates",
         "errors": "; the language model failed",
         "interrupted": "; stopped",
     }
-    return told.get(status, f"; --{status.replace('_', '-')} is spent")
+    return told.get(status, f"; --{status.replace('_', '-')} reached")
 
 
 def _usd(cost: float | None) -> str:
@@ -125,12 +117,12 @@ def _usd(cost: float | None) -> str:
 
 
 def template(text: str) -> None:
-    """A template on lines of its own, to be read and copied whole."""
+    """Print a template on lines of its own."""
     _console().print(Text.assemble("template  ", (text, "bold")), soft_wrap=True)
 
 
 def rows(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
-    """A plain table; columns whose name ends in '>' are set right."""
+    """Print a plain table; columns whose name ends in '>' are aligned right."""
     table = Table(title=Text(title) if title else None, title_justify="left")
     for column in columns:
         table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
@@ -140,15 +132,24 @@ def rows(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> 
 
 
 def note(text: str) -> None:
-    """A line for people on stderr, so that stdout stays clean."""
+    """Print a line to stderr."""
     Terminal(stderr=True).print(Text(text), soft_wrap=True)
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as text.
+
+    >>> size(12), size(2500), size(18_000_000_000_000)
+    ('12 B', '2.5 kB', '18.0 TB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if count == int(count) else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
 
 
 def _console() -> Terminal:
     console = Terminal()
     # Piped output has no width of its own, and a path that is broken over two lines can be neither found nor copied.
     return console if console.is_terminal else Terminal(width=1000)
-
-
-def _percent(value: float) -> str:
-    return f"{value:.2f}"

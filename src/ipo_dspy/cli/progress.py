@@ -1,21 +1,20 @@
-"""Live progress in a terminal; elsewhere nothing but what went wrong."""
+"""Live progress in a terminal; elsewhere only faults."""
 
 import contextlib
 import logging
 from collections.abc import Iterator
 
 from ipo_dspy.cli.terminal import Terminal
-from ipo_dspy.cli.wording import in_options
 from ipo_dspy.run.events import Event
 from ipo_dspy.run.progress import ProgressDisplay
 
 _log = logging.getLogger("ipo_dspy.optimizer.ipo")
-"""Says what goes wrong where nobody observes; here it would say it a second time, in words for Python."""
+"""Logs the faults, which are shown here already."""
 
 
 @contextlib.contextmanager
-def working(text: str) -> Iterator[None]:
-    """A spinner on stderr while something runs whose length is unknown; silent when not a terminal."""
+def spinner(text: str) -> Iterator[None]:
+    """Show a spinner on stderr, if that is a terminal."""
     console = Terminal(stderr=True)
     with console.status(text) if console.is_terminal else contextlib.nullcontext():
         yield
@@ -39,4 +38,4 @@ class LiveProgress(ProgressDisplay):
         super().__call__(event)
         if event["event"] == "error":
             owner = "" if event["predictor"] == "self" else f" of {event['predictor']}"
-            self.say(in_options(f"step {event['step']}{owner}: {event['message']}", "optimize"))
+            self.say(f"step {event['step']}{owner}: {event['message']}")

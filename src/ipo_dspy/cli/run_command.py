@@ -1,4 +1,4 @@
-"""What `demo` and `optimize` share: compile, test, write the report, and put the outcome in one value."""
+"""The run behind `demo` and `optimize`: compile, test, write the report, return a summary."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a run found, for people and for machines.
+class RunSummary:
+    """The summary of a run.
 
     Attributes:
         start, best: the templates.
@@ -62,7 +62,7 @@ class Outcome:
         return tuple(harmonic_mean(b.accuracy, n.accuracy) for b, n in zip(base, novel, strict=True))  # type: ignore[return-value]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         scores = {name: {"start": asdict(s), "best": asdict(b)} for name, (s, b) in self.scores.items()}
         names = ("start", "best", "images", "left_out", "folder", "report", "trials", "rejected", "status")
         plain = {name: getattr(self, name) for name in names}
@@ -80,13 +80,13 @@ class Outcome:
 
 
 def prepare(optimizer: "IPO", program: "ClipClassifier", datasets: Iterable[ImageDataset]) -> None:
-    """Load the model, and see that the images of all data sets can be read, to tell all bad ones at once."""
-    from ipo_dspy.cli.progress import working
+    """Load the model, and check that all images can be read, to list all unreadable ones at once."""
+    from ipo_dspy.cli.progress import spinner
     from ipo_dspy.clip.image_features import check_images
 
     if optimizer.config.skip_unreadable or optimizer.config.backend is not None:
         return
-    with working("Loading the model ..."):
+    with spinner("Loading the model ..."):
         backbone = program.backbone
     images = [example.image for dataset in datasets for example in dataset]
     check_images(images, backbone=backbone, num_threads=optimizer.config.num_threads)
@@ -101,7 +101,7 @@ def run(
     tests: Mapping[str, ImageDataset],
     folder: Path,
     stop: Callable[[], bool],
-) -> Outcome:
+) -> RunSummary:
     """Optimize, evaluate on test images, write journal, program and report to a folder.
 
     Args:
@@ -111,10 +111,10 @@ def run(
         validation: decides at the end, if given.
         tests: by part (`base`, `novel`, `all`); each part is scored against its own class names.
         folder: of the run.
-        stop: called while test images are encoded; where it is true, they are left to the session that resumes the run.
+        stop: called while test images are encoded; if true, the next session tests.
 
     Raises:
-        StoppedError: the end was asked for before the search had begun.
+        StoppedError: the run was stopped before the search began.
     """
     from ipo_dspy.report import write_report
     from ipo_dspy.run.journal import replay
@@ -142,7 +142,7 @@ def run(
     optimizer.config = replace(optimizer.config, observers=(*optimizer.config.observers, listen))
     known = sum(event["event"] == "trial" for event in replay(folder)) if journal_size(folder) else 0
     details = optimizer.compile_and_test(program, train, validation, test=test).detailed_results
-    return Outcome(
+    return RunSummary(
         start=str(details.baseline.template),
         best=str(details.best.template),
         scores=scores,
@@ -160,7 +160,7 @@ def run(
 
 
 def set_name(part: str) -> str:
-    """What a set of test images is called: by its part, or plainly where there is one.
+    """Return the name of a set of test images.
 
     >>> set_name("novel"), set_name("all")
     ('test novel', 'test')
@@ -169,19 +169,19 @@ def set_name(part: str) -> str:
 
 
 def journal(folder: Path) -> Path:
-    """The journal of a folder, be it there or not."""
+    """Return the path of the journal in a folder."""
     from ipo_dspy.run.journal import FILE_NAME
 
     return folder / FILE_NAME
 
 
 def journal_size(folder: Path) -> int:
-    """Bytes of the journal in a folder; 0 if there is none."""
+    """Return the size of the journal in a folder in bytes; 0 if there is none."""
     return journal(folder).stat().st_size if journal(folder).exists() else 0
 
 
-def holds_something(folder: Path) -> bool:
-    """Whether a folder's journal holds what a run would lose without it: trials, or answers that were paid for."""
+def is_nonempty(folder: Path) -> bool:
+    """Return whether a folder has trials or paid responses."""
     from ipo_dspy.run.journal import replay
     from ipo_dspy.run.state import RunState
 
@@ -191,7 +191,7 @@ def holds_something(folder: Path) -> bool:
         return False
 
 
-def free_folder(parent: str, name: str) -> Path:
+def next_free_folder(parent: str, name: str) -> Path:
     """`parent/name-1`, or the next number that is free."""
     number = 1
     while (Path(parent) / f"{name}-{number}").exists():
@@ -211,7 +211,7 @@ def _test(
     """Evaluate start and best template on test images and record both.
 
     Raises:
-        StoppedError: the end was asked for; nothing was recorded.
+        StoppedError: the run was stopped; nothing was added.
     """
     from ipo_dspy.optimizer.evaluation import judge, keep_comparison
     from ipo_dspy.optimizer.trainset import gather

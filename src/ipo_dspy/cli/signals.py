@@ -37,7 +37,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """The signal that has asked for the end, if one has."""
+    """The signal that requested the end, if any."""
 
     def __init__(self) -> None:
         self._number: int | None = None
@@ -45,7 +45,7 @@ class StopRequest:
 
     @property
     def received(self) -> bool:
-        """Whether a signal has come."""
+        """Return whether a signal was received."""
         return self._number is not None
 
     @property
@@ -86,14 +86,14 @@ def interrupting() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stopping(
-    stop: Callable[[], None], tell: Callable[[str], None], said: str = "stopping after this step"
+    stop: Callable[[], None], log: Callable[[str], None], message: str = "stopping after this step"
 ) -> Iterator[StopRequest]:
-    """Call `stop` at the first signal, which ends the command as is `said`; raise `Interrupted` at the second.
+    """Call `stop` at the first signal, which ends the command as `message` says; raise `Interrupted` at the second.
 
     Args:
         stop: takes no lock, for it is called between any two instructions of the main thread.
-        tell: shows a line.
-        said: how the command ends.
+        log: prints a line.
+        message: how the command ends.
     """
     request = StopRequest()
 
@@ -101,9 +101,11 @@ def stopping(
         if request.take(number):
             _leave_closed_terminal(number)
             stop()
-            again = "Ctrl-C again" if number == signal.SIGINT else "another signal"
+            again = (
+                "press Ctrl-C again" if number == signal.SIGINT else "send another signal"
+            ) + " to abort immediately"
             with contextlib.suppress(OSError, RuntimeError, ValueError):  # what it writes to may be closed, or in use
-                tell(f"{said}; {again} stops at once")
+                log(f"{message}; {again}")
         elif not request.repeats(number):
             _interrupt(number, frame)
 

@@ -1,4 +1,4 @@
-"""How a sweep is shown: a line a cell on stderr, and bars where that is a terminal."""
+"""The output of a sweep: one line per cell on stderr, and bars if that is a terminal."""
 
 import logging
 import statistics
@@ -7,18 +7,17 @@ from ipo_dspy._internal.counts import counted
 from ipo_dspy.bench.cells import Cell
 from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.cli.progress import LiveProgress
-from ipo_dspy.cli.wording import in_options
 from ipo_dspy.run.events import Event
 
 _draws = logging.getLogger("ipo_dspy.data")
-"""Tells of classes with few images at each draw; the sweep says it once."""
+"""Warns of classes with few images at each draw."""
 
 
 class LiveSweep:
-    """An audience of a sweep.
+    """The observer of a sweep.
 
     Args:
-        several: whether several cells are under way at a time; each is then told when it begins.
+        several: whether cells run in parallel; each start is then printed.
     """
 
     def __init__(self, *, several: bool = False) -> None:
@@ -49,7 +48,7 @@ class LiveSweep:
         self._bars.show("steps", 0, cell.settings.steps)
 
     def ended(self, row: Row) -> None:
-        """A line of the cell's result."""
+        """Print the result of a cell."""
         if self._several:
             self._running.discard(row.key)
             self._bars.show("cells", self._begun - len(self._running), self._total)
@@ -60,16 +59,16 @@ class LiveSweep:
             self.say(f"{cell}: {_figures(row)} ({row.seconds:.1f} s)")
 
     def event(self, event: Event) -> None:
-        """Steps as a bar, faults as lines; not each better template, or a sweep would be a long read."""
+        """Show steps as a bar and faults as lines, but not each better template."""
         if event["event"] == "progress" and event["stage"] == "steps":
             self._bars.show("steps", event["done"], event["total"])
         elif event["event"] == "step":
             self._bars.show("steps", event["step"], self._bars.steps)
         elif event["event"] == "error":
-            self.say(in_options(f"step {event['step']}: {event['message']}", "bench"))
+            self.say(f"step {event['step']}: {event['message']}")
 
     def say(self, text: str) -> None:
-        """A line above the bars."""
+        """Print a line above the bars."""
         self._bars.say(text)
 
 

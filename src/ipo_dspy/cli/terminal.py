@@ -1,4 +1,4 @@
-"""The one way to the terminal: whatever is shown there is printable, wherever it comes from.
+"""Terminal output, in which every character is printable.
 
 Answers and errors of servers, file names, class names, and fields of files may hold characters that move the cursor,
 set the title of the window, or turn text round. Each renderable passes through `Terminal`, and each plain line through
@@ -20,7 +20,7 @@ from ipo_dspy._internal.untrusted import printable
 
 
 class Terminal(Console):
-    """A console on which control characters of what is shown are written by their number."""
+    """A console that escapes control characters."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render an object to printable segments; Rich's own control codes stay."""

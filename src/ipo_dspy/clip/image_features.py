@@ -29,7 +29,7 @@ from ipo_dspy.clip.image_io import READING as READING
 from ipo_dspy.clip.image_io import ImageSource as ImageSource
 from ipo_dspy.clip.image_io import identify, is_remote
 from ipo_dspy.clip.image_io import open_image as open_image
-from ipo_dspy.errors import DataError, ImageError
+from ipo_dspy.errors import DataError, Hint, ImageError
 from ipo_dspy.validation import whole
 
 MAX_NAMED = 10
@@ -166,14 +166,12 @@ def _refused(bad: Sequence[tuple[int, ImageError]], total: int) -> ImageError:
 def refusal(messages: Sequence[str], total: int, place: str = "") -> ImageError:
     """Return one error that tells of all bad images; `place` says where the only one is."""
     if len(messages) == 1:
-        where = f"{place}; " if place else ""
-        return ImageError(f"{messages[0]} ({where}skip_unreadable=True, or --skip-bad, goes on without it)")
+        where = f" ({place})" if place else ""
+        return ImageError(f"{messages[0]}{where}", hint=Hint("pass {skip_unreadable} to skip it", skip_unreadable=True))
     named = [f"  {message}" for message in messages[:MAX_NAMED]]
     rest = [f"  and {len(messages) - MAX_NAMED} more"] if len(messages) > MAX_NAMED else []
-    head = (
-        f"{len(messages)} of {total} images cannot be read (skip_unreadable=True, or --skip-bad, goes on without them):"
-    )
-    return ImageError("\n".join([head, *named, *rest]))
+    fact = "\n".join([f"{len(messages)} of {total} images cannot be read:", *named, *rest])
+    return ImageError(fact, hint=Hint("pass {skip_unreadable} to skip them", skip_unreadable=True))
 
 
 def _threads() -> int:

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 from ipo_dspy._internal.file_io import read_json
 from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.clip.bundled import BUNDLED
-from ipo_dspy.errors import ModelError
+from ipo_dspy.errors import Argument, Hint, ModelError
 
 DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16-quickgelu", "openai"
 """The CLIP of the paper."""
@@ -28,9 +28,11 @@ _CONFIG_FILE = "open_clip_config.json"
 _WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "config.json")
 _PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
-_WAYS_OUT = (
-    "connect to the network once, or pass weights that are here: pretrained='/path/to/weights.safetensors', "
-    "or model='local-dir:/path/to/folder'"
+_WAYS_OUT = Hint(
+    "connect to the network once, or use local weights: {pretrained}, {model}, or {demo}, which needs no download",
+    pretrained="/path/to/weights.safetensors",
+    model="local-dir:/path/to/folder",
+    demo=Argument("model", "demo"),
 )
 
 _CONFIG_LIMIT = 1024**2
@@ -87,7 +89,7 @@ def check_name(name: str) -> None:
         return
     known = _architectures()
     if known and name.replace("/", "-") not in known:
-        raise ModelError(_unknown_name(name, known))
+        raise _unknown_name(name, known)
 
 
 def _architectures() -> Sequence[str]:
@@ -116,10 +118,10 @@ def resolve(
     architecture = name.replace("/", "-")
     config = open_clip.get_model_config(architecture)
     if config is None:
-        raise ModelError(_unknown_name(name, open_clip.list_models()))
+        raise _unknown_name(name, open_clip.list_models())
     if pretrained is None:
         return Source(repr(name), architecture, None, architecture, config, {}, has_weights=False)
-    shown = f"{name!r} with pretrained={pretrained!r}"
+    shown = f"{name!r} with weights {pretrained!r}"
     tag = open_clip.get_pretrained_cfg(architecture, pretrained)
     if tag:
         _check_activation(open_clip, architecture, pretrained, config, tag)
@@ -127,13 +129,14 @@ def resolve(
         preprocess = {key: tag[key] for key in _PREPROCESS_KEYS if key in tag}
         return Source(shown, architecture, str(path), architecture, config, preprocess)
     if not Path(pretrained).expanduser().is_file():
-        raise ModelError(_unknown_weights(name, pretrained, open_clip.list_pretrained_tags_by_model(architecture)))
+        raise _unknown_weights(name, pretrained, open_clip.list_pretrained_tags_by_model(architecture))
     return Source(shown, architecture, str(Path(pretrained).expanduser()), architecture, config, {})
 
 
 def _from_folder(folder: Path, *, shown: str) -> Source:
     if not folder.is_dir():
-        raise ModelError(f"no folder {str(folder)!r}; write model='local-dir:PATH' with the folder of the model")
+        hint = Hint("pass {model} with the folder of the model", model="local-dir:PATH")
+        raise ModelError(f"no folder {str(folder)!r}", hint=hint)
     path = folder / _CONFIG_FILE
     if not path.is_file():
         raise ModelError(f"no {_CONFIG_FILE} in {str(folder)!r}; put the model's own beside its weights")
@@ -174,7 +177,7 @@ def _weights_of_tag(
         try:
             return Path(open_clip.download_pretrained(tag, cache_dir=cache_dir))
         except (OSError, RuntimeError) as error:
-            raise ModelError(f"weights of {shown} cannot be fetched ({brief(error)}); {_WAYS_OUT}") from error
+            raise ModelError(f"weights of {shown} cannot be fetched ({brief(error)})", hint=_WAYS_OUT) from error
     repo, _, file = tag["hf_hub"].rpartition("/")  # 'org/name/' or 'org/name/file'
     names = [file] if file else list(_WEIGHT_FILES)
     if file.endswith((".bin", ".pth")):
@@ -215,16 +218,22 @@ def _hub_file(repo: str, names: Sequence[str], shown: str, cache_dir: str | None
     except _network_errors() as error:
         raise ModelError(
             f"{shown} needs {names[0]!r} of {repo!r} from the Hugging Face hub, which is not in the cache "
-            f"and cannot be fetched ({type(error).__name__}: {brief(error)}); {_WAYS_OUT}"
+            f"and cannot be fetched ({type(error).__name__}: {brief(error)})",
+            hint=_WAYS_OUT,
         ) from error
-    raise ModelError(f"{repo!r} on the Hugging Face hub has none of {', '.join(names)}; {_WAYS_OUT}")
+    raise ModelError(f"{repo!r} on the Hugging Face hub has none of {', '.join(names)}", hint=_WAYS_OUT)
 
 
 def _refused(shown: str, what: str) -> ModelError:
     return ModelError(
-        f"{shown} is named by a file and not on this machine ({what} is missing); if you trust the file, pass "
-        "allow_download=True (--allow-download) to fetch it without your hub token, or name a model yourself, e.g. "
-        f"model={DEFAULT_MODEL!r}, pretrained={DEFAULT_PRETRAINED!r}"
+        f"{shown} is named by a file and not on this machine ({what} is missing)",
+        hint=Hint(
+            "if you trust the file, pass {allow_download} to fetch it without your hub token, or pass a model "
+            "yourself, e.g. {model}, {pretrained}",
+            allow_download=True,
+            model=DEFAULT_MODEL,
+            pretrained=DEFAULT_PRETRAINED,
+        ),
     )
 
 
@@ -246,29 +255,35 @@ def _check_activation(
     trained = "trained" if wants else "not trained"
     fact = f"weights {pretrained!r} were {trained} with QuickGELU, unlike {architecture!r}"
     if other in open_clip.list_models() and open_clip.get_pretrained_cfg(other, pretrained):
-        raise ModelError(f"{fact}; write model={other!r}, pretrained={pretrained!r}")
+        raise ModelError(fact, hint=Hint("pass {model}, {pretrained}", model=other, pretrained=pretrained))
     logger.warning("%s, and open_clip has no other architecture for them", fact)
 
 
-def _unknown_name(name: str, known: Sequence[str]) -> str:
+def _unknown_name(name: str, known: Sequence[str]) -> ModelError:
     lower = {model.lower(): model for model in (*BUNDLED, *known)}
     near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=5, cutoff=0.5)]
     if Path(name).expanduser().is_dir():
-        return f"{name!r} is a folder; write model={LOCAL + name!r}"
-    hub = f", or model={HUB + name!r} if it is on the Hugging Face hub" if name.count("/") == 1 else ""
-    close = f"close names: {', '.join(near)}; " if near else ""
-    example = near[0] if near else DEFAULT_MODEL
-    return f"open_clip has no model {name!r}; {close}write e.g. model={example!r}{hub}"
+        return ModelError(f"{name!r} is a folder", hint=Hint("pass {model}", model=LOCAL + name))
+    close = f"; close names: {', '.join(near)}" if near else ""
+    hub = ", or {hub} if it is on the Hugging Face hub" if name.count("/") == 1 else ""
+    hint = Hint(
+        "for example {model}" + hub,
+        model=near[0] if near else DEFAULT_MODEL,
+        hub=Argument("model", HUB + name),
+    )
+    return ModelError(f"open_clip has no model {name!r}{close}", hint=hint)
 
 
-def _unknown_weights(name: str, pretrained: str, tags: Sequence[str]) -> str:
+def _unknown_weights(name: str, pretrained: str, tags: Sequence[str]) -> ModelError:
     if Path(pretrained).expanduser().is_dir():
-        return f"pretrained={pretrained!r} is a folder; write model={LOCAL + pretrained!r}, or name its file"
+        hint = Hint("pass {model}, or the file in it", model=LOCAL + pretrained)
+        return ModelError("must be a file and no folder", argument="pretrained", value=pretrained, hint=hint)
     if Path(pretrained).suffix or len(Path(pretrained).parts) > 1:
-        return f"no checkpoint file {pretrained!r}; write the path of an existing one, or a tag of {name!r}"
+        return ModelError(f"no checkpoint file {pretrained!r}; pass the path of an existing one, or a tag of {name!r}")
     close = difflib.get_close_matches(pretrained, tags, n=1)
-    example = f"pretrained={(close or list(tags))[0]!r}" if tags else "pretrained='/path/to/weights.safetensors'"
-    return f"{name!r} has no weights {pretrained!r}; its tags: {', '.join(tags) or 'none'}; write e.g. {example}"
+    example = (close or [*tags, "/path/to/weights.safetensors"])[0]
+    fact = f"{name!r} has no weights {pretrained!r}; its tags: {', '.join(tags) or 'none'}"
+    return ModelError(fact, hint=Hint("for example {pretrained}", pretrained=example))
 
 
 def stamp(model: str, pretrained: str | None) -> Hashable:

@@ -18,7 +18,7 @@ from ipo_dspy.data.dataset import ImageDataset, example, usable_classes
 from ipo_dspy.data.imagenet import read_imagenet, read_transfer
 from ipo_dspy.data.sampling import few_shot, split_classes
 from ipo_dspy.data.split_lists import Item, Lists, absent_images, distinct_names, told
-from ipo_dspy.errors import DataError
+from ipo_dspy.errors import DataError, Hint
 
 logger = logging.getLogger(__name__)
 
@@ -118,11 +118,12 @@ def read_benchmark(benchmark: Benchmark, root: str | PathLike[str]) -> Lists:
 def _check_asked(benchmark: Benchmark, shots: int | None, seed: int, part: str) -> None:
     """Refuse arguments before files are read."""
     if part not in HALVES:
-        raise DataError(f"part must be a half of the classes, got {part!r}; pass one of {', '.join(map(repr, HALVES))}")
+        raise DataError(f"must be one of {', '.join(map(repr, HALVES))}", argument="part", value=part)
     if shots is not None:
         few_shot((), shots=shots, seed=seed)
     if benchmark.kind == "transfer" and (shots is not None or part != "all"):
-        raise DataError(f"{benchmark.title} has test images only; remove shots={shots!r} and part={part!r}")
+        hint = Hint("remove {shots} and {part}", shots=shots, part=part)
+        raise DataError(f"{benchmark.title} has test images only", hint=hint)
 
 
 def _drawn(
@@ -141,6 +142,8 @@ def _drawn(
 def _half(labels: Sequence[int], part: Half, where: Path) -> Sequence[int]:
     base, novel = split_classes(labels)
     if part != "all" and len(novel) < 2:
-        fact = f"{where} has {counted(len(labels), 'class')}, and base/novel splits need at least four"
-        raise DataError(f"{fact}; remove part={part!r}")
+        raise DataError(
+            f"{where} has {counted(len(labels), 'class')}, and base and novel need two each",
+            hint=Hint("remove {part}", part=part),
+        )
     return {"all": labels, "base": base, "novel": novel}[part]

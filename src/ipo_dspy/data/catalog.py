@@ -59,7 +59,7 @@ class Catalog:
         if len(wanted) < 2:
             left = counted(len(wanted), "class")
             raise DataError(
-                f"min_images must leave at least two classes, got {min_images!r}, which leaves {left}; lower it"
+                f"must leave two classes, and {min_images} leaves {left}", argument="min_images", hint="lower it"
             )
         left_out, fewest = counted(len(small), "class"), counted(min_images, "image")
         logger.warning("left out %s with fewer than %s: %s", left_out, fewest, first_few(small, 8))

@@ -15,7 +15,7 @@ from ipo_dspy.data.dataset import ImageDataset, shorten
 from ipo_dspy.data.split_folders import parts_by_name
 from ipo_dspy.data.table import IMAGE_COLUMNS, LABEL_COLUMNS, catalog_of
 from ipo_dspy.data.table_reader import Table, own_metadata
-from ipo_dspy.errors import DataError, missing_package
+from ipo_dspy.errors import DataError, Hint, missing_package
 
 if TYPE_CHECKING:
     import datasets
@@ -119,9 +119,8 @@ def _one_split(name: str, found: Any, split: str | None) -> "datasets.Dataset":
     parts = dict(found) if isinstance(found, dict) else {split if _is_part(split, found) else str(found.split): found}
     if split is None and len(parts) > 1:
         first = next(iter(parts))
-        raise DataError(
-            f"data set {name!r} has the splits {', '.join(map(repr, parts))}; choose one, e.g. split={first!r}"
-        )
+        fact = f"data set {name!r} has the splits {', '.join(map(repr, parts))}"
+        raise DataError(fact, hint=Hint("pass one, e.g. {split}", split=first))
     chosen = parts.get(split) if split is not None else next(iter(parts.values()), None)
     if chosen is None:
         raise DataError(f"data set {name!r} has no split {split!r}; pass one of {', '.join(map(repr, parts))}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ipo_dspy.data.dataset import class_name, shorten, unknown_class, usable_classes
 from ipo_dspy.data.table_reader import Table
-from ipo_dspy.errors import DataError
+from ipo_dspy.errors import DataError, Hint
 
 NAME_COLUMNS = ("class_name", "label_name", "category_name", "class", "category", "label_text", "name", "label")
 """Columns that may hold the names of number labels in another one."""
@@ -71,7 +71,7 @@ def _check_values(table: Table, rows: Sequence[int], values: Sequence[Any]) -> N
             raise DataError(f"{table.place(row)} has {fact}; expected a class name or a whole number of at least 0")
         if isinstance(value, str) and len(value) > MAX_LABEL:
             fact = f"{table.place(row)} has a label of {len(value)} characters, {shorten(value)}"
-            raise DataError(f"{fact}; pass the column of class names as label='...'")
+            raise DataError(fact, hint=Hint("name the column of class names with {label}", label=...))
 
 
 def stored_classes(metadata: Mapping[str, dict[str, Any]], column: str) -> tuple[str, ...] | None:

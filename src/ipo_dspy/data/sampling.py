@@ -12,7 +12,8 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ipo_dspy._internal.counts import counted, first_few
-from ipo_dspy.errors import DataError
+from ipo_dspy.data.dataset import ImageDataset
+from ipo_dspy.errors import DataError, Hint
 
 if TYPE_CHECKING:
     from ipo_dspy.data.dataset import ImageDataset
@@ -62,9 +63,8 @@ def few_shot(
         DataError: `shots` is not a whole number of at least 1.
     """
     if isinstance(shots, bool) or not isinstance(shots, int) or shots < 1:
-        raise DataError(
-            f"shots must be a whole number of at least 1, got {shots!r}; for example shots=16, or None for all images"
-        )
+        hint = Hint("for example {shots}", shots=16)
+        raise DataError("must be an integer of at least 1, or None for all", argument="shots", value=shots, hint=hint)
     rng = random.Random(seed)
     if tell_short:
         _tell_short_classes(train, shots)
@@ -95,7 +95,8 @@ def train_test(labels: Sequence[Hashable], *, test: float, seed: int) -> tuple[l
         if not size:
             untested.append(f"{label} ({len(rows)})")
     if labels and not chosen:
-        raise DataError(f"test={test!r} leaves no class with a test image; raise it, or add images")
+        fact = "must leave at least one class with a test image"
+        raise DataError(fact, argument="test", value=test, hint="raise it, or add images")
     if untested:
         fact = counted(len(untested), "class")
         logger.warning("%s cannot be tested for lack of images: %s", fact, first_few(untested))

@@ -6,7 +6,7 @@ from pathlib import Path
 from ipo_dspy.data.dataset import shorten
 from ipo_dspy.data.split_folders import PART_WORDS, TRAINING, parts_by_name
 from ipo_dspy.data.table_reader import TABLE_SUFFIXES, Table, open_table
-from ipo_dspy.errors import DataError
+from ipo_dspy.errors import Argument, DataError, Hint
 
 SPLIT_COLUMNS = ("split", "subset", "partition", "is_training_image", "is_train", "is_test")
 """Names that identify a split column, in lower case."""
@@ -27,14 +27,17 @@ def rows_of_split(table: Table, columns: Collection[str], split: str | None) -> 
     column = split_column(table, columns)
     if column is None:
         if split not in (None, "all"):
-            raise DataError(f"{table.path} has no column 'split'; remove split={split!r}")
+            raise DataError(f"{table.path} has no column 'split'", hint=Hint("remove {split}", split=split))
         return list(range(table.rows))
     parts = [str(part) for part in map(table.columns[column], range(table.rows))]
     values = sorted(set(parts))
     known = ", ".join(map(shorten, values[:8]))
     if split is None and len(values) > 1:
         fact = f"{table.path} holds the splits {known} in its column {column!r}"
-        raise DataError(f"{fact}; choose one, e.g. split={_training(values)!r}, or split='all' for all rows")
+        hint = Hint(
+            "pass one, e.g. {split}, or {all} for all rows", split=_training(values), all=Argument("split", "all")
+        )
+        raise DataError(fact, hint=hint)
     wanted = None if split in (None, "all") else str(split).casefold()
     rows = [row for row, part in enumerate(parts) if wanted in (None, part.casefold())]
     if not rows:

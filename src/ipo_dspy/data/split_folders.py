@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ipo_dspy.clip.image_formats import is_image_file
 from ipo_dspy.data.image_tree import check_folder, visible_folders
-from ipo_dspy.errors import DataError
+from ipo_dspy.errors import DataError, Hint
 
 ROLES = TRAINING, VALIDATION, TEST = "training", "validation", "test"
 PART_WORDS = {
@@ -55,7 +55,7 @@ def part_folder(root: Path, name: str) -> Path:
     """
     parts = find_parts(root)
     if parts is None:
-        raise DataError(f"{root} is not split into parts; remove split={name!r}")
+        raise DataError(f"{root} is not split into parts", hint=Hint("remove {split}", split=name))
     asked = name.casefold()
     for role, folder in parts.items():
         if asked == folder.name.casefold() or PART_WORDS.get(asked) == role:

@@ -22,7 +22,7 @@ from ipo_dspy.data.labels import named_labels
 from ipo_dspy.data.labels import stored_classes as stored_classes
 from ipo_dspy.data.split_column import rows_of_split, split_column
 from ipo_dspy.data.table_reader import Cells, Table, open_table
-from ipo_dspy.errors import DataError
+from ipo_dspy.errors import DataError, Hint
 
 IMAGE_COLUMNS = (
     "image",
@@ -157,19 +157,21 @@ def _no_column(table: Table, missing: Mapping[str, str], taken: Collection[str |
     fact = f"{table.path} has {' and '.join(facts)}, only {', '.join(map(shorten, table.columns))}"
     if any(file_suffix(name) in image_suffixes() for name in table.columns):
         return DataError(f"{fact}; its first line names an image, so add a header line 'image,label' above it")
-    remedies = []
+    remedies: dict[str, object] = {}
     free = [name for name in table.columns if name not in taken] or list(table.columns)
     for what, asked in missing.items():
         near = closest(what if asked == "auto" else asked, free) or free[0]
-        remedies.append(f"{what}={near!r}")
+        remedies[what] = near
         free = [name for name in free if name != near] or free
-    return DataError(f"{fact}; pass {'it' if len(missing) == 1 else 'both'}, e.g. {' and '.join(remedies)}")
+    named = " and ".join(f"{{{what}}}" for what in remedies)
+    return DataError(fact, hint=Hint(f"name {'it' if len(missing) == 1 else 'both'}, e.g. {named}", **remedies))
 
 
 def _base_folder(table: Table, base: str | PathLike[str] | None) -> Path:
     folder = table.path.parent if base is None else Path(base).expanduser()
     if not folder.is_dir():
-        raise DataError(f"base={str(base)!r} is not a folder; pass the folder where the image paths start")
+        hint = "pass the folder that image paths are relative to"
+        raise DataError("must be a folder", argument="base", value=str(base), hint=hint)
     return folder
 
 
@@ -206,8 +208,8 @@ def _image_path(table: Table, row: int, text: Any, folder: Path) -> str:
     missing = "which does not exist" if str(path) == text else f"but there is no file {_whole(str(path))}"
     fact = missing if size is None else "but that file is empty"
     raise DataError(
-        f"{table.place(row)} names the image {_whole(text)}, {fact}; "
-        "correct the row, or pass base='FOLDER', where the paths start"
+        f"{table.place(row)} names the image {_whole(text)}, {fact}",
+        hint=Hint("correct the row, or pass {base}, which the paths are relative to", base="FOLDER"),
     )
 
 

@@ -138,5 +138,5 @@ def _half(classes: tuple[str, ...], half: Half) -> tuple[str, ...]:
     base, novel = split_classes(classes)
     halves = {"base": base, "novel": novel, "all": classes}
     if half not in halves:
-        raise DataError(f"classes={half!r} is unknown; write one of {', '.join(map(repr, get_args(Half)))}")
+        raise DataError(f"must be one of {', '.join(map(repr, get_args(Half)))}", argument="classes", value=half)
     return halves[half]

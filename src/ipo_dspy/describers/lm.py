@@ -14,7 +14,7 @@ from ipo_dspy._internal.threads import in_threads
 from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.clip.image_io import open_image
 from ipo_dspy.describers.base import Descriptions, first_sentences, without_class_name
-from ipo_dspy.errors import BudgetError, ImageError, LanguageModelError, NoAnswerError, StoppedError
+from ipo_dspy.errors import BudgetError, Hint, ImageError, LanguageModelError, NoAnswerError, StoppedError
 from ipo_dspy.lms.error_messages import FATAL, brief, remedy
 from ipo_dspy.lms.reasoning import is_refusal
 from ipo_dspy.lms.requests import request
@@ -136,8 +136,9 @@ class _Asking:
                 model = str(getattr(self.lm, "model", type(self.lm).__name__))
                 kind = LanguageModelError if isinstance(error, FATAL) else NoAnswerError
                 raise kind(
-                    f"description_model {model!r} gave no description: {message}; {remedy(error, model)}, or write "
-                    "describer='clip', which needs none"
+                    f"{model!r} gave no description: {message}; {remedy(error, model)}",
+                    argument="description_model",
+                    hint=Hint("or pass {describer}, which needs none", describer="clip"),
                 ) from None  # a traceback would print what `brief` took out
 
 

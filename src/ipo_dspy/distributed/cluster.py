@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.clip.weights import brief
 from ipo_dspy.distributed.model_ref import files_of
-from ipo_dspy.errors import ClusterError, InputError, ModelError, missing_package
+from ipo_dspy.errors import ClusterError, Hint, InputError, ModelError, missing_package
 from ipo_dspy.validation import whole
 
 if TYPE_CHECKING:
@@ -170,8 +170,12 @@ class Cluster:
         if not any(room.values()):
             cpus = ", ".join(f"{node.cpus:g}" for node in nodes) or "none"
             raise ClusterError(
-                f"no node of the Ray cluster has {size.cpus:g} CPUs and {size.gpus:g} GPUs for a worker (CPUs by node: "
-                f"{cpus}); add nodes with ray start, or ask for less: RayScorer(cpus_per_worker=1, gpus_per_worker=0)"
+                f"no node of the Ray cluster has {size.cpus:g} CPUs and {size.gpus:g} GPUs for a worker (CPUs by node: {cpus})",
+                hint=Hint(
+                    "add nodes with ray start, or request less: {cpus_per_worker}, {gpus_per_worker}",
+                    cpus_per_worker=1,
+                    gpus_per_worker=0,
+                ),
             )
         return [node for turn in range(max(room.values())) for node in room if room[node] > turn]
 
@@ -192,8 +196,8 @@ class Cluster:
                 if path in folders:
                     raise InputError(f"{node} has no {path!r}, {folders[path]}")
                 raise ModelError(
-                    f"{node} has no {path!r}, required by the model {model!r}; make it available at the same path on "
-                    "all nodes, or name a model of the hub: model='hf-hub:ORG/NAME'"
+                    f"{node} has no {path!r}, required by the model {model!r}",
+                    hint=Hint("copy it to all nodes, or use a model of the hub: {model}", model="hf-hub:ORG/NAME"),
                 )
 
     def _inspect(

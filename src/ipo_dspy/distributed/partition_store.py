@@ -58,7 +58,9 @@ def write(folder: str, name: str, kept: Kept) -> None:
         write_whole(Path(folder) / name, data)
     except OSError as error:
         raise InputError(
-            f"features cannot be written to store={folder!r} ({error.strerror}); name a folder that all nodes share"
+            f"{folder!r} cannot be written ({error.strerror})",
+            argument="store",
+            hint="pass a folder that all nodes share",
         ) from error
 
 

@@ -9,7 +9,7 @@ import dspy
 from dspy.utils.exceptions import LMError
 
 from ipo_dspy._internal.secrets import NO_KEY, remember_settings
-from ipo_dspy.errors import LanguageModelError
+from ipo_dspy.errors import Argument, Hint, LanguageModelError
 from ipo_dspy.lms.api_keys import missing_key, needs_no_key
 from ipo_dspy.lms.error_messages import brief
 from ipo_dspy.lms.library import import_litellm
@@ -48,7 +48,10 @@ def build_lm(
         return model
     if not isinstance(model, str):
         raise LanguageModelError(
-            f"{role}={model!r} is neither a name nor an LM; write {role}='openai/gpt-4o-mini' or {role}=dspy.LM(...)"
+            "must be a name or a dspy.BaseLM",
+            argument=role,
+            value=model,
+            hint=Hint("for example {}", Argument(role, "openai/gpt-4o-mini")),
         )
     _check_name(model, role)
     _check_timeout(settings.get("timeout"))
@@ -58,8 +61,9 @@ def build_lm(
         lm = dspy.LM(model, engine="litellm", **{**SETTINGS, **settings, **key})
     except (LMError, TypeError, ValueError) as error:
         raise LanguageModelError(
-            f"{role}={model!r} cannot be set up: {brief(error)}; mend the name or its settings "
-            f"({', '.join(settings) or 'none given'})"
+            f"{model!r} cannot be set up: {brief(error)}",
+            argument=role,
+            hint=f"fix the name or its settings ({', '.join(settings) or 'none given'})",
         ) from None  # a traceback would print what `brief` took out
     remember_lm(lm)
     if has_credentials(lm):
@@ -85,7 +89,8 @@ def _check_timeout(timeout: Any) -> None:
         or not isinstance(timeout, int | float | NoneType)
         or (timeout is not None and timeout <= 0)
     ):
-        raise LanguageModelError(f"timeout must be a number of seconds above 0, got {timeout!r}; pass timeout=120")
+        hint = Hint("for example {timeout}", timeout=120)
+        raise LanguageModelError("must be a positive number of seconds", argument="timeout", value=timeout, hint=hint)
 
 
 def _check_name(model: str, role: str) -> None:
@@ -99,6 +104,7 @@ def _check_name(model: str, role: str) -> None:
         close = difflib.get_close_matches(model, known, n=3, cutoff=0.5)
         hint = f" (close: {', '.join(close)})" if close else ""
         raise LanguageModelError(
-            f"{role}={model!r} is no model that LiteLLM knows{hint}; write provider/name, e.g. 'openai/gpt-4o-mini' "
-            "or 'ollama_chat/phi3'"
+            f"{model!r} is not a model that LiteLLM knows{hint}",
+            argument=role,
+            hint="write provider/name, e.g. 'openai/gpt-4o-mini' or 'ollama_chat/phi3'",
         ) from error

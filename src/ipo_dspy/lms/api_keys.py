@@ -9,7 +9,7 @@ from typing import Any
 import dspy
 
 from ipo_dspy._internal.secrets import names_secret
-from ipo_dspy.errors import LanguageModelError
+from ipo_dspy.errors import Argument, Hint, LanguageModelError, LMCall
 from ipo_dspy.lms.endpoints import own_address
 from ipo_dspy.lms.error_messages import key_variable
 from ipo_dspy.lms.library import import_litellm
@@ -52,7 +52,6 @@ def check_key(lm: dspy.BaseLM, *, role: str) -> None:
         return
     wanted = missing_key(lm.model, lm.kwargs)
     if wanted is not None:
-        raise LanguageModelError(
-            f"{role}={lm.model!r} needs a key: set {wanted} in the environment, or pass {role}=dspy.LM({lm.model!r}, "
-            "api_key=..., engine='litellm')"
-        )
+        self_hosted = LMCall(lm.model, (Argument("api_base", "http://HOST:PORT/v1"),))
+        hint = Hint(f"set {wanted} in the environment, or use a self-hosted server: {{}}", Argument(role, self_hosted))
+        raise LanguageModelError(f"{lm.model!r} needs a key", argument=role, hint=hint)

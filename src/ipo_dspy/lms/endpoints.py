@@ -92,7 +92,8 @@ def check_listening(lm: dspy.BaseLM, *, role: str) -> None:
         return  # it may be slow, or come back; the request will tell
     else:
         return
-    raise LanguageModelError(f"{role} {lm.model!r}: {fact}; start the server, or correct its api_base") from None
+    hint = "start the server, or correct its api_base"
+    raise LanguageModelError(f"{lm.model!r}: {fact}", argument=role, hint=hint) from None
 
 
 def _address_of(lm: dspy.BaseLM) -> str | None:

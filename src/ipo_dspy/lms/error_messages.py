@@ -76,7 +76,7 @@ def remedy(error: Exception, model: str, lm: dspy.BaseLM | None = None) -> str:
     if isinstance(error, LMBillingError):
         return "add credit to the provider's account, or name another model"
     if setting := _refused_setting(error):
-        return f"leave {setting} out: set it to None (--lm-arg {setting}=null)"
+        return f"remove its setting {setting}: set it to None (null on the command line)"
     if isinstance(error, LMUnsupportedModelError):
         instead = "name a model that the server has"
         own = own_address(model, getattr(lm, "kwargs", None) or {})

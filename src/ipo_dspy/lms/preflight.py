@@ -8,7 +8,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import LMError
 
-from ipo_dspy.errors import BudgetError, InputError, LanguageModelError
+from ipo_dspy.errors import Argument, BudgetError, Hint, InputError, LanguageModelError, LMCall
 from ipo_dspy.lms.endpoints import check_listening
 from ipo_dspy.lms.error_messages import brief, remedy
 from ipo_dspy.lms.requests import greet
@@ -25,10 +25,11 @@ def check_prices(models: Mapping[str, dspy.BaseLM], max_cost: float | None) -> N
     for role, lm in models.items() if max_cost is not None else ():
         if price_of(lm, 1, 1) is None:
             name = str(getattr(lm, "model", type(lm).__name__))
+            priced = LMCall(name, tuple(Argument(rate, ...) for rate in RATES))
             raise InputError(
-                f"max_cost={max_cost:g} cannot be kept: LiteLLM has no price for {role} {name!r}; write "
-                f"max_tokens=..., or {role}=dspy.LM({name!r}, input_cost_per_token=..., output_cost_per_token=..., "
-                "engine='litellm')"
+                f"cannot be enforced: LiteLLM has no price for {name!r}",
+                argument="max_cost",
+                hint=Hint("pass {max_tokens}, or {priced}", max_tokens=..., priced=Argument(role, priced)),
             )
 
 
@@ -84,5 +85,5 @@ def greet_once(ledger: Ledger, lm: dspy.BaseLM, *, role: str) -> None:
             ledger.once("", f"greet {role} {lm.model}", ask)
     except (LMError, ImportError, OSError) as error:
         raise LanguageModelError(
-            f"{role} {lm.model!r} does not answer: {brief(error, lm)}; {remedy(error, lm.model, lm)}"
+            f"{lm.model!r} does not answer: {brief(error, lm)}", argument=role, hint=remedy(error, lm.model, lm)
         ) from None  # a traceback would print what `brief` took out

@@ -24,4 +24,4 @@ class RetryLaterError(LMRateLimitError):
 class EmptyGreetingError(LMConfigurationError):
     """The model spends its whole token limit before it writes anything."""
 
-    hint = "raise max_tokens (--lm-arg max_tokens=...), or turn its thinking off"
+    hint = "raise its setting max_tokens, or disable its thinking"

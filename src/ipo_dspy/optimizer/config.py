@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from ipo_dspy.errors import Hint
 from ipo_dspy.run.budget import Limits
 from ipo_dspy.template import Template
 from ipo_dspy.validation import callables, flag, having, invalid, one_of, template_of, whole
@@ -73,9 +74,11 @@ class OptimizerConfig:
         self._check_numbers()
         self._check_models()
         if self.log_dir is not None and not os.fspath(self.log_dir):
-            raise invalid("log_dir", "the path of a folder", self.log_dir, "for example log_dir='runs/1'")
+            raise invalid(
+                "log_dir", "the path of a folder", self.log_dir, Hint("for example {log_dir}", log_dir="runs/1")
+            )
         if isinstance(self.initial_templates, str) or not isinstance(self.initial_templates, Iterable):
-            example = f"for example initial_templates=[{str(self.initial_templates)!r}]"
+            example = Hint("for example {initial_templates}", initial_templates=[str(self.initial_templates)])
             raise invalid("initial_templates", "a list", self.initial_templates, example)
         if not isinstance(self.task_description, str | None):
             raise invalid("task_description", "a string or None", self.task_description, "describe what is classified")
@@ -125,7 +128,8 @@ class OptimizerConfig:
         if self.auto is None:
             return DEFAULT_STEPS if self.steps is None else self.steps
         if self.steps is not None:
-            raise invalid("steps", f"None with auto={self.auto!r}", self.steps, "pass one of the two")
+            hint = Hint("pass either {steps} or {auto}", steps=self.steps, auto=self.auto)
+            raise invalid("steps", f"None with auto={self.auto!r}", self.steps, hint)
         return BUDGETS[one_of("auto", self.auto, BUDGETS)]
 
     def _asks_lm(self) -> bool:

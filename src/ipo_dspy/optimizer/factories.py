@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import dspy
 
-from ipo_dspy.errors import LanguageModelError
+from ipo_dspy.errors import Hint, LanguageModelError
 from ipo_dspy.optimizer.config import OptimizerConfig
 
 if TYPE_CHECKING:
@@ -34,8 +34,12 @@ def build_proposer(config: OptimizerConfig) -> "Proposer":
         return LMProposer(build_lm(config.prompt_model, role="prompt_model"), num_threads=config.num_threads)
     if dspy.settings.lm is None:
         raise LanguageModelError(
-            "no language model to propose templates; pass IPO(prompt_model='openai/gpt-4o-mini'), call "
-            "dspy.configure(lm=...), or pass IPO(proposer='evolution'), which needs none"
+            "no language model to propose templates",
+            hint=Hint(
+                "pass {prompt_model}, call dspy.configure(lm=...), or pass {proposer}, which needs none",
+                prompt_model="openai/gpt-4o-mini",
+                proposer="evolution",
+            ),
         )
     return LMProposer(num_threads=config.num_threads)
 
@@ -109,7 +113,11 @@ def _description_lm(config: OptimizerConfig) -> dspy.BaseLM:
         return build_lm(config.description_model, role="description_model")
     if dspy.settings.lm is None:
         raise LanguageModelError(
-            "no multimodal model to describe images; pass IPO(description_model='openai/gpt-4o-mini'), or "
-            "describer='clip', which needs none"
+            "no multimodal model to describe images",
+            hint=Hint(
+                "pass {description_model}, or {describer}, which needs none",
+                description_model="openai/gpt-4o-mini",
+                describer="clip",
+            ),
         )
     return dspy.settings.lm

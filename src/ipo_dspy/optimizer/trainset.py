@@ -243,7 +243,7 @@ def _label(example: dspy.Example, index: int, name: str, field: str, classes: Se
         place = f"{name}[{index}]" + (f" ({source!r:.120})" if source else "")
         raise DataError(
             f"{place} has the label {label!r}, which is not among the {len(classes)} classes ({shown}); "
-            "mend the label or add it: ClipClassifier(classes=[...])"
+            "fix the label, or use the classes of the data"
         )
     return known
 

@@ -23,7 +23,7 @@ def check_feedback(feedback: str) -> Feedback:
     for known in get_args(Feedback):
         if feedback == known:
             return known  # type: ignore[no-any-return]  # get_args gives Any
-    raise InputError(f"feedback={feedback!r} is unknown; write one of {', '.join(map(repr, get_args(Feedback)))}")
+    raise InputError(f"must be one of {', '.join(map(repr, get_args(Feedback)))}", argument="feedback", value=feedback)
 
 
 def rank(trial: Trial, feedback: Feedback) -> tuple[float, ...]:

@@ -5,7 +5,7 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 
-from ipo_dspy.errors import BudgetError, InputError
+from ipo_dspy.errors import Argument, BudgetError, Hint, InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,10 @@ class Limits:
                 isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf
             ):
                 raise InputError(
-                    f"{field.name}={value!r} is not a {'whole ' if whole else ''}number above 0; "
-                    f"write e.g. {field.name}={100 if whole else 2.5}, or leave it out for no limit"
+                    f"must be a positive {'integer' if whole else 'number'}, or None for no limit",
+                    argument=field.name,
+                    value=value,
+                    hint=Hint("for example {}", Argument(field.name, 100 if whole else 2.5)),
                 )
 
     def spent_of(self, spent: Spent) -> dict[str, float]:

@@ -131,7 +131,7 @@ def replay(folder: str | os.PathLike[str]) -> list[Event]:
         content = read_regular(path, limit=MAX_BYTES)
     except OSError as error:
         raise JournalError(
-            f"no journal at {str(path)!r} ({error.strerror}); give the folder that --out named, e.g. 'runs/1'"
+            f"no journal at {str(path)!r} ({error.strerror}); pass the folder of the run, e.g. 'runs/1'"
         ) from error
     return without_earlier_ends(_read(path, content))
 
@@ -141,9 +141,7 @@ def _check_kind(path: Path) -> None:
     if path.name == FILE_NAME or not path.is_file() or (kind := described(path)) == JOURNAL:
         return
     run = path.parent if (path.parent / FILE_NAME).is_file() else None
-    remedy = (
-        "give the folder that --out named, e.g. 'runs/1'" if run is None else f"pass the run's folder: {str(run)!r}"
-    )
+    remedy = "pass the folder of the run, e.g. 'runs/1'" if run is None else f"pass the run's folder: {str(run)!r}"
     raise JournalError(f"{str(path)!r} is {kind or 'a file of another kind'}, not a run; {remedy}")
 
 
@@ -237,7 +235,7 @@ def follow(run: str | os.PathLike[str]) -> Iterator[list[Event]]:
             size, content = 0, b""
         except OSError as error:
             raise JournalError(
-                f"{str(path)!r} cannot be read ({error.strerror}); give the folder that --out named, e.g. 'runs/1'"
+                f"{str(path)!r} cannot be read ({error.strerror}); pass the folder of the run, e.g. 'runs/1'"
             ) from error
         if size < offset:
             return

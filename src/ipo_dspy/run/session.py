@@ -12,7 +12,7 @@ from typing import Any
 
 from ipo_dspy._internal.renames import present_settings
 from ipo_dspy._internal.versions import package_versions
-from ipo_dspy.errors import JournalError, StoppedError
+from ipo_dspy.errors import Argument, Hint, JournalError, StoppedError
 from ipo_dspy.run.events import Observer, RunFinishedEvent, RunResumedEvent, RunStartedEvent, SearchStartedEvent
 from ipo_dspy.run.journal import Journal
 from ipo_dspy.run.journal_schema import SCHEMA
@@ -86,14 +86,9 @@ class Session:
         if past["schema"] != SCHEMA:
             raise self._refusal("a run of another version of ipo_dspy, which cannot be resumed")
         changed = _changes(present_settings(self.state.settings), {**settings, "seed": seed})
-        refused = [
-            f"{name} was {was!r} and is {now!r}" for name, (was, now) in changed.items() if name not in MUTABLE_SETTINGS
-        ]
+        refused = {name: pair for name, pair in changed.items() if name not in MUTABLE_SETTINGS}
         if refused and not allow_config_changes:
-            raise JournalError(
-                f"log_dir {self.folder!r} holds a run that was started with different settings: {'; '.join(refused)}; "
-                "restore them, use another folder, or pass allow_config_changes=True to resume anyway"
-            )
+            raise self._changed(refused)
         self._resumed = RunResumedEvent(event="run_resumed", started=now, changed=changed, versions=versions)
 
     def start_searches(self, searches: Sequence[SearchStartedEvent]) -> None:
@@ -131,7 +126,20 @@ class Session:
         )
 
     def _refusal(self, reason: str) -> JournalError:
-        return JournalError(f"log_dir {self.folder!r} holds {reason}; use another folder, e.g. '{self.folder}-2'")
+        hint = Hint("use another folder, e.g. {log_dir}", log_dir=f"{self.folder}-2")
+        return JournalError(f"{self.folder!r} holds {reason}", argument="log_dir", hint=hint)
+
+    def _changed(self, changes: Mapping[str, Sequence[Any]]) -> JournalError:
+        listed = "; ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in changes.items())
+        return JournalError(
+            f"{self.folder!r} holds a run with other settings: {listed}",
+            argument="log_dir",
+            hint=Hint(
+                f"restore {', '.join('{}' for _ in changes)}, use another folder, or pass {{allow_config_changes}} to resume",
+                *(Argument(name, before) for name, (before, _) in changes.items()),
+                allow_config_changes=True,
+            ),
+        )
 
 
 @contextmanager

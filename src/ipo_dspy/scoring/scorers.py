@@ -208,7 +208,7 @@ def _known(label: str, index: dict[str, int]) -> int:
     if label not in index:
         raise DataError(
             f"label {label!r} is not among the {len(index)} classes ({', '.join(list(index)[:5])}, ...); "
-            "mend the label or add it: ClipClassifier(classes=[...])"
+            "fix the label, or use the classes of the data"
         )
     return index[label]
 

@@ -1,0 +1,87 @@
+"""Error messages with the options of a command in place of Python arguments, and the earlier spellings of options."""
+
+import functools
+import shlex
+from collections.abc import Mapping, Sequence
+
+from ipo_dspy.errors import Argument, IPOError, LMCall
+
+WITHOUT = {("describer", "clip"): "description_model", ("proposer", "evolution"): "prompt_model"}
+"""Arguments that are passed on the command line by leaving another option out."""
+RENAMED = {
+    "--lm": "--prompt-model",
+    "--vlm": "--description-model",
+    "--lm-arg": "--prompt-model-kwargs",
+    "--vlm-arg": "--description-model-kwargs",
+    "--asking": "--request-mode",
+    "--initial": "--initial-template",
+    "--max-descriptions": "--max-described-images",
+    "--max-errors": "--max-consecutive-errors",
+    "--allow-changes": "--allow-config-changes",
+    "--skip-bad": "--skip-unreadable",
+}
+"""Earlier spellings, which are accepted for one release."""
+RENAMED_MODES = {"list": "batch", "draws": "samples", "singles": "single"}
+
+
+def render(error: IPOError, command: str) -> str:
+    """Return the message of an error with the options of a command where it names arguments."""
+    options = _options(command)
+
+    def spell(argument: Argument) -> str:
+        if other := options.get(WITHOUT.get((argument.name, str(argument.value)), "")):
+            return f"no {other}"
+        option = options.get(argument.name)
+        return str(argument) if option is None else _spelled(option, argument)
+
+    return error.render(spell)
+
+
+def _spelled(option: str, argument: Argument) -> str:
+    value = argument.value
+    if argument == Argument(argument.name) or value is True:
+        return option
+    if isinstance(value, LMCall):
+        settings = " ".join(f"{option}-kwargs {str(one).replace(chr(39), '')}" for one in value.settings)
+        return f"{option} {shlex.quote(value.model)} {settings}"
+    if isinstance(value, list | tuple):
+        return " ".join(f"{option} {shlex.quote(str(one))}" for one in value)
+    return f"{option} {'...' if value is ... else shlex.quote(str(value))}"
+
+
+@functools.cache
+def _options(command: str) -> Mapping[str, str]:
+    """Return the option of each parameter of a command."""
+    import typer.main
+
+    from ipo_dspy.cli.app import app
+
+    commands = getattr(typer.main.get_command(app), "commands", {})
+    parameters = commands[command].params if command in commands else ()
+    return {str(one.name): one.opts[0] for one in parameters if one.opts[0].startswith("--")}
+
+
+def modernize(arguments: Sequence[str], command: str) -> tuple[list[str], str]:
+    """Return arguments with the present names of options, and a line on those that were renamed.
+
+    >>> modernize(["demo", "--lm", "openai/toy", "--asking=draws"], "demo")[0]
+    ['demo', '--prompt-model', 'openai/toy', '--request-mode=samples']
+    >>> modernize(["report", "runs/1", "--out", "page.html"], "report")
+    (['report', 'runs/1', '--out', 'page.html'], '')
+    """
+    names = RENAMED | ({"--out": "--log-dir"} if command in ("demo", "optimize") else {})
+    renamed: dict[str, str] = {}
+    modern: list[str] = []
+    for at, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in names and "--" not in arguments[:at]:
+            renamed[name] = names[name]
+            modern.append(names[name] + equals + (RENAMED_MODES.get(value, value) if name == "--asking" else value))
+        elif argument == "list" and arguments[at - 1 : at] == ["demo"]:
+            renamed["demo list"] = "demo --list"
+            modern.append("--list")
+        else:
+            is_mode = arguments[at - 1 : at] == ["--asking"]
+            modern.append(RENAMED_MODES.get(argument, argument) if is_mode else argument)
+    listed = ", ".join(f"{before} is now {now}" for before, now in renamed.items())
+    return modern, f"deprecated: {listed}" if listed else ""
