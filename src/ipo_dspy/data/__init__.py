@@ -7,13 +7,12 @@ from typing import Any, Unpack
 from ipo_dspy.data.benchmark_loader import BenchmarkData, load_benchmark
 from ipo_dspy.data.benchmarks import BENCHMARKS, Benchmark, find_benchmark
 from ipo_dspy.data.catalog import Catalog, DataOptions, accept_test_argument
-from ipo_dspy.data.dataset import ImageDataset
+from ipo_dspy.data.dataset import ImageDataset, base_novel
 from ipo_dspy.data.folder import folder_catalog, load_image_folder, split_folders
 from ipo_dspy.data.hub import hub_catalog, is_saved, load_hub, saved_parts
 from ipo_dspy.data.image_tree import check_access, check_folder
-from ipo_dspy.data.sampling import base_novel, few_shot, split_classes
-from ipo_dspy.data.split_column import parts_of_table
-from ipo_dspy.data.table import load_image_table, table_catalog
+from ipo_dspy.data.sampling import few_shot, split_classes
+from ipo_dspy.data.table import load_image_table, parts_of_table, table_catalog
 from ipo_dspy.data.table_reader import TABLE_SUFFIXES
 from ipo_dspy.data.verify import Completeness, Finding, check_benchmark
 from ipo_dspy.data.webdataset import load_webdataset, names_shards, shards_catalog

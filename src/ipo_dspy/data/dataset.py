@@ -14,8 +14,8 @@ from typing import Any, SupportsIndex, overload
 
 import dspy
 
-from ipo_dspy._internal.counts import first_few
-from ipo_dspy.data.sampling import select
+from ipo_dspy._internal.counts import counted, first_few
+from ipo_dspy.data.sampling import select, split_classes
 from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.template import check_classes, same_class
 
@@ -164,3 +164,20 @@ def shorten(value: object) -> str:
     """Return a value for a message, shortened so that a huge cell does not fill the screen."""
     text = repr(value)
     return text if len(text) <= 80 else text[:60] + f"... ({len(text)} characters)"
+
+
+def base_novel(dataset: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
+    """Return the two halves of a data set, each with its own class names and labels from 0.
+
+    Classes without images do not count. Call it on the train set and use
+    ``testset.subset(base.classes)`` for the test images of a half.
+
+    Raises:
+        DataError: fewer than four classes with images, so that a half would have a single class.
+    """
+    present = [name for name, count in dataset.counts().items() if count]
+    if len(present) < 4:
+        have = counted(len(present), "class")
+        raise DataError(f"{dataset!r} has images of {have}; a base/novel split needs at least four")
+    base, novel = split_classes(present)
+    return dataset.subset(base), dataset.subset(novel)

@@ -9,14 +9,10 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from ipo_dspy._internal.counts import counted, first_few
-from ipo_dspy.data.dataset import ImageDataset
 from ipo_dspy.errors import DataError, Hint
-
-if TYPE_CHECKING:
-    from ipo_dspy.data.dataset import ImageDataset
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -143,23 +139,6 @@ def split_classes(classes: Sequence[T]) -> tuple[tuple[T, ...], tuple[T, ...]]:
     """
     middle = (len(classes) + 1) // 2
     return tuple(classes[:middle]), tuple(classes[middle:])
-
-
-def base_novel(dataset: "ImageDataset") -> "tuple[ImageDataset, ImageDataset]":
-    """Return the two halves of a data set, each with its own class names and labels from 0.
-
-    Classes without images do not count. Call it on the train set and use
-    ``testset.subset(base.classes)`` for the test images of a half.
-
-    Raises:
-        DataError: fewer than four classes with images, so that a half would have a single class.
-    """
-    present = [name for name, count in dataset.counts().items() if count]
-    if len(present) < 4:
-        have = counted(len(present), "class")
-        raise DataError(f"{dataset!r} has images of {have}; a base/novel split needs at least four")
-    base, novel = split_classes(present)
-    return dataset.subset(base), dataset.subset(novel)
 
 
 def _by_label(labels: Sequence[Hashable]) -> dict[Hashable, list[int]]:

@@ -1,11 +1,10 @@
 """The split column of a table, which separates training from test rows; splits are mixed only on request."""
 
 from collections.abc import Collection
-from pathlib import Path
 
 from ipo_dspy.data.dataset import shorten
-from ipo_dspy.data.split_folders import PART_WORDS, TRAINING, parts_by_name
-from ipo_dspy.data.table_reader import TABLE_SUFFIXES, Table, open_table
+from ipo_dspy.data.split_folders import PART_WORDS, TRAINING
+from ipo_dspy.data.table_reader import Table
 from ipo_dspy.errors import Argument, DataError, Hint
 
 SPLIT_COLUMNS = ("split", "subset", "partition", "is_training_image", "is_train", "is_test")
@@ -43,19 +42,6 @@ def rows_of_split(table: Table, columns: Collection[str], split: str | None) -> 
     if not rows:
         raise DataError(f"{table.path} has no rows of split {split!r}; choose one of {known}")
     return rows
-
-
-def parts_of_table(path: Path, image: str, label: str) -> dict[str, str] | None:
-    """Return the values of a table's split column by role; None if `path` is not such a table."""
-    from ipo_dspy.data.table import find_columns  # reads this module
-
-    if path.suffix.lower() not in TABLE_SUFFIXES or not path.is_file():
-        return None
-    table = open_table(path)
-    column = split_column(table, find_columns(table, image, label))
-    if column is None:
-        return None
-    return parts_by_name({str(cell) for cell in map(table.columns[column], range(table.rows))})
 
 
 def _training(values: list[str]) -> str:

@@ -21,7 +21,8 @@ from ipo_dspy.data.image_tree import file_size
 from ipo_dspy.data.labels import named_labels
 from ipo_dspy.data.labels import stored_classes as stored_classes
 from ipo_dspy.data.split_column import rows_of_split, split_column
-from ipo_dspy.data.table_reader import Cells, Table, open_table
+from ipo_dspy.data.split_folders import parts_by_name
+from ipo_dspy.data.table_reader import TABLE_SUFFIXES, Cells, Table, open_table
 from ipo_dspy.errors import DataError, Hint
 
 IMAGE_COLUMNS = (
@@ -230,3 +231,14 @@ def _data_uri(data: bytes) -> str:
     kinds = (kind for magic, kind in _MAGIC.items() if data.startswith(magic))
     encoded = base64.b64encode(data).decode("ascii")
     return f"data:{next(kinds, 'application/octet-stream')};base64,{encoded}"
+
+
+def parts_of_table(path: Path, image: str, label: str) -> dict[str, str] | None:
+    """Return the values of a table's split column by role; None if `path` is not such a table."""
+    if path.suffix.lower() not in TABLE_SUFFIXES or not path.is_file():
+        return None
+    table = open_table(path)
+    column = split_column(table, find_columns(table, image, label))
+    if column is None:
+        return None
+    return parts_by_name({str(cell) for cell in map(table.columns[column], range(table.rows))})
