@@ -21,8 +21,8 @@ import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
 from ipo_dspy import IPO, ClipClassifier, demo
-from ipo_dspy.bench.dspy_optimizers import Evaluations, correct, told
-from ipo_dspy.proposers.evolution import tidy
+from ipo_dspy.bench.dspy_optimizers import EvaluationCounter, accuracy_metric, metric_with_feedback
+from ipo_dspy.proposers.evolution import fix_grammar
 from ipo_dspy.vocabulary import BANK
 
 FORMS = (
@@ -92,7 +92,7 @@ class PhraseWriter:
         """Random phrases of the bank in a random form."""
         drawn = {position: self._random.choice([p.text for p in BANK if p.position == position]) for position in _KINDS}
         second = self._random.choice([p.text for p in BANK if p.position == "adjective"])
-        return tidy(self._random.choice(FORMS).format(**drawn, second=second))
+        return fix_grammar(self._random.choice(FORMS).format(**drawn, second=second))
 
 
 _KINDS = ("noun", "adjective", "after")
@@ -114,13 +114,19 @@ def main() -> None:
 
     task = demo.load("pixel-animals", shots=4)
     lm = dspy.LM(given.lm, temperature=1.0, engine="litellm") if given.lm else phrase_writer()
-    counted = Evaluations()
+    counted = EvaluationCounter()
     ipo = IPO(prompt_model=lm, steps=5, observers=[counted])
-    gepa = dspy.GEPA(metric=told, reflection_lm=lm, max_metric_calls=2000, reflection_minibatch_size=10, num_threads=1)
+    gepa = dspy.GEPA(
+        metric=metric_with_feedback,
+        reflection_lm=lm,
+        max_metric_calls=2000,
+        reflection_minibatch_size=10,
+        num_threads=1,
+    )
 
     student = task.program.deepcopy()
     student.set_lm(lm)  # BetterTogether wants a language model on every predictor; the classifier never asks it
-    together = dspy.BetterTogether(metric=correct, ipo=ipo, gepa=gepa)
+    together = dspy.BetterTogether(metric=accuracy_metric, ipo=ipo, gepa=gepa)
     print("IPO, then GEPA: half a minute without --lm", flush=True)
     with dspy.context(callbacks=[counted]), contextlib.redirect_stdout(bars), contextlib.redirect_stderr(bars):
         best = together.compile(

@@ -9,13 +9,13 @@ import sys
 import dspy
 
 from ipo_dspy import IPO, demo
-from ipo_dspy.proposers import Ask, Proposals
+from ipo_dspy.proposers import ProposalRequest, Proposals
 
 
 class Adjectives:
     """A proposer is any object with this one method."""
 
-    def propose(self, ask: Ask) -> Proposals:
+    def propose(self, ask: ProposalRequest) -> Proposals:
         words = ["blurry", "pixelated", "hand-drawn", "dark", "tiny", "faded", "colorful", "grainy"]
         best = str(ask.shown[-1].template)
         word = words[ask.step % len(words)]

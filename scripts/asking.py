@@ -22,7 +22,7 @@ import torch
 from ipo_dspy import IPO, EvolutionProposer, LMProposer, demo
 from ipo_dspy.lms.signatures import ProposePrompts
 from ipo_dspy.optimizer.evaluation import evaluate
-from ipo_dspy.proposers import Ask, Proposals
+from ipo_dspy.proposers import ProposalRequest, Proposals
 from ipo_dspy.proposers.description_selection import CHOICES
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -46,13 +46,13 @@ class Slow(Writer):
 class Recording(LMProposer):
     """Keeps what it was asked."""
 
-    def propose(self, ask: Ask) -> Proposals:
+    def propose(self, ask: ProposalRequest) -> Proposals:
         """As usual."""
         asks.append(ask)
         return super().propose(ask)
 
 
-asks: list[Ask] = []
+asks: list[ProposalRequest] = []
 
 
 def tokens(options: argparse.Namespace) -> None:
@@ -62,7 +62,7 @@ def tokens(options: argparse.Namespace) -> None:
     def count(text: str) -> int:
         return int(litellm.token_counter(model="openai/gpt-3.5-turbo", text=text))
 
-    def alone(ask: Ask, budget: int) -> int:
+    def alone(ask: ProposalRequest, budget: int) -> int:
         proposer = LMProposer()
         inputs = proposer._inputs(ask, 1, CHOICES["even"](ask.descriptions, budget, ask.step))
         messages = proposer.adapter.format(ProposePrompts, [], inputs)
@@ -135,7 +135,7 @@ class Shown:
     def __init__(self, way: str | None, budget: int) -> None:
         self.way, self.budget, self.evolution = way, budget, EvolutionProposer()
 
-    def propose(self, ask: Ask) -> Proposals:
+    def propose(self, ask: ProposalRequest) -> Proposals:
         """Templates in the light of some of the descriptions."""
         if self.way is None:
             return self.evolution.propose(ask)

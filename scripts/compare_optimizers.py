@@ -24,16 +24,16 @@ from examples.better_together import phrase_writer
 
 from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.bench.dspy_optimizers import (
-    Allowance,
-    Evaluations,
+    EvaluationCounter,
+    OptimizerBudget,
+    accuracy_metric,
     build_gepa,
     build_mipro,
     compile_copro,
     compile_gepa,
     compile_mipro,
     compile_simba,
-    correct,
-    quiet,
+    suppress_output,
 )
 from ipo_dspy.optimizer.evaluation import evaluate
 
@@ -41,10 +41,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
-class Setting(Allowance):
+class Setting(OptimizerBudget):
     """What an optimizer is given, and what counts its evaluations."""
 
-    counted: Evaluations
+    counted: EvaluationCounter
 
     def share(self, part: float) -> "Setting":
         """The same with a part of the budget."""
@@ -82,7 +82,7 @@ def gepa_default(student: ClipClassifier, setting: Setting) -> Any:
 
 def simba_binary(student: ClipClassifier, setting: Setting) -> Any:
     """The same on right or wrong."""
-    return compile_simba(student, setting, correct)
+    return compile_simba(student, setting, accuracy_metric)
 
 
 def build_ipo(setting: Setting, **options: Any) -> IPO:
@@ -120,7 +120,7 @@ def together(strategy: str) -> Optimize:
         }
         arguments = {"gepa": {"valset": setting.trainset}, "mipro": mipro_settings}
         student.set_lm(setting.lm)
-        chain = dspy.BetterTogether(metric=correct, **{key: optimizers[key] for key in keys})
+        chain = dspy.BetterTogether(metric=accuracy_metric, **{key: optimizers[key] for key in keys})
         return chain.compile(
             student,
             trainset=setting.trainset,
@@ -158,11 +158,11 @@ def measure(method: str, name: str, seed: int, given: argparse.Namespace) -> Row
     lm = phrase_writer(seed)
     if given.lm:  # answers are cached, so a seed needs answers of its own
         lm = dspy.LM(given.lm, temperature=1.0, rollout_id=seed, engine="litellm")
-    counted = Evaluations()
+    counted = EvaluationCounter()
     setting = Setting(list(base.trainset), lm, given.budget, seed, counted)
     base.program.encode([example.image for example in base.trainset])
     began = time.perf_counter()
-    with quiet(), dspy.context(callbacks=[counted]):
+    with suppress_output(), dspy.context(callbacks=[counted]):
         best = METHODS[method](base.program.deepcopy(), setting)
     seconds = time.perf_counter() - began
     train, test, other = (

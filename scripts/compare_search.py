@@ -13,8 +13,8 @@ import numpy as np
 
 from ipo_dspy import IPO, EvolutionProposer, demo
 from ipo_dspy.optimizer.evaluation import evaluate
-from ipo_dspy.proposers import Ask, Proposals
-from ipo_dspy.proposers.evolution import tidy
+from ipo_dspy.proposers import ProposalRequest, Proposals
+from ipo_dspy.proposers.evolution import fix_grammar
 from ipo_dspy.vocabulary import BANK
 
 FORMS = (
@@ -29,7 +29,7 @@ FORMS = (
 class RandomProposer:
     """Random phrases in random forms; looks at nothing."""
 
-    def propose(self, ask: Ask) -> Proposals:
+    def propose(self, ask: ProposalRequest) -> Proposals:
         """Captions drawn by seed and step."""
         rng = np.random.default_rng([ask.seed, ask.step])
         return Proposals(tuple(self._caption(rng) for _ in range(ask.count)))
@@ -37,13 +37,13 @@ class RandomProposer:
     def _caption(self, rng: np.random.Generator) -> str:
         by_position = {p: [x.text for x in BANK if x.position == p] for p in ("noun", "adjective", "after")}
         words = {position: str(rng.choice(texts)) for position, texts in by_position.items()}
-        return tidy(str(rng.choice(FORMS)).format(**words, second=str(rng.choice(by_position["adjective"]))))
+        return fix_grammar(str(rng.choice(FORMS)).format(**words, second=str(rng.choice(by_position["adjective"]))))
 
 
 class Unpruned(EvolutionProposer):
     """Evolution that never tries the best template with a phrase less."""
 
-    def _pruned(self, ask: Ask) -> list[str]:
+    def _pruned(self, ask: ProposalRequest) -> list[str]:
         return []
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ipo_dspy import ClipClassifier, demo
-from ipo_dspy.analysis.word_ablation import Explanation, Occluded, explain, occlusions
+from ipo_dspy.analysis.word_ablation import AblationResult, Explanation, explain, leave_one_out_templates
 from ipo_dspy.cli import main
 from ipo_dspy.data import ImageDataset, base_novel
 from ipo_dspy.errors import InputError, JournalError
@@ -20,7 +20,7 @@ SCORED = {"all": Score(loss=1.0, accuracy=50.0)}
 
 
 def test_each_word_and_each_phrase_is_left_out_once() -> None:
-    found = occlusions(Template.parse(TEXT))
+    found = leave_one_out_templates(Template.parse(TEXT))
     assert [(one.kind, one.removed, str(one.template)) for one in found] == [
         ("whole", "", TEXT),
         ("word", "pixel", "art of a <CLASS>, in one color at night."),
@@ -44,11 +44,11 @@ def test_each_word_and_each_phrase_is_left_out_once() -> None:
 
 @pytest.mark.parametrize(("text", "left"), [("<CLASS>", []), ("<CLASS>.", []), ("a <CLASS>", ["<CLASS>"])])
 def test_little_to_leave_out(text: str, left: list[str]) -> None:
-    assert [str(one.template) for one in occlusions(Template.parse(text))] == [text, *left]
+    assert [str(one.template) for one in leave_one_out_templates(Template.parse(text))] == [text, *left]
 
 
 def left_out(text: str) -> list[tuple[str, str]]:
-    return [(one.removed, str(one.template)) for one in occlusions(Template.parse(text))[1:]]
+    return [(one.removed, str(one.template)) for one in leave_one_out_templates(Template.parse(text))[1:]]
 
 
 def test_punctuation_is_no_word() -> None:
@@ -81,7 +81,7 @@ def test_nothing_is_left_hanging(text: str, removed: str, left: str) -> None:
 
 def test_an_ensemble_is_refused_with_a_line_of_it() -> None:
     with pytest.raises(InputError, match=r"ensemble of 2 lines; explain one of them, e.g. template='a <CLASS>'"):
-        occlusions(Template.parse("a <CLASS>\nthe <CLASS>"))
+        leave_one_out_templates(Template.parse("a <CLASS>\nthe <CLASS>"))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,9 @@ def test_the_page_holds_every_row_and_nothing_of_it_is_markup(held_out: ImageDat
 
 def test_a_page_that_cannot_be_written_names_it(held_out: ImageDataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    found = Explanation(Template.parse("<CLASS>"), (Occluded(occlusions(Template.parse("<CLASS>"))[0], SCORED),), ())
+    found = Explanation(
+        Template.parse("<CLASS>"), (AblationResult(leave_one_out_templates(Template.parse("<CLASS>"))[0], SCORED),), ()
+    )
     with pytest.raises(JournalError, match=r"words\.html' cannot be written .*; name a writable file"):
         write_words(found.plain(), tmp_path / "file" / "words.html")
 

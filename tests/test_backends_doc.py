@@ -18,8 +18,8 @@ from PIL import Image
 from helpers.openai_server import OpenAIServer, images_of, text_of
 from ipo_dspy import LMDescriber, LMProposer
 from ipo_dspy.lms import build_lm, register_transformers
-from ipo_dspy.lms.usage import price
-from ipo_dspy.proposers import Ask
+from ipo_dspy.lms.usage import cost_usd
+from ipo_dspy.proposers import ProposalRequest
 
 PAGE = (Path(__file__).parent.parent / "docs" / "backends.md").read_text()
 PYTHON = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
@@ -70,7 +70,7 @@ def test_the_last_day_of_gpt_3_5_is_the_one_on_the_list() -> None:
 @pytest.mark.parametrize("name", ["openai/gpt-4o-mini", "gemini/gemini-3.8-flash"])
 def test_the_costs_are_those_of_the_list(name: str) -> None:
     (said,) = re.findall(rf"([\d.]+) USD with `{name}`", PAGE)
-    each = price(name, 5000, 400)
+    each = cost_usd(name, 5000, 400)
     assert each is not None
     assert round(100 * each, 2) == float(said)
 
@@ -86,7 +86,7 @@ def test_the_code_of_the_page_compiles_and_its_models_can_be_made() -> None:
 
 
 def propose(lm: dspy.BaseLM) -> tuple[str, ...]:
-    asked = Ask(step=1, count=1, shown=(), trials=(), descriptions=("grey",), task="tell cats from dogs")
+    asked = ProposalRequest(step=1, count=1, shown=(), trials=(), descriptions=("grey",), task="tell cats from dogs")
     return LMProposer(lm, request_mode="batch").propose(asked).texts
 
 

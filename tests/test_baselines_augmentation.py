@@ -11,9 +11,9 @@ from PIL import Image
 
 from ipo_dspy.baselines import augmentation as augment
 from ipo_dspy.baselines.augmentation import OPERATIONS, Size, rand_augment, random_crop_flip
-from ipo_dspy.clip.compat import mend_torchvision
+from ipo_dspy.clip.compat import patch_torchvision
 
-mend_torchvision()
+patch_torchvision()
 from torchvision.transforms import InterpolationMode, RandomResizedCrop  # noqa: E402
 from torchvision.transforms import functional as tv  # noqa: E402
 

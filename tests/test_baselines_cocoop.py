@@ -6,23 +6,23 @@ from torch import Tensor
 
 from helpers.baseline_toys import CLASSES, deep_toy, few_shots, pictures
 from ipo_dspy.baselines import cocoop
-from ipo_dspy.baselines.cocoop import CoCoOp, Conditional, ConditionalClassifier, meta_net
-from ipo_dspy.baselines.context_tokens import ContextTexts, first_context
+from ipo_dspy.baselines.cocoop import CoCoOp, CoCoOpParams, ConditionalClassifier, meta_net
+from ipo_dspy.baselines.context_tokens import PromptedClassTexts, init_context
 from ipo_dspy.baselines.zero_shot import TemplateClassifier
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.template import Template
 
 
-def start(seed: int = 0) -> Conditional:
+def start(seed: int = 0) -> CoCoOpParams:
     generator = torch.Generator().manual_seed(seed)
-    context = first_context(deep_toy(), None, "a photo of a", generator)
-    return Conditional(context, *meta_net(16, 32, torch.device("cpu"), generator))
+    context = init_context(deep_toy(), None, "a photo of a", generator)
+    return CoCoOpParams(context, *meta_net(16, 32, torch.device("cpu"), generator))
 
 
-def by_hand(learned: Conditional, features: Tensor) -> Tensor:
+def by_hand(learned: CoCoOpParams, features: Tensor) -> Tensor:
     """Equation 3, one image after another: [N, D] to [N, C]."""
     backbone, rows = deep_toy(), []
-    texts = ContextTexts(backbone, CLASSES, len(learned.context))
+    texts = PromptedClassTexts(backbone, CLASSES, len(learned.context))
     for x in features:
         hidden = (learned.in_weight @ x + learned.in_bias).clamp(min=0)  # [H]
         moved = learned.out_weight @ hidden + learned.out_bias  # [W]
@@ -52,7 +52,7 @@ def test_each_image_has_a_context_of_its_own() -> None:
 
 def test_with_a_silent_meta_net_it_is_clip_with_its_words() -> None:
     context, in_weight, in_bias, out_weight, out_bias = (one.detach() for one in start())
-    silent = Conditional(context, in_weight, in_bias, out_weight * 0, out_bias * 0)
+    silent = CoCoOpParams(context, in_weight, in_bias, out_weight * 0, out_bias * 0)
     images = pictures(2, seed=1)[0]
     clip = TemplateClassifier(deep_toy(), Template.parse("a photo of a <CLASS>.")).logits(images, CLASSES)
     found = ConditionalClassifier(deep_toy(), silent).logits(images, CLASSES)
@@ -62,7 +62,7 @@ def test_with_a_silent_meta_net_it_is_clip_with_its_words() -> None:
 def test_gradients_reach_context_and_meta_net_and_nothing_else() -> None:
     backbone, learned = deep_toy(), start(seed=1)
     features = encode_images(backbone, pictures(1)[0]).features
-    found = learned.logits(ContextTexts(backbone, CLASSES, 4), features, backbone)
+    found = learned.logits(PromptedClassTexts(backbone, CLASSES, 4), features, backbone)
     torch.autograd.backward(found[:, 0].sum())
     for one in learned:
         assert one.grad is not None

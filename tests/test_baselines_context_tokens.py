@@ -8,7 +8,7 @@ from torch import Tensor
 
 from helpers.clip_toys import COCA, PLAIN, TRIMMED, shared_toy
 from ipo_dspy import demo
-from ipo_dspy.baselines.context_tokens import ContextTexts, Position, check_context, first_context
+from ipo_dspy.baselines.context_tokens import Position, PromptedClassTexts, check_context, init_context
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.clip.text_features import plain_class_features
@@ -22,11 +22,11 @@ CLASSES = ("cat", "very_large dog", "tawny owl", "U.S.")
 
 
 def words(backbone: Backbone) -> Tensor:
-    return first_context(backbone, None, WORDS, torch.Generator())
+    return init_context(backbone, None, WORDS, torch.Generator())
 
 
 def drawn(backbone: Backbone, count: int, seed: int = 0) -> Tensor:
-    return first_context(backbone, count, WORDS, torch.Generator().manual_seed(seed))
+    return init_context(backbone, count, WORDS, torch.Generator().manual_seed(seed))
 
 
 def clip(backbone: Backbone, template: str) -> Tensor:
@@ -38,13 +38,13 @@ def test_before_the_first_step_it_is_clip_with_these_words(kind: str) -> None:
     backbone = shared_toy(kind)
     context = words(backbone)
     assert context.shape == (4, 32)
-    near(ContextTexts(backbone, CLASSES, 4).features(context[None])[0], clip(backbone, "a photo of a <CLASS>."))
+    near(PromptedClassTexts(backbone, CLASSES, 4).features(context[None])[0], clip(backbone, "a photo of a <CLASS>."))
 
 
 @pytest.mark.parametrize("kind", TRIMMED)
 def test_without_vectors_it_is_clip_with_the_name_alone(kind: str) -> None:
     backbone = shared_toy(kind)
-    near(ContextTexts(backbone, CLASSES, 0).features(drawn(backbone, 0)[None])[0], clip(backbone, "<CLASS>."))
+    near(PromptedClassTexts(backbone, CLASSES, 0).features(drawn(backbone, 0)[None])[0], clip(backbone, "<CLASS>."))
 
 
 @pytest.mark.parametrize(
@@ -52,27 +52,30 @@ def test_without_vectors_it_is_clip_with_the_name_alone(kind: str) -> None:
 )
 def test_the_name_may_stand_elsewhere(position: Position, template: str) -> None:
     backbone = shared_toy()
-    texts = ContextTexts(backbone, CLASSES[:3], 4, position)
+    texts = PromptedClassTexts(backbone, CLASSES[:3], 4, position)
     near(texts.features(words(backbone)[None])[0], clip(backbone, template)[:3])
 
 
 def test_an_odd_context_has_its_longer_half_after_the_name() -> None:
     """As half of M is rounded down in the code of CoOp."""
     backbone = shared_toy()
-    context = first_context(backbone, None, "one photo of", torch.Generator())
-    texts = ContextTexts(backbone, CLASSES[:3], 3, "middle")
+    context = init_context(backbone, None, "one photo of", torch.Generator())
+    texts = PromptedClassTexts(backbone, CLASSES[:3], 3, "middle")
     near(texts.features(context[None])[0], clip(backbone, "one <CLASS> photo of.")[:3])
 
 
 def test_the_bundled_model_too() -> None:
     backbone = load_backbone(f"local-dir:{demo.model_path()}", None, device="cpu")
-    texts = ContextTexts(backbone, CLASSES, 4)
+    texts = PromptedClassTexts(backbone, CLASSES, 4)
     near(texts.features(words(backbone)[None])[0], clip(backbone, "a photo of a <CLASS>."))
 
 
 def test_many_contexts_are_as_one_after_another() -> None:
     backbone = shared_toy()
-    texts, contexts = ContextTexts(backbone, CLASSES, 3), torch.stack([drawn(backbone, 3, seed) for seed in range(5)])
+    texts, contexts = (
+        PromptedClassTexts(backbone, CLASSES, 3),
+        torch.stack([drawn(backbone, 3, seed) for seed in range(5)]),
+    )
     together = texts.features(contexts)
     assert together.shape == (5, 4, 16)
     near(together, torch.cat([texts.features(one[None]) for one in contexts]))
@@ -83,7 +86,7 @@ def test_gradients_reach_every_vector_and_nothing_else() -> None:
     backbone = shared_toy()
     context = drawn(backbone, 4)
     for position in ("end", "middle", "front"):
-        texts = ContextTexts(backbone, CLASSES, 4, position)
+        texts = PromptedClassTexts(backbone, CLASSES, 4, position)
         context.grad = None
         torch.autograd.backward(texts.features(context[None])[0, :, 0].sum())
         assert context.grad is not None
@@ -103,19 +106,19 @@ def test_random_vectors_are_small_and_come_from_the_generator() -> None:
 @pytest.mark.parametrize("kind", [*PLAIN, COCA])
 def test_other_towers_are_told(kind: str) -> None:
     with pytest.raises(InputError, match="does not support learned tokens"):
-        ContextTexts(shared_toy(kind), CLASSES, 4)
+        PromptedClassTexts(shared_toy(kind), CLASSES, 4)
 
 
 def test_what_does_not_fit_is_told_with_its_class() -> None:
     with pytest.raises(
         InputError, match="73 context vectors and class 'very_large dog' have 79 tokens and the model takes 77; write a"
     ):
-        ContextTexts(shared_toy(), CLASSES[:3], 73)
+        PromptedClassTexts(shared_toy(), CLASSES[:3], 73)
 
 
 def test_no_classes_are_told() -> None:
     with pytest.raises(InputError, match="pass at least one"):
-        ContextTexts(shared_toy(), (), 4)
+        PromptedClassTexts(shared_toy(), (), 4)
 
 
 @pytest.mark.parametrize(

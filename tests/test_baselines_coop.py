@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from helpers.baseline_toys import CLASSES, deep_toy, few_shots, pictures
-from ipo_dspy.baselines.context_tokens import ContextTexts, Position
+from ipo_dspy.baselines.context_tokens import Position, PromptedClassTexts
 from ipo_dspy.baselines.coop import CoOp
 from ipo_dspy.baselines.zero_shot import TemplateClassifier
 from ipo_dspy.clip.image_features import encode_images
@@ -45,7 +45,7 @@ def test_logits_are_the_equation(position: Position) -> None:
     backbone, images = deep_toy(), pictures(2, seed=1)[0]
     fitted = CoOp(n_ctx=3, position=position, epochs=2).fit(few_shots())
     assert fitted.context.shape == (3, 32)
-    text = ContextTexts(backbone, CLASSES, 3, position).features(fitted.context[None])[0]
+    text = PromptedClassTexts(backbone, CLASSES, 3, position).features(fitted.context[None])[0]
     features = encode_images(backbone, images).features
     expected = backbone.logit_scale * F.cosine_similarity(features[:, None], text[None], dim=2)
     torch.testing.assert_close(fitted.logits(images, CLASSES), expected, rtol=0, atol=1e-3)

@@ -15,7 +15,7 @@ from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.augmentation import rand_augment
 from ipo_dspy.baselines.base import evaluate
 from ipo_dspy.baselines.class_sentences import SentenceFeatures
-from ipo_dspy.baselines.coprompt import Adapted, Adapter, CoPrompt, draw_adapter, inconsistency
+from ipo_dspy.baselines.coprompt import Adapter, CoPrompt, CoPromptModel, consistency_loss, init_adapter
 from ipo_dspy.baselines.training_views import Views, preprocess
 from ipo_dspy.baselines.zero_shot import TemplateClassifier
 from ipo_dspy.errors import InputError
@@ -30,7 +30,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def start(seed: int = 0, **settings: Any) -> Adapted:
+def start(seed: int = 0, **settings: Any) -> CoPromptModel:
     return CoPrompt(**settings).start(few_shots(), seeded(seed))
 
 
@@ -44,13 +44,13 @@ def test_an_adapter_by_hand() -> None:
 
 
 def test_the_length_of_a_feature_does_not_matter_to_an_adapter() -> None:
-    adapter = draw_adapter(16, torch.device("cpu"), seeded())
+    adapter = init_adapter(16, torch.device("cpu"), seeded())
     features = torch.randn(5, 16, generator=seeded())
     near(adapter(7 * features, 0.3), adapter(features, 0.3))
 
 
 def test_an_adapter_has_the_shapes_and_bounds_of_linear_layers_without_biases() -> None:
-    adapter = draw_adapter(512, torch.device("cpu"), seeded())
+    adapter = init_adapter(512, torch.device("cpu"), seeded())
     assert [tuple(one.shape) for one in adapter] == [(128, 512), (512, 128)]
     for one, inputs in zip(adapter, (512, 128), strict=True):
         assert 0.95 * inputs**-0.5 < one.abs().max().item() <= inputs**-0.5
@@ -59,8 +59,8 @@ def test_an_adapter_has_the_shapes_and_bounds_of_linear_layers_without_biases() 
 
 def test_inconsistency_by_hand() -> None:
     learned, frozen = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8], [0.0, -1.0]])
-    assert inconsistency(learned, frozen).item() == pytest.approx(1 - (0.6 - 1) / 2)
-    assert inconsistency(learned, 5 * learned).item() == pytest.approx(0, abs=1e-6)
+    assert consistency_loss(learned, frozen).item() == pytest.approx(1 - (0.6 - 1) / 2)
+    assert consistency_loss(learned, 5 * learned).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_the_loss_of_a_step_by_hand() -> None:

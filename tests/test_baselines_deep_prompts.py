@@ -17,11 +17,11 @@ from ipo_dspy.baselines.deep_prompts import (
     PromptedTexts,
     Prompts,
     check_prompts,
-    draw_prompts,
-    first_words,
+    init_from_words,
+    init_prompts,
 )
 from ipo_dspy.baselines.towers import ImageTower, TextTower
-from ipo_dspy.baselines.training import Recipe, train
+from ipo_dspy.baselines.training import SGDConfig, train
 from ipo_dspy.baselines.training_views import preprocess
 from ipo_dspy.baselines.zero_shot import TemplateClassifier
 from ipo_dspy.clip.backbone import Backbone
@@ -45,7 +45,7 @@ class Seeing:
 
     def __init__(self, count: int = 0) -> None:
         self.tower = ImageTower(deep_toy())
-        self.prompts = draw_prompts(deep_toy(), self.tower, count, 2, seeded())
+        self.prompts = init_prompts(deep_toy(), self.tower, count, 2, seeded())
         self.asked: list[tuple[int, ...] | tuple[str, ...]] = []
 
     @property
@@ -66,7 +66,7 @@ def clip(backbone: Backbone, template: str) -> Tensor:
 
 
 def worded(backbone: Backbone, words: str, count: int) -> Tensor:
-    prompts = Prompts(first_words(backbone, words, count, seeded()))
+    prompts = Prompts(init_from_words(backbone, words, count, seeded()))
     return PromptedTexts(backbone, NAMES, words, count).features(prompts)
 
 
@@ -82,13 +82,13 @@ def test_before_the_first_step_texts_are_the_words(kind: str, count: int) -> Non
 
 def test_only_the_first_tokens_give_way() -> None:
     backbone = shared_toy()
-    others = Prompts(first_words(backbone, "one picture", 2, seeded()))
+    others = Prompts(init_from_words(backbone, "one picture", 2, seeded()))
     near(PromptedTexts(backbone, NAMES, WORDS, 2).features(others), clip(backbone, "one picture of a <CLASS>."))
 
 
 def test_more_tokens_than_words_stand_alone_before_the_name() -> None:
     backbone = shared_toy()
-    others = Prompts(first_words(backbone, "one nice picture of a", 5, seeded()))
+    others = Prompts(init_from_words(backbone, "one nice picture of a", 5, seeded()))
     texts = PromptedTexts(backbone, NAMES, WORDS, 5)
     near(texts.features(others), clip(backbone, "one nice picture of a <CLASS>."))
     near(worded(backbone, "", 0), clip(backbone, "<CLASS>."))
@@ -96,18 +96,18 @@ def test_more_tokens_than_words_stand_alone_before_the_name() -> None:
 
 def test_first_words_are_drawn_where_there_are_too_few() -> None:
     backbone = shared_toy()
-    assert torch.equal(*(first_words(backbone, WORDS, 4, seeded(seed)) for seed in (0, 1)))
-    drawn = first_words(backbone, WORDS, 500, seeded())
+    assert torch.equal(*(init_from_words(backbone, WORDS, 4, seeded(seed)) for seed in (0, 1)))
+    drawn = init_from_words(backbone, WORDS, 500, seeded())
     assert drawn.shape == (500, 32)
     assert drawn.std().item() == pytest.approx(0.02, rel=0.05)
-    assert not torch.equal(*(first_words(backbone, "", 2, seeded(seed)) for seed in (0, 1)))
+    assert not torch.equal(*(init_from_words(backbone, "", 2, seeded(seed)) for seed in (0, 1)))
 
 
 def test_deep_tokens_take_the_places_of_the_first() -> None:
     """The second block does not see what the first one made of its prompts."""
     backbone = shared_toy()
     texts, tower = PromptedTexts(backbone, NAMES, WORDS, 2), TextTower(backbone)
-    drawn = draw_prompts(backbone, tower, 2, 2, seeded())
+    drawn = init_prompts(backbone, tower, 2, 2, seeded())
     seen: list[Tensor] = []
     hook = backbone.model.transformer.resblocks[1].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     found = texts.features(drawn)
@@ -119,7 +119,7 @@ def test_deep_tokens_take_the_places_of_the_first() -> None:
 
 def test_gradients_reach_the_prompts_and_nothing_else() -> None:
     backbone, tower = shared_toy(), TextTower(shared_toy())
-    prompts = draw_prompts(backbone, tower, 3, 2, seeded())
+    prompts = init_prompts(backbone, tower, 3, 2, seeded())
     torch.autograd.backward(PromptedTexts(backbone, NAMES, WORDS, 3).features(prompts)[:, 0].sum())
     for one in prompts.parameters:
         assert one.grad is not None
@@ -147,12 +147,12 @@ def test_texts_that_do_not_fit_are_told() -> None:
 def test_prompts_are_drawn_for_as_many_blocks_as_there_are() -> None:
     backbone = deep_toy()
     for depth, deep in ((1, 0), (2, 1), (9, 1)):
-        prompts = draw_prompts(backbone, ImageTower(backbone), 3, depth, seeded())
+        prompts = init_prompts(backbone, ImageTower(backbone), 3, depth, seeded())
         assert [one.shape for one in prompts.parameters] == [(3, 32)] * (1 + deep)
         assert all(one.is_leaf and one.requires_grad for one in prompts.parameters)
-    many = draw_prompts(backbone, ImageTower(backbone), 500, 2, seeded())
+    many = init_prompts(backbone, ImageTower(backbone), 500, 2, seeded())
     assert torch.cat(many.parameters).std().item() == pytest.approx(0.02, rel=0.05)
-    again, other = (draw_prompts(backbone, ImageTower(backbone), 500, 2, seeded(seed)) for seed in (0, 1))
+    again, other = (init_prompts(backbone, ImageTower(backbone), 500, 2, seeded(seed)) for seed in (0, 1))
     assert torch.equal(many.deep[0], again.deep[0])
     assert not torch.equal(many.deep[0], other.deep[0])
     assert not torch.equal(many.first, many.deep[0])
@@ -181,7 +181,7 @@ def test_learning_moves_the_parameters_and_then_they_rest() -> None:
         seen.extend(indices.tolist())
         return -model.image_features(pixels[indices])[:, 0].sum()
 
-    recipe = Recipe(epochs=3, batch_size=4, lr=0.1)
+    recipe = SGDConfig(epochs=3, batch_size=4, lr=0.1)
     losses = train(model.parameters, loss, len(few.images), recipe=recipe, generator=seeded(), after_epoch=done.append)
     assert len(losses) == 3
     assert losses[2] < losses[0]

@@ -13,7 +13,7 @@ import torch
 from helpers.baseline_toys import CLASSES, deep_toy, few_shots, pictures
 from helpers.clip_toys import shared_toy
 from ipo_dspy.baselines import build_method
-from ipo_dspy.baselines.base import Fitted, evaluate
+from ipo_dspy.baselines.base import FittedClassifier, evaluate
 from ipo_dspy.errors import InputError
 
 CONTEXTS = ("coop", "cocoop")
@@ -24,7 +24,7 @@ FAST = {"epochs": 10, "batch_size": 4, "lr": 1.0}
 SLOW = {"epochs": 30, "batch_size": 4, "lr": 0.3}
 
 
-def fit(name: str, seed: int = 0, **settings: Any) -> Fitted:
+def fit(name: str, seed: int = 0, **settings: Any) -> FittedClassifier:
     return build_method(name, **{**SETTINGS[name], **settings}).fit(few_shots(), seed=seed)
 
 

@@ -2,13 +2,13 @@
 
 import torch
 
-from ipo_dspy.baselines.linear import Linear, draw_linear
+from ipo_dspy.baselines.linear import Linear, init_linear
 
 CPU = torch.device("cpu")
 
 
 def drawn(inputs: int, outputs: int, seed: int = 0) -> Linear:
-    return draw_linear(inputs, outputs, CPU, torch.Generator().manual_seed(seed))
+    return init_linear(inputs, outputs, CPU, torch.Generator().manual_seed(seed))
 
 
 def test_it_is_the_layer_of_torch() -> None:

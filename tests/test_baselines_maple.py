@@ -12,8 +12,8 @@ from helpers.baseline_toys import CLASSES, PHOTO, deep_toy, few_shots, pictures
 from helpers.clip_toys import COCA, TRIMMED, shared_toy
 from ipo_dspy import demo
 from ipo_dspy.baselines import build_method
-from ipo_dspy.baselines.base import FewShot
-from ipo_dspy.baselines.maple import Coupled, MaPLe, draw_coupled
+from ipo_dspy.baselines.base import FewShotTask
+from ipo_dspy.baselines.maple import CoupledPrompts, MaPLe, init_coupled
 from ipo_dspy.baselines.towers import ImageTower
 from ipo_dspy.baselines.training_views import preprocess
 from ipo_dspy.clip.backbone import Backbone
@@ -27,13 +27,13 @@ near = functools.partial(torch.testing.assert_close, rtol=0, atol=1e-5)
 WORDS = "a photo of a"
 
 
-def start(count: int = 2, depth: int = 9, *, backbone: Backbone | None = None, seed: int = 0) -> Coupled:
-    return draw_coupled(backbone or deep_toy(), WORDS, count, depth, torch.Generator().manual_seed(seed))
+def start(count: int = 2, depth: int = 9, *, backbone: Backbone | None = None, seed: int = 0) -> CoupledPrompts:
+    return init_coupled(backbone or deep_toy(), WORDS, count, depth, torch.Generator().manual_seed(seed))
 
 
-def unread(backbone: Backbone, classes: tuple[str, ...] = CLASSES) -> FewShot:
+def unread(backbone: Backbone, classes: tuple[str, ...] = CLASSES) -> FewShotTask:
     """A task whose image is found missing as soon as one looks."""
-    return FewShot(backbone, ["missing.png"], [classes[0]], classes, PHOTO)
+    return FewShotTask(backbone, ["missing.png"], [classes[0]], classes, PHOTO)
 
 
 def told(parameters: list[Tensor]) -> list[bool]:

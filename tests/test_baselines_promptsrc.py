@@ -12,18 +12,18 @@ from helpers.baseline_toys import CLASSES, deep_toy, few_shots, pictures
 from helpers.clip_toys import PLAIN, shared_toy
 from ipo_dspy import demo
 from ipo_dspy.baselines import build_method
-from ipo_dspy.baselines.base import FewShot, evaluate
+from ipo_dspy.baselines.base import FewShotTask, evaluate
 from ipo_dspy.baselines.deep_prompts import PromptedClassifier
 from ipo_dspy.baselines.promptsrc import (
     IndependentPrompts,
+    ModelOutputs,
     PromptSRC,
-    Said,
     WeightedMean,
-    draw_independent,
+    compute_outputs,
     epoch_weights,
     frozen_text,
+    init_independent,
     regularized_loss,
-    said,
 )
 from ipo_dspy.baselines.training_views import preprocess
 from ipo_dspy.baselines.zero_shot import TemplateClassifier
@@ -35,24 +35,28 @@ from ipo_dspy.template import Template
 near = functools.partial(torch.testing.assert_close, rtol=0, atol=1e-5)
 
 WORDS = "a photo of a"
-LEARNED = Said(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [0.0, 1.0]]), torch.tensor([[0.0, math.log(3)]]))
-KEPT = Said(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.6, 0.8], [0.8, 0.6]]), torch.tensor([[0.0, 0.0]]))
+LEARNED = ModelOutputs(
+    torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [0.0, 1.0]]), torch.tensor([[0.0, math.log(3)]])
+)
+KEPT = ModelOutputs(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.6, 0.8], [0.8, 0.6]]), torch.tensor([[0.0, 0.0]]))
 
 
 def drawn(n_ctx: int = 4, depth: int = 9, seed: int = 0) -> IndependentPrompts:
-    return draw_independent(deep_toy(), WORDS, n_ctx, depth, torch.Generator().manual_seed(seed))
+    return init_independent(deep_toy(), WORDS, n_ctx, depth, torch.Generator().manual_seed(seed))
 
 
 def fit(seed: int = 0, **settings: Any) -> PromptedClassifier[IndependentPrompts]:
     return PromptSRC(**{"epochs": 2, "batch_size": 8, **settings}).fit(few_shots(), seed=seed)
 
 
-def unprompted(few: FewShot) -> Said:
+def unprompted(few: FewShotTask) -> ModelOutputs:
     """What the model without prompts says."""
-    return said(few.backbone, encode_images(few.backbone, few.images).features, frozen_text(few.backbone, few.classes))
+    return compute_outputs(
+        few.backbone, encode_images(few.backbone, few.images).features, frozen_text(few.backbone, few.classes)
+    )
 
 
-def loss_of(learned: Said, kept: Said, text_weight: float = 0.0, image_weight: float = 0.0) -> float:
+def loss_of(learned: ModelOutputs, kept: ModelOutputs, text_weight: float = 0.0, image_weight: float = 0.0) -> float:
     targets = torch.tensor([1])
     return regularized_loss(learned, kept, targets, text_weight=text_weight, image_weight=image_weight).item()
 
@@ -119,7 +123,7 @@ def test_the_first_prompt_is_the_words_and_the_others_are_small() -> None:
     text = shallow.text_features(CLASSES)
     scores = clip.logits(pictures(1)[0], CLASSES)
     image = deep_toy().encode_pixels(preprocess(deep_toy(), pictures(1)[0]))
-    near(said(deep_toy(), image, text).logits, scores, atol=1e-3)
+    near(compute_outputs(deep_toy(), image, text).logits, scores, atol=1e-3)
     for one in (*model.text.deep, *model.image.parameters):
         assert 0.01 < one.std().item() < 0.03
 
@@ -152,7 +156,9 @@ def test_without_prompts_it_is_zero_shot_clip(template: str) -> None:
 
 def test_gradients_reach_the_prompts_of_both_towers_and_nothing_else() -> None:
     few, model = few_shots(shots=1), drawn()
-    learned = said(deep_toy(), model.image_features(preprocess(deep_toy(), few.images)), model.text_features(CLASSES))
+    learned = compute_outputs(
+        deep_toy(), model.image_features(preprocess(deep_toy(), few.images)), model.text_features(CLASSES)
+    )
     torch.autograd.backward(regularized_loss(learned, unprompted(few), few.targets, text_weight=25, image_weight=10))
     for one in model.parameters:
         assert one.grad is not None
@@ -169,7 +175,7 @@ def test_the_loss_falls_and_training_images_are_told_apart_better() -> None:
     assert after.loss < before.loss
 
 
-def apart(fitted: PromptedClassifier[IndependentPrompts], few: FewShot) -> tuple[float, float]:
+def apart(fitted: PromptedClassifier[IndependentPrompts], few: FewShotTask) -> tuple[float, float]:
     """How far text features and image features are from those of the frozen model."""
     kept = unprompted(few)
     text, image = fitted.text_features(few.classes), fitted.features(few.images)

@@ -72,7 +72,7 @@ def shifted(self: TextTower, tokens: Tensor, ends: Tensor, deep: Any = (), **opt
         where.data = places
 
 
-def ending_at_zero(self: descent.Recipe, epoch: int) -> float:
+def ending_at_zero(self: descent.SGDConfig, epoch: int) -> float:
     """A cosine over the epochs after the warm-up, so that the last of them would be followed by a rate of zero."""
     return self.warmup_lr if epoch == 0 else self.lr * (1 + math.cos(math.pi * (epoch - 1) / (self.epochs - 1))) / 2
 
@@ -86,7 +86,7 @@ IN_IMAGES, IN_TEXTS = ("maple", "promptsrc", "coprompt", "vpt"), ("coop", "cocoo
 MISTAKES: list[tuple[Any, str, Any, tuple[str, ...]]] = [
     (towers, "_run", one_block_late, IN_IMAGES),
     (ImageTower, "_embedded", behind_the_norm, IN_IMAGES),
-    (descent.Recipe, "rate", ending_at_zero, tuple(METHODS)),
+    (descent.SGDConfig, "rate", ending_at_zero, tuple(METHODS)),
     (coprompt.Adapter, "__call__", without_second_relu, ("coprompt",)),
     (TextTower, "encode", shifted, IN_TEXTS),
 ]

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipo_dspy.baselines.training import Recipe, train
+from ipo_dspy.baselines.training import SGDConfig, train
 from ipo_dspy.errors import InputError
 
 
-def regress(recipe: Recipe, seed: int = 0) -> tuple[Tensor, tuple[float, ...], list[list[int]]]:
+def regress(recipe: SGDConfig, seed: int = 0) -> tuple[Tensor, tuple[float, ...], list[list[int]]]:
     inputs = torch.randn(10, 3, generator=torch.Generator().manual_seed(7))  # [N, 3]
     weight, seen = torch.zeros(3, requires_grad=True), list[list[int]]()
 
@@ -26,7 +26,7 @@ def regress(recipe: Recipe, seed: int = 0) -> tuple[Tensor, tuple[float, ...], l
     ("batch", "sizes"), [(1, [1] * 10), (4, [4, 4]), (5, [5, 5]), (9, [9]), (10, [10]), (32, [10])]
 )
 def test_an_epoch_has_full_batches_or_one_of_all_images(batch: int, sizes: list[int]) -> None:
-    _, means, seen = regress(Recipe(epochs=2, batch_size=batch, lr=0.01))
+    _, means, seen = regress(SGDConfig(epochs=2, batch_size=batch, lr=0.01))
     assert [len(indices) for indices in seen] == sizes * 2
     first, second = seen[: len(sizes)], seen[len(sizes) :]
     for epoch in (first, second):
@@ -37,14 +37,14 @@ def test_an_epoch_has_full_batches_or_one_of_all_images(batch: int, sizes: list[
 
 
 def test_an_image_that_sits_out_an_epoch_is_in_another() -> None:
-    _, _, seen = regress(Recipe(epochs=20, batch_size=4, lr=0.01))
+    _, _, seen = regress(SGDConfig(epochs=20, batch_size=4, lr=0.01))
     counts = Counter(index for indices in seen for index in indices)
     assert len(counts) == 10
     assert min(counts.values()) > 10
 
 
 def test_the_loss_falls_and_the_seed_decides() -> None:
-    recipe = Recipe(epochs=60, batch_size=5, lr=0.1, weight_decay=0.0)
+    recipe = SGDConfig(epochs=60, batch_size=5, lr=0.1, weight_decay=0.0)
     weight, means, _ = regress(recipe)
     assert means[-1] < 1e-3 < means[0]
     assert torch.allclose(weight, torch.ones(3), atol=0.05)
@@ -54,13 +54,13 @@ def test_the_loss_falls_and_the_seed_decides() -> None:
 
 def test_the_first_epoch_is_slow_and_the_rest_follow_the_cosine() -> None:
     """The figures of Dassl's scheduler, written out by hand."""
-    recipe = Recipe(epochs=4, batch_size=1, lr=2.0)
+    recipe = SGDConfig(epochs=4, batch_size=1, lr=2.0)
     assert [recipe.rate(epoch) for epoch in range(4)] == pytest.approx([1e-5, 2.0, 1 + 2**-0.5, 1.0])
 
 
 def test_the_rate_is_what_moves_the_parameters() -> None:
     """One step of plain SGD an epoch on a loss whose gradient is one."""
-    recipe, places = Recipe(epochs=4, batch_size=10, lr=2.0, momentum=0.0, weight_decay=0.0), list[float]()
+    recipe, places = SGDConfig(epochs=4, batch_size=10, lr=2.0, momentum=0.0, weight_decay=0.0), list[float]()
     weight = torch.zeros(1, requires_grad=True)
     train(
         [weight],
@@ -75,7 +75,7 @@ def test_the_rate_is_what_moves_the_parameters() -> None:
 
 def test_progress_counts_all_steps() -> None:
     told: list[tuple[int, int]] = []
-    weight, recipe = torch.zeros(1, requires_grad=True), Recipe(epochs=2, batch_size=4, lr=0.1)
+    weight, recipe = torch.zeros(1, requires_grad=True), SGDConfig(epochs=2, batch_size=4, lr=0.1)
     train(
         [weight],
         lambda indices: weight.sum(),
@@ -97,4 +97,4 @@ def test_progress_counts_all_steps() -> None:
 )
 def test_settings_that_learn_nothing_are_told(setting: dict[str, float], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        Recipe(**{"epochs": 1, "batch_size": 1, "lr": 0.1, **setting})  # type: ignore[arg-type]
+        SGDConfig(**{"epochs": 1, "batch_size": 1, "lr": 0.1, **setting})  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from helpers.baseline_toys import deep_toy, few_shots, pictures
 from ipo_dspy.baselines import augmentation as augment
 from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.augmentation import Size, rand_augment, random_crop_flip
-from ipo_dspy.baselines.base import FewShot
+from ipo_dspy.baselines.base import FewShotTask
 from ipo_dspy.baselines.training_views import Views, crops, preprocess, training_features
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.errors import DataError, ImageError, InputError
@@ -42,7 +42,7 @@ def test_an_image_that_cannot_be_read_is_told_with_its_place(draw: augment.Draw 
     few = few_shots(shots=1)
     for place in (0, 3):
         images = [*few.images[:place], "missing.png", *few.images[place + 1 :]]
-        task = FewShot(few.backbone, images, few.labels, few.classes, few.template)
+        task = FewShotTask(few.backbone, images, few.labels, few.classes, few.template)
         with pytest.raises(ImageError, match=rf"missing.png' does not exist; .* \(image {place + 1} of 4\)"):
             Views(task, draw, seeded())
     with pytest.raises(DataError, match="no images to encode; pass at least one"):
@@ -76,7 +76,7 @@ def test_views_are_drawn_anew_and_the_generator_decides(draw: augment.Draw) -> N
 
 def test_each_image_has_a_draw_of_its_own() -> None:
     image = pictures(1)[0][0]
-    few = FewShot(deep_toy(), [image] * 4, ["cat"] * 4, ("cat", "dog"), few_shots().template)
+    few = FewShotTask(deep_toy(), [image] * 4, ["cat"] * 4, ("cat", "dog"), few_shots().template)
     rows = Views(few, random_crop_flip, seeded())(ALL)
     assert len({row.numpy().tobytes() for row in rows}) == 4
 

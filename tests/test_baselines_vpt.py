@@ -11,8 +11,8 @@ from helpers.baseline_toys import CLASSES, PHOTO, deep_toy, few_shots, pictures
 from helpers.clip_toys import COCA, shared_toy
 from ipo_dspy import demo
 from ipo_dspy.baselines import build_method
-from ipo_dspy.baselines.base import FewShot, evaluate
-from ipo_dspy.baselines.deep_prompts import draw_prompts
+from ipo_dspy.baselines.base import FewShotTask, evaluate
+from ipo_dspy.baselines.deep_prompts import init_prompts
 from ipo_dspy.baselines.towers import ImageTower
 from ipo_dspy.baselines.training_views import preprocess
 from ipo_dspy.baselines.vpt import VPT, VisualPrompts
@@ -30,12 +30,12 @@ near = functools.partial(torch.testing.assert_close, rtol=0, atol=1e-5)
 
 def start(count: int = 2, depth: int = 12, *, image: int = 3) -> VisualPrompts:
     backbone, generator = deep_toy(image=image), torch.Generator().manual_seed(0)
-    return VisualPrompts(backbone, PHOTO, draw_prompts(backbone, ImageTower(backbone), count, depth, generator))
+    return VisualPrompts(backbone, PHOTO, init_prompts(backbone, ImageTower(backbone), count, depth, generator))
 
 
-def unread(backbone: Backbone, template: Template = PHOTO) -> FewShot:
+def unread(backbone: Backbone, template: Template = PHOTO) -> FewShotTask:
     """A task whose image is found missing as soon as one looks."""
-    return FewShot(backbone, ["missing.png"], [CLASSES[0]], CLASSES, template)
+    return FewShotTask(backbone, ["missing.png"], [CLASSES[0]], CLASSES, template)
 
 
 def test_the_published_recipe() -> None:
@@ -65,7 +65,7 @@ def test_without_tokens_it_is_zero_shot_clip() -> None:
 def test_texts_are_those_of_the_code_or_of_another_template(settings: dict[str, Any], template: str) -> None:
     few = few_shots()
     drawing = Template.parse("a drawing of a <CLASS>.")
-    fitted = VPT(epochs=1, **settings).fit(FewShot(few.backbone, few.images, few.labels, CLASSES, drawing))
+    fitted = VPT(epochs=1, **settings).fit(FewShotTask(few.backbone, few.images, few.labels, CLASSES, drawing))
     right = Template.parse(template)
     for classes in (CLASSES, ("horse", "sea_gull")):
         assert torch.equal(fitted.text_features(classes), class_features(few.backbone, [right], classes)[0])

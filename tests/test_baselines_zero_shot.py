@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from ipo_dspy import demo
 from ipo_dspy.baselines import METHODS, build_method
-from ipo_dspy.baselines.base import FewShot, evaluate
+from ipo_dspy.baselines.base import FewShotTask, evaluate
 from ipo_dspy.baselines.zero_shot import TemplateClassifier, imagenet_templates
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.errors import InputError, TemplateError
@@ -17,12 +17,12 @@ TEMPLATE = Template.parse("pixel art of a <CLASS>.")
 
 
 @pytest.fixture(scope="module")
-def few(task: demo.DemoTask) -> FewShot:
+def few(task: demo.DemoTask) -> FewShotTask:
     images = [example.image for example in task.trainset]
-    return FewShot(task.program.backbone, images, task.trainset.labels(), task.classes, TEMPLATE)
+    return FewShotTask(task.program.backbone, images, task.trainset.labels(), task.classes, TEMPLATE)
 
 
-def test_it_is_the_classifier_with_that_template(task: demo.DemoTask, few: FewShot) -> None:
+def test_it_is_the_classifier_with_that_template(task: demo.DemoTask, few: FewShotTask) -> None:
     program = task.program.deepcopy()
     program.template = TEMPLATE
     (of_program,) = evaluate_program(program, task.valset)
@@ -32,7 +32,7 @@ def test_it_is_the_classifier_with_that_template(task: demo.DemoTask, few: FewSh
     assert found.loss == pytest.approx(of_program.score.loss, abs=1e-5)
 
 
-def test_the_ensemble_is_the_mean_of_normalised_features(task: demo.DemoTask, few: FewShot) -> None:
+def test_the_ensemble_is_the_mean_of_normalised_features(task: demo.DemoTask, few: FewShotTask) -> None:
     classes, images = task.classes[:3], [example.image for example in task.valset][:4]
     filled = [line for name in classes for line in imagenet_templates().fill(name)]
     each = few.backbone.encode_tokens_plain(few.backbone.token_ids(filled))  # [C * 80, D]
@@ -50,7 +50,7 @@ def test_there_are_eighty_prompts_for_imagenet() -> None:
     assert "itap of the <CLASS>." in lines
 
 
-def test_the_best_of_the_eighty_is_the_one_that_a_search_over_them_finds(task: demo.DemoTask, few: FewShot) -> None:
+def test_the_best_of_the_eighty_is_the_one_that_a_search_over_them_finds(task: demo.DemoTask, few: FewShotTask) -> None:
     templates = [Template.parse(line) for line in imagenet_templates().lines]
     found = evaluate_program(task.program, task.trainset, templates=templates)
     best = max(found, key=lambda one: (one.score.accuracy, -one.score.loss)).template
@@ -60,7 +60,7 @@ def test_the_best_of_the_eighty_is_the_one_that_a_search_over_them_finds(task: d
     assert best != templates[0]
 
 
-def test_novel_classes_are_named_when_it_is_asked(few: FewShot) -> None:
+def test_novel_classes_are_named_when_it_is_asked(few: FewShotTask) -> None:
     novel = demo.load("pixel-animals", shots=1, classes="novel")
     image = [novel.testset[0].image]
     fitted = TemplateClassifier(few.backbone, TEMPLATE)
@@ -69,7 +69,7 @@ def test_novel_classes_are_named_when_it_is_asked(few: FewShot) -> None:
     torch.testing.assert_close(together[:, len(few.classes) :], fitted.logits(image, novel.classes))
 
 
-def test_a_template_that_does_not_fit_is_told(task: demo.DemoTask, few: FewShot) -> None:
+def test_a_template_that_does_not_fit_is_told(task: demo.DemoTask, few: FewShotTask) -> None:
     long = TemplateClassifier(few.backbone, Template.parse(f"a {'very ' * 40} old <CLASS>."))
     with pytest.raises(TemplateError, match=r"filled with class 'bat' has 46 tokens and the model takes 32; shorten"):
         long.logits([task.valset[0].image], ["bat", "bear"])

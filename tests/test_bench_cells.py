@@ -12,7 +12,7 @@ from ipo_dspy.baselines import build_method
 from ipo_dspy.bench.author_settings import _SET, official
 from ipo_dspy.bench.cells import Cell, Grid, distinct, without_conditions
 from ipo_dspy.bench.registry import with_sentences
-from ipo_dspy.bench.result_rows import ROWS, Row, Rows, read_rows
+from ipo_dspy.bench.result_rows import ROWS, ResultLog, Row, read_rows
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.suites import PAPER, DemoSuite, PaperSuite
 from ipo_dspy.data import BENCHMARKS
@@ -159,7 +159,7 @@ def test_an_unknown_method_lists_the_known() -> None:
 
 
 def test_rows_are_kept_and_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
-    with Rows(tmp_path) as rows:
+    with ResultLog(tmp_path) as rows:
         rows.append(row("a", base=50.0))
         rows.append(row("b", error="RuntimeError: no"))
     whole = (tmp_path / ROWS).read_bytes()
@@ -168,14 +168,14 @@ def test_rows_are_kept_and_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
         left = whole[:cut].count(b"\n")
         assert len(read_rows(tmp_path)) == left
     (tmp_path / ROWS).write_bytes(whole[:-5])
-    with Rows(tmp_path) as rows:
+    with ResultLog(tmp_path) as rows:
         assert list(rows.latest) == ["a"]
         rows.append(row("b", base=40.0))
     assert [json.loads(line)["key"] for line in (tmp_path / ROWS).read_text().splitlines()] == ["a", "b"]
 
 
 def test_a_later_row_of_a_cell_takes_the_place_of_an_earlier(tmp_path: Path) -> None:
-    with Rows(tmp_path) as rows:
+    with ResultLog(tmp_path) as rows:
         rows.append(row("a", error="ValueError: no"))
         rows.append(row("a", base=50.0))
     assert read_rows(tmp_path)["a"].base == 50.0
@@ -184,22 +184,22 @@ def test_a_later_row_of_a_cell_takes_the_place_of_an_earlier(tmp_path: Path) -> 
 def test_damage_in_the_middle_names_the_line(tmp_path: Path) -> None:
     (tmp_path / ROWS).write_text('{"key": "a"}\nnot a row\n')
     with pytest.raises(JournalError, match=r"rows.jsonl' is damaged in line 1"):
-        Rows(tmp_path)
+        ResultLog(tmp_path)
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    with Rows(tmp_path), pytest.raises(JournalError, match="is being written by another sweep"):
-        Rows(tmp_path)
-    with Rows(tmp_path):
+    with ResultLog(tmp_path), pytest.raises(JournalError, match="is being written by another sweep"):
+        ResultLog(tmp_path)
+    with ResultLog(tmp_path):
         pass
 
 
 def test_changed_settings_are_listed(tmp_path: Path) -> None:
-    with Rows(tmp_path) as rows:
+    with ResultLog(tmp_path) as rows:
         rows.agree({"steps": 40, "lm": None})
         rows.agree({"steps": 5, "lm": None})  # nothing was measured under the first
         rows.append(row("a"))
-    with Rows(tmp_path) as rows:
+    with ResultLog(tmp_path) as rows:
         rows.agree({"steps": 5, "lm": None})
         with pytest.raises(JournalError, match=r"steps was 5 and is 6; lm was None and is 'x'; .*allow-changes"):
             rows.agree({"steps": 6, "lm": "x"})
@@ -216,10 +216,10 @@ def test_rows_of_earlier_names_of_settings_are_found_again(tmp_path: Path) -> No
         decisive, plain = decisive.replace(f'"{new}"', f'"{old}"'), plain.replace(f'"{new}"', f'"{old}"')
     assert '"window": true' in decisive
     assert "request_mode" not in decisive
-    with Rows(tmp_path) as rows:
+    with ResultLog(tmp_path) as rows:
         rows.agree(json.loads(plain))
         rows.append(replace(row("an earlier key"), decisive=json.loads(decisive)))
     assert list(read_rows(tmp_path)) == [cell.key]
-    with Rows(tmp_path) as rows:
+    with ResultLog(tmp_path) as rows:
         rows.agree(settings.plain)
         assert list(rows.latest) == [cell.key]

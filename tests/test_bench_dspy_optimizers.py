@@ -15,13 +15,13 @@ from helpers.bench_small import grid, run
 from helpers.openai_server import KEY, OpenAIServer
 from ipo_dspy import demo
 from ipo_dspy.bench.dspy_optimizers import (
-    Allowance,
-    Evaluations,
+    EvaluationCounter,
+    OptimizerBudget,
     compile_copro,
     compile_gepa,
     compile_mipro,
     compile_simba,
-    quiet,
+    suppress_output,
 )
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.classifier import ClipClassifier
@@ -38,9 +38,9 @@ BUDGET = 500
 def test_the_budget_is_kept_and_used(compile_program: Any, least: float) -> None:
     task = demo.load("pixel-animals", shots=1)
     lm: dspy.LM = runpy.run_path(str(EXAMPLES / "better_together.py"))["phrase_writer"]()
-    counted = Evaluations()
-    with quiet(), dspy.context(callbacks=[counted]):
-        best = compile_program(task.program.deepcopy(), Allowance(list(task.trainset), lm, BUDGET, 1))
+    counted = EvaluationCounter()
+    with suppress_output(), dspy.context(callbacks=[counted]):
+        best = compile_program(task.program.deepcopy(), OptimizerBudget(list(task.trainset), lm, BUDGET, 1))
     assert "<CLASS>" in str(best.template)
     # They cannot all be told a number: what was begun is finished.
     assert least * BUDGET < counted.count <= 1.2 * BUDGET
@@ -51,14 +51,14 @@ def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(
         InputError, match=r"^Optuna must be installed for MIPROv2; run pip install 'ipo_dspy\[bench\]'$"
     ):
-        compile_mipro(ClipClassifier(), Allowance([], dspy.LM("openai/a"), 10, 0))
+        compile_mipro(ClipClassifier(), OptimizerBudget([], dspy.LM("openai/a"), 10, 0))
 
 
 def test_quiet_holds_for_the_thread_and_the_optimizers_only(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("dspy"), "propagate", True)
-    with quiet():
+    with suppress_output():
         sys.stdout.write("an evaluation")
         warnings.warn("an evaluation", stacklevel=1)
         logging.getLogger("dspy.teleprompt").error("an evaluation")

@@ -16,7 +16,7 @@ from ipo_dspy.bench.suites import DemoSuite
 from ipo_dspy.bench.tables import render
 from ipo_dspy.cli import main
 from ipo_dspy.errors import JournalError
-from ipo_dspy.report.figures import Points
+from ipo_dspy.report.figures import ErrorBarSeries
 
 GRID = grid(shots=(16, 1))
 CLIP, IPO = (50.0, 30.0), {(1, 1): (60.0, 40.0), (1, 2): (64.0, 48.0), (16, 1): (80.0, 60.0), (16, 2): (84.0, 60.0)}
@@ -36,12 +36,12 @@ def test_points_are_means_and_errors_in_the_order_of_shots() -> None:
     found = panels(GRID, rows(), "average")
     assert list(found) == ["base, %", "novel, %", "H, %"]
     assert found["base, %"] == {
-        "CLIP": Points((1, 16), (50.0, 50.0), (0.0, 0.0)),
-        "IPO": Points((1, 16), (62.0, 82.0), (2.0, 2.0)),
+        "CLIP": ErrorBarSeries((1, 16), (50.0, 50.0), (0.0, 0.0)),
+        "IPO": ErrorBarSeries((1, 16), (62.0, 82.0), (2.0, 2.0)),
     }
     assert found["novel, %"]["IPO"].errors == (4.0, 0.0)
     one_seed = panels(replace(GRID, seeds=(1,)), rows(), "grey-food")
-    assert one_seed["base, %"]["IPO"] == Points((1, 16), (60.0, 80.0), (0.0, 0.0))
+    assert one_seed["base, %"]["IPO"] == ErrorBarSeries((1, 16), (60.0, 80.0), (0.0, 0.0))
 
 
 def test_what_is_missing_is_no_point() -> None:

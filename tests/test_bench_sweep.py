@@ -13,13 +13,13 @@ from helpers.bench_small import SmallSuite, grid, results, run
 from helpers.cli_process import Processes
 from helpers.comparison import assert_alike
 from ipo_dspy.bench.cells import Cell
-from ipo_dspy.bench.method_runners import Stopper
-from ipo_dspy.bench.observer import Nobody
+from ipo_dspy.bench.method_runners import StopSignal
+from ipo_dspy.bench.observer import NullObserver
 from ipo_dspy.bench.result_rows import ROWS, Row, read_rows
 from ipo_dspy.bench.runner import CELLS, with_conditions
 from ipo_dspy.bench.settings import Settings
-from ipo_dspy.bench.suites import Split
-from ipo_dspy.bench.sweep import Swept
+from ipo_dspy.bench.suites import BaseNovelSplit
+from ipo_dspy.bench.sweep import SweepResult
 from ipo_dspy.clip.loading import resolve_device
 from ipo_dspy.errors import InputError, JournalError, LanguageModelError, ModelError
 from ipo_dspy.run.journal import FILE_NAME
@@ -27,15 +27,15 @@ from ipo_dspy.scoring.score import harmonic_mean
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     """A sweep that nothing disturbs."""
     return run(tmp_path_factory.mktemp("whole"))
 
 
-class Listening(Nobody):
+class Listening(NullObserver):
     """Keeps what it is told; `stop` is called at the n-th better template of a method."""
 
-    def __init__(self, stopper: Stopper | None = None, at: int = 0) -> None:
+    def __init__(self, stopper: StopSignal | None = None, at: int = 0) -> None:
         self.begun: list[Cell] = []
         self.said: list[str] = []
         self.stopper, self.at, self.steps = stopper, at, 0
@@ -53,11 +53,11 @@ class Listening(Nobody):
                 self.stopper.stop()
 
 
-def of(swept: Swept, method: str) -> list[Row]:
+def of(swept: SweepResult, method: str) -> list[Row]:
     return [row for row in swept.rows.values() if row.method == method]
 
 
-def test_every_cell_is_a_row_with_its_figures(whole: Swept) -> None:
+def test_every_cell_is_a_row_with_its_figures(whole: SweepResult) -> None:
     assert not whole.failed
     assert not whole.stopped
     assert len(whole.rows) == whole.cells == 2 + 2 * 2
@@ -78,7 +78,7 @@ def test_every_cell_is_a_row_with_its_figures(whole: Swept) -> None:
         assert (row.calls, row.tokens, row.cost) == (0, 0, 0.0)
 
 
-def test_seeds_draw_other_images(whole: Swept) -> None:
+def test_seeds_draw_other_images(whole: SweepResult) -> None:
     first, second = [row for row in of(whole, "ipo") if row.dataset == "grey-food"]
     assert (first.seed, second.seed) == (1, 2)
     assert first.template != second.template
@@ -90,7 +90,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
         yield one
 
 
-def test_a_killed_sweep_goes_on_to_the_same_rows(whole: Swept, processes: Processes, tmp_path: Path) -> None:
+def test_a_killed_sweep_goes_on_to_the_same_rows(whole: SweepResult, processes: Processes, tmp_path: Path) -> None:
     source = (Path(__file__).parent / "helpers" / "bench_small.py").read_text()
     killed = processes._begin((str(tmp_path),), source)
     wait_for_trials(tmp_path, cell=2)
@@ -116,8 +116,8 @@ def wait_for_trials(folder: Path, cell: int) -> None:
     raise AssertionError("no cell has begun")
 
 
-def test_a_stop_ends_the_sweep_after_the_step_and_it_goes_on(whole: Swept, tmp_path: Path) -> None:
-    stopper = Stopper()
+def test_a_stop_ends_the_sweep_after_the_step_and_it_goes_on(whole: SweepResult, tmp_path: Path) -> None:
+    stopper = StopSignal()
     stopped = run(tmp_path, stopper=stopper, audience=Listening(stopper, at=2))
     assert stopped.stopped
     assert [row.method for row in stopped.rows.values()] == ["clip"]
@@ -126,7 +126,7 @@ def test_a_stop_ends_the_sweep_after_the_step_and_it_goes_on(whole: Swept, tmp_p
     assert_alike(results(resumed.rows), results(whole.rows))
 
 
-def test_a_failed_cell_is_a_row_and_is_tried_again_on_request_only(whole: Swept, tmp_path: Path) -> None:
+def test_a_failed_cell_is_a_row_and_is_tried_again_on_request_only(whole: SweepResult, tmp_path: Path) -> None:
     broken = run(tmp_path, suite=SmallSuite(broken="grey-food"))
     assert [row.error for row in broken.failed] == ["RuntimeError: the disk has gone"] * 3
     assert {row.dataset for row in broken.rows.values() if row.error is None} == {"pixel-animals"}
@@ -165,7 +165,7 @@ def test_an_error_in_a_row_names_no_key(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("OPENAI_API_KEY", "planted-and-unmistakable-value")
 
     class Telling(SmallSuite):
-        def load(self, name: str, *, shots: int, seed: int) -> Split:
+        def load(self, name: str, *, shots: int, seed: int) -> BaseNovelSplit:
             raise RuntimeError("GET https://me:hunter2@host/x?key=1 with planted-and-unmistakable-value\nfailed")
 
     (row,) = run(tmp_path, grid(datasets=("grey-food",), methods=("clip",)), suite=Telling()).failed

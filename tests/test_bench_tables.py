@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from ipo_dspy.bench.ablations import ABLATIONS, Models, ablation, variant_names
-from ipo_dspy.bench.aggregate import Mean, entry
+from ipo_dspy.bench.aggregate import MeanWithError, entry
 from ipo_dspy.bench.cells import Grid
 from ipo_dspy.bench.markdown_page import Content, page, write_page
 from ipo_dspy.bench.paper_figures import published
 from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.settings import Settings
-from ipo_dspy.bench.suites import DemoSuite, PaperSuite, build_suite, chosen
+from ipo_dspy.bench.suites import DemoSuite, PaperSuite, build_suite, select_datasets
 from ipo_dspy.bench.tables import ablation_table, paper_table, render
 from ipo_dspy.errors import DataError, InputError, JournalError, LanguageModelError
 
@@ -38,8 +38,8 @@ def rows(grid: Grid = GRID, ipo: Mapping[tuple[str, int], tuple[float, float] | 
 
 def test_means_and_errors_are_those_computed_by_hand() -> None:
     one = entry(GRID, rows(), "grey-food", "ipo", 1)
-    assert one.base == Mean(62.0, 2.0)
-    assert one.novel == Mean(44.0, 4.0)
+    assert one.base == MeanWithError(62.0, 2.0)
+    assert one.novel == MeanWithError(44.0, 4.0)
     assert one.h is not None
     first, second = 48.0, 2 * 64 * 48 / 112
     assert one.h.value == pytest.approx((first + second) / 2)
@@ -48,7 +48,7 @@ def test_means_and_errors_are_those_computed_by_hand() -> None:
 
 def test_the_average_is_taken_seed_by_seed_and_its_h_is_of_the_averages() -> None:
     one = entry(GRID, rows(), "average", "ipo", 1)
-    assert one.base == Mean(72.0, 2.0)  # 70 and 74
+    assert one.base == MeanWithError(72.0, 2.0)  # 70 and 74
     assert one.novel is not None
     assert (one.novel.value, one.novel.error) == pytest.approx((53.0, 3.0))  # 50 and 56
     assert one.h is not None
@@ -58,7 +58,7 @@ def test_the_average_is_taken_seed_by_seed_and_its_h_is_of_the_averages() -> Non
 def test_a_seed_with_a_failed_cell_is_left_out_of_the_average() -> None:
     broken = rows(ipo={**IPO, ("grey-food", 2): None})
     one = entry(GRID, broken, "average", "ipo", 1)
-    assert (one.base, one.novel, one.seeds) == (Mean(70.0, None), Mean(50.0, None), 1)
+    assert (one.base, one.novel, one.seeds) == (MeanWithError(70.0, None), MeanWithError(50.0, None), 1)
     nothing = entry(GRID, {}, "average", "ipo", 1)
     assert (nothing.base, nothing.h, nothing.seeds) == (None, None, 0)
 
@@ -147,7 +147,7 @@ def test_unknown_names_list_the_known() -> None:
     with pytest.raises(InputError, match="no suite 'x'; write one of demo, paper"):
         build_suite("x")
     with pytest.raises(DataError, match="has no data set 'x'; known: faint-places, grey-food"):
-        chosen(["x"], DemoSuite())
+        select_datasets(["x"], DemoSuite())
     with pytest.raises(InputError, match="format must be one of md, latex, csv, got 'x'"):
         render([], "x")
 

@@ -16,14 +16,14 @@ from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.base import evaluate
 from ipo_dspy.baselines.zero_shot import TemplateClassifier
 from ipo_dspy.bench import suites
-from ipo_dspy.bench.aggregate import Mean, transferred
+from ipo_dspy.bench.aggregate import MeanWithError, transferred
 from ipo_dspy.bench.cells import Cell
 from ipo_dspy.bench.markdown_page import Content, page
 from ipo_dspy.bench.method_runners import images_of
 from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.settings import Settings
-from ipo_dspy.bench.suites import DemoSuite, PaperSuite, Whole, chosen_transfer
-from ipo_dspy.bench.sweep import Swept
+from ipo_dspy.bench.suites import DemoSuite, FullDataset, PaperSuite, chosen_transfer
+from ipo_dspy.bench.sweep import SweepResult
 from ipo_dspy.bench.tables import render, transfer_table
 from ipo_dspy.cli import main
 from ipo_dspy.errors import DataError
@@ -38,13 +38,13 @@ OWN = {"pixel-animals": "pixel art of a <CLASS>.", "grey-food": "a grey <CLASS>.
 class OwnTemplates(SmallSuite):
     """Each data set has a template of its own, as those of the paper have."""
 
-    def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> Whole:
+    def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> FullDataset:
         found = super().whole(name, shots=shots, seed=seed)
         return replace(found, template=Template.parse(OWN.get(name, str(found.template))))
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+def swept(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     return run(tmp_path_factory.mktemp("transfer"), GRID, suite=OwnTemplates())
 
 
@@ -55,7 +55,7 @@ def accuracy(name: str, template: str) -> float:
     return evaluate(fitted, images_of(test), test.labels(), test.classes).accuracy
 
 
-def test_what_learns_takes_its_template_along_and_clip_that_of_each_data_set(swept: Swept) -> None:
+def test_what_learns_takes_its_template_along_and_clip_that_of_each_data_set(swept: SweepResult) -> None:
     assert not swept.failed
     assert [row.method for row in swept.rows.values()] == ["clip", "ipo", "ipo"]
     for row in swept.rows.values():
@@ -69,7 +69,7 @@ def test_what_learns_takes_its_template_along_and_clip_that_of_each_data_set(swe
             assert found[name] == accuracy(name, template)
 
 
-def test_all_classes_are_learned_from(swept: Swept) -> None:
+def test_all_classes_are_learned_from(swept: SweepResult) -> None:
     """The first five here, of which base to novel takes half."""
     assert {row.train_images for row in swept.rows.values()} == {5}
     classes = demo.load("grey-food", classes="all").classes
@@ -77,7 +77,7 @@ def test_all_classes_are_learned_from(swept: Swept) -> None:
     assert DemoSuite().whole("grey-food", shots=2).train.counts() == dict.fromkeys(classes, 2)
 
 
-def test_a_sweep_goes_on_and_base_to_novel_cells_are_others(swept: Swept, tmp_path: Path) -> None:
+def test_a_sweep_goes_on_and_base_to_novel_cells_are_others(swept: SweepResult, tmp_path: Path) -> None:
     one = replace(GRID, methods=("clip",))
     suite = OwnTemplates()
     assert len(run(tmp_path, one, suite=suite).rows) == 1
@@ -160,7 +160,7 @@ def test_failed_cells_are_left_out() -> None:
     rows = measured()
     failed = GRID.cell("grey-food", "ipo", 1, 2).key
     rows[failed] = replace(rows[failed], source=None, targets={}, error="RuntimeError: no")
-    assert transferred(GRID, rows, TARGETS, "ipo", 1) == Mean(50.0, None)
+    assert transferred(GRID, rows, TARGETS, "ipo", 1) == MeanWithError(50.0, None)
     assert transferred(GRID, {}, TARGETS, "ipo", 1) is None
     assert "| average | IPO | - |" in render([transfer_table(GRID, {}, DemoSuite(), 1)], "md")
 

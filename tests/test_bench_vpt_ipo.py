@@ -8,7 +8,7 @@ import torch
 
 from helpers.bench_small import SmallSuite, grid, results, run
 from ipo_dspy.baselines import build_method
-from ipo_dspy.baselines.base import FewShot, evaluate
+from ipo_dspy.baselines.base import FewShotTask, evaluate
 from ipo_dspy.baselines.deep_prompts import PromptedClassifier, Prompts
 from ipo_dspy.baselines.vpt import VisualPrompts
 from ipo_dspy.baselines.zero_shot import TemplateClassifier
@@ -17,7 +17,7 @@ from ipo_dspy.bench.result_rows import ROWS
 from ipo_dspy.bench.runner import CELLS
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.vpt_ipo import KEPT
-from ipo_dspy.clip.bundled import DEMO_VIT, located
+from ipo_dspy.clip.bundled import DEMO_VIT, resolve_model_name
 from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.template import Template
 
@@ -38,9 +38,9 @@ def test_it_is_scored_with_the_prompts_that_vpt_learns(tmp_path: Path) -> None:
     assert row.error is None
     assert row.template is not None
     split = SmallSuite().load("grey-food", shots=1, seed=1)
-    backbone = load_backbone(located(DEMO_VIT), None, device="cpu")
+    backbone = load_backbone(resolve_model_name(DEMO_VIT), None, device="cpu")
     images = [example.image for example in split.train]
-    task = FewShot(backbone, images, split.train.labels(), split.train.classes, split.template)
+    task = FewShotTask(backbone, images, split.train.labels(), split.train.classes, split.template)
     fitted = build_method("vpt", epochs=2, n_ctx=2).fit(task, seed=1)
     assert isinstance(fitted, PromptedClassifier)
     assert isinstance(fitted.model, VisualPrompts)

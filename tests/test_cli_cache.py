@@ -12,10 +12,10 @@ import pytest
 from ipo_dspy.cli import main
 from ipo_dspy.clip import feature_store as module
 from ipo_dspy.clip.feature_store import FeatureStore
-from ipo_dspy.clip.lmdb_segments import Origin, data_file
+from ipo_dspy.clip.lmdb_segments import CacheNamespace, data_file
 
-SMALL = Origin("1111", "float32, cpu", "reading 1", "ViT-B-32 openai")
-LARGE = Origin("2222", "float16, cuda", "reading 1", "local-dir:/models/large")
+SMALL = CacheNamespace("1111", "float32, cpu", "reading 1", "ViT-B-32 openai")
+LARGE = CacheNamespace("2222", "float16, cuda", "reading 1", "local-dir:/models/large")
 
 
 @pytest.fixture

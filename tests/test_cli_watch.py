@@ -18,10 +18,10 @@ import pytest
 from rich.console import Console
 
 from ipo_dspy.cli import main
-from ipo_dspy.cli.watch import ASCII_BARS, Watch, draw, sparkline, status
+from ipo_dspy.cli.watch import ASCII_BARS, RunWatcher, draw, sparkline, status
 from ipo_dspy.errors import JournalError
 from ipo_dspy.run.events import Event
-from ipo_dspy.run.journal import FILE_NAME, Journal, follow, is_written
+from ipo_dspy.run.journal import FILE_NAME, Journal, is_written, tail
 from ipo_dspy.run.state import RunState, SearchState
 
 COMMAND = [sys.executable, "-c", "from ipo_dspy.cli import main; main()", "watch"]
@@ -104,7 +104,7 @@ def keep(folder: Path, *rows: Row) -> None:
 
 def shown(folder: Path, **settings: Any) -> str:
     """What `--once` would draw, in a terminal of many columns."""
-    watched, console = Watch(folder), Console(width=200, **settings)
+    watched, console = RunWatcher(folder), Console(width=200, **settings)
     watched.look()
     with console.capture() as capture:
         console.print(draw(watched, console))
@@ -166,16 +166,16 @@ def test_status(rows: list[Row], held: bool | None, shown: str) -> None:
 def test_a_field_of_another_type_is_told(tmp_path: Path) -> None:
     keep(tmp_path, begun(), {**trial(0, 0, 20.0), "accuracy": "high"})
     with pytest.raises(JournalError, match="'trial' has 'high' as 'accuracy'"):
-        Watch(tmp_path).look()
+        RunWatcher(tmp_path).look()
 
 
 def test_a_torn_line_is_left_until_it_is_whole(tmp_path: Path) -> None:
     keep(tmp_path, begun(), trial(0, 0, 20.0), trial(1, 1, 50.0))
     whole = (tmp_path / FILE_NAME).read_bytes()
-    events = next(follow(tmp_path))
+    events = next(tail(tmp_path))
     for cut in (0, 1, len(whole) // 2, len(whole) - 1):
         (tmp_path / FILE_NAME).write_bytes(whole[:cut])
-        looks = follow(tmp_path)
+        looks = tail(tmp_path)
         first = next(looks)
         assert first == events[: whole[:cut].count(b"\n")]
         with (tmp_path / FILE_NAME).open("ab") as file:
@@ -186,7 +186,7 @@ def test_a_torn_line_is_left_until_it_is_whole(tmp_path: Path) -> None:
 
 def test_damage_names_its_line_in_the_whole_file(tmp_path: Path) -> None:
     keep(tmp_path, begun(), trial(0, 0, 20.0))
-    looks = follow(tmp_path / FILE_NAME)
+    looks = tail(tmp_path / FILE_NAME)
     next(looks)
     with (tmp_path / FILE_NAME).open("ab") as file:
         file.write(b"{}\n")
@@ -196,7 +196,7 @@ def test_damage_names_its_line_in_the_whole_file(tmp_path: Path) -> None:
 
 def test_another_run_in_the_same_folder_begins_anew(tmp_path: Path) -> None:
     keep(tmp_path, begun(), trial(0, 0, 20.0), trial(1, 1, 50.0))
-    watched = Watch(tmp_path)
+    watched = RunWatcher(tmp_path)
     watched.look()
     (tmp_path / FILE_NAME).unlink()
     keep(tmp_path, begun(), trial(0, 0, 30.0))
@@ -408,16 +408,16 @@ def test_seconds_go_on_while_a_run_is_silent(tmp_path: Path) -> None:
     with written_by_another(tmp_path, begun(), step(1, elapsed=3.0)):
         past = time.time() - 100
         os.utime(tmp_path / FILE_NAME, (past, past))
-        watched = Watch(tmp_path)
+        watched = RunWatcher(tmp_path)
         watched.look()
         assert watched.seconds >= 103.0
-    over = Watch(tmp_path)
+    over = RunWatcher(tmp_path)
     over.look()
     assert over.seconds == 3.0
 
 
 def test_the_time_of_waiting_counts(tmp_path: Path) -> None:
-    watched = Watch(tmp_path / "none")
+    watched = RunWatcher(tmp_path / "none")
     watched.look()
     first = watched.seconds
     assert 0.0 < first < watched.seconds

@@ -21,8 +21,8 @@ from PIL import Image
 from helpers.clip_toys import TEXT, VISION, shared_toy, toy_backbone, write_model
 from ipo_dspy.clip import weights as sources
 from ipo_dspy.clip.image_features import encode_images
-from ipo_dspy.clip.loading import import_open_clip, load_backbone, reload, unload
-from ipo_dspy.clip.lru import Memo
+from ipo_dspy.clip.loading import import_open_clip, load_backbone, unload, with_dtype
+from ipo_dspy.clip.lru import TensorLRU
 from ipo_dspy.clip.text_features import encode_token_lists
 from ipo_dspy.errors import InputError, ModelError
 
@@ -342,7 +342,7 @@ def test_the_applications_logging_is_untouched_while_a_model_loads(
         return create(*arguments, **named)
 
     monkeypatch.setattr(import_open_clip(), "create_model", watched)
-    reload(load_backbone(f"local-dir:{folder}", device="cpu"), "float32")
+    with_dtype(load_backbone(f"local-dir:{folder}", device="cpu"), "float32")
     assert seen == [before] * len(seen) != []
 
 
@@ -371,7 +371,7 @@ def test_devices_and_dtypes(device: str, dtype: str, message: str) -> None:
 
 
 def test_memo_drops_the_longest_unused() -> None:
-    memo = Memo(max_floats=10)
+    memo = TensorLRU(max_floats=10)
     for key in "abc":
         memo.put(key, torch.zeros(4))
     assert memo.get("a") is None
@@ -404,4 +404,4 @@ def test_another_image_encoder_has_images_of_its_own_and_the_same_texts() -> Non
     with pytest.raises(ModelError, match=r"cannot be sent to another process; .* with_image_encoder"):
         pickle.dumps(other)
     with pytest.raises(ModelError, match="cannot be sent to another process"):
-        reload(other, "bfloat16")
+        with_dtype(other, "bfloat16")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.clip import batching
-from ipo_dspy.clip.lru import Memo
+from ipo_dspy.clip.lru import TensorLRU
 from ipo_dspy.errors import ImageError
 
 
@@ -33,7 +33,7 @@ def classifier(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClipClassifier]:
     """A classifier that has seen no image."""
     monkeypatch.setenv("IPO_DSPY_CACHE", "off")
     program = ClipClassifier(["cat", "dog", "cow"], model="demo")
-    monkeypatch.setattr(program.backbone, "image_memo", Memo(100_000))
+    monkeypatch.setattr(program.backbone, "image_memo", TensorLRU(100_000))
     yield program
     assert not [thread for thread in threading.enumerate() if thread.name == "ipo-encode" and not _ends(thread)]
 
@@ -72,7 +72,7 @@ def test_calls_made_together_are_one_batch_with_the_answers_of_single_calls(
     images = pictures(batching.BATCH_SIZE)
     together = asyncio.run(ask_all(classifier, images))
     assert passes.sizes == [batching.BATCH_SIZE]
-    monkeypatch.setattr(classifier.backbone, "image_memo", Memo(100_000))
+    monkeypatch.setattr(classifier.backbone, "image_memo", TensorLRU(100_000))
     for image, answer in zip(images, together, strict=True):
         alone = classifier(image=image)
         assert (answer.label, list(answer.scores)) == (alone.label, list(alone.scores))

@@ -24,11 +24,11 @@ from ipo_dspy.clip import feature_store as store
 from ipo_dspy.clip import image_features as images
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.cache_config import cache_folder, cache_limit
-from ipo_dspy.clip.feature_cache import KnownFeatures, origin
+from ipo_dspy.clip.feature_cache import FeatureCache, origin
 from ipo_dspy.clip.image_features import READING, check_images, encode_images
 from ipo_dspy.clip.lmdb_segments import data_file
 from ipo_dspy.clip.loading import load_backbone
-from ipo_dspy.clip.lru import Memo
+from ipo_dspy.clip.lru import TensorLRU
 from ipo_dspy.errors import ImageError, InputError
 
 
@@ -48,7 +48,7 @@ class Counted:
 
     def forget(self) -> None:
         """As a new process would begin."""
-        self.patch.setattr(self.backbone, "image_memo", Memo(1_000_000))
+        self.patch.setattr(self.backbone, "image_memo", TensorLRU(1_000_000))
         self.calls.clear()
 
     def features(self, sources: "list[Path]", batch_size: int = 64) -> torch.Tensor:
@@ -173,7 +173,7 @@ def test_what_is_known_is_not_decoded(toy: Counted, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="is not an image"):
         check_images([broken], backbone=toy.backbone)
     row = torch.arange(16.0)
-    KnownFeatures(toy.backbone, READING).keep({sha256(b"no image").hexdigest(): row})
+    FeatureCache(toy.backbone, READING).keep({sha256(b"no image").hexdigest(): row})
     toy.forget()
     check_images([broken], backbone=toy.backbone)
     assert torch.equal(toy.features([broken])[0], row)

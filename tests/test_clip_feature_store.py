@@ -24,10 +24,10 @@ from hypothesis.extra.numpy import arrays
 from ipo_dspy.clip import feature_store as module
 from ipo_dspy.clip import lmdb_segments as segments
 from ipo_dspy.clip.feature_store import FeatureStore, Row
-from ipo_dspy.clip.lmdb_segments import Origin, SegmentFile, data_file
+from ipo_dspy.clip.lmdb_segments import CacheNamespace, SegmentFile, data_file
 from ipo_dspy.errors import StoreError, StoreFullError
 
-ORIGIN = Origin("0123", "float32, cpu", "reading 1", "toy")
+ORIGIN = CacheNamespace("0123", "float32, cpu", "reading 1", "toy")
 WIDTH, BATCH = 64, 16
 ROOMY = 1 << 30
 
@@ -51,7 +51,7 @@ def rows(first: int, count: int = BATCH, width: int = WIDTH) -> dict[str, Row]:
     return {key(i): row(i, width) for i in range(first, first + count)}
 
 
-def found(store: FeatureStore, numbers: range, origin: Origin = ORIGIN, width: int = WIDTH) -> list[int]:
+def found(store: FeatureStore, numbers: range, origin: CacheNamespace = ORIGIN, width: int = WIDTH) -> list[int]:
     """Those that are held; each must be what was put."""
     held = []
     for number in numbers:
@@ -631,7 +631,7 @@ def test_a_lock_that_somebody_holds_is_waited_for_once(folder: Path, monkeypatch
 
 def test_what_a_killed_process_had_put_aside_is_swept_away(store: FeatureStore) -> None:
     store.put(ORIGIN, rows(0))
-    left = segments._aside(store.folder)
+    left = segments._trash_path(store.folder)
     shutil.copytree(store.folder, left)
     store.clear()
     assert not left.exists()

@@ -25,7 +25,7 @@ from ipo_dspy.clip import image_features as images
 from ipo_dspy.clip import image_io
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import encode_images, open_image
-from ipo_dspy.clip.lru import Memo
+from ipo_dspy.clip.lru import TensorLRU
 from ipo_dspy.errors import DataError, ImageError, InputError
 
 
@@ -53,7 +53,7 @@ def calls(toy: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return encode(pixels)
 
     monkeypatch.setattr(toy, "encode_pixels", counted)
-    monkeypatch.setattr(toy, "image_memo", Memo(1_000_000))
+    monkeypatch.setattr(toy, "image_memo", TensorLRU(1_000_000))
     return seen
 
 
@@ -119,7 +119,7 @@ def test_changing_the_result_does_not_change_the_memo(toy: Backbone, calls: list
 @settings(max_examples=10, deadline=None)
 @given(seeds=st.lists(st.integers(0, 6), min_size=1, max_size=10), batch=st.integers(1, 5), threads=st.integers(1, 3))
 def test_batches_and_threads_never_matter(toy: Backbone, seeds: list[int], batch: int, threads: int) -> None:
-    toy.image_memo = Memo(1_000_000)
+    toy.image_memo = TensorLRU(1_000_000)
     found = encode_images(toy, [picture(seed) for seed in seeds], batch_size=batch, num_threads=threads)
     alone = [toy.encode_pixels(toy.preprocess(picture(seed))[None])[0] for seed in seeds]
     torch.testing.assert_close(found.features, torch.stack(alone), rtol=0, atol=1e-5)
@@ -141,7 +141,7 @@ def test_what_is_beside_an_image_and_the_number_of_threads_move_its_features_wit
     whole = encode_images(tower, pictures).features
     threads = torch.get_num_threads()
     for count in (1, 2, 3, 7, 13, 19):
-        monkeypatch.setattr(tower, "image_memo", Memo(1_000_000))
+        monkeypatch.setattr(tower, "image_memo", TensorLRU(1_000_000))
         torch.set_num_threads(1)
         first = encode_images(tower, pictures[:count]).features
         torch.set_num_threads(threads)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.clip_toys import COCA, KINDS, PLAIN, TRIMMED, shared_toy
-from ipo_dspy.clip.prefix_attention import tail
+from ipo_dspy.clip.prefix_attention import suffix_tokens
 from ipo_dspy.clip.prefix_trie import TokenList, chunks, plan, shared_tokens
 
 BOUND = 1e-5
@@ -127,7 +127,7 @@ def test_no_operation_is_counted_that_an_exact_answer_does_not_need(kind: str, n
     tower = getattr(toy.model, "text", toy.model)
     names = ["cat", "dog", "polar bear", *(f"cat {number}" for number in range(10, 27))]
     lists = sorted(toy.token_ids([f"a photo of a {name}." for name in names]))
-    shared = plan([(*row, *tail(tower)) for row in lists])
+    shared = plan([(*row, *suffix_tokens(tower)) for row in lists])
     assert shared.nodes == nodes
     with FlopCounterMode(display=False) as counter:
         toy.encode_shared(lists)

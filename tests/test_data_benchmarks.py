@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from helpers.data_trees import class_names, plant, plant_aircraft, plant_dtd, plant_imagenet
-from ipo_dspy.data import BENCHMARKS, Completeness, check_benchmark, find_benchmark
+from ipo_dspy.data import BENCHMARKS, BenchmarkCheck, check_benchmark, find_benchmark
 from ipo_dspy.errors import DataError
 from ipo_dspy.template import Template
 
 
-def told(found: Completeness, what: str) -> str:
+def told(found: BenchmarkCheck, what: str) -> str:
     return next(f"{'ok' if one.ok else 'not ok'}: {one.told}" for one in found.findings if one.what.endswith(what))
 
 

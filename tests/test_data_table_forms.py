@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ipo_dspy.data import ImageDataset, load_image_table
-from ipo_dspy.distributed.discovery import parts_of
+from ipo_dspy.distributed.discovery import discover_partitions
 from ipo_dspy.distributed.partitions import Rows
 from ipo_dspy.errors import DataError
 
@@ -170,12 +170,12 @@ def test_metadata_that_nests_too_deeply_concerns_nobody(photos: Path) -> None:
 
 def test_on_a_cluster_too_the_names_of_the_label_column_count(photos: Path) -> None:
     table = hub_table(photos, image=IMAGES, fine_label=(APPLES, NUMBERS), label=(ANIMALS, NUMBERS))
-    (part,) = parts_of(table)
+    (part,) = discover_partitions(table)
     assert isinstance(part, Rows)
     assert part.names == ("cat", "dog")
     split = hub_table(photos, image=IMAGES, label=(ANIMALS, NUMBERS), Split=(datasets.Value("string"), ["train"] * 4))
     with pytest.raises(DataError, match="has a column 'Split'"):
-        parts_of(split)
+        discover_partitions(split)
 
 
 def test_plain_numbers_take_no_names_from_another_column(photos: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from ipo_dspy import ClipClassifier, demo
 from ipo_dspy.baselines.towers import check_towers
-from ipo_dspy.clip.bundled import BUNDLED, DEMO_VIT, located
+from ipo_dspy.clip.bundled import BUNDLED, DEMO_VIT, resolve_model_name
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.clip.text_features import encode_token_lists
 from ipo_dspy.data import few_shot, load_image_folder
@@ -136,7 +136,7 @@ def test_the_two_bundled_models_differ_in_their_image_tower_alone() -> None:
 
 def test_a_program_of_the_second_model_is_saved_by_its_name(tmp_path: Path) -> None:
     ClipClassifier(["cat", "dog"], model=DEMO_VIT).save(str(tmp_path / "p.json"))
-    assert ClipClassifier.from_file(str(tmp_path / "p.json")).backbone.name == located(DEMO_VIT)
+    assert ClipClassifier.from_file(str(tmp_path / "p.json")).backbone.name == resolve_model_name(DEMO_VIT)
     assert json.loads((tmp_path / "p.json").read_text())["clip"]["model"] == DEMO_VIT
 
 

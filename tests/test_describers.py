@@ -12,7 +12,7 @@ from helpers.openai_server import KEY, OpenAIServer, Reply, images_of, text_of
 from ipo_dspy.describers import LMDescriber, without_class_name
 from ipo_dspy.describers.lm import LONGEST_SIDE
 from ipo_dspy.errors import LanguageModelError, NoAnswerError
-from ipo_dspy.run.ledger import Ledger, Limits
+from ipo_dspy.run.ledger import Budget, Ledger
 
 pytestmark = pytest.mark.usefixtures("no_cache")
 
@@ -93,7 +93,7 @@ def test_a_server_that_fails_for_all_images_stops_it(images: int, max_consecutiv
 def test_a_limit_leaves_the_other_images_without_a_description() -> None:
     pictures = [picture(colour=f"rgb({level},0,0)") for level in range(9)]
     with OpenAIServer({"main subject": ("dark")}) as server:
-        once = partial(Ledger(limits=Limits(max_lm_calls=4)).once, "self")
+        once = partial(Ledger(limits=Budget(max_lm_calls=4)).once, "self")
         described = LMDescriber(server.lm(), num_threads=3).describe(pictures, ["cat"] * 9, once=once)
         assert (sorted(described.texts), len(server.requests)) == ([""] * 5 + ["dark"] * 4, 4)
     (fault,) = described.faults

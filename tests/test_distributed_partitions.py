@@ -20,13 +20,13 @@ from PIL import Image
 from safetensors.torch import save
 
 from ipo_dspy import demo
-from ipo_dspy.clip.lmdb_segments import Origin
+from ipo_dspy.clip.lmdb_segments import CacheNamespace
 from ipo_dspy.clip.text_features import class_features
-from ipo_dspy.distributed.discovery import parts_of
-from ipo_dspy.distributed.model_ref import Known
-from ipo_dspy.distributed.partition_store import Kept, file_name, read, write
-from ipo_dspy.distributed.partitions import CHUNK, STEP, Part, Rows, Tar, listed, part_size
-from ipo_dspy.distributed.worker import Asked, Holder, Job, _targets
+from ipo_dspy.distributed.discovery import discover_partitions
+from ipo_dspy.distributed.model_ref import ModelRef
+from ipo_dspy.distributed.partition_store import StoredPartition, file_name, read, write
+from ipo_dspy.distributed.partitions import CHUNK, STEP, Partition, Rows, Tar, in_memory_partitions, part_size
+from ipo_dspy.distributed.worker import Asked, EncodeJob, ScoringActor, _targets
 from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.template import Template
 
@@ -37,7 +37,7 @@ def png(shade: int) -> bytes:
     return buffer.getvalue()
 
 
-def labels(parts: Iterable[Part]) -> list[str | int]:
+def labels(parts: Iterable[Partition]) -> list[str | int]:
     return [label for part in parts for label in part.read()[1]]
 
 
@@ -60,7 +60,7 @@ def tar(file: Path, members: dict[str, bytes]) -> Path:
 @given(count=st.integers(1, 9000), workers=st.integers(1, 40))
 def test_parts_of_a_list_are_its_images_in_full_passes(count: int, workers: int) -> None:
     size = part_size(count, workers)
-    parts = listed([b""] * count, [""] * count, None, size=size)
+    parts = in_memory_partitions([b""] * count, [""] * count, None, size=size)
     assert [part.first for part in parts] == list(range(0, count, size))
     assert sum(part.count for part in parts) == count
     assert max(part.count for part in parts) <= size <= CHUNK
@@ -69,11 +69,11 @@ def test_parts_of_a_list_are_its_images_in_full_passes(count: int, workers: int)
 
 def test_a_table_of_paths_has_no_stamp(tmp_path: Path) -> None:
     """A picture beside it may change alone."""
-    (whole,) = parts_of(table(tmp_path / "1.parquet", ["cat", "dog"]))
+    (whole,) = discover_partitions(table(tmp_path / "1.parquet", ["cat", "dog"]))
     assert whole.stamp() is not None
     for number, cells in enumerate((["a.png"], [{"bytes": None, "path": "a.png"}], [{"bytes": b"x", "path": "a.png"}])):
         pq.write_table(pa.table({"image": cells, "label": ["cat"]}), tmp_path / f"{number}.parquet")
-        (part,) = parts_of(tmp_path / f"{number}.parquet")
+        (part,) = discover_partitions(tmp_path / f"{number}.parquet")
         assert (part.stamp() is None) == (number < 2)
 
 
@@ -83,22 +83,22 @@ def test_a_folder_of_classes_is_one_whatever_lies_beside_them(tmp_path: Path) ->
     (tmp_path / "photos" / "dog").mkdir()
     (tmp_path / "photos" / "dog" / "1.png").write_bytes(png(2))
     tar(tmp_path / "photos" / "backup.tar", {})
-    assert labels(parts_of(tmp_path / "photos")) == ["cat", "dog"]
+    assert labels(discover_partitions(tmp_path / "photos")) == ["cat", "dog"]
 
 
 def test_empty_tables_beside_others_are_passed_over(tmp_path: Path) -> None:
     table(tmp_path / "0.parquet", ["cat", "dog"])
     pq.write_table(pq.read_table(tmp_path / "0.parquet").slice(0, 0), tmp_path / "1.parquet")
-    assert labels(parts_of(tmp_path)) == ["cat", "dog"]
+    assert labels(discover_partitions(tmp_path)) == ["cat", "dog"]
     with pytest.raises(DataError, match="has a header but no rows"):
-        parts_of(tmp_path / "1.parquet")
+        discover_partitions(tmp_path / "1.parquet")
 
 
 def test_images_are_told_as_another_machine_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     image = Image.new("RGB", (2, 2))
     given: list[Any] = ["a.png", Path("b.png"), dspy.Image(url="data:image/png;base64,AA=="), b"abc", image]
-    (part,) = listed(given, ["x"] * 5, None, size=STEP)
+    (part,) = in_memory_partitions(given, ["x"] * 5, None, size=STEP)
     assert part.images == (f"{tmp_path}/a.png", f"{tmp_path}/b.png", "data:image/png;base64,AA==", b"abc", image)
     assert part.place(2) == "image 3 of 5"
 
@@ -108,7 +108,7 @@ def test_a_stamp_changes_with_a_file_a_label_and_content(tmp_path: Path) -> None
     file.write_bytes(png(0))
 
     def stamp(image: Any, label: str = "cat") -> str | None:
-        return listed([image], [label], None, size=STEP)[0].stamp()
+        return in_memory_partitions([image], [label], None, size=STEP)[0].stamp()
 
     before = stamp(file)
     os.utime(file, ns=(1, 1))
@@ -125,7 +125,7 @@ def test_a_stamp_changes_with_a_file_a_label_and_content(tmp_path: Path) -> None
 def test_row_groups_of_tables_are_parts(tmp_path: Path) -> None:
     table(tmp_path / "1.parquet", [i % 2 for i in range(5000)], group=1500)
     table(tmp_path / "2.parquet", ["dog", "cat"])
-    first, second, third = parts_of(tmp_path)
+    first, second, third = discover_partitions(tmp_path)
     assert isinstance(second, Rows)
     assert (first.count, second.groups, second.first, second.count, third.count) == (3000, (2, 3), 3000, 2000, 2)
     assert second.place(7) == f"row 3007 of {tmp_path}/1.parquet"
@@ -139,27 +139,27 @@ def test_numbers_are_read_by_the_names_beside_them(tmp_path: Path) -> None:
     """Their order need not be that of the program's classes."""
     members = {"1.png": png(1), "1.cls": b"1", "2.png": png(2), "2.cls": b"cat"}
     tar(tmp_path / "00.tar", members)
-    assert labels(parts_of(tmp_path / "00.tar")) == ["1", "cat"]
+    assert labels(discover_partitions(tmp_path / "00.tar")) == ["1", "cat"]
     (tmp_path / "classnames.txt").write_text("dog\ncat\n")
     tar(tmp_path / "01.tar", members)
-    parts = parts_of(f"{tmp_path}/{{00..01}}.tar")
+    parts = discover_partitions(f"{tmp_path}/{{00..01}}.tar")
     assert all(isinstance(part, Tar) for part in parts)
     assert labels(parts) == ["cat"] * 4
-    assert labels(parts_of(tmp_path / "*.tar")) == ["cat"] * 4
+    assert labels(discover_partitions(tmp_path / "*.tar")) == ["cat"] * 4
 
 
 def test_numbers_that_have_no_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "classnames.txt").write_text("dog\ncat\n")
     tar(tmp_path / "00.tar", {"1.png": png(1), "1.cls": b"2"})
     with pytest.raises(DataError, match=r"00\.tar has the label 2, and names for 0 to 1 only; add the others"):
-        labels(parts_of(tmp_path / "00.tar"))
+        labels(discover_partitions(tmp_path / "00.tar"))
 
 
 def test_labels_are_read_as_on_one_machine() -> None:
-    (part,) = listed([b""] * 2, ["x"] * 2, None, size=STEP)
+    (part,) = in_memory_partitions([b""] * 2, ["x"] * 2, None, size=STEP)
 
     def targets(*given: Any) -> list[int]:
-        kept = Kept(torch.zeros(len(given), 1), given, tuple(range(len(given))), ("",) * len(given), ())
+        kept = StoredPartition(torch.zeros(len(given), 1), given, tuple(range(len(given))), ("",) * len(given), ())
         return [int(i) for i in _targets(kept, ("cat", "caf\u00e9", "dog"), part)]
 
     assert targets("dog ", "cafe\u0301", 2, "1") == [2, 1, 2, 1]
@@ -172,10 +172,10 @@ def test_a_worker_scores_only_the_partitions_that_it_is_asked_about() -> None:
     """It may hold others: those that went to another worker when an answer was lost."""
     task = demo.load("grey-food", shots=1)
     backbone = task.program.backbone
-    images, worker = [png(shade) for shade in range(STEP + 9)], Holder()
+    images, worker = [png(shade) for shade in range(STEP + 9)], ScoringActor()
     text = class_features(backbone, [Template.parse("a photo of a <CLASS>.")], task.classes)
-    job = Job(Known.of(backbone), task.classes, allow_url=False, threads=1, store=None)
-    for index, part in enumerate(listed(images, [task.classes[0]] * len(images), None, size=STEP)):
+    job = EncodeJob(ModelRef.of(backbone), task.classes, allow_url=False, threads=1, store=None)
+    for index, part in enumerate(in_memory_partitions(images, [task.classes[0]] * len(images), None, size=STEP)):
         worker.encode((0, index), job, part)
     for parts, count in (((0,), STEP), ((1,), 9), ((0, 1), STEP + 9)):
         asked = Asked(0, parts, (0,), torch.float32, logit_scale=1.0, logit_bias=0.0)
@@ -189,31 +189,31 @@ def test_folders_and_lists_are_read_here(tmp_path: Path) -> None:
         (tmp_path / "photos" / name).mkdir(parents=True)
         (tmp_path / "photos" / name / "1.png").write_bytes(png(len(name)))
     (tmp_path / "list.csv").write_text("image,label\nphotos/dog/1.png,dog\nphotos/cat/1.png,cat\n")
-    assert labels(parts_of(tmp_path / "photos")) == ["cat", "dog"]
-    assert labels(parts_of(tmp_path / "list.csv")) == ["dog", "cat"]
+    assert labels(discover_partitions(tmp_path / "photos")) == ["cat", "dog"]
+    assert labels(discover_partitions(tmp_path / "list.csv")) == ["dog", "cat"]
 
 
 def test_places_that_are_none_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no '.*/photos' .*; name a folder, a table or shards"):
-        parts_of(tmp_path / "photos")
+        discover_partitions(tmp_path / "photos")
     with pytest.raises(DataError, match=r"nothing matches '.*/\*.parquet'"):
-        parts_of(tmp_path / "*.parquet")
+        discover_partitions(tmp_path / "*.parquet")
     tar(tmp_path / "1.tar", {})
     table(tmp_path / "1.parquet", ["cat"], split=["train"])
     with pytest.raises(
         DataError, match=r"matches files of several kinds \(.parquet, .tar\); name those of one, e.g. '\*.tar'"
     ):
-        parts_of(tmp_path)
+        discover_partitions(tmp_path)
     with pytest.raises(DataError, match="has a column 'split'; write the rows of one split into a file of their own"):
-        parts_of(tmp_path / "1.parquet")
+        discover_partitions(tmp_path / "1.parquet")
     (tmp_path / "1.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="cannot be read as parquet"):
-        parts_of(tmp_path / "1.parquet")
+        discover_partitions(tmp_path / "1.parquet")
 
 
 def test_features_on_disk_are_what_was_written_or_nothing(tmp_path: Path) -> None:
-    kept = Kept(torch.randn(2, 3), ("cat", 1), (0, 2), ("a", "b"), ((1, "image 'x.png' is damaged"),))
-    origin = Origin("model", "float32, cpu", "reading 1", "shown")
+    kept = StoredPartition(torch.randn(2, 3), ("cat", 1), (0, 2), ("a", "b"), ((1, "image 'x.png' is damaged"),))
+    origin = CacheNamespace("model", "float32, cpu", "reading 1", "shown")
     name = file_name(origin, "stamp")
     assert read(str(tmp_path), name) is None
     write(str(tmp_path), name, kept)

@@ -26,3 +26,19 @@ def test_the_warning_points_at_the_import_and_unknown_modules_stay_unknown() -> 
     done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True)
     assert "<string>:1: DeprecationWarning: ipo_dspy.events has moved to ipo_dspy.run.events" in done.stderr
     assert "No module named 'ipo_dspy.nothing_here'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("ipo_dspy.proposers", "Ask", "ProposalRequest"),
+        ("ipo_dspy.baselines.base", "FewShot", "FewShotTask"),
+        ("ipo_dspy.bench.dspy_optimizers", "told", "metric_with_feedback"),
+    ],
+)
+def test_an_old_name_gives_the_new_object(module: str, old: str, new: str) -> None:
+    home = importlib.import_module(module)
+    with pytest.warns(DeprecationWarning, match=f"^{old} is deprecated .*; use {new}$"):
+        assert getattr(home, old) is getattr(home, new)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = home.nothing

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from ipo_dspy._internal.threads import in_threads, within
+from ipo_dspy._internal.threads import in_threads, run_with_timeout
 
 setting: ContextVar[str] = ContextVar("setting", default="none")
 
@@ -91,12 +91,12 @@ def test_ctrl_c_does_not_wait_for_what_is_under_way() -> None:
 def test_work_that_takes_too_long_is_abandoned_and_its_own_time_out_is_told_apart() -> None:
     released = threading.Event()
     with pytest.raises(TimeoutError, match=r"nothing came within 0\.05 s"):
-        within(0.05, lambda: released.wait(60))
+        run_with_timeout(0.05, lambda: released.wait(60))
     released.set()
 
     def times_out() -> None:
         raise TimeoutError("of its own")
 
     with pytest.raises(TimeoutError, match="of its own"):
-        within(60, times_out)
-    assert within(60, lambda: 3) == 3
+        run_with_timeout(60, times_out)
+    assert run_with_timeout(60, lambda: 3) == 3

@@ -10,8 +10,8 @@ from dspy.utils.exceptions import LMAuthError, LMServerError
 from ipo_dspy.errors import LanguageModelError
 from ipo_dspy.lms import build_lm
 from ipo_dspy.lms.api_keys import check_key
-from ipo_dspy.lms.endpoints import place
-from ipo_dspy.lms.error_messages import LONGEST, brief
+from ipo_dspy.lms.endpoints import endpoint
+from ipo_dspy.lms.error_messages import LONGEST, one_line_error
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_faults_are_short_and_hold_no_key(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("SOME_API_KEY", "from-the-environment")
     lm = dspy.LM("openai/toy", engine="litellm", api_key="quite-secret")
     said = "bad\n key quite-secret, from-the-environment, sk-abc*****xyz, Authorization: Bearer abc.def" + " long" * 200
-    text = brief(ValueError(said), lm)
+    text = one_line_error(ValueError(said), lm)
     assert text.startswith("bad key [hidden], [hidden], [hidden], Authorization: [hidden] long")
     assert len(text) == 300
 
@@ -90,8 +90,8 @@ def test_a_server_of_ones_own_needs_no_key(
         monkeypatch.setenv(variable, address)
     lm = build_lm(name, role="prompt_model", settings=settings)
     assert lm.kwargs["api_key"] == "none"
-    assert place(lm) == "localhost:8000"
-    assert brief(ValueError("none of it"), lm) == "none of it"  # the word is no secret
+    assert endpoint(lm) == "localhost:8000"
+    assert one_line_error(ValueError("none of it"), lm) == "none of it"  # the word is no secret
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")  # one that is there is sent
     assert "api_key" not in build_lm("openai/toy", role="prompt_model", settings=settings).kwargs
 
@@ -130,14 +130,14 @@ def test_a_key_is_looked_for_wherever_one_may_be_given(monkeypatch: pytest.Monke
 
 def test_host_and_port_of_a_server_are_told_and_nothing_else_of_its_address() -> None:
     lm = dspy.LM("openai/toy", engine="litellm", api_base="http://me:pass-word@[::1]:8000/v1/secret-path?key=planted")
-    assert place(lm) == "[::1]:8000"
-    text = brief(LMServerError("gone " + "very " * 200), lm)
+    assert endpoint(lm) == "[::1]:8000"
+    text = one_line_error(LMServerError("gone " + "very " * 200), lm)
     assert text.endswith("... (asked at [::1]:8000)")
     assert len(text) == LONGEST
-    assert "asked at" not in brief(LMAuthError("wrong key"), lm)
-    assert place(dspy.LM("openai/toy", engine="litellm", api_base="https://host/v1")) == "host:443"
-    assert place(dspy.LM("ollama_chat/phi3", engine="litellm")) == "localhost:11434"
-    assert place(dspy.LM("openai/gpt-4o-mini", engine="litellm")) == ""
+    assert "asked at" not in one_line_error(LMAuthError("wrong key"), lm)
+    assert endpoint(dspy.LM("openai/toy", engine="litellm", api_base="https://host/v1")) == "host:443"
+    assert endpoint(dspy.LM("ollama_chat/phi3", engine="litellm")) == "localhost:11434"
+    assert endpoint(dspy.LM("openai/gpt-4o-mini", engine="litellm")) == ""
 
 
 def test_faults_hold_no_header_and_no_password_of_the_model() -> None:
@@ -153,9 +153,9 @@ def test_faults_hold_no_header_and_no_password_of_the_model() -> None:
         "me:pass%20word, pass word; blue bluebird, open-sesame, Basic bWU6cGFzcw==, bWU6cGFzcw==; max_tokens=40000000"
     )
     hidden = "[hidden], [hidden]; [hidden] bluebird, [hidden], [hidden], [hidden]; max_tokens=40000000"
-    assert brief(ValueError(said), lm) == hidden
+    assert one_line_error(ValueError(said), lm) == hidden
     broken = dspy.LM("openai/toy", engine="litellm", api_base="http://[half", extra_headers=None)
-    assert brief(ValueError("said"), broken) == "said"
+    assert one_line_error(ValueError("said"), broken) == "said"
 
 
 @pytest.mark.parametrize(

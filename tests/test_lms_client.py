@@ -20,10 +20,10 @@ from ipo_dspy.errors import BudgetError, InputError
 from ipo_dspy.lms import client
 from ipo_dspy.lms import retry_notices as retries
 from ipo_dspy.lms.client import seconds_of
-from ipo_dspy.lms.error_messages import FATAL, brief, remedy
+from ipo_dspy.lms.error_messages import FATAL, one_line_error, suggest_fix
 from ipo_dspy.lms.request_errors import RedirectError, RetryLaterError, UnreadableAnswerError
-from ipo_dspy.lms.requests import greet
-from ipo_dspy.run.ledger import Ledger, Limits
+from ipo_dspy.lms.requests import ping
+from ipo_dspy.run.ledger import Budget, Ledger
 
 pytestmark = pytest.mark.usefixtures("no_cache")
 
@@ -57,13 +57,13 @@ def test_no_request_follows_a_redirect_to_another_origin(model: str, status: int
             base = gate.origin + PROVIDERS[model]
             lm = dspy.LM(model, api_base=base, api_key=KEY, engine="litellm", num_retries=2, **settings)
             with pytest.raises(RedirectError, match=r"redirects to http://127\.0\.0\.1:") as caught:
-                greet(lm)
+                ping(lm)
             assert elsewhere.seen == []
             assert len(gate.seen) == 1
-    assert brief(caught.value, lm) == (
+    assert one_line_error(caught.value, lm) == (
         f"{gate.origin} redirects to {elsewhere.origin}, which is not followed: it would get the prompt and the key"
     )
-    assert "set api_base to an address" in remedy(caught.value, model, lm)
+    assert "set api_base to an address" in suggest_fix(caught.value, model, lm)
     assert isinstance(caught.value, FATAL)
 
 
@@ -73,7 +73,7 @@ def test_dspys_own_client_follows_no_redirect_either() -> None:
         AnyServer(307, headers={"Location": f"{elsewhere.origin}/v1/chat/completions"}) as gate,
     ):
         with contextlib.suppress(LMError):
-            greet(dspy.LM("openai/toy", api_base=f"{gate.origin}/v1", api_key=KEY, num_retries=0))
+            ping(dspy.LM("openai/toy", api_base=f"{gate.origin}/v1", api_key=KEY, num_retries=0))
         assert (len(gate.seen), elsewhere.seen) == (1, [])
 
 
@@ -94,12 +94,12 @@ def test_a_redirect_within_an_origin_is_followed() -> None:
         moved = Reply(status=307, body=b"", headers=(("Location", f"{path}/chat/completions"),))
         first = [moved]
         server.answer = lambda body: first.pop() if first else Reply("ready")  # type: ignore[method-assign]
-        assert greet(server.lm()).calls == 1
+        assert ping(server.lm()).calls == 1
 
 
 def test_requests_of_others_are_left_as_they_were() -> None:
     with OpenAIServer({"": "ready"}) as server:
-        greet(server.lm())  # puts the limits in
+        ping(server.lm())  # puts the limits in
     with AnyServer(body=b"x" * (client.MAX_BYTES + 1)) as large:
         assert len(httpx.get(large.origin, trust_env=False).content) == client.MAX_BYTES + 1
         with AnyServer(302, headers={"Location": large.origin}) as gate:
@@ -114,7 +114,7 @@ def test_a_request_as_a_whole_has_a_time_limit(reply: Reply, engine: str) -> Non
     with OpenAIServer({"": reply}) as server:
         lm = dspy.LM("openai/toy", api_base=server.url, api_key=KEY, engine=engine, num_retries=0, timeout=0.5)
         with pytest.raises(LMTimeoutError, match=r"no whole answer came within 0\.5 s"):
-            greet(lm)
+            ping(lm)
 
 
 @pytest.mark.parametrize("engine", ["litellm", "auto"])
@@ -125,7 +125,7 @@ def test_a_time_limit_is_told_alike_where_the_transport_notices_it_first(
     with OpenAIServer({"": Reply("ready", delay=5.0)}) as server:
         lm = dspy.LM("openai/toy", api_base=server.url, api_key=KEY, engine=engine, num_retries=0, timeout=0.5)
         with pytest.raises(LMTimeoutError, match=r"^no whole answer came within 0\.5 s$"):
-            greet(lm)
+            ping(lm)
 
 
 @pytest.fixture
@@ -154,18 +154,18 @@ def test_headers_count_towards_the_time_limit_too(headers_that_never_end: str) -
         "openai/toy", api_base=headers_that_never_end, api_key=KEY, engine="litellm", num_retries=0, timeout=0.5
     )
     with pytest.raises(LMTimeoutError, match=r"within 0\.5 s"):
-        greet(lm)
+        ping(lm)
 
 
 @pytest.mark.parametrize("retry_after", [None, "60"], ids=["silent", "asks to wait"])
 def test_the_time_of_a_run_ends_a_request_and_a_pause(retry_after: str | None) -> None:
     busy = Reply("busy", status=429, headers=(("Retry-After", retry_after),)) if retry_after else Reply(delay=60.0)
     with OpenAIServer({"": busy}) as server:
-        ledger = Ledger(limits=Limits(max_seconds=0.5))
+        ledger = Ledger(limits=Budget(max_seconds=0.5))
         lm = server.lm(num_retries=5, timeout=120)
         began = time.monotonic()
         with pytest.raises(BudgetError, match=r"the limit of 0\.5 seconds is reached"):
-            ledger.once("", "greet", lambda: greet(lm))
+            ledger.once("", "greet", lambda: ping(lm))
         assert time.monotonic() - began < 50  # far from the 60 s, whatever else this machine does
         assert len(server.requests) == 1
 
@@ -178,7 +178,7 @@ def test_an_answer_has_a_size_limit(model: str, engine: str, status: int, monkey
     with AnyServer(status, body=b'{"choices": "' + b"x" * 2**21 + b'"}') as server:
         lm = dspy.LM(model, api_base=f"{server.origin}/v1", api_key=KEY, engine=engine, num_retries=3)
         with pytest.raises(UnreadableAnswerError, match="the answer is longer than 1 MB"):
-            greet(lm)
+            ping(lm)
         assert len(server.seen) == 1
 
 
@@ -189,7 +189,7 @@ def test_a_packed_answer_is_measured_unpacked(monkeypatch: pytest.MonkeyPatch) -
     with AnyServer(headers={"Content-Encoding": "gzip"}, body=gzip.compress(b" " * 2**24)) as server:
         lm = dspy.LM("openai/toy", api_base=server.origin, api_key=KEY, engine="litellm", num_retries=0)
         with pytest.raises(UnreadableAnswerError, match="the answer is longer than 1 MB"):
-            greet(lm)
+            ping(lm)
 
 
 def completion(**fields: Any) -> bytes:
@@ -224,10 +224,10 @@ def test_a_body_that_is_no_answer_is_told_in_one_line(body: bytes, fact: str) ->
     with AnyServer(body=body) as server:
         lm = dspy.LM("openai/toy", api_base=f"{server.origin}/v1", api_key=KEY, engine="litellm", num_retries=3)
         with pytest.raises(UnreadableAnswerError) as caught:
-            greet(lm)
+            ping(lm)
         assert len(server.seen) == 1
-    assert brief(caught.value, lm) == fact
-    assert remedy(caught.value, lm.model, lm).endswith("most servers want it to end in /v1")
+    assert one_line_error(caught.value, lm) == fact
+    assert suggest_fix(caught.value, lm.model, lm).endswith("most servers want it to end in /v1")
 
 
 @pytest.mark.parametrize("model", ["anthropic/claude-3-5-haiku-latest", "gemini/gemini-2.0-flash", "ollama_chat/toy"])
@@ -236,8 +236,8 @@ def test_so_it_is_for_providers_with_forms_of_their_own(model: str, body: bytes)
     with AnyServer(body=body) as server:
         lm = dspy.LM(model, api_base=server.origin + PROVIDERS[model], api_key=KEY, engine="litellm", num_retries=0)
         with pytest.raises(LMError) as caught:
-            greet(lm)
-    told = brief(caught.value, lm)
+            ping(lm)
+    told = one_line_error(caught.value, lm)
     assert told.startswith("the answer has another form than this provider's: '")
     assert body.decode() in told
 
@@ -253,14 +253,14 @@ def test_the_pause_that_a_server_asks_for_is_kept(
     headers = () if header is None else (("Retry-After", header),)
     with OpenAIServer({"": Reply("busy", status=status, headers=headers)}) as server:
         with pytest.raises(LMError):
-            greet(server.lm(num_retries=1))
+            ping(server.lm(num_retries=1))
         assert len(server.requests) == 2
     assert waits == [waited]
 
 
 def test_pauses_double_where_the_server_names_none(waits: list[float]) -> None:
     with OpenAIServer({"": Reply("busy", status=503)}) as server, pytest.raises(LMError):
-        greet(server.lm(num_retries=7))
+        ping(server.lm(num_retries=7))
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0]
 
 
@@ -270,11 +270,11 @@ def test_a_pause_beyond_the_bound_is_not_begun(header: str, num_retries: int, wa
     with OpenAIServer({"": Reply("busy", status=429, headers=(("Retry-After", header),))}) as server:
         lm = server.lm(num_retries=num_retries)
         with pytest.raises(RetryLaterError, match="more than the 120 s that a run waits") as caught:
-            greet(lm)
+            ping(lm)
         assert len(server.requests) == 1
     assert waits == []
     assert isinstance(caught.value, FATAL)
-    assert remedy(caught.value, lm.model, lm) == "run it again after that time, or use another model"
+    assert suggest_fix(caught.value, lm.model, lm) == "run it again after that time, or use another model"
 
 
 def test_a_date_is_read_as_the_seconds_until_then() -> None:

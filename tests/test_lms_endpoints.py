@@ -10,9 +10,9 @@ from dspy.utils.exceptions import LMError
 from helpers.openai_server import KEY, OpenAIServer, Reply
 from ipo_dspy import IPO, demo
 from ipo_dspy.errors import LanguageModelError
-from ipo_dspy.lms.endpoints import check_listening
-from ipo_dspy.lms.requests import greet
-from ipo_dspy.lms.retry_notices import telling_of_retries
+from ipo_dspy.lms.endpoints import check_port_open
+from ipo_dspy.lms.requests import ping
+from ipo_dspy.lms.retry_notices import log_retries
 
 pytestmark = pytest.mark.usefixtures("no_cache")
 
@@ -48,7 +48,7 @@ def test_a_run_with_a_server_that_is_not_there_ends_at_once_and_names_host_and_p
 
 def test_a_host_that_does_not_exist() -> None:
     with pytest.raises(LanguageModelError, match=r"there is no host 'no-such-host\.invalid'; start the server, or"):
-        check_listening(lm_at("http://no-such-host.invalid:8000/v1"), role="prompt_model")
+        check_port_open(lm_at("http://no-such-host.invalid:8000/v1"), role="prompt_model")
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "ALL_PROXY"])
@@ -58,12 +58,12 @@ def test_nothing_is_tried_where_a_proxy_stands_between_or_the_provider_is_asked(
     monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    check_listening(lm_at(f"http://127.0.0.1:{closed_port}/v1"), role="prompt_model")
-    check_listening(lm_at("http://[half"), role="prompt_model")
-    check_listening(dspy.LM("openai/gpt-4o-mini", engine="litellm", api_key=KEY), role="prompt_model")
+    check_port_open(lm_at(f"http://127.0.0.1:{closed_port}/v1"), role="prompt_model")
+    check_port_open(lm_at("http://[half"), role="prompt_model")
+    check_port_open(dspy.LM("openai/gpt-4o-mini", engine="litellm", api_key=KEY), role="prompt_model")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(LanguageModelError, match="nothing listens"):
-        check_listening(lm_at(f"http://127.0.0.1:{closed_port}/v1"), role="prompt_model")
+        check_port_open(lm_at(f"http://127.0.0.1:{closed_port}/v1"), role="prompt_model")
 
 
 def test_asking_again_is_told_once_and_without_keys() -> None:
@@ -71,10 +71,10 @@ def test_asking_again_is_told_once_and_without_keys() -> None:
     busy = Reply(f"busy, {KEY}", status=503, headers=(("Retry-After", "0"),))
     with OpenAIServer({"": busy}) as server:
         lm, once = server.lm(num_retries=2), server.lm(num_retries=0, model="openai/once")
-        with telling_of_retries([lm, once, None], told.append):
+        with log_retries([lm, once, None], told.append):
             for one in (lm, lm, once):
                 with pytest.raises(LMError):
-                    greet(one)
+                    ping(one)
         assert len(server.requests) == 3 + 3 + 1
     (line,) = told
     assert line.startswith(f"openai/toy at 127.0.0.1:{server.port} gave no answer (")
@@ -87,15 +87,15 @@ def test_of_two_servers_of_one_model_the_one_that_failed_is_told() -> None:
     busy = {"": Reply("busy", status=503, headers=(("Retry-After", "0"),))}
     with OpenAIServer({}) as well, OpenAIServer(busy) as ill:
         lms = [server.lm(num_retries=1) for server in (well, ill)]
-        with telling_of_retries(lms, told.append), pytest.raises(LMError):
-            greet(lms[1])
+        with log_retries(lms, told.append), pytest.raises(LMError):
+            ping(lms[1])
     assert [line.split(" gave")[0] for line in told] == [f"openai/toy at 127.0.0.1:{ill.port}"]
 
 
 def test_what_is_not_asked_again_is_not_told_as_such() -> None:
     told: list[str] = []
-    with OpenAIServer({"": Reply("wrong key", status=401)}) as server, telling_of_retries([server.lm()], told.append):
+    with OpenAIServer({"": Reply("wrong key", status=401)}) as server, log_retries([server.lm()], told.append):
         lm = server.lm(num_retries=2)
-        with telling_of_retries([lm], told.append), pytest.raises(LMError):
-            greet(lm)
+        with log_retries([lm], told.append), pytest.raises(LMError):
+            ping(lm)
     assert told == []

@@ -29,7 +29,7 @@ from ipo_dspy.errors import LanguageModelError
 from ipo_dspy.lms import build_lm, register_transformers
 from ipo_dspy.lms.local import generation as sampling
 from ipo_dspy.lms.local import models as loading
-from ipo_dspy.lms.local.models import Source, load
+from ipo_dspy.lms.local.models import LocalModelSpec, load
 from ipo_dspy.run.journal import replay
 
 import_open_clip()  # mends torchvision, which image processors need, where it is built for another torch
@@ -95,7 +95,7 @@ def chat(model: dspy.LM, *messages: dict[str, Any]) -> tuple[str, int]:
 def forwards(folder: Path) -> Iterator[list[torch.Tensor]]:
     """Logits of each pass through the output layer while the block runs, [n, L, vocabulary]."""
     seen: list[torch.Tensor] = []
-    head = load(Source(str(folder), "cpu")).model.get_output_embeddings()
+    head = load(LocalModelSpec(str(folder), "cpu")).model.get_output_embeddings()
     handle = head.register_forward_hook(lambda module, given, out: seen.append(out.detach().clone()))
     yield seen
     handle.remove()
@@ -116,7 +116,7 @@ def test_a_text_model_answers_and_says_what_it_took(build: Make, made: Make) -> 
 
 def test_a_model_without_template_is_asked_in_its_own_form(made: Make) -> None:
     folder = made(toys.phi)
-    model, loaded = lm(folder), load(Source(str(folder), "cpu"))
+    model, loaded = lm(folder), load(LocalModelSpec(str(folder), "cpu"))
     seen: list[torch.Tensor] = []
     handle = loaded.model.get_input_embeddings().register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     model("What is this?")
@@ -152,7 +152,7 @@ def test_an_answer_without_a_form_comes_through_predict(made: Make) -> None:
 def test_several_draws_are_one_generate(made: Make) -> None:
     folder = made(toys.qwen2, last=None)
     model = lm(folder, temperature=1.0, n=4, max_tokens=6, seed=1)
-    load(Source(str(folder), "cpu"))
+    load(LocalModelSpec(str(folder), "cpu"))
     with forwards(folder) as seen:
         texts = model("Say something")
     assert len(texts) == len(set(texts)) == 4
@@ -236,11 +236,11 @@ def test_a_draw_that_ended_is_not_lengthened_by_what_fills_it_up() -> None:
     tok = toys.tokenizer()
     ends, goes_on = (tok.encode(f": a{words} photo", add_special_tokens=False) for words in ("", " blurry grey of"))
     rows = torch.tensor([ends + [tok.pad_token_id] * 3, goes_on])
-    watch = sampling._Watch(tok, ["photo"])
+    watch = sampling.StopStringCriteria(tok, ["photo"])
     stopped = [watch(rows[:, :length], None).tolist() for length in range(2, 7)]
     assert stopped == [[False, False], [True, False], [True, False], [True, False], [True, True]]
     draws = [watch.read(index, row, ()) for index, row in enumerate(rows)]
-    assert draws == [sampling.Draw("a", 2, "stop"), sampling.Draw("a blurry grey of", 5, "stop")]
+    assert draws == [sampling.Completion("a", 2, "stop"), sampling.Completion("a blurry grey of", 5, "stop")]
 
 
 # Images
@@ -320,7 +320,7 @@ def test_threads_share_one_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     folder, loads = toys.qwen2(tmp_path / "qwen2"), []
     read = loading._read
 
-    def counted(source: Source, *rest: Any) -> Any:
+    def counted(source: LocalModelSpec, *rest: Any) -> Any:
         loads.append(source)
         return read(source, *rest)
 
@@ -345,7 +345,7 @@ def test_threads_draw_what_they_would_draw_alone(made: Make) -> None:
 def test_weights_have_the_type_and_place_asked_for(made: Make) -> None:
     folder = made(toys.phi)
     lm(folder, dtype="torch.bfloat16")("What?")
-    weight = load(Source(str(folder), "cpu", "torch.bfloat16")).model.get_input_embeddings().weight
+    weight = load(LocalModelSpec(str(folder), "cpu", "torch.bfloat16")).model.get_input_embeddings().weight
     assert (weight.dtype, weight.device.type) == (torch.bfloat16, "cpu")
 
 
@@ -367,7 +367,7 @@ def test_the_engine_need_not_be_named(made: Make) -> None:
 
 
 def test_unloaded_models_are_loaded_again(made: Make) -> None:
-    source = Source(str(made(toys.phi)), "cpu")
+    source = LocalModelSpec(str(made(toys.phi)), "cpu")
     before = load(source)
     assert load(source) is before
     loading.unload()
@@ -500,7 +500,7 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: 
 
 
 def test_a_fault_inside_a_model_is_no_lost_connection(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = load(Source(str(made(toys.phi)), "cpu"))
+    loaded = load(LocalModelSpec(str(made(toys.phi)), "cpu"))
     monkeypatch.setattr(loaded.model, "generate", lambda **_: 1 / 0)
     with pytest.raises(LMInvalidRequestError, match=r"could not answer \(ZeroDivisionError.*write a smaller"):
         lm(made(toys.phi))("What?")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipo_dspy.lms.proposal_parsing import last_answers, read_answers, read_proposal, undressed
+from ipo_dspy.lms.proposal_parsing import last_answers, parse_templates, read_proposal, undressed
 
 THREE = ["pixel art of a <CLASS>.", "a sprite of a <CLASS>.", "a mosaic of a <CLASS>."]
 
@@ -98,7 +98,7 @@ DRESSES: dict[str, Callable[[list[str]], str]] = {
 
 @pytest.mark.parametrize("dress", DRESSES.values(), ids=DRESSES)
 def test_templates_are_read_in_any_dress(dress: Callable[[list[str]], str]) -> None:
-    assert read_answers(dress(THREE)) == THREE
+    assert parse_templates(dress(THREE)) == THREE
 
 
 PLAIN = [
@@ -129,7 +129,7 @@ SAFE = ("tags", "JSON", "pretty JSON", "JSON object", "{n}.", "-", "JSON objects
     dress=st.sampled_from([DRESSES[name] for name in SAFE]),
 )
 def test_what_is_inside_of_a_template_is_its_own(texts: list[str], dress: Callable[[list[str]], str]) -> None:
-    assert read_answers(dress(texts)) == texts
+    assert parse_templates(dress(texts)) == texts
 
 
 @pytest.mark.parametrize("text", PLAIN)
@@ -152,7 +152,7 @@ WORDS = st.lists(st.from_regex(r"[a-z0-9]{1,8}[,']?[a-z]{1,3}", fullmatch=True),
     dress=st.sampled_from(list(DRESSES.values())),
 )
 def test_any_list_reads_back_from_any_dress(texts: list[str], dress: Callable[[list[str]], str]) -> None:
-    assert read_answers(dress(texts)) == texts
+    assert parse_templates(dress(texts)) == texts
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_any_list_reads_back_from_any_dress(texts: list[str], dress: Callable[[l
      "< class >", "`<CLASS>`", "**<CLASS>**"],
 )  # fmt: skip
 def test_what_is_meant_as_the_placeholder_is_taken_for_it(form: str) -> None:
-    (read,) = map(read_proposal, read_answers(f"<INS>pixel art of a {form}.</INS>"))
+    (read,) = map(read_proposal, parse_templates(f"<INS>pixel art of a {form}.</INS>"))
     assert str(read) == "pixel art of a <CLASS>."
 
 
@@ -189,7 +189,7 @@ def test_what_is_meant_as_the_placeholder_is_taken_for_it(form: str) -> None:
     ],
 )
 def test_odd_answers(answer: str, texts: list[str]) -> None:
-    assert read_answers(answer) == texts
+    assert parse_templates(answer) == texts
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_odd_answers(answer: str, texts: list[str]) -> None:
     ],
 )
 def test_what_was_cut_off_is_not_tried(answer: str, texts: list[str]) -> None:
-    assert read_answers(answer, cut=True) == texts
+    assert parse_templates(answer, cut=True) == texts
 
 
 def test_the_last_answers_count() -> None:
@@ -219,5 +219,5 @@ def test_the_last_answers_count() -> None:
 def test_hostile_answers_are_read_in_linear_time(piece: str) -> None:
     """A quadratic reader needs hours for these; nobody would miss that."""
     for start in ("", "<CLASS>"):
-        short, long = (read_answers(start + piece * (size // len(piece))) for size in (5_000, 500_000))
+        short, long = (parse_templates(start + piece * (size // len(piece))) for size in (5_000, 500_000))
         assert len(long) <= len(short) <= 2

@@ -8,15 +8,15 @@ from dspy.utils.exceptions import AdapterParseError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipo_dspy.lms.proposal_parsing import read_answers
-from ipo_dspy.lms.signatures import DescribeImage, PaperAdapter, ProposePrompts, ScoredPrompt
+from ipo_dspy.lms.proposal_parsing import parse_templates
+from ipo_dspy.lms.signatures import DescribeImage, PaperAdapter, ProposePrompts, ScoredTemplate
 
 INPUTS: dict[str, Any] = {
     "task": "Tell apart images of 2 classes: cat, dog.",
     "descriptions": ["blurry, dark", "grainy"],
     "history": [
-        ScoredPrompt(template="a photo of a <CLASS>.", loss=1.25, accuracy=50.0),
-        ScoredPrompt(template="a <CLASS>.\nthe <CLASS>.", loss=0.5, accuracy=75.0),
+        ScoredTemplate(template="a photo of a <CLASS>.", loss=1.25, accuracy=50.0),
+        ScoredTemplate(template="a <CLASS>.\nthe <CLASS>.", loss=0.5, accuracy=75.0),
     ],
     "rejected": ["a dog (no class placeholder)"],
     "count": 8,
@@ -66,7 +66,7 @@ def test_other_signatures_are_refused() -> None:
 def test_a_demonstration_is_written_as_it_is_read() -> None:
     demo = {**INPUTS, "templates": ["a <CLASS>.", "the <CLASS>."]}
     *_, assistant, _ = PaperAdapter().format(ProposePrompts, [demo], INPUTS)
-    assert read_answers(assistant["content"]) == demo["templates"]
+    assert parse_templates(assistant["content"]) == demo["templates"]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_demonstration_is_written_as_it_is_read() -> None:
 )
 def test_answers_are_read_tolerantly(completion: str, answers: list[str] | None) -> None:
     expected = ["a <CLASS>.", "the <class>.", "an old <CLASS>.", "x <CLASS>"] if answers is None else answers
-    assert read_answers(completion) == expected
+    assert parse_templates(completion) == expected
 
 
 def test_an_answer_without_templates_is_an_error() -> None:
@@ -99,7 +99,7 @@ def test_an_answer_without_templates_is_an_error() -> None:
 
 @given(st.lists(st.sampled_from(["<INS>", "</INS>", "< / ins >", "<", "/", " ", "INS", ">", "<CLASS>", "\n", "x"])))
 def test_no_tag_survives_in_an_answer(pieces: list[str]) -> None:
-    for answer in read_answers("".join(pieces)):
+    for answer in parse_templates("".join(pieces)):
         inner = answer.removeprefix("<INS>").lower().replace(" ", "").replace("\n", "")
         assert "<ins>" not in inner
         assert "</ins>" not in inner
@@ -124,7 +124,7 @@ def test_runaway_answers_are_read_in_linear_time(piece: str) -> None:
     """A quadratic reader needs hours for five megabytes; nobody would miss that."""
     size = 5_000_000 if piece == "<INS>" else 500_000
     answer = piece * (size // len(piece))
-    assert len(read_answers(answer)) in (0, answer.count("<INS>"))
+    assert len(parse_templates(answer)) in (0, answer.count("<INS>"))
 
 
 def test_asking_for_a_description_asks_to_leave_the_name_out() -> None:

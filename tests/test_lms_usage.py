@@ -12,9 +12,9 @@ from dspy.utils.exceptions import LMError
 from helpers.openai_server import HONEST, KEY, MISSING, OpenAIServer, Reply, Writer, text_of
 from ipo_dspy import IPO, demo
 from ipo_dspy.errors import InputError
-from ipo_dspy.lms.requests import greet, request
+from ipo_dspy.lms.requests import ping, request
 from ipo_dspy.lms.response_bodies import usual_form
-from ipo_dspy.lms.usage import price, price_of, tokens_in, usage_of
+from ipo_dspy.lms.usage import cost_usd, price_of, tokens_in, usage_of
 
 pytestmark = pytest.mark.usefixtures("no_cache")
 
@@ -81,7 +81,7 @@ def test_a_limit_on_tokens_holds_whatever_a_server_says(
 
 @pytest.mark.parametrize("usage", BAD.values(), ids=BAD)
 def test_a_limit_on_cost_holds_whatever_a_server_says(usage: Any, task: demo.DemoTask, honest: tuple[int, int]) -> None:
-    allowed = price("openai/gpt-4o-mini", 1000, 50)
+    allowed = cost_usd("openai/gpt-4o-mini", 1000, 50)
     with Says(usage) as server:
         results = run(server, task, max_cost=allowed)
         assert len(server.requests) <= honest[0] + 1
@@ -151,8 +151,8 @@ def test_images_and_thoughts_count() -> None:
 def test_a_cost_far_from_the_price_is_not_believed(cost: Any) -> None:
     lm = dspy.LM("openai/gpt-4o-mini", engine="litellm", api_key=KEY)
     said = counts(SENT, WRITTEN)
-    assert usage_of(lm, Entry(said, cost=cost)).cost == price(lm.model, SENT, WRITTEN)
-    discount = (price(lm.model, SENT, WRITTEN) or 0) / 2
+    assert usage_of(lm, Entry(said, cost=cost)).cost == cost_usd(lm.model, SENT, WRITTEN)
+    discount = (cost_usd(lm.model, SENT, WRITTEN) or 0) / 2
     assert usage_of(lm, Entry(said, cost=discount)).cost == discount
 
 
@@ -175,7 +175,7 @@ def test_no_usage_gives_budget_back(usage: Any, engine: str) -> None:
         lm = dspy.LM("openai/toy", api_base=server.url, api_key=KEY, engine=engine, num_retries=0)
         answers = []
         with contextlib.suppress(LMError):  # DSPy's own client refuses some
-            answers.append(greet(lm))
+            answers.append(ping(lm))
         assert answers or engine == "auto"
         for answer in answers:
             assert answer.calls == 1

@@ -8,7 +8,7 @@ import pytest
 from helpers.openai_server import Writer, text_of
 from ipo_dspy import IPO, LMProposer, demo
 from ipo_dspy.describers import LMDescriber
-from ipo_dspy.lms.usage import price
+from ipo_dspy.lms.usage import cost_usd
 
 pytestmark = pytest.mark.usefixtures("no_cache")
 
@@ -38,9 +38,9 @@ def test_prices_are_those_of_litellm_and_an_unknown_one_is_said() -> None:
     expected = IPO(prompt_model=lm, steps=10).estimate(task.program, task.trainset)
     total = expected.total
     assert total.unpriced == 0
-    assert total.cost == pytest.approx(price("openai/gpt-3.5-turbo", total.prompt_tokens, total.completion_tokens))
-    assert price("openai/a-model-of-ones-own", 1, 1) is None
-    assert price("transformers/a-directory", 1, 1) == 0.0
+    assert total.cost == pytest.approx(cost_usd("openai/gpt-3.5-turbo", total.prompt_tokens, total.completion_tokens))
+    assert cost_usd("openai/a-model-of-ones-own", 1, 1) is None
+    assert cost_usd("transformers/a-directory", 1, 1) == 0.0
 
 
 def test_without_a_language_model_nothing_is_expected() -> None:

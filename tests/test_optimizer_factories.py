@@ -8,7 +8,7 @@ import pytest
 from ipo_dspy import IPO, LMProposer, demo
 from ipo_dspy.describers import Descriptions, LMDescriber
 from ipo_dspy.errors import InputError, LanguageModelError
-from ipo_dspy.proposers import Ask, Proposals
+from ipo_dspy.proposers import ProposalRequest, Proposals
 
 
 def model(**settings: Any) -> dspy.LM:
@@ -84,7 +84,7 @@ class OwnProposer:
     def __init__(self, lm: dspy.BaseLM) -> None:
         self.lm = lm
 
-    def propose(self, ask: Ask) -> Proposals:
+    def propose(self, ask: ProposalRequest) -> Proposals:
         raise NotImplementedError
 
 

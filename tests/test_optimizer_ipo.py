@@ -9,7 +9,7 @@ import pytest
 
 from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.errors import DataError, InputError, JournalError, LanguageModelError, TemplateError
-from ipo_dspy.proposers import Answer, Ask, Proposals
+from ipo_dspy.proposers import LMResponse, ProposalRequest, Proposals
 from ipo_dspy.run.journal import replay
 from ipo_dspy.template import Template
 
@@ -23,16 +23,16 @@ class Listed:
     def __init__(self, *texts: str) -> None:
         self.texts = texts
 
-    def propose(self, ask: Ask) -> Proposals:
+    def propose(self, ask: ProposalRequest) -> Proposals:
         first = (ask.step - 1) * ask.count
         texts = self.texts[first : first + ask.count]
-        return Proposals(ask.once(f"step {ask.step}/0", lambda: Answer(texts, prompt_tokens=10)).texts)
+        return Proposals(ask.once(f"step {ask.step}/0", lambda: LMResponse(texts, prompt_tokens=10)).texts)
 
 
 class Explodes:
     """A proposer that must not be reached."""
 
-    def propose(self, ask: Ask) -> Proposals:
+    def propose(self, ask: ProposalRequest) -> Proposals:
         raise AssertionError("slow work began before the input was checked")
 
 

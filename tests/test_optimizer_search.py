@@ -17,9 +17,9 @@ from ipo_dspy.errors import BudgetError, TemplateError
 from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.search import FINALISTS, STEPS_WITHOUT_TRIAL, Search, SearchResult
-from ipo_dspy.proposers import Answer, Ask, EvolutionProposer, ProposalError, Proposals
+from ipo_dspy.proposers import EvolutionProposer, LMResponse, ProposalError, ProposalRequest, Proposals
 from ipo_dspy.run.journal import FILE_NAME, Journal, replay
-from ipo_dspy.run.ledger import Ledger, Limits
+from ipo_dspy.run.ledger import Budget, Ledger
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
@@ -60,15 +60,15 @@ class Script:
     """Gives out prepared answers in turn, or faults, and keeps what it was asked."""
 
     def __init__(self, *answers: Sequence[str] | ProposalError) -> None:
-        self.answers, self.asked = list(answers), list[Ask]()
+        self.answers, self.asked = list(answers), list[ProposalRequest]()
 
-    def propose(self, ask: Ask) -> Proposals:
+    def propose(self, ask: ProposalRequest) -> Proposals:
         self.asked.append(ask)
         answer = self.answers.pop(0) if self.answers else ()
         if isinstance(answer, ProposalError):
             raise answer
         texts = tuple(answer)
-        kept = ask.once(f"step {ask.step}/0", lambda: Answer(texts, prompt_tokens=6, completion_tokens=4))
+        kept = ask.once(f"step {ask.step}/0", lambda: LMResponse(texts, prompt_tokens=6, completion_tokens=4))
         return Proposals(kept.texts)
 
 
@@ -90,7 +90,7 @@ def search(
     observers: Sequence[Any] = (),
     initial: Sequence[Template] = (START,),
     validator: ToyScorer | None = None,
-    limits: Limits | None = None,
+    limits: Budget | None = None,
     clock: Callable[[], float] = time.monotonic,
     stop: Callable[[], bool] = lambda: False,
 ) -> SearchResult:
@@ -264,14 +264,14 @@ def test_stopping_ends_it_after_the_step() -> None:
 def test_a_limit_ends_it_with_what_was_found(tmp_path: Path) -> None:
     script = Script(*[[f"a {'very ' * i}dark <CLASS>."] for i in range(5)])
     with Journal(tmp_path / "run") as journal:
-        result = search(script, journal=journal, limits=Limits(max_tokens=25))
+        result = search(script, journal=journal, limits=Budget(max_tokens=25))
     assert (result.status, len(result.trials)) == ("max_tokens", 1 + 3)  # ten tokens an answer: the third oversteps
     (told,) = (e for e in replay(tmp_path / "run") if e["event"] == "limit_reached")
     assert (told["limit"], told["limit_value"], told["spent"]) == ("max_tokens", 25, 30)
 
 
 def test_time_runs_out_also_where_nothing_is_asked() -> None:
-    given: dict[str, Any] = {"limits": Limits(max_seconds=2.5), "clock": toy_clock()}
+    given: dict[str, Any] = {"limits": Budget(max_seconds=2.5), "clock": toy_clock()}
     result = search(EvolutionProposer(), configure(steps=50), scorer=ToyScorer(context=30), **given)
     assert result.status == "max_seconds"
     assert len(result.trials) > 1
@@ -283,13 +283,13 @@ class Words:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def propose(self, ask: Ask) -> Proposals:
-        def answer() -> Answer:
+    def propose(self, ask: ProposalRequest) -> Proposals:
+        def answer() -> LMResponse:
             self.asked.append(ask.step)
             worth = sum(ord(c) for t in ask.trials for c in t.key) + len(ask.rejected)
             words = [list(WORTH)[(worth + i) % 4] for i in range(4)]
             texts = [f"a {words[0]} {words[1]} <CLASS>.", "a dog.", f"{words[2]} {'so ' * ask.step}a <CLASS>.", "x"]
-            return Answer((*texts, texts[0]), prompt_tokens=1)
+            return LMResponse((*texts, texts[0]), prompt_tokens=1)
 
         return Proposals(ask.once(f"step {ask.step}/0", answer).texts)
 
@@ -359,7 +359,7 @@ def test_with_overlap_the_next_question_is_asked_before_the_answers_are_scored()
             return super().score(templates)
 
     class Tells:
-        def propose(self, ask: Ask) -> Proposals:
+        def propose(self, ask: ProposalRequest) -> Proposals:
             order.append(f"asked {ask.step}")
             if ask.step == 2:
                 asked_again.set()
@@ -433,12 +433,12 @@ def test_an_answer_on_its_way_is_kept_also_where_the_search_fails_meanwhile(tmp_
             return super().score(templates)
 
     class Slow:
-        def propose(self, ask: Ask) -> Proposals:
-            def answer() -> Answer:
+        def propose(self, ask: ProposalRequest) -> Proposals:
+            def answer() -> LMResponse:
                 if ask.step == 2:
                     begun.set()
                     threading.Event().wait(0.1)
-                return Answer((f"a {'very ' * ask.step}dark <CLASS>.",))
+                return LMResponse((f"a {'very ' * ask.step}dark <CLASS>.",))
 
             return Proposals(ask.once(f"step {ask.step}/0", answer).texts)
 
@@ -452,10 +452,14 @@ def test_a_limit_in_the_middle_of_a_step_leaves_it_open_for_the_next_sitting(tmp
     class Two:
         """Asks twice a step, and gives what it has where it may not ask again."""
 
-        def propose(self, ask: Ask) -> Proposals:
-            texts = list(ask.once(f"step {ask.step}/0", lambda: Answer((f"a {'so ' * ask.step}dark <CLASS>.",))).texts)
+        def propose(self, ask: ProposalRequest) -> Proposals:
+            texts = list(
+                ask.once(f"step {ask.step}/0", lambda: LMResponse((f"a {'so ' * ask.step}dark <CLASS>.",))).texts
+            )
             try:
-                texts += ask.once(f"step {ask.step}/1", lambda: Answer((f"a {'so ' * ask.step}blurry <CLASS>.",))).texts
+                texts += ask.once(
+                    f"step {ask.step}/1", lambda: LMResponse((f"a {'so ' * ask.step}blurry <CLASS>.",))
+                ).texts
             except BudgetError as spent:
                 return Proposals(tuple(texts), ended=spent)
             return Proposals(tuple(texts))
@@ -463,7 +467,7 @@ def test_a_limit_in_the_middle_of_a_step_leaves_it_open_for_the_next_sitting(tmp
     plan = configure(steps=3)
     whole = search(Two(), plan)
     with Journal(tmp_path) as journal:
-        part = search(Two(), plan, journal=journal, limits=Limits(max_lm_calls=3))
+        part = search(Two(), plan, journal=journal, limits=Budget(max_lm_calls=3))
     assert (part.status, part.trials) == ("max_lm_calls", whole.trials[:4])  # what was paid for was tried
     with Journal(tmp_path) as journal:
         again = search(Two(), plan, journal=journal)

@@ -8,7 +8,7 @@ import pytest
 
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.errors import DataError, InputError
-from ipo_dspy.optimizer.trainset import PROBED, find_classifiers, gather
+from ipo_dspy.optimizer.trainset import PROBED, collect_training_images, find_classifiers
 
 
 class Stub(ClipClassifier):
@@ -55,7 +55,7 @@ class Two(dspy.Module):
 
 
 def gathered(program: dspy.Module, examples: list[dspy.Example], **more: Any) -> Any:
-    return gather(program, find_classifiers(program), examples, name="trainset", **more)
+    return collect_training_images(program, find_classifiers(program), examples, name="trainset", **more)
 
 
 def test_finds_bare_and_nested_classifiers() -> None:

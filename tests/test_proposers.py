@@ -20,11 +20,11 @@ from ipo_dspy.errors import BudgetError, InputError
 from ipo_dspy.history import Trial
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.search import Search
-from ipo_dspy.proposers import Ask, EvolutionProposer, LMProposer, ProposalError, Proposals
+from ipo_dspy.proposers import EvolutionProposer, LMProposer, ProposalError, ProposalRequest, Proposals
 from ipo_dspy.proposers.description_selection import tokens_in
-from ipo_dspy.proposers.evolution import tidy
+from ipo_dspy.proposers.evolution import fix_grammar
 from ipo_dspy.run.journal import FILE_NAME, Journal
-from ipo_dspy.run.ledger import Ledger, Limits, Spent
+from ipo_dspy.run.ledger import Budget, Ledger, Usage
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import PLACEHOLDER, Template
@@ -48,9 +48,9 @@ def trial(text: str, index: int = 0, value: float | None = None) -> Trial:
     return Trial(Template.parse(text), score, index=index, step=0, tokens=9, key=text)
 
 
-def asked(trials: list[Trial], **changes: Any) -> Ask:
+def asked(trials: list[Trial], **changes: Any) -> ProposalRequest:
     shown = tuple(sorted(trials, key=lambda t: t.rank, reverse=True))
-    return Ask(**{"step": 1, "count": 8, "shown": shown, "trials": tuple(trials), **changes})
+    return ProposalRequest(**{"step": 1, "count": 8, "shown": shown, "trials": tuple(trials), **changes})
 
 
 def evolve(seed: int, steps: int, count: int = 8) -> list[Trial]:
@@ -113,7 +113,7 @@ def test_what_evolution_writes_can_be_read() -> None:
 )
 def test_what_is_left_out_leaves_no_bare_adjective(text: str) -> None:
     rng = np.random.default_rng(0)
-    left = {tidy(EvolutionProposer()._drop(text, rng)) for _ in range(20)}
+    left = {fix_grammar(EvolutionProposer()._drop(text, rng)) for _ in range(20)}
     assert left
     assert not any(BARE.search(one) for one in left), left
 
@@ -129,7 +129,7 @@ def test_what_is_left_out_leaves_no_bare_adjective(text: str) -> None:
     ],
 )
 def test_articles_that_are_right_are_left_alone(text: str) -> None:
-    assert tidy(text) == text
+    assert fix_grammar(text) == text
 
 
 @pytest.mark.parametrize("text", ["<CLASS>", "una foto de <CLASS>", "<CLASS>: a <CLASS>.", "a <CLASS>.\nthe <CLASS>."])
@@ -204,7 +204,7 @@ FIRST = [f"a {word} photo of a <CLASS>." for word in ("dark", "blurry", "old")]
 ASK = asked([trial("a photo of a <CLASS>.")], count=3, task="Tell apart images of 2 classes: cat, dog.")
 
 
-def propose(lm: dspy.BaseLM, ask: Ask = ASK, **options: Any) -> tuple[Proposals, Spent]:
+def propose(lm: dspy.BaseLM, ask: ProposalRequest = ASK, **options: Any) -> tuple[Proposals, Usage]:
     """What a proposer says, and what that cost."""
     ledger = Ledger()
     once = partial(ledger.once, "self")
@@ -307,7 +307,7 @@ def test_a_second_request_that_fails_leaves_the_first() -> None:
 @pytest.mark.usefixtures("_own_cache")
 def test_a_limit_between_two_requests_leaves_the_first() -> None:
     with OpenAIServer({"Write 3 new": tagged(*FIRST[:2])}) as server:
-        ask = replace(ASK, once=partial(Ledger(limits=Limits(max_lm_calls=1)).once, "self"))
+        ask = replace(ASK, once=partial(Ledger(limits=Budget(max_lm_calls=1)).once, "self"))
         assert list(LMProposer(server.lm()).propose(ask).texts) == FIRST[:2]
         with pytest.raises(BudgetError, match="the limit of 1 LLM calls is reached"):
             LMProposer(server.lm()).propose(replace(ask, step=2))

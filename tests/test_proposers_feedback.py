@@ -6,8 +6,8 @@ import pytest
 from helpers.openai_server import OpenAIServer, Reply
 from ipo_dspy.errors import InputError
 from ipo_dspy.history import Trial
-from ipo_dspy.proposers import Ask, EvolutionProposer, Feedback, LMProposer
-from ipo_dspy.proposers.feedback import shown
+from ipo_dspy.proposers import EvolutionProposer, Feedback, LMProposer, ProposalRequest
+from ipo_dspy.proposers.feedback import history_for_prompt
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
@@ -15,7 +15,7 @@ FIGURES = [(10.0, 4.0), (90.0, 3.0), (50.0, 1.0), (70.0, 2.0)]
 """Accuracy and loss: the best by the one is not the best by the other."""
 
 
-def ask(figures: list[tuple[float, float]] = FIGURES, history: int = 2) -> Ask:
+def ask(figures: list[tuple[float, float]] = FIGURES, history: int = 2) -> ProposalRequest:
     texts = ["a photo of a <CLASS>.", "art of a <CLASS>.", "a toy <CLASS>.", "a blurry <CLASS>."]
     trials = tuple(
         Trial(Template.parse(text), Score(*pair), index=i, step=0, tokens=6, key=str(i))
@@ -23,12 +23,12 @@ def ask(figures: list[tuple[float, float]] = FIGURES, history: int = 2) -> Ask:
     )
     best = sorted(trials, key=lambda trial: trial.rank)[:history]
     kept = sorted({t.index: t for t in (*best, trials[0])}.values(), key=lambda trial: trial.rank, reverse=True)
-    return Ask(step=1, count=4, shown=tuple(kept), trials=trials)
+    return ProposalRequest(step=1, count=4, shown=tuple(kept), trials=trials)
 
 
 @pytest.mark.parametrize(("feedback", "order"), [("both", [0, 3, 1]), ("accuracy", [0, 3, 1]), ("loss", [0, 3, 2])])
 def test_the_shown_are_the_best_by_what_is_told(feedback: Feedback, order: list[int]) -> None:
-    assert [trial.index for trial in shown(ask(), feedback)] == order
+    assert [trial.index for trial in history_for_prompt(ask(), feedback)] == order
 
 
 @pytest.mark.parametrize("feedback", ["accuracy", "loss"])

@@ -17,12 +17,12 @@ from helpers.comparison import assert_alike
 from helpers.openai_server import KEY
 from helpers.ray_nodes import add_node, kill, nodes
 from ipo_dspy.bench.cells import Cell
-from ipo_dspy.bench.method_runners import Stopper
-from ipo_dspy.bench.observer import Nobody
+from ipo_dspy.bench.method_runners import StopSignal
+from ipo_dspy.bench.observer import NullObserver
 from ipo_dspy.bench.result_rows import ROWS, Row, read_rows
 from ipo_dspy.bench.runner import CELLS
 from ipo_dspy.bench.settings import Settings
-from ipo_dspy.bench.sweep import Swept
+from ipo_dspy.bench.sweep import SweepResult
 from ipo_dspy.cli import main
 from ipo_dspy.distributed.ray_tasks import RayTasks
 from ipo_dspy.errors import ClusterError, InputError, LanguageModelError
@@ -43,12 +43,12 @@ def ray(cluster: Any) -> RayTasks:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     """A sweep in this process."""
     return run(tmp_path_factory.mktemp("whole"))
 
 
-class Listening(Nobody):
+class Listening(NullObserver):
     """Keeps what it is told, in order."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ def begun(folder: Path, cells: int = 1) -> None:
     raise AssertionError("no cell has begun")
 
 
-def test_the_rows_are_those_of_one_process(ray: RayTasks, whole: Swept, tmp_path: Path) -> None:
+def test_the_rows_are_those_of_one_process(ray: RayTasks, whole: SweepResult, tmp_path: Path) -> None:
     """Two cells are under way at a time."""
     listening = Listening()
     swept = run(tmp_path, ray=ray, audience=listening)
@@ -154,7 +154,7 @@ def test_what_cannot_be_used_is_one_line(
 
 
 def test_a_stop_ends_what_runs_and_begins_nothing_more(ray: RayTasks, tmp_path: Path) -> None:
-    stopper, listening = Stopper(), Listening()
+    stopper, listening = StopSignal(), Listening()
     long = grid(methods=("ipo",), settings=Settings(steps=2000, prompts_per_step=2))
 
     def stop() -> None:
@@ -173,7 +173,7 @@ def test_a_stop_ends_what_runs_and_begins_nothing_more(ray: RayTasks, tmp_path: 
 
 
 def test_a_worker_that_dies_costs_time_and_one_that_dies_again_a_row(
-    ray: RayTasks, whole: Swept, tmp_path: Path
+    ray: RayTasks, whole: SweepResult, tmp_path: Path
 ) -> None:
     (folder := tmp_path / "deaths").mkdir()
     few = grid(methods=("clip",), seeds=(1,))
@@ -232,7 +232,7 @@ def test_ctrl_c_prints_the_command_that_goes_on(ray: RayTasks, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_killed_driver_loses_only_what_was_under_way(ray: RayTasks, whole: Swept, tmp_path: Path) -> None:
+def test_a_killed_driver_loses_only_what_was_under_way(ray: RayTasks, whole: SweepResult, tmp_path: Path) -> None:
     script = Path(__file__).parent / "helpers" / "bench_small.py"
     driver = subprocess.Popen([sys.executable, str(script), str(tmp_path), ray.address], text=True)
     begun(tmp_path)

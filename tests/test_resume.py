@@ -20,7 +20,7 @@ from helpers.openai_server import Reply, Writer
 from ipo_dspy import IPO, LMProposer, demo
 from ipo_dspy._internal.renames import OLD_SETTING_NAMES
 from ipo_dspy.errors import JournalError
-from ipo_dspy.proposers import Ask, Proposals
+from ipo_dspy.proposers import ProposalRequest, Proposals
 from ipo_dspy.run.journal import FILE_NAME, replay
 
 
@@ -137,7 +137,7 @@ class Counts:
     def __init__(self) -> None:
         self.asked = 0
 
-    def propose(self, ask: Ask) -> Proposals:
+    def propose(self, ask: ProposalRequest) -> Proposals:
         self.asked += 1
         return Proposals((f"a {'very ' * ask.step}dark <CLASS>.", f"a {'so ' * ask.step}blurry <CLASS>."))
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipo_dspy.errors import JournalError
-from ipo_dspy.run.journal import FILE_NAME, Journal, follow, replay
+from ipo_dspy.run.journal import FILE_NAME, Journal, replay, tail
 
 text = st.text(max_size=20)
 
@@ -125,7 +125,7 @@ def test_damage_is_told_when_a_run_is_taken_up_and_the_folder_is_free_again(tmp_
             Journal(tmp_path)
 
 
-@pytest.mark.parametrize("use", [Journal, replay, lambda folder: next(follow(folder))])
+@pytest.mark.parametrize("use", [Journal, replay, lambda folder: next(tail(folder))])
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, use: Callable[[Path], object]) -> None:
     os.mkfifo(tmp_path / FILE_NAME)
     with pytest.raises(JournalError, match="it is a named pipe, not a regular file"):
@@ -143,7 +143,7 @@ TRIAL = {
 }
 
 
-@pytest.mark.parametrize("use", [Journal, replay, lambda folder: next(follow(folder))])
+@pytest.mark.parametrize("use", [Journal, replay, lambda folder: next(tail(folder))])
 @pytest.mark.parametrize(
     ("line", "message"),
     [

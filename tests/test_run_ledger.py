@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from ipo_dspy.errors import BudgetError, InputError
 from ipo_dspy.run.journal import Journal, replay
-from ipo_dspy.run.ledger import Answer, Ledger, Limits, Spent
+from ipo_dspy.run.ledger import Budget, Ledger, LMResponse, Usage
 from ipo_dspy.run.recorder import EventRecorder
 
 
 def test_an_answer_is_kept_before_it_is_used_and_another_sitting_has_it(tmp_path: Path) -> None:
-    answer = Answer(
+    answer = LMResponse(
         ("a <CLASS>.", "lone \ud83d"), model="m", prompt_tokens=7, completion_tokens=2, cost=0.5, cut=True, fault="f"
     )
     with Journal(tmp_path) as journal:
@@ -26,29 +26,29 @@ def test_an_answer_is_kept_before_it_is_used_and_another_sitting_has_it(tmp_path
         ledger = Ledger(EventRecorder(journal, past=journal.past))
         assert ledger.once("self", "step 1/0", lambda: pytest.fail("asked again")).texts[0] == "a <CLASS>."
         assert (ledger.spent.calls, ledger.spent.tokens, ledger.spent.cost) == (1, 9, 0.5)
-        assert ledger.once("other", "step 1/0", lambda: Answer(("another's",))).texts == ("another's",)
+        assert ledger.once("other", "step 1/0", lambda: LMResponse(("another's",))).texts == ("another's",)
 
 
 def test_a_question_that_failed_is_asked_again() -> None:
     ledger = Ledger()
 
-    def fails() -> Answer:
+    def fails() -> LMResponse:
         raise OSError("gone")
 
     for _ in range(2):
         with pytest.raises(OSError, match="gone"):
             ledger.once("self", "q", fails)
-    assert ledger.once("self", "q", lambda: Answer(("x",))).texts == ("x",)
+    assert ledger.once("self", "q", lambda: LMResponse(("x",))).texts == ("x",)
     assert ledger.spent.calls == 1
 
 
 def test_the_same_question_from_many_threads_is_asked_once() -> None:
     ledger, asked = Ledger(), []
 
-    def ask() -> Answer:
+    def ask() -> LMResponse:
         asked.append(1)
         threading.Event().wait(0.05)
-        return Answer(("x",))
+        return LMResponse(("x",))
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: ledger.once("self", "q", ask), range(8)))
@@ -65,7 +65,7 @@ def test_observers_hear_of_answers_in_the_order_of_the_journal_whatever_threads_
 
     with Journal(tmp_path) as journal, ThreadPoolExecutor(8) as pool:
         ledger = Ledger(EventRecorder(journal, [slow, heard.append]))
-        list(pool.map(lambda i: ledger.once("self", str(i), lambda: Answer(("x",))), range(16)))
+        list(pool.map(lambda i: ledger.once("self", str(i), lambda: LMResponse(("x",))), range(16)))
     assert heard == replay(tmp_path)
     assert len(heard) == 16
 
@@ -77,16 +77,16 @@ def test_observers_hear_of_answers_in_the_order_of_the_journal_whatever_threads_
 )
 def test_no_limit_is_overstepped_by_more_than_one_request(sizes: list[int], allowed: int, limit: str) -> None:
     limits: dict[str, Any] = {limit: allowed}
-    ledger = Ledger(limits=Limits(**limits))
+    ledger = Ledger(limits=Budget(**limits))
     given_out: list[int] = []
     lock = threading.Lock()
 
     def ask(index: int) -> None:
-        def answer() -> Answer:
+        def answer() -> LMResponse:
             threading.Event().wait(0.0002)
             with lock:
                 given_out.append(sizes[index])
-            return Answer((), prompt_tokens=sizes[index], cost=float(sizes[index]))
+            return LMResponse((), prompt_tokens=sizes[index], cost=float(sizes[index]))
 
         with suppress(BudgetError):
             ledger.once("self", f"q{index}", answer)
@@ -104,12 +104,12 @@ def test_no_limit_is_overstepped_by_more_than_one_request(sizes: list[int], allo
 
 
 def test_requests_wait_for_those_in_flight_where_they_could_use_up_what_is_left() -> None:
-    ledger = Ledger(limits=Limits(max_tokens=30))
-    ledger.once("self", "first", lambda: Answer((), prompt_tokens=10))
+    ledger = Ledger(limits=Budget(max_tokens=30))
+    ledger.once("self", "first", lambda: LMResponse((), prompt_tokens=10))
     in_flight, most = 0, 0
     lock = threading.Lock()
 
-    def answer() -> Answer:
+    def answer() -> LMResponse:
         nonlocal in_flight, most
         with lock:
             in_flight += 1
@@ -117,7 +117,7 @@ def test_requests_wait_for_those_in_flight_where_they_could_use_up_what_is_left(
         threading.Event().wait(0.02)
         with lock:
             in_flight -= 1
-        return Answer((), prompt_tokens=10)
+        return LMResponse((), prompt_tokens=10)
 
     def ask(index: int) -> bool:
         try:
@@ -137,17 +137,17 @@ def test_seconds_are_those_of_all_sittings(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         ledger = Ledger(EventRecorder(journal), clock=lambda: now[0])
         now[0] += 5
-        ledger.once("self", "q", lambda: Answer(()))
+        ledger.once("self", "q", lambda: LMResponse(()))
     now[0] = 9000.0
     with Journal(tmp_path) as journal:
-        again = Ledger(EventRecorder(journal, past=journal.past), Limits(max_seconds=6), clock=lambda: now[0])
+        again = Ledger(EventRecorder(journal, past=journal.past), Budget(max_seconds=6), clock=lambda: now[0])
         assert again.spent.seconds == 5
         again.check_time()
         now[0] += 1
         with pytest.raises(BudgetError, match="the limit of 6 seconds is reached"):
             again.check_time()
         with pytest.raises(BudgetError, match="the limit of 6 seconds is reached"):
-            again.once("self", "r", lambda: Answer(()))
+            again.once("self", "r", lambda: LMResponse(()))
 
 
 @pytest.mark.parametrize(
@@ -162,24 +162,26 @@ def test_seconds_are_those_of_all_sittings(tmp_path: Path) -> None:
 )
 def test_limits_that_limit_nothing_are_refused(limits: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Limits(**limits)
+        Budget(**limits)
 
 
 def test_unknown_prices_are_counted_and_said() -> None:
-    spent = Spent().plus(Answer((), cost=None)).plus(Answer((), cost=0.25)).plus(Answer((), calls=0, cost=None))
+    spent = (
+        Usage().plus(LMResponse((), cost=None)).plus(LMResponse((), cost=0.25)).plus(LMResponse((), calls=0, cost=None))
+    )
     assert (spent.calls, spent.cost, spent.unpriced) == (2, 0.25, 1)
     assert "0.2500 USD + 1 calls of unknown price" in repr(spent)
 
 
 def test_what_a_request_costs_is_learnt_from_those_of_its_kind() -> None:
-    ledger = Ledger(limits=Limits(max_tokens=3000))
-    ledger.once("", "greet openai/x", lambda: Answer((), prompt_tokens=15))
-    ledger.once("self", "step 0/0", lambda: Answer((), calls=0))  # from a cache: says nothing of the price
+    ledger = Ledger(limits=Budget(max_tokens=3000))
+    ledger.once("", "greet openai/x", lambda: LMResponse((), prompt_tokens=15))
+    ledger.once("self", "step 0/0", lambda: LMResponse((), calls=0))  # from a cache: says nothing of the price
 
     def ask(index: int) -> None:
-        def answer() -> Answer:
+        def answer() -> LMResponse:
             threading.Event().wait(0.01)
-            return Answer((), prompt_tokens=3000)
+            return LMResponse((), prompt_tokens=3000)
 
         with suppress(BudgetError):
             ledger.once("self", f"step 1/{index}", answer)
@@ -192,7 +194,7 @@ def test_what_a_request_costs_is_learnt_from_those_of_its_kind() -> None:
 def test_a_journal_in_which_a_server_gave_budget_back_gives_none(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         Ledger(EventRecorder(journal)).once(
-            "self", "q", lambda: Answer((), prompt_tokens=-40, completion_tokens=-2, cost=-1.0)
+            "self", "q", lambda: LMResponse((), prompt_tokens=-40, completion_tokens=-2, cost=-1.0)
         )
     with Journal(tmp_path) as journal:
         spent = Ledger(EventRecorder(journal, past=journal.past)).spent
@@ -201,7 +203,7 @@ def test_a_journal_in_which_a_server_gave_budget_back_gives_none(tmp_path: Path)
 
 def test_estimated_requests_are_kept_and_said(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
-        Ledger(EventRecorder(journal)).once("self", "q", lambda: Answer((), prompt_tokens=40, estimated=1))
+        Ledger(EventRecorder(journal)).once("self", "q", lambda: LMResponse((), prompt_tokens=40, estimated=1))
     with Journal(tmp_path) as journal:
         spent = Ledger(EventRecorder(journal, past=journal.past)).spent
     assert spent.estimated == 1

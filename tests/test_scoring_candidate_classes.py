@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipo_dspy.scoring.candidate_classes import Allowed
-from ipo_dspy.scoring.metrics import predict, tally_templates
+from ipo_dspy.scoring.candidate_classes import CandidateClasses
+from ipo_dspy.scoring.metrics import count_correct_by_template, predict
 
 NAMES = ("cat", "dog", "emu", "fox", "gnu")
 INDEX = {name: i for i, name in enumerate(NAMES)}
@@ -18,7 +18,7 @@ def by_hand(choices: list[list[str]]) -> torch.Tensor:
 
 @given(choices=choices_of_images, start=st.integers(0, 20), size=st.integers(0, 20))
 def test_a_part_is_the_table_of_its_images(choices: list[list[str]], start: int, size: int) -> None:
-    allowed = Allowed.of(choices, INDEX)
+    allowed = CandidateClasses.of(choices, INDEX)
     assert len(allowed) == len(choices)
     part = slice(start, start + size)
     assert torch.equal(allowed.forbidden(part), ~by_hand(choices)[part])
@@ -28,7 +28,7 @@ def test_a_part_is_the_table_of_its_images(choices: list[list[str]], start: int,
 
 
 def test_a_set_that_images_share_is_kept_once() -> None:
-    allowed = Allowed.of([("cat", "dog")] * 100 + [("emu",)], INDEX)
+    allowed = CandidateClasses.of([("cat", "dog")] * 100 + [("emu",)], INDEX)
     assert (len(allowed.which), allowed.begins.tolist(), allowed.members.tolist()) == (101, [0, 2, 3], [0, 1, 2])
 
 
@@ -38,8 +38,10 @@ def test_scores_are_those_of_the_table(choices: list[list[str]], block: int, see
     images, text = torch.randn(len(choices), 4, generator=generator), torch.randn(2, 5, 4, generator=generator)
     choices = [names or list(NAMES) for names in choices]
     labels = torch.tensor([INDEX[names[0]] for names in choices], dtype=torch.long)
-    allowed = Allowed.of(choices, INDEX)
-    mine = tally_templates(images, labels, text, logit_scale=2.0, allowed=allowed, block=block)
-    assert mine == tally_templates(images, labels, text, logit_scale=2.0, allowed=by_hand(choices), block=block)
+    allowed = CandidateClasses.of(choices, INDEX)
+    mine = count_correct_by_template(images, labels, text, logit_scale=2.0, allowed=allowed, block=block)
+    assert mine == count_correct_by_template(
+        images, labels, text, logit_scale=2.0, allowed=by_hand(choices), block=block
+    )
     found = predict(images, text[0], logit_scale=2.0, allowed=allowed, block=block)
     assert all(NAMES[i] in names for i, names in zip(found.tolist(), choices, strict=True))

@@ -12,7 +12,7 @@ from helpers.clip_toys import toy_backbone, write_model
 from ipo_dspy import ClipClassifier, demo
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import encode_images
-from ipo_dspy.clip.loading import load_backbone, reload
+from ipo_dspy.clip.loading import load_backbone, with_dtype
 from ipo_dspy.clip.text_features import plain_class_features
 from ipo_dspy.errors import ModelError
 from ipo_dspy.optimizer.evaluation import evaluate
@@ -91,13 +91,13 @@ def test_where_float32_is_gone_that_is_told(
 
 def test_a_reloaded_model_is_the_same_in_another_format(tmp_path: Path) -> None:
     full = toy_backbone(tmp_path)
-    again = reload(full, "bfloat16")
+    again = with_dtype(full, "bfloat16")
     assert again is not full
     assert (again.dtype, again.fingerprint) == (torch.bfloat16, full.fingerprint)
     assert load_backbone(full.name, device="cpu", dtype="bfloat16") is not again
     write_model(tmp_path, seed=1)
     with pytest.raises(ModelError, match="gave other weights when read again; pass pretrained= if they are random"):
-        reload(full, "float32")
+        with_dtype(full, "float32")
 
 
 def test_a_batch_is_a_stack() -> None:
@@ -110,7 +110,7 @@ def test_a_batch_is_a_stack() -> None:
 def test_long_class_names_do_not_end_a_run(task: demo.DemoTask, caplog: pytest.LogCaptureFixture) -> None:
     names = [f"{name} {'very ' * 72}" for name in task.classes]
     of = dict(zip(task.classes, names, strict=True))
-    low = reload(model("float32"), "float16")
+    low = with_dtype(model("float32"), "float16")
     images, labels = [example.image for example in task.valset], [of[label] for label in task.valset.labels()]
     assert check_precision(low, images, labels, names) is None
     assert "cannot compare float16 with float32: template" in caplog.text

@@ -18,7 +18,7 @@ import pytest
 from helpers.cli_process import PYTHON, Processes
 from helpers.openai_server import KEY, Reply, Writer
 from ipo_dspy import IPO, demo
-from ipo_dspy.bench.method_runners import Stopper
+from ipo_dspy.bench.method_runners import StopSignal
 from ipo_dspy.bench.runner import CELLS
 from ipo_dspy.cli import signals
 from ipo_dspy.clip.image_features import open_image
@@ -243,14 +243,14 @@ def test_handlers_are_set_in_the_main_thread_only_and_taken_back() -> None:
     before = [signal.getsignal(number) for number in signals.NUMBERS]
 
     def elsewhere() -> None:
-        with signals.stopping(lambda: None, lambda text: None) as request:
+        with signals.handle_interrupt(lambda: None, lambda text: None) as request:
             assert [signal.getsignal(number) for number in signals.NUMBERS] == before
         assert not request.received
 
     thread = threading.Thread(target=elsewhere)
     thread.start()
     thread.join()
-    with signals.stopping(lambda: None, lambda text: None) as request:
+    with signals.handle_interrupt(lambda: None, lambda text: None) as request:
         signal.raise_signal(signal.SIGTERM)
         assert request.exit_code == 143
         with pytest.raises(KeyboardInterrupt) as interrupted:
@@ -296,12 +296,12 @@ def test_a_stop_while_compile_prepares_ends_it_there(task: demo.DemoTask, tmp_pa
 
 def test_a_stopped_cell_asks_nothing(task: demo.DemoTask, tmp_path: Path) -> None:
     from helpers.bench_small import SmallSuite, grid, run
-    from ipo_dspy.bench.suites import Split
+    from ipo_dspy.bench.suites import BaseNovelSplit
 
-    stopper = Stopper()
+    stopper = StopSignal()
 
     class Stopping(SmallSuite):
-        def load(self, name: str, *, shots: int, seed: int) -> Split:
+        def load(self, name: str, *, shots: int, seed: int) -> BaseNovelSplit:
             stopper.stop()
             return super().load(name, shots=shots, seed=seed)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipo_dspy.errors import DataError, TemplateError
-from ipo_dspy.template import MAX_CHARACTERS, MAX_LINES, PLACEHOLDER, Template, check_classes, spoken
+from ipo_dspy.template import MAX_CHARACTERS, MAX_LINES, PLACEHOLDER, Template, check_classes, display_class_name
 
 plain = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs"]), max_size=20)
 form = st.sampled_from(["<CLASS>", "<class>", "< Class >", "<CLASS\u3000>"])
@@ -37,11 +37,11 @@ def test_any_text_is_a_template_or_a_template_error(text: str) -> None:
 words = st.text("abcdefg ,.<>{}\u00e9\u4e2d", max_size=15)
 
 
-@given(words, words, st.text("hijk_\\g<0>", min_size=1, max_size=9).filter(lambda name: bool(spoken(name))))
+@given(words, words, st.text("hijk_\\g<0>", min_size=1, max_size=9).filter(lambda name: bool(display_class_name(name))))
 def test_fill_replaces_every_placeholder_and_nothing_else(before: str, after: str, name: str) -> None:
     template = Template.parse(f"{before}<CLASS>{after}<class>")
     (filled,) = template.fill(name)
-    assert filled == spoken(name).join(template.lines[0].split(PLACEHOLDER))
+    assert filled == display_class_name(name).join(template.lines[0].split(PLACEHOLDER))
     assert template.lines[0].count(PLACEHOLDER) == 2
 
 

@@ -16,8 +16,8 @@ import pytest
 from helpers import local_toys as toys
 from ipo_dspy.clip.loading import import_open_clip
 from ipo_dspy.lms import build_lm
-from ipo_dspy.proposers import Ask, LMProposer, ProposalError
-from ipo_dspy.proposers.lm import Asking
+from ipo_dspy.proposers import LMProposer, ProposalError, ProposalRequest
+from ipo_dspy.proposers.lm import RequestMode
 
 pytest.importorskip("uvicorn", reason="pip install 'transformers[serving]'")
 pytest.importorskip("fastapi", reason="pip install 'transformers[serving]'")
@@ -76,8 +76,10 @@ def lm(model: Path, served: Served, **settings: object) -> dspy.LM:
     return dspy.LM(f"openai/{model}", engine="litellm", temperature=1.0, **{**given, **settings})
 
 
-def ask() -> Ask:
-    return Ask(step=1, count=3, shown=(), trials=(), descriptions=("grey and blurry",), task="tell dog from cat")
+def ask() -> ProposalRequest:
+    return ProposalRequest(
+        step=1, count=3, shown=(), trials=(), descriptions=("grey and blurry",), task="tell dog from cat"
+    )
 
 
 def test_an_answer_comes_with_its_tokens(served: Served) -> None:
@@ -99,7 +101,7 @@ def test_it_says_what_the_model_says_in_this_process(served: Served) -> None:
 
 
 @pytest.mark.parametrize("asking", ["auto", "batch", "single"])
-def test_its_proposals_arrive(asking: Asking, served: Served) -> None:
+def test_its_proposals_arrive(asking: RequestMode, served: Served) -> None:
     proposals = LMProposer(lm(served.proposes, served, max_tokens=100), request_mode=asking).propose(ask())
     assert set(proposals.texts) == {toys.PROPOSAL}
     assert len(proposals.texts) == 3

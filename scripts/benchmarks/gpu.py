@@ -13,7 +13,7 @@ from benchmarks.common import Size, seconds, table
 from benchmarks.scoring import COUNT, IMAGENET, SCALE, problem
 from ipo_dspy import demo
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.feature_dtype import placed
+from ipo_dspy.clip.feature_dtype import to_scoring_device
 from ipo_dspy.clip.loading import import_open_clip, load_backbone
 from ipo_dspy.clip.text_features import encode_token_lists
 from ipo_dspy.scoring.metrics import score_templates
@@ -98,7 +98,10 @@ def scoring_time(images: int, seed: int) -> str:
     features, labels, text = problem(images, seed)
     there = text.cuda()
     told = []
-    for name, side in (("on the GPU", placed(features, there.device)), ("in pinned memory", features.pin_memory())):
+    for name, side in (
+        ("on the GPU", to_scoring_device(features, there.device)),
+        ("in pinned memory", features.pin_memory()),
+    ):
         for _ in range(2):
             took, _ = seconds(lambda side=side: score_templates(side, labels, there, logit_scale=SCALE))  # type: ignore[misc]
         told.append(f"{took:.3f} s with the features {name}")

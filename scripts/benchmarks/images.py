@@ -25,7 +25,7 @@ from benchmarks.common import Size, interleaved, seconds, table
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.clip.loading import load_backbone
-from ipo_dspy.clip.lru import Memo
+from ipo_dspy.clip.lru import TensorLRU
 
 BATCH = 64
 Encode = Callable[[Tensor], Tensor]
@@ -65,7 +65,7 @@ def loaded(backbone: Backbone, paths: list[Path], encode: Encode, workers: int) 
 def ours(backbone: Backbone, paths: list[Path], cache: Path | str) -> Tensor:
     """`encode_images` in a process that has seen no image yet."""
     os.environ["IPO_DSPY_CACHE"] = str(cache)
-    backbone.image_memo = Memo(1 << 28)
+    backbone.image_memo = TensorLRU(1 << 28)
     return encode_images(backbone, paths, batch_size=BATCH).features
 
 

@@ -14,8 +14,8 @@ from math import ceil
 import torch
 
 from benchmarks.common import Size, seconds, table
-from ipo_dspy.baselines.context_tokens import ContextTexts, first_context
-from ipo_dspy.baselines.deep_prompts import draw_prompts
+from ipo_dspy.baselines.context_tokens import PromptedClassTexts, init_context
+from ipo_dspy.baselines.deep_prompts import init_prompts
 from ipo_dspy.baselines.towers import ImageTower
 from ipo_dspy.bench.suites import PAPER
 from ipo_dspy.clip.backbone import Backbone
@@ -111,9 +111,9 @@ def _rates(backbone: Backbone, repeats: int, draw: torch.Generator) -> dict[str,
     """Passes a second: images, images trained, texts, texts trained."""
     pixels = torch.randn(64, 3, 224, 224, generator=draw)
     tower, names = ImageTower(backbone), import_open_clip().IMAGENET_CLASSNAMES[:200]
-    prompts = draw_prompts(backbone, tower, 4, 9, draw)
-    context = first_context(backbone, None, "a photo of a", draw)
-    texts = ContextTexts(backbone, names[:100], len(context))
+    prompts = init_prompts(backbone, tower, 4, 9, draw)
+    context = init_context(backbone, None, "a photo of a", draw)
+    texts = PromptedClassTexts(backbone, names[:100], len(context))
     lists = backbone.token_ids([f"{start} {name}." for start in ("a photo of a", "art of the") for name in names])
 
     def learn_images() -> None:

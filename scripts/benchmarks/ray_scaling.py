@@ -29,13 +29,13 @@ from ipo_dspy.clip.image_features import READING, encode_images
 from ipo_dspy.clip.loading import import_open_clip, load_backbone
 from ipo_dspy.distributed import RayScorer
 from ipo_dspy.distributed.cluster import Cluster, load_ray
-from ipo_dspy.distributed.cluster import Size as Workers
-from ipo_dspy.distributed.model_ref import Known
-from ipo_dspy.distributed.partition_store import Kept, file_name, write
+from ipo_dspy.distributed.cluster import WorkerSpec as Workers
+from ipo_dspy.distributed.model_ref import ModelRef
+from ipo_dspy.distributed.partition_store import StoredPartition, file_name, write
 from ipo_dspy.distributed.partitions import Listed
-from ipo_dspy.distributed.pool import Pool
-from ipo_dspy.distributed.worker import Job
-from ipo_dspy.scoring.metrics import Tally, tally_templates
+from ipo_dspy.distributed.pool import WorkerPool
+from ipo_dspy.distributed.worker import EncodeJob
+from ipo_dspy.scoring.metrics import Tally, count_correct_by_template
 
 MODEL, CLASSES, TEMPLATES, WIDTH, SCALE = "ViT-B-32-quickgelu", 1000, 8, 512, 100.0
 EACH = 1024
@@ -132,13 +132,17 @@ def scored(backbone: Backbone, address: str, folder: Path, count: int, seed: int
     cluster, draw = Cluster(address), torch.Generator().manual_seed(seed)
     text = drawn((TEMPLATES, CLASSES, WIDTH), draw)
     sets = [(drawn((EACH, WIDTH), draw), torch.randint(CLASSES, (EACH,), generator=draw)) for _ in range(count // EACH)]
-    job = Job(Known.of(backbone), tuple(map(str, range(CLASSES))), allow_url=False, threads=1, store=str(folder))
+    job = EncodeJob(
+        ModelRef.of(backbone), tuple(map(str, range(CLASSES))), allow_url=False, threads=1, store=str(folder)
+    )
     parts = [stored(backbone, folder, number, *one) for number, one in enumerate(sets)]
-    pools = {name: Pool(cluster, Workers(workers, 1, 0)) for name, workers in (("one worker", 1), ("two workers", 2))}
+    pools = {
+        name: WorkerPool(cluster, Workers(workers, 1, 0)) for name, workers in (("one worker", 1), ("two workers", 2))
+    }
     asks = {name: asking(pool, job, parts, text) for name, pool in pools.items()}
     found = [ask() for ask in asks.values()]
     torch.set_num_threads(1)
-    here = whole([tally_templates(*one, text, logit_scale=SCALE) for one in sets])
+    here = whole([count_correct_by_template(*one, text, logit_scale=SCALE) for one in sets])
     took, held = interleaved(asks, repeats=5), len(sets) * EACH
     same = "the same" if all(_agree(tallies, here) for tallies in found) else "NOT THE SAME"
     print(
@@ -155,7 +159,7 @@ def stored(backbone: Backbone, folder: Path, number: int, features: Tensor, targ
     count, labels = len(features), tuple(map(str, targets.tolist()))
     part = Listed(0, count, (str(number).encode(),) * count, labels)
     name = file_name(origin(backbone, READING), part.stamp() or "")
-    write(str(folder), name, Kept(features, labels, tuple(range(count)), ("",) * count, ()))
+    write(str(folder), name, StoredPartition(features, labels, tuple(range(count)), ("",) * count, ()))
     return part
 
 
@@ -166,7 +170,7 @@ def _agree(found: Sequence[Tally], here: Sequence[Tally]) -> bool:
     )
 
 
-def asking(pool: Pool, job: Job, parts: Sequence[Listed], text: Tensor) -> Callable[[], list[Tally]]:
+def asking(pool: WorkerPool, job: EncodeJob, parts: Sequence[Listed], text: Tensor) -> Callable[[], list[Tally]]:
     """A question about the scores of texts [T, C, D] on partitions, which workers hold from now on."""
     images, _ = pool.encode(job, parts, lambda index: None)
     sent = pool.cluster.ray.put(text.numpy())

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.common import Size, interleaved, seconds, table
 from ipo_dspy import demo
-from ipo_dspy.clip.feature_dtype import resting_dtype
+from ipo_dspy.clip.feature_dtype import storage_dtype
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.scoring.metrics import predict, score_templates
@@ -35,7 +35,7 @@ def problem(images: int, seed: int) -> Problem:
     """Drawn features; those of the images are made in parts, in the format in which they are kept."""
     draw = torch.Generator().manual_seed(seed)
     text = F.normalize(torch.randn(COUNT, CLASSES, WIDTH, generator=draw), dim=-1)
-    features = torch.empty(images, WIDTH, dtype=resting_dtype(images, WIDTH))
+    features = torch.empty(images, WIDTH, dtype=storage_dtype(images, WIDTH))
     for part in torch.split(features, 10_000):
         part.copy_(F.normalize(torch.randn(part.shape, generator=draw), dim=-1))
     return features, torch.randint(CLASSES, (images,), generator=draw), text

@@ -14,15 +14,15 @@ import numpy as np
 
 from benchmarks.common import Size, seconds, table
 from ipo_dspy.clip.feature_store import FeatureStore
-from ipo_dspy.clip.lmdb_segments import Origin
+from ipo_dspy.clip.lmdb_segments import CacheNamespace
 
 WIDTH = 512
 LIMIT = 10 * 10**9  # which is the default: several segments
 
 
-def filled(folder: Path, count: int, seed: int) -> tuple[Origin, list[str]]:
+def filled(folder: Path, count: int, seed: int) -> tuple[CacheNamespace, list[str]]:
     """A store with so many entries, and their keys."""
-    store, origin = FeatureStore(folder, LIMIT), Origin("0", "float32, cpu", "", "random")
+    store, origin = FeatureStore(folder, LIMIT), CacheNamespace("0", "float32, cpu", "", "random")
     rng = np.random.default_rng(seed)
     keys = [rng.bytes(32).hex() for _ in range(count)]
     for first in range(0, count, 1024):

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.common import Size, seconds, table
 from ipo_dspy.clip.feature_store import FeatureStore
-from ipo_dspy.clip.lmdb_segments import Origin
+from ipo_dspy.clip.lmdb_segments import CacheNamespace
 
 WIDTH, BATCH, LOOKUPS = 512, 1024, 100_000
 SMALL_BATCH, DAMAGES, BATCHES = 16, 200, 100
@@ -121,7 +121,7 @@ class Today:
     """The store of this package."""
 
     def __init__(self, folder: Path) -> None:
-        self._store, self._origin = FeatureStore(folder, 10**10), Origin("0", "float32, cpu", "", "random")
+        self._store, self._origin = FeatureStore(folder, 10**10), CacheNamespace("0", "float32, cpu", "", "random")
 
     def put(self, rows: Mapping[bytes, bytes]) -> None:
         self._store.put(self._origin, {key.hex(): np.frombuffer(row, np.float32) for key, row in rows.items()})

@@ -21,7 +21,7 @@ from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.loading import import_open_clip, load_backbone
 from ipo_dspy.clip.prefix_trie import TokenList, plan
 from ipo_dspy.clip.text_features import encode_token_lists
-from ipo_dspy.clip.text_tower import projected, text_tower
+from ipo_dspy.clip.text_tower import project, text_tower
 from ipo_dspy.scoring.metrics import score_templates
 
 SHORT = "a photo of a {}."
@@ -116,7 +116,7 @@ def _unpadded(backbone: Backbone, rows: Sequence[TokenList]) -> Tensor:
     length = tokens.shape[1]
     x = tower.token_embedding(tokens) + tower.positional_embedding[:length]  # [M, L, W]
     x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
-    return F.normalize(projected(tower, x[:, -1]), dim=-1)
+    return F.normalize(project(tower, x[:, -1]), dim=-1)
 
 
 def _beside_rebuilding(names: list[str], shots: int) -> tuple[str, ...]:
@@ -151,7 +151,7 @@ def _gemm_rate(width: int) -> float:
 
 
 def _nodes(backbone: Backbone, lists: Sequence[TokenList]) -> int:
-    after = prefix.tail(_tower(backbone))
+    after = prefix.suffix_tokens(_tower(backbone))
     return plan([(*row, *after) for row in sorted(set(lists))]).nodes
 
 

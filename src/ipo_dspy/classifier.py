@@ -19,14 +19,14 @@ import dspy
 from dspy.utils.callback import BaseCallback
 
 from ipo_dspy._internal.renames import renamed_arguments
-from ipo_dspy.clip.bundled import named
+from ipo_dspy.clip.bundled import canonical_model_name
 from ipo_dspy.clip.image_io import name_image
 from ipo_dspy.clip.model_spec import ModelSpec, has_own_weights, weights_of
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads, check_name
 from ipo_dspy.errors import DataError, Hint, ImageError, ModelError, ProgramFileError, TemplateError
 from ipo_dspy.program_files import apply_state, load_program, read_state, write_state
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
-from ipo_dspy.validation import flag, whole
+from ipo_dspy.validation import flag, require_int
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,16 +119,18 @@ class ClipClassifier(dspy.Predict):
         super().__init__(base.with_instructions(str(parsed)), callbacks=callbacks)
         self.classes = None if classes is None else check_classes(classes)
         self._saved_under: dict[str, Any] | None = None
-        self.top_k = whole("top_k", top_k, 1)
+        self.top_k = require_int("top_k", top_k, 1)
         self.allow_url = flag("allow_url", allow_url)
         if isinstance(model, str):
-            name = named(model)
+            name = canonical_model_name(model)
             check_name(name)
             self._spec = ModelSpec(name, weights_of(name, pretrained), device, dtype)
             self._backbone: Backbone | None = None
         else:
             weights_of(model.name, pretrained)
-            self._spec = ModelSpec(named(model.name), model.pretrained, str(model.device), model.identity["dtype"])
+            self._spec = ModelSpec(
+                canonical_model_name(model.name), model.pretrained, str(model.device), model.identity["dtype"]
+            )
             self._backbone = model
 
     @property
@@ -235,10 +237,10 @@ class ClipClassifier(dspy.Predict):
     def probabilities(self, image_features: "Tensor", template: Template, classes: Sequence[str]) -> "Tensor":
         """Softmax over classes: [N, D] normalised features to [N, C]."""
         from ipo_dspy.clip.text_features import class_features
-        from ipo_dspy.scoring.metrics import logits
+        from ipo_dspy.scoring.metrics import class_logits
 
         text = class_features(self.backbone, [template], classes)[0]  # [C, D]
-        scores = logits(
+        scores = class_logits(
             image_features, text, logit_scale=self.backbone.logit_scale, logit_bias=self.backbone.logit_bias
         )
         return scores.softmax(dim=1)
@@ -307,7 +309,7 @@ class ClipClassifier(dspy.Predict):
                 allow_unsafe_lm_state=allow_unsafe_lm_state,
             )
             self.template = template
-            self.top_k = whole("top_k", saved.get("top_k", self.top_k), 1)
+            self.top_k = require_int("top_k", saved.get("top_k", self.top_k), 1)
         except Exception as error:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -377,7 +379,7 @@ class ClipClassifier(dspy.Predict):
         if not isinstance(name, str):
             hint = Hint("pass one, e.g. {model}", model=DEFAULT_MODEL)
             raise ProgramFileError(f"{path!r} names no model", hint=hint)
-        pretrained = None if has_own_weights(named(name)) else str(saved.get("pretrained") or "") or None
+        pretrained = None if has_own_weights(canonical_model_name(name)) else str(saved.get("pretrained") or "") or None
         classifier = cls(model=name, pretrained=pretrained, device=device, dtype=str(saved.get("dtype") or "float32"))
         classifier._spec = replace(classifier._spec, downloads=downloads)
         return classifier
@@ -429,7 +431,7 @@ class ClipClassifier(dspy.Predict):
         if saved.get("fingerprint") not in (None, mine["fingerprint"]):
             warnings.warn(
                 f"saved under {saved.get('model')} (fingerprint {saved.get('fingerprint')}), loaded under "
-                f"{named(mine['model'])} (fingerprint {mine['fingerprint']}); predictions will differ, evaluate again",
+                f"{canonical_model_name(mine['model'])} (fingerprint {mine['fingerprint']}); predictions will differ, evaluate again",
                 stacklevel=3,
             )
 

@@ -13,7 +13,7 @@ from typing import Any
 import dspy
 from dspy.utils.saving import get_dependency_versions
 
-from ipo_dspy._internal.file_io import read_json, write_whole
+from ipo_dspy._internal.file_io import atomic_write, read_json
 from ipo_dspy._internal.file_kinds import PROGRAM_FILE, SAVED_PROGRAM, described
 from ipo_dspy.errors import ProgramFileError
 
@@ -91,4 +91,4 @@ def write_state(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     whole = {**state, "metadata": {"dependency_versions": get_dependency_versions()}}
     text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
     # A lone surrogate has no UTF-8; its backslash form is JSON's own escape.
-    write_whole(Path(path), text.encode("utf-8", errors="backslashreplace"))
+    atomic_write(Path(path), text.encode("utf-8", errors="backslashreplace"))

@@ -66,10 +66,10 @@ class Template:
         """
         if not isinstance(text, str):
             raise _no_text(text)
-        if hidden := _hidden_character(text):
+        if hidden := _find_control_character(text):
             raise _error(f"holds the control character {hidden}", text, reason="control characters")
         normal = unicodedata.normalize("NFC", text)
-        lines = tuple(line for line in map(_tidy, normal.splitlines()) if line)
+        lines = tuple(line for line in map(_normalize_whitespace, normal.splitlines()) if line)
         if len(lines) > MAX_LINES:
             raise _error(f"has {len(lines)} lines, more than {MAX_LINES}", text, reason="too many lines")
         for line in lines:
@@ -79,7 +79,7 @@ class Template:
 
     def fill(self, class_name: str) -> tuple[str, ...]:
         """The prompts for one class; underscores in the name become spaces."""
-        name = spoken(class_name)
+        name = display_class_name(class_name)
         return tuple(line.replace(PLACEHOLDER, name) for line in self.lines)
 
     def __str__(self) -> str:
@@ -95,10 +95,10 @@ def has_placeholder(text: str) -> bool:
     return _PLACEHOLDER_FORMS.search(text) is not None
 
 
-def spoken(class_name: str) -> str:
+def display_class_name(class_name: str) -> str:
     """A class name as it is read in a prompt: underscores are spaces, whitespace is collapsed.
 
-    >>> spoken("golden_retriever")
+    >>> display_class_name("golden_retriever")
     'golden retriever'
     """
     return " ".join(class_name.replace("_", " ").split())
@@ -110,14 +110,14 @@ def same_class(name: str, classes: Sequence[str]) -> str | None:
     >>> same_class("beer_mug", ["beer mug", "cup"]), same_class("mug", ["beer mug", "cup"])
     ('beer mug', None)
     """
-    return name if name in classes else _by_reading(tuple(classes)).get(spoken(name))
+    return name if name in classes else _by_reading(tuple(classes)).get(display_class_name(name))
 
 
 @functools.lru_cache(maxsize=16)  # asked for image by image
 def _by_reading(classes: tuple[str, ...]) -> Mapping[str, str]:
     """Classes by how they are read in a prompt, without those that read alike."""
-    count = Counter(map(spoken, classes))
-    return {reading: name for name in classes if count[reading := spoken(name)] == 1}
+    count = Counter(map(display_class_name, classes))
+    return {reading: name for name in classes if count[reading := display_class_name(name)] == 1}
 
 
 def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
@@ -143,7 +143,7 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or not _read(name):
             raise DataError(f"class name {name!r} is not a non-empty string; write e.g. 'cat'")
-        if hidden := _hidden_character(name):
+        if hidden := _find_control_character(name):
             raise DataError(f"class name {name!r} holds the control character {hidden}; write it without, e.g. 'cat'")
         key = _read(name)
         if key in seen:
@@ -159,10 +159,10 @@ def _read(name: str) -> str:
     """What a reader tells class names apart by: neither case nor joiners, which cannot be seen."""
     for joiner in _JOINERS:
         name = name.replace(joiner, "")
-    return unicodedata.normalize("NFC", spoken(name)).casefold()
+    return unicodedata.normalize("NFC", display_class_name(name)).casefold()
 
 
-def _tidy(line: str) -> str:
+def _normalize_whitespace(line: str) -> str:
     return _PLACEHOLDER_FORMS.sub(PLACEHOLDER, " ".join(line.split()))
 
 
@@ -171,7 +171,7 @@ def _hint(line: str) -> str:
     return f" ({found.group()!r} is not it)" if found else ""
 
 
-def _hidden_character(text: str) -> str | None:
+def _find_control_character(text: str) -> str | None:
     """The first control or bidirectional character but the joiners: such can hide text from a reader."""
     for char in text:
         if unicodedata.category(char) in {"Cc", "Cf", "Cs"} and char not in _ALLOWED_CONTROLS:

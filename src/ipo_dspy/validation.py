@@ -26,7 +26,7 @@ def _example(name: str, value: object) -> Hint:
     return Hint("for example {}", Argument(name, value))
 
 
-def whole(name: str, value: int, least: int) -> int:
+def require_int(name: str, value: int, least: int) -> int:
     """Return an integer of at least `least`.
 
     Raises:
@@ -87,7 +87,7 @@ def having(name: str, value: Any, method: str, example: str) -> None:
         raise InputError(f"{name} must have a method {method}(), got {value!r}; for example {name}={example}")
 
 
-def template_of(template: str | Template) -> Template:
+def as_template(template: str | Template) -> Template:
     """Return a template that was given as text or as itself."""
     return template if isinstance(template, Template) else Template.parse(template)
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from helpers import clip_toys
-from ipo_dspy.baselines.base import FewShot
+from ipo_dspy.baselines.base import FewShotTask
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.template import Template
 
@@ -49,7 +49,7 @@ def pictures(shots: int, *, seed: int = 0) -> tuple[list[Image.Image], list[str]
     return images, labels
 
 
-def few_shots(backbone: Backbone | None = None, shots: int = 4) -> FewShot:
+def few_shots(backbone: Backbone | None = None, shots: int = 4) -> FewShotTask:
     """A task for any method."""
     images, labels = pictures(shots)
-    return FewShot(backbone or deep_toy(), images, labels, CLASSES, PHOTO)
+    return FewShotTask(backbone or deep_toy(), images, labels, CLASSES, PHOTO)

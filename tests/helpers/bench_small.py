@@ -14,8 +14,8 @@ from typing import Any
 from ipo_dspy.bench.cells import Grid
 from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.settings import Settings
-from ipo_dspy.bench.suites import DemoSuite, Split, Whole
-from ipo_dspy.bench.sweep import Swept, sweep
+from ipo_dspy.bench.suites import BaseNovelSplit, DemoSuite, FullDataset
+from ipo_dspy.bench.sweep import SweepResult, sweep
 from ipo_dspy.data import ImageDataset
 from ipo_dspy.distributed.ray_tasks import RayTasks
 
@@ -30,17 +30,17 @@ class SmallSuite(DemoSuite):
         super().__init__()
         self.broken = broken
 
-    def load(self, name: str, *, shots: int, seed: int) -> Split:
+    def load(self, name: str, *, shots: int, seed: int) -> BaseNovelSplit:
         if name == self.broken:
             raise RuntimeError("the disk has gone")
         split = super().load(name, shots=shots, seed=seed)
         base, novel = few(split.base), few(split.novel)
-        return Split(split.train.subset(base.classes), base, novel, split.template)
+        return BaseNovelSplit(split.train.subset(base.classes), base, novel, split.template)
 
-    def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> Whole:
+    def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> FullDataset:
         found = super().whole(name, shots=shots, seed=seed)
         test = few(found.test)
-        return Whole(found.train.subset(test.classes), test, found.template)
+        return FullDataset(found.train.subset(test.classes), test, found.template)
 
 
 class DeadlySuite(SmallSuite):
@@ -50,7 +50,7 @@ class DeadlySuite(SmallSuite):
         super().__init__()
         self.folder, self.deaths = folder, deaths
 
-    def load(self, name: str, *, shots: int, seed: int) -> Split:
+    def load(self, name: str, *, shots: int, seed: int) -> BaseNovelSplit:
         died = len(list(self.folder.glob(f"{name}-*")))
         if died < self.deaths.get(name, 0):
             (self.folder / f"{name}-{died}").touch()
@@ -77,7 +77,7 @@ def grid(**changed: Any) -> Grid:
     return Grid(**{**usual, **changed})
 
 
-def run(folder: Path, *grids: Grid, **options: Any) -> Swept:
+def run(folder: Path, *grids: Grid, **options: Any) -> SweepResult:
     suite = options.pop("suite", None) or SmallSuite()
     return sweep(grids or (grid(),), suite, folder, device="cpu", **options)
 

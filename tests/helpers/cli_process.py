@@ -108,9 +108,9 @@ class Processes:
 def _import_all() -> None:
     from ipo_dspy.clip.loading import load_backbone
     from ipo_dspy.demo import model_path
-    from ipo_dspy.lms.usage import price
+    from ipo_dspy.lms.usage import cost_usd
 
-    price("openai/gpt-4o-mini", 1, 1)  # imports LiteLLM
+    cost_usd("openai/gpt-4o-mini", 1, 1)  # imports LiteLLM
     load_backbone(f"local-dir:{model_path()}", None, device="cpu")  # which the children then find in memory
 
 

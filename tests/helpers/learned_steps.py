@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ipo_dspy.baselines import build_method
-from ipo_dspy.baselines.base import FewShot
-from ipo_dspy.clip.bundled import located
+from ipo_dspy.baselines.base import FewShotTask
+from ipo_dspy.clip.bundled import resolve_model_name
 from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.template import Template
 
@@ -60,15 +60,15 @@ def three_steps(method: str) -> dict[str, Any]:
     return {"losses": list(fitted.losses), "gradients": gradients, "moved": moved}
 
 
-def _task() -> FewShot:
+def _task() -> FewShotTask:
     """Two patterned images of each class, in the size that the model takes."""
     across, down, colour = np.arange(64)[None, :, None], np.arange(64)[:, None, None], np.arange(3)
     images = [
         Image.fromarray(((across * (number + 1) + down * (colour + 2) + 40 * number) % 256).astype(np.uint8))
         for number in range(2 * len(CLASSES))
     ]
-    backbone = load_backbone(located("demo-vit"), None, device="cpu")
-    return FewShot(backbone, images, CLASSES * 2, CLASSES, Template.parse("a photo of a <CLASS>."))
+    backbone = load_backbone(resolve_model_name("demo-vit"), None, device="cpu")
+    return FewShotTask(backbone, images, CLASSES * 2, CLASSES, Template.parse("a photo of a <CLASS>."))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import ipo_dspy.clip.loading  # so that the children need not import it
 import ipo_dspy.optimizer.evaluation
 import ipo_dspy.scoring.scorers  # noqa: F401
 from ipo_dspy import IPO, demo
-from ipo_dspy.lms.usage import price
+from ipo_dspy.lms.usage import cost_usd
 
 
 def sit(url: str, folder: str, steps: int) -> None:
@@ -36,7 +36,7 @@ def sit(url: str, folder: str, steps: int) -> None:
 def main() -> None:
     """Fork a child for each line of stdin."""
     url, folder, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    price("openai/gpt-4o-mini", 1, 1)  # imports LiteLLM
+    cost_usd("openai/gpt-4o-mini", 1, 1)  # imports LiteLLM
     for _ in sys.stdin:
         child = os.fork()
         if child == 0:

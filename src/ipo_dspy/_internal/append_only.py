@@ -9,7 +9,7 @@ import uuid
 from io import FileIO
 from pathlib import Path
 
-from ipo_dspy._internal.file_io import open_descriptor, sync_folder, write_whole
+from ipo_dspy._internal.file_io import atomic_write, open_descriptor, sync_folder
 
 
 class FileInUseError(OSError):
@@ -126,7 +126,7 @@ class AppendOnlyFile:
         self._content += more
         if self._rescued is None:
             self._rescued = self.path.with_name(f"{self.path.stem}-{uuid.uuid4().hex[:8]}{self.path.suffix}")
-        write_whole(self._rescued, bytes(self._content))
+        atomic_write(self._rescued, bytes(self._content))
         return FileReplacedError(self.path, self._rescued)
 
     def _write(self, data: bytes | bytearray) -> None:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 
-def counted(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """Return a number with its noun, which takes an ending unless there is one.
 
-    >>> counted(1, "template"), counted(0, "LLM call"), counted(2, "training class")
+    >>> pluralize(1, "template"), pluralize(0, "LLM call"), pluralize(2, "training class")
     ('1 template', '0 LLM calls', '2 training classes')
     """
     if number == 1:

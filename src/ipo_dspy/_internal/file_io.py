@@ -81,7 +81,7 @@ def read_json(path: str | os.PathLike[str], *, limit: int) -> Any:
     return parse_json(read_regular(path, limit=limit))
 
 
-def write_whole(target: Path, data: bytes) -> None:
+def atomic_write(target: Path, data: bytes) -> None:
     """Write beside its place, sync and move there; what could not be written whole is removed.
 
     Raises:

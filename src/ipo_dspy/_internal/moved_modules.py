@@ -4,6 +4,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -38,7 +39,7 @@ class MovedModules(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Forward every attribute to the module at the new path."""
         moved = importlib.import_module(MOVED[module.__name__])
-        module.__dict__.update({name: value for name, value in vars(moved).items() if not name.startswith("__")})
+        vars(module)["__getattr__"] = partial(getattr, moved)
 
 
 def install() -> None:

@@ -1,5 +1,6 @@
 """Names of arguments in the previous release: still accepted with a warning, and translated in recorded settings."""
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -95,3 +96,20 @@ def _renamed(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str,
 def _with_present_mode(settings: dict[str, Any]) -> dict[str, Any]:
     mode = settings.get("request_mode")
     return {**settings, "request_mode": OLD_REQUEST_MODES.get(mode, mode)} if isinstance(mode, str) else settings
+
+
+def renamed_names(module: str, **names: str) -> Callable[[str], Any]:
+    """Return a module's `__getattr__` that gives names of the previous release, with a `DeprecationWarning`.
+
+    Args:
+        module: `__name__` of the module.
+        names: the present name by the earlier one.
+    """
+
+    def get(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn_renamed(name, names[name], stacklevel=3)
+        return getattr(sys.modules[module], names[name])
+
+    return get

@@ -29,7 +29,7 @@ def start(work: Callable[[], Result]) -> "Future[Result]":
     return future
 
 
-def within(seconds: float, work: Callable[[], Result]) -> Result:
+def run_with_timeout(seconds: float, work: Callable[[], Result]) -> Result:
     """Return what `work` returns; after so many seconds it is abandoned.
 
     Time-outs of HTTP clients hold for each read only, so a server that sends a byte now and then meets none.

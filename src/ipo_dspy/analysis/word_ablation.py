@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.data import ImageDataset
 from ipo_dspy.errors import Hint, InputError
-from ipo_dspy.optimizer.evaluation import Evaluation, evaluate
+from ipo_dspy.optimizer.evaluation import EvaluationResult, evaluate
 from ipo_dspy.scoring.score import Score, harmonic_mean
 from ipo_dspy.template import PLACEHOLDER, Template
 
@@ -29,7 +29,7 @@ HALVES = ("base", "novel")
 
 
 @dataclass(frozen=True, slots=True)
-class Occlusion:
+class Ablation:
     """A template with something left out.
 
     Attributes:
@@ -44,7 +44,7 @@ class Occlusion:
 
 
 @dataclass(frozen=True, slots=True)
-class Occluded:
+class AblationResult:
     """How a template with something left out does.
 
     Attributes:
@@ -52,7 +52,7 @@ class Occluded:
         scores: by part: `base` and `novel`, or `all`.
     """
 
-    occlusion: Occlusion
+    occlusion: Ablation
     scores: Mapping[str, Score]
 
     @property
@@ -84,7 +84,7 @@ class Explanation:
     """The whole template first, then its words and phrases, and what it confuses beside the start template."""
 
     start: Template
-    rows: tuple[Occluded, ...]
+    rows: tuple[AblationResult, ...]
     confusions: tuple[Confusion, ...]
 
     def plain(self) -> dict[str, Any]:
@@ -103,10 +103,10 @@ class Explanation:
         return {"start": str(self.start), "rows": rows, "confusions": [asdict(one) for one in self.confusions]}
 
 
-def occlusions(template: Template) -> tuple[Occlusion, ...]:
+def leave_one_out_templates(template: Template) -> tuple[Ablation, ...]:
     """The template itself, without each word, and without each phrase; each text once.
 
-    >>> [(one.removed, str(one.template)) for one in occlusions(Template.parse("art of a <CLASS>, at night."))][:3]
+    >>> [(one.removed, str(one.template)) for one in leave_one_out_templates(Template.parse("art of a <CLASS>, at night."))][:3]
     [('', 'art of a <CLASS>, at night.'), ('art', 'of a <CLASS>, at night.'), ('of', 'art a <CLASS>, at night.')]
 
     Raises:
@@ -119,13 +119,13 @@ def occlusions(template: Template) -> tuple[Occlusion, ...]:
         )
     text = template.lines[0]
     words = [(start, end) for start, end in _words(text) if text[start:end] != PLACEHOLDER]
-    found = {text: Occlusion("", "whole", template)}
+    found = {text: Ablation("", "whole", template)}
     for kind, spans in (("word", words), ("phrase", list(_phrases(text)))):
         for start, end in spans:
             left = _tidy(text[:start] + " " + text[end:])
-            found.setdefault(left, Occlusion(text[start:end].strip(" ,"), kind, Template.parse(left)))
+            found.setdefault(left, Ablation(text[start:end].strip(" ,"), kind, Template.parse(left)))
     alone = PLACEHOLDER + text[len(text.rstrip(".")) :]
-    found.setdefault(alone, Occlusion(f"all but {PLACEHOLDER}", "phrase", Template.parse(alone)))
+    found.setdefault(alone, Ablation(f"all but {PLACEHOLDER}", "phrase", Template.parse(alone)))
     return tuple(found.values())
 
 
@@ -140,11 +140,11 @@ def explain(
         start: whose confusions are those before.
         template: to be explained.
     """
-    rows = occlusions(template)
+    rows = leave_one_out_templates(template)
     asked = [row.template for row in rows]
     found = {part: _evaluated(program, images, [*asked, start]) for part, images in parts.items()}
     scored = [
-        Occluded(row, {part: evaluations[index].score for part, evaluations in found.items()})
+        AblationResult(row, {part: evaluations[index].score for part, evaluations in found.items()})
         for index, row in enumerate(rows)
     ]
     confusions = [
@@ -153,13 +153,17 @@ def explain(
     return Explanation(start, tuple(scored), tuple(sorted(confusions, key=lambda c: -abs(c.before - c.after))))
 
 
-def _evaluated(program: "ClipClassifier", images: ImageDataset, templates: Sequence[Template]) -> list[Evaluation]:
+def _evaluated(
+    program: "ClipClassifier", images: ImageDataset, templates: Sequence[Template]
+) -> list[EvaluationResult]:
     own = program.deepcopy()
     own.classes = images.classes
     return evaluate(own, images, templates=templates)
 
 
-def _confusions(part: str, labels: Sequence[str], before: Evaluation, after: Evaluation) -> Iterator[Confusion]:
+def _confusions(
+    part: str, labels: Sequence[str], before: EvaluationResult, after: EvaluationResult
+) -> Iterator[Confusion]:
     counts = [
         Counter((label, given) for label, given in zip(labels, one.predicted, strict=True) if label != given)
         for one in (before, after)
@@ -181,17 +185,17 @@ def _phrases(text: str) -> Iterator[tuple[int, int]]:
     for start, end in spans:
         separated = bool(group) and not _SEPARATORS.isdisjoint(text[group[-1][1] : start])
         if separated or text[start:end] == PLACEHOLDER or text[start:end].lower() in _BEGINS:
-            yield from _several(group)
+            yield from _merged_phrase(group)
             group = []
         if text[start:end] != PLACEHOLDER:
             group.append((start, end))
-    yield from _several(group)
+    yield from _merged_phrase(group)
     before, after = text.index(PLACEHOLDER), text.index(PLACEHOLDER) + len(PLACEHOLDER)
-    yield from _several([span for span in spans if span[1] <= before])
-    yield from _several([span for span in spans if span[0] >= after])
+    yield from _merged_phrase([span for span in spans if span[1] <= before])
+    yield from _merged_phrase([span for span in spans if span[0] >= after])
 
 
-def _several(group: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def _merged_phrase(group: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     if len(group) > 1:
         yield group[0][0], group[-1][1]
 

@@ -11,7 +11,7 @@ from ipo_dspy.baselines.old_names import current_names
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
-    from ipo_dspy.baselines.base import Method
+    from ipo_dspy.baselines.base import FewShotMethod
 
 METHODS: Mapping[str, str] = MappingProxyType(
     {
@@ -29,7 +29,7 @@ METHODS: Mapping[str, str] = MappingProxyType(
 """Name of a method to `module:class`; loaded when it is asked for."""
 
 
-def build_method(name: str, **settings: Any) -> "Method":
+def build_method(name: str, **settings: Any) -> "FewShotMethod":
     """A method by name, with the hyper-parameters of its paper where none are given.
 
     Args:
@@ -50,5 +50,5 @@ def build_method(name: str, **settings: Any) -> "Method":
     settings = current_names(settings, known)
     if unknown := sorted(settings.keys() - set(known)):
         raise InputError(f"{name} has no setting {unknown[0]!r}; known: {', '.join(known) or 'none'}")
-    built: Method = method(**settings)
+    built: FewShotMethod = method(**settings)
     return built

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, get_
 import torch
 from torch import Tensor
 
+from ipo_dspy._internal.renames import renamed_names
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource
 from ipo_dspy.data.dataset import unknown_class
 from ipo_dspy.errors import DataError, InputError
-from ipo_dspy.scoring.metrics import logits, tally_logits
+from ipo_dspy.scoring.metrics import class_logits, tally_logits
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
@@ -38,7 +39,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class FewShot:
+class FewShotTask:
     """A few-shot task.
 
     Attributes:
@@ -81,7 +82,7 @@ def targets_of(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
     return torch.tensor([place[label] for label in labels], dtype=torch.int64)
 
 
-def check_kinds(method: "DataclassInstance") -> None:
+def validate_field_types(method: "DataclassInstance") -> None:
     """Check settings against the types of a method's fields, such as a text for a whole number.
 
     Raises:
@@ -106,7 +107,7 @@ _KINDS: Mapping[type, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-class Fitted(Protocol):
+class FittedClassifier(Protocol):
     """A classifier for any class names."""
 
     def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
@@ -114,7 +115,7 @@ class Fitted(Protocol):
         ...
 
 
-class Method(Protocol):
+class FewShotMethod(Protocol):
     """A way to make a classifier from few images.
 
     Attributes:
@@ -123,7 +124,7 @@ class Method(Protocol):
 
     towers: tuple[Tower, ...]
 
-    def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> Fitted:
+    def fit(self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None) -> FittedClassifier:
         """Fit to the images; the backbone is as it was afterwards.
 
         Raises:
@@ -148,10 +149,12 @@ class LatestClasses(Generic[T]):
 
 def clip_logits(backbone: Backbone, image: Tensor, text: Tensor) -> Tensor:
     """Return logits [N, C] of normalized features [N, D] and [C, D], at the scale of a model."""
-    return logits(image, text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias)
+    return class_logits(image, text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias)
 
 
-def evaluate(fitted: Fitted, images: Sequence[ImageSource], labels: Sequence[str], classes: Sequence[str]) -> Score:
+def evaluate(
+    fitted: FittedClassifier, images: Sequence[ImageSource], labels: Sequence[str], classes: Sequence[str]
+) -> Score:
     """Loss and accuracy over all images, as `metric` has them.
 
     Raises:
@@ -164,3 +167,6 @@ def evaluate(fitted: Fitted, images: Sequence[ImageSource], labels: Sequence[str
     if not tallies:
         raise InputError("a score needs images and there are none; pass at least one")
     return sum(tallies[1:], tallies[0]).score
+
+
+__getattr__ = renamed_names(__name__, FewShot="FewShotTask", Fitted="FittedClassifier", Method="FewShotMethod")

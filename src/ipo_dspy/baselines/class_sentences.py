@@ -18,7 +18,7 @@ from ipo_dspy.baselines.zero_shot import imagenet_templates
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.text_features import encode_token_lists
 from ipo_dspy.errors import InputError
-from ipo_dspy.template import spoken
+from ipo_dspy.template import display_class_name
 
 Sentences = Mapping[str, Sequence[str]]
 """Texts by class name; names are compared as they are spoken, underscores as spaces."""
@@ -116,13 +116,13 @@ def _by_spoken_name(sentences: Sentences) -> dict[str, list[str]]:
     """The texts by names as they are read in a prompt: `apple_pie` and `apple pie` are one class."""
     found: dict[str, list[str]] = {}
     for name, texts in sentences.items():
-        found.setdefault(spoken(name), []).extend(texts)
+        found.setdefault(display_class_name(name), []).extend(texts)
     return found
 
 
 def _texts_of(name: str, known: Sentences | None) -> Sequence[str]:
     if known is None:
         return imagenet_templates().fill(name)
-    if spoken(name) not in known:
+    if display_class_name(name) not in known:
         raise InputError(f"class {name!r} has no sentences; write sentences={{{name!r}: ['...'], ...}}, or none at all")
-    return known[spoken(name)]
+    return known[display_class_name(name)]

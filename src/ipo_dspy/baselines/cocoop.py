@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, LatestClasses, Progress, Tower, check_kinds
-from ipo_dspy.baselines.context_tokens import ContextTexts, check_context, first_context
-from ipo_dspy.baselines.linear import draw_linear
+from ipo_dspy.baselines.base import FewShotTask, LatestClasses, Progress, Tower, validate_field_types
+from ipo_dspy.baselines.context_tokens import PromptedClassTexts, check_context, init_context
+from ipo_dspy.baselines.linear import init_linear
 from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.training import build_recipe, train
 from ipo_dspy.baselines.training_views import training_features
@@ -30,7 +30,7 @@ REDUCTION = 16
 """H = D / 16, as in the code of CoCoOp."""
 
 
-class Conditional(NamedTuple):
+class CoCoOpParams(NamedTuple):
     """The learned parameters: a context, and the meta-net that moves it."""
 
     context: Tensor  # [M, W]
@@ -45,7 +45,7 @@ class Conditional(NamedTuple):
         moved = F.linear(hidden, self.out_weight, self.out_bias)  # [N, W]
         return self.context + moved[:, None]
 
-    def logits(self, texts: ContextTexts, features: Tensor, backbone: Backbone) -> Tensor:
+    def logits(self, texts: PromptedClassTexts, features: Tensor, backbone: Backbone) -> Tensor:
         """Each image against the texts of its own context: [N, D] to [N, C]."""
         own = texts.features(self.contexts(features))  # [N, C, D]
         return backbone.logit_scale * (own @ features[:, :, None])[:, :, 0] + backbone.logit_bias
@@ -62,9 +62,9 @@ class ConditionalClassifier:
     """
 
     backbone: Backbone = field(repr=False)
-    learned: Conditional = field(repr=False)
+    learned: CoCoOpParams = field(repr=False)
     losses: tuple[float, ...] = field(default=(), repr=False)
-    _texts: LatestClasses[ContextTexts] = field(default_factory=LatestClasses, init=False, repr=False)
+    _texts: LatestClasses[PromptedClassTexts] = field(default_factory=LatestClasses, init=False, repr=False)
 
     @torch.no_grad()
     def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
@@ -75,7 +75,7 @@ class ConditionalClassifier:
         """
         backbone = self.backbone
         features = encode_images(backbone, images).features.to(backbone.device, torch.float32)  # [N, D]
-        texts = self._texts.get(classes, lambda names: ContextTexts(backbone, names, len(self.learned.context)))
+        texts = self._texts.get(classes, lambda names: PromptedClassTexts(backbone, names, len(self.learned.context)))
         parts = torch.split(features, max(1, TEXTS // len(classes)))
         return torch.cat([self.learned.logits(texts, part, backbone).cpu() for part in parts])
 
@@ -109,22 +109,22 @@ class CoCoOp:
     recipe = build_recipe
 
     def __post_init__(self) -> None:
-        check_kinds(self)
+        validate_field_types(self)
         check_context(self.n_ctx, self.ctx_init)
         self.recipe()
 
-    def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> ConditionalClassifier:
+    def fit(self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None) -> ConditionalClassifier:
         """Learn context and meta-net by cross-entropy over the classes of the task.
 
         Raises:
             InputError: the text tower does not support learned tokens, or a class name does not fit beside the context.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
-        context = first_context(backbone, self.n_ctx, self.ctx_init, generator)  # [M, W]
-        texts = ContextTexts(backbone, task.classes, len(context))
+        context = init_context(backbone, self.n_ctx, self.ctx_init, generator)  # [M, W]
+        texts = PromptedClassTexts(backbone, task.classes, len(context))
         features = training_features(task, self.augment, generator)
         width = features(torch.tensor([0])).shape[1]  # D
-        learned = Conditional(context, *meta_net(width, context.shape[1], backbone.device, generator))
+        learned = CoCoOpParams(context, *meta_net(width, context.shape[1], backbone.device, generator))
         targets = task.targets.to(backbone.device)  # [N]
 
         def loss(indices: Tensor) -> Tensor:
@@ -139,4 +139,4 @@ def meta_net(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Weights and biases of both layers, the first layer first."""
     hidden = max(1, features // REDUCTION)
-    return *draw_linear(features, hidden, device, generator), *draw_linear(hidden, width, device, generator)
+    return *init_linear(features, hidden, device, generator), *init_linear(hidden, width, device, generator)

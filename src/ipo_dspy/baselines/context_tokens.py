@@ -16,7 +16,7 @@ from ipo_dspy.baselines.towers import TextTower
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.prefix_trie import TokenList
 from ipo_dspy.errors import InputError
-from ipo_dspy.template import spoken
+from ipo_dspy.template import display_class_name
 
 Position = Literal["end", "middle", "front"]
 """Position of the class name: after the context, in its middle, or before it."""
@@ -25,7 +25,7 @@ STD = 0.02
 """Standard deviation of a random context, as in the code of CoOp and CoCoOp."""
 
 
-class ContextTexts:
+class PromptedClassTexts:
     """The texts of some classes with places for M context vectors.
 
     Args:
@@ -45,7 +45,7 @@ class ContextTexts:
     ) -> None:
         self._tower = TextTower(backbone)
         rows, places = _rows(backbone, classes, n_ctx, position, ctx_init)
-        check_lengths(rows, classes, n_ctx, backbone.context_length)
+        check_context_length(rows, classes, n_ctx, backbone.context_length)
         embedded = self._tower.embed(rows)
         self._tokens, self._ends = embedded.tokens, embedded.ends  # [C, L, W], [C]
         self._places = torch.tensor(places, dtype=torch.int64, device=self._tokens.device).view(len(rows), n_ctx)
@@ -65,7 +65,7 @@ class ContextTexts:
         return found.view(len(contexts), classes, -1)
 
 
-def first_context(backbone: Backbone, n_ctx: int | None, ctx_init: str, generator: torch.Generator) -> Tensor:
+def init_context(backbone: Backbone, n_ctx: int | None, ctx_init: str, generator: torch.Generator) -> Tensor:
     """The context before the first step, a leaf that requires gradients: [M, W].
 
     Args:
@@ -96,7 +96,7 @@ def check_context(n_ctx: int | None, ctx_init: str, position: str = "end") -> No
         raise InputError(f"position must be one of {known}, got {position!r}")
 
 
-def check_lengths(rows: Sequence[TokenList], classes: Sequence[str], n_ctx: int, context_length: int) -> None:
+def check_context_length(rows: Sequence[TokenList], classes: Sequence[str], n_ctx: int, context_length: int) -> None:
     """Refuse the texts of classes, `n_ctx` learned vectors of each included, if one does not fit the model.
 
     Raises:
@@ -119,7 +119,7 @@ def _rows(
     backbone: Backbone, classes: Sequence[str], n_ctx: int, position: Position, ctx_init: str
 ) -> tuple[list[TokenList], list[list[int]]]:
     """Token lists of all classes, and the places [C, M] of the context in them."""
-    names = [spoken(name) for name in classes]
+    names = [display_class_name(name) for name in classes]
     if ctx_init and n_ctx <= len(spelled(backbone, ctx_init)):
         texts = backbone.token_ids([f"{ctx_init} {name}." for name in names])
         return list(texts), [list(range(1, 1 + n_ctx))] * len(texts)

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, LatestClasses, Progress, Tower, check_kinds, clip_logits
-from ipo_dspy.baselines.context_tokens import ContextTexts, Position, check_context, first_context
+from ipo_dspy.baselines.base import FewShotTask, LatestClasses, Progress, Tower, clip_logits, validate_field_types
+from ipo_dspy.baselines.context_tokens import Position, PromptedClassTexts, check_context, init_context
 from ipo_dspy.baselines.old_names import takes_old_names
-from ipo_dspy.baselines.training import Recipe, train
+from ipo_dspy.baselines.training import SGDConfig, train
 from ipo_dspy.baselines.training_views import training_features
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource, encode_images
@@ -53,7 +53,7 @@ class ContextClassifier:
         return clip_logits(self.backbone, features, self._texts.get(classes, self._text_features))
 
     def _text_features(self, classes: tuple[str, ...]) -> Tensor:
-        texts = ContextTexts(self.backbone, classes, len(self.context), self.position)
+        texts = PromptedClassTexts(self.backbone, classes, len(self.context), self.position)
         return texts.features(self.context[None])[0].cpu()  # [C, D]
 
 
@@ -92,24 +92,24 @@ class CoOp:
     towers: ClassVar[tuple[Tower, ...]] = ("text",)
 
     def __post_init__(self) -> None:
-        check_kinds(self)
+        validate_field_types(self)
         check_context(self.n_ctx, self.ctx_init, self.position)
         self.recipe([])
 
-    def recipe(self, labels: Sequence[str]) -> Recipe:
+    def recipe(self, labels: Sequence[str]) -> SGDConfig:
         """Return the optimization hyper-parameters for training images with these labels."""
         epochs = _epochs(max(Counter(labels).values(), default=0)) if self.epochs is None else self.epochs
-        return Recipe(epochs=epochs, batch_size=self.batch_size, lr=self.lr)
+        return SGDConfig(epochs=epochs, batch_size=self.batch_size, lr=self.lr)
 
-    def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> ContextClassifier:
+    def fit(self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None) -> ContextClassifier:
         """Learn the context by cross-entropy over the classes of the task.
 
         Raises:
             InputError: the text tower does not support learned tokens, or a class name does not fit beside the context.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
-        context = first_context(backbone, self.n_ctx, self.ctx_init, generator)  # [M, W]
-        texts = ContextTexts(backbone, task.classes, len(context), self.position)
+        context = init_context(backbone, self.n_ctx, self.ctx_init, generator)  # [M, W]
+        texts = PromptedClassTexts(backbone, task.classes, len(context), self.position)
         features = training_features(task, self.augment, generator)
         targets = task.targets.to(backbone.device)  # [N]
 

@@ -17,11 +17,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from ipo_dspy.baselines.augmentation import rand_augment
-from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds, clip_logits
+from ipo_dspy.baselines.base import FewShotTask, Progress, Tower, clip_logits, validate_field_types
 from ipo_dspy.baselines.class_sentences import SentenceFeatures, Sentences, check_sentences
 from ipo_dspy.baselines.deep_prompts import PromptedClassifier, PromptedTexts, check_prompts
-from ipo_dspy.baselines.linear import draw_linear
-from ipo_dspy.baselines.maple import Coupled, draw_coupled
+from ipo_dspy.baselines.linear import init_linear
+from ipo_dspy.baselines.maple import CoupledPrompts, init_coupled
 from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.towers import ImageTower
 from ipo_dspy.baselines.training import build_recipe, train
@@ -49,7 +49,7 @@ class Adapter(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Adapted:
+class CoPromptModel:
     """A CLIP with coupled prompts and adapters.
 
     Attributes:
@@ -58,7 +58,7 @@ class Adapted:
         image_adapter_ratio, text_adapter_ratio: mixing ratio of an adapter's output.
     """
 
-    prompted: Coupled = field(repr=False)
+    prompted: CoupledPrompts = field(repr=False)
     image: Adapter = field(repr=False)
     text: Adapter = field(repr=False)
     image_adapter_ratio: float
@@ -82,10 +82,10 @@ class Adapted:
         return self.text(texts.features(self.prompted.text), self.text_adapter_ratio)
 
 
-def inconsistency(learned: Tensor, frozen: Tensor) -> Tensor:
+def consistency_loss(learned: Tensor, frozen: Tensor) -> Tensor:
     """One minus the mean cosine of features [N, D] with those beside them (CoPrompt's consistency loss): [].
 
-    >>> inconsistency(torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+    >>> consistency_loss(torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
     tensor(0.5000)
     """
     return 1 - F.cosine_similarity(learned, frozen, dim=-1).mean()
@@ -134,7 +134,7 @@ class CoPrompt:
     recipe = build_recipe
 
     def __post_init__(self) -> None:
-        check_kinds(self)
+        validate_field_types(self)
         check_prompts(self.n_ctx, self.depth)
         if self.consistency_weight < 0:
             raise InputError(f"consistency_weight must be >= 0, got {self.consistency_weight!r}; for example 8")
@@ -144,18 +144,20 @@ class CoPrompt:
         check_sentences(self.sentences)
         self.recipe()
 
-    def start(self, task: FewShot, generator: torch.Generator) -> Adapted:
+    def start(self, task: FewShotTask, generator: torch.Generator) -> CoPromptModel:
         """Initialize prompts and couplings as in MaPLe, and two adapters.
 
         Raises:
             InputError: a tower does not support learned tokens.
         """
-        prompted = draw_coupled(task.backbone, self.ctx_init, self.n_ctx, self.depth, generator)
+        prompted = init_coupled(task.backbone, self.ctx_init, self.n_ctx, self.depth, generator)
         width = prompted.text_features(task.classes[:1]).shape[1]  # D
-        image, text = (draw_adapter(width, task.backbone.device, generator) for _ in range(2))
-        return Adapted(prompted, image, text, self.image_adapter_ratio, self.text_adapter_ratio)
+        image, text = (init_adapter(width, task.backbone.device, generator) for _ in range(2))
+        return CoPromptModel(prompted, image, text, self.image_adapter_ratio, self.text_adapter_ratio)
 
-    def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> PromptedClassifier[Adapted]:
+    def fit(
+        self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None
+    ) -> PromptedClassifier[CoPromptModel]:
         """Learn prompts, couplings and adapters by cross-entropy and consistency over the classes of the task.
 
         Raises:
@@ -174,7 +176,7 @@ class CoPrompt:
             with torch.no_grad():
                 seen = tower.encode(views(indices))  # [n, D]
             found = clip_logits(backbone, image, text)  # [n, C]
-            apart = inconsistency(text, sentences.draw(generator)) + inconsistency(image, seen)
+            apart = consistency_loss(text, sentences.draw(generator)) + consistency_loss(image, seen)
             return F.cross_entropy(found, targets[indices]) + self.consistency_weight * apart
 
         count, recipe = len(task.images), self.recipe()
@@ -182,8 +184,8 @@ class CoPrompt:
         return PromptedClassifier(backbone, model, losses)
 
 
-def draw_adapter(width: int, device: torch.device, generator: torch.Generator) -> Adapter:
+def init_adapter(width: int, device: torch.device, generator: torch.Generator) -> Adapter:
     """First weights as `torch.nn.Linear` has them, but from a generator of ours."""
     hidden = max(1, width // REDUCTION)
-    down, up = (draw_linear(*sizes, device, generator).weight for sizes in ((width, hidden), (hidden, width)))
+    down, up = (init_linear(*sizes, device, generator).weight for sizes in ((width, hidden), (hidden, width)))
     return Adapter(down, up)

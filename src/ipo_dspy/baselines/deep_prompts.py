@@ -3,7 +3,7 @@
 An image then goes through the tower in every epoch and for every classifier, so no feature of it is remembered. Images
 that are classified pass in blocks; `views` has those that are learned from.
 
-A method is a model (`Prompted`) with its parameters and a loss of some images for `descent.train`; fitting gives a
+A method is a model (`PromptedModel`) with its parameters and a loss of some images for `descent.train`; fitting gives a
 `PromptedClassifier` of that model.
 
 Letters: N images, C classes, P prompt tokens, L tokens, W width of a tower, D width of the features.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ipo_dspy.baselines.base import LatestClasses, clip_logits
-from ipo_dspy.baselines.context_tokens import STD, ContextTexts, first_context, spelled
+from ipo_dspy.baselines.context_tokens import STD, PromptedClassTexts, init_context, spelled
 from ipo_dspy.baselines.towers import ImageTower, TextTower
 from ipo_dspy.baselines.training_views import preprocess
 from ipo_dspy.clip.backbone import Backbone
@@ -45,7 +45,7 @@ class Prompts(NamedTuple):
         return [self.first, *self.deep]
 
 
-class Prompted(Protocol):
+class PromptedModel(Protocol):
     """A frozen CLIP with something learned in it; gradients reach what is learned and nothing else."""
 
     @property
@@ -66,7 +66,7 @@ class Prompted(Protocol):
         ...
 
 
-Model = TypeVar("Model", bound=Prompted)
+Model = TypeVar("Model", bound=PromptedModel)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,11 +116,11 @@ class PromptedClassifier(Generic[Model]):
 class PromptedTexts:
     """The texts of some classes, such as `a photo of a NAME.`, whose first tokens give way to learned ones.
 
-    See `ContextTexts` for the arguments, and for what is raised.
+    See `PromptedClassTexts` for the arguments, and for what is raised.
     """
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], ctx_init: str, n_ctx: int) -> None:
-        self._texts = ContextTexts(backbone, classes, n_ctx, ctx_init=ctx_init)
+        self._texts = PromptedClassTexts(backbone, classes, n_ctx, ctx_init=ctx_init)
 
     def features(self, prompts: Prompts) -> Tensor:
         """Normalized features of every class, with gradients to the prompts: [C, D]."""
@@ -146,11 +146,11 @@ class TextPrompted:
         return PromptedTexts(self.backbone, classes, self.ctx_init, len(self.text.first))
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
-        """Normalized features [C, D]; see `Prompted`."""
+        """Normalized features [C, D]; see `PromptedModel`."""
         return self.texts(classes).features(self.text)
 
 
-def draw_prompts(
+def init_prompts(
     backbone: Backbone, tower: TextTower | ImageTower, n_ctx: int, depth: int, generator: torch.Generator
 ) -> Prompts:
     """Random prompts, normal with 0.02, as in the code of MaPLe; leaves that require gradients.
@@ -168,11 +168,11 @@ def draw_prompts(
     return Prompts(first, tuple(deep))
 
 
-def first_words(backbone: Backbone, ctx_init: str, n_ctx: int, generator: torch.Generator) -> Tensor:
+def init_from_words(backbone: Backbone, ctx_init: str, n_ctx: int, generator: torch.Generator) -> Tensor:
     """The first tokens of the words, or random ones where the words have fewer: [P, W], a leaf with gradients."""
     if n_ctx > len(spelled(backbone, ctx_init)):
-        return first_context(backbone, n_ctx, ctx_init, generator)
-    return first_context(backbone, None, ctx_init, generator).detach()[:n_ctx].clone().requires_grad_()
+        return init_context(backbone, n_ctx, ctx_init, generator)
+    return init_context(backbone, None, ctx_init, generator).detach()[:n_ctx].clone().requires_grad_()
 
 
 def check_prompts(n_ctx: int, depth: int) -> None:

@@ -25,10 +25,10 @@ class Linear(NamedTuple):
         return Linear(*(one.detach().clone().requires_grad_() for one in self))
 
 
-def draw_linear(inputs: int, outputs: int, device: torch.device, generator: torch.Generator) -> Linear:
+def init_linear(inputs: int, outputs: int, device: torch.device, generator: torch.Generator) -> Linear:
     """Weights and biases uniform within 1/sqrt(inputs), as `torch.nn.Linear` has them, the weights first.
 
-    >>> layer = draw_linear(4, 3, torch.device("cpu"), torch.Generator().manual_seed(0))
+    >>> layer = init_linear(4, 3, torch.device("cpu"), torch.Generator().manual_seed(0))
     >>> layer(torch.zeros(2, 4)).shape, bool((layer.weight.abs() <= 0.5).all())
     (torch.Size([2, 3]), True)
     """

@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds, clip_logits
+from ipo_dspy.baselines.base import FewShotTask, Progress, Tower, clip_logits, validate_field_types
 from ipo_dspy.baselines.deep_prompts import (
     PromptedClassifier,
     Prompts,
     TextPrompted,
     check_prompts,
-    draw_prompts,
-    first_words,
+    init_from_words,
+    init_prompts,
 )
-from ipo_dspy.baselines.linear import Linear, draw_linear
+from ipo_dspy.baselines.linear import Linear, init_linear
 from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.towers import ImageTower, TextTower
 from ipo_dspy.baselines.training import build_recipe, train
@@ -31,7 +31,7 @@ from ipo_dspy.clip.backbone import Backbone
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Coupled(TextPrompted):
+class CoupledPrompts(TextPrompted):
     """A CLIP with text prompts and the couplings that make image prompts of them.
 
     Attributes:
@@ -88,11 +88,13 @@ class MaPLe:
     recipe = build_recipe
 
     def __post_init__(self) -> None:
-        check_kinds(self)
+        validate_field_types(self)
         check_prompts(self.n_ctx, self.depth)
         self.recipe()
 
-    def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> PromptedClassifier[Coupled]:
+    def fit(
+        self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None
+    ) -> PromptedClassifier[CoupledPrompts]:
         """Learn prompts and couplings by cross-entropy over the classes of the task.
 
         Raises:
@@ -100,7 +102,7 @@ class MaPLe:
             ImageError: an image cannot be read.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
-        model = draw_coupled(backbone, self.ctx_init, self.n_ctx, self.depth, generator)
+        model = init_coupled(backbone, self.ctx_init, self.n_ctx, self.depth, generator)
         texts, targets = model.texts(task.classes), task.targets.to(backbone.device)  # [N]
         views = Views(task, crops(self.augment), generator)
 
@@ -114,7 +116,9 @@ class MaPLe:
         return PromptedClassifier(backbone, model, losses)
 
 
-def draw_coupled(backbone: Backbone, ctx_init: str, n_ctx: int, depth: int, generator: torch.Generator) -> Coupled:
+def init_coupled(
+    backbone: Backbone, ctx_init: str, n_ctx: int, depth: int, generator: torch.Generator
+) -> CoupledPrompts:
     """Initialize the first prompts from words, random deep prompts, and couplings as in `torch.nn.Linear`.
 
     All deep couplings start from the same weights, as in the code of MaPLe.
@@ -130,7 +134,7 @@ def draw_coupled(backbone: Backbone, ctx_init: str, n_ctx: int, depth: int, gene
         InputError: one of the towers is of another kind.
     """
     tower, image = TextTower(backbone), ImageTower(backbone)
-    first = first_words(backbone, ctx_init, n_ctx, generator)  # [P, W]
-    prompts = draw_prompts(backbone, tower, n_ctx, min(depth, image.depth), generator)._replace(first=first)
-    shallow, deep = (draw_linear(tower.width, image.width, backbone.device, generator) for _ in range(2))
-    return Coupled(backbone, ctx_init, prompts, (shallow, *(deep.copied() for _ in prompts.deep)))
+    first = init_from_words(backbone, ctx_init, n_ctx, generator)  # [P, W]
+    prompts = init_prompts(backbone, tower, n_ctx, min(depth, image.depth), generator)._replace(first=first)
+    shallow, deep = (init_linear(tower.width, image.width, backbone.device, generator) for _ in range(2))
+    return CoupledPrompts(backbone, ctx_init, prompts, (shallow, *(deep.copied() for _ in prompts.deep)))

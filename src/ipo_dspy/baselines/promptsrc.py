@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds, clip_logits
+from ipo_dspy.baselines.base import FewShotTask, Progress, Tower, clip_logits, validate_field_types
 from ipo_dspy.baselines.deep_prompts import (
     PromptedClassifier,
     Prompts,
     TextPrompted,
     check_prompts,
-    draw_prompts,
-    first_words,
+    init_from_words,
+    init_prompts,
 )
 from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.towers import ImageTower, TextTower
@@ -59,7 +59,7 @@ class IndependentPrompts(TextPrompted):
         return ImageTower(self.backbone).encode(pixels, self.image.first, self.image.deep)
 
 
-def draw_independent(
+def init_independent(
     backbone: Backbone, ctx_init: str, n_ctx: int, depth: int, generator: torch.Generator
 ) -> IndependentPrompts:
     """Prompts before the first step: the words in front of the text tower, and random ones in all other places.
@@ -68,14 +68,14 @@ def draw_independent(
         InputError: a tower does not support learned tokens.
     """
     text, image = TextTower(backbone), ImageTower(backbone)
-    first = first_words(backbone, ctx_init, n_ctx, generator)
-    deep = draw_prompts(backbone, text, n_ctx, depth, generator).deep
+    first = init_from_words(backbone, ctx_init, n_ctx, generator)
+    deep = init_prompts(backbone, text, n_ctx, depth, generator).deep
     return IndependentPrompts(
-        backbone, ctx_init, Prompts(first, deep), draw_prompts(backbone, image, n_ctx, depth, generator)
+        backbone, ctx_init, Prompts(first, deep), init_prompts(backbone, image, n_ctx, depth, generator)
     )
 
 
-class Said(NamedTuple):
+class ModelOutputs(NamedTuple):
     """Model outputs: normalized features and logits."""
 
     image: Tensor  # [n, D]
@@ -83,9 +83,9 @@ class Said(NamedTuple):
     logits: Tensor  # [n, C]
 
 
-def said(backbone: Backbone, image: Tensor, text: Tensor) -> Said:
+def compute_outputs(backbone: Backbone, image: Tensor, text: Tensor) -> ModelOutputs:
     """Features with their logits at the scale of a model."""
-    return Said(image, text, clip_logits(backbone, image, text))
+    return ModelOutputs(image, text, clip_logits(backbone, image, text))
 
 
 @torch.no_grad()
@@ -107,7 +107,9 @@ def frozen_text(backbone: Backbone, classes: Sequence[str]) -> Tensor:
     return F.normalize(torch.stack(means), dim=-1)
 
 
-def regularized_loss(learned: Said, kept: Said, targets: Tensor, *, text_weight: float, image_weight: float) -> Tensor:
+def regularized_loss(
+    learned: ModelOutputs, kept: ModelOutputs, targets: Tensor, *, text_weight: float, image_weight: float
+) -> Tensor:
     """Cross-entropy and the three terms that hold a model near to a frozen one.
 
     Features are compared by their mean absolute difference. Logits are by the divergence of the learned distribution
@@ -202,7 +204,7 @@ class PromptSRC:
     recipe = build_recipe
 
     def __post_init__(self) -> None:
-        check_kinds(self)
+        validate_field_types(self)
         check_prompts(self.n_ctx, self.depth)
         for name in ("text_weight", "image_weight"):
             if getattr(self, name) < 0:
@@ -212,7 +214,7 @@ class PromptSRC:
         self.recipe()
 
     def fit(
-        self, task: FewShot, *, seed: int = 0, progress: Progress | None = None
+        self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None
     ) -> PromptedClassifier[IndependentPrompts]:
         """Learn the prompts of both towers by the regularized cross-entropy over the classes of the task.
 
@@ -220,7 +222,7 @@ class PromptSRC:
             InputError: a tower does not support learned tokens, or a class name does not fit beside them.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
-        model = draw_independent(backbone, self.ctx_init, self.n_ctx, self.depth, generator)
+        model = init_independent(backbone, self.ctx_init, self.n_ctx, self.depth, generator)
         texts, targets = model.texts(task.classes), task.targets.to(backbone.device)  # [N]
         frozen, views = frozen_text(backbone, task.classes), Views(task, crops(self.augment), generator)
         tower, unchanging = ImageTower(backbone), None if self.augment else training_features(task, False, generator)
@@ -230,9 +232,9 @@ class PromptSRC:
             pixels = views(indices)
             with torch.no_grad():
                 image = tower.encode(pixels) if unchanging is None else unchanging(indices)  # [n, D]
-            learned = said(backbone, model.image_features(pixels), texts.features(model.text))
+            learned = compute_outputs(backbone, model.image_features(pixels), texts.features(model.text))
             weights = {"text_weight": self.text_weight, "image_weight": self.image_weight}
-            return regularized_loss(learned, said(backbone, image, frozen), targets[indices], **weights)
+            return regularized_loss(learned, compute_outputs(backbone, image, frozen), targets[indices], **weights)
 
         losses = train(
             model.parameters,

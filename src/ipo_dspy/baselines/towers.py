@@ -16,9 +16,9 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.bundled import named
+from ipo_dspy.clip.bundled import canonical_model_name
 from ipo_dspy.clip.prefix_trie import TokenList
-from ipo_dspy.clip.text_tower import end_places, pools_at_end, projected, text_tower
+from ipo_dspy.clip.text_tower import end_token_positions, pools_at_end, project, text_tower
 from ipo_dspy.errors import InputError
 
 
@@ -50,7 +50,7 @@ class TextTower:
         tower: Any = text_tower(backbone.model)
         if not (backbone.shares_prefixes and pools_at_end(tower)):
             raise InputError(
-                f"the text tower of {named(backbone.name)!r} does not support learned tokens: it must be causal and "
+                f"the text tower of {canonical_model_name(backbone.name)!r} does not support learned tokens: it must be causal and "
                 "pool at the end token, unlike BERT, CoCa and SigLIP; use a CLIP such as 'ViT-B-16-quickgelu'"
             )
         self._backbone = backbone
@@ -67,7 +67,7 @@ class TextTower:
         """
         table = self._backbone.token_table(ids)  # [C, L]
         words: Tensor = self._tower.token_embedding(table)  # [C, L, W]
-        return Embedded(words.float(), end_places(self._tower, table))
+        return Embedded(words.float(), end_token_positions(self._tower, table))
 
     def encode(self, tokens: Tensor, ends: Tensor, deep: Sequence[Tensor] = (), *, normalize: bool = True) -> Tensor:
         """Embeddings [C, L, W] and their ends [C] to float32 features [C, D].
@@ -89,7 +89,7 @@ class TextTower:
         mask = tower.attn_mask[:length, :length]
         x = _run(tower.transformer, x, [(1, prompt) for prompt in deep], mask)  # [C, L, W]
         rows = torch.arange(len(x), device=x.device)
-        features = projected(tower, x[rows, ends]).float()  # [C, D]
+        features = project(tower, x[rows, ends]).float()  # [C, D]
         return F.normalize(features, dim=-1) if normalize else features
 
 
@@ -108,7 +108,7 @@ class ImageTower:
         self._tower: Any = backbone.model.visual
         if not _takes_prompts(self._tower):
             raise InputError(
-                f"the image tower of {named(backbone.name)!r} does not support learned tokens: it must be a vision "
+                f"the image tower of {canonical_model_name(backbone.name)!r} does not support learned tokens: it must be a vision "
                 "transformer that pools at its class token, unlike ResNets, CoCa and SigLIP; use e.g. "
                 "'ViT-B-16-quickgelu', or the bundled 'demo-vit'"
             )

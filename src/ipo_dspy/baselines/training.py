@@ -18,7 +18,7 @@ from ipo_dspy.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class SGDConfig:
     """Optimization hyper-parameters.
 
     Attributes:
@@ -30,7 +30,7 @@ class Recipe:
         momentum: of SGD.
         weight_decay: of SGD.
 
-    >>> recipe = Recipe(epochs=5, batch_size=4, lr=0.0035)
+    >>> recipe = SGDConfig(epochs=5, batch_size=4, lr=0.0035)
     >>> [round(recipe.rate(epoch), 5) for epoch in range(5)]
     [1e-05, 0.0035, 0.00317, 0.00229, 0.00121]
     """
@@ -57,9 +57,9 @@ class Recipe:
         return self.lr * (1 + math.cos(math.pi * (epoch - self.warmup) / self.epochs)) / 2
 
 
-def build_recipe(self: Any) -> Recipe:
+def build_recipe(self: Any) -> SGDConfig:
     """Return the optimization hyper-parameters; every learned method has the three fields, and this as a method."""
-    return Recipe(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr)
+    return SGDConfig(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr)
 
 
 def train(
@@ -67,7 +67,7 @@ def train(
     loss_of_batch: Callable[[Tensor], Tensor],
     count: int,
     *,
-    recipe: Recipe,
+    recipe: SGDConfig,
     generator: torch.Generator,
     progress: Callable[[int, int], None] | None = None,
     after_epoch: Callable[[int], None] | None = None,

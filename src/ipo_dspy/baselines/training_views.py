@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ipo_dspy.baselines.augmentation import Draw, random_crop_flip
-from ipo_dspy.baselines.base import FewShot
+from ipo_dspy.baselines.base import FewShotTask
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource, encode_images, open_image
 from ipo_dspy.errors import DataError, ImageError
@@ -38,7 +38,7 @@ class Views:
         ImageError: an image cannot be read; the first in order.
     """
 
-    def __init__(self, task: FewShot, draw: Draw | None, generator: torch.Generator) -> None:
+    def __init__(self, task: FewShotTask, draw: Draw | None, generator: torch.Generator) -> None:
         self._backbone, self._images, self._draw, self._generator = task.backbone, task.images, draw, generator
         if draw is None:
             self._pixels = preprocess(task.backbone, task.images)  # [N, 3, H, W]
@@ -68,7 +68,7 @@ def crops(augment: bool) -> Draw | None:
     return random_crop_flip if augment else None
 
 
-def training_features(task: FewShot, augment: bool, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+def training_features(task: FewShotTask, augment: bool, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
     """Return a function from indices of training images [n] to their normalized features [n, D].
 
     Args:

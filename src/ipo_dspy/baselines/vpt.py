@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress, Tower, check_kinds, clip_logits
-from ipo_dspy.baselines.deep_prompts import PromptedClassifier, Prompts, check_prompts, draw_prompts
+from ipo_dspy.baselines.base import FewShotTask, Progress, Tower, clip_logits, validate_field_types
+from ipo_dspy.baselines.deep_prompts import PromptedClassifier, Prompts, check_prompts, init_prompts
 from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.towers import ImageTower
 from ipo_dspy.baselines.training import build_recipe, train
@@ -89,14 +89,14 @@ class VPT:
     recipe = build_recipe
 
     def __post_init__(self) -> None:
-        check_kinds(self)
+        validate_field_types(self)
         check_prompts(self.n_ctx, self.depth)
         if self.template is not None:
             Template.parse(self.template)
         self.recipe()
 
     def fit(
-        self, task: FewShot, *, seed: int = 0, progress: Progress | None = None
+        self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None
     ) -> PromptedClassifier[VisualPrompts]:
         """Learn the prompts by cross-entropy over the classes of the task.
 
@@ -106,7 +106,7 @@ class VPT:
             ImageError: an image cannot be read.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
-        prompts = draw_prompts(backbone, ImageTower(backbone), self.n_ctx, self.depth, generator)
+        prompts = init_prompts(backbone, ImageTower(backbone), self.n_ctx, self.depth, generator)
         template = task.template if self.template is None else Template.parse(self.template)
         model = VisualPrompts(backbone, template, prompts)
         text, targets = (one.to(backbone.device) for one in (model.text_features(task.classes), task.targets))

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShot, Progress, Tower
+from ipo_dspy.baselines.base import FewShotTask, Progress, Tower
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource, encode_images
 from ipo_dspy.clip.loading import import_open_clip
 from ipo_dspy.clip.text_features import class_features
-from ipo_dspy.scoring.metrics import logits
+from ipo_dspy.scoring.metrics import class_logits
 from ipo_dspy.scoring.scorers import ClipScorer
 from ipo_dspy.template import PLACEHOLDER, Template
 
@@ -45,15 +45,15 @@ class TemplateClassifier:
         backbone = self.backbone
         features = encode_images(backbone, images).features.float()  # [N, D]
         text = class_features(backbone, [self.template], classes)[0]  # [C, D]
-        return logits(features, text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias)
+        return class_logits(features, text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias)
 
 
-class Clip:
+class ZeroShotClip:
     """Zero-shot CLIP with the hand-written template of the data set (Radford et al. 2021, section 3.1)."""
 
     towers: tuple[Tower, ...] = ()
 
-    def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
+    def fit(self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
         """The template of the task; its images are not looked at."""
         return TemplateClassifier(task.backbone, task.template)
 
@@ -63,7 +63,7 @@ class ClipEnsemble:
 
     towers: tuple[Tower, ...] = ()
 
-    def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
+    def fit(self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
         """The ensemble; images and template of the task are not looked at."""
         return TemplateClassifier(task.backbone, imagenet_templates())
 
@@ -77,7 +77,7 @@ class BestTemplate:
 
     towers: tuple[Tower, ...] = ()
 
-    def fit(self, task: FewShot, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
+    def fit(self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
         """One template, chosen on all images of the task.
 
         Raises:

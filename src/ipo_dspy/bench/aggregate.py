@@ -12,10 +12,10 @@ from ipo_dspy.scoring.score import harmonic_mean
 
 
 @dataclass(frozen=True, slots=True)
-class Mean:
+class MeanWithError:
     """A mean over seeds and its standard error; the error is `None` where there is one seed.
 
-    >>> Mean.of([70.0, 74.0])
+    >>> MeanWithError.of([70.0, 74.0])
     Mean(value=72.0, error=2.0)
     """
 
@@ -23,14 +23,14 @@ class Mean:
     error: float | None
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Mean":
+    def of(cls, values: Sequence[float]) -> "MeanWithError":
         """Of at least one value."""
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
         return cls(statistics.fmean(values), error)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TableRow:
     """A line of a table.
 
     Attributes:
@@ -44,13 +44,15 @@ class Entry:
     method: str
     shots: int
     variant: str
-    base: Mean | None
-    novel: Mean | None
-    h: Mean | None
+    base: MeanWithError | None
+    novel: MeanWithError | None
+    h: MeanWithError | None
     seeds: int
 
 
-def transferred(grid: Grid, rows: Mapping[str, Row], names: Sequence[str], method: str, shots: int) -> Mean | None:
+def transferred(
+    grid: Grid, rows: Mapping[str, Row], names: Sequence[str], method: str, shots: int
+) -> MeanWithError | None:
     """Accuracy of what a method learned on the grid's source: of each seed the mean over data sets, source or targets.
 
     Seeds that are not whole are left out; `None` where none is.
@@ -61,10 +63,10 @@ def transferred(grid: Grid, rows: Mapping[str, Row], names: Sequence[str], metho
         if row is not None and row.source is not None:
             measured = {row.dataset: row.source, **row.targets}
             found.append(statistics.fmean(measured[name] for name in names))
-    return Mean.of(found) if found else None
+    return MeanWithError.of(found) if found else None
 
 
-def entry(grid: Grid, rows: Mapping[str, Row], dataset: str, method: str, shots: int, variant: str = "") -> Entry:
+def entry(grid: Grid, rows: Mapping[str, Row], dataset: str, method: str, shots: int, variant: str = "") -> TableRow:
     """The line of a method on a data set, or on `average`.
 
     The average over data sets is taken seed by seed, over seeds for which no data set is missing; its H is that of the
@@ -80,7 +82,16 @@ def entry(grid: Grid, rows: Mapping[str, Row], dataset: str, method: str, shots:
             base, novel = zip(*both, strict=True)
             pairs.append((statistics.fmean(base), statistics.fmean(novel)))
     if not pairs:
-        return Entry(dataset, method, shots, variant, None, None, None, 0)
+        return TableRow(dataset, method, shots, variant, None, None, None, 0)
     base, novel = zip(*pairs, strict=True)
     h = [harmonic_mean(*pair) for pair in pairs]
-    return Entry(dataset, method, shots, variant, Mean.of(base), Mean.of(novel), Mean.of(h), len(pairs))
+    return TableRow(
+        dataset,
+        method,
+        shots,
+        variant,
+        MeanWithError.of(base),
+        MeanWithError.of(novel),
+        MeanWithError.of(h),
+        len(pairs),
+    )

@@ -18,14 +18,15 @@ from typing import Any, TextIO
 import dspy
 from dspy.utils.callback import BaseCallback
 
+from ipo_dspy._internal.renames import renamed_names
 from ipo_dspy.baselines.zero_shot import TemplateClassifier
-from ipo_dspy.bench.method_runners import Found, Job
+from ipo_dspy.bench.method_runners import CellContext, MethodResult
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.errors import Hint, LanguageModelError, missing_package
 from ipo_dspy.lms import build_lm
 from ipo_dspy.lms.client_lm import bounded
-from ipo_dspy.lms.usage import price
-from ipo_dspy.run.ledger import Spent
+from ipo_dspy.lms.usage import cost_usd
+from ipo_dspy.run.ledger import Usage
 
 COPRO_DEPTH = 8
 """At a depth of 16 it ended in a RecursionError: each signature that it tries holds the one before (DSPy 3.4.1)."""
@@ -35,7 +36,7 @@ LOGGERS = ("dspy", "gepa", "optuna")
 """Of DSPy's optimizers and the libraries that they use."""
 
 
-class Evaluations(BaseCallback):
+class EvaluationCounter(BaseCallback):
     """Counts single-image evaluations: calls of a classifier by DSPy, and templates times images inside IPO.
 
     Give it to DSPy as a callback and to IPO as an observer.
@@ -66,7 +67,7 @@ class Evaluations(BaseCallback):
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
+class OptimizerBudget:
     """What an optimizer is given besides the program.
 
     Attributes:
@@ -87,32 +88,34 @@ class Allowance:
         return self.budget // len(self.trainset)
 
 
-def correct(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
+def accuracy_metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
     """What is maximised."""
     return float(example.label == prediction.label)
 
 
-def told(example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> Any:
+def metric_with_feedback(
+    example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
+) -> Any:
     """The same for GEPA, with words."""
     feedback = f"This picture shows a {example.label}; it was taken for a {prediction.label}."
-    return dspy.Prediction(score=correct(example, prediction), feedback=feedback)
+    return dspy.Prediction(score=accuracy_metric(example, prediction), feedback=feedback)
 
 
-def confident(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
+def confidence_metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
     """The probability of the right class, for SIMBA: on right or wrong alone it never proposes anything."""
     return float(prediction.scores.get(example.label, 0.0))
 
 
-def compile_copro(student: ClipClassifier, given: Allowance) -> Any:
+def compile_copro(student: ClipClassifier, given: OptimizerBudget) -> Any:
     """As many candidates as the budget holds, ten a round, more where that would be too many rounds."""
     depth = min(COPRO_DEPTH, max(1, given.passes // 10))
     breadth = max(2, given.passes // depth)
-    optimizer = dspy.COPRO(prompt_model=given.lm, metric=correct, breadth=breadth, depth=depth)
+    optimizer = dspy.COPRO(prompt_model=given.lm, metric=accuracy_metric, breadth=breadth, depth=depth)
     settings = {"num_threads": 1, "display_progress": False, "display_table": 0}
     return optimizer.compile(student, trainset=given.trainset, eval_kwargs=settings)
 
 
-def build_mipro(given: Allowance) -> tuple[dspy.MIPROv2, dict[str, Any]]:
+def build_mipro(given: OptimizerBudget) -> tuple[dspy.MIPROv2, dict[str, Any]]:
     """MIPROv2 and the arguments of its `compile`: instructions only, a trial for each candidate, on minibatches.
 
     Its instructions are grounded in a few examples that the program gets right. Finding these costs evaluations too,
@@ -122,7 +125,7 @@ def build_mipro(given: Allowance) -> tuple[dspy.MIPROv2, dict[str, Any]]:
     batch = min(MINIBATCH, images)
     trials = max(2, int((given.budget - 2 * images) / (batch + images / 10 + 12)))
     optimizer = dspy.MIPROv2(
-        metric=correct,
+        metric=accuracy_metric,
         prompt_model=given.lm,
         task_model=given.lm,
         auto=None,
@@ -136,7 +139,7 @@ def build_mipro(given: Allowance) -> tuple[dspy.MIPROv2, dict[str, Any]]:
     return optimizer, {"valset": given.trainset, "num_trials": trials, **evaluation}
 
 
-def compile_mipro(student: ClipClassifier, given: Allowance) -> Any:
+def compile_mipro(student: ClipClassifier, given: OptimizerBudget) -> Any:
     """Every tenth trial the best so far is scored on all images."""
     if find_spec("optuna") is None:
         raise missing_package("Optuna", extra="bench", purpose="for MIPROv2")
@@ -144,10 +147,10 @@ def compile_mipro(student: ClipClassifier, given: Allowance) -> Any:
     return optimizer.compile(student, trainset=given.trainset, **settings)
 
 
-def build_gepa(given: Allowance, minibatch: int = GEPA_MINIBATCH) -> dspy.GEPA:
+def build_gepa(given: OptimizerBudget, minibatch: int = GEPA_MINIBATCH) -> dspy.GEPA:
     """GEPA with a minibatch that tells a better template apart more often than its default of three images."""
     return dspy.GEPA(
-        metric=told,
+        metric=metric_with_feedback,
         reflection_lm=given.lm,
         max_metric_calls=given.budget,
         reflection_minibatch_size=minibatch,
@@ -156,12 +159,12 @@ def build_gepa(given: Allowance, minibatch: int = GEPA_MINIBATCH) -> dspy.GEPA:
     )
 
 
-def compile_gepa(student: ClipClassifier, given: Allowance) -> Any:
+def compile_gepa(student: ClipClassifier, given: OptimizerBudget) -> Any:
     """Pareto selection on the training images."""
     return build_gepa(given).compile(student, trainset=given.trainset, valset=given.trainset)
 
 
-def compile_simba(student: ClipClassifier, given: Allowance, metric: Any = confident) -> Any:
+def compile_simba(student: ClipClassifier, given: OptimizerBudget, metric: Any = confidence_metric) -> Any:
     """Rules only, no demonstrations, which CLIP does not read; a rule is appended as another line of the template."""
     batch = min(SIMBA_MINIBATCH, len(given.trainset))
     steps = max(1, (given.budget - 7 * len(given.trainset)) // (13 * batch))
@@ -172,27 +175,27 @@ def compile_simba(student: ClipClassifier, given: Allowance, metric: Any = confi
     return optimizer.compile(student, trainset=given.trainset, seed=given.seed)
 
 
-def copro(job: Job) -> Found:
+def copro(job: CellContext) -> MethodResult:
     """DSPy's COPRO."""
     return _run(job, compile_copro)
 
 
-def miprov2(job: Job) -> Found:
+def miprov2(job: CellContext) -> MethodResult:
     """DSPy's MIPROv2."""
     return _run(job, compile_mipro)
 
 
-def gepa(job: Job) -> Found:
+def gepa(job: CellContext) -> MethodResult:
     """DSPy's GEPA."""
     return _run(job, compile_gepa)
 
 
-def simba(job: Job) -> Found:
+def simba(job: CellContext) -> MethodResult:
     """DSPy's SIMBA."""
     return _run(job, compile_simba)
 
 
-def _run(job: Job, compile_program: Any) -> Found:
+def _run(job: CellContext, compile_program: Any) -> MethodResult:
     given = job.settings
     if given.lm is None:
         hint = Hint("pass {prompt_model}", prompt_model="openai/gpt-4o-mini")
@@ -200,10 +203,10 @@ def _run(job: Job, compile_program: Any) -> Found:
     train = list(job.split.train)
     # Answers are cached, so a seed needs answers of its own.
     lm = bounded(build_lm(given.lm, role="prompt_model", settings={**given.lm_kwargs, "rollout_id": job.seed}))
-    allowance = Allowance(train, lm, len(train) * (1 + given.templates()), job.seed)
-    program, counted = job.program(), Evaluations()
+    allowance = OptimizerBudget(train, lm, len(train) * (1 + given.templates()), job.seed)
+    program, counted = job.program(), EvaluationCounter()
     program.encode([example.image for example in train])
-    with quiet(), dspy.context(callbacks=[counted]), dspy.track_usage() as usage:
+    with suppress_output(), dspy.context(callbacks=[counted]), dspy.track_usage() as usage:
         best = compile_program(program, allowance)
     return job.score(
         TemplateClassifier(job.backbone, best.template),
@@ -213,17 +216,17 @@ def _run(job: Job, compile_program: Any) -> Found:
     )
 
 
-def _spent(usage: Any) -> Spent:
+def _spent(usage: Any) -> Usage:
     """From what DSPy's tracker keeps: by model, the counts of each answer that came from no cache."""
     calls = prompt = completion = unpriced = 0
     cost = 0.0
     for model, answers in usage.items():
         asked = sum(one.get("prompt_tokens") or 0 for one in answers)
         written = sum(one.get("completion_tokens") or 0 for one in answers)
-        usd = price(model, asked, written)
+        usd = cost_usd(model, asked, written)
         calls, prompt, completion = calls + len(answers), prompt + asked, completion + written
         cost, unpriced = cost + (usd or 0.0), unpriced + (len(answers) if usd is None else 0)
-    return Spent(calls, prompt, completion, cost, unpriced)
+    return Usage(calls, prompt, completion, cost, unpriced)
 
 
 class _Muted(io.TextIOBase):
@@ -250,7 +253,7 @@ class _Muted(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def suppress_output() -> Iterator[None]:
     """Drop progress bars, log lines, and warnings of a thousand small evaluations by this thread; errors are raised.
 
     What other threads print, and what loggers of other libraries say, is left alone.
@@ -270,3 +273,12 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+__getattr__ = renamed_names(
+    __name__,
+    Evaluations="EvaluationCounter",
+    correct="accuracy_metric",
+    told="metric_with_feedback",
+    confident="confidence_metric",
+)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from ipo_dspy._internal.file_io import write_whole
-from ipo_dspy.bench.aggregate import Mean
+from ipo_dspy._internal.file_io import atomic_write
+from ipo_dspy.bench.aggregate import MeanWithError
 from ipo_dspy.bench.registry import find_kind
 from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.suites import Suite
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class Provenance:
     """Where the figures of a page are from.
 
     Attributes:
@@ -30,7 +30,7 @@ class Sources:
     versions: tuple[str, ...]
 
     @classmethod
-    def of(cls, rows: Iterable[Row]) -> "Sources":
+    def of(cls, rows: Iterable[Row]) -> "Provenance":
         """Of all rows."""
         rows = list(rows)
         return cls(
@@ -71,7 +71,7 @@ def write_page(path: Path, content: Content) -> Path:
         JournalError: it cannot be written.
     """
     try:
-        write_whole(path, page(content).encode())
+        atomic_write(path, page(content).encode())
     except OSError as error:
         raise JournalError(
             f"{str(path)!r} cannot be written ({error.strerror}); free space or name another folder"
@@ -90,7 +90,7 @@ def page(content: Content) -> str:
         *map(markdown, content.tables),
         *([markdown(_templates(whole, content))] if any(_finds(row) for row in whole) else []),
         *([markdown(_price(whole, content))] if whole else []),
-        f"Printed by this command at {Sources.of(content.rows)}. Seconds hold whatever else the machine was doing.",
+        f"Printed by this command at {Provenance.of(content.rows)}. Seconds hold whatever else the machine was doing.",
         f"```console\n$ {content.command}\n```",
     ]
     return "\n\n".join(parts) + "\n"
@@ -152,7 +152,7 @@ def _price(rows: Sequence[Row], content: Content) -> Table:
         costs = [row.cost for row in own]
         cost = "unknown" if None in costs else f"{sum(one or 0 for one in costs):.2f}"
         asked = (f"{sum(row.calls for row in own)}", f"{sum(row.tokens for row in own)}", cost)
-        lines.append((title, shots, f"{len(own)}", *asked, Mean.of([row.seconds for row in own])))
+        lines.append((title, shots, f"{len(own)}", *asked, MeanWithError.of([row.seconds for row in own])))
     names = ("method", "shots", "cells", "LLM calls", "tokens", "USD", "seconds a cell")
     return Table("What it took", names, 6, (tuple(lines),))
 
@@ -175,8 +175,8 @@ def _title(row: Row, content: Content) -> str:
     return title if variant is None else f"{title}, {variant}"
 
 
-def _mean(value: float | None) -> Mean | None:
-    return None if value is None else Mean(value, None)
+def _mean(value: float | None) -> MeanWithError | None:
+    return None if value is None else MeanWithError(value, None)
 
 
 def _machine(row: Row) -> str:

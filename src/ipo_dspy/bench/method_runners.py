@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import dspy
 
 from ipo_dspy.baselines import build_method
-from ipo_dspy.baselines.base import FewShot, Fitted, evaluate
+from ipo_dspy.baselines.base import FewShotTask, FittedClassifier, evaluate
 from ipo_dspy.baselines.zero_shot import TemplateClassifier
 from ipo_dspy.bench.settings import Settings
-from ipo_dspy.bench.suites import Split
+from ipo_dspy.bench.suites import BaseNovelSplit
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.errors import NoAnswerError, StoppedError
 from ipo_dspy.lms import build_lm
 from ipo_dspy.lms.api_keys import check_key
-from ipo_dspy.lms.endpoints import check_listening
+from ipo_dspy.lms.endpoints import check_port_open
 from ipo_dspy.optimizer.ipo import IPO
 from ipo_dspy.proposers import EvolutionProposer, LMProposer, Proposer
 from ipo_dspy.run.events import Observer
-from ipo_dspy.run.ledger import Spent
+from ipo_dspy.run.ledger import Usage
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ipo_dspy.clip.backbone import Backbone
 
 
-class Stopper:
+class StopSignal:
     """Ends a sweep after the step that is under way; `stop` may be called from any thread or signal handler."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Stopper:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class MethodResult:
     """What a method came to; see `Row`. Of a transfer, `base` is the source, and `novel` is none."""
 
     base: Score
@@ -62,12 +62,12 @@ class Found:
     template: str | None = None
     trials: int | None = None
     evaluations: int | None = None
-    spent: Spent = field(default_factory=Spent)
+    spent: Usage = field(default_factory=Usage)
     targets: Mapping[str, Score] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class CellContext:
     """What a method is given.
 
     Attributes:
@@ -83,14 +83,14 @@ class Job:
     """
 
     method: str
-    split: Split
+    split: BaseNovelSplit
     backbone: "Backbone"
     settings: Settings
     arguments: Mapping[str, Any]
     seed: int
     folder: Path
     observer: Observer = field(repr=False)
-    stopper: Stopper = field(repr=False)
+    stopper: StopSignal = field(repr=False)
 
     def program(self) -> ClipClassifier:
         """The start program of the base classes."""
@@ -101,19 +101,19 @@ class Job:
         self.observer({"event": "progress", "predictor": "self", "stage": "steps", "done": done, "total": total})
         self.stopper.check()
 
-    def score(self, fitted: Fitted, **told: Any) -> Found:
+    def score(self, fitted: FittedClassifier, **told: Any) -> MethodResult:
         """Loss and accuracy on the test images of both halves, each against its own class names."""
         base, novel = (
             evaluate(fitted, images_of(half), half.labels(), half.classes)
             for half in (self.split.base, self.split.novel)
         )
-        return Found(base, novel, **told)
+        return MethodResult(base, novel, **told)
 
 
-class Run(Protocol):
+class RunView(Protocol):
     """A way to run a method."""
 
-    def __call__(self, job: Job) -> Found:
+    def __call__(self, job: CellContext) -> MethodResult:
         """Learn and score.
 
         Raises:
@@ -122,7 +122,7 @@ class Run(Protocol):
         """
 
 
-def fitted(job: Job) -> Found:
+def fit_and_score(job: CellContext) -> MethodResult:
     """A method of `baselines`."""
     method = build_method(job.method, **job.arguments)
     found = method.fit(few_shot(job), seed=job.seed, progress=job.progress)
@@ -130,13 +130,13 @@ def fitted(job: Job) -> Found:
     return job.score(found, template=lines[0] if len(lines) == 1 else None)
 
 
-def few_shot(job: Job) -> FewShot:
+def few_shot(job: CellContext) -> FewShotTask:
     """What methods of `baselines` are fitted to."""
     train = job.split.train
-    return FewShot(job.backbone, images_of(train), train.labels(), train.classes, job.split.template)
+    return FewShotTask(job.backbone, images_of(train), train.labels(), train.classes, job.split.template)
 
 
-def ipo(job: Job) -> Found:
+def ipo(job: CellContext) -> MethodResult:
     """IPO with the hand-written template as its start; the paper's `a photo of a <CLASS>` is always scored, too."""
     optimizer = build_ipo(job.settings, job.split, job.seed, log_dir=job.folder, observers=[job.observer])
     job.stopper.during(optimizer.stop)
@@ -160,7 +160,7 @@ def ipo(job: Job) -> Found:
     )
 
 
-def build_ipo(given: Settings, split: Split, seed: int, **options: Any) -> IPO:
+def build_ipo(given: Settings, split: BaseNovelSplit, seed: int, **options: Any) -> IPO:
     """The optimizer with the settings of a sweep."""
     vlm = given.vlm and build_lm(given.vlm, role="description_model", settings=given.vlm_kwargs)
     start = Template.parse(DEFAULT_TEMPLATE)
@@ -193,7 +193,7 @@ def check_models(given: Settings) -> None:
         if name is not None:
             lm = build_lm(name, role=role, settings=own)
             check_key(lm, role=role)
-            check_listening(lm, role=role)
+            check_port_open(lm, role=role)
 
 
 def build_proposer(given: Settings) -> Proposer:

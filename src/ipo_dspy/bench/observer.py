@@ -7,7 +7,7 @@ from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.run.events import Event
 
 
-class Audience(Protocol):
+class SweepObserver(Protocol):
     """Who is told how a sweep gets on."""
 
     def begins(self, cell: Cell, number: int, total: int) -> None:
@@ -23,7 +23,7 @@ class Audience(Protocol):
         """A sentence for people."""
 
 
-class Nobody:
+class NullObserver:
     """An audience that does not listen."""
 
     def begins(self, cell: Cell, number: int, total: int) -> None:

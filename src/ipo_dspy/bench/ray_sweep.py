@@ -16,13 +16,20 @@ import torch
 
 from ipo_dspy import errors
 from ipo_dspy.bench.cells import Cell
-from ipo_dspy.bench.method_runners import Stopper
-from ipo_dspy.bench.observer import Audience
-from ipo_dspy.bench.result_rows import Row, Rows
-from ipo_dspy.bench.runner import Bench, check_able, check_asked, now, of_cell, row_of
+from ipo_dspy.bench.method_runners import StopSignal
+from ipo_dspy.bench.observer import SweepObserver
+from ipo_dspy.bench.result_rows import ResultLog, Row
+from ipo_dspy.bench.runner import (
+    CellRunner,
+    build_row,
+    check_language_models,
+    check_requirements,
+    load_cell_backbone,
+    now,
+)
 from ipo_dspy.bench.suites import Suite
-from ipo_dspy.distributed.model_ref import Known
-from ipo_dspy.distributed.ray_tasks import Lost, RayTasks
+from ipo_dspy.distributed.model_ref import ModelRef
+from ipo_dspy.distributed.ray_tasks import RayTasks, WorkerLost
 from ipo_dspy.distributed.worker import node_name
 from ipo_dspy.errors import InputError, LanguageModelError, ModelError, StoppedError
 from ipo_dspy.run.events import Event
@@ -35,7 +42,7 @@ Name = tuple[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerContext:
     """What all cells of a sweep have in common on a worker.
 
     Attributes:
@@ -51,7 +58,7 @@ class Place:
     suite: Suite
     folder: Path
     device: str
-    models: Mapping[Name, Known]
+    models: Mapping[Name, ModelRef]
     threads: int
 
     def load(self, cell: Cell, device: str) -> "Backbone":
@@ -60,11 +67,11 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class CellTask:
     """What a worker is to do: measure the `number`-th cell of `total`."""
 
     cell: Cell
-    place: Place = field(repr=False)
+    place: WorkerContext = field(repr=False)
     number: int
     total: int
 
@@ -73,7 +80,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CellOutcome:
     """What a worker hands back.
 
     Attributes:
@@ -89,7 +96,7 @@ class Answer:
     error: tuple[str, str] | None = None
 
 
-class Ear:
+class RecordingObserver:
     """The audience of a worker's cells: keeps what is to be told where the sweep was started."""
 
     def __init__(self) -> None:
@@ -118,15 +125,15 @@ class Ear:
         self._said.append(text)
 
 
-def spread(
+def evenly_spaced(
     todo: Sequence[Cell],
     total: int,
     suite: Suite,
     folder: Path,
-    rows: Rows,
+    rows: ResultLog,
     device: str,
-    audience: Audience,
-    stopper: Stopper,
+    audience: SweepObserver,
+    stopper: StopSignal,
     ray: RayTasks,
 ) -> bool:
     """Measure cells on a cluster, each a row as soon as it has ended; whether the user ended it.
@@ -137,21 +144,21 @@ def spread(
     """
     place = _place(todo, suite, folder, device, ray)
     start = total - len(todo) + 1
-    tasks = [Task(cell, place, number, total) for number, cell in enumerate(todo, start=start)]
+    tasks = [CellTask(cell, place, number, total) for number, cell in enumerate(todo, start=start)]
     told: set[str] = set()
     started: dict[str, str] = {}
 
-    def begins(task: Task) -> None:
+    def begins(task: CellTask) -> None:
         started[task.cell.key] = now()
         audience.begins(task.cell, task.number, task.total)
 
     try:
         with contextlib.closing(ray.run(work, tasks, begins=begins, check=stopper.check)) as ended:
             for task, answer in ended:
-                if isinstance(answer, Lost):
-                    row = row_of(task.cell, error=answer.error, started=started[task.cell.key])
+                if isinstance(answer, WorkerLost):
+                    row = build_row(task.cell, error=answer.error, started=started[task.cell.key])
                 else:
-                    row = _heard(answer, audience, told)
+                    row = _unpack_outcome(answer, audience, told)
                 rows.append(row)
                 audience.ended(row)
     except StoppedError:
@@ -159,26 +166,26 @@ def spread(
     return False
 
 
-def _place(todo: Sequence[Cell], suite: Suite, folder: Path, device: str, ray: RayTasks) -> Place:
+def _place(todo: Sequence[Cell], suite: Suite, folder: Path, device: str, ray: RayTasks) -> WorkerContext:
     """What the workers need, of which the nodes are seen to have all."""
     # Only to know the models again: this machine need not have the workers' device.
-    check_able(todo, "cpu")
+    check_requirements(todo, "cpu")
     models = {_name(cell): cell for cell in todo}
-    backbones = {name: of_cell(cell, "cpu") for name, cell in models.items()}
+    backbones = {name: load_cell_backbone(cell, "cpu") for name, cell in models.items()}
     out = folder.expanduser().absolute()
     folders = {str(path): "where the data sets are; put them at that place on all nodes" for path in suite.folders}
     folders[str(out)] = "where cells write on their way; share that folder with all nodes, or make it there"
     for backbone in backbones.values():
         ray.check(backbone, folders)
-    known = {name: Known.of(backbone) for name, backbone in backbones.items()}
-    return Place(uuid.uuid4().hex, suite, out, device, known, ray.size.cpus)
+    known = {name: ModelRef.of(backbone) for name, backbone in backbones.items()}
+    return WorkerContext(uuid.uuid4().hex, suite, out, device, known, ray.size.cpus)
 
 
 def _name(cell: Cell) -> Name:
     return cell.settings.model, cell.settings.pretrained
 
 
-def _heard(answer: Answer, audience: Audience, told: set[str]) -> Row:
+def _unpack_outcome(answer: CellOutcome, audience: SweepObserver, told: set[str]) -> Row:
     """The row of an answer, after what is to be told; each sentence once, for every worker meets the same data.
 
     Raises:
@@ -195,28 +202,28 @@ def _heard(answer: Answer, audience: Audience, told: set[str]) -> Row:
     return answer.row
 
 
-_kept: dict[str, tuple[Bench, Ear]] = {}
+_kept: dict[str, tuple[CellRunner, RecordingObserver]] = {}
 """The bench of the sweep that this worker measures for, with the images that it has read."""
 
 
-def work(task: Task) -> Answer:
+def work(task: CellTask) -> CellOutcome:
     """Measure a cell on this worker."""
     place = task.place
     torch.set_num_threads(place.threads)
     bench, ear = _bench(place)
     row, error = None, None
     try:
-        check_asked([task.cell])
+        check_language_models([task.cell])
         place.load(task.cell, place.device)  # one that cannot be loaded is no matter of a single cell
         row = bench.row(task.cell)
     except (LanguageModelError, ModelError) as fault:
         error = (type(fault).__name__, f"{fault} (on {node_name()})")
-    return Answer(row, *ear.taken(), error)
+    return CellOutcome(row, *ear.taken(), error)
 
 
-def _bench(place: Place) -> tuple[Bench, Ear]:
+def _bench(place: WorkerContext) -> tuple[CellRunner, RecordingObserver]:
     if place.sweep not in _kept:
-        ear = Ear()
+        ear = RecordingObserver()
         _kept.clear()
-        _kept[place.sweep] = Bench(place.suite, place.folder, place.device, ear, Stopper(), place.load), ear
+        _kept[place.sweep] = CellRunner(place.suite, place.folder, place.device, ear, StopSignal(), place.load), ear
     return _kept[place.sweep]

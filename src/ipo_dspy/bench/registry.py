@@ -1,7 +1,7 @@
 """The methods of the tables by name: what each reads of the settings, and how it is run on a split.
 
 The methods of `baselines` are fitted and asked for logits; IPO and DSPy's optimizers search a template, which is scored
-on both halves as zero-shot CLIP is. `Kind` says of each what decides its result, which makes a cell's key.
+on both halves as zero-shot CLIP is. `MethodSpec` says of each what decides its result, which makes a cell's key.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from ipo_dspy.baselines.old_names import RENAMED, current_names
 from ipo_dspy.errors import Hint, InputError, LanguageModelError
 
 if TYPE_CHECKING:
-    from ipo_dspy.bench.method_runners import Run
+    from ipo_dspy.bench.method_runners import RunView
     from ipo_dspy.bench.settings import Settings
     from ipo_dspy.clip.backbone import Backbone
 
@@ -58,7 +58,7 @@ DSPY = ("copro", "miprov2", "gepa", "simba")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class MethodSpec:
     """A method of the tables.
 
     Attributes:
@@ -93,25 +93,27 @@ class Kind:
         if self.fits is not None:
             check_towers(backbone, build_method(self.fits).towers)
 
-    def load(self) -> "Run":
+    def load(self) -> "RunView":
         """The function that runs it."""
         module, _, name = self.runner.partition(":")
-        run: Run = getattr(importlib.import_module(f"ipo_dspy.bench.{module}"), name)
+        run: RunView = getattr(importlib.import_module(f"ipo_dspy.bench.{module}"), name)
         return run
 
 
-def kinds() -> Mapping[str, Kind]:
+def kinds() -> Mapping[str, MethodSpec]:
     """All methods by name, in the order of the tables; `baselines.METHODS` says which are fitted."""
-    found = {name: Kind(name, MODEL, name not in ZERO_SHOT, False, "method_runners:fitted", name) for name in FITTED}
-    found["ipo"] = Kind("ipo", (*MODEL, *SEARCHING), True, False, "method_runners:ipo")
-    found["vpt+ipo"] = Kind("vpt+ipo", (*MODEL, *SEARCHING), True, False, "vpt_ipo:vpt_ipo", "vpt")
+    found = {
+        name: MethodSpec(name, MODEL, name not in ZERO_SHOT, False, "method_runners:fitted", name) for name in FITTED
+    }
+    found["ipo"] = MethodSpec("ipo", (*MODEL, *SEARCHING), True, False, "method_runners:ipo")
+    found["vpt+ipo"] = MethodSpec("vpt+ipo", (*MODEL, *SEARCHING), True, False, "vpt_ipo:vpt_ipo", "vpt")
     for name in DSPY:
-        found[name] = Kind(name, (*MODEL, *PROPOSING), True, True, f"dspy_optimizers:{name}")
+        found[name] = MethodSpec(name, (*MODEL, *PROPOSING), True, True, f"dspy_optimizers:{name}")
     order = [*TITLES, *(name for name in found if name not in TITLES)]
     return {name: found[name] for name in order if name in found}
 
 
-def find_kind(name: str) -> Kind:
+def find_kind(name: str) -> MethodSpec:
     """A method by name.
 
     Raises:
@@ -166,7 +168,7 @@ def check_methods(names: Sequence[str], settings: "Settings", datasets: Collecti
         build_method(fits, **given)
 
 
-def able(names: Sequence[str], backbone: "Backbone") -> dict[str, str | None]:
+def unsupported_reasons(names: Sequence[str], backbone: "Backbone") -> dict[str, str | None]:
     """Why each method cannot be run with a model; `None` where it can."""
     found: dict[str, str | None] = {}
     for name in names:

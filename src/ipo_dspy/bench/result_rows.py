@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from ipo_dspy._internal.append_only import AppendOnlyFile, FileInUseError, complete_lines
-from ipo_dspy._internal.file_io import read_regular, write_whole
+from ipo_dspy._internal.file_io import atomic_write, read_regular
 from ipo_dspy._internal.json_input import has_type, parse_json, type_in_words
 from ipo_dspy._internal.renames import present_bench_settings
 from ipo_dspy.bench.settings import digest
@@ -78,7 +78,7 @@ class Row:
     versions: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-class Rows:
+class ResultLog:
     """The rows of a sweep's folder; appending puts them on disk.
 
     Attributes:
@@ -129,7 +129,7 @@ class Rows:
                     ),
                 )
         try:
-            write_whole(path, json.dumps(now, indent=2, ensure_ascii=False).encode())
+            atomic_write(path, json.dumps(now, indent=2, ensure_ascii=False).encode())
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -157,7 +157,7 @@ class Rows:
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def __enter__(self) -> "Rows":
+    def __enter__(self) -> "ResultLog":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -15,13 +15,13 @@ import torch
 from ipo_dspy._internal.untrusted import one_line, redact
 from ipo_dspy._internal.versions import package_versions
 from ipo_dspy.bench.cells import DTYPE, Cell, Grid
-from ipo_dspy.bench.method_runners import Found, Job, Stopper, check_models
-from ipo_dspy.bench.observer import Audience
+from ipo_dspy.bench.method_runners import CellContext, MethodResult, StopSignal, check_models
+from ipo_dspy.bench.observer import SweepObserver
 from ipo_dspy.bench.registry import find_kind
 from ipo_dspy.bench.result_rows import Row
-from ipo_dspy.bench.suites import Split, Suite, Whole
+from ipo_dspy.bench.suites import BaseNovelSplit, FullDataset, Suite
 from ipo_dspy.bench.transfer import TransferJob, split_of
-from ipo_dspy.clip.bundled import located
+from ipo_dspy.clip.bundled import resolve_model_name
 from ipo_dspy.clip.loading import load_backbone, resolve_device
 from ipo_dspy.errors import LanguageModelError, StoppedError
 from ipo_dspy.scoring.score import harmonic_mean
@@ -36,9 +36,9 @@ CELLS = "cells"
 """Folder of what the cells write on their way."""
 
 
-def of_cell(cell: Cell, device: str) -> "Backbone":
+def load_cell_backbone(cell: Cell, device: str) -> "Backbone":
     """The CLIP model that a cell names."""
-    return load_backbone(located(cell.settings.model), cell.settings.pretrained, device=device, dtype=DTYPE)
+    return load_backbone(resolve_model_name(cell.settings.model), cell.settings.pretrained, device=device, dtype=DTYPE)
 
 
 def with_conditions(grid: Grid, suite: Suite, device: str) -> Grid:
@@ -54,7 +54,7 @@ def with_conditions(grid: Grid, suite: Suite, device: str) -> Grid:
     return replace(grid, device=kind, data={name: suite.fingerprint(name) for name in names})
 
 
-class Bench:
+class CellRunner:
     """Runs cells; the images of a data set are kept while the next cell asks for the same.
 
     Args:
@@ -71,14 +71,14 @@ class Bench:
         suite: Suite,
         folder: Path,
         device: str,
-        audience: Audience,
-        stopper: Stopper,
-        load: "Callable[[Cell, str], Backbone]" = of_cell,
+        audience: SweepObserver,
+        stopper: StopSignal,
+        load: "Callable[[Cell, str], Backbone]" = load_cell_backbone,
     ) -> None:
         self._suite, self._folder, self._device = suite, folder, device
         self._audience, self._stopper, self._load = audience, stopper, load
-        self._last: tuple[tuple[str, int, int, bool], Split] | None = None
-        self._targets: dict[str, Whole] = {}
+        self._last: tuple[tuple[str, int, int, bool], BaseNovelSplit] | None = None
+        self._targets: dict[str, FullDataset] = {}
         self._told: set[tuple[str, int]] = set()
 
     def row(self, cell: Cell) -> Row:
@@ -93,7 +93,7 @@ class Bench:
             raise
         except Exception as failure:  # noqa: BLE001 - whatever fails is the cell's row, not the end of the sweep
             error = f"{type(failure).__name__}: {one_line(str(failure), LONGEST)}"
-        return row_of(
+        return build_row(
             cell,
             train_images=images,
             seconds=round(max(time.perf_counter() - began, found.spent.seconds if found else 0.0), 3),
@@ -103,7 +103,7 @@ class Bench:
             **(_figures(found) if found else {}),
         )
 
-    def _run(self, cell: Cell, split: Split) -> Found:
+    def _run(self, cell: Cell, split: BaseNovelSplit) -> MethodResult:
         told: dict[str, Any] = {
             "method": cell.method,
             "split": split,
@@ -115,17 +115,17 @@ class Bench:
             "observer": self._audience.event,
             "stopper": self._stopper,
         }
-        job = TransferJob(**told, targets=self._tested(cell)) if cell.targets else Job(**told)
+        job = TransferJob(**told, targets=self._tested(cell)) if cell.targets else CellContext(**told)
         return find_kind(cell.method).load()(job)
 
-    def _tested(self, cell: Cell) -> Mapping[str, Whole]:
+    def _tested(self, cell: Cell) -> Mapping[str, FullDataset]:
         """The data sets that a cell is tested on besides its own, each read once."""
         for name in cell.targets:
             if name not in self._targets:
                 self._targets[name] = self._suite.whole(name)
         return {name: self._targets[name] for name in cell.targets}
 
-    def _split(self, cell: Cell) -> Split:
+    def _split(self, cell: Cell) -> BaseNovelSplit:
         wanted = (cell.dataset, cell.shots, cell.seed, bool(cell.targets))
         if self._last is None or self._last[0] != wanted:
             self._last = (wanted, split_of(self._suite, cell))
@@ -140,17 +140,17 @@ class Bench:
         return split
 
 
-def check_able(cells: Sequence[Cell], device: str) -> None:
+def check_requirements(cells: Sequence[Cell], device: str) -> None:
     """Load the models of the cells and see that they can do what the methods need: no matter of a single cell.
 
     Raises:
         InputError: they cannot.
     """
     for cell in {(cell.method, cell.settings.model, cell.settings.pretrained): cell for cell in cells}.values():
-        find_kind(cell.method).check(of_cell(cell, device))
+        find_kind(cell.method).check(load_cell_backbone(cell, device))
 
 
-def check_asked(cells: Sequence[Cell]) -> None:
+def check_language_models(cells: Sequence[Cell]) -> None:
     """See that the language models of the cells that have some can be asked from here.
 
     Raises:
@@ -161,7 +161,7 @@ def check_asked(cells: Sequence[Cell]) -> None:
         check_models(cell.settings)
 
 
-def row_of(cell: Cell, **told: Any) -> Row:
+def build_row(cell: Cell, **told: Any) -> Row:
     """The row of a cell, made by the code and the versions that are here."""
     return Row(
         key=cell.key,
@@ -177,7 +177,7 @@ def row_of(cell: Cell, **told: Any) -> Row:
     )
 
 
-def _figures(found: Found) -> dict[str, Any]:
+def _figures(found: MethodResult) -> dict[str, Any]:
     spent = found.spent
     return {
         **_accuracies(found),
@@ -190,7 +190,7 @@ def _figures(found: Found) -> dict[str, Any]:
     }
 
 
-def _accuracies(found: Found) -> dict[str, Any]:
+def _accuracies(found: MethodResult) -> dict[str, Any]:
     base, novel = found.base, found.novel
     if novel is None:
         return {"source": base.accuracy, "targets": {name: score.accuracy for name, score in found.targets.items()}}

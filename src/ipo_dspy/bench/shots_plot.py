@@ -6,8 +6,8 @@ Means and standard errors are those of the tables. A method that learns from no 
 from collections.abc import Mapping
 from pathlib import Path
 
-from ipo_dspy._internal.file_io import write_whole
-from ipo_dspy.bench.aggregate import Entry, Mean, entry
+from ipo_dspy._internal.file_io import atomic_write
+from ipo_dspy.bench.aggregate import MeanWithError, TableRow, entry
 from ipo_dspy.bench.cells import Grid
 from ipo_dspy.bench.paper_figures import AVERAGE
 from ipo_dspy.bench.registry import find_kind
@@ -15,7 +15,7 @@ from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.suites import Suite
 from ipo_dspy.bench.tables import MEASURES, Table, comma_separated
 from ipo_dspy.errors import JournalError
-from ipo_dspy.report.figures import Points, draw_points
+from ipo_dspy.report.figures import ErrorBarSeries, draw_points
 
 TABLE = "shots.csv"
 """Name of the table in the folder of a sweep; figures are `shots-NAME`."""
@@ -38,7 +38,7 @@ def write_shots(folder: Path, grid: Grid, rows: Mapping[str, Row], suite: Suite)
         return ()
     path = folder / TABLE
     try:
-        write_whole(path, f"{comma_separated(shots_table(grid, rows, suite))}\n".encode())
+        atomic_write(path, f"{comma_separated(shots_table(grid, rows, suite))}\n".encode())
     except OSError as error:
         raise JournalError(
             f"{str(path)!r} cannot be written ({error.strerror}); free space or name another folder"
@@ -60,20 +60,22 @@ def shots_table(grid: Grid, rows: Mapping[str, Row], suite: Suite) -> Table:
     return Table("base to novel by shots", ("data set", "method", "shots", *MEASURES), 3, tuple(groups))
 
 
-def panels(grid: Grid, rows: Mapping[str, Row], dataset: str) -> dict[str, dict[str, Points]]:
+def panels(grid: Grid, rows: Mapping[str, Row], dataset: str) -> dict[str, dict[str, ErrorBarSeries]]:
     """Points of each method by measure; what was not measured is no point."""
-    found: dict[str, dict[str, Points]] = {}
+    found: dict[str, dict[str, ErrorBarSeries]] = {}
     for method in grid.methods:
         of_method = [one for one in _entries(grid, rows, dataset) if one.method == method]
         for measure in MEASURES:
             means = {one.shots: mean for one in of_method if (mean := _mean(one, measure)) is not None}
             if means:
                 values, errors = zip(*((mean.value, mean.error or 0.0) for mean in means.values()), strict=True)
-                found.setdefault(f"{measure}, %", {})[find_kind(method).title] = Points(tuple(means), values, errors)
+                found.setdefault(f"{measure}, %", {})[find_kind(method).title] = ErrorBarSeries(
+                    tuple(means), values, errors
+                )
     return found
 
 
-def _mean(one: Entry, measure: str) -> Mean | None:
+def _mean(one: TableRow, measure: str) -> MeanWithError | None:
     return {"base": one.base, "novel": one.novel, "H": one.h}[measure]
 
 
@@ -81,5 +83,5 @@ def _datasets(grid: Grid) -> tuple[str, ...]:
     return (*([AVERAGE] if len(grid.datasets) > 1 else []), *grid.datasets)
 
 
-def _entries(grid: Grid, rows: Mapping[str, Row], dataset: str) -> list[Entry]:
+def _entries(grid: Grid, rows: Mapping[str, Row], dataset: str) -> list[TableRow]:
     return [entry(grid, rows, dataset, method, shots) for method in grid.methods for shots in sorted(grid.shots)]

@@ -15,7 +15,7 @@ from ipo_dspy import demo
 from ipo_dspy.clip.bundled import DEMO_VIT
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED
 from ipo_dspy.data import BENCHMARKS, ImageDataset, check_benchmark, find_benchmark, load_benchmark
-from ipo_dspy.data.benchmarks import expected_folder, is_there, list_file, parts
+from ipo_dspy.data.benchmarks import exists, expected_folder, list_file, parts
 from ipo_dspy.errors import DataError, Hint, InputError
 from ipo_dspy.template import Template
 
@@ -26,7 +26,7 @@ VARIANTS = tuple(name for name, one in BENCHMARKS.items() if one.kind == "transf
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class BaseNovelSplit:
     """A data set as the protocol has it.
 
     Attributes:
@@ -46,7 +46,7 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class FullDataset:
     """All classes of a data set.
 
     Attributes:
@@ -92,10 +92,10 @@ class Suite(Protocol):
     def fingerprint(self, name: str) -> str:
         """Return a digest of the content of a data set; other content, other results."""
 
-    def load(self, name: str, *, shots: int, seed: int) -> Split:
+    def load(self, name: str, *, shots: int, seed: int) -> BaseNovelSplit:
         """A data set, drawn for the seed."""
 
-    def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> Whole:
+    def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> FullDataset:
         """All classes of a data set, drawn for the seed; without shots it is only to be tested on."""
 
 
@@ -124,15 +124,15 @@ class DemoSuite:
         """Return a digest of the file of a task."""
         return _digest([demo.data_file(name).read_bytes()])
 
-    def load(self, name: str, *, shots: int, seed: int) -> Split:
+    def load(self, name: str, *, shots: int, seed: int) -> BaseNovelSplit:
         """A bundled task."""
         base, novel = (demo.load(name, shots=shots, seed=seed, classes=half) for half in ("base", "novel"))
-        return Split(base.trainset, base.testset, novel.testset, base.program.template)
+        return BaseNovelSplit(base.trainset, base.testset, novel.testset, base.program.template)
 
-    def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> Whole:
+    def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> FullDataset:
         """A bundled task."""
         task = demo.load(name, shots=shots or 1, seed=seed, classes="all")
-        return Whole(task.trainset, task.testset, task.program.template)
+        return FullDataset(task.trainset, task.testset, task.program.template)
 
 
 class PaperSuite:
@@ -162,7 +162,7 @@ class PaperSuite:
         for name in names:
             benchmark = find_benchmark(name)
             folder = expected_folder(benchmark, self.root)
-            if not all(is_there(benchmark, folder, part) for part in parts(benchmark)):
+            if not all(exists(benchmark, folder, part) for part in parts(benchmark)):
                 missing += [
                     f"{name}: {one.what}: {one.told}" for one in check_benchmark(name, self.root).findings if not one.ok
                 ]
@@ -181,17 +181,17 @@ class PaperSuite:
         names = [str(sorted(inner.name for inner in one.iterdir())).encode() for one in images if one.is_dir()]
         return _digest([*(one.read_bytes() for one in lists if one.is_file()), *names])
 
-    def load(self, name: str, *, shots: int, seed: int) -> Split:
+    def load(self, name: str, *, shots: int, seed: int) -> BaseNovelSplit:
         """A data set of the paper."""
         base = load_benchmark(name, self.root, shots=shots, seed=seed, part="base")
         novel = load_benchmark(name, self.root, shots=shots, seed=seed, part="novel")
-        return Split(base.train, base.test, novel.test, Template.parse(base.template))
+        return BaseNovelSplit(base.train, base.test, novel.test, Template.parse(base.template))
 
-    def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> Whole:
+    def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> FullDataset:
         """A data set of the paper, or a variant of ImageNet."""
         drawn = None if name in VARIANTS else shots or 1
         found = load_benchmark(name, self.root, shots=drawn, seed=seed)
-        return Whole(found.train, found.test, Template.parse(found.template))
+        return FullDataset(found.train, found.test, Template.parse(found.template))
 
 
 SUITES: Mapping[str, str] = MappingProxyType(
@@ -220,13 +220,13 @@ def build_suite(name: str, root: Path | None = None) -> Suite:
     raise InputError(f"there is no suite {name!r}; write one of {', '.join(SUITES)}")
 
 
-def chosen(asked: Sequence[str] | None, suite: Suite) -> tuple[str, ...]:
+def select_datasets(asked: Sequence[str] | None, suite: Suite) -> tuple[str, ...]:
     """Names of a suite's data sets: those asked for by name or title, or all.
 
     Raises:
         DataError: an unknown one; the message lists the known.
     """
-    return tuple(suite.titles) if asked is None else _named(asked, suite, suite.titles)
+    return tuple(suite.titles) if asked is None else _resolve_names(asked, suite, suite.titles)
 
 
 def chosen_transfer(source: str, asked: Sequence[str] | None, suite: Suite) -> tuple[str, tuple[str, ...]]:
@@ -236,10 +236,10 @@ def chosen_transfer(source: str, asked: Sequence[str] | None, suite: Suite) -> t
         DataError: an unknown one, one to learn on that has test images only, or none to test on.
     """
     everything = {**suite.titles, **suite.variants}
-    (name,) = _named([source], suite, everything)
+    (name,) = _resolve_names([source], suite, everything)
     if name in suite.variants:
         raise DataError(f"{suite.variants[name]} is for testing only; learn on one of {', '.join(suite.titles)}")
-    named = tuple(everything) if asked is None else _named(asked, suite, everything)
+    named = tuple(everything) if asked is None else _resolve_names(asked, suite, everything)
     targets = tuple(one for one in named if one != name)
     if not targets:
         others = ", ".join(one for one in everything if one != name)
@@ -254,7 +254,7 @@ def _digest(contents: Iterable[bytes]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _named(asked: Sequence[str], suite: Suite, titles: Mapping[str, str]) -> tuple[str, ...]:
+def _resolve_names(asked: Sequence[str], suite: Suite, titles: Mapping[str, str]) -> tuple[str, ...]:
     by_word = {word.casefold(): name for name, title in titles.items() for word in (name, title)}
     for one in asked:
         if one.casefold() not in by_word:

@@ -5,27 +5,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ipo_dspy._internal.counts import counted
+from ipo_dspy._internal.counts import pluralize
 from ipo_dspy._internal.secrets import without_secrets
 from ipo_dspy.bench.cells import Cell, Grid, distinct, without_conditions
-from ipo_dspy.bench.method_runners import Stopper, build_ipo
-from ipo_dspy.bench.observer import Audience, Nobody
-from ipo_dspy.bench.ray_sweep import spread
+from ipo_dspy.bench.method_runners import StopSignal, build_ipo
+from ipo_dspy.bench.observer import NullObserver, SweepObserver
+from ipo_dspy.bench.ray_sweep import evenly_spaced
 from ipo_dspy.bench.registry import check_methods, find_kind
-from ipo_dspy.bench.result_rows import Row, Rows
-from ipo_dspy.bench.runner import Bench, check_able, check_asked
+from ipo_dspy.bench.result_rows import ResultLog, Row
+from ipo_dspy.bench.runner import CellRunner, check_language_models, check_requirements
 from ipo_dspy.bench.suites import Suite
 from ipo_dspy.bench.transfer import split_of
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.errors import StoppedError
-from ipo_dspy.optimizer.cost_estimate import Estimate, Item
+from ipo_dspy.optimizer.cost_estimate import CostItem, Estimate
 
 if TYPE_CHECKING:
     from ipo_dspy.distributed.ray_tasks import RayTasks
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class SweepResult:
     """What a sweep came to.
 
     Attributes:
@@ -53,9 +53,9 @@ def sweep(
     allow_config_changes: bool = False,
     retry: bool = False,
     ray: "RayTasks | None" = None,
-    audience: Audience | None = None,
-    stopper: Stopper | None = None,
-) -> Swept:
+    audience: SweepObserver | None = None,
+    stopper: StopSignal | None = None,
+) -> SweepResult:
     """Measure every cell of the grids that has no row yet.
 
     Args:
@@ -74,12 +74,12 @@ def sweep(
         JournalError: the folder cannot be written, or holds a sweep of other settings.
         ClusterError: the cluster has no room for a cell.
     """
-    audience, stopper = audience or Nobody(), stopper or Stopper()
+    audience, stopper = audience or NullObserver(), stopper or StopSignal()
     for grid in grids:
         check_methods(grid.methods, grid.settings, suite.titles)
     suite.check((*grids[0].datasets, *grids[0].targets))
     cells = distinct(grids)
-    with Rows(folder) as rows:
+    with ResultLog(folder) as rows:
         settings = without_secrets({"suite": suite.name, **grids[0].settings.plain})
         rows.agree(settings, allow_config_changes=allow_config_changes)
         ready = {key for key, row in rows.latest.items() if row.error is None or not retry}
@@ -87,14 +87,16 @@ def sweep(
         asked = {without_conditions(row.decisive) for row in rows.latest.values()}
         again = [c for c in todo if c.key not in rows.latest and without_conditions(c.decisive) in asked]
         if again:
-            audience.say(f"measured with other code, device, or data, so measured again: {counted(len(again), 'cell')}")
-        check_asked(todo)
+            audience.say(
+                f"measured with other code, device, or data, so measured again: {pluralize(len(again), 'cell')}"
+            )
+        check_language_models(todo)
         stopped = False
         if todo and ray is None:
             stopped = _measure(todo, len(cells), suite, folder, rows, device, audience, stopper)
         elif todo and ray is not None:
-            stopped = spread(todo, len(cells), suite, folder, rows, device, audience, stopper, ray)
-        return Swept({c.key: rows.latest[c.key] for c in cells if c.key in rows.latest}, len(cells), stopped)
+            stopped = evenly_spaced(todo, len(cells), suite, folder, rows, device, audience, stopper, ray)
+        return SweepResult({c.key: rows.latest[c.key] for c in cells if c.key in rows.latest}, len(cells), stopped)
 
 
 def estimate(grids: Sequence[Grid], suite: Suite) -> Estimate:
@@ -103,7 +105,7 @@ def estimate(grids: Sequence[Grid], suite: Suite) -> Estimate:
     Raises:
         InputError: see `sweep`.
     """
-    items: dict[tuple[str, str], Item] = {}
+    items: dict[tuple[str, str], CostItem] = {}
     suite.check((*grids[0].datasets, *grids[0].targets))
     for cell in distinct(grids):
         if "history_size" not in find_kind(cell.method).reads:  # neither IPO nor VPT + IPO
@@ -117,10 +119,10 @@ def estimate(grids: Sequence[Grid], suite: Suite) -> Estimate:
     return Estimate(tuple(items.values()))
 
 
-def _both(one: Item, other: Item) -> Item:
+def _both(one: CostItem, other: CostItem) -> CostItem:
     cost = None if one.cost is None or other.cost is None else one.cost + other.cost
     calls, prompt = one.calls + other.calls, one.prompt_tokens + other.prompt_tokens
-    return Item(one.what, one.model, calls, prompt, one.completion_tokens + other.completion_tokens, cost)
+    return CostItem(one.what, one.model, calls, prompt, one.completion_tokens + other.completion_tokens, cost)
 
 
 def _measure(
@@ -128,14 +130,14 @@ def _measure(
     total: int,
     suite: Suite,
     folder: Path,
-    rows: Rows,
+    rows: ResultLog,
     device: str,
-    audience: Audience,
-    stopper: Stopper,
+    audience: SweepObserver,
+    stopper: StopSignal,
 ) -> bool:
     """Cell after cell in this process; whether the user ended it."""
-    bench = Bench(suite, folder, device, audience, stopper)
-    check_able(todo, device)
+    bench = CellRunner(suite, folder, device, audience, stopper)
+    check_requirements(todo, device)
     for number, cell in enumerate(todo, start=total - len(todo) + 1):
         audience.begins(cell, number, total)
         try:

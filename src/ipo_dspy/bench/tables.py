@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ipo_dspy.bench.aggregate import Entry, Mean, entry, transferred
+from ipo_dspy.bench.aggregate import MeanWithError, TableRow, entry, transferred
 from ipo_dspy.bench.cells import Grid
 from ipo_dspy.bench.paper_figures import AVERAGE, NOTHING, Figures, published, published_ablation
 from ipo_dspy.bench.registry import find_kind
@@ -18,7 +18,7 @@ from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.suites import Suite
 from ipo_dspy.errors import InputError
 
-Value = str | float | Mean | None
+Value = str | float | MeanWithError | None
 MEASURES = ("base", "novel", "H")
 
 
@@ -53,7 +53,7 @@ def paper_table(grid: Grid, rows: Mapping[str, Row], suite: Suite, shots: int) -
         lines = []
         for method in grid.methods:
             found = entry(grid, rows, dataset, method, shots)
-            theirs = published(dataset, method, shots) if _same(dataset, grid, suite) else NOTHING
+            theirs = published(dataset, method, shots) if _covers_all_datasets(dataset, grid, suite) else NOTHING
             title = AVERAGE if dataset == AVERAGE else suite.titles[dataset]
             lines.append(_line([title, find_kind(method).title], found, theirs if with_paper else None))
         groups.append(tuple(lines))
@@ -100,7 +100,7 @@ def ablation_table(name: str, grid: Grid, rows: Mapping[str, Row], suite: Suite,
     return Table(f"IPO by {name}, {shots}-shot", _columns(["data set", name], bool(theirs)), 2, tuple(groups))
 
 
-def _same(dataset: str, grid: Grid, suite: Suite) -> bool:
+def _covers_all_datasets(dataset: str, grid: Grid, suite: Suite) -> bool:
     """Whether a line is about what the paper's is: its averages are over all eleven data sets."""
     return dataset != AVERAGE or set(grid.datasets) == set(suite.titles)
 
@@ -109,7 +109,7 @@ def _columns(texts: Sequence[str], with_paper: bool) -> tuple[str, ...]:
     return (*texts, *MEASURES, *(f"paper {one}" for one in MEASURES if with_paper))
 
 
-def _line(texts: Sequence[str], found: Entry, paper: Figures | None) -> tuple[Value, ...]:
+def _line(texts: Sequence[str], found: TableRow, paper: Figures | None) -> tuple[Value, ...]:
     return (*texts, found.base, found.novel, found.h, *(paper or ()))
 
 
@@ -146,7 +146,7 @@ def comma_separated(table: Table) -> str:
         cells: list[object] = []
         for index, value in enumerate(line):
             if index in means:
-                cells += [value.value, value.error] if isinstance(value, Mean) else [None, None]
+                cells += [value.value, value.error] if isinstance(value, MeanWithError) else [None, None]
             else:
                 cells.append(value)
         writer.writerow([table.title, *cells])
@@ -174,12 +174,12 @@ def _text(value: Value) -> str:
     """As people read it: one digit behind the point, two for what the paper prints."""
     if value is None:
         return "-"
-    if isinstance(value, Mean):
+    if isinstance(value, MeanWithError):
         return f"{value.value:.1f}" if value.error is None else f"{value.value:.1f} ± {value.error:.1f}"
     return f"{value:.2f}" if isinstance(value, float) else value
 
 
 def _tex(value: Value) -> str:
-    if isinstance(value, Mean) and value.error is not None:
+    if isinstance(value, MeanWithError) and value.error is not None:
         return f"${value.value:.1f} \\pm {value.error:.1f}$"
     return re.sub(r"([&%$#_{}])", r"\\\1", _text(value))

@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ipo_dspy._internal.file_io import write_whole
+from ipo_dspy._internal.file_io import atomic_write
 from ipo_dspy.baselines.deep_prompts import Prompts
 from ipo_dspy.baselines.towers import ImageTower
 from ipo_dspy.baselines.vpt import VPT
-from ipo_dspy.bench.method_runners import Found, Job, few_shot, ipo
+from ipo_dspy.bench.method_runners import CellContext, MethodResult, few_shot, ipo
 from ipo_dspy.errors import JournalError
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 KEPT = "prompts.safetensors"
 
 
-def vpt_ipo(job: Job) -> Found:
+def vpt_ipo(job: CellContext) -> MethodResult:
     """IPO with the image tower of VPT."""
     content = _prompts(job)
-    prompts, tower = _placed(load(content), job.backbone), ImageTower(job.backbone)
+    prompts, tower = _to_prompts(load(content), job.backbone), ImageTower(job.backbone)
 
     def encode(pixels: Tensor) -> Tensor:
         return tower.encode(pixels, prompts.first, prompts.deep)
@@ -38,7 +38,7 @@ def vpt_ipo(job: Job) -> Found:
     return ipo(replace(job, backbone=job.backbone.with_image_encoder(encode, learned)))
 
 
-def _prompts(job: Job) -> bytes:
+def _prompts(job: CellContext) -> bytes:
     """The learned prompts as a safetensors file; those of an earlier sitting where there are some."""
     path = job.folder / KEPT
     try:
@@ -48,7 +48,7 @@ def _prompts(job: Job) -> bytes:
             return content
         content = save(_learned(job))
         job.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
+        atomic_write(path, content)
     except SafetensorError as error:
         raise JournalError(f"{str(path)!r} is damaged; remove its folder, and the cell begins anew") from error
     except OSError as error:
@@ -58,12 +58,12 @@ def _prompts(job: Job) -> bytes:
     return content
 
 
-def _learned(job: Job) -> dict[str, Tensor]:
+def _learned(job: CellContext) -> dict[str, Tensor]:
     """The prompts of each block by its number, learned on the split."""
     fitted = VPT(**job.arguments).fit(few_shot(job), seed=job.seed, progress=job.progress)
     return {f"{block:03}": one.cpu().contiguous() for block, one in enumerate(fitted.model.parameters)}
 
 
-def _placed(found: Mapping[str, Tensor], backbone: "Backbone") -> Prompts:
+def _to_prompts(found: Mapping[str, Tensor], backbone: "Backbone") -> Prompts:
     first, *deep = (found[block].to(backbone.device) for block in sorted(found))
     return Prompts(first, tuple(deep))

@@ -33,7 +33,7 @@ from ipo_dspy.optimizer.config import OptimizerConfig
 if TYPE_CHECKING:
     from ipo_dspy.bench.cells import Grid
     from ipo_dspy.bench.suites import Suite as BenchSuite
-    from ipo_dspy.bench.sweep import Swept
+    from ipo_dspy.bench.sweep import SweepResult
     from ipo_dspy.bench.tables import Table
     from ipo_dspy.distributed.ray_tasks import RayTasks
 
@@ -210,10 +210,10 @@ def _data(
     source: str | None, asked: Sequence[str] | None, suite: "BenchSuite", ablate: Sequence[str] | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the data sets to learn on, and those to test on."""
-    from ipo_dspy.bench.suites import chosen, chosen_transfer
+    from ipo_dspy.bench.suites import chosen_transfer, select_datasets
 
     if source is None:
-        return chosen(asked, suite), ()
+        return select_datasets(asked, suite), ()
     if ablate:
         raise InputError("--ablate varies IPO from base to novel classes; leave --transfer out, or --ablate")
     learned, tested = chosen_transfer(source, asked, suite)
@@ -222,21 +222,21 @@ def _data(
 
 def _sweep(
     grids: "Sequence[Grid]", suite: "BenchSuite", out: Path, cluster: "RayTasks | None", **options: Any
-) -> "tuple[Swept, int]":
+) -> "tuple[SweepResult, int]":
     """Measure the cells and return the results and the exit code."""
-    from ipo_dspy.bench.method_runners import Stopper
+    from ipo_dspy.bench.method_runners import StopSignal
     from ipo_dspy.bench.sweep import sweep
     from ipo_dspy.cli import signals
     from ipo_dspy.cli.sweep_progress import LiveSweep
 
-    stopper, live = Stopper(), LiveSweep(several=cluster is not None)
+    stopper, live = StopSignal(), LiveSweep(several=cluster is not None)
     message = "stopping after this step" if cluster is None else "stopping the running cells"
-    with live, signals.stopping(stopper.stop, live.say, message) as request:
+    with live, signals.handle_interrupt(stopper.stop, live.say, message) as request:
         swept = sweep(grids, suite, out, ray=cluster, audience=live, stopper=stopper, **options)
     return swept, request.exit_code if swept.stopped else int(bool(swept.failed))
 
 
-def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "BenchSuite", swept: "Swept") -> "list[Table]":
+def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "BenchSuite", swept: "SweepResult") -> "list[Table]":
     from ipo_dspy.bench.tables import ablation_table, paper_table, transfer_table
 
     if not ablations:
@@ -247,9 +247,9 @@ def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "BenchSuite", swe
     ]
 
 
-def _show(tables: "Sequence[Table]", swept: "Swept", output_format: str, out: Path, *, as_json: bool) -> None:
+def _show(tables: "Sequence[Table]", swept: "SweepResult", output_format: str, out: Path, *, as_json: bool) -> None:
     """Print tables or JSON to stdout; failed cells and how to resume to stderr."""
-    from ipo_dspy._internal.counts import counted
+    from ipo_dspy._internal.counts import pluralize
     from ipo_dspy.bench.result_rows import ROWS
     from ipo_dspy.bench.tables import render
     from ipo_dspy.cli import output as show
@@ -265,9 +265,11 @@ def _show(tables: "Sequence[Table]", swept: "Swept", output_format: str, out: Pa
         show.note(f"failed: {row.method}, {row.dataset}, {row.shots}-shot, seed {row.seed}: {row.error}")
     again = resume.command(out)
     if swept.failed:
-        show.note(f"{counted(len(swept.failed), 'cell')} failed, see {out / ROWS}; retry with: {again} --retry-failed")
+        show.note(
+            f"{pluralize(len(swept.failed), 'cell')} failed, see {out / ROWS}; retry with: {again} --retry-failed"
+        )
     if swept.stopped:
-        show.note(f"stopped after {len(swept.rows)} of {counted(swept.cells, 'cell')}; resume with: {again}")
+        show.note(f"stopped after {len(swept.rows)} of {pluralize(swept.cells, 'cell')}; resume with: {again}")
 
 
 def _methods(text: str | None, lm: str | None) -> tuple[str, ...]:
@@ -283,15 +285,15 @@ def _methods(text: str | None, lm: str | None) -> tuple[str, ...]:
 
 def _able(grid: "Grid", device: str) -> tuple[str, ...]:
     """Return the methods that can run with the model, and print why the others cannot."""
-    from ipo_dspy.bench.registry import able
+    from ipo_dspy.bench.registry import unsupported_reasons
     from ipo_dspy.cli import output as show
     from ipo_dspy.cli.progress import spinner
-    from ipo_dspy.clip.bundled import located
+    from ipo_dspy.clip.bundled import resolve_model_name
     from ipo_dspy.clip.loading import load_backbone
 
     with spinner("Loading the model ..."):
-        backbone = load_backbone(located(grid.settings.model), grid.settings.pretrained, device=device)
-    found = able(grid.methods, backbone)
+        backbone = load_backbone(resolve_model_name(grid.settings.model), grid.settings.pretrained, device=device)
+    found = unsupported_reasons(grid.methods, backbone)
     for reason in dict.fromkeys(reason for reason in found.values() if reason is not None):
         show.note(f"left out: {', '.join(name for name, why in found.items() if why == reason)}: {reason}")
     return tuple(name for name, reason in found.items() if reason is None)

@@ -13,7 +13,7 @@ from ipo_dspy.cli.options import Json
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
-    from ipo_dspy.clip.feature_store import FeatureStore, Held
+    from ipo_dspy.clip.feature_store import FeatureStore, StoreEntry
 
 cache = typer.Typer(name="cache", help="Manage the image-feature cache.", no_args_is_help=True)
 
@@ -87,7 +87,7 @@ def _agreed(what: str) -> bool:
     return typer.confirm(f"Remove {what}?")
 
 
-def _row(held: "Held") -> Sequence[str]:
+def _row(held: "StoreEntry") -> Sequence[str]:
     from ipo_dspy.cli import output as show
 
     origin = held.origin
@@ -95,5 +95,5 @@ def _row(held: "Held") -> Sequence[str]:
     return origin.name, origin.fingerprint, origin.arithmetic, f"{held.images:,}", show.size(held.bytes), when
 
 
-def _as_json(held: "Held") -> dict[str, object]:
+def _as_json(held: "StoreEntry") -> dict[str, object]:
     return {**asdict(held.origin), "images": held.images, "bytes": held.bytes, "used": held.used}

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ipo_dspy._internal.counts import counted
+from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.cli import terminal
 from ipo_dspy.cli.options import Json
 
 if TYPE_CHECKING:
-    from ipo_dspy.data import Benchmark, Completeness
+    from ipo_dspy.data import Benchmark, BenchmarkCheck
 
 data = typer.Typer(name="data", help="The data sets of the paper's experiments.", no_args_is_help=True)
 
@@ -50,12 +50,12 @@ def check(
     raise typer.Exit(0 if found.ok else 1)
 
 
-def _print(found: "Completeness") -> None:
+def _print(found: "BenchmarkCheck") -> None:
     terminal.line(f"{found.benchmark.title} in {found.folder}")
     for one in found.findings:
         terminal.line(f"  {'ok' if one.ok else '--'}  {one.what}: {one.told}")
     failed = sum(not one.ok for one in found.findings)
-    terminal.line("complete" if found.ok else f"incomplete: {counted(failed, 'check')} failed")
+    terminal.line("complete" if found.ok else f"incomplete: {pluralize(failed, 'check')} failed")
 
 
 def _as_json(benchmark: "Benchmark") -> dict[str, object]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ipo_dspy._internal.counts import counted
+from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
@@ -184,10 +184,10 @@ def _warn_of_copies(train: "ImageDataset", validation: "ImageDataset | None", te
             continue
         copies = find_copies(images, seen)
         if same := [copy for copy in copies if copy.image == copy.original]:
-            fact = f"{counted(len(same), f'{name} image')} also read as {names} images, e.g. {same[0].image!r}"
+            fact = f"{pluralize(len(same), f'{name} image')} also read as {names} images, e.g. {same[0].image!r}"
             show.note(f"{fact}: the {name} accuracy is too high; name other images")
         if found := [copy for copy in copies if copy.image != copy.original]:
-            fact = f"found {counted(len(found), f'{name} image')} identical to {names} images"
+            fact = f"found {pluralize(len(found), f'{name} image')} identical to {names} images"
             example = f"{found[0].image!r} and {found[0].original!r}"
             show.note(f"{fact}, e.g. {example}: the {name} accuracy is too high; remove the copies")
         seen, names = [*seen, *images], f"{names} or {name}"
@@ -263,12 +263,12 @@ def _fit(dataset: "ImageDataset", classes: Sequence[str], name: str) -> "ImageDa
             f"the {name} images have the classes {theirs}, ..., the training images {ours}, ...; name them alike"
         )
     if others:
-        fact = f"the {name} images of {counted(len(others), 'class')} without training images are left out"
+        fact = f"the {name} images of {pluralize(len(others), 'class')} without training images are left out"
         show.note(f"{fact}: {', '.join(others[:5])}")
     kept = dataset.subset(common)
     counts = kept.counts()
     if without := [label for label in classes if not counts.get(label)]:
-        show.note(f"no {name} images of {counted(len(without), 'class')}: {', '.join(without[:5])}")
+        show.note(f"no {name} images of {pluralize(len(without), 'class')}: {', '.join(without[:5])}")
     return type(dataset)(kept, classes=tuple(classes))
 
 

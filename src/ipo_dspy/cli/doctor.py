@@ -12,7 +12,7 @@ from typing import Annotated, TypeAlias
 import typer
 from rich.text import Text
 
-from ipo_dspy._internal.counts import counted
+from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.cli import doctor_environment as machine
 from ipo_dspy.cli import doctor_models as models
 from ipo_dspy.cli.doctor_environment import Check, State
@@ -51,10 +51,10 @@ def catch_as_failure(name: str, function: CheckFunction) -> Iterator[Check]:
 
 def _error_detail(error: Exception) -> str:
     try:
-        from ipo_dspy.lms.error_messages import brief
+        from ipo_dspy.lms.error_messages import one_line_error
     except ImportError:
         return ""  # DSPy itself is broken, and the message may hold a key
-    return f": {brief(error)}"
+    return f": {one_line_error(error)}"
 
 
 def doctor(
@@ -101,8 +101,8 @@ def doctor(
         write_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
     else:
         notes = sum(check.state == "warn" for check in checks)
-        summary = f"{counted(failed, 'problem') if failed else 'no problems'} found"
-        summary += f", {counted(notes, 'note')}" if notes else ""
+        summary = f"{pluralize(failed, 'problem') if failed else 'no problems'} found"
+        summary += f", {pluralize(notes, 'note')}" if notes else ""
         _print(Text(summary, style="bold red" if failed else "bold green"))
     raise typer.Exit(1 if failed else 0)
 

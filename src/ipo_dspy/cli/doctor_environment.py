@@ -87,11 +87,11 @@ def torchvision() -> Check:
     """Check that torchvision fits the installed PyTorch; one that does not is worked around."""
     import torch
 
-    from ipo_dspy.clip.compat import mend_torchvision
+    from ipo_dspy.clip.compat import patch_torchvision
 
     try:
         version = importlib.metadata.version("torchvision")
-        mend_torchvision()
+        patch_torchvision()
     except (ImportError, RuntimeError, OSError) as error:  # PackageNotFoundError is an ImportError
         remedy = "pip install --force-reinstall torch torchvision, both from the same index"
         return Check("torchvision", "fail", f"cannot be imported ({' '.join(str(error).split())[:120]})", remedy)

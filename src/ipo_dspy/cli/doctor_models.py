@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ipo_dspy._internal.threads import within
+from ipo_dspy._internal.threads import run_with_timeout
 from ipo_dspy.cli.doctor_environment import Check
 from ipo_dspy.cli.messages import render
 from ipo_dspy.cli.options import DEFAULT_MODEL, DEFAULT_PRETRAINED
-from ipo_dspy.clip.bundled import located
+from ipo_dspy.clip.bundled import resolve_model_name
 from ipo_dspy.errors import Hint, IPOError, LanguageModelError, ModelError
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ def clip(model: str, pretrained: str | None, device: str) -> Check:
 
     name, began = f"CLIP {model}", time.monotonic()
     try:
-        backbone = within(
-            LOAD_SECONDS, lambda: load_backbone(located(model), pretrained, device=device, downloads="refused")
+        backbone = run_with_timeout(
+            LOAD_SECONDS,
+            lambda: load_backbone(resolve_model_name(model), pretrained, device=device, downloads="refused"),
         )
     except TimeoutError:
         return Check(name, "fail", f"not loaded after {LOAD_SECONDS} s", "use a smaller model, e.g. --model demo")
@@ -60,7 +61,7 @@ def not_downloaded(name: str) -> Check:
     from huggingface_hub import constants, get_session
 
     try:
-        within(HUB_SECONDS + 2, lambda: get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS))
+        run_with_timeout(HUB_SECONDS + 2, lambda: get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS))
     except Exception as error:  # noqa: BLE001 - whatever it was, nothing came back
         local = "connect to the network once, or use a local model: --model local-dir:PATH, or --model demo"
         remedy = "unset HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else local
@@ -72,7 +73,7 @@ def language_model(option: str, model: str, settings: Mapping[str, Any]) -> Chec
     """Check that a language model answers one tiny request, with an image for `--description-model`; never cached."""
     from ipo_dspy.lms import build_lm
     from ipo_dspy.lms.api_keys import check_key
-    from ipo_dspy.lms.error_messages import brief, key_variable
+    from ipo_dspy.lms.error_messages import key_variable, one_line_error
 
     name, role = f"{option} {model}", option.lstrip("-").replace("-", "_")
     limits = {"cache": False, "num_retries": 0, "timeout": ANSWER_SECONDS}
@@ -86,7 +87,7 @@ def language_model(option: str, model: str, settings: Mapping[str, Any]) -> Chec
         fact, remedy = _split(error)
         return Check(name, "fail", fact, remedy or f"export {key_variable(model)}=YOUR_KEY")
     except Exception as error:  # noqa: BLE001 - every provider has errors of its own
-        reason = brief(error, lm).partition(" To fix: ")[0] or type(error).__name__
+        reason = one_line_error(error, lm).partition(" To fix: ")[0] or type(error).__name__
         return Check(name, "fail", f"does not answer: {reason}", _remedy(error, option, model))
     return Check(name, "ok", f"answers in {time.monotonic() - began:.1f} s; {_price(lm)}")
 
@@ -99,14 +100,14 @@ def _split(error: IPOError) -> tuple[str, str]:
 
 def _ask(lm: "dspy.BaseLM", *, with_image: bool) -> None:
     from ipo_dspy.lms import LOCAL
-    from ipo_dspy.lms.requests import greet
+    from ipo_dspy.lms.requests import ping
 
-    ask = _show_image if with_image else greet
+    ask = _show_image if with_image else ping
     if not lm.model.startswith(LOCAL):
         ask(lm)  # it ends in time by itself: see `lms.client`
         return
     with _no_download():  # a model that runs in this process is loaded first
-        within(LOAD_SECONDS, lambda: ask(lm))
+        run_with_timeout(LOAD_SECONDS, lambda: ask(lm))
 
 
 @contextlib.contextmanager
@@ -141,23 +142,23 @@ def _remedy(error: Exception, option: str, model: str) -> str:
     from dspy.utils import exceptions as dspy_errors
 
     from ipo_dspy.lms import LOCAL
-    from ipo_dspy.lms.error_messages import FATAL, key_variable, remedy
+    from ipo_dspy.lms.error_messages import FATAL, key_variable, suggest_fix
 
     if model.startswith(LOCAL):
         return f"hf download {model.removeprefix(LOCAL)}, or use a folder that contains it: {option} {LOCAL}/PATH"
     server = f"start the server, or pass its address: {option} {model} {option}-kwargs api_base=http://HOST:PORT/v1"
     match error:
         case dspy_errors.LMAuthError():
-            return f"{remedy(error, model)}: export {key_variable(model)}=YOUR_KEY"
+            return f"{suggest_fix(error, model)}: export {key_variable(model)}=YOUR_KEY"
         case dspy_errors.LMUnsupportedModelError():
-            return f"{remedy(error, model)}, e.g. {option} openai/gpt-4o-mini"
+            return f"{suggest_fix(error, model)}, e.g. {option} openai/gpt-4o-mini"
         case dspy_errors.LMRateLimitError():
             return "retry in a minute; if it persists, check the account's rate limits and credit"
         case dspy_errors.LMInvalidRequestError() if option == "--description-model":
             return f"use a model that sees images, e.g. {option} openai/gpt-4o-mini"
         case TimeoutError() | dspy_errors.LMTimeoutError():
             return f"retry if a local model was still loading; otherwise {server}"
-    return remedy(error, model) if isinstance(error, FATAL) else server
+    return suggest_fix(error, model) if isinstance(error, FATAL) else server
 
 
 def _price(lm: "dspy.BaseLM") -> str:

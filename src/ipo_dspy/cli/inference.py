@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ipo_dspy._internal.counts import counted
+from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.cli import terminal
 from ipo_dspy.cli.data_options import Base, Classes, ImageColumn, LabelColumn, Split, data_options, read_part
 from ipo_dspy.cli.options import (
@@ -113,7 +113,7 @@ def classify(
         files = [files[i] for i in readable(files)]
     if not files:
         raise DataError("none of the images can be read; pass others")
-    with spinner(f"Classifying {counted(len(files), 'image')} ..."):
+    with spinner(f"Classifying {pluralize(len(files), 'image')} ..."):
         classifier.encode(files)
         answers = [classifier(image=file) for file in files]
     found = list(zip(files, answers, strict=True))
@@ -154,19 +154,19 @@ def describe(
     from ipo_dspy.describers import ClipDescriber, LMDescriber
     from ipo_dspy.lms import build_lm
     from ipo_dspy.lms.api_keys import check_key
-    from ipo_dspy.lms.endpoints import check_listening
-    from ipo_dspy.lms.retry_notices import telling_of_retries
-    from ipo_dspy.optimizer.pipeline import evenly_over_classes
+    from ipo_dspy.lms.endpoints import check_port_open
+    from ipo_dspy.lms.retry_notices import log_retries
+    from ipo_dspy.optimizer.pipeline import stratified_indices
 
     dataset = read_part(data, data_options(image, label, base, classes, split), "training")
     if skip_unreadable:
         dataset = dataset.pick(readable([example.image for example in dataset]))
-    chosen = [dataset[i] for i in evenly_over_classes(dataset.labels(), images)]
+    chosen = [dataset[i] for i in stratified_indices(dataset.labels(), images)]
     given = settings(description_model_kwargs, "--description-model-kwargs")
     lm = build_lm(description_model, role="description_model", settings=given) if description_model else None
     if lm is not None:
         check_key(lm, role="description_model")
-        check_listening(lm, role="description_model")
+        check_port_open(lm, role="description_model")
     describer = (
         LMDescriber(lm, num_threads=num_threads)
         if lm is not None
@@ -175,7 +175,7 @@ def describe(
             max_classes=images,
         )
     )
-    with spinner(f"Describing {len(chosen)} of {len(dataset)} images ..."), telling_of_retries([lm], show.note):
+    with spinner(f"Describing {len(chosen)} of {len(dataset)} images ..."), log_retries([lm], show.note):
         described = describer.describe([e.image for e in chosen], [e.label for e in chosen])
     if described.faults and not any(described.texts):
         raise DataError(f"no image could be described: {described.faults[0]}; check --description-model and its key")

@@ -249,8 +249,8 @@ def _run(
     from ipo_dspy.cli import run_command as runs
     from ipo_dspy.cli import signals
     from ipo_dspy.cli.progress import LiveProgress
-    from ipo_dspy.lms.endpoints import check_listening
-    from ipo_dspy.lms.retry_notices import telling_of_retries
+    from ipo_dspy.lms.endpoints import check_port_open
+    from ipo_dspy.lms.retry_notices import log_retries
     from ipo_dspy.optimizer.ipo import IPO
 
     progress = LiveProgress()
@@ -263,12 +263,12 @@ def _run(
     asked = optimizer.check_models()  # before the CLIP is loaded, and perhaps fetched
     if not before:  # a run that goes on may have all the answers it needs
         for role, lm in asked.items():
-            check_listening(lm, role=role)  # before there is a folder
+            check_port_open(lm, role=role)  # before there is a folder
     datasets = [one for one in (train, validation, *tests.values()) if one is not None]
     runs.prepare(optimizer, program, datasets)  # here a signal ends at once: there is nothing to keep yet
-    retries = telling_of_retries(list(asked.values()), progress.say)
+    retries = log_retries(list(asked.values()), progress.say)
     try:
-        with progress, signals.stopping(optimizer.stop, progress.say) as request, retries:
+        with progress, signals.handle_interrupt(optimizer.stop, progress.say) as request, retries:
             result = runs.run(
                 optimizer,
                 program,

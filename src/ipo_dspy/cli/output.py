@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from ipo_dspy._internal.counts import counted
+from ipo_dspy._internal.counts import pluralize
 from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.cli.run_command import RunSummary
 from ipo_dspy.cli.terminal import Terminal
-from ipo_dspy.run.ledger import Limits, Spent
+from ipo_dspy.run.ledger import Budget, Usage
 
 if TYPE_CHECKING:
     from ipo_dspy.optimizer.cost_estimate import Estimate
@@ -25,7 +25,7 @@ def write_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def run_summary(result: RunSummary, limits: Limits) -> None:
+def run_summary(result: RunSummary, limits: Budget) -> None:
     """Print the scores of start and best template on every set of images, what was spent, and the files."""
     lines = []
     for name, (start, best) in result.scores.items():
@@ -41,12 +41,12 @@ def run_summary(result: RunSummary, limits: Limits) -> None:
     console.print(Text.assemble("start template  ", (result.start, "bold")), soft_wrap=True)
     console.print(Text.assemble("best template   ", (result.best, "bold green")), soft_wrap=True)
     if result.left_out:
-        console.print(Text(f"{counted(result.left_out, 'image')} could not be read: left out"))
-    if result.spent.calls or limits != Limits():
+        console.print(Text(f"{pluralize(result.left_out, 'image')} could not be read: left out"))
+    if result.spent.calls or limits != Budget():
         _spending(result.spent, limits)
     told = (
-        f"{counted(result.trials, 'template')} tried, {result.rejected} rejected, "
-        f"{counted(result.spent.calls, 'LLM call')}, {counted(result.spent.tokens, 'token')}, "
+        f"{pluralize(result.trials, 'template')} tried, {result.rejected} rejected, "
+        f"{pluralize(result.spent.calls, 'LLM call')}, {pluralize(result.spent.tokens, 'token')}, "
         f"{result.spent.seconds:.1f} s{_ended(result.status)}"
     )
     console.print(Text(told), soft_wrap=True)
@@ -85,9 +85,9 @@ def estimate(found: "Estimate", *, as_json: bool) -> None:
     rows("cost estimate (no requests were sent)", columns, lines)
 
 
-def _spending(spent: Spent, limits: Limits) -> None:
+def _spending(spent: Usage, limits: Budget) -> None:
     """Print what was spent next to the limits."""
-    unknown = f" + {counted(spent.unpriced, 'call')} of unknown price" if spent.unpriced else ""
+    unknown = f" + {pluralize(spent.unpriced, 'call')} of unknown price" if spent.unpriced else ""
     lines = (
         ("calls", str(spent.calls), limits.max_lm_calls),
         ("prompt tokens", str(spent.prompt_tokens), None),

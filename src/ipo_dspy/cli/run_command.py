@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from ipo_dspy.data import ImageDataset
 from ipo_dspy.errors import DataError, JournalError, StoppedError
 from ipo_dspy.run.events import Event
-from ipo_dspy.run.ledger import Spent
+from ipo_dspy.run.ledger import Usage
 from ipo_dspy.scoring.score import Score, harmonic_mean
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.optimizer.evaluation import Evaluation
+    from ipo_dspy.optimizer.evaluation import EvaluationResult
     from ipo_dspy.optimizer.ipo import IPO
     from ipo_dspy.optimizer.search import SearchResult
     from ipo_dspy.run.recorder import EventRecorder
@@ -48,7 +48,7 @@ class RunSummary:
     report: str
     trials: int
     rejected: int
-    spent: Spent
+    spent: Usage
     status: str
     fault: str | None
     was_finished: bool = False
@@ -207,14 +207,14 @@ def _test(
     optimizer: "IPO",
     recorder: "EventRecorder",
     stop: Callable[[], bool],
-) -> "tuple[Evaluation, Evaluation]":
+) -> "tuple[EvaluationResult, EvaluationResult]":
     """Evaluate start and best template on test images and record both.
 
     Raises:
         StoppedError: the run was stopped; nothing was added.
     """
-    from ipo_dspy.optimizer.evaluation import judge, keep_comparison
-    from ipo_dspy.optimizer.trainset import gather
+    from ipo_dspy.optimizer.evaluation import build_evaluation_set, record_comparison
+    from ipo_dspy.optimizer.trainset import collect_training_images
 
     def check() -> None:
         if stop():
@@ -225,8 +225,8 @@ def _test(
     check()
     program = best.deepcopy()
     program.classes = dataset.classes
-    images = gather(program, {"self": program}, dataset, name="test images")["self"]
-    judged = judge(
+    images = collect_training_images(program, {"self": program}, dataset, name="test images")["self"]
+    judged = build_evaluation_set(
         program,
         images,
         recorder=recorder,
@@ -236,5 +236,5 @@ def _test(
         check=check,
     )
     before, after = judged.evaluate(start), judged.evaluate(program.template)
-    keep_comparison(recorder, before, after, judged.images, split="test", class_split=part)
+    record_comparison(recorder, before, after, judged.images, split="test", class_split=part)
     return before, after

@@ -1,6 +1,6 @@
 """Ctrl-C, SIGTERM and SIGHUP: the one place where a signal becomes the end of a command.
 
-A signal raises `Interrupted`, which ends the command with 128 plus its number. Inside `stopping` the first signal asks
+A signal raises `Interrupted`, which ends the command with 128 plus its number. Inside `handle_interrupt` the first signal asks
 for the end after the step under way, and the second raises. What the parent process has set to be ignored stays
 ignored: `nohup` does so with SIGHUP, a shell with SIGINT for what runs in the background. Handlers can be set in the
 main thread only; elsewhere signals are left as they are.
@@ -85,7 +85,7 @@ def interrupting() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stopping(
+def handle_interrupt(
     stop: Callable[[], None], log: Callable[[str], None], message: str = "stopping after this step"
 ) -> Iterator[StopRequest]:
     """Call `stop` at the first signal, which ends the command as `message` says; raise `Interrupted` at the second.

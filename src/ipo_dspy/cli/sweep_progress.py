@@ -3,7 +3,7 @@
 import logging
 import statistics
 
-from ipo_dspy._internal.counts import counted
+from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.bench.cells import Cell
 from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.cli.progress import LiveProgress
@@ -75,5 +75,5 @@ class LiveSweep:
 def _figures(row: Row) -> str:
     if row.targets:
         average = statistics.fmean(row.targets.values())
-        return f"source {row.source:.2f}, average of {counted(len(row.targets), 'target')} {average:.2f}"
+        return f"source {row.source:.2f}, average of {pluralize(len(row.targets), 'target')} {average:.2f}"
     return f"base {row.base:.2f}, novel {row.novel:.2f}, H {row.h:.2f}"

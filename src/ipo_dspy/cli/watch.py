@@ -17,14 +17,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ipo_dspy._internal.counts import counted
+from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.cli import signals
 from ipo_dspy.cli.terminal import Terminal
 from ipo_dspy.errors import JournalError
 from ipo_dspy.history import Trial
 from ipo_dspy.report.journal_fields import printable_event
-from ipo_dspy.run.journal import FILE_NAME, follow, is_written
-from ipo_dspy.run.ledger import Spent
+from ipo_dspy.run.journal import FILE_NAME, is_written, tail
+from ipo_dspy.run.ledger import Usage
 from ipo_dspy.run.state import RunState, SearchState
 
 PAUSE = 0.5
@@ -44,7 +44,7 @@ REASONS = {
 BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
 
 
-class Watch:
+class RunWatcher:
     """Looks at a run's folder again and again and keeps its state.
 
     Attributes:
@@ -56,7 +56,7 @@ class Watch:
         self.folder = run.parent if run.is_file() else run
         self.quiet = quiet
         self.state, self.held = RunState(), cast("bool | None", None)
-        self._events = follow(self.folder)
+        self._events = tail(self.folder)
         self._tried: float | None = None
         self._since = time.monotonic()
 
@@ -80,7 +80,7 @@ class Watch:
         """Take in what is new; whether the run is over."""
         events = next(self._events, None)
         if events is None:  # the folder was emptied, and perhaps another run writes there
-            self.state, self._events = RunState(), follow(self.folder)
+            self.state, self._events = RunState(), tail(self.folder)
             events = next(self._events)
         for event in events:
             self.state.fold(printable_event(event))
@@ -120,7 +120,7 @@ def watch(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for a run that has not begun.")] = False,
 ) -> None:
     """Follow a run from its journal; Ctrl-C stops watching, not the run."""
-    console, watched = _console(), Watch(run)
+    console, watched = _console(), RunWatcher(run)
     over = watched.look()
     if not watched.state.begun:
         if once or no_wait:
@@ -141,14 +141,14 @@ def watch(
         console.print(draw(watched, console))
 
 
-def _live(watched: Watch, console: Console) -> None:
+def _live(watched: RunWatcher, console: Console) -> None:
     # Drawn by this thread alone: Live's own would read the state while it changes.
     with Live(console=console, get_renderable=lambda: draw(watched, console), auto_refresh=False) as live:
         for _ in watched.looks():
             live.refresh()
 
 
-def _lines(watched: Watch, console: Console, *, over: bool) -> None:
+def _lines(watched: RunWatcher, console: Console, *, over: bool) -> None:
     """A line for each better template as it comes."""
     printed: Counter[str] = Counter()
     looks = watched.looks()
@@ -165,10 +165,10 @@ def _lines(watched: Watch, console: Console, *, over: bool) -> None:
 def _line(name: str, trial: Trial) -> str:
     owner = "" if name == "self" else f"{name}: "
     score = trial.score
-    return f"{owner}step {trial.step:>3}  {score.accuracy:6.2f} %  loss {score.loss:.4f}  {_in_a_line(trial)}"
+    return f"{owner}step {trial.step:>3}  {score.accuracy:6.2f} %  loss {score.loss:.4f}  {_single_line(trial)}"
 
 
-def draw(watched: Watch, console: Console) -> RenderableType:
+def draw(watched: RunWatcher, console: Console) -> RenderableType:
     """The run as it stands."""
     state = watched.state
     wide = console.encoding.lower().startswith("utf")
@@ -182,11 +182,11 @@ def draw(watched: Watch, console: Console) -> RenderableType:
 def _drawn(name: str, search: SearchState, planned: object, bars: str) -> Iterator[RenderableType]:
     of = f" of {planned}" if isinstance(planned, int) else ""
     owner = "" if name == "self" else f"{name}: "
-    tried = counted(len(search.history), "template")
+    tried = pluralize(len(search.history), "template")
     yield Text(f"\n{owner}step {search.steps}{of}, {tried} tried", style="bold")
     if search.descriptions:
         yield Text(
-            f"{counted(len(search.descriptions), 'training image')} described, to tell the proposer how they look"
+            f"{pluralize(len(search.descriptions), 'training image')} described, to tell the proposer how they look"
         )
     if search.start and search.best:
         yield _best_and_start(search, search.start, search.best)
@@ -212,7 +212,7 @@ def _best_and_start(search: SearchState, start: Trial, best: Trial) -> Table:
     for label, trial, style in rows:
         score = trial.score
         numbers = (str(trial.step), f"{score.accuracy:.2f} %", f"{score.loss:.4f}")
-        table.add_row(Text(label), *map(Text, numbers), Text(_in_a_line(trial)), style=style)
+        table.add_row(Text(label), *map(Text, numbers), Text(_single_line(trial)), style=style)
     return table
 
 
@@ -230,7 +230,7 @@ def sparkline(values: Sequence[float], bars: str = BARS, width: int = WIDEST_LIN
     return "".join(bars[int((value - low) * steps + 0.5)] for value in picked)
 
 
-def _spending(spent: Spent) -> str:
+def _spending(spent: Usage) -> str:
     if not spent.calls:
         return "no LLM calls so far"
     if spent.unpriced >= spent.calls:
@@ -238,10 +238,10 @@ def _spending(spent: Spent) -> str:
     else:
         cost = f"{spent.cost:.4f} USD" + (f" and {spent.unpriced} of unknown price" if spent.unpriced else "")
     estimated = " (estimated)" if spent.estimated else ""
-    return f"{counted(spent.calls, 'LLM call')}, {counted(spent.tokens, 'token')}{estimated}, {cost}"
+    return f"{pluralize(spent.calls, 'LLM call')}, {pluralize(spent.tokens, 'token')}{estimated}, {cost}"
 
 
-def _in_a_line(trial: Trial) -> str:
+def _single_line(trial: Trial) -> str:
     return str(trial.template).replace("\n", " | ")
 
 

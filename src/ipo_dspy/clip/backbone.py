@@ -21,9 +21,9 @@ from torch import Tensor
 from ipo_dspy.clip import prefix_attention as prefix
 from ipo_dspy.clip import text_tower
 from ipo_dspy.clip.cpu_threads import CpuThreads, choose_threads, limited_to
-from ipo_dspy.clip.lru import Memo
+from ipo_dspy.clip.lru import TensorLRU
 from ipo_dspy.clip.prefix_trie import TokenList
-from ipo_dspy.clip.tokenizer import Tokens
+from ipo_dspy.clip.tokenizer import TokenizerAdapter
 from ipo_dspy.clip.weights import Downloads
 from ipo_dspy.errors import InputError, ModelError
 
@@ -89,7 +89,7 @@ class Backbone:
         self,
         arguments: ModelArguments,
         model: Any,
-        tokens: Tokens,
+        tokens: TokenizerAdapter,
         transform: Callable[[Image.Image], Tensor],
         *,
         fingerprint: str,
@@ -108,7 +108,7 @@ class Backbone:
         self.fingerprint = fingerprint
         self.cpu_threads: CpuThreads = choose_threads(model)
         self.lock = threading.RLock()
-        self.image_memo, self.text_memo = Memo(_IMAGE_FLOATS), Memo(_TEXT_FLOATS)
+        self.image_memo, self.text_memo = TensorLRU(_IMAGE_FLOATS), TensorLRU(_TEXT_FLOATS)
         self.shares_prefixes = text_tower.shares_prefixes(model, tokens)
         self.model.to(device=self.device, dtype=self.dtype)
         self._learned = False
@@ -127,7 +127,7 @@ class Backbone:
         """
         other = object.__new__(Backbone)
         other.__dict__.update(self.__dict__)
-        other._encode_image, other.image_memo, other._learned = encode, Memo(_IMAGE_FLOATS), True
+        other._encode_image, other.image_memo, other._learned = encode, TensorLRU(_IMAGE_FLOATS), True
         other.fingerprint = hashlib.sha256(f"{self.fingerprint} {learned}".encode()).hexdigest()[:16]
         return other
 
@@ -160,8 +160,8 @@ class Backbone:
         """
         self._check_lengths(ids)
         tower = text_tower.text_tower(self.model)
-        fitting = [row for row in ids if prefix.fits(tower, row)]
-        other = [row for row in ids if not prefix.fits(tower, row)]
+        fitting = [row for row in ids if prefix.can_encode(tower, row)]
+        other = [row for row in ids if not prefix.can_encode(tower, row)]
         parts = [_normalized(text_tower.encode_shared(self.model, fitting))] if fitting else []
         parts += [self.encode_tokens_plain(other)] if other else []
         index = {row: number for number, row in enumerate([*fitting, *other])}

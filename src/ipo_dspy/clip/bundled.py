@@ -23,16 +23,16 @@ def model_path(name: str = DEMO) -> Path:
     return assets() / BUNDLED[name]
 
 
-def named(model: str) -> str:
+def canonical_model_name(model: str) -> str:
     """A model's name, which is `demo` also for the bundled folder, of this environment or of another.
 
-    >>> named("local-dir:/another/venv/lib/python3.12/site-packages/ipo_dspy/demo/assets/model")
+    >>> canonical_model_name("local-dir:/another/venv/lib/python3.12/site-packages/ipo_dspy/demo/assets/model")
     'demo'
     """
     path = model.replace("\\", "/")
     return next((name for name, folder in BUNDLED.items() if path.endswith(_PLACE + folder)), model)
 
 
-def located(model: str) -> str:
+def resolve_model_name(model: str) -> str:
     """What open_clip loads for a name: for a bundled model its folder."""
     return f"local-dir:{model_path(model)}" if model in BUNDLED else model

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 
-def mend_torchvision() -> None:
+def patch_torchvision() -> None:
     """Make a torchvision importable that was built for another torch, as the registry's is beside a CPU-only one."""
     try:
         import torchvision  # noqa: F401

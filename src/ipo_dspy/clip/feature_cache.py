@@ -18,10 +18,10 @@ from torch import Tensor
 
 from ipo_dspy._internal.versions import package_versions
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.bundled import named
+from ipo_dspy.clip.bundled import canonical_model_name
 from ipo_dspy.clip.cache_config import cache_folder, cache_limit
 from ipo_dspy.clip.feature_store import FeatureStore
-from ipo_dspy.clip.lmdb_segments import Origin
+from ipo_dspy.clip.lmdb_segments import CacheNamespace
 from ipo_dspy.errors import StoreError, StoreFullError
 
 _COMPUTE = ("torch", "torchvision", "open_clip_torch")
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _Found = TypeVar("_Found")
 
 
-class KnownFeatures:
+class FeatureCache:
     """Features of images by content, under the model and the settings of now.
 
     Args:
@@ -74,7 +74,7 @@ class KnownFeatures:
             self._disk.attempt(FeatureStore.settle, writes=True)
 
 
-class Disk:
+class FailSafeStore:
     """A store as far as it works: after a failure it is left alone, as long as the process lives."""
 
     def __init__(self, store: FeatureStore) -> None:
@@ -100,26 +100,26 @@ class Disk:
             logger.warning("%s; %s", error, way)
 
 
-_disks: dict[Path, Disk] = {}
+_disks: dict[Path, FailSafeStore] = {}
 
 
-def _disk() -> Disk | None:
+def _disk() -> FailSafeStore | None:
     folder = cache_folder()
     if folder is None:
         return None
-    disk = _disks.setdefault(folder, Disk(FeatureStore(folder, cache_limit())))
+    disk = _disks.setdefault(folder, FailSafeStore(FeatureStore(folder, cache_limit())))
     disk.store.limit = cache_limit()  # one store a folder: LMDB allows no file to be open twice
     return disk
 
 
-def origin(backbone: Backbone, reading: int) -> Origin:
+def origin(backbone: Backbone, reading: int) -> CacheNamespace:
     """What the features of images depend on besides the images, as things are now."""
     kind = backbone.device.type
     parts = [backbone.identity["dtype"], kind, f"matmul {torch.get_float32_matmul_precision()}"]
     if torch.is_autocast_enabled(kind):
         parts.append(f"autocast {torch.get_autocast_dtype(kind)}")
-    shown = f"{named(backbone.name)} {backbone.pretrained or ''}".strip()
-    return Origin(backbone.fingerprint, ", ".join(parts), f"reading {reading}, {_software()}", shown)
+    shown = f"{canonical_model_name(backbone.name)} {backbone.pretrained or ''}".strip()
+    return CacheNamespace(backbone.fingerprint, ", ".join(parts), f"reading {reading}, {_software()}", shown)
 
 
 def _libjpeg() -> str | None:

@@ -15,21 +15,21 @@ LIMIT = 2**30
 """Bytes of float32 features above which they are kept in float16."""
 
 
-def resting_dtype(images: int, width: int) -> torch.dtype:
+def storage_dtype(images: int, width: int) -> torch.dtype:
     """The format for so many images of that feature width.
 
-    >>> resting_dtype(50_000, 512), resting_dtype(1_280_000, 512)
+    >>> storage_dtype(50_000, 512), storage_dtype(1_280_000, 512)
     (torch.float32, torch.float16)
     """
     return torch.float32 if 4 * images * width <= LIMIT else torch.float16
 
 
-def at_rest(features: Tensor) -> Tensor:
+def to_storage_dtype(features: Tensor) -> Tensor:
     """Features [N, D] in the format in which they are kept; those that are kept in half already stay so."""
-    return features.half() if resting_dtype(*features.shape) == torch.float16 else features
+    return features.half() if storage_dtype(*features.shape) == torch.float16 else features
 
 
-class Resting:
+class FeatureBuffer:
     """Features as they come, in the format in which so many are kept: those of a million never stand in float32."""
 
     def __init__(self, most: int) -> None:
@@ -42,7 +42,7 @@ class Resting:
             return
         if self._table is None:
             width = len(rows[0])
-            self._table = torch.empty(self._most, width, dtype=resting_dtype(self._most, width))
+            self._table = torch.empty(self._most, width, dtype=storage_dtype(self._most, width))
         stop = self._count + len(rows)
         self._table[self._count : stop] = torch.stack(list(rows))
         self._count = stop
@@ -53,7 +53,7 @@ class Resting:
         return torch.empty(0, 0) if self._table is None else self._table[: self._count]
 
 
-def placed(features: Tensor, device: torch.device) -> Tensor:
+def to_scoring_device(features: Tensor, device: torch.device) -> Tensor:
     """Features at rest where scoring on a device takes them from.
 
     A GPU holds them itself where they take at most half of its free memory. Else they are pinned once, so that blocks

@@ -27,17 +27,17 @@ from numpy.typing import NDArray
 from ipo_dspy.clip.lmdb_segments import (
     FAULTS,
     SEGMENTS,
-    Origin,
+    CacheNamespace,
     Segment,
     SegmentFile,
     Transaction,
     damaged,
     data_file,
-    explained,
     inode,
     locked,
+    raising_store_errors,
     remove,
-    told,
+    to_store_error,
 )
 from ipo_dspy.errors import StoreError, StoreFullError
 
@@ -56,7 +56,7 @@ _STORES: "weakref.WeakSet[FeatureStore]" = weakref.WeakSet()
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoreEntry:
     """What a store holds of one origin.
 
     Attributes:
@@ -66,7 +66,7 @@ class Held:
         used: when they were used last, in seconds since 1970.
     """
 
-    origin: Origin
+    origin: CacheNamespace
     images: int
     bytes: int
     used: float
@@ -91,7 +91,7 @@ class FeatureStore:
         self._given_up: str | None = None
         _STORES.add(self)
 
-    def get(self, origin: Origin, key: str) -> Row | None:
+    def get(self, origin: CacheNamespace, key: str) -> Row | None:
         """The features [D] of the image with this hash, or None."""
         name = bytes.fromhex(key)
         try:  # not `told`: this is called for every image, and a context manager costs a tenth of it
@@ -104,10 +104,10 @@ class FeatureStore:
                             self._touch(segment)
                             return self._checked(origin, name, value)
         except FAULTS as error:
-            raise explained(error, self.folder) from error
+            raise to_store_error(error, self.folder) from error
         return None
 
-    def put(self, origin: Origin, rows: Mapping[str, Row]) -> None:
+    def put(self, origin: CacheNamespace, rows: Mapping[str, Row]) -> None:
         """Keep features [D] by the hashes of their images: all of them or, if that fails, none."""
         sealed = {(name := bytes.fromhex(key)): _seal(origin, name, row) for key, row in rows.items()}
         with self._writing() as (file, txn):
@@ -132,19 +132,19 @@ class FeatureStore:
         except OSError:
             return 0
 
-    def contents(self) -> list[Held]:
+    def contents(self) -> list[StoreEntry]:
         """What is held of each origin, the one used last first."""
         if not data_file(self.folder).exists():
             return []
-        with _READING, told(self.folder):
+        with _READING, raising_store_errors(self.folder):
             file = self._open()
             with file.env.begin() as txn:
                 found = [_held(file, txn, origin, parts) for origin, parts in file.table(txn).items()]
         return sorted(found, key=lambda held: -held.used)
 
-    def clear(self, wanted: Callable[[Origin], bool] | None = None) -> None:
+    def clear(self, wanted: Callable[[CacheNamespace], bool] | None = None) -> None:
         """Remove what is held, of all origins or of those that are wanted, and give the space back."""
-        with _WRITING, _READING, told(self.folder):
+        with _WRITING, _READING, raising_store_errors(self.folder):
             self._close()
             with self._locked():
                 if wanted is None:
@@ -171,7 +171,7 @@ class FeatureStore:
                 try:
                     stack.enter_context(locked(self.folder))
                 except Timeout as error:
-                    self._given_up = str(explained(error, self.folder))
+                    self._given_up = str(to_store_error(error, self.folder))
             if self._given_up is not None:
                 raise StoreError(self._given_up)
             yield
@@ -196,7 +196,7 @@ class FeatureStore:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[tuple[SegmentFile, Transaction]]:
         """A write transaction; other threads of this process may read beside it."""
-        with _WRITING, told(self.folder), self._locked():
+        with _WRITING, raising_store_errors(self.folder), self._locked():
             with _READING:
                 file = self._file
                 if file is None or file.inode != inode(self.folder):  # someone has removed or replaced it
@@ -204,7 +204,7 @@ class FeatureStore:
             with file.env.begin(write=True) as txn:
                 yield file, txn
 
-    def _room(self, file: SegmentFile, txn: Transaction, origin: Origin, pages: int) -> Segment:
+    def _room(self, file: SegmentFile, txn: Transaction, origin: CacheNamespace, pages: int) -> Segment:
         """The segment for so many new pages, used now, after making room for them."""
         segment, now = next(iter(file.table(txn).get(origin, ())), None), time.time()
         if segment is None or file.pages_in(txn, segment) + pages > self.limit // file.page // _PART:
@@ -218,7 +218,7 @@ class FeatureStore:
             file.write_table(txn, [*others, replace(segment, used=now)])
         return segment
 
-    def _begin(self, file: SegmentFile, txn: Transaction, origin: Origin, now: float) -> Segment:
+    def _begin(self, file: SegmentFile, txn: Transaction, origin: CacheNamespace, now: float) -> Segment:
         """A new segment; where there are too many, in the place of the one used longest ago."""
         file.env.reader_check()  # killed processes read no more, and their pages are free again
         segments = file.segments(txn)
@@ -256,7 +256,7 @@ class FeatureStore:
         if now - segment.used > FRESH_SECONDS:
             self._touched[segment.slot] = now
 
-    def _checked(self, origin: Origin, name: bytes, value: bytes) -> Row:
+    def _checked(self, origin: CacheNamespace, name: bytes, value: bytes) -> Row:
         """The row of an entry; if it is not what was written, neither is the rest to be trusted."""
         data = memoryview(value)[_CHECKSUM:]
         if len(data) % 4 or value[:_CHECKSUM] != _checksum(origin, name, data):
@@ -267,24 +267,24 @@ class FeatureStore:
         return f"FeatureStore({str(self.folder)!r}, at most {self.limit} bytes)"
 
 
-def _held(file: SegmentFile, txn: Transaction, origin: Origin, parts: tuple[Segment, ...]) -> Held:
+def _held(file: SegmentFile, txn: Transaction, origin: CacheNamespace, parts: tuple[Segment, ...]) -> StoreEntry:
     images = sum(file.images_in(txn, part) for part in parts)
     pages = sum(file.pages_in(txn, part) for part in parts)
-    return Held(origin, images, pages * file.page, max(part.used for part in parts))
+    return StoreEntry(origin, images, pages * file.page, max(part.used for part in parts))
 
 
-def _seal(origin: Origin, name: bytes, row: Row) -> bytes:
+def _seal(origin: CacheNamespace, name: bytes, row: Row) -> bytes:
     data = row.astype("<f4", copy=False).tobytes()
     return _checksum(origin, name, data) + data
 
 
-def _checksum(origin: Origin, name: bytes, data: bytes | memoryview) -> bytes:
+def _checksum(origin: CacheNamespace, name: bytes, data: bytes | memoryview) -> bytes:
     """Of a row, its key and its origin, so that it counts as nobody else's and as no other model's."""
     return zlib.crc32(data, zlib.crc32(name, _mark(origin))).to_bytes(_CHECKSUM, "little")
 
 
 @functools.lru_cache(maxsize=SEGMENTS)
-def _mark(origin: Origin) -> int:
+def _mark(origin: CacheNamespace) -> int:
     return zlib.crc32(f"{origin.fingerprint}\n{origin.arithmetic}\n{origin.software}".encode())
 
 

@@ -23,14 +23,14 @@ from typing import TypeAlias, TypeVar
 from torch import Tensor
 
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.feature_cache import KnownFeatures
-from ipo_dspy.clip.feature_dtype import Resting
+from ipo_dspy.clip.feature_cache import FeatureCache
+from ipo_dspy.clip.feature_dtype import FeatureBuffer
 from ipo_dspy.clip.image_io import READING as READING
 from ipo_dspy.clip.image_io import ImageSource as ImageSource
 from ipo_dspy.clip.image_io import identify, is_remote
 from ipo_dspy.clip.image_io import open_image as open_image
 from ipo_dspy.errors import DataError, Hint, ImageError
-from ipo_dspy.validation import whole
+from ipo_dspy.validation import require_int
 
 MAX_NAMED = 10
 """Images that cannot be read and are named in one message."""
@@ -98,16 +98,16 @@ def encode_images(
         DataError: no images, or none that can be read.
         InputError: `batch_size` is below 1, or `IPO_DSPY_CACHE_LIMIT` is no size.
     """
-    whole("batch_size", batch_size, 1)
+    require_int("batch_size", batch_size, 1)
     if not sources:
         raise DataError("no images to encode; pass at least one")
-    rows, kept, keys = Resting(len(sources)), list[int](), list[str]()
+    rows, kept, keys = FeatureBuffer(len(sources)), list[int](), list[str]()
     bad: list[tuple[int, ImageError]] = []
     waiting: list[tuple[int, _Ready]] = []
     threads = num_threads or _threads()
     if not (skip_unreadable or checked) and len(sources) > batch_size and backbone.device.type == "cpu":
         check_images(sources, backbone=backbone, num_threads=threads)
-    known = KnownFeatures(backbone, READING)
+    known = FeatureCache(backbone, READING)
     prepare = functools.partial(_prepare, backbone, known, allow_url=allow_url)
     for index, outcome in enumerate(_in_order(prepare, sources, batch_size + threads, threads)):
         if isinstance(outcome, ImageError):
@@ -145,7 +145,7 @@ def check_images(
         ImageError: images that cannot be read: how many, and the first `MAX_NAMED` by name.
     """
     threads = num_threads or _threads()
-    known = None if backbone is None else KnownFeatures(backbone, READING)
+    known = None if backbone is None else FeatureCache(backbone, READING)
     unreadable = functools.partial(_unreadable, known)
     bad: list[tuple[int, ImageError]] = []
     for index, error in enumerate(_in_order(unreadable, sources, 2 * threads, threads)):
@@ -178,7 +178,7 @@ def _threads() -> int:
     return min(16, os.cpu_count() or 1)
 
 
-def _unreadable(known: KnownFeatures | None, source: ImageSource) -> ImageError | None:
+def _unreadable(known: FeatureCache | None, source: ImageSource) -> ImageError | None:
     """Return what is wrong with an image, if anything."""
     if is_remote(source):
         return None
@@ -208,7 +208,7 @@ def _in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare(backbone: Backbone, known: KnownFeatures, source: ImageSource, *, allow_url: bool) -> _Outcome:
+def _prepare(backbone: Backbone, known: FeatureCache, source: ImageSource, *, allow_url: bool) -> _Outcome:
     try:
         key, image = identify(source, allow_url=allow_url)
         features = known.get(key)
@@ -217,7 +217,7 @@ def _prepare(backbone: Backbone, known: KnownFeatures, source: ImageSource, *, a
         return error
 
 
-def _encode(backbone: Backbone, known: KnownFeatures, waiting: Sequence[tuple[int, _Ready]]) -> dict[int, Tensor]:
+def _encode(backbone: Backbone, known: FeatureCache, waiting: Sequence[tuple[int, _Ready]]) -> dict[int, Tensor]:
     """Features [D] by index; contents that are not known yet go through the tower together."""
     found = {ready.key: ready.features for _, ready in waiting if ready.features is not None}
     fresh = {ready.key: ready.pixels for _, ready in waiting if ready.pixels is not None and ready.key not in found}

@@ -249,7 +249,7 @@ def _decode(opener: Callable[[], Image.Image], name: str, *, head: bytes = b"") 
     except ImageError:
         raise
     except _BOMB_ERRORS as error:
-        raise _bomb(name) from error
+        raise _decompression_bomb_error(name) from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name} {_unidentified(head)}") from error
     except MemoryError as error:
@@ -272,10 +272,10 @@ def _check_size(image: Image.Image, name: str) -> None:
     if max(image.size) > MAX_ASPECT * min(image.size):
         raise ImageError(f"{name} is {image.width}x{image.height}, too thin to be resized; crop it or leave it out")
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise _bomb(name, f"{image.width}x{image.height}, ")
+        raise _decompression_bomb_error(name, f"{image.width}x{image.height}, ")
 
 
-def _bomb(name: str, size: str = "") -> ImageError:
+def _decompression_bomb_error(name: str, size: str = "") -> ImageError:
     limit = Image.MAX_IMAGE_PIXELS
     return ImageError(
         f"{name} is too large ({size}more than {limit} pixels), perhaps a decompression bomb; pass a smaller "

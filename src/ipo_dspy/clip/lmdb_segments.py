@@ -36,7 +36,7 @@ CLEAR = "remove it with: ipo-dspy cache clear"
 ELSEWHERE = "take another folder, e.g. export IPO_DSPY_CACHE=/a/folder/that/you/may/write"
 
 FAULTS = (lmdb.Error, OSError)
-"""What `explained` puts into words."""
+"""What `to_store_error` puts into words."""
 
 _MAP = 1 << 40  # address space, not memory; the same for all, so that no process outgrows the map of another
 _READERS = 1024
@@ -49,7 +49,7 @@ _ABOUT, _SCHEMA, _TABLE = b"about", b"schema", b"segments"
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class CacheNamespace:
     """What features depend on besides the image.
 
     Attributes:
@@ -76,19 +76,19 @@ class Segment:
     """
 
     slot: int
-    origin: Origin
+    origin: CacheNamespace
     began: float
     used: float
 
 
-Table: TypeAlias = dict[Origin, tuple[Segment, ...]]
+Table: TypeAlias = dict[CacheNamespace, tuple[Segment, ...]]
 
 
 class SegmentFile:
     """The open file of a folder, found to be whole; open it under `locked`, and once in a process.
 
     Raises:
-        StoreError: it is cut off, or not ours. What LMDB and the system raise is for `told`.
+        StoreError: it is cut off, or not ours. What LMDB and the system raise is for `raising_store_errors`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -148,7 +148,7 @@ class SegmentFile:
         if raw != known:
             table = {}
             for row in json.loads(_unsealed(raw, self.folder)):
-                segment = Segment(**{**row, "origin": Origin(**row["origin"])})
+                segment = Segment(**{**row, "origin": CacheNamespace(**row["origin"])})
                 parts = (*table.get(segment.origin, ()), segment)
                 table[segment.origin] = tuple(sorted(parts, key=lambda part: (-part.began, part.slot)))
             self._parsed = raw, table
@@ -197,13 +197,13 @@ class SegmentFile:
 
     def compact(self) -> None:
         """Put a copy without free pages in the place of the file, and close that; other processes turn to the copy."""
-        fresh = _aside(self.folder)
+        fresh = _trash_path(self.folder)
         with contextlib.ExitStack() as undo:
             undo.callback(shutil.rmtree, fresh, ignore_errors=True)
             fresh.mkdir(mode=0o700)
             self.env.copy(str(fresh), compact=True)
             self.close()
-            self.folder.rename(_aside(self.folder))
+            self.folder.rename(_trash_path(self.folder))
             fresh.rename(self.folder)
             undo.pop_all()
         _sweep(self.folder)
@@ -294,11 +294,11 @@ def remove(folder: Path) -> None:
         strange = sorted({place.name for place in folder.iterdir()} - set(_FILES))
         if strange:
             raise StoreError(f"{str(folder)!r} holds {strange[0]!r}, which is not ours; remove the folder by hand")
-        folder.rename(_aside(folder))
+        folder.rename(_trash_path(folder))
     _sweep(folder)
 
 
-def _aside(folder: Path) -> Path:
+def _trash_path(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
 
 
@@ -315,15 +315,15 @@ def _unlink(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def told(folder: Path) -> Iterator[None]:
+def raising_store_errors(folder: Path) -> Iterator[None]:
     """What LMDB and the system raise as a StoreError."""
     try:
         yield
     except FAULTS as error:
-        raise explained(error, folder) from error
+        raise to_store_error(error, folder) from error
 
 
-def explained(error: Exception, folder: Path) -> StoreError:
+def to_store_error(error: Exception, folder: Path) -> StoreError:
     """What LMDB and the system say, in words that end with what to write."""
     shown = f"the image cache {str(folder)!r}"
     if isinstance(error, Timeout):

@@ -18,20 +18,20 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ipo_dspy.clip.backbone import Backbone, ModelArguments
-from ipo_dspy.clip.compat import mend_torchvision, quiet_open_clip
-from ipo_dspy.clip.tokenizer import PROBES, Tokens
+from ipo_dspy.clip.compat import patch_torchvision, quiet_open_clip
+from ipo_dspy.clip.tokenizer import PROBES, TokenizerAdapter
 from ipo_dspy.clip.weights import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
     HUB,
     LOCAL,
     Downloads,
-    Source,
-    brief,
+    ModelSource,
     fetch_text_parts,
+    file_stamps,
     hub_access,
+    one_line_error,
     resolve,
-    stamp,
 )
 from ipo_dspy.errors import ModelError
 
@@ -76,7 +76,7 @@ def load_backbone(
     if model.startswith((LOCAL, HUB)):
         pretrained = None
     arguments = ModelArguments(model, pretrained, place, DTYPES[dtype], cache_dir, downloads)
-    key = (replace(arguments, downloads="allowed"), stamp(model, pretrained))
+    key = (replace(arguments, downloads="allowed"), file_stamps(model, pretrained))
     with _load_lock:
         if key not in _loaded:
             _loaded[key] = _load(arguments)
@@ -94,7 +94,7 @@ def unload() -> None:
         _loaded.clear()
 
 
-def reload(backbone: Backbone, dtype: str) -> Backbone:
+def with_dtype(backbone: Backbone, dtype: str) -> Backbone:
     """Load the weights of a backbone once more, in another number format; only the caller keeps the result.
 
     Raises:
@@ -109,7 +109,7 @@ def reload(backbone: Backbone, dtype: str) -> Backbone:
 
 def import_open_clip() -> Any:
     """Import open_clip, after making sure that the torchvision it needs can be imported."""
-    mend_torchvision()
+    patch_torchvision()
     import open_clip
 
     return open_clip
@@ -131,18 +131,18 @@ def _load(arguments: ModelArguments) -> Backbone:
             ) from error
         except _load_errors() as error:
             raise ModelError(
-                f"{source.shown} does not load as an open_clip model ({brief(error)}); check that the "
+                f"{source.shown} does not load as an open_clip model ({one_line_error(error)}); check that the "
                 "weights match this architecture and are complete"
             ) from error
 
 
-def _assemble(open_clip: Any, source: Source, arguments: ModelArguments) -> Backbone:
+def _assemble(open_clip: Any, source: ModelSource, arguments: ModelArguments) -> Backbone:
     text = source.config["text_cfg"]
     if text.get("hf_model_name"):
         _refuse_code(text["hf_model_name"])
     model, transform, preprocess = _build(open_clip, source, arguments.cache_dir)
     trust = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}  # over a model's own settings
-    tokens = Tokens(open_clip.get_tokenizer(source.tokenizer, cache_dir=arguments.cache_dir, **trust))
+    tokens = TokenizerAdapter(open_clip.get_tokenizer(source.tokenizer, cache_dir=arguments.cache_dir, **trust))
     if not tokens.agrees(PROBES):
         raise ModelError(f"the tokenizer of {arguments.name!r} uses unsupported padding; use another model")
     facts = {"architecture": source.config, "preprocess": preprocess, "tokenizer": tokens.facts}
@@ -151,7 +151,7 @@ def _assemble(open_clip: Any, source: Source, arguments: ModelArguments) -> Back
 
 
 def _build(
-    open_clip: Any, source: Source, cache_dir: str | None
+    open_clip: Any, source: ModelSource, cache_dir: str | None
 ) -> tuple[nn.Module, Callable[[Image.Image], Tensor], dict[str, Any]]:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from torch import Tensor
 
 
-class Memo:
+class TensorLRU:
     """The latest tensors by key, at most `max_floats` numbers in all; the longest unused go first."""
 
     def __init__(self, max_floats: int) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ipo_dspy.clip.bundled import BUNDLED, located, named
+from ipo_dspy.clip.bundled import BUNDLED, canonical_model_name, resolve_model_name
 from ipo_dspy.clip.weights import DEFAULT_PRETRAINED, HUB, LOCAL, Downloads
 from ipo_dspy.errors import ModelError
 
@@ -21,7 +21,7 @@ class ModelSpec:
     @property
     def arguments(self) -> dict[str, Any]:
         """Arguments for `clip.loading.load_backbone`."""
-        return {**asdict(self), "model": located(self.model)}
+        return {**asdict(self), "model": resolve_model_name(self.model)}
 
 
 def has_own_weights(name: str) -> bool:
@@ -39,10 +39,10 @@ def weights_of(name: str, pretrained: str | None) -> str | None:
     Raises:
         ModelError: weights other than the default are named for a model that has its own.
     """
-    if not has_own_weights(named(name)):
+    if not has_own_weights(canonical_model_name(name)):
         return pretrained
     if pretrained not in (None, DEFAULT_PRETRAINED):
         raise ModelError(
-            f"pretrained={pretrained!r} is not for {named(name)!r}, which has its own weights; leave it out"
+            f"pretrained={pretrained!r} is not for {canonical_model_name(name)!r}, which has its own weights; leave it out"
         )
     return None

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 
-from ipo_dspy.clip.prefix_trie import Plan, Runs, TokenList
+from ipo_dspy.clip.prefix_trie import PrefixGroup, PrefixPlan, TokenList
 
 ROWS = 1024
 """Nodes that go through the MLP at a time: its wide middle then stays in the cache of a CPU."""
@@ -31,37 +31,37 @@ CLASS = -1
 """Stands in a plan for CoCa's class token, which has an embedding of its own."""
 
 
-def tail(tower: Any) -> TokenList:
+def suffix_tokens(tower: Any) -> TokenList:
     """What a tower puts after every list.
 
     >>> from types import SimpleNamespace
-    >>> tail(SimpleNamespace(cls_emb=None))
+    >>> suffix_tokens(SimpleNamespace(cls_emb=None))
     ()
     """
     return () if getattr(tower, "cls_emb", None) is None else (tower.pad_id, CLASS)
 
 
-def fits(tower: Any, tokens: TokenList) -> bool:
-    """Whether `run` gives what the tower gives for a list: CoCa masks padding by its token, and has room for some."""
-    return not tail(tower) or (len(tokens) < tower.context_length and tower.pad_id not in tokens)
+def can_encode(tower: Any, tokens: TokenList) -> bool:
+    """Whether `encode_with_shared_prefixes` gives what the tower gives for a list: CoCa masks padding by its token, and has room for some."""
+    return not suffix_tokens(tower) or (len(tokens) < tower.context_length and tower.pad_id not in tokens)
 
 
 def shares_prefixes(tower: Any) -> bool:
-    """Whether `run` knows the blocks of a tower; whether the tower is causal is not seen here."""
+    """Whether `encode_with_shared_prefixes` knows the blocks of a tower; whether the tower is causal is not seen here."""
     blocks: Any = getattr(tower.transformer, "resblocks", ())
     right = getattr(tower, "correct_cls_mask", False)  # which no configuration of open_clip can ask for
     return len(blocks) > 0 and all(map(_is_plain, blocks)) and not right
 
 
-def run(tower: Any, plan: Plan) -> Tensor:
+def encode_with_shared_prefixes(tower: Any, plan: PrefixPlan) -> Tensor:
     """Hidden states at the end of each list after the last block, before the final norm: [M, W], in order of runs.
 
-    The lists of the plan end with `tail(tower)`.
+    The lists of the plan end with `suffix_tokens(tower)`.
     """
     device, blocks = tower.positional_embedding.device, tower.transformer.resblocks
     x = _embedded(tower, torch.from_numpy(plan.tokens).to(device), torch.from_numpy(plan.positions).to(device))
     pieces = [piece for group in plan.groups for piece in _pieces(group)]
-    groups = [_Group(piece, device, blind=bool(tail(tower))) for piece in pieces]
+    groups = [_Group(piece, device, blind=bool(suffix_tokens(tower))) for piece in pieces]
     for block in blocks[:-1]:
         attended = _attend(block, x, groups)
         x = _mlp(block, x + block.ls_1(block.attn.out_proj(attended)))
@@ -71,7 +71,7 @@ def run(tower: Any, plan: Plan) -> Tensor:
 def _embedded(tower: Any, tokens: Tensor, positions: Tensor) -> Tensor:
     """Nodes before the first block, [N, W]."""
     dtype = tower.transformer.get_cast_dtype()
-    if tail(tower):
+    if suffix_tokens(tower):
         ends = tokens == CLASS
         words = torch.where(ends[:, None], tower.cls_emb, tower.token_embedding(tokens.clamp(min=0)))
         positions = positions.masked_fill(ends, tower.context_length)
@@ -81,12 +81,12 @@ def _embedded(tower: Any, tokens: Tensor, positions: Tensor) -> Tensor:
     return embedded
 
 
-def _pieces(runs: Runs) -> list[Runs]:
+def _pieces(runs: PrefixGroup) -> list[PrefixGroup]:
     """Runs of a group that have about `LOOKED_AT` keys together."""
     size = max(1, LOOKED_AT // (runs.depth + runs.length))
     starts = range(0, runs.count, size)
     return [
-        Runs(runs.first + start * runs.length, len(some), runs.length, some)
+        PrefixGroup(runs.first + start * runs.length, len(some), runs.length, some)
         for start, some in ((start, runs.ancestors[start : start + size]) for start in starts)
     ]
 
@@ -94,7 +94,7 @@ def _pieces(runs: Runs) -> list[Runs]:
 class _Group:
     """Runs with their ancestors on a device; where they are blind, their ends do not see themselves."""
 
-    def __init__(self, runs: Runs, device: torch.device, *, blind: bool) -> None:
+    def __init__(self, runs: PrefixGroup, device: torch.device, *, blind: bool) -> None:
         self.count, self.length, self.depth = runs.count, runs.length, runs.depth
         self.keys = runs.depth + runs.length
         self.rows = slice(runs.first, runs.first + runs.count * runs.length)

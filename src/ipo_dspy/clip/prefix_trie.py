@@ -19,7 +19,7 @@ Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
+class PrefixGroup:
     """Runs of nodes that begin at the same depth and have the same length, one after the other.
 
     Attributes:
@@ -41,7 +41,7 @@ class Runs:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PrefixPlan:
     """Nodes in the order of their groups, and where each list ends.
 
     Attributes:
@@ -53,7 +53,7 @@ class Plan:
 
     tokens: Indices
     positions: Indices
-    groups: tuple[Runs, ...]
+    groups: tuple[PrefixGroup, ...]
     places: Indices
 
     @property
@@ -62,7 +62,7 @@ class Plan:
         return len(self.tokens)
 
 
-def plan(lists: Sequence[TokenList]) -> Plan:
+def plan(lists: Sequence[TokenList]) -> PrefixPlan:
     """The plan of distinct, sorted token lists.
 
     >>> shared = plan([(1, 2, 9), (1, 2, 3, 9), (1, 4, 9)])
@@ -88,12 +88,12 @@ def plan(lists: Sequence[TokenList]) -> Plan:
         paths[i, : shared[i]] = paths[i - 1, : shared[i]]
         paths[i, shared[i] : len(row)] = np.arange(begins[i], begins[i] + len(row) - shared[i])
     groups = tuple(
-        Runs(int(begins[runs[0]]), len(runs), length, paths[runs, :depth])
+        PrefixGroup(int(begins[runs[0]]), len(runs), length, paths[runs, :depth])
         for (depth, length), runs in _grouped(order, shared, lists)
     )
     places = np.empty(len(lists), dtype=np.int64)
     places[order] = np.arange(len(lists))
-    return Plan(tokens, positions, groups, places)
+    return PrefixPlan(tokens, positions, groups, places)
 
 
 def shared_tokens(lists: Sequence[TokenList]) -> list[int]:

@@ -22,7 +22,7 @@ from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.prefix_trie import TokenList, chunks
 from ipo_dspy.errors import DataError, InputError, TemplateError
 from ipo_dspy.template import Template
-from ipo_dspy.validation import whole
+from ipo_dspy.validation import require_int
 
 NODES = 16_384
 """Nodes in one pass: about 400 MB at the width of ViT-B, and enough for the matrix products to be efficient."""
@@ -95,7 +95,7 @@ def encode_token_lists(backbone: Backbone, lists: Sequence[TokenList], *, batch_
     Raises:
         InputError: `batch_size` is below 1.
     """
-    whole("batch_size", batch_size, 1)
+    require_int("batch_size", batch_size, 1)
     distinct = sorted(set(lists))
     if backbone.shares_prefixes:
         parts = [backbone.encode_shared(piece).cpu() for piece in chunks(distinct, NODES)]

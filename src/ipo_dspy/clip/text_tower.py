@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ipo_dspy.clip import prefix_attention as prefix
 from ipo_dspy.clip.prefix_trie import TokenList, plan
-from ipo_dspy.clip.tokenizer import PROBES, Tokens
+from ipo_dspy.clip.tokenizer import PROBES, TokenizerAdapter
 
 TOLERANCE = 1e-5
 """Largest difference of a normalized float32 feature at which the fast path counts as exact."""
@@ -35,12 +35,12 @@ def encode_shared(model: Any, ids: Sequence[TokenList]) -> Tensor:
     Lists that the fast path cannot take (`prefix.fits`) must be left out.
     """
     tower = text_tower(model)
-    shared = plan([(*row, *prefix.tail(tower)) for row in ids])
-    features = projected(tower, prefix.run(tower, shared))
+    shared = plan([(*row, *prefix.suffix_tokens(tower)) for row in ids])
+    features = project(tower, prefix.encode_with_shared_prefixes(tower, shared))
     return features[torch.from_numpy(shared.places).to(features.device)]
 
 
-def end_places(tower: Any, tokens: Tensor) -> Tensor:
+def end_token_positions(tower: Any, tokens: Tensor) -> Tensor:
     """Return the positions [M] of tokens [M, L] at which a causal tower that pools at the end token reads."""
     if _pool(tower) == "argmax":
         return tokens.argmax(dim=-1)
@@ -48,7 +48,7 @@ def end_places(tower: Any, tokens: Tensor) -> Tensor:
     return (tokens == int(end)).int().argmax(dim=-1)
 
 
-def projected(tower: Any, ends: Tensor) -> Tensor:
+def project(tower: Any, ends: Tensor) -> Tensor:
     """Return features [M, D] of the last hidden states [M, W] at the positions where the tower pools."""
     x = tower.ln_final(ends)
     projection = tower.text_projection
@@ -58,15 +58,15 @@ def projected(tower: Any, ends: Tensor) -> Tensor:
 
 def pools_at_end(tower: Any) -> bool:
     """Return whether a tower reads its features at the end token; CoCa reads them at a token of its own."""
-    return not prefix.tail(tower) and _pool(tower) in ("argmax", "eos")
+    return not prefix.suffix_tokens(tower) and _pool(tower) in ("argmax", "eos")
 
 
-def shares_prefixes(model: Any, tokens: Tokens) -> bool:
+def shares_prefixes(model: Any, tokens: TokenizerAdapter) -> bool:
     """Return whether `encode_shared` may stand in for this model's `encode_text`."""
     tower = text_tower(model)
     if not (_is_causal(tower) and tokens.pads_right and prefix.shares_prefixes(tower)):
         return False
-    if not (prefix.tail(tower) or pools_at_end(tower)):
+    if not (prefix.suffix_tokens(tower) or pools_at_end(tower)):
         return False
     texts = [*PROBES, *(f"{text} {more}" for text in PROBES for more in ("a", "of a dog", "of a cat, seen"))]
     ids = sorted({row for row in tokens.ids(texts) if len(row) <= tokens.context_length})

@@ -1,7 +1,7 @@
 """Texts to token ids that are never cut, and back into the padded table that a text tower reads.
 
 open_clip's tokenizers cut at the context length and pad in one go. Whether a prompt fits has to be counted
-before that, so the two steps are done apart here; `Tokens.agrees` compares the result with the original.
+before that, so the two steps are done apart here; `TokenizerAdapter.agrees` compares the result with the original.
 
 Letters: M token lists, L tokens.
 """
@@ -20,7 +20,7 @@ PROBES = (
 """Texts of different length and script on which tokenizers and towers are checked at load."""
 
 
-class Tokens:
+class TokenizerAdapter:
     """Token ids without truncation, and the padding of open_clip's own tokenizers."""
 
     def __init__(self, tokenizer: Any) -> None:

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Where open_clip finds the parts of one model; nothing in it needs the network except the tokenizer."""
 
     shown: str
@@ -103,7 +103,7 @@ def _architectures() -> Sequence[str]:
 
 def resolve(
     open_clip: Any, name: str, pretrained: str | None, cache_dir: str | None, downloads: Downloads = "allowed"
-) -> Source:
+) -> ModelSource:
     """Where the parts of a model are, after fetching its weights if they are not here.
 
     Raises:
@@ -120,20 +120,20 @@ def resolve(
     if config is None:
         raise _unknown_name(name, open_clip.list_models())
     if pretrained is None:
-        return Source(repr(name), architecture, None, architecture, config, {}, has_weights=False)
+        return ModelSource(repr(name), architecture, None, architecture, config, {}, has_weights=False)
     shown = f"{name!r} with weights {pretrained!r}"
     tag = open_clip.get_pretrained_cfg(architecture, pretrained)
     if tag:
         _check_activation(open_clip, architecture, pretrained, config, tag)
         path = _weights_of_tag(open_clip, tag, shown, cache_dir, downloads)
         preprocess = {key: tag[key] for key in _PREPROCESS_KEYS if key in tag}
-        return Source(shown, architecture, str(path), architecture, config, preprocess)
+        return ModelSource(shown, architecture, str(path), architecture, config, preprocess)
     if not Path(pretrained).expanduser().is_file():
         raise _unknown_weights(name, pretrained, open_clip.list_pretrained_tags_by_model(architecture))
-    return Source(shown, architecture, str(Path(pretrained).expanduser()), architecture, config, {})
+    return ModelSource(shown, architecture, str(Path(pretrained).expanduser()), architecture, config, {})
 
 
-def _from_folder(folder: Path, *, shown: str) -> Source:
+def _from_folder(folder: Path, *, shown: str) -> ModelSource:
     if not folder.is_dir():
         hint = Hint("pass {model} with the folder of the model", model="local-dir:PATH")
         raise ModelError(f"no folder {str(folder)!r}", hint=hint)
@@ -144,16 +144,16 @@ def _from_folder(folder: Path, *, shown: str) -> Source:
         config = read_json(path, limit=_CONFIG_LIMIT)["model_cfg"]
         complete = {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{str(path)!r} is no open_clip config ({brief(error)}); replace it") from error
+        raise ModelError(f"{str(path)!r} is no open_clip config ({one_line_error(error)}); replace it") from error
     if not complete:
         raise ModelError(f"{str(path)!r} lacks embed_dim, vision_cfg or text_cfg in model_cfg; fetch it again")
     if not any(path.suffix in {".safetensors", ".bin", ".pth"} for path in folder.iterdir()):
         raise ModelError(f"no weights in {str(folder)!r}; put {_WEIGHT_FILES[0]} there")
     local = f"{LOCAL}{folder}"
-    return Source(shown, local, None, local, config, {})
+    return ModelSource(shown, local, None, local, config, {})
 
 
-def _from_hub(repo: str, cache_dir: str | None, downloads: Downloads) -> Source:
+def _from_hub(repo: str, cache_dir: str | None, downloads: Downloads) -> ModelSource:
     shown = repr(HUB + repo)
     _hub_file(repo, [_CONFIG_FILE], shown, cache_dir, downloads)
     _hub_file(repo, _WEIGHT_FILES, shown, cache_dir, downloads)
@@ -177,7 +177,9 @@ def _weights_of_tag(
         try:
             return Path(open_clip.download_pretrained(tag, cache_dir=cache_dir))
         except (OSError, RuntimeError) as error:
-            raise ModelError(f"weights of {shown} cannot be fetched ({brief(error)})", hint=_WAYS_OUT) from error
+            raise ModelError(
+                f"weights of {shown} cannot be fetched ({one_line_error(error)})", hint=_WAYS_OUT
+            ) from error
     repo, _, file = tag["hf_hub"].rpartition("/")  # 'org/name/' or 'org/name/file'
     names = [file] if file else list(_WEIGHT_FILES)
     if file.endswith((".bin", ".pth")):
@@ -185,7 +187,7 @@ def _weights_of_tag(
     return _hub_file(repo, names, shown, cache_dir, downloads)
 
 
-def fetch_text_parts(source: Source, cache_dir: str | None, downloads: Downloads = "allowed") -> None:
+def fetch_text_parts(source: ModelSource, cache_dir: str | None, downloads: Downloads = "allowed") -> None:
     """Tokenizers and configurations that transformers would look for, each retry 8 seconds apart."""
     text = source.config["text_cfg"]
     if text.get("hf_tokenizer_name") and not source.tokenizer.startswith(LOCAL):
@@ -212,13 +214,13 @@ def _hub_file(repo: str, names: Sequence[str], shown: str, cache_dir: str | None
                 try:
                     return Path(hf_hub_download(repo, name, cache_dir=cache_dir))
                 except LocalEntryNotFoundError as error:  # the network went away between the two
-                    raise ConnectionError(brief(error)) from error
+                    raise ConnectionError(one_line_error(error)) from error
     except ModelError:
         raise
     except _network_errors() as error:
         raise ModelError(
             f"{shown} needs {names[0]!r} of {repo!r} from the Hugging Face hub, which is not in the cache "
-            f"and cannot be fetched ({type(error).__name__}: {brief(error)})",
+            f"and cannot be fetched ({type(error).__name__}: {one_line_error(error)})",
             hint=_WAYS_OUT,
         ) from error
     raise ModelError(f"{repo!r} on the Hugging Face hub has none of {', '.join(names)}", hint=_WAYS_OUT)
@@ -286,7 +288,7 @@ def _unknown_weights(name: str, pretrained: str, tags: Sequence[str]) -> ModelEr
     return ModelError(fact, hint=Hint("for example {pretrained}", pretrained=example))
 
 
-def stamp(model: str, pretrained: str | None) -> Hashable:
+def file_stamps(model: str, pretrained: str | None) -> Hashable:
     """Size and time of the files named by path, so that a changed file is loaded anew."""
     paths: list[Path] = []
     if model.startswith(LOCAL):
@@ -305,6 +307,6 @@ def _network_errors() -> tuple[type[Exception], ...]:
     return (OSError, httpx.HTTPError, ValueError)
 
 
-def brief(error: BaseException) -> str:
+def one_line_error(error: BaseException) -> str:
     """Return the words of an error on one line, at most 200 characters, without secrets and hidden characters."""
     return one_line(str(error), 200) or type(error).__name__

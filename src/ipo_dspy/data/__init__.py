@@ -14,18 +14,18 @@ from ipo_dspy.data.image_tree import check_access, check_folder
 from ipo_dspy.data.sampling import few_shot, split_classes
 from ipo_dspy.data.table import load_image_table, parts_of_table, table_catalog
 from ipo_dspy.data.table_reader import TABLE_SUFFIXES
-from ipo_dspy.data.verify import Completeness, Finding, check_benchmark
+from ipo_dspy.data.verify import BenchmarkCheck, CheckResult, check_benchmark
 from ipo_dspy.data.webdataset import load_webdataset, names_shards, shards_catalog
 from ipo_dspy.errors import DataError
 
 __all__ = [
     "BENCHMARKS",
     "Benchmark",
+    "BenchmarkCheck",
     "BenchmarkData",
     "Catalog",
-    "Completeness",
+    "CheckResult",
     "DataOptions",
-    "Finding",
     "ImageDataset",
     "base_novel",
     "check_benchmark",

@@ -11,13 +11,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
-from ipo_dspy._internal.counts import counted
-from ipo_dspy.data.benchmarks import Benchmark, Kind, expected_folder, find_benchmark, is_there, parts
+from ipo_dspy._internal.counts import pluralize
+from ipo_dspy.data.benchmarks import Benchmark, Kind, exists, expected_folder, find_benchmark, parts
 from ipo_dspy.data.coop_splits import read_aircraft, read_json_split
 from ipo_dspy.data.dataset import ImageDataset, example, usable_classes
 from ipo_dspy.data.imagenet import read_imagenet, read_transfer
 from ipo_dspy.data.sampling import few_shot, split_classes
-from ipo_dspy.data.split_lists import Item, Lists, absent_images, distinct_names, told
+from ipo_dspy.data.split_lists import BenchmarkSplits, LabelledPath, absent_images, distinct_names, format_paths
 from ipo_dspy.errors import DataError, Hint
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 Half = Literal["all", "base", "novel"]
 HALVES: tuple[Half, ...] = ("all", "base", "novel")
 
-READERS: Mapping[Kind, Callable[[Benchmark, Path], Lists]] = {
+READERS: Mapping[Kind, Callable[[Benchmark, Path], BenchmarkSplits]] = {
     "json": read_json_split,
     "aircraft": read_aircraft,
     "imagenet": read_imagenet,
@@ -80,13 +80,13 @@ def load_benchmark(
     lists = read_benchmark(benchmark, root)
     names = distinct_names(lists)
     usable_classes(list(names.values()), lists.where)
-    train, val = _drawn(benchmark, lists, names, shots, seed)
+    train, val = _sampled(benchmark, lists, names, shots, seed)
     labels = sorted({item.label for item in train or lists.test})
     if len(labels) != benchmark.classes:
         logger.warning("%s has %d classes, %d were published", benchmark.title, len(labels), benchmark.classes)
     chosen = {label: names[label] for label in _half(labels, part, lists.where)}
 
-    def build(items: Iterable[Item]) -> ImageDataset:
+    def build(items: Iterable[LabelledPath]) -> ImageDataset:
         kept = (item for item in items if item.label in chosen)
         pairs = (example(str(lists.base / item.path), chosen[item.label]) for item in kept)
         return ImageDataset(pairs, classes=tuple(chosen.values()))
@@ -95,7 +95,7 @@ def load_benchmark(
     return BenchmarkData(benchmark.name, benchmark.template, build(train), build(val), build(lists.test), published)
 
 
-def read_benchmark(benchmark: Benchmark, root: str | PathLike[str]) -> Lists:
+def read_benchmark(benchmark: Benchmark, root: str | PathLike[str]) -> BenchmarkSplits:
     """Return the splits that a data set's files list, after checking that all images exist.
 
     Raises:
@@ -104,13 +104,15 @@ def read_benchmark(benchmark: Benchmark, root: str | PathLike[str]) -> Lists:
     folder = expected_folder(benchmark, root)
     see = f"`ipo-dspy data check {benchmark.name} {root}` lists everything that is missing and its source"
     for needed in parts(benchmark):
-        if not is_there(benchmark, folder, needed):
+        if not exists(benchmark, folder, needed):
             raise DataError(f"{benchmark.title}: {folder / needed.path} is not there (from {needed.origin}); {see}")
     lists = READERS[benchmark.kind](benchmark, folder)
     # Folders that were listed just now need no second look, and ImageNet's 1.3 million files would take minutes.
     absent = absent_images(lists) if benchmark.kind in ("json", "aircraft") else []
     if absent:
-        fact = f"{len(absent)} images of {lists.where.name} are missing or empty in {lists.base}: {told(absent)}"
+        fact = (
+            f"{len(absent)} images of {lists.where.name} are missing or empty in {lists.base}: {format_paths(absent)}"
+        )
         raise DataError(f"{benchmark.title}: {fact}; extract them again (from {benchmark.image_origin})")
     return lists
 
@@ -126,9 +128,9 @@ def _check_asked(benchmark: Benchmark, shots: int | None, seed: int, part: str) 
         raise DataError(f"{benchmark.title} has test images only", hint=hint)
 
 
-def _drawn(
-    benchmark: Benchmark, lists: Lists, names: Mapping[int, str], shots: int | None, seed: int
-) -> tuple[Sequence[Item], Sequence[Item]]:
+def _sampled(
+    benchmark: Benchmark, lists: BenchmarkSplits, names: Mapping[int, str], shots: int | None, seed: int
+) -> tuple[Sequence[LabelledPath], Sequence[LabelledPath]]:
     """Training and validation images; by distinct name is by label, and warnings can tell names."""
     if shots is None:
         return lists.train, lists.val
@@ -143,7 +145,7 @@ def _half(labels: Sequence[int], part: Half, where: Path) -> Sequence[int]:
     base, novel = split_classes(labels)
     if part != "all" and len(novel) < 2:
         raise DataError(
-            f"{where} has {counted(len(labels), 'class')}, and base and novel need two each",
+            f"{where} has {pluralize(len(labels), 'class')}, and base and novel need two each",
             hint=Hint("remove {part}", part=part),
         )
     return {"all": labels, "base": base, "novel": novel}[part]

@@ -56,7 +56,7 @@ class Benchmark:
     renamed: Mapping[str, str] = field(default_factory=dict)
 
 
-class Part(NamedTuple):
+class DownloadPart(NamedTuple):
     """A file or folder of a data set, relative to its own folder, and its source."""
 
     path: str
@@ -171,13 +171,13 @@ def list_file(benchmark: Benchmark, folder: Path, name: str) -> Path:
     return shared if benchmark.kind == "transfer" and not own.is_file() and shared.is_file() else own
 
 
-def parts(benchmark: Benchmark) -> Iterator[Part]:
+def parts(benchmark: Benchmark) -> Iterator[DownloadPart]:
     """Yield the files and folders that the data set's folder must hold."""
-    yield from (Part(name, benchmark.list_origin) for name in benchmark.lists)
-    yield from (Part(name, benchmark.image_origin) for name in benchmark.images)
+    yield from (DownloadPart(name, benchmark.list_origin) for name in benchmark.lists)
+    yield from (DownloadPart(name, benchmark.image_origin) for name in benchmark.images)
 
 
-def is_there(benchmark: Benchmark, folder: Path, part: Part) -> bool:
+def exists(benchmark: Benchmark, folder: Path, part: DownloadPart) -> bool:
     """Return True if a part is in the data set's folder."""
     if part.path in benchmark.lists:
         return list_file(benchmark, folder, part.path).is_file()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypedDict
 
-from ipo_dspy._internal.counts import counted, first_few
+from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy.data.dataset import ImageDataset
 from ipo_dspy.data.sampling import few_shot, select
 from ipo_dspy.errors import DataError
@@ -57,11 +57,11 @@ class Catalog:
             return self
         wanted = [name for name in self.classes if counts[name] >= min_images]
         if len(wanted) < 2:
-            left = counted(len(wanted), "class")
+            left = pluralize(len(wanted), "class")
             raise DataError(
                 f"must leave two classes, and {min_images} leaves {left}", argument="min_images", hint="lower it"
             )
-        left_out, fewest = counted(len(small), "class"), counted(min_images, "image")
+        left_out, fewest = pluralize(len(small), "class"), pluralize(min_images, "image")
         logger.warning("left out %s with fewer than %s: %s", left_out, fewest, first_few(small, 8))
         kept = [at for at, label in enumerate(self.labels) if label in wanted]
 

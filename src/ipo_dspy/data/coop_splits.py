@@ -13,7 +13,7 @@ from typing import Any
 from ipo_dspy._internal.file_io import read_regular
 from ipo_dspy.data.benchmarks import Benchmark
 from ipo_dspy.data.dataset import class_name, shorten, unknown_class
-from ipo_dspy.data.split_lists import Item, Lists, check_labels
+from ipo_dspy.data.split_lists import BenchmarkSplits, LabelledPath, check_labels
 from ipo_dspy.errors import DataError
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -22,7 +22,7 @@ _PARTS = ("train", "val", "test")
 _LABEL = re.compile(r"[0-9]{1,9}")
 
 
-def read_json_split(benchmark: Benchmark, folder: Path) -> Lists:
+def read_json_split(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
     """Read `split_zhou_*.json`: an object of train, val and test, each a list of [path, label, class name].
 
     Raises:
@@ -31,17 +31,17 @@ def read_json_split(benchmark: Benchmark, folder: Path) -> Lists:
     path = folder / benchmark.lists[0]
     content = _json(path, benchmark)
     names: dict[int, str] = {}
-    found: dict[str, list[Item]] = {}
+    found: dict[str, list[LabelledPath]] = {}
     for part in _PARTS:
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not rows:
-            raise DataError(f"{path} has no list {part!r}; {_again(benchmark)}")
+            raise DataError(f"{path} has no list {part!r}; {_refetch_hint(benchmark)}")
         found[part] = [_item(row, f"{part}[{at}] of {path}", names, benchmark) for at, row in enumerate(rows)]
     base = folder / benchmark.images[0]
-    return check_labels(Lists(path, base, found["train"], found["val"], found["test"], names))
+    return check_labels(BenchmarkSplits(path, base, found["train"], found["val"], found["test"], names))
 
 
-def read_aircraft(benchmark: Benchmark, folder: Path) -> Lists:
+def read_aircraft(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
     """Read FGVC-Aircraft's lists: class names by line, and `IMAGE CLASS NAME` lines for each part.
 
     Raises:
@@ -51,9 +51,9 @@ def read_aircraft(benchmark: Benchmark, folder: Path) -> Lists:
     names = [class_name(line) for _, line in _lines(where)]
     labels = {name: label for label, name in enumerate(names)}
     if len(labels) < len(names):
-        raise DataError(f"{where} repeats a class; {_again(benchmark)}")
+        raise DataError(f"{where} repeats a class; {_refetch_hint(benchmark)}")
     train, val, test = ([_plane(line, at, path, labels) for at, line in _lines(path)] for path in parts)
-    return check_labels(Lists(where, folder / benchmark.images[0], train, val, test, dict(enumerate(names))))
+    return check_labels(BenchmarkSplits(where, folder / benchmark.images[0], train, val, test, dict(enumerate(names))))
 
 
 def read_text(path: Path) -> str:
@@ -78,25 +78,25 @@ def _json(path: Path, benchmark: Benchmark) -> Any:
             raise
         fact = f"{error.msg} in line {error.lineno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise DataError(
-            f"{path} is not JSON ({fact}; an HTML page or a truncated download?); {_again(benchmark)}"
+            f"{path} is not JSON ({fact}; an HTML page or a truncated download?); {_refetch_hint(benchmark)}"
         ) from error
 
 
-def _item(row: Any, place: str, names: dict[int, str], benchmark: Benchmark) -> Item:
+def _item(row: Any, place: str, names: dict[int, str], benchmark: Benchmark) -> LabelledPath:
     """Return the item of one row, and store its class name in `names`."""
     path, number, text = row if isinstance(row, list) and len(row) == 3 else (None, None, None)
     if not isinstance(path, str) or not isinstance(text, str) or not _LABEL.fullmatch(str(number)):
         raise DataError(f"{place} is {shorten(row)}; expected [path, label, class name], e.g. ['cat/1.jpg', 0, 'cat']")
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise DataError(f"{place} points outside the image folder ({shorten(path)}); {_again(benchmark)}")
+        raise DataError(f"{place} points outside the image folder ({shorten(path)}); {_refetch_hint(benchmark)}")
     name, label = class_name(benchmark.renamed.get(text, text)), int(str(number))
     if names.setdefault(label, name) != name:
         fact = f"{place} calls label {label} {shorten(name)}, earlier rows call it {names[label]!r}"
-        raise DataError(f"{fact}; {_again(benchmark)}")
-    return Item(path, label)
+        raise DataError(f"{fact}; {_refetch_hint(benchmark)}")
+    return LabelledPath(path, label)
 
 
-def _plane(line: str, at: int, path: Path, labels: dict[str, int]) -> Item:
+def _plane(line: str, at: int, path: Path, labels: dict[str, int]) -> LabelledPath:
     image, _, rest = line.partition(" ")
     name = class_name(rest)
     if name not in labels and name:
@@ -104,7 +104,7 @@ def _plane(line: str, at: int, path: Path, labels: dict[str, int]) -> Item:
     if not name or not image.isalnum():
         fact = "has no class name" if not name else f"begins with {shorten(image)}, which is not an image number"
         raise DataError(f"line {at} of {path} {fact}; expected e.g. '0034309 Boeing 717'")
-    return Item(f"{image}.jpg", labels[name])
+    return LabelledPath(f"{image}.jpg", labels[name])
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -115,5 +115,5 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     yield from lines
 
 
-def _again(benchmark: Benchmark) -> str:
+def _refetch_hint(benchmark: Benchmark) -> str:
     return f"download it again from {benchmark.list_origin}"

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ipo_dspy._internal.counts import counted
+from ipo_dspy._internal.counts import pluralize
 from ipo_dspy._internal.file_io import read_regular
 from ipo_dspy.errors import DataError
 
@@ -110,7 +110,7 @@ def _before_header(text: str) -> tuple[int, str | None]:
 
 def _check_width(row: Sequence[str], header: Sequence[str], place: str) -> None:
     if len(row) != len(header):
-        fact = f"{place} has {counted(len(row), 'cell')}, the header {len(header)}"
+        fact = f"{place} has {pluralize(len(row), 'cell')}, the header {len(header)}"
         raise DataError(f'{fact}; put quotes around a cell that holds a comma: 1.jpg,"cat, black"')
 
 

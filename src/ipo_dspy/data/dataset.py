@@ -14,7 +14,7 @@ from typing import Any, SupportsIndex, overload
 
 import dspy
 
-from ipo_dspy._internal.counts import counted, first_few
+from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy.data.sampling import select, split_classes
 from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.template import check_classes, same_class
@@ -177,7 +177,7 @@ def base_novel(dataset: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
     """
     present = [name for name, count in dataset.counts().items() if count]
     if len(present) < 4:
-        have = counted(len(present), "class")
+        have = pluralize(len(present), "class")
         raise DataError(f"{dataset!r} has images of {have}; a base/novel split needs at least four")
     base, novel = split_classes(present)
     return dataset.subset(base), dataset.subset(novel)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from ipo_dspy._internal.counts import counted, first_few
+from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.catalog import Catalog, accept_test_argument
 from ipo_dspy.data.dataset import ImageDataset, class_name, example, shorten, usable_classes
@@ -74,7 +74,7 @@ def split_folders(folder: Path) -> dict[str, str] | None:
         if sub not in parts.values() and (count := len(walk(sub).images)):
             classes = visible_folders(sub)
             why = "whose name does not say what they are for" if classes else "which has no class folders, so no labels"
-            logger.warning("%s: not used: %s in %r, %s", folder, counted(count, "image"), sub.name, why)
+            logger.warning("%s: not used: %s in %r, %s", folder, pluralize(count, "image"), sub.name, why)
     return {role: part.name for role, part in parts.items()}
 
 
@@ -122,7 +122,7 @@ def _drop_empty(folder: Path, trees: dict[Path, ImageTree]) -> dict[Path, list[P
         raise DataError(f"{fact}; add another, e.g. {folder}/not_{only.name}/1.jpg")
     warn_unused(folder, unused)
     if empty:
-        left_out = counted(len(empty), "class folder")
+        left_out = pluralize(len(empty), "class folder")
         logger.warning("%s: left out %s without images: %s", folder, left_out, shorten(empty))
     return full
 

@@ -14,7 +14,7 @@ from ipo_dspy.data.catalog import Catalog, accept_test_argument
 from ipo_dspy.data.dataset import ImageDataset, shorten
 from ipo_dspy.data.split_folders import parts_by_name
 from ipo_dspy.data.table import IMAGE_COLUMNS, LABEL_COLUMNS, catalog_of
-from ipo_dspy.data.table_reader import Table, own_metadata
+from ipo_dspy.data.table_reader import ImageTable, own_metadata
 from ipo_dspy.errors import DataError, Hint, missing_package
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _column(name: str, found: "datasets.Dataset", what: str, asked: str) -> str:
     )
 
 
-def _as_table(name: str, found: "datasets.Dataset", image: str, label: str) -> Table:
+def _as_table(name: str, found: "datasets.Dataset", image: str, label: str) -> ImageTable:
     import datasets
 
     if isinstance(found.features[image], datasets.Image):
@@ -165,7 +165,7 @@ def _as_table(name: str, found: "datasets.Dataset", image: str, label: str) -> T
     names = getattr(found.features[label], "names", None)
     labels = found.select_columns([label]).with_format(None)[:][label]
     images = found.select_columns([image]).with_format(None)
-    return Table(
+    return ImageTable(
         Path(name),
         {image: lambda row: images[row][image], label: labels.__getitem__},
         rows=len(found),

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ipo_dspy._internal.counts import counted
+from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.clip.image_formats import file_suffix, is_image_file, is_picture, remedy
 from ipo_dspy.errors import DataError
 
@@ -122,7 +122,7 @@ def told(unused: Sequence[tuple[str, Path]]) -> str:
     parts = [
         f"{_count(kind, count)} ({str(first[kind])!r}): {_KINDS.get(kind) or remedy(kind)}" for kind, count in kinds
     ]
-    return f"{counted(len(unused), 'file')} {'are' if len(unused) > 1 else 'is'} not used: {'; '.join(parts)}"
+    return f"{pluralize(len(unused), 'file')} {'are' if len(unused) > 1 else 'is'} not used: {'; '.join(parts)}"
 
 
 def warn_unused(folder: Path, unused: Sequence[tuple[str, Path]]) -> None:
@@ -141,7 +141,7 @@ def file_size(path: str | os.PathLike[str]) -> int | None:
 
 
 def _count(kind: str, count: int) -> str:
-    return counted(count, kind) if kind in _KINDS else f"{count} {kind}"
+    return pluralize(count, kind) if kind in _KINDS else f"{count} {kind}"
 
 
 def unused_kind(entry: "os.DirEntry[str]") -> str | None:

@@ -14,7 +14,7 @@ from ipo_dspy.data.benchmarks import Benchmark, list_file
 from ipo_dspy.data.coop_splits import read_text
 from ipo_dspy.data.dataset import class_name, shorten
 from ipo_dspy.data.image_tree import unused_beside, unused_kind, warn_unused
-from ipo_dspy.data.split_lists import Item, Lists, told
+from ipo_dspy.data.split_lists import BenchmarkSplits, LabelledPath, format_paths
 from ipo_dspy.errors import DataError
 
 _ID = re.compile(r"n[0-9]{8}")
@@ -22,7 +22,7 @@ _SUBSETS = ("imagenet_a", "imagenet_r")
 """They have some of ImageNet's classes, and are scored against the names of those."""
 
 
-def read_imagenet(benchmark: Benchmark, folder: Path) -> Lists:
+def read_imagenet(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
     """Read ImageNet: training images, and the validation images, which serve for validation and for testing.
 
     Raises:
@@ -32,10 +32,10 @@ def read_imagenet(benchmark: Benchmark, folder: Path) -> Lists:
     base = (folder / benchmark.images[0]).parent
     labels = {key: label for label, key in enumerate(names)}
     train, test = (list(_items(folder / part, f"{Path(part).name}/", labels)) for part in benchmark.images)
-    return Lists(where, base, train, test, test, *_numbered(names))
+    return BenchmarkSplits(where, base, train, test, test, *_numbered(names))
 
 
-def read_transfer(benchmark: Benchmark, folder: Path) -> Lists:
+def read_transfer(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
     """Read a test set with ImageNet's class names; -A and -R have 200 of its classes, labelled from 0 in their order.
 
     ImageNetV2's folders are called by label, 0 to 999, in the order of WordNet ids.
@@ -52,7 +52,7 @@ def read_transfer(benchmark: Benchmark, folder: Path) -> Lists:
     elif not any((base / key).is_dir() for key in names):
         folders = {key: str(label) for label, key in enumerate(names)}
     labels = {folders[key]: label for label, key in enumerate(names)}
-    return Lists(where, base, (), (), list(_items(base, "", labels)), *_numbered(names))
+    return BenchmarkSplits(where, base, (), (), list(_items(base, "", labels)), *_numbered(names))
 
 
 def read_class_names(path: Path) -> dict[str, str]:
@@ -85,7 +85,7 @@ def _numbered(names: Mapping[str, str]) -> tuple[dict[int, str], dict[int, str]]
     return dict(enumerate(names.values())), dict(enumerate(names))
 
 
-def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[Item]:
+def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[LabelledPath]:
     """Yield the images of all classes in label order; `labels` are by folder name.
 
     Files that are not used are counted in a logged warning.
@@ -94,16 +94,16 @@ def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[Item]
     if missing := [name for name in labels if name not in present]:
         have = len(labels) - len(missing)
         raise DataError(
-            f"{base} has {have} of {len(labels)} class folders; missing: {told(missing)}; extract the archive again"
+            f"{base} has {have} of {len(labels)} class folders; missing: {format_paths(missing)}; extract the archive again"
         )
     if foreign := sorted(present - labels.keys()):
-        raise DataError(f"{base} contains unexpected folders ({told(foreign)}); remove them")
+        raise DataError(f"{base} contains unexpected folders ({format_paths(foreign)}); remove them")
     unused = unused_beside(base)
     for name, label in labels.items():
         files = sorted(_images(base / name, unused))
         if not files:
             raise DataError(f"{base / name} holds no images; extract the archive again")
-        yield from (Item(f"{prefix}{name}/{file}", label) for file in files)
+        yield from (LabelledPath(f"{prefix}{name}/{file}", label) for file in files)
     warn_unused(base, unused)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ipo_dspy.data.dataset import class_name, shorten, unknown_class, usable_classes
-from ipo_dspy.data.table_reader import Table
+from ipo_dspy.data.table_reader import ImageTable
 from ipo_dspy.errors import DataError, Hint
 
 NAME_COLUMNS = ("class_name", "label_name", "category_name", "class", "category", "label_text", "name", "label")
@@ -19,7 +19,7 @@ _WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,9})(?:[.,]0*)?")
 
 
 def named_labels(
-    table: Table, column: str, rows: Sequence[int], classes: Sequence[str] | None
+    table: ImageTable, column: str, rows: Sequence[int], classes: Sequence[str] | None
 ) -> tuple[list[str], tuple[str, ...]]:
     """Return the class name of each kept row, and all class names of the table in label index order."""
     values = _whole_numbers([_tidy(value) for value in map(table.columns[column], range(table.rows))])
@@ -27,7 +27,7 @@ def named_labels(
     present = {value for value in values if value is not None}
     given = usable_classes(classes, "classes") if classes is not None else stored_classes(table.metadata, column)
     if all(map(_is_number, present)) and not present <= set(given or ()):
-        numbered = dict(enumerate(given)) if given else _names_beside(table, column, values)
+        numbered = dict(enumerate(given)) if given else _read_names_file(table, column, values)
         names = {key: name for number, name in numbered.items() for key in (number, str(number))}
         ordered = tuple(numbered.values())
     else:
@@ -63,7 +63,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int) or (isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) is not None)
 
 
-def _check_values(table: Table, rows: Sequence[int], values: Sequence[Any]) -> None:
+def _check_values(table: ImageTable, rows: Sequence[int], values: Sequence[Any]) -> None:
     for row in rows:
         value = values[row]
         if isinstance(value, bool) or not isinstance(value, int | str):
@@ -84,7 +84,7 @@ def stored_classes(metadata: Mapping[str, dict[str, Any]], column: str) -> tuple
     return next((tuple(map(str, names)) for names in (own, theirs) if isinstance(names, list)), None)
 
 
-def _names_beside(table: Table, column: str, values: Sequence[Any]) -> dict[int, str]:
+def _read_names_file(table: ImageTable, column: str, values: Sequence[Any]) -> dict[int, str]:
     """Return names by number from a column of names, in the order of the numbers."""
     columns = {name.casefold(): name for name in table.columns if name != column}
     beside = next((columns[name] for name in NAME_COLUMNS if name in columns and _is_text(table, columns[name])), None)
@@ -106,13 +106,13 @@ def _names_beside(table: Table, column: str, values: Sequence[Any]) -> dict[int,
     return dict(sorted(names.items()))
 
 
-def _is_text(table: Table, column: str) -> bool:
+def _is_text(table: ImageTable, column: str) -> bool:
     """Return True if a column holds texts, not only numbers."""
     cells = [cell for cell in map(table.columns[column], range(table.rows)) if cell is not None]
     return all(isinstance(cell, str) for cell in cells) and not all(map(_is_number, cells))
 
 
-def _named(table: Table, row: int, value: Any, names: dict[Any, str], classes: Sequence[str]) -> str:
+def _named(table: ImageTable, row: int, value: Any, names: dict[Any, str], classes: Sequence[str]) -> str:
     if value in names:
         return names[value]
     if _is_number(value):

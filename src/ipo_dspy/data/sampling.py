@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple, TypeVar
 
-from ipo_dspy._internal.counts import counted, first_few
+from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy.errors import DataError, Hint
 
 logger = logging.getLogger(__name__)
@@ -21,14 +21,14 @@ VALIDATION_SHOTS = 4
 """The protocol validates on at most this many images a class."""
 
 
-class Drawn(NamedTuple):
+class FewShotSample(NamedTuple):
     """Positions drawn from the train list and from the validation list."""
 
     train: list[int]
     val: list[int]
 
 
-class Selected(NamedTuple):
+class TrainTestIndices(NamedTuple):
     """Positions for training and for testing; `test` is None where no test part was asked for."""
 
     train: list[int]
@@ -37,7 +37,7 @@ class Selected(NamedTuple):
 
 def few_shot(
     train: Sequence[Hashable], val: Sequence[Hashable] = (), *, shots: int, seed: int, tell_short: bool = True
-) -> Drawn:
+) -> FewShotSample:
     """Draw `shots` positions a class from `train`, then min(shots, 4) a class from `val`.
 
     One Mersenne Twister `random.Random(seed)` serves both lists, train first. Classes come in order of
@@ -63,8 +63,8 @@ def few_shot(
         raise DataError("must be an integer of at least 1, or None for all", argument="shots", value=shots, hint=hint)
     rng = random.Random(seed)
     if tell_short:
-        _tell_short_classes(train, shots)
-    return Drawn(_draw(train, shots, rng), _draw(val, min(shots, VALIDATION_SHOTS), rng))
+        _warn_short_classes(train, shots)
+    return FewShotSample(_draw(train, shots, rng), _draw(val, min(shots, VALIDATION_SHOTS), rng))
 
 
 def train_test(labels: Sequence[Hashable], *, test: float, seed: int) -> tuple[list[int], list[int]]:
@@ -94,7 +94,7 @@ def train_test(labels: Sequence[Hashable], *, test: float, seed: int) -> tuple[l
         fact = "must leave at least one class with a test image"
         raise DataError(fact, argument="test", value=test, hint="raise it, or add images")
     if untested:
-        fact = counted(len(untested), "class")
+        fact = pluralize(len(untested), "class")
         logger.warning("%s cannot be tested for lack of images: %s", fact, first_few(untested))
     everything = range(len(labels))
     return [row for row in everything if row not in chosen], [row for row in everything if row in chosen]
@@ -117,7 +117,7 @@ def _test_sizes(counts: Sequence[int], test: float) -> list[int]:
     return sizes
 
 
-def select(labels: Sequence[Hashable], *, shots: int | None, test: float | None, seed: int) -> Selected:
+def select(labels: Sequence[Hashable], *, shots: int | None, test: float | None, seed: int) -> TrainTestIndices:
     """Split off the test part where one is asked for, then draw `shots` per class from the rest."""
     train, held_out = list(range(len(labels))), None
     if test is not None:
@@ -125,7 +125,7 @@ def select(labels: Sequence[Hashable], *, shots: int | None, test: float | None,
     if shots is not None:
         drawn = few_shot([labels[row] for row in train], shots=shots, seed=seed)
         train = [train[row] for row in drawn.train]
-    return Selected(train, held_out)
+    return TrainTestIndices(train, held_out)
 
 
 def split_classes(classes: Sequence[T]) -> tuple[tuple[T, ...], tuple[T, ...]]:
@@ -155,8 +155,8 @@ def _draw(labels: Sequence[Hashable], shots: int, rng: random.Random) -> list[in
     return drawn
 
 
-def _tell_short_classes(labels: Sequence[Hashable], shots: int) -> None:
+def _warn_short_classes(labels: Sequence[Hashable], shots: int) -> None:
     short = [f"{label} ({len(rows)})" for label, rows in _by_label(labels).items() if len(rows) < shots]
     if short:
-        fact = f"{counted(len(short), 'class')} {'has' if len(short) == 1 else 'have'} fewer than"
-        logger.warning("%s %s; using all of them: %s", fact, counted(shots, "training image"), first_few(short))
+        fact = f"{pluralize(len(short), 'class')} {'has' if len(short) == 1 else 'have'} fewer than"
+        logger.warning("%s %s; using all of them: %s", fact, pluralize(shots, "training image"), first_few(short))

@@ -4,21 +4,21 @@ from collections.abc import Collection
 
 from ipo_dspy.data.dataset import shorten
 from ipo_dspy.data.split_folders import PART_WORDS, TRAINING
-from ipo_dspy.data.table_reader import Table
+from ipo_dspy.data.table_reader import ImageTable
 from ipo_dspy.errors import Argument, DataError, Hint
 
 SPLIT_COLUMNS = ("split", "subset", "partition", "is_training_image", "is_train", "is_test")
 """Names that identify a split column, in lower case."""
 
 
-def split_column(table: Table, others: Collection[str]) -> str | None:
+def split_column(table: ImageTable, others: Collection[str]) -> str | None:
     """Return the name of the split column, or None; it is none of the `others`."""
     columns = {name.casefold(): name for name in table.columns if name not in others}
     named = next((columns[name] for name in SPLIT_COLUMNS if name in columns), None)
     return named or next((name for name in columns.values() if _holds_parts(table, name)), None)
 
 
-def rows_of_split(table: Table, columns: Collection[str], split: str | None) -> list[int]:
+def rows_of_split(table: ImageTable, columns: Collection[str], split: str | None) -> list[int]:
     """Return the rows of a split: of a value of the split column, of all for "all", of the only value for None.
 
     `columns` are those of images and labels.
@@ -48,7 +48,7 @@ def _training(values: list[str]) -> str:
     return next((value for value in values if PART_WORDS.get(value.casefold()) == TRAINING), values[0])
 
 
-def _holds_parts(table: Table, column: str) -> bool:
+def _holds_parts(table: ImageTable, column: str) -> bool:
     """Return True if all cells are names of several parts; the first cell rules out most columns."""
     cells = table.columns[column]
     first = cells(0)

@@ -12,10 +12,10 @@ from typing import NamedTuple
 from ipo_dspy.data.dataset import shorten
 from ipo_dspy.data.image_tree import file_size
 from ipo_dspy.errors import DataError
-from ipo_dspy.template import spoken
+from ipo_dspy.template import display_class_name
 
 
-class Item(NamedTuple):
+class LabelledPath(NamedTuple):
     """An image: its path from the folder of images, and the number of its class."""
 
     path: str
@@ -23,7 +23,7 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Lists:
+class BenchmarkSplits:
     """The splits that a data set's files list.
 
     Attributes:
@@ -36,14 +36,14 @@ class Lists:
 
     where: Path
     base: Path
-    train: Sequence[Item] = field(repr=False)
-    val: Sequence[Item] = field(repr=False)
-    test: Sequence[Item] = field(repr=False)
+    train: Sequence[LabelledPath] = field(repr=False)
+    val: Sequence[LabelledPath] = field(repr=False)
+    test: Sequence[LabelledPath] = field(repr=False)
     names: Mapping[int, str] = field(repr=False)
     ids: Mapping[int, str] = field(repr=False, default_factory=dict)
 
 
-def check_labels(lists: Lists) -> Lists:
+def check_labels(lists: BenchmarkSplits) -> BenchmarkSplits:
     """Return the splits after checking that each label of `val` and `test` has a training image.
 
     Raises:
@@ -60,7 +60,7 @@ def check_labels(lists: Lists) -> Lists:
     return lists
 
 
-def distinct_names(lists: Lists) -> dict[int, str]:
+def distinct_names(lists: BenchmarkSplits) -> dict[int, str]:
     """Return a distinct name for each label: the published one, with the folder's name for ImageNet's duplicates.
 
     CLIP's names for ImageNet have `missile` and `sunglasses` twice each. Under one name, two classes would become one
@@ -72,7 +72,7 @@ def distinct_names(lists: Lists) -> dict[int, str]:
     taken: dict[str, int] = {}
     found: dict[int, str] = {}
     for label, name in sorted(lists.names.items()):
-        first = taken.setdefault(spoken(name).casefold(), label)
+        first = taken.setdefault(display_class_name(name).casefold(), label)
         if first != label and label not in lists.ids:
             fact = f"{lists.where}: labels {first} and {label} are both called {name!r}"
             raise DataError(f"{fact}; rename one, or download the published file again")
@@ -80,16 +80,16 @@ def distinct_names(lists: Lists) -> dict[int, str]:
     return found
 
 
-def absent_images(lists: Lists) -> list[str]:
+def absent_images(lists: BenchmarkSplits) -> list[str]:
     """Return the listed paths that are missing, or empty after an interrupted download; in order, each once."""
     listed = dict.fromkeys(item.path for items in (lists.train, lists.val, lists.test) for item in items)
     return [path for path in listed if not file_size(os.path.join(lists.base, path))]  # noqa: PTH118 - a Path is slow
 
 
-def told(paths: Iterable[str], count: int = 3) -> str:
+def format_paths(paths: Iterable[str], count: int = 3) -> str:
     """Return the first paths, for a message.
 
-    >>> told(["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
+    >>> format_paths(["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
     'a.jpg, b.jpg, c.jpg, ...'
     """
     shown = list(paths)

@@ -13,7 +13,7 @@ from typing import Any
 
 import dspy
 
-from ipo_dspy._internal.counts import counted
+from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.clip.image_formats import file_suffix, image_suffixes
 from ipo_dspy.data.catalog import Catalog, accept_test_argument
 from ipo_dspy.data.dataset import ImageDataset, closest, example, shorten
@@ -22,7 +22,7 @@ from ipo_dspy.data.labels import named_labels
 from ipo_dspy.data.labels import stored_classes as stored_classes
 from ipo_dspy.data.split_column import rows_of_split, split_column
 from ipo_dspy.data.split_folders import parts_by_name
-from ipo_dspy.data.table_reader import TABLE_SUFFIXES, Cells, Table, open_table
+from ipo_dspy.data.table_reader import TABLE_SUFFIXES, Cells, ImageTable, open_table
 from ipo_dspy.errors import DataError, Hint
 
 IMAGE_COLUMNS = (
@@ -108,7 +108,7 @@ def table_catalog(
 
 
 def catalog_of(
-    table: Table, image: str, label: str, rows: Sequence[int], folder: Path, *, classes: Sequence[str] | None
+    table: ImageTable, image: str, label: str, rows: Sequence[int], folder: Path, *, classes: Sequence[str] | None
 ) -> Catalog:
     """Return the catalog of some rows; `image` and `label` are columns, relative image paths start in `folder`."""
     cells = table.columns[image]
@@ -127,7 +127,7 @@ def catalog_of(
     return Catalog(names, labels, build)
 
 
-def find_columns(table: Table, image: str, label: str) -> tuple[str, str]:
+def find_columns(table: ImageTable, image: str, label: str) -> tuple[str, str]:
     """Return the names of the image and label columns: those requested, or for "auto" the first with a usual name.
 
     Raises:
@@ -144,7 +144,7 @@ def find_columns(table: Table, image: str, label: str) -> tuple[str, str]:
     raise _no_column(table, {what: asked for what, (asked, name) in found.items() if name is None}, taken | {labels})
 
 
-def _column(table: Table, asked: str, usual: Sequence[str], taken: Collection[str]) -> str | None:
+def _column(table: ImageTable, asked: str, usual: Sequence[str], taken: Collection[str]) -> str | None:
     if asked in table.columns:
         return asked
     columns = {name.casefold(): name for name in table.columns if name not in taken}
@@ -152,7 +152,7 @@ def _column(table: Table, asked: str, usual: Sequence[str], taken: Collection[st
     return found if asked == "auto" else None
 
 
-def _no_column(table: Table, missing: Mapping[str, str], taken: Collection[str | None]) -> DataError:
+def _no_column(table: ImageTable, missing: Mapping[str, str], taken: Collection[str | None]) -> DataError:
     """Return the error that names all missing columns, with the likeliest of the others for each."""
     facts = [f"no {what} column" if asked == "auto" else f"no column {asked!r}" for what, asked in missing.items()]
     fact = f"{table.path} has {' and '.join(facts)}, only {', '.join(map(shorten, table.columns))}"
@@ -168,7 +168,7 @@ def _no_column(table: Table, missing: Mapping[str, str], taken: Collection[str |
     return DataError(fact, hint=Hint(f"name {'it' if len(missing) == 1 else 'both'}, e.g. {named}", **remedies))
 
 
-def _base_folder(table: Table, base: str | PathLike[str] | None) -> Path:
+def _base_folder(table: ImageTable, base: str | PathLike[str] | None) -> Path:
     folder = table.path.parent if base is None else Path(base).expanduser()
     if not folder.is_dir():
         hint = "pass the folder that image paths are relative to"
@@ -177,7 +177,7 @@ def _base_folder(table: Table, base: str | PathLike[str] | None) -> Path:
 
 
 def _each_image_once(
-    table: Table, cells: Cells, rows: Sequence[int], labels: Sequence[str]
+    table: ImageTable, cells: Cells, rows: Sequence[int], labels: Sequence[str]
 ) -> tuple[list[int], list[str]]:
     """Leave out rows that repeat an image path: the image would be trained on and tested on."""
     first: dict[str, int] = {}
@@ -191,12 +191,12 @@ def _each_image_once(
             fact = f"{table.place(row)} labels {shorten(cell)} {labels[at]!r}, {table.place(rows[before])} labels it"
             raise DataError(f"{fact} {labels[before]!r}; remove one of the two rows")
     if len(kept) < len(rows):
-        again = counted(len(rows) - len(kept), "image")
+        again = pluralize(len(rows) - len(kept), "image")
         logger.warning("%s names %s more than once; each is used once", table.path, again)
     return [rows[at] for at in kept], [labels[at] for at in kept]
 
 
-def _image_path(table: Table, row: int, text: Any, folder: Path) -> str:
+def _image_path(table: ImageTable, row: int, text: Any, folder: Path) -> str:
     if not isinstance(text, str) or not text:
         raise DataError(f"{table.place(row)} names no image ({shorten(text)}); write a path, e.g. 'cat/1.jpg'")
     path = folder / text
@@ -219,7 +219,7 @@ def _whole(path: str) -> str:
     return shorten(path) if len(path) > LONGEST_PATH else repr(path)
 
 
-def _example(table: Table, row: int, cell: Any, label: str, folder: Path) -> dspy.Example:
+def _example(table: ImageTable, row: int, cell: Any, label: str, folder: Path) -> dspy.Example:
     data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
     if isinstance(data, bytes) and data:
         return example(dspy.Image(_data_uri(data)), label, table.source(row))

@@ -23,7 +23,7 @@ Cells: TypeAlias = Callable[[int], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ImageTable:
     """An opened table file.
 
     Attributes:
@@ -43,7 +43,7 @@ class Table:
     metadata: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def open_table(path: Path) -> Table:
+def open_table(path: Path) -> ImageTable:
     """Open a table by its suffix.
 
     Raises:
@@ -72,15 +72,17 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
         raise DataError(f"{path} has duplicate column names ({', '.join(names)}); rename one")
 
 
-def _open_csv(path: Path) -> Table:
+def _open_csv(path: Path) -> ImageTable:
     content = read_csv(path)
     _check_names(path, content.header)
     columns = {name: [row[at] for row in content.rows].__getitem__ for at, name in enumerate(content.header)}
     lines = content.lines
-    return Table(path, columns, len(lines), lambda row: f"line {lines[row]} of {path}", lambda row: f"{path}#{row}")
+    return ImageTable(
+        path, columns, len(lines), lambda row: f"line {lines[row]} of {path}", lambda row: f"{path}#{row}"
+    )
 
 
-def _open_parquet(path: Path) -> Table:
+def _open_parquet(path: Path) -> ImageTable:
     import pyarrow.parquet as pq  # here, for it takes a while to import and CSV does without
 
     file = _guarded(path, lambda: pq.ParquetFile(path))
@@ -101,7 +103,7 @@ def _open_parquet(path: Path) -> Table:
 
         return cell
 
-    return Table(
+    return ImageTable(
         path,
         columns={name: column(name) for name in names},
         rows=file.metadata.num_rows,

@@ -27,7 +27,7 @@ LABEL_SUFFIXES = ("cls", "json", "txt")
 _FAULTS = (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError, RecursionError)
 
 
-class Sample(NamedTuple):
+class ShardSample(NamedTuple):
     """An image in a tar file, its label as stored, and the suffix of the label's file."""
 
     shard: Path
@@ -38,7 +38,7 @@ class Sample(NamedTuple):
     label_suffix: str
 
 
-def read_samples(path: Path, unread: list[tuple[str, Path]] | None = None) -> Iterator[Sample]:
+def read_samples(path: Path, unread: list[tuple[str, Path]] | None = None) -> Iterator[ShardSample]:
     """Yield the images of a tar file, in its order.
 
     `unread` receives suffix and name of a member of each sample without an image.
@@ -114,7 +114,7 @@ def _key(name: str) -> tuple[str, str]:
 
 def _samples(
     path: Path, raw: BinaryIO, group: list[tarfile.TarInfo], unread: list[tuple[str, Path]]
-) -> Iterator[Sample]:
+) -> Iterator[ShardSample]:
     """Yield the sample of a group, or several if names with further dots pair images with labels."""
     by_name: dict[str, tarfile.TarInfo] = {}
     for member in group:
@@ -133,7 +133,7 @@ def _samples(
             raise DataError(f"{where} is empty; create the file again")
         beside = _labels_of(picture.name, by_name)
         label, suffix = _label(raw, beside, where)
-        yield Sample(path, picture.name, picture.offset_data, picture.size, label, suffix)
+        yield ShardSample(path, picture.name, picture.offset_data, picture.size, label, suffix)
 
 
 def _chosen(
@@ -201,7 +201,7 @@ def _field(content: Any) -> Any:
     return found[0]
 
 
-def read_picture(sample: Sample) -> bytes:
+def read_picture(sample: ShardSample) -> bytes:
     """Return the bytes of an image file."""
     with open_regular(sample.shard) as file:
         file.seek(sample.offset)

@@ -16,8 +16,8 @@ from ipo_dspy.data.coop_splits import read_text
 from ipo_dspy.data.dataset import ImageDataset, shorten
 from ipo_dspy.data.image_tree import told
 from ipo_dspy.data.table import catalog_of
-from ipo_dspy.data.table_reader import Table, own_metadata
-from ipo_dspy.data.tar_samples import Sample, read_picture, read_samples
+from ipo_dspy.data.table_reader import ImageTable, own_metadata
+from ipo_dspy.data.tar_samples import ShardSample, read_picture, read_samples
 from ipo_dspy.errors import DataError
 
 CLASS_NAMES = "classnames.txt"
@@ -72,7 +72,7 @@ def shards_catalog(shards: str | PathLike[str], *, classes: Sequence[str] | None
         logger.warning("%s: %s", shards, told(unread))
     _refuse_captions(shards, samples)
     folder = files[0].parent
-    table = Table(
+    table = ImageTable(
         Path(shards),
         {"image": lambda row: read_picture(samples[row]), "label": lambda row: samples[row].label},
         rows=len(samples),
@@ -83,7 +83,7 @@ def shards_catalog(shards: str | PathLike[str], *, classes: Sequence[str] | None
     return catalog_of(table, "image", "label", range(len(samples)), folder, classes=classes)
 
 
-def _refuse_captions(shards: str | PathLike[str], samples: Sequence[Sample]) -> None:
+def _refuse_captions(shards: str | PathLike[str], samples: Sequence[ShardSample]) -> None:
     texts = [sample.label for sample in samples if sample.label_suffix == "txt"]
     words = sum(len(text.split()) for text in texts)
     if len(texts) >= 8 and len(set(texts)) > CAPTION_SHARE * len(texts) and words >= 3 * len(texts):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ipo_dspy.run.ledger import Once
-from ipo_dspy.template import spoken
+from ipo_dspy.run.ledger import AskOnce
+from ipo_dspy.template import display_class_name
 
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -32,7 +32,9 @@ class Descriptions:
 class Describer(Protocol):
     """Says how images look without naming their class."""
 
-    def describe(self, images: Sequence[Any], class_names: Sequence[str], *, once: Once | None = None) -> Descriptions:
+    def describe(
+        self, images: Sequence[Any], class_names: Sequence[str], *, once: AskOnce | None = None
+    ) -> Descriptions:
         """One description for each image (path, PIL image or dspy.Image), given the name of its class.
 
         Whatever costs money goes through `once`, under a name that is the same for the same image.
@@ -63,7 +65,11 @@ def without_class_name(text: str, class_name: str, substitute: str = "subject") 
     >>> without_class_name("\u4e00\u53ea\u732b", "\u732b")
     '\u4e00\u53easubject'
     """
-    words = [_spelled(word) for word in re.split(r"[\s-]+", unicodedata.normalize("NFC", spoken(class_name))) if word]
+    words = [
+        _spelled(word)
+        for word in re.split(r"[\s-]+", unicodedata.normalize("NFC", display_class_name(class_name)))
+        if word
+    ]
     text = unicodedata.normalize("NFC", " ".join(text.split()))
     if not words:
         return text

@@ -14,7 +14,7 @@ import torch
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.describers.base import Descriptions
-from ipo_dspy.run.ledger import Once
+from ipo_dspy.run.ledger import AskOnce
 from ipo_dspy.template import PLACEHOLDER, Template
 from ipo_dspy.vocabulary import BANK, Phrase
 
@@ -50,7 +50,9 @@ class ClipDescriber:
         self.max_classes = max_classes
         self.allow_url = allow_url
 
-    def describe(self, images: Sequence[Any], class_names: Sequence[str], *, once: Once | None = None) -> Descriptions:
+    def describe(
+        self, images: Sequence[Any], class_names: Sequence[str], *, once: AskOnce | None = None
+    ) -> Descriptions:
         """The phrases that fit each image best, best first; an empty text for images beyond `max_classes` classes."""
         known = list(dict.fromkeys(class_names))[: self.max_classes]
         rows = [i for i, name in enumerate(class_names) if name in known]

@@ -15,11 +15,11 @@ from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.clip.image_io import open_image
 from ipo_dspy.describers.base import Descriptions, first_sentences, without_class_name
 from ipo_dspy.errors import BudgetError, Hint, ImageError, LanguageModelError, NoAnswerError, StoppedError
-from ipo_dspy.lms.error_messages import FATAL, brief, remedy
+from ipo_dspy.lms.error_messages import FATAL, one_line_error, suggest_fix
 from ipo_dspy.lms.reasoning import is_refusal
 from ipo_dspy.lms.requests import request
 from ipo_dspy.lms.signatures import DescribeImage, PlainAdapter
-from ipo_dspy.run.ledger import Answer, Once
+from ipo_dspy.run.ledger import AskOnce, LMResponse
 
 LONGEST_SIDE = 768
 """Pixels; larger images are scaled down before they are sent. Providers do the same and charge for more."""
@@ -52,7 +52,9 @@ class LMDescriber:
         self.max_consecutive_errors = max_consecutive_errors
         self.longest_side = longest_side
 
-    def describe(self, images: Sequence[Any], class_names: Sequence[str], *, once: Once | None = None) -> Descriptions:
+    def describe(
+        self, images: Sequence[Any], class_names: Sequence[str], *, once: AskOnce | None = None
+    ) -> Descriptions:
         """One description an image; class names that slipped in are replaced. Failures leave an empty text.
 
         A limit of the run that leaves nothing, or a stop, ends it: the other images stay without a description.
@@ -62,7 +64,7 @@ class LMDescriber:
             NoAnswerError: `max_consecutive_errors` images in a row got no answer: the model is not reachable or cannot
                 see.
         """
-        asking = _Asking(self, once or (lambda question, ask: ask()), images, class_names)
+        asking = _DescriptionJob(self, once or (lambda question, ask: ask()), images, class_names)
         threads = self.num_threads or dspy.settings.num_threads
         # One at a time until there is an answer: with a wrong key every request would fail.
         first = asking.until_one_answer()
@@ -70,10 +72,10 @@ class LMDescriber:
         return Descriptions(tuple(asking.texts), faults=tuple(asking.faults))
 
 
-class _Asking:
+class _DescriptionJob:
     """The images of one call of `describe`, and what became of each."""
 
-    def __init__(self, owner: LMDescriber, once: Once, images: Sequence[Any], class_names: Sequence[str]) -> None:
+    def __init__(self, owner: LMDescriber, once: AskOnce, images: Sequence[Any], class_names: Sequence[str]) -> None:
         self.owner, self.once, self.images, self.class_names = owner, once, images, class_names
         self.lm = owner.lm or dspy.settings.lm
         self.texts = [""] * len(images)
@@ -96,7 +98,7 @@ class _Asking:
         try:
             picture = open_image(self.images[index], allow_url=self.owner.allow_url)
             picture.thumbnail((self.owner.longest_side, self.owner.longest_side))
-            answer = self.once(_question(picture), lambda: self._request(picture))
+            answer = self.once(_request_id(picture), lambda: self._request(picture))
         except ImageError as error:
             self._fault(str(error))
         except StoppedError:
@@ -106,16 +108,16 @@ class _Asking:
                 self._spent = True
                 self._fault(str(spent))
         except (LMError, ImportError, OSError) as error:
-            self._fault(brief(error, self.lm), error)
+            self._fault(one_line_error(error, self.lm), error)
         else:
             return self._answered(index, answer)
         return False
 
-    def _request(self, picture: Image.Image) -> Answer:
+    def _request(self, picture: Image.Image) -> LMResponse:
         inputs = {"image": dspy.Image(picture)}
         return request(self.lm, PlainAdapter(), DescribeImage, inputs, field="description")
 
-    def _answered(self, index: int, answer: Answer) -> bool:
+    def _answered(self, index: int, answer: LMResponse) -> bool:
         fault = answer.fault or _fault_of(answer.texts)
         if fault:
             self._fault(fault, ValueError(fault))
@@ -136,7 +138,7 @@ class _Asking:
                 model = str(getattr(self.lm, "model", type(self.lm).__name__))
                 kind = LanguageModelError if isinstance(error, FATAL) else NoAnswerError
                 raise kind(
-                    f"{model!r} gave no description: {message}; {remedy(error, model)}",
+                    f"{model!r} gave no description: {message}; {suggest_fix(error, model)}",
                     argument="description_model",
                     hint=Hint("or pass {describer}, which needs none", describer="clip"),
                 ) from None  # a traceback would print what `brief` took out
@@ -149,7 +151,7 @@ def _fault_of(texts: Sequence[str]) -> str | None:
     return f"the model refuses: {one_line(texts[0], 200)!r}" if is_refusal(texts[0]) else None
 
 
-def _question(picture: Image.Image) -> str:
+def _request_id(picture: Image.Image) -> str:
     """A name that is the same for the same picture, wherever it lies and whatever else is asked."""
     content = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
     return f"describe {content[:32]}"

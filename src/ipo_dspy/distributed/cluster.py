@@ -17,10 +17,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ipo_dspy.clip.weights import brief
+from ipo_dspy.clip.weights import one_line_error
 from ipo_dspy.distributed.model_ref import files_of
 from ipo_dspy.errors import ClusterError, Hint, InputError, ModelError, missing_package
-from ipo_dspy.validation import whole
+from ipo_dspy.validation import require_int
 
 if TYPE_CHECKING:
     from ipo_dspy.clip.backbone import Backbone
@@ -38,7 +38,7 @@ _CHECK_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class WorkerSpec:
     """The number of workers, and the resources of each.
 
     Attributes:
@@ -66,7 +66,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class WorkerLost:
     """The outcome of a call whose process is gone.
 
     Attributes:
@@ -100,8 +100,8 @@ class ClusterUser:
     ) -> None:
         check_address(address)
         self.address = address
-        workers = None if num_workers is None else whole("num_workers", num_workers, 1)
-        self.size = Size(workers, whole("cpus_per_worker", cpus_per_worker, 1), gpus_per_worker)
+        workers = None if num_workers is None else require_int("num_workers", num_workers, 1)
+        self.size = WorkerSpec(workers, require_int("cpus_per_worker", cpus_per_worker, 1), gpus_per_worker)
         self._cluster: Cluster | None = None
 
     def check(self, backbone: "Backbone", folders: Mapping[str, str] = NO_FOLDERS) -> None:
@@ -155,7 +155,7 @@ class Cluster:
         context = self.ray.get_runtime_context()
         return str(context.gcs_address), str(context.get_job_id())
 
-    def seats(self, size: Size) -> list[Node]:
+    def seats(self, size: WorkerSpec) -> list[Node]:
         """Return a node for each worker that fits, one on every node before the second on any; sorted by key.
 
         Raises:
@@ -179,7 +179,7 @@ class Cluster:
             )
         return [node for turn in range(max(room.values())) for node in room if room[node] > turn]
 
-    def worker_count(self, size: Size, partitions: int) -> int:
+    def worker_count(self, size: WorkerSpec, partitions: int) -> int:
         """Return how many workers so many partitions are worth on the nodes that live."""
         return min(partitions, len(self.seats(size)), size.workers or partitions)
 
@@ -238,7 +238,7 @@ def load_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise missing_package("Ray", extra="ray", purpose=f"to score on a cluster ({brief(error)})") from error
+        raise missing_package("Ray", extra="ray", purpose=f"to score on a cluster ({one_line_error(error)})") from error
     return ray
 
 
@@ -281,7 +281,7 @@ def _join(ray: Any, address: str) -> None:
         ray.init(address=target, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise InputError(
-            f"the Ray cluster at {target!r} cannot be joined ({brief(error)}); this machine must be one of its nodes: "
+            f"the Ray cluster at {target!r} cannot be joined ({one_line_error(error)}); this machine must be one of its nodes: "
             f"ray start --address={target}"
         ) from error
 
@@ -315,7 +315,7 @@ def _probe_error(address: str) -> str | None:
             connection.sendall(_GREETING)
             head = connection.recv(9)
     except (OSError, OverflowError) as error:
-        return brief(error)
+        return one_line_error(error)
     return None if len(head) == 9 and head[3] == 4 else "the port is not a Ray GCS server"
 
 

@@ -15,14 +15,14 @@ from ipo_dspy.data.split_column import split_column
 from ipo_dspy.data.table import find_columns, stored_classes
 from ipo_dspy.data.table_reader import open_table
 from ipo_dspy.data.webdataset import names_beside, shard_files
-from ipo_dspy.distributed.partitions import CHUNK, Part, Rows, Tar, listed
+from ipo_dspy.distributed.partitions import CHUNK, Partition, Rows, Tar, in_memory_partitions
 from ipo_dspy.errors import DataError
 
 SIZE = 4 * CHUNK
 """Images in a partition of a table, about; a row group is never divided."""
 
 
-def parts_of(place: str | os.PathLike[str], *, image: str = "auto", label: str = "auto") -> list[Part]:
+def discover_partitions(place: str | os.PathLike[str], *, image: str = "auto", label: str = "auto") -> list[Partition]:
     """Return the partitions of all images at a path.
 
     Args:
@@ -48,7 +48,7 @@ def parts_of(place: str | os.PathLike[str], *, image: str = "auto", label: str =
             f"{os.fspath(place)!r} matches files of several kinds ({found}); name those of one, e.g. '*.tar'"
         )
     dataset = load_images(files[0])
-    return list(listed([example.image for example in dataset], dataset.labels(), None, size=CHUNK))
+    return list(in_memory_partitions([example.image for example in dataset], dataset.labels(), None, size=CHUNK))
 
 
 def _files(place: str) -> list[Path]:
@@ -91,14 +91,14 @@ def _rows(path: Path, image: str, label: str) -> list[Rows]:
     counts = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
     return [
         Rows(str(path), tuple(groups), sum(counts[: groups[0]]), sum(counts[i] for i in groups), *columns, names)
-        for groups in _together(counts)
+        for groups in _group_neighbours(counts)
     ]
 
 
-def _together(counts: Sequence[int]) -> list[list[int]]:
+def _group_neighbours(counts: Sequence[int]) -> list[list[int]]:
     """Group neighbors with `SIZE` images at most in all; larger ones stay alone.
 
-    >>> _together([3000, 1000, 500, 9000, 10])
+    >>> _group_neighbours([3000, 1000, 500, 9000, 10])
     [[0, 1], [2], [3], [4]]
     """
     runs: list[list[int]] = []

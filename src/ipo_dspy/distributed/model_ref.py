@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.bundled import BUNDLED, located, named
+from ipo_dspy.clip.bundled import BUNDLED, canonical_model_name, resolve_model_name
 from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.clip.weights import LOCAL, Downloads
 from ipo_dspy.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ModelRef:
     """A model that every node can load.
 
     Attributes:
@@ -27,11 +27,11 @@ class Known:
     downloads: Downloads = "allowed"
 
     @classmethod
-    def of(cls, backbone: Backbone) -> "Known":
+    def of(cls, backbone: Backbone) -> "ModelRef":
         """Refer to the driver's model."""
-        pretrained = everywhere(backbone.pretrained) if backbone.pretrained else None
+        pretrained = portable_model_name(backbone.pretrained) if backbone.pretrained else None
         dtype = backbone.identity["dtype"]
-        return cls(everywhere(backbone.name), pretrained, dtype, backbone.fingerprint, backbone.downloads)
+        return cls(portable_model_name(backbone.name), pretrained, dtype, backbone.fingerprint, backbone.downloads)
 
     def load(self, device: str = "auto") -> Backbone:
         """Load the model on this worker.
@@ -39,7 +39,7 @@ class Known:
         Raises:
             ModelError: it is missing here, or another one is here.
         """
-        name = located(self.model)
+        name = resolve_model_name(self.model)
         backbone = load_backbone(name, self.pretrained, device=device, dtype=self.dtype, downloads=self.downloads)
         if backbone.fingerprint != self.fingerprint:
             raise ModelError(
@@ -49,14 +49,14 @@ class Known:
         return backbone
 
 
-def everywhere(name: str) -> str:
+def portable_model_name(name: str) -> str:
     """Return a model's name or file as a worker finds it: the bundled model by name, files by absolute path.
 
-    >>> everywhere("hf-hub:ORG/NAME"), everywhere("local-dir:/models/clip")
+    >>> portable_model_name("hf-hub:ORG/NAME"), portable_model_name("local-dir:/models/clip")
     ('hf-hub:ORG/NAME', 'local-dir:/models/clip')
     """
-    if named(name) in BUNDLED:
-        return named(name)
+    if canonical_model_name(name) in BUNDLED:
+        return canonical_model_name(name)
     if name.startswith(LOCAL):
         return LOCAL + str(Path(name.removeprefix(LOCAL)).expanduser().absolute())
     path = Path(name).expanduser()
@@ -65,5 +65,5 @@ def everywhere(name: str) -> str:
 
 def files_of(backbone: Backbone) -> list[str]:
     """Return the paths that a node must have to load the model."""
-    names = [everywhere(name).removeprefix(LOCAL) for name in (backbone.name, backbone.pretrained) if name]
+    names = [portable_model_name(name).removeprefix(LOCAL) for name in (backbone.name, backbone.pretrained) if name]
     return [name for name in names if Path(name).is_absolute()]

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ipo_dspy._internal.file_io import open_regular, write_whole
-from ipo_dspy.clip.lmdb_segments import Origin
+from ipo_dspy._internal.file_io import atomic_write, open_regular
+from ipo_dspy.clip.lmdb_segments import CacheNamespace
 from ipo_dspy.errors import InputError
 
 _ROWS = ("labels", "indices", "keys", "skipped")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredPartition:
     """An encoded partition.
 
     Attributes:
@@ -37,13 +37,13 @@ class Kept:
     skipped: tuple[tuple[int, str], ...]
 
 
-def file_name(origin: Origin, stamp: str) -> str:
+def file_name(origin: CacheNamespace, stamp: str) -> str:
     """Return the name for a model's features of certain images, by all that they depend on."""
     text = f"{origin.fingerprint} {origin.arithmetic} {origin.software} {stamp}"
     return hashlib.sha256(text.encode()).hexdigest()[:40] + ".safetensors"
 
 
-def write(folder: str, name: str, kept: Kept) -> None:
+def write(folder: str, name: str, kept: StoredPartition) -> None:
     """Write a file whole: another worker may be reading it, and this one may be killed.
 
     Raises:
@@ -55,7 +55,7 @@ def write(folder: str, name: str, kept: Kept) -> None:
     metadata = {"told": rows, "sum": _sum(name, rows, kept.features)}
     data = save({"features": kept.features.contiguous()}, metadata=metadata)
     try:
-        write_whole(Path(folder) / name, data)
+        atomic_write(Path(folder) / name, data)
     except OSError as error:
         raise InputError(
             f"{folder!r} cannot be written ({error.strerror})",
@@ -64,7 +64,7 @@ def write(folder: str, name: str, kept: Kept) -> None:
         ) from error
 
 
-def read(folder: str, name: str) -> Kept | None:
+def read(folder: str, name: str) -> StoredPartition | None:
     """Return what was written, memory-mapped; None where there is no file, or no whole one."""
     from safetensors import SafetensorError, safe_open
 
@@ -77,7 +77,7 @@ def read(folder: str, name: str) -> Kept | None:
             return None
         found = json.loads(rows)
         labels, indices, keys, skipped = (tuple(found[field]) for field in _ROWS)
-        return Kept(features, labels, indices, keys, tuple((index, message) for index, message in skipped))
+        return StoredPartition(features, labels, indices, keys, tuple((index, message) for index, message in skipped))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
 

@@ -141,7 +141,7 @@ class Tar:
         return _digest([_mark(self.path), *(self.names or ())])
 
 
-Part: TypeAlias = Listed | Rows | Tar
+Partition: TypeAlias = Listed | Rows | Tar
 """A partition. `stamp` is a digest that changes with the images, of files by path, size and time."""
 
 
@@ -161,12 +161,12 @@ class _Stream(Sequence[Any]):
         return list(self._read())[index]
 
 
-def listed(
+def in_memory_partitions(
     images: Sequence[Any], labels: Sequence[str], choices: Sequence[tuple[str, ...]] | None, *, size: int
 ) -> list[Listed]:
     """Split images into partitions of `size`; the last has the rest.
 
-    >>> [part.count for part in listed(["x.jpg"] * 200, ["cat"] * 200, None, size=64)]
+    >>> [part.count for part in in_memory_partitions(["x.jpg"] * 200, ["cat"] * 200, None, size=64)]
     [64, 64, 64, 8]
     """
     plain, parts = [_plain(image) for image in images], []

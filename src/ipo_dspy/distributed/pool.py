@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from ipo_dspy.clip.feature_dtype import resting_dtype
-from ipo_dspy.clip.weights import brief
-from ipo_dspy.distributed.cluster import Cluster, Lost, Size
-from ipo_dspy.distributed.partitions import Part
-from ipo_dspy.distributed.worker import Asked, Holder, Job, Told
+from ipo_dspy.clip.feature_dtype import storage_dtype
+from ipo_dspy.clip.weights import one_line_error
+from ipo_dspy.distributed.cluster import Cluster, WorkerLost, WorkerSpec
+from ipo_dspy.distributed.partitions import Partition
+from ipo_dspy.distributed.worker import Asked, EncodeJob, PartitionReport, ScoringActor
 from ipo_dspy.errors import ClusterError, IPOError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ START_SECONDS = 120.0
 
 
 @dataclass(eq=False)
-class Images:
+class ImageSetHandle:
     """An image set, encoded partition by partition; workers drop its features once the driver has dropped it.
 
     Attributes:
@@ -48,22 +48,24 @@ class Images:
 
     number: int
     job: Any
-    parts: Sequence[Part]
+    parts: Sequence[Partition]
     holders: dict[int, Any] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
 
 
-class Pool:
+class WorkerPool:
     """Workers that encode image sets and answer questions about them; the same workers for all sets."""
 
-    def __init__(self, cluster: Cluster, size: Size) -> None:
+    def __init__(self, cluster: Cluster, size: WorkerSpec) -> None:
         self.cluster, self._size = cluster, size
-        self._sets: weakref.WeakValueDictionary[int, Images] = weakref.WeakValueDictionary()
+        self._sets: weakref.WeakValueDictionary[int, ImageSetHandle] = weakref.WeakValueDictionary()
         self._numbers = itertools.count()
         self._workers: dict[Any, str] = {}  # with the key of each one's node
         self._lock = threading.RLock()
 
-    def encode(self, job: Job, parts: Sequence[Part], progress: Callable[[int], None]) -> tuple[Images, list[Told]]:
+    def encode(
+        self, job: EncodeJob, parts: Sequence[Partition], progress: Callable[[int], None]
+    ) -> tuple[ImageSetHandle, list[PartitionReport]]:
         """Encode a new image set; returns the reports of its partitions in order.
 
         Args:
@@ -76,18 +78,18 @@ class Pool:
             ClusterError: workers die again and again.
         """
         with self._lock:
-            images = Images(next(self._numbers), self.cluster.ray.put(job), parts)
+            images = ImageSetHandle(next(self._numbers), self.cluster.ray.put(job), parts)
             self._sets[images.number] = images
             reports = self._encode(images, progress)
             total, width = sum(len(one.kept) for one in reports.values()), max(one.width for one in reports.values())
-            images.dtype = resting_dtype(total, width)
+            images.dtype = storage_dtype(total, width)
             return images, [reports[index] for index in range(len(parts))]
 
-    def ask(self, method: str, images: Images, text: Any, scale: float, bias: float) -> list[Any]:
+    def ask(self, method: str, images: ImageSetHandle, text: Any, scale: float, bias: float) -> list[Any]:
         """Return the answers of all workers that hold partitions of an image set.
 
         Args:
-            method: of `Holder`.
+            method: of `ScoringActor`.
             images: the image set.
             text: a reference to text features.
             scale: logit scale of the model.
@@ -107,7 +109,7 @@ class Pool:
                     asked = Asked(images.number, tuple(share), tuple(self._sets), images.dtype, scale, bias)
                     calls.append((worker, getattr(worker, method).remote(asked, text)))
                 answers = [self._answer(*call) for call in calls]
-                losses = [answer.error for answer in answers if isinstance(answer, Lost)]
+                losses = [answer.error for answer in answers if isinstance(answer, WorkerLost)]
                 if not losses:
                     return answers
             raise ClusterError(f"the Ray cluster lost workers {TRIES} times in one step ({losses[0]}); see ray status")
@@ -120,12 +122,12 @@ class Pool:
                     self.cluster.ray.kill(worker)
                 self._drop(worker)
 
-    def _encode(self, images: Images, progress: Callable[[int], None]) -> dict[int, Told]:
+    def _encode(self, images: ImageSetHandle, progress: Callable[[int], None]) -> dict[int, PartitionReport]:
         """Encode the partitions that no worker holds: one a worker at a time, the next to whichever is free."""
-        reports: dict[int, Told] = {}
+        reports: dict[int, PartitionReport] = {}
         calls: dict[Any, tuple[Any, int | None]] = {}  # answer -> worker and partition; None while it is starting
         waiting: deque[int] = deque()
-        rounds, loss = 0, Lost("")
+        rounds, loss = 0, WorkerLost("")
         while len(images.holders) < len(images.parts):
             if not calls:  # at first, and when workers died
                 if rounds == TRIES:
@@ -145,7 +147,7 @@ class Pool:
                 continue
             worker, index = calls.pop(done[0])
             answer = self._answer(worker, done[0])
-            if isinstance(answer, Lost):
+            if isinstance(answer, WorkerLost):
                 loss = answer
                 waiting.extendleft(() if index is None else (index,))
                 continue
@@ -159,7 +161,7 @@ class Pool:
                 calls[worker.encode.remote(name, images.job, images.parts[index])] = worker, index
         return reports
 
-    def _start(self, images: Images) -> None:
+    def _start(self, images: ImageSetHandle) -> None:
         """Start as many workers as an image set is worth, beside those that are there.
 
         Raises:
@@ -167,7 +169,7 @@ class Pool:
         """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
-        actor = self.cluster.ray.remote(num_cpus=0, num_gpus=self._size.gpus)(Holder)
+        actor = self.cluster.ray.remote(num_cpus=0, num_gpus=self._size.gpus)(ScoringActor)
         wanted = self.cluster.worker_count(self._size, len(images.parts))
         taken = Counter(self._workers.values())
         for seat in self.cluster.seats(self._size):
@@ -177,7 +179,7 @@ class Pool:
                 self._workers[worker] = seat.key
 
     def _answer(self, worker: Any, call: Any) -> Any:
-        """Return the answer of a worker, or a `Lost`; an `IPOError` is raised as it is, without Ray's traceback."""
+        """Return the answer of a worker, or a `WorkerLost`; an `IPOError` is raised as it is, without Ray's traceback."""
         errors = self.cluster.ray.exceptions
         try:
             return self.cluster.ray.get(call)
@@ -188,7 +190,7 @@ class Pool:
         except errors.RayError as error:
             logger.warning("a Ray worker died; redistributing its images")
             self._drop(worker)
-            return Lost(f"{type(error).__name__}: {brief(error)}")
+            return WorkerLost(f"{type(error).__name__}: {one_line_error(error)}")
 
     def _drop(self, worker: Any) -> None:
         self._workers.pop(worker, None)

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 from ipo_dspy.clip.image_features import refusal
 from ipo_dspy.clip.text_features import TemplateTokens, class_features, template_tokens
 from ipo_dspy.distributed.cluster import NO_FOLDERS, ClusterUser
-from ipo_dspy.distributed.discovery import parts_of
-from ipo_dspy.distributed.model_ref import Known
-from ipo_dspy.distributed.partitions import Listed, Part, listed, part_size
-from ipo_dspy.distributed.pool import Images, Pool
-from ipo_dspy.distributed.worker import Job, Told
+from ipo_dspy.distributed.discovery import discover_partitions
+from ipo_dspy.distributed.model_ref import ModelRef
+from ipo_dspy.distributed.partitions import Listed, Partition, in_memory_partitions, part_size
+from ipo_dspy.distributed.pool import ImageSetHandle, WorkerPool
+from ipo_dspy.distributed.worker import EncodeJob, PartitionReport
 from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.scoring.metrics import Tally
 from ipo_dspy.scoring.score import Score
-from ipo_dspy.scoring.scorers import Held, Wide
+from ipo_dspy.scoring.scorers import EncodedSet, RemoteImageSet
 from ipo_dspy.template import Template
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class RayScorer(ClusterUser):
         gpus_per_worker: GPUs of each, for encoding; reserved until `close`.
         store: folder, shared by all nodes, that keeps image features between runs; without it they live in the memory
             of the workers and end with the run.
-        images: a folder, a table or shards to score candidates on instead of the training set: see `parts_of`. The
+        images: a folder, a table or shards to score candidates on instead of the training set: see `discover_partitions`. The
             training set is then a few images, which are described and compared at the end.
         image, label: columns of parquet files in `images`.
 
@@ -75,14 +75,14 @@ class RayScorer(ClusterUser):
         )
         self.store = None if store is None else Path(store).expanduser().absolute()
         self.images, self.columns = images, {"image": image, "label": label}
-        self._pool: Pool | None = None
+        self._pool: WorkerPool | None = None
 
     def check(self, backbone: "Backbone", folders: Mapping[str, str] = NO_FOLDERS) -> None:
         """Check the nodes, see `ClusterUser.check`, the store and the images."""
         super().check(backbone, folders)
         self._make_store()
         if self.images is not None:
-            parts_of(self.images, **self.columns)
+            discover_partitions(self.images, **self.columns)
 
     def hold(
         self,
@@ -95,12 +95,12 @@ class RayScorer(ClusterUser):
         skip_unreadable: bool = False,
         allow_url: bool = False,
         progress: Progress = None,
-    ) -> Held:
+    ) -> EncodedSet:
         """Encode images on the workers; see `scorers.Place`."""
         if not images:
             raise DataError("no images to encode; pass at least one")
         size = part_size(len(images), self._joined().worker_count(self.size, len(images)))
-        parts = listed(images, labels, choices, size=size)
+        parts = in_memory_partitions(images, labels, choices, size=size)
         job = self._job(backbone, classes, allow_url=allow_url)
         scorer, reports = self._encode(backbone, job, parts, progress, skip_unreadable=skip_unreadable)
         pairs = list(zip(parts, reports, strict=True))
@@ -108,7 +108,7 @@ class RayScorer(ClusterUser):
         skipped = tuple((part.first + i, message) for part, report in pairs for i, message in report.skipped)
         if not kept:
             raise DataError(f"none of {len(images)} images can be read; the first: {skipped[0][1]}")
-        return Held(scorer, kept, tuple(key for report in reports for key in report.keys), skipped)
+        return EncodedSet(scorer, kept, tuple(key for report in reports for key in report.keys), skipped)
 
     def wide(
         self,
@@ -117,7 +117,7 @@ class RayScorer(ClusterUser):
         *,
         skip_unreadable: bool = False,
         progress: Progress = None,
-    ) -> Wide | None:
+    ) -> RemoteImageSet | None:
         """Return a scorer over `images`, which are never listed here."""
         if self.images is None:
             return None
@@ -126,7 +126,7 @@ class RayScorer(ClusterUser):
                 "RayScorer(images=...) requires one list of class names, and the program has some for each image; "
                 "pass ClipClassifier(classes=[...])"
             )
-        parts = parts_of(self.images, **self.columns)
+        parts = discover_partitions(self.images, **self.columns)
         scorer, reports = self._encode(
             backbone, self._job(backbone, classes), parts, progress, skip_unreadable=skip_unreadable
         )
@@ -136,7 +136,7 @@ class RayScorer(ClusterUser):
             raise DataError(f"none of {len(skipped)} images to score on can be read; the first: {skipped[0]}")
         labels = [label for part in parts if isinstance(part, Listed) for label in part.labels]  # others: in their keys
         marks = [*classes, *labels, *(key for report in reports for key in report.keys)]
-        return Wide(scorer, count, hashlib.sha256("\n".join(marks).encode()).hexdigest(), skipped)
+        return RemoteImageSet(scorer, count, hashlib.sha256("\n".join(marks).encode()).hexdigest(), skipped)
 
     def close(self) -> None:
         """End the workers; the cluster goes on."""
@@ -144,15 +144,21 @@ class RayScorer(ClusterUser):
             self._pool.release()
 
     def _encode(
-        self, backbone: "Backbone", job: Job, parts: Sequence[Part], progress: Progress, *, skip_unreadable: bool
-    ) -> tuple["ShardScorer", list[Told]]:
+        self,
+        backbone: "Backbone",
+        job: EncodeJob,
+        parts: Sequence[Partition],
+        progress: Progress,
+        *,
+        skip_unreadable: bool,
+    ) -> tuple["ShardScorer", list[PartitionReport]]:
         """Encode partitions; returns a scorer over them and a report of each.
 
         Raises:
             ImageError: images cannot be read, unless `skip_unreadable`; all of them are named at once.
         """
         if self._pool is None or not self._pool.cluster.is_joined:
-            self._pool = Pool(self._joined(), self.size)
+            self._pool = WorkerPool(self._joined(), self.size)
         counts = [part.count for part in parts]
         sizes = [1 if None in counts else count or 0 for count in counts]  # partitions, where images are not counted
         done = 0
@@ -168,10 +174,10 @@ class RayScorer(ClusterUser):
             _check_read(parts, reports)
         return ShardScorer(backbone, job.classes, self._pool, images), reports
 
-    def _job(self, backbone: "Backbone", classes: Sequence[str], *, allow_url: bool = False) -> Job:
+    def _job(self, backbone: "Backbone", classes: Sequence[str], *, allow_url: bool = False) -> EncodeJob:
         self._make_store()
         store = None if self.store is None else str(self.store)
-        return Job(Known.of(backbone), tuple(classes), allow_url, self.size.cpus, store)
+        return EncodeJob(ModelRef.of(backbone), tuple(classes), allow_url, self.size.cpus, store)
 
     def _make_store(self) -> None:
         try:
@@ -186,7 +192,7 @@ class RayScorer(ClusterUser):
 class ShardScorer:
     """Scores templates over the images that workers hold; see `scorers.ImageScorer`."""
 
-    def __init__(self, backbone: "Backbone", classes: Sequence[str], pool: Pool, images: Images) -> None:
+    def __init__(self, backbone: "Backbone", classes: Sequence[str], pool: WorkerPool, images: ImageSetHandle) -> None:
         self.backbone, self.classes = backbone, tuple(classes)
         self._pool, self._images = pool, images
 
@@ -215,7 +221,7 @@ class ShardScorer:
         return self._pool.ask(method, self._images, sent, self.backbone.logit_scale, self.backbone.logit_bias)
 
 
-def _check_read(parts: Sequence[Part], reports: Sequence[Told]) -> None:
+def _check_read(parts: Sequence[Partition], reports: Sequence[PartitionReport]) -> None:
     bad = [
         (part, index, message) for part, report in zip(parts, reports, strict=True) for index, message in report.skipped
     ]

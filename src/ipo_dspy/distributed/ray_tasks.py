@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
-from ipo_dspy.clip.weights import brief
+from ipo_dspy.clip.weights import one_line_error
 from ipo_dspy.distributed.cluster import Cluster, ClusterUser
-from ipo_dspy.distributed.cluster import Lost as Lost
+from ipo_dspy.distributed.cluster import WorkerLost as WorkerLost
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class RayTasks(ClusterUser):
 
     def run(
         self, function: Callable[[T], R], inputs: Iterable[T], *, begins: Callable[[T], None], check: Callable[[], None]
-    ) -> Generator[tuple[T, R | Lost]]:
+    ) -> Generator[tuple[T, R | WorkerLost]]:
         """Yield each input with its result, as calls end.
 
         Args:
@@ -58,10 +58,10 @@ class RayTasks(ClusterUser):
                 done, _ = cluster.ray.wait(list(running), num_returns=1, timeout=TICK)
                 for call in done:
                     one, tries = running.pop(call)
-                    answer: R | Lost = _answer(cluster, call)
-                    if isinstance(answer, Lost):
+                    answer: R | WorkerLost = _answer(cluster, call)
+                    if isinstance(answer, WorkerLost):
                         check()  # whoever wants the end may have ended the process, too
-                    if isinstance(answer, Lost) and tries:
+                    if isinstance(answer, WorkerLost) and tries:
                         logger.warning("%s: worker died (%s); retrying", one, answer.error)
                         waiting.appendleft((one, tries))
                     else:
@@ -83,7 +83,7 @@ def _answer(cluster: Cluster, call: Any) -> Any:
     try:
         return cluster.ray.get(call)
     except cluster.ray.exceptions.RayError as error:
-        return Lost(f"{type(error).__name__}: {brief(error)}")
+        return WorkerLost(f"{type(error).__name__}: {one_line_error(error)}")
 
 
 def _cancel(cluster: Cluster, calls: list[Any]) -> None:

@@ -24,16 +24,16 @@ from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.feature_cache import origin
 from ipo_dspy.clip.image_features import READING, encode_images, open_image
 from ipo_dspy.data.dataset import class_name, unknown_class
-from ipo_dspy.distributed.model_ref import Known
-from ipo_dspy.distributed.partition_store import Kept, file_name, read, write
-from ipo_dspy.distributed.partitions import Listed, Part
+from ipo_dspy.distributed.model_ref import ModelRef
+from ipo_dspy.distributed.partition_store import StoredPartition, file_name, read, write
+from ipo_dspy.distributed.partitions import Listed, Partition
 from ipo_dspy.errors import DataError, ImageError, IPOError
-from ipo_dspy.scoring.candidate_classes import Allowed
-from ipo_dspy.scoring.metrics import Tally, predict, tally_templates
+from ipo_dspy.scoring.candidate_classes import CandidateClasses
+from ipo_dspy.scoring.metrics import Tally, count_correct_by_template, predict
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class EncodeJob:
     """The settings shared by all partitions of one encoding.
 
     Attributes:
@@ -44,7 +44,7 @@ class Job:
         store: folder for features on disk, or None.
     """
 
-    model: Known
+    model: ModelRef
     classes: tuple[str, ...] = field(repr=False)
     allow_url: bool
     threads: int
@@ -52,7 +52,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class PartitionReport:
     """The report of an encoded partition; its features stay with the worker.
 
     Attributes:
@@ -80,7 +80,7 @@ class _Rows:
 
     features: Tensor
     targets: Tensor
-    allowed: Allowed | None
+    allowed: CandidateClasses | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Asked:
     logit_bias: float
 
 
-class Holder:
+class ScoringActor:
     """Encodes partitions and scores templates on them. A partition is named by its image set and its index there."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class Holder:
     def ready(self) -> None:
         """Return once the process is up."""
 
-    def encode(self, name: tuple[int, int], job: Job, part: Part) -> Told:
+    def encode(self, name: tuple[int, int], job: EncodeJob, part: Partition) -> PartitionReport:
         """Encode a partition, or read its features from disk, and hold them.
 
         Raises:
@@ -127,7 +127,7 @@ class Holder:
         allowed = None
         if isinstance(part, Listed) and part.choices:
             index = {name: i for i, name in enumerate(job.classes)}
-            allowed = Allowed.of([part.choices[i] for i in kept.indices], index)
+            allowed = CandidateClasses.of([part.choices[i] for i in kept.indices], index)
         self._held[name] = _Rows(kept.features, torch.from_numpy(targets), allowed)
         return _report(kept, part)
 
@@ -135,7 +135,9 @@ class Holder:
         """Sum up each template [T, C, D] over partitions."""
         texts, scale, bias = _tensor(text), asked.logit_scale, asked.logit_bias
         tallies = [
-            tally_templates(r.features, r.targets, texts, logit_scale=scale, logit_bias=bias, allowed=r.allowed)
+            count_correct_by_template(
+                r.features, r.targets, texts, logit_scale=scale, logit_bias=bias, allowed=r.allowed
+            )
             for r in self._rows(asked).values()
         ]
         return [functools.reduce(operator.add, of_template) for of_template in zip(*tallies, strict=True)]
@@ -164,7 +166,7 @@ def node_name() -> str:
     return f"node {socket.gethostname()!r}, {ray.get_runtime_context().get_node_id()[:8]}"
 
 
-def _features(job: Job, part: Part) -> Kept:
+def _features(job: EncodeJob, part: Partition) -> StoredPartition:
     """Read a partition's features from disk, or encode them and write them there."""
     backbone = job.model.load()
     stamp = None if job.store is None else part.stamp()
@@ -179,14 +181,14 @@ def _features(job: Job, part: Part) -> Kept:
     return found
 
 
-def _encode(job: Job, backbone: Backbone, part: Part) -> Kept:
+def _encode(job: EncodeJob, backbone: Backbone, part: Partition) -> StoredPartition:
     images, labels = part.read()
     try:
         found = encode_images(backbone, images, num_threads=job.threads, skip_unreadable=True, allow_url=job.allow_url)
     except DataError:  # none of them can be read
         skipped = tuple(enumerate(_read_error(image, allow_url=job.allow_url) for image in images))
-        return Kept(torch.zeros(0, 1), (), (), (), skipped)
-    return Kept(found.features, tuple(labels[i] for i in found.kept), found.kept, found.keys, found.skipped)
+        return StoredPartition(torch.zeros(0, 1), (), (), (), skipped)
+    return StoredPartition(found.features, tuple(labels[i] for i in found.kept), found.kept, found.keys, found.skipped)
 
 
 def _read_error(image: Any, *, allow_url: bool) -> str:
@@ -197,7 +199,7 @@ def _read_error(image: Any, *, allow_url: bool) -> str:
     return "transient read failure; run again"
 
 
-def _targets(kept: Kept, classes: Sequence[str], part: Part) -> NDArray[np.int64]:
+def _targets(kept: StoredPartition, classes: Sequence[str], part: Partition) -> NDArray[np.int64]:
     """Return the class indices of labels; a number that is not a class name is an index already.
 
     Raises:
@@ -214,13 +216,13 @@ def _targets(kept: Kept, classes: Sequence[str], part: Part) -> NDArray[np.int64
     return np.array([known[label] for label in labels], dtype=np.int64)
 
 
-def _report(kept: Kept, part: Part) -> Told:
+def _report(kept: StoredPartition, part: Partition) -> PartitionReport:
     width = kept.features.shape[1]
     if isinstance(part, Listed):
-        return Told(kept.indices, kept.keys, kept.skipped, width)
+        return PartitionReport(kept.indices, kept.keys, kept.skipped, width)
     marks = "\n".join([*kept.keys, *map(str, kept.labels)])
     skipped = tuple((i, f"{message} ({part.place(i)})") for i, message in kept.skipped)
-    return Told(kept.indices, (hashlib.sha256(marks.encode()).hexdigest(),), skipped, width)
+    return PartitionReport(kept.indices, (hashlib.sha256(marks.encode()).hexdigest(),), skipped, width)
 
 
 def _tensor(array: NDArray[np.float32]) -> Tensor:

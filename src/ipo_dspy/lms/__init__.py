@@ -10,8 +10,8 @@ from dspy.utils.exceptions import LMError
 
 from ipo_dspy._internal.secrets import NO_KEY, remember_settings
 from ipo_dspy.errors import Argument, Hint, LanguageModelError
-from ipo_dspy.lms.api_keys import missing_key, needs_no_key
-from ipo_dspy.lms.error_messages import brief
+from ipo_dspy.lms.api_keys import is_self_hosted, missing_key
+from ipo_dspy.lms.error_messages import one_line_error
 from ipo_dspy.lms.library import import_litellm
 from ipo_dspy.lms.redaction import has_credentials, remember_lm
 
@@ -55,13 +55,13 @@ def build_lm(
         )
     _check_name(model, role)
     _check_timeout(settings.get("timeout"))
-    key = {"api_key": NO_KEY} if missing_key(model, settings) and needs_no_key(model, settings) else {}
+    key = {"api_key": NO_KEY} if missing_key(model, settings) and is_self_hosted(model, settings) else {}
     remember_settings(settings)
     try:
         lm = dspy.LM(model, engine="litellm", **{**SETTINGS, **settings, **key})
     except (LMError, TypeError, ValueError) as error:
         raise LanguageModelError(
-            f"{model!r} cannot be set up: {brief(error)}",
+            f"{model!r} cannot be set up: {one_line_error(error)}",
             argument=role,
             hint=f"fix the name or its settings ({', '.join(settings) or 'none given'})",
         ) from None  # a traceback would print what `brief` took out

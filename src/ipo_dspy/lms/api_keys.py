@@ -10,7 +10,7 @@ import dspy
 
 from ipo_dspy._internal.secrets import names_secret
 from ipo_dspy.errors import Argument, Hint, LanguageModelError, LMCall
-from ipo_dspy.lms.endpoints import own_address
+from ipo_dspy.lms.endpoints import custom_base_url
 from ipo_dspy.lms.error_messages import key_variable
 from ipo_dspy.lms.library import import_litellm
 
@@ -29,13 +29,13 @@ def missing_key(model: str, settings: Mapping[str, Any]) -> str | None:
     return key_variable(model) if key_variable(model) in keys else keys[0]
 
 
-def needs_no_key(model: str, settings: Mapping[str, Any]) -> bool:
+def is_self_hosted(model: str, settings: Mapping[str, Any]) -> bool:
     """Whether a model is served by a server of one's own, named by `api_base` or in the environment."""
     litellm = import_litellm()
 
     missing = litellm.validate_environment(model)["missing_keys"]
     # Where an address is missing too, it is a provider's service.
-    return bool(own_address(model, settings)) and all(name.endswith("_API_KEY") for name in missing)
+    return bool(custom_base_url(model, settings)) and all(name.endswith("_API_KEY") for name in missing)
 
 
 def check_key(lm: dspy.BaseLM, *, role: str) -> None:

@@ -23,7 +23,7 @@ import dspy
 import httpx
 from dspy.utils.exceptions import LMError, LMTimeoutError
 
-from ipo_dspy._internal.threads import within
+from ipo_dspy._internal.threads import run_with_timeout
 from ipo_dspy.errors import InputError
 from ipo_dspy.lms.endpoints import origin
 from ipo_dspy.lms.request_errors import RedirectError, UnreadableAnswerError
@@ -139,7 +139,7 @@ def exchange(ask: Callable[[], T], *, seconds: float) -> T:
     under_way = Exchange(max(0.0, left))
     try:
         with _marked(under_way):
-            return within(under_way.seconds, ask)
+            return run_with_timeout(under_way.seconds, ask)
     except TimeoutError:
         if end is not None:
             end.check()

@@ -26,12 +26,12 @@ _USUAL = {"OLLAMA": "http://localhost:11434"}
 """What LiteLLM asks where no address is given; of servers that run on one's own machine."""
 
 
-def own_address(model: str, settings: Mapping[str, Any]) -> str | None:
+def custom_base_url(model: str, settings: Mapping[str, Any]) -> str | None:
     """The address of one's own that a model is asked at: of its settings, else of the environment.
 
     None where the provider is asked at its own address.
 
-    >>> own_address("openai/phi-3", {"api_base": "http://localhost:8000/v1"})
+    >>> custom_base_url("openai/phi-3", {"api_base": "http://localhost:8000/v1"})
     'http://localhost:8000/v1'
     """
     provider = _provider(model)
@@ -51,11 +51,11 @@ def _is_a_providers(address: str, provider: str) -> bool:
     return host in known or f".{host}".endswith((f".{provider.lower()}.com", ".openai.com"))
 
 
-def place(lm: dspy.BaseLM) -> str:
+def endpoint(lm: dspy.BaseLM) -> str:
     """Host and port of a model's own address; empty where the provider is asked at its own.
 
     >>> import dspy
-    >>> place(dspy.LM("openai/x", engine="litellm", api_base="http://me:secret@localhost:8000/v1?key=secret"))
+    >>> endpoint(dspy.LM("openai/x", engine="litellm", api_base="http://me:secret@localhost:8000/v1?key=secret"))
     'localhost:8000'
     """
     address = _address_of(lm)
@@ -72,7 +72,7 @@ def origin(address: str) -> str:
     return f"{parts.scheme}://{_place(parts)}"
 
 
-def check_listening(lm: dspy.BaseLM, *, role: str) -> None:
+def check_port_open(lm: dspy.BaseLM, *, role: str) -> None:
     """See that something listens at a model's own address, so that nobody waits for retries where nothing is.
 
     Raises:
@@ -98,7 +98,7 @@ def check_listening(lm: dspy.BaseLM, *, role: str) -> None:
 
 def _address_of(lm: dspy.BaseLM) -> str | None:
     model = getattr(lm, "model", None)
-    return own_address(model, getattr(lm, "kwargs", {})) if isinstance(model, str) else None
+    return custom_base_url(model, getattr(lm, "kwargs", {})) if isinstance(model, str) else None
 
 
 def _provider(model: str) -> str:

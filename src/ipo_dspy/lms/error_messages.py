@@ -16,7 +16,7 @@ from dspy.utils.exceptions import (
 )
 
 from ipo_dspy._internal.untrusted import one_line
-from ipo_dspy.lms.endpoints import own_address, place
+from ipo_dspy.lms.endpoints import custom_base_url, endpoint
 from ipo_dspy.lms.redaction import remember_lm
 from ipo_dspy.lms.request_errors import RetryLaterError
 
@@ -38,7 +38,7 @@ LONGEST = 300
 """Characters of what is told of a fault."""
 
 
-def brief(error: Exception, lm: dspy.BaseLM | None = None) -> str:
+def one_line_error(error: Exception, lm: dspy.BaseLM | None = None) -> str:
     """Return the message of an error on one line, safe to keep and to show: providers quote keys and headers.
 
     Where the server may be at fault, its host and port are told, if it is one of the user's own.
@@ -47,16 +47,16 @@ def brief(error: Exception, lm: dspy.BaseLM | None = None) -> str:
         error: from a request to a language model.
         lm: the model that was asked.
 
-    >>> brief(ValueError("Incorrect API key provided: sk-abcdef123. Try again."))
+    >>> one_line_error(ValueError("Incorrect API key provided: sk-abcdef123. Try again."))
     'Incorrect API key provided: [hidden]. Try again.'
     """
     remember_lm(lm)
-    at = place(lm) if isinstance(error, OUT_OF_REACH) else ""
+    at = endpoint(lm) if isinstance(error, OUT_OF_REACH) else ""
     where = f" (asked at {at})" if at else ""
     return one_line(str(error), LONGEST - len(where)) + where
 
 
-def remedy(error: Exception, model: str, lm: dspy.BaseLM | None = None) -> str:
+def suggest_fix(error: Exception, model: str, lm: dspy.BaseLM | None = None) -> str:
     """What to do about a fault that asking again cannot mend.
 
     Args:
@@ -64,7 +64,7 @@ def remedy(error: Exception, model: str, lm: dspy.BaseLM | None = None) -> str:
         model: its name.
         lm: the model, whose address may be at fault.
 
-    >>> remedy(LMAuthError("401"), "openai/gpt-4o-mini")
+    >>> suggest_fix(LMAuthError("401"), "openai/gpt-4o-mini")
     'set OPENAI_API_KEY to a key that the provider takes'
     """
     if hint := getattr(error, "hint", ""):
@@ -79,7 +79,7 @@ def remedy(error: Exception, model: str, lm: dspy.BaseLM | None = None) -> str:
         return f"remove its setting {setting}: set it to None (null on the command line)"
     if isinstance(error, LMUnsupportedModelError):
         instead = "name a model that the server has"
-        own = own_address(model, getattr(lm, "kwargs", None) or {})
+        own = custom_base_url(model, getattr(lm, "kwargs", None) or {})
         return f"{instead}, or correct api_base: most servers want it to end in /v1" if own else instead
     return "check the model's name, key and address"
 

@@ -9,11 +9,11 @@ import dspy
 from dspy.utils.exceptions import LMError
 
 from ipo_dspy.errors import Argument, BudgetError, Hint, InputError, LanguageModelError, LMCall
-from ipo_dspy.lms.endpoints import check_listening
-from ipo_dspy.lms.error_messages import brief, remedy
-from ipo_dspy.lms.requests import greet
+from ipo_dspy.lms.endpoints import check_port_open
+from ipo_dspy.lms.error_messages import one_line_error, suggest_fix
+from ipo_dspy.lms.requests import ping
 from ipo_dspy.lms.usage import RATES, price_of
-from ipo_dspy.run.ledger import Answer, Ledger
+from ipo_dspy.run.ledger import Ledger, LMResponse
 
 
 def check_prices(models: Mapping[str, dspy.BaseLM], max_cost: float | None) -> None:
@@ -50,7 +50,7 @@ def check_rates(lm: dspy.BaseLM, *, role: str) -> None:
             )
 
 
-def distinct(models: Mapping[str, dspy.BaseLM]) -> dict[str, dspy.BaseLM]:
+def unique_models(models: Mapping[str, dspy.BaseLM]) -> dict[str, dspy.BaseLM]:
     """Models by role, without one that another role asks already under the same name, address and key."""
     found: dict[str, dspy.BaseLM] = {}
     for role, lm in models.items():
@@ -67,7 +67,7 @@ def _identity(lm: dspy.BaseLM) -> tuple[Any, ...]:
     )
 
 
-def greet_once(ledger: Ledger, lm: dspy.BaseLM, *, role: str) -> None:
+def ping_once(ledger: Ledger, lm: dspy.BaseLM, *, role: str) -> None:
     """Find out with the smallest request whether a model is there and takes the key; once in the life of a run.
 
     Raises:
@@ -76,14 +76,16 @@ def greet_once(ledger: Ledger, lm: dspy.BaseLM, *, role: str) -> None:
     if not isinstance(getattr(lm, "engine", None), str):
         return  # no address behind it: a stand-in, or an engine of the caller's own
 
-    def ask() -> Answer:
-        check_listening(lm, role=role)
-        return greet(lm)
+    def ask() -> LMResponse:
+        check_port_open(lm, role=role)
+        return ping(lm)
 
     try:
         with contextlib.suppress(BudgetError):  # the search will meet the limit, and end as usual
             ledger.once("", f"greet {role} {lm.model}", ask)
     except (LMError, ImportError, OSError) as error:
         raise LanguageModelError(
-            f"{lm.model!r} does not answer: {brief(error, lm)}", argument=role, hint=remedy(error, lm.model, lm)
+            f"{lm.model!r} does not answer: {one_line_error(error, lm)}",
+            argument=role,
+            hint=suggest_fix(error, lm.model, lm),
         ) from None  # a traceback would print what `brief` took out

@@ -116,7 +116,7 @@ _SPOKEN = re.compile(
 )
 
 
-def read_answers(completion: str, cut: bool = False) -> list[str]:
+def parse_templates(completion: str, cut: bool = False) -> list[str]:
     r"""Return the texts in an answer that are meant as templates, in order.
 
     One that was cut off keeps its opening tag, so that it is counted as such and not tried. Where no text holds
@@ -126,13 +126,13 @@ def read_answers(completion: str, cut: bool = False) -> list[str]:
         completion: of a language model.
         cut: whether the token limit ended it.
 
-    >>> read_answers("<INS>a <CLASS>.</INS> and <ins> art of a <CLASS> </ins>")
+    >>> parse_templates("<INS>a <CLASS>.</INS> and <ins> art of a <CLASS> </ins>")
     ['a <CLASS>.', 'art of a <CLASS>']
-    >>> read_answers("<INS>a <CLASS>.</INS> <INS>a photo of")
+    >>> parse_templates("<INS>a <CLASS>.</INS> <INS>a photo of")
     ['a <CLASS>.', '<INS>a photo of']
-    >>> read_answers('1. **a {class}.** - short\n2. "art of a {class}" (plain)\nHope that helps!')
+    >>> parse_templates('1. **a {class}.** - short\n2. "art of a {class}" (plain)\nHope that helps!')
     ['a <CLASS>.', 'art of a <CLASS>']
-    >>> read_answers("a <CLASS>.\nart of a <CLASS> in the", cut=True)
+    >>> parse_templates("a <CLASS>.\nart of a <CLASS> in the", cut=True)
     ['a <CLASS>.', '<INS>art of a <CLASS> in the']
     """
     text = _with_placeholders(without_thoughts(completion).answer)

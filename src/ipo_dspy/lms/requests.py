@@ -18,7 +18,7 @@ from ipo_dspy.lms.reasoning import without_thoughts
 from ipo_dspy.lms.redaction import has_credentials, remember_lm
 from ipo_dspy.lms.request_errors import EmptyGreetingError
 from ipo_dspy.lms.usage import usage_of
-from ipo_dspy.run.ledger import Answer, readable
+from ipo_dspy.run.ledger import LMResponse, readable
 
 MAX_TEXTS = 64
 _REQUESTS = 8
@@ -42,7 +42,7 @@ def request(
     field: str,
     read: Read | None = None,
     config: Mapping[str, Any] | None = None,
-) -> Answer:
+) -> LMResponse:
     """Ask once, and again after passing faults; see `retries`.
 
     Args:
@@ -78,10 +78,10 @@ def request(
         texts = [text for completion in completions for text in read(completion, cut)]
     texts = [readable(redact(text[:MAX_TEXT], keep_words=True)) for text in texts[:MAX_TEXTS]]
     fault = None if texts else _unreadable(entry, unfinished)
-    return _bill(lm, predict.history, texts=texts, cut=cut, fault=fault)
+    return _usage_from_history(lm, predict.history, texts=texts, cut=cut, fault=fault)
 
 
-def greet(lm: dspy.BaseLM) -> Answer:
+def ping(lm: dspy.BaseLM) -> LMResponse:
     """The smallest request: shows whether a model is there and the key is right. Never from the cache.
 
     Raises:
@@ -94,21 +94,21 @@ def greet(lm: dspy.BaseLM) -> Answer:
     entry = lm.history[-1] if lm.history else {}
     if "length" in _finish_reasons(entry) and not any(_outputs(entry)):
         raise EmptyGreetingError("the token limit was spent on thinking before a word was written")
-    return _bill(lm, lm.history[-1:])
+    return _usage_from_history(lm, lm.history[-1:])
 
 
-def _bill(
+def _usage_from_history(
     lm: dspy.BaseLM,
     entries: Sequence[Mapping[str, Any]],
     *,
     texts: Sequence[str] = (),
     cut: bool = False,
     fault: str | None = None,
-) -> Answer:
+) -> LMResponse:
     """An answer with what its requests cost, by DSPy's record of them: an adapter may have made two."""
     taken = [usage_of(lm, entry) for entry in entries if _was_sent(entry)]
     costs = [one.cost for one in taken]
-    return Answer(
+    return LMResponse(
         texts=tuple(texts),
         model=str(getattr(lm, "model", type(lm).__name__)),
         calls=len(taken),

@@ -13,8 +13,8 @@ from typing import TypeVar
 import dspy
 from dspy.utils.exceptions import LMError, is_retryable_lm_error
 
-from ipo_dspy.lms.endpoints import place
-from ipo_dspy.lms.error_messages import brief
+from ipo_dspy.lms.endpoints import endpoint
+from ipo_dspy.lms.error_messages import one_line_error
 from ipo_dspy.lms.request_errors import RetryLaterError
 from ipo_dspy.run.budget import run_ends
 
@@ -90,8 +90,8 @@ class _Listener:
             if time.monotonic() - self._told.get(id(lm), -QUIET) < QUIET:
                 return
             self._told[id(lm)] = time.monotonic()
-        at = f" at {place(lm)}" if place(lm) else ""
-        said = brief(error, lm).removesuffix(f" (asked{at})")
+        at = f" at {endpoint(lm)}" if endpoint(lm) else ""
+        said = one_line_error(error, lm).removesuffix(f" (asked{at})")
         self.tell(
             f"{lm.model}{at} gave no answer ({said}); a question is asked up to {tries} times, with longer and longer "
             "pauses"
@@ -102,7 +102,7 @@ _listeners: list[_Listener] = []
 
 
 @contextlib.contextmanager
-def telling_of_retries(lms: Sequence[dspy.BaseLM], tell: Callable[[str], None]) -> Iterator[None]:
+def log_retries(lms: Sequence[dspy.BaseLM], tell: Callable[[str], None]) -> Iterator[None]:
     """Meanwhile, tell of a failed try of these models that is followed by another one; each model once a minute.
 
     Args:

@@ -14,11 +14,11 @@ import pydantic
 from dspy.adapters.utils import format_field_value
 from dspy.utils.exceptions import AdapterParseError
 
-from ipo_dspy.lms.proposal_parsing import CLOSE_TAG, OPEN_TAG, read_answers
+from ipo_dspy.lms.proposal_parsing import CLOSE_TAG, OPEN_TAG, parse_templates
 from ipo_dspy.lms.reasoning import without_thoughts
 
 
-class ScoredPrompt(pydantic.BaseModel):
+class ScoredTemplate(pydantic.BaseModel):
     """An earlier prompt template and how it did on the training images; a score that is not told is None."""
 
     template: str
@@ -36,7 +36,7 @@ class ProposePrompts(dspy.Signature):
 
     task: str = dspy.InputField(desc="what is being classified")
     descriptions: list[str] = dspy.InputField(desc="descriptions of some training images, class names left out")
-    history: list[ScoredPrompt] = dspy.InputField(desc="earlier templates, best last")
+    history: list[ScoredTemplate] = dspy.InputField(desc="earlier templates, best last")
     rejected: list[str] = dspy.InputField(desc="answers that could not be used, and why")
     count: int = dspy.InputField(desc="how many new templates to write")
     templates: list[str] = dspy.OutputField(desc="new templates, each one short sentence holding <CLASS> once")
@@ -97,7 +97,7 @@ class PlainAdapter(dspy.Adapter):
         return {name: answer}
 
 
-class SummariseLooks(dspy.Signature):
+class SummarizeDescriptions(dspy.Signature):
     """Say in few words how the images of a data set look, from descriptions of some of them.
 
     Keep what many have in common and what sets groups of them apart: medium, style, lighting, viewpoint, colours,
@@ -129,9 +129,9 @@ class PaperAdapter(dspy.Adapter):
         parts = [prefix, f"Task: {inputs['task']}"]
         parts += _section("How some training images look:", inputs["descriptions"])
         parts += _section("Templates tried so far, with their scores, the best last:", map(_scored, inputs["history"]))
-        parts.append(_meaning(inputs["history"]))
+        parts.append(_score_legend(inputs["history"]))
         parts += _section("Answers that could not be used:", inputs["rejected"])
-        parts.append(_request(inputs["count"], _aims(inputs["history"])))
+        parts.append(_request(inputs["count"], _goal(inputs["history"])))
         return "\n\n".join(part for part in [*parts, suffix] if part)
 
     def format_assistant_message_content(
@@ -150,7 +150,7 @@ class PaperAdapter(dspy.Adapter):
             AdapterParseError: nothing in it could be a template.
         """
         _require(signature)
-        answers = read_answers(completion)
+        answers = parse_templates(completion)
         if not answers:
             raise AdapterParseError(adapter_name="PaperAdapter", signature=signature, lm_response=completion)
         return {"templates": answers}
@@ -173,25 +173,25 @@ _ACCURACY = "Accuracy is the percentage of them classified correctly: higher is 
 _ACCURACY_ALONE = "Accuracy is the percentage of the training images classified correctly: higher is better."
 
 
-def _told(history: Iterable[ScoredPrompt]) -> tuple[bool, bool]:
+def _shown_scores(history: Iterable[ScoredTemplate]) -> tuple[bool, bool]:
     """Whether losses and whether accuracies are told; both where nothing is scored yet."""
     prompts = list(history)
     return all(p.loss is not None for p in prompts), all(p.accuracy is not None for p in prompts)
 
 
-def _meaning(history: Iterable[ScoredPrompt]) -> str:
+def _score_legend(history: Iterable[ScoredTemplate]) -> str:
     """What the scores that are told mean."""
     meanings = {(True, True): f"{_LOSS} {_ACCURACY}", (True, False): _LOSS, (False, True): _ACCURACY_ALONE}
-    return meanings.get(_told(history), "")
+    return meanings.get(_shown_scores(history), "")
 
 
-def _aims(history: Iterable[ScoredPrompt]) -> str:
+def _goal(history: Iterable[ScoredTemplate]) -> str:
     """What a new template should have."""
     aims = {(True, False): "a lower loss", (False, True): "a higher accuracy"}
-    return aims.get(_told(history), "a lower loss and a higher accuracy")
+    return aims.get(_shown_scores(history), "a lower loss and a higher accuracy")
 
 
-def _scored(prompt: ScoredPrompt) -> str:
+def _scored(prompt: ScoredTemplate) -> str:
     text = prompt.template.replace("\n", " | ")
     loss = [] if prompt.loss is None else [f"loss {prompt.loss:.4f}"]
     accuracy = [] if prompt.accuracy is None else [f"accuracy {prompt.accuracy:.2f} %"]

@@ -89,12 +89,12 @@ def tokens_in(text: str) -> int:
     return round(tokens * len(text) / max(1, len(counted)))
 
 
-def price(model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
+def cost_usd(model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
     """USD by LiteLLM's price list; `None` where it does not know the model.
 
-    >>> price("openai/gpt-3.5-turbo", 1000, 100)
+    >>> cost_usd("openai/gpt-3.5-turbo", 1000, 100)
     0.00065
-    >>> price("hosted_vllm/a-model-of-ones-own", 1000, 100) is None
+    >>> cost_usd("hosted_vllm/a-model-of-ones-own", 1000, 100) is None
     True
     """
     if model.startswith(LOCAL):
@@ -124,7 +124,7 @@ def price_of(lm: dspy.BaseLM, prompt_tokens: int, completion_tokens: int) -> flo
     if isinstance(of_prompt, int | float) and isinstance(of_completion, int | float):
         return round(float(of_prompt * prompt_tokens + of_completion * completion_tokens), 10)
     name = str(getattr(lm, "model", ""))
-    return price(name, prompt_tokens, completion_tokens) if "/" in name else None
+    return cost_usd(name, prompt_tokens, completion_tokens) if "/" in name else None
 
 
 RATES = ("input_cost_per_token", "output_cost_per_token")

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ipo_dspy.errors import Hint
-from ipo_dspy.run.budget import Limits
+from ipo_dspy.run.budget import Budget
 from ipo_dspy.template import Template
-from ipo_dspy.validation import callables, flag, having, invalid, one_of, template_of, whole
+from ipo_dspy.validation import as_template, callables, flag, having, invalid, one_of, require_int
 
 if TYPE_CHECKING:
     import dspy
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from ipo_dspy.describers import Describer
     from ipo_dspy.proposers import Proposer
     from ipo_dspy.run.events import Observer
-    from ipo_dspy.scoring.scorers import Place
+    from ipo_dspy.scoring.scorers import ScoringBackend
 
-Budget = Literal["light", "medium", "heavy"]
-BUDGETS: Mapping[str, int] = {"light": 20, "medium": 50, "heavy": 100}
+SearchPreset = Literal["light", "medium", "heavy"]
+SEARCH_PRESETS: Mapping[str, int] = {"light": 20, "medium": 50, "heavy": 100}
 """Steps of each `auto` budget; the paper runs 100."""
 DEFAULT_STEPS = 100
 PROPOSERS = ("lm", "evolution")
@@ -48,7 +48,7 @@ class OptimizerConfig:
     prompts_per_step: int = 8
     history_size: int = 20
     initial_templates: Sequence[str | Template] = ()
-    auto: Budget | None = None
+    auto: SearchPreset | None = None
     patience: int | None = None
     max_consecutive_errors: int = 3
     max_lm_calls: int | None = None
@@ -68,7 +68,7 @@ class OptimizerConfig:
     max_described_images: int = 64
     skip_unreadable: bool = False
     task_description: str | None = None
-    backend: "Place | None" = None
+    backend: "ScoringBackend | None" = None
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -88,7 +88,7 @@ class OptimizerConfig:
             steps=self._total_steps(),
             auto=None,
             prefetch=self._asks_lm() if self.prefetch is None else self.prefetch,
-            initial_templates=tuple(map(template_of, self.initial_templates)),
+            initial_templates=tuple(map(as_template, self.initial_templates)),
             observers=callables("observers", self.observers),
         )
 
@@ -97,7 +97,7 @@ class OptimizerConfig:
             f.name: getattr(self, f.name) for f in fields(self) if (f.default, getattr(self, f.name)) != (None, None)
         }
         for name in given.keys() & _LEAST.keys():
-            whole(name, given[name], _LEAST[name])
+            require_int(name, given[name], _LEAST[name])
         for name in given.keys() & _FLAGS:
             flag(name, given[name])
         _ = self.limits  # checks itself
@@ -130,7 +130,7 @@ class OptimizerConfig:
         if self.steps is not None:
             hint = Hint("pass either {steps} or {auto}", steps=self.steps, auto=self.auto)
             raise invalid("steps", f"None with auto={self.auto!r}", self.steps, hint)
-        return BUDGETS[one_of("auto", self.auto, BUDGETS)]
+        return SEARCH_PRESETS[one_of("auto", self.auto, SEARCH_PRESETS)]
 
     def _asks_lm(self) -> bool:
         from ipo_dspy.proposers import LMProposer  # loads DSPy
@@ -159,9 +159,9 @@ class OptimizerConfig:
         return self.describer
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> Budget:
         """What the run may spend."""
-        return Limits(self.max_lm_calls, self.max_tokens, self.max_cost, self.max_seconds)
+        return Budget(self.max_lm_calls, self.max_tokens, self.max_cost, self.max_seconds)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields by name, as a new mapping of the same objects."""

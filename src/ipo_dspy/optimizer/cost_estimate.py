@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ipo_dspy.history import Trial
-from ipo_dspy.lms.preflight import distinct
+from ipo_dspy.lms.preflight import unique_models
 from ipo_dspy.lms.usage import TOKENS_PER_IMAGE, price_of
 from ipo_dspy.optimizer.config import OptimizerConfig
-from ipo_dspy.proposers import Ask, LMProposer
-from ipo_dspy.run.ledger import Spent
+from ipo_dspy.proposers import LMProposer, ProposalRequest
+from ipo_dspy.run.ledger import Usage
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
@@ -28,7 +28,7 @@ GREETING = (10, 5)
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class CostItem:
     """One kind of request.
 
     Attributes:
@@ -51,12 +51,12 @@ class Item:
 class Estimate:
     """About what a run would cost: the largest prompts, answers of the usual length."""
 
-    items: tuple[Item, ...]
+    items: tuple[CostItem, ...]
 
     @property
-    def total(self) -> Spent:
+    def total(self) -> Usage:
         """Over all kinds of requests."""
-        return Spent(
+        return Usage(
             calls=sum(item.calls for item in self.items),
             prompt_tokens=sum(item.prompt_tokens for item in self.items),
             completion_tokens=sum(item.completion_tokens for item in self.items),
@@ -76,7 +76,7 @@ def estimate(
         config: of the run.
         searches: for each classifier the sentence in the prompt and how many images will be described.
     """
-    items = [_item("greeting", lm, 1, *GREETING) for lm in distinct(models).values()]
+    items = [_item("greeting", lm, 1, *GREETING) for lm in unique_models(models).values()]
     for task, described in searches:
         if "description_model" in models and described:
             prompt = DESCRIPTION_PROMPT + TOKENS_PER_IMAGE
@@ -93,14 +93,14 @@ def estimate(
     return Estimate(tuple(item for item in items if item.calls))
 
 
-def _ask(config: OptimizerConfig, task: str, described: int) -> Ask:
+def _ask(config: OptimizerConfig, task: str, described: int) -> ProposalRequest:
     """The question of a late step: the history is full."""
     template = Template.parse("a dark grainy close-up photo of a small <CLASS> in front of a plain background.")
     trials = [
         Trial(template, Score(50.0, 1.0), index=i, step=0, tokens=20, key=str(i))
         for i in range(1 + config.history_size)
     ]
-    return Ask(
+    return ProposalRequest(
         step=config.num_steps,
         count=config.prompts_per_step,
         shown=tuple(trials),
@@ -110,7 +110,7 @@ def _ask(config: OptimizerConfig, task: str, described: int) -> Ask:
     )
 
 
-def _item(what: str, lm: Any, calls: int, prompt: int, completion: int) -> Item:
+def _item(what: str, lm: Any, calls: int, prompt: int, completion: int) -> CostItem:
     cost = price_of(lm, calls * prompt, calls * completion)
     name = str(getattr(lm, "model", type(lm).__name__))
-    return Item(what, name, calls, calls * prompt, calls * completion, cost)
+    return CostItem(what, name, calls, calls * prompt, calls * completion, cost)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.errors import DataError
 from ipo_dspy.optimizer.search import SearchResult
-from ipo_dspy.optimizer.trainset import TrainingImages, gather
+from ipo_dspy.optimizer.trainset import TrainingImages, collect_training_images
 from ipo_dspy.run.events import EvaluationEvent, Event, ImageSkippedEvent, PredictionChangedEvent
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.metrics import per_class
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import dspy
 
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.scoring.scorers import Held, ImageScorer, Place
+    from ipo_dspy.scoring.scorers import EncodedSet, ImageScorer, ScoringBackend
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ CHANGED_SHOWN = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class EvaluationResult:
     """A template's score on images, and the class predicted for each.
 
     Attributes:
@@ -47,7 +47,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class EvaluationSet:
     """A scorer with the images whose features it holds, and a hash of each image's content."""
 
     scorer: "ImageScorer"
@@ -65,10 +65,10 @@ class Judged:
             digest.update(piece.encode())
         return digest.hexdigest()
 
-    def evaluate(self, template: Template) -> Evaluation:
+    def evaluate(self, template: Template) -> EvaluationResult:
         """Score a template on these images."""
         predicted = self.scorer.predict(template)
-        return Evaluation(
+        return EvaluationResult(
             template=template,
             score=self.scorer.score([template])[0],
             predicted=tuple(predicted),
@@ -76,7 +76,7 @@ class Judged:
         )
 
 
-def judge(
+def build_evaluation_set(
     classifier: "ClipClassifier",
     images: TrainingImages,
     *,
@@ -86,9 +86,9 @@ def judge(
     num_threads: int | None = None,
     skip_unreadable: bool = False,
     checked: bool = False,
-    where: "Place | None" = None,
+    where: "ScoringBackend | None" = None,
     check: Callable[[], None] = lambda: None,
-) -> Judged:
+) -> EvaluationSet:
     """Encode images once; those that cannot be read raise, or are skipped and reported with `skip_unreadable`.
 
     Args:
@@ -114,7 +114,7 @@ def judge(
             recorder.progress(predictor, stage, done, total)
 
     if where is None:
-        held = _held_here(classifier, images, num_threads, skip_unreadable, checked, progress)
+        held = _encode_locally(classifier, images, num_threads, skip_unreadable, checked, progress)
     else:
         held = where.hold(
             classifier.backbone,
@@ -126,11 +126,11 @@ def judge(
             allow_url=classifier.allow_url,
             progress=progress,
         )
-    tell_skipped(recorder, predictor, stage, [message for _, message in held.skipped])
-    return Judged(held.scorer, images.keep(held.kept), held.keys)
+    log_skipped(recorder, predictor, stage, [message for _, message in held.skipped])
+    return EvaluationSet(held.scorer, images.keep(held.kept), held.keys)
 
 
-def tell_skipped(recorder: EventRecorder | None, predictor: str, stage: str, messages: Sequence[str]) -> None:
+def log_skipped(recorder: EventRecorder | None, predictor: str, stage: str, messages: Sequence[str]) -> None:
     """Report images that could not be read and are left out."""
     for message in messages:
         logger.warning("left out of the %s: %s", stage, message)
@@ -138,17 +138,17 @@ def tell_skipped(recorder: EventRecorder | None, predictor: str, stage: str, mes
             recorder.notify(ImageSkippedEvent(event="image_skipped", predictor=predictor, stage=stage, message=message))
 
 
-def _held_here(
+def _encode_locally(
     classifier: "ClipClassifier",
     images: TrainingImages,
     num_threads: int | None,
     skip_unreadable: bool,
     checked: bool,
     progress: Callable[[int, int], None],
-) -> "Held":
+) -> "EncodedSet":
     from ipo_dspy.clip.image_features import encode_images
     from ipo_dspy.scoring.precision_check import check_precision
-    from ipo_dspy.scoring.scorers import ClipScorer, Held
+    from ipo_dspy.scoring.scorers import ClipScorer, EncodedSet
 
     encoded = encode_images(
         classifier.backbone,
@@ -162,7 +162,7 @@ def _held_here(
     kept = images.keep(encoded.kept)
     check_precision(classifier.backbone, kept.images, kept.labels, kept.classes, allow_url=classifier.allow_url)
     scorer = ClipScorer(classifier.backbone, encoded.features, kept.labels, kept.classes, choices=kept.choices)
-    return Held(scorer, encoded.kept, encoded.keys, encoded.skipped)
+    return EncodedSet(scorer, encoded.kept, encoded.keys, encoded.skipped)
 
 
 def evaluate(
@@ -173,7 +173,7 @@ def evaluate(
     recorder: EventRecorder | None = None,
     label_field: str = "label",
     skip_unreadable: bool = False,
-) -> list[Evaluation]:
+) -> list[EvaluationResult]:
     """Evaluate a classifier with its own template, or with others, on labelled examples.
 
     Faster than `dspy.Evaluate`, with the same accuracy: images are encoded in batches and class texts once.
@@ -185,21 +185,23 @@ def evaluate(
     if not examples:
         raise DataError("no examples to evaluate on; pass a list of dspy.Example(image=..., label=...)")
     found = {"self": classifier}
-    images = gather(classifier, found, examples, name="examples", label_field=label_field)["self"]
-    judged = judge(classifier, images, recorder=recorder, stage="test images", skip_unreadable=skip_unreadable)
+    images = collect_training_images(classifier, found, examples, name="examples", label_field=label_field)["self"]
+    judged = build_evaluation_set(
+        classifier, images, recorder=recorder, stage="test images", skip_unreadable=skip_unreadable
+    )
     return [judged.evaluate(template) for template in templates or [classifier.template]]
 
 
-def compare(recorder: EventRecorder, result: SearchResult, judged: Judged, *, split: str) -> None:
+def compare(recorder: EventRecorder, result: SearchResult, judged: EvaluationSet, *, split: str) -> None:
     """Record how the start and the best template of a search do on images, and what changed."""
     start, best = judged.evaluate(result.baseline.template), judged.evaluate(result.best.template)
-    keep_comparison(recorder, start, best, judged.images, predictor=result.predictor, split=split)
+    record_comparison(recorder, start, best, judged.images, predictor=result.predictor, split=split)
 
 
-def keep_comparison(
+def record_comparison(
     recorder: EventRecorder,
-    start: Evaluation,
-    best: Evaluation,
+    start: EvaluationResult,
+    best: EvaluationResult,
     images: TrainingImages,
     *,
     split: str,

@@ -16,17 +16,17 @@ from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy._internal.renames import OLD_ARGUMENTS, renamed_arguments
 from ipo_dspy.errors import InputError
 from ipo_dspy.lms.api_keys import check_key
-from ipo_dspy.lms.preflight import check_prices, check_rates, distinct
+from ipo_dspy.lms.preflight import check_prices, check_rates, unique_models
 from ipo_dspy.optimizer.config import OptimizerConfig, display_name
 from ipo_dspy.optimizer.factories import (
     build_proposer,
     language_models,
     lm_of,
 )
-from ipo_dspy.optimizer.pipeline import Task, run_tasks, sentence
-from ipo_dspy.optimizer.results import DetailedResults, candidates, save_whole, with_templates
+from ipo_dspy.optimizer.pipeline import SearchTask, describe_task, run_tasks
+from ipo_dspy.optimizer.results import DetailedResults, candidate_programs, save_atomically, with_templates
 from ipo_dspy.optimizer.search import SearchResult
-from ipo_dspy.optimizer.trainset import find_classifiers, gather
+from ipo_dspy.optimizer.trainset import collect_training_images, find_classifiers
 from ipo_dspy.run.events import Event, Observer
 from ipo_dspy.run.progress import ProgressDisplay, data_line, is_watched
 from ipo_dspy.run.recorder import EventRecorder
@@ -176,12 +176,15 @@ class IPO(Teleprompter):
         classifiers = find_classifiers(student)
         proposer = build_proposer(self.config)
         models = self._check_models(proposer)
-        train = gather(student, classifiers, trainset, name="trainset", **self._gathering)
+        train = collect_training_images(student, classifiers, trainset, name="trainset", **self._gathering)
         validation = (
-            gather(student, classifiers, valset, name="valset", **self._gathering) if valset is not None else {}
+            collect_training_images(student, classifiers, valset, name="valset", **self._gathering)
+            if valset is not None
+            else {}
         )
         tasks = [
-            Task(name, one, self._initial(one), train[name], validation.get(name)) for name, one in classifiers.items()
+            SearchTask(name, one, self._initial(one), train[name], validation.get(name))
+            for name, one in classifiers.items()
         ]
         with open_session(
             self.config.log_dir,
@@ -194,14 +197,14 @@ class IPO(Teleprompter):
                 tasks,
                 proposer,
                 self.config,
-                models=distinct(models),
+                models=unique_models(models),
                 settings=self._settings(proposer, tasks),
                 allow_config_changes=self.config.allow_config_changes,
             )
             details = DetailedResults(results, session.ledger.spent)
             best = self._build_program(student, results, details)
             if self.config.log_dir is not None:
-                save_whole(best, Path(self.config.log_dir) / PROGRAM_FILE)
+                save_atomically(best, Path(self.config.log_dir) / PROGRAM_FILE)
             if test is not None:
                 test(session.recorder, best, results)
             session.finish(details.status)
@@ -221,10 +224,12 @@ class IPO(Teleprompter):
         from ipo_dspy.optimizer.cost_estimate import estimate
 
         proposer = build_proposer(self.config)
-        train = gather(student, find_classifiers(student), list(trainset), name="trainset", **self._gathering)
+        train = collect_training_images(
+            student, find_classifiers(student), list(trainset), name="trainset", **self._gathering
+        )
         searches = [
             (
-                self.config.task_description or sentence(images.classes),
+                self.config.task_description or describe_task(images.classes),
                 min(self.config.max_described_images, len(images.labels)),
             )
             for images in train.values()
@@ -283,10 +288,10 @@ class IPO(Teleprompter):
         best = with_templates(student, {r.predictor: r.best.template for r in results})
         if self.config.track_stats:
             best.detailed_results = details
-            best.candidate_programs = candidates(student, results)
+            best.candidate_programs = candidate_programs(student, results)
         return best
 
-    def _settings(self, proposer: "Proposer", tasks: Sequence[Task]) -> dict[str, Any]:
+    def _settings(self, proposer: "Proposer", tasks: Sequence[SearchTask]) -> dict[str, Any]:
         """Return what the journal records: names of models, never their keys or addresses."""
         return {
             **self.config.settings(),

@@ -7,29 +7,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ipo_dspy.clip.bundled import named
-from ipo_dspy.lms.preflight import greet_once
+from ipo_dspy.clip.bundled import canonical_model_name
+from ipo_dspy.lms.preflight import ping_once
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.factories import build_describer
 from ipo_dspy.optimizer.search import Search, SearchResult
 from ipo_dspy.optimizer.trainset import TrainingImages
 from ipo_dspy.run.events import DescriptionEvent, ErrorEvent, SearchStartedEvent
-from ipo_dspy.run.ledger import Answer
+from ipo_dspy.run.ledger import LMResponse
 from ipo_dspy.run.session import Session
-from ipo_dspy.template import Template, spoken
+from ipo_dspy.template import Template, display_class_name
 
 if TYPE_CHECKING:
     import dspy
 
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.describers import Descriptions
-    from ipo_dspy.optimizer.evaluation import Judged
+    from ipo_dspy.optimizer.evaluation import EvaluationSet
     from ipo_dspy.proposers import Proposer
-    from ipo_dspy.scoring.scorers import Scorer, Wide
+    from ipo_dspy.scoring.scorers import RemoteImageSet, Scorer
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class SearchTask:
     """A classifier with its training and validation images."""
 
     name: str
@@ -40,7 +40,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedTask:
     """A task whose images are encoded.
 
     Attributes:
@@ -50,10 +50,10 @@ class Encoded:
         wide: the images that candidates are scored on, if they are more than `train`.
     """
 
-    task: Task
-    train: "Judged"
-    validation: "Judged | None"
-    wide: "Wide | None" = None
+    task: SearchTask
+    train: "EvaluationSet"
+    validation: "EvaluationSet | None"
+    wide: "RemoteImageSet | None" = None
 
     @property
     def scorer(self) -> "Scorer":
@@ -73,7 +73,7 @@ class Encoded:
             event="search_started",
             predictor=self.task.name,
             classes=list(self.train.images.classes),
-            model={**backbone.identity, "model": named(backbone.name)},
+            model={**backbone.identity, "model": canonical_model_name(backbone.name)},
             images=self.images,
             validation_images=0 if self.validation is None else len(self.validation.images.labels),
             start=str(self.task.initial[0]),
@@ -84,7 +84,7 @@ class Encoded:
 
 def run_tasks(
     session: Session,
-    tasks: Sequence[Task],
+    tasks: Sequence[SearchTask],
     proposer: "Proposer",
     config: OptimizerConfig,
     *,
@@ -97,18 +97,18 @@ def run_tasks(
     `settings` is what the journal may hold of the configuration; `models` are those that the run will ask, by role.
     """
     for task in tasks:
-        check(session, task, config)
+        validate_task(session, task, config)
     session.start(seed=config.seed, settings=settings, allow_config_changes=allow_config_changes)
     for role, lm in models.items():
         session.check_stop()
-        greet_once(session.ledger, lm, role=role)
+        ping_once(session.ledger, lm, role=role)
     encoded = [encode(session, task, config) for task in tasks]
     session.check_stop()
     session.start_searches([one.event for one in encoded])
     return tuple(search(session, one, proposer, config) for one in encoded)
 
 
-def check(session: Session, task: Task, config: OptimizerConfig) -> None:
+def validate_task(session: Session, task: SearchTask, config: OptimizerConfig) -> None:
     """Check the templates and the images, before anything is paid for or encoded.
 
     Raises:
@@ -135,7 +135,7 @@ def check(session: Session, task: Task, config: OptimizerConfig) -> None:
         )
 
 
-def encode(session: Session, task: Task, config: OptimizerConfig) -> Encoded:
+def encode(session: Session, task: SearchTask, config: OptimizerConfig) -> EncodedTask:
     """Encode the images, each once.
 
     Raises:
@@ -146,10 +146,10 @@ def encode(session: Session, task: Task, config: OptimizerConfig) -> Encoded:
     validation = (
         None if task.validation is None else _judge(session, task, task.validation, config, "validation images")
     )
-    return Encoded(task, train, validation, _wide(session, task, config))
+    return EncodedTask(task, train, validation, _encode_remotely(session, task, config))
 
 
-def search(session: Session, encoded: Encoded, proposer: "Proposer", config: OptimizerConfig) -> SearchResult:
+def search(session: Session, encoded: EncodedTask, proposer: "Proposer", config: OptimizerConfig) -> SearchResult:
     """Describe images, search a template, and record how the start and the best compare."""
     from ipo_dspy.optimizer.evaluation import compare
 
@@ -163,7 +163,7 @@ def search(session: Session, encoded: Encoded, proposer: "Proposer", config: Opt
         predictor=task.name,
         ledger=session.ledger,
         descriptions=[text for text in described.texts if text],
-        task=config.task_description or sentence(encoded.train.images.classes),
+        task=config.task_description or describe_task(encoded.train.images.classes),
         stop=session.stop,
     )
     result = engine.run(task.initial, validator=None if validation is None else validation.scorer)
@@ -173,7 +173,7 @@ def search(session: Session, encoded: Encoded, proposer: "Proposer", config: Opt
     return result
 
 
-def describe(session: Session, task: Task, train: TrainingImages, config: OptimizerConfig) -> "Descriptions":
+def describe(session: Session, task: SearchTask, train: TrainingImages, config: OptimizerConfig) -> "Descriptions":
     """Return how some training images look, evenly over the classes; of those that a stop left over, nothing.
 
     Raises:
@@ -185,11 +185,11 @@ def describe(session: Session, task: Task, train: TrainingImages, config: Optimi
     describer = build_describer(config, task.classifier)
     if describer is None or config.max_described_images == 0 or session.stop():
         return Descriptions(())
-    chosen = evenly_over_classes(train.labels, config.max_described_images)
+    chosen = stratified_indices(train.labels, config.max_described_images)
     session.recorder.progress(task.name, "descriptions", 0, len(chosen))
     images, labels = [train.images[i] for i in chosen], [train.labels[i] for i in chosen]
 
-    def once(question: str, ask: Callable[[], Answer]) -> Answer:
+    def once(question: str, ask: Callable[[], LMResponse]) -> LMResponse:
         session.check_stop()
         return session.ledger.once("", question, ask)  # two classifiers may be trained on the same images
 
@@ -205,10 +205,10 @@ def describe(session: Session, task: Task, train: TrainingImages, config: Optimi
     return described
 
 
-def evenly_over_classes(labels: Sequence[str], limit: int) -> list[int]:
+def stratified_indices(labels: Sequence[str], limit: int) -> list[int]:
     """Indices of at most `limit` images: the first of every class, then the second, ... in order.
 
-    >>> evenly_over_classes(["a", "a", "b", "a"], 3)
+    >>> stratified_indices(["a", "a", "b", "a"], 3)
     [0, 1, 2]
     """
     seen: dict[str, int] = {}
@@ -219,21 +219,25 @@ def evenly_over_classes(labels: Sequence[str], limit: int) -> list[int]:
     return sorted(index for _, index in sorted(turn)[:limit])
 
 
-def sentence(classes: Sequence[str]) -> str:
+def describe_task(classes: Sequence[str]) -> str:
     """One sentence from the class names, a dozen of them at most.
 
-    >>> sentence(["cat", "polar_bear"])
+    >>> describe_task(["cat", "polar_bear"])
     'Tell apart images of 2 classes: cat, polar bear.'
     """
-    shown = [spoken(classes[i * len(classes) // min(12, len(classes))]) for i in range(min(12, len(classes)))]
+    shown = [
+        display_class_name(classes[i * len(classes) // min(12, len(classes))]) for i in range(min(12, len(classes)))
+    ]
     more = ", ..." if len(classes) > len(shown) else ""
     return f"Tell apart images of {len(classes)} classes: {', '.join(shown)}{more}."
 
 
-def _judge(session: Session, task: Task, images: TrainingImages, config: OptimizerConfig, stage: str) -> "Judged":
-    from ipo_dspy.optimizer.evaluation import judge
+def _judge(
+    session: Session, task: SearchTask, images: TrainingImages, config: OptimizerConfig, stage: str
+) -> "EvaluationSet":
+    from ipo_dspy.optimizer.evaluation import build_evaluation_set
 
-    return judge(
+    return build_evaluation_set(
         task.classifier,
         images,
         recorder=session.recorder,
@@ -247,8 +251,8 @@ def _judge(session: Session, task: Task, images: TrainingImages, config: Optimiz
     )
 
 
-def _wide(session: Session, task: Task, config: OptimizerConfig) -> "Wide | None":
-    from ipo_dspy.optimizer.evaluation import tell_skipped
+def _encode_remotely(session: Session, task: SearchTask, config: OptimizerConfig) -> "RemoteImageSet | None":
+    from ipo_dspy.optimizer.evaluation import log_skipped
 
     if config.backend is None:
         return None
@@ -263,5 +267,5 @@ def _wide(session: Session, task: Task, config: OptimizerConfig) -> "Wide | None
         skip_unreadable=config.skip_unreadable,
         progress=progress,
     )
-    tell_skipped(session.recorder, task.name, "images to score on", () if wide is None else wide.skipped)
+    log_skipped(session.recorder, task.name, "images to score on", () if wide is None else wide.skipped)
     return wide

@@ -14,7 +14,7 @@ from ipo_dspy.lms.redaction import without_lm_secrets
 from ipo_dspy.optimizer.search import COMPLETE, SearchResult
 from ipo_dspy.optimizer.trainset import find_classifiers
 from ipo_dspy.program_files import write_state
-from ipo_dspy.run.ledger import Spent
+from ipo_dspy.run.ledger import Usage
 from ipo_dspy.template import Template
 
 
@@ -27,7 +27,7 @@ class DetailedResults:
     """
 
     searches: tuple[SearchResult, ...]
-    spent: Spent
+    spent: Usage
 
     @property
     def calls(self) -> int:
@@ -95,7 +95,7 @@ def with_templates(student: dspy.Module, templates: Mapping[str, Template]) -> d
     return program
 
 
-def candidates(student: dspy.Module, results: Sequence[SearchResult]) -> list[dict[str, Any]]:
+def candidate_programs(student: dspy.Module, results: Sequence[SearchResult]) -> list[dict[str, Any]]:
     """Programs with the finalists of each classifier in turn, best first, the other classifiers at their best."""
     best = {r.predictor: r.best.template for r in results}
     rows = [(finalist, result.predictor) for result in results for finalist in result.finalists]
@@ -120,7 +120,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def save_whole(program: dspy.Module, path: Path) -> None:
+def save_atomically(program: dspy.Module, path: Path) -> None:
     """Write the program beside its place and move it there, so that a reader never sees half of it."""
     # As `program.save` does, which leaves out keys of language models, but not headers that may hold them.
     try:

@@ -21,7 +21,7 @@ from ipo_dspy.errors import BudgetError, ProposalError, TemplateError
 from ipo_dspy.history import History, Trial
 from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.optimizer.config import OptimizerConfig
-from ipo_dspy.proposers.base import Ask, Proposals, Proposer
+from ipo_dspy.proposers.base import ProposalRequest, Proposals, Proposer
 from ipo_dspy.run.events import (
     ErrorEvent,
     FinalistFields,
@@ -39,7 +39,7 @@ from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
 if TYPE_CHECKING:
-    from ipo_dspy.scoring.scorers import Checked, Scorer
+    from ipo_dspy.scoring.scorers import Scorer, TemplateInfo
 
 FINALISTS = 10
 SHOWN_REJECTIONS = 5
@@ -49,7 +49,6 @@ STEPS_WITHOUT_TRIAL = 10
 """The search ends after this many steps without a new template: they may cost money."""
 
 
-@dataclass(frozen=True, slots=True)
 @dataclass(frozen=True, slots=True)
 class Finalist:
     """One of the best trials; `validation` is its score on the validation images, if there are any."""
@@ -125,14 +124,14 @@ class SearchResult:
         )
 
 
-class Ahead:
+class Prefetcher:
     """Calls the proposer, and with `overlap` prefetches the next step in a background thread."""
 
-    def __init__(self, propose: Callable[[Ask], Proposals], *, prefetch: bool | None) -> None:
+    def __init__(self, propose: Callable[[ProposalRequest], Proposals], *, prefetch: bool | None) -> None:
         self._propose, self._prefetch = propose, prefetch
         self._begun: tuple[int, Future[Proposals]] | None = None
 
-    def begin(self, ask: Ask) -> None:
+    def begin(self, ask: ProposalRequest) -> None:
         """Start the request of a step in the background, with `prefetch`."""
         if self._prefetch:
             self._begun = ask.step, start(partial(self._propose, ask))
@@ -141,7 +140,7 @@ class Ahead:
         """Return True if the request of a step is in flight; its response will have been paid for."""
         return self._begun is not None and self._begun[0] == step
 
-    def take(self, ask: Ask) -> Proposals:
+    def take(self, ask: ProposalRequest) -> Proposals:
         """Return the prefetched response of a step, or else send its request now."""
         begun, self._begun = self._begun, None
         return begun[1].result() if begun is not None and begun[0] == ask.step else self._propose(ask)
@@ -188,7 +187,7 @@ class Search:
         self.descriptions, self.task, self.stop, self.clock = tuple(descriptions), task, stop, clock
         messages = [event["message"] for event in self.state.errors if event["step"] > 0]
         self.fault = ProposalError(messages[-1]) if messages else None
-        self._ahead = Ahead(proposer.propose, prefetch=config.prefetch)
+        self._ahead = Prefetcher(proposer.propose, prefetch=config.prefetch)
 
     def run(self, initial: Sequence[Template], *, validator: "Scorer | None" = None) -> SearchResult:
         """Search from the initial templates, the first of which is the start template.
@@ -221,7 +220,7 @@ class Search:
 
     def _begin(self, initial: Sequence[Template]) -> Trial:
         """Score the initial templates, and return the trial of the first; a bad one is the caller's error."""
-        fresh: dict[str, tuple[Template, Checked]] = {}
+        fresh: dict[str, tuple[Template, TemplateInfo]] = {}
         for template in initial:
             checked = self.scorer.check(template)
             fresh.setdefault(checked.key, (template, checked))
@@ -318,12 +317,12 @@ class Search:
         )
         return wanted and not self._enough(step + 1)
 
-    def _ask(self, step: int) -> Ask:
+    def _ask(self, step: int) -> ProposalRequest:
         # What a step is shown must not depend on when it was asked, or a run taken up again would go another way.
         seen = step - 1 if self.config.prefetch else step
         trials = [trial for trial in self.state.history if trial.step == 0 or trial.step < seen]
         told = [r for r in self.state.rejections if r.reason != "duplicate" and r.step < step][-SHOWN_REJECTIONS:]
-        return Ask(
+        return ProposalRequest(
             step=step,
             count=self.config.prompts_per_step,
             shown=tuple(History(trials).shown(self.config.history_size)),
@@ -336,9 +335,9 @@ class Search:
             tell=partial(self._record_error, step),
         )
 
-    def _read(self, texts: Sequence[str], step: int) -> list[tuple[Template, "Checked"]]:
+    def _read(self, texts: Sequence[str], step: int) -> list[tuple[Template, "TemplateInfo"]]:
         """Return the usable templates among untrusted texts; the others are recorded as rejections."""
-        usable: dict[str, tuple[Template, Checked]] = {}
+        usable: dict[str, tuple[Template, TemplateInfo]] = {}
         recorded = sum(r.step == step for r in self.state.rejections)  # by a session that was interrupted in this step
         tried = {trial.key for trial in self.state.history if trial.step != step}
         for text in map(str, texts):
@@ -373,7 +372,7 @@ class Search:
     def _record_error(self, step: int, message: str) -> None:
         self.recorder.record(ErrorEvent(event="error", predictor=self.predictor, step=step, message=message))
 
-    def _score(self, templates: Sequence[tuple[Template, "Checked"]], *, step: int) -> None:
+    def _score(self, templates: Sequence[tuple[Template, "TemplateInfo"]], *, step: int) -> None:
         """Score and record together; what an interrupted session recorded already stays as it is."""
         if not templates:
             return

@@ -71,7 +71,7 @@ def find_classifiers(program: dspy.Module) -> dict[str, ClipClassifier]:
     return found
 
 
-def gather(
+def collect_training_images(
     program: dspy.Module,
     classifiers: Mapping[str, ClipClassifier],
     examples: Sequence[dspy.Example],
@@ -103,7 +103,7 @@ def gather(
         program, classifiers, examples, name, num_threads or dspy.settings.num_threads, skip_unreadable
     )
     return {
-        key: _assemble(classifier, inputs[key], examples, name, _field(label_field, key))
+        key: _build_training_images(classifier, inputs[key], examples, name, _field(label_field, key))
         for key, classifier in classifiers.items()
     }
 
@@ -141,7 +141,7 @@ def _inputs(
         return examples, {key: [_own_fields(e, i, name) for i, e in enumerate(examples)] for key in classifiers}
     traced = [*probed, *in_threads(trace, range(PROBED, len(examples)), num_threads=num_threads)]
     usable = [(i, seen) for i, seen in enumerate(traced) if seen is not None]
-    reached = {key: [_reached(seen, key, i, name) for i, seen in usable] for key in classifiers}
+    reached = {key: [_require_traced(seen, key, i, name) for i, seen in usable] for key in classifiers}
     return [examples[i] for i, _ in usable], reached
 
 
@@ -181,7 +181,7 @@ def _own_fields(example: dspy.Example, index: int, name: str) -> dict[str, Any]:
     }
 
 
-def _reached(seen: Mapping[str, dict[str, Any]], key: str, index: int, name: str) -> dict[str, Any]:
+def _require_traced(seen: Mapping[str, dict[str, Any]], key: str, index: int, name: str) -> dict[str, Any]:
     if key not in seen:
         raise DataError(f"the program never called its classifier {key!r} on {name}[{index}]; leave such examples out")
     return seen[key]
@@ -195,7 +195,7 @@ def _field(label_field: str | Mapping[str, str], key: str) -> str:
     return label_field[key]
 
 
-def _assemble(
+def _build_training_images(
     classifier: ClipClassifier,
     inputs: Sequence[dict[str, Any]],
     examples: Sequence[dspy.Example],

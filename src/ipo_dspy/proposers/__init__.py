@@ -4,21 +4,24 @@
 it is shown, so a repeated or resumed run gets the same answers.
 """
 
+from ipo_dspy._internal.renames import renamed_names
 from ipo_dspy.errors import ProposalError
-from ipo_dspy.proposers.base import Ask, Proposals, Proposer
+from ipo_dspy.proposers.base import ProposalRequest, Proposals, Proposer
 from ipo_dspy.proposers.evolution import EvolutionProposer
 from ipo_dspy.proposers.feedback import Feedback
 from ipo_dspy.proposers.lm import LMProposer
-from ipo_dspy.run.ledger import Answer, Once
+from ipo_dspy.run.ledger import AskOnce, LMResponse
 
 __all__ = [
-    "Answer",
-    "Ask",
+    "AskOnce",
     "EvolutionProposer",
     "Feedback",
     "LMProposer",
-    "Once",
+    "LMResponse",
     "ProposalError",
+    "ProposalRequest",
     "Proposals",
     "Proposer",
 ]
+
+__getattr__ = renamed_names(__name__, Ask="ProposalRequest", Answer="LMResponse", Once="AskOnce")

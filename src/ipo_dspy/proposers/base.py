@@ -6,11 +6,11 @@ from typing import Protocol
 
 from ipo_dspy.errors import BudgetError
 from ipo_dspy.history import Trial
-from ipo_dspy.run.ledger import Once
+from ipo_dspy.run.ledger import AskOnce
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ProposalRequest:
     """One question to a proposer.
 
     Attributes:
@@ -35,7 +35,7 @@ class Ask:
     descriptions: tuple[str, ...] = ()
     task: str = ""
     seed: int = 0
-    once: Once = field(default=lambda question, ask: ask(), compare=False, repr=False)
+    once: AskOnce = field(default=lambda question, ask: ask(), compare=False, repr=False)
     tell: Callable[[str], None] = field(default=lambda message: None, compare=False, repr=False)
 
 
@@ -55,7 +55,7 @@ class Proposals:
 class Proposer(Protocol):
     """Writes new templates in the light of the old ones."""
 
-    def propose(self, ask: Ask) -> Proposals:
+    def propose(self, ask: ProposalRequest) -> Proposals:
         """Untrusted texts; the search parses and checks them.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Which descriptions a prompt holds when not all fit into its budget of tokens."""
+"""Select the descriptions of a prompt when not all of them fit into its token budget."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from ipo_dspy._internal.sequences import evenly_spaced
 
 DESCRIPTION_TOKENS = 2000
-"""The paper's requests hold about 5,000 tokens in all."""
+"""Token budget of the descriptions in a prompt; the paper's requests have about 5,000 tokens in total."""
 
-Choose = Callable[[Sequence[str], int, int], list[str]]
-"""Descriptions, budget, step to those that are shown, in order."""
+Selection = Callable[[Sequence[str], int, int], list[str]]
+"""Selects, in order, from all descriptions with a token budget and the number of the step."""
 
 
 def tokens_in(text: str) -> int:
-    """About how many tokens a text has: four letters each in English, one a character where letters are not Latin.
+    """Estimate the number of tokens of a text: four Latin letters each, one per character of other scripts.
 
-    A count by the model's own tokenizer would have to fetch that tokenizer; a budget needs no more than this.
+    An exact count would have to download the model's own tokenizer; a budget does not need it.
 
     >>> tokens_in("a blurry photo on a dark background"), tokens_in("\u732b\u306e\u5199\u771f")
     (9, 4)
@@ -24,10 +24,10 @@ def tokens_in(text: str) -> int:
     return math.ceil((len(text) - wide) / 4) + wide
 
 
-def evenly(texts: Sequence[str], budget: int, step: int = 0) -> list[str]:
-    """As many as fit, taken evenly over the list, in order; the same at each step.
+def select_evenly(texts: Sequence[str], budget: int, step: int = 0) -> list[str]:
+    """Return as many texts as fit, evenly spaced and in order; the same at each step.
 
-    >>> evenly(("a" * 4, "b" * 4, "c" * 4, "d" * 4), 2)
+    >>> select_evenly(("a" * 4, "b" * 4, "c" * 4, "d" * 4), 2)
     ['aaaa', 'cccc']
     """
     keep = len(texts)
@@ -36,16 +36,16 @@ def evenly(texts: Sequence[str], budget: int, step: int = 0) -> list[str]:
     return evenly_spaced(texts, keep)
 
 
-def in_turn(texts: Sequence[str], budget: int, step: int) -> list[str]:
-    """As `evenly`, beginning at another one at each step, so that all have their turn.
+def rotate(texts: Sequence[str], budget: int, step: int) -> list[str]:
+    """Return as many texts as fit, evenly spaced, starting at another one at each step so that all are shown in turn.
 
-    >>> in_turn(("a" * 4, "b" * 4, "c" * 4, "d" * 4), 2, step=1)
+    >>> rotate(("a" * 4, "b" * 4, "c" * 4, "d" * 4), 2, step=1)
     ['bbbb', 'dddd']
     """
     if sum(map(tokens_in, texts)) <= budget:
         return list(texts)
     offset = step % len(texts)
-    return evenly([*texts[offset:], *texts[:offset]], budget)
+    return select_evenly([*texts[offset:], *texts[:offset]], budget)
 
 
-CHOICES: Mapping[str, Choose] = {"even": evenly, "rotate": in_turn}
+CHOICES: Mapping[str, Selection] = {"even": select_evenly, "rotate": rotate}

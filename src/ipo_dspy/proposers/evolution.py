@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from ipo_dspy._internal.renames import renamed_arguments
 from ipo_dspy.errors import InputError
 from ipo_dspy.history import Trial
-from ipo_dspy.proposers.base import Ask, Proposals
-from ipo_dspy.proposers.feedback import Feedback, check_feedback, rank, shown
+from ipo_dspy.proposers.base import ProposalRequest, Proposals
+from ipo_dspy.proposers.feedback import Feedback, check_feedback, history_for_prompt, rank
 from ipo_dspy.template import PLACEHOLDER
 from ipo_dspy.vocabulary import BANK, Phrase, Position
 
@@ -69,7 +69,7 @@ _FRAMES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Child:
+class Offspring:
     """A candidate text and the trial that it came from."""
 
     text: str
@@ -87,7 +87,7 @@ class EvolutionProposer:
     >>> from ipo_dspy.scoring.score import Score
     >>> from ipo_dspy.template import Template
     >>> start = Trial(Template.parse("a photo of a <CLASS>."), Score(50.0, 1.0), index=0, step=0, tokens=7, key="0")
-    >>> ask = Ask(step=1, count=3, shown=(start,), trials=(start,), descriptions=("pixel art, blurry",) * 4)
+    >>> ask = ProposalRequest(step=1, count=3, shown=(start,), trials=(start,), descriptions=("pixel art, blurry",) * 4)
     >>> texts = EvolutionProposer().propose(ask).texts
     >>> len(texts), all("<CLASS>" in text for text in texts), texts == EvolutionProposer().propose(ask).texts
     (3, True, True)
@@ -99,7 +99,7 @@ class EvolutionProposer:
     ) -> None:
         self.phrases = tuple(phrases)
         self.feedback, self.history_only = check_feedback(feedback), history_only
-        self._find = _finder(self.phrases)
+        self._find = _phrase_pattern(self.phrases)
         self._by_position: dict[Position, list[str]] = {"noun": [], "adjective": [], "after": []}
         for phrase in self.phrases:
             self._by_position[phrase.position].append(phrase.text)
@@ -114,14 +114,14 @@ class EvolutionProposer:
         usual = self.feedback == "both" and not self.history_only
         return None if usual else {"feedback": self.feedback, "history_only": self.history_only}
 
-    def propose(self, ask: Ask) -> Proposals:
+    def propose(self, ask: ProposalRequest) -> Proposals:
         """`ask.count` texts that were not tried before, most promising first."""
         rng = np.random.default_rng([ask.seed, ask.step])
         if self.history_only:  # what is proposed a second time the search turns down
-            ask = replace(ask, trials=tuple(shown(ask, self.feedback)))
+            ask = replace(ask, trials=tuple(history_for_prompt(ask, self.feedback)))
         described = self._described(ask.descriptions)
         values = standardise(ask.trials, self.feedback)
-        model = WorthModel([self.features(_text(t)) for t in ask.trials], values, described)
+        model = PhraseValueModel([self.features(_text(t)) for t in ask.trials], values, described)
         pruned = self._pruned(ask)[: ask.count // PRUNED_SHARE]
         pool = [child for child in self._pool(ask, rng, model) if child.text not in pruned]
         bred = self._select(pool, ask.count - len(pruned), ask, values, model, rng)
@@ -146,27 +146,27 @@ class EvolutionProposer:
                 counts[phrase] = counts.get(phrase, 0) + 1
         return {phrase: n / len(descriptions) for phrase, n in counts.items()}
 
-    def _pruned(self, ask: Ask) -> list[str]:
+    def _pruned(self, ask: ProposalRequest) -> list[str]:
         """The best template with one of its phrases left out, unless that was tried: what stays must earn its place."""
         best = _text(min(ask.trials, key=self._rank))
         tried = {_text(trial).casefold() for trial in ask.trials}
-        texts = [tidy(best[:start] + best[end:]) for start, end in self._spans(best)]
+        texts = [fix_grammar(best[:start] + best[end:]) for start, end in self._spans(best)]
         return [text for text in dict.fromkeys(texts) if text.casefold() not in tried and self._readable(text)]
 
-    def _pool(self, ask: Ask, rng: Generator, model: "WorthModel") -> list[Child]:
+    def _pool(self, ask: ProposalRequest, rng: Generator, model: "PhraseValueModel") -> list[Offspring]:
         order = sorted(range(len(ask.trials)), key=lambda i: self._rank(ask.trials[i]))[:PARENTS]
         weights = 1.0 / (1.0 + np.arange(len(order)))
         weights /= weights.sum()
         tried = {_text(trial).casefold() for trial in ask.trials}
-        pool: dict[str, Child] = {}
+        pool: dict[str, Offspring] = {}
         for _ in range(POOL_PER_CHILD * ask.count):
             mother, father = (order[i] for i in rng.choice(len(order), size=2, p=weights))
             text = self._breed(_text(ask.trials[mother]), _text(ask.trials[father]), rng, model)
             if text.casefold() not in tried and self._readable(text):
-                pool.setdefault(text.casefold(), Child(text, mother))
+                pool.setdefault(text.casefold(), Offspring(text, mother))
         return list(pool.values())
 
-    def _breed(self, mother: str, father: str, rng: Generator, model: "WorthModel") -> str:
+    def _breed(self, mother: str, father: str, rng: Generator, model: "PhraseValueModel") -> str:
         """One child by a random operator, sometimes two in a row."""
         text = mother
         for _ in range(1 + int(rng.random() < 0.35)):
@@ -178,19 +178,19 @@ class EvolutionProposer:
             elif operator == 2:
                 text = self._drop(text, rng)
             elif operator == 3:
-                text = _cross(text, father)
+                text = _crossover(text, father)
             else:
                 text = self._reframe(text, rng)
-        return tidy(text)
+        return fix_grammar(text)
 
-    def _draw(self, position: Position, rng: Generator, model: "WorthModel") -> str:
+    def _draw(self, position: Position, rng: Generator, model: "PhraseValueModel") -> str:
         """A phrase for a position: half by its learned worth, half at random."""
         choices = self._by_position[position]
         if rng.random() < 0.5:
             return str(rng.choice(choices))
         return choices[int(np.argmax(model.draw([text.lower() for text in choices], rng)))]
 
-    def _swap(self, text: str, rng: Generator, model: "WorthModel") -> str:
+    def _swap(self, text: str, rng: Generator, model: "PhraseValueModel") -> str:
         """Replace a phrase of the bank by another one that can stand in its place."""
         found = list(self._find.finditer(text))
         if not found:
@@ -199,7 +199,7 @@ class EvolutionProposer:
         new = self._draw(self._position[match.group().lower()], rng, model)
         return text[: match.start()] + new + text[match.end() :]
 
-    def _add(self, text: str, rng: Generator, model: "WorthModel") -> str:
+    def _add(self, text: str, rng: Generator, model: "PhraseValueModel") -> str:
         """An adjective before the medium or the class name, a clause behind it, or a second medium."""
         before, after = text.split(PLACEHOLDER, 1)
         place = rng.choice(4, p=(0.35, 0.2, 0.3, 0.15))
@@ -256,7 +256,13 @@ class EvolutionProposer:
         )
 
     def _select(
-        self, pool: list[Child], count: int, ask: Ask, values: Floats, model: "WorthModel", rng: Generator
+        self,
+        pool: list[Offspring],
+        count: int,
+        ask: ProposalRequest,
+        values: Floats,
+        model: "PhraseValueModel",
+        rng: Generator,
     ) -> Iterable[str]:
         """Children that promise most, each under its own draw of the model's weights."""
         sets = [self.features(child.text) for child in pool]
@@ -271,7 +277,7 @@ class EvolutionProposer:
         return [pool[i].text for i in chosen]
 
 
-class WorthModel:
+class PhraseValueModel:
     """Bayesian linear regression of a trial's value on the phrases and words that it holds.
 
     Args:
@@ -322,19 +328,19 @@ def _changes(children: Sequence[frozenset[str]], parents: Sequence[frozenset[str
 
 def standardise(trials: Sequence[Trial], feedback: Feedback = "both") -> Floats:
     """Accuracy and negative loss, each to zero mean and unit spread, averaged: loss tells apart what ties."""
-    accuracy = _unit(np.array([trial.score.accuracy for trial in trials]))
-    loss = _unit(np.minimum(np.array([trial.score.loss for trial in trials]), 1e6))
+    accuracy = _zscore(np.array([trial.score.accuracy for trial in trials]))
+    loss = _zscore(np.minimum(np.array([trial.score.loss for trial in trials]), 1e6))
     return {"both": 0.5 * accuracy - 0.5 * loss, "accuracy": accuracy, "loss": -loss}[feedback]
 
 
-def tidy(text: str) -> str:
+def fix_grammar(text: str) -> str:
     """Spaces, commas and articles put right after words were moved.
 
-    >>> tidy("a  inked drawing of an  <CLASS> , .")
+    >>> fix_grammar("a  inked drawing of an  <CLASS> , .")
     'an inked drawing of a <CLASS>.'
-    >>> tidy("a RGB photo of an uniform, an hour-old <CLASS>.")
+    >>> fix_grammar("a RGB photo of an uniform, an hour-old <CLASS>.")
     'an RGB photo of a uniform, an hour-old <CLASS>.'
-    >>> tidy("an of a <CLASS>."), tidy("a grainy pixel art of a <CLASS>.")
+    >>> fix_grammar("an of a <CLASS>."), fix_grammar("a grainy pixel art of a <CLASS>.")
     ('a <CLASS>.', 'grainy pixel art of a <CLASS>.')
     """
     text = re.sub(r"\s+", " ", text)
@@ -355,16 +361,16 @@ def _text(trial: Trial) -> str:
     return trial.template.lines[0]
 
 
-def _cross(mother: str, father: str) -> str:
+def _crossover(mother: str, father: str) -> str:
     return mother.split(PLACEHOLDER, 1)[0] + PLACEHOLDER + father.split(PLACEHOLDER, 1)[1]
 
 
-def _unit(values: Floats) -> Floats:
+def _zscore(values: Floats) -> Floats:
     spread = values.std()
     return (values - values.mean()) / spread if spread > 1e-12 else np.zeros_like(values)
 
 
-def _finder(phrases: Sequence[Phrase]) -> re.Pattern[str]:
+def _phrase_pattern(phrases: Sequence[Phrase]) -> re.Pattern[str]:
     """Finds phrases in text, the longest first."""
     longest_first = sorted({re.escape(p.text) for p in phrases}, key=lambda t: (-len(t), t))
     return re.compile(rf"(?<![\w-])(?:{'|'.join(longest_first)})(?![\w-])", re.IGNORECASE)

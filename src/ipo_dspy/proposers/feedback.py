@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from ipo_dspy.errors import InputError
 from ipo_dspy.history import Trial
-from ipo_dspy.proposers.base import Ask
+from ipo_dspy.proposers.base import ProposalRequest
 
 Feedback = Literal["both", "accuracy", "loss"]
 
@@ -32,7 +32,7 @@ def rank(trial: Trial, feedback: Feedback) -> tuple[float, ...]:
     return {"both": trial.rank, "accuracy": (accuracy, tokens, index), "loss": (loss, tokens, index)}[feedback]
 
 
-def shown(ask: Ask, feedback: Feedback) -> Sequence[Trial]:
+def history_for_prompt(ask: ProposalRequest, feedback: Feedback) -> Sequence[Trial]:
     """As many trials as `ask.shown` has: the best by what is told and the start template, best last."""
     if feedback == "both":
         return ask.shown

@@ -18,18 +18,18 @@ from ipo_dspy._internal.threads import in_threads
 from ipo_dspy.errors import BudgetError, ProposalError
 from ipo_dspy.history import Trial
 from ipo_dspy.lms import LOCAL
-from ipo_dspy.lms.error_messages import FATAL, brief
-from ipo_dspy.lms.proposal_parsing import last_answers, read_answers
+from ipo_dspy.lms.error_messages import FATAL, one_line_error
+from ipo_dspy.lms.proposal_parsing import last_answers, parse_templates
 from ipo_dspy.lms.reasoning import without_thoughts
 from ipo_dspy.lms.requests import request
-from ipo_dspy.lms.signatures import PaperAdapter, ProposePrompts, ScoredPrompt, SummariseLooks
-from ipo_dspy.proposers.base import Ask, Proposals
+from ipo_dspy.lms.signatures import PaperAdapter, ProposePrompts, ScoredTemplate, SummarizeDescriptions
+from ipo_dspy.proposers.base import ProposalRequest, Proposals
 from ipo_dspy.proposers.description_selection import CHOICES, DESCRIPTION_TOKENS, tokens_in
-from ipo_dspy.proposers.feedback import Feedback, check_feedback, shown
-from ipo_dspy.run.ledger import Answer
+from ipo_dspy.proposers.feedback import Feedback, check_feedback, history_for_prompt
+from ipo_dspy.run.ledger import LMResponse
 from ipo_dspy.validation import one_of
 
-Asking = Literal["auto", "batch", "samples", "single"]
+RequestMode = Literal["auto", "batch", "samples", "single"]
 """How the templates of a step are requested.
 
 - `batch`: all in one completion. Missing ones are requested once more; where the model wrote only one, one by one and
@@ -40,7 +40,7 @@ Asking = Literal["auto", "batch", "samples", "single"]
 """
 
 Fault = (LMError, ImportError, OSError)
-Described = Literal["even", "rotate", "summary"]
+DescriptionMode = Literal["even", "rotate", "summary"]
 _TOLD = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "seed")
 """Settings of a model that change what it writes, and are no secret."""
 
@@ -51,7 +51,7 @@ class LMProposer:
     Args:
         lm: the model; `None` takes `dspy.settings.lm` when it is asked.
         adapter: how the question is written; the paper's form by default.
-        request_mode: see `Asking`.
+        request_mode: see `RequestMode`.
         descriptions: which of them are shown where not all fit: `even` over the classes, the same at each step;
             `rotate`, others at each step; `summary`, one by the model itself. See docs/experiments.md.
         description_tokens: budget for them; about as much as the paper's requests hold.
@@ -67,16 +67,16 @@ class LMProposer:
         lm: dspy.BaseLM | None = None,
         *,
         adapter: dspy.Adapter | None = None,
-        request_mode: Asking = "auto",
-        descriptions: Described = "even",
+        request_mode: RequestMode = "auto",
+        descriptions: DescriptionMode = "even",
         description_tokens: int = DESCRIPTION_TOKENS,
         feedback: Feedback = "both",
         num_threads: int | None = None,
     ) -> None:
         self.lm = lm
         self.adapter = adapter or PaperAdapter()
-        self.request_mode = one_of("request_mode", request_mode, get_args(Asking), OLD_REQUEST_MODES)
-        self.descriptions = one_of("descriptions", descriptions, get_args(Described))
+        self.request_mode = one_of("request_mode", request_mode, get_args(RequestMode), OLD_REQUEST_MODES)
+        self.descriptions = one_of("descriptions", descriptions, get_args(DescriptionMode))
         self.num_threads = num_threads
         self.description_tokens = description_tokens
         self.feedback = check_feedback(feedback)
@@ -97,7 +97,7 @@ class LMProposer:
             **told,
         }
 
-    def propose(self, ask: Ask) -> Proposals:
+    def propose(self, ask: ProposalRequest) -> Proposals:
         """Up to `ask.count` texts.
 
         Raises:
@@ -115,7 +115,7 @@ class LMProposer:
             raise ProposalError(f"the language model gave no proposals: {got.fault}", answered=True)
         return Proposals(tuple(last_answers(got.texts, ask.count)), ended=got.ended)
 
-    def measure(self, ask: Ask) -> tuple[int, int]:
+    def measure(self, ask: ProposalRequest) -> tuple[int, int]:
         """How many requests a step like this takes if each brings what it should, and about the tokens of one."""
         count = 1 if self._mode() in ("single", "samples") else ask.count
         choose = CHOICES["rotate" if self.descriptions == "rotate" else "even"]
@@ -136,7 +136,7 @@ class LMProposer:
     def _lm(self) -> dspy.BaseLM:
         return self.lm or dspy.settings.lm
 
-    def _first(self, ask: Ask) -> "_Got":
+    def _first(self, ask: ProposalRequest) -> "_StepReplies":
         """The requests that should bring all of a step's templates.
 
         Raises:
@@ -147,35 +147,35 @@ class LMProposer:
                 case "single":
                     return self._singles(ask, range(ask.count)).unless_silent()
                 case "samples":
-                    return _Got([self._request(ask, 1, slot=0, samples=ask.count)])
+                    return _StepReplies([self._request(ask, 1, slot=0, samples=ask.count)])
                 case _:
-                    return _Got([self._request(ask, ask.count, slot=0)])
+                    return _StepReplies([self._request(ask, ask.count, slot=0)])
         except Fault as error:
             # Not `from error`: a traceback would print what `brief` took out.
-            message = f"the language model gave no proposals: {brief(error, self._lm)}"
+            message = f"the language model gave no proposals: {one_line_error(error, self._lm)}"
             raise ProposalError(message, fatal=isinstance(error, FATAL)) from None
 
-    def _more(self, ask: Ask, found: int) -> "_Got":
+    def _more(self, ask: ProposalRequest, found: int) -> "_StepReplies":
         """What is missing: once more, or one by one from a model that writes only one. What fails is left missing."""
         missing = ask.count - found
         if found == 1:
             return self._singles(ask, range(1, 1 + missing))
-        return _Got([self._try(ask, missing, slot=1)])
+        return _StepReplies([self._try(ask, missing, slot=1)])
 
-    def _singles(self, ask: Ask, slots: Sequence[int]) -> "_Got":
+    def _singles(self, ask: ProposalRequest, slots: Sequence[int]) -> "_StepReplies":
         threads = self.num_threads or dspy.settings.num_threads
-        return _Got(in_threads(lambda slot: self._try(ask, 1, slot), slots, num_threads=threads))
+        return _StepReplies(in_threads(lambda slot: self._try(ask, 1, slot), slots, num_threads=threads))
 
-    def _try(self, ask: Ask, count: int, slot: int) -> "Answer | Exception":
+    def _try(self, ask: ProposalRequest, count: int, slot: int) -> "LMResponse | Exception":
         try:
             return self._request(ask, count, slot=slot)
         except BudgetError as spent:
             return spent
         except Fault as error:
-            ask.tell(f"one of several requests was not answered: {brief(error, self._lm)}")
+            ask.tell(f"one of several requests was not answered: {one_line_error(error, self._lm)}")
             return error
 
-    def _request(self, ask: Ask, count: int, *, slot: int, samples: int = 1) -> Answer:
+    def _request(self, ask: ProposalRequest, count: int, *, slot: int, samples: int = 1) -> LMResponse:
         """One request; where it overflows the model's context, with less of descriptions and history."""
         while True:
             share = self._share
@@ -186,7 +186,7 @@ class LMProposer:
                     raise
                 self._shrink(ask, share)
 
-    def _shrink(self, ask: Ask, share: float) -> None:
+    def _shrink(self, ask: ProposalRequest, share: float) -> None:
         with self._shrinking:
             if self._share != share:
                 return  # another request at the same time has seen to it
@@ -196,8 +196,10 @@ class LMProposer:
             f"{share / 2:.1%} of the descriptions and history"
         )
 
-    def _asker(self, ask: Ask, count: int, slot: int, samples: int, share: float) -> Callable[[], Answer]:
-        told = replace(ask, shown=tuple(_last(shown(ask, self.feedback), share)))
+    def _asker(
+        self, ask: ProposalRequest, count: int, slot: int, samples: int, share: float
+    ) -> Callable[[], LMResponse]:
+        told = replace(ask, shown=tuple(_last(history_for_prompt(ask, self.feedback), share)))
         inputs = self._inputs(told, count, self._described(ask, share))
         config: dict[str, int] = {"rollout_id": zlib.crc32(f"{ask.seed}/{ask.step}/{slot}".encode())}
         if samples > 1:
@@ -209,11 +211,11 @@ class LMProposer:
             ProposePrompts,
             inputs,
             field="templates",
-            read=(lambda text, cut: last_answers(read_answers(text, cut), count)) if paper else None,
+            read=(lambda text, cut: last_answers(parse_templates(text, cut), count)) if paper else None,
             config=config,
         )
 
-    def _inputs(self, ask: Ask, count: int, descriptions: list[str]) -> dict[str, object]:
+    def _inputs(self, ask: ProposalRequest, count: int, descriptions: list[str]) -> dict[str, object]:
         return {
             "task": ask.task,
             "descriptions": descriptions,
@@ -222,21 +224,21 @@ class LMProposer:
             "count": count,
         }
 
-    def _described(self, ask: Ask, share: float) -> list[str]:
+    def _described(self, ask: ProposalRequest, share: float) -> list[str]:
         budget = int(self.description_tokens * share)
         if self.descriptions == "summary" and sum(map(tokens_in, ask.descriptions)) > budget:
             return self._summary(ask, budget, share)
         choose = CHOICES["even" if self.descriptions == "summary" else self.descriptions]
         return choose(ask.descriptions, budget, ask.step)
 
-    def _summary(self, ask: Ask, budget: int, share: float) -> list[str]:
+    def _summary(self, ask: ProposalRequest, budget: int, share: float) -> list[str]:
         """The descriptions in fewer words, by the model itself, once a run."""
         shown = CHOICES["even"](ask.descriptions, int(4 * self.description_tokens * share), 0)
         inputs: Mapping[str, object] = {"descriptions": shown, "words": budget // 2}
         plain = _WithoutThoughts(use_json_adapter_fallback=False)  # which would be a second request, uncounted
         answer = ask.once(
             "summary",
-            lambda: request(self._lm, plain, SummariseLooks, inputs, field="summary"),
+            lambda: request(self._lm, plain, SummarizeDescriptions, inputs, field="summary"),
         )
         return CHOICES["even"](answer.texts or ask.descriptions, budget, 0)
 
@@ -249,20 +251,20 @@ class _WithoutThoughts(dspy.ChatAdapter):
         return fields
 
 
-class _Got:
+class _StepReplies:
     """What the requests of a step brought: answers, faults, and the limit that one of them met."""
 
-    def __init__(self, results: "Sequence[Answer | Exception]") -> None:
+    def __init__(self, results: "Sequence[LMResponse | Exception]") -> None:
         self._results = list(results)
-        self.answers = [result for result in results if isinstance(result, Answer)]
+        self.answers = [result for result in results if isinstance(result, LMResponse)]
         self.texts = tuple(text for answer in self.answers for text in answer.texts)
         self.ended = next((result for result in results if isinstance(result, BudgetError)), None)
         self.fault = next((answer.fault for answer in self.answers if answer.fault), None)
 
-    def with_more(self, more: "_Got") -> "_Got":
-        return _Got([*self._results, *more._results])
+    def with_more(self, more: "_StepReplies") -> "_StepReplies":
+        return _StepReplies([*self._results, *more._results])
 
-    def unless_silent(self) -> "_Got":
+    def unless_silent(self) -> "_StepReplies":
         """Itself, unless no request was answered: then the first fault is raised."""
         if not self.answers and self.ended is None:
             raise next(result for result in self._results if isinstance(result, Exception))
@@ -274,9 +276,9 @@ def _last(trials: Sequence[Trial], share: float) -> Sequence[Trial]:
     return trials[-max(1, int(len(trials) * share)) :] if trials else trials
 
 
-def _scored(trial: Trial, feedback: Feedback) -> ScoredPrompt:
+def _scored(trial: Trial, feedback: Feedback) -> ScoredTemplate:
     loss, accuracy = trial.score.loss, trial.score.accuracy
-    return ScoredPrompt(
+    return ScoredTemplate(
         template=str(trial.template),
         loss=None if feedback == "accuracy" else loss,
         accuracy=None if feedback == "loss" else accuracy,

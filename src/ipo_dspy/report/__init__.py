@@ -8,7 +8,7 @@ of it is escaped.
 import os
 from pathlib import Path
 
-from ipo_dspy._internal.file_io import write_whole
+from ipo_dspy._internal.file_io import atomic_write
 from ipo_dspy.errors import JournalError
 from ipo_dspy.report.journal_fields import printable_event
 from ipo_dspy.report.page import page
@@ -40,7 +40,7 @@ def write_report(run_folder: str | os.PathLike[str], path: str | os.PathLike[str
     target = default if path is None else Path(path)
     content = render_report(run_folder).encode()
     try:
-        write_whole(target, content)
+        atomic_write(target, content)
     except OSError as error:
         raise JournalError(
             f"report {str(target)!r} cannot be written ({error.strerror}); name a writable file, e.g. 'report.html'"

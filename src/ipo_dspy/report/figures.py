@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ipo_dspy._internal.file_io import write_whole
+from ipo_dspy._internal.file_io import atomic_write
 from ipo_dspy.errors import JournalError
 
 FORMATS = ("svg", "png")
@@ -33,7 +33,7 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
-class Points:
+class ErrorBarSeries:
     """Values at a few numbers.
 
     Attributes:
@@ -93,7 +93,7 @@ def draw_bars(
         return _save(figure, path)
 
 
-def draw_points(panels: Mapping[str, Mapping[str, Points]], path: Path, *, axis: str) -> tuple[Path, ...]:
+def draw_points(panels: Mapping[str, Mapping[str, ErrorBarSeries]], path: Path, *, axis: str) -> tuple[Path, ...]:
     """A panel for each measure with a line for each name through its points, and bars as long as their errors.
 
     Equal steps on the axis are equal ratios, as between 1, 2, 4, 8 and 16. See `draw_curves` for the files.
@@ -126,7 +126,7 @@ def _save(figure: Figure, path: Path) -> tuple[Path, ...]:
         figure.savefig(file, format=target.suffix[1:], dpi=150, metadata=metadata)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(target, file.getvalue())
+            atomic_write(target, file.getvalue())
         except OSError as error:
             raise JournalError(
                 f"plot {str(target)!r} cannot be written ({error.strerror}); name another folder"

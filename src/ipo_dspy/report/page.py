@@ -47,7 +47,7 @@ class PictureGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class SearchSection:
     """What the page shows of one search."""
 
     number: int
@@ -82,7 +82,7 @@ def environment() -> Environment:
     )
     found.filters |= {
         "percent": _percent, "points": _points, "nats": _nats, "duration": _duration, "count": _count,
-        "prompt": prompt, "moment": _moment, "clip": _clip, "short": _short, "pairs": pairs,
+        "prompt": prompt, "moment": _format_timestamp, "clip": _clip, "short": _short, "pairs": pairs,
     }  # fmt: skip
     found.globals |= {**_limits(), "style": Markup(_data("style.css"))}
     return found
@@ -107,10 +107,10 @@ def prompt(text: str) -> Markup:
     return html + Markup("<details><summary>{} more lines</summary>{}</details>").format(len(folded), more)
 
 
-def _section(number: int, search: SearchState) -> Section:
+def _section(number: int, search: SearchState) -> SearchSection:
     rows = summary.score_rows(search)
-    shown = summary.telling_changes(search.changes)
-    return Section(
+    shown = summary.select_example_changes(search.changes)
+    return SearchSection(
         number,
         search,
         rows,
@@ -132,14 +132,14 @@ def _curves(search: SearchState) -> "list[Chart]":
     return [charts.draw(tuple(search.history), measure, best=search.best) for measure in charts.MEASURES.values()]
 
 
-def _group(group: summary.Changed) -> PictureGroup:
+def _group(group: summary.ChangedPredictions) -> PictureGroup:
     pictures = (Picture(change, _named(change), thumbnail(change["source"])) for change in group.shown)
     return PictureGroup(group.title, tuple(pictures), group.recorded)
 
 
 def _one_place(changes: Sequence[PredictionChangedEvent]) -> str:
     """Where all the changed images are from, or nothing where they are from several parts."""
-    places = {summary.place(change["split"], change["class_split"]) for change in changes}
+    places = {summary.split_label(change["split"], change["class_split"]) for change in changes}
     return places.pop() if len(places) == 1 else ""
 
 
@@ -190,10 +190,10 @@ def _duration(seconds: float | None) -> str:
     return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def _moment(text: str) -> str:
+def _format_timestamp(text: str) -> str:
     """An ISO 8601 time to the minute, or the text itself where it is none.
 
-    >>> _moment("2026-03-01T09:30:12+00:00")
+    >>> _format_timestamp("2026-03-01T09:30:12+00:00")
     '2026-03-01 09:30 UTC'
     """
     try:

@@ -83,7 +83,7 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
+class ChangedPredictions:
     """Changed images of one kind: those shown, and how many were recorded."""
 
     title: str
@@ -104,10 +104,10 @@ def score_rows(search: SearchState) -> list[ScoreRow]:
     return rows
 
 
-def place(split: str, part: str) -> str:
+def split_label(split: str, part: str) -> str:
     """How a part of a split is called on the page.
 
-    >>> place("test", "novel")
+    >>> split_label("test", "novel")
     'test, novel classes'
     """
     return _SPOKEN.get(split, split) + ("" if part == "all" else f", {part} classes")
@@ -129,7 +129,7 @@ def class_table(search: SearchState) -> ClassTable | None:
         parts = ("all",) if (split, "all", "best") in search.evaluations else ("base", "novel")
         rows = [row for part in parts for row in _class_rows(search, split, part)]
         if rows:
-            return ClassTable(place(split, "all"), tuple(sorted(rows, key=lambda row: (-row.gain, row.name))))
+            return ClassTable(split_label(split, "all"), tuple(sorted(rows, key=lambda row: (-row.gain, row.name))))
     return None
 
 
@@ -139,19 +139,19 @@ def rejected(search: SearchState) -> list[Rejected]:
     return [_rejected(search, *item) for item in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
 
 
-def changed(changes: Sequence[PredictionChangedEvent]) -> list[Changed]:
+def changed(changes: Sequence[PredictionChangedEvent]) -> list[ChangedPredictions]:
     """Mended and broken images, evenly thinned out to `PICTURES_SHOWN` in all."""
     mended = [c for c in changes if c["after"] == c["label"] != c["before"]]
     broken = [c for c in changes if c["before"] == c["label"] != c["after"]]
     half = PICTURES_SHOWN // 2
     few_mended, few_broken = min(len(mended), half), min(len(broken), half)
     return [
-        Changed("Mended", tuple(evenly_spaced(mended, PICTURES_SHOWN - few_broken)), len(mended)),
-        Changed("Broken", tuple(evenly_spaced(broken, PICTURES_SHOWN - few_mended)), len(broken)),
+        ChangedPredictions("Mended", tuple(evenly_spaced(mended, PICTURES_SHOWN - few_broken)), len(mended)),
+        ChangedPredictions("Broken", tuple(evenly_spaced(broken, PICTURES_SHOWN - few_mended)), len(broken)),
     ]
 
 
-def telling_changes(changes: Sequence[PredictionChangedEvent]) -> list[PredictionChangedEvent]:
+def select_example_changes(changes: Sequence[PredictionChangedEvent]) -> list[PredictionChangedEvent]:
     """The changes on the most telling split that has any; those on training images say little."""
     best = min((_telling(change["split"]) for change in changes), default=0)
     return [change for change in changes if _telling(change["split"]) == best]
@@ -164,7 +164,7 @@ def _telling(split: str) -> int:
 def _evaluated(search: SearchState, split: str, part: str) -> ScoreRow | None:
     start, best = (search.evaluations.get((split, part, role)) for role in ("start", "best"))
     either = best or start
-    name = place(split, part)
+    name = split_label(split, part)
     return _row(name, either["images"], start, best) if either else None
 
 

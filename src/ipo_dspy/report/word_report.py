@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ipo_dspy._internal.file_io import write_whole
+from ipo_dspy._internal.file_io import atomic_write
 from ipo_dspy.errors import JournalError
 from ipo_dspy.report.page import environment
 
@@ -23,7 +23,7 @@ def write_words(found: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     content = template.render(**found, CONFUSIONS_SHOWN=CONFUSIONS_SHOWN)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, content.encode())
+        atomic_write(target, content.encode())
     except OSError as error:
         raise JournalError(
             f"report {str(target)!r} cannot be written ({error.strerror}); name a writable file, e.g. 'words.html'"

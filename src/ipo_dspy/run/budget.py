@@ -9,7 +9,7 @@ from ipo_dspy.errors import Argument, BudgetError, Hint, InputError
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class LMResponse:
     """The response of a language model to one request, and its cost.
 
     Attributes:
@@ -35,7 +35,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class Usage:
     """The usage of all requests so far.
 
     Attributes:
@@ -60,9 +60,9 @@ class Spent:
         """Prompt and completion."""
         return self.prompt_tokens + self.completion_tokens
 
-    def plus(self, answer: Answer) -> "Spent":
+    def plus(self, answer: LMResponse) -> "Usage":
         """Return the usage with one more response."""
-        return Spent(
+        return Usage(
             calls=self.calls + answer.calls,
             prompt_tokens=self.prompt_tokens + answer.prompt_tokens,
             completion_tokens=self.completion_tokens + answer.completion_tokens,
@@ -79,7 +79,7 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Budget:
     """Limits of what a run may spend; `None` is no limit.
 
     Attributes:
@@ -109,7 +109,7 @@ class Limits:
                     hint=Hint("for example {}", Argument(field.name, 100 if whole else 2.5)),
                 )
 
-    def spent_of(self, spent: Spent) -> dict[str, float]:
+    def spent_of(self, spent: Usage) -> dict[str, float]:
         """Return the amount that counts towards each limit that is set."""
         amounts = {
             "max_lm_calls": spent.calls,
@@ -119,7 +119,7 @@ class Limits:
         }
         return {name: amount for name, amount in amounts.items() if getattr(self, name) is not None}
 
-    def reached(self, spent: Spent) -> str | None:
+    def reached(self, spent: Usage) -> str | None:
         """Return the name of the first limit that leaves nothing."""
         return next((name for name, amount in self.spent_of(spent).items() if amount >= getattr(self, name)), None)
 

@@ -133,7 +133,7 @@ def replay(folder: str | os.PathLike[str]) -> list[Event]:
         raise JournalError(
             f"no journal at {str(path)!r} ({error.strerror}); pass the folder of the run, e.g. 'runs/1'"
         ) from error
-    return without_earlier_ends(_read(path, content))
+    return drop_superseded_ends(_read(path, content))
 
 
 def _check_kind(path: Path) -> None:
@@ -153,7 +153,7 @@ def is_written(folder: str | os.PathLike[str]) -> bool | None:
         return None
 
 
-def without_earlier_ends(events: list[Event]) -> list[Event]:
+def drop_superseded_ends(events: list[Event]) -> list[Event]:
     """Return the events without outcomes of earlier sessions, and without starts that came to nothing."""
     resumed = max((i for i, event in enumerate(events) if event["event"] == "run_resumed"), default=-1)
     begun = max((i for i, event in enumerate(events) if event["event"] == "run_started"), default=-1)
@@ -213,7 +213,7 @@ def _line(event: Mapping[str, object]) -> bytes:
     return line.encode("utf-8", errors="backslashreplace") + b"\n"
 
 
-def follow(run: str | os.PathLike[str]) -> Iterator[list[Event]]:
+def tail(run: str | os.PathLike[str]) -> Iterator[list[Event]]:
     """Yield the events appended since the previous iteration; none while there is no journal.
 
     A partial last line is left until it is whole. The iteration ends when the file is shorter than what was read of it:

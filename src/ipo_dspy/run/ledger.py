@@ -12,18 +12,18 @@ from dataclasses import replace
 from typing import Protocol
 
 from ipo_dspy.errors import BudgetError
-from ipo_dspy.run.budget import Answer, Limits, RunEnd, Spent, run_ends
+from ipo_dspy.run.budget import Budget, LMResponse, RunEnd, Usage, run_ends
 from ipo_dspy.run.events import LMResponseEvent
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.state import readable
 
-__all__ = ["Answer", "Ledger", "Limits", "Once", "Spent", "readable"]
+__all__ = ["AskOnce", "Budget", "LMResponse", "Ledger", "Usage", "readable"]
 
 
-class Once(Protocol):
+class AskOnce(Protocol):
     """Sends a request at most once in the life of a run: `Ledger.once` of one predictor."""
 
-    def __call__(self, question: str, ask: Callable[[], Answer], /) -> Answer:
+    def __call__(self, question: str, ask: Callable[[], LMResponse], /) -> LMResponse:
         """Return the recorded response, or that of `ask`, which is recorded first.
 
         Raises:
@@ -39,10 +39,10 @@ class Ledger:
         limits: what may be spent.
         clock: seconds, monotonic.
 
-    >>> ledger = Ledger(limits=Limits(max_lm_calls=1))
-    >>> ledger.once("self", "step 1/0", lambda: Answer(("a <CLASS>.",), prompt_tokens=9)).texts
+    >>> ledger = Ledger(limits=Budget(max_lm_calls=1))
+    >>> ledger.once("self", "step 1/0", lambda: LMResponse(("a <CLASS>.",), prompt_tokens=9)).texts
     ('a <CLASS>.',)
-    >>> ledger.once("self", "step 1/0", lambda: Answer(("never asked again",))).texts
+    >>> ledger.once("self", "step 1/0", lambda: LMResponse(("never asked again",))).texts
     ('a <CLASS>.',)
     >>> ledger.spent.tokens
     9
@@ -51,11 +51,11 @@ class Ledger:
     def __init__(
         self,
         recorder: EventRecorder | None = None,
-        limits: Limits | None = None,
+        limits: Budget | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.recorder, self.limits, self.clock = recorder or EventRecorder(), limits or Limits(), clock
+        self.recorder, self.limits, self.clock = recorder or EventRecorder(), limits or Budget(), clock
         self._state = self.recorder.state
         self._free = threading.Condition()
         self._in_flight: set[tuple[str, str]] = set()
@@ -67,19 +67,19 @@ class Ledger:
         return self.clock() - self._began
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> Usage:
         """The usage of the run so far."""
         return replace(self._state.usage, seconds=self.elapsed)
 
-    def cost_of(self, predictor: str, requests: str) -> Spent:
+    def cost_of(self, predictor: str, requests: str) -> Usage:
         """Return the cost of the requests of a predictor whose name begins so, e.g. `step 3/`."""
-        total = Spent()
+        total = Usage()
         for (owner, request), answer in list(self._state.responses.items()):
             if owner == predictor and request.startswith(requests):
                 total = total.plus(answer)
         return total
 
-    def once(self, predictor: str, question: str, ask: Callable[[], Answer]) -> Answer:
+    def once(self, predictor: str, question: str, ask: Callable[[], LMResponse]) -> LMResponse:
         """Return the response to a request: the one that is recorded, or a new one, which is recorded first.
 
         Raises:
@@ -103,7 +103,7 @@ class Ledger:
                 self._free.notify_all()
         return answer
 
-    def _ask(self, ask: Callable[[], Answer]) -> Answer:
+    def _ask(self, ask: Callable[[], LMResponse]) -> LMResponse:
         limit = self.limits.max_seconds
         left = None if limit is None else RunEnd(time.monotonic() + limit - self.elapsed, limit)
         token = run_ends.set(left)
@@ -126,7 +126,7 @@ class Ledger:
             raise BudgetError(limit, allowed=getattr(self.limits, limit), spent=amount)
         return not self._in_flight or self._leaves_room(spent)
 
-    def _leaves_room(self, spent: Spent) -> bool:
+    def _leaves_room(self, spent: Usage) -> bool:
         """Return True if something is left once each request in flight costs twice the most expensive of its kind."""
         answers = list(self._state.responses.items())
         for _, question in self._in_flight:
@@ -135,10 +135,10 @@ class Ledger:
                 return False  # nothing is known yet of what one costs
             tokens = max((answer.prompt_tokens + answer.completion_tokens for answer in known), default=0)
             cost = max((answer.cost or 0.0 for answer in known), default=0.0)
-            spent = spent.plus(Answer((), calls=1, prompt_tokens=2 * tokens, cost=2 * cost))
+            spent = spent.plus(LMResponse((), calls=1, prompt_tokens=2 * tokens, cost=2 * cost))
         return self.limits.reached(spent) is None
 
-    def _event(self, predictor: str, question: str, answer: Answer, seconds: float) -> LMResponseEvent:
+    def _event(self, predictor: str, question: str, answer: LMResponse, seconds: float) -> LMResponseEvent:
         return {
             "event": "lm_response",
             "predictor": predictor,

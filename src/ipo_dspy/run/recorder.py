@@ -7,7 +7,7 @@ from ipo_dspy.run.events import Event, EventSink, Observer, ProgressEvent
 from ipo_dspy.run.state import RunState
 
 
-class NoJournal:
+class NullJournal:
     """A journal that keeps nothing: that of a run without `log_dir`."""
 
     past: tuple[Event, ...] = ()
@@ -15,7 +15,7 @@ class NoJournal:
     def append(self, *events: Event) -> None:
         """Forget the events."""
 
-    def __enter__(self) -> "NoJournal":
+    def __enter__(self) -> "NullJournal":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -39,7 +39,7 @@ class EventRecorder:
     def __init__(
         self, journal: EventSink | None = None, observers: Iterable[Observer] = (), past: Sequence[Event] = ()
     ) -> None:
-        self.journal, self.observers = journal or NoJournal(), tuple(observers)
+        self.journal, self.observers = journal or NullJournal(), tuple(observers)
         self.state = RunState(past)
         self._lock = threading.RLock()
         for observer in self.observers:

@@ -16,8 +16,8 @@ from ipo_dspy.errors import Argument, Hint, JournalError, StoppedError
 from ipo_dspy.run.events import Observer, RunFinishedEvent, RunResumedEvent, RunStartedEvent, SearchStartedEvent
 from ipo_dspy.run.journal import Journal
 from ipo_dspy.run.journal_schema import SCHEMA
-from ipo_dspy.run.ledger import Ledger, Limits
-from ipo_dspy.run.recorder import EventRecorder, NoJournal
+from ipo_dspy.run.ledger import Budget, Ledger
+from ipo_dspy.run.recorder import EventRecorder, NullJournal
 
 MUTABLE_SETTINGS = frozenset(
     {
@@ -47,8 +47,8 @@ class Session:
 
     def __init__(
         self,
-        journal: Journal | NoJournal,
-        limits: Limits,
+        journal: Journal | NullJournal,
+        limits: Budget,
         observers: Sequence[Observer],
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -146,7 +146,7 @@ class Session:
 def open_session(
     log_dir: str | os.PathLike[str] | None,
     *,
-    limits: Limits,
+    limits: Budget,
     observers: Sequence[Observer],
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Session]:
@@ -155,7 +155,7 @@ def open_session(
     Raises:
         JournalError: the folder cannot be written, is in use, or its journal is damaged.
     """
-    with NoJournal() if log_dir is None else Journal(log_dir) as journal:
+    with NullJournal() if log_dir is None else Journal(log_dir) as journal:
         yield Session(journal, limits, observers, stop)
 
 

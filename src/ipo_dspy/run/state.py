@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from ipo_dspy.errors import InputError, JournalError
 from ipo_dspy.history import History, Trial
-from ipo_dspy.run.budget import Answer, Spent
+from ipo_dspy.run.budget import LMResponse, Usage
 from ipo_dspy.run.events import (
     TRANSIENT,
     ErrorEvent,
@@ -161,8 +161,8 @@ class RunState:
         self.started: RunStartedEvent | None = None
         self.settings: dict[str, Any] = {}
         self.searches: dict[str, SearchState] = {}
-        self.responses: dict[tuple[str, str], Answer] = {}
-        self.usage, self.run_seconds = Spent(), 0.0
+        self.responses: dict[tuple[str, str], LMResponse] = {}
+        self.usage, self.run_seconds = Usage(), 0.0
         self.finished: RunFinishedEvent | None = None
         for event in events:
             self.fold(event)
@@ -244,8 +244,8 @@ def _trial(event: TrialEvent) -> Trial:
     return Trial(template, score, index=event["index"], step=event["step"], tokens=event["tokens"], key=event["key"])
 
 
-def _response(event: LMResponseEvent) -> Answer:
-    return Answer(
+def _response(event: LMResponseEvent) -> LMResponse:
+    return LMResponse(
         texts=tuple(map(readable, event["texts"])),
         model=event["model"],
         calls=event["calls"],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
+class CandidateClasses:
     """The classes that each of N images may be given.
 
     Attributes:
@@ -23,7 +23,7 @@ class Allowed:
         members: [K], class indices, set after set.
         classes: how many there are, C.
 
-    >>> allowed = Allowed.of([("cat", "dog"), ("emu",), ("cat", "dog")], {"cat": 0, "dog": 1, "emu": 2})
+    >>> allowed = CandidateClasses.of([("cat", "dog"), ("emu",), ("cat", "dog")], {"cat": 0, "dog": 1, "emu": 2})
     >>> allowed.forbidden(slice(1, 3))
     tensor([[ True,  True, False],
             [False, False,  True]])
@@ -35,7 +35,7 @@ class Allowed:
     classes: int
 
     @classmethod
-    def of(cls, choices: Iterable[Sequence[str]], index: dict[str, int]) -> "Allowed":
+    def of(cls, choices: Iterable[Sequence[str]], index: dict[str, int]) -> "CandidateClasses":
         """From the names that each image may be given, and the class index of every name."""
         sets: dict[tuple[str, ...], int] = {}
         which = [sets.setdefault(tuple(names), len(sets)) for names in choices]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ipo_dspy.scoring.candidate_classes import Allowed
+from ipo_dspy.scoring.candidate_classes import CandidateClasses
 
 BLOCK = {"cpu": 2**23, "cuda": 2**26}
 """Numbers in the largest table of a block. 4 MB, which a cache holds, are no faster than these 32 MB, and slower where
@@ -25,7 +25,7 @@ LEAST = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class ImageBlock:
     """Some of the images, until the next block is asked for.
 
     Attributes:
@@ -56,9 +56,9 @@ def block_size(text_features: Tensor) -> int:
 def blocks(
     image_features: Tensor,  # [N, D]
     text_features: Tensor,  # [..., C, D]
-    allowed: Tensor | Allowed | None = None,  # [N, C] bool
+    allowed: Tensor | CandidateClasses | None = None,  # [N, C] bool
     size: int | None = None,
-) -> Iterator[Block]:
+) -> Iterator[ImageBlock]:
     """All images in order; by default as many at a time as `block_size` says."""
     starts = range(0, len(image_features), size or block_size(text_features))
     parts = [slice(start, stop) for start, stop in itertools.pairwise([*starts, len(image_features)])]
@@ -70,14 +70,14 @@ def blocks(
         rows, count = image_features[part], part.stop - part.start
         images = rows if near is None else near[:count].copy_(rows, non_blocking=True)  # [n, D]
         mask = None if allowed is None or forbidden is None else _forbid(allowed, part, forbidden[:count])
-        yield Block(part, images, None if mask is None else mask.to(room.device), room[:count], more_room[:count])
+        yield ImageBlock(part, images, None if mask is None else mask.to(room.device), room[:count], more_room[:count])
 
 
 def _is_near(image_features: Tensor, text_features: Tensor) -> bool:
     return (image_features.dtype, image_features.device) == (text_features.dtype, text_features.device)
 
 
-def _forbid(allowed: Tensor | Allowed, part: slice, room: Tensor) -> Tensor:
-    if isinstance(allowed, Allowed):
+def _forbid(allowed: Tensor | CandidateClasses, part: slice, room: Tensor) -> Tensor:
+    if isinstance(allowed, CandidateClasses):
         return allowed.forbidden(part, out=room)
     return torch.logical_not(allowed[part], out=room)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ipo_dspy.errors import InputError
-from ipo_dspy.scoring.candidate_classes import Allowed
-from ipo_dspy.scoring.image_blocks import Block, blocks
+from ipo_dspy.scoring.candidate_classes import CandidateClasses
+from ipo_dspy.scoring.image_blocks import ImageBlock, blocks
 from ipo_dspy.scoring.score import Score
 
 
@@ -54,7 +54,7 @@ class Tally:
         return Score(accuracy=100.0 * (self.correct / self.images), loss=self.loss / self.images)
 
 
-def logits(
+def class_logits(
     image_features: Tensor,  # [N, D] normalised
     text_features: Tensor,  # [C, D] normalised
     *,
@@ -67,14 +67,14 @@ def logits(
     return scores if allowed is None else scores.masked_fill(~allowed, float("-inf"))
 
 
-def tally_templates(
+def count_correct_by_template(
     image_features: Tensor,  # [N, D] normalised
     labels: Tensor,  # [N] int64, an index into C
     text_features: Tensor,  # [T, C, D] normalised
     *,
     logit_scale: float,
     logit_bias: float = 0.0,
-    allowed: Tensor | Allowed | None = None,  # [N, C] bool
+    allowed: Tensor | CandidateClasses | None = None,  # [N, C] bool
     block: int | None = None,
 ) -> list[Tally]:
     """What each template comes to on all images.
@@ -107,7 +107,7 @@ def tally_templates(
 
 
 def tally_logits(scores: Tensor, labels: Tensor) -> Tally:
-    """What logits [N, C] come to for the labels [N] of their images, as `tally_templates` counts.
+    """What logits [N, C] come to for the labels [N] of their images, as `count_correct_by_template` counts.
 
     >>> tally_logits(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1])).score
     Score(accuracy=50.00%, loss=0.8133)
@@ -123,18 +123,18 @@ def score_templates(
     *,
     logit_scale: float,
     logit_bias: float = 0.0,
-    allowed: Tensor | Allowed | None = None,  # [N, C] bool
+    allowed: Tensor | CandidateClasses | None = None,  # [N, C] bool
     block: int | None = None,
 ) -> list[Score]:
     """Mean cross-entropy (nats) and top-1 accuracy (percent) of each template over all images.
 
-    See `tally_templates` for the arguments.
+    See `count_correct_by_template` for the arguments.
 
     >>> eye = torch.eye(2)
     >>> score_templates(eye, torch.tensor([0, 1]), eye[None], logit_scale=1.0)
     [Score(accuracy=100.00%, loss=0.3133)]
     """
-    tallies = tally_templates(
+    tallies = count_correct_by_template(
         image_features,
         labels,
         text_features,
@@ -152,12 +152,12 @@ def predict(
     *,
     logit_scale: float,
     logit_bias: float = 0.0,
-    allowed: Tensor | Allowed | None = None,  # [N, C] bool
+    allowed: Tensor | CandidateClasses | None = None,  # [N, C] bool
     block: int | None = None,
 ) -> Tensor:  # [N] int64, on the CPU
     """The class with the highest logit for each image, the first of several that are equal.
 
-    These are the predictions that `tally_templates` counts; see there for the arguments.
+    These are the predictions that `count_correct_by_template` counts; see there for the arguments.
     """
     given = torch.empty(len(image_features), dtype=torch.int64)
     for some in blocks(image_features, text_features, allowed, block):
@@ -184,8 +184,8 @@ def _sums(scores: Tensor, right: Tensor, room: Tensor | None = None) -> tuple[Te
     return (scores.argmax(dim=1) == right).sum(), -likely.sum(dtype=torch.float64)
 
 
-def _logits(block: Block, text_features: Tensor, scale: float, bias: float) -> Tensor:
-    """`logits` of a block, in its room: [n, C]."""
+def _logits(block: ImageBlock, text_features: Tensor, scale: float, bias: float) -> Tensor:
+    """`class_logits` of a block, in its room: [n, C]."""
     # Few passes over the table: after each the threads of PyTorch wait for one another.
     nothing = text_features.new_zeros(())
     scores = torch.addmm(nothing, block.images, text_features.T, beta=0, alpha=scale, out=block.room)

@@ -19,7 +19,7 @@ import torch
 from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource, encode_images
-from ipo_dspy.clip.loading import reload
+from ipo_dspy.clip.loading import with_dtype
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import IPOError
 from ipo_dspy.scoring.metrics import predict, score_templates
@@ -134,7 +134,7 @@ def check_precision(
     chosen = evenly_spaced(range(len(images)), IMAGES)
     sample_images, sample_labels = [images[i] for i in chosen], [labels[i] for i in chosen]
     try:
-        full = reload(backbone, "float32")
+        full = with_dtype(backbone, "float32")
         agreement = compare(backbone, full, sample_images, sample_labels, classes, allow_url=allow_url)
     except IPOError as error:
         logger.warning("cannot compare %s with float32: %s", dtype, error)

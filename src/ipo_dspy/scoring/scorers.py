@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from ipo_dspy.clip.cpu_threads import limited_to, threads_for
-from ipo_dspy.clip.feature_dtype import at_rest, placed
+from ipo_dspy.clip.feature_dtype import to_scoring_device, to_storage_dtype
 from ipo_dspy.clip.text_features import TemplateTokens, class_features, template_tokens
 from ipo_dspy.errors import DataError
-from ipo_dspy.scoring.candidate_classes import Allowed
-from ipo_dspy.scoring.metrics import Tally, predict, tally_templates
+from ipo_dspy.scoring.candidate_classes import CandidateClasses
+from ipo_dspy.scoring.metrics import Tally, count_correct_by_template, predict
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ipo_dspy.clip.backbone import Backbone
 
 
-class Checked(Protocol):
+class TemplateInfo(Protocol):
     """What a scorer knows of a template before it is scored."""
 
     @property
@@ -40,7 +40,7 @@ class Checked(Protocol):
 class Scorer(Protocol):
     """Checks and scores templates against a fixed set of images."""
 
-    def check(self, template: Template) -> Checked:
+    def check(self, template: Template) -> TemplateInfo:
         """Identity and length of a template.
 
         Raises:
@@ -59,7 +59,7 @@ class ImageScorer(Scorer, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class EncodedSet:
     """Images that a scorer now holds the features of.
 
     Attributes:
@@ -76,7 +76,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Wide:
+class RemoteImageSet:
     """A scorer over more images than can be listed.
 
     Attributes:
@@ -92,7 +92,7 @@ class Wide:
     skipped: tuple[str, ...] = ()
 
 
-class Place(Protocol):
+class ScoringBackend(Protocol):
     """Where images are encoded and scored, other than in this process; `RayScorer` is one."""
 
     def check(self, backbone: "Backbone") -> None:
@@ -113,7 +113,7 @@ class Place(Protocol):
         skip_unreadable: bool,
         allow_url: bool,
         progress: Callable[[int, int], None],
-    ) -> Held:
+    ) -> EncodedSet:
         """Encode images there; see `encode_images` and `ClipScorer` for the arguments.
 
         Raises:
@@ -128,7 +128,7 @@ class Place(Protocol):
         *,
         skip_unreadable: bool,
         progress: Callable[[int, int], None],
-    ) -> Wide | None:
+    ) -> RemoteImageSet | None:
         """The images that candidates are to be scored on instead of the training set, if there are such.
 
         Raises:
@@ -161,13 +161,13 @@ class ClipScorer:
         self.backbone = backbone
         self.classes = tuple(classes)
         self.labels = tuple(labels)
-        self.image_features = at_rest(image_features)
+        self.image_features = to_storage_dtype(image_features)
         index = {name: i for i, name in enumerate(self.classes)}
         self._targets = torch.tensor([_known(label, index) for label in self.labels], dtype=torch.long)  # [N]
         self._allowed = None if choices is None else _allowed(choices, index)
         # Scoring on other accelerators would lack double precision, in which losses are added.
         self._device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
-        self._near = placed(self.image_features, self._device)
+        self._near = to_scoring_device(self.image_features, self._device)
 
     def check(self, template: Template) -> TemplateTokens:
         """Token key and length; raises TemplateError where the context is too short."""
@@ -181,7 +181,7 @@ class ClipScorer:
         """What each template comes to on all images; tallies of several scorers' images add up."""
         features = class_features(self.backbone, templates, self.classes).to(self._device)  # [T, C, D]
         with limited_to(threads_for(len(self._near), *features[0].shape)):
-            return tally_templates(
+            return count_correct_by_template(
                 self._near,
                 self._targets,
                 features,
@@ -213,8 +213,8 @@ def _known(label: str, index: dict[str, int]) -> int:
     return index[label]
 
 
-def _allowed(choices: Sequence[Sequence[str]], index: dict[str, int]) -> Allowed:
+def _allowed(choices: Sequence[Sequence[str]], index: dict[str, int]) -> CandidateClasses:
     for names in {tuple(names) for names in choices}:
         for name in names:
             _known(name, index)
-    return Allowed.of(choices, index)
+    return CandidateClasses.of(choices, index)

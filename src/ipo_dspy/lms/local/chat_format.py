@@ -10,13 +10,13 @@ from PIL import Image
 
 from ipo_dspy.clip.image_io import open_image
 from ipo_dspy.errors import ImageError
-from ipo_dspy.lms.local.models import Loaded, UnusableError
+from ipo_dspy.lms.local.models import LoadedModel, LocalModelError
 
 Part = str | Image.Image
 
 
 @dataclass(frozen=True)
-class Turn:
+class Message:
     """What one side said: texts and images in order."""
 
     role: str
@@ -41,7 +41,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Plain:
+class PlainPromptFormat:
     """How to write a prompt for models that know no chat template."""
 
     user: str = "User: {}"
@@ -52,23 +52,23 @@ class Plain:
 
 
 _PLAIN = {
-    "phi": Plain("Instruct: {}", "Output:", ("\nInstruct:", "\nOutput:")),
-    "blip-2": Plain("Question: {}", "Answer:", ("\nQuestion:",), one_image=True),
-    "fuyu": Plain("{}", "", (), one_image=True),
+    "phi": PlainPromptFormat("Instruct: {}", "Output:", ("\nInstruct:", "\nOutput:")),
+    "blip-2": PlainPromptFormat("Question: {}", "Answer:", ("\nQuestion:",), one_image=True),
+    "fuyu": PlainPromptFormat("{}", "", (), one_image=True),
 }
-"""As their model cards write it, by the `model_type` of the configuration; `Plain()` for all others."""
+"""As their model cards write it, by the `model_type` of the configuration; `PlainPromptFormat()` for all others."""
 
 
-def read_turns(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
+def read_turns(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     """OpenAI-style messages.
 
     Raises:
         UnusableError: a part is neither text nor an image that travels in the message.
     """
-    return [Turn(str(message["role"]), tuple(_parts(message.get("content") or ""))) for message in messages]
+    return [Message(str(message["role"]), tuple(_parts(message.get("content") or ""))) for message in messages]
 
 
-def encode(loaded: Loaded, turns: Sequence[Turn]) -> Encoded:
+def encode(loaded: LoadedModel, turns: Sequence[Message]) -> Encoded:
     """The inputs of a model for a conversation.
 
     Raises:
@@ -89,7 +89,7 @@ def _parts(content: str | Sequence[Mapping[str, Any]]) -> list[Part]:
 
 def _text(part: Mapping[str, Any]) -> str:
     if part.get("type") != "text":
-        raise UnusableError(
+        raise LocalModelError(
             f"a message holds {part.get('type')!r}, and local models take texts and images; leave it out",
             kind="prompt",
         )
@@ -101,17 +101,17 @@ def _image(part: Mapping[str, Any]) -> Image.Image:
     url = str(given["url"] if isinstance(given, Mapping) else given)
     head = url.partition(",")[0]
     if not (head.startswith("data:") and head.endswith(";base64")):
-        raise UnusableError(
+        raise LocalModelError(
             f"local models fetch no images ({url[:60]!r}); pass the image itself, e.g. dspy.Image(PIL.Image.open(...))",
             kind="prompt",
         )
     try:
         return open_image(url)
     except ImageError as error:
-        raise UnusableError(f"an image in the message cannot be read: {error}", kind="prompt") from error
+        raise LocalModelError(f"an image in the message cannot be read: {error}", kind="prompt") from error
 
 
-def _check_images(loaded: Loaded, count: int) -> None:
+def _check_images(loaded: LoadedModel, count: int) -> None:
     name, plain = loaded.source.name, _plain(loaded)
     if count and loaded.processor is None:
         message = f"{name!r} reads text only; name a model that sees, e.g. 'transformers/llava-hf/llava-1.5-7b-hf'"
@@ -119,18 +119,18 @@ def _check_images(loaded: Loaded, count: int) -> None:
         message = f"{name!r} is asked about exactly one image, not {count}; name another model"
     else:
         return
-    raise UnusableError(message, kind="prompt")
+    raise LocalModelError(message, kind="prompt")
 
 
-def _plain(loaded: Loaded) -> Plain:
-    return _PLAIN.get(loaded.model.config.model_type, Plain())
+def _plain(loaded: LoadedModel) -> PlainPromptFormat:
+    return _PLAIN.get(loaded.model.config.model_type, PlainPromptFormat())
 
 
-def _templated(loaded: Loaded) -> bool:
+def _templated(loaded: LoadedModel) -> bool:
     return bool(getattr(loaded.processor, "chat_template", None) or loaded.tokenizer.chat_template)
 
 
-def _plain_prompt(loaded: Loaded, turns: Sequence[Turn]) -> str:
+def _plain_prompt(loaded: LoadedModel, turns: Sequence[Message]) -> str:
     plain, marker = _plain(loaded), ""
     if loaded.processor and not plain.one_image:
         marker = f"{_image_token(loaded)}\n"
@@ -140,7 +140,7 @@ def _plain_prompt(loaded: Loaded, turns: Sequence[Turn]) -> str:
     return "\n\n".join([*said, ""]) + plain.assistant
 
 
-def _chat(loaded: Loaded, turns: Sequence[Turn], images: int) -> str:
+def _chat(loaded: LoadedModel, turns: Sequence[Message], images: int) -> str:
     """By the template: with contents as parts where there are images, or as text that holds the image token."""
     marker = f"{_image_token(loaded)}\n" if images else ""
     as_text = [{"role": turn.role, "content": turn.text(marker)} for turn in turns]
@@ -150,7 +150,7 @@ def _chat(loaded: Loaded, turns: Sequence[Turn], images: int) -> str:
     as_parts = [{"role": turn.role, "content": [_part(part) for part in turn.parts]} for turn in turns]
     try:
         text = _render(owner, as_parts)
-    except (UnusableError, TypeError):
+    except (LocalModelError, TypeError):
         text = ""  # a template that knows contents as text only
     # Such a template may also write the parts as Python prints them, without the token.
     understood = text and "'type'" not in text and text.count(_image_token(loaded)) == images
@@ -164,7 +164,7 @@ def _part(part: Part) -> dict[str, str]:
 def _render(owner: Any, messages: list[dict[str, Any]]) -> str:
     try:
         return _apply(owner, messages)
-    except UnusableError:
+    except LocalModelError:
         if messages[0]["role"] != "system" or len(messages) < 2:
             raise
     # Some templates refuse a system message: its text goes before the first question.
@@ -179,7 +179,7 @@ def _apply(owner: Any, messages: list[dict[str, Any]]) -> str:
         if "TemplateError" not in {cls.__name__ for cls in type(error).__mro__}:  # of Jinja, which has another door
             raise
         message = f"the chat template refuses the messages ({error}); name another model"
-        raise UnusableError(message, kind="prompt") from error
+        raise LocalModelError(message, kind="prompt") from error
 
 
 def _joined(system: Any, content: Any) -> Any:
@@ -188,12 +188,12 @@ def _joined(system: Any, content: Any) -> Any:
     return [*system, {"type": "text", "text": "\n\n"}, *content]
 
 
-def _image_token(loaded: Loaded) -> str:
+def _image_token(loaded: LoadedModel) -> str:
     token = getattr(loaded.processor, "image_token", "")
     return str(getattr(token, "content", token))
 
 
-def _inputs(loaded: Loaded, text: str, images: Sequence[Image.Image]) -> dict[str, Any]:
+def _inputs(loaded: LoadedModel, text: str, images: Sequence[Image.Image]) -> dict[str, Any]:
     bos = loaded.tokenizer.bos_token
     # A template writes the token of the beginning itself.
     special = {"add_special_tokens": False} if _templated(loaded) and (not bos or text.startswith(bos)) else {}

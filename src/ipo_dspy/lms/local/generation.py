@@ -9,7 +9,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from ipo_dspy.lms.local.chat_format import Encoded
-from ipo_dspy.lms.local.models import Loaded, UnusableError
+from ipo_dspy.lms.local.models import LoadedModel, LocalModelError
 
 MAX_TOKENS = 512
 """Of an answer, where the caller sets no limit."""
@@ -19,7 +19,7 @@ _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>")
 
 
 @dataclass(frozen=True)
-class Sampling:
+class GenerationConfig:
     """How an answer is drawn; what is None is as the model's own generation settings say.
 
     Attributes:
@@ -41,7 +41,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Draw:
+class Completion:
     """One answer, its length, and whether it came to an end by itself."""
 
     text: str
@@ -49,17 +49,17 @@ class Draw:
     reason: Literal["stop", "length"]
 
 
-def draw(loaded: Loaded, encoded: Encoded, sampling: Sampling) -> list[Draw]:
+def generate(loaded: LoadedModel, encoded: Encoded, sampling: GenerationConfig) -> list[Completion]:
     """All draws of a request. One thread at a time, for they come from PyTorch's generator, which all threads share.
 
     Raises:
         UnusableError: the prompt leaves no room in the model's context.
     """
     sampled = _sampled(loaded, sampling)
-    watch = _Watch(loaded.tokenizer, (*encoded.stops, *sampling.stop))
+    watch = StopStringCriteria(loaded.tokenizer, (*encoded.stops, *sampling.stop))
     settings = {
         **_settings(loaded, sampling, sampled),
-        "max_new_tokens": _room(loaded, encoded, sampling),
+        "max_new_tokens": _max_new_tokens(loaded, encoded, sampling),
         # Without sampling all draws would be the same: one is made.
         "num_return_sequences": sampling.n if sampled else 1,
         "stopping_criteria": StoppingCriteriaList([watch]),
@@ -76,13 +76,13 @@ def _generate(model: Any, inputs: Any, settings: dict[str, Any], seed: int | Non
         return model.generate(**inputs, **settings).cpu()  # [n, L]
 
 
-def _sampled(loaded: Loaded, sampling: Sampling) -> bool:
+def _sampled(loaded: LoadedModel, sampling: GenerationConfig) -> bool:
     if sampling.temperature is None:
         return bool(loaded.model.generation_config.do_sample)
     return sampling.temperature > 0
 
 
-def _settings(loaded: Loaded, sampling: Sampling, sampled: bool) -> dict[str, Any]:
+def _settings(loaded: LoadedModel, sampling: GenerationConfig, sampled: bool) -> dict[str, Any]:
     own = loaded.model.generation_config
     ends = _ends(loaded)
     pad = loaded.tokenizer.pad_token_id
@@ -99,19 +99,19 @@ def _settings(loaded: Loaded, sampling: Sampling, sampled: bool) -> dict[str, An
     return settings
 
 
-def _ends(loaded: Loaded) -> list[int] | None:
+def _ends(loaded: LoadedModel) -> list[int] | None:
     own = loaded.model.generation_config.eos_token_id
     added = loaded.tokenizer.get_added_vocab()
     found = [*(own if isinstance(own, list) else [own]), loaded.tokenizer.eos_token_id, *map(added.get, _TURN_ENDS)]
     return list(dict.fromkeys(end for end in found if end is not None)) or None
 
 
-def _room(loaded: Loaded, encoded: Encoded, sampling: Sampling) -> int:
+def _max_new_tokens(loaded: LoadedModel, encoded: Encoded, sampling: GenerationConfig) -> int:
     if loaded.context is None:
         return sampling.max_tokens
     room = loaded.context - encoded.tokens
     if room < 1:
-        raise UnusableError(
+        raise LocalModelError(
             f"the prompt has {encoded.tokens} tokens and the context of {loaded.source.name!r} is {loaded.context}; "
             "shorten it, or name a model with a longer context",
             kind="context",
@@ -119,7 +119,7 @@ def _room(loaded: Loaded, encoded: Encoded, sampling: Sampling) -> int:
     return min(sampling.max_tokens, room)
 
 
-class _Watch(StoppingCriteria):
+class StopStringCriteria(StoppingCriteria):
     """Ends a draw at a stop string and remembers where each one began and ended.
 
     Strings are sought in the decoded text: they need not begin or end where a token does.
@@ -132,7 +132,7 @@ class _Watch(StoppingCriteria):
         self.start = 0
         self.ended: dict[int, int] = {}
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # noqa: D102
         length = input_ids.shape[1]
         if not self.start:
             # Whether the model repeats the prompt before its answer differs; the first call has one token of answer.
@@ -149,7 +149,7 @@ class _Watch(StoppingCriteria):
     def _decode(self, ids: torch.Tensor) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
-    def read(self, row: int, ids: torch.Tensor, ends: Sequence[int]) -> Draw:
+    def read(self, row: int, ids: torch.Tensor, ends: Sequence[int]) -> Completion:
         """The draw of a row [L] of what `generate` returned, which fills ended ones up."""
         answer = ids[self.start : self.ended.get(row, len(ids))]
         ended = row in self.ended
@@ -158,4 +158,4 @@ class _Watch(StoppingCriteria):
             answer, ended = answer[: at[0] + 1], True
         text = self._decode(answer)
         cut = min((text.index(stop) for stop in self.stops if stop in text), default=len(text))
-        return Draw(text[:cut].strip(), len(answer), "stop" if ended else "length")
+        return Completion(text[:cut].strip(), len(answer), "stop" if ended else "length")

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import torch
 import transformers
 
-from ipo_dspy.clip.compat import mend_torchvision
+from ipo_dspy.clip.compat import patch_torchvision
 
 Kind = Literal["missing", "setting", "prompt", "context"]
 
 
-class UnusableError(Exception):
+class LocalModelError(Exception):
     """A model, a setting or a prompt that cannot be used; the message ends with what to write instead."""
 
     def __init__(self, message: str, *, kind: Kind) -> None:
@@ -25,7 +25,7 @@ class UnusableError(Exception):
 
 
 @dataclass(frozen=True)
-class Source:
+class LocalModelSpec:
     """What makes two requests use the same weights in memory.
 
     Attributes:
@@ -49,10 +49,10 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
-class Loaded:
+class LoadedModel:
     """A model in memory with what turns text and images into its inputs."""
 
-    source: Source
+    source: LocalModelSpec
     model: Any
     tokenizer: Any
     processor: Any = None
@@ -65,11 +65,11 @@ class Loaded:
         return int(length) if length else None
 
 
-_loaded: dict[Source, Loaded] = {}
+_loaded: dict[LocalModelSpec, LoadedModel] = {}
 _lock = threading.Lock()
 
 
-def load(source: Source) -> Loaded:
+def load(source: LocalModelSpec) -> LoadedModel:
     """The model, from memory after the first time.
 
     Raises:
@@ -88,7 +88,7 @@ def unload() -> None:
         _loaded.clear()
 
 
-def _load(source: Source) -> Loaded:
+def _load(source: LocalModelSpec) -> LoadedModel:
     device, dtype = _device(source), _dtype(source)
     folder = source.folder
     if folder is not None and not (folder / "config.json").is_file():
@@ -97,10 +97,10 @@ def _load(source: Source) -> Loaded:
     try:
         loaded, info = _read(source, str(folder or source.name), where, dtype)
         loaded.model.to(device).eval()
-    except UnusableError:
+    except LocalModelError:
         raise
     except Exception as error:  # what libraries raise on damaged files has no common class
-        raise _told(source, error) from error
+        raise _load_error(source, error) from error
     if not loaded.tokenizer.encode(
         "a photo", add_special_tokens=False
     ):  # transformers makes an empty one where its files are missing
@@ -111,8 +111,8 @@ def _load(source: Source) -> Loaded:
     return loaded
 
 
-def _read(source: Source, place: str, where: dict[str, Any], dtype: Any) -> tuple[Loaded, dict[str, Any]]:
-    mend_torchvision()  # all of transformers' models import it
+def _read(source: LocalModelSpec, place: str, where: dict[str, Any], dtype: Any) -> tuple[LoadedModel, dict[str, Any]]:
+    patch_torchvision()  # all of transformers' models import it
     untyped: Any = transformers  # its types say less than it takes
     config = untyped.AutoConfig.from_pretrained(place, **where)
     sees = type(config) in untyped.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
@@ -122,19 +122,19 @@ def _read(source: Source, place: str, where: dict[str, Any], dtype: Any) -> tupl
     model, info = auto.from_pretrained(
         place, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **where
     )
-    return Loaded(source, model, tokenizer, processor), info
+    return LoadedModel(source, model, tokenizer, processor), info
 
 
-def _told(source: Source, error: Exception) -> UnusableError:
+def _load_error(source: LocalModelSpec, error: Exception) -> LocalModelError:
     said = " ".join(str(error).split())
     if "trust_remote_code" in said:
-        return UnusableError(
+        return LocalModelError(
             f"{source.name!r} comes with Python files of its own, which are not run unasked; read them, then write "
             f"dspy.LM('transformers/{source.name}', engine='litellm', trust_remote_code=True)",
             kind="missing",
         )
     if isinstance(error, ImportError):
-        return UnusableError(
+        return LocalModelError(
             f"{source.name!r} needs a package that is not installed ({said[:200]}); run pip install 'ipo_dspy[local]'",
             kind="missing",
         )
@@ -143,20 +143,20 @@ def _told(source: Source, error: Exception) -> UnusableError:
     return _missing(source, f"cannot be loaded ({type(error).__name__}: {said[:100]})")
 
 
-def _missing(source: Source, fact: str) -> UnusableError:
+def _missing(source: LocalModelSpec, fact: str) -> LocalModelError:
     if source.folder is None:
         instead = "check its name, the network and, for a gated one, HF_TOKEN, or write 'transformers//path/to/folder'"
     else:
         instead = "copy or download the whole folder again, or write 'transformers/microsoft/phi-2'"
-    return UnusableError(f"{source.name!r} {fact}; {instead}", kind="missing")
+    return LocalModelError(f"{source.name!r} {fact}; {instead}", kind="missing")
 
 
-def _device(source: Source) -> torch.device:
+def _device(source: LocalModelSpec) -> torch.device:
     name = source.device or _best_device()
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        raise UnusableError(
+        raise LocalModelError(
             f"there is no device {name!r} here for a local model; give it 'cpu', or none", kind="setting"
         ) from error
 
@@ -166,12 +166,12 @@ def _best_device() -> str:
     return accelerator.type if accelerator else "cpu"
 
 
-def _dtype(source: Source) -> torch.dtype | str:
+def _dtype(source: LocalModelSpec) -> torch.dtype | str:
     if source.dtype == "auto":
         return "auto"
     found = getattr(torch, source.dtype.removeprefix("torch."), None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise UnusableError(
+        raise LocalModelError(
             f"dtype={source.dtype!r} is none that weights can have; write dtype='float32', 'bfloat16' or 'float16'",
             kind="setting",
         )

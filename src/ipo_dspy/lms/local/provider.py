@@ -14,8 +14,8 @@ import litellm
 from litellm.utils import custom_llm_setup
 
 if TYPE_CHECKING:
-    from ipo_dspy.lms.local.generation import Draw, Sampling
-    from ipo_dspy.lms.local.models import Source, UnusableError
+    from ipo_dspy.lms.local.generation import Completion, GenerationConfig
+    from ipo_dspy.lms.local.models import LocalModelError, LocalModelSpec
 
 PROVIDER = "transformers"
 
@@ -47,11 +47,11 @@ class TransformersLLM(litellm.CustomLLM):
             ContextWindowExceededError: the prompt is too long for the model.
             BadRequestError: an image that cannot be used.
         """
-        from ipo_dspy.lms.local.models import UnusableError
+        from ipo_dspy.lms.local.models import LocalModelError
 
         try:
             prompt_tokens, draws = _answer(model, messages, optional_params)
-        except UnusableError as error:
+        except LocalModelError as error:
             raise _litellm_error(error, model) from error
         except Exception as error:  # LiteLLM would call it a lost connection, and DSPy would ask again
             said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -80,9 +80,9 @@ def register() -> None:
         custom_llm_setup()  # else only the first request puts it on the list of providers
 
 
-def _answer(name: str, messages: list[Any], given: Mapping[str, Any]) -> tuple[int, list["Draw"]]:
+def _answer(name: str, messages: list[Any], given: Mapping[str, Any]) -> tuple[int, list["Completion"]]:
     from ipo_dspy.lms.local.chat_format import encode, read_turns
-    from ipo_dspy.lms.local.generation import draw
+    from ipo_dspy.lms.local.generation import generate
     from ipo_dspy.lms.local.models import load
 
     source, sampling = _settings(name, {key: value for key, value in given.items() if key not in _IGNORED})
@@ -90,58 +90,60 @@ def _answer(name: str, messages: list[Any], given: Mapping[str, Any]) -> tuple[i
     loaded = load(source)
     with _answering:
         encoded = encode(loaded, turns)
-        return encoded.tokens, draw(loaded, encoded, sampling)
+        return encoded.tokens, generate(loaded, encoded, sampling)
 
 
-def _settings(name: str, given: dict[str, Any]) -> tuple["Source", "Sampling"]:
-    from ipo_dspy.lms.local.models import Source
+def _settings(name: str, given: dict[str, Any]) -> tuple["LocalModelSpec", "GenerationConfig"]:
+    from ipo_dspy.lms.local.models import LocalModelSpec
 
     where = {key: given.pop(key) for key in ("device", "dtype", "trust_remote_code") if given.get(key) is not None}
     if "dtype" in where:
         where["dtype"] = str(where["dtype"])
-    return Source(name, **where), _sampling({key: value for key, value in given.items() if value is not None})
+    return LocalModelSpec(name, **where), _sampling({key: value for key, value in given.items() if value is not None})
 
 
-def _sampling(given: dict[str, Any]) -> "Sampling":
-    from ipo_dspy.lms.local.generation import Sampling
+def _sampling(given: dict[str, Any]) -> "GenerationConfig":
+    from ipo_dspy.lms.local.generation import GenerationConfig
 
     if "max_completion_tokens" in given:
         given["max_tokens"] = given.pop("max_completion_tokens")
     if isinstance(given.get("stop"), str):
         given["stop"] = (given["stop"],)
-    known = [field.name for field in fields(Sampling)]
+    known = [field.name for field in fields(GenerationConfig)]
     for key, value in given.items():
         if key not in known:
-            raise _refused(f"{key!r} is no setting of a local model; write one of {', '.join(known)}")
+            raise _setting_error(f"{key!r} is no setting of a local model; write one of {', '.join(known)}")
         if not _RANGES[key](value):
-            raise _refused(f"{value!r} is out of range for the setting {key!r} of a local model; see docs/backends.md")
-    return Sampling(**{**given, "stop": tuple(given.get("stop", ()))})
+            raise _setting_error(
+                f"{value!r} is out of range for the setting {key!r} of a local model; see docs/backends.md"
+            )
+    return GenerationConfig(**{**given, "stop": tuple(given.get("stop", ()))})
 
 
-def _whole(value: Any) -> bool:
+def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 _RANGES: Mapping[str, Callable[[Any], bool]] = {
-    "n": lambda v: _whole(v) and v > 0,
-    "max_tokens": lambda v: _whole(v) and v > 0,
+    "n": lambda v: _is_int(v) and v > 0,
+    "max_tokens": lambda v: _is_int(v) and v > 0,
     "temperature": lambda v: isinstance(v, int | float) and v >= 0,
     "top_p": lambda v: isinstance(v, int | float) and 0 < v <= 1,
-    "top_k": lambda v: _whole(v) and v >= 0,
+    "top_k": lambda v: _is_int(v) and v >= 0,
     "min_p": lambda v: isinstance(v, int | float) and 0 <= v <= 1,
     "repetition_penalty": lambda v: isinstance(v, int | float) and v > 0,
-    "seed": lambda v: _whole(v) and -(2**63) <= v < 2**63,
+    "seed": lambda v: _is_int(v) and -(2**63) <= v < 2**63,
     "stop": lambda v: isinstance(v, list | tuple) and all(isinstance(stop, str) for stop in v),
 }
 
 
-def _refused(message: str) -> "UnusableError":
-    from ipo_dspy.lms.local.models import UnusableError
+def _setting_error(message: str) -> "LocalModelError":
+    from ipo_dspy.lms.local.models import LocalModelError
 
-    return UnusableError(message, kind="setting")
+    return LocalModelError(message, kind="setting")
 
 
-def _litellm_error(error: "UnusableError", model: str) -> Exception:
+def _litellm_error(error: "LocalModelError", model: str) -> Exception:
     kinds = {
         "missing": litellm.NotFoundError,
         "setting": litellm.UnsupportedParamsError,
@@ -152,7 +154,7 @@ def _litellm_error(error: "UnusableError", model: str) -> Exception:
     return found
 
 
-def _filled(response: Any, model: str, prompt_tokens: int, draws: list["Draw"]) -> Any:
+def _filled(response: Any, model: str, prompt_tokens: int, draws: list["Completion"]) -> Any:
     response.choices = [
         litellm.Choices(
             index=index, finish_reason=one.reason, message=litellm.Message(role="assistant", content=one.text)
