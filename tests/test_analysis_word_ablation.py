@@ -165,4 +165,4 @@ def test_the_command_without_a_template_or_program_says_what_to_write(capsys: py
     with pytest.raises(SystemExit) as exit:
         main(["explain", "pixel-animals"])
     assert exit.value.code == 2
-    assert "write explain PROGRAM DATA" in capsys.readouterr().err
+    assert "for example explain PROGRAM DATA" in capsys.readouterr().err

@@ -201,7 +201,9 @@ def test_changed_settings_are_listed(tmp_path: Path) -> None:
         rows.append(row("a"))
     with ResultLog(tmp_path) as rows:
         rows.agree({"steps": 5, "lm": None})
-        with pytest.raises(JournalError, match=r"steps was 5 and is 6; lm was None and is 'x'; .*allow-changes"):
+        with pytest.raises(
+            JournalError, match=r"steps was 5 and is 6; lm was None and is 'x'; .*pass allow_config_changes=True"
+        ):
             rows.agree({"steps": 6, "lm": "x"})
         rows.agree({"steps": 6, "lm": "x"}, allow_config_changes=True)
         rows.agree({"steps": 6, "lm": "x"})

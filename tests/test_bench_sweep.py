@@ -196,7 +196,7 @@ def test_more_shots_than_a_class_has_images_are_told_once(tmp_path: Path) -> Non
         (
             {"methods": ("gepa",)},
             LanguageModelError,
-            "method 'gepa' has a language model write .*--prompt-model openai",
+            "method 'gepa' needs a language model and none is given; pass prompt_model='openai",
         ),
         ({"methods": ("cop",)}, InputError, "no method 'cop'; known: clip,"),
         ({"settings": Settings(model="none")}, ModelError, "none"),

@@ -129,8 +129,8 @@ def test_an_ablation_prints_its_own_table(capsys: pytest.CaptureFixture[str]) ->
         (["--methods", "simba"], "method 'simba' needs a language model and none is given"),
         (["--method-arg", "coop"], "--method-arg 'coop' must name a method"),
         (["--method-arg", "coprompt.sentences=nowhere.json"], "must be a JSON file, got 'nowhere.json' (No such file"),
-        (["--method-arg", "coop.augment=yes"], "augment='yes' is not true or false; write e.g. augment=False"),
-        (["--method-arg", "maple.n_ctx=two"], "n_ctx='two' is not a whole number; write e.g. n_ctx=2"),
+        (["--method-arg", "coop.augment=yes"], "augment must be true or false, got 'yes'; for example augment=False"),
+        (["--method-arg", "maple.n_ctx=two"], "n_ctx must be an integer, got 'two'; for example n_ctx=2"),
         (["--ablate", "history"], "--ablate varies IPO and measures no other method; leave --methods out"),
         (
             ["--prompt-model", "openai/a", "--prompt-model", "openai/b"],
@@ -141,7 +141,7 @@ def test_an_ablation_prints_its_own_table(capsys: pytest.CaptureFixture[str]) ->
 def test_what_cannot_be_used_is_one_line(capsys: pytest.CaptureFixture[str], more: list[str], said: str) -> None:
     code, out, err = call(capsys, *CALL, *more)
     assert (code, out) == (2, "")
-    assert said in err
+    assert said in " ".join(err.replace("│", " ").split())
     assert not Path("runs").exists()
 
 

@@ -130,7 +130,7 @@ def test_a_table_with_other_headers_is_read(tmp_path: Path) -> None:
     for classes in ("Katze, Hund", str(tmp_path / "names.txt")):
         options = data_options("bild", "klasse", str(tmp_path / "pictures"), classes, None)
         assert sets(tmp_path / "t.csv", options).train.classes == ("Katze", "Hund")
-    with pytest.raises(DataError, match=r"pass it, e\.g\. label='klasse'"):
+    with pytest.raises(DataError, match=r"name it, e\.g\. label='klasse'"):
         sets(tmp_path / "t.csv", data_options("bild", None, None, None, None))
 
 

@@ -195,7 +195,7 @@ def test_a_server_that_dies_leaves_the_best_and_the_command(
     [
         (Reply("I'm sorry, but I can't help with that."), "gave no proposals"),
         (Reply("", finish_reason="content_filter"), "content filter"),
-        (Reply("<INS>a picture of a dog</INS>"), "none of its"),
+        (Reply("<INS>a picture of a dog</INS>"), "proposals were rejected"),
     ],
     ids=["refusals", "content filter", "never a placeholder"],
 )

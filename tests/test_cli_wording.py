@@ -63,7 +63,7 @@ TOY = ["--prompt-model", "openai/toy", "--prompt-model-kwargs", "api_base={serve
         (["--device", "gpu"], "--device must be 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps', got 'gpu'"),
         (
             ["--steps", "3", "--auto", "light"],
-            "--steps must be None with --auto light, got 3; pass either --steps 3 or --auto light",
+            "--steps must be None if auto is given, got 3; pass either --steps 3 or --auto light",
         ),
         (["--shots", "none"], "--shots must be an integer of at least 1, or all, got 'none'"),
         (
@@ -130,7 +130,7 @@ def test_a_way_of_asking_needs_a_language_model(photos: Path, capsys: pytest.Cap
 def test_labels_that_a_program_does_not_know(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo.load("pixel-animals", shots=1, classes="novel").program.save(str(tmp_path / "best.json"))
     line = said(capsys, "evaluate", "best.json", str(photos))
-    assert line.endswith("fix the label, or use the classes of the data")
+    assert line.endswith("correct the label, or add it: --data-classes")
 
 
 def hint(text: str, *arguments: Argument, **values: object) -> InputError:

@@ -201,12 +201,12 @@ def test_a_checkpoint_path_gives_the_features_of_the_folder(folder: Path, tmp_pa
 @pytest.mark.parametrize(
     ("name", "pretrained", "message"),
     [
-        ("ViT-B16", "openai", r"no model 'ViT-B16'; close names: ViT-B-16, .*; write e.g. model='ViT-B-16'"),
-        ("qq", "openai", r"no model 'qq'; write e.g. model='ViT-B-16-quickgelu'"),
+        ("ViT-B16", "openai", r"no model 'ViT-B16'; close names: ViT-B-16, .*; for example model='ViT-B-16'"),
+        ("qq", "openai", r"no model 'qq'; for example model='ViT-B-16-quickgelu'"),
         ("org/name", None, r"model='hf-hub:org/name'"),
-        ("ViT-B-32", "opena", r"has no weights 'opena'; its tags: openai, .*write e.g. pretrained='openai'"),
+        ("ViT-B-32", "opena", r"has no weights 'opena'; its tags: openai, .*for example pretrained='openai'"),
         ("ViT-B-32", "/no/such.pt", r"no checkpoint file '/no/such.pt'"),
-        ("ViT-B-16", "openai", r"QuickGELU, unlike 'ViT-B-16'; write model='ViT-B-16-quickgelu'"),
+        ("ViT-B-16", "openai", r"QuickGELU, unlike 'ViT-B-16'; pass model='ViT-B-16-quickgelu'"),
         ("ViT-B-16-quickgelu", "laion2b_s34b_b88k", r"has no weights|write model='ViT-B-16'"),
         ("local-dir:/no/such", None, r"no folder '/no/such'"),
     ],
@@ -360,8 +360,8 @@ def test_unloaded_models_are_freed_once_nobody_holds_them(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("device", "dtype", "message"),
     [
-        ("gpu9", "float32", "unknown device 'gpu9'"),
-        ("cuda:99", "float32", "'cuda:99' is not on this machine"),
+        ("gpu9", "float32", "device must be 'auto', 'cpu', .*, got 'gpu9'"),
+        ("cuda:99", "float32", "device must be a device of this machine, got 'cuda:99'"),
         ("cpu", "int8", "dtype must be one of 'float32', 'float16', 'bfloat16', got 'int8'"),
     ],
 )

@@ -340,4 +340,4 @@ def test_bad_images_are_told_all_at_once(tmp_path: Path) -> None:
         lines = str(caught.value).splitlines()
         assert lines[0] == "12 of 20 images cannot be read:"
         assert lines[1:11] == [f"  image 'no/{i}.jpg' does not exist; check the path" for i in range(10)]
-        assert lines[11:] == ["  and 2 more"]
+        assert lines[11:] == ["  and 2 more", "pass skip_unreadable=True to skip them"]

@@ -80,7 +80,7 @@ def test_class_features_are_those_of_open_clips_zero_shot_classifier(toy: Backbo
 
 
 def test_a_batch_has_one_text_at_least(toy: Backbone) -> None:
-    with pytest.raises(InputError, match="batch_size=0"):
+    with pytest.raises(InputError, match="batch_size must be an integer of at least 1, got 0"):
         text.encode_token_lists(toy, [(1, 2)], batch_size=0)
 
 

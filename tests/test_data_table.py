@@ -164,7 +164,7 @@ def test_split_column(photos: Path) -> None:
         ("", "is empty; add a header line 'image,label'"),
         (HEAD, "has a header but no rows; add one"),
         ("a.jpg,cat\nb.jpg,dog\n", r"no image column and no label column, only 'a\.jpg', 'cat'; .*add a header line"),
-        ("image,labell\na.jpg,cat\n", r"no label column, only .*; pass it, e\.g\. label='labell'$"),
+        ("image,labell\na.jpg,cat\n", r"no label column, only .*; name it, e\.g\. label='labell'$"),
         ("image,label,label\na.jpg,cat,dog\n", "duplicate column names"),
         (HEAD + "a.jpg,cat\nb.jpg,cat, black\n", r"line 3 of .* has 3 cells, the header 2; put quotes"),
         (HEAD + "a.jpg\n", r"line 2 of .* has 1 cell, the header 2"),

@@ -78,10 +78,10 @@ def test_a_run_of_it_is_resumed_without_asking_again(run: Path) -> None:
     program.classes = task.classes[:4]
     train = [example for example in task.trainset if example.label in program.classes]
     validation = [example for example in task.testset if example.label in program.classes][::12]
-    given: dict[str, Any] = {"steps": 5, "prompts_per_step": 2, "max_descriptions": 2, "max_lm_calls": 40}
+    given: dict[str, Any] = {"steps": 5, "prompts_per_step": 2, "max_described_images": 2, "max_lm_calls": 40}
     with Writer() as server:
         lm = server.lm(temperature=1.0, cache=False)
-        models: dict[str, Any] = {"prompt_model": lm, "description_model": lm, "num_threads": 1, "overlap": False}
+        models: dict[str, Any] = {"prompt_model": lm, "description_model": lm, "num_threads": 1, "prefetch": False}
         optimizer = IPO(**models, **given, log_dir=run, observers=[events.append])
         best = optimizer.compile(program, train, valset=validation)
         assert server.asked == len(server.requests) == 2  # steps 4 and 5

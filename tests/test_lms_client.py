@@ -121,7 +121,7 @@ def test_a_request_as_a_whole_has_a_time_limit(reply: Reply, engine: str) -> Non
 def test_a_time_limit_is_told_alike_where_the_transport_notices_it_first(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "within", lambda _, ask: ask())
+    monkeypatch.setattr(client, "run_with_timeout", lambda _, ask: ask())
     with OpenAIServer({"": Reply("ready", delay=5.0)}) as server:
         lm = dspy.LM("openai/toy", api_base=server.url, api_key=KEY, engine=engine, num_retries=0, timeout=0.5)
         with pytest.raises(LMTimeoutError, match=r"^no whole answer came within 0\.5 s$"):

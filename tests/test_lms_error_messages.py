@@ -400,7 +400,7 @@ def test_a_second_request_that_fails_leaves_its_trace(task: demo.DemoTask, tmp_p
 EMPTY = {
     "all thinking": (
         Reply(message={"role": "assistant", "content": "", "reasoning_content": "hm"}, finish_reason="length"),
-        "the token limit was spent on thinking; raise max_tokens (--prompt-model-kwargs max_tokens=...)",
+        "the token limit was spent on thinking; raise its setting max_tokens",
     ),
     "cut before a word": (Reply("", finish_reason="length"), "the token limit was spent on thinking"),
     "thoughts alone": (

@@ -149,7 +149,8 @@ def test_other_labels_are_another_task(
     with pytest.raises(DataError, match=r"none of 2 images to score on can be read; the first: .*a\.png"):
         warm.wide(backbone, task.classes, skip_unreadable=True)
     with pytest.raises(
-        ImageError, match=r"^2 of 2 images cannot be read \(skip_unreadable=True.*\n  .*a\.png.*\n  .*b\.png"
+        ImageError,
+        match=r"^2 of 2 images cannot be read:\n  .*a\.png.*\n  .*b\.png.*\npass skip_unreadable=True to skip them$",
     ):
         warm.wide(backbone, task.classes)
 
@@ -195,7 +196,8 @@ def test_choices_bad_images_and_features_on_disk(
     assert after.keys() == before.keys()
     assert [file for file in files if after[file] != before[file]] == files[:1]
     with pytest.raises(
-        ImageError, match=r"^image of 8 bytes in memory is not an image .* \(image 4 of 140; skip_unreadable=True"
+        ImageError,
+        match=r"^image of 8 bytes in memory is not an image .* \(image 4 of 140\); pass skip_unreadable=True",
     ):
         scorer.hold(backbone, images, labels, task.classes)
     images[130] = b"nor this"  # in another part
@@ -235,7 +237,7 @@ def test_a_worker_without_the_model_is_named(warm: RayScorer, task: demo.DemoTas
     folder.rename(tmp_path / "away")
     with pytest.raises(
         ModelError,
-        match=rf"^node '.*', \w{{8}} has no '{folder}', required by the model 'local-dir:.*'; make it available",
+        match=rf"^node '.*', \w{{8}} has no '{folder}', required by the model 'local-dir:.*'; copy it to all nodes",
     ):
         warm.check(backbone)
     shutil.copytree(demo.model_path(), folder)

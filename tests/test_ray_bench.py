@@ -133,9 +133,9 @@ def test_a_cluster_without_room_for_a_cell_is_told(ray: RayTasks, tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--ray-cpus", "2"], 2, "--ray-cpus is for a cluster; name one: --ray auto"),
+        (["--ray-cpus", "2"], 2, "--ray-cpus needs a cluster; for example --ray auto"),
         (["--ray", "head"], 2, "'head' is not a valid Ray address; use 'auto', 'local' or 'HOST:6379'"),
-        (["--ray", "ADDRESS", "--ray-cpus", "64"], 1, "add nodes with ray start, or ask for less: --ray-cpus 1"),
+        (["--ray", "ADDRESS", "--ray-cpus", "64"], 1, "add nodes with ray start, or request less: --ray-cpus 1"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(

@@ -17,9 +17,9 @@ SCORE = """
 import json, sys
 from pathlib import Path
 import torch
-from ipo_dspy.scoring.candidate_classes import Allowed
-from ipo_dspy.clip.feature_dtype import resting_dtype
-from ipo_dspy.scoring.metrics import predict, tally_templates
+from ipo_dspy.scoring.candidate_classes import CandidateClasses
+from ipo_dspy.clip.feature_dtype import storage_dtype
+from ipo_dspy.scoring.metrics import count_correct_by_template, predict
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -29,14 +29,14 @@ n, c, t, d, choices = map(int, sys.argv[1:])
 draw = torch.Generator().manual_seed(0)
 unit = lambda *shape: torch.nn.functional.normalize(torch.randn(*shape, generator=draw), dim=-1)
 text, labels = unit(t, c, d), torch.randint(c, (n,), generator=draw)
-images = torch.empty(n, d, dtype=resting_dtype(n, d))
+images = torch.empty(n, d, dtype=storage_dtype(n, d))
 for block in images.split(10_000):
     block.copy_(unit(*block.shape))
 names = [str(i) for i in range(c)]
 sets = [tuple(names), tuple(names[::-1])]
-allowed = Allowed.of((sets[i % 2] for i in range(n)), {x: i for i, x in enumerate(names)}) if choices else None
+allowed = CandidateClasses.of((sets[i % 2] for i in range(n)), {x: i for i, x in enumerate(names)}) if choices else None
 before = peak()
-tallies = tally_templates(images, labels, text, logit_scale=100.0, allowed=allowed)
+tallies = count_correct_by_template(images, labels, text, logit_scale=100.0, allowed=allowed)
 predicted = predict(images, text[0], logit_scale=100.0, allowed=allowed)
 told = {"images": tallies[0].images, "same": int((predicted == labels).sum()) == tallies[0].correct}
 print(json.dumps({**told, "format": str(images.dtype), "before": before, "peak": peak()}))

@@ -130,7 +130,8 @@ class IPOError(Exception):
         """Return the whole message with each argument as `spell` writes it."""
         name = "" if self.argument is None else f"{spell(Argument(self.argument))} "
         remedy = self.hint.render(spell) if isinstance(self.hint, Hint) else self.hint
-        return redact(f"{name}{self.fact}" + (f"; {remedy}" if remedy else ""), keep_words=True)
+        before = "\n" if "\n" in self.fact else "; "
+        return redact(f"{name}{self.fact}" + (f"{before}{remedy}" if remedy else ""), keep_words=True)
 
 
 class InputError(IPOError, ValueError):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 METHODS: Mapping[str, str] = MappingProxyType(
     {
-        "clip": "zero_shot:Clip",
+        "clip": "zero_shot:ZeroShotClip",
         "clip-ensemble": "zero_shot:ClipEnsemble",
         "clip-best": "zero_shot:BestTemplate",
         "coop": "coop:CoOp",

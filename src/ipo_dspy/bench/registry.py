@@ -103,7 +103,8 @@ class MethodSpec:
 def kinds() -> Mapping[str, MethodSpec]:
     """All methods by name, in the order of the tables; `baselines.METHODS` says which are fitted."""
     found = {
-        name: MethodSpec(name, MODEL, name not in ZERO_SHOT, False, "method_runners:fitted", name) for name in FITTED
+        name: MethodSpec(name, MODEL, name not in ZERO_SHOT, False, "method_runners:fit_and_score", name)
+        for name in FITTED
     }
     found["ipo"] = MethodSpec("ipo", (*MODEL, *SEARCHING), True, False, "method_runners:ipo")
     found["vpt+ipo"] = MethodSpec("vpt+ipo", (*MODEL, *SEARCHING), True, False, "vpt_ipo:vpt_ipo", "vpt")

@@ -31,6 +31,8 @@ def render(error: IPOError, command: str) -> str:
     def spell(argument: Argument) -> str:
         if other := options.get(WITHOUT.get((argument.name, str(argument.value)), "")):
             return f"no {other}"
+        if argument.name == "classes" and "data_classes" in options:
+            return options["data_classes"]  # the classes are those of the saved program
         option = options.get(argument.name)
         return str(argument) if option is None else _spelled(option, argument)
 

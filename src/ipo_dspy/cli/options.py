@@ -24,7 +24,8 @@ def ipo_options(ctx: typer.Context) -> dict[str, Any]:
     from ipo_dspy.optimizer.ipo import IPO
 
     arguments = inspect.signature(IPO).parameters.keys() - {"prompt_model", "description_model", "log_dir"}
-    return {name: value for name, value in ctx.params.items() if name in arguments}
+    values = {name: value for name, value in ctx.params.items() if name in arguments}
+    return {name: value.value if isinstance(value, StrEnum) else value for name, value in values.items()}
 
 
 class RequestMode(StrEnum):

@@ -33,7 +33,7 @@ from ipo_dspy.clip.weights import (
     one_line_error,
     resolve,
 )
-from ipo_dspy.errors import ModelError
+from ipo_dspy.errors import Argument, Hint, ModelError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Number formats of the towers by name; features are float32 in any case."""
@@ -197,10 +197,12 @@ def resolve_device(device: str) -> torch.device:
     try:
         place = torch.device(device)
     except RuntimeError as error:
-        raise ModelError(f"unknown device {device!r}; pass 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
+        known = "must be 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"
+        raise ModelError(known, argument="device", value=device) from error
     missing = place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count()
     if missing or (place.type == "mps" and not mps):
-        raise ModelError(f"device {device!r} is not on this machine; pass device='auto' or device='cpu'")
+        hint = Hint("pass {device} or {cpu}", device="auto", cpu=Argument("device", "cpu"))
+        raise ModelError("must be a device of this machine", argument="device", value=device, hint=hint)
     return place
 
 

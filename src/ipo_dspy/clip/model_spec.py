@@ -42,7 +42,6 @@ def weights_of(name: str, pretrained: str | None) -> str | None:
     if not has_own_weights(canonical_model_name(name)):
         return pretrained
     if pretrained not in (None, DEFAULT_PRETRAINED):
-        raise ModelError(
-            f"pretrained={pretrained!r} is not for {canonical_model_name(name)!r}, which has its own weights; leave it out"
-        )
+        condition = f"must be None for {canonical_model_name(name)!r}, which has its own weights"
+        raise ModelError(condition, argument="pretrained", value=pretrained, hint="omit it")
     return None

@@ -105,11 +105,14 @@ def _test_sizes(counts: Sequence[int], test: float) -> list[int]:
     if isinstance(test, float) and 0 < test < 1:
         return [min(int(count * test + 0.5), count - 1) for count in counts]
     if isinstance(test, bool) or not isinstance(test, int) or test < 1:
-        fact = f"test must be a fraction between 0 and 1 or a number of images, got {test!r}"
-        raise DataError(f"{fact}; for example test=0.5")
+        hint = Hint("for example {test}", test=0.5)
+        raise DataError(
+            "must be a fraction between 0 and 1 or a number of images", argument="test", value=test, hint=hint
+        )
     total = sum(counts)
     if (most := total - len(counts)) < test:
-        raise DataError(f"test must leave one training image per class, got {test!r}; pass {most} or less")
+        hint = f"pass {most} or less"
+        raise DataError("must leave one training image per class", argument="test", value=test, hint=hint)
     sizes = [min(count * test // total, count - 1) for count in counts]
     for _ in range(test - sum(sizes)):
         open_classes = (at for at, size in enumerate(sizes) if size < counts[at] - 1)

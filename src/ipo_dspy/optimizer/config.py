@@ -129,7 +129,7 @@ class OptimizerConfig:
             return DEFAULT_STEPS if self.steps is None else self.steps
         if self.steps is not None:
             hint = Hint("pass either {steps} or {auto}", steps=self.steps, auto=self.auto)
-            raise invalid("steps", f"None with auto={self.auto!r}", self.steps, hint)
+            raise invalid("steps", "None if auto is given", self.steps, hint)
         return SEARCH_PRESETS[one_of("auto", self.auto, SEARCH_PRESETS)]
 
     def _asks_lm(self) -> bool:

@@ -16,7 +16,7 @@ import dspy
 
 from ipo_dspy._internal.threads import in_threads
 from ipo_dspy.classifier import ClipClassifier
-from ipo_dspy.errors import DataError, ImageError, InputError
+from ipo_dspy.errors import DataError, Hint, ImageError, InputError
 from ipo_dspy.template import check_classes, same_class
 
 PROBED = 3
@@ -242,8 +242,8 @@ def _label(example: dspy.Example, index: int, name: str, field: str, classes: Se
         source = example.get("source")
         place = f"{name}[{index}]" + (f" ({source!r:.120})" if source else "")
         raise DataError(
-            f"{place} has the label {label!r}, which is not among the {len(classes)} classes ({shown}); "
-            "fix the label, or use the classes of the data"
+            f"{place} has the label {label!r}, which is not among the {len(classes)} classes ({shown})",
+            hint=Hint("correct the label, or add it: {classes}", classes=...),
         )
     return known
 

@@ -13,7 +13,7 @@ import torch
 from ipo_dspy.clip.cpu_threads import limited_to, threads_for
 from ipo_dspy.clip.feature_dtype import to_scoring_device, to_storage_dtype
 from ipo_dspy.clip.text_features import TemplateTokens, class_features, template_tokens
-from ipo_dspy.errors import DataError
+from ipo_dspy.errors import DataError, Hint
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
 from ipo_dspy.scoring.metrics import Tally, count_correct_by_template, predict
 from ipo_dspy.scoring.score import Score
@@ -207,8 +207,8 @@ class ClipScorer:
 def _known(label: str, index: dict[str, int]) -> int:
     if label not in index:
         raise DataError(
-            f"label {label!r} is not among the {len(index)} classes ({', '.join(list(index)[:5])}, ...); "
-            "fix the label, or use the classes of the data"
+            f"label {label!r} is not among the {len(index)} classes ({', '.join(list(index)[:5])}, ...)",
+            hint=Hint("correct the label, or add it: {classes}", classes=...),
         )
     return index[label]
 
