@@ -21,6 +21,7 @@ slow: $(READY)
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python scripts/check_words.py
 	$(BIN)/mypy
 	$(PYTEST) --doctest-modules src -q
 
