@@ -1,7 +1,8 @@
-"""How far losses move with other threads, batches, and code paths of MKL and PyTorch, each in a process of its own.
+"""Measure how far losses move with other threads, batches, and code paths of MKL and PyTorch, each in its own process.
 
 `python scripts/arithmetic.py` prints the table of docs/processors.md: 8 templates on the four bundled tasks with two
-bundled models, 16 shots, without the cache, beside one thread, batches of 64 images, and all templates in one pass.
+bundled models, 16 shots, without the cache, compared with one thread, batches of 64 images, and all templates in one
+pass.
 """
 
 import json

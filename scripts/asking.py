@@ -1,4 +1,4 @@
-"""How well the language model is asked: prompt tokens per candidate, time beside its latency, which descriptions.
+"""Measure requests to the language model: prompt tokens per candidate, relative time, choice of descriptions.
 
 `python scripts/asking.py tokens|latency|descriptions|overlap` prints the tables of docs/experiments.md and
 docs/running.md. The language model is a stand-in on loopback that answers after `--latency` seconds; its words mean
@@ -56,7 +56,7 @@ asks: list[ProposalRequest] = []
 
 
 def tokens(options: argparse.Namespace) -> None:
-    """Prompt tokens per candidate, beside one request a candidate with everything resent at the same state."""
+    """Prompt tokens per candidate, compared with one request per candidate that resends everything."""
     import litellm
 
     def count(text: str) -> int:
@@ -106,7 +106,7 @@ class Sentences:
 
 
 def latency(options: argparse.Namespace) -> None:
-    """Seconds of a whole run beside the language model's own critical path."""
+    """Seconds of a complete run compared with the language model's own critical path."""
     task = demo.load("pixel-animals", shots=16, seed=options.seed)
     print("| next question asked while scoring | candidates | seconds | LLM alone | ratio |")
     print("|---|---:|---:|---:|---:|")
@@ -120,7 +120,7 @@ def latency(options: argparse.Namespace) -> None:
             before, began = len(server.requests), time.monotonic()
             best = IPO(steps=options.steps, **given).compile(task.program, task.trainset)
             seconds = time.monotonic() - began
-            # One question after the other: the greeting, then a step's question needs the step before.
+            # Sequential requests: the connectivity check, then a step's question needs the step before.
             alone = options.latency * (len(server.requests) - before)
         tried = len(best.detailed_results.trials) - 1 + sum(best.detailed_results.rejections.values())
         print(
@@ -159,7 +159,7 @@ def descriptions(options: argparse.Namespace) -> None:
 
 
 def overlap(options: argparse.Namespace) -> None:
-    """What is lost where the next question is asked before the last answers are scored."""
+    """Measure the effect of prefetching the next request before the last answers are scored."""
     ways: Mapping[str, Mapping[str, Any]] = {
         "after scoring": {"proposer": EvolutionProposer(), "prefetch": False},
         "while scoring": {"proposer": EvolutionProposer(), "prefetch": True},
@@ -186,10 +186,10 @@ def compare(title: str, ways: Mapping[str, Mapping[str, Any]], options: argparse
 def paired(column: Sequence[float], base: Sequence[float]) -> str:
     """A mean, and how it differs from that of other runs on the same tasks and seeds."""
     gaps = [mine - other for mine, other in zip(column, base, strict=True)]
-    told = f"{statistics.mean(column):.1f}"
+    cell = f"{statistics.mean(column):.1f}"
     if any(gaps):
-        told += f" ({statistics.mean(gaps):+.1f} +- {statistics.stdev(gaps) / len(gaps) ** 0.5:.1f})"
-    return told
+        cell += f" ({statistics.mean(gaps):+.1f} +- {statistics.stdev(gaps) / len(gaps) ** 0.5:.1f})"
+    return cell
 
 
 def measure(task: str, seed: int, given: Mapping[str, Any], steps: int) -> tuple[float, ...]:
@@ -215,8 +215,8 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=60)
     options = parser.parse_args()
     # Now: by the end of a long run somebody may have committed something else.
-    told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    commit = told.stdout.strip()
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    commit = described.stdout.strip()
     options.steps = options.steps or {"tokens": 20, "latency": 100}.get(options.table, 40)
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     tables = {"tokens": tokens, "latency": latency, "descriptions": descriptions, "overlap": overlap}

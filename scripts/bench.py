@@ -26,8 +26,8 @@ def main() -> None:
     options = parser.parse_args()
     unknown = set(options.sections) - {*SECTIONS, *ON_REQUEST}
     if unknown:
-        parser.error(f"unknown section {sorted(unknown)[0]!r}; write one of {', '.join(SECTIONS)}")
-    stamp = f"commit {commit()}, seed {options.seed}, {machine()}"  # now: the tree may change while a long run goes on
+        parser.error(f"unknown section {sorted(unknown)[0]!r}; pass one of {', '.join(SECTIONS)}")
+    stamp = f"commit {commit()}, seed {options.seed}, {machine()}"  # now: the tree may change during a long run
     for name in options.sections or SECTIONS:
         section = importlib.import_module(f"benchmarks.{name}")
         title, _, text = inspect.getdoc(section).partition("\n")  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Which way of ranking phrases tells best what will help? `python scripts/compare_describers.py` prints the table.
+"""Compare rankings of phrases by how well they predict what helps. Prints the table.
 
 For each bundled task every phrase of the bank is (a) ranked from 3 images a class by several measures of how well it
 fits them, and (b) tried as a template on the same images. Printed: Spearman's rank correlation of (a) with the

@@ -1,4 +1,4 @@
-"""IPO beside DSPy's own optimizers on the bundled tasks, each with the same number of single-image evaluations.
+"""IPO compared with DSPy's own optimizers on the bundled tasks, each with the same number of single-image evaluations.
 
 `python -m scripts.compare_optimizers` prints the table of docs/composing.md: accuracy in percent on the training images
 and on the test images of base and novel classes, mean and standard error over seeds, and the evaluations really used.
@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Setting(OptimizerBudget):
-    """What an optimizer is given, and what counts its evaluations."""
+    """Inputs of an optimizer, and the counter of its evaluations."""
 
     counted: EvaluationCounter
 

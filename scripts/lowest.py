@@ -1,8 +1,9 @@
 """`python scripts/lowest.py [TEST ...]` runs a core of the tests with the lowest versions that pyproject.toml allows.
 
-The environment is made anew in `.venv-lowest`. Each direct dependency is installed at its floor, other packages at the
-newest release that fits. PyTorch comes as a CPU build where pip's indexes have one; the index of PyTorch does:
-`PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make lowest`. Other builds bring gigabytes of CUDA packages.
+The environment is created from scratch in `.venv-lowest`. Each direct dependency is installed at its floor, other
+packages at the newest release that fits. PyTorch comes as a CPU build where pip's indexes have one; the index of
+PyTorch does: `PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make lowest`. Other builds bring gigabytes of
+CUDA packages.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What keeping text prefixes from step to step would save: counted on real searches, without computing a feature.
+"""Count what a cross-step cache of text prefixes would save: counted on real searches, without computing a feature.
 
 `python scripts/prefix_reuse.py` prints a table of docs/experiments.md. Each search runs on a bundled task; its
 templates are then filled with as many class names as a table row says, and of the distinct token prefixes (nodes of

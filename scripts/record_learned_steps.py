@@ -1,7 +1,7 @@
-"""`python scripts/record_learned_steps.py` writes tests/learned_steps.json anew: three steps of each learned method.
+"""`python scripts/record_learned_steps.py` rewrites tests/helpers/learned_steps.json: three steps of each method.
 
 The numbers stand for the code of the methods' authors, with which that of commit 8c2b98c agrees to 1e-5 on one CLIP in
-float32. So write them anew only for a change that brings a method nearer to its authors' code, and say which.
+float32. So write them again only for a change that brings a method nearer to its authors' code, and say which.
 """
 
 import json

@@ -71,21 +71,23 @@ def test_names_are_compared_as_they_are_spoken(name: str, key: str) -> None:
 
 
 def test_a_class_without_sentences_is_told() -> None:
-    with pytest.raises(InputError, match=r"class 'owl' has no sentences; write sentences=\{'owl': \['...'\], ...\}"):
+    with pytest.raises(InputError, match=r"class 'owl' has no sentences; pass sentences=\{'owl': \['...'\], ...\}"):
         SentenceFeatures(deep_toy(), CLASSES, {"cat": ["a"], "dog": ["a"]})
 
 
 def test_a_sentence_that_does_not_fit_is_told() -> None:
     long = {**SENTENCES, "dog": ["a dog.", "very " * 90 + "old dog."]}
     with pytest.raises(
-        InputError, match=r"sentence 'very very .* has 9\d tokens and the model takes 77; write a shorter"
+        InputError, match=r"sentence 'very very .* has 9\d tokens and the model takes 77; use a shorter"
     ):
         SentenceFeatures(deep_toy(), CLASSES, long)
 
 
 @pytest.mark.parametrize("some", ["cat", "a cat.", [], [""], ["a cat.", 3], [b"cat"], 5, None, {"a": "cat"}, b"cat"])
 def test_what_is_no_list_of_texts_is_told(some: Any) -> None:
-    with pytest.raises(InputError, match=r"sentences\['cat'\] is .*; write a list of texts, e\.g\. \['a cat is seen"):
+    with pytest.raises(
+        InputError, match=r"sentences\['cat'\] must be a list of texts, .*; for example \['a cat is seen"
+    ):
         check_sentences({"cat": some})
 
 
@@ -115,8 +117,8 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         (b"[" * 100_000, "must be a JSON file, got .*file.json'"),
         (b"null", "must be a JSON file with lists of texts by class name, got .*file.json'"),
         (b'["cat"]', "must be a JSON file with lists of texts by class name"),
-        (b'{"cat": "a cat."}', r"sentences\['cat'\] is 'a cat.'; write a list of texts"),
-        (b'{"cat": 5}', r"sentences\['cat'\] is 5; write a list of texts"),
+        (b'{"cat": "a cat."}', r"sentences\['cat'\] must be a list of texts, got 'a cat.'"),
+        (b'{"cat": 5}', r"sentences\['cat'\] must be a list of texts, got 5"),
     ],
 )
 def test_a_file_of_another_form_is_told(content: bytes, said: str, tmp_path: Path) -> None:

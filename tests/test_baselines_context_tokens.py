@@ -111,7 +111,7 @@ def test_other_towers_are_told(kind: str) -> None:
 
 def test_what_does_not_fit_is_told_with_its_class() -> None:
     with pytest.raises(
-        InputError, match="73 context vectors and class 'very_large dog' have 79 tokens and the model takes 77; write a"
+        InputError, match="73 context vectors and class 'very_large dog' have 79 tokens and the model takes 77; use a"
     ):
         PromptedClassTexts(shared_toy(), CLASSES[:3], 73)
 

@@ -58,5 +58,5 @@ def test_an_unknown_position_is_told() -> None:
 
 def test_names_that_do_not_fit_are_told() -> None:
     fitted = CoOp(epochs=1).fit(few_shots())
-    with pytest.raises(InputError, match=r"4 context vectors and class 'very very .* takes 77; write a smaller n_ctx"):
+    with pytest.raises(InputError, match=r"4 context vectors and class 'very very .* takes 77; use a smaller n_ctx"):
         fitted.logits(pictures(1)[0], ["cat", "very " * 80 + "old dog"])

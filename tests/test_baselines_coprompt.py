@@ -170,7 +170,7 @@ def test_the_published_recipe() -> None:
         ({"consistency_weight": float("inf")}, "consistency_weight must be a finite number, got inf"),
         ({"image_adapter_ratio": 1.5}, r"image_adapter_ratio must be between 0 and 1, got 1\.5"),
         ({"text_adapter_ratio": -0.1}, r"text_adapter_ratio must be between 0 and 1, got -0\.1"),
-        ({"sentences": {"cat": "a cat"}}, r"sentences\['cat'\] is 'a cat'; write a list of texts"),
+        ({"sentences": {"cat": "a cat"}}, r"sentences\['cat'\] must be a list of texts, got 'a cat'"),
         ({"epochs": 0}, "epochs must be >= 1, got 0"),
         ({"shots": 16}, "coprompt has no setting 'shots'; known: n_ctx, ctx_init, depth, consistency_weight, "),
     ],

@@ -134,7 +134,7 @@ def test_other_text_towers_are_told(kind: str) -> None:
 
 
 def test_texts_that_do_not_fit_are_told() -> None:
-    said = "73 context vectors and class 'very_large dog' have 79 tokens and the model takes 77; write a smaller n_ctx"
+    said = "73 context vectors and class 'very_large dog' have 79 tokens and the model takes 77; use a smaller n_ctx"
     with pytest.raises(InputError, match=said):
         PromptedTexts(shared_toy(), NAMES[:3], WORDS, 73)
     with pytest.raises(InputError, match="pass at least one"):

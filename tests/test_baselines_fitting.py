@@ -70,11 +70,11 @@ def test_the_seed_decides_to_the_last_bit(name: str, n_ctx: int | None) -> None:
 @pytest.mark.parametrize(
     ("name", "setting", "said"),
     [
-        ("coop", {"epochs": 2.5}, "epochs must be a whole number or None, got 2.5; for example epochs=None"),
-        ("cocoop", {"n_ctx": True}, "n_ctx must be a whole number or None, got True"),
-        ("maple", {"depth": "9"}, "depth must be a whole number, got '9'; for example depth=9"),
+        ("coop", {"epochs": 2.5}, "epochs must be an integer or None, got 2.5; for example epochs=None"),
+        ("cocoop", {"n_ctx": True}, "n_ctx must be an integer or None, got True"),
+        ("maple", {"depth": "9"}, "depth must be an integer, got '9'; for example depth=9"),
         ("vpt", {"lr": math.inf}, "lr must be a finite number, got inf; for example lr=0.0025"),
-        ("promptsrc", {"ctx_init": 5}, "ctx_init must be a text, got 5; for example ctx_init='a photo of a'"),
+        ("promptsrc", {"ctx_init": 5}, "ctx_init must be a string, got 5; for example ctx_init='a photo of a'"),
         (
             "coprompt",
             {"consistency_weight": "x"},

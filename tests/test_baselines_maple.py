@@ -145,7 +145,7 @@ def test_image_towers_of_another_kind_are_told_before_an_image_is_read() -> None
 
 
 def test_names_that_do_not_fit_are_told_before_an_image_is_read() -> None:
-    with pytest.raises(InputError, match=r"class 'very very .* takes 77; write a smaller n_ctx or a shorter name"):
+    with pytest.raises(InputError, match=r"class 'very very .* takes 77; use a smaller n_ctx or a shorter name"):
         MaPLe().fit(unread(deep_toy(), ("very " * 80 + "old dog", "cat")))
 
 

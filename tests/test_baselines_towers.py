@@ -142,9 +142,9 @@ def test_visual_tokens_stand_last(tmp_path: Path) -> None:
 def test_too_many_deep_prompts_are_told() -> None:
     text, image, one = TextTower(shared_toy()), ImageTower(shared_toy()), torch.zeros(1, 32)
     embedded = text.embed(shared_toy().token_ids(TEXTS))
-    with pytest.raises(InputError, match="2 deep prompts, and the tower has 2 blocks; pass at most 1"):
+    with pytest.raises(InputError, match="2 deep prompts, but the tower has 2 blocks; pass at most 1"):
         text.encode(embedded.tokens, embedded.ends, [one, one])
-    with pytest.raises(InputError, match="1 deep prompts, and the tower has 1 blocks; pass at most 0"):
+    with pytest.raises(InputError, match="1 deep prompts, but the tower has 1 blocks; pass at most 0"):
         image.encode(pixels(), one, [one])
 
 

@@ -154,7 +154,7 @@ def test_a_grid_has_each_cell_once_and_ablations_share_the_usual_one() -> None:
 
 
 def test_an_unknown_method_lists_the_known() -> None:
-    with pytest.raises(InputError, match=r"no method 'copo'; known: clip, clip-ensemble, .*ipo, .*gepa"):
+    with pytest.raises(InputError, match=r"unknown method 'copo'; known: clip, clip-ensemble, .*ipo, .*gepa"):
         _ = replace(CELL, method="copo").key
 
 

@@ -184,9 +184,7 @@ def test_more_shots_than_a_class_has_images_are_told_once(tmp_path: Path) -> Non
     few = grid(datasets=("grey-food",), shots=(17,), methods=("ipo",), settings=Settings(steps=0))
     swept = run(tmp_path, few, audience=listening)
     (told,) = listening.said
-    assert told.startswith(
-        "grey-food: 5 of 5 classes have fewer than 17 training images; all that they have are used, e.g. "
-    )
+    assert told.startswith("grey-food: 5 of 5 classes have fewer than 17 training images (all of them are used), e.g. ")
     assert [row.train_images for row in swept.rows.values()] == [5 * 16] * 2
 
 
@@ -196,16 +194,16 @@ def test_more_shots_than_a_class_has_images_are_told_once(tmp_path: Path) -> Non
         (
             {"methods": ("gepa",)},
             LanguageModelError,
-            "method 'gepa' needs a language model and none is given; pass prompt_model='openai",
+            "method 'gepa' needs a language model, but none is given; pass prompt_model='openai",
         ),
-        ({"methods": ("cop",)}, InputError, "no method 'cop'; known: clip,"),
+        ({"methods": ("cop",)}, InputError, "unknown method 'cop'; known: clip,"),
         ({"settings": Settings(model="none")}, ModelError, "none"),
-        ({"settings": Settings(arguments={"ipo": {"x": 1}})}, InputError, "method 'ipo' takes no settings of its own"),
+        ({"settings": Settings(arguments={"ipo": {"x": 1}})}, InputError, "method 'ipo' takes no hyper-parameters"),
         ({"settings": Settings(arguments={"clip": {"x": 1}})}, InputError, "clip has no setting 'x'"),
         (
             {"settings": Settings(arguments={"coop@cars": {}})},
             InputError,
-            "'coop@cars' are for no data set .* grey-food",
+            "'coop@cars' names an unknown data set; .* grey-food",
         ),
         ({"settings": Settings(arguments={"coop@grey-food": {"x": 1}})}, InputError, "coop has no setting 'x'"),
     ],

@@ -138,13 +138,13 @@ def test_every_ablation_has_its_table() -> None:
 
 
 def test_unknown_names_list_the_known() -> None:
-    with pytest.raises(InputError, match="no ablation 'x'; known: descriptions, history"):
+    with pytest.raises(InputError, match="unknown ablation 'x'; known: descriptions, history"):
         ablation("x", GRID, Models())
     with pytest.raises(
-        LanguageModelError, match="this ablation compares language models and none is given; pass prompt_model="
+        LanguageModelError, match="this ablation compares language models, but none is given; pass prompt_model="
     ):
         ablation("lm", GRID, Models())
-    with pytest.raises(InputError, match="no suite 'x'; write one of demo, paper"):
+    with pytest.raises(InputError, match="unknown suite 'x'; choose from demo, paper"):
         build_suite("x")
     with pytest.raises(DataError, match="has no data set 'x'; known: faint-places, grey-food"):
         select_datasets(["x"], DemoSuite())
@@ -179,7 +179,7 @@ def test_the_page_tells_templates_price_and_source() -> None:
     assert "| grey-food | IPO | 1 | 2 | `drawing 2 of a <CLASS>.` | 64.0 | 48.0 |" in text
     assert "`a <CLASS>.`" not in text  # nobody searched it
     assert "not this" not in text
-    assert "**Not whole:** of 8 cells 1 failed and 1 were not measured yet." in text
+    assert "**Incomplete:** of 8 cells, 1 failed and 1 have not run." in text
     assert f"- clip, {failed.dataset}, 1-shot, seed 9: `RuntimeError: no`" in text
     assert "| CLIP | none | 2 | 0 | 0 | 0.00 | 1.0 ± 0.0 |" in text
     assert "| IPO | 1 | 3 | 6 | 90 | unknown | 1.3 ± 0.3 |" in text
@@ -198,7 +198,7 @@ def test_any_template_stays_one_cell_of_the_table() -> None:
     odd = replace(row, template="a | `<CLASS>`\nthe <CLASS>.")
     text = page(Content([], [odd], 1, DemoSuite(), "ipo-dspy bench"))
     assert "| 1 | 1 | `` a \\| `<CLASS>` ``<br>`the <CLASS>.` | 60.0 | 40.0 |" in text
-    assert "Not whole" not in text
+    assert "Incomplete" not in text
 
 
 def test_cells_of_several_ablations_have_all_their_names() -> None:

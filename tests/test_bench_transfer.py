@@ -199,9 +199,9 @@ def test_the_papers_data_sets_are_read_whole(tmp_path: Path) -> None:
 
 def test_what_cannot_be_learned_on_or_tested_on_is_told() -> None:
     suite = PaperSuite(Path())
-    with pytest.raises(DataError, match=r"ImageNet-A is for testing only; learn on one of imagenet, caltech101,"):
+    with pytest.raises(DataError, match=r"ImageNet-A is for testing only; choose a source from imagenet, caltech101,"):
         chosen_transfer("imagenet_a", None, suite)
-    with pytest.raises(DataError, match=r"learned on dtd needs another data set to be tested on; name one of"):
+    with pytest.raises(DataError, match=r"transfer needs at least one target data set other than dtd; choose from"):
         chosen_transfer("DTD", ["dtd"], suite)
     with pytest.raises(DataError, match=r"has no data set 'cars'; known: imagenet, .*imagenet_r"):
         chosen_transfer("dtd", ["cars"], suite)
@@ -229,7 +229,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeyp
     assert (code, "source" in err) == (0, False)
     assert [list(row["targets"]) for row in json.loads(text)["rows"]] == [["pixel-animals"]] * 2
     code, _, err = call(capsys, *asked, "--ablate", "history")
-    assert (code, "leave --transfer out, or --ablate" in err) == (2, True)
+    assert (code, "use either --transfer or --ablate" in err) == (2, True)
 
 
 def test_a_dry_run_counts_the_images_of_all_classes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ def test_damaged_prompts_are_told_with_what_to_do(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     (row,) = run(tmp_path, one()).rows.values()
     assert row.error is not None
-    assert "prompts.safetensors' is damaged; remove its folder, and the cell begins anew" in row.error
+    assert "prompts.safetensors' is damaged; delete its folder to restart the cell" in row.error
 
 
 def test_hyper_parameters_are_those_of_vpt_and_decide_the_cell() -> None:

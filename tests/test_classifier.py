@@ -151,7 +151,7 @@ def test_classes_at_call_time_come_from_an_upstream_module(task: demo.DemoTask) 
     answer = Narrow()(image=task.testset[0].image)
     assert answer.label in task.classes[:2]
     assert set(answer.scores) == set(task.classes[:2])
-    with pytest.raises(DataError, match=r"write classifier\(image=\.\.\., classes="):
+    with pytest.raises(DataError, match=r"pass them, e\.g\. classifier\(image=\.\.\., classes="):
         ClipClassifier(model=f"local-dir:{demo.model_path()}")(image=task.testset[0].image)
 
 
@@ -176,7 +176,7 @@ def test_bad_arguments_are_refused_at_once() -> None:
         ClipClassifier(["cat", "dog"], template="a photo of a dog")
     with pytest.raises(TemplateError, match="is empty"):
         ClipClassifier(["cat", "dog"], template="")
-    with pytest.raises(DataError, match="read alike"):
+    with pytest.raises(DataError, match="indistinguishable in a prompt"):
         ClipClassifier(["polar bear", "Polar_Bear"])
     with pytest.raises(DataError, match="at least two"):
         ClipClassifier(["cat"])
@@ -190,7 +190,7 @@ def test_bad_arguments_are_refused_at_once() -> None:
 
 
 def test_a_missing_image_is_one_clear_error(task: demo.DemoTask) -> None:
-    with pytest.raises(ImageError, match="no image given"):
+    with pytest.raises(ImageError, match="no image; pass one"):
         task.program()
     with pytest.raises(ImageError, match="nowhere"):
         task.program(image="nowhere.png")
@@ -271,16 +271,16 @@ def test_a_file_cut_in_the_middle_is_one_clear_error(task: demo.DemoTask, tmp_pa
     path = tmp_path / "p.json"
     task.program.save(str(path))
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ProgramFileError, match=r"p\.json.* is not whole JSON"):
+    with pytest.raises(ProgramFileError, match=r"p\.json.* is not valid JSON"):
         fresh(task).load(str(path))
 
 
 def test_a_program_of_another_kind_is_one_clear_error(task: demo.DemoTask, tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     dspy.Predict("question -> answer").save(str(path))
-    with pytest.raises(ProgramFileError, match=r"other\.json.*not the state of a ClipClassifier"):
+    with pytest.raises(ProgramFileError, match=r"other\.json.*not a ClipClassifier state"):
         fresh(task).load(str(path))
-    with pytest.raises(ProgramFileError, match=r"other\.json.*holds no saved ClipClassifier"):
+    with pytest.raises(ProgramFileError, match=r"other\.json.*does not contain a saved ClipClassifier"):
         ClipClassifier.from_file(path)
     with pytest.raises(ProgramFileError, match="cannot be read"):
         ClipClassifier.from_file(tmp_path / "missing.json")
@@ -367,9 +367,9 @@ def change(state: dict[str, Any], place: str, value: Any) -> None:
         ("signature/fields", ..., "'fields'"),
         ("signature/fields", [], "0 fields"),
         ("signature/fields", [{"prefix": "Image:"}] * 2, "'description'"),
-        ("signature/instructions", ..., "template is None, not a text"),
+        ("signature/instructions", ..., "template must be a string .*, got None"),
         ("signature/instructions", "a photo", "has no <CLASS>"),
-        ("signature", 5, "not the state of a ClipClassifier"),
+        ("signature", 5, "not a ClipClassifier state"),
         ("lm", ..., "'lm'"),
         ("clip/top_k", 0, "top_k"),
         ("clip/top_k", "many", "top_k"),
@@ -415,7 +415,7 @@ def test_the_signature_follows_the_loaded_classes(
 
 
 def test_a_template_that_is_none_is_named() -> None:
-    with pytest.raises(TemplateError, match="template is None, not a text"):
+    with pytest.raises(TemplateError, match=r"template must be a string .*, got None"):
         ClipClassifier(["a", "b"], template=None)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="classes is 5"):
         ClipClassifier(5)  # type: ignore[arg-type]
@@ -499,7 +499,7 @@ def test_a_batch_of_unreadable_images_is_what_dspy_makes_of_it(task: demo.DemoTa
 
 def test_a_run_folder_given_for_a_program_names_the_file_in_it(task: demo.DemoTask, tmp_path: Path) -> None:
     task.program.save(str(tmp_path / "best.json"))
-    with pytest.raises(ProgramFileError, match=r"is a folder; write '.*best\.json'"):
+    with pytest.raises(ProgramFileError, match=r"is a folder; pass '.*best\.json'"):
         ClipClassifier.from_file(tmp_path)
 
 

@@ -130,7 +130,7 @@ def test_classify_takes_folders_and_leaves_out_what_cannot_be_read(
     assert err.endswith("contains no images; pass image files, or a folder that contains some\n")
     code, _, err = call(capsys, "classify", program, str(broken), "--skip-unreadable")
     assert code == 2
-    assert err.splitlines()[-1] == "ipo-dspy: none of the images can be read; pass others"
+    assert err.splitlines()[-1] == "ipo-dspy: none of the images can be read; pass other images"
 
 
 def test_the_template_stands_on_a_line_of_its_own(

@@ -73,7 +73,7 @@ def test_a_wrong_key_ends_the_sweep_and_is_no_result(
         code, _, err = call(
             capsys, *CALL, "--prompt-model", "openai/toy", "--prompt-model-kwargs", f"api_base={server.url}"
         )
-    assert (code, "set OPENAI_API_KEY to a key that the provider takes" in err) == (2, True)
+    assert (code, "set OPENAI_API_KEY to a valid API key" in err) == (2, True)
     rows = [json.loads(line) for line in Path("runs", "bench", "rows.jsonl").read_text().splitlines()]
     assert [row["method"] for row in rows] == ["clip"]
 
@@ -117,21 +117,21 @@ def test_an_ablation_prints_its_own_table(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--methods", "cop"], "no method 'cop'; known: clip, clip-ensemble,"),
+        (["--methods", "cop"], "unknown method 'cop'; known: clip, clip-ensemble,"),
         (["--datasets", "cars"], "suite 'demo' has no data set 'cars'; known: faint-places,"),
         (["--suite", "papr"], "'papr' is not one of 'demo', 'paper'"),
         (["--suite", "paper"], "pass their folder: --data ROOT"),
         (["--shots", "0"], "--shots '0' must be a comma-separated list of integers >= 1; for example --shots 1,2"),
         (["--seeds", "one"], "--seeds 'one' must be a comma-separated list of integers >= 0"),
         (["--format", "html"], "'html' is not one of 'md', 'latex', 'csv'"),
-        (["--ablate", "luck"], "there is no ablation 'luck'; known: descriptions, history,"),
-        (["--ablate", "lm"], "compares language models and none is given; pass --prompt-model openai/"),
-        (["--methods", "simba"], "method 'simba' needs a language model and none is given"),
+        (["--ablate", "luck"], "unknown ablation 'luck'; known: descriptions, history,"),
+        (["--ablate", "lm"], "compares language models, but none is given; pass --prompt-model openai/"),
+        (["--methods", "simba"], "method 'simba' needs a language model, but none is given"),
         (["--method-arg", "coop"], "--method-arg 'coop' must name a method"),
         (["--method-arg", "coprompt.sentences=nowhere.json"], "must be a JSON file, got 'nowhere.json' (No such file"),
         (["--method-arg", "coop.augment=yes"], "augment must be true or false, got 'yes'; for example augment=False"),
         (["--method-arg", "maple.n_ctx=two"], "n_ctx must be an integer, got 'two'; for example n_ctx=2"),
-        (["--ablate", "history"], "--ablate varies IPO and measures no other method; leave --methods out"),
+        (["--ablate", "history"], "--ablate varies only IPO; use either --methods or --ablate"),
         (
             ["--prompt-model", "openai/a", "--prompt-model", "openai/b"],
             "--prompt-model names 2 models; pass one, or compare them: --ablate lm",

@@ -58,4 +58,4 @@ def test_input_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture
     assert told.startswith("ipo-dspy: unknown data set 'food'; pass 'food101' or another of imagenet, ")
     plant(tmp_path, "file")
     told = said(capsys, "check", "dtd", str(tmp_path / "file"), code=2)
-    assert told.startswith(f"ipo-dspy: there is no folder {tmp_path}/file ")
+    assert told.startswith(f"ipo-dspy: folder {tmp_path}/file does not exist ")

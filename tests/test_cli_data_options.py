@@ -130,7 +130,7 @@ def test_a_table_with_other_headers_is_read(tmp_path: Path) -> None:
     for classes in ("Katze, Hund", str(tmp_path / "names.txt")):
         options = data_options("bild", "klasse", str(tmp_path / "pictures"), classes, None)
         assert sets(tmp_path / "t.csv", options).train.classes == ("Katze", "Hund")
-    with pytest.raises(DataError, match=r"name it, e\.g\. label='klasse'"):
+    with pytest.raises(DataError, match=r"pass it, e\.g\. label='klasse'"):
         sets(tmp_path / "t.csv", data_options("bild", None, None, None, None))
 
 
@@ -154,7 +154,7 @@ def test_columns_that_were_chosen_are_named(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_folder_takes_no_option_of_a_table(tmp_path: Path) -> None:
     data = plant(tmp_path, {"cat": 4, "dog": 4})
-    with pytest.raises(DataError, match=r"a folder of class folders, which takes no label='x'; remove it"):
+    with pytest.raises(DataError, match=r"a folder of class folders, which does not accept label='x'; remove it"):
         sets(data, data_options(None, "x", None, None, None))
 
 
@@ -171,7 +171,7 @@ def test_other_folders_validate_and_test(tmp_path: Path, capsys: pytest.CaptureF
     assert "no test images" not in err
     sets(data, test_data=plant(tmp_path / "one", {"dog": 2, "elk": 1}))
     assert "no test images of 1 class: cat" in capsys.readouterr().err
-    with pytest.raises(InputError, match=r"the test images have the classes 'ant', 'bee', .* name them alike"):
+    with pytest.raises(InputError, match=r"the test images have the classes 'ant', 'bee', .* use the same names"):
         sets(data, test_data=plant(tmp_path / "other", {"ant": 1, "bee": 1}))
 
 
@@ -203,14 +203,14 @@ def test_the_same_folder_twice_is_no_copy_to_be_removed(tmp_path: Path, capsys: 
     sets(data, val=str(data / "test"))
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "too high" in line)
     assert line.startswith("8 test images also read as training or validation images, e.g. ")
-    assert line.endswith(": the test accuracy is too high; name other images")
+    assert line.endswith(": the test accuracy is too high; use other images")
 
 
 def test_a_small_class_stops_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = plant(tmp_path, {"cat": 8, "dog": 8, "kiwi": 1})
     found = sets(data)
     assert found.train.counts()["kiwi"] == 1
-    assert "1 class cannot be tested for lack of images: kiwi (1)" in caplog.text
+    assert "too few images to test 1 class: kiwi (1)" in caplog.text
     assert sets(data, min_images=2).train.classes == ("cat", "dog")
     assert "left out 1 class with fewer than 2 images: kiwi (1)" in caplog.text
     with pytest.raises(DataError, match="min_images must leave two classes, and 9 leaves 0 classes"):

@@ -113,7 +113,7 @@ def test_models_that_answer_with_time_and_price(
         (
             Reply("The model `toy` does not exist", 404),
             "does not exist",
-            "name a model that the server has, e.g. --prompt-model",
+            "choose a model that the server provides, e.g. --prompt-model",
         ),
         (Reply("slow down", 429), "slow down", "retry in a minute"),
         (Reply("out of order", 500), "out of order", "--prompt-model-kwargs api_base=http://HOST:PORT/v1"),
@@ -136,7 +136,7 @@ def test_a_model_that_sees_nothing(capsys: pytest.CaptureFixture[str], monkeypat
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with OpenAIServer({"color": Reply("image_url is not supported", 400)}) as server:
         check = asked(capsys, server.url, "--description-model")
-    assert check.remedy == "use a model that sees images, e.g. --description-model openai/gpt-4o-mini"
+    assert check.remedy == "use a multimodal model, e.g. --description-model openai/gpt-4o-mini"
 
 
 def test_a_server_that_is_not_there(
@@ -168,7 +168,7 @@ def test_a_missing_key_and_an_unknown_name_are_told_without_a_request(capsys: py
     assert [lines[i + 1].strip() for i in red] == [
         "-> set OPENAI_API_KEY in the environment, or use a self-hosted server: --prompt-model openai/toy "
         "--prompt-model-kwargs api_base=http://HOST:PORT/v1",
-        "-> write provider/name, e.g. 'openai/gpt-4o-mini' or 'ollama_chat/phi3'",
+        "-> use provider/name, e.g. 'openai/gpt-4o-mini' or 'ollama_chat/phi3'",
     ]
     assert lines[-1].startswith("2 problems found, ")
 
@@ -267,7 +267,7 @@ def test_a_limit_of_the_image_cache_that_is_no_size(
     code, text = call(capsys, "--json")
     found = checks(text)["image cache"]
     assert (code, found.state) == (1, "fail")
-    assert "IPO_DSPY_CACHE_LIMIT='a lot' is no size; write e.g. IPO_DSPY_CACHE_LIMIT=10GB" in found.found
+    assert "IPO_DSPY_CACHE_LIMIT must be a size, got 'a lot'; for example IPO_DSPY_CACHE_LIMIT=10GB" in found.found
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

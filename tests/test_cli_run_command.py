@@ -232,7 +232,7 @@ def test_a_wrong_key_is_one_line_before_anything_is_encoded(
         answering = server if option == "--description-model" else None
         code, told, err = call(capsys, search(photos, out, answering, *asked))
     assert (code, told, len(err.splitlines())) == (2, "", 1)
-    assert "set OPENAI_API_KEY to a key that the provider takes" in err
+    assert "set OPENAI_API_KEY to a valid API key" in err
     assert KEY not in err
     assert len(refusing.requests) == 1
     assert not (out / "best.json").exists()
@@ -326,14 +326,14 @@ def test_a_dry_run_tells_what_to_expect_and_asks_nothing(
         dry = search(photos, tmp_path / "run", server, *eyes, model="openai/gpt-4o-mini")
         code, told, _ = call(capsys, dry)
         assert code == 0
-        for word in ("no requests were sent", "greeting", "descriptions", "templates", "+ unknown"):
+        for word in ("no requests were sent", "ping", "descriptions", "templates", "+ unknown"):
             assert word in told
         code, told, _ = call(capsys, [*dry, "--json"])
         found = json.loads(told)
         assert (code, found["calls"], found["cost"]) == (0, 2 + 6 + STEPS, None)
         assert found["tokens"] == sum(i["prompt_tokens"] + i["completion_tokens"] for i in found["items"])
         priced = {item["what"] for item in found["items"] if item["cost"]}
-        assert priced == {"greeting", "templates"}
+        assert priced == {"ping", "templates"}
         assert server.requests == []
     code, told, _ = call(capsys, search(photos, tmp_path / "run", None, "--dry-run"))
     assert (code, "0 calls" in told) == (0, False)  # it is no result, so it goes to stderr
@@ -389,7 +389,7 @@ def test_asking_again_is_said_when_the_first_try_fails(
     assert code == 0
     (line,) = err.splitlines()
     assert line.startswith(f"openai/toy at 127.0.0.1:{server.port} gave no answer (")
-    assert line.endswith("busy); a question is asked up to 6 times, with longer and longer pauses")
+    assert line.endswith("busy); trying up to 6 times with exponential back-off")
 
 
 def test_settings_of_a_model_arrive_at_the_wire(

@@ -152,10 +152,14 @@ def test_several_searches_stand_apart() -> None:
         ([], False, "waiting for its journal"),
         ([begun()], True, "running"),
         ([begun()], None, "running"),
-        ([begun()], False, "stopped: no process is writing to it; resume by re-running the command with --out FOLDER"),
+        (
+            [begun()],
+            False,
+            "stopped: no process is writing to it; resume by re-running the command with --log-dir FOLDER",
+        ),
         ([begun(), end()], False, "finished"),
         ([begun(), end()], True, "finished"),
-        ([begun(), end("errors")], False, "stopped: too many errors in a row"),
+        ([begun(), end("errors")], False, "stopped: too many consecutive errors"),
         ([begun(), end("max_lm_calls")], False, "stopped: --max-lm-calls is reached"),
     ],
 )
@@ -233,13 +237,13 @@ def test_what_was_described_is_explained(tmp_path: Path) -> None:
     keep(tmp_path, begun(), *rows, trial(0, 0, 20.0))
     lines = shown(tmp_path).splitlines()
     assert "step 0 of 4, 1 template tried" in lines
-    assert "2 training images described, to tell the proposer how they look" in lines
+    assert "2 training images described for the proposer" in lines
 
 
 def test_a_run_whose_process_is_gone_says_how_to_go_on(tmp_path: Path) -> None:
     keep(tmp_path, begun(), trial(0, 0, 20.0))
     told = " ".join(shown(tmp_path).split())
-    assert f"stopped: no process is writing to it; resume by re-running the command with --out {tmp_path}" in told
+    assert f"stopped: no process is writing to it; resume by re-running the command with --log-dir {tmp_path}" in told
 
 
 def test_no_price_is_said_so(tmp_path: Path) -> None:
@@ -266,7 +270,7 @@ def test_an_unknown_folder(option: str, tmp_path: Path, capsys: pytest.CaptureFi
     code, out, err = call(capsys, str(tmp_path / "nowhere"), option)
     assert (code, out) == (1, "")
     assert "no journal in" in err
-    assert "give the folder that --out named, e.g. 'runs/1'" in err
+    assert "pass the --log-dir folder of a run, e.g. 'runs/1'" in err
     keep(tmp_path / "photos-1", begun())
     _, _, err = call(capsys, str(tmp_path / "photo-1"), option)
     assert f"ipo-dspy watch {tmp_path / 'photos-1'}" in err
@@ -331,7 +335,7 @@ def test_a_run_is_followed_in_a_pipe_from_before_it_begins_to_its_end(tmp_path: 
     watcher = subprocess.Popen([*COMMAND, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     given_up(watcher)
     out, err = cast(IO[str], watcher.stdout), cast(IO[str], watcher.stderr)
-    assert err.readline() == f"waiting for {folder / FILE_NAME}; Ctrl-C ends this\n"
+    assert err.readline() == f"waiting for {folder / FILE_NAME}; press Ctrl-C to quit\n"
     with written_by_another(folder, begun(), trial(0, 0, 20.0)) as writer:
         assert out.readline() == "step   0   20.00 %  loss 2.0000  picture 0 of a <CLASS>.\n"
         writer.keep(trial(1, 1, 15.0), trial(2, 1, 50.0), step(1))
@@ -389,7 +393,7 @@ def test_in_a_terminal_the_best_template_shows_and_the_end_ends_it(tmp_path: Pat
         writer.keep(end("patience"))
     last = " ".join(list(screens)[-1].split())
     assert process.wait(timeout=PATIENCE) == 0
-    assert "stopped: no better template for as many steps as --patience allows, 9.5 s" in last
+    assert "stopped: no improvement for --patience steps, 9.5 s" in last
     assert "20.00 % ▁▁█ 50.00 %" in last
 
 

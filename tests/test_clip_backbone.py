@@ -255,7 +255,7 @@ def test_broken_folders(folder: Path, tmp_path: Path) -> None:
     (broken("other shape") / "open_clip_config.json").write_text(json.dumps(other))
     for case, message in {
         "no config": "no open_clip_config.json in",
-        "cut config": "is no open_clip config",
+        "cut config": "is not an open_clip config",
         "foreign config": "lacks embed_dim, vision_cfg or text_cfg",
         "no weights": "no weights in .*; put open_clip_model.safetensors there",
         "cut weights": "does not load as an open_clip model .*complete",

@@ -337,11 +337,11 @@ def test_how_large_it_may_be(monkeypatch: pytest.MonkeyPatch, toy: Counted, phot
     for word in ("ten", "10 GiB", "-5GB"):
         monkeypatch.setenv("IPO_DSPY_CACHE_LIMIT", word)
         with pytest.raises(
-            InputError, match=r"IPO_DSPY_CACHE_LIMIT='.*' is no size; write e\.g\. IPO_DSPY_CACHE_LIMIT=10GB"
+            InputError, match=r"IPO_DSPY_CACHE_LIMIT must be a size, got '.*'; for example IPO_DSPY_CACHE_LIMIT=10GB"
         ):
             toy.features(photos)
     monkeypatch.setenv("IPO_DSPY_CACHE_LIMIT", "5MB")
-    with pytest.raises(InputError, match="is too small; write at least IPO_DSPY_CACHE_LIMIT=50MB"):
+    with pytest.raises(InputError, match="IPO_DSPY_CACHE_LIMIT must be at least 50MB, got"):
         cache_limit()
 
 

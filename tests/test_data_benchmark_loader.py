@@ -197,7 +197,7 @@ def test_three_classes_make_no_halves(tmp_path: Path, part: Half) -> None:
 
 
 def test_what_is_missing_is_named_with_its_origin(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"dtd/split_zhou_.*json is not there \(from .*`ipo-dspy data check dtd /"):
+    with pytest.raises(DataError, match=r"dtd/split_zhou_.*json does not exist \(source: .*`ipo-dspy data check dtd /"):
         load_benchmark("dtd", tmp_path)
     plant_dtd(tmp_path, missing=["bumpy/0001.jpg", "bumpy/0201.jpg"])
     message = r"2 images of split_.*json are missing or empty in .*/images: bumpy/0001.jpg, bumpy/0201.jpg; extract"

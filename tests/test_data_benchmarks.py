@@ -12,7 +12,7 @@ from ipo_dspy.template import Template
 
 
 def told(found: BenchmarkCheck, what: str) -> str:
-    return next(f"{'ok' if one.ok else 'not ok'}: {one.told}" for one in found.findings if one.what.endswith(what))
+    return next(f"{'ok' if one.ok else 'not ok'}: {one.message}" for one in found.findings if one.what.endswith(what))
 
 
 def test_the_fifteen_sets() -> None:
@@ -60,7 +60,7 @@ def test_nothing_there_at_all_tells_every_part_and_its_origin(tmp_path: Path) ->
 def test_a_whole_copy_of_too_few_classes(tmp_path: Path) -> None:
     found = check_benchmark("DTD", plant_dtd(tmp_path))
     assert told(found, "images") == "ok: there"
-    assert found.findings[-1].told == "40 train, 20 val, 15 test"
+    assert found.findings[-1].message == "40 train, 20 val, 15 test"
     assert told(found, "classes") == "not ok: 5, and 47 as published"
     assert [one.ok for one in found.findings] == [True, True, False, True]
 
@@ -77,7 +77,7 @@ def test_absent_and_empty_images_are_counted_and_the_first_named(tmp_path: Path)
     plant(tmp_path / "dtd" / "images", "banded/0200.jpg", content=b"")
     found = check_benchmark("dtd", tmp_path)
     assert not found.ok
-    assert found.findings[-1].told == (
+    assert found.findings[-1].message == (
         f"40 train, 20 val, 15 test; 6 missing or empty in {tmp_path}/dtd/images: "
         "bumpy/0000.jpg, bumpy/0001.jpg, bumpy/0002.jpg, ...; from www.robots.ox.ac.uk/~vgg/data/dtd: dtd-r1.0.1.tar.gz"
     )
@@ -100,7 +100,7 @@ def test_a_set_is_found_from_its_own_folder_too(tmp_path: Path) -> None:
 
 def test_aircraft_and_imagenet(tmp_path: Path) -> None:
     found = check_benchmark("fgvc_aircraft", plant_aircraft(tmp_path))
-    assert found.findings[-1].told == "6 train, 6 val, 6 test"
+    assert found.findings[-1].message == "6 train, 6 val, 6 test"
     found = check_benchmark("imagenet", plant_imagenet(tmp_path))
     assert told(found, "test images") == "not ok: 10, and 50,000 as published"
     (tmp_path / "imagenet" / "images" / "val" / "n01440764").rename(tmp_path / "moved")
@@ -118,5 +118,5 @@ def test_class_names_of_imagenet_serve_the_sets_beside_it(tmp_path: Path) -> Non
 
 
 def test_a_root_that_is_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no folder .*/nowhere .* pass the one that holds the data sets"):
+    with pytest.raises(DataError, match=r"folder .*/nowhere does not exist .* pass the folder of the data sets"):
         check_benchmark("dtd", tmp_path / "nowhere")

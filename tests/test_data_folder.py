@@ -207,10 +207,10 @@ def test_order_on_disk_changes_nothing(
         (["cat/1.jpg"], "images of one class only, 'cat'; add another"),
         (
             ["images/cat/1.jpg", "images/dog/1.jpg"],
-            "one class only, 'images'; pass '.*/images' if the classes are below",
+            "one class only, 'images'; pass '.*/images' if it contains the class folders",
         ),
         (["cat/1.jpg", "dog/x.txt"], r"one class only, 'cat' \(dog hold none\)"),
-        (["cat_dog/1.jpg", "Cat dog/1.jpg"], "'Cat dog' and 'cat_dog' read alike .*rename one"),
+        (["cat_dog/1.jpg", "Cat dog/1.jpg"], "'Cat dog' and 'cat_dog' are indistinguishable .*rename one"),
         (
             ["train/cat/1.jpg", "test/cat/1.jpg"],
             r"already split into training 'train', test 'test'; load one part .* with split='train' or split='test'$",
@@ -222,8 +222,8 @@ def test_order_on_disk_changes_nothing(
         (["caf\u00e9/1.jpg", "cafe\u0301/1.jpg"], r"two folders of the class 'caf\u00e9': .*\\u0301"),
         (["cat/1.cr2", "dog/1.cr2"], r"without supported images: 2 files are not used: 2 \.cr2 .*develop to JPEG"),
         (["train/0.tar", "test/0.tar"], "holds tar files such as 'test/0.tar'; pass the folder of one part"),
-        (["_/1.jpg", "dog/1.jpg"], "class name '_' is not a non-empty string"),
-        (["a\u202eb/1.jpg", "dog/1.jpg"], r"control character.* write it without"),
+        (["_/1.jpg", "dog/1.jpg"], "class name '_' must be a non-empty string"),
+        (["a\u202eb/1.jpg", "dog/1.jpg"], r"control character.* remove it"),
     ],
 )
 def test_mistakes_in_the_layout(tmp_path: Path, files: list[str], message: str) -> None:
@@ -241,13 +241,13 @@ def test_split_names_alone_may_be_classes(tmp_path: Path) -> None:
 
 def test_mistakes_in_the_path(tmp_path: Path) -> None:
     plant(tmp_path, "notes.txt")
-    with pytest.raises(DataError, match=r"there is no folder .*/photoz .* pass the path of one that exists"):
+    with pytest.raises(DataError, match=r"folder .*/photoz does not exist .*; pass an existing folder"):
         load_image_folder(tmp_path / "photoz")
     with pytest.raises(DataError, match="is a file; pass the folder"):
         load_image_folder(tmp_path / "notes.txt")
     with pytest.raises(DataError, match=r"neither folder, table nor tar file; pass .* \.csv, \.parquet, \.tar, \.tsv"):
         load_images(tmp_path / "notes.txt")
-    with pytest.raises(DataError, match="there is no folder"):
+    with pytest.raises(DataError, match=r"folder .*photoz does not exist"):
         load_images(tmp_path / "photoz")
 
 

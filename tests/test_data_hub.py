@@ -145,7 +145,7 @@ def test_two_columns_of_labels_are_a_question(tmp_path: Path) -> None:
         ([0, 3], "int64", {"classes": ["cat", "dog"]}, "row 1 of .* has the label 3, outside 0..1"),
         ([0, None], None, {}, "row 1 of .* has no label"),
         (["cat", "cat"], "string", {}, r"at least two classes, e\.g\. .*, got \['cat'\]"),
-        ([0.5, 1.5], "float32", {}, "row 0 of .* has the label 0.5; expected a class name or a whole number"),
+        ([0.5, 1.5], "float32", {}, "row 0 of .* has the label 0.5; expected a class name or an integer"),
         ([], None, {}, "cannot be loaded: "),
     ],
 )

@@ -163,9 +163,9 @@ def test_split_refuses_shares(test: float) -> None:
 @pytest.mark.parametrize(
     ("labels", "test", "message"),
     [
-        (["a"] * 9 + ["b"] * 3, 0.1, "1 class cannot be tested for lack of images: b (3)"),
+        (["a"] * 9 + ["b"] * 3, 0.1, "too few images to test 1 class: b (3)"),
         (["a"] * 3, 0.9, ""),
-        (["a", "a", "b"], 0.5, "1 class cannot be tested for lack of images: b (1)"),
+        (["a", "a", "b"], 0.5, "too few images to test 1 class: b (1)"),
     ],
 )
 def test_each_class_is_trained_on_and_small_ones_are_not_tested(

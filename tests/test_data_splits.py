@@ -53,7 +53,7 @@ CAT, DOG = ["banded/0000.jpg", 0, "cat"], ["blotchy/0000.jpg", 1, "dog"]
         (whole([CAT, [*DOG[:2], "cat"]]), "labels 0 and 1 are both called 'cat'; rename one"),
         (whole([CAT, [*DOG[:2], "CAT"]]), "labels 0 and 1 are both called 'CAT'"),
         (whole([CAT, CAT]), r"a classifier needs at least two classes, e\.g\. \['cat', 'dog'\], got \['cat'\]"),
-        (whole([CAT, [*DOG[:2], "do\u202eg"]]), "holds the control character"),
+        (whole([CAT, [*DOG[:2], "do\u202eg"]]), "contains the control character"),
         (whole([CAT, ["a\0.jpg", 1, "dog"]]), "1 images of .* are missing or empty"),
         (whole([CAT, ["a" * 5000, 1, "dog"]]), r"1 images of .* are missing or empty .*\(5002 characters\)"),
     ],

@@ -122,22 +122,22 @@ def test_a_picture_with_two_rows_is_one_picture(photos: Path, caplog: pytest.Log
     train, test = load_image_table(write(photos, doubled)).split(test=0.5)
     assert not {item.image for item in train} & {item.image for item in test}
     assert len(train) + len(test) == 4
-    assert "names 4 images more than once; each is used once" in caplog.text
+    assert "lists 4 images more than once; each is used once" in caplog.text
 
 
 def test_the_column_that_is_suggested_is_plausible(photos: Path) -> None:
-    with pytest.raises(DataError, match=r"has no label column, .*; name it, e\.g\. label='species'"):
+    with pytest.raises(DataError, match=r"has no label column, .*; pass it, e\.g\. label='species'"):
         load_image_table(write(photos, plain("filename,species", "{path},{name}")))
-    with pytest.raises(DataError, match=r"has no label column, .*; name it, e\.g\. label='species'"):
+    with pytest.raises(DataError, match=r"has no label column, .*; pass it, e\.g\. label='species'"):
         load_image_table(write(photos, plain("split,filename,species", "train,{path},{name}")))
-    with pytest.raises(DataError, match=r"has no image column, .*; name it, e\.g\. image='image_name'"):
+    with pytest.raises(DataError, match=r"has no image column, .*; pass it, e\.g\. image='image_name'"):
         load_image_table(write(photos, plain("label,image_name", "{name},{path}")))
-    both = r"has no image column and no label column, only .*; name both, e\.g\. image='image_name' and label='species'"
+    both = r"has no image column and no label column, only .*; pass both, e\.g\. image='image_name' and label='species'"
     for header, row in (("species,image_name", "{name},{path}"), ("split,species,image_name", "train,{name},{path}")):
         text = plain(header, row)
         with pytest.raises(DataError, match=both):
             load_image_table(write(photos, text))
-    with pytest.raises(DataError, match=r"no column 'pic' and no column 'kind', .*; name both, e\.g\. image="):
+    with pytest.raises(DataError, match=r"no column 'pic' and no column 'kind', .*; pass both, e\.g\. image="):
         load_image_table(write(photos, text), image="pic", label="kind")
 
 

@@ -266,14 +266,14 @@ def test_names_that_lead_elsewhere_are_only_names(tmp_path: Path) -> None:
         ({"a.jpg": JPEG, "b.cls": "cat"}, r"'a\.jpg' in .* has no label"),
         ({"a.jpg": b"", "a.cls": "cat"}, r"'a\.jpg' in .* is empty; create the file again"),
         ({"a.jpg": JPEG, "a.cls": ""}, r"'a\.jpg' in .* has no label; expected a class name"),
-        ({"a.jpg": JPEG, "a.cls": b"\xff\xfe"}, r"the \.cls beside 'a\.jpg' in .* cannot be read"),
+        ({"a.jpg": JPEG, "a.cls": b"\xff\xfe"}, r"the \.cls file of 'a\.jpg' in .* cannot be read"),
         ({"a.jpg": JPEG, "a.txt": "x" * 500}, "has a label of 500 characters"),
         (
             {"a.jpg": JPEG, "a.txt": "x" * (1 << 21)},
-            r"the \.txt beside 'a\.jpg' in .* has 2097152 bytes; expected only the class name",
+            r"the \.txt file of 'a\.jpg' in .* has 2097152 bytes; expected only the class name",
         ),
-        ({"a.jpg": JPEG, "a.json": "{"}, r"the \.json beside 'a\.jpg' in .* cannot be read \(Expecting"),
-        ({"a.jpg": JPEG, "a.json": "[" * 100_000}, r"the \.json beside 'a\.jpg' in .* cannot be read"),
+        ({"a.jpg": JPEG, "a.json": "{"}, r"the \.json file of 'a\.jpg' in .* cannot be read \(Expecting"),
+        ({"a.jpg": JPEG, "a.json": "[" * 100_000}, r"the \.json file of 'a\.jpg' in .* cannot be read"),
         ({"a.jpg": JPEG, "a.json": '{"w": 8}'}, r"cannot be read \(no field 'label' in \{'w': 8\}\)"),
         ({"a.jpg": JPEG, "a.json": '{"label": [0]}'}, r"'a\.jpg' in .* has the label \[0\]"),
         ({"a.jpg": JPEG, "a.cls": "cat"}, r"at least two classes, e\.g\. .*, got \['cat'\]"),
@@ -295,14 +295,14 @@ def test_labels_that_are_no_class(tmp_path: Path) -> None:
 
 
 def test_mistakes_in_the_place(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no file .*/x\.tar .* download it, or narrow the pattern"):
+    with pytest.raises(DataError, match=r"file .*/x\.tar does not exist .* download it, or narrow the pattern"):
         load_images(tmp_path / "x.tar")
     with pytest.raises(DataError, match=r"nothing matches '.*/\*\.tar' .* pass e\.g\. 'shards/\*\.tar'"):
         load_webdataset(tmp_path / "*.tar")
     with pytest.raises(DataError, match=r"holds no \.tar files; pass a folder that does"):
         load_webdataset(tmp_path)
     pets(tmp_path / "a-0.tar")
-    with pytest.raises(DataError, match=r"there is no file .*/a-1\.tar"):
+    with pytest.raises(DataError, match=r"file .*/a-1\.tar does not exist"):
         load_webdataset(tmp_path / "a-{0..1}.tar")
     (tmp_path / "gz.tar").write_bytes(b"\x1f\x8b\x08\x00 packed")
     with pytest.raises(

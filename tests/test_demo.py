@@ -87,25 +87,25 @@ def test_pictures_are_written_as_a_folder_that_is_read_again(tmp_path: Path) -> 
     assert found.classes == task.classes
     pictures = {Path(one.source).read_bytes() for one in found if one.label == "bat"}
     assert {base64.b64decode(one.image.url.partition(",")[2]) for one in task.testset if one.label == "bat"} < pictures
-    with pytest.raises(DataError, match=r"photos' holds something already; name a new folder"):
+    with pytest.raises(DataError, match=r"photos' is not empty; use a new folder"):
         demo.export("pixel-animals", tmp_path / "photos")
     with pytest.raises(DataError, match=r"0001.webp' cannot be written \(File exists\)"):
         demo.export("pixel-animals", next((tmp_path / "photos").rglob("0001.webp")))
-    with pytest.raises(DataError, match="there is no demo 'tiney'"):
+    with pytest.raises(DataError, match="unknown demo 'tiney'"):
         demo.export("tiney", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
 def test_refuses_what_it_does_not_know(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    with pytest.raises(DataError, match="there is no demo 'tiney', only tiny; write"):
+    with pytest.raises(DataError, match="unknown demo 'tiney', known are tiny; for example"):
         load(assets, "tiney")
-    with pytest.raises(DataError, match=r"there is no demo '\.\./tiny'"):
+    with pytest.raises(DataError, match=r"unknown demo '\.\./tiny'"):
         load(assets, "../tiny")
     with pytest.raises(DataError, match="classes must be one of 'base', 'novel', 'all', got 'half'"):
         load(assets, classes="half")
     with pytest.raises(DataError, match="shots must be an integer of at least 1, or None for all, got 0"):
         load(assets, shots=0)
-    with pytest.raises(DataError, match="only none"):
+    with pytest.raises(DataError, match="known are none"):
         load(tmp_path_factory.mktemp("empty"))
 
 

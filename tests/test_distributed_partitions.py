@@ -151,7 +151,7 @@ def test_numbers_are_read_by_the_names_beside_them(tmp_path: Path) -> None:
 def test_numbers_that_have_no_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "classnames.txt").write_text("dog\ncat\n")
     tar(tmp_path / "00.tar", {"1.png": png(1), "1.cls": b"2"})
-    with pytest.raises(DataError, match=r"00\.tar has the label 2, and names for 0 to 1 only; add the others"):
+    with pytest.raises(DataError, match=r"00\.tar has the label 2 but class names only for 0 to 1; add the others"):
         labels(discover_partitions(tmp_path / "00.tar"))
 
 
@@ -194,17 +194,17 @@ def test_folders_and_lists_are_read_here(tmp_path: Path) -> None:
 
 
 def test_places_that_are_none_are_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no '.*/photos' .*; name a folder, a table or shards"):
+    with pytest.raises(DataError, match=r"'.*/photos' does not exist .*; pass a folder, a table or shards"):
         discover_partitions(tmp_path / "photos")
     with pytest.raises(DataError, match=r"nothing matches '.*/\*.parquet'"):
         discover_partitions(tmp_path / "*.parquet")
     tar(tmp_path / "1.tar", {})
     table(tmp_path / "1.parquet", ["cat"], split=["train"])
     with pytest.raises(
-        DataError, match=r"matches files of several kinds \(.parquet, .tar\); name those of one, e.g. '\*.tar'"
+        DataError, match=r"matches files of several kinds \(.parquet, .tar\); select one, e.g. '\*.tar'"
     ):
         discover_partitions(tmp_path)
-    with pytest.raises(DataError, match="has a column 'split'; write the rows of one split into a file of their own"):
+    with pytest.raises(DataError, match="has a column 'split'; save the rows of one split to a separate file"):
         discover_partitions(tmp_path / "1.parquet")
     (tmp_path / "1.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="cannot be read as parquet"):

@@ -83,10 +83,10 @@ def test_an_empty_history_shows_nothing() -> None:
 @pytest.mark.parametrize(
     ("accuracy", "loss", "message"),
     [
-        (100.1, 1.0, "accuracy 100.1 is outside 0..100; give percent"),
-        (float("nan"), 1.0, "accuracy nan is outside"),
-        (50.0, float("nan"), "loss nan is not a finite number; check the features"),
-        (50.0, float("inf"), "loss inf is not a finite number"),
+        (100.1, 1.0, r"accuracy must be between 0 and 100 \(percent\), got 100.1; for example"),
+        (float("nan"), 1.0, r"accuracy must be between 0 and 100 \(percent\), got nan"),
+        (50.0, float("nan"), "loss must be finite, got nan; check the features"),
+        (50.0, float("inf"), "loss must be finite, got inf"),
     ],
 )
 def test_impossible_scores(accuracy: float, loss: float, message: str) -> None:

@@ -44,7 +44,7 @@ def test_a_ready_model_passes() -> None:
     [
         ("opnai/gpt-4o-mini", r"prompt_model 'opnai/gpt-4o-mini' is not a model .*\(close: [^)]*openai/gpt-4o-mini"),
         ("gpt4o-mini", r"'gpt4o-mini' is not a model that LiteLLM knows \(close: gpt-4o-mini"),
-        ("", "prompt_model '' is not a model that LiteLLM knows; write provider/name, e.g. 'openai/gpt-4o-mini' or"),
+        ("", "prompt_model '' is not a model that LiteLLM knows; use provider/name, e.g. 'openai/gpt-4o-mini' or"),
         (3, r"prompt_model must be a name or a dspy.BaseLM, got 3; for example prompt_model='openai/gpt-4o-mini'"),
     ],
 )

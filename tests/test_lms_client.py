@@ -63,7 +63,7 @@ def test_no_request_follows_a_redirect_to_another_origin(model: str, status: int
     assert one_line_error(caught.value, lm) == (
         f"{gate.origin} redirects to {elsewhere.origin}, which is not followed: it would get the prompt and the key"
     )
-    assert "set api_base to an address" in suggest_fix(caught.value, model, lm)
+    assert "set api_base to the address" in suggest_fix(caught.value, model, lm)
     assert isinstance(caught.value, FATAL)
 
 
@@ -113,7 +113,7 @@ def test_requests_of_others_are_left_as_they_were() -> None:
 def test_a_request_as_a_whole_has_a_time_limit(reply: Reply, engine: str) -> None:
     with OpenAIServer({"": reply}) as server:
         lm = dspy.LM("openai/toy", api_base=server.url, api_key=KEY, engine=engine, num_retries=0, timeout=0.5)
-        with pytest.raises(LMTimeoutError, match=r"no whole answer came within 0\.5 s"):
+        with pytest.raises(LMTimeoutError, match=r"no complete answer within 0\.5 s"):
             ping(lm)
 
 
@@ -124,7 +124,7 @@ def test_a_time_limit_is_told_alike_where_the_transport_notices_it_first(
     monkeypatch.setattr(client, "run_with_timeout", lambda _, ask: ask())
     with OpenAIServer({"": Reply("ready", delay=5.0)}) as server:
         lm = dspy.LM("openai/toy", api_base=server.url, api_key=KEY, engine=engine, num_retries=0, timeout=0.5)
-        with pytest.raises(LMTimeoutError, match=r"^no whole answer came within 0\.5 s$"):
+        with pytest.raises(LMTimeoutError, match=r"^no complete answer within 0\.5 s$"):
             ping(lm)
 
 

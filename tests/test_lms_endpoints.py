@@ -47,7 +47,7 @@ def test_a_run_with_a_server_that_is_not_there_ends_at_once_and_names_host_and_p
 
 
 def test_a_host_that_does_not_exist() -> None:
-    with pytest.raises(LanguageModelError, match=r"there is no host 'no-such-host\.invalid'; start the server, or"):
+    with pytest.raises(LanguageModelError, match=r"host 'no-such-host\.invalid' does not exist; start the server, or"):
         check_port_open(lm_at("http://no-such-host.invalid:8000/v1"), role="prompt_model")
 
 
@@ -78,7 +78,7 @@ def test_asking_again_is_told_once_and_without_keys() -> None:
         assert len(server.requests) == 3 + 3 + 1
     (line,) = told
     assert line.startswith(f"openai/toy at 127.0.0.1:{server.port} gave no answer (")
-    assert line.endswith("); a question is asked up to 3 times, with longer and longer pauses")
+    assert line.endswith("); trying up to 3 times with exponential back-off")
     assert "busy, [hidden]" in line
 
 

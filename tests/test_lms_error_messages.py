@@ -224,11 +224,11 @@ def test_a_dead_server_in_the_second_of_two_searches_leaves_the_first_result(
     [
         (
             Reply(f"Incorrect API key provided: {KEY}", status=401),
-            "set OPENAI_API_KEY to a key that the provider takes",
+            "set OPENAI_API_KEY to a valid API key",
         ),
         (
             Reply("The model `toy` does not exist", status=404),
-            "name a model that the server has, or correct api_base: most servers want it to end in /v1",
+            "choose a model that the server provides, or correct api_base: most servers want it to end in /v1",
         ),
         (
             Reply("Unsupported parameter: 'temperature' is not supported with this model.", status=400),
@@ -300,7 +300,9 @@ def test_a_context_overflow_is_asked_again_with_less_and_said(task: demo.DemoTas
     with Small() as server:
         best = compile_with(server, task, describer=Wordy(), log_dir=tmp_path / "run")
     assert best.detailed_results.status == "finished"
-    assert any("overflows the context of openai/toy; asking with 50.0%" in fault for fault in faults(tmp_path / "run"))
+    assert any(
+        "exceeds the context window of openai/toy; retrying with 50.0%" in fault for fault in faults(tmp_path / "run")
+    )
 
 
 @pytest.mark.parametrize("text", ["a \ud83d <CLASS>.", "a \ud83d dog."])
@@ -393,19 +395,19 @@ def test_a_second_request_that_fails_leaves_its_trace(task: demo.DemoTask, tmp_p
     with Short({1: Reply("revoked", status=401)}) as server:
         compile_with(server, task, log_dir=tmp_path / "run", steps=1)
     (fault,) = faults(tmp_path / "run")
-    assert "one of several requests was not answered" in fault
+    assert "one of the parallel requests failed" in fault
     assert "revoked" in fault
 
 
 EMPTY = {
     "all thinking": (
         Reply(message={"role": "assistant", "content": "", "reasoning_content": "hm"}, finish_reason="length"),
-        "the token limit was spent on thinking; raise its setting max_tokens",
+        "the token limit was spent on thinking; raise its setting max_tokens, or disable its thinking",
     ),
     "cut before a word": (Reply("", finish_reason="length"), "the token limit was spent on thinking"),
     "thoughts alone": (
         Reply(message={"role": "assistant", "content": None, "reasoning_content": "hm"}),
-        "the answer has thoughts alone and no text",
+        "the answer has only reasoning and no text",
     ),
     "a tool's call": (
         Reply(

@@ -299,11 +299,11 @@ def test_an_image_model_also_reads_text_alone(made: Make) -> None:
 @pytest.mark.parametrize(
     ("build", "url", "message"),
     [
-        (toys.phi, None, r"reads text only; name a model that sees, e\.g\. 'transformers/llava"),
-        (toys.llava, "https://example.com/a.png", r"fetch no images \('https://example.com/a.png'\); pass the image"),
+        (toys.phi, None, r"accepts text only; use a multimodal model, e\.g\. 'transformers/llava"),
+        (toys.llava, "https://example.com/a.png", r"do not fetch URLs \('https://example.com/a.png'\); pass the image"),
         (toys.llava, "data:image/png;base64,AAAA", r"in the message cannot be read: data URI image .* is not an image"),
         (toys.llava, "data:image/png;base64,!", r"in the message cannot be read: data URI image .* is not an image"),
-        (toys.blip2, "none", r"asked about exactly one image, not 0; name another model"),
+        (toys.blip2, "none", r"accepts exactly one image, got 0; use another model"),
     ],
 )
 def test_images_that_cannot_be_used_are_refused(build: Make, url: str | None, message: str, made: Make) -> None:
@@ -416,7 +416,7 @@ def gone(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "fact"),
     [
-        (gone, "is no folder with a config.json"),
+        (gone, "is not a folder with a config.json"),
         (half_a_config, "cannot be loaded"),
         (without_weights, "cannot be loaded"),
         (with_pickle, "cannot be loaded"),
@@ -430,7 +430,7 @@ def test_half_a_model_is_refused_by_name(damage: Callable[[Path], None], fact: s
     folder = tmp_path / "copy"
     shutil.copytree(made(toys.phi), folder)
     damage(folder)
-    rest = "copy or download the whole folder again, or write 'transformers/microsoft/phi-2'"
+    rest = "copy or download the complete folder again, or use 'transformers/microsoft/phi-2'"
     with pytest.raises(LMUnsupportedModelError, match=f"{re.escape(repr(str(folder)))} {fact}.*; {rest}") as caught:
         lm(folder)("What?")
     assert "\n" not in str(caught.value)
@@ -451,7 +451,7 @@ def test_a_missing_package_is_named_with_its_extra(made: Make, tmp_path: Path, m
 def test_a_name_that_the_hub_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
-        LMUnsupportedModelError, match=r"'no-such/model' is no model .* hub; check its name, the network"
+        LMUnsupportedModelError, match=r"'no-such/model' was not found .* Hub; check its name, the network"
     ):
         lm(Path("no-such/model"))("What?")
 
@@ -459,7 +459,7 @@ def test_a_name_that_the_hub_does_not_have(monkeypatch: pytest.MonkeyPatch) -> N
 def test_foreign_code_runs_only_when_asked(tmp_path: Path) -> None:
     folder = toys.remote_code(tmp_path / "own")
     line = re.escape(f"dspy.LM('transformers/{folder}', engine='litellm', trust_remote_code=True)")
-    with pytest.raises(LMUnsupportedModelError, match=f"not run unasked; read them, then write {line}"):
+    with pytest.raises(LMUnsupportedModelError, match=f"requires custom code; review it, then use {line}"):
         lm(folder)("What?")
     assert not toys.has_run(folder)
     with pytest.raises(LMUnsupportedModelError, match="cannot be loaded"):  # its code ran; there are no weights
@@ -473,7 +473,7 @@ def test_foreign_code_runs_only_when_asked(tmp_path: Path) -> None:
 def test_a_prompt_that_leaves_no_room_is_told_as_such(made: Make) -> None:
     folder = made(toys.phi, context=64)
     with pytest.raises(
-        ContextWindowExceededError, match=r"the prompt has \d+ tokens and the context of .* is 64; shorten"
+        ContextWindowExceededError, match=r"the prompt has \d+ tokens but .* has a context of 64; shorten"
     ):
         lm(folder)("What is this? " * 20)
     model = lm(made(toys.phi, context=64, last=None), max_tokens=1000)
@@ -485,9 +485,9 @@ def test_a_prompt_that_leaves_no_room_is_told_as_such(made: Make) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dtype": "int8"}, r"dtype='int8' .* write dtype='float32', 'bfloat16' or 'float16'"),
-        ({"device": "tpu9"}, r"there is no device 'tpu9' here for a local model; give it 'cpu', or none"),
-        ({"temprature": 1}, r"'temprature' is no setting of a local model; write one of n, max_tokens, temperature"),
+        ({"dtype": "int8"}, r"dtype='int8' .* use dtype='float32', 'bfloat16' or 'float16'"),
+        ({"device": "tpu9"}, r"device 'tpu9' is not available for a local model; use device='cpu', or omit it"),
+        ({"temprature": 1}, r"'temprature' is not a setting of a local model; supported: n, max_tokens, temperature"),
         ({"top_p": 2}, r"2 is out of range for the setting 'top_p'"),
         ({"temperature": -1}, r"-1 is out of range for the setting 'temperature'"),
         ({"seed": "x"}, r"'x' is out of range for the setting 'seed'"),
@@ -502,7 +502,7 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: 
 def test_a_fault_inside_a_model_is_no_lost_connection(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load(LocalModelSpec(str(made(toys.phi)), "cpu"))
     monkeypatch.setattr(loaded.model, "generate", lambda **_: 1 / 0)
-    with pytest.raises(LMInvalidRequestError, match=r"could not answer \(ZeroDivisionError.*write a smaller"):
+    with pytest.raises(LMInvalidRequestError, match=r"could not answer \(ZeroDivisionError.*use a smaller"):
         lm(made(toys.phi))("What?")
 
 

@@ -38,7 +38,7 @@ def test_a_configuration_is_frozen_and_derived_by_replacing() -> None:
     with pytest.raises(FrozenInstanceError):
         config.steps = 3  # type: ignore[misc]
     with pytest.raises(
-        AttributeError, match=r"observers is fixed when the optimizer is made; pass IPO\(observers=\.\.\.\)"
+        AttributeError, match=r"observers is fixed when the optimizer is created; pass IPO\(observers=\.\.\.\)"
     ):
         IPO(proposer="evolution").observers = [print]
     assert (config.steps, config.auto, config.prefetch) == (20, None, False)

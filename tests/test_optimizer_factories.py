@@ -51,10 +51,10 @@ def test_a_model_that_nobody_would_ask_is_refused(arguments: dict[str, Any], mes
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"proposer": LMProposer()}, r"LMProposer\(\) has no language model to ask; pass LMProposer\(dspy\.LM"),
+        ({"proposer": LMProposer()}, r"LMProposer\(\) has no language model; pass LMProposer\(dspy\.LM"),
         (
             {"proposer": "evolution", "describer": LMDescriber()},
-            r"LMDescriber\(\) has no language model to ask; pass LMDescriber\(dspy\.LM",
+            r"LMDescriber\(\) has no language model; pass LMDescriber\(dspy\.LM",
         ),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_model_inside_an_object_of_the_callers_own_meets_every_check() -> None
     assert list(IPO(**arguments).check_models()) == ["prompt_model", "description_model"]
     with pytest.raises(
         InputError,
-        match=r"max_cost cannot be enforced: LiteLLM has no price for 'openai/my-own'; pass max_tokens=\.\.\., or prompt_model=",
+        match=r"max_cost cannot be enforced: LiteLLM has no price for 'openai/my-own'; pass .*prompt_model=",
     ):
         IPO(**arguments, max_cost=1.0).check_models()
     with pytest.raises(LanguageModelError, match="description_model 'openai/my-own' needs a key"):

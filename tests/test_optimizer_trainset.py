@@ -109,7 +109,7 @@ def test_classes_as_a_field_of_the_examples() -> None:
     assert gathered(Stub(), examples)["self"].choices == (("dog", "emu"),)
     # Not an input of the program, so the classifier will never see it.
     assert gathered(Stub(PETS), pets(2, classes=["x", "y"]))["self"].classes == ("cat", "dog")
-    with pytest.raises(DataError, match=r"trainset\[0\] gives no class names; write ClipClassifier\(classes=\[...\]\)"):
+    with pytest.raises(DataError, match=r"trainset\[0\] has no class names; use ClipClassifier\(classes=\[...\]\)"):
         gathered(Stub(), pets())
 
 
@@ -119,12 +119,12 @@ def test_two_classifiers_with_a_label_field_each() -> None:
     assert found["animal"].labels == ("cat", "dog") * 3
     assert found["style"].labels == ("photo",) * 6
     assert found["style"].images[5] == "corner of 5.png"
-    with pytest.raises(DataError, match=r"names no field for classifier 'style'; write label_field=\{'style': 'label'"):
+    with pytest.raises(DataError, match=r"has no entry for classifier 'style'; pass label_field=\{'style': 'label'"):
         gathered(Two(), pets(look="photo"), label_field={"animal": "label"})
 
 
 def test_a_classifier_that_is_not_always_called() -> None:
-    with pytest.raises(DataError, match=r"never called its classifier 'style' on trainset\[4\]; leave such examples"):
+    with pytest.raises(DataError, match=r"never called its classifier 'style' on trainset\[4\]; remove such examples"):
         gathered(Two(sometimes=True), pets(look="photo"), label_field={"animal": "label", "style": "look"})
 
 
@@ -148,7 +148,7 @@ def test_an_error_of_the_program_stays_its_own_and_says_on_which_example(failing
         gathered(Nested(Stub(PETS), fails), pets())
     (note,) = caught.value.__notes__
     assert note.startswith(f"your program failed on trainset[{failing}]: ")
-    assert note.endswith(f"mend it until program(**trainset[{failing}].inputs()) works")
+    assert note.endswith(f"fix it so that program(**trainset[{failing}].inputs()) works")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_an_error_of_the_program_stays_its_own_and_says_on_which_example(failing
         ),
         (
             [dspy.Example(image="x", kind="cat").with_inputs("image")],
-            r"has no field 'label' \(it has image, kind\); name",
+            r"has no field 'label' \(it has image, kind\); pass the field",
         ),
         (
             [*pets(2), dspy.Example(image="x", label="emu").with_inputs("image")],
@@ -177,5 +177,7 @@ def test_bad_examples(examples: list[dspy.Example], message: str) -> None:
 def test_examples_that_do_not_say_their_inputs() -> None:
     example = dspy.Example(image="x", label="cat")
     assert gathered(Stub(PETS), [example])["self"].images == ("x",)
-    with pytest.raises(DataError, match=r"trainset\[0\] does not say which fields .*; write .with_inputs\('image'\)"):
+    with pytest.raises(
+        DataError, match=r"trainset\[0\] does not declare its input fields; call .with_inputs\('image'\)"
+    ):
         gathered(Nested(Stub(PETS)), [example])

@@ -104,9 +104,9 @@ def sparse(path: Path) -> None:
         (nested, "nested deeper than"),
         (os.mkfifo, "named pipe, not a regular file"),
         (sparse, "42,949,672,960 bytes, more than"),
-        (lambda path: path.write_bytes(b""), "is not whole JSON"),
-        (lambda path: path.write_bytes(b"\xff\xfe{"), "is not whole JSON"),
-        (lambda path: path.write_text("[1, 2]"), "holds no saved program"),
+        (lambda path: path.write_bytes(b""), "is not valid JSON"),
+        (lambda path: path.write_bytes(b"\xff\xfe{"), "is not valid JSON"),
+        (lambda path: path.write_text("[1, 2]"), "does not contain a saved program"),
     ],
 )
 def test_a_file_that_is_no_program_is_one_error(tmp_path: Path, write: Any, message: str) -> None:
@@ -138,7 +138,7 @@ def test_a_file_of_another_kind_says_which(tmp_path: Path) -> None:
         "table.csv": "a table",
         "cat.png": "an image",
     }.items():
-        with pytest.raises(ProgramFileError, match=rf"is {kind}, not a saved program; give the file that"):
+        with pytest.raises(ProgramFileError, match=rf"is {kind}, not a saved program; pass a file written by"):
             ClipClassifier.from_file(tmp_path / name)
 
 
@@ -151,7 +151,7 @@ def test_what_could_not_be_loaded_is_refused_when_saving(tmp_path: Path, name: s
 
 
 def test_a_missing_folder_is_said_when_saving(tmp_path: Path) -> None:
-    with pytest.raises(ProgramFileError, match=r"No such file or directory.*a folder that exists"):
+    with pytest.raises(ProgramFileError, match=r"No such file or directory.*a path in an existing folder"):
         ClipClassifier(["a", "b"], model="demo").save(tmp_path / "new" / "best.json")
 
 

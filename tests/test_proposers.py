@@ -183,7 +183,7 @@ def test_a_bank_of_ones_own() -> None:
     trials = [trial("a photo of a <CLASS>."), trial("an X-ray of a Frontal <CLASS> in CT.", 1)]
     texts = EvolutionProposer(phrases=bank).propose(asked(trials)).texts
     assert any("X-ray" in text for text in texts)
-    with pytest.raises(InputError, match=r"phrases holds no 'adjective' phrase; add to the bank: \(\*BANK, Phrase"):
+    with pytest.raises(InputError, match=r"phrases has no 'adjective' phrase; extend the bank: \(\*BANK, Phrase"):
         EvolutionProposer(phrases=bank[:1])
 
 
@@ -350,14 +350,14 @@ def test_a_prompt_that_overflows_is_asked_with_fewer_descriptions_and_that_is_sa
 
     told: list[str] = []
     descriptions = tuple(f"a dark photo, grainy, number {i} {'of many ' * 8}" for i in range(60))
-    ask = replace(ASK, descriptions=descriptions, tell=told.append)
+    ask = replace(ASK, descriptions=descriptions, log=told.append)
     with Small({}) as server:
         proposer = LMProposer(server.lm())
         assert list(proposer.propose(ask).texts) == FIRST
         sizes = [len(text_of(body)) for body in server.requests]
         assert sizes == sorted(sizes, reverse=True)
         assert len(told) == len(sizes) - 1 > 0
-        assert "overflows the context of openai/toy; asking with 50.0% of the descriptions" in told[0]
+        assert "exceeds the context window of openai/toy; retrying with 50.0% of the descriptions" in told[0]
         proposer.propose(replace(ask, step=2))
         assert len(server.requests) == len(sizes) + 1  # it is not learnt anew at each step
 

@@ -202,7 +202,7 @@ def test_choices_bad_images_and_features_on_disk(
         scorer.hold(backbone, images, labels, task.classes)
     images[130] = b"nor this"  # in another part
     with pytest.raises(
-        ImageError, match=r"^2 of 140 images cannot be read .*\n  image of 8 bytes .*\n  image of 8 bytes"
+        ImageError, match=r"^2 of 140 images cannot be read:\n  image of 8 bytes .*\n  image of 8 bytes"
     ):
         scorer.hold(backbone, images, labels, task.classes)
 
@@ -244,7 +244,7 @@ def test_a_worker_without_the_model_is_named(warm: RayScorer, task: demo.DemoTas
     config = json.loads((folder / "open_clip_config.json").read_text())
     config["preprocess_cfg"] = {**config.get("preprocess_cfg", {}), "mean": [0.1, 0.2, 0.3]}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"fingerprint \w+, and \w+ where the run was started; put .* \(on node '"):
+    with pytest.raises(ModelError, match=r"fingerprint \w+ here and \w+ on the driver; put .* \(on node '"):
         warm.hold(backbone, data([e.image for e in task.trainset[:4]]), task.trainset[:4].labels(), task.classes)
 
 

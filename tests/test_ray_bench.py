@@ -119,7 +119,7 @@ def test_what_nodes_lack_is_told_before_the_first_cell(ray: RayTasks, tmp_path: 
     suite = SmallSuite()
     suite.folders = (tmp_path / "pictures",)
     with pytest.raises(
-        InputError, match=rf"^node '.*', \w{{8}} has no '{tmp_path}/pictures', where the data sets are; put them"
+        InputError, match=rf"^node '.*', \w{{8}} has no '{tmp_path}/pictures', the folder of the data sets; provide it"
     ):
         run(tmp_path / "out", ray=ray, suite=suite)
     assert read_rows(tmp_path / "out") == {}

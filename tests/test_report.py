@@ -256,8 +256,8 @@ def test_opens_with_start_best_and_the_images_they_were_measured_on(sample: str)
 @pytest.mark.parametrize(
     "part",
     ["Start and best", "Best prompts 20 of 201", "Finalists", "on 200 validation images", "2026-03-01 09:30 UTC",
-     "Mended", "Broken",
-     "picture not at hand", "Image descriptions 10 of 25", "Rejections", "duplicate", "410,233", "801", "12 min 34 s",
+     "Fixed", "Broken",
+     "image not available", "Image descriptions 10 of 25", "Rejections", "duplicate", "410,233", "801", "12 min 34 s",
      "prompt_model", "openai/gpt-4o-mini", "torch", "ViT-B-16-quickgelu", "The start template ranks"],
 )  # fmt: skip
 def test_shows(sample: str, part: str) -> None:
@@ -391,11 +391,11 @@ def test_changed_pictures_are_capped_and_counted() -> None:
         where: Any = {"predictor": "self", "split": "test", "class_split": "all", "source": str(source), "label": "owl"}
         return cast(PredictionChangedEvent, {"event": "prediction_changed", **where, "before": before, "after": after})
 
-    mended = [row(i, "fish", "owl") for i in range(100)]
+    fixed = [row(i, "fish", "owl") for i in range(100)]
     broken = [row(i, "owl", "fish") for i in range(5)]
-    first, second = changed(mended + broken)
+    first, second = changed(fixed + broken)
     assert (len(first.shown), first.recorded, len(second.shown), second.recorded) == (19, 100, 5, 5)
-    first, second = changed(mended + broken * 20)
+    first, second = changed(fixed + broken * 20)
     assert (len(first.shown), len(second.shown)) == (12, 12)
 
 
@@ -406,7 +406,7 @@ def test_pictures_are_of_the_most_telling_split_and_the_others_are_counted(tmp_p
                 change(journal, f"{split}{number}.png", "owl", "fish", "owl", split=split)
         change(journal, "lost.png", "owl", "fish", "crab")
     text = text_of(render_report(tmp_path))
-    assert "Mended 2 recorded (test)" in text
+    assert "Fixed 2 recorded (test)" in text
     assert "owl/test0.png" in text  # a file name alone says little: each class may have a 1.jpg
     assert "train0.png" not in text
     assert "1 more changed from one wrong class to another; 5 recorded on other images are not shown" in text
@@ -748,7 +748,7 @@ def test_opens_in_a_browser(tmp_path: Path, scheme: str) -> None:
     dom = browse(page, tmp_path / "profile1", "--dump-dom")
     browse(page, tmp_path / "profile2", "--window-size=1200,2400", f"--screenshot={shot}", *dark)
     assert dom.count("<svg") == 2
-    assert dom.count("<img") == 24 - dom.count("picture not at hand")
+    assert dom.count("<img") == 24 - dom.count("image not available")
     assert "</footer>" in dom
     image = Image.open(shot).convert("RGB")
     ground = image.getpixel((3, 3))

@@ -247,7 +247,7 @@ def test_a_journal_that_is_taken_away_in_mid_run_costs_nothing(
     [
         ("template", "a photo of a dog.", "trial 1 of the journal cannot be used"),
         ("accuracy", 900.0, "trial 1 of the journal cannot be used"),
-        ("tokens", "many", "has 'many' as 'tokens', not a whole number"),
+        ("tokens", "many", "has 'many' as 'tokens', not an integer"),
     ],
 )
 def test_a_trial_that_cannot_be_taken_over_is_one_line(
@@ -305,7 +305,7 @@ def test_a_full_disk_stops_it_cleanly_and_it_goes_on_once_there_is_room(tmp_path
     command = [sys.executable, "-c", FULL, str(tmp_path), "6000"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     error, trials = done.stdout.splitlines()
-    assert "cannot be written (File too large); what it holds is whole, and the same run goes on from there" in error
+    assert "cannot be written (File too large); the journal is intact, and the run can be resumed from it" in error
     assert trials == str(1 + 4 * 8)
 
 

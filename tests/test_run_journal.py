@@ -94,7 +94,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         code = "import sys; from ipo_dspy.run.journal import Journal; Journal(sys.argv[1])"
         done = subprocess.run([sys.executable, "-c", code, tmp_path / "run"], capture_output=True, text=True)
         assert done.returncode == 1
-        assert "is being written by another process; wait until it is done, or name another folder" in done.stderr
+        assert "is being written by another process; wait until it is done, or use another folder" in done.stderr
     with Journal(tmp_path / "run"):
         pass
 
@@ -189,7 +189,7 @@ def test_a_journal_that_another_run_has_replaced_is_saved_beside_it(tmp_path: Pa
     first.path.unlink()
     write(tmp_path, ["other"])
     with pytest.raises(
-        JournalError, match=r"replaced by another file; what it held is in 'journal-\w+.jsonl'; to go on"
+        JournalError, match=r"replaced by another file; what it held is in 'journal-\w+.jsonl'; to resume"
     ):
         first.append(fault("paid for, too"))
     first.close()
@@ -200,7 +200,7 @@ def test_a_journal_that_another_run_has_replaced_is_saved_beside_it(tmp_path: Pa
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(JournalError, match=r"file/run' cannot be written \(.*\); free space or name a writable folder"):
+    with pytest.raises(JournalError, match=r"file/run' cannot be written \(.*\); free space or use a writable folder"):
         Journal(tmp_path / "file" / "run")
 
 
@@ -244,7 +244,7 @@ with Journal(sys.argv[1]) as journal:
 
 def test_a_full_disk_loses_only_the_line_being_written(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=True)
-    assert "cannot be written (File too large); what it holds is whole, and the same run goes on" in done.stdout
+    assert "cannot be written (File too large); the journal is intact, and the run can be resumed" in done.stdout
     assert replay(tmp_path) == [fault("small"), fault("after")]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ipo_dspy.errors import InputError
-from ipo_dspy.scoring.image_blocks import BLOCK, LEAST, block_size
+from ipo_dspy.scoring.image_blocks import BLOCK_ELEMENTS, MIN_IMAGES, block_size
 from ipo_dspy.scoring.metrics import Tally, class_logits, count_correct_by_template, per_class, predict, score_templates
 
 
@@ -175,7 +175,7 @@ def test_a_score_does_not_depend_on_the_templates_beside_it() -> None:
 @pytest.mark.parametrize(("c", "d"), [(2, 1), (10, 512), (1000, 512), (21_841, 768), (5, 4096)])
 def test_blocks_keep_within_their_numbers(c: int, d: int) -> None:
     size = block_size(torch.zeros(1, 1, 1).expand(3, c, d))
-    assert size == LEAST or LEAST < size <= BLOCK["cpu"] // max(c, d)
+    assert size == MIN_IMAGES or MIN_IMAGES < size <= BLOCK_ELEMENTS["cpu"] // max(c, d)
 
 
 def test_no_images_have_no_score() -> None:
@@ -183,7 +183,7 @@ def test_no_images_have_no_score() -> None:
     (tally,) = count_correct_by_template(images, labels, text, logit_scale=1.0)
     assert tally == Tally(0, 0, 0.0)
     assert len(predict(images, text[0], logit_scale=1.0)) == 0
-    with pytest.raises(InputError, match="a score needs images and there are none; pass at least one"):
+    with pytest.raises(InputError, match="images must not be empty; pass at least one"):
         _ = tally.score
 
 
@@ -205,7 +205,7 @@ def test_logits_are_scaled_cosines_and_a_bias() -> None:
 
 def test_features_that_are_no_numbers_are_told() -> None:
     images, labels, text = problem(4, 3, 2, 1)
-    with pytest.raises(InputError, match="loss nan is not a finite number; check the features"):
+    with pytest.raises(InputError, match="loss must be finite, got nan; check the features"):
         score_templates(images * float("nan"), labels, text, logit_scale=1.0)
 
 

@@ -65,8 +65,8 @@ def test_half_precision_that_falls_short_is_told_once(
     evaluate(program, task.trainset)
     (told,) = [record for record in caplog.records if record.name == "ipo_dspy.scoring.precision_check"]
     assert told.levelno == logging.WARNING
-    assert told.message.startswith("bfloat16 gives 9")
-    assert "(99.9% wanted)" in told.message
+    assert told.message.startswith("bfloat16 predicts the class of float32 for 9")
+    assert "(minimum 99.9%)" in told.message
     assert told.message.endswith("template ranking may change; use dtype='float32' for exact scores")
     caplog.clear()
     evaluate(program, task.valset)

@@ -1,1 +1,1 @@
-"""`python scripts/bench.py`: what scoring costs beside what a user would take instead; prints docs/benchmarks.md."""
+"""`python scripts/bench.py`: compares the cost of scoring with its alternatives; prints docs/benchmarks.md."""

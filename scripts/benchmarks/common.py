@@ -1,4 +1,4 @@
-"""What every benchmark shares: a clock, the stamp of machine and commit, and the table it prints."""
+"""Shared parts of all benchmarks: a clock, the stamp of machine and commit, and the table it prints."""
 
 import gc
 import os
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 def seconds(work: Callable[[], Result]) -> tuple[float, Result]:
-    """How long something takes, and what it gives."""
+    """Return the duration of a call and its result."""
     gc.collect()
     began = time.perf_counter()
     found = work()
@@ -45,10 +45,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 def commit() -> str:
     """The commit that this tree is at; `-dirty` where it has changes."""
     root = Path(__file__).parent
-    told = subprocess.run(
+    completed = subprocess.run(
         ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
-    return told.stdout.strip() or "unknown"
+    return completed.stdout.strip() or "unknown"
 
 
 def machine(packages: Sequence[str] = ("torch", "open_clip_torch", "numpy")) -> str:

@@ -1,8 +1,8 @@
 """Half precision and GPUs
 
-The accuracy check of `ipo_dspy.scoring.precision_check` with the bundled model: of the classes that are given under 8 templates,
-how many are those of float32 (99.9 % are wanted), and by how much the loss of a template moves at most (0.001 is
-allowed). Then absolute times on the GPU, if there is one.
+The accuracy check of `ipo_dspy.scoring.precision_check` with the bundled model: of the classes that are given under 8
+templates, how many are those of float32 (99.9 % are wanted), and by how much the loss of a template moves at most
+(0.001 is allowed). Then absolute times on the GPU, if there is one.
 """
 
 from collections.abc import Callable
@@ -97,12 +97,12 @@ def scoring_time(images: int, seed: int) -> str:
     """Seconds of a step, with the features on the GPU and in pinned memory."""
     features, labels, text = problem(images, seed)
     there = text.cuda()
-    told = []
+    parts = []
     for name, side in (
         ("on the GPU", to_scoring_device(features, there.device)),
         ("in pinned memory", features.pin_memory()),
     ):
         for _ in range(2):
             took, _ = seconds(lambda side=side: score_templates(side, labels, there, logit_scale=SCALE))  # type: ignore[misc]
-        told.append(f"{took:.3f} s with the features {name}")
-    return f"{images:,} images, {text.shape[1]:,} classes, {len(text)} templates: {', '.join(told)}."
+        parts.append(f"{took:.3f} s with the features {name}")
+    return f"{images:,} images, {text.shape[1]:,} classes, {len(text)} templates: {', '.join(parts)}."

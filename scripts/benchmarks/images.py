@@ -1,9 +1,9 @@
 """Image encoding
 
-JPEG files through ViT-B/32's image tower, beside a torch `DataLoader` with the number of workers that suits it best
-and `encode_image`; in turn in one process, medians. "A tower that costs nothing" takes the mean of the pixels and
-leaves what would hold up a GPU: reading, decoding, resizing, and handing over. Weights and pictures are random, which
-changes no time.
+JPEG files through ViT-B/32's image tower, compared with a torch `DataLoader` with the number of workers that suits it
+best and `encode_image`; in turn in one process, medians. "A tower that costs nothing" takes the mean of the pixels
+and leaves what would hold up a GPU: reading, decoding, resizing, and handing over. Weights and pictures are random,
+which changes no time.
 """
 
 import os
@@ -32,7 +32,7 @@ Encode = Callable[[Tensor], Tensor]
 
 
 class Files(Dataset[Tensor]):
-    """What a user would write: one picture, opened and transformed."""
+    """The code that a user would write: one image, opened and transformed."""
 
     def __init__(self, paths: list[Path], backbone: Backbone) -> None:
         self.paths, self.transform = paths, backbone.preprocess

@@ -32,7 +32,7 @@ TEST_IMAGES = {
 
 @dataclass(frozen=True)
 class Passes:
-    """How many images and texts pass a tower, and how many of these forth and back."""
+    """Number of images and texts that pass a tower, and of those with a backward pass."""
 
     images: int = 0
     trained_images: int = 0
@@ -73,7 +73,7 @@ def passes(method: str, dataset: str) -> Passes:
     if method == "vpt+ipo":
         return prompted + Passes(images, 0, 501 * base)
     if method == "coprompt":
-        prompted += Passes(epochs * images)  # the frozen tower sees them perturbed, each time anew
+        prompted += Passes(epochs * images)  # the frozen tower sees them perturbed, differently each time
     if method == "promptsrc" and crops:
         prompted += Passes(epochs * images)  # and the same crops
     return replace(prompted, texts=coupled, trained_texts=coupled)

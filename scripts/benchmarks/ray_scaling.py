@@ -1,9 +1,9 @@
 """On a Ray cluster
 
-One worker beside two, on two nodes of one machine; a worker has one processor and one thread. Two plain processes show
-what the machine itself gives: its processors share caches and memory. ViT-B/32 with random weights encodes JPEG files;
-features of width 512 are scored under 8 templates with 1,000 classes. Workers are warm: the model is loaded, features
-are handed out. Then, on paper, what a billion images would cost at these rates.
+One worker compared with two, on two nodes of one machine; a worker has one processor and one thread. Two plain
+processes show what the machine itself gives: its processors share caches and memory. ViT-B/32 with random weights
+encodes JPEG files; features of width 512 are scored under 8 templates with 1,000 classes. Workers are warm: the model
+is loaded, features are handed out. Then, on paper, what a billion images would cost at these rates.
 """
 
 import functools
@@ -178,7 +178,7 @@ def asking(pool: WorkerPool, job: EncodeJob, parts: Sequence[Listed], text: Tens
 
 
 def estimate(encoding: float, scoring: float, answer: float) -> None:
-    """What a billion images would cost at the measured rates."""
+    """Print the cost of a billion images at the measured rates."""
     hours, step = BILLION / encoding / 3600, BILLION / scoring / 3600
     lines = [
         ("images a second of one processor, encoding", f"{encoding:.1f}", "measured"),
@@ -202,7 +202,7 @@ def estimate(encoding: float, scoring: float, answer: float) -> None:
 
 
 def halves(items: Sequence[str], count: int) -> list[Sequence[str]]:
-    """Items in so many parts."""
+    """Split items into a number of parts."""
     return [items[i::count] for i in range(count)]
 
 
@@ -217,7 +217,7 @@ def drawn(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
 
 
 def rows(rates: dict[str, float]) -> Iterator[tuple[str, ...]]:
-    """Lines of a table: of two beside one of the same kind."""
+    """Lines of a table: two compared with one of the same kind."""
     for name, rate in rates.items():
         one = rates[name.replace("two", "one").replace("processes", "process").replace("workers", "worker")]
         yield name, f"{rate:,.1f}", f"{rate / one:.2f}"

@@ -1,9 +1,9 @@
 """Scoring
 
-Image features of width 512 against 8 templates with 1,000 classes. Ours takes images in blocks (`ipo_dspy.scoring.metrics`). The
-plain way makes, for each template, a float32 table of all logits and takes `F.cross_entropy` and `argmax` of it. What
-features are changes no time, so they are drawn. Seconds are medians, in turn in one process; peak memory is that of
-a process for each way, with features and PyTorch.
+Image features of width 512 against 8 templates with 1,000 classes. Ours takes images in blocks
+(`ipo_dspy.scoring.metrics`). The plain way makes, for each template, a float32 table of all logits and takes
+`F.cross_entropy` and `argmax` of it. What features are changes no time, so they are drawn. Seconds are medians, in
+turn in one process; peak memory is that of a process for each way, with features and PyTorch.
 """
 
 import json
@@ -72,7 +72,7 @@ def run(size: Size, seed: int) -> None:
             f"\n{IMAGENET:,} images, kept in float16, {COUNT} templates: {found['seconds']:.0f} seconds, peak ", end=""
         )
         print(f"{found['peak']:,.0f} MiB. All logits of one template are {4 * IMAGENET * CLASSES / 1e9:.1f} GB.")
-    print("\nWhat float16 at rest changes, on the test images of the bundled tasks, over 8 templates:\n")
+    print("\nEffect of storing features in float16, on the test images of the bundled tasks, over 8 templates:\n")
     table(("task", "classes given", "of which others", "loss moves by at most"), map(rounding, demo.names()))
 
 
@@ -112,8 +112,8 @@ def alone(way: str, images: int, seed: int) -> dict[str, float]:
     """Seconds and peak memory in MiB of a way in a process of its own."""
     where = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, __file__, way, str(images), str(seed)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, env=where)
-    return dict(json.loads(told.stdout))
+    completed = subprocess.run(command, capture_output=True, text=True, check=True, env=where)
+    return dict(json.loads(completed.stdout))
 
 
 def peak_memory() -> float:

@@ -50,10 +50,10 @@ def _process(command: Sequence[str]) -> Callable[[], object]:
 
 
 def _loaded(code: str) -> list[str]:
-    told = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys; print(*[name for name in {HEAVY!r} if name in sys.modules])"],
         check=True,
         capture_output=True,
         text=True,
     )
-    return told.stdout.split()
+    return completed.stdout.split()

@@ -21,7 +21,7 @@ LIMIT = 10 * 10**9  # which is the default: several segments
 
 
 def filled(folder: Path, count: int, seed: int) -> tuple[CacheNamespace, list[str]]:
-    """A store with so many entries, and their keys."""
+    """Create a store with a number of entries; returns it and their keys."""
     store, origin = FeatureStore(folder, LIMIT), CacheNamespace("0", "float32, cpu", "", "random")
     rng = np.random.default_rng(seed)
     keys = [rng.bytes(32).hex() for _ in range(count)]
@@ -33,7 +33,7 @@ def filled(folder: Path, count: int, seed: int) -> tuple[CacheNamespace, list[st
 
 
 def measured(folder: Path, count: int, seed: int) -> Iterator[list[str]]:
-    """How long opening takes, and how many look-ups there are in a second."""
+    """Measure the time to open and the look-ups per second."""
     took, (origin, keys) = seconds(lambda: filled(folder, count, seed))
     yield ["written", f"{count / took:,.0f} a second, 1,024 a batch"]
     store = FeatureStore(folder, LIMIT)

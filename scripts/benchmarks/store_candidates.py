@@ -91,7 +91,7 @@ class SqliteWide(Sqlite):
 
 
 class SqliteRollback(SqliteWide):
-    """The same with a rollback journal, which is one file at rest."""
+    """The same with a rollback journal, which is one file when closed."""
 
     journal = "TRUNCATE"
 
@@ -267,12 +267,12 @@ def _forked(work: Callable[..., Any], *arguments: Any) -> int:
     return child
 
 
-def _write(kind: type[Candidate], folder: Path, numbers: Sequence[int], told: int | None = None) -> None:
+def _write(kind: type[Candidate], folder: Path, numbers: Sequence[int], progress: int | None = None) -> None:
     cache = Checked(kind, folder)
     for number in numbers:
         cache.put(_batch(number))
-        if told is not None:
-            os.write(told, b".")
+        if progress is not None:
+            os.write(progress, b".")
     cache.close()
 
 
@@ -291,9 +291,9 @@ def _held(kind: type[Candidate], folder: Path, numbers: Sequence[int]) -> list[i
 def _killed(kind: type[Candidate], folder: Path, rng: random.Random) -> tuple[int, int]:
     lost = torn = first = 0
     for _ in range(10):
-        reading, telling = os.pipe()
-        child = _forked(_write, kind, folder, range(first, first + 100_000), telling)
-        os.close(telling)
+        reading, report = os.pipe()
+        child = _forked(_write, kind, folder, range(first, first + 100_000), report)
+        os.close(report)
         for _ in range(rng.randint(1, 20)):
             os.read(reading, 1)
         time.sleep(rng.uniform(0, 0.01))

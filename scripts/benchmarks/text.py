@@ -1,10 +1,11 @@
 """Text encoding
 
-Templates with the ImageNet class names through the text tower, beside `open_clip.build_zero_shot_classifier`, in turn
-in one process, medians. What candidates and classes have in common at their beginning is computed once (`clip.prefix_trie`
-plans it, `clip.prefix_attention` runs it), nothing after the end token, and in the last layer only the ends go on; the result
-is open_clip's own to 1e-5 (the column says how near it comes). "Of the GEMM rate" compares the matrix products that an
-exact answer needs with what the machine does on one large product. Weights are random, which changes no time.
+Templates with the ImageNet class names through the text tower, compared with `open_clip.build_zero_shot_classifier`,
+in turn in one process, medians. What candidates and classes have in common at their beginning is computed once
+(`clip.prefix_trie` plans it, `clip.prefix_attention` runs it), nothing after the end token, and in the last layer
+only the end tokens are computed; the result is open_clip's own to 1e-5 (the column says how near it comes). "Of the
+GEMM rate" compares the matrix products that an exact answer needs with what the machine does on one large product.
+Weights are random, which changes no time.
 """
 
 import statistics

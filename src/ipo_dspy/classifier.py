@@ -1,7 +1,7 @@
 """`ClipClassifier`: zero-shot CLIP as a `dspy.Predict` whose instructions ARE the prompt template.
 
-Because the template is the signature's instructions, everything that DSPy does to a predictor works on
-it: `named_predictors`, `save` and `load`, `deepcopy`, `dspy.Evaluate`, and any optimizer that rewrites
+Because the template is the signature's instructions, everything that DSPy does to a predictor also works
+here: `named_predictors`, `save` and `load`, `deepcopy`, `dspy.Evaluate`, and any optimizer that rewrites
 instructions. It calls no language model. Model weights are loaded on first use and shared by all copies.
 """
 
@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 
 _STATE_KEY = "clip"
 _PREDICT_STATE = ("traces", "train", "demos", "signature", "fields", "lm")
-"""What `dspy.Predict` saves. It sets any key of a file as an attribute, `allow_url` too, so others stay out."""
+"""Keys that `dspy.Predict` saves. It sets every key of a file as an attribute, even `allow_url`, so others are
+dropped."""
 
 
 class ClassifyImage(dspy.Signature):
@@ -73,23 +74,25 @@ class ClipClassifier(dspy.Predict):
     """Zero-shot image classification by CLIP: `image -> label`, with `confidence` and top-k `scores`.
 
     Args:
-        classes: class names; `None` if every call gives its own (`classes=[...]`), e.g. from an upstream module.
-        template: where `<CLASS>` stands for the class name. Several lines are an ensemble: their normalised
+        classes: class names; `None` if every call passes its own (`classes=[...]`), e.g. from an upstream module.
+        template: prompt with `<CLASS>` in place of the class name. Several lines are an ensemble: their normalized
             text features are averaged.
         model: an open_clip architecture, `local-dir:PATH`, `hf-hub:NAME`, `demo` (the bundled one, which needs no
             download), or a loaded `Backbone`.
-        pretrained: open_clip tag or checkpoint path, of an open_clip architecture only: the others bring their own.
+        pretrained: open_clip tag or checkpoint path, only for an open_clip architecture; other models have
+            their own weights.
         device: `auto`, `cpu`, `cuda`, `mps`, ...
         dtype: `float32`, `float16` or `bfloat16`.
-        top_k: how many classes `scores` holds.
+        top_k: number of classes in `scores`.
         allow_url: fetch images given as http(s) URLs.
 
     Raises:
-        TemplateError, DataError: at once, for a bad template or class names.
-        ModelError: at once, for a name that open_clip does not know; on first use, for weights that are not at hand.
+        TemplateError, DataError: immediately, for an invalid template or class names.
+        ModelError: immediately, for a name that open_clip does not know; on first use, for weights that are not
+            available.
 
-    An optimizer that writes instructions without `<CLASS>` gets predictions with `label=None`, wrong under
-    any metric, and a warning; it is not stopped.
+    If an optimizer writes instructions without `<CLASS>`, predictions have `label=None`, which is wrong under any
+    metric, and a warning is logged. No error is raised.
 
     >>> from ipo_dspy import demo
     >>> task = demo.load("pixel-animals", shots=1)
@@ -135,10 +138,10 @@ class ClipClassifier(dspy.Predict):
 
     @property
     def backbone(self) -> "Backbone":
-        """The loaded CLIP model; loading happens here, once.
+        """The CLIP model, loaded on first access.
 
         Warns:
-            UserWarning: a program was loaded that was saved under another model; both fingerprints are named.
+            UserWarning: the program was saved with another model; the message has both fingerprints.
         """
         if self._backbone is None:
             from ipo_dspy.clip.loading import load_backbone
@@ -153,10 +156,10 @@ class ClipClassifier(dspy.Predict):
         return self._spec.model
 
     def warm_up(self) -> None:
-        """Load the model and encode the class names, which otherwise the first call does.
+        """Load the model and encode the class names in advance; otherwise the first call does both.
 
         Raises:
-            ModelError: weights that are not at hand, or that do not fit the model.
+            ModelError: weights that are not available, or that do not fit the model.
         """
         from ipo_dspy.clip.text_features import class_features
 
@@ -169,7 +172,7 @@ class ClipClassifier(dspy.Predict):
         """The prompt template, which is the signature's instructions.
 
         Raises:
-            TemplateError: another optimizer has written instructions that are no template.
+            TemplateError: another optimizer wrote instructions that are not a template.
         """
         return Template.parse(self.signature.instructions)
 
@@ -183,7 +186,7 @@ class ClipClassifier(dspy.Predict):
 
         Raises:
             ImageError: no image, or one that cannot be read.
-            DataError: no class names, or names that cannot be told apart.
+            DataError: no class names, or names with identical prompts.
         """
         from ipo_dspy.clip.image_features import encode_images
 
@@ -194,10 +197,10 @@ class ClipClassifier(dspy.Predict):
         return self._finish(inputs, self._answer(encoded.features, question))
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
-        """Classify one image without blocking the event loop; images that are awaited at the same time share a batch.
+        """Classify one image without blocking the event loop; concurrent calls share a batch.
 
         Raises:
-            ImageError, DataError: as for a plain call; other calls of the batch do not see it.
+            ImageError, DataError: as for a synchronous call; other calls of the batch are not affected.
         """
         from ipo_dspy.clip.batching import encode_together
 
@@ -205,16 +208,16 @@ class ClipClassifier(dspy.Predict):
         if question is None:
             return self._finish(inputs, _outputs(None, 0.0, {}))
         if self._backbone is None:
-            await asyncio.to_thread(lambda: self.backbone)  # loading takes long
+            await asyncio.to_thread(lambda: self.backbone)  # loading is slow
         features = await encode_together(self.backbone, question.image, allow_url=self.allow_url)
         return self._finish(inputs, await asyncio.to_thread(self._answer, features, question))
 
     def batch(self, examples: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
-        """Classify many images as `dspy.Module.batch` does, with all of them encoded together first.
+        """Classify many images like `dspy.Module.batch`, after encoding all of them together.
 
         Args:
-            examples: examples with the field `image`, or images themselves, in any form that a call takes; an array
-                or tensor of images counts as a list of them.
+            examples: examples with the field `image`, or images, in any form that a call accepts; an array or
+                tensor of images counts as a list of them.
             *args: as for `dspy.Module.batch`.
             **kwargs: as for `dspy.Module.batch`.
         """
@@ -222,20 +225,20 @@ class ClipClassifier(dspy.Predict):
             raise ImageError(f"examples must be a list of images, got one {name_image(examples)}; pass [image]")
         rows = [row if isinstance(row, dspy.Example) else _example(row) for row in examples]
         images = [row["image"] for row in rows if row.get("image") is not None]
-        with contextlib.suppress(DataError):  # none can be read: each call says so of its own
+        with contextlib.suppress(DataError):  # no image can be read: each call raises its own error
             self.encode(images, skip_unreadable=True)
         return super().batch(rows, *args, **kwargs)
 
     @renamed_arguments(skip_bad="skip_unreadable")
     def encode(self, images: Sequence[Any], *, skip_unreadable: bool = False) -> None:
-        """Encode images together, in batches, so that the calls that follow find their features ready."""
+        """Encode images together, in batches, so that later calls reuse their features."""
         from ipo_dspy.clip.image_features import encode_images
 
         if images:
             encode_images(self.backbone, images, skip_unreadable=skip_unreadable, allow_url=self.allow_url)
 
     def probabilities(self, image_features: "Tensor", template: Template, classes: Sequence[str]) -> "Tensor":
-        """Softmax over classes: [N, D] normalised features to [N, C]."""
+        """Return the softmax over classes: [N, D] normalized features to [N, C]."""
         from ipo_dspy.clip.text_features import class_features
         from ipo_dspy.scoring.metrics import class_logits
 
@@ -246,12 +249,12 @@ class ClipClassifier(dspy.Predict):
         return scores.softmax(dim=1)
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
-        """DSPy's state plus class names and the model's identity; never weights.
+        """Return DSPy's state plus class names and the model's identity; never weights.
 
-        The fingerprint is None while the model is not loaded: saving needs no weights.
+        The fingerprint is None if the model is not loaded, because saving does not need weights.
         """
         bare = copy.copy(self)
-        bare.lm = None  # it is never asked, and perhaps of a kind that cannot be saved
+        bare.lm = None  # the LM is never called, and not every LM can be saved
         state = cast("dict[str, Any]", super(ClipClassifier, bare).dump_state(json_mode=json_mode))
         spec = self._spec
         unloaded = {
@@ -264,10 +267,10 @@ class ClipClassifier(dspy.Predict):
         return {**state, _STATE_KEY: {"classes": self.classes, "top_k": self.top_k, **identity}}
 
     def save(self, path: str | os.PathLike[str], save_program: bool = False, modules_to_serialize: Any = None) -> None:
-        """Save template, class names, `top_k`, and the model's name as JSON; `save_program` as `dspy.Module.save`.
+        """Save template, class names, `top_k`, and the model's name as JSON; `save_program` as in `dspy.Module.save`.
 
         Raises:
-            ProgramFileError: the file is no .json or cannot be written.
+            ProgramFileError: the path does not end in .json or cannot be written.
         """
         if save_program:
             super().save(path, save_program=True, modules_to_serialize=modules_to_serialize)
@@ -279,26 +282,25 @@ class ClipClassifier(dspy.Predict):
             write_state(self.dump_state(), name)
         except OSError as error:
             raise ProgramFileError(
-                f"{name!r} cannot be written ({error.strerror}); name a file in a folder that exists"
+                f"{name!r} cannot be written ({error.strerror}); use a path in an existing folder"
             ) from error
 
     def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> "ClipClassifier":
-        """Take template, class names, and `top_k` from a saved state; the model stays the one given here.
+        """Load template, class names, and `top_k` from a saved state; the model is not changed.
 
-        `allow_url` is never taken from a file: it is for the user to say what may be fetched.
+        `allow_url` is never loaded from a file: only the user decides whether URLs are fetched.
 
         Raises:
-            ProgramFileError: the state is that of another kind of program, or malformed; nothing is changed then.
+            ProgramFileError: the state belongs to another kind of program, or is malformed; the classifier is then not
+                changed.
 
         Warns:
-            UserWarning: it was saved under another model; both fingerprints are named. Where the model is not
-                loaded yet, the warning comes when it is.
+            UserWarning: it was saved with another model; the message has both fingerprints. If the model is not
+                loaded yet, the warning is issued when it is loaded.
         """
         saved = state.get(_STATE_KEY)
         if not isinstance(saved, dict) or not isinstance(state.get("signature"), dict):
-            raise ProgramFileError(
-                "this is not the state of a ClipClassifier; load it into the kind of program that wrote it"
-            )
+            raise ProgramFileError("not a ClipClassifier state; load it into the program class that saved it")
         before = dict(vars(self))
         try:
             template = Template.parse(state["signature"].get("instructions"))
@@ -328,7 +330,7 @@ class ClipClassifier(dspy.Predict):
         """Load a program that `save` wrote.
 
         Raises:
-            ProgramFileError: the file is missing, cut in the middle, or of another kind.
+            ProgramFileError: the file is missing, truncated, or of another kind.
         """
         load_program(self, path, allow_unsafe_lm_state=allow_unsafe_lm_state)
 
@@ -342,19 +344,19 @@ class ClipClassifier(dspy.Predict):
         device: str = "auto",
         allow_download: bool = False,
     ) -> "ClipClassifier":
-        """A classifier from a saved program alone: its own model, unless another one is named.
+        """Return a classifier from a saved program, with the saved model unless another one is passed.
 
         Args:
             path: a file that `save` wrote.
             model: as for the class; the file's own model if None.
-            pretrained: as for the class, and only with `model`; None is the default of the class.
+            pretrained: as for the class; requires `model`. None is the default of the class.
             device: as for the class.
-            allow_download: fetch the model that the file names where it is not on this machine, without your hub
-                token. A model that is named here is fetched in any case.
+            allow_download: download the model that the file names if it is not on this machine, without your hub
+                token. A model that is passed as `model` is downloaded in any case.
 
         Raises:
-            ProgramFileError: the file is missing, cut in the middle, or of another kind.
-            ModelError: on first use, where the file names a model that is not here and may not be fetched.
+            ProgramFileError: the file is missing, truncated, or of another kind.
+            ModelError: on first use, if the file names a model that is not available and may not be downloaded.
         """
         state = read_state(path)
         if model is None:
@@ -369,11 +371,11 @@ class ClipClassifier(dspy.Predict):
 
     @classmethod
     def _as_saved(cls, state: Mapping[str, Any], path: str, device: str, downloads: Downloads) -> "ClipClassifier":
-        """A classifier with the model that a state names, which is not loaded yet."""
+        """Return a classifier with the model that a state names, without loading it."""
         saved = state.get(_STATE_KEY)
         if not isinstance(saved, dict):
             raise ProgramFileError(
-                f"{path!r} holds no saved ClipClassifier; give a file that ClipClassifier.save wrote"
+                f"{path!r} does not contain a saved ClipClassifier; pass a file written by ClipClassifier.save"
             )
         name = saved.get("model")
         if not isinstance(name, str):
@@ -385,7 +387,7 @@ class ClipClassifier(dspy.Predict):
         return classifier
 
     def _signature_for(self, saved_fields: list[Any]) -> Any:
-        """The signature that belongs to `classes`: DSPy pairs saved fields with it by position alone."""
+        """Return the signature that matches `classes`: DSPy assigns saved fields to it by position only."""
         signature = self.signature
         if ("classes" in signature.input_fields) != (self.classes is None):
             signature = ClassifyAmong if self.classes is None else ClassifyImage
@@ -394,18 +396,18 @@ class ClipClassifier(dspy.Predict):
         return signature
 
     def _classes_for(self, inputs: dict[str, Any]) -> tuple[str, ...]:
-        given = inputs.get("classes")
-        if given is not None:
-            return check_classes(given)
+        classes = inputs.get("classes")
+        if classes is not None:
+            return check_classes(classes)
         if self.classes is None:
-            raise DataError("no class names given; write classifier(image=..., classes=['cat', 'dog'])")
+            raise DataError("no class names; pass them, e.g. classifier(image=..., classes=['cat', 'dog'])")
         return self.classes
 
     def _question(self, inputs: dict[str, Any]) -> _Question | None:
-        """Check the inputs of one call; None, and a warning in the log, if the instructions are no template."""
+        """Check the inputs of one call; return None and log a warning if the instructions are not a template."""
         classes = self._classes_for(inputs)
         if inputs.get("image") is None:
-            raise ImageError("no image given; write classifier(image=dspy.Image.from_path('x.jpg'))")
+            raise ImageError("no image; pass one, e.g. classifier(image=dspy.Image.from_path('x.jpg'))")
         try:
             return _Question(inputs["image"], classes, self.template)
         except TemplateError as error:
@@ -421,17 +423,18 @@ class ClipClassifier(dspy.Predict):
         return _outputs(label, confidence, scores)
 
     def _finish(self, inputs: dict[str, Any], answer: dict[str, Any]) -> dspy.Prediction:
-        """Build the prediction and record it in the trace as every DSPy predictor does (GEPA reads it)."""
+        """Build the prediction and record it in the trace like every DSPy predictor (GEPA reads it)."""
         return cast("dspy.Prediction", self._forward_postprocess([answer], self.signature, **inputs))
 
     def _warn_of_another_model(self, backbone: "Backbone") -> None:
-        """Compare with what the program was saved under, once; nothing is known where the fingerprint is None."""
+        """Warn once if the model is not the saved one; without a fingerprint they cannot be compared."""
         saved, self._saved_under = self._saved_under or {}, None
-        mine = backbone.identity
-        if saved.get("fingerprint") not in (None, mine["fingerprint"]):
+        identity = backbone.identity
+        if saved.get("fingerprint") not in (None, identity["fingerprint"]):
             warnings.warn(
                 f"saved under {saved.get('model')} (fingerprint {saved.get('fingerprint')}), loaded under "
-                f"{canonical_model_name(mine['model'])} (fingerprint {mine['fingerprint']}); predictions will differ, evaluate again",
+                f"{canonical_model_name(identity['model'])} (fingerprint {identity['fingerprint']}); "
+                "predictions will differ, re-evaluate",
                 stacklevel=3,
             )
 

@@ -1,4 +1,4 @@
-"""The error tree of ipo_dspy: every mistake that a caller can fix, described in one sentence.
+"""The error tree of ipo_dspy: every problem that a caller can fix, described in one sentence.
 
 ::
 
@@ -9,15 +9,15 @@
      |    |    +-- ImageError             one image that cannot be read
      |    +-- ModelError                  CLIP model names, tags, checkpoints, devices
      |    +-- LanguageModelError          LLM names and answers
-     |    +-- ProgramFileError            a saved program that is cut, foreign or unreadable
-     +-- ProposalError                    a proposer that could not answer this time
-     +-- NoAnswerError                    a language model that was asked and gives nothing usable
+     |    +-- ProgramFileError            a saved program that is truncated, foreign or unreadable
+     +-- ProposalError                    a proposer that failed in this step
+     +-- NoAnswerError                    a language model without a usable response
      +-- StoreError                       the cache of image features cannot be read or written
-     |    +-- StoreFullError              there is no room; what it holds can be read
+     |    +-- StoreFullError              the cache is full; it can still be read
      +-- JournalError                     a run folder that cannot be written or read
      +-- ClusterError                     a Ray cluster without room, or one that loses its workers
      +-- BudgetError                      a limit of the run leaves nothing for another request
-          +-- StoppedError                the user has ended the run
+          +-- StoppedError                the user stopped the run
 
 Each message names the input and ends with a remedy. Arguments are structured, so that the command line can name its
 own options instead; it prints the message alone. Anything outside this tree is a bug and keeps its traceback.
@@ -42,7 +42,7 @@ RejectionReason = Literal[
 
 
 class _Unset:
-    """Stands for a value that was not given."""
+    """Marks a value that was not passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,8 @@ class Hint:
     """A remedy that names arguments.
 
     Args:
-        text: a constant; braces stand for the arguments. Text of users belongs into the values, which are not parsed.
+        text: a constant format string; its braces are replaced by the arguments. User text belongs in the values,
+            which are not parsed.
         arguments: for `{}`.
         values: for `{name}`: values of the arguments of these names, or an `Argument` of another name.
 
@@ -95,7 +96,7 @@ class Hint:
         return self.render()
 
     def render(self, spell: Callable[[Argument], str] = str) -> str:
-        """Return the text with each argument as `spell` writes it."""
+        """Return the text with each argument formatted by `spell`."""
         return self.text.format(*map(spell, self.arguments), **{n: spell(a) for n, a in self.values.items()})
 
 
@@ -107,7 +108,7 @@ class IPOError(Exception):
     Args:
         message: the fact; with an argument it continues its name, e.g. `must be positive`.
         argument: the name of the argument that the message is about.
-        value: what was passed for it, if the message is to quote it.
+        value: the value that was passed, if the message should quote it.
         hint: the remedy, which ends the message.
 
     >>> print(InputError("must be positive", argument="lr", value=0, hint=Hint("for example {lr}", lr=0.1)))
@@ -127,7 +128,7 @@ class IPOError(Exception):
         super().__init__(self.render())
 
     def render(self, spell: Callable[[Argument], str] = str) -> str:
-        """Return the whole message with each argument as `spell` writes it."""
+        """Return the whole message with each argument formatted by `spell`."""
         name = "" if self.argument is None else f"{spell(Argument(self.argument))} "
         remedy = self.hint.render(spell) if isinstance(self.hint, Hint) else self.hint
         before = "\n" if "\n" in self.fact else "; "
@@ -135,11 +136,11 @@ class IPOError(Exception):
 
 
 class InputError(IPOError, ValueError):
-    """Something that was passed in cannot be used; the message says what to pass instead."""
+    """An input that cannot be used; the message names a valid one."""
 
 
 class TemplateError(InputError):
-    """A text that is not a usable prompt template.
+    """A string that is not a usable prompt template.
 
     Attributes:
         reason: the short, stable name under which rejections are counted.
@@ -151,7 +152,7 @@ class TemplateError(InputError):
 
 
 class DataError(InputError):
-    """Images, labels or class names that do not make a data set."""
+    """Images, labels or class names that do not form a data set."""
 
 
 class ImageError(DataError):
@@ -163,11 +164,11 @@ class ModelError(InputError):
 
 
 class LanguageModelError(InputError):
-    """A language model that LiteLLM does not know, that is not given at all, or that does not answer a greeting."""
+    """A language model that LiteLLM does not know, that is missing, or that fails the connectivity check."""
 
 
 class ProgramFileError(InputError):
-    """A saved program that is cut in the middle, of another kind, or unreadable."""
+    """A saved program that is truncated, of another kind, or unreadable."""
 
 
 def missing_package(package: str, *, extra: str, purpose: str) -> InputError:
@@ -180,11 +181,11 @@ def missing_package(package: str, *, extra: str, purpose: str) -> InputError:
 
 
 class ProposalError(IPOError):
-    """A proposer could not answer this time; the search records it and goes on.
+    """A proposer failed in this step; the search records the error and continues.
 
     Attributes:
-        fatal: asking again cannot help, as with a wrong key.
-        answered: an answer came and was paid for, with nothing in it that can be used; the step is over.
+        fatal: True if a retry cannot help, as with an invalid key.
+        answered: True if a response was billed but has no usable text, which ends the step.
     """
 
     def __init__(self, message: str, *, fatal: bool = False, answered: bool = False) -> None:
@@ -193,31 +194,31 @@ class ProposalError(IPOError):
 
 
 class NoAnswerError(IPOError):
-    """A language model that was reached, and again and again gave no usable answer."""
+    """A language model that is reachable but repeatedly gave no usable response."""
 
 
 class StoreError(IPOError):
-    """The cache of image features on disk is damaged, foreign, or not to be read or written."""
+    """The cache of image features on disk is corrupt, foreign, or cannot be read or written."""
 
 
 class StoreFullError(StoreError):
-    """Nothing more can be written to the cache of image features; what it holds can be read."""
+    """The cache of image features is full; it can still be read."""
 
 
 class JournalError(IPOError):
-    """A run folder that cannot be written, that belongs to another run, or a journal whose middle is damaged."""
+    """A run folder that cannot be written, belongs to another run, or has a corrupt journal."""
 
 
 class ClusterError(IPOError):
-    """A Ray cluster that has no room for the work, or that lost its workers again and again."""
+    """A Ray cluster without resources for the work, or that repeatedly lost its workers."""
 
 
 class BudgetError(IPOError):
-    """A limit of the run was reached, so a request was not sent. The search ends there with what it has found.
+    """A limit of the run was reached, so a request was not sent. The search ends with its results so far.
 
     Attributes:
-        limit: its name, e.g. `max_tokens`.
-        allowed, spent: in its unit.
+        limit: name of the limit, e.g. `max_tokens`.
+        allowed, spent: amounts in the unit of the limit.
     """
 
     def __init__(self, limit: str, *, allowed: float, spent: float) -> None:
@@ -228,7 +229,7 @@ class BudgetError(IPOError):
 
 
 class StoppedError(BudgetError):
-    """The user has ended the run, so a request was not sent."""
+    """The user stopped the run, so a request was not sent."""
 
     def __init__(self) -> None:
         IPOError.__init__(self, "stopped; run again to resume")

@@ -1,7 +1,8 @@
-"""What was tried and how well it did: `Score`, `Trial` and `History`, the episodic memory of the search.
+"""`Trial` and `History`: the scored templates of a search and their order.
 
 The order is total and stated once, in `Trial.rank`: higher accuracy, then lower loss to four decimals, then fewer
-tokens, then earlier. The order of insertion never matters, so a resumed or parallel run ends as a straight one.
+tokens, then earlier. The order of insertion never matters, so a resumed or parallel run has the same result as an
+uninterrupted one.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,7 @@ class Trial:
         index: 0 for the start template, then counting up in the order of proposal.
         step: 0 for the initial templates, then the step that proposed it.
         tokens: length of its longest filled prompt under the model's tokenizer, end marks included.
-        key: equal for templates that tokenize alike.
+        key: equal for templates with identical tokens.
     """
 
     template: Template
@@ -42,7 +43,7 @@ class Trial:
 
 
 class History:
-    """All trials of one search, by key; asks for the best are answered in the stated order.
+    """All trials of one search, by key, ranked by `Trial.rank`.
 
     >>> history = History()
     >>> for i, (text, acc) in enumerate([("a photo of a <CLASS>.", 50.0), ("a <CLASS>.", 75.0)]):
@@ -59,10 +60,10 @@ class History:
             self.add(trial)
 
     def add(self, trial: Trial) -> None:
-        """Remember a trial.
+        """Add a trial.
 
         Raises:
-            InputError: a template with the same key is there already.
+            InputError: a template with the same key was added before.
         """
         if trial.key in self._by_key:
             raise InputError(f"template {str(trial.template)!r} was tried before; ask `key in history` first")
@@ -83,7 +84,7 @@ class History:
         """The trial that ranks first.
 
         Raises:
-            InputError: there is no trial yet.
+            InputError: the history is empty.
         """
         self._check_any()
         return min(self._by_key.values(), key=lambda t: t.rank)
@@ -93,7 +94,7 @@ class History:
         """The start template's trial, which every later one is compared with.
 
         Raises:
-            InputError: there is no trial yet.
+            InputError: the history is empty.
         """
         self._check_any()
         return min(self._by_key.values(), key=lambda t: t.index)
@@ -103,13 +104,13 @@ class History:
             raise InputError("history must hold a trial, got none; add one first: history.add(trial)")
 
     def top(self, n: int) -> list[Trial]:
-        """The `n` best trials, best first."""
+        """Return the `n` best trials, best first."""
         return sorted(self._by_key.values(), key=lambda t: t.rank)[:n]
 
     def shown(self, n: int) -> list[Trial]:
-        """What a proposer is shown: the `n` best and always the start template, best last.
+        """Return the trials for a proposer: the `n` best and always the start template, best last.
 
-        Best last is the order of the paper: the end of a prompt weighs most.
+        The paper orders them so because the end of a prompt has the largest influence.
         """
         chosen = {trial.key: trial for trial in self.top(n)} if n else {}
         if self._by_key:

@@ -1,7 +1,7 @@
 """Saved programs: JSON files with a program's state, read and written in one place.
 
-DSPy's own `load` takes UTF-8 without a byte order mark only, and stops at the name of a package that it does not record
-itself. A file that an editor, another system, or another version of DSPy wrote is read here.
+DSPy's own `load` reads UTF-8 without a byte order mark only, and fails on package names that it does not record itself.
+This module also reads files that an editor, another system, or another version of DSPy wrote.
 """
 
 import json
@@ -18,42 +18,40 @@ from ipo_dspy._internal.file_kinds import PROGRAM_FILE, SAVED_PROGRAM, described
 from ipo_dspy.errors import ProgramFileError
 
 LIMIT = 64 * 1024**2
-"""Bytes of a program file: templates, class names, and the demonstrations of other predictors."""
-_REMEDY = f"give the file that program.save wrote, or the {PROGRAM_FILE} of a run"
+"""Maximum size of a program file in bytes: templates, class names, and the demonstrations of other predictors."""
+_REMEDY = f"pass a file written by program.save, or the {PROGRAM_FILE} of a run"
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the state in a saved program.
 
     Raises:
-        ProgramFileError: the file is missing, cut in the middle, or of another kind.
+        ProgramFileError: the file is missing, truncated, or of another kind.
     """
     name = os.fspath(path)
     if (Path(name) / PROGRAM_FILE).is_file():
-        raise ProgramFileError(f"{name!r} is a folder; write {str(Path(name) / PROGRAM_FILE)!r}")
+        raise ProgramFileError(f"{name!r} is a folder; pass {str(Path(name) / PROGRAM_FILE)!r}")
     kind = described(name)
     if kind not in (None, SAVED_PROGRAM):
         raise ProgramFileError(f"{name!r} is {kind}, not a saved program; {_REMEDY}")
     try:
         state = read_json(name, limit=LIMIT)
     except OSError as error:
-        raise ProgramFileError(
-            f"{name!r} cannot be read ({error.strerror}); give the path that save() was given"
-        ) from error
+        raise ProgramFileError(f"{name!r} cannot be read ({error.strerror}); pass the path used with save()") from error
     except ValueError as error:
-        raise ProgramFileError(f"{name!r} is not whole JSON ({error}); save the program again") from error
+        raise ProgramFileError(f"{name!r} is not valid JSON ({error}); save the program again") from error
     if not isinstance(state, dict):
-        raise ProgramFileError(f"{name!r} holds no saved program; {_REMEDY}")
+        raise ProgramFileError(f"{name!r} does not contain a saved program; {_REMEDY}")
     return state
 
 
 def load_program(program: dspy.Module, path: str | os.PathLike[str], *, allow_unsafe_lm_state: bool = False) -> None:
-    """Load a saved program into one of the same kind, as `program.load` does, from files of other systems too.
+    """Load a saved program into one of the same kind, like `program.load`, also from files of other systems.
 
-    It takes UTF-8 and UTF-16, with or without a byte order mark, and files that another version of DSPy wrote.
+    Reads UTF-8 and UTF-16, with or without a byte order mark, and files of other versions of DSPy.
 
     Raises:
-        ProgramFileError: the file is missing, cut in the middle, or of another kind of program.
+        ProgramFileError: the file is missing, truncated, or of another kind of program.
     """
     apply_state(program, read_state(path), path, allow_unsafe_lm_state=allow_unsafe_lm_state)
 
@@ -68,7 +66,7 @@ def apply_state(
     """Load a state that was read from `path`.
 
     Raises:
-        ProgramFileError: it is that of another kind of program, or malformed; the message names the file.
+        ProgramFileError: it belongs to another kind of program, or is malformed; the message names the file.
     """
     name = os.fspath(path)
     try:
@@ -83,12 +81,12 @@ def apply_state(
 
 
 def write_state(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a program's state as `program.save` does, beside its place and then moved there.
+    """Write a program's state as `program.save` does, but atomically: to a temporary file that is then moved to `path`.
 
     Raises:
         OSError: the file cannot be written.
     """
-    whole = {**state, "metadata": {"dependency_versions": get_dependency_versions()}}
-    text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
-    # A lone surrogate has no UTF-8; its backslash form is JSON's own escape.
+    content = {**state, "metadata": {"dependency_versions": get_dependency_versions()}}
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # A lone surrogate cannot be encoded as UTF-8; its backslash form is JSON's own escape.
     atomic_write(Path(path), text.encode("utf-8", errors="backslashreplace"))

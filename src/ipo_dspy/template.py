@@ -1,9 +1,9 @@
 """Prompt templates: text with `<CLASS>` where the class name goes, parsed once and applied many times.
 
-A template is what the optimizer searches for and what a reader of a saved program sees, so it is plain
-text and nothing else. One line is one prompt; several lines are an ensemble, whose normalised text
-features are averaged as in Radford et al. 2021, section 3.1.4. Whether a template fits the context of a
-particular model is not known here: that needs the model's own tokenizer (`clip.text_features`).
+The optimizer searches for templates and people read them in saved programs, so a template is plain text and nothing
+else. One line is one prompt. Several lines are an ensemble, whose normalized text features are averaged as in Radford
+et al. 2021, section 3.1.4. This module does not check that a template fits the context of a model, which requires the
+model's tokenizer (`clip.text_features`).
 """
 
 import functools
@@ -18,13 +18,14 @@ from ipo_dspy.errors import DataError, RejectionReason, TemplateError
 PLACEHOLDER = "<CLASS>"
 DEFAULT_TEMPLATE = f"a photo of a {PLACEHOLDER}."
 MAX_LINES = 1000
-"""More prompts than any published ensemble has (80 for ImageNet); a guard against runaway answers."""
+"""More prompts than any published ensemble has (80 for ImageNet); a guard against runaway responses."""
 MAX_CHARACTERS = 5000
-"""Of a line: no CLIP reads so much, and a runaway answer need not be tokenized with every class to find out."""
+"""Maximum length of a line: no CLIP model reads more, and a runaway response is rejected without tokenizing it with
+every class."""
 
 _PLACEHOLDER_FORMS = re.compile(r"<\s*class\s*>", re.IGNORECASE)
 _LOOKALIKES = re.compile(r"\{[a-z_]*\}|\[class\]|%s", re.IGNORECASE)
-_JOINERS = ("\u200c", "\u200d")  # they belong to the spelling of Persian and Hindi, and join emoji
+_JOINERS = ("\u200c", "\u200d")  # used in the spelling of Persian and Hindi, and in emoji
 _ALLOWED_CONTROLS = {"\n", "\t", "\r", *_JOINERS}
 
 
@@ -33,7 +34,7 @@ class Template:
     r"""One or more prompts, each with `<CLASS>`; build one with `Template.parse`.
 
     Equal templates have equal text. Whitespace is collapsed and `<class>` in any case becomes `<CLASS>`,
-    so parsing what `str()` wrote gives the same template back.
+    so parsing the result of `str()` returns the same template.
 
     >>> template = Template.parse("a blurry photo of a <class>. ")
     >>> str(template)
@@ -62,12 +63,13 @@ class Template:
         """Read a template from text, one prompt a line; blank lines are dropped.
 
         Raises:
-            TemplateError: no text, empty, a line without `<CLASS>`, control characters, too many or too long lines.
+            TemplateError: not a string, empty, a line without `<CLASS>`, control characters, too many lines or
+                too long ones.
         """
         if not isinstance(text, str):
             raise _no_text(text)
         if hidden := _find_control_character(text):
-            raise _error(f"holds the control character {hidden}", text, reason="control characters")
+            raise _error(f"contains the control character {hidden}", text, reason="control characters")
         normal = unicodedata.normalize("NFC", text)
         lines = tuple(line for line in map(_normalize_whitespace, normal.splitlines()) if line)
         if len(lines) > MAX_LINES:
@@ -78,7 +80,7 @@ class Template:
         return cls(lines)
 
     def fill(self, class_name: str) -> tuple[str, ...]:
-        """The prompts for one class; underscores in the name become spaces."""
+        """Return the prompts for one class; underscores in the name become spaces."""
         name = display_class_name(class_name)
         return tuple(line.replace(PLACEHOLDER, name) for line in self.lines)
 
@@ -87,7 +89,7 @@ class Template:
 
 
 def has_placeholder(text: str) -> bool:
-    """Whether `<CLASS>` stands in a text, in any case.
+    """Return True if a text contains `<CLASS>`, in upper or lower case.
 
     >>> has_placeholder("a < class >."), has_placeholder("a class.")
     (True, False)
@@ -96,7 +98,7 @@ def has_placeholder(text: str) -> bool:
 
 
 def display_class_name(class_name: str) -> str:
-    """A class name as it is read in a prompt: underscores are spaces, whitespace is collapsed.
+    """Return a class name as it appears in a prompt: underscores become spaces, whitespace is collapsed.
 
     >>> display_class_name("golden_retriever")
     'golden retriever'
@@ -105,7 +107,7 @@ def display_class_name(class_name: str) -> str:
 
 
 def same_class(name: str, classes: Sequence[str]) -> str | None:
-    """Return the class that a name means: that very one, else the only one that reads alike in a prompt, else None.
+    """Return the class with this name, else the only class with the same text in a prompt, else None.
 
     >>> same_class("beer_mug", ["beer mug", "cup"]), same_class("mug", ["beer mug", "cup"])
     ('beer mug', None)
@@ -113,18 +115,18 @@ def same_class(name: str, classes: Sequence[str]) -> str | None:
     return name if name in classes else _by_reading(tuple(classes)).get(display_class_name(name))
 
 
-@functools.lru_cache(maxsize=16)  # asked for image by image
+@functools.lru_cache(maxsize=16)  # called for every image
 def _by_reading(classes: tuple[str, ...]) -> Mapping[str, str]:
-    """Classes by how they are read in a prompt, without those that read alike."""
+    """Return classes by their text in a prompt, without those whose text is identical."""
     count = Counter(map(display_class_name, classes))
     return {reading: name for name in classes if count[reading := display_class_name(name)] == 1}
 
 
 def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
-    """Class names that can be told apart, as a tuple in the given order.
+    """Return class names as a tuple in the given order, and check that their prompts differ.
 
     Raises:
-        DataError: no list of names, fewer than two, an empty one, or two that read alike once filled in.
+        DataError: not a list of names, fewer than two, an empty one, or two that are indistinguishable in a prompt.
     """
     if isinstance(classes, str):
         raise DataError(f"classes is the string {classes!r}; pass a list of names, e.g. ['cat', 'dog']")
@@ -142,21 +144,21 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     seen: dict[str, str] = {}
     for name in names:
         if not isinstance(name, str) or not _read(name):
-            raise DataError(f"class name {name!r} is not a non-empty string; write e.g. 'cat'")
+            raise DataError(f"class name {name!r} must be a non-empty string; for example 'cat'")
         if hidden := _find_control_character(name):
-            raise DataError(f"class name {name!r} holds the control character {hidden}; write it without, e.g. 'cat'")
+            raise DataError(f"class name {name!r} contains the control character {hidden}; remove it, e.g. 'cat'")
         key = _read(name)
         if key in seen:
             raise DataError(
-                f"class names {seen[key]!r} and {name!r} read alike in a prompt; rename one to what it shows, "
-                "for example 'crane bird' or 'construction crane'"
+                f"class names {seen[key]!r} and {name!r} are indistinguishable in a prompt; "
+                "rename one to what it shows, for example 'crane bird' or 'construction crane'"
             )
         seen[key] = name
     return names
 
 
 def _read(name: str) -> str:
-    """What a reader tells class names apart by: neither case nor joiners, which cannot be seen."""
+    """Return the text by which a reader distinguishes class names: without case and invisible joiners."""
     for joiner in _JOINERS:
         name = name.replace(joiner, "")
     return unicodedata.normalize("NFC", display_class_name(name)).casefold()
@@ -167,12 +169,12 @@ def _normalize_whitespace(line: str) -> str:
 
 
 def _hint(line: str) -> str:
-    found = _LOOKALIKES.search(line)
-    return f" ({found.group()!r} is not it)" if found else ""
+    lookalike = _LOOKALIKES.search(line)
+    return f" ({lookalike.group()!r} is not a placeholder)" if lookalike else ""
 
 
 def _find_control_character(text: str) -> str | None:
-    """The first control or bidirectional character but the joiners: such can hide text from a reader."""
+    """Return the first control or bidirectional character that is not a joiner: it can hide text from a reader."""
     for char in text:
         if unicodedata.category(char) in {"Cc", "Cf", "Cs"} and char not in _ALLOWED_CONTROLS:
             return f"U+{ord(char):04X}"
@@ -180,7 +182,7 @@ def _find_control_character(text: str) -> str | None:
 
 
 _REMEDIES: Mapping[RejectionReason, str] = {
-    "control characters": "type it anew without hidden characters",
+    "control characters": "type it again without hidden characters",
     "too many lines": f"keep at most {MAX_LINES}",
     "too long": f"keep at most {MAX_CHARACTERS}",
 }
@@ -188,8 +190,8 @@ _REMEDIES: Mapping[RejectionReason, str] = {
 
 def _no_text(given: object) -> TemplateError:
     return TemplateError(
-        f"template is {repr(given)[:120]}, not a text; write {PLACEHOLDER} where the class name goes, "
-        f"e.g. {DEFAULT_TEMPLATE!r}",
+        f"template must be a string with {PLACEHOLDER} where the class name goes, got {repr(given)[:120]}; "
+        f"for example {DEFAULT_TEMPLATE!r}",
         reason="no class placeholder",
     )
 

@@ -1,4 +1,4 @@
-"""Checks of arguments, made where an argument is given."""
+"""Checks of arguments, called where an argument is passed."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -38,10 +38,10 @@ def require_int(name: str, value: int, least: int) -> int:
 
 
 def flag(name: str, value: bool) -> bool:
-    """Return True or False as given.
+    """Return the value if it is True or False.
 
     Raises:
-        InputError: it is neither; a text such as 'no' would count as True.
+        InputError: it is neither; a string such as 'no' would count as True.
     """
     if not isinstance(value, bool):
         raise invalid(name, "True or False", value, _example(name, True))
@@ -49,7 +49,7 @@ def flag(name: str, value: bool) -> bool:
 
 
 def one_of(name: str, value: str, known: Iterable[str], renamed: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Return a named choice; one of an earlier name is returned under the present one, with a `DeprecationWarning`.
+    """Return a named choice; an old name is mapped to the current one, with a `DeprecationWarning`.
 
     Raises:
         InputError: an unknown name; the message lists the known names.
@@ -64,7 +64,7 @@ def one_of(name: str, value: str, known: Iterable[str], renamed: Mapping[str, st
 
 
 def callables(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
-    """Return functions that were given in a list.
+    """Return a list of functions as a tuple.
 
     Raises:
         InputError: not a list of functions.
@@ -78,7 +78,7 @@ def callables(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def having(name: str, value: Any, method: str, example: str) -> None:
-    """Check that an object has the method that it is given for.
+    """Check that an object has a required method.
 
     Raises:
         InputError: it has no such method.
@@ -88,7 +88,7 @@ def having(name: str, value: Any, method: str, example: str) -> None:
 
 
 def as_template(template: str | Template) -> Template:
-    """Return a template that was given as text or as itself."""
+    """Return a template that was passed as a string or as a `Template`."""
     return template if isinstance(template, Template) else Template.parse(template)
 
 
@@ -103,9 +103,9 @@ def takes_arguments_of(
             method(self, *args, **kwargs)
 
         self, *_ = inspect.signature(method).parameters.values()
-        own = inspect.signature(source)
-        vars(wrapper)["__signature__"] = own.replace(
-            parameters=[self, *own.parameters.values()], return_annotation=None
+        signature = inspect.signature(source)
+        vars(wrapper)["__signature__"] = signature.replace(
+            parameters=[self, *signature.parameters.values()], return_annotation=None
         )
         return wrapper
 

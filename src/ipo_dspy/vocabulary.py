@@ -1,21 +1,21 @@
-"""A bank of phrases for how pictures look: what the embedded proposer and describer speak with.
+"""The vocabulary of the LM-free proposer and describer: a bank of phrases for how images look.
 
-Seven facets, as a photographer or archivist would name them. A phrase is written so that it can stand in a
-caption: media are nouns ("line drawing of a dog"), adjectives stand before a noun ("blurry photo"), settings
-stand behind it ("a dog on a dark background"). The bank is for any CLIP; nothing in it knows the demo.
+The phrases have seven facets, as a photographer or archivist would name them. Each phrase fits into a caption: media
+are nouns ("line drawing of a dog"), adjectives stand before a noun ("blurry photo"), and settings follow it ("a dog on
+a dark background"). The bank suits any CLIP model and is not specific to the demo.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Facet = Literal["medium", "lighting", "viewpoint", "colour", "texture", "setting", "quality"]
+Facet = Literal["medium", "lighting", "viewpoint", "color", "texture", "setting", "quality"]
 Position = Literal["noun", "adjective", "after"]
 
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A phrase, its facet, and where it can stand in a caption."""
+    """A phrase, its facet, and its position in a caption."""
 
     text: str
     facet: Facet
@@ -49,7 +49,7 @@ _ADJECTIVES: Mapping[Facet, str] = {
         "close-up, cropped, distant, tiny, small, little, large, big, huge, tilted, rotated, upside down, slanted, "
         "centered, off-center, wide, aerial, zoomed-in, sideways"
     ),
-    "colour": (
+    "color": (
         "black and white, monochrome, grayscale, grey, gray, colorful, color, colored, pale, faded, "
         "washed-out, sepia, "
         "inverted, negative, white, black, red, green, blue, yellow, orange, purple, pink, brown, "
@@ -78,7 +78,7 @@ _AFTER: Mapping[Facet, str] = {
         "in the center, at an angle, "
         "turned on its side, filling the frame"
     ),
-    "colour": (
+    "color": (
         "in black and white, in shades of grey, in inverted colors, with inverted colors, "
         "in pale colors, in one color, "
         "in color, white on black, black on white, in faded colors, tinted red, tinted green, tinted blue"
@@ -96,8 +96,8 @@ _AFTER: Mapping[Facet, str] = {
 }
 
 
-def _expand(words: Mapping[Facet, str], position: Position) -> list[Phrase]:
-    return [Phrase(text.strip(), facet, position) for facet, listed in words.items() for text in listed.split(",")]
+def _expand(phrases: Mapping[Facet, str], position: Position) -> list[Phrase]:
+    return [Phrase(text.strip(), facet, position) for facet, listed in phrases.items() for text in listed.split(",")]
 
 
 BANK: tuple[Phrase, ...] = (

@@ -1,1 +1,1 @@
-"""Helpers that are shared by the whole package and promised to nobody outside it."""
+"""Private helpers shared by the package; they may change in any release."""

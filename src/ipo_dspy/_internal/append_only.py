@@ -1,4 +1,7 @@
-"""A file to which one process at a time appends: on disk when `append` returns, and written anew if it is removed."""
+"""A durable append-only file for one writer at a time.
+
+Data is on disk when `append` returns. A file that somebody removes in the meantime is written again from memory.
+"""
 
 import contextlib
 import errno
@@ -13,31 +16,31 @@ from ipo_dspy._internal.file_io import atomic_write, open_descriptor, sync_folde
 
 
 class FileInUseError(OSError):
-    """A file that another process, or another object of this one, holds the lock of."""
+    """The file is locked by another process, or by another object of this process."""
 
 
 class FileReplacedError(OSError):
-    """A file whose name now belongs to another one; `strerror` names the file with everything that was appended."""
+    """The path now belongs to another file; `strerror` names the file that holds everything appended so far."""
 
     def __init__(self, path: Path, rescued: Path) -> None:
         super().__init__(errno.ESTALE, f"it was replaced by another file; what it held is in {rescued.name!r}", path)
 
 
 class AppendOnlyFile:
-    """A file to which one process at a time appends; each `append` is on disk when it returns.
+    """An append-only file for one writer at a time; each `append` is on disk when it returns.
 
-    The lock is the operating system's, on the open file itself: it ends with the process, and removing a file does not
-    free it. What the file held and what was appended are kept in memory as well. If somebody empties or removes the
-    file meanwhile, the next `append`, or `close`, writes it anew.
+    The operating system locks the open file itself. The lock ends with the process, and removing the file does not
+    release it. The complete content is also kept in memory. If somebody empties or removes the file, the next `append`
+    or `close` writes that content again.
 
     Args:
-        path: the file, made if missing; its folder must exist.
-        limit: in bytes, of what it may hold when it is opened.
+        path: the file, created if missing; its folder must exist.
+        limit: maximum size of the file in bytes when it is opened.
         patience: seconds to wait for the lock.
 
     Raises:
         FileInUseError: the lock is held elsewhere.
-        OSError: it is no regular file, is larger than `limit`, or cannot be read or written.
+        OSError: the path is not a regular file, is larger than `limit`, or cannot be read or written.
     """
 
     def __init__(self, path: Path, *, limit: int, patience: float = 0.0) -> None:
@@ -53,41 +56,41 @@ class AppendOnlyFile:
 
     @property
     def content(self) -> bytes:
-        """What it holds."""
+        """Return the complete content of the file."""
         return bytes(self._content)
 
     def drop_torn_line(self) -> None:
-        """Remove what follows the last newline."""
+        """Remove everything after the last newline."""
         size = self._content.rfind(b"\n") + 1
         self._file.truncate(size)
         del self._content[size:]
 
     def append(self, data: bytes) -> None:
-        """Write to the end and sync; what could not be written whole is taken back.
+        """Append data and sync it to disk; a partial write is removed again.
 
         Raises:
-            FileReplacedError: the name belongs to another file now; the data is in a third one, with all the rest.
-            OSError: the disk is full or gone.
+            FileReplacedError: the path belongs to another file now; a third file holds the complete content.
+            OSError: the disk is full or not available.
         """
         self._restore(data)
         size = len(self._content)
         try:
             self._content += data
             self._write(data)
-        except BaseException:  # after half a line the next one could not be read
+        except BaseException:  # a line after a partial one could not be read
             del self._content[size:]
             with contextlib.suppress(OSError):
                 self._file.truncate(size)
             raise
 
     def close(self, *, remove_empty: bool = False) -> None:
-        """See that the file is still there, and let go of it.
+        """Restore the file if it was removed or emptied, then close it and release the lock.
 
         Args:
-            remove_empty: remove a file that holds nothing.
+            remove_empty: remove the file if it is empty.
 
         Raises:
-            OSError: as `append`.
+            OSError: the same errors as `append`.
         """
         try:
             if self._rescued is None:
@@ -99,23 +102,23 @@ class AppendOnlyFile:
             self._file.close()
 
     def _restore(self, more: bytes) -> None:
-        """Write anew what somebody has emptied or removed; `more` is what is about to be appended."""
+        """Write the content again if the file was emptied or removed; `more` is the data about to be appended."""
         try:
-            there = self.path.stat()
+            status = self.path.stat()
         except FileNotFoundError:
-            self._file, gone = self._made_anew(more), self._file
-            gone.close()
+            self._file, removed = self._recreate(more), self._file
+            removed.close()
         else:
-            same = os.path.samestat(os.fstat(self._file.fileno()), there)
-            if not same or there.st_size > len(self._content):
+            same = os.path.samestat(os.fstat(self._file.fileno()), status)
+            if not same or status.st_size > len(self._content):
                 raise self._replaced(more)
-            if there.st_size == len(self._content):
+            if status.st_size == len(self._content):
                 return
             self._file.truncate(0)
         self._write(self._content)
 
-    def _made_anew(self, more: bytes) -> FileIO:
-        """The file under its name again, empty and locked."""
+    def _recreate(self, more: bytes) -> FileIO:
+        """Create the file at its path again, empty and locked."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             return _open_locked(self.path, 0, 0.0, more_flags=os.O_EXCL)
@@ -131,15 +134,15 @@ class AppendOnlyFile:
 
     def _write(self, data: bytes | bytearray) -> None:
         self._file.seek(0, os.SEEK_END)
-        with memoryview(data) as whole:
+        with memoryview(data) as view:
             written = 0
-            while written < len(whole):
-                written += self._file.write(whole[written:])
+            while written < len(view):
+                written += self._file.write(view[written:])
         os.fsync(self._file.fileno())
 
 
 def complete_lines(content: bytes) -> list[bytes]:
-    r"""Return the lines of a file up to the last newline; what follows it was never finished.
+    r"""Return the lines of a file up to the last newline; an incomplete last line is left out.
 
     >>> complete_lines(b"one\ntwo\nthr")
     [b'one', b'two']
@@ -149,10 +152,10 @@ def complete_lines(content: bytes) -> list[bytes]:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether somebody holds the lock of a file; one that does not exist is held by nobody.
+    """Return True if a file is locked; a missing file is not.
 
     Raises:
-        OSError: the file cannot be read, or its file system knows no locks.
+        OSError: the file cannot be read, or its file system does not support locks.
     """
     try:
         descriptor = open_descriptor(path, os.O_RDONLY)
@@ -168,7 +171,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _open_locked(path: Path, limit: int, patience: float, *, more_flags: int = 0) -> FileIO:
-    """Open for appending, and see that the lock is that of the file which has this name by then."""
+    """Open a file for appending and lock it; retry if the path belongs to another file by then."""
     deadline = time.monotonic() + patience
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | more_flags
     while True:
@@ -195,7 +198,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _lock(descriptor: int, *, shared: bool = False) -> None:
-        # Of a byte far beyond the end: what is locked here, others could not read.
+        # Lock a byte far beyond the end: Windows keeps others from reading locked bytes.
         place = os.lseek(descriptor, 0, os.SEEK_CUR)
         os.lseek(descriptor, 1 << 40, os.SEEK_SET)
         try:
@@ -214,8 +217,8 @@ else:
         """Take the lock, which ends with the last descriptor of this open file.
 
         Raises:
-            FileInUseError: it is held elsewhere.
-            OSError: the file system knows no locks.
+            FileInUseError: the lock is held elsewhere.
+            OSError: the file system does not support locks.
         """
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

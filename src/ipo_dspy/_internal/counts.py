@@ -1,10 +1,10 @@
-"""Numbers with what they count, and lists that are cut, for messages."""
+"""Format counts and shortened lists for messages."""
 
 from collections.abc import Sequence
 
 
 def pluralize(number: int, noun: str) -> str:
-    """Return a number with its noun, which takes an ending unless there is one.
+    """Return a number with its noun, in the plural unless the number is 1.
 
     >>> pluralize(1, "template"), pluralize(0, "LLM call"), pluralize(2, "training class")
     ('1 template', '0 LLM calls', '2 training classes')
@@ -15,7 +15,7 @@ def pluralize(number: int, noun: str) -> str:
 
 
 def first_few(items: Sequence[str], limit: int = 5) -> str:
-    """Return the first items, separated by commas, and dots for the others.
+    """Return the first items, separated by commas, with "..." if there are more.
 
     >>> first_few(["a", "b", "c"], 2), first_few(["a", "b"], 2)
     ('a, b, ...', 'a, b')

@@ -1,7 +1,7 @@
-"""Read a regular file within a size bound; write a file whole.
+"""Bounded reads of regular files, and atomic writes.
 
-Whatever happens to a write, a reader sees what was there before or what is there now. A file that somebody names is
-opened here and nowhere else: a named pipe, a device, or a file without end can then neither hang nor fill the process.
+A reader sees either the old or the new content of a file, even if a write is interrupted. All paths that users pass are
+opened here, so that a named pipe, a device, or an endless file can neither block the process nor exhaust its memory.
 """
 
 import contextlib
@@ -24,25 +24,26 @@ _KINDS = {
 
 
 def open_regular(path: str | os.PathLike[str], *, limit: int | None = None) -> BinaryIO:
-    """Open a regular file for reading; a link to one counts as one.
+    """Open a regular file, or a link to one, for reading.
 
     Args:
-        path: as a user gave it.
-        limit: in bytes, of the file's size.
+        path: path that a user passed.
+        limit: maximum size of the file in bytes.
 
     Raises:
-        OSError: it does not exist, cannot be read, is no regular file, or is larger than `limit`. `strerror` tells.
+        OSError: the file does not exist, cannot be read, is not a regular file, or is larger than `limit`. The reason
+            is in `strerror`.
     """
     return os.fdopen(open_descriptor(path, os.O_RDONLY, limit=limit), "rb")
 
 
 def open_descriptor(path: str | os.PathLike[str], flags: int, *, limit: int | None = None) -> int:
-    """Return a descriptor of a regular file, opened with `flags`, for what `open_regular` cannot do.
+    """Return a descriptor of a regular file opened with `flags`, for uses other than reading.
 
     Raises:
-        OSError: as `open_regular`.
+        OSError: the same errors as `open_regular`.
     """
-    # Without O_NONBLOCK a named pipe would wait here for the process at its other end.
+    # Without O_NONBLOCK, opening a named pipe would block until a process opens its other end.
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
     try:
         status = os.fstat(descriptor)
@@ -62,7 +63,7 @@ def read_regular(path: str | os.PathLike[str], *, limit: int) -> bytes:
     """Return the bytes of a regular file of at most `limit` bytes.
 
     Raises:
-        OSError: as `open_regular`; also where the file grows beyond the limit while it is read.
+        OSError: the same errors as `open_regular`, or the file grows beyond the limit while it is read.
     """
     with open_regular(path, limit=limit) as file:
         data = file.read(limit + 1)
@@ -75,17 +76,17 @@ def read_json(path: str | os.PathLike[str], *, limit: int) -> Any:
     """Return the JSON value in a regular file: UTF-8, UTF-16, or UTF-32, with or without a byte order mark.
 
     Raises:
-        OSError: as `read_regular`.
-        ValueError: the file does not hold JSON, or nests it too deeply.
+        OSError: the same errors as `read_regular`.
+        ValueError: the file does not hold JSON, or is nested too deeply.
     """
     return parse_json(read_regular(path, limit=limit))
 
 
 def atomic_write(target: Path, data: bytes) -> None:
-    """Write beside its place, sync and move there; what could not be written whole is removed.
+    """Write to a temporary file in the same folder, sync it, and rename it; a partial file is removed.
 
     Raises:
-        OSError: the file cannot be written there.
+        OSError: the file cannot be written.
     """
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
@@ -94,7 +95,7 @@ def atomic_write(target: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(target)
-    except BaseException:  # Ctrl-C, too, must not leave it behind
+    except BaseException:  # remove the temporary file after Ctrl-C, too
         with contextlib.suppress(OSError):
             part.unlink()
         raise
@@ -102,7 +103,7 @@ def atomic_write(target: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on disk, where the system can: a file that was synced may still lose its name."""
+    """Sync the entries of a folder, where the system supports it; a synced file may otherwise lose its name."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

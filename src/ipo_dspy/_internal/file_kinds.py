@@ -1,6 +1,6 @@
-"""Kinds of files that this package reads and writes, told apart by name and first bytes.
+"""Recognize the kind of a file by its name and first bytes.
 
-A command that was given the wrong kind of file can then say which kind it is.
+An error about the wrong kind of file can then name the kind.
 """
 
 import os
@@ -27,7 +27,7 @@ _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x00*", 
 
 
 def described(path: str | os.PathLike[str]) -> str | None:
-    """Return a noun phrase for the kind of a file or folder, or None where it is missing or unknown.
+    """Return a noun phrase for the kind of a file or folder, or None if it is missing or unknown.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +48,7 @@ def described(path: str | os.PathLike[str]) -> str | None:
 
 
 def _by_content(head: bytes) -> str | None:
-    """Tell images, journals, and saved programs by how they begin."""
+    """Return the kind of an image, a journal, or a saved program, recognized by its first bytes; else None."""
     if head.startswith(_IMAGES) or head[4:12] in (b"ftypavif", b"ftypheic", b"ftypmif1"):
         return "an image"
     if head.startswith(b'{"event":'):

@@ -1,7 +1,7 @@
-"""The Hugging Face tokens in the files that `hf auth login` writes: the one in use, and those kept by name.
+"""Find the Hugging Face tokens in the files that `hf auth login` writes: the active token and the named ones.
 
-huggingface_hub fixes the places of these files when it is imported. Here the environment is read each time, so that
-nothing has to be imported before a text can be redacted.
+huggingface_hub resolves the paths of these files when it is imported. Here the environment is read each time, so that
+a text can be redacted without importing it.
 """
 
 import os
@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 _LIMIT = 64 * 1024
-"""Bytes read of a file; a token has at most a few thousand."""
+"""Maximum number of bytes to read from a file; a token has at most a few thousand."""
 _NAMED = re.compile(r"^[ \t]*(?:hf|refresh)_token[ \t]*[=:][ \t]*(\S.*?)\s*$", re.MULTILINE)
 
 
@@ -20,28 +20,28 @@ def hub_tokens() -> Iterator[str]:
     """Yield the tokens that huggingface_hub finds in files, in the order of `token_files`."""
     for path in token_files():
         try:
-            seen = path.stat()
-        except (OSError, ValueError):  # not there, or no path
+            status = path.stat()
+        except (OSError, ValueError):  # missing, or not a valid path
             continue
-        if stat.S_ISREG(seen.st_mode):  # a pipe would be waited for
-            yield from _tokens(path, seen.st_mtime_ns, seen.st_size)
+        if stat.S_ISREG(status.st_mode):  # reading a pipe could block
+            yield from _tokens(path, status.st_mtime_ns, status.st_size)
 
 
 def token_files() -> tuple[Path, Path]:
-    """Return where huggingface_hub looks for the token in use, and for those that `hf auth login` keeps by name."""
-    cache = os.environ.get("XDG_CACHE_HOME", os.path.join("~", ".cache"))  # noqa: PTH118 - as huggingface_hub has it
+    """Return the paths of the active token and of the named tokens, as huggingface_hub resolves them."""
+    cache = os.environ.get("XDG_CACHE_HOME", os.path.join("~", ".cache"))  # noqa: PTH118 - the same code as huggingface_hub
     home = os.environ.get("HF_HOME", os.path.join(cache, "huggingface"))  # noqa: PTH118
     token = Path(_expanded(os.environ.get("HF_TOKEN_PATH", os.path.join(_expanded(home), "token"))))  # noqa: PTH118
     return token, token.with_name("stored_tokens")
 
 
 def _expanded(path: str) -> str:
-    return os.path.expandvars(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises where there is no home
+    return os.path.expandvars(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises without a home
 
 
 @lru_cache(maxsize=16)
 def _tokens(path: Path, *_: int) -> tuple[str, ...]:
-    """Return the tokens in a file as it was last changed: named ones, or else the whole as one."""
+    """Return the named tokens in a file, or its complete text as one token; the other arguments key the cache."""
     try:
         with path.open("rb") as file:
             text = file.read(_LIMIT).decode("utf-8", "replace")

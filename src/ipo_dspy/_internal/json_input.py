@@ -1,4 +1,4 @@
-"""JSON that was written elsewhere: parsed within bounds of size and depth, and compared with type annotations."""
+"""Parse untrusted JSON within bounds of size and depth, and check it against type annotations."""
 
 import json
 import types
@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 MAX_DEPTH = 64
-"""Of lists and objects in one another; what this package writes needs less than ten."""
+"""Maximum nesting of lists and objects; files of this package need fewer than ten levels."""
 
 
 def parse_json(data: bytes | str, *, limit: int | None = None, max_depth: int = MAX_DEPTH) -> Any:
-    """Return the value of a JSON text, of bytes also in UTF-16 or with a byte-order mark.
+    """Return the value of a JSON text; bytes may be UTF-16 or UTF-32, or begin with a byte-order mark.
 
     Args:
         data: one JSON value.
-        limit: of its length; not checked if left out.
-        max_depth: of lists and objects in one another.
+        limit: maximum length; None allows any.
+        max_depth: maximum nesting of lists and objects.
 
     Raises:
-        ValueError: it is no JSON, in no Unicode encoding, longer than `limit`, or nested too deeply.
+        ValueError: the text is not valid JSON, not Unicode, longer than `limit`, or nested too deeply.
 
     >>> parse_json(b'{"a": [1]}')
     {'a': [1]}
@@ -52,13 +52,13 @@ def _inside(value: Any) -> list[Any]:
 
 
 def has_type(value: Any, annotation: Any, *, largest: float | None = None) -> bool:
-    """Return whether a value that was read from JSON has the type of an annotation.
+    """Return True if a value that was read from JSON has the annotated type.
 
     Args:
         value: as `parse_json` returns it.
-        annotation: of texts, numbers, lists, mappings, literals, `TypedDict` and unions of
-            these; a whole number is a `float`, too.
-        largest: bound of all numbers, which leaves out infinity and NaN; None allows any.
+        annotation: a type made of strings, numbers, lists, mappings, literals, `TypedDict` and unions; an integer
+            also counts as a `float`.
+        largest: exclusive bound on the magnitude of all numbers, which also rejects infinity and NaN; None allows any.
 
     >>> has_type([1, 2.5], list[float]), has_type(True, int), has_type(None, str | None)
     (True, False, True)
@@ -67,13 +67,13 @@ def has_type(value: Any, annotation: Any, *, largest: float | None = None) -> bo
     if annotation is Any:
         return True
     if origin in (Union, types.UnionType):
-        return any(has_type(value, one, largest=largest) for one in inner)
+        return any(has_type(value, member, largest=largest) for member in inner)
     if origin is Literal:
         return value in inner
     if origin is list:
-        return isinstance(value, list) and all(has_type(one, inner[0], largest=largest) for one in value)
+        return isinstance(value, list) and all(has_type(item, inner[0], largest=largest) for item in value)
     if origin in (dict, Mapping):
-        return isinstance(value, dict) and all(has_type(one, inner[1], largest=largest) for one in value.values())
+        return isinstance(value, dict) and all(has_type(item, inner[1], largest=largest) for item in value.values())
     if is_typeddict(annotation):
         hints = get_type_hints(annotation).items()
         return isinstance(value, dict) and all(
@@ -86,18 +86,18 @@ def has_type(value: Any, annotation: Any, *, largest: float | None = None) -> bo
     return isinstance(value, annotation)
 
 
-_WORDS = {str: "a text", int: "a whole number", float: "a finite number", bool: "true or false", list: "a list"}
+_WORDS = {str: "a text", int: "an integer", float: "a finite number", bool: "true or false", list: "a list"}
 
 
 def type_in_words(annotation: Any) -> str:
-    """Return an annotation in words for people.
+    """Return a readable phrase for an annotation.
 
     >>> type_in_words(list[str]), type_in_words(float | None)
     ('a list of texts', 'a finite number or null')
     """
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        return " or ".join("null" if one is type(None) else type_in_words(one) for one in inner)
+        return " or ".join("null" if member is type(None) else type_in_words(member) for member in inner)
     if origin is list and inner[0] is str:
         return "a list of texts"
     return _WORDS.get(origin or annotation, "an object")

@@ -1,4 +1,4 @@
-"""Import paths of version 0.1 whose modules have moved: each still works, with a warning that names the new path."""
+"""Keep the import paths of version 0.1 working for modules that moved, with a warning that names the new path."""
 
 import importlib
 import sys
@@ -25,7 +25,7 @@ MOVED = {
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Finds a moved module under its old name, as a module that forwards to the new one."""
+    """An import hook that resolves an old module path to a module that forwards to the new one."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -43,5 +43,5 @@ class MovedModules(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Let old import paths work in this process."""
+    """Install the import hook in this process."""
     sys.meta_path.append(MovedModules())

@@ -1,4 +1,4 @@
-"""Names of arguments in the previous release: still accepted with a warning, and translated in recorded settings."""
+"""Accept argument names of the previous release with a warning, and translate them in recorded settings."""
 
 import sys
 import warnings
@@ -18,10 +18,10 @@ OLD_ARGUMENTS: Mapping[str, str] = {
     "skip_bad": "skip_unreadable",
     "max_errors": "max_consecutive_errors",
 }
-"""Arguments of `IPO`: the present name by the earlier one."""
+"""Arguments of `IPO`: old name -> current name."""
 OLD_REQUEST_MODES: Mapping[str, str] = {"list": "batch", "draws": "samples", "singles": "single"}
 OLD_SETTING_NAMES: Mapping[str, str] = {**OLD_ARGUMENTS, "asking": "proposer_settings"}
-"""Settings in the journal of a run."""
+"""Settings in the journal of a run: old name -> current name."""
 OLD_PROPOSER_SETTINGS: Mapping[str, str] = {"asking": "request_mode", "window": "history_only"}
 OLD_BENCH_SETTINGS: Mapping[str, str] = {
     **OLD_PROPOSER_SETTINGS,
@@ -29,14 +29,14 @@ OLD_BENCH_SETTINGS: Mapping[str, str] = {
     "lm_settings": "lm_kwargs",
     "vlm_settings": "vlm_kwargs",
 }
-"""Settings of a sweep, in its rows and its `bench.json`."""
+"""Settings of a sweep, in its rows and its `bench.json`: old name -> current name."""
 
 
 def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Accept arguments under their earlier names, with a `DeprecationWarning` that names the present one.
+    """Accept arguments under their old names, with a `DeprecationWarning` that gives the current name.
 
     Args:
-        names: the present name by the earlier one.
+        names: old name -> current name.
 
     >>> @renamed_arguments(overlap="prefetch")
     ... def search(*, prefetch=False):
@@ -63,25 +63,25 @@ def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]
 
 
 def warn_renamed(old: str, new: str, *, stacklevel: int) -> None:
-    """Warn of an earlier name."""
+    """Warn that an old name was used."""
     message = f"{old} is deprecated and will be removed in the next release; use {new}"
     warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
 
 
 def present_settings(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of an earlier session under their present names.
+    """Return the settings of an earlier session under their current names.
 
     >>> present_settings({"overlap": True, "asking": {"asking": "list", "adapter": "PaperAdapter"}})
     {'prefetch': True, 'proposer_settings': {'request_mode': 'batch', 'adapter': 'PaperAdapter'}}
     """
     settings = _renamed(recorded, OLD_SETTING_NAMES)
-    if isinstance(of_proposer := settings.get("proposer_settings"), Mapping):
-        settings["proposer_settings"] = _with_present_mode(_renamed(of_proposer, OLD_PROPOSER_SETTINGS))
+    if isinstance(proposer_settings := settings.get("proposer_settings"), Mapping):
+        settings["proposer_settings"] = _with_present_mode(_renamed(proposer_settings, OLD_PROPOSER_SETTINGS))
     return settings
 
 
 def present_bench_settings(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a sweep or of a cell under their present names.
+    """Return the settings of a sweep or of a cell under their current names.
 
     >>> present_bench_settings({"window": True, "steps": 5})
     {'history_only': True, 'steps': 5}
@@ -99,11 +99,11 @@ def _with_present_mode(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def renamed_names(module: str, **names: str) -> Callable[[str], Any]:
-    """Return a module's `__getattr__` that gives names of the previous release, with a `DeprecationWarning`.
+    """Return a `__getattr__` for a module that resolves its old names, with a `DeprecationWarning`.
 
     Args:
         module: `__name__` of the module.
-        names: the present name by the earlier one.
+        names: old name -> current name.
     """
 
     def get(name: str) -> Any:

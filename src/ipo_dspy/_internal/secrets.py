@@ -1,16 +1,16 @@
-"""The secrets that this process knows, and texts without them.
+"""Remember the secrets of this process, and redact them from text.
 
-Language models are asked with keys, headers, and addresses that hold passwords. A server may quote any of these in an
-error or in an answer, whole, masked, cut, or encoded. Whoever builds or asks a model tells its settings here, and text
-from outside goes through `redact` before it is kept or shown.
+Requests to language models carry keys, headers, and addresses with passwords. A server may quote any of these in an
+error or in a response: complete, masked, truncated, or encoded. Code that builds or calls a model registers its
+settings here. Text from outside goes through `redact` before it is stored or shown.
 
-The rule: what is given as a secret (a setting, header, query field, or environment variable whose name says so, and the
-password of an address) is redacted everywhere, whatever it looks like; so are the Hugging Face tokens in files. Other
-headers and query values may be plain words, such as the title "photo": they are redacted in errors, and in answers
+Declared secrets are redacted everywhere, whatever they look like. These are settings, headers, query fields, and
+environment variables whose name says so, the password of an address, and the Hugging Face tokens in files. Other
+headers and query values may be plain words, such as the title "photo". They are redacted in errors, and in responses
 unless they read as words.
 
-A segment of the path of an address counts as given as a secret where it looks like a key: it has 16 characters or more
-and does not read as words and numbers, such as `gpt-4o-mini-2024-07-18` does. So a short key in a path is not known.
+A path segment of an address counts as a declared secret if it looks like a key: it has at least 16 characters and does
+not read as words and numbers, unlike `gpt-4o-mini-2024-07-18`. A shorter key in a path is therefore not redacted.
 """
 
 import base64
@@ -27,47 +27,47 @@ from ipo_dspy._internal.hub_tokens import hub_tokens
 
 HIDDEN = "[hidden]"
 NO_KEY = "none"
-"""Sent as the key to a server that was given none: LiteLLM asks for one, such servers do not."""
+"""Placeholder key for a server that needs none; LiteLLM requires a key."""
 
 _NO_SECRETS = frozenset({NO_KEY, "true", "false", "null", "yes", "no"})
 _SHORTEST = 4
-"""Characters; a shorter value, such as the key "x" of a local server, is no secret in an answer."""
+"""Minimum length of a secret in a response; a shorter value, such as the key "x" of a local server, is left in."""
 _WORD = 8
-"""Characters; a shorter secret is redacted as a word of its own, not inside of others."""
+"""Length below which a secret is redacted only as a separate word, not inside other words."""
 _BEFORE_WORD = r"(?:(?<!\w)|(?<=%[0-9A-Fa-f]{2})|(?<=\\[nrt])|(?<=\\u[0-9A-Fa-f]{4}))"
-"""No letter or digit, or the last one of an escape in an address or in JSON."""
+"""Matches where no letter or digit precedes, or where an escape of a URL or of JSON ends."""
 _PIECE, _PLAIN_PIECE = 8, 12
-"""Characters of a piece that tells a secret: with a digit, and without one."""
+"""Lengths of a piece that identifies a secret: with a digit, and without one."""
 
 _SECRET_NAME = re.compile(
     r"(?:^|_)(?<!per_)(?:key|token|secret|password|passw?d?|passphrase|pwd|pat|auth|bearer|cookie|credential|header)s?$"
     r"(?<!_tokens)(?<!^tokens)|(?:password|secret|apikey|authtoken)s?$|authori[sz]ation|authentication"
 )
 _SIGNED = ("sig", "signature", "code")
-"""Names of query values that let a request in."""
+"""Names of query values that authorize a request."""
 _PATHS = ("application_credentials", "key_file", "token_file")
-"""Names of environment variables that hold the place of a secret."""
+"""Endings of environment variables that hold the path of a secret."""
 _WORKING_FOLDERS = ("PWD", "OLDPWD")
-"""Of every shell; elsewhere `pwd` is a password."""
+"""Variables that every shell sets; in other names `pwd` means a password."""
 _USERINFO = re.compile(r"\w+://([^/?#\s]+)@")
 _ANY_USERINFO = re.compile(r"(?<=://)[^/?#\s\"'<>@]+@")
 _PATH = re.compile(r"((?i:https?)://[^/?#]*/)([^?#]*)")
 _SHORTEST_KEY = 16
-"""Characters of a segment of a path that may be a key."""
+"""Minimum length of a path segment that may be a key."""
 _LONGEST_WORD, _LONGEST_NUMBER = 15, 8
-"""Characters of the parts of names of models, projects, and regions: of letters alone, and with digits."""
+"""Maximum lengths of the parts of model, project, and region names: letters only, and with digits."""
 _WORDS = re.compile(r"[A-Za-z]?[a-z]*(?:[ _.,'-]+[A-Za-z]?[a-z]+)*[.,]?")
 _IMAGE = re.compile(r"data:image/[\w.+-]+;base64,[\w+/=%-]*")
 _LOOKS_SECRET = re.compile(r"(?i)\b(?!HF_TOKEN\b)(?:sk|pk|hf|key)[-_][\w*-]{4,}|\bbearer\s+[^\s\"',}]+")
 _REST = re.compile(r"[^\s\"'<>,;&\\]*")
-"""What belongs to a secret that was found in part."""
+"""The rest of a secret of which one piece was found."""
 
 _known: dict[str, bool] = {}
-"""The secrets that were told, and whether each was given as one."""
+"""Registered secrets; the value is True for a declared secret, False for one that may be a plain word."""
 
 
 def names_secret(name: str) -> bool:
-    """Return whether the value of a setting, header, or variable of this name is a secret.
+    """Return True if a setting, header, or variable of this name holds a secret.
 
     >>> [name for name in ("apiKey", "X-Api-Key", "auth", "max_tokens", "cost_per_token") if names_secret(name)]
     ['apiKey', 'X-Api-Key', 'auth']
@@ -77,18 +77,18 @@ def names_secret(name: str) -> bool:
 
 
 def remember_secrets(values: Iterable[str], *, certain: bool = True) -> None:
-    """Have values redacted from now on; what is not certain may be a plain word."""
+    """Redact values from now on; pass `certain=False` for values that may be plain words."""
     for value in map(str.strip, values):
         if value and value.lower() not in _NO_SECRETS:
             _known[value] = certain or _known.get(value, False)
 
 
 def remember_settings(settings: Any, name: str = "") -> None:
-    """Have the secrets in the settings of a language model redacted from now on, however deep they are.
+    """Redact the secrets in the settings of a language model from now on, at any depth.
 
     Args:
-        settings: of `dspy.LM`, or one of them.
-        name: of the setting.
+        settings: the settings of a `dspy.LM`, or the value of one.
+        name: name of that setting.
     """
     in_headers = name.lower().endswith(("headers", "header"))
     if isinstance(settings, Mapping):
@@ -133,16 +133,16 @@ def _remember_address(text: str) -> None:
 
 
 def _in_address(text: str) -> Iterator[tuple[str, bool]]:
-    """Yield the secrets in an address, and whether each is certain.
+    """Yield each secret in an address, with True for a declared secret.
 
-    They are user and password, the password, segments of the path that look like keys, and the values of the query.
+    These are the user information, the password, path segments that look like keys, and the values of the query.
     """
-    if found := _USERINFO.match(text):
-        user, _, password = found[1].partition(":")
-        yield found[1], True
+    if match := _USERINFO.match(text):
+        user, _, password = match[1].partition(":")
+        yield match[1], True
         yield password or user, True  # some servers take a key as the user
-    if found := _PATH.match(text):
-        yield from ((segment, True) for segment in found[2].split("/") if _looks_like_a_key(segment))
+    if match := _PATH.match(text):
+        yield from ((segment, True) for segment in match[2].split("/") if _looks_like_a_key(segment))
     for name, value in _query(text):
         yield value, names_secret(name) or name.lower() in _SIGNED
 
@@ -168,7 +168,7 @@ def _query(text: str) -> list[tuple[str, str]]:
 
 
 def holds_credentials(address: str) -> bool:
-    """Return whether an address holds a user, a password, a query, or a key in its path.
+    """Return True if an address holds a user, a password, a query, or a key in its path.
 
     >>> addresses = ("http://me:word@host/v1", "http://host/0f9d8c7b6a5e4d3c/v1", "http://host/openai/gpt-4o-mini/v1")
     >>> list(map(holds_credentials, addresses))
@@ -178,7 +178,7 @@ def holds_credentials(address: str) -> bool:
 
 
 def without_secrets(value: Any) -> Any:
-    """Return settings without those that are secrets, however deep, and addresses without the secrets in them.
+    """Return settings without secrets at any depth, and addresses without the secrets in them.
 
     >>> without_secrets({"api_key": "s", "api_base": "http://me:s@host:80/v1?key=s", "extra": [{"auth": 1, "n": 2}]})
     {'api_base': 'http://host:80/v1', 'extra': [{'n': 2}]}
@@ -196,24 +196,24 @@ def without_secrets(value: Any) -> Any:
 
 
 def without_path_keys(address: str, instead: str = HIDDEN) -> str:
-    """Return an address, or a setting with one, with another word for each segment of its path that looks like a key.
+    """Return an address, or a setting with one, with each path segment that looks like a key replaced.
 
     >>> without_path_keys("api_base=http://host/0f9d8c7b6a5e4d3c/v1", "KEY")
     'api_base=http://host/KEY/v1'
     """
-    found = _PATH.search(address)
-    if found is None:
+    match = _PATH.search(address)
+    if match is None:
         return address
-    path = "/".join(instead if _looks_like_a_key(segment) else segment for segment in found[2].split("/"))
-    return address[: found.start(2)] + path + address[found.end(2) :]
+    path = "/".join(instead if _looks_like_a_key(segment) else segment for segment in match[2].split("/"))
+    return address[: match.start(2)] + path + address[match.end(2) :]
 
 
 def redact(text: str, *, keep_words: bool = False) -> str:
     """Return a text without the secrets of this process, in any form, and without images.
 
     Args:
-        text: from outside.
-        keep_words: leave what was not given as a secret and reads as words, as in an answer.
+        text: text from outside.
+        keep_words: keep undeclared values that read as words; used for responses.
 
     >>> remember_secrets(["quite secret"])
     >>> redact("Incorrect API key: quite%20secret, data:image/png;base64,iVBORw0KGgo=")
@@ -230,12 +230,12 @@ def redact(text: str, *, keep_words: bool = False) -> str:
 
 
 def holds_secret(text: str) -> bool:
-    """Return whether a text holds what `redact` takes out of an answer."""
+    """Return True if a text holds anything that `redact` removes from a response."""
     return any(True for _ in _spans(text, keep_words=True))
 
 
 def _spans(text: str, keep_words: bool) -> Iterator[tuple[int, int]]:
-    """Yield where secrets stand, by their start."""
+    """Yield the start and end of each secret, sorted by start."""
     whole, pieces = _patterns(tuple(sorted(_secrets(keep_words))))
     spans = [match.span() for match in whole.finditer(text)] if whole is not None else []
     for size, known in pieces.items():
@@ -250,7 +250,7 @@ def _end(text: str, begin: int) -> int:
 
 
 def _secrets(keep_words: bool) -> Iterator[str]:
-    remember_secrets(filter(_is_long, hub_tokens()))  # also for when another one is in use
+    remember_secrets(filter(_is_long, hub_tokens()))  # also tokens that are not active
     for value, certain in {**dict(_in_the_environment()), **_known}.items():
         reads_as_words = len(value) < _WORD or _WORDS.fullmatch(value) is not None
         if not keep_words or (len(value) >= _SHORTEST and (certain or not reads_as_words)):
@@ -262,25 +262,25 @@ def _in_the_environment() -> Iterator[tuple[str, bool]]:
         if name in _WORKING_FOLDERS:
             continue
         if names_secret(name) and not name.lower().endswith(_PATHS) and not _is_place(value):
-            found = [(value.strip(), True)]
+            secrets = [(value.strip(), True)]
         else:
-            found = list(_in_address(value))  # of OPENAI_API_BASE, or of a proxy
-        yield from ((one, certain) for one, certain in found if _is_long(one))
+            secrets = list(_in_address(value))  # of OPENAI_API_BASE, or of a proxy
+        yield from ((secret, certain) for secret, certain in secrets if _is_long(secret))
 
 
 def _is_place(value: str) -> bool:
-    """Return whether a value is the path of something on this machine, which messages have to name."""
+    """Return True if a value is an existing path, which messages must be able to name."""
     return os.path.isabs(value) and os.path.exists(value)  # noqa: PTH110, PTH117 - Path.exists may raise
 
 
 def _is_long(value: str) -> bool:
-    """Return whether a value from outside the settings, most of which concern others, may be a secret."""
+    """Return True if a value from the environment or a file is long enough to be a secret."""
     return len(value) >= _SHORTEST and value.lower() not in _NO_SECRETS
 
 
 @lru_cache(maxsize=16)
 def _patterns(secrets: tuple[str, ...]) -> tuple[re.Pattern[str] | None, Mapping[int, frozenset[str]]]:
-    """Return a pattern of the secrets as a whole, and the pieces by which one is known that was masked or cut."""
+    """Return a pattern of complete secrets, and the pieces by size that identify a masked or truncated one."""
     forms = sorted({form for secret in secrets for form in _forms(secret)}, key=lambda form: (-len(form), form))
     whole = re.compile("|".join(map(_whole, forms))) if forms else None
     short, long = ({piece for form in forms for piece in _pieces(form, size)} for size in (_PIECE, _PLAIN_PIECE))
@@ -299,7 +299,7 @@ def _whole(form: str) -> str:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """Yield a secret as it is written, and as it stands in an address, in JSON, in HTML, and in base64."""
+    """Yield a secret as it is, and as it is encoded in URLs, in JSON, in HTML, and in base64."""
     for plain in {secret, unquote(secret)}:
         encoded = {quote(plain), quote(plain, safe=""), quote_plus(plain)}
         yield from (plain, *encoded, *map(quote, encoded), *map(_lower_hex, encoded))
@@ -310,11 +310,11 @@ def _forms(secret: str) -> Iterator[str]:
 
 
 def _lower_hex(text: str) -> str:
-    return re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), text)
+    return re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), text)
 
 
 def _packed(plain: str) -> Iterator[str]:
-    """Yield what base64 makes of a secret wherever it stands in what is encoded, as far as that is of it alone."""
+    """Yield the base64 characters that depend on the secret only, for each of its three alignments."""
     raw = plain.encode("utf-8", "replace")
     for shift in range(3):
         encoded = base64.b64encode(b"\0" * shift + raw).decode().rstrip("=")

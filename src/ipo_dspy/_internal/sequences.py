@@ -1,4 +1,4 @@
-"""Parts of sequences."""
+"""Select items of sequences."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -7,7 +7,7 @@ _T = TypeVar("_T")
 
 
 def evenly_spaced(items: Sequence[_T], limit: int) -> list[_T]:
-    """Return at most `limit` items at even distances, the first one included.
+    """Return at most `limit` evenly spaced items, including the first.
 
     >>> evenly_spaced("abcdefgh", 4), evenly_spaced("ab", 4)
     (['a', 'c', 'e', 'g'], ['a', 'b'])

@@ -1,8 +1,8 @@
 """Run functions in threads, in order, under the settings of the caller.
 
-DSPy's own `ParallelExecutor` sends a slow item a second time, counts tokens in copies that nobody reads, and
-hides the first error behind a general one; what is paid for by the request needs none of that. The threads are
-daemons, unlike those of `ThreadPoolExecutor`: a process that was told to stop does not wait for a server.
+DSPy's `ParallelExecutor` resubmits slow items, counts tokens in copies that are discarded, and replaces the first error
+with a generic one. That is unsuitable for billed requests. The threads are daemons, unlike those of
+`ThreadPoolExecutor`, so that a process that is stopping does not wait for a server.
 """
 
 import threading
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 def start(work: Callable[[], Result]) -> "Future[Result]":
-    """Return the future of work that begins at once, in a thread of its own and the caller's context.
+    """Start work at once in a new thread, in the caller's context, and return its future.
 
     >>> start(lambda: 1 + 1).result()
     2
@@ -30,12 +30,12 @@ def start(work: Callable[[], Result]) -> "Future[Result]":
 
 
 def run_with_timeout(seconds: float, work: Callable[[], Result]) -> Result:
-    """Return what `work` returns; after so many seconds it is abandoned.
+    """Return the result of `work`, which is abandoned after `seconds`.
 
-    Time-outs of HTTP clients hold for each read only, so a server that sends a byte now and then meets none.
+    The timeout of an HTTP client applies to each read, so a server that keeps sending single bytes never exceeds it.
 
     Raises:
-        TimeoutError: it took too long.
+        TimeoutError: the work did not finish in time.
     """
     future = start(work)
     try:
@@ -43,14 +43,14 @@ def run_with_timeout(seconds: float, work: Callable[[], Result]) -> Result:
     except TimeoutError:
         if future.done():  # the work itself raised it
             raise
-        raise TimeoutError(f"nothing came within {seconds:g} s") from None
+        raise TimeoutError(f"no result within {seconds:g} s") from None
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item], *, num_threads: int) -> list[Result]:
-    """Return results in the order of the items; the first error is raised and what has not begun is left undone.
+    """Return results in the order of the items; after the first error, raise it and start no further items.
 
-    After an error it waits for the items that have begun, whose answers will have been paid for; after Ctrl-C it does
-    not. Context variables, and with them DSPy's settings, are those of the caller.
+    After an error, wait for the items that have started, since their requests are billed; after Ctrl-C, do not wait.
+    Context variables, and with them DSPy's settings, are those of the caller.
 
     >>> in_threads(abs, [-1, 2, -3], num_threads=2)
     [1, 2, 3]
@@ -65,11 +65,11 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item], *, num
             worker.result()
         raise
     finally:
-        waiting.clear()  # after Ctrl-C nothing more begins
+        waiting.clear()  # after Ctrl-C no further item starts
 
 
 def _empty(waiting: "deque[tuple[Future[Result], Context, Item]]", function: Callable[[Item], Result]) -> None:
-    """Take items in order until none is left, or one fails."""
+    """Process items in order until none is left or one fails."""
     while True:
         try:
             future, context, item = waiting.popleft()
@@ -80,10 +80,10 @@ def _empty(waiting: "deque[tuple[Future[Result], Context, Item]]", function: Cal
 
 
 def _settle(future: "Future[Result]", work: Callable[[], Result]) -> bool:
-    """Do the work for a future; false where it failed."""
+    """Set the result or the exception of a future; return False if the work failed."""
     try:
         future.set_result(work())
-    except BaseException as error:  # noqa: BLE001 - raised again where the future is waited for
+    except BaseException as error:  # noqa: BLE001 - raised again by `Future.result`
         future.set_exception(error)
         return False
     return True

@@ -1,7 +1,7 @@
-"""Text from outside (answers, errors, file names, fields of files), made safe to keep and to show.
+"""Make text from outside (responses, errors, file names, fields of files) safe to store and to show.
 
-Every such text passes through here: it is bounded in length, the secrets of this process are redacted, and characters
-that move a terminal's cursor, hide text, or turn it round are shown by their number.
+Such text is shortened and the secrets of this process are redacted. Characters that move a terminal's cursor, hide
+text, or reverse its direction are shown as their code points.
 """
 
 import re
@@ -14,15 +14,15 @@ __all__ = ["one_line", "printable", "redact"]
 _PLAIN_CONTROLS = frozenset("\n\t\u200c\u200d")  # Persian, Hindi, and emoji need the joiners
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _LONG_PACKED = re.compile(r"[\w+/-]{200,}={0,2}", re.ASCII)
-"""No word is so long: an image, or something else that nobody reads."""
+"""Longer runs are base64 data, not words."""
 
 
 def one_line(text: str, limit: int) -> str:
     r"""Return a text from outside on one line: bounded, without secrets, and printable.
 
     Args:
-        text: of any length.
-        limit: characters of the result.
+        text: text of any length.
+        limit: maximum number of characters of the result.
 
     >>> one_line("wrong key:\n\x1b[31m sk-abcdef123", 300)
     'wrong key: [U+001B][31m [hidden]'
@@ -33,7 +33,7 @@ def one_line(text: str, limit: int) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return the text with control, bidirectional, and surrogate characters written as numbers.
+    r"""Return the text with control, bidirectional, and surrogate characters shown as code points.
 
     >>> printable("a\u202eb\x1b[2J")
     'a[U+202E]b[U+001B][2J'

@@ -30,7 +30,7 @@ HALVES = ("base", "novel")
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """A template with something left out.
+    """A template from which a word or phrase was removed.
 
     Attributes:
         removed: what, as it stood; empty for the whole template.
@@ -45,7 +45,7 @@ class Ablation:
 
 @dataclass(frozen=True, slots=True)
 class AblationResult:
-    """How a template with something left out does.
+    """Scores of a template from which a word or phrase was removed.
 
     Attributes:
         occlusion: what was left out.
@@ -70,7 +70,7 @@ class AblationResult:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """How often images of a class are taken for another one, with the start template and with this one."""
+    """Number of images of one class classified as another, with the start template and with this one."""
 
     part: str
     label: str
@@ -81,14 +81,14 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The whole template first, then its words and phrases, and what it confuses beside the start template."""
+    """The whole template first, then its words and phrases, and its confusions compared with the start template."""
 
     start: Template
     rows: tuple[AblationResult, ...]
     confusions: tuple[Confusion, ...]
 
     def plain(self) -> dict[str, Any]:
-        """The same as values that JSON knows."""
+        """Return the same as JSON values."""
         rows = [
             {
                 "removed": row.occlusion.removed,
@@ -100,13 +100,18 @@ class Explanation:
             }
             for row in self.rows
         ]
-        return {"start": str(self.start), "rows": rows, "confusions": [asdict(one) for one in self.confusions]}
+        return {
+            "start": str(self.start),
+            "rows": rows,
+            "confusions": [asdict(confusion) for confusion in self.confusions],
+        }
 
 
 def leave_one_out_templates(template: Template) -> tuple[Ablation, ...]:
-    """The template itself, without each word, and without each phrase; each text once.
+    """Return the template itself, without each word, and without each phrase; each text once.
 
-    >>> [(one.removed, str(one.template)) for one in leave_one_out_templates(Template.parse("art of a <CLASS>, at night."))][:3]
+    >>> template = Template.parse("art of a <CLASS>, at night.")
+    >>> [(ablation.removed, str(ablation.template)) for ablation in leave_one_out_templates(template)][:3]
     [('', 'art of a <CLASS>, at night.'), ('art', 'of a <CLASS>, at night.'), ('of', 'art a <CLASS>, at night.')]
 
     Raises:
@@ -119,14 +124,14 @@ def leave_one_out_templates(template: Template) -> tuple[Ablation, ...]:
         )
     text = template.lines[0]
     words = [(start, end) for start, end in _words(text) if text[start:end] != PLACEHOLDER]
-    found = {text: Ablation("", "whole", template)}
+    ablations = {text: Ablation("", "whole", template)}
     for kind, spans in (("word", words), ("phrase", list(_phrases(text)))):
         for start, end in spans:
             left = _tidy(text[:start] + " " + text[end:])
-            found.setdefault(left, Ablation(text[start:end].strip(" ,"), kind, Template.parse(left)))
+            ablations.setdefault(left, Ablation(text[start:end].strip(" ,"), kind, Template.parse(left)))
     alone = PLACEHOLDER + text[len(text.rstrip(".")) :]
-    found.setdefault(alone, Ablation(f"all but {PLACEHOLDER}", "phrase", Template.parse(alone)))
-    return tuple(found.values())
+    ablations.setdefault(alone, Ablation(f"all but {PLACEHOLDER}", "phrase", Template.parse(alone)))
+    return tuple(ablations.values())
 
 
 def explain(
@@ -142,13 +147,15 @@ def explain(
     """
     rows = leave_one_out_templates(template)
     asked = [row.template for row in rows]
-    found = {part: _evaluated(program, images, [*asked, start]) for part, images in parts.items()}
+    evaluations_by_part = {part: _evaluated(program, images, [*asked, start]) for part, images in parts.items()}
     scored = [
-        AblationResult(row, {part: evaluations[index].score for part, evaluations in found.items()})
+        AblationResult(row, {part: evaluations[index].score for part, evaluations in evaluations_by_part.items()})
         for index, row in enumerate(rows)
     ]
     confusions = [
-        one for part, all_of in found.items() for one in _confusions(part, parts[part].labels(), all_of[-1], all_of[0])
+        confusion
+        for part, evaluations in evaluations_by_part.items()
+        for confusion in _confusions(part, parts[part].labels(), evaluations[-1], evaluations[0])
     ]
     return Explanation(start, tuple(scored), tuple(sorted(confusions, key=lambda c: -abs(c.before - c.after))))
 
@@ -156,17 +163,21 @@ def explain(
 def _evaluated(
     program: "ClipClassifier", images: ImageDataset, templates: Sequence[Template]
 ) -> list[EvaluationResult]:
-    own = program.deepcopy()
-    own.classes = images.classes
-    return evaluate(own, images, templates=templates)
+    copy = program.deepcopy()
+    copy.classes = images.classes
+    return evaluate(copy, images, templates=templates)
 
 
 def _confusions(
     part: str, labels: Sequence[str], before: EvaluationResult, after: EvaluationResult
 ) -> Iterator[Confusion]:
     counts = [
-        Counter((label, given) for label, given in zip(labels, one.predicted, strict=True) if label != given)
-        for one in (before, after)
+        Counter(
+            (label, predicted_label)
+            for label, predicted_label in zip(labels, result.predicted, strict=True)
+            if label != predicted_label
+        )
+        for result in (before, after)
     ]
     for pair in dict.fromkeys([*counts[0], *counts[1]]):
         yield Confusion(part, *pair, before=counts[0][pair], after=counts[1][pair])

@@ -1,6 +1,6 @@
 """The baselines of the paper's tables: one file each, behind the Protocol in `base`.
 
-`METHODS` names them all. None of them knows the optimizer, and the optimizer knows none of them.
+`METHODS` lists all of them. Baselines and optimizer do not depend on each other.
 """
 
 from collections.abc import Mapping
@@ -26,15 +26,15 @@ METHODS: Mapping[str, str] = MappingProxyType(
         "vpt": "vpt:VPT",
     }
 )
-"""Name of a method to `module:class`; loaded when it is asked for."""
+"""Method name -> `module:class`, imported on first use."""
 
 
 def build_method(name: str, **settings: Any) -> "FewShotMethod":
-    """A method by name, with the hyper-parameters of its paper where none are given.
+    """Return a method by name; settings default to the hyper-parameters of its paper.
 
     Args:
-        name: of `METHODS`.
-        settings: the method's own.
+        name: a key of `METHODS`.
+        settings: arguments of the method.
 
     Raises:
         InputError: an unknown method or setting; the message lists the known ones.

@@ -1,10 +1,10 @@
-"""Random pictures of an image, as the code of the learned methods trains on them.
+"""Random augmentations of an image, as in the published training code.
 
-Random crops and flips are those of CoOp, CoCoOp, MaPLe, PromptSRC, and VPT; RandAugment is CoPrompt's. Both are written
-out on Pillow, for two reasons. torchvision's transforms draw from the global generator, which library code leaves
-alone. And its RandAugment is another one than that of Dassl, on which CoPrompt's code is built: it has no inversion, no
-brightening before solarizing, and no cutout, changes colors either way, keeps 7 bits where Dassl keeps 5, and
-solarizes from 170 where Dassl does from 85.
+CoOp, CoCoOp, MaPLe, PromptSRC, and VPT use random crops and flips; CoPrompt uses RandAugment. Both are implemented on
+Pillow, for two reasons. torchvision's transforms draw from the global generator, which library code must not touch. And
+its RandAugment differs from that of Dassl, on which CoPrompt's code is built. It has no inversion, no brightening
+before solarizing, and no cutout. It changes colors in both directions, keeps 7 bits where Dassl keeps 5, and solarizes
+from 170 where Dassl solarizes from 85.
 """
 
 import math
@@ -19,30 +19,30 @@ Size: TypeAlias = tuple[int, int]
 """Width and height."""
 
 Draw: TypeAlias = Callable[[Image.Image, Size, random.Random], Image.Image]
-"""Makes a random picture in a given size out of an RGB image of any size."""
+"""Returns a random augmentation, of a given size, of an RGB image of any size."""
 
 SMALLEST, RATIO = 0.08, 4 / 3
-"""Least share of the image's area that a crop has, and how much wider or higher than a square it is at most."""
+"""Minimum fraction of the image area in a crop, and maximum aspect ratio of a crop in either direction."""
 
 OPERATIONS_AT_ONCE, STRENGTH = 2, 10 / 30
-"""Number of operations that RandAugment applies, and strength of each (`RANDAUGMENT_N`, `RANDAUGMENT_M` in Dassl)."""
+"""Number of operations that RandAugment applies, and their strength (`RANDAUGMENT_N`, `RANDAUGMENT_M` in Dassl)."""
 
 _BICUBIC = Image.Resampling.BICUBIC
 
 
 def random_crop_flip(image: Image.Image, size: Size, rng: random.Random) -> Image.Image:
-    """Return a random part of the image, resized, and flipped half the time.
+    """Return a random crop of the image, resized, and flipped half the time.
 
-    The part's area is uniform, and so is the logarithm of its shape. Where ten draws do not fit into the image, it is
-    the largest part in the middle with an allowed shape. The distribution is that of torchvision's `RandomResizedCrop`
-    with its defaults.
+    The area of the crop is uniform, and so is the logarithm of its aspect ratio. If ten draws do not fit into the
+    image, the result is the largest center crop with an allowed aspect ratio. The distribution is that of torchvision's
+    `RandomResizedCrop` with its defaults.
     """
     crop = image.crop(_part(image.width, image.height, rng)).resize(size, _BICUBIC)
     return ImageOps.mirror(crop) if rng.random() < 0.5 else crop
 
 
 def rand_augment(image: Image.Image, size: Size, rng: random.Random) -> Image.Image:
-    """Return the image squeezed to the size, after two random operations of `OPERATIONS`."""
+    """Return the image resized without cropping, after two random operations of `OPERATIONS`."""
     image = image.resize(size, _BICUBIC)
     for operation in rng.choices(list(OPERATIONS.values()), k=OPERATIONS_AT_ONCE):
         image = operation(image, rng)
@@ -50,7 +50,7 @@ def rand_augment(image: Image.Image, size: Size, rng: random.Random) -> Image.Im
 
 
 def _part(width: int, height: int, rng: random.Random) -> tuple[int, int, int, int]:
-    """Left, upper, right, and lower edge of a random part."""
+    """Return the left, upper, right, and lower edges of a random crop."""
     for _ in range(10):
         area = width * height * rng.uniform(SMALLEST, 1)
         ratio = math.exp(rng.uniform(-math.log(RATIO), math.log(RATIO)))
@@ -74,12 +74,12 @@ def _either(value: float, rng: random.Random) -> float:
 
 
 def _enhanced(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> "Operation":
-    """Return an operation that moves a property towards less: 1 would leave the image as it is."""
+    """Return an operation that weakens a property of the image; a factor of 1 would not change it."""
     return lambda image, _: kind(image).enhance(_between(0.1, 1.9))
 
 
 def _mapped(image: Image.Image, *rows: float) -> Image.Image:
-    """Return the image with pixels taken from elsewhere, black where there are none: two rows of an affine map."""
+    """Return the image under an affine map, given by its two rows; pixels from outside the image are black."""
     return image.transform(image.size, Image.Transform.AFFINE, rows)
 
 
@@ -88,7 +88,7 @@ def _brightened_solarized(image: Image.Image, _: random.Random) -> Image.Image:
 
 
 def _cut_out(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Return the image with a small grey square somewhere."""
+    """Return the image with a small gray square at a random position."""
     side = _between(0, 40)
     left, top = (max(0, int(rng.uniform(0, length) - side / 2)) for length in image.size)
     cut = image.copy()
@@ -98,7 +98,7 @@ def _cut_out(image: Image.Image, rng: random.Random) -> Image.Image:
 
 
 Operation: TypeAlias = Callable[[Image.Image, random.Random], Image.Image]
-"""Changes an RGB image and keeps its size."""
+"""Changes an RGB image but not its size."""
 
 OPERATIONS: Mapping[str, Operation] = MappingProxyType(
     {
@@ -120,4 +120,4 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "move down": lambda image, rng: _mapped(image, 1, 0, 0, 0, 1, _either(_between(0, 100), rng)),
     }
 )
-"""The operations of Dassl's RandAugment, each at the strength at which CoPrompt has it."""
+"""The operations of Dassl's RandAugment, at the strengths of CoPrompt."""

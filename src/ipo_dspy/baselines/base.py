@@ -1,7 +1,7 @@
 """Few-shot method interface: fit on labeled images, then return logits for any images and classes.
 
-The base-to-novel protocol fits on the base classes and asks for logits of base and novel ones, so a fitted method takes
-class names when it is asked, not when it is made.
+The base-to-novel protocol fits on the base classes and then scores base and novel ones. So a fitted method takes class
+names with each call, not when it is created.
 
 Letters: N images, C classes.
 """
@@ -32,10 +32,10 @@ T = TypeVar("T")
 Tower = Literal["text", "image"]
 
 Progress = Callable[[int, int], None]
-"""Called with steps done and steps in all."""
+"""Called with the number of steps done and the total."""
 
 BATCH = 64
-"""Images whose logits are asked for at a time."""
+"""Batch size of `evaluate`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class FewShotTask:
         backbone: the frozen CLIP.
         images: N training images.
         labels: N class names.
-        classes: C names, in label index order; every label is one of them.
+        classes: C names, in the order of label indices; every label is one of them.
         template: the data set's hand-written template.
     """
 
@@ -58,51 +58,52 @@ class FewShotTask:
 
     def __post_init__(self) -> None:
         if not self.images or len(self.images) != len(self.labels):
-            raise DataError(f"{len(self.images)} images and {len(self.labels)} labels; give one label an image")
+            raise DataError(f"{len(self.images)} images and {len(self.labels)} labels; pass one label per image")
         targets_of(self.labels, self.classes)
 
     @property
     def targets(self) -> Tensor:
-        """The index of each label among the classes: [N] int64."""
+        """Return the index of each label among the classes: [N] int64."""
         return targets_of(self.labels, self.classes)
 
 
 def targets_of(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
-    """The index of each label among the classes: [N] int64.
+    """Return the index of each label among the classes: [N] int64.
 
     Raises:
-        DataError: a label outside the classes.
+        DataError: a label is not one of the classes.
 
     >>> targets_of(["dog", "cat"], ["cat", "dog"])
     tensor([1, 0])
     """
-    place = {name: index for index, name in enumerate(classes)}
-    if unknown := sorted(set(labels) - place.keys()):
+    index_of = {name: index for index, name in enumerate(classes)}
+    if unknown := sorted(set(labels) - index_of.keys()):
         raise DataError(f"an image has {unknown_class(unknown[0], classes)}")
-    return torch.tensor([place[label] for label in labels], dtype=torch.int64)
+    return torch.tensor([index_of[label] for label in labels], dtype=torch.int64)
 
 
 def validate_field_types(method: "DataclassInstance") -> None:
-    """Check settings against the types of a method's fields, such as a text for a whole number.
+    """Check that the settings of a method have the types of their fields.
 
     Raises:
-        InputError: the first of another type.
+        InputError: a setting has another type; the first one is reported.
     """
     hints = get_type_hints(type(method))
-    for one in fields(method):
-        kinds = set(get_args(hints[one.name]) or (hints[one.name],))
-        value = getattr(method, one.name)
+    for setting in fields(method):
+        kinds = set(get_args(hints[setting.name]) or (hints[setting.name],))
+        value = getattr(method, setting.name)
         if not kinds <= _KINDS.keys() or any(_KINDS[kind][0](value) for kind in kinds):
             continue
         names = " or ".join(_KINDS[kind][1] for kind in _KINDS if kind in kinds)
-        raise InputError(f"{one.name} must be {names}, got {value!r:.80}; for example {one.name}={one.default!r}")
+        name, default = setting.name, setting.default
+        raise InputError(f"{name} must be {names}, got {value!r:.80}; for example {name}={default!r}")
 
 
 _KINDS: Mapping[type, tuple[Callable[[Any], bool], str]] = {
     bool: (lambda value: isinstance(value, bool), "true or false"),
-    int: (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+    int: (lambda value: isinstance(value, int) and not isinstance(value, bool), "an integer"),
     float: (lambda value: isinstance(value, int | float) and math.isfinite(value), "a finite number"),
-    str: (lambda value: isinstance(value, str), "a text"),
+    str: (lambda value: isinstance(value, str), "a string"),
     NoneType: (lambda value: value is None, "None"),
 }
 
@@ -111,36 +112,36 @@ class FittedClassifier(Protocol):
     """A classifier for any class names."""
 
     def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
-        """Logits [N, C], float32, on the CPU, at the model's logit scale."""
+        """Return logits [N, C], float32, on the CPU, at the model's logit scale."""
         ...
 
 
 class FewShotMethod(Protocol):
-    """A way to make a classifier from few images.
+    """A method that fits a classifier to a few images.
 
     Attributes:
-        towers: those of the model that have to take learned tokens.
+        towers: towers of the model that must support learned tokens.
     """
 
     towers: tuple[Tower, ...]
 
     def fit(self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None) -> FittedClassifier:
-        """Fit to the images; the backbone is as it was afterwards.
+        """Fit to the images; the backbone does not change.
 
         Raises:
-            InputError: the backbone's towers cannot do what the method needs, and which can.
+            InputError: the backbone's towers do not support the method; the message names some that do.
         """
         ...
 
 
 class LatestClasses(Generic[T]):
-    """Remembers one value, that of the latest class names: images of the same classes come in blocks."""
+    """Caches the value of the latest class names only, because consecutive calls tend to share them."""
 
     def __init__(self) -> None:
         self._latest: tuple[tuple[str, ...], T] | None = None
 
     def get(self, classes: Sequence[str], compute: Callable[[tuple[str, ...]], T]) -> T:
-        """Return the value of some class names; `compute` gets them as a tuple."""
+        """Return the value for the class names; `compute` receives them as a tuple."""
         names = tuple(classes)
         if self._latest is None or self._latest[0] != names:
             self._latest = names, compute(names)
@@ -148,17 +149,17 @@ class LatestClasses(Generic[T]):
 
 
 def clip_logits(backbone: Backbone, image: Tensor, text: Tensor) -> Tensor:
-    """Return logits [N, C] of normalized features [N, D] and [C, D], at the scale of a model."""
+    """Return logits [N, C] of normalized features [N, D] and [C, D], with the logit scale and bias of a model."""
     return class_logits(image, text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias)
 
 
 def evaluate(
     fitted: FittedClassifier, images: Sequence[ImageSource], labels: Sequence[str], classes: Sequence[str]
 ) -> Score:
-    """Loss and accuracy over all images, as `metric` has them.
+    """Return loss and accuracy over all images, as defined in `metrics`.
 
     Raises:
-        InputError: no images, or a label outside the classes.
+        InputError: no images, or a label that is not one of the classes.
     """
     targets = targets_of(labels, classes)  # [N]
     starts = range(0, len(images), BATCH)

@@ -1,7 +1,7 @@
-"""Features of several texts for every class by a frozen CLIP, of which one each is drawn at a time.
+"""Frozen CLIP features of several texts per class, from which one per class is drawn at a time.
 
-CoPrompt draws them from what a language model has written of each class; where there are no such sentences, the
-templates for ImageNet stand in.
+The texts of CoPrompt are descriptions of each class by a language model. Without such sentences, the ImageNet templates
+are used instead.
 
 Letters: C classes, S texts of all classes, D width of the features.
 """
@@ -21,69 +21,70 @@ from ipo_dspy.errors import InputError
 from ipo_dspy.template import display_class_name
 
 Sentences = Mapping[str, Sequence[str]]
-"""Texts by class name; names are compared as they are spoken, underscores as spaces."""
+"""Texts by class name; names are compared with underscores as spaces."""
 
 MAX_BYTES = 64 * 1024 * 1024
-"""Of a file of sentences; those that CoPrompt's authors published have up to 1.9 MB."""
+"""Maximum size of a file of sentences; those that CoPrompt's authors published have up to 1.9 MB."""
 
 _FORM = 'for example {"cat": ["a cat has whiskers."]}'
 
 
 class SentenceFeatures:
-    """Frozen features of all texts of some classes.
+    """Frozen features of all texts of the classes.
 
     Args:
         backbone: the model.
         classes: C names.
-        sentences: the texts of each class, and perhaps of others; None for the 80 templates for ImageNet.
+        sentences: the texts of each class, possibly with further classes; None for the 80 ImageNet templates.
 
     Raises:
-        InputError: a class has no text, or one that does not fit the model.
+        InputError: a class has no text, or a text that does not fit the model.
     """
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], sentences: Sentences | None = None) -> None:
         known = None if sentences is None else _by_spoken_name(sentences)
         texts = [_texts_of(name, known) for name in classes]
-        lists = backbone.token_ids([text for some in texts for text in some])
+        flat = [text for class_texts in texts for text in class_texts]
+        lists = backbone.token_ids(flat)
         longest = max(range(len(lists)), key=lambda index: len(lists[index]))
         if len(lists[longest]) > backbone.context_length:
             raise InputError(
-                f"sentence {[text for some in texts for text in some][longest][:120]!r} has {len(lists[longest])} "
-                f"tokens and the model takes {backbone.context_length}; write a shorter one"
+                f"sentence {flat[longest][:120]!r} has {len(lists[longest])} tokens and the model takes "
+                f"{backbone.context_length}; use a shorter one"
             )
         self._features = encode_token_lists(backbone, lists).to(backbone.device)  # [S, D]
-        self._counts = torch.tensor([len(some) for some in texts])  # [C]
+        self._counts = torch.tensor([len(class_texts) for class_texts in texts])  # [C]
         self._starts = self._counts.cumsum(0) - self._counts  # [C]
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Normalized features of one text for each class: [C, D].
+        """Return normalized features of one text per class: [C, D].
 
-        All classes get the text at the same place of their lists, as in the code of CoPrompt; of lists of unequal
-        length, the one as far along.
+        All classes get the text at the same position of their lists, as in the code of CoPrompt. In lists of different
+        lengths, it is the same relative position.
 
         Args:
-            generator: decides the place; on the CPU.
+            generator: draws the position; on the CPU.
         """
-        share = torch.rand(1, generator=generator, dtype=torch.float64)
-        return self._features[self._starts + (share * self._counts).long()]
+        fraction = torch.rand(1, generator=generator, dtype=torch.float64)
+        return self._features[self._starts + (fraction * self._counts).long()]
 
 
 def check_sentences(sentences: Sentences | None) -> None:
-    """Refuse what cannot be texts by class name.
+    """Check that sentences map class names to non-empty lists of texts.
 
     Raises:
-        InputError: not texts by class name; a class with a text that is not in a list, with none, or something else.
+        InputError: they do not; a single text must also be in a list.
     """
     if not isinstance(sentences, Mapping | None):
         raise InputError(
             f"sentences must be a mapping, got {sentences!r:.80}; for example {{'cat': ['a cat has whiskers.'], ...}}, "
             "or read_sentences(FILE) for a JSON file of that form"
         )
-    for name, some in (sentences or {}).items():
-        if not (isinstance(name, str) and _is_list_of_texts(some)):
+    for name, texts in (sentences or {}).items():
+        if not (isinstance(name, str) and _is_list_of_texts(texts)):
             raise InputError(
-                f"sentences[{name!r:.80}] is {some!r:.80}; write a list of texts, e.g. ['a {name!s:.80} is seen from "
-                "above.']"
+                f"sentences[{name!r:.80}] must be a list of texts, got {texts!r:.80}; for example "
+                f"['a {name!s:.80} is seen from above.']"
             )
 
 
@@ -95,15 +96,15 @@ def read_sentences(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     """
     where = repr(os.fspath(path))
     try:
-        found = json.loads(read_regular(path, limit=MAX_BYTES))
+        sentences = json.loads(read_regular(path, limit=MAX_BYTES))
     except OSError as error:
         raise InputError(f"sentences must be a JSON file, got {where} ({error.strerror}); check the path") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"sentences must be a JSON file, got {where} ({error!s:.80}); {_FORM}") from error
-    if not isinstance(found, dict):
+    if not isinstance(sentences, dict):
         raise InputError(f"sentences must be a JSON file with lists of texts by class name, got {where}; {_FORM}")
-    check_sentences(found)
-    return found
+    check_sentences(sentences)
+    return sentences
 
 
 def _is_list_of_texts(some: object) -> bool:
@@ -113,16 +114,16 @@ def _is_list_of_texts(some: object) -> bool:
 
 
 def _by_spoken_name(sentences: Sentences) -> dict[str, list[str]]:
-    """The texts by names as they are read in a prompt: `apple_pie` and `apple pie` are one class."""
-    found: dict[str, list[str]] = {}
+    """Return the texts by display name: `apple_pie` and `apple pie` are one class."""
+    merged: dict[str, list[str]] = {}
     for name, texts in sentences.items():
-        found.setdefault(display_class_name(name), []).extend(texts)
-    return found
+        merged.setdefault(display_class_name(name), []).extend(texts)
+    return merged
 
 
 def _texts_of(name: str, known: Sentences | None) -> Sequence[str]:
     if known is None:
         return imagenet_templates().fill(name)
     if display_class_name(name) not in known:
-        raise InputError(f"class {name!r} has no sentences; write sentences={{{name!r}: ['...'], ...}}, or none at all")
+        raise InputError(f"class {name!r} has no sentences; pass sentences={{{name!r}: ['...'], ...}}, or None")
     return known[display_class_name(name)]

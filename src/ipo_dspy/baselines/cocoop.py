@@ -1,7 +1,7 @@
-"""CoCoOp: CoOp's context, moved for each image by a small network that sees the image's feature.
+"""CoCoOp: CoOp's context plus an offset for each image, which a small network computes from the image's feature.
 
 Zhou, Yang, Loy, Liu: Conditional Prompt Learning for Vision-Language Models, CVPR 2022. Every image has its own text
-features, so N images and C classes are N x C texts, of which as many go through the tower at a time as fit.
+features, so N images and C classes need N x C texts. The text tower encodes at most `TEXTS` of them at a time.
 
 Letters: N images, C classes, M context vectors, W width of the text tower, D width of the features, H hidden units.
 """
@@ -24,14 +24,14 @@ from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource, encode_images
 
 TEXTS = 2048
-"""Texts in one pass of the tower where no gradients are kept."""
+"""Batch size of the text tower without gradients."""
 
 REDUCTION = 16
 """H = D / 16, as in the code of CoCoOp."""
 
 
 class CoCoOpParams(NamedTuple):
-    """The learned parameters: a context, and the meta-net that moves it."""
+    """The learned parameters: a context, and the meta-net that shifts it."""
 
     context: Tensor  # [M, W]
     in_weight: Tensor  # [H, D]
@@ -40,15 +40,15 @@ class CoCoOpParams(NamedTuple):
     out_bias: Tensor  # [W]
 
     def contexts(self, features: Tensor) -> Tensor:
-        """The context of each image: v_m + pi, [N, D] to [N, M, W]."""
+        """Return the context of each image, v_m + pi: [N, D] to [N, M, W]."""
         hidden = F.relu(F.linear(features, self.in_weight, self.in_bias))  # [N, H]
-        moved = F.linear(hidden, self.out_weight, self.out_bias)  # [N, W]
-        return self.context + moved[:, None]
+        shift = F.linear(hidden, self.out_weight, self.out_bias)  # [N, W]
+        return self.context + shift[:, None]
 
     def logits(self, texts: PromptedClassTexts, features: Tensor, backbone: Backbone) -> Tensor:
-        """Each image against the texts of its own context: [N, D] to [N, C]."""
-        own = texts.features(self.contexts(features))  # [N, C, D]
-        return backbone.logit_scale * (own @ features[:, :, None])[:, :, 0] + backbone.logit_bias
+        """Return logits of each image against the texts of its context: [N, D] to [N, C]."""
+        text = texts.features(self.contexts(features))  # [N, C, D]
+        return backbone.logit_scale * (text @ features[:, :, None])[:, :, 0] + backbone.logit_bias
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +68,7 @@ class ConditionalClassifier:
 
     @torch.no_grad()
     def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
-        """Logits [N, C], float32, on the CPU.
+        """Return logits [N, C], float32, on the CPU.
 
         Raises:
             InputError: no classes, or a name that does not fit the model. ImageError: an image cannot be read.
@@ -86,16 +86,16 @@ class CoCoOp:
     """Conditional context optimization; defaults are those of the base-to-novel experiments.
 
     Args:
-        n_ctx: M random vectors, e.g. 4, in place of the words.
-        ctx_init: what the context starts from, a vector for each token.
+        n_ctx: M random vectors, e.g. 4, instead of the words.
+        ctx_init: initial words of the context, one vector per token.
         epochs: passes over the images.
-        batch_size: images a step; each brings a text for every class.
-        lr: the highest rate of SGD.
-        augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do; the
+        batch_size: images per step; each needs a text for every class.
+        lr: peak learning rate of SGD.
+        augment: train on random crops and flips, drawn again in each epoch, as in the published configurations; the
             image tower then runs in every epoch instead of once.
 
     Raises:
-        InputError: a setting with which nothing can be learned.
+        InputError: an invalid setting.
     """
 
     n_ctx: int | None = None
@@ -117,7 +117,7 @@ class CoCoOp:
         """Learn context and meta-net by cross-entropy over the classes of the task.
 
         Raises:
-            InputError: the text tower does not support learned tokens, or a class name does not fit beside the context.
+            InputError: the text tower does not support learned tokens, or a class name is too long for the context.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         context = init_context(backbone, self.n_ctx, self.ctx_init, generator)  # [M, W]
@@ -137,6 +137,6 @@ class CoCoOp:
 def meta_net(
     features: int, width: int, device: torch.device, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weights and biases of both layers, the first layer first."""
+    """Return weights and biases of both layers, in order."""
     hidden = max(1, features // REDUCTION)
     return *init_linear(features, hidden, device, generator), *init_linear(hidden, width, device, generator)

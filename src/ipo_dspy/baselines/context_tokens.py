@@ -1,7 +1,7 @@
-"""Class names with places for context vectors: what CoOp and CoCoOp put into the text tower.
+"""Class texts with placeholders for context vectors: the text input of CoOp and CoCoOp.
 
-A text is `start, context, name., end`, with the context before the name, around it or after it. Tokens hold the places,
-so that the tower finds the end as in any text; their embeddings are then replaced by the context vectors.
+A text is `start, context, name., end`, with the context before the name, around it or after it. Placeholder tokens keep
+the positions, so that the tower finds the end token as in any text. Context vectors then replace their embeddings.
 
 Letters: B contexts, C classes, M context vectors, L tokens, W width of the text tower, D width of the features.
 """
@@ -22,22 +22,22 @@ Position = Literal["end", "middle", "front"]
 """Position of the class name: after the context, in its middle, or before it."""
 
 STD = 0.02
-"""Standard deviation of a random context, as in the code of CoOp and CoCoOp."""
+"""Standard deviation of random context vectors, as in the code of CoOp and CoCoOp."""
 
 
 class PromptedClassTexts:
-    """The texts of some classes with places for M context vectors.
+    """The texts of the classes with placeholders for M context vectors.
 
     Args:
-        backbone: a CLIP whose text tower takes learned tokens.
+        backbone: a CLIP whose text tower supports learned tokens.
         classes: C names.
         n_ctx: M.
-        position: where the class name stands.
-        ctx_init: words before the name, as of `a photo of a NAME.`, whose first M tokens give way to the vectors. If
-            they have fewer tokens, they are left out.
+        position: position of the class name.
+        ctx_init: words before the name, as of `a photo of a NAME.`, whose first M tokens are replaced by the vectors.
+            If they have fewer tokens, they are left out.
 
     Raises:
-        InputError: another kind of text tower, no classes, or a class whose text does not fit the context.
+        InputError: an unsupported text tower, no classes, or a class whose text does not fit the context.
     """
 
     def __init__(
@@ -51,38 +51,38 @@ class PromptedClassTexts:
         self._places = torch.tensor(places, dtype=torch.int64, device=self._tokens.device).view(len(rows), n_ctx)
 
     def features(self, contexts: Tensor, deep: Sequence[Tensor] = ()) -> Tensor:
-        """Normalized features of every class under every context, with gradients: [B, M, W] to [B, C, D].
+        """Return normalized features of every class in every context, with gradients: [B, M, W] to [B, C, D].
 
         Args:
             contexts: vectors before the first block.
-            deep: those that take their places before the second block, the third, and so on, each [M, W].
+            deep: vectors that replace them before the second block, the third, and so on, each [M, W].
         """
         (classes, n_ctx), width = self._places.shape, contexts.shape[2]
         shape = (len(contexts), classes, n_ctx, width)
-        where, put = self._places[None, :, :, None].expand(shape), contexts[:, None].expand(shape)
-        tokens = self._tokens.expand(len(contexts), -1, -1, -1).scatter(2, where, put)  # [B, C, L, W]
-        found = self._tower.encode(tokens.flatten(0, 1), self._ends.repeat(len(contexts)), tuple(deep))  # [B * C, D]
-        return found.view(len(contexts), classes, -1)
+        index, source = self._places[None, :, :, None].expand(shape), contexts[:, None].expand(shape)
+        tokens = self._tokens.expand(len(contexts), -1, -1, -1).scatter(2, index, source)  # [B, C, L, W]
+        features = self._tower.encode(tokens.flatten(0, 1), self._ends.repeat(len(contexts)), tuple(deep))  # [B * C, D]
+        return features.view(len(contexts), classes, -1)
 
 
 def init_context(backbone: Backbone, n_ctx: int | None, ctx_init: str, generator: torch.Generator) -> Tensor:
-    """The context before the first step, a leaf that requires gradients: [M, W].
+    """Return the initial context, a leaf that requires gradients: [M, W].
 
     Args:
-        backbone: a CLIP whose text tower takes learned tokens.
-        n_ctx: so many random vectors; None for the embeddings of `ctx_init`.
-        ctx_init: one vector for each of their tokens.
-        generator: of the random vectors; on the CPU.
+        backbone: a CLIP whose text tower supports learned tokens.
+        n_ctx: number of random vectors; None for the embeddings of `ctx_init`.
+        ctx_init: words that give one vector per token.
+        generator: draws the random vectors; on the CPU.
     """
     tower = TextTower(backbone)
     if n_ctx is None:
         return tower.embed(backbone.token_ids([ctx_init])).tokens[0, 1:-1].clone().requires_grad_()
-    drawn = torch.randn(n_ctx, tower.width, generator=generator) * STD
-    return drawn.to(backbone.device).requires_grad_()
+    vectors = torch.randn(n_ctx, tower.width, generator=generator) * STD
+    return vectors.to(backbone.device).requires_grad_()
 
 
 def check_context(n_ctx: int | None, ctx_init: str, position: str = "end") -> None:
-    """Refuse a context that cannot be.
+    """Check the settings of a context.
 
     Raises:
         InputError: a negative number of vectors, no words, or an unknown position.
@@ -97,28 +97,28 @@ def check_context(n_ctx: int | None, ctx_init: str, position: str = "end") -> No
 
 
 def check_context_length(rows: Sequence[TokenList], classes: Sequence[str], n_ctx: int, context_length: int) -> None:
-    """Refuse the texts of classes, `n_ctx` learned vectors of each included, if one does not fit the model.
+    """Check that class texts, including `n_ctx` learned vectors each, fit the model.
 
     Raises:
-        InputError: with the longest.
+        InputError: a text is too long; the message names the longest.
     """
     longest = max(range(len(rows)), key=lambda index: len(rows[index]), default=0)
     if rows and len(rows[longest]) > context_length:
         raise InputError(
             f"{n_ctx} context vectors and class {classes[longest]!r} have {len(rows[longest])} tokens and the "
-            f"model takes {context_length}; write a smaller n_ctx or a shorter name"
+            f"model takes {context_length}; use a smaller n_ctx or a shorter name"
         )
 
 
 def spelled(backbone: Backbone, words: str) -> TokenList:
-    """Return the tokens of words, without start and end."""
+    """Return the tokens of words, without the start and end tokens."""
     return backbone.token_ids([words])[0][1:-1]
 
 
 def _rows(
     backbone: Backbone, classes: Sequence[str], n_ctx: int, position: Position, ctx_init: str
 ) -> tuple[list[TokenList], list[list[int]]]:
-    """Token lists of all classes, and the places [C, M] of the context in them."""
+    """Return the token lists of all classes, and the positions [C, M] of the context in them."""
     names = [display_class_name(name) for name in classes]
     if ctx_init and n_ctx <= len(spelled(backbone, ctx_init)):
         texts = backbone.token_ids([f"{ctx_init} {name}." for name in names])
@@ -126,8 +126,8 @@ def _rows(
     before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
     rows, places = [], []
     for row, name in zip(backbone.token_ids([f"{name}." for name in names]), backbone.token_ids(names), strict=True):
-        split = len(name) - 1  # where the name ends: it has a start and an end of its own
-        filler = row[1:2]  # any token but an end
+        split = len(name) - 1  # end of the name: `name` also has a start and an end token
+        filler = row[1:2]  # any token except the end token
         rows.append((*row[:1], *filler * before, *row[1:split], *filler * (n_ctx - before), *row[split:]))
         places.append([*range(1, 1 + before), *range(split + before, split + n_ctx)])
     return rows, places

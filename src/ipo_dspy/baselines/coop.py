@@ -1,8 +1,8 @@
-"""CoOp: the words around the class name become vectors that are learned from the few images.
+"""CoOp: the words around the class name become vectors that are learned from a few images.
 
 Zhou, Yang, Loy, Liu: Learning to Prompt for Vision-Language Models, IJCV 2022. One context for all classes ("unified"),
 as in base-to-novel tables; class-specific contexts do not extend to novel classes. Image features never change, so
-every image is encoded once, unless random crops of it are asked for (`augment=True`).
+every image is encoded once, unless training uses random crops (`augment=True`).
 
 Letters: N images, C classes, M context vectors, W width of the text tower, D width of the features.
 """
@@ -32,7 +32,7 @@ class ContextClassifier:
     Attributes:
         backbone: the CLIP that it was learned with.
         context: [M, W].
-        position: where the class name stands.
+        position: position of the class name.
         losses: mean training loss of each epoch.
     """
 
@@ -44,7 +44,7 @@ class ContextClassifier:
 
     @torch.no_grad()
     def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
-        """Logits [N, C], float32, on the CPU.
+        """Return logits [N, C], float32, on the CPU.
 
         Raises:
             InputError: no classes, or a name that does not fit the model. ImageError: an image cannot be read.
@@ -60,22 +60,23 @@ class ContextClassifier:
 @takes_old_names
 @dataclass(frozen=True, slots=True)
 class CoOp:
-    """Context optimization: a text is the learned context with the class name after, within, or before it.
+    """Context optimization: the text is a learned context with the class name after, within, or before it.
 
-    Defaults are those of the base-to-novel experiments (Zhou et al. 2022, "CoCoOp").
+    Defaults are from the base-to-novel experiments (Zhou et al. 2022, "CoCoOp").
 
     Args:
-        n_ctx: M random vectors, e.g. 16, in place of the words.
-        ctx_init: what the context starts from, a vector for each token.
-        position: where the class name stands.
-        epochs: passes over the images; None for 200 from 8 shots on, 100 from 2 on, and 50, as in CoOp's paper.
-        batch_size: images a step.
-        lr: the highest rate of SGD.
-        augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do; the
+        n_ctx: M random vectors, e.g. 16, instead of the words.
+        ctx_init: initial words of the context, one vector per token.
+        position: position of the class name.
+        epochs: passes over the images; None for 200 with at least 8 shots, 100 with at least 2, and 50 with 1, as in
+            CoOp's paper.
+        batch_size: images per step.
+        lr: peak learning rate of SGD.
+        augment: train on random crops and flips, drawn again in each epoch, as in the published configurations; the
             image tower then runs in every epoch instead of once.
 
     Raises:
-        InputError: a setting with which nothing can be learned.
+        InputError: an invalid setting.
 
     >>> CoOp().recipe(["cat", "dog", "dog"]).epochs
     100
@@ -105,7 +106,7 @@ class CoOp:
         """Learn the context by cross-entropy over the classes of the task.
 
         Raises:
-            InputError: the text tower does not support learned tokens, or a class name does not fit beside the context.
+            InputError: the text tower does not support learned tokens, or a class name is too long for the context.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         context = init_context(backbone, self.n_ctx, self.ctx_init, generator)  # [M, W]

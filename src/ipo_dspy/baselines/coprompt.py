@@ -1,9 +1,9 @@
-"""CoPrompt: MaPLe's prompts and an adapter on either feature, held near to the frozen CLIP on perturbed inputs.
+"""CoPrompt: MaPLe's prompts and an adapter per tower, kept consistent with the frozen CLIP on perturbed inputs.
 
-Roy, Etemad: Consistency-guided Prompt Learning for Vision-Language Models, ICLR 2024. What is learned sees an image,
-perturbed by RandAugment, and the class name; the frozen model sees the image perturbed by another draw and another text
-of the class, and features of both have to point the same way. The texts are the user's, as of a language model, or else
-templates; see docs/baselines.md.
+Roy, Etemad: Consistency-guided Prompt Learning for Vision-Language Models, ICLR 2024. The learned model gets an
+image, perturbed by RandAugment, and the class name. The frozen model gets another perturbation of the image and another
+text of the class, and a loss aligns the features of both. The texts come from the user, e.g. from a language model, or
+else from templates; see docs/baselines.md.
 
 Letters: N images, n images of a batch, C classes, D width of the features, H hidden units of an adapter.
 """
@@ -33,19 +33,19 @@ REDUCTION = 4
 
 
 class Adapter(NamedTuple):
-    """Two linear layers without biases, a ReLU after each, mixed with what goes in, as in the code of CoPrompt.
+    """Two linear layers without biases, a ReLU after each, and a residual mix, as in the code of CoPrompt.
 
-    That code feeds features before they are normalized. Without biases only their direction counts, so normalized ones
-    do as well.
+    That code passes unnormalized features. Without biases only their direction matters, so normalized features give the
+    same result.
     """
 
     down: Tensor  # [H, D]
     up: Tensor  # [D, H]
 
     def __call__(self, features: Tensor, share: float) -> Tensor:
-        """Features [N, D] with a share of the adapter's in them, normalized: [N, D]."""
-        own = F.relu(F.linear(F.relu(F.linear(features, self.down)), self.up))  # [N, D]
-        return F.normalize(share * own + (1 - share) * features, dim=-1)
+        """Mix a share of the adapter's output into features [N, D] and normalize: [N, D]."""
+        adapted = F.relu(F.linear(F.relu(F.linear(features, self.down)), self.up))  # [N, D]
+        return F.normalize(share * adapted + (1 - share) * features, dim=-1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,24 +66,24 @@ class CoPromptModel:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All that is learned."""
+        """Return all learned parameters."""
         return [*self.prompted.parameters, *self.image, *self.text]
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Preprocessed images [N, 3, H, W] to normalized features [N, D]."""
+        """Encode preprocessed images [N, 3, H, W] to normalized features [N, D]."""
         return self.image(self.prompted.image_features(pixels), self.image_adapter_ratio)
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
-        """Normalized features [C, D]; see `Prompted`."""
+        """Return normalized features [C, D]; see `PromptedModel`."""
         return self.features(self.prompted.texts(classes))
 
     def features(self, texts: PromptedTexts) -> Tensor:
-        """Normalized features of texts that are ready for many passes: [C, D]."""
+        """Return normalized features of prepared texts: [C, D]."""
         return self.text(texts.features(self.prompted.text), self.text_adapter_ratio)
 
 
 def consistency_loss(learned: Tensor, frozen: Tensor) -> Tensor:
-    """One minus the mean cosine of features [N, D] with those beside them (CoPrompt's consistency loss): [].
+    """Return one minus the mean cosine similarity of paired features [N, D] (CoPrompt's consistency loss): [].
 
     >>> consistency_loss(torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
     tensor(0.5000)
@@ -94,28 +94,28 @@ def consistency_loss(learned: Tensor, frozen: Tensor) -> Tensor:
 @takes_old_names
 @dataclass(frozen=True, slots=True)
 class CoPrompt:
-    """Consistency-guided prompt learning; defaults are those of the official code for data sets that it does not know.
+    """Consistency-guided prompt learning; defaults are those of the official code for unknown data sets.
 
     That code sets `consistency_weight`, `n_ctx`, and `depth` for each data set of the paper; see docs/baselines.md.
 
     Args:
-        n_ctx: tokens of a prompt.
-        ctx_init: what a text begins with; its first tokens are where the first prompts start from.
-        depth: blocks with prompts of their own, the first included; of smaller towers, all.
-        consistency_weight: of both consistency losses.
+        n_ctx: number of tokens of a prompt.
+        ctx_init: first words of a text, whose first tokens initialize the first prompts.
+        depth: number of blocks with separate prompts, including the first; at most all blocks of a tower.
+        consistency_weight: weight of both consistency losses.
         image_adapter_ratio: mixing ratio of the image adapter's output in a feature.
-        text_adapter_ratio: of the text adapter's output.
-        sentences: texts of each training class, of which the frozen model sees one at a time, e.g. descriptions by a
-            language model; the 80 templates for ImageNet if None. Names are compared as they are spoken, underscores as
-            spaces; `read_sentences` reads a file of them.
-        augment: perturb images by RandAugment, for the learned and the frozen model apart; else both see the image by
-            the evaluation transform.
+        text_adapter_ratio: mixing ratio of the text adapter's output.
+        sentences: texts of each training class, e.g. descriptions by a language model; the frozen model gets one at a
+            time. None for the 80 ImageNet templates. Names are compared with underscores as spaces; `read_sentences`
+            reads a file.
+        augment: perturb images by RandAugment, separately for the learned and the frozen model; otherwise both get the
+            image after the evaluation transform.
         epochs: passes over the images.
-        batch_size: images a step.
-        lr: the highest rate of SGD.
+        batch_size: images per step.
+        lr: peak learning rate of SGD.
 
     Raises:
-        InputError: a setting with which nothing can be learned.
+        InputError: an invalid setting.
     """
 
     n_ctx: int = 2
@@ -161,8 +161,8 @@ class CoPrompt:
         """Learn prompts, couplings and adapters by cross-entropy and consistency over the classes of the task.
 
         Raises:
-            InputError: a tower does not support learned tokens, a class name does not fit beside the prompts, or a
-                class has no sentences.
+            InputError: a tower does not support learned tokens, a class name does not fit next to the prompts,
+                or a class has no sentences.
             ImageError: an image cannot be read.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
@@ -174,10 +174,10 @@ class CoPrompt:
         def loss(indices: Tensor) -> Tensor:
             image, text = model.image_features(views(indices)), model.features(texts)  # [n, D], [C, D]
             with torch.no_grad():
-                seen = tower.encode(views(indices))  # [n, D]
-            found = clip_logits(backbone, image, text)  # [n, C]
-            apart = consistency_loss(text, sentences.draw(generator)) + consistency_loss(image, seen)
-            return F.cross_entropy(found, targets[indices]) + self.consistency_weight * apart
+                frozen = tower.encode(views(indices))  # [n, D]
+            logits = clip_logits(backbone, image, text)  # [n, C]
+            consistency = consistency_loss(text, sentences.draw(generator)) + consistency_loss(image, frozen)
+            return F.cross_entropy(logits, targets[indices]) + self.consistency_weight * consistency
 
         count, recipe = len(task.images), self.recipe()
         losses = train(model.parameters, loss, count, recipe=recipe, generator=generator, progress=progress)
@@ -185,7 +185,7 @@ class CoPrompt:
 
 
 def init_adapter(width: int, device: torch.device, generator: torch.Generator) -> Adapter:
-    """First weights as `torch.nn.Linear` has them, but from a generator of ours."""
+    """Return an adapter initialized as `torch.nn.Linear`, but from an explicit generator."""
     hidden = max(1, width // REDUCTION)
     down, up = (init_linear(*sizes, device, generator).weight for sizes in ((width, hidden), (hidden, width)))
     return Adapter(down, up)

@@ -1,9 +1,9 @@
-"""Parts of the methods whose image features depend on what is learned: prompts, texts, training, classifier.
+"""Shared code of methods with learned prompts in the image tower: prompts, texts, classifier.
 
-An image then goes through the tower in every epoch and for every classifier, so no feature of it is remembered. Images
-that are classified pass in blocks; `views` has those that are learned from.
+The image tower runs in every epoch and for every classifier, so image features are not cached. Images to classify are
+encoded in blocks; `training_views` prepares the training images.
 
-A method is a model (`PromptedModel`) with its parameters and a loss of some images for `descent.train`; fitting gives a
+A method consists of a model (`PromptedModel`) with its parameters and a loss for `training.train`; fitting returns a
 `PromptedClassifier` of that model.
 
 Letters: N images, C classes, P prompt tokens, L tokens, W width of a tower, D width of the features.
@@ -25,15 +25,15 @@ from ipo_dspy.clip.image_features import ImageSource
 from ipo_dspy.errors import InputError
 
 BLOCK = 64
-"""Images that go through the tower at a time where no gradients are kept."""
+"""Batch size of the image tower without gradients."""
 
 
 class Prompts(NamedTuple):
     """The learned tokens of one tower.
 
     Attributes:
-        first: those of the first block, [P, W].
-        deep: those that take their places before the second block, the third, and so on, each [P, W].
+        first: tokens of the first block, [P, W].
+        deep: tokens that replace them before the second block, the third, and so on, each [P, W].
     """
 
     first: Tensor
@@ -41,24 +41,24 @@ class Prompts(NamedTuple):
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All of them, the first ones first."""
+        """Return all prompts in the order of the blocks."""
         return [self.first, *self.deep]
 
 
 class PromptedModel(Protocol):
-    """A frozen CLIP with something learned in it; gradients reach what is learned and nothing else."""
+    """A frozen CLIP with learned parameters, the only ones that receive gradients."""
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All that is learned."""
+        """Return all learned parameters."""
         ...
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Preprocessed images [N, 3, H, W] to normalized float32 features [N, D]."""
+        """Encode preprocessed images [N, 3, H, W] to normalized float32 features [N, D]."""
         ...
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
-        """Normalized float32 features [C, D].
+        """Return normalized float32 features [C, D].
 
         Raises:
             InputError: no classes, or a name that does not fit the model.
@@ -71,11 +71,11 @@ Model = TypeVar("Model", bound=PromptedModel)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptedClassifier(Generic[Model]):
-    """CLIP with what was learned in its towers.
+    """CLIP with learned prompts in its towers.
 
     Attributes:
         backbone: the CLIP that it was learned with.
-        model: the same CLIP with what was learned.
+        model: the same CLIP with the learned parameters.
         losses: mean training loss of each epoch.
     """
 
@@ -85,7 +85,7 @@ class PromptedClassifier(Generic[Model]):
     _texts: LatestClasses[Tensor] = field(default_factory=LatestClasses, init=False, repr=False)
 
     def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
-        """Logits [N, C], float32, on the CPU.
+        """Return logits [N, C], float32, on the CPU.
 
         Raises:
             InputError: no classes, or a name that does not fit the model. ImageError: an image cannot be read.
@@ -95,13 +95,13 @@ class PromptedClassifier(Generic[Model]):
 
     @torch.no_grad()
     def features(self, images: Sequence[ImageSource]) -> Tensor:
-        """Normalized features of the images [N, D], float32, on the CPU; nothing is remembered.
+        """Return normalized features of the images [N, D], float32, on the CPU; they are not cached.
 
         Raises:
-            DataError: no images. ImageError: one cannot be read.
+            DataError: no images. ImageError: an image cannot be read.
         """
-        parts = [images[start : start + BLOCK] for start in range(0, max(len(images), 1), BLOCK)]
-        return torch.cat([self.model.image_features(preprocess(self.backbone, part)).cpu() for part in parts])
+        blocks = [images[start : start + BLOCK] for start in range(0, max(len(images), 1), BLOCK)]
+        return torch.cat([self.model.image_features(preprocess(self.backbone, block)).cpu() for block in blocks])
 
     @torch.no_grad()
     def text_features(self, classes: Sequence[str]) -> Tensor:
@@ -114,16 +114,16 @@ class PromptedClassifier(Generic[Model]):
 
 
 class PromptedTexts:
-    """The texts of some classes, such as `a photo of a NAME.`, whose first tokens give way to learned ones.
+    """The texts of the classes, such as `a photo of a NAME.`, whose first tokens are replaced by learned ones.
 
-    See `PromptedClassTexts` for the arguments, and for what is raised.
+    See `PromptedClassTexts` for arguments and errors.
     """
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], ctx_init: str, n_ctx: int) -> None:
         self._texts = PromptedClassTexts(backbone, classes, n_ctx, ctx_init=ctx_init)
 
     def features(self, prompts: Prompts) -> Tensor:
-        """Normalized features of every class, with gradients to the prompts: [C, D]."""
+        """Return normalized features of every class, with gradients to the prompts: [C, D]."""
         return self._texts.features(prompts.first[None], prompts.deep)[0]
 
 
@@ -133,8 +133,8 @@ class TextPrompted:
 
     Attributes:
         backbone: the frozen CLIP.
-        ctx_init: first words of a text; prompts take the places of the first of its tokens.
-        text: prompts of the text tower, [P, W] a block.
+        ctx_init: first words of a text; prompts replace its first tokens.
+        text: prompts of the text tower, [P, W] per block.
     """
 
     backbone: Backbone = field(repr=False)
@@ -142,44 +142,44 @@ class TextPrompted:
     text: Prompts = field(repr=False)
 
     def texts(self, classes: Sequence[str]) -> PromptedTexts:
-        """The texts of some classes, ready for many passes."""
+        """Prepare the texts of the classes, for repeated encoding."""
         return PromptedTexts(self.backbone, classes, self.ctx_init, len(self.text.first))
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
-        """Normalized features [C, D]; see `PromptedModel`."""
+        """Return normalized features [C, D]; see `PromptedModel`."""
         return self.texts(classes).features(self.text)
 
 
 def init_prompts(
     backbone: Backbone, tower: TextTower | ImageTower, n_ctx: int, depth: int, generator: torch.Generator
 ) -> Prompts:
-    """Random prompts, normal with 0.02, as in the code of MaPLe; leaves that require gradients.
+    """Return random normal prompts (std 0.02, as in the code of MaPLe), leaves that require gradients.
 
     Args:
         backbone: the model of the tower.
-        tower: where they will stand.
+        tower: the tower of the prompts.
         n_ctx: P.
-        depth: how many blocks get prompts of their own, the first included; at most all that there are.
+        depth: number of blocks with separate prompts, including the first; at most all blocks.
         generator: on the CPU.
     """
     shape = (min(depth, tower.depth), n_ctx, tower.width)
-    drawn = (torch.randn(shape, generator=generator) * STD).to(backbone.device)
-    first, *deep = (one.clone().requires_grad_() for one in drawn)
+    stacked = (torch.randn(shape, generator=generator) * STD).to(backbone.device)
+    first, *deep = (prompt.clone().requires_grad_() for prompt in stacked)
     return Prompts(first, tuple(deep))
 
 
 def init_from_words(backbone: Backbone, ctx_init: str, n_ctx: int, generator: torch.Generator) -> Tensor:
-    """The first tokens of the words, or random ones where the words have fewer: [P, W], a leaf with gradients."""
+    """Return the embeddings of the first tokens of the words, or random ones if there are fewer: [P, W], a leaf."""
     if n_ctx > len(spelled(backbone, ctx_init)):
         return init_context(backbone, n_ctx, ctx_init, generator)
     return init_context(backbone, None, ctx_init, generator).detach()[:n_ctx].clone().requires_grad_()
 
 
 def check_prompts(n_ctx: int, depth: int) -> None:
-    """Refuse prompts that cannot be.
+    """Check the settings of prompts.
 
     Raises:
-        InputError: a negative number of tokens, or no block to put them in.
+        InputError: a negative number of tokens, or no block with prompts.
     """
     if n_ctx < 0:
         raise InputError(f"n_ctx must be >= 0, got {n_ctx}; for example n_ctx=2")

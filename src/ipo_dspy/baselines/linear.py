@@ -1,6 +1,6 @@
-"""A linear layer whose first weights come from a generator of ours.
+"""A linear layer that is initialized from an explicit generator.
 
-`torch.nn.Linear` draws from the global generator, which library code leaves alone.
+`torch.nn.Linear` draws from the global generator, which library code must not touch.
 """
 
 from typing import NamedTuple
@@ -11,22 +11,22 @@ from torch import Tensor
 
 
 class Linear(NamedTuple):
-    """A linear layer: weights [outputs, inputs] and biases [outputs], leaves that require gradients until learned."""
+    """A linear layer: weights [outputs, inputs] and biases [outputs], leaves that require gradients during training."""
 
     weight: Tensor
     bias: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[..., inputs] to [..., outputs]."""
+        """Map [..., inputs] to [..., outputs]."""
         return F.linear(x, self.weight, self.bias)
 
     def copied(self) -> "Linear":
-        """Leaves of its own with the same values."""
-        return Linear(*(one.detach().clone().requires_grad_() for one in self))
+        """Return separate leaves with the same values."""
+        return Linear(*(tensor.detach().clone().requires_grad_() for tensor in self))
 
 
 def init_linear(inputs: int, outputs: int, device: torch.device, generator: torch.Generator) -> Linear:
-    """Weights and biases uniform within 1/sqrt(inputs), as `torch.nn.Linear` has them, the weights first.
+    """Return a layer with weights, then biases, drawn uniformly within 1/sqrt(inputs), as in `torch.nn.Linear`.
 
     >>> layer = init_linear(4, 3, torch.device("cpu"), torch.Generator().manual_seed(0))
     >>> layer(torch.zeros(2, 4)).shape, bool((layer.weight.abs() <= 0.5).all())

@@ -1,7 +1,7 @@
-"""MaPLe: prompts in both towers, those of the image tower made from those of the text tower by learned linear layers.
+"""MaPLe: prompts in both towers; learned linear layers map the text prompts to the image prompts.
 
 Khattak, Rasheed, Maaz, Khan, Khan: MaPLe: Multi-modal Prompt Learning, CVPR 2023. The first J blocks of both towers
-have prompts; each of these blocks has a coupling of its own, and gradients of both towers meet in the text prompts.
+have prompts. Each of these blocks has a separate coupling, and gradients of both towers add up in the text prompts.
 
 Letters: N images, C classes, P prompt tokens, W and V widths of the text and the image tower, D width of the features.
 """
@@ -32,27 +32,27 @@ from ipo_dspy.clip.backbone import Backbone
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CoupledPrompts(TextPrompted):
-    """A CLIP with text prompts and the couplings that make image prompts of them.
+    """A CLIP with text prompts and the couplings that map them to image prompts.
 
     Attributes:
-        couplings: a layer from W to V for the first prompts, and one for each of the deep ones.
+        couplings: a layer from W to V for the first prompts, and one for each deep prompt.
     """
 
     couplings: tuple[Linear, ...] = field(repr=False)
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All that is learned."""
-        return [*self.text.parameters, *(one for layer in self.couplings for one in layer)]
+        """Return all learned parameters."""
+        return [*self.text.parameters, *(tensor for layer in self.couplings for tensor in layer)]
 
     @property
     def image(self) -> Prompts:
-        """Prompts of the image tower, [P, V] a block, from the coupling functions."""
-        first, *deep = (layer(one) for layer, one in zip(self.couplings, self.text.parameters, strict=True))
+        """Return the prompts of the image tower, [P, V] per block, from the coupling functions."""
+        first, *deep = (layer(prompt) for layer, prompt in zip(self.couplings, self.text.parameters, strict=True))
         return Prompts(first, tuple(deep))
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Preprocessed images [N, 3, H, W] to normalized features [N, D], with gradients to prompts and couplings."""
+        """Encode preprocessed images [N, 3, H, W] to normalized features [N, D]; differentiable."""
         image = self.image
         return ImageTower(self.backbone).encode(pixels, image.first, image.deep)
 
@@ -60,20 +60,20 @@ class CoupledPrompts(TextPrompted):
 @takes_old_names
 @dataclass(frozen=True, slots=True)
 class MaPLe:
-    """Multi-modal prompt learning; defaults are those of the base-to-novel experiments.
+    """Multi-modal prompt learning; defaults are from the base-to-novel experiments.
 
     Args:
-        n_ctx: P, tokens of a prompt.
+        n_ctx: P, number of tokens of a prompt.
         ctx_init: first words of a text, whose first P tokens initialize the first prompts. If it has fewer tokens, it
             is left out and the prompts start from random vectors.
-        depth: J, blocks with prompts of their own, the first included; of smaller towers, all.
+        depth: J, number of blocks with separate prompts, including the first; at most all blocks of a tower.
         epochs: passes over the images.
-        batch_size: images a step.
-        lr: the highest rate of SGD.
-        augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do.
+        batch_size: images per step.
+        lr: peak learning rate of SGD.
+        augment: train on random crops and flips, drawn again in each epoch, as in the published configurations.
 
     Raises:
-        InputError: a setting with which nothing can be learned.
+        InputError: an invalid setting.
     """
 
     n_ctx: int = 2
@@ -98,7 +98,7 @@ class MaPLe:
         """Learn prompts and couplings by cross-entropy over the classes of the task.
 
         Raises:
-            InputError: a tower does not support learned tokens, or a class name does not fit beside the prompts.
+            InputError: a tower does not support learned tokens, or a class name does not fit next to the prompts.
             ImageError: an image cannot be read.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
@@ -108,8 +108,8 @@ class MaPLe:
 
         def loss(indices: Tensor) -> Tensor:
             text = texts.features(model.text)  # [C, D]
-            found = clip_logits(backbone, model.image_features(views(indices)), text)
-            return F.cross_entropy(found, targets[indices])
+            logits = clip_logits(backbone, model.image_features(views(indices)), text)
+            return F.cross_entropy(logits, targets[indices])
 
         count, recipe = len(task.images), self.recipe()
         losses = train(model.parameters, loss, count, recipe=recipe, generator=generator, progress=progress)
@@ -124,14 +124,14 @@ def init_coupled(
     All deep couplings start from the same weights, as in the code of MaPLe.
 
     Args:
-        backbone: a CLIP whose towers take learned tokens.
-        ctx_init: of the first prompts.
+        backbone: a CLIP whose towers support learned tokens.
+        ctx_init: words that initialize the first prompts.
         n_ctx: P.
-        depth: J; cut to the number of blocks of the smaller tower.
+        depth: J; at most the number of blocks of the smaller tower.
         generator: on the CPU.
 
     Raises:
-        InputError: one of the towers is of another kind.
+        InputError: a tower does not support learned tokens.
     """
     tower, image = TextTower(backbone), ImageTower(backbone)
     first = init_from_words(backbone, ctx_init, n_ctx, generator)  # [P, W]

@@ -1,4 +1,4 @@
-"""Settings of earlier versions under their names now, with a `DeprecationWarning`."""
+"""Accept settings under their names in earlier versions, with a `DeprecationWarning`."""
 
 import functools
 import warnings
@@ -24,31 +24,31 @@ RENAMED: Mapping[str, str] = MappingProxyType(
 
 
 def current_names(settings: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """Return settings under their names now, of which some are known; one by its old name is a `DeprecationWarning`.
+    """Return settings under their current names; warn about each old name of a known setting.
 
     Raises:
-        InputError: a setting is given by both names.
+        InputError: a setting is passed under both names.
 
     >>> current_names({"epochs": 5, "weight": 2}, known=["epochs", "depth"])
     {'epochs': 5, 'weight': 2}
     """
-    found = dict(settings)
+    current = dict(settings)
     for old in settings:
         new = RENAMED.get(old, old)
         if new == old or new not in known:
             continue
         if new in settings:
-            raise InputError(f"{old} is the old name of {new}, and both are given; pass {new} alone")
+            raise InputError(f"{old} is the old name of {new}, and both are given; pass only {new}")
         message = f"{old} is now named {new}; pass {new}={settings[old]!r:.80}"
         warnings.warn(message, DeprecationWarning, stacklevel=3)
-        found[new] = found.pop(old)
-    return found
+        current[new] = current.pop(old)
+    return current
 
 
 def takes_old_names(method: type[T]) -> type[T]:
-    """Let a dataclass take its fields by their old names, too."""
+    """Let a dataclass accept its fields under their old names, too."""
     init = method.__init__
-    known = [one.name for one in fields(cast(Any, method))]
+    known = [setting.name for setting in fields(cast(Any, method))]
 
     @functools.wraps(init)
     def accept(self: T, *args: Any, **settings: Any) -> None:

@@ -1,9 +1,9 @@
 """PromptSRC: prompts in both towers, self-regularized towards the frozen CLIP, with Gaussian prompt aggregation.
 
 Khattak, Wasim, Naseer, Khan, Yang, Khan: Self-regulating Prompts: Foundational Model Adaptation without Forgetting,
-ICCV 2023. The prompts of the towers are independent of one another. Features and logits are regularized by those of the
-same CLIP without prompts, whose text features are a mean over many templates. What the frozen model says of an image
-never changes, so it is asked once, unless random crops are learned from.
+ICCV 2023. The prompts of the two towers are independent. Features and logits are regularized towards those of the same
+CLIP without prompts, whose text features are a mean over many templates. Frozen image features never change, so they
+are computed once, unless training uses random crops.
 
 Letters: N images, n images of a batch, C classes, D width of the features, E epochs.
 """
@@ -36,12 +36,12 @@ from ipo_dspy.errors import InputError
 from ipo_dspy.template import Template
 
 TEMPLATES = 60
-"""Number of the templates for ImageNet that the official code lists: the first ones of 80."""
+"""Number of ImageNet templates in the official code: the first 60 of 80."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IndependentPrompts(TextPrompted):
-    """A CLIP with prompts in both towers, each tower's own.
+    """A CLIP with independent prompts in both towers.
 
     Attributes:
         image: prompts of the image tower.
@@ -51,18 +51,18 @@ class IndependentPrompts(TextPrompted):
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All that is learned."""
+        """Return all learned parameters."""
         return [*self.text.parameters, *self.image.parameters]
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Preprocessed images [N, 3, H, W] to normalized features [N, D]."""
+        """Encode preprocessed images [N, 3, H, W] to normalized features [N, D]."""
         return ImageTower(self.backbone).encode(pixels, self.image.first, self.image.deep)
 
 
 def init_independent(
     backbone: Backbone, ctx_init: str, n_ctx: int, depth: int, generator: torch.Generator
 ) -> IndependentPrompts:
-    """Prompts before the first step: the words in front of the text tower, and random ones in all other places.
+    """Return the initial prompts: words for the first block of the text tower, random vectors everywhere else.
 
     Raises:
         InputError: a tower does not support learned tokens.
@@ -84,22 +84,22 @@ class ModelOutputs(NamedTuple):
 
 
 def compute_outputs(backbone: Backbone, image: Tensor, text: Tensor) -> ModelOutputs:
-    """Features with their logits at the scale of a model."""
+    """Return features with their logits at the scale of a model."""
     return ModelOutputs(image, text, clip_logits(backbone, image, text))
 
 
 @torch.no_grad()
 def frozen_text(backbone: Backbone, classes: Sequence[str]) -> Tensor:
-    """Normalized text features of the model without prompts: a mean over many templates, [C, D].
+    """Return normalized text features of the model without prompts, a mean over many templates: [C, D].
 
-    The templates are the first 60 of the 80 for ImageNet, and features are averaged as the tower gives them, not
-    normalized: both as in the official code.
+    The templates are the first 60 of the 80 for ImageNet, and features are averaged before normalization, both as in
+    the official code.
 
     Raises:
-        TemplateError: a class name does not fit them.
+        TemplateError: a filled template does not fit the model.
     """
     tower, template = TextTower(backbone), Template.parse("\n".join(imagenet_templates().lines[:TEMPLATES]))
-    template_tokens(backbone, template, classes)  # for its check of the lengths
+    template_tokens(backbone, template, classes)  # checks the lengths
     means = []
     for name in classes:
         texts = tower.embed(backbone.token_ids(template.fill(name)))  # 60 of them
@@ -110,82 +110,82 @@ def frozen_text(backbone: Backbone, classes: Sequence[str]) -> Tensor:
 def regularized_loss(
     learned: ModelOutputs, kept: ModelOutputs, targets: Tensor, *, text_weight: float, image_weight: float
 ) -> Tensor:
-    """Cross-entropy and the three terms that hold a model near to a frozen one.
+    """Return the cross-entropy plus three terms that regularize a model towards a frozen one.
 
-    Features are compared by their mean absolute difference. Logits are by the divergence of the learned distribution
-    from the frozen one, over the number of logits and not of images, as in the official code.
+    Features are compared by their mean absolute difference. Logits are compared by the KL divergence of their
+    distributions, divided by the number of logits, not of images, as in the official code.
 
     Args:
-        learned: of n images.
-        kept: what the frozen model says of the same.
-        targets: [n].
-        text_weight: of the term of text features.
-        image_weight: of the term of image features; that of logits has 1.
+        learned: outputs for n images.
+        kept: outputs of the frozen model for the same images.
+        targets: [n] class indices.
+        text_weight: weight of the text feature term.
+        image_weight: weight of the image feature term; the logit term has weight 1.
     """
-    own, other = learned.logits.log_softmax(dim=1), kept.logits.log_softmax(dim=1)  # [n, C]
+    learned_log_probs, frozen_log_probs = learned.logits.log_softmax(dim=1), kept.logits.log_softmax(dim=1)  # [n, C]
     return (
         F.cross_entropy(learned.logits, targets)
         + text_weight * F.l1_loss(learned.text, kept.text)
         + image_weight * F.l1_loss(learned.image, kept.image)
-        + F.kl_div(own, other, reduction="sum", log_target=True) / own.numel()
+        + F.kl_div(learned_log_probs, frozen_log_probs, reduction="sum", log_target=True) / learned_log_probs.numel()
     )
 
 
 def epoch_weights(epochs: int, mean: float, std: float) -> Tensor:
-    """A Gaussian over the epochs 1 to E that sums to 1: [E].
+    """Return a Gaussian over the epochs 1 to E that sums to 1: [E].
 
-    As a softmax, so that a mean far from all epochs leaves weights, too: those of the nearest.
+    It is computed as a softmax, so that a mean far from all epochs does not underflow to zero weights.
 
     >>> [round(weight, 3) for weight in epoch_weights(5, mean=4.0, std=1.0).tolist()]
     [0.005, 0.057, 0.257, 0.424, 0.257]
     """
-    places = torch.arange(1, epochs + 1, dtype=torch.float64)
-    return torch.softmax(-((places - mean) / std).square() / 2, dim=0)
+    numbers = torch.arange(1, epochs + 1, dtype=torch.float64)
+    return torch.softmax(-((numbers - mean) / std).square() / 2, dim=0)
 
 
 class WeightedMean:
-    """Tensors averaged over the epochs in which they are learned.
+    """Weighted mean of parameters over the training epochs.
 
     Args:
-        parameters: they are read in every epoch.
-        weights: of the epochs, [E].
+        parameters: read after every epoch.
+        weights: weights of the epochs, [E].
     """
 
     def __init__(self, parameters: Sequence[Tensor], weights: Tensor) -> None:
         self._parameters, self._weights = parameters, weights.tolist()
-        self._sums = [torch.zeros_like(one, requires_grad=False) for one in parameters]
+        self._sums = [torch.zeros_like(parameter, requires_grad=False) for parameter in parameters]
 
     @torch.no_grad()
     def add(self, epoch: int) -> None:
-        """Take in what they are after an epoch, counted from 1."""
-        for total, one in zip(self._sums, self._parameters, strict=True):
-            total.add_(one, alpha=self._weights[epoch - 1])
+        """Add the parameters after an epoch, counted from 1."""
+        for total, parameter in zip(self._sums, self._parameters, strict=True):
+            total.add_(parameter, alpha=self._weights[epoch - 1])
 
     @torch.no_grad()
     def put(self) -> None:
-        """Give them the means of the epochs."""
-        for total, one in zip(self._sums, self._parameters, strict=True):
-            one.copy_(total)
+        """Set the parameters to their means."""
+        for total, parameter in zip(self._sums, self._parameters, strict=True):
+            parameter.copy_(total)
 
 
 @takes_old_names
 @dataclass(frozen=True, slots=True)
 class PromptSRC:
-    """Self-regulating prompts; defaults are those of the base-to-novel experiments.
+    """Self-regulating prompts; defaults are from the base-to-novel experiments.
 
     Args:
-        n_ctx: tokens of every prompt, in both towers.
-        ctx_init: what texts begin with; up to `n_ctx` of its tokens are what the first prompt starts from.
-        depth: blocks with prompts of their own, in both towers; a tower that has fewer gets one for each.
-        text_weight, image_weight: how much text features and image features are held to the frozen ones.
-        gpa_mean, gpa_std: of the Gaussian over the epochs by which prompts are averaged.
+        n_ctx: number of tokens of every prompt, in both towers.
+        ctx_init: first words of a text, whose first `n_ctx` tokens initialize the first prompt.
+        depth: number of blocks with separate prompts, in both towers; at most all blocks of a tower.
+        text_weight, image_weight: weights of the terms that keep text and image features close to the frozen ones.
+        gpa_mean, gpa_std: mean and standard deviation, in epochs, of the Gaussian weights of prompt averaging.
         epochs: passes over the images.
-        batch_size: images a step.
-        lr: the highest rate of SGD.
-        augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do.
+        batch_size: images per step.
+        lr: peak learning rate of SGD.
+        augment: train on random crops and flips, drawn again in each epoch, as in the published configurations.
 
     Raises:
-        InputError: a setting with which nothing can be learned.
+        InputError: an invalid setting.
     """
 
     n_ctx: int = 4
@@ -219,19 +219,22 @@ class PromptSRC:
         """Learn the prompts of both towers by the regularized cross-entropy over the classes of the task.
 
         Raises:
-            InputError: a tower does not support learned tokens, or a class name does not fit beside them.
+            InputError: a tower does not support learned tokens, or a class name does not fit next to them.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         model = init_independent(backbone, self.ctx_init, self.n_ctx, self.depth, generator)
         texts, targets = model.texts(task.classes), task.targets.to(backbone.device)  # [N]
         frozen, views = frozen_text(backbone, task.classes), Views(task, crops(self.augment), generator)
-        tower, unchanging = ImageTower(backbone), None if self.augment else training_features(task, False, generator)
+        tower, fixed_features = (
+            ImageTower(backbone),
+            None if self.augment else training_features(task, False, generator),
+        )
         mean = WeightedMean(model.parameters, epoch_weights(self.epochs, self.gpa_mean, self.gpa_std))
 
         def loss(indices: Tensor) -> Tensor:
             pixels = views(indices)
             with torch.no_grad():
-                image = tower.encode(pixels) if unchanging is None else unchanging(indices)  # [n, D]
+                image = tower.encode(pixels) if fixed_features is None else fixed_features(indices)  # [n, D]
             learned = compute_outputs(backbone, model.image_features(pixels), texts.features(model.text))
             weights = {"text_weight": self.text_weight, "image_weight": self.image_weight}
             return regularized_loss(learned, compute_outputs(backbone, image, frozen), targets[indices], **weights)

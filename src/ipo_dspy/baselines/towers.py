@@ -1,8 +1,8 @@
-"""The towers of a frozen CLIP with gradients to what is put into them: embeddings, prompts, prompts of deeper blocks.
+"""The towers of a frozen CLIP with gradients to their inputs: embeddings, prompts, and prompts of deeper blocks.
 
-The blocks of the loaded model are called one after another from here. The model itself is neither copied nor touched,
-not even for the time of a pass, so other threads may encode with it meanwhile. Nothing is cached and no prefix is
-shared: what is learned stands at the beginning of every text. In the number format of the towers; features are float32.
+This module calls the blocks of the loaded model one after another. The model is neither copied nor modified, not even
+during a pass, so other threads can encode with it at the same time. Nothing is cached and no prefix is shared, because
+every text begins with learned tokens. Towers compute in their own dtype; features are float32.
 
 Letters: N images, C texts, L tokens, P prompt tokens, W width of a tower, D width of the features.
 """
@@ -28,7 +28,7 @@ class Embedded:
 
     Attributes:
         tokens: token embeddings without positions, [C, L, W], L the longest of these texts.
-        ends: where each text's features are read, [C].
+        ends: position of each text's end token, [C].
     """
 
     tokens: Tensor
@@ -43,15 +43,16 @@ class TextTower:
         depth: number of blocks.
 
     Raises:
-        InputError: the model's text tower is of another kind.
+        InputError: the model's text tower is not supported.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         tower: Any = text_tower(backbone.model)
         if not (backbone.shares_prefixes and pools_at_end(tower)):
             raise InputError(
-                f"the text tower of {canonical_model_name(backbone.name)!r} does not support learned tokens: it must be causal and "
-                "pool at the end token, unlike BERT, CoCa and SigLIP; use a CLIP such as 'ViT-B-16-quickgelu'"
+                f"the text tower of {canonical_model_name(backbone.name)!r} does not support learned tokens: it must "
+                "be causal and pool at the end token, unlike BERT, CoCa and SigLIP; use a CLIP such as "
+                "'ViT-B-16-quickgelu'"
             )
         self._backbone = backbone
         self._tower = tower
@@ -60,27 +61,27 @@ class TextTower:
 
     @torch.no_grad()
     def embed(self, ids: Sequence[TokenList]) -> Embedded:
-        """Token lists to embeddings, without gradients.
+        """Embed token lists, without gradients.
 
         Raises:
-            InputError: no list, or one that is longer than the context.
+            InputError: no list, or a list that is longer than the context.
         """
         table = self._backbone.token_table(ids)  # [C, L]
         words: Tensor = self._tower.token_embedding(table)  # [C, L, W]
         return Embedded(words.float(), end_token_positions(self._tower, table))
 
     def encode(self, tokens: Tensor, ends: Tensor, deep: Sequence[Tensor] = (), *, normalize: bool = True) -> Tensor:
-        """Embeddings [C, L, W] and their ends [C] to float32 features [C, D].
+        """Encode embeddings [C, L, W] with end positions [C] to float32 features [C, D].
 
         Args:
-            tokens: without positions, which are added here.
-            ends: where features are read.
-            deep: tokens [P, W] that take the places 1 to P before the second block, the third, and so on
+            tokens: embeddings without positions, which are added here.
+            ends: position of each text's end token.
+            deep: tokens [P, W] that replace positions 1 to P before the second block, the third, and so on
                 (Khattak et al. 2023, "MaPLe").
             normalize: scale features to length 1.
 
         Raises:
-            InputError: more deep prompts than there are blocks for.
+            InputError: more deep prompts than blocks after the first.
         """
         _check_depth(deep, self.depth)
         tower, length = self._tower, tokens.shape[1]
@@ -101,15 +102,15 @@ class ImageTower:
         depth: number of blocks.
 
     Raises:
-        InputError: the model's image tower is of another kind.
+        InputError: the model's image tower is not supported.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         self._tower: Any = backbone.model.visual
         if not _takes_prompts(self._tower):
             raise InputError(
-                f"the image tower of {canonical_model_name(backbone.name)!r} does not support learned tokens: it must be a vision "
-                "transformer that pools at its class token, unlike ResNets, CoCa and SigLIP; use e.g. "
+                f"the image tower of {canonical_model_name(backbone.name)!r} does not support learned tokens: it must "
+                "be a vision transformer that pools at its class token, unlike ResNets, CoCa and SigLIP; use e.g. "
                 "'ViT-B-16-quickgelu', or the bundled 'demo-vit'"
             )
         self._device = backbone.device
@@ -117,17 +118,17 @@ class ImageTower:
         self.depth = len(self._tower.transformer.resblocks)
 
     def encode(self, pixels: Tensor, prompts: Tensor | None = None, deep: Sequence[Tensor] = ()) -> Tensor:
-        """Preprocessed images [N, 3, H, W] to normalized float32 features [N, D].
+        """Encode preprocessed images [N, 3, H, W] to normalized float32 features [N, D].
 
         Args:
-            pixels: as `Backbone.preprocess` makes them.
-            prompts: tokens [P, W] appended after the patches; they have no positions and go through the norm before
+            pixels: output of `Backbone.preprocess`.
+            prompts: tokens [P, W] appended after the patches; they have no positions and pass through the norm before
                 the first block, as in the code of MaPLe and PromptSRC.
-            deep: tokens [P, W] that take their places before the second block, the third, and so on
+            deep: tokens [P, W] that replace them before the second block, the third, and so on
                 (Jia et al. 2022, "VPT").
 
         Raises:
-            InputError: more deep prompts than there are blocks for, or deep prompts of another number of tokens.
+            InputError: more deep prompts than blocks after the first, or deep prompts of a different length.
         """
         count = 0 if prompts is None else len(prompts)
         _check_depth(deep, self.depth)
@@ -141,7 +142,7 @@ class ImageTower:
         return F.normalize(pooled.float(), dim=-1)
 
     def _embedded(self, pixels: Tensor, prompts: Tensor | None) -> Tensor:
-        """Class token, patches and prompts before the first block: [N, L, W]."""
+        """Return class token, patches and prompts before the first block: [N, L, W]."""
         tower = self._tower
         dtype = tower.conv1.weight.dtype
         patches = tower.conv1(pixels.to(self._device, dtype)).flatten(2).transpose(1, 2)  # [N, L - 1, W]
@@ -154,10 +155,10 @@ class ImageTower:
 
 
 def check_towers(backbone: Backbone, needed: Iterable[str]) -> None:
-    """See that towers of a model, of `text` and `image`, take learned tokens.
+    """Check that towers of a model, `text` or `image`, support learned tokens.
 
     Raises:
-        InputError: one does not.
+        InputError: a tower does not.
     """
     kinds = {"text": TextTower, "image": ImageTower}
     for name in needed:
@@ -165,7 +166,7 @@ def check_towers(backbone: Backbone, needed: Iterable[str]) -> None:
 
 
 def _run(transformer: Any, x: Tensor, deep: Sequence[tuple[int, Tensor]], mask: Tensor | None = None) -> Tensor:
-    """The blocks in turn on x [N, L, W]; from the second on, the next of `deep` takes its places first."""
+    """Run the blocks on x [N, L, W]; from the second block on, insert the next of `deep` first."""
     for index, block in enumerate(transformer.resblocks):
         if 0 < index <= len(deep):
             x = _placed(x, *deep[index - 1])
@@ -176,14 +177,14 @@ def _run(transformer: Any, x: Tensor, deep: Sequence[tuple[int, Tensor]], mask: 
 
 
 def _placed(x: Tensor, start: int, prompt: Tensor) -> Tensor:
-    """Tokens x [N, L, W] with a prompt [P, W] at the places from `start` on."""
+    """Replace tokens of x [N, L, W] by a prompt [P, W] from position `start` on."""
     new = prompt.to(x.dtype).expand(len(x), -1, -1)
     return torch.cat([x[:, :start], new, x[:, start + len(prompt) :]], dim=1)
 
 
 def _check_depth(deep: Sequence[Tensor], depth: int) -> None:
     if len(deep) >= depth:
-        raise InputError(f"{len(deep)} deep prompts, and the tower has {depth} blocks; pass at most {depth - 1}")
+        raise InputError(f"{len(deep)} deep prompts, but the tower has {depth} blocks; pass at most {depth - 1}")
 
 
 def _takes_prompts(tower: Any) -> bool:

@@ -1,9 +1,9 @@
 """SGD training loop shared by all learned methods, as in CoOp and follow-ups.
 
-The rate is constant and small for the first epoch and follows half a cosine after it, by the epoch and not by the step
-(Zhou et al. 2022, "CoOp"; the scheduler is that of Dassl, whose cosine starts after the warm-up and so
-ends above zero). As in Dassl, images that do not fill the last batch of an epoch sit that epoch out, unless there is no
-full batch at all; the next epoch leaves out others.
+The learning rate is small and constant in the first epoch and then follows half a cosine, updated per epoch, not per
+step (Zhou et al. 2022, "CoOp"). The scheduler is that of Dassl: its cosine starts after the warm-up and so ends above
+zero. As in Dassl, the last incomplete batch of an epoch is dropped, unless it is the only one; the order is shuffled,
+so each epoch drops different images.
 """
 
 import math
@@ -23,12 +23,12 @@ class SGDConfig:
 
     Attributes:
         epochs: passes over the images.
-        batch_size: images in a step; of fewer images, all.
-        lr: the highest rate.
-        warmup: epochs at `warmup_lr` before that.
-        warmup_lr: a rate.
-        momentum: of SGD.
-        weight_decay: of SGD.
+        batch_size: images per step; all if there are fewer.
+        lr: peak learning rate.
+        warmup: number of first epochs at `warmup_lr`.
+        warmup_lr: learning rate of the warm-up.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of SGD.
 
     >>> recipe = SGDConfig(epochs=5, batch_size=4, lr=0.0035)
     >>> [round(recipe.rate(epoch), 5) for epoch in range(5)]
@@ -51,14 +51,14 @@ class SGDConfig:
             raise InputError(f"lr must be positive, got {self.lr!r}; for example lr=0.002")
 
     def rate(self, epoch: int) -> float:
-        """Return the rate in an epoch, counted from 0."""
+        """Return the learning rate in an epoch, counted from 0."""
         if epoch < self.warmup:
             return self.warmup_lr
         return self.lr * (1 + math.cos(math.pi * (epoch - self.warmup) / self.epochs)) / 2
 
 
 def build_recipe(self: Any) -> SGDConfig:
-    """Return the optimization hyper-parameters; every learned method has the three fields, and this as a method."""
+    """Return the optimization hyper-parameters; learned methods have the three fields and use this as a method."""
     return SGDConfig(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr)
 
 
@@ -72,19 +72,19 @@ def train(
     progress: Callable[[int, int], None] | None = None,
     after_epoch: Callable[[int], None] | None = None,
 ) -> tuple[float, ...]:
-    """Learn parameters in place; afterwards they require no gradients.
+    """Train parameters in place; afterwards they do not require gradients.
 
     Args:
         parameters: leaves that require gradients.
-        loss_of_batch: the loss of the images with the given indices [n].
-        count: images in all.
+        loss_of_batch: returns the loss of the images with indices [n].
+        count: number of images.
         recipe: hyper-parameters.
-        generator: decides the order of the images in every epoch; on the CPU.
-        progress: called with steps done and steps in all.
+        generator: shuffles the images in every epoch; on the CPU.
+        progress: called with the number of steps done and the total.
         after_epoch: called with the number of epochs done.
 
     Returns:
-        The mean loss of an image in each epoch, over the images seen in it.
+        The mean loss per image of each epoch, over the images used in it.
     """
     optimizer = torch.optim.SGD(parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     steps = max(1, count // recipe.batch_size)
@@ -92,8 +92,8 @@ def train(
     for epoch in range(recipe.epochs):
         optimizer.param_groups[0]["lr"] = recipe.rate(epoch)
         total = 0.0
-        seen = torch.randperm(count, generator=generator)[: steps * recipe.batch_size]
-        for step, indices in enumerate(torch.split(seen, recipe.batch_size)):
+        order = torch.randperm(count, generator=generator)[: steps * recipe.batch_size]
+        for step, indices in enumerate(torch.split(order, recipe.batch_size)):
             optimizer.zero_grad()
             loss = loss_of_batch(indices)
             torch.autograd.backward(loss)
@@ -101,9 +101,9 @@ def train(
             total += float(loss.detach()) * len(indices)
             if progress is not None:
                 progress(epoch * steps + step + 1, recipe.epochs * steps)
-        means.append(total / len(seen))
+        means.append(total / len(order))
         if after_epoch is not None:
             after_epoch(epoch + 1)
-    for one in parameters:
-        one.requires_grad_(False).grad = None
+    for parameter in parameters:
+        parameter.requires_grad_(False).grad = None
     return tuple(means)

@@ -1,8 +1,8 @@
-"""Training images as pixels: by the evaluation transform, or a random picture of each, drawn anew at every step.
+"""Training images as pixels, by the evaluation transform or by a random augmentation at every step.
 
-By the evaluation transform, pixels are computed once and stay in memory: 0.6 MB an image at 224 x 224, so 16 shots of
-500 classes take 4.8 GB. Random pictures are made from the image each time, which is read and decoded for it; a draw
-costs no memory then, and the image tower has to run in every epoch.
+With the evaluation transform, pixels are computed once and stay in memory: 0.6 MB per image at 224 x 224, so 16 shots
+of 500 classes take 4.8 GB. With an augmentation, the image is read and decoded again at each step. That takes no
+memory, but the image tower has to run in every epoch.
 
 Letters: N images, n images of a batch, H height, W width, D width of the features.
 """
@@ -30,12 +30,12 @@ class Views:
     """Pixels of training images.
 
     Args:
-        task: whose images.
-        draw: makes a random picture of an image; None for the evaluation transform.
-        generator: decides the random pictures; on the CPU. Left alone without `draw`.
+        task: the task with the images.
+        draw: returns a random augmentation of an image; None for the evaluation transform.
+        generator: source of randomness for `draw`; on the CPU. Not used without `draw`.
 
     Raises:
-        ImageError: an image cannot be read; the first in order.
+        ImageError: an image cannot be read; the first one is reported.
     """
 
     def __init__(self, task: FewShotTask, draw: Draw | None, generator: torch.Generator) -> None:
@@ -48,23 +48,23 @@ class Views:
             self._size = width, height
 
     def __call__(self, indices: Tensor) -> Tensor:
-        """Pixels of the images with these indices [n]: [n, 3, H, W], float32, on the CPU."""
+        """Return pixels of the images with indices [n]: [n, 3, H, W], float32, on the CPU."""
         draw = self._draw
         if draw is None:
             return self._pixels[indices]
-        # A seed for each, so that the threads' order does not matter.
+        # One seed per image, so that the order of the threads does not matter.
         seeds = torch.randint(2**62, (len(indices),), generator=self._generator).tolist()
 
-        def drawn(place: int) -> Tensor:
+        def augmented(place: int) -> Tensor:
             image = opened(self._images, int(indices[place]))
-            # In its final size, the evaluation transform only turns it into numbers.
+            # The image has its final size, so the evaluation transform only converts and normalizes it.
             return self._backbone.preprocess(draw(image, self._size, random.Random(seeds[place])))
 
-        return torch.stack(_in_threads(drawn, range(len(indices))))
+        return torch.stack(_in_threads(augmented, range(len(indices))))
 
 
 def crops(augment: bool) -> Draw | None:
-    """Return what `Views` takes for the setting `augment` of most methods: random crops and flips, or no draw."""
+    """Return the `draw` of `Views` for the `augment` setting of most methods: random crops and flips, or None."""
     return random_crop_flip if augment else None
 
 
@@ -72,9 +72,9 @@ def training_features(task: FewShotTask, augment: bool, generator: torch.Generat
     """Return a function from indices of training images [n] to their normalized features [n, D].
 
     Args:
-        task: whose images.
-        augment: encode a random crop of an image each time, instead of the image once.
-        generator: decides the crops; on the CPU.
+        task: the task with the images.
+        augment: encode a random crop of an image at each call, instead of the image once.
+        generator: draws the crops; on the CPU.
 
     Raises:
         ImageError: an image cannot be read.
@@ -88,10 +88,10 @@ def training_features(task: FewShotTask, augment: bool, generator: torch.Generat
 
 
 def preprocess(backbone: Backbone, images: Sequence[ImageSource]) -> Tensor:
-    """Images through the evaluation transform of the model: [N, 3, H, W], float32, on the CPU.
+    """Apply the evaluation transform of the model to images: [N, 3, H, W], float32, on the CPU.
 
     Raises:
-        DataError: no images. ImageError: one cannot be read; the first in order.
+        DataError: no images. ImageError: an image cannot be read; the first one is reported.
     """
     if not images:
         raise DataError("no images to encode; pass at least one")
@@ -107,7 +107,7 @@ def preprocess(backbone: Backbone, images: Sequence[ImageSource]) -> Tensor:
 
 
 def opened(images: Sequence[ImageSource], index: int) -> Image.Image:
-    """Return one of the images, decoded.
+    """Read and decode one of the images.
 
     Raises:
         ImageError: it cannot be read.
@@ -119,6 +119,6 @@ def opened(images: Sequence[ImageSource], index: int) -> Image.Image:
 
 
 def _in_threads(function: Callable[[int], Result], numbers: Iterable[int]) -> list[Result]:
-    """Return the results of the numbers in order; the first error in order is raised."""
+    """Return the results in order of the numbers; raise the first error in that order."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="ipo-decode") as pool:
         return list(pool.map(function, numbers))

@@ -1,9 +1,8 @@
-"""VPT: prompts in the image tower alone, while the texts are those of a template.
+"""VPT: prompts in the image tower only; texts come from a template.
 
-Jia, Tang, Chen, Cardie, Belongie, Hariharan, Lim: Visual Prompt Tuning, ECCV 2022, of which this is the deep form, as
-the code of MaPLe puts it into CLIP: the prompts stand after the patches, and classes are compared by their texts, so
-that novel ones can be named. The images' features then suit the training classes; a template can still be searched
-on them (`PromptedClassifier.features`).
+Jia, Tang, Chen, Cardie, Belongie, Hariharan, Lim: Visual Prompt Tuning, ECCV 2022. This is VPT-Deep as
+in the code of MaPLe: prompts are appended after the patches, and classes are compared by their texts, so that novel
+classes work. A template can still be optimized on the adapted image features (`PromptedClassifier.features`).
 
 Letters: N images, C classes, P prompt tokens, W width of the image tower, D width of the features.
 """
@@ -33,8 +32,8 @@ class VisualPrompts:
 
     Attributes:
         backbone: the frozen CLIP.
-        template: of the texts.
-        prompts: of the image tower, [P, W] a block.
+        template: template of the texts.
+        prompts: prompts of the image tower, [P, W] per block.
     """
 
     backbone: Backbone = field(repr=False)
@@ -43,19 +42,19 @@ class VisualPrompts:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All that is learned."""
+        """Return all learned parameters."""
         return self.prompts.parameters
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
-        """Normalized features of the filled template [C, D], on the CPU.
+        """Return normalized features of the filled template [C, D], on the CPU.
 
         Raises:
-            TemplateError: it does not fit the model with one of the classes. DataError: no classes.
+            TemplateError: a filled template does not fit the model. DataError: no classes.
         """
         return class_features(self.backbone, [self.template], classes)[0]
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Preprocessed images [N, 3, H, W] to normalized features [N, D], with gradients to the prompts."""
+        """Encode preprocessed images [N, 3, H, W] to normalized features [N, D], with gradients to the prompts."""
         return ImageTower(self.backbone).encode(pixels, self.prompts.first, self.prompts.deep)
 
 
@@ -65,16 +64,16 @@ class VPT:
     """Deep visual prompt tuning; defaults of the VPT in the code of MaPLe.
 
     Args:
-        template: of the texts; None for the hand-written one of the data set.
-        n_ctx: P, tokens of a prompt.
-        depth: blocks with prompts of their own, the first included; of a smaller tower, all. 1 is the shallow form.
+        template: template of the texts; None for the hand-written one of the data set.
+        n_ctx: P, number of tokens of a prompt.
+        depth: number of blocks with separate prompts, including the first; at most all blocks. 1 is VPT-Shallow.
         epochs: passes over the images.
-        batch_size: images a step.
-        lr: the highest rate of SGD.
-        augment: train on random crops and flips, drawn anew in each epoch, as the published configurations do.
+        batch_size: images per step.
+        lr: peak learning rate of SGD.
+        augment: train on random crops and flips, drawn again in each epoch, as in the published configurations.
 
     Raises:
-        InputError: a setting with which nothing can be learned. TemplateError: a text that is no template.
+        InputError: an invalid setting. TemplateError: `template` is not a valid template.
     """
 
     template: str | None = DEFAULT_TEMPLATE
@@ -102,19 +101,19 @@ class VPT:
 
         Raises:
             InputError: the image tower does not support learned tokens.
-            TemplateError: the template does not fit the model with one of the classes.
+            TemplateError: a filled template does not fit the model.
             ImageError: an image cannot be read.
         """
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         prompts = init_prompts(backbone, ImageTower(backbone), self.n_ctx, self.depth, generator)
         template = task.template if self.template is None else Template.parse(self.template)
         model = VisualPrompts(backbone, template, prompts)
-        text, targets = (one.to(backbone.device) for one in (model.text_features(task.classes), task.targets))
+        text, targets = (x.to(backbone.device) for x in (model.text_features(task.classes), task.targets))
         views = Views(task, crops(self.augment), generator)
 
         def loss(indices: Tensor) -> Tensor:
-            found = clip_logits(backbone, model.image_features(views(indices)), text)
-            return F.cross_entropy(found, targets[indices])
+            logits = clip_logits(backbone, model.image_features(views(indices)), text)
+            return F.cross_entropy(logits, targets[indices])
 
         count, recipe = len(task.images), self.recipe()
         losses = train(model.parameters, loss, count, recipe=recipe, generator=generator, progress=progress)

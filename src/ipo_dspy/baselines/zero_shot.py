@@ -1,6 +1,6 @@
-"""Zero-shot CLIP: a template and nothing learned; the hand-written one, or the 80 published for ImageNet.
+"""Zero-shot CLIP without learned parameters: a hand-written template, or the 80 published for ImageNet.
 
-`TemplateClassifier` is what both give, and what stands for the template of an IPO run in the same tables.
+All methods here return a `TemplateClassifier`, which also represents the template of an IPO run in the same tables.
 
 Letters: N images, C classes.
 """
@@ -23,7 +23,7 @@ from ipo_dspy.template import PLACEHOLDER, Template
 
 @dataclass(frozen=True, slots=True)
 class TemplateClassifier:
-    """CLIP with a template of any number of lines; several are an ensemble (`clip.text.class_features`).
+    """CLIP with a template of any number of lines; several form an ensemble (`clip.text_features.class_features`).
 
     >>> from ipo_dspy import demo
     >>> task = demo.load("pixel-animals", shots=1)
@@ -37,7 +37,7 @@ class TemplateClassifier:
 
     @torch.no_grad()
     def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
-        """Logits [N, C], float32, on the CPU.
+        """Return logits [N, C], float32, on the CPU.
 
         Raises:
             TemplateError: a filled line does not fit the model. ImageError: an image cannot be read.
@@ -54,31 +54,30 @@ class ZeroShotClip:
     towers: tuple[Tower, ...] = ()
 
     def fit(self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
-        """The template of the task; its images are not looked at."""
+        """Return a classifier with the template of the task; its images are not used."""
         return TemplateClassifier(task.backbone, task.template)
 
 
 class ClipEnsemble:
-    """Zero-shot CLIP with the 80 prompts for ImageNet, whatever the data set (Radford et al. 2021, section 3.1.4)."""
+    """Zero-shot CLIP with the 80 prompts for ImageNet, for any data set (Radford et al. 2021, section 3.1.4)."""
 
     towers: tuple[Tower, ...] = ()
 
     def fit(self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
-        """The ensemble; images and template of the task are not looked at."""
+        """Return the ensemble; images and template of the task are not used."""
         return TemplateClassifier(task.backbone, imagenet_templates())
 
 
 class BestTemplate:
-    """Zero-shot CLIP with that of the 80 prompts for ImageNet which does best on the images of the task.
+    """Zero-shot CLIP with the one of the 80 prompts for ImageNet that scores best on the images of the task.
 
-    What a person gets who tries a published list: the highest accuracy counts, then the lowest loss, then the order of
-    the list.
+    It shows how far trying a published list gets. The highest accuracy wins, then the lowest loss, then the list order.
     """
 
     towers: tuple[Tower, ...] = ()
 
     def fit(self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
-        """One template, chosen on all images of the task.
+        """Return a classifier with one template, selected on all images of the task.
 
         Raises:
             TemplateError: a filled prompt does not fit the model. ImageError: an image cannot be read.
@@ -91,7 +90,7 @@ class BestTemplate:
 
 
 def imagenet_templates() -> Template:
-    """The 80 prompts that OpenAI published with CLIP for ImageNet, as open_clip ships them; one line each.
+    """Return the 80 prompts that OpenAI published with CLIP for ImageNet, as shipped in open_clip; one line each.
 
     >>> imagenet_templates().lines[:2]
     ('a bad photo of a <CLASS>.', 'a photo of many <CLASS>.')

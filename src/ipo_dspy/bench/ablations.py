@@ -13,17 +13,17 @@ from ipo_dspy.errors import Argument, Hint, InputError, LanguageModelError
 
 Variants = Mapping[str, Mapping[str, Any]]
 HISTORY = (0, 1, 5, 10, 20, 50, 100)
-"""The lengths of the paper's figure."""
+"""History sizes of the figure in the paper."""
 PROMPTS = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Language models that are compared, by name.
+    """Names of the language models to compare.
 
     Attributes:
-        lms: that propose.
-        vlms: that describe.
+        lms: proposer models.
+        vlms: multimodal describer models.
     """
 
     lms: tuple[str, ...] = ()
@@ -35,14 +35,14 @@ def _descriptions(settings: Settings, models: Models) -> Variants:
 
 
 def _history(settings: Settings, models: Models) -> Variants:
-    # The embedded proposer reads all trials unless it is told to see what is shown, as a language model does.
+    # By default the embedded proposer uses all trials; here it sees only the shown history, as a language model does.
     history_only = {} if settings.lm else {"history_only": True}
     return {str(size): {"history_size": size, **history_only} for size in HISTORY}
 
 
 def _feedback(settings: Settings, models: Models) -> Variants:
-    told = {"loss": "loss", "accuracy": "accuracy", "loss and accuracy": "both"}
-    return {name: {"feedback": feedback} for name, feedback in told.items()}
+    choices = {"loss": "loss", "accuracy": "accuracy", "loss and accuracy": "both"}
+    return {name: {"feedback": feedback} for name, feedback in choices.items()}
 
 
 def _prompts(settings: Settings, models: Models) -> Variants:
@@ -73,35 +73,35 @@ ABLATIONS: Mapping[str, Callable[[Settings, Models], Variants]] = MappingProxyTy
         "vlm": _vlm,
     }
 )
-"""What can be varied, by name. Steps stay as they are: more prompts per step are more templates tried."""
+"""Ablations by name. The number of steps is constant, so more prompts per step mean more templates in total."""
 
 
 def variant_names(ablations: Mapping[str, Grid]) -> Mapping[str, str]:
-    """What the cells of ablations are called, by key; a cell of several has all of its names."""
-    found: dict[str, list[str]] = defaultdict(list)
+    """Return the variant names of cells by key; a cell of several ablations has several names."""
+    names: dict[str, list[str]] = defaultdict(list)
     for name, grid in ablations.items():
         for place in itertools.product(grid.datasets, grid.methods, grid.shots, grid.seeds):
             for variant in grid.variants:
-                found[grid.cell(*place, variant).key].append(f"{name}: {variant}")
-    return {key: ", ".join(names) for key, names in found.items()}
+                names[grid.cell(*place, variant).key].append(f"{name}: {variant}")
+    return {key: ", ".join(variants) for key, variants in names.items()}
 
 
 def ablation(name: str, grid: Grid, models: Models) -> Grid:
-    """The cells of IPO with one setting varied, on the data sets, shots and seeds of a grid.
+    """Return the cells of IPO with one setting varied, on the data sets, shots, and seeds of a grid.
 
     Raises:
-        InputError: an unknown ablation; the message lists the known.
-        LanguageModelError: one of language models without any.
+        InputError: the ablation is unknown; the message lists the known ones.
+        LanguageModelError: the ablation compares language models and none is given.
     """
     if name not in ABLATIONS:
-        raise InputError(f"there is no ablation {name!r}; known: {', '.join(ABLATIONS)}")
+        raise InputError(f"unknown ablation {name!r}; known: {', '.join(ABLATIONS)}")
     return replace(grid, methods=("ipo",), variants=ABLATIONS[name](grid.settings, models))
 
 
 def _several(role: str, names: Sequence[str]) -> Sequence[str]:
     if not names:
         raise LanguageModelError(
-            "this ablation compares language models and none is given",
-            hint=Hint("pass {} for each", Argument(role, "openai/gpt-4o-mini")),
+            "this ablation compares language models, but none is given",
+            hint=Hint("pass {} for each model", Argument(role, "openai/gpt-4o-mini")),
         )
     return names

@@ -1,4 +1,4 @@
-"""Means and standard errors over seeds of what the cells measured."""
+"""Compute means and standard errors of the results of cells over seeds."""
 
 import math
 import statistics
@@ -13,10 +13,10 @@ from ipo_dspy.scoring.score import harmonic_mean
 
 @dataclass(frozen=True, slots=True)
 class MeanWithError:
-    """A mean over seeds and its standard error; the error is `None` where there is one seed.
+    """A mean over seeds and its standard error; the error is `None` for a single seed.
 
     >>> MeanWithError.of([70.0, 74.0])
-    Mean(value=72.0, error=2.0)
+    MeanWithError(value=72.0, error=2.0)
     """
 
     value: float
@@ -24,7 +24,7 @@ class MeanWithError:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "MeanWithError":
-        """Of at least one value."""
+        """Return mean and error of at least one value."""
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
         return cls(statistics.fmean(values), error)
 
@@ -36,8 +36,8 @@ class TableRow:
     Attributes:
         dataset: its name, or `average`.
         method, shots, variant: of its cells.
-        base, novel, h: means over the seeds that are whole; `None` where none is.
-        seeds: how many seeds are whole.
+        base, novel, h: means over the complete seeds; `None` if there are none.
+        seeds: number of complete seeds.
     """
 
     dataset: str
@@ -53,31 +53,31 @@ class TableRow:
 def transferred(
     grid: Grid, rows: Mapping[str, Row], names: Sequence[str], method: str, shots: int
 ) -> MeanWithError | None:
-    """Accuracy of what a method learned on the grid's source: of each seed the mean over data sets, source or targets.
+    """Return the accuracy on data sets, source or targets, after learning on the source of the grid.
 
-    Seeds that are not whole are left out; `None` where none is.
+    The value of a seed is the mean over the data sets. Incomplete seeds are skipped; `None` if no seed is complete.
     """
-    found = []
+    means = []
     for seed in grid.seeds:
         row = rows.get(grid.cell(grid.datasets[0], method, shots, seed).key)
         if row is not None and row.source is not None:
             measured = {row.dataset: row.source, **row.targets}
-            found.append(statistics.fmean(measured[name] for name in names))
-    return MeanWithError.of(found) if found else None
+            means.append(statistics.fmean(measured[name] for name in names))
+    return MeanWithError.of(means) if means else None
 
 
 def entry(grid: Grid, rows: Mapping[str, Row], dataset: str, method: str, shots: int, variant: str = "") -> TableRow:
-    """The line of a method on a data set, or on `average`.
+    """Return the line of a method on a data set, or on `average`.
 
-    The average over data sets is taken seed by seed, over seeds for which no data set is missing; its H is that of the
-    average base and novel accuracy, as in the paper.
+    The average over data sets is computed for each seed without a missing data set. Its H is that of the average base
+    and novel accuracy, as in the paper.
     """
     datasets = grid.datasets if dataset == AVERAGE else (dataset,)
     pairs = []
     for seed in grid.seeds:
         keys = [grid.cell(name, method, shots, seed, variant).key for name in datasets]
-        found = [row for key in keys if (row := rows.get(key)) is not None]
-        both = [(row.base, row.novel) for row in found if row.base is not None and row.novel is not None]
+        seed_rows = [row for key in keys if (row := rows.get(key)) is not None]
+        both = [(row.base, row.novel) for row in seed_rows if row.base is not None and row.novel is not None]
         if len(both) == len(datasets):
             base, novel = zip(*both, strict=True)
             pairs.append((statistics.fmean(base), statistics.fmean(novel)))

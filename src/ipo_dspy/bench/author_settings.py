@@ -1,6 +1,6 @@
-"""Hyper-parameters that the authors of a method set for single data sets or for transfer, other than its defaults.
+"""Per-data-set and transfer hyper-parameters of the original authors that differ from the defaults.
 
-They hold for the paper's data sets and give way to what a user sets; docs/baselines.md has their sources.
+They apply to the data sets of the paper, and user settings take precedence. docs/baselines.md lists the sources.
 """
 
 from collections.abc import Mapping
@@ -46,13 +46,13 @@ _TRANSFER: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 def official(suite: str, dataset: str, method: str, *, transfer: bool = False) -> Mapping[str, Any]:
-    """Return what the authors of a method set for a data set; nothing for data sets that are not the paper's.
+    """Return the hyper-parameters of the authors for a data set; empty for data sets outside the paper.
 
     Args:
         suite: the collection of the data set.
-        dataset: the one that is learned on.
+        dataset: the training data set.
         method: its name.
-        transfer: whether what is learned is tested on other data sets, instead of from base to novel classes.
+        transfer: whether the test is on other data sets instead of base to novel classes.
 
     >>> official("paper", "imagenet", "coop"), official("demo", "grey-food", "coop")
     ({'epochs': 50}, {})

@@ -1,8 +1,8 @@
-"""What a cell of the experiment is: a method on a data set with shots and a seed, and all that decides its result.
+"""Cells of the experiment: a method on a data set with shots and a seed, and every input that determines the result.
 
-A cell's key is a digest of exactly that, so a finished cell is found again whatever else is asked for beside it: in
-another table, with more seeds, or as the usual row of an ablation. What does not decide a cell stays out of its key:
-zero-shot CLIP has the same key for all shots and seeds and is measured once.
+The key of a cell is a digest of exactly these inputs. A finished cell is therefore reused in another table, with more
+seeds, or as the default variant of an ablation. Inputs that do not affect a result are not part of the key: zero-shot
+CLIP has the same key for all shots and seeds and is measured once.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from ipo_dspy.bench.registry import find_kind
 from ipo_dspy.bench.settings import Settings, brief, digest
 
 DTYPE = "float32"
-"""Number format of the CLIP models that are measured."""
+"""Data type of the measured CLIP models."""
 
 
 @cache
 def code_digest() -> str:
-    """Return a digest of the Python files of this package; a row of other code is measured again."""
+    """Return a digest of the Python files of this package; rows of other code are measured again."""
     root, digest = Path(__file__).parents[1], hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         content = file.read_bytes()
@@ -37,22 +37,22 @@ def code_digest() -> str:
 class Cell:
     """One measurement.
 
-    >>> one = Cell("demo", "grey-food", "clip", 1, 1, Settings())
-    >>> one.key == Cell("demo", "grey-food", "clip", 16, 3, Settings(steps=5)).key
+    >>> cell = Cell("demo", "grey-food", "clip", 1, 1, Settings())
+    >>> cell.key == Cell("demo", "grey-food", "clip", 16, 3, Settings(steps=5)).key
     True
-    >>> one.key == Cell("demo", "pixel-animals", "clip", 1, 1, Settings()).key
+    >>> cell.key == Cell("demo", "pixel-animals", "clip", 1, 1, Settings()).key
     False
 
     Attributes:
-        suite: the collection that the data set is of.
-        dataset: its name there.
+        suite: name of the collection of the data set.
+        dataset: its name in the suite.
         method: see `bench.registry`.
-        shots: training images a class.
-        seed: of the draw of images and of the method.
-        settings: of the sweep; a method reads only those that concern it.
-        targets: data sets to test on what was learned on all classes of `dataset`; none by the base-to-novel protocol.
-        device: kind of device of the CLIP model, such as `cpu`; empty if it is not known.
-        data: a digest of the content of each data set that is read, by name.
+        shots: training images per class.
+        seed: of the image sampling and of the method.
+        settings: of the sweep; a method reads only those that apply to it.
+        targets: data sets to test on after learning on all classes of `dataset`; empty for base to novel.
+        device: kind of device of the CLIP model, such as `cpu`; empty if unknown.
+        data: a digest of the content of each data set, by name.
     """
 
     suite: str
@@ -67,23 +67,26 @@ class Cell:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of the method: its authors' for the data set, then the user's for all data sets, then those for this one."""
-        own = self.settings.arguments
-        here = own.get(f"{self.method}@{self.dataset}", {})
-        theirs = official(self.suite, self.dataset, self.method, transfer=bool(self.targets))
-        return {**theirs, **own.get(self.method, {}), **here}
+        """Hyper-parameters of the method.
+
+        Those of its authors are overridden by the user's for all data sets, and these by the user's for this data set.
+        """
+        by_user = self.settings.arguments
+        for_dataset = by_user.get(f"{self.method}@{self.dataset}", {})
+        by_authors = official(self.suite, self.dataset, self.method, transfer=bool(self.targets))
+        return {**by_authors, **by_user.get(self.method, {}), **for_dataset}
 
     @property
     def decisive(self) -> Mapping[str, Any]:
-        """Everything that decides the result, as plain values."""
+        """Every input that determines the result, as plain values."""
         kind = find_kind(self.method)
-        drawn = {"shots": self.shots, "seed": self.seed} if kind.learns else {}
+        sampling = {"shots": self.shots, "seed": self.seed} if kind.learns else {}
         settings = self.settings.plain
-        told = without_secrets({name: settings[name] for name in kind.reads})
-        carried = {"protocol": "transfer", "targets": sorted(self.targets)} if self.targets else {}
-        named = {"suite": self.suite, "dataset": self.dataset, "method": self.method, **carried}
+        relevant = without_secrets({name: settings[name] for name in kind.reads})
+        transfer = {"protocol": "transfer", "targets": sorted(self.targets)} if self.targets else {}
+        names = {"suite": self.suite, "dataset": self.dataset, "method": self.method, **transfer}
         conditions = {"code": code_digest(), "device": self.device, "dtype": DTYPE, "data": dict(self.data)}
-        return {**named, **drawn, **told, "arguments": brief(self.arguments), **conditions}
+        return {**names, **sampling, **relevant, "arguments": brief(self.arguments), **conditions}
 
     @property
     def key(self) -> str:
@@ -92,24 +95,24 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """Name of the folder for what the cell writes."""
+        """Name of the working directory of the cell."""
         return f"{self.method}-{self.dataset}-{self.shots}-{self.seed}-{self.key[:8]}"
 
     def __str__(self) -> str:
-        carried = f" to {len(self.targets)} others" if self.targets else ""
-        return f"{self.method}, {self.dataset}{carried}, {self.shots}-shot, seed {self.seed}"
+        transfer = f" to {len(self.targets)} others" if self.targets else ""
+        return f"{self.method}, {self.dataset}{transfer}, {self.shots}-shot, seed {self.seed}"
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Which cells are asked for; every combination is one.
+    """The requested cells: every combination of the attributes.
 
     Attributes:
         suite: the collection of the data sets.
-        datasets, methods, shots, seeds: each at least one, in the order of the tables.
+        datasets, methods, shots, seeds: at least one each, in the order of the tables.
         settings: of all cells.
-        variants: settings by the name of a variant, for ablations; one without a name by default.
-        targets: to test on what was learned on all classes of the one of `datasets`; none: base to novel.
+        variants: settings by the name of a variant, for ablations; one unnamed variant by default.
+        targets: data sets to test on after learning on all classes of the only data set; empty for base to novel.
         device: see `Cell`.
         data: a digest of the content of each data set, by name.
     """
@@ -126,13 +129,13 @@ class Grid:
     data: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def cell(self, dataset: str, method: str, shots: int, seed: int, variant: str = "") -> Cell:
-        """The cell of one combination."""
+        """Return the cell of one combination."""
         settings = replace(self.settings, **self.variants[variant])
         data = {name: self.data[name] for name in (dataset, *self.targets) if name in self.data}
         return Cell(self.suite, dataset, method, shots, seed, settings, self.targets, self.device, data)
 
     def cells(self) -> tuple[Cell, ...]:
-        """All cells, each once, data set by data set so that its images are read once."""
+        """Return all distinct cells, data set by data set so that its images are read once."""
         return _once(
             self.cell(dataset, method, shots, seed, variant)
             for dataset in self.datasets
@@ -144,19 +147,19 @@ class Grid:
 
 
 def distinct(grids: Sequence[Grid]) -> tuple[Cell, ...]:
-    """The cells of several grids, each once."""
+    """Return the distinct cells of several grids."""
     return _once(cell for grid in grids for cell in grid.cells())
 
 
 def without_conditions(decisive: Mapping[str, Any]) -> str:
-    """Return what a cell asks, whatever it is measured with, as text."""
-    asked = {name: value for name, value in decisive.items() if name not in {"code", "device", "dtype", "data"}}
-    return json.dumps(asked, sort_keys=True, default=str)
+    """Return the inputs of a cell without code, device, and data, as text."""
+    inputs = {name: value for name, value in decisive.items() if name not in {"code", "device", "dtype", "data"}}
+    return json.dumps(inputs, sort_keys=True, default=str)
 
 
 def _once(cells: Iterable[Cell]) -> tuple[Cell, ...]:
-    """The first cell of each key."""
-    found: dict[str, Cell] = {}
+    """Return the first cell of each key."""
+    by_key: dict[str, Cell] = {}
     for cell in cells:
-        found.setdefault(cell.key, cell)
-    return tuple(found.values())
+        by_key.setdefault(cell.key, cell)
+    return tuple(by_key.values())

@@ -1,7 +1,7 @@
-"""DSPy's own optimizers on the classifier of a cell, with as many single-image evaluations as IPO makes there.
+"""Run the optimizers of DSPy on the classifier of a cell, with the single-image evaluation budget of IPO.
 
-Each selects on the k shots of the base classes and asks the language model of the sweep. They score one image at a
-time, so what they may spend is counted in images; settings besides the budget are those of docs/composing.md.
+Each optimizer selects on the k shots of the base classes and uses the language model of the sweep. They score one image
+at a time, so the budget is counted in images. The other settings are those of docs/composing.md.
 """
 
 import contextlib
@@ -29,17 +29,17 @@ from ipo_dspy.lms.usage import cost_usd
 from ipo_dspy.run.ledger import Usage
 
 COPRO_DEPTH = 8
-"""At a depth of 16 it ended in a RecursionError: each signature that it tries holds the one before (DSPy 3.4.1)."""
+"""A depth of 16 raised a RecursionError, because each candidate signature contains the previous one (DSPy 3.4.1)."""
 MINIBATCH, GEPA_MINIBATCH, SIMBA_MINIBATCH = 25, 10, 32
 
 LOGGERS = ("dspy", "gepa", "optuna")
-"""Of DSPy's optimizers and the libraries that they use."""
+"""Loggers of DSPy's optimizers and of the libraries that they use."""
 
 
 class EvaluationCounter(BaseCallback):
-    """Counts single-image evaluations: calls of a classifier by DSPy, and templates times images inside IPO.
+    """Counts single-image evaluations: calls of a classifier by DSPy, and templates times images in IPO.
 
-    Give it to DSPy as a callback and to IPO as an observer.
+    Pass it to DSPy as a callback and to IPO as an observer.
     """
 
     def __init__(self) -> None:
@@ -48,12 +48,12 @@ class EvaluationCounter(BaseCallback):
         self._images = self._validation = 0
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Called by DSPy."""
+        """Count one evaluation; called by DSPy."""
         if isinstance(instance, ClipClassifier):
             self._add(1)
 
     def __call__(self, event: Any) -> None:
-        """Called by IPO."""
+        """Count the evaluations of an event; called by IPO."""
         if event["event"] == "search_started":
             self._images, self._validation = event["images"], event["validation_images"]
         elif event["event"] == "trial":
@@ -68,13 +68,13 @@ class EvaluationCounter(BaseCallback):
 
 @dataclass(frozen=True, slots=True)
 class OptimizerBudget:
-    """What an optimizer is given besides the program.
+    """Inputs of an optimizer other than the program.
 
     Attributes:
-        trainset: decides.
-        lm: writes templates.
-        budget: single-image evaluations.
-        seed: of its draws.
+        trainset: images that templates are selected on.
+        lm: model that writes templates.
+        budget: number of single-image evaluations.
+        seed: of the optimizer.
     """
 
     trainset: list[dspy.Example]
@@ -84,30 +84,30 @@ class OptimizerBudget:
 
     @property
     def passes(self) -> int:
-        """How many templates can be scored on all training images."""
+        """Number of templates that can be scored on all training images."""
         return self.budget // len(self.trainset)
 
 
 def accuracy_metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
-    """What is maximised."""
+    """Return 1.0 for a correct prediction, else 0.0; the metric to maximize."""
     return float(example.label == prediction.label)
 
 
 def metric_with_feedback(
     example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
 ) -> Any:
-    """The same for GEPA, with words."""
+    """Return the accuracy with feedback as text, for GEPA."""
     feedback = f"This picture shows a {example.label}; it was taken for a {prediction.label}."
     return dspy.Prediction(score=accuracy_metric(example, prediction), feedback=feedback)
 
 
 def confidence_metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
-    """The probability of the right class, for SIMBA: on right or wrong alone it never proposes anything."""
+    """Return the probability of the correct class, for SIMBA, which proposes nothing with a binary metric."""
     return float(prediction.scores.get(example.label, 0.0))
 
 
 def compile_copro(student: ClipClassifier, given: OptimizerBudget) -> Any:
-    """As many candidates as the budget holds, ten a round, more where that would be too many rounds."""
+    """Run COPRO with as many candidates as the budget allows: ten per round, or more if the depth is at its limit."""
     depth = min(COPRO_DEPTH, max(1, given.passes // 10))
     breadth = max(2, given.passes // depth)
     optimizer = dspy.COPRO(prompt_model=given.lm, metric=accuracy_metric, breadth=breadth, depth=depth)
@@ -116,10 +116,10 @@ def compile_copro(student: ClipClassifier, given: OptimizerBudget) -> Any:
 
 
 def build_mipro(given: OptimizerBudget) -> tuple[dspy.MIPROv2, dict[str, Any]]:
-    """MIPROv2 and the arguments of its `compile`: instructions only, a trial for each candidate, on minibatches.
+    """Return MIPROv2 and the arguments of its `compile`: instructions only, one trial per candidate, on minibatches.
 
-    Its instructions are grounded in a few examples that the program gets right. Finding these costs evaluations too,
-    about a dozen for each candidate.
+    Its instructions are grounded in a few examples that the program classifies correctly. The search for these costs
+    about a dozen evaluations per candidate.
     """
     images = len(given.trainset)
     batch = min(MINIBATCH, images)
@@ -140,7 +140,7 @@ def build_mipro(given: OptimizerBudget) -> tuple[dspy.MIPROv2, dict[str, Any]]:
 
 
 def compile_mipro(student: ClipClassifier, given: OptimizerBudget) -> Any:
-    """Every tenth trial the best so far is scored on all images."""
+    """Run MIPROv2, which scores the best candidate so far on all images in every tenth trial."""
     if find_spec("optuna") is None:
         raise missing_package("Optuna", extra="bench", purpose="for MIPROv2")
     optimizer, settings = build_mipro(given)
@@ -148,7 +148,7 @@ def compile_mipro(student: ClipClassifier, given: OptimizerBudget) -> Any:
 
 
 def build_gepa(given: OptimizerBudget, minibatch: int = GEPA_MINIBATCH) -> dspy.GEPA:
-    """GEPA with a minibatch that tells a better template apart more often than its default of three images."""
+    """Return GEPA with a minibatch that detects a better template more reliably than its default of three images."""
     return dspy.GEPA(
         metric=metric_with_feedback,
         reflection_lm=given.lm,
@@ -160,12 +160,12 @@ def build_gepa(given: OptimizerBudget, minibatch: int = GEPA_MINIBATCH) -> dspy.
 
 
 def compile_gepa(student: ClipClassifier, given: OptimizerBudget) -> Any:
-    """Pareto selection on the training images."""
+    """Run GEPA with Pareto selection on the training images."""
     return build_gepa(given).compile(student, trainset=given.trainset, valset=given.trainset)
 
 
 def compile_simba(student: ClipClassifier, given: OptimizerBudget, metric: Any = confidence_metric) -> Any:
-    """Rules only, no demonstrations, which CLIP does not read; a rule is appended as another line of the template."""
+    """Run SIMBA with rules only, because CLIP reads no demonstrations; each rule becomes a line of the template."""
     batch = min(SIMBA_MINIBATCH, len(given.trainset))
     steps = max(1, (given.budget - 7 * len(given.trainset)) // (13 * batch))
     optimizer = dspy.SIMBA(
@@ -176,61 +176,62 @@ def compile_simba(student: ClipClassifier, given: OptimizerBudget, metric: Any =
 
 
 def copro(job: CellContext) -> MethodResult:
-    """DSPy's COPRO."""
+    """Run COPRO of DSPy."""
     return _run(job, compile_copro)
 
 
 def miprov2(job: CellContext) -> MethodResult:
-    """DSPy's MIPROv2."""
+    """Run MIPROv2 of DSPy."""
     return _run(job, compile_mipro)
 
 
 def gepa(job: CellContext) -> MethodResult:
-    """DSPy's GEPA."""
+    """Run GEPA of DSPy."""
     return _run(job, compile_gepa)
 
 
 def simba(job: CellContext) -> MethodResult:
-    """DSPy's SIMBA."""
+    """Run SIMBA of DSPy."""
     return _run(job, compile_simba)
 
 
 def _run(job: CellContext, compile_program: Any) -> MethodResult:
-    given = job.settings
-    if given.lm is None:
+    settings = job.settings
+    if settings.lm is None:
         hint = Hint("pass {prompt_model}", prompt_model="openai/gpt-4o-mini")
         raise LanguageModelError(f"method {job.method!r} needs a language model", hint=hint)
     train = list(job.split.train)
-    # Answers are cached, so a seed needs answers of its own.
-    lm = bounded(build_lm(given.lm, role="prompt_model", settings={**given.lm_kwargs, "rollout_id": job.seed}))
-    allowance = OptimizerBudget(train, lm, len(train) * (1 + given.templates()), job.seed)
-    program, counted = job.program(), EvaluationCounter()
+    # Answers are cached, so each seed needs a different cache entry.
+    lm = bounded(build_lm(settings.lm, role="prompt_model", settings={**settings.lm_kwargs, "rollout_id": job.seed}))
+    budget = OptimizerBudget(train, lm, len(train) * (1 + settings.templates()), job.seed)
+    program, counter = job.program(), EvaluationCounter()
     program.encode([example.image for example in train])
-    with suppress_output(), dspy.context(callbacks=[counted]), dspy.track_usage() as usage:
-        best = compile_program(program, allowance)
+    with suppress_output(), dspy.context(callbacks=[counter]), dspy.track_usage() as usage:
+        best = compile_program(program, budget)
     return job.score(
         TemplateClassifier(job.backbone, best.template),
         template=str(best.template),
-        evaluations=counted.count,
+        evaluations=counter.count,
         spent=_spent(usage.usage_data),
     )
 
 
 def _spent(usage: Any) -> Usage:
-    """From what DSPy's tracker keeps: by model, the counts of each answer that came from no cache."""
+    """Return the usage recorded by DSPy's tracker, which has the counts of each uncached answer by model."""
     calls = prompt = completion = unpriced = 0
     cost = 0.0
     for model, answers in usage.items():
-        asked = sum(one.get("prompt_tokens") or 0 for one in answers)
-        written = sum(one.get("completion_tokens") or 0 for one in answers)
-        usd = cost_usd(model, asked, written)
-        calls, prompt, completion = calls + len(answers), prompt + asked, completion + written
+        prompt_tokens = sum(answer.get("prompt_tokens") or 0 for answer in answers)
+        completion_tokens = sum(answer.get("completion_tokens") or 0 for answer in answers)
+        usd = cost_usd(model, prompt_tokens, completion_tokens)
+        calls += len(answers)
+        prompt, completion = prompt + prompt_tokens, completion + completion_tokens
         cost, unpriced = cost + (usd or 0.0), unpriced + (len(answers) if usd is None else 0)
     return Usage(calls, prompt, completion, cost, unpriced)
 
 
 class _Muted(io.TextIOBase):
-    """A stream that drops what one thread writes and hands on what others write, such as a live display."""
+    """A stream that drops the output of one thread and forwards that of others, such as a live display."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._thread = stream, threading.get_ident()
@@ -254,9 +255,9 @@ class _Muted(io.TextIOBase):
 
 @contextlib.contextmanager
 def suppress_output() -> Iterator[None]:
-    """Drop progress bars, log lines, and warnings of a thousand small evaluations by this thread; errors are raised.
+    """Suppress progress bars, log lines, and warnings of the evaluations in this thread; errors are raised.
 
-    What other threads print, and what loggers of other libraries say, is left alone.
+    The output of other threads and the loggers of other libraries are not affected.
     """
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
@@ -279,6 +280,6 @@ __getattr__ = renamed_names(
     __name__,
     Evaluations="EvaluationCounter",
     correct="accuracy_metric",
-    told="metric_with_feedback",
+    told="metric_with_feedback",  # kept: the earlier name
     confident="confidence_metric",
 )

@@ -1,7 +1,7 @@
-"""Loss and accuracy of IPO's cells step by step, raw and smoothed, for each data set, read from their journals.
+"""Plot loss and accuracy of the IPO cells over the steps, raw and smoothed, from their journals.
 
-A step's value is the mean over the templates that it scored. Seeds are averaged step by step over those that have it.
-Smoothing is that of TensorBoard: an exponential moving average, with bias correction.
+The value of a step is the mean over its scored templates. Each step is averaged over the seeds that reached it.
+Smoothing is an exponential moving average with bias correction, as in TensorBoard.
 """
 
 import statistics
@@ -21,20 +21,20 @@ MEASURES = {"accuracy": "accuracy on the training images, %", "loss": "loss on t
 
 
 def smooth(values: Sequence[float], weight: float = SMOOTHING) -> tuple[float, ...]:
-    """Exponential moving average, each divided by the weights that it has.
+    """Return the exponential moving average with bias correction.
 
     >>> smooth([1.0, 1.0, 4.0], 0.5)
     (1.0, 1.0, 2.7142857142857144)
     """
-    kept, smoothed = 0.0, []
+    average, smoothed = 0.0, []
     for index, value in enumerate(values, start=1):
-        kept = weight * kept + (1 - weight) * value
-        smoothed.append(kept / (1 - weight**index))
+        average = weight * average + (1 - weight) * value
+        smoothed.append(average / (1 - weight**index))
     return tuple(smoothed)
 
 
 def per_step(folder: Path, cell: Cell) -> Mapping[int, Mapping[str, float]]:
-    """Mean accuracy and loss of the templates of each step, as the journal of a cell has them; empty without one."""
+    """Return mean accuracy and loss of the templates of each step in the journal of a cell; empty without a journal."""
     try:
         searches = RunState(replay(folder / CELLS / cell.folder)).searches.values()
     except JournalError:
@@ -49,7 +49,7 @@ def per_step(folder: Path, cell: Cell) -> Mapping[int, Mapping[str, float]]:
 
 
 def curve(folder: Path, cells: Sequence[Cell], measure: str) -> Curve | None:
-    """The mean over the cells' journals; `None` where none has one."""
+    """Return the mean over the journals of cells; `None` if there are none."""
     values: dict[int, list[float]] = defaultdict(list)
     for cell in cells:
         for step, means in per_step(folder, cell).items():
@@ -62,7 +62,7 @@ def curve(folder: Path, cells: Sequence[Cell], measure: str) -> Curve | None:
 
 
 def plot_curves(folder: Path, grid: Grid, titles: Mapping[str, str]) -> tuple[Path, ...]:
-    """A figure for each number of shots, `curves-K-shot`, with a line for each data set; none without cells of IPO."""
+    """Draw a figure `curves-K-shot` for each number of shots, with a line per data set; nothing without IPO cells."""
     if "ipo" not in grid.methods:
         return ()
     files: tuple[Path, ...] = ()
@@ -71,8 +71,8 @@ def plot_curves(folder: Path, grid: Grid, titles: Mapping[str, str]) -> tuple[Pa
         for measure, axis in MEASURES.items():
             for dataset in grid.datasets:
                 cells = [grid.cell(dataset, "ipo", shots, seed) for seed in grid.seeds]
-                if (found := curve(folder, cells, measure)) is not None:
-                    panels.setdefault(axis, {})[titles[dataset]] = found
+                if (mean_curve := curve(folder, cells, measure)) is not None:
+                    panels.setdefault(axis, {})[titles[dataset]] = mean_curve
         if panels:
             name = "transfer-curves" if grid.targets else "curves"
             files += draw_curves(panels, folder / f"{name}-{shots}-shot")

@@ -1,4 +1,4 @@
-"""A sweep as one page of Markdown: tables, the templates that were found, what it took, and where it was measured."""
+"""Write a sweep as a page of Markdown: result tables, the templates, cost, and provenance."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where the figures of a page are from.
+    """Code, machines, and versions of the results of a page.
 
     Attributes:
-        commits, machines, versions: each as the rows have them, once.
+        commits, machines, versions: distinct values of the rows.
     """
 
     commits: tuple[str, ...]
@@ -31,11 +31,11 @@ class Provenance:
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> "Provenance":
-        """Of all rows."""
+        """Return the provenance of rows."""
         rows = list(rows)
         return cls(
             _once(row.commit or "unknown" for row in rows),
-            _once(_machine(row) for row in rows if row.machine),  # none is known of a worker that died
+            _once(_machine(row) for row in rows if row.machine),  # unknown for a worker that died
             _once(", ".join(f"{name} {number}" for name, number in row.versions.items()) for row in rows),
         )
 
@@ -45,15 +45,15 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a page is about.
+    """Content of a page.
 
     Attributes:
-        tables: the first of the page.
-        rows: of the cells that were asked for, as far as there are some.
-        cells: how many were asked for.
+        tables: the result tables, which come first.
+        rows: the available rows of the requested cells.
+        cells: number of requested cells.
         suite: of the data sets.
-        command: that measures it.
-        variants: of cells of an ablation, by key.
+        command: the command that reproduces the page.
+        variants: variant names of the cells of an ablation, by key.
     """
 
     tables: Sequence[Table]
@@ -65,10 +65,10 @@ class Content:
 
 
 def write_page(path: Path, content: Content) -> Path:
-    """Write a page and return where it lies.
+    """Write a page and return its path.
 
     Raises:
-        JournalError: it cannot be written.
+        JournalError: the page cannot be written.
     """
     try:
         atomic_write(path, page(content).encode())
@@ -80,17 +80,17 @@ def write_page(path: Path, content: Content) -> Path:
 
 
 def page(content: Content) -> str:
-    """The page of a sweep as Markdown."""
-    whole = [row for row in content.rows if row.error is None]
+    """Return the page of a sweep as Markdown."""
+    complete = [row for row in content.rows if row.error is None]
     suite = content.suite
     parts = [
         f"# Results: {suite.about}",
         f"Test accuracy in percent, mean and standard error over the seeds {_seeds(content.rows)}. {suite.note}",
         *_missing(content),
         *map(markdown, content.tables),
-        *([markdown(_templates(whole, content))] if any(_finds(row) for row in whole) else []),
-        *([markdown(_price(whole, content))] if whole else []),
-        f"Printed by this command at {Provenance.of(content.rows)}. Seconds hold whatever else the machine was doing.",
+        *([markdown(_templates(complete, content))] if any(_finds(row) for row in complete) else []),
+        *([markdown(_price(complete, content))] if complete else []),
+        f"Printed by this command at {Provenance.of(content.rows)}. Timings include other load on the machine.",
         f"```console\n$ {content.command}\n```",
     ]
     return "\n\n".join(parts) + "\n"
@@ -101,27 +101,27 @@ def _seeds(rows: Sequence[Row]) -> str:
 
 
 def _missing(content: Content) -> list[str]:
-    """What the means leave out."""
+    """Return notes on cells that are missing from the means."""
     failed = [row for row in content.rows if row.error is not None]
-    told = []
+    notes = []
     if failed or len(content.rows) < content.cells:
         unreached = content.cells - len(content.rows)
-        told.append(
-            f"**Not whole:** of {content.cells} cells {len(failed)} failed and {unreached} were not measured yet. "
-            "A mean is over the seeds that there are, and has no error where that is one."
+        notes.append(
+            f"**Incomplete:** of {content.cells} cells, {len(failed)} failed and {unreached} have not run. "
+            "Means are over the available seeds; a single seed has no standard error."
         )
     if failed:
-        told.append(
+        notes.append(
             "\n".join(
                 f"- {row.method}, {row.dataset}, {row.shots}-shot, seed {row.seed}: {code(row.error or '')}"
                 for row in failed
             )
         )
-    return told
+    return notes
 
 
 def _templates(rows: Sequence[Row], content: Content) -> Table:
-    """What the methods found that find a template."""
+    """Return the table of the templates of the methods that search for one."""
     lines: list[tuple[Value, ...]] = [
         (
             content.suite.titles[row.dataset],
@@ -139,26 +139,26 @@ def _templates(rows: Sequence[Row], content: Content) -> Table:
 
 
 def _accuracies(row: Row) -> tuple[float | None, float | None]:
-    """On base and novel classes, or on the source and on average on its targets."""
+    """Return the accuracy on base and novel classes, or on the source and averaged over the targets."""
     return (row.source, statistics.fmean(row.targets.values())) if row.targets else (row.base, row.novel)
 
 
 def _price(rows: Sequence[Row], content: Content) -> Table:
-    """Seconds of a cell, and what language models were asked, by method and shots."""
+    """Return the table of seconds per cell and language model usage, by method and shots."""
     lines: list[tuple[Value, ...]] = []
-    drawn = {row.key: f"{row.shots}" if find_kind(row.method).learns else "none" for row in rows}
-    for title, shots in _once((_title(row, content), drawn[row.key]) for row in rows):
-        own = [row for row in rows if (_title(row, content), drawn[row.key]) == (title, shots)]
-        costs = [row.cost for row in own]
-        cost = "unknown" if None in costs else f"{sum(one or 0 for one in costs):.2f}"
-        asked = (f"{sum(row.calls for row in own)}", f"{sum(row.tokens for row in own)}", cost)
-        lines.append((title, shots, f"{len(own)}", *asked, MeanWithError.of([row.seconds for row in own])))
+    shots_of = {row.key: f"{row.shots}" if find_kind(row.method).learns else "none" for row in rows}
+    for title, shots in _once((_title(row, content), shots_of[row.key]) for row in rows):
+        group = [row for row in rows if (_title(row, content), shots_of[row.key]) == (title, shots)]
+        costs = [row.cost for row in group]
+        total = "unknown" if None in costs else f"{sum(cost or 0 for cost in costs):.2f}"
+        usage = (f"{sum(row.calls for row in group)}", f"{sum(row.tokens for row in group)}", total)
+        lines.append((title, shots, f"{len(group)}", *usage, MeanWithError.of([row.seconds for row in group])))
     names = ("method", "shots", "cells", "LLM calls", "tokens", "USD", "seconds a cell")
     return Table("What it took", names, 6, (tuple(lines),))
 
 
 def code(text: str) -> str:
-    r"""Text as code on one line of Markdown, whatever is in it; lines become one each.
+    r"""Return any text as inline code of Markdown, one code span per line.
 
     >>> print(code("a `<CLASS>`"), code("one\ntwo"))
     `` a `<CLASS>` `` `one`<br>`two`

@@ -1,4 +1,4 @@
-"""How a method is run on a split: learned on shots of the base classes, scored on test images of both halves."""
+"""Run a method on a split: learn on shots of the base classes, and score on the test images of both halves."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 
 
 class StopSignal:
-    """Ends a sweep after the step that is under way; `stop` may be called from any thread or signal handler."""
+    """Ends a sweep after the current step; `stop` may be called from any thread or signal handler."""
 
     def __init__(self) -> None:
-        self._wanted = False  # no lock is taken: a signal handler sets it
+        self._wanted = False  # without a lock, because a signal handler sets it
         self._current: Callable[[], None] | None = None
 
     def stop(self) -> None:
-        """Ask for the end."""
+        """Request the stop."""
         self._wanted = True
         if self._current is not None:
             self._current()
 
     def check(self) -> None:
-        """Raise `StoppedError` once the end was asked for."""
+        """Raise `StoppedError` after a stop was requested."""
         if self._wanted:
             raise StoppedError
 
     def during(self, stop: Callable[[], None] | None) -> None:
-        """What to call, too, when the end is asked for."""
+        """Set an additional callback for a stop; it is called at once if the stop was already requested."""
         self._current = stop
         if stop is not None and self._wanted:
             stop()
@@ -55,7 +55,7 @@ class StopSignal:
 
 @dataclass(frozen=True, slots=True)
 class MethodResult:
-    """What a method came to; see `Row`. Of a transfer, `base` is the source, and `novel` is none."""
+    """Result of a method; see `Row`. In a transfer, `base` is the source and `novel` is None."""
 
     base: Score
     novel: Score | None
@@ -68,17 +68,17 @@ class MethodResult:
 
 @dataclass(frozen=True, slots=True)
 class CellContext:
-    """What a method is given.
+    """Inputs of a method.
 
     Attributes:
         method: its name.
-        split: images to learn from and to be tested on.
+        split: training and test images.
         backbone: the CLIP model.
         settings: of the sweep.
         arguments: hyper-parameters of the method on this data set.
-        seed: of every draw.
-        folder: for what is written on the way; a killed job goes on from there.
-        observer: told of events as they happen.
+        seed: of all random choices.
+        folder: working directory, from which an interrupted job resumes.
+        observer: receives events as they happen.
         stopper: may end the job between two steps.
     """
 
@@ -93,51 +93,51 @@ class CellContext:
     stopper: StopSignal = field(repr=False)
 
     def program(self) -> ClipClassifier:
-        """The start program of the base classes."""
+        """Return the initial program of the base classes."""
         return ClipClassifier(self.split.base.classes, template=self.split.template, model=self.backbone)
 
     def progress(self, done: int, total: int) -> None:
-        """Tell how far a method is, and stop it if that was asked for."""
+        """Report the progress of a method, and stop it if requested."""
         self.observer({"event": "progress", "predictor": "self", "stage": "steps", "done": done, "total": total})
         self.stopper.check()
 
-    def score(self, fitted: FittedClassifier, **told: Any) -> MethodResult:
-        """Loss and accuracy on the test images of both halves, each against its own class names."""
+    def score(self, fitted: FittedClassifier, **values: Any) -> MethodResult:
+        """Return loss and accuracy on the test images of both halves, each with the class names of its half."""
         base, novel = (
             evaluate(fitted, images_of(half), half.labels(), half.classes)
             for half in (self.split.base, self.split.novel)
         )
-        return MethodResult(base, novel, **told)
+        return MethodResult(base, novel, **values)
 
 
-class RunView(Protocol):
-    """A way to run a method."""
+class MethodRunner(Protocol):
+    """Function that runs a method."""
 
     def __call__(self, job: CellContext) -> MethodResult:
         """Learn and score.
 
         Raises:
-            StoppedError: the user has ended the sweep; the cell has no result.
-            IPOError: it cannot be done.
+            StoppedError: the user stopped the sweep; the cell has no result.
+            IPOError: the method failed.
         """
 
 
 def fit_and_score(job: CellContext) -> MethodResult:
-    """A method of `baselines`."""
+    """Fit and score a method of `baselines`."""
     method = build_method(job.method, **job.arguments)
-    found = method.fit(few_shot(job), seed=job.seed, progress=job.progress)
-    lines = found.template.lines if isinstance(found, TemplateClassifier) else ()
-    return job.score(found, template=lines[0] if len(lines) == 1 else None)
+    classifier = method.fit(few_shot(job), seed=job.seed, progress=job.progress)
+    lines = classifier.template.lines if isinstance(classifier, TemplateClassifier) else ()
+    return job.score(classifier, template=lines[0] if len(lines) == 1 else None)
 
 
 def few_shot(job: CellContext) -> FewShotTask:
-    """What methods of `baselines` are fitted to."""
+    """Return the training task of the methods of `baselines`."""
     train = job.split.train
     return FewShotTask(job.backbone, images_of(train), train.labels(), train.classes, job.split.template)
 
 
 def ipo(job: CellContext) -> MethodResult:
-    """IPO with the hand-written template as its start; the paper's `a photo of a <CLASS>` is always scored, too."""
+    """Run IPO from the hand-written template; the paper's `a photo of a <CLASS>` is always scored as well."""
     optimizer = build_ipo(job.settings, job.split, job.seed, log_dir=job.folder, observers=[job.observer])
     job.stopper.during(optimizer.stop)
     try:
@@ -161,7 +161,7 @@ def ipo(job: CellContext) -> MethodResult:
 
 
 def build_ipo(given: Settings, split: BaseNovelSplit, seed: int, **options: Any) -> IPO:
-    """The optimizer with the settings of a sweep."""
+    """Build the optimizer with the settings of a sweep."""
     vlm = given.vlm and build_lm(given.vlm, role="description_model", settings=given.vlm_kwargs)
     start = Template.parse(DEFAULT_TEMPLATE)
     return IPO(
@@ -174,30 +174,30 @@ def build_ipo(given: Settings, split: BaseNovelSplit, seed: int, **options: Any)
         max_described_images=given.max_described_images,
         initial_templates=() if start == split.template else (start,),
         seed=seed,
-        progress=False,  # the sweep shows its own
+        progress=False,  # the sweep shows its progress
         **options,
     )
 
 
 def check_models(given: Settings) -> None:
-    """See that the language models of a sweep can be asked, before the first cell.
+    """Check that the language models of a sweep are available, before the first cell.
 
     Raises:
-        LanguageModelError: one is unknown, has no key, or nothing listens at its address.
+        LanguageModelError: a model is unknown, has no key, or its server does not respond.
     """
-    named = {
+    models = {
         "prompt_model": (given.lm, given.lm_kwargs),
         "description_model": (given.vlm, given.vlm_kwargs),
     }
-    for role, (name, own) in named.items():
+    for role, (name, lm_kwargs) in models.items():
         if name is not None:
-            lm = build_lm(name, role=role, settings=own)
+            lm = build_lm(name, role=role, settings=lm_kwargs)
             check_key(lm, role=role)
             check_port_open(lm, role=role)
 
 
 def build_proposer(given: Settings) -> Proposer:
-    """The embedded proposer, or the language model that is named."""
+    """Build the embedded proposer, or that of the language model in the settings."""
     if given.lm is None:
         return EvolutionProposer(feedback=given.feedback, history_only=given.history_only)
     lm = build_lm(given.lm, role="prompt_model", settings=given.lm_kwargs)
@@ -205,5 +205,5 @@ def build_proposer(given: Settings) -> Proposer:
 
 
 def images_of(examples: Sequence[dspy.Example]) -> list[object]:
-    """What is looked at in examples."""
+    """Return the images of examples."""
     return [example.image for example in examples]

@@ -1,4 +1,4 @@
-"""Who is told how a sweep gets on."""
+"""Observer of the progress of a sweep."""
 
 from typing import Protocol
 
@@ -8,32 +8,32 @@ from ipo_dspy.run.events import Event
 
 
 class SweepObserver(Protocol):
-    """Who is told how a sweep gets on."""
+    """Receives the progress of a sweep."""
 
     def begins(self, cell: Cell, number: int, total: int) -> None:
-        """A cell begins."""
+        """Receive the start of a cell."""
 
     def ended(self, row: Row) -> None:
-        """A cell has become a row."""
+        """Receive the row of a finished cell."""
 
     def event(self, event: Event) -> None:
-        """Something happened within a cell."""
+        """Receive an event of a cell."""
 
     def say(self, text: str) -> None:
-        """A sentence for people."""
+        """Receive a message for the user."""
 
 
 class NullObserver:
-    """An audience that does not listen."""
+    """An observer that ignores all calls."""
 
     def begins(self, cell: Cell, number: int, total: int) -> None:
-        """Nothing."""
+        """Ignore the call."""
 
     def ended(self, row: Row) -> None:
-        """Nothing."""
+        """Ignore the call."""
 
     def event(self, event: Event) -> None:
-        """Nothing."""
+        """Ignore the call."""
 
     def say(self, text: str) -> None:
-        """Nothing."""
+        """Ignore the call."""

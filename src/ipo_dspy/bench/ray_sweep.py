@@ -1,8 +1,8 @@
-"""Cells spread over a Ray cluster: a worker measures one at a time, and this process alone writes the rows.
+"""Run cells on a Ray cluster: each worker measures one cell at a time, and only the driver process writes rows.
 
-What a worker writes on a cell's way lies in the folder of the sweep, so a cell whose worker was lost goes on from there
-where all nodes see that folder. A language model is asked by the worker, with the key that its own environment holds:
-keys are sent nowhere.
+The working directory of a cell is in the folder of the sweep. If all nodes share that folder, a cell resumes after its
+worker was lost. Workers send the requests to language models with the keys of their environment; keys are never
+transferred.
 """
 
 import contextlib
@@ -38,20 +38,20 @@ if TYPE_CHECKING:
     from ipo_dspy.clip.backbone import Backbone
 
 Name = tuple[str, str | None]
-"""Of a model and its weights, as settings have them."""
+"""Name of a model and of its weights, as in the settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """What all cells of a sweep have in common on a worker.
+    """State that all cells of a sweep share on a worker.
 
     Attributes:
-        sweep: tells sweeps apart.
-        suite: where the data sets come from.
-        folder: for what cells write on their way.
+        sweep: unique ID of the sweep.
+        suite: source of the data sets.
+        folder: folder of the working directories of the cells.
         device: of the CLIP model.
-        models: the driver's.
-        threads: of torch.
+        models: references to the models of the driver.
+        threads: number of torch threads.
     """
 
     sweep: str
@@ -62,13 +62,13 @@ class WorkerContext:
     threads: int
 
     def load(self, cell: Cell, device: str) -> "Backbone":
-        """The CLIP model of a cell."""
+        """Load the CLIP model of a cell."""
         return self.models[_name(cell)].load(device)
 
 
 @dataclass(frozen=True, slots=True)
 class CellTask:
-    """What a worker is to do: measure the `number`-th cell of `total`."""
+    """Task of a worker: measure the `number`-th cell of `total`."""
 
     cell: Cell
     place: WorkerContext = field(repr=False)
@@ -81,13 +81,13 @@ class CellTask:
 
 @dataclass(frozen=True, slots=True)
 class CellOutcome:
-    """What a worker hands back.
+    """Result of a worker.
 
     Attributes:
-        row: of the cell.
-        said: sentences for people.
-        faults: events of language models that did not answer well.
-        error: kind and message of what ends the sweep, instead of a row.
+        row: of the cell; None if an error ends the sweep.
+        said: messages for the user.
+        faults: error events of language models.
+        error: type and message of an error that ends the sweep.
     """
 
     row: Row | None
@@ -97,35 +97,35 @@ class CellOutcome:
 
 
 class RecordingObserver:
-    """The audience of a worker's cells: keeps what is to be told where the sweep was started."""
+    """Observer on a worker that collects messages for the driver."""
 
     def __init__(self) -> None:
         self._said: list[str] = []
         self._faults: list[Event] = []
 
     def taken(self) -> tuple[tuple[str, ...], tuple[Event, ...]]:
-        """Sentences and faults since the last time."""
-        found = tuple(self._said), tuple(self._faults)
+        """Return and clear the collected messages and faults."""
+        messages, faults = tuple(self._said), tuple(self._faults)
         self._said, self._faults = [], []
-        return found
+        return messages, faults
 
     def begins(self, cell: Cell, number: int, total: int) -> None:
-        """Told by the driver."""
+        """Ignore the call; the driver reports it."""
 
     def ended(self, row: Row) -> None:
-        """Told by the driver."""
+        """Ignore the call; the driver reports it."""
 
     def event(self, event: Event) -> None:
-        """Keep faults; what is passed by a step is not sent."""
+        """Collect errors; other events of a step are not sent."""
         if event["event"] == "error":
             self._faults.append(event)
 
     def say(self, text: str) -> None:
-        """Keep a sentence."""
+        """Collect a message."""
         self._said.append(text)
 
 
-def evenly_spaced(
+def run_on_ray(
     todo: Sequence[Cell],
     total: int,
     suite: Suite,
@@ -136,16 +136,16 @@ def evenly_spaced(
     stopper: StopSignal,
     ray: RayTasks,
 ) -> bool:
-    """Measure cells on a cluster, each a row as soon as it has ended; whether the user ended it.
+    """Measure cells on a cluster and append each row as soon as its cell ends; return True if the user stopped it.
 
     Raises:
-        InputError: nodes lack something, or what no cell can do without: a model or language model.
-        ClusterError: there is no room for a cell.
+        InputError: a node lacks a requirement, or a model or language model cannot be used.
+        ClusterError: the cluster has no capacity for a cell.
     """
     place = _place(todo, suite, folder, device, ray)
     start = total - len(todo) + 1
     tasks = [CellTask(cell, place, number, total) for number, cell in enumerate(todo, start=start)]
-    told: set[str] = set()
+    messages: set[str] = set()
     started: dict[str, str] = {}
 
     def begins(task: CellTask) -> None:
@@ -154,11 +154,11 @@ def evenly_spaced(
 
     try:
         with contextlib.closing(ray.run(work, tasks, begins=begins, check=stopper.check)) as ended:
-            for task, answer in ended:
-                if isinstance(answer, WorkerLost):
-                    row = build_row(task.cell, error=answer.error, started=started[task.cell.key])
+            for task, outcome in ended:
+                if isinstance(outcome, WorkerLost):
+                    row = build_row(task.cell, error=outcome.error, started=started[task.cell.key])
                 else:
-                    row = _unpack_outcome(answer, audience, told)
+                    row = _unpack_outcome(outcome, audience, messages)
                 rows.append(row)
                 audience.ended(row)
     except StoppedError:
@@ -167,63 +167,68 @@ def evenly_spaced(
 
 
 def _place(todo: Sequence[Cell], suite: Suite, folder: Path, device: str, ray: RayTasks) -> WorkerContext:
-    """What the workers need, of which the nodes are seen to have all."""
-    # Only to know the models again: this machine need not have the workers' device.
+    """Return the context of the workers, after a check that the nodes have everything in it."""
+    # Only to identify the models: this machine may lack the device of the workers.
     check_requirements(todo, "cpu")
     models = {_name(cell): cell for cell in todo}
     backbones = {name: load_cell_backbone(cell, "cpu") for name, cell in models.items()}
     out = folder.expanduser().absolute()
-    folders = {str(path): "where the data sets are; put them at that place on all nodes" for path in suite.folders}
-    folders[str(out)] = "where cells write on their way; share that folder with all nodes, or make it there"
+    folders = {
+        str(path): "the folder of the data sets; provide it at the same path on all nodes" for path in suite.folders
+    }
+    folders[str(out)] = "the sweep's working directory; share it with all nodes, or create it there"
     for backbone in backbones.values():
         ray.check(backbone, folders)
-    known = {name: ModelRef.of(backbone) for name, backbone in backbones.items()}
-    return WorkerContext(uuid.uuid4().hex, suite, out, device, known, ray.size.cpus)
+    references = {name: ModelRef.of(backbone) for name, backbone in backbones.items()}
+    return WorkerContext(uuid.uuid4().hex, suite, out, device, references, ray.size.cpus)
 
 
 def _name(cell: Cell) -> Name:
     return cell.settings.model, cell.settings.pretrained
 
 
-def _unpack_outcome(answer: CellOutcome, audience: SweepObserver, told: set[str]) -> Row:
-    """The row of an answer, after what is to be told; each sentence once, for every worker meets the same data.
+def _unpack_outcome(outcome: CellOutcome, audience: SweepObserver, messages: set[str]) -> Row:
+    """Return the row of an outcome after its messages were passed on.
+
+    Each message is passed on once, because every worker reports on the same data.
 
     Raises:
-        InputError: what ends the sweep.
+        InputError: the outcome is an error that ends the sweep.
     """
-    for text in [text for text in answer.said if text not in told]:
-        told.add(text)
+    for text in [text for text in outcome.said if text not in messages]:
+        messages.add(text)
         audience.say(text)
-    for event in answer.faults:
+    for event in outcome.faults:
         audience.event(event)
-    if answer.row is None:
-        kind, message = answer.error or ("InputError", "a worker has told nothing; run again")
+    if outcome.row is None:
+        kind, message = outcome.error or ("InputError", "a worker returned no result; run the command again")
         raise getattr(errors, kind, InputError)(message)
-    return answer.row
+    return outcome.row
 
 
 _kept: dict[str, tuple[CellRunner, RecordingObserver]] = {}
-"""The bench of the sweep that this worker measures for, with the images that it has read."""
+"""Runner and observer of the current sweep on this worker, by sweep ID; the runner caches images."""
 
 
 def work(task: CellTask) -> CellOutcome:
     """Measure a cell on this worker."""
     place = task.place
     torch.set_num_threads(place.threads)
-    bench, ear = _bench(place)
+    runner, observer = _bench(place)
     row, error = None, None
     try:
         check_language_models([task.cell])
-        place.load(task.cell, place.device)  # one that cannot be loaded is no matter of a single cell
-        row = bench.row(task.cell)
+        place.load(task.cell, place.device)  # a model that cannot be loaded affects more than one cell
+        row = runner.row(task.cell)
     except (LanguageModelError, ModelError) as fault:
         error = (type(fault).__name__, f"{fault} (on {node_name()})")
-    return CellOutcome(row, *ear.taken(), error)
+    return CellOutcome(row, *observer.taken(), error)
 
 
 def _bench(place: WorkerContext) -> tuple[CellRunner, RecordingObserver]:
     if place.sweep not in _kept:
-        ear = RecordingObserver()
+        observer = RecordingObserver()
+        runner = CellRunner(place.suite, place.folder, place.device, observer, StopSignal(), place.load)
         _kept.clear()
-        _kept[place.sweep] = CellRunner(place.suite, place.folder, place.device, ear, StopSignal(), place.load), ear
+        _kept[place.sweep] = runner, observer
     return _kept[place.sweep]

@@ -1,7 +1,8 @@
-"""The methods of the tables by name: what each reads of the settings, and how it is run on a split.
+"""Methods of the tables by name: the settings that each reads, and the function that runs it on a split.
 
-The methods of `baselines` are fitted and asked for logits; IPO and DSPy's optimizers search a template, which is scored
-on both halves as zero-shot CLIP is. `MethodSpec` says of each what decides its result, which makes a cell's key.
+The methods of `baselines` are fitted and return logits. IPO and DSPy's optimizers search for a template, which is
+scored on both halves like zero-shot CLIP. `MethodSpec` lists the settings that affect the result, which are part of the
+key of a cell.
 """
 
 import importlib
@@ -15,7 +16,7 @@ from ipo_dspy.baselines.old_names import RENAMED, current_names
 from ipo_dspy.errors import Hint, InputError, LanguageModelError
 
 if TYPE_CHECKING:
-    from ipo_dspy.bench.method_runners import RunView
+    from ipo_dspy.bench.method_runners import MethodRunner
     from ipo_dspy.bench.settings import Settings
     from ipo_dspy.clip.backbone import Backbone
 
@@ -36,10 +37,10 @@ TITLES: Mapping[str, str] = {
     "gepa": "GEPA",
     "simba": "SIMBA",
 }
-"""Names as tables write them, in the order of the tables."""
+"""Display names, in the order of the tables."""
 
 ZERO_SHOT = frozenset({"clip", "clip-ensemble"})
-"""What learns from no image: its result is the same for all shots and seeds."""
+"""Methods that learn from no image: the result is the same for all shots and seeds."""
 
 MODEL = ("model", "pretrained")
 PROPOSING = ("steps", "prompts_per_step", "lm", "lm_kwargs")
@@ -63,11 +64,11 @@ class MethodSpec:
 
     Attributes:
         name: on the command line.
-        reads: the settings that decide its result.
-        learns: whether the drawn images and the seed do.
-        needs_lm: whether it cannot do without a language model.
-        runner: `module:function` of this package, loaded when a cell is run.
-        fits: the method of `baselines` that is fitted in it and whose hyper-parameters it takes, if there is one.
+        reads: the settings that affect its result.
+        learns: whether the sampled images and the seed affect it.
+        needs_lm: whether it requires a language model.
+        runner: `module:function` of this package, loaded when a cell runs.
+        fits: the method of `baselines` that it fits and whose hyper-parameters it takes, if any.
     """
 
     name: str
@@ -79,103 +80,103 @@ class MethodSpec:
 
     @property
     def title(self) -> str:
-        """As tables write it."""
+        """Display name in tables."""
         return TITLES.get(self.name, self.name)
 
     def check(self, backbone: "Backbone") -> None:
-        """See that the towers of a model can do what it needs.
+        """Check that the encoders of a model support the method.
 
         Raises:
-            InputError: they cannot; which can is told.
+            InputError: they do not; the message lists the supported models.
         """
         from ipo_dspy.baselines.towers import check_towers  # loads torch
 
         if self.fits is not None:
             check_towers(backbone, build_method(self.fits).towers)
 
-    def load(self) -> "RunView":
-        """The function that runs it."""
+    def load(self) -> "MethodRunner":
+        """Import and return the function that runs the method."""
         module, _, name = self.runner.partition(":")
-        run: RunView = getattr(importlib.import_module(f"ipo_dspy.bench.{module}"), name)
+        run: MethodRunner = getattr(importlib.import_module(f"ipo_dspy.bench.{module}"), name)
         return run
 
 
 def kinds() -> Mapping[str, MethodSpec]:
-    """All methods by name, in the order of the tables; `baselines.METHODS` says which are fitted."""
-    found = {
+    """Return all methods by name, in the order of the tables; `baselines.METHODS` lists the fitted ones."""
+    specs = {
         name: MethodSpec(name, MODEL, name not in ZERO_SHOT, False, "method_runners:fit_and_score", name)
         for name in FITTED
     }
-    found["ipo"] = MethodSpec("ipo", (*MODEL, *SEARCHING), True, False, "method_runners:ipo")
-    found["vpt+ipo"] = MethodSpec("vpt+ipo", (*MODEL, *SEARCHING), True, False, "vpt_ipo:vpt_ipo", "vpt")
+    specs["ipo"] = MethodSpec("ipo", (*MODEL, *SEARCHING), True, False, "method_runners:ipo")
+    specs["vpt+ipo"] = MethodSpec("vpt+ipo", (*MODEL, *SEARCHING), True, False, "vpt_ipo:vpt_ipo", "vpt")
     for name in DSPY:
-        found[name] = MethodSpec(name, (*MODEL, *PROPOSING), True, True, f"dspy_optimizers:{name}")
-    order = [*TITLES, *(name for name in found if name not in TITLES)]
-    return {name: found[name] for name in order if name in found}
+        specs[name] = MethodSpec(name, (*MODEL, *PROPOSING), True, True, f"dspy_optimizers:{name}")
+    order = [*TITLES, *(name for name in specs if name not in TITLES)]
+    return {name: specs[name] for name in order if name in specs}
 
 
 def find_kind(name: str) -> MethodSpec:
-    """A method by name.
+    """Return a method by name.
 
     Raises:
-        InputError: there is none; the message lists those that there are.
+        InputError: the name is unknown; the message lists the known ones.
     """
     known = kinds()
     if name not in known:
-        raise InputError(f"there is no method {name!r}; known: {', '.join(known)}")
+        raise InputError(f"unknown method {name!r}; known: {', '.join(known)}")
     return known[name]
 
 
 def with_sentences(arguments: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return hyper-parameters by method with the texts of CoPrompt where the path of their file was.
+    """Return hyper-parameters by method, with the path of CoPrompt's sentences replaced by the texts of the file.
 
-    So the texts decide a cell's key, not where they lie, and machines of a cluster need no such file. Old names of
-    hyper-parameters become the new ones.
+    The key of a cell then depends on the texts rather than on their path, and the machines of a cluster do not need the
+    file. Old names of hyper-parameters are replaced by the current ones.
 
     Raises:
-        InputError: a file that cannot be read, or of another form.
+        InputError: the file cannot be read or has another format.
     """
-    found = {name: current_names(given, RENAMED.values()) for name, given in arguments.items()}
-    for name, given in found.items():
-        if name.partition("@")[0] == "coprompt" and isinstance(given.get("sentences"), str):
+    by_method = {name: current_names(values, RENAMED.values()) for name, values in arguments.items()}
+    for name, values in by_method.items():
+        if name.partition("@")[0] == "coprompt" and isinstance(values.get("sentences"), str):
             from ipo_dspy.baselines.class_sentences import read_sentences  # loads torch
 
-            given["sentences"] = read_sentences(given["sentences"])
-    return found
+            values["sentences"] = read_sentences(values["sentences"])
+    return by_method
 
 
 def check_methods(names: Sequence[str], settings: "Settings", datasets: Collection[str]) -> None:
-    """See that the methods are known and can be run with these settings on these data sets.
+    """Check that the methods are known and can run with these settings on these data sets.
 
     Raises:
-        InputError: an unknown method or hyper-parameter; the message lists the known.
-        LanguageModelError: one needs a language model and none is named.
+        InputError: a method or hyper-parameter is unknown; the message lists the known ones.
+        LanguageModelError: a method needs a language model and none is given.
     """
     known = kinds()
     for name in names:
         if find_kind(name).needs_lm and settings.lm is None:
             raise LanguageModelError(
-                f"method {name!r} needs a language model and none is given",
+                f"method {name!r} needs a language model, but none is given",
                 hint=Hint("pass {prompt_model}, or remove the method", prompt_model="openai/gpt-4o-mini"),
             )
-    for key, given in settings.arguments.items():
+    for key, values in settings.arguments.items():
         name, at, dataset = key.partition("@")
         if at and dataset not in datasets:
-            raise InputError(f"settings of {key!r} are for no data set of the suite; known: {', '.join(datasets)}")
+            raise InputError(f"{key!r} names an unknown data set; known: {', '.join(datasets)}")
         fits = known[name].fits if name in known else None
         if fits is None:
-            takes = ", ".join(one for one, kind in known.items() if kind.fits)
-            raise InputError(f"method {name!r} takes no settings of its own; known: {takes}")
-        build_method(fits, **given)
+            takes = ", ".join(method for method, kind in known.items() if kind.fits)
+            raise InputError(f"method {name!r} takes no hyper-parameters; known: {takes}")
+        build_method(fits, **values)
 
 
 def unsupported_reasons(names: Sequence[str], backbone: "Backbone") -> dict[str, str | None]:
-    """Why each method cannot be run with a model; `None` where it can."""
-    found: dict[str, str | None] = {}
+    """Return the reason why each method does not support a model; `None` if it does."""
+    reasons: dict[str, str | None] = {}
     for name in names:
-        found[name] = None
+        reasons[name] = None
         try:
             find_kind(name).check(backbone)
         except InputError as error:
-            found[name] = str(error)
-    return found
+            reasons[name] = str(error)
+    return reasons

@@ -1,8 +1,8 @@
-"""One line a cell, on disk before the next cell begins: `rows.jsonl` in the folder of the sweep.
+"""Store one row per cell in `rows.jsonl` in the folder of the sweep, on disk before the next cell begins.
 
-A kill, a crash or a full disk loses at most the line being written, and a torn last line is dropped. Beside it,
-`bench.json` holds the settings of the sweep, so that no figures of other settings are added unnoticed. One process at a
-time writes.
+A kill, a crash, or a full disk loses at most the line being written; an incomplete last line is dropped. `bench.json`
+in the same folder stores the settings of the sweep, so that results with other settings are not mixed in unnoticed.
+Only one process may write at a time.
 """
 
 import contextlib
@@ -22,31 +22,31 @@ from ipo_dspy.errors import Hint, JournalError
 
 ROWS, SETTINGS = "rows.jsonl", "bench.json"
 MAX_BYTES = 1 << 30
-"""Of a file that is read."""
+"""Maximum size of a file that is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of a cell.
+    """Result of a cell.
 
     Attributes:
         key, suite, dataset, method, shots, seed: of the cell.
-        decisive: everything that decided the result.
-        base, novel: accuracy in percent on the test images of either half, against its own names; `None` if it failed.
+        decisive: every input that determined the result.
+        base, novel: accuracy in percent on the test images of each half, with its class names; `None` on failure.
         h: their harmonic mean.
-        source, targets: accuracy in percent on all test images of the data set that was learned on, and of others by
-            name, instead of these, where what was learned is tested on other data sets.
+        source, targets: for transfer, accuracy in percent on all test images of the source, and of the targets by name;
+            they replace base and novel.
         base_loss, novel_loss: mean cross-entropy in nats.
-        template: the one that was found, where the method finds one.
-        train_images: what was learned from.
-        trials: templates scored by the method, where it scores templates.
-        evaluations: single images classified by it, likewise.
-        seconds: of reading, learning and testing; of IPO's search over all sittings of the cell.
-        calls, tokens, cost: of language models; the cost in USD, `None` where a price is unknown.
-        error: what failed; `None` if nothing did.
-        started: in UTC.
-        commit: of the code, with `+changes` where files differed from it; `None` outside of a repository.
-        machine, versions: where and with what it was measured.
+        template: the selected template, if the method searches for one.
+        train_images: number of training images.
+        trials: number of templates that the method scored, if any.
+        evaluations: number of single images that it classified, if it scores templates.
+        seconds: for loading, training, and testing; the search time of IPO covers all sessions of the cell.
+        calls, tokens, cost: of language models; the cost is in USD, `None` if a price is unknown.
+        error: type and message of the error; `None` on success.
+        started: start time in UTC.
+        commit: of the code, with `+changes` if files were modified; `None` outside a repository.
+        machine, versions: machine and package versions of the measurement.
     """
 
     key: str
@@ -79,13 +79,13 @@ class Row:
 
 
 class ResultLog:
-    """The rows of a sweep's folder; appending puts them on disk.
+    """Rows in the folder of a sweep; an appended row is written to disk at once.
 
     Attributes:
-        latest: by key, the last row of each cell.
+        latest: the last row of each cell, by key.
 
     Raises:
-        JournalError: the folder cannot be written, another process writes it, or a row in the middle is damaged.
+        JournalError: the folder cannot be written, another process writes to it, or a row in the middle is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -100,7 +100,7 @@ class ResultLog:
                 content = self._file.content
             except FileInUseError as error:
                 raise JournalError(
-                    f"{str(self.folder)!r} is being written by another sweep; wait until it is done, or name another "
+                    f"{str(self.folder)!r} is being written by another sweep; wait until it ends, or use another "
                     f"folder, e.g. '{self.folder}-2'"
                 ) from error
             except OSError as error:
@@ -109,22 +109,23 @@ class ResultLog:
             undo.pop_all()
 
     def agree(self, settings: Mapping[str, Any], *, allow_config_changes: bool = False) -> None:
-        """Keep the settings of a new sweep, or see that they are those of the one that goes on.
+        """Store the settings of a new sweep, or check that a resumed sweep has the same settings.
 
         Raises:
-            JournalError: they have changed; they are listed.
+            JournalError: settings have changed; the message lists them.
         """
         now = json.loads(json.dumps(settings, default=dict))
         path = self.folder / SETTINGS
         if path.exists() and self.latest and not allow_config_changes:
-            was = present_bench_settings(_read_settings(path))
-            changed = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+            before = present_bench_settings(_read_settings(path))
+            changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
             if changed:
-                told = "; ".join(f"{name} was {was.get(name)!r} and is {now.get(name)!r}" for name in changed)
+                changes = "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in changed)
                 raise JournalError(
-                    f"{str(self.folder)!r} holds a sweep with other settings: {told}",
+                    f"{str(self.folder)!r} contains a sweep with other settings: {changes}",
                     hint=Hint(
-                        "restore them, use another folder, or pass {allow_config_changes} to measure changed cells again",
+                        "restore the settings, use another folder, or pass {allow_config_changes}; "
+                        "changed cells are then measured again",
                         allow_config_changes=True,
                     ),
                 )
@@ -134,10 +135,10 @@ class ResultLog:
             raise self._unwritable(error) from error
 
     def append(self, row: Row) -> None:
-        """Write a row; it is on disk when this returns.
+        """Append a row; it is on disk when this method returns.
 
         Raises:
-            JournalError: the disk is full or gone.
+            JournalError: the row cannot be written, e.g. because the disk is full.
         """
         line = json.dumps(asdict(row), ensure_ascii=False, default=dict).encode("utf-8", errors="backslashreplace")
         try:
@@ -147,10 +148,10 @@ class ResultLog:
         self.latest[row.key] = row
 
     def close(self) -> None:
-        """Leave the folder to others.
+        """Release the lock of the folder.
 
         Raises:
-            JournalError: the file was removed, and cannot be written anew.
+            JournalError: the file was removed and cannot be written again.
         """
         try:
             self._file.close()
@@ -170,10 +171,10 @@ class ResultLog:
 
 
 def read_rows(folder: str | os.PathLike[str]) -> dict[str, Row]:
-    """The last row of each cell by key, without locking the folder.
+    """Return the last row of each cell by key, without locking the folder.
 
     Raises:
-        JournalError: there are none, or a row in the middle is damaged.
+        JournalError: there are no rows, or a row in the middle is damaged.
     """
     path = Path(folder) / ROWS
     try:
@@ -195,13 +196,13 @@ def _parsed(content: bytes, path: Path) -> Iterator[Row]:
             yield _present(Row(**values))
         except (ValueError, TypeError, AttributeError) as error:
             raise JournalError(
-                f"{str(path)!r} is damaged in line {number}; restore it from a backup, or remove that line: its cell "
-                "is then measured again"
+                f"{str(path)!r} is damaged in line {number}; restore it from a backup, or remove that line to measure "
+                "its cell again"
             ) from error
 
 
 def _present(row: Row) -> Row:
-    """Return a row under the key that its cell has with the present names of its settings."""
+    """Return a row with the key that its cell has under the current names of settings."""
     decisive = present_bench_settings(row.decisive)
     return row if decisive == row.decisive else replace(row, decisive=decisive, key=digest(decisive))
 

@@ -1,4 +1,4 @@
-"""One cell to its row: the data it asks for, the method on it, and whatever fails told in the row."""
+"""Run one cell and build its row: load the data and run the method; errors are recorded in the row."""
 
 import platform
 import subprocess
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 
 VERSIONS = ("ipo_dspy", "torch", "open_clip_torch", "dspy")
 LONGEST = 1000
-"""Characters of an error in a row."""
+"""Maximum length of an error message in a row."""
 CELLS = "cells"
-"""Folder of what the cells write on their way."""
+"""Name of the folder of the working directories of the cells."""
 
 
 def load_cell_backbone(cell: Cell, device: str) -> "Backbone":
-    """The CLIP model that a cell names."""
+    """Load the CLIP model of a cell."""
     return load_backbone(resolve_model_name(cell.settings.model), cell.settings.pretrained, device=device, dtype=DTYPE)
 
 
 def with_conditions(grid: Grid, suite: Suite, device: str) -> Grid:
-    """Return a grid whose cells tell the device and the data of this machine, so that rows of others are not theirs.
+    """Return a grid whose cells include the device and the data of this machine, so that rows of others do not match.
 
     Args:
-        grid: what is asked for.
-        suite: where its data sets come from.
-        device: of the CLIP model, as `load_backbone` takes it; empty if workers of a cluster choose it.
+        grid: the requested cells.
+        suite: source of the data sets.
+        device: of the CLIP model, as in `load_backbone`; empty if workers of a cluster choose it.
     """
     kind = resolve_device(device).type if device == "auto" else device.partition(":")[0]
     names = (*grid.datasets, *grid.targets)
@@ -55,15 +55,15 @@ def with_conditions(grid: Grid, suite: Suite, device: str) -> Grid:
 
 
 class CellRunner:
-    """Runs cells; the images of a data set are kept while the next cell asks for the same.
+    """Runs cells; the images of a data set are reused while consecutive cells need them.
 
     Args:
-        suite: where the data sets come from.
-        folder: for what cells write on their way.
+        suite: source of the data sets.
+        folder: folder of the working directories of the cells.
         device: of the CLIP model.
-        audience: is told how it gets on.
-        stopper: ends a cell after the step that is under way.
-        load: the CLIP model of a cell; each is loaded once.
+        audience: receives the progress.
+        stopper: ends a cell after the current step.
+        load: loads the CLIP model of a cell; each model is loaded once.
     """
 
     def __init__(
@@ -82,29 +82,29 @@ class CellRunner:
         self._told: set[tuple[str, int]] = set()
 
     def row(self, cell: Cell) -> Row:
-        """Measure a cell; whatever fails in it is told in its row."""
+        """Measure a cell; an error is recorded in its row."""
         started, began = now(), time.perf_counter()
-        images, found, error = 0, None, None
+        images, result, error = 0, None, None
         try:
             split = self._split(cell)
             images = len(split.train)
-            found = self._run(cell, split)
-        except (StoppedError, LanguageModelError):  # a key that is wrong is no matter of a single cell
+            result = self._run(cell, split)
+        except (StoppedError, LanguageModelError):  # a wrong key affects more than one cell
             raise
-        except Exception as failure:  # noqa: BLE001 - whatever fails is the cell's row, not the end of the sweep
+        except Exception as failure:  # noqa: BLE001 - a failed cell is recorded and does not end the sweep
             error = f"{type(failure).__name__}: {one_line(str(failure), LONGEST)}"
         return build_row(
             cell,
             train_images=images,
-            seconds=round(max(time.perf_counter() - began, found.spent.seconds if found else 0.0), 3),
+            seconds=round(max(time.perf_counter() - began, result.spent.seconds if result else 0.0), 3),
             error=error,
             started=started,
             machine=machine(self._device),
-            **(_figures(found) if found else {}),
+            **(_figures(result) if result else {}),
         )
 
     def _run(self, cell: Cell, split: BaseNovelSplit) -> MethodResult:
-        told: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "method": cell.method,
             "split": split,
             "backbone": self._load(cell, self._device),
@@ -115,54 +115,54 @@ class CellRunner:
             "observer": self._audience.event,
             "stopper": self._stopper,
         }
-        job = TransferJob(**told, targets=self._tested(cell)) if cell.targets else CellContext(**told)
+        job = TransferJob(**arguments, targets=self._tested(cell)) if cell.targets else CellContext(**arguments)
         return find_kind(cell.method).load()(job)
 
     def _tested(self, cell: Cell) -> Mapping[str, FullDataset]:
-        """The data sets that a cell is tested on besides its own, each read once."""
+        """Return the target data sets of a cell, each read once."""
         for name in cell.targets:
             if name not in self._targets:
                 self._targets[name] = self._suite.whole(name)
         return {name: self._targets[name] for name in cell.targets}
 
     def _split(self, cell: Cell) -> BaseNovelSplit:
-        wanted = (cell.dataset, cell.shots, cell.seed, bool(cell.targets))
-        if self._last is None or self._last[0] != wanted:
-            self._last = (wanted, split_of(self._suite, cell))
+        key = (cell.dataset, cell.shots, cell.seed, bool(cell.targets))
+        if self._last is None or self._last[0] != key:
+            self._last = (key, split_of(self._suite, cell))
         split = self._last[1]
         if (short := split.short(cell.shots)) and (cell.dataset, cell.shots) not in self._told:
             self._told.add((cell.dataset, cell.shots))
             fewest = min(short, key=lambda name: short[name])
             self._audience.say(
                 f"{cell.dataset}: {len(short)} of {len(split.train.classes)} classes have fewer than {cell.shots} "
-                f"training images; all that they have are used, e.g. {fewest} {short[fewest]}"
+                f"training images (all of them are used), e.g. {fewest} {short[fewest]}"
             )
         return split
 
 
 def check_requirements(cells: Sequence[Cell], device: str) -> None:
-    """Load the models of the cells and see that they can do what the methods need: no matter of a single cell.
+    """Load the models of the cells and check that they support the methods, before the first cell.
 
     Raises:
-        InputError: they cannot.
+        InputError: a model does not support a method.
     """
     for cell in {(cell.method, cell.settings.model, cell.settings.pretrained): cell for cell in cells}.values():
         find_kind(cell.method).check(load_cell_backbone(cell, device))
 
 
 def check_language_models(cells: Sequence[Cell]) -> None:
-    """See that the language models of the cells that have some can be asked from here.
+    """Check that the language models of the cells, if any, are available from this machine.
 
     Raises:
-        LanguageModelError: one is unknown, has no key, or nothing listens at its address.
+        LanguageModelError: a model is unknown, has no key, or its server does not respond.
     """
-    asking = {(cell.settings.lm, cell.settings.vlm): cell for cell in cells if "lm" in find_kind(cell.method).reads}
-    for cell in asking.values():
+    by_models = {(cell.settings.lm, cell.settings.vlm): cell for cell in cells if "lm" in find_kind(cell.method).reads}
+    for cell in by_models.values():
         check_models(cell.settings)
 
 
-def build_row(cell: Cell, **told: Any) -> Row:
-    """The row of a cell, made by the code and the versions that are here."""
+def build_row(cell: Cell, **values: Any) -> Row:
+    """Return the row of a cell, with the code and package versions of this machine."""
     return Row(
         key=cell.key,
         suite=cell.suite,
@@ -173,39 +173,39 @@ def build_row(cell: Cell, **told: Any) -> Row:
         decisive=cell.decisive,
         commit=commit(),
         versions=package_versions(VERSIONS),
-        **told,
+        **values,
     )
 
 
-def _figures(found: MethodResult) -> dict[str, Any]:
-    spent = found.spent
+def _figures(result: MethodResult) -> dict[str, Any]:
+    spent = result.spent
     return {
-        **_accuracies(found),
-        "template": found.template and redact(found.template, keep_words=True),
-        "trials": found.trials,
-        "evaluations": found.evaluations,
+        **_accuracies(result),
+        "template": result.template and redact(result.template, keep_words=True),
+        "trials": result.trials,
+        "evaluations": result.evaluations,
         "calls": spent.calls,
         "tokens": spent.tokens,
         "cost": None if spent.unpriced else spent.cost,
     }
 
 
-def _accuracies(found: MethodResult) -> dict[str, Any]:
-    base, novel = found.base, found.novel
+def _accuracies(result: MethodResult) -> dict[str, Any]:
+    base, novel = result.base, result.novel
     if novel is None:
-        return {"source": base.accuracy, "targets": {name: score.accuracy for name, score in found.targets.items()}}
+        return {"source": base.accuracy, "targets": {name: score.accuracy for name, score in result.targets.items()}}
     h = harmonic_mean(base.accuracy, novel.accuracy)
     halves = {"base": base.accuracy, "novel": novel.accuracy, "h": h}
     return {**halves, "base_loss": base.loss, "novel_loss": novel.loss}
 
 
 def now() -> str:
-    """In UTC, as rows have it."""
+    """Return the current time in UTC, in the format of rows."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def machine(device: str) -> dict[str, Any]:
-    """The kind of machine, without its name."""
+    """Return the kind of machine, without its name."""
     gpu = torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else None
     return {
         "system": platform.system(),
@@ -218,7 +218,7 @@ def machine(device: str) -> dict[str, Any]:
 
 @cache
 def commit() -> str | None:
-    """The commit that the package is of, if it lies in a repository that tracks it."""
+    """Return the commit of the package if it is in a repository that tracks it."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a sweep sets for all of its cells; methods read those that concern them."""
+"""Settings of all cells of a sweep; each method reads those that apply to it."""
 
 import hashlib
 import json
@@ -11,24 +11,24 @@ from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.proposers import Feedback
 
 LONGEST = 1000
-"""Characters of a hyper-parameter that rows repeat."""
+"""Maximum length of a hyper-parameter in a row; longer ones are replaced by a digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings that decide results.
+    """Settings that affect results.
 
     Attributes:
         model, pretrained: the CLIP model, as `ClipClassifier` takes them.
         steps, prompts_per_step, history_size, max_described_images: of IPO; the first two also give the budget of
             DSPy's optimizers: as many single-image evaluations as IPO makes.
-        descriptions: whether IPO's proposer is told how training images look.
-        feedback: which scores the proposer is told.
+        descriptions: whether IPO's proposer receives descriptions of training images.
+        feedback: the scores that the proposer sees.
         history_only: the embedded proposer sees the shown history only, as a language model does, instead of all.
-        lm, vlm: names of the language models that propose and describe; without them the embedded ones do.
-        lm_kwargs, vlm_kwargs: of these models.
+        lm, vlm: names of the proposer and describer models; the embedded ones are used without them.
+        lm_kwargs, vlm_kwargs: settings of these models.
         request_mode: how templates are requested from `lm`, see `LMProposer`.
-        arguments: hyper-parameters by method, other than its paper's; of `METHOD@DATASET` for one data set.
+        arguments: hyper-parameters by method that override those of its paper; `METHOD@DATASET` for one data set.
     """
 
     model: str = DEMO
@@ -49,22 +49,22 @@ class Settings:
 
     @property
     def plain(self) -> dict[str, Any]:
-        """All of them as plain values, short enough for every row."""
-        return {**asdict(self), "arguments": {name: brief(given) for name, given in self.arguments.items()}}
+        """All settings as plain values, short enough for every row."""
+        return {**asdict(self), "arguments": {name: brief(values) for name, values in self.arguments.items()}}
 
     def templates(self) -> int:
-        """Templates that IPO scores besides those that it begins with."""
+        """Return the number of templates that IPO scores in addition to the initial ones."""
         return self.steps * self.prompts_per_step
 
 
 def digest(decisive: Mapping[str, Any]) -> str:
-    """Return the key of a cell: a digest of everything that decides its result."""
+    """Return the key of a cell: a digest of every input that determines its result."""
     text = json.dumps(decisive, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def brief(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return hyper-parameters with a digest in place of each that is long, as sentences of all classes are.
+    """Return hyper-parameters with long values, such as sentences for all classes, replaced by a digest.
 
     >>> brief({"weight": 2.0, "sentences": {"cat": ["a cat has whiskers."] * 100}})["sentences"]
     'sha256:6e7d3d387d1dfc69fda47ecf326de0d4bd7887456c6ae6add35a8f69368cad7c'

@@ -1,6 +1,6 @@
-"""How base, novel and H change with the number of shots: a figure for each data set and for their average, and a table.
+"""Plot base, novel, and H over the number of shots: a table, and a figure for each data set and for their average.
 
-Means and standard errors are those of the tables. A method that learns from no image is the same at each number.
+Means and standard errors are those of the tables. A zero-shot method has the same values at each number of shots.
 """
 
 from collections.abc import Mapping
@@ -23,17 +23,17 @@ AXIS = "training images per class"
 
 
 def write_shots(folder: Path, grid: Grid, rows: Mapping[str, Row], suite: Suite) -> tuple[Path, ...]:
-    """Write table and figures, where there are several numbers of shots and anything was measured.
+    """Write the table and the figures if there are several numbers of shots and at least one result.
 
     Raises:
-        JournalError: they cannot be written.
+        JournalError: a file cannot be written.
     """
     if len(grid.shots) < 2 or grid.targets:
         return ()
     files: tuple[Path, ...] = ()
     for dataset in _datasets(grid):
-        if found := panels(grid, rows, dataset):
-            files += draw_points(found, folder / f"shots-{dataset}", axis=AXIS)
+        if dataset_panels := panels(grid, rows, dataset):
+            files += draw_points(dataset_panels, folder / f"shots-{dataset}", axis=AXIS)
     if not files:
         return ()
     path = folder / TABLE
@@ -47,36 +47,36 @@ def write_shots(folder: Path, grid: Grid, rows: Mapping[str, Row], suite: Suite)
 
 
 def shots_table(grid: Grid, rows: Mapping[str, Row], suite: Suite) -> Table:
-    """Base, novel and H of each method at each number of shots, the average over the data sets first."""
+    """Return base, novel, and H of each method at each number of shots, with the average over data sets first."""
     groups = []
     for dataset in _datasets(grid):
         title = AVERAGE if dataset == AVERAGE else suite.titles[dataset]
         groups.append(
             tuple(
-                (title, find_kind(one.method).title, f"{one.shots}", one.base, one.novel, one.h)
-                for one in _entries(grid, rows, dataset)
+                (title, find_kind(row.method).title, f"{row.shots}", row.base, row.novel, row.h)
+                for row in _entries(grid, rows, dataset)
             )
         )
     return Table("base to novel by shots", ("data set", "method", "shots", *MEASURES), 3, tuple(groups))
 
 
 def panels(grid: Grid, rows: Mapping[str, Row], dataset: str) -> dict[str, dict[str, ErrorBarSeries]]:
-    """Points of each method by measure; what was not measured is no point."""
-    found: dict[str, dict[str, ErrorBarSeries]] = {}
+    """Return the points of each method by measure; missing measurements have no point."""
+    panels_by_measure: dict[str, dict[str, ErrorBarSeries]] = {}
     for method in grid.methods:
-        of_method = [one for one in _entries(grid, rows, dataset) if one.method == method]
+        method_rows = [row for row in _entries(grid, rows, dataset) if row.method == method]
         for measure in MEASURES:
-            means = {one.shots: mean for one in of_method if (mean := _mean(one, measure)) is not None}
+            means = {row.shots: mean for row in method_rows if (mean := _mean(row, measure)) is not None}
             if means:
                 values, errors = zip(*((mean.value, mean.error or 0.0) for mean in means.values()), strict=True)
-                found.setdefault(f"{measure}, %", {})[find_kind(method).title] = ErrorBarSeries(
+                panels_by_measure.setdefault(f"{measure}, %", {})[find_kind(method).title] = ErrorBarSeries(
                     tuple(means), values, errors
                 )
-    return found
+    return panels_by_measure
 
 
-def _mean(one: TableRow, measure: str) -> MeanWithError | None:
-    return {"base": one.base, "novel": one.novel, "H": one.h}[measure]
+def _mean(row: TableRow, measure: str) -> MeanWithError | None:
+    return {"base": row.base, "novel": row.novel, "H": row.h}[measure]
 
 
 def _datasets(grid: Grid) -> tuple[str, ...]:

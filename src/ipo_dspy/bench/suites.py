@@ -1,7 +1,7 @@
-"""Collections of data sets by the base-to-novel protocol: the bundled tasks, and the eleven of the paper.
+"""Collections of data sets for the base-to-novel protocol: the bundled tasks, and the eleven data sets of the paper.
 
-A split holds k shots of the base classes to learn from and the test images of both halves, each of which is scored
-against its own class names. Draw and halves are those of `data`: images are drawn over all classes first.
+A split has k shots of the base classes for training and the test images of both halves. Each half is scored with its
+own class names. `data` samples the images over all classes and then splits the classes.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ from ipo_dspy.data.benchmarks import exists, expected_folder, list_file, parts
 from ipo_dspy.errors import DataError, Hint, InputError
 from ipo_dspy.template import Template
 
-PAPER = tuple(name for name, one in BENCHMARKS.items() if one.kind != "transfer")
-"""The eleven data sets of the base-to-novel table, in its order."""
-VARIANTS = tuple(name for name, one in BENCHMARKS.items() if one.kind == "transfer")
-"""Test sets with ImageNet's class names."""
+PAPER = tuple(name for name, benchmark in BENCHMARKS.items() if benchmark.kind != "transfer")
+"""Names of the eleven data sets of the base-to-novel table, in its order."""
+VARIANTS = tuple(name for name, benchmark in BENCHMARKS.items() if benchmark.kind == "transfer")
+"""Names of the test sets with the class names of ImageNet."""
 
 
 @dataclass(frozen=True, slots=True)
 class BaseNovelSplit:
-    """A data set as the protocol has it.
+    """A data set split by the base-to-novel protocol.
 
     Attributes:
         train: k shots of the base classes.
-        base, novel: all test images of either half, with its class names.
+        base, novel: all test images of each half, with its class names.
         template: the hand-written one.
     """
 
@@ -41,7 +41,7 @@ class BaseNovelSplit:
     template: Template
 
     def short(self, shots: int) -> dict[str, int]:
-        """Classes with fewer training images than were asked for, and how many they have."""
+        """Return the classes with fewer training images than requested, and their number of images."""
         return {name: count for name, count in self.train.counts().items() if count < shots}
 
 
@@ -50,7 +50,7 @@ class FullDataset:
     """All classes of a data set.
 
     Attributes:
-        train: k shots of each, one where none are asked for; none of a set that is for testing only.
+        train: k shots of each class, one by default; empty for a test-only data set.
         test: all test images.
         template: the hand-written one.
     """
@@ -65,12 +65,12 @@ class Suite(Protocol):
 
     Attributes:
         name: of the collection.
-        titles: of its data sets, as tables write them, by name and in order.
-        variants: titles of further sets that are for testing only.
-        model, pretrained: the CLIP model that is usual for it.
-        about: what it is, in a few words.
-        note: what a reader of its tables has to know.
-        folders: where its data sets are, from the root.
+        titles: display names of its data sets, by name and in order.
+        variants: display names of additional test-only data sets.
+        model, pretrained: its default CLIP model.
+        about: short description.
+        note: note for readers of its tables.
+        folders: absolute folders of its data sets.
     """
 
     name: str
@@ -83,31 +83,31 @@ class Suite(Protocol):
     folders: tuple[Path, ...]
 
     def check(self, names: Sequence[str]) -> None:
-        """See that the data sets are there, without reading images.
+        """Check that the data sets are available, without reading images.
 
         Raises:
-            DataError: something is missing; what, and where it comes from.
+            DataError: a part is missing; the message lists it and its source.
         """
 
     def fingerprint(self, name: str) -> str:
-        """Return a digest of the content of a data set; other content, other results."""
+        """Return a digest of the content of a data set, which is part of the key of its cells."""
 
     def load(self, name: str, *, shots: int, seed: int) -> BaseNovelSplit:
-        """A data set, drawn for the seed."""
+        """Load a data set, sampled with the seed."""
 
     def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> FullDataset:
-        """All classes of a data set, drawn for the seed; without shots it is only to be tested on."""
+        """Load all classes of a data set, sampled with the seed; without shots it is used for testing only."""
 
 
 class DemoSuite:
-    """The bundled tasks with the bundled CLIP, whose vision transformer all methods can be run with; no download."""
+    """The bundled tasks with the bundled CLIP, a vision transformer that all methods support; no download."""
 
     name: str = "demo"
     about: str = "the bundled tasks"
     note: str = (
-        "The tasks are small and drawn for demonstration (see the model card): they say how the methods work, not how "
-        "a large CLIP does on photographs. They have 16 training images a class: with 16 shots all seeds draw the "
-        "same images, and the error is that of the method alone."
+        "The tasks are small and drawn for demonstration (see the model card): they show how the methods work, not how "
+        "a large CLIP performs on photographs. They have 16 training images per class: with 16 shots all seeds draw "
+        "the same images, and the error is that of the method alone."
     )
     model: str = DEMO_VIT
     pretrained: str | None = None
@@ -118,19 +118,19 @@ class DemoSuite:
         self.variants: Mapping[str, str] = {}
 
     def check(self, names: Sequence[str]) -> None:
-        """They come with the package."""
+        """Do nothing: the tasks are part of the package."""
 
     def fingerprint(self, name: str) -> str:
         """Return a digest of the file of a task."""
         return _digest([demo.data_file(name).read_bytes()])
 
     def load(self, name: str, *, shots: int, seed: int) -> BaseNovelSplit:
-        """A bundled task."""
+        """Load a bundled task."""
         base, novel = (demo.load(name, shots=shots, seed=seed, classes=half) for half in ("base", "novel"))
         return BaseNovelSplit(base.trainset, base.testset, novel.testset, base.program.template)
 
     def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> FullDataset:
-        """A bundled task."""
+        """Load a bundled task."""
         task = demo.load(name, shots=shots or 1, seed=seed, classes="all")
         return FullDataset(task.trainset, task.testset, task.program.template)
 
@@ -144,7 +144,7 @@ class PaperSuite:
 
     name: str = "paper"
     about: str = "the paper's data sets"
-    note: str = "Protocol and splits are those of the CoOp line of work; columns called paper are its own figures."
+    note: str = "Protocol and splits are those of CoOp; columns labeled paper quote published figures."
     model: str = DEFAULT_MODEL
     pretrained: str | None = DEFAULT_PRETRAINED
 
@@ -155,60 +155,62 @@ class PaperSuite:
         self.variants: Mapping[str, str] = {name: BENCHMARKS[name].title for name in VARIANTS}
 
     def check(self, names: Sequence[str]) -> None:
-        """Look for folders and split files; what `ipo-dspy data check` says of those that are not complete is told."""
+        """Check folders and split files; the error lists the findings of `ipo-dspy data check`."""
         if not self.root.is_dir():
-            raise DataError(f"there is no folder {self.root}; name the one with the data sets")
+            raise DataError(f"folder {self.root} does not exist; pass the folder of the data sets")
         missing = []
         for name in names:
             benchmark = find_benchmark(name)
             folder = expected_folder(benchmark, self.root)
             if not all(exists(benchmark, folder, part) for part in parts(benchmark)):
                 missing += [
-                    f"{name}: {one.what}: {one.told}" for one in check_benchmark(name, self.root).findings if not one.ok
+                    f"{name}: {finding.what}: {finding.message}"
+                    for finding in check_benchmark(name, self.root).findings
+                    if not finding.ok
                 ]
         if missing:
             lines = "\n  ".join(missing)
             raise DataError(
-                f"data sets are not complete below {self.root}:\n  {lines}\nget these, or leave them out: --datasets"
+                f"data sets are incomplete in {self.root}:\n  {lines}\ndownload them, or restrict --datasets"
             )
 
     def fingerprint(self, name: str) -> str:
         """Return a digest of the lists of a data set and of the names in its image folders; images are not read."""
         benchmark = find_benchmark(name)
         folder = expected_folder(benchmark, self.root)
-        lists = [list_file(benchmark, folder, one) for one in benchmark.lists]
-        images = [folder / one for one in benchmark.images]
-        names = [str(sorted(inner.name for inner in one.iterdir())).encode() for one in images if one.is_dir()]
-        return _digest([*(one.read_bytes() for one in lists if one.is_file()), *names])
+        lists = [list_file(benchmark, folder, name) for name in benchmark.lists]
+        images = [folder / name for name in benchmark.images]
+        names = [str(sorted(inner.name for inner in path.iterdir())).encode() for path in images if path.is_dir()]
+        return _digest([*(path.read_bytes() for path in lists if path.is_file()), *names])
 
     def load(self, name: str, *, shots: int, seed: int) -> BaseNovelSplit:
-        """A data set of the paper."""
+        """Load a data set of the paper."""
         base = load_benchmark(name, self.root, shots=shots, seed=seed, part="base")
         novel = load_benchmark(name, self.root, shots=shots, seed=seed, part="novel")
         return BaseNovelSplit(base.train, base.test, novel.test, Template.parse(base.template))
 
     def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> FullDataset:
-        """A data set of the paper, or a variant of ImageNet."""
-        drawn = None if name in VARIANTS else shots or 1
-        found = load_benchmark(name, self.root, shots=drawn, seed=seed)
-        return FullDataset(found.train, found.test, Template.parse(found.template))
+        """Load a data set of the paper, or a variant of ImageNet."""
+        train_shots = None if name in VARIANTS else shots or 1
+        benchmark = load_benchmark(name, self.root, shots=train_shots, seed=seed)
+        return FullDataset(benchmark.train, benchmark.test, Template.parse(benchmark.template))
 
 
 SUITES: Mapping[str, str] = MappingProxyType(
     {"demo": "the bundled tasks with the bundled CLIP", "paper": "the paper's eleven data sets with ViT-B/16"}
 )
-"""The suites by name, and what each is."""
+"""Descriptions of the suites, by name."""
 
 
 def build_suite(name: str, root: Path | None = None) -> Suite:
-    """A suite by name.
+    """Return a suite by name.
 
     Args:
-        name: of `SUITES`.
-        root: folder of the data sets, which `paper` needs.
+        name: one of `SUITES`.
+        root: folder of the data sets, required by `paper`.
 
     Raises:
-        InputError: an unknown name, or no folder for the data sets of the paper.
+        InputError: the name is unknown, or `paper` has no folder.
     """
     if name == "demo":
         return DemoSuite()
@@ -217,33 +219,33 @@ def build_suite(name: str, root: Path | None = None) -> Suite:
             hint = Hint("pass their folder: {data} (see docs/datasets.md)", data="ROOT")
             raise InputError("suite 'paper' needs the data sets", hint=hint)
         return PaperSuite(root)
-    raise InputError(f"there is no suite {name!r}; write one of {', '.join(SUITES)}")
+    raise InputError(f"unknown suite {name!r}; choose from {', '.join(SUITES)}")
 
 
 def select_datasets(asked: Sequence[str] | None, suite: Suite) -> tuple[str, ...]:
-    """Names of a suite's data sets: those asked for by name or title, or all.
+    """Return the names of the data sets requested by name or title, or of all.
 
     Raises:
-        DataError: an unknown one; the message lists the known.
+        DataError: a data set is unknown; the message lists the known ones.
     """
     return tuple(suite.titles) if asked is None else _resolve_names(asked, suite, suite.titles)
 
 
 def chosen_transfer(source: str, asked: Sequence[str] | None, suite: Suite) -> tuple[str, tuple[str, ...]]:
-    """Name of the data set to learn on, and of those to test on: those asked for, or all others.
+    """Return the name of the source data set, and of the targets: those requested, or all others.
 
     Raises:
-        DataError: an unknown one, one to learn on that has test images only, or none to test on.
+        DataError: a data set is unknown, the source is test-only, or no target remains.
     """
     everything = {**suite.titles, **suite.variants}
     (name,) = _resolve_names([source], suite, everything)
     if name in suite.variants:
-        raise DataError(f"{suite.variants[name]} is for testing only; learn on one of {', '.join(suite.titles)}")
-    named = tuple(everything) if asked is None else _resolve_names(asked, suite, everything)
-    targets = tuple(one for one in named if one != name)
+        raise DataError(f"{suite.variants[name]} is for testing only; choose a source from {', '.join(suite.titles)}")
+    selected = tuple(everything) if asked is None else _resolve_names(asked, suite, everything)
+    targets = tuple(target for target in selected if target != name)
     if not targets:
-        others = ", ".join(one for one in everything if one != name)
-        raise DataError(f"what is learned on {name} needs another data set to be tested on; name one of {others}")
+        others = ", ".join(other for other in everything if other != name)
+        raise DataError(f"transfer needs at least one target data set other than {name}; choose from {others}")
     return name, targets
 
 
@@ -256,7 +258,7 @@ def _digest(contents: Iterable[bytes]) -> str:
 
 def _resolve_names(asked: Sequence[str], suite: Suite, titles: Mapping[str, str]) -> tuple[str, ...]:
     by_word = {word.casefold(): name for name, title in titles.items() for word in (name, title)}
-    for one in asked:
-        if one.casefold() not in by_word:
-            raise DataError(f"suite {suite.name!r} has no data set {one!r}; known: {', '.join(titles)}")
-    return tuple(dict.fromkeys(by_word[one.casefold()] for one in asked))
+    for word in asked:
+        if word.casefold() not in by_word:
+            raise DataError(f"suite {suite.name!r} has no data set {word!r}; known: {', '.join(titles)}")
+    return tuple(dict.fromkeys(by_word[word.casefold()] for word in asked))

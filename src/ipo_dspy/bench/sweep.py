@@ -1,4 +1,4 @@
-"""The sweep: cell after cell, each a row on disk; it goes on where it was killed, and a failed cell does not end it."""
+"""Run a sweep: cell after cell, each stored as a row; a killed sweep resumes, and a failed cell does not end it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from ipo_dspy._internal.secrets import without_secrets
 from ipo_dspy.bench.cells import Cell, Grid, distinct, without_conditions
 from ipo_dspy.bench.method_runners import StopSignal, build_ipo
 from ipo_dspy.bench.observer import NullObserver, SweepObserver
-from ipo_dspy.bench.ray_sweep import evenly_spaced
+from ipo_dspy.bench.ray_sweep import run_on_ray
 from ipo_dspy.bench.registry import check_methods, find_kind
 from ipo_dspy.bench.result_rows import ResultLog, Row
 from ipo_dspy.bench.runner import CellRunner, check_language_models, check_requirements
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """What a sweep came to.
+    """Result of a sweep.
 
     Attributes:
-        rows: of the cells that were asked for, by key; cells that were not reached are missing.
-        cells: how many there are in all.
-        stopped: whether the user ended it.
+        rows: of the requested cells, by key; cells that have not run are missing.
+        cells: total number of cells.
+        stopped: whether the user stopped it.
     """
 
     rows: Mapping[str, Row]
@@ -40,7 +40,7 @@ class SweepResult:
 
     @property
     def failed(self) -> tuple[Row, ...]:
-        """Cells that ended with an error."""
+        """Rows of the cells that ended with an error."""
         return tuple(row for row in self.rows.values() if row.error is not None)
 
 
@@ -59,20 +59,20 @@ def sweep(
     """Measure every cell of the grids that has no row yet.
 
     Args:
-        grids: what is wanted; at least one, all of the same settings.
-        suite: where their data sets come from.
-        folder: for rows and for what cells write on their way.
+        grids: the requested cells; at least one grid, all with the same settings.
+        suite: source of the data sets.
+        folder: output folder for rows and the working directories of cells.
         device: of the CLIP model.
-        allow_config_changes: go on in a folder whose settings were others.
+        allow_config_changes: resume in a folder with other settings.
         retry: measure failed cells again.
-        ray: measures cells on a cluster, as many at a time as it has room for, instead of one after another here.
-        audience: is told how it gets on.
-        stopper: ends it after the step that is under way; on a cluster at once.
+        ray: runs as many cells at a time on a cluster as fit, instead of one after another in this process.
+        audience: receives the progress.
+        stopper: ends the sweep after the current step; on a cluster at once.
 
     Raises:
-        InputError: an unknown method, data that is not there, a model or language model that cannot be used.
-        JournalError: the folder cannot be written, or holds a sweep of other settings.
-        ClusterError: the cluster has no room for a cell.
+        InputError: a method is unknown, data is missing, or a model or language model cannot be used.
+        JournalError: the folder cannot be written, or contains a sweep with other settings.
+        ClusterError: the cluster has no capacity for a cell.
     """
     audience, stopper = audience or NullObserver(), stopper or StopSignal()
     for grid in grids:
@@ -82,25 +82,25 @@ def sweep(
     with ResultLog(folder) as rows:
         settings = without_secrets({"suite": suite.name, **grids[0].settings.plain})
         rows.agree(settings, allow_config_changes=allow_config_changes)
-        ready = {key for key, row in rows.latest.items() if row.error is None or not retry}
-        todo = [cell for cell in cells if cell.key not in ready]
-        asked = {without_conditions(row.decisive) for row in rows.latest.values()}
-        again = [c for c in todo if c.key not in rows.latest and without_conditions(c.decisive) in asked]
-        if again:
+        finished = {key for key, row in rows.latest.items() if row.error is None or not retry}
+        todo = [cell for cell in cells if cell.key not in finished]
+        known = {without_conditions(row.decisive) for row in rows.latest.values()}
+        outdated = [c for c in todo if c.key not in rows.latest and without_conditions(c.decisive) in known]
+        if outdated:
             audience.say(
-                f"measured with other code, device, or data, so measured again: {pluralize(len(again), 'cell')}"
+                f"measured with other code, device, or data, so measured again: {pluralize(len(outdated), 'cell')}"
             )
         check_language_models(todo)
         stopped = False
         if todo and ray is None:
             stopped = _measure(todo, len(cells), suite, folder, rows, device, audience, stopper)
         elif todo and ray is not None:
-            stopped = evenly_spaced(todo, len(cells), suite, folder, rows, device, audience, stopper, ray)
+            stopped = run_on_ray(todo, len(cells), suite, folder, rows, device, audience, stopper, ray)
         return SweepResult({c.key: rows.latest[c.key] for c in cells if c.key in rows.latest}, len(cells), stopped)
 
 
 def estimate(grids: Sequence[Grid], suite: Suite) -> Estimate:
-    """About what IPO's cells would ask of language models, if none were measured yet; nothing is asked or encoded.
+    """Estimate the language model usage of all IPO cells; nothing is requested or encoded.
 
     Raises:
         InputError: see `sweep`.
@@ -112,10 +112,10 @@ def estimate(grids: Sequence[Grid], suite: Suite) -> Estimate:
             continue
         split = split_of(suite, cell)
         optimizer = build_ipo(cell.settings, split, cell.seed)
-        program = ClipClassifier(split.base.classes, template=split.template)  # its model is not loaded
+        program = ClipClassifier(split.base.classes, template=split.template)  # does not load the model
         for item in optimizer.estimate(program, split.train).items:
-            was = items.get((item.what, item.model))
-            items[item.what, item.model] = item if was is None else _both(was, item)
+            previous = items.get((item.what, item.model))
+            items[item.what, item.model] = item if previous is None else _both(previous, item)
     return Estimate(tuple(items.values()))
 
 
@@ -135,14 +135,14 @@ def _measure(
     audience: SweepObserver,
     stopper: StopSignal,
 ) -> bool:
-    """Cell after cell in this process; whether the user ended it."""
-    bench = CellRunner(suite, folder, device, audience, stopper)
+    """Measure cell after cell in this process; return True if the user stopped it."""
+    runner = CellRunner(suite, folder, device, audience, stopper)
     check_requirements(todo, device)
     for number, cell in enumerate(todo, start=total - len(todo) + 1):
         audience.begins(cell, number, total)
         try:
             stopper.check()
-            row = bench.row(cell)
+            row = runner.row(cell)
         except StoppedError:
             return True
         rows.append(row)

@@ -1,6 +1,6 @@
-"""The tables of the paper from measured rows, as Markdown, LaTeX or CSV.
+"""Build the tables of the paper from measured rows, as Markdown, LaTeX, or CSV.
 
-`paper_table` and `ablation_table` make a `Table` of texts and numbers; what it looks like is the renderers' matter.
+`paper_table` and `ablation_table` build a `Table` of texts and numbers; the renderers decide how it looks.
 """
 
 import csv
@@ -24,13 +24,13 @@ MEASURES = ("base", "novel", "H")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table before it is written in a format.
+    """A table, independent of the output format.
 
     Attributes:
-        title: above it.
-        columns: names; all but the first `texts` hold numbers.
-        texts: how many columns hold text.
-        groups: lines that belong together.
+        title: above the table.
+        columns: names; all but the first `texts` columns contain numbers.
+        texts: number of text columns.
+        groups: groups of lines, separated by a rule in LaTeX.
     """
 
     title: str
@@ -40,43 +40,43 @@ class Table:
 
     @property
     def lines(self) -> tuple[tuple[Value, ...], ...]:
-        """All lines."""
+        """Lines of all groups."""
         return tuple(line for group in self.groups for line in group)
 
 
 def paper_table(grid: Grid, rows: Mapping[str, Row], suite: Suite, shots: int) -> Table:
-    """Base, novel and H of each method, the average over the data sets first, beside the paper's figures."""
+    """Return base, novel, and H of each method next to the published values, with the average over data sets first."""
     with_paper = suite.name == "paper"
     datasets = [*([AVERAGE] if len(grid.datasets) > 1 else []), *grid.datasets]
     groups = []
     for dataset in datasets:
         lines = []
         for method in grid.methods:
-            found = entry(grid, rows, dataset, method, shots)
-            theirs = published(dataset, method, shots) if _covers_all_datasets(dataset, grid, suite) else NOTHING
+            measured = entry(grid, rows, dataset, method, shots)
+            paper = published(dataset, method, shots) if _covers_all_datasets(dataset, grid, suite) else NOTHING
             title = AVERAGE if dataset == AVERAGE else suite.titles[dataset]
-            lines.append(_line([title, find_kind(method).title], found, theirs if with_paper else None))
+            lines.append(_line([title, find_kind(method).title], measured, paper if with_paper else None))
         groups.append(tuple(lines))
     return Table(f"{shots}-shot, base to novel", _columns(["data set", "method"], with_paper), 2, tuple(groups))
 
 
 def transfer_table(grid: Grid, rows: Mapping[str, Row], suite: Suite, shots: int) -> Table:
-    """What each method learned on the source, there, on each target, and averaged over the targets."""
+    """Return the accuracy of each method on the source, on each target, and averaged over the targets."""
     (source,) = grid.datasets
     titles = {**suite.titles, **suite.variants}
-    tested = {f"{titles[source]} (source)": (source,), **_averages(grid.targets, suite)}
-    tested |= {titles[name]: (name,) for name in grid.targets}
+    evaluated = {f"{titles[source]} (source)": (source,), **_averages(grid.targets, suite)}
+    evaluated |= {titles[name]: (name,) for name in grid.targets}
     groups = [
         tuple(
             (title, find_kind(method).title, transferred(grid, rows, names, method, shots)) for method in grid.methods
         )
-        for title, names in tested.items()
+        for title, names in evaluated.items()
     ]
     return Table(f"{shots}-shot, learned on {titles[source]}", ("data set", "method", "accuracy"), 2, tuple(groups))
 
 
 def _averages(targets: Sequence[str], suite: Suite) -> dict[str, tuple[str, ...]]:
-    """Over all targets; where variants are among them, over these and over the others too, as papers have it."""
+    """Return the averages over all targets, and separately over variants and other data sets if there are both."""
     kinds = {
         "average of data sets": tuple(name for name in targets if name not in suite.variants),
         "average of variants": tuple(name for name in targets if name in suite.variants),
@@ -85,28 +85,28 @@ def _averages(targets: Sequence[str], suite: Suite) -> dict[str, tuple[str, ...]
 
 
 def ablation_table(name: str, grid: Grid, rows: Mapping[str, Row], suite: Suite, shots: int) -> Table:
-    """The variants of IPO side by side, the average over the data sets first; the paper gives averages only."""
-    theirs = published_ablation(name) if suite.name == "paper" and set(grid.datasets) == set(suite.titles) else {}
+    """Return the variants of IPO, with the average over data sets first; the paper has averages only."""
+    averages = published_ablation(name) if suite.name == "paper" and set(grid.datasets) == set(suite.titles) else {}
     datasets = [*([AVERAGE] if len(grid.datasets) > 1 else []), *grid.datasets]
     groups = []
     for dataset in datasets:
         title = AVERAGE if dataset == AVERAGE else suite.titles[dataset]
         lines = []
         for variant in grid.variants:
-            found = entry(grid, rows, dataset, grid.methods[0], shots, variant)
-            paper = theirs.get(variant, NOTHING) if dataset == AVERAGE else NOTHING
-            lines.append(_line([title, variant], found, paper if theirs else None))
+            measured = entry(grid, rows, dataset, grid.methods[0], shots, variant)
+            paper = averages.get(variant, NOTHING) if dataset == AVERAGE else NOTHING
+            lines.append(_line([title, variant], measured, paper if averages else None))
         groups.append(tuple(lines))
-    return Table(f"IPO by {name}, {shots}-shot", _columns(["data set", name], bool(theirs)), 2, tuple(groups))
+    return Table(f"IPO by {name}, {shots}-shot", _columns(["data set", name], bool(averages)), 2, tuple(groups))
 
 
 def _covers_all_datasets(dataset: str, grid: Grid, suite: Suite) -> bool:
-    """Whether a line is about what the paper's is: its averages are over all eleven data sets."""
+    """Return True if a line is comparable with the paper, whose averages are over all eleven data sets."""
     return dataset != AVERAGE or set(grid.datasets) == set(suite.titles)
 
 
 def _columns(texts: Sequence[str], with_paper: bool) -> tuple[str, ...]:
-    return (*texts, *MEASURES, *(f"paper {one}" for one in MEASURES if with_paper))
+    return (*texts, *MEASURES, *(f"paper {measure}" for measure in MEASURES if with_paper))
 
 
 def _line(texts: Sequence[str], found: TableRow, paper: Figures | None) -> tuple[Value, ...]:
@@ -114,18 +114,18 @@ def _line(texts: Sequence[str], found: TableRow, paper: Figures | None) -> tuple
 
 
 def markdown(table: Table) -> str:
-    """A table of Markdown below its title."""
-    heads = [
+    """Return a Markdown table below its title."""
+    head = [
         f"| {' | '.join(table.columns)} |",
         f"|{'---|' * table.texts}{'---:|' * (len(table.columns) - table.texts)}",
     ]
     lines = [[_text(value).replace("|", "\\|") for value in line] for line in table.lines]
     body = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([f"**{table.title}**", "", *heads, *body])
+    return "\n".join([f"**{table.title}**", "", *head, *body])
 
 
 def latex(table: Table) -> str:
-    """A `tabular` with the rules of booktabs, a rule between groups."""
+    """Return a LaTeX `tabular` with booktabs rules, including one between groups."""
     spec = "l" * table.texts + "r" * (len(table.columns) - table.texts)
     groups = ["\n".join(f"{' & '.join(map(_tex, line))} \\\\" for line in group) for group in table.groups]
     head = " & ".join(map(_tex, table.columns))
@@ -134,7 +134,7 @@ def latex(table: Table) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """CSV with full precision; each mean is followed by a column with its standard error."""
+    """Return CSV with full precision; each mean is followed by a column with its standard error."""
     means = range(table.texts, table.texts + len(MEASURES))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -156,14 +156,14 @@ def comma_separated(table: Table) -> str:
 FORMATS: Mapping[str, Callable[[Table], str]] = MappingProxyType(
     {"md": markdown, "latex": latex, "csv": comma_separated}
 )
-"""How tables are written, by name."""
+"""Renderers by format."""
 
 
 def render(tables: Sequence[Table], form: str) -> str:
-    """Tables in one of `FORMATS`.
+    """Render tables in one of `FORMATS`.
 
     Raises:
-        InputError: an unknown one.
+        InputError: the format is unknown.
     """
     if form not in FORMATS:
         raise InputError(f"must be one of {', '.join(FORMATS)}", argument="format", value=form)
@@ -171,7 +171,7 @@ def render(tables: Sequence[Table], form: str) -> str:
 
 
 def _text(value: Value) -> str:
-    """As people read it: one digit behind the point, two for what the paper prints."""
+    """Format a value with one decimal, or two for published values."""
     if value is None:
         return "-"
     if isinstance(value, MeanWithError):

@@ -1,7 +1,7 @@
 """Transfer: a method learns on k shots of all classes of one data set and is tested on all classes of others.
 
-Zero-shot CLIP takes the hand-written template of each data set. Whatever learns takes along what it learned, and the
-template of the source, where it learns with one in place. Source: the cross-dataset transfer and domain
+Zero-shot CLIP uses the hand-written template of each data set. All other methods transfer their learned parameters, and
+the template of the source if they learn with one. Source: the cross-dataset transfer and domain
 generalization of Zhou et al. 2022, "Conditional Prompt Learning for Vision-Language Models".
 """
 
@@ -20,21 +20,20 @@ from ipo_dspy.scoring.score import Score
 
 @dataclass(frozen=True, slots=True)
 class TransferJob(CellContext):
-    """A job whose method is tested on all classes of its data set and of others; base and novel are one there.
+    """A cell whose method is tested on all classes of its data set and of others, without a base-to-novel split.
 
     Attributes:
-        targets: the others, by name.
+        targets: the other data sets, by name.
     """
 
     targets: Mapping[str, FullDataset] = field(repr=False)
 
-    def score(self, fitted: FittedClassifier, **told: Any) -> MethodResult:
-        """Loss and accuracy on the source and on each target."""
+    def score(self, fitted: FittedClassifier, **values: Any) -> MethodResult:
+        """Return loss and accuracy on the source and on each target."""
         source = self.split.base
-        own = evaluate(fitted, images_of(source), source.labels(), source.classes)
-        return MethodResult(
-            own, None, targets={name: self._on(one, fitted) for name, one in self.targets.items()}, **told
-        )
+        source_score = evaluate(fitted, images_of(source), source.labels(), source.classes)
+        target_scores = {name: self._on(target, fitted) for name, target in self.targets.items()}
+        return MethodResult(source_score, None, targets=target_scores, **values)
 
     def _on(self, target: FullDataset, fitted: FittedClassifier) -> Score:
         if not find_kind(self.method).learns:
@@ -44,8 +43,8 @@ class TransferJob(CellContext):
 
 
 def split_of(suite: Suite, cell: Cell) -> BaseNovelSplit:
-    """What a cell learns from, and is tested on at home."""
+    """Return the training and test images of a cell, without its targets."""
     if not cell.targets:
         return suite.load(cell.dataset, shots=cell.shots, seed=cell.seed)
-    whole = suite.whole(cell.dataset, shots=cell.shots, seed=cell.seed)
-    return BaseNovelSplit(whole.train, whole.test, whole.test, whole.template)
+    full = suite.whole(cell.dataset, shots=cell.shots, seed=cell.seed)
+    return BaseNovelSplit(full.train, full.test, full.test, full.template)

@@ -1,7 +1,7 @@
-"""VPT + IPO: a template for images as learned visual prompts show them (the paper's Table 5).
+"""VPT + IPO: learn visual prompts, then search for a template with them in place (Table 5 of the paper).
 
-First the prompts of the image tower are learned, then IPO searches a template with these in place. They are kept beside
-the journal of the search, so that one which was killed goes on with the very same features.
+The learned prompts of the image encoder are stored next to the journal of the search, so that an interrupted search
+resumes with exactly the same features.
 """
 
 import hashlib
@@ -27,19 +27,19 @@ KEPT = "prompts.safetensors"
 
 
 def vpt_ipo(job: CellContext) -> MethodResult:
-    """IPO with the image tower of VPT."""
+    """Run IPO with the image encoder of VPT."""
     content = _prompts(job)
     prompts, tower = _to_prompts(load(content), job.backbone), ImageTower(job.backbone)
 
     def encode(pixels: Tensor) -> Tensor:
         return tower.encode(pixels, prompts.first, prompts.deep)
 
-    learned = hashlib.sha256(content).hexdigest()
-    return ipo(replace(job, backbone=job.backbone.with_image_encoder(encode, learned)))
+    prompt_digest = hashlib.sha256(content).hexdigest()
+    return ipo(replace(job, backbone=job.backbone.with_image_encoder(encode, prompt_digest)))
 
 
 def _prompts(job: CellContext) -> bytes:
-    """The learned prompts as a safetensors file; those of an earlier sitting where there are some."""
+    """Return the learned prompts as a safetensors file, from an earlier session if there is one."""
     path = job.folder / KEPT
     try:
         if path.exists():
@@ -50,20 +50,20 @@ def _prompts(job: CellContext) -> bytes:
         job.folder.mkdir(parents=True, exist_ok=True)
         atomic_write(path, content)
     except SafetensorError as error:
-        raise JournalError(f"{str(path)!r} is damaged; remove its folder, and the cell begins anew") from error
+        raise JournalError(f"{str(path)!r} is damaged; delete its folder to restart the cell") from error
     except OSError as error:
         raise JournalError(
-            f"{str(path)!r} cannot be kept ({error.strerror}); free space or name another folder"
+            f"{str(path)!r} cannot be written ({error.strerror}); free space or name another folder"
         ) from error
     return content
 
 
 def _learned(job: CellContext) -> dict[str, Tensor]:
-    """The prompts of each block by its number, learned on the split."""
+    """Return the prompts learned on the split, by block number."""
     fitted = VPT(**job.arguments).fit(few_shot(job), seed=job.seed, progress=job.progress)
-    return {f"{block:03}": one.cpu().contiguous() for block, one in enumerate(fitted.model.parameters)}
+    return {f"{block:03}": prompt.cpu().contiguous() for block, prompt in enumerate(fitted.model.parameters)}
 
 
-def _to_prompts(found: Mapping[str, Tensor], backbone: "Backbone") -> Prompts:
-    first, *deep = (found[block].to(backbone.device) for block in sorted(found))
+def _to_prompts(tensors: Mapping[str, Tensor], backbone: "Backbone") -> Prompts:
+    first, *deep = (tensors[block].to(backbone.device) for block in sorted(tensors))
     return Prompts(first, tuple(deep))

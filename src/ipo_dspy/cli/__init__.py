@@ -1,7 +1,7 @@
 """The command line: parse arguments, call one function, print. `ipo-dspy --help` lists the commands.
 
-Exit codes: 0 done; 1 the run could not be finished or written; 2 the input cannot be used; 130 interrupted
-by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
+Exit codes: 0 success; 1 the run could not be finished or written; 2 invalid input; 130, 143 or 129 interrupted by
+Ctrl-C, SIGTERM or SIGHUP.
 """
 
 import contextlib
@@ -14,12 +14,12 @@ from ipo_dspy.errors import InputError, IPOError
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; errors of the user end in one line on stderr, with `--debug` in a traceback."""
+    """Run the command line; user errors print one line to stderr, or a traceback with `--debug`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     command = next((argument for argument in arguments if not argument.startswith("-")), "")
-    # A thread of PyTorch that waits for the others sleeps: on a busy machine it would take their core. Read once, at
-    # torch's import.
+    # Idle threads of PyTorch sleep instead of spinning, which would slow down the others on a busy machine. OpenMP
+    # reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with signals.exiting():
         from ipo_dspy.cli import terminal
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
             sys.stderr.write("ipo-dspy: interrupted\n")
             sys.stdout.flush()
             sys.stderr.flush()
-        # At once: a request that a thread waits for would hold up sys.exit for minutes.
+        # sys.exit would wait for threads, and a request in one of them may take minutes.
         os._exit(signals.exit_code(interrupt))
 
 

@@ -1,4 +1,4 @@
-"""All commands; heavy imports wait until one is called."""
+"""Register all commands; each one defers its heavy imports until it is called."""
 
 from typing import Annotated
 
@@ -35,7 +35,9 @@ def _print_version(value: bool) -> None:
 
 @app.callback()
 def common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may be anywhere on the line.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks (accepted anywhere on the command line).")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,

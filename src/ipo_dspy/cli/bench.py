@@ -84,7 +84,9 @@ def bench(
             "instead of base to novel.",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=0, help="Of IPO; others get its number of evaluations.")] = 40,
+    steps: Annotated[
+        int, typer.Option(min=0, help="Steps of IPO; other optimizers get the same evaluation budget.")
+    ] = 40,
     prompts_per_step: PerStep = OptimizerConfig.prompts_per_step,
     history_size: HistorySize = OptimizerConfig.history_size,
     max_described_images: DescribedImages = OptimizerConfig.max_described_images,
@@ -110,12 +112,12 @@ def bench(
             "repeated.",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Another CLIP than the suite's.")] = None,
-    pretrained: Annotated[str | None, typer.Option(help="Its open_clip tag or checkpoint path.")] = None,
+    model: Annotated[str | None, typer.Option(help="CLIP model to use instead of the suite's.")] = None,
+    pretrained: Annotated[str | None, typer.Option(help="open_clip tag or checkpoint path of --model.")] = None,
     device: Device = "auto",
     ray: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Spread the cells over a Ray cluster: auto, local or HOST:6379."),
+        typer.Option(metavar="ADDRESS", help="Run the cells on a Ray cluster: auto, local or HOST:6379."),
     ] = None,
     ray_workers: RayWorkers = None,
     cpus_per_worker: RayCpus = None,
@@ -145,7 +147,7 @@ def bench(
     cluster = tasks(ray, ray_workers, cpus_per_worker, gpus_per_worker)
     models = Models(tuple(prompt_model or ()), tuple(description_model or ()))
     where = build_suite(suite, data)
-    given = Settings(
+    cell_settings = Settings(
         model=model or where.model,
         pretrained=pretrained if model else pretrained or where.pretrained,
         steps=steps,
@@ -164,23 +166,23 @@ def bench(
         suite=where.name,
         datasets=learned,
         targets=tested,
-        methods=_methods(methods, given.lm),
+        methods=_methods(methods, cell_settings.lm),
         shots=_numbers(shots, "--shots", 1),
         seeds=_numbers(seeds, "--seeds", 0),
-        settings=given,
+        settings=cell_settings,
     )
     if methods is None and not dry_run and not ablate:
         where.check(grid.datasets)  # before a model is loaded, or fetched
         grid = replace(grid, methods=_able(grid, device))
     ablations = {name: ablation(name, grid, models) for name in ablate or ()}
     if ablations and methods is not None:
-        raise InputError("--ablate varies IPO and measures no other method; leave --methods out, or --ablate")
+        raise InputError("--ablate varies only IPO; use either --methods or --ablate")
     if dry_run:
         show.estimate(estimate(tuple(ablations.values()) or (grid,), where), as_json=as_json)
         return
     on = "" if cluster is not None and device == "auto" else device
     grid = with_conditions(grid, where, on)
-    ablations = {name: with_conditions(one, where, on) for name, one in ablations.items()}
+    ablations = {name: with_conditions(variants, where, on) for name, variants in ablations.items()}
     grids = tuple(ablations.values()) or (grid,)
     swept, code = _sweep(
         grids, where, out, cluster, device=device, allow_config_changes=allow_config_changes, retry=retry
@@ -215,7 +217,7 @@ def _data(
     if source is None:
         return select_datasets(asked, suite), ()
     if ablate:
-        raise InputError("--ablate varies IPO from base to novel classes; leave --transfer out, or --ablate")
+        raise InputError("--ablate varies only IPO from base to novel classes; use either --transfer or --ablate")
     learned, tested = chosen_transfer(source, asked, suite)
     return (learned,), tested
 
@@ -243,7 +245,9 @@ def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "BenchSuite", swe
         kind = transfer_table if grid.targets else paper_table
         return [kind(grid, swept.rows, suite, shots) for shots in grid.shots]
     return [
-        ablation_table(name, one, swept.rows, suite, shots) for name, one in ablations.items() for shots in one.shots
+        ablation_table(name, variants, swept.rows, suite, shots)
+        for name, variants in ablations.items()
+        for shots in variants.shots
     ]
 
 
@@ -293,14 +297,14 @@ def _able(grid: "Grid", device: str) -> tuple[str, ...]:
 
     with spinner("Loading the model ..."):
         backbone = load_backbone(resolve_model_name(grid.settings.model), grid.settings.pretrained, device=device)
-    found = unsupported_reasons(grid.methods, backbone)
-    for reason in dict.fromkeys(reason for reason in found.values() if reason is not None):
-        show.note(f"left out: {', '.join(name for name, why in found.items() if why == reason)}: {reason}")
-    return tuple(name for name, reason in found.items() if reason is None)
+    reasons = unsupported_reasons(grid.methods, backbone)
+    for reason in dict.fromkeys(reason for reason in reasons.values() if reason is not None):
+        show.note(f"left out: {', '.join(name for name, why in reasons.items() if why == reason)}: {reason}")
+    return tuple(name for name, reason in reasons.items() if reason is None)
 
 
 def _only(names: Sequence[str], option: str, ablation: str, ablate: Sequence[str] | None) -> str | None:
-    """Return the language model of all cells, None where several are compared."""
+    """Return the language model of all cells; None if several are compared."""
     if ablation in (ablate or ()):
         return None
     if len(names) > 1:
@@ -311,13 +315,13 @@ def _only(names: Sequence[str], option: str, ablation: str, ablate: Sequence[str
 def _arguments(given: Sequence[str] | None) -> dict[str, dict[str, Any]]:
     from ipo_dspy.bench.registry import with_sentences
 
-    found: dict[str, dict[str, Any]] = {}
-    for one in given or ():
-        method, dot, rest = one.partition(".")
+    arguments: dict[str, dict[str, Any]] = {}
+    for text in given or ():
+        method, dot, rest = text.partition(".")
         if not dot:
-            raise InputError(f"--method-arg {one!r} must name a method; for example --method-arg coop.epochs=5")
-        found.setdefault(method, {}).update(settings([rest], "--method-arg"))
-    return with_sentences(found)
+            raise InputError(f"--method-arg {text!r} must name a method; for example --method-arg coop.epochs=5")
+        arguments.setdefault(method, {}).update(settings([rest], "--method-arg"))
+    return with_sentences(arguments)
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -326,14 +330,14 @@ def _names(text: str | None) -> list[str] | None:
 
 def _numbers(text: str, option: str, least: int) -> tuple[int, ...]:
     try:
-        found = _listed(text, int)
+        numbers = _listed(text, int)
     except ValueError:
-        found = []
-    if not found or min(found) < least:
+        numbers = []
+    if not numbers or min(numbers) < least:
         raise InputError(
             f"{option} {text!r} must be a comma-separated list of integers >= {least}; for example {option} 1,2"
         )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(numbers))
 
 
 def _listed(text: str, kind: Callable[[str], T]) -> list[T]:

@@ -20,28 +20,30 @@ cache = typer.Typer(name="cache", help="Manage the image-feature cache.", no_arg
 
 @cache.command()
 def info(as_json: Json = False) -> None:
-    """Show the folder of the cache, its size, and its models."""
+    """Show the cache folder, its size and its models."""
     from ipo_dspy.cli import output as show
 
     store = _store()
-    held = [] if store is None else store.contents()
+    entries = [] if store is None else store.contents()
     if as_json:
         place = None if store is None else str(store.folder)
         limit, size = (None, 0) if store is None else (store.limit, store.size())
-        show.write_json({"folder": place, "limit": limit, "bytes": size, "models": [_as_json(one) for one in held]})
+        show.write_json(
+            {"folder": place, "limit": limit, "bytes": size, "models": [_as_json(entry) for entry in entries]}
+        )
     elif store is None:
         terminal.line("the image-feature cache is off: IPO_DSPY_CACHE is off")
     else:
         used = f"{store.folder}: {show.size(store.size())} of at most {show.size(store.limit)}"
-        terminal.line(used if held else f"{used}; no image has been encoded yet")
-        if held:
+        terminal.line(used if entries else f"{used}; no image has been encoded yet")
+        if entries:
             columns = ["model", "fingerprint", "computed in", "images>", "size>", "last used"]
-            show.rows("features of images", columns, map(_row, held))
+            show.rows("features of images", columns, map(_row, entries))
 
 
 @cache.command()
 def clear(
-    model: Annotated[str | None, typer.Option(help="Only of this model: its name or fingerprint, see info.")] = None,
+    model: Annotated[str | None, typer.Option(help="Clear only this model: its name or fingerprint, see info.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Clear the cache; features are computed again when needed."""
@@ -68,17 +70,17 @@ def _store() -> "FeatureStore | None":
 
 
 def _count(store: "FeatureStore", model: str) -> str:
-    """Return the number of images of a model as text.
+    """Return the number of cached images of a model as text.
 
     Raises:
-        InputError: there are none.
+        InputError: the cache has none.
     """
-    held = store.contents()
-    mine = [one for one in held if model in (one.origin.name, one.origin.fingerprint)]
-    if not mine:
-        names = ", ".join(repr(one.origin.name) for one in held) or "none"
+    entries = store.contents()
+    matches = [entry for entry in entries if model in (entry.origin.name, entry.origin.fingerprint)]
+    if not matches:
+        names = ", ".join(repr(entry.origin.name) for entry in entries) or "none"
         raise InputError(f"no cached features for model {model!r}; cached models: {names}")
-    return f"{sum(one.images for one in mine)} images of {model}"
+    return f"{sum(entry.images for entry in matches)} images of {model}"
 
 
 def _agreed(what: str) -> bool:

@@ -25,37 +25,37 @@ def list_(as_json: Json = False) -> None:
         show.write_json([_as_json(benchmark) for benchmark in BENCHMARKS.values()])
         return
     columns = ["name", "title", "folder", "classes>", "split file, or class names"]
-    rows = ((one.name, one.title, one.folder, f"{one.classes:,}", one.lists[0]) for one in BENCHMARKS.values())
+    rows = ((b.name, b.title, b.folder, f"{b.classes:,}", b.lists[0]) for b in BENCHMARKS.values())
     show.rows("data sets of the experiments", columns, rows)
 
 
 @data.command()
 def check(
     name: Annotated[str, typer.Argument(help="Data set name; see data list.")],
-    path: Annotated[Path, typer.Argument(help="Folder that holds the data sets, or the data set's own.")],
+    path: Annotated[Path, typer.Argument(help="Folder of all data sets, or of this one.")],
     as_json: Json = False,
 ) -> None:
-    """Check which files of a data set are present, and say where to get the others. Exit code 1 if any is missing."""
+    """Check that a data set is complete, and print where to get missing files. Exit code 1 if any is missing."""
     from ipo_dspy.cli import output as show
     from ipo_dspy.data import check_benchmark
 
-    found = check_benchmark(name, path)
+    result = check_benchmark(name, path)
     if as_json:
-        findings = [{"ok": one.ok, "what": one.what, "told": one.told} for one in found.findings]
+        findings = [{"ok": finding.ok, "what": finding.what, "message": finding.message} for finding in result.findings]
         show.write_json(
-            {"name": found.benchmark.name, "folder": str(found.folder), "ok": found.ok, "findings": findings}
+            {"name": result.benchmark.name, "folder": str(result.folder), "ok": result.ok, "findings": findings}
         )
     else:
-        _print(found)
-    raise typer.Exit(0 if found.ok else 1)
+        _print(result)
+    raise typer.Exit(0 if result.ok else 1)
 
 
-def _print(found: "BenchmarkCheck") -> None:
-    terminal.line(f"{found.benchmark.title} in {found.folder}")
-    for one in found.findings:
-        terminal.line(f"  {'ok' if one.ok else '--'}  {one.what}: {one.told}")
-    failed = sum(not one.ok for one in found.findings)
-    terminal.line("complete" if found.ok else f"incomplete: {pluralize(failed, 'check')} failed")
+def _print(result: "BenchmarkCheck") -> None:
+    terminal.line(f"{result.benchmark.title} in {result.folder}")
+    for finding in result.findings:
+        terminal.line(f"  {'ok' if finding.ok else '--'}  {finding.what}: {finding.message}")
+    failed = sum(not finding.ok for finding in result.findings)
+    terminal.line("complete" if result.ok else f"incomplete: {pluralize(failed, 'check')} failed")
 
 
 def _as_json(benchmark: "Benchmark") -> dict[str, object]:

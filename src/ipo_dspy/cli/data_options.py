@@ -1,4 +1,4 @@
-"""Options that say how data is read, and the training, validation, and test images that follow from them."""
+"""Options for reading data, and the training, validation and test images that result from them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from ipo_dspy.errors import InputError
 if TYPE_CHECKING:
     from ipo_dspy.data import DataOptions, ImageDataset
 
-# The parameters have the names of the readers' arguments, by which messages are put into options.
-ImageColumn = Annotated[str | None, typer.Option("--image-column", help="Column of images in a table.")]
-LabelColumn = Annotated[str | None, typer.Option("--label-column", help="Column of class names in a table.")]
-Base = Annotated[str | None, typer.Option(help="Folder where the relative image paths of a table start.")]
+# Parameters are named like the readers' arguments, so that messages can show the option of each argument.
+ImageColumn = Annotated[str | None, typer.Option("--image-column", help="Column of the images in a table.")]
+LabelColumn = Annotated[str | None, typer.Option("--label-column", help="Column of the labels in a table.")]
+Base = Annotated[str | None, typer.Option(help="Base folder of relative image paths in a table.")]
 Classes = Annotated[
     str | None,
-    typer.Option(help="Class names in the order of number labels: a,b,c, or a text file with a name a line."),
+    typer.Option(help="Class names in the order of integer labels: a,b,c, or a text file with one name per line."),
 ]
 Split = Annotated[
-    str | None, typer.Option(help="Part to take of data that is already split; all takes all rows of a table.")
+    str | None, typer.Option(help="Part to read of data that is already split; all reads all rows of a table.")
 ]
 Shots = Annotated[str, typer.Option(metavar="N|all", help="Training images per class.")]
 Test = Annotated[
     float | None,
     typer.Option(
-        help="Fraction or number of the images held out for the final test; 0: no test. By default the test part of "
+        help="Fraction or number of images held out for the final test; 0 for no test. By default the test part of "
         "DATA, or 0.5."
     ),
 ]
@@ -36,17 +36,17 @@ Val = Annotated[
     str | None,
     typer.Option(
         metavar="DATA|none",
-        help="Validation images, which choose the final template: a folder or a table. By default the validation part "
-        "of DATA, or else images that are not used for training or testing, at most --shots per class. none: use none.",
+        help="Validation images that select the final template: a folder, a table, or none. By default the validation "
+        "part of DATA, or else images that are not used for training or testing, at most --shots per class.",
     ),
 ]
-TestData = Annotated[Path | None, typer.Option(help="Images for the final test, instead of a share of DATA.")]
-MinImages = Annotated[int, typer.Option(min=1, help="Leave out classes with fewer images.")]
+TestData = Annotated[Path | None, typer.Option(help="Images for the final test, instead of a part of DATA.")]
+MinImages = Annotated[int, typer.Option(min=1, help="Skip classes with fewer images than this.")]
 
 
 @dataclass(frozen=True, slots=True)
 class DataSets:
-    """The images of a run."""
+    """Images of a run."""
 
     train: "ImageDataset"
     validation: "ImageDataset | None"
@@ -63,23 +63,23 @@ class DataSets:
 def data_options(
     image: str | None, label: str | None, base: str | None, classes: str | None, split: str | None
 ) -> "DataOptions":
-    """Return the readers' arguments that were given.
+    """Return the readers' arguments from the options that were passed.
 
     Raises:
         InputError: the file of class names cannot be read.
     """
-    given = {"image": image, "label": label, "base": base, "split": split}
-    found: DataOptions = {name: value for name, value in given.items() if value is not None}  # type: ignore[assignment]
+    values = {"image": image, "label": label, "base": base, "split": split}
+    options: DataOptions = {name: value for name, value in values.items() if value is not None}  # type: ignore[assignment]
     if classes is not None:
-        found["classes"] = _names(classes)
-    return found
+        options["classes"] = _names(classes)
+    return options
 
 
 def shots_of(text: str) -> int | None:
-    """Return a number of training images per class, None for all.
+    """Return the number of training images per class; None for all.
 
     Raises:
-        InputError: it is neither.
+        InputError: the text is not a number of at least 1, or all.
     """
     if text.lower() == "all":
         return None
@@ -100,10 +100,10 @@ def read_sets(
     seed: int,
     halves: bool,
 ) -> DataSets:
-    """Read data and split it, unless it is split already.
+    """Read data and split it, unless it is already split.
 
     Raises:
-        InputError: parts that do not fit one another, or what the readers raise.
+        InputError: the parts have no class in common, or the data cannot be read.
     """
     from ipo_dspy.cli import output as show
     from ipo_dspy.data import load_images, open_images
@@ -115,14 +115,14 @@ def read_sets(
         show.note(f"{data} is already split; used by its parts: {', '.join(parts)}")
     main = options if parts is None else parts["training"]
     catalog = open_images(data, **main).without_small_classes(min_images)
-    given = None if test == 0 and test_data is None else _given_tests(data, parts, test_data, options)
-    if given is not None and test:
-        hint = "remove it: the data has test images of its own"
+    test_source = None if test == 0 and test_data is None else _given_tests(data, parts, test_data, options)
+    if test_source is not None and test:
+        hint = "remove it: the data already has test images"
         raise InputError("must be left out", argument="test", value=test, hint=hint)
-    share: float = 0 if given is not None else 0.5 if test is None else int(test) if test.is_integer() else test
+    share: float = 0 if test_source is not None else 0.5 if test is None else int(test) if test.is_integer() else test
     train, rest, held_out = catalog.split(shots=shots, test=share or None, seed=seed)
-    if given is not None:
-        held_out = _fit(load_images(given[0], **given[1]), train.classes, "test")
+    if test_source is not None:
+        held_out = _fit(load_images(test_source[0], **test_source[1]), train.classes, "test")
     validation = _validation(data, val, parts, options, rest, train.classes)
     _warn_of_copies(train, validation, held_out)
     if not halves:
@@ -131,12 +131,12 @@ def read_sets(
 
 
 def read_part(data: Path, options: "DataOptions", *roles: str) -> "ImageDataset":
-    """Read data; of data that is already split only the first part of these that it has, and say which.
+    """Read data. If it is already split, read the first of these parts that it has, and print a note.
 
     Args:
-        data: of any kind.
-        options: how it is read; the user may have named a part by `split`.
-        roles: "test", "validation", or "training", which all split data has.
+        data: a path of any supported kind.
+        options: arguments of the reader; `split` selects a part explicitly.
+        roles: parts in order of preference; the last one must be "training", which all split data has.
     """
     from ipo_dspy.cli import output as show
     from ipo_dspy.data import load_images
@@ -152,16 +152,16 @@ def read_part(data: Path, options: "DataOptions", *roles: str) -> "ImageDataset"
 
 
 def _check_there(data: Path) -> None:
-    """See that the name of a bundled task is not given for a folder; the readers see to all others."""
+    """Refuse the name of a bundled task; the readers check all other paths."""
     from ipo_dspy import demo
 
     if not data.exists() and str(data) in demo.names():
-        write = f"ipo-dspy demo {data} --export {data}"
-        raise InputError(f"{str(data)!r} is a bundled task and no folder here; write its images to one: {write}")
+        export = f"ipo-dspy demo {data} --export {data}"
+        raise InputError(f"{str(data)!r} is a bundled task, not a folder; export its images first: {export}")
 
 
 def _tell_columns(data: Path, options: "DataOptions") -> None:
-    """Say which columns of a table are read, unless the user or their names say it."""
+    """Print which columns of a table are read, unless the options or the column names make it obvious."""
     from ipo_dspy.cli import output as show
     from ipo_dspy.data.table import find_columns
     from ipo_dspy.data.table_reader import TABLE_SUFFIXES, open_table
@@ -174,7 +174,7 @@ def _tell_columns(data: Path, options: "DataOptions") -> None:
 
 
 def _warn_of_copies(train: "ImageDataset", validation: "ImageDataset | None", test: "ImageDataset | None") -> None:
-    """Say how many images of one set are in another one too; which of them is to go is for people to decide."""
+    """Print how many images occur in more than one set; the user decides which copies to remove."""
     from ipo_dspy.cli import output as show
     from ipo_dspy.data.duplicates import find_copies
 
@@ -185,10 +185,10 @@ def _warn_of_copies(train: "ImageDataset", validation: "ImageDataset | None", te
         copies = find_copies(images, seen)
         if same := [copy for copy in copies if copy.image == copy.original]:
             fact = f"{pluralize(len(same), f'{name} image')} also read as {names} images, e.g. {same[0].image!r}"
-            show.note(f"{fact}: the {name} accuracy is too high; name other images")
-        if found := [copy for copy in copies if copy.image != copy.original]:
-            fact = f"found {pluralize(len(found), f'{name} image')} identical to {names} images"
-            example = f"{found[0].image!r} and {found[0].original!r}"
+            show.note(f"{fact}: the {name} accuracy is too high; use other images")
+        if identical := [copy for copy in copies if copy.image != copy.original]:
+            fact = f"found {pluralize(len(identical), f'{name} image')} identical to {names} images"
+            example = f"{identical[0].image!r} and {identical[0].original!r}"
             show.note(f"{fact}, e.g. {example}: the {name} accuracy is too high; remove the copies")
         seen, names = [*seen, *images], f"{names} or {name}"
 
@@ -197,14 +197,14 @@ def _halves(train: "ImageDataset", validation: "ImageDataset | None", test: "Ima
     from ipo_dspy.data import base_novel
 
     if test is None:
-        raise InputError("--base-novel needs test images; give --test a share, e.g. --test 0.5")
+        raise InputError("--base-novel needs test images; set --test to a fraction, e.g. --test 0.5")
     base, novel = base_novel(train)
     chosen = None if validation is None else validation.subset(base.classes)
     return DataSets(base, chosen or None, {"base": test.subset(base.classes), "novel": test.subset(novel.classes)})
 
 
 def _parts(data: Path, options: "DataOptions") -> "dict[str, DataOptions] | None":
-    """Return the options that read each part of data that is already split, unless the user named one."""
+    """Return the options for reading each part of data that is already split; None if the user selected one."""
     from ipo_dspy.data import find_split
 
     if "split" in options:
@@ -241,16 +241,16 @@ def _validation(
 
 
 def _for_other(place: Path, options: "DataOptions") -> "DataOptions":
-    """Return the options for another table; a folder of class folders takes none."""
-    kept = {name: value for name, value in options.items() if name != "split" and not place.is_dir()}
-    return kept  # type: ignore[return-value]  # a part of the mapping
+    """Return the options for other data; a folder of class folders takes none."""
+    applicable = {name: value for name, value in options.items() if name != "split" and not place.is_dir()}
+    return applicable  # type: ignore[return-value]  # a part of the mapping
 
 
 def _fit(dataset: "ImageDataset", classes: Sequence[str], name: str) -> "ImageDataset":
-    """Return images with the class names and order of the training images; those of left-out classes are dropped.
+    """Return images with the class names and order of the training images; images of other classes are dropped.
 
     Raises:
-        InputError: no class in common.
+        InputError: the sets have no class in common.
     """
     from ipo_dspy.cli import output as show
 
@@ -260,20 +260,20 @@ def _fit(dataset: "ImageDataset", classes: Sequence[str], name: str) -> "ImageDa
     if not common:
         theirs, ours = (", ".join(map(repr, names[:3])) for names in (dataset.classes, classes))
         raise InputError(
-            f"the {name} images have the classes {theirs}, ..., the training images {ours}, ...; name them alike"
+            f"the {name} images have the classes {theirs}, ..., the training images {ours}, ...; use the same names"
         )
     if others:
         fact = f"the {name} images of {pluralize(len(others), 'class')} without training images are left out"
         show.note(f"{fact}: {', '.join(others[:5])}")
-    kept = dataset.subset(common)
-    counts = kept.counts()
+    subset = dataset.subset(common)
+    counts = subset.counts()
     if without := [label for label in classes if not counts.get(label)]:
         show.note(f"no {name} images of {pluralize(len(without), 'class')}: {', '.join(without[:5])}")
-    return type(dataset)(kept, classes=tuple(classes))
+    return type(dataset)(subset, classes=tuple(classes))
 
 
 def _names(text: str) -> list[str]:
-    """Class names between commas, or the lines of a file."""
+    """Return comma-separated class names, or the lines of a file."""
     path = Path(text).expanduser()
     if not path.is_file():
         return [name.strip() for name in text.split(",")]
@@ -282,5 +282,5 @@ def _names(text: str) -> list[str]:
     try:
         lines = read_regular(path, limit=1 << 24).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--classes {text!r} cannot be read ({error}); give a text file in UTF-8") from error
+        raise InputError(f"--classes {text!r} cannot be read ({error}); use a text file in UTF-8") from error
     return [line.strip() for line in lines if line.strip()]

@@ -1,7 +1,7 @@
 """`ipo-dspy doctor`: check the environment, one line per check, with a fix for every problem.
 
-Nothing is downloaded, no language model is asked unless it is named, every wait has a limit, and of keys only the names
-are shown.
+Nothing is downloaded, and a language model is only called if an option names it. Every check has a time limit. Keys are
+never shown, only the names of their variables.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,11 +36,11 @@ MARKS: Mapping[State, tuple[str, str]] = {
     "warn": ("note", "yellow"),
     "fail": ("FAIL", "bold red"),
 }
-"""How a state is shown: as a word too, for pipes and color-blind readers."""
+"""Label and style of each state; the label serves pipes and color-blind readers."""
 
 
 def catch_as_failure(name: str, function: CheckFunction) -> Iterator[Check]:
-    """Yield the results of a check; one that raises is a failed check and does not stop the others."""
+    """Yield the results of a check; an exception counts as a failure and does not stop the other checks."""
     try:
         result = function()
         yield from (result,) if isinstance(result, Check) else result
@@ -62,7 +62,7 @@ def doctor(
     description_model: DescriptionModel = None,
     prompt_model_kwargs: PromptModelKwargs = None,
     description_model_kwargs: DescriptionModelKwargs = None,
-    model: Annotated[str | None, typer.Option(help="Another CLIP to load, as for optimize.")] = None,
+    model: Annotated[str | None, typer.Option(help="CLIP model to check, as for optimize.")] = None,
     pretrained: Pretrained = DEFAULT_PRETRAINED,
     device: Device = "auto",
     as_json: Json = False,
@@ -115,4 +115,4 @@ def _show(check: Check) -> None:
 
 
 def _print(text: Text) -> None:
-    Terminal().print(text, soft_wrap=True)  # lines to copy are not broken
+    Terminal().print(text, soft_wrap=True)  # commands to copy must not be wrapped

@@ -1,4 +1,4 @@
-"""The checks of `ipo-dspy doctor` that look at this machine alone: versions, devices, folders, keys, terminal."""
+"""Checks of `ipo-dspy doctor` for this machine: versions, devices, folders, keys, terminal."""
 
 import contextlib
 import importlib.metadata
@@ -40,13 +40,13 @@ WRITABLE = "/a/folder/that/you/may/write"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one check.
+    """Result of one check.
 
     Attributes:
-        name: of what was checked.
-        state: `ok`, `warn` (works, but) or `fail`.
-        found: in one line.
-        remedy: what to do; empty if nothing.
+        name: name of the check.
+        state: `ok`, `warn` (works with a limitation) or `fail`.
+        found: the finding in one line.
+        remedy: a fix; empty if none is needed.
     """
 
     name: str
@@ -66,9 +66,11 @@ def packages() -> Iterator[Check]:
 
     required = {}
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        for one in map(Requirement, importlib.metadata.requires("ipo_dspy") or ()):
-            if "extra" not in str(one.marker):  # `dspy-ai` is `dspy` under its old name
-                required[one.name.lower().replace("_", "-").replace("dspy-ai", "dspy")] = one.specifier
+        for requirement in map(Requirement, importlib.metadata.requires("ipo_dspy") or ()):
+            if "extra" not in str(requirement.marker):
+                # `dspy-ai` is the old name of `dspy`.
+                name = requirement.name.lower().replace("_", "-").replace("dspy-ai", "dspy")
+                required[name] = requirement.specifier
     for name in ("ipo_dspy", *PACKAGES):
         specifier = required.get(name.replace("_", "-"))
         remedy = f"pip install '{name}{specifier or ''}'"
@@ -84,7 +86,7 @@ def packages() -> Iterator[Check]:
 
 
 def torchvision() -> Check:
-    """Check that torchvision fits the installed PyTorch; one that does not is worked around."""
+    """Check that torchvision matches the installed PyTorch; a mismatch is worked around."""
     import torch
 
     from ipo_dspy.clip.compat import patch_torchvision
@@ -97,14 +99,14 @@ def torchvision() -> Check:
         return Check("torchvision", "fail", f"cannot be imported ({' '.join(str(error).split())[:120]})", remedy)
     try:
         torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
-    except NotImplementedError:  # the operator is known by name only
+    except NotImplementedError:  # the operator is only declared
         fact = f"{version} was built for another torch than {torch.__version__}"
         return Check("torchvision", "ok", f"{fact}; worked around automatically, no action needed")
     return Check("torchvision", "ok", version)
 
 
 def device() -> Check:
-    """Report the device that `--device auto` takes, and the hardware that PyTorch was built for."""
+    """Report the device that `--device auto` selects, and the hardware that PyTorch was built for."""
     import torch
 
     from ipo_dspy.clip.cpu_threads import choose_threads
@@ -115,7 +117,7 @@ def device() -> Check:
         return Check("device", "ok", f"cuda: {', '.join(gpus)}; {build} build of PyTorch")
     if torch.backends.mps.is_available():
         return Check("device", "ok", f"mps: {platform.processor() or 'Apple GPU'}")
-    threads = choose_threads(torch.nn.Linear(512, 2048))  # as in the text tower of a ViT-B
+    threads = choose_threads(torch.nn.Linear(512, 2048))  # the size of a layer in the text tower of a ViT-B
     fact = f"cpu, {threads}; {build} build of PyTorch"
     if build != "CPU":
         remedy = "run nvidia-smi: the driver may be missing or too old for this PyTorch. The CPU works too"
@@ -127,14 +129,14 @@ def device() -> Check:
 
 
 def folders() -> Iterator[Check]:
-    """Check the folders that files go to: writable, size, free space."""
+    """Check the folders that ipo_dspy writes to: permissions, size, free space."""
     from dspy.utils.caching import default_cache_dir
     from huggingface_hub import constants
 
     yield folder("Hugging Face cache", Path(constants.HF_HUB_CACHE), f"export HF_HUB_CACHE={WRITABLE}")
     yield folder("DSPy cache", Path(default_cache_dir()), f"export DSPY_CACHEDIR={WRITABLE}")
     yield image_cache()
-    yield folder("runs", Path.cwd() / "runs", "cd to a folder that you may write, or add --log-dir /such/a/folder")
+    yield folder("runs", Path.cwd() / "runs", "cd to a writable folder, or add --log-dir /such/a/folder")
 
 
 def image_cache() -> Check:
@@ -173,13 +175,13 @@ def _used(path: Path) -> str:
     total = 0
     for parent, _, files in os.walk(path):
         for file in files:
-            with contextlib.suppress(OSError):  # removed meanwhile
+            with contextlib.suppress(OSError):  # the file was removed in the meantime
                 total += (Path(parent) / file).lstat().st_size
     return size(total)
 
 
 def keys() -> Check:
-    """Report which keys are in the environment, by name only."""
+    """Report the names of the keys in the environment."""
     if names := [name for name in KEYS if os.environ.get(name)]:
         return Check("keys", "ok", f"{', '.join(names)} set")
     remedy = "for a language model that needs one, e.g.: export OPENAI_API_KEY=YOUR_KEY"

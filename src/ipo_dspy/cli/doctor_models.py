@@ -1,4 +1,4 @@
-"""The checks of `ipo-dspy doctor` that load or ask models: a CLIP from this machine, a language model once."""
+"""Checks of `ipo-dspy doctor` that use models: load a local CLIP, send one request to a language model."""
 
 import contextlib
 import os
@@ -20,11 +20,11 @@ LOAD_SECONDS = 300
 ANSWER_SECONDS = 20
 HUB_SECONDS = 10
 PIXELS = 32
-"""Side of the image that a multimodal model is shown; some refuse smaller ones."""
+"""Side of the test image for a multimodal model; some models refuse smaller images."""
 
 
 def clip(model: str, pretrained: str | None, device: str) -> Check:
-    """Check that a CLIP loads from what is on this machine."""
+    """Check that a CLIP model loads from local files."""
     from ipo_dspy.clip.loading import load_backbone
 
     name, began = f"CLIP {model}", time.monotonic()
@@ -43,7 +43,7 @@ def clip(model: str, pretrained: str | None, device: str) -> Check:
 
 
 def default_model() -> Check:
-    """Check whether the default weights of `optimize` are on this machine; nothing is loaded."""
+    """Check that the default weights of `optimize` are downloaded; nothing is loaded."""
     from ipo_dspy.clip.loading import import_open_clip
     from ipo_dspy.clip.weights import resolve
 
@@ -57,12 +57,12 @@ def default_model() -> Check:
 
 
 def not_downloaded(name: str) -> Check:
-    """Check whether a CLIP that is not on this machine could be downloaded."""
+    """Check that a CLIP model that is not downloaded yet could be."""
     from huggingface_hub import constants, get_session
 
     try:
         run_with_timeout(HUB_SECONDS + 2, lambda: get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS))
-    except Exception as error:  # noqa: BLE001 - whatever it was, nothing came back
+    except Exception as error:  # noqa: BLE001 - any error means that the hub cannot be reached
         local = "connect to the network once, or use a local model: --model local-dir:PATH, or --model demo"
         remedy = "unset HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else local
         return Check(name, "fail", f"not downloaded, and no network ({type(error).__name__})", remedy)
@@ -70,7 +70,7 @@ def not_downloaded(name: str) -> Check:
 
 
 def language_model(option: str, model: str, settings: Mapping[str, Any]) -> Check:
-    """Check that a language model answers one tiny request, with an image for `--description-model`; never cached."""
+    """Check that a language model answers a minimal, uncached request; for `--description-model`, with an image."""
     from ipo_dspy.lms import build_lm
     from ipo_dspy.lms.api_keys import check_key
     from ipo_dspy.lms.error_messages import key_variable, one_line_error
@@ -86,14 +86,14 @@ def language_model(option: str, model: str, settings: Mapping[str, Any]) -> Chec
     except LanguageModelError as error:
         fact, remedy = _split(error)
         return Check(name, "fail", fact, remedy or f"export {key_variable(model)}=YOUR_KEY")
-    except Exception as error:  # noqa: BLE001 - every provider has errors of its own
+    except Exception as error:  # noqa: BLE001 - every provider raises different errors
         reason = one_line_error(error, lm).partition(" To fix: ")[0] or type(error).__name__
         return Check(name, "fail", f"does not answer: {reason}", _remedy(error, option, model))
     return Check(name, "ok", f"answers in {time.monotonic() - began:.1f} s; {_price(lm)}")
 
 
 def _split(error: IPOError) -> tuple[str, str]:
-    """Return fact and remedy of an error of ours."""
+    """Split the message of an `IPOError` into fact and remedy."""
     fact, _, remedy = render(error, "doctor").rpartition("; ")
     return (fact, remedy) if fact else (remedy, "see ipo-dspy --help")
 
@@ -104,9 +104,9 @@ def _ask(lm: "dspy.BaseLM", *, with_image: bool) -> None:
 
     ask = _show_image if with_image else ping
     if not lm.model.startswith(LOCAL):
-        ask(lm)  # it ends in time by itself: see `lms.client`
+        ask(lm)  # `lms.client` limits its time
         return
-    with _no_download():  # a model that runs in this process is loaded first
+    with _no_download():  # an in-process model is loaded first
         run_with_timeout(LOAD_SECONDS, lambda: ask(lm))
 
 
@@ -138,7 +138,7 @@ def _show_image(lm: "dspy.BaseLM") -> None:
 
 
 def _remedy(error: Exception, option: str, model: str) -> str:
-    """Return what to do, by the kind of error."""
+    """Return a fix for a kind of error."""
     from dspy.utils import exceptions as dspy_errors
 
     from ipo_dspy.lms import LOCAL
@@ -155,17 +155,17 @@ def _remedy(error: Exception, option: str, model: str) -> str:
         case dspy_errors.LMRateLimitError():
             return "retry in a minute; if it persists, check the account's rate limits and credit"
         case dspy_errors.LMInvalidRequestError() if option == "--description-model":
-            return f"use a model that sees images, e.g. {option} openai/gpt-4o-mini"
+            return f"use a multimodal model, e.g. {option} openai/gpt-4o-mini"
         case TimeoutError() | dspy_errors.LMTimeoutError():
             return f"retry if a local model was still loading; otherwise {server}"
     return suggest_fix(error, model) if isinstance(error, FATAL) else server
 
 
 def _price(lm: "dspy.BaseLM") -> str:
-    """Return USD per million tokens by LiteLLM's own list, or by what the user passed."""
+    """Return USD per million tokens by LiteLLM's price list or by the model's settings."""
     from ipo_dspy.lms.usage import price_of
 
-    # By the thousand: some providers charge more for very long prompts.
+    # Ask for 1,000 tokens, because some providers charge more for very long prompts.
     prompt, completion = price_of(lm, 1000, 0), price_of(lm, 0, 1000)
     if prompt is None or completion is None:
         return "price unknown"

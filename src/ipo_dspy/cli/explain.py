@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ipo_dspy.data import DataOptions, ImageDataset
 
 CONFUSIONS = 12
-"""Shown at most; the JSON has all."""
+"""Maximum number of confusions in the table; the JSON has all."""
 
 
 def explain(
@@ -33,12 +33,12 @@ def explain(
         list[str],
         typer.Argument(
             metavar="[PROGRAM] DATA",
-            help="A saved program, unless --template is given, and images as for optimize, or a bundled task's name.",
+            help="A saved program (not with --template), and images as for optimize or the name of a bundled task.",
         ),
     ],
     template: Annotated[str | None, typer.Option(help="Template to explain instead of the program's.")] = None,
     base_novel: Annotated[
-        bool, typer.Option("--base-novel", help="With --template: score both halves of the classes.")
+        bool, typer.Option("--base-novel", help="With --template: score the base and the novel half of the classes.")
     ] = False,
     model: Annotated[str | None, typer.Option(help="Override the CLIP model stored in the program.")] = None,
     pretrained: Pretrained = None,
@@ -56,7 +56,7 @@ def explain(
 ) -> None:
     """Score a template without each of its words and phrases, and list the classes it confuses.
 
-    Where the data has classes besides those of the program, these are base and the others novel.
+    If the data has more classes than the program, those of the program are base and the others novel.
     """
     from ipo_dspy.analysis.word_ablation import explain as score
     from ipo_dspy.classifier import ClipClassifier
@@ -80,14 +80,17 @@ def explain(
         )
     parts = _parts(program, dataset.spelled_as(program.classes or ()), halves=base_novel)
     with spinner("Scoring ..."):
-        found = score(program, parts, Template.parse(DEFAULT_TEMPLATE), program.template)
-    files = [*(_draw(found, plot) if plot is not None else ()), *(_write(found, report) if report is not None else ())]
+        explanation = score(program, parts, Template.parse(DEFAULT_TEMPLATE), program.template)
+    files = [
+        *(_draw(explanation, plot) if plot is not None else ()),
+        *(_write(explanation, report) if report is not None else ()),
+    ]
     if as_json:
         from ipo_dspy.cli import output as show
 
-        show.write_json(found.plain())
+        show.write_json(explanation.plain())
     else:
-        _print(found, files)
+        _print(explanation, files)
 
 
 def _images(name: str, options: "DataOptions") -> "ImageDataset":
@@ -113,11 +116,11 @@ def _parts(program: "ClipClassifier", dataset: "ImageDataset", *, halves: bool) 
 
     if halves:
         return dict(zip(("base", "novel"), base_novel(dataset), strict=True))
-    own = [name for name in dataset.classes if name in (program.classes or dataset.classes)]
-    others = [name for name in dataset.classes if name not in own]
-    if not own or len(others) < 2:
+    known = [name for name in dataset.classes if name in (program.classes or dataset.classes)]
+    others = [name for name in dataset.classes if name not in known]
+    if not known or len(others) < 2:
         return {"all": dataset}
-    return {"base": dataset.subset(own), "novel": dataset.subset(others)}
+    return {"base": dataset.subset(known), "novel": dataset.subset(others)}
 
 
 def _print(found: "Explanation", files: Sequence[Path]) -> None:
@@ -134,9 +137,9 @@ def _print(found: "Explanation", files: Sequence[Path]) -> None:
         lines.append((removed, left, *accuracies, last, _change(found, row)))
     show.template(str(found.rows[0].occlusion.template))
     show.rows("left out", ["left out", "template", *figures], lines)
-    told = [(c.part, c.label, c.taken_for, str(c.before), str(c.after)) for c in found.confusions[:CONFUSIONS]]
+    confusions = [(c.part, c.label, c.taken_for, str(c.before), str(c.after)) for c in found.confusions[:CONFUSIONS]]
     title = f"misclassified images (before: {found.start})"
-    show.rows(title, ["part", "class", "taken for", "before>", "after>"], told)
+    show.rows(title, ["part", "class", "taken for", "before>", "after>"], confusions)
     for file in files:
         show.note(f"{'report' if file.suffix == '.html' else 'plot'}  {file}")
 

@@ -1,4 +1,4 @@
-"""The commands that use a program or data: evaluate, classify, describe, report."""
+"""Commands for a saved program, images or a run: evaluate, classify, describe, report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +36,10 @@ def evaluate(
     device: Device = "auto",
     allow_download: AllowDownload = False,
     data_classes: Annotated[
-        bool, typer.Option("--data-classes", help="Use the data's class names, e.g. novel ones.")
+        bool,
+        typer.Option(
+            "--data-classes", help="Use the class names of the data, e.g. novel classes, instead of the program's."
+        ),
     ] = False,
     image: ImageColumn = None,
     label: LabelColumn = None,
@@ -112,21 +115,21 @@ def classify(
     if skip_unreadable:
         files = [files[i] for i in readable(files)]
     if not files:
-        raise DataError("none of the images can be read; pass others")
+        raise DataError("none of the images can be read; pass other images")
     with spinner(f"Classifying {pluralize(len(files), 'image')} ..."):
         classifier.encode(files)
         answers = [classifier(image=file) for file in files]
-    found = list(zip(files, answers, strict=True))
+    results = list(zip(files, answers, strict=True))
     if as_json:
         show.write_json(
-            [{"image": f, "label": a.label, "confidence": a.confidence, "scores": a.scores} for f, a in found]
+            [{"image": f, "label": a.label, "confidence": a.confidence, "scores": a.scores} for f, a in results]
         )
         return
     show.template(str(classifier.template))
     show.rows(
         "",
         ["image", "label", "confidence>", "next best"],
-        [(file, a.label, f"{a.confidence:.3f}", _runners_up(a.scores)) for file, a in found],
+        [(file, a.label, f"{a.confidence:.3f}", _runners_up(a.scores)) for file, a in results],
     )
 
 
@@ -162,8 +165,8 @@ def describe(
     if skip_unreadable:
         dataset = dataset.pick(readable([example.image for example in dataset]))
     chosen = [dataset[i] for i in stratified_indices(dataset.labels(), images)]
-    given = settings(description_model_kwargs, "--description-model-kwargs")
-    lm = build_lm(description_model, role="description_model", settings=given) if description_model else None
+    lm_settings = settings(description_model_kwargs, "--description-model-kwargs")
+    lm = build_lm(description_model, role="description_model", settings=lm_settings) if description_model else None
     if lm is not None:
         check_key(lm, role="description_model")
         check_port_open(lm, role="description_model")
@@ -179,11 +182,11 @@ def describe(
         described = describer.describe([e.image for e in chosen], [e.label for e in chosen])
     if described.faults and not any(described.texts):
         raise DataError(f"no image could be described: {described.faults[0]}; check --description-model and its key")
-    found = [(e.source, e.label, text) for e, text in zip(chosen, described.texts, strict=True)]
+    rows = [(e.source, e.label, text) for e, text in zip(chosen, described.texts, strict=True)]
     if as_json:
-        show.write_json([{"source": s, "label": label, "description": text} for s, label, text in found])
+        show.write_json([{"source": s, "label": label, "description": text} for s, label, text in rows])
     else:
-        show.rows("how the images look", ["image", "class", "description"], found)
+        show.rows("how the images look", ["image", "class", "description"], rows)
 
 
 def report(
@@ -199,10 +202,10 @@ def report(
 
 
 def _files(name: str) -> list[Path]:
-    """Return a file itself, or the images below a folder.
+    """Return a file itself, or all images in a folder and its subfolders.
 
     Raises:
-        DataError: there are none, or it is an address.
+        DataError: the folder has no images, or the name is a URL.
     """
     from ipo_dspy.clip.image_io import is_url
     from ipo_dspy.data.folder import image_files
@@ -212,10 +215,10 @@ def _files(name: str) -> list[Path]:
     path = Path(name)
     if not path.is_dir():
         return [path]
-    found = image_files(path)
-    if not found:
+    files = image_files(path)
+    if not files:
         raise DataError(f"folder {str(path)!r} contains no images; pass image files, or a folder that contains some")
-    return found
+    return files
 
 
 def readable(images: Sequence[Any]) -> list[int]:
@@ -224,15 +227,15 @@ def readable(images: Sequence[Any]) -> list[int]:
     from ipo_dspy.clip.image_features import open_image
     from ipo_dspy.errors import ImageError
 
-    kept = []
+    indices = []
     for i, image in enumerate(images):
         try:
             open_image(image)
         except ImageError as error:
             show.note(f"skipped: {error}")
         else:
-            kept.append(i)
-    return kept
+            indices.append(i)
+    return indices
 
 
 def _runners_up(scores: dict[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""Error messages with the options of a command in place of Python arguments, and the earlier spellings of options."""
+"""Show command-line options instead of Python arguments in error messages, and accept renamed options."""
 
 import functools
 import shlex
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from ipo_dspy.errors import Argument, IPOError, LMCall
 
 WITHOUT = {("describer", "clip"): "description_model", ("proposer", "evolution"): "prompt_model"}
-"""Arguments that are passed on the command line by leaving another option out."""
+"""Argument values that correspond to omitting an option on the command line."""
 RENAMED = {
     "--lm": "--prompt-model",
     "--vlm": "--description-model",
@@ -20,12 +20,12 @@ RENAMED = {
     "--allow-changes": "--allow-config-changes",
     "--skip-bad": "--skip-unreadable",
 }
-"""Earlier spellings, which are accepted for one release."""
+"""Former names of options, accepted for one release."""
 RENAMED_MODES = {"list": "batch", "draws": "samples", "singles": "single"}
 
 
 def render(error: IPOError, command: str) -> str:
-    """Return the message of an error with the options of a command where it names arguments."""
+    """Return the message of an error with a command's options instead of argument names."""
     options = _options(command)
 
     def spell(argument: Argument) -> str:
@@ -44,10 +44,10 @@ def _spelled(option: str, argument: Argument) -> str:
     if argument == Argument(argument.name) or value is True:
         return option
     if isinstance(value, LMCall):
-        settings = " ".join(f"{option}-kwargs {str(one).replace(chr(39), '')}" for one in value.settings)
+        settings = " ".join(f"{option}-kwargs {str(setting).replace(chr(39), '')}" for setting in value.settings)
         return f"{option} {shlex.quote(value.model)} {settings}"
     if isinstance(value, list | tuple):
-        return " ".join(f"{option} {shlex.quote(str(one))}" for one in value)
+        return " ".join(f"{option} {shlex.quote(str(item))}" for item in value)
     return f"{option} {'...' if value is ... else shlex.quote(str(value))}"
 
 
@@ -60,11 +60,11 @@ def _options(command: str) -> Mapping[str, str]:
 
     commands = getattr(typer.main.get_command(app), "commands", {})
     parameters = commands[command].params if command in commands else ()
-    return {str(one.name): one.opts[0] for one in parameters if one.opts[0].startswith("--")}
+    return {str(p.name): p.opts[0] for p in parameters if p.opts[0].startswith("--")}
 
 
 def modernize(arguments: Sequence[str], command: str) -> tuple[list[str], str]:
-    """Return arguments with the present names of options, and a line on those that were renamed.
+    """Return arguments with the current names of options, and a deprecation notice if any was renamed.
 
     >>> modernize(["demo", "--lm", "openai/toy", "--asking=draws"], "demo")[0]
     ['demo', '--prompt-model', 'openai/toy', '--request-mode=samples']

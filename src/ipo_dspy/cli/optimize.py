@@ -1,4 +1,4 @@
-"""The commands that search: demo and optimize."""
+"""Commands that search for a template: demo and optimize."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -79,8 +79,8 @@ class Auto(StrEnum):
 
 def demo(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="A bundled task, see --list.")] = "pixel-animals",
-    list_tasks: Annotated[bool, typer.Option("--list", help="Only list the bundled tasks.")] = False,
+    name: Annotated[str, typer.Argument(help="Name of a bundled task, see --list.")] = "pixel-animals",
+    list_tasks: Annotated[bool, typer.Option("--list", help="List the bundled tasks and exit.")] = False,
     prompt_model: PromptModel = None,
     description_model: DescriptionModel = None,
     prompt_model_kwargs: PromptModelKwargs = None,
@@ -138,15 +138,15 @@ def optimize(
     request_mode: Mode = RequestMode.AUTO,
     task_description: Annotated[
         str | None,
-        typer.Option(help="What is classified, in one sentence for the proposer.", show_default="the class names"),
+        typer.Option(help="Description of the task in one sentence, for the proposer.", show_default="the class names"),
     ] = None,
     model: Model = DEFAULT_MODEL,
     pretrained: Pretrained = DEFAULT_PRETRAINED,
     device: Device = "auto",
-    template: Annotated[str, typer.Option(help="Start template.")] = "a photo of a <CLASS>.",
+    template: Annotated[str, typer.Option(help="Initial template.")] = "a photo of a <CLASS>.",
     initial_templates: Annotated[
         list[str] | None,
-        typer.Option("--initial-template", help="Another template to score first; may be repeated."),
+        typer.Option("--initial-template", help="Additional template to score before the search; may be repeated."),
     ] = None,
     shots: Shots = "16",
     test: Test = None,
@@ -159,10 +159,10 @@ def optimize(
     classes: Classes = None,
     split: Split = None,
     base_novel: Annotated[
-        bool, typer.Option("--base-novel", help="Search on half of the classes, test on both halves.")
+        bool, typer.Option("--base-novel", help="Search on one half of the classes, test on both halves.")
     ] = False,
     steps: Steps = None,
-    auto: Annotated[Auto | None, typer.Option(help="Instead of --steps: 20, 50 or 100.")] = None,
+    auto: Annotated[Auto | None, typer.Option(help="Preset for --steps: 20, 50 or 100.")] = None,
     prompts_per_step: PerStep = OptimizerConfig.prompts_per_step,
     history_size: HistorySize = OptimizerConfig.history_size,
     patience: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps without improvement.")] = None,
@@ -176,7 +176,7 @@ def optimize(
     prefetch: Annotated[
         bool | None,
         typer.Option(
-            help="Request the next templates while the last ones are scored.", show_default="with --prompt-model"
+            help="Request the next templates while the previous ones are scored.", show_default="with --prompt-model"
         ),
     ] = None,
     num_threads: Annotated[
@@ -211,7 +211,7 @@ def optimize(
         seed=seed,
         halves=base_novel,
     )
-    if is_watched():  # like all progress, silent in logs
+    if is_watched():  # like progress bars, not printed to logs
         show.note(sets.summary(data.name))
     program = ClipClassifier(sets.train.classes, template=template, model=model, pretrained=pretrained, device=device)
     models = _models(
@@ -260,12 +260,12 @@ def _run(
         return
     progress.steps = optimizer.config.num_steps
     before = runs.journal_size(folder)
-    asked = optimizer.check_models()  # before the CLIP is loaded, and perhaps fetched
-    if not before:  # a run that goes on may have all the answers it needs
+    asked = optimizer.check_models()  # before CLIP is loaded, and maybe downloaded
+    if not before:  # a resumed run may have all the responses it needs
         for role, lm in asked.items():
-            check_port_open(lm, role=role)  # before there is a folder
-    datasets = [one for one in (train, validation, *tests.values()) if one is not None]
-    runs.prepare(optimizer, program, datasets)  # here a signal ends at once: there is nothing to keep yet
+            check_port_open(lm, role=role)  # before the folder is created
+    datasets = [dataset for dataset in (train, validation, *tests.values()) if dataset is not None]
+    runs.prepare(optimizer, program, datasets)  # a signal ends the command at once: nothing to save yet
     retries = log_retries(list(asked.values()), progress.say)
     try:
         with progress, signals.handle_interrupt(optimizer.stop, progress.say) as request, retries:
@@ -302,7 +302,7 @@ def _resume_hint(folder: Path) -> str:
 
 
 def _stop_reason(result: "RunSummary") -> str:
-    """Return what stopped a run early, if anything."""
+    """Return the reason why a run stopped early; empty if it did not."""
     reasons = {
         "finished": "",
         "errors": f"the language model failed ({result.fault}); the best template so far is in {result.folder}; "
@@ -329,10 +329,10 @@ def _models(
         ("description_model", description_model, description_model_kwargs),
     ):
         option = f"--{role.replace('_', '-')}"
-        given = settings(kwargs, f"{option}-kwargs")
-        if given and not name:
-            raise InputError(f"{option}-kwargs {next(iter(given))}=... needs a model; pass {option} NAME")
-        lms[role] = build_lm(name, role=role, settings=given) if name else None
+        lm_settings = settings(kwargs, f"{option}-kwargs")
+        if lm_settings and not name:
+            raise InputError(f"{option}-kwargs {next(iter(lm_settings))}=... needs a model; pass {option} NAME")
+        lms[role] = build_lm(name, role=role, settings=lm_settings) if name else None
     proposer: Any = "evolution"
     if lms["prompt_model"] is not None:
         proposer = LMProposer(lms["prompt_model"], request_mode=request_mode.value, num_threads=num_threads)

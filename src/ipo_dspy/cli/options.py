@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their values are read."""
+"""Options that several commands share, and functions that parse their values."""
 
 import inspect
 import json
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def ipo_options(ctx: typer.Context) -> dict[str, Any]:
-    """Return the options of a command that are arguments of `IPO`, but those of models and the folder."""
+    """Return the options of a command that are arguments of `IPO`, except its models and folder."""
     from ipo_dspy.optimizer.ipo import IPO
 
     arguments = inspect.signature(IPO).parameters.keys() - {"prompt_model", "description_model", "log_dir"}
@@ -29,7 +29,7 @@ def ipo_options(ctx: typer.Context) -> dict[str, Any]:
 
 
 class RequestMode(StrEnum):
-    """How a language model is asked for templates."""
+    """Modes of requesting templates from a language model."""
 
     AUTO = "auto"
     BATCH = "batch"
@@ -62,25 +62,27 @@ PromptModelKwargs = Annotated[
 DescriptionModelKwargs = Annotated[
     list[str] | None, typer.Option(metavar="NAME=VALUE", help="Setting of --description-model; may be repeated.")
 ]
-Model = Annotated[str, typer.Option(help="open_clip name, local-dir:PATH, hf-hub:NAME, or demo.")]
+Model = Annotated[str, typer.Option(help="CLIP model: open_clip name, local-dir:PATH, hf-hub:NAME, or demo.")]
 OtherModel = Annotated[str | None, typer.Option("--model", help="Override the CLIP model stored in the program.")]
 AllowDownload = Annotated[
     bool,
     typer.Option(
-        "--allow-download", help="Fetch the model that the program file names, without your Hugging Face token."
+        "--allow-download", help="Download the model that the program file names, without your Hugging Face token."
     ),
 ]
 Pretrained = Annotated[str | None, typer.Option(help="open_clip tag or checkpoint path.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
+Device = Annotated[str, typer.Option(help="PyTorch device, or auto.")]
 Steps = Annotated[
     int | None, typer.Option(min=0, help="Search steps; each asks the proposer once.", show_default="100")
 ]
 PerStep = Annotated[int, typer.Option(min=1, help="Templates proposed per step.")]
-HistorySize = Annotated[int, typer.Option(min=0, help="Best earlier templates shown to the proposer.")]
+HistorySize = Annotated[int, typer.Option(min=0, help="Number of best earlier templates shown to the proposer.")]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
 Mode = Annotated[
     RequestMode,
-    typer.Option(help="Templates of a step: all in one response, samples of one prompt, or one prompt for each."),
+    typer.Option(
+        help="Templates of a step: batch (all in one response), samples (of one prompt), or single (one prompt each)."
+    ),
 ]
 DescribedImages = Annotated[int, typer.Option(min=0, help="Maximum number of training images to describe.")]
 MaxCalls = Annotated[int | None, typer.Option("--max-lm-calls", min=1, help="Maximum number of LLM requests.")]
@@ -100,7 +102,7 @@ LogDir = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Skip unreadable images, and count them.")]
+SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Skip and count unreadable images.")]
 
 Ray = Annotated[
     str | None,
@@ -134,10 +136,10 @@ def scorer(
     store: Path | None,
     images: str | None,
 ) -> "RayScorer | None":
-    """Return the cluster that encodes and scores images, if one was named.
+    """Return the cluster that encodes and scores images, if --ray was passed.
 
     Raises:
-        InputError: an invalid address, or an option of a cluster without one.
+        InputError: the address is invalid, or a cluster option was passed without --ray.
     """
     if address is None:
         _refuse(store=store, images=images, workers=workers, cpus=cpus, gpus=gpus)
@@ -150,7 +152,7 @@ def scorer(
 
 
 def tasks(address: str | None, workers: int | None, cpus: int | None, gpus: float | None) -> "RayTasks | None":
-    """Return the cluster that measures cells, if one was named; raises as `scorer` does."""
+    """Return the cluster that measures cells, if --ray was passed; raises like `scorer`."""
     if address is None:
         _refuse(workers=workers, cpus=cpus, gpus=gpus)
         return None
@@ -160,39 +162,39 @@ def tasks(address: str | None, workers: int | None, cpus: int | None, gpus: floa
 
 
 def _refuse(**named: object) -> None:
-    """Refuse options of a cluster where none is named."""
-    if given := next((name for name, value in named.items() if value is not None), None):
-        raise InputError(f"--ray-{given} needs a cluster; for example --ray auto")
+    """Refuse cluster options without --ray."""
+    if option := next((name for name, value in named.items() if value is not None), None):
+        raise InputError(f"--ray-{option} needs a cluster; for example --ray auto")
 
 
 def settings(arguments: list[str] | None, option: str) -> dict[str, Any]:
     """Parse `NAME=VALUE` pairs; values are JSON, or else text.
 
     Raises:
-        InputError: not a pair, or a secret, which other users of the machine could read in the process list.
+        InputError: an argument is not a pair, or is a secret, which other users could see in the process list.
 
     >>> settings(["max_tokens=500", "api_base=http://localhost:8000/v1"], "--prompt-model-kwargs")
     {'max_tokens': 500, 'api_base': 'http://localhost:8000/v1'}
     """
-    found = {}
+    parsed = {}
     for argument in arguments or ():
         name, equals, value = argument.partition("=")
-        if not equals or not name.isidentifier():  # what was written is not repeated: it may be a key
+        if not equals or not name.isidentifier():  # the argument is not quoted, because it may be a key
             raise InputError(f"{option} expects NAME=VALUE, e.g. {option} max_tokens=500")
         try:
-            found[name] = json.loads(value)
+            parsed[name] = json.loads(value)
         except ValueError:
-            found[name] = value
-        if any(map(names_secret, _names({name: found[name]}))):
+            parsed[name] = value
+        if any(map(names_secret, _names({name: parsed[name]}))):
             raise InputError(
                 f"{option} {name}=... would expose a secret in the process list; set it in the environment, "
                 "e.g. OPENAI_API_KEY"
             )
-    return found
+    return parsed
 
 
 def _names(value: Any) -> Iterator[str]:
-    """Iterate over all names in a JSON value."""
+    """Yield all names in a JSON value, including nested ones."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield str(name)

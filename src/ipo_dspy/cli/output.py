@@ -1,4 +1,4 @@
-"""Output of commands: tables, notes and JSON."""
+"""Print the output of commands: tables, notes and JSON."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ def write_json(value: Any) -> None:
 
 
 def run_summary(result: RunSummary, limits: Budget) -> None:
-    """Print the scores of start and best template on every set of images, what was spent, and the files."""
+    """Print the scores of start and best template on every set of images, the usage, and the files."""
     lines = []
     for name, (start, best) in result.scores.items():
         accuracies = (start.accuracy, best.accuracy, best.accuracy - start.accuracy)
@@ -44,12 +44,12 @@ def run_summary(result: RunSummary, limits: Budget) -> None:
         console.print(Text(f"{pluralize(result.left_out, 'image')} could not be read: left out"))
     if result.spent.calls or limits != Budget():
         _spending(result.spent, limits)
-    told = (
+    totals = (
         f"{pluralize(result.trials, 'template')} tried, {result.rejected} rejected, "
         f"{pluralize(result.spent.calls, 'LLM call')}, {pluralize(result.spent.tokens, 'token')}, "
         f"{result.spent.seconds:.1f} s{_ended(result.status)}"
     )
-    console.print(Text(told), soft_wrap=True)
+    console.print(Text(totals), soft_wrap=True)
     if result.was_finished:
         console.print(
             "this run was already finished, so nothing was searched; "
@@ -86,7 +86,7 @@ def estimate(found: "Estimate", *, as_json: bool) -> None:
 
 
 def _spending(spent: Usage, limits: Budget) -> None:
-    """Print what was spent next to the limits."""
+    """Print usage and limits of language models."""
     unknown = f" + {pluralize(spent.unpriced, 'call')} of unknown price" if spent.unpriced else ""
     lines = (
         ("calls", str(spent.calls), limits.max_lm_calls),
@@ -101,15 +101,15 @@ def _spending(spent: Usage, limits: Budget) -> None:
 
 
 def _ended(status: str) -> str:
-    """Return why a search ended early, as text."""
-    told = {
+    """Return the reason why a search ended early; empty if it did not."""
+    reasons = {
         "finished": "",
         "patience": "; no improvement for --patience steps",
         "exhausted": "; the proposer ran out of new templates",
         "errors": "; the language model failed",
         "interrupted": "; stopped",
     }
-    return told.get(status, f"; --{status.replace('_', '-')} reached")
+    return reasons.get(status, f"; --{status.replace('_', '-')} reached")
 
 
 def _usd(cost: float | None) -> str:
@@ -117,7 +117,7 @@ def _usd(cost: float | None) -> str:
 
 
 def template(text: str) -> None:
-    """Print a template on lines of its own."""
+    """Print a template on separate lines."""
     _console().print(Text.assemble("template  ", (text, "bold")), soft_wrap=True)
 
 
@@ -127,7 +127,7 @@ def rows(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> 
     for column in columns:
         table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
     for line in lines:
-        table.add_row(*(Text(printable(cell)) for cell in line))  # before the columns get their widths
+        table.add_row(*(Text(printable(cell)) for cell in line))  # escape before the column widths are computed
     _console().print(table)
 
 
@@ -151,5 +151,5 @@ def size(count: float) -> str:
 
 def _console() -> Terminal:
     console = Terminal()
-    # Piped output has no width of its own, and a path that is broken over two lines can be neither found nor copied.
+    # Piped output has no width. Paths are not wrapped, so that they can be searched and copied.
     return console if console.is_terminal else Terminal(width=1000)

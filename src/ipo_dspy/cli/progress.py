@@ -1,4 +1,4 @@
-"""Live progress in a terminal; elsewhere only faults."""
+"""Show live progress in a terminal; elsewhere, print only errors."""
 
 import contextlib
 import logging
@@ -9,19 +9,19 @@ from ipo_dspy.run.events import Event
 from ipo_dspy.run.progress import ProgressDisplay
 
 _log = logging.getLogger("ipo_dspy.optimizer.ipo")
-"""Logs the faults, which are shown here already."""
+"""Logs errors, which are already printed here."""
 
 
 @contextlib.contextmanager
 def spinner(text: str) -> Iterator[None]:
-    """Show a spinner on stderr, if that is a terminal."""
+    """Show a spinner on stderr if it is a terminal."""
     console = Terminal(stderr=True)
     with console.status(text) if console.is_terminal else contextlib.nullcontext():
         yield
 
 
 class LiveProgress(ProgressDisplay):
-    """Progress of a command: bars where stderr is a terminal, and faults in any case."""
+    """Progress of a command: bars if stderr is a terminal, and errors in any case."""
 
     def __enter__(self) -> "LiveProgress":
         self._level = _log.level

@@ -1,4 +1,4 @@
-"""The run behind `demo` and `optimize`: compile, test, write the report, return a summary."""
+"""Run the search of `demo` and `optimize`: optimize, test, and save a report; return a summary."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """The summary of a run.
+    """Summary of a run.
 
     Attributes:
-        start, best: the templates.
+        start, best: start and best template.
         scores: for each set of images, the score of the start and of the best template.
-        images: how many images of each set were scored.
-        left_out: how many could not be read.
-        folder: journal and program.
-        report: the HTML page.
-        trials, rejected: of the search.
-        spent: on language models.
-        status: `finished`, or what stopped the search.
-        fault: what went wrong last, if language models failed.
-        was_finished: the folder held the finished run already, and nothing was searched.
+        images: number of scored images in each set.
+        left_out: number of unreadable images.
+        folder: folder of journal and program.
+        report: path of the HTML report.
+        trials, rejected: numbers of scored and of rejected templates.
+        spent: usage of language models.
+        status: `finished`, or the reason why the search stopped.
+        fault: last error, if language models failed.
+        was_finished: whether the run was already finished, so that nothing was searched.
     """
 
     start: str
@@ -55,14 +55,14 @@ class RunSummary:
 
     @property
     def harmonic(self) -> tuple[float, float] | None:
-        """Harmonic mean of base and novel test accuracy, start and best."""
+        """Harmonic mean of base and novel test accuracy, for start and best template."""
         if not {"test base", "test novel"} <= set(self.scores):
             return None
         base, novel = self.scores["test base"], self.scores["test novel"]
         return tuple(harmonic_mean(b.accuracy, n.accuracy) for b, n in zip(base, novel, strict=True))  # type: ignore[return-value]
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the summary as JSON values."""
         scores = {name: {"start": asdict(s), "best": asdict(b)} for name, (s, b) in self.scores.items()}
         names = ("start", "best", "images", "left_out", "folder", "report", "trials", "rejected", "status")
         plain = {name: getattr(self, name) for name in names}
@@ -80,7 +80,7 @@ class RunSummary:
 
 
 def prepare(optimizer: "IPO", program: "ClipClassifier", datasets: Iterable[ImageDataset]) -> None:
-    """Load the model, and check that all images can be read, to list all unreadable ones at once."""
+    """Load the model and check that all images can be read; report all unreadable ones in one error."""
     from ipo_dspy.cli.progress import spinner
     from ipo_dspy.clip.image_features import check_images
 
@@ -102,16 +102,16 @@ def run(
     folder: Path,
     stop: Callable[[], bool],
 ) -> RunSummary:
-    """Optimize, evaluate on test images, write journal, program and report to a folder.
+    """Optimize, evaluate on test images, and save journal, program and report in a folder.
 
     Args:
-        optimizer: its `log_dir` is `folder`.
-        program: the start program.
-        train: decides what is tried next.
-        validation: decides at the end, if given.
-        tests: by part (`base`, `novel`, `all`); each part is scored against its own class names.
-        folder: of the run.
-        stop: called while test images are encoded; if true, the next session tests.
+        optimizer: optimizer with `folder` as its `log_dir`.
+        program: program to optimize.
+        train: images that guide the search.
+        validation: images that select the final template, if given.
+        tests: test images by part (`base`, `novel`, `all`); each part is classified among its own classes.
+        folder: folder of the run.
+        stop: called while test images are encoded; if true, testing is left to the next session.
 
     Raises:
         StoppedError: the run was stopped before the search began.
@@ -140,7 +140,7 @@ def run(
                 scores[set_name(part)], images[set_name(part)] = (before.score, after.score), len(after.predicted)
 
     optimizer.config = replace(optimizer.config, observers=(*optimizer.config.observers, listen))
-    known = sum(event["event"] == "trial" for event in replay(folder)) if journal_size(folder) else 0
+    earlier_trials = sum(event["event"] == "trial" for event in replay(folder)) if journal_size(folder) else 0
     details = optimizer.compile_and_test(program, train, validation, test=test).detailed_results
     return RunSummary(
         start=str(details.baseline.template),
@@ -155,7 +155,7 @@ def run(
         spent=details.spent,
         status=details.status,
         fault=next((search.fault for search in details.searches if search.fault), None),
-        was_finished=known == len(details.trials) and details.status == "finished",
+        was_finished=earlier_trials == len(details.trials) and details.status == "finished",
     )
 
 
@@ -181,7 +181,7 @@ def journal_size(folder: Path) -> int:
 
 
 def is_nonempty(folder: Path) -> bool:
-    """Return whether a folder has trials or paid responses."""
+    """Return True if a folder has trials or paid responses."""
     from ipo_dspy.run.journal import replay
     from ipo_dspy.run.state import RunState
 
@@ -192,7 +192,7 @@ def is_nonempty(folder: Path) -> bool:
 
 
 def next_free_folder(parent: str, name: str) -> Path:
-    """`parent/name-1`, or the next number that is free."""
+    """Return `parent/name-1`, or the first free number."""
     number = 1
     while (Path(parent) / f"{name}-{number}").exists():
         number += 1
@@ -211,7 +211,7 @@ def _test(
     """Evaluate start and best template on test images and record both.
 
     Raises:
-        StoppedError: the run was stopped; nothing was added.
+        StoppedError: the run was stopped; nothing was recorded.
     """
     from ipo_dspy.optimizer.evaluation import build_evaluation_set, record_comparison
     from ipo_dspy.optimizer.trainset import collect_training_images
@@ -226,7 +226,7 @@ def _test(
     program = best.deepcopy()
     program.classes = dataset.classes
     images = collect_training_images(program, {"self": program}, dataset, name="test images")["self"]
-    judged = build_evaluation_set(
+    evaluation_set = build_evaluation_set(
         program,
         images,
         recorder=recorder,
@@ -235,6 +235,6 @@ def _test(
         where=optimizer.config.backend,
         check=check,
     )
-    before, after = judged.evaluate(start), judged.evaluate(program.template)
-    record_comparison(recorder, before, after, judged.images, split="test", class_split=part)
+    before, after = evaluation_set.evaluate(start), evaluation_set.evaluate(program.template)
+    record_comparison(recorder, before, after, evaluation_set.images, split="test", class_split=part)
     return before, after

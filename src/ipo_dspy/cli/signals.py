@@ -1,9 +1,9 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the one place where a signal becomes the end of a command.
+"""Handle Ctrl-C, SIGTERM and SIGHUP.
 
-A signal raises `Interrupted`, which ends the command with 128 plus its number. Inside `handle_interrupt` the first signal asks
-for the end after the step under way, and the second raises. What the parent process has set to be ignored stays
-ignored: `nohup` does so with SIGHUP, a shell with SIGINT for what runs in the background. Handlers can be set in the
-main thread only; elsewhere signals are left as they are.
+A signal raises `Interrupted`, which ends the command with exit code 128 plus its number. Inside `handle_interrupt`, the
+first signal ends the command after the current step, and the second one raises. Signals that the parent process ignores
+stay ignored: `nohup` ignores SIGHUP, and a shell ignores SIGINT for background jobs. Python sets signal handlers only
+in the main thread; in other threads, signals are not handled here.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from typing import Any
 NUMBERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Windows has no SIGHUP."""
 ONE_HANGUP = 1.0
-"""Seconds in which several SIGHUPs are one: the kernel and the shell each send one when a terminal is closed."""
+"""Seconds within which SIGHUPs count as one: kernel and shell both send one when a terminal is closed."""
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -28,7 +28,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal that ends the command at once.
 
     Args:
-        number: of the signal.
+        number: signal number.
     """
 
     def __init__(self, number: int) -> None:
@@ -37,7 +37,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """The signal that requested the end, if any."""
+    """Signal that requested the end of a command, if any."""
 
     def __init__(self) -> None:
         self._number: int | None = None
@@ -45,34 +45,34 @@ class StopRequest:
 
     @property
     def received(self) -> bool:
-        """Return whether a signal was received."""
+        """True after a signal was received."""
         return self._number is not None
 
     @property
     def exit_code(self) -> int:
-        """Exit code of a command that a signal has ended: 130, 143 or 129."""
+        """Exit code of an interrupted command: 130, 143 or 129."""
         return 128 + (signal.SIGINT if self._number is None else self._number)
 
     def take(self, number: int) -> bool:
-        """Note a signal; return whether it is the first."""
+        """Record a signal; return True if it is the first."""
         if self._number is not None:
             return False
         self._number, self._since = number, time.monotonic()
         return True
 
     def repeats(self, number: int) -> bool:
-        """Return whether a signal is the same hangup once more."""
+        """Return True if a signal repeats the same hangup."""
         return _is_hangup(number) and number == self._number and time.monotonic() - self._since < ONE_HANGUP
 
 
 def exit_code(interrupt: BaseException) -> int:
-    """Return the exit code that belongs to a `KeyboardInterrupt`."""
+    """Return the exit code for a `KeyboardInterrupt`."""
     return interrupt.exit_code if isinstance(interrupt, Interrupted) else 128 + signal.SIGINT
 
 
 @contextlib.contextmanager
 def exiting() -> Iterator[None]:
-    """End the process at a signal with one line and nothing else, while there is nothing to keep: during imports."""
+    """End the process at a signal with a one-line message; used during imports, when there is nothing to save."""
     with _handling(leave):
         yield
 
@@ -88,12 +88,12 @@ def interrupting() -> Iterator[None]:
 def handle_interrupt(
     stop: Callable[[], None], log: Callable[[str], None], message: str = "stopping after this step"
 ) -> Iterator[StopRequest]:
-    """Call `stop` at the first signal, which ends the command as `message` says; raise `Interrupted` at the second.
+    """Call `stop` and print `message` at the first signal; raise `Interrupted` at the second.
 
     Args:
-        stop: takes no lock, for it is called between any two instructions of the main thread.
+        stop: must not take a lock, because it may be called between any two instructions of the main thread.
         log: prints a line.
-        message: how the command ends.
+        message: describes how the command ends.
     """
     request = StopRequest()
 
@@ -104,7 +104,7 @@ def handle_interrupt(
             again = (
                 "press Ctrl-C again" if number == signal.SIGINT else "send another signal"
             ) + " to abort immediately"
-            with contextlib.suppress(OSError, RuntimeError, ValueError):  # what it writes to may be closed, or in use
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # the stream may be closed or in use
                 log(f"{message}; {again}")
         elif not request.repeats(number):
             _interrupt(number, frame)
@@ -114,7 +114,7 @@ def handle_interrupt(
 
 
 def leave(number: int, _frame: FrameType | None = None) -> None:
-    """End the process now, with one line."""
+    """End the process immediately, with a one-line message."""
     _leave_closed_terminal(number)
     with contextlib.suppress(OSError):
         os.write(2, b"ipo-dspy: interrupted\n")
@@ -145,7 +145,7 @@ def _is_hangup(number: int) -> bool:
 
 
 def _leave_closed_terminal(number: int) -> None:
-    """After a SIGHUP, send to nowhere what would go to a terminal that is gone, where each write would fail."""
+    """After a SIGHUP, redirect output of a closed terminal to the null device, because each write would fail."""
     if not _is_hangup(number):
         return
     for descriptor in (1, 2):

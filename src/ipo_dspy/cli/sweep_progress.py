@@ -1,4 +1,4 @@
-"""The output of a sweep: one line per cell on stderr, and bars if that is a terminal."""
+"""Show the progress of a sweep: one line per cell on stderr, and bars if it is a terminal."""
 
 import logging
 import statistics
@@ -10,14 +10,14 @@ from ipo_dspy.cli.progress import LiveProgress
 from ipo_dspy.run.events import Event
 
 _draws = logging.getLogger("ipo_dspy.data")
-"""Warns of classes with few images at each draw."""
+"""Warns about classes with few images each time that images are drawn."""
 
 
 class LiveSweep:
-    """The observer of a sweep.
+    """Observer of a sweep.
 
     Args:
-        several: whether cells run in parallel; each start is then printed.
+        several: whether cells run in parallel; if so, the start of each is printed.
     """
 
     def __init__(self, *, several: bool = False) -> None:
@@ -37,7 +37,7 @@ class LiveSweep:
         _draws.setLevel(self._level)
 
     def begins(self, cell: Cell, number: int, total: int) -> None:
-        """Move the bar of the cells."""
+        """Update the progress bars for the next cell."""
         if self._several:
             self._running.add(cell.key)
             self._begun, self._total = max(self._begun, number), total
@@ -59,7 +59,7 @@ class LiveSweep:
             self.say(f"{cell}: {_figures(row)} ({row.seconds:.1f} s)")
 
     def event(self, event: Event) -> None:
-        """Show steps as a bar and faults as lines, but not each better template."""
+        """Show steps as a bar and errors as lines, but not improvements."""
         if event["event"] == "progress" and event["stage"] == "steps":
             self._bars.show("steps", event["done"], event["total"])
         elif event["event"] == "step":

@@ -1,7 +1,7 @@
-"""Terminal output, in which every character is printable.
+"""Write to the terminal with all control characters escaped.
 
-Answers and errors of servers, file names, class names, and fields of files may hold characters that move the cursor,
-set the title of the window, or turn text round. Each renderable passes through `Terminal`, and each plain line through
+Responses and errors of servers, file names, class names and fields of files may contain characters that move the
+cursor, set the window title, or reverse text. Every renderable passes through `Terminal`, and every plain line through
 `line`; nothing else in the command line writes to stdout or stderr.
 """
 
@@ -23,30 +23,30 @@ class Terminal(Console):
     """A console that escapes control characters."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Render an object to printable segments; Rich's own control codes stay."""
+        """Render an object to printable segments; Rich's own control codes are kept."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 def line(text: str, stream: TextIO | None = None) -> None:
-    """Write a line as it is, but printable, to stdout or another stream."""
+    """Write a line to stdout or another stream, with control characters escaped."""
     (stream or sys.stdout).write(f"{printable(text)}\n")
 
 
 def guard() -> None:
-    """Have what other code writes to stderr printable, too: log messages, also of libraries, and tracebacks."""
+    """Escape control characters in log messages, including those of libraries, and in tracebacks."""
     logging.setLogRecordFactory(_printable_record)
-    sys.excepthook = _tell
+    sys.excepthook = _print_traceback
 
 
 def _printable_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
     record = logging.LogRecord(*args, **kwargs)
-    with contextlib.suppress(TypeError, ValueError):  # a message that does not fit its arguments is logging's to tell
+    with contextlib.suppress(TypeError, ValueError):  # logging itself reports a message that does not fit its arguments
         record.msg, record.args = printable(record.getMessage()), None
     if record.exc_info and record.exc_info[0] is not None:
         record.exc_text = printable(logging.Formatter().formatException(record.exc_info))
     return record
 
 
-def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     line("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"), sys.stderr)

@@ -1,6 +1,6 @@
-"""Follows a run through its journal, which another process writes; nothing here touches it.
+"""Follow a run through its journal (read-only).
 
-Templates, errors and reasons come from language models, so none of them is ever read as markup.
+Templates, errors and reasons come from language models, so they are never parsed as markup.
 """
 
 import contextlib
@@ -28,28 +28,28 @@ from ipo_dspy.run.ledger import Usage
 from ipo_dspy.run.state import RunState, SearchState
 
 PAUSE = 0.5
-"""Seconds between two looks."""
+"""Seconds between two reads of the journal."""
 QUIET = 2.0
-"""Seconds without news before the lock is tried: trying takes it for an instant, which a starting writer would see."""
+"""Seconds without new events before the lock is tested. The test holds it briefly, which could disturb a writer."""
 SHOWN_BETTER = 5
 WIDEST_LINE = 40
 REASONS = {
     "finished": "finished",
-    "patience": "stopped: no better template for as many steps as --patience allows",
+    "patience": "stopped: no improvement for --patience steps",
     "exhausted": "stopped: the proposer ran out of new templates",
-    "errors": "stopped: too many errors in a row",
+    "errors": "stopped: too many consecutive errors",
     "interrupted": "stopped: interrupted by the user",
 }
-"""Statuses of a run that is over; the others are names of limits."""
+"""Text of each final status; other statuses are names of limits."""
 BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
 
 
 class RunWatcher:
-    """Looks at a run's folder again and again and keeps its state.
+    """Polls the folder of a run and keeps its state.
 
     Attributes:
-        state: of the run as of the last look.
-        held: whether a process holds its journal; None where that cannot be told.
+        state: state of the run at the last poll.
+        held: whether a process holds the journal; None if unknown.
     """
 
     def __init__(self, run: Path, *, quiet: float = QUIET) -> None:
@@ -62,12 +62,12 @@ class RunWatcher:
 
     @property
     def status(self) -> str:
-        """What the run does."""
+        """Status of the run as text."""
         return status(self.state, held=self.held, folder=str(self.folder))
 
     @property
     def seconds(self) -> float:
-        """Of the run; while it runs, with the time since it last told. Before it begins, of the waiting."""
+        """Duration of the run, up to now while it runs; before it begins, the waiting time."""
         if not self.state.begun:
             return time.monotonic() - self._since
         since = 0.0
@@ -77,9 +77,9 @@ class RunWatcher:
         return self.state.seconds + since
 
     def look(self) -> bool:
-        """Take in what is new; whether the run is over."""
+        """Read new events; return True if the run is over."""
         events = next(self._events, None)
-        if events is None:  # the folder was emptied, and perhaps another run writes there
+        if events is None:  # the journal was removed; another run may have begun
             self.state, self._events = RunState(), tail(self.folder)
             events = next(self._events)
         for event in events:
@@ -92,14 +92,14 @@ class RunWatcher:
         return self.state.finished is not None and not self.held
 
     def looks(self, pause: float = PAUSE) -> Iterator[bool]:
-        """Look again and again until the run is over."""
+        """Poll until the run is over."""
         while not self.look():
             yield False
             time.sleep(pause)
 
 
 def status(state: RunState, *, held: bool | None, folder: str) -> str:
-    """Return what the run in a folder does; `held` says whether a process holds its journal, None where unknown.
+    """Return the status of the run in a folder as text; `held` says whether a process holds its journal.
 
     >>> end = {"event": "run_finished", "status": "max_cost", "seconds": 3.0, "calls": 0, "tokens": 0}
     >>> status(RunState([end]), held=False, folder="runs/1")
@@ -111,13 +111,15 @@ def status(state: RunState, *, held: bool | None, folder: str) -> str:
         return "waiting for its journal"
     if held is not False:
         return "running"
-    return f"stopped: no process is writing to it; resume by re-running the command with --out {folder}"
+    return f"stopped: no process is writing to it; resume by re-running the command with --log-dir {folder}"
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, begun or not.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run, which may not have begun yet.")],
     once: Annotated[bool, typer.Option("--once", help="Print the current state and exit.")] = False,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for a run that has not begun.")] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Exit if the run has not begun, instead of waiting.")
+    ] = False,
 ) -> None:
     """Follow a run from its journal; Ctrl-C stops watching, not the run."""
     console, watched = _console(), RunWatcher(run)
@@ -125,7 +127,7 @@ def watch(
     if not watched.state.begun:
         if once or no_wait:
             raise JournalError(_no_journal(run))
-        _note(f"waiting for {watched.folder / FILE_NAME}; Ctrl-C ends this")
+        _note(f"waiting for {watched.folder / FILE_NAME}; press Ctrl-C to quit")
     if once:
         console.print(draw(watched, console))
         return
@@ -135,21 +137,21 @@ def watch(
         else:
             _lines(watched, console, over=over)
     except KeyboardInterrupt as interrupt:
-        if signals.exit_code(interrupt) != 130:  # Ctrl-C is how one leaves, so it is no failure
+        if signals.exit_code(interrupt) != 130:  # Ctrl-C is the normal way to quit, not an error
             raise
     if not console.is_terminal:
         console.print(draw(watched, console))
 
 
 def _live(watched: RunWatcher, console: Console) -> None:
-    # Drawn by this thread alone: Live's own would read the state while it changes.
+    # Refresh from this thread only: Live's own thread would read the state while it changes.
     with Live(console=console, get_renderable=lambda: draw(watched, console), auto_refresh=False) as live:
         for _ in watched.looks():
             live.refresh()
 
 
 def _lines(watched: RunWatcher, console: Console, *, over: bool) -> None:
-    """A line for each better template as it comes."""
+    """Print a line for each improvement as it occurs."""
     printed: Counter[str] = Counter()
     looks = watched.looks()
     while True:
@@ -169,7 +171,7 @@ def _line(name: str, trial: Trial) -> str:
 
 
 def draw(watched: RunWatcher, console: Console) -> RenderableType:
-    """The run as it stands."""
+    """Return a view of the current state of the run."""
     state = watched.state
     wide = console.encoding.lower().startswith("utf")
     head = Text.assemble((str(watched.folder), "bold"), f"  {watched.status}, {watched.seconds:.1f} s")
@@ -185,9 +187,7 @@ def _drawn(name: str, search: SearchState, planned: object, bars: str) -> Iterat
     tried = pluralize(len(search.history), "template")
     yield Text(f"\n{owner}step {search.steps}{of}, {tried} tried", style="bold")
     if search.descriptions:
-        yield Text(
-            f"{pluralize(len(search.descriptions), 'training image')} described, to tell the proposer how they look"
-        )
+        yield Text(f"{pluralize(len(search.descriptions), 'training image')} described for the proposer")
     if search.start and search.best:
         yield _best_and_start(search, search.start, search.best)
     if len(curve := search.curve) > 1:
@@ -201,7 +201,7 @@ def _drawn(name: str, search: SearchState, planned: object, bars: str) -> Iterat
 
 
 def _best_and_start(search: SearchState, start: Trial, best: Trial) -> Table:
-    """Start, the last few better templates, and the best."""
+    """Return a table of the start template, the last improvements and the best template."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("", "step", "accuracy", "loss"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
@@ -217,7 +217,7 @@ def _best_and_start(search: SearchState, start: Trial, best: Trial) -> Table:
 
 
 def sparkline(values: Sequence[float], bars: str = BARS, width: int = WIDEST_LINE) -> str:
-    """Values as one line of bars, the first and the last value among them.
+    """Return values as one line of bars, including the first and the last value.
 
     >>> sparkline([20.0, 20.0, 55.0, 90.0], ASCII_BARS)
     '__=#'
@@ -247,15 +247,15 @@ def _single_line(trial: Trial) -> str:
 
 def _no_journal(run: Path) -> str:
     with contextlib.suppress(OSError):
-        beside = {path.parent.name: path.parent for path in run.parent.glob(f"*/{FILE_NAME}")}
-        if near := difflib.get_close_matches(run.name, beside, n=1, cutoff=0.3):
-            return f"no journal in {str(run)!r}; did you mean: ipo-dspy watch {beside[near[0]]}"
-    return f"no journal in {str(run)!r}; give the folder that --out named, e.g. 'runs/1'"
+        runs = {path.parent.name: path.parent for path in run.parent.glob(f"*/{FILE_NAME}")}
+        if near := difflib.get_close_matches(run.name, runs, n=1, cutoff=0.3):
+            return f"no journal in {str(run)!r}; did you mean: ipo-dspy watch {runs[near[0]]}"
+    return f"no journal in {str(run)!r}; pass the --log-dir folder of a run, e.g. 'runs/1'"
 
 
 def _console() -> Terminal:
     console = Terminal()
-    return console if console.is_terminal else Terminal(width=140)  # a pipe has no width; 80 would break the tables
+    return console if console.is_terminal else Terminal(width=140)  # a pipe has no width, and 80 would break the tables
 
 
 def _note(text: str) -> None:

@@ -49,7 +49,7 @@ def _forward_pass(
 
 @dataclass(frozen=True, slots=True)
 class ModelArguments:
-    """What a model was loaded with; see `clip.loading.load_backbone`."""
+    """Arguments that a model was loaded with; see `clip.loading.load_backbone`."""
 
     name: str
     pretrained: str | None
@@ -118,7 +118,7 @@ class Backbone:
         """Return the same model with another image encoder, such as one with learned visual prompts.
 
         It shares the towers, the tokenizer and the cached texts, and has image features of its own. It cannot be sent
-        to another process; a program that is saved with it can be told by its fingerprint.
+        to another process; a program that is saved with it can be identified by its fingerprint.
 
         Args:
             encode: images [N, 3, H, W] as `preprocess` makes them, on `device` and in the number format of the

@@ -1,4 +1,4 @@
-"""Where the files that come with the package are: the bundled CLIP with either image tower, and the pictures."""
+"""Locations of the bundled files: the CLIP with either image tower, and the images."""
 
 from collections.abc import Mapping
 from importlib import resources
@@ -10,7 +10,7 @@ DEMO, DEMO_VIT = "demo", "demo-vit"
 BUNDLED: Mapping[str, str] = MappingProxyType({DEMO: "model", DEMO_VIT: "model-vit"})
 """Folder of each among the bundled files."""
 _PLACE = "ipo_dspy/demo/assets/"
-"""How the path of these ends in every environment."""
+"""End of their paths in every environment."""
 
 
 def assets() -> Path:
@@ -34,5 +34,5 @@ def canonical_model_name(model: str) -> str:
 
 
 def resolve_model_name(model: str) -> str:
-    """What open_clip loads for a name: for a bundled model its folder."""
+    """Return the name that open_clip loads: for a bundled model, its folder."""
     return f"local-dir:{model_path(model)}" if model in BUNDLED else model

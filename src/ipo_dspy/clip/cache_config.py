@@ -1,4 +1,4 @@
-"""Where image features are kept and how large that may grow: the user's cache folder, or as the environment says."""
+"""Location and size limit of the image-feature cache: the user's cache folder, or as set in the environment."""
 
 import os
 import re
@@ -19,12 +19,12 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
 def cache_folder() -> Path | None:
-    """Where the store is, or None if it is off."""
-    told = os.environ.get(PLACE)
-    if told is not None and told.strip().lower() in OFF:
+    """Return the folder of the cache, or None if it is off."""
+    setting = os.environ.get(PLACE)
+    if setting is not None and setting.strip().lower() in OFF:
         return None
-    if told is not None:
-        return Path(told).expanduser().absolute() / FOLDER
+    if setting is not None:
+        return Path(setting).expanduser().absolute() / FOLDER
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         return (given if given.is_absolute() else Path.home() / ".cache") / "ipo_dspy" / FOLDER
@@ -36,15 +36,15 @@ def cache_limit() -> int:
     """Bytes that the store may take.
 
     Raises:
-        InputError: it is no size, or too small a one.
+        InputError: it is not a size, or too small.
     """
-    told = os.environ.get(LIMIT, "").strip()
-    if not told:
+    setting = os.environ.get(LIMIT, "").strip()
+    if not setting:
         return DEFAULT_LIMIT
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", told.lower())
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", setting.lower())
     if parts is None or parts[2] not in _UNITS:
-        raise InputError(f"{LIMIT}={told!r} is no size; write e.g. {LIMIT}=10GB")
+        raise InputError(f"{LIMIT} must be a size, got {setting!r}; for example {LIMIT}=10GB")
     size = int(float(parts[1]) * _UNITS[parts[2]])
     if size < LEAST_LIMIT:
-        raise InputError(f"{LIMIT}={told!r} is too small; write at least {LIMIT}=50MB, or {PLACE}=off for no cache")
+        raise InputError(f"{LIMIT} must be at least 50MB, got {setting!r}; set {PLACE}=off for no cache")
     return size

@@ -9,7 +9,7 @@ import torch
 
 
 def patch_torchvision() -> None:
-    """Make a torchvision importable that was built for another torch, as the registry's is beside a CPU-only one."""
+    """Make a torchvision importable that was built for another torch, such as a default build with a CPU torch."""
     try:
         import torchvision  # noqa: F401
     except RuntimeError as error:

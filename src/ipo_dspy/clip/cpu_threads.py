@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 ROWS = 256
-"""Rows of the product that is timed: a step's prompts have about so many tokens."""
+"""Rows of the product that is timed: about the number of tokens in a step's prompts."""
 
 SMALL_PRODUCT = 1e8
 """Operations of a product that gains little from a second thread and loses much on a busy machine: 3 ms on one core."""
@@ -35,7 +35,7 @@ _USER_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass(frozen=True, slots=True)
 class CpuThreads:
-    """A number of threads and the reason for it, in words."""
+    """A number of threads and the reason for it."""
 
     count: int
     reason: str
@@ -77,7 +77,7 @@ def threads_for(rows: int, inner: int, columns: int) -> int:
 
 @contextlib.contextmanager
 def limited_to(count: int) -> Iterator[None]:
-    """Compute with at most so many threads inside; the caller's number is set back at the end."""
+    """Limit the threads of a block of code; restores the caller's number at the end."""
     before = torch.get_num_threads()  # PyTorch keeps it for each thread of Python
     if count >= before:
         yield

@@ -1,4 +1,4 @@
-"""What is known of a model's image features: first in memory, then on disk; and going on where the disk fails.
+"""Cache of a model's image features, first in memory, then on disk; keeps working if the disk fails.
 
 A store that is damaged, foreign, read-only or full costs time and never the run: a warning says what to do, and images
 are encoded as if it were not there.
@@ -83,7 +83,7 @@ class FailSafeStore:
         self._telling = threading.Lock()
 
     def attempt(self, work: Callable[[FeatureStore], _Found], *, writes: bool = False) -> _Found | None:
-        """What something gives, or None and, once, a warning."""
+        """Return the result of a call, or None and, once, a warning."""
         if self.writes if writes else self.reads:
             try:
                 return work(self.store)
@@ -113,7 +113,7 @@ def _disk() -> FailSafeStore | None:
 
 
 def origin(backbone: Backbone, reading: int) -> CacheNamespace:
-    """What the features of images depend on besides the images, as things are now."""
+    """Return everything besides the image that its features depend on in this process."""
     kind = backbone.device.type
     parts = [backbone.identity["dtype"], kind, f"matmul {torch.get_float32_matmul_precision()}"]
     if torch.is_autocast_enabled(kind):
@@ -131,5 +131,5 @@ def _libjpeg() -> str | None:
 def _software() -> str:
     versions = {"Pillow": PIL.__version__, "libjpeg": str(_libjpeg())}
     for name, version in package_versions(_COMPUTE).items():
-        versions[name] = version.partition("+")[0]  # +cpu and +cu128 compute alike here
+        versions[name] = version.partition("+")[0]  # +cpu and +cu128 compute the same here
     return ", ".join(f"{name} {version}" for name, version in versions.items())

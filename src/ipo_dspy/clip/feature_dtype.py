@@ -1,8 +1,8 @@
 """The number format in which image features are kept while they are not computed with.
 
 Float32 is what the tower gives. Above a gibibyte (half a million images of width 512) features are kept in float16, so
-that a million images fit beside a model into 3 GB. Each number is rounded to the nearest of float16, ties to even, once
-and always alike; blocks are brought back to float32, so what is lost is this one rounding. docs/decisions.md says how
+that a million images and a model fit into 3 GB. Each number is rounded to the nearest of float16, ties to even, once
+and consistently; blocks are brought back to float32, so what is lost is this one rounding. docs/decisions.md says how
 much that moves scores.
 """
 
@@ -16,7 +16,7 @@ LIMIT = 2**30
 
 
 def storage_dtype(images: int, width: int) -> torch.dtype:
-    """The format for so many images of that feature width.
+    """Return the storage dtype for a number of images of a feature width.
 
     >>> storage_dtype(50_000, 512), storage_dtype(1_280_000, 512)
     (torch.float32, torch.float16)
@@ -30,7 +30,7 @@ def to_storage_dtype(features: Tensor) -> Tensor:
 
 
 class FeatureBuffer:
-    """Features as they come, in the format in which so many are kept: those of a million never stand in float32."""
+    """Collects features as they are computed, in their storage dtype: a million are never held in float32."""
 
     def __init__(self, most: int) -> None:
         self._most, self._count = most, 0
@@ -54,7 +54,7 @@ class FeatureBuffer:
 
 
 def to_scoring_device(features: Tensor, device: torch.device) -> Tensor:
-    """Features at rest where scoring on a device takes them from.
+    """Return stored features on the device from which scoring reads them.
 
     A GPU holds them itself where they take at most half of its free memory. Else they are pinned once, so that blocks
     are brought to it without waiting for each.

@@ -57,7 +57,7 @@ _STORES: "weakref.WeakSet[FeatureStore]" = weakref.WeakSet()
 
 @dataclass(frozen=True, slots=True)
 class StoreEntry:
-    """What a store holds of one origin.
+    """Contents of a store for one origin.
 
     Attributes:
         origin: of the features.
@@ -81,7 +81,7 @@ class FeatureStore:
 
     Raises:
         StoreError: by every method: the store cannot be used; the message says what to write.
-        StoreFullError: by those that write: there is no room, but what is there can be read.
+        StoreFullError: raised by writes: the store is full, but its contents can be read.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -94,7 +94,7 @@ class FeatureStore:
     def get(self, origin: CacheNamespace, key: str) -> Row | None:
         """The features [D] of the image with this hash, or None."""
         name = bytes.fromhex(key)
-        try:  # not `told`: this is called for every image, and a context manager costs a tenth of it
+        try:  # not `raising_store_errors`: this is called for every image, and a context manager costs a tenth of it
             with _READING:
                 file = self._file or self._open()
                 with file.env.begin() as txn:
@@ -133,7 +133,7 @@ class FeatureStore:
             return 0
 
     def contents(self) -> list[StoreEntry]:
-        """What is held of each origin, the one used last first."""
+        """Return the contents of each origin, most recently used first."""
         if not data_file(self.folder).exists():
             return []
         with _READING, raising_store_errors(self.folder):
@@ -195,7 +195,7 @@ class FeatureStore:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[tuple[SegmentFile, Transaction]]:
-        """A write transaction; other threads of this process may read beside it."""
+        """A write transaction; other threads of this process may read meanwhile."""
         with _WRITING, raising_store_errors(self.folder), self._locked():
             with _READING:
                 file = self._file
@@ -205,7 +205,7 @@ class FeatureStore:
                 yield file, txn
 
     def _room(self, file: SegmentFile, txn: Transaction, origin: CacheNamespace, pages: int) -> Segment:
-        """The segment for so many new pages, used now, after making room for them."""
+        """Return a segment for a number of new pages, after making room for them."""
         segment, now = next(iter(file.table(txn).get(origin, ())), None), time.time()
         if segment is None or file.pages_in(txn, segment) + pages > self.limit // file.page // _PART:
             segment = self._begin(file, txn, origin, now)
@@ -303,7 +303,7 @@ def _after_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """LMDB's locks belong to one process, so a child opens the file anew."""
+    """LMDB's locks belong to one process, so a child process opens the file again."""
     for store in _STORES:
         store._close()
     _after_fork()

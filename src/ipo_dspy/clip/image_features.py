@@ -1,4 +1,4 @@
-"""Images to CLIP features: decode beside encoding, remember by content.
+"""Encode images to CLIP features: decode while the tower encodes, and cache by content.
 
 The evaluation transform of the model is applied, no random crops. Reading and decoding run in a few threads ahead of
 the tower with a bounded look-ahead, so memory holds two batches of pixels and not the data set. An image whose content
@@ -41,7 +41,7 @@ class EncodedImages:
     """Features of the images that could be read.
 
     Attributes:
-        features: [N, D], float32 or, of very many images, float16 (`clip.feature_dtype`), normalised, on the CPU.
+        features: [N, D], float32 or, of very many images, float16 (`clip.feature_dtype`), normalized, on the CPU.
         kept: for each row of `features`, the index of its source.
         keys: for each row, a hash of the image's content.
         skipped: index and message of each source that could not be read.
@@ -87,7 +87,7 @@ def encode_images(
         sources: the images; see `ImageSource`.
         batch_size: images in one pass of the tower.
         num_threads: threads that decode; by default one a core, at most 16.
-        skip_unreadable: go on past images that cannot be read and name them in `skipped`.
+        skip_unreadable: skip images that cannot be read and name them in `skipped`.
         allow_url: fetch http and https URLs.
         checked: `check_images` has seen them, so they need not be decoded once more.
         progress: called with the number of images done and the number of all, now and then and at the end.
@@ -96,12 +96,12 @@ def encode_images(
         ImageError: images that cannot be read, unless `skip_unreadable`; all of them are named at once. On the CPU,
             where the tower is the slow part, before the first is encoded.
         DataError: no images, or none that can be read.
-        InputError: `batch_size` is below 1, or `IPO_DSPY_CACHE_LIMIT` is no size.
+        InputError: `batch_size` is below 1, or `IPO_DSPY_CACHE_LIMIT` is not a size.
     """
     require_int("batch_size", batch_size, 1)
     if not sources:
         raise DataError("no images to encode; pass at least one")
-    rows, kept, keys = FeatureBuffer(len(sources)), list[int](), list[str]()
+    rows, kept_indices, keys = FeatureBuffer(len(sources)), list[int](), list[str]()
     bad: list[tuple[int, ImageError]] = []
     waiting: list[tuple[int, _Ready]] = []
     threads = num_threads or _threads()
@@ -112,9 +112,9 @@ def encode_images(
     for index, outcome in enumerate(_in_order(prepare, sources, batch_size + threads, threads)):
         if isinstance(outcome, ImageError):
             bad.append((index, outcome))
-        elif skip_unreadable or not bad:  # the rest is read only to tell all bad images at once
+        elif skip_unreadable or not bad:  # the rest is read only to report all bad images at once
             waiting.append((index, outcome))
-            kept.append(index)
+            kept_indices.append(index)
             keys.append(outcome.key)
         if len(waiting) == batch_size or index == len(sources) - 1:
             rows.add(list(_encode(backbone, known, waiting).values()))
@@ -124,9 +124,11 @@ def encode_images(
     known.settle()
     if bad and not skip_unreadable:
         raise _refused(bad, len(sources)) from bad[0][1]
-    if not kept:
+    if not kept_indices:
         raise DataError(f"none of {len(sources)} images can be read; the first: {bad[0][1]}")
-    return EncodedImages(rows.features, tuple(kept), tuple(keys), tuple((index, str(error)) for index, error in bad))
+    return EncodedImages(
+        rows.features, tuple(kept_indices), tuple(keys), tuple((index, str(error)) for index, error in bad)
+    )
 
 
 def check_images(
@@ -164,7 +166,7 @@ def _refused(bad: Sequence[tuple[int, ImageError]], total: int) -> ImageError:
 
 
 def refusal(messages: Sequence[str], total: int, place: str = "") -> ImageError:
-    """Return one error that tells of all bad images; `place` says where the only one is."""
+    """Return one error that names the unreadable images; `place` says where a single one is."""
     if len(messages) == 1:
         where = f" ({place})" if place else ""
         return ImageError(f"{messages[0]}{where}", hint=Hint("pass {skip_unreadable} to skip it", skip_unreadable=True))
@@ -219,20 +221,22 @@ def _prepare(backbone: Backbone, known: FeatureCache, source: ImageSource, *, al
 
 def _encode(backbone: Backbone, known: FeatureCache, waiting: Sequence[tuple[int, _Ready]]) -> dict[int, Tensor]:
     """Features [D] by index; contents that are not known yet go through the tower together."""
-    found = {ready.key: ready.features for _, ready in waiting if ready.features is not None}
-    fresh = {ready.key: ready.pixels for _, ready in waiting if ready.pixels is not None and ready.key not in found}
+    features_by_key = {ready.key: ready.features for _, ready in waiting if ready.features is not None}
+    fresh = {
+        ready.key: ready.pixels for _, ready in waiting if ready.pixels is not None and ready.key not in features_by_key
+    }
     encoded: dict[str, Tensor] = {}
     with backbone.lock:
         for key in list(fresh):
             features = known.get(key)  # another thread or process may have been quicker
             if features is not None:
-                found[key] = features
+                features_by_key[key] = features
                 del fresh[key]
         if fresh:
             rows = backbone.encode_pixels(backbone.batch(list(fresh.values()))).cpu()  # [N, D]
             # Rows of their own: a view would keep the whole batch alive.
             encoded = {key: row.clone() for key, row in zip(fresh, rows, strict=True)}
-            found.update(encoded)
+            features_by_key.update(encoded)
             known.remember(encoded)
     known.keep(encoded)  # not under the lock: the disk takes its time
-    return {index: found[ready.key] for index, ready in waiting}
+    return {index: features_by_key[ready.key] for index, ready in waiting}

@@ -1,4 +1,4 @@
-"""The image formats that are read, their file suffixes, and images told by their content.
+"""List the supported image formats and their file suffixes, and detect images by content.
 
 One list for everything that looks for images: folders, tar files, the command line, and reports. It follows from the
 formats of `FORMATS` that the installed Pillow decodes, with HEIC where `pillow-heif` is installed. Needs no torch.
@@ -73,23 +73,23 @@ def file_suffix(name: str) -> str:
 
 
 def is_image_file(path: str | os.PathLike[str]) -> bool:
-    """Tell an image by its suffix, and a file without one, or with a query of an address for one, by its content."""
+    """Return whether a file is an image, by its suffix, or by its content if the suffix is missing or a URL query."""
     suffix = file_suffix(os.fspath(path))
     return suffix in image_suffixes() if suffix else _has_image_content(path)
 
 
 def is_picture(path: str | os.PathLike[str]) -> bool:
-    """Tell an image, also of a format that is not read here, such as HEIC or a camera's own."""
+    """Return whether a file is an image, including unsupported formats such as HEIC or camera raw."""
     return file_suffix(os.fspath(path)) in _HEIF_SUFFIXES | _NEWER_SUFFIXES | _RAW_SUFFIXES or is_image_file(path)
 
 
 def has_signature(data: bytes) -> bool:
-    """Tell whether the first bytes are those of a format that is read."""
+    """Return whether the first bytes are the signature of a supported format."""
     return any(_accepts(name, data[:16]) for name in readable_formats() if name not in _WITHOUT_SIGNATURE)
 
 
 def is_heif(data: bytes) -> bool:
-    """Tell whether the first bytes are those of a HEIC or HEIF image."""
+    """Return whether the first bytes are those of a HEIC or HEIF image."""
     return _HEIF_BRANDS.match(data) is not None
 
 

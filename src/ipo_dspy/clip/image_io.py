@@ -41,7 +41,7 @@ uint8 or of floats in 0..1, a path, a data URI, the bytes of a file as `bytes` o
 http(s) URL."""
 
 READING = 2
-"""To be raised with every change to the pixels that an image gives: features of other readings are then left alone."""
+"""Version of image decoding. Increase it with every change to the decoded pixels, so that old features are not used."""
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 """Bytes of one image file; images within Pillow's limit on pixels fit, also without compression."""
@@ -107,13 +107,13 @@ def _opener(source: ImageSource) -> Callable[[], Image.Image] | None:
 
 
 def _is_tensor(source: object) -> TypeGuard["Tensor"]:
-    """Tell a PyTorch tensor without importing torch: where nobody has, there is none."""
+    """Return whether this is a PyTorch tensor. Does not import torch: if it is not imported, no tensor exists."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(source, torch.Tensor)
 
 
 def is_remote(source: ImageSource) -> bool:
-    """Tell whether an image has to be fetched over the network.
+    """Return whether an image has to be fetched over the network.
 
     >>> is_remote("https://example.com/cat.jpg"), is_remote("photos/cat.jpg")
     (True, False)
@@ -147,7 +147,7 @@ def name_image(source: object) -> str:
 
 
 def is_url(text: str) -> bool:
-    """Tell an address from a path.
+    """Return whether a text is a URL rather than a path.
 
     >>> is_url("https://example.com/cat.jpg"), is_url("photos/cat.jpg")
     (True, False)

@@ -36,7 +36,7 @@ CLEAR = "remove it with: ipo-dspy cache clear"
 ELSEWHERE = "take another folder, e.g. export IPO_DSPY_CACHE=/a/folder/that/you/may/write"
 
 FAULTS = (lmdb.Error, OSError)
-"""What `to_store_error` puts into words."""
+"""Errors that `to_store_error` translates."""
 
 _MAP = 1 << 40  # address space, not memory; the same for all, so that no process outgrows the map of another
 _READERS = 1024
@@ -50,7 +50,7 @@ _ABOUT, _SCHEMA, _TABLE = b"about", b"schema", b"segments"
 
 @dataclass(frozen=True, slots=True)
 class CacheNamespace:
-    """What features depend on besides the image.
+    """Everything besides the image that features depend on.
 
     Attributes:
         fingerprint: of the model: weights, architecture, transform.
@@ -185,10 +185,10 @@ class SegmentFile:
         return -(-len(value) // self.page) + 1
 
     def extend(self, pages: int) -> None:
-        """Before a transaction with so many pages ends, make the file long enough for it.
+        """Make the file long enough for a transaction with a number of pages, before it ends.
 
         LMDB leaves pages at the end unwritten if they were not needed after all, and the file would look cut. What is
-        added is a hole that takes no space. The last terms are for pages that change beside, and for the list of
+        added is a hole that takes no space. The last terms are for pages that change in addition, and for the list of
         free ones.
         """
         needed = self.pages + 4 * pages + self.pages // 256 + 256
@@ -236,7 +236,7 @@ def lock_file(folder: Path) -> Path:
 
 
 def _check_regular(folder: Path) -> None:
-    """Raise an OSError where one of the files is there and is no regular file; LMDB would wait for a named pipe."""
+    """Raise an OSError if a file exists and is not a regular file; LMDB would wait for a named pipe."""
     for path in (data_file(folder), lock_file(folder)):
         with contextlib.suppress(FileNotFoundError):
             open_regular(path).close()
@@ -285,7 +285,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def remove(folder: Path) -> None:
-    """Remove the files of a store; under its own name it is gone at once, and who has it open may go on.
+    """Remove the files of a store; under its own name it is gone at once, and processes that have it open can continue.
 
     Raises:
         StoreError: there is more in the folder than a store.
@@ -316,7 +316,7 @@ def _unlink(folder: Path) -> None:
 
 @contextlib.contextmanager
 def raising_store_errors(folder: Path) -> Iterator[None]:
-    """What LMDB and the system raise as a StoreError."""
+    """Raise errors of LMDB and the system as a StoreError."""
     try:
         yield
     except FAULTS as error:
@@ -324,7 +324,7 @@ def raising_store_errors(folder: Path) -> Iterator[None]:
 
 
 def to_store_error(error: Exception, folder: Path) -> StoreError:
-    """What LMDB and the system say, in words that end with what to write."""
+    """Translate an error of LMDB or the system into a StoreError with a remedy."""
     shown = f"the image cache {str(folder)!r}"
     if isinstance(error, Timeout):
         return StoreError(f"{shown} was held by another process for {_LOCK_SECONDS:.0f} s; {ELSEWHERE}")

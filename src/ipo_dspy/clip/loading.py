@@ -98,7 +98,7 @@ def with_dtype(backbone: Backbone, dtype: str) -> Backbone:
     """Load the weights of a backbone once more, in another number format; only the caller keeps the result.
 
     Raises:
-        ModelError: they cannot be read, do not fit beside it, or differ now, as random weights do each time.
+        ModelError: they cannot be read, do not fit next to it, or differ now, as random weights do each time.
     """
     backbone.check_loaded()
     again = _load(replace(backbone.arguments, dtype=DTYPES[dtype], downloads=backbone.downloads))
@@ -210,8 +210,8 @@ def _fingerprint(model: nn.Module, facts: Mapping[str, Any]) -> str:
     """Return a digest of every weight and of `facts`; tensors are hashed in parallel because models reach 10 GB."""
     with ThreadPoolExecutor() as pool:
         parts = list(pool.map(_digest, sorted(model.state_dict().items())))
-    told = dumps({**facts, "kind": type(model).__name__}, sort_keys=True, default=str)
-    return sha256("\n".join([*parts, told]).encode()).hexdigest()[:16]
+    metadata = dumps({**facts, "kind": type(model).__name__}, sort_keys=True, default=str)
+    return sha256("\n".join([*parts, metadata]).encode()).hexdigest()[:16]
 
 
 def _digest(item: tuple[str, Tensor]) -> str:

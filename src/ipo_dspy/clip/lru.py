@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class TensorLRU:
-    """The latest tensors by key, at most `max_floats` numbers in all; the longest unused go first."""
+    """The latest tensors by key, at most `max_floats` numbers in all. The least recently used are evicted first."""
 
     def __init__(self, max_floats: int) -> None:
         self._max = max_floats
@@ -17,7 +17,7 @@ class TensorLRU:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> Tensor | None:
-        """The tensor under `key`, now the most recently used, or None."""
+        """Return the tensor under `key` and mark it as the most recently used, or return None."""
         with self._lock:
             if key in self._items:
                 self._items.move_to_end(key)

@@ -1,4 +1,4 @@
-"""A causal text tower on a plan of shared prefixes: each distinct prefix once a layer, exactly.
+"""Run a causal text tower on a plan of shared prefixes: each distinct prefix once per layer, exactly.
 
 Hidden states of a causal tower depend on the tokens before and at a position, so what lists share need not be computed
 for each of them. The large matrix products run over all nodes at once; attention runs over groups of runs, whose
@@ -32,7 +32,7 @@ CLASS = -1
 
 
 def suffix_tokens(tower: Any) -> TokenList:
-    """What a tower puts after every list.
+    """Return the tokens that a tower appends to every list.
 
     >>> from types import SimpleNamespace
     >>> suffix_tokens(SimpleNamespace(cls_emb=None))
@@ -42,12 +42,18 @@ def suffix_tokens(tower: Any) -> TokenList:
 
 
 def can_encode(tower: Any, tokens: TokenList) -> bool:
-    """Whether `encode_with_shared_prefixes` gives what the tower gives for a list: CoCa masks padding by its token, and has room for some."""
+    """Return whether `encode_with_shared_prefixes` matches the tower for a token list.
+
+    CoCa masks padding by its token id, and needs room for at least one padding token.
+    """
     return not suffix_tokens(tower) or (len(tokens) < tower.context_length and tower.pad_id not in tokens)
 
 
 def shares_prefixes(tower: Any) -> bool:
-    """Whether `encode_with_shared_prefixes` knows the blocks of a tower; whether the tower is causal is not seen here."""
+    """Return whether `encode_with_shared_prefixes` supports the blocks of a tower.
+
+    This does not check that the tower is causal.
+    """
     blocks: Any = getattr(tower.transformer, "resblocks", ())
     right = getattr(tower, "correct_cls_mask", False)  # which no configuration of open_clip can ask for
     return len(blocks) > 0 and all(map(_is_plain, blocks)) and not right
@@ -82,12 +88,12 @@ def _embedded(tower: Any, tokens: Tensor, positions: Tensor) -> Tensor:
 
 
 def _pieces(runs: PrefixGroup) -> list[PrefixGroup]:
-    """Runs of a group that have about `LOOKED_AT` keys together."""
+    """Split a group into groups of runs that have about `LOOKED_AT` keys together."""
     size = max(1, LOOKED_AT // (runs.depth + runs.length))
     starts = range(0, runs.count, size)
     return [
-        PrefixGroup(runs.first + start * runs.length, len(some), runs.length, some)
-        for start, some in ((start, runs.ancestors[start : start + size]) for start in starts)
+        PrefixGroup(runs.first + start * runs.length, len(ancestors), runs.length, ancestors)
+        for start, ancestors in ((start, runs.ancestors[start : start + size]) for start in starts)
     ]
 
 
@@ -107,14 +113,14 @@ class _Group:
         self.ends = runs.first + ends  # [B]
 
     def attend(self, q: Tensor, kv: Tensor, heads: int) -> Tensor:
-        """Of the last nodes of each run to its ancestors and itself: q [B, q, W] and kv [N, 2 W] to [B, q, W]."""
+        """Attend from the last nodes of each run to ancestors and run: q [B, q, W], kv [N, 2 W] to [B, q, W]."""
         count = q.shape[1]
-        own = kv[self.rows].view(self.count, self.length, -1)
-        both = torch.cat([kv[self.ancestors], own], dim=1)  # [B, keys, 2 W]
+        run_kv = kv[self.rows].view(self.count, self.length, -1)
+        both = torch.cat([kv[self.ancestors], run_kv], dim=1)  # [B, keys, 2 W]
         k, v = both.view(self.count, self.keys, 2, heads, -1).permute(2, 0, 3, 1, 4)  # each [B, H, keys, W / H]
         q = q.reshape(self.count, count, heads, -1).transpose(1, 2)  # [B, H, q, W / H]
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=self.seen[-count:])
-        return found.transpose(1, 2).flatten(-2)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=self.seen[-count:])
+        return attended.transpose(1, 2).flatten(-2)
 
 
 def _attend(block: Any, x: Tensor, groups: list[_Group]) -> Tensor:
@@ -129,23 +135,23 @@ def _attend(block: Any, x: Tensor, groups: list[_Group]) -> Tensor:
 
 
 def _last(block: Any, x: Tensor, groups: list[_Group]) -> Tensor:
-    """The last block for the end of each run alone: [M, W], in the order of runs."""
+    """Apply the last block to the end of each run only: [M, W], in the order of runs."""
     width, heads = x.shape[1], block.attn.num_heads
     weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
     normed = block.ln_1(x)
     kv = F.linear(normed, weight[width:], None if bias is None else bias[width:])  # [N, 2 W]
     ends = torch.cat([group.ends for group in groups])  # [M]
     q = F.linear(normed[ends], weight[:width], None if bias is None else bias[:width])  # [M, W]
-    found, first = torch.empty_like(q), 0
+    attended, first = torch.empty_like(q), 0
     for group in groups:
         rows = slice(first, first + group.count)
-        found[rows] = group.attend(q[rows, None], kv, heads)[:, 0]
+        attended[rows] = group.attend(q[rows, None], kv, heads)[:, 0]
         first += group.count
-    return _mlp(block, x[ends] + block.ls_1(block.attn.out_proj(found)))
+    return _mlp(block, x[ends] + block.ls_1(block.attn.out_proj(attended)))
 
 
 def _mlp(block: Any, x: Tensor) -> Tensor:
-    """The block's second half, in place, some rows at a time."""
+    """Apply the MLP half of a block in place, `ROWS` rows at a time."""
     for rows in torch.split(x, ROWS):
         rows += block.ls_2(block.mlp(block.ln_2(rows)))
     return x

@@ -97,7 +97,7 @@ def plan(lists: Sequence[TokenList]) -> PrefixPlan:
 
 
 def shared_tokens(lists: Sequence[TokenList]) -> list[int]:
-    """How many first tokens each list shares with the one before it.
+    """Return the number of leading tokens that each list shares with the one before it.
 
     >>> shared_tokens([(1, 2, 3), (1, 2, 4), (5,)])
     [0, 2, 0]
@@ -119,7 +119,7 @@ def _grouped(
 
 
 def chunks(lists: Sequence[TokenList], nodes: int) -> list[Sequence[TokenList]]:
-    """Sorted lists in pieces whose plans have about so many nodes at most.
+    """Split sorted lists into chunks whose plans have about `nodes` nodes at most.
 
     >>> chunks([(1, 2, 3), (1, 2, 4), (1, 5, 6)], nodes=4)
     [[(1, 2, 3), (1, 2, 4)], [(1, 5, 6)]]

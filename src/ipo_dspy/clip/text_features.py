@@ -2,9 +2,9 @@
 
 A template's features depend on its token ids only, so the filled prompts of one call are reduced to distinct token
 lists. Where the text tower allows it, each distinct prefix of all of them is computed once (`clip.prefix_trie`,
-`clip.prefix_attention`); other towers encode them in batches on the full context. `plain_class_features` is the reference
-implementation: one class at a time, by the model's own `encode_text`; both agree to 1e-5 on every normalized feature
-in float32.
+`clip.prefix_attention`); other towers encode them in batches on the full context. `plain_class_features` is the
+reference implementation: one class at a time, by the model's own `encode_text`. Both agree to 1e-5 on every normalized
+feature in float32.
 
 Letters: T templates, C classes, M token lists, L tokens, D width of the features.
 """
@@ -30,7 +30,7 @@ NODES = 16_384
 
 @dataclass(frozen=True, slots=True)
 class TemplateTokens:
-    """How a model reads a template filled with all classes.
+    """Tokens of a template filled with all classes.
 
     Attributes:
         key: equal for two templates exactly if, line by line and class by class, they give the same token
@@ -56,9 +56,9 @@ def template_tokens(backbone: Backbone, template: Template, classes: Sequence[st
 def class_features(
     backbone: Backbone, templates: Sequence[Template], classes: Sequence[str], *, batch_size: int = 256
 ) -> Tensor:
-    """Features of every class under every template: [T, C, D], float32, normalised, on the CPU.
+    """Features of every class under every template: [T, C, D], float32, normalized, on the CPU.
 
-    Several lines of one template are averaged after normalising and the mean is normalised again, as in
+    Several lines of one template are averaged after normalizing and the mean is normalized again, as in
     open_clip's `build_zero_shot_classifier` (Radford et al. 2021, section 3.1.4). What was asked before with
     the same classes is remembered on the backbone, and two threads never compute the same.
 
@@ -72,11 +72,11 @@ def class_features(
     with backbone.lock:
         known = {template: backbone.text_memo.get((str(template), names)) for template in templates}
         missing = [template for template, features in known.items() if features is None]
-        found = {template: features for template, features in known.items() if features is not None}
+        features_by_template = {template: features for template, features in known.items() if features is not None}
         for template, features in zip(missing, _encode(backbone, missing, names, batch_size), strict=True):
             backbone.text_memo.put((str(template), names), features)
-            found[template] = features
-    return torch.stack([found[template] for template in templates])  # [T, C, D]
+            features_by_template[template] = features
+    return torch.stack([features_by_template[template] for template in templates])  # [T, C, D]
 
 
 def plain_class_features(backbone: Backbone, templates: Sequence[Template], classes: Sequence[str]) -> Tensor:

@@ -1,8 +1,8 @@
 """The text tower of a loaded open_clip model: where it pools, how it projects, and which fast path it allows.
 
 A causal tower does not see what follows a token, so the beginning that token lists share is computed once for all of
-them (`clip.prefix_attention`). Whether a model allows this is decided at load, by its structure and by a comparison with its own
-`encode_text`; any other model takes the full context, which is slow rather than wrong.
+them (`clip.prefix_attention`). Whether a model allows this is decided at load, by its structure and by a comparison
+with its own `encode_text`. Any other model encodes the full context, which is slow rather than wrong.
 
 Letters: M token lists, L tokens, W width of the tower, D width of the features.
 """

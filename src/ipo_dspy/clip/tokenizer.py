@@ -58,14 +58,14 @@ class TokenizerAdapter:
         return table
 
     def agrees(self, texts: Sequence[str]) -> bool:
-        """Whether ids and padding are what open_clip itself hands to the tower."""
+        """Return whether ids and padding equal those that open_clip passes to the tower."""
         fitting = [text for text, ids in zip(texts, self.ids(texts), strict=True) if len(ids) <= self.context_length]
-        mine = self.padded(self.ids(fitting), self.context_length)
-        return not fitting or torch.equal(mine, self._tokenizer(fitting))
+        padded = self.padded(self.ids(fitting), self.context_length)
+        return not fitting or torch.equal(padded, self._tokenizer(fitting))
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the fingerprint has to know: how this tokenizer behaves, not what it is called."""
+        """Return the inputs of the fingerprint: how this tokenizer behaves, not its name."""
         return {
             "context": self.context_length,
             "pad": self._pad,

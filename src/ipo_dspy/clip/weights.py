@@ -1,7 +1,7 @@
-"""Where the weights of a CLIP are: names, tags, files and folders turned into paths, or one clear error.
+"""Locate the weights of a CLIP model: resolve names, tags, files and folders to paths, or raise one clear error.
 
 Files that are already here are used without asking the network. The network is asked once before anything is
-fetched, so that a machine without one hears so at once and not after five retries for each file. A model that a file
+fetched, so that a machine without one fails at once and not after five retries for each file. A model that a file
 names, rather than the user, is not fetched unless the user allows it, and then without the user's hub token.
 open_clip comes in as an argument: only `clip.loading` imports it.
 """
@@ -38,7 +38,7 @@ _WAYS_OUT = Hint(
 _CONFIG_LIMIT = 1024**2
 
 Downloads: TypeAlias = Literal["allowed", "anonymous", "refused"]
-"""Whether missing files may be fetched: `allowed` for a model that the user names, `refused` for one that a file names,
+"""Permission to fetch missing files: `allowed` for a model that the user names, `refused` for one that a file names,
 `anonymous` (without the user's hub token) where the user allows that."""
 _HUB_SWITCHES: Mapping[str, str] = {"refused": "HF_HUB_OFFLINE", "anonymous": "HF_HUB_DISABLE_IMPLICIT_TOKEN"}
 
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where open_clip finds the parts of one model; nothing in it needs the network except the tokenizer."""
+    """Locations of the parts of one open_clip model. Only the tokenizer may need the network."""
 
     shown: str
     architecture: str
@@ -80,7 +80,7 @@ def hub_access(downloads: Downloads) -> Iterator[None]:
 
 
 def check_name(name: str) -> None:
-    """See that a model is of a known kind, as far as the name alone tells; nothing is loaded or fetched.
+    """Check by its name alone that a model is of a known kind; nothing is loaded or fetched.
 
     Raises:
         ModelError: open_clip has no such model.
@@ -96,15 +96,15 @@ def _architectures() -> Sequence[str]:
     """Names of open_clip's models: its own list, or the files of that where importing it would load torch."""
     if (loaded := sys.modules.get("open_clip")) is not None and hasattr(loaded, "list_models"):
         return list(loaded.list_models())
-    found = importlib.util.find_spec("open_clip")
-    folders = [] if found is None else found.submodule_search_locations or []
+    spec = importlib.util.find_spec("open_clip")
+    folders = [] if spec is None else spec.submodule_search_locations or []
     return [path.stem for folder in folders for path in Path(folder).glob("model_configs/*.json")]
 
 
 def resolve(
     open_clip: Any, name: str, pretrained: str | None, cache_dir: str | None, downloads: Downloads = "allowed"
 ) -> ModelSource:
-    """Where the parts of a model are, after fetching its weights if they are not here.
+    """Return the locations of the parts of a model, after fetching its weights if they are missing.
 
     Raises:
         ModelError: an unknown name or tag, a missing file, weights of the other activation, no network, or something
@@ -139,12 +139,12 @@ def _from_folder(folder: Path, *, shown: str) -> ModelSource:
         raise ModelError(f"no folder {str(folder)!r}", hint=hint)
     path = folder / _CONFIG_FILE
     if not path.is_file():
-        raise ModelError(f"no {_CONFIG_FILE} in {str(folder)!r}; put the model's own beside its weights")
+        raise ModelError(f"no {_CONFIG_FILE} in {str(folder)!r}; put the model's own next to its weights")
     try:
         config = read_json(path, limit=_CONFIG_LIMIT)["model_cfg"]
         complete = {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{str(path)!r} is no open_clip config ({one_line_error(error)}); replace it") from error
+        raise ModelError(f"{str(path)!r} is not an open_clip config ({one_line_error(error)}); replace it") from error
     if not complete:
         raise ModelError(f"{str(path)!r} lacks embed_dim, vision_cfg or text_cfg in model_cfg; fetch it again")
     if not any(path.suffix in {".safetensors", ".bin", ".pth"} for path in folder.iterdir()):
@@ -169,11 +169,11 @@ def _weights_of_tag(
     open_clip: Any, tag: Mapping[str, Any], shown: str, cache_dir: str | None, downloads: Downloads
 ) -> Path:
     if not tag.get("hf_hub"):
-        kept = Path(cache_dir or "~/.cache/clip").expanduser() / Path(tag["url"]).name  # where open_clip looks
+        cached_path = Path(cache_dir or "~/.cache/clip").expanduser() / Path(tag["url"]).name  # where open_clip looks
         if downloads == "refused":
-            if kept.is_file():
-                return kept
-            raise _refused(shown, kept.name)
+            if cached_path.is_file():
+                return cached_path
+            raise _refused(shown, cached_path.name)
         try:
             return Path(open_clip.download_pretrained(tag, cache_dir=cache_dir))
         except (OSError, RuntimeError) as error:
@@ -197,7 +197,7 @@ def fetch_text_parts(source: ModelSource, cache_dir: str | None, downloads: Down
 
 
 def _hub_file(repo: str, names: Sequence[str], shown: str, cache_dir: str | None, downloads: Downloads) -> Path:
-    """The first of `names` that `repo` has: from the cache without asking the network, else downloaded."""
+    """Return the first of `names` that `repo` has: from the cache without asking the network, else downloaded."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -240,7 +240,7 @@ def _refused(shown: str, what: str) -> ModelError:
 
 
 def _reach_hub() -> None:
-    """Ask once, so that a machine without a network hears so at once and not after five retries a file."""
+    """Ask once, so that a machine without a network fails at once and not after five retries a file."""
     from huggingface_hub import constants, get_session
 
     get_session().head(constants.ENDPOINT, timeout=10)
@@ -289,7 +289,7 @@ def _unknown_weights(name: str, pretrained: str, tags: Sequence[str]) -> ModelEr
 
 
 def file_stamps(model: str, pretrained: str | None) -> Hashable:
-    """Size and time of the files named by path, so that a changed file is loaded anew."""
+    """Size and time of the files named by path, so that a changed file is loaded again."""
     paths: list[Path] = []
     if model.startswith(LOCAL):
         folder = Path(model.removeprefix(LOCAL)).expanduser()

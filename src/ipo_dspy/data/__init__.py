@@ -1,4 +1,4 @@
-"""Load images and labels from folders, tables, tar files and the hub, as lists of `dspy.Example` with class names."""
+"""Load images and labels from folders, tables, tar files and the Hugging Face hub as lists of `dspy.Example`."""
 
 from os import PathLike
 from pathlib import Path
@@ -47,20 +47,20 @@ __all__ = [
 def load_images(
     path: str | PathLike[str], *, shots: int | None = None, seed: int = 0, **options: Unpack[DataOptions]
 ) -> ImageDataset:
-    """Load a folder of class folders, a .csv, .tsv or .parquet table, or webdataset tar files, whichever `path` is.
+    """Load a folder of class folders, a .csv, .tsv or .parquet table, webdataset tar files, or a saved data set.
 
-    Tar files are one file, a folder that holds nothing else, or a pattern that ends in `.tar`. A folder that `datasets`
-    saved is loaded, too. The `options` image, label, classes, base and split are those of `load_image_folder`,
-    `load_image_table`, `load_webdataset` and `load_hub`.
+    Tar files are a single file, a folder that holds nothing else, or a pattern that ends in `.tar`. A saved data set is
+    a folder that `save_to_disk` of `datasets` created. The options `image`, `label`, `classes`, `base` and `split` are
+    those of `load_image_folder`, `load_image_table`, `load_webdataset` and `load_hub`.
 
     Raises:
-        DataError: none of these, an option that this kind of data does not take, or an error of the loader.
+        DataError: `path` is of another kind, an option does not apply to its kind, or the loader fails.
     """
     return open_images(path, **options).load(shots=shots, seed=seed)
 
 
 def open_images(path: str | PathLike[str], **options: Unpack[DataOptions]) -> Catalog:
-    """Return the catalog of a path, before anything is drawn; see `load_images`."""
+    """Return the catalog of a path without drawing images; see `load_images`."""
     place = Path(path).expanduser()
     if check_access(place).is_dir():
         check_folder(place)
@@ -81,9 +81,9 @@ def open_images(path: str | PathLike[str], **options: Unpack[DataOptions]) -> Ca
 
 
 def find_split(path: str | PathLike[str], *, image: str = "auto", label: str = "auto") -> dict[str, str] | None:
-    """Return the parts of data that is already split, or None.
+    """Return the parts of data that is already split, by role, or None.
 
-    The keys are `training`, `validation` and `test`, the values are the `split` that `load_images` takes: names of
+    The roles are `training`, `validation` and `test`. The values can be passed as `split` to `load_images`: names of
     folders, values of a table's split column, or splits of a saved data set.
     """
     place = Path(path).expanduser()
@@ -93,8 +93,8 @@ def find_split(path: str | PathLike[str], *, image: str = "auto", label: str = "
 
 
 def _only(options: DataOptions, place: Path, kind: str, known: set[str]) -> Any:
-    """Return the options, after refusing those that a kind of data does not take."""
+    """Return the options after checking that the kind of data accepts each."""
     for name, value in options.items():
         if name not in known:
-            raise DataError(f"{place} is {kind}, which takes no {name}={value!r}; remove it")
+            raise DataError(f"{place} is {kind}, which does not accept {name}={value!r}; remove it")
     return options

@@ -1,7 +1,7 @@
 """Load a benchmark by the CoOp protocol: k-shot sampling, then the base/novel split.
 
-The order matters. Images are drawn over all classes first, so that base and novel come from one draw; the halves are
-taken by label; test images of a half are classified among that half's names only.
+The order matters. Images are drawn from all classes first, so that base and novel share one draw. The halves are then
+taken by label. Test images of a half are classified among the class names of that half only.
 """
 
 import logging
@@ -35,16 +35,16 @@ READERS: Mapping[Kind, Callable[[Benchmark, Path], BenchmarkSplits]] = {
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkData:
-    """A benchmark data set, or a half of it.
+    """A benchmark data set, or one half of its classes.
 
     Attributes:
-        name: of the data set.
-        template: the hand-written one that CLIP is compared by.
-        train: the drawn images; empty for a set that is for testing only.
-        val: the drawn validation images; ImageNet's are its test images.
+        name: name of the data set.
+        template: hand-written template of the published CLIP baseline.
+        train: the drawn training images; empty for a test-only data set.
+        val: the drawn validation images; for ImageNet, the test images.
         test: all test images of these classes.
-        published_names: class names as published, in label order. They are `test.classes` but for ImageNet, where a
-            later namesake is called e.g. `missile (n04008634)` there.
+        published_names: class names as published, in label order. They equal `test.classes`, except that `test.classes`
+            adds the WordNet id to ImageNet's duplicate names, e.g. `missile (n04008634)`.
     """
 
     name: str
@@ -60,20 +60,20 @@ def load_benchmark(
 ) -> BenchmarkData:
     """Load a data set by the protocol of the CoOp line of work.
 
-    `shots` images a class are drawn from the train list and min(shots, 4) from the val list, as `few_shot` says;
-    ImageNet and the sets for testing have no val list of their own. A class with fewer images gives all that it has,
-    with a logged warning. Test images are never drawn. Of n classes, the first ceil(n/2) by label are base.
+    `few_shot` draws `shots` images per class from the train list and min(shots, 4) from the val list. ImageNet and the
+    test-only data sets have no separate val list. All images of a class are used if it has fewer than `shots`, with a
+    logged warning. Test images are never subsampled. Of n classes, the first ceil(n/2) by label are base.
 
     Args:
-        name: see `BENCHMARKS`, e.g. 'dtd' or 'imagenet_a'.
-        root: folder that holds the data sets' folders, or the data set's own folder.
-        shots: images a class; None takes all.
-        seed: of the draw; the published runs use 1, 2 and 3.
+        name: a key of `BENCHMARKS`, e.g. 'dtd' or 'imagenet_a'.
+        root: folder that holds the folders of all data sets, or the folder of this data set.
+        shots: images per class; None takes all.
+        seed: seed of the draw; the published runs use 1, 2 and 3.
         part: 'all', or the 'base' or 'novel' half of the classes.
 
     Raises:
-        DataError: an unknown name; files that are missing, cut or not the published ones; a half or a draw of a set
-            that is for testing only.
+        DataError: the name is unknown; files are missing, truncated or not as published; or `part` or `shots` is set
+            for a test-only data set.
     """
     benchmark = find_benchmark(name)
     _check_asked(benchmark, shots, seed, part)
@@ -87,8 +87,8 @@ def load_benchmark(
     chosen = {label: names[label] for label in _half(labels, part, lists.where)}
 
     def build(items: Iterable[LabelledPath]) -> ImageDataset:
-        kept = (item for item in items if item.label in chosen)
-        pairs = (example(str(lists.base / item.path), chosen[item.label]) for item in kept)
+        selected = (item for item in items if item.label in chosen)
+        pairs = (example(str(lists.base / item.path), chosen[item.label]) for item in selected)
         return ImageDataset(pairs, classes=tuple(chosen.values()))
 
     published = tuple(lists.names[label] for label in chosen)
@@ -96,18 +96,20 @@ def load_benchmark(
 
 
 def read_benchmark(benchmark: Benchmark, root: str | PathLike[str]) -> BenchmarkSplits:
-    """Return the splits that a data set's files list, after checking that all images exist.
+    """Read the splits of a data set and check that all images exist.
 
     Raises:
-        DataError: something is missing, cut, or not as published.
+        DataError: files are missing, truncated, or not as published.
     """
     folder = expected_folder(benchmark, root)
     see = f"`ipo-dspy data check {benchmark.name} {root}` lists everything that is missing and its source"
     for needed in parts(benchmark):
         if not exists(benchmark, folder, needed):
-            raise DataError(f"{benchmark.title}: {folder / needed.path} is not there (from {needed.origin}); {see}")
+            raise DataError(
+                f"{benchmark.title}: {folder / needed.path} does not exist (source: {needed.origin}); {see}"
+            )
     lists = READERS[benchmark.kind](benchmark, folder)
-    # Folders that were listed just now need no second look, and ImageNet's 1.3 million files would take minutes.
+    # The other readers have just listed the folders; checking ImageNet's 1.3 million files would take minutes.
     absent = absent_images(lists) if benchmark.kind in ("json", "aircraft") else []
     if absent:
         fact = (
@@ -118,7 +120,7 @@ def read_benchmark(benchmark: Benchmark, root: str | PathLike[str]) -> Benchmark
 
 
 def _check_asked(benchmark: Benchmark, shots: int | None, seed: int, part: str) -> None:
-    """Refuse arguments before files are read."""
+    """Check the arguments before files are read."""
     if part not in HALVES:
         raise DataError(f"must be one of {', '.join(map(repr, HALVES))}", argument="part", value=part)
     if shots is not None:
@@ -131,14 +133,14 @@ def _check_asked(benchmark: Benchmark, shots: int | None, seed: int, part: str) 
 def _sampled(
     benchmark: Benchmark, lists: BenchmarkSplits, names: Mapping[int, str], shots: int | None, seed: int
 ) -> tuple[Sequence[LabelledPath], Sequence[LabelledPath]]:
-    """Training and validation images; by distinct name is by label, and warnings can tell names."""
+    """Return training and validation images, drawn by distinct class name, which warnings can show."""
     if shots is None:
         return lists.train, lists.val
-    own_val = [] if benchmark.kind == "imagenet" else lists.val
-    train, val = ([names[item.label] for item in items] for items in (lists.train, own_val))
+    val_items = [] if benchmark.kind == "imagenet" else lists.val
+    train, val = ([names[item.label] for item in items] for items in (lists.train, val_items))
     drawn = few_shot(train, val, shots=shots, seed=seed)
-    picked = [own_val[row] for row in drawn.val]
-    return [lists.train[row] for row in drawn.train], picked if own_val else lists.val
+    picked = [val_items[row] for row in drawn.val]
+    return [lists.train[row] for row in drawn.train], picked if val_items else lists.val
 
 
 def _half(labels: Sequence[int], part: Half, where: Path) -> Sequence[int]:

@@ -1,8 +1,8 @@
 """The benchmark data sets of the paper: directory layouts, split files, and sources.
 
 Layouts, split files, class-name fixes and templates are those of the CoOp line of work (CoOp, CoCoOp, MaPLe,
-PromptSRC, IPO), whose instructions people have followed when they have these sets at all. Nothing is downloaded:
-several sets ask for a registration or are no longer where they were, so what is missing is said with its origin.
+PromptSRC, IPO), since most existing copies of these data sets follow its instructions. Nothing is downloaded: several
+data sets require registration or have moved. Errors name the source of each missing file instead.
 """
 
 import re
@@ -16,7 +16,7 @@ from ipo_dspy.data.dataset import closest
 from ipo_dspy.errors import DataError
 
 Kind = Literal["json", "aircraft", "imagenet", "transfer"]
-"""How a set tells its splits: one JSON file, FGVC-Aircraft's lists, ImageNet's folders, folders for testing only."""
+"""Format of the splits: one JSON file, FGVC-Aircraft's lists, ImageNet's folders, or test folders only."""
 
 COOP = "DATASETS.md of github.com/KaiyangZhou/CoOp"
 CLASS_NAMES = "classnames.txt"
@@ -28,18 +28,18 @@ class Benchmark:
     """A benchmark data set of the paper.
 
     Attributes:
-        name: as `load_benchmark` takes it.
-        title: as papers write it.
-        folder: below the folder that holds all data sets.
-        kind: how it tells its splits.
-        images: folders with images, from `folder`; paths in split files start at the first.
-        lists: split files and lists of class names, from `folder`.
-        classes: how many there are.
-        template: the hand-written one that CLIP is compared by.
-        image_origin: where the images come from.
-        list_origin: where the lists come from.
-        test_images: how many there are, where no split file tells.
-        renamed: class names that the experiments write otherwise.
+        name: name that `load_benchmark` accepts.
+        title: name in papers.
+        folder: folder of the data set, relative to the folder that holds all data sets.
+        kind: format of the splits.
+        images: image folders, relative to `folder`; paths in split files are relative to the first.
+        lists: split files and lists of class names, relative to `folder`.
+        classes: number of classes.
+        template: hand-written template of the published CLIP baseline.
+        image_origin: source of the images.
+        list_origin: source of the lists.
+        test_images: number of test images, if no split file lists them.
+        renamed: published class name -> name that the experiments use.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Benchmark:
 
 
 class DownloadPart(NamedTuple):
-    """A file or folder of a data set, relative to its own folder, and its source."""
+    """A file or folder of a data set, relative to the folder of the data set, and its source."""
 
     path: str
     origin: str
@@ -79,7 +79,7 @@ _EUROSAT_NAMES = {
 def _split(
     name: str, title: str, folder: str, images: str, file: str, classes: int, template: str, origin: str
 ) -> Benchmark:
-    """A data set with one JSON split file."""
+    """Return a data set with one JSON split file."""
     lists = (f"split_zhou_{file}.json",)
     renamed = _EUROSAT_NAMES if name == "eurosat" else {}
     return Benchmark(name, title, folder, "json", (images,), lists, classes, template, origin, renamed=renamed)
@@ -88,7 +88,7 @@ def _split(
 def _transfer(
     name: str, title: str, folder: str, images: str, classes: int, origin: str, test_images: int | None = None
 ) -> Benchmark:
-    """A test set with ImageNet's class names."""
+    """Return a test-only data set with ImageNet's class names."""
     names = (CLASS_NAMES,)
     return Benchmark(name, title, folder, "transfer", (images,), names, classes, PHOTO, origin, test_images=test_images)
 
@@ -142,15 +142,15 @@ BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark i
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """Return the data set of a name or title, ignoring case and punctuation.
+    """Return the data set with a name or title, ignoring case and punctuation.
 
     >>> find_benchmark("Flowers102").name, find_benchmark("imagenet-a").folder
     ('oxford_flowers', 'imagenet-adversarial')
 
     Raises:
-        DataError: there is none; the message lists those that there are.
+        DataError: the name is unknown; the message lists the known ones.
     """
-    known = {_bare(word): one for one in _ALL for word in (one.name, one.title)}
+    known = {_bare(word): benchmark for benchmark in _ALL for word in (benchmark.name, benchmark.title)}
     if _bare(str(name)) in known:
         return known[_bare(str(name))]
     near = closest(str(name), tuple(BENCHMARKS))
@@ -159,26 +159,26 @@ def find_benchmark(name: str) -> Benchmark:
 
 
 def expected_folder(benchmark: Benchmark, root: str | PathLike[str]) -> Path:
-    """Return the data set's own folder: below `root`, or `root` itself."""
+    """Return the folder of the data set: a folder in `root`, or `root` itself."""
     place = Path(root).expanduser()
-    is_own = place.name == benchmark.folder or any((place / name).is_file() for name in benchmark.lists)
-    return place if is_own and not (place / benchmark.folder).is_dir() else place / benchmark.folder
+    is_dataset_folder = place.name == benchmark.folder or any((place / name).is_file() for name in benchmark.lists)
+    return place if is_dataset_folder and not (place / benchmark.folder).is_dir() else place / benchmark.folder
 
 
 def list_file(benchmark: Benchmark, folder: Path, name: str) -> Path:
     """Return the path of a list; sets derived from ImageNet may use the class names of the `imagenet` folder."""
-    own, shared = folder / name, folder.parent / "imagenet" / name
-    return shared if benchmark.kind == "transfer" and not own.is_file() and shared.is_file() else own
+    local, shared = folder / name, folder.parent / "imagenet" / name
+    return shared if benchmark.kind == "transfer" and not local.is_file() and shared.is_file() else local
 
 
 def parts(benchmark: Benchmark) -> Iterator[DownloadPart]:
-    """Yield the files and folders that the data set's folder must hold."""
+    """Yield the files and folders that the folder of the data set must contain."""
     yield from (DownloadPart(name, benchmark.list_origin) for name in benchmark.lists)
     yield from (DownloadPart(name, benchmark.image_origin) for name in benchmark.images)
 
 
 def exists(benchmark: Benchmark, folder: Path, part: DownloadPart) -> bool:
-    """Return True if a part is in the data set's folder."""
+    """Return True if a part exists in the folder of the data set."""
     if part.path in benchmark.lists:
         return list_file(benchmark, folder, part.path).is_file()
     return (folder / part.path).is_dir()

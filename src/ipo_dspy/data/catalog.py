@@ -1,4 +1,4 @@
-"""The labels of an image source, and a way to build any part of it, before anything is drawn."""
+"""Describe an image source by its labels, so that images can be selected before any is read."""
 
 import functools
 import logging
@@ -18,7 +18,7 @@ _P = ParamSpec("_P")
 
 
 class DataOptions(TypedDict, total=False):
-    """Arguments of the loaders that say how a source is read; see `load_image_table` and `load_hub`."""
+    """Keyword arguments of the loaders; see `load_image_table` and `load_hub`."""
 
     image: str
     label: str
@@ -33,8 +33,8 @@ class Catalog:
 
     Attributes:
         classes: class names in label index order.
-        labels: the class of each image.
-        build: positions -> the data set of these images, in that order.
+        labels: class name of each image.
+        build: positions -> data set of these images, in that order.
     """
 
     classes: tuple[str, ...]
@@ -46,37 +46,37 @@ class Catalog:
         return self.build(select(self.labels, shots=shots, test=None, seed=seed).train)
 
     def without_small_classes(self, min_images: int) -> "Catalog":
-        """Leave out classes with fewer images, with a logged warning.
+        """Return the catalog without classes of fewer than `min_images` images, with a logged warning.
 
         Raises:
-            DataError: fewer than two classes are left.
+            DataError: fewer than two classes remain.
         """
         counts = Counter(self.labels)
         small = [f"{name} ({counts[name]})" for name in self.classes if counts[name] < min_images]
         if not small:
             return self
-        wanted = [name for name in self.classes if counts[name] >= min_images]
-        if len(wanted) < 2:
-            left = pluralize(len(wanted), "class")
+        large = [name for name in self.classes if counts[name] >= min_images]
+        if len(large) < 2:
+            left = pluralize(len(large), "class")
             raise DataError(
                 f"must leave two classes, and {min_images} leaves {left}", argument="min_images", hint="lower it"
             )
         left_out, fewest = pluralize(len(small), "class"), pluralize(min_images, "image")
         logger.warning("left out %s with fewer than %s: %s", left_out, fewest, first_few(small, 8))
-        kept = [at for at, label in enumerate(self.labels) if label in wanted]
+        positions = [at for at, label in enumerate(self.labels) if label in large]
 
         def build(rows: Sequence[int]) -> ImageDataset:
-            return self.build([kept[row] for row in rows]).subset(wanted)
+            return self.build([positions[row] for row in rows]).subset(large)
 
-        return Catalog(tuple(wanted), [self.labels[at] for at in kept], build)
+        return Catalog(tuple(large), [self.labels[at] for at in positions], build)
 
     def split(
         self, *, shots: int | None, test: float | None, seed: int
     ) -> tuple[ImageDataset, ImageDataset | None, ImageDataset | None]:
         """Return training, validation, and test images.
 
-        Images that are in neither the training nor the test part are for validation: at most `shots` per class, and
-        only if they are at least a quarter as many as the training images, since fewer decide nothing.
+        Images in neither the training nor the test part are used for validation, at most `shots` per class. There is no
+        validation part if fewer than a quarter as many images as the training images remain: they would decide nothing.
         """
         chosen = select(self.labels, shots=shots, test=test, seed=seed)
         taken = {*chosen.train, *(chosen.test or ())}
@@ -89,7 +89,7 @@ class Catalog:
 
 
 def accept_test_argument(load: Callable[_P, ImageDataset]) -> Callable[_P, ImageDataset]:
-    """Let a loader take its former argument `test` for one more release: it warns and returns ``(train, test)``."""
+    """Let a loader accept its deprecated argument `test`: it warns and returns ``(train, test)``."""
 
     @functools.wraps(load)
     def loader(*args: _P.args, **options: _P.kwargs) -> ImageDataset:
@@ -100,6 +100,6 @@ def accept_test_argument(load: Callable[_P, ImageDataset]) -> Callable[_P, Image
         call = ", ".join(f"{name}={value!r}" for name, value in arguments.items() if value is not None)
         new = f"{load.__name__}(...).split({call})"
         warnings.warn(f"test= is deprecated in {load.__name__}; use {new}", DeprecationWarning, stacklevel=2)
-        return load(*args, **options).split(**arguments)  # type: ignore[return-value]  # as it was
+        return load(*args, **options).split(**arguments)  # type: ignore[return-value]  # the former return type
 
     return loader

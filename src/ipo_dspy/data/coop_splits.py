@@ -17,7 +17,7 @@ from ipo_dspy.data.split_lists import BenchmarkSplits, LabelledPath, check_label
 from ipo_dspy.errors import DataError
 
 MAX_BYTES = 64 * 1024 * 1024
-"""Of one list, far above any that was published."""
+"""Maximum size of a list, far above that of any published one."""
 _PARTS = ("train", "val", "test")
 _LABEL = re.compile(r"[0-9]{1,9}")
 
@@ -26,26 +26,26 @@ def read_json_split(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
     """Read `split_zhou_*.json`: an object of train, val and test, each a list of [path, label, class name].
 
     Raises:
-        DataError: no JSON, no such lists, a row of another form, or a label with two names.
+        DataError: the file is not JSON, a list is missing, a row has another form, or a label has two names.
     """
     path = folder / benchmark.lists[0]
     content = _json(path, benchmark)
     names: dict[int, str] = {}
-    found: dict[str, list[LabelledPath]] = {}
+    splits: dict[str, list[LabelledPath]] = {}
     for part in _PARTS:
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not rows:
             raise DataError(f"{path} has no list {part!r}; {_refetch_hint(benchmark)}")
-        found[part] = [_item(row, f"{part}[{at}] of {path}", names, benchmark) for at, row in enumerate(rows)]
+        splits[part] = [_item(row, f"{part}[{at}] of {path}", names, benchmark) for at, row in enumerate(rows)]
     base = folder / benchmark.images[0]
-    return check_labels(BenchmarkSplits(path, base, found["train"], found["val"], found["test"], names))
+    return check_labels(BenchmarkSplits(path, base, splits["train"], splits["val"], splits["test"], names))
 
 
 def read_aircraft(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
-    """Read FGVC-Aircraft's lists: class names by line, and `IMAGE CLASS NAME` lines for each part.
+    """Read FGVC-Aircraft's lists: one class name per line, and `IMAGE CLASS NAME` lines for each part.
 
     Raises:
-        DataError: no text, an empty list, a line of another form, or a class that is not among the names.
+        DataError: a file is not text or is empty, a line has another form, or a class is not in the list of names.
     """
     where, *parts = (folder / name for name in benchmark.lists)
     names = [class_name(line) for _, line in _lines(where)]
@@ -60,7 +60,7 @@ def read_text(path: Path) -> str:
     """Return the text of a small file.
 
     Raises:
-        DataError: it cannot be read, or is not UTF-8.
+        DataError: the file cannot be read, or is not UTF-8.
     """
     try:
         return read_regular(path, limit=MAX_BYTES).decode("utf-8-sig")
@@ -83,7 +83,7 @@ def _json(path: Path, benchmark: Benchmark) -> Any:
 
 
 def _item(row: Any, place: str, names: dict[int, str], benchmark: Benchmark) -> LabelledPath:
-    """Return the item of one row, and store its class name in `names`."""
+    """Parse one row, and store its class name in `names`."""
     path, number, text = row if isinstance(row, list) and len(row) == 3 else (None, None, None)
     if not isinstance(path, str) or not isinstance(text, str) or not _LABEL.fullmatch(str(number)):
         raise DataError(f"{place} is {shorten(row)}; expected [path, label, class name], e.g. ['cat/1.jpg', 0, 'cat']")
@@ -108,7 +108,7 @@ def _plane(line: str, at: int, path: Path, labels: dict[str, int]) -> LabelledPa
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the numbered lines that are not blank, at least one."""
+    """Yield the non-blank lines with their numbers; a file without any is an error."""
     lines = [(at, line.strip()) for at, line in enumerate(read_text(path).splitlines(), start=1) if line.strip()]
     if not lines:
         raise DataError(f"{path} is empty; download it again")

@@ -1,7 +1,7 @@
-"""Decode and split a CSV or TSV file as spreadsheets, pandas, and people write it.
+"""Read CSV and TSV files from spreadsheets, pandas, and text editors.
 
-Python's `csv` splits the lines, for it can say which line is wrong. Before that come the encoding, the line `sep=;` of
-Excel, blank and comment lines above the header, and the separator.
+Python's `csv` splits the lines, because it reports which line is wrong. This module first detects the encoding, Excel's
+`sep=;` line, blank and comment lines above the header, and the separator.
 """
 
 import codecs
@@ -20,7 +20,7 @@ from ipo_dspy._internal.file_io import read_regular
 from ipo_dspy.errors import DataError
 
 MAX_BYTES = 1 << 30
-"""Bytes of a table in text, which is held in memory whole."""
+"""Maximum size of a text table, which is kept in memory completely."""
 
 _SEPARATORS = ",;\t|"
 _EXCEL_SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CsvRows:
-    """A header, the rows below it, and the line of the file on which each row ends."""
+    """The header, the rows below it, and the line number on which each row ends."""
 
     header: tuple[str, ...]
     rows: list[list[str]]
@@ -40,10 +40,10 @@ class CsvRows:
 
 
 def read_csv(path: Path) -> CsvRows:
-    """Read a CSV or TSV file; cells are stripped of white space around them.
+    """Read a CSV or TSV file; whitespace around cells is removed.
 
     Raises:
-        DataError: it cannot be read, is empty or ragged, or its quotes are not closed.
+        DataError: the file cannot be read, is empty or ragged, or has an unclosed quote.
     """
     text = _decoded(path)
     skipped, separator = _before_header(text)
@@ -56,7 +56,7 @@ def read_csv(path: Path) -> CsvRows:
     header: tuple[str, ...] = ()
     try:
         with _cells_of_any_length():
-            # A space before a quote is no part of the cell: `1.jpg, "cat"`.
+            # Skip a space before a quote: `1.jpg, "cat"`.
             reader = csv.reader(io.StringIO(body, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
             header = tuple(name.strip() for name in next(reader, []))
             for row in filter(None, reader):
@@ -72,7 +72,7 @@ def read_csv(path: Path) -> CsvRows:
 
 
 def _decoded(path: Path) -> str:
-    """Return the text of a file in UTF-8, UTF-16, or else Windows-1252, as Excel saves CSV in much of the world."""
+    """Decode a file as UTF-8, UTF-16, or else Windows-1252, in which Excel saves CSV in many locales."""
     try:
         data = read_regular(path, limit=MAX_BYTES)
     except OSError as error:
@@ -80,7 +80,7 @@ def _decoded(path: Path) -> str:
     try:
         if data[:2] in _UTF_16:
             return data.decode("utf-16")
-        if b"\0" in data[:4]:  # UTF-16 without its mark: every second byte of plain letters
+        if b"\0" in data[:4]:  # UTF-16 without a byte-order mark: every second byte of ASCII text is zero
             return data.decode("utf-16-be" if data[:1] == b"\0" else "utf-16-le")
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -95,7 +95,7 @@ def _decoded(path: Path) -> str:
 
 
 def _before_header(text: str) -> tuple[int, str | None]:
-    """Count the lines above the header, and find the separator that one of them states."""
+    """Return the number of lines above the header, and the separator that a `sep=` line declares."""
     separator = None
     count = 0
     for line in text.splitlines():
@@ -116,7 +116,7 @@ def _check_width(row: Sequence[str], header: Sequence[str], place: str) -> None:
 
 @contextmanager
 def _cells_of_any_length() -> Iterator[None]:
-    """Lift the limit of `csv` on a cell, which holds for the whole process, and set it back."""
+    """Raise the process-wide limit of `csv` on the size of a cell, and restore it."""
     with _csv_limit:
         before = csv.field_size_limit(MAX_BYTES)
         try:

@@ -1,9 +1,8 @@
 """A data set: a list of `dspy.Example` with class names, which works with every DSPy API.
 
-A list and not a class of its own, because DSPy optimizers and `dspy.Evaluate` slice, shuffle and iterate
-lists. Examples hold a path (or a `dspy.Image` for bytes that came out of a table) and never pixels, so a
-large folder costs little memory. What this gives up: whether a file really is an image is seen only when
-it is encoded.
+It subclasses `list` because DSPy optimizers and `dspy.Evaluate` slice, shuffle and iterate lists. Examples hold a path
+(or a `dspy.Image` for bytes from a table) and never pixels, so a large folder needs little memory. The trade-off: a
+file that is not an image is detected only when it is encoded.
 """
 
 import difflib
@@ -23,8 +22,8 @@ from ipo_dspy.template import check_classes, same_class
 class ImageDataset(list[dspy.Example]):
     """Examples with the fields `image` (the input), `label` (a class name) and `source`, plus `classes`.
 
-    `source` says where a report finds the picture again: a path, or ``FILE.parquet#ROW``, rows from 0.
-    Slices, copies and sums keep `classes`; ``sorted`` and ``*`` give plain lists.
+    `source` identifies the image in reports: a path, or ``FILE.parquet#ROW`` with rows counted from 0. Slices, copies
+    and sums keep `classes`; ``sorted`` and ``*`` return plain lists.
 
     >>> data = ImageDataset([example("a.jpg", "cat"), example("b.jpg", "dog")], classes=["cat", "dog"])
     >>> data
@@ -52,43 +51,43 @@ class ImageDataset(list[dspy.Example]):
 
     def counts(self) -> dict[str, int]:
         """Return the number of images per class, in the order of `classes`; 0 for a class without images."""
-        found = Counter(self.labels())
-        return {name: found[name] for name in self.classes}
+        counts = Counter(self.labels())
+        return {name: counts[name] for name in self.classes}
 
     def split(self, *, test: float, shots: int | None = None, seed: int = 0) -> tuple["ImageDataset", "ImageDataset"]:
-        """Split into training and test images, each class in the same proportion; one seed gives one split.
+        """Split into training and test images, in the same proportion for each class; the seed determines the split.
 
         >>> data = ImageDataset((example(f"{i}.jpg", "ab"[i % 2]) for i in range(10)), classes=["a", "b"])
         >>> data.split(test=0.4), data.split(test=2, shots=1)[0].counts()
         ((ImageDataset(6 images, 2 classes), ImageDataset(4 images, 2 classes)), {'a': 1, 'b': 1})
 
         Args:
-            test: fraction of the images, between 0 and 1, or their number, for testing.
+            test: fraction of the images, between 0 and 1, or number of images for testing.
             shots: images per class that `few_shot` draws from the rest for training; None takes all of the rest.
             seed: seed of the split and of the draw.
 
         Raises:
-            DataError: `test` or `shots` does not fit.
+            DataError: `test` or `shots` is invalid.
         """
         chosen = select(self.labels(), shots=shots, test=test, seed=seed)
         return self.pick(chosen.train), self.pick(chosen.test or ())
 
     def subset(self, classes: Iterable[str]) -> "ImageDataset":
-        """Return the images of these classes, which become the new `classes` in the order given.
+        """Return the images of these classes, which become the new `classes` in the given order.
 
         Raises:
-            DataError: a name that is not among `classes`.
+            DataError: a name is not in `classes`.
         """
-        wanted = tuple(dict.fromkeys([classes] if isinstance(classes, str) else classes))
-        for name in wanted:
+        names = tuple(dict.fromkeys([classes] if isinstance(classes, str) else classes))
+        for name in names:
             if name not in self.classes:
                 raise DataError(f"the subset has {unknown_class(name, self.classes)}")
-        return ImageDataset((item for item in self if item.label in wanted), classes=wanted)
+        return ImageDataset((item for item in self if item.label in names), classes=names)
 
     def spelled_as(self, classes: Sequence[str]) -> "ImageDataset":
-        """Return the same images with the class names of a program that differ only in underscores and spaces.
+        """Return the same images with class names spelled as in `classes`, which may differ in underscores and spaces.
 
-        Names that match none of `classes` stay; all stay if two of them would become the same.
+        Names without a match are kept. All names are kept if two of them would become equal.
         """
         names = {name: same_class(name, classes) or name for name in self.classes}
         if len(set(names.values())) < len(names) or all(name == new for name, new in names.items()):
@@ -97,7 +96,7 @@ class ImageDataset(list[dspy.Example]):
         return ImageDataset(items, classes=tuple(names.values()))
 
     def pick(self, rows: Iterable[int]) -> "ImageDataset":
-        """Return the images at these positions, in the order given, with the same `classes`."""
+        """Return the images at these positions, in the given order, with the same `classes`."""
         return ImageDataset((self[row] for row in rows), classes=self.classes)
 
     @overload
@@ -110,7 +109,7 @@ class ImageDataset(list[dspy.Example]):
         return super().__getitem__(index)
 
     def __add__(self, other: Iterable[dspy.Example]) -> "ImageDataset":
-        """Return the images of both; classes that only the other one has come after the own ones."""
+        """Return the images of both; classes that only `other` has come last."""
         classes = dict.fromkeys((*self.classes, *getattr(other, "classes", ())))
         return ImageDataset((*self, *other), classes=tuple(classes))
 
@@ -128,7 +127,7 @@ class ImageDataset(list[dspy.Example]):
 
 
 def example(image: Any, label: str, source: str | None = None) -> dspy.Example:
-    """Return one example; `source` defaults to the image path."""
+    """Return an example; `source` defaults to the image path."""
     where = image if source is None else source
     return dspy.Example(image=image, label=label, source=where).with_inputs("image")
 
@@ -147,7 +146,7 @@ def usable_classes(names: Sequence[str], where: object) -> tuple[str, ...]:
 
 
 def unknown_class(name: object, classes: Sequence[str]) -> str:
-    """Return the message for a label that is not a class, with the most similar class or the first few."""
+    """Return the error text for an unknown label, with the most similar class or the first few."""
     near = closest(str(name), classes)
     remedy = repr(near) if near else f"one of {first_few(list(map(repr, classes)), 8)}"
     return f"the unknown label {shorten(name)}; expected {remedy}"
@@ -161,19 +160,19 @@ def closest(name: str, options: Sequence[str]) -> str | None:
 
 
 def shorten(value: object) -> str:
-    """Return a value for a message, shortened so that a huge cell does not fill the screen."""
+    """Return the `repr` of a value, shortened so that a huge cell does not fill the screen."""
     text = repr(value)
     return text if len(text) <= 80 else text[:60] + f"... ({len(text)} characters)"
 
 
 def base_novel(dataset: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
-    """Return the two halves of a data set, each with its own class names and labels from 0.
+    """Return the base and novel halves of a data set, each with label indices from 0.
 
-    Classes without images do not count. Call it on the train set and use
-    ``testset.subset(base.classes)`` for the test images of a half.
+    Classes without images are ignored. Call this on the training set and use ``testset.subset(base.classes)`` for the
+    test images of a half.
 
     Raises:
-        DataError: fewer than four classes with images, so that a half would have a single class.
+        DataError: fewer than four classes have images, so that a half would have a single class.
     """
     present = [name for name, count in dataset.counts().items() if count]
     if len(present) < 4:

@@ -1,7 +1,7 @@
-"""Find images that are in two sets, possibly under other names: testing on training images proves nothing.
+"""Find images that occur in two data sets, possibly under other names, such as training images in a test set.
 
-Files are read only if two have the same size, so sets without copies cost little more than a listing.
-What this gives up: an image that was saved again, scaled, or cropped is another file.
+Files are read only if two have the same size, so data sets without copies cost little more than a listing. The
+trade-off: an image that was saved again, scaled, or cropped is not detected.
 """
 
 from collections import defaultdict
@@ -16,14 +16,14 @@ from ipo_dspy.errors import ImageError
 
 
 class Copy(NamedTuple):
-    """An image, and one of another set that has the same bytes, each by its `source`."""
+    """An image and one of another data set with the same bytes, each identified by its `source`."""
 
     image: str
     original: str
 
 
 def find_copies(images: Iterable[dspy.Example], originals: Iterable[dspy.Example]) -> list[Copy]:
-    """Return the images that are identical to others, byte for byte, in order; unreadable images never are."""
+    """Return the images that equal an original byte for byte, in order; unreadable images are skipped."""
     by_size: defaultdict[int, list[dspy.Example]] = defaultdict(list)
     for original in originals:
         by_size[_size(original.image)].append(original)
@@ -34,11 +34,11 @@ def find_copies(images: Iterable[dspy.Example], originals: Iterable[dspy.Example
         for original in by_size[size]
         if (key := _content(original.image))
     }
-    return [Copy(one.source, known[key]) for _, one in candidates if (key := _content(one.image)) in known]
+    return [Copy(image.source, known[key]) for _, image in candidates if (key := _content(image.image)) in known]
 
 
 def _size(image: Any) -> int:
-    """Bytes of an image's file, 0 where there is none; images of tables are base64 in a data URI."""
+    """Return the size of an image file, or 0 if there is none; images of tables are base64 data URIs."""
     place = getattr(image, "url", image)
     if isinstance(place, str) and place.startswith("data:"):
         body = place.partition(",")[2]

@@ -1,9 +1,9 @@
-"""Read a folder with one sub-folder a class: `photos/cat/1.jpg` is an image of the class `cat`.
+"""Read a folder with one sub-folder per class: `photos/cat/1.jpg` is an image of the class `cat`.
 
-The layout of ImageNet, Keras and torchvision. Class names are the sub-folders' names, sorted, underscores
-kept; images lie at any depth below. Everything is sorted, so the result does not depend on the order in
-which a disk lists its files. Files are recognized by their suffix, and opened only if they have none. So a folder of a
-million images is read quickly, and a broken image is reported when it is encoded.
+This is the layout of ImageNet, Keras and torchvision. Class names are the sorted names of the sub-folders, with
+underscores kept. Images may be at any depth. Everything is sorted, so that the result does not depend on the order in
+which a disk lists its files. Files are recognized by their suffix, and opened only if they have none. A folder of a
+million images is therefore listed quickly, and a broken image is reported when it is encoded.
 """
 
 import logging
@@ -15,7 +15,15 @@ from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.catalog import Catalog, accept_test_argument
 from ipo_dspy.data.dataset import ImageDataset, class_name, example, shorten, usable_classes
-from ipo_dspy.data.image_tree import ImageTree, check_folder, told, unused_beside, visible_folders, walk, warn_unused
+from ipo_dspy.data.image_tree import (
+    ImageTree,
+    check_folder,
+    unused_beside,
+    unused_summary,
+    visible_folders,
+    walk,
+    warn_unused,
+)
 from ipo_dspy.data.split_folders import find_parts, part_folder
 from ipo_dspy.errors import DataError
 
@@ -26,7 +34,7 @@ logger = logging.getLogger(__name__)
 def load_image_folder(
     path: str | PathLike[str], *, split: str | None = None, shots: int | None = None, seed: int = 0
 ) -> ImageDataset:
-    """Read the images below a folder, one class a sub-folder.
+    """Read the images of a folder with one sub-folder per class.
 
     A folder that is already split (``photos/train/cat``, ``photos/test/cat``) is loaded one part at a time:
     ``load_image_folder("photos", split="train")``. Hidden files, system folders, and text files are skipped. Other
@@ -39,8 +47,8 @@ def load_image_folder(
         seed: seed of the draw.
 
     Raises:
-        DataError: no such folder, no class folders, fewer than two classes, names that read alike, no
-            such part, or `shots` that does not fit.
+        DataError: the folder or the part does not exist, there are fewer than two classes, two class names look the
+            same, or `shots` is invalid.
     """
     return folder_catalog(path, split=split).load(shots=shots, seed=seed)
 
@@ -84,9 +92,9 @@ def _class_folders(folder: Path) -> list[Path]:
         raise DataError(f"{folder} has no sub-folders; put each class in a sub-folder: {folder}/cat/1.jpg")
     parts = find_parts(folder)
     if parts is not None:
-        found = ", ".join(f"{role} {part.name!r}" for role, part in parts.items())
+        shown = ", ".join(f"{role} {part.name!r}" for role, part in parts.items())
         choices = " or ".join(f"split={part.name!r}" for part in parts.values())
-        raise DataError(f"{folder} is already split into {found}; load one part at a time, with {choices}")
+        raise DataError(f"{folder} is already split into {shown}; load one part at a time, with {choices}")
     return subs
 
 
@@ -109,7 +117,7 @@ def _class_names(folder: Path, subs: Sequence[Path]) -> dict[Path, str]:
 
 def _drop_empty(folder: Path, trees: dict[Path, ImageTree]) -> dict[Path, list[Path]]:
     full = {sub: tree.images for sub, tree in trees.items() if tree.images}
-    unused = [*unused_beside(folder), *(one for tree in trees.values() for one in tree.unused)]
+    unused = [*unused_beside(folder), *(entry for tree in trees.values() for entry in tree.unused)]
     empty = [sub.name for sub in trees if sub not in full and ("unreadable folder", sub) not in unused]
     if not full:
         raise DataError(_nothing_in(folder, [(kind, path.relative_to(folder)) for kind, path in unused]))
@@ -118,7 +126,9 @@ def _drop_empty(folder: Path, trees: dict[Path, ImageTree]) -> dict[Path, list[P
         also = f" ({first_few(empty)} hold none)" if empty else ""
         fact = f"{folder} has images of one class only, {only.name!r}{also}"
         if visible_folders(only):
-            raise DataError(f"{fact}; pass {str(only)!r} if the classes are below it, or add another class beside it")
+            raise DataError(
+                f"{fact}; pass {str(only)!r} if it contains the class folders, or add a folder for another class"
+            )
         raise DataError(f"{fact}; add another, e.g. {folder}/not_{only.name}/1.jpg")
     warn_unused(folder, unused)
     if empty:
@@ -128,12 +138,12 @@ def _drop_empty(folder: Path, trees: dict[Path, ImageTree]) -> dict[Path, list[P
 
 
 def _nothing_in(folder: Path, unused: Sequence[tuple[str, Path]]) -> str:
-    """Return the message for a folder without images, with what it holds instead."""
+    """Return the message for a folder without images, including the files that it does hold."""
     tars = [path for kind, path in unused if kind == ".tar"]
     if tars:
         place = folder / tars[0].parent
         return f"{folder} holds tar files such as {str(tars[0])!r}; pass the folder of one part: {str(place)!r}"
     if unused:
-        return f"{folder} has sub-folders without supported images: {told(unused)}"
+        return f"{folder} has sub-folders without supported images: {unused_summary(unused)}"
     known = ", ".join(sorted(image_suffixes()))
     return f"{folder} has sub-folders without images ({known}); add images, e.g. {folder}/cat/1.jpg"

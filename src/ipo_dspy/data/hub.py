@@ -1,7 +1,7 @@
-"""Read a data set of the Hugging Face hub, or one on disk in a form of its library; the only importer of `datasets`.
+"""Read a data set from the Hugging Face hub, or from a folder that `datasets` supports.
 
-The image and label columns are found by their types if there is one of each, else by their usual names. Only images
-that are drawn are read from the library's files, unchanged.
+Only this module imports `datasets`. The image and label columns are found by their types if there is one of each, else
+by their usual names. Only the drawn images are read, and their bytes are unchanged.
 """
 
 import re
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import datasets
 
 _SAVED = ("dataset_dict.json", "state.json")
-"""Files that `save_to_disk` writes into a folder: for several splits, and for one."""
+"""Files that `save_to_disk` writes: for several splits, and for a single one."""
 _INDEX_LIMIT = 1024 * 1024
-"""Bytes of the file that names the splits."""
+"""Maximum size in bytes of the file that lists the splits."""
 
 
 @accept_test_argument
@@ -39,22 +39,22 @@ def load_hub(
     shots: int | None = None,
     seed: int = 0,
 ) -> ImageDataset:
-    """Load a data set of the hub that has an image and a label column; needs the extra `ipo_dspy[hub]`.
+    """Load a hub data set with an image column and a label column; requires the extra `ipo_dspy[hub]`.
 
     Args:
-        name: on the hub, e.g. 'uoft-cs/cifar10', or a folder on disk: one that `save_to_disk` wrote, or one of parquet
-            files or images as the library reads them.
-        config: one of several configurations of the data set.
-        split: e.g. 'train'; needed where there are several.
-        revision: a commit or tag of the data set, so that it stays the same.
+        name: name on the hub, e.g. 'uoft-cs/cifar10', or a folder: one that `save_to_disk` created, or one of parquet
+            files or images that `datasets` can read.
+        config: configuration of the data set, if it has several.
+        split: split to load, e.g. 'train'; required if there are several.
+        revision: commit or tag of the data set, for reproducible results.
         image: column of images.
-        label: column of class names or their numbers.
-        classes: class names in label index order, where the data set has numbers without names.
+        label: column of class names or label indices.
+        classes: class names in label index order, if the data set stores none.
         shots: images per class, drawn by `few_shot`; None takes all.
         seed: seed of the draw.
 
     Raises:
-        DataError: it cannot be loaded, has several splits of which none is chosen, no such columns, or unknown labels.
+        DataError: the data set cannot be loaded, `split` is required, a column does not exist, or a label is unknown.
     """
     catalog = hub_catalog(
         name, config=config, split=split, revision=revision, image=image, label=label, classes=classes
@@ -72,30 +72,30 @@ def hub_catalog(
     label: str = "auto",
     classes: Sequence[str] | None = None,
 ) -> Catalog:
-    """Return the catalog of a data set of the hub; see `load_hub`."""
-    found = _one_split(name, _fetched(name, config, split, revision), split)
-    columns = _column(name, found, "image", image), _column(name, found, "label", label)
-    table = _as_table(name, found, *columns)
+    """Return the catalog of a hub data set; see `load_hub`."""
+    dataset = _one_split(name, _fetched(name, config, split, revision), split)
+    columns = _column(name, dataset, "image", image), _column(name, dataset, "label", label)
+    table = _as_table(name, dataset, *columns)
     rows, folder = range(table.rows), Path(name).expanduser()
     return catalog_of(table, *columns, rows, folder, classes=classes)
 
 
 def is_saved(folder: Path) -> bool:
-    """Return True if `save_to_disk` wrote a folder."""
+    """Return True if `save_to_disk` created the folder."""
     return any((folder / name).is_file() for name in _SAVED)
 
 
 def saved_parts(folder: Path) -> dict[str, str] | None:
-    """Return the splits that `save_to_disk` wrote by role; None if their names do not say the role."""
+    """Return the splits of a saved data set by role, or None if their names do not reveal the roles."""
     try:
         splits = read_json(folder / _SAVED[0], limit=_INDEX_LIMIT)["splits"]
-    except (OSError, ValueError, LookupError, TypeError):  # one split, or damaged, which the library tells
+    except (OSError, ValueError, LookupError, TypeError):  # a single split, or damaged, which `datasets` reports
         return None
     return parts_by_name(map(str, splits))
 
 
 def _fetched(name: str, config: str | None, split: str | None, revision: str | None) -> Any:
-    """Return what the library has under a name: one split or several."""
+    """Return the loaded data set: a single split, or a mapping of splits."""
     try:
         import datasets
     except ImportError as error:
@@ -108,14 +108,14 @@ def _fetched(name: str, config: str | None, split: str | None, revision: str | N
         place = str(folder) if folder.is_dir() else name
         return datasets.load_dataset(place, config, split=split, revision=revision)
     except (OSError, ValueError, LookupError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        # The library's own words say whether it is the network, the name, the configuration or the split.
+        # The message of `datasets` says whether the network, the name, the configuration or the split is the cause.
         fact = " ".join(str(error).split())[:300] or type(error).__name__
         remedy = "check the name, config= and split=, and the network; or pass a folder on disk"
         raise DataError(f"data set {name!r} cannot be loaded: {fact}; {remedy}") from error
 
 
 def _one_split(name: str, found: Any, split: str | None) -> "datasets.Dataset":
-    """Return the requested split, or the only one; splits are not mixed, or training would see test images."""
+    """Return the requested split, or the only one; splits are never merged, to keep test images out of training."""
     parts = dict(found) if isinstance(found, dict) else {split if _is_part(split, found) else str(found.split): found}
     if split is None and len(parts) > 1:
         first = next(iter(parts))
@@ -130,15 +130,15 @@ def _one_split(name: str, found: Any, split: str | None) -> "datasets.Dataset":
 
 
 def _is_part(split: str | None, found: "datasets.Dataset") -> bool:
-    """Return True if a single split can be the requested one, e.g. `train[:10%]`; a saved split has its name."""
+    """Return True if a single split can be the requested one; `train[:10%]` is a part of the split `train`."""
     if split is None or found.split is None:
         return True
-    asked, there = (re.split(r"[\[+]", str(name))[0] for name in (split, found.split))
-    return asked == there
+    requested, loaded = (re.split(r"[\[+]", str(name))[0] for name in (split, found.split))
+    return requested == loaded
 
 
 def _column(name: str, found: "datasets.Dataset", what: str, asked: str) -> str:
-    """Return the requested column, else the only one of the type, else the first with a usual name."""
+    """Return the requested column, else the only one of the expected type, else the first with a usual name."""
     import datasets
 
     if asked in found.column_names:

@@ -1,7 +1,7 @@
-"""Find the images below a folder, and the files that are not used, by kind.
+"""Find the images in a folder, and the files that are not used, by kind.
 
-Links to folders are followed, as data sets on shared disks are made of them, and no folder is read twice.
-Whatever looks like data and is not used is counted: an image that is silently missing is worse than an error.
+Links to folders are followed, because data sets on shared disks often consist of them, and no folder is read twice.
+Unused files that look like data are counted: an image that is silently missing is worse than an error.
 """
 
 import logging
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 SYSTEM_FOLDERS = frozenset(
     {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 )
-"""Made by macOS, Synology, Windows, and Linux; they hold no data."""
+"""Folders that macOS, Synology, Windows, and Linux create; they hold no data."""
 
 _TEXT_SUFFIXES = frozenset(
     {".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".rst", ".xml", ".html", ".htm", ".yaml", ".yml", ".toml"}
@@ -38,16 +38,16 @@ _KINDS = {
     "unreadable file": "check its permissions",
     "unreadable folder": "check its permissions",
 }
-"""Other things that are not used, and their remedies."""
+"""Other kinds of unused entries -> remedy."""
 
 
 @dataclass(slots=True)
 class ImageTree:
-    """The files below a folder.
+    """The files in a folder, at any depth.
 
     Attributes:
-        images: their paths, sorted.
-        unused: kind and path of each file or folder that is not used: a suffix, or one of `_KINDS`.
+        images: sorted paths of the images.
+        unused: kind and path of each unused file or folder; the kind is a suffix, or a key of `_KINDS`.
     """
 
     images: list[Path] = field(default_factory=list)
@@ -55,37 +55,37 @@ class ImageTree:
 
 
 def check_access(place: Path) -> Path:
-    """Return a path after checking that no folder above it is locked; the path need not exist.
+    """Return a path after checking that the folders above it are accessible; the path need not exist.
 
     Raises:
-        DataError: it cannot be looked at.
+        DataError: permission is denied.
     """
     try:
         place.stat()
     except PermissionError as error:
         raise DataError(f"{place} cannot be read; check the permissions of the folders above it") from error
-    except OSError:  # missing, or a pattern of names: reported by the loaders
+    except OSError:  # missing, or a glob pattern: reported by the loaders
         pass
     return place
 
 
 def check_folder(folder: Path) -> Path:
-    """Return a folder that can be read.
+    """Return a folder after checking that it can be read.
 
     Raises:
-        DataError: it is not there, is a file, or is locked.
+        DataError: the folder does not exist, is a file, or is not readable.
     """
     if check_access(folder).is_dir():
         if not os.access(folder, os.R_OK | os.X_OK):
             raise DataError(f"{folder} cannot be read; check its permissions")
         return folder
     if folder.exists():
-        raise DataError(f"{folder} is a file; pass the folder that holds one sub-folder a class, e.g. 'photos'")
-    raise DataError(f"there is no folder {folder} (looked from {Path.cwd()}); pass the path of one that exists")
+        raise DataError(f"{folder} is a file; pass the folder that holds one sub-folder per class, e.g. 'photos'")
+    raise DataError(f"folder {folder} does not exist (working directory: {Path.cwd()}); pass an existing folder")
 
 
 def walk(folder: Path) -> ImageTree:
-    """Return the images below a folder, at any depth, and the files that are not used."""
+    """Return the images in a folder, at any depth, and the files that are not used."""
     tree = ImageTree()
     seen = {key for place in (folder.resolve(), *folder.resolve().parents) if (key := _key(place)) is not None}
     _walk(folder, seen, tree)
@@ -94,7 +94,7 @@ def walk(folder: Path) -> ImageTree:
 
 
 def visible_folders(folder: Path) -> list[Path]:
-    """Return the folders directly below, sorted, without hidden ones and those of the system."""
+    """Return the sorted direct sub-folders, without hidden and system folders."""
     return sorted(sub for sub in folder.iterdir() if sub.is_dir() and not _is_hidden(sub.name))
 
 
@@ -111,10 +111,10 @@ def unused_beside(folder: Path) -> list[tuple[str, Path]]:
     return unused
 
 
-def told(unused: Sequence[tuple[str, Path]]) -> str:
-    """Return how many files are not used, by kind, with an example and a remedy each.
+def unused_summary(unused: Sequence[tuple[str, Path]]) -> str:
+    """Return a message that counts unused files by kind, with an example and a remedy for each.
 
-    >>> told([(".heic", Path("cat/a.heic")), (".heic", Path("cat/b.heic"))])
+    >>> unused_summary([(".heic", Path("cat/a.heic")), (".heic", Path("cat/b.heic"))])
     "2 files are not used: 2 .heic ('cat/a.heic'): pip install 'ipo_dspy[heif]', or convert to JPEG"
     """
     first = dict(reversed(unused))
@@ -126,15 +126,15 @@ def told(unused: Sequence[tuple[str, Path]]) -> str:
 
 
 def warn_unused(folder: Path, unused: Sequence[tuple[str, Path]]) -> None:
-    """Log a warning that counts the files below a folder that are not used, if there are any; see `told`."""
+    """Log a warning that counts the unused files in a folder, if there are any; see `unused_summary`."""
     if unused:
-        logger.warning("%s: %s", folder, told([(kind, path.relative_to(folder)) for kind, path in unused]))
+        logger.warning("%s: %s", folder, unused_summary([(kind, path.relative_to(folder)) for kind, path in unused]))
 
 
 def file_size(path: str | os.PathLike[str]) -> int | None:
-    """Return the bytes of a regular file, None where there is none."""
+    """Return the size of a regular file in bytes, or None if there is none."""
     try:
-        status = os.stat(path)  # noqa: PTH116 - a Path each would double the time
+        status = os.stat(path)  # noqa: PTH116 - creating a Path doubles the time
     except (OSError, ValueError):  # also a name that is too long, or one with a NUL
         return None
     return status.st_size if stat.S_ISREG(status.st_mode) else None
@@ -149,7 +149,7 @@ def unused_kind(entry: "os.DirEntry[str]") -> str | None:
     suffix = file_suffix(entry.name)
     if _is_hidden(entry.name) or suffix in _TEXT_SUFFIXES:
         return None
-    if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 - of an entry
+    if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 - the path of an entry
         return "dangling link"
     if entry.is_dir():
         return "sub-folder"

@@ -1,7 +1,7 @@
-"""Read ImageNet and its relatives: a folder of images a class, named by WordNet id, and `classnames.txt`.
+"""Read ImageNet and its variants: one folder per class, named by WordNet id, and `classnames.txt`.
 
 Published code takes the images of a class in the order in which the disk lists them, so that its few-shot draws of
-ImageNet differ from machine to machine. Here they are sorted by file name, and a seed draws the same images anywhere.
+ImageNet differ between machines. Here they are sorted by file name, so that a seed draws the same images everywhere.
 """
 
 import os
@@ -19,14 +19,14 @@ from ipo_dspy.errors import DataError
 
 _ID = re.compile(r"n[0-9]{8}")
 _SUBSETS = ("imagenet_a", "imagenet_r")
-"""They have some of ImageNet's classes, and are scored against the names of those."""
+"""Data sets with a subset of ImageNet's classes; they are scored against the names of that subset."""
 
 
 def read_imagenet(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
-    """Read ImageNet: training images, and the validation images, which serve for validation and for testing.
+    """Read ImageNet; its validation images are used for validation and for testing.
 
     Raises:
-        DataError: what `read_class_names` raises, or a class without a folder or without images.
+        DataError: `read_class_names` fails, or a class has no folder or no images.
     """
     where, names = _names(benchmark, folder)
     base = (folder / benchmark.images[0]).parent
@@ -36,12 +36,13 @@ def read_imagenet(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
 
 
 def read_transfer(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
-    """Read a test set with ImageNet's class names; -A and -R have 200 of its classes, labelled from 0 in their order.
+    """Read a test set with ImageNet's class names.
 
-    ImageNetV2's folders are called by label, 0 to 999, in the order of WordNet ids.
+    ImageNet-A and -R have 200 of its classes, labeled from 0 in the same order. The folders of ImageNetV2 are named by
+    label, 0 to 999, in the order of WordNet ids.
 
     Raises:
-        DataError: what `read_class_names` raises, a folder of another name, or a class without one.
+        DataError: `read_class_names` fails, a folder has an unexpected name, or a class has no folder.
     """
     where, names = _names(benchmark, folder)
     base = folder / benchmark.images[0]
@@ -59,7 +60,7 @@ def read_class_names(path: Path) -> dict[str, str]:
     """Return class names by WordNet id, in the order of ids, from lines such as `n01440764 tench`.
 
     Raises:
-        DataError: a line of another form, an id twice, or no lines.
+        DataError: a line has another form, an id is repeated, or the file is empty.
     """
     names: dict[str, str] = {}
     for at, line in enumerate(read_text(path).splitlines(), start=1):
@@ -86,7 +87,7 @@ def _numbered(names: Mapping[str, str]) -> tuple[dict[int, str], dict[int, str]]
 
 
 def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[LabelledPath]:
-    """Yield the images of all classes in label order; `labels` are by folder name.
+    """Yield the images of all classes in label order; `labels` maps folder names to labels.
 
     Files that are not used are counted in a logged warning.
     """
@@ -94,7 +95,8 @@ def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[Label
     if missing := [name for name in labels if name not in present]:
         have = len(labels) - len(missing)
         raise DataError(
-            f"{base} has {have} of {len(labels)} class folders; missing: {format_paths(missing)}; extract the archive again"
+            f"{base} has {have} of {len(labels)} class folders; missing: {format_paths(missing)}; "
+            "extract the archive again"
         )
     if foreign := sorted(present - labels.keys()):
         raise DataError(f"{base} contains unexpected folders ({format_paths(foreign)}); remove them")
@@ -111,20 +113,20 @@ def _folders(base: Path) -> list[Path]:
     """Return the class folders.
 
     Raises:
-        DataError: there are none, as in ImageNet's validation archive.
+        DataError: there are none, as in the original archive of validation images.
     """
-    found = [path for path in base.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    if not found:
+    folders = [path for path in base.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    if not folders:
         fact = f"{base} has no class folders"
         raise DataError(f"{fact}; sort its images into one folder per class, e.g. {base / 'n01440764'}/1.JPEG")
-    return found
+    return folders
 
 
 def _images(folder: Path, unused: list[tuple[str, Path]]) -> Iterator[str]:
-    """Yield image names, and add other files to `unused`; a million files are too many to open each."""
+    """Yield image names, and add other files to `unused`; no file is opened, since there may be a million."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a Path each would double the time
+            suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - creating a Path doubles the time
             if suffix in image_suffixes() and not entry.name.startswith(".") and entry.is_file():
                 yield entry.name
             elif (kind := unused_kind(entry)) is not None:

@@ -1,4 +1,4 @@
-"""Map the label cells of a table to class names: text as it is, numbers by the names that the file holds for them."""
+"""Map the label cells of a table to class names: text is kept, numbers are looked up in the names of the file."""
 
 import math
 import re
@@ -10,28 +10,28 @@ from ipo_dspy.data.table_reader import ImageTable
 from ipo_dspy.errors import DataError, Hint
 
 NAME_COLUMNS = ("class_name", "label_name", "category_name", "class", "category", "label_text", "name", "label")
-"""Columns that may hold the names of number labels in another one."""
+"""Columns that may hold the names of the numbers in the label column."""
 MAX_LABEL = 200
-"""Characters in a class name; a longer cell is a caption or a damaged file, and CLIP reads 77 tokens."""
+"""Maximum length of a class name; a longer cell is a caption or damaged, and CLIP reads 77 tokens."""
 
-_WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,9})(?:[.,]0*)?")
-"""Also as pandas writes the integers of a column with gaps, `1.0`, and a German spreadsheet, `1,0`."""
+_INTEGER = re.compile(r"(-?[0-9]{1,9})(?:[.,]0*)?")
+"""Also matches `1.0`, from pandas columns with missing values, and `1,0`, from German spreadsheets."""
 
 
 def named_labels(
     table: ImageTable, column: str, rows: Sequence[int], classes: Sequence[str] | None
 ) -> tuple[list[str], tuple[str, ...]]:
-    """Return the class name of each kept row, and all class names of the table in label index order."""
-    values = _whole_numbers([_tidy(value) for value in map(table.columns[column], range(table.rows))])
+    """Return the class name of each row in `rows`, and all class names of the table in label index order."""
+    values = _as_integers([_tidy(value) for value in map(table.columns[column], range(table.rows))])
     _check_values(table, rows, values)
     present = {value for value in values if value is not None}
-    given = usable_classes(classes, "classes") if classes is not None else stored_classes(table.metadata, column)
-    if all(map(_is_number, present)) and not present <= set(given or ()):
-        numbered = dict(enumerate(given)) if given else _read_names_file(table, column, values)
+    declared = usable_classes(classes, "classes") if classes is not None else stored_classes(table.metadata, column)
+    if all(map(_is_number, present)) and not present <= set(declared or ()):
+        numbered = dict(enumerate(declared)) if declared else _read_names_file(table, column, values)
         names = {key: name for number, name in numbered.items() for key in (number, str(number))}
         ordered = tuple(numbered.values())
     else:
-        ordered = given or tuple(sorted(map(str, present)))
+        ordered = declared or tuple(sorted(map(str, present)))
         names = {name: name for name in ordered}
     checked = usable_classes(ordered, table.path)
     return [_named(table, row, values[row], names, checked) for row in rows], checked
@@ -41,17 +41,17 @@ def _tidy(value: Any) -> Any:
     return (class_name(value) or None) if isinstance(value, str) else value
 
 
-def _whole_numbers(values: list[Any]) -> list[Any]:
-    """Return floats that are whole as the integers that they were; texts of them only where all labels are numbers.
+def _as_integers(values: list[Any]) -> list[Any]:
+    """Convert integral floats to integers; strings are converted only if all of them are integers.
 
-    >>> _whole_numbers([0.0, 1.0, float("nan")]), _whole_numbers(["0.0", "2"]), _whole_numbers(["1.0", "1.5"])
+    >>> _as_integers([0.0, 1.0, float("nan")]), _as_integers(["0.0", "2"]), _as_integers(["1.0", "1.5"])
     ([0, 1, None], ['0', '2'], ['1.0', '1.5'])
     """
     values = [_whole(value) if isinstance(value, float) else value for value in values]
     texts = [value for value in values if isinstance(value, str)]
     if not all(map(_is_number, texts)):
         return values
-    return [_WHOLE_NUMBER.sub(r"\1", value) if isinstance(value, str) else value for value in values]
+    return [_INTEGER.sub(r"\1", value) if isinstance(value, str) else value for value in values]
 
 
 def _whole(value: float) -> Any:
@@ -59,8 +59,8 @@ def _whole(value: float) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    """Return True for a whole number, or its text in a CSV file."""
-    return isinstance(value, int) or (isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) is not None)
+    """Return True for an integer, or for its text in a CSV file."""
+    return isinstance(value, int) or (isinstance(value, str) and _INTEGER.fullmatch(value) is not None)
 
 
 def _check_values(table: ImageTable, rows: Sequence[int], values: Sequence[Any]) -> None:
@@ -68,33 +68,35 @@ def _check_values(table: ImageTable, rows: Sequence[int], values: Sequence[Any])
         value = values[row]
         if isinstance(value, bool) or not isinstance(value, int | str):
             fact = "no label" if value is None else f"the label {shorten(value)}"
-            raise DataError(f"{table.place(row)} has {fact}; expected a class name or a whole number of at least 0")
+            raise DataError(f"{table.place(row)} has {fact}; expected a class name or an integer of at least 0")
         if isinstance(value, str) and len(value) > MAX_LABEL:
             fact = f"{table.place(row)} has a label of {len(value)} characters, {shorten(value)}"
-            raise DataError(fact, hint=Hint("name the column of class names with {label}", label=...))
+            raise DataError(fact, hint=Hint("pass the column of class names as {label}", label=...))
 
 
 def stored_classes(metadata: Mapping[str, dict[str, Any]], column: str) -> tuple[str, ...] | None:
-    """Return the class names that the file keeps for a column: our own, or those of its Hugging Face `ClassLabel`."""
-    own = metadata.get("ipo_dspy", {}).get("classes")
+    """Return the class names in the metadata of a file: those of this package, or of the Hugging Face `ClassLabel`."""
+    package_names = metadata.get("ipo_dspy", {}).get("classes")
     info = metadata.get("huggingface", {}).get("info")
     features = info.get("features") if isinstance(info, dict) else None
     feature = features.get(column) if isinstance(features, dict) else None
-    theirs = feature.get("names") if isinstance(feature, dict) else None
-    return next((tuple(map(str, names)) for names in (own, theirs) if isinstance(names, list)), None)
+    hub_names = feature.get("names") if isinstance(feature, dict) else None
+    return next((tuple(map(str, names)) for names in (package_names, hub_names) if isinstance(names, list)), None)
 
 
 def _read_names_file(table: ImageTable, column: str, values: Sequence[Any]) -> dict[int, str]:
-    """Return names by number from a column of names, in the order of the numbers."""
+    """Return class names by number from a column of names, in the order of the numbers."""
     columns = {name.casefold(): name for name in table.columns if name != column}
-    beside = next((columns[name] for name in NAME_COLUMNS if name in columns and _is_text(table, columns[name])), None)
-    if beside is None:
+    name_column = next(
+        (columns[name] for name in NAME_COLUMNS if name in columns and _is_text(table, columns[name])), None
+    )
+    if name_column is None:
         raise DataError(
             f"{table.path}: column {column!r} holds numbers and the file has no names for them; pass classes=['cat', "
             f"'dog', ...] in the order of the numbers, or add a column {NAME_COLUMNS[0]!r} (for tar files, a "
             "classnames.txt with one name per line)"
         )
-    cells = table.columns[beside]
+    cells = table.columns[name_column]
     names: dict[int, str] = {}
     for row, value in enumerate(values):
         name = _tidy(cells(row))
@@ -107,7 +109,7 @@ def _read_names_file(table: ImageTable, column: str, values: Sequence[Any]) -> d
 
 
 def _is_text(table: ImageTable, column: str) -> bool:
-    """Return True if a column holds texts, not only numbers."""
+    """Return True if all cells of a column are strings and at least one is not a number."""
     cells = [cell for cell in map(table.columns[column], range(table.rows)) if cell is not None]
     return all(isinstance(cell, str) for cell in cells) and not all(map(_is_number, cells))
 

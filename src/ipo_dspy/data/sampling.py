@@ -1,8 +1,8 @@
 """Draw few-shot, train/test and base/novel parts of a data set; pure functions of labels and a seed.
 
 The few-shot draw and the base/novel halves are those of the CoOp line of work (CoOp, CoCoOp, MaPLe,
-PromptSRC, IPO), image for image, so that results can be laid beside the published ones. The functions
-work on labels and give positions, so nothing has to be loaded before it is drawn.
+PromptSRC, IPO), image for image, so that results can be compared with published ones. The functions take labels and
+return positions, so that no image has to be loaded before it is drawn.
 """
 
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 VALIDATION_SHOTS = 4
-"""The protocol validates on at most this many images a class."""
+"""Maximum number of validation images per class in the protocol."""
 
 
 class FewShotSample(NamedTuple):
@@ -29,7 +29,7 @@ class FewShotSample(NamedTuple):
 
 
 class TrainTestIndices(NamedTuple):
-    """Positions for training and for testing; `test` is None where no test part was asked for."""
+    """Positions for training and for testing; `test` is None if no test part was requested."""
 
     train: list[int]
     test: list[int] | None
@@ -38,25 +38,25 @@ class TrainTestIndices(NamedTuple):
 def few_shot(
     train: Sequence[Hashable], val: Sequence[Hashable] = (), *, shots: int, seed: int, tell_short: bool = True
 ) -> FewShotSample:
-    """Draw `shots` positions a class from `train`, then min(shots, 4) a class from `val`.
+    """Draw `shots` positions per class from `train`, then min(shots, 4) per class from `val`.
 
     One Mersenne Twister `random.Random(seed)` serves both lists, train first. Classes come in order of
     FIRST APPEARANCE in each list (not sorted), and `random.sample` draws from a class's items in list
-    order; a class with fewer than `shots` gives all it has and draws nothing. For base/novel, draw over
+    order. A class with fewer than `shots` items is used completely, without a draw. For base/novel, draw from
     all classes first and take the halves afterwards. The result keeps the order of drawing.
 
     >>> few_shot(["cat", "dog", "cat", "dog", "cat"], shots=1, seed=1)
-    Drawn(train=[0, 1], val=[])
+    FewShotSample(train=[0, 1], val=[])
 
     Args:
         train: the label of each training image.
         val: the label of each validation image.
-        shots: images a class, at least 1.
+        shots: images per class, at least 1.
         seed: seed of the generator; the published runs use 1, 2 and 3.
         tell_short: log a warning about classes with fewer than `shots` images.
 
     Raises:
-        DataError: `shots` is not a whole number of at least 1.
+        DataError: `shots` is not an integer of at least 1.
     """
     if isinstance(shots, bool) or not isinstance(shots, int) or shots < 1:
         hint = Hint("for example {shots}", shots=16)
@@ -70,16 +70,16 @@ def few_shot(
 def train_test(labels: Sequence[Hashable], *, test: float, seed: int) -> tuple[list[int], list[int]]:
     """Split positions into training and test positions, each class in proportion to its images.
 
-    A fraction is taken of each class and rounded half up; a number of images is met exactly. At least one image of each
-    class is trained on; a class that has none left to test on is named in a logged warning. Both parts keep the order
-    of `labels`. The generator is seeded with a text made of the seed, so the split and the few-shot draw of one seed do
-    not share random numbers.
+    A fraction applies to each class and is rounded half up; a number of images is met exactly. At least one image of
+    each class is kept for training, and a logged warning names the classes without test images. Both parts keep the
+    order of `labels`. The generator is seeded with a string made from the seed, so that the split and the few-shot draw
+    of one seed do not share random numbers.
 
     >>> train_test(["cat", "cat", "dog", "dog"], test=0.5, seed=0)
     ([0, 3], [1, 2])
 
     Raises:
-        DataError: `test` is neither a fraction nor a number of images, or leaves nothing to test or to train on.
+        DataError: `test` is neither a fraction nor a number of images, or leaves no image for testing or for training.
     """
     by_label = _by_label(labels)
     sizes = _test_sizes(list(map(len, by_label.values())), test)
@@ -95,7 +95,7 @@ def train_test(labels: Sequence[Hashable], *, test: float, seed: int) -> tuple[l
         raise DataError(fact, argument="test", value=test, hint="raise it, or add images")
     if untested:
         fact = pluralize(len(untested), "class")
-        logger.warning("%s cannot be tested for lack of images: %s", fact, first_few(untested))
+        logger.warning("too few images to test %s: %s", fact, first_few(untested))
     everything = range(len(labels))
     return [row for row in everything if row not in chosen], [row for row in everything if row in chosen]
 
@@ -105,10 +105,8 @@ def _test_sizes(counts: Sequence[int], test: float) -> list[int]:
     if isinstance(test, float) and 0 < test < 1:
         return [min(int(count * test + 0.5), count - 1) for count in counts]
     if isinstance(test, bool) or not isinstance(test, int) or test < 1:
-        hint = Hint("for example {test}", test=0.5)
-        raise DataError(
-            "must be a fraction between 0 and 1 or a number of images", argument="test", value=test, hint=hint
-        )
+        fact = "must be a fraction between 0 and 1 or a number of images"
+        raise DataError(fact, argument="test", value=test, hint=Hint("for example {test}", test=0.5))
     total = sum(counts)
     if (most := total - len(counts)) < test:
         hint = f"pass {most} or less"
@@ -121,7 +119,7 @@ def _test_sizes(counts: Sequence[int], test: float) -> list[int]:
 
 
 def select(labels: Sequence[Hashable], *, shots: int | None, test: float | None, seed: int) -> TrainTestIndices:
-    """Split off the test part where one is asked for, then draw `shots` per class from the rest."""
+    """Split off the requested test part, if any, then draw `shots` per class from the rest."""
     train, held_out = list(range(len(labels))), None
     if test is not None:
         train, held_out = train_test(labels, test=test, seed=seed)
@@ -134,8 +132,7 @@ def select(labels: Sequence[Hashable], *, shots: int | None, test: float | None,
 def split_classes(classes: Sequence[T]) -> tuple[tuple[T, ...], tuple[T, ...]]:
     """Return the base and novel classes: the first ceil(n/2) in label index order, and the rest.
 
-    The protocol sorts label INDICES; class names are taken in the order given, which is that order, and
-    not sorted by name.
+    The protocol sorts label INDICES. Class names are expected in that order, and are not sorted by name.
 
     >>> split_classes(["cat", "dog", "ant"])
     (('cat', 'dog'), ('ant',))

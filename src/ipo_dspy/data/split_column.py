@@ -1,4 +1,4 @@
-"""The split column of a table, which separates training from test rows; splits are mixed only on request."""
+"""Find the split column of a table, which separates training from test rows, and select the rows of a split."""
 
 from collections.abc import Collection
 
@@ -12,16 +12,16 @@ SPLIT_COLUMNS = ("split", "subset", "partition", "is_training_image", "is_train"
 
 
 def split_column(table: ImageTable, others: Collection[str]) -> str | None:
-    """Return the name of the split column, or None; it is none of the `others`."""
+    """Return the name of the split column, or None; the columns `others` are not considered."""
     columns = {name.casefold(): name for name in table.columns if name not in others}
     named = next((columns[name] for name in SPLIT_COLUMNS if name in columns), None)
     return named or next((name for name in columns.values() if _holds_parts(table, name)), None)
 
 
 def rows_of_split(table: ImageTable, columns: Collection[str], split: str | None) -> list[int]:
-    """Return the rows of a split: of a value of the split column, of all for "all", of the only value for None.
+    """Return the rows with the value `split` in the split column, or all rows for "all".
 
-    `columns` are those of images and labels.
+    None selects the only split. `columns` are the image and label columns.
     """
     column = split_column(table, columns)
     if column is None:
@@ -37,8 +37,8 @@ def rows_of_split(table: ImageTable, columns: Collection[str], split: str | None
             "pass one, e.g. {split}, or {all} for all rows", split=_training(values), all=Argument("split", "all")
         )
         raise DataError(fact, hint=hint)
-    wanted = None if split in (None, "all") else str(split).casefold()
-    rows = [row for row, part in enumerate(parts) if wanted in (None, part.casefold())]
+    folded = None if split in (None, "all") else str(split).casefold()
+    rows = [row for row, part in enumerate(parts) if folded in (None, part.casefold())]
     if not rows:
         raise DataError(f"{table.path} has no rows of split {split!r}; choose one of {known}")
     return rows
@@ -49,7 +49,7 @@ def _training(values: list[str]) -> str:
 
 
 def _holds_parts(table: ImageTable, column: str) -> bool:
-    """Return True if all cells are names of several parts; the first cell rules out most columns."""
+    """Return True if the cells name parts, at least two different ones; the first cell rules out most columns."""
     cells = table.columns[column]
     first = cells(0)
     if not isinstance(first, str) or first.casefold() not in PART_WORDS:

@@ -1,7 +1,7 @@
-"""Data that is already split into training, validation, and test images: `photos/train/cat`, `photos/test/cat`.
+"""Recognize folders that are already split: `photos/train/cat`, `photos/test/cat`.
 
-Split folders are recognized by a word such as `train` in their names, and by the same folder names below several of
-them. Otherwise the parts would be learned as if they were the classes.
+Split folders have a word such as `train` in their names, and the same sub-folders in several of them. Without this
+check, the parts would be used as classes.
 """
 
 import re
@@ -18,18 +18,18 @@ PART_WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
     **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation", "holdout"), TEST),
 }
-"""Words that name a part, in lower case."""
+"""Word for a part, in lower case -> role."""
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _THINGS = re.compile(r"(set|data|images?|imgs?)$")
-"""After the word for a part, without a separator: `trainset`, `testimages`."""
+"""Suffixes of the word for a part without a separator: `trainset`, `testimages`."""
 
 
 def find_parts(root: Path) -> dict[str, Path] | None:
     """Return the parts of a folder that is already split by role, or None.
 
     Raises:
-        DataError: it is split, but no part, or more than one, is for training, validation, or testing.
+        DataError: the folder is split, but has no training part, or two parts of the same role.
     """
     below = {sub: _names_below(sub) for sub in visible_folders(check_folder(root))}
     candidates = {sub: names for sub, names in below.items() if names}
@@ -51,21 +51,21 @@ def part_folder(root: Path, name: str) -> Path:
     """Return one part of a folder that is already split, by its name or a word such as 'test', in any case.
 
     Raises:
-        DataError: there is no such part, or what `find_parts` raises.
+        DataError: the part does not exist, or `find_parts` fails.
     """
     parts = find_parts(root)
     if parts is None:
         raise DataError(f"{root} is not split into parts", hint=Hint("remove {split}", split=name))
-    asked = name.casefold()
+    folded = name.casefold()
     for role, folder in parts.items():
-        if asked == folder.name.casefold() or PART_WORDS.get(asked) == role:
+        if folded == folder.name.casefold() or PART_WORDS.get(folded) == role:
             return folder
     known = ", ".join(repr(folder.name) for folder in parts.values())
     raise DataError(f"{root} has no part {name!r}; choose one of {known}")
 
 
 def parts_by_name(names: Iterable[str]) -> dict[str, str] | None:
-    """Return the names of several splits by role; None if the names do not say the role.
+    """Return the names of several splits by role, or None if the names do not reveal the roles.
 
     >>> parts_by_name(["test", "train"]), parts_by_name(["train", "extra"]), parts_by_name(["train"])
     ({'training': 'train', 'test': 'test'}, None, None)
@@ -78,9 +78,9 @@ def parts_by_name(names: Iterable[str]) -> dict[str, str] | None:
 
 
 def _are_parts(candidates: dict[Path, set[str]], roles: dict[Path, str], *, alone: bool) -> bool:
-    """Return True if folders are parts, not classes: two share folder names, or no other folder has images.
+    """Return True if folders are parts, not classes: two share sub-folder names, or no other folder has images.
 
-    Test images may be in one flat folder, as in competitions.
+    Test images may be in a flat folder, as in competitions.
     """
     for part in roles:
         if any(candidates[part] & names for other, names in candidates.items() if other != part):
@@ -105,10 +105,10 @@ def _may_be_class(folder: Path) -> bool:
 
 
 def _role(name: str) -> str | None:
-    """Return the role that one of the words in a folder's name stands for.
+    """Return the role of a folder, from the first word in its name that denotes one, or None.
 
     >>> _role("seg_train"), _role("Test1"), _role("TrainData"), _role("valset"), _role("bus"), _role("latest")
     ('training', 'test', 'training', 'validation', None, None)
     """
-    words = [_THINGS.sub("", word.lower()) for word in _WORDS.findall(name)]
-    return next((PART_WORDS[word] for word in words if word in PART_WORDS), None)
+    tokens = [_THINGS.sub("", word.lower()) for word in _WORDS.findall(name)]
+    return next((PART_WORDS[token] for token in tokens if token in PART_WORDS), None)

@@ -1,6 +1,6 @@
-"""Benchmark splits as lists of paths and labels, from which the protocol draws before examples are built.
+"""Represent benchmark splits as lists of paths and labels, from which the protocol draws before it builds examples.
 
-Plain tuples, since ImageNet has 1.3 million images, of which only a few shots are needed.
+The items are plain tuples, since ImageNet has 1.3 million images, of which only a few shots are needed.
 """
 
 import os
@@ -16,7 +16,7 @@ from ipo_dspy.template import display_class_name
 
 
 class LabelledPath(NamedTuple):
-    """An image: its path from the folder of images, and the number of its class."""
+    """An image: its path relative to the image folder, and its label index."""
 
     path: str
     label: int
@@ -24,14 +24,14 @@ class LabelledPath(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkSplits:
-    """The splits that a data set's files list.
+    """The splits of a data set.
 
     Attributes:
-        where: the file that lists them, for messages.
-        base: folder that the paths start from.
-        train, val, test: in the order of the files.
-        names: the published name of each label; several labels may share one.
-        ids: what tells labels apart where names do not: ImageNet's folder names.
+        where: file that lists the splits, for messages.
+        base: folder that the paths are relative to.
+        train, val, test: images in the order of the files.
+        names: published name of each label; several labels may share a name.
+        ids: unique id of each label, for labels with the same name: ImageNet's folder names.
     """
 
     where: Path
@@ -47,7 +47,7 @@ def check_labels(lists: BenchmarkSplits) -> BenchmarkSplits:
     """Return the splits after checking that each label of `val` and `test` has a training image.
 
     Raises:
-        DataError: a label has none, so its images could never be classified correctly.
+        DataError: a label has no training image.
     """
     known = {item.label for item in lists.train}
     for part, items in (("val", lists.val), ("test", lists.test)):
@@ -61,33 +61,33 @@ def check_labels(lists: BenchmarkSplits) -> BenchmarkSplits:
 
 
 def distinct_names(lists: BenchmarkSplits) -> dict[int, str]:
-    """Return a distinct name for each label: the published one, with the folder's name for ImageNet's duplicates.
+    """Return a distinct name for each label: the published name, with the folder name added to ImageNet's duplicates.
 
-    CLIP's names for ImageNet have `missile` and `sunglasses` twice each. Under one name, two classes would become one
-    and the score would be too high.
+    CLIP's class names for ImageNet contain `missile` and `sunglasses` twice. Sharing a name would merge two classes and
+    inflate the score.
 
     Raises:
         DataError: two labels share a name and have no ids.
     """
     taken: dict[str, int] = {}
-    found: dict[int, str] = {}
+    distinct: dict[int, str] = {}
     for label, name in sorted(lists.names.items()):
         first = taken.setdefault(display_class_name(name).casefold(), label)
         if first != label and label not in lists.ids:
             fact = f"{lists.where}: labels {first} and {label} are both called {name!r}"
             raise DataError(f"{fact}; rename one, or download the published file again")
-        found[label] = name if first == label else f"{name} ({lists.ids[label]})"
-    return found
+        distinct[label] = name if first == label else f"{name} ({lists.ids[label]})"
+    return distinct
 
 
 def absent_images(lists: BenchmarkSplits) -> list[str]:
-    """Return the listed paths that are missing, or empty after an interrupted download; in order, each once."""
+    """Return the listed paths that are missing or empty, in order and without repetition."""
     listed = dict.fromkeys(item.path for items in (lists.train, lists.val, lists.test) for item in items)
     return [path for path in listed if not file_size(os.path.join(lists.base, path))]  # noqa: PTH118 - a Path is slow
 
 
 def format_paths(paths: Iterable[str], count: int = 3) -> str:
-    """Return the first paths, for a message.
+    """Return the first paths as text for a message.
 
     >>> format_paths(["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
     'a.jpg, b.jpg, c.jpg, ...'

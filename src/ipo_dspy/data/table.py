@@ -1,7 +1,7 @@
-"""Read a table of images and labels: CSV, TSV, or parquet, which may hold the image bytes themselves.
+"""Read a table of images and labels from a CSV, TSV, or parquet file; parquet may store the image bytes.
 
-Spreadsheets and the Hugging Face hub both produce tables: columns are found by their usual names, and number labels get
-their names from wherever the file keeps them. A row whose image is missing is an error.
+Tables come from spreadsheets and from the Hugging Face hub. Columns are found by their usual names, and the names of
+numeric labels are read from the file. A row whose image is missing is an error.
 """
 
 import base64
@@ -38,7 +38,7 @@ IMAGE_COLUMNS = (
 )
 LABEL_COLUMNS = ("label", "class", "class_name", "label_name", "labels", "category", "target")
 LONGEST_PATH = 4096
-"""Characters that Linux takes."""
+"""Maximum length of a path on Linux, in characters."""
 
 _MAGIC = {
     b"\xff\xd8\xff": "image/jpeg",
@@ -69,23 +69,23 @@ def load_image_table(
     """Read a table with an image and a label in each row.
 
     Image cells are paths, bytes, or the hub's ``{bytes, path}``. Labels are class names or numbers from 0;
-    the names of numbers are `classes`, else those that the parquet file keeps for the label column (``ipo_dspy`` or
-    Hugging Face metadata), else a column of names beside it (``class_name``, ``class``, ...). Class order is that of
-    those names; text labels without such names are sorted. All splits of one file have the same classes.
+    the names of numbers are `classes`, else those in the metadata of the parquet file (``ipo_dspy`` or Hugging Face),
+    else another column of names (``class_name``, ``class``, ...). Classes have the order of those names; text labels
+    without such names are sorted. All splits of a file have the same classes.
 
     Args:
         path: a .csv, .tsv or .parquet file with a header.
         image: column of images; "auto" finds image, path, file_name, ...
         label: column of labels; "auto" finds label, class, class_name, ...
         classes: class names in label index order.
-        base: folder where relative image paths start; the table's own by default.
-        split: keep rows with this value in the column that tells training from test rows (``split``, ``subset``,
-            ... in any case, or any whose values are train, val, or test); "all" keeps all of them.
+        base: folder that relative image paths start from; by default the folder of the table.
+        split: keep rows with this value in the split column (``split``, ``subset``, ... in any case, or any column
+            whose values are train, val, or test); "all" keeps all rows.
         shots: images per class, drawn by `few_shot`; None takes all.
         seed: seed of the draw.
 
     Raises:
-        DataError: an unreadable file, a missing column or image, a label outside the classes, ...
+        DataError: the file is unreadable, a column or an image is missing, a label is not a class, ...
     """
     catalog = table_catalog(path, image=image, label=label, classes=classes, base=base, split=split)
     return catalog.load(shots=shots, seed=seed)
@@ -110,18 +110,18 @@ def table_catalog(
 def catalog_of(
     table: ImageTable, image: str, label: str, rows: Sequence[int], folder: Path, *, classes: Sequence[str] | None
 ) -> Catalog:
-    """Return the catalog of some rows; `image` and `label` are columns, relative image paths start in `folder`."""
+    """Return the catalog of `rows`; `image` and `label` are columns, and image paths are relative to `folder`."""
     cells = table.columns[image]
     labels, names = named_labels(table, label, rows, classes)
-    kept = list(rows)
+    positions = list(rows)
     if isinstance(cells(rows[0]), str):
-        for row in rows:  # drawn or not, so that no error comes and goes with the seed
+        for row in rows:  # check all rows, so that errors do not depend on the seed
             _image_path(table, row, cells(row), folder)
-        kept, labels = _each_image_once(table, cells, rows, labels)
+        positions, labels = _each_image_once(table, cells, rows, labels)
 
     def build(drawn: Sequence[int]) -> ImageDataset:
-        in_order = sorted(drawn, key=lambda at: kept[at])  # rows are read fastest in order
-        items = {at: _example(table, kept[at], cells(kept[at]), labels[at], folder) for at in in_order}
+        in_order = sorted(drawn, key=lambda at: positions[at])  # rows are read fastest in order
+        items = {at: _example(table, positions[at], cells(positions[at]), labels[at], folder) for at in in_order}
         return ImageDataset((items[at] for at in drawn), classes=names)
 
     return Catalog(names, labels, build)
@@ -131,7 +131,7 @@ def find_columns(table: ImageTable, image: str, label: str) -> tuple[str, str]:
     """Return the names of the image and label columns: those requested, or for "auto" the first with a usual name.
 
     Raises:
-        DataError: one or both of them do not exist.
+        DataError: one or both columns do not exist.
     """
     pictures = _column(table, image, IMAGE_COLUMNS, {label})
     usual = {name for name in table.columns if name.casefold() in LABEL_COLUMNS}
@@ -140,24 +140,24 @@ def find_columns(table: ImageTable, image: str, label: str) -> tuple[str, str]:
     labels = _column(table, label, LABEL_COLUMNS, taken)
     if pictures is not None and labels is not None:
         return pictures, labels
-    found = {"image": (image, pictures), "label": (label, labels)}
-    raise _no_column(table, {what: asked for what, (asked, name) in found.items() if name is None}, taken | {labels})
+    columns = {"image": (image, pictures), "label": (label, labels)}
+    raise _no_column(table, {what: asked for what, (asked, name) in columns.items() if name is None}, taken | {labels})
 
 
 def _column(table: ImageTable, asked: str, usual: Sequence[str], taken: Collection[str]) -> str | None:
     if asked in table.columns:
         return asked
     columns = {name.casefold(): name for name in table.columns if name not in taken}
-    found = next((columns[name] for name in usual if name in columns), None)
-    return found if asked == "auto" else None
+    usual_column = next((columns[name] for name in usual if name in columns), None)
+    return usual_column if asked == "auto" else None
 
 
 def _no_column(table: ImageTable, missing: Mapping[str, str], taken: Collection[str | None]) -> DataError:
-    """Return the error that names all missing columns, with the likeliest of the others for each."""
+    """Return the error for all missing columns, with the most similar existing column for each."""
     facts = [f"no {what} column" if asked == "auto" else f"no column {asked!r}" for what, asked in missing.items()]
     fact = f"{table.path} has {' and '.join(facts)}, only {', '.join(map(shorten, table.columns))}"
     if any(file_suffix(name) in image_suffixes() for name in table.columns):
-        return DataError(f"{fact}; its first line names an image, so add a header line 'image,label' above it")
+        return DataError(f"{fact}; its first line contains an image path, so add a header line 'image,label' above it")
     remedies: dict[str, object] = {}
     free = [name for name in table.columns if name not in taken] or list(table.columns)
     for what, asked in missing.items():
@@ -165,7 +165,7 @@ def _no_column(table: ImageTable, missing: Mapping[str, str], taken: Collection[
         remedies[what] = near
         free = [name for name in free if name != near] or free
     named = " and ".join(f"{{{what}}}" for what in remedies)
-    return DataError(fact, hint=Hint(f"name {'it' if len(missing) == 1 else 'both'}, e.g. {named}", **remedies))
+    return DataError(fact, hint=Hint(f"pass {'it' if len(missing) == 1 else 'both'}, e.g. {named}", **remedies))
 
 
 def _base_folder(table: ImageTable, base: str | PathLike[str] | None) -> Path:
@@ -179,34 +179,34 @@ def _base_folder(table: ImageTable, base: str | PathLike[str] | None) -> Path:
 def _each_image_once(
     table: ImageTable, cells: Cells, rows: Sequence[int], labels: Sequence[str]
 ) -> tuple[list[int], list[str]]:
-    """Leave out rows that repeat an image path: the image would be trained on and tested on."""
+    """Drop rows that repeat an image path, which could put one image into the training and the test part."""
     first: dict[str, int] = {}
-    kept: list[int] = []
+    unique: list[int] = []
     for at, row in enumerate(rows):
         cell = cells(row)
         before = first.setdefault(cell, at)
         if before == at:
-            kept.append(at)
+            unique.append(at)
         elif labels[before] != labels[at]:
             fact = f"{table.place(row)} labels {shorten(cell)} {labels[at]!r}, {table.place(rows[before])} labels it"
             raise DataError(f"{fact} {labels[before]!r}; remove one of the two rows")
-    if len(kept) < len(rows):
-        again = pluralize(len(rows) - len(kept), "image")
-        logger.warning("%s names %s more than once; each is used once", table.path, again)
-    return [rows[at] for at in kept], [labels[at] for at in kept]
+    if len(unique) < len(rows):
+        again = pluralize(len(rows) - len(unique), "image")
+        logger.warning("%s lists %s more than once; each is used once", table.path, again)
+    return [rows[at] for at in unique], [labels[at] for at in unique]
 
 
 def _image_path(table: ImageTable, row: int, text: Any, folder: Path) -> str:
     if not isinstance(text, str) or not text:
-        raise DataError(f"{table.place(row)} names no image ({shorten(text)}); write a path, e.g. 'cat/1.jpg'")
+        raise DataError(f"{table.place(row)} has no image path ({shorten(text)}); add one, e.g. 'cat/1.jpg'")
     path = folder / text
     size = file_size(path)
-    if size is None and "\\" in text:  # written on Windows
+    if size is None and "\\" in text:  # a Windows path
         path = folder / text.replace("\\", "/")
         size = file_size(path)
     if size:
         return str(path)
-    missing = "which does not exist" if str(path) == text else f"but there is no file {_whole(str(path))}"
+    missing = "which does not exist" if str(path) == text else f"but the file {_whole(str(path))} does not exist"
     fact = missing if size is None else "but that file is empty"
     raise DataError(
         f"{table.place(row)} names the image {_whole(text)}, {fact}",
@@ -215,7 +215,7 @@ def _image_path(table: ImageTable, row: int, text: Any, folder: Path) -> str:
 
 
 def _whole(path: str) -> str:
-    """Return a path for a message: complete, since its end names the file, unless it is too long for a path."""
+    """Return the `repr` of a path, complete since it ends in the file name; shortened if it is too long for a path."""
     return shorten(path) if len(path) > LONGEST_PATH else repr(path)
 
 
@@ -227,7 +227,7 @@ def _example(table: ImageTable, row: int, cell: Any, label: str, folder: Path) -
 
 
 def _data_uri(data: bytes) -> str:
-    """Return the bytes unchanged; `dspy.Image(bytes)` would encode a JPEG again, with a loss."""
+    """Return a data URI of the unchanged bytes; `dspy.Image(bytes)` would re-encode a JPEG with a loss."""
     kinds = (kind for magic, kind in _MAGIC.items() if data.startswith(magic))
     encoded = base64.b64encode(data).decode("ascii")
     return f"data:{next(kinds, 'application/octet-stream')};base64,{encoded}"

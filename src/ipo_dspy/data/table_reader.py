@@ -1,7 +1,7 @@
 """Open a CSV, TSV or parquet file as named columns of cells, with row locations for error messages.
 
-The only importer of pyarrow. Parquet columns are read on demand, one row group at a time, and cells become Python
-values one by one, since a column of image bytes is large and often only a few shots of it are wanted.
+Only this module imports pyarrow. Parquet columns are read on demand, one row group at a time, and cells are converted
+to Python values one by one: a column of image bytes is large, and often only a few shots are needed.
 """
 
 import bisect
@@ -32,7 +32,7 @@ class ImageTable:
         rows: number of rows, at least 1.
         place: row -> its location, e.g. 'line 3 of cars.csv'.
         source: row -> the `source` of an image that is stored in the table itself.
-        metadata: JSON objects by key, which the file keeps besides the columns.
+        metadata: JSON objects in the metadata of the file, by key.
     """
 
     path: Path
@@ -47,10 +47,10 @@ def open_table(path: Path) -> ImageTable:
     """Open a table by its suffix.
 
     Raises:
-        DataError: no such file, no table, damaged, ragged, not text, without rows, or columns of one name.
+        DataError: the file does not exist, is not a table, is damaged, ragged, or empty, or repeats a column name.
     """
     if not path.is_file():
-        absent = f"does not exist (looked from {Path.cwd()})"
+        absent = f"does not exist (working directory: {Path.cwd()})"
         fact = "is a folder, which load_image_folder reads" if path.is_dir() else absent
         raise DataError(f"table {path} {fact}; pass a file such as 'photos.csv'")
     suffix = path.suffix.lower()
@@ -63,7 +63,7 @@ def open_table(path: Path) -> ImageTable:
 
 
 def own_metadata(classes: Sequence[str] | None) -> dict[str, dict[str, Any]]:
-    """Return the metadata by which a table states its class names in label index order."""
+    """Return the metadata that stores class names in label index order."""
     return {"ipo_dspy": {"classes": list(classes)}} if classes else {}
 
 
@@ -83,7 +83,7 @@ def _open_csv(path: Path) -> ImageTable:
 
 
 def _open_parquet(path: Path) -> ImageTable:
-    import pyarrow.parquet as pq  # here, for it takes a while to import and CSV does without
+    import pyarrow.parquet as pq  # imported here because it is slow and CSV does not need it
 
     file = _guarded(path, lambda: pq.ParquetFile(path))
     groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
@@ -92,7 +92,7 @@ def _open_parquet(path: Path) -> ImageTable:
     _check_names(path, names)
 
     def column(name: str) -> Cells:
-        # A column of pictures may be larger than memory: one row group at a time, so ask for rows in order.
+        # A column of images may not fit in memory, so only one row group is cached; callers read rows in order.
         @functools.lru_cache(maxsize=1)
         def group(number: int) -> Any:
             return _guarded(path, lambda: file.read_row_group(number, columns=[name])).column(name)
@@ -126,13 +126,13 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
 
 
 def _json_objects(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
-    """Return the values that are JSON objects; other tools store other things there."""
-    found: dict[str, dict[str, Any]] = {}
+    """Return the values that are JSON objects; other tools store other formats there."""
+    objects: dict[str, dict[str, Any]] = {}
     for key, value in metadata.items():
         try:
             content = parse_json(value)
         except ValueError:
             continue
         if isinstance(content, dict):
-            found[key.decode("utf-8", "replace")] = content
-    return found
+            objects[key.decode("utf-8", "replace")] = content
+    return objects

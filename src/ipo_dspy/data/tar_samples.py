@@ -1,8 +1,8 @@
 """Read the samples of a webdataset tar file: images and their labels.
 
-Adjacent members whose names agree up to the first dot are a sample. Python's own tarfile reads them. Nothing is
-unpacked, so member names that point outside a folder are harmless. A file is read to its end, even if `cat` joined it
-from several. An ambiguous sample is an error: a guess would put labels on the wrong images.
+Adjacent members whose names agree up to the first dot form a sample. Nothing is unpacked, so member names that point
+outside a folder are harmless. A file is read to its end, even if it is a concatenation of several tar files. An
+ambiguous sample is an error: a guess could assign labels to the wrong images.
 """
 
 import json
@@ -19,10 +19,10 @@ from ipo_dspy.data.table import LABEL_COLUMNS
 from ipo_dspy.errors import DataError
 
 MAX_LABEL_BYTES = 1 << 20
-"""Of a file with a label; a JSON file may hold more than that."""
+"""Maximum size of a label file; a JSON file may hold more than the label."""
 
 LABEL_SUFFIXES = ("cls", "json", "txt")
-"""In this order; a .txt beside a .json with a label is a caption."""
+"""Suffixes of label files by priority; a .txt next to a .json with a label is a caption."""
 
 _FAULTS = (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError, RecursionError)
 
@@ -39,16 +39,16 @@ class ShardSample(NamedTuple):
 
 
 def read_samples(path: Path, unread: list[tuple[str, Path]] | None = None) -> Iterator[ShardSample]:
-    """Yield the images of a tar file, in its order.
+    """Yield the images of a tar file, in the order of its members.
 
-    `unread` receives suffix and name of a member of each sample without an image.
+    The suffix and the name of one member of each sample without an image are added to `unread`.
 
     Raises:
-        DataError: it is not a tar file or is truncated, an image has no label, or a sample is ambiguous.
+        DataError: the file is not a tar file or is truncated, an image has no label, or a sample is ambiguous.
     """
     try:
         with open_regular(path) as raw:
-            members = list(_members(path, raw))  # all of them first: a cut sample would be told as one without a label
+            members = list(_members(path, raw))  # all first, or a truncated sample would be reported as unlabeled
             for group in _groups(members):
                 yield from _samples(path, raw, group, [] if unread is None else unread)
     except DataError:
@@ -61,7 +61,7 @@ def read_samples(path: Path, unread: list[tuple[str, Path]] | None = None) -> It
 
 
 def _members(path: Path, raw: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Yield the regular, visible files of a tar file and of those that were appended to it by `cat`."""
+    """Yield the regular, visible files of a tar file and of others concatenated to it."""
     size, start = os.fstat(raw.fileno()).st_size, 0
     while start < size or not start:
         raw.seek(start)
@@ -72,21 +72,23 @@ def _members(path: Path, raw: BinaryIO) -> Iterator[tarfile.TarInfo]:
             end = file.offset
         start = _next_archive(raw, end, size)
         if start == end:
-            # tarfile takes a file that is cut between two members for a whole one; a whole one ends with zeros.
+            # A complete tar file ends with zeros; tarfile does not detect a file that is truncated between two members.
             raise DataError(f"{path} is truncated or corrupt after byte {end}; download it again")
 
 
 def _next_archive(raw: BinaryIO, end: int, size: int) -> int:
-    """Return where the zeros behind an archive end: at the file's own end, or where another archive begins."""
-    raw.seek(end)
+    """Return the offset after the zeros that follow an archive: the end of the file, or the next archive."""
+    position = end
+    raw.seek(position)
     while block := raw.read(tarfile.BLOCKSIZE):
         if block.strip(b"\0") or len(block) < tarfile.BLOCKSIZE:
-            return raw.tell() - len(block)
-    return size if raw.tell() > end else end
+            return position
+        position += len(block)
+    return size if position > end else end
 
 
 def _is_hidden(name: str) -> bool:
-    """Tell files of the system, such as the `._x.png` of macOS beside each member.
+    """Return True for system files, such as the `._x.png` that macOS adds for each member.
 
     >>> _is_hidden("./a/._x.png"), _is_hidden("__MACOSX/a.png"), _is_hidden("./a/x.png")
     (True, True, False)
@@ -115,7 +117,7 @@ def _key(name: str) -> tuple[str, str]:
 def _samples(
     path: Path, raw: BinaryIO, group: list[tarfile.TarInfo], unread: list[tuple[str, Path]]
 ) -> Iterator[ShardSample]:
-    """Yield the sample of a group, or several if names with further dots pair images with labels."""
+    """Yield the sample of a group, or several if names with more dots pair each image with a label."""
     by_name: dict[str, tarfile.TarInfo] = {}
     for member in group:
         if by_name.setdefault(member.name.lower(), member) is not member:
@@ -131,54 +133,56 @@ def _samples(
         where = f"{picture.name!r} in {path}"
         if not picture.size:
             raise DataError(f"{where} is empty; create the file again")
-        beside = _labels_of(picture.name, by_name)
-        label, suffix = _label(raw, beside, where)
+        label_files = _labels_of(picture.name, by_name)
+        label, suffix = _label(raw, label_files, where)
         yield ShardSample(path, picture.name, picture.offset_data, picture.size, label, suffix)
 
 
 def _chosen(
     path: Path, pictures: list[tarfile.TarInfo], by_name: Mapping[str, tarfile.TarInfo]
 ) -> list[tarfile.TarInfo]:
-    """Return the image of a sample; several only if each has its own label, `x.v1.png` with `x.v1.cls`."""
+    """Return the image of a sample; several only if each has a separate label, `x.v1.png` with `x.v1.cls`."""
     plain = [picture for picture in pictures if f".{_rest(picture.name)}" in image_suffixes()]
     stems = {picture.name.rpartition(".")[0].lower() for picture in pictures}
-    if len(stems) == len(pictures) and (len(pictures) == 1 or all(_own_labels(one.name, by_name) for one in pictures)):
+    if len(stems) == len(pictures) and (
+        len(pictures) == 1 or all(_own_labels(picture.name, by_name) for picture in pictures)
+    ):
         return pictures
     if len(plain) == 1 and not any(_own_labels(picture.name, by_name) for picture in pictures if picture not in plain):
-        return plain  # the others are masks, depths, ...: `x.jpg` beside `x.mask.png`
+        return plain  # the others are masks, depth maps, ...: `x.jpg` and `x.mask.png`
     shown = ", ".join(repr(picture.name) for picture in pictures[:4])
     raise DataError(f"{path} has several images in one sample, {shown}; give each its own name and label")
 
 
 def _rest(name: str) -> str:
-    """Return what follows the first dot of a file's name, in lower case."""
+    """Return the part of a file name after the first dot, in lower case."""
     return name.rpartition("/")[2].partition(".")[2].lower()
 
 
 def _own_labels(picture: str, by_name: Mapping[str, tarfile.TarInfo]) -> dict[str, tarfile.TarInfo]:
-    """Return the labels whose names agree with that of an image up to the last dot."""
+    """Return the label files by suffix whose names match an image up to the last dot."""
     stem = picture.rpartition(".")[0].lower()
     return {suffix: by_name[name] for suffix in LABEL_SUFFIXES if (name := f"{stem}.{suffix}") in by_name}
 
 
 def _labels_of(picture: str, by_name: Mapping[str, tarfile.TarInfo]) -> dict[str, tarfile.TarInfo]:
-    """Return the labels of an image by suffix: its own, else those of the sample."""
+    """Return the label files of an image by suffix: those of its name, else those of the sample."""
     shared = {suffix: member for member in by_name.values() if (suffix := _rest(member.name)) in LABEL_SUFFIXES}
     return _own_labels(picture, by_name) or shared
 
 
-def _label(raw: BinaryIO, beside: Mapping[str, tarfile.TarInfo], where: str) -> tuple[Any, str]:
+def _label(raw: BinaryIO, label_files: Mapping[str, tarfile.TarInfo], where: str) -> tuple[Any, str]:
     """Return the label of an image, as text or JSON value, and the suffix of its file."""
     for suffix in LABEL_SUFFIXES:
-        if suffix not in beside:
+        if suffix not in label_files:
             continue
-        text = _text(raw, beside[suffix], suffix, where)
+        text = _text(raw, label_files[suffix], suffix, where)
         try:
             return (text.strip() if suffix != "json" else _field(json.loads(text))), suffix
         except (ValueError, RecursionError) as error:
-            if suffix == "json" and "txt" in beside:
+            if suffix == "json" and "txt" in label_files:
                 continue
-            fact = f"the .{suffix} beside {where} cannot be read ({error})"
+            fact = f"the .{suffix} file of {where} cannot be read ({error})"
             raise DataError(f"{fact}; expected only the class name, or a label in a .json") from error
     fact = f"{where} has no label"
     raise DataError(f"{fact}; add its class name as .cls or .txt, or as label in a .json")
@@ -186,23 +190,23 @@ def _label(raw: BinaryIO, beside: Mapping[str, tarfile.TarInfo], where: str) -> 
 
 def _text(raw: BinaryIO, member: tarfile.TarInfo, suffix: str, where: str) -> str:
     if member.size > MAX_LABEL_BYTES:
-        raise DataError(f"the .{suffix} beside {where} has {member.size} bytes; expected only the class name")
+        raise DataError(f"the .{suffix} file of {where} has {member.size} bytes; expected only the class name")
     raw.seek(member.offset_data)
     try:
         return raw.read(member.size).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"the .{suffix} beside {where} cannot be read ({error}); save it as UTF-8") from error
+        raise DataError(f"the .{suffix} file of {where} cannot be read ({error}); save it as UTF-8") from error
 
 
 def _field(content: Any) -> Any:
-    found = [content[key] for key in LABEL_COLUMNS if key in content] if isinstance(content, dict) else []
-    if not found:
+    labels = [content[key] for key in LABEL_COLUMNS if key in content] if isinstance(content, dict) else []
+    if not labels:
         raise ValueError(f"no field {LABEL_COLUMNS[0]!r} in {shorten(content)}")
-    return found[0]
+    return labels[0]
 
 
 def read_picture(sample: ShardSample) -> bytes:
-    """Return the bytes of an image file."""
+    """Return the bytes of the image of a sample."""
     with open_regular(sample.shard) as file:
         file.seek(sample.offset)
         return file.read(sample.size)

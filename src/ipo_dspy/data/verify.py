@@ -17,13 +17,13 @@ class CheckResult:
 
     Attributes:
         ok: True if the check passed.
-        what: a file, a folder, or a count.
-        told: the finding or the remedy.
+        what: checked file, folder, or count.
+        message: finding or remedy.
     """
 
     ok: bool
     what: str
-    told: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class BenchmarkCheck:
 
     Attributes:
         benchmark: the data set.
-        folder: its expected folder.
-        findings: in the order of the checks.
+        folder: expected folder of the data set.
+        findings: results in the order of the checks.
     """
 
     benchmark: Benchmark
@@ -42,19 +42,21 @@ class BenchmarkCheck:
 
     @property
     def ok(self) -> bool:
-        """True if all checks passed."""
+        """Return True if all checks passed."""
         return all(finding.ok for finding in self.findings)
 
 
 def check_benchmark(name: str, root: str | PathLike[str]) -> BenchmarkCheck:
-    """Check that everything that `load_benchmark` reads exists; images are not opened.
+    """Check that all files that `load_benchmark` reads exist; images are not opened.
 
     Raises:
-        DataError: an unknown name, or `root` is no folder.
+        DataError: the name is unknown, or `root` is not a folder.
     """
     benchmark = find_benchmark(name)
     if not Path(root).expanduser().is_dir():
-        raise DataError(f"there is no folder {root} (looked from {Path.cwd()}); pass the one that holds the data sets")
+        raise DataError(
+            f"folder {root} does not exist (working directory: {Path.cwd()}); pass the folder of the data sets"
+        )
     folder = expected_folder(benchmark, root)
     return BenchmarkCheck(benchmark, folder, tuple(_findings(benchmark, folder)))
 
@@ -62,9 +64,9 @@ def check_benchmark(name: str, root: str | PathLike[str]) -> BenchmarkCheck:
 def _findings(benchmark: Benchmark, folder: Path) -> Iterator[CheckResult]:
     complete = True
     for part in parts(benchmark):
-        found = exists(benchmark, folder, part)
-        complete = complete and found
-        yield CheckResult(found, str(folder / part.path), "there" if found else f"missing; from {part.origin}")
+        present = exists(benchmark, folder, part)
+        complete = complete and present
+        yield CheckResult(present, str(folder / part.path), "there" if present else f"missing; from {part.origin}")
     if not complete:
         return
     try:

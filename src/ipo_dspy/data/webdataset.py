@@ -1,6 +1,6 @@
-"""Load webdataset tar files, in which `key.jpg` comes with `key.cls`, `key.txt` or `key.json`.
+"""Load webdataset tar files, which store `key.jpg` with `key.cls`, `key.txt` or `key.json`.
 
-A first pass records image positions and reads the labels (`data.tar_samples`); only images that are drawn are read.
+A first pass records image positions and reads the labels (`data.tar_samples`). Only the drawn images are read later.
 """
 
 import glob
@@ -14,7 +14,7 @@ from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.catalog import Catalog, accept_test_argument
 from ipo_dspy.data.coop_splits import read_text
 from ipo_dspy.data.dataset import ImageDataset, shorten
-from ipo_dspy.data.image_tree import told
+from ipo_dspy.data.image_tree import unused_summary
 from ipo_dspy.data.table import catalog_of
 from ipo_dspy.data.table_reader import ImageTable, own_metadata
 from ipo_dspy.data.tar_samples import ShardSample, read_picture, read_samples
@@ -22,10 +22,10 @@ from ipo_dspy.errors import DataError
 
 CLASS_NAMES = "classnames.txt"
 CAPTION_SHARE = 0.9
-"""If this share of the .txt labels differ and have several words, they are captions, not class names."""
+"""Fraction of distinct .txt labels above which labels of several words are captions, not class names."""
 
 _WORDNET_ID = re.compile(r"^n[0-9]{8} ")
-"""Before each name in ImageNet's own list."""
+"""Prefix of each line in ImageNet's original list."""
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -40,12 +40,12 @@ def load_webdataset(
     shots: int | None = None,
     seed: int = 0,
 ) -> ImageDataset:
-    """Read pictures and labels from tar files.
+    """Read images and labels from tar files.
 
     A label is the content of `key.cls`, else the field `label`, `class`, ... of `key.json`, else the content of
     `key.txt`: a class name, or a number from 0. The names of numbers are `classes`, else the lines of a
-    `classnames.txt` beside the tar files or one folder up. Samples without a picture that can be read are left
-    out, with a warning.
+    `classnames.txt` in the folder of the tar files or its parent. Samples without a supported image are left out, with
+    a logged warning.
 
     Args:
         shards: a .tar file, a folder of them, or a pattern: 'shards/train-*.tar', 'shards/train-{000..099}.tar'.
@@ -54,7 +54,8 @@ def load_webdataset(
         seed: seed of the draw.
 
     Raises:
-        DataError: nothing is there, a file is no tar or is cut, a picture has no label, a label is outside the classes.
+        DataError: there are no files, a file is not a tar file or is truncated, an image has no label, or a label is
+            not a class.
     """
     return shards_catalog(shards, classes=classes).load(shots=shots, seed=seed)
 
@@ -65,11 +66,13 @@ def shards_catalog(shards: str | PathLike[str], *, classes: Sequence[str] | None
     unread: list[tuple[str, Path]] = []
     samples = [sample for file in files for sample in read_samples(file, unread)]
     if not samples:
-        seen = f"; {told(unread)}" if unread else ""
+        skipped = f"; {unused_summary(unread)}" if unread else ""
         known = ", ".join(sorted(image_suffixes()))
-        raise DataError(f"{shards} holds no images ({known}){seen}; pass tar files that hold 'key.jpg' and 'key.cls'")
+        raise DataError(
+            f"{shards} holds no images ({known}){skipped}; pass tar files that hold 'key.jpg' and 'key.cls'"
+        )
     if unread:
-        logger.warning("%s: %s", shards, told(unread))
+        logger.warning("%s: %s", shards, unused_summary(unread))
     _refuse_captions(shards, samples)
     folder = files[0].parent
     table = ImageTable(
@@ -95,26 +98,26 @@ def shard_files(shards: str | PathLike[str]) -> list[Path]:
     """Return the tar files of a path, a folder or a pattern, in order.
 
     Raises:
-        DataError: there are none, or one of a range is not there.
+        DataError: there are none, or a file of a range is missing.
     """
     place = Path(shards).expanduser()
     if place.is_file():
         return [place]
     if place.is_dir():
-        found = sorted(place.glob("*.tar"))
-        if not found:
+        files = sorted(place.glob("*.tar"))
+        if not files:
             raise DataError(
                 f"{place} holds no .tar files; pass a folder that does, or a pattern such as 'shards/*.tar'"
             )
-        return found
-    found = [file for pattern in _ranges(str(place)) for file in _matching(pattern)]
-    if not found:
-        raise DataError(f"nothing matches {str(shards)!r} (looked from {Path.cwd()}); pass e.g. 'shards/*.tar'")
-    return found
+        return files
+    files = [file for pattern in _ranges(str(place)) for file in _matching(pattern)]
+    if not files:
+        raise DataError(f"nothing matches {str(shards)!r} (working directory: {Path.cwd()}); pass e.g. 'shards/*.tar'")
+    return files
 
 
 def names_shards(place: str | PathLike[str]) -> bool:
-    """Return True if a path can only mean tar files: by its suffix, or as a folder with nothing else in it.
+    """Return True if a path denotes tar files: by its suffix, or as a folder with tar files and no sub-folders.
 
     >>> names_shards("shards/train-{000..099}.tar"), names_shards("photos.csv")
     (True, False)
@@ -126,27 +129,29 @@ def names_shards(place: str | PathLike[str]) -> bool:
 
 
 def _ranges(pattern: str) -> Iterator[str]:
-    """Yield the names that `{000..099}` stands for in webdataset."""
-    found = _RANGE.search(pattern)
-    if not found:
+    """Expand ranges such as `{000..099}`, as webdataset does."""
+    match = _RANGE.search(pattern)
+    if not match:
         yield pattern
         return
-    first, last = found.groups()
+    first, last = match.groups()
     for number in range(int(first), int(last) + 1):
-        yield from _ranges(f"{pattern[: found.start()]}{number:0{len(first)}d}{pattern[found.end() :]}")
+        yield from _ranges(f"{pattern[: match.start()]}{number:0{len(first)}d}{pattern[match.end() :]}")
 
 
 def _matching(pattern: str) -> list[Path]:
     if glob.has_magic(pattern):
         return [Path(name) for name in sorted(glob.glob(pattern))]  # noqa: PTH207 - patterns may be absolute
     if not Path(pattern).is_file():
-        raise DataError(f"there is no file {pattern} (looked from {Path.cwd()}); download it, or narrow the pattern")
+        raise DataError(
+            f"file {pattern} does not exist (working directory: {Path.cwd()}); download it, or narrow the pattern"
+        )
     return [Path(pattern)]
 
 
 def names_beside(folder: Path) -> list[str] | None:
-    """Return the lines of `classnames.txt` in the folder of the tar files or one folder up."""
-    path = next((at / CLASS_NAMES for at in (folder, folder.parent) if (at / CLASS_NAMES).is_file()), None)
+    """Return the lines of `classnames.txt` in the folder of the tar files or its parent, or None."""
+    path = next((parent / CLASS_NAMES for parent in (folder, folder.parent) if (parent / CLASS_NAMES).is_file()), None)
     if path is None:
         return None
     lines = (_WORDNET_ID.sub("", line).strip() for line in read_text(path).splitlines())

@@ -1,4 +1,4 @@
-"""Bundled tasks, a small CLIP and drawn pictures, with which everything can be tried without a download.
+"""Bundled tasks with a small CLIP model and drawn images, to try everything without a download.
 
 Each task is what `IPO.compile` takes: a program with the plain template, few training images by the
 protocol of the field, and all test images. The files are package data; nothing is fetched, and torch is
@@ -30,7 +30,7 @@ class DemoTask:
     """A bundled task, ready for `IPO(...).compile(task.program, task.trainset)`.
 
     Attributes:
-        name: what `load` was asked for.
+        name: name of the task, as passed to `load`.
         description: what the pictures show, in a sentence.
         program: a fresh classifier with a bundled model and the template `a photo of a <CLASS>.`
         trainset: a few images a class.
@@ -49,19 +49,19 @@ class DemoTask:
 
 
 def names() -> tuple[str, ...]:
-    """The bundled tasks, sorted."""
+    """Return the names of the bundled tasks, sorted."""
     return _names(assets())
 
 
 def load(name: str, *, shots: int = 16, seed: int = 0, classes: Half = "base", model: str = DEMO) -> DemoTask:
-    """A bundled task with its images drawn by `few_shot`: train first, then validation, over all classes.
+    """Return a bundled task with its images drawn by `few_shot`: train first, then validation, over all classes.
 
     Args:
         name: one of `names()`.
         shots: training images a class; the validation set has at most four.
         seed: seed of the draw.
         classes: the base half of the classes (templates are optimized there), the novel half, or all.
-        model: of the program: `demo`, or `demo-vit` with a vision transformer.
+        model: model of the program: `demo`, or `demo-vit` with a vision transformer.
 
     Raises:
         DataError: an unknown name, `classes` or number of shots; the message lists the known ones.
@@ -82,23 +82,23 @@ def export(name: str, folder: str | os.PathLike[str]) -> int:
     """Write all pictures of a task as `FOLDER/CLASS/NUMBER.webp`, as `load_image_folder` reads them.
 
     Returns:
-        How many there are.
+        The number of pictures.
 
     Raises:
-        DataError: an unknown name, or a folder that cannot be written or holds something.
+        DataError: an unknown name, or a folder that cannot be written or is not empty.
     """
     target = Path(folder)
-    examples = [one for split in SPLITS for one in load_image_table(_file(assets(), name), split=split)]
+    examples = [example for split in SPLITS for example in load_image_table(_file(assets(), name), split=split)]
     try:
         target.mkdir(parents=True, exist_ok=True)
         if any(target.iterdir()):
-            raise DataError(f"{str(target)!r} holds something already; name a new folder")
-        for number, one in enumerate(examples):
-            place = target / one.label
+            raise DataError(f"{str(target)!r} is not empty; use a new folder")
+        for number, example in enumerate(examples):
+            place = target / example.label
             place.mkdir(exist_ok=True)
-            (place / f"{number:04}.webp").write_bytes(base64.b64decode(one.image.url.partition("base64,")[2]))
+            (place / f"{number:04}.webp").write_bytes(base64.b64decode(example.image.url.partition("base64,")[2]))
     except OSError as error:
-        raise DataError(f"{str(target)!r} cannot be written ({error.strerror}); name another folder") from error
+        raise DataError(f"{str(target)!r} cannot be written ({error.strerror}); use another folder") from error
     return len(examples)
 
 
@@ -107,9 +107,7 @@ def _names(folder: Path) -> tuple[str, ...]:
 
 
 def _load(folder: Path, name: str, *, shots: int, seed: int, classes: Half, model: str = DEMO) -> DemoTask:
-    from ipo_dspy.classifier import (
-        ClipClassifier,
-    )  # here, so that names() needs no more than a folder listing
+    from ipo_dspy.classifier import ClipClassifier  # imported here so that names() only lists a folder
 
     file = _file(folder, name)
     train, val, test = (load_image_table(file, split=split) for split in SPLITS)
@@ -130,7 +128,7 @@ def _file(folder: Path, name: str) -> Path:
     known = _names(folder)
     if name not in known:
         near = closest(str(name), known) or next(iter(known), None)
-        raise DataError(f"there is no demo {name!r}, only {', '.join(known) or 'none'}; write e.g. {near!r}")
+        raise DataError(f"unknown demo {name!r}, known are {', '.join(known) or 'none'}; for example {near!r}")
     return folder / "data" / f"{name}.parquet"
 
 

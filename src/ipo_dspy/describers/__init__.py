@@ -1,7 +1,7 @@
-"""Describers: what says how training images look, behind one Protocol.
+"""Describers of the look of training images, behind one Protocol.
 
 `LMDescriber` asks a multimodal language model; `ClipDescriber` ranks a phrase bank with the CLIP model itself.
-Descriptions speak of the look of images, never of their class: the template has `<CLASS>` for that.
+Descriptions cover the look of images, never their class: the template has `<CLASS>` for that.
 """
 
 from ipo_dspy.describers.base import Describer, Descriptions, without_class_name

@@ -1,4 +1,4 @@
-"""What a describer is given and gives back."""
+"""Describer interface: the Protocol, its result, and clean-up of descriptions."""
 
 import re
 import unicodedata
@@ -13,16 +13,19 @@ _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
 )
-"""Thai, Lao, Tibetan, Burmese, Khmer, Japanese, Chinese; and Korean, which joins particles to words."""
+"""Scripts without spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, Japanese, and Chinese.
+
+Korean is included because it joins particles to words.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptions:
-    """One text an image, in order; an empty text where an image could not be described.
+    """Descriptions of images, in order.
 
     Attributes:
-        texts: as many as images were given.
-        faults: what went wrong, one message a failed image.
+        texts: one per image; empty if an image could not be described.
+        faults: one message per failed image.
     """
 
     texts: tuple[str, ...]
@@ -30,19 +33,19 @@ class Descriptions:
 
 
 class Describer(Protocol):
-    """Says how images look without naming their class."""
+    """Describes the look of images without the name of their class."""
 
     def describe(
         self, images: Sequence[Any], class_names: Sequence[str], *, once: AskOnce | None = None
     ) -> Descriptions:
-        """One description for each image (path, PIL image or dspy.Image), given the name of its class.
+        """Return one description for each image (path, PIL image, or dspy.Image), given the name of its class.
 
-        Whatever costs money goes through `once`, under a name that is the same for the same image.
+        Each call that costs money goes through `once`, with an ID that is the same for the same image.
         """
 
 
 def first_sentences(text: str, characters: int = 400) -> str:
-    """As many sentences as fit, and at least some of the first: one talkative answer should not crowd out others.
+    """Return as many sentences as fit, and at least a part of the first: one long answer must not displace others.
 
     >>> first_sentences("A dark photo. It is grainy. It was taken at night.", 30)
     'A dark photo. It is grainy.'
@@ -55,10 +58,10 @@ def first_sentences(text: str, characters: int = 400) -> str:
 
 
 def without_class_name(text: str, class_name: str, substitute: str = "subject") -> str:
-    """Return a description in which the class name, should it have slipped in, is replaced; whitespace is collapsed.
+    """Return a description with the class name replaced, if it occurs, and whitespace collapsed.
 
-    Whole words only, any case, spaces or hyphens between them, a regular plural included. In scripts that put no space
-    between words, or join particles to them, the name is replaced wherever it stands.
+    The name matches as complete words in any case, with spaces or hyphens between them, and as a regular plural. In
+    scripts without spaces between words, or with particles joined to them, it matches anywhere.
 
     >>> without_class_name("A blurry Polar-Bear on ice. Polar bears!", "polar_bear")
     'A blurry subject on ice. subject!'
@@ -81,5 +84,5 @@ def without_class_name(text: str, class_name: str, substitute: str = "subject") 
 
 
 def _spelled(word: str) -> str:
-    """Return a pattern of a word, whose apostrophes may be of any form."""
+    """Return a pattern of a word that matches any form of apostrophe."""
     return re.sub(r"['\u2018\u2019\u02bc]", "['\u2018\u2019\u02bc]", re.escape(word))

@@ -1,9 +1,9 @@
-"""Descriptions without a language model: CLIP itself says which phrases of a bank fit an image.
+"""Describe images without a language model: rank a phrase bank by CLIP similarity gain.
 
-An image of a dog is compared with "pixel art of a dog", "a blurry dog", ... for every phrase of the bank. What
-counts is how much a phrase brings the caption nearer to the image than the bare class name does, relative to
-what it does for the phrase bank as a whole. It sees only what the bank names, and only what this CLIP knows,
-but that is the knowledge which decides: phrases that move this model are the ones that a template can use.
+An image of a dog is compared with "pixel art of a dog", "a blurry dog", and so on, for every phrase of the bank. A
+phrase scores by how much more similar its caption is to the image than the caption of the class name alone. The
+describer is limited to the phrases of the bank and to the knowledge of this CLIP model. Phrases that affect this model
+are also the ones that a template can use.
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 class ClipDescriber:
-    """Ranks a phrase bank for each image.
+    """Ranks the phrases of a bank for each image.
 
     Args:
         backbone: the loaded CLIP model, e.g. `classifier.backbone`.
         phrases: the bank.
-        per_image: how many phrases describe an image, each of another facet.
-        max_classes: how many class names captions are made with; more cost time and say little new.
+        per_image: maximum number of phrases per image, each of a different facet.
+        max_classes: maximum number of classes whose images are described; more cost time and add little.
         allow_url: fetch images given as http(s) URLs.
     """
 
@@ -53,21 +53,21 @@ class ClipDescriber:
     def describe(
         self, images: Sequence[Any], class_names: Sequence[str], *, once: AskOnce | None = None
     ) -> Descriptions:
-        """The phrases that fit each image best, best first; an empty text for images beyond `max_classes` classes."""
-        known = list(dict.fromkeys(class_names))[: self.max_classes]
-        rows = [i for i, name in enumerate(class_names) if name in known]
+        """Return the phrases that fit each image best, best first; empty for images beyond `max_classes` classes."""
+        described = list(dict.fromkeys(class_names))[: self.max_classes]
+        rows = [i for i, name in enumerate(class_names) if name in described]
         fits = self.fits([images[i] for i in rows], [class_names[i] for i in rows])  # [N, P]
-        # A data set has a look of its own: what fits all images counts as much as what fits this one.
-        found = dict(zip(rows, map(self._best, fits + fits.mean(dim=0)), strict=True))
-        return Descriptions(tuple(found.get(i, "") for i in range(len(images))))
+        # Images of a data set share a look: the mean fit counts as much as the fit of the image itself.
+        texts = dict(zip(rows, map(self._best, fits + fits.mean(dim=0)), strict=True))
+        return Descriptions(tuple(texts.get(i, "") for i in range(len(images))))
 
     def fits(self, images: Sequence[Any], class_names: Sequence[str]) -> "Tensor":
-        """How well each phrase fits each image, [N, P]: similarity gained over the bare class name."""
+        """Return the fit of each phrase to each image, [N, P]: the similarity gain over the class name alone."""
         encoded = encode_images(self.backbone, images, allow_url=self.allow_url)
-        known = list(dict.fromkeys(class_names))
+        unique_names = list(dict.fromkeys(class_names))
         templates = [Template((f"a {PLACEHOLDER}.",)), *map(caption, self.phrases)]
-        text = class_features(self.backbone, templates, known)  # [1 + P, C, D]
-        direction = (text[1:] - text[:1])[:, [known.index(name) for name in class_names]]  # [P, N, D]
+        text = class_features(self.backbone, templates, unique_names)  # [1 + P, C, D]
+        direction = (text[1:] - text[:1])[:, [unique_names.index(name) for name in class_names]]  # [P, N, D]
         return torch.einsum("nd,pnd->np", encoded.features, direction)
 
     def _best(self, fits: "Tensor") -> str:
@@ -81,7 +81,7 @@ class ClipDescriber:
 
 
 def caption(phrase: Phrase) -> Template:
-    """A caption that says a phrase of a class.
+    """Return a caption that combines a phrase with the class name.
 
     >>> str(caption(Phrase("blurry", "quality", "adjective")))
     'a blurry <CLASS>.'

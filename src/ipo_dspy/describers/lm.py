@@ -1,4 +1,4 @@
-"""Descriptions by a multimodal language model, one request an image, several at a time."""
+"""Describe images with a multimodal language model, with one request per image and several concurrently."""
 
 import hashlib
 import threading
@@ -22,18 +22,21 @@ from ipo_dspy.lms.signatures import DescribeImage, PlainAdapter
 from ipo_dspy.run.ledger import AskOnce, LMResponse
 
 LONGEST_SIDE = 768
-"""Pixels; larger images are scaled down before they are sent. Providers do the same and charge for more."""
+"""In pixels; larger images are scaled down before they are sent.
+
+Providers do the same, and charge for the larger image.
+"""
 
 
 class LMDescriber:
-    """Asks a model that can see. Images go to that model and nowhere else.
+    """Describes images with a multimodal model; images are sent only to that model.
 
     Args:
-        lm: the model; `None` takes `dspy.settings.lm` when it is asked.
-        num_threads: requests at a time; DSPy's setting by default.
+        lm: the model; `None` uses `dspy.settings.lm` at the time of a request.
+        num_threads: number of concurrent requests; DSPy's setting by default.
         allow_url: fetch images given as http(s) URLs.
-        max_consecutive_errors: stop after so many images in a row that got no answer.
-        longest_side: pixels; larger images are scaled down before they are sent.
+        max_consecutive_errors: stop after this many consecutive images without an answer.
+        longest_side: in pixels; larger images are scaled down before they are sent.
     """
 
     @renamed_arguments(max_errors="max_consecutive_errors")
@@ -55,25 +58,25 @@ class LMDescriber:
     def describe(
         self, images: Sequence[Any], class_names: Sequence[str], *, once: AskOnce | None = None
     ) -> Descriptions:
-        """One description an image; class names that slipped in are replaced. Failures leave an empty text.
+        """Return one description per image, with class names replaced; the text of a failed image is empty.
 
-        A limit of the run that leaves nothing, or a stop, ends it: the other images stay without a description.
+        An exhausted limit of the run, or a stop, leaves the remaining images without a description.
 
         Raises:
             LanguageModelError: the key or the name is wrong.
-            NoAnswerError: `max_consecutive_errors` images in a row got no answer: the model is not reachable or cannot
-                see.
+            NoAnswerError: `max_consecutive_errors` consecutive images got no answer: the model is not reachable or not
+                multimodal.
         """
-        asking = _DescriptionJob(self, once or (lambda question, ask: ask()), images, class_names)
+        job = _DescriptionJob(self, once or (lambda question, ask: ask()), images, class_names)
         threads = self.num_threads or dspy.settings.num_threads
-        # One at a time until there is an answer: with a wrong key every request would fail.
-        first = asking.until_one_answer()
-        in_threads(asking.one, range(first, len(images)), num_threads=threads)
-        return Descriptions(tuple(asking.texts), faults=tuple(asking.faults))
+        # Sequential until the first answer: with a wrong key every request would fail.
+        first = job.until_one_answer()
+        in_threads(job.one, range(first, len(images)), num_threads=threads)
+        return Descriptions(tuple(job.texts), faults=tuple(job.faults))
 
 
 class _DescriptionJob:
-    """The images of one call of `describe`, and what became of each."""
+    """The images of one call of `describe` and their results."""
 
     def __init__(self, owner: LMDescriber, once: AskOnce, images: Sequence[Any], class_names: Sequence[str]) -> None:
         self.owner, self.once, self.images, self.class_names = owner, once, images, class_names
@@ -85,14 +88,14 @@ class _DescriptionJob:
         self._spent = self._stopped = False
 
     def until_one_answer(self) -> int:
-        """How many images were asked about, the last of which got an answer."""
+        """Request descriptions until one succeeds, and return the number of images that were tried."""
         for index in range(len(self.images)):
             if self.one(index):
                 return index + 1
         return len(self.images)
 
     def one(self, index: int) -> bool:
-        """Ask about one image; whether there was an answer."""
+        """Describe one image; return True if there was an answer."""
         if self._stopped:
             return False
         try:
@@ -128,7 +131,7 @@ class _DescriptionJob:
         return True
 
     def _fault(self, message: str, error: Exception | None = None) -> None:
-        """Note what went wrong; with an error, it was the model's fault, and too many in a row are one too many."""
+        """Record a message; raise if `error` is fatal or too many errors of the model occurred in a row."""
         with self._lock:
             self.faults.append(message)
             if error is None:
@@ -138,20 +141,20 @@ class _DescriptionJob:
                 model = str(getattr(self.lm, "model", type(self.lm).__name__))
                 kind = LanguageModelError if isinstance(error, FATAL) else NoAnswerError
                 raise kind(
-                    f"{model!r} gave no description: {message}; {suggest_fix(error, model)}",
+                    f"{model!r} failed to describe images: {message}; {suggest_fix(error, model)}",
                     argument="description_model",
-                    hint=Hint("or pass {describer}, which needs none", describer="clip"),
-                ) from None  # a traceback would print what `brief` took out
+                    hint=Hint("or pass {describer}, which needs no language model", describer="clip"),
+                ) from None  # a traceback would print what `one_line_error` removed
 
 
 def _fault_of(texts: Sequence[str]) -> str | None:
-    """Return why an answer is no description, if so."""
+    """Return the reason why an answer is not a description, or None."""
     if not texts:
         return "the answer is empty"
     return f"the model refuses: {one_line(texts[0], 200)!r}" if is_refusal(texts[0]) else None
 
 
 def _request_id(picture: Image.Image) -> str:
-    """A name that is the same for the same picture, wherever it lies and whatever else is asked."""
+    """Return an ID that depends only on the size and pixels of the image."""
     content = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
     return f"describe {content[:32]}"

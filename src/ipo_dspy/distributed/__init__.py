@@ -11,7 +11,7 @@
      |         +-- model_ref    the same model on every node
      +-- cluster                join a cluster and check its nodes
 
-    RayTasks (tasks)            independent calls of one function: `ipo-dspy bench --ray`
+    RayTasks (ray_tasks)        independent calls of one function: `ipo-dspy bench --ray`
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
 """Join a Ray cluster and check its nodes; the only module that starts or joins one.
 
-At an address where nobody answers, Ray waits for minutes and then ends the process. So the port is probed first, with
-the greeting that every gRPC server returns. Usage statistics and the dashboard of a cluster started here are off.
+If nothing listens at an address, Ray waits for minutes and then ends the process. So the port is probed first, with the
+HTTP/2 preface that every gRPC server answers. Usage statistics and the dashboard of a cluster started here are off.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PATIENCE = 5.0
-"""Seconds in which a cluster has to answer at its address."""
+"""Seconds that a cluster has to respond at its address."""
 PACKAGES = ("ipo_dspy", "open_clip_torch", "torch")
-"""Required on every node."""
+"""Packages that every node must have."""
 NO_FOLDERS: Mapping[str, str] = MappingProxyType({})
 
-_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # with an empty SETTINGS frame
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # with an empty SETTINGS frame
 _CHECK_SECONDS = 60.0
 
 
@@ -42,9 +42,9 @@ class WorkerSpec:
     """The number of workers, and the resources of each.
 
     Attributes:
-        workers: at most; None takes as many as the cluster has room for.
-        cpus: processors and threads of one.
-        gpus: of one.
+        workers: maximum number; None starts as many as fit on the cluster.
+        cpus: CPUs and threads per worker.
+        gpus: GPUs per worker.
     """
 
     workers: int | None
@@ -54,7 +54,7 @@ class WorkerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A living node of the cluster."""
+    """A live node of the cluster."""
 
     key: str
     host: str
@@ -67,10 +67,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """The outcome of a call whose process is gone.
+    """The outcome of a call whose process died.
 
     Attributes:
-        error: kind and message, on one line.
+        error: type and message of the error, on one line.
     """
 
     error: str
@@ -82,9 +82,9 @@ class ClusterUser:
     Args:
         address: `auto` for the cluster that this machine is a node of, `local` for one on this machine that ends with
             the process, or `host:port`.
-        num_workers: at most; by default as many as the cluster has room for.
-        cpus_per_worker: processors, and threads, of each.
-        gpus_per_worker: GPUs of each.
+        num_workers: maximum number of workers; by default as many as fit on the cluster.
+        cpus_per_worker: CPUs and threads per worker.
+        gpus_per_worker: GPUs per worker.
 
     Raises:
         InputError: a number is below 1, or the address is invalid.
@@ -105,14 +105,14 @@ class ClusterUser:
         self._cluster: Cluster | None = None
 
     def check(self, backbone: "Backbone", folders: Mapping[str, str] = NO_FOLDERS) -> None:
-        """Join the cluster and check that its nodes have room, this package, the model's files and `folders`.
+        """Join the cluster and check that its nodes have free resources, this package, the model's files and `folders`.
 
         Args:
             backbone: the model.
             folders: path -> purpose and remedy, for the error of a node that lacks it.
 
         Raises:
-            InputError: no cluster answers, or a node lacks a package or a folder.
+            InputError: no cluster responds, or a node lacks a package or a folder.
             ModelError: a node lacks a file of the model.
             ClusterError: no node has room for one worker.
         """
@@ -136,7 +136,7 @@ class Cluster:
         address: see `ClusterUser`.
 
     Raises:
-        InputError: Ray is not installed, or no cluster answers at the address.
+        InputError: Ray is not installed, or no cluster responds at the address.
     """
 
     def __init__(self, address: str) -> None:
@@ -148,7 +148,7 @@ class Cluster:
 
     @property
     def is_joined(self) -> bool:
-        """True while the connection stands. Without one, Ray would start a cluster to answer a question."""
+        """True while the connection is open. Without one, Ray would start a cluster on the next call."""
         return bool(self.ray.is_initialized()) and self._current_session() == self._session
 
     def _current_session(self) -> tuple[str, str]:
@@ -156,40 +156,41 @@ class Cluster:
         return str(context.gcs_address), str(context.get_job_id())
 
     def seats(self, size: WorkerSpec) -> list[Node]:
-        """Return a node for each worker that fits, one on every node before the second on any; sorted by key.
+        """Return a node for each worker that fits. Every node gets one before any gets a second; sorted by key.
 
         Raises:
             ClusterError: no node has room for one worker.
         """
-        living = [(node, node["Resources"]) for node in self.ray.nodes() if node["Alive"]]
-        nodes = [Node(n["NodeID"], n["NodeManagerHostname"], r.get("CPU", 0), r.get("GPU", 0)) for n, r in living]
-        room = {
+        alive = [(node, node["Resources"]) for node in self.ray.nodes() if node["Alive"]]
+        nodes = [Node(n["NodeID"], n["NodeManagerHostname"], r.get("CPU", 0), r.get("GPU", 0)) for n, r in alive]
+        capacity = {
             node: int(min(node.cpus // size.cpus, node.gpus // size.gpus if size.gpus else node.cpus))
             for node in sorted(nodes, key=lambda node: node.key)
         }
-        if not any(room.values()):
+        if not any(capacity.values()):
             cpus = ", ".join(f"{node.cpus:g}" for node in nodes) or "none"
             raise ClusterError(
-                f"no node of the Ray cluster has {size.cpus:g} CPUs and {size.gpus:g} GPUs for a worker (CPUs by node: {cpus})",
+                f"no node of the Ray cluster has {size.cpus:g} CPUs and {size.gpus:g} GPUs for a worker "
+                f"(CPUs by node: {cpus})",
                 hint=Hint(
                     "add nodes with ray start, or request less: {cpus_per_worker}, {gpus_per_worker}",
                     cpus_per_worker=1,
                     gpus_per_worker=0,
                 ),
             )
-        return [node for turn in range(max(room.values())) for node in room if room[node] > turn]
+        return [node for turn in range(max(capacity.values())) for node in capacity if capacity[node] > turn]
 
     def worker_count(self, size: WorkerSpec, partitions: int) -> int:
-        """Return how many workers so many partitions are worth on the nodes that live."""
+        """Return the number of workers for this many partitions, at most what fits on the live nodes."""
         return min(partitions, len(self.seats(size)), size.workers or partitions)
 
     def check(self, nodes: Sequence[Node], model: str, paths: Sequence[str], folders: Mapping[str, str]) -> None:
         """Check that nodes have the packages, the files of a model, and folders; see `ClusterUser.check`."""
-        for node, found in zip(nodes, self._inspect(nodes, [*paths, *folders]), strict=True):
-            if found is None:
+        for node, inspection in zip(nodes, self._inspect(nodes, [*paths, *folders]), strict=True):
+            if inspection is None:
                 logger.warning("%s did not respond within %g s; continuing without checking it", node, _CHECK_SECONDS)
                 continue
-            versions, missing = found
+            versions, missing = inspection
             for package, version in versions.items():
                 _compare(package, importlib.metadata.version(package), version, node)
             for path in missing:
@@ -203,11 +204,11 @@ class Cluster:
     def _inspect(
         self, nodes: Sequence[Node], paths: Sequence[str]
     ) -> list[tuple[dict[str, str | None], list[str]] | None]:
-        """Return versions of packages and missing paths of each node; None where it does not answer."""
+        """Return package versions and missing paths of each node; None for a node that does not respond."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
         def inspect(names: Sequence[str], paths: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
-            # A nested function is sent by value: the package may be what the node lacks.
+            # Ray pickles a nested function by value, so it runs even where this package is not installed.
             import contextlib
             import importlib.metadata
             import os
@@ -221,11 +222,11 @@ class Cluster:
         task = self.ray.remote(num_cpus=0, max_retries=0)(inspect)
         calls = [task.options(scheduling_strategy=On(n.key, soft=False)).remote(PACKAGES, list(paths)) for n in nodes]
         done, _ = self.ray.wait(calls, num_returns=len(calls), timeout=_CHECK_SECONDS)
-        found: list[tuple[dict[str, str | None], list[str]] | None] = [None] * len(calls)
-        for at, call in enumerate(calls):
+        inspections: list[tuple[dict[str, str | None], list[str]] | None] = [None] * len(calls)
+        for index, call in enumerate(calls):
             with contextlib.suppress(self.ray.exceptions.RayError):  # the node died
-                found[at] = self.ray.get(call) if call in done else None
-        return found
+                inspections[index] = self.ray.get(call) if call in done else None
+        return inspections
 
 
 def load_ray() -> Any:
@@ -243,10 +244,10 @@ def load_ray() -> Any:
 
 
 def check_address(address: str) -> None:
-    """Check the form of an address.
+    """Check the syntax of an address.
 
     Raises:
-        InputError: it cannot be joined.
+        InputError: it is not an address that a driver can join.
 
     >>> check_address("head-node:6379")
     """
@@ -281,14 +282,14 @@ def _join(ray: Any, address: str) -> None:
         ray.init(address=target, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise InputError(
-            f"the Ray cluster at {target!r} cannot be joined ({one_line_error(error)}); this machine must be one of its nodes: "
-            f"ray start --address={target}"
+            f"the Ray cluster at {target!r} cannot be joined ({one_line_error(error)}); this machine must be one of "
+            f"its nodes: ray start --address={target}"
         ) from error
 
 
 @contextlib.contextmanager
 def _same_sigterm() -> Iterator[None]:
-    """Restore the handler of SIGTERM: Ray sets one in Python and another in C, which aborts the process."""
+    """Restore the handler of SIGTERM: Ray installs one in Python, and one in C that aborts the process."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -298,7 +299,7 @@ def _same_sigterm() -> Iterator[None]:
 
 
 def _current() -> str | None:
-    """Return the address of the cluster that this machine is a node of, as `ray start` leaves it."""
+    """Return the address of the cluster that this machine is a node of, as `ray start` recorded it."""
     if address := os.environ.get("RAY_ADDRESS"):
         return address
     file = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
@@ -306,13 +307,13 @@ def _current() -> str | None:
 
 
 def _probe_error(address: str) -> str | None:
-    """Return why no cluster can be at an address; None if something answers as Ray does."""
+    """Return the reason why no cluster can be at an address; None if a gRPC server responds."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE) as connection:
             if os.environ.get("RAY_USE_TLS", "0") not in ("0", "false", "False"):
                 return None
-            connection.sendall(_GREETING)
+            connection.sendall(_HTTP2_PREFACE)
             head = connection.recv(9)
     except (OSError, OverflowError) as error:
         return one_line_error(error)

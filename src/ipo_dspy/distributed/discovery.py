@@ -1,6 +1,6 @@
-"""Find the partitions of a folder, a table or shards, as named by `RayScorer(images=...)`.
+"""Find the partitions of a folder, a table or shards, for `RayScorer(images=...)`.
 
-Only file names and the footers of parquet files are read here; workers read images and labels, so everything must be
+Only file names and the footers of parquet files are read here. Workers read images and labels, so the data must be
 available at the same path on all nodes.
 """
 
@@ -19,7 +19,7 @@ from ipo_dspy.distributed.partitions import CHUNK, Partition, Rows, Tar, in_memo
 from ipo_dspy.errors import DataError
 
 SIZE = 4 * CHUNK
-"""Images in a partition of a table, about; a row group is never divided."""
+"""Approximate number of images in a partition of a table; a row group is never split."""
 
 
 def discover_partitions(place: str | os.PathLike[str], *, image: str = "auto", label: str = "auto") -> list[Partition]:
@@ -32,7 +32,7 @@ def discover_partitions(place: str | os.PathLike[str], *, image: str = "auto", l
         label: column of parquet files with class names or their numbers.
 
     Raises:
-        DataError: nothing is there, files are of several kinds, or columns are missing.
+        DataError: the path does not exist, files are of several kinds, or columns are missing.
     """
     files = _files(os.fspath(place))
     kinds = {file.suffix.lower() for file in files}
@@ -40,13 +40,11 @@ def discover_partitions(place: str | os.PathLike[str], *, image: str = "auto", l
         names = names_beside(files[0].parent)
         return [Tar(str(file), None if names is None else tuple(names)) for file in files]
     if kinds == {".parquet"}:
-        full = [file for file in files if not _is_empty(file)]
-        return [part for file in full or files for part in _rows(file, image, label)]
+        nonempty = [file for file in files if not _is_empty(file)]
+        return [part for file in nonempty or files for part in _rows(file, image, label)]
     if len(files) > 1:
-        found = ", ".join(sorted(kinds))
-        raise DataError(
-            f"{os.fspath(place)!r} matches files of several kinds ({found}); name those of one, e.g. '*.tar'"
-        )
+        suffixes = ", ".join(sorted(kinds))
+        raise DataError(f"{os.fspath(place)!r} matches files of several kinds ({suffixes}); select one, e.g. '*.tar'")
     dataset = load_images(files[0])
     return list(in_memory_partitions([example.image for example in dataset], dataset.labels(), None, size=CHUNK))
 
@@ -57,23 +55,23 @@ def _files(place: str) -> list[Path]:
     if path.suffix.lower() == ".tar":
         return shard_files(path)
     if glob.has_magic(place) and not path.exists():
-        found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-        if not found:
-            raise DataError(f"nothing matches {place!r} (looked from {Path.cwd()}); write e.g. 'shards/*.tar'")
-        return found
+        matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        if not matches:
+            raise DataError(f"nothing matches {place!r} (relative to {Path.cwd()}); use e.g. 'shards/*.tar'")
+        return matches
     if not path.exists():
-        raise DataError(f"there is no {place!r} (looked from {Path.cwd()}); name a folder, a table or shards")
+        raise DataError(f"{place!r} does not exist (relative to {Path.cwd()}); pass a folder, a table or shards")
     if not path.is_dir() or any(child.is_dir() for child in path.iterdir()):  # class folders, read by `load_images`
         return [path]
     return sorted([*path.glob("*.tar"), *path.glob("*.parquet")]) or [path]
 
 
 def _is_empty(path: Path) -> bool:
-    """Tell whether a table has no rows; Spark writes such files beside others."""
+    """Return True if a table has no rows; Spark writes such files next to others."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with contextlib.suppress(pa.ArrowException, OSError):  # reported where the table is read
+    with contextlib.suppress(pa.ArrowException, OSError):  # reported when the table is read
         return bool(pq.ParquetFile(path).metadata.num_rows == 0)
     return False
 
@@ -86,19 +84,19 @@ def _rows(path: Path, image: str, label: str) -> list[Rows]:
     columns = find_columns(table, image, label)
     splits = split_column(table, columns)
     if splits is not None:
-        raise DataError(f"{path} has a column {splits!r}; write the rows of one split into a file of their own")
+        raise DataError(f"{path} has a column {splits!r}; save the rows of one split to a separate file")
     footer, names = pq.ParquetFile(path).metadata, stored_classes(table.metadata, columns[1])
     counts = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
     return [
         Rows(str(path), tuple(groups), sum(counts[: groups[0]]), sum(counts[i] for i in groups), *columns, names)
-        for groups in _group_neighbours(counts)
+        for groups in _group_neighbors(counts)
     ]
 
 
-def _group_neighbours(counts: Sequence[int]) -> list[list[int]]:
-    """Group neighbors with `SIZE` images at most in all; larger ones stay alone.
+def _group_neighbors(counts: Sequence[int]) -> list[list[int]]:
+    """Group consecutive row groups into runs of at most `SIZE` images; a larger row group is a run by itself.
 
-    >>> _group_neighbours([3000, 1000, 500, 9000, 10])
+    >>> _group_neighbors([3000, 1000, 500, 9000, 10])
     [[0, 1], [2], [3], [4]]
     """
     runs: list[list[int]] = []

@@ -16,8 +16,8 @@ class ModelRef:
 
     Attributes:
         model, pretrained, dtype: arguments of `load_backbone`; files have absolute paths.
-        fingerprint: required of the loaded model.
-        downloads: permission of a worker to fetch the model.
+        fingerprint: what the loaded model must have.
+        downloads: whether a worker may download the model.
     """
 
     model: str
@@ -37,14 +37,14 @@ class ModelRef:
         """Load the model on this worker.
 
         Raises:
-            ModelError: it is missing here, or another one is here.
+            ModelError: it is missing on this node, or its fingerprint differs.
         """
         name = resolve_model_name(self.model)
         backbone = load_backbone(name, self.pretrained, device=device, dtype=self.dtype, downloads=self.downloads)
         if backbone.fingerprint != self.fingerprint:
             raise ModelError(
-                f"the model {self.model!r} has the fingerprint {backbone.fingerprint}, and {self.fingerprint} where "
-                "the run was started; put the same files on all nodes"
+                f"the model {self.model!r} has the fingerprint {backbone.fingerprint} here and {self.fingerprint} on "
+                "the driver; put the same files on all nodes"
             )
         return backbone
 

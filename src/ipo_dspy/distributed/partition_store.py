@@ -1,7 +1,7 @@
-"""Features of partitions on disk, a file for each, in a folder shared by all workers.
+"""Store the features of partitions on disk, one file each, in a folder shared by all workers.
 
-A file is named after the model and the images, and its checksum covers the name and the content, so one that can be
-read is the right one. It is written whole or not at all, and one that cannot be read is made anew.
+A file is named after the model and the images. Its checksum covers name and content, so a file that can be read is the
+right one. Writes are atomic, and a file that cannot be read is computed again.
 """
 
 import hashlib
@@ -38,13 +38,13 @@ class StoredPartition:
 
 
 def file_name(origin: CacheNamespace, stamp: str) -> str:
-    """Return the name for a model's features of certain images, by all that they depend on."""
+    """Return the file name for a model's features of some images: a hash of everything they depend on."""
     text = f"{origin.fingerprint} {origin.arithmetic} {origin.software} {stamp}"
     return hashlib.sha256(text.encode()).hexdigest()[:40] + ".safetensors"
 
 
 def write(folder: str, name: str, kept: StoredPartition) -> None:
-    """Write a file whole: another worker may be reading it, and this one may be killed.
+    """Write a file atomically: another worker may be reading it, and this one may be killed.
 
     Raises:
         InputError: the folder is missing, or cannot be written to.
@@ -52,7 +52,7 @@ def write(folder: str, name: str, kept: StoredPartition) -> None:
     from safetensors.torch import save
 
     rows = json.dumps({field: getattr(kept, field) for field in _ROWS})
-    metadata = {"told": rows, "sum": _sum(name, rows, kept.features)}
+    metadata = {"rows": rows, "sum": _sum(name, rows, kept.features)}
     data = save({"features": kept.features.contiguous()}, metadata=metadata)
     try:
         atomic_write(Path(folder) / name, data)
@@ -65,25 +65,27 @@ def write(folder: str, name: str, kept: StoredPartition) -> None:
 
 
 def read(folder: str, name: str) -> StoredPartition | None:
-    """Return what was written, memory-mapped; None where there is no file, or no whole one."""
+    """Return a stored partition, memory-mapped; None if the file is missing or damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
         open_regular(Path(folder) / name).close()  # opening a named pipe would block
         with safe_open(Path(folder) / name, framework="pt") as file:
-            rows, expected = file.metadata()["told"], file.metadata()["sum"]
+            metadata = dict(file.metadata())
+            expected = metadata.pop("sum")
+            (rows,) = metadata.values()  # earlier versions used another key
             features = file.get_tensor("features")
         if _sum(name, rows, features) != expected:
             return None
-        found = json.loads(rows)
-        labels, indices, keys, skipped = (tuple(found[field]) for field in _ROWS)
+        fields = json.loads(rows)
+        labels, indices, keys, skipped = (tuple(fields[field]) for field in _ROWS)
         return StoredPartition(features, labels, indices, keys, tuple((index, message) for index, message in skipped))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
 
 
 def _sum(name: str, rows: str, features: Tensor) -> str:
-    """Return a checksum; the format has none, and a flipped bit would be a wrong number or label."""
+    """Return a checksum: safetensors has none, and a flipped bit would go unnoticed in a feature or a label."""
     digest = hashlib.sha256(f"{name}\n{rows}\n".encode())
     digest.update(features.contiguous().numpy().data)
     return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""Partitions of a data set, each read and encoded by one worker at a time; neither torch nor Ray is used here.
+"""Partitions of a data set, each read and encoded by one worker at a time; this module needs neither torch nor Ray.
 
-A partition says where its images are and holds none of them, unless they exist in memory only. It can be read again
-at any time, and gives the same images: a partition that was lost with a node is encoded anew.
+A partition stores where its images are, not the images, unless they exist in memory only. It can be read again at any
+time and gives the same images, so a partition that was lost with a node is simply encoded again.
 """
 
 import contextlib
@@ -17,22 +17,22 @@ from ipo_dspy.data.tar_samples import read_picture, read_samples
 from ipo_dspy.errors import DataError, ImageError
 
 STEP = 64
-"""Images in one pass of a tower, see `encode_images`; partitions are multiples of it, so that passes are full."""
+"""Batch size of the image tower, see `encode_images`; partitions are multiples of it, so that batches are full."""
 
 CHUNK = 16 * STEP
-"""Images in a partition of a list, at most."""
+"""Maximum number of images in a partition of a list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """Images that are known one by one.
+    """Images listed one by one.
 
     Attributes:
         first: position of the first in the whole list.
         total: length of that list.
         images: paths, URLs, data URIs, bytes or PIL images.
         labels: class names.
-        choices: the candidate classes of each image, or None where all share them.
+        choices: the candidate classes of each image, or None if all share them.
     """
 
     first: int
@@ -47,15 +47,15 @@ class Listed:
         return len(self.images)
 
     def place(self, index: int) -> str:
-        """Number of an image in the list."""
+        """Return the position of an image in the list, for messages."""
         return f"image {self.first + index + 1} of {self.total}"
 
     def read(self) -> tuple[Sequence[Any], Sequence[str | int]]:
-        """Return the images as they are, and their labels; whoever decodes the images opens the files."""
+        """Return the images as they are, and their labels; the decoder opens the files."""
         return self.images, self.labels
 
     def stamp(self) -> str | None:
-        """Digest of files without opening them, and of images in memory by content; None for URLs."""
+        """Return a digest: of files by path, size and time, of images in memory by content; None if there are URLs."""
         with contextlib.suppress(ImageError):
             return None if any(map(_is_url, self.images)) else _digest([*map(_mark, self.images), *self.labels])
         return None
@@ -74,11 +74,11 @@ class Rows:
     names: tuple[str, ...] | None = field(repr=False, default=None)
 
     def place(self, index: int) -> str:
-        """Row of an image, counted from 0."""
+        """Return the row of an image, counted from 0, for messages."""
         return f"row {self.first + index} of {self.path}"
 
     def read(self) -> tuple[Sequence[Any], Sequence[str | int]]:
-        """Read the labels, which may be numbers; images are bytes in a cell, or paths from the file's folder."""
+        """Read labels, which may be numbers, and images: bytes in a cell, or paths relative to the file."""
         labels = [_named(label, self.names, self.path) for label in self._column(self.label)]
         return _Stream(self.count, lambda: map(self._image, self._column(self.image))), labels
 
@@ -91,11 +91,13 @@ class Rows:
             for batch in file.iter_batches(STEP, row_groups=list(self.groups), columns=[name]):
                 yield from batch.column(0).to_pylist()
         except (pa.ArrowException, OSError) as error:
-            fact = next(iter(str(error).splitlines()), type(error).__name__)
-            raise DataError(f"{self.path} cannot be read as parquet ({fact}); fetch or write the file again") from error
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise DataError(
+                f"{self.path} cannot be read as parquet ({reason}); download or create the file again"
+            ) from error
 
     def stamp(self) -> str | None:
-        """Digest of the file and the rows; None where pictures stand beside the file, since they may change alone."""
+        """Return a digest of the file and the rows; None if images are separate files, which may change alone."""
         if not self._holds_pictures():
             return None
         return _digest([_mark(self.path), str(self.groups), self.image, self.label, *(self.names or ())])
@@ -109,7 +111,7 @@ class Rows:
         name = self.image if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) else f"{self.image}.bytes"
         columns = [footer.row_group(group).column(i) for group in self.groups for i in range(footer.num_columns)]
         statistics = [column.statistics for column in columns if column.path_in_schema == name]
-        return bool(statistics) and all(one is not None and one.null_count == 0 for one in statistics)
+        return bool(statistics) and all(chunk is not None and chunk.null_count == 0 for chunk in statistics)
 
     def _image(self, cell: Any) -> Any:
         data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
@@ -120,33 +122,33 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Tar:
-    """A webdataset shard: `key.jpg` beside `key.cls`, `key.txt` or `key.json` with a `label`."""
+    """A webdataset shard: `key.jpg` next to `key.cls`, `key.txt` or `key.json` with a `label`."""
 
     path: str
     names: tuple[str, ...] | None = field(repr=False, default=None)
     count: None = None
 
     def place(self, index: int) -> str:
-        """Number of an image in the file."""
+        """Return the position of an image in the file, for messages."""
         return f"image {index + 1} of {self.path}"
 
     def read(self) -> tuple[Sequence[Any], Sequence[str | int]]:
-        """Read names and labels; an image is read when its turn comes."""
+        """Read names and labels; images are read lazily."""
         samples = list(read_samples(Path(self.path)))
         labels = [_named(sample.label, self.names, self.path) for sample in samples]
         return _Stream(len(samples), lambda: map(read_picture, samples)), labels
 
     def stamp(self) -> str:
-        """Digest of the file."""
+        """Return a digest of the file."""
         return _digest([_mark(self.path), *(self.names or ())])
 
 
 Partition: TypeAlias = Listed | Rows | Tar
-"""A partition. `stamp` is a digest that changes with the images, of files by path, size and time."""
+"""A partition. Its `stamp` is a digest that changes when the images do; files count by path, size and time."""
 
 
 class _Stream(Sequence[Any]):
-    """Images that are read in order, while one goes through them."""
+    """Images that are read in order during iteration."""
 
     def __init__(self, count: int, read: Callable[[], Iterator[Any]]) -> None:
         self._count, self._read = count, read
@@ -172,13 +174,13 @@ def in_memory_partitions(
     plain, parts = [_plain(image) for image in images], []
     for first in range(0, len(plain), size):
         rows = slice(first, first + size)
-        some = None if choices is None else tuple(choices[rows])
-        parts.append(Listed(first, len(plain), tuple(plain[rows]), tuple(labels[rows]), some))
+        candidates = None if choices is None else tuple(choices[rows])
+        parts.append(Listed(first, len(plain), tuple(plain[rows]), tuple(labels[rows]), candidates))
     return parts
 
 
 def part_size(count: int, workers: int) -> int:
-    """Images in a partition: four partitions a worker, at most `CHUNK` images; a multiple of `STEP`.
+    """Return the size of a partition: four partitions per worker, at most `CHUNK` images, a multiple of `STEP`.
 
     >>> part_size(400, 2), part_size(1_000_000, 16)
     (64, 1024)
@@ -187,23 +189,23 @@ def part_size(count: int, workers: int) -> int:
 
 
 def _named(label: Any, names: Sequence[str] | None, path: str) -> Any:
-    """Return the class name of a label that is a number, where the source has names for numbers.
+    """Return the class name of a numeric label if the source has names for numbers.
 
     >>> [_named(label, ("cat", "dog"), "1.tar") for label in (1, "1", "dog")], _named(1, None, "1.tar")
     (['dog', 'dog', 'dog'], 1)
 
     Raises:
-        DataError: there are names, but none for this number.
+        DataError: the source has names, but none for this number.
     """
     if names is None or label in names or not str(label).isdecimal():
         return label
     if int(label) >= len(names):
-        raise DataError(f"{path} has the label {label}, and names for 0 to {len(names) - 1} only; add the others")
+        raise DataError(f"{path} has the label {label} but class names only for 0 to {len(names) - 1}; add the others")
     return names[int(label)]
 
 
 def _plain(image: Any) -> Any:
-    """Return an image as another machine can open it: without DSPy around it, and with an absolute path."""
+    """Return an image in a form that another machine can open: unwrapped from DSPy, and with an absolute path."""
     source = getattr(image, "url", image)
     is_path = isinstance(source, os.PathLike) or (
         isinstance(source, str) and not _is_url(source) and not _is_data(source)
@@ -212,7 +214,7 @@ def _plain(image: Any) -> Any:
 
 
 def _mark(image: Any) -> str:
-    """Return a text that changes when an image does."""
+    """Return a string that changes when an image does."""
     if isinstance(image, str) and not _is_data(image):
         try:
             stat = Path(image).stat()
@@ -223,7 +225,7 @@ def _mark(image: Any) -> str:
         return hashlib.sha256(image if isinstance(image, bytes) else image.encode()).hexdigest()
     try:
         return identify(image)[0]
-    except ImageError as error:  # whoever encodes it says so
+    except ImageError as error:  # reported when it is encoded
         return str(error)
 
 

@@ -1,10 +1,10 @@
-"""Scoring actors and their fault tolerance: hand partitions to workers, and to others when a worker dies.
+"""Scoring actors and their fault tolerance: assign partitions to workers, and reassign them when a worker dies.
 
-A partition stays with the worker that encoded it. If that dies, its partitions are encoded again by the workers that
-are left and by new ones; sums of losses are exact (see `metric`), so which worker holds what never shows.
+A partition stays with the worker that encoded it. If that worker dies, the remaining workers and new ones encode its
+partitions again. Sums of losses are exact (see `metrics`), so results do not depend on the assignment.
 
-Workers reserve no processors, so that they stand beside other work on the cluster; each is sent to a node with room
-for it. GPUs are reserved as long as the workers live.
+Workers reserve no CPUs, so that they can run next to other work on the cluster; each is placed on a node with enough
+CPUs for it. GPUs are reserved as long as the workers live.
 """
 
 import itertools
@@ -28,22 +28,22 @@ from ipo_dspy.errors import ClusterError, IPOError
 logger = logging.getLogger(__name__)
 
 TRIES = 5
-"""Losses of workers in a row, without a partition encoded between them, after which the cluster is given up."""
+"""Number of consecutive worker deaths, with no partition encoded in between, after which encoding fails."""
 
 START_SECONDS = 120.0
-"""After which a warning says that no worker has started yet."""
+"""Seconds after which a warning reports that no worker has started yet."""
 
 
 @dataclass(eq=False)
 class ImageSetHandle:
-    """An image set, encoded partition by partition; workers drop its features once the driver has dropped it.
+    """An image set, encoded partition by partition; workers drop its features once the driver has dropped the handle.
 
     Attributes:
         number: unique in its pool.
         job: a reference to the settings in the object store.
         parts: the partitions.
         holders: the worker that holds each partition, by index.
-        dtype: the number format of the features while they are not computed with.
+        dtype: the format in which features are stored between computations.
     """
 
     number: int
@@ -54,19 +54,19 @@ class ImageSetHandle:
 
 
 class WorkerPool:
-    """Workers that encode image sets and answer questions about them; the same workers for all sets."""
+    """Workers that encode image sets and score templates on them; all sets share the same workers."""
 
     def __init__(self, cluster: Cluster, size: WorkerSpec) -> None:
         self.cluster, self._size = cluster, size
         self._sets: weakref.WeakValueDictionary[int, ImageSetHandle] = weakref.WeakValueDictionary()
         self._numbers = itertools.count()
-        self._workers: dict[Any, str] = {}  # with the key of each one's node
+        self._workers: dict[Any, str] = {}  # worker -> key of its node
         self._lock = threading.RLock()
 
     def encode(
         self, job: EncodeJob, parts: Sequence[Partition], progress: Callable[[int], None]
     ) -> tuple[ImageSetHandle, list[PartitionReport]]:
-        """Encode a new image set; returns the reports of its partitions in order.
+        """Encode a new image set and return the reports of its partitions in order.
 
         Args:
             job: settings.
@@ -74,29 +74,29 @@ class WorkerPool:
             progress: called with the index of each partition that is done.
 
         Raises:
-            IPOError: the first mistake that a worker finds: a label, a file, a missing or another model.
-            ClusterError: workers die again and again.
+            IPOError: the first error of a worker: an invalid label or file, or a missing or different model.
+            ClusterError: workers died repeatedly.
         """
         with self._lock:
             images = ImageSetHandle(next(self._numbers), self.cluster.ray.put(job), parts)
             self._sets[images.number] = images
             reports = self._encode(images, progress)
-            total, width = sum(len(one.kept) for one in reports.values()), max(one.width for one in reports.values())
-            images.dtype = storage_dtype(total, width)
+            total = sum(len(report.kept) for report in reports.values())
+            images.dtype = storage_dtype(total, max(report.width for report in reports.values()))
             return images, [reports[index] for index in range(len(parts))]
 
     def ask(self, method: str, images: ImageSetHandle, text: Any, scale: float, bias: float) -> list[Any]:
         """Return the answers of all workers that hold partitions of an image set.
 
         Args:
-            method: of `ScoringActor`.
+            method: name of a method of `ScoringActor`.
             images: the image set.
             text: a reference to text features.
             scale: logit scale of the model.
             bias: logit bias of the model.
 
         Raises:
-            ClusterError: workers die again and again.
+            ClusterError: workers died repeatedly.
         """
         with self._lock:
             for _ in range(TRIES):
@@ -115,7 +115,7 @@ class WorkerPool:
             raise ClusterError(f"the Ray cluster lost workers {TRIES} times in one step ({losses[0]}); see ray status")
 
     def release(self) -> None:
-        """End the workers; the next question starts others."""
+        """Stop the workers; the next call starts new ones."""
         with self._lock:
             for worker in list(self._workers):
                 if self.cluster.is_joined:
@@ -123,13 +123,13 @@ class WorkerPool:
                 self._drop(worker)
 
     def _encode(self, images: ImageSetHandle, progress: Callable[[int], None]) -> dict[int, PartitionReport]:
-        """Encode the partitions that no worker holds: one a worker at a time, the next to whichever is free."""
+        """Encode the partitions that no worker holds, one per worker at a time; a free worker takes the next one."""
         reports: dict[int, PartitionReport] = {}
-        calls: dict[Any, tuple[Any, int | None]] = {}  # answer -> worker and partition; None while it is starting
+        calls: dict[Any, tuple[Any, int | None]] = {}  # call -> worker and partition; None while the worker starts
         waiting: deque[int] = deque()
         rounds, loss = 0, WorkerLost("")
         while len(images.holders) < len(images.parts):
-            if not calls:  # at first, and when workers died
+            if not calls:  # at the start, and after all workers died
                 if rounds == TRIES:
                     raise ClusterError(
                         f"the Ray cluster lost workers {TRIES} times in a row ({loss.error}); see ray status"
@@ -162,24 +162,24 @@ class WorkerPool:
         return reports
 
     def _start(self, images: ImageSetHandle) -> None:
-        """Start as many workers as an image set is worth, beside those that are there.
+        """Start workers until there are enough for an image set.
 
         Raises:
-            ClusterError: no node has room for a worker.
+            ClusterError: no node has the resources for a worker.
         """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
         actor = self.cluster.ray.remote(num_cpus=0, num_gpus=self._size.gpus)(ScoringActor)
-        wanted = self.cluster.worker_count(self._size, len(images.parts))
-        taken = Counter(self._workers.values())
+        target = self.cluster.worker_count(self._size, len(images.parts))
+        occupied = Counter(self._workers.values())
         for seat in self.cluster.seats(self._size):
-            taken[seat.key] -= 1
-            if taken[seat.key] < 0 and len(self._workers) < wanted:
+            occupied[seat.key] -= 1
+            if occupied[seat.key] < 0 and len(self._workers) < target:
                 worker = actor.options(scheduling_strategy=On(seat.key, soft=False)).remote()
                 self._workers[worker] = seat.key
 
     def _answer(self, worker: Any, call: Any) -> Any:
-        """Return the answer of a worker, or a `WorkerLost`; an `IPOError` is raised as it is, without Ray's traceback."""
+        """Return the answer of a worker, or a `WorkerLost`; raise an `IPOError` as it is, without Ray's traceback."""
         errors = self.cluster.ray.exceptions
         try:
             return self.cluster.ray.get(call)

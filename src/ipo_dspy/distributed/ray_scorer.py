@@ -1,8 +1,8 @@
 """`RayScorer`: encode images and score templates on a Ray cluster, with the results of a single machine.
 
-Texts are encoded by the driver, once for all workers: features of eight templates with a thousand classes are 16 MB.
-Workers hold the images' features and return one tally for each template. Images are read where the workers are, so
-paths must be the same on all nodes.
+The driver encodes texts once for all workers: features of eight templates with a thousand classes take 16 MB. Workers
+hold the image features and return one tally per template. They also read the images, so paths must be the same on all
+nodes.
 """
 
 import functools
@@ -33,25 +33,26 @@ if TYPE_CHECKING:
     from ipo_dspy.clip.backbone import Backbone
 
 Progress = Callable[[int, int], None] | None
-"""Called with the number of images done and the number of all."""
+"""Called with the number of images done and the total."""
 
 
 class RayScorer(ClusterUser):
     """Encodes images and scores templates on a Ray cluster: ``IPO(backend=RayScorer("auto"))``.
 
-    Trials are those of a single machine. Losses agree to about 1e-6 nats, since other processors, threads and batches
-    have other last bits; rankings use four decimals (`history.Score.rank`).
+    Trials are the same as on a single machine. Losses agree to about 1e-6 nats, because the last bits depend on CPUs,
+    threads and batches; rankings use four decimals (`Score.rank`).
 
     Args:
         address: `auto` for the cluster that this machine is a node of, `local` for one on this machine that ends with
             the process, or `host:port`.
-        num_workers: at most; by default as many as the cluster has room for.
-        cpus_per_worker: processors, and threads, of each.
-        gpus_per_worker: GPUs of each, for encoding; reserved until `close`.
-        store: folder, shared by all nodes, that keeps image features between runs; without it they live in the memory
-            of the workers and end with the run.
-        images: a folder, a table or shards to score candidates on instead of the training set: see `discover_partitions`. The
-            training set is then a few images, which are described and compared at the end.
+        num_workers: maximum number of workers; by default as many as fit on the cluster.
+        cpus_per_worker: CPUs and threads per worker.
+        gpus_per_worker: GPUs per worker, for encoding; reserved until `close`.
+        store: folder, shared by all nodes, that keeps image features between runs; without it they stay in the memory
+            of the workers and are lost when the run ends.
+        images: a folder, a table or shards to score candidates on instead of the training set; see
+            `discover_partitions`. The training set is then a small sample, used for descriptions and for the final
+            comparison.
         image, label: columns of parquet files in `images`.
 
     Raises:
@@ -78,7 +79,7 @@ class RayScorer(ClusterUser):
         self._pool: WorkerPool | None = None
 
     def check(self, backbone: "Backbone", folders: Mapping[str, str] = NO_FOLDERS) -> None:
-        """Check the nodes, see `ClusterUser.check`, the store and the images."""
+        """Check the nodes (see `ClusterUser.check`), the store and the images."""
         super().check(backbone, folders)
         self._make_store()
         if self.images is not None:
@@ -118,12 +119,12 @@ class RayScorer(ClusterUser):
         skip_unreadable: bool = False,
         progress: Progress = None,
     ) -> RemoteImageSet | None:
-        """Return a scorer over `images`, which are never listed here."""
+        """Return a scorer over `images`, which the driver never lists; None without `images`."""
         if self.images is None:
             return None
         if classes is None:
             raise InputError(
-                "RayScorer(images=...) requires one list of class names, and the program has some for each image; "
+                "RayScorer(images=...) requires one list of class names, but the program has one per image; "
                 "pass ClipClassifier(classes=[...])"
             )
         parts = discover_partitions(self.images, **self.columns)
@@ -134,12 +135,14 @@ class RayScorer(ClusterUser):
         count = sum(len(report.kept) for report in reports)
         if not count:
             raise DataError(f"none of {len(skipped)} images to score on can be read; the first: {skipped[0]}")
-        labels = [label for part in parts if isinstance(part, Listed) for label in part.labels]  # others: in their keys
+        labels = [
+            label for part in parts if isinstance(part, Listed) for label in part.labels
+        ]  # labels of other partitions are part of their keys
         marks = [*classes, *labels, *(key for report in reports for key in report.keys)]
         return RemoteImageSet(scorer, count, hashlib.sha256("\n".join(marks).encode()).hexdigest(), skipped)
 
     def close(self) -> None:
-        """End the workers; the cluster goes on."""
+        """Stop the workers; the cluster keeps running."""
         if self._pool is not None:
             self._pool.release()
 
@@ -152,24 +155,26 @@ class RayScorer(ClusterUser):
         *,
         skip_unreadable: bool,
     ) -> tuple["ShardScorer", list[PartitionReport]]:
-        """Encode partitions; returns a scorer over them and a report of each.
+        """Encode partitions and return a scorer over them and a report of each.
 
         Raises:
-            ImageError: images cannot be read, unless `skip_unreadable`; all of them are named at once.
+            ImageError: images cannot be read, unless `skip_unreadable`; one message names them all.
         """
         if self._pool is None or not self._pool.cluster.is_joined:
             self._pool = WorkerPool(self._joined(), self.size)
         counts = [part.count for part in parts]
-        sizes = [1 if None in counts else count or 0 for count in counts]  # partitions, where images are not counted
+        sizes = [
+            1 if None in counts else count or 0 for count in counts
+        ]  # count partitions if the number of images is unknown
         done = 0
 
-        def tell(index: int) -> None:
+        def report_progress(index: int) -> None:
             nonlocal done
             done = min(done + sizes[index], sum(sizes))
             if progress is not None:
                 progress(done, sum(sizes))
 
-        images, reports = self._pool.encode(job, parts, tell)
+        images, reports = self._pool.encode(job, parts, report_progress)
         if not skip_unreadable:
             _check_read(parts, reports)
         return ShardScorer(backbone, job.classes, self._pool, images), reports
@@ -185,19 +190,19 @@ class RayScorer(ClusterUser):
                 self.store.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"store={str(self.store)!r} cannot be created ({error.strerror}); name a folder that all nodes share"
+                f"store={str(self.store)!r} cannot be created ({error.strerror}); use a folder that all nodes share"
             ) from error
 
 
 class ShardScorer:
-    """Scores templates over the images that workers hold; see `scorers.ImageScorer`."""
+    """Scores templates on the images that workers hold; see `scorers.ImageScorer`."""
 
     def __init__(self, backbone: "Backbone", classes: Sequence[str], pool: WorkerPool, images: ImageSetHandle) -> None:
         self.backbone, self.classes = backbone, tuple(classes)
         self._pool, self._images = pool, images
 
     def check(self, template: Template) -> TemplateTokens:
-        """Return token key and length; raises TemplateError where the context is too short."""
+        """Return token key and length; raise TemplateError if the context is too short."""
         return template_tokens(self.backbone, template, self.classes)
 
     def score(self, templates: Sequence[Template]) -> list[Score]:
@@ -212,11 +217,11 @@ class ShardScorer:
     def predict(self, template: Template) -> list[str]:
         """Return the predicted class of each image."""
         answers = self._ask("predict", class_features(self.backbone, [template], self.classes)[0])  # [C, D]
-        given = {index: indices for answer in answers for index, indices in answer.items()}
-        return [self.classes[i] for index in sorted(given) for i in given[index]]
+        by_partition = {index: indices for answer in answers for index, indices in answer.items()}
+        return [self.classes[i] for index in sorted(by_partition) for i in by_partition[index]]
 
     def _ask(self, method: str, text: "Tensor") -> list[Any]:
-        """Return the answers of all workers; the features of the texts go out once."""
+        """Return the answers of all workers; the text features are sent once."""
         sent = self._pool.cluster.ray.put(text.cpu().numpy())
         return self._pool.ask(method, self._images, sent, self.backbone.logit_scale, self.backbone.logit_bias)
 
@@ -227,5 +232,5 @@ def _check_read(parts: Sequence[Partition], reports: Sequence[PartitionReport]) 
     ]
     if bad:
         part, index, _ = bad[0]
-        place = part.place(index) if isinstance(part, Listed) else ""  # of others the message has it
-        raise refusal([message for *_, message in bad], sum(len(one.kept) for one in reports) + len(bad), place)
+        place = part.place(index) if isinstance(part, Listed) else ""  # other messages already name the place
+        raise refusal([message for *_, message in bad], sum(len(report.kept) for report in reports) + len(bad), place)

@@ -1,8 +1,7 @@
 """Run independent calls of one function as Ray tasks, with bounded retries.
 
-No more calls are handed out at a time than the nodes have room for: a call that has begun is running, and one that is
-no longer wanted was never begun. Ray's own retries are off: for a process that was killed for its memory they may have
-no end, and nobody would be told that the call begins again.
+At most as many calls are submitted as fit on the nodes. So a submitted call runs at once, and no further call starts
+after a cancellation. Ray's own retries are off: after an out-of-memory kill they may never end, and they are silent.
 """
 
 import contextlib
@@ -20,52 +19,52 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 TRIES = 2
-"""Of a call, as long as each ends with the loss of its process."""
+"""Number of attempts of a call whose process dies."""
 TICK = 0.5
-"""Seconds between two looks at whether the end is wanted, and at the room there is."""
+"""Seconds between two checks for cancellation and for free resources."""
 ENDING = 10.0
-"""Seconds in which canceled calls may end, so that they hold no files any more."""
+"""Seconds to wait for canceled calls, so that they have released their files."""
 
 
 class RayTasks(ClusterUser):
-    """Makes calls on a Ray cluster; see `ClusterUser` for the arguments."""
+    """Runs calls on a Ray cluster; see `ClusterUser` for the arguments."""
 
     def run(
         self, function: Callable[[T], R], inputs: Iterable[T], *, begins: Callable[[T], None], check: Callable[[], None]
     ) -> Generator[tuple[T, R | WorkerLost]]:
-        """Yield each input with its result, as calls end.
+        """Yield each input with its result, in the order in which calls finish.
 
         Args:
-            function: of one argument; raises nothing that a caller could mend.
-            inputs: an argument each, in the order in which they begin.
-            begins: called with each input that is handed out.
-            check: called all the time; whatever it raises ends all calls.
+            function: takes one argument; raises no error that a caller could fix.
+            inputs: the argument of each call, in the order of submission.
+            begins: called with each input when its call is submitted.
+            check: called about every `TICK` seconds; an exception from it cancels all calls.
 
         Raises:
-            ClusterError: no node is left that has room.
+            ClusterError: no remaining node has enough resources.
         """
         cluster = self._joined()
         task = self._task(cluster, function)
-        waiting = deque((one, TRIES) for one in inputs)
+        waiting = deque((argument, TRIES) for argument in inputs)
         running: dict[Any, tuple[T, int]] = {}
         try:
             while waiting or running:
                 check()
                 while waiting and cluster.worker_count(self.size, len(waiting) + len(running)) > len(running):
-                    one, tries = waiting.popleft()
-                    begins(one)
-                    running[task.remote(one)] = one, tries - 1
+                    argument, tries = waiting.popleft()
+                    begins(argument)
+                    running[task.remote(argument)] = argument, tries - 1
                 done, _ = cluster.ray.wait(list(running), num_returns=1, timeout=TICK)
                 for call in done:
-                    one, tries = running.pop(call)
+                    argument, tries = running.pop(call)
                     answer: R | WorkerLost = _answer(cluster, call)
                     if isinstance(answer, WorkerLost):
-                        check()  # whoever wants the end may have ended the process, too
+                        check()  # the cancellation may be what killed the process
                     if isinstance(answer, WorkerLost) and tries:
-                        logger.warning("%s: worker died (%s); retrying", one, answer.error)
-                        waiting.appendleft((one, tries))
+                        logger.warning("%s: worker died (%s); retrying", argument, answer.error)
+                        waiting.appendleft((argument, tries))
                     else:
-                        yield one, answer
+                        yield argument, answer
         finally:
             _cancel(cluster, list(running))
 
@@ -74,7 +73,7 @@ class RayTasks(ClusterUser):
             num_cpus=self.size.cpus,
             num_gpus=self.size.gpus,
             max_retries=0,
-            max_calls=0,  # else a process with a GPU would end after each call, and the model with it
+            max_calls=0,  # otherwise a process with a GPU exits after each call and loses the loaded model
             scheduling_strategy="SPREAD",
         )(function)
 
@@ -87,7 +86,7 @@ def _answer(cluster: Cluster, call: Any) -> Any:
 
 
 def _cancel(cluster: Cluster, calls: list[Any]) -> None:
-    """End calls, and wait until they have ended."""
+    """Cancel calls and wait until they have ended."""
     if not calls or not cluster.is_joined:
         return
     for call in calls:

@@ -1,7 +1,8 @@
 """The actor of a Ray cluster that encodes partitions of the images, holds their features and scores templates on them.
 
-An actor decides nothing. It loads the model by name and compares fingerprints, since features of another model would
-be a wrong score and no error. Whatever it holds can be made again from a partition, so a lost actor costs only time.
+An actor makes no decisions. It loads the model by name and compares fingerprints, because features of a different model
+would give a wrong score without an error. Everything it holds can be computed again from a partition, so a lost actor
+costs only time.
 
 Letters: n images of a partition, C classes, T templates, D feature width.
 """
@@ -40,7 +41,7 @@ class EncodeJob:
         model: the driver's model.
         classes: class names in order.
         allow_url: fetch images from URLs.
-        threads: of torch, and for decoding.
+        threads: number of threads of torch and of decoding.
         store: folder for features on disk, or None.
     """
 
@@ -57,9 +58,9 @@ class PartitionReport:
 
     Attributes:
         kept: positions in the partition of the images that could be read.
-        keys: a content hash of each; one of all, labels included, where images are not known one by one.
-        skipped: position and message of each of the others.
-        width: of the features.
+        keys: a content hash of each; for partitions other than `Listed`, one hash of all images and labels.
+        skipped: position and error message of each image that could not be read.
+        width: D.
     """
 
     kept: tuple[int, ...] = field(repr=False)
@@ -70,12 +71,12 @@ class PartitionReport:
 
 @dataclass(slots=True)
 class _Rows:
-    """The images of one partition, ready to be scored.
+    """The images of one partition, ready for scoring.
 
     Attributes:
         features: [n, D].
         targets: [n] class indices.
-        allowed: the candidate classes of each image, if they differ.
+        allowed: the candidate classes of each image; None if all images share them.
     """
 
     features: Tensor
@@ -85,14 +86,14 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The images that a question is about.
+    """The images that a call refers to.
 
     Attributes:
         images: number of the image set.
-        parts: indices of its partitions; a worker may hold others that were given to someone else meanwhile.
-        alive: numbers of all image sets that may still be asked about.
-        dtype: the number format of the features while they are not computed with.
-        logit_scale, logit_bias: of the model.
+        parts: indices of its partitions; a worker may hold others that were reassigned meanwhile.
+        alive: numbers of all image sets that are still in use.
+        dtype: the format in which features are stored between computations.
+        logit_scale, logit_bias: the model's logit scale and bias.
     """
 
     images: int
@@ -104,35 +105,35 @@ class Asked:
 
 
 class ScoringActor:
-    """Encodes partitions and scores templates on them. A partition is named by its image set and its index there."""
+    """Encodes partitions and scores templates on them. A partition is identified by image set and index."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[int, int], _Rows] = {}
 
     def ready(self) -> None:
-        """Return once the process is up."""
+        """Return once the process has started."""
 
     def encode(self, name: tuple[int, int], job: EncodeJob, part: Partition) -> PartitionReport:
         """Encode a partition, or read its features from disk, and hold them.
 
         Raises:
-            IPOError: a label, file or model is wrong; the message ends with the node.
+            IPOError: a label, file or model is invalid; the message ends with the node.
         """
         torch.set_num_threads(job.threads)
         try:
-            kept = _features(job, part)
-            targets = _targets(kept, job.classes, part)
+            stored = _features(job, part)
+            targets = _targets(stored, job.classes, part)
         except IPOError as error:
             raise type(error)(f"{error} (on {node_name()})") from None
         allowed = None
         if isinstance(part, Listed) and part.choices:
             index = {name: i for i, name in enumerate(job.classes)}
-            allowed = CandidateClasses.of([part.choices[i] for i in kept.indices], index)
-        self._held[name] = _Rows(kept.features, torch.from_numpy(targets), allowed)
-        return _report(kept, part)
+            allowed = CandidateClasses.of([part.choices[i] for i in stored.indices], index)
+        self._held[name] = _Rows(stored.features, torch.from_numpy(targets), allowed)
+        return _report(stored, part)
 
     def tally(self, asked: Asked, text: NDArray[np.float32]) -> list[Tally]:
-        """Sum up each template [T, C, D] over partitions."""
+        """Return the tally of each template [T, C, D], summed over partitions."""
         texts, scale, bias = _tensor(text), asked.logit_scale, asked.logit_bias
         tallies = [
             count_correct_by_template(
@@ -151,12 +152,12 @@ class ScoringActor:
         }
 
     def _rows(self, asked: Asked) -> dict[int, _Rows]:
-        """Return the partitions asked about, in their number format, after dropping what nobody asks about any more."""
+        """Return the requested partitions in their storage format; drop image sets that are no longer in use."""
         self._held = {name: rows for name, rows in self._held.items() if name[0] in asked.alive}
-        found = {index: self._held[asked.images, index] for index in asked.parts}
-        for rows in found.values():
+        requested = {index: self._held[asked.images, index] for index in asked.parts}
+        for rows in requested.values():
             rows.features = rows.features.to(asked.dtype)
-        return found
+        return requested
 
 
 def node_name() -> str:
@@ -173,22 +174,25 @@ def _features(job: EncodeJob, part: Partition) -> StoredPartition:
     if job.store is None or stamp is None:
         return _encode(job, backbone, part)
     name = file_name(origin(backbone, READING), stamp)
-    found = read(job.store, name)
-    if found is None:
-        found = _encode(job, backbone, part)
-        if not found.skipped:  # a bad image may be repaired, and the stamp need not show it
-            write(job.store, name, found)
-    return found
+    stored = read(job.store, name)
+    if stored is None:
+        stored = _encode(job, backbone, part)
+        if not stored.skipped:  # an unreadable image may be repaired without a change of the stamp
+            write(job.store, name, stored)
+    return stored
 
 
 def _encode(job: EncodeJob, backbone: Backbone, part: Partition) -> StoredPartition:
     images, labels = part.read()
     try:
-        found = encode_images(backbone, images, num_threads=job.threads, skip_unreadable=True, allow_url=job.allow_url)
-    except DataError:  # none of them can be read
+        encoded = encode_images(
+            backbone, images, num_threads=job.threads, skip_unreadable=True, allow_url=job.allow_url
+        )
+    except DataError:  # no image can be read
         skipped = tuple(enumerate(_read_error(image, allow_url=job.allow_url) for image in images))
         return StoredPartition(torch.zeros(0, 1), (), (), (), skipped)
-    return StoredPartition(found.features, tuple(labels[i] for i in found.kept), found.kept, found.keys, found.skipped)
+    kept_labels = tuple(labels[i] for i in encoded.kept)
+    return StoredPartition(encoded.features, kept_labels, encoded.kept, encoded.keys, encoded.skipped)
 
 
 def _read_error(image: Any, *, allow_url: bool) -> str:
@@ -200,10 +204,10 @@ def _read_error(image: Any, *, allow_url: bool) -> str:
 
 
 def _targets(kept: StoredPartition, classes: Sequence[str], part: Partition) -> NDArray[np.int64]:
-    """Return the class indices of labels; a number that is not a class name is an index already.
+    """Return the class indices of labels; a number that is not a class name counts as an index.
 
     Raises:
-        DataError: a label is outside the classes.
+        DataError: a label is not one of the classes.
     """
     known: dict[str | int, int] = {}
     for i in range(len(classes)):
@@ -226,7 +230,7 @@ def _report(kept: StoredPartition, part: Partition) -> PartitionReport:
 
 
 def _tensor(array: NDArray[np.float32]) -> Tensor:
-    """Share memory with an array of Ray's object store, which is read only; nothing here writes to it."""
+    """Return a tensor that shares memory with a read-only array of Ray's object store; never write to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

@@ -1,4 +1,4 @@
-"""A run in MLflow, step by step: an observer that logs the events of IPO.
+"""Log the events of IPO to an MLflow run, step by step, as an observer.
 
 MLflow's own DSPy autologging (`mlflow.dspy.autolog(log_compiles=True)`) opens a run for `IPO.compile` and keeps the
 best program in it. It learns of scores through `dspy.Evaluate`, which IPO does not use: templates are scored together,
@@ -133,11 +133,11 @@ class MlflowObserver:
         self._log(metrics=metrics, tags={"ipo_status": event["status"]}, step=last)
 
     def _log_params(self, params: Mapping[str, Any]) -> None:
-        """Of a chain of optimizers in one run the first is kept: MLflow lets no parameter change."""
+        """Log the parameters that the run does not have yet, since MLflow does not allow a parameter to change."""
         from mlflow.entities import Param
 
-        kept = self._client.get_run(self._run_id).data.params
-        new = [Param(key, str(value)[:_LONGEST]) for key, value in params.items() if key not in kept]
+        logged = self._client.get_run(self._run_id).data.params
+        new = [Param(key, str(value)[:_LONGEST]) for key, value in params.items() if key not in logged]
         self._client.log_batch(self._run_id, params=new)
 
     def _log(
@@ -189,7 +189,7 @@ def _active_run() -> str:
     run = mlflow.active_run()
     if run is None:
         raise InputError(
-            "no MLflow run is active; write `with mlflow.start_run(): optimizer.compile(...)`, or call "
+            "no MLflow run is active; use `with mlflow.start_run(): optimizer.compile(...)`, or call "
             "mlflow.dspy.autolog(log_compiles=True) once after importing IPO"
         )
     return str(run.info.run_id)

@@ -1,4 +1,4 @@
-"""Language models by name: strings become `dspy.LM`s that go through LiteLLM, ready ones pass as they are."""
+"""Build `dspy.LM`s from LiteLLM names; existing LMs are passed through."""
 
 import difflib
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from ipo_dspy.lms.library import import_litellm
 from ipo_dspy.lms.redaction import has_credentials, remember_lm
 
 LOCAL = "transformers/"
-"""Names that begin so are models of the Hugging Face hub, or folders of one, and run in this process."""
+"""Prefix of models that run in this process: names on the Hugging Face Hub, or local folders."""
 
 SETTINGS: Mapping[str, Any] = {"temperature": 1.0, "num_retries": 5, "timeout": 120}
-"""Of models given by name. Five retries wait out half a minute. `timeout` is of a request as a whole."""
+"""Default settings of models given by name. Five retries take about 30 s; `timeout` covers a whole request."""
 
 
 def build_lm(
@@ -28,18 +28,18 @@ def build_lm(
     role: str,
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> dspy.BaseLM:
-    """A DSPy language model for a LiteLLM name, e.g. `openai/gpt-4o-mini` or `ollama_chat/phi3`.
+    """Return a DSPy language model for a LiteLLM name, e.g. `openai/gpt-4o-mini` or `ollama_chat/phi3`.
 
-    `transformers/NAME_OR_FOLDER` runs in this process; see `register_transformers`. Whether there is a key, `check_key`
-    looks.
+    `transformers/NAME_OR_FOLDER` runs in this process; see `register_transformers`. The API key is not checked here but
+    by `check_key`.
 
     Args:
         model: a LiteLLM name, or a ready LM, which is returned as it is.
         role: the argument's name, for messages.
-        settings: of `dspy.LM` besides or instead of `SETTINGS`; ignored for a ready LM.
+        settings: of `dspy.LM`; they override `SETTINGS` and are ignored for a ready LM.
 
     Raises:
-        LanguageModelError: LiteLLM knows no such provider or model.
+        LanguageModelError: LiteLLM does not know the provider or model, or a setting is invalid.
     """
     if str(getattr(model, "model", model)).startswith(LOCAL):
         register_transformers()
@@ -64,18 +64,18 @@ def build_lm(
             f"{model!r} cannot be set up: {one_line_error(error)}",
             argument=role,
             hint=f"fix the name or its settings ({', '.join(settings) or 'none given'})",
-        ) from None  # a traceback would print what `brief` took out
+        ) from None  # a traceback would print what `one_line_error` redacted
     remember_lm(lm)
     if has_credentials(lm):
-        lm.cache = False  # DSPy's cache on disk keeps the address with each answer
+        lm.cache = False  # DSPy's disk cache stores the address with each response
     return lm
 
 
 def register_transformers() -> None:
-    """Teach LiteLLM the provider `transformers/`: models that run in this process.
+    """Register the provider `transformers/` with LiteLLM: models that run in this process.
 
-    IPO does this by itself. Call it once before `dspy.LM("transformers/...", engine="litellm")` is used outside of it:
-    LiteLLM has no other way to learn of a provider, and importing ipo_dspy must not load LiteLLM for everyone.
+    IPO calls it automatically. Call it once before you use `dspy.LM("transformers/...", engine="litellm")` elsewhere:
+    importing ipo_dspy does not register the provider, because that would load LiteLLM for every user.
     """
     import_litellm()
     from ipo_dspy.lms.local.provider import register
@@ -106,5 +106,5 @@ def _check_name(model: str, role: str) -> None:
         raise LanguageModelError(
             f"{model!r} is not a model that LiteLLM knows{hint}",
             argument=role,
-            hint="write provider/name, e.g. 'openai/gpt-4o-mini' or 'ollama_chat/phi3'",
+            hint="use provider/name, e.g. 'openai/gpt-4o-mini' or 'ollama_chat/phi3'",
         ) from error

@@ -1,6 +1,7 @@
-"""Whether there is a key for a language model: a missing one would show after images are encoded and requests retried.
+"""Check that a language model has an API key.
 
-Only that is seen here; whether a key is right, the provider alone knows (`checks.greet_once`).
+Without this check, a missing key would only be noticed after images are encoded and requests are retried. An invalid
+key is only detected by the provider; see `preflight.ping_once`.
 """
 
 from collections.abc import Mapping
@@ -16,12 +17,12 @@ from ipo_dspy.lms.library import import_litellm
 
 
 def missing_key(model: str, settings: Mapping[str, Any]) -> str | None:
-    """The environment variable that a model's key is to be set in, if there is no key anywhere."""
+    """Return the environment variable for a model's missing key; None if a key is set or not needed."""
     litellm = import_litellm()
 
     provider = model.partition("/")[0] if "/" in model else "openai"
-    told = any(names_secret(name) for name, value in settings.items() if value is not None)
-    if told or litellm.api_key or getattr(litellm, f"{provider}_key", None):
+    has_key_setting = any(names_secret(name) for name, value in settings.items() if value is not None)
+    if has_key_setting or litellm.api_key or getattr(litellm, f"{provider}_key", None):
         return None
     keys = [name for name in litellm.validate_environment(model)["missing_keys"] if name.endswith("_API_KEY")]
     if not keys:
@@ -30,28 +31,30 @@ def missing_key(model: str, settings: Mapping[str, Any]) -> str | None:
 
 
 def is_self_hosted(model: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a model is served by a server of one's own, named by `api_base` or in the environment."""
+    """Return True if a model runs on a self-hosted server, set by `api_base` or in the environment."""
     litellm = import_litellm()
 
     missing = litellm.validate_environment(model)["missing_keys"]
-    # Where an address is missing too, it is a provider's service.
+    # If an address is missing as well, the model is a provider's service.
     return bool(custom_base_url(model, settings)) and all(name.endswith("_API_KEY") for name in missing)
 
 
 def check_key(lm: dspy.BaseLM, *, role: str) -> None:
-    """See that there is a key where the provider wants one.
+    """Check that a key is set if the provider requires one.
 
     Args:
-        lm: of `dspy.LM`; others are their maker's business.
+        lm: checked if it is a `dspy.LM` that uses LiteLLM; others are ignored.
         role: the argument's name, for the message.
 
     Raises:
-        LanguageModelError: there is none; the variable to set.
+        LanguageModelError: the key is missing; the hint names the variable to set.
     """
     if getattr(lm, "engine", None) != "litellm":
         return
-    wanted = missing_key(lm.model, lm.kwargs)
-    if wanted is not None:
+    variable = missing_key(lm.model, lm.kwargs)
+    if variable is not None:
         self_hosted = LMCall(lm.model, (Argument("api_base", "http://HOST:PORT/v1"),))
-        hint = Hint(f"set {wanted} in the environment, or use a self-hosted server: {{}}", Argument(role, self_hosted))
+        hint = Hint(
+            f"set {variable} in the environment, or use a self-hosted server: {{}}", Argument(role, self_hosted)
+        )
         raise LanguageModelError(f"{lm.model!r} needs a key", argument=role, hint=hint)

@@ -1,12 +1,12 @@
-"""The one client of language models: each request has an end in time and in size, and stays at its address.
+"""HTTP client of language models: limits the time and size of each request, and refuses redirects to other hosts.
 
-LiteLLM asks some providers through the OpenAI SDK and others through clients of its own, which it makes and keeps in
-several places and which all follow redirects. What they share is `httpx.HTTPTransport`. So its `handle_request` is
-replaced once; in requests of this package, which `exchange` marks, it holds the limits below, and in all
-others it does what it always did. DSPy's own engine follows no redirect, and its answers get the same limits.
+LiteLLM uses the OpenAI SDK for some providers and its own clients for others. It creates and caches them in several
+places, and all of them follow redirects. They share `httpx.HTTPTransport`, so its `handle_request` is replaced once.
+The replacement enforces the limits below for requests of this package, which `exchange` marks, and leaves all other
+requests unchanged. DSPy's own engine does not follow redirects; the same limits apply to its responses.
 
-It gives up one thing: where a server sends its headers byte by byte, the request ends in time, and the thread that
-reads them stays behind until the server ends or the process does.
+One limitation remains: if a server sends its headers byte by byte, the request times out, but the thread that reads
+them lives until the server closes the connection or the process exits.
 """
 
 import math
@@ -33,23 +33,23 @@ from ipo_dspy.run.budget import run_ends
 T = TypeVar("T")
 
 MAX_BYTES = 16 * 1024 * 1024
-"""Of an answer, unpacked. The longest that models write today are a few hundred thousand tokens, about 1 MB."""
+"""Maximum size of a decompressed response. Today's longest completions, a few 100,000 tokens, take about 1 MB."""
 SECONDS = 600.0
-"""For a ready `dspy.LM` without `timeout`, as LiteLLM has it; `SETTINGS` has that of models given by name."""
+"""Timeout of a ready `dspy.LM` without `timeout`: LiteLLM's default. `SETTINGS` has the one of models given by name."""
 _CHAT_COMPLETIONS = "/chat/completions"
 
 
 class Exchange:
-    """A request under way, and what the transport saw of it.
+    """A request in progress, with what the transport observed.
 
     Args:
-        seconds: until it must be over.
+        seconds: time limit of the request.
 
     Attributes:
-        fault: why it was cut off.
-        status: of the answer that came last; None while there is none.
-        beginning: first bytes of that answer.
-        retry_after: header of that answer.
+        fault: the reason why it was aborted.
+        status: status code of the latest response; None before the first one.
+        beginning: first bytes of that response.
+        retry_after: `Retry-After` header of that response.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -61,10 +61,10 @@ class Exchange:
         self.retry_after: str | None = None
 
     def send(self, request: httpx.Request, handle: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
-        """Send a request and read its answer, both within the limits.
+        """Send a request and read its response, both within the limits.
 
         Raises:
-            httpx.RemoteProtocolError: a limit was met; `fault` has which.
+            httpx.RemoteProtocolError: a limit was exceeded; `fault` says which one.
         """
         self.status, self.beginning, self.retry_after = None, b"", None
         request.extensions = {**request.extensions, "timeout": self._timeouts(request)}
@@ -80,10 +80,10 @@ class Exchange:
         return self._answer(request, response, content)
 
     def _timeouts(self, request: httpx.Request) -> dict[str, float]:
-        """Of each wait of the transport, none longer than the time that is left."""
+        """Return the timeouts of the transport, none longer than the remaining time."""
         left = max(0.001, self.ends - time.monotonic())
-        given = request.extensions.get("timeout", {})
-        return {wait: min(left, given.get(wait) or left) for wait in ("connect", "read", "write", "pool")}
+        timeouts = request.extensions.get("timeout", {})
+        return {wait: min(left, timeouts.get(wait) or left) for wait in ("connect", "read", "write", "pool")}
 
     def _check_redirect(self, request: httpx.Request, response: httpx.Response) -> None:
         if not response.has_redirect_location:
@@ -95,10 +95,10 @@ class Exchange:
             )
 
     def limited(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Hand on the chunks of an answer while it is within the limits.
+        """Yield the chunks of a response while it is within the limits.
 
         Raises:
-            LMError: a limit was met.
+            LMError: a limit was exceeded.
         """
         count = 0
         for chunk in chunks:
@@ -112,7 +112,7 @@ class Exchange:
             yield chunk
 
     def _answer(self, request: httpx.Request, response: httpx.Response, content: bytes) -> httpx.Response:
-        """An answer that was read, with a body in its usual form."""
+        """Return a response that was read, with a normalized body."""
         self.status, self.beginning = response.status_code, content[:400]
         self.retry_after = response.headers.get("Retry-After")
         if response.is_success and request.url.path.endswith(_CHAT_COMPLETIONS):
@@ -127,10 +127,10 @@ class Exchange:
 
 
 def exchange(ask: Callable[[], T], *, seconds: float) -> T:
-    """Ask a server once, within so many seconds and within the time of the run.
+    """Send one request, limited to this many seconds and to the remaining time of the run.
 
     Raises:
-        LMError: there is no answer, or none that can be read; `retry_after` has the header of that name.
+        LMError: no readable response was received; `retry_after` has the value of the header with that name.
         BudgetError: the time of the run is up.
     """
     _install()
@@ -147,20 +147,20 @@ def exchange(ask: Callable[[], T], *, seconds: float) -> T:
     except LMError as error:
         if end is not None:
             end.check()
-        raise _told(error, under_way) from None
+        raise _transport_error(error, under_way) from None
 
 
 def timed_out(seconds: float) -> LMTimeoutError:
-    """Return the fault of a request that took too long."""
-    return LMTimeoutError(f"no whole answer came within {seconds:g} s")
+    """Return the error of a request that took too long."""
+    return LMTimeoutError(f"no complete answer within {seconds:g} s")
 
 
-def _told(error: LMError, seen: Exchange) -> LMError:
-    """The fault as the transport saw it, where libraries in between have only words for it."""
+def _transport_error(error: LMError, seen: Exchange) -> LMError:
+    """Return the error that the transport observed, because the libraries in between only pass on its message."""
     if seen.fault is not None:
         return seen.fault
     if seen.status is None and (isinstance(error, LMTimeoutError) or time.monotonic() >= seen.ends):
-        return timed_out(seen.seconds)  # the transport's own clock was first
+        return timed_out(seen.seconds)  # the transport's own timeout came first
     if seen.status is not None and 200 <= seen.status < 300:
         return UnreadableAnswerError(f"the answer has another form than this provider's: {quote(seen.beginning)}")
     if seen.retry_after is not None:
@@ -187,7 +187,7 @@ def seconds_of(retry_after: str) -> float | None:
 
 _under_way: ContextVar[Exchange | None] = ContextVar("_under_way", default=None)
 _handle = httpx.HTTPTransport.handle_request
-try:  # a private name of DSPy, the only one that reaches the answers of its own engine
+try:  # private in DSPy, but the only way to limit the responses of its own engine
     from dspy._vendor.lm15.transports import TransportResponse
 
     _chunks = TransportResponse.__iter__
@@ -206,10 +206,10 @@ def _marked(under_way: Exchange) -> Iterator[None]:
 
 
 def _install() -> None:
-    """Put the limits into the transport that all of LiteLLM's clients share, and into that of DSPy's own engine.
+    """Install the limits in the transport that all of LiteLLM's clients share, and in that of DSPy's own engine.
 
     Raises:
-        InputError: this DSPy has another engine, which would run without limits.
+        InputError: this version of DSPy has another engine, whose requests could not be limited.
     """
     if TransportResponse is None:
         raise InputError(

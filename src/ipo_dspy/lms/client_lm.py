@@ -1,6 +1,6 @@
-"""A `dspy.LM` as this package asks it: the same model, with each request through the one client.
+"""Wrap a `dspy.LM` so that its requests go through `client`, with limits and retries.
 
-Only the call is another one; what is sent, cached and recorded stays DSPy's.
+Only the call changes; DSPy still builds, caches and records the requests.
 """
 
 from functools import partial
@@ -14,7 +14,7 @@ from ipo_dspy.lms.retry_notices import ask_again
 
 
 class _Bounded:
-    """Comes before `dspy.LM` among the bases of a bounded model."""
+    """Mixin that precedes `dspy.LM` among the bases of a bounded model."""
 
     original: dspy.BaseLM
     kwargs: dict[str, Any]
@@ -26,10 +26,10 @@ class _Bounded:
 
 
 def bounded(lm: dspy.BaseLM) -> dspy.BaseLM:
-    """Return a model whose requests end in time and in size, stay at their address, and are asked again if need be.
+    """Return a model whose requests are limited in time and size, stay at their host, and are retried.
 
-    Models that run in this process and engines or models of the caller's own come back as they are: there is no server
-    behind them that we know of.
+    Models that run in this process and custom engines or models are returned unchanged, because they may not use a
+    server.
     """
     if not isinstance(lm, dspy.LM) or not is_asked_over_http(lm) or isinstance(lm, _Bounded):
         return lm
@@ -41,16 +41,16 @@ def bounded(lm: dspy.BaseLM) -> dspy.BaseLM:
 
 
 def is_asked_over_http(lm: dspy.BaseLM) -> bool:
-    """Whether a model is a `dspy.LM` that asks a server by LiteLLM or by DSPy's own client."""
-    ours = isinstance(lm, dspy.LM) and isinstance(lm.engine, str) and not lm.model.startswith(LOCAL)
-    return ours and type(lm).forward is dspy.LM.forward and "forward" not in vars(lm)
+    """Return True if a model is a `dspy.LM` that calls a server through LiteLLM or DSPy's own client."""
+    is_http = isinstance(lm, dspy.LM) and isinstance(lm.engine, str) and not lm.model.startswith(LOCAL)
+    return is_http and type(lm).forward is dspy.LM.forward and "forward" not in vars(lm)
 
 
 def seconds_of(settings: dict[str, Any]) -> float:
-    """Return the time limit of a request as a whole, by the settings of its model.
+    """Return the time limit of a whole request, from the settings of its model.
 
     >>> seconds_of({"timeout": 120}), seconds_of({})
     (120.0, 600.0)
     """
-    given = settings.get("timeout", settings.get("request_timeout"))
-    return float(given) if isinstance(given, int | float) and given > 0 else SECONDS
+    timeout = settings.get("timeout", settings.get("request_timeout"))
+    return float(timeout) if isinstance(timeout, int | float) and timeout > 0 else SECONDS

@@ -1,6 +1,6 @@
-"""Where a language model is asked: its address, told by host and port alone, and whether anything listens there.
+"""Resolve the endpoint of a language model, show it as host and port, and check that the port is open.
 
-A key or a password may stand before the host of an address or in its query, so neither is ever told.
+An address may contain a key or a password before its host or in its query, so neither part is ever shown.
 """
 
 import os
@@ -16,43 +16,43 @@ from ipo_dspy.errors import LanguageModelError
 from ipo_dspy.lms.library import import_litellm
 
 SECONDS = 3.0
-"""To wait for a connection; a server that is farther away than that is asked all the same."""
+"""Timeout of the port check; a server that takes longer to accept a connection is still used."""
 _PORTS = {"http": 80, "https": 443}
 _PROVIDERS = {"ollama_chat": "OLLAMA"}
-"""Where the variable is not named after the provider."""
+"""Providers whose environment variables have another prefix than their name."""
 _BASE_URL = ("OPENAI", "ANTHROPIC")
-"""Providers whose address LiteLLM reads from this variable, too."""
+"""Providers whose address LiteLLM also reads from PROVIDER_BASE_URL."""
 _USUAL = {"OLLAMA": "http://localhost:11434"}
-"""What LiteLLM asks where no address is given; of servers that run on one's own machine."""
+"""Default addresses in LiteLLM of servers that run on the local machine."""
 
 
 def custom_base_url(model: str, settings: Mapping[str, Any]) -> str | None:
-    """The address of one's own that a model is asked at: of its settings, else of the environment.
+    """Return the custom base URL of a model, from its settings or else the environment.
 
-    None where the provider is asked at its own address.
+    None if the provider's own address is used.
 
     >>> custom_base_url("openai/phi-3", {"api_base": "http://localhost:8000/v1"})
     'http://localhost:8000/v1'
     """
     provider = _provider(model)
-    given = [settings.get("api_base"), settings.get("base_url")]
+    from_settings = [settings.get("api_base"), settings.get("base_url")]
     names = (*(["BASE_URL"] if provider in _BASE_URL else []), "API_BASE")
-    told = [os.environ.get(f"{provider}_{name}") for name in names]
-    address = next((one for one in (*given, *told, _USUAL.get(provider)) if one), None)
+    from_environment = [os.environ.get(f"{provider}_{name}") for name in names]
+    address = next((url for url in (*from_settings, *from_environment, _USUAL.get(provider)) if url), None)
     return address if isinstance(address, str) and not _is_a_providers(address, provider) else None
 
 
 def _is_a_providers(address: str, provider: str) -> bool:
-    """Whether a provider's own address was given, e.g. that of a region."""
+    """Return True if an address belongs to the provider itself, e.g. that of a region."""
     litellm = import_litellm()
 
     host = _split(address).hostname or ""
-    known = {_split(one if "//" in one else f"//{one}").hostname for one in litellm.openai_compatible_endpoints}
+    known = {_split(url if "//" in url else f"//{url}").hostname for url in litellm.openai_compatible_endpoints}
     return host in known or f".{host}".endswith((f".{provider.lower()}.com", ".openai.com"))
 
 
 def endpoint(lm: dspy.BaseLM) -> str:
-    """Host and port of a model's own address; empty where the provider is asked at its own.
+    """Return host and port of a model's custom base URL; empty if the provider's own address is used.
 
     >>> import dspy
     >>> endpoint(dspy.LM("openai/x", engine="litellm", api_base="http://me:secret@localhost:8000/v1?key=secret"))
@@ -63,7 +63,7 @@ def endpoint(lm: dspy.BaseLM) -> str:
 
 
 def origin(address: str) -> str:
-    """Return scheme, host and port of an address: as far as a key that is sent there may go.
+    """Return scheme, host and port of an address; credentials must not be sent to another origin.
 
     >>> origin("https://me:secret@Host/v1?key=secret")
     'https://host:443'
@@ -73,7 +73,7 @@ def origin(address: str) -> str:
 
 
 def check_port_open(lm: dspy.BaseLM, *, role: str) -> None:
-    """See that something listens at a model's own address, so that nobody waits for retries where nothing is.
+    """Check that a server listens at a model's custom base URL, instead of retrying requests to a closed port.
 
     Raises:
         LanguageModelError: the host does not exist, or refuses the connection.
@@ -87,9 +87,9 @@ def check_port_open(lm: dspy.BaseLM, *, role: str) -> None:
     except ConnectionRefusedError:
         fact = f"nothing listens at {_place(parts)}"
     except socket.gaierror:
-        fact = f"there is no host {parts.hostname!r}"
+        fact = f"host {parts.hostname!r} does not exist"
     except OSError:
-        return  # it may be slow, or come back; the request will tell
+        return  # the server may be slow or restarting; the request itself will show
     else:
         return
     hint = "start the server, or correct its api_base"
@@ -102,7 +102,7 @@ def _address_of(lm: dspy.BaseLM) -> str | None:
 
 
 def _provider(model: str) -> str:
-    """As its environment variables begin."""
+    """Return the prefix of the provider's environment variables."""
     provider = model.partition("/")[0] if "/" in model else "openai"
     return _PROVIDERS.get(provider, provider.upper())
 

@@ -1,4 +1,4 @@
-"""What went wrong with a language model: whether asking again may help, in one line that may be kept, without keys."""
+"""Classify errors of language models, suggest a fix, and format them on one line without secrets."""
 
 import re
 
@@ -29,19 +29,19 @@ FATAL = (
     LMUnsupportedModelError,
     ImportError,
 )
-"""Errors that asking again cannot mend: a wrong key, no credit, a model that does not exist."""
+"""Errors that a retry cannot fix: an invalid key, no credit, a model that does not exist."""
 
 OUT_OF_REACH = (LMTransportError, LMServerError, LMTimeoutError)
-"""Errors behind which may be a server that is not there; LiteLLM calls also a refused connection a server's error."""
+"""Errors that may mean that the server is down; LiteLLM reports a refused connection as a server error, too."""
 
 LONGEST = 300
-"""Characters of what is told of a fault."""
+"""Maximum number of characters of an error message."""
 
 
 def one_line_error(error: Exception, lm: dspy.BaseLM | None = None) -> str:
-    """Return the message of an error on one line, safe to keep and to show: providers quote keys and headers.
+    """Return the message of an error on one line, with secrets redacted: providers quote keys and headers.
 
-    Where the server may be at fault, its host and port are told, if it is one of the user's own.
+    If a self-hosted server may be the cause, its host and port are appended.
 
     Args:
         error: from a request to a language model.
@@ -57,30 +57,30 @@ def one_line_error(error: Exception, lm: dspy.BaseLM | None = None) -> str:
 
 
 def suggest_fix(error: Exception, model: str, lm: dspy.BaseLM | None = None) -> str:
-    """What to do about a fault that asking again cannot mend.
+    """Return a fix for an error that a retry cannot resolve.
 
     Args:
         error: from a request to a language model.
         model: its name.
-        lm: the model, whose address may be at fault.
+        lm: the model, whose address may be wrong.
 
     >>> suggest_fix(LMAuthError("401"), "openai/gpt-4o-mini")
-    'set OPENAI_API_KEY to a key that the provider takes'
+    'set OPENAI_API_KEY to a valid API key'
     """
     if hint := getattr(error, "hint", ""):
         return str(hint)
     if model.startswith("transformers/"):
-        return "docs/backends.md says what a model of this process needs"
+        return "see docs/backends.md for the requirements of in-process models"
     if isinstance(error, LMAuthError):
-        return f"set {key_variable(model)} to a key that the provider takes"
+        return f"set {key_variable(model)} to a valid API key"
     if isinstance(error, LMBillingError):
-        return "add credit to the provider's account, or name another model"
+        return "add credit to the provider's account, or use another model"
     if setting := _refused_setting(error):
         return f"remove its setting {setting}: set it to None (null on the command line)"
     if isinstance(error, LMUnsupportedModelError):
-        instead = "name a model that the server has"
-        own = custom_base_url(model, getattr(lm, "kwargs", None) or {})
-        return f"{instead}, or correct api_base: most servers want it to end in /v1" if own else instead
+        instead = "choose a model that the server provides"
+        base_url = custom_base_url(model, getattr(lm, "kwargs", None) or {})
+        return f"{instead}, or correct api_base: most servers want it to end in /v1" if base_url else instead
     return "check the model's name, key and address"
 
 
@@ -92,15 +92,15 @@ _REFUSES = re.compile(
 
 
 def _refused_setting(error: Exception) -> str | None:
-    """The setting that a model does not take, if an error says so."""
+    """Return the setting that a model does not support, if an error says so."""
     if not isinstance(error, LMInvalidRequestError | LMUnsupportedFeatureError):
         return None
-    found = _REFUSES.search(" ".join(str(error).split()))
-    return (found[1] or found[2]) if found else None
+    match = _REFUSES.search(" ".join(str(error).split()))
+    return (match[1] or match[2]) if match else None
 
 
 def key_variable(model: str) -> str:
-    """The environment variable that LiteLLM reads the key of a model from.
+    """Return the environment variable from which LiteLLM reads the key of a model.
 
     >>> key_variable("gemini/gemini-2.0-flash"), key_variable("vertex_ai/gemini-2.0-flash")
     ('GEMINI_API_KEY', 'GOOGLE_APPLICATION_CREDENTIALS')
@@ -116,4 +116,4 @@ _KEY_VARIABLES = {
     "together_ai": "TOGETHERAI_API_KEY",
     "ollama_chat": "OLLAMA_API_KEY",
 }
-"""Where it is not PROVIDER_API_KEY."""
+"""Variables of providers that do not use PROVIDER_API_KEY."""

@@ -1,18 +1,18 @@
-"""LiteLLM as this package imports it: no price list is fetched, and no advice is printed."""
+"""Import LiteLLM without fetching its price list and without its debug messages."""
 
 import os
 from typing import Any
 
 
 def keep_prices_local() -> None:
-    """Have LiteLLM, which is imported later, use the price list that it brings instead of fetching one."""
+    """Make LiteLLM use its bundled price list instead of fetching one; call it before LiteLLM is imported."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 
 def import_litellm() -> Any:
-    """Return LiteLLM, imported where it is first needed."""
+    """Return LiteLLM, imported on first use."""
     keep_prices_local()
     import litellm
 
-    litellm.suppress_debug_info = True  # else it prints advice on stdout
+    litellm.suppress_debug_info = True  # otherwise it prints hints to stdout
     return litellm

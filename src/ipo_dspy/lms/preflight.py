@@ -1,4 +1,4 @@
-"""Before anything slow: is a language model there, does it take the key, can a limit on its cost be kept."""
+"""Check connectivity, authentication and prices of language models before a run does anything slow."""
 
 import contextlib
 import math
@@ -17,10 +17,10 @@ from ipo_dspy.run.ledger import Ledger, LMResponse
 
 
 def check_prices(models: Mapping[str, dspy.BaseLM], max_cost: float | None) -> None:
-    """Refuse a limit on cost where a price is unknown: it could never be kept.
+    """Refuse a cost limit if a price is unknown, because it could not be enforced.
 
     Raises:
-        InputError: the model, and what to write instead.
+        InputError: a model has no price; the hint says what to pass instead.
     """
     for role, lm in models.items() if max_cost is not None else ():
         if price_of(lm, 1, 1) is None:
@@ -34,30 +34,29 @@ def check_prices(models: Mapping[str, dspy.BaseLM], max_cost: float | None) -> N
 
 
 def check_rates(lm: dspy.BaseLM, *, role: str) -> None:
-    """Refuse rates that name no price: one without the other, or one below 0.
+    """Refuse incomplete or negative prices.
 
     Raises:
-        InputError: the setting, and what to write.
+        InputError: a rate is missing or is not a number of at least 0.
     """
-    given = {name: getattr(lm, "kwargs", {}).get(name) for name in RATES}
-    if all(rate is None for rate in given.values()):
+    rates = {name: getattr(lm, "kwargs", {}).get(name) for name in RATES}
+    if all(rate is None for rate in rates.values()):
         return
-    for name, rate in given.items():
+    for name, rate in rates.items():
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < math.inf:
             raise InputError(
-                f"{name} of {role} must be a number of USD, 0 or more, beside the other rate, got {rate!r}; pass both "
-                f"{' and '.join(RATES)}"
+                f"{name} of {role} must be a number of USD >= 0, got {rate!r}; pass both {' and '.join(RATES)}"
             )
 
 
 def unique_models(models: Mapping[str, dspy.BaseLM]) -> dict[str, dspy.BaseLM]:
-    """Models by role, without one that another role asks already under the same name, address and key."""
-    found: dict[str, dspy.BaseLM] = {}
+    """Return models by role, each model once: roles may share name, address and key."""
+    unique: dict[str, dspy.BaseLM] = {}
     for role, lm in models.items():
-        same = [other for other in found.values() if other is lm or _identity(other) == _identity(lm)]
+        same = [other for other in unique.values() if other is lm or _identity(other) == _identity(lm)]
         if not same:
-            found[role] = lm
-    return found
+            unique[role] = lm
+    return unique
 
 
 def _identity(lm: dspy.BaseLM) -> tuple[Any, ...]:
@@ -68,24 +67,24 @@ def _identity(lm: dspy.BaseLM) -> tuple[Any, ...]:
 
 
 def ping_once(ledger: Ledger, lm: dspy.BaseLM, *, role: str) -> None:
-    """Find out with the smallest request whether a model is there and takes the key; once in the life of a run.
+    """Send a minimal request to check that a model is available and accepts the key; once per run.
 
     Raises:
-        LanguageModelError: it is not, and what to do.
+        LanguageModelError: the request failed; the hint suggests a fix.
     """
     if not isinstance(getattr(lm, "engine", None), str):
-        return  # no address behind it: a stand-in, or an engine of the caller's own
+        return  # a stub or a custom engine, which has no address
 
     def ask() -> LMResponse:
         check_port_open(lm, role=role)
         return ping(lm)
 
     try:
-        with contextlib.suppress(BudgetError):  # the search will meet the limit, and end as usual
-            ledger.once("", f"greet {role} {lm.model}", ask)
+        with contextlib.suppress(BudgetError):  # the search will reach the limit and end as usual
+            ledger.once("", f"greet {role} {lm.model}", ask)  # kept: in journals
     except (LMError, ImportError, OSError) as error:
         raise LanguageModelError(
             f"{lm.model!r} does not answer: {one_line_error(error, lm)}",
             argument=role,
             hint=suggest_fix(error, lm.model, lm),
-        ) from None  # a traceback would print what `brief` took out
+        ) from None  # a traceback would print what `one_line_error` redacted

@@ -1,22 +1,22 @@
-"""Templates read from whatever a language model wrote.
+"""Parse prompt templates from the free-form answer of a language model.
 
-An answer is read by the first of these forms that has a text with `<CLASS>` in it:
+An answer is parsed in the first of these forms that yields a text with `<CLASS>`:
 
-    tagged   <INS>a photo of a <CLASS>.</INS>, also without closing tags, also several lines in one pair
-    JSON     lists, objects with a key such as "template", in a fence or not, also cut off
-    table    a row of Markdown with bars; the first cell that holds `<CLASS>`
-    lines    each line that holds `<CLASS>` and does not speak to the reader
+    tagged   <INS>a photo of a <CLASS>.</INS>, closing tags are optional, a pair may hold several lines
+    JSON     lists, or objects with a key such as "template"; may be fenced or truncated
+    table    a row of a Markdown table; the first cell that holds `<CLASS>`
+    lines    each line that holds `<CLASS>` and does not address the reader
 
-The text of a tag, a value, a cell, or a line is then undressed:
+The text of a tag, value, cell or line is then stripped of its decoration:
 
     text     = mark* label? (quoted | plain) explanation?
-    mark     = "-" | "1." | "(a)" | ">" | ...            a mark of a list
+    mark     = "-" | "1." | "(a)" | ">" | ...            a list marker
     label    = "Template 1:" | "**Prompt:**" | ...
-    quoted   = a text with `<CLASS>` between quotes, asterisks, or backticks that are closed at its end
+    quoted   = a text with `<CLASS>` between quotes, asterisks, or backticks
     explanation = " - why" | " (why so)" | "(loss 1.2)"    after a quoted text or the end of a sentence
 
-Whatever else a text holds stays as it is: quotes, commas, colons, numbers, and parentheses inside of a template are its
-own. The last answers count, since the first may be drafts.
+The rest of a text is kept: quotes, commas, colons, numbers, and parentheses inside a template belong to it. The last
+answers count, since the first may be drafts.
 """
 
 import html
@@ -32,25 +32,25 @@ from ipo_dspy.template import PLACEHOLDER, Template, has_placeholder
 OPEN_TAG, CLOSE_TAG = "<INS>", "</INS>"
 
 LONGEST_LINE = 6000
-"""Characters; a longer line is too long for a template, and is not looked into."""
+"""Maximum number of characters of a line; a longer one cannot be a template and is not parsed."""
 MOST_LINES = 1000
-"""Lines of an answer that are looked into: its last ones."""
+"""Maximum number of lines that are parsed: the last ones of an answer."""
 MOST_DOCUMENTS = 50
-"""JSON documents that are looked for in an answer."""
+"""Maximum number of JSON documents that are parsed in an answer."""
 
 _TAG = re.compile(r"<\s*(?:(/)\s*)?INS\s*>", re.IGNORECASE)
-"""One tag at a time: a pattern over whole answers takes minutes on a runaway one."""
+"""A single tag: a pattern for whole answers would take minutes on a runaway one."""
 _BEGINS_LINE = re.compile(r"(?:^|\n|INS\s*>)[\s\d.()\[\]*>#`'\"\u2022-]*$", re.IGNORECASE)
-"""What stands before a tag that is no mention of the tag in a sentence."""
+"""Text before a tag that opens a template, as opposed to a tag that a sentence mentions."""
 _BEFORE = 40
-"""Characters that are looked at for that."""
+"""Number of characters that are matched against it."""
 _LOOKALIKE = re.compile(
     r"\{{1,3}\s?class(?:[ _-]?name)?\s?\}{1,3}|\[class(?:[ _-]?name)?\]|<class[ _-]?name>|<class\s?/>|\\<class\\>"
     r"|\$\{?class\}?",
     re.IGNORECASE,
 )
 _ANY_LOOKALIKE = re.compile(r"\{[a-z_ ]{0,20}\}|\[[a-z_ ]{0,20}\]|%s|\bCLASS(?:_?NAME)?\b", re.IGNORECASE)
-"""Taken for `<CLASS>` where nothing in an answer is nearer to it."""
+"""Replaced by `<CLASS>` only if an answer has no closer match."""
 _SECTION = re.compile(r"\[\[ ## (\w{1,40}) ## \]\]")
 _BLOCKS = re.compile(r"</?(?!\s*/?\s*class\b)([a-z][\w:-]{0,30})(?:\s[^<>\n]{0,100})?/?>", re.IGNORECASE)
 _INLINE = frozenset({"b", "i", "u", "em", "strong", "code", "span", "mark", "q"})
@@ -93,7 +93,7 @@ _AFTER = re.compile(
     r"[,;.]?\s*$|[,;:.]?\s*(?:[-\u2013\u2014:(\[#|\u2190\u2192]|//|=>|because\b|which\b|this\b|to\b|for\b)",
     re.IGNORECASE,
 )
-"""What may follow a quoted text: nothing, or an explanation."""
+"""Text that may follow a quoted template: nothing, or an explanation."""
 _EXPLANATION = re.compile(
     r"(?<=[.!?])(?:\s+[-\u2013\u2014]+\s|\s*[:;]\s|\s+(?:#|//|=>|\u2190|\u2192)"
     r"|\s*[(\[](?=[^()\[\]]*[a-z]\s[^()\[\]]*[)\]]\s*$)).*$",
@@ -119,12 +119,12 @@ _SPOKEN = re.compile(
 def parse_templates(completion: str, cut: bool = False) -> list[str]:
     r"""Return the texts in an answer that are meant as templates, in order.
 
-    One that was cut off keeps its opening tag, so that it is counted as such and not tried. Where no text holds
-    `<CLASS>`, those between tags come back, to be rejected.
+    A truncated template keeps its opening tag, so that it is rejected as truncated. If no text holds `<CLASS>`, the
+    tagged texts are returned, to be rejected as well.
 
     Args:
-        completion: of a language model.
-        cut: whether the token limit ended it.
+        completion: answer of a language model.
+        cut: whether the token limit truncated it.
 
     >>> parse_templates("<INS>a <CLASS>.</INS> and <ins> art of a <CLASS> </ins>")
     ['a <CLASS>.', 'art of a <CLASS>']
@@ -137,26 +137,26 @@ def parse_templates(completion: str, cut: bool = False) -> list[str]:
     """
     text = _with_placeholders(without_thoughts(completion).answer)
     tagged = _tagged(text, cut)
-    if any(has_placeholder(one) for one in tagged):
-        return tagged  # also what is repeated: the search counts that as a duplicate, and nothing more is asked for
+    if any(has_placeholder(template) for template in tagged):
+        return tagged  # including repetitions: the search counts them as duplicates instead of asking for more
     return _once(_untagged(text, cut)) or tagged
 
 
 def last_answers(answers: Sequence[str], count: int) -> list[str]:
-    """Return the last answers; one that was cut off or lacks `<CLASS>` only where there are too few others.
+    """Return the last answers; truncated ones and ones without `<CLASS>` only if there are too few others.
 
     >>> last_answers(["a draft <CLASS>", "one <CLASS>", "a dog", "<INS>an old <CLA"], 1)
     ['one <CLASS>']
     """
-    whole = [one for one in answers if has_placeholder(one) and not one.startswith(OPEN_TAG)]
-    return whole[-count:] if len(whole) >= count else list(answers[-count:])
+    complete = [text for text in answers if has_placeholder(text) and not text.startswith(OPEN_TAG)]
+    return complete[-count:] if len(complete) >= count else list(answers[-count:])
 
 
 def read_proposal(text: str) -> Template:
-    r"""Return the template in what a proposer wrote: list marks and quotes are dropped, a broken line is joined.
+    r"""Return the template in a proposer's text, without list markers and quotes; wrapped lines are joined.
 
     Raises:
-        TemplateError: cut off, empty, without `<CLASS>`, or with control characters.
+        TemplateError: it is truncated, is empty, lacks `<CLASS>`, or has control characters.
 
     >>> str(read_proposal('"a blurry photo\nof a <CLASS>."'))
     'a blurry photo of a <CLASS>.'
@@ -171,7 +171,7 @@ def read_proposal(text: str) -> Template:
 
 
 def undressed(text: str) -> str:
-    """Return a text without list mark, label, quotes around it, and explanation; see the grammar above.
+    """Return a text without list marker, label, surrounding quotes and explanation; see the grammar above.
 
     >>> undressed('2) Template 2: "a photo of a <CLASS>." - plain')
     'a photo of a <CLASS>.'
@@ -181,7 +181,7 @@ def undressed(text: str) -> str:
     text = text.strip()
     if len(text) > LONGEST_LINE or not has_placeholder(text):
         return text.strip("\"'`\u201c\u201d\u2018\u2019") if len(text) <= LONGEST_LINE else text
-    for _ in range(6):  # layers of a hostile answer; a real one has two or three
+    for _ in range(6):  # bounded for hostile answers; real ones have two or three layers
         before, text = text, _quoted(_without_label(text))
         if text == before:
             break
@@ -191,7 +191,7 @@ def undressed(text: str) -> str:
 
 
 def _with_placeholders(text: str) -> str:
-    """Return a text in which escaped and mistaken forms of `<CLASS>` are the right one."""
+    """Return a text with escaped and similar forms of `<CLASS>` replaced by it."""
     text = html.unescape(text) if "&lt;" in text else text
     text = re.sub(r"\\u003c", "<", text, flags=re.IGNORECASE)
     text = re.sub(r"\\u003e", ">", text, flags=re.IGNORECASE)
@@ -206,7 +206,7 @@ def _tagged(text: str, cut: bool) -> list[str]:
     tags = list(_TAG.finditer(text))
     for tag in tags:
         content = "" if opened is None else text[opened : tag.start()].strip()
-        if has_placeholder(content):  # also where the next tag opens: some models forget the slash
+        if has_placeholder(content):  # even if the next tag opens: some models forget the slash
             answers += _items(content)
         elif tag.group(1) and opened is not None and not within_words:
             answers.append(" ".join(content.split()))
@@ -220,11 +220,11 @@ def _tagged(text: str, cut: bool) -> list[str]:
 
 
 def _items(content: str) -> list[str]:
-    """Return the templates in one tag: several if several lines hold `<CLASS>`; else its lines are one."""
+    """Return the templates in one tag: one per line if several lines hold `<CLASS>`, otherwise one in all."""
     if not has_placeholder(content):
         return []
-    if found := _from_json(content):
-        return found
+    if templates := _from_json(content):
+        return templates
     lines = [line for line in _lines(content) if has_placeholder(line)]
     return list(map(undressed, lines if len(lines) > 1 else [" ".join(content.split())]))
 
@@ -237,14 +237,14 @@ def _untagged(text: str, cut: bool) -> list[str]:
 
 
 def _sections(text: str) -> str:
-    """Return the field with the templates of an answer in DSPy's form."""
+    """Return the field with the templates of an answer in DSPy's chat format."""
     parts = _SECTION.split(text)  # text, name, text, name, text, ...
     named = [content for name, content in zip(parts[1::2], parts[2::2], strict=True) if _TEMPLATE_KEY.fullmatch(name)]
     return "\n".join(named or parts[::2])
 
 
 def _from_json(text: str) -> list[str]:
-    found: list[str] = []
+    texts: list[str] = []
     end = tried = 0
     for begin in _JSON_BEGIN.finditer(text):
         if begin.start() < end:
@@ -252,16 +252,16 @@ def _from_json(text: str) -> list[str]:
         tried += 1
         try:
             value, end = json.JSONDecoder(strict=False).raw_decode(text, begin.start())
-            found += _values(value)
+            texts += _values(value)
         except (ValueError, RecursionError):
             pass
         if tried == MOST_DOCUMENTS:
             break
-    return found or (_from_broken_json(text) if tried else [])
+    return texts or (_from_broken_json(text) if tried else [])
 
 
 def _values(value: Any, key: str = "template") -> Iterator[str]:
-    """Yield the texts with `<CLASS>` in a JSON value; of an object with a key such as "template", no others."""
+    """Yield the texts with `<CLASS>` in a JSON value; if an object has keys such as "template", only theirs."""
     if isinstance(value, str) and has_placeholder(value) and _TEMPLATE_KEY.fullmatch(key):
         yield undressed(" ".join(value.split()))
     elif isinstance(value, list):
@@ -272,18 +272,18 @@ def _values(value: Any, key: str = "template") -> Iterator[str]:
         for name, inner in (named or value).items():
             yield from _values(inner, name if named else "template")
             if not named and not isinstance(inner, str | dict | list):
-                yield from _values(name)  # templates with their scores
+                yield from _values(name)  # templates as keys, with their scores as values
 
 
 def _from_broken_json(text: str) -> list[str]:
-    """Return the texts of JSON that was cut off or is not quite JSON."""
-    found, key = [], "template"
+    """Return the texts of truncated or malformed JSON."""
+    texts, key = [], "template"
     for quoted, colon in _JSON_TEXT.findall(text):
         if colon:
             key = quoted
         elif has_placeholder(quoted) and _TEMPLATE_KEY.fullmatch(key):
-            found.append(undressed(quoted.replace('\\"', '"').replace("\\n", " ")))
-    return found
+            texts.append(undressed(quoted.replace('\\"', '"').replace("\\n", " ")))
+    return texts
 
 
 def _from_table(text: str) -> list[str]:
@@ -296,40 +296,40 @@ def _from_table(text: str) -> list[str]:
 
 def _from_lines(text: str, cut: bool) -> list[str]:
     lines = [line for line in _lines(text) if line.strip()]
-    found = [undressed(line) for line in lines if has_placeholder(line) and not _speaks(line)]
-    if cut and found and has_placeholder(lines[-1]) and not _speaks(lines[-1]):
-        found[-1] = f"{OPEN_TAG}{found[-1]}"
-    return found
+    texts = [undressed(line) for line in lines if has_placeholder(line) and not _speaks(line)]
+    if cut and texts and has_placeholder(lines[-1]) and not _speaks(lines[-1]):
+        texts[-1] = f"{OPEN_TAG}{texts[-1]}"
+    return texts
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines of a text; a tag of HTML or XML that is no emphasis ends one."""
+    """Return the lines of a text; HTML or XML tags other than inline emphasis separate lines."""
     text = _BLOCKS.sub(lambda tag: "" if tag[1].lower() in _INLINE else "\n", _TAG.sub("\n", text))
     return text.splitlines()[-MOST_LINES:]
 
 
 def _speaks(line: str) -> bool:
-    """Return whether a line announces templates or speaks of them, instead of being one."""
+    """Return True if a line announces or discusses templates instead of being one."""
     if len(line) > LONGEST_LINE:
         return False
     line = line.strip().rstrip("*_ ")
-    own = _without_label(line)
+    text = _without_label(line)
     if line.endswith(":"):
         return True
-    if _quoted(own) != own.strip():
+    if _quoted(text) != text.strip():
         return False
-    return _SPOKEN.match(own) is not None or (_TALK.search(own) is not None and _TALKING.search(own) is not None)
+    return _SPOKEN.match(text) is not None or (_TALK.search(text) is not None and _TALKING.search(text) is not None)
 
 
 def _without_label(text: str) -> str:
     for pattern in (_MARK, _MARK, _LABEL, _PREFACE):
-        if (found := pattern.match(text)) and has_placeholder(text[found.end() :]):
-            text = text[found.end() :]
+        if (match := pattern.match(text)) and has_placeholder(text[match.end() :]):
+            text = text[match.end() :]
     return text.strip()
 
 
 def _quoted(text: str) -> str:
-    """Return what stands between quotes at the beginning of a text, if it is the template; else the text."""
+    """Return the quoted text at the beginning of a text if it is the template; otherwise the text."""
     if not text:
         return text
     if emphasis := _EMPHASIS.match(text):
@@ -348,7 +348,7 @@ def _quoted(text: str) -> str:
 
 
 def _closes(text: str, i: int) -> bool:
-    """Return whether a quote may close one: not after a backslash, and no apostrophe within a word."""
+    """Return True if a quote may be a closing one: not escaped, and not an apostrophe within a word."""
     return text[i - 1] != "\\" and not (
         text[i] in "'\u2019" and text[i - 1].isalnum() and text[i + 1 : i + 2].isalnum()
     )
@@ -356,22 +356,22 @@ def _closes(text: str, i: int) -> bool:
 
 def _without_explanation(text: str) -> str:
     for pattern in (_SCORED, _EXPLANATION):
-        found = pattern.search(text)
-        if found and has_placeholder(text[: found.start()]) and not has_placeholder(text[found.start() :]):
-            text = text[: found.start()]
+        match = pattern.search(text)
+        if match and has_placeholder(text[: match.start()]) and not has_placeholder(text[match.start() :]):
+            text = text[: match.start()]
     return text.strip()
 
 
 def _without_odd_quote(text: str) -> str:
-    """Return a text without a quote at an end that has no partner, as of half a JSON text."""
+    """Return a text without an unpaired quote at either end, as in truncated JSON."""
     if text.count('"') % 2 == 0:
         return text
-    if found := re.search(r"(?<=[^\d\s])\"(?=\s*(?:[,;]?\s*$|[-\u2013\u2014:(]))", text):
-        kept = text[: found.start()]
-        return kept if has_placeholder(kept) else text
+    if match := re.search(r"(?<=[^\d\s])\"(?=\s*(?:[,;]?\s*$|[-\u2013\u2014:(]))", text):
+        before = text[: match.start()]
+        return before if has_placeholder(before) else text
     return text[1:] if text.startswith('"') else text
 
 
 def _once(texts: Any) -> list[str]:
-    """Return texts in order, each at its last place."""
+    """Return texts in order without duplicates, each at its last position."""
     return list(dict.fromkeys(reversed(list(texts))))[::-1]

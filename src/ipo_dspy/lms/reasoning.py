@@ -1,4 +1,4 @@
-"""What a language model says besides its answer: its thoughts before it, and a refusal in its place."""
+"""Separate a language model's answer from its reasoning, and recognize refusals."""
 
 import re
 from typing import NamedTuple
@@ -32,16 +32,16 @@ _REFUSAL = re.compile(
 
 
 class Said(NamedTuple):
-    """An answer without the thoughts before it, and whether it ended within its thoughts."""
+    """An answer without the reasoning before it, and whether the reasoning was left unfinished."""
 
     answer: str
     unfinished: bool
 
 
 def without_thoughts(completion: str) -> Said:
-    r"""Return what follows the last closing mark of a thought, up to a thought that was begun and never closed.
+    r"""Return the text after the last closing reasoning tag, up to reasoning that was opened and never closed.
 
-    The opening mark may be missing: the chat templates of some models write it into the prompt.
+    The opening tag may be missing, because the chat templates of some models put it into the prompt.
 
     >>> without_thoughts("Perhaps a dog?</think>\na grainy picture")
     Said(answer='a grainy picture', unfinished=False)
@@ -58,7 +58,7 @@ def without_thoughts(completion: str) -> Said:
 
 
 def is_refusal(text: str) -> bool:
-    """Return whether a text says that a model cannot or will not do what it was asked to do with an image.
+    """Return True if a text says that a model cannot or will not process an image.
 
     >>> is_refusal("I'm sorry, but I can't view images."), is_refusal("A dark picture; I can't see the ground.")
     (True, False)

@@ -1,4 +1,4 @@
-"""The secrets of language models: redacted from now on, and kept out of DSPy's cache, saved programs, and logs."""
+"""Keep the secrets of language models out of messages, logs, saved programs and DSPy's cache."""
 
 import functools
 import logging
@@ -22,15 +22,15 @@ from ipo_dspy._internal.secrets import (
 from ipo_dspy.lms.library import keep_prices_local
 
 _LOGGERS = ("LiteLLM", "httpx", "openai._base_client", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
-"""They write addresses, headers, and pieces of answers; LiteLLM and its clients are imported by the first request."""
+"""Loggers that log addresses, headers and parts of responses; their libraries are imported by the first request."""
 
 
 def remember_lm(lm: dspy.BaseLM | None) -> None:
-    """Have the keys, headers, and address passwords of a language model redacted from now on, wherever they turn up."""
+    """Register the keys, headers and address passwords of a language model for redaction."""
     keep_prices_local()
     remember_settings(getattr(lm, "kwargs", None) or {})
-    own = getattr(lm, "__dict__", {})  # of a class of the caller's own
-    remember_settings({name: value for name, value in own.items() if isinstance(value, str)})
+    attributes = getattr(lm, "__dict__", {})  # a custom class may keep its key there
+    remember_settings({name: value for name, value in attributes.items() if isinstance(value, str)})
     if litellm := sys.modules.get("litellm"):
         keys = (value for name, value in vars(litellm).items() if name.islower() and names_secret(name))
         remember_secrets(key for key in keys if isinstance(key, str))
@@ -39,15 +39,15 @@ def remember_lm(lm: dspy.BaseLM | None) -> None:
 
 
 def has_credentials(lm: dspy.BaseLM) -> bool:
-    """Return whether the address of a model, given or of the environment, holds a user, a password, or a query."""
-    given = getattr(lm, "kwargs", None) or {}
-    addresses = [given[name] for name in ("api_base", "base_url") if isinstance(given.get(name), str)]
+    """Return True if the address of a model, from its settings or the environment, has a user, password or query."""
+    kwargs = getattr(lm, "kwargs", None) or {}
+    addresses = [kwargs[name] for name in ("api_base", "base_url") if isinstance(kwargs.get(name), str)]
     addresses = addresses or [v for name, v in os.environ.items() if name.endswith(("_API_BASE", "_BASE_URL"))]
     return any(map(holds_credentials, addresses))
 
 
 def without_lm_secrets(state: Any) -> Any:
-    """Return a saved state without the keys, headers, and address passwords of language models in it.
+    """Return a saved state without the keys, headers and address passwords of its language models.
 
     >>> without_lm_secrets({"lm": {"model": "openai/x", "extra_headers": {"Authorization": "Bearer s"}, "n": 9}})
     {'lm': {'model': 'openai/x', 'n': 9}}
@@ -63,7 +63,7 @@ def without_lm_secrets(state: Any) -> Any:
 
 
 def _guard_cache() -> None:
-    """Keep answers that quote a secret out of DSPy's cache, which writes them to disk as they came."""
+    """Keep responses that quote a secret out of DSPy's cache, which writes them to disk unchanged."""
     put = dspy.cache.put
     if hasattr(put, "__wrapped__"):
         return
@@ -77,26 +77,26 @@ def _guard_cache() -> None:
 
 
 def _guard_logs() -> None:
-    """Redact what the libraries in between log, by themselves or because the user has turned their logs on."""
+    """Redact the log records of DSPy, LiteLLM and the HTTP clients."""
     dspys = [name for name in list(logging.root.manager.loggerDict) if name.startswith("dspy")]
     for name in (*_LOGGERS, *dspys):
-        logging.getLogger(name).addFilter(_redact_record)  # once, however often it is added
+        logging.getLogger(name).addFilter(_redact_record)  # adding it again has no effect
 
 
 def _redact_record(record: logging.LogRecord) -> bool:
     try:
-        said = record.getMessage()
-    except (TypeError, ValueError):  # which logging would print, arguments and all
-        said = str(record.msg)
-    record.msg, record.args = redact(said), ()
+        message = record.getMessage()
+    except (TypeError, ValueError):  # logging would print the arguments as well
+        message = str(record.msg)
+    record.msg, record.args = redact(message), ()
     if record.exc_info:
         record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
-        record.exc_info = None  # a handler with a format of its own would print it as it is
+        record.exc_info = None  # a handler with a custom format would print it unredacted
     return True
 
 
 def _content(value: Any) -> str:
-    """Return what the cache would write."""
+    """Return the content that the cache would write."""
     try:
         return pickle.dumps(value).decode("utf-8", "replace")
     except (pickle.PicklingError, TypeError, AttributeError):

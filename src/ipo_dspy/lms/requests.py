@@ -1,7 +1,7 @@
-"""One request to a language model through DSPy: what was answered, and what it cost.
+"""Send one request to a language model through DSPy; return its response and usage.
 
-The texts are read from the completions themselves, so that one completion of several that cannot be read takes
-nothing from the others, and an answer that was paid for is an answer also where nothing in it can be used.
+The texts are parsed from the completions themselves. So a completion that cannot be parsed does not affect the others,
+and a response that was paid for is recorded even if nothing in it can be used.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,15 +22,15 @@ from ipo_dspy.run.ledger import LMResponse, readable
 
 MAX_TEXTS = 64
 _REQUESTS = 8
-"""More than an adapter makes for one answer."""
+"""Number of history entries to keep: more than an adapter makes for one response."""
 MAX_TEXT = 6000
-"""Characters kept of a text: more than any template may have, so a runaway one is still seen to be too long."""
+"""Maximum number of characters kept of a text. No template may be that long, so a longer text is still rejected."""
 
 MAX_COMPLETION = 500_000
-"""Characters read of a completion."""
+"""Maximum number of characters parsed of a completion."""
 
 Read = Callable[[str, bool], Sequence[str]]
-"""Texts in a completion; the flag says whether the token limit cut it."""
+"""Function from a completion to its texts; the flag says whether the token limit truncated it."""
 
 
 def request(
@@ -43,24 +43,24 @@ def request(
     read: Read | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> LMResponse:
-    """Ask once, and again after passing faults; see `retries`.
+    """Send a request, and retry it after transient errors; see `retry_notices`.
 
     Args:
-        lm: a `dspy.BaseLM`.
-        adapter: writes the question.
-        signature: what is asked.
-        inputs: of the signature.
+        lm: the model.
+        adapter: formats the request.
+        signature: the task.
+        inputs: values of the input fields.
         field: output field with a text or a list of texts.
-        read: reads a completion instead of the adapter.
+        read: parses a completion instead of the adapter.
         config: settings of this request, e.g. `n` and `rollout_id`.
 
     Raises:
-        LMError: no answer came.
+        LMError: no response was received.
     """
     _register(lm)
     remember_lm(lm)
     predict = dspy.Predict(signature)
-    # DSPy's cache on disk keeps the address with each answer.
+    # DSPy's disk cache stores the address with each response.
     settings = {**(config or {}), **({"cache": False} if has_credentials(lm) else {})}
     texts: list[str] = []
     with dspy.context(lm=bounded(lm), adapter=adapter, trace=None, **_history()):
@@ -68,12 +68,12 @@ def request(
             prediction = predict(**inputs, config=settings)
             texts = [text for value in _completions(prediction, field) for text in _texts(value)]
         except AdapterParseError:
-            pass  # what can be used is read from the completions below
+            pass  # usable texts are parsed from the completions below
     entry = predict.history[-1] if predict.history else {}
-    unfinished = any(without_thoughts(said).unfinished for said in _outputs(entry))
+    unfinished = any(without_thoughts(text).unfinished for text in _outputs(entry))
     cut = unfinished or "length" in _finish_reasons(entry)
     if read is not None:
-        # Gateways put errors into answers, and those quote the request. Reading must not take a secret apart.
+        # Gateways return errors that quote the request as answers. Redact before parsing, which could split a secret.
         completions = [redact(completion[:MAX_COMPLETION], keep_words=True) for completion in _outputs(entry)]
         texts = [text for completion in completions for text in read(completion, cut)]
     texts = [readable(redact(text[:MAX_TEXT], keep_words=True)) for text in texts[:MAX_TEXTS]]
@@ -82,10 +82,10 @@ def request(
 
 
 def ping(lm: dspy.BaseLM) -> LMResponse:
-    """The smallest request: shows whether a model is there and the key is right. Never from the cache.
+    """Send a minimal request to check that a model is available and the key is valid; the cache is not used.
 
     Raises:
-        LMError: no answer came, or none that lets expect another: the token limit was spent before a word was written.
+        LMError: no response was received, or the token limit was used up before a word was written.
     """
     _register(lm)
     remember_lm(lm)
@@ -105,33 +105,33 @@ def _usage_from_history(
     cut: bool = False,
     fault: str | None = None,
 ) -> LMResponse:
-    """An answer with what its requests cost, by DSPy's record of them: an adapter may have made two."""
-    taken = [usage_of(lm, entry) for entry in entries if _was_sent(entry)]
-    costs = [one.cost for one in taken]
+    """Return a response with the usage of its requests in DSPy's history; an adapter may have made two."""
+    usages = [usage_of(lm, entry) for entry in entries if _was_sent(entry)]
+    costs = [usage.cost for usage in usages]
     return LMResponse(
         texts=tuple(texts),
         model=str(getattr(lm, "model", type(lm).__name__)),
-        calls=len(taken),
-        prompt_tokens=sum(one.prompt_tokens for one in taken),
-        completion_tokens=sum(one.completion_tokens for one in taken),
+        calls=len(usages),
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
         cost=None if None in costs else sum(cost for cost in costs if cost is not None),
         cut=cut,
         fault=fault,
-        estimated=sum(one.estimated for one in taken),
+        estimated=sum(usage.estimated for usage in usages),
     )
 
 
 def _history() -> dict[str, Any]:
-    """DSPy's record of requests, which tells what one cost, also where the caller has turned it off."""
+    """Return settings that enable DSPy's history, which has the usage, even if the user disabled it."""
     return {"disable_history": False, "max_history_size": max(_REQUESTS, dspy.settings.max_history_size)}
 
 
 def _was_sent(entry: Mapping[str, Any]) -> bool:
-    """Whether a request was sent; where DSPy does not tell that an answer is from its cache, it was."""
+    """Return True unless DSPy marks a response as one from its cache."""
     response = entry.get("response")
     if entry.get("usage") or getattr(response, "cache_hit", False):
         return bool(entry.get("usage"))
-    counts = getattr(response, "usage", None)  # DSPy's own client keeps them with an answer in the cache
+    counts = getattr(response, "usage", None)  # DSPy's own client caches them with a response
     return getattr(counts, "input_tokens", None) is None
 
 
@@ -141,7 +141,7 @@ def _register(lm: dspy.BaseLM) -> None:
 
 
 def _completions(prediction: dspy.Prediction, field: str) -> list[Any]:
-    completions = prediction.completions  # of an answer without choices it has no fields, and no length either
+    completions = prediction.completions  # without choices it has neither fields nor a length
     return list(completions[field]) if completions is not None and field in completions else []
 
 
@@ -150,7 +150,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _outputs(entry: Mapping[str, Any]) -> list[str]:
-    """The completions of a history entry as texts."""
+    """Return the completions of a history entry as texts."""
     outputs = [o.get("text") if isinstance(o, Mapping) else o for o in entry.get("outputs") or ()]
     return [text for text in outputs if isinstance(text, str)]
 
@@ -170,21 +170,21 @@ def _unreadable(entry: Mapping[str, Any], unfinished: bool) -> str:
     reasons = _finish_reasons(entry)
     if "content_filter" in reasons:
         return "the provider's content filter withheld the answer"
-    said = one_line(" ".join(_outputs(entry))[:MAX_TEXT], LONGEST)
-    if not said:
+    text = one_line(" ".join(_outputs(entry))[:MAX_TEXT], LONGEST)
+    if not text:
         return _empty(entry, reasons)
     if unfinished:
         return "the answer was cut off within its thoughts; raise max_tokens, or have the model think less"
-    return f"nothing in the answer can be used: {said!r}"
+    return f"nothing in the answer can be used: {text!r}"
 
 
 def _empty(entry: Mapping[str, Any], reasons: set[str]) -> str:
-    """Why an answer has no text."""
+    """Return the reason why a response has no text."""
     outputs = [output for output in entry.get("outputs") or () if isinstance(output, Mapping)]
     if "length" in reasons:
         return f"the token limit was spent on thinking; {EmptyGreetingError.hint}"
     if any(output.get("tool_calls") for output in outputs):
         return "the answer calls a tool and has no text; use a model or a server setting without tools"
     if any(output.get("reasoning_content") for output in outputs):
-        return "the answer has thoughts alone and no text; turn the model's thinking off, or use another model"
+        return "the answer has only reasoning and no text; turn the model's thinking off, or use another model"
     return "the answer is empty"

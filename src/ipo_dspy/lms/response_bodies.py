@@ -1,7 +1,7 @@
-"""The body of a chat completion, checked and put into its usual form before a library reads it.
+"""Validate and normalize the body of a chat completion before a library parses it.
 
-Servers that call themselves compatible with OpenAI's leave fields out, send counts that are none, or send the content
-as a list of parts. The libraries in between stop at some of these with a traceback for a message.
+OpenAI-compatible servers may omit fields, send invalid token counts, or send the content as a list of parts. The
+libraries in between fail on some of these with a traceback instead of a message.
 """
 
 import json
@@ -9,23 +9,23 @@ from collections.abc import Mapping
 from typing import Any
 
 LONGEST_QUOTE = 80
-"""Characters of a body that a message quotes."""
+"""Maximum number of characters that a message quotes of a body."""
 MOST_TOKENS = 2**31
-"""No request has so many; a larger count overflows what reads it."""
+"""Upper bound of a token count; a larger one is invalid and could overflow."""
 
 
 class NoCompletionError(ValueError):
-    """A body that is no chat completion; the message is the fact, without a subject."""
+    """The body is not a chat completion; the message is a predicate without a subject."""
 
 
 def usual_form(content: bytes) -> bytes:
-    """Return a chat completion with texts for content, and with counts that are counts or none.
+    """Return a chat completion with text content and either valid token counts or none.
 
     >>> usual_form(b'{"choices": [{"message": {"content": [{"type": "text", "text": "hi"}]}}], "usage": null}')
     b'{"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}]}'
 
     Raises:
-        NoCompletionError: the body is something else.
+        NoCompletionError: the body is not a chat completion.
     """
     try:
         body = json.loads(content)
@@ -50,9 +50,9 @@ def quote(content: bytes) -> str:
 
 def _without_choices(body: Any, content: bytes) -> str:
     error = body.get("error") if isinstance(body, dict) else None
-    said = error.get("message") if isinstance(error, dict) else error
-    if isinstance(said, str) and said:
-        return f"holds an error: {quote(said.encode('utf-8', 'replace'))}"
+    message = error.get("message") if isinstance(error, dict) else error
+    if isinstance(message, str) and message:
+        return f"holds an error: {quote(message.encode('utf-8', 'replace'))}"
     return f"has no list of choices: {quote(content)}"
 
 
@@ -69,7 +69,7 @@ def _choice(choice: Any, index: int) -> dict[str, Any]:
 
 
 def _text(content: Any, name: str) -> str | None:
-    """The text of a message: as it is, or of its parts that are text."""
+    """Return the text of a message, joined if it is in parts."""
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list) or not all(isinstance(part, str | dict) for part in content):
@@ -79,7 +79,7 @@ def _text(content: Any, name: str) -> str | None:
 
 
 def _usage(usage: Any) -> dict[str, Any] | None:
-    """Counts that can be read: all that were sent, those of prompt and completion, or none."""
+    """Return the valid counts; None if that of the prompt or the completion is not valid."""
     if not isinstance(usage, dict):
         return None
     prompt, completion = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
@@ -91,14 +91,14 @@ def _usage(usage: Any) -> dict[str, Any] | None:
 
 
 def _count(value: Any) -> int | None:
-    """A whole number that can be a count, also one written as 15.0."""
+    """Return a token count as an integer, even if sent as 15.0; None if it is not valid."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST_TOKENS:
         return None
     return int(value) if int(value) == value else None
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether all numbers in it can be counts or prices."""
+    """Return True if all numbers in a value can be counts or prices."""
     if isinstance(value, Mapping):
         return all(map(_is_plain, value.values()))
     return (
@@ -107,7 +107,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """A value of JSON by its kind, or itself where that is short."""
+    """Return a JSON value if it is short, otherwise the name of its type."""
     text = json.dumps(value)
     kinds: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
     return text if len(text) <= 20 else kinds.get(type(value), "a number")

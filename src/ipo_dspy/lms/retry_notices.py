@@ -1,7 +1,7 @@
-"""Ask again after a passing fault, with longer and longer pauses or after the one that the server names.
+"""Retry requests after transient errors, with exponential back-off or the delay that the server requests.
 
-DSPy has such a loop, too. This one ends with the time of the run, waits for as long as `Retry-After` says, and tells
-whoever listens that a question is being asked again.
+DSPy can retry, too. This loop also respects the time limit of the run and `Retry-After`, and it reports retries to
+listeners.
 """
 
 import contextlib
@@ -21,23 +21,23 @@ from ipo_dspy.run.budget import run_ends
 T = TypeVar("T")
 
 QUIET = 60.0
-"""Seconds between two lines about the same model."""
+"""Minimum number of seconds between two messages about the same model."""
 LONGEST_BACK_OFF = 60.0
-"""Seconds; pauses double from one second on."""
+"""Maximum pause in seconds; pauses start at one second and double."""
 LONGEST_WAIT = 120.0
-"""Seconds that a server may ask for with `Retry-After`; limits a minute pass in that time, limits a day do not."""
+"""Maximum `Retry-After` in seconds: long enough for limits per minute, but not for limits per day."""
 
 
 def ask_again(lm: dspy.BaseLM, ask: Callable[[], T], *, retries: int) -> T:
-    """Ask until there is an answer, at most `retries` times more than once.
+    """Call `ask` until it succeeds, with at most `retries` retries.
 
     Args:
-        lm: the model asked, for those who listen.
-        ask: raises an `LMError` whose `retry_after` is what the server asked for.
-        retries: how often more.
+        lm: the model, for listeners.
+        ask: sends the request; raises an `LMError`, whose `retry_after` is the delay that the server requests.
+        retries: maximum number of retries.
 
     Raises:
-        LMError: there is no answer.
+        LMError: the last attempt failed, or a retry cannot help.
         RetryLaterError: the server asks for a pause of more than `LONGEST_WAIT`.
         BudgetError: the time of the run is up.
     """
@@ -49,7 +49,7 @@ def ask_again(lm: dspy.BaseLM, ask: Callable[[], T], *, retries: int) -> T:
             if attempt == retries or not is_retryable_lm_error(error):
                 raise
             for listener in _listeners:
-                listener.tell_of(lm, error, retries + 1)
+                listener.report(lm, error, retries + 1)
         _pause(wait)
     raise AssertionError("unreachable")
 
@@ -65,7 +65,7 @@ def _wait(error: LMError, attempt: int) -> float:
 
 
 def _pause(seconds: float) -> None:
-    """Wait, but not beyond the time of the run."""
+    """Wait, but not beyond the time limit of the run."""
     end = run_ends.get()
     _sleep(seconds if end is None else min(seconds, end.seconds_left()))
     if end is not None:
@@ -76,40 +76,37 @@ _sleep = time.sleep
 
 
 class _Listener:
-    """Someone who is told of a failed try that is followed by another one, once a minute for each model."""
+    """Reports failed attempts that will be retried, at most once a minute per model."""
 
-    def __init__(self, lms: Sequence[dspy.BaseLM], tell: Callable[[str], None]) -> None:
-        self.lms, self.tell = lms, tell
-        self._told: dict[int, float] = {}
+    def __init__(self, lms: Sequence[dspy.BaseLM], log: Callable[[str], None]) -> None:
+        self.lms, self.log = lms, log
+        self._reported: dict[int, float] = {}
         self._lock = threading.Lock()
 
-    def tell_of(self, lm: dspy.BaseLM, error: LMError, tries: int) -> None:
-        if not any(one is lm for one in self.lms):
+    def report(self, lm: dspy.BaseLM, error: LMError, tries: int) -> None:
+        if not any(listened is lm for listened in self.lms):
             return
         with self._lock:
-            if time.monotonic() - self._told.get(id(lm), -QUIET) < QUIET:
+            if time.monotonic() - self._reported.get(id(lm), -QUIET) < QUIET:
                 return
-            self._told[id(lm)] = time.monotonic()
+            self._reported[id(lm)] = time.monotonic()
         at = f" at {endpoint(lm)}" if endpoint(lm) else ""
-        said = one_line_error(error, lm).removesuffix(f" (asked{at})")
-        self.tell(
-            f"{lm.model}{at} gave no answer ({said}); a question is asked up to {tries} times, with longer and longer "
-            "pauses"
-        )
+        reason = one_line_error(error, lm).removesuffix(f" (asked{at})")
+        self.log(f"{lm.model}{at} gave no answer ({reason}); trying up to {tries} times with exponential back-off")
 
 
 _listeners: list[_Listener] = []
 
 
 @contextlib.contextmanager
-def log_retries(lms: Sequence[dspy.BaseLM], tell: Callable[[str], None]) -> Iterator[None]:
-    """Meanwhile, tell of a failed try of these models that is followed by another one; each model once a minute.
+def log_retries(lms: Sequence[dspy.BaseLM], log: Callable[[str], None]) -> Iterator[None]:
+    """Report failed attempts of these models that will be retried, at most once a minute per model.
 
     Args:
-        lms: of `dspy.LM`; others have tries of their own.
-        tell: takes a line without keys; it may be called by any thread.
+        lms: the models; only retries of `dspy.LM`s are reported.
+        log: takes a line without secrets; may be called from any thread.
     """
-    listener = _Listener(lms, tell)
+    listener = _Listener(lms, log)
     _listeners.append(listener)
     try:
         yield

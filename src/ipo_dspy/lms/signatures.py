@@ -1,9 +1,9 @@
-"""The questions put to language models, as DSPy signatures, and the adapter that writes the paper's form.
+"""DSPy signatures of the requests to language models, and an adapter for the format of the IPO paper.
 
 `ProposePrompts` works with any DSPy adapter; `PaperAdapter` lays it out as the IPO paper does (section 3):
 task, image descriptions, scored history with the best last, what the scores mean, the request, and each
-answer between `<INS>` and `</INS>`. The parts that stay the same from step to step come first, so that
-providers' prompt caches hit. The wording is our own.
+answer between `<INS>` and `</INS>`. The parts that are the same in every step come first, to benefit from
+providers' prompt caches. The wording is not that of the paper.
 """
 
 from collections.abc import Iterable
@@ -54,13 +54,13 @@ class DescribeImage(dspy.Signature):
 
 
 class PlainAdapter(dspy.Adapter):
-    """Writes a signature's instructions and inputs, and takes the whole answer as its one output.
+    """Formats a signature's instructions and inputs, and takes the whole answer as its one output.
 
-    For models that answer in plain words and keep to no form, as most that see do: BLIP-2, Fuyu, small LLaVAs.
+    For models that answer in free text, as most local multimodal models do: BLIP-2, Fuyu, small LLaVAs.
     """
 
     def format_system_message(self, signature: type[dspy.Signature]) -> str:
-        """The task of the signature."""
+        """Return the task of the signature."""
         return str(signature.instructions)
 
     def format_user_message_content(
@@ -71,7 +71,7 @@ class PlainAdapter(dspy.Adapter):
         suffix: str = "",
         main_request: bool = False,
     ) -> str:
-        """The inputs, one after the other; DSPy makes an image a part of its own."""
+        """Return the inputs in order; DSPy makes each image a separate part."""
         values = [format_field_value(field, inputs[name]) for name, field in signature.input_fields.items()]
         return "\n\n".join(str(part) for part in [prefix, *values, suffix] if part)
 
@@ -81,14 +81,14 @@ class PlainAdapter(dspy.Adapter):
         outputs: dict[str, Any],
         missing_field_message: str | None = None,
     ) -> str:
-        """The answer of a demonstration."""
+        """Return the answer of a demonstration."""
         return str(next(iter(outputs.values())))
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, str]:
-        """Return the whole answer, without the thoughts before it.
+        """Return the whole answer, without the reasoning before it.
 
         Raises:
-            AdapterParseError: it is blank.
+            AdapterParseError: the answer is blank.
         """
         answer = without_thoughts(completion).answer
         if not answer:
@@ -110,10 +110,10 @@ class SummarizeDescriptions(dspy.Signature):
 
 
 class PaperAdapter(dspy.Adapter):
-    """Writes `ProposePrompts` in the form of the IPO paper; `proposal_parsing` reads the answers."""
+    """Formats `ProposePrompts` as in the IPO paper; `proposal_parsing` parses the answers."""
 
     def format_system_message(self, signature: type[dspy.Signature]) -> str:
-        """The task of the signature."""
+        """Return the task of the signature."""
         return str(signature.instructions)
 
     def format_user_message_content(
@@ -124,7 +124,7 @@ class PaperAdapter(dspy.Adapter):
         suffix: str = "",
         main_request: bool = False,
     ) -> str:
-        """Descriptions, history, meaning, request; empty parts are left out."""
+        """Return task, descriptions, history, legend and request; empty parts are omitted."""
         _require(signature)
         parts = [prefix, f"Task: {inputs['task']}"]
         parts += _section("How some training images look:", inputs["descriptions"])
@@ -140,14 +140,14 @@ class PaperAdapter(dspy.Adapter):
         outputs: dict[str, Any],
         missing_field_message: str | None = None,
     ) -> str:
-        """The answers of a demonstration, tagged."""
+        """Return the tagged answers of a demonstration."""
         return "\n".join(f"{OPEN_TAG}{text}{CLOSE_TAG}" for text in outputs["templates"])
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, list[str]]:
-        """The answers of a completion as `{"templates": [...]}`.
+        """Return the answers of a completion as `{"templates": [...]}`.
 
         Raises:
-            AdapterParseError: nothing in it could be a template.
+            AdapterParseError: it has no template.
         """
         _require(signature)
         answers = parse_templates(completion)
@@ -174,19 +174,19 @@ _ACCURACY_ALONE = "Accuracy is the percentage of the training images classified 
 
 
 def _shown_scores(history: Iterable[ScoredTemplate]) -> tuple[bool, bool]:
-    """Whether losses and whether accuracies are told; both where nothing is scored yet."""
+    """Return whether all losses and all accuracies are shown; both True without any history."""
     prompts = list(history)
     return all(p.loss is not None for p in prompts), all(p.accuracy is not None for p in prompts)
 
 
 def _score_legend(history: Iterable[ScoredTemplate]) -> str:
-    """What the scores that are told mean."""
+    """Return an explanation of the scores that are shown."""
     meanings = {(True, True): f"{_LOSS} {_ACCURACY}", (True, False): _LOSS, (False, True): _ACCURACY_ALONE}
     return meanings.get(_shown_scores(history), "")
 
 
 def _goal(history: Iterable[ScoredTemplate]) -> str:
-    """What a new template should have."""
+    """Return the goal of a new template."""
     aims = {(True, False): "a lower loss", (False, True): "a higher accuracy"}
     return aims.get(_shown_scores(history), "a lower loss and a higher accuracy")
 

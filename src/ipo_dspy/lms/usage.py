@@ -1,13 +1,13 @@
-"""How many tokens a request took and what they cost: as the server says where that can be true, else estimated.
+"""Count the tokens of a request and their cost: as the server reports if plausible, otherwise estimated.
 
-A count can be true if it lies between these borders; the wide margins are for tokenizers other than the one at hand,
-chat templates and system prompts of servers, and thoughts that are charged but not shown:
+A count is plausible if it lies within these bounds. The wide margins allow for other tokenizers, for chat templates
+and system prompts of servers, and for reasoning that is billed but not shown:
 
-- at least an eighth of what a common tokenizer counts in the text;
-- for a prompt, at most a token for each byte of it, and 10,000 for each image and for what the server adds;
-- for a completion, at most four times `max_tokens` and 1,000, or a million tokens where there is no such limit.
+- at least an eighth of the count of a common tokenizer;
+- for a prompt, at most a token per byte, plus 10,000 per image and for text that the server adds;
+- for a completion, at most four times `max_tokens` plus 1,000; without `max_tokens`, at most a million.
 
-Whatever lies outside is replaced by the tokenizer's count, so a limit holds whatever a server says.
+Other counts are replaced by that of the tokenizer, so that limits hold whatever a server reports.
 """
 
 import json
@@ -22,22 +22,22 @@ from ipo_dspy.lms import LOCAL
 from ipo_dspy.lms.library import import_litellm
 
 TOKENS_PER_IMAGE = 765
-"""What OpenAI counts for an image of 768 x 768 pixels, the largest that is sent; other providers count fewer."""
+"""OpenAI's count for an image of 768 x 768 pixels, the largest that is sent; other providers count fewer."""
 _LOWEST_SHARE = 1 / 8
 _ADDED = 10_000
 _LONGEST_COMPLETION = 1_000_000
 _PIECE, _COUNTED = 4_000, 200_000
-"""Characters: a tokenizer takes very long for a long word, and of a very long text a part is counted."""
+"""Numbers of characters: texts are tokenized in pieces, because long words are slow; of long texts, only a part is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one request took.
+    """Usage of one request.
 
     Attributes:
-        prompt_tokens, completion_tokens: as the server counted, or estimated.
-        cost: USD; `None` where the price is unknown.
-        estimated: at least one of the counts is.
+        prompt_tokens, completion_tokens: counts of the server, or estimates.
+        cost: in USD; None if the price is unknown.
+        estimated: whether at least one of the counts is an estimate.
     """
 
     prompt_tokens: int
@@ -47,14 +47,14 @@ class Usage:
 
 
 def usage_of(lm: dspy.BaseLM, entry: Mapping[str, Any]) -> Usage:
-    """Return what a request took, by DSPy's record of it.
+    """Return the usage of a request from its entry in DSPy's history.
 
     Args:
-        lm: the model asked.
+        lm: the model.
         entry: of its history.
     """
-    said: Any = entry.get("usage")
-    counts = said if isinstance(said, Mapping) else {}
+    reported: Any = entry.get("usage")
+    counts = reported if isinstance(reported, Mapping) else {}
     settings = {**(getattr(lm, "kwargs", None) or {}), **(entry.get("kwargs") or {})}
     prompt, images = _sent(entry)
     written = list(_written(entry))
@@ -67,16 +67,16 @@ def usage_of(lm: dspy.BaseLM, entry: Mapping[str, Any]) -> Usage:
         _believed(counts.get(name), low, high)
         for name, low, high in zip(("prompt_tokens", "completion_tokens"), at_least, at_most, strict=True)
     ]
-    taken = (
+    tokens = (
         at_least[0] + TOKENS_PER_IMAGE * images if believed[0] is None else believed[0],
         at_least[1] if believed[1] is None else believed[1],
     )
     estimated = None in believed
-    return Usage(*taken, _cost(lm, None if estimated else entry.get("cost"), *taken), estimated)
+    return Usage(*tokens, _cost(lm, None if estimated else entry.get("cost"), *tokens), estimated)
 
 
 def tokens_in(text: str) -> int:
-    """Return how many tokens a common tokenizer sees in a text; no tokenizer is fetched for it.
+    """Return the number of tokens in a text by a common tokenizer; nothing is downloaded.
 
     >>> tokens_in("a photo of a dog."), tokens_in("")
     (6, 0)
@@ -90,7 +90,7 @@ def tokens_in(text: str) -> int:
 
 
 def cost_usd(model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
-    """USD by LiteLLM's price list; `None` where it does not know the model.
+    """Return the cost in USD by LiteLLM's price list; None if it does not have the model.
 
     >>> cost_usd("openai/gpt-3.5-turbo", 1000, 100)
     0.00065
@@ -105,22 +105,22 @@ def cost_usd(model: str, prompt_tokens: int, completion_tokens: int) -> float | 
     except (litellm.exceptions.BadRequestError, litellm.exceptions.NotFoundError, ValueError, KeyError):
         return None
     except Exception as error:
-        if type(error).__name__ == "ModelNotMappedError":  # an Exception of no other class
+        if type(error).__name__ == "ModelNotMappedError":  # it derives from Exception directly
             return None
         raise
     return round(float(sum(parts)), 10)
 
 
 def price_of(lm: dspy.BaseLM, prompt_tokens: int, completion_tokens: int) -> float | None:
-    """USD by the rates that a model was given, else by LiteLLM's list.
+    """Return the cost in USD by the rates in a model's settings, or else by LiteLLM's price list.
 
     >>> import dspy
     >>> rates = {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}
     >>> price_of(dspy.LM("openai/my-own", engine="litellm", **rates), 1000, 100)
     0.0012
     """
-    given = getattr(lm, "kwargs", None) or {}
-    of_prompt, of_completion = (given.get(name) for name in RATES)
+    kwargs = getattr(lm, "kwargs", None) or {}
+    of_prompt, of_completion = (kwargs.get(name) for name in RATES)
     if isinstance(of_prompt, int | float) and isinstance(of_completion, int | float):
         return round(float(of_prompt * prompt_tokens + of_completion * completion_tokens), 10)
     name = str(getattr(lm, "model", ""))
@@ -128,13 +128,15 @@ def price_of(lm: dspy.BaseLM, prompt_tokens: int, completion_tokens: int) -> flo
 
 
 RATES = ("input_cost_per_token", "output_cost_per_token")
-"""Settings of a model that name its price."""
+"""Settings of a model that set its price."""
 
 
 def _cost(lm: dspy.BaseLM, said: Any, prompt_tokens: int, completion_tokens: int) -> float | None:
-    """What LiteLLM made of the usage: discounts of caches are in it. Not where it is far from the plain price."""
+    """Return LiteLLM's cost, which includes cache discounts, unless it is far from the list price."""
     plain = price_of(lm, prompt_tokens, completion_tokens)
-    if not isinstance(said, int | float) or not math.isfinite(said) or said <= 0:  # 0 for want of a price
+    if (
+        not isinstance(said, int | float) or not math.isfinite(said) or said <= 0
+    ):  # LiteLLM reports 0 if it has no price
         return plain
     return plain if plain is not None and not plain / 20 <= said <= plain * 20 else float(said)
 
@@ -155,7 +157,7 @@ def _longest_completion(settings: Mapping[str, Any]) -> int:
 
 
 def _sent(entry: Mapping[str, Any]) -> tuple[str, int]:
-    """The text of a request and how many images it had."""
+    """Return the text of a request and its number of images."""
     parts: list[Any] = [entry.get("prompt")]
     for message in entry.get("messages") or ():
         content = message.get("content") if isinstance(message, Mapping) else None
@@ -166,7 +168,7 @@ def _sent(entry: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def _written(entry: Mapping[str, Any]) -> Iterator[str]:
-    """What a model wrote, with thoughts and calls of tools."""
+    """Yield the completions, with reasoning and tool calls."""
     for output in entry.get("outputs") or ():
         if isinstance(output, str):
             yield output

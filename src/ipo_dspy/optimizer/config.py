@@ -32,9 +32,9 @@ DESCRIBERS = ("auto", "lm", "clip")
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """How to optimize; `IPO` documents each field.
+    """Arguments of the optimizer; `IPO` documents each field.
 
-    `steps` is resolved from `auto`, and `prefetch` from the proposer, so two equal runs have equal configurations.
+    `steps` is resolved from `auto`, and `prefetch` from the proposer, so equal runs have equal configurations.
 
     >>> OptimizerConfig(auto="light", proposer="evolution").steps
     20
@@ -93,17 +93,17 @@ class OptimizerConfig:
         )
 
     def _check_numbers(self) -> None:
-        given = {
+        values = {
             f.name: getattr(self, f.name) for f in fields(self) if (f.default, getattr(self, f.name)) != (None, None)
         }
-        for name in given.keys() & _LEAST.keys():
-            require_int(name, given[name], _LEAST[name])
-        for name in given.keys() & _FLAGS:
-            flag(name, given[name])
-        _ = self.limits  # checks itself
+        for name in values.keys() & _MINIMUM.keys():
+            require_int(name, values[name], _MINIMUM[name])
+        for name in values.keys() & _FLAGS:
+            flag(name, values[name])
+        _ = self.limits  # validated on construction
 
     def _check_models(self) -> None:
-        """Reject unknown names, objects of another kind, and a model that nothing would ask."""
+        """Reject unknown names, objects of another kind, and a model that would not be used."""
         if isinstance(self.proposer, str):
             one_of("proposer", self.proposer, PROPOSERS)
         elif self.proposer is not None:
@@ -119,8 +119,8 @@ class OptimizerConfig:
 
     def _check_unused(self, model: str, owner: str, is_used: bool) -> None:
         if getattr(self, model) is not None and not is_used:
-            given = getattr(self, owner)
-            name = repr(given) if given is None or isinstance(given, str) else type(given).__name__
+            chosen = getattr(self, owner)
+            name = repr(chosen) if chosen is None or isinstance(chosen, str) else type(chosen).__name__
             condition = f"None with {owner}={name}, which does not use it"
             raise invalid(model, condition, display_name(getattr(self, model)), "pass one of the two")
 
@@ -143,7 +143,7 @@ class OptimizerConfig:
 
     @property
     def num_steps(self) -> int:
-        """The number of steps at most."""
+        """Maximum number of steps."""
         return cast(int, self.steps)
 
     @property
@@ -153,34 +153,34 @@ class OptimizerConfig:
 
     @property
     def describer_kind(self) -> "str | Describer | None":
-        """The describer, with `auto` resolved: a language model that is named describes, else CLIP does."""
+        """The describer, with `auto` resolved: `lm` if a `description_model` is given, else `clip`."""
         if self.describer == "auto":
             return "clip" if self.description_model is None else "lm"
         return self.describer
 
     @property
     def limits(self) -> Budget:
-        """What the run may spend."""
+        """Limits of the run."""
         return Budget(self.max_lm_calls, self.max_tokens, self.max_cost, self.max_seconds)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields by name, as a new mapping of the same objects."""
+        """Return a new dict of the fields by name; values are not copied."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def settings(self) -> dict[str, Any]:
-        """Return what a journal records of the configuration: plain values, no key and no address."""
-        searching = {name: getattr(self, name) for name in _RECORDED}
+        """Return the settings that a journal records: plain values, no keys and no addresses."""
+        settings = {name: getattr(self, name) for name in _RECORDED}
         names = {
             "describer": display_name(self.describer_kind),
             "description_model": display_name(self.description_model),
         }
-        return {**searching, **asdict(self.limits), **names, "initial_templates": list(map(str, self.templates))}
+        return {**settings, **asdict(self.limits), **names, "initial_templates": list(map(str, self.templates))}
 
     def __repr__(self) -> str:
         return f"OptimizerConfig({', '.join(self.changed())})"
 
     def changed(self) -> list[str]:
-        """Return `name=value` for each field that differs from its default; a model is shown by its name only."""
+        """Return `name=value` for each field that differs from its default, with models by name only."""
         values = {
             f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) not in (f.default, None, ())
         }
@@ -190,7 +190,7 @@ class OptimizerConfig:
         ]
 
 
-_LEAST = {
+_MINIMUM = {
     "steps": 0,
     "prompts_per_step": 1,
     "history_size": 0,
@@ -200,7 +200,7 @@ _LEAST = {
     "seed": 0,
     "max_described_images": 0,
 }
-"""The least value of each integer."""
+"""Minimum of each integer argument."""
 _FLAGS = frozenset({"prefetch", "allow_config_changes", "track_stats", "progress", "skip_unreadable"})
 _RECORDED = (
     "steps",
@@ -216,7 +216,7 @@ _RECORDED = (
 
 
 def display_name(thing: Any) -> str | None:
-    """Return the name of a model, proposer or describer in a journal: never its key or address."""
+    """Return the name of a model, proposer or describer for a journal, without keys or addresses."""
     if thing is None or isinstance(thing, str):
         return thing
     return str(getattr(thing, "model", None) or type(thing).__name__)

@@ -1,8 +1,8 @@
-"""What a run would cost, before anything is asked: requests, tokens and USD.
+"""Estimate the cost of a run before any request is sent: requests, tokens and USD.
 
-The largest prompt of the run is written out and counted: full history, descriptions up to their budget. So it errs
-on the side of too much. What cannot be known, the length of answers and what a provider counts for an image, is assumed
-as stated here.
+The largest prompt of the run is rendered and counted: full history, descriptions up to their budget. The estimate is
+therefore rather too high. The length of responses and the tokens of an image cannot be known, so this module assumes
+them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
 TOKENS_PER_TEMPLATE = 20
-"""Of an answer, tags included; the found templates have 10 to 16."""
+"""Tokens of a template in a response, including tags; selected templates have 10 to 16."""
 TOKENS_PER_DESCRIPTION = 60
 DESCRIPTION_PROMPT = 150
-"""Tokens of the question about an image."""
-GREETING = (10, 5)
-"""Prompt and completion tokens of the request that sees whether a model is there."""
+"""Tokens of the prompt for an image description, without the image."""
+PING = (10, 5)
+"""Prompt and completion tokens of the request that checks the connection to a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class CostItem:
     """One kind of request.
 
     Attributes:
-        what: e.g. `descriptions`.
-        model: who is asked.
-        calls: how many.
-        prompt_tokens, completion_tokens: of all of them.
-        cost: USD; `None` where the price is unknown.
+        what: kind of the requests, e.g. `descriptions`.
+        model: name of the model.
+        calls: number of requests.
+        prompt_tokens, completion_tokens: totals of all requests.
+        cost: USD; `None` if the price is unknown.
     """
 
     what: str
@@ -49,13 +49,13 @@ class CostItem:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """About what a run would cost: the largest prompts, answers of the usual length."""
+    """Approximate cost of a run, for the largest prompts and responses of typical length."""
 
     items: tuple[CostItem, ...]
 
     @property
     def total(self) -> Usage:
-        """Over all kinds of requests."""
+        """Usage of all kinds of requests."""
         return Usage(
             calls=sum(item.calls for item in self.items),
             prompt_tokens=sum(item.prompt_tokens for item in self.items),
@@ -68,15 +68,15 @@ class Estimate:
 def estimate(
     models: Mapping[str, Any], proposer: Any, config: OptimizerConfig, searches: Sequence[tuple[str, int]]
 ) -> Estimate:
-    """Count the requests of a run.
+    """Estimate the requests of a run.
 
     Args:
-        models: by the argument that names them: `prompt_model`, `description_model`.
-        proposer: asks for templates.
-        config: of the run.
-        searches: for each classifier the sentence in the prompt and how many images will be described.
+        models: language models by argument: `prompt_model`, `description_model`.
+        proposer: proposer of the run.
+        config: configuration of the run.
+        searches: task description and number of described images of each classifier.
     """
-    items = [_item("greeting", lm, 1, *GREETING) for lm in unique_models(models).values()]
+    items = [_item("ping", lm, 1, *PING) for lm in unique_models(models).values()]
     for task, described in searches:
         if "description_model" in models and described:
             prompt = DESCRIPTION_PROMPT + TOKENS_PER_IMAGE
@@ -94,7 +94,7 @@ def estimate(
 
 
 def _ask(config: OptimizerConfig, task: str, described: int) -> ProposalRequest:
-    """The question of a late step: the history is full."""
+    """Return the proposal request of a late step, with a full history."""
     template = Template.parse("a dark grainy close-up photo of a small <CLASS> in front of a plain background.")
     trials = [
         Trial(template, Score(50.0, 1.0), index=i, step=0, tokens=20, key=str(i))

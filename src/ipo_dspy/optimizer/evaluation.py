@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHANGED_SHOWN = 24
-"""Examples of each kind kept for the report."""
+"""Maximum number of fixed and of broken predictions in the report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class EvaluationResult:
 
     Attributes:
         template: the evaluated template.
-        score: over all images.
-        predicted: the class given to each image.
+        score: score on all images.
+        predicted: predicted class of each image.
         per_class: correct and total images of each class.
     """
 
@@ -48,7 +48,7 @@ class EvaluationResult:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSet:
-    """A scorer with the images whose features it holds, and a hash of each image's content."""
+    """A scorer with its encoded images, and a content hash of each image."""
 
     scorer: "ImageScorer"
     images: TrainingImages
@@ -56,12 +56,11 @@ class EvaluationSet:
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the images, labels and classes; a run with another one is another run."""
+        """Fingerprint of the images, labels and classes; a run cannot be resumed with a different one."""
         content = [self.keys, self.images.labels, self.images.classes, self.images.choices]
         digest = hashlib.sha256()
-        for piece in json.JSONEncoder().iterencode(
-            content
-        ):  # whole, the choices of a million images are many gigabytes
+        # In pieces, because the choices of a million images are many gigabytes of JSON.
+        for piece in json.JSONEncoder().iterencode(content):
             digest.update(piece.encode())
         return digest.hexdigest()
 
@@ -92,20 +91,20 @@ def build_evaluation_set(
     """Encode images once; those that cannot be read raise, or are skipped and reported with `skip_unreadable`.
 
     Args:
-        classifier: with the model.
-        images: to encode.
-        recorder: takes the progress and what was left out.
-        predictor: name of the classifier there.
-        stage: what the images are, in words.
-        num_threads: that decode, on this machine.
-        skip_unreadable: leave out images that cannot be read.
+        classifier: classifier with the model.
+        images: images to encode.
+        recorder: is notified of progress and skipped images.
+        predictor: name of the classifier in events.
+        stage: name of the stage in progress reports.
+        num_threads: threads that decode images on this machine.
+        skip_unreadable: skip images that cannot be read.
         checked: see `encode_images`.
-        where: they are encoded and scored there, not here.
-        check: called now and then while they are encoded; whatever it raises ends that.
+        where: backend that encodes and scores the images; this process by default.
+        check: called repeatedly during encoding; an exception aborts it.
 
     Raises:
         ImageError: an image cannot be read (without `skip_unreadable`).
-        DataError: none is left.
+        DataError: no image can be read.
     """
 
     def progress(done: int, total: int) -> None:
@@ -114,9 +113,9 @@ def build_evaluation_set(
             recorder.progress(predictor, stage, done, total)
 
     if where is None:
-        held = _encode_locally(classifier, images, num_threads, skip_unreadable, checked, progress)
+        encoded = _encode_locally(classifier, images, num_threads, skip_unreadable, checked, progress)
     else:
-        held = where.hold(
+        encoded = where.hold(
             classifier.backbone,
             images.images,
             images.labels,
@@ -126,12 +125,12 @@ def build_evaluation_set(
             allow_url=classifier.allow_url,
             progress=progress,
         )
-    log_skipped(recorder, predictor, stage, [message for _, message in held.skipped])
-    return EvaluationSet(held.scorer, images.keep(held.kept), held.keys)
+    log_skipped(recorder, predictor, stage, [message for _, message in encoded.skipped])
+    return EvaluationSet(encoded.scorer, images.keep(encoded.kept), encoded.keys)
 
 
 def log_skipped(recorder: EventRecorder | None, predictor: str, stage: str, messages: Sequence[str]) -> None:
-    """Report images that could not be read and are left out."""
+    """Report images that were skipped because they could not be read."""
     for message in messages:
         logger.warning("left out of the %s: %s", stage, message)
         if recorder is not None:
@@ -159,9 +158,9 @@ def _encode_locally(
         checked=checked,
         progress=progress,
     )
-    kept = images.keep(encoded.kept)
-    check_precision(classifier.backbone, kept.images, kept.labels, kept.classes, allow_url=classifier.allow_url)
-    scorer = ClipScorer(classifier.backbone, encoded.features, kept.labels, kept.classes, choices=kept.choices)
+    usable = images.keep(encoded.kept)
+    check_precision(classifier.backbone, usable.images, usable.labels, usable.classes, allow_url=classifier.allow_url)
+    scorer = ClipScorer(classifier.backbone, encoded.features, usable.labels, usable.classes, choices=usable.choices)
     return EncodedSet(scorer, encoded.kept, encoded.keys, encoded.skipped)
 
 
@@ -174,9 +173,9 @@ def evaluate(
     label_field: str = "label",
     skip_unreadable: bool = False,
 ) -> list[EvaluationResult]:
-    """Evaluate a classifier with its own template, or with others, on labelled examples.
+    """Evaluate a classifier with its own template, or with others, on labeled examples.
 
-    Faster than `dspy.Evaluate`, with the same accuracy: images are encoded in batches and class texts once.
+    Faster than `dspy.Evaluate` with the same accuracy, because images are encoded in batches and class texts once.
 
     Raises:
         DataError: no examples, or labels outside the classes.
@@ -184,16 +183,18 @@ def evaluate(
     """
     if not examples:
         raise DataError("no examples to evaluate on; pass a list of dspy.Example(image=..., label=...)")
-    found = {"self": classifier}
-    images = collect_training_images(classifier, found, examples, name="examples", label_field=label_field)["self"]
-    judged = build_evaluation_set(
+    classifiers = {"self": classifier}
+    images = collect_training_images(classifier, classifiers, examples, name="examples", label_field=label_field)[
+        "self"
+    ]
+    evaluation_set = build_evaluation_set(
         classifier, images, recorder=recorder, stage="test images", skip_unreadable=skip_unreadable
     )
-    return [judged.evaluate(template) for template in templates or [classifier.template]]
+    return [evaluation_set.evaluate(template) for template in templates or [classifier.template]]
 
 
 def compare(recorder: EventRecorder, result: SearchResult, judged: EvaluationSet, *, split: str) -> None:
-    """Record how the start and the best template of a search do on images, and what changed."""
+    """Record the scores of the start and the best template of a search, and the changed predictions."""
     start, best = judged.evaluate(result.baseline.template), judged.evaluate(result.best.template)
     record_comparison(recorder, start, best, judged.images, predictor=result.predictor, split=split)
 
@@ -208,7 +209,7 @@ def record_comparison(
     predictor: str = "self",
     class_split: str = "all",
 ) -> None:
-    """Record both evaluations, and examples of the images whose predicted class differs, as one write."""
+    """Record both evaluations and examples of changed predictions in one write."""
     events: list[Event] = [
         EvaluationEvent(
             event="evaluation",

@@ -1,6 +1,6 @@
 """The proposer, the describer and the language models of a run, built from its configuration.
 
-A model inside an object counts like one that is named: it is estimated, limited and checked alike.
+A model inside a proposer or describer object is treated like a named model: it is estimated, limited and checked.
 """
 
 from typing import TYPE_CHECKING, Any, cast
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def build_proposer(config: OptimizerConfig) -> "Proposer":
-    """Return `lm` (also for None), `evolution`, or the caller's own proposer.
+    """Return `lm` (also for None), `evolution`, or the caller's custom proposer.
 
     Raises:
-        LanguageModelError: a language model is needed, and none is given or configured.
+        LanguageModelError: a language model is needed, but none is given or configured.
     """
     from ipo_dspy.lms import build_lm
     from ipo_dspy.proposers import EvolutionProposer, LMProposer
@@ -45,10 +45,10 @@ def build_proposer(config: OptimizerConfig) -> "Proposer":
 
 
 def build_describer(config: OptimizerConfig, classifier: "ClipClassifier") -> "Describer | None":
-    """Return `lm`, `clip` (with the classifier's own model), the caller's own describer, or None.
+    """Return `lm`, `clip` (with the classifier's model), the caller's custom describer, or None.
 
     Raises:
-        LanguageModelError: a multimodal model is needed, and none is given or configured.
+        LanguageModelError: a multimodal model is needed, but none is given or configured.
     """
     from ipo_dspy.describers import ClipDescriber, LMDescriber
 
@@ -66,10 +66,10 @@ def build_describer(config: OptimizerConfig, classifier: "ClipClassifier") -> "D
 
 
 def language_models(config: OptimizerConfig, proposer: "Proposer") -> dict[str, dspy.BaseLM]:
-    """Return the language models that a run will ask, by the argument that names them.
+    """Return the language models that a run will call, by argument.
 
     Raises:
-        LanguageModelError: one is needed, and none is given or configured.
+        LanguageModelError: a model is needed, but none is given or configured.
     """
     models = {"prompt_model": lm_of(proposer)}
     if config.describer_kind == "lm":
@@ -83,7 +83,7 @@ def language_models(config: OptimizerConfig, proposer: "Proposer") -> dict[str, 
 
 
 def lm_of(owner: Any) -> dspy.BaseLM | None:
-    """Return the language model that a proposer or describer asks, as far as that can be known."""
+    """Return the language model that a proposer or describer calls, or None if it is unknown."""
     lm = getattr(owner, "lm", None)
     if _asks_configured(owner):
         return lm or dspy.settings.lm
@@ -91,7 +91,7 @@ def lm_of(owner: Any) -> dspy.BaseLM | None:
 
 
 def _asks_configured(owner: Any) -> bool:
-    """Return whether it asks `dspy.settings.lm` where it holds no model of its own."""
+    """Return True for classes that fall back to `dspy.settings.lm`."""
     from ipo_dspy.describers import LMDescriber
     from ipo_dspy.proposers import LMProposer
 
@@ -102,7 +102,7 @@ def _check_has_lm(owner: Any) -> None:
     if _asks_configured(owner) and lm_of(owner) is None:
         name = type(owner).__name__
         raise LanguageModelError(
-            f"{name}() has no language model to ask; pass {name}(dspy.LM(...)), or call dspy.configure(lm=...)"
+            f"{name}() has no language model; pass {name}(dspy.LM(...)), or call dspy.configure(lm=...)"
         )
 
 

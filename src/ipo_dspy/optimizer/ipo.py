@@ -1,7 +1,7 @@
-"""`IPO`: interpretable prompt optimization for CLIP as a DSPy optimizer; a thin shell over the search.
+"""`IPO`: interpretable prompt optimization for CLIP as a DSPy optimizer.
 
-It finds the classifiers of a program, gathers what they are trained on, and searches a template for each.
-The student is left as it is; a copy with better templates comes back.
+It finds the classifiers of a program, collects their training images, and searches a template for each. The student is
+not changed; `compile` returns a copy with better templates.
 """
 
 import logging
@@ -42,48 +42,48 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TestFunction: TypeAlias = Callable[[EventRecorder, dspy.Module, Sequence[SearchResult]], None]
-"""Evaluates a compiled program on test images; the search results tell the start template."""
+"""Evaluates a compiled program on test images; the search results hold the start template."""
 
 
 class IPO(Teleprompter):
-    """Finds the prompt template with which CLIP classifies best.
+    """Optimizes the prompt template of a CLIP classifier.
 
     Args:
-        prompt_model: proposes templates: a LiteLLM name or a `dspy.LM`.
-        description_model: describes training images: likewise, and it must see.
+        prompt_model: model that proposes templates: a LiteLLM name or a `dspy.LM`.
+        description_model: multimodal model that describes training images: a LiteLLM name or a `dspy.LM`.
         proposer: `lm`, `evolution` (no language model) or a `Proposer`. By default `lm` if there is a model:
             `prompt_model` or `dspy.settings.lm`.
         describer: `lm`, `clip` (no language model), `None` for none, or a `Describer`. By default `lm` if
             `description_model` is given, else `clip`.
-        steps: questions to the proposer, 100 by default.
-        prompts_per_step: templates asked for in each.
-        history_size: how many of the best trials the proposer is shown.
+        steps: optimization steps (proposer calls), 100 by default.
+        prompts_per_step: templates requested per step.
+        history_size: number of the best trials that the proposer is shown.
         initial_templates: scored before the search, besides the student's own template.
         auto: `light`, `medium` or `heavy` instead of `steps`.
-        patience: stop after so many steps without a better trial.
-        max_consecutive_errors: stop after so many requests in a row without a usable answer, each after the model's
-            own retries.
-        max_lm_calls, max_tokens, max_cost, max_seconds: what the run may spend on language models: requests, prompt
-            and completion tokens, USD by LiteLLM's prices, wall-clock time. Exact to one request. The run then
-            ends with the best that was found.
-        num_threads: for requests to language models and for reading images.
-        seed: of every draw; the same seed gives the same trials.
+        patience: stop after this many steps without a better trial.
+        max_consecutive_errors: stop after this many consecutive requests without a usable response, each after the
+            model's own retries.
+        max_lm_calls, max_tokens, max_cost, max_seconds: limits of the run: requests to language models, prompt and
+            completion tokens, USD by LiteLLM's prices, wall-clock time. Exact to one request. At a limit the run
+            ends with the best template so far.
+        num_threads: threads for requests to language models and for reading images.
+        seed: seed of all random draws; the same seed gives the same trials.
         prefetch: request the next proposals while the last ones are scored; the proposer then sees scores one step
-            late. The default where a language model proposes.
-        log_dir: keep a journal and the best program there. A folder that holds an unfinished run of the same
-            settings goes on where that stopped, and asks no answered question again.
-        allow_config_changes: resume a run also where its settings have changed.
+            late. The default if a language model proposes.
+        log_dir: folder for a journal and the best program. If it holds an unfinished run with the same settings, the
+            run is resumed, and no answered request is sent again.
+        allow_config_changes: resume a run even if its settings have changed.
         track_stats: attach `detailed_results` and `candidate_programs` to the returned program.
-        progress: show bars and a line for each better template on stderr; by default where that is a terminal, or in
-            a notebook. `True` writes lines to a log too, `False` nothing.
+        progress: show bars and a line for each better template on stderr; by default if that is a terminal, and in
+            a notebook. `True` also writes lines to a log, `False` disables all output.
         observers: called with each event as it happens.
         callbacks: DSPy callbacks.
-        label_field: field of the examples with the right class; a mapping where classifiers differ.
-        max_described_images: at most so many training images are described, evenly over the classes; of these, CLIP
-            describes the images of a dozen classes.
-        skip_unreadable: leave out images that cannot be read instead of stopping.
+        label_field: field of the examples with the correct class; a mapping if classifiers differ.
+        max_described_images: maximum number of training images to describe, balanced over the classes; the CLIP
+            describer describes the images of a dozen classes among them.
+        skip_unreadable: skip images that cannot be read instead of raising.
         task_description: one sentence for the proposer on what is classified; made from the class names by default.
-        backend: where images are encoded and candidates scored, e.g. `RayScorer("auto")`; this machine by default.
+        backend: backend that encodes images and scores candidates, e.g. `RayScorer("auto")`; this machine by default.
 
     Source: Du, Sun, Snoek, IPO: Interpretable Prompt Optimization for Vision-Language Models, NeurIPS 2024.
 
@@ -100,12 +100,12 @@ class IPO(Teleprompter):
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
         self.config = OptimizerConfig(**arguments)
-        self.callbacks = list(self.config.callbacks or ())  # DSPy looks for them here
-        self._stopping = False  # no lock is taken: a signal handler sets it
+        self.callbacks = list(self.config.callbacks or ())  # the attribute that DSPy reads
+        self._stopping = False  # no lock, because a signal handler sets it
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in OptimizerConfig.__dataclass_fields__ and name != "callbacks":
-            raise AttributeError(f"{name} is fixed when the optimizer is made; pass IPO({name}=...)")
+            raise AttributeError(f"{name} is fixed when the optimizer is created; pass IPO({name}=...)")
         super().__setattr__(name, value)
 
     def compile(
@@ -116,21 +116,22 @@ class IPO(Teleprompter):
         teacher: None = None,
         valset: Sequence[dspy.Example] | None = None,
     ) -> dspy.Module:
-        """Search a better template for every `ClipClassifier` of the student.
+        """Search for a better template for every `ClipClassifier` of the student.
 
         Args:
-            student: a `ClipClassifier`, or a program that holds some; it is not changed.
+            student: a `ClipClassifier`, or a program that contains some; it is not changed.
             trainset: examples with an image and a label; candidates are scored on all of them.
             teacher: None, for callers that pass one to every optimizer.
-            valset: if given, decides among the ten best trials and the start template.
+            valset: if given, selects among the ten best trials and the start template.
 
         Returns:
-            A copy of the student with the chosen templates: on the set that decides never worse than before.
+            A copy of the student with the selected templates, which are never worse than its own on the images that
+            decide.
 
         Raises:
-            InputError: the student, examples, templates, images or models cannot be used; nothing was paid for by then.
-            NoAnswerError: the model that describes gave no description `max_consecutive_errors` times in a row.
-            StoppedError: `stop` was called before the search had begun, in which case there is nothing to return.
+            InputError: the student, examples, templates, images or models cannot be used; nothing is billed before.
+            NoAnswerError: the description model gave no description `max_consecutive_errors` times in a row.
+            StoppedError: `stop` was called before the search began, so no result exists.
             JournalError: `log_dir` cannot be written.
         """
         if teacher is not None:
@@ -149,17 +150,17 @@ class IPO(Teleprompter):
 
         Args:
             student: as in `compile`.
-            trainset: likewise.
-            valset: likewise.
-            test: is given the run's recorder, the best program and the result of each search.
+            trainset: as in `compile`.
+            valset: as in `compile`.
+            test: called with the run's recorder, the best program and the result of each search.
         """
         trainset, valset = list(trainset), None if valset is None else list(valset)
         try:
             if not (is_watched() if self.config.progress is None else self.config.progress):
                 return self._search(student, trainset, valset, (), test)
             with ProgressDisplay(steps=self.config.num_steps, lines=True) as display:
-                classifiers = [(name, one.classes, one.model_name) for name, one in find_classifiers(student).items()]
-                display.say(data_line(classifiers, len(trainset), None if valset is None else len(valset)))
+                summary = [(name, c.classes, c.model_name) for name, c in find_classifiers(student).items()]
+                display.say(data_line(summary, len(trainset), None if valset is None else len(valset)))
                 return self._search(student, trainset, valset, (display,), test)
         finally:
             self._stopping = False
@@ -172,7 +173,7 @@ class IPO(Teleprompter):
         displays: Sequence[Observer],
         test: TestFunction | None,
     ) -> dspy.Module:
-        """Compile with these observers besides the user's own."""
+        """Compile with these observers in addition to the user's."""
         classifiers = find_classifiers(student)
         proposer = build_proposer(self.config)
         models = self._check_models(proposer)
@@ -183,8 +184,8 @@ class IPO(Teleprompter):
             else {}
         )
         tasks = [
-            SearchTask(name, one, self._initial(one), train[name], validation.get(name))
-            for name, one in classifiers.items()
+            SearchTask(name, classifier, self._initial(classifier), train[name], validation.get(name))
+            for name, classifier in classifiers.items()
         ]
         with open_session(
             self.config.log_dir,
@@ -211,9 +212,9 @@ class IPO(Teleprompter):
         return best
 
     def estimate(self, student: dspy.Module, trainset: Sequence[dspy.Example]) -> "Estimate":
-        """What `compile` would cost, without asking anything.
+        """Estimate the cost of `compile` without sending any request.
 
-        Nothing is encoded either, but where a program has to be run to see what its classifiers are given.
+        Images are not encoded, but a composite program may be run on a few examples to trace its classifiers.
 
         >>> from ipo_dspy import demo
         >>> task = demo.load("pixel-animals", shots=2)
@@ -237,13 +238,13 @@ class IPO(Teleprompter):
         return estimate(language_models(self.config, proposer), proposer, self.config, searches)
 
     def check_models(self) -> dict[str, dspy.BaseLM]:
-        """See that the language models can be asked, as far as that shows without asking; `compile` begins with it.
+        """Validate the language models without sending a request; `compile` does so first.
 
         Returns:
-            Those that a run will ask, by the argument that names them.
+            The language models that a run will call, by argument.
 
         Raises:
-            LanguageModelError: a model is needed and none given, or it is unknown, or has no key.
+            LanguageModelError: a model is needed but none is given, or it is unknown, or has no key.
             InputError: a limit on cost with a model whose price is unknown.
         """
         return self._check_models(build_proposer(self.config))
@@ -251,19 +252,19 @@ class IPO(Teleprompter):
     def get_params(self) -> dict[str, Any]:
         """Return the arguments that make an equal optimizer, as a new mapping.
 
-        It is new because MLflow's autologging writes the training images into what it is given.
+        It is new because MLflow's autologging writes the training images into this mapping.
         """
         return self.config.as_dict()
 
     def __repr__(self) -> str:
-        """The arguments that differ from their defaults; models by name, so that no key is shown."""
+        """Return the arguments that differ from their defaults, with models by name so that no key is shown."""
         return f"IPO({', '.join(self.config.changed())})"
 
     def stop(self) -> None:
-        """End the search after the step that is under way; `compile` returns the best so far.
+        """End the search after the current step; `compile` returns the best program so far.
 
-        Before the search has begun, also before `compile` is called, `compile` raises `StoppedError` and asks nothing
-        more. It may be called from any thread and from a signal handler; it holds until `compile` ends.
+        Before the search has begun, or before `compile` is called, `compile` raises `StoppedError` and sends no more
+        requests. May be called from any thread and from a signal handler. It has effect until `compile` ends.
         """
         self._stopping = True
 
@@ -292,7 +293,7 @@ class IPO(Teleprompter):
         return best
 
     def _settings(self, proposer: "Proposer", tasks: Sequence[SearchTask]) -> dict[str, Any]:
-        """Return what the journal records: names of models, never their keys or addresses."""
+        """Return the settings for the journal, with names of models but without keys or addresses."""
         return {
             **self.config.settings(),
             "proposer": display_name(proposer),
@@ -303,11 +304,11 @@ class IPO(Teleprompter):
 
     def _log(self, event: Event) -> None:
         if event["event"] == "error":
-            of = "" if event["predictor"] == "self" else f" of {event['predictor']}"
-            logger.warning("step %s%s: %s", event["step"], of, event["message"])
+            suffix = "" if event["predictor"] == "self" else f" of {event['predictor']}"
+            logger.warning("step %s%s: %s", event["step"], suffix, event["message"])
         elif event["event"] == "limit_reached":
-            logger.warning("%s=%g is spent; the search ends here", event["limit"], event["limit_value"])
+            logger.warning("%s=%g is reached; the search ends here", event["limit"], event["limit_value"])
         elif event["event"] == "selected":
-            logger.info("%s: chose %r by %s images", event["predictor"], event["template"], event["selected_on"])
+            logger.info("%s: selected %r on %s images", event["predictor"], event["template"], event["selected_on"])
         else:
             logger.debug("%s", event)

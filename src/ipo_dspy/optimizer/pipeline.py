@@ -45,9 +45,9 @@ class EncodedTask:
 
     Attributes:
         task: the task.
-        train: its training images.
-        validation: the images that decide, if they are others.
-        wide: the images that candidates are scored on, if they are more than `train`.
+        train: training images of the task.
+        validation: images that select the template, if they are not the training images.
+        wide: larger image set for scoring candidates, if it is not `train`.
     """
 
     task: SearchTask
@@ -67,7 +67,7 @@ class EncodedTask:
 
     @property
     def event(self) -> SearchStartedEvent:
-        """What the search is about; it can only be resumed on the same images and with the same model."""
+        """The setup of the search, which can only be resumed with the same images and the same model."""
         backbone, data = self.task.classifier.backbone, self.train.fingerprint
         return SearchStartedEvent(
             event="search_started",
@@ -92,9 +92,9 @@ def run_tasks(
     settings: Mapping[str, Any],
     allow_config_changes: bool,
 ) -> tuple[SearchResult, ...]:
-    """Take all tasks through the stages; what costs nothing comes first.
+    """Run all tasks through the stages; stages without cost come first.
 
-    `settings` is what the journal may hold of the configuration; `models` are those that the run will ask, by role.
+    `settings` are the recorded settings; `models` are the language models of the run, by role.
     """
     for task in tasks:
         validate_task(session, task, config)
@@ -104,16 +104,16 @@ def run_tasks(
         ping_once(session.ledger, lm, role=role)
     encoded = [encode(session, task, config) for task in tasks]
     session.check_stop()
-    session.start_searches([one.event for one in encoded])
-    return tuple(search(session, one, proposer, config) for one in encoded)
+    session.start_searches([task.event for task in encoded])
+    return tuple(search(session, task, proposer, config) for task in encoded)
 
 
 def validate_task(session: Session, task: SearchTask, config: OptimizerConfig) -> None:
-    """Check the templates and the images, before anything is paid for or encoded.
+    """Check the templates and the images before anything is billed or encoded.
 
     Raises:
         InputError: a template that does not fit the model, or an image that cannot be read.
-        StoppedError: the end of the run was asked for.
+        StoppedError: the run was asked to stop.
     """
     from ipo_dspy.clip.image_features import check_images
     from ipo_dspy.clip.text_features import template_tokens
@@ -125,8 +125,8 @@ def validate_task(session: Session, task: SearchTask, config: OptimizerConfig) -
     session.recorder.progress(task.name, "model", 1, 1)
     if config.backend is not None:
         config.backend.check(task.classifier.backbone)
-        return  # its workers read the images, which this machine may not even have
-    if not config.skip_unreadable:  # training and validation images together, so that all bad ones are reported at once
+        return  # its workers read the images, which may not exist on this machine
+    if not config.skip_unreadable:  # both sets together, to report all unreadable images at once
         check_images(
             [image for images in (task.train, task.validation) if images is not None for image in images.images],
             backbone=task.classifier.backbone,
@@ -140,7 +140,7 @@ def encode(session: Session, task: SearchTask, config: OptimizerConfig) -> Encod
 
     Raises:
         ImageError: an image cannot be read (without `skip_unreadable`).
-        StoppedError: the end of the run was asked for.
+        StoppedError: the run was asked to stop.
     """
     train = _judge(session, task, task.train, config, "training images")
     validation = (
@@ -150,7 +150,7 @@ def encode(session: Session, task: SearchTask, config: OptimizerConfig) -> Encod
 
 
 def search(session: Session, encoded: EncodedTask, proposer: "Proposer", config: OptimizerConfig) -> SearchResult:
-    """Describe images, search a template, and record how the start and the best compare."""
+    """Describe images, search for a template, and record the comparison of the start and the best one."""
     from ipo_dspy.optimizer.evaluation import compare
 
     task, validation = encoded.task, encoded.validation
@@ -174,11 +174,11 @@ def search(session: Session, encoded: EncodedTask, proposer: "Proposer", config:
 
 
 def describe(session: Session, task: SearchTask, train: TrainingImages, config: OptimizerConfig) -> "Descriptions":
-    """Return how some training images look, evenly over the classes; of those that a stop left over, nothing.
+    """Return descriptions of training images, balanced over the classes; without those after a stop.
 
     Raises:
-        LanguageModelError: the key or name of the model that describes is wrong.
-        NoAnswerError: it cannot be reached, or cannot see.
+        LanguageModelError: the key or name of the description model is wrong.
+        NoAnswerError: the model cannot be reached, or is not multimodal.
     """
     from ipo_dspy.describers import Descriptions
 
@@ -206,21 +206,21 @@ def describe(session: Session, task: SearchTask, train: TrainingImages, config: 
 
 
 def stratified_indices(labels: Sequence[str], limit: int) -> list[int]:
-    """Indices of at most `limit` images: the first of every class, then the second, ... in order.
+    """Return indices of at most `limit` images: the first of every class, then the second, and so on.
 
     >>> stratified_indices(["a", "a", "b", "a"], 3)
     [0, 1, 2]
     """
-    seen: dict[str, int] = {}
-    turn: list[tuple[int, int]] = []
+    counts: dict[str, int] = {}
+    ranked: list[tuple[int, int]] = []
     for index, label in enumerate(labels):
-        seen[label] = seen.get(label, 0) + 1
-        turn.append((seen[label], index))
-    return sorted(index for _, index in sorted(turn)[:limit])
+        counts[label] = counts.get(label, 0) + 1
+        ranked.append((counts[label], index))
+    return sorted(index for _, index in sorted(ranked)[:limit])
 
 
 def describe_task(classes: Sequence[str]) -> str:
-    """One sentence from the class names, a dozen of them at most.
+    """Return a sentence with the class names, at most a dozen of them.
 
     >>> describe_task(["cat", "polar_bear"])
     'Tell apart images of 2 classes: cat, polar bear.'

@@ -1,4 +1,4 @@
-"""What a compilation gives back: the program with the found templates, and the story of how they were found."""
+"""Results of a compilation: the optimized program, the candidate programs, and search statistics."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ from ipo_dspy.template import Template
 
 @dataclass(frozen=True, slots=True)
 class DetailedResults:
-    """What a compilation did, as `detailed_results` of the program that it returned.
+    """Statistics of a compilation: `detailed_results` of the returned program.
 
-    `trials`, `best`, `baseline` and `rejections` are those of the first classifier; a program with several has
-    one entry each in `searches`. `spent` is what the language models cost.
+    `trials`, `best`, `baseline` and `rejections` belong to the first classifier; a program with several has
+    one entry each in `searches`. `spent` is the usage of the language models.
     """
 
     searches: tuple[SearchResult, ...]
@@ -31,24 +31,24 @@ class DetailedResults:
 
     @property
     def calls(self) -> int:
-        """Requests to language models that were answered."""
+        """Number of requests with a response."""
         return self.spent.calls
 
     @property
     def tokens(self) -> int:
-        """Prompt and completion tokens of them."""
+        """Number of prompt and completion tokens."""
         return self.spent.tokens
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time, over all sittings of the run."""
+        """Wall-clock time, over all sessions of the run."""
         return self.spent.seconds
 
     @property
     def status(self) -> str:
-        """Why it ended: `finished`, or what stopped the first search that was stopped; see `SearchResult`."""
-        ended = [search.status for search in self.searches]
-        return next((status for status in ended if status not in COMPLETE), "finished")
+        """The reason for the end: `finished`, or the status of the first stopped search; see `SearchResult`."""
+        statuses = [search.status for search in self.searches]
+        return next((status for status in statuses if status not in COMPLETE), "finished")
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -57,7 +57,7 @@ class DetailedResults:
 
     @property
     def best(self) -> Trial:
-        """The chosen trial of the first classifier."""
+        """The selected trial of the first classifier."""
         return self.searches[0].best
 
     @property
@@ -77,17 +77,17 @@ class DetailedResults:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values that `json.dumps` takes, as a new dict.
 
-        The keys are `status`, `spent`, and `searches`, one for each classifier, with its chosen template under `best`.
+        The keys are `status`, `spent`, and `searches`, one per classifier, with its selected template under `best`.
         """
         searches = [{"best": str(search.best.template), **_plain(search)} for search in self.searches]
         return {"status": self.status, "spent": _plain(self.spent), "searches": searches}
 
 
 def with_templates(student: dspy.Module, templates: Mapping[str, Template]) -> dspy.Module:
-    """A copy of a program whose named classifiers have these templates, without the story of an earlier run."""
+    """Return a copy of a program with these templates, without the results of an earlier run."""
     bare = copy.copy(student)
-    for told in ("detailed_results", "candidate_programs"):
-        bare.__dict__.pop(told, None)
+    for attribute in ("detailed_results", "candidate_programs"):
+        bare.__dict__.pop(attribute, None)
     program = bare.deepcopy()
     for name, classifier in find_classifiers(program).items():
         if name in templates:
@@ -96,7 +96,7 @@ def with_templates(student: dspy.Module, templates: Mapping[str, Template]) -> d
 
 
 def candidate_programs(student: dspy.Module, results: Sequence[SearchResult]) -> list[dict[str, Any]]:
-    """Programs with the finalists of each classifier in turn, best first, the other classifiers at their best."""
+    """Return a program per finalist of each classifier, best first; other classifiers have their best template."""
     best = {r.predictor: r.best.template for r in results}
     rows = [(finalist, result.predictor) for result in results for finalist in result.finalists]
     rows.sort(key=lambda row: row[0].rank)
@@ -121,11 +121,11 @@ def _plain(value: Any) -> Any:
 
 
 def save_atomically(program: dspy.Module, path: Path) -> None:
-    """Write the program beside its place and move it there, so that a reader never sees half of it."""
-    # As `program.save` does, which leaves out keys of language models, but not headers that may hold them.
+    """Write the program to a temporary file and move it to `path`, so that no reader sees a partial file."""
+    # `program.save` leaves out keys of language models, but not headers that may contain them.
     try:
         write_state(without_lm_secrets(program.dump_state()), path)
     except OSError as error:
         raise JournalError(
-            f"{str(path)!r} cannot be written ({error.strerror}); free space or name another folder"
+            f"{str(path)!r} cannot be written ({error.strerror}); free space or use another folder"
         ) from error

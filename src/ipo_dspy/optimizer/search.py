@@ -1,11 +1,10 @@
-"""The search loop: propose, check, score, record, and at the end choose.
+"""The search loop: propose, check, score, record, and finally select.
 
-It asks a proposer and a scorer and decides nothing else, so it runs in a test in milliseconds with toys, and
-in a benchmark unchanged. It knows neither tensors nor language models. IPO, Algorithm 1 of the paper, with the
-differences listed in docs/decisions.md.
+It depends only on the interfaces of a proposer and a scorer, so the same code runs in milliseconds with toys in a test
+and in a benchmark. It is IPO, Algorithm 1 of the paper, with the differences listed in docs/decisions.md.
 
-The search reads what it has done from the state that its recorder keeps, so a resumed search goes on from there: a step
-that was interrupted is done again with the same responses, of which only what is missing is tried.
+The search reads its progress from the state of its recorder, so a search can be resumed. A step that was interrupted is
+repeated with the same responses, and only templates that were not scored yet are scored.
 """
 
 import time
@@ -44,9 +43,9 @@ if TYPE_CHECKING:
 FINALISTS = 10
 SHOWN_REJECTIONS = 5
 COMPLETE = frozenset({"finished", "patience", "exhausted"})
-"""Statuses of a search that ended by itself; any other names what stopped it."""
+"""Statuses of a search that ended by itself; any other status is the reason for a stop."""
 STEPS_WITHOUT_TRIAL = 10
-"""The search ends after this many steps without a new template: they may cost money."""
+"""The search ends after this many steps without a new template, because each may cost money."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class Finalist:
 
     @property
     def rank(self) -> tuple[float, float, int, int]:
-        """As `Trial.rank`, by the deciding score."""
+        """Sort key as in `Trial.rank`, by the deciding score."""
         return (*self.deciding.rank, self.trial.tokens, self.trial.index)
 
     @property
@@ -84,13 +83,14 @@ class SearchResult:
     Attributes:
         predictor: name of the classifier inside the program; `self` for a bare one.
         baseline: the trial of the start template.
-        trials: all of them, in order.
-        finalists: best first, by validation images where there are any, else by training images.
-        rejections: unusable proposals.
+        trials: all trials, in order.
+        finalists: best first, by validation images if there are any, else by training images.
+        rejections: rejected proposals.
         seconds: wall-clock time of the search, in this session.
-        status: why it ended: `finished`, `patience`, `exhausted` (nothing new for ten steps), `errors` (too many in a
-            row, or never a usable template), `interrupted` (by the user), or the name of the limit that was reached.
-        fault: what went wrong, where the status is `errors`.
+        status: reason for the end: `finished`, `patience`, `exhausted` (nothing new for ten steps), `errors` (too many
+            in a row, or never a usable template), `interrupted` (by the user), or the name of the limit that was
+            reached.
+        fault: error message if the status is `errors`.
     """
 
     predictor: str
@@ -104,7 +104,7 @@ class SearchResult:
 
     @property
     def best(self) -> Trial:
-        """The chosen trial: never worse than the baseline on the set that decided."""
+        """The selected trial: never worse than the baseline on the images that decided."""
         return self.finalists[0].trial
 
     @property
@@ -137,7 +137,7 @@ class Prefetcher:
             self._begun = ask.step, start(partial(self._propose, ask))
 
     def has_begun(self, step: int) -> bool:
-        """Return True if the request of a step is in flight; its response will have been paid for."""
+        """Return True if the request of a step is in flight; its response will be billed."""
         return self._begun is not None and self._begun[0] == step
 
     def take(self, ask: ProposalRequest) -> Proposals:
@@ -146,7 +146,7 @@ class Prefetcher:
         return begun[1].result() if begun is not None and begun[0] == ask.step else self._propose(ask)
 
     def close(self, *, wait: bool) -> None:
-        """Release the thread; with `wait`, once the request in flight is answered, which will be paid for."""
+        """Release the thread; with `wait`, after the response of the request in flight, which is billed anyway."""
         if self._begun is not None and wait:
             self._begun[1].exception()
 
@@ -155,16 +155,16 @@ class Search:
     """One search over the templates of one classifier.
 
     Args:
-        scorer: scores on the training images.
-        proposer: writes templates.
-        config: how long and with what.
-        recorder: records the events; what its state holds of earlier sessions is not done again.
+        scorer: scores templates on the training images.
+        proposer: proposes templates.
+        config: configuration of the search.
+        recorder: records the events; work of earlier sessions in its state is not repeated.
         predictor: name of the classifier inside the program.
-        ledger: what the proposer's requests go through.
-        descriptions: how some training images look.
-        task: one sentence for the proposer.
-        stop: asked before each step; true ends the search there.
-        clock: seconds, monotonic.
+        ledger: sends the proposer's requests.
+        descriptions: descriptions of training images.
+        task: task description for the proposer, one sentence.
+        stop: called before each step; True ends the search.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(
@@ -194,19 +194,19 @@ class Search:
 
         Raises:
             TemplateError: an initial template does not fit the model.
-            JournalError: what was found cannot be kept.
+            JournalError: a result cannot be recorded.
         """
         began = self.clock()
         start = self._begin(initial)
-        patient = True
+        wait_for_request = True
         try:
             status = self._steps()
-            barren = self._barren() if status in COMPLETE else None
+            failure = self._failure() if status in COMPLETE else None
         except KeyboardInterrupt:
-            patient = False  # the user wants to stop at once
+            wait_for_request = False  # the user wants to abort immediately
             raise
         finally:
-            self._ahead.close(wait=patient)
+            self._ahead.close(wait=wait_for_request)
         return SearchResult(
             predictor=self.predictor,
             baseline=start,
@@ -214,12 +214,12 @@ class Search:
             trials=tuple(self.state.history),
             rejections=tuple(self.state.rejections),
             seconds=self.clock() - began,
-            status="errors" if barren else status,
-            fault=barren or (str(self.fault) if status == "errors" else None),
+            status="errors" if failure else status,
+            fault=failure or (str(self.fault) if status == "errors" else None),
         )
 
     def _begin(self, initial: Sequence[Template]) -> Trial:
-        """Score the initial templates, and return the trial of the first; a bad one is the caller's error."""
+        """Score the initial templates, and return the trial of the first; an invalid one raises."""
         fresh: dict[str, tuple[Template, TemplateInfo]] = {}
         for template in initial:
             checked = self.scorer.check(template)
@@ -231,8 +231,8 @@ class Search:
     def _steps(self) -> str:
         step, faults = self.state.steps + 1, 0
         while step <= self.config.num_steps:
-            if not self._ahead.has_begun(step) and (enough := self._enough(step)):
-                return enough
+            if not self._ahead.has_begun(step) and (reason := self._reason_to_end(step)):
+                return reason
             try:
                 self.ledger.check_time()
                 self.fault = self._step(step)
@@ -254,8 +254,8 @@ class Search:
                 step += 1
         return "finished"
 
-    def _enough(self, step: int) -> str | None:
-        """Return the reason to end before a step, or None to take it."""
+    def _reason_to_end(self, step: int) -> str | None:
+        """Return the reason to end before a step, or None to continue."""
         if self.stop():
             return "interrupted"
         if self.config.patience is not None and step - self.state.history.best.step > self.config.patience:
@@ -264,8 +264,8 @@ class Search:
             return "exhausted"
         return None
 
-    def _barren(self) -> str | None:
-        """Return why no proposal was ever usable, or None if one was."""
+    def _failure(self) -> str | None:
+        """Return the error if no proposal was ever usable, else None."""
         if any(trial.step > 0 for trial in self.state.history):
             return None
         reasons = ", ".join(
@@ -275,9 +275,9 @@ class Search:
         return rejected if self.state.rejections else str(self.fault) if self.fault is not None else None
 
     def _step(self, step: int) -> ProposalError | None:
-        """Ask once and score what comes; return the error, if there was one.
+        """Request proposals once and score them; return the error, if there was one.
 
-        A step without a response is not over: it is tried again, so a server that was away for a while changes nothing.
+        A step without a response stays open and is retried, so a temporary outage of a server changes no result.
         """
         began = self.clock()
         proposals = Proposals(())
@@ -294,7 +294,7 @@ class Search:
             self._ahead.begin(self._ask(step + 1))
         self._score(templates, step=step)
         if proposals.ended is not None:
-            raise proposals.ended  # the step stays open: what is missing is asked for when the run goes on
+            raise proposals.ended  # the step stays open: a resumed run requests the missing proposals
         spent = self.ledger.cost_of(self.predictor, f"step {step}/")
         self.recorder.record(
             StepEvent(
@@ -312,33 +312,33 @@ class Search:
         return fault
 
     def _may_ask_ahead(self, step: int, fault: ProposalError | None, proposals: Proposals) -> bool:
-        wanted = (
+        is_possible = (
             bool(self.config.prefetch) and step < self.config.num_steps and fault is None and proposals.ended is None
         )
-        return wanted and not self._enough(step + 1)
+        return is_possible and not self._reason_to_end(step + 1)
 
     def _ask(self, step: int) -> ProposalRequest:
-        # What a step is shown must not depend on when it was asked, or a run taken up again would go another way.
-        seen = step - 1 if self.config.prefetch else step
-        trials = [trial for trial in self.state.history if trial.step == 0 or trial.step < seen]
-        told = [r for r in self.state.rejections if r.reason != "duplicate" and r.step < step][-SHOWN_REJECTIONS:]
+        # The request must not depend on timing, or a resumed run would take another path.
+        visible_steps = step - 1 if self.config.prefetch else step
+        trials = [trial for trial in self.state.history if trial.step == 0 or trial.step < visible_steps]
+        rejected = [r for r in self.state.rejections if r.reason != "duplicate" and r.step < step][-SHOWN_REJECTIONS:]
         return ProposalRequest(
             step=step,
             count=self.config.prompts_per_step,
             shown=tuple(History(trials).shown(self.config.history_size)),
             trials=tuple(trials),
-            rejected=tuple(f"{r.text[:120]} ({r.reason})" for r in told),
+            rejected=tuple(f"{r.text[:120]} ({r.reason})" for r in rejected),
             descriptions=self.descriptions,
             task=self.task,
             seed=self.config.seed,
             once=partial(self.ledger.once, self.predictor),
-            tell=partial(self._record_error, step),
+            log=partial(self._record_error, step),
         )
 
     def _read(self, texts: Sequence[str], step: int) -> list[tuple[Template, "TemplateInfo"]]:
         """Return the usable templates among untrusted texts; the others are recorded as rejections."""
         usable: dict[str, tuple[Template, TemplateInfo]] = {}
-        recorded = sum(r.step == step for r in self.state.rejections)  # by a session that was interrupted in this step
+        recorded = sum(r.step == step for r in self.state.rejections)  # by a session interrupted in this step
         tried = {trial.key for trial in self.state.history if trial.step != step}
         for text in map(str, texts):
             try:
@@ -346,7 +346,7 @@ class Search:
                 checked = self.scorer.check(template)
                 if checked.key in tried or checked.key in usable:
                     raise TemplateError(
-                        f"template {str(template)!r} was tried before; write another", reason="duplicate"
+                        f"template {str(template)!r} was tried before; propose another", reason="duplicate"
                     )
             except TemplateError as error:
                 if recorded:
@@ -373,7 +373,7 @@ class Search:
         self.recorder.record(ErrorEvent(event="error", predictor=self.predictor, step=step, message=message))
 
     def _score(self, templates: Sequence[tuple[Template, "TemplateInfo"]], *, step: int) -> None:
-        """Score and record together; what an interrupted session recorded already stays as it is."""
+        """Score templates and record them in one write, except those that an interrupted session recorded."""
         if not templates:
             return
         scores = self.scorer.score([template for template, _ in templates])

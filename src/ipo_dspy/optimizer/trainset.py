@@ -1,9 +1,9 @@
-"""What each `ClipClassifier` inside a program is trained on: its own inputs, and labels from the examples.
+"""Collect the training inputs and labels of every `ClipClassifier` in a program.
 
-For a bare classifier these are the fields of the examples. Inside a program, what reaches the classifier may
-differ from what the program is given (a crop, class names from an upstream module), so it is read off a trace
-of the program. A trace may cost calls of the program's own language models: the first few examples are traced,
-and if the classifier gets the examples' own fields unchanged, the others are not run.
+For a bare classifier the inputs are the fields of the examples. Inside a program the classifier may receive other
+inputs than the program (a crop, class names from an upstream module), so they are read from a trace of the program. A
+trace may call the program's own language models, so only the first few examples are traced if the classifier receives
+the fields of these examples unchanged.
 """
 
 import os
@@ -25,14 +25,14 @@ _INPUTS = ("image", "classes")
 
 @dataclass(frozen=True, slots=True)
 class TrainingImages:
-    """Images as one classifier sees them.
+    """Images as one classifier receives them.
 
     Attributes:
-        images: whatever the classifier was given.
-        labels: the right class of each.
-        classes: class names, the union where they differ from image to image.
-        choices: for each image its own class names, where the classifier takes them at call time.
-        sources: where each picture can be found again; empty where unknown.
+        images: input images of the classifier.
+        labels: correct class of each image.
+        classes: class names; the union if they differ from image to image.
+        choices: candidate class names of each image, if they are passed with each call.
+        sources: path of each image; empty if unknown.
     """
 
     images: tuple[Any, ...]
@@ -42,7 +42,7 @@ class TrainingImages:
     sources: tuple[str, ...]
 
     def keep(self, indices: Sequence[int]) -> "TrainingImages":
-        """Only these images, in this order."""
+        """Return only these images, in this order."""
         return TrainingImages(
             images=tuple(self.images[i] for i in indices),
             labels=tuple(self.labels[i] for i in indices),
@@ -53,22 +53,22 @@ class TrainingImages:
 
 
 def find_classifiers(program: dspy.Module) -> dict[str, ClipClassifier]:
-    """Every `ClipClassifier` of a program by its DSPy name; a bare one is `self`.
+    """Return every `ClipClassifier` of a program by its DSPy name; a bare one is `self`.
 
     Raises:
-        InputError: there is none.
+        InputError: the program has none.
     """
     if not isinstance(program, dspy.Module):
         raise InputError(
             f"student is a {type(program).__name__}; pass a dspy.Module, e.g. ClipClassifier(classes=[...])"
         )
-    found = {name: p for name, p in program.named_predictors() if isinstance(p, ClipClassifier)}
-    if not found:
+    classifiers = {name: p for name, p in program.named_predictors() if isinstance(p, ClipClassifier)}
+    if not classifiers:
         raise InputError(
             f"student {type(program).__name__} holds no ClipClassifier to optimize; "
             "make one an attribute, e.g. self.classify = ClipClassifier(classes=[...])"
         )
-    return found
+    return classifiers
 
 
 def collect_training_images(
@@ -81,20 +81,20 @@ def collect_training_images(
     num_threads: int | None = None,
     skip_unreadable: bool = False,
 ) -> dict[str, TrainingImages]:
-    """Training images of each classifier.
+    """Return the training images of each classifier.
 
     Args:
-        program: holds the classifiers; it is not changed.
-        classifiers: from `find_classifiers`.
-        examples: with the program's inputs and the labels.
-        name: of the argument, for messages: `trainset` or `valset`.
-        label_field: the field with the right class, for all classifiers or by name.
-        num_threads: for tracing.
-        skip_unreadable: leave out examples on which the program stops at an image that cannot be read.
+        program: program with the classifiers; it is not changed.
+        classifiers: result of `find_classifiers`.
+        examples: examples with the program's inputs and the labels.
+        name: name of the argument for messages: `trainset` or `valset`.
+        label_field: field with the correct class, for all classifiers or by name.
+        num_threads: threads for tracing.
+        skip_unreadable: skip examples on which the program raises `ImageError`.
 
     Raises:
-        ImageError: such an image, without `skip_unreadable`.
-        Exception: whatever the program raises, with a note that says on which example.
+        ImageError: an image cannot be read (without `skip_unreadable`).
+        Exception: any error of the program, with a note that names the example.
         DataError: no examples, a field is missing, or a label is outside the classes.
     """
     if not examples:
@@ -116,12 +116,12 @@ def _inputs(
     num_threads: int,
     skip_unreadable: bool,
 ) -> tuple[Sequence[dspy.Example], dict[str, list[dict[str, Any]]]]:
-    """The examples that can be used and, for each classifier, what it is given for each."""
+    """Return the usable examples and, for each classifier, its inputs for each of them."""
     if isinstance(program, ClipClassifier):
         return examples, {"self": [_own_fields(example, i, name) for i, example in enumerate(examples)]}
     for i, example in enumerate(examples):
         if example._input_keys is None:
-            raise DataError(f"{name}[{i}] does not say which fields the program takes; write .with_inputs('image')")
+            raise DataError(f"{name}[{i}] does not declare its input fields; call .with_inputs('image')")
 
     def trace(index: int) -> dict[str, dict[str, Any]] | None:
         try:
@@ -130,40 +130,40 @@ def _inputs(
             if skip_unreadable and isinstance(error, ImageError):
                 return None
             error.add_note(
-                f"your program failed on {name}[{index}]: {name} is run through it to see what reaches its "
-                f"classifiers; mend it until program(**{name}[{index}].inputs()) works"
+                f"your program failed on {name}[{index}]: {name} is run through it to trace the inputs of its "
+                f"classifiers; fix it so that program(**{name}[{index}].inputs()) works"
             )
             raise
 
     probed = [trace(index) for index in range(min(PROBED, len(examples)))]
-    pairs = [(seen, example) for seen, example in zip(probed, examples, strict=False) if seen is not None]
-    if pairs and all(_unchanged(seen, example) for seen, example in pairs):
+    pairs = [(inputs, example) for inputs, example in zip(probed, examples, strict=False) if inputs is not None]
+    if pairs and all(_unchanged(inputs, example) for inputs, example in pairs):
         return examples, {key: [_own_fields(e, i, name) for i, e in enumerate(examples)] for key in classifiers}
     traced = [*probed, *in_threads(trace, range(PROBED, len(examples)), num_threads=num_threads)]
-    usable = [(i, seen) for i, seen in enumerate(traced) if seen is not None]
-    reached = {key: [_require_traced(seen, key, i, name) for i, seen in usable] for key in classifiers}
-    return [examples[i] for i, _ in usable], reached
+    usable = [(i, inputs) for i, inputs in enumerate(traced) if inputs is not None]
+    by_classifier = {key: [_require_traced(inputs, key, i, name) for i, inputs in usable] for key in classifiers}
+    return [examples[i] for i, _ in usable], by_classifier
 
 
 def _trace(
     program: dspy.Module, classifiers: Mapping[str, ClipClassifier], example: dspy.Example
 ) -> dict[str, dict[str, Any]]:
-    """The inputs of each classifier's first call for one example."""
+    """Return the inputs of each classifier's first call for one example."""
     names = {id(classifier): key for key, classifier in classifiers.items()}
     with dspy.context(trace=[]):
         program(**example.inputs())
         calls = list(dspy.settings.trace)
-    seen: dict[str, dict[str, Any]] = {}
+    traced: dict[str, dict[str, Any]] = {}
     for predictor, inputs, _ in calls:
         if id(predictor) in names:
-            seen.setdefault(names[id(predictor)], {k: inputs[k] for k in _INPUTS if k in inputs})
-    return seen
+            traced.setdefault(names[id(predictor)], {k: inputs[k] for k in _INPUTS if k in inputs})
+    return traced
 
 
 def _unchanged(seen: Mapping[str, dict[str, Any]], example: dspy.Example) -> bool:
-    given = example.inputs()
+    fields = example.inputs()
     return all(
-        all(field in given and given[field] is value for field, value in inputs.items()) for inputs in seen.values()
+        all(field in fields and fields[field] is value for field, value in inputs.items()) for inputs in seen.values()
     ) and bool(seen)
 
 
@@ -171,7 +171,7 @@ def _own_fields(example: dspy.Example, index: int, name: str) -> dict[str, Any]:
     if example.get("image") is None:
         raise DataError(
             f"{name}[{index}] has no field 'image' (it has {', '.join(example.keys()) or 'none'}); "
-            "write dspy.Example(image=..., label=...).with_inputs('image')"
+            "pass dspy.Example(image=..., label=...).with_inputs('image')"
         )
     marked = example._input_keys or _INPUTS
     return {
@@ -183,7 +183,7 @@ def _own_fields(example: dspy.Example, index: int, name: str) -> dict[str, Any]:
 
 def _require_traced(seen: Mapping[str, dict[str, Any]], key: str, index: int, name: str) -> dict[str, Any]:
     if key not in seen:
-        raise DataError(f"the program never called its classifier {key!r} on {name}[{index}]; leave such examples out")
+        raise DataError(f"the program never called its classifier {key!r} on {name}[{index}]; remove such examples")
     return seen[key]
 
 
@@ -191,7 +191,7 @@ def _field(label_field: str | Mapping[str, str], key: str) -> str:
     if isinstance(label_field, str):
         return label_field
     if key not in label_field:
-        raise DataError(f"label_field names no field for classifier {key!r}; write label_field={{{key!r}: 'label'}}")
+        raise DataError(f"label_field has no entry for classifier {key!r}; pass label_field={{{key!r}: 'label'}}")
     return label_field[key]
 
 
@@ -202,12 +202,12 @@ def _build_training_images(
     name: str,
     field: str,
 ) -> TrainingImages:
-    given = [entry.get("classes") for entry in inputs]
-    own = classifier.classes
+    call_classes = [entry.get("classes") for entry in inputs]
+    fixed = classifier.classes
     choices = None
-    if own is None or any(given):
-        choices = tuple(_names(c or own, i, name) for i, c in enumerate(given))
-    classes = own if choices is None and own else tuple(dict.fromkeys(c for names in choices or () for c in names))
+    if fixed is None or any(call_classes):
+        choices = tuple(_names(c or fixed, i, name) for i, c in enumerate(call_classes))
+    classes = fixed if choices is None and fixed else tuple(dict.fromkeys(c for names in choices or () for c in names))
     labels = tuple(_label(e, i, name, field, choices[i] if choices else classes) for i, e in enumerate(examples))
     return TrainingImages(
         images=tuple(entry["image"] for entry in inputs),
@@ -221,7 +221,7 @@ def _build_training_images(
 def _names(classes: Any, index: int, name: str) -> tuple[str, ...]:
     if not classes:
         raise DataError(
-            f"{name}[{index}] gives no class names; write ClipClassifier(classes=[...]) or a field 'classes'"
+            f"{name}[{index}] has no class names; use ClipClassifier(classes=[...]) or add a field 'classes'"
         )
     try:
         return check_classes(classes)
@@ -234,7 +234,7 @@ def _label(example: dspy.Example, index: int, name: str, field: str, classes: Se
     if label is None:
         raise DataError(
             f"{name}[{index}] has no field {field!r} (it has {', '.join(example.keys())}); "
-            "name the field with the right class: IPO(label_field='...')"
+            "pass the field with the correct class: IPO(label_field='...')"
         )
     known = same_class(label, classes) if isinstance(label, str) else None
     if known is None:
@@ -249,9 +249,9 @@ def _label(example: dspy.Example, index: int, name: str, field: str, classes: Se
 
 
 def _source(example: dspy.Example) -> str:
-    """Where the picture lies, absolute, so that a report finds it from any folder.
+    """Return the absolute path of the image, so that a report can open it from any folder.
 
-    Empty for URLs, which may carry a token, and for pictures that are only in memory.
+    Empty for URLs, which may contain a token, and for images in memory.
     """
     source = example.get("source")
     if source is None and isinstance(example.get("image"), (str, os.PathLike)):

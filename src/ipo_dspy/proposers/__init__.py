@@ -1,7 +1,7 @@
-"""Proposers: what writes new templates, behind one Protocol.
+"""Proposers of new templates, behind one Protocol.
 
-`LMProposer` asks a language model; `EvolutionProposer` needs none. A proposer is a pure function of what
-it is shown, so a repeated or resumed run gets the same answers.
+`LMProposer` uses a language model; `EvolutionProposer` needs none. A proposer is a pure function of its request, so a
+repeated or resumed run gets the same answers.
 """
 
 from ipo_dspy._internal.renames import renamed_names

@@ -1,4 +1,4 @@
-"""What a proposer is shown and what it gives back."""
+"""Proposer interface: the Protocol and its request and response types."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,20 +11,20 @@ from ipo_dspy.run.ledger import AskOnce
 
 @dataclass(frozen=True, slots=True)
 class ProposalRequest:
-    """One question to a proposer.
+    """A request for new templates.
 
     Attributes:
         step: counts from 1.
-        count: how many templates are wanted; fewer or more may come.
+        count: number of templates to propose; fewer or more may be returned.
         shown: the best earlier trials and the start template, best last.
         trials: every trial so far, in order.
-        rejected: latest unusable answers with the reason, newest last.
-        descriptions: how some training images look.
-        task: one sentence on what is being classified.
-        seed: of the whole search; draws must derive from it and `step` alone.
-        once: whatever costs money or time goes through it: `ask.once(f"step {ask.step}/0", lambda: Answer(...))`.
-            A run that is killed and taken up again then gets the same answer without asking again.
-        tell: takes one sentence on something that went other than asked, for the journal.
+        rejected: the most recent rejected answers with the reason, newest last.
+        descriptions: of the look of some training images.
+        task: one sentence on the classification task.
+        seed: of the search; random draws must depend on it and `step` alone.
+        once: wraps each call that costs money or time: `ask.once(f"step {ask.step}/0", lambda: LMResponse(...))`.
+            A resumed run then gets the recorded answer without a second call.
+        log: logs a warning of one sentence to the journal.
     """
 
     step: int
@@ -36,16 +36,16 @@ class ProposalRequest:
     task: str = ""
     seed: int = 0
     once: AskOnce = field(default=lambda question, ask: ask(), compare=False, repr=False)
-    tell: Callable[[str], None] = field(default=lambda message: None, compare=False, repr=False)
+    log: Callable[[str], None] = field(default=lambda message: None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """Texts that may become templates.
+    """Proposed texts that may become templates.
 
     Attributes:
-        texts: untrusted.
-        ended: the limit that kept the proposer from asking for more; the search ends with what it has.
+        texts: untrusted texts.
+        ended: the exhausted limit, if one kept the proposer from more requests; the search then ends.
     """
 
     texts: tuple[str, ...]
@@ -53,12 +53,12 @@ class Proposals:
 
 
 class Proposer(Protocol):
-    """Writes new templates in the light of the old ones."""
+    """Proposes new templates from the scores of earlier ones."""
 
     def propose(self, ask: ProposalRequest) -> Proposals:
-        """Untrusted texts; the search parses and checks them.
+        """Return untrusted texts; the search parses and checks them.
 
         Raises:
-            ProposalError: nothing came back this time; asking again may help.
+            ProposalError: the proposer failed this time; a retry may help.
             BudgetError: from `ask.once`.
         """

@@ -9,13 +9,13 @@ DESCRIPTION_TOKENS = 2000
 """Token budget of the descriptions in a prompt; the paper's requests have about 5,000 tokens in total."""
 
 Selection = Callable[[Sequence[str], int, int], list[str]]
-"""Selects, in order, from all descriptions with a token budget and the number of the step."""
+"""Function of all descriptions, a token budget, and the step; it returns the selected descriptions in order."""
 
 
 def tokens_in(text: str) -> int:
-    """Estimate the number of tokens of a text: four Latin letters each, one per character of other scripts.
+    """Estimate the number of tokens of a text: one per four Latin letters, one per character of other scripts.
 
-    An exact count would have to download the model's own tokenizer; a budget does not need it.
+    An exact count would require a download of the model's tokenizer; a budget does not need it.
 
     >>> tokens_in("a blurry photo on a dark background"), tokens_in("\u732b\u306e\u5199\u771f")
     (9, 4)
@@ -37,7 +37,7 @@ def select_evenly(texts: Sequence[str], budget: int, step: int = 0) -> list[str]
 
 
 def rotate(texts: Sequence[str], budget: int, step: int) -> list[str]:
-    """Return as many texts as fit, evenly spaced, starting at another one at each step so that all are shown in turn.
+    """Return as many texts as fit, evenly spaced, with a start that moves each step so that all are shown in turn.
 
     >>> rotate(("a" * 4, "b" * 4, "c" * 4, "d" * 4), 2, step=1)
     ['bbbb', 'dddd']

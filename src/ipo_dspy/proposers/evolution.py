@@ -1,13 +1,14 @@
-"""Proposals without a language model: templates are mutated and recombined, guided by what has helped so far.
+"""Propose templates without a language model, by mutation and crossover guided by the scores so far.
 
-Each step breeds a pool of children from the best trials (swap, add or drop a phrase, exchange what stands
-before and behind `<CLASS>`, rephrase the frame) and keeps those that promise most. The promise is the parent's
-value plus the learned worth of the phrases that differ: a Bayesian linear model over phrases and words, fitted
-to all trials, from which weights are drawn anew for each child (Thompson sampling), so that phrases of unknown
-worth get their chance. Image descriptions shift the prior: phrases that occur in them are tried first.
+Each step creates a pool of children of the best trials: it swaps, adds, or drops a phrase, recombines the text before
+and after `<CLASS>`, or changes the sentence frame. The children with the highest predicted value are proposed. The
+prediction is the value of the parent plus the learned values of the phrases that differ. These come from a Bayesian
+linear model over phrases and words, fitted to all trials. Its weights are sampled again for each child (Thompson
+sampling), so that untested phrases are explored. Image descriptions shift the prior: phrases that occur in them are
+tried first.
 
-It works on the text of any template, also those of a user or a language model. It gives up what a language
-model knows about words outside the bank (`phrases.BANK`); more phrases can be passed in.
+The proposer works on the text of any template, including those of a user or a language model. It lacks what a language
+model knows about words outside the bank (`vocabulary.BANK`); more phrases can be passed in.
 """
 
 import re
@@ -33,30 +34,30 @@ POOL_PER_CHILD = 40
 MAX_WORDS = 16
 MAX_PHRASES = 5
 PRUNED_SHARE = 4
-"""One in so many proposals is the best template with a phrase less."""
+"""One in this many proposals is the best template with one phrase removed."""
 NOISE = 0.25
-"""Variance of a trial's standardised value around the linear model."""
+"""Variance of the standardized value of a trial around the linear model."""
 PRIOR = 0.35
-"""Prior variance of a phrase's worth, in standardised value."""
+"""Prior variance of the value of a phrase, in standardized units."""
 DESCRIBED = 1.2
-"""Prior mean of a phrase that every description holds."""
+"""Prior mean of a phrase that occurs in every description."""
 LENGTH_COST = 0.02
-"""Worth of a word less, all else equal: short templates read better and transfer better."""
+"""Penalty per word, all else equal: short templates read better and transfer better."""
 
 _WORD = re.compile(r"<CLASS>|[^\W_]+(?:[-'][^\W_]+)*")
 _MASS = re.compile(
     r"\ban? ((?:(?!of )[\w-]+ ){0,2}(?:pixel art|clip art|vector art|graffiti|embroidery|origami)\b)", re.IGNORECASE
 )
-"""Media without a plural take no article."""
+"""Media without a plural, which take no article."""
 _ARTICLE = re.compile(r"\ban? (?=\S)", re.IGNORECASE)
 _VOWEL_SOUND = re.compile(
     r"(?-i:[AEFHILMNORSX][A-Z]+\b)|x-|hour|hono|honest|heir|"
     r"(?!(?-i:U[A-Z]+\b)|uni(?![dmn])|us[aeu]|eu|one\b|once\b|one-)[aeiou]",
     re.IGNORECASE,
 )
-"""What `an` stands before; letters that are read one by one count by their names."""
+"""Words that take `an`; abbreviations that are spelled out count by the sound of their first letter."""
 _KEPT = frozenset({PLACEHOLDER.lower(), "a", "an", "the", "of", "in", "on", "with", "at"})
-"""Words whose loss alone would break a sentence."""
+"""Words that are never removed on their own because the sentence would break."""
 _ALONE = re.compile(r", (?:an? )?$")
 _FRAMES = (
     "{look} of a <CLASS>{after}.",
@@ -70,19 +71,19 @@ _FRAMES = (
 
 @dataclass(frozen=True, slots=True)
 class Offspring:
-    """A candidate text and the trial that it came from."""
+    """A candidate text and the index of its parent trial."""
 
     text: str
     parent: int
 
 
 class EvolutionProposer:
-    """A seeded evolutionary search over templates with a learned model of what helps.
+    """A seeded evolutionary search over templates with a learned model of phrase values.
 
     Args:
-        phrases: the bank to draw from; give more for a domain, e.g. `(*BANK, Phrase("mammogram", "medium", "noun"))`.
-        feedback: which scores it goes by: `both`, `accuracy` or `loss`.
-        history_only: learn from the shown history only, as a language model has to, instead of from all trials.
+        phrases: the bank to draw from; extend it for a domain, e.g. `(*BANK, Phrase("mammogram", "medium", "noun"))`.
+        feedback: the scores that it uses: `both`, `accuracy`, or `loss`.
+        history_only: learn from the shown history only, as a language model does, instead of from all trials.
 
     >>> from ipo_dspy.scoring.score import Score
     >>> from ipo_dspy.template import Template
@@ -105,41 +106,41 @@ class EvolutionProposer:
             self._by_position[phrase.position].append(phrase.text)
         for position, texts in self._by_position.items():
             if not texts:
-                raise InputError(f"phrases holds no {position!r} phrase; add to the bank: (*BANK, Phrase(...))")
+                raise InputError(f"phrases has no {position!r} phrase; extend the bank: (*BANK, Phrase(...))")
         self._position = {phrase.text.lower(): phrase.position for phrase in reversed(self.phrases)}
 
     @property
     def settings(self) -> dict[str, object] | None:
-        """What decides which way a search goes and is not as usual, for the journal of a run."""
-        usual = self.feedback == "both" and not self.history_only
-        return None if usual else {"feedback": self.feedback, "history_only": self.history_only}
+        """Non-default settings that affect the search, for the journal of a run."""
+        default = self.feedback == "both" and not self.history_only
+        return None if default else {"feedback": self.feedback, "history_only": self.history_only}
 
     def propose(self, ask: ProposalRequest) -> Proposals:
-        """`ask.count` texts that were not tried before, most promising first."""
+        """Return `ask.count` texts that were not tried before, most promising first."""
         rng = np.random.default_rng([ask.seed, ask.step])
-        if self.history_only:  # what is proposed a second time the search turns down
+        if self.history_only:  # the search rejects texts that are proposed twice
             ask = replace(ask, trials=tuple(history_for_prompt(ask, self.feedback)))
         described = self._described(ask.descriptions)
         values = standardise(ask.trials, self.feedback)
         model = PhraseValueModel([self.features(_text(t)) for t in ask.trials], values, described)
         pruned = self._pruned(ask)[: ask.count // PRUNED_SHARE]
         pool = [child for child in self._pool(ask, rng, model) if child.text not in pruned]
-        bred = self._select(pool, ask.count - len(pruned), ask, values, model, rng)
-        return Proposals((*pruned, *bred))
+        selected = self._select(pool, ask.count - len(pruned), ask, values, model, rng)
+        return Proposals((*pruned, *selected))
 
     def features(self, text: str) -> frozenset[str]:
-        """The phrases of the bank in a text, and its other words."""
-        rest, found = text.replace(PLACEHOLDER, " "), set()
+        """Return the phrases of the bank in a text, and its other words."""
+        rest, phrases = text.replace(PLACEHOLDER, " "), set()
         for match in self._find.finditer(rest):
-            found.add(match.group().lower())
+            phrases.add(match.group().lower())
         words = _WORD.findall(self._find.sub(" ", rest).lower())
-        return frozenset(found | set(words) | {"." if text.endswith(".") else "no full stop"})
+        return frozenset(phrases | set(words) | {"." if text.endswith(".") else "no full stop"})
 
     def _rank(self, trial: Trial) -> tuple[float, ...]:
         return rank(trial, self.feedback)
 
     def _described(self, descriptions: Sequence[str]) -> dict[str, float]:
-        """How often each phrase occurs in the descriptions, 0 to 1."""
+        """Return the fraction of descriptions that contain each phrase."""
         counts: dict[str, int] = {}
         for text in descriptions:
             for phrase in {match.group().lower() for match in self._find.finditer(text)}:
@@ -147,7 +148,7 @@ class EvolutionProposer:
         return {phrase: n / len(descriptions) for phrase, n in counts.items()}
 
     def _pruned(self, ask: ProposalRequest) -> list[str]:
-        """The best template with one of its phrases left out, unless that was tried: what stays must earn its place."""
+        """Return untried variants of the best template with one phrase removed (backward elimination)."""
         best = _text(min(ask.trials, key=self._rank))
         tried = {_text(trial).casefold() for trial in ask.trials}
         texts = [fix_grammar(best[:start] + best[end:]) for start, end in self._spans(best)]
@@ -167,7 +168,7 @@ class EvolutionProposer:
         return list(pool.values())
 
     def _breed(self, mother: str, father: str, rng: Generator, model: "PhraseValueModel") -> str:
-        """One child by a random operator, sometimes two in a row."""
+        """Return a child by one random operator, or sometimes two in a row."""
         text = mother
         for _ in range(1 + int(rng.random() < 0.35)):
             operator = rng.choice(5, p=(0.3, 0.3, 0.15, 0.1, 0.15))
@@ -184,23 +185,23 @@ class EvolutionProposer:
         return fix_grammar(text)
 
     def _draw(self, position: Position, rng: Generator, model: "PhraseValueModel") -> str:
-        """A phrase for a position: half by its learned worth, half at random."""
+        """Draw a phrase for a position: half the time by learned value, half the time uniformly."""
         choices = self._by_position[position]
         if rng.random() < 0.5:
             return str(rng.choice(choices))
         return choices[int(np.argmax(model.draw([text.lower() for text in choices], rng)))]
 
     def _swap(self, text: str, rng: Generator, model: "PhraseValueModel") -> str:
-        """Replace a phrase of the bank by another one that can stand in its place."""
-        found = list(self._find.finditer(text))
-        if not found:
+        """Replace a phrase of the bank by another one for the same position."""
+        matches = list(self._find.finditer(text))
+        if not matches:
             return self._add(text, rng, model)
-        match = found[int(rng.integers(len(found)))]
+        match = matches[int(rng.integers(len(matches)))]
         new = self._draw(self._position[match.group().lower()], rng, model)
         return text[: match.start()] + new + text[match.end() :]
 
     def _add(self, text: str, rng: Generator, model: "PhraseValueModel") -> str:
-        """An adjective before the medium or the class name, a clause behind it, or a second medium."""
+        """Add an adjective before the medium or the class name, a clause after it, or a second medium."""
         before, after = text.split(PLACEHOLDER, 1)
         place = rng.choice(4, p=(0.35, 0.2, 0.3, 0.15))
         nouns = [m for m in self._find.finditer(before) if self._position[m.group().lower()] == "noun"]
@@ -215,7 +216,7 @@ class EvolutionProposer:
         return f"{before}{PLACEHOLDER}{body}, {self._draw('noun', rng, model)}{stop}"
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
-        """Where the phrases stand that can be left out; a medium only where it stands alone behind a comma."""
+        """Return the spans of removable phrases; a medium is removable only on its own after a comma."""
         return [
             m.span()
             for m in self._find.finditer(text)
@@ -223,11 +224,11 @@ class EvolutionProposer:
         ]
 
     def _drop(self, text: str, rng: Generator) -> str:
-        """Leave out one phrase, or else one word."""
+        """Remove one phrase, or else one word."""
         phrases = [m.span() for m in self._find.finditer(text)]
         spans = self._spans(text)
-        words = [m.span() for m in _WORD.finditer(text) if m.group().lower() not in _KEPT]
-        words = [(start, end) for start, end in words if not any(a <= start < b for a, b in phrases)]
+        candidates = [m.span() for m in _WORD.finditer(text) if m.group().lower() not in _KEPT]
+        words = [span for span in candidates if not any(a <= span[0] < b for a, b in phrases)]
         if words and (not spans or rng.random() < 0.3):
             spans = words
         if not spans:
@@ -236,11 +237,11 @@ class EvolutionProposer:
         return text[:start] + text[end:]
 
     def _reframe(self, text: str, rng: Generator) -> str:
-        """The same phrases in another sentence."""
-        found = [m.group().lower() for m in self._find.finditer(text)]
-        nouns = [p for p in found if self._position[p] == "noun"] or ["photo"]
-        adjectives = [p for p in found if self._position[p] == "adjective"]
-        afters = [p for p in found if self._position[p] == "after"]
+        """Put the same phrases into another sentence frame."""
+        phrases = [m.group().lower() for m in self._find.finditer(text)]
+        nouns = [p for p in phrases if self._position[p] == "noun"] or ["photo"]
+        adjectives = [p for p in phrases if self._position[p] == "adjective"]
+        afters = [p for p in phrases if self._position[p] == "after"]
         look = " ".join(["a", *adjectives, nouns[0]])
         frame = _FRAMES[int(rng.integers(len(_FRAMES)))]
         after = "".join(f" {phrase}" for phrase in afters) + "".join(f", {noun}" for noun in nouns[1:])
@@ -264,7 +265,7 @@ class EvolutionProposer:
         model: "PhraseValueModel",
         rng: Generator,
     ) -> Iterable[str]:
-        """Children that promise most, each under its own draw of the model's weights."""
+        """Return the most promising children, each by a separate sample of the model weights."""
         sets = [self.features(child.text) for child in pool]
         parents = [self.features(_text(ask.trials[child.parent])) for child in pool]
         base = np.array([values[child.parent] - LENGTH_COST * len(_WORD.findall(child.text)) for child in pool])
@@ -278,12 +279,12 @@ class EvolutionProposer:
 
 
 class PhraseValueModel:
-    """Bayesian linear regression of a trial's value on the phrases and words that it holds.
+    """Bayesian linear regression of the value of a trial on its phrases and words.
 
     Args:
         sets: features of each trial.
-        values: their standardised values.
-        described: share of descriptions that hold a phrase, which shifts its prior mean.
+        values: their standardized values.
+        described: fraction of descriptions that contain a phrase, which shifts its prior mean.
     """
 
     def __init__(self, sets: Sequence[frozenset[str]], values: Floats, described: dict[str, float]) -> None:
@@ -300,7 +301,7 @@ class PhraseValueModel:
         self._root = np.linalg.cholesky(self.covariance + 1e-9 * np.eye(len(self.names)))
 
     def draw(self, names: Sequence[str], rng: Generator) -> Floats:
-        """One posterior draw of the worth of each name; unknown ones from the prior."""
+        """Sample the value of each name from the posterior; unknown names are sampled from the prior."""
         known = self.mean + self._root @ rng.standard_normal(len(self.mean))
         fresh = rng.standard_normal(len(names)) * np.sqrt(PRIOR)
         return np.array(
@@ -315,7 +316,7 @@ class PhraseValueModel:
 
 
 def _changes(children: Sequence[frozenset[str]], parents: Sequence[frozenset[str]]) -> tuple[list[str], Floats]:
-    """Which features each child adds (1) or loses (-1): their names, and a table [children, names]."""
+    """Return the features that differ, and a table [children, features] of those added (1) and lost (-1)."""
     changed = [child ^ parent for child, parent in zip(children, parents, strict=True)]
     names = sorted(frozenset().union(*changed))
     column = {name: i for i, name in enumerate(names)}
@@ -327,14 +328,14 @@ def _changes(children: Sequence[frozenset[str]], parents: Sequence[frozenset[str
 
 
 def standardise(trials: Sequence[Trial], feedback: Feedback = "both") -> Floats:
-    """Accuracy and negative loss, each to zero mean and unit spread, averaged: loss tells apart what ties."""
+    """Return the average of standardized accuracy and negated loss; the loss separates trials of equal accuracy."""
     accuracy = _zscore(np.array([trial.score.accuracy for trial in trials]))
     loss = _zscore(np.minimum(np.array([trial.score.loss for trial in trials]), 1e6))
     return {"both": 0.5 * accuracy - 0.5 * loss, "accuracy": accuracy, "loss": -loss}[feedback]
 
 
 def fix_grammar(text: str) -> str:
-    """Spaces, commas and articles put right after words were moved.
+    """Correct spaces, commas, and articles after words were moved.
 
     >>> fix_grammar("a  inked drawing of an  <CLASS> , .")
     'an inked drawing of a <CLASS>.'
@@ -357,7 +358,7 @@ def fix_grammar(text: str) -> str:
 
 
 def _text(trial: Trial) -> str:
-    """A trial's first prompt; an ensemble breeds by its first line."""
+    """Return the first line of the template of a trial, which represents an ensemble."""
     return trial.template.lines[0]
 
 
@@ -371,6 +372,6 @@ def _zscore(values: Floats) -> Floats:
 
 
 def _phrase_pattern(phrases: Sequence[Phrase]) -> re.Pattern[str]:
-    """Finds phrases in text, the longest first."""
+    """Return a pattern that matches phrases, the longest first."""
     longest_first = sorted({re.escape(p.text) for p in phrases}, key=lambda t: (-len(t), t))
     return re.compile(rf"(?<![\w-])(?:{'|'.join(longest_first)})(?![\w-])", re.IGNORECASE)

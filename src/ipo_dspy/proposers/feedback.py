@@ -1,7 +1,7 @@
-"""Which scores a proposer is told of, for an ablation of the paper: loss and accuracy, or one of them alone.
+"""Limit the scores that a proposer sees to loss, accuracy, or both, for an ablation of the paper.
 
-It decides what a proposer sees and how it ranks what it sees. What a search chooses in the end is not its business:
-that stays the order of `Trial.rank`.
+The choice affects the history of a proposer and its ranking. It does not affect the result of a search, which is
+selected by `Trial.rank`.
 """
 
 from collections.abc import Sequence
@@ -15,28 +15,28 @@ Feedback = Literal["both", "accuracy", "loss"]
 
 
 def check_feedback(feedback: str) -> Feedback:
-    """Itself, if it is one.
+    """Return the value if it is valid.
 
     Raises:
-        InputError: it is unknown.
+        InputError: the value is unknown.
     """
     for known in get_args(Feedback):
         if feedback == known:
-            return known  # type: ignore[no-any-return]  # get_args gives Any
+            return known  # type: ignore[no-any-return]  # get_args returns Any
     raise InputError(f"must be one of {', '.join(map(repr, get_args(Feedback)))}", argument="feedback", value=feedback)
 
 
 def rank(trial: Trial, feedback: Feedback) -> tuple[float, ...]:
-    """Sort key, best first, from what is told: `Trial.rank` without the score that is not."""
+    """Return a sort key, best first: `Trial.rank` without the hidden score."""
     accuracy, loss, tokens, index = trial.rank
     return {"both": trial.rank, "accuracy": (accuracy, tokens, index), "loss": (loss, tokens, index)}[feedback]
 
 
 def history_for_prompt(ask: ProposalRequest, feedback: Feedback) -> Sequence[Trial]:
-    """As many trials as `ask.shown` has: the best by what is told and the start template, best last."""
+    """Return as many trials as `ask.shown` has: the best by the visible scores and the start template, best last."""
     if feedback == "both":
         return ask.shown
     start = min(ask.trials, key=lambda trial: trial.index)
     best = sorted((t for t in ask.trials if t is not start), key=lambda trial: rank(trial, feedback))
-    kept = [start, *best[: max(0, len(ask.shown) - 1)]]
-    return sorted(kept, key=lambda trial: rank(trial, feedback), reverse=True)
+    selected = [start, *best[: max(0, len(ask.shown) - 1)]]
+    return sorted(selected, key=lambda trial: rank(trial, feedback), reverse=True)

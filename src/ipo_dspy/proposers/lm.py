@@ -1,7 +1,7 @@
-"""Proposals by a language model: as few requests a step as it can do with, each paid for once.
+"""Propose templates with a language model, with as few requests per step as possible, each billed once.
 
-What stays the same from step to step comes first in the prompt, so that providers' prompt caches hit, and the
-descriptions keep to a budget of tokens however many classes and shots there are.
+The parts of the prompt that do not change between steps come first, so that the prompt caches of providers hit. The
+descriptions have a token budget that does not depend on the number of classes and shots.
 """
 
 import threading
@@ -30,35 +30,35 @@ from ipo_dspy.run.ledger import LMResponse
 from ipo_dspy.validation import one_of
 
 RequestMode = Literal["auto", "batch", "samples", "single"]
-"""How the templates of a step are requested.
+"""Strategy for the requests of a step.
 
-- `batch`: all in one completion. Missing ones are requested once more; where the model wrote only one, one by one and
-  concurrently.
-- `samples`: one template a completion, all completions in one request (`n`): for models that run in this process.
-- `single`: one template a request, all requests concurrently: for servers of small models.
+- `batch`: all templates in one completion. Missing ones are requested once more, or one by one and concurrently if the
+  model wrote only one.
+- `samples`: one template per completion, all completions in one request (`n`): for models that run in this process.
+- `single`: one template per request, all requests concurrently: for servers of small models.
 - `auto`: `samples` for `transformers/` models, else `batch`.
 """
 
 Fault = (LMError, ImportError, OSError)
 DescriptionMode = Literal["even", "rotate", "summary"]
-_TOLD = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "seed")
-"""Settings of a model that change what it writes, and are no secret."""
+_RECORDED = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "seed")
+"""Settings of a model that affect its output and contain no secrets."""
 
 
 class LMProposer:
-    """Asks a language model for templates in the form of the IPO paper.
+    """Requests templates from a language model with the prompt of the IPO paper.
 
     Args:
-        lm: the model; `None` takes `dspy.settings.lm` when it is asked.
-        adapter: how the question is written; the paper's form by default.
+        lm: the model; `None` uses `dspy.settings.lm` at the time of a request.
+        adapter: formats the request; the prompt of the paper by default.
         request_mode: see `RequestMode`.
-        descriptions: which of them are shown where not all fit: `even` over the classes, the same at each step;
-            `rotate`, others at each step; `summary`, one by the model itself. See docs/experiments.md.
-        description_tokens: budget for them; about as much as the paper's requests hold.
-        feedback: which scores it is told: `both`, `accuracy` or `loss`.
-        num_threads: requests at the same time; DSPy's setting by default.
+        descriptions: selection if not all fit: `even` over the classes, the same at each step; `rotate`, others at
+            each step; `summary`, a summary by the model itself. See docs/experiments.md.
+        description_tokens: token budget of the descriptions; about the size of the requests in the paper.
+        feedback: the scores in the prompt: `both`, `accuracy`, or `loss`.
+        num_threads: number of concurrent requests; DSPy's setting by default.
 
-    Draws differ by a `rollout_id` made of seed, step and slot: DSPy's cache makes a repeated run free.
+    Each request has a `rollout_id` derived from seed, step, and slot, so DSPy's cache makes a repeated run free.
     """
 
     @renamed_arguments(asking="request_mode")
@@ -81,42 +81,42 @@ class LMProposer:
         self.description_tokens = description_tokens
         self.feedback = check_feedback(feedback)
         self._share = 1.0
-        """Of descriptions and history that the model's context has room for; halved when it overflows."""
+        """Fraction of descriptions and history that fits the context window; halved on overflow."""
         self._shrinking = threading.Lock()
 
     @property
     def settings(self) -> dict[str, object]:
-        """What decides which way a search goes, for the journal of a run."""
-        told = {name: self._lm.kwargs[name] for name in _TOLD if self._lm.kwargs.get(name) is not None}
+        """Settings that affect the search, for the journal of a run."""
+        lm_settings = {name: self._lm.kwargs[name] for name in _RECORDED if self._lm.kwargs.get(name) is not None}
         return {
             "adapter": type(self.adapter).__name__,
             "request_mode": self.request_mode,
             "descriptions": self.descriptions,
             "description_tokens": self.description_tokens,
             **({} if self.feedback == "both" else {"feedback": self.feedback}),
-            **told,
+            **lm_settings,
         }
 
     def propose(self, ask: ProposalRequest) -> Proposals:
-        """Up to `ask.count` texts.
+        """Return at most `ask.count` texts.
 
         Raises:
-            ProposalError: the model could not be reached, or nothing in its answers could be read.
-            BudgetError: a limit of the run leaves nothing to ask with.
+            ProposalError: the model could not be reached, or none of its answers could be parsed.
+            BudgetError: a limit of the run is exhausted.
         """
         if ask.step == 1:
-            self._share = 1.0  # another search, perhaps of another model
-        got = self._first(ask)
-        if got.texts and len(got.texts) < ask.count and self._mode() == "batch":
-            got = got.with_more(self._more(ask, len(got.texts)))
-        if not got.texts and got.ended is not None:
-            raise got.ended
-        if not got.texts:
-            raise ProposalError(f"the language model gave no proposals: {got.fault}", answered=True)
-        return Proposals(tuple(last_answers(got.texts, ask.count)), ended=got.ended)
+            self._share = 1.0  # a new search, perhaps with another model
+        replies = self._first(ask)
+        if replies.texts and len(replies.texts) < ask.count and self._mode() == "batch":
+            replies = replies.with_more(self._more(ask, len(replies.texts)))
+        if not replies.texts and replies.ended is not None:
+            raise replies.ended
+        if not replies.texts:
+            raise ProposalError(f"the language model gave no proposals: {replies.fault}", answered=True)
+        return Proposals(tuple(last_answers(replies.texts, ask.count)), ended=replies.ended)
 
     def measure(self, ask: ProposalRequest) -> tuple[int, int]:
-        """How many requests a step like this takes if each brings what it should, and about the tokens of one."""
+        """Return the number of requests of a step if each succeeds, and the approximate prompt tokens of one."""
         count = 1 if self._mode() in ("single", "samples") else ask.count
         choose = CHOICES["rotate" if self.descriptions == "rotate" else "even"]
         inputs = self._inputs(ask, count, choose(ask.descriptions, self.description_tokens, ask.step))
@@ -129,7 +129,7 @@ class LMProposer:
         if self.request_mode == "auto":
             return "samples" if local else "batch"
         if self.request_mode == "samples" and not local and getattr(self._lm, "engine", None) != "litellm":
-            return "single"  # other engines of DSPy would make `n` requests of one, in turn
+            return "single"  # other engines of DSPy turn `n` into sequential requests
         return self.request_mode
 
     @property
@@ -137,10 +137,10 @@ class LMProposer:
         return self.lm or dspy.settings.lm
 
     def _first(self, ask: ProposalRequest) -> "_StepReplies":
-        """The requests that should bring all of a step's templates.
+        """Send the requests for all templates of a step.
 
         Raises:
-            ProposalError: none of them was answered.
+            ProposalError: all of them failed.
         """
         try:
             match self._mode():
@@ -151,12 +151,12 @@ class LMProposer:
                 case _:
                     return _StepReplies([self._request(ask, ask.count, slot=0)])
         except Fault as error:
-            # Not `from error`: a traceback would print what `brief` took out.
+            # Not `from error`: a traceback would print what `one_line_error` removed.
             message = f"the language model gave no proposals: {one_line_error(error, self._lm)}"
             raise ProposalError(message, fatal=isinstance(error, FATAL)) from None
 
     def _more(self, ask: ProposalRequest, found: int) -> "_StepReplies":
-        """What is missing: once more, or one by one from a model that writes only one. What fails is left missing."""
+        """Request the missing templates once more, or one by one if the model wrote only one; failures are ignored."""
         missing = ask.count - found
         if found == 1:
             return self._singles(ask, range(1, 1 + missing))
@@ -172,11 +172,11 @@ class LMProposer:
         except BudgetError as spent:
             return spent
         except Fault as error:
-            ask.tell(f"one of several requests was not answered: {one_line_error(error, self._lm)}")
+            ask.log(f"one of the parallel requests failed: {one_line_error(error, self._lm)}")
             return error
 
     def _request(self, ask: ProposalRequest, count: int, *, slot: int, samples: int = 1) -> LMResponse:
-        """One request; where it overflows the model's context, with less of descriptions and history."""
+        """Send one request; retry with fewer descriptions and less history if it overflows the context window."""
         while True:
             share = self._share
             try:
@@ -189,18 +189,18 @@ class LMProposer:
     def _shrink(self, ask: ProposalRequest, share: float) -> None:
         with self._shrinking:
             if self._share != share:
-                return  # another request at the same time has seen to it
+                return  # a concurrent request has already halved it
             self._share = share / 2
-        ask.tell(
-            f"the prompt overflows the context of {getattr(self._lm, 'model', 'the model')}; asking with "
+        ask.log(
+            f"the prompt exceeds the context window of {getattr(self._lm, 'model', 'the model')}; retrying with "
             f"{share / 2:.1%} of the descriptions and history"
         )
 
     def _asker(
         self, ask: ProposalRequest, count: int, slot: int, samples: int, share: float
     ) -> Callable[[], LMResponse]:
-        told = replace(ask, shown=tuple(_last(history_for_prompt(ask, self.feedback), share)))
-        inputs = self._inputs(told, count, self._described(ask, share))
+        visible = replace(ask, shown=tuple(_last(history_for_prompt(ask, self.feedback), share)))
+        inputs = self._inputs(visible, count, self._described(ask, share))
         config: dict[str, int] = {"rollout_id": zlib.crc32(f"{ask.seed}/{ask.step}/{slot}".encode())}
         if samples > 1:
             config["n"] = samples
@@ -232,10 +232,10 @@ class LMProposer:
         return choose(ask.descriptions, budget, ask.step)
 
     def _summary(self, ask: ProposalRequest, budget: int, share: float) -> list[str]:
-        """The descriptions in fewer words, by the model itself, once a run."""
+        """Return a summary of the descriptions by the model itself, requested once per run."""
         shown = CHOICES["even"](ask.descriptions, int(4 * self.description_tokens * share), 0)
         inputs: Mapping[str, object] = {"descriptions": shown, "words": budget // 2}
-        plain = _WithoutThoughts(use_json_adapter_fallback=False)  # which would be a second request, uncounted
+        plain = _WithoutThoughts(use_json_adapter_fallback=False)  # the fallback would be a second, uncounted request
         answer = ask.once(
             "summary",
             lambda: request(self._lm, plain, SummarizeDescriptions, inputs, field="summary"),
@@ -244,7 +244,7 @@ class LMProposer:
 
 
 class _WithoutThoughts(dspy.ChatAdapter):
-    """Reads an answer without the thoughts before it, which may hold drafts of its fields."""
+    """Parses an answer without its reasoning, which may contain drafts of the fields."""
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         fields: dict[str, Any] = super().parse(signature, without_thoughts(completion).answer)
@@ -252,7 +252,7 @@ class _WithoutThoughts(dspy.ChatAdapter):
 
 
 class _StepReplies:
-    """What the requests of a step brought: answers, faults, and the limit that one of them met."""
+    """Replies to the requests of a step: answers, faults, and the exhausted limit, if any."""
 
     def __init__(self, results: "Sequence[LMResponse | Exception]") -> None:
         self._results = list(results)
@@ -265,14 +265,14 @@ class _StepReplies:
         return _StepReplies([*self._results, *more._results])
 
     def unless_silent(self) -> "_StepReplies":
-        """Itself, unless no request was answered: then the first fault is raised."""
+        """Return the replies, or raise the first error if no request was answered."""
         if not self.answers and self.ended is None:
             raise next(result for result in self._results if isinstance(result, Exception))
         return self
 
 
 def _last(trials: Sequence[Trial], share: float) -> Sequence[Trial]:
-    """The best of them, which stand last, and at least one."""
+    """Return the best trials, which come last, and at least one of them."""
     return trials[-max(1, int(len(trials) * share)) :] if trials else trials
 
 

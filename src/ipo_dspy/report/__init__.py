@@ -1,8 +1,8 @@
 """The report: a finished or running journal as one self-contained HTML page; needs no torch and no network.
 
-The steps: events are folded into the state of the run, with texts that `fields` made fit to be shown; `summary`
-computes what they amount to, `charts` and `pictures` draw, `page` lays out. Nothing of the journal is executed, and all
-of it is escaped.
+Events are folded into the state of the run, after `journal_fields` has made their texts printable. `summary` computes
+the values to show, `inline_charts` and `thumbnails` draw, and `page` lays out the result. No part of a journal is
+executed, and all of it is escaped.
 """
 
 import os
@@ -21,19 +21,19 @@ FILE_NAME = "report.html"
 
 
 def render_report(run_folder: str | os.PathLike[str]) -> str:
-    """The page for a run folder (or a journal file), finished or not.
+    """Return the page of a run folder (or a journal file), finished or not.
 
     Raises:
-        JournalError: no journal there, or it is damaged.
+        JournalError: the journal is missing or damaged.
     """
     return page(RunState(map(printable_event, replay(run_folder))))
 
 
 def write_report(run_folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
-    """Write the page to `path`, by default `report.html` in the run folder, and return where it lies.
+    """Write the page to `path`, by default `report.html` in the run folder, and return its path.
 
     Raises:
-        JournalError: no journal there, it is damaged, or the page cannot be written.
+        JournalError: the journal is missing or damaged, or the page cannot be written.
     """
     folder = Path(run_folder)
     default = (folder if folder.is_dir() else folder.parent) / FILE_NAME

@@ -1,4 +1,4 @@
-"""Plots as files, SVG and PNG, with matplotlib: curves over steps, points over numbers, and bars of words.
+"""Write plots as SVG and PNG files with matplotlib: curves over steps, points with error bars, and bar charts.
 
 Import this module only to draw: matplotlib takes half a second to load.
 """
@@ -23,8 +23,8 @@ class Curve:
     """Values over steps.
 
     Attributes:
-        steps: where they were taken.
-        raw, smoothed: of equal length.
+        steps: steps of the values.
+        raw, smoothed: one value per step.
     """
 
     steps: tuple[int, ...]
@@ -34,11 +34,11 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class ErrorBarSeries:
-    """Values at a few numbers.
+    """Values with error bars.
 
     Attributes:
-        at: where they were taken, rising.
-        values, errors: of equal length; an error of 0 has no bar.
+        at: positions on the axis, ascending.
+        values, errors: one per position; an error of 0 has no bar.
     """
 
     at: tuple[int, ...]
@@ -47,13 +47,13 @@ class ErrorBarSeries:
 
 
 def draw_curves(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> tuple[Path, ...]:
-    """A panel for each measure with a line for each name: raw ones faint, smoothed ones strong.
+    """Draw one panel per measure with one line per name; raw values are faint, smoothed values are strong.
 
     Returns:
-        The files that were written: `path` with each of `FORMATS` as its suffix.
+        The written files: `path` with each of `FORMATS` as its suffix.
 
     Raises:
-        JournalError: they cannot be written.
+        JournalError: the files cannot be written.
     """
     with mpl.rc_context():
         mpl.rcdefaults()
@@ -75,18 +75,18 @@ def draw_curves(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> tuple[
 def draw_bars(
     labels: Sequence[str], series: Mapping[str, Sequence[float]], path: Path, *, axis: str
 ) -> tuple[Path, ...]:
-    """Horizontal bars, a group for each label in the order given from the top; see `draw_curves` for the files."""
+    """Draw horizontal bars, one group per label, in order from the top; see `draw_curves` for the files."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams["svg.hashsalt"] = "ipo_dspy"
-        mpl.rcParams["text.parse_math"] = False  # a template may hold dollar signs
+        mpl.rcParams["text.parse_math"] = False  # a template may contain dollar signs
         figure = Figure(figsize=(8, 0.6 + 0.17 * (len(series) + 1) * len(labels)), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        high = 0.8 / len(series)
+        height = 0.8 / len(series)
         for index, (name, values) in enumerate(series.items()):
-            axes.barh([row + index * high for row in range(len(labels))], values, height=high, label=name)
-        axes.set_yticks([row + (len(series) - 1) * high / 2 for row in range(len(labels))], labels=list(labels))
+            axes.barh([row + index * height for row in range(len(labels))], values, height=height, label=name)
+        axes.set_yticks([row + (len(series) - 1) * height / 2 for row in range(len(labels))], labels=list(labels))
         axes.invert_yaxis()
         axes.set_xlabel(axis)
         axes.legend(fontsize="small")
@@ -94,9 +94,9 @@ def draw_bars(
 
 
 def draw_points(panels: Mapping[str, Mapping[str, ErrorBarSeries]], path: Path, *, axis: str) -> tuple[Path, ...]:
-    """A panel for each measure with a line for each name through its points, and bars as long as their errors.
+    """Draw one panel per measure with one line per name, with error bars at its points.
 
-    Equal steps on the axis are equal ratios, as between 1, 2, 4, 8 and 16. See `draw_curves` for the files.
+    The horizontal axis is logarithmic (base 2), as suits 1, 2, 4, 8, and 16 shots. See `draw_curves` for the files.
     """
     with mpl.rc_context():
         mpl.rcdefaults()
@@ -108,7 +108,7 @@ def draw_points(panels: Mapping[str, Mapping[str, ErrorBarSeries]], path: Path, 
             figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
         ):
             for index, (name, points) in enumerate(lines.items()):
-                marker = "os^D"[index // 10 % 4]  # there are ten colours
+                marker = "os^D"[index // 10 % 4]  # the color cycle has ten colors
                 axes.errorbar(points.at, points.values, points.errors, label=name, marker=marker, capsize=3)
             axes.set_xscale("log", base=2)
             axes.set_xticks(places, labels=[str(at) for at in places])

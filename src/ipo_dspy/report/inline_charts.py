@@ -1,8 +1,9 @@
-"""Draws accuracy and loss over the trials as inline SVG, with matplotlib.
+"""Draw accuracy and loss over the trials as inline SVG with matplotlib.
 
-What matplotlib writes is made fit to stand in a page. Placeholder colours become the page's CSS variables, so one
-drawing serves light, dark and paper; fonts are left to the page; groups and ids go, since nothing refers to them
-and the next chart has the same. Import this module only to draw: matplotlib takes half a second to load.
+The output of matplotlib is adapted to the page. Placeholder colors become the page's CSS variables, so one drawing
+works in light mode, in dark mode, and in print. Fonts are left to the page. Groups and ids are removed because nothing
+refers to them and they would be duplicated in the next chart. Import this module only to draw: matplotlib takes half a
+second to load.
 """
 
 import io
@@ -24,22 +25,22 @@ from numpy.typing import ArrayLike, NDArray
 from ipo_dspy.history import Trial
 
 WIDTH, HEIGHT = 440, 270
-"""In CSS pixels at full size; the page scales it."""
+"""Size in CSS pixels; the page scales the drawing."""
 _BOX = (0.105, 0.09, 0.875, 0.805)
-"""Left, bottom, width and height of the frame, in parts of the drawing."""
-_COLOURS = {name: f"#fe{i:02x}dc" for i, name in enumerate(("accent", "card", "dot", "loss", "muted", "rule"))}
-"""A stand-in for each CSS variable."""
+"""Left, bottom, width, and height of the axes, as fractions of the drawing."""
+_COLORS = {name: f"#fe{i:02x}dc" for i, name in enumerate(("accent", "card", "dot", "loss", "muted", "rule"))}
+"""Placeholder color of each CSS variable."""
 _LOOK: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "ipo_dspy", "font.size": 12, "axes.formatter.useoffset": False,
-    "axes.grid": True, "axes.grid.axis": "y", "grid.color": _COLOURS["rule"], "text.color": _COLOURS["muted"],
-    "xtick.color": _COLOURS["muted"], "xtick.major.size": 0, "xtick.major.pad": 9,
-    "ytick.color": _COLOURS["muted"], "ytick.major.size": 0, "ytick.major.pad": 6,
+    "axes.grid": True, "axes.grid.axis": "y", "grid.color": _COLORS["rule"], "text.color": _COLORS["muted"],
+    "xtick.color": _COLORS["muted"], "xtick.major.size": 0, "xtick.major.pad": 9,
+    "ytick.color": _COLORS["muted"], "ytick.major.size": 0, "ytick.major.pad": 6,
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What is drawn over the trials, and which end of it is good."""
+    """A quantity drawn over the trials, and whether higher is better."""
 
     name: str
     unit: str
@@ -48,7 +49,7 @@ class Measure:
     of: Callable[[Trial], float]
 
     def show(self, value: float) -> str:
-        """The value with its unit, as in the tables."""
+        """Return the value with its unit, as in the tables."""
         return f"{value:.{self.digits}f}{self.unit}"
 
 
@@ -60,7 +61,7 @@ MEASURES = {
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawing with what a caption needs."""
+    """A drawing and the values for its caption."""
 
     name: str
     svg: Markup
@@ -69,17 +70,17 @@ class Chart:
 
 
 def draw(trials: Sequence[Trial], measure: Measure, *, best: Trial) -> Chart:
-    """The chart of at least one trial, in the order of proposal; a ring marks `best`."""
+    """Draw a chart of at least one trial, in the order of proposal; a ring marks `best`."""
     values = np.array([measure.of(trial) for trial in trials])
     low, high = _limits(values, measure)
     with mpl.rc_context():
-        mpl.rcdefaults()  # the reader's own settings are for other figures
+        mpl.rcdefaults()  # the user's matplotlib settings do not apply to the report
         mpl.rcParams.update(_LOOK)
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), frameon=False)
         axes = figure.add_axes(_BOX, frameon=False, ylim=(low, high))
         _curves(axes, [trial.index for trial in trials], np.clip(values, low, high), measure)
-        for size, colour in ((15, "loss"), (11, "card"), (6, "accent")):  # a ring with a dot in it
-            _dots(axes, best.index, np.clip(measure.of(best), low, high), size, colour, zorder=4)
+        for size, color in ((15, "loss"), (11, "card"), (6, "accent")):  # a ring with a dot in it
+            _dots(axes, best.index, np.clip(measure.of(best), low, high), size, color, zorder=4)
         _label(axes, trials)
         svg = _inline(figure, _described(trials, measure, best))
     edge = f"below {measure.show(low)}" if measure.higher_is_better else f"above {measure.show(high)}"
@@ -92,7 +93,7 @@ def _described(trials: Sequence[Trial], measure: Measure, best: Trial) -> str:
 
 
 def _limits(values: NDArray[np.float64], measure: Measure) -> tuple[float, float]:
-    """Holds the good end whole; the worst few trials may fall outside, or they would flatten the rest."""
+    """Return axis limits that include the best trials; the worst few may be cut off so as not to flatten the rest."""
     sign = 1 if measure.higher_is_better else -1
     bad, usual, good = np.sort(sign * values)[[0, len(values) // 40, -1]]
     if good - bad > 1.6 * (good - usual):
@@ -104,53 +105,53 @@ def _limits(values: NDArray[np.float64], measure: Measure) -> tuple[float, float
 
 
 def _curves(axes: Axes, x: Sequence[int], values: NDArray[np.float64], measure: Measure) -> None:
-    """All trials, the start line, and the best so far with a dot where it got better."""
+    """Draw all trials, the start line, and the best so far with a dot at each improvement."""
     record = (np.maximum if measure.higher_is_better else np.minimum).accumulate(values)
     better = np.diff(record, prepend=np.nan) != 0
     size = 6 if len(x) <= 60 else 4.5 if len(x) <= 400 else 3.2 if len(x) <= 1500 else 2.4
     _dots(axes, x, values, size, "dot", alpha=0.8)
-    axes.axhline(values[0], color=_COLOURS["muted"], linewidth=1, dashes=(6, 4))
-    axes.step(x, record, where="post", color=_COLOURS["accent"], linewidth=2)
+    axes.axhline(values[0], color=_COLORS["muted"], linewidth=1, dashes=(6, 4))
+    axes.step(x, record, where="post", color=_COLORS["accent"], linewidth=2)
     _dots(axes, np.compress(better, x), record[better], 6, "accent", zorder=3)
 
 
-def _dots(axes: Axes, x: ArrayLike, y: ArrayLike, size: float, colour: str, **style: Any) -> None:
-    """Dots as one path of lines without length, whose round ends show: a third of the size of markers."""
+def _dots(axes: Axes, x: ArrayLike, y: ArrayLike, size: float, color: str, **style: Any) -> None:
+    """Draw dots as one path of zero-length lines with round caps, which takes a third of the bytes of markers."""
     points = np.repeat(np.column_stack((x, y)).astype(float), 2, axis=0)
     path = Path(points, np.tile([Path.MOVETO, Path.LINETO], len(points) // 2))
     path.should_simplify = False
-    axes.add_patch(PathPatch(path, fill=False, edgecolor=_COLOURS[colour], linewidth=size, capstyle="round", **style))
+    axes.add_patch(PathPatch(path, fill=False, edgecolor=_COLORS[color], linewidth=size, capstyle="round", **style))
 
 
 def _label(axes: Axes, trials: Sequence[Trial]) -> None:
-    """Trial numbers below; above, upright lines where a step began, at round numbers with room for them."""
+    """Label trials below the chart and, above it, the steps at round numbers that have enough space."""
     first, last = trials[0].index, max(trials[-1].index, trials[0].index + 1)
     axes.set_xlim(first - (last - first) / 60, last + (last - first) / 60)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     steps = np.maximum.accumulate([trial.step for trial in trials])
-    wanted = MaxNLocator(8, steps=[1, 2, 5, 10], integer=True).tick_values(steps[0], steps[-1])
-    wanted = wanted[(steps[0] <= wanted) & (wanted <= steps[-1])]
-    begun = np.array([float(trials[i].index) for i in np.searchsorted(steps, wanted)])
-    apart = np.diff(begun, prepend=-np.inf) > 0.09 * (last - first)
+    labels = MaxNLocator(8, steps=[1, 2, 5, 10], integer=True).tick_values(steps[0], steps[-1])
+    labels = labels[(steps[0] <= labels) & (labels <= steps[-1])]
+    positions = np.array([float(trials[i].index) for i in np.searchsorted(steps, labels)])
+    visible = np.diff(positions, prepend=-np.inf) > 0.09 * (last - first)
     top = axes.secondary_xaxis("top")
     top.set_frame_on(False)
-    top.set_xticks(begun[apart], labels=[f"{step:.0f}" for step in wanted[apart]])
-    for x in begun[apart]:
-        axes.axvline(x, color=_COLOURS["rule"], linewidth=1, dashes=(2, 3), zorder=0.5)
+    top.set_xticks(positions[visible], labels=[f"{step:.0f}" for step in labels[visible]])
+    for x in positions[visible]:
+        axes.axvline(x, color=_COLORS["rule"], linewidth=1, dashes=(2, 3), zorder=0.5)
     for name, y, rise in (("step", 1, 12), ("trial", 0, -18)):
         axes.annotate(name, (0, y), (-6, rise), xycoords="axes fraction", textcoords="offset points", ha="right")
 
 
 def _inline(figure: Figure, label: str) -> Markup:
-    """The figure as an element of the page, as wide as its place there."""
+    """Return the figure as an inline SVG element."""
     for artist in figure.findobj():
-        artist.set_clip_on(False)  # all values lie in the frame, and a dot on its edge is to be whole
+        artist.set_clip_on(False)  # all values are inside the axes, and dots on the edge must not be cut
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     drawn = re.sub(r"</?g\b[^>]*>|font[^;]*; ", "", file.getvalue().partition("</defs>")[2])
     drawn = re.sub(r"(\.\d\d)\d+(?=[\s\")])", r"\1", drawn)  # coordinates to a hundredth of a pixel
-    for name, stand_in in _COLOURS.items():
-        drawn = drawn.replace(stand_in, f"var(--{name})")
+    for name, placeholder in _COLORS.items():
+        drawn = drawn.replace(placeholder, f"var(--{name})")
     start = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, label)
     return start + Markup(" ".join(drawn.split()))

@@ -1,4 +1,4 @@
-"""Texts of a journal made fit to be shown: characters that hide or turn round text are shown by their number."""
+"""Make texts of a journal printable: invisible and bidirectional characters are replaced by their code point."""
 
 import json
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.run.events import Event
 
 _EXACT = frozenset({"source", "key"})
-"""Fields that are compared or opened rather than shown."""
+"""Fields that are compared or opened, not displayed."""
 
 
 def printable_event(event: Event) -> Event:
-    r"""Return an event whose texts, and names inside it, may be shown.
+    r"""Return an event with printable texts and names.
 
     >>> printable_event({"event": "error", "predictor": "self", "step": 1, "message": "a\u202eb"})["message"]
     'a[U+202E]b'
@@ -22,7 +22,7 @@ def printable_event(event: Event) -> Event:
 
 
 def pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return names and values of any JSON type as texts.
+    """Return names and values of any JSON type as text.
 
     >>> pairs({"steps": 3, "initial_templates": [], "task": None})
     [('steps', '3'), ('initial_templates', 'none'), ('task', 'not set')]

@@ -1,4 +1,4 @@
-"""Lays the state of a run out as one HTML page with everything inline: no script, no font, no address outside it."""
+"""Lay out the state of a run as one HTML page with everything inline: no scripts, fonts, or external URLs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ BEST_SHOWN = 20
 DESCRIPTIONS_SHOWN = 10
 CLASSES_SHOWN = 40
 LINES_SHOWN = 4
-"""Lines of an ensemble in the open; the rest folds away."""
+"""Lines of an ensemble that are always visible; the rest can be expanded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A changed image with its thumbnail, where that could be made."""
+    """An image whose prediction changed, with its thumbnail if available."""
 
     change: PredictionChangedEvent
     name: str
@@ -39,7 +39,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class PictureGroup:
-    """The mended or the broken pictures."""
+    """Images whose prediction was fixed, or those whose prediction was broken."""
 
     title: str
     pictures: tuple[Picture, ...]
@@ -48,7 +48,7 @@ class PictureGroup:
 
 @dataclass(frozen=True, slots=True)
 class SearchSection:
-    """What the page shows of one search."""
+    """The part of the page for one search."""
 
     number: int
     search: SearchState
@@ -59,20 +59,20 @@ class SearchSection:
     rejected: Sequence[summary.Rejected]
     groups: Sequence[PictureGroup]
     one_place: str
-    """Where all pictures are from, or nothing where they are from several parts."""
+    """Name of the split of all images, or empty if they are from several."""
     changes: int
-    """Changed images on that split, wrong both times included."""
+    """Number of changed predictions on that split, including those that were wrong both times."""
 
 
 def page(run: RunState) -> str:
-    """The whole page; the same run (and the same pictures on disk) gives the same text."""
+    """Return the complete page; the same run (and the same images on disk) gives the same text."""
     sections = [_section(i, search) for i, search in enumerate(run.searches.values(), start=1)]
     return environment().get_template("template.html.j2").render(run=run, sections=sections)
 
 
 def environment() -> Environment:
-    """What the pages of this package are laid out with; everything is escaped."""
-    found = Environment(
+    """Return the Jinja environment of all pages; everything is escaped."""
+    jinja = Environment(
         loader=FunctionLoader(_data),
         autoescape=True,
         undefined=StrictUndefined,
@@ -80,16 +80,16 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters |= {
+    jinja.filters |= {
         "percent": _percent, "points": _points, "nats": _nats, "duration": _duration, "count": _count,
         "prompt": prompt, "moment": _format_timestamp, "clip": _clip, "short": _short, "pairs": pairs,
     }  # fmt: skip
-    found.globals |= {**_limits(), "style": Markup(_data("style.css"))}
-    return found
+    jinja.globals |= {**_limits(), "style": Markup(_data("style.css"))}
+    return jinja
 
 
 def prompt(text: str) -> Markup:
-    """A template as code, its lines apart and `<CLASS>` set off; long ensembles fold.
+    """Return a template as HTML code, one line each, with `<CLASS>` in bold; long ensembles are collapsed.
 
     >>> print(prompt("a <CLASS>."))
     <code class="prompt"><span>a <b>&lt;CLASS&gt;</b>.</span></code>
@@ -138,7 +138,7 @@ def _group(group: summary.ChangedPredictions) -> PictureGroup:
 
 
 def _one_place(changes: Sequence[PredictionChangedEvent]) -> str:
-    """Where all the changed images are from, or nothing where they are from several parts."""
+    """Return the name of the split of all changed images, or an empty text if they are from several."""
     places = {summary.split_label(change["split"], change["class_split"]) for change in changes}
     return places.pop() if len(places) == 1 else ""
 
@@ -160,7 +160,7 @@ def _percent(value: float | None) -> str:
 
 
 def _points(value: float | None) -> str:
-    """A difference in points, with a true minus sign."""
+    """Format a difference in points, with a typographic minus sign."""
     if value is None:
         return "\u2013"
     sign = "+" if value > 0.04999 else "\u2212" if value < -0.04999 else "\u00b1"
@@ -176,7 +176,7 @@ def _count(value: float | None) -> str:
 
 
 def _duration(seconds: float | None) -> str:
-    """Seconds in the largest two units.
+    """Format seconds in the largest two units.
 
     >>> _duration(3725.0)
     '1 h 2 min'
@@ -191,7 +191,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def _format_timestamp(text: str) -> str:
-    """An ISO 8601 time to the minute, or the text itself where it is none.
+    """Format an ISO 8601 time to the minute; return any other text as it is.
 
     >>> _format_timestamp("2026-03-01T09:30:12+00:00")
     '2026-03-01 09:30 UTC'
@@ -207,13 +207,13 @@ def _clip(text: str, n: int) -> str:
 
 
 def _named(change: PredictionChangedEvent) -> str:
-    """A picture by its class and file: every class may have a `1.jpg`."""
+    """Return class and file name of an image: every class may have a `1.jpg`."""
     file = _parts(change["source"])[-1:]
     return "/".join([change["label"], *file]) if file else ""
 
 
 def _short(source: str) -> str:
-    """A file with its folder, which is mostly its class; a row of a table by the table alone.
+    """Return a file name with its folder, which is usually its class, or the name and row of a table.
 
     >>> _short("/photos/cat/1.jpg"), _short("/data/pets.parquet#3")
     ('cat/1.jpg', 'pets.parquet#3')
@@ -222,6 +222,6 @@ def _short(source: str) -> str:
 
 
 def _parts(source: str) -> tuple[str, ...]:
-    """The parts of a path on any system, without its root, as they may be shown."""
+    """Return the printable parts of a path of any operating system, without its root."""
     path = PurePath(source.replace("\\", "/"))
     return tuple(printable(part) for part in path.parts if part != path.anchor)

@@ -1,7 +1,7 @@
-"""What the page says about a search: the headline, the score table, classes, rejections, pictures to show.
+"""Compute the values that the page shows of a search: headline, score table, classes, rejections, and images.
 
-Pure functions from the model to small values; the template only lays them out. Each says what it leaves
-out, so that a capped list never reads as a whole one.
+These are pure functions from the state of a search to small values, which the template lays out. Each value includes
+the total count, so that a truncated list never looks complete.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from ipo_dspy.run.state import SearchState
 from ipo_dspy.scoring.score import harmonic_mean
 
 SPLITS = ("test", "validation", "train")
-"""Most telling first."""
+"""Most informative first."""
 _SPOKEN = {"train": "training"}
 PARTS = ("all", "base", "novel")
 PICTURES_SHOWN = 24
@@ -24,7 +24,7 @@ REJECTIONS_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """Start and best on the same images; `loss` is None for a harmonic mean."""
+    """Scores of the start and the best template on the same images; losses are None for a harmonic mean."""
 
     name: str
     images: int | None
@@ -35,13 +35,13 @@ class ScoreRow:
 
     @property
     def gain(self) -> float | None:
-        """Points of accuracy from start to best."""
+        """Gain in accuracy from start to best, in points."""
         return None if self.start is None or self.best is None else self.best - self.start
 
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """One class: percent right under the start and the best template."""
+    """Accuracy on one class, in percent, with the start and the best template."""
 
     name: str
     images: int
@@ -50,31 +50,31 @@ class ClassRow:
 
     @property
     def gain(self) -> float:
-        """Points from start to best."""
+        """Gain from start to best, in points."""
         return self.best - self.start
 
 
 @dataclass(frozen=True, slots=True)
 class ClassTable:
-    """Classes by gain, largest first, and where they were measured."""
+    """Classes by gain, largest first, and the split on which they were measured."""
 
     split: str
     rows: tuple[ClassRow, ...]
 
     @property
     def gained(self) -> int:
-        """How many classes are better recognised."""
+        """Number of classes with a higher accuracy."""
         return sum(row.gain > 0 for row in self.rows)
 
     @property
     def lost(self) -> int:
-        """How many classes are worse recognised."""
+        """Number of classes with a lower accuracy."""
         return sum(row.gain < 0 for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """One reason for rejections, with a few of the texts."""
+    """A reason for rejections, with a few of the rejected texts."""
 
     reason: str
     count: int
@@ -84,7 +84,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class ChangedPredictions:
-    """Changed images of one kind: those shown, and how many were recorded."""
+    """Changed predictions of one kind: those that are shown, and the number that was recorded."""
 
     title: str
     shown: tuple[PredictionChangedEvent, ...]
@@ -92,20 +92,23 @@ class ChangedPredictions:
 
 
 def score_rows(search: SearchState) -> list[ScoreRow]:
-    """Every split and part that was measured, most telling first; what the search itself measured fills gaps."""
+    """Return the scores of every evaluated split and part, most informative first.
+
+    A split that was not evaluated takes the scores of the search itself, if there are any.
+    """
     rows: list[ScoreRow] = []
     for split in SPLITS:
-        found = {part: row for part in PARTS if (row := _evaluated(search, split, part))}
-        rows += found.values()
-        if "base" in found and "novel" in found:
-            rows.append(_harmonic(split, found["base"], found["novel"]))
-        elif not found and (row := _searched(search, split)):
+        evaluated = {part: row for part in PARTS if (row := _evaluated(search, split, part))}
+        rows += evaluated.values()
+        if "base" in evaluated and "novel" in evaluated:
+            rows.append(_harmonic(split, evaluated["base"], evaluated["novel"]))
+        elif not evaluated and (row := _searched(search, split)):
             rows.append(row)
     return rows
 
 
 def split_label(split: str, part: str) -> str:
-    """How a part of a split is called on the page.
+    """Return the name of a part of a split on the page.
 
     >>> split_label("test", "novel")
     'test, novel classes'
@@ -114,17 +117,17 @@ def split_label(split: str, part: str) -> str:
 
 
 def headline(rows: Sequence[ScoreRow]) -> ScoreRow | None:
-    """The row that the page opens with: test images of all classes, else the harmonic mean, else the first."""
-    whole = [row for row in rows if row.gain is not None]
-    for wanted in ("test", _harmonic_name("test")):
-        for row in whole:
-            if row.name == wanted:
+    """Return the row that the page opens with: test images of all classes, else the harmonic mean, else the first."""
+    complete = [row for row in rows if row.gain is not None]
+    for name in ("test", _harmonic_name("test")):
+        for row in complete:
+            if row.name == name:
                 return row
-    return whole[0] if whole else None
+    return complete[0] if complete else None
 
 
 def class_table(search: SearchState) -> ClassTable | None:
-    """Gains and losses of the classes on the most telling split where start and best were evaluated."""
+    """Return gains and losses by class on the most informative split where start and best were evaluated."""
     for split in SPLITS:
         parts = ("all",) if (split, "all", "best") in search.evaluations else ("base", "novel")
         rows = [row for part in parts for row in _class_rows(search, split, part)]
@@ -134,30 +137,30 @@ def class_table(search: SearchState) -> ClassTable | None:
 
 
 def rejected(search: SearchState) -> list[Rejected]:
-    """Rejections by reason, most frequent first, ties by name."""
+    """Return rejections by reason, most frequent first, ties by name."""
     counts = Counter(rejection.reason for rejection in search.rejections)
     return [_rejected(search, *item) for item in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
 
 
 def changed(changes: Sequence[PredictionChangedEvent]) -> list[ChangedPredictions]:
-    """Mended and broken images, evenly thinned out to `PICTURES_SHOWN` in all."""
-    mended = [c for c in changes if c["after"] == c["label"] != c["before"]]
+    """Return fixed and broken predictions, an evenly spaced sample of at most `PICTURES_SHOWN` in total."""
+    fixed = [c for c in changes if c["after"] == c["label"] != c["before"]]
     broken = [c for c in changes if c["before"] == c["label"] != c["after"]]
     half = PICTURES_SHOWN // 2
-    few_mended, few_broken = min(len(mended), half), min(len(broken), half)
+    few_fixed, few_broken = min(len(fixed), half), min(len(broken), half)
     return [
-        ChangedPredictions("Mended", tuple(evenly_spaced(mended, PICTURES_SHOWN - few_broken)), len(mended)),
-        ChangedPredictions("Broken", tuple(evenly_spaced(broken, PICTURES_SHOWN - few_mended)), len(broken)),
+        ChangedPredictions("Fixed", tuple(evenly_spaced(fixed, PICTURES_SHOWN - few_broken)), len(fixed)),
+        ChangedPredictions("Broken", tuple(evenly_spaced(broken, PICTURES_SHOWN - few_fixed)), len(broken)),
     ]
 
 
 def select_example_changes(changes: Sequence[PredictionChangedEvent]) -> list[PredictionChangedEvent]:
-    """The changes on the most telling split that has any; those on training images say little."""
-    best = min((_telling(change["split"]) for change in changes), default=0)
-    return [change for change in changes if _telling(change["split"]) == best]
+    """Return the changes on the most informative split that has any; training images are the least informative."""
+    best = min((_split_order(change["split"]) for change in changes), default=0)
+    return [change for change in changes if _split_order(change["split"]) == best]
 
 
-def _telling(split: str) -> int:
+def _split_order(split: str) -> int:
     return SPLITS.index(split) if split in SPLITS else len(SPLITS)
 
 
@@ -169,7 +172,7 @@ def _evaluated(search: SearchState, split: str, part: str) -> ScoreRow | None:
 
 
 def _searched(search: SearchState, split: str) -> ScoreRow | None:
-    """The score on the images that the search itself used."""
+    """Return the score on the images that the search itself used."""
     start, best, setup = search.start, search.best, search.setup
     if split == "train" and start and best:
         return _row("training", setup["images"] or None, _fields(start), _fields(best))
@@ -205,12 +208,12 @@ def _harmonic_name(split: str) -> str:
 def _class_rows(search: SearchState, split: str, part: str) -> Iterable[ClassRow]:
     start, best = (search.evaluations.get((split, part, role)) for role in ("start", "best"))
     for name, (right, total) in best["per_class"].items() if start and best else ():
-        before, of = start["per_class"].get(name, (0, 0)) if start else (0, 0)
-        if total and of:
-            yield ClassRow(name, total, 100 * before / of, 100 * right / total)
+        right_before, total_before = start["per_class"].get(name, (0, 0)) if start else (0, 0)
+        if total and total_before:
+            yield ClassRow(name, total, 100 * right_before / total_before, 100 * right / total)
 
 
 def _rejected(search: SearchState, reason: str, count: int) -> Rejected:
-    own = [rejection for rejection in search.rejections if rejection.reason == reason]
-    texts = dict.fromkeys(rejection.text for rejection in own)
-    return Rejected(reason, count, tuple(texts)[:REJECTIONS_SHOWN], own[0].message)
+    rejections = [rejection for rejection in search.rejections if rejection.reason == reason]
+    texts = dict.fromkeys(rejection.text for rejection in rejections)
+    return Rejected(reason, count, tuple(texts)[:REJECTIONS_SHOWN], rejections[0].message)

@@ -1,8 +1,8 @@
-"""Thumbnails of images that a journal names, as `data:` addresses; None where the picture is not at hand.
+"""Encode thumbnails of the images of a journal as `data:` URLs; None if an image is not available.
 
-A journal names files and never holds pictures, so they are looked up when the page is written. Files may
-be anything: they are read as everywhere (`clip.image_io`), and what goes into the page is freshly encoded, so no
-metadata and no file of a stranger gets there.
+A journal names image files and does not contain their pixels, so the files are read when the page is written. They are
+untrusted: `clip.image_io` opens them, and the page contains only newly encoded thumbnails, never metadata or the
+original bytes.
 """
 
 import base64
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SIDE = 96
 MAX_FILE_BYTES = 2**29
 MAX_TABLE_BYTES = 2**29
-"""Row groups of a parquet file are decoded whole; larger ones are left alone."""
+"""Row groups of a parquet file are decoded whole; larger ones are skipped."""
 
 _UNREADABLE = (
     ImageError,
@@ -38,13 +38,13 @@ _UNREADABLE = (
     ImportError,
     tarfile.TarError,
 )
-"""No image, no such row, or what pyarrow and tarfile raise for broken files."""
+"""Errors of images and rows that are missing, and of pyarrow and tarfile on broken files."""
 
 _log = logging.getLogger(__name__)
 
 
 def thumbnail(source: str) -> str | None:
-    """Return the image that `source` names as a `data:` address of at most 96 x 96 pixels.
+    """Return the image that `source` names as a `data:` URL of at most 96 x 96 pixels.
 
     Args:
         source: an absolute path, `FILE.parquet#ROW` with a column of `{bytes, path}`, or `FILE.tar#MEMBER`.
@@ -97,7 +97,7 @@ def _tar_image(archive: str, name: str) -> bytes:
 
 
 def _table_cell(path: Path, row: int) -> Mapping[str, Any]:
-    """Return the image cell of one row; only the row group that holds it is read."""
+    """Return the image cell of one row; only its row group is read."""
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as table:
@@ -114,11 +114,13 @@ def _table_cell(path: Path, row: int) -> Mapping[str, Any]:
 
 
 def _image_column(schema: "Schema") -> str:
-    """Return the name of the column `image`, or of the only one that holds the bytes of files."""
-    held = [field.name for field in schema if str(field.type).startswith("struct<") and "bytes: " in str(field.type)]
-    if "image" not in schema.names and len(held) != 1:
-        raise ValueError("no one image column")
-    return "image" if "image" in schema.names else str(held[0])
+    """Return the name of the column `image`, or of the only column of file bytes."""
+    candidates = [
+        field.name for field in schema if str(field.type).startswith("struct<") and "bytes: " in str(field.type)
+    ]
+    if "image" not in schema.names and len(candidates) != 1:
+        raise ValueError("no unique image column")
+    return "image" if "image" in schema.names else str(candidates[0])
 
 
 def _encode(image: "Image") -> str:

@@ -1,4 +1,4 @@
-"""The page of an occlusion analysis: a template without each word and phrase, and what it confuses."""
+"""Write the page of a word ablation: scores without each word and phrase, and the class confusions."""
 
 import os
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ CONFUSIONS_SHOWN = 40
 
 
 def write_words(found: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
-    """Write the page of what `occlusion.Explanation.plain` gives, and return where it lies.
+    """Write the page of the plain values of a word ablation, and return its path.
 
     Raises:
         JournalError: the page cannot be written.

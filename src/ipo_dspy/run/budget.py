@@ -13,14 +13,14 @@ class LMResponse:
     """The response of a language model to one request, and its cost.
 
     Attributes:
-        texts: untrusted; empty where nothing could be read.
-        model: who answered.
-        calls: 0 for an answer from DSPy's cache.
+        texts: untrusted; empty if no text could be read.
+        model: name of the model that responded.
+        calls: 0 for a response from DSPy's cache.
         prompt_tokens, completion_tokens: as the provider counted, or estimated.
-        cost: USD; `None` where the price is unknown.
-        cut: whether the token limit ended it.
+        cost: USD; `None` if the price is unknown.
+        cut: True if the token limit was reached.
         fault: the reason why `texts` is empty.
-        estimated: number of calls whose tokens were counted here, since the server gave none or none credible.
+        estimated: number of calls whose tokens were counted here because the server reported none or implausible ones.
     """
 
     texts: tuple[str, ...]
@@ -39,7 +39,7 @@ class Usage:
     """The usage of all requests so far.
 
     Attributes:
-        calls: requests that were answered.
+        calls: requests with a response.
         prompt_tokens, completion_tokens: as the providers counted, or estimated.
         cost: USD, of the requests whose price is known.
         unpriced: requests whose price is unknown.
@@ -57,7 +57,7 @@ class Usage:
 
     @property
     def tokens(self) -> int:
-        """Prompt and completion."""
+        """Number of prompt and completion tokens."""
         return self.prompt_tokens + self.completion_tokens
 
     def plus(self, answer: LMResponse) -> "Usage":
@@ -80,7 +80,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits of what a run may spend; `None` is no limit.
+    """Limits of what a run may spend; `None` disables a limit.
 
     Attributes:
         max_lm_calls: requests to language models.
@@ -97,20 +97,20 @@ class Budget:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            whole = field.name in ("max_lm_calls", "max_tokens")
-            kinds = (int,) if whole else (int, float)
+            is_integer = field.name in ("max_lm_calls", "max_tokens")
+            kinds = (int,) if is_integer else (int, float)
             if value is not None and (
                 isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf
             ):
                 raise InputError(
-                    f"must be a positive {'integer' if whole else 'number'}, or None for no limit",
+                    f"must be a positive {'integer' if is_integer else 'number'}, or None for no limit",
                     argument=field.name,
                     value=value,
-                    hint=Hint("for example {}", Argument(field.name, 100 if whole else 2.5)),
+                    hint=Hint("for example {}", Argument(field.name, 100 if is_integer else 2.5)),
                 )
 
     def spent_of(self, spent: Usage) -> dict[str, float]:
-        """Return the amount that counts towards each limit that is set."""
+        """Return the amount spent of each limit that is set."""
         amounts = {
             "max_lm_calls": spent.calls,
             "max_tokens": spent.tokens,
@@ -120,16 +120,16 @@ class Budget:
         return {name: amount for name, amount in amounts.items() if getattr(self, name) is not None}
 
     def reached(self, spent: Usage) -> str | None:
-        """Return the name of the first limit that leaves nothing."""
+        """Return the name of the first limit that is used up, or None."""
         return next((name for name, amount in self.spent_of(spent).items() if amount >= getattr(self, name)), None)
 
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """When the time of a run is up.
+    """The deadline of a run.
 
     Attributes:
-        at: of `time.monotonic()`.
+        at: time of the deadline, by `time.monotonic()`.
         allowed: seconds that the run may take.
     """
 
@@ -137,7 +137,7 @@ class RunEnd:
     allowed: float
 
     def seconds_left(self) -> float:
-        """Return how long until then; 0 when it is over."""
+        """Return the seconds until the deadline; 0 after it."""
         return max(0.0, self.at - time.monotonic())
 
     def check(self) -> None:

@@ -5,7 +5,7 @@ as they happen, and `run_state.RunState` folds them into the state of the run. A
 kind is tested: `if event["event"] == "trial": event["accuracy"]`.
 
 `ProgressEvent` and `ImageSkippedEvent` are transient: they are not recorded. No event holds pictures, keys, headers or
-request settings of a language model; images are named by where they can be found again.
+request settings of a language model; images are identified by their source.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -54,7 +54,7 @@ class SearchStartedEvent(TypedDict):
 class LMResponseEvent(TypedDict):
     """The response of a language model to a request, and its cost.
 
-    `request_id` is the same in every session of the run, so a response is never paid for twice. `calls` is 0 for a
+    `request_id` is the same in every session of the run, so no response is billed twice. `calls` is 0 for a
     response from DSPy's cache; `cost` is in USD, null if the price is unknown; `estimated` is the number of calls whose
     tokens were counted here; `truncated` is true if the token limit was reached; `error` is the reason why `texts` is
     empty; `run_seconds` is the time of the run so far, over all its sessions.
@@ -250,8 +250,8 @@ Event: TypeAlias = Union[  # noqa: UP007  # get_args reads it
 Observer: TypeAlias = Callable[[Event], None]
 """Called with every recorded event once it is written, and with transient ones.
 
-One that also has a method `resume(past)` is given the events of earlier sessions first. Observers are called one at a
-time, so a slow one holds up the run, and an exception of one ends it.
+An observer with a method `resume(past)` receives the events of earlier sessions first. Observers are called one at a
+time, so a slow one delays the run, and an exception in one ends it.
 """
 
 
@@ -259,7 +259,7 @@ class EventSink(Protocol):
     """A destination of events: `journal.Journal` or `recorder.NoJournal`."""
 
     def append(self, *events: Event) -> None:
-        """Keep events; they are safe when this returns."""
+        """Write events; they are stored when this returns."""
 
 
 TRANSIENT = frozenset({"progress", "image_skipped"})
@@ -275,21 +275,21 @@ _FORMS: Mapping[str, Mapping[str, Any]] = {_kind(event): get_type_hints(event) f
 """The type of each field of each kind."""
 
 LARGEST = 1e15
-"""No number of a run is larger; infinity and NaN are none."""
+"""Upper bound of all numbers in a run; excludes infinity and NaN."""
 
 PERSISTED: Mapping[str, frozenset[str]] = {
     _kind(event): frozenset(event.__required_keys__ - {"event"})
     for event in get_args(Event)
     if _kind(event) not in TRANSIENT
 }
-"""The fields that each recorded kind must have; a journal may hold more of them, never fewer."""
+"""Required fields of each recorded kind; a journal may have more fields, never fewer."""
 
 OUTCOME_KINDS = frozenset({"selected", "evaluation", "prediction_changed", "run_finished"})
 """Kinds of the outcome; a resumed run records them again."""
 
 
 def misfits(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the fields whose values have another type than their kind says, with that type in words.
+    """Yield the fields whose values have the wrong type, with the expected type as text.
 
     >>> list(misfits({"event": "run_finished", "status": "finished", "seconds": "3", "calls": 0, "tokens": 0}))
     [('seconds', 'a finite number')]

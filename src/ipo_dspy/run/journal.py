@@ -1,8 +1,8 @@
-"""The journal of a run: one JSON object a line, each on disk before the run goes on.
+"""The journal of a run: one JSON object per line, each on disk before the run continues.
 
-A run folder holds `journal.jsonl`. Whatever was computed or paid for is a line in it, so a crash, a kill or a full disk
-loses at most the line being written. `events` defines the kinds of lines and their fields. One process at a time writes
-it, under a lock on the file itself, which the operating system releases when the process dies.
+A run folder holds `journal.jsonl`. Every computed or billed result is a line in it, so a crash, a kill or a full disk
+loses at most the line that is being written. `events` defines the kinds of lines and their fields. One process at a
+time writes it, holding a lock on the file itself, which the operating system releases when the process dies.
 """
 
 import contextlib
@@ -23,22 +23,22 @@ from ipo_dspy.run.journal_schema import upgrade
 
 FILE_NAME = JOURNAL_FILE
 MAX_BYTES = 1 << 30
-"""Limit of a journal that is read; a run of thousands of steps writes a few megabytes."""
+"""Maximum size of a journal that is read; a run of thousands of steps writes a few megabytes."""
 PATIENCE = 1.0
-"""Seconds to wait for the lock: `ipo-dspy watch` holds it for an instant to see whether the run lives."""
+"""Seconds to wait for the lock: `ipo-dspy watch` holds it briefly to check whether the run is alive."""
 
 
 class Journal:
     """Appends events to `folder/journal.jsonl`, each flushed and synced before `append` returns.
 
     An existing journal is continued: a partial last line is truncated, so that new events start on a line of their own,
-    and its events are in `past`. One that somebody empties or removes meanwhile is written anew.
+    and its events are in `past`. A journal that is emptied or removed while it is open is written again.
 
     Attributes:
-        past: the events that the folder held when it was opened.
+        past: events of the folder at the time of opening.
 
     Raises:
-        JournalError: the folder cannot be made or written, another process writes it, or its journal is damaged.
+        JournalError: the folder cannot be created or written, another process writes it, or its journal is corrupt.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -54,7 +54,7 @@ class Journal:
                 content = self._file.content
             except FileInUseError as error:
                 raise JournalError(
-                    f"log_dir {str(self.folder)!r} is being written by another process; wait until it is done, or name "
+                    f"log_dir {str(self.folder)!r} is being written by another process; wait until it is done, or use "
                     f"another folder, e.g. '{self.folder}-2'"
                 ) from error
             except OSError as error:
@@ -63,10 +63,10 @@ class Journal:
             undo.pop_all()
 
     def append(self, *events: Mapping[str, object]) -> None:
-        """Write events with one sync; they are on disk when this returns. After a kill the first ones or all are there.
+        """Write events with one sync; they are on disk when this returns. A killed process leaves a prefix of them.
 
         Raises:
-            JournalError: the disk is full or gone; what was written before stays readable.
+            JournalError: the disk is full or gone; earlier events stay readable.
         """
         lines = [_line(event) for event in events]
         if not lines:
@@ -75,14 +75,13 @@ class Journal:
             try:
                 self._file.append(b"".join(lines))
             except OSError as error:
-                kept = "; what it holds is whole, and the same run goes on from there"
-                raise self._unwritable(error, kept) from error
+                raise self._unwritable(error, "; the journal is intact, and the run can be resumed from it") from error
 
     def close(self) -> None:
-        """Close the file; appending afterwards is an error. A run that was refused before it began leaves nothing.
+        """Close the file; appending afterwards is an error. An empty journal and its empty folder are removed.
 
         Raises:
-            JournalError: the file was removed, and cannot be written anew.
+            JournalError: the file was removed, and cannot be written again.
         """
         with self._writing:
             try:
@@ -94,7 +93,7 @@ class Journal:
         self._file.close(remove_empty=True)
         if not self.path.exists():
             with contextlib.suppress(OSError):
-                self.folder.rmdir()  # fails, as it should, where something else lies in it
+                self.folder.rmdir()  # fails if the folder has other files, as intended
 
     def __enter__(self) -> "Journal":
         return self
@@ -106,11 +105,11 @@ class Journal:
         why = error.strerror or str(error) or type(error).__name__
         if isinstance(error, FileReplacedError):
             return JournalError(
-                f"{str(self.path)!r} cannot be gone on with: {why}; to go on, give that file the name {FILE_NAME!r} in "
-                "a folder of its own"
+                f"{str(self.path)!r} cannot be resumed: {why}; to resume, move that file as {FILE_NAME!r} to "
+                "a separate folder"
             )
         return JournalError(
-            f"log_dir {str(self.folder)!r} cannot be written ({why}){kept}; free space or name a writable folder, "
+            f"log_dir {str(self.folder)!r} cannot be written ({why}){kept}; free space or use a writable folder, "
             "e.g. 'runs/1'"
         )
 
@@ -118,11 +117,11 @@ class Journal:
 def replay(folder: str | os.PathLike[str]) -> list[Event]:
     """Return all events of a run folder (or of a journal file) in order, without a partial last line.
 
-    Earlier outcomes of a resumed run are left out.
+    Earlier outcomes of a resumed run are omitted.
 
     Raises:
-        JournalError: no journal there, a line in its middle is damaged, or it is of a newer version (the line is
-            named).
+        JournalError: no journal exists, a line before the last is corrupt, or it is of a newer version (the message has
+            the line number).
     """
     path = Path(folder)
     path = path / FILE_NAME if path.is_dir() else path
@@ -137,7 +136,7 @@ def replay(folder: str | os.PathLike[str]) -> list[Event]:
 
 
 def _check_kind(path: Path) -> None:
-    """Check that a file may be a journal; a damaged one has the name of one."""
+    """Reject files of other kinds; a corrupt journal is recognized by its name."""
     if path.name == FILE_NAME or not path.is_file() or (kind := described(path)) == JOURNAL:
         return
     run = path.parent if (path.parent / FILE_NAME).is_file() else None
@@ -146,7 +145,7 @@ def _check_kind(path: Path) -> None:
 
 
 def is_written(folder: str | os.PathLike[str]) -> bool | None:
-    """Return True if a process has the journal of a folder open for writing; None if that is unknown."""
+    """Return True if a process is writing the journal of a folder; None if that is unknown."""
     try:
         return is_locked(Path(folder) / FILE_NAME)
     except OSError:
@@ -154,7 +153,7 @@ def is_written(folder: str | os.PathLike[str]) -> bool | None:
 
 
 def drop_superseded_ends(events: list[Event]) -> list[Event]:
-    """Return the events without outcomes of earlier sessions, and without starts that came to nothing."""
+    """Return the events without outcomes of earlier sessions, and without superseded starts."""
     resumed = max((i for i, event in enumerate(events) if event["event"] == "run_resumed"), default=-1)
     begun = max((i for i, event in enumerate(events) if event["event"] == "run_started"), default=-1)
     return [
@@ -165,15 +164,15 @@ def drop_superseded_ends(events: list[Event]) -> list[Event]:
 
 
 def parse_line(line: bytes, path: Path, number: int) -> Event:
-    """Return the event of one line of a journal, also of an older schema.
+    """Return the event in a line of a journal, upgraded from older schemas.
 
     Raises:
-        JournalError: it is damaged or of a newer version.
+        JournalError: the line is corrupt or of a newer version.
     """
     try:
-        event = parse_json(line.decode())  # no other encoding: lines are appended in UTF-8
+        event = parse_json(line.decode())  # always UTF-8, the encoding of `_line`
         if not isinstance(event["event"], str):
-            raise TypeError("the kind of an event is a text")
+            raise TypeError("the kind of an event must be a string")
         event = upgrade(event)
         kind = event["event"]
     except (ValueError, KeyError, TypeError) as error:
@@ -187,9 +186,9 @@ def parse_line(line: bytes, path: Path, number: int) -> Event:
         )
     if missing := PERSISTED[kind] - set(event):
         raise JournalError(f"{str(path)!r} line {number}: event {kind!r} lacks {sorted(missing)}")
-    for name, wanted in misfits(event):
+    for name, expected in misfits(event):
         raise JournalError(
-            f"{str(path)!r} line {number}: event {kind!r} has {repr(event[name])[:80]} as {name!r}, not {wanted}; "
+            f"{str(path)!r} line {number}: event {kind!r} has {repr(event[name])[:80]} as {name!r}, not {expected}; "
             "restore it from a backup or start a run in another folder"
         )
     return cast(Event, event)
@@ -208,16 +207,16 @@ def _line(event: Mapping[str, object]) -> bytes:
     kind = str(event["event"])
     if missing := PERSISTED[kind] - set(event):
         raise TypeError(f"event {kind!r} lacks {sorted(missing)}")
-    # A lone surrogate, which a language model can send, has no UTF-8; its backslash form is JSON's own escape.
+    # A language model can send a lone surrogate, which has no UTF-8 form; its backslash form is JSON's own escape.
     line = json.dumps(event, ensure_ascii=False, allow_nan=False)
     return line.encode("utf-8", errors="backslashreplace") + b"\n"
 
 
 def tail(run: str | os.PathLike[str]) -> Iterator[list[Event]]:
-    """Yield the events appended since the previous iteration; none while there is no journal.
+    """Yield the events appended since the previous iteration; empty until the journal exists.
 
-    A partial last line is left until it is whole. The iteration ends when the file is shorter than what was read of it:
-    the journal of another run is there now. Nothing is locked or written.
+    A partial last line is left until it is complete. The iteration ends when the file is shorter than the part that was
+    read, since it is then the journal of another run. Nothing is locked or written.
 
     Raises:
         JournalError: as `replay`, except that a missing journal is waited for.
@@ -239,6 +238,6 @@ def tail(run: str | os.PathLike[str]) -> Iterator[list[Event]]:
             ) from error
         if size < offset:
             return
-        whole = complete_lines(content)
-        yield [parse_line(line, path, number + i) for i, line in enumerate(whole, start=1)]
-        offset, number = offset + sum(len(line) + 1 for line in whole), number + len(whole)
+        lines = complete_lines(content)
+        yield [parse_line(line, path, number + i) for i, line in enumerate(lines, start=1)]
+        offset, number = offset + sum(len(line) + 1 for line in lines), number + len(lines)

@@ -1,9 +1,9 @@
-"""The schema of journals: its number, and how the events of an older one are read."""
+"""The schema of journals: its version, and the upgrade of events of older schemas."""
 
 from typing import Any
 
 SCHEMA = 3
-"""Recorded with each run. Schema 2 has other names for the same things; a run of schema 1 is shown but not resumed."""
+"""Recorded with each run. Schema 2 has other names for the same fields; a run of schema 1 can only be shown."""
 
 _KINDS = {
     "run": "run_started",
@@ -29,7 +29,7 @@ _STATUSES = {"faults": "errors", "stopped": "interrupted"}
 
 
 def upgrade(event: dict[str, Any]) -> dict[str, Any]:
-    """Return an event of an older schema as one of this schema, and any other event as it is.
+    """Return an event of an older schema as one of this schema, and any other event unchanged.
 
     >>> upgrade({"event": "end", "status": "faults"})
     {'event': 'run_finished', 'status': 'errors'}

@@ -1,8 +1,8 @@
 """The ledger through which all requests to language models go: deduplicated, checked against limits, sent, recorded.
 
 A request has an id that is the same in every session of a run ("step 3/0"). Its response is in the journal before it is
-used, so a run that is killed and resumed pays for no response twice. Limits are exact to one request: while those in
-flight could use up what is left, the next one waits for them.
+used, so a run that is killed and resumed is billed for no response twice. Limits are exact to one request: while the
+requests in flight could use up the rest of a limit, the next one waits for them.
 """
 
 import threading
@@ -21,13 +21,13 @@ __all__ = ["AskOnce", "Budget", "LMResponse", "Ledger", "Usage", "readable"]
 
 
 class AskOnce(Protocol):
-    """Sends a request at most once in the life of a run: `Ledger.once` of one predictor."""
+    """Sends a request at most once per run, over all its sessions: `Ledger.once` of one predictor."""
 
     def __call__(self, question: str, ask: Callable[[], LMResponse], /) -> LMResponse:
         """Return the recorded response, or that of `ask`, which is recorded first.
 
         Raises:
-            BudgetError: a limit of the run leaves nothing for it.
+            BudgetError: a limit of the run is used up.
         """
 
 
@@ -35,9 +35,9 @@ class Ledger:
     """Sends each request once, within limits, and records the responses. Safe to use from several threads.
 
     Args:
-        recorder: records the responses before they are used; its state holds those of earlier sessions.
-        limits: what may be spent.
-        clock: seconds, monotonic.
+        recorder: records the responses before they are used; its state has those of earlier sessions.
+        limits: limits of the run.
+        clock: monotonic clock, in seconds.
 
     >>> ledger = Ledger(limits=Budget(max_lm_calls=1))
     >>> ledger.once("self", "step 1/0", lambda: LMResponse(("a <CLASS>.",), prompt_tokens=9)).texts
@@ -72,7 +72,7 @@ class Ledger:
         return replace(self._state.usage, seconds=self.elapsed)
 
     def cost_of(self, predictor: str, requests: str) -> Usage:
-        """Return the cost of the requests of a predictor whose name begins so, e.g. `step 3/`."""
+        """Return the cost of a predictor's requests whose ids start with a prefix, e.g. `step 3/`."""
         total = Usage()
         for (owner, request), answer in list(self._state.responses.items()):
             if owner == predictor and request.startswith(requests):
@@ -80,11 +80,11 @@ class Ledger:
         return total
 
     def once(self, predictor: str, question: str, ask: Callable[[], LMResponse]) -> LMResponse:
-        """Return the response to a request: the one that is recorded, or a new one, which is recorded first.
+        """Return the recorded response to a request, or send the request and record its response.
 
         Raises:
-            BudgetError: a limit leaves nothing; `ask` was not called, or had to stop at `max_seconds`.
-            JournalError: the response cannot be kept.
+            BudgetError: a limit is used up; `ask` was not called, or stopped at `max_seconds`.
+            JournalError: the response cannot be recorded.
         """
         key = predictor, question
         with self._free:
@@ -113,13 +113,13 @@ class Ledger:
             run_ends.reset(token)
 
     def check_time(self) -> None:
-        """Raise `BudgetError` if the time is up: the only limit that work without requests can reach."""
+        """Raise `BudgetError` if `max_seconds` is reached, the only limit that applies without requests."""
         limit, elapsed = self.limits.max_seconds, self.elapsed
         if limit is not None and elapsed >= limit:
             raise BudgetError("max_seconds", allowed=limit, spent=round(elapsed, 3))
 
     def _may_send(self) -> bool:
-        """Return True if a request may be sent without risking to exceed a limit by more than that request."""
+        """Return True if a request cannot exceed a limit by more than its own cost."""
         spent = self.spent
         if limit := self.limits.reached(spent):
             amount = self.limits.spent_of(spent)[limit]
@@ -127,12 +127,12 @@ class Ledger:
         return not self._in_flight or self._leaves_room(spent)
 
     def _leaves_room(self, spent: Usage) -> bool:
-        """Return True if something is left once each request in flight costs twice the most expensive of its kind."""
+        """Return True if no limit is reached even if each request in flight costs twice the maximum of its kind."""
         answers = list(self._state.responses.items())
         for _, question in self._in_flight:
             known = [answer for (_, other), answer in answers if answer.calls and _kind(other) == _kind(question)]
             if not known and (self.limits.max_tokens or self.limits.max_cost):
-                return False  # nothing is known yet of what one costs
+                return False  # the cost of a request of this kind is not known yet
             tokens = max((answer.prompt_tokens + answer.completion_tokens for answer in known), default=0)
             cost = max((answer.cost or 0.0 for answer in known), default=0.0)
             spent = spent.plus(LMResponse((), calls=1, prompt_tokens=2 * tokens, cost=2 * cost))
@@ -158,5 +158,5 @@ class Ledger:
 
 
 def _kind(question: str) -> str:
-    """`step`, `describe`, ...: requests of a kind cost about the same."""
+    """Return `step`, `describe`, ...: requests of a kind cost about the same."""
     return question.partition(" ")[0]

@@ -1,7 +1,7 @@
-"""Progress of a run for people: bars, and a line for each better template.
+"""Progress of a run on stderr: bars, and a line for each better template.
 
-Bars need a terminal, or a notebook with ipywidgets. A notebook without it, and a log where progress was asked for, get
-lines alone. This is the only observer that prints, and the only module besides the command line that does.
+Bars need a terminal, or a notebook with ipywidgets. A notebook without it, and a log for which progress is enabled, get
+lines only. This is the only observer that prints, and the only such module outside the command line.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.run.events import Event, TrialEvent
 
 _LINES_PER_RUN = 10
-"""Lines on the steps of a search where there are no bars."""
+"""Number of lines for the steps of a search without bars."""
 _SHOWN_CLASSES = 3
 
 
@@ -29,8 +29,8 @@ class ProgressDisplay:
     """An observer that shows stages and steps as bars, and a line for each better template.
 
     Args:
-        steps: planned, for the bar of the search.
-        lines: write lines where there can be no bars; by default nothing is written there.
+        steps: planned steps, the length of the search bar.
+        lines: write lines where bars cannot be shown; by default nothing is written there.
     """
 
     def __init__(self, *, steps: int = 0, lines: bool = False) -> None:
@@ -64,7 +64,7 @@ class ProgressDisplay:
         if event["event"] == "progress":
             self.show(event["stage"], event["done"], event["total"])
         elif event["event"] == "search_started":
-            self._best = None  # another classifier's templates are compared among themselves
+            self._best = None  # templates of different classifiers are not compared
         elif event["event"] == "trial":
             self._note(event)
         elif event["event"] == "step":
@@ -73,29 +73,29 @@ class ProgressDisplay:
             self.show("steps", self.steps, self.steps)
 
     def say(self, text: str) -> None:
-        """Write a line for people to stderr, above the bars."""
+        """Write a line to stderr, above the bars."""
         self._progress.console.print(Text(printable(text)), soft_wrap=True)
 
     def show(self, stage: str, done: int, total: int) -> None:
-        """Move the bar of a stage, which appears when it is first named."""
+        """Update the bar of a stage, which is added on first use."""
         if self.bars:
             if stage not in self._tasks:
                 self._tasks[stage] = self._progress.add_task(stage, total=total, note="")
             self._progress.update(self._tasks[stage], completed=done, total=total)
         elif self._lines:
-            self._tell(stage, done, total)
+            self._print_progress(stage, done, total)
 
-    def _tell(self, stage: str, done: int, total: int) -> None:
-        """Write a line when a bar would be full, or for steps at each tenth."""
+    def _print_progress(self, stage: str, done: int, total: int) -> None:
+        """Write a line when a stage is complete, and at each tenth of the steps."""
         tenth = done * _LINES_PER_RUN // max(1, total)
         if tenth > self._tenths.get(stage, 0) and (stage == "steps" or done == total):
             self.say(f"{stage}: {done} of {total}")
         self._tenths[stage] = tenth
 
     def _note(self, trial: TrialEvent) -> None:
-        """Write a line for each template that is better than all earlier ones; the bar keeps its accuracy."""
+        """Write a line for each template that is better than all earlier ones; the bar shows its accuracy."""
         row = (-trial["accuracy"], trial["loss"])
-        self.show("steps", max(0, trial["step"] - 1), self.steps)  # its step is still under way
+        self.show("steps", max(0, trial["step"] - 1), self.steps)  # its step is not finished
         if self._lines and (self._best is None or row < self._best):
             self._best = row
             text = trial["template"].replace("\n", " | ")
@@ -107,7 +107,7 @@ class ProgressDisplay:
 def data_line(
     classifiers: Iterable[tuple[str, Sequence[str] | None, str]], images: int, validation_images: int | None
 ) -> str:
-    """Return what a run has read: class names and model of each classifier, and how many images.
+    """Return a summary of the inputs: class names and model of each classifier, and the number of images.
 
     >>> data_line([("self", ["bee", "cat", "dog", "elk"], "demo")], 64, 16)
     '4 classes (bee, cat, dog, ...), model demo; 64 training images, 16 validation images'

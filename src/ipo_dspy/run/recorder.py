@@ -1,4 +1,4 @@
-"""Records the events of a run: to the journal first, then into the run's state, then to the observers, in one order."""
+"""Record the events of a run: first in the journal, then in the run's state, then by the observers, in one order."""
 
 import threading
 from collections.abc import Iterable, Sequence
@@ -8,12 +8,12 @@ from ipo_dspy.run.state import RunState
 
 
 class NullJournal:
-    """A journal that keeps nothing: that of a run without `log_dir`."""
+    """A journal that discards everything, for runs without `log_dir`."""
 
     past: tuple[Event, ...] = ()
 
     def append(self, *events: Event) -> None:
-        """Forget the events."""
+        """Discard the events."""
 
     def __enter__(self) -> "NullJournal":
         return self
@@ -23,17 +23,17 @@ class NullJournal:
 
 
 class EventRecorder:
-    """Records events, also from several threads at once.
+    """Records events. Safe to use from several threads.
 
-    An observer with a method `resume(past)` is given the events of the run's earlier sessions before any other event.
+    An observer with a method `resume(past)` receives the events of the run's earlier sessions before any other event.
 
     Args:
-        journal: keeps the events.
-        observers: called with each event, in the order of the journal, one after the other.
+        journal: stores the events.
+        observers: called with each event, in the order of the journal, one at a time.
         past: the events of the run's earlier sessions.
 
     Attributes:
-        state: what the events so far amount to.
+        state: state of the run after the events so far.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class EventRecorder:
                 resume(past)
 
     def record(self, *events: Event) -> None:
-        """Write events to the disk together, then pass them on one by one."""
+        """Write events to disk together, then pass them to the observers one by one."""
         with self._lock:
             self.journal.append(*events)
             for event in events:
@@ -55,11 +55,11 @@ class EventRecorder:
                 self.notify(event)
 
     def notify(self, event: Event) -> None:
-        """Pass on an event that need not be kept."""
+        """Pass an event to the observers without recording it."""
         with self._lock:
             for observer in self.observers:
                 observer(event)
 
     def progress(self, predictor: str, stage: str, done: int, total: int) -> None:
-        """Report how far a stage is."""
+        """Report the progress of a stage."""
         self.notify(ProgressEvent(event="progress", predictor=predictor, stage=stage, done=done, total=total))

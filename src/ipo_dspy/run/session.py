@@ -1,7 +1,7 @@
-"""One session of a run: its journal, its ledger, and whether it may resume what an earlier session began.
+"""One session of a run: its journal, its ledger, and the checks before an earlier session is resumed.
 
-A run is its folder. The same folder resumes the run; settings that differ from the earlier ones are listed and refused,
-unless the caller allows them. Other images or another CLIP model are always refused: their scores are not comparable.
+A run is identified by its folder, and the same folder resumes it. Changed settings raise an error that lists them,
+unless the caller allows them. Other images or another CLIP model always raise: their scores are not comparable.
 """
 
 import os
@@ -31,7 +31,7 @@ MUTABLE_SETTINGS = frozenset(
         "num_threads",
     }
 )
-"""Settings that say how far a run goes, not which way: they may change from one session to the next."""
+"""Settings that affect only the length of a run and may change between sessions."""
 VERSIONS = ("ipo_dspy", "dspy", "litellm", "open_clip_torch", "torch")
 
 
@@ -39,10 +39,10 @@ class Session:
     """Records the events and responses of one session.
 
     Args:
-        journal: of the run.
-        limits: what the run may spend.
+        journal: journal of the run.
+        limits: limits of the run.
         observers: called with every event.
-        stop: called again and again; true ends the run.
+        stop: called repeatedly; True ends the run.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Session:
         self._resumed: RunResumedEvent | None = None
 
     def check_stop(self) -> None:
-        """Raise `StoppedError` if the end of the run was asked for."""
+        """Raise `StoppedError` if the run was asked to stop."""
         if self.stop():
             raise StoppedError
 
@@ -67,7 +67,7 @@ class Session:
         """Record that a run starts, or check that the earlier one may be resumed.
 
         Raises:
-            JournalError: its settings were others, and that is not allowed.
+            JournalError: its settings have changed, which is not allowed.
         """
         versions = package_versions(VERSIONS)
         now, past = datetime.now(UTC).isoformat(timespec="seconds"), self.state.started
@@ -92,9 +92,9 @@ class Session:
         self._resumed = RunResumedEvent(event="run_resumed", started=now, changed=changed, versions=versions)
 
     def start_searches(self, searches: Sequence[SearchStartedEvent]) -> None:
-        """Record what the searches are about, or check that a resumed run is about the same.
+        """Record the setup of the searches, or check that a resumed run has the same setup.
 
-        Only a run that may be resumed is recorded as such, since that cancels its earlier outcome.
+        The resumption is recorded only after these checks, because it cancels the earlier outcome.
 
         Raises:
             JournalError: the folder holds a search over other images or with another model.
@@ -112,7 +112,7 @@ class Session:
                 self.recorder.record(search)
 
     def finish(self, status: str) -> None:
-        """Record why the session ends and what the run has cost."""
+        """Record the reason for the end and the cost of the run."""
         spent = self.ledger.spent
         self.recorder.record(
             RunFinishedEvent(
@@ -135,7 +135,8 @@ class Session:
             f"{self.folder!r} holds a run with other settings: {listed}",
             argument="log_dir",
             hint=Hint(
-                f"restore {', '.join('{}' for _ in changes)}, use another folder, or pass {{allow_config_changes}} to resume",
+                f"restore {', '.join('{}' for _ in changes)}, use another folder, "
+                "or pass {allow_config_changes} to resume",
                 *(Argument(name, before) for name, (before, _) in changes.items()),
                 allow_config_changes=True,
             ),
@@ -150,25 +151,25 @@ def open_session(
     observers: Sequence[Observer],
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Session]:
-    """Open the run of a folder for one session; without a folder nothing is kept.
+    """Open the run of a folder for one session; without a folder nothing is stored.
 
     Raises:
-        JournalError: the folder cannot be written, is in use, or its journal is damaged.
+        JournalError: the folder cannot be written, is in use, or its journal is corrupt.
     """
     with NullJournal() if log_dir is None else Journal(log_dir) as journal:
         yield Session(journal, limits, observers, stop)
 
 
 def _difference(before: SearchStartedEvent, now: SearchStartedEvent) -> str | None:
-    """Return what differs between two searches whose scores are not comparable."""
+    """Return the difference that makes the scores of two searches incomparable, or None."""
     if before.get("data_fingerprint") != now["data_fingerprint"]:
         return "images, labels or classes"
     if before["model"] != now["model"]:
         return "CLIP model"
     # An earlier version did not record the fingerprint of the validation images.
     fingerprints = {search.get("validation_fingerprint", now["validation_fingerprint"]) for search in (before, now)}
-    same = before["validation_images"] == now["validation_images"] and len(fingerprints) == 1
-    return None if same else "validation images"
+    is_same = before["validation_images"] == now["validation_images"] and len(fingerprints) == 1
+    return None if is_same else "validation images"
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:

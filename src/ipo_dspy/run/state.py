@@ -1,7 +1,7 @@
 """The state of a run, folded from its events one by one.
 
-A run that goes on, one that is resumed, the report, `ipo-dspy watch`, the learning curves and MLflow all read this
-state, so an event means the same to each of them. It knows neither files nor terminals.
+The search, a resumed run, the report, `ipo-dspy watch`, the learning curves and MLflow all read this state, so an event
+means the same to each of them. It depends neither on files nor on terminals.
 """
 
 from collections.abc import Iterable, Mapping
@@ -44,11 +44,11 @@ class SearchState:
 
     Attributes:
         predictor: name of the classifier inside the program.
-        setup: what the search is about; empty until its first event.
-        history: the trials; one that is recorded twice counts once.
-        better: each trial that ranks before all earlier ones, the first trial included.
+        setup: data, model and start template of the search; empty until its first event.
+        history: the trials; a trial that is recorded twice counts once.
+        better: each trial that ranks before all earlier ones, including the first trial.
         steps: number of the last finished step.
-        rejections, errors: in order.
+        rejections, errors: in order of recording.
         descriptions: pairs of an image's source and its description.
         selected: the outcome, until the run is resumed.
         evaluations: by split, class split and role.
@@ -68,7 +68,7 @@ class SearchState:
         self.clear_outcome()
 
     def clear_outcome(self) -> None:
-        """Forget how the search ended."""
+        """Clear the outcome of the search."""
         self.selected: SelectedEvent | None = None
         self.evaluations: dict[tuple[str, str, str], EvaluationEvent] = {}
         self.changes: list[PredictionChangedEvent] = []
@@ -88,7 +88,7 @@ class SearchState:
 
     @property
     def start_text(self) -> str:
-        """The template that the search began with."""
+        """The start template."""
         return str(self.start.template) if self.start else self.setup["start"]
 
     @property
@@ -107,7 +107,7 @@ class SearchState:
         return values
 
     def fold(self, event: Event) -> None:
-        """Take in an event of this search."""
+        """Apply an event of this search."""
         if event["event"] == "search_started":
             self.setup = event
         elif event["event"] == "trial":
@@ -139,16 +139,16 @@ class SearchState:
 
 
 class RunState:
-    """The state of a run so far; it takes in the events in order.
+    """The state of a run after the events that were folded so far.
 
     Attributes:
-        begun: whether there was any event.
+        begun: True after the first event.
         started: the event that began the run.
-        settings: those of the last session, with the seed.
+        settings: settings of the last session, with the seed.
         searches: by the classifier's name.
-        responses: of language models, by classifier and request.
-        usage: what they cost.
-        run_seconds: seconds of the run at the last event that says so, over all its sessions.
+        responses: responses of language models, by classifier and request.
+        usage: usage of all responses.
+        run_seconds: seconds of the run at the last event that has them, over all its sessions.
         finished: the event that ended it, until the run is resumed.
 
     >>> state = RunState([{"event": "run_finished", "status": "patience", "seconds": 3.0, "calls": 0, "tokens": 0}])
@@ -169,7 +169,7 @@ class RunState:
 
     @property
     def status(self) -> str | None:
-        """The reason for the end; None while there is none."""
+        """The reason for the end; None if the run has not ended."""
         return None if self.finished is None else self.finished["status"]
 
     @property
@@ -179,9 +179,10 @@ class RunState:
 
     @property
     def has_progress(self) -> bool:
-        """Return True if anything but connectivity checks was answered or scored; until then settings are free."""
+        """True if the run has a trial or a response beyond connectivity checks; until then settings may change."""
         return any(search.history for search in self.searches.values()) or any(
-            not request.startswith("greet ") for _, request in self.responses
+            not request.startswith("greet ")  # kept: in journals
+            for _, request in self.responses  # kept: in journals
         )
 
     def search(self, predictor: str) -> SearchState:
@@ -189,16 +190,16 @@ class RunState:
         return self.searches.setdefault(predictor, SearchState(predictor))
 
     def fold(self, event: Event) -> None:
-        """Take in the next event.
+        """Apply the next event.
 
         Raises:
-            JournalError: a trial or a count that cannot be used.
+            JournalError: a trial or a count is invalid.
         """
         self.begun = True
         if event["event"] == "lm_response" or event["event"] == "step":
             self.run_seconds = max(self.run_seconds, event.get("run_seconds", 0.0))
         if event["event"] in {"trial", "step", "selected"}:
-            self.finished = None  # the run went on
+            self.finished = None  # the run was continued
         if event["event"] == "run_started":
             self.started, self.settings = event, {**event["settings"], "seed": event["seed"]}
         elif event["event"] == "run_resumed":
@@ -224,7 +225,7 @@ class RunState:
 
 
 def readable(text: str) -> str:
-    r"""Return a text without half surrogate pairs, which a model can send and no request can hold.
+    r"""Return a text without lone surrogates, which a model can send but no request can contain.
 
     >>> readable("a \ud83d <CLASS>")
     'a ? <CLASS>'
@@ -234,7 +235,7 @@ def readable(text: str) -> str:
 
 def _trial(event: TrialEvent) -> Trial:
     try:
-        # `Template.parse` would refuse what an earlier version accepted.
+        # `Template.parse` would reject templates that an earlier version accepted.
         template, score = Template(tuple(event["template"].split("\n"))), Score(event["accuracy"], event["loss"])
     except InputError as error:
         raise JournalError(
@@ -249,7 +250,7 @@ def _response(event: LMResponseEvent) -> LMResponse:
         texts=tuple(map(readable, event["texts"])),
         model=event["model"],
         calls=event["calls"],
-        prompt_tokens=max(0, event["prompt_tokens"]),  # older versions believed a server that reported less
+        prompt_tokens=max(0, event["prompt_tokens"]),  # older versions recorded negative counts of a server
         completion_tokens=max(0, event["completion_tokens"]),
         cost=None if event["cost"] is None else max(0.0, event["cost"]),
         cut=event["truncated"],

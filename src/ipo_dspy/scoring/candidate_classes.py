@@ -1,9 +1,9 @@
-"""Which classes each image may be given, where that differs from image to image.
+"""Candidate classes of each image, for data in which they differ from image to image.
 
-A table of images times classes would be a gigabyte for a million images and a thousand classes. Images mostly share
-their choices, so each distinct set is kept once, as class indices, and the table is made for the images of a block.
+A table of images by classes would be a gigabyte for a million images and a thousand classes. Most images share their
+candidates, so each distinct set is stored once, as class indices, and the table is built for one block at a time.
 
-Letters: N images, n images of a block, C classes, S distinct sets, K their members in all.
+Letters: N images, n images of a block, C classes, S distinct sets, K members of all sets.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,13 +15,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class CandidateClasses:
-    """The classes that each of N images may be given.
+    """The classes that each of N images may be predicted as.
 
     Attributes:
-        which: [N], the set of each image.
-        begins: [S + 1], where each set begins among the members.
+        which: [N], index of the set of each image.
+        begins: [S + 1], offset of each set in `members`.
         members: [K], class indices, set after set.
-        classes: how many there are, C.
+        classes: number of classes, C.
 
     >>> allowed = CandidateClasses.of([("cat", "dog"), ("emu",), ("cat", "dog")], {"cat": 0, "dog": 1, "emu": 2})
     >>> allowed.forbidden(slice(1, 3))
@@ -36,7 +36,7 @@ class CandidateClasses:
 
     @classmethod
     def of(cls, choices: Iterable[Sequence[str]], index: dict[str, int]) -> "CandidateClasses":
-        """From the names that each image may be given, and the class index of every name."""
+        """Build from the candidate names of each image and the class index of every name."""
         sets: dict[tuple[str, ...], int] = {}
         which = [sets.setdefault(tuple(names), len(sets)) for names in choices]
         begins = torch.tensor([0, *map(len, sets)]).cumsum(0)
@@ -46,16 +46,16 @@ class CandidateClasses:
     def __len__(self) -> int:
         return len(self.which)
 
-    def forbidden(self, part: slice, *, out: Tensor | None = None) -> Tensor:
-        """The classes that each image of a part must not be given, a table [n, C] of bool."""
-        sets, place = torch.unique(self.which[part], return_inverse=True)
-        return torch.index_select(self._left_out(sets), 0, place, out=out)
+    def forbidden(self, rows: slice, *, out: Tensor | None = None) -> Tensor:
+        """Return [n, C] bool: True where an image of these rows must not be predicted as a class."""
+        sets, position = torch.unique(self.which[rows], return_inverse=True)
+        return torch.index_select(self._excluded(sets), 0, position, out=out)
 
-    def _left_out(self, sets: Tensor) -> Tensor:
-        """The classes that are not in each of some sets, a table of bool with C columns."""
+    def _excluded(self, sets: Tensor) -> Tensor:
+        """Return [len(sets), C] bool: True for the classes that are not in a set."""
         sizes = self.begins[sets + 1] - self.begins[sets]
-        rows = torch.repeat_interleave(sizes)  # one for each member
-        steps = torch.arange(len(rows)) - (sizes.cumsum(0) - sizes)[rows]  # the place of the member in its set
+        rows = torch.repeat_interleave(sizes)  # one per member
+        steps = torch.arange(len(rows)) - (sizes.cumsum(0) - sizes)[rows]  # index of the member within its set
         table = torch.ones(len(sets), self.classes, dtype=torch.bool)
         table[rows, self.members[self.begins[sets][rows] + steps]] = False
         return table

@@ -1,8 +1,7 @@
-"""Images block by block, where the texts are and in their format, with room for the logits of a block.
+"""Iterate over images in blocks, on the device and in the dtype of the text features, with reused logits buffers.
 
-The room is the same for all blocks. Made anew each time it would let the memory of the process grow towards the very
-table of all images times classes that is to be avoided: aligned memory that was freed is often a few bytes too small
-to be taken again.
+All blocks share the same buffers. Allocating them per block would let the memory of the process grow towards the full
+table of images by classes that blocks avoid: freed aligned memory is often a few bytes too small to be reused.
 
 Letters: N images, n images of a block, C classes, D feature width.
 """
@@ -16,41 +15,43 @@ from torch import Tensor
 
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
 
-BLOCK = {"cpu": 2**23, "cuda": 2**26}
-"""Numbers in the largest table of a block. 4 MB, which a cache holds, are no faster than these 32 MB, and slower where
-other processes want the cores: the threads of PyTorch wait for one another after every step of every block."""
+BLOCK_ELEMENTS = {"cpu": 2**23, "cuda": 2**26}
+"""Elements of the largest table of a block, by device. On a CPU, 4 MB (the size of a cache) is no faster than these
+32 MB, and slower on a busy machine: PyTorch's threads synchronize after every operation of every block."""
 
-LEAST = 64
-"""Images of a block, however many classes there are; products of fewer rows are slow."""
+MIN_IMAGES = 64
+"""Minimum number of images in a block; matrix products with fewer rows are slow."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageBlock:
-    """Some of the images, until the next block is asked for.
+    """One block of images; its tensors are valid until the next block is requested.
 
     Attributes:
-        part: which of all.
+        rows: the rows of all images that are in this block.
         images: [n, D], their features.
-        forbidden: [n, C] bool, the classes that each must not be given; None if there are none.
-        room: [n, C], for their logits.
-        more_room: [n, C], for what is made of these.
+        forbidden: [n, C] bool, the classes that each must not be predicted as; None if all are candidates.
+        logits_buffer: [n, C], for their logits.
+        log_probs_buffer: [n, C], for the log-probabilities.
     """
 
-    part: slice
+    rows: slice
     images: Tensor
     forbidden: Tensor | None
-    room: Tensor
-    more_room: Tensor
+    logits_buffer: Tensor
+    log_probs_buffer: Tensor
 
 
 def block_size(text_features: Tensor) -> int:
-    """Return how many images keep their features and their logits within `BLOCK` numbers each, but at least `LEAST`.
+    """Return the number of images of a block.
+
+    Features and logits have at most `BLOCK_ELEMENTS` elements each, but a block has at least `MIN_IMAGES` images.
 
     >>> block_size(torch.zeros(8, 1000, 512)), block_size(torch.zeros(1, 200_000, 512))
     (8388, 64)
     """
     widest = max(text_features.shape[-2:])
-    return max(LEAST, BLOCK.get(text_features.device.type, BLOCK["cpu"]) // widest)
+    return max(MIN_IMAGES, BLOCK_ELEMENTS.get(text_features.device.type, BLOCK_ELEMENTS["cpu"]) // widest)
 
 
 def blocks(
@@ -59,25 +60,26 @@ def blocks(
     allowed: Tensor | CandidateClasses | None = None,  # [N, C] bool
     size: int | None = None,
 ) -> Iterator[ImageBlock]:
-    """All images in order; by default as many at a time as `block_size` says."""
+    """Yield all images in order, `size` at a time; by default as many as `block_size` returns."""
     starts = range(0, len(image_features), size or block_size(text_features))
-    parts = [slice(start, stop) for start, stop in itertools.pairwise([*starts, len(image_features)])]
-    largest, (classes, width) = max((part.stop - part.start for part in parts), default=0), text_features.shape[-2:]
-    room, more_room = (text_features.new_empty(largest, classes) for _ in range(2))
-    near = None if _is_near(image_features, text_features) else text_features.new_empty(largest, width)
+    slices = [slice(start, stop) for start, stop in itertools.pairwise([*starts, len(image_features)])]
+    largest, (classes, width) = max((rows.stop - rows.start for rows in slices), default=0), text_features.shape[-2:]
+    logits, log_probs = (text_features.new_empty(largest, classes) for _ in range(2))
+    moved = None if _is_compatible(image_features, text_features) else text_features.new_empty(largest, width)
     forbidden = None if allowed is None else torch.empty(largest, classes, dtype=torch.bool)
-    for part in parts:
-        rows, count = image_features[part], part.stop - part.start
-        images = rows if near is None else near[:count].copy_(rows, non_blocking=True)  # [n, D]
-        mask = None if allowed is None or forbidden is None else _forbid(allowed, part, forbidden[:count])
-        yield ImageBlock(part, images, None if mask is None else mask.to(room.device), room[:count], more_room[:count])
+    for rows in slices:
+        images, count = image_features[rows], rows.stop - rows.start  # [n, D]
+        images = images if moved is None else moved[:count].copy_(images, non_blocking=True)
+        mask = None if allowed is None or forbidden is None else _forbid(allowed, rows, forbidden[:count])
+        mask = None if mask is None else mask.to(logits.device)
+        yield ImageBlock(rows, images, mask, logits[:count], log_probs[:count])
 
 
-def _is_near(image_features: Tensor, text_features: Tensor) -> bool:
+def _is_compatible(image_features: Tensor, text_features: Tensor) -> bool:
     return (image_features.dtype, image_features.device) == (text_features.dtype, text_features.device)
 
 
-def _forbid(allowed: Tensor | CandidateClasses, part: slice, room: Tensor) -> Tensor:
+def _forbid(allowed: Tensor | CandidateClasses, rows: slice, out: Tensor) -> Tensor:
     if isinstance(allowed, CandidateClasses):
-        return allowed.forbidden(part, out=room)
-    return torch.logical_not(allowed[part], out=room)
+        return allowed.forbidden(rows, out=out)
+    return torch.logical_not(allowed[rows], out=out)

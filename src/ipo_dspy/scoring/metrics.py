@@ -1,11 +1,11 @@
 """Loss and accuracy of templates from features and labels: pure functions on tensors, block by block.
 
-All given images count, each once, for both figures: no random crops, no dropped last batch. What the
-official code of the paper reports as loss is that of its last batch only; see docs/decisions.md.
+Both figures are over all given images, each counted once: no random crops, no dropped last batch. The loss that the
+paper's official code reports is that of its last batch only; see docs/decisions.md.
 
-A million images and a thousand classes are 4 GB of logits for one template, so no such table is ever made: images pass
-in blocks, and what is kept of a block is a `Tally`. Tallies add up, over blocks as over machines. Each template has its
-own matrix product: one over all of them is no faster (measured at C = 1000) and takes more memory.
+A million images and a thousand classes are 4 GB of logits for one template, so images are processed in blocks, and each
+block is reduced to a `Tally`. Tallies add up, over blocks and over machines. Each template has its own matrix product:
+a single one for all templates is not faster (measured at C = 1000) and takes more memory.
 
 Letters: N images, n images of a block, C classes, T templates, D feature width.
 """
@@ -24,11 +24,11 @@ from ipo_dspy.scoring.score import Score
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What a template came to on some images; tallies of parts of the images add up to that of all.
+    """Counts of a template over a set of images; tallies of disjoint sets add up.
 
     Attributes:
-        images: how many.
-        correct: how many were given their own class.
+        images: number of images.
+        correct: number of images whose predicted class is their label.
         loss: sum of their cross-entropies, in nats.
 
     >>> (Tally(images=3, correct=1, loss=2.5) + Tally(images=1, correct=1, loss=0.5)).score
@@ -47,67 +47,70 @@ class Tally:
         """Accuracy and mean loss.
 
         Raises:
-            InputError: there were no images, or features that are no numbers.
+            InputError: there are no images, or the features contain NaN.
         """
         if not self.images:
-            raise InputError("a score needs images and there are none; pass at least one")
+            raise InputError("images must not be empty; pass at least one image to score on")
         return Score(accuracy=100.0 * (self.correct / self.images), loss=self.loss / self.images)
 
 
 def class_logits(
-    image_features: Tensor,  # [N, D] normalised
-    text_features: Tensor,  # [C, D] normalised
+    image_features: Tensor,  # [N, D] normalized
+    text_features: Tensor,  # [C, D] normalized
     *,
     logit_scale: float,
     logit_bias: float = 0.0,
     allowed: Tensor | None = None,  # [N, C] bool
 ) -> Tensor:  # [N, C]
-    """Cosine similarities at the model's own logit scale; classes that are not allowed get -inf."""
+    """Return cosine similarities at the model's own logit scale; -inf for classes that are not allowed."""
     scores = logit_scale * (image_features @ text_features.T) + logit_bias  # [N, C]
     return scores if allowed is None else scores.masked_fill(~allowed, float("-inf"))
 
 
 def count_correct_by_template(
-    image_features: Tensor,  # [N, D] normalised
+    image_features: Tensor,  # [N, D] normalized
     labels: Tensor,  # [N] int64, an index into C
-    text_features: Tensor,  # [T, C, D] normalised
+    text_features: Tensor,  # [T, C, D] normalized
     *,
     logit_scale: float,
     logit_bias: float = 0.0,
     allowed: Tensor | CandidateClasses | None = None,  # [N, C] bool
     block: int | None = None,
 ) -> list[Tally]:
-    """What each template comes to on all images.
+    """Count the correct images and sum the loss of each template over all images.
 
-    The computation is in the number format and on the device of the text features, to which each block of images is
-    brought. Losses are taken in that format image by image and added in double precision, so tallies of parts add up to
-    that of the whole as closely as the logits are known: about 1e-6 nats of the mean in float32.
+    Computed on the device and in the dtype of the text features; each block of images is moved there. The loss of an
+    image has that dtype, and losses are summed in double precision, so tallies of subsets add up to the tally of all
+    images to within the precision of the logits: about 1e-6 nats of the mean in float32.
 
     Args:
-        image_features: in any floating format.
-        labels: the right class of each image.
-        text_features: of every class under every template.
-        logit_scale: what cosine similarities are multiplied by.
-        logit_bias: what is added to them.
-        allowed: for each image, the classes that it may be given; all by default.
-        block: images at a time; by default what `blocks.block_size` says.
+        image_features: [N, D] in any floating dtype.
+        labels: [N] index of the correct class.
+        text_features: [T, C, D], every class under every template.
+        logit_scale: factor of the cosine similarities.
+        logit_bias: added to the scaled similarities.
+        allowed: candidate classes of each image; all by default.
+        block: images per block; `image_blocks.block_size` by default.
+
+    Returns:
+        T tallies, one per template.
     """
     device = text_features.device
     loss = torch.zeros(len(text_features), dtype=torch.float64, device=device)  # [T]
     correct = torch.zeros(len(text_features), dtype=torch.int64, device=device)  # [T]
-    for some in blocks(image_features, text_features, allowed, block):
-        right = labels[some.part].to(device, non_blocking=True)  # [n]
-        for t, one in enumerate(text_features):
-            scores = _logits(some, one, logit_scale, logit_bias)  # [n, C]
-            right_ones, nats = _sums(scores, right, some.more_room)
-            correct[t] += right_ones
+    for images in blocks(image_features, text_features, allowed, block):
+        targets = labels[images.rows].to(device, non_blocking=True)  # [n]
+        for t, classes in enumerate(text_features):  # [C, D]
+            scores = _logits(images, classes, logit_scale, logit_bias)  # [n, C]
+            hits, nats = _sums(scores, targets, images.log_probs_buffer)
+            correct[t] += hits
             loss[t] += nats
     count = len(image_features)
     return [Tally(count, *pair) for pair in zip(correct.tolist(), loss.tolist(), strict=True)]
 
 
 def tally_logits(scores: Tensor, labels: Tensor) -> Tally:
-    """What logits [N, C] come to for the labels [N] of their images, as `count_correct_by_template` counts.
+    """Return the tally of logits [N, C] against labels [N], counted as in `count_correct_by_template`.
 
     >>> tally_logits(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1])).score
     Score(accuracy=50.00%, loss=0.8133)
@@ -117,16 +120,16 @@ def tally_logits(scores: Tensor, labels: Tensor) -> Tally:
 
 
 def score_templates(
-    image_features: Tensor,  # [N, D] normalised
+    image_features: Tensor,  # [N, D] normalized
     labels: Tensor,  # [N] int64, an index into C
-    text_features: Tensor,  # [T, C, D] normalised
+    text_features: Tensor,  # [T, C, D] normalized
     *,
     logit_scale: float,
     logit_bias: float = 0.0,
     allowed: Tensor | CandidateClasses | None = None,  # [N, C] bool
     block: int | None = None,
 ) -> list[Score]:
-    """Mean cross-entropy (nats) and top-1 accuracy (percent) of each template over all images.
+    """Return mean cross-entropy (nats) and top-1 accuracy (percent) of each template over all images.
 
     See `count_correct_by_template` for the arguments.
 
@@ -147,26 +150,26 @@ def score_templates(
 
 
 def predict(
-    image_features: Tensor,  # [N, D] normalised
-    text_features: Tensor,  # [C, D] normalised
+    image_features: Tensor,  # [N, D] normalized
+    text_features: Tensor,  # [C, D] normalized
     *,
     logit_scale: float,
     logit_bias: float = 0.0,
     allowed: Tensor | CandidateClasses | None = None,  # [N, C] bool
     block: int | None = None,
 ) -> Tensor:  # [N] int64, on the CPU
-    """The class with the highest logit for each image, the first of several that are equal.
+    """Return the index of the highest logit of each image, the first one on ties.
 
     These are the predictions that `count_correct_by_template` counts; see there for the arguments.
     """
-    given = torch.empty(len(image_features), dtype=torch.int64)
-    for some in blocks(image_features, text_features, allowed, block):
-        given[some.part] = _logits(some, text_features, logit_scale, logit_bias).argmax(dim=1).cpu()
-    return given
+    predicted = torch.empty(len(image_features), dtype=torch.int64)
+    for images in blocks(image_features, text_features, allowed, block):
+        predicted[images.rows] = _logits(images, text_features, logit_scale, logit_bias).argmax(dim=1).cpu()
+    return predicted
 
 
 def per_class(predicted: Sequence[str], labels: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Correct and total images of each class that occurs in `labels`, in order of first appearance.
+    """Count the correct and all images of each class in `labels`, in order of first appearance.
 
     >>> per_class(["cat", "cat"], ["cat", "dog"])
     {'cat': (1, 1), 'dog': (0, 1)}
@@ -178,16 +181,16 @@ def per_class(predicted: Sequence[str], labels: Sequence[str]) -> dict[str, tupl
     return counts
 
 
-def _sums(scores: Tensor, right: Tensor, room: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Count the logits [n, C] that are highest at the right class [n], and sum the losses in double precision."""
-    likely = torch.log_softmax(scores, dim=1, out=room).gather(1, right[:, None])  # [n, 1]
-    return (scores.argmax(dim=1) == right).sum(), -likely.sum(dtype=torch.float64)
+def _sums(scores: Tensor, targets: Tensor, buffer: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Count the logits [n, C] that are highest at the target class [n], and sum the losses in double precision."""
+    log_probs = torch.log_softmax(scores, dim=1, out=buffer).gather(1, targets[:, None])  # [n, 1]
+    return (scores.argmax(dim=1) == targets).sum(), -log_probs.sum(dtype=torch.float64)
 
 
 def _logits(block: ImageBlock, text_features: Tensor, scale: float, bias: float) -> Tensor:
-    """`class_logits` of a block, in its room: [n, C]."""
-    # Few passes over the table: after each the threads of PyTorch wait for one another.
-    nothing = text_features.new_zeros(())
-    scores = torch.addmm(nothing, block.images, text_features.T, beta=0, alpha=scale, out=block.room)
+    """Compute `class_logits` of a block in its buffer: [n, C]."""
+    # Few operations on the table, because PyTorch's threads synchronize after each.
+    zero = text_features.new_zeros(())
+    scores = torch.addmm(zero, block.images, text_features.T, beta=0, alpha=scale, out=block.logits_buffer)
     scores = scores.add_(bias) if bias else scores
     return scores if block.forbidden is None else scores.masked_fill_(block.forbidden, float("-inf"))

@@ -1,9 +1,9 @@
-"""Whether a model in half precision classifies as it does in float32, measured on the user's own images.
+"""Compare a model in half precision with its float32 weights on the user's own images.
 
-Half precision changes every feature a little, and how much that matters depends on how close the classes are to one
-another: it cannot be told from the model alone. So the float32 weights are read once more, some images go through
-both, and the classes that are given and the losses are compared over several plain templates. It costs a second model
-in memory for as long as that takes, and up to a thousand images through it.
+Half precision changes every feature slightly, and the effect depends on how similar the classes are, not on the model
+alone. So the float32 weights are loaded as well, some images are encoded with both, and predicted classes and losses
+are compared over several plain templates. This temporarily takes a second model in memory and up to a thousand extra
+image passes.
 
 Letters: N images, C classes, T templates, D feature width.
 """
@@ -26,13 +26,13 @@ from ipo_dspy.scoring.metrics import predict, score_templates
 from ipo_dspy.template import Template
 
 SAME = 0.999
-"""Of the classes that are given, at least so many have to be those that float32 gives."""
+"""Minimum fraction of predicted classes that agree with float32."""
 
 LOSS = 1e-3
-"""Nats by which half precision may move the mean loss of a template."""
+"""Maximum difference of a template's mean loss, in nats."""
 
 IMAGES = 1000
-"""At most so many are compared, taken evenly: one in a thousand is what `SAME` is about."""
+"""Maximum number of images to compare, evenly spaced; `SAME` allows one in a thousand to differ."""
 
 TEMPLATES = tuple(
     map(
@@ -52,16 +52,16 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far a model in half precision agrees with itself in float32.
+    """Agreement of a model in half precision with itself in float32.
 
     Attributes:
-        dtype: of the model in half precision.
-        images: how many were classified, under each of several templates.
-        same: part of the given classes that are those of float32, 0 to 1.
+        dtype: dtype of the model in half precision.
+        images: number of images that were classified with each of several templates.
+        same: fraction of predicted classes that agree with float32, 0 to 1.
         loss: largest difference of a template's mean loss, in nats.
 
-    >>> print(Agreement("float16", 1000, same=0.9985, loss=0.0004))
-    float16 gives 99.850% of 1000 images float32's class (99.9% wanted) and moves the loss by 0.0004 (at most 0.0010)
+    >>> str(Agreement("float16", 1000, same=0.9985, loss=0.0004)).split(", ")[1]
+    'loss differs by 0.0004 (maximum 0.0010)'
     """
 
     dtype: str
@@ -71,13 +71,14 @@ class Agreement:
 
     @property
     def passes(self) -> bool:
-        """Whether half precision is as good as float32 here: `SAME` and `LOSS`."""
+        """True if half precision is as good as float32 on these images, by `SAME` and `LOSS`."""
         return self.same >= SAME and self.loss <= LOSS
 
     def __str__(self) -> str:
         return (
-            f"{self.dtype} gives {self.same:.3%} of {self.images} images float32's class ({SAME:.1%} wanted) "
-            f"and moves the loss by {self.loss:.4f} (at most {LOSS:.4f})"
+            f"{self.dtype} predicts the class of float32 for {self.same:.3%} of {self.images} images "
+            f"(minimum {SAME:.1%}), "
+            f"loss differs by {self.loss:.4f} (maximum {LOSS:.4f})"
         )
 
 
@@ -91,7 +92,7 @@ def compare(
     templates: Sequence[Template] = TEMPLATES,
     allow_url: bool = False,
 ) -> Agreement:
-    """Compare a model with its float32 weights on labelled images.
+    """Compare a model with its float32 weights on labeled images.
 
     Raises:
         ImageError: an image cannot be read.
@@ -100,16 +101,16 @@ def compare(
     index = {name: i for i, name in enumerate(classes)}
     targets = torch.tensor([index[label] for label in labels])  # [N]
     scale, bias = full.logit_scale, full.logit_bias
-    given, losses = [], []
+    predictions, losses = [], []
     for backbone in (low, full):
         features = encode_images(backbone, images, allow_url=allow_url).features  # [N, D]
         text = class_features(backbone, templates, classes)  # [T, C, D]
-        given.append(
+        predictions.append(
             torch.stack([predict(features, one, logit_scale=scale, logit_bias=bias) for one in text])
         )  # [T, N]
         scores = score_templates(features, targets, text, logit_scale=scale, logit_bias=bias)
         losses.append([score.loss for score in scores])  # T
-    same = (given[0] == given[1]).double().mean().item()
+    same = (predictions[0] == predictions[1]).double().mean().item()
     dtype = str(low.dtype).removeprefix("torch.")
     return Agreement(dtype, len(images), same, max(abs(mine - theirs) for mine, theirs in zip(*losses, strict=True)))
 
@@ -122,9 +123,11 @@ def check_precision(
     *,
     allow_url: bool = False,
 ) -> Agreement | None:
-    """Compare a model in half precision with float32, the first time that it is met; say so if it falls short.
+    """Compare a model in half precision with float32 once per process; warn if it falls short.
 
-    None where there is nothing to compare, or no float32 weights to compare with; that too is said.
+    Returns:
+        The agreement. None for a float32 model, a model that was already compared, or one without float32 weights
+        (which is logged).
     """
     with _lock:
         if backbone.dtype == torch.float32 or backbone in _compared:

@@ -1,4 +1,4 @@
-"""How a template classifies a set of images: accuracy and loss, and the order of scores."""
+"""The score of a template on a set of images: accuracy, loss, and the order of scores."""
 
 import math
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from ipo_dspy.errors import DataError, InputError
 
 DECIMALS = 4
-"""Of a loss, as they are shown to people and to language models; a ranking goes by no more than these.
+"""Decimals of a loss that are shown to people and language models; rankings use no more than these.
 
-Another processor, number of threads or batch moves a mean loss by about 1e-6 nats, a hundredth of the last decimal, and
-fewer tokens are worth more than 1e-4 nats.
+A different processor, number of threads or batch size changes a mean loss by about 1e-6 nats, a hundredth of the last
+decimal, and a shorter template is worth more than 1e-4 nats.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How a template classifies a set of images.
+    """Accuracy and loss of a template on a set of images.
 
     Attributes:
         accuracy: top-1 accuracy in percent, 0 to 100.
@@ -30,13 +30,15 @@ class Score:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.accuracy <= 100.0:
-            raise InputError(f"accuracy {self.accuracy} is outside 0..100; give percent, e.g. Score(81.2, 0.5)")
+            raise InputError(
+                f"accuracy must be between 0 and 100 (percent), got {self.accuracy!r}; for example Score(81.2, 0.5)"
+            )
         if not math.isfinite(self.loss):
-            raise InputError(f"loss {self.loss} is not a finite number; check the features for NaN and infinity")
+            raise InputError(f"loss must be finite, got {self.loss!r}; check the features for NaN and infinity")
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Sort key, best first: higher accuracy, then lower loss to `DECIMALS`.
+        """Sort key, best first: higher accuracy, then lower loss to `DECIMALS` decimals.
 
         >>> Score(81.25, 0.50004).rank == Score(81.25, 0.50001).rank < Score(81.25, 0.5002).rank < Score(80.0, 0.1).rank
         True

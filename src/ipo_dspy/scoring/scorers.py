@@ -1,7 +1,7 @@
-"""Scorers: what turns templates into scores, behind one Protocol.
+"""Scorers turn templates into scores, behind one Protocol.
 
-The search only asks a scorer; whether that is one model on this machine or many on a cluster is not its
-concern. A scorer holds the images' features, so a candidate costs one pass of the text tower.
+The search does not know whether a scorer is one model on this machine or many on a cluster. A scorer keeps the image
+features, so scoring a template costs one pass of the text tower.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,47 +26,47 @@ if TYPE_CHECKING:
 
 
 class TemplateInfo(Protocol):
-    """What a scorer knows of a template before it is scored."""
+    """Identity and length of a template, known before it is scored."""
 
     @property
     def key(self) -> str:
-        """Equal for templates that the model cannot tell apart."""
+        """Identity: equal for templates with the same tokens."""
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest filled prompt, end marks included."""
+        """Number of tokens of the longest filled prompt, including start and end tokens."""
 
 
 class Scorer(Protocol):
     """Checks and scores templates against a fixed set of images."""
 
     def check(self, template: Template) -> TemplateInfo:
-        """Identity and length of a template.
+        """Return identity and length of a template.
 
         Raises:
-            TemplateError: filled with the longest class name it does not fit the model.
+            TemplateError: filled with the longest class name, it exceeds the context length.
         """
 
     def score(self, templates: Sequence[Template]) -> list[Score]:
-        """One score a template, in order, over all images."""
+        """Return one score per template, in order, over all images."""
 
 
 class ImageScorer(Scorer, Protocol):
-    """A scorer that can also say which class it gives to each image."""
+    """A scorer that can also predict the class of each image."""
 
     def predict(self, template: Template) -> list[str]:
-        """The class given to each image."""
+        """Return the predicted class of each image."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedSet:
-    """Images that a scorer now holds the features of.
+    """Encoded images and the scorer over them.
 
     Attributes:
-        scorer: over these images.
-        kept: for each of its images, the index of its source.
-        keys: for each, a hash of its content.
-        skipped: index and message of each source that could not be read.
+        scorer: scores templates on these images.
+        kept: index of the source of each encoded image.
+        keys: content hash of each encoded image.
+        skipped: index and error message of each source that could not be read.
     """
 
     scorer: ImageScorer
@@ -77,13 +77,13 @@ class EncodedSet:
 
 @dataclass(frozen=True, slots=True)
 class RemoteImageSet:
-    """A scorer over more images than can be listed.
+    """A scorer over more images than fit on this machine.
 
     Attributes:
-        scorer: over these images.
-        images: how many they are.
-        fingerprint: which they are.
-        skipped: what is wrong with each that could not be read.
+        scorer: scores templates on these images.
+        images: number of images.
+        fingerprint: identity of the image set.
+        skipped: error message of each image that could not be read.
     """
 
     scorer: Scorer
@@ -93,13 +93,13 @@ class RemoteImageSet:
 
 
 class ScoringBackend(Protocol):
-    """Where images are encoded and scored, other than in this process; `RayScorer` is one."""
+    """Encodes and scores images outside this process, for example `RayScorer`."""
 
     def check(self, backbone: "Backbone") -> None:
-        """See that the work can begin there with this model.
+        """Check that the backend is reachable and has the model.
 
         Raises:
-            InputError: nobody answers there, or the model is not there.
+            InputError: the backend does not answer, or cannot load the model.
         """
 
     def hold(
@@ -129,24 +129,24 @@ class ScoringBackend(Protocol):
         skip_unreadable: bool,
         progress: Callable[[int, int], None],
     ) -> RemoteImageSet | None:
-        """The images that candidates are to be scored on instead of the training set, if there are such.
+        """Return the image set to score candidates on instead of the training set, if the backend has one.
 
         Raises:
-            InputError: there are, and `classes` is None, for they differ from image to image.
+            InputError: it has one, but `classes` is None because candidate classes differ from image to image.
         """
 
 
 class ClipScorer:
-    """Scores templates with one CLIP model on this machine, block by block: see `metric`.
+    """Scores templates with one CLIP model on this machine, in blocks; see `scoring.metrics`.
 
-    Many images are kept in float16, and on the model's GPU where they fit: see `clip.feature_dtype`.
+    Large image sets are stored in float16, and on the model's GPU if they fit; see `clip.feature_dtype`.
 
     Args:
         backbone: the loaded model.
-        image_features: [N, D] normalised.
+        image_features: [N, D] normalized.
         labels: N class names.
-        classes: C class names; the text side of the classifier.
-        choices: for each image the classes that it may be given, where they differ from image to image.
+        classes: C class names.
+        choices: candidate classes of each image, if they differ from image to image.
     """
 
     def __init__(
@@ -163,26 +163,26 @@ class ClipScorer:
         self.labels = tuple(labels)
         self.image_features = to_storage_dtype(image_features)
         index = {name: i for i, name in enumerate(self.classes)}
-        self._targets = torch.tensor([_known(label, index) for label in self.labels], dtype=torch.long)  # [N]
+        self._targets = torch.tensor([_class_index(label, index) for label in self.labels], dtype=torch.long)  # [N]
         self._allowed = None if choices is None else _allowed(choices, index)
-        # Scoring on other accelerators would lack double precision, in which losses are added.
+        # Other accelerators lack double precision, in which losses are summed.
         self._device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
-        self._near = to_scoring_device(self.image_features, self._device)
+        self._features = to_scoring_device(self.image_features, self._device)
 
     def check(self, template: Template) -> TemplateTokens:
-        """Token key and length; raises TemplateError where the context is too short."""
+        """Return token key and length; raises TemplateError if the context is too short."""
         return template_tokens(self.backbone, template, self.classes)
 
     def score(self, templates: Sequence[Template]) -> list[Score]:
-        """Loss and accuracy of each template over all images."""
+        """Return loss and accuracy of each template over all images."""
         return [tally.score for tally in self.tally(templates)]
 
     def tally(self, templates: Sequence[Template]) -> list[Tally]:
-        """What each template comes to on all images; tallies of several scorers' images add up."""
+        """Return the tally of each template over all images; tallies of disjoint image sets add up."""
         features = class_features(self.backbone, templates, self.classes).to(self._device)  # [T, C, D]
-        with limited_to(threads_for(len(self._near), *features[0].shape)):
+        with limited_to(threads_for(len(self._features), *features[0].shape)):
             return count_correct_by_template(
-                self._near,
+                self._features,
                 self._targets,
                 features,
                 logit_scale=self.backbone.logit_scale,
@@ -191,20 +191,20 @@ class ClipScorer:
             )
 
     def predict(self, template: Template) -> list[str]:
-        """The class given to each image."""
+        """Return the predicted class of each image."""
         features = class_features(self.backbone, [template], self.classes)[0].to(self._device)  # [C, D]
-        with limited_to(threads_for(len(self._near), *features.shape)):
-            given = predict(
-                self._near,
+        with limited_to(threads_for(len(self._features), *features.shape)):
+            predicted = predict(
+                self._features,
                 features,
                 logit_scale=self.backbone.logit_scale,
                 logit_bias=self.backbone.logit_bias,
                 allowed=self._allowed,
             )
-        return [self.classes[i] for i in given.tolist()]
+        return [self.classes[i] for i in predicted.tolist()]
 
 
-def _known(label: str, index: dict[str, int]) -> int:
+def _class_index(label: str, index: dict[str, int]) -> int:
     if label not in index:
         raise DataError(
             f"label {label!r} is not among the {len(index)} classes ({', '.join(list(index)[:5])}, ...)",
@@ -216,5 +216,5 @@ def _known(label: str, index: dict[str, int]) -> int:
 def _allowed(choices: Sequence[Sequence[str]], index: dict[str, int]) -> CandidateClasses:
     for names in {tuple(names) for names in choices}:
         for name in names:
-            _known(name, index)
+            _class_index(name, index)
     return CandidateClasses.of(choices, index)

@@ -1,1 +1,1 @@
-"""Language models of the transformers library, in this process."""
+"""Run language models of the transformers library in this process."""

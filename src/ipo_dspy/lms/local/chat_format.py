@@ -1,4 +1,4 @@
-"""Chat messages to the inputs of a local model, with its chat template or, where it has none, in plain words."""
+"""Convert chat messages to the inputs of a local model, by its chat template or else as plain text."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -17,38 +17,38 @@ Part = str | Image.Image
 
 @dataclass(frozen=True)
 class Message:
-    """What one side said: texts and images in order."""
+    """A turn of the conversation: texts and images in order."""
 
     role: str
     parts: tuple[Part, ...]
 
     def text(self, image: str = "") -> str:
-        """The texts, with something written for each image."""
+        """Return the texts, with a placeholder for each image."""
         return "".join(part if isinstance(part, str) else image for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The inputs of `generate`, each [1, ...], and strings that end the answer."""
+    """Inputs of `generate`, each [1, ...], and stop strings."""
 
     inputs: Mapping[str, Any]
     stops: tuple[str, ...]
 
     @property
     def tokens(self) -> int:
-        """Of the prompt, those that stand for images included."""
+        """Number of tokens in the prompt, including those of images."""
         return int(self.inputs["input_ids"].shape[1])
 
 
 @dataclass(frozen=True)
 class PlainPromptFormat:
-    """How to write a prompt for models that know no chat template."""
+    """Prompt format of models without a chat template."""
 
     user: str = "User: {}"
     assistant: str = "Assistant:"
     stops: tuple[str, ...] = ("\nUser:", "\nSystem:", "\nAssistant:")
     one_image: bool = False
-    """Its processor puts one image before the text by itself."""
+    """True if the processor itself inserts exactly one image before the text."""
 
 
 _PLAIN = {
@@ -56,23 +56,23 @@ _PLAIN = {
     "blip-2": PlainPromptFormat("Question: {}", "Answer:", ("\nQuestion:",), one_image=True),
     "fuyu": PlainPromptFormat("{}", "", (), one_image=True),
 }
-"""As their model cards write it, by the `model_type` of the configuration; `PlainPromptFormat()` for all others."""
+"""Formats from the model cards, by `model_type` of the configuration; others use `PlainPromptFormat()`."""
 
 
 def read_turns(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """OpenAI-style messages.
+    """Parse OpenAI-style messages.
 
     Raises:
-        UnusableError: a part is neither text nor an image that travels in the message.
+        LocalModelError: a part is neither text nor an image in the message itself.
     """
     return [Message(str(message["role"]), tuple(_parts(message.get("content") or ""))) for message in messages]
 
 
 def encode(loaded: LoadedModel, turns: Sequence[Message]) -> Encoded:
-    """The inputs of a model for a conversation.
+    """Return the inputs of a model for a conversation.
 
     Raises:
-        UnusableError: there are images and the model sees none, or only one, or cannot do without.
+        LocalModelError: the model does not support this number of images.
     """
     images = [part for turn in turns for part in turn.parts if not isinstance(part, str)]
     _check_images(loaded, len(images))
@@ -90,19 +90,19 @@ def _parts(content: str | Sequence[Mapping[str, Any]]) -> list[Part]:
 def _text(part: Mapping[str, Any]) -> str:
     if part.get("type") != "text":
         raise LocalModelError(
-            f"a message holds {part.get('type')!r}, and local models take texts and images; leave it out",
+            f"a message holds {part.get('type')!r}, but local models accept only texts and images; leave it out",
             kind="prompt",
         )
     return str(part["text"])
 
 
 def _image(part: Mapping[str, Any]) -> Image.Image:
-    given = part["image_url"]
-    url = str(given["url"] if isinstance(given, Mapping) else given)
+    image_url = part["image_url"]
+    url = str(image_url["url"] if isinstance(image_url, Mapping) else image_url)
     head = url.partition(",")[0]
     if not (head.startswith("data:") and head.endswith(";base64")):
         raise LocalModelError(
-            f"local models fetch no images ({url[:60]!r}); pass the image itself, e.g. dspy.Image(PIL.Image.open(...))",
+            f"local models do not fetch URLs ({url[:60]!r}); pass the image, e.g. dspy.Image(PIL.Image.open(...))",
             kind="prompt",
         )
     try:
@@ -114,9 +114,9 @@ def _image(part: Mapping[str, Any]) -> Image.Image:
 def _check_images(loaded: LoadedModel, count: int) -> None:
     name, plain = loaded.source.name, _plain(loaded)
     if count and loaded.processor is None:
-        message = f"{name!r} reads text only; name a model that sees, e.g. 'transformers/llava-hf/llava-1.5-7b-hf'"
+        message = f"{name!r} accepts text only; use a multimodal model, e.g. 'transformers/llava-hf/llava-1.5-7b-hf'"
     elif loaded.processor and plain.one_image and count != 1:
-        message = f"{name!r} is asked about exactly one image, not {count}; name another model"
+        message = f"{name!r} accepts exactly one image, got {count}; use another model"
     else:
         return
     raise LocalModelError(message, kind="prompt")
@@ -135,13 +135,13 @@ def _plain_prompt(loaded: LoadedModel, turns: Sequence[Message]) -> str:
     if loaded.processor and not plain.one_image:
         marker = f"{_image_token(loaded)}\n"
     forms = {"user": plain.user, "assistant": plain.assistant + " {}"}
-    said = [forms.get(turn.role, "{}").format(turn.text(marker).strip()) for turn in turns]
-    # Ends without a space: where words begin with their space, a lone one is a token the model never saw there.
-    return "\n\n".join([*said, ""]) + plain.assistant
+    turns_text = [forms.get(turn.role, "{}").format(turn.text(marker).strip()) for turn in turns]
+    # No trailing space: tokens of words start with their space, so a lone one would be unfamiliar to the model here.
+    return "\n\n".join([*turns_text, ""]) + plain.assistant
 
 
 def _chat(loaded: LoadedModel, turns: Sequence[Message], images: int) -> str:
-    """By the template: with contents as parts where there are images, or as text that holds the image token."""
+    """Return the prompt by the chat template, with contents as parts, or as text that holds the image token."""
     marker = f"{_image_token(loaded)}\n" if images else ""
     as_text = [{"role": turn.role, "content": turn.text(marker)} for turn in turns]
     if loaded.processor is None:
@@ -151,8 +151,8 @@ def _chat(loaded: LoadedModel, turns: Sequence[Message], images: int) -> str:
     try:
         text = _render(owner, as_parts)
     except (LocalModelError, TypeError):
-        text = ""  # a template that knows contents as text only
-    # Such a template may also write the parts as Python prints them, without the token.
+        text = ""  # a template that accepts contents as text only
+    # Such a template may also print the parts as Python objects, without the image token.
     understood = text and "'type'" not in text and text.count(_image_token(loaded)) == images
     return text if understood else _render(owner, as_text)
 
@@ -167,7 +167,7 @@ def _render(owner: Any, messages: list[dict[str, Any]]) -> str:
     except LocalModelError:
         if messages[0]["role"] != "system" or len(messages) < 2:
             raise
-    # Some templates refuse a system message: its text goes before the first question.
+    # Some templates reject a system message, so its text is put before the first user message.
     system, first, *rest = messages
     return _apply(owner, [{**first, "content": _joined(system["content"], first["content"])}, *rest])
 
@@ -176,9 +176,11 @@ def _apply(owner: Any, messages: list[dict[str, Any]]) -> str:
     try:
         return str(owner.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except Exception as error:
-        if "TemplateError" not in {cls.__name__ for cls in type(error).__mro__}:  # of Jinja, which has another door
+        if "TemplateError" not in {
+            cls.__name__ for cls in type(error).__mro__
+        }:  # matched by name, to avoid importing Jinja
             raise
-        message = f"the chat template refuses the messages ({error}); name another model"
+        message = f"the chat template rejects the messages ({error}); use another model"
         raise LocalModelError(message, kind="prompt") from error
 
 
@@ -195,17 +197,17 @@ def _image_token(loaded: LoadedModel) -> str:
 
 def _inputs(loaded: LoadedModel, text: str, images: Sequence[Image.Image]) -> dict[str, Any]:
     bos = loaded.tokenizer.bos_token
-    # A template writes the token of the beginning itself.
+    # The chat template already adds the BOS token.
     special = {"add_special_tokens": False} if _templated(loaded) and (not bos or text.startswith(bos)) else {}
     if loaded.processor is None:
         encoded = loaded.tokenizer(text, return_tensors="pt", **special)
-        kept = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
     else:
-        seen = {"images": list(images)} if images else {}
-        kept = dict(loaded.processor(text=[text], return_tensors="pt", **seen, **special))
+        image_inputs = {"images": list(images)} if images else {}
+        inputs = dict(loaded.processor(text=[text], return_tensors="pt", **image_inputs, **special))
         if "token_type_ids" not in inspect.signature(loaded.model.forward).parameters:
-            kept.pop("token_type_ids", None)  # many tokenizers make them, few models take them
-    return {name: _placed(loaded.model, value) for name, value in kept.items()}
+            inputs.pop("token_type_ids", None)  # many tokenizers return them, but few models accept them
+    return {name: _placed(loaded.model, value) for name, value in inputs.items()}
 
 
 def _placed(model: Any, value: Any) -> Any:

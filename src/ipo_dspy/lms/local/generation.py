@@ -1,4 +1,4 @@
-"""Answers of a local model: several draws in one `generate`, each with its own end."""
+"""Generate answers with a local model: several samples in one call of `generate`, each with its own end."""
 
 import secrets
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ from ipo_dspy.lms.local.chat_format import Encoded
 from ipo_dspy.lms.local.models import LoadedModel, LocalModelError
 
 MAX_TOKENS = 512
-"""Of an answer, where the caller sets no limit."""
+"""Default token limit of an answer."""
 
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>")
-"""Ends of an answer in common chat templates; the generation settings of some models forget theirs."""
+"""End-of-turn tokens of common chat templates; some models lack theirs in their generation settings."""
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How an answer is drawn; what is None is as the model's own generation settings say.
+    """Sampling settings; None uses the model's own generation settings.
 
     Attributes:
-        n: draws.
-        temperature: 0 takes the likeliest token each time, which makes all draws the same.
-        seed: the same one gives the same draws; None gives new ones each time.
-        stop: the answer ends before the first of these.
+        n: number of samples.
+        temperature: 0 is greedy decoding, which makes all samples identical.
+        seed: makes samples reproducible; None gives new ones each time.
+        stop: stop strings; the answer ends before the first one.
     """
 
     n: int = 1
@@ -42,7 +42,7 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer, its length, and whether it came to an end by itself."""
+    """An answer, its length in tokens, and its finish reason."""
 
     text: str
     tokens: int
@@ -50,17 +50,19 @@ class Completion:
 
 
 def generate(loaded: LoadedModel, encoded: Encoded, sampling: GenerationConfig) -> list[Completion]:
-    """All draws of a request. One thread at a time, for they come from PyTorch's generator, which all threads share.
+    """Return all samples of a request.
+
+    Call it from one thread at a time, because all threads share PyTorch's random generator.
 
     Raises:
-        UnusableError: the prompt leaves no room in the model's context.
+        LocalModelError: the prompt fills the model's context.
     """
     sampled = _sampled(loaded, sampling)
     watch = StopStringCriteria(loaded.tokenizer, (*encoded.stops, *sampling.stop))
     settings = {
         **_settings(loaded, sampling, sampled),
         "max_new_tokens": _max_new_tokens(loaded, encoded, sampling),
-        # Without sampling all draws would be the same: one is made.
+        # Without sampling all answers would be identical, so only one is generated.
         "num_return_sequences": sampling.n if sampled else 1,
         "stopping_criteria": StoppingCriteriaList([watch]),
     }
@@ -83,7 +85,7 @@ def _sampled(loaded: LoadedModel, sampling: GenerationConfig) -> bool:
 
 
 def _settings(loaded: LoadedModel, sampling: GenerationConfig, sampled: bool) -> dict[str, Any]:
-    own = loaded.model.generation_config
+    defaults = loaded.model.generation_config
     ends = _ends(loaded)
     pad = loaded.tokenizer.pad_token_id
     settings: dict[str, Any] = {"do_sample": sampled, "eos_token_id": ends, "pad_token_id": pad}
@@ -92,18 +94,18 @@ def _settings(loaded: LoadedModel, sampling: GenerationConfig, sampled: bool) ->
     if sampling.repetition_penalty is not None:
         settings["repetition_penalty"] = sampling.repetition_penalty
     if sampled:
-        given = {"temperature": sampling.temperature, "top_p": sampling.top_p, "min_p": sampling.min_p}
-        settings |= {name: value for name, value in given.items() if value is not None}
-        # transformers would keep the 50 likeliest tokens where nobody asked for it.
-        settings["top_k"] = sampling.top_k if sampling.top_k is not None else (own.top_k or 0)
+        overrides = {"temperature": sampling.temperature, "top_p": sampling.top_p, "min_p": sampling.min_p}
+        settings |= {name: value for name, value in overrides.items() if value is not None}
+        # Without a value, transformers would use its default top_k of 50.
+        settings["top_k"] = sampling.top_k if sampling.top_k is not None else (defaults.top_k or 0)
     return settings
 
 
 def _ends(loaded: LoadedModel) -> list[int] | None:
-    own = loaded.model.generation_config.eos_token_id
+    eos = loaded.model.generation_config.eos_token_id
     added = loaded.tokenizer.get_added_vocab()
-    found = [*(own if isinstance(own, list) else [own]), loaded.tokenizer.eos_token_id, *map(added.get, _TURN_ENDS)]
-    return list(dict.fromkeys(end for end in found if end is not None)) or None
+    ends = [*(eos if isinstance(eos, list) else [eos]), loaded.tokenizer.eos_token_id, *map(added.get, _TURN_ENDS)]
+    return list(dict.fromkeys(end for end in ends if end is not None)) or None
 
 
 def _max_new_tokens(loaded: LoadedModel, encoded: Encoded, sampling: GenerationConfig) -> int:
@@ -112,22 +114,22 @@ def _max_new_tokens(loaded: LoadedModel, encoded: Encoded, sampling: GenerationC
     room = loaded.context - encoded.tokens
     if room < 1:
         raise LocalModelError(
-            f"the prompt has {encoded.tokens} tokens and the context of {loaded.source.name!r} is {loaded.context}; "
-            "shorten it, or name a model with a longer context",
+            f"the prompt has {encoded.tokens} tokens but {loaded.source.name!r} has a context of {loaded.context}; "
+            "shorten it, or use a model with a longer context",
             kind="context",
         )
     return min(sampling.max_tokens, room)
 
 
 class StopStringCriteria(StoppingCriteria):
-    """Ends a draw at a stop string and remembers where each one began and ended.
+    """Ends a sample at a stop string and records where each one began and ended.
 
-    Strings are sought in the decoded text: they need not begin or end where a token does.
+    Stop strings are searched in the decoded text, because they may begin or end within a token.
     """
 
     def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
         self.tokenizer, self.stops = tokenizer, [stop for stop in stops if stop]
-        # Bytes of a stop string at most, so tokens of it at most, and some that a decoder may swallow.
+        # A stop string has at most as many tokens as bytes; the margin is for tokens that the decoder may drop.
         self.tail = max((len(stop.encode()) for stop in self.stops), default=0) + 8
         self.start = 0
         self.ended: dict[int, int] = {}
@@ -135,7 +137,7 @@ class StopStringCriteria(StoppingCriteria):
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # noqa: D102
         length = input_ids.shape[1]
         if not self.start:
-            # Whether the model repeats the prompt before its answer differs; the first call has one token of answer.
+            # Some models return the prompt before their answer. At the first call, the answer has one token.
             self.start = length - 1
         for row, ids in enumerate(input_ids if self.stops else ()):
             if row not in self.ended and self._stopped(ids[max(self.start, length - self.tail) :]):
@@ -150,7 +152,7 @@ class StopStringCriteria(StoppingCriteria):
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def read(self, row: int, ids: torch.Tensor, ends: Sequence[int]) -> Completion:
-        """The draw of a row [L] of what `generate` returned, which fills ended ones up."""
+        """Return the sample in a row [L] of the padded output of `generate`."""
         answer = ids[self.start : self.ended.get(row, len(ids))]
         ended = row in self.ended
         at = [i for i, token in enumerate(answer.tolist()) if token in ends]

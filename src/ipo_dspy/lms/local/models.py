@@ -1,6 +1,6 @@
-"""Models of the transformers library, loaded once and shared by all threads.
+"""Load models of the transformers library once and share them between threads.
 
-Weights come from safetensors only: a pickle runs code of whoever wrote it.
+Only safetensors weights are loaded, because a pickle file can run arbitrary code.
 """
 
 import threading
@@ -17,7 +17,7 @@ Kind = Literal["missing", "setting", "prompt", "context"]
 
 
 class LocalModelError(Exception):
-    """A model, a setting or a prompt that cannot be used; the message ends with what to write instead."""
+    """A model, setting or prompt cannot be used; the message ends with a fix."""
 
     def __init__(self, message: str, *, kind: Kind) -> None:
         super().__init__(message)
@@ -26,13 +26,13 @@ class LocalModelError(Exception):
 
 @dataclass(frozen=True)
 class LocalModelSpec:
-    """What makes two requests use the same weights in memory.
+    """Key of a loaded model: requests with equal specs share its weights.
 
     Attributes:
-        name: on the Hugging Face hub, or a folder written by `save_pretrained`.
-        device: of PyTorch; by default an accelerator where there is one.
-        dtype: of PyTorch; by default as the weights were saved.
-        trust_remote_code: run Python files that come with the model.
+        name: model on the Hugging Face Hub, or a folder written by `save_pretrained`.
+        device: PyTorch device; by default an accelerator if available.
+        dtype: PyTorch dtype; by default that of the saved weights.
+        trust_remote_code: whether to run Python files that come with the model.
     """
 
     name: str
@@ -42,25 +42,25 @@ class LocalModelSpec:
 
     @property
     def folder(self) -> Path | None:
-        """The folder that the name means: one that exists, or whatever can be no name on the hub."""
+        """Local folder of the model; None if the name is one on the Hub."""
         path = Path(self.name).expanduser()
-        looks = path.is_absolute() or self.name.startswith((".", "~")) or self.name.count("/") > 1
-        return path if looks or path.is_dir() else None
+        is_path = path.is_absolute() or self.name.startswith((".", "~")) or self.name.count("/") > 1
+        return path if is_path or path.is_dir() else None
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model in memory with what turns text and images into its inputs."""
+    """A model in memory with its tokenizer and processor."""
 
     source: LocalModelSpec
     model: Any
     tokenizer: Any
     processor: Any = None
-    """None for a model that reads text only."""
+    """None for a text-only model."""
 
     @property
     def context(self) -> int | None:
-        """How many tokens prompt and answer may have together, where that is known."""
+        """Maximum number of tokens of prompt and answer together; None if unknown."""
         length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return int(length) if length else None
 
@@ -70,10 +70,10 @@ _lock = threading.Lock()
 
 
 def load(source: LocalModelSpec) -> LoadedModel:
-    """The model, from memory after the first time.
+    """Return a model, loaded at the first call.
 
     Raises:
-        UnusableError: there is no such model, it is not whole, or it does not go with the settings.
+        LocalModelError: the model does not exist, is incomplete, or does not support the settings.
     """
     if source not in _loaded:
         with _lock:
@@ -83,7 +83,7 @@ def load(source: LocalModelSpec) -> LoadedModel:
 
 
 def unload() -> None:
-    """Let go of all models; requests that are running keep theirs until they end."""
+    """Drop all loaded models; running requests keep theirs until they end."""
     with _lock:
         _loaded.clear()
 
@@ -92,32 +92,31 @@ def _load(source: LocalModelSpec) -> LoadedModel:
     device, dtype = _device(source), _dtype(source)
     folder = source.folder
     if folder is not None and not (folder / "config.json").is_file():
-        raise _missing(source, "is no folder with a config.json")
+        raise _missing(source, "is not a folder with a config.json")
     where = {"trust_remote_code": source.trust_remote_code, "local_files_only": folder is not None}
     try:
         loaded, info = _read(source, str(folder or source.name), where, dtype)
         loaded.model.to(device).eval()
     except LocalModelError:
         raise
-    except Exception as error:  # what libraries raise on damaged files has no common class
+    except Exception as error:  # libraries raise many types on damaged files
         raise _load_error(source, error) from error
-    if not loaded.tokenizer.encode(
-        "a photo", add_special_tokens=False
-    ):  # transformers makes an empty one where its files are missing
+    # If its files are missing, transformers creates an empty tokenizer.
+    if not loaded.tokenizer.encode("a photo", add_special_tokens=False):
         raise _missing(source, "has no tokenizer")
     absent = [*info["missing_keys"], *info["mismatched_keys"]]
-    if absent:  # transformers would fill them with random numbers
+    if absent:  # transformers would initialize them randomly
         raise _missing(source, f"lacks {len(absent)} of its weights, e.g. {absent[0]}")
     return loaded
 
 
 def _read(source: LocalModelSpec, place: str, where: dict[str, Any], dtype: Any) -> tuple[LoadedModel, dict[str, Any]]:
-    patch_torchvision()  # all of transformers' models import it
-    untyped: Any = transformers  # its types say less than it takes
+    patch_torchvision()  # imported by all models of transformers
+    untyped: Any = transformers  # its type hints are incomplete
     config = untyped.AutoConfig.from_pretrained(place, **where)
-    sees = type(config) in untyped.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    auto = untyped.AutoModelForImageTextToText if sees else untyped.AutoModelForCausalLM
-    processor = untyped.AutoProcessor.from_pretrained(place, **where) if sees else None
+    is_multimodal = type(config) in untyped.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    auto = untyped.AutoModelForImageTextToText if is_multimodal else untyped.AutoModelForCausalLM
+    processor = untyped.AutoProcessor.from_pretrained(place, **where) if is_multimodal else None
     tokenizer = processor.tokenizer if processor else untyped.AutoTokenizer.from_pretrained(place, **where)
     model, info = auto.from_pretrained(
         place, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **where
@@ -126,28 +125,29 @@ def _read(source: LocalModelSpec, place: str, where: dict[str, Any], dtype: Any)
 
 
 def _load_error(source: LocalModelSpec, error: Exception) -> LocalModelError:
-    said = " ".join(str(error).split())
-    if "trust_remote_code" in said:
+    reason = " ".join(str(error).split())
+    if "trust_remote_code" in reason:
         return LocalModelError(
-            f"{source.name!r} comes with Python files of its own, which are not run unasked; read them, then write "
+            f"{source.name!r} requires custom code; review it, then use "
             f"dspy.LM('transformers/{source.name}', engine='litellm', trust_remote_code=True)",
             kind="missing",
         )
     if isinstance(error, ImportError):
         return LocalModelError(
-            f"{source.name!r} needs a package that is not installed ({said[:200]}); run pip install 'ipo_dspy[local]'",
+            f"{source.name!r} needs a package that is not installed ({reason[:200]}); "
+            "run pip install 'ipo_dspy[local]'",
             kind="missing",
         )
     if source.folder is None and isinstance(error, OSError):
-        return _missing(source, "is no model that can be reached on the Hugging Face hub")
-    return _missing(source, f"cannot be loaded ({type(error).__name__}: {said[:100]})")
+        return _missing(source, "was not found on the Hugging Face Hub")
+    return _missing(source, f"cannot be loaded ({type(error).__name__}: {reason[:100]})")
 
 
 def _missing(source: LocalModelSpec, fact: str) -> LocalModelError:
     if source.folder is None:
-        instead = "check its name, the network and, for a gated one, HF_TOKEN, or write 'transformers//path/to/folder'"
+        instead = "check its name, the network and, for a gated one, HF_TOKEN, or use 'transformers//path/to/folder'"
     else:
-        instead = "copy or download the whole folder again, or write 'transformers/microsoft/phi-2'"
+        instead = "copy or download the complete folder again, or use 'transformers/microsoft/phi-2'"
     return LocalModelError(f"{source.name!r} {fact}; {instead}", kind="missing")
 
 
@@ -157,7 +157,7 @@ def _device(source: LocalModelSpec) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise LocalModelError(
-            f"there is no device {name!r} here for a local model; give it 'cpu', or none", kind="setting"
+            f"device {name!r} is not available for a local model; use device='cpu', or omit it", kind="setting"
         ) from error
 
 
@@ -169,10 +169,10 @@ def _best_device() -> str:
 def _dtype(source: LocalModelSpec) -> torch.dtype | str:
     if source.dtype == "auto":
         return "auto"
-    found = getattr(torch, source.dtype.removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    dtype = getattr(torch, source.dtype.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise LocalModelError(
-            f"dtype={source.dtype!r} is none that weights can have; write dtype='float32', 'bfloat16' or 'float16'",
+            f"dtype={source.dtype!r} is not a floating-point dtype; use dtype='float32', 'bfloat16' or 'float16'",
             kind="setting",
         )
-    return found
+    return dtype

@@ -1,7 +1,7 @@
-"""The LiteLLM provider `transformers/`: language models, also ones that see, that run in this process.
+"""LiteLLM provider `transformers/`: text-only and multimodal language models that run in this process.
 
-LiteLLM hands over every setting of `dspy.LM` that it does not know, so device and dtype are settings like any other.
-PyTorch and transformers are loaded by the first request, not by registering.
+LiteLLM passes on every setting of `dspy.LM` that it does not know, so device and dtype are ordinary settings. PyTorch
+and transformers are loaded by the first request, not at registration.
 """
 
 import asyncio
@@ -22,30 +22,30 @@ PROVIDER = "transformers"
 _registering = threading.Lock()
 
 _answering = threading.Lock()
-"""One request at a time in the whole process: draws come from PyTorch's generator, which all threads share, and a
-tokenizer must not be used by two threads with different settings."""
+"""Held for one request at a time: all threads share PyTorch's random generator, and a tokenizer is not thread-safe if
+its settings differ."""
 
 _IGNORED = {"max_retries", "response_format", "stream", "stream_options", "timeout", "user"}
-"""Sent by DSPy or LiteLLM themselves; the form of an answer is asked for in the prompt as well."""
+"""Settings that DSPy or LiteLLM add; the prompt also describes the response format."""
 
 
 class TransformersLLM(litellm.CustomLLM):
     """Answers requests for `transformers/NAME_OR_FOLDER`.
 
     Settings: `temperature`, `top_p`, `top_k`, `min_p`, `repetition_penalty`, `max_tokens`, `stop`, `n`, `seed`, and
-    `device`, `dtype`, `trust_remote_code` as in `loading.Source`. An unknown one is refused.
+    `device`, `dtype`, `trust_remote_code` as in `LocalModelSpec`. Unknown settings are refused.
     """
 
     def completion(
         self, model: str, messages: list[Any], model_response: Any, optional_params: Mapping[str, Any], **_: Any
     ) -> Any:
-        """A whole answer.
+        """Return a complete response.
 
         Raises:
-            NotFoundError: no such model, or not all of it.
-            UnsupportedParamsError: a setting that is unknown or out of its range.
+            NotFoundError: the model does not exist or is incomplete.
+            UnsupportedParamsError: a setting is unknown or out of range.
             ContextWindowExceededError: the prompt is too long for the model.
-            BadRequestError: an image that cannot be used.
+            BadRequestError: an image cannot be used.
         """
         from ipo_dspy.lms.local.models import LocalModelError
 
@@ -53,31 +53,31 @@ class TransformersLLM(litellm.CustomLLM):
             prompt_tokens, draws = _answer(model, messages, optional_params)
         except LocalModelError as error:
             raise _litellm_error(error, model) from error
-        except Exception as error:  # LiteLLM would call it a lost connection, and DSPy would ask again
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            message = f"{model!r} could not answer ({said}); write a smaller max_tokens or n, or name another model"
+        except Exception as error:  # LiteLLM would report a lost connection, and DSPy would retry
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            message = f"{model!r} could not answer ({reason}); use a smaller max_tokens or n, or another model"
             raise litellm.BadRequestError(message, model=model, llm_provider=PROVIDER) from error
         return _filled(model_response, model, prompt_tokens, draws)
 
     async def acompletion(self, *args: Any, **kwargs: Any) -> Any:
-        """As `completion`, in a thread of its own."""
+        """Run `completion` in a separate thread."""
         return await asyncio.to_thread(self.completion, *args, **kwargs)
 
     def streaming(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        """The whole answer as one chunk."""
+        """Yield the complete response as one chunk."""
         yield _chunk(self.completion(*args, **kwargs))
 
     async def astreaming(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        """The whole answer as one chunk."""
+        """Yield the complete response as one chunk."""
         yield _chunk(await self.acompletion(*args, **kwargs))
 
 
 def register() -> None:
-    """Put the provider on LiteLLM's list, once."""
+    """Add the provider to LiteLLM's list, once."""
     with _registering:
         if all(item["provider"] != PROVIDER for item in litellm.custom_provider_map):
             litellm.custom_provider_map.append({"provider": PROVIDER, "custom_handler": TransformersLLM()})
-        custom_llm_setup()  # else only the first request puts it on the list of providers
+        custom_llm_setup()  # otherwise only the first request would add it
 
 
 def _answer(name: str, messages: list[Any], given: Mapping[str, Any]) -> tuple[int, list["Completion"]]:
@@ -112,7 +112,7 @@ def _sampling(given: dict[str, Any]) -> "GenerationConfig":
     known = [field.name for field in fields(GenerationConfig)]
     for key, value in given.items():
         if key not in known:
-            raise _setting_error(f"{key!r} is no setting of a local model; write one of {', '.join(known)}")
+            raise _setting_error(f"{key!r} is not a setting of a local model; supported: {', '.join(known)}")
         if not _RANGES[key](value):
             raise _setting_error(
                 f"{value!r} is out of range for the setting {key!r} of a local model; see docs/backends.md"
@@ -150,18 +150,18 @@ def _litellm_error(error: "LocalModelError", model: str) -> Exception:
         "prompt": litellm.BadRequestError,
         "context": litellm.ContextWindowExceededError,
     }
-    found: Exception = kinds[error.kind](message=str(error), model=model, llm_provider=PROVIDER)
-    return found
+    translated: Exception = kinds[error.kind](message=str(error), model=model, llm_provider=PROVIDER)
+    return translated
 
 
 def _filled(response: Any, model: str, prompt_tokens: int, draws: list["Completion"]) -> Any:
     response.choices = [
         litellm.Choices(
-            index=index, finish_reason=one.reason, message=litellm.Message(role="assistant", content=one.text)
+            index=index, finish_reason=draw.reason, message=litellm.Message(role="assistant", content=draw.text)
         )
-        for index, one in enumerate(draws)
+        for index, draw in enumerate(draws)
     ]
-    written = sum(one.tokens for one in draws)
+    written = sum(draw.tokens for draw in draws)
     response.usage = litellm.Usage(
         prompt_tokens=prompt_tokens, completion_tokens=written, total_tokens=prompt_tokens + written
     )
@@ -170,7 +170,7 @@ def _filled(response: Any, model: str, prompt_tokens: int, draws: list["Completi
 
 
 def _chunk(response: Any) -> dict[str, Any]:
-    """In the form of LiteLLM's `GenericStreamingChunk`."""
+    """Return a response as LiteLLM's `GenericStreamingChunk`."""
     choice, usage = response.choices[0], response.usage
     counts = {name: getattr(usage, name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
     text = {"text": choice.message.content, "index": 0, "tool_use": None}
