@@ -1,7 +1,7 @@
 """IPO and DSPy's GEPA one after the other in `dspy.BetterTogether`, with no network and no key.
 
-`python examples/better_together.py` asks a stand-in for a language model: it writes random captions, so what is
-seen is how the optimizers spend their evaluations. With a real one: `--lm openai/gpt-4o-mini` (its key in the
+`python examples/better_together.py` uses a stand-in for a language model that writes random captions, so the run shows
+only how the optimizers spend their evaluations. With a real one: `--lm openai/gpt-4o-mini` (its key in the
 environment). `--progress` shows the progress bars of DSPy and GEPA on stderr, one for each of some hundred evaluations.
 """
 

@@ -1,4 +1,4 @@
-"""Swap what proposes templates: a language model by name, a local server, none at all, or your own code.
+"""Choose what proposes templates: a language model by name, a local server, none at all, or your own code.
 
 `python examples/swap_backends.py` runs the two that need no key; name a model to ask it:
 `python examples/swap_backends.py openai/gpt-4o-mini`.

@@ -1,7 +1,6 @@
 """`python scripts/bench.py [--size full] [SECTION ...]` prints docs/benchmarks.md, section by section.
 
-A section is a module of `benchmarks` with a docstring, which says what is compared, and `run(size, seed)`, which
-prints its tables.
+A section is a module of `benchmarks` whose docstring is its text and whose `run(size, seed)` prints its tables.
 """
 
 import argparse

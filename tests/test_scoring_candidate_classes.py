@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
-from ipo_dspy.scoring.metrics import count_correct_by_template, predict
+from ipo_dspy.scoring.metrics import predict, tally_templates
 
 NAMES = ("cat", "dog", "emu", "fox", "gnu")
 INDEX = {name: i for i, name in enumerate(NAMES)}
@@ -39,9 +39,7 @@ def test_scores_are_those_of_the_table(choices: list[list[str]], block: int, see
     choices = [names or list(NAMES) for names in choices]
     labels = torch.tensor([INDEX[names[0]] for names in choices], dtype=torch.long)
     allowed = CandidateClasses.of(choices, INDEX)
-    mine = count_correct_by_template(images, labels, text, logit_scale=2.0, allowed=allowed, block=block)
-    assert mine == count_correct_by_template(
-        images, labels, text, logit_scale=2.0, allowed=by_hand(choices), block=block
-    )
+    mine = tally_templates(images, labels, text, logit_scale=2.0, allowed=allowed, block=block)
+    assert mine == tally_templates(images, labels, text, logit_scale=2.0, allowed=by_hand(choices), block=block)
     found = predict(images, text[0], logit_scale=2.0, allowed=allowed, block=block)
     assert all(NAMES[i] in names for i, names in zip(found.tolist(), choices, strict=True))

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
 from ipo_dspy.clip.feature_dtype import storage_dtype
-from ipo_dspy.scoring.metrics import count_correct_by_template, predict
+from ipo_dspy.scoring.metrics import tally_templates, predict
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -36,7 +36,7 @@ names = [str(i) for i in range(c)]
 sets = [tuple(names), tuple(names[::-1])]
 allowed = CandidateClasses.of((sets[i % 2] for i in range(n)), {x: i for i, x in enumerate(names)}) if choices else None
 before = peak()
-tallies = count_correct_by_template(images, labels, text, logit_scale=100.0, allowed=allowed)
+tallies = tally_templates(images, labels, text, logit_scale=100.0, allowed=allowed)
 predicted = predict(images, text[0], logit_scale=100.0, allowed=allowed)
 told = {"images": tallies[0].images, "same": int((predicted == labels).sum()) == tallies[0].correct}
 print(json.dumps({**told, "format": str(images.dtype), "before": before, "peak": peak()}))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ipo_dspy.errors import InputError
 from ipo_dspy.scoring.image_blocks import BLOCK_ELEMENTS, MIN_IMAGES, block_size
-from ipo_dspy.scoring.metrics import Tally, class_logits, count_correct_by_template, per_class, predict, score_templates
+from ipo_dspy.scoring.metrics import Tally, class_logits, per_class, predict, score_templates, tally_templates
 
 
 def problem(seed: int, n: int, c: int, t: int, d: int = 16) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,8 +69,8 @@ def test_tallies_of_parts_add_up(cuts: list[int], seed: int) -> None:
     images, labels, text = problem(seed, 515, 100, 1)
     images, text = images.float(), text.float()
     parts = [slice(*pair) for pair in itertools.pairwise([0, *sorted(set(cuts)), len(images)])]
-    (whole,) = count_correct_by_template(images, labels, text, logit_scale=100.0)
-    tallies = [count_correct_by_template(images[part], labels[part], text, logit_scale=100.0)[0] for part in parts]
+    (whole,) = tally_templates(images, labels, text, logit_scale=100.0)
+    tallies = [tally_templates(images[part], labels[part], text, logit_scale=100.0)[0] for part in parts]
     added = functools.reduce(operator.add, tallies)
     assert (added.images, added.correct) == (whole.images, whole.correct)
     assert added.score.loss == pytest.approx(whole.score.loss, abs=1e-6)
@@ -109,9 +109,7 @@ def test_any_block_is_the_direct_formula(
     if masked:
         allowed = torch.rand(n, c, generator=torch.Generator().manual_seed(seed)) < 0.5
         allowed[torch.arange(n), labels] = True
-    tallies = count_correct_by_template(
-        images, labels, text, logit_scale=scale, logit_bias=bias, allowed=allowed, block=block
-    )
+    tallies = tally_templates(images, labels, text, logit_scale=scale, logit_bias=bias, allowed=allowed, block=block)
     for tally, (correct, loss) in zip(tallies, direct(images, labels, text, scale, bias, allowed), strict=True):
         assert (tally.images, tally.correct) == (n, correct)
         rounding = 4e-7 * scale / math.sqrt(n)  # of the logits in float32: in the mean it is that of one image, or less
@@ -123,7 +121,7 @@ def test_a_thousand_classes_are_the_direct_formula_to_a_millionth() -> None:
     images, text = images.float(), text.float()
     wanted = direct(images, labels, text, 100.0, 0.0, None)
     for block in (None, 1, 64, 333, 3000):
-        tallies = count_correct_by_template(images, labels, text, logit_scale=100.0, block=block)
+        tallies = tally_templates(images, labels, text, logit_scale=100.0, block=block)
         for tally, (correct, loss) in zip(tallies, wanted, strict=True):
             assert tally.correct == correct
             assert tally.score.loss == pytest.approx(loss, abs=1e-6)
@@ -132,7 +130,7 @@ def test_a_thousand_classes_are_the_direct_formula_to_a_millionth() -> None:
 def test_sure_images_have_the_loss_that_is_left() -> None:
     """A loss much smaller than its logits is not their difference, which float32 knows to 4e-6 only."""
     text = torch.tensor([[[1.0, 0.0], [0.88, 0.0]]])
-    (tally,) = count_correct_by_template(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), text, logit_scale=100.0)
+    (tally,) = tally_templates(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), text, logit_scale=100.0)
     assert tally.loss == pytest.approx(math.log1p(math.exp(-12.0)), abs=1e-7)
 
 
@@ -145,7 +143,7 @@ def test_the_first_of_equal_classes_is_given(ties: list[int], block: int, n: int
     assert torch.equal(predict(images, text, logit_scale=2.0, block=block), first)
     for label in range(len(ties)):
         labels = torch.full((len(images),), label)
-        (tally,) = count_correct_by_template(images, labels, text[None], logit_scale=2.0, block=block)
+        (tally,) = tally_templates(images, labels, text[None], logit_scale=2.0, block=block)
         assert tally.correct == int((first == label).sum())
 
 
@@ -156,7 +154,7 @@ def test_predictions_are_those_that_are_counted(block: int | None, masked: bool)
     if allowed is not None:
         allowed[torch.arange(90), labels] = True
     given = {"logit_scale": 20.0, "logit_bias": -3.0, "allowed": allowed}
-    for one, tally in zip(text, count_correct_by_template(images, labels, text, **given), strict=True):  # type: ignore[arg-type]
+    for one, tally in zip(text, tally_templates(images, labels, text, **given), strict=True):  # type: ignore[arg-type]
         found = predict(images, one, block=block, **given)  # type: ignore[arg-type]
         assert torch.equal(found, class_logits(images, one, **given).argmax(dim=1))  # type: ignore[arg-type]
         assert int((found == labels).sum()) == tally.correct
@@ -165,9 +163,9 @@ def test_predictions_are_those_that_are_counted(block: int | None, masked: bool)
 def test_a_score_does_not_depend_on_the_templates_beside_it() -> None:
     images, labels, text = problem(6, 500, 9, 5, d=64)
     images, text = images.float(), text.float()
-    together = count_correct_by_template(images, labels, text, logit_scale=100.0)
+    together = tally_templates(images, labels, text, logit_scale=100.0)
     for one, tally in zip(text, together, strict=True):
-        (alone,) = count_correct_by_template(images, labels, one[None], logit_scale=100.0)
+        (alone,) = tally_templates(images, labels, one[None], logit_scale=100.0)
         assert alone.correct == tally.correct
         assert alone.score.loss == pytest.approx(tally.score.loss, abs=1e-6)
 
@@ -180,7 +178,7 @@ def test_blocks_keep_within_their_numbers(c: int, d: int) -> None:
 
 def test_no_images_have_no_score() -> None:
     images, labels, text = problem(0, 0, 2, 1)
-    (tally,) = count_correct_by_template(images, labels, text, logit_scale=1.0)
+    (tally,) = tally_templates(images, labels, text, logit_scale=1.0)
     assert tally == Tally(0, 0, 0.0)
     assert len(predict(images, text[0], logit_scale=1.0)) == 0
     with pytest.raises(InputError, match="images must not be empty; pass at least one"):

@@ -1,9 +1,9 @@
 """On a Ray cluster
 
-One worker compared with two, on two nodes of one machine; a worker has one processor and one thread. Two plain
-processes show what the machine itself gives: its processors share caches and memory. ViT-B/32 with random weights
-encodes JPEG files; features of width 512 are scored under 8 templates with 1,000 classes. Workers are warm: the model
-is loaded, features are handed out. Then, on paper, what a billion images would cost at these rates.
+One worker compared with two, on two nodes of one machine; a worker has one CPU and one thread. Two independent
+processes show the machine's own scaling: its CPUs share caches and memory. ViT-B/32 with random weights encodes JPEG
+files; features of width 512 are scored with 8 templates and 1,000 classes. Workers are warm: the model is loaded and
+features are distributed. The last table extrapolates the cost for a billion images at these rates.
 """
 
 import functools
@@ -35,7 +35,7 @@ from ipo_dspy.distributed.partition_store import StoredPartition, file_name, wri
 from ipo_dspy.distributed.partitions import Listed
 from ipo_dspy.distributed.pool import WorkerPool
 from ipo_dspy.distributed.worker import EncodeJob
-from ipo_dspy.scoring.metrics import Tally, count_correct_by_template
+from ipo_dspy.scoring.metrics import Tally, tally_templates
 
 MODEL, CLASSES, TEMPLATES, WIDTH, SCALE = "ViT-B-32-quickgelu", 1000, 8, 512, 100.0
 EACH = 1024
@@ -142,7 +142,7 @@ def scored(backbone: Backbone, address: str, folder: Path, count: int, seed: int
     asks = {name: asking(pool, job, parts, text) for name, pool in pools.items()}
     found = [ask() for ask in asks.values()]
     torch.set_num_threads(1)
-    here = whole([count_correct_by_template(*one, text, logit_scale=SCALE) for one in sets])
+    here = whole([tally_templates(*one, text, logit_scale=SCALE) for one in sets])
     took, held = interleaved(asks, repeats=5), len(sets) * EACH
     same = "the same" if all(_agree(tallies, here) for tallies in found) else "NOT THE SAME"
     print(
@@ -183,7 +183,7 @@ def estimate(encoding: float, scoring: float, answer: float) -> None:
     lines = [
         ("images a second of one processor, encoding", f"{encoding:.1f}", "measured"),
         ("images a second of one processor, a step", f"{scoring:,.0f}", "measured"),
-        ("seconds of a question without work", f"{answer:.3f}", "measured"),
+        ("request overhead, seconds", f"{answer:.3f}", "measured"),
         (
             "features, float32 on disk",
             f"{4 * WIDTH * BILLION / 1e12:.1f} TB",

@@ -1,6 +1,6 @@
 """Start-up
 
-Seconds of fresh processes, in turn, medians; those of imports without what Python itself takes.
+Median wall time of fresh processes, interleaved; import times exclude interpreter start-up.
 """
 
 import subprocess

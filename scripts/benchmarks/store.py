@@ -1,8 +1,8 @@
 """Image features on disk
 
-A store with as many images as a large data set has: opened, and asked for single images in random order. Features and
-keys are random, which changes no time; the file is in the system's memory as far as there is room. Where other
-programs are busy too, the time of the processor says what an idle machine would do.
+Opening a store with one million entries and reading single entries in random order. Features and keys are random;
+this does not affect timing. The file is in the OS page cache as far as it fits. On a busy machine, CPU time shows
+what an idle machine would achieve.
 """
 
 import tempfile

@@ -1,11 +1,11 @@
 """Text encoding
 
-Templates with the ImageNet class names through the text tower, compared with `open_clip.build_zero_shot_classifier`,
-in turn in one process, medians. What candidates and classes have in common at their beginning is computed once
-(`clip.prefix_trie` plans it, `clip.prefix_attention` runs it), nothing after the end token, and in the last layer
-only the end tokens are computed; the result is open_clip's own to 1e-5 (the column says how near it comes). "Of the
-GEMM rate" compares the matrix products that an exact answer needs with what the machine does on one large product.
-Weights are random, which changes no time.
+Median time to encode templates filled with the ImageNet class names, compared with
+`open_clip.build_zero_shot_classifier`, interleaved in one process. Token prefixes shared by templates and classes are
+computed once (`clip.prefix_trie` plans it, `clip.prefix_attention` runs it), nothing is computed after the end token,
+and the last layer computes only the end tokens. The result agrees with open_clip to 1e-5 (see the last column). "Of
+the GEMM rate" compares the matrix products that an exact result needs with the machine's rate on one large product.
+Weights are random; this does not affect timing.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""CLIP behind three small doors: load it (`backbone`), encode templates (`text`), encode images (`images`).
+"""CLIP: load a model (`loading`), encode templates (`text_features`), encode images (`image_features`).
 
 Nothing is imported here, so `import ipo_dspy.clip` stays light; torch comes with the first submodule.
 """

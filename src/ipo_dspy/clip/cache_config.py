@@ -25,9 +25,9 @@ def cache_folder() -> Path | None:
         return None
     if setting is not None:
         return Path(setting).expanduser().absolute() / FOLDER
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        return (given if given.is_absolute() else Path.home() / ".cache") / "ipo_dspy" / FOLDER
+        return (cache_home if cache_home.is_absolute() else Path.home() / ".cache") / "ipo_dspy" / FOLDER
     except RuntimeError:  # a user without a home
         return None
 

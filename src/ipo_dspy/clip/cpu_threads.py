@@ -50,11 +50,11 @@ def choose_threads(model: nn.Module) -> CpuThreads:
     It is never above `torch.get_num_threads()`. A number that the user has set by `OMP_NUM_THREADS` or
     `MKL_NUM_THREADS` is taken as it is.
     """
-    own = torch.get_num_threads()
+    torch_threads = torch.get_num_threads()
     for name in _USER_VARIABLES:
         if os.environ.get(name):
-            return CpuThreads(own, f"{name} is set")
-    most = min(own, usable_cpus())
+            return CpuThreads(torch_threads, f"{name} is set")
+    most = min(torch_threads, usable_cpus())
     shape = _largest_product(model)
     if most == 1 or shape is None:
         return CpuThreads(most, f"of {usable_cpus()} usable CPUs")

@@ -49,13 +49,13 @@ class FeatureCache:
 
     def get(self, key: str) -> Tensor | None:
         """Features [D] of the image with this hash, float32 on the CPU, or None."""
-        found = self._memo.get(key)
-        if found is None and self._disk is not None:
+        features = self._memo.get(key)
+        if features is None and self._disk is not None:
             row = self._disk.attempt(lambda store: store.get(self._origin, key))
             if row is not None:
-                found = torch.from_numpy(row.copy())  # torch wants an array that may be written to
-                self._memo.put(key, found)
-        return found
+                features = torch.from_numpy(row.copy())  # torch wants an array that may be written to
+                self._memo.put(key, features)
+        return features
 
     def remember(self, rows: Mapping[str, Tensor]) -> None:
         """Keep features [D] by hash in memory, at once."""

@@ -139,8 +139,8 @@ class FeatureStore:
         with _READING, raising_store_errors(self.folder):
             file = self._open()
             with file.env.begin() as txn:
-                found = [_held(file, txn, origin, parts) for origin, parts in file.table(txn).items()]
-        return sorted(found, key=lambda held: -held.used)
+                entries = [_held(file, txn, origin, parts) for origin, parts in file.table(txn).items()]
+        return sorted(entries, key=lambda entry: -entry.used)
 
     def clear(self, wanted: Callable[[CacheNamespace], bool] | None = None) -> None:
         """Remove what is held, of all origins or of those that are wanted, and give the space back."""

@@ -138,7 +138,7 @@ class SegmentFile:
 
     @property
     def pages(self) -> int:
-        """That the file reaches to, free ones included."""
+        """Number of pages up to the end of the file, including free ones."""
         return int(self.env.info()["last_pgno"]) + 1
 
     def table(self, txn: Transaction) -> Table:
@@ -181,7 +181,7 @@ class SegmentFile:
         return txn.stat(self.slots[segment.slot])["entries"]
 
     def pages_for(self, value: bytes) -> int:
-        """That an entry may take: its own, since LMDB gives them to all but small values, and one for its key."""
+        """Upper bound on the pages of an entry: its own, as LMDB uses for all but small values, and one for its key."""
         return -(-len(value) // self.page) + 1
 
     def extend(self, pages: int) -> None:

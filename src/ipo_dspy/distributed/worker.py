@@ -30,7 +30,7 @@ from ipo_dspy.distributed.partition_store import StoredPartition, file_name, rea
 from ipo_dspy.distributed.partitions import Listed, Partition
 from ipo_dspy.errors import DataError, ImageError, IPOError
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
-from ipo_dspy.scoring.metrics import Tally, count_correct_by_template, predict
+from ipo_dspy.scoring.metrics import Tally, predict, tally_templates
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +136,7 @@ class ScoringActor:
         """Return the tally of each template [T, C, D], summed over partitions."""
         texts, scale, bias = _tensor(text), asked.logit_scale, asked.logit_bias
         tallies = [
-            count_correct_by_template(
-                r.features, r.targets, texts, logit_scale=scale, logit_bias=bias, allowed=r.allowed
-            )
+            tally_templates(r.features, r.targets, texts, logit_scale=scale, logit_bias=bias, allowed=r.allowed)
             for r in self._rows(asked).values()
         ]
         return [functools.reduce(operator.add, of_template) for of_template in zip(*tallies, strict=True)]

@@ -67,7 +67,7 @@ def class_logits(
     return scores if allowed is None else scores.masked_fill(~allowed, float("-inf"))
 
 
-def count_correct_by_template(
+def tally_templates(
     image_features: Tensor,  # [N, D] normalized
     labels: Tensor,  # [N] int64, an index into C
     text_features: Tensor,  # [T, C, D] normalized
@@ -110,7 +110,7 @@ def count_correct_by_template(
 
 
 def tally_logits(scores: Tensor, labels: Tensor) -> Tally:
-    """Return the tally of logits [N, C] against labels [N], counted as in `count_correct_by_template`.
+    """Return the tally of logits [N, C] against labels [N], counted as in `tally_templates`.
 
     >>> tally_logits(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1])).score
     Score(accuracy=50.00%, loss=0.8133)
@@ -131,13 +131,13 @@ def score_templates(
 ) -> list[Score]:
     """Return mean cross-entropy (nats) and top-1 accuracy (percent) of each template over all images.
 
-    See `count_correct_by_template` for the arguments.
+    See `tally_templates` for the arguments.
 
     >>> eye = torch.eye(2)
     >>> score_templates(eye, torch.tensor([0, 1]), eye[None], logit_scale=1.0)
     [Score(accuracy=100.00%, loss=0.3133)]
     """
-    tallies = count_correct_by_template(
+    tallies = tally_templates(
         image_features,
         labels,
         text_features,
@@ -160,7 +160,7 @@ def predict(
 ) -> Tensor:  # [N] int64, on the CPU
     """Return the index of the highest logit of each image, the first one on ties.
 
-    These are the predictions that `count_correct_by_template` counts; see there for the arguments.
+    These are the predictions that `tally_templates` counts; see there for the arguments.
     """
     predicted = torch.empty(len(image_features), dtype=torch.int64)
     for images in blocks(image_features, text_features, allowed, block):

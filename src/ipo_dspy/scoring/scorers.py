@@ -15,7 +15,7 @@ from ipo_dspy.clip.feature_dtype import to_scoring_device, to_storage_dtype
 from ipo_dspy.clip.text_features import TemplateTokens, class_features, template_tokens
 from ipo_dspy.errors import DataError, Hint
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
-from ipo_dspy.scoring.metrics import Tally, count_correct_by_template, predict
+from ipo_dspy.scoring.metrics import Tally, predict, tally_templates
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
@@ -181,7 +181,7 @@ class ClipScorer:
         """Return the tally of each template over all images; tallies of disjoint image sets add up."""
         features = class_features(self.backbone, templates, self.classes).to(self._device)  # [T, C, D]
         with limited_to(threads_for(len(self._features), *features[0].shape)):
-            return count_correct_by_template(
+            return tally_templates(
                 self._features,
                 self._targets,
                 features,
