@@ -18,7 +18,8 @@ from ipo_dspy.clip import text_features as text
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.loading import import_open_clip
 from ipo_dspy.clip.prefix_trie import TokenList, plan
-from ipo_dspy.errors import DataError, InputError, TemplateError
+from ipo_dspy.clip.template_tokens import template_tokens
+from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.template import Template
 
 BOUND = 1e-5  # on every normalised feature, in float32
@@ -174,37 +175,9 @@ def test_many_threads_compute_once(toy: Backbone, calls: list[int]) -> None:
     assert len(results) == 8
 
 
-def test_template_tokens_count_the_longest_prompt(toy: Backbone) -> None:
-    found = text.template_tokens(toy, TEMPLATES[3], CLASSES)
-    assert found.longest == max(len(ids) for name in CLASSES for ids in toy.token_ids(TEMPLATES[3].fill(name)))
-
-
-def test_keys_are_equal_exactly_if_the_token_ids_are(toy: Backbone) -> None:
-    def key(words: str) -> str:
-        return text.template_tokens(toy, Template.parse(words), ["cat", "dog"]).key
-
-    assert key("A Photo of a <CLASS> .") == key("a photo of a <CLASS>.")
-    assert key("a photo of a <CLASS>") != key("a photo of a <CLASS>.")
-    assert key("<CLASS>") != key("<CLASS>\n<CLASS>")
-    assert key("<CLASS> cat") != key("cat <CLASS>")  # equal for one of the classes only
-    assert key("a <CLASS>\nthe <CLASS>") != key("the <CLASS>\na <CLASS>")
-
-
-def test_too_long_names_template_class_and_by_how_much(toy: Backbone) -> None:
-    template = Template.parse("a <CLASS>.\n" + "very " * 75 + "big <CLASS>.")
-    message = r"'very .*' filled with class 'polar_bear' has 81 tokens and the model takes 77; .* by 4 tokens"
-    for ask in (
-        lambda: text.template_tokens(toy, template, ["cat", "polar_bear", "dog"]),
-        lambda: text.class_features(toy, [TEMPLATES[0], template], ["cat", "polar_bear", "dog"]),
-    ):
-        with pytest.raises(TemplateError, match=message) as caught:
-            ask()
-        assert caught.value.reason == "too long"
-
-
 def test_exactly_the_context_fits(toy: Backbone) -> None:
     template = Template.parse("very " * 74 + "<CLASS>")
-    assert text.template_tokens(toy, template, ["cat", "dog"]).longest == 77
+    assert template_tokens(toy, template, ["cat", "dog"]).longest == 77
     torch.testing.assert_close(
         text.class_features(toy, [template], ["cat", "dog"]),
         text.plain_class_features(toy, [template], ["cat", "dog"]),
@@ -217,4 +190,4 @@ def test_empty_input(toy: Backbone) -> None:
     with pytest.raises(InputError, match="no templates"):
         text.class_features(toy, [], CLASSES)
     with pytest.raises(DataError, match="no classes"):
-        text.template_tokens(toy, TEMPLATES[0], [])
+        text.class_features(toy, TEMPLATES, [])

@@ -3,7 +3,7 @@
 The optimizer searches for templates and people read them in saved programs, so a template is plain text and nothing
 else. One line is one prompt. Several lines are an ensemble, whose normalized text features are averaged as in Radford
 et al. 2021, section 3.1.4. This module does not check that a template fits the context of a model, which requires the
-model's tokenizer (`clip.text_features`).
+model's tokenizer (`clip.template_tokens`).
 """
 
 import functools

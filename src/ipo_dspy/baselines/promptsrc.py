@@ -31,7 +31,7 @@ from ipo_dspy.baselines.training import build_recipe, train
 from ipo_dspy.baselines.training_views import Views, crops, training_features
 from ipo_dspy.baselines.zero_shot import imagenet_templates
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.text_features import template_tokens
+from ipo_dspy.clip.template_tokens import template_tokens
 from ipo_dspy.errors import InputError
 from ipo_dspy.template import Template
 

@@ -9,10 +9,7 @@ feature in float32.
 Letters: T templates, C classes, M token lists, L tokens, D width of the features.
 """
 
-import hashlib
-from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -20,37 +17,13 @@ from torch import Tensor
 
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.prefix_trie import TokenList, chunks
-from ipo_dspy.errors import DataError, InputError, TemplateError
+from ipo_dspy.clip.template_tokens import filled_token_lists
+from ipo_dspy.errors import InputError
 from ipo_dspy.template import Template
 from ipo_dspy.validation import require_int
 
 NODES = 16_384
 """Nodes in one pass: about 400 MB at the width of ViT-B, and enough for the matrix products to be efficient."""
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateTokens:
-    """Tokens of a template filled with all classes.
-
-    Attributes:
-        key: equal for two templates exactly if, line by line and class by class, they give the same token
-            ids; such templates are the same to the model.
-        longest: tokens of the longest filled prompt, start and end included.
-    """
-
-    key: str
-    longest: int
-
-
-def template_tokens(backbone: Backbone, template: Template, classes: Sequence[str]) -> TemplateTokens:
-    """Tokenize a template with every class, and refuse it if one prompt does not fit the context.
-
-    Raises:
-        TemplateError: reason `too long`, naming the longest class and by how much.
-        DataError: no classes.
-    """
-    lists = _filled(backbone, template, classes)
-    return TemplateTokens(key=_key(lists, len(template.lines)), longest=max(map(len, lists)))
 
 
 def class_features(
@@ -110,37 +83,8 @@ def _encode(backbone: Backbone, templates: Sequence[Template], names: tuple[str,
     """Features [C, D] of each template."""
     if not templates:
         return []
-    filled = [_filled(backbone, template, names) for template in templates]
+    filled = [filled_token_lists(backbone, template, names) for template in templates]
     features = encode_token_lists(backbone, [tokens for lists in filled for tokens in lists], batch_size=batch_size)
     parts = torch.split(features, [len(lists) for lists in filled])  # T parts of [C * lines, D]
     width = features.shape[-1]
     return [F.normalize(part.reshape(len(names), -1, width).mean(dim=1), dim=-1) for part in parts]
-
-
-def _filled(backbone: Backbone, template: Template, classes: Sequence[str]) -> list[TokenList]:
-    """Token lists of every line filled with every class, classes outermost; all fit the context."""
-    if not classes:
-        raise DataError("no classes to fill the template with; pass at least two names, e.g. ['cat', 'dog']")
-    lists = backbone.token_ids([line for name in classes for line in template.fill(name)])
-    longest = max(range(len(lists)), key=lambda index: len(lists[index]))
-    if len(lists[longest]) > backbone.context_length:
-        raise _too_long(template, classes, longest, len(lists[longest]), backbone.context_length)
-    return lists
-
-
-def _too_long(template: Template, classes: Sequence[str], index: int, count: int, context: int) -> TemplateError:
-    of_class, of_line = divmod(index, len(template.lines))
-    line, name = template.lines[of_line], classes[of_class]
-    shown = line if len(line) <= 120 else line[:117] + "..."
-    return TemplateError(
-        f"template {shown!r} filled with class {name!r} has {count} tokens and the model takes {context}; "
-        f"shorten it by {count - context} tokens",
-        reason="too long",
-    )
-
-
-def _key(lists: Sequence[TokenList], lines: int) -> str:
-    digest = hashlib.sha256(str(lines).encode())
-    for tokens in lists:
-        digest.update(array("q", (len(tokens), *tokens)).tobytes())
-    return digest.hexdigest()[:32]

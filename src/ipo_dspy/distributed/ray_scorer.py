@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.clip.image_features import refusal
-from ipo_dspy.clip.text_features import TemplateTokens, class_features, template_tokens
+from ipo_dspy.clip.template_tokens import TemplateTokens, template_tokens
+from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.distributed.cluster import NO_FOLDERS, ClusterUser
 from ipo_dspy.distributed.discovery import discover_partitions
 from ipo_dspy.distributed.model_ref import ModelRef

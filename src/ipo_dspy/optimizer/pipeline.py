@@ -116,7 +116,7 @@ def validate_task(session: Session, task: SearchTask, config: OptimizerConfig) -
         StoppedError: the run was asked to stop.
     """
     from ipo_dspy.clip.image_features import check_images
-    from ipo_dspy.clip.text_features import template_tokens
+    from ipo_dspy.clip.template_tokens import template_tokens
 
     session.check_stop()
     session.recorder.progress(task.name, "model", 0, 1)

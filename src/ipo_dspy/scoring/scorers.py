@@ -12,7 +12,8 @@ import torch
 
 from ipo_dspy.clip.cpu_threads import limited_to, threads_for
 from ipo_dspy.clip.feature_dtype import to_scoring_device, to_storage_dtype
-from ipo_dspy.clip.text_features import TemplateTokens, class_features, template_tokens
+from ipo_dspy.clip.template_tokens import TemplateTokens, template_tokens
+from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import DataError, Hint
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
 from ipo_dspy.scoring.metrics import Tally, predict, tally_templates
