@@ -24,7 +24,7 @@ from hypothesis.extra.numpy import arrays
 from ipo_dspy.clip import feature_store as module
 from ipo_dspy.clip import lmdb_segments as segments
 from ipo_dspy.clip.feature_store import FeatureStore, Row
-from ipo_dspy.clip.lmdb_segments import CacheNamespace, SegmentFile, data_file
+from ipo_dspy.clip.lmdb_segments import CacheNamespace, SegmentFile, data_file, folder_lock
 from ipo_dspy.errors import StoreError, StoreFullError
 
 ORIGIN = CacheNamespace("0123", "float32, cpu", "reading 1", "toy")
@@ -499,7 +499,9 @@ def test_clear_of_one_model_keeps_the_others_and_gives_the_space_back(store: Fea
 def test_clear_removes_the_files_and_nothing_else(store: FeatureStore, tmp_path: Path) -> None:
     store.put(ORIGIN, rows(0))
     (store.folder / "mine.txt").write_text("")
-    with pytest.raises(StoreError, match=r"holds 'mine\.txt', which is not ours; remove the folder by hand"):
+    with pytest.raises(
+        StoreError, match=r"contains 'mine\.txt', which is not part of the cache; remove the folder by hand"
+    ):
         store.clear()
     (store.folder / "mine.txt").unlink()
     store.clear()
@@ -586,7 +588,7 @@ def test_a_process_that_stands_still_holds_nobody_up_for_ever(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = """
-with segments.locked(store.folder):
+with segments.folder_lock(store.folder):
     print("held", flush=True)
     input()
 """
@@ -608,9 +610,9 @@ def test_a_lock_that_somebody_holds_is_waited_for_once(folder: Path, monkeypatch
     """And not by each thread in turn."""
     waits: list[Path] = []
 
-    def counted(place: Path) -> AbstractContextManager[None]:
+    def counted(place: Path) -> AbstractContextManager[object]:
         waits.append(place)
-        return segments.locked(place)
+        return folder_lock(place)
 
     def read() -> None:
         with pytest.raises(StoreError, match="was held by another process"):
@@ -618,9 +620,9 @@ def test_a_lock_that_somebody_holds_is_waited_for_once(folder: Path, monkeypatch
         ends.append("read")
 
     monkeypatch.setattr(segments, "_LOCK_SECONDS", 0.2)
-    monkeypatch.setattr(module, "locked", counted)
+    monkeypatch.setattr(segments, "folder_lock", counted)
     store, ends = FeatureStore(folder, ROOMY), list[str]()
-    with segments.locked(folder):
+    with folder_lock(folder):
         threads = [threading.Thread(target=read) for _ in range(16)]
         for thread in threads:
             thread.start()

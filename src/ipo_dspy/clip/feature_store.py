@@ -1,15 +1,14 @@
 """Image features on disk, by what they depend on and by image content.
 
 Features are float32 as they were computed, each with a checksum over its origin, its key and itself that is compared
-whenever it is read. No pixels, paths or labels are kept: hashes, features, and what the models were called.
+whenever it is read. No pixels, paths or labels are kept: hashes, features, and the names of models.
 
-The features of a model fill segments of at most an eighth of the limit. When the store is full, the segment that was
-used longest ago goes as a whole, of several the oldest. One by one, entries could only go in an order that every
-look-up would have to write down.
+The features of a model fill segments of at most an eighth of the limit. When the store is full, the least recently used
+segment is evicted as a whole, of several the oldest. Evicting single entries would need an order that every look-up
+writes.
 """
 
 import contextlib
-import functools
 import os
 import threading
 import time
@@ -24,33 +23,20 @@ import numpy as np
 from filelock import Timeout
 from numpy.typing import NDArray
 
-from ipo_dspy.clip.lmdb_segments import (
-    FAULTS,
-    SEGMENTS,
-    CacheNamespace,
-    Segment,
-    SegmentFile,
-    Transaction,
-    damaged,
-    data_file,
-    inode,
-    locked,
-    raising_store_errors,
-    remove,
-    to_store_error,
-)
+from ipo_dspy.clip import lmdb_segments as lmdb_file
+from ipo_dspy.clip.lmdb_segments import CacheNamespace, Segment, SegmentFile, Transaction
 from ipo_dspy.errors import StoreError, StoreFullError
 
 FRESH_SECONDS = 60.0
-"""When a segment was used last is written down to the minute."""
+"""Precision of the recorded time of a segment's last use."""
 
-_PART = 8  # of the limit is a segment; each that a model has may have to be searched at a look-up
-_SPARE = 8  # of the limit stays free: changed pages are written elsewhere before the old ones are free
-_CHECKSUM = 4  # bytes before each row
+_SEGMENTS_IN_LIMIT = 8  # a look-up may have to search all segments of its model
+_FREE_SHARE = 8  # an eighth stays free: changed pages are written elsewhere before the old ones are free
+_CHECKSUM_BYTES = 4  # before each row
 
 Row: TypeAlias = NDArray[np.float32]
 
-# Held while there are transactions, and while a process forks: the child could not end those of its parent's threads.
+# Held during transactions, and while a process forks: the child could not end those of its parent's threads.
 _WRITING, _READING = threading.Lock(), threading.Lock()
 _STORES: "weakref.WeakSet[FeatureStore]" = weakref.WeakSet()
 
@@ -60,10 +46,10 @@ class StoreEntry:
     """Contents of a store for one origin.
 
     Attributes:
-        origin: of the features.
-        images: how many.
-        bytes: that they take on disk.
-        used: when they were used last, in seconds since 1970.
+        origin: model and setup of the features.
+        images: number of images.
+        bytes: size on disk.
+        used: last use, in seconds since 1970.
     """
 
     origin: CacheNamespace
@@ -73,26 +59,26 @@ class StoreEntry:
 
 
 class FeatureStore:
-    """Features of images on disk, for many threads and processes; one object a folder and process.
+    """Features of images on disk, for many threads and processes; one object for each folder and process.
 
     Args:
-        folder: of the file, which is made with the first features.
-        limit: bytes on disk at most.
+        folder: folder of the file, which is created with the first features.
+        limit: maximum bytes on disk.
 
     Raises:
-        StoreError: by every method: the store cannot be used; the message says what to write.
+        StoreError: raised by every method: the store cannot be used; the message names a remedy.
         StoreFullError: raised by writes: the store is full, but its contents can be read.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
         self._file: SegmentFile | None = None
-        self._touched: dict[int, float] = {}
-        self._given_up: str | None = None
+        self._last_uses: dict[int, float] = {}  # by slot, not yet written
+        self._lock_timeout: str | None = None
         _STORES.add(self)
 
     def get(self, origin: CacheNamespace, key: str) -> Row | None:
-        """The features [D] of the image with this hash, or None."""
+        """Return the features [D] of the image with this hash, or None."""
         name = bytes.fromhex(key)
         try:  # not `raising_store_errors`: this is called for every image, and a context manager costs a tenth of it
             with _READING:
@@ -102,87 +88,92 @@ class FeatureStore:
                         value = txn.get(name, db=file.slots[segment.slot])
                         if value is not None:
                             self._touch(segment)
-                            return self._checked(origin, name, value)
-        except FAULTS as error:
-            raise to_store_error(error, self.folder) from error
+                            return self._verified(origin, name, value)
+        except lmdb_file.FAULTS as error:
+            raise lmdb_file.to_store_error(error, self.folder) from error
         return None
 
     def put(self, origin: CacheNamespace, rows: Mapping[str, Row]) -> None:
-        """Keep features [D] by the hashes of their images: all of them or, if that fails, none."""
-        sealed = {(name := bytes.fromhex(key)): _seal(origin, name, row) for key, row in rows.items()}
+        """Store features [D] by the hashes of their images: all of them or, if that fails, none."""
+        values = {}
+        for key, row in rows.items():
+            name, data = bytes.fromhex(key), row.astype("<f4", copy=False).tobytes()
+            values[name] = _checksum(origin, name, data) + data
         with self._writing() as (file, txn):
-            pages = sum(map(file.pages_for, sealed.values()))
-            segment = self._room(file, txn, origin, pages)
-            for name, value in sealed.items():
-                txn.put(name, value, db=file.slots[segment.slot])
+            # A page for each part of a value, as LMDB uses for all but small ones, and one for its key.
+            pages = sum(-(-len(value) // file.page) + 1 for value in values.values())
+            slot = file.slots[self._segment_with_room(file, txn, origin, pages).slot]
+            for name, value in values.items():
+                txn.put(name, value, db=slot)
             file.extend(pages)
 
     def settle(self) -> None:
-        """Write down which segments were used since the last time."""
-        if self._touched:
+        """Write the last uses of segments since the previous call."""
+        if self._last_uses:
             with self._writing() as (file, txn):
-                touched, self._touched = self._touched, {}
-                segments = [replace(s, used=max(s.used, touched.get(s.slot, 0.0))) for s in file.segments(txn)]
+                uses, self._last_uses = self._last_uses, {}
+                segments = [replace(s, used=max(s.used, uses.get(s.slot, 0.0))) for s in file.segments(txn)]
                 file.write_table(txn, segments)
 
     def size(self) -> int:
-        """Bytes on disk, without the holes that the file has."""
+        """Return the bytes on disk, without the holes of the file."""
         try:
-            return data_file(self.folder).stat().st_blocks * 512
+            return lmdb_file.data_file(self.folder).stat().st_blocks * 512
         except OSError:
             return 0
 
     def contents(self) -> list[StoreEntry]:
         """Return the contents of each origin, most recently used first."""
-        if not data_file(self.folder).exists():
+        if not lmdb_file.data_file(self.folder).exists():
             return []
-        with _READING, raising_store_errors(self.folder):
+        entries = []
+        with _READING, lmdb_file.raising_store_errors(self.folder):
             file = self._open()
             with file.env.begin() as txn:
-                entries = [_held(file, txn, origin, parts) for origin, parts in file.table(txn).items()]
+                for origin, segments in file.table(txn).items():
+                    images, pages = map(sum, zip(*(file.usage(txn, segment) for segment in segments), strict=True))
+                    used = max(segment.used for segment in segments)
+                    entries.append(StoreEntry(origin, images, pages * file.page, used))
         return sorted(entries, key=lambda entry: -entry.used)
 
     def clear(self, wanted: Callable[[CacheNamespace], bool] | None = None) -> None:
-        """Remove what is held, of all origins or of those that are wanted, and give the space back."""
-        with _WRITING, _READING, raising_store_errors(self.folder):
+        """Remove all features, or those of the origins that are `wanted`, and free their space on disk."""
+        with _WRITING, _READING, lmdb_file.raising_store_errors(self.folder):
             self._close()
             with self._locked():
                 if wanted is None:
-                    remove(self.folder)
-                elif data_file(self.folder).exists():
+                    lmdb_file.remove(self.folder)
+                elif lmdb_file.data_file(self.folder).exists():
                     file = SegmentFile(self.folder)
                     with file.env.begin(write=True) as txn:
                         file.drop(txn, [segment for segment in file.segments(txn) if wanted(segment.origin)])
-                        file.extend(0)
                     file.compact()
 
     def _open(self) -> SegmentFile:
-        """The file; what another process has removed or replaced can still be read."""
+        """Return the open file, even if another process has removed or replaced it."""
         if self._file is None:
             with self._locked():
-                return self._open_anew()
+                return self._reopen()
         return self._file
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other processes out; after one wait in vain nobody waits again, or all threads would in turn."""
-        with contextlib.ExitStack() as stack:
-            if self._given_up is None:
-                try:
-                    stack.enter_context(locked(self.folder))
-                except Timeout as error:
-                    self._given_up = str(to_store_error(error, self.folder))
-            if self._given_up is not None:
-                raise StoreError(self._given_up)
-            yield
+        """Exclude other processes; after one timeout nobody waits again, or all threads would in turn."""
+        if self._lock_timeout is None:
+            try:
+                with lmdb_file.folder_lock(self.folder):
+                    yield
+                    return
+            except Timeout as error:
+                self._lock_timeout = str(lmdb_file.to_store_error(error, self.folder))
+        raise StoreError(self._lock_timeout)
 
-    def _open_anew(self) -> SegmentFile:
+    def _reopen(self) -> SegmentFile:
         self._close()
         file = SegmentFile(self.folder)
         if file.pages > self.limit // file.page:  # the limit was lowered
             with file.env.begin(write=True) as txn:
                 self._evict(file, txn, pages=0)
-                file.extend(0)
             file.compact()
             file = SegmentFile(self.folder)
         self._file = file
@@ -191,59 +182,46 @@ class FeatureStore:
     def _close(self) -> None:
         if self._file is not None:
             self._file.close()
-        self._file, self._touched = None, {}
+        self._file, self._last_uses = None, {}
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[tuple[SegmentFile, Transaction]]:
-        """A write transaction; other threads of this process may read meanwhile."""
-        with _WRITING, raising_store_errors(self.folder), self._locked():
+        """Begin a write transaction; other threads of this process may read meanwhile."""
+        with _WRITING, lmdb_file.raising_store_errors(self.folder), self._locked():
             with _READING:
                 file = self._file
-                if file is None or file.inode != inode(self.folder):  # someone has removed or replaced it
-                    file = self._open_anew()
+                if file is None or file.inode != lmdb_file.inode(self.folder):  # it was removed or replaced
+                    file = self._reopen()
             with file.env.begin(write=True) as txn:
                 yield file, txn
 
-    def _room(self, file: SegmentFile, txn: Transaction, origin: CacheNamespace, pages: int) -> Segment:
+    def _segment_with_room(self, file: SegmentFile, txn: Transaction, origin: CacheNamespace, pages: int) -> Segment:
         """Return a segment for a number of new pages, after making room for them."""
-        segment, now = next(iter(file.table(txn).get(origin, ())), None), time.time()
-        if segment is None or file.pages_in(txn, segment) + pages > self.limit // file.page // _PART:
-            segment = self._begin(file, txn, origin, now)
-        held = self._evict(file, txn, pages, keep=segment.slot)
+        limit = self.limit // file.page
+        segment = next(iter(file.table(txn).get(origin, ())), None)
+        if segment is None or file.usage(txn, segment)[1] + pages > limit // _SEGMENTS_IN_LIMIT:
+            segment = _new_segment(file, txn, origin)
+        self._touch(segment)
+        in_use = self._evict(file, txn, pages, keep=segment)
         # Pages are not free as long as a reader, perhaps a process that was stopped, may look at them.
-        if file.pages + pages > max(self.limit // file.page, held + 4 * pages):
+        if file.pages + pages > max(limit, in_use + 4 * pages):
             raise self._full()
-        if now - segment.used > FRESH_SECONDS:
-            others = [other for other in file.segments(txn) if other.slot != segment.slot]
-            file.write_table(txn, [*others, replace(segment, used=now)])
         return segment
 
-    def _begin(self, file: SegmentFile, txn: Transaction, origin: CacheNamespace, now: float) -> Segment:
-        """A new segment; where there are too many, in the place of the one used longest ago."""
-        file.env.reader_check()  # killed processes read no more, and their pages are free again
-        segments = file.segments(txn)
-        if len(segments) == SEGMENTS:
-            file.drop(txn, [min(segments, key=_age)])
-            segments = file.segments(txn)
-        slot = min(set(range(SEGMENTS)) - {segment.slot for segment in segments})
-        segment = Segment(slot, origin, began=now, used=now)
-        file.write_table(txn, [*segments, segment])
-        return segment
-
-    def _evict(self, file: SegmentFile, txn: Transaction, pages: int, keep: int | None = None) -> int:
-        """Drop the segments used longest ago until so many more pages fit in; the pages still in use."""
-        most = self.limit // file.page
-        sizes = {segment: file.pages_in(txn, segment) for segment in file.segments(txn)}
-        held, gone = sum(sizes.values()), []
-        for segment in sorted((s for s in sizes if s.slot != keep), key=_age):
-            if held + pages <= most - most // _SPARE:
-                break
-            gone.append(segment)
-            held -= sizes[segment]
-        if held + pages > most - most // _SPARE:
+    def _evict(self, file: SegmentFile, txn: Transaction, pages: int, keep: Segment | None = None) -> int:
+        """Drop the least recently used segments until `pages` more fit; return the number of pages still in use."""
+        limit = self.limit // file.page
+        most = limit - limit // _FREE_SHARE - pages
+        sizes = {segment: file.usage(txn, segment)[1] for segment in file.segments(txn)}
+        in_use, evicted = sum(sizes.values()), list[Segment]()
+        for segment in sorted(sizes.keys() - {keep}, key=_age):
+            if in_use > most:
+                evicted.append(segment)
+                in_use -= sizes[segment]
+        if in_use > most:
             raise self._full()
-        file.drop(txn, gone)
-        return held
+        file.drop(txn, evicted)
+        return in_use
 
     def _full(self) -> StoreFullError:
         return StoreFullError(
@@ -254,38 +232,36 @@ class FeatureStore:
     def _touch(self, segment: Segment) -> None:
         now = time.time()
         if now - segment.used > FRESH_SECONDS:
-            self._touched[segment.slot] = now
+            self._last_uses[segment.slot] = now
 
-    def _checked(self, origin: CacheNamespace, name: bytes, value: bytes) -> Row:
-        """The row of an entry; if it is not what was written, neither is the rest to be trusted."""
-        data = memoryview(value)[_CHECKSUM:]
-        if len(data) % 4 or value[:_CHECKSUM] != _checksum(origin, name, data):
-            raise damaged(self.folder)
+    def _verified(self, origin: CacheNamespace, name: bytes, value: bytes) -> Row:
+        data = memoryview(value)[_CHECKSUM_BYTES:]
+        if len(data) % 4 or value[:_CHECKSUM_BYTES] != _checksum(origin, name, data):
+            raise lmdb_file.damaged(self.folder)
         return np.frombuffer(data, "<f4")
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.folder)!r}, at most {self.limit} bytes)"
 
 
-def _held(file: SegmentFile, txn: Transaction, origin: CacheNamespace, parts: tuple[Segment, ...]) -> StoreEntry:
-    images = sum(file.images_in(txn, part) for part in parts)
-    pages = sum(file.pages_in(txn, part) for part in parts)
-    return StoreEntry(origin, images, pages * file.page, max(part.used for part in parts))
-
-
-def _seal(origin: CacheNamespace, name: bytes, row: Row) -> bytes:
-    data = row.astype("<f4", copy=False).tobytes()
-    return _checksum(origin, name, data) + data
+def _new_segment(file: SegmentFile, txn: Transaction, origin: CacheNamespace) -> Segment:
+    """Begin a segment; if there are too many, in place of the least recently used one."""
+    file.env.reader_check()  # frees the pages that killed processes were reading
+    segments = file.segments(txn)
+    if len(segments) == lmdb_file.SEGMENTS:
+        file.drop(txn, [min(segments, key=_age)])
+        segments = file.segments(txn)
+    slot = min(set(range(lmdb_file.SEGMENTS)) - {segment.slot for segment in segments})
+    now = time.time()
+    segment = Segment(slot, origin, began=now, used=now)
+    file.write_table(txn, [*segments, segment])
+    return segment
 
 
 def _checksum(origin: CacheNamespace, name: bytes, data: bytes | memoryview) -> bytes:
-    """Of a row, its key and its origin, so that it counts as nobody else's and as no other model's."""
-    return zlib.crc32(data, zlib.crc32(name, _mark(origin))).to_bytes(_CHECKSUM, "little")
-
-
-@functools.lru_cache(maxsize=SEGMENTS)
-def _mark(origin: CacheNamespace) -> int:
-    return zlib.crc32(f"{origin.fingerprint}\n{origin.arithmetic}\n{origin.software}".encode())
+    """Return a checksum of a row, its key and its origin, so that it is valid for no other image and no other model."""
+    seed = zlib.crc32(f"{origin.fingerprint}\n{origin.arithmetic}\n{origin.software}".encode())
+    return zlib.crc32(data, zlib.crc32(name, seed)).to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def _age(segment: Segment) -> tuple[float, float]:

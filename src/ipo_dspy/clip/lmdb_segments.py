@@ -1,9 +1,9 @@
-"""A file of segments, each a database of features by image hash; the only importer of LMDB.
+"""One LMDB file with the segments of the cache, each a database of features by image hash; the only importer of LMDB.
 
-LMDB lets many processes read a file while one writes, and has each transaction whole or not at all whenever a process
-is killed. It reads through a memory map, and a map without a page behind it ends the process. So a cut file is refused
-beforehand (`SegmentFile.extend` keeps the size right at all times), and the lock file gets its space before it is
-mapped. Network file systems, whose locks and memory maps LMDB cannot rely on, are given up.
+LMDB lets many processes read while one writes, and a transaction is kept whole or not at all if a process is killed. It
+reads through a memory map, and reading a mapped page that the file lacks ends the process. So a truncated file is
+refused when it is opened, `SegmentFile.extend` keeps the file long enough, and the lock file gets its space before it
+is mapped. Network file systems, whose locks and memory maps LMDB cannot rely on, are not supported.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ from ipo_dspy.errors import StoreError, StoreFullError
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 
 SCHEMA = "2"
-"""Of what is in the file; one with another is left alone."""
+"""Version of the layout; a file with another one is left alone."""
 
 SEGMENTS = 64
-"""At most, of all models together."""
+"""Maximum number of segments, of all models together."""
 
 CLEAR = "remove it with: ipo-dspy cache clear"
 ELSEWHERE = "take another folder, e.g. export IPO_DSPY_CACHE=/a/folder/that/you/may/write"
@@ -38,7 +38,8 @@ ELSEWHERE = "take another folder, e.g. export IPO_DSPY_CACHE=/a/folder/that/you/
 FAULTS = (lmdb.Error, OSError)
 """Errors that `to_store_error` translates."""
 
-_MAP = 1 << 40  # address space, not memory; the same for all, so that no process outgrows the map of another
+_MAP_SIZES = (1 << 40, 1 << 34, 1 << 30)
+"""Address space, not memory. The first fits every cache; the others are for processes with limited address space."""
 _READERS = 1024
 _LOCK_BYTES = 64 * _READERS + 8192  # 64 for each reader, and a little for what comes before them
 _LOCK_SECONDS = 60.0
@@ -56,7 +57,7 @@ class CacheNamespace:
         fingerprint: of the model: weights, architecture, transform.
         arithmetic: number format, kind of device and precision that it ran with.
         software: versions of all that reads, resizes and computes.
-        name: what the model was called, for people; under another name it is the same origin.
+        name: name of the model as the user passed it; it does not count in comparisons.
     """
 
     fingerprint: str
@@ -67,12 +68,12 @@ class CacheNamespace:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Features of one origin, up to a size; dropped as a whole.
+    """Features of one model and setup, up to a size; evicted as a whole.
 
     Attributes:
         slot: number of its database.
-        origin: of its features.
-        began, used: first and last, in seconds since 1970.
+        origin: model and setup of the features.
+        began, used: first and last use, in seconds since 1970.
     """
 
     slot: int
@@ -85,56 +86,52 @@ Table: TypeAlias = dict[CacheNamespace, tuple[Segment, ...]]
 
 
 class SegmentFile:
-    """The open file of a folder, found to be whole; open it under `locked`, and once in a process.
+    """The open file of a folder, checked to be complete; open it under `folder_lock`, and only once in a process.
 
     Raises:
-        StoreError: it is cut off, or not ours. What LMDB and the system raise is for `raising_store_errors`.
+        StoreError: it is truncated, or of another program or version. `raising_store_errors` translates the errors of
+            LMDB and the system.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        fresh = not data_file(folder).exists()
-        _check_regular(folder)
+        is_new = not data_file(folder).exists()
+        for name in _FILES:  # opening a named pipe, LMDB would wait without end
+            with contextlib.suppress(FileNotFoundError):
+                open_regular(folder / name).close()
         with contextlib.ExitStack() as undo:
-            if fresh:  # half a file, because the disk is full, would be a damaged one from now on
+            if is_new:  # a full disk would leave half a file
                 undo.callback(_unlink, folder)
             self.env = _environment(folder)
             undo.callback(self.env.close)
             self.page = self.env.stat()["psize"]
             self._file = undo.enter_context(data_file(folder).open("r+b", buffering=0))
             self.inode = inode(folder)
-            self._check(fresh)
-            self.env.reader_check()  # frees what killed processes were reading
+            needed = self.pages * self.page  # before the size is read: other processes may be writing
+            if not is_new and os.fstat(self._file.fileno()).st_size < needed:
+                raise StoreError(f"the image cache {str(folder)!r} is cut off; {CLEAR}")
+            self._open_databases()
+            self.env.reader_check()  # frees the pages that killed processes were reading
             undo.pop_all()
         self._parsed: tuple[bytes, Table] = (b"[]", {})
 
-    def _check(self, fresh: bool) -> None:
-        last = self.pages  # before the size: others may be writing
-        if not fresh and os.fstat(self._file.fileno()).st_size < last * self.page:
-            raise StoreError(f"the image cache {str(self.folder)!r} is cut off; {CLEAR}")
+    def _open_databases(self) -> None:
+        names = [f"segment {slot:02}".encode() for slot in range(SEGMENTS)]
         if self.env.stat()["entries"] == 0:
-            self._found()
-        else:
-            self._check_schema()
-        self._about = self.env.open_db(_ABOUT, create=False)
-        self.slots = [self.env.open_db(_slot(i), create=False) for i in range(SEGMENTS)]
-
-    def _check_schema(self) -> None:
+            with self.env.begin(write=True) as txn:
+                txn.put(_SCHEMA, SCHEMA.encode(), db=self.env.open_db(_ABOUT, txn=txn))
+                for name in names:
+                    self.env.open_db(name, txn=txn)
+                self.extend(SEGMENTS)
         try:
-            about = self.env.open_db(_ABOUT, create=False)
+            self._about = self.env.open_db(_ABOUT, create=False)
         except lmdb.Error as error:
             raise StoreError(f"{str(data_file(self.folder))!r} is of another program; {ELSEWHERE}") from error
         with self.env.begin() as txn:
-            if txn.get(_SCHEMA, db=about) != SCHEMA.encode():
-                what = "was written by another version of ipo_dspy"
-                raise StoreError(f"the image cache {str(self.folder)!r} {what}; {CLEAR}")
-
-    def _found(self) -> None:
-        with self.env.begin(write=True) as txn:
-            txn.put(_SCHEMA, SCHEMA.encode(), db=self.env.open_db(_ABOUT, txn=txn))
-            for i in range(SEGMENTS):
-                self.env.open_db(_slot(i), txn=txn)
-            self.extend(SEGMENTS)
+            if txn.get(_SCHEMA, db=self._about) != SCHEMA.encode():
+                reason = "was written by another version of ipo_dspy"
+                raise StoreError(f"the image cache {str(self.folder)!r} {reason}; {CLEAR}")
+        self.slots = [self.env.open_db(name, create=False) for name in names]
 
     @property
     def pages(self) -> int:
@@ -142,53 +139,45 @@ class SegmentFile:
         return int(self.env.info()["last_pgno"]) + 1
 
     def table(self, txn: Transaction) -> Table:
-        """Segments by origin, the newest first."""
-        raw = txn.get(_TABLE, _sealed(b"[]"), db=self._about)
-        known, table = self._parsed
-        if raw != known:
-            table = {}
-            for row in json.loads(_unsealed(raw, self.folder)):
-                segment = Segment(**{**row, "origin": CacheNamespace(**row["origin"])})
-                parts = (*table.get(segment.origin, ()), segment)
-                table[segment.origin] = tuple(sorted(parts, key=lambda part: (-part.began, part.slot)))
+        """Return the segments by origin, the newest first."""
+        raw = txn.get(_TABLE, _with_checksum(b"[]"), db=self._about)
+        if raw != self._parsed[0]:
+            if raw != _with_checksum(raw[8:]):
+                raise damaged(self.folder)
+            segments = [Segment(**{**row, "origin": CacheNamespace(**row["origin"])}) for row in json.loads(raw[8:])]
+            table: Table = {}
+            for segment in sorted(segments, key=lambda segment: (-segment.began, segment.slot)):
+                table[segment.origin] = (*table.get(segment.origin, ()), segment)
             self._parsed = raw, table
-        return table
+        return self._parsed[1]
 
     def segments(self, txn: Transaction) -> list[Segment]:
-        """All segments."""
+        """Return all segments."""
         return [segment for parts in self.table(txn).values() for segment in parts]
 
     def write_table(self, txn: Transaction, segments: list[Segment]) -> None:
         """Replace the table of segments."""
         rows = json.dumps([asdict(segment) for segment in segments])
-        txn.put(_TABLE, _sealed(rows.encode()), db=self._about)
+        txn.put(_TABLE, _with_checksum(rows.encode()), db=self._about)
+        self.extend(0)
 
-    def drop(self, txn: Transaction, segments: list[Segment]) -> None:
-        """Empty segments; their databases stay, so that no process has a handle to what is gone."""
-        for segment in segments:
+    def drop(self, txn: Transaction, dropped: list[Segment]) -> None:
+        """Empty segments. Their databases stay, because other processes may have handles to them."""
+        for segment in dropped:
             txn.drop(self.slots[segment.slot], delete=False)
-        if segments:
-            gone = {segment.slot for segment in segments}
-            self.write_table(txn, [segment for segment in self.segments(txn) if segment.slot not in gone])
+        if dropped:
+            self.write_table(txn, [segment for segment in self.segments(txn) if segment not in dropped])
 
-    def pages_in(self, txn: Transaction, segment: Segment) -> int:
-        """Pages that a segment takes."""
+    def usage(self, txn: Transaction, segment: Segment) -> tuple[int, int]:
+        """Return the numbers of images and of pages in a segment."""
         stat = txn.stat(self.slots[segment.slot])
-        return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-
-    def images_in(self, txn: Transaction, segment: Segment) -> int:
-        """Entries of a segment."""
-        return txn.stat(self.slots[segment.slot])["entries"]
-
-    def pages_for(self, value: bytes) -> int:
-        """Upper bound on the pages of an entry: its own, as LMDB uses for all but small values, and one for its key."""
-        return -(-len(value) // self.page) + 1
+        return stat["entries"], stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
 
     def extend(self, pages: int) -> None:
-        """Make the file long enough for a transaction with a number of pages, before it ends.
+        """Make the file long enough for a transaction that writes a number of pages, before it ends.
 
-        LMDB leaves pages at the end unwritten if they were not needed after all, and the file would look cut. What is
-        added is a hole that takes no space. The last terms are for pages that change in addition, and for the list of
+        LMDB does not write pages at the end that were not needed after all, so the file would look truncated. The added
+        part is a hole that takes no space. The last terms are for pages that change in addition, and for the list of
         free ones.
         """
         needed = self.pages + 4 * pages + self.pages // 256 + 256
@@ -196,117 +185,92 @@ class SegmentFile:
             os.ftruncate(self._file.fileno(), (needed + 256) * self.page)
 
     def compact(self) -> None:
-        """Put a copy without free pages in the place of the file, and close that; other processes turn to the copy."""
-        fresh = _trash_path(self.folder)
+        """Replace the file by a copy without free pages, and close it; other processes switch to the copy."""
+        copy = _trash_path(self.folder)
         with contextlib.ExitStack() as undo:
-            undo.callback(shutil.rmtree, fresh, ignore_errors=True)
-            fresh.mkdir(mode=0o700)
-            self.env.copy(str(fresh), compact=True)
+            undo.callback(shutil.rmtree, copy, ignore_errors=True)
+            copy.mkdir(mode=0o700)
+            self.env.copy(str(copy), compact=True)
             self.close()
             self.folder.rename(_trash_path(self.folder))
-            fresh.rename(self.folder)
+            copy.rename(self.folder)
             undo.pop_all()
-        _sweep(self.folder)
+        _empty_trash(self.folder)
 
     def close(self) -> None:
-        """End the use of the file; no transaction may be under way."""
+        """Close the file; no transaction may be open."""
         self.env.close()
         self._file.close()
 
 
 def _environment(folder: Path) -> lmdb.Environment:
-    """Open or found an environment; with less address space where a process may not have that much."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    _reserve(lock_file(folder))
+    with (folder / "lock.mdb").open("ab") as file:  # LMDB would leave a hole, and a full disk has no page for one
+        file.write(bytes(max(0, _LOCK_BYTES - os.fstat(file.fileno()).st_size)))
     options: dict[str, Any] = {"max_dbs": SEGMENTS + 1, "max_readers": _READERS, "metasync": False, "mode": 0o700}
-    for size in (_MAP, _MAP >> 6):
+    *larger, smallest = _MAP_SIZES
+    for size in larger:
         with contextlib.suppress(lmdb.MemoryError):
             return lmdb.open(str(folder), map_size=size, **options)
-    return lmdb.open(str(folder), map_size=_MAP >> 10, **options)
+    return lmdb.open(str(folder), map_size=smallest, **options)
 
 
 def data_file(folder: Path) -> Path:
-    """The file with everything in it."""
+    """Return the path of the file with all data."""
     return folder / "data.mdb"
 
 
-def lock_file(folder: Path) -> Path:
-    """The file with LMDB's locks and its list of readers, which is mapped for writing."""
-    return folder / "lock.mdb"
-
-
-def _check_regular(folder: Path) -> None:
-    """Raise an OSError if a file exists and is not a regular file; LMDB would wait for a named pipe."""
-    for path in (data_file(folder), lock_file(folder)):
-        with contextlib.suppress(FileNotFoundError):
-            open_regular(path).close()
-
-
-def _reserve(path: Path) -> None:
-    """Fill the lock file up with zeros: LMDB would leave a hole, and a full disk has no page for a write into one."""
-    with path.open("ab") as file:
-        file.write(bytes(max(0, _LOCK_BYTES - os.fstat(file.fileno()).st_size)))
-
-
-def _sealed(rows: bytes) -> bytes:
+def _with_checksum(rows: bytes) -> bytes:
     return b"%08x" % zlib.crc32(rows) + rows
 
 
-def _unsealed(raw: bytes, folder: Path) -> bytes:
-    rows = raw[8:]
-    if raw != _sealed(rows):
-        raise damaged(folder)
-    return rows
-
-
 def damaged(folder: Path) -> StoreError:
-    """The error for content that is not what was written."""
+    """Return the error for data that does not match its checksum."""
     return StoreError(f"the image cache {str(folder)!r} is damaged; {CLEAR}")
 
 
 def inode(folder: Path) -> tuple[int, int] | None:
-    """Which file it is; None if it is gone."""
+    """Return device and inode of the data file, or None if it is gone."""
     try:
-        stat = os.stat(f"{folder}/data.mdb")  # noqa: PTH116 - at every look-up, and pathlib takes its time
+        status = data_file(folder).stat()
     except FileNotFoundError:
         return None
-    return stat.st_dev, stat.st_ino
+    return status.st_dev, status.st_ino
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep others from writing to, replacing or opening the file meanwhile.
+def folder_lock(folder: Path) -> FileLock:
+    """Return a lock that keeps other processes from writing to, replacing, or opening the file; enter it with `with`.
 
     LMDB's own lock for writers would wait without end for a process that was stopped with Ctrl-Z.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f"{folder.name}.lock"), timeout=_LOCK_SECONDS, poll_interval=0.005):
-        yield
+    return FileLock(folder.with_name(f"{folder.name}.lock"), timeout=_LOCK_SECONDS, poll_interval=0.005)
 
 
 def remove(folder: Path) -> None:
-    """Remove the files of a store; under its own name it is gone at once, and processes that have it open can continue.
+    """Remove the files of a store at once; processes that have it open can continue.
 
     Raises:
-        StoreError: there is more in the folder than a store.
+        StoreError: the folder contains other files.
     """
     if folder.exists():
-        strange = sorted({place.name for place in folder.iterdir()} - set(_FILES))
-        if strange:
-            raise StoreError(f"{str(folder)!r} holds {strange[0]!r}, which is not ours; remove the folder by hand")
+        others = sorted({path.name for path in folder.iterdir()} - set(_FILES))
+        if others:
+            reason = f"contains {others[0]!r}, which is not part of the cache"
+            raise StoreError(f"{str(folder)!r} {reason}; remove the folder by hand")
         folder.rename(_trash_path(folder))
-    _sweep(folder)
+    _empty_trash(folder)
 
 
 def _trash_path(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what was put aside, also by processes that were killed then."""
-    for place in folder.parent.glob(f"{folder.name}.{'[0-9a-f]' * 32}"):
-        _unlink(place)
-        place.rmdir()
+def _empty_trash(folder: Path) -> None:
+    """Remove folders that were renamed by `_trash_path`, also by processes that were killed then."""
+    for path in folder.parent.glob(f"{folder.name}.{'[0-9a-f]' * 32}"):
+        _unlink(path)
+        path.rmdir()
 
 
 def _unlink(folder: Path) -> None:
@@ -325,17 +289,13 @@ def raising_store_errors(folder: Path) -> Iterator[None]:
 
 def to_store_error(error: Exception, folder: Path) -> StoreError:
     """Translate an error of LMDB or the system into a StoreError with a remedy."""
-    shown = f"the image cache {str(folder)!r}"
+    cache = f"the image cache {str(folder)!r}"
     if isinstance(error, Timeout):
-        return StoreError(f"{shown} was held by another process for {_LOCK_SECONDS:.0f} s; {ELSEWHERE}")
+        return StoreError(f"{cache} was held by another process for {_LOCK_SECONDS:.0f} s; {ELSEWHERE}")
     if isinstance(error, _DAMAGED):
-        return StoreError(f"{shown} is damaged, or no cache at all ({error}); {CLEAR}")
+        return StoreError(f"{cache} is damaged, or no cache at all ({error}); {CLEAR}")
     code = getattr(error, "errno", None) or getattr(error, "code", None) or 0
-    why = getattr(error, "strerror", None) or (os.strerror(code) if code > 0 else str(error))
+    reason = getattr(error, "strerror", None) or (os.strerror(code) if code > 0 else str(error))
     if code in _FULL or isinstance(error, lmdb.MapFullError):
-        return StoreFullError(f"{shown} cannot be written ({why}); free space, or {ELSEWHERE}")
-    return StoreError(f"{shown} cannot be used ({why}); {ELSEWHERE}")
-
-
-def _slot(number: int) -> bytes:
-    return f"segment {number:02}".encode()
+        return StoreFullError(f"{cache} cannot be written ({reason}); free space, or {ELSEWHERE}")
+    return StoreError(f"{cache} cannot be used ({reason}); {ELSEWHERE}")
