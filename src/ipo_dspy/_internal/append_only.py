@@ -46,17 +46,15 @@ class AppendOnlyFile:
     def __init__(self, path: Path, *, limit: int, patience: float = 0.0) -> None:
         self.path = path
         self._rescued: Path | None = None
-        self._file = _open_locked(path, limit, patience)
-        try:
+        with contextlib.ExitStack() as undo:
+            self._file = undo.enter_context(_open_locked(path, limit, patience))
             self._file.seek(0)
             self._content = bytearray(self._file.read())
-        except BaseException:
-            self._file.close()
-            raise
+            undo.pop_all()
 
     @property
     def content(self) -> bytes:
-        """Return the complete content of the file."""
+        """The complete content of the file."""
         return bytes(self._content)
 
     def drop_torn_line(self) -> None:
@@ -84,10 +82,7 @@ class AppendOnlyFile:
             raise
 
     def close(self, *, remove_empty: bool = False) -> None:
-        """Restore the file if it was removed or emptied, then close it and release the lock.
-
-        Args:
-            remove_empty: remove the file if it is empty.
+        """Restore the file if it was removed or emptied, or remove it if it is empty and `remove_empty`; then close it.
 
         Raises:
             OSError: the same errors as `append`.
@@ -106,24 +101,21 @@ class AppendOnlyFile:
         try:
             status = self.path.stat()
         except FileNotFoundError:
-            self._file, removed = self._recreate(more), self._file
-            removed.close()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                new_file = _open_locked(self.path, 0, 0.0, more_flags=os.O_EXCL)
+            except (FileExistsError, FileInUseError):
+                raise self._replaced(more) from None
+            self._file.close()
+            self._file = new_file
         else:
-            same = os.path.samestat(os.fstat(self._file.fileno()), status)
-            if not same or status.st_size > len(self._content):
+            is_same = os.path.samestat(os.fstat(self._file.fileno()), status)
+            if not is_same or status.st_size > len(self._content):
                 raise self._replaced(more)
             if status.st_size == len(self._content):
                 return
             self._file.truncate(0)
         self._write(self._content)
-
-    def _recreate(self, more: bytes) -> FileIO:
-        """Create the file at its path again, empty and locked."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return _open_locked(self.path, 0, 0.0, more_flags=os.O_EXCL)
-        except (FileExistsError, FileInUseError):
-            raise self._replaced(more) from None
 
     def _replaced(self, more: bytes) -> FileReplacedError:
         self._content += more
@@ -214,12 +206,7 @@ else:
     import fcntl
 
     def _lock(descriptor: int, *, shared: bool = False) -> None:
-        """Take the lock, which ends with the last descriptor of this open file.
-
-        Raises:
-            FileInUseError: the lock is held elsewhere.
-            OSError: the file system does not support locks.
-        """
+        """Take the lock, which ends with the last descriptor of this open file."""
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -1,19 +1,17 @@
 """Remember the secrets of this process, and redact them from text.
 
-Requests to language models carry keys, headers, and addresses with passwords. A server may quote any of these in an
-error or in a response: complete, masked, truncated, or encoded. Code that builds or calls a model registers its
-settings here. Text from outside goes through `redact` before it is stored or shown.
+A server may quote keys, headers, and addresses with passwords in an error or in a response: complete, masked,
+truncated, or encoded. Code that builds or calls a model registers its settings here. Text from outside goes through
+`redact` before it is stored or shown.
 
-Declared secrets are redacted everywhere, whatever they look like. These are settings, headers, query fields, and
-environment variables whose name says so, the password of an address, and the Hugging Face tokens in files. Other
-headers and query values may be plain words, such as the title "photo". They are redacted in errors, and in responses
-unless they read as words.
-
-A path segment of an address counts as a declared secret if it looks like a key: it has at least 16 characters and does
-not read as words and numbers, unlike `gpt-4o-mini-2024-07-18`. A shorter key in a path is therefore not redacted.
+Declared secrets are redacted everywhere: settings, headers, query fields, and environment variables whose name says so,
+the password of an address, a path segment of an address that looks like a key (`_looks_like_a_key`), and the Hugging
+Face tokens in files. Other headers and query values may be plain words, such as the title "photo". They are redacted in
+errors, and in responses unless they read as words.
 """
 
 import base64
+import contextlib
 import html
 import json
 import os
@@ -59,8 +57,8 @@ _LONGEST_WORD, _LONGEST_NUMBER = 15, 8
 _WORDS = re.compile(r"[A-Za-z]?[a-z]*(?:[ _.,'-]+[A-Za-z]?[a-z]+)*[.,]?")
 _IMAGE = re.compile(r"data:image/[\w.+-]+;base64,[\w+/=%-]*")
 _LOOKS_SECRET = re.compile(r"(?i)\b(?!HF_TOKEN\b)(?:sk|pk|hf|key)[-_][\w*-]{4,}|\bbearer\s+[^\s\"',}]+")
-_REST = re.compile(r"[^\s\"'<>,;&\\]*")
-"""The rest of a secret of which one piece was found."""
+_DELIMITER = re.compile(r"[\s\"'<>,;&\\]")
+"""Characters that end a secret of which one piece was found."""
 
 _known: dict[str, bool] = {}
 """Registered secrets; the value is True for a declared secret, False for one that may be a plain word."""
@@ -103,7 +101,8 @@ def remember_settings(settings: Any, name: str = "") -> None:
     elif isinstance(settings, str):
         if names_secret(name):
             _remember_header(name, settings)
-        _remember_address(settings)
+        for value, certain in _in_address(settings):
+            remember_secrets([value, unquote(value)], certain=certain)
 
 
 def _remember_header(name: str, value: str) -> None:
@@ -115,28 +114,14 @@ def _remember_header(name: str, value: str) -> None:
     if scheme.lower() in ("basic", "bearer", "token", "apikey", "digest"):
         remember_secrets([credentials])
     if scheme.lower() == "basic":
-        remember_secrets(_decoded(credentials).partition(":")[2:])
+        with contextlib.suppress(ValueError):  # not base64
+            remember_secrets(base64.b64decode(credentials, validate=True).decode().partition(":")[2:])
     if "cookie" in name.lower():
         remember_secrets(part.partition("=")[2] for part in value.split(";"))
 
 
-def _decoded(credentials: str) -> str:
-    try:
-        return base64.b64decode(credentials, validate=True).decode()
-    except ValueError:
-        return ""
-
-
-def _remember_address(text: str) -> None:
-    for value, certain in _in_address(text):
-        remember_secrets([value, unquote(value)], certain=certain)
-
-
 def _in_address(text: str) -> Iterator[tuple[str, bool]]:
-    """Yield each secret in an address, with True for a declared secret.
-
-    These are the user information, the password, path segments that look like keys, and the values of the query.
-    """
+    """Yield each secret in an address, with True for a declared secret."""
     if match := _USERINFO.match(text):
         user, _, password = match[1].partition(":")
         yield match[1], True
@@ -148,12 +133,12 @@ def _in_address(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def _looks_like_a_key(segment: str) -> bool:
+    """Return True for a long path segment that is not words and numbers, as `gpt-4o-mini-2024-07-18` is."""
     plain = unquote(segment)
-    return len(plain) >= _SHORTEST_KEY and not all(map(_is_readable, re.split(r"[ _.,:@~-]+", plain)))
-
-
-def _is_readable(part: str) -> bool:
-    return not part or (part.isalnum() and len(part) <= (_LONGEST_WORD if part.isalpha() else _LONGEST_NUMBER))
+    parts = filter(None, re.split(r"[ _.,:@~-]+", plain))
+    return len(plain) >= _SHORTEST_KEY and not all(
+        part.isalnum() and len(part) <= (_LONGEST_WORD if part.isalpha() else _LONGEST_NUMBER) for part in parts
+    )
 
 
 def _query(text: str) -> list[tuple[str, str]]:
@@ -201,11 +186,12 @@ def without_path_keys(address: str, instead: str = HIDDEN) -> str:
     >>> without_path_keys("api_base=http://host/0f9d8c7b6a5e4d3c/v1", "KEY")
     'api_base=http://host/KEY/v1'
     """
-    match = _PATH.search(address)
-    if match is None:
-        return address
-    path = "/".join(instead if _looks_like_a_key(segment) else segment for segment in match[2].split("/"))
-    return address[: match.start(2)] + path + address[match.end(2) :]
+
+    def replaced(match: re.Match[str]) -> str:
+        path = [instead if _looks_like_a_key(segment) else segment for segment in match[2].split("/")]
+        return match[1] + "/".join(path)
+
+    return _PATH.sub(replaced, address, count=1)
 
 
 def redact(text: str, *, keep_words: bool = False) -> str:
@@ -245,8 +231,8 @@ def _spans(text: str, keep_words: bool) -> Iterator[tuple[int, int]]:
 
 
 def _end(text: str, begin: int) -> int:
-    rest = _REST.match(text, begin)
-    return rest.end() if rest is not None else begin
+    delimiter = _DELIMITER.search(text, begin)
+    return len(text) if delimiter is None else delimiter.start()
 
 
 def _secrets(keep_words: bool) -> Iterator[str]:
@@ -261,16 +247,13 @@ def _in_the_environment() -> Iterator[tuple[str, bool]]:
     for name, value in os.environ.items():
         if name in _WORKING_FOLDERS:
             continue
-        if names_secret(name) and not name.lower().endswith(_PATHS) and not _is_place(value):
+        # Messages must be able to name existing paths.
+        is_path = os.path.isabs(value) and os.path.exists(value)  # noqa: PTH110, PTH117 - Path.exists may raise
+        if names_secret(name) and not name.lower().endswith(_PATHS) and not is_path:
             secrets = [(value.strip(), True)]
         else:
             secrets = list(_in_address(value))  # of OPENAI_API_BASE, or of a proxy
         yield from ((secret, certain) for secret, certain in secrets if _is_long(secret))
-
-
-def _is_place(value: str) -> bool:
-    """Return True if a value is an existing path, which messages must be able to name."""
-    return os.path.isabs(value) and os.path.exists(value)  # noqa: PTH110, PTH117 - Path.exists may raise
 
 
 def _is_long(value: str) -> bool:
@@ -302,15 +285,12 @@ def _forms(secret: str) -> Iterator[str]:
     """Yield a secret as it is, and as it is encoded in URLs, in JSON, in HTML, and in base64."""
     for plain in {secret, unquote(secret)}:
         encoded = {quote(plain), quote(plain, safe=""), quote_plus(plain)}
-        yield from (plain, *encoded, *map(quote, encoded), *map(_lower_hex, encoded))
+        lower_hex = {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in encoded}
+        yield from (plain, *encoded, *map(quote, encoded), *lower_hex)
         yield from (json.dumps(plain)[1:-1], json.dumps(plain, ensure_ascii=False)[1:-1].replace("/", r"\/"))
         yield html.escape(plain)
         for packed in _packed(plain):
             yield from (packed, quote(packed, safe=""), packed.replace("+", "-").replace("/", "_"))
-
-
-def _lower_hex(text: str) -> str:
-    return re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), text)
 
 
 def _packed(plain: str) -> Iterator[str]:

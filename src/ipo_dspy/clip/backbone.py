@@ -11,7 +11,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -29,22 +29,6 @@ from ipo_dspy.errors import InputError, ModelError
 
 _IMAGE_FLOATS = 100_000 * 512
 _TEXT_FLOATS = 64 * 1024 * 1024
-
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
-
-
-def _forward_pass(
-    method: "Callable[Concatenate[Backbone, _Arguments], _Result]",
-) -> "Callable[Concatenate[Backbone, _Arguments], _Result]":
-    """Run a method without gradients, on the CPU threads of the model."""
-
-    def run(self: "Backbone", /, *arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
-        with torch.no_grad(), limited_to(self.cpu_threads.count):
-            return method(self, *arguments, **named)
-
-    functools.update_wrapper(run, method)
-    return run
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +124,17 @@ class Backbone:
         room = torch.empty(len(images), *images[0].shape, pin_memory=self.device.type == "cuda")
         return torch.stack(list(images), out=room)
 
-    @_forward_pass
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Return the features [N, D] of preprocessed images [N, 3, H, W], on `device`."""
-        near = pixels.to(self.device, non_blocking=self.device.type == "cuda").to(self.dtype)
-        return _normalized(self._encode_image(near))
+        with torch.no_grad(), limited_to(self.cpu_threads.count):
+            pixels = pixels.to(self.device, non_blocking=self.device.type == "cuda").to(self.dtype)
+            return _normalized(self._encode_image(pixels))
 
     def token_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the token ids of each text, start and end included: never cut, not padded."""
         with self.lock:  # the fast tokenizers of transformers refuse two threads at once
             return self._tokens.ids(texts)
 
-    @_forward_pass
     def encode_shared(self, ids: Sequence[TokenList]) -> Tensor:
         """Return the features [M, D] of M distinct, sorted token lists, on `device`; only where `shares_prefixes`.
 
@@ -162,12 +145,12 @@ class Backbone:
         tower = text_tower.text_tower(self.model)
         fitting = [row for row in ids if prefix.can_encode(tower, row)]
         other = [row for row in ids if not prefix.can_encode(tower, row)]
-        parts = [_normalized(text_tower.encode_shared(self.model, fitting))] if fitting else []
-        parts += [self.encode_tokens_plain(other)] if other else []
-        index = {row: number for number, row in enumerate([*fitting, *other])}
-        return torch.cat(parts)[[index[row] for row in ids]]
+        with torch.no_grad(), limited_to(self.cpu_threads.count):
+            parts = [_normalized(text_tower.encode_shared(self.model, fitting))] if fitting else []
+            parts += [self.encode_tokens_plain(other)] if other else []
+            index = {row: number for number, row in enumerate([*fitting, *other])}
+            return torch.cat(parts)[[index[row] for row in ids]]
 
-    @_forward_pass
     def encode_tokens_plain(self, ids: Sequence[tuple[int, ...]]) -> Tensor:
         """Return the features [M, D] of M token lists by the model's own `encode_text`, on the full context.
 
@@ -175,8 +158,9 @@ class Backbone:
             InputError: no list, or one that is longer than the context.
         """
         self._check_lengths(ids)
-        tokens = self._tokens.padded(ids, self.context_length).to(self.device)  # [M, L]
-        return _normalized(self.model.encode_text(tokens, normalize=False))
+        with torch.no_grad(), limited_to(self.cpu_threads.count):
+            tokens = self._tokens.padded(ids, self.context_length).to(self.device)  # [M, L]
+            return _normalized(self.model.encode_text(tokens, normalize=False))
 
     def check_loaded(self) -> None:
         """Raise a ModelError if the arguments do not describe the model, because its image encoder was replaced."""
@@ -221,12 +205,9 @@ class Backbone:
     def __reduce__(self) -> tuple[Callable[[], "Backbone"], tuple[()]]:
         """A pickle says what to load and holds no weights."""
         self.check_loaded()
-        where: dict[str, Any] = {
-            "device": str(self.device),
-            "dtype": self.identity["dtype"],
-            "downloads": self.downloads,
-        }
-        return functools.partial(self._load, self.name, self.pretrained, **where), ()
+        device, dtype = str(self.device), self.identity["dtype"]
+        load = functools.partial(self._load, device=device, dtype=dtype, downloads=self.downloads)
+        return functools.partial(load, self.name, self.pretrained), ()
 
     def __repr__(self) -> str:
         of = f", {self.pretrained!r}" if self.pretrained else ""

@@ -48,23 +48,21 @@ class _Batcher:
         return request.features
 
     def start(self, backbone: Backbone) -> None:
-        """Encode what waits, unless a thread is at it."""
+        """Start a thread that encodes the queue, unless one is running."""
         with self._lock:
             if self._waiting and not (self._worker and self._worker.is_alive()):  # a fork leaves a dead one
                 self._worker = threading.Thread(target=self._run, args=(backbone,), name="ipo-encode")
                 self._worker.start()
 
     def _run(self, backbone: Backbone) -> None:
-        while (requests := self._take()) is not None:
-            # A canceled request is dropped here; one that is canceled later is encoded for nothing.
+        while True:
+            with self._lock:
+                requests = [self._waiting.popleft() for _ in range(min(BATCH_SIZE, len(self._waiting)))]
+                if not requests:
+                    self._worker = None
+                    return
+            # Requests that were canceled are dropped here; those canceled later are encoded in vain.
             _encode(backbone, [request for request in requests if request.features.set_running_or_notify_cancel()])
-
-    def _take(self) -> list[_Request] | None:
-        with self._lock:
-            requests = [self._waiting.popleft() for _ in range(min(BATCH_SIZE, len(self._waiting)))]
-            if not requests:
-                self._worker = None
-        return requests or None
 
 
 _batchers: "weakref.WeakKeyDictionary[Backbone, _Batcher]" = weakref.WeakKeyDictionary()
@@ -90,7 +88,7 @@ async def encode_together(backbone: Backbone, source: ImageSource, *, allow_url:
 
 
 def _encode(backbone: Backbone, requests: list[_Request]) -> None:
-    """Encode together; where that fails, one by one, so that each request has the error of its own."""
+    """Encode requests together; if that fails, one by one, so that each gets its own error."""
     if not requests:
         return
     try:

@@ -8,23 +8,19 @@ from ipo_dspy.errors import InputError
 
 PLACE, LIMIT = "IPO_DSPY_CACHE", "IPO_DSPY_CACHE_LIMIT"
 """Names of the variables: a folder, or one of `OFF`; and a size such as 10GB."""
-
 OFF = ("", "0", "off", "no", "none", "false")
 FOLDER = "image-features"
 DEFAULT_LIMIT = 10 * 10**9
 LEAST_LIMIT = 50 * 10**6
-"""Of less, what must stay free would leave next to nothing."""
-
+"""With a lower limit, the part that must stay free would leave next to nothing."""
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
 def cache_folder() -> Path | None:
     """Return the folder of the cache, or None if it is off."""
     setting = os.environ.get(PLACE)
-    if setting is not None and setting.strip().lower() in OFF:
-        return None
     if setting is not None:
-        return Path(setting).expanduser().absolute() / FOLDER
+        return None if setting.strip().lower() in OFF else Path(setting).expanduser().absolute() / FOLDER
     cache_home = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         return (cache_home if cache_home.is_absolute() else Path.home() / ".cache") / "ipo_dspy" / FOLDER
@@ -33,10 +29,10 @@ def cache_folder() -> Path | None:
 
 
 def cache_limit() -> int:
-    """Bytes that the store may take.
+    """Return the maximum size of the cache in bytes.
 
     Raises:
-        InputError: it is not a size, or too small.
+        InputError: the setting is not a size, or too small.
     """
     setting = os.environ.get(LIMIT, "").strip()
     if not setting:

@@ -1,7 +1,7 @@
-"""Cache of a model's image features, first in memory, then on disk; keeps working if the disk fails.
+"""Cache of a model's image features, first in memory, then on disk.
 
-A store that is damaged, foreign, read-only or full costs time and never the run: a warning says what to do, and images
-are encoded as if it were not there.
+A store that is damaged, foreign, read-only or full costs time and never the run: a warning names a remedy, and images
+are encoded as if there were no store.
 """
 
 import functools
@@ -24,22 +24,20 @@ from ipo_dspy.clip.feature_store import FeatureStore
 from ipo_dspy.clip.lmdb_segments import CacheNamespace
 from ipo_dspy.errors import StoreError, StoreFullError
 
-_COMPUTE = ("torch", "torchvision", "open_clip_torch")
+_Result = TypeVar("_Result")
 
 logger = logging.getLogger(__name__)
 
-_Found = TypeVar("_Found")
-
 
 class FeatureCache:
-    """Features of images by content, under the model and the settings of now.
+    """Features of images by content, for a model and the current settings of PyTorch.
 
     Args:
-        backbone: the model; its `image_memo` is the memory.
-        reading: number of the way in which images become pixels.
+        backbone: the model; its `image_memo` is the cache in memory.
+        reading: version of image decoding.
 
     Raises:
-        InputError: a variable of the environment that cannot be understood.
+        InputError: the size limit in the environment is not valid.
     """
 
     def __init__(self, backbone: Backbone, reading: int) -> None:
@@ -48,7 +46,7 @@ class FeatureCache:
         self._origin = origin(backbone, reading)
 
     def get(self, key: str) -> Tensor | None:
-        """Features [D] of the image with this hash, float32 on the CPU, or None."""
+        """Return the features [D] of the image with this hash, float32 on the CPU, or None."""
         features = self._memo.get(key)
         if features is None and self._disk is not None:
             row = self._disk.attempt(lambda store: store.get(self._origin, key))
@@ -58,46 +56,45 @@ class FeatureCache:
         return features
 
     def remember(self, rows: Mapping[str, Tensor]) -> None:
-        """Keep features [D] by hash in memory, at once."""
+        """Store features [D] by hash in memory."""
         for key, row in rows.items():
             self._memo.put(key, row)
 
     def keep(self, rows: Mapping[str, Tensor]) -> None:
-        """Keep them on disk, all or none: when this returns, no kill of the process takes them away."""
+        """Store features [D] by hash on disk, all or none; they survive a kill of the process."""
         if self._disk is not None and rows:
             arrays = {key: row.numpy() for key, row in rows.items()}
             self._disk.attempt(lambda store: store.put(self._origin, arrays), writes=True)
 
     def settle(self) -> None:
-        """Write down what was used."""
+        """Record on disk which features were used."""
         if self._disk is not None:
             self._disk.attempt(FeatureStore.settle, writes=True)
 
 
 class FailSafeStore:
-    """A store as far as it works: after a failure it is left alone, as long as the process lives."""
+    """A store that is not used again after it has failed, until the process ends; a full one is still read."""
 
     def __init__(self, store: FeatureStore) -> None:
         self.store = store
-        self.reads = self.writes = True
-        self._telling = threading.Lock()
+        self._reads = self._writes = True
+        self._lock = threading.Lock()
 
-    def attempt(self, work: Callable[[FeatureStore], _Found], *, writes: bool = False) -> _Found | None:
-        """Return the result of a call, or None and, once, a warning."""
-        if self.writes if writes else self.reads:
-            try:
-                return work(self.store)
-            except StoreError as error:
-                self._fail(error, reads=writes and isinstance(error, StoreFullError))
+    def attempt(self, call: Callable[[FeatureStore], _Result], *, writes: bool = False) -> _Result | None:
+        """Return the result of a call, or None after a failure, of which one warning is logged."""
+        if not (self._writes if writes else self._reads):
+            return None
+        try:
+            return call(self.store)
+        except StoreError as error:
+            readable = writes and isinstance(error, StoreFullError)
+            with self._lock:
+                is_known = not (self._writes if readable else self._reads)  # from another thread
+                self._reads, self._writes = self._reads and readable, False
+            if not is_known:
+                effect = "nothing more is kept until then" if readable else "until then images are encoded without it"
+                logger.warning("%s; %s", error, effect)
         return None
-
-    def _fail(self, error: StoreError, *, reads: bool) -> None:
-        with self._telling:
-            known = not (self.writes if reads else self.reads)
-            self.reads, self.writes = self.reads and reads, False
-        if not known:  # by another thread
-            way = "nothing more is kept until then" if reads else "until then images are encoded without it"
-            logger.warning("%s; %s", error, way)
 
 
 _disks: dict[Path, FailSafeStore] = {}
@@ -108,12 +105,12 @@ def _disk() -> FailSafeStore | None:
     if folder is None:
         return None
     disk = _disks.setdefault(folder, FailSafeStore(FeatureStore(folder, cache_limit())))
-    disk.store.limit = cache_limit()  # one store a folder: LMDB allows no file to be open twice
+    disk.store.limit = cache_limit()  # one store for each folder: LMDB allows no file to be open twice
     return disk
 
 
 def origin(backbone: Backbone, reading: int) -> CacheNamespace:
-    """Return everything besides the image that its features depend on in this process."""
+    """Return everything besides the image that features depend on in this process."""
     kind = backbone.device.type
     parts = [backbone.identity["dtype"], kind, f"matmul {torch.get_float32_matmul_precision()}"]
     if torch.is_autocast_enabled(kind):
@@ -122,14 +119,11 @@ def origin(backbone: Backbone, reading: int) -> CacheNamespace:
     return CacheNamespace(backbone.fingerprint, ", ".join(parts), f"reading {reading}, {_software()}", shown)
 
 
-def _libjpeg() -> str | None:
-    """Pillows of distributions take it from the system, where it changes by itself."""
-    return PIL.features.version("libjpeg_turbo") or PIL.features.version("jpg")
-
-
 @functools.cache
 def _software() -> str:
-    versions = {"Pillow": PIL.__version__, "libjpeg": str(_libjpeg())}
-    for name, version in package_versions(_COMPUTE).items():
+    # The Pillow of a Linux distribution uses the libjpeg of the system, which is updated independently.
+    libjpeg = PIL.features.version("libjpeg_turbo") or PIL.features.version("jpg")
+    versions = {"Pillow": PIL.__version__, "libjpeg": str(libjpeg)}
+    for name, version in package_versions(("torch", "torchvision", "open_clip_torch")).items():
         versions[name] = version.partition("+")[0]  # +cpu and +cu128 compute the same here
     return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -1,9 +1,8 @@
-"""The number format in which image features are kept while they are not computed with.
+"""Choose the number format in which image features are stored in memory: float32, or float16 for very many.
 
-Float32 is what the tower gives. Above a gibibyte (half a million images of width 512) features are kept in float16, so
-that a million images and a model fit into 3 GB. Each number is rounded to the nearest of float16, ties to even, once
-and consistently; blocks are brought back to float32, so what is lost is this one rounding. docs/decisions.md says how
-much that moves scores.
+Above a gibibyte (half a million images of width 512) features are stored in float16, so that a million images and a
+model fit into 3 GB. Blocks are converted back to float32, so each number is rounded once; docs/decisions.md says how
+much that changes scores.
 """
 
 from collections.abc import Sequence
@@ -25,39 +24,38 @@ def storage_dtype(images: int, width: int) -> torch.dtype:
 
 
 def to_storage_dtype(features: Tensor) -> Tensor:
-    """Features [N, D] in the format in which they are kept; those that are kept in half already stay so."""
+    """Return features [N, D] in their storage dtype."""
     return features.half() if storage_dtype(*features.shape) == torch.float16 else features
 
 
 class FeatureBuffer:
-    """Collects features as they are computed, in their storage dtype: a million are never held in float32."""
+    """Collects features as they are computed, in their storage dtype: a million are never stored in float32."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._count = most, 0
-        self._table: Tensor | None = None  # [most, D], once D is known
+    def __init__(self, capacity: int) -> None:
+        self._capacity, self._count = capacity, 0
+        self._table = torch.empty(0, 0)  # [capacity, D] once D is known
 
     def add(self, rows: Sequence[Tensor]) -> None:
-        """Put rows [D] after those that are there."""
+        """Append rows [D]."""
         if not rows:
             return
-        if self._table is None:
-            width = len(rows[0])
-            self._table = torch.empty(self._most, width, dtype=storage_dtype(self._most, width))
-        stop = self._count + len(rows)
-        self._table[self._count : stop] = torch.stack(list(rows))
-        self._count = stop
+        if not self._table.numel():
+            shape = self._capacity, len(rows[0])
+            self._table = torch.empty(shape, dtype=storage_dtype(*shape))
+        self._table[self._count : self._count + len(rows)] = torch.stack(list(rows))
+        self._count += len(rows)
 
     @property
     def features(self) -> Tensor:
-        """All of them, [N, D]."""
-        return torch.empty(0, 0) if self._table is None else self._table[: self._count]
+        """All features, [N, D]."""
+        return self._table[: self._count]
 
 
 def to_scoring_device(features: Tensor, device: torch.device) -> Tensor:
     """Return stored features on the device from which scoring reads them.
 
-    A GPU holds them itself where they take at most half of its free memory. Else they are pinned once, so that blocks
-    are brought to it without waiting for each.
+    They are moved to a GPU if they take at most half of its free memory. Otherwise they are pinned once, so that blocks
+    are copied to it asynchronously.
     """
     if device.type != "cuda":
         return features

@@ -1,13 +1,10 @@
 """Encode images to CLIP features: decode while the tower encodes, and cache by content.
 
-The evaluation transform of the model is applied, no random crops. Reading and decoding run in a few threads ahead of
-the tower with a bounded look-ahead, so memory holds two batches of pixels and not the data set. An image whose content
-this model has seen before, in whatever wrapping, in this process or another, is read and hashed but neither decoded
-nor encoded (`clip.feature_cache`). Each encoded batch is kept before the next is begun.
+Reading and decoding run in a few threads ahead of the tower with a bounded look-ahead, so memory holds two batches of
+pixels and not the data set. An image whose content this model has seen before, in this process or another, is read and
+hashed but neither decoded nor encoded (`clip.feature_cache`). Each encoded batch is stored before the next is begun.
 
-Unlike open_clip's own transform, images are turned upright by their EXIF tag and made RGB before they are resized, and
-images of more than 8 bits are scaled where Pillow would clip them (`clip.image_pixels`). For upright 8-bit images the
-pixels are the same.
+The model's evaluation transform is applied to images that are upright, RGB, and of 8 bits (`clip.image_pixels`).
 
 Letters: N images, D width of the features.
 """
@@ -18,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -33,7 +30,7 @@ from ipo_dspy.errors import DataError, Hint, ImageError
 from ipo_dspy.validation import require_int
 
 MAX_NAMED = 10
-"""Images that cannot be read and are named in one message."""
+"""Maximum number of unreadable images named in one message."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +53,14 @@ class EncodedImages:
         return f"EncodedImages({len(self.kept)} of width {self.features.shape[-1]}, {len(self.skipped)} skipped)"
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """One source on its way: its content key and its features or, until encoded, its pixels."""
+class _Prepared(NamedTuple):
+    """The content key of a source, and its cached features or else its pixels."""
 
     key: str
     features: Tensor | None
     pixels: Tensor | None
 
 
-_Outcome: TypeAlias = _Ready | ImageError
 _Result = TypeVar("_Result")
 
 
@@ -103,25 +98,25 @@ def encode_images(
         raise DataError("no images to encode; pass at least one")
     rows, kept_indices, keys = FeatureBuffer(len(sources)), list[int](), list[str]()
     bad: list[tuple[int, ImageError]] = []
-    waiting: list[tuple[int, _Ready]] = []
-    threads = num_threads or _threads()
+    waiting: list[_Prepared] = []
+    threads = num_threads or _default_threads()
     if not (skip_unreadable or checked) and len(sources) > batch_size and backbone.device.type == "cpu":
         check_images(sources, backbone=backbone, num_threads=threads)
-    known = FeatureCache(backbone, READING)
-    prepare = functools.partial(_prepare, backbone, known, allow_url=allow_url)
+    cache = FeatureCache(backbone, READING)
+    prepare = functools.partial(_prepare, backbone, cache, allow_url=allow_url)
     for index, outcome in enumerate(_in_order(prepare, sources, batch_size + threads, threads)):
         if isinstance(outcome, ImageError):
             bad.append((index, outcome))
         elif skip_unreadable or not bad:  # the rest is read only to report all bad images at once
-            waiting.append((index, outcome))
+            waiting.append(outcome)
             kept_indices.append(index)
             keys.append(outcome.key)
         if len(waiting) == batch_size or index == len(sources) - 1:
-            rows.add(list(_encode(backbone, known, waiting).values()))
+            rows.add(_encode(backbone, cache, waiting))
             waiting.clear()
             if progress is not None:
                 progress(index + 1, len(sources))
-    known.settle()
+    cache.settle()
     if bad and not skip_unreadable:
         raise _refused(bad, len(sources)) from bad[0][1]
     if not kept_indices:
@@ -146,9 +141,8 @@ def check_images(
     Raises:
         ImageError: images that cannot be read: how many, and the first `MAX_NAMED` by name.
     """
-    threads = num_threads or _threads()
-    known = None if backbone is None else FeatureCache(backbone, READING)
-    unreadable = functools.partial(_unreadable, known)
+    threads = num_threads or _default_threads()
+    unreadable = functools.partial(_unreadable, None if backbone is None else FeatureCache(backbone, READING))
     bad: list[tuple[int, ImageError]] = []
     for index, error in enumerate(_in_order(unreadable, sources, 2 * threads, threads)):
         if error is not None:
@@ -176,18 +170,17 @@ def refusal(messages: Sequence[str], total: int, place: str = "") -> ImageError:
     return ImageError(fact, hint=Hint("pass {skip_unreadable} to skip them", skip_unreadable=True))
 
 
-def _threads() -> int:
+def _default_threads() -> int:
     return min(16, os.cpu_count() or 1)
 
 
-def _unreadable(known: FeatureCache | None, source: ImageSource) -> ImageError | None:
-    """Return what is wrong with an image, if anything."""
+def _unreadable(cache: FeatureCache | None, source: ImageSource) -> ImageError | None:
     if is_remote(source):
         return None
     try:
-        key, image = identify(source)
-        if known is None or known.get(key) is None:
-            image()
+        key, decode = identify(source)
+        if cache is None or cache.get(key) is None:
+            decode()
     except ImageError as error:
         return error
     return None
@@ -196,7 +189,7 @@ def _unreadable(known: FeatureCache | None, source: ImageSource) -> ImageError |
 def _in_order(
     function: Callable[[ImageSource], _Result], sources: Sequence[ImageSource], ahead: int, threads: int
 ) -> Iterator[_Result]:
-    """Yield the function of every source, in order, computed in threads, at most `ahead` results waiting."""
+    """Yield the results of a function for all sources in order, computed in threads, at most `ahead` in advance."""
     pool = ThreadPoolExecutor(min(threads, len(sources)), thread_name_prefix="ipo-decode")
     futures: deque[Future[_Result]] = deque()
     try:
@@ -210,33 +203,31 @@ def _in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare(backbone: Backbone, known: FeatureCache, source: ImageSource, *, allow_url: bool) -> _Outcome:
+def _prepare(
+    backbone: Backbone, cache: FeatureCache, source: ImageSource, *, allow_url: bool
+) -> _Prepared | ImageError:
     try:
-        key, image = identify(source, allow_url=allow_url)
-        features = known.get(key)
-        return _Ready(key, features, None if features is not None else backbone.preprocess(image()))
+        key, decode = identify(source, allow_url=allow_url)
+        features = cache.get(key)
+        return _Prepared(key, features, None if features is not None else backbone.preprocess(decode()))
     except ImageError as error:
         return error
 
 
-def _encode(backbone: Backbone, known: FeatureCache, waiting: Sequence[tuple[int, _Ready]]) -> dict[int, Tensor]:
-    """Features [D] by index; contents that are not known yet go through the tower together."""
-    features_by_key = {ready.key: ready.features for _, ready in waiting if ready.features is not None}
-    fresh = {
-        ready.key: ready.pixels for _, ready in waiting if ready.pixels is not None and ready.key not in features_by_key
-    }
+def _encode(backbone: Backbone, cache: FeatureCache, waiting: Sequence[_Prepared]) -> list[Tensor]:
+    """Return the features [D] of each image; those that are not cached go through the tower together."""
+    features_by_key = {image.key: image.features for image in waiting if image.features is not None}
+    missing = {image.key: image.pixels for image in waiting if image.pixels is not None}
     encoded: dict[str, Tensor] = {}
     with backbone.lock:
-        for key in list(fresh):
-            features = known.get(key)  # another thread or process may have been quicker
-            if features is not None:
+        for key in missing.keys() - features_by_key.keys():  # another thread or process may have been quicker
+            if (features := cache.get(key)) is not None:
                 features_by_key[key] = features
-                del fresh[key]
-        if fresh:
-            rows = backbone.encode_pixels(backbone.batch(list(fresh.values()))).cpu()  # [N, D]
-            # Rows of their own: a view would keep the whole batch alive.
-            encoded = {key: row.clone() for key, row in zip(fresh, rows, strict=True)}
-            features_by_key.update(encoded)
-            known.remember(encoded)
-    known.keep(encoded)  # not under the lock: the disk takes its time
-    return {index: features_by_key[ready.key] for index, ready in waiting}
+        new = {key: pixels for key, pixels in missing.items() if key not in features_by_key}
+        if new:
+            rows = backbone.encode_pixels(backbone.batch(list(new.values()))).cpu()  # [N, D]
+            encoded = {key: row.clone() for key, row in zip(new, rows, strict=True)}  # a view keeps the batch alive
+            cache.remember(encoded)
+    cache.keep(encoded)  # not under the lock, because the disk is slow
+    features_by_key |= encoded
+    return [features_by_key[image.key] for image in waiting]

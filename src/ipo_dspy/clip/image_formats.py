@@ -28,13 +28,22 @@ _OTHER_NAMES = {"MPO": "JPEG"}
 _WITHOUT_SIGNATURE = {"TGA"}
 _PLAIN_SUFFIX = re.compile(r"\.[a-z0-9]*[a-z][a-z0-9]*")
 _HEIF_BRANDS = re.compile(rb"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", re.DOTALL)
-_RAW_SUFFIXES = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"})
-
-_HEIF_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
-_NEWER_SUFFIXES = frozenset({".avif", ".webp"})
-"""Read by a newer Pillow, or one that is built with their libraries."""
 
 HEIF_REMEDY = "pip install 'ipo_dspy[heif]', or convert to JPEG"
+_PICTURE_REMEDIES = {
+    **dict.fromkeys((".heic", ".heics", ".heif", ".heifs", ".hif"), HEIF_REMEDY),
+    **dict.fromkeys((".avif", ".webp"), "install a newer Pillow, or convert to JPEG"),
+    **dict.fromkeys(
+        (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"), "develop to JPEG"
+    ),
+}
+"""Remedies for images that this Pillow may not read, by suffix."""
+_REMEDIES = {
+    **_PICTURE_REMEDIES,
+    **dict.fromkeys((".zip", ".gz", ".tgz", ".7z", ".rar", ".xz", ".bz2"), "unpack"),
+    ".tar": "unpack, or pass the tar files themselves",
+    **dict.fromkeys((".part", ".crdownload", ".partial", ".download"), "finish the download"),
+}
 
 
 @functools.cache
@@ -80,7 +89,7 @@ def is_image_file(path: str | os.PathLike[str]) -> bool:
 
 def is_picture(path: str | os.PathLike[str]) -> bool:
     """Return whether a file is an image, including unsupported formats such as HEIC or camera raw."""
-    return file_suffix(os.fspath(path)) in _HEIF_SUFFIXES | _NEWER_SUFFIXES | _RAW_SUFFIXES or is_image_file(path)
+    return file_suffix(os.fspath(path)) in _PICTURE_REMEDIES or is_image_file(path)
 
 
 def has_signature(data: bytes) -> bool:
@@ -94,18 +103,8 @@ def is_heif(data: bytes) -> bool:
 
 
 def remedy(suffix: str) -> str:
-    """Return what would make files of a suffix readable."""
-    if suffix in _HEIF_SUFFIXES:
-        return HEIF_REMEDY
-    if suffix in _NEWER_SUFFIXES:
-        return "install a newer Pillow, or convert to JPEG"
-    if suffix in {".zip", ".gz", ".tgz", ".7z", ".rar", ".xz", ".bz2"}:
-        return "unpack"
-    if suffix == ".tar":
-        return "unpack, or pass the tar files themselves"
-    if suffix in {".part", ".crdownload", ".partial", ".download"}:
-        return "finish the download"
-    return "develop to JPEG" if suffix in _RAW_SUFFIXES else "convert to JPEG or PNG if it is an image"
+    """Return advice that makes files of a suffix readable."""
+    return _REMEDIES.get(suffix, "convert to JPEG or PNG if it is an image")
 
 
 def _accepts(name: str, prefix: bytes) -> bool:

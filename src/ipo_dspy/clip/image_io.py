@@ -81,10 +81,10 @@ def open_image(source: ImageSource, *, allow_url: bool = False, least_side: int 
 def identify(
     source: ImageSource, *, allow_url: bool = False, least_side: int | None = None
 ) -> tuple[str, Callable[[], Image.Image]]:
-    """Return a hash of an image's content and what decodes it: of a file its bytes count, of others their pixels.
+    """Return a hash of an image's bytes if it is a file, else of its pixels; and a function that decodes it.
 
     Raises:
-        ImageError: as `open_image`; what concerns pixels of files is raised by the function that decodes.
+        ImageError: see `open_image`; errors in the pixels of files are raised by the function that decodes.
     """
     name = name_image(source)
     opener = _opener(source)
@@ -96,7 +96,7 @@ def identify(
 
 
 def _opener(source: ImageSource) -> Callable[[], Image.Image] | None:
-    """Return what gives the image whose pixels are in memory; None for a file."""
+    """Return a function that opens an image whose pixels are in memory; None for a file."""
     if isinstance(source, Image.Image):
         return lambda: source
     if isinstance(source, np.ndarray):
@@ -133,10 +133,9 @@ def name_image(source: object) -> str:
         return f"image tensor {list(url.shape)} of {str(url.dtype).removeprefix('torch.')}"
     if isinstance(url, list | tuple):
         return f"list of {len(url)}"
-    if isinstance(url, io.BytesIO):
-        return f"image of {_size(url.getbuffer().nbytes)} in memory"
-    if isinstance(url, bytes | bytearray):
-        return f"image of {_size(len(url))} in memory"
+    if isinstance(url, io.BytesIO | bytes | bytearray):
+        size = url.getbuffer().nbytes if isinstance(url, io.BytesIO) else len(url)
+        return f"image of {_size(size)} in memory"
     if isinstance(url, str) and url.startswith("data:"):
         return f"data URI image ({_size(len(url))})"
     if isinstance(url, str) and is_url(url):
@@ -182,9 +181,9 @@ def _file(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise ImageError(f"{name_image(path)} does not exist; check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        code, why = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
-        how = _FILE_REMEDIES.get(code, "check the path") if isinstance(code, int) else "check the path"
-        raise ImageError(f"{name_image(path)} cannot be read: {why}; {how}") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        remedy = _FILE_REMEDIES.get(getattr(error, "errno", None) or 0, "check the path")
+        raise ImageError(f"{name_image(path)} cannot be read: {reason}; {remedy}") from error
 
 
 def _converted(pixels: Any, convert: Callable[[Any], Image.Image]) -> Image.Image:
@@ -231,13 +230,13 @@ def _download(url: str, *, allow_url: bool) -> bytes:
 
 
 def _decode_bytes(data: bytes, name: str, least_side: int | None) -> Image.Image:
-    def opened() -> Image.Image:
+    def open_bytes() -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=readable_formats())
         if least_side is not None:
             image.draft("RGB", (least_side, least_side))
         return image
 
-    return _decode(opened, name, head=data[:64])
+    return _decode(open_bytes, name, head=data[:64])
 
 
 def _decode(opener: Callable[[], Image.Image], name: str, *, head: bytes = b"") -> Image.Image:
@@ -268,7 +267,7 @@ def _unidentified(head: bytes) -> str:
 
 
 def _check_size(image: Image.Image, name: str) -> None:
-    """Pillow only warns between its limit and twice that; here the limit is a limit."""
+    """Raise where Pillow only warns: between its limit and twice that."""
     if max(image.size) > MAX_ASPECT * min(image.size):
         raise ImageError(f"{name} is {image.width}x{image.height}, too thin to be resized; crop it or leave it out")
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
@@ -288,7 +287,7 @@ def _authority(url: str) -> str:
 
 
 def _plain_url(url: str) -> str:
-    """Scheme, host and path: user names, passwords and signatures in the query are nobody's business."""
+    """Return scheme, host and path, without user names, passwords, and signatures in the query."""
     authority = _authority(url)
     return re.split(r"[?#]", url.replace(authority, authority.rpartition("@")[2], 1), maxsplit=1)[0]
 

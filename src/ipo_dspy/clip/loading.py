@@ -38,6 +38,12 @@ from ipo_dspy.errors import Argument, Hint, ModelError
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Number formats of the towers by name; features are float32 in any case."""
 
+_MISMATCH_ERRORS = (
+    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError),
+    *(AssertionError, EOFError, OSError, StopIteration),
+)
+"""Errors that open_clip and torch raise for weights that do not match the configuration."""
+
 logger = getLogger(__name__)
 
 _loaded: dict[Hashable, Backbone] = {}
@@ -86,10 +92,7 @@ def load_backbone(
 
 
 def unload() -> None:
-    """Forget the models that `load_backbone` keeps for further calls.
-
-    The memory of a model is free once no program, optimizer or variable refers to it either.
-    """
+    """Forget the models that `load_backbone` keeps; their memory is free once nothing else refers to them."""
     with _load_lock:
         _loaded.clear()
 
@@ -116,6 +119,8 @@ def import_open_clip() -> Any:
 
 
 def _load(arguments: ModelArguments) -> Backbone:
+    from safetensors import SafetensorError
+
     open_clip, downloads = import_open_clip(), arguments.downloads
     with quiet_open_clip(), hub_access(downloads):
         source = resolve(open_clip, arguments.name, arguments.pretrained, arguments.cache_dir, downloads)
@@ -129,7 +134,7 @@ def _load(arguments: ModelArguments) -> Backbone:
                 f"weights of {source.shown} hold more than tensors, or are no checkpoint at all; unpickling "
                 "is refused because it could run code: convert them to .safetensors"
             ) from error
-        except _load_errors() as error:
+        except (*_MISMATCH_ERRORS, SafetensorError) as error:
             raise ModelError(
                 f"{source.shown} does not load as an open_clip model ({one_line_error(error)}); check that the "
                 "weights match this architecture and are complete"
@@ -220,11 +225,3 @@ def _digest(item: tuple[str, Tensor]) -> str:
     head = sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
     head.update(flat.numpy().data)
     return head.hexdigest()
-
-
-def _load_errors() -> tuple[type[Exception], ...]:
-    """Return what open_clip, torch and safetensors raise for weights or a config that do not fit one another."""
-    from safetensors import SafetensorError
-
-    builtin = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, EOFError, OSError)
-    return (*builtin, StopIteration, SafetensorError)

@@ -11,8 +11,7 @@ class TensorLRU:
     """The latest tensors by key, at most `max_floats` numbers in all. The least recently used are evicted first."""
 
     def __init__(self, max_floats: int) -> None:
-        self._max = max_floats
-        self._held = 0
+        self._max, self._floats = max_floats, 0
         self._items: OrderedDict[Hashable, Tensor] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -24,13 +23,13 @@ class TensorLRU:
             return self._items.get(key)
 
     def put(self, key: Hashable, value: Tensor) -> None:
-        """Keep `value` under `key`, dropping the longest unused while there is too much."""
+        """Store `value` under `key`, and evict the least recently used tensors while there are too many numbers."""
         with self._lock:
             old = self._items.pop(key, None)
-            self._held += value.numel() - (0 if old is None else old.numel())
+            self._floats += value.numel() - (0 if old is None else old.numel())
             self._items[key] = value
-            while self._held > self._max and len(self._items) > 1:
-                self._held -= self._items.popitem(last=False)[1].numel()
+            while self._floats > self._max and len(self._items) > 1:
+                self._floats -= self._items.popitem(last=False)[1].numel()
 
     def __len__(self) -> int:
         return len(self._items)

@@ -90,11 +90,11 @@ def _embedded(tower: Any, tokens: Tensor, positions: Tensor) -> Tensor:
 def _pieces(runs: PrefixGroup) -> list[PrefixGroup]:
     """Split a group into groups of runs that have about `LOOKED_AT` keys together."""
     size = max(1, LOOKED_AT // (runs.depth + runs.length))
-    starts = range(0, runs.count, size)
-    return [
-        PrefixGroup(runs.first + start * runs.length, len(ancestors), runs.length, ancestors)
-        for start, ancestors in ((start, runs.ancestors[start : start + size]) for start in starts)
-    ]
+    pieces = []
+    for start in range(0, runs.count, size):
+        ancestors = runs.ancestors[start : start + size]
+        pieces.append(PrefixGroup(runs.first + start * runs.length, len(ancestors), runs.length, ancestors))
+    return pieces
 
 
 class _Group:

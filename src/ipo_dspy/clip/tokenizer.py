@@ -12,11 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PROBES = (
-    "a",
-    "a photo of a dog.",
-    "A Blurry photo of 3 café tables, seen from above; it's evening & nobody is there!",
-)
+PROBES = ("a", "a photo of a dog.", "A Blurry photo of 3 café tables, seen from above; it's evening & nobody is there!")
 """Texts of different length and script on which tokenizers and towers are checked at load."""
 
 
@@ -66,9 +62,4 @@ class TokenizerAdapter:
     @property
     def facts(self) -> dict[str, Any]:
         """Return the inputs of the fingerprint: how this tokenizer behaves, not its name."""
-        return {
-            "context": self.context_length,
-            "pad": self._pad,
-            "left": self._left,
-            "probes": self.ids(PROBES),
-        }
+        return {"context": self.context_length, "pad": self._pad, "left": self._left, "probes": self.ids(PROBES)}

@@ -1,9 +1,8 @@
 """Locate the weights of a CLIP model: resolve names, tags, files and folders to paths, or raise one clear error.
 
-Files that are already here are used without asking the network. The network is asked once before anything is
-fetched, so that a machine without one fails at once and not after five retries for each file. A model that a file
-names, rather than the user, is not fetched unless the user allows it, and then without the user's hub token.
-open_clip comes in as an argument: only `clip.loading` imports it.
+Files on this machine are used without the network. A model that a file names, rather than the user, is not downloaded
+unless the user allows it, and then without the user's hub token. open_clip is an argument: only `clip.loading` imports
+it.
 """
 
 import contextlib
@@ -60,9 +59,9 @@ class ModelSource:
 
 @contextlib.contextmanager
 def hub_access(downloads: Downloads) -> Iterator[None]:
-    """Hold whatever asks the Hugging Face hub meanwhile to `downloads`.
+    """Restrict all requests to the Hugging Face hub inside to `downloads`.
 
-    open_clip and transformers ask it on their own even where all files are cached, and take no argument against that.
+    open_clip and transformers send requests even if all files are cached, and have no argument against that.
     huggingface_hub reads these two constants before each request.
     """
     if downloads == "allowed":
@@ -111,8 +110,7 @@ def resolve(
             to fetch where `downloads` are refused.
     """
     if name.startswith(LOCAL):
-        folder = Path(name.removeprefix(LOCAL)).expanduser()
-        return _from_folder(folder, shown=repr(name))
+        return _from_folder(Path(name.removeprefix(LOCAL)).expanduser(), shown=repr(name))
     if name.startswith(HUB):
         return _from_hub(name.removeprefix(HUB), cache_dir, downloads)
     architecture = name.replace("/", "-")
@@ -173,13 +171,12 @@ def _weights_of_tag(
         if downloads == "refused":
             if cached_path.is_file():
                 return cached_path
-            raise _refused(shown, cached_path.name)
+            raise _not_downloaded(shown, cached_path.name)
         try:
             return Path(open_clip.download_pretrained(tag, cache_dir=cache_dir))
         except (OSError, RuntimeError) as error:
-            raise ModelError(
-                f"weights of {shown} cannot be fetched ({one_line_error(error)})", hint=_WAYS_OUT
-            ) from error
+            reason = one_line_error(error)
+            raise ModelError(f"weights of {shown} cannot be fetched ({reason})", hint=_WAYS_OUT) from error
     repo, _, file = tag["hf_hub"].rpartition("/")  # 'org/name/' or 'org/name/file'
     names = [file] if file else list(_WEIGHT_FILES)
     if file.endswith((".bin", ".pth")):
@@ -188,7 +185,7 @@ def _weights_of_tag(
 
 
 def fetch_text_parts(source: ModelSource, cache_dir: str | None, downloads: Downloads = "allowed") -> None:
-    """Tokenizers and configurations that transformers would look for, each retry 8 seconds apart."""
+    """Fetch what transformers would look for itself, with retries 8 seconds apart."""
     text = source.config["text_cfg"]
     if text.get("hf_tokenizer_name") and not source.tokenizer.startswith(LOCAL):
         _hub_file(text["hf_tokenizer_name"], _TOKENIZER_FILES, f"the tokenizer of {source.shown}", cache_dir, downloads)
@@ -198,6 +195,7 @@ def fetch_text_parts(source: ModelSource, cache_dir: str | None, downloads: Down
 
 def _hub_file(repo: str, names: Sequence[str], shown: str, cache_dir: str | None, downloads: Downloads) -> Path:
     """Return the first of `names` that `repo` has: from the cache without asking the network, else downloaded."""
+    import httpx
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -206,29 +204,28 @@ def _hub_file(repo: str, names: Sequence[str], shown: str, cache_dir: str | None
             cached = try_to_load_from_cache(repo, name, cache_dir=cache_dir)
             if isinstance(cached, str):
                 return Path(cached)
-        if downloads == "refused":
-            raise _refused(shown, f"{names[0]} of {repo} on the Hugging Face hub")
-        _reach_hub()
-        for name in names:
-            with contextlib.suppress(EntryNotFoundError):
-                try:
-                    return Path(hf_hub_download(repo, name, cache_dir=cache_dir))
-                except LocalEntryNotFoundError as error:  # the network went away between the two
-                    raise ConnectionError(one_line_error(error)) from error
-    except ModelError:
-        raise
-    except _network_errors() as error:
+        if downloads != "refused":
+            _reach_hub()
+            for name in names:
+                with contextlib.suppress(EntryNotFoundError):
+                    try:
+                        return Path(hf_hub_download(repo, name, cache_dir=cache_dir))
+                    except LocalEntryNotFoundError as error:  # the network went away between the two
+                        raise ConnectionError(one_line_error(error)) from error
+    except (OSError, httpx.HTTPError, ValueError) as error:  # ValueError: an invalid name
         raise ModelError(
             f"{shown} needs {names[0]!r} of {repo!r} from the Hugging Face hub, which is not in the cache "
             f"and cannot be fetched ({type(error).__name__}: {one_line_error(error)})",
             hint=_WAYS_OUT,
         ) from error
+    if downloads == "refused":
+        raise _not_downloaded(shown, f"{names[0]} of {repo} on the Hugging Face hub")
     raise ModelError(f"{repo!r} on the Hugging Face hub has none of {', '.join(names)}", hint=_WAYS_OUT)
 
 
-def _refused(shown: str, what: str) -> ModelError:
+def _not_downloaded(shown: str, missing: str) -> ModelError:
     return ModelError(
-        f"{shown} is named by a file and not on this machine ({what} is missing)",
+        f"{shown} is named by a file and not on this machine ({missing} is missing)",
         hint=Hint(
             "if you trust the file, pass {allow_download} to fetch it without your hub token, or pass a model "
             "yourself, e.g. {model}, {pretrained}",
@@ -240,7 +237,7 @@ def _refused(shown: str, what: str) -> ModelError:
 
 
 def _reach_hub() -> None:
-    """Ask once, so that a machine without a network fails at once and not after five retries a file."""
+    """Send one request, so that a machine without a network fails at once and not after five retries for each file."""
     from huggingface_hub import constants, get_session
 
     get_session().head(constants.ENDPOINT, timeout=10)
@@ -249,7 +246,7 @@ def _reach_hub() -> None:
 def _check_activation(
     open_clip: Any, architecture: str, pretrained: str, config: Mapping[str, Any], tag: Mapping[str, Any]
 ) -> None:
-    """Weights trained with QuickGELU give other, worse features under GELU, and nothing shows it."""
+    """Raise for weights trained with QuickGELU in a model with GELU, or the reverse: the features would be worse."""
     wants = bool(tag.get("quick_gelu", False))
     if wants == bool(config.get("quick_gelu", False)):
         return
@@ -268,11 +265,8 @@ def _unknown_name(name: str, known: Sequence[str]) -> ModelError:
         return ModelError(f"{name!r} is a folder", hint=Hint("pass {model}", model=LOCAL + name))
     close = f"; close names: {', '.join(near)}" if near else ""
     hub = ", or {hub} if it is on the Hugging Face hub" if name.count("/") == 1 else ""
-    hint = Hint(
-        "for example {model}" + hub,
-        model=near[0] if near else DEFAULT_MODEL,
-        hub=Argument("model", HUB + name),
-    )
+    example = near[0] if near else DEFAULT_MODEL
+    hint = Hint("for example {model}" + hub, model=example, hub=Argument("model", HUB + name))
     return ModelError(f"open_clip has no model {name!r}{close}", hint=hint)
 
 
@@ -289,7 +283,7 @@ def _unknown_weights(name: str, pretrained: str, tags: Sequence[str]) -> ModelEr
 
 
 def file_stamps(model: str, pretrained: str | None) -> Hashable:
-    """Size and time of the files named by path, so that a changed file is loaded again."""
+    """Return sizes and times of the files named by path, so that a changed file is loaded again."""
     paths: list[Path] = []
     if model.startswith(LOCAL):
         folder = Path(model.removeprefix(LOCAL)).expanduser()
@@ -298,13 +292,6 @@ def file_stamps(model: str, pretrained: str | None) -> Hashable:
         paths = [Path(pretrained).expanduser()]
     stats = [(str(path.resolve()), path.stat()) for path in paths if path.is_file()]
     return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
-
-
-def _network_errors() -> tuple[type[Exception], ...]:
-    """Whatever the hub raises without a network or for a bad name; requests' errors are OSErrors already."""
-    import httpx
-
-    return (OSError, httpx.HTTPError, ValueError)
 
 
 def one_line_error(error: BaseException) -> str:
