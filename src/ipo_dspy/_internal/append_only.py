@@ -1,7 +1,4 @@
-"""A durable append-only file for one writer at a time.
-
-Data is on disk when `append` returns. A file that somebody removes in the meantime is written again from memory.
-"""
+"""A durable append-only file for one writer at a time."""
 
 import contextlib
 import errno
@@ -30,8 +27,7 @@ class AppendOnlyFile:
     """An append-only file for one writer at a time; each `append` is on disk when it returns.
 
     The operating system locks the open file itself. The lock ends with the process, and removing the file does not
-    release it. The complete content is also kept in memory. If somebody empties or removes the file, the next `append`
-    or `close` writes that content again.
+    release it. If the file is emptied or removed, the next `append` or `close` writes its content again, from memory.
 
     Args:
         path: the file, created if missing; its folder must exist.
@@ -167,22 +163,19 @@ def _open_locked(path: Path, limit: int, patience: float, *, more_flags: int = 0
     deadline = time.monotonic() + patience
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | more_flags
     while True:
-        file = FileIO(open_descriptor(path, flags, limit=limit), "a+b")
-        try:
-            _lock(file.fileno())
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                sync_folder(path.parent)
-                return file
-        except FileInUseError:
-            if time.monotonic() >= deadline:
-                file.close()
-                raise
-        except FileNotFoundError:
-            pass  # its last writer has just removed it
-        except BaseException:
-            file.close()
-            raise
-        file.close()
+        with contextlib.ExitStack() as undo:
+            file = undo.enter_context(FileIO(open_descriptor(path, flags, limit=limit), "a+b"))
+            try:
+                _lock(file.fileno())
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    sync_folder(path.parent)
+                    undo.pop_all()
+                    return file
+            except FileInUseError:
+                if time.monotonic() >= deadline:
+                    raise
+            except FileNotFoundError:
+                pass  # its last writer has just removed it
         time.sleep(0.02)
 
 

@@ -1,7 +1,7 @@
 """Bounded reads of regular files, and atomic writes.
 
-A reader sees either the old or the new content of a file, even if a write is interrupted. All paths that users pass are
-opened here, so that a named pipe, a device, or an endless file can neither block the process nor exhaust its memory.
+All paths that users pass are opened here, so that a named pipe, a device, or an endless file can neither block the
+process nor exhaust its memory.
 """
 
 import contextlib
@@ -24,15 +24,10 @@ _KINDS = {
 
 
 def open_regular(path: str | os.PathLike[str], *, limit: int | None = None) -> BinaryIO:
-    """Open a regular file, or a link to one, for reading.
-
-    Args:
-        path: path that a user passed.
-        limit: maximum size of the file in bytes.
+    """Open a regular file of at most `limit` bytes, or a link to one, for reading.
 
     Raises:
-        OSError: the file does not exist, cannot be read, is not a regular file, or is larger than `limit`. The reason
-            is in `strerror`.
+        OSError: the file does not exist, cannot be read, is not a regular file, or is larger; `strerror` says which.
     """
     return os.fdopen(open_descriptor(path, os.O_RDONLY, limit=limit), "rb")
 
@@ -51,8 +46,8 @@ def open_descriptor(path: str | os.PathLike[str], flags: int, *, limit: int | No
             kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
             raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", os.fspath(path))
         if limit is not None and status.st_size > limit:
-            size = f"it has {status.st_size:,} bytes, more than the {limit:,} that are read"
-            raise OSError(errno.EFBIG, size, os.fspath(path))
+            reason = f"it has {status.st_size:,} bytes, more than the {limit:,} that are read"
+            raise OSError(errno.EFBIG, reason, os.fspath(path))
     except BaseException:
         os.close(descriptor)
         raise

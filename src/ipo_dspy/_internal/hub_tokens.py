@@ -1,8 +1,4 @@
-"""Find the Hugging Face tokens in the files that `hf auth login` writes: the active token and the named ones.
-
-huggingface_hub resolves the paths of these files when it is imported. Here the environment is read each time, so that
-a text can be redacted without importing it.
-"""
+"""Find the Hugging Face tokens in the files that `hf auth login` writes, without importing huggingface_hub."""
 
 import os
 import re

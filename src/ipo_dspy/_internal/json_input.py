@@ -12,13 +12,8 @@ MAX_DEPTH = 64
 def parse_json(data: bytes | str, *, limit: int | None = None, max_depth: int = MAX_DEPTH) -> Any:
     """Return the value of a JSON text; bytes may be UTF-16 or UTF-32, or begin with a byte-order mark.
 
-    Args:
-        data: one JSON value.
-        limit: maximum length; None allows any.
-        max_depth: maximum nesting of lists and objects.
-
     Raises:
-        ValueError: the text is not valid JSON, not Unicode, longer than `limit`, or nested too deeply.
+        ValueError: the text is not valid JSON, not Unicode, longer than `limit`, or nested deeper than `max_depth`.
 
     >>> parse_json(b'{"a": [1]}')
     {'a': [1]}
@@ -27,28 +22,18 @@ def parse_json(data: bytes | str, *, limit: int | None = None, max_depth: int = 
         raise ValueError(f"it is longer than {limit:,}, which is what is read")
     try:
         value = json.loads(data)
+        if not _is_deeper(value, max_depth):
+            return value
     except RecursionError:
-        deep = True
-    else:
-        deep = _is_deeper(value, max_depth)
-    if deep:
-        raise ValueError(f"it is nested deeper than {max_depth} levels")
-    return value
+        pass
+    raise ValueError(f"it is nested deeper than {max_depth} levels")
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
-    level = [value]
-    for _ in range(depth):
-        level = [inner for outer in level for inner in _inside(outer)]
-        if not level:
-            return False
-    return True
-
-
-def _inside(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [inner for inner in value if isinstance(inner, dict | list)] if isinstance(value, list) else []
+    inner = list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(inner, list):
+        return False
+    return depth == 0 or any(_is_deeper(item, depth - 1) for item in inner)
 
 
 def has_type(value: Any, annotation: Any, *, largest: float | None = None) -> bool:

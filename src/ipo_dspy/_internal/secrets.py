@@ -26,7 +26,6 @@ from ipo_dspy._internal.hub_tokens import hub_tokens
 HIDDEN = "[hidden]"
 NO_KEY = "none"
 """Placeholder key for a server that needs none; LiteLLM requires a key."""
-
 _NO_SECRETS = frozenset({NO_KEY, "true", "false", "null", "yes", "no"})
 _SHORTEST = 4
 """Minimum length of a secret in a response; a shorter value, such as the key "x" of a local server, is left in."""
@@ -223,7 +222,7 @@ def holds_secret(text: str) -> bool:
 def _spans(text: str, keep_words: bool) -> Iterator[tuple[int, int]]:
     """Yield the start and end of each secret, sorted by start."""
     whole, pieces = _patterns(tuple(sorted(_secrets(keep_words))))
-    spans = [match.span() for match in whole.finditer(text)] if whole is not None else []
+    spans = [match.span() for match in whole.finditer(text)]
     for size, known in pieces.items():
         starts = (i for i in range(len(text) - size + 1) if text[i : i + size] in known)
         spans += [(start, _end(text, start + size)) for start in starts]
@@ -247,12 +246,11 @@ def _in_the_environment() -> Iterator[tuple[str, bool]]:
     for name, value in os.environ.items():
         if name in _WORKING_FOLDERS:
             continue
-        # Messages must be able to name existing paths.
-        is_path = os.path.isabs(value) and os.path.exists(value)  # noqa: PTH110, PTH117 - Path.exists may raise
-        if names_secret(name) and not name.lower().endswith(_PATHS) and not is_path:
-            secrets = [(value.strip(), True)]
-        else:
-            secrets = list(_in_address(value))  # of OPENAI_API_BASE, or of a proxy
+        is_secret = names_secret(name) and not name.lower().endswith(_PATHS)
+        if is_secret and os.path.isabs(value) and os.path.exists(value):  # noqa: PTH110, PTH117 - Path.exists may raise
+            is_secret = False  # messages must be able to name existing paths
+        # Addresses are in OPENAI_API_BASE, or in the variables of a proxy.
+        secrets = [(value.strip(), True)] if is_secret else _in_address(value)
         yield from ((secret, certain) for secret, certain in secrets if _is_long(secret))
 
 
@@ -262,10 +260,10 @@ def _is_long(value: str) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _patterns(secrets: tuple[str, ...]) -> tuple[re.Pattern[str] | None, Mapping[int, frozenset[str]]]:
+def _patterns(secrets: tuple[str, ...]) -> tuple[re.Pattern[str], Mapping[int, frozenset[str]]]:
     """Return a pattern of complete secrets, and the pieces by size that identify a masked or truncated one."""
     forms = sorted({form for secret in secrets for form in _forms(secret)}, key=lambda form: (-len(form), form))
-    whole = re.compile("|".join(map(_whole, forms))) if forms else None
+    whole = re.compile("|".join(map(_whole, forms)) or "(?!)")  # which matches nothing
     short, long = ({piece for form in forms for piece in _pieces(form, size)} for size in (_PIECE, _PLAIN_PIECE))
     known = {_PIECE: {piece for piece in short if any(map(str.isdigit, piece))}, _PLAIN_PIECE: long}
     return whole, {size: frozenset(pieces) for size, pieces in known.items() if pieces}

@@ -1,8 +1,8 @@
 """Run functions in threads, in order, under the settings of the caller.
 
-DSPy's `ParallelExecutor` resubmits slow items, counts tokens in copies that are discarded, and replaces the first error
-with a generic one. That is unsuitable for billed requests. The threads are daemons, unlike those of
-`ThreadPoolExecutor`, so that a process that is stopping does not wait for a server.
+For billed requests: unlike DSPy's `ParallelExecutor`, slow items are not resubmitted, tokens are counted, and the first
+error is raised. Unlike those of `ThreadPoolExecutor`, the threads are daemons, so that a process that is stopping does
+not wait for a server.
 """
 
 import threading

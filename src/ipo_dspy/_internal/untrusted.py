@@ -7,9 +7,7 @@ text, or reverse its direction are shown as their code points.
 import re
 import unicodedata
 
-from ipo_dspy._internal.secrets import redact
-
-__all__ = ["one_line", "printable", "redact"]
+from ipo_dspy._internal.secrets import redact as redact
 
 _PLAIN_CONTROLS = frozenset("\n\t\u200c\u200d")  # Persian, Hindi, and emoji need the joiners
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})

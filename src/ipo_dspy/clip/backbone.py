@@ -1,7 +1,4 @@
-"""A loaded CLIP: towers, tokenizer, evaluation transform and identity; `clip.loading` builds it.
-
-All differences between the models of open_clip are handled at load: how texts become token ids, where the text tower
-pools, which number format it runs in. What comes out is always the same: L2-normalized float32 features.
+"""A loaded CLIP, the same for all models of open_clip: it always returns L2-normalized float32 features.
 
 Letters: N images, M token lists, L tokens, D width of the features.
 """
@@ -50,8 +47,8 @@ class Backbone:
     of `load_backbone`. All methods may be called from several threads.
 
     Attributes:
-        arguments: what it was loaded with.
-        name: the `model` argument it was loaded with.
+        arguments: arguments of `load_backbone`.
+        name: the `model` argument.
         pretrained: tag or checkpoint path, None where `name` says it all.
         device: where the towers are.
         dtype: number format of the towers.
@@ -59,14 +56,14 @@ class Backbone:
         fingerprint: short digest of weights, architecture, evaluation transform and tokenizer; the same in
             every process, on every device and in every dtype.
         context_length: most tokens of one prompt, start and end included.
-        logit_scale: what cosine similarities are multiplied by to give logits.
-        logit_bias: what is added to them; 0.0 except for SigLIP.
-        shares_prefixes: whether what texts have in common at their beginning is computed once.
-        lock: held while features are computed and kept, so that two threads never compute the same.
+        logit_scale: factor from cosine similarities to logits.
+        logit_bias: added to the logits; 0.0 except for SigLIP.
+        shares_prefixes: whether prefixes that texts share are computed once (`encode_shared`).
+        lock: held while features are computed and cached, so that two threads never compute the same.
         image_memo: features of images by content.
         text_memo: class features by template and classes.
-        cpu_threads: how many threads its passes on a CPU take, and why.
-        downloads: whether files of it may be fetched; see `load_backbone`.
+        cpu_threads: number of threads of its passes on a CPU, and the reason.
+        downloads: permission to fetch its files; see `load_backbone`.
     """
 
     def __init__(
@@ -165,10 +162,8 @@ class Backbone:
     def check_loaded(self) -> None:
         """Raise a ModelError if the arguments do not describe the model, because its image encoder was replaced."""
         if self._learned:
-            raise ModelError(
-                f"{self.name!r} with a replaced image encoder cannot be sent to another process; load the model there "
-                "and call with_image_encoder(...)"
-            )
+            fact = f"{self.name!r} with a replaced image encoder cannot be sent to another process"
+            raise ModelError(f"{fact}; load the model there and call with_image_encoder(...)")
 
     @property
     def identity(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Encode images of concurrent calls together, in one thread for each model.
 
-Calls that wait at the same time share one pass of the image tower: 64 requests of a service cost one batch, not 64
-passes. The thread begins with the first request and ends when none is left, so an idle process has none.
+64 concurrent requests of a service cost one pass of the image tower, not 64. The thread starts with the first request
+and ends when none is left.
 
 Letters: D width of the features.
 """
@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections import deque
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -24,12 +24,11 @@ BATCH_SIZE = 64
 """Largest number of images in one pass; the answers of a batch come when all of it is done."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """One image and the features [1, D] to come."""
+class _Request(NamedTuple):
+    """An image and its future features [1, D]."""
 
     source: ImageSource
-    features: "Future[Tensor]" = field(default_factory=Future)
+    features: "Future[Tensor]"
 
 
 class _Batcher:
@@ -42,7 +41,7 @@ class _Batcher:
 
     def add(self, source: ImageSource) -> "Future[Tensor]":
         """Queue an image and return the future of its features; `start` begins the work."""
-        request = _Request(source)
+        request = _Request(source, Future())
         with self._lock:
             self._waiting.append(request)
         return request.features

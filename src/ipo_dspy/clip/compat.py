@@ -25,8 +25,8 @@ def patch_torchvision() -> None:
 def quiet_open_clip() -> Iterator[None]:
     """Drop the log records of open_clip inside; errors that it logs are also raised.
 
-    It calls `logging.info(...)`, which goes to the root logger and configures it. Its modules see a silent logger in
-    place of `logging` meanwhile, so the root logger, which belongs to the application, is not touched.
+    It calls `logging.info(...)`, which configures the root logger of the application. Its modules get a silent logger
+    in place of `logging`.
     """
     silent = logging.Logger("open_clip", level=logging.CRITICAL + 1)
     modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == "open_clip"]

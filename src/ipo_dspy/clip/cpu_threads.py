@@ -1,11 +1,9 @@
 """Number of CPU threads for the passes of a model, from the machine and the size of the model's matrix products.
 
-PyTorch takes a thread for each core, and each thread waits for the others after every product. Where another process
-has one of the cores, or a container may use only a part of them, that wait is much longer than the product: the small
-bundled models were eight times slower on a busy machine with two threads than with one. So one thread computes
-products that are small, and further threads are added only while a short measurement shows that they help.
-
-The number holds inside a pass and is set back behind it: PyTorch's setting belongs to the caller.
+PyTorch takes a thread for each core, and each thread waits for the others after every product. If another process uses
+one of the cores, that wait is much longer than the product: the small bundled models were eight times slower on a busy
+machine with two threads than with one. So small products have one thread, and larger ones more only while a short
+measurement shows that they help. PyTorch's setting is restored after each pass.
 """
 
 import contextlib
@@ -21,13 +19,10 @@ from torch import nn
 
 ROWS = 256
 """Rows of the product that is timed: about the number of tokens in a step's prompts."""
-
 SMALL_PRODUCT = 1e8
 """Operations of a product that gains little from a second thread and loses much on a busy machine: 3 ms on one core."""
-
 WORTHWHILE = 1.3
-"""Twice the threads have to be this much faster, on average, to be taken."""
-
+"""Minimum speedup by twice the threads."""
 _MEASURED_SECONDS = 0.05
 _CGROUP = Path("/sys/fs/cgroup")
 _USER_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -47,8 +42,7 @@ class CpuThreads:
 def choose_threads(model: nn.Module) -> CpuThreads:
     """Return the number of threads for the passes of a model on this machine, measured in less than a second.
 
-    It is never above `torch.get_num_threads()`. A number that the user has set by `OMP_NUM_THREADS` or
-    `MKL_NUM_THREADS` is taken as it is.
+    It is at most `torch.get_num_threads()`. A number set by `OMP_NUM_THREADS` or `MKL_NUM_THREADS` is not changed.
     """
     torch_threads = torch.get_num_threads()
     for name in _USER_VARIABLES:
@@ -117,9 +111,9 @@ def _largest_product(model: nn.Module) -> tuple[int, int] | None:
 
 
 def _seconds(inputs: int, outputs: int, *, threads: int) -> float:
-    """Return the mean time of one product [ROWS, inputs] x [inputs, outputs]; the mean, as waits are what matters."""
+    """Return the mean time of one product [ROWS, inputs] x [inputs, outputs]; a median would hide the waits."""
+    left, right = torch.ones(ROWS, inputs), torch.ones(inputs, outputs)
     with limited_to(threads):
-        left, right = torch.ones(ROWS, inputs), torch.ones(inputs, outputs)
         torch.mm(left, right)
         count, begin = 0, time.perf_counter()
         while count < 3 or time.perf_counter() - begin < _MEASURED_SECONDS:

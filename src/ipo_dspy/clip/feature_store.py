@@ -1,11 +1,8 @@
-"""Image features on disk, by what they depend on and by image content.
+"""Image features on disk, by model and setup and by image content.
 
-Features are float32 as they were computed, each with a checksum over its origin, its key and itself that is compared
-whenever it is read. No pixels, paths or labels are kept: hashes, features, and the names of models.
-
-The features of a model fill segments of at most an eighth of the limit. When the store is full, the least recently used
-segment is evicted as a whole, of several the oldest. Evicting single entries would need an order that every look-up
-writes.
+Features are float32 as they were computed, each with a checksum over its origin, its key and itself. They fill segments
+of at most an eighth of the limit. When the store is full, the least recently used segment is evicted as a whole, of
+several the oldest. Evicting single entries would need an order that every look-up writes.
 """
 
 import contextlib
@@ -29,7 +26,6 @@ from ipo_dspy.errors import StoreError, StoreFullError
 
 FRESH_SECONDS = 60.0
 """Precision of the recorded time of a segment's last use."""
-
 _SEGMENTS_IN_LIMIT = 8  # a look-up may have to search all segments of its model
 _FREE_SHARE = 8  # an eighth stays free: changed pages are written elsewhere before the old ones are free
 _CHECKSUM_BYTES = 4  # before each row
@@ -190,7 +186,7 @@ class FeatureStore:
         with _WRITING, lmdb_file.raising_store_errors(self.folder), self._locked():
             with _READING:
                 file = self._file
-                if file is None or file.inode != lmdb_file.inode(self.folder):  # it was removed or replaced
+                if file is None or not file.is_current():
                     file = self._reopen()
             with file.env.begin(write=True) as txn:
                 yield file, txn

@@ -31,6 +31,7 @@ from ipo_dspy.validation import require_int
 
 MAX_NAMED = 10
 """Maximum number of unreadable images named in one message."""
+_DEFAULT_THREADS = min(16, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def encode_images(
     rows, kept_indices, keys = FeatureBuffer(len(sources)), list[int](), list[str]()
     bad: list[tuple[int, ImageError]] = []
     waiting: list[_Prepared] = []
-    threads = num_threads or _default_threads()
+    threads = num_threads or _DEFAULT_THREADS
     if not (skip_unreadable or checked) and len(sources) > batch_size and backbone.device.type == "cpu":
         check_images(sources, backbone=backbone, num_threads=threads)
     cache = FeatureCache(backbone, READING)
@@ -141,7 +142,7 @@ def check_images(
     Raises:
         ImageError: images that cannot be read: how many, and the first `MAX_NAMED` by name.
     """
-    threads = num_threads or _default_threads()
+    threads = num_threads or _DEFAULT_THREADS
     unreadable = functools.partial(_unreadable, None if backbone is None else FeatureCache(backbone, READING))
     bad: list[tuple[int, ImageError]] = []
     for index, error in enumerate(_in_order(unreadable, sources, 2 * threads, threads)):
@@ -168,10 +169,6 @@ def refusal(messages: Sequence[str], total: int, place: str = "") -> ImageError:
     rest = [f"  and {len(messages) - MAX_NAMED} more"] if len(messages) > MAX_NAMED else []
     fact = "\n".join([f"{len(messages)} of {total} images cannot be read:", *named, *rest])
     return ImageError(fact, hint=Hint("pass {skip_unreadable} to skip them", skip_unreadable=True))
-
-
-def _default_threads() -> int:
-    return min(16, os.cpu_count() or 1)
 
 
 def _unreadable(cache: FeatureCache | None, source: ImageSource) -> ImageError | None:

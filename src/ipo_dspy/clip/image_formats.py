@@ -1,7 +1,6 @@
 """List the supported image formats and their file suffixes, and detect images by content.
 
-One list for everything that looks for images: folders, tar files, the command line, and reports. It follows from the
-formats of `FORMATS` that the installed Pillow decodes, with HEIC where `pillow-heif` is installed. Needs no torch.
+These are the formats of `FORMATS` that the installed Pillow decodes, and HEIC if `pillow-heif` is installed.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ FORMATS = (
 """Formats that decode in this process; Pillow would start Ghostscript for EPS, also for one inside an IPTC file."""
 
 _LIBRARIES = {"JPEG": "jpg", "WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
-"""Libraries that a Pillow may be built without; it then knows the format and cannot decode it."""
+"""Libraries that a Pillow may be built without; it then knows the format but cannot decode it."""
 _OTHER_NAMES = {"MPO": "JPEG"}
 """Pillow opens several JPEG images in one file through the JPEG plugin."""
 _WITHOUT_SIGNATURE = {"TGA"}

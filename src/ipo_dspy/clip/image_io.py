@@ -1,7 +1,6 @@
-"""Read one image, in whatever wrapping: a path, bytes, a data URI, a URL, a `dspy.Image`, a PIL image, an array.
+"""Read one image from a path, bytes, a data URI, a URL, a `dspy.Image`, a PIL image, an array, or a tensor.
 
-The only place where images are decoded: for the models, for describers, for language models in this process, and for
-reports. Whatever a decoder raises becomes one `ImageError` that names the image. Needs no torch.
+The only place where images are decoded. Every error of a decoder becomes an `ImageError` that names the image.
 """
 
 import base64
@@ -42,16 +41,12 @@ http(s) URL."""
 
 READING = 2
 """Version of image decoding. Increase it with every change to the decoded pixels, so that old features are not used."""
-
 MAX_FILE_BYTES = 512 * 1024 * 1024
 """Bytes of one image file; images within Pillow's limit on pixels fit, also without compression."""
-
 MAX_DOWNLOAD = 64 * 1024 * 1024
 """Bytes of one image behind a URL."""
-
 MAX_ASPECT = 1000
 """Resizing the short side to 224 makes 50 million pixels of an image of this shape, however small its file."""
-
 _TIMEOUT = 30.0
 _BOMB_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _FILE_REMEDIES = {
@@ -71,9 +66,8 @@ def open_image(source: ImageSource, *, allow_url: bool = False, least_side: int 
         least_side: JPEG files may come out smaller, with no side below this many pixels; that is much faster.
 
     Raises:
-        ImageError: missing, no regular file, larger than `MAX_FILE_BYTES`, not an image, cut off, larger than Pillow's
-            limit against decompression bombs, or a URL while `allow_url` is off. The message names the source and
-            never shows its data.
+        ImageError: the image is missing, no regular file, larger than `MAX_FILE_BYTES` or Pillow's limit on pixels, not
+            an image, truncated, or a URL while `allow_url` is off. The message never shows its data.
     """
     return identify(source, allow_url=allow_url, least_side=least_side)[1]()
 
@@ -87,23 +81,16 @@ def identify(
         ImageError: see `open_image`; errors in the pixels of files are raised by the function that decodes.
     """
     name = name_image(source)
-    opener = _opener(source)
-    if opener is not None:
-        image = _decode(opener, name)
-        return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest(), lambda: image
-    data = _read(source, allow_url=allow_url)
-    return hashlib.sha256(data).hexdigest(), lambda: _decode_bytes(data, name, least_side)
-
-
-def _opener(source: ImageSource) -> Callable[[], Image.Image] | None:
-    """Return a function that opens an image whose pixels are in memory; None for a file."""
     if isinstance(source, Image.Image):
-        return lambda: source
-    if isinstance(source, np.ndarray):
-        return lambda: _converted(source, from_array)
-    if _is_tensor(source):
-        return lambda: _converted(source, from_tensor)
-    return None
+        image = _decode(lambda: source, name)
+    elif isinstance(source, np.ndarray):
+        image = _decode(lambda: _converted(source, from_array), name)
+    elif _is_tensor(source):
+        image = _decode(lambda: _converted(source, from_tensor), name)
+    else:
+        data = _read(source, allow_url=allow_url)
+        return hashlib.sha256(data).hexdigest(), lambda: _decode_bytes(data, name, least_side)
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest(), lambda: image
 
 
 def _is_tensor(source: object) -> TypeGuard["Tensor"]:
@@ -168,9 +155,8 @@ def _read(source: ImageSource, *, allow_url: bool) -> bytes:
     if isinstance(place, str | os.PathLike):
         return _file(Path(place))
     if isinstance(place, list | tuple):
-        raise ImageError(
-            f"image must be one image, got a {name_image(place)}; for several, use classifier.batch(images)"
-        )
+        hint = "for several, use classifier.batch(images)"
+        raise ImageError(f"image must be one image, got a {name_image(place)}; {hint}")
     forms = "a dspy.Image, a PIL image, a NumPy array, a PyTorch tensor, a path, or bytes"
     raise ImageError(f"{name_image(source)} is not an image; pass {forms}")
 
@@ -209,13 +195,10 @@ def _download(url: str, *, allow_url: bool) -> bytes:
             f"{name_image(url)} is on the network, and addresses are not fetched by default; pass allow_url=True to "
             "ClipClassifier, or set it: classifier.allow_url = True"
         )
-    if not url.lower().startswith(("http://", "https://")):
-        raise ImageError(f"{name_image(url)} is not http or https; download it and pass dspy.Image.from_path('x.jpg')")
-    if "@" in _authority(url):
-        raise ImageError(
-            f"{name_image(url)} has a user name in its address, which urllib does not send; download it and pass "
-            "dspy.Image.from_path('x.jpg')"
-        )
+    is_http, has_user = url.lower().startswith(("http://", "https://")), "@" in _authority(url)
+    if has_user or not is_http:
+        reason = "has a user name in its address, which urllib does not send" if is_http else "is not http or https"
+        raise ImageError(f"{name_image(url)} {reason}; download it and pass dspy.Image.from_path('x.jpg')")
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
             data: bytes = answer.read(MAX_DOWNLOAD + 1)
@@ -240,7 +223,7 @@ def _decode_bytes(data: bytes, name: str, least_side: int | None) -> Image.Image
 
 
 def _decode(opener: Callable[[], Image.Image], name: str, *, head: bytes = b"") -> Image.Image:
-    """Decode, turn upright, and make RGB; whatever a decoder raises becomes an ImageError."""
+    """Open and decode an image, upright and RGB."""
     try:
         image = opener()
         _check_size(image, name)

@@ -32,10 +32,14 @@ def decoded(image: Image.Image) -> Image.Image:
     """Return an opened image as the models take it: all of its pixels, upright, in mode RGB."""
     image.load()
     turned = upright(image)
-    if image.mode == "I" and getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT) == (_UNSIGNED,):
-        # Pillow reads 32-bit TIFFs as signed, so that the brighter half of their range would be negative.
-        return Image.fromarray(scale_to_8_bits(np.asarray(turned).view(np.uint32))).convert("RGB")
-    return to_rgb(turned)
+    if turned.mode.startswith(("I", "F")):
+        values = np.asarray(turned)
+        if image.mode == "I" and getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT) == (_UNSIGNED,):
+            values = values.view(np.uint32)  # Pillow reads unsigned 32-bit TIFFs as signed
+        return Image.fromarray(scale_to_8_bits(values)).convert("RGB")
+    if turned.mode == "P" and "transparency" in turned.info:
+        turned = turned.convert("RGBA")  # the same colors, without Pillow's warning
+    return turned.convert("RGB")
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -48,15 +52,6 @@ def upright(image: Image.Image) -> Image.Image:
     except Exception:  # noqa: BLE001 - Pillow's EXIF parser has no closed list of errors
         turn = None
     return image if turn is None else image.transpose(turn)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return a copy in mode RGB."""
-    if image.mode.startswith(("I", "F")):
-        return Image.fromarray(scale_to_8_bits(np.asarray(image))).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same colors, without Pillow's warning
-    return image.convert("RGB")
 
 
 def from_array(array: NDArray[Any]) -> Image.Image:
@@ -95,8 +90,8 @@ def scale_to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Scale to 0..255 by the range that the values show.
 
     Floats within 0..1 or -1..1 are scaled from that range. Values from 0 up have the smallest of 8, 10, 12, 14, and
-    16 bits that holds the greatest, so 12-bit data in a 16-bit file is not nearly black. All others are scaled from
-    their own least and greatest value. NaN becomes black, infinity white or black.
+    16 bits that holds the greatest, so 12-bit data in a 16-bit file is not nearly black. Others are scaled from their
+    own range. NaN becomes black, infinity white or black.
 
     >>> scale_to_8_bits(np.array([0.0, 0.5, 1.0])), scale_to_8_bits(np.array([0, 4095], np.uint16))
     (array([  0, 128, 255], dtype=uint8), array([  0, 255], dtype=uint8))

@@ -1,7 +1,6 @@
 """One LMDB file with the segments of the cache, each a database of features by image hash; the only importer of LMDB.
 
-LMDB lets many processes read while one writes, and a transaction is kept whole or not at all if a process is killed. It
-reads through a memory map, and reading a mapped page that the file lacks ends the process. So a truncated file is
+LMDB reads through a memory map, and reading a mapped page that the file lacks ends the process. So a truncated file is
 refused when it is opened, `SegmentFile.extend` keeps the file long enough, and the lock file gets its space before it
 is mapped. Network file systems, whose locks and memory maps LMDB cannot rely on, are not supported.
 """
@@ -28,16 +27,13 @@ Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 
 SCHEMA = "2"
 """Version of the layout; a file with another one is left alone."""
-
 SEGMENTS = 64
 """Maximum number of segments, of all models together."""
-
 CLEAR = "remove it with: ipo-dspy cache clear"
 ELSEWHERE = "take another folder, e.g. export IPO_DSPY_CACHE=/a/folder/that/you/may/write"
 
 FAULTS = (lmdb.Error, OSError)
 """Errors that `to_store_error` translates."""
-
 _MAP_SIZES = (1 << 40, 1 << 34, 1 << 30)
 """Address space, not memory. The first fits every cache; the others are for processes with limited address space."""
 _READERS = 1024
@@ -106,7 +102,6 @@ class SegmentFile:
             undo.callback(self.env.close)
             self.page = self.env.stat()["psize"]
             self._file = undo.enter_context(data_file(folder).open("r+b", buffering=0))
-            self.inode = inode(folder)
             needed = self.pages * self.page  # before the size is read: other processes may be writing
             if not is_new and os.fstat(self._file.fileno()).st_size < needed:
                 raise StoreError(f"the image cache {str(folder)!r} is cut off; {CLEAR}")
@@ -132,6 +127,13 @@ class SegmentFile:
                 reason = "was written by another version of ipo_dspy"
                 raise StoreError(f"the image cache {str(self.folder)!r} {reason}; {CLEAR}")
         self.slots = [self.env.open_db(name, create=False) for name in names]
+
+    def is_current(self) -> bool:
+        """Return False if another process has removed or replaced the file."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), data_file(self.folder).stat())
+        except FileNotFoundError:
+            return False
 
     @property
     def pages(self) -> int:
@@ -227,15 +229,6 @@ def _with_checksum(rows: bytes) -> bytes:
 def damaged(folder: Path) -> StoreError:
     """Return the error for data that does not match its checksum."""
     return StoreError(f"the image cache {str(folder)!r} is damaged; {CLEAR}")
-
-
-def inode(folder: Path) -> tuple[int, int] | None:
-    """Return device and inode of the data file, or None if it is gone."""
-    try:
-        status = data_file(folder).stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def folder_lock(folder: Path) -> FileLock:

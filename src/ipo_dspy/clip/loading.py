@@ -5,7 +5,7 @@ Weights are read as tensors only and never unpickled, and no Python file that co
 
 import pickle
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
@@ -14,7 +14,6 @@ from logging import getLogger
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from ipo_dspy.clip.backbone import Backbone, ModelArguments
@@ -37,7 +36,6 @@ from ipo_dspy.errors import Argument, Hint, ModelError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Number formats of the towers by name; features are float32 in any case."""
-
 _MISMATCH_ERRORS = (
     *(RuntimeError, ValueError, LookupError, TypeError, AttributeError),
     *(AssertionError, EOFError, OSError, StopIteration),
@@ -142,24 +140,11 @@ def _load(arguments: ModelArguments) -> Backbone:
 
 
 def _assemble(open_clip: Any, source: ModelSource, arguments: ModelArguments) -> Backbone:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
     text = source.config["text_cfg"]
     if text.get("hf_model_name"):
         _refuse_code(text["hf_model_name"])
-    model, transform, preprocess = _build(open_clip, source, arguments.cache_dir)
-    trust = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}  # over a model's own settings
-    tokens = TokenizerAdapter(open_clip.get_tokenizer(source.tokenizer, cache_dir=arguments.cache_dir, **trust))
-    if not tokens.agrees(PROBES):
-        raise ModelError(f"the tokenizer of {arguments.name!r} uses unsupported padding; use another model")
-    facts = {"architecture": source.config, "preprocess": preprocess, "tokenizer": tokens.facts}
-    fingerprint = _fingerprint(model, facts)
-    return Backbone(arguments, model, tokens, transform, fingerprint=fingerprint, load=load_backbone)
-
-
-def _build(
-    open_clip: Any, source: ModelSource, cache_dir: str | None
-) -> tuple[nn.Module, Callable[[Image.Image], Tensor], dict[str, Any]]:
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
     if not source.has_weights:
         logger.warning("%s has random weights, so scores are meaningless; pass pretrained=", source.shown)
     model = open_clip.create_model(
@@ -168,11 +153,18 @@ def _build(
         force_preprocess_cfg=source.preprocess,
         require_pretrained=source.has_weights,
         pretrained_text=False,
-        cache_dir=cache_dir,
+        cache_dir=arguments.cache_dir,
         weights_only=True,
     )
     preprocess = dict(model.visual.preprocess_cfg)
-    return model, image_transform_v2(PreprocessCfg(**preprocess), is_train=False), preprocess
+    transform = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
+    trust = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}  # over a model's own settings
+    tokens = TokenizerAdapter(open_clip.get_tokenizer(source.tokenizer, cache_dir=arguments.cache_dir, **trust))
+    if not tokens.agrees(PROBES):
+        raise ModelError(f"the tokenizer of {arguments.name!r} uses unsupported padding; use another model")
+    facts = {"architecture": source.config, "preprocess": preprocess, "tokenizer": tokens.facts}
+    fingerprint = _fingerprint(model, facts)
+    return Backbone(arguments, model, tokens, transform, fingerprint=fingerprint, load=load_backbone)
 
 
 def _refuse_code(text_model: str) -> None:

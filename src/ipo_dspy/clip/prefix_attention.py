@@ -1,11 +1,8 @@
 """Run a causal text tower on a plan of shared prefixes: each distinct prefix once per layer, exactly.
 
-Hidden states of a causal tower depend on the tokens before and at a position, so what lists share need not be computed
-for each of them. The large matrix products run over all nodes at once; attention runs over groups of runs, whose
-keys are those of their ancestors and their own. In the last layer only the ends have a query and go through the MLP.
-
-The features of a list agree to 1e-5 with the model's own `encode_text`, whatever shares the pass. The last bits are not
-promised: they change with the number of rows of a product, on every BLAS.
+The large matrix products run over all nodes at once; attention runs over groups of runs, whose keys are those of their
+ancestors and their own. In the last layer only the ends have a query and go through the MLP. The features of a list
+agree to 1e-5 with the model's own `encode_text`; the last bits change with the number of rows of a product.
 
 CoCa puts a class token after every list, at the last position of the context, and reads the features there. With its
 published weights that token sees one padding token and not itself, a slip that is part of the model by now.
@@ -23,10 +20,8 @@ from ipo_dspy.clip.prefix_trie import PrefixGroup, PrefixPlan, TokenList
 
 ROWS = 1024
 """Nodes that go through the MLP at a time: its wide middle then stays in the cache of a CPU."""
-
 LOOKED_AT = 8192
 """Keys of all runs that attend at a time: those of 16,384 nodes with long shared beginnings would take gigabytes."""
-
 CLASS = -1
 """Stands in a plan for CoCa's class token, which has an embedding of its own."""
 
@@ -98,7 +93,7 @@ def _pieces(runs: PrefixGroup) -> list[PrefixGroup]:
 
 
 class _Group:
-    """Runs with their ancestors on a device; where they are blind, their ends do not see themselves."""
+    """Runs with their ancestors on a device; if `blind`, their ends do not attend to themselves."""
 
     def __init__(self, runs: PrefixGroup, device: torch.device, *, blind: bool) -> None:
         self.count, self.length, self.depth = runs.count, runs.length, runs.depth

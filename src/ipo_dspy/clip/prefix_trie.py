@@ -1,8 +1,7 @@
-"""Token lists to a plan of their shared prefixes: every distinct prefix is one node, to be computed once a layer.
+"""Plan the shared prefixes of token lists: every distinct prefix is one node, computed once per layer.
 
-All candidates and classes of a step form one trie. In sorted order a list shares its first tokens with the one before,
-and the rest of it is a run of new nodes; the last of them is its end. Runs that begin at the same depth and have the
-same length are put side by side, so that a tower can treat them as one batch without gathering.
+In sorted order a list shares its first tokens with the one before. The rest of it is a run of new nodes, of which the
+last is its end. Runs of the same depth and length are put side by side, so that a tower treats them as one batch.
 
 Letters: M token lists, N nodes, B runs of a group, L tokens.
 """
@@ -23,8 +22,8 @@ class PrefixGroup:
     """Runs of nodes that begin at the same depth and have the same length, one after the other.
 
     Attributes:
-        first: node at which the first run begins.
-        count: how many runs, B.
+        first: first node of the first run.
+        count: number of runs, B.
         length: nodes of each.
         ancestors: [B, depth], the nodes before each run, from the root on.
     """
@@ -42,13 +41,13 @@ class PrefixGroup:
 
 @dataclass(frozen=True, slots=True)
 class PrefixPlan:
-    """Nodes in the order of their groups, and where each list ends.
+    """Nodes in the order of their groups, and the end of each list.
 
     Attributes:
         tokens: [N], the token of each node.
-        positions: [N], how many tokens stand before it.
+        positions: [N], the number of tokens before it.
         groups: the runs; each list has one, whose last node is its end.
-        places: [M], for each list the place of its run among all runs of all groups.
+        places: [M], for each list the index of its run among all runs of all groups.
     """
 
     tokens: Indices
@@ -63,12 +62,11 @@ class PrefixPlan:
 
 
 def plan(lists: Sequence[TokenList]) -> PrefixPlan:
-    """The plan of distinct, sorted token lists.
+    """Return the plan of distinct, sorted token lists.
 
-    >>> shared = plan([(1, 2, 9), (1, 2, 3, 9), (1, 4, 9)])
-    Traceback (most recent call last):
-        ...
-    ValueError: token lists must be distinct and sorted
+    Raises:
+        ValueError: the lists are not distinct or not sorted.
+
     >>> shared = plan([(1, 2, 3, 9), (1, 2, 9), (1, 4, 9)])
     >>> shared.nodes, [(group.depth, group.length, group.count) for group in shared.groups]
     (7, [(0, 4, 1), (1, 2, 1), (2, 1, 1)])
@@ -87,13 +85,13 @@ def plan(lists: Sequence[TokenList]) -> PrefixPlan:
     for i, row in enumerate(lists):
         paths[i, : shared[i]] = paths[i - 1, : shared[i]]
         paths[i, shared[i] : len(row)] = np.arange(begins[i], begins[i] + len(row) - shared[i])
-    groups = tuple(
-        PrefixGroup(int(begins[runs[0]]), len(runs), length, paths[runs, :depth])
-        for (depth, length), runs in _grouped(order, shared, lists)
-    )
+    groups = []
+    for (depth, length), members in itertools.groupby(order, key=lambda i: (shared[i], len(lists[i]) - shared[i])):
+        runs = list(members)
+        groups.append(PrefixGroup(int(begins[runs[0]]), len(runs), length, paths[runs, :depth]))
     places = np.empty(len(lists), dtype=np.int64)
     places[order] = np.arange(len(lists))
-    return PrefixPlan(tokens, positions, groups, places)
+    return PrefixPlan(tokens, positions, tuple(groups), places)
 
 
 def shared_tokens(lists: Sequence[TokenList]) -> list[int]:
@@ -108,14 +106,6 @@ def shared_tokens(lists: Sequence[TokenList]) -> list[int]:
 def _common(one: TokenList, other: TokenList) -> int:
     differs = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(differs, min(len(one), len(other)))
-
-
-def _grouped(
-    order: Sequence[int], shared: Sequence[int], lists: Sequence[TokenList]
-) -> list[tuple[tuple[int, int], list[int]]]:
-    """Lists by depth and length of their runs, in order."""
-    kinds = itertools.groupby(order, key=lambda i: (shared[i], len(lists[i]) - shared[i]))
-    return [(kind, list(runs)) for kind, runs in kinds]
 
 
 def chunks(lists: Sequence[TokenList], nodes: int) -> list[Sequence[TokenList]]:

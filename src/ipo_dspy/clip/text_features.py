@@ -1,10 +1,8 @@
 """Encode filled templates to class features: tokenize, remove duplicates, encode, average the lines.
 
-A template's features depend on its token ids only, so the filled prompts of one call are reduced to distinct token
-lists. Where the text tower allows it, each distinct prefix of all of them is computed once (`clip.prefix_trie`,
-`clip.prefix_attention`); other towers encode them in batches on the full context. `plain_class_features` is the
-reference implementation: one class at a time, by the model's own `encode_text`. Both agree to 1e-5 on every normalized
-feature in float32.
+The filled prompts of one call are reduced to distinct token lists. Where the text tower allows it, each distinct prefix
+of all of them is computed once (`clip.prefix_trie`, `clip.prefix_attention`); other towers encode them in batches on
+the full context. Both agree to 1e-5 with `plain_class_features` on every normalized feature in float32.
 
 Letters: T templates, C classes, M token lists, L tokens, D width of the features.
 """
@@ -32,8 +30,7 @@ def class_features(
     """Features of every class under every template: [T, C, D], float32, normalized, on the CPU.
 
     Several lines of one template are averaged after normalizing and the mean is normalized again, as in
-    open_clip's `build_zero_shot_classifier` (Radford et al. 2021, section 3.1.4). What was asked before with
-    the same classes is remembered on the backbone, and two threads never compute the same.
+    open_clip's `build_zero_shot_classifier` (Radford et al. 2021, section 3.1.4). Results are cached on the backbone.
 
     Raises:
         TemplateError: reason `too long`; nothing is ever cut.

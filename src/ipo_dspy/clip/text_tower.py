@@ -1,8 +1,7 @@
 """The text tower of a loaded open_clip model: where it pools, how it projects, and which fast path it allows.
 
-A causal tower does not see what follows a token, so the beginning that token lists share is computed once for all of
-them (`clip.prefix_attention`). Whether a model allows this is decided at load, by its structure and by a comparison
-with its own `encode_text`. Any other model encodes the full context, which is slow rather than wrong.
+A causal tower computes the prefix that token lists share once for all of them (`clip.prefix_attention`). Structure and
+a comparison with `encode_text` decide this at load. Any other model encodes the full context, which is slower.
 
 Letters: M token lists, L tokens, W width of the tower, D width of the features.
 """
@@ -20,7 +19,6 @@ from ipo_dspy.clip.tokenizer import PROBES, TokenizerAdapter
 
 TOLERANCE = 1e-5
 """Largest difference of a normalized float32 feature at which the fast path counts as exact."""
-
 _PARTS = ("transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection")
 
 

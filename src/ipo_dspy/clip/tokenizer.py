@@ -1,7 +1,7 @@
-"""Texts to token ids that are never cut, and back into the padded table that a text tower reads.
+"""Convert texts to token ids without truncation, and token ids to the padded table that a text tower reads.
 
-open_clip's tokenizers cut at the context length and pad in one go. Whether a prompt fits has to be counted
-before that, so the two steps are done apart here; `TokenizerAdapter.agrees` compares the result with the original.
+open_clip's tokenizers truncate and pad in one step, but the length of a prompt has to be counted before.
+`TokenizerAdapter.agrees` compares the result with the original.
 
 Letters: M token lists, L tokens.
 """
