@@ -173,7 +173,7 @@ def test_what_is_known_is_not_decoded(toy: Counted, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="is not an image"):
         check_images([broken], backbone=toy.backbone)
     row = torch.arange(16.0)
-    FeatureCache(toy.backbone, READING).keep({sha256(b"no image").hexdigest(): row})
+    FeatureCache(toy.backbone, READING).store_on_disk({sha256(b"no image").hexdigest(): row})
     toy.forget()
     check_images([broken], backbone=toy.backbone)
     assert torch.equal(toy.features([broken])[0], row)

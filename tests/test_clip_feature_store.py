@@ -449,7 +449,7 @@ def test_what_was_used_longest_ago_goes_first(small: FeatureStore) -> None:
     for first in range(1000, 3000, BATCH):
         small.put(ORIGIN, rows(first, width=768))
         assert len(found(small, range(BATCH), loved, width=768)) == BATCH
-        small.settle()
+        small.record_uses()
     assert found(small, range(BATCH), forgotten, width=768) == []
     assert {one.origin for one in small.contents()} == {ORIGIN, loved}
 

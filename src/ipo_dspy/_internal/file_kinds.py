@@ -44,15 +44,10 @@ def described(path: str | os.PathLike[str]) -> str | None:
             head = file.read(_HEAD_BYTES)
     except OSError:
         return None
-    return _by_content(head) or _SUFFIXES.get(path.suffix.lower())
-
-
-def _by_content(head: bytes) -> str | None:
-    """Return the kind of an image, a journal, or a saved program, recognized by its first bytes; else None."""
     if head.startswith(_IMAGES) or head[4:12] in (b"ftypavif", b"ftypheic", b"ftypmif1"):
         return "an image"
     if head.startswith(b'{"event":'):
         return JOURNAL
     if b'"dependency_versions"' in head or b'"signature"' in head:
         return SAVED_PROGRAM
-    return None
+    return _SUFFIXES.get(path.suffix.lower())

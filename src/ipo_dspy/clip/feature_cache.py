@@ -55,21 +55,21 @@ class FeatureCache:
                 self._memo.put(key, features)
         return features
 
-    def remember(self, rows: Mapping[str, Tensor]) -> None:
+    def store_in_memory(self, rows: Mapping[str, Tensor]) -> None:
         """Store features [D] by hash in memory."""
         for key, row in rows.items():
             self._memo.put(key, row)
 
-    def keep(self, rows: Mapping[str, Tensor]) -> None:
+    def store_on_disk(self, rows: Mapping[str, Tensor]) -> None:
         """Store features [D] by hash on disk, all or none; they survive a kill of the process."""
         if self._disk is not None and rows:
             arrays = {key: row.numpy() for key, row in rows.items()}
             self._disk.attempt(lambda store: store.put(self._origin, arrays), writes=True)
 
-    def settle(self) -> None:
+    def record_uses(self) -> None:
         """Record on disk which features were used."""
         if self._disk is not None:
-            self._disk.attempt(FeatureStore.settle, writes=True)
+            self._disk.attempt(FeatureStore.record_uses, writes=True)
 
 
 class FailSafeStore:

@@ -103,7 +103,7 @@ class FeatureStore:
                 txn.put(name, value, db=slot)
             file.extend(pages)
 
-    def settle(self) -> None:
+    def record_uses(self) -> None:
         """Write the last uses of segments since the previous call."""
         if self._last_uses:
             with self._writing() as (file, txn):
@@ -210,7 +210,7 @@ class FeatureStore:
         most = limit - limit // _FREE_SHARE - pages
         sizes = {segment: file.usage(txn, segment)[1] for segment in file.segments(txn)}
         in_use, evicted = sum(sizes.values()), list[Segment]()
-        for segment in sorted(sizes.keys() - {keep}, key=_age):
+        for segment in sorted(sizes.keys() - {keep}, key=_eviction_order):
             if in_use > most:
                 evicted.append(segment)
                 in_use -= sizes[segment]
@@ -245,7 +245,7 @@ def _new_segment(file: SegmentFile, txn: Transaction, origin: CacheNamespace) ->
     file.env.reader_check()  # frees the pages that killed processes were reading
     segments = file.segments(txn)
     if len(segments) == lmdb_file.SEGMENTS:
-        file.drop(txn, [min(segments, key=_age)])
+        file.drop(txn, [min(segments, key=_eviction_order)])
         segments = file.segments(txn)
     slot = min(set(range(lmdb_file.SEGMENTS)) - {segment.slot for segment in segments})
     now = time.time()
@@ -260,7 +260,7 @@ def _checksum(origin: CacheNamespace, name: bytes, data: bytes | memoryview) -> 
     return zlib.crc32(data, zlib.crc32(name, seed)).to_bytes(_CHECKSUM_BYTES, "little")
 
 
-def _age(segment: Segment) -> tuple[float, float]:
+def _eviction_order(segment: Segment) -> tuple[float, float]:
     return segment.used, segment.began
 
 

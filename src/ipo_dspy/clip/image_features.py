@@ -117,7 +117,7 @@ def encode_images(
             waiting.clear()
             if progress is not None:
                 progress(index + 1, len(sources))
-    cache.settle()
+    cache.record_uses()
     if bad and not skip_unreadable:
         raise _refused(bad, len(sources)) from bad[0][1]
     if not kept_indices:
@@ -224,7 +224,7 @@ def _encode(backbone: Backbone, cache: FeatureCache, waiting: Sequence[_Prepared
         if new:
             rows = backbone.encode_pixels(backbone.batch(list(new.values()))).cpu()  # [N, D]
             encoded = {key: row.clone() for key, row in zip(new, rows, strict=True)}  # a view keeps the batch alive
-            cache.remember(encoded)
-    cache.keep(encoded)  # not under the lock, because the disk is slow
+            cache.store_in_memory(encoded)
+    cache.store_on_disk(encoded)  # not under the lock, because the disk is slow
     features_by_key |= encoded
     return [features_by_key[image.key] for image in waiting]

@@ -7,6 +7,7 @@ the full context. Both agree to 1e-5 with `plain_class_features` on every normal
 Letters: T templates, C classes, M token lists, L tokens, D width of the features.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -40,12 +41,17 @@ def class_features(
         raise InputError("no templates to encode; pass e.g. [Template.parse('a photo of a <CLASS>.')]")
     names = tuple(classes)
     with backbone.lock:
-        known = {template: backbone.text_memo.get((str(template), names)) for template in templates}
-        missing = [template for template, features in known.items() if features is None]
-        features_by_template = {template: features for template, features in known.items() if features is not None}
-        for template, features in zip(missing, _encode(backbone, missing, names, batch_size), strict=True):
-            backbone.text_memo.put((str(template), names), features)
-            features_by_template[template] = features
+        cached = {template: backbone.text_memo.get((str(template), names)) for template in templates}
+        features_by_template = {template: features for template, features in cached.items() if features is not None}
+        missing = [template for template in cached if template not in features_by_template]
+        if missing:
+            filled = [filled_token_lists(backbone, template, names) for template in missing]
+            features = encode_token_lists(backbone, list(itertools.chain(*filled)), batch_size=batch_size)
+            parts = torch.split(features, [len(lists) for lists in filled])  # each [C * lines, D]
+            for template, part in zip(missing, parts, strict=True):
+                mean = part.reshape(len(names), len(template.lines), -1).mean(dim=1)  # [C, D]
+                features_by_template[template] = F.normalize(mean, dim=-1)
+                backbone.text_memo.put((str(template), names), features_by_template[template])
     return torch.stack([features_by_template[template] for template in templates])  # [T, C, D]
 
 
@@ -74,14 +80,3 @@ def encode_token_lists(backbone: Backbone, lists: Sequence[TokenList], *, batch_
         parts = [backbone.encode_tokens_plain(distinct[start : start + batch_size]).cpu() for start in starts]
     index = {tokens: number for number, tokens in enumerate(distinct)}
     return torch.cat(parts)[[index[tokens] for tokens in lists]]  # [M, D]
-
-
-def _encode(backbone: Backbone, templates: Sequence[Template], names: tuple[str, ...], batch_size: int) -> list[Tensor]:
-    """Features [C, D] of each template."""
-    if not templates:
-        return []
-    filled = [filled_token_lists(backbone, template, names) for template in templates]
-    features = encode_token_lists(backbone, [tokens for lists in filled for tokens in lists], batch_size=batch_size)
-    parts = torch.split(features, [len(lists) for lists in filled])  # T parts of [C * lines, D]
-    width = features.shape[-1]
-    return [F.normalize(part.reshape(len(names), -1, width).mean(dim=1), dim=-1) for part in parts]
