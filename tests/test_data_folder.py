@@ -104,7 +104,7 @@ def test_folders_that_are_locked_are_said_to_be(
 
     def locked(path: Any) -> Any:
         if Path(path).name in {"more", "elk"}:
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", locked)  # root may read everything

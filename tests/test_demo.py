@@ -26,7 +26,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture
-def assets(tmp_path: Path) -> Path:
+def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One task of five classes with 6 train, 5 validation and 3 test images each; no picture is decoded."""
     sizes = {"train": 6, "validation": 5, "test": 3}
     rows = [(part, label) for part, n in sizes.items() for label in range(5) for _ in range(n)]
@@ -40,21 +40,21 @@ def assets(tmp_path: Path) -> Path:
     table = pa.table(columns).replace_schema_metadata({"ipo_dspy": json.dumps(about)})
     (tmp_path / "data").mkdir()
     pq.write_table(table, tmp_path / "data" / "tiny.parquet")
-    return tmp_path
+    monkeypatch.setattr(demo, "assets", lambda: tmp_path)
 
 
-def load(assets: Path, name: str = "tiny", **options: Any) -> demo.DemoTask:
-    settings: dict[str, Any] = {"shots": 2, "seed": 1, "classes": "base"}
-    return demo._load(assets, name, **settings | options)
+def load(name: str = "tiny", **options: Any) -> demo.DemoTask:
+    return demo.load(name, **{"shots": 2, "seed": 1} | options)
 
 
-def test_draws_over_all_classes_and_then_takes_the_half(assets: Path) -> None:
-    base, novel = load(assets), load(assets, classes="novel")
+@pytest.mark.usefixtures("assets")
+def test_draws_over_all_classes_and_then_takes_the_half() -> None:
+    base, novel = load(), load(classes="novel")
     assert base.classes == base.trainset.classes == base.program.classes == ("zebra", "ant", "cow")
     assert novel.classes == ("bee", "dog")
     assert base.trainset.counts() == base.valset.counts() == dict.fromkeys(base.classes, 2)
     assert novel.testset.counts() == {"bee": 3, "dog": 3}
-    whole = load(assets, classes="all")
+    whole = load(classes="all")
     assert [*whole.trainset] == [*base.trainset, *novel.trainset]
     drawn = few_shot(
         [name for name in CLASSES for _ in range(6)], [n for n in CLASSES for _ in range(5)], shots=2, seed=1
@@ -63,8 +63,9 @@ def test_draws_over_all_classes_and_then_takes_the_half(assets: Path) -> None:
     assert rows == [*drawn.train, *(30 + row for row in drawn.val)]
 
 
-def test_says_what_it_is(assets: Path) -> None:
-    task = load(assets, shots=5)
+@pytest.mark.usefixtures("assets")
+def test_says_what_it_is() -> None:
+    task = load(shots=5)
     assert (task.name, task.description) == ("tiny", "a tiny task")
     assert set(task.valset.counts().values()) == {4}
     assert str(task.program.template) == "a photo of a <CLASS>."
@@ -72,11 +73,12 @@ def test_says_what_it_is(assets: Path) -> None:
     assert "program" not in repr(task)
 
 
-def test_seed_and_fresh_programs(assets: Path) -> None:
-    one, two = load(assets), load(assets)
+@pytest.mark.usefixtures("assets")
+def test_seed_and_fresh_programs() -> None:
+    one, two = load(), load()
     assert one.trainset == two.trainset
     assert one.program is not two.program
-    assert load(assets, seed=2).trainset != one.trainset
+    assert load(seed=2).trainset != one.trainset
 
 
 def test_pictures_are_written_as_a_folder_that_is_read_again(tmp_path: Path) -> None:
@@ -96,17 +98,19 @@ def test_pictures_are_written_as_a_folder_that_is_read_again(tmp_path: Path) -> 
     assert not (tmp_path / "other").exists()
 
 
-def test_refuses_what_it_does_not_know(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.usefixtures("assets")
+def test_refuses_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="unknown demo 'tiney', known are tiny; for example"):
-        load(assets, "tiney")
+        load("tiney")
     with pytest.raises(DataError, match=r"unknown demo '\.\./tiny'"):
-        load(assets, "../tiny")
+        load("../tiny")
     with pytest.raises(DataError, match="classes must be one of 'base', 'novel', 'all', got 'half'"):
-        load(assets, classes="half")
+        load(classes="half")
     with pytest.raises(DataError, match="shots must be an integer of at least 1, or None for all, got 0"):
-        load(assets, shots=0)
+        load(shots=0)
+    monkeypatch.setattr(demo, "assets", lambda: Path("absent"))
     with pytest.raises(DataError, match="known are none"):
-        load(tmp_path_factory.mktemp("empty"))
+        load()
 
 
 @pytest.mark.parametrize("name", demo.names())

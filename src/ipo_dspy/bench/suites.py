@@ -15,7 +15,7 @@ from ipo_dspy import demo
 from ipo_dspy.clip.bundled import DEMO_VIT
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED
 from ipo_dspy.data import BENCHMARKS, ImageDataset, check_benchmark, find_benchmark, load_benchmark
-from ipo_dspy.data.benchmarks import exists, expected_folder, list_file, parts
+from ipo_dspy.data.benchmarks import expected_folder, list_file, parts
 from ipo_dspy.errors import DataError, Hint, InputError
 from ipo_dspy.template import Template
 
@@ -162,7 +162,7 @@ class PaperSuite:
         for name in names:
             benchmark = find_benchmark(name)
             folder = expected_folder(benchmark, self.root)
-            if not all(exists(benchmark, folder, part) for part in parts(benchmark)):
+            if not all(part.exists for part in parts(benchmark, folder)):
                 missing += [
                     f"{name}: {finding.what}: {finding.message}"
                     for finding in check_benchmark(name, self.root).findings

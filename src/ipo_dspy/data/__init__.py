@@ -4,7 +4,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Unpack
 
-from ipo_dspy.data.benchmark_loader import BenchmarkData, load_benchmark
+from ipo_dspy.data.benchmark_loader import BenchmarkCheck, BenchmarkData, CheckResult, check_benchmark, load_benchmark
 from ipo_dspy.data.benchmarks import BENCHMARKS, Benchmark, find_benchmark
 from ipo_dspy.data.catalog import Catalog, DataOptions, accept_test_argument
 from ipo_dspy.data.dataset import ImageDataset, base_novel
@@ -14,7 +14,6 @@ from ipo_dspy.data.image_tree import check_access, check_folder
 from ipo_dspy.data.sampling import few_shot, split_classes
 from ipo_dspy.data.table import load_image_table, parts_of_table, table_catalog
 from ipo_dspy.data.table_reader import TABLE_SUFFIXES
-from ipo_dspy.data.verify import BenchmarkCheck, CheckResult, check_benchmark
 from ipo_dspy.data.webdataset import load_webdataset, names_shards, shards_catalog
 from ipo_dspy.errors import DataError
 

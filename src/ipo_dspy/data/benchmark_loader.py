@@ -1,23 +1,30 @@
-"""Load a benchmark by the CoOp protocol: k-shot sampling, then the base/novel split.
+"""Load a benchmark by the CoOp protocol (k-shot sampling, then the base/novel split), or check that it is complete.
 
 The order matters. Images are drawn from all classes first, so that base and novel share one draw. The halves are then
 taken by label. Test images of a half are classified among the class names of that half only.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Literal
 
 from ipo_dspy._internal.counts import pluralize
-from ipo_dspy.data.benchmarks import Benchmark, Kind, exists, expected_folder, find_benchmark, parts
-from ipo_dspy.data.coop_splits import read_aircraft, read_json_split
+from ipo_dspy.data.benchmarks import Benchmark, Kind, expected_folder, find_benchmark, parts
+from ipo_dspy.data.coop_splits import (
+    BenchmarkSplits,
+    LabelledPath,
+    absent_images,
+    distinct_names,
+    format_paths,
+    read_aircraft,
+    read_json_split,
+)
 from ipo_dspy.data.dataset import ImageDataset, example, usable_classes
 from ipo_dspy.data.imagenet import read_imagenet, read_transfer
 from ipo_dspy.data.sampling import few_shot, split_classes
-from ipo_dspy.data.split_lists import BenchmarkSplits, LabelledPath, absent_images, distinct_names, format_paths
 from ipo_dspy.errors import DataError, Hint
 
 logger = logging.getLogger(__name__)
@@ -53,6 +60,41 @@ class BenchmarkData:
     val: ImageDataset
     test: ImageDataset
     published_names: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """The result of one check.
+
+    Attributes:
+        ok: True if the check passed.
+        what: checked file, folder, or count.
+        message: finding or remedy.
+    """
+
+    ok: bool
+    what: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkCheck:
+    """The results of all checks of a data set.
+
+    Attributes:
+        benchmark: the data set.
+        folder: expected folder of the data set.
+        findings: results in the order of the checks.
+    """
+
+    benchmark: Benchmark
+    folder: Path
+    findings: tuple[CheckResult, ...] = field(repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """Return True if all checks passed."""
+        return all(finding.ok for finding in self.findings)
 
 
 def load_benchmark(
@@ -96,27 +138,67 @@ def load_benchmark(
 
 
 def read_benchmark(benchmark: Benchmark, root: str | PathLike[str]) -> BenchmarkSplits:
-    """Read the splits of a data set and check that all images exist.
-
-    Raises:
-        DataError: files are missing, truncated, or not as published.
-    """
+    """Read the splits of a data set and check that all images exist."""
     folder = expected_folder(benchmark, root)
     see = f"`ipo-dspy data check {benchmark.name} {root}` lists everything that is missing and its source"
-    for needed in parts(benchmark):
-        if not exists(benchmark, folder, needed):
-            raise DataError(
-                f"{benchmark.title}: {folder / needed.path} does not exist (source: {needed.origin}); {see}"
-            )
+    for part in parts(benchmark, folder):
+        if not part.exists:
+            raise DataError(f"{benchmark.title}: {part.path} does not exist (source: {part.origin}); {see}")
     lists = READERS[benchmark.kind](benchmark, folder)
     # The other readers have just listed the folders; checking ImageNet's 1.3 million files would take minutes.
     absent = absent_images(lists) if benchmark.kind in ("json", "aircraft") else []
     if absent:
-        fact = (
-            f"{len(absent)} images of {lists.where.name} are missing or empty in {lists.base}: {format_paths(absent)}"
-        )
-        raise DataError(f"{benchmark.title}: {fact}; extract them again (from {benchmark.image_origin})")
+        fact = f"{benchmark.title}: {len(absent)} images of {lists.where.name} are missing or empty in {lists.base}"
+        raise DataError(f"{fact}: {format_paths(absent)}; extract them again (from {benchmark.image_origin})")
     return lists
+
+
+def check_benchmark(name: str, root: str | PathLike[str]) -> BenchmarkCheck:
+    """Check that all files that `load_benchmark` reads exist; images are not opened.
+
+    Raises:
+        DataError: the name is unknown, or `root` is not a folder.
+    """
+    benchmark = find_benchmark(name)
+    if not Path(root).expanduser().is_dir():
+        fact = f"folder {root} does not exist (working directory: {Path.cwd()})"
+        raise DataError(f"{fact}; pass the folder of the data sets")
+    folder = expected_folder(benchmark, root)
+    return BenchmarkCheck(benchmark, folder, tuple(_findings(benchmark, folder)))
+
+
+def _findings(benchmark: Benchmark, folder: Path) -> Iterator[CheckResult]:
+    needed = parts(benchmark, folder)
+    for part in needed:
+        yield CheckResult(part.exists, str(part.path), "there" if part.exists else f"missing; from {part.origin}")
+    if not all(part.exists for part in needed):
+        return
+    try:
+        lists = READERS[benchmark.kind](benchmark, folder)
+    except DataError as error:
+        yield CheckResult(False, "lists and folders", str(error))
+        return
+    yield from _counted(benchmark, lists)
+
+
+def _counted(benchmark: Benchmark, lists: BenchmarkSplits) -> Iterator[CheckResult]:
+    labels = {item.label for item in lists.train or lists.test}
+    yield _compared("classes", len(labels), benchmark.classes)
+    sizes = {"train": len(lists.train), "val": len(lists.val), "test": len(lists.test)}
+    listed = ", ".join(f"{count:,} {part}" for part, count in sizes.items() if count)
+    absent = absent_images(lists)
+    if absent:
+        fact = f"{listed}; {len(absent):,} missing or empty in {lists.base}: {format_paths(absent)}"
+        yield CheckResult(False, "images", f"{fact}; from {benchmark.image_origin}")
+    else:
+        yield CheckResult(True, "images", listed)
+    if benchmark.test_images is not None:
+        yield _compared("test images", len(lists.test), benchmark.test_images)
+
+
+def _compared(what: str, count: int, published: int) -> CheckResult:
+    message = f"{count:,}, as published" if count == published else f"{count:,}, and {published:,} as published"
+    return CheckResult(count == published, what, message)
 
 
 def _check_asked(benchmark: Benchmark, shots: int | None, seed: int, part: str) -> None:

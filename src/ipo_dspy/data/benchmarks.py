@@ -6,7 +6,7 @@ data sets require registration or have moved. Errors name the source of each mis
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -57,10 +57,11 @@ class Benchmark:
 
 
 class DownloadPart(NamedTuple):
-    """A file or folder of a data set, relative to the folder of the data set, and its source."""
+    """A file or folder that a data set needs, its source, and whether it exists."""
 
-    path: str
+    path: Path
     origin: str
+    exists: bool
 
 
 _AIRCRAFT_LISTS = ("variants.txt", *(f"images_variant_{part}.txt" for part in ("train", "val", "test")))
@@ -171,17 +172,11 @@ def list_file(benchmark: Benchmark, folder: Path, name: str) -> Path:
     return shared if benchmark.kind == "transfer" and not local.is_file() and shared.is_file() else local
 
 
-def parts(benchmark: Benchmark) -> Iterator[DownloadPart]:
-    """Yield the files and folders that the folder of the data set must contain."""
-    yield from (DownloadPart(name, benchmark.list_origin) for name in benchmark.lists)
-    yield from (DownloadPart(name, benchmark.image_origin) for name in benchmark.images)
-
-
-def exists(benchmark: Benchmark, folder: Path, part: DownloadPart) -> bool:
-    """Return True if a part exists in the folder of the data set."""
-    if part.path in benchmark.lists:
-        return list_file(benchmark, folder, part.path).is_file()
-    return (folder / part.path).is_dir()
+def parts(benchmark: Benchmark, folder: Path) -> list[DownloadPart]:
+    """Return the files and folders that the folder of the data set must contain."""
+    lists = ((name, benchmark.list_origin, list_file(benchmark, folder, name).is_file()) for name in benchmark.lists)
+    images = ((name, benchmark.image_origin, (folder / name).is_dir()) for name in benchmark.images)
+    return [DownloadPart(folder / name, origin, exists) for name, origin, exists in (*lists, *images)]
 
 
 def _bare(name: str) -> str:

@@ -46,11 +46,7 @@ class Catalog:
         return self.build(select(self.labels, shots=shots, test=None, seed=seed).train)
 
     def without_small_classes(self, min_images: int) -> "Catalog":
-        """Return the catalog without classes of fewer than `min_images` images, with a logged warning.
-
-        Raises:
-            DataError: fewer than two classes remain.
-        """
+        """Return the catalog without classes of fewer than `min_images` images, with a logged warning."""
         counts = Counter(self.labels)
         small = [f"{name} ({counts[name]})" for name in self.classes if counts[name] < min_images]
         if not small:

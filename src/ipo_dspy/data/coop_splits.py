@@ -1,38 +1,65 @@
-"""Read the split files of the CoOp line of work, and FGVC-Aircraft's own lists.
+"""Read the split files of the CoOp line of work, and FGVC-Aircraft's own lists, as lists of paths and labels.
 
 Split files are third-party downloads that are sometimes HTML error pages, so every inconsistency is an error that names
-the row.
+the row. Items are plain tuples, since ImageNet has 1.3 million images, of which only a few shots are needed.
 """
 
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
+from ipo_dspy._internal.counts import first_few
 from ipo_dspy._internal.file_io import read_regular
 from ipo_dspy.data.benchmarks import Benchmark
 from ipo_dspy.data.dataset import class_name, shorten, unknown_class
-from ipo_dspy.data.split_lists import BenchmarkSplits, LabelledPath, check_labels
+from ipo_dspy.data.image_tree import file_size
 from ipo_dspy.errors import DataError
+from ipo_dspy.template import display_class_name
 
 MAX_BYTES = 64 * 1024 * 1024
 """Maximum size of a list, far above that of any published one."""
-_PARTS = ("train", "val", "test")
 _LABEL = re.compile(r"[0-9]{1,9}")
 
 
-def read_json_split(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
-    """Read `split_zhou_*.json`: an object of train, val and test, each a list of [path, label, class name].
+class LabelledPath(NamedTuple):
+    """An image: its path relative to the image folder, and its label index."""
 
-    Raises:
-        DataError: the file is not JSON, a list is missing, a row has another form, or a label has two names.
+    path: str
+    label: int
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkSplits:
+    """The splits of a data set.
+
+    Attributes:
+        where: file that lists the splits, for messages.
+        base: folder that the paths are relative to.
+        train, val, test: images in the order of the files.
+        names: published name of each label; several labels may share a name.
+        ids: unique id of each label, for labels with the same name: ImageNet's folder names.
     """
+
+    where: Path
+    base: Path
+    train: Sequence[LabelledPath] = field(repr=False)
+    val: Sequence[LabelledPath] = field(repr=False)
+    test: Sequence[LabelledPath] = field(repr=False)
+    names: Mapping[int, str] = field(repr=False)
+    ids: Mapping[int, str] = field(repr=False, default_factory=dict)
+
+
+def read_json_split(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
+    """Read `split_zhou_*.json`: an object of train, val and test, each a list of [path, label, class name]."""
     path = folder / benchmark.lists[0]
     content = _json(path, benchmark)
     names: dict[int, str] = {}
     splits: dict[str, list[LabelledPath]] = {}
-    for part in _PARTS:
+    for part in ("train", "val", "test"):
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not rows:
             raise DataError(f"{path} has no list {part!r}; {_refetch_hint(benchmark)}")
@@ -42,11 +69,7 @@ def read_json_split(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
 
 
 def read_aircraft(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
-    """Read FGVC-Aircraft's lists: one class name per line, and `IMAGE CLASS NAME` lines for each part.
-
-    Raises:
-        DataError: a file is not text or is empty, a line has another form, or a class is not in the list of names.
-    """
+    """Read FGVC-Aircraft's lists: one class name per line, and `IMAGE CLASS NAME` lines for each part."""
     where, *parts = (folder / name for name in benchmark.lists)
     names = [class_name(line) for _, line in _lines(where)]
     labels = {name: label for label, name in enumerate(names)}
@@ -57,17 +80,56 @@ def read_aircraft(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a small file.
-
-    Raises:
-        DataError: the file cannot be read, or is not UTF-8.
-    """
+    """Return the text of a small file."""
     try:
         return read_regular(path, limit=MAX_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason}); download it again") from error
+
+
+def check_labels(lists: BenchmarkSplits) -> BenchmarkSplits:
+    """Return the splits after checking that each label of `val` and `test` has a training image."""
+    known = {item.label for item in lists.train}
+    for part, items in (("val", lists.val), ("test", lists.test)):
+        for item in items:
+            if item.label not in known:
+                fact = f"{lists.where}: label {item.label} ({lists.names[item.label]!r}) of {part}"
+                raise DataError(f"{fact} does not occur in train; download the published file again")
+    return lists
+
+
+def distinct_names(lists: BenchmarkSplits) -> dict[int, str]:
+    """Return a distinct name for each label: the published name, with the folder name added to ImageNet's duplicates.
+
+    CLIP's class names for ImageNet contain `missile` and `sunglasses` twice. Sharing a name would merge two classes and
+    inflate the score.
+    """
+    taken: dict[str, int] = {}
+    distinct: dict[int, str] = {}
+    for label, name in sorted(lists.names.items()):
+        first = taken.setdefault(display_class_name(name).casefold(), label)
+        if first != label and label not in lists.ids:
+            fact = f"{lists.where}: labels {first} and {label} are both called {name!r}"
+            raise DataError(f"{fact}; rename one, or download the published file again")
+        distinct[label] = name if first == label else f"{name} ({lists.ids[label]})"
+    return distinct
+
+
+def absent_images(lists: BenchmarkSplits) -> list[str]:
+    """Return the listed paths that are missing or empty, in order and without repetition."""
+    listed = dict.fromkeys(item.path for items in (lists.train, lists.val, lists.test) for item in items)
+    return [path for path in listed if not file_size(os.path.join(lists.base, path))]  # noqa: PTH118 - a Path is slow
+
+
+def format_paths(paths: Sequence[str]) -> str:
+    """Return the first paths as text for a message.
+
+    >>> format_paths(["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
+    'a.jpg, b.jpg, c.jpg, ...'
+    """
+    return first_few([shorten(path).strip("'") for path in paths[:4]], 3)
 
 
 def _json(path: Path, benchmark: Benchmark) -> Any:

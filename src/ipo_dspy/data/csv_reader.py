@@ -40,11 +40,7 @@ class CsvRows:
 
 
 def read_csv(path: Path) -> CsvRows:
-    """Read a CSV or TSV file; whitespace around cells is removed.
-
-    Raises:
-        DataError: the file cannot be read, is empty or ragged, or has an unclosed quote.
-    """
+    """Read a CSV or TSV file; whitespace around cells is removed."""
     text = _decoded(path)
     skipped, separator = _before_header(text)
     if path.suffix.lower() == ".tsv":

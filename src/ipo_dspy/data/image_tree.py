@@ -8,7 +8,7 @@ import logging
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,11 +55,7 @@ class ImageTree:
 
 
 def check_access(place: Path) -> Path:
-    """Return a path after checking that the folders above it are accessible; the path need not exist.
-
-    Raises:
-        DataError: permission is denied.
-    """
+    """Return a path after checking that the folders above it are accessible; the path need not exist."""
     try:
         place.stat()
     except PermissionError as error:
@@ -70,26 +66,41 @@ def check_access(place: Path) -> Path:
 
 
 def check_folder(folder: Path) -> Path:
-    """Return a folder after checking that it can be read.
-
-    Raises:
-        DataError: the folder does not exist, is a file, or is not readable.
-    """
-    if check_access(folder).is_dir():
-        if not os.access(folder, os.R_OK | os.X_OK):
-            raise DataError(f"{folder} cannot be read; check its permissions")
-        return folder
-    if folder.exists():
+    """Return a folder after checking that it can be read."""
+    if not check_access(folder).exists():
+        raise DataError(f"folder {folder} does not exist (working directory: {Path.cwd()}); pass an existing folder")
+    if not folder.is_dir():
         raise DataError(f"{folder} is a file; pass the folder that holds one sub-folder per class, e.g. 'photos'")
-    raise DataError(f"folder {folder} does not exist (working directory: {Path.cwd()}); pass an existing folder")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise DataError(f"{folder} cannot be read; check its permissions")
+    return folder
 
 
 def walk(folder: Path) -> ImageTree:
     """Return the images in a folder, at any depth, and the files that are not used."""
     tree = ImageTree()
-    seen = {key for place in (folder.resolve(), *folder.resolve().parents) if (key := _key(place)) is not None}
-    _walk(folder, seen, tree)
+
+    def add_unreadable(error: OSError) -> None:
+        tree.unused.append(("unreadable folder", Path(error.filename)))
+
+    seen = set(map(str, folder.resolve().parents))
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=add_unreadable):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        for path in (Path(place, name) for name in files if not _is_hidden(name)):
+            try:
+                if file_size(path) and os.access(path, os.R_OK) and is_image_file(path):
+                    tree.images.append(path)
+                elif kind := unused_kind(path):
+                    tree.unused.append((kind, path))
+            except OSError:
+                tree.unused.append(("unreadable folder", path))
     tree.images.sort()
+    tree.unused.sort(key=lambda entry: entry[1])
     return tree
 
 
@@ -100,15 +111,9 @@ def visible_folders(folder: Path) -> list[Path]:
 
 def unused_beside(folder: Path) -> list[tuple[str, Path]]:
     """Return the images and dangling links next to the class folders, as `ImageTree.unused`."""
-    unused = []
-    for path in sorted(folder.iterdir()):
-        if _is_hidden(path.name) or path.is_dir():
-            continue
-        if path.is_symlink() and not path.exists():
-            unused.append(("dangling link", path))
-        elif path.is_file() and is_picture(path):
-            unused.append(("stray image", path))
-    return unused
+    files = (path for path in sorted(folder.iterdir()) if not _is_hidden(path.name) and not path.is_dir())
+    kinds = (("stray image" if path.is_file() and is_picture(path) else unused_kind(path), path) for path in files)
+    return [(kind, path) for kind, path in kinds if kind in ("stray image", "dangling link")]
 
 
 def unused_summary(unused: Sequence[tuple[str, Path]]) -> str:
@@ -119,9 +124,10 @@ def unused_summary(unused: Sequence[tuple[str, Path]]) -> str:
     """
     first = dict(reversed(unused))
     kinds = Counter(kind for kind, _ in unused).most_common(6)
-    parts = [
-        f"{_count(kind, count)} ({str(first[kind])!r}): {_KINDS.get(kind) or remedy(kind)}" for kind, count in kinds
-    ]
+    parts = []
+    for kind, count in kinds:
+        counted = pluralize(count, kind) if kind in _KINDS else f"{count} {kind}"
+        parts.append(f"{counted} ({str(first[kind])!r}): {_KINDS.get(kind) or remedy(kind)}")
     return f"{pluralize(len(unused), 'file')} {'are' if len(unused) > 1 else 'is'} not used: {'; '.join(parts)}"
 
 
@@ -140,73 +146,22 @@ def file_size(path: str | os.PathLike[str]) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _count(kind: str, count: int) -> str:
-    return pluralize(count, kind) if kind in _KINDS else f"{count} {kind}"
-
-
-def unused_kind(entry: "os.DirEntry[str]") -> str | None:
-    """Return the kind of an entry that is not an image, as in `ImageTree.unused`; None for text and hidden files."""
-    suffix = file_suffix(entry.name)
-    if _is_hidden(entry.name) or suffix in _TEXT_SUFFIXES:
+def unused_kind(path: Path) -> str | None:
+    """Return the kind of a path that is not used, as in `ImageTree.unused`; None for text and hidden files."""
+    if _is_hidden(path.name):
         return None
-    if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 - the path of an entry
+    if path.is_symlink() and not path.exists():
         return "dangling link"
-    if entry.is_dir():
+    if (suffix := file_suffix(path.name)) in _TEXT_SUFFIXES:
+        return None
+    if path.is_dir():
         return "sub-folder"
-    return (suffix or None) if entry.is_file() else "special file"
-
-
-def _walk(folder: Path, seen: set[tuple[int, int]], tree: ImageTree) -> None:
-    for entry in _entries(folder, tree):
-        path = folder / entry.name
-        if _is_hidden(entry.name):
-            continue
-        try:
-            if entry.is_symlink() and not path.exists():
-                tree.unused.append(("dangling link", path))
-            elif entry.is_dir():
-                key = _key(path)
-                if key is not None and key not in seen:
-                    seen.add(key)
-                    _walk(path, seen, tree)
-            elif not entry.is_file():
-                tree.unused.append(("special file", path))
-            else:
-                _add(path, entry.stat().st_size, tree)
-        except OSError:
-            tree.unused.append(("unreadable folder", path))
-
-
-def _entries(folder: Path, tree: ImageTree) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            yield from sorted(entries, key=lambda entry: entry.name)
-    except OSError:
-        tree.unused.append(("unreadable folder", folder))
-
-
-def _add(path: Path, size: int, tree: ImageTree) -> None:
-    suffix = file_suffix(path.name)
-    if suffix in _TEXT_SUFFIXES:
-        return
+    if not path.is_file():
+        return "special file"
     if not os.access(path, os.R_OK):
-        tree.unused.append(("unreadable file", path))
-    elif is_image_file(path):
-        if size:
-            tree.images.append(path)
-        else:
-            tree.unused.append(("empty file", path))
-    elif suffix:
-        tree.unused.append((suffix, path))
+        return "unreadable file"
+    return "empty file" if is_image_file(path) else suffix or None
 
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM_FOLDERS
-
-
-def _key(folder: Path) -> tuple[int, int] | None:
-    try:
-        status = folder.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.benchmarks import Benchmark, list_file
-from ipo_dspy.data.coop_splits import read_text
+from ipo_dspy.data.coop_splits import BenchmarkSplits, LabelledPath, format_paths, read_text
 from ipo_dspy.data.dataset import class_name, shorten
 from ipo_dspy.data.image_tree import unused_beside, unused_kind, warn_unused
-from ipo_dspy.data.split_lists import BenchmarkSplits, LabelledPath, format_paths
 from ipo_dspy.errors import DataError
 
 _ID = re.compile(r"n[0-9]{8}")
@@ -23,11 +22,7 @@ _SUBSETS = ("imagenet_a", "imagenet_r")
 
 
 def read_imagenet(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
-    """Read ImageNet; its validation images are used for validation and for testing.
-
-    Raises:
-        DataError: `read_class_names` fails, or a class has no folder or no images.
-    """
+    """Read ImageNet; its validation images are used for validation and for testing."""
     where, names = _names(benchmark, folder)
     base = (folder / benchmark.images[0]).parent
     labels = {key: label for label, key in enumerate(names)}
@@ -40,9 +35,6 @@ def read_transfer(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
 
     ImageNet-A and -R have 200 of its classes, labeled from 0 in the same order. The folders of ImageNetV2 are named by
     label, 0 to 999, in the order of WordNet ids.
-
-    Raises:
-        DataError: `read_class_names` fails, a folder has an unexpected name, or a class has no folder.
     """
     where, names = _names(benchmark, folder)
     base = folder / benchmark.images[0]
@@ -57,11 +49,7 @@ def read_transfer(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
 
 
 def read_class_names(path: Path) -> dict[str, str]:
-    """Return class names by WordNet id, in the order of ids, from lines such as `n01440764 tench`.
-
-    Raises:
-        DataError: a line has another form, an id is repeated, or the file is empty.
-    """
+    """Return class names by WordNet id, in the order of ids, from lines such as `n01440764 tench`."""
     names: dict[str, str] = {}
     for at, line in enumerate(read_text(path).splitlines(), start=1):
         key, _, name = line.strip().partition(" ")
@@ -110,11 +98,7 @@ def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[Label
 
 
 def _folders(base: Path) -> list[Path]:
-    """Return the class folders.
-
-    Raises:
-        DataError: there are none, as in the original archive of validation images.
-    """
+    """Return the class folders."""
     folders = [path for path in base.iterdir() if path.is_dir() and not path.name.startswith(".")]
     if not folders:
         fact = f"{base} has no class folders"
@@ -129,5 +113,5 @@ def _images(folder: Path, unused: list[tuple[str, Path]]) -> Iterator[str]:
             suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - creating a Path doubles the time
             if suffix in image_suffixes() and not entry.name.startswith(".") and entry.is_file():
                 yield entry.name
-            elif (kind := unused_kind(entry)) is not None:
+            elif kind := unused_kind(folder / entry.name):
                 unused.append((kind, folder / entry.name))

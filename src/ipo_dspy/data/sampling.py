@@ -77,9 +77,6 @@ def train_test(labels: Sequence[Hashable], *, test: float, seed: int) -> tuple[l
 
     >>> train_test(["cat", "cat", "dog", "dog"], test=0.5, seed=0)
     ([0, 3], [1, 2])
-
-    Raises:
-        DataError: `test` is neither a fraction nor a number of images, or leaves no image for testing or for training.
     """
     by_label = _by_label(labels)
     sizes = _test_sizes(list(map(len, by_label.values())), test)

@@ -26,11 +26,7 @@ _THINGS = re.compile(r"(set|data|images?|imgs?)$")
 
 
 def find_parts(root: Path) -> dict[str, Path] | None:
-    """Return the parts of a folder that is already split by role, or None.
-
-    Raises:
-        DataError: the folder is split, but has no training part, or two parts of the same role.
-    """
+    """Return the parts of a folder that is already split by role, or None."""
     below = {sub: _names_below(sub) for sub in visible_folders(check_folder(root))}
     candidates = {sub: names for sub, names in below.items() if names}
     roles = {sub: role for sub in candidates if (role := _role(sub.name)) is not None}
@@ -48,11 +44,7 @@ def find_parts(root: Path) -> dict[str, Path] | None:
 
 
 def part_folder(root: Path, name: str) -> Path:
-    """Return one part of a folder that is already split, by its name or a word such as 'test', in any case.
-
-    Raises:
-        DataError: the part does not exist, or `find_parts` fails.
-    """
+    """Return one part of a folder that is already split, by its name or a word such as 'test', in any case."""
     parts = find_parts(root)
     if parts is None:
         raise DataError(f"{root} is not split into parts", hint=Hint("remove {split}", split=name))

@@ -25,17 +25,7 @@ from ipo_dspy.data.split_folders import parts_by_name
 from ipo_dspy.data.table_reader import TABLE_SUFFIXES, Cells, ImageTable, open_table
 from ipo_dspy.errors import DataError, Hint
 
-IMAGE_COLUMNS = (
-    "image",
-    "img",
-    "image_path",
-    "path",
-    "file_name",
-    "filename",
-    "file_path",
-    "filepath",
-    "file",
-)
+IMAGE_COLUMNS = ("image", "img", "image_path", "path", "file_name", "filename", "file_path", "filepath", "file")
 LABEL_COLUMNS = ("label", "class", "class_name", "label_name", "labels", "category", "target")
 LONGEST_PATH = 4096
 """Maximum length of a path on Linux, in characters."""
@@ -128,11 +118,7 @@ def catalog_of(
 
 
 def find_columns(table: ImageTable, image: str, label: str) -> tuple[str, str]:
-    """Return the names of the image and label columns: those requested, or for "auto" the first with a usual name.
-
-    Raises:
-        DataError: one or both columns do not exist.
-    """
+    """Return the names of the image and label columns: those requested, or for "auto" the first with a usual name."""
     pictures = _column(table, image, IMAGE_COLUMNS, {label})
     usual = {name for name in table.columns if name.casefold() in LABEL_COLUMNS}
     part = split_column(table, {label, *usual} if pictures is None else {pictures, label, *usual})

@@ -44,11 +44,7 @@ class ImageTable:
 
 
 def open_table(path: Path) -> ImageTable:
-    """Open a table by its suffix.
-
-    Raises:
-        DataError: the file does not exist, is not a table, is damaged, ragged, or empty, or repeats a column name.
-    """
+    """Open a table by its suffix."""
     if not path.is_file():
         absent = f"does not exist (working directory: {Path.cwd()})"
         fact = "is a folder, which load_image_folder reads" if path.is_dir() else absent

@@ -42,9 +42,6 @@ def read_samples(path: Path, unread: list[tuple[str, Path]] | None = None) -> It
     """Yield the images of a tar file, in the order of its members.
 
     The suffix and the name of one member of each sample without an image are added to `unread`.
-
-    Raises:
-        DataError: the file is not a tar file or is truncated, an image has no label, or a sample is ambiguous.
     """
     try:
         with open_regular(path) as raw:

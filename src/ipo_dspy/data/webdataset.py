@@ -34,11 +34,7 @@ logger = logging.getLogger(__name__)
 
 @accept_test_argument
 def load_webdataset(
-    shards: str | PathLike[str],
-    *,
-    classes: Sequence[str] | None = None,
-    shots: int | None = None,
-    seed: int = 0,
+    shards: str | PathLike[str], *, classes: Sequence[str] | None = None, shots: int | None = None, seed: int = 0
 ) -> ImageDataset:
     """Read images and labels from tar files.
 
@@ -95,11 +91,7 @@ def _refuse_captions(shards: str | PathLike[str], samples: Sequence[ShardSample]
 
 
 def shard_files(shards: str | PathLike[str]) -> list[Path]:
-    """Return the tar files of a path, a folder or a pattern, in order.
-
-    Raises:
-        DataError: there are none, or a file of a range is missing.
-    """
+    """Return the tar files of a path, a folder or a pattern, in order."""
     place = Path(shards).expanduser()
     if place.is_file():
         return [place]

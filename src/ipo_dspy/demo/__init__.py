@@ -9,7 +9,7 @@ import base64
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from ipo_dspy.clip.bundled import DEMO, assets
 from ipo_dspy.clip.bundled import model_path as model_path
@@ -50,7 +50,7 @@ class DemoTask:
 
 def names() -> tuple[str, ...]:
     """Return the names of the bundled tasks, sorted."""
-    return _names(assets())
+    return tuple(sorted(file.stem for file in (assets() / "data").glob("*.parquet")))
 
 
 def load(name: str, *, shots: int = 16, seed: int = 0, classes: Half = "base", model: str = DEMO) -> DemoTask:
@@ -66,7 +66,25 @@ def load(name: str, *, shots: int = 16, seed: int = 0, classes: Half = "base", m
     Raises:
         DataError: an unknown name, `classes` or number of shots; the message lists the known ones.
     """
-    return _load(assets(), name, shots=shots, seed=seed, classes=classes, model=model)
+    from ipo_dspy.classifier import ClipClassifier  # imported here so that names() only lists a folder
+
+    file = data_file(name)
+    train, val, test = (load_image_table(file, split=split) for split in SPLITS)
+    drawn = few_shot(train.labels(), val.labels(), shots=shots, seed=seed)
+    base, novel = split_classes(train.classes)
+    halves = {"base": base, "novel": novel, "all": train.classes}
+    if classes not in halves:
+        raise DataError(f"must be one of {', '.join(map(repr, halves))}", argument="classes", value=classes)
+    half = halves[classes]
+    return DemoTask(
+        name=name,
+        description=str(open_table(file).metadata.get("ipo_dspy", {}).get("description", name)),
+        program=ClipClassifier(half, model=model),
+        trainset=train.pick(drawn.train).subset(half),
+        valset=val.pick(drawn.val).subset(half),
+        testset=test.subset(half),
+        classes=half,
+    )
 
 
 def data_file(name: str) -> Path:
@@ -75,7 +93,11 @@ def data_file(name: str) -> Path:
     Raises:
         DataError: an unknown name.
     """
-    return _file(assets(), name)
+    known = names()
+    if name not in known:
+        near = closest(str(name), known) or next(iter(known), None)
+        raise DataError(f"unknown demo {name!r}, known are {', '.join(known) or 'none'}; for example {near!r}")
+    return assets() / "data" / f"{name}.parquet"
 
 
 def export(name: str, folder: str | os.PathLike[str]) -> int:
@@ -88,7 +110,7 @@ def export(name: str, folder: str | os.PathLike[str]) -> int:
         DataError: an unknown name, or a folder that cannot be written or is not empty.
     """
     target = Path(folder)
-    examples = [example for split in SPLITS for example in load_image_table(_file(assets(), name), split=split)]
+    examples = [example for split in SPLITS for example in load_image_table(data_file(name), split=split)]
     try:
         target.mkdir(parents=True, exist_ok=True)
         if any(target.iterdir()):
@@ -100,41 +122,3 @@ def export(name: str, folder: str | os.PathLike[str]) -> int:
     except OSError as error:
         raise DataError(f"{str(target)!r} cannot be written ({error.strerror}); use another folder") from error
     return len(examples)
-
-
-def _names(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(file.stem for file in (folder / "data").glob("*.parquet")))
-
-
-def _load(folder: Path, name: str, *, shots: int, seed: int, classes: Half, model: str = DEMO) -> DemoTask:
-    from ipo_dspy.classifier import ClipClassifier  # imported here so that names() only lists a folder
-
-    file = _file(folder, name)
-    train, val, test = (load_image_table(file, split=split) for split in SPLITS)
-    drawn = few_shot(train.labels(), val.labels(), shots=shots, seed=seed)
-    half = _half(train.classes, classes)
-    return DemoTask(
-        name=name,
-        description=str(open_table(file).metadata.get("ipo_dspy", {}).get("description", name)),
-        program=ClipClassifier(half, model=model),
-        trainset=train.pick(drawn.train).subset(half),
-        valset=val.pick(drawn.val).subset(half),
-        testset=test.subset(half),
-        classes=half,
-    )
-
-
-def _file(folder: Path, name: str) -> Path:
-    known = _names(folder)
-    if name not in known:
-        near = closest(str(name), known) or next(iter(known), None)
-        raise DataError(f"unknown demo {name!r}, known are {', '.join(known) or 'none'}; for example {near!r}")
-    return folder / "data" / f"{name}.parquet"
-
-
-def _half(classes: tuple[str, ...], half: Half) -> tuple[str, ...]:
-    base, novel = split_classes(classes)
-    halves = {"base": base, "novel": novel, "all": classes}
-    if half not in halves:
-        raise DataError(f"must be one of {', '.join(map(repr, get_args(Half)))}", argument="classes", value=half)
-    return halves[half]
