@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, ParamSpec, TypedDict
 
 from ipo_dspy._internal.counts import first_few, pluralize
@@ -22,9 +23,9 @@ class DataOptions(TypedDict, total=False):
 
     image: str
     label: str
-    classes: Sequence[str]
-    base: str
-    split: str
+    classes: Sequence[str] | None
+    base: str | PathLike[str] | None
+    split: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,8 @@ class Catalog:
             return self
         large = [name for name in self.classes if counts[name] >= min_images]
         if len(large) < 2:
-            left = pluralize(len(large), "class")
-            raise DataError(
-                f"must leave two classes, and {min_images} leaves {left}", argument="min_images", hint="lower it"
-            )
+            fact = f"must leave two classes, and {min_images} leaves {pluralize(len(large), 'class')}"
+            raise DataError(fact, argument="min_images", hint="lower it")
         left_out, fewest = pluralize(len(small), "class"), pluralize(min_images, "image")
         logger.warning("left out %s with fewer than %s: %s", left_out, fewest, first_few(small, 8))
         positions = [at for at, label in enumerate(self.labels) if label in large]

@@ -7,12 +7,12 @@ Python's `csv` splits the lines, because it reports which line is wrong. This mo
 import codecs
 import csv
 import io
+import itertools
 import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from ipo_dspy._internal.counts import pluralize
@@ -24,29 +24,19 @@ MAX_BYTES = 1 << 30
 
 _SEPARATORS = ",;\t|"
 _EXCEL_SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _csv_limit = threading.Lock()
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class CsvRows:
-    """The header, the rows below it, and the line number on which each row ends."""
-
-    header: tuple[str, ...]
-    rows: list[list[str]]
-    lines: list[int]
-
-
-def read_csv(path: Path) -> CsvRows:
-    """Read a CSV or TSV file; whitespace around cells is removed."""
+def read_csv(path: Path) -> tuple[tuple[str, ...], list[list[str]], list[int]]:
+    """Return the header, the rows below it, and the line on which each row ends; whitespace around cells is removed."""
     text = _decoded(path)
     skipped, separator = _before_header(text)
-    if path.suffix.lower() == ".tsv":
-        separator = separator or "\t"
     body = "".join(text.splitlines(keepends=True)[skipped:])
-    separator = separator or max(_SEPARATORS, key=body.partition("\n")[0].count)
+    if separator is None:
+        is_tsv = path.suffix.lower() == ".tsv"
+        separator = "\t" if is_tsv else max(_SEPARATORS, key=body.partition("\n")[0].count)
     rows: list[list[str]] = []
     lines: list[int] = []
     header: tuple[str, ...] = ()
@@ -64,7 +54,7 @@ def read_csv(path: Path) -> CsvRows:
         raise DataError(f"{path}: {error}, after line {last}; check the quotes and save it again") from error
     if not header:
         raise DataError(f"{path} is empty; add a header line 'image,label' and a line for each image")
-    return CsvRows(header, rows, lines)
+    return header, rows, lines
 
 
 def _decoded(path: Path) -> str:
@@ -73,35 +63,32 @@ def _decoded(path: Path) -> str:
         data = read_regular(path, limit=MAX_BYTES)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); check the file") from error
-    try:
-        if data[:2] in _UTF_16:
-            return data.decode("utf-16")
-        if b"\0" in data[:4]:  # UTF-16 without a byte-order mark: every second byte of ASCII text is zero
-            return data.decode("utf-16-be" if data[:1] == b"\0" else "utf-16-le")
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if b"\0" in data[:4] or data[:2] in _UTF_16:
-            raise DataError(f"{path} is not text ({error.reason}); save it as 'CSV UTF-8'") from error
-    try:
-        text = data.decode("cp1252")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is neither UTF-8 nor Windows-1252 ({error.reason}); save it as 'CSV UTF-8'") from error
-    logger.warning("%s is not UTF-8 and was read as Windows-1252; if names look wrong, save it as 'CSV UTF-8'", path)
-    return text
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        encodings = ["utf-16"]
+    elif b"\0" in data[:4]:  # UTF-16 without a byte-order mark: every second byte of ASCII text is zero
+        encodings = ["utf-16-be" if data[:1] == b"\0" else "utf-16-le"]
+    else:
+        encodings = ["utf-8-sig", "cp1252"]
+    for encoding in encodings:
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError as error:
+            reason = error.reason
+            continue
+        if encoding == "cp1252":
+            fact = "is not UTF-8 and was read as Windows-1252"
+            logger.warning("%s %s; if names look wrong, save it as 'CSV UTF-8'", path, fact)
+        return text
+    fact = "is neither UTF-8 nor Windows-1252" if len(encodings) > 1 else "is not text"
+    raise DataError(f"{path} {fact} ({reason}); save it as 'CSV UTF-8'")
 
 
 def _before_header(text: str) -> tuple[int, str | None]:
     """Return the number of lines above the header, and the separator that a `sep=` line declares."""
-    separator = None
-    count = 0
-    for line in text.splitlines():
-        stated = _EXCEL_SEPARATOR.fullmatch(line)
-        if stated is not None and count == 0:
-            separator = stated[1]
-        elif line.strip(" \t,;") and not line.startswith("#"):
-            return count, separator
-        count += 1
-    return count, separator
+    lines = text.splitlines()
+    declared = _EXCEL_SEPARATOR.fullmatch(lines[0]) if lines else None
+    blank = itertools.takewhile(lambda line: not line.strip(" \t,;") or line.startswith("#"), lines[bool(declared) :])
+    return bool(declared) + len(list(blank)), declared[1] if declared else None
 
 
 def _check_width(row: Sequence[str], header: Sequence[str], place: str) -> None:

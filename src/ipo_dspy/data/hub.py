@@ -7,10 +7,10 @@ by their usual names. Only the drawn images are read, and their bytes are unchan
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ipo_dspy._internal.file_io import read_json
-from ipo_dspy.data.catalog import Catalog, accept_test_argument
+from ipo_dspy.data.catalog import Catalog, DataOptions, accept_test_argument
 from ipo_dspy.data.dataset import ImageDataset, shorten
 from ipo_dspy.data.split_folders import parts_by_name
 from ipo_dspy.data.table import IMAGE_COLUMNS, LABEL_COLUMNS, catalog_of
@@ -56,28 +56,20 @@ def load_hub(
     Raises:
         DataError: the data set cannot be loaded, `split` is required, a column does not exist, or a label is unknown.
     """
-    catalog = hub_catalog(
-        name, config=config, split=split, revision=revision, image=image, label=label, classes=classes
-    )
+    catalog = hub_catalog(name, config, revision, split=split, image=image, label=label, classes=classes)
     return catalog.load(shots=shots, seed=seed)
 
 
 def hub_catalog(
-    name: str,
-    *,
-    config: str | None = None,
-    split: str | None = None,
-    revision: str | None = None,
-    image: str = "auto",
-    label: str = "auto",
-    classes: Sequence[str] | None = None,
+    name: str, config: str | None = None, revision: str | None = None, **options: Unpack[DataOptions]
 ) -> Catalog:
     """Return the catalog of a hub data set; see `load_hub`."""
+    split = options.get("split")
     dataset = _one_split(name, _fetched(name, config, split, revision), split)
-    columns = _column(name, dataset, "image", image), _column(name, dataset, "label", label)
-    table = _as_table(name, dataset, *columns)
-    rows, folder = range(table.rows), Path(name).expanduser()
-    return catalog_of(table, *columns, rows, folder, classes=classes)
+    image = _column(name, dataset, "image", options.get("image", "auto"))
+    label = _column(name, dataset, "label", options.get("label", "auto"))
+    table, folder = _as_table(name, dataset, image, label), Path(name).expanduser()
+    return catalog_of(table, image, label, range(table.rows), folder, classes=options.get("classes"))
 
 
 def is_saved(folder: Path) -> bool:
@@ -116,7 +108,11 @@ def _fetched(name: str, config: str | None, split: str | None, revision: str | N
 
 def _one_split(name: str, found: Any, split: str | None) -> "datasets.Dataset":
     """Return the requested split, or the only one; splits are never merged, to keep test images out of training."""
-    parts = dict(found) if isinstance(found, dict) else {split if _is_part(split, found) else str(found.split): found}
+    if isinstance(found, dict):
+        parts = dict(found)
+    else:  # `train[:10%]` is a part of the split `train`
+        requested, loaded = (re.split(r"[\[+]", str(part))[0] for part in (split, found.split or split))
+        parts = {split if requested == loaded else str(found.split): found}
     if split is None and len(parts) > 1:
         first = next(iter(parts))
         fact = f"data set {name!r} has the splits {', '.join(map(repr, parts))}"
@@ -127,14 +123,6 @@ def _one_split(name: str, found: Any, split: str | None) -> "datasets.Dataset":
     if not len(chosen):
         raise DataError(f"data set {name!r} has no rows; choose another split")
     return chosen
-
-
-def _is_part(split: str | None, found: "datasets.Dataset") -> bool:
-    """Return True if a single split can be the requested one; `train[:10%]` is a part of the split `train`."""
-    if split is None or found.split is None:
-        return True
-    requested, loaded = (re.split(r"[\[+]", str(name))[0] for name in (split, found.split))
-    return requested == loaded
 
 
 def _column(name: str, found: "datasets.Dataset", what: str, asked: str) -> str:
@@ -151,10 +139,8 @@ def _column(name: str, found: "datasets.Dataset", what: str, asked: str) -> str:
     if asked == "auto" and fitting:
         return fitting[0]
     missing = f"no unambiguous {what} column" if asked == "auto" else f"no column {asked!r}"
-    columns = ", ".join(map(shorten, found.column_names))
-    raise DataError(
-        f"data set {name!r} has {missing} among {columns}; pass {what}={(typed or found.column_names)[0]!r}"
-    )
+    fact = f"data set {name!r} has {missing} among {', '.join(map(shorten, found.column_names))}"
+    raise DataError(f"{fact}; pass {what}={(typed or found.column_names)[0]!r}")
 
 
 def _as_table(name: str, found: "datasets.Dataset", image: str, label: str) -> ImageTable:

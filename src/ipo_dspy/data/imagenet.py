@@ -23,7 +23,8 @@ _SUBSETS = ("imagenet_a", "imagenet_r")
 
 def read_imagenet(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
     """Read ImageNet; its validation images are used for validation and for testing."""
-    where, names = _names(benchmark, folder)
+    where = list_file(benchmark, folder, benchmark.lists[0])
+    names = read_class_names(where)
     base = (folder / benchmark.images[0]).parent
     labels = {key: label for label, key in enumerate(names)}
     train, test = (list(_items(folder / part, f"{Path(part).name}/", labels)) for part in benchmark.images)
@@ -36,7 +37,8 @@ def read_transfer(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
     ImageNet-A and -R have 200 of its classes, labeled from 0 in the same order. The folders of ImageNetV2 are named by
     label, 0 to 999, in the order of WordNet ids.
     """
-    where, names = _names(benchmark, folder)
+    where = list_file(benchmark, folder, benchmark.lists[0])
+    names = read_class_names(where)
     base = folder / benchmark.images[0]
     folders = {key: key for key in names}
     if benchmark.name in _SUBSETS:
@@ -64,11 +66,6 @@ def read_class_names(path: Path) -> dict[str, str]:
     return dict(sorted(names.items()))
 
 
-def _names(benchmark: Benchmark, folder: Path) -> tuple[Path, dict[str, str]]:
-    path = list_file(benchmark, folder, benchmark.lists[0])
-    return path, read_class_names(path)
-
-
 def _numbered(names: Mapping[str, str]) -> tuple[dict[int, str], dict[int, str]]:
     """Return names and ids by label."""
     return dict(enumerate(names.values())), dict(enumerate(names))
@@ -81,11 +78,8 @@ def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[Label
     """
     present = {path.name for path in _folders(base)}
     if missing := [name for name in labels if name not in present]:
-        have = len(labels) - len(missing)
-        raise DataError(
-            f"{base} has {have} of {len(labels)} class folders; missing: {format_paths(missing)}; "
-            "extract the archive again"
-        )
+        fact = f"{base} has {len(labels) - len(missing)} of {len(labels)} class folders"
+        raise DataError(f"{fact}; missing: {format_paths(missing)}; extract the archive again")
     if foreign := sorted(present - labels.keys()):
         raise DataError(f"{base} contains unexpected folders ({format_paths(foreign)}); remove them")
     unused = unused_beside(base)
@@ -101,8 +95,8 @@ def _folders(base: Path) -> list[Path]:
     """Return the class folders."""
     folders = [path for path in base.iterdir() if path.is_dir() and not path.name.startswith(".")]
     if not folders:
-        fact = f"{base} has no class folders"
-        raise DataError(f"{fact}; sort its images into one folder per class, e.g. {base / 'n01440764'}/1.JPEG")
+        remedy = f"sort its images into one folder per class, e.g. {base / 'n01440764'}/1.JPEG"
+        raise DataError(f"{base} has no class folders; {remedy}")
     return folders
 
 

@@ -30,7 +30,9 @@ def find_parts(root: Path) -> dict[str, Path] | None:
     below = {sub: _names_below(sub) for sub in visible_folders(check_folder(root))}
     candidates = {sub: names for sub, names in below.items() if names}
     roles = {sub: role for sub in candidates if (role := _role(sub.name)) is not None}
-    if not roles or not _are_parts(candidates, roles, alone=not any(map(_may_be_class, below))):
+    share = any(candidates[part] & names for part in roles for sub, names in candidates.items() if sub != part)
+    # A part without sub-folders in common, such as flat test images, counts if no other folder may be a class.
+    if not roles or (not share and any(map(_may_be_class, below))):
         return None
     parts: dict[str, Path] = {}
     for sub, role in roles.items():
@@ -67,17 +69,6 @@ def parts_by_name(names: Iterable[str]) -> dict[str, str] | None:
     if len(known) < 2 or len(roles) < len(known) or None in roles or TRAINING not in roles:
         return None
     return {role: roles[role] for role in ROLES if role in roles}
-
-
-def _are_parts(candidates: dict[Path, set[str]], roles: dict[Path, str], *, alone: bool) -> bool:
-    """Return True if folders are parts, not classes: two share sub-folder names, or no other folder has images.
-
-    Test images may be in a flat folder, as in competitions.
-    """
-    for part in roles:
-        if any(candidates[part] & names for other, names in candidates.items() if other != part):
-            return True
-    return alone
 
 
 def _names_below(folder: Path) -> set[str]:

@@ -9,24 +9,25 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import dspy
 
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.clip.image_formats import file_suffix, image_suffixes
-from ipo_dspy.data.catalog import Catalog, accept_test_argument
+from ipo_dspy.data.catalog import Catalog, DataOptions, accept_test_argument
 from ipo_dspy.data.dataset import ImageDataset, closest, example, shorten
 from ipo_dspy.data.image_tree import file_size
 from ipo_dspy.data.labels import named_labels
 from ipo_dspy.data.labels import stored_classes as stored_classes
-from ipo_dspy.data.split_column import rows_of_split, split_column
-from ipo_dspy.data.split_folders import parts_by_name
+from ipo_dspy.data.split_folders import PART_WORDS, TRAINING, parts_by_name
 from ipo_dspy.data.table_reader import TABLE_SUFFIXES, Cells, ImageTable, open_table
-from ipo_dspy.errors import DataError, Hint
+from ipo_dspy.errors import Argument, DataError, Hint
 
 IMAGE_COLUMNS = ("image", "img", "image_path", "path", "file_name", "filename", "file_path", "filepath", "file")
 LABEL_COLUMNS = ("label", "class", "class_name", "label_name", "labels", "category", "target")
+SPLIT_COLUMNS = ("split", "subset", "partition", "is_training_image", "is_train", "is_test")
+"""Names that identify a split column, in lower case."""
 LONGEST_PATH = 4096
 """Maximum length of a path on Linux, in characters."""
 
@@ -81,20 +82,12 @@ def load_image_table(
     return catalog.load(shots=shots, seed=seed)
 
 
-def table_catalog(
-    path: str | PathLike[str],
-    *,
-    image: str = "auto",
-    label: str = "auto",
-    classes: Sequence[str] | None = None,
-    base: str | PathLike[str] | None = None,
-    split: str | None = None,
-) -> Catalog:
+def table_catalog(path: str | PathLike[str], **options: Unpack[DataOptions]) -> Catalog:
     """Return the catalog of a table; see `load_image_table`."""
     table = open_table(Path(path).expanduser())
-    columns = find_columns(table, image, label)
-    rows, folder = rows_of_split(table, columns, split), _base_folder(table, base)
-    return catalog_of(table, *columns, rows, folder, classes=classes)
+    columns = find_columns(table, options.get("image", "auto"), options.get("label", "auto"))
+    rows, folder = rows_of_split(table, columns, options.get("split")), _base_folder(table, options.get("base"))
+    return catalog_of(table, *columns, rows, folder, classes=options.get("classes"))
 
 
 def catalog_of(
@@ -160,6 +153,47 @@ def _base_folder(table: ImageTable, base: str | PathLike[str] | None) -> Path:
         hint = "pass the folder that image paths are relative to"
         raise DataError("must be a folder", argument="base", value=str(base), hint=hint)
     return folder
+
+
+def split_column(table: ImageTable, others: Collection[str]) -> str | None:
+    """Return the name of the split column, or None; the columns `others` are not considered."""
+    columns = {name.casefold(): name for name in table.columns if name not in others}
+    named = next((columns[name] for name in SPLIT_COLUMNS if name in columns), None)
+    return named or next((name for name in columns.values() if _holds_parts(table, name)), None)
+
+
+def rows_of_split(table: ImageTable, columns: Collection[str], split: str | None) -> list[int]:
+    """Return the rows with the value `split` in the split column, or all rows for "all".
+
+    None selects the only split. `columns` are the image and label columns.
+    """
+    column = split_column(table, columns)
+    if column is None:
+        if split not in (None, "all"):
+            raise DataError(f"{table.path} has no column 'split'", hint=Hint("remove {split}", split=split))
+        return list(range(table.rows))
+    parts = [str(part) for part in map(table.columns[column], range(table.rows))]
+    values = sorted(set(parts))
+    known = ", ".join(map(shorten, values[:8]))
+    if split is None and len(values) > 1:
+        training = next((value for value in values if PART_WORDS.get(value.casefold()) == TRAINING), values[0])
+        hint = Hint("pass one, e.g. {split}, or {all} for all rows", split=training, all=Argument("split", "all"))
+        raise DataError(f"{table.path} holds the splits {known} in its column {column!r}", hint=hint)
+    folded = None if split in (None, "all") else str(split).casefold()
+    rows = [row for row, part in enumerate(parts) if folded in (None, part.casefold())]
+    if not rows:
+        raise DataError(f"{table.path} has no rows of split {split!r}; choose one of {known}")
+    return rows
+
+
+def _holds_parts(table: ImageTable, column: str) -> bool:
+    """Return True if the cells name parts, at least two different ones; the first cell rules out most columns."""
+    cells = table.columns[column]
+    first = cells(0)
+    if not isinstance(first, str) or first.casefold() not in PART_WORDS:
+        return False
+    values = {cells(row) for row in range(table.rows)}
+    return len(values) > 1 and all(isinstance(value, str) and value.casefold() in PART_WORDS for value in values)
 
 
 def _each_image_once(

@@ -69,13 +69,10 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
 
 
 def _open_csv(path: Path) -> ImageTable:
-    content = read_csv(path)
-    _check_names(path, content.header)
-    columns = {name: [row[at] for row in content.rows].__getitem__ for at, name in enumerate(content.header)}
-    lines = content.lines
-    return ImageTable(
-        path, columns, len(lines), lambda row: f"line {lines[row]} of {path}", lambda row: f"{path}#{row}"
-    )
+    header, rows, lines = read_csv(path)
+    _check_names(path, header)
+    columns = {name: [row[at] for row in rows].__getitem__ for at, name in enumerate(header)}
+    return ImageTable(path, columns, len(rows), lambda row: f"line {lines[row]} of {path}", lambda row: f"{path}#{row}")
 
 
 def _open_parquet(path: Path) -> ImageTable:

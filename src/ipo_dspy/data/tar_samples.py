@@ -5,10 +5,11 @@ outside a folder are harmless. A file is read to its end, even if it is a concat
 ambiguous sample is an error: a guess could assign labels to the wrong images.
 """
 
+import itertools
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -46,15 +47,14 @@ def read_samples(path: Path, unread: list[tuple[str, Path]] | None = None) -> It
     try:
         with open_regular(path) as raw:
             members = list(_members(path, raw))  # all first, or a truncated sample would be reported as unlabeled
-            for group in _groups(members):
-                yield from _samples(path, raw, group, [] if unread is None else unread)
+            for _, group in itertools.groupby(members, lambda member: _key(member.name)):
+                yield from _samples(path, raw, list(group), [] if unread is None else unread)
     except DataError:
         raise
     except _FAULTS as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(
-            f"{path} cannot be read as a tar file ({why}); download it again, or unpack it first"
-        ) from error
+        fact = f"{path} cannot be read as a tar file ({why})"
+        raise DataError(f"{fact}; download it again, or unpack it first") from error
 
 
 def _members(path: Path, raw: BinaryIO) -> Iterator[tarfile.TarInfo]:
@@ -94,19 +94,8 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
-def _groups(members: Sequence[tarfile.TarInfo]) -> Iterator[list[tarfile.TarInfo]]:
-    """Yield adjacent members whose names agree up to the first dot of the file's name."""
-    group: list[tarfile.TarInfo] = []
-    for member in members:
-        if group and _key(member.name) != _key(group[0].name):
-            yield group
-            group = []
-        group.append(member)
-    if group:
-        yield group
-
-
 def _key(name: str) -> tuple[str, str]:
+    """Return the folder and the file name up to its first dot, in which the members of a sample agree."""
     folder, _, file = name.rpartition("/")
     return folder, file.partition(".")[0]
 
@@ -130,8 +119,8 @@ def _samples(
         where = f"{picture.name!r} in {path}"
         if not picture.size:
             raise DataError(f"{where} is empty; create the file again")
-        label_files = _labels_of(picture.name, by_name)
-        label, suffix = _label(raw, label_files, where)
+        shared = {suffix: member for member in group if (suffix := _rest(member.name)) in LABEL_SUFFIXES}
+        label, suffix = _label(raw, _own_labels(picture.name, by_name) or shared, where)
         yield ShardSample(path, picture.name, picture.offset_data, picture.size, label, suffix)
 
 
@@ -141,11 +130,10 @@ def _chosen(
     """Return the image of a sample; several only if each has a separate label, `x.v1.png` with `x.v1.cls`."""
     plain = [picture for picture in pictures if f".{_rest(picture.name)}" in image_suffixes()]
     stems = {picture.name.rpartition(".")[0].lower() for picture in pictures}
-    if len(stems) == len(pictures) and (
-        len(pictures) == 1 or all(_own_labels(picture.name, by_name) for picture in pictures)
-    ):
+    labeled = [picture for picture in pictures if _own_labels(picture.name, by_name)]
+    if len(pictures) == 1 or len(stems) == len(labeled) == len(pictures):
         return pictures
-    if len(plain) == 1 and not any(_own_labels(picture.name, by_name) for picture in pictures if picture not in plain):
+    if len(plain) == 1 and labeled in ([], plain):
         return plain  # the others are masks, depth maps, ...: `x.jpg` and `x.mask.png`
     shown = ", ".join(repr(picture.name) for picture in pictures[:4])
     raise DataError(f"{path} has several images in one sample, {shown}; give each its own name and label")
@@ -162,12 +150,6 @@ def _own_labels(picture: str, by_name: Mapping[str, tarfile.TarInfo]) -> dict[st
     return {suffix: by_name[name] for suffix in LABEL_SUFFIXES if (name := f"{stem}.{suffix}") in by_name}
 
 
-def _labels_of(picture: str, by_name: Mapping[str, tarfile.TarInfo]) -> dict[str, tarfile.TarInfo]:
-    """Return the label files of an image by suffix: those of its name, else those of the sample."""
-    shared = {suffix: member for member in by_name.values() if (suffix := _rest(member.name)) in LABEL_SUFFIXES}
-    return _own_labels(picture, by_name) or shared
-
-
 def _label(raw: BinaryIO, label_files: Mapping[str, tarfile.TarInfo], where: str) -> tuple[Any, str]:
     """Return the label of an image, as text or JSON value, and the suffix of its file."""
     for suffix in LABEL_SUFFIXES:
@@ -181,8 +163,7 @@ def _label(raw: BinaryIO, label_files: Mapping[str, tarfile.TarInfo], where: str
                 continue
             fact = f"the .{suffix} file of {where} cannot be read ({error})"
             raise DataError(f"{fact}; expected only the class name, or a label in a .json") from error
-    fact = f"{where} has no label"
-    raise DataError(f"{fact}; add its class name as .cls or .txt, or as label in a .json")
+    raise DataError(f"{where} has no label; add its class name as .cls or .txt, or as label in a .json")
 
 
 def _text(raw: BinaryIO, member: tarfile.TarInfo, suffix: str, where: str) -> str:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ipo_dspy.data import load_images
-from ipo_dspy.data.split_column import split_column
-from ipo_dspy.data.table import find_columns, stored_classes
+from ipo_dspy.data.table import find_columns, split_column, stored_classes
 from ipo_dspy.data.table_reader import open_table
 from ipo_dspy.data.webdataset import names_beside, shard_files
 from ipo_dspy.distributed.partitions import CHUNK, Partition, Rows, Tar, in_memory_partitions
