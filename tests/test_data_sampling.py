@@ -186,10 +186,10 @@ def test_a_split_without_any_test_image_is_refused() -> None:
 
 @given(labels=label_lists.filter(lambda labels: not labels or min(Counter(labels).values()) > 1), seed=seeds)
 def test_select_draws_from_the_train_part_only(labels: list[str], seed: int) -> None:
-    whole = select(labels, shots=None, test=0.5, seed=seed)
-    few = select(labels, shots=2, test=0.5, seed=seed)
-    assert few.test == whole.test
-    assert set(few.train) <= set(whole.train)
+    train, test = select(labels, shots=None, test=0.5, seed=seed)
+    few, same_test = select(labels, shots=2, test=0.5, seed=seed)
+    assert same_test == test
+    assert set(few) <= set(train)
     assert select(labels, shots=None, test=None, seed=seed) == (list(range(len(labels))), None)
 
 

@@ -6,8 +6,7 @@ from typing import Any, Unpack
 
 from ipo_dspy.data.benchmark_loader import BenchmarkCheck, BenchmarkData, CheckResult, check_benchmark, load_benchmark
 from ipo_dspy.data.benchmarks import BENCHMARKS, Benchmark, find_benchmark
-from ipo_dspy.data.catalog import Catalog, DataOptions, accept_test_argument
-from ipo_dspy.data.dataset import ImageDataset, base_novel
+from ipo_dspy.data.dataset import Catalog, DataOptions, ImageDataset, accept_test_argument, base_novel
 from ipo_dspy.data.folder import folder_catalog, load_image_folder, split_folders
 from ipo_dspy.data.hub import hub_catalog, is_saved, load_hub, saved_parts
 from ipo_dspy.data.image_tree import check_access, check_folder

@@ -178,20 +178,15 @@ def _findings(benchmark: Benchmark, folder: Path) -> Iterator[CheckResult]:
     except DataError as error:
         yield CheckResult(False, "lists and folders", str(error))
         return
-    yield from _counted(benchmark, lists)
-
-
-def _counted(benchmark: Benchmark, lists: BenchmarkSplits) -> Iterator[CheckResult]:
     labels = {item.label for item in lists.train or lists.test}
     yield _compared("classes", len(labels), benchmark.classes)
     sizes = {"train": len(lists.train), "val": len(lists.val), "test": len(lists.test)}
     listed = ", ".join(f"{count:,} {part}" for part, count in sizes.items() if count)
     absent = absent_images(lists)
     if absent:
-        fact = f"{listed}; {len(absent):,} missing or empty in {lists.base}: {format_paths(absent)}"
-        yield CheckResult(False, "images", f"{fact}; from {benchmark.image_origin}")
-    else:
-        yield CheckResult(True, "images", listed)
+        listed += f"; {len(absent):,} missing or empty in {lists.base}: {format_paths(absent)}"
+        listed += f"; from {benchmark.image_origin}"
+    yield CheckResult(not absent, "images", listed)
     if benchmark.test_images is not None:
         yield _compared("test images", len(lists.test), benchmark.test_images)
 
@@ -228,8 +223,6 @@ def _sampled(
 def _half(labels: Sequence[int], part: Half, where: Path) -> Sequence[int]:
     base, novel = split_classes(labels)
     if part != "all" and len(novel) < 2:
-        raise DataError(
-            f"{where} has {pluralize(len(labels), 'class')}, and base and novel need two each",
-            hint=Hint("remove {part}", part=part),
-        )
+        fact = f"{where} has {pluralize(len(labels), 'class')}, and base and novel need two each"
+        raise DataError(fact, hint=Hint("remove {part}", part=part))
     return {"all": labels, "base": base, "novel": novel}[part]

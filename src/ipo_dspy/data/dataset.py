@@ -1,22 +1,40 @@
-"""A data set: a list of `dspy.Example` with class names, which works with every DSPy API.
+"""Data sets, which are lists of `dspy.Example` with class names, and catalogs, from which images are drawn unread.
 
-It subclasses `list` because DSPy optimizers and `dspy.Evaluate` slice, shuffle and iterate lists. Examples hold a path
-(or a `dspy.Image` for bytes from a table) and never pixels, so a large folder needs little memory. The trade-off: a
-file that is not an image is detected only when it is encoded.
+`ImageDataset` is a list because DSPy optimizers and `dspy.Evaluate` slice, shuffle and iterate lists. Examples hold a
+path (or a `dspy.Image` for bytes from a table) and never pixels, so a large folder needs little memory. The trade-off:
+a file that is not an image is detected only when it is encoded.
 """
 
 import difflib
+import functools
+import logging
 import unicodedata
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any, SupportsIndex, overload
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, ParamSpec, SupportsIndex, TypedDict, overload
 
 import dspy
 
 from ipo_dspy._internal.counts import first_few, pluralize
-from ipo_dspy.data.sampling import select, split_classes
+from ipo_dspy.data.sampling import few_shot, select, split_classes
 from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.template import check_classes, same_class
+
+logger = logging.getLogger(__name__)
+_P = ParamSpec("_P")
+
+
+class DataOptions(TypedDict, total=False):
+    """Keyword arguments of the loaders; see `load_image_table` and `load_hub`."""
+
+    image: str
+    label: str
+    classes: Sequence[str] | None
+    base: str | PathLike[str] | None
+    split: str | None
 
 
 class ImageDataset(list[dspy.Example]):
@@ -69,8 +87,8 @@ class ImageDataset(list[dspy.Example]):
         Raises:
             DataError: `test` or `shots` is invalid.
         """
-        chosen = select(self.labels(), shots=shots, test=test, seed=seed)
-        return self.pick(chosen.train), self.pick(chosen.test or ())
+        train, held_out = select(self.labels(), shots=shots, test=test, seed=seed)
+        return self.pick(train), self.pick(held_out or ())
 
     def subset(self, classes: Iterable[str]) -> "ImageDataset":
         """Return the images of these classes, which become the new `classes` in the given order.
@@ -124,6 +142,78 @@ class ImageDataset(list[dspy.Example]):
 
     def __repr__(self) -> str:
         return f"ImageDataset({len(self)} images, {len(self.classes)} classes)"
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The images of a source.
+
+    Attributes:
+        classes: class names in label index order.
+        labels: class name of each image.
+        build: positions -> data set of these images, in that order.
+    """
+
+    classes: tuple[str, ...]
+    labels: Sequence[str]
+    build: Callable[[Sequence[int]], ImageDataset]
+
+    def load(self, *, shots: int | None, seed: int) -> ImageDataset:
+        """Return `shots` images per class, or all of them."""
+        return self.build(select(self.labels, shots=shots, test=None, seed=seed)[0])
+
+    def without_small_classes(self, min_images: int) -> "Catalog":
+        """Return the catalog without classes of fewer than `min_images` images, with a logged warning."""
+        counts = Counter(self.labels)
+        small = [f"{name} ({counts[name]})" for name in self.classes if counts[name] < min_images]
+        if not small:
+            return self
+        large = [name for name in self.classes if counts[name] >= min_images]
+        if len(large) < 2:
+            fact = f"must leave two classes, and {min_images} leaves {pluralize(len(large), 'class')}"
+            raise DataError(fact, argument="min_images", hint="lower it")
+        left_out, fewest = pluralize(len(small), "class"), pluralize(min_images, "image")
+        logger.warning("left out %s with fewer than %s: %s", left_out, fewest, first_few(small, 8))
+        positions = [at for at, label in enumerate(self.labels) if label in large]
+
+        def build(rows: Sequence[int]) -> ImageDataset:
+            return self.build([positions[row] for row in rows]).subset(large)
+
+        return Catalog(tuple(large), [self.labels[at] for at in positions], build)
+
+    def split(
+        self, *, shots: int | None, test: float | None, seed: int
+    ) -> tuple[ImageDataset, ImageDataset | None, ImageDataset | None]:
+        """Return training, validation, and test images.
+
+        Images in neither the training nor the test part are used for validation, at most `shots` per class. There is no
+        validation part if fewer than a quarter as many images as the training images remain: they would decide nothing.
+        """
+        train, held_out = select(self.labels, shots=shots, test=test, seed=seed)
+        taken = {*train, *(held_out or ())}
+        rest = [at for at in range(len(self.labels)) if at not in taken]
+        validation = None
+        if shots is not None and 4 * len(rest) >= len(train):
+            drawn = few_shot([self.labels[at] for at in rest], shots=shots, seed=seed, tell_short=False)
+            validation = self.build([rest[at] for at in drawn.train])
+        return self.build(train), validation, None if held_out is None else self.build(held_out)
+
+
+def accept_test_argument(load: Callable[_P, ImageDataset]) -> Callable[_P, ImageDataset]:
+    """Let a loader accept its deprecated argument `test`: it warns and returns ``(train, test)``."""
+
+    @functools.wraps(load)
+    def loader(*args: _P.args, **options: _P.kwargs) -> ImageDataset:
+        test: Any = options.pop("test", None)
+        if test is None:
+            return load(*args, **options)
+        arguments: dict[str, Any] = {"test": test, "shots": options.pop("shots", None), "seed": options.get("seed", 0)}
+        call = ", ".join(f"{name}={value!r}" for name, value in arguments.items() if value is not None)
+        new = f"{load.__name__}(...).split({call})"
+        warnings.warn(f"test= is deprecated in {load.__name__}; use {new}", DeprecationWarning, stacklevel=2)
+        return load(*args, **options).split(**arguments)  # type: ignore[return-value]  # the former return type
+
+    return loader
 
 
 def example(image: Any, label: str, source: str | None = None) -> dspy.Example:

@@ -13,8 +13,15 @@ from pathlib import Path
 
 from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy.clip.image_formats import image_suffixes
-from ipo_dspy.data.catalog import Catalog, accept_test_argument
-from ipo_dspy.data.dataset import ImageDataset, class_name, example, shorten, usable_classes
+from ipo_dspy.data.dataset import (
+    Catalog,
+    ImageDataset,
+    accept_test_argument,
+    class_name,
+    example,
+    shorten,
+    usable_classes,
+)
 from ipo_dspy.data.image_tree import (
     ImageTree,
     check_folder,

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ipo_dspy._internal.file_io import read_json
-from ipo_dspy.data.catalog import Catalog, DataOptions, accept_test_argument
-from ipo_dspy.data.dataset import ImageDataset, shorten
+from ipo_dspy.data.dataset import Catalog, DataOptions, ImageDataset, accept_test_argument, shorten
 from ipo_dspy.data.split_folders import parts_by_name
 from ipo_dspy.data.table import IMAGE_COLUMNS, LABEL_COLUMNS, catalog_of
 from ipo_dspy.data.table_reader import ImageTable, own_metadata

@@ -38,24 +38,22 @@ def named_labels(
 
 
 def _tidy(value: Any) -> Any:
+    """Return a cell without surrounding spaces; empty text and NaN become None, and integral floats integers."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
     return (class_name(value) or None) if isinstance(value, str) else value
 
 
 def _as_integers(values: list[Any]) -> list[Any]:
-    """Convert integral floats to integers; strings are converted only if all of them are integers.
+    """Write text without decimals, if all of it is integers.
 
-    >>> _as_integers([0.0, 1.0, float("nan")]), _as_integers(["0.0", "2"]), _as_integers(["1.0", "1.5"])
-    ([0, 1, None], ['0', '2'], ['1.0', '1.5'])
+    >>> _as_integers(["0.0", "2", 3]), _as_integers(["1.0", "1.5"])
+    (['0', '2', 3], ['1.0', '1.5'])
     """
-    values = [_whole(value) if isinstance(value, float) else value for value in values]
     texts = [value for value in values if isinstance(value, str)]
     if not all(map(_is_number, texts)):
         return values
     return [_INTEGER.sub(r"\1", value) if isinstance(value, str) else value for value in values]
-
-
-def _whole(value: float) -> Any:
-    return None if math.isnan(value) else int(value) if value.is_integer() else value
 
 
 def _is_number(value: Any) -> bool:

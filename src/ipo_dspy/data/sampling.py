@@ -28,13 +28,6 @@ class FewShotSample(NamedTuple):
     val: list[int]
 
 
-class TrainTestIndices(NamedTuple):
-    """Positions for training and for testing; `test` is None if no test part was requested."""
-
-    train: list[int]
-    test: list[int] | None
-
-
 def few_shot(
     train: Sequence[Hashable], val: Sequence[Hashable] = (), *, shots: int, seed: int, tell_short: bool = True
 ) -> FewShotSample:
@@ -91,8 +84,7 @@ def train_test(labels: Sequence[Hashable], *, test: float, seed: int) -> tuple[l
         fact = "must leave at least one class with a test image"
         raise DataError(fact, argument="test", value=test, hint="raise it, or add images")
     if untested:
-        fact = pluralize(len(untested), "class")
-        logger.warning("too few images to test %s: %s", fact, first_few(untested))
+        logger.warning("too few images to test %s: %s", pluralize(len(untested), "class"), first_few(untested))
     everything = range(len(labels))
     return [row for row in everything if row not in chosen], [row for row in everything if row in chosen]
 
@@ -115,15 +107,17 @@ def _test_sizes(counts: Sequence[int], test: float) -> list[int]:
     return sizes
 
 
-def select(labels: Sequence[Hashable], *, shots: int | None, test: float | None, seed: int) -> TrainTestIndices:
-    """Split off the requested test part, if any, then draw `shots` per class from the rest."""
+def select(
+    labels: Sequence[Hashable], *, shots: int | None, test: float | None, seed: int
+) -> tuple[list[int], list[int] | None]:
+    """Split off the test part, None if `test` is, then draw `shots` per class from the rest for training."""
     train, held_out = list(range(len(labels))), None
     if test is not None:
         train, held_out = train_test(labels, test=test, seed=seed)
     if shots is not None:
         drawn = few_shot([labels[row] for row in train], shots=shots, seed=seed)
         train = [train[row] for row in drawn.train]
-    return TrainTestIndices(train, held_out)
+    return train, held_out
 
 
 def split_classes(classes: Sequence[T]) -> tuple[tuple[T, ...], tuple[T, ...]]:

@@ -15,8 +15,7 @@ import dspy
 
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.clip.image_formats import file_suffix, image_suffixes
-from ipo_dspy.data.catalog import Catalog, DataOptions, accept_test_argument
-from ipo_dspy.data.dataset import ImageDataset, closest, example, shorten
+from ipo_dspy.data.dataset import Catalog, DataOptions, ImageDataset, accept_test_argument, closest, example, shorten
 from ipo_dspy.data.image_tree import file_size
 from ipo_dspy.data.labels import named_labels
 from ipo_dspy.data.labels import stored_classes as stored_classes

@@ -11,9 +11,8 @@ from os import PathLike
 from pathlib import Path
 
 from ipo_dspy.clip.image_formats import image_suffixes
-from ipo_dspy.data.catalog import Catalog, accept_test_argument
 from ipo_dspy.data.coop_splits import read_text
-from ipo_dspy.data.dataset import ImageDataset, shorten
+from ipo_dspy.data.dataset import Catalog, ImageDataset, accept_test_argument, shorten
 from ipo_dspy.data.image_tree import unused_summary
 from ipo_dspy.data.table import catalog_of
 from ipo_dspy.data.table_reader import ImageTable, own_metadata
