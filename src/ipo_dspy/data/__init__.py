@@ -65,16 +65,15 @@ def open_images(path: str | PathLike[str], **options: Unpack[DataOptions]) -> Ca
     if names_shards(place):
         return shards_catalog(place, **_only(options, place, "tar files", {"classes"}))
     if is_saved(place):
-        known = {"image", "label", "classes", "split"}
-        return hub_catalog(str(place), **_only(options, place, "a saved data set", known))
+        return hub_catalog(
+            str(place), **_only(options, place, "a saved data set", {"image", "label", "classes", "split"})
+        )
     if place.suffix.lower() in TABLE_SUFFIXES and not place.is_dir():
         return table_catalog(place, **options)
     if place.is_file():
-        known_suffixes = ", ".join(sorted({*TABLE_SUFFIXES, ".tar"}))
-        raise DataError(
-            f"{place} is neither folder, table nor tar file; pass a folder of class folders or a file in "
-            f"{known_suffixes}"
-        )
+        suffixes = ", ".join(sorted({*TABLE_SUFFIXES, ".tar"}))
+        fact = f"{place} is neither folder, table nor tar file"
+        raise DataError(f"{fact}; pass a folder of class folders or a file in {suffixes}")
     return folder_catalog(place, **_only(options, place, "a folder of class folders", {"split"}))
 
 

@@ -5,32 +5,26 @@ taken by label. Test images of a half are classified among the class names of th
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.data.benchmarks import Benchmark, Kind, expected_folder, find_benchmark, parts
-from ipo_dspy.data.coop_splits import (
-    BenchmarkSplits,
-    LabelledPath,
-    absent_images,
-    distinct_names,
-    format_paths,
-    read_aircraft,
-    read_json_split,
-)
+from ipo_dspy.data.coop_splits import BenchmarkSplits, LabelledPath, format_paths, read_aircraft, read_json_split
 from ipo_dspy.data.dataset import ImageDataset, example, usable_classes
+from ipo_dspy.data.image_tree import file_size
 from ipo_dspy.data.imagenet import read_imagenet, read_transfer
 from ipo_dspy.data.sampling import few_shot, split_classes
 from ipo_dspy.errors import DataError, Hint
+from ipo_dspy.template import display_class_name
 
 logger = logging.getLogger(__name__)
 
 Half = Literal["all", "base", "novel"]
-HALVES: tuple[Half, ...] = ("all", "base", "novel")
 
 READERS: Mapping[Kind, Callable[[Benchmark, Path], BenchmarkSplits]] = {
     "json": read_json_split,
@@ -120,7 +114,7 @@ def load_benchmark(
     benchmark = find_benchmark(name)
     _check_asked(benchmark, shots, seed, part)
     lists = read_benchmark(benchmark, root)
-    names = distinct_names(lists)
+    names = _distinct_names(lists)
     usable_classes(list(names.values()), lists.where)
     train, val = _sampled(benchmark, lists, names, shots, seed)
     labels = sorted({item.label for item in train or lists.test})
@@ -146,7 +140,7 @@ def read_benchmark(benchmark: Benchmark, root: str | PathLike[str]) -> Benchmark
             raise DataError(f"{benchmark.title}: {part.path} does not exist (source: {part.origin}); {see}")
     lists = READERS[benchmark.kind](benchmark, folder)
     # The other readers have just listed the folders; checking ImageNet's 1.3 million files would take minutes.
-    absent = absent_images(lists) if benchmark.kind in ("json", "aircraft") else []
+    absent = _absent_images(lists) if benchmark.kind in ("json", "aircraft") else []
     if absent:
         fact = f"{benchmark.title}: {len(absent)} images of {lists.where.name} are missing or empty in {lists.base}"
         raise DataError(f"{fact}: {format_paths(absent)}; extract them again (from {benchmark.image_origin})")
@@ -182,7 +176,7 @@ def _findings(benchmark: Benchmark, folder: Path) -> Iterator[CheckResult]:
     yield _compared("classes", len(labels), benchmark.classes)
     sizes = {"train": len(lists.train), "val": len(lists.val), "test": len(lists.test)}
     listed = ", ".join(f"{count:,} {part}" for part, count in sizes.items() if count)
-    absent = absent_images(lists)
+    absent = _absent_images(lists)
     if absent:
         listed += f"; {len(absent):,} missing or empty in {lists.base}: {format_paths(absent)}"
         listed += f"; from {benchmark.image_origin}"
@@ -198,8 +192,8 @@ def _compared(what: str, count: int, published: int) -> CheckResult:
 
 def _check_asked(benchmark: Benchmark, shots: int | None, seed: int, part: str) -> None:
     """Check the arguments before files are read."""
-    if part not in HALVES:
-        raise DataError(f"must be one of {', '.join(map(repr, HALVES))}", argument="part", value=part)
+    if part not in get_args(Half):
+        raise DataError(f"must be one of {', '.join(map(repr, get_args(Half)))}", argument="part", value=part)
     if shots is not None:
         few_shot((), shots=shots, seed=seed)
     if benchmark.kind == "transfer" and (shots is not None or part != "all"):
@@ -218,6 +212,29 @@ def _sampled(
     drawn = few_shot(train, val, shots=shots, seed=seed)
     picked = [val_items[row] for row in drawn.val]
     return [lists.train[row] for row in drawn.train], picked if val_items else lists.val
+
+
+def _distinct_names(lists: BenchmarkSplits) -> dict[int, str]:
+    """Return a distinct name for each label: the published name, with the folder name added to ImageNet's duplicates.
+
+    CLIP's class names for ImageNet contain `missile` and `sunglasses` twice. Sharing a name would merge two classes and
+    inflate the score.
+    """
+    taken: dict[str, int] = {}
+    distinct: dict[int, str] = {}
+    for label, name in sorted(lists.names.items()):
+        first = taken.setdefault(display_class_name(name).casefold(), label)
+        if first != label and label not in lists.ids:
+            fact = f"{lists.where}: labels {first} and {label} are both called {name!r}"
+            raise DataError(f"{fact}; rename one, or download the published file again")
+        distinct[label] = name if first == label else f"{name} ({lists.ids[label]})"
+    return distinct
+
+
+def _absent_images(lists: BenchmarkSplits) -> list[str]:
+    """Return the listed paths that are missing or empty, in order and without repetition."""
+    listed = dict.fromkeys(item.path for items in (lists.train, lists.val, lists.test) for item in items)
+    return [path for path in listed if not file_size(os.path.join(lists.base, path))]  # noqa: PTH118 - a Path is slow
 
 
 def _half(labels: Sequence[int], part: Half, where: Path) -> Sequence[int]:

@@ -5,7 +5,6 @@ the row. Items are plain tuples, since ImageNet has 1.3 million images, of which
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +15,7 @@ from ipo_dspy._internal.counts import first_few
 from ipo_dspy._internal.file_io import read_regular
 from ipo_dspy.data.benchmarks import Benchmark
 from ipo_dspy.data.dataset import class_name, shorten, unknown_class
-from ipo_dspy.data.image_tree import file_size
 from ipo_dspy.errors import DataError
-from ipo_dspy.template import display_class_name
 
 MAX_BYTES = 64 * 1024 * 1024
 """Maximum size of a list, far above that of any published one."""
@@ -98,29 +95,6 @@ def check_labels(lists: BenchmarkSplits) -> BenchmarkSplits:
                 fact = f"{lists.where}: label {item.label} ({lists.names[item.label]!r}) of {part}"
                 raise DataError(f"{fact} does not occur in train; download the published file again")
     return lists
-
-
-def distinct_names(lists: BenchmarkSplits) -> dict[int, str]:
-    """Return a distinct name for each label: the published name, with the folder name added to ImageNet's duplicates.
-
-    CLIP's class names for ImageNet contain `missile` and `sunglasses` twice. Sharing a name would merge two classes and
-    inflate the score.
-    """
-    taken: dict[str, int] = {}
-    distinct: dict[int, str] = {}
-    for label, name in sorted(lists.names.items()):
-        first = taken.setdefault(display_class_name(name).casefold(), label)
-        if first != label and label not in lists.ids:
-            fact = f"{lists.where}: labels {first} and {label} are both called {name!r}"
-            raise DataError(f"{fact}; rename one, or download the published file again")
-        distinct[label] = name if first == label else f"{name} ({lists.ids[label]})"
-    return distinct
-
-
-def absent_images(lists: BenchmarkSplits) -> list[str]:
-    """Return the listed paths that are missing or empty, in order and without repetition."""
-    listed = dict.fromkeys(item.path for items in (lists.train, lists.val, lists.test) for item in items)
-    return [path for path in listed if not file_size(os.path.join(lists.base, path))]  # noqa: PTH118 - a Path is slow
 
 
 def format_paths(paths: Sequence[str]) -> str:

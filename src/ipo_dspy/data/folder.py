@@ -132,11 +132,10 @@ def _drop_empty(folder: Path, trees: dict[Path, ImageTree]) -> dict[Path, list[P
         (only,) = full
         also = f" ({first_few(empty)} hold none)" if empty else ""
         fact = f"{folder} has images of one class only, {only.name!r}{also}"
+        remedy = f"add another, e.g. {folder}/not_{only.name}/1.jpg"
         if visible_folders(only):
-            raise DataError(
-                f"{fact}; pass {str(only)!r} if it contains the class folders, or add a folder for another class"
-            )
-        raise DataError(f"{fact}; add another, e.g. {folder}/not_{only.name}/1.jpg")
+            remedy = f"pass {str(only)!r} if it contains the class folders, or add a folder for another class"
+        raise DataError(f"{fact}; {remedy}")
     warn_unused(folder, unused)
     if empty:
         left_out = pluralize(len(empty), "class folder")

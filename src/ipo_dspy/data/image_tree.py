@@ -9,8 +9,8 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.clip.image_formats import file_suffix, is_image_file, is_picture, remedy
@@ -41,17 +41,11 @@ _KINDS = {
 """Other kinds of unused entries -> remedy."""
 
 
-@dataclass(slots=True)
-class ImageTree:
-    """The files in a folder, at any depth.
+class ImageTree(NamedTuple):
+    """The sorted images in a folder, and each unused path with its kind: a suffix, or a key of `_KINDS`."""
 
-    Attributes:
-        images: sorted paths of the images.
-        unused: kind and path of each unused file or folder; the kind is a suffix, or a key of `_KINDS`.
-    """
-
-    images: list[Path] = field(default_factory=list)
-    unused: list[tuple[str, Path]] = field(default_factory=list)
+    images: list[Path]
+    unused: list[tuple[str, Path]]
 
 
 def check_access(place: Path) -> Path:
@@ -78,7 +72,7 @@ def check_folder(folder: Path) -> Path:
 
 def walk(folder: Path) -> ImageTree:
     """Return the images in a folder, at any depth, and the files that are not used."""
-    tree = ImageTree()
+    tree = ImageTree([], [])
 
     def add_unreadable(error: OSError) -> None:
         tree.unused.append(("unreadable folder", Path(error.filename)))

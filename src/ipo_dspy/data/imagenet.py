@@ -40,13 +40,12 @@ def read_transfer(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
     where = list_file(benchmark, folder, benchmark.lists[0])
     names = read_class_names(where)
     base = folder / benchmark.images[0]
-    folders = {key: key for key in names}
+    present = _folder_names(base)
     if benchmark.name in _SUBSETS:
-        present = {path.name for path in _folders(base)}
         names = {key: name for key, name in names.items() if key in present}
-    elif not any((base / key).is_dir() for key in names):
-        folders = {key: str(label) for label, key in enumerate(names)}
-    labels = {folders[key]: label for label, key in enumerate(names)}
+    labels = {key: label for label, key in enumerate(names)}
+    if present.isdisjoint(names):
+        labels = {str(label): label for label in labels.values()}
     return BenchmarkSplits(where, base, (), (), list(_items(base, "", labels)), *_numbered(names))
 
 
@@ -76,7 +75,7 @@ def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[Label
 
     Files that are not used are counted in a logged warning.
     """
-    present = {path.name for path in _folders(base)}
+    present = _folder_names(base)
     if missing := [name for name in labels if name not in present]:
         fact = f"{base} has {len(labels) - len(missing)} of {len(labels)} class folders"
         raise DataError(f"{fact}; missing: {format_paths(missing)}; extract the archive again")
@@ -91,13 +90,12 @@ def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[Label
     warn_unused(base, unused)
 
 
-def _folders(base: Path) -> list[Path]:
-    """Return the class folders."""
-    folders = [path for path in base.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    if not folders:
+def _folder_names(base: Path) -> set[str]:
+    names = {path.name for path in base.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    if not names:
         remedy = f"sort its images into one folder per class, e.g. {base / 'n01440764'}/1.JPEG"
         raise DataError(f"{base} has no class folders; {remedy}")
-    return folders
+    return names
 
 
 def _images(folder: Path, unused: list[tuple[str, Path]]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 
 from ipo_dspy.clip.image_formats import image_suffixes
+from ipo_dspy.data.benchmarks import CLASS_NAMES
 from ipo_dspy.data.coop_splits import read_text
 from ipo_dspy.data.dataset import Catalog, ImageDataset, accept_test_argument, shorten
 from ipo_dspy.data.image_tree import unused_summary
@@ -19,7 +20,6 @@ from ipo_dspy.data.table_reader import ImageTable, own_metadata
 from ipo_dspy.data.tar_samples import ShardSample, read_picture, read_samples
 from ipo_dspy.errors import DataError
 
-CLASS_NAMES = "classnames.txt"
 CAPTION_SHARE = 0.9
 """Fraction of distinct .txt labels above which labels of several words are captions, not class names."""
 
@@ -63,9 +63,8 @@ def shards_catalog(shards: str | PathLike[str], *, classes: Sequence[str] | None
     if not samples:
         skipped = f"; {unused_summary(unread)}" if unread else ""
         known = ", ".join(sorted(image_suffixes()))
-        raise DataError(
-            f"{shards} holds no images ({known}){skipped}; pass tar files that hold 'key.jpg' and 'key.cls'"
-        )
+        fact = f"{shards} holds no images ({known}){skipped}"
+        raise DataError(f"{fact}; pass tar files that hold 'key.jpg' and 'key.cls'")
     if unread:
         logger.warning("%s: %s", shards, unused_summary(unread))
     _refuse_captions(shards, samples)
@@ -96,14 +95,12 @@ def shard_files(shards: str | PathLike[str]) -> list[Path]:
         return [place]
     if place.is_dir():
         files = sorted(place.glob("*.tar"))
-        if not files:
-            raise DataError(
-                f"{place} holds no .tar files; pass a folder that does, or a pattern such as 'shards/*.tar'"
-            )
-        return files
-    files = [file for pattern in _ranges(str(place)) for file in _matching(pattern)]
+        fact = f"{place} holds no .tar files; pass a folder that does, or a pattern such as 'shards/*.tar'"
+    else:
+        files = [file for pattern in _ranges(str(place)) for file in _matching(pattern)]
+        fact = f"nothing matches {str(shards)!r} (working directory: {Path.cwd()}); pass e.g. 'shards/*.tar'"
     if not files:
-        raise DataError(f"nothing matches {str(shards)!r} (working directory: {Path.cwd()}); pass e.g. 'shards/*.tar'")
+        raise DataError(fact)
     return files
 
 
@@ -134,9 +131,8 @@ def _matching(pattern: str) -> list[Path]:
     if glob.has_magic(pattern):
         return [Path(name) for name in sorted(glob.glob(pattern))]  # noqa: PTH207 - patterns may be absolute
     if not Path(pattern).is_file():
-        raise DataError(
-            f"file {pattern} does not exist (working directory: {Path.cwd()}); download it, or narrow the pattern"
-        )
+        fact = f"file {pattern} does not exist (working directory: {Path.cwd()})"
+        raise DataError(f"{fact}; download it, or narrow the pattern")
     return [Path(pattern)]
 
 
