@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.data.benchmarks import Benchmark, Kind, expected_folder, find_benchmark, parts
-from ipo_dspy.data.coop_splits import BenchmarkSplits, LabelledPath, format_paths, read_aircraft, read_json_split
+from ipo_dspy.data.coop_splits import BenchmarkSplits, LabeledPath, format_paths, read_aircraft, read_json_split
 from ipo_dspy.data.dataset import ImageDataset, example, usable_classes
 from ipo_dspy.data.image_tree import file_size
 from ipo_dspy.data.imagenet import read_imagenet, read_transfer
@@ -122,7 +122,7 @@ def load_benchmark(
         logger.warning("%s has %d classes, %d were published", benchmark.title, len(labels), benchmark.classes)
     chosen = {label: names[label] for label in _half(labels, part, lists.where)}
 
-    def build(items: Iterable[LabelledPath]) -> ImageDataset:
+    def build(items: Iterable[LabeledPath]) -> ImageDataset:
         selected = (item for item in items if item.label in chosen)
         pairs = (example(str(lists.base / item.path), chosen[item.label]) for item in selected)
         return ImageDataset(pairs, classes=tuple(chosen.values()))
@@ -203,7 +203,7 @@ def _check_asked(benchmark: Benchmark, shots: int | None, seed: int, part: str) 
 
 def _sampled(
     benchmark: Benchmark, lists: BenchmarkSplits, names: Mapping[int, str], shots: int | None, seed: int
-) -> tuple[Sequence[LabelledPath], Sequence[LabelledPath]]:
+) -> tuple[Sequence[LabeledPath], Sequence[LabeledPath]]:
     """Return training and validation images, drawn by distinct class name, which warnings can show."""
     if shots is None:
         return lists.train, lists.val

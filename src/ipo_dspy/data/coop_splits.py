@@ -22,7 +22,7 @@ MAX_BYTES = 64 * 1024 * 1024
 _LABEL = re.compile(r"[0-9]{1,9}")
 
 
-class LabelledPath(NamedTuple):
+class LabeledPath(NamedTuple):
     """An image: its path relative to the image folder, and its label index."""
 
     path: str
@@ -43,9 +43,9 @@ class BenchmarkSplits:
 
     where: Path
     base: Path
-    train: Sequence[LabelledPath] = field(repr=False)
-    val: Sequence[LabelledPath] = field(repr=False)
-    test: Sequence[LabelledPath] = field(repr=False)
+    train: Sequence[LabeledPath] = field(repr=False)
+    val: Sequence[LabeledPath] = field(repr=False)
+    test: Sequence[LabeledPath] = field(repr=False)
     names: Mapping[int, str] = field(repr=False)
     ids: Mapping[int, str] = field(repr=False, default_factory=dict)
 
@@ -55,7 +55,7 @@ def read_json_split(benchmark: Benchmark, folder: Path) -> BenchmarkSplits:
     path = folder / benchmark.lists[0]
     content = _json(path, benchmark)
     names: dict[int, str] = {}
-    splits: dict[str, list[LabelledPath]] = {}
+    splits: dict[str, list[LabeledPath]] = {}
     for part in ("train", "val", "test"):
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not rows:
@@ -112,13 +112,12 @@ def _json(path: Path, benchmark: Benchmark) -> Any:
     except (ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
-        fact = f"{error.msg} in line {error.lineno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise DataError(
-            f"{path} is not JSON ({fact}; an HTML page or a truncated download?); {_refetch_hint(benchmark)}"
-        ) from error
+        reason = f"{error.msg} in line {error.lineno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        fact = f"{path} is not JSON ({reason}; an HTML page or a truncated download?)"
+        raise DataError(f"{fact}; {_refetch_hint(benchmark)}") from error
 
 
-def _item(row: Any, place: str, names: dict[int, str], benchmark: Benchmark) -> LabelledPath:
+def _item(row: Any, place: str, names: dict[int, str], benchmark: Benchmark) -> LabeledPath:
     """Parse one row, and store its class name in `names`."""
     path, number, text = row if isinstance(row, list) and len(row) == 3 else (None, None, None)
     if not isinstance(path, str) or not isinstance(text, str) or not _LABEL.fullmatch(str(number)):
@@ -129,10 +128,10 @@ def _item(row: Any, place: str, names: dict[int, str], benchmark: Benchmark) -> 
     if names.setdefault(label, name) != name:
         fact = f"{place} calls label {label} {shorten(name)}, earlier rows call it {names[label]!r}"
         raise DataError(f"{fact}; {_refetch_hint(benchmark)}")
-    return LabelledPath(path, label)
+    return LabeledPath(path, label)
 
 
-def _plane(line: str, at: int, path: Path, labels: dict[str, int]) -> LabelledPath:
+def _plane(line: str, at: int, path: Path, labels: dict[str, int]) -> LabeledPath:
     image, _, rest = line.partition(" ")
     name = class_name(rest)
     if name not in labels and name:
@@ -140,7 +139,7 @@ def _plane(line: str, at: int, path: Path, labels: dict[str, int]) -> LabelledPa
     if not name or not image.isalnum():
         fact = "has no class name" if not name else f"begins with {shorten(image)}, which is not an image number"
         raise DataError(f"line {at} of {path} {fact}; expected e.g. '0034309 Boeing 717'")
-    return LabelledPath(f"{image}.jpg", labels[name])
+    return LabeledPath(f"{image}.jpg", labels[name])
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.data.benchmarks import Benchmark, list_file
-from ipo_dspy.data.coop_splits import BenchmarkSplits, LabelledPath, format_paths, read_text
+from ipo_dspy.data.coop_splits import BenchmarkSplits, LabeledPath, format_paths, read_text
 from ipo_dspy.data.dataset import class_name, shorten
 from ipo_dspy.data.image_tree import unused_beside, unused_kind, warn_unused
 from ipo_dspy.errors import DataError
@@ -70,7 +70,7 @@ def _numbered(names: Mapping[str, str]) -> tuple[dict[int, str], dict[int, str]]
     return dict(enumerate(names.values())), dict(enumerate(names))
 
 
-def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[LabelledPath]:
+def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[LabeledPath]:
     """Yield the images of all classes in label order; `labels` maps folder names to labels.
 
     Files that are not used are counted in a logged warning.
@@ -86,7 +86,7 @@ def _items(base: Path, prefix: str, labels: Mapping[str, int]) -> Iterator[Label
         files = sorted(_images(base / name, unused))
         if not files:
             raise DataError(f"{base / name} holds no images; extract the archive again")
-        yield from (LabelledPath(f"{prefix}{name}/{file}", label) for file in files)
+        yield from (LabeledPath(f"{prefix}{name}/{file}", label) for file in files)
     warn_unused(base, unused)
 
 

@@ -85,15 +85,12 @@ def stored_classes(metadata: Mapping[str, dict[str, Any]], column: str) -> tuple
 def _read_names_file(table: ImageTable, column: str, values: Sequence[Any]) -> dict[int, str]:
     """Return class names by number from a column of names, in the order of the numbers."""
     columns = {name.casefold(): name for name in table.columns if name != column}
-    name_column = next(
-        (columns[name] for name in NAME_COLUMNS if name in columns and _is_text(table, columns[name])), None
-    )
+    usual = (columns[name] for name in NAME_COLUMNS if name in columns)
+    name_column = next((name for name in usual if _is_text(table, name)), None)
     if name_column is None:
-        raise DataError(
-            f"{table.path}: column {column!r} holds numbers and the file has no names for them; pass classes=['cat', "
-            f"'dog', ...] in the order of the numbers, or add a column {NAME_COLUMNS[0]!r} (for tar files, a "
-            "classnames.txt with one name per line)"
-        )
+        fact = f"{table.path}: column {column!r} holds numbers and the file has no names for them"
+        remedy = f"pass classes=['cat', 'dog', ...] in the order of the numbers, or add a column {NAME_COLUMNS[0]!r}"
+        raise DataError(f"{fact}; {remedy} (for tar files, a classnames.txt with one name per line)")
     cells = table.columns[name_column]
     names: dict[int, str] = {}
     for row, value in enumerate(values):

@@ -227,10 +227,8 @@ def _image_path(table: ImageTable, row: int, text: Any, folder: Path) -> str:
         return str(path)
     missing = "which does not exist" if str(path) == text else f"but the file {_whole(str(path))} does not exist"
     fact = missing if size is None else "but that file is empty"
-    raise DataError(
-        f"{table.place(row)} names the image {_whole(text)}, {fact}",
-        hint=Hint("correct the row, or pass {base}, which the paths are relative to", base="FOLDER"),
-    )
+    hint = Hint("correct the row, or pass {base}, which the paths are relative to", base="FOLDER")
+    raise DataError(f"{table.place(row)} names the image {_whole(text)}, {fact}", hint=hint)
 
 
 def _whole(path: str) -> str:

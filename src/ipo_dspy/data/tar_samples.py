@@ -11,6 +11,7 @@ import os
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tarfile import TarInfo
 from typing import Any, BinaryIO, NamedTuple
 
 from ipo_dspy._internal.file_io import open_regular
@@ -57,7 +58,7 @@ def read_samples(path: Path, unread: list[tuple[str, Path]] | None = None) -> It
         raise DataError(f"{fact}; download it again, or unpack it first") from error
 
 
-def _members(path: Path, raw: BinaryIO) -> Iterator[tarfile.TarInfo]:
+def _members(path: Path, raw: BinaryIO) -> Iterator[TarInfo]:
     """Yield the regular, visible files of a tar file and of others concatenated to it."""
     size, start = os.fstat(raw.fileno()).st_size, 0
     while start < size or not start:
@@ -100,11 +101,9 @@ def _key(name: str) -> tuple[str, str]:
     return folder, file.partition(".")[0]
 
 
-def _samples(
-    path: Path, raw: BinaryIO, group: list[tarfile.TarInfo], unread: list[tuple[str, Path]]
-) -> Iterator[ShardSample]:
+def _samples(path: Path, raw: BinaryIO, group: list[TarInfo], unread: list[tuple[str, Path]]) -> Iterator[ShardSample]:
     """Yield the sample of a group, or several if names with more dots pair each image with a label."""
-    by_name: dict[str, tarfile.TarInfo] = {}
+    by_name: dict[str, TarInfo] = {}
     for member in group:
         if by_name.setdefault(member.name.lower(), member) is not member:
             fact = f"{path} has two members {member.name!r} in one sample"
@@ -119,14 +118,12 @@ def _samples(
         where = f"{picture.name!r} in {path}"
         if not picture.size:
             raise DataError(f"{where} is empty; create the file again")
-        shared = {suffix: member for member in group if (suffix := _rest(member.name)) in LABEL_SUFFIXES}
+        shared = {suffix: member for suffix in LABEL_SUFFIXES for member in group if _rest(member.name) == suffix}
         label, suffix = _label(raw, _own_labels(picture.name, by_name) or shared, where)
         yield ShardSample(path, picture.name, picture.offset_data, picture.size, label, suffix)
 
 
-def _chosen(
-    path: Path, pictures: list[tarfile.TarInfo], by_name: Mapping[str, tarfile.TarInfo]
-) -> list[tarfile.TarInfo]:
+def _chosen(path: Path, pictures: list[TarInfo], by_name: Mapping[str, TarInfo]) -> list[TarInfo]:
     """Return the image of a sample; several only if each has a separate label, `x.v1.png` with `x.v1.cls`."""
     plain = [picture for picture in pictures if f".{_rest(picture.name)}" in image_suffixes()]
     stems = {picture.name.rpartition(".")[0].lower() for picture in pictures}
@@ -144,18 +141,16 @@ def _rest(name: str) -> str:
     return name.rpartition("/")[2].partition(".")[2].lower()
 
 
-def _own_labels(picture: str, by_name: Mapping[str, tarfile.TarInfo]) -> dict[str, tarfile.TarInfo]:
+def _own_labels(picture: str, by_name: Mapping[str, TarInfo]) -> dict[str, TarInfo]:
     """Return the label files by suffix whose names match an image up to the last dot."""
     stem = picture.rpartition(".")[0].lower()
     return {suffix: by_name[name] for suffix in LABEL_SUFFIXES if (name := f"{stem}.{suffix}") in by_name}
 
 
-def _label(raw: BinaryIO, label_files: Mapping[str, tarfile.TarInfo], where: str) -> tuple[Any, str]:
-    """Return the label of an image, as text or JSON value, and the suffix of its file."""
-    for suffix in LABEL_SUFFIXES:
-        if suffix not in label_files:
-            continue
-        text = _text(raw, label_files[suffix], suffix, where)
+def _label(raw: BinaryIO, label_files: Mapping[str, TarInfo], where: str) -> tuple[Any, str]:
+    """Return the label of an image, as text or JSON value, and the suffix of its file, the first that is readable."""
+    for suffix, member in label_files.items():
+        text = _text(raw, member, suffix, where)
         try:
             return (text.strip() if suffix != "json" else _field(json.loads(text))), suffix
         except (ValueError, RecursionError) as error:
@@ -166,7 +161,7 @@ def _label(raw: BinaryIO, label_files: Mapping[str, tarfile.TarInfo], where: str
     raise DataError(f"{where} has no label; add its class name as .cls or .txt, or as label in a .json")
 
 
-def _text(raw: BinaryIO, member: tarfile.TarInfo, suffix: str, where: str) -> str:
+def _text(raw: BinaryIO, member: TarInfo, suffix: str, where: str) -> str:
     if member.size > MAX_LABEL_BYTES:
         raise DataError(f"the .{suffix} file of {where} has {member.size} bytes; expected only the class name")
     raw.seek(member.offset_data)
