@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from ipo_dspy.cli.bench import bench
 from ipo_dspy.cli.cache import cache
@@ -35,11 +36,9 @@ def _print_version(value: bool) -> None:
 
 @app.callback()
 def common(
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks (accepted anywhere on the command line).")
-    ] = False,
+    debug: Annotated[bool, Option("--debug", help="Show tracebacks (accepted anywhere on the command line).")] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+        bool, Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     """Options of all commands."""

@@ -7,26 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer import Option
 
-from ipo_dspy.cli import terminal
-from ipo_dspy.cli.options import (
-    AllowChanges,
-    DescribedImages,
-    DescriptionModelKwargs,
-    Device,
-    DryRun,
-    HistorySize,
-    Json,
-    Mode,
-    PerStep,
-    PromptModelKwargs,
-    RayCpus,
-    RayGpus,
-    RayWorkers,
-    RequestMode,
-    settings,
-    tasks,
-)
+from ipo_dspy._internal.counts import pluralize
+from ipo_dspy.cli import options as opt
+from ipo_dspy.cli import output as show
+from ipo_dspy.cli import resume, signals, terminal
+from ipo_dspy.cli.progress import spinner
 from ipo_dspy.errors import InputError
 from ipo_dspy.optimizer.config import OptimizerConfig
 
@@ -57,79 +44,74 @@ class Format(StrEnum):
 
 def bench(
     suite: Annotated[
-        Suite, typer.Option(help="demo: bundled tasks, bundled CLIP; paper: the eleven data sets.")
+        Suite, Option(help="demo: bundled tasks, bundled CLIP; paper: the eleven data sets.")
     ] = Suite.DEMO,
-    data: Annotated[Path | None, typer.Option(help="Folder of the paper's data sets, for --suite paper.")] = None,
+    data: Annotated[Path | None, Option(help="Folder of the paper's data sets, for --suite paper.")] = None,
     methods: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Comma-separated, e.g. clip,clip-ensemble,ipo.", show_default="all that can run with these options"
         ),
     ] = None,
-    datasets: Annotated[str | None, typer.Option(help="Comma-separated.", show_default="all of the suite")] = None,
-    shots: Annotated[str, typer.Option(help="Training images per class, comma-separated.")] = "1,16",
-    seeds: Annotated[str, typer.Option(help="Random seeds, comma-separated.")] = "1,2,3",
+    datasets: Annotated[str | None, Option(help="Comma-separated.", show_default="all of the suite")] = None,
+    shots: Annotated[str, Option(help="Training images per class, comma-separated.")] = "1,16",
+    seeds: Annotated[str, Option(help="Random seeds, comma-separated.")] = "1,2,3",
     ablate: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Vary one setting of IPO and print that table instead: descriptions, history, feedback, "
             "prompts-per-step, lm or vlm; may be repeated."
         ),
     ] = None,
     transfer: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="SOURCE",
             help="Learn on all classes of this data set and test on all classes of the others, or of --datasets, "
             "instead of base to novel.",
         ),
     ] = None,
-    steps: Annotated[
-        int, typer.Option(min=0, help="Steps of IPO; other optimizers get the same evaluation budget.")
-    ] = 40,
-    prompts_per_step: PerStep = OptimizerConfig.prompts_per_step,
-    history_size: HistorySize = OptimizerConfig.history_size,
-    max_described_images: DescribedImages = OptimizerConfig.max_described_images,
+    steps: Annotated[int, Option(min=0, help="Steps of IPO; other optimizers get the same evaluation budget.")] = 40,
+    prompts_per_step: opt.PerStep = OptimizerConfig.prompts_per_step,
+    history_size: opt.HistorySize = OptimizerConfig.history_size,
+    max_described_images: opt.DescribedImages = OptimizerConfig.max_described_images,
     prompt_model: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="LLM that proposes templates, a LiteLLM name; several with --ablate lm. By default, the built-in "
             "evolutionary search."
         ),
     ] = None,
     description_model: Annotated[
         list[str] | None,
-        typer.Option(help="Multimodal LLM that describes images; several with --ablate vlm. By default, CLIP does."),
+        Option(help="Multimodal LLM that describes images; several with --ablate vlm. By default, CLIP does."),
     ] = None,
-    prompt_model_kwargs: PromptModelKwargs = None,
-    description_model_kwargs: DescriptionModelKwargs = None,
-    request_mode: Mode = RequestMode.AUTO,
+    prompt_model_kwargs: opt.PromptModelKwargs = None,
+    description_model_kwargs: opt.DescriptionModelKwargs = None,
+    request_mode: opt.Mode = opt.RequestMode.AUTO,
     method_arg: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="METHOD[@DATASET].NAME=VALUE",
             help="Hyper-parameter, e.g. coop.epochs=5, coop.augment=true or coprompt@dtd.sentences=FILE.json; may be "
             "repeated.",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="CLIP model to use instead of the suite's.")] = None,
-    pretrained: Annotated[str | None, typer.Option(help="open_clip tag or checkpoint path of --model.")] = None,
-    device: Device = "auto",
+    model: Annotated[str | None, Option(help="CLIP model to use instead of the suite's.")] = None,
+    pretrained: Annotated[str | None, Option(help="open_clip tag or checkpoint path of --model.")] = None,
+    device: opt.Device = "auto",
     ray: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Run the cells on a Ray cluster: auto, local or HOST:6379."),
+        str | None, Option(metavar="ADDRESS", help="Run the cells on a Ray cluster: auto, local or HOST:6379.")
     ] = None,
-    ray_workers: RayWorkers = None,
-    cpus_per_worker: RayCpus = None,
-    gpus_per_worker: RayGpus = None,
-    out: Annotated[Path, typer.Option(help="Output folder; an unfinished sweep in it is resumed.")] = Path(
-        "runs/bench"
-    ),
-    output_format: Annotated[Format, typer.Option("--format", help="Format of the tables.")] = Format.MD,
-    allow_config_changes: AllowChanges = False,
-    retry: Annotated[bool, typer.Option("--retry-failed", help="Measure failed cells again.")] = False,
-    dry_run: DryRun = False,
-    as_json: Json = False,
+    ray_workers: opt.RayWorkers = None,
+    cpus_per_worker: opt.RayCpus = None,
+    gpus_per_worker: opt.RayGpus = None,
+    out: Annotated[Path, Option(help="Output folder; an unfinished sweep in it is resumed.")] = Path("runs/bench"),
+    output_format: Annotated[Format, Option("--format", help="Format of the tables.")] = Format.MD,
+    allow_config_changes: opt.AllowChanges = False,
+    retry: Annotated[bool, Option("--retry-failed", help="Measure failed cells again.")] = False,
+    dry_run: opt.DryRun = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Measure methods on data sets by the base-to-novel protocol and print the paper's table."""
     from ipo_dspy.bench.ablations import Models, ablation, variant_names
@@ -141,10 +123,8 @@ def bench(
     from ipo_dspy.bench.shots_plot import write_shots
     from ipo_dspy.bench.suites import build_suite
     from ipo_dspy.bench.sweep import estimate
-    from ipo_dspy.cli import output as show
-    from ipo_dspy.cli import resume
 
-    cluster = tasks(ray, ray_workers, cpus_per_worker, gpus_per_worker)
+    cluster = opt.tasks(ray, ray_workers, cpus_per_worker, gpus_per_worker)
     models = Models(tuple(prompt_model or ()), tuple(description_model or ()))
     where = build_suite(suite, data)
     cell_settings = Settings(
@@ -156,8 +136,8 @@ def bench(
         max_described_images=max_described_images,
         lm=_only(models.lms, "--prompt-model", "lm", ablate),
         vlm=_only(models.vlms, "--description-model", "vlm", ablate),
-        lm_kwargs=settings(prompt_model_kwargs, "--prompt-model-kwargs"),
-        vlm_kwargs=settings(description_model_kwargs, "--description-model-kwargs"),
+        lm_kwargs=opt.settings(prompt_model_kwargs, "--prompt-model-kwargs"),
+        vlm_kwargs=opt.settings(description_model_kwargs, "--description-model-kwargs"),
         request_mode=request_mode.value,
         arguments=_arguments(method_arg),
     )
@@ -228,7 +208,6 @@ def _sweep(
     """Measure the cells and return the results and the exit code."""
     from ipo_dspy.bench.method_runners import StopSignal
     from ipo_dspy.bench.sweep import sweep
-    from ipo_dspy.cli import signals
     from ipo_dspy.cli.sweep_progress import LiveSweep
 
     stopper, live = StopSignal(), LiveSweep(several=cluster is not None)
@@ -253,11 +232,8 @@ def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "BenchSuite", swe
 
 def _show(tables: "Sequence[Table]", swept: "SweepResult", output_format: str, out: Path, *, as_json: bool) -> None:
     """Print tables or JSON to stdout; failed cells and how to resume to stderr."""
-    from ipo_dspy._internal.counts import pluralize
     from ipo_dspy.bench.result_rows import ROWS
     from ipo_dspy.bench.tables import render
-    from ipo_dspy.cli import output as show
-    from ipo_dspy.cli import resume
 
     if as_json:
         show.write_json(
@@ -290,8 +266,6 @@ def _methods(text: str | None, lm: str | None) -> tuple[str, ...]:
 def _able(grid: "Grid", device: str) -> tuple[str, ...]:
     """Return the methods that can run with the model, and print why the others cannot."""
     from ipo_dspy.bench.registry import unsupported_reasons
-    from ipo_dspy.cli import output as show
-    from ipo_dspy.cli.progress import spinner
     from ipo_dspy.clip.bundled import resolve_model_name
     from ipo_dspy.clip.loading import load_backbone
 
@@ -320,7 +294,7 @@ def _arguments(given: Sequence[str] | None) -> dict[str, dict[str, Any]]:
         method, dot, rest = text.partition(".")
         if not dot:
             raise InputError(f"--method-arg {text!r} must name a method; for example --method-arg coop.epochs=5")
-        arguments.setdefault(method, {}).update(settings([rest], "--method-arg"))
+        arguments.setdefault(method, {}).update(opt.settings([rest], "--method-arg"))
     return with_sentences(arguments)
 
 

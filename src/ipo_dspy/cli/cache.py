@@ -7,7 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
+from ipo_dspy.cli import output as show
 from ipo_dspy.cli import terminal
 from ipo_dspy.cli.options import Json
 from ipo_dspy.errors import InputError
@@ -21,8 +23,6 @@ cache = typer.Typer(name="cache", help="Manage the image-feature cache.", no_arg
 @cache.command()
 def info(as_json: Json = False) -> None:
     """Show the cache folder, its size and its models."""
-    from ipo_dspy.cli import output as show
-
     store = _store()
     entries = [] if store is None else store.contents()
     if as_json:
@@ -43,12 +43,10 @@ def info(as_json: Json = False) -> None:
 
 @cache.command()
 def clear(
-    model: Annotated[str | None, typer.Option(help="Clear only this model: its name or fingerprint, see info.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    model: Annotated[str | None, Option(help="Clear only this model: its name or fingerprint, see info.")] = None,
+    yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Clear the cache; features are computed again when needed."""
-    from ipo_dspy.cli import output as show
-
     store = _store()
     if store is None:
         raise InputError("the image-feature cache is off; set IPO_DSPY_CACHE=/a/folder")
@@ -90,7 +88,6 @@ def _agreed(what: str) -> bool:
 
 
 def _row(held: "StoreEntry") -> Sequence[str]:
-    from ipo_dspy.cli import output as show
 
     origin = held.origin
     when = datetime.datetime.fromtimestamp(held.used).strftime("%Y-%m-%d %H:%M")

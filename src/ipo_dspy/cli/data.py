@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument
 
 from ipo_dspy._internal.counts import pluralize
+from ipo_dspy.cli import output as show
 from ipo_dspy.cli import terminal
 from ipo_dspy.cli.options import Json
 
@@ -18,7 +20,6 @@ data = typer.Typer(name="data", help="The data sets of the paper's experiments."
 @data.command("list")
 def list_(as_json: Json = False) -> None:
     """List the data sets: folder, split file, number of classes."""
-    from ipo_dspy.cli import output as show
     from ipo_dspy.data import BENCHMARKS
 
     if as_json:
@@ -31,12 +32,11 @@ def list_(as_json: Json = False) -> None:
 
 @data.command()
 def check(
-    name: Annotated[str, typer.Argument(help="Data set name; see data list.")],
-    path: Annotated[Path, typer.Argument(help="Folder of all data sets, or of this one.")],
+    name: Annotated[str, Argument(help="Data set name; see data list.")],
+    path: Annotated[Path, Argument(help="Folder of all data sets, or of this one.")],
     as_json: Json = False,
 ) -> None:
     """Check that a data set is complete, and print where to get missing files. Exit code 1 if any is missing."""
-    from ipo_dspy.cli import output as show
     from ipo_dspy.data import check_benchmark
 
     result = check_benchmark(name, path)

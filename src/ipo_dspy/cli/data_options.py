@@ -5,43 +5,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from ipo_dspy._internal.counts import pluralize
+from ipo_dspy.cli import output as show
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
     from ipo_dspy.data import DataOptions, ImageDataset
 
 # Parameters are named like the readers' arguments, so that messages can show the option of each argument.
-ImageColumn = Annotated[str | None, typer.Option("--image-column", help="Column of the images in a table.")]
-LabelColumn = Annotated[str | None, typer.Option("--label-column", help="Column of the labels in a table.")]
-Base = Annotated[str | None, typer.Option(help="Base folder of relative image paths in a table.")]
+ImageColumn = Annotated[str | None, Option("--image-column", help="Column of the images in a table.")]
+LabelColumn = Annotated[str | None, Option("--label-column", help="Column of the labels in a table.")]
+Base = Annotated[str | None, Option(help="Base folder of relative image paths in a table.")]
 Classes = Annotated[
-    str | None,
-    typer.Option(help="Class names in the order of integer labels: a,b,c, or a text file with one name per line."),
+    str | None, Option(help="Class names in the order of integer labels: a,b,c, or a text file with one name per line.")
 ]
-Split = Annotated[
-    str | None, typer.Option(help="Part to read of data that is already split; all reads all rows of a table.")
-]
-Shots = Annotated[str, typer.Option(metavar="N|all", help="Training images per class.")]
+Split = Annotated[str | None, Option(help="Part to read of data that is already split; all reads all rows of a table.")]
+Shots = Annotated[str, Option(metavar="N|all", help="Training images per class.")]
 Test = Annotated[
     float | None,
-    typer.Option(
+    Option(
         help="Fraction or number of images held out for the final test; 0 for no test. By default the test part of "
         "DATA, or 0.5."
     ),
 ]
 Val = Annotated[
     str | None,
-    typer.Option(
+    Option(
         metavar="DATA|none",
         help="Validation images that select the final template: a folder, a table, or none. By default the validation "
         "part of DATA, or else images that are not used for training or testing, at most --shots per class.",
     ),
 ]
-TestData = Annotated[Path | None, typer.Option(help="Images for the final test, instead of a part of DATA.")]
-MinImages = Annotated[int, typer.Option(min=1, help="Skip classes with fewer images than this.")]
+TestData = Annotated[Path | None, Option(help="Images for the final test, instead of a part of DATA.")]
+MinImages = Annotated[int, Option(min=1, help="Skip classes with fewer images than this.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,6 @@ def read_sets(
     Raises:
         InputError: the parts have no class in common, or the data cannot be read.
     """
-    from ipo_dspy.cli import output as show
     from ipo_dspy.data import load_images, open_images
 
     _check_there(data)
@@ -138,7 +135,6 @@ def read_part(data: Path, options: "DataOptions", *roles: str) -> "ImageDataset"
         options: arguments of the reader; `split` selects a part explicitly.
         roles: parts in order of preference; the last one must be "training", which all split data has.
     """
-    from ipo_dspy.cli import output as show
     from ipo_dspy.data import load_images
 
     _check_there(data)
@@ -162,7 +158,6 @@ def _check_there(data: Path) -> None:
 
 def _tell_columns(data: Path, options: "DataOptions") -> None:
     """Print which columns of a table are read, unless the options or the column names make it obvious."""
-    from ipo_dspy.cli import output as show
     from ipo_dspy.data.table import find_columns
     from ipo_dspy.data.table_reader import TABLE_SUFFIXES, open_table
 
@@ -175,7 +170,6 @@ def _tell_columns(data: Path, options: "DataOptions") -> None:
 
 def _warn_of_copies(train: "ImageDataset", validation: "ImageDataset | None", test: "ImageDataset | None") -> None:
     """Print how many images occur in more than one set; the user decides which copies to remove."""
-    from ipo_dspy.cli import output as show
     from ipo_dspy.data.duplicates import find_copies
 
     seen, names = list(train), "training"
@@ -252,8 +246,6 @@ def _fit(dataset: "ImageDataset", classes: Sequence[str], name: str) -> "ImageDa
     Raises:
         InputError: the sets have no class in common.
     """
-    from ipo_dspy.cli import output as show
-
     dataset = dataset.spelled_as(classes)
     common = [label for label in classes if label in dataset.classes]
     others = [label for label in dataset.classes if label not in classes]

@@ -4,6 +4,7 @@ Nothing is downloaded, and a language model is only called if an option names it
 never shown, only the names of their variables.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -11,22 +12,14 @@ from typing import Annotated, TypeAlias
 
 import typer
 from rich.text import Text
+from typer import Option
 
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.cli import doctor_environment as machine
 from ipo_dspy.cli import doctor_models as models
+from ipo_dspy.cli import options as opt
+from ipo_dspy.cli import output as show
 from ipo_dspy.cli.doctor_environment import Check, State
-from ipo_dspy.cli.options import (
-    DEFAULT_PRETRAINED,
-    DescriptionModel,
-    DescriptionModelKwargs,
-    Device,
-    Json,
-    Pretrained,
-    PromptModel,
-    PromptModelKwargs,
-    settings,
-)
 from ipo_dspy.cli.terminal import Terminal
 
 CheckFunction: TypeAlias = Callable[[], Check | Iterable[Check]]
@@ -45,31 +38,25 @@ def catch_as_failure(name: str, function: CheckFunction) -> Iterator[Check]:
         result = function()
         yield from (result,) if isinstance(result, Check) else result
     except Exception as error:  # noqa: BLE001
-        detail = f"this check failed: {type(error).__name__}{_error_detail(error)}"
-        yield Check(name, "fail", detail, "pip install --force-reinstall ipo_dspy")
+        fact = f"this check failed: {type(error).__name__}"
+        with contextlib.suppress(ImportError):  # if DSPy is broken, the message is left out, as it may hold a key
+            from ipo_dspy.lms.error_messages import one_line_error
 
-
-def _error_detail(error: Exception) -> str:
-    try:
-        from ipo_dspy.lms.error_messages import one_line_error
-    except ImportError:
-        return ""  # DSPy itself is broken, and the message may hold a key
-    return f": {one_line_error(error)}"
+            fact += f": {one_line_error(error)}"
+        yield Check(name, "fail", fact, "pip install --force-reinstall ipo_dspy")
 
 
 def doctor(
-    prompt_model: PromptModel = None,
-    description_model: DescriptionModel = None,
-    prompt_model_kwargs: PromptModelKwargs = None,
-    description_model_kwargs: DescriptionModelKwargs = None,
-    model: Annotated[str | None, typer.Option(help="CLIP model to check, as for optimize.")] = None,
-    pretrained: Pretrained = DEFAULT_PRETRAINED,
-    device: Device = "auto",
-    as_json: Json = False,
+    prompt_model: opt.PromptModel = None,
+    description_model: opt.DescriptionModel = None,
+    prompt_model_kwargs: opt.PromptModelKwargs = None,
+    description_model_kwargs: opt.DescriptionModelKwargs = None,
+    model: Annotated[str | None, Option(help="CLIP model to check, as for optimize.")] = None,
+    pretrained: opt.Pretrained = opt.DEFAULT_PRETRAINED,
+    device: opt.Device = "auto",
+    as_json: opt.Json = False,
 ) -> None:
     """Check the environment and suggest a fix for every problem."""
-    from ipo_dspy.cli.output import write_json
-
     functions: dict[str, CheckFunction] = {
         "python": machine.python,
         "packages": machine.packages,
@@ -83,12 +70,13 @@ def doctor(
     if model is not None:
         functions.pop("CLIP by default")
         functions[f"CLIP {model}"] = partial(models.clip, model, pretrained, device)
-    for option, name, given in (
-        ("--prompt-model", prompt_model, settings(prompt_model_kwargs, "--prompt-model-kwargs")),
-        ("--description-model", description_model, settings(description_model_kwargs, "--description-model-kwargs")),
+    for option, name, kwargs in (
+        ("--prompt-model", prompt_model, prompt_model_kwargs),
+        ("--description-model", description_model, description_model_kwargs),
     ):
+        settings = opt.settings(kwargs, f"{option}-kwargs")
         if name is not None:
-            functions[f"{option} {name}"] = partial(models.language_model, option, name, given)
+            functions[f"{option} {name}"] = partial(models.language_model, option, name, settings)
     functions |= {"terminal": machine.terminal, "extras": machine.extras}
     checks = []
     for name, function in functions.items():
@@ -98,7 +86,7 @@ def doctor(
                 _show(check)
     failed = sum(check.state == "fail" for check in checks)
     if as_json:
-        write_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
+        show.write_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
     else:
         notes = sum(check.state == "warn" for check in checks)
         summary = f"{pluralize(failed, 'problem') if failed else 'no problems'} found"

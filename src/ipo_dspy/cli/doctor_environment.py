@@ -21,17 +21,17 @@ from ipo_dspy.errors import InputError, StoreError
 State = Literal["ok", "warn", "fail"]
 PACKAGES = ("dspy", "litellm", "torch", "open_clip_torch", "transformers")
 EXTRAS = {
-    "mlflow": ("mlflow-skinny", "records runs", "pip install 'ipo_dspy[mlflow]'"),
-    "ray": ("ray", "scores on a cluster", "pip install 'ipo_dspy[ray]'"),
-    "hub": ("datasets", "reads data sets of the Hugging Face hub", "pip install 'ipo_dspy[hub]'"),
-    "local": ("sentencepiece", "loads more chat models in this process", "pip install 'ipo_dspy[local]'"),
-    "heif": ("pillow-heif", "reads HEIC images", "pip install 'ipo_dspy[heif]'"),
-    "bench": ("optuna", "runs DSPy's MIPROv2", "pip install 'ipo_dspy[bench]'"),
+    "mlflow": ("mlflow-skinny", "records runs"),
+    "ray": ("ray", "scores on a cluster"),
+    "hub": ("datasets", "reads data sets of the Hugging Face hub"),
+    "local": ("sentencepiece", "loads more chat models in this process"),
+    "heif": ("pillow-heif", "reads HEIC images"),
+    "bench": ("optuna", "runs DSPy's MIPROv2"),
 }
-"""Optional packages: distribution, purpose, and how to install it."""
+"""Distribution and purpose of each extra of this package."""
+PROVIDERS = ("OPENAI", "ANTHROPIC", "GEMINI", "AZURE", "MISTRAL", "GROQ", "DEEPSEEK", "OPENROUTER", "TOGETHERAI", "XAI")
 KEYS = (
-    *(f"{provider}_API_KEY" for provider in ("OPENAI", "ANTHROPIC", "GEMINI", "AZURE", "MISTRAL", "GROQ", "DEEPSEEK")),
-    *(f"{provider}_API_KEY" for provider in ("OPENROUTER", "TOGETHERAI", "XAI")),
+    *(f"{provider}_API_KEY" for provider in PROVIDERS),
     *("GOOGLE_APPLICATION_CREDENTIALS", "AWS_ACCESS_KEY_ID", "HF_TOKEN"),
 )
 LITTLE_SPACE = 2 * 1024**3
@@ -40,14 +40,7 @@ WRITABLE = "/a/folder/that/you/may/write"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Result of one check.
-
-    Attributes:
-        name: name of the check.
-        state: `ok`, `warn` (works with a limitation) or `fail`.
-        found: the finding in one line.
-        remedy: a fix; empty if none is needed.
-    """
+    """Result of one check: a finding in one line, and a fix if one is needed; `warn` works with a limitation."""
 
     name: str
     state: State
@@ -63,26 +56,20 @@ def python() -> Check:
 def packages() -> Iterator[Check]:
     """Compare installed versions with the requirements of ipo_dspy."""
     from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+    from packaging.utils import canonicalize_name
 
-    required = {}
+    needed = {}
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        for requirement in map(Requirement, importlib.metadata.requires("ipo_dspy") or ()):
-            if "extra" not in str(requirement.marker):
-                # `dspy-ai` is the old name of `dspy`.
-                name = requirement.name.lower().replace("_", "-").replace("dspy-ai", "dspy")
-                required[name] = requirement.specifier
+        requirements = map(Requirement, importlib.metadata.requires("ipo_dspy") or ())
+        needed = {canonicalize_name(r.name): r.specifier for r in requirements if "extra" not in str(r.marker)}
     for name in ("ipo_dspy", *PACKAGES):
-        specifier = required.get(name.replace("_", "-"))
-        remedy = f"pip install '{name}{specifier or ''}'"
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            yield Check(name, "fail", "not installed", remedy)
-            continue
-        if specifier is None or specifier.contains(version, prereleases=True):
+        specifier, version = needed.get(canonicalize_name(name), SpecifierSet()), package_version(name)
+        if version is not None and specifier.contains(version, prereleases=True):
             yield Check(name, "ok", version)
         else:
-            yield Check(name, "fail", f"{version}, but {specifier} is needed", remedy)
+            fact = "not installed" if version is None else f"{version}, but {specifier} is needed"
+            yield Check(name, "fail", fact, f"pip install '{name}{specifier}'")
 
 
 def torchvision() -> Check:
@@ -111,9 +98,9 @@ def device() -> Check:
 
     from ipo_dspy.clip.cpu_threads import choose_threads
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    build = next((f"{name} {v}" for name in ("cuda", "hip") if (v := getattr(torch.version, name, None))), "CPU")
-    if gpus:
+    version = torch.version
+    build = f"cuda {version.cuda}" if version.cuda else f"hip {version.hip}" if version.hip else "CPU"
+    if gpus := [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]:
         return Check("device", "ok", f"cuda: {', '.join(gpus)}; {build} build of PyTorch")
     if torch.backends.mps.is_available():
         return Check("device", "ok", f"mps: {platform.processor() or 'Apple GPU'}")
@@ -199,8 +186,8 @@ def terminal() -> Check:
 
 def extras() -> Iterator[Check]:
     """Report optional packages."""
-    for name, (distribution, purpose, remedy) in EXTRAS.items():
+    for name, (distribution, purpose) in EXTRAS.items():
         if (version := package_version(distribution)) is None:
-            yield Check(name, "warn", f"not installed ({purpose})", remedy)
+            yield Check(name, "warn", f"not installed ({purpose})", f"pip install 'ipo_dspy[{name}]'")
         else:
             yield Check(name, "ok", f"{version} ({purpose})")

@@ -1,9 +1,9 @@
 """Checks of `ipo-dspy doctor` that use models: load a local CLIP, send one request to a language model."""
 
-import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy._internal.threads import run_with_timeout
@@ -28,11 +28,9 @@ def clip(model: str, pretrained: str | None, device: str) -> Check:
     from ipo_dspy.clip.loading import load_backbone
 
     name, began = f"CLIP {model}", time.monotonic()
+    load = partial(load_backbone, resolve_model_name(model), pretrained, device=device, downloads="refused")
     try:
-        backbone = run_with_timeout(
-            LOAD_SECONDS,
-            lambda: load_backbone(resolve_model_name(model), pretrained, device=device, downloads="refused"),
-        )
+        backbone = run_with_timeout(LOAD_SECONDS, load)
     except TimeoutError:
         return Check(name, "fail", f"not loaded after {LOAD_SECONDS} s", "use a smaller model, e.g. --model demo")
     except ModelError as error:
@@ -99,6 +97,8 @@ def _split(error: IPOError) -> tuple[str, str]:
 
 
 def _ask(lm: "dspy.BaseLM", *, with_image: bool) -> None:
+    from huggingface_hub import constants
+
     from ipo_dspy.lms import LOCAL
     from ipo_dspy.lms.requests import ping
 
@@ -106,17 +106,9 @@ def _ask(lm: "dspy.BaseLM", *, with_image: bool) -> None:
     if not lm.model.startswith(LOCAL):
         ask(lm)  # `lms.client` limits its time
         return
-    with _no_download():  # an in-process model is loaded first
-        run_with_timeout(LOAD_SECONDS, lambda: ask(lm))
-
-
-@contextlib.contextmanager
-def _no_download() -> Iterator[None]:
-    from huggingface_hub import constants
-
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
-        yield
+        run_with_timeout(LOAD_SECONDS, lambda: ask(lm))  # an in-process model is loaded first
     finally:
         constants.HF_HUB_OFFLINE = before
 
@@ -128,13 +120,10 @@ def _show_image(lm: "dspy.BaseLM") -> None:
 
     from ipo_dspy.lms.requests import request
 
-    request(
-        lm,
-        dspy.ChatAdapter(use_json_adapter_fallback=False),
-        dspy.Signature("image: dspy.Image -> color: str", "Name the color."),
-        {"image": dspy.Image(Image.new("RGB", (PIXELS, PIXELS), "red"))},
-        field="color",
-    )
+    adapter = dspy.ChatAdapter(use_json_adapter_fallback=False)
+    signature = dspy.Signature("image: dspy.Image -> color: str", "Name the color.")
+    image = dspy.Image(Image.new("RGB", (PIXELS, PIXELS), "red"))
+    request(lm, adapter, signature, {"image": image}, field="color")
 
 
 def _remedy(error: Exception, option: str, model: str) -> str:
@@ -165,7 +154,7 @@ def _price(lm: "dspy.BaseLM") -> str:
     """Return USD per million tokens by LiteLLM's price list or by the model's settings."""
     from ipo_dspy.lms.usage import price_of
 
-    # Ask for 1,000 tokens, because some providers charge more for very long prompts.
+    # Of 1,000 tokens, because some providers charge more for very long prompts.
     prompt, completion = price_of(lm, 1000, 0), price_of(lm, 0, 1000)
     if prompt is None or completion is None:
         return "price unknown"

@@ -4,19 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from ipo_dspy.cli.data_options import Base, Classes, ImageColumn, LabelColumn, Split, data_options, read_part
+from ipo_dspy.cli import data_options as inputs
+from ipo_dspy.cli import options as opt
+from ipo_dspy.cli import output as show
 from ipo_dspy.cli.inference import readable
-from ipo_dspy.cli.options import (
-    DEFAULT_MODEL,
-    DEFAULT_PRETRAINED,
-    AllowDownload,
-    Device,
-    Json,
-    Pretrained,
-    SkipUnreadable,
-)
+from ipo_dspy.cli.progress import spinner
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,28 +25,28 @@ CONFUSIONS = 12
 def explain(
     sources: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="[PROGRAM] DATA",
             help="A saved program (not with --template), and images as for optimize or the name of a bundled task.",
         ),
     ],
-    template: Annotated[str | None, typer.Option(help="Template to explain instead of the program's.")] = None,
+    template: Annotated[str | None, Option(help="Template to explain instead of the program's.")] = None,
     base_novel: Annotated[
-        bool, typer.Option("--base-novel", help="With --template: score the base and the novel half of the classes.")
+        bool, Option("--base-novel", help="With --template: score the base and the novel half of the classes.")
     ] = False,
-    model: Annotated[str | None, typer.Option(help="Override the CLIP model stored in the program.")] = None,
-    pretrained: Pretrained = None,
-    device: Device = "auto",
-    allow_download: AllowDownload = False,
-    plot: Annotated[Path | None, typer.Option(help="Save a plot as FILE.svg and FILE.png.", metavar="FILE")] = None,
-    report: Annotated[Path | None, typer.Option(help="Save a report as an HTML file.", metavar="FILE")] = None,
-    image: ImageColumn = None,
-    label: LabelColumn = None,
-    base: Base = None,
-    classes: Classes = None,
-    split: Split = None,
-    skip_unreadable: SkipUnreadable = False,
-    as_json: Json = False,
+    model: Annotated[str | None, Option(help="Override the CLIP model stored in the program.")] = None,
+    pretrained: opt.Pretrained = None,
+    device: opt.Device = "auto",
+    allow_download: opt.AllowDownload = False,
+    plot: Annotated[Path | None, Option(help="Save a plot as FILE.svg and FILE.png.", metavar="FILE")] = None,
+    report: Annotated[Path | None, Option(help="Save a report as an HTML file.", metavar="FILE")] = None,
+    image: inputs.ImageColumn = None,
+    label: inputs.LabelColumn = None,
+    base: inputs.Base = None,
+    classes: inputs.Classes = None,
+    split: inputs.Split = None,
+    skip_unreadable: opt.SkipUnreadable = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Score a template without each of its words and phrases, and list the classes it confuses.
 
@@ -60,14 +54,13 @@ def explain(
     """
     from ipo_dspy.analysis.word_ablation import explain as score
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.cli.progress import spinner
     from ipo_dspy.template import DEFAULT_TEMPLATE, Template
 
     if len(sources) != (1 if template is not None else 2):
         raise InputError(
             "explain takes a program and data, or --template TEXT and data; for example explain PROGRAM DATA"
         )
-    dataset = _images(sources[-1], data_options(image, label, base, classes, split))
+    dataset = _images(sources[-1], inputs.data_options(image, label, base, classes, split))
     if skip_unreadable:
         dataset = dataset.pick(readable([example.image for example in dataset]))
     with spinner("Loading the model ..."):
@@ -86,8 +79,6 @@ def explain(
         *(_write(explanation, report) if report is not None else ()),
     ]
     if as_json:
-        from ipo_dspy.cli import output as show
-
         show.write_json(explanation.plain())
     else:
         _print(explanation, files)
@@ -99,7 +90,7 @@ def _images(name: str, options: "DataOptions") -> "ImageDataset":
 
     if name in demo.names() and not Path(name).exists():
         return demo.load(name, classes="all").testset
-    return read_part(Path(name), options, "test", "validation", "training")
+    return inputs.read_part(Path(name), options, "test", "validation", "training")
 
 
 def _untrained(
@@ -107,7 +98,7 @@ def _untrained(
 ) -> "ClipClassifier":
     from ipo_dspy.classifier import ClipClassifier
 
-    chosen = (model, pretrained) if model else (DEFAULT_MODEL, pretrained or DEFAULT_PRETRAINED)
+    chosen = (model, pretrained) if model else (opt.DEFAULT_MODEL, pretrained or opt.DEFAULT_PRETRAINED)
     return ClipClassifier(dataset.classes, template=template, model=chosen[0], pretrained=chosen[1], device=device)
 
 
@@ -124,7 +115,6 @@ def _parts(program: "ClipClassifier", dataset: "ImageDataset", *, halves: bool) 
 
 
 def _print(found: "Explanation", files: Sequence[Path]) -> None:
-    from ipo_dspy.cli import output as show
 
     parts = list(found.rows[0].scores)
     split = "novel" in parts

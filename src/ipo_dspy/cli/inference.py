@@ -4,55 +4,38 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from ipo_dspy._internal.counts import pluralize
+from ipo_dspy.cli import data_options as inputs
+from ipo_dspy.cli import options as opt
+from ipo_dspy.cli import output as show
 from ipo_dspy.cli import terminal
-from ipo_dspy.cli.data_options import Base, Classes, ImageColumn, LabelColumn, Split, data_options, read_part
-from ipo_dspy.cli.options import (
-    DEFAULT_MODEL,
-    DEFAULT_PRETRAINED,
-    AllowDownload,
-    Data,
-    DescriptionModel,
-    DescriptionModelKwargs,
-    Device,
-    Json,
-    Model,
-    OtherModel,
-    Pretrained,
-    Program,
-    SkipUnreadable,
-    settings,
-)
+from ipo_dspy.cli.progress import LiveProgress, spinner
 from ipo_dspy.errors import DataError
 
 
 def evaluate(
-    program: Program,
-    data: Data,
-    model: OtherModel = None,
-    pretrained: Pretrained = None,
-    device: Device = "auto",
-    allow_download: AllowDownload = False,
+    program: opt.Program,
+    data: opt.Data,
+    model: opt.OtherModel = None,
+    pretrained: opt.Pretrained = None,
+    device: opt.Device = "auto",
+    allow_download: opt.AllowDownload = False,
     data_classes: Annotated[
         bool,
-        typer.Option(
-            "--data-classes", help="Use the class names of the data, e.g. novel classes, instead of the program's."
-        ),
+        Option("--data-classes", help="Use the class names of the data, e.g. novel classes, instead of the program's."),
     ] = False,
-    image: ImageColumn = None,
-    label: LabelColumn = None,
-    base: Base = None,
-    classes: Classes = None,
-    split: Split = None,
-    skip_unreadable: SkipUnreadable = False,
-    as_json: Json = False,
+    image: inputs.ImageColumn = None,
+    label: inputs.LabelColumn = None,
+    base: inputs.Base = None,
+    classes: inputs.Classes = None,
+    split: inputs.Split = None,
+    skip_unreadable: opt.SkipUnreadable = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Evaluate a saved program on labeled images; of split data, on the test part."""
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.cli import output as show
-    from ipo_dspy.cli.progress import LiveProgress, spinner
     from ipo_dspy.optimizer.evaluation import evaluate as score
     from ipo_dspy.run.recorder import EventRecorder
 
@@ -61,7 +44,9 @@ def evaluate(
             program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
         )
         _ = classifier.backbone
-    dataset = read_part(data, data_options(image, label, base, classes, split), "test", "validation", "training")
+    dataset = inputs.read_part(
+        data, inputs.data_options(image, label, base, classes, split), "test", "validation", "training"
+    )
     if data_classes:
         classifier.classes = dataset.classes
     with LiveProgress() as progress:
@@ -92,19 +77,17 @@ def evaluate(
 
 
 def classify(
-    program: Program,
-    images: Annotated[list[str], typer.Argument(help="Image files or folders (searched recursively).")],
-    model: OtherModel = None,
-    pretrained: Pretrained = None,
-    device: Device = "auto",
-    allow_download: AllowDownload = False,
-    skip_unreadable: SkipUnreadable = False,
-    as_json: Json = False,
+    program: opt.Program,
+    images: Annotated[list[str], Argument(help="Image files or folders (searched recursively).")],
+    model: opt.OtherModel = None,
+    pretrained: opt.Pretrained = None,
+    device: opt.Device = "auto",
+    allow_download: opt.AllowDownload = False,
+    skip_unreadable: opt.SkipUnreadable = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Classify images with a saved program."""
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.cli import output as show
-    from ipo_dspy.cli.progress import spinner
 
     files = [str(file) for path in images for file in _files(path)]
     with spinner("Loading the model ..."):
@@ -134,26 +117,24 @@ def classify(
 
 
 def describe(
-    data: Data,
-    description_model: DescriptionModel = None,
-    description_model_kwargs: DescriptionModelKwargs = None,
-    model: Model = DEFAULT_MODEL,
-    pretrained: Pretrained = DEFAULT_PRETRAINED,
-    device: Device = "auto",
-    images: Annotated[int, typer.Option(min=1, help="Number of images, spread evenly over the classes.")] = 16,
-    num_threads: Annotated[int | None, typer.Option(min=1, help="Number of parallel requests.")] = None,
-    image: ImageColumn = None,
-    label: LabelColumn = None,
-    base: Base = None,
-    classes: Classes = None,
-    split: Split = None,
-    skip_unreadable: SkipUnreadable = False,
-    as_json: Json = False,
+    data: opt.Data,
+    description_model: opt.DescriptionModel = None,
+    description_model_kwargs: opt.DescriptionModelKwargs = None,
+    model: opt.Model = opt.DEFAULT_MODEL,
+    pretrained: opt.Pretrained = opt.DEFAULT_PRETRAINED,
+    device: opt.Device = "auto",
+    images: Annotated[int, Option(min=1, help="Number of images, spread evenly over the classes.")] = 16,
+    num_threads: Annotated[int | None, Option(min=1, help="Number of parallel requests.")] = None,
+    image: inputs.ImageColumn = None,
+    label: inputs.LabelColumn = None,
+    base: inputs.Base = None,
+    classes: inputs.Classes = None,
+    split: inputs.Split = None,
+    skip_unreadable: opt.SkipUnreadable = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Print the image descriptions that the proposer would see; of split data, those of the training part."""
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.cli import output as show
-    from ipo_dspy.cli.progress import spinner
     from ipo_dspy.describers import ClipDescriber, LMDescriber
     from ipo_dspy.lms import build_lm
     from ipo_dspy.lms.api_keys import check_key
@@ -161,11 +142,11 @@ def describe(
     from ipo_dspy.lms.retry_notices import log_retries
     from ipo_dspy.optimizer.pipeline import stratified_indices
 
-    dataset = read_part(data, data_options(image, label, base, classes, split), "training")
+    dataset = inputs.read_part(data, inputs.data_options(image, label, base, classes, split), "training")
     if skip_unreadable:
         dataset = dataset.pick(readable([example.image for example in dataset]))
     chosen = [dataset[i] for i in stratified_indices(dataset.labels(), images)]
-    lm_settings = settings(description_model_kwargs, "--description-model-kwargs")
+    lm_settings = opt.settings(description_model_kwargs, "--description-model-kwargs")
     lm = build_lm(description_model, role="description_model", settings=lm_settings) if description_model else None
     if lm is not None:
         check_key(lm, role="description_model")
@@ -190,10 +171,8 @@ def describe(
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
-    out: Annotated[
-        Path | None, typer.Option(help="HTML file.", show_default="report.html in the folder of the run")
-    ] = None,
+    run: Annotated[Path, Argument(help="Folder of a run, finished or not.")],
+    out: Annotated[Path | None, Option(help="HTML file.", show_default="report.html in the folder of the run")] = None,
 ) -> None:
     """Write the HTML report of a run."""
     from ipo_dspy.report import write_report
@@ -223,7 +202,6 @@ def _files(name: str) -> list[Path]:
 
 def readable(images: Sequence[Any]) -> list[int]:
     """Return the indices of readable images, and print the others to stderr."""
-    from ipo_dspy.cli import output as show
     from ipo_dspy.clip.image_features import open_image
     from ipo_dspy.errors import ImageError
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from ipo_dspy._internal.secrets import names_secret
 from ipo_dspy.clip.weights import DEFAULT_MODEL as DEFAULT_MODEL
@@ -39,88 +40,79 @@ class RequestMode(StrEnum):
 
 Data = Annotated[
     Path,
-    typer.Argument(
+    Argument(
         help="A folder with a sub-folder of images per class, a .csv or .parquet table, a webdataset .tar, or a data "
         "set saved by Hugging Face datasets."
     ),
 ]
-Program = Annotated[Path, typer.Argument(help="A program saved by optimize or ClipClassifier.save.")]
+Program = Annotated[Path, Argument(help="A program saved by optimize or ClipClassifier.save.")]
 PromptModel = Annotated[
     str | None,
-    typer.Option(help="LLM that proposes templates, a LiteLLM name. By default, the built-in evolutionary search."),
+    Option(help="LLM that proposes templates, a LiteLLM name. By default, the built-in evolutionary search."),
 ]
 DescriptionModel = Annotated[
-    str | None, typer.Option(help="Multimodal LLM that describes images, a LiteLLM name. By default, CLIP does.")
+    str | None, Option(help="Multimodal LLM that describes images, a LiteLLM name. By default, CLIP does.")
 ]
 PromptModelKwargs = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         metavar="NAME=VALUE",
         help="Setting of --prompt-model, e.g. api_base=http://localhost:8000/v1 or max_tokens=500; may be repeated.",
     ),
 ]
 DescriptionModelKwargs = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=VALUE", help="Setting of --description-model; may be repeated.")
+    list[str] | None, Option(metavar="NAME=VALUE", help="Setting of --description-model; may be repeated.")
 ]
-Model = Annotated[str, typer.Option(help="CLIP model: open_clip name, local-dir:PATH, hf-hub:NAME, or demo.")]
-OtherModel = Annotated[str | None, typer.Option("--model", help="Override the CLIP model stored in the program.")]
+Model = Annotated[str, Option(help="CLIP model: open_clip name, local-dir:PATH, hf-hub:NAME, or demo.")]
+OtherModel = Annotated[str | None, Option("--model", help="Override the CLIP model stored in the program.")]
 AllowDownload = Annotated[
     bool,
-    typer.Option(
-        "--allow-download", help="Download the model that the program file names, without your Hugging Face token."
-    ),
+    Option("--allow-download", help="Download the model that the program file names, without your Hugging Face token."),
 ]
-Pretrained = Annotated[str | None, typer.Option(help="open_clip tag or checkpoint path.")]
-Device = Annotated[str, typer.Option(help="PyTorch device, or auto.")]
-Steps = Annotated[
-    int | None, typer.Option(min=0, help="Search steps; each asks the proposer once.", show_default="100")
-]
-PerStep = Annotated[int, typer.Option(min=1, help="Templates proposed per step.")]
-HistorySize = Annotated[int, typer.Option(min=0, help="Number of best earlier templates shown to the proposer.")]
-Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
+Pretrained = Annotated[str | None, Option(help="open_clip tag or checkpoint path.")]
+Device = Annotated[str, Option(help="PyTorch device, or auto.")]
+Steps = Annotated[int | None, Option(min=0, help="Search steps; each asks the proposer once.", show_default="100")]
+PerStep = Annotated[int, Option(min=1, help="Templates proposed per step.")]
+HistorySize = Annotated[int, Option(min=0, help="Number of best earlier templates shown to the proposer.")]
+Seed = Annotated[int, Option(min=0, help="Random seed.")]
 Mode = Annotated[
     RequestMode,
-    typer.Option(
+    Option(
         help="Templates of a step: batch (all in one response), samples (of one prompt), or single (one prompt each)."
     ),
 ]
-DescribedImages = Annotated[int, typer.Option(min=0, help="Maximum number of training images to describe.")]
-MaxCalls = Annotated[int | None, typer.Option("--max-lm-calls", min=1, help="Maximum number of LLM requests.")]
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="Maximum number of prompt and completion tokens.")]
-MaxCost = Annotated[float | None, typer.Option(help="Maximum cost in USD, by LiteLLM's prices.")]
-MaxSeconds = Annotated[float | None, typer.Option(help="Maximum wall-clock seconds, summed over all sessions.")]
-MaxErrors = Annotated[int, typer.Option(min=1, help="Stop after this many consecutive LLM errors.")]
-AllowChanges = Annotated[
-    bool, typer.Option("--allow-config-changes", help="Resume a run even if its settings have changed.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the expected calls, tokens and cost; send no requests.")]
+DescribedImages = Annotated[int, Option(min=0, help="Maximum number of training images to describe.")]
+MaxCalls = Annotated[int | None, Option("--max-lm-calls", min=1, help="Maximum number of LLM requests.")]
+MaxTokens = Annotated[int | None, Option(min=1, help="Maximum number of prompt and completion tokens.")]
+MaxCost = Annotated[float | None, Option(help="Maximum cost in USD, by LiteLLM's prices.")]
+MaxSeconds = Annotated[float | None, Option(help="Maximum wall-clock seconds, summed over all sessions.")]
+MaxErrors = Annotated[int, Option(min=1, help="Stop after this many consecutive LLM errors.")]
+AllowChanges = Annotated[bool, Option("--allow-config-changes", help="Resume a run even if its settings have changed.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Print the expected calls, tokens and cost; send no requests.")]
 LogDir = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         help="Folder for journal, program and report; an unfinished run in it is resumed.",
         show_default="a new one in runs/",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Skip and count unreadable images.")]
+Json = Annotated[bool, Option("--json", help="Print JSON.")]
+SkipUnreadable = Annotated[bool, Option("--skip-unreadable", help="Skip and count unreadable images.")]
 
 Ray = Annotated[
-    str | None,
-    typer.Option("--ray", metavar="ADDRESS", help="Encode and score on a Ray cluster: auto, local or HOST:6379."),
+    str | None, Option("--ray", metavar="ADDRESS", help="Encode and score on a Ray cluster: auto, local or HOST:6379.")
 ]
 RayWorkers = Annotated[
-    int | None, typer.Option("--ray-workers", min=1, help="Maximum number of workers.", show_default="as many as fit")
+    int | None, Option("--ray-workers", min=1, help="Maximum number of workers.", show_default="as many as fit")
 ]
-RayCpus = Annotated[int | None, typer.Option("--ray-cpus", min=1, help="CPUs per worker.", show_default="1")]
-RayGpus = Annotated[
-    float | None, typer.Option("--ray-gpus", min=0, help="GPUs per worker, for encoding.", show_default="0")
-]
+RayCpus = Annotated[int | None, Option("--ray-cpus", min=1, help="CPUs per worker.", show_default="1")]
+RayGpus = Annotated[float | None, Option("--ray-gpus", min=0, help="GPUs per worker, for encoding.", show_default="0")]
 RayStore = Annotated[
-    Path | None, typer.Option("--ray-store", help="Folder on all nodes that keeps image features between runs.")
+    Path | None, Option("--ray-store", help="Folder on all nodes that keeps image features between runs.")
 ]
 RayImages = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--ray-images",
         help="Score candidates on these images instead of DATA: a folder, a table, or webdataset or parquet shards, "
         "e.g. 'shards/*.tar', which only the workers read.",

@@ -12,11 +12,11 @@ from rich.text import Text
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy._internal.untrusted import printable
-from ipo_dspy.cli.run_command import RunSummary
 from ipo_dspy.cli.terminal import Terminal
-from ipo_dspy.run.ledger import Budget, Usage
+from ipo_dspy.run.budget import Budget, Usage
 
 if TYPE_CHECKING:
+    from ipo_dspy.cli.run_command import RunSummary
     from ipo_dspy.optimizer.cost_estimate import Estimate
 
 
@@ -25,8 +25,9 @@ def write_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def run_summary(result: RunSummary, limits: Budget) -> None:
+def run_summary(result: "RunSummary", limits: Budget) -> None:
     """Print the scores of start and best template on every set of images, the usage, and the files."""
+    details, spent = result.details, result.details.spent
     lines = []
     for name, (start, best) in result.scores.items():
         accuracies = (start.accuracy, best.accuracy, best.accuracy - start.accuracy)
@@ -38,16 +39,18 @@ def run_summary(result: RunSummary, limits: Budget) -> None:
     columns = ["", "images>", "start>", "best>", "gain>", "loss start>", "loss best>"]
     rows("accuracy in percent (start, best, gain) and loss in nats", columns, lines)
     console = _console()
-    console.print(Text.assemble("start template  ", (result.start, "bold")), soft_wrap=True)
-    console.print(Text.assemble("best template   ", (result.best, "bold green")), soft_wrap=True)
+    console.print(Text.assemble("start template  ", (str(details.baseline.template), "bold")), soft_wrap=True)
+    console.print(Text.assemble("best template   ", (str(details.best.template), "bold green")), soft_wrap=True)
     if result.left_out:
         console.print(Text(f"{pluralize(result.left_out, 'image')} could not be read: left out"))
-    if result.spent.calls or limits != Budget():
-        _spending(result.spent, limits)
+    if spent.calls or limits != Budget():
+        _spending(spent, limits)
+    endings = {"finished": "", "errors": "; the language model failed", "interrupted": "; stopped"}
+    ended = endings.get(details.status, f"; --{details.status.replace('_', '-')} reached")
     totals = (
-        f"{pluralize(result.trials, 'template')} tried, {result.rejected} rejected, "
-        f"{pluralize(result.spent.calls, 'LLM call')}, {pluralize(result.spent.tokens, 'token')}, "
-        f"{result.spent.seconds:.1f} s{_ended(result.status)}"
+        f"{pluralize(len(details.trials), 'template')} tried, {result.rejected} rejected, "
+        f"{pluralize(spent.calls, 'LLM call')}, {pluralize(spent.tokens, 'token')}, "
+        f"{spent.seconds:.1f} s{ended}"
     )
     console.print(Text(totals), soft_wrap=True)
     if result.was_finished:
@@ -98,18 +101,6 @@ def _spending(spent: Usage, limits: Budget) -> None:
     )
     cells = [(name, amount, "" if limit is None else f"{limit:g}") for name, amount, limit in lines]
     rows("spent on language models", ["", "spent>", "limit>"], cells)
-
-
-def _ended(status: str) -> str:
-    """Return the reason why a search ended early; empty if it did not."""
-    reasons = {
-        "finished": "",
-        "patience": "; no improvement for --patience steps",
-        "exhausted": "; the proposer ran out of new templates",
-        "errors": "; the language model failed",
-        "interrupted": "; stopped",
-    }
-    return reasons.get(status, f"; --{status.replace('_', '-')} reached")
 
 
 def _usd(cost: float | None) -> str:

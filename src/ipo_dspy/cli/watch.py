@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, cast
 
-import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+from typer import Argument, Option
 
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.cli import signals
@@ -115,11 +115,9 @@ def status(state: RunState, *, held: bool | None, folder: str) -> str:
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, which may not have begun yet.")],
-    once: Annotated[bool, typer.Option("--once", help="Print the current state and exit.")] = False,
-    no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Exit if the run has not begun, instead of waiting.")
-    ] = False,
+    run: Annotated[Path, Argument(help="Folder of a run, which may not have begun yet.")],
+    once: Annotated[bool, Option("--once", help="Print the current state and exit.")] = False,
+    no_wait: Annotated[bool, Option("--no-wait", help="Exit if the run has not begun, instead of waiting.")] = False,
 ) -> None:
     """Follow a run from its journal; Ctrl-C stops watching, not the run."""
     console, watched = _console(), RunWatcher(run)

@@ -34,7 +34,7 @@ _LOOK: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "ipo_dspy", "font.size": 12, "axes.formatter.useoffset": False,
     "axes.grid": True, "axes.grid.axis": "y", "grid.color": _COLORS["rule"], "text.color": _COLORS["muted"],
     "xtick.color": _COLORS["muted"], "xtick.major.size": 0, "xtick.major.pad": 9,
-    "ytick.color": _COLORS["muted"], "ytick.major.size": 0, "ytick.major.pad": 6,
+    "ytick.color": _COLORS["muted"], "ytick.major.size": 0, "ytick.major.pad": 6
 }  # fmt: skip
 
 

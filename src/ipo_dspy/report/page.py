@@ -82,7 +82,7 @@ def environment() -> Environment:
     )
     jinja.filters |= {
         "percent": _percent, "points": _points, "nats": _nats, "duration": _duration, "count": _count,
-        "prompt": prompt, "moment": _format_timestamp, "clip": _clip, "short": _short, "pairs": pairs,
+        "prompt": prompt, "moment": _format_timestamp, "clip": _clip, "short": _short, "pairs": pairs
     }  # fmt: skip
     jinja.globals |= {**_limits(), "style": Markup(_data("style.css"))}
     return jinja
@@ -144,11 +144,7 @@ def _one_place(changes: Sequence[PredictionChangedEvent]) -> str:
 
 
 def _limits() -> Mapping[str, int]:
-    return {
-        "BEST_SHOWN": BEST_SHOWN,
-        "DESCRIPTIONS_SHOWN": DESCRIPTIONS_SHOWN,
-        "CLASSES_SHOWN": CLASSES_SHOWN,
-    }
+    return {"BEST_SHOWN": BEST_SHOWN, "DESCRIPTIONS_SHOWN": DESCRIPTIONS_SHOWN, "CLASSES_SHOWN": CLASSES_SHOWN}
 
 
 def _data(name: str) -> str:
