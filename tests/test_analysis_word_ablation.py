@@ -11,7 +11,7 @@ from ipo_dspy.cli import main
 from ipo_dspy.data import ImageDataset, base_novel
 from ipo_dspy.errors import InputError, JournalError
 from ipo_dspy.optimizer.evaluation import evaluate
-from ipo_dspy.report.word_report import write_words
+from ipo_dspy.report import write_word_report
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
@@ -126,7 +126,7 @@ def test_the_page_holds_every_row_and_nothing_of_it_is_markup(held_out: ImageDat
     halves = dict(zip(("base", "novel"), base_novel(held_out), strict=True))
     for parts in ({"all": held_out}, halves):
         found = explain(program, parts, start, template)
-        text = write_words(found.plain(), tmp_path / "deep" / "words.html").read_text(encoding="utf-8")
+        text = write_word_report(found.plain(), tmp_path / "deep" / "words.html").read_text(encoding="utf-8")
         assert text.startswith("<!DOCTYPE html>")
         assert "<b>art" not in text
         assert "&lt;b&gt;art&lt;/b&gt;" in text
@@ -145,7 +145,7 @@ def test_a_page_that_cannot_be_written_names_it(held_out: ImageDataset, tmp_path
         Template.parse("<CLASS>"), (AblationResult(leave_one_out_templates(Template.parse("<CLASS>"))[0], SCORED),), ()
     )
     with pytest.raises(JournalError, match=r"words\.html' cannot be written .*; name a writable file"):
-        write_words(found.plain(), tmp_path / "file" / "words.html")
+        write_word_report(found.plain(), tmp_path / "file" / "words.html")
 
 
 def test_the_command_on_classes_that_are_not_split_prints_accuracy_and_loss(

@@ -57,14 +57,15 @@ def packages() -> Iterator[Check]:
     """Compare installed versions with the requirements of ipo_dspy."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
-    from packaging.utils import canonicalize_name
 
-    needed = {}
+    needed: dict[str, SpecifierSet] = {}
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         requirements = map(Requirement, importlib.metadata.requires("ipo_dspy") or ())
-        needed = {canonicalize_name(r.name): r.specifier for r in requirements if "extra" not in str(r.marker)}
+        for requirement in requirements:
+            if "extra" not in str(requirement.marker):  # `dspy-ai` is the old name of `dspy`
+                needed[requirement.name.replace("-", "_").replace("dspy_ai", "dspy")] = requirement.specifier
     for name in ("ipo_dspy", *PACKAGES):
-        specifier, version = needed.get(canonicalize_name(name), SpecifierSet()), package_version(name)
+        specifier, version = needed.get(name, SpecifierSet()), package_version(name)
         if version is not None and specifier.contains(version, prereleases=True):
             yield Check(name, "ok", version)
         else:

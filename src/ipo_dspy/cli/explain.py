@@ -148,6 +148,6 @@ def _draw(found: "Explanation", path: Path) -> tuple[Path, ...]:
 
 
 def _write(found: "Explanation", path: Path) -> tuple[Path, ...]:
-    from ipo_dspy.report.word_report import write_words
+    from ipo_dspy.report import write_word_report
 
-    return (write_words(found.plain(), path if path.suffix == ".html" else path.with_name(f"{path.name}.html")),)
+    return (write_word_report(found.plain(), path if path.suffix == ".html" else path.with_name(f"{path.name}.html")),)

@@ -5,19 +5,20 @@ the values to show, `inline_charts` and `thumbnails` draw, and `page` lays out t
 executed, and all of it is escaped.
 """
 
+import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ipo_dspy._internal.file_io import atomic_write
 from ipo_dspy.errors import JournalError
 from ipo_dspy.report.journal_fields import printable_event
-from ipo_dspy.report.page import page
+from ipo_dspy.report.page import environment, page
 from ipo_dspy.run.journal import replay
 from ipo_dspy.run.state import RunState
 
-__all__ = ["render_report", "write_report"]
-
-FILE_NAME = "report.html"
+__all__ = ["render_report", "write_report", "write_word_report"]
 
 
 def render_report(run_folder: str | os.PathLike[str]) -> str:
@@ -36,13 +37,26 @@ def write_report(run_folder: str | os.PathLike[str], path: str | os.PathLike[str
         JournalError: the journal is missing or damaged, or the page cannot be written.
     """
     folder = Path(run_folder)
-    default = (folder if folder.is_dir() else folder.parent) / FILE_NAME
-    target = default if path is None else Path(path)
-    content = render_report(run_folder).encode()
+    default = (folder if folder.is_dir() else folder.parent) / "report.html"
+    return _write(render_report(run_folder), default if path is None else Path(path), example="report.html")
+
+
+def write_word_report(explanation: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Write the page of a word ablation, given as plain values, and return its path.
+
+    Raises:
+        JournalError: the page cannot be written.
+    """
+    target = Path(path)
+    with contextlib.suppress(OSError):  # writing the page fails too, with a message
+        target.parent.mkdir(parents=True, exist_ok=True)
+    return _write(environment().get_template("words.html.j2").render(**explanation), target, example="words.html")
+
+
+def _write(html: str, target: Path, *, example: str) -> Path:
     try:
-        atomic_write(target, content)
+        atomic_write(target, html.encode())
     except OSError as error:
-        raise JournalError(
-            f"report {str(target)!r} cannot be written ({error.strerror}); name a writable file, e.g. 'report.html'"
-        ) from error
+        message = f"report {str(target)!r} cannot be written ({error.strerror}); name a writable file, e.g. {example!r}"
+        raise JournalError(message) from error
     return target

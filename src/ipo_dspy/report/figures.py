@@ -3,29 +3,27 @@
 Import this module only to draw: matplotlib takes half a second to load.
 """
 
+import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import matplotlib as mpl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ipo_dspy._internal.file_io import atomic_write
 from ipo_dspy.errors import JournalError
 
 FORMATS = ("svg", "png")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Values over steps.
-
-    Attributes:
-        steps: steps of the values.
-        raw, smoothed: one value per step.
-    """
+    """Values over steps, one raw and one smoothed value per step."""
 
     steps: tuple[int, ...]
     raw: tuple[float, ...]
@@ -34,12 +32,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class ErrorBarSeries:
-    """Values with error bars.
-
-    Attributes:
-        at: positions on the axis, ascending.
-        values, errors: one per position; an error of 0 has no bar.
-    """
+    """Values and errors, one per position on the axis, in ascending order; an error of 0 has no bar."""
 
     at: tuple[int, ...]
     values: tuple[float, ...]
@@ -55,19 +48,12 @@ def draw_curves(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> tuple[
     Raises:
         JournalError: the files cannot be written.
     """
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams["svg.hashsalt"] = "ipo_dspy"
-        figure = Figure(figsize=(5 * len(panels), 3.4), layout="constrained")
-        FigureCanvasAgg(figure)
-        for axes, (measure, curves) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-        ):
+    with _figure(5 * len(panels), 3.4) as figure:
+        for axes, (measure, curves) in _panels(figure, panels):
             for index, (name, curve) in enumerate(curves.items()):
                 axes.plot(curve.steps, curve.raw, color=f"C{index % 10}", alpha=0.3, linewidth=1)
                 axes.plot(curve.steps, curve.smoothed, color=f"C{index % 10}", linewidth=1.8, label=name)
-            axes.set_xlabel("step")
-            axes.set_ylabel(measure)
+            axes.set(xlabel="step", ylabel=measure)
             axes.legend(fontsize="small")
         return _save(figure, path)
 
@@ -76,12 +62,8 @@ def draw_bars(
     labels: Sequence[str], series: Mapping[str, Sequence[float]], path: Path, *, axis: str
 ) -> tuple[Path, ...]:
     """Draw horizontal bars, one group per label, in order from the top; see `draw_curves` for the files."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams["svg.hashsalt"] = "ipo_dspy"
+    with _figure(8, 0.6 + 0.17 * (len(series) + 1) * len(labels)) as figure:
         mpl.rcParams["text.parse_math"] = False  # a template may contain dollar signs
-        figure = Figure(figsize=(8, 0.6 + 0.17 * (len(series) + 1) * len(labels)), layout="constrained")
-        FigureCanvasAgg(figure)
         axes = figure.subplots()
         height = 0.8 / len(series)
         for index, (name, values) in enumerate(series.items()):
@@ -98,24 +80,30 @@ def draw_points(panels: Mapping[str, Mapping[str, ErrorBarSeries]], path: Path, 
 
     The horizontal axis is logarithmic (base 2), as suits 1, 2, 4, 8, and 16 shots. See `draw_curves` for the files.
     """
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams["svg.hashsalt"] = "ipo_dspy"
-        figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
-        FigureCanvasAgg(figure)
-        places = sorted({at for lines in panels.values() for points in lines.values() for at in points.at})
-        for axes, (measure, lines) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-        ):
+    places = sorted({at for lines in panels.values() for points in lines.values() for at in points.at})
+    with _figure(4.2 * len(panels), 3.6) as figure:
+        for axes, (measure, lines) in _panels(figure, panels):
             for index, (name, points) in enumerate(lines.items()):
                 marker = "os^D"[index // 10 % 4]  # the color cycle has ten colors
                 axes.errorbar(points.at, points.values, points.errors, label=name, marker=marker, capsize=3)
             axes.set_xscale("log", base=2)
             axes.set_xticks(places, labels=[str(at) for at in places])
-            axes.set_xlabel(axis)
-            axes.set_ylabel(measure)
+            axes.set(xlabel=axis, ylabel=measure)
         axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1))
         return _save(figure, path)
+
+
+@contextlib.contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    """Yield a figure of a size in inches; the user's matplotlib settings do not apply."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams["svg.hashsalt"] = "ipo_dspy"
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def _panels(figure: Figure, panels: Mapping[str, T]) -> Iterator[tuple[Axes, tuple[str, T]]]:
+    return zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True)
 
 
 def _save(figure: Figure, path: Path) -> tuple[Path, ...]:

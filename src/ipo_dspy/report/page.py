@@ -1,11 +1,10 @@
 """Lay out the state of a run as one HTML page with everything inline: no scripts, fonts, or external URLs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
 from importlib import resources
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
@@ -24,44 +23,9 @@ if TYPE_CHECKING:
 BEST_SHOWN = 20
 DESCRIPTIONS_SHOWN = 10
 CLASSES_SHOWN = 40
+CONFUSIONS_SHOWN = 40
 LINES_SHOWN = 4
 """Lines of an ensemble that are always visible; the rest can be expanded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An image whose prediction changed, with its thumbnail if available."""
-
-    change: PredictionChangedEvent
-    name: str
-    data: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class PictureGroup:
-    """Images whose prediction was fixed, or those whose prediction was broken."""
-
-    title: str
-    pictures: tuple[Picture, ...]
-    recorded: int
-
-
-@dataclass(frozen=True, slots=True)
-class SearchSection:
-    """The part of the page for one search."""
-
-    number: int
-    search: SearchState
-    rows: Sequence[summary.ScoreRow]
-    headline: summary.ScoreRow | None
-    curves: "Sequence[Chart]"
-    classes: summary.ClassTable | None
-    rejected: Sequence[summary.Rejected]
-    groups: Sequence[PictureGroup]
-    one_place: str
-    """Name of the split of all images, or empty if they are from several."""
-    changes: int
-    """Number of changed predictions on that split, including those that were wrong both times."""
 
 
 def page(run: RunState) -> str:
@@ -82,9 +46,13 @@ def environment() -> Environment:
     )
     jinja.filters |= {
         "percent": _percent, "points": _points, "nats": _nats, "duration": _duration, "count": _count,
-        "prompt": prompt, "moment": _format_timestamp, "clip": _clip, "short": _short, "pairs": pairs
+        "prompt": prompt, "moment": _format_timestamp, "clip": _clip, "short": _short, "pairs": pairs,
+        "image_name": _image_name, "thumbnail": thumbnail
     }  # fmt: skip
-    jinja.globals |= {**_limits(), "style": Markup(_data("style.css"))}
+    jinja.globals |= {
+        "BEST_SHOWN": BEST_SHOWN, "DESCRIPTIONS_SHOWN": DESCRIPTIONS_SHOWN, "CLASSES_SHOWN": CLASSES_SHOWN,
+        "CONFUSIONS_SHOWN": CONFUSIONS_SHOWN, "style": Markup(_data("style.css"))
+    }  # fmt: skip
     return jinja
 
 
@@ -99,29 +67,28 @@ def prompt(text: str) -> Markup:
         Markup("<span>{}</span>").format(mark.join(map(Markup.escape, _clip(line, 600).split(PLACEHOLDER))))
         for line in text.split("\n")
     ]
-    shown, folded = lines[:LINES_SHOWN], lines[LINES_SHOWN:]
-    html = Markup('<code class="prompt">{}</code>').format(Markup().join(shown))
-    if not folded:
-        return html
-    more = Markup('<code class="prompt">{}</code>').format(Markup().join(folded))
-    return html + Markup("<details><summary>{} more lines</summary>{}</details>").format(len(folded), more)
+    block = Markup('<code class="prompt">{}</code>')
+    shown, folded = (block.format(Markup().join(part)) for part in (lines[:LINES_SHOWN], lines[LINES_SHOWN:]))
+    more = Markup("<details><summary>{} more lines</summary>{}</details>").format(len(lines) - LINES_SHOWN, folded)
+    return shown + more if len(lines) > LINES_SHOWN else shown
 
 
-def _section(number: int, search: SearchState) -> SearchSection:
-    rows = summary.score_rows(search)
-    shown = summary.select_example_changes(search.changes)
-    return SearchSection(
-        number,
-        search,
-        rows,
-        summary.headline(rows),
-        _curves(search),
-        summary.class_table(search),
-        summary.rejected(search),
-        [_group(group) for group in summary.changed(shown)],
-        _one_place(shown),
-        len(shown),
-    )
+def _section(number: int, search: SearchState) -> Mapping[str, Any]:
+    """Return the values of the part of the page for one search."""
+    rows, shown = summary.score_rows(search), summary.select_example_changes(search.changes)
+    splits = {summary.split_label(change["split"], change["class_split"]) for change in shown}
+    return {
+        "number": number,
+        "search": search,
+        "rows": rows,
+        "headline": summary.headline(rows),
+        "curves": _curves(search),
+        "classes": summary.class_table(search),
+        "rejected": summary.rejected(search),
+        "groups": summary.changed(shown),
+        "split": splits.pop() if len(splits) == 1 else "",  # of all images that are shown
+        "changes": len(shown),  # including those that were wrong both times
+    }
 
 
 def _curves(search: SearchState) -> "list[Chart]":
@@ -130,21 +97,6 @@ def _curves(search: SearchState) -> "list[Chart]":
     from ipo_dspy.report import inline_charts as charts  # loads matplotlib, which a page without trials does not need
 
     return [charts.draw(tuple(search.history), measure, best=search.best) for measure in charts.MEASURES.values()]
-
-
-def _group(group: summary.ChangedPredictions) -> PictureGroup:
-    pictures = (Picture(change, _named(change), thumbnail(change["source"])) for change in group.shown)
-    return PictureGroup(group.title, tuple(pictures), group.recorded)
-
-
-def _one_place(changes: Sequence[PredictionChangedEvent]) -> str:
-    """Return the name of the split of all changed images, or an empty text if they are from several."""
-    places = {summary.split_label(change["split"], change["class_split"]) for change in changes}
-    return places.pop() if len(places) == 1 else ""
-
-
-def _limits() -> Mapping[str, int]:
-    return {"BEST_SHOWN": BEST_SHOWN, "DESCRIPTIONS_SHOWN": DESCRIPTIONS_SHOWN, "CLASSES_SHOWN": CLASSES_SHOWN}
 
 
 def _data(name: str) -> str:
@@ -202,7 +154,7 @@ def _clip(text: str, n: int) -> str:
     return text if len(text) <= n else text[: n - 1] + "\u2026"
 
 
-def _named(change: PredictionChangedEvent) -> str:
+def _image_name(change: PredictionChangedEvent) -> str:
     """Return class and file name of an image: every class may have a `1.jpg`."""
     file = _parts(change["source"])[-1:]
     return "/".join([change["label"], *file]) if file else ""

@@ -4,14 +4,13 @@ These are pure functions from the state of a search to small values, which the t
 the total count, so that a truncated list never looks complete.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.history import Trial
 from ipo_dspy.run.events import PredictionChangedEvent, ScoreFields
-from ipo_dspy.run.state import SearchState
+from ipo_dspy.run.state import Rejection, SearchState
 from ipo_dspy.scoring.score import harmonic_mean
 
 SPLITS = ("test", "validation", "train")
@@ -138,8 +137,14 @@ def class_table(search: SearchState) -> ClassTable | None:
 
 def rejected(search: SearchState) -> list[Rejected]:
     """Return rejections by reason, most frequent first, ties by name."""
-    counts = Counter(rejection.reason for rejection in search.rejections)
-    return [_rejected(search, *item) for item in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+    reasons: dict[str, list[Rejection]] = {}
+    for rejection in search.rejections:
+        reasons.setdefault(rejection.reason, []).append(rejection)
+    kinds = []
+    for reason, rejections in sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0])):
+        texts = tuple(dict.fromkeys(rejection.text for rejection in rejections))
+        kinds.append(Rejected(reason, len(rejections), texts[:REJECTIONS_SHOWN], rejections[0].message))
+    return kinds
 
 
 def changed(changes: Sequence[PredictionChangedEvent]) -> list[ChangedPredictions]:
@@ -211,9 +216,3 @@ def _class_rows(search: SearchState, split: str, part: str) -> Iterable[ClassRow
         right_before, total_before = start["per_class"].get(name, (0, 0)) if start else (0, 0)
         if total and total_before:
             yield ClassRow(name, total, 100 * right_before / total_before, 100 * right / total)
-
-
-def _rejected(search: SearchState, reason: str, count: int) -> Rejected:
-    rejections = [rejection for rejection in search.rejections if rejection.reason == reason]
-    texts = dict.fromkeys(rejection.text for rejection in rejections)
-    return Rejected(reason, count, tuple(texts)[:REJECTIONS_SHOWN], rejections[0].message)
