@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Idle threads of PyTorch sleep instead of spinning, which would slow down the others on a busy machine. OpenMP
     # reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with signals.exiting():
+    with signals.handling(signals.leave):
         from ipo_dspy.cli import terminal
         from ipo_dspy.cli.app import app
         from ipo_dspy.cli.messages import modernize, render
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     if deprecated:
         terminal.line(f"ipo-dspy: {deprecated}", sys.stderr)
     try:
-        with signals.interrupting():
+        with signals.handling(signals.interrupt):
             app([a for a in arguments if a != "--debug"])
     except IPOError as error:
         if debug:

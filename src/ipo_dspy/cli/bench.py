@@ -1,13 +1,12 @@
 """`ipo-dspy bench`: the paper's experiment."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-from typer import Option
+from typer import Exit, Option
 
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.cli import options as opt
@@ -24,22 +23,9 @@ if TYPE_CHECKING:
     from ipo_dspy.bench.tables import Table
     from ipo_dspy.distributed.ray_tasks import RayTasks
 
-T = TypeVar("T")
 
-
-class Suite(StrEnum):
-    """Suites of `ipo_dspy.bench.suites`."""
-
-    DEMO = "demo"
-    PAPER = "paper"
-
-
-class Format(StrEnum):
-    """Formats of `ipo_dspy.bench.tables`."""
-
-    MD = "md"
-    LATEX = "latex"
-    CSV = "csv"
+Suite = StrEnum("Suite", ["DEMO", "PAPER"])
+Format = StrEnum("Format", ["MD", "LATEX", "CSV"])
 
 
 def bench(
@@ -121,10 +107,12 @@ def bench(
     from ipo_dspy.bench.runner import with_conditions
     from ipo_dspy.bench.settings import Settings
     from ipo_dspy.bench.shots_plot import write_shots
-    from ipo_dspy.bench.suites import build_suite
+    from ipo_dspy.bench.suites import build_suite, chosen_transfer, select_datasets
     from ipo_dspy.bench.sweep import estimate
+    from ipo_dspy.distributed.ray_tasks import RayTasks
 
-    cluster = opt.tasks(ray, ray_workers, cpus_per_worker, gpus_per_worker)
+    ray_arguments = opt.ray_arguments(ray, ray_workers, cpus_per_worker, gpus_per_worker)
+    cluster = None if ray_arguments is None else RayTasks(**ray_arguments)
     models = Models(tuple(prompt_model or ()), tuple(description_model or ()))
     where = build_suite(suite, data)
     cell_settings = Settings(
@@ -141,11 +129,14 @@ def bench(
         request_mode=request_mode.value,
         arguments=_arguments(method_arg),
     )
-    learned, tested = _data(transfer, _names(datasets), where, ablate)
+    asked = None if datasets is None else _split(datasets)
+    if transfer is not None and ablate:
+        raise InputError("--ablate varies only IPO from base to novel classes; use either --transfer or --ablate")
+    source, targets = (None, ()) if transfer is None else chosen_transfer(transfer, asked, where)
     grid = Grid(
         suite=where.name,
-        datasets=learned,
-        targets=tested,
+        datasets=select_datasets(asked, where) if source is None else (source,),
+        targets=targets,
         methods=_methods(methods, cell_settings.lm),
         shots=_numbers(shots, "--shots", 1),
         seeds=_numbers(seeds, "--seeds", 0),
@@ -164,9 +155,8 @@ def bench(
     grid = with_conditions(grid, where, on)
     ablations = {name: with_conditions(variants, where, on) for name, variants in ablations.items()}
     grids = tuple(ablations.values()) or (grid,)
-    swept, code = _sweep(
-        grids, where, out, cluster, device=device, allow_config_changes=allow_config_changes, retry=retry
-    )
+    changes = {"allow_config_changes": allow_config_changes, "retry": retry}
+    swept, code = _sweep(grids, where, out, cluster, device=device, **changes)
     if not ablations:
         for path in plot_curves(out, grid, where.titles):
             show.note(f"curves  {path}")
@@ -176,30 +166,12 @@ def bench(
     if swept.rows:
         rows, again = tuple(swept.rows.values()), resume.command(out)
         content = Content(tables, rows, swept.cells, where, again, variant_names(ablations))
-        show.note(f"page    {write_page(out / _page_name(transfer, ablations=bool(ablations)), content)}")
+        # The pages of different kinds of tables may share a folder.
+        kind = f"-transfer-{transfer}" if transfer is not None else "-ablations" if ablations else ""
+        show.note(f"page    {write_page(out / f'results{kind}.md', content)}")
     _show(tables, swept, output_format, out, as_json=as_json)
     if code:
-        raise typer.Exit(code)
-
-
-def _page_name(source: str | None, *, ablations: bool) -> str:
-    """Return the file name of the page; kinds of tables differ, since they may share a folder."""
-    kind = f"-transfer-{source}" if source is not None else "-ablations" if ablations else ""
-    return f"results{kind}.md"
-
-
-def _data(
-    source: str | None, asked: Sequence[str] | None, suite: "BenchSuite", ablate: Sequence[str] | None
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the data sets to learn on, and those to test on."""
-    from ipo_dspy.bench.suites import chosen_transfer, select_datasets
-
-    if source is None:
-        return select_datasets(asked, suite), ()
-    if ablate:
-        raise InputError("--ablate varies only IPO from base to novel classes; use either --transfer or --ablate")
-    learned, tested = chosen_transfer(source, asked, suite)
-    return (learned,), tested
+        raise Exit(code)
 
 
 def _sweep(
@@ -236,18 +208,16 @@ def _show(tables: "Sequence[Table]", swept: "SweepResult", output_format: str, o
     from ipo_dspy.bench.tables import render
 
     if as_json:
-        show.write_json(
-            {"cells": swept.cells, "stopped": swept.stopped, "rows": [asdict(r) for r in swept.rows.values()]}
-        )
+        rows = [asdict(row) for row in swept.rows.values()]
+        show.write_json({"cells": swept.cells, "stopped": swept.stopped, "rows": rows})
     else:
         terminal.line(render(tables, output_format))
     for row in swept.failed:
         show.note(f"failed: {row.method}, {row.dataset}, {row.shots}-shot, seed {row.seed}: {row.error}")
     again = resume.command(out)
     if swept.failed:
-        show.note(
-            f"{pluralize(len(swept.failed), 'cell')} failed, see {out / ROWS}; retry with: {again} --retry-failed"
-        )
+        failed = pluralize(len(swept.failed), "cell")
+        show.note(f"{failed} failed, see {out / ROWS}; retry with: {again} --retry-failed")
     if swept.stopped:
         show.note(f"stopped after {len(swept.rows)} of {pluralize(swept.cells, 'cell')}; resume with: {again}")
 
@@ -259,7 +229,7 @@ def _methods(text: str | None, lm: str | None) -> tuple[str, ...]:
     known = kinds()
     if text is None:
         return tuple(name for name, kind in known.items() if lm is not None or not kind.needs_lm)
-    asked = [find_kind(name).name for name in _names(text) or ()]
+    asked = [find_kind(name).name for name in _split(text)]
     return tuple(name for name in known if name in asked)
 
 
@@ -298,13 +268,9 @@ def _arguments(given: Sequence[str] | None) -> dict[str, dict[str, Any]]:
     return with_sentences(arguments)
 
 
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else _listed(text, str)
-
-
 def _numbers(text: str, option: str, least: int) -> tuple[int, ...]:
     try:
-        numbers = _listed(text, int)
+        numbers = [int(part) for part in _split(text)]
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < least:
@@ -314,5 +280,5 @@ def _numbers(text: str, option: str, least: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(numbers))
 
 
-def _listed(text: str, kind: Callable[[str], T]) -> list[T]:
-    return [kind(part.strip()) for part in text.split(",") if part.strip()]
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

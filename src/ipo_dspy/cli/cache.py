@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-from typer import Option
+from typer import Option, Typer, confirm
 
 from ipo_dspy.cli import output as show
 from ipo_dspy.cli import terminal
@@ -17,7 +16,7 @@ from ipo_dspy.errors import InputError
 if TYPE_CHECKING:
     from ipo_dspy.clip.feature_store import FeatureStore, StoreEntry
 
-cache = typer.Typer(name="cache", help="Manage the image-feature cache.", no_args_is_help=True)
+cache = Typer(name="cache", help="Manage the image-feature cache.", no_args_is_help=True)
 
 
 @cache.command()
@@ -26,11 +25,9 @@ def info(as_json: Json = False) -> None:
     store = _store()
     entries = [] if store is None else store.contents()
     if as_json:
-        place = None if store is None else str(store.folder)
-        limit, size = (None, 0) if store is None else (store.limit, store.size())
-        show.write_json(
-            {"folder": place, "limit": limit, "bytes": size, "models": [_as_json(entry) for entry in entries]}
-        )
+        models = [{**asdict(e.origin), "images": e.images, "bytes": e.bytes, "used": e.used} for e in entries]
+        about = (None, None, 0) if store is None else (str(store.folder), store.limit, store.size())
+        show.write_json({**dict(zip(("folder", "limit", "bytes"), about, strict=True)), "models": models})
     elif store is None:
         terminal.line("the image-feature cache is off: IPO_DSPY_CACHE is off")
     else:
@@ -68,11 +65,7 @@ def _store() -> "FeatureStore | None":
 
 
 def _count(store: "FeatureStore", model: str) -> str:
-    """Return the number of cached images of a model as text.
-
-    Raises:
-        InputError: the cache has none.
-    """
+    """Return the number of cached images of a model as text; the cache must have some."""
     entries = store.contents()
     matches = [entry for entry in entries if model in (entry.origin.name, entry.origin.fingerprint)]
     if not matches:
@@ -84,7 +77,7 @@ def _count(store: "FeatureStore", model: str) -> str:
 def _agreed(what: str) -> bool:
     if not sys.stdin.isatty():
         raise InputError(f"this would remove {what}; add --yes")
-    return typer.confirm(f"Remove {what}?")
+    return confirm(f"Remove {what}?")
 
 
 def _row(held: "StoreEntry") -> Sequence[str]:
@@ -92,7 +85,3 @@ def _row(held: "StoreEntry") -> Sequence[str]:
     origin = held.origin
     when = datetime.datetime.fromtimestamp(held.used).strftime("%Y-%m-%d %H:%M")
     return origin.name, origin.fingerprint, origin.arithmetic, f"{held.images:,}", show.size(held.bytes), when
-
-
-def _as_json(held: "StoreEntry") -> dict[str, object]:
-    return {**asdict(held.origin), "images": held.images, "bytes": held.bytes, "used": held.used}

@@ -1,20 +1,19 @@
 """`ipo-dspy data`: list the data sets of the paper's experiments, and check the files of one."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
-from typer import Argument
+from typer import Argument, Exit, Typer
 
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.cli import output as show
 from ipo_dspy.cli import terminal
 from ipo_dspy.cli.options import Json
 
-if TYPE_CHECKING:
-    from ipo_dspy.data import Benchmark, BenchmarkCheck
-
-data = typer.Typer(name="data", help="The data sets of the paper's experiments.", no_args_is_help=True)
+JSON_FIELDS = (
+    "name", "title", "folder", "images", "lists", "classes", "template", "image_origin", "list_origin"
+)  # fmt: skip
+data = Typer(name="data", help="The data sets of the paper's experiments.", no_args_is_help=True)
 
 
 @data.command("list")
@@ -23,7 +22,7 @@ def list_(as_json: Json = False) -> None:
     from ipo_dspy.data import BENCHMARKS
 
     if as_json:
-        show.write_json([_as_json(benchmark) for benchmark in BENCHMARKS.values()])
+        show.write_json([{name: getattr(b, name) for name in JSON_FIELDS} for b in BENCHMARKS.values()])
         return
     columns = ["name", "title", "folder", "classes>", "split file, or class names"]
     rows = ((b.name, b.title, b.folder, f"{b.classes:,}", b.lists[0]) for b in BENCHMARKS.values())
@@ -41,32 +40,13 @@ def check(
 
     result = check_benchmark(name, path)
     if as_json:
-        findings = [{"ok": finding.ok, "what": finding.what, "message": finding.message} for finding in result.findings]
-        show.write_json(
-            {"name": result.benchmark.name, "folder": str(result.folder), "ok": result.ok, "findings": findings}
-        )
+        findings = [{"ok": found.ok, "what": found.what, "message": found.message} for found in result.findings]
+        summary = {"name": result.benchmark.name, "folder": str(result.folder), "ok": result.ok}
+        show.write_json({**summary, "findings": findings})
     else:
-        _print(result)
-    raise typer.Exit(0 if result.ok else 1)
-
-
-def _print(result: "BenchmarkCheck") -> None:
-    terminal.line(f"{result.benchmark.title} in {result.folder}")
-    for finding in result.findings:
-        terminal.line(f"  {'ok' if finding.ok else '--'}  {finding.what}: {finding.message}")
-    failed = sum(not finding.ok for finding in result.findings)
-    terminal.line("complete" if result.ok else f"incomplete: {pluralize(failed, 'check')} failed")
-
-
-def _as_json(benchmark: "Benchmark") -> dict[str, object]:
-    return {
-        "name": benchmark.name,
-        "title": benchmark.title,
-        "folder": benchmark.folder,
-        "images": list(benchmark.images),
-        "lists": list(benchmark.lists),
-        "classes": benchmark.classes,
-        "template": benchmark.template,
-        "image_origin": benchmark.image_origin,
-        "list_origin": benchmark.list_origin,
-    }
+        terminal.line(f"{result.benchmark.title} in {result.folder}")
+        for finding in result.findings:
+            terminal.line(f"  {'ok' if finding.ok else '--'}  {finding.what}: {finding.message}")
+        failed = sum(not finding.ok for finding in result.findings)
+        terminal.line("complete" if result.ok else f"incomplete: {pluralize(failed, 'check')} failed")
+    raise Exit(0 if result.ok else 1)

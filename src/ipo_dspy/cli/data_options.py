@@ -61,11 +61,7 @@ class DataSets:
 def data_options(
     image: str | None, label: str | None, base: str | None, classes: str | None, split: str | None
 ) -> "DataOptions":
-    """Return the readers' arguments from the options that were passed.
-
-    Raises:
-        InputError: the file of class names cannot be read.
-    """
+    """Return the readers' arguments from the options that were passed."""
     values = {"image": image, "label": label, "base": base, "split": split}
     options: DataOptions = {name: value for name, value in values.items() if value is not None}  # type: ignore[assignment]
     if classes is not None:
@@ -74,11 +70,7 @@ def data_options(
 
 
 def shots_of(text: str) -> int | None:
-    """Return the number of training images per class; None for all.
-
-    Raises:
-        InputError: the text is not a number of at least 1, or all.
-    """
+    """Return the number of training images per class; None for all."""
     if text.lower() == "all":
         return None
     if not text.isdecimal() or int(text) < 1:
@@ -98,74 +90,76 @@ def read_sets(
     seed: int,
     halves: bool,
 ) -> DataSets:
-    """Read data and split it, unless it is already split.
+    """Read data and split it, unless it is already split."""
+    from ipo_dspy.data import base_novel, load_images, open_images
 
-    Raises:
-        InputError: the parts have no class in common, or the data cannot be read.
-    """
-    from ipo_dspy.data import load_images, open_images
-
-    _check_there(data)
-    _tell_columns(data, options)
-    parts = _parts(data, options)
-    if parts is not None:
+    parts = _find_parts(data, options)
+    if parts:
         show.note(f"{data} is already split; used by its parts: {', '.join(parts)}")
-    main = options if parts is None else parts["training"]
-    catalog = open_images(data, **main).without_small_classes(min_images)
-    test_source = None if test == 0 and test_data is None else _given_tests(data, parts, test_data, options)
-    if test_source is not None and test:
+    catalog = open_images(data, **parts.get("training", options)).without_small_classes(min_images)
+    has_tests = test_data is not None or (test != 0 and "test" in parts)
+    if has_tests and test:
         hint = "remove it: the data already has test images"
         raise InputError("must be left out", argument="test", value=test, hint=hint)
-    share: float = 0 if test_source is not None else 0.5 if test is None else int(test) if test.is_integer() else test
+    share: float = 0 if has_tests else 0.5 if test is None else int(test) if test.is_integer() else test
     train, rest, held_out = catalog.split(shots=shots, test=share or None, seed=seed)
-    if test_source is not None:
-        held_out = _fit(load_images(test_source[0], **test_source[1]), train.classes, "test")
-    validation = _validation(data, val, parts, options, rest, train.classes)
+
+    def load(role: str, other: str | Path | None) -> "ImageDataset":
+        """Return the images of another path, or else of a part of the data."""
+        source, arguments = (data, parts[role]) if other is None else (other, _for_other(Path(other), options))
+        return _fit(load_images(source, **arguments), train.classes, role)
+
+    if has_tests:
+        held_out = load("test", test_data)
+    validation = rest
+    if val is not None or "validation" in parts:
+        validation = None if val is not None and val.lower() == "none" else load("validation", val)
     _warn_of_copies(train, validation, held_out)
     if not halves:
         return DataSets(train, validation, {} if held_out is None else {"all": held_out})
-    return _halves(train, validation, held_out)
+    if held_out is None:
+        raise InputError("--base-novel needs test images; set --test to a fraction, e.g. --test 0.5")
+    base, novel = base_novel(train)
+    tests = {"base": held_out.subset(base.classes), "novel": held_out.subset(novel.classes)}
+    chosen = None if validation is None else validation.subset(base.classes)
+    return DataSets(base, chosen or None, tests)
 
 
 def read_part(data: Path, options: "DataOptions", *roles: str) -> "ImageDataset":
     """Read data. If it is already split, read the first of these parts that it has, and print a note.
 
-    Args:
-        data: a path of any supported kind.
-        options: arguments of the reader; `split` selects a part explicitly.
-        roles: parts in order of preference; the last one must be "training", which all split data has.
+    The last of `roles` must be "training", which all split data has.
     """
     from ipo_dspy.data import load_images
 
-    _check_there(data)
-    _tell_columns(data, options)
-    parts = _parts(data, options)
-    if parts is None:
+    parts = _find_parts(data, options)
+    if not parts:
         return load_images(data, **options)
     role = next(role for role in roles if role in parts)
     show.note(f"{data} is already split; its {role} part is used, {parts[role]['split']!r} (--split takes another)")
     return load_images(data, **parts[role])
 
 
-def _check_there(data: Path) -> None:
-    """Refuse the name of a bundled task; the readers check all other paths."""
+def _find_parts(data: Path, options: "DataOptions") -> "dict[str, DataOptions]":
+    """Return the options for reading each part of data that is already split; empty if the user selected one.
+
+    Also refuse the name of a bundled task, and print which columns of a table are read unless that is obvious.
+    """
     from ipo_dspy import demo
+    from ipo_dspy.data import find_split
+    from ipo_dspy.data.table import find_columns
+    from ipo_dspy.data.table_reader import TABLE_SUFFIXES, open_table
 
     if not data.exists() and str(data) in demo.names():
         export = f"ipo-dspy demo {data} --export {data}"
         raise InputError(f"{str(data)!r} is a bundled task, not a folder; export its images first: {export}")
-
-
-def _tell_columns(data: Path, options: "DataOptions") -> None:
-    """Print which columns of a table are read, unless the options or the column names make it obvious."""
-    from ipo_dspy.data.table import find_columns
-    from ipo_dspy.data.table_reader import TABLE_SUFFIXES, open_table
-
-    if {"image", "label"} <= options.keys() or data.suffix.lower() not in TABLE_SUFFIXES or not data.is_file():
-        return
-    images, labels = find_columns(open_table(data), options.get("image", "auto"), options.get("label", "auto"))
-    if (images.casefold(), labels.casefold()) != ("image", "label"):
-        show.note(f"{data}: images from column {images!r}, labels from column {labels!r}")
+    image, label = options.get("image", "auto"), options.get("label", "auto")
+    if not {"image", "label"} <= options.keys() and data.suffix.lower() in TABLE_SUFFIXES and data.is_file():
+        images, labels = find_columns(open_table(data), image, label)
+        if (images.casefold(), labels.casefold()) != ("image", "label"):
+            show.note(f"{data}: images from column {images!r}, labels from column {labels!r}")
+    parts = None if "split" in options else find_split(data, image=image, label=label)
+    return {role: {**options, "split": name} for role, name in (parts or {}).items()}
 
 
 def _warn_of_copies(train: "ImageDataset", validation: "ImageDataset | None", test: "ImageDataset | None") -> None:
@@ -187,53 +181,6 @@ def _warn_of_copies(train: "ImageDataset", validation: "ImageDataset | None", te
         seen, names = [*seen, *images], f"{names} or {name}"
 
 
-def _halves(train: "ImageDataset", validation: "ImageDataset | None", test: "ImageDataset | None") -> DataSets:
-    from ipo_dspy.data import base_novel
-
-    if test is None:
-        raise InputError("--base-novel needs test images; set --test to a fraction, e.g. --test 0.5")
-    base, novel = base_novel(train)
-    chosen = None if validation is None else validation.subset(base.classes)
-    return DataSets(base, chosen or None, {"base": test.subset(base.classes), "novel": test.subset(novel.classes)})
-
-
-def _parts(data: Path, options: "DataOptions") -> "dict[str, DataOptions] | None":
-    """Return the options for reading each part of data that is already split; None if the user selected one."""
-    from ipo_dspy.data import find_split
-
-    if "split" in options:
-        return None
-    names = find_split(data, image=options.get("image", "auto"), label=options.get("label", "auto"))
-    return None if names is None else {role: {**options, "split": name} for role, name in names.items()}
-
-
-def _given_tests(
-    data: Path, parts: "dict[str, DataOptions] | None", test_data: Path | None, options: "DataOptions"
-) -> "tuple[Path, DataOptions] | None":
-    if test_data is not None:
-        return test_data, _for_other(test_data, options)
-    return None if parts is None or "test" not in parts else (data, parts["test"])
-
-
-def _validation(
-    data: Path,
-    val: str | None,
-    parts: "dict[str, DataOptions] | None",
-    options: "DataOptions",
-    rest: "ImageDataset | None",
-    classes: Sequence[str],
-) -> "ImageDataset | None":
-    from ipo_dspy.data import load_images
-
-    if val is not None and val.lower() == "none":
-        return None
-    if val is not None:
-        return _fit(load_images(val, **_for_other(Path(val), options)), classes, "validation")
-    if parts is not None and "validation" in parts:
-        return _fit(load_images(data, **parts["validation"]), classes, "validation")
-    return rest
-
-
 def _for_other(place: Path, options: "DataOptions") -> "DataOptions":
     """Return the options for other data; a folder of class folders takes none."""
     applicable = {name: value for name, value in options.items() if name != "split" and not place.is_dir()}
@@ -241,11 +188,7 @@ def _for_other(place: Path, options: "DataOptions") -> "DataOptions":
 
 
 def _fit(dataset: "ImageDataset", classes: Sequence[str], name: str) -> "ImageDataset":
-    """Return images with the class names and order of the training images; images of other classes are dropped.
-
-    Raises:
-        InputError: the sets have no class in common.
-    """
+    """Return images with the class names and order of the training images; images of other classes are dropped."""
     dataset = dataset.spelled_as(classes)
     common = [label for label in classes if label in dataset.classes]
     others = [label for label in dataset.classes if label not in classes]

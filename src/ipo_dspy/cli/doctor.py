@@ -10,9 +10,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import Annotated, TypeAlias
 
-import typer
 from rich.text import Text
-from typer import Option
+from typer import Exit, Option
 
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.cli import doctor_environment as machine
@@ -92,7 +91,7 @@ def doctor(
         summary = f"{pluralize(failed, 'problem') if failed else 'no problems'} found"
         summary += f", {pluralize(notes, 'note')}" if notes else ""
         _print(Text(summary, style="bold red" if failed else "bold green"))
-    raise typer.Exit(1 if failed else 0)
+    raise Exit(1 if failed else 0)
 
 
 def _show(check: Check) -> None:

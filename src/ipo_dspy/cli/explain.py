@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
 from ipo_dspy.cli import data_options as inputs
 from ipo_dspy.cli import options as opt
 from ipo_dspy.cli import output as show
-from ipo_dspy.cli.inference import readable
+from ipo_dspy.cli.inference import load_classifier, readable
 from ipo_dspy.cli.progress import spinner
 from ipo_dspy.errors import InputError
 
@@ -54,6 +54,7 @@ def explain(
     """
     from ipo_dspy.analysis.word_ablation import explain as score
     from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.report import write_word_report
     from ipo_dspy.template import DEFAULT_TEMPLATE, Template
 
     if len(sources) != (1 if template is not None else 2):
@@ -63,21 +64,19 @@ def explain(
     dataset = _images(sources[-1], inputs.data_options(image, label, base, classes, split))
     if skip_unreadable:
         dataset = dataset.pick(readable([example.image for example in dataset]))
-    with spinner("Loading the model ..."):
-        program = (
-            _untrained(template, dataset, model, pretrained, device)
-            if template is not None
-            else ClipClassifier.from_file(
-                sources[0], model=model, pretrained=pretrained, device=device, allow_download=allow_download
-            )
-        )
+    if template is None:
+        program = load_classifier(sources[0], model, pretrained, device, allow_download)
+    else:
+        default = (opt.DEFAULT_MODEL, pretrained or opt.DEFAULT_PRETRAINED)
+        name, weights = (model, pretrained) if model else default
+        program = ClipClassifier(dataset.classes, template=template, model=name, pretrained=weights, device=device)
     parts = _parts(program, dataset.spelled_as(program.classes or ()), halves=base_novel)
     with spinner("Scoring ..."):
         explanation = score(program, parts, Template.parse(DEFAULT_TEMPLATE), program.template)
-    files = [
-        *(_draw(explanation, plot) if plot is not None else ()),
-        *(_write(explanation, report) if report is not None else ()),
-    ]
+    files = _draw(explanation, plot) if plot is not None else ()
+    if report is not None:
+        page = report if report.suffix == ".html" else report.with_name(f"{report.name}.html")
+        files += (write_word_report(explanation.plain(), page),)
     if as_json:
         show.write_json(explanation.plain())
     else:
@@ -91,15 +90,6 @@ def _images(name: str, options: "DataOptions") -> "ImageDataset":
     if name in demo.names() and not Path(name).exists():
         return demo.load(name, classes="all").testset
     return inputs.read_part(Path(name), options, "test", "validation", "training")
-
-
-def _untrained(
-    template: str, dataset: "ImageDataset", model: str | None, pretrained: str | None, device: str
-) -> "ClipClassifier":
-    from ipo_dspy.classifier import ClipClassifier
-
-    chosen = (model, pretrained) if model else (opt.DEFAULT_MODEL, pretrained or opt.DEFAULT_PRETRAINED)
-    return ClipClassifier(dataset.classes, template=template, model=chosen[0], pretrained=chosen[1], device=device)
 
 
 def _parts(program: "ClipClassifier", dataset: "ImageDataset", *, halves: bool) -> "dict[str, ImageDataset]":
@@ -124,7 +114,8 @@ def _print(found: "Explanation", files: Sequence[Path]) -> None:
         accuracies = [f"{row.scores[part].accuracy:.2f}" for part in parts]
         last = f"{row.h:.2f}" if row.h is not None else f"{row.scores[parts[0]].loss:.4f}"
         removed, left = row.occlusion.removed or "(nothing)", str(row.occlusion.template)
-        lines.append((removed, left, *accuracies, last, _change(found, row)))
+        change = "" if row is found.rows[0] else f"{row.main - found.rows[0].main:+.2f}"
+        lines.append((removed, left, *accuracies, last, change))
     show.template(str(found.rows[0].occlusion.template))
     show.rows("left out", ["left out", "template", *figures], lines)
     confusions = [(c.part, c.label, c.taken_for, str(c.before), str(c.after)) for c in found.confusions[:CONFUSIONS]]
@@ -134,10 +125,6 @@ def _print(found: "Explanation", files: Sequence[Path]) -> None:
         show.note(f"{'report' if file.suffix == '.html' else 'plot'}  {file}")
 
 
-def _change(found: "Explanation", row: Any) -> str:
-    return "" if row is found.rows[0] else f"{row.main - found.rows[0].main:+.2f}"
-
-
 def _draw(found: "Explanation", path: Path) -> tuple[Path, ...]:
     from ipo_dspy.report.figures import draw_bars
 
@@ -145,9 +132,3 @@ def _draw(found: "Explanation", path: Path) -> tuple[Path, ...]:
     series = {part: [row.scores[part].accuracy for row in found.rows] for part in found.rows[0].scores}
     bare = path.with_suffix("") if path.suffix in {".svg", ".png"} else path
     return draw_bars(labels, series, bare, axis="accuracy, %")
-
-
-def _write(found: "Explanation", path: Path) -> tuple[Path, ...]:
-    from ipo_dspy.report import write_word_report
-
-    return (write_word_report(found.plain(), path if path.suffix == ".html" else path.with_name(f"{path.name}.html")),)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -13,6 +13,9 @@ from ipo_dspy.cli import output as show
 from ipo_dspy.cli import terminal
 from ipo_dspy.cli.progress import LiveProgress, spinner
 from ipo_dspy.errors import DataError
+
+if TYPE_CHECKING:
+    from ipo_dspy.classifier import ClipClassifier
 
 
 def evaluate(
@@ -35,15 +38,10 @@ def evaluate(
     as_json: opt.Json = False,
 ) -> None:
     """Evaluate a saved program on labeled images; of split data, on the test part."""
-    from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.optimizer.evaluation import evaluate as score
     from ipo_dspy.run.recorder import EventRecorder
 
-    with spinner("Loading the model ..."):
-        classifier = ClipClassifier.from_file(
-            program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
-        )
-        _ = classifier.backbone
+    classifier = load_classifier(program, model, pretrained, device, allow_download)
     dataset = inputs.read_part(
         data, inputs.data_options(image, label, base, classes, split), "test", "validation", "training"
     )
@@ -53,27 +51,17 @@ def evaluate(
         (result,) = score(
             classifier, dataset, recorder=EventRecorder(observers=[progress]), skip_unreadable=skip_unreadable
         )
-    left_out = len(dataset) - len(result.predicted)
+    images, left_out = len(result.predicted), len(dataset) - len(result.predicted)
     if as_json:
-        show.write_json(
-            {
-                "template": str(result.template),
-                "accuracy": result.score.accuracy,
-                "loss": result.score.loss,
-                "images": len(result.predicted),
-                "left_out": left_out,
-                "per_class": {name: list(counts) for name, counts in result.per_class.items()},
-            }
-        )
+        scores = {"accuracy": result.score.accuracy, "loss": result.score.loss}
+        counts = {"images": images, "left_out": left_out, "per_class": dict(result.per_class)}
+        show.write_json({"template": str(result.template), **scores, **counts})
         return
     lines = sorted(result.per_class.items(), key=lambda item: item[1][0] / item[1][1])
     show.rows("per class, worst first", ["class", "correct>", "images>"], [(n, str(c), str(t)) for n, (c, t) in lines])
     show.template(str(result.template))
-    show.rows(
-        "all classes",
-        ["accuracy %>", "loss>", "images>", "left out>"],
-        [(f"{result.score.accuracy:.2f}", f"{result.score.loss:.4f}", str(len(result.predicted)), str(left_out))],
-    )
+    total = (f"{result.score.accuracy:.2f}", f"{result.score.loss:.4f}", str(images), str(left_out))
+    show.rows("all classes", ["accuracy %>", "loss>", "images>", "left out>"], [total])
 
 
 def classify(
@@ -87,14 +75,8 @@ def classify(
     as_json: opt.Json = False,
 ) -> None:
     """Classify images with a saved program."""
-    from ipo_dspy.classifier import ClipClassifier
-
     files = [str(file) for path in images for file in _files(path)]
-    with spinner("Loading the model ..."):
-        classifier = ClipClassifier.from_file(
-            program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
-        )
-        _ = classifier.backbone
+    classifier = load_classifier(program, model, pretrained, device, allow_download)
     if skip_unreadable:
         files = [files[i] for i in readable(files)]
     if not files:
@@ -102,18 +84,16 @@ def classify(
     with spinner(f"Classifying {pluralize(len(files), 'image')} ..."):
         classifier.encode(files)
         answers = [classifier(image=file) for file in files]
-    results = list(zip(files, answers, strict=True))
     if as_json:
-        show.write_json(
-            [{"image": f, "label": a.label, "confidence": a.confidence, "scores": a.scores} for f, a in results]
-        )
+        rows = [{"label": a.label, "confidence": a.confidence, "scores": a.scores} for a in answers]
+        show.write_json([{"image": file, **row} for file, row in zip(files, rows, strict=True)])
         return
+    lines = []
+    for file, answer in zip(files, answers, strict=True):
+        next_best = ", ".join(f"{name} {share:.3f}" for name, share in list(answer.scores.items())[1:4])
+        lines.append((file, answer.label, f"{answer.confidence:.3f}", next_best))
     show.template(str(classifier.template))
-    show.rows(
-        "",
-        ["image", "label", "confidence>", "next best"],
-        [(file, a.label, f"{a.confidence:.3f}", _runners_up(a.scores)) for file, a in results],
-    )
+    show.rows("", ["image", "label", "confidence>", "next best"], lines)
 
 
 def describe(
@@ -135,7 +115,7 @@ def describe(
 ) -> None:
     """Print the image descriptions that the proposer would see; of split data, those of the training part."""
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.describers import ClipDescriber, LMDescriber
+    from ipo_dspy.describers import ClipDescriber, Describer, LMDescriber
     from ipo_dspy.lms import build_lm
     from ipo_dspy.lms.api_keys import check_key
     from ipo_dspy.lms.endpoints import check_port_open
@@ -147,18 +127,16 @@ def describe(
         dataset = dataset.pick(readable([example.image for example in dataset]))
     chosen = [dataset[i] for i in stratified_indices(dataset.labels(), images)]
     lm_settings = opt.settings(description_model_kwargs, "--description-model-kwargs")
-    lm = build_lm(description_model, role="description_model", settings=lm_settings) if description_model else None
-    if lm is not None:
+    lm = None
+    describer: Describer
+    if description_model:
+        lm = build_lm(description_model, role="description_model", settings=lm_settings)
         check_key(lm, role="description_model")
         check_port_open(lm, role="description_model")
-    describer = (
-        LMDescriber(lm, num_threads=num_threads)
-        if lm is not None
-        else ClipDescriber(
-            ClipClassifier(dataset.classes, model=model, pretrained=pretrained, device=device).backbone,
-            max_classes=images,
-        )
-    )
+        describer = LMDescriber(lm, num_threads=num_threads)
+    else:
+        program = ClipClassifier(dataset.classes, model=model, pretrained=pretrained, device=device)
+        describer = ClipDescriber(program.backbone, max_classes=images)
     with spinner(f"Describing {len(chosen)} of {len(dataset)} images ..."), log_retries([lm], show.note):
         described = describer.describe([e.image for e in chosen], [e.label for e in chosen])
     if described.faults and not any(described.texts):
@@ -180,12 +158,22 @@ def report(
     terminal.line(str(write_report(run, out)))
 
 
-def _files(name: str) -> list[Path]:
-    """Return a file itself, or all images in a folder and its subfolders.
+def load_classifier(
+    program: str | Path, model: str | None, pretrained: str | None, device: str, allow_download: bool
+) -> "ClipClassifier":
+    """Load a saved program and its CLIP model."""
+    from ipo_dspy.classifier import ClipClassifier
 
-    Raises:
-        DataError: the folder has no images, or the name is a URL.
-    """
+    with spinner("Loading the model ..."):
+        classifier = ClipClassifier.from_file(
+            program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
+        )
+        _ = classifier.backbone
+    return classifier
+
+
+def _files(name: str) -> list[Path]:
+    """Return a file itself, or all images in a folder and its subfolders."""
     from ipo_dspy.clip.image_io import is_url
     from ipo_dspy.data.folder import image_files
 
@@ -214,7 +202,3 @@ def readable(images: Sequence[Any]) -> list[int]:
         else:
             indices.append(i)
     return indices
-
-
-def _runners_up(scores: dict[str, float]) -> str:
-    return ", ".join(f"{name} {p:.3f}" for name, p in list(scores.items())[1:4])

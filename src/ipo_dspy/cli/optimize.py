@@ -5,8 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-from typer import Argument, Option
+from typer import Argument, Context, Exit, Option
 
 from ipo_dspy.cli import data_options as inputs
 from ipo_dspy.cli import options as opt
@@ -21,16 +20,11 @@ if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
 
 
-class Auto(StrEnum):
-    """Presets of the number of steps."""
-
-    LIGHT = "light"
-    MEDIUM = "medium"
-    HEAVY = "heavy"
+Auto = StrEnum("Auto", ["LIGHT", "MEDIUM", "HEAVY"])
 
 
 def demo(
-    ctx: typer.Context,
+    ctx: Context,
     name: Annotated[str, Argument(help="Name of a bundled task, see --list.")] = "pixel-animals",
     list_tasks: Annotated[bool, Option("--list", help="List the bundled tasks and exit.")] = False,
     prompt_model: opt.PromptModel = None,
@@ -74,14 +68,13 @@ def demo(
     novel = bundled.load(name, shots=shots, seed=seed, classes="novel")
     if not as_json:
         show.note(f"{name}: {base.description.rstrip('.')}; classes such as {', '.join(base.classes[:6])}.")
-    models = _models(prompt_model, prompt_model_kwargs, description_model, description_model_kwargs, request_mode)
     sets = inputs.DataSets(base.trainset, base.valset, {"base": base.testset, "novel": novel.testset})
     folder = log_dir or runs.next_free_folder("runs", f"demo-{name}")
-    _run(base.program, sets, folder, opt.ipo_options(ctx) | models, as_json=as_json, dry_run=dry_run)
+    _run(base.program, sets, folder, opt.ipo_options(ctx) | _models(ctx), as_json=as_json, dry_run=dry_run)
 
 
 def optimize(
-    ctx: typer.Context,
+    ctx: Context,
     data: opt.Data,
     prompt_model: opt.PromptModel = None,
     description_model: opt.DescriptionModel = None,
@@ -146,6 +139,7 @@ def optimize(
 ) -> None:
     """Find the best prompt template for your images."""
     from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.distributed import RayScorer
     from ipo_dspy.run.progress import is_watched
 
     sets = inputs.read_sets(
@@ -162,11 +156,9 @@ def optimize(
     if is_watched():  # like progress bars, not printed to logs
         show.note(sets.summary(data.name))
     program = ClipClassifier(sets.train.classes, template=template, model=model, pretrained=pretrained, device=device)
-    models = _models(
-        prompt_model, prompt_model_kwargs, description_model, description_model_kwargs, request_mode, num_threads
-    )
-    options = opt.ipo_options(ctx) | models | {"initial_templates": tuple(initial_templates or ())}
-    options["backend"] = opt.scorer(ray, ray_workers, cpus_per_worker, gpus_per_worker, store, ray_images)
+    options = opt.ipo_options(ctx) | _models(ctx) | {"initial_templates": tuple(initial_templates or ())}
+    cluster = opt.ray_arguments(ray, ray_workers, cpus_per_worker, gpus_per_worker, store=store, images=ray_images)
+    options["backend"] = None if cluster is None else RayScorer(**cluster)
     folder = log_dir or runs.next_free_folder("runs", data.stem or "run")
     _run(program, sets, folder, options, as_json=as_json, dry_run=dry_run)
 
@@ -183,6 +175,7 @@ def _run(
     from ipo_dspy.lms.endpoints import check_port_open
     from ipo_dspy.lms.retry_notices import log_retries
     from ipo_dspy.optimizer.ipo import IPO
+    from ipo_dspy.run.journal import FILE_NAME
 
     progress = LiveProgress()
     optimizer = IPO(log_dir=folder, observers=[progress], progress=False, **options)
@@ -202,10 +195,10 @@ def _run(
             result = runs.run(optimizer, program, sets, folder, stop=lambda: request.received)
     except StoppedError:
         show.note(f"ipo-dspy: stopped before the search began; {again}")
-        raise typer.Exit(request.exit_code) from None
+        raise Exit(request.exit_code) from None
     except (IPOError, KeyboardInterrupt):
         if runs.journal_size(folder) > before and runs.is_nonempty(folder):
-            show.note(f"responses and trials so far are in {runs.journal(folder)}; {again}")
+            show.note(f"responses and trials so far are in {folder / FILE_NAME}; {again}")
         raise
     if as_json:
         show.write_json(result.as_json())
@@ -214,7 +207,7 @@ def _run(
     if why := "stopped" if request.received else _stop_reason(result):
         show.note(f"ipo-dspy: {why}; {again}")
     if code := request.exit_code if request.received else int(result.details.status == "errors"):
-        raise typer.Exit(code)
+        raise Exit(code)
 
 
 def _stop_reason(result: "runs.RunSummary") -> str:
@@ -229,30 +222,22 @@ def _stop_reason(result: "runs.RunSummary") -> str:
     return "" if status == "finished" else f"--{status.replace('_', '-')} reached; raise it"
 
 
-def _models(
-    prompt_model: str | None,
-    prompt_model_kwargs: list[str] | None,
-    description_model: str | None,
-    description_model_kwargs: list[str] | None,
-    request_mode: opt.RequestMode,
-    num_threads: int | None = None,
-) -> dict[str, Any]:
+def _models(ctx: Context) -> dict[str, Any]:
     """Return the arguments of `IPO` for the proposer and the describer."""
     from ipo_dspy.lms import build_lm
     from ipo_dspy.proposers import LMProposer
 
     lms: dict[str, Any] = {}
-    for role, name, kwargs in (
-        ("prompt_model", prompt_model, prompt_model_kwargs),
-        ("description_model", description_model, description_model_kwargs),
-    ):
-        option = f"--{role.replace('_', '-')}"
-        lm_settings = opt.settings(kwargs, f"{option}-kwargs")
+    for role in ("prompt_model", "description_model"):
+        option, name = f"--{role.replace('_', '-')}", ctx.params[role]
+        lm_settings = opt.settings(ctx.params[f"{role}_kwargs"], f"{option}-kwargs")
         if lm_settings and not name:
             raise InputError(f"{option}-kwargs {next(iter(lm_settings))}=... needs a model; pass {option} NAME")
         lms[role] = build_lm(name, role=role, settings=lm_settings) if name else None
     proposer: Any = "evolution"
+    request_mode = ctx.params["request_mode"]
     if lms["prompt_model"] is not None:
+        num_threads = ctx.params.get("num_threads")
         proposer = LMProposer(lms["prompt_model"], request_mode=request_mode.value, num_threads=num_threads)
     elif request_mode != opt.RequestMode.AUTO:
         raise InputError(f"--request-mode {request_mode} needs a language model; pass --prompt-model NAME")

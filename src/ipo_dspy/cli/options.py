@@ -5,22 +5,17 @@ import json
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import typer
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
 from ipo_dspy._internal.secrets import names_secret
 from ipo_dspy.clip.weights import DEFAULT_MODEL as DEFAULT_MODEL
 from ipo_dspy.clip.weights import DEFAULT_PRETRAINED as DEFAULT_PRETRAINED
 from ipo_dspy.errors import InputError
 
-if TYPE_CHECKING:
-    from ipo_dspy.distributed import RayScorer
-    from ipo_dspy.distributed.ray_tasks import RayTasks
 
-
-def ipo_options(ctx: typer.Context) -> dict[str, Any]:
+def ipo_options(ctx: Context) -> dict[str, Any]:
     """Return the options of a command that are arguments of `IPO`, except its models and folder."""
     from ipo_dspy.optimizer.ipo import IPO
 
@@ -120,50 +115,21 @@ RayImages = Annotated[
 ]
 
 
-def scorer(
-    address: str | None,
-    workers: int | None,
-    cpus: int | None,
-    gpus: float | None,
-    store: Path | None,
-    images: str | None,
-) -> "RayScorer | None":
-    """Return the cluster that encodes and scores images, if --ray was passed.
-
-    Raises:
-        InputError: the address is invalid, or a cluster option was passed without --ray.
-    """
-    if address is None:
-        _refuse(store=store, images=images, workers=workers, cpus=cpus, gpus=gpus)
-        return None
-    from ipo_dspy.distributed import RayScorer
-
-    return RayScorer(
-        address, num_workers=workers, cpus_per_worker=cpus or 1, gpus_per_worker=gpus or 0, store=store, images=images
-    )
-
-
-def tasks(address: str | None, workers: int | None, cpus: int | None, gpus: float | None) -> "RayTasks | None":
-    """Return the cluster that measures cells, if --ray was passed; raises like `scorer`."""
-    if address is None:
-        _refuse(workers=workers, cpus=cpus, gpus=gpus)
-        return None
-    from ipo_dspy.distributed.ray_tasks import RayTasks
-
-    return RayTasks(address, num_workers=workers, cpus_per_worker=cpus or 1, gpus_per_worker=gpus or 0)
-
-
-def _refuse(**named: object) -> None:
-    """Refuse cluster options without --ray."""
-    if option := next((name for name, value in named.items() if value is not None), None):
+def ray_arguments(
+    address: str | None, workers: int | None, cpus: int | None, gpus: float | None, **others: object
+) -> dict[str, Any] | None:
+    """Return the arguments of `RayScorer` or `RayTasks`; None without --ray, which the other options need."""
+    if address is not None:
+        workers_and_share = {"num_workers": workers, "cpus_per_worker": cpus or 1, "gpus_per_worker": gpus or 0}
+        return {"address": address, **workers_and_share, **others}
+    passed = {**others, "workers": workers, "cpus": cpus, "gpus": gpus}
+    if option := next((name for name, value in passed.items() if value is not None), None):
         raise InputError(f"--ray-{option} needs a cluster; for example --ray auto")
+    return None
 
 
 def settings(arguments: list[str] | None, option: str) -> dict[str, Any]:
-    """Parse `NAME=VALUE` pairs; values are JSON, or else text.
-
-    Raises:
-        InputError: an argument is not a pair, or is a secret, which other users could see in the process list.
+    """Parse `NAME=VALUE` pairs; values are JSON, or else text. Secrets are refused: other users can see the arguments.
 
     >>> settings(["max_tokens=500", "api_base=http://localhost:8000/v1"], "--prompt-model-kwargs")
     {'max_tokens': 500, 'api_base': 'http://localhost:8000/v1'}

@@ -3,13 +3,11 @@
 import contextlib
 import logging
 from collections.abc import Iterator
+from typing import Self
 
 from ipo_dspy.cli.terminal import Terminal
 from ipo_dspy.run.events import Event
 from ipo_dspy.run.progress import ProgressDisplay
-
-_log = logging.getLogger("ipo_dspy.optimizer.ipo")
-"""Logs errors, which are already printed here."""
 
 
 @contextlib.contextmanager
@@ -23,15 +21,20 @@ def spinner(text: str) -> Iterator[None]:
 class LiveProgress(ProgressDisplay):
     """Progress of a command: bars if stderr is a terminal, and errors in any case."""
 
-    def __enter__(self) -> "LiveProgress":
-        self._level = _log.level
-        _log.setLevel(logging.ERROR)
+    loggers: tuple[str, ...] = ("ipo_dspy.optimizer.ipo",)
+    """Loggers whose warnings are already printed here."""
+
+    def __enter__(self) -> Self:
+        self._levels = {name: logging.getLogger(name).level for name in self.loggers}
+        for name in self.loggers:
+            logging.getLogger(name).setLevel(logging.ERROR)
         super().__enter__()
         return self
 
     def __exit__(self, *details: object) -> None:
         super().__exit__(*details)
-        _log.setLevel(self._level)
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)
 
     def __call__(self, event: Event) -> None:
         """Show an event."""

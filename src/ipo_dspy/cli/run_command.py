@@ -28,25 +28,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """Summary of a run.
-
-    Attributes:
-        details: record of the search.
-        scores: for each set of images, the score of the start and of the best template.
-        images: number of scored images in each set.
-        left_out: number of unreadable images.
-        folder: folder of journal and program.
-        report: path of the HTML report.
-        was_finished: whether the run was already finished, so that nothing was searched.
-    """
+    """Summary of a run: the record of its search, and for each set of images the scores of start and best template."""
 
     details: "DetailedResults"
     scores: Mapping[str, tuple[Score, Score]]
     images: Mapping[str, int]
+    """Number of scored images in each set."""
     left_out: int
+    """Number of unreadable images."""
     folder: str
     report: str
     was_finished: bool
+    """True if nothing was searched because the run was already finished."""
 
     @property
     def harmonic(self) -> tuple[float, float] | None:
@@ -74,10 +67,7 @@ class RunSummary:
             "trials": len(details.trials),
             "rejected": self.rejected,
             "status": details.status,
-            "calls": spent.calls,
-            "tokens": spent.tokens,
-            "prompt_tokens": spent.prompt_tokens,
-            "completion_tokens": spent.completion_tokens,
+            **{name: getattr(spent, name) for name in ("calls", "tokens", "prompt_tokens", "completion_tokens")},
             "cost": None if spent.unpriced else spent.cost,
             "estimated": bool(spent.estimated),
             "seconds": round(spent.seconds, 3),
@@ -94,9 +84,8 @@ def prepare(optimizer: "IPO", program: "ClipClassifier", sets: DataSets) -> None
         return
     with spinner("Loading the model ..."):
         backbone = program.backbone
-    images = [
-        example.image for dataset in (sets.train, sets.validation or (), *sets.tests.values()) for example in dataset
-    ]
+    datasets = (sets.train, sets.validation or (), *sets.tests.values())
+    images = [example.image for dataset in datasets for example in dataset]
     check_images(images, backbone=backbone, num_threads=optimizer.config.num_threads)
 
 
@@ -105,12 +94,7 @@ def run(
 ) -> RunSummary:
     """Optimize, evaluate on test images, and save journal, program and report in a folder.
 
-    Args:
-        optimizer: optimizer with `folder` as its `log_dir`.
-        program: program to optimize.
-        sets: images of the search and of the tests; each part is classified among its own classes.
-        folder: folder of the run.
-        stop: called while test images are encoded; if true, testing is left to the next session.
+    `stop` is called while test images are encoded; if true, testing is left to the next session.
 
     Raises:
         StoppedError: the run was stopped before the search began.
@@ -152,14 +136,10 @@ def run(
     )
 
 
-def journal(folder: Path) -> Path:
-    """Return the path of the journal in a folder."""
-    return folder / FILE_NAME
-
-
 def journal_size(folder: Path) -> int:
     """Return the size of the journal in a folder in bytes; 0 if there is none."""
-    return journal(folder).stat().st_size if journal(folder).exists() else 0
+    file = folder / FILE_NAME
+    return file.stat().st_size if file.exists() else 0
 
 
 def is_nonempty(folder: Path) -> bool:
@@ -185,11 +165,7 @@ def _test(
     recorder: "EventRecorder",
     stop: Callable[[], bool],
 ) -> "tuple[EvaluationResult, EvaluationResult]":
-    """Evaluate start and best template on test images and record both.
-
-    Raises:
-        StoppedError: the run was stopped; nothing was recorded.
-    """
+    """Evaluate start and best template on test images and record both, unless the run is stopped."""
     from ipo_dspy.optimizer.evaluation import build_evaluation_set, record_comparison
     from ipo_dspy.optimizer.trainset import collect_training_images
 

@@ -21,15 +21,9 @@ NUMBERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 ONE_HANGUP = 1.0
 """Seconds within which SIGHUPs count as one: kernel and shell both send one when a terminal is closed."""
 
-Handler = Callable[[int, FrameType | None], None]
-
 
 class Interrupted(KeyboardInterrupt):
-    """A signal that ends the command at once.
-
-    Args:
-        number: signal number.
-    """
+    """A signal that ends the command at once."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -71,20 +65,6 @@ def exit_code(interrupt: BaseException) -> int:
 
 
 @contextlib.contextmanager
-def exiting() -> Iterator[None]:
-    """End the process at a signal with a one-line message; used during imports, when there is nothing to save."""
-    with _handling(leave):
-        yield
-
-
-@contextlib.contextmanager
-def interrupting() -> Iterator[None]:
-    """Raise `Interrupted` at a signal."""
-    with _handling(_interrupt):
-        yield
-
-
-@contextlib.contextmanager
 def handle_interrupt(
     stop: Callable[[], None], log: Callable[[str], None], message: str = "stopping after this step"
 ) -> Iterator[StopRequest]:
@@ -101,33 +81,33 @@ def handle_interrupt(
         if request.take(number):
             _leave_closed_terminal(number)
             stop()
-            again = (
-                "press Ctrl-C again" if number == signal.SIGINT else "send another signal"
-            ) + " to abort immediately"
+            again = "press Ctrl-C again" if number == signal.SIGINT else "send another signal"
             with contextlib.suppress(OSError, RuntimeError, ValueError):  # the stream may be closed or in use
-                log(f"{message}; {again}")
+                log(f"{message}; {again} to abort immediately")
         elif not request.repeats(number):
-            _interrupt(number, frame)
+            interrupt(number, frame)
 
-    with _handling(handle):
+    with handling(handle):
         yield request
 
 
-def leave(number: int, _frame: FrameType | None = None) -> None:
-    """End the process immediately, with a one-line message."""
+def leave(number: int, _frame: FrameType | None) -> None:
+    """End the process at once with a one-line message; a handler for imports, when there is nothing to save."""
     _leave_closed_terminal(number)
     with contextlib.suppress(OSError):
         os.write(2, b"ipo-dspy: interrupted\n")
     os._exit(128 + number)
 
 
-def _interrupt(number: int, _frame: FrameType | None) -> None:
+def interrupt(number: int, _frame: FrameType | None) -> None:
+    """Raise `Interrupted`; the handler of a command."""
     _leave_closed_terminal(number)
     raise Interrupted(number)
 
 
 @contextlib.contextmanager
-def _handling(handler: Handler) -> Iterator[None]:
+def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Set the handler of all signals that are not ignored."""
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in NUMBERS:

@@ -120,12 +120,15 @@ def watch(
     no_wait: Annotated[bool, Option("--no-wait", help="Exit if the run has not begun, instead of waiting.")] = False,
 ) -> None:
     """Follow a run from its journal; Ctrl-C stops watching, not the run."""
-    console, watched = _console(), RunWatcher(run)
+    console, watched = Terminal(), RunWatcher(run)
+    if not console.is_terminal:
+        console = Terminal(width=140)  # a pipe has no width, and 80 would break the tables
     over = watched.look()
     if not watched.state.begun:
         if once or no_wait:
             raise JournalError(_no_journal(run))
-        _note(f"waiting for {watched.folder / FILE_NAME}; press Ctrl-C to quit")
+        waiting = Text(f"waiting for {watched.folder / FILE_NAME}; press Ctrl-C to quit", style="yellow")
+        Terminal(stderr=True).print(waiting, soft_wrap=True)
     if once:
         console.print(draw(watched, console))
         return
@@ -249,12 +252,3 @@ def _no_journal(run: Path) -> str:
         if near := difflib.get_close_matches(run.name, runs, n=1, cutoff=0.3):
             return f"no journal in {str(run)!r}; did you mean: ipo-dspy watch {runs[near[0]]}"
     return f"no journal in {str(run)!r}; pass the --log-dir folder of a run, e.g. 'runs/1'"
-
-
-def _console() -> Terminal:
-    console = Terminal()
-    return console if console.is_terminal else Terminal(width=140)  # a pipe has no width, and 80 would break the tables
-
-
-def _note(text: str) -> None:
-    Terminal(stderr=True).print(Text(text, style="yellow"), soft_wrap=True)

@@ -23,7 +23,7 @@ REJECTIONS_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """Scores of the start and the best template on the same images; losses are None for a harmonic mean."""
+    """Scores of the start and the best template on the same images; losses are None for a harmonic mean or a class."""
 
     name: str
     images: int | None
@@ -36,39 +36,6 @@ class ScoreRow:
     def gain(self) -> float | None:
         """Gain in accuracy from start to best, in points."""
         return None if self.start is None or self.best is None else self.best - self.start
-
-
-@dataclass(frozen=True, slots=True)
-class ClassRow:
-    """Accuracy on one class, in percent, with the start and the best template."""
-
-    name: str
-    images: int
-    start: float
-    best: float
-
-    @property
-    def gain(self) -> float:
-        """Gain from start to best, in points."""
-        return self.best - self.start
-
-
-@dataclass(frozen=True, slots=True)
-class ClassTable:
-    """Classes by gain, largest first, and the split on which they were measured."""
-
-    split: str
-    rows: tuple[ClassRow, ...]
-
-    @property
-    def gained(self) -> int:
-        """Number of classes with a higher accuracy."""
-        return sum(row.gain > 0 for row in self.rows)
-
-    @property
-    def lost(self) -> int:
-        """Number of classes with a lower accuracy."""
-        return sum(row.gain < 0 for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +92,12 @@ def headline(rows: Sequence[ScoreRow]) -> ScoreRow | None:
     return complete[0] if complete else None
 
 
-def class_table(search: SearchState) -> ClassTable | None:
-    """Return gains and losses by class on the most informative split where start and best were evaluated."""
+def class_table(search: SearchState) -> tuple[str, list[ScoreRow]] | None:
+    """Return classes by gain, largest first, and the name of the most informative split that start and best share."""
     for split in SPLITS:
         parts = ("all",) if (split, "all", "best") in search.evaluations else ("base", "novel")
-        rows = [row for part in parts for row in _class_rows(search, split, part)]
-        if rows:
-            return ClassTable(split_label(split, "all"), tuple(sorted(rows, key=lambda row: (-row.gain, row.name))))
+        if rows := [row for part in parts for row in _class_rows(search, split, part)]:
+            return split_label(split, "all"), sorted(rows, key=lambda row: (-(row.gain or 0), row.name))
     return None
 
 
@@ -210,9 +176,9 @@ def _harmonic_name(split: str) -> str:
     return f"{_SPOKEN.get(split, split)}, harmonic mean (H)"
 
 
-def _class_rows(search: SearchState, split: str, part: str) -> Iterable[ClassRow]:
+def _class_rows(search: SearchState, split: str, part: str) -> Iterable[ScoreRow]:
     start, best = (search.evaluations.get((split, part, role)) for role in ("start", "best"))
     for name, (right, total) in best["per_class"].items() if start and best else ():
         right_before, total_before = start["per_class"].get(name, (0, 0)) if start else (0, 0)
         if total and total_before:
-            yield ClassRow(name, total, 100 * right_before / total_before, 100 * right / total)
+            yield ScoreRow(name, total, 100 * right_before / total_before, 100 * right / total)

@@ -28,14 +28,7 @@ MAX_TABLE_BYTES = 2**29
 """Row groups of a parquet file are decoded whole; larger ones are skipped."""
 
 _UNREADABLE = (
-    ImageError,
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    NotImplementedError,
-    ImportError,
+    *(ImageError, OSError, ValueError, LookupError, TypeError, ArithmeticError, NotImplementedError, ImportError),
     tarfile.TarError,
 )
 """Errors of images and rows that are missing, and of pyarrow and tarfile on broken files."""
