@@ -192,14 +192,11 @@ def _sweep(
 def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "BenchSuite", swept: "SweepResult") -> "list[Table]":
     from ipo_dspy.bench.tables import ablation_table, paper_table, transfer_table
 
-    if not ablations:
-        kind = transfer_table if grid.targets else paper_table
-        return [kind(grid, swept.rows, suite, shots) for shots in grid.shots]
-    return [
-        ablation_table(name, variants, swept.rows, suite, shots)
-        for name, variants in ablations.items()
-        for shots in variants.shots
-    ]
+    if ablations:
+        pairs = [(name, variants, shots) for name, variants in ablations.items() for shots in variants.shots]
+        return [ablation_table(name, variants, swept.rows, suite, shots) for name, variants, shots in pairs]
+    kind = transfer_table if grid.targets else paper_table
+    return [kind(grid, swept.rows, suite, shots) for shots in grid.shots]
 
 
 def _show(tables: "Sequence[Table]", swept: "SweepResult", output_format: str, out: Path, *, as_json: bool) -> None:

@@ -47,8 +47,17 @@ def clear(
     store = _store()
     if store is None:
         raise InputError("the image-feature cache is off; set IPO_DSPY_CACHE=/a/folder")
-    what = f"everything in {store.folder}" if model is None else f"{_count(store, model)} from {store.folder}"
-    if not yes and not _agreed(what):
+    what = f"everything in {store.folder}"
+    if model is not None:
+        entries = store.contents()
+        matches = [entry for entry in entries if model in (entry.origin.name, entry.origin.fingerprint)]
+        if not matches:
+            names = ", ".join(repr(entry.origin.name) for entry in entries) or "none"
+            raise InputError(f"no cached features for model {model!r}; cached models: {names}")
+        what = f"{sum(entry.images for entry in matches)} images of {model} from {store.folder}"
+    if not yes and not sys.stdin.isatty():
+        raise InputError(f"this would remove {what}; add --yes")
+    if not yes and not confirm(f"Remove {what}?"):
         terminal.line("nothing was removed")
         return
     before = store.size()
@@ -62,22 +71,6 @@ def _store() -> "FeatureStore | None":
 
     folder = cache_folder()
     return None if folder is None else FeatureStore(folder, cache_limit())
-
-
-def _count(store: "FeatureStore", model: str) -> str:
-    """Return the number of cached images of a model as text; the cache must have some."""
-    entries = store.contents()
-    matches = [entry for entry in entries if model in (entry.origin.name, entry.origin.fingerprint)]
-    if not matches:
-        names = ", ".join(repr(entry.origin.name) for entry in entries) or "none"
-        raise InputError(f"no cached features for model {model!r}; cached models: {names}")
-    return f"{sum(entry.images for entry in matches)} images of {model}"
-
-
-def _agreed(what: str) -> bool:
-    if not sys.stdin.isatty():
-        raise InputError(f"this would remove {what}; add --yes")
-    return confirm(f"Remove {what}?")
 
 
 def _row(held: "StoreEntry") -> Sequence[str]:

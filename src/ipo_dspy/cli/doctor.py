@@ -22,7 +22,6 @@ from ipo_dspy.cli.doctor_environment import Check, State
 from ipo_dspy.cli.terminal import Terminal
 
 CheckFunction: TypeAlias = Callable[[], Check | Iterable[Check]]
-
 MARKS: Mapping[State, tuple[str, str]] = {
     "ok": (" ok ", "green"),
     "warn": ("note", "yellow"),

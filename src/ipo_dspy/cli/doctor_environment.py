@@ -161,10 +161,9 @@ def folder(name: str, path: Path, remedy: str) -> Check:
 
 def _used(path: Path) -> str:
     total = 0
-    for parent, _, files in os.walk(path):
-        for file in files:
-            with contextlib.suppress(OSError):  # the file was removed in the meantime
-                total += (Path(parent) / file).lstat().st_size
+    for file in path.rglob("*"):
+        with contextlib.suppress(OSError):  # the file was removed in the meantime
+            total += 0 if file.is_dir() else file.lstat().st_size
     return size(total)
 
 

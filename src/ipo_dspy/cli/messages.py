@@ -33,22 +33,19 @@ def render(error: IPOError, command: str) -> str:
             return f"no {other}"
         if argument.name == "classes" and "data_classes" in options:
             return options["data_classes"]  # the classes are those of the saved program
-        option = options.get(argument.name)
-        return str(argument) if option is None else _spelled(option, argument)
+        option, value = options.get(argument.name), argument.value
+        if option is None:
+            return str(argument)
+        if argument == Argument(argument.name) or value is True:
+            return option
+        if isinstance(value, LMCall):
+            settings = " ".join(f"{option}-kwargs {str(setting).replace(chr(39), '')}" for setting in value.settings)
+            return f"{option} {shlex.quote(value.model)} {settings}"
+        if isinstance(value, list | tuple):
+            return " ".join(f"{option} {shlex.quote(str(item))}" for item in value)
+        return f"{option} {'...' if value is ... else shlex.quote(str(value))}"
 
     return error.render(spell)
-
-
-def _spelled(option: str, argument: Argument) -> str:
-    value = argument.value
-    if argument == Argument(argument.name) or value is True:
-        return option
-    if isinstance(value, LMCall):
-        settings = " ".join(f"{option}-kwargs {str(setting).replace(chr(39), '')}" for setting in value.settings)
-        return f"{option} {shlex.quote(value.model)} {settings}"
-    if isinstance(value, list | tuple):
-        return " ".join(f"{option} {shlex.quote(str(item))}" for item in value)
-    return f"{option} {'...' if value is ... else shlex.quote(str(value))}"
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,8 +19,7 @@ def ipo_options(ctx: Context) -> dict[str, Any]:
     from ipo_dspy.optimizer.ipo import IPO
 
     arguments = inspect.signature(IPO).parameters.keys() - {"prompt_model", "description_model", "log_dir"}
-    values = {name: value for name, value in ctx.params.items() if name in arguments}
-    return {name: value.value if isinstance(value, StrEnum) else value for name, value in values.items()}
+    return {name: getattr(value, "value", value) for name, value in ctx.params.items() if name in arguments}
 
 
 class RequestMode(StrEnum):
@@ -120,8 +118,8 @@ def ray_arguments(
 ) -> dict[str, Any] | None:
     """Return the arguments of `RayScorer` or `RayTasks`; None without --ray, which the other options need."""
     if address is not None:
-        workers_and_share = {"num_workers": workers, "cpus_per_worker": cpus or 1, "gpus_per_worker": gpus or 0}
-        return {"address": address, **workers_and_share, **others}
+        resources = {"num_workers": workers, "cpus_per_worker": cpus or 1, "gpus_per_worker": gpus or 0}
+        return {"address": address, **resources, **others}
     passed = {**others, "workers": workers, "cpus": cpus, "gpus": gpus}
     if option := next((name for name, value in passed.items() if value is not None), None):
         raise InputError(f"--ray-{option} needs a cluster; for example --ray auto")
@@ -134,29 +132,24 @@ def settings(arguments: list[str] | None, option: str) -> dict[str, Any]:
     >>> settings(["max_tokens=500", "api_base=http://localhost:8000/v1"], "--prompt-model-kwargs")
     {'max_tokens': 500, 'api_base': 'http://localhost:8000/v1'}
     """
-    parsed = {}
+    parsed: dict[str, Any] = {}
+    names: list[str] = []
+
+    def collect_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names.extend(name for name, _ in pairs)
+        return dict(pairs)
+
     for argument in arguments or ():
         name, equals, value = argument.partition("=")
         if not equals or not name.isidentifier():  # the argument is not quoted, because it may be a key
             raise InputError(f"{option} expects NAME=VALUE, e.g. {option} max_tokens=500")
         try:
-            parsed[name] = json.loads(value)
+            parsed[name] = json.loads(value, object_pairs_hook=collect_names)
         except ValueError:
             parsed[name] = value
-        if any(map(names_secret, _names({name: parsed[name]}))):
+        if any(map(names_secret, [name, *names])):
             raise InputError(
                 f"{option} {name}=... would expose a secret in the process list; set it in the environment, "
                 "e.g. OPENAI_API_KEY"
             )
     return parsed
-
-
-def _names(value: Any) -> Iterator[str]:
-    """Yield all names in a JSON value, including nested ones."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield str(name)
-            yield from _names(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _names(inner)

@@ -63,16 +63,10 @@ def run_summary(result: "RunSummary", limits: Budget) -> None:
 
 def estimate(found: "Estimate", *, as_json: bool) -> None:
     """Print the expected cost of a run, by kind of request."""
+    total = found.total
     if as_json:
-        total = found.total
-        write_json(
-            {
-                "calls": total.calls,
-                "tokens": total.tokens,
-                "cost": None if total.unpriced else total.cost,
-                "items": [asdict(item) for item in found.items],
-            }
-        )
+        summary = {"calls": total.calls, "tokens": total.tokens, "cost": None if total.unpriced else total.cost}
+        write_json({**summary, "items": [asdict(item) for item in found.items]})
         return
     if not found.items:
         note("no requests to language models: 0 calls, 0 tokens, 0 USD")
@@ -81,7 +75,6 @@ def estimate(found: "Estimate", *, as_json: bool) -> None:
         (i.what, i.model, str(i.calls), str(i.prompt_tokens), str(i.completion_tokens), _usd(i.cost))
         for i in found.items
     ]
-    total = found.total
     cost = _usd(total.cost) + (" + unknown" if total.unpriced else "")
     lines.append(("total", "", str(total.calls), str(total.prompt_tokens), str(total.completion_tokens), cost))
     columns = ["requests", "model", "calls>", "prompt tokens>", "completion tokens>", "USD>"]

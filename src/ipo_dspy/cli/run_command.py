@@ -179,14 +179,10 @@ def _test(
     program = best.deepcopy()
     program.classes = dataset.classes
     images = collect_training_images(program, {"self": program}, dataset, name="test images")["self"]
+    stage = "test images" if part == "all" else f"test images, {part}"
+    skip, backend = optimizer.config.skip_unreadable, optimizer.config.backend
     evaluation_set = build_evaluation_set(
-        program,
-        images,
-        recorder=recorder,
-        stage="test images" if part == "all" else f"test images, {part}",
-        skip_unreadable=optimizer.config.skip_unreadable,
-        where=optimizer.config.backend,
-        check=check,
+        program, images, recorder=recorder, stage=stage, skip_unreadable=skip, where=backend, check=check
     )
     before, after = evaluation_set.evaluate(start), evaluation_set.evaluate(program.template)
     record_comparison(recorder, before, after, evaluation_set.images, split="test", class_split=part)

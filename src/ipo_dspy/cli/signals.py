@@ -13,11 +13,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-NUMBERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""Windows has no SIGHUP."""
+SIGHUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
+NUMBERS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, SIGHUP) if number is not None)
 ONE_HANGUP = 1.0
 """Seconds within which SIGHUPs count as one: kernel and shell both send one when a terminal is closed."""
 
@@ -30,33 +31,22 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
+@dataclass
 class StopRequest:
-    """Signal that requested the end of a command, if any."""
+    """Signal that requested the end of a command, if any, and the time of its arrival."""
 
-    def __init__(self) -> None:
-        self._number: int | None = None
-        self._since = 0.0
+    number: int | None = None
+    since: float = 0.0
 
     @property
     def received(self) -> bool:
         """True after a signal was received."""
-        return self._number is not None
+        return self.number is not None
 
     @property
     def exit_code(self) -> int:
         """Exit code of an interrupted command: 130, 143 or 129."""
-        return 128 + (signal.SIGINT if self._number is None else self._number)
-
-    def take(self, number: int) -> bool:
-        """Record a signal; return True if it is the first."""
-        if self._number is not None:
-            return False
-        self._number, self._since = number, time.monotonic()
-        return True
-
-    def repeats(self, number: int) -> bool:
-        """Return True if a signal repeats the same hangup."""
-        return _is_hangup(number) and number == self._number and time.monotonic() - self._since < ONE_HANGUP
+        return 128 + (signal.SIGINT if self.number is None else self.number)
 
 
 def exit_code(interrupt: BaseException) -> int:
@@ -78,13 +68,14 @@ def handle_interrupt(
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.take(number):
+        if request.number is None:
+            request.number, request.since = number, time.monotonic()
             _leave_closed_terminal(number)
             stop()
             again = "press Ctrl-C again" if number == signal.SIGINT else "send another signal"
             with contextlib.suppress(OSError, RuntimeError, ValueError):  # the stream may be closed or in use
                 log(f"{message}; {again} to abort immediately")
-        elif not request.repeats(number):
+        elif not (number == request.number == SIGHUP and time.monotonic() - request.since < ONE_HANGUP):
             interrupt(number, frame)
 
     with handling(handle):
@@ -108,7 +99,7 @@ def interrupt(number: int, _frame: FrameType | None) -> None:
 @contextlib.contextmanager
 def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Set the handler of all signals that are not ignored."""
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in NUMBERS:
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -120,13 +111,9 @@ def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
             signal.signal(number, signal.SIG_DFL if earlier is None else earlier)  # None: not set by Python
 
 
-def _is_hangup(number: int) -> bool:
-    return number == getattr(signal, "SIGHUP", None)
-
-
 def _leave_closed_terminal(number: int) -> None:
     """After a SIGHUP, redirect output of a closed terminal to the null device, because each write would fail."""
-    if not _is_hangup(number):
+    if number != SIGHUP:
         return
     for descriptor in (1, 2):
         try:

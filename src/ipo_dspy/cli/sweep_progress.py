@@ -40,11 +40,15 @@ class LiveSweep(LiveProgress):
         if self._several:
             self._running.discard(row.key)
             self.show("cells", self._begun - len(self._running), self._total)
-        cell = f"{row.method}, {row.dataset}, {row.shots}-shot, seed {row.seed}"
         if row.error is not None:
-            self.say(f"{cell}: failed: {row.error}")
+            result = f"failed: {row.error}"
+        elif row.targets:
+            average = statistics.fmean(row.targets.values())
+            targets = pluralize(len(row.targets), "target")
+            result = f"source {row.source:.2f}, average of {targets} {average:.2f} ({row.seconds:.1f} s)"
         else:
-            self.say(f"{cell}: {_figures(row)} ({row.seconds:.1f} s)")
+            result = f"base {row.base:.2f}, novel {row.novel:.2f}, H {row.h:.2f} ({row.seconds:.1f} s)"
+        self.say(f"{row.method}, {row.dataset}, {row.shots}-shot, seed {row.seed}: {result}")
 
     def event(self, event: Event) -> None:
         """Show steps as a bar and errors as lines, but not improvements."""
@@ -54,10 +58,3 @@ class LiveSweep(LiveProgress):
             self.show("steps", event["step"], self.steps)
         elif event["event"] == "error":
             self.say(f"step {event['step']}: {event['message']}")
-
-
-def _figures(row: Row) -> str:
-    if row.targets:
-        average = statistics.fmean(row.targets.values())
-        return f"source {row.source:.2f}, average of {pluralize(len(row.targets), 'target')} {average:.2f}"
-    return f"base {row.base:.2f}, novel {row.novel:.2f}, H {row.h:.2f}"

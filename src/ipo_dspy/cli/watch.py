@@ -45,12 +45,7 @@ BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
 
 
 class RunWatcher:
-    """Polls the folder of a run and keeps its state.
-
-    Attributes:
-        state: state of the run at the last poll.
-        held: whether a process holds the journal; None if unknown.
-    """
+    """Polls the folder of a run and keeps its state; `held` says whether a process holds the journal, if known."""
 
     def __init__(self, run: Path, *, quiet: float = QUIET) -> None:
         self.folder = run.parent if run.is_file() else run
@@ -59,11 +54,6 @@ class RunWatcher:
         self._events = tail(self.folder)
         self._tried: float | None = None
         self._since = time.monotonic()
-
-    @property
-    def status(self) -> str:
-        """Status of the run as text."""
-        return status(self.state, held=self.held, folder=str(self.folder))
 
     @property
     def seconds(self) -> float:
@@ -98,8 +88,8 @@ class RunWatcher:
             time.sleep(pause)
 
 
-def status(state: RunState, *, held: bool | None, folder: str) -> str:
-    """Return the status of the run in a folder as text; `held` says whether a process holds its journal.
+def status(state: RunState, *, held: bool | None, folder: Path | str) -> str:
+    """Return the status of the run in a folder as text.
 
     >>> end = {"event": "run_finished", "status": "max_cost", "seconds": 3.0, "calls": 0, "tokens": 0}
     >>> status(RunState([end]), held=False, folder="runs/1")
@@ -134,7 +124,10 @@ def watch(
         return
     try:
         if console.is_terminal:
-            _live(watched, console)
+            # Refresh from this thread only: Live's own thread would read the state while it changes.
+            with Live(console=console, get_renderable=lambda: draw(watched, console), auto_refresh=False) as live:
+                for _ in watched.looks():
+                    live.refresh()
         else:
             _lines(watched, console, over=over)
     except KeyboardInterrupt as interrupt:
@@ -144,13 +137,6 @@ def watch(
         console.print(draw(watched, console))
 
 
-def _live(watched: RunWatcher, console: Console) -> None:
-    # Refresh from this thread only: Live's own thread would read the state while it changes.
-    with Live(console=console, get_renderable=lambda: draw(watched, console), auto_refresh=False) as live:
-        for _ in watched.looks():
-            live.refresh()
-
-
 def _lines(watched: RunWatcher, console: Console, *, over: bool) -> None:
     """Print a line for each improvement as it occurs."""
     printed: Counter[str] = Counter()
@@ -158,24 +144,21 @@ def _lines(watched: RunWatcher, console: Console, *, over: bool) -> None:
     while True:
         for name, search in watched.state.searches.items():
             for trial in search.better[printed[name] :]:
-                console.print(Text(_line(name, trial)), soft_wrap=True)
+                owner, score = "" if name == "self" else f"{name}: ", trial.score
+                figures = f"step {trial.step:>3}  {score.accuracy:6.2f} %  loss {score.loss:.4f}"
+                console.print(Text(f"{owner}{figures}  {_single_line(trial)}"), soft_wrap=True)
             printed[name] = len(search.better)
         if over:
             return
         over = next(looks, True) is True
 
 
-def _line(name: str, trial: Trial) -> str:
-    owner = "" if name == "self" else f"{name}: "
-    score = trial.score
-    return f"{owner}step {trial.step:>3}  {score.accuracy:6.2f} %  loss {score.loss:.4f}  {_single_line(trial)}"
-
-
 def draw(watched: RunWatcher, console: Console) -> RenderableType:
     """Return a view of the current state of the run."""
     state = watched.state
     wide = console.encoding.lower().startswith("utf")
-    head = Text.assemble((str(watched.folder), "bold"), f"  {watched.status}, {watched.seconds:.1f} s")
+    now = status(state, held=watched.held, folder=watched.folder)
+    head = Text.assemble((str(watched.folder), "bold"), f"  {now}, {watched.seconds:.1f} s")
     parts: list[RenderableType] = [head, Text(_spending(state.usage))]
     for name, search in state.searches.items():
         parts += _drawn(name, search, state.settings.get("steps"), BARS if wide else ASCII_BARS)
@@ -211,8 +194,7 @@ def _best_and_start(search: SearchState, start: Trial, best: Trial) -> Table:
     rows += [("", trial, "") for trial in search.better[1:][-SHOWN_BETTER:] if trial is not best]
     rows.append(("best" if search.selected is None else "chosen", best, "bold green"))
     for label, trial, style in rows:
-        score = trial.score
-        numbers = (str(trial.step), f"{score.accuracy:.2f} %", f"{score.loss:.4f}")
+        numbers = (str(trial.step), f"{trial.score.accuracy:.2f} %", f"{trial.score.loss:.4f}")
         table.add_row(Text(label), *map(Text, numbers), Text(_single_line(trial)), style=style)
     return table
 

@@ -82,14 +82,11 @@ def draw(trials: Sequence[Trial], measure: Measure, *, best: Trial) -> Chart:
         for size, color in ((15, "loss"), (11, "card"), (6, "accent")):  # a ring with a dot in it
             _dots(axes, best.index, np.clip(measure.of(best), low, high), size, color, zorder=4)
         _label(axes, trials)
-        svg = _inline(figure, _described(trials, measure, best))
+        start, end = (measure.show(measure.of(trial)) for trial in (trials[0], best))
+        summary = f"{measure.name} of {len(trials)} trials: {start} at the start, {end} for the best template"
+        svg = _inline(figure, summary)
     edge = f"below {measure.show(low)}" if measure.higher_is_better else f"above {measure.show(high)}"
     return Chart(measure.name, svg, int(((values < low) | (values > high)).sum()), edge)
-
-
-def _described(trials: Sequence[Trial], measure: Measure, best: Trial) -> str:
-    start, end = (measure.show(measure.of(trial)) for trial in (trials[0], best))
-    return f"{measure.name} of {len(trials)} trials: {start} at the start, {end} for the best template"
 
 
 def _limits(values: NDArray[np.float64], measure: Measure) -> tuple[float, float]:

@@ -41,12 +41,8 @@ def _printable(value: Any) -> Any:
 
 
 def _as_text(value: Any) -> str:
-    match value:
-        case str():
-            return value
-        case list():
-            return ", ".join(map(_as_text, value)) or "none"
-        case None:
-            return "not set"
-        case _:
-            return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return ", ".join(map(_as_text, value)) or "none"
+    return "not set" if value is None else json.dumps(value, ensure_ascii=False)

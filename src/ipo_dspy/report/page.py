@@ -1,6 +1,6 @@
 """Lay out the state of a run as one HTML page with everything inline: no scripts, fonts, or external URLs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from importlib import resources
 from pathlib import PurePath
@@ -20,10 +20,8 @@ from ipo_dspy.template import PLACEHOLDER
 if TYPE_CHECKING:
     from ipo_dspy.report.inline_charts import Chart
 
-BEST_SHOWN = 20
-DESCRIPTIONS_SHOWN = 10
-CLASSES_SHOWN = 40
-CONFUSIONS_SHOWN = 40
+SHOWN = {"BEST_SHOWN": 20, "DESCRIPTIONS_SHOWN": 10, "CLASSES_SHOWN": 40, "CONFUSIONS_SHOWN": 40}
+"""Maximum lengths of the lists on a page."""
 LINES_SHOWN = 4
 """Lines of an ensemble that are always visible; the rest can be expanded."""
 
@@ -36,23 +34,15 @@ def page(run: RunState) -> str:
 
 def environment() -> Environment:
     """Return the Jinja environment of all pages; everything is escaped."""
-    jinja = Environment(
-        loader=FunctionLoader(_data),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    jinja = Environment(loader=FunctionLoader(_data), autoescape=True, undefined=StrictUndefined)
+    jinja.trim_blocks = jinja.lstrip_blocks = jinja.keep_trailing_newline = True
     jinja.filters |= {
-        "percent": _percent, "points": _points, "nats": _nats, "duration": _duration, "count": _count,
+        "percent": _number("{:.1f}\u00a0%"), "nats": _number("{:.3f}"), "count": _number("{:,.0f}", "not known"),
+        "points": _points, "duration": _duration,
         "prompt": prompt, "moment": _format_timestamp, "clip": _clip, "short": _short, "pairs": pairs,
         "image_name": _image_name, "thumbnail": thumbnail
     }  # fmt: skip
-    jinja.globals |= {
-        "BEST_SHOWN": BEST_SHOWN, "DESCRIPTIONS_SHOWN": DESCRIPTIONS_SHOWN, "CLASSES_SHOWN": CLASSES_SHOWN,
-        "CONFUSIONS_SHOWN": CONFUSIONS_SHOWN, "style": Markup(_data("style.css"))
-    }  # fmt: skip
+    jinja.globals |= {**SHOWN, "style": Markup(_data("style.css"))}
     return jinja
 
 
@@ -103,8 +93,9 @@ def _data(name: str) -> str:
     return resources.files("ipo_dspy.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _percent(value: float | None) -> str:
-    return "\u2013" if value is None else f"{value:.1f}\u00a0%"
+def _number(form: str, unknown: str = "\u2013") -> Callable[[float | None], str]:
+    """Return a filter that formats numbers."""
+    return lambda value: unknown if value is None else form.format(value)
 
 
 def _points(value: float | None) -> str:
@@ -113,14 +104,6 @@ def _points(value: float | None) -> str:
         return "\u2013"
     sign = "+" if value > 0.04999 else "\u2212" if value < -0.04999 else "\u00b1"
     return f"{sign}{abs(value):.1f}"
-
-
-def _nats(value: float | None) -> str:
-    return "\u2013" if value is None else f"{value:.3f}"
-
-
-def _count(value: float | None) -> str:
-    return "not known" if value is None else f"{value:,.0f}"
 
 
 def _duration(seconds: float | None) -> str:

@@ -12,7 +12,6 @@ import tarfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy._internal.file_io import open_regular
@@ -20,7 +19,6 @@ from ipo_dspy.errors import ImageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from pyarrow import Schema
 
 SIDE = 96
 MAX_FILE_BYTES = 2**29
@@ -90,30 +88,24 @@ def _tar_image(archive: str, name: str) -> bytes:
 
 
 def _table_cell(path: Path, row: int) -> Mapping[str, Any]:
-    """Return the image cell of one row; only its row group is read."""
+    """Return a row's cell of `image`, or of the only column of file bytes; only its row group is read."""
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as table:
-        column = _image_column(table.schema_arrow)
+        schema = table.schema_arrow
+        files = [f.name for f in schema if str(f.type).startswith("struct<") and "bytes: " in str(f.type)]
+        if "image" not in schema.names and len(files) != 1:
+            raise ValueError("no unique image column")
+        column = "image" if "image" in schema.names else files[0]
         for group in range(table.num_row_groups):
             meta = table.metadata.row_group(group)
             if 0 <= row < meta.num_rows:
                 if meta.total_byte_size > MAX_TABLE_BYTES:
                     raise ValueError("row group too large")
                 cell = table.read_row_group(group, columns=[column]).column(column)[row].as_py()
-                return cell if isinstance(cell, dict) else MappingProxyType({})
+                return cell if isinstance(cell, dict) else {}
             row -= meta.num_rows
     raise ValueError("no such row")
-
-
-def _image_column(schema: "Schema") -> str:
-    """Return the name of the column `image`, or of the only column of file bytes."""
-    candidates = [
-        field.name for field in schema if str(field.type).startswith("struct<") and "bytes: " in str(field.type)
-    ]
-    if "image" not in schema.names and len(candidates) != 1:
-        raise ValueError("no unique image column")
-    return "image" if "image" in schema.names else str(candidates[0])
 
 
 def _encode(image: "Image") -> str:
