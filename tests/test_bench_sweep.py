@@ -14,9 +14,8 @@ from helpers.cli_process import Processes
 from helpers.comparison import assert_alike
 from ipo_dspy.bench.cells import Cell
 from ipo_dspy.bench.method_runners import StopSignal
-from ipo_dspy.bench.observer import NullObserver
 from ipo_dspy.bench.result_rows import ROWS, Row, read_rows
-from ipo_dspy.bench.runner import CELLS, with_conditions
+from ipo_dspy.bench.runner import CELLS, SweepObserver, with_conditions
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.suites import BaseNovelSplit
 from ipo_dspy.bench.sweep import SweepResult
@@ -32,7 +31,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     return run(tmp_path_factory.mktemp("whole"))
 
 
-class Listening(NullObserver):
+class Listening(SweepObserver):
     """Keeps what it is told; `stop` is called at the n-th better template of a method."""
 
     def __init__(self, stopper: StopSignal | None = None, at: int = 0) -> None:

@@ -19,7 +19,6 @@ from ipo_dspy.bench import suites
 from ipo_dspy.bench.aggregate import MeanWithError, transferred
 from ipo_dspy.bench.cells import Cell
 from ipo_dspy.bench.markdown_page import Content, page
-from ipo_dspy.bench.method_runners import images_of
 from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.suites import DemoSuite, FullDataset, PaperSuite, chosen_transfer
@@ -52,7 +51,7 @@ def accuracy(name: str, template: str) -> float:
     """Of a template on all classes of a data set."""
     backbone, test = demo.load(name).program.backbone, SmallSuite().whole(name).test
     fitted = TemplateClassifier(backbone, Template.parse(template))
-    return evaluate(fitted, images_of(test), test.labels(), test.classes).accuracy
+    return evaluate(fitted, [e.image for e in test], test.labels(), test.classes).accuracy
 
 
 def test_what_learns_takes_its_template_along_and_clip_that_of_each_data_set(swept: SweepResult) -> None:

@@ -18,9 +18,8 @@ from helpers.openai_server import KEY
 from helpers.ray_nodes import add_node, kill, nodes
 from ipo_dspy.bench.cells import Cell
 from ipo_dspy.bench.method_runners import StopSignal
-from ipo_dspy.bench.observer import NullObserver
 from ipo_dspy.bench.result_rows import ROWS, Row, read_rows
-from ipo_dspy.bench.runner import CELLS
+from ipo_dspy.bench.runner import CELLS, SweepObserver
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.sweep import SweepResult
 from ipo_dspy.cli import main
@@ -48,7 +47,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     return run(tmp_path_factory.mktemp("whole"))
 
 
-class Listening(NullObserver):
+class Listening(SweepObserver):
     """Keeps what it is told, in order."""
 
     def __init__(self) -> None:

@@ -2,19 +2,15 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from ipo_dspy.bench.cells import Grid
-from ipo_dspy.bench.settings import Settings
 from ipo_dspy.errors import Argument, Hint, InputError, LanguageModelError
 
 Variants = Mapping[str, Mapping[str, Any]]
-HISTORY = (0, 1, 5, 10, 20, 50, 100)
-"""History sizes of the figure in the paper."""
-PROMPTS = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,50 +26,24 @@ class Models:
     vlms: tuple[str, ...] = ()
 
 
-def _descriptions(settings: Settings, models: Models) -> Variants:
-    return {"without": {"descriptions": False}, "with": {"descriptions": True}}
-
-
-def _history(settings: Settings, models: Models) -> Variants:
-    # By default the embedded proposer uses all trials; here it sees only the shown history, as a language model does.
-    history_only = {} if settings.lm else {"history_only": True}
-    return {str(size): {"history_size": size, **history_only} for size in HISTORY}
-
-
-def _feedback(settings: Settings, models: Models) -> Variants:
-    choices = {"loss": "loss", "accuracy": "accuracy", "loss and accuracy": "both"}
-    return {name: {"feedback": feedback} for name, feedback in choices.items()}
-
-
-def _prompts(settings: Settings, models: Models) -> Variants:
-    return {str(count): {"prompts_per_step": count} for count in PROMPTS}
-
-
-def _lm(settings: Settings, models: Models) -> Variants:
-    return {
-        "embedded": {"lm": None, "lm_kwargs": {}},
-        **{name: {"lm": name} for name in _several("prompt_model", models.lms)},
-    }
-
-
-def _vlm(settings: Settings, models: Models) -> Variants:
-    return {
-        "CLIP": {"vlm": None, "vlm_kwargs": {}},
-        **{name: {"vlm": name} for name in _several("description_model", models.vlms)},
-    }
-
-
-ABLATIONS: Mapping[str, Callable[[Settings, Models], Variants]] = MappingProxyType(
+ABLATIONS: Mapping[str, Variants] = MappingProxyType(
     {
-        "descriptions": _descriptions,
-        "history": _history,
-        "feedback": _feedback,
-        "prompts-per-step": _prompts,
-        "lm": _lm,
-        "vlm": _vlm,
+        "descriptions": {"without": {"descriptions": False}, "with": {"descriptions": True}},
+        "history": {str(size): {"history_size": size} for size in (0, 1, 5, 10, 20, 50, 100)},  # the paper's figure
+        "feedback": {
+            "loss": {"feedback": "loss"},
+            "accuracy": {"feedback": "accuracy"},
+            "loss and accuracy": {"feedback": "both"},
+        },
+        "prompts-per-step": {str(count): {"prompts_per_step": count} for count in (1, 2, 4, 8, 16)},
+        "lm": {"embedded": {"lm": None, "lm_kwargs": {}}},
+        "vlm": {"CLIP": {"vlm": None, "vlm_kwargs": {}}},
     }
 )
-"""Ablations by name. The number of steps is constant, so more prompts per step mean more templates in total."""
+"""Ablations by name; `lm` and `vlm` also have a variant for each model to compare.
+
+The number of steps is constant, so more prompts per step mean more templates in total.
+"""
 
 
 def variant_names(ablations: Mapping[str, Grid]) -> Mapping[str, str]:
@@ -95,13 +65,16 @@ def ablation(name: str, grid: Grid, models: Models) -> Grid:
     """
     if name not in ABLATIONS:
         raise InputError(f"unknown ablation {name!r}; known: {', '.join(ABLATIONS)}")
-    return replace(grid, methods=("ipo",), variants=ABLATIONS[name](grid.settings, models))
-
-
-def _several(role: str, names: Sequence[str]) -> Sequence[str]:
-    if not names:
-        raise LanguageModelError(
-            "this ablation compares language models, but none is given",
-            hint=Hint("pass {} for each model", Argument(role, "openai/gpt-4o-mini")),
-        )
-    return names
+    variants = ABLATIONS[name]
+    if name == "history" and not grid.settings.lm:
+        # Otherwise the embedded proposer uses all trials; here it sees the shown history, as a language model does.
+        variants = {size: {**changed, "history_only": True} for size, changed in variants.items()}
+    elif name in {"lm", "vlm"}:
+        role, names = ("prompt_model", models.lms) if name == "lm" else ("description_model", models.vlms)
+        if not names:
+            raise LanguageModelError(
+                "this ablation compares language models, but none is given",
+                hint=Hint("pass {} for each model", Argument(role, "openai/gpt-4o-mini")),
+            )
+        variants = {**variants, **{model: {name: model} for model in names}}
+    return replace(grid, methods=("ipo",), variants=variants)

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ipo_dspy.bench.cells import Grid
 from ipo_dspy.bench.paper_figures import AVERAGE
@@ -29,25 +30,12 @@ class MeanWithError:
         return cls(statistics.fmean(values), error)
 
 
-@dataclass(frozen=True, slots=True)
-class TableRow:
-    """A line of a table.
+class BaseNovelMeans(NamedTuple):
+    """Means over the complete seeds of base and novel accuracy and of H; `None` if there are none."""
 
-    Attributes:
-        dataset: its name, or `average`.
-        method, shots, variant: of its cells.
-        base, novel, h: means over the complete seeds; `None` if there are none.
-        seeds: number of complete seeds.
-    """
-
-    dataset: str
-    method: str
-    shots: int
-    variant: str
-    base: MeanWithError | None
-    novel: MeanWithError | None
-    h: MeanWithError | None
-    seeds: int
+    base: MeanWithError | None = None
+    novel: MeanWithError | None = None
+    h: MeanWithError | None = None
 
 
 def transferred(
@@ -66,32 +54,20 @@ def transferred(
     return MeanWithError.of(means) if means else None
 
 
-def entry(grid: Grid, rows: Mapping[str, Row], dataset: str, method: str, shots: int, variant: str = "") -> TableRow:
-    """Return the line of a method on a data set, or on `average`.
+def entry(
+    grid: Grid, rows: Mapping[str, Row], dataset: str, method: str, shots: int, variant: str = ""
+) -> BaseNovelMeans:
+    """Return the means of a method on a data set, or on `average`.
 
     The average over data sets is computed for each seed without a missing data set. Its H is that of the average base
     and novel accuracy, as in the paper.
     """
     datasets = grid.datasets if dataset == AVERAGE else (dataset,)
-    pairs = []
+    by_seed = []
     for seed in grid.seeds:
-        keys = [grid.cell(name, method, shots, seed, variant).key for name in datasets]
-        seed_rows = [row for key in keys if (row := rows.get(key)) is not None]
-        both = [(row.base, row.novel) for row in seed_rows if row.base is not None and row.novel is not None]
-        if len(both) == len(datasets):
-            base, novel = zip(*both, strict=True)
-            pairs.append((statistics.fmean(base), statistics.fmean(novel)))
-    if not pairs:
-        return TableRow(dataset, method, shots, variant, None, None, None, 0)
-    base, novel = zip(*pairs, strict=True)
-    h = [harmonic_mean(*pair) for pair in pairs]
-    return TableRow(
-        dataset,
-        method,
-        shots,
-        variant,
-        MeanWithError.of(base),
-        MeanWithError.of(novel),
-        MeanWithError.of(h),
-        len(pairs),
-    )
+        seed_rows = [rows.get(grid.cell(name, method, shots, seed, variant).key) for name in datasets]
+        pairs = [(row.base, row.novel) for row in seed_rows if row and row.base is not None and row.novel is not None]
+        if len(pairs) == len(datasets):
+            base, novel = map(statistics.fmean, zip(*pairs, strict=True))
+            by_seed.append((base, novel, harmonic_mean(base, novel)))
+    return BaseNovelMeans(*map(MeanWithError.of, zip(*by_seed, strict=True)))

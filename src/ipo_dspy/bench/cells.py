@@ -5,9 +5,8 @@ seeds, or as the default variant of an ablation. Inputs that do not affect a res
 CLIP has the same key for all shots and seeds and is measured once.
 """
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from ipo_dspy._internal.secrets import without_secrets
 from ipo_dspy.bench.author_settings import official
 from ipo_dspy.bench.registry import find_kind
-from ipo_dspy.bench.settings import Settings, brief, digest
+from ipo_dspy.bench.settings import Settings, brief, digest, digest_contents
 
 DTYPE = "float32"
 """Data type of the measured CLIP models."""
@@ -26,11 +25,9 @@ DTYPE = "float32"
 @cache
 def code_digest() -> str:
     """Return a digest of the Python files of this package; rows of other code are measured again."""
-    root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        content = file.read_bytes()
-        digest.update(f"{file.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:16]
+    root = Path(__file__).parents[1]
+    files = {file.relative_to(root).as_posix(): file for file in sorted(root.rglob("*.py"))}
+    return digest_contents(content for name, file in files.items() for content in (name.encode(), file.read_bytes()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,30 +133,21 @@ class Grid:
 
     def cells(self) -> tuple[Cell, ...]:
         """Return all distinct cells, data set by data set so that its images are read once."""
-        return _once(
-            self.cell(dataset, method, shots, seed, variant)
-            for dataset in self.datasets
-            for shots in self.shots
-            for seed in self.seeds
-            for method in self.methods
-            for variant in self.variants
-        )
+        return distinct([self])
 
 
 def distinct(grids: Sequence[Grid]) -> tuple[Cell, ...]:
     """Return the distinct cells of several grids."""
-    return _once(cell for grid in grids for cell in grid.cells())
+    by_key: dict[str, Cell] = {}
+    for grid in grids:
+        places = itertools.product(grid.datasets, grid.shots, grid.seeds, grid.methods, grid.variants)
+        for dataset, shots, seed, method, variant in places:
+            cell = grid.cell(dataset, method, shots, seed, variant)
+            by_key.setdefault(cell.key, cell)
+    return tuple(by_key.values())
 
 
 def without_conditions(decisive: Mapping[str, Any]) -> str:
-    """Return the inputs of a cell without code, device, and data, as text."""
-    inputs = {name: value for name, value in decisive.items() if name not in {"code", "device", "dtype", "data"}}
-    return json.dumps(inputs, sort_keys=True, default=str)
-
-
-def _once(cells: Iterable[Cell]) -> tuple[Cell, ...]:
-    """Return the first cell of each key."""
-    by_key: dict[str, Cell] = {}
-    for cell in cells:
-        by_key.setdefault(cell.key, cell)
-    return tuple(by_key.values())
+    """Return a digest of the inputs of a cell without code, device, and data."""
+    conditions = {"code", "device", "dtype", "data"}
+    return digest({name: value for name, value in decisive.items() if name not in conditions})

@@ -5,7 +5,6 @@ at a time, so the budget is counted in images. The other settings are those of d
 """
 
 import contextlib
-import io
 import logging
 import sys
 import threading
@@ -22,11 +21,11 @@ from ipo_dspy._internal.renames import renamed_names
 from ipo_dspy.baselines.zero_shot import TemplateClassifier
 from ipo_dspy.bench.method_runners import CellContext, MethodResult
 from ipo_dspy.classifier import ClipClassifier
-from ipo_dspy.errors import Hint, LanguageModelError, missing_package
+from ipo_dspy.errors import missing_package
 from ipo_dspy.lms import build_lm
 from ipo_dspy.lms.client_lm import bounded
 from ipo_dspy.lms.usage import cost_usd
-from ipo_dspy.run.ledger import Usage
+from ipo_dspy.run.budget import LMResponse, Usage
 
 COPRO_DEPTH = 8
 """A depth of 16 raised a RecursionError, because each candidate signature contains the previous one (DSPy 3.4.1)."""
@@ -175,62 +174,36 @@ def compile_simba(student: ClipClassifier, given: OptimizerBudget, metric: Any =
     return optimizer.compile(student, trainset=given.trainset, seed=given.seed)
 
 
-def copro(job: CellContext) -> MethodResult:
-    """Run COPRO of DSPy."""
-    return _run(job, compile_copro)
+OPTIMIZERS = {"copro": compile_copro, "miprov2": compile_mipro, "gepa": compile_gepa, "simba": compile_simba}
 
 
-def miprov2(job: CellContext) -> MethodResult:
-    """Run MIPROv2 of DSPy."""
-    return _run(job, compile_mipro)
-
-
-def gepa(job: CellContext) -> MethodResult:
-    """Run GEPA of DSPy."""
-    return _run(job, compile_gepa)
-
-
-def simba(job: CellContext) -> MethodResult:
-    """Run SIMBA of DSPy."""
-    return _run(job, compile_simba)
-
-
-def _run(job: CellContext, compile_program: Any) -> MethodResult:
-    settings = job.settings
-    if settings.lm is None:
-        hint = Hint("pass {prompt_model}", prompt_model="openai/gpt-4o-mini")
-        raise LanguageModelError(f"method {job.method!r} needs a language model", hint=hint)
-    train = list(job.split.train)
-    # Answers are cached, so each seed needs a different cache entry.
-    lm = bounded(build_lm(settings.lm, role="prompt_model", settings={**settings.lm_kwargs, "rollout_id": job.seed}))
-    budget = OptimizerBudget(train, lm, len(train) * (1 + settings.templates()), job.seed)
+def run(job: CellContext) -> MethodResult:
+    """Run the optimizer of DSPy that the cell names."""
+    cell, train = job.cell, list(job.split.train)
+    settings = cell.settings
+    lm_kwargs = {**settings.lm_kwargs, "rollout_id": cell.seed}  # answers are cached; each seed needs its own
+    lm = bounded(build_lm(str(settings.lm), role="prompt_model", settings=lm_kwargs))  # see `check_methods`
+    templates = 1 + settings.steps * settings.prompts_per_step  # as many as IPO scores
+    budget = OptimizerBudget(train, lm, len(train) * templates, cell.seed)
     program, counter = job.program(), EvaluationCounter()
     program.encode([example.image for example in train])
     with suppress_output(), dspy.context(callbacks=[counter]), dspy.track_usage() as usage:
-        best = compile_program(program, budget)
+        best = OPTIMIZERS[cell.method](program, budget)
+    spent = Usage()
+    for model, answers in usage.usage_data.items():  # the token counts of each uncached answer
+        prompt = sum(answer.get("prompt_tokens") or 0 for answer in answers)
+        completion = sum(answer.get("completion_tokens") or 0 for answer in answers)
+        cost = cost_usd(model, prompt, completion)
+        spent = spent.plus(LMResponse((), model, len(answers), prompt, completion, cost))
     return job.score(
         TemplateClassifier(job.backbone, best.template),
         template=str(best.template),
         evaluations=counter.count,
-        spent=_spent(usage.usage_data),
+        spent=spent,
     )
 
 
-def _spent(usage: Any) -> Usage:
-    """Return the usage recorded by DSPy's tracker, which has the counts of each uncached answer by model."""
-    calls = prompt = completion = unpriced = 0
-    cost = 0.0
-    for model, answers in usage.items():
-        prompt_tokens = sum(answer.get("prompt_tokens") or 0 for answer in answers)
-        completion_tokens = sum(answer.get("completion_tokens") or 0 for answer in answers)
-        usd = cost_usd(model, prompt_tokens, completion_tokens)
-        calls += len(answers)
-        prompt, completion = prompt + prompt_tokens, completion + completion_tokens
-        cost, unpriced = cost + (usd or 0.0), unpriced + (len(answers) if usd is None else 0)
-    return Usage(calls, prompt, completion, cost, unpriced)
-
-
-class _Muted(io.TextIOBase):
+class _Muted:
     """A stream that drops the output of one thread and forwards that of others, such as a live display."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -239,18 +212,8 @@ class _Muted(io.TextIOBase):
     def write(self, text: str) -> int:
         return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
 
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._stream.encoding
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextlib.contextmanager

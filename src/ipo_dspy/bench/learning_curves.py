@@ -4,6 +4,7 @@ The value of a step is the mean over its scored templates. Each step is averaged
 Smoothing is an exponential moving average with bias correction, as in TensorBoard.
 """
 
+import contextlib
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from ipo_dspy.run.journal import replay
 from ipo_dspy.run.state import RunState
 
 SMOOTHING = 0.8
-MEASURES = {"accuracy": "accuracy on the training images, %", "loss": "loss on the training images, nats"}
+AXES = ("accuracy on the training images, %", "loss on the training images, nats")
 
 
 def smooth(values: Sequence[float], weight: float = SMOOTHING) -> tuple[float, ...]:
@@ -33,32 +34,26 @@ def smooth(values: Sequence[float], weight: float = SMOOTHING) -> tuple[float, .
     return tuple(smoothed)
 
 
-def per_step(folder: Path, cell: Cell) -> Mapping[int, Mapping[str, float]]:
-    """Return mean accuracy and loss of the templates of each step in the journal of a cell; empty without a journal."""
-    try:
-        searches = RunState(replay(folder / CELLS / cell.folder)).searches.values()
-    except JournalError:
-        return {}
-    steps: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for trial in (trial for search in searches for trial in search.history):
-        steps[trial.step].append((trial.score.accuracy, trial.score.loss))
-    return {
-        step: dict(zip(MEASURES, map(statistics.fmean, zip(*pairs, strict=True)), strict=True))
-        for step, pairs in sorted(steps.items())
-    }
-
-
-def curve(folder: Path, cells: Sequence[Cell], measure: str) -> Curve | None:
-    """Return the mean over the journals of cells; `None` if there are none."""
-    values: dict[int, list[float]] = defaultdict(list)
+def curves(folder: Path, cells: Sequence[Cell]) -> dict[str, Curve]:
+    """Return the mean curves over the journals of cells, by axis; empty without journals."""
+    by_step: dict[int, list[tuple[float, ...]]] = defaultdict(list)
     for cell in cells:
-        for step, means in per_step(folder, cell).items():
-            values[step].append(means[measure])
-    if not values:
-        return None
-    steps = tuple(sorted(values))
-    raw = tuple(statistics.fmean(values[step]) for step in steps)
-    return Curve(steps, raw, smooth(raw))
+        with contextlib.suppress(JournalError):
+            scores: dict[int, list[tuple[float, float]]] = defaultdict(list)
+            for search in RunState(replay(folder / CELLS / cell.folder)).searches.values():
+                for trial in search.history:
+                    scores[trial.step].append((trial.score.accuracy, trial.score.loss))
+            for step, pairs in scores.items():
+                by_step[step].append(_means(pairs))
+    if not by_step:
+        return {}
+    steps = tuple(sorted(by_step))
+    columns = zip(*(_means(by_step[step]) for step in steps), strict=True)
+    return {axis: Curve(steps, raw, smooth(raw)) for axis, raw in zip(AXES, columns, strict=True)}
+
+
+def _means(scores: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    return tuple(map(statistics.fmean, zip(*scores, strict=True)))
 
 
 def plot_curves(folder: Path, grid: Grid, titles: Mapping[str, str]) -> tuple[Path, ...]:
@@ -68,11 +63,10 @@ def plot_curves(folder: Path, grid: Grid, titles: Mapping[str, str]) -> tuple[Pa
     files: tuple[Path, ...] = ()
     for shots in grid.shots:
         panels: dict[str, dict[str, Curve]] = {}
-        for measure, axis in MEASURES.items():
-            for dataset in grid.datasets:
-                cells = [grid.cell(dataset, "ipo", shots, seed) for seed in grid.seeds]
-                if (mean_curve := curve(folder, cells, measure)) is not None:
-                    panels.setdefault(axis, {})[titles[dataset]] = mean_curve
+        for dataset in grid.datasets:
+            cells = [grid.cell(dataset, "ipo", shots, seed) for seed in grid.seeds]
+            for axis, curve in curves(folder, cells).items():
+                panels.setdefault(axis, {})[titles[dataset]] = curve
         if panels:
             name = "transfer-curves" if grid.targets else "curves"
             files += draw_curves(panels, folder / f"{name}-{shots}-shot")

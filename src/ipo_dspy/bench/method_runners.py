@@ -1,18 +1,19 @@
 """Run a method on a split: learn on shots of the base classes, and score on the test images of both halves."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-import dspy
+from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.base import FewShotTask, FittedClassifier, evaluate
 from ipo_dspy.baselines.zero_shot import TemplateClassifier
+from ipo_dspy.bench.cells import Cell
+from ipo_dspy.bench.registry import find_kind
 from ipo_dspy.bench.settings import Settings
-from ipo_dspy.bench.suites import BaseNovelSplit
+from ipo_dspy.bench.suites import BaseNovelSplit, FullDataset
 from ipo_dspy.classifier import ClipClassifier
+from ipo_dspy.data import ImageDataset
 from ipo_dspy.errors import NoAnswerError, StoppedError
 from ipo_dspy.lms import build_lm
 from ipo_dspy.lms.api_keys import check_key
@@ -70,27 +71,34 @@ class MethodResult:
 class CellContext:
     """Inputs of a method.
 
+    In a transfer, it learns on k shots of all classes of one data set and is tested on all classes of others. Zero-shot
+    CLIP then uses the hand-written template of each data set; other methods keep what they learned, and the template of
+    the source if they learn with one. Source: the cross-dataset transfer and domain generalization of Zhou et al. 2022,
+    "Conditional Prompt Learning for Vision-Language Models".
+
     Attributes:
-        method: its name.
+        cell: the measurement.
         split: training and test images.
+        targets: in a transfer, the other data sets by name.
         backbone: the CLIP model.
-        settings: of the sweep.
-        arguments: hyper-parameters of the method on this data set.
-        seed: of all random choices.
         folder: working directory, from which an interrupted job resumes.
         observer: receives events as they happen.
         stopper: may end the job between two steps.
     """
 
-    method: str
+    cell: Cell
     split: BaseNovelSplit
+    targets: Mapping[str, FullDataset]
     backbone: "Backbone"
-    settings: Settings
-    arguments: Mapping[str, Any]
-    seed: int
     folder: Path
     observer: Observer = field(repr=False)
     stopper: StopSignal = field(repr=False)
+
+    @property
+    def task(self) -> FewShotTask:
+        """Training task of the methods of `baselines`."""
+        train = self.split.train
+        return FewShotTask(self.backbone, _images(train), train.labels(), train.classes, self.split.template)
 
     def program(self) -> ClipClassifier:
         """Return the initial program of the base classes."""
@@ -102,43 +110,33 @@ class CellContext:
         self.stopper.check()
 
     def score(self, fitted: FittedClassifier, **values: Any) -> MethodResult:
-        """Return loss and accuracy on the test images of both halves, each with the class names of its half."""
-        base, novel = (
-            evaluate(fitted, images_of(half), half.labels(), half.classes)
-            for half in (self.split.base, self.split.novel)
-        )
-        return MethodResult(base, novel, **values)
+        """Return loss and accuracy on the test images of both halves, or of the source and each target.
 
-
-class MethodRunner(Protocol):
-    """Function that runs a method."""
-
-    def __call__(self, job: CellContext) -> MethodResult:
-        """Learn and score.
-
-        Raises:
-            StoppedError: the user stopped the sweep; the cell has no result.
-            IPOError: the method failed.
+        A half or data set is scored with its own class names.
         """
+        base = _score(fitted, self.split.base)
+        if not self.targets:
+            return MethodResult(base, _score(fitted, self.split.novel), **values)
+        targets = {name: _score(self._fitted_to(target, fitted), target.test) for name, target in self.targets.items()}
+        return MethodResult(base, None, targets=targets, **values)
+
+    def _fitted_to(self, target: FullDataset, fitted: FittedClassifier) -> FittedClassifier:
+        if find_kind(self.cell.method).learns:
+            return fitted
+        return build_method(self.cell.method, **self.cell.arguments).fit(replace(self.task, template=target.template))
 
 
 def fit_and_score(job: CellContext) -> MethodResult:
     """Fit and score a method of `baselines`."""
-    method = build_method(job.method, **job.arguments)
-    classifier = method.fit(few_shot(job), seed=job.seed, progress=job.progress)
+    method = build_method(job.cell.method, **job.cell.arguments)
+    classifier = method.fit(job.task, seed=job.cell.seed, progress=job.progress)
     lines = classifier.template.lines if isinstance(classifier, TemplateClassifier) else ()
     return job.score(classifier, template=lines[0] if len(lines) == 1 else None)
 
 
-def few_shot(job: CellContext) -> FewShotTask:
-    """Return the training task of the methods of `baselines`."""
-    train = job.split.train
-    return FewShotTask(job.backbone, images_of(train), train.labels(), train.classes, job.split.template)
-
-
 def ipo(job: CellContext) -> MethodResult:
     """Run IPO from the hand-written template; the paper's `a photo of a <CLASS>` is always scored as well."""
-    optimizer = build_ipo(job.settings, job.split, job.seed, log_dir=job.folder, observers=[job.observer])
+    optimizer = build_ipo(job.cell, job.split, log_dir=job.folder, observers=[job.observer])
     job.stopper.during(optimizer.stop)
     try:
         best = optimizer.compile(job.program(), job.split.train)
@@ -160,12 +158,13 @@ def ipo(job: CellContext) -> MethodResult:
     )
 
 
-def build_ipo(given: Settings, split: BaseNovelSplit, seed: int, **options: Any) -> IPO:
-    """Build the optimizer with the settings of a sweep."""
+def build_ipo(cell: Cell, split: BaseNovelSplit, **options: Any) -> IPO:
+    """Build the optimizer with the settings of a cell."""
+    given = cell.settings
     vlm = given.vlm and build_lm(given.vlm, role="description_model", settings=given.vlm_kwargs)
     start = Template.parse(DEFAULT_TEMPLATE)
     return IPO(
-        proposer=build_proposer(given),
+        proposer=_build_proposer(given),
         description_model=vlm or None,
         describer="auto" if given.descriptions else None,
         steps=given.steps,
@@ -173,7 +172,7 @@ def build_ipo(given: Settings, split: BaseNovelSplit, seed: int, **options: Any)
         history_size=given.history_size,
         max_described_images=given.max_described_images,
         initial_templates=() if start == split.template else (start,),
-        seed=seed,
+        seed=cell.seed,
         progress=False,  # the sweep shows its progress
         **options,
     )
@@ -185,25 +184,24 @@ def check_models(given: Settings) -> None:
     Raises:
         LanguageModelError: a model is unknown, has no key, or its server does not respond.
     """
-    models = {
-        "prompt_model": (given.lm, given.lm_kwargs),
-        "description_model": (given.vlm, given.vlm_kwargs),
-    }
-    for role, (name, lm_kwargs) in models.items():
+    models = (("prompt_model", given.lm, given.lm_kwargs), ("description_model", given.vlm, given.vlm_kwargs))
+    for role, name, lm_kwargs in models:
         if name is not None:
             lm = build_lm(name, role=role, settings=lm_kwargs)
             check_key(lm, role=role)
             check_port_open(lm, role=role)
 
 
-def build_proposer(given: Settings) -> Proposer:
-    """Build the embedded proposer, or that of the language model in the settings."""
+def _build_proposer(given: Settings) -> Proposer:
     if given.lm is None:
         return EvolutionProposer(feedback=given.feedback, history_only=given.history_only)
     lm = build_lm(given.lm, role="prompt_model", settings=given.lm_kwargs)
     return LMProposer(lm, request_mode=given.request_mode, feedback=given.feedback)  # type: ignore[arg-type]  # any text
 
 
-def images_of(examples: Sequence[dspy.Example]) -> list[object]:
-    """Return the images of examples."""
+def _score(fitted: FittedClassifier, images: ImageDataset) -> Score:
+    return evaluate(fitted, _images(images), images.labels(), images.classes)
+
+
+def _images(examples: ImageDataset) -> list[object]:
     return [example.image for example in examples]

@@ -7,7 +7,7 @@ transferred.
 
 import contextlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +17,10 @@ import torch
 from ipo_dspy import errors
 from ipo_dspy.bench.cells import Cell
 from ipo_dspy.bench.method_runners import StopSignal
-from ipo_dspy.bench.observer import SweepObserver
-from ipo_dspy.bench.result_rows import ResultLog, Row
+from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.runner import (
     CellRunner,
+    SweepObserver,
     build_row,
     check_language_models,
     check_requirements,
@@ -31,7 +31,7 @@ from ipo_dspy.bench.suites import Suite
 from ipo_dspy.distributed.model_ref import ModelRef
 from ipo_dspy.distributed.ray_tasks import RayTasks, WorkerLost
 from ipo_dspy.distributed.worker import node_name
-from ipo_dspy.errors import InputError, LanguageModelError, ModelError, StoppedError
+from ipo_dspy.errors import InputError, LanguageModelError, ModelError
 from ipo_dspy.run.events import Event
 
 if TYPE_CHECKING:
@@ -43,16 +43,7 @@ Name = tuple[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """State that all cells of a sweep share on a worker.
-
-    Attributes:
-        sweep: unique ID of the sweep.
-        suite: source of the data sets.
-        folder: folder of the working directories of the cells.
-        device: of the CLIP model.
-        models: references to the models of the driver.
-        threads: number of torch threads.
-    """
+    """State that all cells of a sweep, identified by `sweep`, share on a worker; see `CellRunner`."""
 
     sweep: str
     suite: Suite
@@ -68,12 +59,11 @@ class WorkerContext:
 
 @dataclass(frozen=True, slots=True)
 class CellTask:
-    """Task of a worker: measure the `number`-th cell of `total`."""
+    """Task of a worker: measure the `number`-th cell of the sweep."""
 
     cell: Cell
-    place: WorkerContext = field(repr=False)
+    context: WorkerContext = field(repr=False)
     number: int
-    total: int
 
     def __str__(self) -> str:
         return str(self.cell)
@@ -81,101 +71,79 @@ class CellTask:
 
 @dataclass(frozen=True, slots=True)
 class CellOutcome:
-    """Result of a worker.
+    """Result of a worker: a row, or type and message of an error that ends the sweep.
 
     Attributes:
-        row: of the cell; None if an error ends the sweep.
         said: messages for the user.
         faults: error events of language models.
-        error: type and message of an error that ends the sweep.
     """
 
     row: Row | None
-    said: tuple[str, ...] = ()
-    faults: tuple[Event, ...] = ()
-    error: tuple[str, str] | None = None
+    said: tuple[str, ...]
+    faults: tuple[Event, ...]
+    error: tuple[str, str] | None
 
 
-class RecordingObserver:
-    """Observer on a worker that collects messages for the driver."""
+class RecordingObserver(SweepObserver):
+    """Observer on a worker that collects messages and error events for the driver, which reports all else itself."""
 
     def __init__(self) -> None:
-        self._said: list[str] = []
-        self._faults: list[Event] = []
-
-    def taken(self) -> tuple[tuple[str, ...], tuple[Event, ...]]:
-        """Return and clear the collected messages and faults."""
-        messages, faults = tuple(self._said), tuple(self._faults)
-        self._said, self._faults = [], []
-        return messages, faults
-
-    def begins(self, cell: Cell, number: int, total: int) -> None:
-        """Ignore the call; the driver reports it."""
-
-    def ended(self, row: Row) -> None:
-        """Ignore the call; the driver reports it."""
+        self.said: list[str] = []
+        self.faults: list[Event] = []
 
     def event(self, event: Event) -> None:
         """Collect errors; other events of a step are not sent."""
         if event["event"] == "error":
-            self._faults.append(event)
+            self.faults.append(event)
 
     def say(self, text: str) -> None:
         """Collect a message."""
-        self._said.append(text)
+        self.said.append(text)
 
 
-def run_on_ray(
+def measure_on_ray(
     todo: Sequence[Cell],
     total: int,
     suite: Suite,
     folder: Path,
-    rows: ResultLog,
     device: str,
     audience: SweepObserver,
     stopper: StopSignal,
     ray: RayTasks,
-) -> bool:
-    """Measure cells on a cluster and append each row as soon as its cell ends; return True if the user stopped it.
+) -> Generator[Row]:
+    """Yield the row of each cell as soon as it ends on the cluster.
 
     Raises:
+        StoppedError: the user stopped the sweep.
         InputError: a node lacks a requirement, or a model or language model cannot be used.
         ClusterError: the cluster has no capacity for a cell.
     """
-    place = _place(todo, suite, folder, device, ray)
-    start = total - len(todo) + 1
-    tasks = [CellTask(cell, place, number, total) for number, cell in enumerate(todo, start=start)]
+    context = _worker_context(todo, suite, folder, device, ray)
+    tasks = [CellTask(cell, context, number) for number, cell in enumerate(todo, start=total - len(todo) + 1)]
     messages: set[str] = set()
     started: dict[str, str] = {}
 
     def begins(task: CellTask) -> None:
         started[task.cell.key] = now()
-        audience.begins(task.cell, task.number, task.total)
+        audience.begins(task.cell, task.number, total)
 
-    try:
-        with contextlib.closing(ray.run(work, tasks, begins=begins, check=stopper.check)) as ended:
-            for task, outcome in ended:
-                if isinstance(outcome, WorkerLost):
-                    row = build_row(task.cell, error=outcome.error, started=started[task.cell.key])
-                else:
-                    row = _unpack_outcome(outcome, audience, messages)
-                rows.append(row)
-                audience.ended(row)
-    except StoppedError:
-        return True
-    return False
+    with contextlib.closing(ray.run(work, tasks, begins=begins, check=stopper.check)) as ended:
+        for task, outcome in ended:
+            if isinstance(outcome, WorkerLost):
+                yield build_row(task.cell, error=outcome.error, started=started[task.cell.key])
+            else:
+                yield _unpack_outcome(outcome, audience, messages)
 
 
-def _place(todo: Sequence[Cell], suite: Suite, folder: Path, device: str, ray: RayTasks) -> WorkerContext:
+def _worker_context(todo: Sequence[Cell], suite: Suite, folder: Path, device: str, ray: RayTasks) -> WorkerContext:
     """Return the context of the workers, after a check that the nodes have everything in it."""
     # Only to identify the models: this machine may lack the device of the workers.
     check_requirements(todo, "cpu")
-    models = {_name(cell): cell for cell in todo}
-    backbones = {name: load_cell_backbone(cell, "cpu") for name, cell in models.items()}
+    cells = {_name(cell): cell for cell in todo}
+    backbones = {name: load_cell_backbone(cell, "cpu") for name, cell in cells.items()}
     out = folder.expanduser().absolute()
-    folders = {
-        str(path): "the folder of the data sets; provide it at the same path on all nodes" for path in suite.folders
-    }
+    about = "the folder of the data sets; provide it at the same path on all nodes"
+    folders = {str(path): about for path in suite.folders}
     folders[str(out)] = "the sweep's working directory; share it with all nodes, or create it there"
     for backbone in backbones.values():
         ray.check(backbone, folders)
@@ -195,9 +163,10 @@ def _unpack_outcome(outcome: CellOutcome, audience: SweepObserver, messages: set
     Raises:
         InputError: the outcome is an error that ends the sweep.
     """
-    for text in [text for text in outcome.said if text not in messages]:
-        messages.add(text)
-        audience.say(text)
+    for text in outcome.said:
+        if text not in messages:
+            messages.add(text)
+            audience.say(text)
     for event in outcome.faults:
         audience.event(event)
     if outcome.row is None:
@@ -212,23 +181,21 @@ _kept: dict[str, tuple[CellRunner, RecordingObserver]] = {}
 
 def work(task: CellTask) -> CellOutcome:
     """Measure a cell on this worker."""
-    place = task.place
-    torch.set_num_threads(place.threads)
-    runner, observer = _bench(place)
+    context = task.context
+    torch.set_num_threads(context.threads)
+    if context.sweep not in _kept:
+        _kept.clear()
+        observer = RecordingObserver()
+        stopper = StopSignal()
+        runner = CellRunner(context.suite, context.folder, context.device, observer, stopper, context.load)
+        _kept[context.sweep] = runner, observer
+    runner, observer = _kept[context.sweep]
+    observer.said, observer.faults = [], []
     row, error = None, None
     try:
         check_language_models([task.cell])
-        place.load(task.cell, place.device)  # a model that cannot be loaded affects more than one cell
+        context.load(task.cell, context.device)  # a model that cannot be loaded affects more than one cell
         row = runner.row(task.cell)
     except (LanguageModelError, ModelError) as fault:
         error = (type(fault).__name__, f"{fault} (on {node_name()})")
-    return CellOutcome(row, *observer.taken(), error)
-
-
-def _bench(place: WorkerContext) -> tuple[CellRunner, RecordingObserver]:
-    if place.sweep not in _kept:
-        observer = RecordingObserver()
-        runner = CellRunner(place.suite, place.folder, place.device, observer, StopSignal(), place.load)
-        _kept.clear()
-        _kept[place.sweep] = runner, observer
-    return _kept[place.sweep]
+    return CellOutcome(row, tuple(observer.said), tuple(observer.faults), error)

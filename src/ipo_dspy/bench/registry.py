@@ -6,7 +6,7 @@ key of a cell.
 """
 
 import importlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from ipo_dspy.baselines.old_names import RENAMED, current_names
 from ipo_dspy.errors import Hint, InputError, LanguageModelError
 
 if TYPE_CHECKING:
-    from ipo_dspy.bench.method_runners import MethodRunner
     from ipo_dspy.bench.settings import Settings
     from ipo_dspy.clip.backbone import Backbone
 
@@ -44,18 +43,8 @@ ZERO_SHOT = frozenset({"clip", "clip-ensemble"})
 
 MODEL = ("model", "pretrained")
 PROPOSING = ("steps", "prompts_per_step", "lm", "lm_kwargs")
-SEARCHING = (
-    *PROPOSING,
-    "history_size",
-    "max_described_images",
-    "descriptions",
-    "feedback",
-    "history_only",
-    "vlm",
-    "vlm_kwargs",
-    "request_mode",
-)
-DSPY = ("copro", "miprov2", "gepa", "simba")
+DESCRIBING = ("max_described_images", "descriptions", "vlm", "vlm_kwargs")
+SEARCHING = (*PROPOSING, *DESCRIBING, "history_size", "feedback", "history_only", "request_mode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +54,18 @@ class MethodSpec:
     Attributes:
         name: on the command line.
         reads: the settings that affect its result.
-        learns: whether the sampled images and the seed affect it.
-        needs_lm: whether it requires a language model.
         runner: `module:function` of this package, loaded when a cell runs.
         fits: the method of `baselines` that it fits and whose hyper-parameters it takes, if any.
+        learns: whether the sampled images and the seed affect it.
+        needs_lm: whether it requires a language model.
     """
 
     name: str
     reads: tuple[str, ...]
-    learns: bool
-    needs_lm: bool
     runner: str
     fits: str | None = None
+    learns: bool = True
+    needs_lm: bool = False
 
     @property
     def title(self) -> str:
@@ -94,25 +83,26 @@ class MethodSpec:
         if self.fits is not None:
             check_towers(backbone, build_method(self.fits).towers)
 
-    def load(self) -> "MethodRunner":
-        """Import and return the function that runs the method."""
+    def load(self) -> Callable[[Any], Any]:
+        """Import and return the function that runs the method: `CellContext` -> `MethodResult`."""
         module, _, name = self.runner.partition(":")
-        run: MethodRunner = getattr(importlib.import_module(f"ipo_dspy.bench.{module}"), name)
-        return run
+        function: Callable[[Any], Any] = getattr(importlib.import_module(f"ipo_dspy.bench.{module}"), name)
+        return function
 
 
-def kinds() -> Mapping[str, MethodSpec]:
-    """Return all methods by name, in the order of the tables; `baselines.METHODS` lists the fitted ones."""
-    specs = {
-        name: MethodSpec(name, MODEL, name not in ZERO_SHOT, False, "method_runners:fit_and_score", name)
+METHODS: Mapping[str, MethodSpec] = {
+    **{
+        name: MethodSpec(name, MODEL, "method_runners:fit_and_score", fits=name, learns=name not in ZERO_SHOT)
         for name in FITTED
-    }
-    specs["ipo"] = MethodSpec("ipo", (*MODEL, *SEARCHING), True, False, "method_runners:ipo")
-    specs["vpt+ipo"] = MethodSpec("vpt+ipo", (*MODEL, *SEARCHING), True, False, "vpt_ipo:vpt_ipo", "vpt")
-    for name in DSPY:
-        specs[name] = MethodSpec(name, (*MODEL, *PROPOSING), True, True, f"dspy_optimizers:{name}")
-    order = [*TITLES, *(name for name in specs if name not in TITLES)]
-    return {name: specs[name] for name in order if name in specs}
+    },
+    "ipo": MethodSpec("ipo", (*MODEL, *SEARCHING), "method_runners:ipo"),
+    "vpt+ipo": MethodSpec("vpt+ipo", (*MODEL, *SEARCHING), "vpt_ipo:vpt_ipo", fits="vpt"),
+    **{
+        name: MethodSpec(name, (*MODEL, *PROPOSING), "dspy_optimizers:run", needs_lm=True)
+        for name in ("copro", "miprov2", "gepa", "simba")
+    },
+}
+"""All methods by name, in the order of the tables."""
 
 
 def find_kind(name: str) -> MethodSpec:
@@ -121,10 +111,9 @@ def find_kind(name: str) -> MethodSpec:
     Raises:
         InputError: the name is unknown; the message lists the known ones.
     """
-    known = kinds()
-    if name not in known:
-        raise InputError(f"unknown method {name!r}; known: {', '.join(known)}")
-    return known[name]
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+    return METHODS[name]
 
 
 def with_sentences(arguments: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -152,7 +141,6 @@ def check_methods(names: Sequence[str], settings: "Settings", datasets: Collecti
         InputError: a method or hyper-parameter is unknown; the message lists the known ones.
         LanguageModelError: a method needs a language model and none is given.
     """
-    known = kinds()
     for name in names:
         if find_kind(name).needs_lm and settings.lm is None:
             raise LanguageModelError(
@@ -163,11 +151,11 @@ def check_methods(names: Sequence[str], settings: "Settings", datasets: Collecti
         name, at, dataset = key.partition("@")
         if at and dataset not in datasets:
             raise InputError(f"{key!r} names an unknown data set; known: {', '.join(datasets)}")
-        fits = known[name].fits if name in known else None
-        if fits is None:
-            takes = ", ".join(method for method, kind in known.items() if kind.fits)
+        spec = METHODS.get(name)
+        if spec is None or spec.fits is None:
+            takes = ", ".join(method for method, known in METHODS.items() if known.fits)
             raise InputError(f"method {name!r} takes no hyper-parameters; known: {takes}")
-        build_method(fits, **values)
+        build_method(spec.fits, **values)
 
 
 def unsupported_reasons(names: Sequence[str], backbone: "Backbone") -> dict[str, str | None]:

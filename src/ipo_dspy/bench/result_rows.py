@@ -90,22 +90,19 @@ class ResultLog:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        self.path = self.folder / ROWS
-        with contextlib.ExitStack() as undo:
+        path = self.folder / ROWS
+        with contextlib.ExitStack() as undo, unwritable_as_journal_error(self.folder):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._file = AppendOnlyFile(self.path, limit=MAX_BYTES)
-                undo.callback(self._file.close)
-                self._file.drop_torn_line()
-                content = self._file.content
+                self._file = AppendOnlyFile(path, limit=MAX_BYTES)
             except FileInUseError as error:
                 raise JournalError(
                     f"{str(self.folder)!r} is being written by another sweep; wait until it ends, or use another "
                     f"folder, e.g. '{self.folder}-2'"
                 ) from error
-            except OSError as error:
-                raise self._unwritable(error) from error
-            self.latest = {row.key: row for row in _parsed(content, self.path)}
+            undo.callback(self._file.close)
+            self._file.drop_torn_line()
+            self.latest = _parsed(self._file.content, path)
             undo.pop_all()
 
     def agree(self, settings: Mapping[str, Any], *, allow_config_changes: bool = False) -> None:
@@ -129,10 +126,8 @@ class ResultLog:
                         allow_config_changes=True,
                     ),
                 )
-        try:
+        with unwritable_as_journal_error(self.folder):
             atomic_write(path, json.dumps(now, indent=2, ensure_ascii=False).encode())
-        except OSError as error:
-            raise self._unwritable(error) from error
 
     def append(self, row: Row) -> None:
         """Append a row; it is on disk when this method returns.
@@ -141,33 +136,27 @@ class ResultLog:
             JournalError: the row cannot be written, e.g. because the disk is full.
         """
         line = json.dumps(asdict(row), ensure_ascii=False, default=dict).encode("utf-8", errors="backslashreplace")
-        try:
+        with unwritable_as_journal_error(self.folder):
             self._file.append(line + b"\n")
-        except OSError as error:
-            raise self._unwritable(error) from error
         self.latest[row.key] = row
-
-    def close(self) -> None:
-        """Release the lock of the folder.
-
-        Raises:
-            JournalError: the file was removed and cannot be written again.
-        """
-        try:
-            self._file.close()
-        except OSError as error:
-            raise self._unwritable(error) from error
 
     def __enter__(self) -> "ResultLog":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        with unwritable_as_journal_error(self.folder):
+            self._file.close()
 
-    def _unwritable(self, error: OSError) -> JournalError:
-        return JournalError(
-            f"{str(self.folder)!r} cannot be written ({error.strerror}); free space or name another folder"
-        )
+
+@contextlib.contextmanager
+def unwritable_as_journal_error(path: Path) -> Iterator[None]:
+    """Raise an `OSError` of the block as a `JournalError` that names a file or folder that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise JournalError(
+            f"{str(path)!r} cannot be written ({error.strerror}); free space or name another folder"
+        ) from error
 
 
 def read_rows(folder: str | os.PathLike[str]) -> dict[str, Row]:
@@ -183,28 +172,28 @@ def read_rows(folder: str | os.PathLike[str]) -> dict[str, Row]:
         raise JournalError(
             f"no rows at {str(path)!r} ({error.strerror}); pass the folder of the sweep, e.g. 'runs/bench'"
         ) from error
-    return {row.key: row for row in _parsed(content, path)}
+    return _parsed(content, path)
 
 
-def _parsed(content: bytes, path: Path) -> Iterator[Row]:
-    types = get_type_hints(Row)
+def _parsed(content: bytes, path: Path) -> dict[str, Row]:
+    """Return the last row of each cell by the key that the cell has under the current names of settings."""
+    types, latest = get_type_hints(Row), dict[str, Row]()
     for number, line in enumerate(complete_lines(content), start=1):
         try:
             values = {name: value for name, value in parse_json(line.decode()).items() if name in types}
             if wrong := [name for name, value in values.items() if not has_type(value, types[name])]:
                 raise TypeError(f"{wrong[0]!r} is not {type_in_words(types[wrong[0]])}")
-            yield _present(Row(**values))
+            row = Row(**values)
+            decisive = present_bench_settings(row.decisive)
+            if decisive != row.decisive:
+                row = replace(row, decisive=decisive, key=digest(decisive))
+            latest[row.key] = row
         except (ValueError, TypeError, AttributeError) as error:
             raise JournalError(
                 f"{str(path)!r} is damaged in line {number}; restore it from a backup, or remove that line to measure "
                 "its cell again"
             ) from error
-
-
-def _present(row: Row) -> Row:
-    """Return a row with the key that its cell has under the current names of settings."""
-    decisive = present_bench_settings(row.decisive)
-    return row if decisive == row.decisive else replace(row, decisive=decisive, key=digest(decisive))
+    return latest
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -16,14 +16,13 @@ from ipo_dspy._internal.untrusted import one_line, redact
 from ipo_dspy._internal.versions import package_versions
 from ipo_dspy.bench.cells import DTYPE, Cell, Grid
 from ipo_dspy.bench.method_runners import CellContext, MethodResult, StopSignal, check_models
-from ipo_dspy.bench.observer import SweepObserver
 from ipo_dspy.bench.registry import find_kind
 from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.suites import BaseNovelSplit, FullDataset, Suite
-from ipo_dspy.bench.transfer import TransferJob, split_of
 from ipo_dspy.clip.bundled import resolve_model_name
 from ipo_dspy.clip.loading import load_backbone, resolve_device
 from ipo_dspy.errors import LanguageModelError, StoppedError
+from ipo_dspy.run.events import Event
 from ipo_dspy.scoring.score import harmonic_mean
 
 if TYPE_CHECKING:
@@ -44,14 +43,35 @@ def load_cell_backbone(cell: Cell, device: str) -> "Backbone":
 def with_conditions(grid: Grid, suite: Suite, device: str) -> Grid:
     """Return a grid whose cells include the device and the data of this machine, so that rows of others do not match.
 
-    Args:
-        grid: the requested cells.
-        suite: source of the data sets.
-        device: of the CLIP model, as in `load_backbone`; empty if workers of a cluster choose it.
+    The device is that of `load_backbone`; it is empty if workers of a cluster choose it.
     """
     kind = resolve_device(device).type if device == "auto" else device.partition(":")[0]
     names = (*grid.datasets, *grid.targets)
     return replace(grid, device=kind, data={name: suite.fingerprint(name) for name in names})
+
+
+def split_of(suite: Suite, cell: Cell) -> BaseNovelSplit:
+    """Return the images of a cell without its targets; in a transfer, both halves are all test images of the source."""
+    if not cell.targets:
+        return suite.load(cell.dataset, shots=cell.shots, seed=cell.seed)
+    full = suite.whole(cell.dataset, shots=cell.shots, seed=cell.seed)
+    return BaseNovelSplit(full.train, full.test, full.test, full.template)
+
+
+class SweepObserver:
+    """Receives the progress of a sweep; a subclass overrides what it needs."""
+
+    def begins(self, cell: Cell, number: int, total: int) -> None:
+        """Receive the start of a cell."""
+
+    def ended(self, row: Row) -> None:
+        """Receive the row of a finished cell."""
+
+    def event(self, event: Event) -> None:
+        """Receive an event of a cell."""
+
+    def say(self, text: str) -> None:
+        """Receive a message for the user."""
 
 
 class CellRunner:
@@ -59,11 +79,11 @@ class CellRunner:
 
     Args:
         suite: source of the data sets.
-        folder: folder of the working directories of the cells.
+        folder: folder of the sweep.
         device: of the CLIP model.
         audience: receives the progress.
         stopper: ends a cell after the current step.
-        load: loads the CLIP model of a cell; each model is loaded once.
+        load: loads the CLIP model of a cell.
     """
 
     def __init__(
@@ -100,37 +120,32 @@ class CellRunner:
             error=error,
             started=started,
             machine=machine(self._device),
-            **(_figures(result) if result else {}),
+            **(_values(result) if result else {}),
         )
 
     def _run(self, cell: Cell, split: BaseNovelSplit) -> MethodResult:
-        arguments: dict[str, Any] = {
-            "method": cell.method,
-            "split": split,
-            "backbone": self._load(cell, self._device),
-            "settings": cell.settings,
-            "arguments": cell.arguments,
-            "seed": cell.seed,
-            "folder": self._folder / CELLS / cell.folder,
-            "observer": self._audience.event,
-            "stopper": self._stopper,
-        }
-        job = TransferJob(**arguments, targets=self._tested(cell)) if cell.targets else CellContext(**arguments)
-        return find_kind(cell.method).load()(job)
-
-    def _tested(self, cell: Cell) -> Mapping[str, FullDataset]:
-        """Return the target data sets of a cell, each read once."""
         for name in cell.targets:
             if name not in self._targets:
                 self._targets[name] = self._suite.whole(name)
-        return {name: self._targets[name] for name in cell.targets}
+        job = CellContext(
+            cell,
+            split,
+            targets={name: self._targets[name] for name in cell.targets},
+            backbone=self._load(cell, self._device),
+            folder=self._folder / CELLS / cell.folder,
+            observer=self._audience.event,
+            stopper=self._stopper,
+        )
+        result: MethodResult = find_kind(cell.method).load()(job)
+        return result
 
     def _split(self, cell: Cell) -> BaseNovelSplit:
         key = (cell.dataset, cell.shots, cell.seed, bool(cell.targets))
         if self._last is None or self._last[0] != key:
             self._last = (key, split_of(self._suite, cell))
         split = self._last[1]
-        if (short := split.short(cell.shots)) and (cell.dataset, cell.shots) not in self._told:
+        short = {name: count for name, count in split.train.counts().items() if count < cell.shots}
+        if short and (cell.dataset, cell.shots) not in self._told:
             self._told.add((cell.dataset, cell.shots))
             fewest = min(short, key=lambda name: short[name])
             self._audience.say(
@@ -177,10 +192,18 @@ def build_row(cell: Cell, **values: Any) -> Row:
     )
 
 
-def _figures(result: MethodResult) -> dict[str, Any]:
-    spent = result.spent
+def _values(result: MethodResult) -> dict[str, Any]:
+    """Return the fields of a row that a result determines."""
+    base, novel, spent = result.base, result.novel, result.spent
+    if novel is None:
+        targets = {name: score.accuracy for name, score in result.targets.items()}
+        accuracies: dict[str, Any] = {"source": base.accuracy, "targets": targets}
+    else:
+        h = harmonic_mean(base.accuracy, novel.accuracy)
+        accuracies = {"base": base.accuracy, "novel": novel.accuracy, "h": h}
+        accuracies |= {"base_loss": base.loss, "novel_loss": novel.loss}
     return {
-        **_accuracies(result),
+        **accuracies,
         "template": result.template and redact(result.template, keep_words=True),
         "trials": result.trials,
         "evaluations": result.evaluations,
@@ -188,15 +211,6 @@ def _figures(result: MethodResult) -> dict[str, Any]:
         "tokens": spent.tokens,
         "cost": None if spent.unpriced else spent.cost,
     }
-
-
-def _accuracies(result: MethodResult) -> dict[str, Any]:
-    base, novel = result.base, result.novel
-    if novel is None:
-        return {"source": base.accuracy, "targets": {name: score.accuracy for name, score in result.targets.items()}}
-    h = harmonic_mean(base.accuracy, novel.accuracy)
-    halves = {"base": base.accuracy, "novel": novel.accuracy, "h": h}
-    return {**halves, "base_loss": base.loss, "novel_loss": novel.loss}
 
 
 def now() -> str:
@@ -219,16 +233,13 @@ def machine(device: str) -> dict[str, Any]:
 @cache
 def commit() -> str | None:
     """Return the commit of the package if it is in a repository that tracks it."""
-    here = Path(__file__).parent
 
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False)
-        except OSError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "..") else "")
+    except (OSError, subprocess.CalledProcessError):
         return None
-    head, changes = git("rev-parse", "--short", "HEAD"), git("status", "--porcelain", "--", "..")
-    return head and head + ("+changes" if changes else "")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -52,15 +52,10 @@ class Settings:
         """All settings as plain values, short enough for every row."""
         return {**asdict(self), "arguments": {name: brief(values) for name, values in self.arguments.items()}}
 
-    def templates(self) -> int:
-        """Return the number of templates that IPO scores in addition to the initial ones."""
-        return self.steps * self.prompts_per_step
-
 
 def digest(decisive: Mapping[str, Any]) -> str:
     """Return the key of a cell: a digest of every input that determines its result."""
-    text = json.dumps(decisive, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_json(decisive).encode()).hexdigest()[:16]
 
 
 def brief(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,9 +64,17 @@ def brief(arguments: Mapping[str, Any]) -> dict[str, Any]:
     >>> brief({"weight": 2.0, "sentences": {"cat": ["a cat has whiskers."] * 100}})["sentences"]
     'sha256:6e7d3d387d1dfc69fda47ecf326de0d4bd7887456c6ae6add35a8f69368cad7c'
     """
-    return {name: _brief(value) for name, value in arguments.items()}
+    long = {name: text for name, value in arguments.items() if len(text := _json(value)) > LONGEST}
+    return {**arguments, **{name: f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" for name, text in long.items()}}
 
 
-def _brief(value: Any) -> Any:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return value if len(text) <= LONGEST else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+def digest_contents(contents: Iterable[bytes]) -> str:
+    """Return a digest of files."""
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(f"{len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)

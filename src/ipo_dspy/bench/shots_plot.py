@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ipo_dspy._internal.file_io import atomic_write
-from ipo_dspy.bench.aggregate import MeanWithError, TableRow, entry
+from ipo_dspy.bench.aggregate import entry
 from ipo_dspy.bench.cells import Grid
-from ipo_dspy.bench.paper_figures import AVERAGE
 from ipo_dspy.bench.registry import find_kind
-from ipo_dspy.bench.result_rows import Row
+from ipo_dspy.bench.result_rows import Row, unwritable_as_journal_error
 from ipo_dspy.bench.suites import Suite
-from ipo_dspy.bench.tables import MEASURES, Table, comma_separated
-from ipo_dspy.errors import JournalError
+from ipo_dspy.bench.tables import MEASURES, Table, comma_separated, titles_with_average
 from ipo_dspy.report.figures import ErrorBarSeries, draw_points
 
 TABLE = "shots.csv"
@@ -31,57 +29,39 @@ def write_shots(folder: Path, grid: Grid, rows: Mapping[str, Row], suite: Suite)
     if len(grid.shots) < 2 or grid.targets:
         return ()
     files: tuple[Path, ...] = ()
-    for dataset in _datasets(grid):
+    for dataset in titles_with_average(grid, suite):
         if dataset_panels := panels(grid, rows, dataset):
             files += draw_points(dataset_panels, folder / f"shots-{dataset}", axis=AXIS)
     if not files:
         return ()
     path = folder / TABLE
-    try:
+    with unwritable_as_journal_error(path):
         atomic_write(path, f"{comma_separated(shots_table(grid, rows, suite))}\n".encode())
-    except OSError as error:
-        raise JournalError(
-            f"{str(path)!r} cannot be written ({error.strerror}); free space or name another folder"
-        ) from error
     return (path, *files)
 
 
 def shots_table(grid: Grid, rows: Mapping[str, Row], suite: Suite) -> Table:
     """Return base, novel, and H of each method at each number of shots, with the average over data sets first."""
-    groups = []
-    for dataset in _datasets(grid):
-        title = AVERAGE if dataset == AVERAGE else suite.titles[dataset]
-        groups.append(
-            tuple(
-                (title, find_kind(row.method).title, f"{row.shots}", row.base, row.novel, row.h)
-                for row in _entries(grid, rows, dataset)
-            )
+    groups = tuple(
+        tuple(
+            (title, find_kind(method).title, f"{shots}", *entry(grid, rows, dataset, method, shots))
+            for method in grid.methods
+            for shots in sorted(grid.shots)
         )
-    return Table("base to novel by shots", ("data set", "method", "shots", *MEASURES), 3, tuple(groups))
+        for dataset, title in titles_with_average(grid, suite).items()
+    )
+    return Table("base to novel by shots", ("data set", "method", "shots", *MEASURES), 3, groups)
 
 
 def panels(grid: Grid, rows: Mapping[str, Row], dataset: str) -> dict[str, dict[str, ErrorBarSeries]]:
     """Return the points of each method by measure; missing measurements have no point."""
     panels_by_measure: dict[str, dict[str, ErrorBarSeries]] = {}
     for method in grid.methods:
-        method_rows = [row for row in _entries(grid, rows, dataset) if row.method == method]
-        for measure in MEASURES:
-            means = {row.shots: mean for row in method_rows if (mean := _mean(row, measure)) is not None}
+        entries = {shots: entry(grid, rows, dataset, method, shots) for shots in sorted(grid.shots)}
+        for index, measure in enumerate(MEASURES):
+            means = {shots: mean for shots, row in entries.items() if (mean := row[index]) is not None}
             if means:
                 values, errors = zip(*((mean.value, mean.error or 0.0) for mean in means.values()), strict=True)
-                panels_by_measure.setdefault(f"{measure}, %", {})[find_kind(method).title] = ErrorBarSeries(
-                    tuple(means), values, errors
-                )
+                series = ErrorBarSeries(tuple(means), values, errors)
+                panels_by_measure.setdefault(f"{measure}, %", {})[find_kind(method).title] = series
     return panels_by_measure
-
-
-def _mean(row: TableRow, measure: str) -> MeanWithError | None:
-    return {"base": row.base, "novel": row.novel, "H": row.h}[measure]
-
-
-def _datasets(grid: Grid) -> tuple[str, ...]:
-    return (*([AVERAGE] if len(grid.datasets) > 1 else []), *grid.datasets)
-
-
-def _entries(grid: Grid, rows: Mapping[str, Row], dataset: str) -> list[TableRow]:
-    return [entry(grid, rows, dataset, method, shots) for method in grid.methods for shots in sorted(grid.shots)]

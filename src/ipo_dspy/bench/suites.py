@@ -4,14 +4,13 @@ A split has k shots of the base classes for training and the test images of both
 own class names. `data` samples the images over all classes and then splits the classes.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Protocol
 
 from ipo_dspy import demo
+from ipo_dspy.bench.settings import digest_contents
 from ipo_dspy.clip.bundled import DEMO_VIT
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED
 from ipo_dspy.data import BENCHMARKS, ImageDataset, check_benchmark, find_benchmark, load_benchmark
@@ -39,10 +38,6 @@ class BaseNovelSplit:
     base: ImageDataset
     novel: ImageDataset
     template: Template
-
-    def short(self, shots: int) -> dict[str, int]:
-        """Return the classes with fewer training images than requested, and their number of images."""
-        return {name: count for name, count in self.train.counts().items() if count < shots}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +83,7 @@ class Suite(Protocol):
         Raises:
             DataError: a part is missing; the message lists it and its source.
         """
+        return  # by default, nothing can be missing
 
     def fingerprint(self, name: str) -> str:
         """Return a digest of the content of a data set, which is part of the key of its cells."""
@@ -99,30 +95,27 @@ class Suite(Protocol):
         """Load all classes of a data set, sampled with the seed; without shots it is used for testing only."""
 
 
-class DemoSuite:
+class DemoSuite(Suite):
     """The bundled tasks with the bundled CLIP, a vision transformer that all methods support; no download."""
 
-    name: str = "demo"
-    about: str = "the bundled tasks"
-    note: str = (
+    name = "demo"
+    about = "the bundled tasks"
+    note = (
         "The tasks are small and drawn for demonstration (see the model card): they show how the methods work, not how "
         "a large CLIP performs on photographs. They have 16 training images per class: with 16 shots all seeds draw "
         "the same images, and the error is that of the method alone."
     )
-    model: str = DEMO_VIT
-    pretrained: str | None = None
-    folders: tuple[Path, ...] = ()
+    model = DEMO_VIT
+    pretrained = None
+    folders = ()
+    variants: Mapping[str, str] = {}
 
     def __init__(self) -> None:
-        self.titles: Mapping[str, str] = {name: name for name in demo.names()}
-        self.variants: Mapping[str, str] = {}
-
-    def check(self, names: Sequence[str]) -> None:
-        """Do nothing: the tasks are part of the package."""
+        self.titles = {name: name for name in demo.names()}
 
     def fingerprint(self, name: str) -> str:
         """Return a digest of the file of a task."""
-        return _digest([demo.data_file(name).read_bytes()])
+        return digest_contents([demo.data_file(name).read_bytes()])
 
     def load(self, name: str, *, shots: int, seed: int) -> BaseNovelSplit:
         """Load a bundled task."""
@@ -135,24 +128,20 @@ class DemoSuite:
         return FullDataset(task.trainset, task.testset, task.program.template)
 
 
-class PaperSuite:
-    """The paper's eleven data sets below a folder, with the paper's CLIP.
+class PaperSuite(Suite):
+    """The paper's eleven data sets in folders below `root`, with the paper's CLIP."""
 
-    Args:
-        root: folder that holds the data sets' folders.
-    """
-
-    name: str = "paper"
-    about: str = "the paper's data sets"
-    note: str = "Protocol and splits are those of CoOp; columns labeled paper quote published figures."
-    model: str = DEFAULT_MODEL
-    pretrained: str | None = DEFAULT_PRETRAINED
+    name = "paper"
+    about = "the paper's data sets"
+    note = "Protocol and splits are those of CoOp; columns labeled paper quote published figures."
+    model = DEFAULT_MODEL
+    pretrained = DEFAULT_PRETRAINED
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
-        self.folders: tuple[Path, ...] = (self.root,)
-        self.titles: Mapping[str, str] = {name: BENCHMARKS[name].title for name in PAPER}
-        self.variants: Mapping[str, str] = {name: BENCHMARKS[name].title for name in VARIANTS}
+        self.folders = (self.root,)
+        self.titles = {name: BENCHMARKS[name].title for name in PAPER}
+        self.variants = {name: BENCHMARKS[name].title for name in VARIANTS}
 
     def check(self, names: Sequence[str]) -> None:
         """Check folders and split files; the error lists the findings of `ipo-dspy data check`."""
@@ -163,11 +152,8 @@ class PaperSuite:
             benchmark = find_benchmark(name)
             folder = expected_folder(benchmark, self.root)
             if not all(part.exists for part in parts(benchmark, folder)):
-                missing += [
-                    f"{name}: {finding.what}: {finding.message}"
-                    for finding in check_benchmark(name, self.root).findings
-                    if not finding.ok
-                ]
+                findings = check_benchmark(name, self.root).findings
+                missing += [f"{name}: {finding.what}: {finding.message}" for finding in findings if not finding.ok]
         if missing:
             lines = "\n  ".join(missing)
             raise DataError(
@@ -181,7 +167,7 @@ class PaperSuite:
         lists = [list_file(benchmark, folder, name) for name in benchmark.lists]
         images = [folder / name for name in benchmark.images]
         names = [str(sorted(inner.name for inner in path.iterdir())).encode() for path in images if path.is_dir()]
-        return _digest([*(path.read_bytes() for path in lists if path.is_file()), *names])
+        return digest_contents([*(path.read_bytes() for path in lists if path.is_file()), *names])
 
     def load(self, name: str, *, shots: int, seed: int) -> BaseNovelSplit:
         """Load a data set of the paper."""
@@ -196,18 +182,8 @@ class PaperSuite:
         return FullDataset(benchmark.train, benchmark.test, Template.parse(benchmark.template))
 
 
-SUITES: Mapping[str, str] = MappingProxyType(
-    {"demo": "the bundled tasks with the bundled CLIP", "paper": "the paper's eleven data sets with ViT-B/16"}
-)
-"""Descriptions of the suites, by name."""
-
-
 def build_suite(name: str, root: Path | None = None) -> Suite:
-    """Return a suite by name.
-
-    Args:
-        name: one of `SUITES`.
-        root: folder of the data sets, required by `paper`.
+    """Return the suite `demo` or `paper`; `root` is the folder of the data sets of `paper`.
 
     Raises:
         InputError: the name is unknown, or `paper` has no folder.
@@ -219,7 +195,7 @@ def build_suite(name: str, root: Path | None = None) -> Suite:
             hint = Hint("pass their folder: {data} (see docs/datasets.md)", data="ROOT")
             raise InputError("suite 'paper' needs the data sets", hint=hint)
         return PaperSuite(root)
-    raise InputError(f"unknown suite {name!r}; choose from {', '.join(SUITES)}")
+    raise InputError(f"unknown suite {name!r}; choose from demo, paper")
 
 
 def select_datasets(asked: Sequence[str] | None, suite: Suite) -> tuple[str, ...]:
@@ -247,13 +223,6 @@ def chosen_transfer(source: str, asked: Sequence[str] | None, suite: Suite) -> t
         others = ", ".join(other for other in everything if other != name)
         raise DataError(f"transfer needs at least one target data set other than {name}; choose from {others}")
     return name, targets
-
-
-def _digest(contents: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for content in contents:
-        digest.update(f"{len(content)}\n".encode() + content)
-    return digest.hexdigest()[:16]
 
 
 def _resolve_names(asked: Sequence[str], suite: Suite, titles: Mapping[str, str]) -> tuple[str, ...]:

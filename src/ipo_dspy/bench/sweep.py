@@ -1,6 +1,7 @@
 """Run a sweep: cell after cell, each stored as a row; a killed sweep resumes, and a failed cell does not end it."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,13 +10,11 @@ from ipo_dspy._internal.counts import pluralize
 from ipo_dspy._internal.secrets import without_secrets
 from ipo_dspy.bench.cells import Cell, Grid, distinct, without_conditions
 from ipo_dspy.bench.method_runners import StopSignal, build_ipo
-from ipo_dspy.bench.observer import NullObserver, SweepObserver
-from ipo_dspy.bench.ray_sweep import run_on_ray
+from ipo_dspy.bench.ray_sweep import measure_on_ray
 from ipo_dspy.bench.registry import check_methods, find_kind
 from ipo_dspy.bench.result_rows import ResultLog, Row
-from ipo_dspy.bench.runner import CellRunner, check_language_models, check_requirements
+from ipo_dspy.bench.runner import CellRunner, SweepObserver, check_language_models, check_requirements, split_of
 from ipo_dspy.bench.suites import Suite
-from ipo_dspy.bench.transfer import split_of
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.errors import StoppedError
 from ipo_dspy.optimizer.cost_estimate import CostItem, Estimate
@@ -74,7 +73,7 @@ def sweep(
         JournalError: the folder cannot be written, or contains a sweep with other settings.
         ClusterError: the cluster has no capacity for a cell.
     """
-    audience, stopper = audience or NullObserver(), stopper or StopSignal()
+    audience, stopper = audience or SweepObserver(), stopper or StopSignal()
     for grid in grids:
         check_methods(grid.methods, grid.settings, suite.titles)
     suite.check((*grids[0].datasets, *grids[0].targets))
@@ -92,10 +91,15 @@ def sweep(
             )
         check_language_models(todo)
         stopped = False
-        if todo and ray is None:
-            stopped = _measure(todo, len(cells), suite, folder, rows, device, audience, stopper)
-        elif todo and ray is not None:
-            stopped = run_on_ray(todo, len(cells), suite, folder, rows, device, audience, stopper, ray)
+        try:
+            with contextlib.closing(
+                _measure(todo, len(cells), suite, folder, device, audience, stopper, ray)
+            ) as measured:
+                for row in measured:
+                    rows.append(row)
+                    audience.ended(row)
+        except StoppedError:
+            stopped = True
         return SweepResult({c.key: rows.latest[c.key] for c in cells if c.key in rows.latest}, len(cells), stopped)
 
 
@@ -111,7 +115,7 @@ def estimate(grids: Sequence[Grid], suite: Suite) -> Estimate:
         if "history_size" not in find_kind(cell.method).reads:  # neither IPO nor VPT + IPO
             continue
         split = split_of(suite, cell)
-        optimizer = build_ipo(cell.settings, split, cell.seed)
+        optimizer = build_ipo(cell, split)
         program = ClipClassifier(split.base.classes, template=split.template)  # does not load the model
         for item in optimizer.estimate(program, split.train).items:
             previous = items.get((item.what, item.model))
@@ -130,21 +134,18 @@ def _measure(
     total: int,
     suite: Suite,
     folder: Path,
-    rows: ResultLog,
     device: str,
     audience: SweepObserver,
     stopper: StopSignal,
-) -> bool:
-    """Measure cell after cell in this process; return True if the user stopped it."""
-    runner = CellRunner(suite, folder, device, audience, stopper)
+    ray: "RayTasks | None",
+) -> Generator[Row]:
+    """Yield the row of each cell, measured in this process or on a cluster."""
+    if todo and ray is not None:
+        yield from measure_on_ray(todo, total, suite, folder, device, audience, stopper, ray)
+        return
     check_requirements(todo, device)
+    runner = CellRunner(suite, folder, device, audience, stopper)
     for number, cell in enumerate(todo, start=total - len(todo) + 1):
         audience.begins(cell, number, total)
-        try:
-            stopper.check()
-            row = runner.row(cell)
-        except StoppedError:
-            return True
-        rows.append(row)
-        audience.ended(row)
-    return False
+        stopper.check()
+        yield runner.row(cell)

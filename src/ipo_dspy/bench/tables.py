@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ipo_dspy.bench.aggregate import MeanWithError, TableRow, entry, transferred
+from ipo_dspy.bench.aggregate import MeanWithError, entry, transferred
 from ipo_dspy.bench.cells import Grid
 from ipo_dspy.bench.paper_figures import AVERAGE, NOTHING, Figures, published, published_ablation
 from ipo_dspy.bench.registry import find_kind
@@ -46,18 +46,22 @@ class Table:
 
 def paper_table(grid: Grid, rows: Mapping[str, Row], suite: Suite, shots: int) -> Table:
     """Return base, novel, and H of each method next to the published values, with the average over data sets first."""
-    with_paper = suite.name == "paper"
-    datasets = [*([AVERAGE] if len(grid.datasets) > 1 else []), *grid.datasets]
-    groups = []
-    for dataset in datasets:
-        lines = []
-        for method in grid.methods:
-            measured = entry(grid, rows, dataset, method, shots)
-            paper = published(dataset, method, shots) if _covers_all_datasets(dataset, grid, suite) else NOTHING
-            title = AVERAGE if dataset == AVERAGE else suite.titles[dataset]
-            lines.append(_line([title, find_kind(method).title], measured, paper if with_paper else None))
-        groups.append(tuple(lines))
-    return Table(f"{shots}-shot, base to novel", _columns(["data set", "method"], with_paper), 2, tuple(groups))
+    with_paper, complete = suite.name == "paper", set(grid.datasets) == set(suite.titles)
+
+    def paper(dataset: str, method: str) -> Figures | tuple[()]:
+        if not with_paper:
+            return ()
+        comparable = complete or dataset != AVERAGE  # the averages of the paper are over all eleven data sets
+        return published(dataset, method, shots) if comparable else NOTHING
+
+    groups = tuple(
+        tuple(
+            (title, find_kind(method).title, *entry(grid, rows, dataset, method, shots), *paper(dataset, method))
+            for method in grid.methods
+        )
+        for dataset, title in titles_with_average(grid, suite).items()
+    )
+    return Table(f"{shots}-shot, base to novel", _columns("method", with_paper), 2, groups)
 
 
 def transfer_table(grid: Grid, rows: Mapping[str, Row], suite: Suite, shots: int) -> Table:
@@ -66,13 +70,13 @@ def transfer_table(grid: Grid, rows: Mapping[str, Row], suite: Suite, shots: int
     titles = {**suite.titles, **suite.variants}
     evaluated = {f"{titles[source]} (source)": (source,), **_averages(grid.targets, suite)}
     evaluated |= {titles[name]: (name,) for name in grid.targets}
-    groups = [
+    groups = tuple(
         tuple(
             (title, find_kind(method).title, transferred(grid, rows, names, method, shots)) for method in grid.methods
         )
         for title, names in evaluated.items()
-    ]
-    return Table(f"{shots}-shot, learned on {titles[source]}", ("data set", "method", "accuracy"), 2, tuple(groups))
+    )
+    return Table(f"{shots}-shot, learned on {titles[source]}", ("data set", "method", "accuracy"), 2, groups)
 
 
 def _averages(targets: Sequence[str], suite: Suite) -> dict[str, tuple[str, ...]]:
@@ -87,30 +91,30 @@ def _averages(targets: Sequence[str], suite: Suite) -> dict[str, tuple[str, ...]
 def ablation_table(name: str, grid: Grid, rows: Mapping[str, Row], suite: Suite, shots: int) -> Table:
     """Return the variants of IPO, with the average over data sets first; the paper has averages only."""
     averages = published_ablation(name) if suite.name == "paper" and set(grid.datasets) == set(suite.titles) else {}
-    datasets = [*([AVERAGE] if len(grid.datasets) > 1 else []), *grid.datasets]
-    groups = []
-    for dataset in datasets:
-        title = AVERAGE if dataset == AVERAGE else suite.titles[dataset]
-        lines = []
-        for variant in grid.variants:
-            measured = entry(grid, rows, dataset, grid.methods[0], shots, variant)
-            paper = averages.get(variant, NOTHING) if dataset == AVERAGE else NOTHING
-            lines.append(_line([title, variant], measured, paper if averages else None))
-        groups.append(tuple(lines))
-    return Table(f"IPO by {name}, {shots}-shot", _columns(["data set", name], bool(averages)), 2, tuple(groups))
+
+    def paper(dataset: str, variant: str) -> Figures | tuple[()]:
+        if not averages:
+            return ()
+        return averages.get(variant, NOTHING) if dataset == AVERAGE else NOTHING
+
+    groups = tuple(
+        tuple(
+            (title, variant, *entry(grid, rows, dataset, "ipo", shots, variant), *paper(dataset, variant))
+            for variant in grid.variants
+        )
+        for dataset, title in titles_with_average(grid, suite).items()
+    )
+    return Table(f"IPO by {name}, {shots}-shot", _columns(name, bool(averages)), 2, groups)
 
 
-def _covers_all_datasets(dataset: str, grid: Grid, suite: Suite) -> bool:
-    """Return True if a line is comparable with the paper, whose averages are over all eleven data sets."""
-    return dataset != AVERAGE or set(grid.datasets) == set(suite.titles)
+def titles_with_average(grid: Grid, suite: Suite) -> dict[str, str]:
+    """Return the titles of the data sets by name; if there are several, their average comes first."""
+    titles = {name: suite.titles[name] for name in grid.datasets}
+    return {AVERAGE: AVERAGE, **titles} if len(titles) > 1 else titles
 
 
-def _columns(texts: Sequence[str], with_paper: bool) -> tuple[str, ...]:
-    return (*texts, *MEASURES, *(f"paper {measure}" for measure in MEASURES if with_paper))
-
-
-def _line(texts: Sequence[str], found: TableRow, paper: Figures | None) -> tuple[Value, ...]:
-    return (*texts, found.base, found.novel, found.h, *(paper or ()))
+def _columns(varied: str, with_paper: bool) -> tuple[str, ...]:
+    return ("data set", varied, *MEASURES, *(f"paper {measure}" for measure in MEASURES if with_paper))
 
 
 def markdown(table: Table) -> str:
@@ -138,18 +142,18 @@ def comma_separated(table: Table) -> str:
     means = range(table.texts, table.texts + len(MEASURES))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head: list[str] = []
+    head = ["table"]
     for index, name in enumerate(table.columns):
         head += [name, f"{name} error"] if index in means else [name]
-    writer.writerow(["table", *head])
+    writer.writerow(head)
     for line in table.lines:
-        cells: list[object] = []
+        cells: list[object] = [table.title]
         for index, value in enumerate(line):
             if index in means:
                 cells += [value.value, value.error] if isinstance(value, MeanWithError) else [None, None]
             else:
                 cells.append(value)
-        writer.writerow([table.title, *cells])
+        writer.writerow(cells)
     return out.getvalue().rstrip("\n")
 
 

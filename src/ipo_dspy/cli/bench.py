@@ -221,13 +221,12 @@ def _show(tables: "Sequence[Table]", swept: "SweepResult", output_format: str, o
 
 def _methods(text: str | None, lm: str | None) -> tuple[str, ...]:
     """Return the given methods in the order of the tables; by default all that can run."""
-    from ipo_dspy.bench.registry import find_kind, kinds
+    from ipo_dspy.bench.registry import METHODS, find_kind
 
-    known = kinds()
     if text is None:
-        return tuple(name for name, kind in known.items() if lm is not None or not kind.needs_lm)
+        return tuple(name for name, kind in METHODS.items() if lm is not None or not kind.needs_lm)
     asked = [find_kind(name).name for name in _split(text)]
-    return tuple(name for name in known if name in asked)
+    return tuple(name for name in METHODS if name in asked)
 
 
 def _able(grid: "Grid", device: str) -> tuple[str, ...]:

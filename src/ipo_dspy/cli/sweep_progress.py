@@ -5,11 +5,12 @@ import statistics
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.bench.cells import Cell
 from ipo_dspy.bench.result_rows import Row
+from ipo_dspy.bench.runner import SweepObserver
 from ipo_dspy.cli.progress import LiveProgress
 from ipo_dspy.run.events import Event
 
 
-class LiveSweep(LiveProgress):
+class LiveSweep(LiveProgress, SweepObserver):
     """Observer of a sweep.
 
     Args:
