@@ -8,13 +8,13 @@ hanging, so that the difference is that of the words.
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.data import ImageDataset
 from ipo_dspy.errors import Hint, InputError
-from ipo_dspy.optimizer.evaluation import EvaluationResult, evaluate
+from ipo_dspy.optimizer.evaluation import evaluate
 from ipo_dspy.scoring.score import Score, harmonic_mean
 from ipo_dspy.template import PLACEHOLDER, Template
 
@@ -30,13 +30,7 @@ HALVES = ("base", "novel")
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """A template from which a word or phrase was removed.
-
-    Attributes:
-        removed: what, as it stood; empty for the whole template.
-        kind: `whole`, `word` or `phrase`.
-        template: what is left.
-    """
+    """A template from which `removed` was removed, a `word` or a `phrase`; empty for the `whole` template."""
 
     removed: str
     kind: str
@@ -45,12 +39,7 @@ class Ablation:
 
 @dataclass(frozen=True, slots=True)
 class AblationResult:
-    """Scores of a template from which a word or phrase was removed.
-
-    Attributes:
-        occlusion: what was left out.
-        scores: by part: `base` and `novel`, or `all`.
-    """
+    """Scores of a template from which a word or phrase was removed, by part: `base` and `novel`, or `all`."""
 
     occlusion: Ablation
     scores: Mapping[str, Score]
@@ -100,11 +89,7 @@ class Explanation:
             }
             for row in self.rows
         ]
-        return {
-            "start": str(self.start),
-            "rows": rows,
-            "confusions": [asdict(confusion) for confusion in self.confusions],
-        }
+        return {"start": str(self.start), "rows": rows, "confusions": list(map(asdict, self.confusions))}
 
 
 def leave_one_out_templates(template: Template) -> tuple[Ablation, ...]:
@@ -123,9 +108,9 @@ def leave_one_out_templates(template: Template) -> tuple[Ablation, ...]:
             hint=Hint("explain one of them, e.g. {template}", template=template.lines[0]),
         )
     text = template.lines[0]
-    words = [(start, end) for start, end in _words(text) if text[start:end] != PLACEHOLDER]
+    words = [span for span in _words(text) if text[slice(*span)] != PLACEHOLDER]
     ablations = {text: Ablation("", "whole", template)}
-    for kind, spans in (("word", words), ("phrase", list(_phrases(text)))):
+    for kind, spans in (("word", words), ("phrase", _phrases(text))):
         for start, end in spans:
             left = _tidy(text[:start] + " " + text[end:])
             ablations.setdefault(left, Ablation(text[start:end].strip(" ,"), kind, Template.parse(left)))
@@ -137,50 +122,32 @@ def leave_one_out_templates(template: Template) -> tuple[Ablation, ...]:
 def explain(
     program: "ClipClassifier", parts: Mapping[str, ImageDataset], start: Template, template: Template
 ) -> Explanation:
-    """Score a template whole and in part, each part of the images against its own class names.
+    """Score a template whole and in part with the model of a program.
 
     Args:
         program: has the model.
-        parts: images by part: `base` and `novel`, or `all`.
-        start: whose confusions are those before.
+        parts: images by part: `base` and `novel`, or `all`; each part is scored with its own class names.
+        start: template whose confusions are those before.
         template: to be explained.
     """
     rows = leave_one_out_templates(template)
-    asked = [row.template for row in rows]
-    evaluations_by_part = {part: _evaluated(program, images, [*asked, start]) for part, images in parts.items()}
-    scored = [
-        AblationResult(row, {part: evaluations[index].score for part, evaluations in evaluations_by_part.items()})
-        for index, row in enumerate(rows)
-    ]
-    confusions = [
-        confusion
-        for part, evaluations in evaluations_by_part.items()
-        for confusion in _confusions(part, parts[part].labels(), evaluations[-1], evaluations[0])
-    ]
-    return Explanation(start, tuple(scored), tuple(sorted(confusions, key=lambda c: -abs(c.before - c.after))))
+    scores: list[dict[str, Score]] = [{} for _ in rows]
+    confusions: list[Confusion] = []
+    for part, images in parts.items():
+        classifier = program.deepcopy()
+        classifier.classes = images.classes
+        *results, first = evaluate(classifier, images, templates=[*(row.template for row in rows), start])
+        for of_row, result in zip(scores, results, strict=True):
+            of_row[part] = result.score
+        labels = images.labels()
+        before, after = _mistakes(labels, first.predicted), _mistakes(labels, results[0].predicted)
+        confusions += [Confusion(part, *pair, before=before[pair], after=after[pair]) for pair in before | after]
+    confusions.sort(key=lambda confusion: -abs(confusion.before - confusion.after))
+    return Explanation(start, tuple(map(AblationResult, rows, scores)), tuple(confusions))
 
 
-def _evaluated(
-    program: "ClipClassifier", images: ImageDataset, templates: Sequence[Template]
-) -> list[EvaluationResult]:
-    copy = program.deepcopy()
-    copy.classes = images.classes
-    return evaluate(copy, images, templates=templates)
-
-
-def _confusions(
-    part: str, labels: Sequence[str], before: EvaluationResult, after: EvaluationResult
-) -> Iterator[Confusion]:
-    counts = [
-        Counter(
-            (label, predicted_label)
-            for label, predicted_label in zip(labels, result.predicted, strict=True)
-            if label != predicted_label
-        )
-        for result in (before, after)
-    ]
-    for pair in dict.fromkeys([*counts[0], *counts[1]]):
-        yield Confusion(part, *pair, before=counts[0][pair], after=counts[1][pair])
+def _mistakes(labels: Sequence[str], predicted: Sequence[str]) -> Counter[tuple[str, str]]:
+    return Counter(pair for pair in zip(labels, predicted, strict=True) if pair[0] != pair[1])
 
 
 def _words(text: str) -> list[tuple[int, int]]:
@@ -189,26 +156,22 @@ def _words(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in tokens if any(unicodedata.category(char)[0] != "P" for char in match.group())]
 
 
-def _phrases(text: str) -> Iterator[tuple[int, int]]:
+def _phrases(text: str) -> list[tuple[int, int]]:
     """Spans of several words from a comma, bracket, or preposition on; then all before and all behind the class."""
     spans = _words(text)
     group: list[tuple[int, int]] = []
+    groups = [group]
     for start, end in spans:
+        word = text[start:end]
         separated = bool(group) and not _SEPARATORS.isdisjoint(text[group[-1][1] : start])
-        if separated or text[start:end] == PLACEHOLDER or text[start:end].lower() in _BEGINS:
-            yield from _merged_phrase(group)
-            group = []
-        if text[start:end] != PLACEHOLDER:
+        if separated or word == PLACEHOLDER or word.lower() in _BEGINS:
+            groups.append(group := [])
+        if word != PLACEHOLDER:
             group.append((start, end))
-    yield from _merged_phrase(group)
-    before, after = text.index(PLACEHOLDER), text.index(PLACEHOLDER) + len(PLACEHOLDER)
-    yield from _merged_phrase([span for span in spans if span[1] <= before])
-    yield from _merged_phrase([span for span in spans if span[0] >= after])
-
-
-def _merged_phrase(group: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    if len(group) > 1:
-        yield group[0][0], group[-1][1]
+    place = text.index(PLACEHOLDER)
+    groups.append([span for span in spans if span[1] <= place])
+    groups.append([span for span in spans if span[0] > place])
+    return [(group[0][0], group[-1][1]) for group in groups if len(group) > 1]
 
 
 def _tidy(text: str) -> str:
