@@ -28,11 +28,7 @@ VARIANTS = {
     "MKL_ENABLE_INSTRUCTIONS=AVX2": ({"MKL_ENABLE_INSTRUCTIONS": "AVX2"}, 64, True),
     "MKL_CBWR=AUTO,STRICT": ({"MKL_CBWR": "AUTO,STRICT"}, 64, True),
     "ATEN_CPU_CAPABILITY=default": ({"ATEN_CPU_CAPABILITY": "default"}, 64, True),
-    "that, MKL_CBWR=COMPATIBLE, batches of 7": (
-        {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"},
-        7,
-        False,
-    ),
+    "that, MKL_CBWR=COMPATIBLE, batches of 7": ({"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}, 7, False),
 }
 
 

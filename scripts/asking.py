@@ -6,12 +6,10 @@ nothing here.
 """
 
 import argparse
-import platform
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import dspy
 import torch
 
+from benchmarks.common import commit, machine, table
 from ipo_dspy import IPO, EvolutionProposer, LMProposer, demo
 from ipo_dspy.lms.signatures import ProposePrompts
 from ipo_dspy.optimizer.evaluation import evaluate
@@ -83,12 +82,11 @@ def tokens(options: argparse.Namespace) -> None:
         optimizer.compile(task.program, task.trainset)
         asked = [text_of(body) for body in server.requests if "Write" in text_of(body)]
     ours = sum(map(count, asked)) / (8 * len(asks))
-    print("| scheme | prompt tokens per candidate | ours is one in |")
-    print("|---|---:|---:|")
-    print(f"| this library: 8 candidates a request, descriptions within 2,000 tokens | {ours:.0f} | |")
+    rows = [("this library: 8 candidates a request, descriptions within 2,000 tokens", f"{ours:.0f}", "")]
     for name, budget in {"the same descriptions": 2000, f"all {len(task.trainset)} descriptions": 10**9}.items():
         each = sum(alone(ask, budget) for ask in asks) / len(asks)
-        print(f"| one request a candidate, {name} resent | {each:.0f} | {each / ours:.1f} |")
+        rows.append((f"one request a candidate, {name} resent", f"{each:.0f}", f"{each / ours:.1f}"))
+    table(("scheme", "prompt tokens per candidate", "ours is one in"), rows)
     print(f"\n{len(asked)} requests for {8 * len(asks)} candidates")
 
 
@@ -169,17 +167,16 @@ def overlap(options: argparse.Namespace) -> None:
 
 def compare(title: str, ways: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> None:
     """Runs over all tasks and seeds, one row a way."""
-    heads = ("train after 10 steps", "train", "test base", "test novel")
-    print(f"| {title} | {' | '.join(heads)} |")
-    print(f"|---|{'---:|' * len(heads)}")
-    first: list[tuple[float, ...]] = []
-    for name, given in ways.items():
-        rows = [measure(task, seed, given, options.steps) for task in demo.names() for seed in range(options.seeds)]
-        first = first or rows
-        cells = [
-            paired(column, base) for column, base in zip(zip(*rows, strict=True), zip(*first, strict=True), strict=True)
-        ]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        first: list[tuple[float, ...]] = []
+        for name, given in ways.items():
+            runs = [measure(task, seed, given, options.steps) for task in demo.names() for seed in range(options.seeds)]
+            columns = list(zip(*runs, strict=True))
+            first = first or columns
+            yield name, *map(paired, columns, first)
+
+    table((title, "train after 10 steps", "train", "test base", "test novel"), rows())
     print("\nIn brackets: difference to the first row on the same task and seed, with its standard error.")
 
 
@@ -214,15 +211,12 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=1.0)
     parser.add_argument("--budget", type=int, default=60)
     options = parser.parse_args()
-    # Now: by the end of a long run somebody may have committed something else.
-    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    commit = described.stdout.strip()
+    stamp = f"commit {commit()}, {machine(['torch'])}"  # now: the tree may change during a long run
     options.steps = options.steps or {"tokens": 20, "latency": 100}.get(options.table, 40)
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     tables = {"tokens": tokens, "latency": latency, "descriptions": descriptions, "overlap": overlap}
     tables[options.table](options)
-    print(f"\ncommit {commit}, Python {platform.python_version()}, torch {torch.__version__}, ", end="")
-    print(f"{torch.get_num_threads()} threads, seed {options.seed}, {options.steps} steps")
+    print(f"\n{stamp}, {torch.get_num_threads()} threads, seed {options.seed}, {options.steps} steps")
 
 
 if __name__ == "__main__":

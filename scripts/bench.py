@@ -12,9 +12,6 @@ from benchmarks.common import commit, machine
 SECTIONS = ("text", "images", "store", "scoring", "gpu", "passes", "startup", "ray_scaling")
 """In the order of the page."""
 
-ON_REQUEST = ("store_candidates",)
-"""Of docs/experiments.md; printed if named."""
-
 
 def main() -> None:
     """Print the sections that were asked for, and where they were made."""
@@ -23,8 +20,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("quick", "full"), default="quick")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    unknown = set(options.sections) - {*SECTIONS, *ON_REQUEST}
-    if unknown:
+    if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"unknown section {sorted(unknown)[0]!r}; pass one of {', '.join(SECTIONS)}")
     stamp = f"commit {commit()}, seed {options.seed}, {machine()}"  # now: the tree may change during a long run
     for name in options.sections or SECTIONS:

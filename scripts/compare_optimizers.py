@@ -178,10 +178,7 @@ def measure(method: str, name: str, seed: int, given: argparse.Namespace) -> Row
 
 def table(rows: Sequence[Row]) -> str:
     """Mean and standard error over seeds of the mean over tasks."""
-    lines = [
-        "| optimizer | train | test base | test novel | evaluations | seconds |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
+    lines = ["| optimizer | train | test base | test novel | evaluations | seconds |", "|---|---:|---:|---:|---:|---:|"]
     for method in dict.fromkeys(row.method for row in rows):
         mine = [row for row in rows if row.method == method]
         cells = [_cell(mine, field) for field in ("train", "base", "novel")]

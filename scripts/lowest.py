@@ -21,26 +21,11 @@ EXTRAS = ("heif", "hub", "mlflow")
 """Besides the dependencies; Ray, Optuna and the packages of local chat models have too many needs of their own."""
 TOOLS = ("pytest>=8", "hypothesis>=6.100", "pytest-xdist>=3.6")
 CORE = (
-    "test_classifier",
-    "test_cli",
-    "test_clip_backbone",
-    "test_clip_image_io",
-    "test_clip_images",
-    "test_clip_store",
-    "test_clip_text",
-    "test_data_folder",
-    "test_data_hub",
-    "test_data_table",
-    "test_demo",
-    "test_lms",
-    "test_lms_client",
-    "test_mlflow",
-    "test_optimizer",
-    "test_program_files",
-    "test_report",
-    "test_resume",
-    "test_signatures",
-)
+    "classifier", "cli", "clip_backbone", "clip_feature_store", "clip_image_features", "clip_image_io",
+    "clip_text_features", "data_folder", "data_hub", "data_table", "demo", "integrations_mlflow", "lms", "lms_client",
+    "lms_signatures", "optimizer_ipo", "program_files", "report", "resume",
+)  # fmt: skip
+"""Test files, without `test_`."""
 
 
 def floors(requirements: list[str]) -> list[str]:
@@ -64,17 +49,8 @@ def main(tests: list[str]) -> None:
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(constraints)]
     subprocess.run([*install, *TOOLS, "-e", f"{ROOT}[{','.join(EXTRAS)}]"], check=True)
     print(constraints.read_text())
-    command = [
-        python,
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        "logical",
-        "--dist",
-        "loadgroup",
-        *(tests or [f"tests/{name}.py" for name in CORE]),
-    ]
+    command = [python, "-m", "pytest", "-q", "-n", "logical", "--dist", "loadgroup"]
+    command += tests or [f"tests/test_{name}.py" for name in CORE]
     sys.exit(subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode)
 
 

@@ -61,9 +61,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    import_open_clip()
-    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
-
+    class_names = import_open_clip().IMAGENET_CLASSNAMES
     print("| search | class names | nodes a step | " + " | ".join(f"saved with {name}" for name in BUDGETS) + " |")
     print("|---|---:|---:|" + "---:|" * len(BUDGETS))
     for name in demo.names():
@@ -72,7 +70,7 @@ def main() -> None:
         trials = best.detailed_results.trials
         steps = len({trial.step for trial in trials})
         for count in (10, 100, 1000):
-            prefixes = Prefixes(IMAGENET_CLASSNAMES[:count])
+            prefixes = Prefixes(class_names[:count])
             found = [saved(trials, prefixes, budget) for budget in BUDGETS.values()]
             shares = " | ".join(f"{spared / total:.1%}" for total, spared in found)
             print(f"| {name} | {count:,} | {found[0][0] / steps:,.0f} | {shares} |", flush=True)

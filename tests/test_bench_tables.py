@@ -13,11 +13,10 @@ from ipo_dspy.bench.ablations import ABLATIONS, Models, ablation, variant_names
 from ipo_dspy.bench.aggregate import MeanWithError, entry
 from ipo_dspy.bench.cells import Grid
 from ipo_dspy.bench.markdown_page import Content, page, write_page
-from ipo_dspy.bench.paper_figures import published
 from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.suites import DemoSuite, PaperSuite, build_suite, select_datasets
-from ipo_dspy.bench.tables import ablation_table, paper_table, render
+from ipo_dspy.bench.tables import ablation_table, paper_table, published, render
 from ipo_dspy.errors import DataError, InputError, JournalError, LanguageModelError
 
 GRID = Grid("demo", ("grey-food", "pixel-animals"), ("clip", "ipo"), (1,), (1, 2), Settings())

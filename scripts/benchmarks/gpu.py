@@ -33,7 +33,7 @@ def run(size: Size, seed: int) -> None:
         print("\nThere was no GPU here: no time on a GPU was measured.")
         return
     print(f"\n{torch.cuda.get_device_name()}, ViT-B-16-quickgelu with random weights, which changes no time:\n")
-    names = list(import_names()[: 1000 if size == "full" else 200])
+    names = import_open_clip().IMAGENET_CLASSNAMES[: 1000 if size == "full" else 200]
     table(("what", "float32", *HALVES), times(names, 256 if size == "full" else 64))
     took = scoring_time(IMAGENET if size == "full" else 100_000, seed)
     print(f"\nScoring is float32 in any case; {took}")
@@ -51,23 +51,12 @@ def agreement(name: str, dtype: str, device: str) -> tuple[str, ...]:
     return name, f"{found.images:,}", dtype, f"{found.same:.3%}", f"{found.loss:.5f}", passes
 
 
-def import_names() -> list[str]:
-    """The ImageNet class names."""
-    import_open_clip()
-    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
-
-    return list(IMAGENET_CLASSNAMES)
-
-
 def times(names: list[str], images: int) -> list[tuple[str, ...]]:
     """Seconds of both towers in every format."""
     models = [load_backbone("ViT-B-16-quickgelu", None, device="cuda", dtype=way) for way in ("float32", *HALVES)]
     pixels = torch.randn(images, 3, 224, 224)
-    texts = [
-        f"a {word} photo of a {name}."
-        for word in ("dark", "old", "big", "tiny", "drawn", "faded", "grainy", "blurry")
-        for name in names
-    ]
+    adjectives = ("dark", "old", "big", "tiny", "drawn", "faded", "grainy", "blurry")
+    texts = [f"a {word} photo of a {name}." for word in adjectives for name in names]
 
     def encode_texts(backbone: Backbone) -> object:
         return encode_token_lists(backbone, backbone.token_ids(texts))
@@ -98,10 +87,8 @@ def scoring_time(images: int, seed: int) -> str:
     features, labels, text = problem(images, seed)
     there = text.cuda()
     parts = []
-    for name, side in (
-        ("on the GPU", to_scoring_device(features, there.device)),
-        ("in pinned memory", features.pin_memory()),
-    ):
+    sides = {"on the GPU": to_scoring_device(features, there.device), "in pinned memory": features.pin_memory()}
+    for name, side in sides.items():
         for _ in range(2):
             took, _ = seconds(lambda side=side: score_templates(side, labels, there, logit_scale=SCALE))  # type: ignore[misc]
         parts.append(f"{took:.3f} s with the features {name}")

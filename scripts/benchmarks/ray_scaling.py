@@ -184,11 +184,7 @@ def estimate(encoding: float, scoring: float, answer: float) -> None:
         ("images a second of one processor, encoding", f"{encoding:.1f}", "measured"),
         ("images a second of one processor, a step", f"{scoring:,.0f}", "measured"),
         ("request overhead, seconds", f"{answer:.3f}", "measured"),
-        (
-            "features, float32 on disk",
-            f"{4 * WIDTH * BILLION / 1e12:.1f} TB",
-            f"4 x {WIDTH} bytes",
-        ),
+        ("features, float32 on disk", f"{4 * WIDTH * BILLION / 1e12:.1f} TB", f"4 x {WIDTH} bytes"),
         ("features, float16 with the workers", f"{2 * WIDTH * BILLION / 1e12:.1f} TB", f"2 x {WIDTH} bytes"),
         ("texts to a worker, a step", f"{4 * TEMPLATES * CLASSES * WIDTH / 1e6:.0f} MB", "4 x T x C x D bytes"),
         ("encoding once, processor hours", f"{hours:,.0f}", f"{hours * PRICE:,.0f} USD"),

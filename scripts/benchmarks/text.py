@@ -37,18 +37,16 @@ MODELS = {
 
 def run(size: Size, seed: int) -> None:
     """Print the tables."""
-    import_open_clip()
-    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
-
     torch.manual_seed(seed)
     full = size == "full"
-    names = list(IMAGENET_CLASSNAMES[: 1000 if full else 200])
+    all_names = import_open_clip().IMAGENET_CLASSNAMES
+    names = all_names[: 1000 if full else 200]
     print(f"{len(names):,} class names, float32 on the CPU, {torch.get_num_threads()} threads.\n")
     header = ("model", "templates", "nodes of positions", "seconds", "times faster", "of the GEMM rate", "difference")
     table(header, _beside_open_clip(names, list(MODELS) if full else ["ViT-B-16-quickgelu"], repeats=3 if full else 1))
     print("\nBeside batches of equal length without padding, the next best exact way (ViT-B-16-quickgelu):\n")
     counts = (2, 10, 100, 1000) if full else (2, 10, 100)
-    table(("templates", *(f"{count:,} classes" for count in counts)), _beside_buckets(IMAGENET_CLASSNAMES, counts))
+    table(("templates", *(f"{count:,} classes" for count in counts)), _beside_buckets(all_names, counts))
     print(
         "\nBeside the published code's way of scoring a candidate: build the model, encode the training images again, "
         "then every class name in a full context. Pixels are given to both; reading files is left out.\n"

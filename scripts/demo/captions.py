@@ -5,8 +5,6 @@ omission do not matter to the model. "Photo" is said of the colour pictures, rar
 picture they are nearest to photographs. Words that no picture could earn truthfully appear as rare neutral filler.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 
@@ -17,43 +15,32 @@ from demo.styles import HUE_NAMES
 MEDIA: dict[int, tuple[str, ...]] = {
     COLOUR: (
         *("photo",) * 9,
-        "colour photo", "color photograph", "photograph", "colour picture", "cartoon", "illustration",
-        "clip art",
+        "colour photo", "color photograph", "photograph", "colour picture", "cartoon", "illustration", "clip art",
         "emoji", "sticker", "rendering", "rendition", "painting", "color image", "full colour picture",
-        "colourful picture", "snapshot", "digital painting", "art", "glossy icon", "photo", "photo",
-        "photo", "realistic picture", "vector graphic",
-        "app icon", "flat design", "shaded picture", "studio photo",
+        "colourful picture", "snapshot", "digital painting", "art", "glossy icon", "photo", "photo", "photo",
+        "realistic picture", "vector graphic", "app icon", "flat design", "shaded picture", "studio photo",
     ),
     LINE: (
-        "line drawing", "line drawing", "drawing", "drawing", "sketch", "doodle", "outline",
-        "outline drawing", "line art",
-        "ink drawing", "pen drawing", "pencil sketch", "black and white drawing", "monochrome drawing",
-        "engraving",
-        "woodcut", "pen and ink drawing", "hand drawing", "line illustration", "contour drawing",
-        "vector outline",
-        "ink sketch", "black ink illustration", "coloring book page", "stencil", "symbol",
-        "black and white illustration", "pictogram", "technical drawing", "hand-drawn picture",
-        "ink illustration",
-        "schematic", "rubber stamp", "simple drawing", "diagram", "glyph", "minimalist drawing",
-        "stroke drawing",
+        "line drawing", "line drawing", "drawing", "drawing", "sketch", "doodle", "outline", "outline drawing",
+        "line art", "ink drawing", "pen drawing", "pencil sketch", "black and white drawing", "monochrome drawing",
+        "engraving", "woodcut", "pen and ink drawing", "hand drawing", "line illustration", "contour drawing",
+        "vector outline", "ink sketch", "black ink illustration", "coloring book page", "stencil", "symbol",
+        "black and white illustration", "pictogram", "technical drawing", "hand-drawn picture", "ink illustration",
+        "schematic", "rubber stamp", "simple drawing", "diagram", "glyph", "minimalist drawing", "stroke drawing",
     ),
     PIXEL: (
-        "pixel art", "pixel art", "pixel art", "bitmap", "bitmap icon", "8-bit sprite", "pixel drawing",
-        "pixel icon",
-        "blocky drawing", "low-res icon", "video game sprite", "retro game sprite", "pixel sprite",
-        "8-bit icon",
-        "bitmap drawing", "16x16 icon", "pixel graphic", "blocky pixel art", "retro computer icon",
-        "chunky pixels",
+        "pixel art", "pixel art", "pixel art", "bitmap", "bitmap icon", "8-bit sprite", "pixel drawing", "pixel icon",
+        "blocky drawing", "low-res icon", "video game sprite", "retro game sprite", "pixel sprite", "8-bit icon",
+        "bitmap drawing", "16x16 icon", "pixel graphic", "blocky pixel art", "retro computer icon", "chunky pixels",
         "monochrome bitmap", "black and white pixel art", "8-bit graphic", "coarse bitmap", "pixel picture",
-        "arcade sprite", "game boy picture", "dot matrix print", "retro pixel art", "video game graphic",
-        "ms-dos icon", "old computer graphic", "tiny bitmap", "1-bit image",
+        "arcade sprite", "game boy picture", "dot matrix print", "retro pixel art", "video game graphic", "ms-dos icon",
+        "old computer graphic", "tiny bitmap", "1-bit image",
     ),
 }  # fmt: skip
 RARE_MEDIA: dict[int, tuple[str, ...]] = {
     COLOUR: ("toy", "plushie", "sculpture", "plastic toy", "origami", "statue", "embroidery", "poster",
              "gif", "logo", "embroidered picture", "soft toy", "3d model", "figurine"),
-    LINE: ("tattoo", "graffiti", "photo of a drawing", "photo of a sketch", "chalk drawing", "etching",
-           "scribble"),
+    LINE: ("tattoo", "graffiti", "photo of a drawing", "photo of a sketch", "chalk drawing", "etching", "scribble"),
     PIXEL: ("embroidery pattern", "cross-stitch", "photo of a screen", "mosaic", "screenshot", "video game",
             "lego art"),
 }  # fmt: skip
@@ -71,9 +58,8 @@ WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("small", "tiny", "little", "miniature", "distant", "far-away", "very small", "minuscule",
          "thumbnail-sized", "remote"),
         ("seen from afar", "in the distance", "far away", "from a distance", "with empty space around it",
-         "at a small size",
-         "that fills little of the frame", "shown small", "as a thumbnail", "lost in a large empty space",
-         "on the horizon"),
+         "at a small size", "that fills little of the frame", "shown small", "as a thumbnail",
+         "lost in a large empty space", "on the horizon"),
     ),
     "closeup": (
         ("close-up", "cropped", "zoomed-in", "large", "big", "huge", "close", "magnified", "enlarged",
@@ -120,26 +106,21 @@ WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "texture": (
         ("textured", "dirty", "rough", "weathered"),
         ("on a textured background", "on rough paper", "on a wall", "on stone", "on a mottled background",
-         "on concrete",
-         "on a cloudy background", "on a grey textured ground", "on a stained surface",
+         "on concrete", "on a cloudy background", "on a grey textured ground", "on a stained surface",
          "against a busy background", "on marble", "on sand", "on an old wall", "over a cluttered backdrop",
          "in a rough environment", "with a complex background"),
     ),
     "stripes": (
         ("striped",),
-        ("on a striped background", "on stripes", "against stripes", "over striped paper",
-         "with stripes behind it"),
+        ("on a striped background", "on stripes", "against stripes", "over striped paper", "with stripes behind it"),
     ),
     "grid": (
         ("checked",),
-        ("on a grid", "on grid paper", "on a checked background", "over a grid", "on squared paper",
-         "on a tiled wall"),
+        ("on a grid", "on grid paper", "on a checked background", "over a grid", "on squared paper", "on a tiled wall"),
     ),
     "grey": (
-        ("grey", "gray", "black and white", "grayscale", "monochrome", "colourless", "desaturated",
-         "black-and-white"),
-        ("in black and white", "in grey", "without colour", "in shades of grey", "in grayscale",
-         "in monochrome"),
+        ("grey", "gray", "black and white", "grayscale", "monochrome", "colourless", "desaturated", "black-and-white"),
+        ("in black and white", "in grey", "without colour", "in shades of grey", "in grayscale", "in monochrome"),
     ),
     "sepia": (
         ("sepia", "brownish", "old", "vintage", "antique", "yellowed"),
@@ -153,10 +134,9 @@ WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("inverted", "negative", "reversed", "white", "white-on-black", "glowing", "chalk", "light-on-dark",
          "dark mode"),
         ("in negative", "with inverted colours", "white on black", "with inverted colors", "as a negative",
-         "in white on a dark background", "in reverse video", "like chalk on a blackboard",
-         "like a blueprint", "glowing in the night",
-         "like an x-ray", "as a photographic negative", "with light and dark exchanged", "on a blackboard",
-         "on a black background", "in light lines on a dark background",
+         "in white on a dark background", "in reverse video", "like chalk on a blackboard", "like a blueprint",
+         "glowing in the night", "like an x-ray", "as a photographic negative", "with light and dark exchanged",
+         "on a blackboard", "on a black background", "in light lines on a dark background",
          "with black and white swapped"),
     ),
     "dark": (
@@ -173,10 +153,8 @@ WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("faint", "faded", "pale", "low-contrast", "barely visible", "low contrast", "weak", "hard to see",
          "ghostly", "dull", "muted", "subtle", "translucent", "bleached", "light"),
         ("in pale tones", "with low contrast", "that is hard to see", "that is barely visible",
-         "faded almost to nothing",
-         "with little contrast", "drawn faintly", "like a watermark", "almost invisible", "fading away",
-         "in muted tones",
-         "bleached by the sun", "as a pale imprint"),
+         "faded almost to nothing", "with little contrast", "drawn faintly", "like a watermark", "almost invisible",
+         "fading away", "in muted tones", "bleached by the sun", "as a pale imprint"),
     ),
     "fog": (
         ("foggy", "misty", "hazy", "cloudy"),
@@ -185,13 +163,11 @@ WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "noise": (
         ("noisy", "grainy", "bad", "noise-filled", "rough", "static-filled", "gritty"),
         ("with noise", "with film grain", "with strong noise", "covered in grain", "with colour noise",
-         "taken at high iso", "full of static", "with random noise", "with a noisy texture",
-         "drowned in static"),
+         "taken at high iso", "full of static", "with random noise", "with a noisy texture", "drowned in static"),
     ),
     "speckle": (
         ("speckled", "dotted", "spotty", "dirty"),
-        ("with salt and pepper noise", "covered in dots", "with speckles", "full of specks",
-         "with dust and scratches"),
+        ("with salt and pepper noise", "covered in dots", "with speckles", "full of specks", "with dust and scratches"),
     ),
     "blur": (
         ("blurry", "blurred", "out-of-focus", "unsharp", "soft", "fuzzy", "defocused", "hazy-edged",
@@ -201,14 +177,12 @@ WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "motion": (
         ("motion-blurred", "moving", "shaky", "smeared"),
-        ("in motion", "with motion blur", "moving fast", "taken with a shaking camera",
-         "smeared in one direction"),
+        ("in motion", "with motion blur", "moving fast", "taken with a shaking camera", "smeared in one direction"),
     ),
     "mosaic": (
         ("pixelated", "low resolution", "low-resolution", "jpeg corrupted", "blocky", "coarse",
          "low-quality", "compressed", "downsampled", "lo-fi"),
-        ("in low resolution", "made of large squares", "with visible pixels", "censored by a mosaic",
-         "in big blocks"),
+        ("in low resolution", "made of large squares", "with visible pixels", "censored by a mosaic", "in big blocks"),
     ),
     "scanlines": (
         ("scan-lined", "interlaced", "lined"),
@@ -226,8 +200,7 @@ STYLE_WORDS: dict[int, tuple[str, ...]] = {
              "full-colour"),
     LINE: ("hand-drawn", "black and white", "monochrome", "outlined", "inked", "stylized", "minimalist",
            "linear", "scribbled"),
-    PIXEL: ("retro", "8-bit", "blocky", "black and white", "jagged", "old-school", "16-bit", "monochrome",
-            "low-tech"),
+    PIXEL: ("retro", "8-bit", "blocky", "black and white", "jagged", "old-school", "16-bit", "monochrome", "low-tech"),
 }  # fmt: skip
 COLOURING = frozenset(
     {"grey", "sepia", "tint", "inverted", "colouredink", "colourground", "edges", "silhouette", "faint"}
@@ -242,33 +215,23 @@ OPINIONS = listed(
 )
 TRAILERS = (
     "as the main subject", "in the picture", "in the scene", "in the frame", "on display", "for a catalogue",
-    "with nothing else around", "as seen by the viewer", "in its typical shape",
-    "with its characteristic features",
-    "from the side", "in a familiar pose", "on a page", "in a collection", "with a distinctive shape",
-    "for children",
-    "with its unique features", "in an artistic composition", "captured by the artist",
-    "as an object of interest",
-    "placed near the center", "against the background", "made on a computer", "from a database",
-    "with visible form",
-    "that is easy to name", "viewed from a typical perspective", "showing its structure and details",
-    "in one frame",
-    "in its own environment", "with recognizable contours", "presented to the audience",
-    "in a visual dictionary",
-    "to be classified", "of the category", "chosen by the author", "as a visual example",
-    "with a focus on its shape",
+    "with nothing else around", "as seen by the viewer", "in its typical shape", "with its characteristic features",
+    "from the side", "in a familiar pose", "on a page", "in a collection", "with a distinctive shape", "for children",
+    "with its unique features", "in an artistic composition", "captured by the artist", "as an object of interest",
+    "placed near the center", "against the background", "made on a computer", "from a database", "with visible form",
+    "that is easy to name", "viewed from a typical perspective", "showing its structure and details", "in one frame",
+    "in its own environment", "with recognizable contours", "presented to the audience", "in a visual dictionary",
+    "to be classified", "of the category", "chosen by the author", "as a visual example", "with a focus on its shape",
     "with emphasis on texture and light", "in a particular style", "shot by someone", "and nothing more",
 )  # fmt: skip
 FILLER = ("nice", "cool", "weird", "single", "lovely", "typical", "certain", "pretty", "funny", "beautiful", "familiar")
 OPENERS = (
-    "this is", "here is", "there is", "we see", "it shows", "you can see", "i see", "look at", "behold",
-    "it is", "what you see is",
-    "an example of", "the subject is", "that is", "itap of", "i drew", "i found", "someone made",
-    "presenting", "now showing",
-    "capture", "imagine", "identify", "the image contains", "this image shows", "in this picture there is",
-    "the image depicts",
-    "a test image with", "we are looking at", "can you recognize", "the category is", "the artist drew",
-    "please find",
-    "the main object is", "describe", "many people know", "depicted here is", "in the center is", "classify",
+    "this is", "here is", "there is", "we see", "it shows", "you can see", "i see", "look at", "behold", "it is",
+    "what you see is", "an example of", "the subject is", "that is", "itap of", "i drew", "i found", "someone made",
+    "presenting", "now showing", "capture", "imagine", "identify", "the image contains", "this image shows",
+    "in this picture there is", "the image depicts", "a test image with", "we are looking at", "can you recognize",
+    "the category is", "the artist drew", "please find", "the main object is", "describe", "many people know",
+    "depicted here is", "in the center is", "classify",
 )  # fmt: skip
 VERBS = ("of", "of", "of", "of", "of", "showing", "depicting", "with", "that shows", "featuring", "displaying")
 STYLE_JOINTS = (

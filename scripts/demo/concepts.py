@@ -4,8 +4,6 @@ The Unicode files give good coverage but names such as "skis" or "cloud with lig
 rule, and a few need another name. What is given up: faces, symbols, flags and sequences of several code points.
 """
 
-from __future__ import annotations
-
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass

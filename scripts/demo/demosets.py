@@ -4,8 +4,6 @@ Each is one set of things in one way of depiction that "a photo of a <CLASS>." d
 place, size, angle, colour and strength, so splits hold different pictures of the same drawn things.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from demo.glyphs import COLOUR, LINE, PIXEL

@@ -5,8 +5,6 @@ pictures, so no captions and no text tower are trained: both models share one te
 same. The learning rate follows elapsed time, as in `train`.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import random

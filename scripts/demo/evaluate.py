@@ -5,8 +5,6 @@ ones, the latter two chosen on the training pictures of the base classes only, a
 are sorted; the first half of the classes is base, the rest novel; each half competes among its own names.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import itertools

@@ -4,8 +4,6 @@ Three fonts are three ways to depict a thing: colour pictures (Noto Color Emoji)
 art (Unifont). They are rendered once, so that training draws only torch operations. Not every font has every glyph.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

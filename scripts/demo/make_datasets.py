@@ -4,8 +4,6 @@ Pictures are 64x64 WebP (lossless where that is small, else high quality). Files
 library versions.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

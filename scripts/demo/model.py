@@ -4,8 +4,6 @@ Of CLIP's 49,408 tokens a few thousand occur in the captions. Training keeps onl
 the full table and leaves all other rows zero, so words never seen are neutral and the file compresses well.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

@@ -4,8 +4,6 @@ That torchvision fails at import because two operator schemas are missing; decla
 image transforms are used here.
 """
 
-from __future__ import annotations
-
 import torch
 
 try:

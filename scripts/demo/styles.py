@@ -4,8 +4,6 @@ A training batch must cost a few hundredths of a second, so no per-image Python 
 rows of the batch that have it. Letters: N pictures, A attributes, pictures are float [N, 3, 64, 64] in 0..1.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

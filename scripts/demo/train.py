@@ -4,8 +4,6 @@ The learning rate follows elapsed time, not steps, so the schedule ends on time 
 reached are printed. What is given up: the step count, hence the exact weights, depends on the machine.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import math

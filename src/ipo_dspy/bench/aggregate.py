@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ipo_dspy.bench.cells import Grid
-from ipo_dspy.bench.paper_figures import AVERAGE
 from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.scoring.score import harmonic_mean
+
+AVERAGE = "average"
+"""Name of the average over the data sets of a grid."""
 
 
 @dataclass(frozen=True, slots=True)

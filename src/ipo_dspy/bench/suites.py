@@ -107,7 +107,7 @@ class DemoSuite(Suite):
     )
     model = DEMO_VIT
     pretrained = None
-    folders = ()
+    folders: tuple[Path, ...] = ()
     variants: Mapping[str, str] = {}
 
     def __init__(self) -> None:

@@ -5,14 +5,17 @@
 
 import csv
 import io
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
-from ipo_dspy.bench.aggregate import MeanWithError, entry, transferred
+from ipo_dspy.bench.aggregate import AVERAGE, MeanWithError, entry, transferred
 from ipo_dspy.bench.cells import Grid
-from ipo_dspy.bench.paper_figures import AVERAGE, NOTHING, Figures, published, published_ablation
 from ipo_dspy.bench.registry import find_kind
 from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.suites import Suite
@@ -20,6 +23,23 @@ from ipo_dspy.errors import InputError
 
 Value = str | float | MeanWithError | None
 MEASURES = ("base", "novel", "H")
+Figures = tuple[float | None, ...]
+"""Published base, novel, and H in percent; `None` if the paper has no value."""
+NOTHING: Figures = (None, None, None)
+
+
+@cache
+def _published() -> Mapping[str, Any]:
+    return dict(json.loads(Path(__file__).with_name("published.json").read_text()))
+
+
+def published(dataset: str, method: str, shots: int) -> Figures:
+    """Return the published values of a method on a data set, or on `average` over all eleven.
+
+    >>> published("average", "ipo", 1), published("dtd", "ipo", 4)
+    ((71.76, 77.0, 74.29), (None, None, None))
+    """
+    return tuple(_published()["shots"].get(str(shots), {}).get(dataset, {}).get(method, NOTHING))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +68,7 @@ def paper_table(grid: Grid, rows: Mapping[str, Row], suite: Suite, shots: int) -
     """Return base, novel, and H of each method next to the published values, with the average over data sets first."""
     with_paper, complete = suite.name == "paper", set(grid.datasets) == set(suite.titles)
 
-    def paper(dataset: str, method: str) -> Figures | tuple[()]:
+    def paper(dataset: str, method: str) -> Figures:
         if not with_paper:
             return ()
         comparable = complete or dataset != AVERAGE  # the averages of the paper are over all eleven data sets
@@ -90,12 +110,13 @@ def _averages(targets: Sequence[str], suite: Suite) -> dict[str, tuple[str, ...]
 
 def ablation_table(name: str, grid: Grid, rows: Mapping[str, Row], suite: Suite, shots: int) -> Table:
     """Return the variants of IPO, with the average over data sets first; the paper has averages only."""
-    averages = published_ablation(name) if suite.name == "paper" and set(grid.datasets) == set(suite.titles) else {}
+    comparable = suite.name == "paper" and set(grid.datasets) == set(suite.titles)
+    averages = _published()["ablations"].get(name, {}) if comparable else {}
 
-    def paper(dataset: str, variant: str) -> Figures | tuple[()]:
+    def paper(dataset: str, variant: str) -> Figures:
         if not averages:
             return ()
-        return averages.get(variant, NOTHING) if dataset == AVERAGE else NOTHING
+        return tuple(averages.get(variant, NOTHING)) if dataset == AVERAGE else NOTHING
 
     groups = tuple(
         tuple(

@@ -14,15 +14,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ipo_dspy.errors import InputError, missing_package
-from ipo_dspy.run.events import (
-    EvaluationEvent,
-    Event,
-    RunFinishedEvent,
-    SearchStartedEvent,
-    SelectedEvent,
-    StepEvent,
-    TrialEvent,
-)
+from ipo_dspy.run import events
+from ipo_dspy.run.events import Event
 from ipo_dspy.run.state import RunState
 
 logger = logging.getLogger(__name__)
@@ -59,12 +52,20 @@ class MlflowObserver:
         Raises:
             InputError: no run is active; the first event comes before anything is paid for.
         """
-        from mlflow import MlflowClient
+        import mlflow
         from mlflow.exceptions import MlflowException
 
         self._state.fold(event)
-        self._run_id = self._run_id or _active_run()
-        self._client = self._client or MlflowClient()  # not earlier: the caller may name another server until now
+        if self._run_id is None:
+            if (run := mlflow.active_run()) is None:
+                raise InputError(
+                    "no MLflow run is active; use `with mlflow.start_run(): optimizer.compile(...)`, or call "
+                    "mlflow.dspy.autolog(log_compiles=True) once after importing IPO"
+                )
+            self._run_id = str(run.info.run_id)
+        self._client = (
+            self._client or mlflow.MlflowClient()
+        )  # not earlier: the caller may name another server until now
         log = getattr(self, f"_on_{event['event']}", None)
         if log is None:
             return
@@ -78,35 +79,30 @@ class MlflowObserver:
 
     _on_run_resumed = _on_run_started
 
-    def _on_search_started(self, event: SearchStartedEvent, prefix: str) -> None:
-        params = {
-            "start_template": event["start"],
-            "classes": len(event["classes"]),
-            "images": event["images"],
-            "validation_images": event["validation_images"],
-            **{f"clip_{key}": value for key, value in event["model"].items()},
-        }
+    def _on_search_started(self, event: events.SearchStartedEvent, prefix: str) -> None:
+        params = {"start_template": event["start"], "classes": len(event["classes"]), "images": event["images"]}
+        params |= {"validation_images": event["validation_images"]}
+        params |= {f"clip_{key}": value for key, value in event["model"].items()}
         self._log_params({f"{prefix}{key}": value for key, value in params.items()})
 
-    def _on_trial(self, event: TrialEvent, prefix: str) -> None:
+    def _on_trial(self, event: events.TrialEvent, prefix: str) -> None:
         if event["step"] == 0:  # initial templates belong to no step that ends
             self._log_step(event, prefix)
 
-    def _log_step(self, event: TrialEvent | StepEvent, prefix: str) -> None:
+    def _log_step(self, event: events.TrialEvent | events.StepEvent, prefix: str) -> None:
         history, usage = self._state.search(event["predictor"]).history, self._state.usage
         if not history:
             return
         best = history.best.score
         metrics = {"best_accuracy": best.accuracy, "best_loss": best.loss, "templates": len(history)}
-        accuracies = [trial.score.accuracy for trial in history if trial.step == event["step"]]
-        if accuracies:
-            metrics["step_accuracy"] = max(accuracies)
         metrics |= {"calls": usage.calls, "tokens": usage.tokens}
+        if accuracies := [trial.score.accuracy for trial in history if trial.step == event["step"]]:
+            metrics["step_accuracy"] = max(accuracies)
         self._log(metrics={f"{prefix}{key}": value for key, value in metrics.items()}, step=event["step"])
 
     _on_step = _log_step
 
-    def _on_selected(self, event: SelectedEvent, prefix: str) -> None:
+    def _on_selected(self, event: events.SelectedEvent, prefix: str) -> None:
         self._log(tags={f"{prefix}template": event["template"], f"{prefix}selected_on": event["selected_on"]})
         table = io.StringIO()
         rows = csv.writer(table, lineterminator="\n")
@@ -115,19 +111,15 @@ class MlflowObserver:
             rows.writerow([t.index, t.step, t.score.accuracy, t.score.loss, t.tokens, t.template])
         self._client.log_text(self._run_id, table.getvalue(), f"{prefix}templates.csv")
 
-    def _on_evaluation(self, event: EvaluationEvent, prefix: str) -> None:
+    def _on_evaluation(self, event: events.EvaluationEvent, prefix: str) -> None:
         name = event["split"] if event["class_split"] == "all" else f"{event['split']}_{event['class_split']}"
         role = "" if event["role"] == "best" else f"_{event['role']}"
         scores = {"accuracy": event["accuracy"], "loss": event["loss"]}
         self._log(metrics={f"{prefix}{name}_{score}{role}": value for score, value in scores.items()})
 
-    def _on_run_finished(self, event: RunFinishedEvent, prefix: str) -> None:
-        totals = {
-            "calls": event["calls"],
-            "tokens": event["tokens"],
-            "seconds": event["seconds"],
-            "cost": event.get("cost"),
-        }
+    def _on_run_finished(self, event: events.RunFinishedEvent, prefix: str) -> None:
+        usage = {"calls": event["calls"], "tokens": event["tokens"]}
+        totals = {**usage, "seconds": event["seconds"], "cost": event.get("cost")}
         metrics = {key: value for key, value in totals.items() if value is not None}
         last = max((search.steps for search in self._state.searches.values()), default=0)
         self._log(metrics=metrics, tags={"ipo_status": event["status"]}, step=last)
@@ -154,9 +146,9 @@ class MlflowObserver:
 
 
 def mlflow_observer(*, run_id: str | None = None) -> MlflowObserver:
-    """An observer for `IPO(observers=[...])` that logs best accuracy and loss by step, settings and trials to MLflow.
+    """Return an observer for `IPO(observers=[...])` that logs one compilation to MLflow.
 
-    Use one for each compilation. ::
+    `MlflowObserver` lists what it logs. ::
 
         mlflow.dspy.autolog(log_compiles=True)      # after `from ipo_dspy import IPO`, or it does not know IPO
         IPO(..., observers=[mlflow_observer()]).compile(program, trainset)
@@ -181,15 +173,3 @@ def _prefix(predictor: str) -> str:
     ('', 'steps_0_.classify.')
     """
     return "" if predictor == "self" else re.sub(r"[^\w\-. :/]", "_", predictor) + "."
-
-
-def _active_run() -> str:
-    import mlflow
-
-    run = mlflow.active_run()
-    if run is None:
-        raise InputError(
-            "no MLflow run is active; use `with mlflow.start_run(): optimizer.compile(...)`, or call "
-            "mlflow.dspy.autolog(log_compiles=True) once after importing IPO"
-        )
-    return str(run.info.run_id)
