@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ipo_dspy.bench.ablations import ABLATIONS, Models, ablation, variant_names
+from ipo_dspy.bench.ablations import ABLATIONS, ablation, variant_names
 from ipo_dspy.bench.aggregate import MeanWithError, entry
 from ipo_dspy.bench.cells import Grid
 from ipo_dspy.bench.markdown_page import Content, page, write_page
@@ -125,7 +125,7 @@ def test_published_figures_hold_together() -> None:
 
 
 def test_every_ablation_has_its_table() -> None:
-    models = Models(("openai/gpt-4o-mini",), ("openai/gpt-4o",))
+    models = {"lm": ("openai/gpt-4o-mini",), "vlm": ("openai/gpt-4o",)}
     for name in ABLATIONS:
         grid = ablation(name, GRID, models)
         lines = render([ablation_table(name, grid, {}, DemoSuite(), 1)], "md").splitlines()
@@ -138,11 +138,11 @@ def test_every_ablation_has_its_table() -> None:
 
 def test_unknown_names_list_the_known() -> None:
     with pytest.raises(InputError, match="unknown ablation 'x'; known: descriptions, history"):
-        ablation("x", GRID, Models())
+        ablation("x", GRID, {})
     with pytest.raises(
         LanguageModelError, match="this ablation compares language models, but none is given; pass prompt_model="
     ):
-        ablation("lm", GRID, Models())
+        ablation("lm", GRID, {})
     with pytest.raises(InputError, match="unknown suite 'x'; choose from demo, paper"):
         build_suite("x")
     with pytest.raises(DataError, match="has no data set 'x'; known: faint-places, grey-food"):
@@ -201,7 +201,7 @@ def test_any_template_stays_one_cell_of_the_table() -> None:
 
 
 def test_cells_of_several_ablations_have_all_their_names() -> None:
-    grids = {name: ablation(name, GRID, Models()) for name in ("descriptions", "feedback")}
+    grids = {name: ablation(name, GRID, {}) for name in ("descriptions", "feedback")}
     names = variant_names(grids)
     assert len(names) == (2 + 2) * 4  # with descriptions is with both scores
     assert "descriptions: with, feedback: loss and accuracy" in names.values()

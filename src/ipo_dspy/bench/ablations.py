@@ -2,8 +2,8 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -11,19 +11,8 @@ from ipo_dspy.bench.cells import Grid
 from ipo_dspy.errors import Argument, Hint, InputError, LanguageModelError
 
 Variants = Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Models:
-    """Names of the language models to compare.
-
-    Attributes:
-        lms: proposer models.
-        vlms: multimodal describer models.
-    """
-
-    lms: tuple[str, ...] = ()
-    vlms: tuple[str, ...] = ()
+ROLES = {"lm": "prompt_model", "vlm": "description_model"}
+"""Argument of the models that an ablation compares."""
 
 
 ABLATIONS: Mapping[str, Variants] = MappingProxyType(
@@ -56,8 +45,8 @@ def variant_names(ablations: Mapping[str, Grid]) -> Mapping[str, str]:
     return {key: ", ".join(variants) for key, variants in names.items()}
 
 
-def ablation(name: str, grid: Grid, models: Models) -> Grid:
-    """Return the cells of IPO with one setting varied, on the data sets, shots, and seeds of a grid.
+def ablation(name: str, grid: Grid, models: Mapping[str, Sequence[str]]) -> Grid:
+    """Return the cells of a grid for IPO with one setting varied; `lm` and `vlm` vary over the models of that name.
 
     Raises:
         InputError: the ablation is unknown; the message lists the known ones.
@@ -69,12 +58,11 @@ def ablation(name: str, grid: Grid, models: Models) -> Grid:
     if name == "history" and not grid.settings.lm:
         # Otherwise the embedded proposer uses all trials; here it sees the shown history, as a language model does.
         variants = {size: {**changed, "history_only": True} for size, changed in variants.items()}
-    elif name in {"lm", "vlm"}:
-        role, names = ("prompt_model", models.lms) if name == "lm" else ("description_model", models.vlms)
-        if not names:
+    elif name in ROLES:
+        if not models.get(name):
             raise LanguageModelError(
                 "this ablation compares language models, but none is given",
-                hint=Hint("pass {} for each model", Argument(role, "openai/gpt-4o-mini")),
+                hint=Hint("pass {} for each model", Argument(ROLES[name], "openai/gpt-4o-mini")),
             )
-        variants = {**variants, **{model: {name: model} for model in names}}
+        variants = {**variants, **{model: {name: model} for model in models[name]}}
     return replace(grid, methods=("ipo",), variants=variants)

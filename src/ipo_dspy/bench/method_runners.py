@@ -1,6 +1,7 @@
 """Run a method on a split: learn on shots of the base classes, and score on the test images of both halves."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,11 +48,16 @@ class StopSignal:
         if self._wanted:
             raise StoppedError
 
-    def during(self, stop: Callable[[], None] | None) -> None:
-        """Set an additional callback for a stop; it is called at once if the stop was already requested."""
+    @contextlib.contextmanager
+    def during(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Call `stop` as well if a stop is requested in the block or was requested before."""
         self._current = stop
-        if stop is not None and self._wanted:
+        if self._wanted:
             stop()
+        try:
+            yield
+        finally:
+            self._current = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +143,8 @@ def fit_and_score(job: CellContext) -> MethodResult:
 def ipo(job: CellContext) -> MethodResult:
     """Run IPO from the hand-written template; the paper's `a photo of a <CLASS>` is always scored as well."""
     optimizer = build_ipo(job.cell, job.split, log_dir=job.folder, observers=[job.observer])
-    job.stopper.during(optimizer.stop)
-    try:
+    with job.stopper.during(optimizer.stop):
         best = optimizer.compile(job.program(), job.split.train)
-    finally:
-        job.stopper.during(None)
     details = best.detailed_results
     if details.status == "interrupted":
         raise StoppedError

@@ -101,54 +101,45 @@ class RecordingObserver(SweepObserver):
         self.said.append(text)
 
 
-def measure_on_ray(
-    todo: Sequence[Cell],
-    total: int,
-    suite: Suite,
-    folder: Path,
-    device: str,
-    audience: SweepObserver,
-    stopper: StopSignal,
-    ray: RayTasks,
-) -> Generator[Row]:
-    """Yield the row of each cell as soon as it ends on the cluster.
+def rows_on_ray(todo: Sequence[Cell], total: int, runner: CellRunner, ray: RayTasks) -> Generator[Row]:
+    """Measure the last cells of `total` on a cluster; yield the row of each as soon as it ends.
 
     Raises:
         StoppedError: the user stopped the sweep.
         InputError: a node lacks a requirement, or a model or language model cannot be used.
         ClusterError: the cluster has no capacity for a cell.
     """
-    context = _worker_context(todo, suite, folder, device, ray)
+    context = _worker_context(todo, runner, ray)
     tasks = [CellTask(cell, context, number) for number, cell in enumerate(todo, start=total - len(todo) + 1)]
     messages: set[str] = set()
     started: dict[str, str] = {}
 
     def begins(task: CellTask) -> None:
         started[task.cell.key] = now()
-        audience.begins(task.cell, task.number, total)
+        runner.audience.begins(task.cell, task.number, total)
 
-    with contextlib.closing(ray.run(work, tasks, begins=begins, check=stopper.check)) as ended:
+    with contextlib.closing(ray.run(work, tasks, begins=begins, check=runner.stopper.check)) as ended:
         for task, outcome in ended:
             if isinstance(outcome, WorkerLost):
                 yield build_row(task.cell, error=outcome.error, started=started[task.cell.key])
             else:
-                yield _unpack_outcome(outcome, audience, messages)
+                yield _unpack_outcome(outcome, runner.audience, messages)
 
 
-def _worker_context(todo: Sequence[Cell], suite: Suite, folder: Path, device: str, ray: RayTasks) -> WorkerContext:
+def _worker_context(todo: Sequence[Cell], runner: CellRunner, ray: RayTasks) -> WorkerContext:
     """Return the context of the workers, after a check that the nodes have everything in it."""
     # Only to identify the models: this machine may lack the device of the workers.
     check_requirements(todo, "cpu")
     cells = {_name(cell): cell for cell in todo}
     backbones = {name: load_cell_backbone(cell, "cpu") for name, cell in cells.items()}
-    out = folder.expanduser().absolute()
+    out = runner.folder.expanduser().absolute()
     about = "the folder of the data sets; provide it at the same path on all nodes"
-    folders = {str(path): about for path in suite.folders}
+    folders = {str(path): about for path in runner.suite.folders}
     folders[str(out)] = "the sweep's working directory; share it with all nodes, or create it there"
     for backbone in backbones.values():
         ray.check(backbone, folders)
     references = {name: ModelRef.of(backbone) for name, backbone in backbones.items()}
-    return WorkerContext(uuid.uuid4().hex, suite, out, device, references, ray.size.cpus)
+    return WorkerContext(uuid.uuid4().hex, runner.suite, out, runner.device, references, ray.size.cpus)
 
 
 def _name(cell: Cell) -> Name:

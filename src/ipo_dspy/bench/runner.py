@@ -3,8 +3,8 @@
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -74,10 +74,11 @@ class SweepObserver:
         """Receive a message for the user."""
 
 
+@dataclass(slots=True)
 class CellRunner:
     """Runs cells; the images of a data set are reused while consecutive cells need them.
 
-    Args:
+    Attributes:
         suite: source of the data sets.
         folder: folder of the sweep.
         device: of the CLIP model.
@@ -86,20 +87,28 @@ class CellRunner:
         load: loads the CLIP model of a cell.
     """
 
-    def __init__(
-        self,
-        suite: Suite,
-        folder: Path,
-        device: str,
-        audience: SweepObserver,
-        stopper: StopSignal,
-        load: "Callable[[Cell, str], Backbone]" = load_cell_backbone,
-    ) -> None:
-        self._suite, self._folder, self._device = suite, folder, device
-        self._audience, self._stopper, self._load = audience, stopper, load
-        self._last: tuple[tuple[str, int, int, bool], BaseNovelSplit] | None = None
-        self._targets: dict[str, FullDataset] = {}
-        self._told: set[tuple[str, int]] = set()
+    suite: Suite
+    folder: Path
+    device: str
+    audience: SweepObserver
+    stopper: StopSignal
+    load: "Callable[[Cell, str], Backbone]" = load_cell_backbone
+    _last: tuple[tuple[str, int, int, bool], BaseNovelSplit] | None = field(init=False, default=None)
+    _targets: dict[str, FullDataset] = field(init=False, default_factory=dict)
+    _reported: set[tuple[str, int]] = field(init=False, default_factory=set)
+
+    def rows(self, todo: Sequence[Cell], total: int) -> Generator[Row]:
+        """Measure the last cells of `total` in this process, one after another.
+
+        Raises:
+            StoppedError: the user stopped the sweep.
+            InputError: a model does not support a method.
+        """
+        check_requirements(todo, self.device)
+        for number, cell in enumerate(todo, start=total - len(todo) + 1):
+            self.audience.begins(cell, number, total)
+            self.stopper.check()
+            yield self.row(cell)
 
     def row(self, cell: Cell) -> Row:
         """Measure a cell; an error is recorded in its row."""
@@ -119,22 +128,22 @@ class CellRunner:
             seconds=round(max(time.perf_counter() - began, result.spent.seconds if result else 0.0), 3),
             error=error,
             started=started,
-            machine=machine(self._device),
+            machine=machine(self.device),
             **(_values(result) if result else {}),
         )
 
     def _run(self, cell: Cell, split: BaseNovelSplit) -> MethodResult:
         for name in cell.targets:
             if name not in self._targets:
-                self._targets[name] = self._suite.whole(name)
+                self._targets[name] = self.suite.whole(name)
         job = CellContext(
             cell,
             split,
             targets={name: self._targets[name] for name in cell.targets},
-            backbone=self._load(cell, self._device),
-            folder=self._folder / CELLS / cell.folder,
-            observer=self._audience.event,
-            stopper=self._stopper,
+            backbone=self.load(cell, self.device),
+            folder=self.folder / CELLS / cell.folder,
+            observer=self.audience.event,
+            stopper=self.stopper,
         )
         result: MethodResult = find_kind(cell.method).load()(job)
         return result
@@ -142,13 +151,13 @@ class CellRunner:
     def _split(self, cell: Cell) -> BaseNovelSplit:
         key = (cell.dataset, cell.shots, cell.seed, bool(cell.targets))
         if self._last is None or self._last[0] != key:
-            self._last = (key, split_of(self._suite, cell))
+            self._last = (key, split_of(self.suite, cell))
         split = self._last[1]
         short = {name: count for name, count in split.train.counts().items() if count < cell.shots}
-        if short and (cell.dataset, cell.shots) not in self._told:
-            self._told.add((cell.dataset, cell.shots))
+        if short and (cell.dataset, cell.shots) not in self._reported:
+            self._reported.add((cell.dataset, cell.shots))
             fewest = min(short, key=lambda name: short[name])
-            self._audience.say(
+            self.audience.say(
                 f"{cell.dataset}: {len(short)} of {len(split.train.classes)} classes have fewer than {cell.shots} "
                 f"training images (all of them are used), e.g. {fewest} {short[fewest]}"
             )

@@ -42,13 +42,7 @@ class BaseNovelSplit:
 
 @dataclass(frozen=True, slots=True)
 class FullDataset:
-    """All classes of a data set.
-
-    Attributes:
-        train: k shots of each class, one by default; empty for a test-only data set.
-        test: all test images.
-        template: the hand-written one.
-    """
+    """All classes of a data set: k shots, none of a test-only data set; all test images; the hand-written template."""
 
     train: ImageDataset = field(repr=False)
     test: ImageDataset

@@ -1,19 +1,19 @@
 """Run a sweep: cell after cell, each stored as a row; a killed sweep resumes, and a failed cell does not end it."""
 
 import contextlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy._internal.secrets import without_secrets
-from ipo_dspy.bench.cells import Cell, Grid, distinct, without_conditions
+from ipo_dspy.bench.cells import Grid, distinct, without_conditions
 from ipo_dspy.bench.method_runners import StopSignal, build_ipo
-from ipo_dspy.bench.ray_sweep import measure_on_ray
+from ipo_dspy.bench.ray_sweep import rows_on_ray
 from ipo_dspy.bench.registry import check_methods, find_kind
 from ipo_dspy.bench.result_rows import ResultLog, Row
-from ipo_dspy.bench.runner import CellRunner, SweepObserver, check_language_models, check_requirements, split_of
+from ipo_dspy.bench.runner import CellRunner, SweepObserver, check_language_models, split_of
 from ipo_dspy.bench.suites import Suite
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.errors import StoppedError
@@ -90,17 +90,16 @@ def sweep(
                 f"measured with other code, device, or data, so measured again: {pluralize(len(outdated), 'cell')}"
             )
         check_language_models(todo)
-        stopped = False
+        runner, total, stopped = CellRunner(suite, folder, device, audience, stopper), len(cells), False
+        measured = rows_on_ray(todo, total, runner, ray) if todo and ray is not None else runner.rows(todo, total)
         try:
-            with contextlib.closing(
-                _measure(todo, len(cells), suite, folder, device, audience, stopper, ray)
-            ) as measured:
+            with contextlib.closing(measured):
                 for row in measured:
                     rows.append(row)
                     audience.ended(row)
         except StoppedError:
             stopped = True
-        return SweepResult({c.key: rows.latest[c.key] for c in cells if c.key in rows.latest}, len(cells), stopped)
+        return SweepResult({c.key: rows.latest[c.key] for c in cells if c.key in rows.latest}, total, stopped)
 
 
 def estimate(grids: Sequence[Grid], suite: Suite) -> Estimate:
@@ -127,25 +126,3 @@ def _both(one: CostItem, other: CostItem) -> CostItem:
     cost = None if one.cost is None or other.cost is None else one.cost + other.cost
     calls, prompt = one.calls + other.calls, one.prompt_tokens + other.prompt_tokens
     return CostItem(one.what, one.model, calls, prompt, one.completion_tokens + other.completion_tokens, cost)
-
-
-def _measure(
-    todo: Sequence[Cell],
-    total: int,
-    suite: Suite,
-    folder: Path,
-    device: str,
-    audience: SweepObserver,
-    stopper: StopSignal,
-    ray: "RayTasks | None",
-) -> Generator[Row]:
-    """Yield the row of each cell, measured in this process or on a cluster."""
-    if todo and ray is not None:
-        yield from measure_on_ray(todo, total, suite, folder, device, audience, stopper, ray)
-        return
-    check_requirements(todo, device)
-    runner = CellRunner(suite, folder, device, audience, stopper)
-    for number, cell in enumerate(todo, start=total - len(todo) + 1):
-        audience.begins(cell, number, total)
-        stopper.check()
-        yield runner.row(cell)

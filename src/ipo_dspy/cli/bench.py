@@ -100,7 +100,7 @@ def bench(
     as_json: opt.Json = False,
 ) -> None:
     """Measure methods on data sets by the base-to-novel protocol and print the paper's table."""
-    from ipo_dspy.bench.ablations import Models, ablation, variant_names
+    from ipo_dspy.bench.ablations import ablation, variant_names
     from ipo_dspy.bench.cells import Grid
     from ipo_dspy.bench.learning_curves import plot_curves
     from ipo_dspy.bench.markdown_page import Content, write_page
@@ -113,7 +113,7 @@ def bench(
 
     ray_arguments = opt.ray_arguments(ray, ray_workers, cpus_per_worker, gpus_per_worker)
     cluster = None if ray_arguments is None else RayTasks(**ray_arguments)
-    models = Models(tuple(prompt_model or ()), tuple(description_model or ()))
+    models = {"lm": prompt_model or (), "vlm": description_model or ()}
     where = build_suite(suite, data)
     cell_settings = Settings(
         model=model or where.model,
@@ -122,8 +122,8 @@ def bench(
         prompts_per_step=prompts_per_step,
         history_size=history_size,
         max_described_images=max_described_images,
-        lm=_only(models.lms, "--prompt-model", "lm", ablate),
-        vlm=_only(models.vlms, "--description-model", "vlm", ablate),
+        lm=_only(models["lm"], "--prompt-model", "lm", ablate),
+        vlm=_only(models["vlm"], "--description-model", "vlm", ablate),
         lm_kwargs=opt.settings(prompt_model_kwargs, "--prompt-model-kwargs"),
         vlm_kwargs=opt.settings(description_model_kwargs, "--description-model-kwargs"),
         request_mode=request_mode.value,
