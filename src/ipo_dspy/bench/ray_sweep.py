@@ -28,8 +28,9 @@ from ipo_dspy.bench.runner import (
     now,
 )
 from ipo_dspy.bench.suites import Suite
+from ipo_dspy.distributed.cluster import WorkerLost
 from ipo_dspy.distributed.model_ref import ModelRef
-from ipo_dspy.distributed.ray_tasks import RayTasks, WorkerLost
+from ipo_dspy.distributed.ray_tasks import RayTasks
 from ipo_dspy.distributed.worker import node_name
 from ipo_dspy.errors import InputError, LanguageModelError, ModelError
 from ipo_dspy.run.events import Event

@@ -14,18 +14,6 @@
     RayTasks (ray_tasks)        independent calls of one function: `ipo-dspy bench --ray`
 """
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from ipo_dspy.distributed.ray_scorer import RayScorer as RayScorer
+from ipo_dspy.distributed.ray_scorer import RayScorer as RayScorer
 
 __all__ = ["RayScorer"]
-
-
-def __getattr__(name: str) -> Any:
-    # Loaded on first use, so that `import ipo_dspy` stays light.
-    if name == "RayScorer":
-        from ipo_dspy.distributed.ray_scorer import RayScorer
-
-        return RayScorer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

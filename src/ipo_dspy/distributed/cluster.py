@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ipo_dspy.clip.weights import one_line_error
 from ipo_dspy.distributed.model_ref import files_of
@@ -31,6 +31,8 @@ PATIENCE = 5.0
 """Seconds that a cluster has to respond at its address."""
 PACKAGES = ("ipo_dspy", "open_clip_torch", "torch")
 """Packages that every node must have."""
+Versions: TypeAlias = Mapping[str, str | None]
+"""Package -> version on a node; None if it is not installed."""
 NO_FOLDERS: Mapping[str, str] = MappingProxyType({})
 
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # with an empty SETTINGS frame
@@ -39,16 +41,10 @@ _CHECK_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """The number of workers, and the resources of each.
-
-    Attributes:
-        workers: maximum number; None starts as many as fit on the cluster.
-        cpus: CPUs and threads per worker.
-        gpus: GPUs per worker.
-    """
+    """The maximum number of workers (None: as many as fit on the cluster), and the resources of each."""
 
     workers: int | None
-    cpus: int
+    cpus: int  # also the number of threads
     gpus: float
 
 
@@ -67,28 +63,18 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """The outcome of a call whose process died.
-
-    Attributes:
-        error: type and message of the error, on one line.
-    """
+    """The outcome of a call whose process died."""
 
     error: str
 
+    @classmethod
+    def of(cls, error: Exception) -> "WorkerLost":
+        """Describe an error by type and message, on one line."""
+        return cls(f"{type(error).__name__}: {one_line_error(error)}")
+
 
 class ClusterUser:
-    """Arguments shared by everything that runs on a cluster; joins it on first use.
-
-    Args:
-        address: `auto` for the cluster that this machine is a node of, `local` for one on this machine that ends with
-            the process, or `host:port`.
-        num_workers: maximum number of workers; by default as many as fit on the cluster.
-        cpus_per_worker: CPUs and threads per worker.
-        gpus_per_worker: GPUs per worker.
-
-    Raises:
-        InputError: a number is below 1, or the address is invalid.
-    """
+    """Base of classes that run on a cluster, joined on first use; see `RayScorer` for arguments and errors."""
 
     def __init__(
         self,
@@ -107,9 +93,7 @@ class ClusterUser:
     def check(self, backbone: "Backbone", folders: Mapping[str, str] = NO_FOLDERS) -> None:
         """Join the cluster and check that its nodes have free resources, this package, the model's files and `folders`.
 
-        Args:
-            backbone: the model.
-            folders: path -> purpose and remedy, for the error of a node that lacks it.
+        A value of `folders` is purpose and remedy, for the error of a node that lacks the path.
 
         Raises:
             InputError: no cluster responds, or a node lacks a package or a folder.
@@ -117,8 +101,16 @@ class ClusterUser:
             ClusterError: no node has room for one worker.
         """
         cluster = self._joined()
-        nodes = list(dict.fromkeys(cluster.seats(self.size)))
-        cluster.check(nodes, backbone.name, files_of(backbone), folders)
+        for node, versions, missing in cluster.inspect(self.size, [*files_of(backbone), *folders]):
+            for package, version in versions.items():
+                _compare(package, importlib.metadata.version(package), version, node)
+            for path in missing:
+                if path in folders:
+                    raise InputError(f"{node} has no {path!r}, {folders[path]}")
+                raise ModelError(
+                    f"{node} has no {path!r}, required by the model {backbone.name!r}",
+                    hint=Hint("copy it to all nodes, or use a model of the hub: {model}", model="hf-hub:ORG/NAME"),
+                )
 
     def _joined(self) -> "Cluster":
         if self._cluster is None or not self._cluster.is_joined:
@@ -130,14 +122,7 @@ class ClusterUser:
 
 
 class Cluster:
-    """A joined cluster.
-
-    Args:
-        address: see `ClusterUser`.
-
-    Raises:
-        InputError: Ray is not installed, or no cluster responds at the address.
-    """
+    """A joined cluster; raises `InputError` without Ray, or if no cluster responds at the address."""
 
     def __init__(self, address: str) -> None:
         self.ray = load_ray()
@@ -156,11 +141,7 @@ class Cluster:
         return str(context.gcs_address), str(context.get_job_id())
 
     def seats(self, size: WorkerSpec) -> list[Node]:
-        """Return a node for each worker that fits. Every node gets one before any gets a second; sorted by key.
-
-        Raises:
-            ClusterError: no node has room for one worker.
-        """
+        """Return a node for each worker that fits, sorted by key; every node gets one before any gets a second."""
         alive = [(node, node["Resources"]) for node in self.ray.nodes() if node["Alive"]]
         nodes = [Node(n["NodeID"], n["NodeManagerHostname"], r.get("CPU", 0), r.get("GPU", 0)) for n, r in alive]
         capacity = {
@@ -184,30 +165,11 @@ class Cluster:
         """Return the number of workers for this many partitions, at most what fits on the live nodes."""
         return min(partitions, len(self.seats(size)), size.workers or partitions)
 
-    def check(self, nodes: Sequence[Node], model: str, paths: Sequence[str], folders: Mapping[str, str]) -> None:
-        """Check that nodes have the packages, the files of a model, and folders; see `ClusterUser.check`."""
-        for node, inspection in zip(nodes, self._inspect(nodes, [*paths, *folders]), strict=True):
-            if inspection is None:
-                logger.warning("%s did not respond within %g s; continuing without checking it", node, _CHECK_SECONDS)
-                continue
-            versions, missing = inspection
-            for package, version in versions.items():
-                _compare(package, importlib.metadata.version(package), version, node)
-            for path in missing:
-                if path in folders:
-                    raise InputError(f"{node} has no {path!r}, {folders[path]}")
-                raise ModelError(
-                    f"{node} has no {path!r}, required by the model {model!r}",
-                    hint=Hint("copy it to all nodes, or use a model of the hub: {model}", model="hf-hub:ORG/NAME"),
-                )
-
-    def _inspect(
-        self, nodes: Sequence[Node], paths: Sequence[str]
-    ) -> list[tuple[dict[str, str | None], list[str]] | None]:
-        """Return package versions and missing paths of each node; None for a node that does not respond."""
+    def inspect(self, size: WorkerSpec, paths: Sequence[str]) -> Iterator[tuple[Node, Versions, list[str]]]:
+        """Yield each node that can have a worker, with its versions of `PACKAGES` and the paths that it lacks."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
-        def inspect(names: Sequence[str], paths: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
+        def look(names: Sequence[str], paths: Sequence[str]) -> tuple[Versions, list[str]]:
             # Ray pickles a nested function by value, so it runs even where this package is not installed.
             import contextlib
             import importlib.metadata
@@ -219,22 +181,21 @@ class Cluster:
                     versions[name] = importlib.metadata.version(name)
             return versions, [path for path in paths if not os.path.exists(path)]  # noqa: PTH110
 
-        task = self.ray.remote(num_cpus=0, max_retries=0)(inspect)
-        calls = [task.options(scheduling_strategy=On(n.key, soft=False)).remote(PACKAGES, list(paths)) for n in nodes]
-        done, _ = self.ray.wait(calls, num_returns=len(calls), timeout=_CHECK_SECONDS)
-        inspections: list[tuple[dict[str, str | None], list[str]] | None] = [None] * len(calls)
-        for index, call in enumerate(calls):
-            with contextlib.suppress(self.ray.exceptions.RayError):  # the node died
-                inspections[index] = self.ray.get(call) if call in done else None
-        return inspections
+        task = self.ray.remote(num_cpus=0, max_retries=0)(look)
+        nodes = list(dict.fromkeys(self.seats(size)))
+        calls = [task.options(scheduling_strategy=On(node.key, soft=False)).remote(PACKAGES, paths) for node in nodes]
+        self.ray.wait(calls, num_returns=len(calls), timeout=_CHECK_SECONDS)
+        for node, call in zip(nodes, calls, strict=True):
+            try:
+                versions, missing = self.ray.get(call, timeout=0)
+            except self.ray.exceptions.RayError:  # not done, or the node died
+                logger.warning("%s did not respond within %g s; continuing without checking it", node, _CHECK_SECONDS)
+            else:
+                yield node, versions, missing
 
 
 def load_ray() -> Any:
-    """Return the module `ray`.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """Return the module `ray`; raise `InputError` if it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -244,13 +205,7 @@ def load_ray() -> Any:
 
 
 def check_address(address: str) -> None:
-    """Check the syntax of an address.
-
-    Raises:
-        InputError: it is not an address that a driver can join.
-
-    >>> check_address("head-node:6379")
-    """
+    """Raise `InputError` if an address is not one that a driver can join."""
     if address.startswith("ray://"):
         raise InputError(
             f"{address!r} is a Ray Client address, which is not supported; run on a node of the cluster with the "
@@ -262,7 +217,6 @@ def check_address(address: str) -> None:
 
 
 def _join(ray: Any, address: str) -> None:
-    check_address(address)
     options = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address == "local":
         ray.init(address="local", include_dashboard=False, **options)

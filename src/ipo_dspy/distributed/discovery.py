@@ -45,7 +45,7 @@ def discover_partitions(place: str | os.PathLike[str], *, image: str = "auto", l
         suffixes = ", ".join(sorted(kinds))
         raise DataError(f"{os.fspath(place)!r} matches files of several kinds ({suffixes}); select one, e.g. '*.tar'")
     dataset = load_images(files[0])
-    return list(in_memory_partitions([example.image for example in dataset], dataset.labels(), None, size=CHUNK))
+    return [*in_memory_partitions([example.image for example in dataset], dataset.labels(), None, size=CHUNK)]
 
 
 def _files(place: str) -> list[Path]:

@@ -12,13 +12,7 @@ from ipo_dspy.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A model that every node can load.
-
-    Attributes:
-        model, pretrained, dtype: arguments of `load_backbone`; files have absolute paths.
-        fingerprint: what the loaded model must have.
-        downloads: whether a worker may download the model.
-    """
+    """A model that every node can load: arguments of `load_backbone`, with absolute paths, and its fingerprint."""
 
     model: str
     pretrained: str | None
@@ -34,11 +28,7 @@ class ModelRef:
         return cls(portable_model_name(backbone.name), pretrained, dtype, backbone.fingerprint, backbone.downloads)
 
     def load(self, device: str = "auto") -> Backbone:
-        """Load the model on this worker.
-
-        Raises:
-            ModelError: it is missing on this node, or its fingerprint differs.
-        """
+        """Load the model on this worker; raise `ModelError` if it is missing here, or its fingerprint differs."""
         name = resolve_model_name(self.model)
         backbone = load_backbone(name, self.pretrained, device=device, dtype=self.dtype, downloads=self.downloads)
         if backbone.fingerprint != self.fingerprint:

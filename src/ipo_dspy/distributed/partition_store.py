@@ -1,7 +1,7 @@
 """Store the features of partitions on disk, one file each, in a folder shared by all workers.
 
-A file is named after the model and the images. Its checksum covers name and content, so a file that can be read is the
-right one. Writes are atomic, and a file that cannot be read is computed again.
+A file is named after the model and the images. Its checksum covers name and content, because safetensors has none and a
+flipped bit would go unnoticed in a feature or a label. A file that cannot be read is computed again.
 """
 
 import hashlib
@@ -20,21 +20,13 @@ _ROWS = ("labels", "indices", "keys", "skipped")
 
 @dataclass(frozen=True, slots=True)
 class StoredPartition:
-    """An encoded partition.
+    """An encoded partition of n readable images."""
 
-    Attributes:
-        features: [n, D], float32, normalized.
-        labels: n class names or numbers, as the source has them.
-        indices: n positions in the partition.
-        keys: n content hashes.
-        skipped: position and message of each image that could not be read.
-    """
-
-    features: Tensor
-    labels: tuple[str | int, ...]
-    indices: tuple[int, ...]
-    keys: tuple[str, ...]
-    skipped: tuple[tuple[int, str], ...]
+    features: Tensor  # [n, D], float32, normalized
+    labels: tuple[str | int, ...]  # n class names or numbers, as the source has them
+    indices: tuple[int, ...]  # n positions in the partition
+    keys: tuple[str, ...]  # n content hashes
+    skipped: tuple[tuple[int, str], ...]  # position and message of each image that could not be read
 
 
 def file_name(origin: CacheNamespace, stamp: str) -> str:
@@ -44,11 +36,7 @@ def file_name(origin: CacheNamespace, stamp: str) -> str:
 
 
 def write(folder: str, name: str, kept: StoredPartition) -> None:
-    """Write a file atomically: another worker may be reading it, and this one may be killed.
-
-    Raises:
-        InputError: the folder is missing, or cannot be written to.
-    """
+    """Write a file atomically; raise `InputError` if the folder cannot be written to."""
     from safetensors.torch import save
 
     rows = json.dumps({field: getattr(kept, field) for field in _ROWS})
@@ -57,11 +45,8 @@ def write(folder: str, name: str, kept: StoredPartition) -> None:
     try:
         atomic_write(Path(folder) / name, data)
     except OSError as error:
-        raise InputError(
-            f"{folder!r} cannot be written ({error.strerror})",
-            argument="store",
-            hint="pass a folder that all nodes share",
-        ) from error
+        message, hint = f"{folder!r} cannot be written ({error.strerror})", "pass a folder that all nodes share"
+        raise InputError(message, argument="store", hint=hint) from error
 
 
 def read(folder: str, name: str) -> StoredPartition | None:
@@ -85,7 +70,6 @@ def read(folder: str, name: str) -> StoredPartition | None:
 
 
 def _sum(name: str, rows: str, features: Tensor) -> str:
-    """Return a checksum: safetensors has none, and a flipped bit would go unnoticed in a feature or a label."""
     digest = hashlib.sha256(f"{name}\n{rows}\n".encode())
     digest.update(features.contiguous().numpy().data)
     return digest.hexdigest()

@@ -1,10 +1,9 @@
-"""Partitions of a data set, each read and encoded by one worker at a time; this module needs neither torch nor Ray.
+"""Partitions of a data set, each read and encoded by one worker at a time.
 
 A partition stores where its images are, not the images, unless they exist in memory only. It can be read again at any
 time and gives the same images, so a partition that was lost with a node is simply encoded again.
 """
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ipo_dspy.clip.image_io import identify
+from ipo_dspy.clip.image_io import identify, is_remote
 from ipo_dspy.data.tar_samples import read_picture, read_samples
 from ipo_dspy.errors import DataError, ImageError
 
@@ -25,21 +24,13 @@ CHUNK = 16 * STEP
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """Images listed one by one.
+    """Images listed one by one: paths, URLs, data URIs, bytes or PIL images."""
 
-    Attributes:
-        first: position of the first in the whole list.
-        total: length of that list.
-        images: paths, URLs, data URIs, bytes or PIL images.
-        labels: class names.
-        choices: the candidate classes of each image, or None if all share them.
-    """
-
-    first: int
-    total: int
+    first: int  # position of the first in the whole list
+    total: int  # length of that list
     images: tuple[Any, ...] = field(repr=False)
     labels: tuple[str, ...] = field(repr=False)
-    choices: tuple[tuple[str, ...], ...] | None = field(repr=False, default=None)
+    choices: tuple[tuple[str, ...], ...] | None = field(repr=False, default=None)  # of each image, if they differ
 
     @property
     def count(self) -> int:
@@ -56,9 +47,7 @@ class Listed:
 
     def stamp(self) -> str | None:
         """Return a digest: of files by path, size and time, of images in memory by content; None if there are URLs."""
-        with contextlib.suppress(ImageError):
-            return None if any(map(_is_url, self.images)) else _digest([*map(_mark, self.images), *self.labels])
-        return None
+        return None if any(map(is_remote, self.images)) else _digest([*map(_mark, self.images), *self.labels])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +81,8 @@ class Rows:
                 yield from batch.column(0).to_pylist()
         except (pa.ArrowException, OSError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise DataError(
-                f"{self.path} cannot be read as parquet ({reason}); download or create the file again"
-            ) from error
+            remedy = "download or create the file again"
+            raise DataError(f"{self.path} cannot be read as parquet ({reason}); {remedy}") from error
 
     def stamp(self) -> str | None:
         """Return a digest of the file and the rows; None if images are separate files, which may change alone."""
@@ -166,16 +154,12 @@ class _Stream(Sequence[Any]):
 def in_memory_partitions(
     images: Sequence[Any], labels: Sequence[str], choices: Sequence[tuple[str, ...]] | None, *, size: int
 ) -> list[Listed]:
-    """Split images into partitions of `size`; the last has the rest.
-
-    >>> [part.count for part in in_memory_partitions(["x.jpg"] * 200, ["cat"] * 200, None, size=64)]
-    [64, 64, 64, 8]
-    """
-    plain, parts = [_plain(image) for image in images], []
+    """Split images into partitions of `size`; the last has the rest."""
+    plain, parts = tuple(_plain(image) for image in images), []
     for first in range(0, len(plain), size):
         rows = slice(first, first + size)
         candidates = None if choices is None else tuple(choices[rows])
-        parts.append(Listed(first, len(plain), tuple(plain[rows]), tuple(labels[rows]), candidates))
+        parts.append(Listed(first, len(plain), plain[rows], tuple(labels[rows]), candidates))
     return parts
 
 
@@ -189,14 +173,7 @@ def part_size(count: int, workers: int) -> int:
 
 
 def _named(label: Any, names: Sequence[str] | None, path: str) -> Any:
-    """Return the class name of a numeric label if the source has names for numbers.
-
-    >>> [_named(label, ("cat", "dog"), "1.tar") for label in (1, "1", "dog")], _named(1, None, "1.tar")
-    (['dog', 'dog', 'dog'], 1)
-
-    Raises:
-        DataError: the source has names, but none for this number.
-    """
+    """Return the class name of a numeric label if the source has names for numbers."""
     if names is None or label in names or not str(label).isdecimal():
         return label
     if int(label) >= len(names):
@@ -207,34 +184,27 @@ def _named(label: Any, names: Sequence[str] | None, path: str) -> Any:
 def _plain(image: Any) -> Any:
     """Return an image in a form that another machine can open: unwrapped from DSPy, and with an absolute path."""
     source = getattr(image, "url", image)
-    is_path = isinstance(source, os.PathLike) or (
-        isinstance(source, str) and not _is_url(source) and not _is_data(source)
-    )
+    is_path = isinstance(source, str | os.PathLike) and not is_remote(source) and not _is_data(source)
     return os.path.abspath(source) if is_path else source  # noqa: PTH100 - Path.resolve would follow links
 
 
 def _mark(image: Any) -> str:
     """Return a string that changes when an image does."""
-    if isinstance(image, str) and not _is_data(image):
-        try:
-            stat = Path(image).stat()
-        except (OSError, ValueError):
-            return f"{image} absent"
-        return f"{image} {stat.st_size} {stat.st_mtime_ns}"
-    if isinstance(image, str | bytes):
-        return hashlib.sha256(image if isinstance(image, bytes) else image.encode()).hexdigest()
+    if _is_data(image):
+        return hashlib.sha256(image.encode()).hexdigest()
     try:
-        return identify(image)[0]
+        if not isinstance(image, str):
+            return identify(image)[0]
+        stat = Path(image).stat()
+        return f"{image} {stat.st_size} {stat.st_mtime_ns}"
     except ImageError as error:  # reported when it is encoded
         return str(error)
+    except (OSError, ValueError):
+        return f"{image} absent"
 
 
-def _is_data(image: str) -> bool:
-    return image.startswith("data:")
-
-
-def _is_url(image: Any) -> bool:
-    return isinstance(image, str) and not _is_data(image) and "://" in image
+def _is_data(image: Any) -> bool:
+    return isinstance(image, str) and image.startswith("data:")
 
 
 def _digest(marks: Iterable[str]) -> str:

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from ipo_dspy.clip.feature_dtype import storage_dtype
-from ipo_dspy.clip.weights import one_line_error
 from ipo_dspy.distributed.cluster import Cluster, WorkerLost, WorkerSpec
 from ipo_dspy.distributed.partitions import Partition
 from ipo_dspy.distributed.worker import Asked, EncodeJob, PartitionReport, ScoringActor
@@ -36,21 +35,13 @@ START_SECONDS = 120.0
 
 @dataclass(eq=False)
 class ImageSetHandle:
-    """An image set, encoded partition by partition; workers drop its features once the driver has dropped the handle.
+    """An image set on the workers, which drop its features once the driver has dropped the handle."""
 
-    Attributes:
-        number: unique in its pool.
-        job: a reference to the settings in the object store.
-        parts: the partitions.
-        holders: the worker that holds each partition, by index.
-        dtype: the format in which features are stored between computations.
-    """
-
-    number: int
-    job: Any
+    number: int  # unique in its pool
+    job: Any  # a reference to the settings in the object store
     parts: Sequence[Partition]
-    holders: dict[int, Any] = field(default_factory=dict)
-    dtype: torch.dtype = torch.float32
+    holders: dict[int, Any] = field(default_factory=dict)  # index of a partition -> the worker that holds it
+    dtype: torch.dtype = torch.float32  # of stored features
 
 
 class WorkerPool:
@@ -68,14 +59,8 @@ class WorkerPool:
     ) -> tuple[ImageSetHandle, list[PartitionReport]]:
         """Encode a new image set and return the reports of its partitions in order.
 
-        Args:
-            job: settings.
-            parts: the partitions.
-            progress: called with the index of each partition that is done.
-
-        Raises:
-            IPOError: the first error of a worker: an invalid label or file, or a missing or different model.
-            ClusterError: workers died repeatedly.
+        `progress` is called with the index of each partition that is done. Raises the first `IPOError` of a worker (an
+        invalid label or file, a missing or different model), or `ClusterError` if workers died repeatedly.
         """
         with self._lock:
             images = ImageSetHandle(next(self._numbers), self.cluster.ray.put(job), parts)
@@ -86,17 +71,10 @@ class WorkerPool:
             return images, [reports[index] for index in range(len(parts))]
 
     def ask(self, method: str, images: ImageSetHandle, text: Any, scale: float, bias: float) -> list[Any]:
-        """Return the answers of all workers that hold partitions of an image set.
+        """Return the answers of all workers that hold partitions of an image set; encode lost ones again before.
 
-        Args:
-            method: name of a method of `ScoringActor`.
-            images: the image set.
-            text: a reference to text features.
-            scale: logit scale of the model.
-            bias: logit bias of the model.
-
-        Raises:
-            ClusterError: workers died repeatedly.
+        `method` names a method of `ScoringActor`; `text` refers to text features in the object store; `scale` and
+        `bias` are those of the model's logits. Raises `ClusterError` if workers died repeatedly.
         """
         with self._lock:
             for _ in range(TRIES):
@@ -104,9 +82,9 @@ class WorkerPool:
                 shares: dict[Any, list[int]] = {}
                 for index, worker in images.holders.items():
                     shares.setdefault(worker, []).append(index)
-                calls = []
+                alive, calls = tuple(self._sets), []
                 for worker, share in shares.items():
-                    asked = Asked(images.number, tuple(share), tuple(self._sets), images.dtype, scale, bias)
+                    asked = Asked(images.number, tuple(share), alive, images.dtype, scale, bias)
                     calls.append((worker, getattr(worker, method).remote(asked, text)))
                 answers = [self._answer(*call) for call in calls]
                 losses = [answer.error for answer in answers if isinstance(answer, WorkerLost)]
@@ -162,11 +140,7 @@ class WorkerPool:
         return reports
 
     def _start(self, images: ImageSetHandle) -> None:
-        """Start workers until there are enough for an image set.
-
-        Raises:
-            ClusterError: no node has the resources for a worker.
-        """
+        """Start workers until there are enough for an image set."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
         actor = self.cluster.ray.remote(num_cpus=0, num_gpus=self._size.gpus)(ScoringActor)
@@ -190,7 +164,7 @@ class WorkerPool:
         except errors.RayError as error:
             logger.warning("a Ray worker died; redistributing its images")
             self._drop(worker)
-            return WorkerLost(f"{type(error).__name__}: {one_line_error(error)}")
+            return WorkerLost.of(error)
 
     def _drop(self, worker: Any) -> None:
         self._workers.pop(worker, None)

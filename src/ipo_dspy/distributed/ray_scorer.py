@@ -128,17 +128,14 @@ class RayScorer(ClusterUser):
                 "RayScorer(images=...) requires one list of class names, but the program has one per image; "
                 "pass ClipClassifier(classes=[...])"
             )
-        parts = discover_partitions(self.images, **self.columns)
-        scorer, reports = self._encode(
-            backbone, self._job(backbone, classes), parts, progress, skip_unreadable=skip_unreadable
-        )
+        parts, job = discover_partitions(self.images, **self.columns), self._job(backbone, classes)
+        scorer, reports = self._encode(backbone, job, parts, progress, skip_unreadable=skip_unreadable)
         skipped = tuple(message for report in reports for _, message in report.skipped)
         count = sum(len(report.kept) for report in reports)
         if not count:
             raise DataError(f"none of {len(skipped)} images to score on can be read; the first: {skipped[0]}")
-        labels = [
-            label for part in parts if isinstance(part, Listed) for label in part.labels
-        ]  # labels of other partitions are part of their keys
+        # Labels of other partitions are part of their keys.
+        labels = [label for part in parts if isinstance(part, Listed) for label in part.labels]
         marks = [*classes, *labels, *(key for report in reports for key in report.keys)]
         return RemoteImageSet(scorer, count, hashlib.sha256("\n".join(marks).encode()).hexdigest(), skipped)
 
@@ -156,17 +153,10 @@ class RayScorer(ClusterUser):
         *,
         skip_unreadable: bool,
     ) -> tuple["ShardScorer", list[PartitionReport]]:
-        """Encode partitions and return a scorer over them and a report of each.
-
-        Raises:
-            ImageError: images cannot be read, unless `skip_unreadable`; one message names them all.
-        """
+        """Encode partitions and return a scorer over them and a report of each."""
         if self._pool is None or not self._pool.cluster.is_joined:
             self._pool = WorkerPool(self._joined(), self.size)
-        counts = [part.count for part in parts]
-        sizes = [
-            1 if None in counts else count or 0 for count in counts
-        ]  # count partitions if the number of images is unknown
+        sizes = [1 if part.count is None else part.count for part in parts]  # a shard counts as one
         done = 0
 
         def report_progress(index: int) -> None:
@@ -228,9 +218,8 @@ class ShardScorer:
 
 
 def _check_read(parts: Sequence[Partition], reports: Sequence[PartitionReport]) -> None:
-    bad = [
-        (part, index, message) for part, report in zip(parts, reports, strict=True) for index, message in report.skipped
-    ]
+    pairs = zip(parts, reports, strict=True)
+    bad = [(part, index, message) for part, report in pairs for index, message in report.skipped]
     if bad:
         part, index, _ = bad[0]
         place = part.place(index) if isinstance(part, Listed) else ""  # other messages already name the place

@@ -10,9 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
-from ipo_dspy.clip.weights import one_line_error
-from ipo_dspy.distributed.cluster import Cluster, ClusterUser
-from ipo_dspy.distributed.cluster import WorkerLost as WorkerLost
+from ipo_dspy.distributed.cluster import Cluster, ClusterUser, WorkerLost
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -27,7 +25,7 @@ ENDING = 10.0
 
 
 class RayTasks(ClusterUser):
-    """Runs calls on a Ray cluster; see `ClusterUser` for the arguments."""
+    """Runs calls on a Ray cluster; see `RayScorer` for the arguments."""
 
     def run(
         self, function: Callable[[T], R], inputs: Iterable[T], *, begins: Callable[[T], None], check: Callable[[], None]
@@ -44,7 +42,13 @@ class RayTasks(ClusterUser):
             ClusterError: no remaining node has enough resources.
         """
         cluster = self._joined()
-        task = self._task(cluster, function)
+        task = cluster.ray.remote(
+            num_cpus=self.size.cpus,
+            num_gpus=self.size.gpus,
+            max_retries=0,
+            max_calls=0,  # otherwise a process with a GPU exits after each call and loses the loaded model
+            scheduling_strategy="SPREAD",
+        )(function)
         waiting = deque((argument, TRIES) for argument in inputs)
         running: dict[Any, tuple[T, int]] = {}
         try:
@@ -57,7 +61,10 @@ class RayTasks(ClusterUser):
                 done, _ = cluster.ray.wait(list(running), num_returns=1, timeout=TICK)
                 for call in done:
                     argument, tries = running.pop(call)
-                    answer: R | WorkerLost = _answer(cluster, call)
+                    try:
+                        answer: R | WorkerLost = cluster.ray.get(call)
+                    except cluster.ray.exceptions.RayError as error:
+                        answer = WorkerLost.of(error)
                     if isinstance(answer, WorkerLost):
                         check()  # the cancellation may be what killed the process
                     if isinstance(answer, WorkerLost) and tries:
@@ -67,22 +74,6 @@ class RayTasks(ClusterUser):
                         yield argument, answer
         finally:
             _cancel(cluster, list(running))
-
-    def _task(self, cluster: Cluster, function: Callable[[T], R]) -> Any:
-        return cluster.ray.remote(
-            num_cpus=self.size.cpus,
-            num_gpus=self.size.gpus,
-            max_retries=0,
-            max_calls=0,  # otherwise a process with a GPU exits after each call and loses the loaded model
-            scheduling_strategy="SPREAD",
-        )(function)
-
-
-def _answer(cluster: Cluster, call: Any) -> Any:
-    try:
-        return cluster.ray.get(call)
-    except cluster.ray.exceptions.RayError as error:
-        return WorkerLost(f"{type(error).__name__}: {one_line_error(error)}")
 
 
 def _cancel(cluster: Cluster, calls: list[Any]) -> None:

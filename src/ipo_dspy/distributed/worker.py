@@ -11,7 +11,6 @@ import functools
 import hashlib
 import operator
 import socket
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,71 +34,42 @@ from ipo_dspy.scoring.metrics import Tally, predict, tally_templates
 
 @dataclass(frozen=True, slots=True)
 class EncodeJob:
-    """The settings shared by all partitions of one encoding.
-
-    Attributes:
-        model: the driver's model.
-        classes: class names in order.
-        allow_url: fetch images from URLs.
-        threads: number of threads of torch and of decoding.
-        store: folder for features on disk, or None.
-    """
+    """The settings shared by all partitions of one encoding."""
 
     model: ModelRef
     classes: tuple[str, ...] = field(repr=False)
     allow_url: bool
-    threads: int
-    store: str | None
+    threads: int  # of torch and of decoding
+    store: str | None  # folder for features on disk
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionReport:
-    """The report of an encoded partition; its features stay with the worker.
+    """The report of an encoded partition; its features stay with the worker."""
 
-    Attributes:
-        kept: positions in the partition of the images that could be read.
-        keys: a content hash of each; for partitions other than `Listed`, one hash of all images and labels.
-        skipped: position and error message of each image that could not be read.
-        width: D.
-    """
-
-    kept: tuple[int, ...] = field(repr=False)
-    keys: tuple[str, ...] = field(repr=False)
-    skipped: tuple[tuple[int, str], ...]
-    width: int
+    kept: tuple[int, ...] = field(repr=False)  # positions of the images that could be read
+    keys: tuple[str, ...] = field(repr=False)  # their content hashes; but for `Listed`, one of all images and labels
+    skipped: tuple[tuple[int, str], ...]  # position and message of each image that could not be read
+    width: int  # D
 
 
 @dataclass(slots=True)
 class _Rows:
-    """The images of one partition, ready for scoring.
+    """The images of one partition, ready for scoring."""
 
-    Attributes:
-        features: [n, D].
-        targets: [n] class indices.
-        allowed: the candidate classes of each image; None if all images share them.
-    """
-
-    features: Tensor
-    targets: Tensor
-    allowed: CandidateClasses | None
+    features: Tensor  # [n, D]
+    targets: Tensor  # [n] class indices
+    allowed: CandidateClasses | None  # None if all images share the classes
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The images that a call refers to.
+    """The images that a call refers to, and how to score them."""
 
-    Attributes:
-        images: number of the image set.
-        parts: indices of its partitions; a worker may hold others that were reassigned meanwhile.
-        alive: numbers of all image sets that are still in use.
-        dtype: the format in which features are stored between computations.
-        logit_scale, logit_bias: the model's logit scale and bias.
-    """
-
-    images: int
-    parts: tuple[int, ...] = field(repr=False)
-    alive: tuple[int, ...]
-    dtype: torch.dtype
+    images: int  # number of the image set
+    parts: tuple[int, ...] = field(repr=False)  # its partitions; a worker may hold others, reassigned meanwhile
+    alive: tuple[int, ...]  # numbers of all image sets that are still in use
+    dtype: torch.dtype  # of stored features
     logit_scale: float
     logit_bias: float
 
@@ -114,11 +84,7 @@ class ScoringActor:
         """Return once the process has started."""
 
     def encode(self, name: tuple[int, int], job: EncodeJob, part: Partition) -> PartitionReport:
-        """Encode a partition, or read its features from disk, and hold them.
-
-        Raises:
-            IPOError: a label, file or model is invalid; the message ends with the node.
-        """
+        """Encode a partition, or read its features from disk, and hold them; an `IPOError` ends with the node."""
         torch.set_num_threads(job.threads)
         try:
             stored = _features(job, part)
@@ -129,12 +95,12 @@ class ScoringActor:
         if isinstance(part, Listed) and part.choices:
             index = {name: i for i, name in enumerate(job.classes)}
             allowed = CandidateClasses.of([part.choices[i] for i in stored.indices], index)
-        self._held[name] = _Rows(stored.features, torch.from_numpy(targets), allowed)
+        self._held[name] = _Rows(stored.features, targets, allowed)
         return _report(stored, part)
 
     def tally(self, asked: Asked, text: NDArray[np.float32]) -> list[Tally]:
         """Return the tally of each template [T, C, D], summed over partitions."""
-        texts, scale, bias = _tensor(text), asked.logit_scale, asked.logit_bias
+        texts, scale, bias = torch.tensor(text), asked.logit_scale, asked.logit_bias
         tallies = [
             tally_templates(r.features, r.targets, texts, logit_scale=scale, logit_bias=bias, allowed=r.allowed)
             for r in self._rows(asked).values()
@@ -143,7 +109,7 @@ class ScoringActor:
 
     def predict(self, asked: Asked, text: NDArray[np.float32]) -> dict[int, list[int]]:
         """Return the predicted class indices by one template [C, D] for each partition."""
-        texts, scale, bias = _tensor(text), asked.logit_scale, asked.logit_bias
+        texts, scale, bias = torch.tensor(text), asked.logit_scale, asked.logit_bias
         return {
             index: predict(r.features, texts, logit_scale=scale, logit_bias=bias, allowed=r.allowed).tolist()
             for index, r in self._rows(asked).items()
@@ -201,21 +167,15 @@ def _read_error(image: Any, *, allow_url: bool) -> str:
     return "transient read failure; run again"
 
 
-def _targets(kept: StoredPartition, classes: Sequence[str], part: Partition) -> NDArray[np.int64]:
-    """Return the class indices of labels; a number that is not a class name counts as an index.
-
-    Raises:
-        DataError: a label is not one of the classes.
-    """
-    known: dict[str | int, int] = {}
-    for i in range(len(classes)):
-        known[i] = known[str(i)] = i
+def _targets(kept: StoredPartition, classes: Sequence[str], part: Partition) -> Tensor:
+    """Return the class indices of labels; a number that is not a class name counts as an index."""
+    known: dict[str | int, int] = {number: i for i in range(len(classes)) for number in (i, str(i))}
     known.update({name: i for i, name in enumerate(classes)})
     labels = [class_name(label) if isinstance(label, str) else label for label in kept.labels]
     for index, label in zip(kept.indices, labels, strict=True):
         if isinstance(label, bool | float) or label not in known:
             raise DataError(f"{part.place(index)} has {unknown_class(label, classes)}")
-    return np.array([known[label] for label in labels], dtype=np.int64)
+    return torch.tensor([known[label] for label in labels], dtype=torch.int64)
 
 
 def _report(kept: StoredPartition, part: Partition) -> PartitionReport:
@@ -225,10 +185,3 @@ def _report(kept: StoredPartition, part: Partition) -> PartitionReport:
     marks = "\n".join([*kept.keys, *map(str, kept.labels)])
     skipped = tuple((i, f"{message} ({part.place(i)})") for i, message in kept.skipped)
     return PartitionReport(kept.indices, (hashlib.sha256(marks.encode()).hexdigest(),), skipped, width)
-
-
-def _tensor(array: NDArray[np.float32]) -> Tensor:
-    """Return a tensor that shares memory with a read-only array of Ray's object store; never write to it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
