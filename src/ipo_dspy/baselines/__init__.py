@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ipo_dspy.baselines.old_names import current_names
 from ipo_dspy.errors import InputError
@@ -37,7 +37,7 @@ def build_method(name: str, **settings: Any) -> "FewShotMethod":
         settings: arguments of the method.
 
     Raises:
-        InputError: an unknown method or setting; the message lists the known ones.
+        InputError: an unknown method or setting (the message lists the known ones), or an invalid value.
     """
     import importlib
     import inspect
@@ -50,5 +50,4 @@ def build_method(name: str, **settings: Any) -> "FewShotMethod":
     settings = current_names(settings, known)
     if unknown := sorted(settings.keys() - set(known)):
         raise InputError(f"{name} has no setting {unknown[0]!r}; known: {', '.join(known) or 'none'}")
-    built: FewShotMethod = method(**settings)
-    return built
+    return cast("FewShotMethod", method(**settings))

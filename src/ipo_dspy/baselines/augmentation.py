@@ -1,10 +1,8 @@
 """Random augmentations of an image, as in the published training code.
 
-CoOp, CoCoOp, MaPLe, PromptSRC, and VPT use random crops and flips; CoPrompt uses RandAugment. Both are implemented on
-Pillow, for two reasons. torchvision's transforms draw from the global generator, which library code must not touch. And
-its RandAugment differs from that of Dassl, on which CoPrompt's code is built. It has no inversion, no brightening
-before solarizing, and no cutout. It changes colors in both directions, keeps 7 bits where Dassl keeps 5, and solarizes
-from 170 where Dassl solarizes from 85.
+torchvision's transforms draw from the global generator, which library code must not touch, and its RandAugment differs
+from that of Dassl, on which CoPrompt's code is built: it has no inversion, no brightening before solarizing, and no
+cutout, changes colors in both directions, keeps 7 bits instead of 5, and solarizes from 170 instead of 85.
 """
 
 import math

@@ -6,7 +6,6 @@ names with each call, not when it is created.
 Letters: N images, C classes.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -68,10 +67,7 @@ class FewShotTask:
 
 
 def targets_of(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
-    """Return the index of each label among the classes: [N] int64.
-
-    Raises:
-        DataError: a label is not one of the classes.
+    """Return the index of each label among the classes, [N] int64; raise `DataError` for a label of no class.
 
     >>> targets_of(["dog", "cat"], ["cat", "dog"])
     tensor([1, 0])
@@ -83,11 +79,7 @@ def targets_of(labels: Sequence[str], classes: Sequence[str]) -> Tensor:
 
 
 def validate_field_types(method: "DataclassInstance") -> None:
-    """Check that the settings of a method have the types of their fields.
-
-    Raises:
-        InputError: a setting has another type; the first one is reported.
-    """
+    """Raise `InputError` for the first setting of a method whose value has not the type of its field."""
     hints = get_type_hints(type(method))
     for setting in fields(method):
         kinds = set(get_args(hints[setting.name]) or (hints[setting.name],))
@@ -112,16 +104,17 @@ class FittedClassifier(Protocol):
     """A classifier for any class names."""
 
     def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
-        """Return logits [N, C], float32, on the CPU, at the model's logit scale."""
+        """Return logits [N, C], float32, on the CPU, at the model's logit scale.
+
+        Raises:
+            InputError, TemplateError: no classes, or a name that does not fit the model.
+            ImageError: an image cannot be read.
+        """
         ...
 
 
 class FewShotMethod(Protocol):
-    """A method that fits a classifier to a few images.
-
-    Attributes:
-        towers: towers of the model that must support learned tokens.
-    """
+    """A method that fits a classifier to a few images; `towers` are those that must support learned tokens."""
 
     towers: tuple[Tower, ...]
 
@@ -129,7 +122,9 @@ class FewShotMethod(Protocol):
         """Fit to the images; the backbone does not change.
 
         Raises:
-            InputError: the backbone's towers do not support the method; the message names some that do.
+            InputError, TemplateError: the backbone's towers do not support the method (the message names some that do),
+                or a class has no sentences, or its text is too long.
+            ImageError: an image cannot be read.
         """
         ...
 
@@ -162,8 +157,7 @@ def evaluate(
         InputError: no images, or a label that is not one of the classes.
     """
     targets = targets_of(labels, classes)  # [N]
-    starts = range(0, len(images), BATCH)
-    parts = [slice(start, stop) for start, stop in itertools.pairwise([*starts, len(images)])]
+    parts = [slice(start, start + BATCH) for start in range(0, len(images), BATCH)]
     tallies = [tally_logits(fitted.logits(images[part], classes), targets[part]) for part in parts]
     if not tallies:
         raise InputError("a score needs images and there are none; pass at least one")

@@ -30,20 +30,18 @@ _FORM = 'for example {"cat": ["a cat has whiskers."]}'
 
 
 class SentenceFeatures:
-    """Frozen features of all texts of the classes.
-
-    Args:
-        backbone: the model.
-        classes: C names.
-        sentences: the texts of each class, possibly with further classes; None for the 80 ImageNet templates.
+    """Frozen features of all texts of the classes; without sentences, of the 80 ImageNet templates.
 
     Raises:
         InputError: a class has no text, or a text that does not fit the model.
     """
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], sentences: Sentences | None = None) -> None:
-        known = None if sentences is None else _by_spoken_name(sentences)
-        texts = [_texts_of(name, known) for name in classes]
+        if sentences is None:
+            templates = imagenet_templates()
+            texts = [list(templates.fill(name)) for name in classes]
+        else:
+            texts = _texts(sentences, classes)
         flat = [text for class_texts in texts for text in class_texts]
         lists = backbone.token_ids(flat)
         longest = max(range(len(lists)), key=lambda index: len(lists[index]))
@@ -61,20 +59,13 @@ class SentenceFeatures:
 
         All classes get the text at the same position of their lists, as in the code of CoPrompt. In lists of different
         lengths, it is the same relative position.
-
-        Args:
-            generator: draws the position; on the CPU.
         """
         fraction = torch.rand(1, generator=generator, dtype=torch.float64)
         return self._features[self._starts + (fraction * self._counts).long()]
 
 
 def check_sentences(sentences: Sentences | None) -> None:
-    """Check that sentences map class names to non-empty lists of texts.
-
-    Raises:
-        InputError: they do not; a single text must also be in a list.
-    """
+    """Raise `InputError` unless sentences map class names to non-empty lists of texts."""
     if not isinstance(sentences, Mapping | None):
         raise InputError(
             f"sentences must be a mapping, got {sentences!r:.80}; for example {{'cat': ['a cat has whiskers.'], ...}}, "
@@ -107,23 +98,18 @@ def read_sentences(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     return sentences
 
 
-def _is_list_of_texts(some: object) -> bool:
-    if isinstance(some, str) or not isinstance(some, Sequence):
+def _is_list_of_texts(value: object) -> bool:
+    if isinstance(value, str) or not isinstance(value, Sequence):
         return False
-    return len(some) > 0 and all(isinstance(text, str) and text.strip() for text in some)
+    return len(value) > 0 and all(isinstance(text, str) and text.strip() for text in value)
 
 
-def _by_spoken_name(sentences: Sentences) -> dict[str, list[str]]:
-    """Return the texts by display name: `apple_pie` and `apple pie` are one class."""
+def _texts(sentences: Sentences, classes: Sequence[str]) -> list[list[str]]:
+    """Return the texts of each class; `apple_pie` and `apple pie` are one class."""
     merged: dict[str, list[str]] = {}
     for name, texts in sentences.items():
         merged.setdefault(display_class_name(name), []).extend(texts)
-    return merged
-
-
-def _texts_of(name: str, known: Sentences | None) -> Sequence[str]:
-    if known is None:
-        return imagenet_templates().fill(name)
-    if display_class_name(name) not in known:
-        raise InputError(f"class {name!r} has no sentences; pass sentences={{{name!r}: ['...'], ...}}, or None")
-    return known[display_class_name(name)]
+    for name in classes:
+        if display_class_name(name) not in merged:
+            raise InputError(f"class {name!r} has no sentences; pass sentences={{{name!r}: ['...'], ...}}, or None")
+    return [merged[display_class_name(name)] for name in classes]

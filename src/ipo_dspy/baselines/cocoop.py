@@ -53,13 +53,7 @@ class CoCoOpParams(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConditionalClassifier:
-    """CLIP with a context that depends on the image.
-
-    Attributes:
-        backbone: the CLIP that it was learned with.
-        learned: context and meta-net.
-        losses: mean training loss of each epoch.
-    """
+    """CLIP with a context that depends on the image; `losses` are means of the training epochs."""
 
     backbone: Backbone = field(repr=False)
     learned: CoCoOpParams = field(repr=False)
@@ -68,11 +62,7 @@ class ConditionalClassifier:
 
     @torch.no_grad()
     def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
-        """Return logits [N, C], float32, on the CPU.
-
-        Raises:
-            InputError: no classes, or a name that does not fit the model. ImageError: an image cannot be read.
-        """
+        """Return logits [N, C]; see `FittedClassifier`."""
         backbone = self.backbone
         features = encode_images(backbone, images).features.to(backbone.device, torch.float32)  # [N, D]
         texts = self._texts.get(classes, lambda names: PromptedClassTexts(backbone, names, len(self.learned.context)))
@@ -88,14 +78,10 @@ class CoCoOp:
     Args:
         n_ctx: M random vectors, e.g. 4, instead of the words.
         ctx_init: initial words of the context, one vector per token.
-        epochs: passes over the images.
-        batch_size: images per step; each needs a text for every class.
-        lr: peak learning rate of SGD.
+        epochs, batch_size, lr: passes over the images, images per step, and peak learning rate of SGD. Each image of a
+            step needs a text for every class.
         augment: train on random crops and flips, drawn again in each epoch, as in the published configurations; the
             image tower then runs in every epoch instead of once.
-
-    Raises:
-        InputError: an invalid setting.
     """
 
     n_ctx: int | None = None
@@ -114,11 +100,7 @@ class CoCoOp:
         self.recipe()
 
     def fit(self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None) -> ConditionalClassifier:
-        """Learn context and meta-net by cross-entropy over the classes of the task.
-
-        Raises:
-            InputError: the text tower does not support learned tokens, or a class name is too long for the context.
-        """
+        """Learn context and meta-net by cross-entropy over the classes of the task; see `FewShotMethod`."""
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         context = init_context(backbone, self.n_ctx, self.ctx_init, generator)  # [M, W]
         texts = PromptedClassTexts(backbone, task.classes, len(context))
@@ -134,9 +116,7 @@ class CoCoOp:
         return ConditionalClassifier(backbone, learned, losses)
 
 
-def meta_net(
-    features: int, width: int, device: torch.device, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def meta_net(features: int, width: int, device: torch.device, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Return weights and biases of both layers, in order."""
     hidden = max(1, features // REDUCTION)
     return *init_linear(features, hidden, device, generator), *init_linear(hidden, width, device, generator)

@@ -28,13 +28,8 @@ STD = 0.02
 class PromptedClassTexts:
     """The texts of the classes with placeholders for M context vectors.
 
-    Args:
-        backbone: a CLIP whose text tower supports learned tokens.
-        classes: C names.
-        n_ctx: M.
-        position: position of the class name.
-        ctx_init: words before the name, as of `a photo of a NAME.`, whose first M tokens are replaced by the vectors.
-            If they have fewer tokens, they are left out.
+    The vectors replace the first M tokens of `ctx_init`, the words before the name, as in `a photo of a NAME.`. If the
+    words have fewer tokens, they are left out.
 
     Raises:
         InputError: an unsupported text tower, no classes, or a class whose text does not fit the context.
@@ -45,7 +40,12 @@ class PromptedClassTexts:
     ) -> None:
         self._tower = TextTower(backbone)
         rows, places = _rows(backbone, classes, n_ctx, position, ctx_init)
-        check_context_length(rows, classes, n_ctx, backbone.context_length)
+        longest = max(range(len(rows)), key=lambda index: len(rows[index]), default=0)
+        if rows and len(rows[longest]) > backbone.context_length:
+            raise InputError(
+                f"{n_ctx} context vectors and class {classes[longest]!r} have {len(rows[longest])} tokens and the "
+                f"model takes {backbone.context_length}; use a smaller n_ctx or a shorter name"
+            )
         embedded = self._tower.embed(rows)
         self._tokens, self._ends = embedded.tokens, embedded.ends  # [C, L, W], [C]
         self._places = torch.tensor(places, dtype=torch.int64, device=self._tokens.device).view(len(rows), n_ctx)
@@ -53,9 +53,7 @@ class PromptedClassTexts:
     def features(self, contexts: Tensor, deep: Sequence[Tensor] = ()) -> Tensor:
         """Return normalized features of every class in every context, with gradients: [B, M, W] to [B, C, D].
 
-        Args:
-            contexts: vectors before the first block.
-            deep: vectors that replace them before the second block, the third, and so on, each [M, W].
+        Vectors `deep`, each [M, W], replace the context before the second block, the third, and so on.
         """
         (classes, n_ctx), width = self._places.shape, contexts.shape[2]
         shape = (len(contexts), classes, n_ctx, width)
@@ -66,14 +64,7 @@ class PromptedClassTexts:
 
 
 def init_context(backbone: Backbone, n_ctx: int | None, ctx_init: str, generator: torch.Generator) -> Tensor:
-    """Return the initial context, a leaf that requires gradients: [M, W].
-
-    Args:
-        backbone: a CLIP whose text tower supports learned tokens.
-        n_ctx: number of random vectors; None for the embeddings of `ctx_init`.
-        ctx_init: words that give one vector per token.
-        generator: draws the random vectors; on the CPU.
-    """
+    """Return `n_ctx` random vectors, or for None the embeddings of the words: [M, W], a leaf with gradients."""
     tower = TextTower(backbone)
     if n_ctx is None:
         return tower.embed(backbone.token_ids([ctx_init])).tokens[0, 1:-1].clone().requires_grad_()
@@ -82,11 +73,7 @@ def init_context(backbone: Backbone, n_ctx: int | None, ctx_init: str, generator
 
 
 def check_context(n_ctx: int | None, ctx_init: str, position: str = "end") -> None:
-    """Check the settings of a context.
-
-    Raises:
-        InputError: a negative number of vectors, no words, or an unknown position.
-    """
+    """Raise `InputError` for a negative number of vectors, no words, or an unknown position."""
     if n_ctx is not None and n_ctx < 0:
         raise InputError(f"n_ctx must be >= 0, got {n_ctx}; for example n_ctx=16, or None for ctx_init")
     if n_ctx is None and not ctx_init.strip():
@@ -94,20 +81,6 @@ def check_context(n_ctx: int | None, ctx_init: str, position: str = "end") -> No
     if position not in get_args(Position):
         known = ", ".join(map(repr, get_args(Position)))
         raise InputError(f"position must be one of {known}, got {position!r}")
-
-
-def check_context_length(rows: Sequence[TokenList], classes: Sequence[str], n_ctx: int, context_length: int) -> None:
-    """Check that class texts, including `n_ctx` learned vectors each, fit the model.
-
-    Raises:
-        InputError: a text is too long; the message names the longest.
-    """
-    longest = max(range(len(rows)), key=lambda index: len(rows[index]), default=0)
-    if rows and len(rows[longest]) > context_length:
-        raise InputError(
-            f"{n_ctx} context vectors and class {classes[longest]!r} have {len(rows[longest])} tokens and the "
-            f"model takes {context_length}; use a smaller n_ctx or a shorter name"
-        )
 
 
 def spelled(backbone: Backbone, words: str) -> TokenList:

@@ -27,28 +27,17 @@ from ipo_dspy.clip.image_features import ImageSource, encode_images
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ContextClassifier:
-    """CLIP with a learned context before, around or after the class name.
-
-    Attributes:
-        backbone: the CLIP that it was learned with.
-        context: [M, W].
-        position: position of the class name.
-        losses: mean training loss of each epoch.
-    """
+    """CLIP with a learned context around the class name; `losses` are means of the training epochs."""
 
     backbone: Backbone = field(repr=False)
-    context: Tensor = field(repr=False)
+    context: Tensor = field(repr=False)  # [M, W]
     position: Position = "end"
     losses: tuple[float, ...] = field(default=(), repr=False)
     _texts: LatestClasses[Tensor] = field(default_factory=LatestClasses, init=False, repr=False)
 
     @torch.no_grad()
     def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
-        """Return logits [N, C], float32, on the CPU.
-
-        Raises:
-            InputError: no classes, or a name that does not fit the model. ImageError: an image cannot be read.
-        """
+        """Return logits [N, C]; see `FittedClassifier`."""
         features = encode_images(self.backbone, images).features.float()  # [N, D]
         return clip_logits(self.backbone, features, self._texts.get(classes, self._text_features))
 
@@ -75,9 +64,6 @@ class CoOp:
         augment: train on random crops and flips, drawn again in each epoch, as in the published configurations; the
             image tower then runs in every epoch instead of once.
 
-    Raises:
-        InputError: an invalid setting.
-
     >>> CoOp().recipe(["cat", "dog", "dog"]).epochs
     100
     """
@@ -99,15 +85,13 @@ class CoOp:
 
     def recipe(self, labels: Sequence[str]) -> SGDConfig:
         """Return the optimization hyper-parameters for training images with these labels."""
-        epochs = _epochs(max(Counter(labels).values(), default=0)) if self.epochs is None else self.epochs
+        shots = max(Counter(labels).values(), default=0)
+        usual = 200 if shots >= 8 else 100 if shots >= 2 else 50
+        epochs = usual if self.epochs is None else self.epochs
         return SGDConfig(epochs=epochs, batch_size=self.batch_size, lr=self.lr)
 
     def fit(self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None) -> ContextClassifier:
-        """Learn the context by cross-entropy over the classes of the task.
-
-        Raises:
-            InputError: the text tower does not support learned tokens, or a class name is too long for the context.
-        """
+        """Learn the context by cross-entropy over the classes of the task; see `FewShotMethod`."""
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         context = init_context(backbone, self.n_ctx, self.ctx_init, generator)  # [M, W]
         texts = PromptedClassTexts(backbone, task.classes, len(context), self.position)
@@ -121,7 +105,3 @@ class CoOp:
         recipe = self.recipe(task.labels)
         losses = train([context], loss, len(task.images), recipe=recipe, generator=generator, progress=progress)
         return ContextClassifier(backbone, context, self.position, losses)
-
-
-def _epochs(shots: int) -> int:
-    return 200 if shots >= 8 else 100 if shots >= 2 else 50

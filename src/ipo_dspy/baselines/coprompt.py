@@ -50,13 +50,7 @@ class Adapter(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CoPromptModel:
-    """A CLIP with coupled prompts and adapters.
-
-    Attributes:
-        prompted: the CLIP with prompts.
-        image, text: the adapters.
-        image_adapter_ratio, text_adapter_ratio: mixing ratio of an adapter's output.
-    """
+    """A CLIP with coupled prompts and adapters, whose outputs are mixed in by a ratio."""
 
     prompted: CoupledPrompts = field(repr=False)
     image: Adapter = field(repr=False)
@@ -70,7 +64,7 @@ class CoPromptModel:
         return [*self.prompted.parameters, *self.image, *self.text]
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Encode preprocessed images [N, 3, H, W] to normalized features [N, D]."""
+        """Encode preprocessed images [N, 3, H, W]; see `PromptedModel`."""
         return self.image(self.prompted.image_features(pixels), self.image_adapter_ratio)
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
@@ -83,11 +77,7 @@ class CoPromptModel:
 
 
 def consistency_loss(learned: Tensor, frozen: Tensor) -> Tensor:
-    """Return one minus the mean cosine similarity of paired features [N, D] (CoPrompt's consistency loss): [].
-
-    >>> consistency_loss(torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
-    tensor(0.5000)
-    """
+    """Return one minus the mean cosine similarity of paired features [N, D] (CoPrompt's consistency loss): []."""
     return 1 - F.cosine_similarity(learned, frozen, dim=-1).mean()
 
 
@@ -110,12 +100,7 @@ class CoPrompt:
             reads a file.
         augment: perturb images by RandAugment, separately for the learned and the frozen model; otherwise both get the
             image after the evaluation transform.
-        epochs: passes over the images.
-        batch_size: images per step.
-        lr: peak learning rate of SGD.
-
-    Raises:
-        InputError: an invalid setting.
+        epochs, batch_size, lr: passes over the images, images per step, and peak learning rate of SGD.
     """
 
     n_ctx: int = 2
@@ -145,11 +130,7 @@ class CoPrompt:
         self.recipe()
 
     def start(self, task: FewShotTask, generator: torch.Generator) -> CoPromptModel:
-        """Initialize prompts and couplings as in MaPLe, and two adapters.
-
-        Raises:
-            InputError: a tower does not support learned tokens.
-        """
+        """Initialize prompts and couplings as in MaPLe, and two adapters."""
         prompted = init_coupled(task.backbone, self.ctx_init, self.n_ctx, self.depth, generator)
         width = prompted.text_features(task.classes[:1]).shape[1]  # D
         image, text = (init_adapter(width, task.backbone.device, generator) for _ in range(2))
@@ -158,13 +139,7 @@ class CoPrompt:
     def fit(
         self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None
     ) -> PromptedClassifier[CoPromptModel]:
-        """Learn prompts, couplings and adapters by cross-entropy and consistency over the classes of the task.
-
-        Raises:
-            InputError: a tower does not support learned tokens, a class name does not fit next to the prompts,
-                or a class has no sentences.
-            ImageError: an image cannot be read.
-        """
+        """Learn prompts, couplings and adapters by cross-entropy and consistency; see `FewShotMethod`."""
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         model = self.start(task, generator)
         texts, targets = model.prompted.texts(task.classes), task.targets.to(backbone.device)  # [N]
@@ -185,7 +160,7 @@ class CoPrompt:
 
 
 def init_adapter(width: int, device: torch.device, generator: torch.Generator) -> Adapter:
-    """Return an adapter initialized as `torch.nn.Linear`, but from an explicit generator."""
+    """Return an adapter initialized by `init_linear`."""
     hidden = max(1, width // REDUCTION)
     down, up = (init_linear(*sizes, device, generator).weight for sizes in ((width, hidden), (hidden, width)))
     return Adapter(down, up)

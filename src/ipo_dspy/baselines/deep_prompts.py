@@ -1,10 +1,7 @@
 """Shared code of methods with learned prompts in the image tower: prompts, texts, classifier.
 
-The image tower runs in every epoch and for every classifier, so image features are not cached. Images to classify are
-encoded in blocks; `training_views` prepares the training images.
-
-A method consists of a model (`PromptedModel`) with its parameters and a loss for `training.train`; fitting returns a
-`PromptedClassifier` of that model.
+The image tower runs in every epoch and for every classifier, so image features are not cached. A method consists of a
+model (`PromptedModel`) and a loss for `training.train`; fitting returns a `PromptedClassifier` of that model.
 
 Letters: N images, C classes, P prompt tokens, L tokens, W width of a tower, D width of the features.
 """
@@ -29,15 +26,10 @@ BLOCK = 64
 
 
 class Prompts(NamedTuple):
-    """The learned tokens of one tower.
+    """The learned tokens of one tower."""
 
-    Attributes:
-        first: tokens of the first block, [P, W].
-        deep: tokens that replace them before the second block, the third, and so on, each [P, W].
-    """
-
-    first: Tensor
-    deep: tuple[Tensor, ...] = ()
+    first: Tensor  # of the first block, [P, W]
+    deep: tuple[Tensor, ...] = ()  # replace them before the second block, the third, and so on, each [P, W]
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -58,11 +50,7 @@ class PromptedModel(Protocol):
         ...
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
-        """Return normalized float32 features [C, D].
-
-        Raises:
-            InputError: no classes, or a name that does not fit the model.
-        """
+        """Return normalized float32 features [C, D]; raise `InputError` for a name that does not fit the model."""
         ...
 
 
@@ -71,13 +59,7 @@ Model = TypeVar("Model", bound=PromptedModel)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptedClassifier(Generic[Model]):
-    """CLIP with learned prompts in its towers.
-
-    Attributes:
-        backbone: the CLIP that it was learned with.
-        model: the same CLIP with the learned parameters.
-        losses: mean training loss of each epoch.
-    """
+    """CLIP with learned prompts in its towers; `losses` are means of the training epochs."""
 
     backbone: Backbone = field(repr=False)
     model: Model = field(repr=False)
@@ -85,39 +67,24 @@ class PromptedClassifier(Generic[Model]):
     _texts: LatestClasses[Tensor] = field(default_factory=LatestClasses, init=False, repr=False)
 
     def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
-        """Return logits [N, C], float32, on the CPU.
-
-        Raises:
-            InputError: no classes, or a name that does not fit the model. ImageError: an image cannot be read.
-        """
+        """Return logits [N, C]; see `FittedClassifier`."""
         text = self.text_features(classes)  # [C, D]
         return clip_logits(self.backbone, self.features(images), text)
 
     @torch.no_grad()
     def features(self, images: Sequence[ImageSource]) -> Tensor:
-        """Return normalized features of the images [N, D], float32, on the CPU; they are not cached.
-
-        Raises:
-            DataError: no images. ImageError: an image cannot be read.
-        """
+        """Return normalized features of the images [N, D], float32, on the CPU; they are not cached."""
         blocks = [images[start : start + BLOCK] for start in range(0, max(len(images), 1), BLOCK)]
         return torch.cat([self.model.image_features(preprocess(self.backbone, block)).cpu() for block in blocks])
 
     @torch.no_grad()
     def text_features(self, classes: Sequence[str]) -> Tensor:
-        """Return the normalized features of the classes [C, D], on the CPU.
-
-        Raises:
-            InputError: no classes, or a name that does not fit the model.
-        """
+        """Return the normalized features of the classes [C, D], on the CPU."""
         return self._texts.get(classes, lambda names: self.model.text_features(names).cpu())
 
 
 class PromptedTexts:
-    """The texts of the classes, such as `a photo of a NAME.`, whose first tokens are replaced by learned ones.
-
-    See `PromptedClassTexts` for arguments and errors.
-    """
+    """The texts of the classes, such as `a photo of a NAME.`, whose first tokens are replaced by learned ones."""
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], ctx_init: str, n_ctx: int) -> None:
         self._texts = PromptedClassTexts(backbone, classes, n_ctx, ctx_init=ctx_init)
@@ -129,16 +96,10 @@ class PromptedTexts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextPrompted:
-    """A CLIP with prompts in its text tower: the common part of models with prompts in both towers.
-
-    Attributes:
-        backbone: the frozen CLIP.
-        ctx_init: first words of a text; prompts replace its first tokens.
-        text: prompts of the text tower, [P, W] per block.
-    """
+    """A CLIP with prompts in its text tower: the common part of models with prompts in both towers."""
 
     backbone: Backbone = field(repr=False)
-    ctx_init: str
+    ctx_init: str  # first words of a text; prompts replace its first tokens
     text: Prompts = field(repr=False)
 
     def texts(self, classes: Sequence[str]) -> PromptedTexts:
@@ -155,12 +116,7 @@ def init_prompts(
 ) -> Prompts:
     """Return random normal prompts (std 0.02, as in the code of MaPLe), leaves that require gradients.
 
-    Args:
-        backbone: the model of the tower.
-        tower: the tower of the prompts.
-        n_ctx: P.
-        depth: number of blocks with separate prompts, including the first; at most all blocks.
-        generator: on the CPU.
+    The first `depth` blocks of the tower have `n_ctx` prompts each, or all blocks if it has fewer.
     """
     shape = (min(depth, tower.depth), n_ctx, tower.width)
     stacked = (torch.randn(shape, generator=generator) * STD).to(backbone.device)
@@ -175,12 +131,14 @@ def init_from_words(backbone: Backbone, ctx_init: str, n_ctx: int, generator: to
     return init_context(backbone, None, ctx_init, generator).detach()[:n_ctx].clone().requires_grad_()
 
 
-def check_prompts(n_ctx: int, depth: int) -> None:
-    """Check the settings of prompts.
+def init_text_prompts(backbone: Backbone, ctx_init: str, n_ctx: int, depth: int, generator: torch.Generator) -> Prompts:
+    """Return prompts of the text tower as by `init_prompts`, but the first ones from words."""
+    first = init_from_words(backbone, ctx_init, n_ctx, generator)  # [P, W]
+    return init_prompts(backbone, TextTower(backbone), n_ctx, depth, generator)._replace(first=first)
 
-    Raises:
-        InputError: a negative number of tokens, or no block with prompts.
-    """
+
+def check_prompts(n_ctx: int, depth: int) -> None:
+    """Raise `InputError` for a negative number of tokens, or no block with prompts."""
     if n_ctx < 0:
         raise InputError(f"n_ctx must be >= 0, got {n_ctx}; for example n_ctx=2")
     if depth < 1:

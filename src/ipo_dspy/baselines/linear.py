@@ -26,12 +26,7 @@ class Linear(NamedTuple):
 
 
 def init_linear(inputs: int, outputs: int, device: torch.device, generator: torch.Generator) -> Linear:
-    """Return a layer with weights, then biases, drawn uniformly within 1/sqrt(inputs), as in `torch.nn.Linear`.
-
-    >>> layer = init_linear(4, 3, torch.device("cpu"), torch.Generator().manual_seed(0))
-    >>> layer(torch.zeros(2, 4)).shape, bool((layer.weight.abs() <= 0.5).all())
-    (torch.Size([2, 3]), True)
-    """
+    """Return a layer with weights, then biases, drawn uniformly within 1/sqrt(inputs), as in `torch.nn.Linear`."""
     weight, bias = (
         ((torch.rand(shape, generator=generator) * 2 - 1) * inputs**-0.5).to(device).requires_grad_()
         for shape in ((outputs, inputs), (outputs,))

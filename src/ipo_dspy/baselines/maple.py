@@ -14,14 +14,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from ipo_dspy.baselines.base import FewShotTask, Progress, Tower, clip_logits, validate_field_types
-from ipo_dspy.baselines.deep_prompts import (
-    PromptedClassifier,
-    Prompts,
-    TextPrompted,
-    check_prompts,
-    init_from_words,
-    init_prompts,
-)
+from ipo_dspy.baselines.deep_prompts import PromptedClassifier, Prompts, TextPrompted, check_prompts, init_text_prompts
 from ipo_dspy.baselines.linear import Linear, init_linear
 from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.towers import ImageTower, TextTower
@@ -32,13 +25,9 @@ from ipo_dspy.clip.backbone import Backbone
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CoupledPrompts(TextPrompted):
-    """A CLIP with text prompts and the couplings that map them to image prompts.
+    """A CLIP with text prompts and the couplings that map them to image prompts."""
 
-    Attributes:
-        couplings: a layer from W to V for the first prompts, and one for each deep prompt.
-    """
-
-    couplings: tuple[Linear, ...] = field(repr=False)
+    couplings: tuple[Linear, ...] = field(repr=False)  # from W to V, for the first prompts and for each deep prompt
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -52,7 +41,7 @@ class CoupledPrompts(TextPrompted):
         return Prompts(first, tuple(deep))
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Encode preprocessed images [N, 3, H, W] to normalized features [N, D]; differentiable."""
+        """Encode preprocessed images [N, 3, H, W]; see `PromptedModel`."""
         image = self.image
         return ImageTower(self.backbone).encode(pixels, image.first, image.deep)
 
@@ -67,13 +56,8 @@ class MaPLe:
         ctx_init: first words of a text, whose first P tokens initialize the first prompts. If it has fewer tokens, it
             is left out and the prompts start from random vectors.
         depth: J, number of blocks with separate prompts, including the first; at most all blocks of a tower.
-        epochs: passes over the images.
-        batch_size: images per step.
-        lr: peak learning rate of SGD.
+        epochs, batch_size, lr: passes over the images, images per step, and peak learning rate of SGD.
         augment: train on random crops and flips, drawn again in each epoch, as in the published configurations.
-
-    Raises:
-        InputError: an invalid setting.
     """
 
     n_ctx: int = 2
@@ -95,12 +79,7 @@ class MaPLe:
     def fit(
         self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None
     ) -> PromptedClassifier[CoupledPrompts]:
-        """Learn prompts and couplings by cross-entropy over the classes of the task.
-
-        Raises:
-            InputError: a tower does not support learned tokens, or a class name does not fit next to the prompts.
-            ImageError: an image cannot be read.
-        """
+        """Learn prompts and couplings by cross-entropy over the classes of the task; see `FewShotMethod`."""
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         model = init_coupled(backbone, self.ctx_init, self.n_ctx, self.depth, generator)
         texts, targets = model.texts(task.classes), task.targets.to(backbone.device)  # [N]
@@ -121,20 +100,9 @@ def init_coupled(
 ) -> CoupledPrompts:
     """Initialize the first prompts from words, random deep prompts, and couplings as in `torch.nn.Linear`.
 
-    All deep couplings start from the same weights, as in the code of MaPLe.
-
-    Args:
-        backbone: a CLIP whose towers support learned tokens.
-        ctx_init: words that initialize the first prompts.
-        n_ctx: P.
-        depth: J; at most the number of blocks of the smaller tower.
-        generator: on the CPU.
-
-    Raises:
-        InputError: a tower does not support learned tokens.
+    All deep couplings start from the same weights, as in the code of MaPLe. The smaller tower limits the depth.
     """
     tower, image = TextTower(backbone), ImageTower(backbone)
-    first = init_from_words(backbone, ctx_init, n_ctx, generator)  # [P, W]
-    prompts = init_prompts(backbone, tower, n_ctx, min(depth, image.depth), generator)._replace(first=first)
+    prompts = init_text_prompts(backbone, ctx_init, n_ctx, min(depth, image.depth), generator)
     shallow, deep = (init_linear(tower.width, image.width, backbone.device, generator) for _ in range(2))
     return CoupledPrompts(backbone, ctx_init, prompts, (shallow, *(deep.copied() for _ in prompts.deep)))

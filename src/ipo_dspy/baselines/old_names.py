@@ -26,9 +26,6 @@ RENAMED: Mapping[str, str] = MappingProxyType(
 def current_names(settings: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """Return settings under their current names; warn about each old name of a known setting.
 
-    Raises:
-        InputError: a setting is passed under both names.
-
     >>> current_names({"epochs": 5, "weight": 2}, known=["epochs", "depth"])
     {'epochs': 5, 'weight': 2}
     """

@@ -22,8 +22,8 @@ from ipo_dspy.baselines.deep_prompts import (
     Prompts,
     TextPrompted,
     check_prompts,
-    init_from_words,
     init_prompts,
+    init_text_prompts,
 )
 from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.towers import ImageTower, TextTower
@@ -41,11 +41,7 @@ TEMPLATES = 60
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IndependentPrompts(TextPrompted):
-    """A CLIP with independent prompts in both towers.
-
-    Attributes:
-        image: prompts of the image tower.
-    """
+    """A CLIP with independent prompts in both towers."""
 
     image: Prompts = field(repr=False)
 
@@ -55,24 +51,17 @@ class IndependentPrompts(TextPrompted):
         return [*self.text.parameters, *self.image.parameters]
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Encode preprocessed images [N, 3, H, W] to normalized features [N, D]."""
+        """Encode preprocessed images [N, 3, H, W]; see `PromptedModel`."""
         return ImageTower(self.backbone).encode(pixels, self.image.first, self.image.deep)
 
 
 def init_independent(
     backbone: Backbone, ctx_init: str, n_ctx: int, depth: int, generator: torch.Generator
 ) -> IndependentPrompts:
-    """Return the initial prompts: words for the first block of the text tower, random vectors everywhere else.
-
-    Raises:
-        InputError: a tower does not support learned tokens.
-    """
-    text, image = TextTower(backbone), ImageTower(backbone)
-    first = init_from_words(backbone, ctx_init, n_ctx, generator)
-    deep = init_prompts(backbone, text, n_ctx, depth, generator).deep
-    return IndependentPrompts(
-        backbone, ctx_init, Prompts(first, deep), init_prompts(backbone, image, n_ctx, depth, generator)
-    )
+    """Return the initial prompts: words for the first block of the text tower, random vectors everywhere else."""
+    text = init_text_prompts(backbone, ctx_init, n_ctx, depth, generator)
+    image = init_prompts(backbone, ImageTower(backbone), n_ctx, depth, generator)
+    return IndependentPrompts(backbone, ctx_init, text, image)
 
 
 class ModelOutputs(NamedTuple):
@@ -94,9 +83,6 @@ def frozen_text(backbone: Backbone, classes: Sequence[str]) -> Tensor:
 
     The templates are the first 60 of the 80 for ImageNet, and features are averaged before normalization, both as in
     the official code.
-
-    Raises:
-        TemplateError: a filled template does not fit the model.
     """
     tower, template = TextTower(backbone), Template.parse("\n".join(imagenet_templates().lines[:TEMPLATES]))
     template_tokens(backbone, template, classes)  # checks the lengths
@@ -113,14 +99,8 @@ def regularized_loss(
     """Return the cross-entropy plus three terms that regularize a model towards a frozen one.
 
     Features are compared by their mean absolute difference. Logits are compared by the KL divergence of their
-    distributions, divided by the number of logits, not of images, as in the official code.
-
-    Args:
-        learned: outputs for n images.
-        kept: outputs of the frozen model for the same images.
-        targets: [n] class indices.
-        text_weight: weight of the text feature term.
-        image_weight: weight of the image feature term; the logit term has weight 1.
+    distributions, divided by the number of logits, not of images, as in the official code; this term has weight 1.
+    `targets` are class indices [n].
     """
     learned_log_probs, frozen_log_probs = learned.logits.log_softmax(dim=1), kept.logits.log_softmax(dim=1)  # [n, C]
     return (
@@ -144,12 +124,7 @@ def epoch_weights(epochs: int, mean: float, std: float) -> Tensor:
 
 
 class WeightedMean:
-    """Weighted mean of parameters over the training epochs.
-
-    Args:
-        parameters: read after every epoch.
-        weights: weights of the epochs, [E].
-    """
+    """Mean of parameters over the training epochs, with weights [E]."""
 
     def __init__(self, parameters: Sequence[Tensor], weights: Tensor) -> None:
         self._parameters, self._weights = parameters, weights.tolist()
@@ -179,13 +154,8 @@ class PromptSRC:
         depth: number of blocks with separate prompts, in both towers; at most all blocks of a tower.
         text_weight, image_weight: weights of the terms that keep text and image features close to the frozen ones.
         gpa_mean, gpa_std: mean and standard deviation, in epochs, of the Gaussian weights of prompt averaging.
-        epochs: passes over the images.
-        batch_size: images per step.
-        lr: peak learning rate of SGD.
+        epochs, batch_size, lr: passes over the images, images per step, and peak learning rate of SGD.
         augment: train on random crops and flips, drawn again in each epoch, as in the published configurations.
-
-    Raises:
-        InputError: an invalid setting.
     """
 
     n_ctx: int = 4
@@ -216,19 +186,13 @@ class PromptSRC:
     def fit(
         self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None
     ) -> PromptedClassifier[IndependentPrompts]:
-        """Learn the prompts of both towers by the regularized cross-entropy over the classes of the task.
-
-        Raises:
-            InputError: a tower does not support learned tokens, or a class name does not fit next to them.
-        """
+        """Learn the prompts of both towers by the regularized cross-entropy; see `FewShotMethod`."""
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         model = init_independent(backbone, self.ctx_init, self.n_ctx, self.depth, generator)
         texts, targets = model.texts(task.classes), task.targets.to(backbone.device)  # [N]
         frozen, views = frozen_text(backbone, task.classes), Views(task, crops(self.augment), generator)
-        tower, fixed_features = (
-            ImageTower(backbone),
-            None if self.augment else training_features(task, False, generator),
-        )
+        tower = ImageTower(backbone)
+        fixed_features = None if self.augment else training_features(task, False, generator)
         mean = WeightedMean(model.parameters, epoch_weights(self.epochs, self.gpa_mean, self.gpa_std))
 
         def loss(indices: Tensor) -> Tensor:

@@ -8,8 +8,7 @@ Letters: N images, C texts, L tokens, P prompt tokens, W width of a tower, D wid
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -22,29 +21,15 @@ from ipo_dspy.clip.text_tower import end_token_positions, pools_at_end, project,
 from ipo_dspy.errors import InputError
 
 
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """Texts before the first block of a text tower.
+class Embedded(NamedTuple):
+    """Texts before the first block of a text tower."""
 
-    Attributes:
-        tokens: token embeddings without positions, [C, L, W], L the longest of these texts.
-        ends: position of each text's end token, [C].
-    """
-
-    tokens: Tensor
-    ends: Tensor
+    tokens: Tensor  # embeddings without positions, [C, L, W], L the longest of these texts
+    ends: Tensor  # position of each text's end token, [C]
 
 
 class TextTower:
-    """A causal text tower that pools at the end token.
-
-    Attributes:
-        width: W.
-        depth: number of blocks.
-
-    Raises:
-        InputError: the model's text tower is not supported.
-    """
+    """A causal text tower that pools at the end token; raises `InputError` for a model with another one."""
 
     def __init__(self, backbone: Backbone) -> None:
         tower: Any = text_tower(backbone.model)
@@ -61,11 +46,7 @@ class TextTower:
 
     @torch.no_grad()
     def embed(self, ids: Sequence[TokenList]) -> Embedded:
-        """Embed token lists, without gradients.
-
-        Raises:
-            InputError: no list, or a list that is longer than the context.
-        """
+        """Embed token lists, without gradients; raise `InputError` for no list, or one longer than the context."""
         table = self._backbone.token_table(ids)  # [C, L]
         words: Tensor = self._tower.token_embedding(table)  # [C, L, W]
         return Embedded(words.float(), end_token_positions(self._tower, table))
@@ -73,15 +54,8 @@ class TextTower:
     def encode(self, tokens: Tensor, ends: Tensor, deep: Sequence[Tensor] = (), *, normalize: bool = True) -> Tensor:
         """Encode embeddings [C, L, W] with end positions [C] to float32 features [C, D].
 
-        Args:
-            tokens: embeddings without positions, which are added here.
-            ends: position of each text's end token.
-            deep: tokens [P, W] that replace positions 1 to P before the second block, the third, and so on
-                (Khattak et al. 2023, "MaPLe").
-            normalize: scale features to length 1.
-
-        Raises:
-            InputError: more deep prompts than blocks after the first.
+        Tokens `deep`, each [P, W], replace positions 1 to P before the second block, the third, and so on (Khattak et
+        al. 2023, "MaPLe"). There must be fewer than blocks.
         """
         _check_depth(deep, self.depth)
         tower, length = self._tower, tokens.shape[1]
@@ -95,15 +69,7 @@ class TextTower:
 
 
 class ImageTower:
-    """A vision transformer that pools at its class token.
-
-    Attributes:
-        width: W.
-        depth: number of blocks.
-
-    Raises:
-        InputError: the model's image tower is not supported.
-    """
+    """A vision transformer that pools at its class token; raises `InputError` for a model with another image tower."""
 
     def __init__(self, backbone: Backbone) -> None:
         self._tower: Any = backbone.model.visual
@@ -120,15 +86,9 @@ class ImageTower:
     def encode(self, pixels: Tensor, prompts: Tensor | None = None, deep: Sequence[Tensor] = ()) -> Tensor:
         """Encode preprocessed images [N, 3, H, W] to normalized float32 features [N, D].
 
-        Args:
-            pixels: output of `Backbone.preprocess`.
-            prompts: tokens [P, W] appended after the patches; they have no positions and pass through the norm before
-                the first block, as in the code of MaPLe and PromptSRC.
-            deep: tokens [P, W] that replace them before the second block, the third, and so on
-                (Jia et al. 2022, "VPT").
-
-        Raises:
-            InputError: more deep prompts than blocks after the first, or deep prompts of a different length.
+        Tokens `prompts` [P, W] follow the patches; they have no positions and pass through the norm before the first
+        block, as in the code of MaPLe and PromptSRC. Tokens `deep`, each [P, W] and fewer than blocks, replace them
+        before the second block, the third, and so on (Jia et al. 2022, "VPT").
         """
         count = 0 if prompts is None else len(prompts)
         _check_depth(deep, self.depth)
@@ -155,11 +115,7 @@ class ImageTower:
 
 
 def check_towers(backbone: Backbone, needed: Iterable[str]) -> None:
-    """Check that towers of a model, `text` or `image`, support learned tokens.
-
-    Raises:
-        InputError: a tower does not.
-    """
+    """Raise `InputError` if one of the towers of a model, `text` or `image`, does not support learned tokens."""
     kinds = {"text": TextTower, "image": ImageTower}
     for name in needed:
         kinds[name](backbone)

@@ -19,16 +19,7 @@ from ipo_dspy.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class SGDConfig:
-    """Optimization hyper-parameters.
-
-    Attributes:
-        epochs: passes over the images.
-        batch_size: images per step; all if there are fewer.
-        lr: peak learning rate.
-        warmup: number of first epochs at `warmup_lr`.
-        warmup_lr: learning rate of the warm-up.
-        momentum: momentum of SGD.
-        weight_decay: weight decay of SGD.
+    """Hyper-parameters of SGD with a warm-up.
 
     >>> recipe = SGDConfig(epochs=5, batch_size=4, lr=0.0035)
     >>> [round(recipe.rate(epoch), 5) for epoch in range(5)]
@@ -36,9 +27,9 @@ class SGDConfig:
     """
 
     epochs: int
-    batch_size: int
-    lr: float
-    warmup: int = 1
+    batch_size: int  # all images if there are fewer
+    lr: float  # peak
+    warmup: int = 1  # number of first epochs at `warmup_lr`
     warmup_lr: float = 1e-5
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -72,7 +63,9 @@ def train(
     progress: Callable[[int, int], None] | None = None,
     after_epoch: Callable[[int], None] | None = None,
 ) -> tuple[float, ...]:
-    """Train parameters in place; afterwards they do not require gradients.
+    """Train leaves in place, and return the mean loss per image of each epoch, over the images used in it.
+
+    Afterwards the parameters do not require gradients.
 
     Args:
         parameters: leaves that require gradients.
@@ -82,9 +75,6 @@ def train(
         generator: shuffles the images in every epoch; on the CPU.
         progress: called with the number of steps done and the total.
         after_epoch: called with the number of epochs done.
-
-    Returns:
-        The mean loss per image of each epoch, over the images used in it.
     """
     optimizer = torch.optim.SGD(parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     steps = max(1, count // recipe.batch_size)

@@ -27,12 +27,7 @@ Result = TypeVar("Result")
 
 
 class Views:
-    """Pixels of training images.
-
-    Args:
-        task: the task with the images.
-        draw: returns a random augmentation of an image; None for the evaluation transform.
-        generator: source of randomness for `draw`; on the CPU. Not used without `draw`.
+    """Pixels of training images, after a random augmentation or, if `draw` is None, the evaluation transform.
 
     Raises:
         ImageError: an image cannot be read; the first one is reported.
@@ -71,13 +66,7 @@ def crops(augment: bool) -> Draw | None:
 def training_features(task: FewShotTask, augment: bool, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
     """Return a function from indices of training images [n] to their normalized features [n, D].
 
-    Args:
-        task: the task with the images.
-        augment: encode a random crop of an image at each call, instead of the image once.
-        generator: draws the crops; on the CPU.
-
-    Raises:
-        ImageError: an image cannot be read.
+    With `augment`, each call encodes new random crops; otherwise, each image is encoded once.
     """
     backbone = task.backbone
     if augment:
@@ -88,11 +77,7 @@ def training_features(task: FewShotTask, augment: bool, generator: torch.Generat
 
 
 def preprocess(backbone: Backbone, images: Sequence[ImageSource]) -> Tensor:
-    """Apply the evaluation transform of the model to images: [N, 3, H, W], float32, on the CPU.
-
-    Raises:
-        DataError: no images. ImageError: an image cannot be read; the first one is reported.
-    """
+    """Apply the evaluation transform of the model to images: [N, 3, H, W], float32, on the CPU."""
     if not images:
         raise DataError("no images to encode; pass at least one")
     first = backbone.preprocess(opened(images, 0))  # [3, H, W]
@@ -107,11 +92,7 @@ def preprocess(backbone: Backbone, images: Sequence[ImageSource]) -> Tensor:
 
 
 def opened(images: Sequence[ImageSource], index: int) -> Image.Image:
-    """Read and decode one of the images.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
+    """Read and decode one of the images; an error names its position."""
     try:
         return open_image(images[index])
     except ImageError as error:

@@ -28,13 +28,7 @@ from ipo_dspy.template import DEFAULT_TEMPLATE, Template
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VisualPrompts:
-    """A CLIP with prompts in its image tower.
-
-    Attributes:
-        backbone: the frozen CLIP.
-        template: template of the texts.
-        prompts: prompts of the image tower, [P, W] per block.
-    """
+    """A CLIP with prompts in its image tower, and a template of the texts."""
 
     backbone: Backbone = field(repr=False)
     template: Template
@@ -46,15 +40,11 @@ class VisualPrompts:
         return self.prompts.parameters
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
-        """Return normalized features of the filled template [C, D], on the CPU.
-
-        Raises:
-            TemplateError: a filled template does not fit the model. DataError: no classes.
-        """
+        """Return normalized features of the filled template [C, D], on the CPU; see `PromptedModel`."""
         return class_features(self.backbone, [self.template], classes)[0]
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Encode preprocessed images [N, 3, H, W] to normalized features [N, D], with gradients to the prompts."""
+        """Encode preprocessed images [N, 3, H, W]; see `PromptedModel`."""
         return ImageTower(self.backbone).encode(pixels, self.prompts.first, self.prompts.deep)
 
 
@@ -67,13 +57,8 @@ class VPT:
         template: template of the texts; None for the hand-written one of the data set.
         n_ctx: P, number of tokens of a prompt.
         depth: number of blocks with separate prompts, including the first; at most all blocks. 1 is VPT-Shallow.
-        epochs: passes over the images.
-        batch_size: images per step.
-        lr: peak learning rate of SGD.
+        epochs, batch_size, lr: passes over the images, images per step, and peak learning rate of SGD.
         augment: train on random crops and flips, drawn again in each epoch, as in the published configurations.
-
-    Raises:
-        InputError: an invalid setting. TemplateError: `template` is not a valid template.
     """
 
     template: str | None = DEFAULT_TEMPLATE
@@ -97,13 +82,7 @@ class VPT:
     def fit(
         self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None
     ) -> PromptedClassifier[VisualPrompts]:
-        """Learn the prompts by cross-entropy over the classes of the task.
-
-        Raises:
-            InputError: the image tower does not support learned tokens.
-            TemplateError: a filled template does not fit the model.
-            ImageError: an image cannot be read.
-        """
+        """Learn the prompts by cross-entropy over the classes of the task; see `FewShotMethod`."""
         backbone, generator = task.backbone, torch.Generator().manual_seed(seed)
         prompts = init_prompts(backbone, ImageTower(backbone), self.n_ctx, self.depth, generator)
         template = task.template if self.template is None else Template.parse(self.template)

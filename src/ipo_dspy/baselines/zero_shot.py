@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ipo_dspy.baselines.base import FewShotTask, Progress, Tower
+from ipo_dspy.baselines.base import FewShotTask, Progress, Tower, clip_logits
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource, encode_images
 from ipo_dspy.clip.loading import import_open_clip
 from ipo_dspy.clip.text_features import class_features
-from ipo_dspy.scoring.metrics import class_logits
 from ipo_dspy.scoring.scorers import ClipScorer
 from ipo_dspy.template import PLACEHOLDER, Template
 
@@ -37,15 +36,9 @@ class TemplateClassifier:
 
     @torch.no_grad()
     def logits(self, images: Sequence[ImageSource], classes: Sequence[str]) -> Tensor:
-        """Return logits [N, C], float32, on the CPU.
-
-        Raises:
-            TemplateError: a filled line does not fit the model. ImageError: an image cannot be read.
-        """
-        backbone = self.backbone
-        features = encode_images(backbone, images).features.float()  # [N, D]
-        text = class_features(backbone, [self.template], classes)[0]  # [C, D]
-        return class_logits(features, text, logit_scale=backbone.logit_scale, logit_bias=backbone.logit_bias)
+        """Return logits [N, C]; see `FittedClassifier`."""
+        features = encode_images(self.backbone, images).features.float()  # [N, D]
+        return clip_logits(self.backbone, features, class_features(self.backbone, [self.template], classes)[0])
 
 
 class ZeroShotClip:
@@ -77,11 +70,7 @@ class BestTemplate:
     towers: tuple[Tower, ...] = ()
 
     def fit(self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
-        """Return a classifier with one template, selected on all images of the task.
-
-        Raises:
-            TemplateError: a filled prompt does not fit the model. ImageError: an image cannot be read.
-        """
+        """Return a classifier with one template, selected on all images of the task."""
         templates = [Template.parse(line) for line in imagenet_templates().lines]
         features = encode_images(task.backbone, task.images).features  # [N, D]
         scores = ClipScorer(task.backbone, features, task.labels, task.classes).score(templates)
@@ -90,10 +79,6 @@ class BestTemplate:
 
 
 def imagenet_templates() -> Template:
-    """Return the 80 prompts that OpenAI published with CLIP for ImageNet, as shipped in open_clip; one line each.
-
-    >>> imagenet_templates().lines[:2]
-    ('a bad photo of a <CLASS>.', 'a photo of many <CLASS>.')
-    """
+    """Return the 80 prompts that OpenAI published with CLIP for ImageNet, as shipped in open_clip; one line each."""
     prompts = import_open_clip().OPENAI_IMAGENET_TEMPLATES
     return Template.parse("\n".join(prompt(PLACEHOLDER) for prompt in prompts))
