@@ -12,9 +12,9 @@ from torch import Tensor
 from helpers.baseline_toys import CLASSES, PHOTO, deep_toy, few_shots, pictures
 from helpers.clip_toys import PLAIN, TRIMMED, shared_toy
 from ipo_dspy.baselines import deep_prompts as prompting
+from ipo_dspy.baselines.context_tokens import PromptedClassTexts
 from ipo_dspy.baselines.deep_prompts import (
     PromptedClassifier,
-    PromptedTexts,
     Prompts,
     check_prompts,
     init_from_words,
@@ -61,13 +61,21 @@ class Seeing:
         return class_features(deep_toy(), [PHOTO], classes)[0]
 
 
+def texts_of(backbone: Backbone, count: int, names: Sequence[str] = NAMES, words: str = WORDS) -> PromptedClassTexts:
+    return PromptedClassTexts(backbone, names, count, ctx_init=words)
+
+
+def features(texts: PromptedClassTexts, prompts: Prompts) -> Tensor:
+    return texts.features(prompts.first[None], prompts.deep)[0]
+
+
 def clip(backbone: Backbone, template: str) -> Tensor:
     return plain_class_features(backbone, [Template.parse(template)], NAMES)[0]
 
 
 def worded(backbone: Backbone, words: str, count: int) -> Tensor:
     prompts = Prompts(init_from_words(backbone, words, count, seeded()))
-    return PromptedTexts(backbone, NAMES, words, count).features(prompts)
+    return features(texts_of(backbone, count, words=words), prompts)
 
 
 # Texts
@@ -83,14 +91,13 @@ def test_before_the_first_step_texts_are_the_words(kind: str, count: int) -> Non
 def test_only_the_first_tokens_give_way() -> None:
     backbone = shared_toy()
     others = Prompts(init_from_words(backbone, "one picture", 2, seeded()))
-    near(PromptedTexts(backbone, NAMES, WORDS, 2).features(others), clip(backbone, "one picture of a <CLASS>."))
+    near(features(texts_of(backbone, 2), others), clip(backbone, "one picture of a <CLASS>."))
 
 
 def test_more_tokens_than_words_stand_alone_before_the_name() -> None:
     backbone = shared_toy()
     others = Prompts(init_from_words(backbone, "one nice picture of a", 5, seeded()))
-    texts = PromptedTexts(backbone, NAMES, WORDS, 5)
-    near(texts.features(others), clip(backbone, "one nice picture of a <CLASS>."))
+    near(features(texts_of(backbone, 5), others), clip(backbone, "one nice picture of a <CLASS>."))
     near(worded(backbone, "", 0), clip(backbone, "<CLASS>."))
 
 
@@ -106,21 +113,21 @@ def test_first_words_are_drawn_where_there_are_too_few() -> None:
 def test_deep_tokens_take_the_places_of_the_first() -> None:
     """The second block does not see what the first one made of its prompts."""
     backbone = shared_toy()
-    texts, tower = PromptedTexts(backbone, NAMES, WORDS, 2), TextTower(backbone)
+    texts, tower = texts_of(backbone, 2), TextTower(backbone)
     drawn = init_prompts(backbone, tower, 2, 2, seeded())
     seen: list[Tensor] = []
     hook = backbone.model.transformer.resblocks[1].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    found = texts.features(drawn)
+    found = features(texts, drawn)
     hook.remove()
     assert torch.equal(seen[0][:, 1:3], drawn.deep[0].expand(4, -1, -1))
-    assert not torch.allclose(found, texts.features(Prompts(drawn.first)), atol=1e-4)
-    assert not torch.allclose(found, texts.features(Prompts(drawn.first * -1, drawn.deep)), atol=1e-6)
+    assert not torch.allclose(found, features(texts, Prompts(drawn.first)), atol=1e-4)
+    assert not torch.allclose(found, features(texts, Prompts(drawn.first * -1, drawn.deep)), atol=1e-6)
 
 
 def test_gradients_reach_the_prompts_and_nothing_else() -> None:
     backbone, tower = shared_toy(), TextTower(shared_toy())
     prompts = init_prompts(backbone, tower, 3, 2, seeded())
-    torch.autograd.backward(PromptedTexts(backbone, NAMES, WORDS, 3).features(prompts)[:, 0].sum())
+    torch.autograd.backward(features(texts_of(backbone, 3), prompts)[:, 0].sum())
     for one in prompts.parameters:
         assert one.grad is not None
         assert one.grad.abs().sum(dim=1).gt(0).all()
@@ -130,15 +137,15 @@ def test_gradients_reach_the_prompts_and_nothing_else() -> None:
 @pytest.mark.parametrize("kind", PLAIN)
 def test_other_text_towers_are_told(kind: str) -> None:
     with pytest.raises(InputError, match="does not support learned tokens"):
-        PromptedTexts(shared_toy(kind), NAMES, WORDS, 2)
+        texts_of(shared_toy(kind), 2)
 
 
 def test_texts_that_do_not_fit_are_told() -> None:
     said = "73 context vectors and class 'very_large dog' have 79 tokens and the model takes 77; use a smaller n_ctx"
     with pytest.raises(InputError, match=said):
-        PromptedTexts(shared_toy(), NAMES[:3], WORDS, 73)
+        texts_of(shared_toy(), 73, NAMES[:3])
     with pytest.raises(InputError, match="pass at least one"):
-        PromptedTexts(shared_toy(), (), WORDS, 2)
+        texts_of(shared_toy(), 2, ())
 
 
 # Prompts

@@ -95,7 +95,7 @@ def test_logits_are_cosine_similarities_of_both_prompted_towers() -> None:
     model = fitted.model
     layer = [F.linear(text, *coupling) for coupling, text in zip(model.couplings, model.text.parameters, strict=True)]
     seen = ImageTower(backbone).encode(preprocess(backbone, images), layer[0], layer[1:])  # [N, D]
-    text = model.texts(CLASSES).features(model.text)  # [C, D]
+    text = model.text_features(CLASSES)  # [C, D]
     expected = backbone.logit_scale * F.cosine_similarity(seen[:, None], text[None], dim=2)
     torch.testing.assert_close(fitted.logits(images, CLASSES), expected, rtol=0, atol=1e-3)
 

@@ -123,7 +123,7 @@ class FewShotMethod(Protocol):
 
         Raises:
             InputError, TemplateError: the backbone's towers do not support the method (the message names some that do),
-                or a class has no sentences, or its text is too long.
+                a class has no sentences, or a text is too long.
             ImageError: an image cannot be read.
         """
         ...

@@ -30,11 +30,7 @@ _FORM = 'for example {"cat": ["a cat has whiskers."]}'
 
 
 class SentenceFeatures:
-    """Frozen features of all texts of the classes; without sentences, of the 80 ImageNet templates.
-
-    Raises:
-        InputError: a class has no text, or a text that does not fit the model.
-    """
+    """Frozen features of all texts of the classes; without sentences, of the 80 ImageNet templates."""
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], sentences: Sentences | None = None) -> None:
         if sentences is None:

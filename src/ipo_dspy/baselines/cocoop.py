@@ -80,8 +80,7 @@ class CoCoOp:
         ctx_init: initial words of the context, one vector per token.
         epochs, batch_size, lr: passes over the images, images per step, and peak learning rate of SGD. Each image of a
             step needs a text for every class.
-        augment: train on random crops and flips, drawn again in each epoch, as in the published configurations; the
-            image tower then runs in every epoch instead of once.
+        augment: train on random crops and flips, drawn again in each epoch, as in the published configurations.
     """
 
     n_ctx: int | None = None

@@ -29,10 +29,8 @@ class PromptedClassTexts:
     """The texts of the classes with placeholders for M context vectors.
 
     The vectors replace the first M tokens of `ctx_init`, the words before the name, as in `a photo of a NAME.`. If the
-    words have fewer tokens, they are left out.
-
-    Raises:
-        InputError: an unsupported text tower, no classes, or a class whose text does not fit the context.
+    words have fewer tokens, they are left out. Raises `InputError` for an unsupported text tower, no classes, or a
+    class whose text does not fit the context.
     """
 
     def __init__(

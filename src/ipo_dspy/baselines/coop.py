@@ -61,8 +61,7 @@ class CoOp:
             CoOp's paper.
         batch_size: images per step.
         lr: peak learning rate of SGD.
-        augment: train on random crops and flips, drawn again in each epoch, as in the published configurations; the
-            image tower then runs in every epoch instead of once.
+        augment: train on random crops and flips, drawn again in each epoch, as in the published configurations.
 
     >>> CoOp().recipe(["cat", "dog", "dog"]).epochs
     100

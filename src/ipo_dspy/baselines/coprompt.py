@@ -19,7 +19,8 @@ from torch import Tensor
 from ipo_dspy.baselines.augmentation import rand_augment
 from ipo_dspy.baselines.base import FewShotTask, Progress, Tower, clip_logits, validate_field_types
 from ipo_dspy.baselines.class_sentences import SentenceFeatures, Sentences, check_sentences
-from ipo_dspy.baselines.deep_prompts import PromptedClassifier, PromptedTexts, check_prompts
+from ipo_dspy.baselines.context_tokens import PromptedClassTexts
+from ipo_dspy.baselines.deep_prompts import PromptedClassifier, check_prompts
 from ipo_dspy.baselines.linear import init_linear
 from ipo_dspy.baselines.maple import CoupledPrompts, init_coupled
 from ipo_dspy.baselines.old_names import takes_old_names
@@ -71,9 +72,9 @@ class CoPromptModel:
         """Return normalized features [C, D]; see `PromptedModel`."""
         return self.features(self.prompted.texts(classes))
 
-    def features(self, texts: PromptedTexts) -> Tensor:
+    def features(self, texts: PromptedClassTexts) -> Tensor:
         """Return normalized features of prepared texts: [C, D]."""
-        return self.text(texts.features(self.prompted.text), self.text_adapter_ratio)
+        return self.text(self.prompted.features(texts), self.text_adapter_ratio)
 
 
 def consistency_loss(learned: Tensor, frozen: Tensor) -> Tensor:

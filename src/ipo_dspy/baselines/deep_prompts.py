@@ -83,17 +83,6 @@ class PromptedClassifier(Generic[Model]):
         return self._texts.get(classes, lambda names: self.model.text_features(names).cpu())
 
 
-class PromptedTexts:
-    """The texts of the classes, such as `a photo of a NAME.`, whose first tokens are replaced by learned ones."""
-
-    def __init__(self, backbone: Backbone, classes: Sequence[str], ctx_init: str, n_ctx: int) -> None:
-        self._texts = PromptedClassTexts(backbone, classes, n_ctx, ctx_init=ctx_init)
-
-    def features(self, prompts: Prompts) -> Tensor:
-        """Return normalized features of every class, with gradients to the prompts: [C, D]."""
-        return self._texts.features(prompts.first[None], prompts.deep)[0]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class TextPrompted:
     """A CLIP with prompts in its text tower: the common part of models with prompts in both towers."""
@@ -102,13 +91,17 @@ class TextPrompted:
     ctx_init: str  # first words of a text; prompts replace its first tokens
     text: Prompts = field(repr=False)
 
-    def texts(self, classes: Sequence[str]) -> PromptedTexts:
+    def texts(self, classes: Sequence[str]) -> PromptedClassTexts:
         """Prepare the texts of the classes, for repeated encoding."""
-        return PromptedTexts(self.backbone, classes, self.ctx_init, len(self.text.first))
+        return PromptedClassTexts(self.backbone, classes, len(self.text.first), ctx_init=self.ctx_init)
+
+    def features(self, texts: PromptedClassTexts) -> Tensor:
+        """Return normalized features of prepared texts, with gradients to the prompts: [C, D]."""
+        return texts.features(self.text.first[None], self.text.deep)[0]
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
         """Return normalized features [C, D]; see `PromptedModel`."""
-        return self.texts(classes).features(self.text)
+        return self.features(self.texts(classes))
 
 
 def init_prompts(

@@ -86,8 +86,7 @@ class MaPLe:
         views = Views(task, crops(self.augment), generator)
 
         def loss(indices: Tensor) -> Tensor:
-            text = texts.features(model.text)  # [C, D]
-            logits = clip_logits(backbone, model.image_features(views(indices)), text)
+            logits = clip_logits(backbone, model.image_features(views(indices)), model.features(texts))
             return F.cross_entropy(logits, targets[indices])
 
         count, recipe = len(task.images), self.recipe()

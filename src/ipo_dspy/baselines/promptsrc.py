@@ -115,9 +115,6 @@ def epoch_weights(epochs: int, mean: float, std: float) -> Tensor:
     """Return a Gaussian over the epochs 1 to E that sums to 1: [E].
 
     It is computed as a softmax, so that a mean far from all epochs does not underflow to zero weights.
-
-    >>> [round(weight, 3) for weight in epoch_weights(5, mean=4.0, std=1.0).tolist()]
-    [0.005, 0.057, 0.257, 0.424, 0.257]
     """
     numbers = torch.arange(1, epochs + 1, dtype=torch.float64)
     return torch.softmax(-((numbers - mean) / std).square() / 2, dim=0)
@@ -199,18 +196,13 @@ class PromptSRC:
             pixels = views(indices)
             with torch.no_grad():
                 image = tower.encode(pixels) if fixed_features is None else fixed_features(indices)  # [n, D]
-            learned = compute_outputs(backbone, model.image_features(pixels), texts.features(model.text))
+            learned = compute_outputs(backbone, model.image_features(pixels), model.features(texts))
             weights = {"text_weight": self.text_weight, "image_weight": self.image_weight}
             return regularized_loss(learned, compute_outputs(backbone, image, frozen), targets[indices], **weights)
 
+        count, recipe = len(task.images), self.recipe()
         losses = train(
-            model.parameters,
-            loss,
-            len(task.images),
-            recipe=self.recipe(),
-            generator=generator,
-            progress=progress,
-            after_epoch=mean.add,
+            model.parameters, loss, count, recipe=recipe, generator=generator, progress=progress, after_epoch=mean.add
         )
         mean.put()
         return PromptedClassifier(backbone, model, losses)

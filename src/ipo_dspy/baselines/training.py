@@ -65,16 +65,9 @@ def train(
 ) -> tuple[float, ...]:
     """Train leaves in place, and return the mean loss per image of each epoch, over the images used in it.
 
+    `loss_of_batch` gets the indices [n] of some of `count` images, which the generator shuffles in every epoch.
+    `progress` is called with the number of steps done and the total, `after_epoch` with the number of epochs done.
     Afterwards the parameters do not require gradients.
-
-    Args:
-        parameters: leaves that require gradients.
-        loss_of_batch: returns the loss of the images with indices [n].
-        count: number of images.
-        recipe: hyper-parameters.
-        generator: shuffles the images in every epoch; on the CPU.
-        progress: called with the number of steps done and the total.
-        after_epoch: called with the number of epochs done.
     """
     optimizer = torch.optim.SGD(parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     steps = max(1, count // recipe.batch_size)

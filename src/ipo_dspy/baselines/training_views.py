@@ -27,11 +27,7 @@ Result = TypeVar("Result")
 
 
 class Views:
-    """Pixels of training images, after a random augmentation or, if `draw` is None, the evaluation transform.
-
-    Raises:
-        ImageError: an image cannot be read; the first one is reported.
-    """
+    """Pixels of training images, after a random augmentation or, if `draw` is None, the evaluation transform."""
 
     def __init__(self, task: FewShotTask, draw: Draw | None, generator: torch.Generator) -> None:
         self._backbone, self._images, self._draw, self._generator = task.backbone, task.images, draw, generator

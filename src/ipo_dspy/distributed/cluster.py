@@ -150,14 +150,11 @@ class Cluster:
         }
         if not any(capacity.values()):
             cpus = ", ".join(f"{node.cpus:g}" for node in nodes) or "none"
+            needed = f"{size.cpus:g} CPUs and {size.gpus:g} GPUs"
+            remedy = "add nodes with ray start, or request less: {cpus_per_worker}, {gpus_per_worker}"
             raise ClusterError(
-                f"no node of the Ray cluster has {size.cpus:g} CPUs and {size.gpus:g} GPUs for a worker "
-                f"(CPUs by node: {cpus})",
-                hint=Hint(
-                    "add nodes with ray start, or request less: {cpus_per_worker}, {gpus_per_worker}",
-                    cpus_per_worker=1,
-                    gpus_per_worker=0,
-                ),
+                f"no node of the Ray cluster has {needed} for a worker (CPUs by node: {cpus})",
+                hint=Hint(remedy, cpus_per_worker=1, gpus_per_worker=0),
             )
         return [node for turn in range(max(capacity.values())) for node in capacity if capacity[node] > turn]
 

@@ -40,11 +40,7 @@ class ModelRef:
 
 
 def portable_model_name(name: str) -> str:
-    """Return a model's name or file as a worker finds it: the bundled model by name, files by absolute path.
-
-    >>> portable_model_name("hf-hub:ORG/NAME"), portable_model_name("local-dir:/models/clip")
-    ('hf-hub:ORG/NAME', 'local-dir:/models/clip')
-    """
+    """Return a model's name or file as a worker finds it: the bundled model by name, files by absolute path."""
     if canonical_model_name(name) in BUNDLED:
         return canonical_model_name(name)
     if name.startswith(LOCAL):

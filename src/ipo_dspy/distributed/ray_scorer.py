@@ -98,13 +98,13 @@ class RayScorer(ClusterUser):
         allow_url: bool = False,
         progress: Progress = None,
     ) -> EncodedSet:
-        """Encode images on the workers; see `scorers.Place`."""
+        """Encode images on the workers; see `ScoringBackend`."""
         if not images:
             raise DataError("no images to encode; pass at least one")
         size = part_size(len(images), self._joined().worker_count(self.size, len(images)))
         parts = in_memory_partitions(images, labels, choices, size=size)
         job = self._job(backbone, classes, allow_url=allow_url)
-        scorer, reports = self._encode(backbone, job, parts, progress, skip_unreadable=skip_unreadable)
+        scorer, reports = self._encode(backbone, job, parts, progress, skip_unreadable)
         pairs = list(zip(parts, reports, strict=True))
         kept = tuple(part.first + i for part, report in pairs for i in report.kept)
         skipped = tuple((part.first + i, message) for part, report in pairs for i, message in report.skipped)
@@ -129,7 +129,7 @@ class RayScorer(ClusterUser):
                 "pass ClipClassifier(classes=[...])"
             )
         parts, job = discover_partitions(self.images, **self.columns), self._job(backbone, classes)
-        scorer, reports = self._encode(backbone, job, parts, progress, skip_unreadable=skip_unreadable)
+        scorer, reports = self._encode(backbone, job, parts, progress, skip_unreadable)
         skipped = tuple(message for report in reports for _, message in report.skipped)
         count = sum(len(report.kept) for report in reports)
         if not count:
@@ -145,13 +145,7 @@ class RayScorer(ClusterUser):
             self._pool.release()
 
     def _encode(
-        self,
-        backbone: "Backbone",
-        job: EncodeJob,
-        parts: Sequence[Partition],
-        progress: Progress,
-        *,
-        skip_unreadable: bool,
+        self, backbone: "Backbone", job: EncodeJob, parts: Sequence[Partition], progress: Progress, skip: bool
     ) -> tuple["ShardScorer", list[PartitionReport]]:
         """Encode partitions and return a scorer over them and a report of each."""
         if self._pool is None or not self._pool.cluster.is_joined:
@@ -166,7 +160,7 @@ class RayScorer(ClusterUser):
                 progress(done, sum(sizes))
 
         images, reports = self._pool.encode(job, parts, report_progress)
-        if not skip_unreadable:
+        if not skip:
             _check_read(parts, reports)
         return ShardScorer(backbone, job.classes, self._pool, images), reports
 

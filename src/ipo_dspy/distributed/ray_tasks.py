@@ -32,14 +32,8 @@ class RayTasks(ClusterUser):
     ) -> Generator[tuple[T, R | WorkerLost]]:
         """Yield each input with its result, in the order in which calls finish.
 
-        Args:
-            function: takes one argument; raises no error that a caller could fix.
-            inputs: the argument of each call, in the order of submission.
-            begins: called with each input when its call is submitted.
-            check: called about every `TICK` seconds; an exception from it cancels all calls.
-
-        Raises:
-            ClusterError: no remaining node has enough resources.
+        `begins` is called with each input when its call is submitted, and `check` about every `TICK` seconds; an
+        exception from it cancels all calls. Raises `ClusterError` if no remaining node has enough resources.
         """
         cluster = self._joined()
         task = cluster.ray.remote(

@@ -155,8 +155,8 @@ def _encode(job: EncodeJob, backbone: Backbone, part: Partition) -> StoredPartit
     except DataError:  # no image can be read
         skipped = tuple(enumerate(_read_error(image, allow_url=job.allow_url) for image in images))
         return StoredPartition(torch.zeros(0, 1), (), (), (), skipped)
-    kept_labels = tuple(labels[i] for i in encoded.kept)
-    return StoredPartition(encoded.features, kept_labels, encoded.kept, encoded.keys, encoded.skipped)
+    kept = encoded.kept
+    return StoredPartition(encoded.features, tuple(labels[i] for i in kept), kept, encoded.keys, encoded.skipped)
 
 
 def _read_error(image: Any, *, allow_url: bool) -> str:
