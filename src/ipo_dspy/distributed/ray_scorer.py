@@ -160,8 +160,13 @@ class RayScorer(ClusterUser):
                 progress(done, sum(sizes))
 
         images, reports = self._pool.encode(job, parts, report_progress)
-        if not skip:
-            _check_read(parts, reports)
+        pairs = zip(parts, reports, strict=True)
+        bad = [(part, index, message) for part, report in pairs for index, message in report.skipped]
+        if bad and not skip:
+            part, index, _ = bad[0]
+            place = part.place(index) if isinstance(part, Listed) else ""  # other messages already name the place
+            total = sum(len(report.kept) for report in reports) + len(bad)
+            raise refusal([message for *_, message in bad], total, place)
         return ShardScorer(backbone, job.classes, self._pool, images), reports
 
     def _job(self, backbone: "Backbone", classes: Sequence[str], *, allow_url: bool = False) -> EncodeJob:
@@ -209,12 +214,3 @@ class ShardScorer:
         """Return the answers of all workers; the text features are sent once."""
         sent = self._pool.cluster.ray.put(text.cpu().numpy())
         return self._pool.ask(method, self._images, sent, self.backbone.logit_scale, self.backbone.logit_bias)
-
-
-def _check_read(parts: Sequence[Partition], reports: Sequence[PartitionReport]) -> None:
-    pairs = zip(parts, reports, strict=True)
-    bad = [(part, index, message) for part, report in pairs for index, message in report.skipped]
-    if bad:
-        part, index, _ = bad[0]
-        place = part.place(index) if isinstance(part, Listed) else ""  # other messages already name the place
-        raise refusal([message for *_, message in bad], sum(len(report.kept) for report in reports) + len(bad), place)
