@@ -88,7 +88,7 @@ def allowed(name: str) -> set[str]:
 
 def test_the_page_was_read() -> None:
     assert len(ROOMS) > 20
-    assert FOUNDATIONS == ["_internal", "errors", "template", "validation"]
+    assert FOUNDATIONS == ["_internal", "errors", "template", "argument_checks"]
     assert (ROOMS[-1], LIBRARIES["open_clip"]) == ("cli", {"clip"})
     assert all(text in {"", "any"} or listed(name) for name, text in LISTED.items())
 

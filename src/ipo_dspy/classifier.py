@@ -19,6 +19,7 @@ import dspy
 from dspy.utils.callback import BaseCallback
 
 from ipo_dspy._internal.renames import renamed_arguments
+from ipo_dspy.argument_checks import flag, require_int
 from ipo_dspy.clip.bundled import canonical_model_name
 from ipo_dspy.clip.image_io import name_image
 from ipo_dspy.clip.model_spec import ModelSpec, has_own_weights, weights_of
@@ -26,7 +27,6 @@ from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads, 
 from ipo_dspy.errors import DataError, Hint, ImageError, ModelError, ProgramFileError, TemplateError
 from ipo_dspy.program_files import apply_state, load_program, read_state, write_state
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
-from ipo_dspy.validation import flag, require_int
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
+from ipo_dspy.argument_checks import require_int
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.feature_cache import FeatureCache
 from ipo_dspy.clip.feature_dtype import FeatureBuffer
@@ -27,7 +28,6 @@ from ipo_dspy.clip.image_io import ImageSource as ImageSource
 from ipo_dspy.clip.image_io import identify, is_remote
 from ipo_dspy.clip.image_io import open_image as open_image
 from ipo_dspy.errors import DataError, Hint, ImageError
-from ipo_dspy.validation import require_int
 
 MAX_NAMED = 10
 """Maximum number of unreadable images named in one message."""

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from ipo_dspy.argument_checks import require_int
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.prefix_trie import TokenList, chunks
 from ipo_dspy.clip.template_tokens import filled_token_lists
 from ipo_dspy.errors import InputError
 from ipo_dspy.template import Template
-from ipo_dspy.validation import require_int
 
 NODES = 16_384
 """Nodes in one pass: about 400 MB at the width of ViT-B, and enough for the matrix products to be efficient."""

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from ipo_dspy.argument_checks import as_template, callables, flag, having, invalid, one_of, require_int
 from ipo_dspy.errors import Hint
 from ipo_dspy.run.budget import Budget
 from ipo_dspy.template import Template
-from ipo_dspy.validation import as_template, callables, flag, having, invalid, one_of, require_int
 
 if TYPE_CHECKING:
     import dspy

@@ -14,6 +14,7 @@ from dspy.teleprompt.teleprompt import Teleprompter
 
 from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy._internal.renames import OLD_ARGUMENTS, renamed_arguments
+from ipo_dspy.argument_checks import takes_arguments_of
 from ipo_dspy.errors import InputError
 from ipo_dspy.lms.api_keys import check_key
 from ipo_dspy.lms.preflight import check_prices, check_rates, unique_models
@@ -32,7 +33,6 @@ from ipo_dspy.run.progress import ProgressDisplay, data_line, is_watched
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.session import open_session
 from ipo_dspy.template import Template
-from ipo_dspy.validation import takes_arguments_of
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier

@@ -15,6 +15,7 @@ from dspy.utils.exceptions import ContextWindowExceededError, LMError
 
 from ipo_dspy._internal.renames import OLD_REQUEST_MODES, renamed_arguments
 from ipo_dspy._internal.threads import in_threads
+from ipo_dspy.argument_checks import one_of
 from ipo_dspy.errors import BudgetError, ProposalError
 from ipo_dspy.history import Trial
 from ipo_dspy.lms import LOCAL
@@ -27,7 +28,6 @@ from ipo_dspy.proposers.base import ProposalRequest, Proposals
 from ipo_dspy.proposers.description_selection import CHOICES, DESCRIPTION_TOKENS, tokens_in
 from ipo_dspy.proposers.feedback import Feedback, check_feedback, history_for_prompt
 from ipo_dspy.run.ledger import LMResponse
-from ipo_dspy.validation import one_of
 
 RequestMode = Literal["auto", "batch", "samples", "single"]
 """Strategy for the requests of a step.

@@ -1,4 +1,4 @@
-"""Checks of arguments, called where an argument is passed."""
+"""Checks of the arguments that callers pass."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
