@@ -7,14 +7,13 @@ import pytest
 
 from helpers.openai_server import Writer
 from ipo_dspy import IPO, demo
-from ipo_dspy.run.events import OUTCOME_KINDS, PERSISTED, TRANSIENT, Event, _kind
+from ipo_dspy.run.events import _KINDS, OUTCOME_KINDS, PERSISTED, TRANSIENT, Event
 from ipo_dspy.run.journal import replay
 
 
 def test_every_kind_is_kept_or_passes() -> None:
-    kinds = [_kind(event) for event in get_args(Event)]
-    assert len(kinds) == len(set(kinds))
-    assert set(kinds) == set(PERSISTED) | TRANSIENT
+    assert len(_KINDS) == len(get_args(Event))
+    assert set(_KINDS) == set(PERSISTED) | TRANSIENT
     assert set(PERSISTED) > OUTCOME_KINDS
 
 
@@ -30,8 +29,8 @@ def test_observers_see_what_the_journal_keeps_and_all_of_it_has_the_fields_of_it
     assert [event for event in seen if event["event"] not in TRANSIENT] == replay(tmp_path)
     kinds = {event["event"] for event in seen}
     assert kinds == {*PERSISTED, "progress"} - {"run_resumed", "rejection", "error"}
-    types = {_kind(event): event for event in get_args(Event)}
+
     for event in seen:
-        known = types[event["event"]]
+        known = _KINDS[event["event"]]
         assert set(event) <= known.__required_keys__ | known.__optional_keys__, event
         assert set(event) >= known.__required_keys__, event

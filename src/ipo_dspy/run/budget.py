@@ -3,7 +3,7 @@
 import math
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, replace
 
 from ipo_dspy.errors import Argument, BudgetError, Hint, InputError
 
@@ -62,13 +62,13 @@ class Usage:
 
     def plus(self, answer: LMResponse) -> "Usage":
         """Return the usage with one more response."""
-        return Usage(
+        return replace(
+            self,
             calls=self.calls + answer.calls,
             prompt_tokens=self.prompt_tokens + answer.prompt_tokens,
             completion_tokens=self.completion_tokens + answer.completion_tokens,
             cost=self.cost + (answer.cost or 0.0),
             unpriced=self.unpriced + (answer.calls if answer.cost is None else 0),
-            seconds=self.seconds,
             estimated=self.estimated + answer.estimated,
         )
 
@@ -95,29 +95,20 @@ class Budget:
     max_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            is_integer = field.name in ("max_lm_calls", "max_tokens")
-            kinds = (int,) if is_integer else (int, float)
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf
-            ):
-                raise InputError(
-                    f"must be a positive {'integer' if is_integer else 'number'}, or None for no limit",
-                    argument=field.name,
-                    value=value,
-                    hint=Hint("for example {}", Argument(field.name, 100 if is_integer else 2.5)),
-                )
+        for name, value in asdict(self).items():
+            is_count = name in ("max_lm_calls", "max_tokens")
+            kinds = int if is_count else int | float
+            if value is None or (isinstance(value, kinds) and not isinstance(value, bool) and 0 < value < math.inf):
+                continue
+            fact = f"must be a positive {'integer' if is_count else 'number'}, or None for no limit"
+            hint = Hint("for example {}", Argument(name, 100 if is_count else 2.5))
+            raise InputError(fact, argument=name, value=value, hint=hint)
 
     def spent_of(self, spent: Usage) -> dict[str, float]:
         """Return the amount spent of each limit that is set."""
-        amounts = {
-            "max_lm_calls": spent.calls,
-            "max_tokens": spent.tokens,
-            "max_cost": spent.cost,
-            "max_seconds": spent.seconds,
-        }
-        return {name: amount for name, amount in amounts.items() if getattr(self, name) is not None}
+        amounts = (spent.calls, spent.tokens, spent.cost, spent.seconds)  # in the order of the fields
+        limits = asdict(self).items()
+        return {name: amount for (name, limit), amount in zip(limits, amounts, strict=True) if limit is not None}
 
     def reached(self, spent: Usage) -> str | None:
         """Return the name of the first limit that is used up, or None."""
@@ -126,12 +117,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """The deadline of a run.
-
-    Attributes:
-        at: time of the deadline, by `time.monotonic()`.
-        allowed: seconds that the run may take.
-    """
+    """The deadline of a run, by `time.monotonic()`, and the seconds that the run may take."""
 
     at: float
     allowed: float

@@ -1,7 +1,7 @@
 """The events of a run, as typed plain values.
 
 Each kind is a `TypedDict` with the key `event`. The journal writes them as JSON lines, observers are called with them
-as they happen, and `run_state.RunState` folds them into the state of the run. A type checker knows the fields once the
+as they happen, and `state.RunState` folds them into the state of the run. A type checker knows the fields once the
 kind is tested: `if event["event"] == "trial": event["accuracy"]`.
 
 `ProgressEvent` and `ImageSkippedEvent` are transient: they are not recorded. No event holds pictures, keys, headers or
@@ -9,7 +9,7 @@ request settings of a language model; images are identified by their source.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NotRequired, Protocol, TypeAlias, TypedDict, Union, get_args, get_type_hints
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, Union, get_args, get_type_hints
 
 from ipo_dspy._internal.json_input import has_type, type_in_words
 
@@ -255,32 +255,20 @@ time, so a slow one delays the run, and an exception in one ends it.
 """
 
 
-class EventSink(Protocol):
-    """A destination of events: `journal.Journal` or `recorder.NoJournal`."""
-
-    def append(self, *events: Event) -> None:
-        """Write events; they are stored when this returns."""
-
-
 TRANSIENT = frozenset({"progress", "image_skipped"})
 """Kinds that are passed to observers and not recorded."""
 
 
-def _kind(event: Any) -> str:
-    (name,) = get_args(get_type_hints(event)["event"])
-    return str(name)
-
-
-_FORMS: Mapping[str, Mapping[str, Any]] = {_kind(event): get_type_hints(event) for event in get_args(Event)}
+_KINDS: Mapping[str, Any] = {get_args(get_type_hints(event)["event"])[0]: event for event in get_args(Event)}
+"""The class of each kind."""
+_FORMS: Mapping[str, Mapping[str, Any]] = {kind: get_type_hints(event) for kind, event in _KINDS.items()}
 """The type of each field of each kind."""
 
 LARGEST = 1e15
 """Upper bound of all numbers in a run; excludes infinity and NaN."""
 
 PERSISTED: Mapping[str, frozenset[str]] = {
-    _kind(event): frozenset(event.__required_keys__ - {"event"})
-    for event in get_args(Event)
-    if _kind(event) not in TRANSIENT
+    kind: event.__required_keys__ - {"event"} for kind, event in _KINDS.items() if kind not in TRANSIENT
 }
 """Required fields of each recorded kind; a journal may have more fields, never fewer."""
 

@@ -132,7 +132,7 @@ def replay(folder: str | os.PathLike[str]) -> list[Event]:
         raise JournalError(
             f"no journal at {str(path)!r} ({error.strerror}); pass the folder of the run, e.g. 'runs/1'"
         ) from error
-    return drop_superseded_ends(_read(path, content))
+    return _current(_read(path, content))
 
 
 def _check_kind(path: Path) -> None:
@@ -152,10 +152,10 @@ def is_written(folder: str | os.PathLike[str]) -> bool | None:
         return None
 
 
-def drop_superseded_ends(events: list[Event]) -> list[Event]:
+def _current(events: list[Event]) -> list[Event]:
     """Return the events without outcomes of earlier sessions, and without superseded starts."""
-    resumed = max((i for i, event in enumerate(events) if event["event"] == "run_resumed"), default=-1)
-    begun = max((i for i, event in enumerate(events) if event["event"] == "run_started"), default=-1)
+    last = {event["event"]: i for i, event in enumerate(events)}
+    resumed, begun = last.get("run_resumed", -1), last.get("run_started", -1)
     return [
         event
         for i, event in enumerate(events)
@@ -163,12 +163,8 @@ def drop_superseded_ends(events: list[Event]) -> list[Event]:
     ]
 
 
-def parse_line(line: bytes, path: Path, number: int) -> Event:
-    """Return the event in a line of a journal, upgraded from older schemas.
-
-    Raises:
-        JournalError: the line is corrupt or of a newer version.
-    """
+def _parse_line(line: bytes, path: Path, number: int) -> Event:
+    """Return the event in a line of a journal, upgraded from older schemas."""
     try:
         event = parse_json(line.decode())  # always UTF-8, the encoding of `_line`
         if not isinstance(event["event"], str):
@@ -195,12 +191,7 @@ def parse_line(line: bytes, path: Path, number: int) -> Event:
 
 
 def _read(path: Path, content: bytes) -> list[Event]:
-    return list(_events(path, content))
-
-
-def _events(path: Path, content: bytes) -> Iterator[Event]:
-    for number, line in enumerate(complete_lines(content), start=1):
-        yield parse_line(line, path, number)
+    return [_parse_line(line, path, number) for number, line in enumerate(complete_lines(content), start=1)]
 
 
 def _line(event: Mapping[str, object]) -> bytes:
@@ -239,5 +230,5 @@ def tail(run: str | os.PathLike[str]) -> Iterator[list[Event]]:
         if size < offset:
             return
         lines = complete_lines(content)
-        yield [parse_line(line, path, number + i) for i, line in enumerate(lines, start=1)]
+        yield [_parse_line(line, path, number + i) for i, line in enumerate(lines, start=1)]
         offset, number = offset + sum(len(line) + 1 for line in lines), number + len(lines)

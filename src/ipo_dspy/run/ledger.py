@@ -5,6 +5,7 @@ used, so a run that is killed and resumed is billed for no response twice. Limit
 requests in flight could use up the rest of a limit, the next one waits for them.
 """
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -73,11 +74,11 @@ class Ledger:
 
     def cost_of(self, predictor: str, requests: str) -> Usage:
         """Return the cost of a predictor's requests whose ids start with a prefix, e.g. `step 3/`."""
-        total = Usage()
-        for (owner, request), answer in list(self._state.responses.items()):
-            if owner == predictor and request.startswith(requests):
-                total = total.plus(answer)
-        return total
+        answers = list(self._state.responses.items())
+        counted = (
+            answer for (owner, request), answer in answers if owner == predictor and request.startswith(requests)
+        )
+        return functools.reduce(Usage.plus, counted, Usage())
 
     def once(self, predictor: str, question: str, ask: Callable[[], LMResponse]) -> LMResponse:
         """Return the recorded response to a request, or send the request and record its response.
@@ -124,10 +125,7 @@ class Ledger:
         if limit := self.limits.reached(spent):
             amount = self.limits.spent_of(spent)[limit]
             raise BudgetError(limit, allowed=getattr(self.limits, limit), spent=amount)
-        return not self._in_flight or self._leaves_room(spent)
-
-    def _leaves_room(self, spent: Usage) -> bool:
-        """Return True if no limit is reached even if each request in flight costs twice the maximum of its kind."""
+        # Each request in flight may cost twice the maximum of its kind.
         answers = list(self._state.responses.items())
         for _, question in self._in_flight:
             known = [answer for (_, other), answer in answers if answer.calls and _kind(other) == _kind(question)]

@@ -82,15 +82,11 @@ class ProgressDisplay:
             if stage not in self._tasks:
                 self._tasks[stage] = self._progress.add_task(stage, total=total, note="")
             self._progress.update(self._tasks[stage], completed=done, total=total)
-        elif self._lines:
-            self._print_progress(stage, done, total)
-
-    def _print_progress(self, stage: str, done: int, total: int) -> None:
-        """Write a line when a stage is complete, and at each tenth of the steps."""
-        tenth = done * _LINES_PER_RUN // max(1, total)
-        if tenth > self._tenths.get(stage, 0) and (stage == "steps" or done == total):
-            self.say(f"{stage}: {done} of {total}")
-        self._tenths[stage] = tenth
+        elif self._lines:  # when a stage is complete, and at each tenth of the steps
+            tenth = done * _LINES_PER_RUN // max(1, total)
+            if tenth > self._tenths.get(stage, 0) and (stage == "steps" or done == total):
+                self.say(f"{stage}: {done} of {total}")
+            self._tenths[stage] = tenth
 
     def _note(self, trial: TrialEvent) -> None:
         """Write a line for each template that is better than all earlier ones; the bar shows its accuracy."""
@@ -112,15 +108,10 @@ def data_line(
     >>> data_line([("self", ["bee", "cat", "dog", "elk"], "demo")], 64, 16)
     '4 classes (bee, cat, dog, ...), model demo; 64 training images, 16 validation images'
     """
-    parts = [f"{_owner(name)}{_classes(names)}, model {model}" for name, names, model in classifiers]
-    counts = f"{images} training images"
-    if validation_images is not None:
-        counts += f", {validation_images} validation images"
-    return "; ".join([*parts, counts])
-
-
-def _owner(name: str) -> str:
-    return "" if name == "self" else f"{name}: "
+    owners = (("" if name == "self" else f"{name}: ", names, model) for name, names, model in classifiers)
+    parts = [f"{owner}{_classes(names)}, model {model}" for owner, names, model in owners]
+    validation = "" if validation_images is None else f", {validation_images} validation images"
+    return "; ".join([*parts, f"{images} training images{validation}"])
 
 
 def _classes(names: Sequence[str] | None) -> str:

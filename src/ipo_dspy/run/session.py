@@ -6,7 +6,8 @@ unless the caller allows them. Other images or another CLIP model always raise: 
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,43 +18,26 @@ from ipo_dspy.run.events import Observer, RunFinishedEvent, RunResumedEvent, Run
 from ipo_dspy.run.journal import Journal
 from ipo_dspy.run.journal_schema import SCHEMA
 from ipo_dspy.run.ledger import Budget, Ledger
-from ipo_dspy.run.recorder import EventRecorder, NullJournal
+from ipo_dspy.run.recorder import EventRecorder
 
-MUTABLE_SETTINGS = frozenset(
-    {
-        "steps",
-        "patience",
-        "max_consecutive_errors",
-        "max_lm_calls",
-        "max_tokens",
-        "max_cost",
-        "max_seconds",
-        "num_threads",
-    }
-)
+MUTABLE_SETTINGS = {field.name for field in fields(Budget)} | {
+    "steps",
+    "patience",
+    "max_consecutive_errors",
+    "num_threads",
+}
 """Settings that affect only the length of a run and may change between sessions."""
 VERSIONS = ("ipo_dspy", "dspy", "litellm", "open_clip_torch", "torch")
 
 
 class Session:
-    """Records the events and responses of one session.
-
-    Args:
-        journal: journal of the run.
-        limits: limits of the run.
-        observers: called with every event.
-        stop: called repeatedly; True ends the run.
-    """
+    """Records the events and responses of one session; see `open_session` for the arguments."""
 
     def __init__(
-        self,
-        journal: Journal | NullJournal,
-        limits: Budget,
-        observers: Sequence[Observer],
-        stop: Callable[[], bool] = lambda: False,
+        self, journal: Journal | None, limits: Budget, observers: Sequence[Observer], stop: Callable[[], bool]
     ) -> None:
-        self.stop, self.folder = stop, str(getattr(journal, "folder", ""))
-        self.recorder = EventRecorder(journal, observers, past=journal.past)
+        self.stop, self.folder = stop, "" if journal is None else str(journal.folder)
+        self.recorder = EventRecorder(journal, observers, past=() if journal is None else journal.past)
         self.state = self.recorder.state
         self.ledger = Ledger(self.recorder, limits)
         self._resumed: RunResumedEvent | None = None
@@ -88,7 +72,11 @@ class Session:
         changed = _changes(present_settings(self.state.settings), {**settings, "seed": seed})
         refused = {name: pair for name, pair in changed.items() if name not in MUTABLE_SETTINGS}
         if refused and not allow_config_changes:
-            raise self._changed(refused)
+            listed = "; ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in refused.items())
+            remedy = f"restore {', '.join('{}' for _ in refused)}, use another folder, or pass "
+            restored = (Argument(name, before) for name, (before, _) in refused.items())
+            hint = Hint(remedy + "{allow_config_changes} to resume", *restored, allow_config_changes=True)
+            raise self._refusal(f"a run with other settings: {listed}", hint)
         self._resumed = RunResumedEvent(event="run_resumed", started=now, changed=changed, versions=versions)
 
     def start_searches(self, searches: Sequence[SearchStartedEvent]) -> None:
@@ -99,17 +87,15 @@ class Session:
         Raises:
             JournalError: the folder holds a search over other images or with another model.
         """
-        known = {search["predictor"]: self.state.search(search["predictor"]).setup for search in searches}
-        for search in searches:
-            if known[search["predictor"]]["model"] and (other := _difference(known[search["predictor"]], search)):
+        setups = [(self.state.search(search["predictor"]).setup, search) for search in searches]
+        for known, search in setups:
+            if known["model"] and (other := _difference(known, search)):
                 raise self._refusal(f"a run with other {other}, whose scores cannot be compared")
         if self._resumed is not None:
             self.recorder.record(self._resumed)
-        for search in searches:
-            if known[search["predictor"]]["start"] == search["start"]:
-                self.recorder.notify(search)
-            else:
-                self.recorder.record(search)
+        for known, search in setups:
+            emit = self.recorder.notify if known["start"] == search["start"] else self.recorder.record
+            emit(search)
 
     def finish(self, status: str) -> None:
         """Record the reason for the end and the cost of the run."""
@@ -125,22 +111,9 @@ class Session:
             )
         )
 
-    def _refusal(self, reason: str) -> JournalError:
-        hint = Hint("use another folder, e.g. {log_dir}", log_dir=f"{self.folder}-2")
+    def _refusal(self, reason: str, hint: Hint | None = None) -> JournalError:
+        hint = hint or Hint("use another folder, e.g. {log_dir}", log_dir=f"{self.folder}-2")
         return JournalError(f"{self.folder!r} holds {reason}", argument="log_dir", hint=hint)
-
-    def _changed(self, changes: Mapping[str, Sequence[Any]]) -> JournalError:
-        listed = "; ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in changes.items())
-        return JournalError(
-            f"{self.folder!r} holds a run with other settings: {listed}",
-            argument="log_dir",
-            hint=Hint(
-                f"restore {', '.join('{}' for _ in changes)}, use another folder, "
-                "or pass {allow_config_changes} to resume",
-                *(Argument(name, before) for name, (before, _) in changes.items()),
-                allow_config_changes=True,
-            ),
-        )
 
 
 @contextmanager
@@ -149,14 +122,20 @@ def open_session(
     *,
     limits: Budget,
     observers: Sequence[Observer],
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool],
 ) -> Iterator[Session]:
     """Open the run of a folder for one session; without a folder nothing is stored.
+
+    Args:
+        log_dir: folder of the run.
+        limits: limits of the run.
+        observers: called with every event.
+        stop: called repeatedly; True ends the run.
 
     Raises:
         JournalError: the folder cannot be written, is in use, or its journal is corrupt.
     """
-    with NullJournal() if log_dir is None else Journal(log_dir) as journal:
+    with nullcontext() if log_dir is None else Journal(log_dir) as journal:
         yield Session(journal, limits, observers, stop)
 
 

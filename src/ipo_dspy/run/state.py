@@ -19,7 +19,6 @@ from ipo_dspy.run.events import (
     LMResponseEvent,
     PredictionChangedEvent,
     RunFinishedEvent,
-    RunResumedEvent,
     RunStartedEvent,
     SearchStartedEvent,
     SelectedEvent,
@@ -111,12 +110,15 @@ class SearchState:
         if event["event"] == "search_started":
             self.setup = event
         elif event["event"] == "trial":
-            self._add(event)
+            if event["key"] not in self.history:
+                trial = _trial(event)
+                self.history.add(trial)
+                if not self.better or trial.rank < self.better[-1].rank:
+                    self.better.append(trial)
         elif event["event"] == "step":
             self.steps = max(self.steps, event["step"])
         elif event["event"] == "rejection":
-            rejection = Rejection(event["step"], event["text"], event["reason"], event["message"])
-            self.rejections.append(rejection)
+            self.rejections.append(Rejection(event["step"], event["text"], event["reason"], event["message"]))
         elif event["event"] == "error":
             self.errors.append(event)
         elif event["event"] == "description":
@@ -128,14 +130,6 @@ class SearchState:
             self.evaluations[event["split"], event["class_split"], event["role"]] = event
         elif event["event"] == "prediction_changed":
             self.changes.append(event)
-
-    def _add(self, event: TrialEvent) -> None:
-        if event["key"] in self.history:
-            return
-        trial = _trial(event)
-        self.history.add(trial)
-        if not self.better or trial.rank < self.better[-1].rank:
-            self.better.append(trial)
 
 
 class RunState:
@@ -180,10 +174,8 @@ class RunState:
     @property
     def has_progress(self) -> bool:
         """True if the run has a trial or a response beyond connectivity checks; until then settings may change."""
-        return any(search.history for search in self.searches.values()) or any(
-            not request.startswith("greet ")  # kept: in journals
-            for _, request in self.responses  # kept: in journals
-        )
+        tried = any(search.history for search in self.searches.values())
+        return tried or any(not request.startswith("greet ") for _, request in self.responses)  # kept: in journals
 
     def search(self, predictor: str) -> SearchState:
         """Return the state of a classifier's search, which may not have begun."""
@@ -203,25 +195,19 @@ class RunState:
         if event["event"] == "run_started":
             self.started, self.settings = event, {**event["settings"], "seed": event["seed"]}
         elif event["event"] == "run_resumed":
-            self._resume(event)
+            self.settings |= {name: values[-1] for name, values in event["changed"].items() if values}
+            self.finished = None
+            for search in self.searches.values():
+                search.clear_outcome()
         elif event["event"] == "run_finished":
             self.finished = event
         elif event["event"] == "lm_response":
-            self._count(event)
+            key = event["predictor"], event["request_id"]
+            if key not in self.responses:
+                self.responses[key] = _response(event)
+                self.usage = self.usage.plus(self.responses[key])
         elif event["event"] not in TRANSIENT and "predictor" in event:
             self.search(event["predictor"]).fold(event)
-
-    def _resume(self, event: RunResumedEvent) -> None:
-        self.settings |= {name: values[-1] for name, values in event["changed"].items() if values}
-        self.finished = None
-        for search in self.searches.values():
-            search.clear_outcome()
-
-    def _count(self, event: LMResponseEvent) -> None:
-        key = event["predictor"], event["request_id"]
-        if key not in self.responses:
-            self.responses[key] = _response(event)
-            self.usage = self.usage.plus(self.responses[key])
 
 
 def readable(text: str) -> str:
