@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from ipo_dspy.clip import feature_dtype as rest
 from ipo_dspy.clip.feature_dtype import FeatureBuffer, storage_dtype, to_scoring_device, to_storage_dtype
-from ipo_dspy.scoring.metrics import score_templates
+from ipo_dspy.scoring.metrics import tally_templates
 
 
 def test_a_gibibyte_is_the_border() -> None:
@@ -40,8 +40,8 @@ def test_rounding_hardly_moves_a_score(seed: int) -> None:
     text = F.normalize(torch.randn(200, 512, generator=draw), dim=-1)  # [C, D]
     labels = torch.randint(200, (4000,), generator=draw)
     images = F.normalize(0.15 * text[labels] + F.normalize(torch.randn(4000, 512, generator=draw), dim=-1), dim=-1)
-    (whole,) = score_templates(images, labels, text[None], logit_scale=100.0)
-    (kept,) = score_templates(images.half(), labels, text[None], logit_scale=100.0)
+    whole = tally_templates(images, labels, text[None], logit_scale=100.0)[0].score
+    kept = tally_templates(images.half(), labels, text[None], logit_scale=100.0)[0].score
     assert 0.01 < whole.loss < 2.0
     assert kept.loss == pytest.approx(whole.loss, abs=1e-4)
     assert kept.accuracy == pytest.approx(whole.accuracy, abs=0.1)
@@ -71,9 +71,9 @@ def test_a_gpu_holds_what_fits_and_gets_the_rest_from_pinned_memory(monkeypatch:
     pinned = to_scoring_device(features, device)
     assert (pinned.device.type, pinned.is_pinned()) == ("cpu", True)
     labels, text = torch.randint(10, (1000,)), torch.randn(2, 10, 64)
-    here = score_templates(features, labels, text, logit_scale=1.0)
+    here = tally_templates(features, labels, text, logit_scale=1.0)
     for near in (features.to(device), pinned):
-        there = score_templates(near, labels, text.to(device), logit_scale=1.0)
+        there = tally_templates(near, labels, text.to(device), logit_scale=1.0)
         for a, b in zip(here, there, strict=True):
-            assert a.accuracy == pytest.approx(b.accuracy)
-            assert a.loss == pytest.approx(b.loss, abs=1e-5)
+            assert a.correct == b.correct
+            assert a.score.loss == pytest.approx(b.score.loss, abs=1e-5)

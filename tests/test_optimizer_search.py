@@ -5,7 +5,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ipo_dspy.clip.text_features import TemplateTokens
 from ipo_dspy.errors import BudgetError, TemplateError
 from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.optimizer.config import OptimizerConfig
@@ -28,12 +28,6 @@ START = Template.parse("a photo of a <CLASS>.")
 WORTH = {"blurry": 10.0, "dark": 20.0, "pixel": 15.0, "nice": -5.0}
 
 
-@dataclass(frozen=True)
-class Checked:
-    key: str
-    longest: int
-
-
 class ToyScorer:
     """50 % plus what the words are worth; case does not matter to its tokenizer."""
 
@@ -41,11 +35,11 @@ class ToyScorer:
         self.worth, self.context = worth, context
         self.scored: list[str] = []
 
-    def check(self, template: Template) -> Checked:
+    def check(self, template: Template) -> TemplateTokens:
         longest = max(len(line.split()) for line in template.lines) + 2
         if longest > self.context:
             raise TemplateError(f"template {str(template)!r} has {longest} tokens; shorten it", reason="too long")
-        return Checked(str(template).lower(), longest)
+        return TemplateTokens(str(template).lower(), longest)
 
     def score(self, templates: Sequence[Template]) -> list[Score]:
         self.scored += [self.check(template).key for template in templates]

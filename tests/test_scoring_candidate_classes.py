@@ -1,11 +1,12 @@
 """Choices per image against a table filled name by name."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
-from ipo_dspy.scoring.metrics import predict, tally_templates
+from ipo_dspy.scoring.metrics import class_logits, predict, tally_logits, tally_templates
 
 NAMES = ("cat", "dog", "emu", "fox", "gnu")
 INDEX = {name: i for i, name in enumerate(NAMES)}
@@ -39,7 +40,11 @@ def test_scores_are_those_of_the_table(choices: list[list[str]], block: int, see
     choices = [names or list(NAMES) for names in choices]
     labels = torch.tensor([INDEX[names[0]] for names in choices], dtype=torch.long)
     allowed = CandidateClasses.of(choices, INDEX)
-    mine = tally_templates(images, labels, text, logit_scale=2.0, allowed=allowed, block=block)
-    assert mine == tally_templates(images, labels, text, logit_scale=2.0, allowed=by_hand(choices), block=block)
+    tallies = tally_templates(images, labels, text, logit_scale=2.0, allowed=allowed, block=block)
+    for one, tally in zip(text, tallies, strict=True):
+        logits = class_logits(images, one, logit_scale=2.0).masked_fill(~by_hand(choices), -torch.inf)
+        wanted = tally_logits(logits, labels)
+        assert (tally.images, tally.correct) == (wanted.images, wanted.correct)
+        assert tally.loss == pytest.approx(wanted.loss, abs=1e-5)
     found = predict(images, text[0], logit_scale=2.0, allowed=allowed, block=block)
     assert all(NAMES[i] in names for i, names in zip(found.tolist(), choices, strict=True))

@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 import operator
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ipo_dspy.errors import InputError
+from ipo_dspy.scoring.candidate_classes import CandidateClasses
 from ipo_dspy.scoring.image_blocks import BLOCK_ELEMENTS, MIN_IMAGES, block_size
-from ipo_dspy.scoring.metrics import Tally, class_logits, per_class, predict, score_templates, tally_templates
+from ipo_dspy.scoring.metrics import Tally, class_logits, per_class, predict, tally_templates
+from ipo_dspy.scoring.score import Score
 
 
 def problem(seed: int, n: int, c: int, t: int, d: int = 16) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,6 +41,19 @@ def by_hand(
         loss += top + math.log(math.fsum(math.exp(s - top) for s in scores.values())) - scores[label]
         correct += scores[label] == top
     return 100.0 * correct / len(labels), loss / len(labels)
+
+
+def score_templates(images: Tensor, labels: Tensor, text: Tensor, **given: Any) -> list[Score]:
+    return [tally.score for tally in tally_templates(images, labels, text, **given)]
+
+
+def candidates(allowed: Tensor | None) -> CandidateClasses | None:
+    """The same classes as sets of names."""
+    if allowed is None:
+        return None
+    names = [str(k) for k in range(allowed.shape[1])]
+    choices = [[name for name, one in zip(names, row, strict=True) if one] for row in allowed.tolist()]
+    return CandidateClasses.of(choices, {name: k for k, name in enumerate(names)})
 
 
 @pytest.mark.parametrize(("n", "c", "t"), [(1, 2, 1), (7, 3, 2), (40, 11, 3)])
@@ -109,7 +125,8 @@ def test_any_block_is_the_direct_formula(
     if masked:
         allowed = torch.rand(n, c, generator=torch.Generator().manual_seed(seed)) < 0.5
         allowed[torch.arange(n), labels] = True
-    tallies = tally_templates(images, labels, text, logit_scale=scale, logit_bias=bias, allowed=allowed, block=block)
+    given = {"logit_scale": scale, "logit_bias": bias, "allowed": candidates(allowed), "block": block}
+    tallies = tally_templates(images, labels, text, **given)  # type: ignore[arg-type]
     for tally, (correct, loss) in zip(tallies, direct(images, labels, text, scale, bias, allowed), strict=True):
         assert (tally.images, tally.correct) == (n, correct)
         rounding = 4e-7 * scale / math.sqrt(n)  # of the logits in float32: in the mean it is that of one image, or less
@@ -153,10 +170,12 @@ def test_predictions_are_those_that_are_counted(block: int | None, masked: bool)
     allowed = torch.rand(90, 7, generator=torch.Generator().manual_seed(2)) < 0.4 if masked else None
     if allowed is not None:
         allowed[torch.arange(90), labels] = True
-    given = {"logit_scale": 20.0, "logit_bias": -3.0, "allowed": allowed}
+    given = {"logit_scale": 20.0, "logit_bias": -3.0, "allowed": candidates(allowed)}
     for one, tally in zip(text, tally_templates(images, labels, text, **given), strict=True):  # type: ignore[arg-type]
         found = predict(images, one, block=block, **given)  # type: ignore[arg-type]
-        assert torch.equal(found, class_logits(images, one, **given).argmax(dim=1))  # type: ignore[arg-type]
+        logits = class_logits(images, one, logit_scale=20.0, logit_bias=-3.0)
+        logits = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
+        assert torch.equal(found, logits.argmax(dim=1))
         assert int((found == labels).sum()) == tally.correct
 
 
@@ -189,11 +208,10 @@ def test_only_allowed_classes_compete() -> None:
     images, labels, text = problem(3, 20, 6, 1)
     allowed = torch.rand(20, 6, generator=torch.Generator().manual_seed(2)) < 0.4
     allowed[torch.arange(20), labels] = True
-    (score,) = score_templates(images, labels, text, logit_scale=20.0, allowed=allowed)
+    (score,) = score_templates(images, labels, text, logit_scale=20.0, allowed=candidates(allowed))
     accuracy, loss = by_hand(images, labels, text[0], 20.0, 0.0, allowed)
     assert score.accuracy == pytest.approx(accuracy)
     assert score.loss == pytest.approx(loss, abs=1e-6)
-    assert torch.isneginf(class_logits(images, text[0], logit_scale=20.0, allowed=allowed)).eq(~allowed).all()
 
 
 def test_logits_are_scaled_cosines_and_a_bias() -> None:

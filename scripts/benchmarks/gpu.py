@@ -16,7 +16,7 @@ from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.feature_dtype import to_scoring_device
 from ipo_dspy.clip.loading import import_open_clip, load_backbone
 from ipo_dspy.clip.text_features import encode_token_lists
-from ipo_dspy.scoring.metrics import score_templates
+from ipo_dspy.scoring.metrics import tally_templates
 from ipo_dspy.scoring.precision_check import compare
 
 HALVES = ("float16", "bfloat16")
@@ -90,6 +90,6 @@ def scoring_time(images: int, seed: int) -> str:
     sides = {"on the GPU": to_scoring_device(features, there.device), "in pinned memory": features.pin_memory()}
     for name, side in sides.items():
         for _ in range(2):
-            took, _ = seconds(lambda side=side: score_templates(side, labels, there, logit_scale=SCALE))  # type: ignore[misc]
+            took, _ = seconds(lambda side=side: tally_templates(side, labels, there, logit_scale=SCALE))  # type: ignore[misc]
         parts.append(f"{took:.3f} s with the features {name}")
     return f"{images:,} images, {text.shape[1]:,} classes, {len(text)} templates: {', '.join(parts)}."

@@ -21,7 +21,7 @@ from ipo_dspy import demo
 from ipo_dspy.clip.feature_dtype import storage_dtype
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.clip.text_features import class_features
-from ipo_dspy.scoring.metrics import predict, score_templates
+from ipo_dspy.scoring.metrics import predict, tally_templates
 from ipo_dspy.scoring.precision_check import TEMPLATES
 
 CLASSES, COUNT, WIDTH, SCALE = 1000, 8, 512, 100.0
@@ -43,8 +43,8 @@ def problem(images: int, seed: int) -> Problem:
 
 def ours(features: Tensor, labels: Tensor, text: Tensor) -> list[tuple[float, float]]:
     """Accuracy and loss of each template."""
-    scores = score_templates(features, labels, text, logit_scale=SCALE)
-    return [(score.accuracy, score.loss) for score in scores]
+    tallies = tally_templates(features, labels, text, logit_scale=SCALE)
+    return [(tally.score.accuracy, tally.score.loss) for tally in tallies]
 
 
 def plain(features: Tensor, labels: Tensor, text: Tensor) -> list[tuple[float, float]]:
@@ -103,8 +103,8 @@ def rounding(name: str) -> tuple[str, ...]:
     others = sum(
         int((predict(features, one, logit_scale=scale) != predict(kept, one, logit_scale=scale)).sum()) for one in text
     )
-    pairs = zip(*(score_templates(side, labels, text, logit_scale=scale) for side in (features, kept)), strict=True)
-    moved = max(abs(whole.loss - rounded.loss) for whole, rounded in pairs)
+    pairs = zip(*(tally_templates(side, labels, text, logit_scale=scale) for side in (features, kept)), strict=True)
+    moved = max(abs(whole.score.loss - rounded.score.loss) for whole, rounded in pairs)
     return name, f"{len(labels) * len(text):,}", f"{others}", f"{moved:.0e}"
 
 

@@ -23,7 +23,7 @@ from ipo_dspy.clip.loading import import_open_clip, load_backbone
 from ipo_dspy.clip.prefix_trie import TokenList, plan
 from ipo_dspy.clip.text_features import encode_token_lists
 from ipo_dspy.clip.text_tower import project, text_tower
-from ipo_dspy.scoring.metrics import score_templates
+from ipo_dspy.scoring.metrics import tally_templates
 
 SHORT = "a photo of a {}."
 LONG = "a dark grainy close up photo of a {} in front of a plain white wall, seen from the side."
@@ -136,7 +136,7 @@ def _beside_rebuilding(names: list[str], shots: int) -> tuple[str, ...]:
     def ours() -> None:
         lists = backbone.token_ids([template.format(name) for template in STEP for name in names])
         text = encode_token_lists(backbone, lists).reshape(len(STEP), len(names), -1)
-        score_templates(features, labels, text, logit_scale=backbone.logit_scale)
+        tally_templates(features, labels, text, logit_scale=backbone.logit_scale)
 
     each, step = seconds(rebuilt)[0], interleaved({"ours": ours}, repeats=3)["ours"] / len(STEP)
     return str(len(names)), f"{len(pixels):,}", f"{each:.1f}", f"{step:.3f}", f"{each / step:,.0f}"

@@ -257,12 +257,7 @@ class ClipClassifier(dspy.Predict):
         bare.lm = None  # the LM is never called, and not every LM can be saved
         state = cast("dict[str, Any]", super(ClipClassifier, bare).dump_state(json_mode=json_mode))
         spec = self._spec
-        unloaded = {
-            "model": spec.model,
-            "pretrained": spec.pretrained or "",
-            "fingerprint": None,
-            "dtype": spec.dtype,
-        }
+        unloaded = {"model": spec.model, "pretrained": spec.pretrained or "", "fingerprint": None, "dtype": spec.dtype}
         identity = unloaded if self._backbone is None else {**self._backbone.identity, "model": spec.model}
         return {**state, _STATE_KEY: {"classes": self.classes, "top_k": self.top_k, **identity}}
 
@@ -307,8 +302,7 @@ class ClipClassifier(dspy.Predict):
             self.classes = None if saved.get("classes") is None else check_classes(saved["classes"])
             self.signature = self._signature_for(state["signature"]["fields"])
             super().load_state(
-                {key: state[key] for key in _PREDICT_STATE if key in state},
-                allow_unsafe_lm_state=allow_unsafe_lm_state,
+                {key: state[key] for key in _PREDICT_STATE if key in state}, allow_unsafe_lm_state=allow_unsafe_lm_state
             )
             self.template = template
             self.top_k = require_int("top_k", saved.get("top_k", self.top_k), 1)

@@ -30,13 +30,7 @@ from typing import Literal
 from ipo_dspy._internal.untrusted import redact
 
 RejectionReason = Literal[
-    "empty",
-    "no class placeholder",
-    "control characters",
-    "too many lines",
-    "too long",
-    "duplicate",
-    "cut off",
+    "empty", "no class placeholder", "control characters", "too many lines", "too long", "duplicate", "cut off"
 ]
 """Why a proposed text did not become a trial."""
 

@@ -57,11 +57,7 @@ def load_program(program: dspy.Module, path: str | os.PathLike[str], *, allow_un
 
 
 def apply_state(
-    program: dspy.Module,
-    state: dict[str, Any],
-    path: str | os.PathLike[str],
-    *,
-    allow_unsafe_lm_state: bool = False,
+    program: dspy.Module, state: dict[str, Any], path: str | os.PathLike[str], *, allow_unsafe_lm_state: bool = False
 ) -> None:
     """Load a state that was read from `path`.
 

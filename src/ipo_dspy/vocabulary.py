@@ -35,7 +35,7 @@ _NOUNS: Mapping[Facet, str] = {
         "sculpture, toy, origami, graffiti, scan, x-ray, negative, satellite photo, aerial photo, "
         "microscope image, "
         "macro photo, screenshot, thumbnail, postcard"
-    ),
+    )
 }
 _ADJECTIVES: Mapping[Facet, str] = {
     "medium": (
@@ -100,9 +100,5 @@ def _expand(phrases: Mapping[Facet, str], position: Position) -> list[Phrase]:
     return [Phrase(text.strip(), facet, position) for facet, listed in phrases.items() for text in listed.split(",")]
 
 
-BANK: tuple[Phrase, ...] = (
-    *_expand(_NOUNS, "noun"),
-    *_expand(_ADJECTIVES, "adjective"),
-    *_expand(_AFTER, "after"),
-)
+BANK: tuple[Phrase, ...] = (*_expand(_NOUNS, "noun"), *_expand(_ADJECTIVES, "adjective"), *_expand(_AFTER, "after"))
 """All phrases, media first; the order is fixed, since seeded draws depend on it."""

@@ -38,7 +38,8 @@ from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
 if TYPE_CHECKING:
-    from ipo_dspy.scoring.scorers import Scorer, TemplateInfo
+    from ipo_dspy.clip.text_features import TemplateTokens
+    from ipo_dspy.scoring.scorers import Scorer
 
 FINALISTS = 10
 SHOWN_REJECTIONS = 5
@@ -220,7 +221,7 @@ class Search:
 
     def _begin(self, initial: Sequence[Template]) -> Trial:
         """Score the initial templates, and return the trial of the first; an invalid one raises."""
-        fresh: dict[str, tuple[Template, TemplateInfo]] = {}
+        fresh: dict[str, tuple[Template, TemplateTokens]] = {}
         for template in initial:
             checked = self.scorer.check(template)
             fresh.setdefault(checked.key, (template, checked))
@@ -335,9 +336,9 @@ class Search:
             log=partial(self._record_error, step),
         )
 
-    def _read(self, texts: Sequence[str], step: int) -> list[tuple[Template, "TemplateInfo"]]:
+    def _read(self, texts: Sequence[str], step: int) -> list[tuple[Template, "TemplateTokens"]]:
         """Return the usable templates among untrusted texts; the others are recorded as rejections."""
-        usable: dict[str, tuple[Template, TemplateInfo]] = {}
+        usable: dict[str, tuple[Template, TemplateTokens]] = {}
         recorded = sum(r.step == step for r in self.state.rejections)  # by a session interrupted in this step
         tried = {trial.key for trial in self.state.history if trial.step != step}
         for text in map(str, texts):
@@ -372,7 +373,7 @@ class Search:
     def _record_error(self, step: int, message: str) -> None:
         self.recorder.record(ErrorEvent(event="error", predictor=self.predictor, step=step, message=message))
 
-    def _score(self, templates: Sequence[tuple[Template, "TemplateInfo"]], *, step: int) -> None:
+    def _score(self, templates: Sequence[tuple[Template, "TemplateTokens"]], *, step: int) -> None:
         """Score templates and record them in one write, except those that an interrupted session recorded."""
         if not templates:
             return

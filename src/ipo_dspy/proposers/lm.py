@@ -236,10 +236,7 @@ class LMProposer:
         shown = CHOICES["even"](ask.descriptions, int(4 * self.description_tokens * share), 0)
         inputs: Mapping[str, object] = {"descriptions": shown, "words": budget // 2}
         plain = _WithoutThoughts(use_json_adapter_fallback=False)  # the fallback would be a second, uncounted request
-        answer = ask.once(
-            "summary",
-            lambda: request(self._lm, plain, SummarizeDescriptions, inputs, field="summary"),
-        )
+        answer = ask.once("summary", lambda: request(self._lm, plain, SummarizeDescriptions, inputs, field="summary"))
         return CHOICES["even"](answer.texts or ask.descriptions, budget, 0)
 
 

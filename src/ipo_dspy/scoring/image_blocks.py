@@ -57,7 +57,7 @@ def block_size(text_features: Tensor) -> int:
 def blocks(
     image_features: Tensor,  # [N, D]
     text_features: Tensor,  # [..., C, D]
-    allowed: Tensor | CandidateClasses | None = None,  # [N, C] bool
+    allowed: CandidateClasses | None = None,
     size: int | None = None,
 ) -> Iterator[ImageBlock]:
     """Yield all images in order, `size` at a time; by default as many as `block_size` returns."""
@@ -65,21 +65,11 @@ def blocks(
     slices = [slice(start, stop) for start, stop in itertools.pairwise([*starts, len(image_features)])]
     largest, (classes, width) = max((rows.stop - rows.start for rows in slices), default=0), text_features.shape[-2:]
     logits, log_probs = (text_features.new_empty(largest, classes) for _ in range(2))
-    moved = None if _is_compatible(image_features, text_features) else text_features.new_empty(largest, width)
-    forbidden = None if allowed is None else torch.empty(largest, classes, dtype=torch.bool)
+    is_compatible = (image_features.dtype, image_features.device) == (text_features.dtype, text_features.device)
+    moved = None if is_compatible else text_features.new_empty(largest, width)
+    forbidden = torch.empty(0 if allowed is None else largest, classes, dtype=torch.bool)
     for rows in slices:
         images, count = image_features[rows], rows.stop - rows.start  # [n, D]
         images = images if moved is None else moved[:count].copy_(images, non_blocking=True)
-        mask = None if allowed is None or forbidden is None else _forbid(allowed, rows, forbidden[:count])
-        mask = None if mask is None else mask.to(logits.device)
+        mask = None if allowed is None else allowed.forbidden(rows, out=forbidden[:count]).to(logits.device)
         yield ImageBlock(rows, images, mask, logits[:count], log_probs[:count])
-
-
-def _is_compatible(image_features: Tensor, text_features: Tensor) -> bool:
-    return (image_features.dtype, image_features.device) == (text_features.dtype, text_features.device)
-
-
-def _forbid(allowed: Tensor | CandidateClasses, rows: slice, out: Tensor) -> Tensor:
-    if isinstance(allowed, CandidateClasses):
-        return allowed.forbidden(rows, out=out)
-    return torch.logical_not(allowed[rows], out=out)

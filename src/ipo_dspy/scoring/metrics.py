@@ -60,40 +60,30 @@ def class_logits(
     *,
     logit_scale: float,
     logit_bias: float = 0.0,
-    allowed: Tensor | None = None,  # [N, C] bool
 ) -> Tensor:  # [N, C]
-    """Return cosine similarities at the model's own logit scale; -inf for classes that are not allowed."""
-    scores = logit_scale * (image_features @ text_features.T) + logit_bias  # [N, C]
-    return scores if allowed is None else scores.masked_fill(~allowed, float("-inf"))
+    """Return cosine similarities at the model's own logit scale."""
+    return logit_scale * (image_features @ text_features.T) + logit_bias
 
 
 def tally_templates(
-    image_features: Tensor,  # [N, D] normalized
+    image_features: Tensor,  # [N, D] normalized, any floating dtype
     labels: Tensor,  # [N] int64, an index into C
     text_features: Tensor,  # [T, C, D] normalized
     *,
     logit_scale: float,
     logit_bias: float = 0.0,
-    allowed: Tensor | CandidateClasses | None = None,  # [N, C] bool
-    block: int | None = None,
+    allowed: CandidateClasses | None = None,  # all classes by default
+    block: int | None = None,  # images per block
 ) -> list[Tally]:
-    """Count the correct images and sum the loss of each template over all images.
+    """Count the correct images and sum the loss of each of T templates over all images.
 
     Computed on the device and in the dtype of the text features; each block of images is moved there. The loss of an
     image has that dtype, and losses are summed in double precision, so tallies of subsets add up to the tally of all
     images to within the precision of the logits: about 1e-6 nats of the mean in float32.
 
-    Args:
-        image_features: [N, D] in any floating dtype.
-        labels: [N] index of the correct class.
-        text_features: [T, C, D], every class under every template.
-        logit_scale: factor of the cosine similarities.
-        logit_bias: added to the scaled similarities.
-        allowed: candidate classes of each image; all by default.
-        block: images per block; `image_blocks.block_size` by default.
-
-    Returns:
-        T tallies, one per template.
+    >>> eye = torch.eye(2)
+    >>> [tally.score for tally in tally_templates(eye, torch.tensor([0, 1]), eye[None], logit_scale=1.0)]
+    [Score(accuracy=100.00%, loss=0.3133)]
     """
     device = text_features.device
     loss = torch.zeros(len(text_features), dtype=torch.float64, device=device)  # [T]
@@ -119,49 +109,16 @@ def tally_logits(scores: Tensor, labels: Tensor) -> Tally:
     return Tally(len(scores), int(correct), float(loss))
 
 
-def score_templates(
-    image_features: Tensor,  # [N, D] normalized
-    labels: Tensor,  # [N] int64, an index into C
-    text_features: Tensor,  # [T, C, D] normalized
-    *,
-    logit_scale: float,
-    logit_bias: float = 0.0,
-    allowed: Tensor | CandidateClasses | None = None,  # [N, C] bool
-    block: int | None = None,
-) -> list[Score]:
-    """Return mean cross-entropy (nats) and top-1 accuracy (percent) of each template over all images.
-
-    See `tally_templates` for the arguments.
-
-    >>> eye = torch.eye(2)
-    >>> score_templates(eye, torch.tensor([0, 1]), eye[None], logit_scale=1.0)
-    [Score(accuracy=100.00%, loss=0.3133)]
-    """
-    tallies = tally_templates(
-        image_features,
-        labels,
-        text_features,
-        logit_scale=logit_scale,
-        logit_bias=logit_bias,
-        allowed=allowed,
-        block=block,
-    )
-    return [tally.score for tally in tallies]
-
-
 def predict(
     image_features: Tensor,  # [N, D] normalized
     text_features: Tensor,  # [C, D] normalized
     *,
     logit_scale: float,
     logit_bias: float = 0.0,
-    allowed: Tensor | CandidateClasses | None = None,  # [N, C] bool
-    block: int | None = None,
+    allowed: CandidateClasses | None = None,  # all classes by default
+    block: int | None = None,  # images per block
 ) -> Tensor:  # [N] int64, on the CPU
-    """Return the index of the highest logit of each image, the first one on ties.
-
-    These are the predictions that `tally_templates` counts; see there for the arguments.
-    """
+    """Return the index of the highest logit of each image, the first one on ties, as `tally_templates` counts them."""
     predicted = torch.empty(len(image_features), dtype=torch.int64)
     for images in blocks(image_features, text_features, allowed, block):
         predicted[images.rows] = _logits(images, text_features, logit_scale, logit_bias).argmax(dim=1).cpu()

@@ -22,7 +22,7 @@ from ipo_dspy.clip.image_features import ImageSource, encode_images
 from ipo_dspy.clip.loading import with_dtype
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import IPOError
-from ipo_dspy.scoring.metrics import predict, score_templates
+from ipo_dspy.scoring.metrics import predict, tally_templates
 from ipo_dspy.template import Template
 
 SAME = 0.999
@@ -77,8 +77,7 @@ class Agreement:
     def __str__(self) -> str:
         return (
             f"{self.dtype} predicts the class of float32 for {self.same:.3%} of {self.images} images "
-            f"(minimum {SAME:.1%}), "
-            f"loss differs by {self.loss:.4f} (maximum {LOSS:.4f})"
+            f"(minimum {SAME:.1%}), loss differs by {self.loss:.4f} (maximum {LOSS:.4f})"
         )
 
 
@@ -105,14 +104,13 @@ def compare(
     for backbone in (low, full):
         features = encode_images(backbone, images, allow_url=allow_url).features  # [N, D]
         text = class_features(backbone, templates, classes)  # [T, C, D]
-        predictions.append(
-            torch.stack([predict(features, one, logit_scale=scale, logit_bias=bias) for one in text])
-        )  # [T, N]
-        scores = score_templates(features, targets, text, logit_scale=scale, logit_bias=bias)
-        losses.append([score.loss for score in scores])  # T
+        predicted = [predict(features, one, logit_scale=scale, logit_bias=bias) for one in text]
+        predictions.append(torch.stack(predicted))  # [T, N]
+        tallies = tally_templates(features, targets, text, logit_scale=scale, logit_bias=bias)
+        losses.append([tally.score.loss for tally in tallies])  # T
     same = (predictions[0] == predictions[1]).double().mean().item()
-    dtype = str(low.dtype).removeprefix("torch.")
-    return Agreement(dtype, len(images), same, max(abs(mine - theirs) for mine, theirs in zip(*losses, strict=True)))
+    loss = max(abs(mine - theirs) for mine, theirs in zip(*losses, strict=True))
+    return Agreement(str(low.dtype).removeprefix("torch."), len(images), same, loss)
 
 
 def check_precision(
@@ -123,24 +121,21 @@ def check_precision(
     *,
     allow_url: bool = False,
 ) -> Agreement | None:
-    """Compare a model in half precision with float32 once per process; warn if it falls short.
+    """Compare a model in half precision with float32 once per process; log a warning if it falls short.
 
-    Returns:
-        The agreement. None for a float32 model, a model that was already compared, or one without float32 weights
-        (which is logged).
+    Returns None for a float32 model, a model that was already compared, or one without float32 weights (which is
+    logged).
     """
     with _lock:
         if backbone.dtype == torch.float32 or backbone in _compared:
             return None
         _compared.add(backbone)
-    dtype = str(backbone.dtype).removeprefix("torch.")
-    chosen = evenly_spaced(range(len(images)), IMAGES)
-    sample_images, sample_labels = [images[i] for i in chosen], [labels[i] for i in chosen]
+    chosen, chosen_labels = evenly_spaced(images, IMAGES), evenly_spaced(labels, IMAGES)
     try:
         full = with_dtype(backbone, "float32")
-        agreement = compare(backbone, full, sample_images, sample_labels, classes, allow_url=allow_url)
+        agreement = compare(backbone, full, chosen, chosen_labels, classes, allow_url=allow_url)
     except IPOError as error:
-        logger.warning("cannot compare %s with float32: %s", dtype, error)
+        logger.warning("cannot compare %s with float32: %s", str(backbone.dtype).removeprefix("torch."), error)
         return None
     if agreement.passes:
         logger.info("%s", agreement)

@@ -26,23 +26,11 @@ if TYPE_CHECKING:
     from ipo_dspy.clip.backbone import Backbone
 
 
-class TemplateInfo(Protocol):
-    """Identity and length of a template, known before it is scored."""
-
-    @property
-    def key(self) -> str:
-        """Identity: equal for templates with the same tokens."""
-
-    @property
-    def longest(self) -> int:
-        """Number of tokens of the longest filled prompt, including start and end tokens."""
-
-
 class Scorer(Protocol):
     """Checks and scores templates against a fixed set of images."""
 
-    def check(self, template: Template) -> TemplateInfo:
-        """Return identity and length of a template.
+    def check(self, template: Template) -> TemplateTokens:
+        """Return identity and length of a template, which are known before it is scored.
 
         Raises:
             TemplateError: filled with the longest class name, it exceeds the context length.
@@ -94,7 +82,7 @@ class RemoteImageSet:
 
 
 class ScoringBackend(Protocol):
-    """Encodes and scores images outside this process, for example `RayScorer`."""
+    """Encodes and scores images outside this process; see `RayScorer`."""
 
     def check(self, backbone: "Backbone") -> None:
         """Check that the backend is reachable and has the model.
