@@ -22,7 +22,7 @@ from ipo_dspy import IPO, EvolutionProposer, LMProposer, demo
 from ipo_dspy.lms.signatures import ProposePrompts
 from ipo_dspy.optimizer.evaluation import evaluate
 from ipo_dspy.proposers import ProposalRequest, Proposals
-from ipo_dspy.proposers.description_selection import CHOICES
+from ipo_dspy.proposers.description_selection import rotate, select_evenly
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from helpers.openai_server import Reply, Writer, text_of
@@ -63,7 +63,7 @@ def tokens(options: argparse.Namespace) -> None:
 
     def alone(ask: ProposalRequest, budget: int) -> int:
         proposer = LMProposer()
-        inputs = proposer._inputs(ask, 1, CHOICES["even"](ask.descriptions, budget, ask.step))
+        inputs = proposer._inputs(ask, 1, select_evenly(ask.descriptions, budget, ask.step))
         messages = proposer.adapter.format(ProposePrompts, [], inputs)
         return count("\n".join(message["content"] for message in messages))
 
@@ -137,7 +137,8 @@ class Shown:
         """Templates in the light of some of the descriptions."""
         if self.way is None:
             return self.evolution.propose(ask)
-        shown = CHOICES[self.way](ask.descriptions, self.budget, ask.step)
+        select = rotate if self.way == "rotate" else select_evenly
+        shown = select(ask.descriptions, self.budget, ask.step)
         return self.evolution.propose(replace(ask, descriptions=tuple(shown)))
 
 

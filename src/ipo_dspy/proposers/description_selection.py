@@ -1,15 +1,12 @@
 """Select the descriptions of a prompt when not all of them fit into its token budget."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from ipo_dspy._internal.sequences import evenly_spaced
 
 DESCRIPTION_TOKENS = 2000
 """Token budget of the descriptions in a prompt; the paper's requests have about 5,000 tokens in total."""
-
-Selection = Callable[[Sequence[str], int, int], list[str]]
-"""Function of all descriptions, a token budget, and the step; it returns the selected descriptions in order."""
 
 
 def tokens_in(text: str) -> int:
@@ -46,6 +43,3 @@ def rotate(texts: Sequence[str], budget: int, step: int) -> list[str]:
         return list(texts)
     offset = step % len(texts)
     return select_evenly([*texts[offset:], *texts[:offset]], budget)
-
-
-CHOICES: Mapping[str, Selection] = {"even": select_evenly, "rotate": rotate}

@@ -12,22 +12,27 @@ model knows about words outside the bank (`vocabulary.BANK`); more phrases can b
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from ipo_dspy._internal.renames import renamed_arguments
+from ipo_dspy.argument_checks import one_of
 from ipo_dspy.errors import InputError
 from ipo_dspy.history import Trial
 from ipo_dspy.proposers.base import ProposalRequest, Proposals
-from ipo_dspy.proposers.feedback import Feedback, check_feedback, history_for_prompt, rank
+from ipo_dspy.proposers.feedback import Feedback, history_for_prompt, rank
 from ipo_dspy.template import PLACEHOLDER
 from ipo_dspy.vocabulary import BANK, Phrase, Position
 
 Floats = NDArray[np.float64]
+Pool = Sequence[tuple[str, int]]
+"""Texts of children, and the index of the parent trial of each."""
 
 PARENTS = 16
 POOL_PER_CHILD = 40
@@ -69,14 +74,6 @@ _FRAMES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Offspring:
-    """A candidate text and the index of its parent trial."""
-
-    text: str
-    parent: int
-
-
 class EvolutionProposer:
     """A seeded evolutionary search over templates with a learned model of phrase values.
 
@@ -98,9 +95,10 @@ class EvolutionProposer:
     def __init__(
         self, *, phrases: Sequence[Phrase] = BANK, feedback: Feedback = "both", history_only: bool = False
     ) -> None:
-        self.phrases = tuple(phrases)
-        self.feedback, self.history_only = check_feedback(feedback), history_only
-        self._find = _phrase_pattern(self.phrases)
+        one_of("feedback", feedback, get_args(Feedback))
+        self.phrases, self.feedback, self.history_only = tuple(phrases), feedback, history_only
+        longest_first = sorted({re.escape(p.text) for p in self.phrases}, key=lambda text: (-len(text), text))
+        self._find = re.compile(rf"(?<![\w-])(?:{'|'.join(longest_first)})(?![\w-])", re.IGNORECASE)
         self._by_position: dict[Position, list[str]] = {"noun": [], "adjective": [], "after": []}
         for phrase in self.phrases:
             self._by_position[phrase.position].append(phrase.text)
@@ -121,50 +119,45 @@ class EvolutionProposer:
         if self.history_only:  # the search rejects texts that are proposed twice
             ask = replace(ask, trials=tuple(history_for_prompt(ask, self.feedback)))
         described = self._described(ask.descriptions)
-        values = standardise(ask.trials, self.feedback)
+        values = _standardized(ask.trials, self.feedback)
         model = PhraseValueModel([self.features(_text(t)) for t in ask.trials], values, described)
         pruned = self._pruned(ask)[: ask.count // PRUNED_SHARE]
-        pool = [child for child in self._pool(ask, rng, model) if child.text not in pruned]
+        pool = [(text, parent) for text, parent in self._pool(ask, rng, model) if text not in pruned]
         selected = self._select(pool, ask.count - len(pruned), ask, values, model, rng)
         return Proposals((*pruned, *selected))
 
     def features(self, text: str) -> frozenset[str]:
         """Return the phrases of the bank in a text, and its other words."""
-        rest, phrases = text.replace(PLACEHOLDER, " "), set()
-        for match in self._find.finditer(rest):
-            phrases.add(match.group().lower())
+        rest = text.replace(PLACEHOLDER, " ")
         words = _WORD.findall(self._find.sub(" ", rest).lower())
-        return frozenset(phrases | set(words) | {"." if text.endswith(".") else "no full stop"})
+        return frozenset({*self._phrases_in(rest), *words, "." if text.endswith(".") else "no full stop"})
 
-    def _rank(self, trial: Trial) -> tuple[float, ...]:
-        return rank(trial, self.feedback)
+    def _phrases_in(self, text: str) -> list[str]:
+        return [phrase.lower() for phrase in self._find.findall(text)]
 
     def _described(self, descriptions: Sequence[str]) -> dict[str, float]:
         """Return the fraction of descriptions that contain each phrase."""
-        counts: dict[str, int] = {}
-        for text in descriptions:
-            for phrase in {match.group().lower() for match in self._find.finditer(text)}:
-                counts[phrase] = counts.get(phrase, 0) + 1
+        counts = Counter(phrase for text in descriptions for phrase in set(self._phrases_in(text)))
         return {phrase: n / len(descriptions) for phrase, n in counts.items()}
 
     def _pruned(self, ask: ProposalRequest) -> list[str]:
         """Return untried variants of the best template with one phrase removed (backward elimination)."""
-        best = _text(min(ask.trials, key=self._rank))
+        best = _text(min(ask.trials, key=lambda trial: rank(trial, self.feedback)))
         tried = {_text(trial).casefold() for trial in ask.trials}
         texts = [fix_grammar(best[:start] + best[end:]) for start, end in self._spans(best)]
         return [text for text in dict.fromkeys(texts) if text.casefold() not in tried and self._readable(text)]
 
-    def _pool(self, ask: ProposalRequest, rng: Generator, model: "PhraseValueModel") -> list[Offspring]:
-        order = sorted(range(len(ask.trials)), key=lambda i: self._rank(ask.trials[i]))[:PARENTS]
+    def _pool(self, ask: ProposalRequest, rng: Generator, model: "PhraseValueModel") -> Pool:
+        order = sorted(range(len(ask.trials)), key=lambda i: rank(ask.trials[i], self.feedback))[:PARENTS]
         weights = 1.0 / (1.0 + np.arange(len(order)))
         weights /= weights.sum()
         tried = {_text(trial).casefold() for trial in ask.trials}
-        pool: dict[str, Offspring] = {}
+        pool: dict[str, tuple[str, int]] = {}
         for _ in range(POOL_PER_CHILD * ask.count):
             mother, father = (order[i] for i in rng.choice(len(order), size=2, p=weights))
             text = self._breed(_text(ask.trials[mother]), _text(ask.trials[father]), rng, model)
             if text.casefold() not in tried and self._readable(text):
-                pool.setdefault(text.casefold(), Offspring(text, mother))
+                pool.setdefault(text.casefold(), (text, mother))
         return list(pool.values())
 
     def _breed(self, mother: str, father: str, rng: Generator, model: "PhraseValueModel") -> str:
@@ -225,8 +218,7 @@ class EvolutionProposer:
 
     def _drop(self, text: str, rng: Generator) -> str:
         """Remove one phrase, or else one word."""
-        phrases = [m.span() for m in self._find.finditer(text)]
-        spans = self._spans(text)
+        spans, phrases = self._spans(text), [m.span() for m in self._find.finditer(text)]
         candidates = [m.span() for m in _WORD.finditer(text) if m.group().lower() not in _KEPT]
         words = [span for span in candidates if not any(a <= span[0] < b for a, b in phrases)]
         if words and (not spans or rng.random() < 0.3):
@@ -238,44 +230,34 @@ class EvolutionProposer:
 
     def _reframe(self, text: str, rng: Generator) -> str:
         """Put the same phrases into another sentence frame."""
-        phrases = [m.group().lower() for m in self._find.finditer(text)]
-        nouns = [p for p in phrases if self._position[p] == "noun"] or ["photo"]
-        adjectives = [p for p in phrases if self._position[p] == "adjective"]
-        afters = [p for p in phrases if self._position[p] == "after"]
-        look = " ".join(["a", *adjectives, nouns[0]])
-        frame = _FRAMES[int(rng.integers(len(_FRAMES)))]
-        after = "".join(f" {phrase}" for phrase in afters) + "".join(f", {noun}" for noun in nouns[1:])
-        return frame.format(look=look, after=after)
+        by_position: dict[Position, list[str]] = {"noun": [], "adjective": [], "after": []}
+        for phrase in self._phrases_in(text):
+            by_position[self._position[phrase]].append(phrase)
+        medium, *others = by_position["noun"] or ["photo"]
+        look = " ".join(["a", *by_position["adjective"], medium])
+        after = "".join(f" {phrase}" for phrase in by_position["after"]) + "".join(f", {noun}" for noun in others)
+        return _FRAMES[int(rng.integers(len(_FRAMES)))].format(look=look, after=after)
 
     def _readable(self, text: str) -> bool:
-        words = _WORD.findall(text)
-        phrases = [m.group().lower() for m in self._find.finditer(text)]
-        return (
-            text.count(PLACEHOLDER) == 1
-            and len(words) <= MAX_WORDS
-            and len(phrases) == len(set(phrases)) <= MAX_PHRASES
-        )
+        phrases = self._phrases_in(text)
+        fits = len(_WORD.findall(text)) <= MAX_WORDS and len(phrases) <= MAX_PHRASES
+        return fits and text.count(PLACEHOLDER) == 1 and len(phrases) == len(set(phrases))
 
     def _select(
-        self,
-        pool: list[Offspring],
-        count: int,
-        ask: ProposalRequest,
-        values: Floats,
-        model: "PhraseValueModel",
-        rng: Generator,
-    ) -> Iterable[str]:
+        self, pool: Pool, count: int, ask: ProposalRequest, values: Floats, model: "PhraseValueModel", rng: Generator
+    ) -> list[str]:
         """Return the most promising children, each by a separate sample of the model weights."""
-        sets = [self.features(child.text) for child in pool]
-        parents = [self.features(_text(ask.trials[child.parent])) for child in pool]
-        base = np.array([values[child.parent] - LENGTH_COST * len(_WORD.findall(child.text)) for child in pool])
-        names, change = _changes(sets, parents)
+        children = [self.features(text) for text, _ in pool]
+        parents = [self.features(_text(ask.trials[parent])) for _, parent in pool]
+        names = sorted(frozenset().union(*(child ^ parent for child, parent in zip(children, parents, strict=True))))
+        change = _indicators(children, names) - _indicators(parents, names)  # added 1, lost -1
+        base = np.array([values[parent] - LENGTH_COST * len(_WORD.findall(text)) for text, parent in pool])
         chosen: list[int] = []
         for _ in range(min(count, len(pool))):
             promise = base + change @ model.draw(names, rng)
             promise[chosen] = -np.inf
             chosen.append(int(np.argmax(promise)))
-        return [pool[i].text for i in chosen]
+        return [pool[i][0] for i in chosen]
 
 
 class PhraseValueModel:
@@ -291,9 +273,7 @@ class PhraseValueModel:
         self.described = described
         self.names = sorted(frozenset().union(*sets))
         self.column = {name: i for i, name in enumerate(self.names)}
-        design = np.zeros((len(sets), len(self.names)))  # [trials, features]
-        for row, features in enumerate(sets):
-            design[row, [self.column[name] for name in features]] = 1.0
+        design = _indicators(sets, self.names)  # [trials, features]
         prior_mean = np.array([self._prior(name) for name in self.names])
         precision = design.T @ design / NOISE + np.eye(len(self.names)) / PRIOR
         self.covariance = np.linalg.inv(precision)
@@ -304,30 +284,26 @@ class PhraseValueModel:
         """Sample the value of each name from the posterior; unknown names are sampled from the prior."""
         known = self.mean + self._root @ rng.standard_normal(len(self.mean))
         fresh = rng.standard_normal(len(names)) * np.sqrt(PRIOR)
-        return np.array(
-            [
-                known[self.column[name]] if name in self.column else self._prior(name) + fresh[i]
-                for i, name in enumerate(names)
-            ]
-        )
+        values = fresh + [self._prior(name) for name in names]
+        for i, name in enumerate(names):
+            if name in self.column:
+                values[i] = known[self.column[name]]
+        return values
 
     def _prior(self, name: str) -> float:
         return DESCRIBED * self.described.get(name, 0.0)
 
 
-def _changes(children: Sequence[frozenset[str]], parents: Sequence[frozenset[str]]) -> tuple[list[str], Floats]:
-    """Return the features that differ, and a table [children, features] of those added (1) and lost (-1)."""
-    changed = [child ^ parent for child, parent in zip(children, parents, strict=True)]
-    names = sorted(frozenset().union(*changed))
+def _indicators(sets: Sequence[frozenset[str]], names: Sequence[str]) -> Floats:
+    """Return a table [sets, names]: 1 where a set has the name, else 0."""
     column = {name: i for i, name in enumerate(names)}
-    table = np.zeros((len(children), len(names)))
-    for row, (child, features) in enumerate(zip(children, changed, strict=True)):
-        for name in features:
-            table[row, column[name]] = 1.0 if name in child else -1.0
-    return names, table
+    table = np.zeros((len(sets), len(names)))
+    for row, features in enumerate(sets):
+        table[row, [column[name] for name in features if name in column]] = 1.0
+    return table
 
 
-def standardise(trials: Sequence[Trial], feedback: Feedback = "both") -> Floats:
+def _standardized(trials: Sequence[Trial], feedback: Feedback) -> Floats:
     """Return the average of standardized accuracy and negated loss; the loss separates trials of equal accuracy."""
     accuracy = _zscore(np.array([trial.score.accuracy for trial in trials]))
     loss = _zscore(np.minimum(np.array([trial.score.loss for trial in trials]), 1e6))
@@ -369,9 +345,3 @@ def _crossover(mother: str, father: str) -> str:
 def _zscore(values: Floats) -> Floats:
     spread = values.std()
     return (values - values.mean()) / spread if spread > 1e-12 else np.zeros_like(values)
-
-
-def _phrase_pattern(phrases: Sequence[Phrase]) -> re.Pattern[str]:
-    """Return a pattern that matches phrases, the longest first."""
-    longest_first = sorted({re.escape(p.text) for p in phrases}, key=lambda t: (-len(t), t))
-    return re.compile(rf"(?<![\w-])(?:{'|'.join(longest_first)})(?![\w-])", re.IGNORECASE)

@@ -5,25 +5,12 @@ selected by `Trial.rank`.
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
-from ipo_dspy.errors import InputError
 from ipo_dspy.history import Trial
 from ipo_dspy.proposers.base import ProposalRequest
 
 Feedback = Literal["both", "accuracy", "loss"]
-
-
-def check_feedback(feedback: str) -> Feedback:
-    """Return the value if it is valid.
-
-    Raises:
-        InputError: the value is unknown.
-    """
-    for known in get_args(Feedback):
-        if feedback == known:
-            return known  # type: ignore[no-any-return]  # get_args returns Any
-    raise InputError(f"must be one of {', '.join(map(repr, get_args(Feedback)))}", argument="feedback", value=feedback)
 
 
 def rank(trial: Trial, feedback: Feedback) -> tuple[float, ...]:

@@ -25,8 +25,8 @@ from ipo_dspy.lms.reasoning import without_thoughts
 from ipo_dspy.lms.requests import request
 from ipo_dspy.lms.signatures import PaperAdapter, ProposePrompts, ScoredTemplate, SummarizeDescriptions
 from ipo_dspy.proposers.base import ProposalRequest, Proposals
-from ipo_dspy.proposers.description_selection import CHOICES, DESCRIPTION_TOKENS, tokens_in
-from ipo_dspy.proposers.feedback import Feedback, check_feedback, history_for_prompt
+from ipo_dspy.proposers.description_selection import DESCRIPTION_TOKENS, rotate, select_evenly, tokens_in
+from ipo_dspy.proposers.feedback import Feedback, history_for_prompt
 from ipo_dspy.run.ledger import LMResponse
 
 RequestMode = Literal["auto", "batch", "samples", "single"]
@@ -39,6 +39,8 @@ RequestMode = Literal["auto", "batch", "samples", "single"]
 - `auto`: `samples` for `transformers/` models, else `batch`.
 """
 
+Replies = Sequence[LMResponse | Exception]
+"""The responses to the requests of a step, and the errors of those that failed."""
 Fault = (LMError, ImportError, OSError)
 DescriptionMode = Literal["even", "rotate", "summary"]
 _RECORDED = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "seed")
@@ -77,9 +79,9 @@ class LMProposer:
         self.adapter = adapter or PaperAdapter()
         self.request_mode = one_of("request_mode", request_mode, get_args(RequestMode), OLD_REQUEST_MODES)
         self.descriptions = one_of("descriptions", descriptions, get_args(DescriptionMode))
-        self.num_threads = num_threads
-        self.description_tokens = description_tokens
-        self.feedback = check_feedback(feedback)
+        one_of("feedback", feedback, get_args(Feedback))
+        self.description_tokens, self.feedback, self.num_threads = description_tokens, feedback, num_threads
+        self._choose = rotate if descriptions == "rotate" else select_evenly
         self._share = 1.0
         """Fraction of descriptions and history that fits the context window; halved on overflow."""
         self._shrinking = threading.Lock()
@@ -107,19 +109,22 @@ class LMProposer:
         if ask.step == 1:
             self._share = 1.0  # a new search, perhaps with another model
         replies = self._first(ask)
-        if replies.texts and len(replies.texts) < ask.count and self._mode() == "batch":
-            replies = replies.with_more(self._more(ask, len(replies.texts)))
-        if not replies.texts and replies.ended is not None:
-            raise replies.ended
-        if not replies.texts:
-            raise ProposalError(f"the language model gave no proposals: {replies.fault}", answered=True)
-        return Proposals(tuple(last_answers(replies.texts, ask.count)), ended=replies.ended)
+        texts = _texts(replies)
+        if texts and len(texts) < ask.count and self._mode() == "batch":
+            replies = [*replies, *self._more(ask, len(texts))]
+            texts = _texts(replies)
+        ended = next((reply for reply in replies if isinstance(reply, BudgetError)), None)
+        if not texts and ended is not None:
+            raise ended
+        if not texts:
+            fault = next((reply.fault for reply in replies if isinstance(reply, LMResponse) and reply.fault), None)
+            raise ProposalError(f"the language model gave no proposals: {fault}", answered=True)
+        return Proposals(tuple(last_answers(texts, ask.count)), ended=ended)
 
     def measure(self, ask: ProposalRequest) -> tuple[int, int]:
         """Return the number of requests of a step if each succeeds, and the approximate prompt tokens of one."""
         count = 1 if self._mode() in ("single", "samples") else ask.count
-        choose = CHOICES["rotate" if self.descriptions == "rotate" else "even"]
-        inputs = self._inputs(ask, count, choose(ask.descriptions, self.description_tokens, ask.step))
+        inputs = self._inputs(ask, count, self._choose(ask.descriptions, self.description_tokens, ask.step))
         messages = self.adapter.format(ProposePrompts, [], inputs)
         tokens = sum(tokens_in(str(message["content"])) for message in messages)
         return (ask.count if self._mode() == "single" else 1), tokens
@@ -136,7 +141,7 @@ class LMProposer:
     def _lm(self) -> dspy.BaseLM:
         return self.lm or dspy.settings.lm
 
-    def _first(self, ask: ProposalRequest) -> "_StepReplies":
+    def _first(self, ask: ProposalRequest) -> Replies:
         """Send the requests for all templates of a step.
 
         Raises:
@@ -145,28 +150,32 @@ class LMProposer:
         try:
             match self._mode():
                 case "single":
-                    return self._singles(ask, range(ask.count)).unless_silent()
+                    replies = self._singles(ask, range(ask.count))
+                    errors = [reply for reply in replies if isinstance(reply, Fault)]
+                    if len(errors) == len(replies):
+                        raise errors[0]
+                    return replies
                 case "samples":
-                    return _StepReplies([self._request(ask, 1, slot=0, samples=ask.count)])
+                    return [self._request(ask, 1, slot=0, samples=ask.count)]
                 case _:
-                    return _StepReplies([self._request(ask, ask.count, slot=0)])
+                    return [self._request(ask, ask.count, slot=0)]
         except Fault as error:
             # Not `from error`: a traceback would print what `one_line_error` removed.
             message = f"the language model gave no proposals: {one_line_error(error, self._lm)}"
             raise ProposalError(message, fatal=isinstance(error, FATAL)) from None
 
-    def _more(self, ask: ProposalRequest, found: int) -> "_StepReplies":
+    def _more(self, ask: ProposalRequest, found: int) -> Replies:
         """Request the missing templates once more, or one by one if the model wrote only one; failures are ignored."""
         missing = ask.count - found
         if found == 1:
             return self._singles(ask, range(1, 1 + missing))
-        return _StepReplies([self._try(ask, missing, slot=1)])
+        return [self._try(ask, missing, slot=1)]
 
-    def _singles(self, ask: ProposalRequest, slots: Sequence[int]) -> "_StepReplies":
+    def _singles(self, ask: ProposalRequest, slots: Sequence[int]) -> Replies:
         threads = self.num_threads or dspy.settings.num_threads
-        return _StepReplies(in_threads(lambda slot: self._try(ask, 1, slot), slots, num_threads=threads))
+        return in_threads(lambda slot: self._try(ask, 1, slot), slots, num_threads=threads)
 
-    def _try(self, ask: ProposalRequest, count: int, slot: int) -> "LMResponse | Exception":
+    def _try(self, ask: ProposalRequest, count: int, slot: int) -> LMResponse | Exception:
         try:
             return self._request(ask, count, slot=slot)
         except BudgetError as spent:
@@ -228,16 +237,15 @@ class LMProposer:
         budget = int(self.description_tokens * share)
         if self.descriptions == "summary" and sum(map(tokens_in, ask.descriptions)) > budget:
             return self._summary(ask, budget, share)
-        choose = CHOICES["even" if self.descriptions == "summary" else self.descriptions]
-        return choose(ask.descriptions, budget, ask.step)
+        return self._choose(ask.descriptions, budget, ask.step)
 
     def _summary(self, ask: ProposalRequest, budget: int, share: float) -> list[str]:
         """Return a summary of the descriptions by the model itself, requested once per run."""
-        shown = CHOICES["even"](ask.descriptions, int(4 * self.description_tokens * share), 0)
+        shown = select_evenly(ask.descriptions, int(4 * self.description_tokens * share))
         inputs: Mapping[str, object] = {"descriptions": shown, "words": budget // 2}
         plain = _WithoutThoughts(use_json_adapter_fallback=False)  # the fallback would be a second, uncounted request
         answer = ask.once("summary", lambda: request(self._lm, plain, SummarizeDescriptions, inputs, field="summary"))
-        return CHOICES["even"](answer.texts or ask.descriptions, budget, 0)
+        return select_evenly(answer.texts or ask.descriptions, budget)
 
 
 class _WithoutThoughts(dspy.ChatAdapter):
@@ -248,24 +256,8 @@ class _WithoutThoughts(dspy.ChatAdapter):
         return fields
 
 
-class _StepReplies:
-    """Replies to the requests of a step: answers, faults, and the exhausted limit, if any."""
-
-    def __init__(self, results: "Sequence[LMResponse | Exception]") -> None:
-        self._results = list(results)
-        self.answers = [result for result in results if isinstance(result, LMResponse)]
-        self.texts = tuple(text for answer in self.answers for text in answer.texts)
-        self.ended = next((result for result in results if isinstance(result, BudgetError)), None)
-        self.fault = next((answer.fault for answer in self.answers if answer.fault), None)
-
-    def with_more(self, more: "_StepReplies") -> "_StepReplies":
-        return _StepReplies([*self._results, *more._results])
-
-    def unless_silent(self) -> "_StepReplies":
-        """Return the replies, or raise the first error if no request was answered."""
-        if not self.answers and self.ended is None:
-            raise next(result for result in self._results if isinstance(result, Exception))
-        return self
+def _texts(replies: Replies) -> list[str]:
+    return [text for reply in replies if isinstance(reply, LMResponse) for text in reply.texts]
 
 
 def _last(trials: Sequence[Trial], share: float) -> Sequence[Trial]:
