@@ -19,7 +19,7 @@ import dspy
 from dspy.utils.callback import BaseCallback
 
 from ipo_dspy._internal.renames import renamed_arguments
-from ipo_dspy.argument_checks import flag, require_int
+from ipo_dspy.argument_checks import as_template, flag, require_int
 from ipo_dspy.clip.bundled import canonical_model_name
 from ipo_dspy.clip.image_io import name_image
 from ipo_dspy.clip.model_spec import ModelSpec, has_own_weights, weights_of
@@ -63,11 +63,6 @@ class _Question:
     image: Any
     classes: tuple[str, ...]
     template: Template
-
-
-def _outputs(label: str | None, confidence: float, scores: dict[str, float]) -> dict[str, Any]:
-    """Return the fields of a prediction; `dspy.majority` counts the last one."""
-    return {"confidence": confidence, "scores": scores, "label": label}
 
 
 class ClipClassifier(dspy.Predict):
@@ -117,9 +112,8 @@ class ClipClassifier(dspy.Predict):
         allow_url: bool = False,
         callbacks: list[BaseCallback] | None = None,
     ) -> None:
-        parsed = template if isinstance(template, Template) else Template.parse(template)
         base = ClassifyAmong if classes is None else ClassifyImage
-        super().__init__(base.with_instructions(str(parsed)), callbacks=callbacks)
+        super().__init__(base.with_instructions(str(as_template(template))), callbacks=callbacks)
         self.classes = None if classes is None else check_classes(classes)
         self._saved_under: dict[str, Any] | None = None
         self.top_k = require_int("top_k", top_k, 1)
@@ -131,9 +125,8 @@ class ClipClassifier(dspy.Predict):
             self._backbone: Backbone | None = None
         else:
             weights_of(model.name, pretrained)
-            self._spec = ModelSpec(
-                canonical_model_name(model.name), model.pretrained, str(model.device), model.identity["dtype"]
-            )
+            name = canonical_model_name(model.name)
+            self._spec = ModelSpec(name, model.pretrained, str(model.device), model.identity["dtype"])
             self._backbone = model
 
     @property
@@ -178,8 +171,7 @@ class ClipClassifier(dspy.Predict):
 
     @template.setter
     def template(self, template: str | Template) -> None:
-        parsed = template if isinstance(template, Template) else Template.parse(template)
-        self.signature = self.signature.with_instructions(str(parsed))
+        self.signature = self.signature.with_instructions(str(as_template(template)))
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """Classify one image: `image=` in any form of `clip.image_io.ImageSource`; `classes=` replaces the class names.
@@ -190,9 +182,8 @@ class ClipClassifier(dspy.Predict):
         """
         from ipo_dspy.clip.image_features import encode_images
 
-        question = self._question(inputs)
-        if question is None:
-            return self._finish(inputs, _outputs(None, 0.0, {}))
+        if (question := self._question(inputs)) is None:
+            return self._finish(inputs, None)
         encoded = encode_images(self.backbone, [question.image], allow_url=self.allow_url)
         return self._finish(inputs, self._answer(encoded.features, question))
 
@@ -204,9 +195,8 @@ class ClipClassifier(dspy.Predict):
         """
         from ipo_dspy.clip.batching import encode_together
 
-        question = self._question(inputs)
-        if question is None:
-            return self._finish(inputs, _outputs(None, 0.0, {}))
+        if (question := self._question(inputs)) is None:
+            return self._finish(inputs, None)
         if self._backbone is None:
             await asyncio.to_thread(lambda: self.backbone)  # loading is slow
         features = await encode_together(self.backbone, question.image, allow_url=self.allow_url)
@@ -215,15 +205,14 @@ class ClipClassifier(dspy.Predict):
     def batch(self, examples: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
         """Classify many images like `dspy.Module.batch`, after encoding all of them together.
 
-        Args:
-            examples: examples with the field `image`, or images, in any form that a call accepts; an array or
-                tensor of images counts as a list of them.
-            *args: as for `dspy.Module.batch`.
-            **kwargs: as for `dspy.Module.batch`.
+        The examples have the field `image`, or are images in any form that a call accepts; an array or tensor of images
+        counts as a list of them. The other arguments are those of `dspy.Module.batch`.
         """
         if getattr(examples, "ndim", 4) != 4:
             raise ImageError(f"examples must be a list of images, got one {name_image(examples)}; pass [image]")
-        rows = [row if isinstance(row, dspy.Example) else _example(row) for row in examples]
+        rows = [
+            row if isinstance(row, dspy.Example) else dspy.Example(image=row).with_inputs("image") for row in examples
+        ]
         images = [row["image"] for row in rows if row.get("image") is not None]
         with contextlib.suppress(DataError):  # no image can be read: each call raises its own error
             self.encode(images, skip_unreadable=True)
@@ -242,11 +231,10 @@ class ClipClassifier(dspy.Predict):
         from ipo_dspy.clip.text_features import class_features
         from ipo_dspy.scoring.metrics import class_logits
 
-        text = class_features(self.backbone, [template], classes)[0]  # [C, D]
-        scores = class_logits(
-            image_features, text, logit_scale=self.backbone.logit_scale, logit_bias=self.backbone.logit_bias
-        )
-        return scores.softmax(dim=1)
+        backbone = self.backbone
+        text = class_features(backbone, [template], classes)[0]  # [C, D]
+        terms = {"logit_scale": backbone.logit_scale, "logit_bias": backbone.logit_bias}
+        return class_logits(image_features, text, **terms).softmax(dim=1)
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """Return DSPy's state plus class names and the model's identity; never weights.
@@ -414,10 +402,11 @@ class ClipClassifier(dspy.Predict):
         values, indices = probabilities.topk(min(self.top_k, len(question.classes)))
         scores = {question.classes[i]: p for i, p in zip(indices.tolist(), values.tolist(), strict=True)}
         label, confidence = next(iter(scores.items()))
-        return _outputs(label, confidence, scores)
+        return {"confidence": confidence, "scores": scores, "label": label}  # `dspy.majority` counts the last field
 
-    def _finish(self, inputs: dict[str, Any], answer: dict[str, Any]) -> dspy.Prediction:
+    def _finish(self, inputs: dict[str, Any], answer: dict[str, Any] | None) -> dspy.Prediction:
         """Build the prediction and record it in the trace like every DSPy predictor (GEPA reads it)."""
+        answer = answer or {"confidence": 0.0, "scores": {}, "label": None}
         return cast("dspy.Prediction", self._forward_postprocess([answer], self.signature, **inputs))
 
     def _warn_of_another_model(self, backbone: "Backbone") -> None:
@@ -431,8 +420,3 @@ class ClipClassifier(dspy.Predict):
                 "predictions will differ, re-evaluate",
                 stacklevel=3,
             )
-
-
-def _example(image: Any) -> dspy.Example:
-    """Return an image as an example of `dspy.Module.batch`."""
-    return dspy.Example(image=image).with_inputs("image")

@@ -81,27 +81,18 @@ class History:
 
     @property
     def best(self) -> Trial:
-        """The trial that ranks first.
-
-        Raises:
-            InputError: the history is empty.
-        """
-        self._check_any()
-        return min(self._by_key.values(), key=lambda t: t.rank)
+        """The trial that ranks first; raises `InputError` if there is none."""
+        return min(self._trials(), key=lambda trial: trial.rank)
 
     @property
     def start(self) -> Trial:
-        """The start template's trial, which every later one is compared with.
+        """The start template's trial, which every later one is compared with; raises `InputError` if there is none."""
+        return min(self._trials(), key=lambda trial: trial.index)
 
-        Raises:
-            InputError: the history is empty.
-        """
-        self._check_any()
-        return min(self._by_key.values(), key=lambda t: t.index)
-
-    def _check_any(self) -> None:
+    def _trials(self) -> Iterable[Trial]:
         if not self._by_key:
             raise InputError("history must hold a trial, got none; add one first: history.add(trial)")
+        return self._by_key.values()
 
     def top(self, n: int) -> list[Trial]:
         """Return the `n` best trials, best first."""

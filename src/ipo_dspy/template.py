@@ -54,7 +54,9 @@ class Template:
             raise _error("is empty", "", reason="empty")
         for line in self.lines:
             if PLACEHOLDER not in line:
-                raise _error(f"has no {PLACEHOLDER}{_hint(line)}", line, reason="no class placeholder")
+                lookalike = _LOOKALIKES.search(line)
+                note = f" ({lookalike.group()!r} is not a placeholder)" if lookalike else ""
+                raise _error(f"has no {PLACEHOLDER}{note}", line, reason="no class placeholder")
             if len(line.splitlines()) != 1:
                 raise _error("has a line break within a line", line, reason="too many lines")
 
@@ -70,8 +72,8 @@ class Template:
             raise _no_text(text)
         if hidden := _find_control_character(text):
             raise _error(f"contains the control character {hidden}", text, reason="control characters")
-        normal = unicodedata.normalize("NFC", text)
-        lines = tuple(line for line in map(_normalize_whitespace, normal.splitlines()) if line)
+        collapsed = (" ".join(line.split()) for line in unicodedata.normalize("NFC", text).splitlines())
+        lines = tuple(_PLACEHOLDER_FORMS.sub(PLACEHOLDER, line) for line in collapsed if line)
         if len(lines) > MAX_LINES:
             raise _error(f"has {len(lines)} lines, more than {MAX_LINES}", text, reason="too many lines")
         for line in lines:
@@ -162,15 +164,6 @@ def _read(name: str) -> str:
     for joiner in _JOINERS:
         name = name.replace(joiner, "")
     return unicodedata.normalize("NFC", display_class_name(name)).casefold()
-
-
-def _normalize_whitespace(line: str) -> str:
-    return _PLACEHOLDER_FORMS.sub(PLACEHOLDER, " ".join(line.split()))
-
-
-def _hint(line: str) -> str:
-    lookalike = _LOOKALIKES.search(line)
-    return f" ({lookalike.group()!r} is not a placeholder)" if lookalike else ""
 
 
 def _find_control_character(text: str) -> str | None:
