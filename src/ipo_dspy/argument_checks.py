@@ -1,4 +1,4 @@
-"""Checks of the arguments that callers pass."""
+"""Checks of the arguments that callers pass; each raises `InputError`, whose message ends with a valid example."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -27,33 +27,21 @@ def _example(name: str, value: object) -> Hint:
 
 
 def require_int(name: str, value: int, least: int) -> int:
-    """Return an integer of at least `least`.
-
-    Raises:
-        InputError: it is not such an integer.
-    """
+    """Return an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise invalid(name, f"an integer of at least {least}", value, _example(name, max(least, 8)))
     return value
 
 
 def flag(name: str, value: bool) -> bool:
-    """Return the value if it is True or False.
-
-    Raises:
-        InputError: it is neither; a string such as 'no' would count as True.
-    """
+    """Return the value if it is True or False; a string such as 'no' would count as True."""
     if not isinstance(value, bool):
         raise invalid(name, "True or False", value, _example(name, True))
     return value
 
 
 def one_of(name: str, value: str, known: Iterable[str], renamed: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Return a named choice; an old name is mapped to the current one, with a `DeprecationWarning`.
-
-    Raises:
-        InputError: an unknown name; the message lists the known names.
-    """
+    """Return a named choice; an old name is mapped to the current one, with a `DeprecationWarning`."""
     if isinstance(value, str) and value in renamed:
         warn_renamed(f"{name}={value!r}", f"{name}={renamed[value]!r}", stacklevel=5)
         return renamed[value]
@@ -64,11 +52,7 @@ def one_of(name: str, value: str, known: Iterable[str], renamed: Mapping[str, st
 
 
 def callables(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
-    """Return a list of functions as a tuple.
-
-    Raises:
-        InputError: not a list of functions.
-    """
+    """Return a list of functions as a tuple."""
     if callable(values):
         raise InputError(f"{name} must be a list, got one function; for example {name}=[print]")
     functions = tuple(values) if isinstance(values, Iterable) else None
@@ -78,11 +62,7 @@ def callables(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def having(name: str, value: Any, method: str, example: str) -> None:
-    """Check that an object has a required method.
-
-    Raises:
-        InputError: it has no such method.
-    """
+    """Check that an object has a required method."""
     if not callable(getattr(value, method, None)):
         raise InputError(f"{name} must have a method {method}(), got {value!r}; for example {name}={example}")
 

@@ -284,7 +284,7 @@ class PhraseValueModel:
         """Sample the value of each name from the posterior; unknown names are sampled from the prior."""
         known = self.mean + self._root @ rng.standard_normal(len(self.mean))
         fresh = rng.standard_normal(len(names)) * np.sqrt(PRIOR)
-        values = fresh + [self._prior(name) for name in names]
+        values: Floats = fresh + [self._prior(name) for name in names]
         for i, name in enumerate(names):
             if name in self.column:
                 values[i] = known[self.column[name]]

@@ -208,7 +208,8 @@ class LMProposer:
     def _asker(
         self, ask: ProposalRequest, count: int, slot: int, samples: int, share: float
     ) -> Callable[[], LMResponse]:
-        visible = replace(ask, shown=tuple(_last(history_for_prompt(ask, self.feedback), share)))
+        trials = history_for_prompt(ask, self.feedback)  # the best come last
+        visible = replace(ask, shown=tuple(trials[-max(1, int(len(trials) * share)) :]))
         inputs = self._inputs(visible, count, self._described(ask, share))
         config: dict[str, int] = {"rollout_id": zlib.crc32(f"{ask.seed}/{ask.step}/{slot}".encode())}
         if samples > 1:
@@ -258,11 +259,6 @@ class _WithoutThoughts(dspy.ChatAdapter):
 
 def _texts(replies: Replies) -> list[str]:
     return [text for reply in replies if isinstance(reply, LMResponse) for text in reply.texts]
-
-
-def _last(trials: Sequence[Trial], share: float) -> Sequence[Trial]:
-    """Return the best trials, which come last, and at least one of them."""
-    return trials[-max(1, int(len(trials) * share)) :] if trials else trials
 
 
 def _scored(trial: Trial, feedback: Feedback) -> ScoredTemplate:

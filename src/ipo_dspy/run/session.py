@@ -7,7 +7,7 @@ unless the caller allows them. Other images or another CLIP model always raise: 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,12 +20,7 @@ from ipo_dspy.run.journal_schema import SCHEMA
 from ipo_dspy.run.ledger import Budget, Ledger
 from ipo_dspy.run.recorder import EventRecorder
 
-MUTABLE_SETTINGS = {field.name for field in fields(Budget)} | {
-    "steps",
-    "patience",
-    "max_consecutive_errors",
-    "num_threads",
-}
+MUTABLE_SETTINGS = {"steps", "patience", "max_consecutive_errors", "num_threads", *asdict(Budget())}
 """Settings that affect only the length of a run and may change between sessions."""
 VERSIONS = ("ipo_dspy", "dspy", "litellm", "open_clip_torch", "torch")
 
@@ -56,16 +51,10 @@ class Session:
         versions = package_versions(VERSIONS)
         now, past = datetime.now(UTC).isoformat(timespec="seconds"), self.state.started
         if past is None or not self.state.has_progress:
-            self.recorder.record(
-                RunStartedEvent(
-                    event="run_started",
-                    schema=SCHEMA,
-                    started=now,
-                    seed=seed,
-                    settings=dict(settings),
-                    versions=versions,
-                )
+            started = RunStartedEvent(
+                event="run_started", schema=SCHEMA, started=now, seed=seed, settings=dict(settings), versions=versions
             )
+            self.recorder.record(started)
             return
         if past["schema"] != SCHEMA:
             raise self._refusal("a run of another version of ipo_dspy, which cannot be resumed")
@@ -100,16 +89,11 @@ class Session:
     def finish(self, status: str) -> None:
         """Record the reason for the end and the cost of the run."""
         spent = self.ledger.spent
-        self.recorder.record(
-            RunFinishedEvent(
-                event="run_finished",
-                status=status,
-                seconds=round(spent.seconds, 3),
-                calls=spent.calls,
-                tokens=spent.tokens,
-                cost=None if spent.unpriced else round(spent.cost, 6),
-            )
+        seconds, cost = round(spent.seconds, 3), None if spent.unpriced else round(spent.cost, 6)
+        finished = RunFinishedEvent(
+            event="run_finished", status=status, seconds=seconds, calls=spent.calls, tokens=spent.tokens, cost=cost
         )
+        self.recorder.record(finished)
 
     def _refusal(self, reason: str, hint: Hint | None = None) -> JournalError:
         hint = hint or Hint("use another folder, e.g. {log_dir}", log_dir=f"{self.folder}-2")

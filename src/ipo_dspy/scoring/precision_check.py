@@ -34,15 +34,11 @@ LOSS = 1e-3
 IMAGES = 1000
 """Maximum number of images to compare, evenly spaced; `SAME` allows one in a thousand to differ."""
 
-TEMPLATES = tuple(
-    map(
-        Template.parse,
-        (
-            *("a photo of a <CLASS>.", "<CLASS>", "a blurry photo of a <CLASS>.", "a drawing of the <CLASS>."),
-            *("a close-up of one <CLASS>.", "many <CLASS>", "a dark picture of the <CLASS>.", "art of a <CLASS>."),
-        ),
-    )
+_PLAIN_TEMPLATES = (
+    "a photo of a <CLASS>. | <CLASS> | a blurry photo of a <CLASS>. | a drawing of the <CLASS>. | "
+    "a close-up of one <CLASS>. | many <CLASS> | a dark picture of the <CLASS>. | art of a <CLASS>."
 )
+TEMPLATES = tuple(map(Template.parse, _PLAIN_TEMPLATES.split("|")))
 
 logger = logging.getLogger(__name__)
 

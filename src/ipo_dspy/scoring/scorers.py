@@ -4,12 +4,15 @@ The search does not know whether a scorer is one model on this machine or many o
 features, so scoring a template costs one pass of the text tower.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
+from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.cpu_threads import limited_to, threads_for
 from ipo_dspy.clip.feature_dtype import to_scoring_device, to_storage_dtype
 from ipo_dspy.clip.template_tokens import TemplateTokens, template_tokens
@@ -19,11 +22,6 @@ from ipo_dspy.scoring.candidate_classes import CandidateClasses
 from ipo_dspy.scoring.metrics import Tally, predict, tally_templates
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ipo_dspy.clip.backbone import Backbone
 
 
 class Scorer(Protocol):
@@ -84,7 +82,7 @@ class RemoteImageSet:
 class ScoringBackend(Protocol):
     """Encodes and scores images outside this process; see `RayScorer`."""
 
-    def check(self, backbone: "Backbone") -> None:
+    def check(self, backbone: Backbone) -> None:
         """Check that the backend is reachable and has the model.
 
         Raises:
@@ -93,7 +91,7 @@ class ScoringBackend(Protocol):
 
     def hold(
         self,
-        backbone: "Backbone",
+        backbone: Backbone,
         images: Sequence[Any],
         labels: Sequence[str],
         classes: Sequence[str],
@@ -112,7 +110,7 @@ class ScoringBackend(Protocol):
 
     def wide(
         self,
-        backbone: "Backbone",
+        backbone: Backbone,
         classes: Sequence[str] | None,
         *,
         skip_unreadable: bool,
@@ -140,8 +138,8 @@ class ClipScorer:
 
     def __init__(
         self,
-        backbone: "Backbone",
-        image_features: "Tensor",
+        backbone: Backbone,
+        image_features: Tensor,
         labels: Sequence[str],
         classes: Sequence[str],
         *,
@@ -152,8 +150,14 @@ class ClipScorer:
         self.labels = tuple(labels)
         self.image_features = to_storage_dtype(image_features)
         index = {name: i for i, name in enumerate(self.classes)}
-        self._targets = torch.tensor([_class_index(label, index) for label in self.labels], dtype=torch.long)  # [N]
-        self._allowed = None if choices is None else _allowed(choices, index)
+        for name in itertools.chain(self.labels, *{tuple(names) for names in choices or ()}):
+            if name not in index:
+                raise DataError(
+                    f"label {name!r} is not among the {len(index)} classes ({', '.join(self.classes[:5])}, ...)",
+                    hint=Hint("correct the label, or add it: {classes}", classes=...),
+                )
+        self._targets = torch.tensor([index[label] for label in self.labels], dtype=torch.long)  # [N]
+        self._allowed = None if choices is None else CandidateClasses.of(choices, index)
         # Other accelerators lack double precision, in which losses are summed.
         self._device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
         self._features = to_scoring_device(self.image_features, self._device)
@@ -191,19 +195,3 @@ class ClipScorer:
                 allowed=self._allowed,
             )
         return [self.classes[i] for i in predicted.tolist()]
-
-
-def _class_index(label: str, index: dict[str, int]) -> int:
-    if label not in index:
-        raise DataError(
-            f"label {label!r} is not among the {len(index)} classes ({', '.join(list(index)[:5])}, ...)",
-            hint=Hint("correct the label, or add it: {classes}", classes=...),
-        )
-    return index[label]
-
-
-def _allowed(choices: Sequence[Sequence[str]], index: dict[str, int]) -> CandidateClasses:
-    for names in {tuple(names) for names in choices}:
-        for name in names:
-            _class_index(name, index)
-    return CandidateClasses.of(choices, index)
