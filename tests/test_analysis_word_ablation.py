@@ -1,4 +1,4 @@
-"""What is left out of a template, and what that does."""
+"""Words left out of a template, and the change of the scores."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def left_out(text: str) -> list[tuple[str, str]]:
     return [(one.removed, str(one.template)) for one in leave_one_out_templates(Template.parse(text))[1:]]
 
 
-def test_punctuation_is_no_word() -> None:
+def test_punctuation_is_not_a_word() -> None:
     assert left_out("a photo (of a <CLASS>)") == [
         ("a", "photo (of a <CLASS>)"),
         ("photo", "a (of a <CLASS>)"),
@@ -154,11 +154,11 @@ def test_the_command_on_classes_that_are_not_split_prints_accuracy_and_loss(
     with pytest.raises(SystemExit) as exit:
         main(["explain", "grey-food", "--template", "a grey drawing of a <CLASS>.", "--model", "demo"])
     assert exit.value.code in (0, None)
-    told = capsys.readouterr().out
-    assert "accuracy" in told
-    assert "loss" in told
-    assert "(nothing)" in told
-    assert "a drawing of a <CLASS>." in told
+    output = capsys.readouterr().out
+    assert "accuracy" in output
+    assert "loss" in output
+    assert "(nothing)" in output
+    assert "a drawing of a <CLASS>." in output
 
 
 def test_the_command_without_a_template_or_program_says_what_to_write(capsys: pytest.CaptureFixture[str]) -> None:

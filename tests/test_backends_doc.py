@@ -86,7 +86,9 @@ def test_the_code_of_the_page_compiles_and_its_models_can_be_made() -> None:
 
 
 def propose(lm: dspy.BaseLM) -> tuple[str, ...]:
-    asked = ProposalRequest(step=1, count=1, shown=(), trials=(), descriptions=("grey",), task="tell cats from dogs")
+    asked = ProposalRequest(
+        step=1, count=1, shown=(), trials=(), descriptions=("grey",), task="distinguish cats from dogs"
+    )
     return LMProposer(lm, request_mode="batch").propose(asked).texts
 
 
@@ -105,7 +107,7 @@ def local_names(*providers: str) -> list[str]:
 
 @pytest.mark.parametrize("name", local_names("openai", "hosted_vllm"))
 def test_what_openai_like_servers_are_sent(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with OpenAIServer({"tell cats from dogs": PROPOSING, "Do not name the main subject": DESCRIBING}) as server:
+    with OpenAIServer({"distinguish cats from dogs": PROPOSING, "Do not name the main subject": DESCRIBING}) as server:
         monkeypatch.setenv("OPENAI_API_BASE", server.url)
         monkeypatch.setenv("HOSTED_VLLM_API_BASE", server.url)
         lm = build_lm(name, role="prompt_model")

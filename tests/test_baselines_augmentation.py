@@ -1,4 +1,4 @@
-"""Random pictures: crops beside torchvision's, and each operation of RandAugment by hand or beside torchvision's."""
+"""Augmented images: crops compared with torchvision's; RandAugment by hand or compared with torchvision's."""
 
 import random
 import statistics

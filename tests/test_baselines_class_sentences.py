@@ -70,12 +70,12 @@ def test_names_are_compared_as_they_are_spoken(name: str, key: str) -> None:
     assert which(features.draw(seeded())[0], own("a pie.", "a cat.")) == 0
 
 
-def test_a_class_without_sentences_is_told() -> None:
+def test_a_class_without_sentences_is_reported() -> None:
     with pytest.raises(InputError, match=r"class 'owl' has no sentences; pass sentences=\{'owl': \['...'\], ...\}"):
         SentenceFeatures(deep_toy(), CLASSES, {"cat": ["a"], "dog": ["a"]})
 
 
-def test_a_sentence_that_does_not_fit_is_told() -> None:
+def test_a_sentence_that_does_not_fit_is_reported() -> None:
     long = {**SENTENCES, "dog": ["a dog.", "very " * 90 + "old dog."]}
     with pytest.raises(
         InputError, match=r"sentence 'very very .* has 9\d tokens and the model takes 77; use a shorter"
@@ -84,14 +84,14 @@ def test_a_sentence_that_does_not_fit_is_told() -> None:
 
 
 @pytest.mark.parametrize("some", ["cat", "a cat.", [], [""], ["a cat.", 3], [b"cat"], 5, None, {"a": "cat"}, b"cat"])
-def test_what_is_no_list_of_texts_is_told(some: Any) -> None:
+def test_anything_but_a_list_of_texts_is_reported(some: Any) -> None:
     with pytest.raises(
         InputError, match=r"sentences\['cat'\] must be a list of texts, .*; for example \['a cat is seen"
     ):
         check_sentences({"cat": some})
 
 
-def test_what_is_no_mapping_is_told() -> None:
+def test_anything_but_a_mapping_is_reported() -> None:
     given: Any = ["a cat."]
     with pytest.raises(
         InputError, match=r"sentences must be a mapping, got \['a cat\.'\]; for example \{'cat': \['a cat has"
@@ -121,13 +121,13 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         (b'{"cat": 5}', r"sentences\['cat'\] must be a list of texts, got 5"),
     ],
 )
-def test_a_file_of_another_form_is_told(content: bytes, said: str, tmp_path: Path) -> None:
+def test_a_file_of_another_form_is_reported(content: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "file.json").write_bytes(content)
     with pytest.raises(InputError, match=said):
         read_sentences(tmp_path / "file.json")
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"must be a JSON file, got .*nowhere.json' \(No such file or directory\)"):
         read_sentences(tmp_path / "nowhere.json")
     os.mkfifo(tmp_path / "pipe")

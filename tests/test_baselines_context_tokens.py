@@ -104,19 +104,19 @@ def test_random_vectors_are_small_and_come_from_the_generator() -> None:
 
 
 @pytest.mark.parametrize("kind", [*PLAIN, COCA])
-def test_other_towers_are_told(kind: str) -> None:
+def test_other_towers_are_reported(kind: str) -> None:
     with pytest.raises(InputError, match="does not support learned tokens"):
         PromptedClassTexts(shared_toy(kind), CLASSES, 4)
 
 
-def test_what_does_not_fit_is_told_with_its_class() -> None:
+def test_a_class_name_that_does_not_fit_is_reported() -> None:
     with pytest.raises(
         InputError, match="73 context vectors and class 'very_large dog' have 79 tokens and the model takes 77; use a"
     ):
         PromptedClassTexts(shared_toy(), CLASSES[:3], 73)
 
 
-def test_no_classes_are_told() -> None:
+def test_no_classes_are_reported() -> None:
     with pytest.raises(InputError, match="pass at least one"):
         PromptedClassTexts(shared_toy(), (), 4)
 
@@ -132,6 +132,6 @@ def test_no_classes_are_told() -> None:
         ),
     ],
 )
-def test_a_context_that_cannot_be_is_told(given: dict[str, str | int | None], said: str) -> None:
+def test_an_impossible_context_is_reported(given: dict[str, str | int | None], said: str) -> None:
     with pytest.raises(InputError, match=said):
         check_context(**given)  # type: ignore[arg-type]

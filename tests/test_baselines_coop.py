@@ -51,12 +51,12 @@ def test_logits_are_the_equation(position: Position) -> None:
     torch.testing.assert_close(fitted.logits(images, CLASSES), expected, rtol=0, atol=1e-3)
 
 
-def test_an_unknown_position_is_told() -> None:
+def test_an_unknown_position_is_reported() -> None:
     with pytest.raises(InputError, match="position must be one of 'end', 'middle', 'front', got 'back'"):
         CoOp(position="back")  # type: ignore[arg-type]
 
 
-def test_names_that_do_not_fit_are_told() -> None:
+def test_names_that_do_not_fit_are_reported() -> None:
     fitted = CoOp(epochs=1).fit(few_shots())
     with pytest.raises(InputError, match=r"4 context vectors and class 'very very .* takes 77; use a smaller n_ctx"):
         fitted.logits(pictures(1)[0], ["cat", "very " * 80 + "old dog"])

@@ -118,7 +118,7 @@ def test_gradients_reach_prompts_couplings_and_adapters_and_nothing_else() -> No
     assert all(parameter.grad is None for parameter in deep_toy().model.parameters())
 
 
-def test_the_loss_falls_and_training_images_are_told_apart_better() -> None:
+def test_the_loss_falls_and_training_images_are_reported_apart_better() -> None:
     few = few_shots()
     settings: dict[str, Any] = {"epochs": 8, "lr": 0.02, "n_ctx": 4, "augment": False}
     free, held = (CoPrompt(**settings, consistency_weight=weight).fit(few, seed=1) for weight in (0.0, 8.0))
@@ -175,18 +175,18 @@ def test_the_published_recipe() -> None:
         ({"shots": 16}, "coprompt has no setting 'shots'; known: n_ctx, ctx_init, depth, consistency_weight, "),
     ],
 )
-def test_bad_settings_are_told_at_once(setting: dict[str, Any], said: str) -> None:
+def test_bad_settings_are_reported_at_once(setting: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         build_method("coprompt", **setting)
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-def test_a_text_tower_of_another_kind_is_told(kind: str) -> None:
+def test_a_text_tower_of_another_kind_is_reported(kind: str) -> None:
     with pytest.raises(InputError, match=r"text tower of .* does not support learned tokens"):
         CoPrompt().fit(few_shots(shared_toy(kind)))
 
 
-def test_an_image_tower_of_another_kind_is_told_before_anything_is_encoded() -> None:
+def test_an_image_tower_of_another_kind_is_reported_before_anything_is_encoded() -> None:
     few = few_shots(demo.load("pixel-animals", shots=1).program.backbone)
     with pytest.raises(InputError, match=r"image tower of .* does not support learned tokens"):
         CoPrompt(sentences={"nobody": ["such a class."]}).fit(dataclasses.replace(few, images=["nowhere.png"] * 16))

@@ -1,4 +1,4 @@
-"""What methods with prompts in the image tower share: texts, prompts, training, and the classifier."""
+"""Parts that methods with prompts in the image tower share: texts, prompts, training, and the classifier."""
 
 import copy
 import functools
@@ -135,12 +135,12 @@ def test_gradients_reach_the_prompts_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-def test_other_text_towers_are_told(kind: str) -> None:
+def test_other_text_towers_are_reported(kind: str) -> None:
     with pytest.raises(InputError, match="does not support learned tokens"):
         texts_of(shared_toy(kind), 2)
 
 
-def test_texts_that_do_not_fit_are_told() -> None:
+def test_texts_that_do_not_fit_are_reported() -> None:
     said = "73 context vectors and class 'very_large dog' have 79 tokens and the model takes 77; use a smaller n_ctx"
     with pytest.raises(InputError, match=said):
         texts_of(shared_toy(), 73, NAMES[:3])
@@ -165,7 +165,7 @@ def test_prompts_are_drawn_for_as_many_blocks_as_there_are() -> None:
     assert not torch.equal(many.first, many.deep[0])
 
 
-def test_prompts_that_cannot_be_are_told() -> None:
+def test_impossible_prompts_are_reported() -> None:
     check_prompts(0, 1)
     with pytest.raises(InputError, match=r"n_ctx must be >= 0, got -1"):
         check_prompts(-1, 1)
@@ -227,7 +227,7 @@ def test_images_pass_in_blocks_and_texts_once(monkeypatch: pytest.MonkeyPatch) -
     assert [asked for asked in fitted.model.asked if isinstance(asked[0], str)] == [("tram", "bus")]
 
 
-def test_images_that_cannot_be_read_are_told() -> None:
+def test_images_that_cannot_be_read_are_reported() -> None:
     fitted = PromptedClassifier(deep_toy(), Seeing())
     with pytest.raises(DataError, match="no images to encode"):
         fitted.features([])

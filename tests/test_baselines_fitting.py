@@ -1,4 +1,4 @@
-"""What holds for every method that learns: the loss falls, the seed decides, the backbone stays as it was."""
+"""Laws of every method that learns: the loss falls, the seed decides, the backbone stays as it was."""
 
 import copy
 import math
@@ -38,7 +38,7 @@ def learned(fitted: Any) -> list[torch.Tensor]:
     ("name", "settings", "share"),
     [("coop", FAST, 0.8), ("cocoop", FAST, 0.8), ("maple", SLOW, 0.8), ("vpt", SLOW, 0.9)],
 )
-def test_the_loss_falls_and_training_images_are_told_apart_better(
+def test_the_loss_falls_and_training_images_are_reported_apart_better(
     name: str, settings: dict[str, Any], share: float
 ) -> None:
     few = few_shots()
@@ -122,9 +122,9 @@ def test_novel_classes_are_named_when_it_is_asked(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_progress_counts_all_steps(name: str) -> None:
-    told: list[tuple[int, int]] = []
-    build_method(name, epochs=2, batch_size=5).fit(few_shots(), progress=lambda *at: told.append(at))
-    assert told == [(done, 6) for done in range(1, 7)]
+    reported: list[tuple[int, int]] = []
+    build_method(name, epochs=2, batch_size=5).fit(few_shots(), progress=lambda *at: reported.append(at))
+    assert reported == [(done, 6) for done in range(1, 7)]
 
 
 @pytest.mark.parametrize("name", CONTEXTS)
@@ -139,13 +139,13 @@ def test_progress_counts_all_steps(name: str) -> None:
         ({"shots": 16}, "has no setting 'shots'; known: n_ctx, ctx_init, "),
     ],
 )
-def test_bad_settings_are_told_at_once(name: str, setting: dict[str, Any], said: str) -> None:
+def test_bad_settings_are_reported_at_once(name: str, setting: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         build_method(name, **setting)
 
 
 @pytest.mark.parametrize("name", CONTEXTS)
-def test_towers_that_take_no_tokens_are_told(name: str) -> None:
+def test_towers_that_take_no_tokens_are_reported(name: str) -> None:
     with pytest.raises(InputError, match="does not support learned tokens"):
         build_method(name).fit(few_shots(shared_toy("siglip")))
 

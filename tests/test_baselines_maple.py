@@ -36,8 +36,8 @@ def unread(backbone: Backbone, classes: tuple[str, ...] = CLASSES) -> FewShotTas
     return FewShotTask(backbone, ["missing.png"], [classes[0]], classes, PHOTO)
 
 
-def told(parameters: list[Tensor]) -> list[bool]:
-    """Which of them have gradients."""
+def learns(parameters: list[Tensor]) -> list[bool]:
+    """Return for each parameter if it has a gradient other than zero."""
     return [one.grad is not None and bool(one.grad.abs().sum() > 0) for one in parameters]
 
 
@@ -72,7 +72,7 @@ def test_prompts_and_couplings_are_those_of_the_smaller_tower() -> None:
         assert all(one.is_leaf and one.requires_grad for one in model.parameters)
 
 
-def test_deep_couplings_start_alike_and_go_their_own_ways() -> None:
+def test_deep_couplings_start_equal_and_diverge() -> None:
     backbone = deep_toy(image=3, text=3)
     first, second, third = start(backbone=backbone).couplings
     assert not torch.equal(first.weight, second.weight)
@@ -117,9 +117,9 @@ def test_both_towers_have_deep_prompts_in_the_places_of_the_first() -> None:
 def test_gradients_of_images_reach_all_and_those_of_texts_the_prompts() -> None:
     backbone, seeing, reading = deep_toy(), start(), start()
     torch.autograd.backward(seeing.image_features(preprocess(backbone, pictures(1)[0]))[:, 0].sum())
-    assert all(told(seeing.parameters))
+    assert all(learns(seeing.parameters))
     torch.autograd.backward(reading.text_features(CLASSES)[:, 0].sum())
-    assert told(reading.parameters) == [True] * 2 + [False] * 4
+    assert learns(reading.parameters) == [True] * 2 + [False] * 4
     assert all(parameter.grad is None for parameter in backbone.model.parameters())
 
 
@@ -133,18 +133,18 @@ def test_other_words_and_more_tokens_than_they_have() -> None:
 
 
 @pytest.mark.parametrize("kind", ["siglip", "not causal", COCA])
-def test_text_towers_of_another_kind_are_told_before_an_image_is_read(kind: str) -> None:
+def test_text_towers_of_another_kind_are_reported_before_an_image_is_read(kind: str) -> None:
     with pytest.raises(InputError, match=r"text tower of .* does not support learned tokens"):
         MaPLe().fit(unread(shared_toy(kind)))
 
 
-def test_image_towers_of_another_kind_are_told_before_an_image_is_read() -> None:
+def test_image_towers_of_another_kind_are_reported_before_an_image_is_read() -> None:
     backbone = load_backbone(f"local-dir:{demo.model_path()}", None, device="cpu")
     with pytest.raises(InputError, match=r"image tower of .* does not support learned tokens: .* use e\.g\. 'ViT-B-16"):
         MaPLe().fit(unread(backbone))
 
 
-def test_names_that_do_not_fit_are_told_before_an_image_is_read() -> None:
+def test_names_that_do_not_fit_are_reported_before_an_image_is_read() -> None:
     with pytest.raises(InputError, match=r"class 'very very .* takes 77; use a smaller n_ctx or a shorter name"):
         MaPLe().fit(unread(deep_toy(), ("very " * 80 + "old dog", "cat")))
 
@@ -159,6 +159,6 @@ def test_names_that_do_not_fit_are_told_before_an_image_is_read() -> None:
         ({"position": "end"}, "maple has no setting 'position'; known: n_ctx, ctx_init, depth, epochs, batch_size, lr"),
     ],
 )
-def test_bad_settings_are_told_at_once(setting: dict[str, Any], said: str) -> None:
+def test_bad_settings_are_reported_at_once(setting: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         build_method("maple", **setting)

@@ -50,7 +50,7 @@ def fit(seed: int = 0, **settings: Any) -> PromptedClassifier[IndependentPrompts
 
 
 def unprompted(few: FewShotTask) -> ModelOutputs:
-    """What the model without prompts says."""
+    """Logits of the model without prompts."""
     return compute_outputs(
         few.backbone, encode_images(few.backbone, few.images).features, frozen_text(few.backbone, few.classes)
     )
@@ -138,7 +138,7 @@ def test_the_frozen_texts_are_a_plain_mean_over_the_first_sixty_templates() -> N
         near(row, mean / mean.norm())
 
 
-def test_a_class_that_does_not_fit_the_sixty_is_told() -> None:
+def test_a_class_that_does_not_fit_the_sixty_is_reported() -> None:
     with pytest.raises(TemplateError, match=r"filled with class .* tokens and the model takes 77; shorten"):
         frozen_text(deep_toy(), ["cat", "very " * 68 + "old dog"])
 
@@ -166,7 +166,7 @@ def test_gradients_reach_the_prompts_of_both_towers_and_nothing_else() -> None:
     assert all(parameter.grad is None for parameter in deep_toy().model.parameters())
 
 
-def test_the_loss_falls_and_training_images_are_told_apart_better() -> None:
+def test_the_loss_falls_and_training_images_are_reported_apart_better() -> None:
     few = few_shots()
     fitted = PromptSRC(epochs=6, lr=0.05, gpa_mean=6.0).fit(few)
     assert fitted.losses[-1] < 0.8 * fitted.losses[0]
@@ -176,7 +176,7 @@ def test_the_loss_falls_and_training_images_are_told_apart_better() -> None:
 
 
 def apart(fitted: PromptedClassifier[IndependentPrompts], few: FewShotTask) -> tuple[float, float]:
-    """How far text features and image features are from those of the frozen model."""
+    """Distances of text features and image features from those of the frozen model."""
     kept = unprompted(few)
     text, image = fitted.text_features(few.classes), fitted.features(few.images)
     return (text - kept.text).abs().mean().item(), (image - kept.image).abs().mean().item()
@@ -222,18 +222,18 @@ def test_the_published_recipe() -> None:
         ({"shots": 16}, "promptsrc has no setting 'shots'; known: n_ctx, ctx_init, depth, text_weight, "),
     ],
 )
-def test_bad_settings_are_told_at_once(setting: dict[str, Any], said: str) -> None:
+def test_bad_settings_are_reported_at_once(setting: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         build_method("promptsrc", **setting)
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-def test_a_text_tower_of_another_kind_is_told(kind: str) -> None:
+def test_a_text_tower_of_another_kind_is_reported(kind: str) -> None:
     with pytest.raises(InputError, match=r"text tower of .* does not support learned tokens"):
         PromptSRC().fit(few_shots(shared_toy(kind)))
 
 
-def test_an_image_tower_of_another_kind_is_told_before_an_image_is_read() -> None:
+def test_an_image_tower_of_another_kind_is_reported_before_an_image_is_read() -> None:
     few = few_shots(demo.load("pixel-animals", shots=1).program.backbone)
     with pytest.raises(InputError, match=r"image tower of .* does not support learned tokens"):
         PromptSRC().fit(dataclasses.replace(few, images=["nowhere.png"] * 16))

@@ -20,7 +20,7 @@ from ipo_dspy.baselines.towers import ImageTower, TextTower
 
 RECORDED: dict[str, Any] = json.loads(FILE.read_text())
 LOSS, SHARE = 2e-4, 1e-3
-"""How far losses may be off, and gradients and moves, as a share of their length."""
+"""Tolerances of losses, and of gradients and moves as a share of their length."""
 
 
 def difference(method: str) -> float:

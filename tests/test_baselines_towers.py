@@ -74,12 +74,12 @@ def test_towers_that_want_the_batch_second(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [*PLAIN, COCA])
-def test_text_towers_of_another_kind_are_told(kind: str) -> None:
+def test_text_towers_of_another_kind_are_reported(kind: str) -> None:
     with pytest.raises(InputError, match=r"text tower of .* does not support learned tokens: .* use a CLIP such as"):
         TextTower(shared_toy(kind))
 
 
-def test_image_towers_of_another_kind_are_told() -> None:
+def test_image_towers_of_another_kind_are_reported() -> None:
     with pytest.raises(InputError, match="pools at its class token, unlike ResNets, CoCa and SigLIP"):
         ImageTower(shared_toy(COCA))
 
@@ -107,7 +107,7 @@ def test_gradients_reach_what_is_put_in_and_nothing_else(tmp_path: Path) -> None
 
 
 def test_deep_tokens_take_the_places_after_the_first() -> None:
-    """What stood at a place before does not matter but through the blocks before; a hook on the block sees them."""
+    """A replaced token matters only through the blocks before; a hook on the block sees the new ones."""
     backbone = shared_toy()
     text = TextTower(backbone)
     embedded, deep = text.embed(backbone.token_ids(TEXTS)), torch.randn(2, 32)
@@ -139,7 +139,7 @@ def test_visual_tokens_stand_last(tmp_path: Path) -> None:
     assert torch.equal(second[:, 5:], deep.expand(3, -1, -1))
 
 
-def test_too_many_deep_prompts_are_told() -> None:
+def test_too_many_deep_prompts_are_reported() -> None:
     text, image, one = TextTower(shared_toy()), ImageTower(shared_toy()), torch.zeros(1, 32)
     embedded = text.embed(shared_toy().token_ids(TEXTS))
     with pytest.raises(InputError, match="2 deep prompts, but the tower has 2 blocks; pass at most 1"):
@@ -167,6 +167,6 @@ def test_half_precision_towers_take_float32_tokens(tmp_path: Path) -> None:
     near(features[1], features[0], atol=0.05)
 
 
-def test_lists_that_are_too_long_are_told() -> None:
+def test_lists_that_are_too_long_are_reported() -> None:
     with pytest.raises(InputError, match="100 tokens exceed the context of 77"):
         TextTower(shared_toy()).embed([(1,) * 100])

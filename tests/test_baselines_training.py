@@ -74,7 +74,7 @@ def test_the_rate_is_what_moves_the_parameters() -> None:
 
 
 def test_progress_counts_all_steps() -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     weight, recipe = torch.zeros(1, requires_grad=True), SGDConfig(epochs=2, batch_size=4, lr=0.1)
     train(
         [weight],
@@ -82,9 +82,9 @@ def test_progress_counts_all_steps() -> None:
         10,
         recipe=recipe,
         generator=torch.Generator(),
-        progress=lambda *at: told.append(at),
+        progress=lambda *at: reported.append(at),
     )
-    assert told == [(done, 4) for done in range(1, 5)]
+    assert reported == [(done, 4) for done in range(1, 5)]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,6 @@ def test_progress_counts_all_steps() -> None:
         ({"lr": 0.0}, "lr must be positive, got 0.0"),
     ],
 )
-def test_settings_that_learn_nothing_are_told(setting: dict[str, float], said: str) -> None:
+def test_settings_that_learn_nothing_are_reported(setting: dict[str, float], said: str) -> None:
     with pytest.raises(InputError, match=said):
         SGDConfig(**{"epochs": 1, "batch_size": 1, "lr": 0.1, **setting})  # type: ignore[arg-type]

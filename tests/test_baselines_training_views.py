@@ -1,4 +1,4 @@
-"""Training images as pixels: the evaluation transform once, or random pictures drawn anew at every step."""
+"""Training images as pixels: the evaluation transform once, or random views drawn at every step."""
 
 import functools
 import random
@@ -38,7 +38,7 @@ def test_pixels_are_what_the_model_is_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("draw", [None, random_crop_flip])
-def test_an_image_that_cannot_be_read_is_told_with_its_place(draw: augment.Draw | None) -> None:
+def test_an_image_that_cannot_be_read_is_reported_with_its_place(draw: augment.Draw | None) -> None:
     few = few_shots(shots=1)
     for place in (0, 3):
         images = [*few.images[:place], "missing.png", *few.images[place + 1 :]]
@@ -58,7 +58,7 @@ def test_without_a_draw_views_are_the_images_and_the_generator_is_left_alone() -
 
 
 @pytest.mark.parametrize("draw", [random_crop_flip, rand_augment])
-def test_views_are_drawn_anew_and_the_generator_decides(draw: augment.Draw) -> None:
+def test_each_view_is_drawn_again_from_the_generator(draw: augment.Draw) -> None:
     few, before = few_shots(shots=1), torch.random.get_rng_state()
 
     def two(seed: int) -> tuple[Tensor, Tensor]:
@@ -106,7 +106,7 @@ def test_features_of_training_images_are_encoded_once_or_of_each_crop() -> None:
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, name: str, method: str, **settings: Any) -> tuple[int, Any]:
-    """How often a picture is drawn in a training on 8 images, and what is learned."""
+    """Return how often a view is drawn in a training on 8 images, and the learned parameters."""
     count, draw = 0, getattr(augment, name)
 
     def counting(*given: Any) -> Image.Image:

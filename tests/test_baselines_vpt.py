@@ -134,14 +134,14 @@ def test_any_text_tower_will_do() -> None:
 
 
 @pytest.mark.parametrize("kind", [COCA, "demo"])
-def test_image_towers_of_another_kind_are_told_before_an_image_is_read(kind: str) -> None:
+def test_image_towers_of_another_kind_are_reported_before_an_image_is_read(kind: str) -> None:
     bundled = kind == "demo"
     backbone = load_backbone(f"local-dir:{demo.model_path()}", None, device="cpu") if bundled else shared_toy(kind)
     with pytest.raises(InputError, match=r"image tower of .* does not support learned tokens"):
         VPT().fit(unread(backbone))
 
 
-def test_templates_that_do_not_fit_are_told_before_an_image_is_read() -> None:
+def test_templates_that_do_not_fit_are_reported_before_an_image_is_read() -> None:
     with pytest.raises(TemplateError, match=r"filled with class .* tokens and the model takes 77; shorten"):
         VPT(template=f"a {'very ' * 80} old <CLASS>.").fit(unread(deep_toy()))
     with pytest.raises(TemplateError, match="<CLASS>"):
@@ -161,6 +161,6 @@ def test_templates_that_do_not_fit_are_told_before_an_image_is_read() -> None:
         ),
     ],
 )
-def test_bad_settings_are_told_at_once(setting: dict[str, Any], said: str) -> None:
+def test_bad_settings_are_reported_at_once(setting: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         build_method("vpt", **setting)

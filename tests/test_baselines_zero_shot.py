@@ -32,7 +32,7 @@ def test_it_is_the_classifier_with_that_template(task: demo.DemoTask, few: FewSh
     assert found.loss == pytest.approx(of_program.score.loss, abs=1e-5)
 
 
-def test_the_ensemble_is_the_mean_of_normalised_features(task: demo.DemoTask, few: FewShotTask) -> None:
+def test_the_ensemble_is_the_mean_of_normalized_features(task: demo.DemoTask, few: FewShotTask) -> None:
     classes, images = task.classes[:3], [example.image for example in task.valset][:4]
     filled = [line for name in classes for line in imagenet_templates().fill(name)]
     each = few.backbone.encode_tokens_plain(few.backbone.token_ids(filled))  # [C * 80, D]
@@ -69,7 +69,7 @@ def test_novel_classes_are_named_when_it_is_asked(few: FewShotTask) -> None:
     torch.testing.assert_close(together[:, len(few.classes) :], fitted.logits(image, novel.classes))
 
 
-def test_a_template_that_does_not_fit_is_told(task: demo.DemoTask, few: FewShotTask) -> None:
+def test_a_template_that_does_not_fit_is_reported(task: demo.DemoTask, few: FewShotTask) -> None:
     long = TemplateClassifier(few.backbone, Template.parse(f"a {'very ' * 40} old <CLASS>."))
     with pytest.raises(TemplateError, match=r"filled with class 'bat' has 46 tokens and the model takes 32; shorten"):
         long.logits([task.valset[0].image], ["bat", "bear"])

@@ -1,4 +1,4 @@
-"""What a cell's key tells apart, and the rows on disk."""
+"""Keys of cells, which differ where results may differ, and the rows on disk."""
 
 import json
 from dataclasses import replace
@@ -22,8 +22,8 @@ CELL = Cell("demo", "grey-food", "ipo", 1, 1, Settings())
 
 
 def row(key: str, **more: object) -> Row:
-    told = {"suite": "demo", "dataset": "grey-food", "method": "ipo", "shots": 1, "seed": 1, "decisive": {}}
-    return Row(**{**told, "key": key, **more})  # type: ignore[arg-type]  # of many types
+    fields = {"suite": "demo", "dataset": "grey-food", "method": "ipo", "shots": 1, "seed": 1, "decisive": {}}
+    return Row(**{**fields, "key": key, **more})  # type: ignore[arg-type]  # of many types
 
 
 @pytest.mark.parametrize(

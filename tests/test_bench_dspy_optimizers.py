@@ -42,7 +42,7 @@ def test_the_budget_is_kept_and_used(compile_program: Any, least: float) -> None
     with suppress_output(), dspy.context(callbacks=[counted]):
         best = compile_program(task.program.deepcopy(), OptimizerBudget(list(task.trainset), lm, BUDGET, 1))
     assert "<CLASS>" in str(best.template)
-    # They cannot all be told a number: what was begun is finished.
+    # They cannot all be given a limit: a step that has begun is finished.
     assert least * BUDGET < counted.count <= 1.2 * BUDGET
 
 
@@ -73,7 +73,7 @@ def test_quiet_holds_for_the_thread_and_the_optimizers_only(
     assert caplog.messages[-1] == "later"
 
 
-def test_a_cell_of_copro_tells_what_it_asked_and_found(
+def test_a_cell_of_copro_records_its_requests_and_its_result(
     tmp_path: Path, no_cache: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)

@@ -44,7 +44,7 @@ def test_points_are_means_and_errors_in_the_order_of_shots() -> None:
     assert one_seed["base, %"]["IPO"] == ErrorBarSeries((1, 16), (60.0, 80.0), (0.0, 0.0))
 
 
-def test_what_is_missing_is_no_point() -> None:
+def test_missing_results_are_not_drawn() -> None:
     some = {key: row for key, row in rows().items() if row.method == "clip" or row.shots == 16}
     assert panels(GRID, some, "average")["H, %"]["IPO"].at == (16,)
     assert list(panels(replace(GRID, seeds=(3,)), some, "average")["H, %"]) == ["CLIP"]

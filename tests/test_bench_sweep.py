@@ -32,7 +32,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
 
 
 class Listening(SweepObserver):
-    """Keeps what it is told; `stop` is called at the n-th better template of a method."""
+    """Records its calls; `stop` is called at the n-th better template of a method."""
 
     def __init__(self, stopper: StopSignal | None = None, at: int = 0) -> None:
         self.begun: list[Cell] = []
@@ -115,7 +115,7 @@ def wait_for_trials(folder: Path, cell: int) -> None:
     raise AssertionError("no cell has begun")
 
 
-def test_a_stop_ends_the_sweep_after_the_step_and_it_goes_on(whole: SweepResult, tmp_path: Path) -> None:
+def test_a_stop_ends_the_sweep_after_the_step_and_it_can_be_resumed(whole: SweepResult, tmp_path: Path) -> None:
     stopper = StopSignal()
     stopped = run(tmp_path, stopper=stopper, audience=Listening(stopper, at=2))
     assert stopped.stopped
@@ -163,11 +163,11 @@ def test_rows_of_other_code_are_not_used_again(tmp_path: Path, monkeypatch: pyte
 def test_an_error_in_a_row_names_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "planted-and-unmistakable-value")
 
-    class Telling(SmallSuite):
+    class SecretInError(SmallSuite):
         def load(self, name: str, *, shots: int, seed: int) -> BaseNovelSplit:
             raise RuntimeError("GET https://me:hunter2@host/x?key=1 with planted-and-unmistakable-value\nfailed")
 
-    (row,) = run(tmp_path, grid(datasets=("grey-food",), methods=("clip",)), suite=Telling()).failed
+    (row,) = run(tmp_path, grid(datasets=("grey-food",), methods=("clip",)), suite=SecretInError()).failed
     assert row.error is not None
     assert [part for part in ("planted", "hunter2", "\n") if part in row.error] == []
     assert "planted" not in (tmp_path / ROWS).read_text()
@@ -178,12 +178,14 @@ def test_more_cells_are_no_change(tmp_path: Path) -> None:
     assert len(run(tmp_path, grid(datasets=("grey-food",), seeds=(1,))).rows) == 2
 
 
-def test_more_shots_than_a_class_has_images_are_told_once(tmp_path: Path) -> None:
+def test_more_shots_than_a_class_has_images_are_reported_once(tmp_path: Path) -> None:
     listening = Listening()
     few = grid(datasets=("grey-food",), shots=(17,), methods=("ipo",), settings=Settings(steps=0))
     swept = run(tmp_path, few, audience=listening)
-    (told,) = listening.said
-    assert told.startswith("grey-food: 5 of 5 classes have fewer than 17 training images (all of them are used), e.g. ")
+    (warning,) = listening.said
+    assert warning.startswith(
+        "grey-food: 5 of 5 classes have fewer than 17 training images (all of them are used), e.g. "
+    )
     assert [row.train_images for row in swept.rows.values()] == [5 * 16] * 2
 
 

@@ -99,7 +99,7 @@ def test_missing_figures_are_dashes() -> None:
     assert "| grey-food | IPO | - | - | - |" in render([paper_table(GRID, {}, DemoSuite(), 1)], "md")
 
 
-def test_the_papers_figures_stand_beside_ours_where_they_are_about_the_same() -> None:
+def test_the_papers_figures_stand_next_to_ours_where_they_are_about_the_same() -> None:
     suite = PaperSuite(Path())
     names = tuple(suite.titles)
     assert len(names) == 11
@@ -151,7 +151,7 @@ def test_unknown_names_list_the_known() -> None:
         render([], "x")
 
 
-def test_the_page_tells_templates_price_and_source() -> None:
+def test_the_page_shows_templates_price_and_source() -> None:
     found = rows()
     whole = [
         replace(

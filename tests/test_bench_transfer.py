@@ -76,7 +76,7 @@ def test_all_classes_are_learned_from(swept: SweepResult) -> None:
     assert DemoSuite().whole("grey-food", shots=2).train.counts() == dict.fromkeys(classes, 2)
 
 
-def test_a_sweep_goes_on_and_base_to_novel_cells_are_others(swept: SweepResult, tmp_path: Path) -> None:
+def test_a_sweep_resumes_and_base_to_novel_cells_are_others(swept: SweepResult, tmp_path: Path) -> None:
     one = replace(GRID, methods=("clip",))
     suite = OwnTemplates()
     assert len(run(tmp_path, one, suite=suite).rows) == 1
@@ -164,7 +164,7 @@ def test_failed_cells_are_left_out() -> None:
     assert "| average | IPO | - |" in render([transfer_table(GRID, {}, DemoSuite(), 1)], "md")
 
 
-def test_the_page_tells_source_and_targets_of_each_template() -> None:
+def test_the_page_shows_source_and_targets_of_each_template() -> None:
     table, rows = transfer_table(GRID, measured(), DemoSuite(), 1), list(measured().values())
     text = page(Content([table], rows, len(rows), DemoSuite(), "x"))
     assert "| data set | method | shots | seed | template | source | targets |" in text
@@ -196,7 +196,7 @@ def test_the_papers_data_sets_are_read_whole(tmp_path: Path) -> None:
     assert str(sketch.template) == "a photo of a <CLASS>."
 
 
-def test_what_cannot_be_learned_on_or_tested_on_is_told() -> None:
+def test_unusable_sources_and_targets_are_reported() -> None:
     suite = PaperSuite(Path())
     with pytest.raises(DataError, match=r"ImageNet-A is for testing only; choose a source from imagenet, caltech101,"):
         chosen_transfer("imagenet_a", None, suite)
@@ -244,10 +244,12 @@ def test_a_dry_run_counts_the_images_of_all_classes(capsys: pytest.CaptureFixtur
     )
     _, out, _ = call(capsys, "--transfer", "grey-food", *asked)
     classes = len(demo.load("grey-food", classes="all").classes)
-    assert json.loads(out)["calls"] == 1 + classes + 1  # a greeting, a description of each image, a question
+    assert json.loads(out)["calls"] == 1 + classes + 1  # a ping, a description of each image, a request for templates
 
 
-def test_missing_targets_are_told_before_anything_is_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_missing_targets_are_reported_before_anything_is_read(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     plant_dtd(tmp_path)
     where = ("--suite", "paper", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--methods", "clip,ipo")
     code, _, err = call(capsys, *where, "--transfer", "dtd", "--datasets", "eurosat,imagenet_a")

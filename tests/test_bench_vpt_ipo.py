@@ -64,7 +64,7 @@ def test_a_cell_that_was_killed_goes_on_with_the_prompts_that_it_had(tmp_path: P
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
-def test_damaged_prompts_are_told_with_what_to_do(tmp_path: Path) -> None:
+def test_damaged_prompts_are_reported_with_a_remedy(tmp_path: Path) -> None:
     run(tmp_path, one())
     (tmp_path / ROWS).write_text("")
     path = kept(tmp_path, one())

@@ -29,6 +29,11 @@ def test_docstrings_that_open_with_a_question_fail(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "module.py:1: 'Whether': use a command or a noun phrase\n")
 
 
+def test_names_of_tests_are_read_as_sentences(tmp_path: Path) -> None:
+    done = check(tmp_path, "test_run.py", "def test_it_goes_on() -> None: ...\n")
+    assert (done.returncode, done.stdout) == (1, "test_run.py:1: 'goes on': use continue, resume\n")
+
+
 def test_plain_english_passes(tmp_path: Path) -> None:
     done = check(tmp_path, "page.md", "Images are encoded once. The result is no longer than a line.\n")
     assert (done.returncode, done.stdout) == (0, "")

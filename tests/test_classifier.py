@@ -131,7 +131,7 @@ def test_evaluate_agrees_with_our_own_evaluation(task: demo.DemoTask) -> None:
     assert evaluate(task.program, examples)[0].score.accuracy == pytest.approx(theirs.score, abs=0.01)
 
 
-def test_an_ensemble_averages_normalised_features(task: demo.DemoTask, backbone: Backbone) -> None:
+def test_an_ensemble_averages_normalized_features(task: demo.DemoTask, backbone: Backbone) -> None:
     lines = ["a photo of a <CLASS>.", "pixel art of a <CLASS>."]
     single = class_features(backbone, [Template.parse(line) for line in lines], task.classes)
     both = class_features(backbone, [Template.parse("\n".join(lines))], task.classes)[0]

@@ -222,7 +222,7 @@ def test_debug_shows_the_traceback_and_progress_is_silent_in_a_pipe(photos: Path
     assert in_a_process("optimize").returncode == 2
 
 
-def test_nothing_moves_where_there_is_no_terminal(tmp_path: Path) -> None:
+def test_nothing_moves_without_a_terminal(tmp_path: Path) -> None:
     done = in_a_process("demo", "pixel-animals", "--steps", "1", "--shots", "1", "--log-dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert len(done.stderr.splitlines()) == 1  # what the task is
@@ -259,7 +259,7 @@ def test_a_terminal_without_utf8_gets_escapes_instead_of_a_traceback(
     assert json.loads(machine.stdout)[0]["image"] == str(picture)
 
 
-def test_bad_images_of_all_parts_are_told_at_once_before_the_search(
+def test_bad_images_of_all_parts_are_reported_at_once_before_the_search(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = tmp_path / "photos"

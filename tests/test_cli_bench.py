@@ -55,7 +55,7 @@ def test_the_table_is_printed_and_printed_again_without_measuring(capsys: pytest
 @pytest.mark.parametrize(
     "options", [["--prompt-model", "openai/gpt-4o-mini"], ["--description-model", "openai/gpt-4o-mini"]]
 )
-def test_a_model_without_a_key_is_told_before_the_first_cell(
+def test_a_model_without_a_key_is_reported_before_the_first_cell(
     options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -65,7 +65,7 @@ def test_a_model_without_a_key_is_told_before_the_first_cell(
     assert Path("runs", "bench", "rows.jsonl").read_text() == ""
 
 
-def test_a_wrong_key_ends_the_sweep_and_is_no_result(
+def test_a_wrong_key_ends_the_sweep_and_is_not_a_result(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -145,12 +145,14 @@ def test_what_cannot_be_used_is_one_line(capsys: pytest.CaptureFixture[str], mor
     assert not Path("runs").exists()
 
 
-def test_a_dry_run_tells_the_cost_and_measures_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_the_cost_and_measures_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("--prompt-model", "openai/gpt-4o-mini", "--description-model", "openai/gpt-4o-mini")
     code, out, _ = call(capsys, *CALL, "--steps", "10", *asked, "--dry-run", "--json")
     found = json.loads(out)
     assert code == 0
-    assert found["calls"] == 2 * (1 + 5 + 10)  # two seeds: a greeting, a description of each image, the questions
+    assert found["calls"] == 2 * (
+        1 + 5 + 10
+    )  # two seeds: a ping, a description of each image, the requests for templates
     assert found["cost"] > 0
     assert not Path("runs").exists()
 
@@ -166,7 +168,7 @@ def test_a_dry_run_counts_all_that_ask(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_password_in_an_address_is_kept_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
     address = "api_base=http://me:planted@127.0.0.1:9/v1?key=planted"
-    for more in ((), ("--steps", "2")):  # the second time the settings that changed are told
+    for more in ((), ("--steps", "2")):  # the second time the changed settings are listed
         _, out, err = call(capsys, *CALL, "--prompt-model", "openai/x", "--prompt-model-kwargs", address, *more)
         assert "planted" not in out + err
     files = [path for path in Path("runs").rglob("*") if path.is_file()]
@@ -182,7 +184,7 @@ def test_changed_settings_are_refused_in_the_words_of_the_command_line(capsys: p
     assert "--allow-config-changes" in err
 
 
-def test_missing_data_sets_are_told_as_data_check_tells_them(
+def test_missing_data_sets_are_reported_as_data_check_reports_them(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     plant_dtd(tmp_path)
@@ -194,7 +196,7 @@ def test_missing_data_sets_are_told_as_data_check_tells_them(
     assert "dtd: " not in err
 
 
-def test_methods_that_the_model_cannot_run_are_left_out_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_methods_that_the_model_cannot_run_are_left_out_with_a_message(capsys: pytest.CaptureFixture[str]) -> None:
     call_all = ("bench", "--datasets", "grey-food", "--shots", "1", "--seeds", "1", "--steps", "1", "--json")
     quick = ("--method-arg", "coop.epochs=1", "--method-arg", "cocoop.epochs=1")
     code, out, err = call(capsys, *call_all, *quick, "--model", "demo")
@@ -202,10 +204,10 @@ def test_methods_that_the_model_cannot_run_are_left_out_and_told(capsys: pytest.
     methods = {row["method"] for row in json.loads(out)["rows"]}
     assert {"clip", "coop", "ipo"} <= methods
     assert "promptsrc" not in methods
-    told = next(line for line in err.splitlines() if line.startswith("left out: "))
-    assert "promptsrc" in told
-    assert "the image tower of" in told
-    assert "does not support learned tokens" in told
+    left_out = next(line for line in err.splitlines() if line.startswith("left out: "))
+    assert "promptsrc" in left_out
+    assert "the image tower of" in left_out
+    assert "does not support learned tokens" in left_out
     code, out, err = call(capsys, *CALL, "--methods", "clip,promptsrc", "--model", "demo", "--out", "named")
     assert (code, out) == (2, "")
     assert "does not support learned tokens" in err

@@ -1,4 +1,4 @@
-"""`ipo-dspy cache`: it says what is kept and removes what it is told to, and nothing unasked."""
+"""`ipo-dspy cache`: it lists the cached features and removes only those that it is asked to."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
-    """What a command prints, on stderr if it fails."""
+    """Return the output of a command, from stderr if it fails."""
     for one in module._STORES:
         one._close()  # as a process of its own would begin
     with pytest.raises(SystemExit) as ended:
@@ -52,10 +52,10 @@ def test_info(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert f"{folder}: " in shown
     assert "of at most 10 GB" in shown
     assert any("ViT-B-32 openai" in line and "1111" in line and " 3 " in line for line in shown.splitlines())
-    told = json.loads(said(capsys, "info", "--json"))
-    assert (told["folder"], told["limit"]) == (str(folder), 10_000_000_000)
-    assert 200 * 768 * 4 < told["bytes"] < 2_000_000
-    assert told["models"][0].keys() >= {"name", "fingerprint", "arithmetic", "software", "images", "bytes", "used"}
+    report = json.loads(said(capsys, "info", "--json"))
+    assert (report["folder"], report["limit"]) == (str(folder), 10_000_000_000)
+    assert 200 * 768 * 4 < report["bytes"] < 2_000_000
+    assert report["models"][0].keys() >= {"name", "fingerprint", "arithmetic", "software", "images", "bytes", "used"}
     monkeypatch.setenv("IPO_DSPY_CACHE", str(folder.parent / "new"))
     assert said(capsys, "info").endswith("0 B of at most 10 GB; no image has been encoded yet\n")
     assert not (folder.parent / "new").exists()
@@ -66,8 +66,8 @@ def test_clear_of_one_model_by_name_or_fingerprint(folder: Path, capsys: pytest.
     assert images(capsys) == {SMALL.name: 3}
     assert "removed 3 images" in said(capsys, "clear", "--model", SMALL.name, "--yes")
     assert images(capsys) == {}
-    told = said(capsys, "clear", "--model", "else", "--yes", code=2)
-    assert told == "ipo-dspy: no cached features for model 'else'; cached models: none\n"
+    report = said(capsys, "clear", "--model", "else", "--yes", code=2)
+    assert report == "ipo-dspy: no cached features for model 'else'; cached models: none\n"
 
 
 def test_clear_of_everything_also_where_it_is_damaged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

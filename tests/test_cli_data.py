@@ -1,4 +1,4 @@
-"""`ipo-dspy data`: the known sets, and what is told of copies that are whole, broken or not there."""
+"""`ipo-dspy data`: the known sets, and the check of copies that are whole, broken or missing."""
 
 import json
 from pathlib import Path
@@ -22,10 +22,10 @@ def test_list(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("COLUMNS", "200")
     shown = said(capsys, "list")
     assert all(name in shown and one.title in shown for name, one in BENCHMARKS.items())
-    told = json.loads(said(capsys, "list", "--json"))
-    assert [one["name"] for one in told] == list(BENCHMARKS)
-    assert told[8]["lists"] == ["split_zhou_DescribableTextures.json"]
-    assert all(one["image_origin"] for one in told)
+    report = json.loads(said(capsys, "list", "--json"))
+    assert [one["name"] for one in report] == list(BENCHMARKS)
+    assert report[8]["lists"] == ["split_zhou_DescribableTextures.json"]
+    assert all(one["image_origin"] for one in report)
 
 
 def test_check_of_a_complete_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,9 +42,9 @@ def test_check_of_a_set_that_lacks_images(tmp_path: Path, capsys: pytest.Capture
     shown = said(capsys, "check", "dtd", str(tmp_path), code=1)
     assert f"1 missing or empty in {tmp_path}/dtd/images: texture_3/0000.jpg; from www.robots" in shown
     assert shown.endswith("incomplete: 1 check failed\n")
-    told = json.loads(said(capsys, "check", "dtd", str(tmp_path), "--json", code=1))
-    assert (told["ok"], told["name"], told["folder"]) == (False, "dtd", str(tmp_path / "dtd"))
-    assert [one["ok"] for one in told["findings"]] == [True, True, True, False]
+    report = json.loads(said(capsys, "check", "dtd", str(tmp_path), "--json", code=1))
+    assert (report["ok"], report["name"], report["folder"]) == (False, "dtd", str(tmp_path / "dtd"))
+    assert [one["ok"] for one in report["findings"]] == [True, True, True, False]
 
 
 def test_check_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,8 +54,8 @@ def test_check_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_input_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = said(capsys, "check", "food", str(tmp_path), code=2)
-    assert told.startswith("ipo-dspy: unknown data set 'food'; pass 'food101' or another of imagenet, ")
+    report = said(capsys, "check", "food", str(tmp_path), code=2)
+    assert report.startswith("ipo-dspy: unknown data set 'food'; pass 'food101' or another of imagenet, ")
     plant(tmp_path, "file")
-    told = said(capsys, "check", "dtd", str(tmp_path / "file"), code=2)
-    assert told.startswith(f"ipo-dspy: folder {tmp_path}/file does not exist ")
+    report = said(capsys, "check", "dtd", str(tmp_path / "file"), code=2)
+    assert report.startswith(f"ipo-dspy: folder {tmp_path}/file does not exist ")

@@ -65,7 +65,7 @@ def test_data_that_is_already_split_is_used_by_its_parts(tmp_path: Path, capsys:
     assert "is already split; used by its parts: training, validation, test" in capsys.readouterr().err
 
 
-def test_a_share_is_not_taken_beside_test_images_and_none_is_none(tmp_path: Path) -> None:
+def test_a_share_is_not_taken_when_there_are_test_images_and_none_is_none(tmp_path: Path) -> None:
     data = plant(tmp_path, {"cat": 4, "dog": 4}, "train", "test")
     with pytest.raises(InputError, match=r"^test must be left out, got 0\.3; remove it"):
         sets(data, test=0.3)
@@ -75,7 +75,7 @@ def test_a_share_is_not_taken_beside_test_images_and_none_is_none(tmp_path: Path
     assert sizes(sets(data / "train", test=0.0, test_data=data / "test")) == (4, 4, {"all": 8})
 
 
-def test_the_name_of_a_bundled_task_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_of_a_bundled_task_is_not_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for read in (sets, read_part):
         with pytest.raises(InputError, match=r"is a bundled task.*: ipo-dspy demo grey-food --export grey-food"):
@@ -138,10 +138,10 @@ def test_columns_that_were_chosen_are_named(tmp_path: Path, capsys: pytest.Captu
     plant(tmp_path, {"cat": 4, "dog": 4})
     table = tmp_path / "t.csv"
     lines = [f"{name}/{at}.png,{name}" for name in ("cat", "dog") for at in range(4)]
-    told = f"{table}: images from column 'File', labels from column 'category'\n"
+    message = f"{table}: images from column 'File', labels from column 'category'\n"
     named = data_options("File", "category", None, None, None)
     for header, options, expected in (
-        ("File,category", NO_OPTIONS, told),
+        ("File,category", NO_OPTIONS, message),
         ("File,category", named, ""),
         ("image,Label", NO_OPTIONS, ""),
     ):
@@ -181,7 +181,7 @@ def test_test_images_may_write_class_names_with_underscores(tmp_path: Path) -> N
     assert found.tests["all"].counts() == {"beer mug": 3, "tea_cup": 1}
 
 
-def test_copies_in_several_sets_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_copies_in_several_sets_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for at, name in enumerate(["train/cat/1", "train/dog/2", "val/cat/3", "val/dog/4", "test/cat/5", "test/dog/6"]):
         (tmp_path / name).parent.mkdir(parents=True)
         Image.new("RGB", (4, 4), (at, 0, 0)).save(tmp_path / f"{name}.png")
@@ -198,7 +198,7 @@ def test_copies_in_several_sets_are_told(tmp_path: Path, capsys: pytest.CaptureF
     assert of_test.endswith(": the test accuracy is too high; remove the copies")
 
 
-def test_the_same_folder_twice_is_no_copy_to_be_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_folder_twice_is_not_a_copy_to_be_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = plant(tmp_path, {"cat": 4, "snail": 4}, "train", "test")
     sets(data, val=str(data / "test"))
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "too high" in line)

@@ -132,7 +132,7 @@ def test_models_that_refuse(
     assert len(server.requests) == 1  # a doctor does not try again
 
 
-def test_a_model_that_sees_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_not_multimodal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with OpenAIServer({"color": Reply("image_url is not supported", 400)}) as server:
         check = asked(capsys, server.url, "--description-model")
@@ -160,7 +160,7 @@ def test_a_server_that_never_answers(capsys: pytest.CaptureFixture[str], monkeyp
     assert check.remedy.startswith("retry if a local model was still loading; otherwise start the server")
 
 
-def test_a_missing_key_and_an_unknown_name_are_told_without_a_request(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_key_and_an_unknown_name_are_reported_without_a_request(capsys: pytest.CaptureFixture[str]) -> None:
     code, text = call(capsys, "--prompt-model", "openai/toy", "--description-model", "opnai/toy")
     assert code == 1
     lines = text.splitlines()
@@ -214,7 +214,7 @@ def test_a_check_that_falls_over_is_a_red_line_without_keys(monkeypatch: pytest.
     assert (second.state, second.found) == ("fail", "this check failed: RuntimeError: [hidden] is bad")
 
 
-def test_versions_that_do_not_fit_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_that_do_not_fit_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0.1")
     found = {check.name: check for check in packages()}
     assert found["dspy"].state == "fail"
@@ -235,7 +235,7 @@ def test_a_folder_that_cannot_be_written(
     assert found.remedy == "export DSPY_CACHEDIR=/a/folder/that/you/may/write"
 
 
-def test_without_a_place_for_image_features_a_run_goes_on(
+def test_without_a_place_for_image_features_a_run_continues(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -259,7 +259,7 @@ def test_an_image_cache_of_another_version(
     assert "written by another version of ipo_dspy; remove it with: ipo-dspy cache clear" in found.found
 
 
-def test_a_limit_of_the_image_cache_that_is_no_size(
+def test_a_limit_of_the_image_cache_that_is_not_a_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IPO_DSPY_CACHE", str(tmp_path))

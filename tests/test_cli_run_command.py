@@ -1,4 +1,4 @@
-"""The command line around a run: stopping and going on, limits, faults, settings of models, folders of earlier runs."""
+"""The command line around a run: stopping and resuming, limits, faults, settings of models, folders of earlier runs."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def command(err: str) -> str:
-    """The command that was printed to go on with."""
+    """Return the printed command that resumes the run."""
     (line,) = (line for line in err.splitlines() if "resume with: " in line)
     return line.partition("resume with: ")[2]
 
@@ -116,7 +116,7 @@ def interrupt(child: int, processes: Processes) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
-def test_ctrl_c_stops_after_the_step_and_the_printed_command_goes_on(
+def test_ctrl_c_stops_after_the_step_and_the_printed_command_resumes(
     processes: Processes, photos: Path, undisturbed: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
     out = tmp_path / "a run"  # the command must quote it
@@ -175,9 +175,9 @@ def test_a_server_that_dies_leaves_the_best_and_the_command(
     out = tmp_path / "run"
     gone = dict.fromkeys(range(2, 1000), Reply("gone", status=503))
     with Writer(gone) as server:
-        code, told, err = call(capsys, search(photos, out, server, "--max-consecutive-errors", "2"))
+        code, printed, err = call(capsys, search(photos, out, server, "--max-consecutive-errors", "2"))
         assert (code, server.asked) == (1, 4)
-        assert "; the language model failed" in told
+        assert "; the language model failed" in printed
         assert err.splitlines()[-1].startswith("ipo-dspy: the language model failed (")
         assert "gone" in err
         said = [line for line in err.splitlines() if line.startswith("step 3: ")]
@@ -230,8 +230,8 @@ def test_a_wrong_key_is_one_line_before_anything_is_encoded(
     with Writer() as server, Refusing() as refusing:
         asked = [option, "openai/refused", f"{option}-kwargs", f"api_base={refusing.url}"]
         answering = server if option == "--description-model" else None
-        code, told, err = call(capsys, search(photos, out, answering, *asked))
-    assert (code, told, len(err.splitlines())) == (2, "", 1)
+        code, printed, err = call(capsys, search(photos, out, answering, *asked))
+    assert (code, printed, len(err.splitlines())) == (2, "", 1)
     assert "set OPENAI_API_KEY to a valid API key" in err
     assert KEY not in err
     assert len(refusing.requests) == 1
@@ -253,7 +253,7 @@ class Refusing(Writer):
     ],
     ids=["calls", "tokens", "cost"],
 )
-def test_limits_reach_the_run_and_are_shown_beside_what_was_spent(
+def test_limits_reach_the_run_and_are_shown_next_to_the_spending(
     limit: list[str],
     model: str,
     row: list[str],
@@ -264,14 +264,14 @@ def test_limits_reach_the_run_and_are_shown_beside_what_was_spent(
 ) -> None:
     more = [*limit, "--max-seconds", "5000"]
     with Writer() as server:
-        code, told, err = call(capsys, search(photos, tmp_path / "run", server, *more, model=f"openai/{model}"))
+        code, printed, err = call(capsys, search(photos, tmp_path / "run", server, *more, model=f"openai/{model}"))
         assert (code, len(server.requests)) == (0, asked)
     assert f"{limit[0]} reached; raise it; resume with: ipo-dspy optimize" in err
-    table = {cells[0]: cells for line in told.splitlines() if (cells := [c.strip() for c in line.split("│")[1:-1]])}
+    table = {cells[0]: cells for line in printed.splitlines() if (cells := [c.strip() for c in line.split("│")[1:-1]])}
     assert table[row[0]] == [str(server.tokens) if cell == "TOKENS" else cell for cell in row]
     assert table["seconds"][2] == "5000"
     assert ("calls of unknown price" in table["USD"][1]) == (model == "toy")
-    assert f"; {limit[0]} reached" in told
+    assert f"; {limit[0]} reached" in printed
 
 
 def test_a_limit_has_one_name_in_what_is_printed(
@@ -286,19 +286,19 @@ def test_a_limit_has_one_name_in_what_is_printed(
             "--description-model-kwargs",
             "cache=false",
         ]
-        code, told, err = call(capsys, search(photos, tmp_path / "run", server, *eyes, "--max-lm-calls", "4"))
+        code, printed, err = call(capsys, search(photos, tmp_path / "run", server, *eyes, "--max-lm-calls", "4"))
     assert code == 0
     assert "an image could not be described: the limit of 4 LLM calls is reached (4 spent)" in err
-    assert "max_lm_calls" not in told + err
-    assert "1 template tried, 0 rejected, 4 LLM calls, " in told
+    assert "max_lm_calls" not in printed + err
+    assert "1 template tried, 0 rejected, 4 LLM calls, " in printed
 
 
 def test_a_limit_on_time_ends_a_search_without_language_models(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, told, _ = call(capsys, search(photos, tmp_path / "run", None, "--max-seconds", "0.0001"))
+    code, printed, _ = call(capsys, search(photos, tmp_path / "run", None, "--max-seconds", "0.0001"))
     assert code == 0
-    assert "; --max-seconds reached" in told
+    assert "; --max-seconds reached" in printed
     assert trials(tmp_path / "run")
 
 
@@ -306,13 +306,13 @@ def test_a_limit_on_cost_is_refused_where_the_price_is_unknown(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Writer() as server:
-        code, told, err = call(capsys, search(photos, tmp_path / "run", server, "--max-cost", "1"))
-    assert (code, told, server.requests) == (2, "", [])
+        code, printed, err = call(capsys, search(photos, tmp_path / "run", server, "--max-cost", "1"))
+    assert (code, printed, server.requests) == (2, "", [])
     assert "LiteLLM has no price for 'openai/toy'" in err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_tells_what_to_expect_and_asks_nothing(
+def test_a_dry_run_prints_an_estimate_and_sends_no_request(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Writer() as server:
@@ -324,19 +324,19 @@ def test_a_dry_run_tells_what_to_expect_and_asks_nothing(
             "--dry-run",
         ]
         dry = search(photos, tmp_path / "run", server, *eyes, model="openai/gpt-4o-mini")
-        code, told, _ = call(capsys, dry)
+        code, printed, _ = call(capsys, dry)
         assert code == 0
         for word in ("no requests were sent", "ping", "descriptions", "templates", "+ unknown"):
-            assert word in told
-        code, told, _ = call(capsys, [*dry, "--json"])
-        found = json.loads(told)
+            assert word in printed
+        code, printed, _ = call(capsys, [*dry, "--json"])
+        found = json.loads(printed)
         assert (code, found["calls"], found["cost"]) == (0, 2 + 6 + STEPS, None)
         assert found["tokens"] == sum(i["prompt_tokens"] + i["completion_tokens"] for i in found["items"])
         priced = {item["what"] for item in found["items"] if item["cost"]}
         assert priced == {"ping", "templates"}
         assert server.requests == []
-    code, told, _ = call(capsys, search(photos, tmp_path / "run", None, "--dry-run"))
-    assert (code, "0 calls" in told) == (0, False)  # it is no result, so it goes to stderr
+    code, printed, _ = call(capsys, search(photos, tmp_path / "run", None, "--dry-run"))
+    assert (code, "0 calls" in printed) == (0, False)  # it is not a result, so it goes to stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -349,8 +349,8 @@ def test_a_server_that_is_not_there_leaves_one_line_and_no_folder(
         taken.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{taken.getsockname()[1]}"
         asked = [option, "openai/toy", f"{option}-kwargs", f"api_base=http://{place}/v1"]
-        code, told, err = call(capsys, search(photos, tmp_path / "run", None, *asked))
-        assert (code, told) == (2, "")
+        code, printed, err = call(capsys, search(photos, tmp_path / "run", None, *asked))
+        assert (code, printed) == (2, "")
         assert err == f"ipo-dspy: {option} 'openai/toy': nothing listens at {place}; {CORRECT}\n"
         assert list(tmp_path.iterdir()) == []
         assert call(capsys, search(photos, tmp_path / "run", None, *asked, "--dry-run"))[0] == 0
@@ -364,9 +364,9 @@ def test_a_dry_run_needs_no_key(
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     asked = ["--prompt-model", "openai/gpt-4o-mini", "--description-model", "openai/gpt-4o-mini", "--json"]
-    code, told, _ = call(capsys, search(photos, tmp_path / "run", None, *asked, "--dry-run"))
+    code, printed, _ = call(capsys, search(photos, tmp_path / "run", None, *asked, "--dry-run"))
     assert code == 0
-    assert json.loads(told)["cost"] > 0
+    assert json.loads(printed)["cost"] > 0
     code, _, err = call(capsys, search(photos, tmp_path / "run", None, *asked))
     assert code == 2
     assert "--prompt-model 'openai/gpt-4o-mini' needs a key; set OPENAI_API_KEY in the environment" in err
@@ -419,8 +419,8 @@ def test_keys_are_refused_as_arguments_and_not_repeated(
     argument: str, message: str, given: list[str], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = search(photos, "run", None, *given, "--prompt-model-kwargs", argument.format("planted0123456789"))
-    code, told, err = call(capsys, arguments)
-    assert (code, told, len(err.splitlines())) == (2, "", 1)
+    code, printed, err = call(capsys, arguments)
+    assert (code, printed, len(err.splitlines())) == (2, "", 1)
     assert message in err
     assert "planted" not in err
     assert not Path("run").exists()
@@ -440,11 +440,11 @@ def test_a_secret_in_an_address_is_not_in_the_printed_command(monkeypatch: pytes
 
     address = "http://me:pla/nted@host/0f9d8c7b6a5e4d3c/v1?key=planted&b=1"
     monkeypatch.setattr(resume, "_invoked", ["demo", "--prompt-model-kwargs", f"api_base={address}"])
-    told = "'api_base=http://USER:PASSWORD@host/KEY/v1?key=VALUE&b=VALUE'"
-    assert resume.command(Path("a b")) == f"ipo-dspy demo --prompt-model-kwargs {told} --log-dir 'a b'"
+    printed = "'api_base=http://USER:PASSWORD@host/KEY/v1?key=VALUE&b=VALUE'"
+    assert resume.command(Path("a b")) == f"ipo-dspy demo --prompt-model-kwargs {printed} --log-dir 'a b'"
 
 
-def test_a_finished_run_is_told_again_and_other_settings_are_refused_unless_allowed(
+def test_a_finished_run_is_printed_again_and_other_settings_are_refused_unless_allowed(
     photos: Path, undisturbed: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -452,16 +452,16 @@ def test_a_finished_run_is_told_again_and_other_settings_are_refused_unless_allo
         same = search(photos, out, server, "--json")
         first = json.loads(call(capsys, same)[1])
         asked = len(server.requests)
-        code, told, _ = call(capsys, same)
-        again = json.loads(told)
+        code, printed, _ = call(capsys, same)
+        again = json.loads(printed)
         assert (code, len(server.requests)) == (0, asked)
         assert {**again, "seconds": 0} == {**first, "seconds": 0}
         assert trials(out) == undisturbed
 
         before = (out / FILE_NAME).read_bytes()
         changed = [*same, "--prompts-per-step", "3", "--seed", "4", "--steps", str(STEPS + 1)]
-        code, told, err = call(capsys, changed)
-        assert (code, told, len(server.requests), len(err.splitlines())) == (1, "", asked, 1)
+        code, printed, err = call(capsys, changed)
+        assert (code, printed, len(server.requests), len(err.splitlines())) == (1, "", asked, 1)
         assert (
             "prompts_per_step was 2 and is 3; seed was 0 and is 4; restore --prompts-per-step 2, --seed 0, use another"
             in err
@@ -470,7 +470,7 @@ def test_a_finished_run_is_told_again_and_other_settings_are_refused_unless_allo
         assert "--allow-config-changes" in err
         assert (out / FILE_NAME).read_bytes() == before
 
-        code, told, _ = call(capsys, [*changed, "--allow-config-changes"])
+        code, printed, _ = call(capsys, [*changed, "--allow-config-changes"])
         assert (code, steps(out)[-1]) == (0, STEPS + 1)
         assert trials(out)[: len(undisturbed)] == undisturbed
 

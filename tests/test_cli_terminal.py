@@ -127,10 +127,10 @@ def test_what_a_server_says(status: int, photos: Path, tmp_path: Path, capsys: p
     with OpenAIServer({"Say: ready": "ready", "": reply}) as server:
         own = (f"api_base={server.url}", "num_retries=0")
         lm, vlm = ((option, "openai/toy", *(a for one in own for a in (f"{option}-kwargs", one))) for option in OPTIONS)
-        told = assert_no_controls_in(capsys, "optimize", str(photos), *lm, *asked)
-        told += assert_no_controls_in(capsys, "describe", str(photos), *vlm)
-        told += assert_no_controls_in(capsys, "doctor", *vlm)
-    assert "[U+001B]" in told
+        output = assert_no_controls_in(capsys, "optimize", str(photos), *lm, *asked)
+        output += assert_no_controls_in(capsys, "describe", str(photos), *vlm)
+        output += assert_no_controls_in(capsys, "doctor", *vlm)
+    assert "[U+001B]" in output
 
 
 OPTIONS = ("--prompt-model", "--description-model")

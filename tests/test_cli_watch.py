@@ -1,4 +1,4 @@
-"""`ipo-dspy watch`: the state from events, and the command beside a real process that writes the journal."""
+"""`ipo-dspy watch`: the state from events, and the command next to a real process that writes the journal."""
 
 import errno
 import json
@@ -103,7 +103,7 @@ def keep(folder: Path, *rows: Row) -> None:
 
 
 def shown(folder: Path, **settings: Any) -> str:
-    """What `--once` would draw, in a terminal of many columns."""
+    """Return the output of `--once` in a terminal of many columns."""
     watched, console = RunWatcher(folder), Console(width=200, **settings)
     watched.look()
     with console.capture() as capture:
@@ -167,7 +167,7 @@ def test_status(rows: list[Row], held: bool | None, shown: str) -> None:
     assert status(folded(*rows), held=held, folder="FOLDER") == shown
 
 
-def test_a_field_of_another_type_is_told(tmp_path: Path) -> None:
+def test_a_field_of_another_type_is_reported(tmp_path: Path) -> None:
     keep(tmp_path, begun(), {**trial(0, 0, 20.0), "accuracy": "high"})
     with pytest.raises(JournalError, match="'trial' has 'high' as 'accuracy'"):
         RunWatcher(tmp_path).look()
@@ -198,7 +198,7 @@ def test_damage_names_its_line_in_the_whole_file(tmp_path: Path) -> None:
         next(looks)
 
 
-def test_another_run_in_the_same_folder_begins_anew(tmp_path: Path) -> None:
+def test_another_run_in_the_same_folder_starts_from_scratch(tmp_path: Path) -> None:
     keep(tmp_path, begun(), trial(0, 0, 20.0), trial(1, 1, 50.0))
     watched = RunWatcher(tmp_path)
     watched.look()
@@ -240,10 +240,10 @@ def test_what_was_described_is_explained(tmp_path: Path) -> None:
     assert "2 training images described for the proposer" in lines
 
 
-def test_a_run_whose_process_is_gone_says_how_to_go_on(tmp_path: Path) -> None:
+def test_a_run_whose_process_is_gone_says_how_to_resume(tmp_path: Path) -> None:
     keep(tmp_path, begun(), trial(0, 0, 20.0))
-    told = " ".join(shown(tmp_path).split())
-    assert f"stopped: no process is writing to it; resume by re-running the command with --log-dir {tmp_path}" in told
+    output = " ".join(shown(tmp_path).split())
+    assert f"stopped: no process is writing to it; resume by re-running the command with --log-dir {tmp_path}" in output
 
 
 def test_no_price_is_said_so(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ with Journal(sys.argv[1]) as journal:
 
 
 class Writer:
-    """Another process that writes a run's journal, row by row as it is told."""
+    """Another process that writes a run's journal, row by row on request."""
 
     def __init__(self, folder: Path) -> None:
         command = [sys.executable, "-c", WRITER, str(folder)]
@@ -397,7 +397,7 @@ def test_in_a_terminal_the_best_template_shows_and_the_end_ends_it(tmp_path: Pat
     assert "20.00 % ▁▁█ 50.00 %" in last
 
 
-def test_ctrl_c_leaves_without_a_word_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_without_a_message_and_the_run_continues(tmp_path: Path) -> None:
     with written_by_another(tmp_path, begun(), trial(0, 0, 20.0)) as writer:
         process, screens = terminal(tmp_path)
         assert any("picture 0" in screen for screen in screens)
@@ -408,7 +408,7 @@ def test_ctrl_c_leaves_without_a_word_and_the_run_goes_on(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == [FILE_NAME]
 
 
-def test_seconds_go_on_while_a_run_is_silent(tmp_path: Path) -> None:
+def test_seconds_increase_while_a_run_is_silent(tmp_path: Path) -> None:
     with written_by_another(tmp_path, begun(), step(1, elapsed=3.0)):
         past = time.time() - 100
         os.utime(tmp_path / FILE_NAME, (past, past))

@@ -100,7 +100,7 @@ def test_errors_name_options(
 
 
 @pytest.mark.parametrize("command", ["optimize", "classify", "describe", "evaluate", "explain"])
-def test_a_bad_image_names_the_flag_to_go_on_without_it(
+def test_a_bad_image_names_the_flag_to_continue_without_it(
     command: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program, bad = tmp_path / "best.json", tmp_path / "photos"
@@ -209,9 +209,9 @@ def test_earlier_spellings_are_hidden(capsys: pytest.CaptureFixture[str], monkey
     for command in ("demo", "optimize", "bench", "doctor"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
-        words = set(re.findall(r"(?<![\w-])--[\w-]+", capsys.readouterr().out))
-        assert not words & RENAMED.keys()
-        assert "--prompt-model" in words
+        shown = set(re.findall(r"(?<![\w-])--[\w-]+", capsys.readouterr().out))
+        assert not shown & RENAMED.keys()
+        assert "--prompt-model" in shown
 
 
 def test_unknown_choices_list_the_known(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,7 @@ def test_the_same_arguments_give_the_same_object(folder: Path) -> None:
     assert load_backbone(f"local-dir:{folder}", device="cpu", dtype="bfloat16") is not first
 
 
-def test_a_changed_file_is_loaded_anew(tmp_path: Path) -> None:
+def test_a_changed_file_is_loaded_again(tmp_path: Path) -> None:
     first = toy_backbone(tmp_path, seed=0)
     second = toy_backbone(tmp_path, seed=1)
     assert second is not first
@@ -266,7 +266,7 @@ def test_broken_folders(folder: Path, tmp_path: Path) -> None:
 
 
 class Payload:
-    """What a hostile checkpoint would hold: unpickling it would touch a file."""
+    """Content of a hostile checkpoint: unpickling it would touch a file."""
 
     def __init__(self, target: Path) -> None:
         self.target = target

@@ -117,7 +117,7 @@ def test_only_what_is_new_is_encoded(toy: Counted, photos: list[Path], tmp_path:
     assert toy.calls == []
 
 
-def test_an_image_that_changed_is_encoded_anew(toy: Counted, photos: list[Path], tmp_path: Path) -> None:
+def test_an_image_that_changed_is_encoded_again(toy: Counted, photos: list[Path], tmp_path: Path) -> None:
     before = toy.features(photos)
     shutil.copy(pictures(tmp_path / "more", range(30, 31))[0], photos[4])
     after = toy.features(photos)
@@ -200,7 +200,7 @@ def _put_a_file_in_its_place(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "told"),
+    ("break_it", "message"),
     [
         (_write_junk, r"damaged, or no cache at all .*; remove it with: ipo-dspy cache clear"),
         (
@@ -210,9 +210,9 @@ def _put_a_file_in_its_place(folder: Path) -> None:
     ],
     ids=["junk", "file"],
 )
-def test_where_the_store_fails_a_warning_says_so_once_and_the_run_goes_on(
+def test_where_the_store_fails_a_warning_says_so_once_and_the_run_continues(
     break_it: Callable[[Path], None],
-    told: str,
+    message: str,
     toy: Counted,
     photos: list[Path],
     folder: Path,
@@ -226,7 +226,7 @@ def test_where_the_store_fails_a_warning_says_so_once_and_the_run_goes_on(
     (record,) = caplog.records
     assert record.name == "ipo_dspy.clip.feature_cache"
     assert f"the image cache {str(folder)!r}" in record.getMessage()
-    assert re.search(rf"{told}.*; until then images are encoded without it$", record.getMessage())
+    assert re.search(rf"{message}.*; until then images are encoded without it$", record.getMessage())
     alone = toy.backbone.encode_pixels(torch.stack([toy.backbone.preprocess(images.open_image(p)) for p in photos]))
     torch.testing.assert_close(found, alone, rtol=0, atol=1e-6)
 
@@ -288,7 +288,7 @@ def run(model: Path, batch: int, photos: list[Path]) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_killed_run_has_kept_every_batch_that_it_told_of(toy: Counted, model: Path, tmp_path: Path) -> None:
+def test_a_killed_run_has_kept_every_batch_that_it_reported(toy: Counted, model: Path, tmp_path: Path) -> None:
     photos = pictures(tmp_path / "many", range(200))
     process = run(model, 2, photos)
     assert process.stdout is not None
@@ -310,8 +310,8 @@ def test_runs_at_once_share_what_they_find(toy: Counted, model: Path, tmp_path: 
     assert sum(int(encoded) for encoded, _ in said) <= 80
     sums = toy.features(photos).sum(1)
     assert toy.calls == []
-    for (_, told), numbers in zip(said, (range(40), range(59, 19, -1)), strict=True):
-        torch.testing.assert_close(torch.tensor(json.loads(told)), sums[list(numbers)], rtol=0, atol=1e-5)
+    for (_, message), numbers in zip(said, (range(40), range(59, 19, -1)), strict=True):
+        torch.testing.assert_close(torch.tensor(json.loads(message)), sums[list(numbers)], rtol=0, atol=1e-5)
 
 
 def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

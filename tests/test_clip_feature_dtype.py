@@ -1,4 +1,4 @@
-"""How features are kept, and what that does to scores."""
+"""The dtype of stored features, and its effect on scores."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_many_features_are_rounded_to_nearest_even(monkeypatch: pytest.MonkeyPat
     assert kept[0, :2].tolist() == [1.0, 1 + 2**-9]
     assert np.array_equal(kept.numpy(), features.numpy().astype(np.float16))  # NumPy rounds so, by IEEE 754
     assert to_storage_dtype(kept[:5]) is not kept
-    assert torch.equal(to_storage_dtype(kept[:5]), kept[:5])  # a part of features at rest stays at rest
+    assert torch.equal(to_storage_dtype(kept[:5]), kept[:5])  # stored features are converted once
 
 
 @pytest.mark.parametrize("seed", range(3))

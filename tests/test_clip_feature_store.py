@@ -181,7 +181,7 @@ def test_a_cut_file_is_refused_before_its_lost_pages_are_looked_at(copied: Path,
     assert len(found(store, range(64))) == BATCH
 
 
-def test_what_a_whole_file_may_lose_at_its_end_is_no_cut(copied: Path) -> None:
+def test_bytes_that_a_whole_file_may_lose_at_its_end_are_not_a_cut(copied: Path) -> None:
     """The hole behind the last page is not data."""
     with SegmentFile(copied).env as env:
         used = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
@@ -226,7 +226,7 @@ def test_features_are_those_of_their_model_and_of_no_other(copied: Path) -> None
 
 
 @pytest.mark.parametrize("part", range(16))
-def test_a_bit_flipped_in_the_table_of_segments_is_told(copied: Path, part: int) -> None:
+def test_a_bit_flipped_in_the_table_of_segments_is_reported(copied: Path, part: int) -> None:
     with SegmentFile(copied).env as env, env.begin(write=True) as txn:
         about = env.open_db(b"about", txn=txn)
         table = txn.get(b"segments", db=about)
@@ -257,7 +257,7 @@ def test_damage_inside_the_file_gives_an_error_or_the_right_rows(copied: Path, s
             store.put(ORIGIN, rows(100))
         except StoreError:
             pass
-        except BaseException:  # noqa: BLE001 - the child of a test must not go on as pytest
+        except BaseException:  # noqa: BLE001 - the child of a test must not continue as pytest
             os._exit(1)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -393,7 +393,7 @@ print(tried(lambda: store.put(ORIGIN, rows(BATCH))))
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
 @pytest.mark.parametrize("name", ["data.mdb", "lock.mdb", "../image-features.lock"])
-def test_a_named_pipe_in_the_place_of_a_file_is_told_and_left_alone(folder: Path, name: str) -> None:
+def test_a_named_pipe_in_the_place_of_a_file_is_reported_and_left_alone(folder: Path, name: str) -> None:
     folder.mkdir(parents=True)
     os.mkfifo(folder / name)
     store = FeatureStore(folder, ROOMY)
@@ -426,7 +426,7 @@ def small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
 
 
 def whole(store: FeatureStore) -> bool:
-    """Whether the file is within its limit, and as long as what is in it."""
+    """Return if the file is within its limit, and as long as its content."""
     file = store._file
     assert file is not None
     on_disk = data_file(store.folder).stat()
@@ -462,7 +462,7 @@ def test_there_are_never_more_segments_than_databases(folder: Path) -> None:
     assert [len(found(store, range(1), origin)) for origin in origins] == [0] * 3 + [1] * segments.SEGMENTS
 
 
-def test_a_batch_larger_than_the_limit_is_refused_in_words(folder: Path) -> None:
+def test_a_batch_larger_than_the_limit_is_refused_with_a_message(folder: Path) -> None:
     store = FeatureStore(folder, 2_000_000)
     with pytest.raises(
         StoreFullError, match=r"no room within 2000000 bytes; allow more, e\.g\. export IPO_DSPY_CACHE_L"
@@ -509,7 +509,7 @@ def test_clear_removes_the_files_and_nothing_else(store: FeatureStore, tmp_path:
     store.clear()  # there is nothing any more
 
 
-def test_a_process_whose_store_is_cleared_by_another_goes_on(store: FeatureStore) -> None:
+def test_a_process_whose_store_is_cleared_by_another_continues(store: FeatureStore) -> None:
     script = """
 store.put(ORIGIN, rows(0))
 print("ready", flush=True)

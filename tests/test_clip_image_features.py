@@ -31,7 +31,7 @@ from ipo_dspy.errors import DataError, ImageError, InputError
 
 @pytest.fixture(scope="module", autouse=True)
 def _memory_alone() -> Iterator[None]:
-    """What is on disk is for test_clip_store.py."""
+    """Turn the cache on disk off: it is for test_clip_feature_store.py."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPO_DSPY_CACHE", "off")
         yield
@@ -44,7 +44,7 @@ def toy() -> Backbone:
 
 @pytest.fixture
 def calls(toy: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images each pass of the image tower had."""
+    """Numbers of images in each pass of the image tower."""
     seen: list[int] = []
     encode = toy.encode_pixels
 
@@ -131,7 +131,7 @@ def test_a_batch_has_one_image_at_least(toy: Backbone, batch_size: Any) -> None:
         encode_images(toy, [picture(0)], batch_size=batch_size)
 
 
-def test_what_is_beside_an_image_and_the_number_of_threads_move_its_features_within_the_bound(
+def test_other_images_of_a_batch_and_the_number_of_threads_change_features_within_the_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = {"text_cfg": clip_toys.TEXT, "vision_cfg": {**clip_toys.VISION, "width": 768, "head_width": 64}}
@@ -273,7 +273,7 @@ def test_data_is_never_shown() -> None:
         open_image("data:image/png")
 
 
-def test_a_bad_last_image_is_told_before_the_first_is_encoded(
+def test_a_bad_last_image_is_reported_before_the_first_is_encoded(
     toy: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = [Image.new("RGB", (9, 9), (200, 3, shade)) for shade in range(6)]
@@ -287,7 +287,7 @@ def test_a_bad_last_image_is_told_before_the_first_is_encoded(
     assert encoded == []
 
 
-def test_skip_bad_goes_on_and_counts(toy: Backbone) -> None:
+def test_skip_bad_continues_and_counts(toy: Backbone) -> None:
     sources: Sequence[images.ImageSource] = [b"x", picture(0), "no/such.png", picture(1)]
     found = encode_images(toy, sources, skip_unreadable=True)
     assert found.kept == (1, 3)

@@ -128,7 +128,7 @@ def test_odd_exif_tags_do_not_matter(tag: int, kind: int, count: int, value: byt
     assert open_image(file.getvalue()).size == (48, 64)
 
 
-def test_exif_data_that_is_no_exif_means_upright() -> None:
+def test_invalid_exif_data_means_upright() -> None:
     file = io.BytesIO()
     picture((64, 48)).save(file, "JPEG", exif=b"Exif\0\0" + b"neither II nor MM")
     assert open_image(file.getvalue()).size == (64, 48)
@@ -312,7 +312,7 @@ def test_files_of_every_suffix_are_read(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["x", "x.jpg?w=300", "x.png?v=1.5", "x.jpg!large", "x.jpg_large", "1.2.840.113", "n.Mr X"]
 )
-def test_names_without_a_suffix_are_told_by_their_content(name: str, tmp_path: Path) -> None:
+def test_files_without_a_suffix_are_recognized_by_their_content(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(encoded(picture(), "JPEG"))
     assert is_image_file(tmp_path / name)
     (tmp_path / name).write_bytes(b"name,label\n")
@@ -328,7 +328,7 @@ def test_other_suffixes_are_believed(tmp_path: Path) -> None:
 # All at once
 
 
-def test_bad_images_are_told_all_at_once(tmp_path: Path) -> None:
+def test_bad_images_are_reported_all_at_once(tmp_path: Path) -> None:
     from helpers.clip_toys import shared_toy
 
     sources: list[image_io.ImageSource] = [picture() for _ in range(20)]

@@ -22,8 +22,8 @@ from ipo_dspy.clip.template_tokens import template_tokens
 from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.template import Template
 
-BOUND = 1e-5  # on every normalised feature, in float32
-CLASSES = ("cat", "golden_retriever", "a very long name of a class that goes on and on")
+BOUND = 1e-5  # on every normalized feature, in float32
+CLASSES = ("cat", "golden_retriever", "a very long name of a class that never ever ends")
 TEMPLATES = [
     Template.parse(words)
     for words in (
@@ -45,7 +45,7 @@ def toy() -> Backbone:
 
 @pytest.fixture
 def calls(toy: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many token lists each pass of the text tower had."""
+    """Numbers of token lists in each pass of the text tower."""
     seen: list[int] = []
     encode = toy.encode_shared
 
@@ -67,7 +67,7 @@ def test_class_features_agree_with_encode_text(kind: str) -> None:
     assert quick.dtype == torch.float32
     torch.testing.assert_close(quick, plain, rtol=0, atol=BOUND)
     torch.testing.assert_close(quick.norm(dim=-1), torch.ones(quick.shape[:2]))
-    assert (quick[0] - quick[1]).abs().max() > 1e-3  # the toy does tell templates apart
+    assert (quick[0] - quick[1]).abs().max() > 1e-3  # the toy distinguishes templates
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=str)

@@ -59,8 +59,9 @@ RECORDED = {
     2: ("zebra 0 1, apple 0 1, mango 6 1, bee 5 2, crow 2 1", "zebra 0 2, apple 0, mango 2 0, bee 1 2, crow 1 0"),
     3: ("zebra 3 2, apple 1 2, mango 5 4, bee 0 4, crow 0 3", "zebra 2 3, apple 0, mango 0 2, bee 2 1, crow 1 0"),
 }
-"""What two shots take of each class for training and validating, worked out with `random.sample` alone and written
-down: were another Python to draw otherwise, this would show that results can no longer be compared."""
+"""Images that two shots take of each class for training and validating, computed once with `random.sample` alone.
+
+If another Python drew other images, this would show that results can no longer be compared."""
 
 
 @pytest.mark.parametrize("seed", RECORDED)
@@ -94,7 +95,7 @@ def test_halves_are_taken_by_label_after_the_draw(tmp_path: Path, shots: int | N
         assert of_base.classes == base.test.classes
 
 
-def test_a_class_that_is_too_small_gives_all_it_has_and_is_told(
+def test_a_class_that_is_too_small_gives_all_it_has_and_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):

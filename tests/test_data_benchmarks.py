@@ -11,7 +11,7 @@ from ipo_dspy.errors import DataError
 from ipo_dspy.template import Template
 
 
-def told(found: BenchmarkCheck, what: str) -> str:
+def finding(found: BenchmarkCheck, what: str) -> str:
     return next(f"{'ok' if one.ok else 'not ok'}: {one.message}" for one in found.findings if one.what.endswith(what))
 
 
@@ -49,26 +49,26 @@ def test_an_unknown_name_lists_the_known(name: str, message: str) -> None:
         find_benchmark(name)
 
 
-def test_nothing_there_at_all_tells_every_part_and_its_origin(tmp_path: Path) -> None:
+def test_an_empty_folder_reports_every_part_and_its_origin(tmp_path: Path) -> None:
     found = check_benchmark("dtd", tmp_path)
     assert not found.ok
     assert found.folder == tmp_path / "dtd"
-    assert told(found, "dtd/split_zhou_DescribableTextures.json").startswith("not ok: missing; from DATASETS.md of")
-    assert told(found, "dtd/images") == "not ok: missing; from www.robots.ox.ac.uk/~vgg/data/dtd: dtd-r1.0.1.tar.gz"
+    assert finding(found, "dtd/split_zhou_DescribableTextures.json").startswith("not ok: missing; from DATASETS.md of")
+    assert finding(found, "dtd/images") == "not ok: missing; from www.robots.ox.ac.uk/~vgg/data/dtd: dtd-r1.0.1.tar.gz"
 
 
 def test_a_whole_copy_of_too_few_classes(tmp_path: Path) -> None:
     found = check_benchmark("DTD", plant_dtd(tmp_path))
-    assert told(found, "images") == "ok: there"
+    assert finding(found, "images") == "ok: there"
     assert found.findings[-1].message == "40 train, 20 val, 15 test"
-    assert told(found, "classes") == "not ok: 5, and 47 as published"
+    assert finding(found, "classes") == "not ok: 5, and 47 as published"
     assert [one.ok for one in found.findings] == [True, True, False, True]
 
 
 def test_complete(tmp_path: Path) -> None:
     found = check_benchmark("dtd", plant_dtd(tmp_path, {f"texture_{at}": 2 for at in range(47)}))
     assert found.ok, found
-    assert told(found, "classes") == "ok: 47, as published"
+    assert finding(found, "classes") == "ok: 47, as published"
 
 
 def test_absent_and_empty_images_are_counted_and_the_first_named(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_absent_and_empty_images_are_counted_and_the_first_named(tmp_path: Path)
 def test_a_split_file_that_is_a_web_page(tmp_path: Path) -> None:
     plant(plant_dtd(tmp_path), "dtd/split_zhou_DescribableTextures.json", content=b"<!DOCTYPE html>")
     found = check_benchmark("dtd", tmp_path)
-    assert "is not JSON (Expecting value in line 1; an HTML page or a truncated download?)" in told(
+    assert "is not JSON (Expecting value in line 1; an HTML page or a truncated download?)" in finding(
         found, "lists and folders"
     )
 
@@ -102,21 +102,21 @@ def test_aircraft_and_imagenet(tmp_path: Path) -> None:
     found = check_benchmark("fgvc_aircraft", plant_aircraft(tmp_path))
     assert found.findings[-1].message == "6 train, 6 val, 6 test"
     found = check_benchmark("imagenet", plant_imagenet(tmp_path))
-    assert told(found, "test images") == "not ok: 10, and 50,000 as published"
+    assert finding(found, "test images") == "not ok: 10, and 50,000 as published"
     (tmp_path / "imagenet" / "images" / "val" / "n01440764").rename(tmp_path / "moved")
     found = check_benchmark("imagenet", tmp_path)
-    assert "images/val has 4 of 5 class folders; missing: n01440764; extract the archive again" in told(
+    assert "images/val has 4 of 5 class folders; missing: n01440764; extract the archive again" in finding(
         found, "lists and folders"
     )
 
 
-def test_class_names_of_imagenet_serve_the_sets_beside_it(tmp_path: Path) -> None:
+def test_class_names_of_imagenet_serve_the_sets_next_to_it(tmp_path: Path) -> None:
     plant(tmp_path / "imagenet-sketch" / "images", "n01440764/a.JPEG")
-    assert told(check_benchmark("imagenet_sketch", tmp_path), "classnames.txt").startswith("not ok: missing")
+    assert finding(check_benchmark("imagenet_sketch", tmp_path), "classnames.txt").startswith("not ok: missing")
     class_names(tmp_path / "imagenet", {"n01440764": "tench"})
-    assert told(check_benchmark("imagenet_sketch", tmp_path), "classes") == "not ok: 1, and 1,000 as published"
+    assert finding(check_benchmark("imagenet_sketch", tmp_path), "classes") == "not ok: 1, and 1,000 as published"
 
 
-def test_a_root_that_is_no_folder(tmp_path: Path) -> None:
+def test_a_root_that_is_not_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"folder .*/nowhere does not exist .* pass the folder of the data sets"):
         check_benchmark("dtd", tmp_path / "nowhere")

@@ -47,6 +47,6 @@ def test_pictures_in_tables_and_in_files_are_compared(tmp_path: Path, content: b
     assert find_copies(held, planted(tmp_path, a=content)) == [Copy("t.parquet#0", str(tmp_path / "a"))]
 
 
-def test_what_cannot_be_read_is_no_copy(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_not_a_copy(tmp_path: Path) -> None:
     gone = [example(str(tmp_path / "gone"), "cat"), example("\0", "cat")]
     assert find_copies(gone, gone) == []

@@ -46,7 +46,7 @@ def test_reads_images_below_class_folders_in_order(tmp_path: Path) -> None:
     assert load_images(str(tmp_path)) == data
 
 
-def test_passes_over_what_is_no_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ignores_files_that_are_not_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plant(tmp_path, "cat/1.jpg", "dog/1.jpg", ".1.jpg", ".git/x.jpg")
     plant(tmp_path, "cat/._1.jpg", "cat/.thumbs/1.jpg", "cat/notes.txt", "cat/Thumbs.db")
     (tmp_path / "cat" / "folder.jpg").mkdir()
@@ -55,7 +55,7 @@ def test_passes_over_what_is_no_image(tmp_path: Path, caplog: pytest.LogCaptureF
     assert not caplog.records
 
 
-def test_tells_of_empty_files_and_class_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_reports_empty_files_and_class_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plant(tmp_path, "cat/1.jpg", "dog/1.jpg")
     plant(tmp_path, "cat/0.jpg", "birds/1.txt", "__MACOSX/1.txt", content=b"")
     with caplog.at_level(logging.WARNING):
@@ -89,7 +89,7 @@ def test_what_is_not_used_is_counted_by_kind_and_said_once(tmp_path: Path, caplo
     assert "1 special file ('cat/pipe.jpg')" in record.getMessage()
 
 
-def test_images_beside_the_class_folders_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_next_to_the_class_folders_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plant(tmp_path, "cat/1.jpg", "dog/1.jpg", "b.jpg", "a.HEIC", "c.cr2", "notes.txt", "photos.zip", ".hidden.jpg")
     assert load_image_folder(tmp_path).counts() == {"cat": 1, "dog": 1}
     (record,) = caplog.records
@@ -131,7 +131,7 @@ def test_a_folder_that_is_linked_twice_is_read_once(tmp_path: Path) -> None:
     assert images(load_image_folder(tmp_path), tmp_path) == ["cat/all/1.jpg", "cat/all/2.jpg", "dog/1.jpg"]
 
 
-def test_links_that_lead_nowhere_are_told_also_in_place_of_a_class(
+def test_links_that_lead_nowhere_are_reported_also_in_place_of_a_class(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plant(tmp_path, "cat/1.jpg", "dog/1.jpg")

@@ -15,15 +15,15 @@ from ipo_dspy.errors import DataError
 datasets = pytest.importorskip("datasets")
 
 
-def picture(colour: str, kind: str = "PNG") -> bytes:
+def picture(color: str, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(buffer, kind)
+    Image.new("RGB", (8, 8), color).save(buffer, kind)
     return buffer.getvalue()
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the library writes when it reads parquet files; and no network."""
+    """Keep the files that `datasets` writes in a folder of the test, and the network away."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     datasets.disable_progress_bars()
@@ -101,7 +101,7 @@ def test_a_split_without_rows(tmp_path: Path) -> None:
         load_hub(str(tmp_path))
 
 
-def test_images_in_files_beside(tmp_path: Path) -> None:
+def test_images_in_separate_files(tmp_path: Path) -> None:
     places = [str(tmp_path / name) for name in ("a.png", "b.png")]
     for place in places:
         Path(place).write_bytes(picture("blue"))
@@ -178,7 +178,7 @@ def test_a_data_set_that_cannot_be_had(tmp_path: Path) -> None:
         load_hub(str(tmp_path / "empty"))
 
 
-def test_saved_splits_are_told_by_what_they_are_for(tmp_path: Path) -> None:
+def test_saved_splits_are_recognized_by_their_purpose(tmp_path: Path) -> None:
     parts = {"test": made([1, 0]), "validation": made([0, 1]), "train": made([0, 1])}
     path = saved(datasets.DatasetDict(parts), tmp_path / "pets")
     assert find_split(path) == {"training": "train", "validation": "validation", "test": "test"}

@@ -1,4 +1,4 @@
-"""What all loaders have in common: they return one data set, and take the former argument `test` with a warning."""
+"""Laws of all loaders: they return one data set, and take the former argument `test` with a warning."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -64,7 +64,7 @@ def test_few_shot_leaves_the_global_generator_alone() -> None:
     assert random.getstate() == before
 
 
-def test_few_shot_tells_short_classes_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_few_shot_reports_short_classes_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         drawn = few_shot(["a", "a", "b"], shots=2, seed=0)
     assert sorted(drawn.train) == [0, 1, 2]

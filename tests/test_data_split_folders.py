@@ -99,14 +99,14 @@ def test_test_images_in_one_heap_are_no_class(tmp_path: Path, test: str) -> None
         load_image_folder(tmp_path)
 
 
-def test_images_outside_the_parts_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_outside_the_parts_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plant(tmp_path, "train", "val", "extra")
-    for name in ("test/1.jpg", "test/2.jpg", "labels/all.txt", "beside.jpg"):
+    for name in ("test/1.jpg", "test/2.jpg", "labels/all.txt", "stray.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"\xff\xd8\xff")
     assert find_split(tmp_path) == {"training": "train", "validation": "val"}
     assert [record.getMessage().removeprefix(f"{tmp_path}: ") for record in caplog.records] == [
-        "1 file is not used: 1 stray image ('beside.jpg'): move into class folders",
+        "1 file is not used: 1 stray image ('stray.jpg'): move into class folders",
         "not used: 3 images in 'extra', whose name does not say what they are for",
         "not used: 2 images in 'test', which has no class folders, so no labels",
     ]

@@ -119,17 +119,17 @@ def test_imagenet_half_extracted(tmp_path: Path) -> None:
         load_benchmark("imagenet", tmp_path)
 
 
-def test_files_of_imagenet_that_are_not_used_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_of_imagenet_that_are_not_used_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = plant_imagenet(tmp_path) / "imagenet" / "images" / "train"
     some_class = folder / "n01440764"
     plant(folder, "stray.JPEG", "n01440764/1.cr2", "n01440764/2.JPEG.part", "n01440764/more/3.JPEG")
     plant(folder, "n01440764/._1.JPEG", "n01440764/notes.txt")
     (some_class / "4.JPEG").symlink_to("/gone/4.JPEG")
     assert len(load_benchmark("imagenet", tmp_path).train) == 6 * len(IDS)
-    (told,) = [record.getMessage() for record in caplog.records if "not used" in record.getMessage()]
-    assert told.startswith(f"{folder}: 5 files are not used: 1 stray image ('stray.JPEG'): move into class")
+    (warning,) = [record.getMessage() for record in caplog.records if "not used" in record.getMessage()]
+    assert warning.startswith(f"{folder}: 5 files are not used: 1 stray image ('stray.JPEG'): move into class")
     for words in ("1 .cr2 ('n01440764/1.cr2'): develop to JPEG", "1 .part (", "1 sub-folder (", "1 dangling link ("):
-        assert words in told
+        assert words in warning
 
 
 def test_imagenet_validation_images_that_were_never_sorted(tmp_path: Path) -> None:

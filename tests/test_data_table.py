@@ -21,9 +21,9 @@ from ipo_dspy.errors import DataError
 HEAD = "image,label\n"
 
 
-def picture(colour: str, kind: str = "JPEG") -> bytes:
+def picture(color: str, kind: str = "JPEG") -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(buffer, kind)
+    Image.new("RGB", (8, 8), color).save(buffer, kind)
     return buffer.getvalue()
 
 

@@ -96,16 +96,16 @@ def test_forms_of_labels(tmp_path: Path, suffix: str, labels: list[str]) -> None
 
 
 @pytest.mark.parametrize("text", ["dog\ncat\n", "n01440764 dog\nn01443537 cat\n"])
-@pytest.mark.parametrize("beside", [True, False])
-def test_numbers_get_their_names_from_a_list_beside(tmp_path: Path, text: str, beside: bool) -> None:
+@pytest.mark.parametrize("next_to_shards", [True, False])
+def test_numbers_get_their_names_from_a_separate_list(tmp_path: Path, text: str, next_to_shards: bool) -> None:
     path = shard(tmp_path / "test" / "0.tar", {"0.cls": "1", "0.webp": JPEG, "1.cls": "0", "1.webp": JPEG})
-    (tmp_path / ("test" if beside else ".") / "classnames.txt").write_text(text)
+    (tmp_path / ("test" if next_to_shards else ".") / "classnames.txt").write_text(text)
     data = load_webdataset(path)
     assert (data.classes, data.labels()) == (("dog", "cat"), ["cat", "dog"])
     assert load_webdataset(path, classes=["a", "b"]).labels() == ["b", "a"]
 
 
-def test_what_is_no_sample_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_anything_but_a_sample_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as file:
         folder, link = tarfile.TarInfo("photos.jpg"), tarfile.TarInfo("photos/link.jpg")
@@ -142,7 +142,7 @@ def samples(names: str = "{key}.png", label: str = "{key}.cls", count: int = 8) 
             {name: text for key in range(8) for name, text in {
                 f"{key}.jpg": JPEG + str(key).encode(), f"{key}.mask.png": b"mask", f"{key}.cls": CLASSES[key % 2],
             }.items()},
-            id="a mask beside each",
+            id="a mask for each",
         ),
         pytest.param(
             {name: text for key in range(8) for name, text in {
@@ -312,7 +312,7 @@ def test_mistakes_in_the_place(tmp_path: Path) -> None:
 
 
 @given(cut=st.integers(0, 8 * 1024 - 1))
-def test_a_file_that_is_cut_anywhere_is_told(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+def test_a_file_that_is_cut_anywhere_is_reported(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     """Four samples are 16 blocks of 512 bytes, then zeros; the smallest loss would be a wrong score."""
     path = pets(tmp_path_factory.mktemp("cut") / "pets.tar")
     path.write_bytes(path.read_bytes()[:cut])
@@ -320,7 +320,7 @@ def test_a_file_that_is_cut_anywhere_is_told(tmp_path_factory: pytest.TempPathFa
         load_webdataset(path)
 
 
-def test_zeros_or_noise_in_the_middle_are_told(tmp_path: Path) -> None:
+def test_zeros_or_noise_in_the_middle_are_reported(tmp_path: Path) -> None:
     path = pets(tmp_path / "pets.tar")
     whole = bytearray(path.read_bytes())
     whole[4096:4608] = b"noise" * 102 + b"xx"
@@ -329,7 +329,7 @@ def test_zeros_or_noise_in_the_middle_are_told(tmp_path: Path) -> None:
         load_webdataset(path)
 
 
-def test_a_folder_with_classes_beside_a_tar_file_is_a_folder_of_classes(tmp_path: Path) -> None:
+def test_a_folder_with_classes_next_to_a_tar_file_is_a_folder_of_classes(tmp_path: Path) -> None:
     pets(tmp_path / "backup.tar")
     for name in CLASSES:
         (tmp_path / name).mkdir()

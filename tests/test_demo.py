@@ -36,7 +36,8 @@ def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "class_name": [CLASSES[label] for _, label in rows],
         "split": [part for part, _ in rows],
     }
-    about = {"name": "tiny", "description": "a tiny task", "classes": CLASSES, "licence": "CC0", "seed": 0}
+    about: dict[str, Any] = {"name": "tiny", "description": "a tiny task", "classes": CLASSES, "seed": 0}
+    about["licence"] = "CC0"  # kept: the spelling in these files
     table = pa.table(columns).replace_schema_metadata({"ipo_dspy": json.dumps(about)})
     (tmp_path / "data").mkdir()
     pq.write_table(table, tmp_path / "data" / "tiny.parquet")

@@ -1,4 +1,4 @@
-"""Descriptions by a language model that sees, over a real server on loopback."""
+"""Descriptions by a multimodal language model, over a real server on loopback."""
 
 import base64
 import io
@@ -17,8 +17,8 @@ from ipo_dspy.run.ledger import Budget, Ledger
 pytestmark = pytest.mark.usefixtures("no_cache")
 
 
-def picture(width: int = 8, height: int = 8, colour: str = "red") -> Image.Image:
-    return Image.new("RGB", (width, height), colour)
+def picture(width: int = 8, height: int = 8, color: str = "red") -> Image.Image:
+    return Image.new("RGB", (width, height), color)
 
 
 def test_images_arrive_as_small_data_uris_and_the_class_name_goes() -> None:
@@ -52,14 +52,14 @@ def test_many_images_in_threads_keep_their_order_and_all_tokens_count(num_thread
     paths = []
     for level in range(0, 250, 25):
         paths.append(tmp_path / f"{level}.png")
-        picture(colour=f"rgb({level},0,0)").save(paths[-1])
+        picture(color=f"rgb({level},0,0)").save(paths[-1])
     with ByColour({}) as server:
         ledger = Ledger()
         describer = LMDescriber(server.lm(), num_threads=num_threads)
         described = describer.describe(paths, ["cat"] * len(paths), once=partial(ledger.once, "self"))
         assert described.texts == tuple(f"level {level}" for level in range(0, 250, 25))
         assert (ledger.spent.calls, ledger.spent.tokens) == (10, server.tokens)
-        again = describer.describe([picture(colour="rgb(50,0,0)")], ["cat"], once=partial(ledger.once, "self"))
+        again = describer.describe([picture(color="rgb(50,0,0)")], ["cat"], once=partial(ledger.once, "self"))
         assert (again.texts, len(server.requests)) == (("level 50",), 10)  # the same picture in another wrapping
 
 
@@ -82,7 +82,7 @@ def test_a_refused_key_stops_at_once_and_is_not_shown() -> None:
 
 @pytest.mark.parametrize(("images", "max_consecutive_errors", "asked"), [(9, 3, 3), (9, 5, 5), (2, 3, 2)])
 def test_a_server_that_fails_for_all_images_stops_it(images: int, max_consecutive_errors: int, asked: int) -> None:
-    pictures = [picture(colour=f"rgb({level},0,0)") for level in range(images)]
+    pictures = [picture(color=f"rgb({level},0,0)") for level in range(images)]
     with OpenAIServer({"main subject": Reply("busy", status=503)}) as server:
         describer = LMDescriber(server.lm(), max_consecutive_errors=max_consecutive_errors)
         with pytest.raises(NoAnswerError, match=r"failed to describe images: .*busy"):
@@ -91,7 +91,7 @@ def test_a_server_that_fails_for_all_images_stops_it(images: int, max_consecutiv
 
 
 def test_a_limit_leaves_the_other_images_without_a_description() -> None:
-    pictures = [picture(colour=f"rgb({level},0,0)") for level in range(9)]
+    pictures = [picture(color=f"rgb({level},0,0)") for level in range(9)]
     with OpenAIServer({"main subject": ("dark")}) as server:
         once = partial(Ledger(limits=Budget(max_lm_calls=4)).once, "self")
         described = LMDescriber(server.lm(), num_threads=3).describe(pictures, ["cat"] * 9, once=once)

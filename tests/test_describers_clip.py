@@ -14,9 +14,9 @@ def test_descriptions_are_phrases_of_the_bank_without_class_names() -> None:
     described = describer.describe(images, task.trainset.labels())
     known = {phrase.text for phrase in BANK}
     assert len(described.texts) == len(images)
-    told = [text for text in described.texts if text]
-    assert len(told) == describer.max_classes  # one image a class here; the classes beyond go without
-    assert all(set(text.split(", ")) <= known for text in told)
+    descriptions = [text for text in described.texts if text]
+    assert len(descriptions) == describer.max_classes  # one image a class here; the classes beyond go without
+    assert all(set(text.split(", ")) <= known for text in descriptions)
     assert all(len(text.split(", ")) <= describer.per_image for text in described.texts)
     assert described == describer.describe(images, task.trainset.labels())
 

@@ -1,4 +1,4 @@
-"""Where the images of a part are, and their features on disk; nothing here needs Ray."""
+"""Locations of the images of a part, and their features on disk; nothing here needs Ray."""
 
 import io
 import os
@@ -68,7 +68,7 @@ def test_parts_of_a_list_are_its_images_in_full_passes(count: int, workers: int)
 
 
 def test_a_table_of_paths_has_no_stamp(tmp_path: Path) -> None:
-    """A picture beside it may change alone."""
+    """An image file next to the list may change without it."""
     (whole,) = discover_partitions(table(tmp_path / "1.parquet", ["cat", "dog"]))
     assert whole.stamp() is not None
     for number, cells in enumerate((["a.png"], [{"bytes": None, "path": "a.png"}], [{"bytes": b"x", "path": "a.png"}])):
@@ -77,7 +77,7 @@ def test_a_table_of_paths_has_no_stamp(tmp_path: Path) -> None:
         assert (part.stamp() is None) == (number < 2)
 
 
-def test_a_folder_of_classes_is_one_whatever_lies_beside_them(tmp_path: Path) -> None:
+def test_a_folder_of_classes_is_one_whatever_lies_next_to_them(tmp_path: Path) -> None:
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     (tmp_path / "photos" / "cat" / "1.png").write_bytes(png(1))
     (tmp_path / "photos" / "dog").mkdir()
@@ -86,7 +86,7 @@ def test_a_folder_of_classes_is_one_whatever_lies_beside_them(tmp_path: Path) ->
     assert labels(discover_partitions(tmp_path / "photos")) == ["cat", "dog"]
 
 
-def test_empty_tables_beside_others_are_passed_over(tmp_path: Path) -> None:
+def test_empty_tables_next_to_others_are_skipped(tmp_path: Path) -> None:
     table(tmp_path / "0.parquet", ["cat", "dog"])
     pq.write_table(pq.read_table(tmp_path / "0.parquet").slice(0, 0), tmp_path / "1.parquet")
     assert labels(discover_partitions(tmp_path)) == ["cat", "dog"]
@@ -94,7 +94,7 @@ def test_empty_tables_beside_others_are_passed_over(tmp_path: Path) -> None:
         discover_partitions(tmp_path / "1.parquet")
 
 
-def test_images_are_told_as_another_machine_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_addressed_as_another_machine_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     image = Image.new("RGB", (2, 2))
     given: list[Any] = ["a.png", Path("b.png"), dspy.Image(url="data:image/png;base64,AA=="), b"abc", image]
@@ -135,7 +135,7 @@ def test_row_groups_of_tables_are_parts(tmp_path: Path) -> None:
     assert (images[0], images[1999]) == (png(3000 % 256), png(4999 % 256))
 
 
-def test_numbers_are_read_by_the_names_beside_them(tmp_path: Path) -> None:
+def test_numbers_are_read_by_the_names_next_to_them(tmp_path: Path) -> None:
     """Their order need not be that of the program's classes."""
     members = {"1.png": png(1), "1.cls": b"1", "2.png": png(2), "2.cls": b"cat"}
     tar(tmp_path / "00.tar", members)
@@ -193,7 +193,7 @@ def test_folders_and_lists_are_read_here(tmp_path: Path) -> None:
     assert labels(discover_partitions(tmp_path / "list.csv")) == ["dog", "cat"]
 
 
-def test_places_that_are_none_are_told(tmp_path: Path) -> None:
+def test_places_that_do_not_exist_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'.*/photos' does not exist .*; pass a folder, a table or shards"):
         discover_partitions(tmp_path / "photos")
     with pytest.raises(DataError, match=r"nothing matches '.*/\*.parquet'"):
@@ -236,7 +236,7 @@ def test_features_on_disk_are_what_was_written_or_nothing(tmp_path: Path) -> Non
     os.mkfifo(tmp_path / name)
     assert read(str(tmp_path), name) is None
     (tmp_path / name).unlink()
-    foreign = save({"features": kept.features}, metadata={"told": "{}", "sum": ""})
+    foreign = save({"features": kept.features}, metadata={"rows": "{}", "sum": ""})
     (tmp_path / name).write_bytes(foreign)
     assert read(str(tmp_path), name) is None
     others = [replace(origin, **{part: "x"}) for part in ("fingerprint", "arithmetic", "software")]

@@ -17,7 +17,7 @@ SHOTS = 2
 """Of the fixture `task`."""
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-GREETED = {"Say: ready": "ready"}
+PING_REPLY = {"Say: ready": "ready"}
 """The answer to the request by which IPO finds out whether a model is there."""
 
 
@@ -37,7 +37,9 @@ def correct(example: dspy.Example, prediction: dspy.Prediction, trace: object = 
     return bool(example.label == prediction.label)
 
 
-def told(example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> Any:
+def metric_with_feedback(
+    example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
+) -> Any:
     return dspy.Prediction(score=correct(example, prediction), feedback=f"it is a {example.label}")
 
 
@@ -60,7 +62,7 @@ def test_gepa_runs_unchanged_and_reads_the_trace(task: demo.DemoTask) -> None:
     proposed = ["pixel art of a <CLASS>.", "Look hard at the picture.", "a bitmap of a <CLASS>."]
     answers = [{"new_instruction": text} for text in proposed * 10]
     reflection = DummyLM(answers, adapter=dspy.JSONAdapter())  # the form in which GEPA asks
-    gepa = dspy.GEPA(metric=told, reflection_lm=reflection, max_metric_calls=250, num_threads=1, seed=0)
+    gepa = dspy.GEPA(metric=metric_with_feedback, reflection_lm=reflection, max_metric_calls=250, num_threads=1, seed=0)
     best = gepa.compile(task.program.deepcopy(), trainset=list(task.trainset), valset=list(task.valset))
     assert str(best.template) in proposed
 
@@ -122,7 +124,9 @@ def test_ipo_is_a_step_of_better_together(
 ) -> None:
     student = task.program.deepcopy()
     student.set_lm(phrase_writer(0))  # BetterTogether refuses predictors without one
-    gepa = dspy.GEPA(metric=told, reflection_lm=phrase_writer(0), max_metric_calls=300, num_threads=1, seed=0)
+    gepa = dspy.GEPA(
+        metric=metric_with_feedback, reflection_lm=phrase_writer(0), max_metric_calls=300, num_threads=1, seed=0
+    )
     together = dspy.BetterTogether(metric=correct, ipo=IPO(proposer="evolution", steps=2), gepa=gepa)
     data = {"trainset": list(task.trainset), "valset": list(task.valset)}
     best = together.compile(student, **data, strategy=strategy, num_threads=1, seed=0)
@@ -153,7 +157,7 @@ def test_better_together_without_validation_images_takes_the_last_program(
 
 def test_ipo_asks_a_model_over_http_in_the_form_of_the_paper(task: demo.DemoTask, tmp_path: Any) -> None:
     answer = "<INS>pixel art of a <CLASS>.</INS>\n<INS>a low resolution sprite of a <CLASS>.</INS>\n<INS>a dog</INS>"
-    with OpenAIServer({"Tell apart images": answer, **GREETED}) as server:
+    with OpenAIServer({"Tell apart images": answer, **PING_REPLY}) as server:
         optimizer = IPO(prompt_model=server.lm(cache=False), prompts_per_step=3, steps=2, log_dir=tmp_path)
         best = optimizer.compile(task.program, task.trainset)
     assert server.unseen == []
@@ -164,12 +168,12 @@ def test_ipo_asks_a_model_over_http_in_the_form_of_the_paper(task: demo.DemoTask
         "a low resolution sprite of a <CLASS>.",
     ]
     assert dict(results.rejections) == {"duplicate": 2, "no class placeholder": 2}
-    assert (results.calls, results.tokens) == (3, server.tokens)  # the greeting, and a question a step
+    assert (results.calls, results.tokens) == (3, server.tokens)  # the ping, and a request a step
     assert "sk-test" not in (tmp_path / "journal.jsonl").read_text() + (tmp_path / "best.json").read_text()
 
 
 def test_the_configured_model_is_used_where_none_is_named(task: demo.DemoTask) -> None:
-    with OpenAIServer({"Tell apart images": "<INS>pixel art of a <CLASS>.</INS>", **GREETED}) as server:
+    with OpenAIServer({"Tell apart images": "<INS>pixel art of a <CLASS>.</INS>", **PING_REPLY}) as server:
         with dspy.context(lm=server.lm(cache=False)):
             best = IPO(prompts_per_step=1, steps=1, describer=None).compile(task.program, task.trainset)
         assert len(server.requests) == 2
@@ -184,8 +188,8 @@ def test_a_model_that_never_answers_is_one_clear_error(task: demo.DemoTask) -> N
         assert len(server.requests) == 1
 
 
-def test_a_model_that_greets_and_then_fails_gives_back_the_start_template(task: demo.DemoTask) -> None:
-    with OpenAIServer(GREETED) as server:
+def test_a_model_that_answers_the_ping_and_then_fails_returns_the_start_template(task: demo.DemoTask) -> None:
+    with OpenAIServer(PING_REPLY) as server:
         optimizer = IPO(prompt_model=server.lm(cache=False), steps=5, describer=None)
         best = optimizer.compile(task.program, task.trainset)
         assert len(server.requests) == 4

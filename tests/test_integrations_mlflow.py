@@ -125,7 +125,7 @@ def test_without_a_run_nothing_is_searched(mlflow: Any, task: demo.DemoTask) -> 
     assert mlflow.search_runs(output_format="list") == []
 
 
-def test_two_classifiers_are_told_apart(mlflow: Any) -> None:
+def test_two_classifiers_are_reported_apart(mlflow: Any) -> None:
     trial = {"index": 0, "template": "a <CLASS>.", "loss": 1.0, "tokens": 3, "key": "0"}
     with mlflow.start_run() as run:
         observer: Any = mlflow_observer()
@@ -182,7 +182,7 @@ def test_a_resumed_run_counts_what_its_earlier_sessions_found(mlflow: Any, task:
     assert len(table.splitlines()) == 1 + len(results.trials)
 
 
-def test_a_run_that_goes_on_tells_only_what_is_new(mlflow: Any) -> None:
+def test_a_resumed_run_reports_only_new_metrics(mlflow: Any) -> None:
     with mlflow.start_run() as run:
         observer: Any = mlflow_observer()
         observer({"event": "step", "predictor": "self", "step": 3, "calls": 1, "tokens": 9})

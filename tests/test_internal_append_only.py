@@ -24,7 +24,7 @@ def test_what_was_there_is_kept_and_added_to(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("last", ["append", "close"])
 @pytest.mark.parametrize("damage", ["removed", "emptied", "shortened", "folder removed"])
-def test_what_somebody_takes_away_is_written_anew(tmp_path: Path, damage: str, last: str) -> None:
+def test_a_file_that_is_removed_is_written_again(tmp_path: Path, damage: str, last: str) -> None:
     path = tmp_path / "run" / "a"
     path.parent.mkdir()
     file = opened(path)

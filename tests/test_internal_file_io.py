@@ -61,7 +61,7 @@ def test_a_regular_file_is_read_within_its_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+def test_anything_but_a_regular_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
     place = Path("/dev/zero") if kind == "device" else tmp_path / "x"
     if kind == "pipe":
         os.mkfifo(place)

@@ -31,7 +31,7 @@ from ipo_dspy.lms.signatures import DescribeImage, PlainAdapter
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
 
 SHOWN = 12
-"""So many first characters of a secret are a leak too."""
+"""This many first characters of a secret are a leak, too."""
 
 
 def _secret(prefix: str, odd: str = "") -> str:
@@ -66,7 +66,7 @@ SECRETS = {
 
 
 def forms(secret: str, user: str = "me") -> dict[str, bytes]:
-    """What to search for: the secret in each form in which it can travel."""
+    """Return the secret in each form in which it can travel, to search for."""
     from urllib.parse import unquote
 
     written = {"as it is": secret, "decoded": unquote(secret)}
@@ -78,7 +78,7 @@ def forms(secret: str, user: str = "me") -> dict[str, bytes]:
     }
     for name, text in {**written, "user": f"{user}:{secret}", "user, decoded": f"{user}:{unquote(secret)}"}.items():
         for shift in range(3):
-            # Wherever it stands in what is encoded: without the ends, which depend on what is beside it.
+            # Wherever it stands in what is encoded: without the ends, which depend on the characters around it.
             encoded = base64.b64encode(b"\0" * shift + text.encode())
             found[f"base64 of {name} at {shift}"] = encoded[4 if shift else 0 : -4]
     return found
@@ -121,7 +121,7 @@ def rows(path: Path) -> Iterator[bytes]:
 
 
 def search(folder: Path, needles: Mapping[Any, bytes], *, without: Iterable[Path] = ()) -> list[tuple[str, Any]]:
-    """Where which needle is, over all files of a folder."""
+    """Return the needles that are in the files of a folder, with their places."""
     left_out = set(without)
     return [
         (name, key)
@@ -136,10 +136,10 @@ def search(folder: Path, needles: Mapping[Any, bytes], *, without: Iterable[Path
 class Quoting(Writer):
     """A server that answers some requests with errors that quote all that the request brought, and more.
 
-    Every other description and template fails; the model `wrong` is refused, `dying` only greets.
+    Every other description and template fails; the model `wrong` is refused, `dying` answers only pings.
 
     Attributes:
-        dies_after: so many requests for templates no more of them is answered.
+        dies_after: the number of requests for templates after which no more of them is answered.
         quotes: the errors.
         pictures: URLs of all images that came.
     """
@@ -155,13 +155,13 @@ class Quoting(Writer):
         usual = super().answer(body)
         with self._counting:
             self.pictures.update(images_of(body))
-            greeting = "Say: ready" in text_of(body)
-            kind = "picture" if images_of(body) else "greeting" if greeting else "template"
+            ping = "Say: ready" in text_of(body)
+            kind = "picture" if images_of(body) else "ping" if ping else "template"
             self.counts[kind] += 1
             match body["model"], kind:
                 case ("wrong", _):
                     return Reply(self.quote(body), status=401)
-                case (_, "greeting"):
+                case (_, "ping"):
                     return usual
                 case ("echo", "picture"):
                     return Reply(self.quote(body))
@@ -249,7 +249,7 @@ for number, models in enumerate([("toy", "wrong"), ("wrong", "eyes"), ("toy", "d
 
 @dataclass(frozen=True)
 class Ran:
-    """What was run, and the folder with all that it wrote."""
+    """The processes that ran, and the folder with all that they wrote."""
 
     folder: Path
     server: Quoting

@@ -88,7 +88,7 @@ def test_ctrl_c_does_not_wait_for_what_is_under_way() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_work_that_takes_too_long_is_abandoned_and_its_own_time_out_is_told_apart() -> None:
+def test_work_that_takes_too_long_is_abandoned_and_its_own_time_out_is_reported_apart() -> None:
     released = threading.Event()
     with pytest.raises(TimeoutError, match=r"no result within 0\.05 s"):
         run_with_timeout(0.05, lambda: released.wait(60))

@@ -48,7 +48,7 @@ def test_a_ready_model_passes() -> None:
         (3, r"prompt_model must be a name or a dspy.BaseLM, got 3; for example prompt_model='openai/gpt-4o-mini'"),
     ],
 )
-def test_unknown_names_are_told_with_close_ones(name: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_unknown_names_are_reported_with_close_ones(name: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(LanguageModelError, match=message):
         build_lm(name, role="prompt_model")
     assert capfd.readouterr() == ("", "")
@@ -63,7 +63,7 @@ def test_faults_are_short_and_hold_no_key(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(text) == 300
 
 
-def test_a_missing_key_is_told_by_name_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_is_reported_by_name_before_any_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(LanguageModelError, match="set OPENAI_API_KEY in the environment"):
         check_key(build_lm("openai/gpt-4o-mini", role="prompt_model"), role="prompt_model")
@@ -91,7 +91,7 @@ def test_a_server_of_ones_own_needs_no_key(
     lm = build_lm(name, role="prompt_model", settings=settings)
     assert lm.kwargs["api_key"] == "none"
     assert endpoint(lm) == "localhost:8000"
-    assert one_line_error(ValueError("none of it"), lm) == "none of it"  # the word is no secret
+    assert one_line_error(ValueError("none of it"), lm) == "none of it"  # the word is not a secret
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")  # one that is there is sent
     assert "api_key" not in build_lm("openai/toy", role="prompt_model", settings=settings).kwargs
 
@@ -102,7 +102,7 @@ def test_a_server_of_ones_own_needs_no_key(
         ("openai/gpt-4o-mini", "https://api.openai.com/v1"),
         ("openai/gpt-4o-mini", "https://eu.api.openai.com/v1"),
         ("openai/llama-3.3-70b-versatile", "https://api.groq.com/openai/v1"),
-        ("azure/deployed", "https://me.openai.azure.com"),  # the provider's service at an address of one's own
+        ("azure/deployed", "https://me.openai.azure.com"),  # the provider's service at a custom address
     ],
 )
 def test_an_address_of_the_provider_needs_its_key(name: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +128,7 @@ def test_a_key_is_looked_for_wherever_one_may_be_given(monkeypatch: pytest.Monke
     check_key(bare, role="prompt_model")
 
 
-def test_host_and_port_of_a_server_are_told_and_nothing_else_of_its_address() -> None:
+def test_host_and_port_of_a_server_are_shown_and_nothing_else_of_its_address() -> None:
     lm = dspy.LM("openai/toy", engine="litellm", api_base="http://me:pass-word@[::1]:8000/v1/secret-path?key=planted")
     assert endpoint(lm) == "[::1]:8000"
     text = one_line_error(LMServerError("gone " + "very " * 200), lm)
@@ -167,7 +167,7 @@ def test_faults_hold_no_header_and_no_password_of_the_model() -> None:
         ("openai/toy", {"num_retries": "a"}),
     ],
 )
-def test_settings_that_dspy_refuses_are_told_in_one_sentence(name: str, settings: dict[str, object]) -> None:
+def test_settings_that_dspy_refuses_are_reported_in_one_sentence(name: str, settings: dict[str, object]) -> None:
     with pytest.raises(
         LanguageModelError, match=f"prompt_model '{name}' cannot be set up: .*; fix the name or its settings"
     ):

@@ -118,7 +118,7 @@ def test_a_request_as_a_whole_has_a_time_limit(reply: Reply, engine: str) -> Non
 
 
 @pytest.mark.parametrize("engine", ["litellm", "auto"])
-def test_a_time_limit_is_told_alike_where_the_transport_notices_it_first(
+def test_a_time_limit_is_reported_the_same_where_the_transport_notices_it_first(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "run_with_timeout", lambda _, ask: ask())
@@ -165,7 +165,7 @@ def test_the_time_of_a_run_ends_a_request_and_a_pause(retry_after: str | None) -
         lm = server.lm(num_retries=5, timeout=120)
         began = time.monotonic()
         with pytest.raises(BudgetError, match=r"the limit of 0\.5 seconds is reached"):
-            ledger.once("", "greet", lambda: ping(lm))
+            ledger.once("", "ping", lambda: ping(lm))
         assert time.monotonic() - began < 50  # far from the 60 s, whatever else this machine does
         assert len(server.requests) == 1
 
@@ -220,7 +220,7 @@ NO_ANSWER = {
 
 
 @pytest.mark.parametrize(("body", "fact"), NO_ANSWER.values(), ids=NO_ANSWER)
-def test_a_body_that_is_no_answer_is_told_in_one_line(body: bytes, fact: str) -> None:
+def test_a_body_without_an_answer_is_reported_in_one_line(body: bytes, fact: str) -> None:
     with AnyServer(body=body) as server:
         lm = dspy.LM("openai/toy", api_base=f"{server.origin}/v1", api_key=KEY, engine="litellm", num_retries=3)
         with pytest.raises(UnreadableAnswerError) as caught:
@@ -237,9 +237,9 @@ def test_so_it_is_for_providers_with_forms_of_their_own(model: str, body: bytes)
         lm = dspy.LM(model, api_base=server.origin + PROVIDERS[model], api_key=KEY, engine="litellm", num_retries=0)
         with pytest.raises(LMError) as caught:
             ping(lm)
-    told = one_line_error(caught.value, lm)
-    assert told.startswith("the answer has another form than this provider's: '")
-    assert body.decode() in told
+    error_line = one_line_error(caught.value, lm)
+    assert error_line.startswith("the answer has another form than this provider's: '")
+    assert body.decode() in error_line
 
 
 @pytest.mark.parametrize(

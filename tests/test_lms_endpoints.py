@@ -1,4 +1,4 @@
-"""A server that is not there is told at once, one that stumbles while it is asked again; over real sockets."""
+"""A server that is not there is reported at once, one that fails for a while is asked again; over real sockets."""
 
 import socket
 from collections.abc import Iterator
@@ -66,36 +66,36 @@ def test_nothing_is_tried_where_a_proxy_stands_between_or_the_provider_is_asked(
         check_port_open(lm_at(f"http://127.0.0.1:{closed_port}/v1"), role="prompt_model")
 
 
-def test_asking_again_is_told_once_and_without_keys() -> None:
-    told: list[str] = []
+def test_a_retry_is_logged_once_and_without_keys() -> None:
+    logged: list[str] = []
     busy = Reply(f"busy, {KEY}", status=503, headers=(("Retry-After", "0"),))
     with OpenAIServer({"": busy}) as server:
         lm, once = server.lm(num_retries=2), server.lm(num_retries=0, model="openai/once")
-        with log_retries([lm, once, None], told.append):
+        with log_retries([lm, once, None], logged.append):
             for one in (lm, lm, once):
                 with pytest.raises(LMError):
                     ping(one)
         assert len(server.requests) == 3 + 3 + 1
-    (line,) = told
+    (line,) = logged
     assert line.startswith(f"openai/toy at 127.0.0.1:{server.port} gave no answer (")
     assert line.endswith("); trying up to 3 times with exponential back-off")
     assert "busy, [hidden]" in line
 
 
-def test_of_two_servers_of_one_model_the_one_that_failed_is_told() -> None:
-    told: list[str] = []
+def test_of_two_servers_of_one_model_the_one_that_failed_is_logged() -> None:
+    logged: list[str] = []
     busy = {"": Reply("busy", status=503, headers=(("Retry-After", "0"),))}
     with OpenAIServer({}) as well, OpenAIServer(busy) as ill:
         lms = [server.lm(num_retries=1) for server in (well, ill)]
-        with log_retries(lms, told.append), pytest.raises(LMError):
+        with log_retries(lms, logged.append), pytest.raises(LMError):
             ping(lms[1])
-    assert [line.split(" gave")[0] for line in told] == [f"openai/toy at 127.0.0.1:{ill.port}"]
+    assert [line.split(" gave")[0] for line in logged] == [f"openai/toy at 127.0.0.1:{ill.port}"]
 
 
-def test_what_is_not_asked_again_is_not_told_as_such() -> None:
-    told: list[str] = []
-    with OpenAIServer({"": Reply("wrong key", status=401)}) as server, log_retries([server.lm()], told.append):
+def test_a_failure_without_a_retry_is_not_logged_as_a_retry() -> None:
+    logged: list[str] = []
+    with OpenAIServer({"": Reply("wrong key", status=401)}) as server, log_retries([server.lm()], logged.append):
         lm = server.lm(num_retries=2)
-        with log_retries([lm], told.append), pytest.raises(LMError):
+        with log_retries([lm], logged.append), pytest.raises(LMError):
             ping(lm)
-    assert told == []
+    assert logged == []

@@ -101,7 +101,7 @@ USELESS = {
 
 
 @pytest.mark.parametrize("reply", USELESS.values(), ids=USELESS)
-def test_useless_answers_are_recorded_and_the_run_goes_on(
+def test_useless_answers_are_recorded_and_the_run_continues(
     reply: Reply, task: demo.DemoTask, undisturbed: tuple[Trial, ...], tmp_path: Path
 ) -> None:
     with Writer(dict.fromkeys((1, 2, 3), reply)) as server:  # where one text comes, the other two are asked for
@@ -174,7 +174,7 @@ def test_a_server_that_dies_at_step_7_and_comes_back_changes_nothing(task: demo.
     assert best.detailed_results.trials == whole
 
 
-def test_a_server_that_never_comes_back_ends_it_with_what_was_found_and_another_sitting_goes_on(
+def test_a_server_that_never_comes_back_ends_the_run_with_its_best_and_another_session_resumes(
     task: demo.DemoTask, undisturbed: tuple[Trial, ...], tmp_path: Path
 ) -> None:
     gone = dict.fromkeys(range(2, 1000), Reply("gone", status=503))
@@ -256,7 +256,7 @@ def test_a_dead_server_in_the_second_of_two_searches_leaves_the_first_result(
     ids=["wrong key", "unknown model", "temperature", "top_p", "all thinking", "a long pause", "no credit"],
 )
 @pytest.mark.parametrize("role", ["prompt_model", "description_model"])
-def test_what_asking_again_cannot_mend_shows_at_once_before_images_are_encoded(
+def test_an_error_that_no_retry_fixes_shows_at_once_before_images_are_encoded(
     reply: Reply, message: str, role: str, task: demo.DemoTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def explode(*_: Any, **__: Any) -> None:
@@ -314,7 +314,7 @@ def test_half_a_surrogate_pair_harms_no_later_request(text: str, task: demo.Demo
     assert again.detailed_results.trials == best.detailed_results.trials
 
 
-def test_a_limit_that_the_greetings_use_up_ends_it_as_usual(task: demo.DemoTask) -> None:
+def test_a_limit_that_the_pings_use_up_ends_the_run_as_usual(task: demo.DemoTask) -> None:
     with Writer() as server:
         eyes = server.lm(model="openai/eyes")
         best = compile_with(server, task, describer="lm", description_model=eyes, max_lm_calls=1)
@@ -369,13 +369,13 @@ def test_descriptions_that_are_all_withheld_stop_it(task: demo.DemoTask) -> None
 
 
 def test_stopping_is_seen_during_descriptions_too(task: demo.DemoTask) -> None:
-    class Tells(Writer):
+    class Reports(Writer):
         def answer(self, body: dict[str, Any]) -> Reply:
             if len(self.requests) == 4:
                 optimizer.stop()
             return super().answer(body)
 
-    with Tells() as server:
+    with Reports() as server:
         lm = server.lm()
         optimizer = IPO(prompt_model=lm, description_model=lm, steps=STEPS, num_threads=1)
         best = optimizer.compile(task.program, task.trainset)

@@ -32,7 +32,7 @@ from ipo_dspy.lms.local import models as loading
 from ipo_dspy.lms.local.models import LocalModelSpec, load
 from ipo_dspy.run.journal import replay
 
-import_open_clip()  # mends torchvision, which image processors need, where it is built for another torch
+import_open_clip()  # fixes torchvision, which image processors need, where it is built for another torch
 IMAGE_MODELS = {
     "blip-2": toys.blip2,
     "fuyu": toys.fuyu,
@@ -181,7 +181,7 @@ def test_the_same_seed_gives_the_same_text_whatever_the_global_generator(made: M
     assert torch.equal(torch.rand(3), following)
 
 
-def test_without_a_seed_each_request_is_drawn_anew(made: Make) -> None:
+def test_without_a_seed_each_request_samples_another_answer(made: Make) -> None:
     model = lm(made(toys.qwen2, last=None), temperature=1.0)
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
     texts = []
@@ -246,8 +246,8 @@ def test_a_draw_that_ended_is_not_lengthened_by_what_fills_it_up() -> None:
 # Images
 
 
-def picture(colour: str = "red") -> Image.Image:
-    return Image.new("RGB", (48, 40), colour)
+def picture(color: str = "red") -> Image.Image:
+    return Image.new("RGB", (48, 40), color)
 
 
 def look(model: dspy.LM, *pictures: Image.Image) -> tuple[str, int]:
@@ -268,8 +268,8 @@ def test_the_image_reaches_the_model(name: str, made: Make) -> None:
     folder = made(IMAGE_MODELS[name], rigged=False)
     model = lm(folder, max_tokens=1)
     with forwards(folder) as seen:
-        for colour in ("red", "blue", "red"):
-            look(model, picture(colour))
+        for color in ("red", "blue", "red"):
+            look(model, picture(color))
     red, blue, again = (logits[0, -1] for logits in seen)
     assert torch.equal(red, again)
     assert not torch.allclose(red, blue, atol=1e-6)
@@ -470,7 +470,7 @@ def test_foreign_code_runs_only_when_asked(tmp_path: Path) -> None:
 # Refusals
 
 
-def test_a_prompt_that_leaves_no_room_is_told_as_such(made: Make) -> None:
+def test_a_prompt_that_leaves_no_room_is_reported_as_such(made: Make) -> None:
     folder = made(toys.phi, context=64)
     with pytest.raises(
         ContextWindowExceededError, match=r"the prompt has \d+ tokens but .* has a context of 64; shorten"
@@ -499,7 +499,7 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: 
         lm(made(toys.phi), **settings)("What?")
 
 
-def test_a_fault_inside_a_model_is_no_lost_connection(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_inside_a_model_is_not_a_lost_connection(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load(LocalModelSpec(str(made(toys.phi)), "cpu"))
     monkeypatch.setattr(loaded.model, "generate", lambda **_: 1 / 0)
     with pytest.raises(LMInvalidRequestError, match=r"could not answer \(ZeroDivisionError.*use a smaller"):
@@ -528,7 +528,7 @@ def run(folder: Path, **settings: Any) -> tuple[Any, list[Any]]:
 
 
 def test_a_run_with_models_that_babble_ends_with_the_start_template(made: Make, tmp_path: Path) -> None:
-    # Unseeded, some draws hold tags; their text is rejected, which is no fault.
+    # Unseeded, some draws hold tags; their text is rejected, which is not an error.
     babbler = lm(made(toys.qwen2, last=None), temperature=1.0, max_tokens=24, seed=2)
     best, events = run(tmp_path / "run", prompt_model=babbler, description_model=lm(made(toys.llava), max_tokens=3))
     assert str(best.template) == "a photo of a <CLASS>."

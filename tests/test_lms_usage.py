@@ -38,7 +38,7 @@ BAD = {
 
 
 class Says(Writer):
-    """Writes templates, and says of its usage what it is told to say."""
+    """Writes templates, and reports the usage that it is given."""
 
     def __init__(self, usage: Any) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def test_a_limit_on_tokens_holds_whatever_a_server_says(
         assert results.tokens == pytest.approx(server.tokens, rel=0.2)
     assert results.status == "max_tokens"
     assert results.calls == honest[0]
-    assert results.spent.estimated >= honest[0] - 1  # of the greeting, one token may be true
+    assert results.spent.estimated >= honest[0] - 1  # of the ping, one token may be true
     assert "tokens (estimated)" in repr(results.spent)
 
 
@@ -100,7 +100,7 @@ class Entry(dict[str, Any]):
     """A record of DSPy's of a request of 400 letters and an answer of 40."""
 
     def __init__(self, usage: Any, **more: Any) -> None:
-        given = {"messages": [{"role": "user", "content": "tell " * 80}], "outputs": ["dark " * 8], "usage": usage}
+        given = {"messages": [{"role": "user", "content": "look " * 80}], "outputs": ["dark " * 8], "usage": usage}
         super().__init__({**given, **more})
 
 
@@ -109,7 +109,7 @@ def counts(prompt: Any, completion: Any) -> dict[str, Any]:
 
 
 LM = dspy.LM("openai/toy", engine="litellm", api_key=KEY)
-SENT, WRITTEN = tokens_in("tell " * 80), tokens_in("dark " * 8)
+SENT, WRITTEN = tokens_in("look " * 80), tokens_in("dark " * 8)
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_images_and_thoughts_count() -> None:
         usage_of(LM, Entry({}, messages=[{"role": "user", "content": content}])) for content in ("look", picture)
     )
     assert seen.prompt_tokens - plain.prompt_tokens == 765
-    thought = usage_of(LM, Entry({}, outputs=[{"text": None, "reasoning_content": "so many words of thought"}]))
-    assert thought.completion_tokens == tokens_in("so many words of thought")
+    thought = usage_of(LM, Entry({}, outputs=[{"text": None, "reasoning_content": "a few words of thought"}]))
+    assert thought.completion_tokens == tokens_in("a few words of thought")
 
 
 @pytest.mark.parametrize("cost", [None, 0, -5.0, float("nan"), float("inf"), 1e308, 3.75e12, 1e-15])

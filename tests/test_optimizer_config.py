@@ -58,7 +58,7 @@ def test_an_optimizer_is_copied_whole(copied: Any) -> None:
 OLD_VALUES: dict[str, Any] = {
     "overlap": True,
     "max_descriptions": 3,
-    "task": "Tell cats from dogs.",
+    "task": "Distinguish cats from dogs.",
     "scorer": Backend(),
     "allow_changes": True,
     "skip_bad": True,

@@ -77,7 +77,7 @@ def test_trainset_may_be_named_and_stats_left_out(task: demo.DemoTask) -> None:
     assert not hasattr(best, "detailed_results")
 
 
-def test_rejections_are_counted_and_spending_is_told(task: demo.DemoTask) -> None:
+def test_rejections_are_counted_and_spending_is_reported(task: demo.DemoTask) -> None:
     listed = Listed(
         "a dog", "a photo of a <CLASS>.", "word " * 60 + "<CLASS>", "", "<INS>a <CLASS>", "pixel art of a <CLASS>."
     )
@@ -123,7 +123,7 @@ class Pair(dspy.Module):
         return dspy.Prediction(animal=self.animal(image=image).label, group=self.group(image=image).label)
 
 
-def test_both_classifiers_of_a_program_are_optimised_and_nothing_else(task: demo.DemoTask) -> None:
+def test_both_classifiers_of_a_program_are_optimized_and_nothing_else(task: demo.DemoTask) -> None:
     student = Pair(task)
     examples = [
         dspy.Example(image=e.image, label=e.label, group="mammal" if i % 3 else "bird").with_inputs("image")

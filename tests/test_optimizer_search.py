@@ -150,7 +150,7 @@ def test_finds_the_better_template_and_leaves_the_worse() -> None:
     assert str(search(Script(["a nice <CLASS>."])).best.template) == str(START)
 
 
-def test_rejections_are_counted_by_reason_and_told() -> None:
+def test_rejections_are_counted_by_reason_and_reported() -> None:
     script = Script(["a dog.", "a <CLASS> " + "very " * 20, "<INS>a <CLASS> in", "A PHOTO of a <CLASS>.", " "], ["x"])
     result = search(script)
     assert result.rejected == {
@@ -161,9 +161,9 @@ def test_rejections_are_counted_by_reason_and_told() -> None:
         "empty": 1,
     }
     assert script.asked[0].rejected == ()
-    told = script.asked[1].rejected
-    assert "a dog. (no class placeholder)" in told
-    assert not any("duplicate" in text for text in told)
+    rejected = script.asked[1].rejected
+    assert "a dog. (no class placeholder)" in rejected
+    assert not any("duplicate" in text for text in rejected)
 
 
 def test_the_proposer_sees_the_best_last_and_the_start_always() -> None:
@@ -211,7 +211,7 @@ def test_a_step_without_an_answer_is_asked_again_and_one_with_an_unusable_answer
     assert (result.status, [t.step for t in result.trials]) == ("finished", [0, 1, 3])
 
 
-def test_a_fault_that_asking_again_cannot_mend_stops_at_once() -> None:
+def test_a_fault_that_no_retry_fixes_stops_at_once() -> None:
     script = Script(["a blurry <CLASS>."], ProposalError("wrong key", fatal=True), ["never asked <CLASS>"])
     result = search(script)
     assert (result.status, result.fault, len(script.asked)) == ("errors", "wrong key", 2)
@@ -234,13 +234,13 @@ def test_a_proposer_that_never_answers(steps: int, patience: int | None, initial
 @pytest.mark.parametrize("patience", [1, None])
 def test_a_search_without_one_usable_proposal_says_so_however_short(patience: int | None, tmp_path: Path) -> None:
     plan = configure(steps=1, patience=patience)
-    for _ in range(2):  # the second sitting finds the only step taken
+    for _ in range(2):  # the second session finds the only step taken
         with Journal(tmp_path / "run") as journal:
             refused = search(Script(ProposalError("refusals", answered=True)), plan, journal=journal)
         assert (refused.status, refused.fault, refused.best) == ("errors", "refusals", refused.baseline)
     useless = search(Script(["a dog.", "a cat.", str(START)]), configure(steps=1, patience=patience))
-    told = "all 3 proposals were rejected: 2 no class placeholder, 1 duplicate"
-    assert (useless.status, useless.fault) == ("errors", told)
+    fault = "all 3 proposals were rejected: 2 no class placeholder, 1 duplicate"
+    assert (useless.status, useless.fault) == ("errors", fault)
 
 
 def test_a_proposer_with_nothing_new_is_not_asked_for_ever() -> None:
@@ -260,8 +260,8 @@ def test_a_limit_ends_it_with_what_was_found(tmp_path: Path) -> None:
     with Journal(tmp_path / "run") as journal:
         result = search(script, journal=journal, limits=Budget(max_tokens=25))
     assert (result.status, len(result.trials)) == ("max_tokens", 1 + 3)  # ten tokens an answer: the third oversteps
-    (told,) = (e for e in replay(tmp_path / "run") if e["event"] == "limit_reached")
-    assert (told["limit"], told["limit_value"], told["spent"]) == ("max_tokens", 25, 30)
+    (reached,) = (e for e in replay(tmp_path / "run") if e["event"] == "limit_reached")
+    assert (reached["limit"], reached["limit_value"], reached["spent"]) == ("max_tokens", 25, 30)
 
 
 def test_time_runs_out_also_where_nothing_is_asked() -> None:
@@ -352,7 +352,7 @@ def test_with_overlap_the_next_question_is_asked_before_the_answers_are_scored()
             order.append("scored")
             return super().score(templates)
 
-    class Tells:
+    class Announces:
         def propose(self, ask: ProposalRequest) -> Proposals:
             order.append(f"asked {ask.step}")
             if ask.step == 2:
@@ -362,7 +362,7 @@ def test_with_overlap_the_next_question_is_asked_before_the_answers_are_scored()
 
     asked_again, shown = threading.Event(), list[list[int]]()
     order.clear()
-    search(Tells(), configure(steps=3, prefetch=True), scorer=Waits())
+    search(Announces(), configure(steps=3, prefetch=True), scorer=Waits())
     assert order.index("asked 2") < [i for i, what in enumerate(order) if what == "scored"][1]
     assert shown == [[0], [0], [0, 1]]  # scores come a step late
 
@@ -442,7 +442,7 @@ def test_an_answer_on_its_way_is_kept_also_where_the_search_fails_meanwhile(tmp_
     assert [e["request_id"] for e in replay(tmp_path) if e["event"] == "lm_response"] == ["step 1/0", "step 2/0"]
 
 
-def test_a_limit_in_the_middle_of_a_step_leaves_it_open_for_the_next_sitting(tmp_path: Path) -> None:
+def test_a_limit_in_the_middle_of_a_step_leaves_it_open_for_the_next_session(tmp_path: Path) -> None:
     class Two:
         """Asks twice a step, and gives what it has where it may not ask again."""
 

@@ -1,4 +1,4 @@
-"""What each classifier of a program is trained on, with stub classifiers that need no weights."""
+"""Training sets of each classifier of a program, with stub classifiers that need no weights."""
 
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def test_a_classifier_that_is_not_always_called() -> None:
         gathered(Two(sometimes=True), pets(look="photo"), label_field={"animal": "label", "style": "look"})
 
 
-def test_labels_match_classes_that_read_alike() -> None:
+def test_labels_match_classes_with_the_same_spelling() -> None:
     examples = [dspy.Example(image="a.png", label=label).with_inputs("image") for label in ("beer_mug", "beer mug")]
     program = ClipClassifier(["beer mug", "tea_cup"], model="demo")
     assert gathered(program, examples)["self"].labels == ("beer mug", "beer mug")

@@ -1,4 +1,4 @@
-"""What is shipped: a wheel with the demo in it, pinned versions, examples and README lines that run."""
+"""The release: a wheel with the demo in it, pinned versions, examples and README lines that run."""
 
 import os
 import re

@@ -109,7 +109,7 @@ def sparse(path: Path) -> None:
         (lambda path: path.write_text("[1, 2]"), "does not contain a saved program"),
     ],
 )
-def test_a_file_that_is_no_program_is_one_error(tmp_path: Path, write: Any, message: str) -> None:
+def test_a_file_without_a_program_is_one_error(tmp_path: Path, write: Any, message: str) -> None:
     path = tmp_path / "p.json"
     write(path)
     for load in (ClipClassifier.from_file, ClipClassifier(["a", "b"], model="demo").load, _into_both):
@@ -261,10 +261,10 @@ def test_a_file_reaches_the_network_only_where_that_is_allowed(tmp_path: Path, h
         )
         return done.stdout
 
-    told = run("refused", "allowed")
-    assert told.startswith("refused 'hf-hub:stranger/clip' is named by a file and not on this machine")
-    assert "allow_download=True" in told
-    assert told.endswith("allowed loaded\n")
+    output = run("refused", "allowed")
+    assert output.startswith("refused 'hf-hub:stranger/clip' is named by a file and not on this machine")
+    assert "allow_download=True" in output
+    assert output.endswith("allowed loaded\n")
     assert server.asked[0] == ("/done", None)  # nothing was asked before
     assert len(server.asked) > 3
     assert {token for _, token in server.asked} == {None}
@@ -293,7 +293,7 @@ def test_a_wrong_model_name_shows_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["demo", "demo-vit", "local-dir:/nowhere", "hf-hub:org/name"])
-def test_weights_beside_a_model_that_has_its_own_are_refused(model: str) -> None:
+def test_weights_next_to_a_model_that_has_its_own_are_refused(model: str) -> None:
     with pytest.raises(ModelError, match=rf"pretrained must be None for '{model}', which has its own"):
         ClipClassifier(["x", "y"], model=model, pretrained="laion2b")
 

@@ -205,7 +205,7 @@ ASK = asked([trial("a photo of a <CLASS>.")], count=3, task="Tell apart images o
 
 
 def propose(lm: dspy.BaseLM, ask: ProposalRequest = ASK, **options: Any) -> tuple[Proposals, Usage]:
-    """What a proposer says, and what that cost."""
+    """Return the answer of a proposer, and its cost."""
     ledger = Ledger()
     once = partial(ledger.once, "self")
     return LMProposer(lm, **options).propose(replace(ask, once=once)), ledger.spent
@@ -348,18 +348,18 @@ def test_a_prompt_that_overflows_is_asked_with_fewer_descriptions_and_that_is_sa
                 return Reply(status=400, body=json.dumps({"error": error}).encode())
             return Reply(tagged(*FIRST))
 
-    told: list[str] = []
+    logged: list[str] = []
     descriptions = tuple(f"a dark photo, grainy, number {i} {'of many ' * 8}" for i in range(60))
-    ask = replace(ASK, descriptions=descriptions, log=told.append)
+    ask = replace(ASK, descriptions=descriptions, log=logged.append)
     with Small({}) as server:
         proposer = LMProposer(server.lm())
         assert list(proposer.propose(ask).texts) == FIRST
         sizes = [len(text_of(body)) for body in server.requests]
         assert sizes == sorted(sizes, reverse=True)
-        assert len(told) == len(sizes) - 1 > 0
-        assert "exceeds the context window of openai/toy; retrying with 50.0% of the descriptions" in told[0]
+        assert len(logged) == len(sizes) - 1 > 0
+        assert "exceeds the context window of openai/toy; retrying with 50.0% of the descriptions" in logged[0]
         proposer.propose(replace(ask, step=2))
-        assert len(server.requests) == len(sizes) + 1  # it is not learnt anew at each step
+        assert len(server.requests) == len(sizes) + 1  # the window is learned once, not at each step
 
 
 @pytest.mark.usefixtures("_own_cache")

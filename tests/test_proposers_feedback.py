@@ -1,4 +1,4 @@
-"""Proposers that are told of one score only see and use nothing of the other."""
+"""Proposers that receive one score see and use nothing of the other."""
 
 import dspy
 import pytest
@@ -27,7 +27,7 @@ def ask(figures: list[tuple[float, float]] = FIGURES, history: int = 2) -> Propo
 
 
 @pytest.mark.parametrize(("feedback", "order"), [("both", [0, 3, 1]), ("accuracy", [0, 3, 1]), ("loss", [0, 3, 2])])
-def test_the_shown_are_the_best_by_what_is_told(feedback: Feedback, order: list[int]) -> None:
+def test_the_shown_templates_are_the_best_by_the_score_shown(feedback: Feedback, order: list[int]) -> None:
     assert [trial.index for trial in history_for_prompt(ask(), feedback)] == order
 
 
@@ -49,22 +49,22 @@ def test_evolution_with_a_window_sees_the_shown_history_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("feedback", "told", "untold"),
+    ("feedback", "included", "excluded"),
     [
         ("both", ["(loss 3.0000, accuracy 90.00 %)", "a lower loss and a higher accuracy"], []),
         ("loss", ["(loss 1.0000)", "should have a lower loss."], ["accuracy", "90"]),
         ("accuracy", ["(accuracy 90.00 %)", "should have a higher accuracy."], ["loss", "entropy"]),
     ],
 )
-def test_a_language_model_is_told_what_it_may_see(
-    feedback: Feedback, told: list[str], untold: list[str], no_cache: None
+def test_a_language_model_receives_only_the_chosen_scores(
+    feedback: Feedback, included: list[str], excluded: list[str], no_cache: None
 ) -> None:
     with OpenAIServer({"Write 4 new": Reply("\n".join(f"<INS>{i} <CLASS>.</INS>" for i in range(4)))}) as server:
         lm = dspy.LM("openai/toy", api_base=server.url, api_key="none", engine="litellm", num_retries=0)
         LMProposer(lm, feedback=feedback).propose(ask())
         prompt = server.requests[0]["messages"][-1]["content"]
-    assert all(text in prompt for text in told)
-    assert not any(text in prompt for text in untold)
+    assert all(text in prompt for text in included)
+    assert not any(text in prompt for text in excluded)
 
 
 def test_an_unknown_feedback_lists_the_known() -> None:

@@ -1,4 +1,4 @@
-"""Encoding and scoring on a real Ray cluster of several nodes on this machine, beside one process without it."""
+"""Encoding and scoring on a real Ray cluster of several nodes on this machine, compared with one process without it."""
 
 import base64
 import contextlib
@@ -134,7 +134,7 @@ def here(backbone: Backbone, images: Sequence[Any], labels: Sequence[str], class
 def test_other_labels_are_another_task(
     warm: RayScorer, task: demo.DemoTask, backbone: Backbone, tmp_path: Path
 ) -> None:
-    """Or a run would go on with scores of wrong labels. Of images that cannot be read there is no score at all."""
+    """Or a run would resume with scores of wrong labels. Images that cannot be read have no score."""
     for name, image in zip(("a", "b"), data([example.image for example in task.testset[:2]]), strict=True):
         (tmp_path / f"{name}.png").write_bytes(image)
     found, warm.images = [], tmp_path / "list.csv"
@@ -169,7 +169,7 @@ def test_a_run_scores_on_images_that_are_never_listed(cluster: Any, task: demo.D
 def test_choices_bad_images_and_features_on_disk(
     cluster: Any, task: demo.DemoTask, backbone: Backbone, tmp_path: Path
 ) -> None:
-    """All that a single set of images can have; what is on disk is taken from there, and mended where it is damaged."""
+    """All options of one set of images; features on disk are read from there, and replaced where they are damaged."""
     images: list[Any] = list(data([example.image for example in task.trainset[:140]]))
     labels = task.trainset[:140].labels()
     images[3] = b"no image"
@@ -259,7 +259,7 @@ def test_a_label_outside_the_classes_is_named(
         warm.wide(backbone, None)
 
 
-def test_a_cluster_without_room_is_told(cluster: Any, backbone: Backbone) -> None:
+def test_a_cluster_without_room_is_reported(cluster: Any, backbone: Backbone) -> None:
     with pytest.raises(ClusterError, match=r"no node of the Ray cluster has 64 CPUs and 0 GPUs for a worker \(CPUs"):
         RayScorer(cluster.address, cpus_per_worker=64).check(backbone)
 
@@ -334,7 +334,7 @@ def test_features_that_are_lost_with_a_node_are_encoded_again(
 
 
 def test_the_command_line_on_a_cluster(cluster: Any, task: demo.DemoTask, tmp_path: Path) -> None:
-    """In a process of its own that joins the cluster, beside one without it; both write the same journal."""
+    """In a process of its own that joins the cluster, compared with one without it; both write the same journal."""
     as_folder(tmp_path / "photos", data([example.image for example in task.trainset]), task.trainset.labels())
     command = ["optimize", str(tmp_path / "photos"), "--model", "demo", "--steps", "1", "--shots", "4", "--log-dir"]
     main_quietly([*command, str(tmp_path / "local")])
@@ -357,9 +357,9 @@ def test_sigterm_ends_a_run_on_a_cluster_after_the_step(cluster: Any, task: demo
         while child.poll() is None and not ((out / FILE_NAME).exists() and kinds_of(out) & {"trial"}):
             time.sleep(0.1)
         child.terminate()
-        _, told = child.communicate()
-    assert child.returncode == 128 + signal.SIGTERM, told
-    assert "stopped; resume with: ipo-dspy optimize" in told
+        _, err = child.communicate()
+    assert child.returncode == 128 + signal.SIGTERM, err
+    assert "stopped; resume with: ipo-dspy optimize" in err
     assert {"best.json", "report.html"} <= {path.name for path in out.iterdir()}
 
 
@@ -386,7 +386,7 @@ def without_time(events: Sequence[Event]) -> list[dict[str, Any]]:
         ("auto", "this machine is not a node of a Ray cluster; start one with ray start --head"),
     ],
 )
-def test_an_address_that_is_none_is_told(
+def test_an_invalid_address_is_reported(
     address: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
@@ -398,7 +398,7 @@ def test_an_address_that_is_none_is_told(
 @pytest.mark.parametrize(
     ("answer", "why"), [(b"", "timed out"), (b"HTTP/1.1 400 Bad", "the port is not a Ray GCS server")]
 )
-def test_what_answers_and_is_no_cluster_is_told(answer: bytes, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_not_a_cluster_is_reported(answer: bytes, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that takes the connection and says nothing, and one that says something else."""
     monkeypatch.setattr("ipo_dspy.distributed.cluster.PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:

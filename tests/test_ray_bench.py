@@ -1,4 +1,4 @@
-"""Sweeps on a real Ray cluster of two nodes on this machine, beside those of one process."""
+"""Sweeps on a real Ray cluster of two nodes on this machine, compared with those of one process."""
 
 import os
 import signal
@@ -48,17 +48,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
 
 
 class Listening(SweepObserver):
-    """Keeps what it is told, in order."""
+    """Records its calls in order."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.events: list[tuple[str, str]] = []
         self.said: list[str] = []
 
     def begins(self, cell: Cell, number: int, total: int) -> None:
-        self.told.append(("begins", cell.key))
+        self.events.append(("begins", cell.key))
 
     def ended(self, row: Row) -> None:
-        self.told.append(("ended", row.key))
+        self.events.append(("ended", row.key))
 
     def say(self, text: str) -> None:
         self.said.append(text)
@@ -86,18 +86,18 @@ def test_the_rows_are_those_of_one_process(ray: RayTasks, whole: SweepResult, tm
     assert_alike(results(swept.rows), results(whole.rows))
     assert_alike(results(read_rows(tmp_path)), results(whole.rows))
     assert {row.machine["threads"] for row in swept.rows.values()} == {1}
-    assert [what for what, _ in listening.told[:2]] == ["begins", "begins"]
+    assert [what for what, _ in listening.events[:2]] == ["begins", "begins"]
     for key in swept.rows:
-        assert [what for what, of in listening.told if of == key] == ["begins", "ended"]
+        assert [what for what, of in listening.events if of == key] == ["begins", "ended"]
 
 
 def test_fewer_cells_at_a_time_and_what_is_said_is_said_once(ray: RayTasks, tmp_path: Path) -> None:
     listening = Listening()
     few = grid(datasets=("grey-food",), shots=(17,), methods=("ipo",), settings=Settings(steps=0))
     run(tmp_path, few, ray=RayTasks(ray.address, num_workers=1), audience=listening)
-    assert [what for what, _ in listening.told] == ["begins", "ended"] * 2
-    (told,) = listening.said
-    assert told.startswith("grey-food: 5 of 5 classes have fewer than 17 training images")
+    assert [what for what, _ in listening.events] == ["begins", "ended"] * 2
+    (warning,) = listening.said
+    assert warning.startswith("grey-food: 5 of 5 classes have fewer than 17 training images")
 
 
 def test_keys_are_not_sent_and_a_worker_without_one_ends_the_sweep(
@@ -114,7 +114,7 @@ def test_keys_are_not_sent_and_a_worker_without_one_ends_the_sweep(
         assert KEY.encode() not in file.read_bytes()
 
 
-def test_what_nodes_lack_is_told_before_the_first_cell(ray: RayTasks, tmp_path: Path) -> None:
+def test_folders_that_nodes_lack_are_reported_before_the_first_cell(ray: RayTasks, tmp_path: Path) -> None:
     suite = SmallSuite()
     suite.folders = (tmp_path / "pictures",)
     with pytest.raises(
@@ -124,7 +124,7 @@ def test_what_nodes_lack_is_told_before_the_first_cell(ray: RayTasks, tmp_path: 
     assert read_rows(tmp_path / "out") == {}
 
 
-def test_a_cluster_without_room_for_a_cell_is_told(ray: RayTasks, tmp_path: Path) -> None:
+def test_a_cluster_without_room_for_a_cell_is_reported(ray: RayTasks, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"no node of the Ray cluster has 64 CPUs and 0 GPUs for a worker \(CPUs"):
         run(tmp_path, ray=RayTasks(ray.address, cpus_per_worker=64))
 
@@ -165,7 +165,7 @@ def test_a_stop_ends_what_runs_and_begins_nothing_more(ray: RayTasks, tmp_path: 
     stopped = run(tmp_path, long, ray=ray, audience=listening, stopper=stopper)
     waiting.join()
     assert (stopped.stopped, stopped.rows) == (True, {})
-    assert [what for what, _ in listening.told] == ["begins", "begins"]
+    assert [what for what, _ in listening.events] == ["begins", "begins"]
     sizes = journals(tmp_path)
     time.sleep(0.5)
     assert journals(tmp_path) == sizes
@@ -203,12 +203,12 @@ def test_a_node_that_is_killed_costs_time_only(cluster: Any, ray: RayTasks, tmp_
     listening = Listening()
     far = run(tmp_path / "far", long, ray=ray, audience=listening)
     waiting.join()
-    assert sum(what == "begins" for what, _ in listening.told) == 3 + 1
+    assert sum(what == "begins" for what, _ in listening.events) == 3 + 1
     assert_alike(results(far.rows), results(run(tmp_path / "here", long).rows))
 
 
 @pytest.mark.slow
-def test_ctrl_c_prints_the_command_that_goes_on(ray: RayTasks, tmp_path: Path) -> None:
+def test_ctrl_c_prints_the_command_that_resumes(ray: RayTasks, tmp_path: Path) -> None:
     """As a terminal sends it: to all processes of the group."""
     command = ["bench", "--ray", ray.address, "--datasets", "grey-food", "--methods", "ipo", "--shots", "1"]
     code = "import sys; from ipo_dspy.cli import main; main(sys.argv[1:])"
@@ -242,5 +242,5 @@ def test_a_killed_driver_loses_only_what_was_under_way(ray: RayTasks, whole: Swe
         file.write(b'{"key": "torn')
     listening = Listening()
     resumed = run(tmp_path, ray=ray, audience=listening)
-    assert sum(what == "begins" for what, _ in listening.told) == whole.cells - len(measured)
+    assert sum(what == "begins" for what, _ in listening.events) == whole.cells - len(measured)
     assert_alike(results(resumed.rows), results(whole.rows))

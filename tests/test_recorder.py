@@ -56,14 +56,14 @@ def test_what_cannot_be_kept_is_neither_in_the_state_nor_passed_on(tmp_path: Pat
 
 
 def test_observers_that_resume_are_given_the_past_and_others_are_not(tmp_path: Path) -> None:
-    fresh, resumed, heard = Remembers(), Remembers(), list[Event]()
+    fresh, resumed, received = Remembers(), Remembers(), list[Event]()
     with Journal(tmp_path) as journal:
         EventRecorder(journal, [fresh]).record(error("one"))
     assert fresh.calls == [("event", error("one"))]
     with Journal(tmp_path) as journal:
-        EventRecorder(journal, [resumed, heard.append], past=journal.past).record(error("two"))
+        EventRecorder(journal, [resumed, received.append], past=journal.past).record(error("two"))
     assert resumed.calls == [("resume", [error("one")]), ("event", error("two"))]
-    assert heard == [error("two")]
+    assert received == [error("two")]
 
 
 def test_the_state_of_a_live_run_is_that_of_its_journal(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_a_short_secret_is_redacted_after_an_escape(before: str) -> None:
     assert redact("thousandmynbiqps, 2mynbiqp", keep_words=True) == "thousandmynbiqps, 2mynbiqp"
 
 
-def test_a_placeholder_of_a_key_is_no_secret() -> None:
+def test_a_placeholder_of_a_key_is_not_a_secret() -> None:
     remember_settings({"api_key": "none"})
     remember_settings({"api_key": "x"})
     assert redact("none of them, x-ray", keep_words=True) == "none of them, x-ray"
@@ -270,7 +270,7 @@ def test_errors_of_the_package_hold_no_secret() -> None:
     after=st.text(max_size=30),
     cut=st.integers(0, 40),
 )
-def test_no_secret_survives_whatever_is_beside_it(secret: str, before: str, after: str, cut: int) -> None:
+def test_no_secret_survives_whatever_surrounds_it(secret: str, before: str, after: str, cut: int) -> None:
     remember_secrets([secret])
     shown = one_line(f"{before} {secret} {after}", 400)
     assert secret not in shown

@@ -1,4 +1,4 @@
-"""What a release states in several files is the same everywhere, and the type of `IPO` reaches a client's mypy."""
+"""A release states the same facts in all of its files, and the type of `IPO` reaches a client's mypy."""
 
 import re
 import subprocess

@@ -38,7 +38,7 @@ CLASSES = (
 )  # fmt: skip
 START = "a photo of a <CLASS>."
 _FORMS = ("pixel art of", "an 8-bit picture of", "a low-resolution sprite of", "a blurry drawing of", "an icon of")
-_ENDS = ("", ", front view", " on a plain background", ", game asset", " with hard edges", " in few colours")
+_ENDS = ("", ", front view", " on a plain background", ", game asset", " with hard edges", " in few colors")
 
 
 # Journals to render
@@ -94,16 +94,16 @@ def change(journal: Journal, source: str, label: str, before: str, after: str, *
 
 
 def draw_picture(name: str, seed: int, side: int = 64) -> Image.Image:
-    """A small picture with a shape and a colour of its own for each class."""
+    """A small picture with a shape and a color of its own for each class."""
     rng = random.Random(f"{name}{seed}")
     own = random.Random(name)
     image = Image.new("RGB", (side, side), tuple(rng.randrange(170, 256) for _ in range(3)))
     pen = ImageDraw.Draw(image)
-    colour = tuple(own.randrange(20, 200) for _ in range(3))
+    color = tuple(own.randrange(20, 200) for _ in range(3))
     cx, cy, r = (rng.randrange(22, side - 22) for _ in range(3))
     corners = own.randrange(3, 9)
-    pen.regular_polygon((cx, cy, min(r, 26)), corners, rotation=rng.randrange(360), fill=colour, outline="black")
-    pen.ellipse((cx - 6, cy - 6, cx + 6, cy + 6), fill=tuple(255 - c for c in colour))
+    pen.regular_polygon((cx, cy, min(r, 26)), corners, rotation=rng.randrange(360), fill=color, outline="black")
+    pen.ellipse((cx - 6, cy - 6, cx + 6, cy + 6), fill=tuple(255 - c for c in color))
     return image
 
 
@@ -122,7 +122,7 @@ def sample_run(folder: Path, *, trials: int = 800, seed: int = 0, finished: bool
 
 def _describe(journal: Journal) -> None:
     for name in CLASSES:
-        text = f"A small {name} drawn with square pixels in few colours, seen from the front on an empty ground."
+        text = f"A small {name} drawn with square pixels in few colors, seen from the front on an empty ground."
         journal.append(
             {"event": "description", "predictor": "self", "source": f"/photos/{name}/0001.png", "text": text}
         )
@@ -217,7 +217,7 @@ def add(folder: Path, kind: str, **fields: Any) -> None:
 
 
 def text_of(page: str) -> str:
-    """What a reader sees, roughly."""
+    """Return the text that a reader sees, roughly."""
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page.partition("</style>")[2])))
 
 
@@ -233,7 +233,7 @@ def drawn_in(page: str) -> list[ElementTree.Element]:
 
 
 def dots(chart: ElementTree.Element) -> list[tuple[float, float]]:
-    """Where the trials are drawn."""
+    """Return the positions of the trials in the drawing."""
     path = next(part for part in chart.iter("path") if "var(--dot)" in part.get("style", ""))
     return [(float(x), float(y)) for x, y in re.findall(r"M ([\d.]+) ([\d.]+) L \1 \2 ", path.get("d", ""))]
 
@@ -307,12 +307,12 @@ def test_a_running_journal_gives_the_best_so_far(tmp_path: Path) -> None:
 def test_an_unfinished_run_counts_every_request(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         begin(journal)
-        for question in ("greet prompt_model x", "describe 0", "describe 1", "step 1/0"):
+        for question in ("greet prompt_model x", "describe 0", "describe 1", "step 1/0"):  # kept: in journals
             response(journal, question, calls=1, prompt_tokens=90, completion_tokens=10)
     assert "LLM calls 4 LLM tokens 400" in text_of(render_report(tmp_path))
 
 
-def test_a_torn_last_line_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_ignored(tmp_path: Path) -> None:
     run = sample_run(tmp_path, trials=30, finished=False)
     whole = (run / "journal.jsonl").read_bytes()
     (run / "journal.jsonl").write_bytes(whole[:-5])
@@ -334,7 +334,7 @@ def test_a_journal_without_any_event_gives_a_page(tmp_path: Path) -> None:
     assert "No search" in render_report(tmp_path)
 
 
-def test_a_run_taken_up_again_after_its_end_counts_as_running(tmp_path: Path) -> None:
+def test_a_run_resumed_after_its_end_counts_as_running(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         begin(journal)
         search(journal)
@@ -399,7 +399,7 @@ def test_changed_pictures_are_capped_and_counted() -> None:
     assert (len(first.shown), len(second.shown)) == (12, 12)
 
 
-def test_pictures_are_of_the_most_telling_split_and_the_others_are_counted(tmp_path: Path) -> None:
+def test_pictures_are_of_the_most_informative_split_and_the_others_are_counted(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         for split, times in (("train", 5), ("test", 2)):
             for number in range(times):
@@ -506,7 +506,7 @@ def decoded(address: str | None) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
 
 
-def test_thumbnails_are_small_and_encoded_anew(tmp_path: Path) -> None:
+def test_thumbnails_are_small_and_encoded_again(tmp_path: Path) -> None:
     path = tmp_path / "big.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
@@ -561,9 +561,9 @@ def test_oversized_pictures_are_left_alone(tmp_path: Path, side: int) -> None:
 def test_rows_of_a_parquet_file(tmp_path: Path) -> None:
     path = tmp_path / "pictures.parquet"
     rows: list[dict[str, object]] = []
-    for colour in ("red", "lime", "blue"):
+    for color in ("red", "lime", "blue"):
         buffer = io.BytesIO()
-        Image.new("RGB", (40, 40), colour).save(buffer, "PNG")
+        Image.new("RGB", (40, 40), color).save(buffer, "PNG")
         rows.append({"bytes": buffer.getvalue(), "path": None})
     Image.new("RGB", (40, 40), "white").save(tmp_path / "white.png")
     rows.append({"bytes": None, "path": str(tmp_path / "white.png")})
@@ -681,7 +681,7 @@ def test_draws_every_trial_inside_the_frame_and_counts_what_lies_beyond(tmp_path
     assert all(40 < x < 440 and 25 < y < 250 for x, y in points)
 
 
-def test_drawings_are_xml_in_colours_of_the_page_and_refer_to_nothing(sample: str) -> None:
+def test_drawings_are_xml_in_colors_of_the_page_and_refer_to_nothing(sample: str) -> None:
     first, second = drawn_in(sample)
     described = "Accuracy of 201 trials: 55.8\u00a0% at the start, 81.2\u00a0% for the best template"
     assert first.get("aria-label") == described
@@ -741,7 +741,7 @@ def browse(page: Path, profile: Path, *flags: str) -> str:
 @pytest.mark.skipif(chromium() is None, reason="no chromium on PATH; on Debian: apt-get install chromium")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_opens_in_a_browser(tmp_path: Path, scheme: str) -> None:
-    """The DOM is whole, and the screenshot has the scheme's ground and the accent colour on it."""
+    """The DOM is whole, and the screenshot has the scheme's ground and the accent color on it."""
     page = write_report(sample_run(tmp_path, trials=800))
     dark = ("--force-dark-mode", "--blink-settings=preferredColorScheme=0") if scheme == "dark" else ()
     shot = tmp_path / "shot.png"

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and taken up again ends as one that was not, and pays for no answer twice."""
+"""A run that is killed at any moment and resumed ends as one that was not, and pays for no answer twice."""
 
 import json
 import os
@@ -24,8 +24,8 @@ from ipo_dspy.proposers import ProposalRequest, Proposals
 from ipo_dspy.run.journal import FILE_NAME, replay
 
 
-class Sitter:
-    """The process that forks the sittings of one run."""
+class SessionForker:
+    """The process that forks the sessions of one run."""
 
     def __init__(self, url: str, folder: Path, steps: int) -> None:
         script = Path(__file__).parent / "helpers" / "sessions.py"
@@ -38,7 +38,7 @@ class Sitter:
         return self.process.stdout.readline().strip()
 
     def begin(self) -> int:
-        """The process id of a new sitting."""
+        """Start a session; return its process id."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -48,7 +48,7 @@ class Sitter:
         return self.journal.stat().st_size if self.journal.exists() else 0
 
     def kill(self, child: int, size: int, pause: float) -> int:
-        """Kill a sitting a moment after its journal has reached a size, and grown at all, unless it ends before."""
+        """Kill a session a moment after its journal has reached a size, and grown at all, unless it ends before."""
         grown = max(size, self.size() + 1)
         while self.size() < grown and not self.ended(child):
             time.sleep(0.002)
@@ -66,8 +66,8 @@ class Sitter:
 
 
 @contextmanager
-def sitter(server: Writer, folder: Path, steps: int) -> Iterator[Sitter]:
-    one = Sitter(server.url, folder, steps)
+def session_forker(server: Writer, folder: Path, steps: int) -> Iterator[SessionForker]:
+    one = SessionForker(server.url, folder, steps)
     try:
         yield one
     finally:
@@ -79,7 +79,7 @@ def sitter(server: Writer, folder: Path, steps: int) -> Iterator[Sitter]:
 
 
 def story(folder: Path) -> dict[str, Any]:
-    """What a run comes to: its trials and its choice."""
+    """Return the result of a run: its trials and its choice."""
     events: list[Any] = list(replay(folder))
     trials = [(e["index"], e["step"], e["template"], e["accuracy"], e["loss"]) for e in events if e["event"] == "trial"]
     (chosen,) = (e["template"] for e in events if e["event"] == "selected")
@@ -94,14 +94,14 @@ def questions(folder: Path) -> list[str]:
 
 def assert_survives_kills(kills: int, seed: int, tmp_path: Path) -> None:
     draw, steps = random.Random(seed), max(8, kills)
-    with Writer() as server, sitter(server, tmp_path / "whole", steps) as one:
+    with Writer() as server, session_forker(server, tmp_path / "whole", steps) as one:
         one.begin()
         assert one.say() == "done 0"
     whole = story(tmp_path / "whole")
     size = (tmp_path / "whole" / FILE_NAME).stat().st_size
     lost, killed = 0, 0
     moments = sorted(draw.randrange(1, int(0.6 * size)) for _ in range(kills))
-    with Writer() as server, sitter(server, tmp_path / "cut", steps) as one:
+    with Writer() as server, session_forker(server, tmp_path / "cut", steps) as one:
         code = None
         while code != 0:
             before = len(questions(tmp_path / "cut")) if one.size() else 0
@@ -148,7 +148,7 @@ def run(task: demo.DemoTask, folder: Path, **options: Any) -> tuple[Any, Counts]
     return IPO(**given).compile(task.program, task.trainset), proposer
 
 
-def test_a_finished_run_is_told_again_without_asking(task: demo.DemoTask, tmp_path: Path) -> None:
+def test_a_finished_run_is_repeated_without_a_request(task: demo.DemoTask, tmp_path: Path) -> None:
     first, _ = run(task, tmp_path)
     again, proposer = run(task, tmp_path)
     assert proposer.asked == 0
@@ -156,7 +156,7 @@ def test_a_finished_run_is_told_again_without_asking(task: demo.DemoTask, tmp_pa
     assert again.template == first.template
 
 
-def test_more_steps_go_on_from_there_and_limits_may_change(task: demo.DemoTask, tmp_path: Path) -> None:
+def test_more_steps_continue_the_run_and_limits_may_change(task: demo.DemoTask, tmp_path: Path) -> None:
     run(task, tmp_path / "a")
     more, proposer = run(task, tmp_path / "a", steps=5, patience=9, max_tokens=10**6, num_threads=2)
     assert proposer.asked == 2
@@ -212,16 +212,16 @@ def test_other_images_or_another_model_are_refused_always_and_the_run_stays_as_i
 
 
 def test_other_validation_images_are_refused_always(task: demo.DemoTask, tmp_path: Path) -> None:
-    def sit(valset: Any) -> None:
+    def compile_on(valset: Any) -> None:
         optimizer = IPO(proposer=Counts(), describer=None, steps=1, log_dir=tmp_path, allow_config_changes=True)
         optimizer.compile(task.program, task.trainset, valset=valset)
 
     first, second = task.testset[:12], task.testset[12:24]
-    sit(first)
+    compile_on(first)
     for other in (second, first[:11], None):
         with pytest.raises(JournalError, match="other validation images, whose scores cannot be compared; use"):
-            sit(other)
-    sit(first)
+            compile_on(other)
+    compile_on(first)
 
 
 @pytest.mark.parametrize("damage", ["removed", "emptied"])
@@ -270,7 +270,7 @@ def test_two_processes_do_not_share_a_run(task: demo.DemoTask, tmp_path: Path) -
     run(task, tmp_path)
 
 
-def test_a_damaged_journal_is_told_with_the_line(task: demo.DemoTask, tmp_path: Path) -> None:
+def test_a_damaged_journal_is_reported_with_the_line(task: demo.DemoTask, tmp_path: Path) -> None:
     run(task, tmp_path)
     lines = (tmp_path / FILE_NAME).read_bytes().split(b"\n")
     lines[2] = lines[2][:-9]
@@ -301,7 +301,7 @@ print(len(best.detailed_results.trials))
 """
 
 
-def test_a_full_disk_stops_it_cleanly_and_it_goes_on_once_there_is_room(tmp_path: Path) -> None:
+def test_a_full_disk_stops_the_run_cleanly_and_it_resumes_once_there_is_room(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FULL, str(tmp_path), "6000"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     error, trials = done.stdout.splitlines()
@@ -309,13 +309,13 @@ def test_a_full_disk_stops_it_cleanly_and_it_goes_on_once_there_is_room(tmp_path
     assert trials == str(1 + 4 * 8)
 
 
-def test_nothing_else_is_left_beside_the_journal(task: demo.DemoTask, tmp_path: Path) -> None:
+def test_nothing_else_is_left_next_to_the_journal(task: demo.DemoTask, tmp_path: Path) -> None:
     run(task, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.json", FILE_NAME]
 
 
 @pytest.mark.usefixtures("no_cache")
-def test_budgets_hold_over_all_sittings(task: demo.DemoTask, tmp_path: Path) -> None:
+def test_budgets_hold_over_all_sessions(task: demo.DemoTask, tmp_path: Path) -> None:
     for allowed, asked in ((3, 3), (3, 0), (5, 2)):
         with Writer() as server:
             given: dict[str, Any] = {"describer": None, "steps": 9, "prompts_per_step": 2, "log_dir": tmp_path}
@@ -369,7 +369,7 @@ def test_another_start_template_or_way_of_asking_is_refused(task: demo.DemoTask,
             IPO(prompt_model=server.lm(temperature=0.5), **given).compile(task.program, task.trainset)
 
 
-def test_a_run_of_another_version_is_told_as_such(task: demo.DemoTask, tmp_path: Path) -> None:
+def test_a_run_of_another_version_is_reported_as_such(task: demo.DemoTask, tmp_path: Path) -> None:
     run(task, tmp_path)
     content = (tmp_path / FILE_NAME).read_text()
     (tmp_path / FILE_NAME).write_text(content.replace('"schema": 3', '"schema": 1'))

@@ -1,4 +1,4 @@
-"""Events: the journal, the observers and the types tell the same story."""
+"""Events: the journal, the observers and the types agree."""
 
 from pathlib import Path
 from typing import Any, get_args

@@ -45,7 +45,7 @@ def test_cut_at_any_byte_replays_a_prefix(tmp_path: Path) -> None:
         assert replay(tmp_path) == events[: whole[:cut].count(b"\n")]
 
 
-def test_after_a_cut_at_any_byte_it_goes_on_cleanly(tmp_path: Path) -> None:
+def test_a_journal_cut_at_any_byte_is_continued_cleanly(tmp_path: Path) -> None:
     whole = write(tmp_path, ["", "2"])
     for cut in range(len(whole) + 1):
         (tmp_path / FILE_NAME).write_bytes(whole[:cut])
@@ -107,7 +107,7 @@ def test_a_process_that_is_killed_frees_the_folder(tmp_path: Path) -> None:
         assert journal.past == []
 
 
-def test_a_run_that_goes_on_has_not_ended(tmp_path: Path) -> None:
+def test_a_resumed_run_has_not_ended(tmp_path: Path) -> None:
     end = {"status": "interrupted", "seconds": 1.0, "calls": 1, "tokens": 1}
     with Journal(tmp_path) as journal:
         journal.append(fault("one"))
@@ -117,7 +117,7 @@ def test_a_run_that_goes_on_has_not_ended(tmp_path: Path) -> None:
     assert [e.get("status") for e in replay(tmp_path)] == [None, None, "finished"]
 
 
-def test_damage_is_told_when_a_run_is_taken_up_and_the_folder_is_free_again(tmp_path: Path) -> None:
+def test_damage_is_reported_when_a_run_is_resumed_and_the_folder_is_free_again(tmp_path: Path) -> None:
     write(tmp_path, ["one"])
     (tmp_path / FILE_NAME).write_bytes(b"[]\n" + (tmp_path / FILE_NAME).read_bytes())
     for _ in range(2):
@@ -126,7 +126,7 @@ def test_damage_is_told_when_a_run_is_taken_up_and_the_folder_is_free_again(tmp_
 
 
 @pytest.mark.parametrize("use", [Journal, replay, lambda folder: next(tail(folder))])
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, use: Callable[[Path], object]) -> None:
+def test_anything_but_a_regular_file_is_refused_at_once(tmp_path: Path, use: Callable[[Path], object]) -> None:
     os.mkfifo(tmp_path / FILE_NAME)
     with pytest.raises(JournalError, match="it is a named pipe, not a regular file"):
         use(tmp_path)
@@ -172,7 +172,7 @@ def test_another_encoding_is_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["removed", "emptied"])
-def test_what_somebody_takes_away_is_written_anew(tmp_path: Path, damage: str) -> None:
+def test_a_file_that_is_removed_is_written_again(tmp_path: Path, damage: str) -> None:
     with Journal(tmp_path) as journal:
         journal.append(fault("one"))
         if damage == "removed":
@@ -183,7 +183,7 @@ def test_what_somebody_takes_away_is_written_anew(tmp_path: Path, damage: str) -
     assert replay(tmp_path) == [fault("one"), fault("two")]
 
 
-def test_a_journal_that_another_run_has_replaced_is_saved_beside_it(tmp_path: Path) -> None:
+def test_a_journal_that_another_run_has_replaced_is_saved_next_to_it(tmp_path: Path) -> None:
     first = Journal(tmp_path)
     first.append(fault("paid for"))
     first.path.unlink()

@@ -16,7 +16,7 @@ from ipo_dspy.run.ledger import Budget, Ledger, LMResponse, Usage
 from ipo_dspy.run.recorder import EventRecorder
 
 
-def test_an_answer_is_kept_before_it_is_used_and_another_sitting_has_it(tmp_path: Path) -> None:
+def test_an_answer_is_kept_before_it_is_used_and_another_session_has_it(tmp_path: Path) -> None:
     answer = LMResponse(
         ("a <CLASS>.", "lone \ud83d"), model="m", prompt_tokens=7, completion_tokens=2, cost=0.5, cut=True, fault="f"
     )
@@ -56,18 +56,18 @@ def test_the_same_question_from_many_threads_is_asked_once() -> None:
     assert {answer.texts for answer in answers} == {("x",)}
 
 
-def test_observers_hear_of_answers_in_the_order_of_the_journal_whatever_threads_ask(tmp_path: Path) -> None:
+def test_observers_receive_answers_in_the_order_of_the_journal_whichever_threads_ask(tmp_path: Path) -> None:
     """The first observer is slower with some events than with others, and the threads overtake each other there."""
-    heard: list[Any] = []
+    received: list[Any] = []
 
     def slow(event: Any) -> None:
         threading.Event().wait(0.02 * (int(event["request_id"]) % 3))
 
     with Journal(tmp_path) as journal, ThreadPoolExecutor(8) as pool:
-        ledger = Ledger(EventRecorder(journal, [slow, heard.append]))
+        ledger = Ledger(EventRecorder(journal, [slow, received.append]))
         list(pool.map(lambda i: ledger.once("self", str(i), lambda: LMResponse(("x",))), range(16)))
-    assert heard == replay(tmp_path)
-    assert len(heard) == 16
+    assert received == replay(tmp_path)
+    assert len(received) == 16
 
 
 @given(
@@ -99,7 +99,7 @@ def test_no_limit_is_overstepped_by_more_than_one_request(sizes: list[int], allo
         assert spent >= allowed
     if limit == "max_lm_calls":
         assert spent <= allowed
-    elif len(set(sizes)) == 1:  # where no request is dearer than those before it, the bound is one request
+    elif len(set(sizes)) == 1:  # where no request is more expensive than those before it, the bound is one request
         assert spent < allowed + sizes[0]
 
 
@@ -132,7 +132,7 @@ def test_requests_wait_for_those_in_flight_where_they_could_use_up_what_is_left(
     assert most <= 2
 
 
-def test_seconds_are_those_of_all_sittings(tmp_path: Path) -> None:
+def test_seconds_are_those_of_all_sessions(tmp_path: Path) -> None:
     now = [100.0]
     with Journal(tmp_path) as journal:
         ledger = Ledger(EventRecorder(journal), clock=lambda: now[0])
@@ -175,7 +175,7 @@ def test_unknown_prices_are_counted_and_said() -> None:
 
 def test_what_a_request_costs_is_learnt_from_those_of_its_kind() -> None:
     ledger = Ledger(limits=Budget(max_tokens=3000))
-    ledger.once("", "greet openai/x", lambda: LMResponse((), prompt_tokens=15))
+    ledger.once("", "greet openai/x", lambda: LMResponse((), prompt_tokens=15))  # kept: in journals
     ledger.once("self", "step 0/0", lambda: LMResponse((), calls=0))  # from a cache: says nothing of the price
 
     def ask(index: int) -> None:

@@ -1,4 +1,4 @@
-"""What `compile` says: in a terminal, in a log, and where it is turned off."""
+"""Messages of `compile`: in a terminal, in a log, and turned off."""
 
 import contextlib
 import io

@@ -38,28 +38,28 @@ allowed = CandidateClasses.of((sets[i % 2] for i in range(n)), {x: i for i, x in
 before = peak()
 tallies = tally_templates(images, labels, text, logit_scale=100.0, allowed=allowed)
 predicted = predict(images, text[0], logit_scale=100.0, allowed=allowed)
-told = {"images": tallies[0].images, "same": int((predicted == labels).sum()) == tallies[0].correct}
-print(json.dumps({**told, "format": str(images.dtype), "before": before, "peak": peak()}))
+report = {"images": tallies[0].images, "same": int((predicted == labels).sum()) == tallies[0].correct}
+print(json.dumps({**report, "format": str(images.dtype), "before": before, "peak": peak()}))
 """
 
 
 def measured(images: int, classes: int, templates: int, width: int, *, choices: bool) -> dict[str, Any]:
     numbers = map(str, (images, classes, templates, width, int(choices)))
     done = subprocess.run([sys.executable, "-c", SCORE, *numbers], capture_output=True, text=True, check=True)
-    told: dict[str, Any] = json.loads(done.stdout)
-    assert (told["images"], told["same"]) == (images, True)
-    return told
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert (report["images"], report["same"]) == (images, True)
+    return report
 
 
 @pytest.mark.parametrize("choices", [False, True])
 def test_memory_does_not_grow_with_images_times_classes(choices: bool) -> None:
-    told = measured(200_000, 1000, 1, 4, choices=choices)  # all logits would be 800 MB, all choices 200 MB
-    assert told["format"] == "torch.float32"
-    assert told["peak"] - told["before"] < 100
+    report = measured(200_000, 1000, 1, 4, choices=choices)  # all logits would be 800 MB, all choices 200 MB
+    assert report["format"] == "torch.float32"
+    assert report["peak"] - report["before"] < 100
 
 
 @pytest.mark.slow
 def test_the_images_of_imagenet_take_less_than_3_gb() -> None:
-    told = measured(1_280_000, 1000, 8, 512, choices=False)
-    assert told["format"] == "torch.float16"
-    assert told["peak"] < 3000
+    report = measured(1_280_000, 1000, 8, 512, choices=False)
+    assert report["format"] == "torch.float16"
+    assert report["peak"] < 3000

@@ -179,7 +179,7 @@ def test_predictions_are_those_that_are_counted(block: int | None, masked: bool)
         assert int((found == labels).sum()) == tally.correct
 
 
-def test_a_score_does_not_depend_on_the_templates_beside_it() -> None:
+def test_a_score_does_not_depend_on_the_other_templates() -> None:
     images, labels, text = problem(6, 500, 9, 5, d=64)
     images, text = images.float(), text.float()
     together = tally_templates(images, labels, text, logit_scale=100.0)
@@ -219,7 +219,7 @@ def test_logits_are_scaled_cosines_and_a_bias() -> None:
     assert torch.equal(class_logits(eye, eye, logit_scale=3.0, logit_bias=-1.0), 3.0 * eye - 1.0)
 
 
-def test_features_that_are_no_numbers_are_told() -> None:
+def test_features_that_are_not_numbers_are_reported() -> None:
     images, labels, text = problem(4, 3, 2, 1)
     with pytest.raises(InputError, match="loss must be finite, got nan; check the features"):
         score_templates(images * float("nan"), labels, text, logit_scale=1.0)

@@ -56,18 +56,18 @@ def test_the_bar(same: float, loss: float, passes: bool) -> None:
     assert Agreement("float16", 1000, same=same, loss=loss).passes == passes
 
 
-def test_half_precision_that_falls_short_is_told_once(
+def test_half_precision_that_falls_short_is_reported_once(
     task: demo.DemoTask, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     copied = tmp_path / "model"
     copied.symlink_to(demo.model_path(), target_is_directory=True)
     program = ClipClassifier(task.classes, model=f"local-dir:{copied}", device="cpu", dtype="bfloat16")
     evaluate(program, task.trainset)
-    (told,) = [record for record in caplog.records if record.name == "ipo_dspy.scoring.precision_check"]
-    assert told.levelno == logging.WARNING
-    assert told.message.startswith("bfloat16 predicts the class of float32 for 9")
-    assert "(minimum 99.9%)" in told.message
-    assert told.message.endswith("template ranking may change; use dtype='float32' for exact scores")
+    (warning,) = [record for record in caplog.records if record.name == "ipo_dspy.scoring.precision_check"]
+    assert warning.levelno == logging.WARNING
+    assert warning.message.startswith("bfloat16 predicts the class of float32 for 9")
+    assert "(minimum 99.9%)" in warning.message
+    assert warning.message.endswith("template ranking may change; use dtype='float32' for exact scores")
     caplog.clear()
     evaluate(program, task.valset)
     assert not caplog.records
@@ -78,7 +78,7 @@ def test_float32_is_not_compared(task: demo.DemoTask) -> None:
     assert check_precision(model("float32"), images, task.valset.labels(), task.classes) is None
 
 
-def test_where_float32_is_gone_that_is_told(
+def test_a_model_file_that_is_gone_skips_the_comparison_with_a_message(
     task: demo.DemoTask, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     folder = write_model(tmp_path / "model")

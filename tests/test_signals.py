@@ -102,7 +102,7 @@ def test_the_step_under_way_is_kept_and_all_is_written(
     name: str, processes: Processes, photos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    with Gated(at=3) as server:  # a greeting and two steps
+    with Gated(at=3) as server:  # a ping and two steps
         child = processes.begin(*search(photos, out, server))
         assert server.reached.wait(120)
         send(child, name, processes)
@@ -113,7 +113,7 @@ def test_the_step_under_way_is_kept_and_all_is_written(
         assert kinds(out, "run_finished")[0]["status"] == "interrupted"
         assert {"best.json", "report.html"} <= {path.name for path in out.iterdir()}
         assert f"ipo-dspy: stopped; resume with: ipo-dspy optimize {photos}" in done.err
-        assert "│ test " not in done.out  # left to the sitting that goes on
+        assert "│ test " not in done.out  # left to the session that resumes the run
 
         done = processes.run(*search(photos, out, server))
         assert (done.code, server.asked) == (0, STEPS)
@@ -143,7 +143,7 @@ def test_a_second_signal_ends_at_once(
 
 
 def test_a_signal_before_the_search_ends_the_run_there(processes: Processes, photos: Path, tmp_path: Path) -> None:
-    with Gated(at=1) as server:  # the greeting
+    with Gated(at=1) as server:  # the ping
         child = processes.begin(*search(photos, tmp_path / "run", server))
         assert server.reached.wait(120)
         send(child, "SIGTERM", processes)
@@ -287,7 +287,7 @@ def test_a_stop_while_compile_prepares_ends_it_there(task: demo.DemoTask, tmp_pa
         with pytest.raises(StoppedError):
             optimizer.compile(task.program, task.trainset, valset=task.valset)
         assert seen[-1] == stage
-        assert len(server.requests) == (stage != "model")  # the greeting
+        assert len(server.requests) == (stage != "model")  # the ping
         optimizer.config = replace(optimizer.config, observers=())
         best = optimizer.compile(task.program, task.trainset, valset=task.valset)
         assert len(server.requests) == 1 + 2

@@ -61,9 +61,17 @@ def test_normal_form(text: str, normal: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason", "message"),
     [
-        ("", "empty", "template '' is empty; write <CLASS> where the class name goes, e.g. 'a photo of a <CLASS>.'"),
+        (
+            "",
+            "empty",
+            "template '' is empty; write <CLASS> where the class name goes, e.g. 'a photo of a <CLASS>.'",
+        ),
         (" \n\t", "empty", "is empty"),
-        ("a photo of a dog.", "no class placeholder", "'a photo of a dog.' has no <CLASS>; write <CLASS> where"),
+        (
+            "a photo of a dog.",
+            "no class placeholder",
+            "'a photo of a dog.' has no <CLASS>; write <CLASS> where",
+        ),
         ("a <CLASS>.\na dog.", "no class placeholder", "template 'a dog.' has no <CLASS>;"),
         ("a photo of a {}.", "no class placeholder", r"has no <CLASS> \('\{\}' is not a placeholder\)"),
         ("a photo of a [CLASS].", "no class placeholder", r"\('\[CLASS\]' is not a placeholder\)"),
@@ -124,7 +132,7 @@ def test_no_template_without_a_placeholder_can_be_made(lines: Any) -> None:
 
 
 @pytest.mark.parametrize("text", [None, 5, b"a <CLASS>."])
-def test_what_is_no_text_is_no_template(text: Any) -> None:
+def test_anything_but_text_is_not_a_template(text: Any) -> None:
     with pytest.raises(
         TemplateError, match=r"template must be a string .*, got (None|5|b'a <CLASS>\.'); for example 'a photo"
     ):

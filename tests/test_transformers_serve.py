@@ -25,7 +25,7 @@ import_open_clip()
 
 SERVE = """
 from ipo_dspy.clip.loading import import_open_clip
-import_open_clip()  # mends a torchvision that is built for another torch, which is all that is ours here
+import_open_clip()  # fixes a torchvision that is built for another torch; nothing else here is ours
 from transformers.cli.transformers import main
 main()
 """
@@ -33,7 +33,7 @@ main()
 
 @dataclass(frozen=True)
 class Served:
-    """Where the server listens, and its models."""
+    """The address of the server, and its models."""
 
     base: str
     says: Path
@@ -78,7 +78,7 @@ def lm(model: Path, served: Served, **settings: object) -> dspy.LM:
 
 def ask() -> ProposalRequest:
     return ProposalRequest(
-        step=1, count=3, shown=(), trials=(), descriptions=("grey and blurry",), task="tell dog from cat"
+        step=1, count=3, shown=(), trials=(), descriptions=("grey and blurry",), task="distinguish dog from cat"
     )
 
 
@@ -107,13 +107,13 @@ def test_its_proposals_arrive(asking: RequestMode, served: Served) -> None:
     assert len(proposals.texts) == 3
 
 
-def test_an_answer_that_is_no_template_is_told(served: Served) -> None:
+def test_an_answer_without_a_template_is_reported(served: Served) -> None:
     model = lm(served.says, served, max_tokens=100)
     with pytest.raises(ProposalError, match=f"nothing in the answer can be used: '{toys.SENTENCE}'"):
         LMProposer(model, request_mode="batch").propose(ask())
     assert model.history[-1]["usage"]["prompt_tokens"] > 100
 
 
-def test_a_model_that_it_does_not_have_is_told(served: Served) -> None:
+def test_a_model_that_it_does_not_have_is_reported(served: Served) -> None:
     with pytest.raises(ProposalError, match="the language model gave no proposals: "):
         LMProposer(lm(Path("no-such/model"), served)).propose(ask())

@@ -1,4 +1,4 @@
-"""A small CLIP with two blocks in both towers, and pictures of four colours that it can learn to tell apart."""
+"""A small CLIP with two blocks in both towers, and pictures of four colors that it can learn to distinguish."""
 
 import functools
 import tempfile
@@ -15,7 +15,7 @@ from ipo_dspy.template import Template
 
 CLASSES = ("cat", "dog", "owl", "bus")
 PHOTO = Template.parse("a photo of a <CLASS>.")
-COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40))
+COLORS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40))
 
 
 def toy_of_two_blocks(folder: Path, *, image: int = 2, text: int = 2) -> Backbone:
@@ -37,13 +37,13 @@ def deep_toy(*, image: int = 2, text: int = 2) -> Backbone:
 
 
 def pictures(shots: int, *, seed: int = 0) -> tuple[list[Image.Image], list[str]]:
-    """Noisy pictures, each class in a colour of its own, with their labels."""
+    """Noisy pictures, each class in its color, with their labels."""
     generator = torch.Generator().manual_seed(seed)
     images, labels = list[Image.Image](), list[str]()
-    for name, colour in zip(CLASSES, COLOURS, strict=True):
+    for name, color in zip(CLASSES, COLORS, strict=True):
         for _ in range(shots):
             noise = torch.randint(-40, 41, (40, 48, 3), generator=generator)
-            pixels = (torch.tensor(colour) + noise).clamp(0, 255).byte()
+            pixels = (torch.tensor(color) + noise).clamp(0, 255).byte()
             images.append(Image.fromarray(pixels.numpy()))
             labels.append(name)
     return images, labels

@@ -83,7 +83,7 @@ def run(folder: Path, *grids: Grid, **options: Any) -> SweepResult:
 
 
 def results(rows: Mapping[str, Row]) -> dict[str, dict[str, Any]]:
-    """What was found, without what differs each time it is measured."""
+    """Return the fields of rows that do not differ from one measurement to the next."""
     return {
         key: {name: getattr(row, name) for name in Row.__dataclass_fields__ if name not in MEASURED}
         for key, row in rows.items()

@@ -22,7 +22,7 @@ PYTHON |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 @dataclass(frozen=True)
 class Done:
-    """How a process ended and what it printed."""
+    """Exit code and output of a process."""
 
     code: int
     out: str
@@ -72,7 +72,7 @@ class Processes:
         return Done(code, out, err)
 
     def so_far(self) -> str:
-        """What the process that runs has written to stderr until now."""
+        """Return the stderr of the running process until now."""
         path = self._files()[1]
         return path.read_text() if path.exists() else ""
 

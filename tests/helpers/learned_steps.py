@@ -42,7 +42,7 @@ Numbers = dict[str, list[list[float]]]
 def three_steps(method: str) -> dict[str, Any]:
     """Losses of the steps, the gradients of each, and how far all parameters have moved in the end.
 
-    A tensor is told by its length and by its products with two fixed directions.
+    A tensor is identified by its length and by its products with two fixed directions.
     """
     gradients: list[list[list[float]]] = []
     started: list[Tensor] = []
@@ -62,9 +62,9 @@ def three_steps(method: str) -> dict[str, Any]:
 
 def _task() -> FewShotTask:
     """Two patterned images of each class, in the size that the model takes."""
-    across, down, colour = np.arange(64)[None, :, None], np.arange(64)[:, None, None], np.arange(3)
+    across, down, color = np.arange(64)[None, :, None], np.arange(64)[:, None, None], np.arange(3)
     images = [
-        Image.fromarray(((across * (number + 1) + down * (colour + 2) + 40 * number) % 256).astype(np.uint8))
+        Image.fromarray(((across * (number + 1) + down * (color + 2) + 40 * number) % 256).astype(np.uint8))
         for number in range(2 * len(CLASSES))
     ]
     backbone = load_backbone(resolve_model_name("demo-vit"), None, device="cpu")

@@ -23,10 +23,10 @@ WORDS = "\n".join(
 hf: Any = transformers  # its types say less than it takes
 
 SENTENCE = "a blurry grey photo of some toy"
-"""What a rigged model says, each word one token and none twice."""
+"""Answer of a rigged model, each word one token and none twice."""
 
 PROPOSAL = "a blurry grey photo of some <CLASS>"
-"""What one says that proposes."""
+"""Answer of a rigged model that proposes a template."""
 
 SPECIALS = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<image>", "<unk>"]
 QWEN_SPECIALS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -313,5 +313,5 @@ def remote_code(folder: Path) -> Path:
 
 
 def has_run(folder: Path) -> bool:
-    """Whether the Python file of a `remote_code` folder was imported."""
+    """Return if the Python file of a `remote_code` folder was imported."""
     return (folder / "ran").exists()

@@ -23,12 +23,12 @@ HONEST, MISSING = object(), object()
 
 @dataclass(frozen=True)
 class Reply:
-    """What is answered: a text, or a status with a body of its own.
+    """An answer: a text, or a status with another body.
 
     Attributes:
         more: texts of further completions.
         headers: sent besides the usual ones, e.g. `Retry-After`.
-        cut_at: so many bytes of the body are sent, then the connection is reset.
+        cut_at: the number of bytes of the body that are sent before the connection is reset.
         message: the first completion's message instead of one with `text`.
         usage: sent instead of honest counts; `MISSING` leaves it out.
         drip: seconds between two bytes of the body.
@@ -70,7 +70,7 @@ class Reply:
 class OpenAIServer:
     """Answers a request by the first key of `replies` that its messages hold.
 
-    With `together`, requests for one template are answered once so many of them have come.
+    With `together`, requests for one template are answered once this many of them have come.
 
     Attributes:
         requests: bodies of the requests, in order of arrival.

@@ -61,7 +61,7 @@ PLACES = (
     "path of the address",
     "query of the address",
 )
-"""Where each a key of its own is planted."""
+"""Places of planted keys, each with another one."""
 
 WAYS: tuple[Callable[[str], str], ...] = (
     lambda secret: f"Incorrect API key provided: {secret}.",
@@ -71,7 +71,7 @@ WAYS: tuple[Callable[[str], str], ...] = (
     html.escape,
     lambda secret: f"masked {secret[:14]}****" if len(secret) > 16 else secret,
 )
-"""How a server may write a key."""
+"""Forms in which a server may write a key."""
 
 
 def _message(**fields: Any) -> Reply:
@@ -108,7 +108,7 @@ ANSWERS: dict[str, Callable[[str], Reply]] = {
         status=307, body=said.encode(), headers=(("Location", f"/v1/{quote(said, safe='')}/chat/completions"),)
     ),
 }
-"""Where in what it sends a server may write it, besides the text of an answer and errors 401 and 500."""
+"""Places in which a server may write a key, besides the text of an answer and errors 401 and 500."""
 
 
 def shapes(quick: Sequence[str] = QUICK) -> list[Any]:
@@ -119,8 +119,8 @@ class Echo(OpenAIServer):
     """Quotes secrets in whatever it answers.
 
     Attributes:
-        status: of the next answers, greetings included.
-        says: how to answer all but greetings, instead of with templates and descriptions.
+        status: of the next answers, pings included.
+        says: how to answer all but pings, instead of with templates and descriptions.
         quoted: all that it has said.
     """
 

@@ -1,7 +1,7 @@
-"""Sittings of one run, each in a process of its own that can be killed; the parent has everything imported.
+"""Sessions of one run, each in a separate process that can be killed; the parent has everything imported.
 
-`python sitting.py URL FOLDER STEPS` reads lines from stdin: for each a child is forked that takes the run in the folder
-up, and its process id is printed, then `done CODE` when it has ended. Forking saves the seconds that the imports take.
+`python sessions.py URL FOLDER STEPS` reads lines from stdin: for each a child is forked that starts or resumes the run
+in the folder, and its process id is printed, then `done CODE` when it has ended. Forking saves the time of the imports.
 """
 
 import os
@@ -16,8 +16,8 @@ from ipo_dspy import IPO, demo
 from ipo_dspy.lms.usage import cost_usd
 
 
-def sit(url: str, folder: str, steps: int) -> None:
-    """Take the run up and see it to its end."""
+def run_session(url: str, folder: str, steps: int) -> None:
+    """Start or resume the run, and finish it."""
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     task = demo.load("pixel-animals", shots=1)
     lm = dspy.LM("openai/toy", api_base=url, api_key="none", engine="litellm", temperature=1.0, num_retries=0)
@@ -42,7 +42,7 @@ def main() -> None:
         if child == 0:
             code = 1
             try:
-                sit(url, folder, steps)
+                run_session(url, folder, steps)
                 code = 0
             finally:
                 os._exit(code)
