@@ -10,6 +10,8 @@ import dspy
 import pytest
 from hypothesis import settings
 
+from helpers.cli_process import Processes
+
 if TYPE_CHECKING:
     from ipo_dspy.demo import DemoTask
 
@@ -40,6 +42,16 @@ def task(request: pytest.FixtureRequest) -> "DemoTask":
     from ipo_dspy import demo
 
     return demo.load("pixel-animals", shots=getattr(request.module, "SHOTS", 1))
+
+
+@pytest.fixture(scope="session")
+def forking_parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """A process that has everything imported, for `Processes(folder, environment, parent=forking_parent)`."""
+    if not hasattr(os, "fork"):
+        pytest.skip("the processes are forked")
+    folder = tmp_path_factory.mktemp("forking-parent")
+    with Processes(folder, {"HOME": str(folder), "DSPY_CACHEDIR": str(folder / "cache")}) as parent:
+        yield parent
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,14 +83,13 @@ def test_seeds_draw_other_images(whole: SweepResult) -> None:
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    with Processes(tmp_path_factory.mktemp("processes"), {"IPO_DSPY_CACHE": os.environ["IPO_DSPY_CACHE"]}) as one:
-        yield one
+def processes(tmp_path_factory: pytest.TempPathFactory, forking_parent: Processes) -> Processes:
+    return Processes(tmp_path_factory.mktemp("processes"), {}, parent=forking_parent)
 
 
 def test_a_killed_sweep_goes_on_to_the_same_rows(whole: SweepResult, processes: Processes, tmp_path: Path) -> None:
     source = (Path(__file__).parent / "helpers" / "bench_small.py").read_text()
-    killed = processes._begin((str(tmp_path),), source)
+    killed = processes.begin_python(source, str(tmp_path))
     wait_for_trials(tmp_path, cell=2)
     os.kill(killed, signal.SIGKILL)
     assert processes.end().code == -signal.SIGKILL

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import logging
-import subprocess
-import sys
 import threading
 import warnings
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.cli_process import Processes
 from ipo_dspy import demo
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.clip.backbone import Backbone
@@ -207,7 +206,9 @@ def test_foreign_instructions_abstain_instead_of_cancelling(
         _ = program.template
 
 
-def test_saved_and_loaded_in_a_new_process_it_predicts_the_same(task: demo.DemoTask, tmp_path: Path) -> None:
+def test_saved_and_loaded_in_a_new_process_it_predicts_the_same(
+    task: demo.DemoTask, tmp_path: Path, forking_parent: Processes
+) -> None:
     program = fresh(task, template="pixel art of a <CLASS>.")
     program.save(str(tmp_path / "best.json"))
     images = []
@@ -222,10 +223,8 @@ def test_saved_and_loaded_in_a_new_process_it_predicts_the_same(task: demo.DemoT
         "import json, sys; from ipo_dspy import ClipClassifier; p = ClipClassifier.from_file(sys.argv[1]);"
         "print(json.dumps([[q.label, q.confidence] for q in (p(image=i) for i in sys.argv[2:])]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "best.json"), *images], capture_output=True, text=True, check=True
-    )
-    found = json.loads(done.stdout)
+    done = Processes(tmp_path, {}, parent=forking_parent).python(code, str(tmp_path / "best.json"), *images)
+    found = json.loads(done.out)
     assert [row[0] for row in found] == [row[0] for row in expected]
     assert [row[1] for row in found] == pytest.approx([row[1] for row in expected], abs=1e-6)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from helpers.cli_process import Processes
 from ipo_dspy import ClipClassifier, __version__, demo
 from ipo_dspy.cli import main
 from ipo_dspy.clip.image_features import open_image
@@ -45,9 +46,9 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
     return int(exit.value.code or 0), out, err
 
 
-def in_a_process(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", "from ipo_dspy.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory, forking_parent: Processes) -> Processes:
+    return Processes(tmp_path_factory.mktemp("processes"), {}, parent=forking_parent)
 
 
 def test_demo_prints_the_table_and_writes_the_report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -213,20 +214,20 @@ def test_user_errors_are_one_line_and_an_exit_code(
     assert out == ""
 
 
-def test_debug_shows_the_traceback_and_progress_is_silent_in_a_pipe(photos: Path) -> None:
-    done = in_a_process("optimize", "nowhere")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert "Traceback" in in_a_process("--debug", "optimize", "nowhere").stderr
-    assert in_a_process("optimize").returncode == 2
+def test_debug_shows_the_traceback_and_progress_is_silent_in_a_pipe(processes: Processes) -> None:
+    done = processes.run("optimize", "nowhere")
+    assert (done.code, done.out) == (2, "")
+    assert "Traceback" not in done.err
+    assert len(done.err.splitlines()) == 1
+    assert "Traceback" in processes.run("--debug", "optimize", "nowhere").err
+    assert processes.run("optimize").code == 2
 
 
-def test_nothing_moves_without_a_terminal(tmp_path: Path) -> None:
-    done = in_a_process("demo", "pixel-animals", "--steps", "1", "--shots", "1", "--log-dir", str(tmp_path / "run"))
-    assert done.returncode == 0, done.stderr
-    assert len(done.stderr.splitlines()) == 1  # what the task is
-    assert "\u2501" not in done.stderr
+def test_nothing_moves_without_a_terminal(processes: Processes, tmp_path: Path) -> None:
+    done = processes.run("demo", "pixel-animals", "--steps", "1", "--shots", "1", "--log-dir", str(tmp_path / "run"))
+    assert done.code == 0, done.err
+    assert len(done.err.splitlines()) == 1  # what the task is
+    assert "\u2501" not in done.err
 
 
 def test_skip_bad_leaves_out_and_counts(
@@ -245,18 +246,27 @@ def test_skip_bad_leaves_out_and_counts(
     assert (found["images"], found["left_out"]) == (30, 1)
 
 
+ASCII = """
+import sys
+from ipo_dspy.cli import main
+
+sys.stdout.reconfigure(encoding="ascii")  # as Python opens it in such a terminal
+main(sys.argv[1:])
+"""
+
+
 def test_a_terminal_without_utf8_gets_escapes_instead_of_a_traceback(
-    run_folder: Path, photos: Path, tmp_path: Path
+    run_folder: Path, photos: Path, tmp_path: Path, processes: Processes
 ) -> None:
     picture = tmp_path / ("long " * 30) / "caf\u00e9.png"
     picture.parent.mkdir()
     picture.write_bytes(next(photos.rglob("*.png")).read_bytes())
     arguments = ("classify", str(run_folder / "best.json"), str(picture))
-    plain = in_a_process(*arguments, PYTHONIOENCODING="ascii")
-    assert plain.returncode == 0, plain.stderr
-    assert "caf\\xe9.png" in plain.stdout
-    machine = in_a_process(*arguments, "--json", PYTHONIOENCODING="ascii")
-    assert json.loads(machine.stdout)[0]["image"] == str(picture)
+    plain = processes.python(ASCII, *arguments)
+    assert plain.code == 0, plain.err
+    assert "caf\\xe9.png" in plain.out
+    machine = processes.python(ASCII, *arguments, "--json")
+    assert json.loads(machine.out)[0]["image"] == str(picture)
 
 
 def test_bad_images_of_all_parts_are_reported_at_once_before_the_search(

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +41,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+def processes(tmp_path_factory: pytest.TempPathFactory, forking_parent: Processes) -> Processes:
     folder = tmp_path_factory.mktemp("processes")
-    places = {"HOME": str(folder), "DSPY_CACHEDIR": str(folder / "cache")}
-    with Processes(folder, {**places, "OPENAI_API_KEY": KEY}) as one:
-        yield one
+    return Processes(folder, {"HOME": str(folder), "OPENAI_API_KEY": KEY}, parent=forking_parent)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.cli_process import Processes
 from helpers.clip_toys import TEXT, VISION, shared_toy, toy_backbone, write_model
 from ipo_dspy.clip import weights as sources
 from ipo_dspy.clip.image_features import encode_images
@@ -75,7 +76,9 @@ def test_siglip_has_a_logit_bias() -> None:
     assert shared_toy("siglip").logit_bias == -10.0
 
 
-def test_fingerprint_is_stable_in_another_process_and_dtype(folder: Path) -> None:
+def test_fingerprint_is_stable_in_another_process_and_dtype(
+    folder: Path, tmp_path: Path, forking_parent: Processes
+) -> None:
     here = load_backbone(f"local-dir:{folder}", device="cpu").fingerprint
     assert load_backbone(f"local-dir:{folder}", device="cpu", dtype="float16").fingerprint == here
     code = (
@@ -83,8 +86,8 @@ def test_fingerprint_is_stable_in_another_process_and_dtype(folder: Path) -> Non
         "sys.stdout.write(load_backbone(sys.argv[1], device='cpu').fingerprint); "
         "root = logging.getLogger(); sys.stdout.write(repr((root.handlers, root.filters)))"
     )
-    other = subprocess.run([sys.executable, "-c", code, f"local-dir:{folder}"], capture_output=True, text=True)
-    assert (other.stdout, other.stderr) == (f"{here}([], [])", "")  # and no logging was set up for the caller
+    other = Processes(tmp_path, {}, parent=forking_parent).python(code, f"local-dir:{folder}")
+    assert (other.out, other.err) == (f"{here}([], [])", "")  # and no logging was set up for the caller
 
 
 def test_fingerprint_sees_weights_preprocessing_and_activation(folder: Path, tmp_path: Path) -> None:

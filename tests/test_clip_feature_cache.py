@@ -2,12 +2,12 @@
 
 import json
 import logging
+import os
 import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.cli_process import Processes
 from helpers.clip_toys import toy_backbone, write_model
 from ipo_dspy.clip import feature_cache as cache
 from ipo_dspy.clip import feature_store as store
@@ -278,40 +279,55 @@ backbone = load_backbone(f"local-dir:{sys.argv[1]}", device="cpu")
 calls, encode = [], backbone.encode_pixels
 backbone.encode_pixels = lambda pixels: calls.append(len(pixels)) or encode(pixels)
 found = encode_images(backbone, [Path(path) for path in sys.argv[3:]], batch_size=int(sys.argv[2]),
-                      progress=lambda done, total: print(done, flush=True))
-print(sum(calls), found.features.sum(1).tolist(), sep="|")
+                      progress=lambda done, total: print(done, file=sys.stderr, flush=True))
+print(sys.argv[3], sum(calls), found.features.sum(1).tolist(), sep="|")
 """
 
 
-def run(model: Path, batch: int, photos: list[Path]) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", SCRIPT, str(model), str(batch), *map(str, photos)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+TWICE = f"""
+import os, sys
+sys.argv[3:] = sys.argv[3:43] if (child := os.fork()) else sys.argv[62:22:-1]
+{SCRIPT}
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+"""Two processes at once: one for the first 40 of 60 images, one for the last 40 in reverse."""
 
 
-def test_a_killed_run_has_kept_every_batch_that_it_reported(toy: Counted, model: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def processes(tmp_path: Path, forking_parent: Processes) -> Processes:
+    return Processes(tmp_path, {"IPO_DSPY_CACHE": os.environ["IPO_DSPY_CACHE"]}, parent=forking_parent)
+
+
+def test_a_killed_run_has_kept_every_batch_that_it_reported(
+    toy: Counted, model: Path, tmp_path: Path, processes: Processes
+) -> None:
     photos = pictures(tmp_path / "many", range(200))
-    process = run(model, 2, photos)
-    assert process.stdout is not None
-    done = max(int(process.stdout.readline()) for _ in range(20))
-    process.send_signal(signal.SIGKILL)
-    more, _ = process.communicate()
-    done = max([done, *(int(line) for line in more.split() if line.isdigit())])
+    child = processes.begin_python(SCRIPT, str(model), "2", *map(str, photos))
+    while processes.so_far().count("\n") < 20:
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    done = max(int(line) for line in processes.end().err.split("\n")[:-1] if line.isdigit())
     found = toy.features(photos)
     assert 0 < sum(toy.calls) <= 200 - done
     alone = toy.backbone.encode_pixels(torch.stack([toy.backbone.preprocess(images.open_image(p)) for p in photos]))
     torch.testing.assert_close(found, alone, rtol=0, atol=1e-5)
 
 
-def test_runs_at_once_share_what_they_find(toy: Counted, model: Path, tmp_path: Path) -> None:
+def test_runs_at_once_share_what_they_find(toy: Counted, model: Path, tmp_path: Path, processes: Processes) -> None:
     photos = pictures(tmp_path / "many", range(60))
-    runs = [run(model, 3, part) for part in (photos[:40], photos[20:][::-1])]
-    said = [process.communicate()[0].splitlines()[-1].split("|") for process in runs]
-    assert [process.returncode for process in runs] == [0, 0]
-    assert sum(int(encoded) for encoded, _ in said) <= 80
+    done = processes.python(TWICE, str(model), "3", *map(str, photos))
+    assert done.code == 0, done.err
+    runs = {
+        first: (int(encoded), json.loads(sums))
+        for first, encoded, sums in (line.split("|") for line in done.out.splitlines())
+    }
+    assert sum(encoded for encoded, _ in runs.values()) <= 80
     sums = toy.features(photos).sum(1)
     assert toy.calls == []
-    for (_, message), numbers in zip(said, (range(40), range(59, 19, -1)), strict=True):
-        torch.testing.assert_close(torch.tensor(json.loads(message)), sums[list(numbers)], rtol=0, atol=1e-5)
+    for first, numbers in ((0, range(40)), (59, range(59, 19, -1))):
+        found = torch.tensor(runs[str(photos[first])][1])
+        torch.testing.assert_close(found, sums[list(numbers)], rtol=0, atol=1e-5)
 
 
 def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

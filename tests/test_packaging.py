@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +64,8 @@ def test_the_wheel_holds_the_demo_and_is_small(distributions: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    folder = tmp_path_factory.mktemp("processes")
-    with Processes(folder, {"DSPY_CACHEDIR": str(folder / "cache")}) as one:
-        yield one
+def processes(tmp_path_factory: pytest.TempPathFactory, forking_parent: Processes) -> Processes:
+    return Processes(tmp_path_factory.mktemp("processes"), {}, parent=forking_parent)
 
 
 @pytest.mark.parametrize("name", ["quickstart", "swap_backends", "compose", "better_together"])

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +13,7 @@ import dspy
 import pytest
 from PIL import Image
 
+from helpers.cli_process import Processes
 from helpers.clip_toys import write_model
 from helpers.local_toys import tokenizer
 from ipo_dspy import ClipClassifier, demo, load_program
@@ -249,17 +248,17 @@ def test_a_file_reaches_the_network_only_where_that_is_allowed(tmp_path: Path, h
     ClipClassifier(["cat", "dog"], model="hf-hub:stranger/clip").save(path)
     assert json.loads(path.read_text())["clip"]["pretrained"] == ""
 
+    environment = {"HF_ENDPOINT": address, "HF_TOKEN": HUB_TOKEN, "HF_HOME": str(tmp_path / "home")}
+    with Processes(tmp_path / "processes", {**environment, "HF_HUB_DISABLE_XET": "1"}) as processes:
+        assert_asked_only_where_allowed(processes, path, server)
+
+
+def assert_asked_only_where_allowed(processes: Processes, path: Path, server: type[Hub]) -> None:
     def run(*ways: str) -> str:
         server.asked.clear()
-        environment = {"HF_ENDPOINT": address, "HF_TOKEN": HUB_TOKEN, "HF_HOME": str(tmp_path / "home")}
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(path), *ways],
-            env={**os.environ, **environment, "HF_HUB_DISABLE_XET": "1"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return done.stdout
+        done = processes.python(SCRIPT, str(path), *ways)
+        assert done.code == 0, done.err
+        return done.out
 
     output = run("refused", "allowed")
     assert output.startswith("refused 'hf-hub:stranger/clip' is named by a file and not on this machine")
@@ -270,7 +269,7 @@ def test_a_file_reaches_the_network_only_where_that_is_allowed(tmp_path: Path, h
     assert {token for _, token in server.asked} == {None}
     assert run("refused") == "refused loaded\n"  # it is on this machine now
     assert server.asked == [("/done", None)]
-    shutil.rmtree(tmp_path / "home")
+    shutil.rmtree(processes.environment["HF_HOME"])
     assert run("named") == "named loaded\n"
     assert f"Bearer {HUB_TOKEN}" in {token for _, token in server.asked}
 

@@ -4,17 +4,15 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers.cli_process import Processes
 from helpers.comparison import assert_alike
 from helpers.openai_server import Reply, Writer
 from ipo_dspy import IPO, LMProposer, demo
@@ -24,25 +22,17 @@ from ipo_dspy.proposers import ProposalRequest, Proposals
 from ipo_dspy.run.journal import FILE_NAME, replay
 
 
-class SessionForker:
-    """The process that forks the sessions of one run."""
+class Sessions:
+    """Sessions of one run, one after the other, each in a forked process."""
 
-    def __init__(self, url: str, folder: Path, steps: int) -> None:
-        script = Path(__file__).parent / "helpers" / "sessions.py"
-        command = [sys.executable, str(script), url, str(folder), str(steps)]
+    def __init__(self, processes: Processes, server: Writer, folder: Path, steps: int) -> None:
+        self.processes, self.arguments = processes, (server.url, str(folder), str(steps))
         self.journal = folder / FILE_NAME
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def say(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
 
     def begin(self) -> int:
         """Start a session; return its process id."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return int(self.say())
+        source = (Path(__file__).parent / "helpers" / "sessions.py").read_text()
+        return self.processes.begin_python(source, *self.arguments)
 
     def size(self) -> int:
         return self.journal.stat().st_size if self.journal.exists() else 0
@@ -55,7 +45,7 @@ class SessionForker:
         time.sleep(pause)
         if not self.ended(child):
             os.kill(child, signal.SIGKILL)
-        return int(self.say().split()[1])
+        return self.processes.end().code
 
     @staticmethod
     def ended(child: int) -> bool:
@@ -63,19 +53,6 @@ class SessionForker:
             return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
         except FileNotFoundError:
             return True
-
-
-@contextmanager
-def session_forker(server: Writer, folder: Path, steps: int) -> Iterator[SessionForker]:
-    one = SessionForker(server.url, folder, steps)
-    try:
-        yield one
-    finally:
-        one.process.kill()
-        one.process.wait()
-        for stream in (one.process.stdin, one.process.stdout):
-            if stream is not None:
-                stream.close()
 
 
 def story(folder: Path) -> dict[str, Any]:
@@ -92,17 +69,17 @@ def questions(folder: Path) -> list[str]:
     return [e["request_id"] for e in replay(folder) if e["event"] == "lm_response"]
 
 
-def assert_survives_kills(kills: int, seed: int, tmp_path: Path) -> None:
-    draw, steps = random.Random(seed), max(8, kills)
-    with Writer() as server, session_forker(server, tmp_path / "whole", steps) as one:
-        one.begin()
-        assert one.say() == "done 0"
+def assert_survives_kills(kills: int, seed: int, tmp_path: Path, parent: Processes) -> None:
+    draw, steps, processes = random.Random(seed), max(8, kills), Processes(tmp_path, {}, parent=parent)
+    with Writer() as server:
+        Sessions(processes, server, tmp_path / "whole", steps).begin()
+        assert processes.end().code == 0
     whole = story(tmp_path / "whole")
     size = (tmp_path / "whole" / FILE_NAME).stat().st_size
     lost, killed = 0, 0
     moments = sorted(draw.randrange(1, int(0.6 * size)) for _ in range(kills))
-    with Writer() as server, session_forker(server, tmp_path / "cut", steps) as one:
-        code = None
+    with Writer() as server:
+        one, code = Sessions(processes, server, tmp_path / "cut", steps), None
         while code != 0:
             before = len(questions(tmp_path / "cut")) if one.size() else 0
             asked = len(server.requests)
@@ -120,15 +97,15 @@ def assert_survives_kills(kills: int, seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the test reads /proc")
-def test_killed_at_random_moments_it_ends_as_if_not(tmp_path: Path) -> None:
-    assert_survives_kills(kills=3, seed=1, tmp_path=tmp_path)
+def test_killed_at_random_moments_it_ends_as_if_not(tmp_path: Path, forking_parent: Processes) -> None:
+    assert_survives_kills(kills=3, seed=1, tmp_path=tmp_path, parent=forking_parent)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the test reads /proc")
 @pytest.mark.parametrize("seed", [0, 7])
-def test_killed_at_25_random_moments_it_ends_as_if_not(tmp_path: Path, seed: int) -> None:
-    assert_survives_kills(kills=25, seed=seed, tmp_path=tmp_path)
+def test_killed_at_25_random_moments_it_ends_as_if_not(tmp_path: Path, seed: int, forking_parent: Processes) -> None:
+    assert_survives_kills(kills=25, seed=seed, tmp_path=tmp_path, parent=forking_parent)
 
 
 class Counts:
@@ -301,10 +278,11 @@ print(len(best.detailed_results.trials))
 """
 
 
-def test_a_full_disk_stops_the_run_cleanly_and_it_resumes_once_there_is_room(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FULL, str(tmp_path), "6000"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    error, trials = done.stdout.splitlines()
+def test_a_full_disk_stops_the_run_cleanly_and_it_resumes_once_there_is_room(
+    tmp_path: Path, forking_parent: Processes
+) -> None:
+    done = Processes(tmp_path, {}, parent=forking_parent).python(FULL, str(tmp_path / "run"), "6000")
+    error, trials = done.out.splitlines()
     assert "cannot be written (File too large); the journal is intact, and the run can be resumed from it" in error
     assert trials == str(1 + 4 * 8)
 

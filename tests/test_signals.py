@@ -67,11 +67,9 @@ def _sighup_is_heard() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+def processes(tmp_path_factory: pytest.TempPathFactory, forking_parent: Processes) -> Processes:
     folder = tmp_path_factory.mktemp("processes")
-    places = {"HOME": str(folder), "DSPY_CACHEDIR": str(folder / "cache")}
-    with Processes(folder, {**places, "OPENAI_API_KEY": KEY}) as one:
-        yield one
+    return Processes(folder, {"HOME": str(folder), "OPENAI_API_KEY": KEY}, parent=forking_parent)
 
 
 def search(photos: Path, out: Path, server: Writer, *more: str) -> list[str]:
@@ -214,7 +212,7 @@ main(sys.argv[1:])
 
 def test_what_the_parent_ignores_stays_ignored(processes: Processes, photos: Path, tmp_path: Path) -> None:
     with Gated(at=3) as server:
-        child = processes._begin(search(photos, tmp_path / "run", server), NOHUP)
+        child = processes.begin_python(NOHUP, *search(photos, tmp_path / "run", server))
         assert server.reached.wait(120)
         os.kill(child, signal.SIGHUP)
         server.gate.set()

@@ -6,8 +6,10 @@ imports take are saved. `python cli_process.py` reads a JSON object a line from 
 """
 
 import atexit
+import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,25 +32,31 @@ class Done:
 
 
 class Processes:
-    """Runs command lines one after the other, each in a process of its own.
+    """Runs command lines one after the other, each in a separate process.
 
     Args:
-        folder: the working folder; what is printed goes to files in `folder/printed`.
-        environment: of the processes, besides what they need to find Python.
+        folder: the working folder; the output goes to files in `folder/printed`.
+        environment: variables of the processes, besides those that they need to find Python.
+        parent: processes whose parent forks these as well, which saves the seconds of its imports. Packages that read
+            the environment when they are imported see that of the parent.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, environment: Mapping[str, str], *, parent: "Processes | None" = None) -> None:
+        self.folder, self.environment = folder, dict(environment)
         self._printed = folder / "printed"
         self._printed.mkdir(parents=True)
         self._count = 0
-        self._parent = subprocess.Popen(
+        self._shares = parent is not None
+        self._parent = parent._parent if parent is not None else self._start()
+
+    def _start(self) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
             [sys.executable, str(Path(__file__))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=folder,
-            env={**PYTHON, **environment},
+            cwd=self.folder,
+            env={**PYTHON, **self.environment},
         )
 
     def run(self, *arguments: str) -> Done:
@@ -65,6 +73,10 @@ class Processes:
         """Begin a command line; its process id."""
         return self._begin(arguments, None)
 
+    def begin_python(self, source: str, *arguments: str) -> int:
+        """Begin a Python script; its process id."""
+        return self._begin(arguments, source)
+
     def end(self) -> Done:
         """Wait for what was begun."""
         code = int(self._say("done"))
@@ -79,7 +91,8 @@ class Processes:
     def _begin(self, arguments: Sequence[str], source: str | None) -> int:
         self._count += 1
         out, err = map(str, self._files())
-        job = {"arguments": list(arguments), "source": source, "out": out, "err": err}
+        place = {"folder": str(self.folder), "environment": self.environment}
+        job = {"arguments": list(arguments), "source": source, "out": out, "err": err, **place}
         assert self._parent.stdin is not None
         self._parent.stdin.write(json.dumps(job) + "\n")
         self._parent.stdin.flush()
@@ -98,6 +111,8 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._shares:
+            return
         self._parent.kill()
         self._parent.wait()
         for stream in (self._parent.stdin, self._parent.stdout):
@@ -105,12 +120,39 @@ class Processes:
                 stream.close()
 
 
-def _import_all() -> None:
-    from ipo_dspy.clip.loading import load_backbone
-    from ipo_dspy.demo import model_path
+# Imported by the parent, because every child would need seconds for them: what a run imports only when it needs it.
+MODULES = (
+    "ipo_dspy.cli.app",
+    "ipo_dspy.cli.inference",
+    "ipo_dspy.cli.run_command",
+    "ipo_dspy.clip.feature_cache",
+    "ipo_dspy.lms.client",
+    "ipo_dspy.optimizer.ipo",
+    "ipo_dspy.optimizer.pipeline",
+    "ipo_dspy.report.page",
+    "matplotlib.backends.backend_svg",
+    "openai.resources.chat",
+    "pillow_heif",
+    "pyarrow.parquet",
+)
+
+
+def import_all() -> None:
+    """Import the modules of a run with a language model, so that forked processes need not."""
+    from PIL import Image
+
     from ipo_dspy.lms.usage import cost_usd
 
     cost_usd("openai/gpt-4o-mini", 1, 1)  # imports LiteLLM
+    Image.init()
+    for name in MODULES:
+        importlib.import_module(name)
+
+
+def _load_model() -> None:
+    from ipo_dspy.clip.loading import load_backbone
+    from ipo_dspy.demo import model_path
+
     load_backbone(f"local-dir:{model_path()}", None, device="cpu")  # which the children then find in memory
 
 
@@ -141,10 +183,14 @@ def main() -> None:
     """Do what one line of stdin says, in a child; the parent goes on to the next."""
     leaving = Leaving()
     atexit.register(leaving)  # the first to be registered is the last to be called
-    _import_all()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
+    import_all()
+    _load_model()
     job = _next_child()
     if job is None:
         return
+    os.chdir(job["folder"])
+    os.environ.update(job["environment"])
     for stream, path in ((sys.stdout, job["out"]), (sys.stderr, job["err"])):
         target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(target, stream.fileno())
