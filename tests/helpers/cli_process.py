@@ -47,7 +47,7 @@ class Processes:
         self._printed.mkdir(parents=True)
         self._count = 0
         self._shares = parent is not None
-        self._parent = parent._parent if parent is not None else self._start()
+        self._parent: subprocess.Popen[str] = self._start() if parent is None else parent._parent
 
     def _start(self) -> "subprocess.Popen[str]":
         return subprocess.Popen(
