@@ -55,9 +55,15 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def warm(cluster: Any) -> RayScorer:
-    """One whose workers have loaded the model; tests give it images of their own."""
+def started(cluster: Any) -> RayScorer:
     return RayScorer(cluster.address)
+
+
+@pytest.fixture
+def warm(started: RayScorer) -> Iterator[RayScorer]:
+    """A scorer whose workers have started, which takes them seconds; tests may set its images and its store."""
+    yield started
+    started.images = started.store = None
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +90,8 @@ def data(images: Sequence[Any]) -> list[bytes]:
     return [base64.b64decode(image.url.partition(",")[2]) for image in images]
 
 
-def test_a_run_on_a_cluster_is_the_run_on_one_machine(cluster: Any, task: demo.DemoTask, local: Any) -> None:
-    assert_alike(run(task, RayScorer(cluster.address)), local)
+def test_a_run_on_a_cluster_is_the_run_on_one_machine(warm: RayScorer, task: demo.DemoTask, local: Any) -> None:
+    assert_alike(run(task, warm), local)
 
 
 def test_scores_of_any_source_are_those_of_one_machine(
@@ -155,11 +161,12 @@ def test_other_labels_are_another_task(
         warm.wide(backbone, task.classes)
 
 
-def test_a_run_scores_on_images_that_are_never_listed(cluster: Any, task: demo.DemoTask, tmp_path: Path) -> None:
+def test_a_run_scores_on_images_that_are_never_listed(warm: RayScorer, task: demo.DemoTask, tmp_path: Path) -> None:
     """The training set is what is described; candidates get the scores of all images of the shards."""
     images, labels = data([example.image for example in task.testset[:200]]), task.testset[:200].labels()
     as_shards(tmp_path / "shards", images, labels)
-    optimizer = IPO(proposer="evolution", steps=1, backend=RayScorer(cluster.address, images=tmp_path / "shards"))
+    warm.images = tmp_path / "shards"
+    optimizer = IPO(proposer="evolution", steps=1, backend=warm)
     best = optimizer.compile(task.program, task.trainset[:24])
     scorer = here(task.program.backbone, images, labels, task.classes)
     for trial in best.detailed_results.trials:
@@ -167,7 +174,7 @@ def test_a_run_scores_on_images_that_are_never_listed(cluster: Any, task: demo.D
 
 
 def test_choices_bad_images_and_features_on_disk(
-    cluster: Any, task: demo.DemoTask, backbone: Backbone, tmp_path: Path
+    warm: RayScorer, task: demo.DemoTask, backbone: Backbone, tmp_path: Path
 ) -> None:
     """All options of one set of images; features on disk are read from there, and replaced where they are damaged."""
     images: list[Any] = list(data([example.image for example in task.trainset[:140]]))
@@ -179,10 +186,10 @@ def test_choices_bad_images_and_features_on_disk(
     local = ClipScorer(
         backbone, encoded.features, [labels[i] for i in kept], task.classes, choices=[choices[i] for i in kept]
     )
-    scorer = RayScorer(cluster.address, store=tmp_path / "features")
+    warm.store = tmp_path / "features"
 
     def check() -> None:
-        held = scorer.hold(backbone, images, labels, task.classes, choices=choices, skip_unreadable=True)
+        held = warm.hold(backbone, images, labels, task.classes, choices=choices, skip_unreadable=True)
         assert (held.kept, held.keys, held.skipped) == (encoded.kept, encoded.keys, encoded.skipped)
         assert_alike(held.scorer.score(TEMPLATES), local.score(TEMPLATES))
         assert held.scorer.predict(TEMPLATES[0]) == local.predict(TEMPLATES[0])
@@ -199,12 +206,12 @@ def test_choices_bad_images_and_features_on_disk(
         ImageError,
         match=r"^image of 8 bytes in memory is not an image .* \(image 4 of 140\); pass skip_unreadable=True",
     ):
-        scorer.hold(backbone, images, labels, task.classes)
+        warm.hold(backbone, images, labels, task.classes)
     images[130] = b"nor this"  # in another part
     with pytest.raises(
         ImageError, match=r"^2 of 140 images cannot be read:\n  image of 8 bytes .*\n  image of 8 bytes"
     ):
-        scorer.hold(backbone, images, labels, task.classes)
+        warm.hold(backbone, images, labels, task.classes)
 
 
 def test_a_set_may_be_dropped_while_others_are_gone_through(
