@@ -9,7 +9,7 @@ from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import DataError, TemplateError
 from ipo_dspy.template import Template
 
-CLASSES = ("cat", "golden_retriever", "a very long name of a class that goes on and on")
+CLASSES = ("cat", "golden_retriever", "a very long name of a class that never seems to end")
 ENSEMBLE = Template.parse("a photo of a <CLASS>.\nart of the <CLASS>.\n<CLASS>, <CLASS>!")
 
 

@@ -38,7 +38,7 @@ from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
 if TYPE_CHECKING:
-    from ipo_dspy.clip.text_features import TemplateTokens
+    from ipo_dspy.clip.template_tokens import TemplateTokens
     from ipo_dspy.scoring.scorers import Scorer
 
 FINALISTS = 10
