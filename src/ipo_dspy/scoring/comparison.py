@@ -1,0 +1,225 @@
+"""Compare many templates on the same images: errors of differences, the best ones, and the optimism of a choice.
+
+All templates see the same images, so differences between them are known far better than the accuracies themselves. And
+the best of many templates looks better than it is, because it was chosen on these images. Both follow from a
+`PairTally`: sums and products of the outcomes of all pairs, which add up over blocks of images and over machines.
+
+The optimism is estimated by repeated splits in halves: half of the images chooses, the other half judges. Halves are
+drawn from the normal distribution with the covariance of the tally (Oliveira, Lei and Tibshirani, Unbiased Risk
+Estimation in the Normal Means Problem via Coupled Bootstrap Techniques, 2021), so that no image is needed again. The
+confidence set of the best is Hsu's multiple comparison with the best (Hsu, Multiple Comparisons: Theory and Methods,
+1996, chapter 4), with quantiles simulated from the same distribution.
+
+Letters: N images, n images of a block, C classes, K templates, B draws, D feature width.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ipo_dspy.errors import InputError
+from ipo_dspy.scoring.candidate_classes import CandidateClasses
+from ipo_dspy.scoring.image_blocks import blocks
+from ipo_dspy.scoring.metrics import block_logits, outcomes
+
+Floats = NDArray[np.float64]
+
+DRAWS = 200
+"""Halves that are drawn for the optimism; twice as many change it by less than a tenth of a point."""
+SET_DRAWS = 500
+"""Draws for the quantiles of the confidence set."""
+CONFIDENCE = 0.95
+CHOICE_VARIANCE = 1.25
+"""Variance of the corrected accuracy of a choice, relative to that of a template that was not chosen: the optimism is an
+estimate, too. With this factor the interval covers the truth in 93 to 97 % of simulations (docs/choice.md)."""
+_Z = 1.959964  # two-sided quantile of the normal distribution for CONFIDENCE
+
+
+@dataclass(frozen=True, slots=True)
+class PairTally:
+    """Sums of the outcomes of K templates, and of products of two outcomes; tallies of disjoint images add up.
+
+    The outcomes of an image are K zeros and ones (one if the class is correct) and K losses in nats.
+
+    Attributes:
+        images: number of images.
+        sums: [2K] sum of each outcome, float64.
+        products: [2K, 2K] sum of the products of each pair of outcomes, float64.
+    """
+
+    images: int
+    sums: Tensor
+    products: Tensor
+
+    def __add__(self, other: "PairTally") -> "PairTally":
+        return PairTally(self.images + other.images, self.sums + other.sums, self.products + other.products)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A confidence interval of an accuracy, in percent."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low:.1f} to {self.high:.1f}"
+
+
+def tally_pairs(
+    image_features: Tensor,  # [N, D] normalized
+    labels: Tensor,  # [N] int64, an index into C
+    text_features: Tensor,  # [K, C, D] normalized
+    *,
+    logit_scale: float,
+    logit_bias: float = 0.0,
+    allowed: Tensor | CandidateClasses | None = None,  # [N, C] bool
+    block: int | None = None,
+) -> PairTally:
+    """Return the pair tally of K templates over all images, in one pass; see `tally_templates` for the arguments.
+
+    Beside the blocks of `tally_templates` it takes 16 bytes for each template and image of a block.
+    """
+    device, count = text_features.device, len(text_features)
+    sums = torch.zeros(2 * count, dtype=torch.float64, device=device)
+    products = torch.zeros(2 * count, 2 * count, dtype=torch.float64, device=device)
+    for images in blocks(image_features, text_features, allowed, block):
+        targets = labels[images.rows].to(device, non_blocking=True)  # [n]
+        table = torch.empty(len(targets), 2 * count, dtype=torch.float64, device=device)  # [n, 2K]
+        for k, classes in enumerate(text_features):  # [C, D]
+            logits = block_logits(images, classes, logit_scale, logit_bias)  # [n, C]
+            table[:, k], table[:, count + k] = outcomes(logits, targets, images.log_probs_buffer)
+        sums += table.sum(dim=0)
+        products.addmm_(table.T, table)
+    return PairTally(len(image_features), sums.cpu(), products.cpu())
+
+
+Chooser = Callable[[Floats, Floats, float], NDArray[np.int64]]
+"""Chooses a template in each of B draws: a function of accuracies [B, K] and losses [B, K], and of the factor by which
+standard errors are larger than those of the comparison. It returns the indices [B]."""
+
+
+class Comparison:
+    """K templates compared on the same images; accuracies are in percent, losses in nats.
+
+    Args:
+        tally: the pair tally of the templates.
+
+    Attributes:
+        images: number of images.
+        accuracy, loss: [K] mean outcome of each template.
+        accuracy_errors, loss_errors: [K, K] standard error of the difference of each pair; infinite with one image.
+
+    Raises:
+        InputError: there are no images, or a loss is not finite.
+
+    >>> hits = torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    >>> table = torch.cat([hits, 1 - hits], dim=1)
+    >>> compared = Comparison(PairTally(4, table.sum(0), table.T @ table))
+    >>> compared.accuracy.tolist(), round(float(compared.accuracy_errors[0, 1]), 1)
+    ([50.0, 75.0], 47.9)
+    """
+
+    def __init__(self, tally: PairTally) -> None:
+        if tally.images < 1:
+            raise InputError("images must not be empty; pass at least one image to compare templates on")
+        if not bool(torch.isfinite(tally.sums).all()):
+            raise InputError("losses must be finite; check the features for NaN and infinity")
+        self.images, count = tally.images, len(tally.sums) // 2
+        units = np.repeat([100.0, 1.0], count)  # percent, nats
+        mean = tally.sums.numpy() / tally.images  # [2K]
+        spread = tally.products.numpy() / tally.images - np.outer(mean, mean)
+        self._covariance: Floats = spread * np.outer(units, units) / max(tally.images - 1, 1)  # of the means, [2K, 2K]
+        self.accuracy: Floats = mean[:count] * 100.0
+        self.loss: Floats = mean[count:]
+        self.accuracy_errors = self._errors(slice(0, count))
+        self.loss_errors = self._errors(slice(count, None))
+
+    def _errors(self, part: slice) -> Floats:
+        """Return the standard error of the difference of each pair, [K, K]."""
+        covariance = self._covariance[part, part]
+        variance = np.diag(covariance)
+        if self.images == 1:
+            return np.full_like(covariance, np.inf)
+        squares = variance[:, None] + variance - 2 * covariance
+        # Two equal columns leave a rounding error of 1e-16 of their variance, which is no difference.
+        squares[squares < 1e-12 * (variance[:, None] + variance)] = 0.0
+        return np.sqrt(squares)
+
+    @cached_property
+    def _root(self) -> Floats:
+        """A root R of the covariance, R R' = covariance: [2K, r]."""
+        values, vectors = np.linalg.eigh(self._covariance)
+        kept = values > 1e-12 * max(float(values[-1]), 1e-300)
+        return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
+
+    def draws(self, count: int, seed: int = 0) -> tuple[Floats, Floats]:
+        """Return `count` draws of the noise of the accuracies [B, K] and of the losses [B, K]."""
+        normal = np.random.default_rng(seed).standard_normal((count, self._root.shape[1]))
+        noise = normal @ self._root.T  # [B, 2K]
+        return noise[:, : len(self.accuracy)], noise[:, len(self.accuracy) :]
+
+    def optimism(self, choose: Chooser, *, seed: int = 0) -> float:
+        """Return by how many points the accuracy of a choice on these images exceeds that on new ones, on average.
+
+        Part of the images chooses and the rest judges, `DRAWS` times with a half and with a quarter of them. From both
+        the optimism with all images is extrapolated: with N images it falls like N^-1/2 among templates that are
+        equally good, and up to N^-1 among templates that are clearly different.
+
+        Args:
+            choose: the rule of the choice.
+            seed: seed of the draws.
+        """
+        half, quarter = (self._optimism_of_part(choose, parts, seed) for parts in (2, 4))
+        if half <= 0:
+            return 0.0
+        return half * 2.0 ** -min(1.0, max(0.5, math.log2(max(quarter, half) / half)))
+
+    def _optimism_of_part(self, choose: Chooser, parts: int, seed: int) -> float:
+        """Return the optimism of a choice on 1/parts of the images, judged by the rest."""
+        accuracy, loss = self.draws(DRAWS, seed)
+        # Accuracies of the part are accuracy + a * noise, those of the rest accuracy - noise / a. Both are independent.
+        a = math.sqrt(parts - 1)
+        chosen = choose(self.accuracy + a * accuracy, self.loss + a * loss, math.sqrt(parts))
+        return float((a + 1 / a) * accuracy[np.arange(DRAWS), chosen].mean())
+
+    def best_set(self, *, seed: int = 0) -> NDArray[np.bool_]:
+        """Return the confidence set of the highest accuracy: [K], True if the template may be the best one.
+
+        The truly most accurate of the K templates is in it with a probability of at least `CONFIDENCE`.
+        """
+        noise, _ = self.draws(SET_DRAWS, seed)  # [B, K]
+        with np.errstate(divide="ignore"):
+            scale = 1 / self.accuracy_errors  # [K, K]
+        scale[~np.isfinite(scale)] = 0.0  # templates that never differ
+        may_be_best = np.empty(len(noise.T), dtype=bool)
+        for i, weights in enumerate(scale):
+            largest = ((noise - noise[:, [i]]) * weights).max(axis=1)  # [B]
+            behind = ((self.accuracy - self.accuracy[i]) * weights).max()
+            may_be_best[i] = behind <= np.quantile(largest, CONFIDENCE)
+        return may_be_best
+
+    def interval(self, accuracy: float) -> Interval:
+        """Return the confidence interval of a chosen template's accuracy on new images, around the corrected one."""
+        return wilson_interval(accuracy, self.images / CHOICE_VARIANCE)
+
+
+def wilson_interval(accuracy: float, images: float) -> Interval:
+    """Return the confidence interval of an accuracy in percent that was measured on a number of images.
+
+    Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, Journal of the American
+    Statistical Association 22, 1927.
+
+    >>> str(wilson_interval(75.0, 100))
+    '65.7 to 82.5'
+    """
+    share, square = accuracy / 100.0, _Z * _Z / images
+    center = (share + square / 2) / (1 + square)
+    half = math.sqrt(max(share * (1 - share), 0.0) * square + square * square / 4) / (1 + square)
+    return Interval(100.0 * max(0.0, center - half), 100.0 * min(1.0, center + half))
