@@ -1,6 +1,7 @@
 """Checks of the arguments that callers pass; each raises `InputError`, whose message ends with a valid example."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from types import MappingProxyType
@@ -30,6 +31,17 @@ def require_int(name: str, value: int, least: int) -> int:
     """Return an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise invalid(name, f"an integer of at least {least}", value, _example(name, max(least, 8)))
+    return value
+
+
+def require_number(name: str, value: float, least: float) -> float:
+    """Return a finite number, or raise an `InputError` if it is another value or below the minimum.
+
+    >>> require_number("tolerance", 1, 0)
+    1
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
+        raise invalid(name, f"a number of at least {least:g}", value, _example(name, 1.0))
     return value
 
 

@@ -24,6 +24,7 @@ class Trial:
         step: 0 for the initial templates, then the step that proposed it.
         tokens: length of its longest filled prompt under the model's tokenizer, end marks included.
         key: equal for templates with identical tokens.
+        stage: `search`, or `refine` if it was made from the winner at the end; those are never shown to a proposer.
     """
 
     template: Template
@@ -32,6 +33,7 @@ class Trial:
     step: int
     tokens: int
     key: str
+    stage: str = "search"
 
     @property
     def rank(self) -> tuple[float, float, int, int]:

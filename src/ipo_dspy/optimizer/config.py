@@ -6,9 +6,9 @@ The command line and the benchmark read their defaults here. The module imports 
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from ipo_dspy.argument_checks import as_template, callables, flag, having, invalid, one_of, require_int
+from ipo_dspy.argument_checks import as_template, callables, flag, having, invalid, one_of, require_int, require_number
 from ipo_dspy.errors import Hint
 from ipo_dspy.run.budget import Budget
 from ipo_dspy.template import Template
@@ -28,6 +28,7 @@ SEARCH_PRESETS: Mapping[str, int] = {"light": 20, "medium": 50, "heavy": 100}
 DEFAULT_STEPS = 100
 PROPOSERS = ("lm", "evolution")
 DESCRIBERS = ("auto", "lm", "clip")
+ChoiceRule = Literal["plainest", "best"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class OptimizerConfig:
     history_size: int = 20
     initial_templates: Sequence[str | Template] = ()
     auto: SearchPreset | None = None
+    choose: ChoiceRule = "plainest"
+    tolerance: float = 1.0
     patience: int | None = None
     max_consecutive_errors: int = 3
     max_lm_calls: int | None = None
@@ -73,6 +76,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         self._check_numbers()
         self._check_models()
+        one_of("choose", self.choose, get_args(ChoiceRule))
+        require_number("tolerance", self.tolerance, 0.0)
         if self.log_dir is not None and not os.fspath(self.log_dir):
             raise invalid(
                 "log_dir", "the path of a folder", self.log_dir, Hint("for example {log_dir}", log_dir="runs/1")
@@ -206,6 +211,8 @@ _RECORDED = (
     "steps",
     "prompts_per_step",
     "history_size",
+    "choose",
+    "tolerance",
     "patience",
     "max_consecutive_errors",
     "prefetch",

@@ -60,6 +60,9 @@ class IPO(Teleprompter):
         history_size: number of the best trials that the proposer is shown.
         initial_templates: scored before the search, besides the student's own template.
         auto: `light`, `medium` or `heavy` instead of `steps`.
+        choose: `plainest` selects the template with the fewest phrases among those that cannot be told apart from the
+            best one, and removes phrases that are worth nothing; `best` selects the best one, as the paper does.
+        tolerance: with `plainest`, standard errors by which accuracy and loss may be worse than the best one's.
         patience: stop after this many steps without a better trial.
         max_consecutive_errors: stop after this many consecutive requests without a usable response, each after the
             model's own retries.

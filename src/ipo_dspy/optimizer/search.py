@@ -1,4 +1,4 @@
-"""The search loop: propose, check, score, record, and finally select.
+"""The search loop: propose, check, score, record, and finally select and refine.
 
 It depends only on the interfaces of a proposer and a scorer, so the same code runs in milliseconds with toys in a test
 and in a benchmark. It is IPO, Algorithm 1 of the paper, with the differences listed in docs/decisions.md.
@@ -13,13 +13,22 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ipo_dspy._internal.threads import start
 from ipo_dspy.errors import BudgetError, ProposalError, TemplateError
 from ipo_dspy.history import History, Trial
 from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.optimizer.config import OptimizerConfig
+from ipo_dspy.optimizer.selection import (
+    Candidates,
+    ChoiceReport,
+    PhraseWorth,
+    Selection,
+    build_choice,
+    compared_trials,
+)
+from ipo_dspy.phrases import shorter_texts
 from ipo_dspy.proposers.base import ProposalRequest, Proposals, Proposer
 from ipo_dspy.run.events import (
     ErrorEvent,
@@ -34,6 +43,7 @@ from ipo_dspy.run.events import (
 from ipo_dspy.run.ledger import Ledger
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.state import Rejection
+from ipo_dspy.scoring.comparison import Comparison
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
@@ -43,6 +53,7 @@ if TYPE_CHECKING:
 
 FINALISTS = 10
 SHOWN_REJECTIONS = 5
+SHOWN_TIED = 5
 COMPLETE = frozenset({"finished", "patience", "exhausted"})
 """Statuses of a search that ended by itself; any other status is the reason for a stop."""
 STEPS_WITHOUT_TRIAL = 10
@@ -85,7 +96,10 @@ class SearchResult:
         predictor: name of the classifier inside the program; `self` for a bare one.
         baseline: the trial of the start template.
         trials: all trials, in order.
-        finalists: best first, by validation images if there are any, else by training images.
+        finalists: the selected one, then the best by validation images if there are any, else by training images.
+        choice: what is known about the selected template on new images.
+        tied: the plainest templates that cannot be told apart from the best one.
+        phrases: what each phrase of the selected template is worth.
         rejections: rejected proposals.
         seconds: wall-clock time of the search, in this session.
         status: reason for the end: `finished`, `patience`, `exhausted` (nothing new for ten steps), `errors` (too many
@@ -98,6 +112,9 @@ class SearchResult:
     baseline: Trial
     trials: tuple[Trial, ...]
     finalists: tuple[Finalist, ...]
+    choice: ChoiceReport
+    tied: tuple[Finalist, ...]
+    phrases: tuple[PhraseWorth, ...]
     rejections: tuple[Rejection, ...]
     seconds: float
     status: str
@@ -208,10 +225,12 @@ class Search:
             raise
         finally:
             self._ahead.close(wait=wait_for_request)
+        refines = self.config.choose == "plainest" and status != "interrupted"
+        selection = self._refine(start, validator) if refines else self._select(start, validator)
         return SearchResult(
             predictor=self.predictor,
             baseline=start,
-            finalists=self._choose(start, validator),
+            **self._record_selection(selection, is_validated=validator is not None),
             trials=tuple(self.state.history),
             rejections=tuple(self.state.rejections),
             seconds=self.clock() - began,
@@ -321,7 +340,7 @@ class Search:
     def _ask(self, step: int) -> ProposalRequest:
         # The request must not depend on timing, or a resumed run would take another path.
         visible_steps = step - 1 if self.config.prefetch else step
-        trials = [trial for trial in self.state.history if trial.step == 0 or trial.step < visible_steps]
+        trials = [t for t in self.state.history if t.stage == "search" and (t.step == 0 or t.step < visible_steps)]
         rejected = [r for r in self.state.rejections if r.reason != "duplicate" and r.step < step][-SHOWN_REJECTIONS:]
         return ProposalRequest(
             step=step,
@@ -373,7 +392,7 @@ class Search:
     def _record_error(self, step: int, message: str) -> None:
         self.recorder.record(ErrorEvent(event="error", predictor=self.predictor, step=step, message=message))
 
-    def _score(self, templates: Sequence[tuple[Template, "TemplateTokens"]], *, step: int) -> None:
+    def _score(self, templates: Sequence[tuple[Template, "TemplateTokens"]], *, step: int, stage: str = "search") -> None:
         """Score templates and record them in one write, except those that an interrupted session recorded."""
         if not templates:
             return
@@ -392,28 +411,64 @@ class Search:
                     loss=score.loss,
                     tokens=info.longest,
                     key=info.key,
+                    stage=stage,
                 )
                 for index, (template, info, score) in enumerate(fresh, start=len(self.state.history))
             )
         )
 
-    def _choose(self, start: Trial, validator: "Scorer | None") -> tuple[Finalist, ...]:
-        """Return the best trials and the start template, ranked on the images that decide."""
-        trials = list({trial.key: trial for trial in [*self.state.history.top(FINALISTS), start]}.values())
-        scores = [None] * len(trials) if validator is None else validator.score([t.template for t in trials])
-        finalists = sorted((Finalist(t, s) for t, s in zip(trials, scores, strict=True)), key=lambda f: f.rank)
-        winner = finalists[0].trial
+    def _refine(self, start: Trial, validator: "Scorer | None") -> Selection:
+        """Select a template, and remove phrases from it as long as what is left would be selected instead."""
+        selection = self._select(start, validator)
+        while shorter := self._untried_shorter(selection.trial.template):
+            self._score(shorter, step=self.state.steps, stage="refine")
+            selection = self._select(start, validator)
+        return selection
+
+    def _untried_shorter(self, template: Template) -> list[tuple[Template, "TemplateTokens"]]:
+        """Return the template without each of its phrases, as far as these were not scored before."""
+        untried: dict[str, tuple[Template, TemplateTokens]] = {}
+        for text in shorter_texts(template.lines[0]) if len(template.lines) == 1 else ():
+            shorter = Template.parse(text)
+            checked = self.scorer.check(shorter)
+            if checked.key not in self.state.history:
+                untried.setdefault(checked.key, (shorter, checked))
+        return list(untried.values())
+
+    def _select(self, start: Trial, validator: "Scorer | None") -> Selection:
+        """Compare the best trials in pairs on the images that decide, and select one of them."""
+        scorer = validator or self.scorer
+        trials = compared_trials(self.state.history, start)
+        comparison = Comparison(scorer.tally_pairs([trial.template for trial in trials]))
+        rule = build_choice(self.config.choose, self.config.tolerance)
+        return Candidates.of(trials, comparison, start).select(rule)
+
+    def _record_selection(self, selection: Selection, *, is_validated: bool) -> dict[str, Any]:
+        """Record the selected template with what is known about it, and return the same for the result."""
+        candidates = [
+            Finalist(trial, score if is_validated else None)
+            for trial, score in zip(selection.candidates.trials, selection.candidates.scores, strict=True)
+        ]
+        winner = candidates[selection.winner]
+        baseline = candidates[selection.candidates.start]
+        ranked = sorted(candidates, key=lambda finalist: finalist.rank)[:FINALISTS]
+        finalists = tuple({f.trial.key: f for f in (winner, *ranked, baseline)}.values())
+        tied = tuple(candidates[k] for k in selection.tied[:SHOWN_TIED])
+        choice, phrases = selection.report(self.config.seed), selection.phrase_worths()
         self.recorder.record(
             SelectedEvent(
                 event="selected",
                 predictor=self.predictor,
-                index=winner.index,
-                template=str(winner.template),
-                selected_on="train" if validator is None else "validation",
+                index=winner.trial.index,
+                template=str(winner.trial.template),
+                selected_on="validation" if is_validated else "train",
                 finalists=[finalist.fields for finalist in finalists],
+                choice=choice.fields,
+                tied=[finalist.fields for finalist in tied],
+                phrases=[worth.fields for worth in phrases],
             )
         )
-        return tuple(finalists)
+        return {"finalists": finalists, "choice": choice, "tied": tied, "phrases": phrases}
 
 
 def _score_fields(score: Score) -> ScoreFields:

@@ -86,7 +86,10 @@ class DescriptionEvent(TypedDict):
 
 
 class TrialEvent(TypedDict):
-    """A template was scored on all training images: accuracy in percent, loss in nats."""
+    """A template was scored on all training images: accuracy in percent, loss in nats.
+
+    `stage` is `refine` for a variant of the winner that was scored after the search; a resumed run scores it again.
+    """
 
     event: Literal["trial"]
     predictor: str
@@ -97,6 +100,7 @@ class TrialEvent(TypedDict):
     loss: float
     tokens: int
     key: str
+    stage: NotRequired[str]
 
 
 class RejectionEvent(TypedDict):
@@ -159,8 +163,37 @@ class FinalistFields(TypedDict):
     validation: ScoreFields | None
 
 
+class ChoiceFields(TypedDict):
+    """What is known about the selected template on new images; see `selection.ChoiceReport`."""
+
+    images: int
+    accuracy: float
+    optimism: float
+    expected: float
+    low: float
+    high: float
+    gain: float
+    gain_error: float
+    compared: int
+    tied: int
+    possibly_best: int
+
+
+class PhraseFields(TypedDict):
+    """What a phrase of the selected template is worth: the fall of accuracy, and the rise of loss, without it."""
+
+    phrase: str
+    accuracy: float
+    accuracy_error: float
+    loss: float
+    loss_error: float
+
+
 class SelectedEvent(TypedDict):
-    """The search ended and selected a template, on `train` or `validation` images."""
+    """The search ended and selected a template, on `train` or `validation` images.
+
+    `tied` holds the plainest templates that cannot be told apart from the best one.
+    """
 
     event: Literal["selected"]
     predictor: str
@@ -168,6 +201,9 @@ class SelectedEvent(TypedDict):
     template: str
     selected_on: str
     finalists: list[FinalistFields]
+    choice: NotRequired[ChoiceFields]
+    tied: NotRequired[list[FinalistFields]]
+    phrases: NotRequired[list[PhraseFields]]
 
 
 class EvaluationEvent(TypedDict):

@@ -153,14 +153,18 @@ def is_written(folder: str | os.PathLike[str]) -> bool | None:
 
 
 def _current(events: list[Event]) -> list[Event]:
-    """Return the events without outcomes of earlier sessions, and without superseded starts."""
+    """Return the events without outcomes and refinements of earlier sessions, and without superseded starts."""
     last = {event["event"]: i for i, event in enumerate(events)}
     resumed, begun = last.get("run_resumed", -1), last.get("run_started", -1)
     return [
         event
         for i, event in enumerate(events)
-        if (i > resumed or event["event"] not in OUTCOME_KINDS) and (i >= begun or event["event"] != "run_started")
+        if (i > resumed or not _is_outcome(event)) and (i >= begun or event["event"] != "run_started")
     ]
+
+
+def _is_outcome(event: Event) -> bool:
+    return event["event"] in OUTCOME_KINDS or (event["event"] == "trial" and event.get("stage") == "refine")
 
 
 def _parse_line(line: bytes, path: Path, number: int) -> Event:

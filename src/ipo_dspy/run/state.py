@@ -67,7 +67,9 @@ class SearchState:
         self.clear_outcome()
 
     def clear_outcome(self) -> None:
-        """Clear the outcome of the search."""
+        """Clear the outcome of the search, with the trials that refined it."""
+        self.history = History(trial for trial in self.history if trial.stage == "search")
+        self.better = [trial for trial in self.better if trial.stage == "search"]
         self.selected: SelectedEvent | None = None
         self.evaluations: dict[tuple[str, str, str], EvaluationEvent] = {}
         self.changes: list[PredictionChangedEvent] = []
@@ -228,7 +230,8 @@ def _trial(event: TrialEvent) -> Trial:
             f"trial {event['index']} of the journal cannot be used ({error}); restore the journal from a backup or "
             "start a run in another folder"
         ) from error
-    return Trial(template, score, index=event["index"], step=event["step"], tokens=event["tokens"], key=event["key"])
+    place = {"index": event["index"], "step": event["step"], "stage": event.get("stage", "search")}
+    return Trial(template, score, tokens=event["tokens"], key=event["key"], **place)
 
 
 def _response(event: LMResponseEvent) -> LMResponse:

@@ -36,8 +36,8 @@ SET_DRAWS = 500
 """Draws for the quantiles of the confidence set."""
 CONFIDENCE = 0.95
 CHOICE_VARIANCE = 1.25
-"""Variance of the corrected accuracy of a choice, relative to that of a template that was not chosen: the optimism is an
-estimate, too. With this factor the interval covers the truth in 93 to 97 % of simulations (docs/choice.md)."""
+"""Variance of the corrected accuracy of a choice, relative to that of a template that was not chosen: the optimism
+is an estimate, too; with it, intervals cover the truth in 93 to 99 % of simulations (docs/choice.md)."""
 _Z = 1.959964  # two-sided quantile of the normal distribution for CONFIDENCE
 
 
@@ -114,7 +114,8 @@ class Comparison:
     Attributes:
         images: number of images.
         accuracy, loss: [K] mean outcome of each template.
-        accuracy_errors, loss_errors: [K, K] standard error of the difference of each pair; infinite with one image.
+        accuracy_errors, loss_errors: [K, K] standard error of the difference of each pair; a very large number with
+            one image.
 
     Raises:
         InputError: there are no images, or a loss is not finite.
@@ -146,7 +147,7 @@ class Comparison:
         covariance = self._covariance[part, part]
         variance = np.diag(covariance)
         if self.images == 1:
-            return np.full_like(covariance, np.inf)
+            return np.full_like(covariance, 1e9)
         squares = variance[:, None] + variance - 2 * covariance
         # Two equal columns leave a rounding error of 1e-16 of their variance, which is no difference.
         squares[squares < 1e-12 * (variance[:, None] + variance)] = 0.0

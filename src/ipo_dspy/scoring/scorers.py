@@ -4,8 +4,9 @@ The search does not know whether a scorer is one model on this machine or many o
 features, so scoring a template costs one pass of the text tower.
 """
 
+import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from ipo_dspy.clip.template_tokens import TemplateTokens, template_tokens
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import DataError, Hint
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
+from ipo_dspy.scoring.comparison import PairTally, tally_pairs
 from ipo_dspy.scoring.metrics import Tally, predict, tally_templates
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
@@ -36,6 +38,9 @@ class Scorer(Protocol):
 
     def score(self, templates: Sequence[Template]) -> list[Score]:
         """Return one score per template, in order, over all images."""
+
+    def tally_pairs(self, templates: Sequence[Template]) -> PairTally:
+        """Return the sums and products of the outcomes of templates over all images."""
 
 
 class ImageScorer(Scorer, Protocol):
@@ -172,26 +177,28 @@ class ClipScorer:
 
     def tally(self, templates: Sequence[Template]) -> list[Tally]:
         """Return the tally of each template over all images; tallies of disjoint image sets add up."""
-        features = class_features(self.backbone, templates, self.classes).to(self._device)  # [T, C, D]
-        with limited_to(threads_for(len(self._features), *features[0].shape)):
-            return tally_templates(
-                self._features,
-                self._targets,
-                features,
-                logit_scale=self.backbone.logit_scale,
-                logit_bias=self.backbone.logit_bias,
-                allowed=self._allowed,
-            )
+        with self._on_features(templates) as features:
+            return tally_templates(self._features, self._targets, features, **self._logits)
+
+    def tally_pairs(self, templates: Sequence[Template]) -> PairTally:
+        """Return the sums and products of the outcomes of templates; those of disjoint image sets add up."""
+        with self._on_features(templates) as features:
+            return tally_pairs(self._features, self._targets, features, **self._logits)
 
     def predict(self, template: Template) -> list[str]:
         """Return the predicted class of each image."""
-        features = class_features(self.backbone, [template], self.classes)[0].to(self._device)  # [C, D]
-        with limited_to(threads_for(len(self._features), *features.shape)):
-            predicted = predict(
-                self._features,
-                features,
-                logit_scale=self.backbone.logit_scale,
-                logit_bias=self.backbone.logit_bias,
-                allowed=self._allowed,
-            )
+        with self._on_features([template]) as features:
+            predicted = predict(self._features, features[0], **self._logits)
         return [self.classes[i] for i in predicted.tolist()]
+
+    @contextlib.contextmanager
+    def _on_features(self, templates: Sequence[Template]) -> Iterator[Tensor]:
+        """Yield the class features of templates, [T, C, D], with as many threads as are useful for them."""
+        features = class_features(self.backbone, templates, self.classes).to(self._device)
+        with limited_to(threads_for(len(self._features), *features[0].shape)):
+            yield features
+
+    @property
+    def _logits(self) -> dict[str, Any]:
+        scale, bias = self.backbone.logit_scale, self.backbone.logit_bias
+        return {"logit_scale": scale, "logit_bias": bias, "allowed": self._allowed}

@@ -1,0 +1,277 @@
+"""Select a template among the trials of a search: the plainest of those that cannot be told apart from the best.
+
+The best of some hundred templates on few images is best by chance, and its words show it. So among the templates whose
+accuracy and loss are within a tolerance of the leader's, the one with the fewest phrases wins. The tolerance is in
+standard errors of the difference, which is small for templates that are right on the same images.
+
+A strategy sees many draws at once, because the optimism of a choice is that of the whole rule (`scoring.comparison`).
+
+Letters: K candidates, B draws.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipo_dspy.history import Trial
+from ipo_dspy.optimizer.config import ChoiceRule
+from ipo_dspy.phrases import phrase_count, shorter_texts
+from ipo_dspy.run.events import ChoiceFields, PhraseFields
+from ipo_dspy.scoring.comparison import Comparison, Floats, Interval
+from ipo_dspy.scoring.score import DECIMALS, Score
+from ipo_dspy.template import Template
+
+COMPARED = 400
+"""Maximum number of trials that are compared in pairs, the best by training images."""
+_Z = 1.959964
+
+
+class Choice(Protocol):
+    """A rule that chooses among candidates."""
+
+    def tied(self, candidates: "Candidates", accuracy: Floats, loss: Floats, scale: float) -> NDArray[np.bool_]:
+        """Return the candidates among which plainness decides, in each of B draws: [B, K].
+
+        Args:
+            candidates: the candidates with their standard errors.
+            accuracy: [B, K] in percent.
+            loss: [B, K] in nats.
+            scale: factor by which standard errors are larger than those of the candidates.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The most accurate candidates, with the lowest loss to four decimals if several are: the paper's choice."""
+
+    def tied(self, candidates: "Candidates", accuracy: Floats, loss: Floats, scale: float) -> NDArray[np.bool_]:
+        """Return the leaders of each draw."""
+        leader, rows = _leaders(accuracy, loss), np.arange(len(accuracy))
+        near_loss = np.round(loss, DECIMALS) <= np.round(loss[rows, leader][:, None], DECIMALS)
+        return (accuracy >= accuracy[rows, leader][:, None] - 1e-9) & near_loss
+
+
+@dataclass(frozen=True, slots=True)
+class Plainest:
+    """The candidates whose accuracy and loss are within a tolerance of the leader's, in standard errors."""
+
+    tolerance: float = 1.0
+
+    def tied(self, candidates: "Candidates", accuracy: Floats, loss: Floats, scale: float) -> NDArray[np.bool_]:
+        """Return the candidates near the leader of each draw that are not worse than the start template."""
+        leader, rows = _leaders(accuracy, loss), np.arange(len(accuracy))
+        comparison, factor = candidates.comparison, self.tolerance * scale
+        behind = accuracy[rows, leader][:, None] - accuracy  # [B, K]
+        above = loss - loss[rows, leader][:, None]
+        near = (behind <= factor * comparison.accuracy_errors[leader] + 1e-9) & (
+            above <= factor * comparison.loss_errors[leader] + 1e-9
+        )
+        start_accuracy, start_loss = accuracy[:, [candidates.start]], loss[:, [candidates.start]]
+        not_worse = (accuracy > start_accuracy + 1e-9) | (
+            (accuracy >= start_accuracy - 1e-9) & (loss <= start_loss + 1e-9)
+        )
+        near &= not_worse
+        near[rows, leader] = True
+        return near
+
+
+def build_choice(rule: ChoiceRule, tolerance: float) -> Choice:
+    """Return the strategy of a rule."""
+    strategies: Mapping[ChoiceRule, Choice] = {"plainest": Plainest(tolerance), "best": Best()}
+    return strategies[rule]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Trials compared in pairs on the images that decide.
+
+    Attributes:
+        trials: K trials.
+        comparison: their outcomes.
+        start: position of the start template among them.
+        plainness: [K] position in the order of plainness: fewest phrases, then fewest tokens.
+    """
+
+    trials: Sequence[Trial]
+    comparison: Comparison
+    start: int
+    plainness: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial], comparison: Comparison, start: Trial) -> "Candidates":
+        """Return the candidates with their order of plainness."""
+        keys = [(phrase_count(trial.template), trial.tokens) for trial in trials]
+        order = {key: position for position, key in enumerate(sorted(set(keys)))}
+        position = next(i for i, trial in enumerate(trials) if trial.key == start.key)
+        return cls(trials, comparison, position, np.array([order[key] for key in keys]))
+
+    @property
+    def scores(self) -> list[Score]:
+        """The score of each candidate on these images."""
+        compared = self.comparison
+        return [
+            Score(min(a, 100.0), b) for a, b in zip(compared.accuracy.tolist(), compared.loss.tolist(), strict=True)
+        ]
+
+    def choose(self, rule: Choice, accuracy: Floats, loss: Floats, scale: float) -> NDArray[np.int64]:
+        """Return the chosen candidate of each draw [B]: the plainest tied one, then the better one."""
+        tied = rule.tied(self, accuracy, loss, scale)
+        plainness = np.where(tied, self.plainness, np.iinfo(np.int64).max)
+        plainest = plainness == plainness.min(axis=1, keepdims=True)  # [B, K]
+        return _leaders(np.where(plainest, accuracy, -np.inf), np.where(plainest, loss, np.inf))
+
+    def select(self, rule: Choice) -> "Selection":
+        """Apply a rule to the scores themselves."""
+        compared = self.comparison
+        accuracy, loss = compared.accuracy[None], compared.loss[None]
+        winner = int(self.choose(rule, accuracy, loss, 1.0)[0])
+        tied = np.flatnonzero(rule.tied(self, accuracy, loss, 1.0)[0])
+        ranked = sorted(tied, key=lambda k: (self.plainness[k], -compared.accuracy[k], compared.loss[k]))
+        return Selection(self, rule, winner, tuple(int(k) for k in ranked))
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceReport:
+    """What is known about a chosen template on new images of the same classes; accuracies in percent.
+
+    Attributes:
+        images: number of images that decided.
+        accuracy: accuracy on these images.
+        optimism: points by which it is too high because the template was chosen on them.
+        expected: accuracy to expect on new images.
+        interval: its 95 % confidence interval.
+        gain: expected accuracy minus that of the start template.
+        gain_error: standard error of the gain.
+        compared: number of templates that were compared.
+        tied: number of them that the rule could not tell apart from the leader.
+        possibly_best: size of the 95 % confidence set of the most accurate one.
+    """
+
+    images: int
+    accuracy: float
+    optimism: float
+    expected: float
+    interval: Interval
+    gain: float
+    gain_error: float
+    compared: int
+    tied: int
+    possibly_best: int
+
+    @property
+    def beats_start(self) -> bool:
+        """True if the gain is larger than chance would make it (two-sided, 5 %)."""
+        return self.gain > _Z * self.gain_error
+
+    @property
+    def fields(self) -> ChoiceFields:
+        """Plain values for the journal."""
+        values = asdict(self)
+        interval = values.pop("interval")
+        return cast(ChoiceFields, {**values, **interval})
+
+
+@dataclass(frozen=True, slots=True)
+class PhraseWorth:
+    """What a phrase of a template is worth on the images that decided: the template minus the one without it.
+
+    Attributes:
+        phrase: the phrase.
+        accuracy: by how many points accuracy falls without it.
+        accuracy_error: standard error of that difference.
+        loss: by how many nats the loss rises without it.
+        loss_error: standard error of that difference.
+    """
+
+    phrase: str
+    accuracy: float
+    accuracy_error: float
+    loss: float
+    loss_error: float
+
+    @property
+    def fields(self) -> PhraseFields:
+        """Plain values for the journal."""
+        return cast(PhraseFields, asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The outcome of a choice.
+
+    Attributes:
+        candidates: what was chosen from.
+        rule: how.
+        winner: position of the chosen candidate.
+        tied: positions of the candidates that cannot be told apart from the leader, the plainest first.
+    """
+
+    candidates: Candidates
+    rule: Choice
+    winner: int
+    tied: tuple[int, ...]
+
+    @property
+    def trial(self) -> Trial:
+        """The chosen trial."""
+        return self.candidates.trials[self.winner]
+
+    def phrase_worths(self) -> tuple[PhraseWorth, ...]:
+        """Return what each phrase of the chosen template is worth, as far as the template without it was scored."""
+        compared = self.candidates.comparison
+        positions = {str(trial.template): k for k, trial in enumerate(self.candidates.trials)}
+        text, worths = str(self.trial.template), []
+        for shorter, phrase in ({} if len(self.trial.template.lines) > 1 else shorter_texts(text)).items():
+            k = positions.get(str(Template.parse(shorter)))
+            if k is not None:
+                worths.append(
+                    PhraseWorth(
+                        phrase,
+                        float(compared.accuracy[self.winner] - compared.accuracy[k]),
+                        float(compared.accuracy_errors[self.winner, k]),
+                        float(compared.loss[k] - compared.loss[self.winner]),
+                        float(compared.loss_errors[self.winner, k]),
+                    )
+                )
+        return tuple(worths)
+
+    def report(self, seed: int = 0) -> ChoiceReport:
+        """Return what is known about the accuracy of the chosen template on new images."""
+        candidates, compared = self.candidates, self.candidates.comparison
+        optimism = compared.optimism(lambda *draws: candidates.choose(self.rule, *draws), seed=seed)
+        accuracy = float(compared.accuracy[self.winner])
+        expected = max(0.0, accuracy - optimism)
+        gain = expected - float(compared.accuracy[candidates.start])
+        error = float(compared.accuracy_errors[self.winner, candidates.start])
+        return ChoiceReport(
+            images=compared.images,
+            accuracy=accuracy,
+            optimism=optimism,
+            expected=expected,
+            interval=compared.interval(expected),
+            gain=gain,
+            gain_error=error,
+            compared=len(candidates.trials),
+            tied=len(self.tied),
+            possibly_best=int(compared.best_set(seed=seed).sum()),
+        )
+
+
+def compared_trials(trials: Iterable[Trial], start: Trial) -> list[Trial]:
+    """Return the trials that are compared in pairs, in the order of proposal.
+
+    They are the best of the search by training images, the start template, and all that refined a winner.
+    """
+    ranked = sorted(trials, key=lambda trial: trial.rank)
+    best = [trial for trial in ranked if trial.stage == "search"][:COMPARED]
+    refined = [trial for trial in ranked if trial.stage != "search"]
+    return sorted({trial.key: trial for trial in (*best, *refined, start)}.values(), key=lambda trial: trial.index)
+
+
+def _leaders(accuracy: Floats, loss: Floats) -> NDArray[np.int64]:
+    """Return the most accurate of each row, with the lowest loss if several are; the first one if all is equal."""
+    best = accuracy.max(axis=1, keepdims=True)
+    return np.where(accuracy >= best - 1e-9, loss, np.inf).argmin(axis=1)

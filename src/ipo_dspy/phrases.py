@@ -1,0 +1,153 @@
+"""The phrases of a template: how many it has, and what it reads without one of them.
+
+A phrase is a phrase of the bank (`vocabulary.BANK`), such as `pixel art` or `on a white background`, or any other word
+that carries meaning. Articles, prepositions and the like are not counted.
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+
+from ipo_dspy.template import PLACEHOLDER, Template
+from ipo_dspy.vocabulary import BANK, Phrase
+
+_PREPOSITIONS = "of|in|on|at|by|for|from|with|without|as|and|or|that|which"
+FUNCTION_WORDS = frozenset(f"a|an|the|to|is|are|was|it|its|this|there|here|{_PREPOSITIONS}".split("|"))
+"""Words that carry no meaning of their own; they are never counted or removed alone."""
+
+_WORD = re.compile(r"<CLASS>|[^\W_]+(?:[-'\u2019][^\W_]+)*")
+_BREAK = re.compile(rf"[:;()]|\b(?:an?|the|{_PREPOSITIONS})\b", re.IGNORECASE)
+_BROKEN = re.compile(
+    rf"\b(?:an?|the|{_PREPOSITIONS})\s*(?:[,.:;)]|$)|\b(?:an?|the) (?:an?|the|{_PREPOSITIONS})\b"
+    rf"|\b(?:{_PREPOSITIONS}) (?:{_PREPOSITIONS})\b",
+    re.IGNORECASE,
+)
+"""An article or a preposition with nothing behind it."""
+_ARTICLE = re.compile(r"\b([aA])(n?) (<CLASS>|[\w-]+)")
+
+
+def phrase_pattern(phrases: Sequence[Phrase]) -> re.Pattern[str]:
+    """Return a pattern that matches any of the phrases, the longest first."""
+    longest_first = sorted({re.escape(p.text) for p in phrases}, key=lambda text: (-len(text), text))
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(longest_first)})(?![\w-])", re.IGNORECASE)
+
+
+def phrases(text: str) -> list[str]:
+    """Return the phrases of one line of a template, in order.
+
+    >>> phrases("a good grey clear screenshot of a <CLASS>, on a white background.")
+    ['good', 'grey', 'clear', 'screenshot', 'on a white background']
+    >>> phrases("a centered satellite photo of <CLASS>, a type of land use.")
+    ['centered', 'satellite photo', 'type', 'land', 'use']
+    >>> phrases("<CLASS>")
+    []
+    """
+    return [text[start:end] for start, end in _spans(text)]
+
+
+def phrase_count(template: Template) -> int:
+    """Return the number of phrases of a template, over all of its lines."""
+    return sum(len(phrases(line)) for line in template.lines)
+
+
+def shorter_texts(text: str) -> dict[str, str]:
+    """Return the sentences that remain when a phrase or a clause of phrases is removed, with what was removed.
+
+    >>> shorter_texts("a dark photo of a <CLASS>.")
+    {'a photo of a <CLASS>.': 'dark', 'a <CLASS>.': 'dark photo'}
+    """
+    removed: dict[str, str] = {}
+    for clause in _clauses(text, _spans(text)):
+        modifiers = clause[:-1] if _follows_article(text, clause[0]) else []  # the last one is the noun
+        for start, end in modifiers:
+            removed.setdefault(_without(text, start, end), text[start:end])
+        start, end = clause[0][0], clause[-1][1]
+        removed.setdefault(_without_clause(text, start, end), text[start:end])
+    return {
+        left: phrase
+        for left, phrase in removed.items()
+        if PLACEHOLDER in left and left != text and not _BROKEN.search(left)
+    }
+
+
+@functools.cache
+def _bank() -> re.Pattern[str]:
+    return phrase_pattern(BANK)
+
+
+@functools.cache
+def _first_words() -> frozenset[str]:
+    return frozenset(phrase.text.split(" ", 1)[0] for phrase in BANK)
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    masked = text.replace(PLACEHOLDER, "\0" * len(PLACEHOLDER))
+    known = [match.span() for match in _bank().finditer(masked)]
+    words = [match.span() for match in _WORD.finditer(masked) if match.group().lower() not in FUNCTION_WORDS]
+    others = [(start, end) for start, end in words if not any(a <= start < b for a, b in known)]
+    return sorted([*known, *others])
+
+
+def _clauses(text: str, spans: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Group phrases between which there is neither the class name nor a preposition, nor a comma behind the class."""
+    groups: list[list[tuple[int, int]]] = []
+    for span in spans:
+        between = text[groups[-1][-1][1] : span[0]] if groups else ""
+        is_apart = PLACEHOLDER in between or _BREAK.search(between) or _BREAK.match(text, span[0])
+        if not groups or is_apart or ("," in between and PLACEHOLDER in text[: span[0]]):
+            groups.append([])
+        groups[-1].append(span)
+    return groups
+
+
+def _follows_article(text: str, span: tuple[int, int]) -> bool:
+    return re.search(rf"(?:\b(?:an?|the|{_PREPOSITIONS})|^|,)\s*$", text[: span[0]], re.IGNORECASE) is not None
+
+
+def _without(text: str, start: int, end: int) -> str:
+    """Remove a modifier, with the comma that separates it from the next or the last one."""
+    before, after = text[:start].rstrip(), text[end:].lstrip()
+    if PLACEHOLDER not in before and before.endswith(","):
+        before = before[:-1]
+    elif after.startswith(","):
+        after = after[1:]
+    return tidy(f"{before} {after}")
+
+
+def _without_clause(text: str, start: int, end: int) -> str:
+    """Remove a clause, with the words that tie it to the rest; an article directly before the class name stays."""
+    before, after = text[:start].rstrip(" ,"), re.sub(r"^\s*of\b", "", text[end:])
+    if not after.lstrip().startswith(PLACEHOLDER):
+        while (match := re.search(r"(?:^|\s)(\w+)$", before)) and match[1].lower() in FUNCTION_WORDS:
+            before = before[: match.start()].rstrip(" ,")
+    return tidy(f"{before} {after}")
+
+
+def tidy(text: str) -> str:
+    """Return the text with spaces, commas and indefinite articles as English has them.
+
+    >>> tidy("an  blurry photo of a  <CLASS> , , at night .")
+    'a blurry photo of a <CLASS>, at night.'
+    >>> tidy("a RGB image and an uniform"), tidy(", <CLASS>,")
+    ('an RGB image and a uniform', '<CLASS>')
+    """
+    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"\s+([,.:;)])", r"\1", text)
+    text = re.sub(r"[,:;]+(?=[,.:;])|^[\s,.:;]+|[\s,:;]+$", "", text).strip()
+    return _ARTICLE.sub(lambda match: f"{match[1]}{_article(match[3])[1:]} {match[3]}", text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _article(word: str) -> str:
+    """Return `a` or `an`, as it stands before a word; `a` before the class name, which may be any."""
+    if word == PLACEHOLDER:
+        return "a"
+    if word.lower() in _first_words():
+        return (
+            "an"
+            if word[0].lower() in "aeio" or word.lower() in ("underexposed", "unfocused", "upside", "x-ray")
+            else "a"
+        )
+    import inflect  # a second, so not for the words of the bank
+
+    return str(inflect.engine().a(word)).split(" ", 1)[0]
