@@ -28,7 +28,7 @@ from ipo_dspy.optimizer.selection import (
     build_choice,
     compared_trials,
 )
-from ipo_dspy.phrases import shorter_texts
+from ipo_dspy.template_phrases import shorter_texts
 from ipo_dspy.proposers.base import ProposalRequest, Proposals, Proposer
 from ipo_dspy.run.events import (
     ErrorEvent,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ipo_dspy.history import Trial
 from ipo_dspy.optimizer.config import ChoiceRule
-from ipo_dspy.phrases import phrase_count, shorter_texts
+from ipo_dspy.template_phrases import phrase_count, shorter_texts
 from ipo_dspy.run.events import ChoiceFields, PhraseFields
 from ipo_dspy.scoring.comparison import Comparison, Floats, Interval
 from ipo_dspy.scoring.score import DECIMALS, Score
