@@ -28,7 +28,6 @@ from ipo_dspy.optimizer.selection import (
     build_choice,
     compared_trials,
 )
-from ipo_dspy.template_phrases import shorter_texts
 from ipo_dspy.proposers.base import ProposalRequest, Proposals, Proposer
 from ipo_dspy.run.events import (
     ErrorEvent,
@@ -46,6 +45,7 @@ from ipo_dspy.run.state import Rejection
 from ipo_dspy.scoring.comparison import Comparison
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
+from ipo_dspy.template_phrases import shorter_texts
 
 if TYPE_CHECKING:
     from ipo_dspy.clip.template_tokens import TemplateTokens
@@ -392,7 +392,9 @@ class Search:
     def _record_error(self, step: int, message: str) -> None:
         self.recorder.record(ErrorEvent(event="error", predictor=self.predictor, step=step, message=message))
 
-    def _score(self, templates: Sequence[tuple[Template, "TemplateTokens"]], *, step: int, stage: str = "search") -> None:
+    def _score(
+        self, templates: Sequence[tuple[Template, "TemplateTokens"]], *, step: int, stage: str = "search"
+    ) -> None:
         """Score templates and record them in one write, except those that an interrupted session recorded."""
         if not templates:
             return

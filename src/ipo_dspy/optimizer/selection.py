@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from ipo_dspy.history import Trial
 from ipo_dspy.optimizer.config import ChoiceRule
-from ipo_dspy.template_phrases import phrase_count, shorter_texts
 from ipo_dspy.run.events import ChoiceFields, PhraseFields
 from ipo_dspy.scoring.comparison import Comparison, Floats, Interval
 from ipo_dspy.scoring.score import DECIMALS, Score
 from ipo_dspy.template import Template
+from ipo_dspy.template_phrases import phrase_count, shorter_texts
 
 COMPARED = 400
 """Maximum number of trials that are compared in pairs, the best by training images."""

@@ -1,14 +1,14 @@
 """Propose templates without a language model, by mutation and crossover guided by the scores so far.
 
-Each step creates a pool of children of the best trials: it swaps, adds, or drops a phrase, recombines the text before
-and after `<CLASS>`, or changes the sentence frame. The children with the highest predicted value are proposed. The
-prediction is the value of the parent plus the learned values of the phrases that differ. These come from a Bayesian
-linear model over phrases and words, fitted to all trials. Its weights are sampled again for each child (Thompson
-sampling), so that untested phrases are explored. Image descriptions shift the prior: phrases that occur in them are
-tried first.
+Each step creates a pool of children of the best trials, read as captions (`proposers.captions`): it swaps, adds, or
+drops a phrase, takes the clauses of another trial, or changes the form of the sentence. The children with the highest
+predicted value are proposed. The prediction is the value of the parent plus the learned values of the phrases that
+differ. These come from a Bayesian linear model over phrases and words, fitted to all trials. Its weights are sampled
+again for each child (Thompson sampling), so that untested phrases are explored. Image descriptions shift the prior:
+phrases that occur in them are tried first.
 
-The proposer works on the text of any template, including those of a user or a language model. It lacks what a language
-model knows about words outside the bank (`vocabulary.BANK`); more phrases can be passed in.
+It starts from any template, including those of a user or a language model. It lacks what a language model knows about
+words outside the bank (`vocabulary.BANK`); more phrases can be passed in.
 """
 
 import re
@@ -26,8 +26,10 @@ from ipo_dspy.argument_checks import one_of
 from ipo_dspy.errors import InputError
 from ipo_dspy.history import Trial
 from ipo_dspy.proposers.base import ProposalRequest, Proposals
+from ipo_dspy.proposers.captions import DETERMINERS, Caption, CaptionReader
 from ipo_dspy.proposers.feedback import Feedback, history_for_prompt, rank
 from ipo_dspy.template import PLACEHOLDER
+from ipo_dspy.template_phrases import phrase_pattern
 from ipo_dspy.vocabulary import BANK, Phrase, Position
 
 Floats = NDArray[np.float64]
@@ -36,8 +38,7 @@ Pool = Sequence[tuple[str, int]]
 
 PARENTS = 16
 POOL_PER_CHILD = 40
-MAX_WORDS = 16
-MAX_PHRASES = 5
+MAX_PHRASES = 4
 PRUNED_SHARE = 4
 """One in this many proposals is the best template with one phrase removed."""
 NOISE = 0.25
@@ -50,28 +51,6 @@ LENGTH_COST = 0.02
 """Penalty per word, all else equal: short templates read better and transfer better."""
 
 _WORD = re.compile(r"<CLASS>|[^\W_]+(?:[-'][^\W_]+)*")
-_MASS = re.compile(
-    r"\ban? ((?:(?!of )[\w-]+ ){0,2}(?:pixel art|clip art|vector art|graffiti|embroidery|origami)\b)", re.IGNORECASE
-)
-"""Media without a plural, which take no article."""
-_ARTICLE = re.compile(r"\ban? (?=\S)", re.IGNORECASE)
-_VOWEL_SOUND = re.compile(
-    r"(?-i:[AEFHILMNORSX][A-Z]+\b)|x-|hour|hono|honest|heir|"
-    r"(?!(?-i:U[A-Z]+\b)|uni(?![dmn])|us[aeu]|eu|one\b|once\b|one-)[aeiou]",
-    re.IGNORECASE,
-)
-"""Words that take `an`; abbreviations that are spelled out count by the sound of their first letter."""
-_KEPT = frozenset({PLACEHOLDER.lower(), "a", "an", "the", "of", "in", "on", "with", "at"})
-"""Words that are never removed on their own because the sentence would break."""
-_ALONE = re.compile(r", (?:an? )?$")
-_FRAMES = (
-    "{look} of a <CLASS>{after}.",
-    "{look} of the <CLASS>{after}.",
-    "{look} of <CLASS>{after}.",
-    "a <CLASS>{after}, {look}.",
-    "<CLASS>, {look}{after}.",
-    "{look}: a <CLASS>{after}.",
-)
 
 
 class EvolutionProposer:
@@ -97,15 +76,13 @@ class EvolutionProposer:
     ) -> None:
         one_of("feedback", feedback, get_args(Feedback))
         self.phrases, self.feedback, self.history_only = tuple(phrases), feedback, history_only
-        longest_first = sorted({re.escape(p.text) for p in self.phrases}, key=lambda text: (-len(text), text))
-        self._find = re.compile(rf"(?<![\w-])(?:{'|'.join(longest_first)})(?![\w-])", re.IGNORECASE)
-        self._by_position: dict[Position, list[str]] = {"noun": [], "adjective": [], "after": []}
+        self._find, self._reader = phrase_pattern(self.phrases), CaptionReader(self.phrases)
+        self._by_position: dict[Position, list[Phrase]] = {"noun": [], "adjective": [], "after": []}
         for phrase in self.phrases:
-            self._by_position[phrase.position].append(phrase.text)
-        for position, texts in self._by_position.items():
-            if not texts:
+            self._by_position[phrase.position].append(phrase)
+        for position, known in self._by_position.items():
+            if not known:
                 raise InputError(f"phrases has no {position!r} phrase; extend the bank: (*BANK, Phrase(...))")
-        self._position = {phrase.text.lower(): phrase.position for phrase in reversed(self.phrases)}
 
     @property
     def settings(self) -> dict[str, object] | None:
@@ -142,106 +119,62 @@ class EvolutionProposer:
 
     def _pruned(self, ask: ProposalRequest) -> list[str]:
         """Return untried variants of the best template with one phrase removed (backward elimination)."""
-        best = _text(min(ask.trials, key=lambda trial: rank(trial, self.feedback)))
+        best = self._reader.read(_text(min(ask.trials, key=lambda trial: rank(trial, self.feedback))))
         tried = {_text(trial).casefold() for trial in ask.trials}
-        texts = [fix_grammar(best[:start] + best[end:]) for start, end in self._spans(best)]
-        return [text for text in dict.fromkeys(texts) if text.casefold() not in tried and self._readable(text)]
+        texts = [str(best.without([phrase])) for phrase in best.phrases]
+        return [text for text in dict.fromkeys(texts) if text.casefold() not in tried]
 
     def _pool(self, ask: ProposalRequest, rng: Generator, model: "PhraseValueModel") -> Pool:
         order = sorted(range(len(ask.trials)), key=lambda i: rank(ask.trials[i], self.feedback))[:PARENTS]
+        captions = {i: self._reader.read(_text(ask.trials[i])) for i in order}
         weights = 1.0 / (1.0 + np.arange(len(order)))
         weights /= weights.sum()
         tried = {_text(trial).casefold() for trial in ask.trials}
         pool: dict[str, tuple[str, int]] = {}
         for _ in range(POOL_PER_CHILD * ask.count):
             mother, father = (order[i] for i in rng.choice(len(order), size=2, p=weights))
-            text = self._breed(_text(ask.trials[mother]), _text(ask.trials[father]), rng, model)
-            if text.casefold() not in tried and self._readable(text):
+            child = self._breed(captions[mother], captions[father], rng, model)
+            text = str(child)
+            if text.casefold() not in tried and len(child.phrases) <= MAX_PHRASES:
                 pool.setdefault(text.casefold(), (text, mother))
         return list(pool.values())
 
-    def _breed(self, mother: str, father: str, rng: Generator, model: "PhraseValueModel") -> str:
+    def _breed(self, mother: Caption, father: Caption, rng: Generator, model: "PhraseValueModel") -> Caption:
         """Return a child by one random operator, or sometimes two in a row."""
-        text = mother
+        child = mother
         for _ in range(1 + int(rng.random() < 0.35)):
             operator = rng.choice(5, p=(0.3, 0.3, 0.15, 0.1, 0.15))
-            if operator == 0:
-                text = self._swap(text, rng, model)
-            elif operator == 1:
-                text = self._add(text, rng, model)
-            elif operator == 2:
-                text = self._drop(text, rng)
+            if operator == 0 and child.phrases:
+                child = self._swap(child, rng, model)
+            elif operator <= 1:
+                child = self._add(child, rng, model)
+            elif operator == 2 and child.phrases:
+                child = child.without([child.phrases[int(rng.integers(len(child.phrases)))]])
             elif operator == 3:
-                text = _crossover(text, father)
+                for phrase in father.after:
+                    child = child.add(phrase)
             else:
-                text = self._reframe(text, rng)
-        return fix_grammar(text)
+                child = _reframe(child, rng)
+        return child
 
-    def _draw(self, position: Position, rng: Generator, model: "PhraseValueModel") -> str:
+    def _draw(self, position: Position, rng: Generator, model: "PhraseValueModel") -> Phrase:
         """Draw a phrase for a position: half the time by learned value, half the time uniformly."""
         choices = self._by_position[position]
         if rng.random() < 0.5:
-            return str(rng.choice(choices))
-        return choices[int(np.argmax(model.draw([text.lower() for text in choices], rng)))]
+            return choices[int(rng.integers(len(choices)))]
+        return choices[int(np.argmax(model.draw([phrase.text.lower() for phrase in choices], rng)))]
 
-    def _swap(self, text: str, rng: Generator, model: "PhraseValueModel") -> str:
-        """Replace a phrase of the bank by another one for the same position."""
-        matches = list(self._find.finditer(text))
-        if not matches:
-            return self._add(text, rng, model)
-        match = matches[int(rng.integers(len(matches)))]
-        new = self._draw(self._position[match.group().lower()], rng, model)
-        return text[: match.start()] + new + text[match.end() :]
+    def _swap(self, caption: Caption, rng: Generator, model: "PhraseValueModel") -> Caption:
+        """Replace a phrase by another one for the same position."""
+        old = caption.phrases[int(rng.integers(len(caption.phrases)))]
+        rest = caption if old.position == "noun" else caption.without([old])
+        return rest.add(self._draw(old.position, rng, model), to_object=old in caption.object)
 
-    def _add(self, text: str, rng: Generator, model: "PhraseValueModel") -> str:
-        """Add an adjective before the medium or the class name, a clause after it, or a second medium."""
-        before, after = text.split(PLACEHOLDER, 1)
+    def _add(self, caption: Caption, rng: Generator, model: "PhraseValueModel") -> Caption:
+        """Add an adjective to the medium or to the object, a clause, or a medium."""
         place = rng.choice(4, p=(0.35, 0.2, 0.3, 0.15))
-        nouns = [m for m in self._find.finditer(before) if self._position[m.group().lower()] == "noun"]
-        if place == 0 and nouns:
-            at = nouns[-1].start()
-            return f"{before[:at]}{self._draw('adjective', rng, model)} {before[at:]}{PLACEHOLDER}{after}"
-        if place <= 1:
-            return f"{before}{self._draw('adjective', rng, model)} {PLACEHOLDER}{after}"
-        body, stop = (after[:-1], ".") if after.endswith(".") else (after, "")
-        if place == 2:
-            return f"{before}{PLACEHOLDER}{body} {self._draw('after', rng, model)}{stop}"
-        return f"{before}{PLACEHOLDER}{body}, {self._draw('noun', rng, model)}{stop}"
-
-    def _spans(self, text: str) -> list[tuple[int, int]]:
-        """Return the spans of removable phrases; a medium is removable only on its own after a comma."""
-        return [
-            m.span()
-            for m in self._find.finditer(text)
-            if self._position[m.group().lower()] != "noun" or _ALONE.search(text[: m.start()])
-        ]
-
-    def _drop(self, text: str, rng: Generator) -> str:
-        """Remove one phrase, or else one word."""
-        spans, phrases = self._spans(text), [m.span() for m in self._find.finditer(text)]
-        candidates = [m.span() for m in _WORD.finditer(text) if m.group().lower() not in _KEPT]
-        words = [span for span in candidates if not any(a <= span[0] < b for a, b in phrases)]
-        if words and (not spans or rng.random() < 0.3):
-            spans = words
-        if not spans:
-            return text
-        start, end = spans[int(rng.integers(len(spans)))]
-        return text[:start] + text[end:]
-
-    def _reframe(self, text: str, rng: Generator) -> str:
-        """Put the same phrases into another sentence frame."""
-        by_position: dict[Position, list[str]] = {"noun": [], "adjective": [], "after": []}
-        for phrase in self._phrases_in(text):
-            by_position[self._position[phrase]].append(phrase)
-        medium, *others = by_position["noun"] or ["photo"]
-        look = " ".join(["a", *by_position["adjective"], medium])
-        after = "".join(f" {phrase}" for phrase in by_position["after"]) + "".join(f", {noun}" for noun in others)
-        return _FRAMES[int(rng.integers(len(_FRAMES)))].format(look=look, after=after)
-
-    def _readable(self, text: str) -> bool:
-        phrases = self._phrases_in(text)
-        fits = len(_WORD.findall(text)) <= MAX_WORDS and len(phrases) <= MAX_PHRASES
-        return fits and text.count(PLACEHOLDER) == 1 and len(phrases) == len(set(phrases))
+        position: Position = "adjective" if place <= 1 else "after" if place == 2 else "noun"
+        return caption.add(self._draw(position, rng, model), to_object=place == 1)
 
     def _select(
         self, pool: Pool, count: int, ask: ProposalRequest, values: Floats, model: "PhraseValueModel", rng: Generator
@@ -310,36 +243,17 @@ def _standardized(trials: Sequence[Trial], feedback: Feedback) -> Floats:
     return {"both": 0.5 * accuracy - 0.5 * loss, "accuracy": accuracy, "loss": -loss}[feedback]
 
 
-def fix_grammar(text: str) -> str:
-    """Correct spaces, commas, and articles after words were moved.
-
-    >>> fix_grammar("a  inked drawing of an  <CLASS> , .")
-    'an inked drawing of a <CLASS>.'
-    >>> fix_grammar("a RGB photo of an uniform, an hour-old <CLASS>.")
-    'an RGB photo of a uniform, an hour-old <CLASS>.'
-    >>> fix_grammar("an of a <CLASS>."), fix_grammar("a grainy pixel art of a <CLASS>.")
-    ('a <CLASS>.', 'grainy pixel art of a <CLASS>.')
-    """
-    text = re.sub(r"\s+", " ", text)
-    text = re.sub(r"\s+([,.:])", r"\1", text)
-    text = re.sub(r"[,:]+(?=[,.:])|^[\s,.:]+", "", text)
-    text = re.sub(r"\b(?:a|an|the) (?=(?:a|an|the) )", "", text)
-    text = re.sub(r"\b(?:of|a|an|the)(?=[,.:]|$)", "", text).strip()
-    text = re.sub(r"\b(?:(?:a|an|the) )?of (?=of\b)|^(?:(?:a|an|the) )?of ", "", text)
-    text = _MASS.sub(r"\1", text)
-    text = re.sub(r"\s+([,.:])", r"\1", text)
-    return _ARTICLE.sub(
-        lambda article: article[0][0] + ("n " if _VOWEL_SOUND.match(text, article.end()) else " "), text
-    )
+def _reframe(caption: Caption, rng: Generator) -> Caption:
+    """Change the determiner of the class name, or put the class name first."""
+    form = int(rng.integers(len(DETERMINERS) + (caption.medium is not None)))
+    if form == len(DETERMINERS):
+        return replace(caption, look=(*caption.look, *caption.object), object=(), is_label=True)
+    return replace(caption, determiner=DETERMINERS[form], is_label=False)
 
 
 def _text(trial: Trial) -> str:
     """Return the first line of the template of a trial, which represents an ensemble."""
     return trial.template.lines[0]
-
-
-def _crossover(mother: str, father: str) -> str:
-    return mother.split(PLACEHOLDER, 1)[0] + PLACEHOLDER + father.split(PLACEHOLDER, 1)[1]
 
 
 def _zscore(values: Floats) -> Floats:

@@ -20,7 +20,15 @@ from ipo_dspy.run.journal_schema import SCHEMA
 from ipo_dspy.run.ledger import Budget, Ledger
 from ipo_dspy.run.recorder import EventRecorder
 
-MUTABLE_SETTINGS = {"steps", "choose", "tolerance", "patience", "max_consecutive_errors", "num_threads", *asdict(Budget())}
+MUTABLE_SETTINGS = {
+    "steps",
+    "choose",
+    "tolerance",
+    "patience",
+    "max_consecutive_errors",
+    "num_threads",
+    *asdict(Budget()),
+}
 """Settings that affect only the length of a run and may change between sessions."""
 VERSIONS = ("ipo_dspy", "dspy", "litellm", "open_clip_torch", "torch")
 
