@@ -143,11 +143,7 @@ def _article(word: str) -> str:
     if word == PLACEHOLDER:
         return "a"
     if word.lower() in _first_words():
-        return (
-            "an"
-            if word[0].lower() in "aeio" or word.lower() in ("underexposed", "unfocused", "upside", "x-ray")
-            else "a"
-        )
+        return "an" if word[0].lower() in "aeiou" or word.lower() == "x-ray" else "a"
     import inflect  # a second, so not for the words of the bank
 
     return str(inflect.engine().a(word)).split(" ", 1)[0]

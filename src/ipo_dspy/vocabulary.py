@@ -44,11 +44,11 @@ _PHRASES: Mapping[Position, Mapping[Facet, Mapping[str, str]]] = {
     "noun": {
         "medium": {
             "medium": (
-                "photo, photograph, snapshot, drawing, line drawing, outline drawing, pencil sketch, sketch, ink drawing, "
-                "doodle, painting, watercolor painting, oil painting, cartoon, illustration, icon, emoji, logo, symbol, "
-                "pictogram, clip art, vector art, sprite, video game sprite, rendering, 3d rendering, diagram, silhouette, "
-                "engraving, etching, woodcut, print, poster, stamp, sticker, tattoo, embroidery, mosaic, sculpture, toy, "
-                "origami, graffiti, scan, screenshot, postcard"
+                "photo, photograph, snapshot, drawing, line drawing, outline drawing, pencil sketch, sketch, "
+                "ink drawing, doodle, painting, watercolor painting, oil painting, cartoon, illustration, icon, "
+                "emoji, logo, symbol, pictogram, clip art, vector art, sprite, video game sprite, rendering, "
+                "3d rendering, diagram, silhouette, engraving, etching, woodcut, print, poster, stamp, sticker, "
+                "tattoo, embroidery, mosaic, sculpture, toy, origami, graffiti, scan, screenshot, postcard"
             ),
             "any": "picture, image",
             "medium resolution": "pixel art, bitmap",
@@ -78,13 +78,16 @@ _PHRASES: Mapping[Position, Mapping[Facet, Mapping[str, str]]] = {
         },
         "color": {
             "color": (
-                "black and white, monochrome, grayscale, grey, gray, colorful, color, colored, pale, faded, washed-out, "
-                "sepia, inverted, negative, white, black, red, green, blue, yellow, orange, purple, pink, brown, tinted, "
-                "saturated, two-tone"
+                "black and white, monochrome, grayscale, grey, gray, colorful, color, colored, sepia, white, black, "
+                "red, green, blue, yellow, orange, purple, pink, brown, two-tone"
             ),
+            "tone": "pale, faded, washed-out, tinted, saturated",
+            "inversion": "inverted, negative",
         },
         "texture": {
-            "texture": "grainy, noisy, speckled, striped, textured, rough, smooth, patterned, dotted, scratched, stippled",
+            "texture": (
+                "grainy, noisy, speckled, striped, textured, rough, smooth, patterned, dotted, scratched, stippled"
+            ),
         },
         "setting": {"setting": "plain, cluttered, outdoor, indoor, isolated, minimal, simple"},
         "quality": {
@@ -115,9 +118,10 @@ _PHRASES: Mapping[Position, Mapping[Facet, Mapping[str, str]]] = {
         },
         "color": {
             "color": (
-                "in black and white, in shades of grey, in inverted colors, with inverted colors, in pale colors, "
-                "in one color, in color, in faded colors, tinted red, tinted green, tinted blue"
+                "in black and white, in shades of grey, in one color, in color, tinted red, tinted green, tinted blue"
             ),
+            "tone": "in pale colors, in faded colors",
+            "inversion": "in inverted colors, with inverted colors",
             "color setting": "white on black, black on white",
         },
         "texture": {
@@ -125,9 +129,9 @@ _PHRASES: Mapping[Position, Mapping[Facet, Mapping[str, str]]] = {
         },
         "setting": {
             "setting": (
-                "on a white background, on a black background, on a dark background, on a plain background, on a textured "
-                "background, on a striped background, on a grey background, in a scene, in nature, indoors, outdoors, "
-                "on a table"
+                "on a white background, on a black background, on a dark background, on a plain background, "
+                "on a textured background, on a striped background, on a grey background, in a scene, in nature, "
+                "indoors, outdoors, on a table"
             ),
             "color setting": "on a colored background",
         },

@@ -31,7 +31,8 @@ def class_features(
     """Features of every class under every template: [T, C, D], float32, normalized, on the CPU.
 
     Several lines of one template are averaged after normalizing and the mean is normalized again, as in
-    open_clip's `build_zero_shot_classifier` (Radford et al. 2021, section 3.1.4). Results are cached on the backbone.
+    open_clip's `build_zero_shot_classifier` (Radford et al. 2021, section 3.1.4). Features of lines are cached on the
+    backbone, so templates of known lines are not encoded again.
 
     Raises:
         TemplateError: reason `too long`; nothing is ever cut.
@@ -40,19 +41,25 @@ def class_features(
     if not templates:
         raise InputError("no templates to encode; pass e.g. [Template.parse('a photo of a <CLASS>.')]")
     names = tuple(classes)
+    for template in templates:
+        filled_token_lists(backbone, template, names)  # names the template that is too long
+    lines = {line: Template((line,)) for template in templates for line in template.lines}
     with backbone.lock:
-        cached = {template: backbone.text_memo.get((str(template), names)) for template in templates}
-        features_by_template = {template: features for template, features in cached.items() if features is not None}
-        missing = [template for template in cached if template not in features_by_template]
+        cached = {line: backbone.text_memo.get((line, names)) for line in lines}
+        by_line = {line: features for line, features in cached.items() if features is not None}  # [C, D] each
+        missing = [line for line in lines if line not in by_line]
         if missing:
-            filled = [filled_token_lists(backbone, template, names) for template in missing]
+            filled = [filled_token_lists(backbone, lines[line], names) for line in missing]
             features = encode_token_lists(backbone, list(itertools.chain(*filled)), batch_size=batch_size)
-            parts = torch.split(features, [len(lists) for lists in filled])  # each [C * lines, D]
-            for template, part in zip(missing, parts, strict=True):
-                mean = part.reshape(len(names), len(template.lines), -1).mean(dim=1)  # [C, D]
-                features_by_template[template] = F.normalize(mean, dim=-1)
-                backbone.text_memo.put((str(template), names), features_by_template[template])
-    return torch.stack([features_by_template[template] for template in templates])  # [T, C, D]
+            for line, part in zip(missing, F.normalize(features, dim=-1).split(len(names)), strict=True):
+                by_line[line] = part
+                backbone.text_memo.put((line, names), part)
+    return torch.stack([_average([by_line[line] for line in template.lines]) for template in templates])  # [T, C, D]
+
+
+def _average(lines: Sequence[Tensor]) -> Tensor:
+    """Return the normalized mean of the features of the lines of a template, each [C, D]."""
+    return lines[0] if len(lines) == 1 else F.normalize(torch.stack(list(lines)).mean(dim=0), dim=-1)
 
 
 def plain_class_features(backbone: Backbone, templates: Sequence[Template], classes: Sequence[str]) -> Tensor:

@@ -23,6 +23,7 @@ from ipo_dspy.distributed.partitions import Listed, Partition, in_memory_partiti
 from ipo_dspy.distributed.pool import ImageSetHandle, WorkerPool
 from ipo_dspy.distributed.worker import EncodeJob, PartitionReport
 from ipo_dspy.errors import DataError, InputError
+from ipo_dspy.scoring.comparison import PairTally
 from ipo_dspy.scoring.metrics import Tally
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.scoring.scorers import EncodedSet, RemoteImageSet
@@ -203,6 +204,11 @@ class ShardScorer:
         """Return the tally of each template over all images."""
         answers = self._ask("tally", class_features(self.backbone, templates, self.classes))  # [T, C, D]
         return [functools.reduce(operator.add, of_template) for of_template in zip(*answers, strict=True)]
+
+    def tally_pairs(self, templates: Sequence[Template]) -> PairTally:
+        """Return the sums and products of the outcomes of templates over all images."""
+        answers = self._ask("tally_pairs", class_features(self.backbone, templates, self.classes))  # [T, C, D]
+        return functools.reduce(operator.add, answers)
 
     def predict(self, template: Template) -> list[str]:
         """Return the predicted class of each image."""

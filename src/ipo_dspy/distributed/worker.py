@@ -29,6 +29,7 @@ from ipo_dspy.distributed.partition_store import StoredPartition, file_name, rea
 from ipo_dspy.distributed.partitions import Listed, Partition
 from ipo_dspy.errors import DataError, ImageError, IPOError
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
+from ipo_dspy.scoring.comparison import PairTally, tally_pairs
 from ipo_dspy.scoring.metrics import Tally, predict, tally_templates
 
 
@@ -106,6 +107,15 @@ class ScoringActor:
             for r in self._rows(asked).values()
         ]
         return [functools.reduce(operator.add, of_template) for of_template in zip(*tallies, strict=True)]
+
+    def tally_pairs(self, asked: Asked, text: NDArray[np.float32]) -> PairTally:
+        """Return the pair tally of templates [T, C, D], summed over partitions."""
+        texts, scale, bias = torch.tensor(text), asked.logit_scale, asked.logit_bias
+        tallies = [
+            tally_pairs(r.features, r.targets, texts, logit_scale=scale, logit_bias=bias, allowed=r.allowed)
+            for r in self._rows(asked).values()
+        ]
+        return functools.reduce(operator.add, tallies)
 
     def predict(self, asked: Asked, text: NDArray[np.float32]) -> dict[int, list[int]]:
         """Return the predicted class indices by one template [C, D] for each partition."""

@@ -16,26 +16,15 @@ from ipo_dspy.vocabulary import Phrase
 DETERMINERS = ("a", "the", "")
 MASS_NOUNS = frozenset({"pixel art", "clip art", "vector art", "graffiti", "embroidery", "origami"})
 """Media that take no article."""
-OF_OBJECT = frozenset({"size", "color", "texture", "age", "orientation", "lighting", "medium", "quality"})
+OF_OBJECT = frozenset({"size", "color", "tone", "texture", "age", "orientation", "lighting", "medium", "quality"})
 """Groups whose adjectives can stand before the name of what is shown: `a photo of a small dog`."""
-_ORDER = [
-    "quality",
-    "size",
-    "clarity",
-    "resolution",
-    "contrast",
-    "texture",
-    "lighting",
-    "place",
-    "orientation",
-    "elevation",
-    "age",
-    "color",
-    "setting",
-    "medium",
-]
+_ORDER = (
+    *("quality", "size", "clarity", "resolution", "contrast", "texture", "lighting", "place", "orientation"),
+    *("elevation", "age", "inversion", "tone", "color", "setting", "medium"),
+)
 """Order of adjectives before a noun."""
-_APPOSITION = re.compile(r"(?:an?|the)\b", re.IGNORECASE)
+_APART = re.compile(r"(?:an?|the|hard|barely|out|black|white)\b", re.IGNORECASE)
+"""Beginnings of clauses that a comma separates from the class name."""
 _OF = re.compile(r"^(.*)\b(?:of|showing)\b(.*)$", re.IGNORECASE)
 _DETERMINED = re.compile(r"^(.*?)\b(an?|the)\s+((?:(?!\ban?\b|\bthe\b)[^,])*)$", re.IGNORECASE)
 
@@ -75,7 +64,7 @@ class Caption:
         look = look if self.medium is None or self.medium.text in MASS_NOUNS else f"a {look}"
         thing = " ".join(filter(None, [self.determiner, *_texts(_ordered(self.object)), PLACEHOLDER]))
         after = "".join(
-            f", {text}" if i or _APPOSITION.match(text) else f" {text}" for i, text in enumerate(_texts(self.after))
+            f", {text}" if i or _APART.match(text) else f" {text}" for i, text in enumerate(_texts(self.after))
         )
         if self.medium is None:
             return tidy(f"{thing}{after}.")
