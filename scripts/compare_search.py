@@ -14,7 +14,7 @@ import numpy as np
 from ipo_dspy import IPO, EvolutionProposer, demo
 from ipo_dspy.optimizer.evaluation import evaluate
 from ipo_dspy.proposers import ProposalRequest, Proposals
-from ipo_dspy.proposers.evolution import fix_grammar
+from ipo_dspy.template_phrases import tidy
 from ipo_dspy.vocabulary import BANK
 
 FORMS = (
@@ -37,7 +37,7 @@ class RandomProposer:
     def _caption(self, rng: np.random.Generator) -> str:
         by_position = {p: [x.text for x in BANK if x.position == p] for p in ("noun", "adjective", "after")}
         words = {position: str(rng.choice(texts)) for position, texts in by_position.items()}
-        return fix_grammar(str(rng.choice(FORMS)).format(**words, second=str(rng.choice(by_position["adjective"]))))
+        return tidy(str(rng.choice(FORMS)).format(**words, second=str(rng.choice(by_position["adjective"]))))
 
 
 class Unpruned(EvolutionProposer):

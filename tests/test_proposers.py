@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from helpers.openai_server import KEY, OpenAIServer, Reply, text_of
+from helpers.toy_pairs import pairs_of
 from ipo_dspy.errors import BudgetError, InputError
 from ipo_dspy.history import Trial
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.search import Search
 from ipo_dspy.proposers import EvolutionProposer, LMProposer, ProposalError, ProposalRequest, Proposals
 from ipo_dspy.proposers.description_selection import tokens_in
-from ipo_dspy.proposers.evolution import fix_grammar
 from ipo_dspy.run.journal import FILE_NAME, Journal
 from ipo_dspy.run.ledger import Budget, Ledger, Usage
 from ipo_dspy.run.recorder import EventRecorder
@@ -31,12 +31,6 @@ from ipo_dspy.template import PLACEHOLDER, Template
 from ipo_dspy.vocabulary import BANK, Phrase
 
 LANDSCAPE = {"pixel art": 10.0, "blurry": 8.0, "on a dark background": 8.0, "inverted": 6.0, "photo": -4.0}
-
-
-NOUNS = {phrase.text for phrase in BANK if phrase.position == "noun"}
-ADJECTIVES = "|".join(p.text for p in BANK if p.position == "adjective" and p.text not in NOUNS)
-BARE = re.compile(rf"(?:^|, )(?:an? )?(?:{ADJECTIVES})(?: (?:{ADJECTIVES}))*(?: of\b|[,.]|$)")
-"""Adjectives that no noun follows."""
 
 
 def accuracy(text: str) -> float:
@@ -105,31 +99,6 @@ def test_what_evolution_writes_can_be_read() -> None:
         assert len(text.split()) <= 25, text
         assert not re.search(r"\ba (?:[aeiou]|x-)|\ban (?![aeiou]|x-)|\b(?:an?|the) (?:an?|the|of)\b", text), text
         assert not re.search(r"\bof (?:of|$|[.,])|\s[,.:]|[,:][,.:]|\.\.", text), text
-        assert not BARE.search(text), text
-
-
-@pytest.mark.parametrize(
-    "text", ["a blurry photo of a <CLASS>.", "a <CLASS>, a dark old print.", "blurry pixel art of <CLASS>."]
-)
-def test_what_is_left_out_leaves_no_bare_adjective(text: str) -> None:
-    rng = np.random.default_rng(0)
-    left = {fix_grammar(EvolutionProposer()._drop(text, rng)) for _ in range(20)}
-    assert left
-    assert not any(BARE.search(one) for one in left), left
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "an RGB photo of a <CLASS>.",
-        "a uniform <CLASS>.",
-        "an hour-old <CLASS>.",
-        "A one-colored print of an unidentified <CLASS>.",
-        "a European <CLASS>, an x-ray, a USB toy, an MRI scan.",
-    ],
-)
-def test_articles_that_are_right_are_left_alone(text: str) -> None:
-    assert fix_grammar(text) == text
 
 
 @pytest.mark.parametrize("text", ["<CLASS>", "una foto de <CLASS>", "<CLASS>: a <CLASS>.", "a <CLASS>.\nthe <CLASS>."])
@@ -171,7 +140,7 @@ def test_described_phrases_are_tried_first() -> None:
         ask = asked([trial("a photo of a <CLASS>.")], descriptions=descriptions)
         return sum("watercolor" in text for text in EvolutionProposer().propose(ask).texts)
 
-    assert count("watercolor painting, dark", "watercolor painting") > count("dark") + 2
+    assert count("watercolor painting, dark", "watercolor painting") > count("dark") + 1
 
 
 def test_a_bank_of_ones_own() -> None:
@@ -409,6 +378,9 @@ def test_no_key_in_journal_or_log(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
         def score(self, templates: Any) -> list[Score]:
             return [Score(50.0, 1.0) for _ in templates]
+
+        def tally_pairs(self, templates: Any) -> Any:
+            return pairs_of(self.score(templates))
 
     refused = Reply(f"bad key {KEY} in Bearer {KEY}", status=500)
     replies: dict[str, Reply | str] = {"blurry photo": refused, "Write 3 new": tagged(*FIRST)}

@@ -195,6 +195,8 @@ class Comparison:
 
         The truly most accurate of the K templates is in it with a probability of at least `CONFIDENCE`.
         """
+        if self.images == 1:
+            return np.ones(len(self.accuracy), dtype=bool)
         noise, _ = self.draws(SET_DRAWS, seed)  # [B, K]
         with np.errstate(divide="ignore"):
             scale = 1 / self.accuracy_errors  # [K, K]

@@ -1,0 +1,18 @@
+"""Pair tallies for toy scorers, which have scores but no images."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ipo_dspy.scoring.comparison import PairTally
+from ipo_dspy.scoring.score import Score
+
+IMAGES = 200
+
+
+def pairs_of(scores: Sequence[Score]) -> PairTally:
+    """Return the tally of templates that are right on the first images, with the same loss on each."""
+    correct = torch.tensor([[float(i < round(s.accuracy / 100 * IMAGES)) for s in scores] for i in range(IMAGES)])
+    losses = torch.tensor([[score.loss for score in scores]] * IMAGES, dtype=torch.float64)
+    table = torch.cat([correct.double(), losses], dim=1)
+    return PairTally(IMAGES, table.sum(0), table.T @ table)
