@@ -52,6 +52,7 @@ class OptimizerConfig:
     auto: SearchPreset | None = None
     choose: ChoiceRule = "plainest"
     tolerance: float = 1.0
+    ensemble: int = 1
     patience: int | None = None
     max_consecutive_errors: int = 3
     max_lm_calls: int | None = None
@@ -200,6 +201,7 @@ _MINIMUM = {
     "prompts_per_step": 1,
     "history_size": 0,
     "patience": 1,
+    "ensemble": 1,
     "max_consecutive_errors": 1,
     "num_threads": 1,
     "seed": 0,
@@ -213,6 +215,7 @@ _RECORDED = (
     "history_size",
     "choose",
     "tolerance",
+    "ensemble",
     "patience",
     "max_consecutive_errors",
     "prefetch",

@@ -6,10 +6,11 @@ difference. The features of a line are at hand, so an ensemble costs no pass of 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, cast
 
 from ipo_dspy.errors import TemplateError
+from ipo_dspy.run.events import EnsembleLineFields
 from ipo_dspy.scoring.comparison import Comparison
 from ipo_dspy.template import Template
 
@@ -38,11 +39,24 @@ class EnsembleLine:
     loss: float
     loss_error: float
 
+    @property
+    def fields(self) -> EnsembleLineFields:
+        """Plain values for the journal."""
+        return cast(EnsembleLineFields, asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble:
+    """A template, and what was added to the one that it began with."""
+
+    template: Template
+    added: tuple[EnsembleLine, ...]
+
 
 def grow_ensemble(
     scorer: "Scorer", first: Template, pool: Sequence[Template], *, size: int, tolerance: float
-) -> tuple[Template, tuple[EnsembleLine, ...]]:
-    """Return an ensemble of at most `size` lines that begins with a template, and what each further line adds.
+) -> Ensemble:
+    """Return an ensemble of at most `size` lines that begins with a template.
 
     Args:
         scorer: scores on the images that decide.
@@ -66,7 +80,7 @@ def grow_ensemble(
         added = best.lines[len(ensemble.lines) :]
         gains.append(EnsembleLine(" / ".join(added), accuracy, float(compared.accuracy_errors[0, 1]), loss, loss_error))
         ensemble = best
-    return ensemble, tuple(gains)
+    return Ensemble(ensemble, tuple(gains))
 
 
 def _joined(scorer: "Scorer", ensemble: Template, other: Template) -> Template | None:

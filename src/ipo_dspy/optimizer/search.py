@@ -20,6 +20,7 @@ from ipo_dspy.errors import BudgetError, ProposalError, TemplateError
 from ipo_dspy.history import History, Trial
 from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.optimizer.config import OptimizerConfig
+from ipo_dspy.optimizer.ensemble import POOL, Ensemble, EnsembleLine, grow_ensemble
 from ipo_dspy.optimizer.selection import (
     Candidates,
     ChoiceReport,
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 FINALISTS = 10
 SHOWN_REJECTIONS = 5
 SHOWN_TIED = 5
+SUGGESTED_LINES = 4
+"""Lines of the ensemble that a result with a single line is compared with."""
 COMPLETE = frozenset({"finished", "patience", "exhausted"})
 """Statuses of a search that ended by itself; any other status is the reason for a stop."""
 STEPS_WITHOUT_TRIAL = 10
@@ -100,6 +103,7 @@ class SearchResult:
         choice: what is known about the selected template on new images.
         tied: the plainest templates that cannot be told apart from the best one.
         phrases: what each phrase of the selected template is worth.
+        ensemble: lines that were added to it, or would be if `ensemble` were larger than 1.
         rejections: rejected proposals.
         seconds: wall-clock time of the search, in this session.
         status: reason for the end: `finished`, `patience`, `exhausted` (nothing new for ten steps), `errors` (too many
@@ -115,6 +119,7 @@ class SearchResult:
     choice: ChoiceReport
     tied: tuple[Finalist, ...]
     phrases: tuple[PhraseWorth, ...]
+    ensemble: tuple[EnsembleLine, ...]
     rejections: tuple[Rejection, ...]
     seconds: float
     status: str
@@ -227,10 +232,11 @@ class Search:
             self._ahead.close(wait=wait_for_request)
         refines = self.config.choose == "plainest" and status != "interrupted"
         selection = self._refine(start, validator) if refines else self._select(start, validator)
+        outcome = self._record_selection(selection, self._grow(selection, validator), validator)
         return SearchResult(
             predictor=self.predictor,
             baseline=start,
-            **self._record_selection(selection, is_validated=validator is not None),
+            **outcome,
             trials=tuple(self.state.history),
             rejections=tuple(self.state.rejections),
             seconds=self.clock() - began,
@@ -445,32 +451,54 @@ class Search:
         rule = build_choice(self.config.choose, self.config.tolerance)
         return Candidates.of(trials, comparison, start).select(rule)
 
-    def _record_selection(self, selection: Selection, *, is_validated: bool) -> dict[str, Any]:
+    def _grow(self, selection: Selection, validator: "Scorer | None") -> Ensemble:
+        """Build an ensemble around the selected template; without being asked for one, to tell what it would add."""
+        candidates = selection.candidates
+        ranked = sorted(zip(candidates.scores, candidates.trials, strict=True), key=lambda pair: pair[0].rank)
+        return grow_ensemble(
+            validator or self.scorer,
+            selection.trial.template,
+            [trial.template for _, trial in ranked[:POOL] if len(trial.template.lines) == 1],
+            size=self.config.ensemble if self.config.ensemble > 1 else SUGGESTED_LINES,
+            tolerance=self.config.tolerance,
+        )
+
+    def _record_selection(self, selection: Selection, ensemble: Ensemble, validator: "Scorer | None") -> dict[str, Any]:
         """Record the selected template with what is known about it, and return the same for the result."""
         candidates = [
-            Finalist(trial, score if is_validated else None)
+            Finalist(trial, None if validator is None else score)
             for trial, score in zip(selection.candidates.trials, selection.candidates.scores, strict=True)
         ]
-        winner = candidates[selection.winner]
-        baseline = candidates[selection.candidates.start]
+        winner, choice = candidates[selection.winner], selection.report(self.config.seed)
+        if self.config.ensemble > 1 and ensemble.added:
+            winner = self._score_ensemble(ensemble.template, validator)
+            choice = choice.of_ensemble(winner.deciding.accuracy)
         ranked = sorted(candidates, key=lambda finalist: finalist.rank)[:FINALISTS]
+        baseline = candidates[selection.candidates.start]
         finalists = tuple({f.trial.key: f for f in (winner, *ranked, baseline)}.values())
-        tied = tuple(candidates[k] for k in selection.tied[:SHOWN_TIED])
-        choice, phrases = selection.report(self.config.seed), selection.phrase_worths()
+        tied, phrases = tuple(candidates[k] for k in selection.tied[:SHOWN_TIED]), selection.phrase_worths()
         self.recorder.record(
             SelectedEvent(
                 event="selected",
                 predictor=self.predictor,
                 index=winner.trial.index,
                 template=str(winner.trial.template),
-                selected_on="validation" if is_validated else "train",
+                selected_on="train" if validator is None else "validation",
                 finalists=[finalist.fields for finalist in finalists],
                 choice=choice.fields,
                 tied=[finalist.fields for finalist in tied],
                 phrases=[worth.fields for worth in phrases],
+                ensemble=[line.fields for line in ensemble.added],
             )
         )
-        return {"finalists": finalists, "choice": choice, "tied": tied, "phrases": phrases}
+        return {"finalists": finalists, "choice": choice, "tied": tied, "phrases": phrases, "ensemble": ensemble.added}
+
+    def _score_ensemble(self, template: Template, validator: "Scorer | None") -> Finalist:
+        checked = self.scorer.check(template)
+        if checked.key not in self.state.history:
+            self._score([(template, checked)], step=self.state.steps, stage="refine")
+        trial = next(trial for trial in self.state.history if trial.key == checked.key)
+        return Finalist(trial, None if validator is None else validator.score([template])[0])
 
 
 def _score_fields(score: Score) -> ScoreFields:

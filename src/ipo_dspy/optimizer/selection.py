@@ -10,7 +10,7 @@ Letters: K candidates, B draws.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Protocol, cast
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ipo_dspy.history import Trial
 from ipo_dspy.optimizer.config import ChoiceRule
 from ipo_dspy.run.events import ChoiceFields, PhraseFields
-from ipo_dspy.scoring.comparison import Comparison, Floats, Interval
+from ipo_dspy.scoring.comparison import CHOICE_VARIANCE, Comparison, Floats, Interval, wilson_interval
 from ipo_dspy.scoring.score import DECIMALS, Score
 from ipo_dspy.template import Template
 from ipo_dspy.template_phrases import phrase_count, shorter_texts
@@ -165,6 +165,16 @@ class ChoiceReport:
     def beats_start(self) -> bool:
         """True if the gain is larger than chance would make it (two-sided, 5 %)."""
         return self.gain > _Z * self.gain_error
+
+    def of_ensemble(self, accuracy: float) -> "ChoiceReport":
+        """Return the report of an ensemble that begins with the chosen template, with its accuracy on these images.
+
+        Its optimism is taken to be that of the template.
+        """
+        expected = max(0.0, accuracy - self.optimism)
+        shift = expected - self.expected
+        interval = wilson_interval(expected, self.images / CHOICE_VARIANCE)
+        return replace(self, accuracy=accuracy, expected=expected, interval=interval, gain=self.gain + shift)
 
     @property
     def fields(self) -> ChoiceFields:

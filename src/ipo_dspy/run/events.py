@@ -189,10 +189,21 @@ class PhraseFields(TypedDict):
     loss_error: float
 
 
+class EnsembleLineFields(TypedDict):
+    """What a further line of an ensemble adds: the rise of accuracy, and the fall of the loss."""
+
+    text: str
+    accuracy: float
+    accuracy_error: float
+    loss: float
+    loss_error: float
+
+
 class SelectedEvent(TypedDict):
     """The search ended and selected a template, on `train` or `validation` images.
 
-    `tied` holds the plainest templates that cannot be told apart from the best one.
+    `tied` holds the plainest templates that cannot be told apart from the best one. `ensemble` holds the lines that
+    were added to the selected template, or would be: it is part of `template` only if an ensemble was asked for.
     """
 
     event: Literal["selected"]
@@ -204,6 +215,7 @@ class SelectedEvent(TypedDict):
     choice: NotRequired[ChoiceFields]
     tied: NotRequired[list[FinalistFields]]
     phrases: NotRequired[list[PhraseFields]]
+    ensemble: NotRequired[list[EnsembleLineFields]]
 
 
 class EvaluationEvent(TypedDict):
