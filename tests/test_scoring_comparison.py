@@ -15,9 +15,9 @@ QUANTILES = np.vectorize(NormalDist().inv_cdf)
 FAMILIES = 20
 
 
-def tally(correct: Floats, losses: Floats) -> PairTally:
+def tally(correct: Floats, losses: Floats, classes: int = 1) -> PairTally:
     table = torch.tensor(np.hstack([correct, losses]))
-    return PairTally(len(table), table.sum(0), table.T @ table)
+    return PairTally.of(table, torch.arange(len(table)) % classes, classes)
 
 
 def best(accuracy: Floats, loss: Floats, scale: float) -> np.ndarray:
@@ -50,8 +50,9 @@ def test_pairs_are_the_products_of_all_outcomes(n: int, classes: int, templates:
     losses = torch.stack([torch.nn.functional.cross_entropy(each, labels, reduction="none") for each in logits])
     table = torch.cat([correct, losses]).T  # [N, 2T]
     pairs = tally_pairs(features, labels, texts, logit_scale=3.0, block=block)
-    assert pairs.images == n
-    torch.testing.assert_close(pairs.sums, table.sum(0), atol=1e-4, rtol=1e-5)
+    assert pairs.images.tolist() == torch.bincount(labels, minlength=classes).tolist()
+    for label in range(classes):
+        torch.testing.assert_close(pairs.sums[label], table[labels == label].sum(0), atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(pairs.products, table.T @ table, atol=1e-4, rtol=1e-5)
     halves = [tally_pairs(features[i::2], labels[i::2], texts, logit_scale=3.0) for i in (0, 1) if len(labels[i::2])]
     whole = halves[0] if len(halves) == 1 else halves[0] + halves[1]
@@ -77,9 +78,9 @@ def test_one_image_tells_nothing_apart_and_no_image_is_an_error() -> None:
     assert compared.optimism(best) >= 0
     assert compared.best_set().all()
     with pytest.raises(InputError, match="images must not be empty"):
-        Comparison(PairTally(0, torch.zeros(2), torch.zeros(2, 2)))
+        Comparison(PairTally(torch.zeros(1), torch.zeros(1, 2), torch.zeros(2, 2)))
     with pytest.raises(InputError, match="losses must be finite"):
-        Comparison(PairTally(1, torch.tensor([1.0, float("nan")]), torch.zeros(2, 2)))
+        Comparison(PairTally(torch.ones(1), torch.tensor([[1.0, float("nan")]]), torch.zeros(2, 2)))
 
 
 def test_templates_that_are_equal_have_no_optimism() -> None:
@@ -122,7 +123,7 @@ def test_a_known_truth_is_covered(count: int, repetitions: int, templates: int) 
         compared = Comparison(tally(*images(rng, truth, count)))
         chosen = int(best(compared.accuracy[None], compared.loss[None], 1.0)[0])
         expected = compared.accuracy[chosen] - compared.optimism(best, seed=repetition)
-        interval = compared.interval(expected)
+        interval = compared.interval(expected, chosen)
         covered.append(interval.low <= 100 * truth[chosen] <= interval.high)
         held.append(compared.best_set(seed=repetition)[truth.argmax()])
         common = compared.accuracy.mean() - 100 * truth.mean()  # luck of the images that all templates share

@@ -15,4 +15,4 @@ def pairs_of(scores: Sequence[Score]) -> PairTally:
     correct = torch.tensor([[float(i < round(s.accuracy / 100 * IMAGES)) for s in scores] for i in range(IMAGES)])
     losses = torch.tensor([[score.loss for score in scores]] * IMAGES, dtype=torch.float64)
     table = torch.cat([correct.double(), losses], dim=1)
-    return PairTally(IMAGES, table.sum(0), table.T @ table)
+    return PairTally.of(table, torch.arange(IMAGES) % 2, classes=2)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ipo_dspy.history import Trial
 from ipo_dspy.optimizer.config import ChoiceRule
 from ipo_dspy.run.events import ChoiceFields, PhraseFields
-from ipo_dspy.scoring.comparison import CHOICE_VARIANCE, Comparison, Floats, Interval, wilson_interval
+from ipo_dspy.scoring.comparison import Comparison, Floats, Interval
 from ipo_dspy.scoring.score import DECIMALS, Score
 from ipo_dspy.template import Template
 from ipo_dspy.template_phrases import phrase_count, shorter_texts
@@ -148,6 +148,7 @@ class ChoiceReport:
         compared: number of templates that were compared.
         tied: number of them that the rule could not tell apart from the leader.
         possibly_best: size of the 95 % confidence set of the most accurate one.
+        is_spread_known: False if no class has two images; optimism and interval then rest on an assumption.
     """
 
     images: int
@@ -160,6 +161,7 @@ class ChoiceReport:
     compared: int
     tied: int
     possibly_best: int
+    is_spread_known: bool = True
 
     @property
     def beats_start(self) -> bool:
@@ -173,7 +175,7 @@ class ChoiceReport:
         """
         expected = max(0.0, accuracy - self.optimism)
         shift = expected - self.expected
-        interval = wilson_interval(expected, self.images / CHOICE_VARIANCE)
+        interval = Interval(max(0.0, self.interval.low + shift), min(100.0, self.interval.high + shift))
         return replace(self, accuracy=accuracy, expected=expected, interval=interval, gain=self.gain + shift)
 
     @property
@@ -261,12 +263,13 @@ class Selection:
             accuracy=accuracy,
             optimism=optimism,
             expected=expected,
-            interval=compared.interval(expected),
+            interval=compared.interval(expected, self.winner),
             gain=gain,
             gain_error=error,
             compared=len(candidates.trials),
             tied=len(self.tied),
             possibly_best=int(compared.best_set(seed=seed).sum()),
+            is_spread_known=compared.is_spread_known,
         )
 
 

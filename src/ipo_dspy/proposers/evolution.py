@@ -38,7 +38,7 @@ Pool = Sequence[tuple[str, int]]
 
 PARENTS = 16
 POOL_PER_CHILD = 40
-MAX_PHRASES = 4
+MAX_PHRASES = 3
 PRUNED_SHARE = 4
 """One in this many proposals is the best template with one phrase removed."""
 NOISE = 0.25

@@ -177,6 +177,7 @@ class ChoiceFields(TypedDict):
     compared: int
     tied: int
     possibly_best: int
+    is_spread_known: bool
 
 
 class PhraseFields(TypedDict):

@@ -35,6 +35,9 @@ DRAWS = 200
 SET_DRAWS = 500
 """Draws for the quantiles of the confidence set."""
 CONFIDENCE = 0.95
+WITHIN_CLASSES = 0.5
+"""Share of the variance of outcomes within classes, assumed if no class has two images; it is 0.47 on the bundled
+tasks."""
 CHOICE_VARIANCE = 1.25
 """Variance of the corrected accuracy of a choice, relative to that of a template that was not chosen: the optimism
 is an estimate, too; with it, intervals cover the truth in 93 to 99 % of simulations (docs/choice.md)."""
@@ -48,17 +51,23 @@ class PairTally:
     The outcomes of an image are K zeros and ones (one if the class is correct) and K losses in nats.
 
     Attributes:
-        images: number of images.
-        sums: [2K] sum of each outcome, float64.
-        products: [2K, 2K] sum of the products of each pair of outcomes, float64.
+        images: [C] number of images of each class.
+        sums: [C, 2K] sum of each outcome over the images of each class, float64.
+        products: [2K, 2K] sum of the products of each pair of outcomes over all images, float64.
     """
 
-    images: int
+    images: Tensor
     sums: Tensor
     products: Tensor
 
     def __add__(self, other: "PairTally") -> "PairTally":
         return PairTally(self.images + other.images, self.sums + other.sums, self.products + other.products)
+
+    @classmethod
+    def of(cls, table: Tensor, labels: Tensor, classes: int) -> "PairTally":
+        """Return the tally of a table of outcomes [N, 2K] of images with these labels [N]."""
+        sums = table.new_zeros(classes, table.shape[1]).index_add_(0, labels, table)
+        return cls(torch.bincount(labels, minlength=classes), sums, table.T @ table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +95,19 @@ def tally_pairs(
 
     Beside the blocks of `tally_templates` it takes 16 bytes for each template and image of a block.
     """
-    device, count = text_features.device, len(text_features)
-    sums = torch.zeros(2 * count, dtype=torch.float64, device=device)
-    products = torch.zeros(2 * count, 2 * count, dtype=torch.float64, device=device)
+    device, (count, classes_count) = text_features.device, text_features.shape[:2]
+    total = PairTally.of(
+        torch.zeros(0, 2 * count, dtype=torch.float64), torch.zeros(0, dtype=torch.int64), classes_count
+    )
     for images in blocks(image_features, text_features, allowed, block):
         targets = labels[images.rows].to(device, non_blocking=True)  # [n]
         table = torch.empty(len(targets), 2 * count, dtype=torch.float64, device=device)  # [n, 2K]
         for k, classes in enumerate(text_features):  # [C, D]
             logits = block_logits(images, classes, logit_scale, logit_bias)  # [n, C]
             table[:, k], table[:, count + k] = outcomes(logits, targets, images.log_probs_buffer)
-        sums += table.sum(dim=0)
-        products.addmm_(table.T, table)
-    return PairTally(len(image_features), sums.cpu(), products.cpu())
+        part = PairTally.of(table, targets, classes_count)
+        total += PairTally(part.images.cpu(), part.sums.cpu(), part.products.cpu())
+    return total
 
 
 Chooser = Callable[[Floats, Floats, float], NDArray[np.int64]]
@@ -108,6 +118,10 @@ standard errors are larger than those of the comparison. It returns the indices 
 class Comparison:
     """K templates compared on the same images; accuracies are in percent, losses in nats.
 
+    Two kinds of errors are told apart. A template has to hold for other images and other classes, so the standard error
+    of a difference counts all of its spread over images. The accuracy to expect is that on new images of the same
+    classes, so optimism and intervals count the spread within classes only, which is less than half of it.
+
     Args:
         tally: the pair tally of the templates.
 
@@ -116,27 +130,36 @@ class Comparison:
         accuracy, loss: [K] mean outcome of each template.
         accuracy_errors, loss_errors: [K, K] standard error of the difference of each pair; a very large number with
             one image.
+        is_spread_known: False if no class has two images, so that the spread within classes is assumed.
 
     Raises:
         InputError: there are no images, or a loss is not finite.
 
-    >>> hits = torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
-    >>> table = torch.cat([hits, 1 - hits], dim=1)
-    >>> compared = Comparison(PairTally(4, table.sum(0), table.T @ table))
+    >>> correct = torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    >>> table, labels = torch.cat([correct, 1 - correct], dim=1), torch.tensor([0, 0, 1, 1])
+    >>> compared = Comparison(PairTally.of(table, labels, classes=2))
     >>> compared.accuracy.tolist(), round(float(compared.accuracy_errors[0, 1]), 1)
     ([50.0, 75.0], 47.9)
     """
 
     def __init__(self, tally: PairTally) -> None:
-        if tally.images < 1:
+        self.images = int(tally.images.sum())
+        if self.images < 1:
             raise InputError("images must not be empty; pass at least one image to compare templates on")
         if not bool(torch.isfinite(tally.sums).all()):
             raise InputError("losses must be finite; check the features for NaN and infinity")
-        self.images, count = tally.images, len(tally.sums) // 2
+        counts, sums, products = tally.images.numpy(), tally.sums.numpy(), tally.products.numpy()
+        count = sums.shape[1] // 2
         units = np.repeat([100.0, 1.0], count)  # percent, nats
-        mean = tally.sums.numpy() / tally.images  # [2K]
-        spread = tally.products.numpy() / tally.images - np.outer(mean, mean)
-        self._covariance: Floats = spread * np.outer(units, units) / max(tally.images - 1, 1)  # of the means, [2K, 2K]
+        mean = sums.sum(axis=0) / self.images  # [2K]
+        scale = np.outer(units, units) / self.images
+        spread = products - self.images * np.outer(mean, mean)
+        self._variance: Floats = spread * scale / max(self.images - 1, 1)  # of the means over images, [2K, 2K]
+        seen = counts > 0
+        within = products - (sums[seen].T / counts[seen]) @ sums[seen]
+        freedom = self.images - int(seen.sum())
+        self.is_spread_known = freedom > 0
+        self._covariance = within * scale / freedom if freedom else self._variance * WITHIN_CLASSES  # [2K, 2K]
         self.accuracy: Floats = mean[:count] * 100.0
         self.loss: Floats = mean[count:]
         self.accuracy_errors = self._errors(slice(0, count))
@@ -144,7 +167,7 @@ class Comparison:
 
     def _errors(self, part: slice) -> Floats:
         """Return the standard error of the difference of each pair, [K, K]."""
-        covariance = self._covariance[part, part]
+        covariance = self._variance[part, part]
         variance = np.diag(covariance)
         if self.images == 1:
             return np.full_like(covariance, 1e9)
@@ -208,9 +231,12 @@ class Comparison:
             may_be_best[i] = behind <= np.quantile(largest, CONFIDENCE)
         return may_be_best
 
-    def interval(self, accuracy: float) -> Interval:
+    def interval(self, accuracy: float, template: int) -> Interval:
         """Return the confidence interval of a chosen template's accuracy on new images, around the corrected one."""
-        return wilson_interval(accuracy, self.images / CHOICE_VARIANCE)
+        share = accuracy / 100.0
+        binomial = max(share * (1 - share), 1 / self.images / 4) * 1e4
+        variance = max(float(self._covariance[template, template]), binomial / self.images / 4)
+        return wilson_interval(accuracy, binomial / (CHOICE_VARIANCE * variance))
 
 
 def wilson_interval(accuracy: float, images: float) -> Interval:
