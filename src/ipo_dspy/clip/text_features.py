@@ -41,8 +41,6 @@ def class_features(
     if not templates:
         raise InputError("no templates to encode; pass e.g. [Template.parse('a photo of a <CLASS>.')]")
     names = tuple(classes)
-    for template in templates:
-        filled_token_lists(backbone, template, names)  # names the template that is too long
     lines = {line: Template((line,)) for template in templates for line in template.lines}
     with backbone.lock:
         cached = {line: backbone.text_memo.get((line, names)) for line in lines}

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, cast
 
-from ipo_dspy.errors import TemplateError
 from ipo_dspy.run.events import EnsembleLineFields
 from ipo_dspy.scoring.comparison import Comparison
 from ipo_dspy.template import Template
@@ -61,13 +60,15 @@ def grow_ensemble(
     Args:
         scorer: scores on the images that decide.
         first: the first lines.
-        pool: templates whose lines may be added.
+        pool: templates of one line that may be added; they fit the model.
         size: maximum number of lines.
         tolerance: standard errors of the difference that a line has to lower the loss by.
     """
     ensemble, gains = first, []
     while len(ensemble.lines) < size:
-        candidates = [template for other in pool if (template := _joined(scorer, ensemble, other)) is not None]
+        candidates = [
+            Template((*ensemble.lines, *other.lines)) for other in pool if other.lines[0] not in ensemble.lines
+        ]
         if not candidates:
             break
         scores = scorer.score(candidates)
@@ -81,15 +82,3 @@ def grow_ensemble(
         gains.append(EnsembleLine(" / ".join(added), accuracy, float(compared.accuracy_errors[0, 1]), loss, loss_error))
         ensemble = best
     return Ensemble(ensemble, tuple(gains))
-
-
-def _joined(scorer: "Scorer", ensemble: Template, other: Template) -> Template | None:
-    """Return both templates as one, or None if that is no new ensemble."""
-    if set(other.lines) <= set(ensemble.lines):
-        return None
-    joined = Template((*ensemble.lines, *other.lines))
-    try:
-        scorer.check(joined)
-    except TemplateError:
-        return None
-    return joined

@@ -25,14 +25,13 @@ from torch import Tensor
 
 from ipo_dspy.errors import InputError
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
-from ipo_dspy.scoring.image_blocks import blocks
-from ipo_dspy.scoring.metrics import block_logits, outcomes
+from ipo_dspy.scoring.image_blocks import BLOCK_ELEMENTS, blocks
 
 Floats = NDArray[np.float64]
 
 DRAWS = 200
 """Halves that are drawn for the optimism; twice as many change it by less than a tenth of a point."""
-SET_DRAWS = 500
+SET_DRAWS = 250
 """Draws for the quantiles of the confidence set."""
 CONFIDENCE = 0.95
 WITHIN_CLASSES = 0.5
@@ -93,7 +92,8 @@ def tally_pairs(
 ) -> PairTally:
     """Return the pair tally of K templates over all images, in one pass; see `tally_templates` for the arguments.
 
-    Beside the blocks of `tally_templates` it takes 16 bytes for each template and image of a block.
+    Templates of few classes share a matrix product, because there are many of them. Beside the blocks of
+    `tally_templates` it takes 16 bytes for each template and image of a block, and logits of the size of a block.
     """
     device, (count, classes_count) = text_features.device, text_features.shape[:2]
     total = PairTally.of(
@@ -102,9 +102,16 @@ def tally_pairs(
     for images in blocks(image_features, text_features, allowed, block):
         targets = labels[images.rows].to(device, non_blocking=True)  # [n]
         table = torch.empty(len(targets), 2 * count, dtype=torch.float64, device=device)  # [n, 2K]
-        for k, classes in enumerate(text_features):  # [C, D]
-            logits = block_logits(images, classes, logit_scale, logit_bias)  # [n, C]
-            table[:, k], table[:, count + k] = outcomes(logits, targets, images.log_probs_buffer)
+        together = max(1, BLOCK_ELEMENTS["cpu"] // (len(targets) * classes_count))
+        for first in range(0, count, together):
+            texts = text_features[first : first + together]  # [k, C, D]
+            logits = logit_scale * (images.images @ texts.flatten(0, 1).T).unflatten(1, texts.shape[:2]) + logit_bias
+            if images.forbidden is not None:
+                logits.masked_fill_(images.forbidden[:, None], float("-inf"))
+            chosen = targets[:, None].expand(-1, len(texts))  # [n, k]
+            table[:, first : first + len(texts)] = logits.argmax(dim=2) == chosen
+            losses = -torch.log_softmax(logits, dim=2).gather(2, chosen[..., None])[..., 0]
+            table[:, count + first : count + first + len(texts)] = losses
         part = PairTally.of(table, targets, classes_count)
         total += PairTally(part.images.cpu(), part.sums.cpu(), part.products.cpu())
     return total

@@ -91,7 +91,7 @@ def tally_templates(
     for images in blocks(image_features, text_features, allowed, block):
         targets = labels[images.rows].to(device, non_blocking=True)  # [n]
         for t, classes in enumerate(text_features):  # [C, D]
-            scores = block_logits(images, classes, logit_scale, logit_bias)  # [n, C]
+            scores = _logits(images, classes, logit_scale, logit_bias)  # [n, C]
             hits, nats = _sums(scores, targets, images.log_probs_buffer)
             correct[t] += hits
             loss[t] += nats
@@ -121,7 +121,7 @@ def predict(
     """Return the index of the highest logit of each image, the first one on ties, as `tally_templates` counts them."""
     predicted = torch.empty(len(image_features), dtype=torch.int64)
     for images in blocks(image_features, text_features, allowed, block):
-        predicted[images.rows] = block_logits(images, text_features, logit_scale, logit_bias).argmax(dim=1).cpu()
+        predicted[images.rows] = _logits(images, text_features, logit_scale, logit_bias).argmax(dim=1).cpu()
     return predicted
 
 
@@ -138,19 +138,13 @@ def per_class(predicted: Sequence[str], labels: Sequence[str]) -> dict[str, tupl
     return counts
 
 
-def outcomes(scores: Tensor, targets: Tensor, buffer: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return whether each of the logits [n, C] is highest at the target class [n], and the losses in nats [n]."""
-    log_probs = torch.log_softmax(scores, dim=1, out=buffer).gather(1, targets[:, None])  # [n, 1]
-    return scores.argmax(dim=1) == targets, -log_probs[:, 0]
-
-
 def _sums(scores: Tensor, targets: Tensor, buffer: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Count the correct images, and sum the losses in double precision."""
-    correct, loss = outcomes(scores, targets, buffer)
-    return correct.sum(), loss.sum(dtype=torch.float64)
+    """Count the logits [n, C] that are highest at the target class [n], and sum the losses in double precision."""
+    log_probs = torch.log_softmax(scores, dim=1, out=buffer).gather(1, targets[:, None])  # [n, 1]
+    return (scores.argmax(dim=1) == targets).sum(), -log_probs.sum(dtype=torch.float64)
 
 
-def block_logits(block: ImageBlock, text_features: Tensor, scale: float, bias: float) -> Tensor:
+def _logits(block: ImageBlock, text_features: Tensor, scale: float, bias: float) -> Tensor:
     """Compute `class_logits` of a block in its buffer: [n, C]."""
     # Few operations on the table, because PyTorch's threads synchronize after each.
     zero = text_features.new_zeros(())
