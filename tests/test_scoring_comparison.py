@@ -25,17 +25,20 @@ def best(accuracy: Floats, loss: Floats, scale: float) -> np.ndarray:
 
 
 def world(rng: np.random.Generator, templates: int) -> Floats:
-    """True accuracies: most templates are nearly as good as the best, and some are far worse."""
-    return np.clip(0.78 - 0.06 * np.exp(rng.standard_normal(templates)), 0.05, 0.97)
+    """True accuracies as on the bundled tasks: many templates are nearly as good as the best, some are far worse."""
+    return np.clip(0.75 - 0.08 * np.exp(1.1 * rng.standard_normal(templates)), 0.05, 0.97)
 
 
 def images(rng: np.random.Generator, accuracy: Floats, count: int) -> tuple[Floats, Floats]:
-    """Outcomes of templates on images: images differ in difficulty, and templates of a family err alike."""
+    """Outcomes of templates on images: images differ in difficulty, and templates of a family err alike.
+
+    Outcomes of two templates have a correlation of 0.5, on the bundled tasks 0.41 to 0.53.
+    """
     families = rng.integers(0, FAMILIES, len(accuracy))
     difficulty = rng.standard_normal((count, 1))
     shared = rng.standard_normal((count, FAMILIES))[:, families]
     own = rng.standard_normal((count, len(accuracy)))
-    noise = np.sqrt(0.6) * difficulty + np.sqrt(0.25) * shared + np.sqrt(0.15) * own
+    noise = np.sqrt(0.7) * difficulty + np.sqrt(0.27) * shared + np.sqrt(0.03) * own
     margin = QUANTILES(accuracy) - noise
     return (margin > 0).astype(float), np.logaddexp(0, -2 * margin)
 
@@ -110,9 +113,9 @@ def test_the_optimism_of_halves_is_that_of_resampled_images() -> None:
     ("count", "repetitions", "templates"),
     [
         (100, 40, 100),
-        pytest.param(25, 300, 300, marks=pytest.mark.slow),
-        pytest.param(100, 300, 300, marks=pytest.mark.slow),
-        pytest.param(400, 300, 300, marks=pytest.mark.slow),
+        pytest.param(25, 200, 300, marks=pytest.mark.slow),
+        pytest.param(100, 200, 300, marks=pytest.mark.slow),
+        pytest.param(400, 100, 300, marks=pytest.mark.slow),
     ],
 )
 def test_a_known_truth_is_covered(count: int, repetitions: int, templates: int) -> None:
@@ -129,9 +132,8 @@ def test_a_known_truth_is_covered(count: int, repetitions: int, templates: int) 
         common = compared.accuracy.mean() - 100 * truth.mean()  # luck of the images that all templates share
         errors.append(expected - 100 * truth[chosen] - common)
     error = np.std(errors) / np.sqrt(repetitions)
-    bound = {25: 3.0}.get(count, 1.0)  # normal draws are too narrow for 25 zeros and ones
-    assert abs(np.mean(errors)) < bound + 2 * error
-    assert np.mean(covered) >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / repetitions)
+    assert abs(np.mean(errors)) < 0.5 + 2 * error
+    assert np.mean(covered) >= 0.92 - 2 * np.sqrt(0.05 * 0.95 / repetitions)
     assert np.mean(held) >= 0.9
 
 

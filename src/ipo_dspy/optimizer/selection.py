@@ -11,7 +11,7 @@ Letters: K candidates, B draws.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,12 @@ _Z = 1.959964
 class Choice(Protocol):
     """A rule that chooses among candidates."""
 
-    def tied(self, candidates: "Candidates", accuracy: Floats, loss: Floats, scale: float) -> NDArray[np.bool_]:
+    rounds: int
+    """Number of choices, the first one around the leader, each other one around the candidate chosen before."""
+
+    def tied(
+        self, candidates: "Candidates", accuracy: Floats, loss: Floats, scale: float, around: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
         """Return the candidates among which plainness decides, in each of B draws: [B, K].
 
         Args:
@@ -40,6 +45,7 @@ class Choice(Protocol):
             accuracy: [B, K] in percent.
             loss: [B, K] in nats.
             scale: factor by which standard errors are larger than those of the candidates.
+            around: [B] the candidate that the others must not be worse than.
         """
 
 
@@ -47,35 +53,50 @@ class Choice(Protocol):
 class Best:
     """The most accurate candidates, with the lowest loss to four decimals if several are: the paper's choice."""
 
-    def tied(self, candidates: "Candidates", accuracy: Floats, loss: Floats, scale: float) -> NDArray[np.bool_]:
+    rounds: ClassVar[int] = 1
+
+    def tied(
+        self, candidates: "Candidates", accuracy: Floats, loss: Floats, scale: float, around: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
         """Return the leaders of each draw."""
-        leader, rows = _leaders(accuracy, loss), np.arange(len(accuracy))
-        near_loss = np.round(loss, DECIMALS) <= np.round(loss[rows, leader][:, None], DECIMALS)
-        return (accuracy >= accuracy[rows, leader][:, None] - 1e-9) & near_loss
+        rows = np.arange(len(accuracy))
+        near_loss = np.round(loss, DECIMALS) <= np.round(loss[rows, around][:, None], DECIMALS)
+        return (accuracy >= accuracy[rows, around][:, None] - 1e-9) & near_loss
 
 
 @dataclass(frozen=True, slots=True)
 class Plainest:
-    """The candidates whose accuracy and loss are within a tolerance of the leader's, in standard errors."""
+    """The candidates that are not worse than the leader in accuracy and loss by more than a tolerance.
+
+    The tolerance is in standard errors. From the chosen one on, more phrases may go that are worth less than the
+    tolerance, as long as the result stays within twice the tolerance of the leader.
+    """
 
     tolerance: float = 1.0
+    rounds: ClassVar[int] = 4
 
-    def tied(self, candidates: "Candidates", accuracy: Floats, loss: Floats, scale: float) -> NDArray[np.bool_]:
-        """Return the candidates near the leader of each draw that are not worse than the start template."""
-        leader, rows = _leaders(accuracy, loss), np.arange(len(accuracy))
-        comparison, factor = candidates.comparison, self.tolerance * scale
-        behind = accuracy[rows, leader][:, None] - accuracy  # [B, K]
-        above = loss - loss[rows, leader][:, None]
-        near = (behind <= factor * comparison.accuracy_errors[leader] + 1e-9) & (
-            above <= factor * comparison.loss_errors[leader] + 1e-9
-        )
+    def tied(
+        self, candidates: "Candidates", accuracy: Floats, loss: Floats, scale: float, around: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Return the candidates near `around` that are not worse than the start template."""
+        compared, rows = candidates.comparison, np.arange(len(accuracy))
+
+        def near(reference: NDArray[np.int64], factor: float) -> NDArray[np.bool_]:
+            behind = accuracy[rows, reference][:, None] - accuracy  # [B, K]
+            above = loss - loss[rows, reference][:, None]
+            return np.asarray(
+                (behind <= factor * compared.accuracy_errors[reference] + 1e-9)
+                & (above <= factor * compared.loss_errors[reference] + 1e-9)
+            )
+
+        factor = self.tolerance * scale
         start_accuracy, start_loss = accuracy[:, [candidates.start]], loss[:, [candidates.start]]
         not_worse = (accuracy > start_accuracy + 1e-9) | (
             (accuracy >= start_accuracy - 1e-9) & (loss <= start_loss + 1e-9)
         )
-        near &= not_worse
-        near[rows, leader] = True
-        return near
+        tied = near(around, factor) & near(leaders(accuracy, loss), 2 * factor) & not_worse
+        tied[rows, around] = True
+        return np.asarray(tied)
 
 
 def build_choice(rule: ChoiceRule, tolerance: float) -> Choice:
@@ -118,19 +139,24 @@ class Candidates:
 
     def choose(self, rule: Choice, accuracy: Floats, loss: Floats, scale: float) -> NDArray[np.int64]:
         """Return the chosen candidate of each draw [B]: the plainest tied one, then the better one."""
-        tied = rule.tied(self, accuracy, loss, scale)
-        plainness = np.where(tied, self.plainness, np.iinfo(np.int64).max)
-        plainest = plainness == plainness.min(axis=1, keepdims=True)  # [B, K]
-        return _leaders(np.where(plainest, accuracy, -np.inf), np.where(plainest, loss, np.inf))
+        chosen = leaders(accuracy, loss)
+        for _ in range(rule.rounds):
+            tied = rule.tied(self, accuracy, loss, scale, chosen)
+            plainness = np.where(tied, self.plainness, np.iinfo(np.int64).max)
+            plainest = plainness == plainness.min(axis=1, keepdims=True)  # [B, K]
+            chosen = leaders(np.where(plainest, accuracy, -np.inf), np.where(plainest, loss, np.inf))
+        return chosen
 
     def select(self, rule: Choice) -> "Selection":
         """Apply a rule to the scores themselves."""
         compared = self.comparison
         accuracy, loss = compared.accuracy[None], compared.loss[None]
         winner = int(self.choose(rule, accuracy, loss, 1.0)[0])
-        tied = np.flatnonzero(rule.tied(self, accuracy, loss, 1.0)[0])
-        ranked = sorted(tied, key=lambda k: (self.plainness[k], -compared.accuracy[k], compared.loss[k]))
-        return Selection(self, rule, winner, tuple(int(k) for k in ranked))
+        tied = np.flatnonzero(rule.tied(self, accuracy, loss, 1.0, leaders(accuracy, loss))[0])
+        ranked = sorted(
+            {winner, *tied.tolist()}, key=lambda k: (self.plainness[k], -compared.accuracy[k], compared.loss[k])
+        )
+        return Selection(self, rule, winner, tuple(ranked))
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +310,7 @@ def compared_trials(trials: Iterable[Trial], start: Trial) -> list[Trial]:
     return sorted({trial.key: trial for trial in (*best, *refined, start)}.values(), key=lambda trial: trial.index)
 
 
-def _leaders(accuracy: Floats, loss: Floats) -> NDArray[np.int64]:
+def leaders(accuracy: Floats, loss: Floats) -> NDArray[np.int64]:
     """Return the most accurate of each row, with the lowest loss if several are; the first one if all is equal."""
     best = accuracy.max(axis=1, keepdims=True)
     return np.where(accuracy >= best - 1e-9, loss, np.inf).argmin(axis=1)
