@@ -191,9 +191,9 @@ class Comparison:
         return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
 
     def draws(self, count: int, seed: int = 0) -> tuple[Floats, Floats]:
-        """Return `count` draws of the noise of the accuracies [B, K] and of the losses [B, K]."""
-        normal = np.random.default_rng(seed).standard_normal((count, self._root.shape[1]))
-        noise = normal @ self._root.T  # [B, 2K]
+        """Return `count` draws of the noise of the accuracies [B, K] and of the losses [B, K]; their mean is zero."""
+        normal = np.random.default_rng(seed).standard_normal((count // 2, self._root.shape[1]))
+        noise = np.concatenate([normal, -normal]) @ self._root.T  # [B, 2K]
         return noise[:, : len(self.accuracy)], noise[:, len(self.accuracy) :]
 
     def optimism(self, choose: Chooser, *, seed: int = 0) -> float:
