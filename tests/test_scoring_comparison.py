@@ -106,7 +106,7 @@ def test_the_optimism_of_halves_is_that_of_resampled_images() -> None:
     accuracy, loss = compared.draws(2000)
     chosen = best(compared.accuracy + accuracy, compared.loss + loss, 1.0)
     drawn = 2 * accuracy[np.arange(2000), chosen].mean()
-    assert drawn == pytest.approx(resampled, rel=0.06)
+    assert drawn == pytest.approx(resampled, rel=0.1)
 
 
 @pytest.mark.parametrize(
