@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from ipo_dspy import IPO, demo
 from ipo_dspy.errors import InputError
@@ -28,11 +27,10 @@ def trial(text: str, index: int, stage: str = "search") -> Trial:
 def select(rule: Best | Plainest, wrong: dict[str, range], losses: dict[str, float] | None = None) -> Selection:
     """Choose among templates that are wrong on some of a hundred images; the first one is the start template."""
     trials = [trial(text, index) for index, text in enumerate(wrong)]
-    correct = torch.tensor([[float(i not in wrong[text]) for text in wrong] for i in range(IMAGES)])
-    noise = torch.linspace(-0.1, 0.1, IMAGES)[:, None]
-    nats = torch.tensor([[(losses or {}).get(text, 1.0) for text in wrong]]) + noise * torch.arange(len(wrong))
-    table = torch.cat([correct, nats], dim=1).double()
-    comparison = Comparison(PairTally.of(table, torch.arange(IMAGES) % 4, classes=4))
+    correct = np.array([[float(i not in wrong[text]) for text in wrong] for i in range(IMAGES)])
+    noise = np.linspace(-0.1, 0.1, IMAGES)[:, None] * np.arange(len(wrong))
+    nats = np.array([[(losses or {}).get(text, 1.0) for text in wrong]]) + noise
+    comparison = Comparison(PairTally.of(np.hstack([correct, nats]), np.arange(IMAGES) % 4, classes=4))
     return Candidates.of(trials, comparison, trials[0]).select(rule)
 
 

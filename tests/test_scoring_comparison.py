@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipo_dspy.errors import InputError
-from ipo_dspy.scoring.comparison import Comparison, Floats, PairTally, tally_pairs, wilson_interval
+from ipo_dspy.scoring.comparison import Comparison, Floats, PairTally, wilson_interval
+from ipo_dspy.scoring.metrics import tally_pairs
 
 QUANTILES = np.vectorize(NormalDist().inv_cdf)
 FAMILIES = 20
 
 
 def tally(correct: Floats, losses: Floats, classes: int = 1) -> PairTally:
-    table = torch.tensor(np.hstack([correct, losses]))
-    return PairTally.of(table, torch.arange(len(table)) % classes, classes)
+    return PairTally.of(np.hstack([correct, losses]), np.arange(len(correct)) % classes, classes)
 
 
 def best(accuracy: Floats, loss: Floats, scale: float) -> np.ndarray:
@@ -55,11 +55,11 @@ def test_pairs_are_the_products_of_all_outcomes(n: int, classes: int, templates:
     pairs = tally_pairs(features, labels, texts, logit_scale=3.0, block=block)
     assert pairs.images.tolist() == torch.bincount(labels, minlength=classes).tolist()
     for label in range(classes):
-        torch.testing.assert_close(pairs.sums[label], table[labels == label].sum(0), atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(pairs.products, table.T @ table, atol=1e-4, rtol=1e-5)
+        np.testing.assert_allclose(pairs.sums[label], table[labels == label].sum(0), atol=1e-4, rtol=1e-5)
+    np.testing.assert_allclose(pairs.products, table.T @ table, atol=1e-4, rtol=1e-5)
     halves = [tally_pairs(features[i::2], labels[i::2], texts, logit_scale=3.0) for i in (0, 1) if len(labels[i::2])]
     whole = halves[0] if len(halves) == 1 else halves[0] + halves[1]
-    torch.testing.assert_close(whole.products, pairs.products, atol=1e-4, rtol=1e-5)
+    np.testing.assert_allclose(whole.products, pairs.products, atol=1e-4, rtol=1e-5)
 
 
 def test_errors_are_those_of_paired_differences() -> None:
@@ -81,9 +81,9 @@ def test_one_image_tells_nothing_apart_and_no_image_is_an_error() -> None:
     assert compared.optimism(best) >= 0
     assert compared.best_set().all()
     with pytest.raises(InputError, match="images must not be empty"):
-        Comparison(PairTally(torch.zeros(1), torch.zeros(1, 2), torch.zeros(2, 2)))
+        Comparison(PairTally(np.zeros(1, int), np.zeros((1, 2)), np.zeros((2, 2))))
     with pytest.raises(InputError, match="losses must be finite"):
-        Comparison(PairTally(torch.ones(1), torch.tensor([[1.0, float("nan")]]), torch.zeros(2, 2)))
+        Comparison(PairTally(np.ones(1, int), np.array([[1.0, np.nan]]), np.zeros((2, 2))))
 
 
 def test_templates_that_are_equal_have_no_optimism() -> None:

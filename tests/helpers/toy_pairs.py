@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 
 from ipo_dspy.scoring.comparison import PairTally
 from ipo_dspy.scoring.score import Score
@@ -12,7 +12,6 @@ IMAGES = 200
 
 def pairs_of(scores: Sequence[Score]) -> PairTally:
     """Return the tally of templates that are right on the first images, with the same loss on each."""
-    correct = torch.tensor([[float(i < round(s.accuracy / 100 * IMAGES)) for s in scores] for i in range(IMAGES)])
-    losses = torch.tensor([[score.loss for score in scores]] * IMAGES, dtype=torch.float64)
-    table = torch.cat([correct.double(), losses], dim=1)
-    return PairTally.of(table, torch.arange(IMAGES) % 2, classes=2)
+    correct = np.array([[float(i < round(s.accuracy / 100 * IMAGES)) for s in scores] for i in range(IMAGES)])
+    losses = np.array([[score.loss for score in scores]] * IMAGES)
+    return PairTally.of(np.hstack([correct, losses]), np.arange(IMAGES) % 2, classes=2)

@@ -29,8 +29,8 @@ from ipo_dspy.distributed.partition_store import StoredPartition, file_name, rea
 from ipo_dspy.distributed.partitions import Listed, Partition
 from ipo_dspy.errors import DataError, ImageError, IPOError
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
-from ipo_dspy.scoring.comparison import PairTally, tally_pairs
-from ipo_dspy.scoring.metrics import Tally, predict, tally_templates
+from ipo_dspy.scoring.comparison import PairTally
+from ipo_dspy.scoring.metrics import Tally, predict, tally_pairs, tally_templates
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ Estimation in the Normal Means Problem via Coupled Bootstrap Techniques, 2021), 
 confidence set of the best is Hsu's multiple comparison with the best (Hsu, Multiple Comparisons: Theory and Methods,
 1996, chapter 4), with quantiles simulated from the same distribution.
 
-Letters: N images, n images of a block, C classes, K templates, B draws, D feature width.
+Letters: N images, C classes, K templates, B draws.
 """
 
 import math
@@ -19,13 +19,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ipo_dspy.errors import InputError
-from ipo_dspy.scoring.candidate_classes import CandidateClasses
-from ipo_dspy.scoring.image_blocks import BLOCK_ELEMENTS, blocks
 
 Floats = NDArray[np.float64]
 
@@ -55,18 +51,18 @@ class PairTally:
         products: [2K, 2K] sum of the products of each pair of outcomes over all images, float64.
     """
 
-    images: Tensor
-    sums: Tensor
-    products: Tensor
+    images: NDArray[np.int64]
+    sums: Floats
+    products: Floats
 
     def __add__(self, other: "PairTally") -> "PairTally":
         return PairTally(self.images + other.images, self.sums + other.sums, self.products + other.products)
 
     @classmethod
-    def of(cls, table: Tensor, labels: Tensor, classes: int) -> "PairTally":
+    def of(cls, table: Floats, labels: NDArray[np.int64], classes: int) -> "PairTally":
         """Return the tally of a table of outcomes [N, 2K] of images with these labels [N]."""
-        sums = table.new_zeros(classes, table.shape[1]).index_add_(0, labels, table)
-        return cls(torch.bincount(labels, minlength=classes), sums, table.T @ table)
+        members = np.eye(classes)[labels]  # [N, C]
+        return cls(members.sum(axis=0).astype(np.int64), members.T @ table, table.T @ table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,43 +74,6 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.low:.1f} to {self.high:.1f}"
-
-
-def tally_pairs(
-    image_features: Tensor,  # [N, D] normalized
-    labels: Tensor,  # [N] int64, an index into C
-    text_features: Tensor,  # [K, C, D] normalized
-    *,
-    logit_scale: float,
-    logit_bias: float = 0.0,
-    allowed: Tensor | CandidateClasses | None = None,  # [N, C] bool
-    block: int | None = None,
-) -> PairTally:
-    """Return the pair tally of K templates over all images, in one pass; see `tally_templates` for the arguments.
-
-    Templates of few classes share a matrix product, because there are many of them. Beside the blocks of
-    `tally_templates` it takes 16 bytes for each template and image of a block, and logits of the size of a block.
-    """
-    device, (count, classes_count) = text_features.device, text_features.shape[:2]
-    total = PairTally.of(
-        torch.zeros(0, 2 * count, dtype=torch.float64), torch.zeros(0, dtype=torch.int64), classes_count
-    )
-    for images in blocks(image_features, text_features, allowed, block):
-        targets = labels[images.rows].to(device, non_blocking=True)  # [n]
-        table = torch.empty(len(targets), 2 * count, dtype=torch.float64, device=device)  # [n, 2K]
-        together = max(1, BLOCK_ELEMENTS["cpu"] // (len(targets) * classes_count))
-        for first in range(0, count, together):
-            texts = text_features[first : first + together]  # [k, C, D]
-            logits = logit_scale * (images.images @ texts.flatten(0, 1).T).unflatten(1, texts.shape[:2]) + logit_bias
-            if images.forbidden is not None:
-                logits.masked_fill_(images.forbidden[:, None], float("-inf"))
-            chosen = targets[:, None].expand(-1, len(texts))  # [n, k]
-            table[:, first : first + len(texts)] = logits.argmax(dim=2) == chosen
-            losses = -torch.log_softmax(logits, dim=2).gather(2, chosen[..., None])[..., 0]
-            table[:, count + first : count + first + len(texts)] = losses
-        part = PairTally.of(table, targets, classes_count)
-        total += PairTally(part.images.cpu(), part.sums.cpu(), part.products.cpu())
-    return total
 
 
 Chooser = Callable[[Floats, Floats, float], NDArray[np.int64]]
@@ -142,8 +101,8 @@ class Comparison:
     Raises:
         InputError: there are no images, or a loss is not finite.
 
-    >>> correct = torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
-    >>> table, labels = torch.cat([correct, 1 - correct], dim=1), torch.tensor([0, 0, 1, 1])
+    >>> correct = np.array([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> table, labels = np.hstack([correct, 1 - correct]), np.array([0, 0, 1, 1])
     >>> compared = Comparison(PairTally.of(table, labels, classes=2))
     >>> compared.accuracy.tolist(), round(float(compared.accuracy_errors[0, 1]), 1)
     ([50.0, 75.0], 47.9)
@@ -153,9 +112,9 @@ class Comparison:
         self.images = int(tally.images.sum())
         if self.images < 1:
             raise InputError("images must not be empty; pass at least one image to compare templates on")
-        if not bool(torch.isfinite(tally.sums).all()):
+        if not np.isfinite(tally.sums).all():
             raise InputError("losses must be finite; check the features for NaN and infinity")
-        counts, sums, products = tally.images.numpy(), tally.sums.numpy(), tally.products.numpy()
+        counts, sums, products = tally.images, tally.sums, tally.products
         count = sums.shape[1] // 2
         units = np.repeat([100.0, 1.0], count)  # percent, nats
         mean = sums.sum(axis=0) / self.images  # [2K]

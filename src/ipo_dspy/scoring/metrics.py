@@ -7,7 +7,7 @@ A million images and a thousand classes are 4 GB of logits for one template, so 
 block is reduced to a `Tally`. Tallies add up, over blocks and over machines. Each template has its own matrix product:
 a single one for all templates is not faster (measured at C = 1000) and takes more memory.
 
-Letters: N images, n images of a block, C classes, T templates, D feature width.
+Letters: N images, n images of a block, C classes, T or K templates, D feature width.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ipo_dspy.errors import InputError
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
-from ipo_dspy.scoring.image_blocks import ImageBlock, blocks
+from ipo_dspy.scoring.comparison import PairTally
+from ipo_dspy.scoring.image_blocks import BLOCK_ELEMENTS, ImageBlock, blocks
 from ipo_dspy.scoring.score import Score
 
 
@@ -97,6 +98,43 @@ def tally_templates(
             loss[t] += nats
     count = len(image_features)
     return [Tally(count, *pair) for pair in zip(correct.tolist(), loss.tolist(), strict=True)]
+
+
+def tally_pairs(
+    image_features: Tensor,  # [N, D] normalized
+    labels: Tensor,  # [N] int64, an index into C
+    text_features: Tensor,  # [K, C, D] normalized
+    *,
+    logit_scale: float,
+    logit_bias: float = 0.0,
+    allowed: CandidateClasses | None = None,  # [N, C] bool
+    block: int | None = None,
+) -> PairTally:
+    """Return the pair tally of K templates over all images, in one pass; see `tally_templates` for the arguments.
+
+    Templates of few classes share a matrix product, because there are many of them. Beside the blocks of
+    `tally_templates` it takes 16 bytes for each template and image of a block, and logits of the size of a block.
+    """
+    device, (count, class_count) = text_features.device, text_features.shape[:2]
+    sums = torch.zeros(class_count, 2 * count, dtype=torch.float64, device=device)
+    products = torch.zeros(2 * count, 2 * count, dtype=torch.float64, device=device)
+    for images in blocks(image_features, text_features, allowed, block):
+        targets = labels[images.rows].to(device, non_blocking=True)  # [n]
+        table = torch.empty(len(targets), 2 * count, dtype=torch.float64, device=device)  # [n, 2K]
+        together = max(1, BLOCK_ELEMENTS["cpu"] // (len(targets) * class_count))
+        for first in range(0, count, together):
+            texts = text_features[first : first + together]  # [k, C, D]
+            logits = logit_scale * (images.images @ texts.flatten(0, 1).T).unflatten(1, texts.shape[:2]) + logit_bias
+            if images.forbidden is not None:
+                logits.masked_fill_(images.forbidden[:, None], float("-inf"))
+            chosen = targets[:, None].expand(-1, len(texts))  # [n, k]
+            table[:, first : first + len(texts)] = logits.argmax(dim=2) == chosen
+            losses = -torch.log_softmax(logits, dim=2).gather(2, chosen[..., None])[..., 0]
+            table[:, count + first : count + first + len(texts)] = losses
+        sums.index_add_(0, targets, table)
+        products.addmm_(table.T, table)
+    counts = torch.bincount(labels, minlength=class_count)
+    return PairTally(counts.numpy(), sums.cpu().numpy(), products.cpu().numpy())
 
 
 def tally_logits(scores: Tensor, labels: Tensor) -> Tally:

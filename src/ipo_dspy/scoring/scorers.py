@@ -20,8 +20,8 @@ from ipo_dspy.clip.template_tokens import TemplateTokens, template_tokens
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import DataError, Hint
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
-from ipo_dspy.scoring.comparison import PairTally, tally_pairs
-from ipo_dspy.scoring.metrics import Tally, predict, tally_templates
+from ipo_dspy.scoring.comparison import PairTally
+from ipo_dspy.scoring.metrics import Tally, predict, tally_pairs, tally_templates
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
