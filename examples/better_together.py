@@ -22,7 +22,7 @@ from dspy.lm15 import Message, Request, Response, Usage
 
 from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.bench.dspy_optimizers import EvaluationCounter, accuracy_metric, metric_with_feedback
-from ipo_dspy.proposers.evolution import fix_grammar
+from ipo_dspy.template_phrases import tidy
 from ipo_dspy.vocabulary import BANK
 
 FORMS = (
@@ -92,7 +92,7 @@ class PhraseWriter:
         """Random phrases of the bank in a random form."""
         drawn = {position: self._random.choice([p.text for p in BANK if p.position == position]) for position in _KINDS}
         second = self._random.choice([p.text for p in BANK if p.position == "adjective"])
-        return fix_grammar(self._random.choice(FORMS).format(**drawn, second=second))
+        return tidy(self._random.choice(FORMS).format(**drawn, second=second))
 
 
 _KINDS = ("noun", "adjective", "after")

@@ -1,6 +1,7 @@
 """The choice among trials: rules on toys with known outcomes, and whole runs on a bundled task."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,12 +102,8 @@ def test_compared_are_the_best_the_start_and_all_variants_of_winners() -> None:
     assert [t.index for t in compared_trials(trials, trials[0])] == list(range(10))
 
 
-@pytest.mark.parametrize("arguments", [{"choose": "best", "steps": 2}, {"tolerance": -1}, {"ensemble": 0}])
-def test_bad_arguments(arguments: dict[str, float]) -> None:
-    if "steps" in arguments:
-        IPO(proposer="evolution", **arguments)
-        arguments = {"choose": "shortest"}
-    (name, value) = arguments.popitem()
+@pytest.mark.parametrize(("name", "value"), [("choose", "shortest"), ("tolerance", -1), ("ensemble", 0)])
+def test_bad_arguments(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=rf"{name} must be .*, got {value!r}"):
         IPO(proposer="evolution", **{name: value})
 

@@ -1,6 +1,7 @@
 """Comparison of templates in pairs: exact against plain formulas, and its statistics against a known truth."""
 
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def tally(correct: Floats, losses: Floats, classes: int = 1) -> PairTally:
     return PairTally.of(np.hstack([correct, losses]), np.arange(len(correct)) % classes, classes)
 
 
-def best(accuracy: Floats, loss: Floats, scale: float) -> np.ndarray:
+def best(accuracy: Floats, loss: Floats, scale: float) -> Any:
     return np.where(accuracy >= accuracy.max(axis=1, keepdims=True) - 1e-9, loss, np.inf).argmin(axis=1)
 
 

@@ -49,7 +49,7 @@ def class_features(
         if missing:
             filled = [filled_token_lists(backbone, lines[line], names) for line in missing]
             features = encode_token_lists(backbone, list(itertools.chain(*filled)), batch_size=batch_size)
-            for line, part in zip(missing, F.normalize(features, dim=-1).split(len(names)), strict=True):
+            for line, part in zip(missing, torch.split(F.normalize(features, dim=-1), len(names)), strict=True):
                 by_line[line] = part
                 backbone.text_memo.put((line, names), part)
     return torch.stack([_average([by_line[line] for line in template.lines]) for template in templates])  # [T, C, D]

@@ -207,7 +207,7 @@ class ShardScorer:
 
     def tally_pairs(self, templates: Sequence[Template]) -> PairTally:
         """Return the sums and products of the outcomes of templates over all images."""
-        answers = self._ask("tally_pairs", class_features(self.backbone, templates, self.classes))  # [T, C, D]
+        answers: list[PairTally] = self._ask("tally_pairs", class_features(self.backbone, templates, self.classes))
         return functools.reduce(operator.add, answers)
 
     def predict(self, template: Template) -> list[str]:

@@ -32,8 +32,9 @@ _Z = 1.959964
 class Choice(Protocol):
     """A rule that chooses among candidates."""
 
-    rounds: int
-    """Number of choices, the first one around the leader, each other one around the candidate chosen before."""
+    @property
+    def rounds(self) -> int:
+        """Number of choices, the first one around the leader, each other one around the candidate chosen before."""
 
     def tied(
         self, candidates: "Candidates", accuracy: Floats, loss: Floats, scale: float, around: NDArray[np.int64]
@@ -313,4 +314,4 @@ def compared_trials(trials: Iterable[Trial], start: Trial) -> list[Trial]:
 def leaders(accuracy: Floats, loss: Floats) -> NDArray[np.int64]:
     """Return the most accurate of each row, with the lowest loss if several are; the first one if all is equal."""
     best = accuracy.max(axis=1, keepdims=True)
-    return np.where(accuracy >= best - 1e-9, loss, np.inf).argmin(axis=1)
+    return np.asarray(np.where(accuracy >= best - 1e-9, loss, np.inf).argmin(axis=1))

@@ -230,8 +230,15 @@ def _trial(event: TrialEvent) -> Trial:
             f"trial {event['index']} of the journal cannot be used ({error}); restore the journal from a backup or "
             "start a run in another folder"
         ) from error
-    place = {"index": event["index"], "step": event["step"], "stage": event.get("stage", "search")}
-    return Trial(template, score, tokens=event["tokens"], key=event["key"], **place)
+    return Trial(
+        template,
+        score,
+        index=event["index"],
+        step=event["step"],
+        tokens=event["tokens"],
+        key=event["key"],
+        stage=event.get("stage", "search"),
+    )
 
 
 def _response(event: LMResponseEvent) -> LMResponse:

@@ -169,7 +169,8 @@ class Comparison:
         half, quarter = (self._optimism_of_part(choose, parts, seed) for parts in (2, 4))
         if half <= 0:
             return 0.0
-        return half * 2.0 ** -min(1.0, max(0.5, math.log2(max(quarter, half) / half)))
+        power = min(1.0, max(0.5, math.log2(max(quarter, half) / half)))
+        return half * math.pow(2.0, -power)
 
     def _optimism_of_part(self, choose: Chooser, parts: int, seed: int) -> float:
         """Return the optimism of a choice on 1/parts of the images, judged by the rest."""

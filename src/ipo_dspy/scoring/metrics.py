@@ -124,7 +124,8 @@ def tally_pairs(
         together = max(1, BLOCK_ELEMENTS["cpu"] // (len(targets) * class_count))
         for first in range(0, count, together):
             texts = text_features[first : first + together]  # [k, C, D]
-            logits = logit_scale * (images.images @ texts.flatten(0, 1).T).unflatten(1, texts.shape[:2]) + logit_bias
+            cosines = (images.images @ texts.flatten(0, 1).T).reshape(len(targets), len(texts), class_count)
+            logits = logit_scale * cosines + logit_bias  # [n, k, C]
             if images.forbidden is not None:
                 logits.masked_fill_(images.forbidden[:, None], float("-inf"))
             chosen = targets[:, None].expand(-1, len(texts))  # [n, k]
