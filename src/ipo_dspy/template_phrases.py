@@ -7,15 +7,25 @@ that carries meaning. Articles, prepositions and the like are not counted.
 import functools
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ipo_dspy.template import PLACEHOLDER, Template
 from ipo_dspy.vocabulary import BANK, Phrase
+
+if TYPE_CHECKING:
+    import inflect
 
 _PREPOSITIONS = "of|in|on|at|by|for|from|with|without|as|and|or|that|which"
 FUNCTION_WORDS = frozenset(f"a|an|the|to|is|are|was|it|its|this|there|here|{_PREPOSITIONS}".split("|"))
 """Words that carry no meaning of their own; they are never counted or removed alone."""
 
-_WORD = re.compile(r"<CLASS>|[^\W_]+(?:[-'\u2019][^\W_]+)*")
+WORD = re.compile(r"<CLASS>|[^\W_]+(?:[-'\u2019][^\W_]+)*")
+JOINED = re.compile(
+    r"(?:about|above|against|as|at|before|behind|below|by|for|from|in|inside|into|like|near|on|over|through|under|with"
+    r"|within|without|and|or|that|who|is|are|was|drawn|made|seen|shown|taken|indoors|outdoors|\w{3,}(?:ed|ing))\b",
+    re.IGNORECASE,
+)
+"""Beginnings of clauses that no comma separates from a noun."""
 _BREAK = re.compile(rf"[:;()]|\b(?:an?|the|{_PREPOSITIONS})\b", re.IGNORECASE)
 _BROKEN = re.compile(
     rf"\b(?:an?|the|{_PREPOSITIONS})\s*(?:[,.:;)]|$)|\b(?:an?|the) (?:an?|the|{_PREPOSITIONS})\b"
@@ -29,7 +39,17 @@ _ARTICLE = re.compile(r"\b([aA])(n?) (<CLASS>|[\w-]+)")
 def phrase_pattern(phrases: Sequence[Phrase]) -> re.Pattern[str]:
     """Return a pattern that matches any of the phrases, the longest first."""
     longest_first = sorted({re.escape(p.text) for p in phrases}, key=lambda text: (-len(text), text))
+    longest_first = [re.sub(r"\\[ -]", "[- ]", text) for text in longest_first]  # black-and-white, low resolution
     return re.compile(rf"(?<![\w-])(?:{'|'.join(longest_first)})(?![\w-])", re.IGNORECASE)
+
+
+def phrase_key(text: str) -> str:
+    """Return a phrase in the form in which `low resolution` and `Low-resolution` are one.
+
+    >>> phrase_key("Black-and-white")
+    'black and white'
+    """
+    return text.lower().replace("-", " ")
 
 
 def phrases(text: str) -> list[str]:
@@ -83,7 +103,7 @@ def _first_words() -> frozenset[str]:
 def _spans(text: str) -> list[tuple[int, int]]:
     masked = text.replace(PLACEHOLDER, "\0" * len(PLACEHOLDER))
     known = [match.span() for match in _bank().finditer(masked)]
-    words = [match.span() for match in _WORD.finditer(masked) if match.group().lower() not in FUNCTION_WORDS]
+    words = [match.span() for match in WORD.finditer(masked) if match.group().lower() not in FUNCTION_WORDS]
     others = [(start, end) for start, end in words if not any(a <= start < b for a, b in known)]
     return sorted([*known, *others])
 
@@ -117,6 +137,8 @@ def _without(text: str, start: int, end: int) -> str:
 def _without_clause(text: str, start: int, end: int) -> str:
     """Remove a clause, with the words that tie it to the rest; an article directly before the class name stays."""
     before, after = text[:start].rstrip(" ,"), re.sub(r"^\s*of\b", "", text[end:])
+    if not text[:start].rstrip().endswith(",") and JOINED.match(rest := after.lstrip(" ,")):
+        after = rest  # follows the noun now
     if not after.lstrip().startswith(PLACEHOLDER):
         while (match := re.search(r"(?:^|\s)(\w+)$", before)) and match[1].lower() in FUNCTION_WORDS:
             before = before[: match.start()].rstrip(" ,")
@@ -144,6 +166,11 @@ def _article(word: str) -> str:
         return "a"
     if word.lower() in _first_words():
         return "an" if word[0].lower() in "aeiou" or word.lower() == "x-ray" else "a"
-    import inflect  # a second, so not for the words of the bank
+    return str(_inflect().a(word)).split(" ", 1)[0]
 
-    return str(inflect.engine().a(word)).split(" ", 1)[0]
+
+@functools.cache
+def _inflect() -> "inflect.engine":
+    import inflect  # takes a second, so not for the words of the bank
+
+    return inflect.engine()

@@ -43,103 +43,135 @@ class Phrase:
 _PHRASES: Mapping[Position, Mapping[Facet, Mapping[str, str]]] = {
     "noun": {
         "medium": {
-            "medium": (
-                "photo, photograph, snapshot, drawing, line drawing, outline drawing, pencil sketch, sketch, "
-                "ink drawing, doodle, painting, watercolor painting, oil painting, cartoon, illustration, icon, "
-                "emoji, logo, symbol, pictogram, clip art, vector art, sprite, video game sprite, rendering, "
-                "3d rendering, diagram, silhouette, engraving, etching, woodcut, print, poster, stamp, sticker, "
-                "tattoo, embroidery, mosaic, sculpture, toy, origami, graffiti, scan, screenshot, postcard"
-            ),
+            "medium": "photo, photograph, snapshot",
             "any": "picture, image",
-            "medium resolution": "pixel art, bitmap",
-            "medium color": "x-ray, negative",
-            "medium elevation": "satellite photo, aerial photo",
-            "medium size": "microscope image, macro photo, thumbnail",
+            "medium exposure": "painting, watercolor painting, oil painting, illustration",
+            "medium exposure surroundings": (
+                "drawing, line drawing, outline drawing, pencil sketch, sketch, ink drawing, doodle, icon, logo, "
+                "symbol, pictogram, clip art, diagram, engraving, etching, woodcut, print"
+            ),
+            "medium exposure surroundings carrier": (
+                "emoji, vector art, sprite, video game sprite, rendering, 3d rendering, poster, stamp, sticker, "
+                "tattoo, embroidery, mosaic, scan, screenshot, postcard"
+            ),
+            "medium exposure style": "cartoon",
+            "medium exposure surroundings color detail": "silhouette",
+            "medium exposure surroundings carrier resolution": "pixel art, bitmap",
+            "medium exposure surroundings carrier color inversion": "x-ray",
+            "medium color inversion": "negative",
+            "medium carrier": "sculpture, graffiti",
+            "medium surroundings elevation size": "satellite photo, aerial photo",
+            "medium surroundings exposure size": "microscope image",
+            "medium size": "macro photo",
+            "medium size carrier": "thumbnail",
         },
     },
     "adjective": {
         "medium": {
-            "medium": (
-                "drawn, painted, printed, hand-drawn, digital, rendered, animated, stylized, abstract, realistic, "
-                "embroidered"
-            ),
+            "medium": "drawn, painted, hand-drawn",
+            "medium carrier": "printed, digital, rendered, animated, embroidered",
+            "medium carrier any": "toy, origami",
+            "style": "stylized, abstract, realistic",
         },
         "lighting": {
-            "lighting": (
-                "dark, dim, bright, sunlit, backlit, overexposed, underexposed, shadowy, glowing, night-time, well-lit"
-            ),
-            "clarity": "faint, hazy",
+            "lighting": "dark, dim, bright, shadowy, glowing",
+            "lighting exposure": "sunlit, backlit, overexposed, underexposed, well-lit",
+            "lighting exposure darkness": "night-time",
+            "clarity contrast": "faint, hazy",
         },
         "viewpoint": {
-            "size": "close-up, cropped, distant, tiny, small, little, large, big, huge, zoomed-in",
+            "size": "distant, tiny, small, little, large, big, huge, wide",
+            "framing size": "close-up, cropped, zoomed-in",
             "orientation": "tilted, rotated, upside-down, slanted, sideways",
             "place": "centered, off-center",
-            "elevation": "wide, aerial",
+            "elevation size surroundings": "aerial",
         },
         "color": {
             "color": (
-                "black and white, monochrome, grayscale, grey, gray, colorful, color, colored, sepia, white, black, "
-                "red, green, blue, yellow, orange, purple, pink, brown, two-tone"
+                "black and white, monochrome, grayscale, colorful, color, colored, sepia, red, green, blue, yellow, "
+                "orange, purple, pink, brown, two-tone"
             ),
-            "tone": "pale, faded, washed-out, tinted, saturated",
+            "color grey": "grey, gray",
+            "color white": "white",
+            "color black": "black",
+            "tone contrast": "pale, faded, washed-out",
+            "tone color": "tinted, saturated",
             "inversion": "inverted, negative",
         },
         "texture": {
-            "texture": (
-                "grainy, noisy, speckled, striped, textured, rough, smooth, patterned, dotted, scratched, stippled"
-            ),
+            "texture noise": "grainy, noisy, speckled, scratched",
+            "texture": "striped, textured, rough, smooth, patterned, dotted, stippled",
         },
-        "setting": {"setting": "plain, cluttered, outdoor, indoor, isolated, minimal, simple"},
+        "setting": {
+            "setting": "cluttered, isolated",
+            "detail setting": "plain, minimal, simple",
+            "setting surroundings": "outdoor, indoor",
+        },
         "quality": {
-            "clarity": "blurry, blurred, out-of-focus, unfocused, sharp, clear, crisp, soft, foggy, smeared",
-            "resolution": "pixelated, blocky, low-resolution, high-resolution, compressed, detailed",
+            "clarity": "blurry, blurred, out-of-focus, unfocused, sharp, soft, smeared",
+            "clarity noise": "clear, crisp",
+            "clarity contrast surroundings": "foggy",
+            "resolution clarity": "pixelated, blocky, low-resolution, high-resolution, compressed",
+            "detail resolution clarity": "detailed",
             "contrast": "low-contrast, high-contrast",
             "age": "old, vintage",
-            "quality": "damaged, good, bad, clean, weird, nice",
+            "quality": "weird, nice",
+            "quality noise": "damaged, clean",
+            "quality clarity": "bad",
+            "quality clarity noise": "good",
         },
     },
     "after": {
         "medium": {
-            "medium": "drawn in outline, drawn in black ink, made of lines, in the style of a comic, in a video game",
-            "medium resolution": "drawn as pixel art, made of pixels",
-            "carrier": "on paper, on a screen, in a book",
+            "medium": "drawn in outline, made of lines",
+            "medium color black": "drawn in black ink",
+            "medium style": "in the style of a comic",
+            "medium carrier": "in a video game",
+            "medium carrier resolution": "drawn as pixel art, made of pixels",
+            "carrier setting": "on paper, on a screen, in a book",
         },
         "lighting": {
-            "lighting": (
-                "in the dark, at night, in bright light, in dim light, in low light, in shadow, against the light"
-            ),
-            "clarity": "in the fog",
+            "lighting exposure": "in bright light, in dim light, in low light, in shadow, against the light",
+            "lighting darkness": "in the dark, at night",
+            "clarity contrast surroundings": "in the fog",
         },
         "viewpoint": {
-            "size": "seen up close, seen from far away, seen from a distance, filling the frame",
+            "size": "seen up close, seen from far away, seen from a distance",
+            "size place": "filling the frame",
             "elevation": "seen from above",
             "place": "in the corner, in the center",
             "orientation": "at an angle, turned on its side",
         },
         "color": {
-            "color": (
-                "in black and white, in shades of grey, in one color, in color, tinted red, tinted green, tinted blue"
-            ),
-            "tone": "in pale colors, in faded colors",
-            "inversion": "in inverted colors, with inverted colors",
-            "color setting": "white on black, black on white",
+            "color": "in black and white, in one color, in color",
+            "color grey": "in shades of grey",
+            "color tone": "tinted red, tinted green, tinted blue",
+            "color tone contrast": "in pale colors, in faded colors",
+            "color inversion": "in inverted colors, with inverted colors",
+            "color setting": "black on white",
+            "color setting inversion": "white on black",
         },
         "texture": {
-            "texture": "with grain, covered in noise, with static, with stripes, with film grain, with a rough texture",
+            "texture": "with stripes, with a rough texture",
+            "texture noise": "with grain, covered in noise, with static",
+            "texture noise exposure": "with film grain",
         },
         "setting": {
-            "setting": (
-                "on a white background, on a black background, on a dark background, on a plain background, "
-                "on a textured background, on a striped background, on a grey background, in a scene, in nature, "
-                "indoors, outdoors, on a table"
-            ),
-            "color setting": "on a colored background",
+            "setting": "on a plain background, in a scene, on a table",
+            "setting white darkness": "on a white background",
+            "setting black darkness": "on a black background, on a dark background",
+            "setting grey": "on a grey background",
+            "setting texture": "on a textured background, on a striped background",
+            "setting color": "on a colored background",
+            "setting surroundings": "in nature, indoors, outdoors",
         },
         "quality": {
-            "clarity": "out of focus, hard to see, barely visible",
-            "resolution": "in low resolution, in high detail",
+            "clarity": "out of focus",
+            "clarity contrast": "hard to see, barely visible",
+            "resolution clarity": "in low resolution",
+            "resolution clarity detail": "in high detail",
             "contrast": "in low contrast",
-            "quality": "in poor quality",
+            "quality clarity": "in poor quality",
         },
     },
 }

@@ -10,23 +10,38 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ipo_dspy.template import PLACEHOLDER
-from ipo_dspy.template_phrases import FUNCTION_WORDS, phrase_pattern, tidy
-from ipo_dspy.vocabulary import Phrase
+from ipo_dspy.template_phrases import FUNCTION_WORDS, JOINED, WORD, phrase_key, phrase_pattern, tidy
+from ipo_dspy.vocabulary import Phrase, Position
 
 DETERMINERS = ("a", "the", "")
-MASS_NOUNS = frozenset({"pixel art", "clip art", "vector art", "graffiti", "embroidery", "origami"})
-"""Media that take no article."""
+MASS_NOUNS = frozenset(["art", "graffiti", "embroidery", "footage", "imagery"])
+"""Last words of media that take no article."""
 OF_OBJECT = frozenset({"size", "color", "tone", "texture", "age", "orientation", "lighting", "medium", "quality"})
 """Groups whose adjectives can stand before the name of what is shown: `a photo of a small dog`."""
+_OF_IMAGE = (
+    "aerial, bad, clear, close-up, cluttered, color, compressed, crisp, cropped, dim, foggy, good, grainy, grayscale, "
+    "hazy, high-contrast, high-resolution, inverted, low-contrast, low-resolution, negative, night-time, noisy, "
+    "overexposed, saturated, scratched, sepia, sharp, smeared, soft, stippled, underexposed, unfocused, washed-out, "
+    "wide, zoomed-in"
+)
+OF_IMAGE = frozenset(_OF_IMAGE.split(", "))
+"""Adjectives of images alone: `a noisy dog` and `a sharp knife` say something else."""
+PICTURE = Phrase("picture", "medium", "noun", ("any",))
+"""The medium of a caption that has an adjective of images and no other medium."""
 _ORDER = (
-    *("quality", "size", "clarity", "resolution", "contrast", "texture", "lighting", "place", "orientation"),
-    *("elevation", "age", "inversion", "tone", "color", "setting", "medium"),
+    *("quality", "size", "clarity", "resolution", "contrast", "texture", "detail", "lighting", "place"),
+    *("orientation", "age", "setting", "inversion", "tone", "color", "framing", "elevation", "style", "medium"),
 )
 """Order of adjectives before a noun."""
-_APART = re.compile(r"(?:an?|the|hard|barely|out|black|white)\b", re.IGNORECASE)
-"""Beginnings of clauses that a comma separates from the class name."""
-_OF = re.compile(r"^(.*)\b(?:of|showing)\b(.*)$", re.IGNORECASE)
-_DETERMINED = re.compile(r"^(.*?)\b(an?|the)\s+((?:(?!\ban?\b|\bthe\b)[^,])*)$", re.IGNORECASE)
+_OF_WHAT_IS_SHOWN = frozenset({"viewpoint", "setting", "lighting"})
+"""Facets whose clauses come first, and stay with the class name when it stands before the medium."""
+_OF = re.compile(r"^(.*)(?:\b(?:of|showing|depicting)\b|[,:](?=\s*$))(.*)$", re.IGNORECASE)
+_DETERMINER = r"\b(?:an?|the|one|another|some|many|several|each|every|my|your|our)\b"
+_DETERMINED = re.compile(rf"^(.*?)({_DETERMINER})\s+((?:(?!{_DETERMINER}).)*)$", re.IGNORECASE)
+_MARKS = re.compile(r"[\"\u201c\u201d*`]|(?<=<CLASS>)(?:'s|[\w\u2019-]+)|[\s.]+$")
+"""Quotation marks, endings of the class name, and the full stop."""
+_CLAUSE_END = re.compile(r"[,;:()]|\.(?=\s)")
+_LIST_WORDS = re.compile(r"^\s*(?:an?|the)\b|\band\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +75,42 @@ class Caption:
         return (*self.look, *((self.medium,) if self.medium else ()), *self.object, *self.after)
 
     def __str__(self) -> str:
-        look = "" if self.medium is None else " ".join([*_texts(_ordered(self.look)), self.medium.text])
-        look = look if self.medium is None or self.medium.text in MASS_NOUNS else f"a {look}"
         thing = " ".join(filter(None, [self.determiner, *_texts(_ordered(self.object)), PLACEHOLDER]))
-        after = "".join(
-            f", {text}" if i or _APART.match(text) else f" {text}" for i, text in enumerate(_texts(self.after))
-        )
+        shown = [phrase for phrase in self.after if phrase.facet in _OF_WHAT_IS_SHOWN]
+        others = [phrase for phrase in self.after if phrase not in shown]
         if self.medium is None:
-            return tidy(f"{thing}{after}.")
-        return tidy(f"{PLACEHOLDER}, {look}{after}." if self.is_label else f"{look} of {thing}{after}.")
+            return tidy(f"{thing}{_joined([*shown, *others])}.")
+        article = "" if self.medium.text.split()[-1] in MASS_NOUNS else "a"
+        look = " ".join([article, *_texts(_ordered(self.look)), self.medium.text])
+        if self.is_label:
+            return tidy(f"{PLACEHOLDER}{_joined(shown)}, {look}{_joined(others)}.")
+        return tidy(f"{look} of {thing}{_joined([*shown, *others])}.")
 
     def add(self, phrase: Phrase, *, to_object: bool = False) -> "Caption":
         """Return the caption with a phrase, without those that it excludes."""
+        of_image = phrase.position == "adjective" and phrase.text in OF_IMAGE
         rest = self.without(p for p in self.phrases if not set(p.groups).isdisjoint(phrase.groups))
+        if of_image and rest.medium is None:
+            rest = rest.add(PICTURE)
         if phrase.position == "noun":  # some adjectives stood before the object for lack of a medium
-            moved = tuple(p for p in rest.object if not OF_OBJECT.issuperset(p.groups))
+            moved = tuple(p for p in rest.object if p.groups[0] not in OF_OBJECT)
             thing = tuple(p for p in rest.object if p not in moved)
             return replace(rest, medium=phrase, look=(*rest.look, *moved), object=thing)
         if phrase.position == "after":
             return replace(rest, after=(*rest.after, phrase))
-        if rest.medium is None or (to_object and not rest.is_label and OF_OBJECT.issuperset(phrase.groups)):
+        if rest.medium is None or (to_object and not rest.is_label and not of_image and phrase.groups[0] in OF_OBJECT):
             return replace(rest, object=(*rest.object, phrase))
         return replace(rest, look=(*rest.look, phrase))
 
     def without(self, phrases: Iterable[Phrase]) -> "Caption":
-        """Return the caption without some of its phrases; adjectives of a medium go with it to the object."""
+        """Return the caption without some of its phrases; without its medium, those of images alone go as well."""
         gone = set(phrases)
         look, thing, after = (
             tuple(phrase for phrase in part if phrase not in gone) for part in (self.look, self.object, self.after)
         )
         if self.medium is None or self.medium not in gone:
             return replace(self, look=look, object=thing, after=after)
+        look = tuple(phrase for phrase in look if phrase.text not in OF_IMAGE)
         return Caption(object=(*look, *thing), after=after, determiner=self.determiner)
 
 
@@ -103,7 +123,7 @@ class CaptionReader:
 
     def __init__(self, phrases: Sequence[Phrase]) -> None:
         self._find = phrase_pattern(phrases)
-        self._known = {(phrase.text.lower(), phrase.position): phrase for phrase in reversed(phrases)}
+        self._known = {(phrase_key(phrase.text), phrase.position): phrase for phrase in reversed(phrases)}
 
     def read(self, text: str) -> Caption:
         """Return the caption that has the phrases of a template; of two that exclude each other, the last one.
@@ -115,7 +135,7 @@ class CaptionReader:
         >>> str(reader.read("a centered satellite photo of <CLASS>, a type of land use."))
         'a centered satellite photo of <CLASS>, a type of land use.'
         """
-        before, _, behind = text.rstrip(" .").partition(PLACEHOLDER)
+        before, _, behind = _MARKS.sub("", text).partition(PLACEHOLDER)
         look, thing = match.groups() if (match := _OF.match(before)) else ("", before)
         determiner = ""
         if match := _DETERMINED.match(f"{thing.strip()} "):
@@ -137,42 +157,58 @@ class CaptionReader:
 
     def _medium(self, text: str) -> tuple[Phrase | None, list[Phrase]]:
         """Return the noun of a text, by default its last word, and the adjectives before it."""
-        words = _pieces(self._find, text)
-        known = [i for i, piece in enumerate(words) if (piece, "noun") in self._known]
+        words = self._pieces(text)
+        nouns = [self._noun(piece) for piece in words]
         if not words:
             return None, []
-        at = known[-1] if known else len(words) - 1
-        noun = self._known.get((words[at], "noun"), Phrase(words[at], "medium", "noun"))
-        return noun, [self._adjective(piece) for piece in words[:at]]
+        at = max((i for i, noun in enumerate(nouns) if noun), default=len(words) - 1)
+        return nouns[at] or Phrase(words[at], "medium", "noun"), [self._adjective(piece) for piece in words[:at]]
+
+    def _noun(self, text: str) -> Phrase | None:
+        """Return the medium of that name; `photos` are a photo."""
+        return self._known.get((text, "noun")) or self._known.get((text.removesuffix("s"), "noun"))
 
     def _adjectives(self, text: str) -> list[Phrase]:
-        return [self._adjective(piece) for piece in _pieces(self._find, text)]
+        return [self._adjective(piece) for piece in self._pieces(text)]
 
     def _adjective(self, text: str) -> Phrase:
-        return self._known.get((text, "adjective"), Phrase(text, "quality", "adjective", (text,)))
+        return self._known.get((phrase_key(text), "adjective"), Phrase(text, "quality", "adjective", (text.lower(),)))
 
     def _clauses(self, text: str) -> list[Phrase]:
-        """Return the phrases behind the class name; a clause of other words is a phrase of its own."""
+        """Return the phrases behind the class name; a clause with other words is a phrase of its own."""
         clauses: list[Phrase] = []
-        for clause in filter(None, map(str.strip, text.split(","))):
-            pieces = _pieces(self._find, clause)
-            phrases = [self._behind(piece) for piece in pieces]
-            if all(phrases):
-                clauses += [phrase for phrase in phrases if phrase is not None]
+        for clause in filter(None, map(str.strip, _CLAUSE_END.split(text))):
+            known = self._behind(self._find.findall(clause))
+            if _LIST_WORDS.sub("", self._find.sub("", clause)).strip():
+                groups = dict.fromkeys(group for phrase in known for group in phrase.groups)
+                clauses.append(Phrase(clause, "setting", "after", (*groups, clause.lower())))
             else:
-                clauses.append(Phrase(clause, "setting", "after", (clause.lower(),)))
+                clauses += known
         return clauses
 
-    def _behind(self, text: str) -> Phrase | None:
-        return next((p for q in ("after", "noun", "adjective") if (p := self._known.get((text, q)))), None)
+    def _behind(self, pieces: Sequence[str]) -> list[Phrase]:
+        """Return the phrases of a clause; only the last noun is one, so that a negative photo is a photo."""
+        known: list[Phrase] = []
+        for key in map(phrase_key, reversed(pieces)):
+            has_noun = any(phrase.position == "noun" for phrase in known)
+            order: tuple[Position, ...] = ("after", "adjective", "noun") if has_noun else ("after", "noun", "adjective")
+            known.append(next(self._known[key, position] for position in order if (key, position) in self._known))
+        return known[::-1]
+
+    def _pieces(self, text: str) -> list[str]:
+        """Return the known phrases and the other words of a text, in order."""
+        known = [(match.start(), phrase_key(match.group())) for match in self._find.finditer(text)]
+        masked = self._find.sub(lambda match: "\0" * len(match.group()), text)
+        others = [(match.start(), match.group()) for match in WORD.finditer(masked)]
+        words = [word.lower() if word.istitle() else word for _, word in sorted([*known, *others])]  # not RGB
+        return [word for word in words if word.lower() not in FUNCTION_WORDS]
 
 
-def _pieces(pattern: re.Pattern[str], text: str) -> list[str]:
-    """Return the known phrases and the other words of a text, in order and in lower case."""
-    known = [(match.start(), match.group()) for match in pattern.finditer(text)]
-    masked = pattern.sub(lambda match: "\0" * len(match.group()), text)
-    others = [(match.start(), match.group()) for match in re.finditer(r"[^\s,\0]+", masked)]
-    return [words.lower() for _, words in sorted([*known, *others]) if words.lower() not in FUNCTION_WORDS]
+def _joined(clauses: Iterable[Phrase]) -> str:
+    """Return clauses as they follow a noun."""
+    return "".join(
+        f" {text}" if i == 0 and JOINED.match(text) else f", {text}" for i, text in enumerate(_texts(clauses))
+    )
 
 
 def _texts(phrases: Iterable[Phrase]) -> list[str]:
@@ -180,4 +216,6 @@ def _texts(phrases: Iterable[Phrase]) -> list[str]:
 
 
 def _ordered(adjectives: Iterable[Phrase]) -> list[Phrase]:
-    return sorted(adjectives, key=lambda phrase: _ORDER.index(phrase.groups[0]) if phrase.groups[0] in _ORDER else 0)
+    """Return adjectives in the order of English; other words stay next to the noun, as in `line art`."""
+    rank = {group: i for i, group in enumerate(_ORDER)}
+    return sorted(adjectives, key=lambda phrase: rank.get(phrase.groups[0], len(rank)))

@@ -29,7 +29,7 @@ from ipo_dspy.proposers.base import ProposalRequest, Proposals
 from ipo_dspy.proposers.captions import DETERMINERS, Caption, CaptionReader
 from ipo_dspy.proposers.feedback import Feedback, history_for_prompt, rank
 from ipo_dspy.template import PLACEHOLDER
-from ipo_dspy.template_phrases import phrase_pattern
+from ipo_dspy.template_phrases import phrase_key, phrase_pattern
 from ipo_dspy.vocabulary import BANK, Phrase, Position
 
 Floats = NDArray[np.float64]
@@ -110,7 +110,7 @@ class EvolutionProposer:
         return frozenset({*self._phrases_in(rest), *words, "." if text.endswith(".") else "no full stop"})
 
     def _phrases_in(self, text: str) -> list[str]:
-        return [phrase.lower() for phrase in self._find.findall(text)]
+        return [phrase_key(phrase) for phrase in self._find.findall(text)]
 
     def _described(self, descriptions: Sequence[str]) -> dict[str, float]:
         """Return the fraction of descriptions that contain each phrase."""
@@ -162,7 +162,7 @@ class EvolutionProposer:
         choices = self._by_position[position]
         if rng.random() < 0.5:
             return choices[int(rng.integers(len(choices)))]
-        return choices[int(np.argmax(model.draw([phrase.text.lower() for phrase in choices], rng)))]
+        return choices[int(np.argmax(model.draw([phrase_key(phrase.text) for phrase in choices], rng)))]
 
     def _swap(self, caption: Caption, rng: Generator, model: "PhraseValueModel") -> Caption:
         """Replace a phrase by another one for the same position."""
