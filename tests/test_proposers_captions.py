@@ -174,6 +174,16 @@ def test_an_adjective_of_images_brings_a_picture() -> None:
     assert str(Caption(of("picture")).add(of("toy"))) == "a toy <CLASS>."
 
 
+def test_clauses_stand_where_they_belong() -> None:
+    caption = Caption()
+    for text in ("in low contrast", "on a table", "made of lines"):
+        caption = caption.add(of(text))
+    assert str(caption) == "a <CLASS> made of lines, on a table, in low contrast."
+    label = replace(caption.add(of("image")), is_label=True)
+    assert str(label) == "<CLASS> on a table, an image made of lines, in low contrast."
+    assert str(Caption(of("photo"), after=(of("hard to see"),))) == "a photo of a <CLASS>, hard to see."
+
+
 @pytest.mark.parametrize(
     ("text", "caption"),
     [

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import inflect
 
 _PREPOSITIONS = "of|in|on|at|by|for|from|with|without|as|and|or|that|which"
-FUNCTION_WORDS = frozenset(f"a|an|the|to|is|are|was|it|its|this|there|here|{_PREPOSITIONS}".split("|"))
+FUNCTION_WORDS = frozenset(
+    f"a|an|the|to|is|are|was|it|its|this|there|here|shows|showing|depicts|depicting|{_PREPOSITIONS}".split("|")
+)
 """Words that carry no meaning of their own; they are never counted or removed alone."""
 
 WORD = re.compile(r"<CLASS>|[^\W_]+(?:[-'\u2019][^\W_]+)*")
@@ -26,6 +28,8 @@ JOINED = re.compile(
     re.IGNORECASE,
 )
 """Beginnings of clauses that no comma separates from a noun."""
+_TIE = re.compile(r"^\s*(?:of|(?:(?:that|which) )?(?:shows|showing|depicts|depicting))\b", re.IGNORECASE)
+"""Words between a medium and what it shows."""
 _BREAK = re.compile(rf"[:;()]|\b(?:an?|the|{_PREPOSITIONS})\b", re.IGNORECASE)
 _BROKEN = re.compile(
     rf"\b(?:an?|the|{_PREPOSITIONS})\s*(?:[,.:;)]|$)|\b(?:an?|the) (?:an?|the|{_PREPOSITIONS})\b"
@@ -79,8 +83,8 @@ def shorter_texts(text: str) -> dict[str, str]:
     removed: dict[str, str] = {}
     for clause in _clauses(text, _spans(text)):
         modifiers = clause[:-1] if _follows_article(text, clause[0]) else []  # the last one is the noun
-        for start, end in modifiers:
-            removed.setdefault(_without(text, start, end), text[start:end])
+        for i, (start, end) in enumerate(modifiers):
+            removed.setdefault(_without(text, start, end, is_first=i == 0), text[start:end])
         start, end = clause[0][0], clause[-1][1]
         removed.setdefault(_without_clause(text, start, end), text[start:end])
     return {
@@ -96,8 +100,15 @@ def _bank() -> re.Pattern[str]:
 
 
 @functools.cache
-def _first_words() -> frozenset[str]:
-    return frozenset(phrase.text.split(" ", 1)[0] for phrase in BANK)
+def _adjectives() -> frozenset[str]:
+    """Return the phrases that are adjectives and no nouns."""
+    nouns = {phrase.text for phrase in BANK if phrase.position == "noun"}
+    return frozenset(phrase.text for phrase in BANK if phrase.position == "adjective" and phrase.text not in nouns)
+
+
+@functools.cache
+def _bank_words() -> frozenset[str]:
+    return frozenset(word for phrase in BANK for word in phrase.text.split())
 
 
 def _spans(text: str) -> list[tuple[int, int]]:
@@ -113,8 +124,14 @@ def _clauses(text: str, spans: Sequence[tuple[int, int]]) -> list[list[tuple[int
     groups: list[list[tuple[int, int]]] = []
     for span in spans:
         between = text[groups[-1][-1][1] : span[0]] if groups else ""
+        is_behind = PLACEHOLDER in text[: span[0]]
         is_apart = PLACEHOLDER in between or _BREAK.search(between) or _BREAK.match(text, span[0])
-        if not groups or is_apart or ("," in between and PLACEHOLDER in text[: span[0]]):
+        if is_behind and between.strip() == "of":  # a type of pet
+            is_apart = None
+        if groups and is_behind and "," in between:  # a dark, moody atmosphere
+            before, last = groups[-1][0], groups[-1][-1]
+            is_apart = is_apart or not (_follows_article(text, before) and text[slice(*last)].lower() in _adjectives())
+        if not groups or is_apart:
             groups.append([])
         groups[-1].append(span)
     return groups
@@ -124,19 +141,15 @@ def _follows_article(text: str, span: tuple[int, int]) -> bool:
     return re.search(rf"(?:\b(?:an?|the|{_PREPOSITIONS})|^|,)\s*$", text[: span[0]], re.IGNORECASE) is not None
 
 
-def _without(text: str, start: int, end: int) -> str:
-    """Remove a modifier, with the comma that separates it from the next or the last one."""
+def _without(text: str, start: int, end: int, *, is_first: bool) -> str:
+    """Remove a modifier, with the comma that separates it from the last one, or the first one from the next."""
     before, after = text[:start].rstrip(), text[end:].lstrip()
-    if PLACEHOLDER not in before and before.endswith(","):
-        before = before[:-1]
-    elif after.startswith(","):
-        after = after[1:]
-    return tidy(f"{before} {after}")
+    return tidy(f"{before} {after.removeprefix(',')}" if is_first else f"{before.removesuffix(',')} {after}")
 
 
 def _without_clause(text: str, start: int, end: int) -> str:
     """Remove a clause, with the words that tie it to the rest; an article directly before the class name stays."""
-    before, after = text[:start].rstrip(" ,"), re.sub(r"^\s*of\b", "", text[end:])
+    before, after = text[:start].rstrip(" ,"), _TIE.sub("", text[end:])
     if not text[:start].rstrip().endswith(",") and JOINED.match(rest := after.lstrip(" ,")):
         after = rest  # follows the noun now
     if not after.lstrip().startswith(PLACEHOLDER):
@@ -153,6 +166,7 @@ def tidy(text: str) -> str:
     >>> tidy("a RGB image and an uniform"), tidy(", <CLASS>,")
     ('an RGB image and a uniform', '<CLASS>')
     """
+    text = re.sub(r"\([\s,.:;]+", "(", text).replace("()", "")
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"\s+([,.:;)])", r"\1", text)
     text = re.sub(r"[,:;]+(?=[,.:;])|^[\s,.:;]+|[\s,:;]+$", "", text).strip()
@@ -164,8 +178,10 @@ def _article(word: str) -> str:
     """Return `a` or `an`, as it stands before a word; `a` before the class name, which may be any."""
     if word == PLACEHOLDER:
         return "a"
-    if word.lower() in _first_words():
-        return "an" if word[0].lower() in "aeiou" or word.lower() == "x-ray" else "a"
+    if word[0].isdigit():  # inflect knows no 8-bit and no 11th
+        return "an" if re.match(r"8|1[18](?!\d)", word) else "a"
+    if word.lower() in _bank_words():
+        return "an" if re.match(r"[aeiou](?!ne\b)|x-ray", word, re.IGNORECASE) else "a"
     return str(_inflect().a(word)).split(" ", 1)[0]
 
 

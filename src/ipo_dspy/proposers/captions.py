@@ -16,7 +16,9 @@ from ipo_dspy.vocabulary import Phrase, Position
 DETERMINERS = ("a", "the", "")
 MASS_NOUNS = frozenset(["art", "graffiti", "embroidery", "footage", "imagery"])
 """Last words of media that take no article."""
-OF_OBJECT = frozenset({"size", "color", "tone", "texture", "age", "orientation", "lighting", "medium", "quality"})
+OF_OBJECT = frozenset(
+    ["size", "color", "tone", "texture", "noise", "age", "orientation", "lighting", "medium", "quality"]
+)
 """Groups whose adjectives can stand before the name of what is shown: `a photo of a small dog`."""
 _OF_IMAGE = (
     "aerial, bad, clear, close-up, cluttered, color, compressed, crisp, cropped, dim, foggy, good, grainy, grayscale, "
@@ -29,7 +31,7 @@ OF_IMAGE = frozenset(_OF_IMAGE.split(", "))
 PICTURE = Phrase("picture", "medium", "noun", ("any",))
 """The medium of a caption that has an adjective of images and no other medium."""
 _ORDER = (
-    *("quality", "size", "clarity", "resolution", "contrast", "texture", "detail", "lighting", "place"),
+    *("quality", "size", "clarity", "resolution", "contrast", "noise", "texture", "detail", "lighting", "place"),
     *("orientation", "age", "setting", "inversion", "tone", "color", "framing", "elevation", "style", "medium"),
 )
 """Order of adjectives before a noun."""
@@ -76,15 +78,17 @@ class Caption:
 
     def __str__(self) -> str:
         thing = " ".join(filter(None, [self.determiner, *_texts(_ordered(self.object)), PLACEHOLDER]))
-        shown = [phrase for phrase in self.after if phrase.facet in _OF_WHAT_IS_SHOWN]
-        others = [phrase for phrase in self.after if phrase not in shown]
+        drawn = [phrase for phrase in self.after if "medium" in phrase.groups]
+        shown = [phrase for phrase in self.after if phrase.facet in _OF_WHAT_IS_SHOWN and phrase not in drawn]
+        others = [phrase for phrase in self.after if phrase not in drawn and phrase not in shown]
+        after = _joined([*drawn, *shown, *others])
         if self.medium is None:
-            return tidy(f"{thing}{_joined([*shown, *others])}.")
+            return tidy(f"{thing}{after}.")
         article = "" if self.medium.text.split()[-1] in MASS_NOUNS else "a"
         look = " ".join([article, *_texts(_ordered(self.look)), self.medium.text])
         if self.is_label:
-            return tidy(f"{PLACEHOLDER}{_joined(shown)}, {look}{_joined(others)}.")
-        return tidy(f"{look} of {thing}{_joined([*shown, *others])}.")
+            return tidy(f"{PLACEHOLDER}{_joined(shown)}, {look}{_joined([*drawn, *others])}.")
+        return tidy(f"{look} of {thing}{after}.")
 
     def add(self, phrase: Phrase, *, to_object: bool = False) -> "Caption":
         """Return the caption with a phrase, without those that it excludes."""
@@ -123,7 +127,8 @@ class CaptionReader:
 
     def __init__(self, phrases: Sequence[Phrase]) -> None:
         self._find = phrase_pattern(phrases)
-        self._known = {(phrase_key(phrase.text), phrase.position): phrase for phrase in reversed(phrases)}
+        forms = (phrase_key, str.lower)  # the exact form counts: out of focus is a clause, out-of-focus an adjective
+        self._known = {(form(p.text), p.position): p for form in forms for p in reversed(phrases)}
 
     def read(self, text: str) -> Caption:
         """Return the caption that has the phrases of a template; of two that exclude each other, the last one.
@@ -164,15 +169,21 @@ class CaptionReader:
         at = max((i for i, noun in enumerate(nouns) if noun), default=len(words) - 1)
         return nouns[at] or Phrase(words[at], "medium", "noun"), [self._adjective(piece) for piece in words[:at]]
 
+    def _find_phrase(self, text: str, *positions: Position) -> Phrase | None:
+        """Return the phrase of that text in the first position that has one."""
+        keys = [(form, position) for form in (text.lower(), phrase_key(text)) for position in positions]
+        return next((self._known[key] for key in keys if key in self._known), None)
+
     def _noun(self, text: str) -> Phrase | None:
         """Return the medium of that name; `photos` are a photo."""
-        return self._known.get((text, "noun")) or self._known.get((text.removesuffix("s"), "noun"))
+        return self._find_phrase(text, "noun") or self._find_phrase(text.removesuffix("s"), "noun")
 
     def _adjectives(self, text: str) -> list[Phrase]:
         return [self._adjective(piece) for piece in self._pieces(text)]
 
     def _adjective(self, text: str) -> Phrase:
-        return self._known.get((phrase_key(text), "adjective"), Phrase(text, "quality", "adjective", (text.lower(),)))
+        unknown = Phrase(text, "quality", "adjective", (text.lower(),))
+        return self._find_phrase(text, "adjective") or unknown
 
     def _clauses(self, text: str) -> list[Phrase]:
         """Return the phrases behind the class name; a clause with other words is a phrase of its own."""
@@ -189,15 +200,15 @@ class CaptionReader:
     def _behind(self, pieces: Sequence[str]) -> list[Phrase]:
         """Return the phrases of a clause; only the last noun is one, so that a negative photo is a photo."""
         known: list[Phrase] = []
-        for key in map(phrase_key, reversed(pieces)):
+        for piece in reversed(pieces):
             has_noun = any(phrase.position == "noun" for phrase in known)
             order: tuple[Position, ...] = ("after", "adjective", "noun") if has_noun else ("after", "noun", "adjective")
-            known.append(next(self._known[key, position] for position in order if (key, position) in self._known))
+            known += filter(None, [self._find_phrase(piece, *order)])
         return known[::-1]
 
     def _pieces(self, text: str) -> list[str]:
         """Return the known phrases and the other words of a text, in order."""
-        known = [(match.start(), phrase_key(match.group())) for match in self._find.finditer(text)]
+        known = [(match.start(), match.group()) for match in self._find.finditer(text)]
         masked = self._find.sub(lambda match: "\0" * len(match.group()), text)
         others = [(match.start(), match.group()) for match in WORD.finditer(masked)]
         words = [word.lower() if word.istitle() else word for _, word in sorted([*known, *others])]  # not RGB
