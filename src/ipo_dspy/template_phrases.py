@@ -114,8 +114,8 @@ def _bank_words() -> frozenset[str]:
 def _spans(text: str) -> list[tuple[int, int]]:
     masked = text.replace(PLACEHOLDER, "\0" * len(PLACEHOLDER))
     known = [match.span() for match in _bank().finditer(masked)]
-    words = [match.span() for match in WORD.finditer(masked) if match.group().lower() not in FUNCTION_WORDS]
-    others = [(start, end) for start, end in words if not any(a <= start < b for a, b in known)]
+    found = [match.span() for match in WORD.finditer(masked) if match.group().lower() not in FUNCTION_WORDS]
+    others = [(start, end) for start, end in found if not any(a <= start < b for a, b in known)]
     return sorted([*known, *others])
 
 
@@ -125,10 +125,10 @@ def _clauses(text: str, spans: Sequence[tuple[int, int]]) -> list[list[tuple[int
     for span in spans:
         between = text[groups[-1][-1][1] : span[0]] if groups else ""
         is_behind = PLACEHOLDER in text[: span[0]]
-        is_apart = PLACEHOLDER in between or _BREAK.search(between) or _BREAK.match(text, span[0])
-        if is_behind and between.strip() == "of":  # a type of pet
-            is_apart = None
-        if groups and is_behind and "," in between:  # a dark, moody atmosphere
+        is_apart = PLACEHOLDER in between or _BREAK.match(text, span[0]) is not None
+        if not (is_behind and between.strip() == "of"):  # a type of pet
+            is_apart = is_apart or _BREAK.search(between) is not None
+        if groups and is_behind and "," in between:  # apart, but for a dark, moody atmosphere
             before, last = groups[-1][0], groups[-1][-1]
             is_apart = is_apart or not (_follows_article(text, before) and text[slice(*last)].lower() in _adjectives())
         if not groups or is_apart:

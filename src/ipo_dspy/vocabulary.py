@@ -21,7 +21,7 @@ class Phrase:
 
     Attributes:
         text: the phrase.
-        facet: what it tells about the image.
+        facet: the aspect of the image that it describes.
         position: its place in a caption.
         groups: names of the groups that it belongs to; a caption has at most one phrase of each. By default one group,
             the facet.

@@ -162,12 +162,12 @@ class CaptionReader:
 
     def _medium(self, text: str) -> tuple[Phrase | None, list[Phrase]]:
         """Return the noun of a text, by default its last word, and the adjectives before it."""
-        words = self._pieces(text)
-        nouns = [self._noun(piece) for piece in words]
-        if not words:
+        pieces = self._pieces(text)
+        nouns = [self._noun(piece) for piece in pieces]
+        if not pieces:
             return None, []
-        at = max((i for i, noun in enumerate(nouns) if noun), default=len(words) - 1)
-        return nouns[at] or Phrase(words[at], "medium", "noun"), [self._adjective(piece) for piece in words[:at]]
+        at = max((i for i, noun in enumerate(nouns) if noun), default=len(pieces) - 1)
+        return nouns[at] or Phrase(pieces[at], "medium", "noun"), [self._adjective(piece) for piece in pieces[:at]]
 
     def _find_phrase(self, text: str, *positions: Position) -> Phrase | None:
         """Return the phrase of that text in the first position that has one."""
@@ -211,8 +211,8 @@ class CaptionReader:
         known = [(match.start(), match.group()) for match in self._find.finditer(text)]
         masked = self._find.sub(lambda match: "\0" * len(match.group()), text)
         others = [(match.start(), match.group()) for match in WORD.finditer(masked)]
-        words = [word.lower() if word.istitle() else word for _, word in sorted([*known, *others])]  # not RGB
-        return [word for word in words if word.lower() not in FUNCTION_WORDS]
+        pieces = [word.lower() if word.istitle() else word for _, word in sorted([*known, *others])]  # not RGB
+        return [piece for piece in pieces if piece.lower() not in FUNCTION_WORDS]
 
 
 def _joined(clauses: Iterable[Phrase]) -> str:
