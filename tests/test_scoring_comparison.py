@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipo_dspy.errors import InputError
-from ipo_dspy.scoring.comparison import Comparison, Floats, PairTally, wilson_interval
+from ipo_dspy.scoring.comparison import Comparison, Floats, PairTally
+from ipo_dspy.scoring.intervals import wilson_interval
 from ipo_dspy.scoring.metrics import tally_pairs
 
 QUANTILES = np.vectorize(NormalDist().inv_cdf)

@@ -22,6 +22,13 @@ def ipo_options(ctx: Context) -> dict[str, Any]:
     return {name: getattr(value, "value", value) for name, value in ctx.params.items() if name in arguments}
 
 
+class ChoiceRule(StrEnum):
+    """Rules that select a template."""
+
+    PLAINEST = "plainest"
+    BEST = "best"
+
+
 class RequestMode(StrEnum):
     """Modes of requesting templates from a language model."""
 
@@ -67,6 +74,17 @@ Device = Annotated[str, Option(help="PyTorch device, or auto.")]
 Steps = Annotated[int | None, Option(min=0, help="Search steps; each asks the proposer once.", show_default="100")]
 PerStep = Annotated[int, Option(min=1, help="Templates proposed per step.")]
 HistorySize = Annotated[int, Option(min=0, help="Number of best earlier templates shown to the proposer.")]
+Choose = Annotated[
+    ChoiceRule,
+    Option(
+        help="Select the template with the fewest phrases of those that cannot be told apart from the best (plainest), "
+        "or the best on the images that decide (best)."
+    ),
+]
+Tolerance = Annotated[
+    float, Option(min=0, help="Standard errors by which the plainest template may be worse than the best.")
+]
+Ensemble = Annotated[int, Option(min=1, help="Maximum number of lines of the template.")]
 Seed = Annotated[int, Option(min=0, help="Random seed.")]
 Mode = Annotated[
     RequestMode,

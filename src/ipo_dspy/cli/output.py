@@ -18,6 +18,7 @@ from ipo_dspy.run.budget import Budget, Usage
 if TYPE_CHECKING:
     from ipo_dspy.cli.run_command import RunSummary
     from ipo_dspy.optimizer.cost_estimate import Estimate
+    from ipo_dspy.scoring.intervals import Interval
 
 
 def write_json(value: Any) -> None:
@@ -30,17 +31,22 @@ def run_summary(result: "RunSummary", limits: Budget) -> None:
     details, spent = result.details, result.details.spent
     lines = []
     for name, (start, best) in result.scores.items():
-        accuracies = (start.accuracy, best.accuracy, best.accuracy - start.accuracy)
-        numbers = (*map("{:.2f}".format, accuracies), f"{start.loss:.3f}", f"{best.loss:.3f}")
-        lines.append((name, str(result.images[name]), *numbers))
+        is_test = name in result.intervals  # images that chose the template would flatter it
+        gain = f"{best.accuracy - start.accuracy:.2f}" if is_test else ""
+        interval = _interval(result.intervals[name]) if is_test else ""
+        numbers = (f"{start.accuracy:.2f}", f"{best.accuracy:.2f}", interval, gain, f"{start.loss:.3f}")
+        lines.append((name, str(result.images[name]), *numbers, f"{best.loss:.3f}"))
     if result.harmonic is not None:
         before, after = result.harmonic
-        lines.append(("H (base, novel)", "", *map("{:.2f}".format, (before, after, after - before)), "", ""))
-    columns = ["", "images>", "start>", "best>", "gain>", "loss start>", "loss best>"]
-    rows("accuracy in percent (start, best, gain) and loss in nats", columns, lines)
+        lines.append(("H (base, novel)", "", f"{before:.2f}", f"{after:.2f}", "", f"{after - before:.2f}", "", ""))
+    columns = ["", "images>", "start>", "best>", "95 %>", "gain>", "loss\nstart>", "loss\nbest>"]
+    title = "accuracy in percent, of test images with interval and gain; loss in nats"
+    rows(title, columns, lines)
     console = _console()
     console.print(Text.assemble("start template  ", (str(details.baseline.template), "bold")), soft_wrap=True)
     console.print(Text.assemble("best template   ", (str(details.best.template), "bold green")), soft_wrap=True)
+    for label, text in result.findings.items():
+        console.print(Text(f"{label:16}{text}"), soft_wrap=True)
     if result.left_out:
         console.print(Text(f"{pluralize(result.left_out, 'image')} could not be read: left out"))
     if spent.calls or limits != Budget():
@@ -94,6 +100,11 @@ def _spending(spent: Usage, limits: Budget) -> None:
     )
     cells = [(name, amount, "" if limit is None else f"{limit:g}") for name, amount, limit in lines]
     rows("spent on language models", ["", "spent>", "limit>"], cells)
+
+
+def _interval(interval: "Interval") -> str:
+    """Return an interval of at most nine characters, so that the table fits into 80 columns."""
+    return f"{interval.low:.1f}\u2013{interval.high:.1f}".replace("100.0", "100")
 
 
 def _usd(cost: float | None) -> str:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from ipo_dspy.cli.data_options import DataSets
 from ipo_dspy.cli.progress import spinner
 from ipo_dspy.errors import DataError, JournalError, StoppedError
+from ipo_dspy.run import choice_text
 from ipo_dspy.run.events import Event
 from ipo_dspy.run.journal import FILE_NAME, replay
 from ipo_dspy.run.state import RunState
+from ipo_dspy.scoring.intervals import Interval, wilson_interval
 from ipo_dspy.scoring.score import Score, harmonic_mean
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from ipo_dspy.run.recorder import EventRecorder
     from ipo_dspy.template import Template
 
+PLAINEST_SHOWN = 3
+
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
@@ -34,6 +38,8 @@ class RunSummary:
     scores: Mapping[str, tuple[Score, Score]]
     images: Mapping[str, int]
     """Number of scored images in each set."""
+    classes: int
+    """Number of classes of the search."""
     left_out: int
     """Number of unreadable images."""
     folder: str
@@ -50,13 +56,37 @@ class RunSummary:
         return tuple(harmonic_mean(b.accuracy, n.accuracy) for b, n in zip(base, novel, strict=True))  # type: ignore[return-value]
 
     @property
+    def intervals(self) -> dict[str, Interval]:
+        """95 % interval of the best template's accuracy on each set of test images."""
+        tests = (name for name in self.scores if name.startswith("test") and self.images[name])
+        return {name: wilson_interval(self.scores[name][1].accuracy, self.images[name]) for name in tests}
+
+    @property
+    def findings(self) -> dict[str, str]:
+        """What is known about the best template, in words, with a label for each."""
+        search = self.details.searches[0]
+        choice, classes = search.choice.fields, self.classes
+        ties = choice_text.ties(choice)
+        if choice["tied"] > 1:
+            ties += (
+                f"; the plainest: {choice_text.plainest([str(f.trial.template) for f in search.tied[:PLAINEST_SHOWN]])}"
+            )
+        found = {
+            "expected": choice_text.expectation(choice, search.decided_by),
+            "against start": choice_text.against_start(choice, is_start=search.best == search.baseline),
+            "tied": ties,
+        }
+        limits = choice_text.limits(choice, classes)
+        return found if limits is None else {**found, "few images": limits}
+
+    @property
     def rejected(self) -> int:
         """Number of rejected templates."""
         return sum(self.details.rejections.values())
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary as JSON values."""
-        details, spent = self.details, self.details.spent
+        details, spent, search = self.details, self.details.spent, self.details.searches[0]
         return {
             "start": str(details.baseline.template),
             "best": str(details.best.template),
@@ -72,6 +102,12 @@ class RunSummary:
             "estimated": bool(spent.estimated),
             "seconds": round(spent.seconds, 3),
             "scores": {name: {"start": asdict(s), "best": asdict(b)} for name, (s, b) in self.scores.items()},
+            "intervals": {name: asdict(interval) for name, interval in self.intervals.items()},
+            "choice": {**search.choice.fields, "beats_start": search.choice.beats_start},
+            "findings": self.findings,
+            "tied": [finalist.fields for finalist in search.tied],
+            "phrases": [worth.fields for worth in search.phrases],
+            "ensemble": [line.fields for line in search.ensemble],
             "harmonic_mean": self.harmonic and dict(zip(("start", "best"), self.harmonic, strict=True)),
         }
 
@@ -129,6 +165,7 @@ def run(
         details=details,
         scores=scores,
         images=images,
+        classes=len(sets.train.classes),
         left_out=len(skipped),
         folder=str(folder),
         report=str(write_report(folder)),

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 FINALISTS = 10
 SHOWN_REJECTIONS = 5
 SHOWN_TIED = 5
+SHOWN_CANDIDATES = 60
 SUGGESTED_LINES = 4
 """Lines of the ensemble that a result with a single line is compared with."""
 COMPLETE = frozenset({"finished", "patience", "exhausted"})
@@ -487,6 +488,7 @@ class Search:
                 finalists=[finalist.fields for finalist in finalists],
                 choice=choice.fields,
                 tied=[finalist.fields for finalist in tied],
+                candidates=selection.candidate_fields(SHOWN_CANDIDATES),
                 phrases=[worth.fields for worth in phrases],
                 ensemble=[line.fields for line in ensemble.added],
             )

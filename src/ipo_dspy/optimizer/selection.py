@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 
 from ipo_dspy.history import Trial
 from ipo_dspy.optimizer.config import ChoiceRule
-from ipo_dspy.run.events import ChoiceFields, PhraseFields
-from ipo_dspy.scoring.comparison import Comparison, Floats, Interval
+from ipo_dspy.run.events import CandidateFields, ChoiceFields, PhraseFields
+from ipo_dspy.scoring.comparison import Comparison, Floats
+from ipo_dspy.scoring.intervals import Z, Interval
 from ipo_dspy.scoring.score import DECIMALS, Score
 from ipo_dspy.template import Template
 from ipo_dspy.template_phrases import phrase_count, shorter_texts
 
 COMPARED = 400
 """Maximum number of trials that are compared in pairs, the best by training images."""
-_Z = 1.959964
 
 
 class Choice(Protocol):
@@ -193,7 +193,7 @@ class ChoiceReport:
     @property
     def beats_start(self) -> bool:
         """True if the gain is larger than chance would make it (two-sided, 5 %)."""
-        return self.gain > _Z * self.gain_error
+        return self.gain > Z * self.gain_error
 
     def of_ensemble(self, accuracy: float) -> "ChoiceReport":
         """Return the report of an ensemble that begins with the chosen template, with its accuracy on these images.
@@ -257,6 +257,20 @@ class Selection:
     def trial(self) -> Trial:
         """The chosen trial."""
         return self.candidates.trials[self.winner]
+
+    def candidate_fields(self, count: int) -> list[CandidateFields]:
+        """Return the most accurate candidates, best first, as plain values for the journal."""
+        compared = self.candidates.comparison
+        ranked = np.lexsort((compared.loss, -compared.accuracy))[:count].tolist()
+        return [
+            {
+                "index": self.candidates.trials[k].index,
+                "accuracy": float(compared.accuracy[k]),
+                "error": float(compared.accuracy_errors[ranked[0], k]),
+                "tied": k in self.tied,
+            }
+            for k in ranked
+        ]
 
     def phrase_worths(self) -> tuple[PhraseWorth, ...]:
         """Return what each phrase of the chosen template is worth, as far as the template without it was scored."""

@@ -180,6 +180,15 @@ class ChoiceFields(TypedDict):
     is_spread_known: bool
 
 
+class CandidateFields(TypedDict):
+    """A template that was compared: `error` is the standard error of its accuracy's difference to the best one's."""
+
+    index: int
+    accuracy: float
+    error: float
+    tied: bool
+
+
 class PhraseFields(TypedDict):
     """What a phrase of the selected template is worth: the fall of accuracy, and the rise of loss, without it."""
 
@@ -203,7 +212,8 @@ class EnsembleLineFields(TypedDict):
 class SelectedEvent(TypedDict):
     """The search ended and selected a template, on `train` or `validation` images.
 
-    `tied` holds the plainest templates that cannot be told apart from the best one. `ensemble` holds the lines that
+    `tied` holds the plainest templates that cannot be told apart from the best one, and `candidates` the most accurate
+    ones of all that were compared. `ensemble` holds the lines that
     were added to the selected template, or would be: it is part of `template` only if an ensemble was asked for.
     """
 
@@ -215,6 +225,7 @@ class SelectedEvent(TypedDict):
     finalists: list[FinalistFields]
     choice: NotRequired[ChoiceFields]
     tied: NotRequired[list[FinalistFields]]
+    candidates: NotRequired[list[CandidateFields]]
     phrases: NotRequired[list[PhraseFields]]
     ensemble: NotRequired[list[EnsembleLineFields]]
 

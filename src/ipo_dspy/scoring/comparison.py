@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ipo_dspy.errors import InputError
+from ipo_dspy.scoring.intervals import Interval, wilson_interval
 
 Floats = NDArray[np.float64]
 
@@ -36,7 +37,6 @@ tasks."""
 CHOICE_VARIANCE = 1.25
 """Variance of the corrected accuracy of a choice, relative to that of a template that was not chosen: the optimism
 is an estimate, too; with it, intervals cover the truth in 93 to 99 % of simulations (docs/choice.md)."""
-_Z = 1.959964  # two-sided quantile of the normal distribution for CONFIDENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +65,6 @@ class PairTally:
         return cls(members.sum(axis=0).astype(np.int64), members.T @ table, table.T @ table)
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A confidence interval of an accuracy, in percent."""
-
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.low:.1f} to {self.high:.1f}"
 
 
 Chooser = Callable[[Floats, Floats, float], NDArray[np.int64]]
@@ -204,18 +195,3 @@ class Comparison:
         binomial = max(share * (1 - share), 1 / self.images / 4) * 1e4
         variance = max(float(self._covariance[template, template]), binomial / self.images / 4)
         return wilson_interval(accuracy, binomial / (CHOICE_VARIANCE * variance))
-
-
-def wilson_interval(accuracy: float, images: float) -> Interval:
-    """Return the confidence interval of an accuracy in percent that was measured on a number of images.
-
-    Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, Journal of the American
-    Statistical Association 22, 1927.
-
-    >>> str(wilson_interval(75.0, 100))
-    '65.7 to 82.5'
-    """
-    share, square = accuracy / 100.0, _Z * _Z / images
-    center = (share + square / 2) / (1 + square)
-    half = math.sqrt(max(share * (1 - share), 0.0) * square + square * square / 4) / (1 + square)
-    return Interval(100.0 * max(0.0, center - half), 100.0 * min(1.0, center + half))

@@ -1,0 +1,62 @@
+"""Say in words what is known about the selected template, for the terminal and the report."""
+
+from collections.abc import Sequence
+
+from ipo_dspy._internal.counts import pluralize
+from ipo_dspy.run.events import ChoiceFields
+from ipo_dspy.scoring.intervals import Z, Interval
+
+WIDE = 20.0
+"""Width of an interval, in points, from which on the images are called few."""
+
+
+def expectation(choice: ChoiceFields, selected_on: str) -> str:
+    """Return the accuracy to expect on new images, and how it follows from that on the images that decided."""
+    return (
+        f"{choice['expected']:.1f} % on new images of these classes, 95 % interval "
+        f"{Interval(choice['low'], choice['high'])} ({choice['accuracy']:.1f} % on "
+        f"{'training' if selected_on == 'train' else selected_on} images, less {choice['optimism']:.1f} of optimism)"
+    )
+
+
+def against_start(choice: ChoiceFields, *, is_start: bool) -> str:
+    """Return whether the template is clearly better than the start template."""
+    if is_start:
+        return "no template is clearly better than the start template, which is kept"
+    if choice["images"] == 1:
+        return "cannot be told apart from the start template: one image gives no standard error"
+    is_better = choice["gain"] > Z * choice["gain_error"]
+    verdict = "clearly better than" if is_better else "cannot be told apart from"
+    difference = f"{round(choice['gain'], 1) + 0.0:+.1f} points, standard error {choice['gain_error']:.1f}"
+    return f"{verdict} the start template: {difference}"
+
+
+def ties(choice: ChoiceFields) -> str:
+    """Return how many of the compared templates are tied with the best one."""
+    compared = pluralize(choice["compared"], "template")
+    if choice["tied"] == 1:
+        return f"none of {compared} with the best one"
+    return f"{choice['tied']} of {compared} cannot be told apart"
+
+
+def limits(choice: ChoiceFields, classes: int) -> str | None:
+    """Return what cannot be known from the images that decided, if they are few."""
+    decided = f"only {pluralize(choice['images'], 'image')} decided"
+    if choice["images"] <= classes:
+        return (
+            f"{decided}, at most one a class on average: what varies within a class, and the accuracy of a single "
+            "class, cannot be known from them"
+        )
+    if choice["high"] - choice["low"] >= WIDE:
+        half = (choice["high"] - choice["low"]) / 2
+        return f"{decided}: the accuracy on new images is known to about {half:.0f} points only"
+    return None
+
+
+def plainest(templates: Sequence[str]) -> str:
+    r"""Return templates on one line.
+
+    >>> plainest(["a <CLASS>.", "<CLASS>\nart of <CLASS>"])
+    'a <CLASS>. | <CLASS> / art of <CLASS>'
+    """
+    return " | ".join(text.replace("\n", " / ") for text in templates)
