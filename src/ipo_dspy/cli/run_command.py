@@ -63,7 +63,7 @@ class RunSummary:
 
     @property
     def findings(self) -> dict[str, str]:
-        """What is known about the best template, in words, with a label for each."""
+        """Sentences about the best template on new images, by label."""
         search = self.details.searches[0]
         choice, classes = search.choice.fields, self.classes
         ties = choice_text.ties(choice)

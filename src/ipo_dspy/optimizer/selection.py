@@ -20,7 +20,7 @@ from ipo_dspy.history import Trial
 from ipo_dspy.optimizer.config import ChoiceRule
 from ipo_dspy.run.events import CandidateFields, ChoiceFields, PhraseFields
 from ipo_dspy.scoring.comparison import Comparison, Floats
-from ipo_dspy.scoring.intervals import Z, Interval
+from ipo_dspy.scoring.intervals import Interval, Z
 from ipo_dspy.scoring.score import DECIMALS, Score
 from ipo_dspy.template import Template
 from ipo_dspy.template_phrases import phrase_count, shorter_texts

@@ -6,9 +6,10 @@ refers to them and they would be duplicated in the next chart. Import this modul
 second to load.
 """
 
+import contextlib
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +24,13 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from ipo_dspy.history import Trial
+from ipo_dspy.run.events import CandidateFields, ChoiceFields
 
 WIDTH, HEIGHT = 440, 270
 """Size in CSS pixels; the page scales the drawing."""
 _BOX = (0.105, 0.09, 0.875, 0.805)
 """Left, bottom, width, and height of the axes, as fractions of the drawing."""
-_COLORS = {name: f"#fe{i:02x}dc" for i, name in enumerate(("accent", "card", "dot", "loss", "muted", "rule"))}
+_COLORS = {name: f"#fe{i:02x}dc" for i, name in enumerate(("accent", "card", "dot", "loss", "muted", "rule", "tint"))}
 """Placeholder color of each CSS variable."""
 _LOOK: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "ipo_dspy", "font.size": 12, "axes.formatter.useoffset": False,
@@ -73,11 +75,7 @@ def draw(trials: Sequence[Trial], measure: Measure, *, best: Trial) -> Chart:
     """Draw a chart of at least one trial, in the order of proposal; a ring marks `best`."""
     values = np.array([measure.of(trial) for trial in trials])
     low, high = _limits(values, measure)
-    with mpl.rc_context():
-        mpl.rcdefaults()  # the user's matplotlib settings do not apply to the report
-        mpl.rcParams.update(_LOOK)
-        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), frameon=False)
-        axes = figure.add_axes(_BOX, frameon=False, ylim=(low, high))
+    with _axes(low, high) as (figure, axes):
         _curves(axes, [trial.index for trial in trials], np.clip(values, low, high), measure)
         for size, color in ((15, "loss"), (11, "card"), (6, "accent")):  # a ring with a dot in it
             _dots(axes, best.index, np.clip(measure.of(best), low, high), size, color, zorder=4)
@@ -87,6 +85,44 @@ def draw(trials: Sequence[Trial], measure: Measure, *, best: Trial) -> Chart:
         svg = _inline(figure, summary)
     edge = f"below {measure.show(low)}" if measure.higher_is_better else f"above {measure.show(high)}"
     return Chart(measure.name, svg, int(((values < low) | (values > high)).sum()), edge)
+
+
+@contextlib.contextmanager
+def _axes(low: float, high: float) -> Iterator[tuple[Figure, Axes]]:
+    with mpl.rc_context():
+        mpl.rcdefaults()  # the user's matplotlib settings do not apply to the report
+        mpl.rcParams.update(_LOOK)
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), frameon=False)
+        yield figure, figure.add_axes(_BOX, frameon=False, ylim=(low, high))
+
+
+def draw_candidates(candidates: Sequence[CandidateFields], *, winner: int, expected: ChoiceFields) -> Markup:
+    """Draw the accuracies of candidates, best first, with the standard errors of their differences to the first one.
+
+    The tied ones are on shaded ground, a ring marks the winner, and the dashed line is the winner's expected accuracy.
+    """
+    x = np.arange(1, len(candidates) + 1)
+    accuracy, error = (np.array([candidate[name] for candidate in candidates]) for name in ("accuracy", "error"))  # type: ignore[literal-required]
+    bottom, top = np.maximum(accuracy - error, 0.0), np.minimum(accuracy + error, 100.0)
+    low, high = min(float(bottom.min()), expected["expected"]), float(top.max())
+    pad = max(0.04 * (high - low), 0.5)
+    with _axes(low - pad, high + pad) as (figure, axes):
+        for i, candidate in enumerate(candidates):
+            if candidate["tied"]:
+                axes.axvspan(x[i] - 0.5, x[i] + 0.5, color=_COLORS["tint"], linewidth=0, zorder=0.2)
+            axes.plot((x[i], x[i]), (bottom[i], top[i]), color=_COLORS["dot"], linewidth=1.5)
+            if candidate["index"] == winner:
+                for size, color in ((15, "loss"), (11, "card")):
+                    _dots(axes, x[i], accuracy[i], size, color, zorder=4)
+        _dots(axes, x, accuracy, 6, "accent", zorder=4)
+        axes.axhline(expected["expected"], color=_COLORS["muted"], linewidth=1, dashes=(6, 4))
+        axes.set_xlim(0.5, len(candidates) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        tied = sum(candidate["tied"] for candidate in candidates)
+        return _inline(
+            figure, f"Accuracy of the {len(candidates)} best candidates with standard errors; {tied} are tied"
+        )
 
 
 def _limits(values: NDArray[np.float64], measure: Measure) -> tuple[float, float]:

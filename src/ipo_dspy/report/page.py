@@ -10,7 +10,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from ipo_dspy._internal.untrusted import printable
-from ipo_dspy.report import summary
+from ipo_dspy.report import choice, summary
 from ipo_dspy.report.journal_fields import pairs
 from ipo_dspy.report.thumbnails import thumbnail
 from ipo_dspy.run.events import PredictionChangedEvent
@@ -72,6 +72,9 @@ def _section(number: int, search: SearchState) -> Mapping[str, Any]:
         "search": search,
         "rows": rows,
         "headline": summary.headline(rows),
+        "choice": (chosen := choice.summarize(search)),
+        "picture": _picture(search, chosen),
+        "warnings": choice.warnings(search),
         "curves": _curves(search),
         "classes": summary.class_table(search),
         "rejected": summary.rejected(search),
@@ -87,6 +90,14 @@ def _curves(search: SearchState) -> "list[Chart]":
     from ipo_dspy.report import inline_charts as charts  # loads matplotlib, which a page without trials does not need
 
     return [charts.draw(tuple(search.history), measure, best=search.best) for measure in charts.MEASURES.values()]
+
+
+def _picture(search: SearchState, chosen: choice.ChoiceSummary | None) -> Markup | None:
+    if chosen is None or not chosen.candidates or search.start is None or search.selected is None:
+        return None
+    from ipo_dspy.report import inline_charts as charts
+
+    return charts.draw_candidates(chosen.candidates, winner=search.selected["index"], expected=chosen.fields)
 
 
 def _data(name: str) -> str:

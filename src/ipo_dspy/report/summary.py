@@ -11,6 +11,7 @@ from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.history import Trial
 from ipo_dspy.run.events import PredictionChangedEvent, ScoreFields
 from ipo_dspy.run.state import Rejection, SearchState
+from ipo_dspy.scoring.intervals import Interval, wilson_interval
 from ipo_dspy.scoring.score import harmonic_mean
 
 SPLITS = ("test", "validation", "train")
@@ -36,6 +37,18 @@ class ScoreRow:
     def gain(self) -> float | None:
         """Gain in accuracy from start to best, in points."""
         return None if self.start is None or self.best is None else self.best - self.start
+
+    @property
+    def is_test(self) -> bool:
+        """True if no image of the row had a part in the choice of the template."""
+        return self.name.startswith("test")
+
+    @property
+    def interval(self) -> Interval | None:
+        """95 % confidence interval of the best template's accuracy on test images."""
+        return (
+            wilson_interval(self.best, self.images) if self.is_test and self.images and self.best is not None else None
+        )
 
 
 @dataclass(frozen=True, slots=True)

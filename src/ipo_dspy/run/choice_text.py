@@ -1,10 +1,10 @@
-"""Say in words what is known about the selected template, for the terminal and the report."""
+"""Sentences about the selected template on new images, for the terminal and the report."""
 
 from collections.abc import Sequence
 
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.run.events import ChoiceFields
-from ipo_dspy.scoring.intervals import Z, Interval
+from ipo_dspy.scoring.intervals import Interval, Z
 
 WIDE = 20.0
 """Width of an interval, in points, from which on the images are called few."""
@@ -20,7 +20,7 @@ def expectation(choice: ChoiceFields, selected_on: str) -> str:
 
 
 def against_start(choice: ChoiceFields, *, is_start: bool) -> str:
-    """Return whether the template is clearly better than the start template."""
+    """Return a sentence on the gain over the start template; it claims one only if chance does not explain it."""
     if is_start:
         return "no template is clearly better than the start template, which is kept"
     if choice["images"] == 1:
