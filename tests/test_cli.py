@@ -15,6 +15,7 @@ from ipo_dspy import ClipClassifier, __version__, demo
 from ipo_dspy.cli import main
 from ipo_dspy.clip.image_features import open_image
 from ipo_dspy.data import load_images
+from ipo_dspy.run.journal import replay
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +64,25 @@ def test_demo_prints_the_table_and_writes_the_report(capsys: pytest.CaptureFixtu
         "H (base, novel)",
         "a photo of a <CLASS>.",
         "report.html",
+        "on new images of these classes, 95 % interval ",
+        "% on validation images, less ",
+        " the start template: ",
     ):
         assert word in text
+    rows = {
+        cells[0]: cells for line in text.splitlines() if len(cells := [c.strip() for c in line.split("│")[1:-1]]) > 1
+    }
+    assert rows["train"][4:6] == rows["validation"][4:6] == ["", ""]  # these chose it
+    best, interval, gain = rows["test base"][3:6]
+    low, high = map(float, interval.split("\u2013"))
+    assert low < float(best) < high
+    assert float(gain) == pytest.approx(float(best) - float(rows["test base"][2]), abs=0.011)
+    labels = [line[:16].strip() for line in text.splitlines() if not line.startswith(("│", "┃"))]
+    assert [label for label in ("expected", "against start", "tied") if labels.count(label) == 1] == [
+        "expected",
+        "against start",
+        "tied",
+    ]
     assert (out / "report.html").read_text().lower().startswith("<!doctype html>")
     assert (out / "best.json").is_file()
 
@@ -91,6 +109,39 @@ def test_optimize_on_one_half_of_the_classes(photos: Path, tmp_path: Path, capsy
     assert set(result["scores"]) == {"train", "test base", "test novel"}
     assert result["harmonic_mean"]["best"] > 0
     assert result["images"]["test base"] == 3 * 3
+    assert set(result["intervals"]) == {"test base", "test novel"}
+
+
+def test_the_choice_is_printed_as_plain_values(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["optimize", str(photos), "--model", "demo", "--steps", "1", "--json", "--test", "0", "--shots"]
+    choices = {}
+    for name, options in (("plainest", ["6", "--tolerance", "3"]), ("best", ["6"]), ("few", ["1", "--ensemble", "2"])):
+        rule = [] if name == "few" else ["--choose", name]
+        code, text, _ = call(capsys, *run, *options, *rule, "--log-dir", str(tmp_path / name))
+        assert code == 0
+        result = choices[name] = json.loads(text)
+        (selected,) = [event for event in replay(tmp_path / name) if event["event"] == "selected"]
+        assert {**result["choice"], "beats_start": 0} == {**selected["choice"], "beats_start": 0}
+        assert [result[key] for key in ("tied", "phrases", "ensemble")] == [
+            selected[key] for key in ("tied", "phrases", "ensemble")
+        ]
+        settings = next(event["settings"] for event in replay(tmp_path / name) if event["event"] == "run_started")
+        wanted = {"plainest": ("plainest", 3.0, 1), "best": ("best", 1.0, 1), "few": ("plainest", 1.0, 2)}[name]
+        assert (settings["choose"], settings["tolerance"], settings["ensemble"]) == wanted
+    assert choices["plainest"]["choice"]["tied"] > choices["best"]["choice"]["tied"]
+    assert "only 30 images decided: the accuracy" in choices["plainest"]["findings"]["few images"]
+    assert "only 5 images decided, at most one a class on average" in choices["few"]["findings"]["few images"]
+
+
+@pytest.mark.parametrize(("option", "value"), [("--tolerance", "-1"), ("--ensemble", "0"), ("--choose", "longest")])
+def test_an_impossible_choice_is_refused(
+    option: str, value: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(capsys, "optimize", str(photos), "--model", "demo", option, value)
+    assert code == 2
+    assert option in err
 
 
 def test_evaluate_prints_figures(run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,8 +76,9 @@ def call(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> tuple[int,
 
 
 def trials(folder: Path) -> list[tuple[Any, ...]]:
-    events: list[Any] = list(replay(folder))
-    return [(e["index"], e["step"], e["template"], e["accuracy"]) for e in events if e["event"] == "trial"]
+    """The trials of the search, without those that took the winner apart."""
+    events: list[Any] = [e for e in replay(folder) if e["event"] == "trial" and "stage" not in e]
+    return [(e["index"], e["step"], e["template"], e["accuracy"]) for e in events]
 
 
 def steps(folder: Path) -> list[int]:

@@ -296,6 +296,95 @@ def test_harmonic_mean(base: float, novel: float, mean: float) -> None:
     assert harmonic_mean(base, novel) == mean
 
 
+def chosen_run(folder: Path, *, describer: str = "clip", **fields: Any) -> str:
+    """A page on a selection by five training images a class: three of four candidates are tied, without test images."""
+    templates = ("a grey <CLASS>.", "a grey blocky sprite of a <CLASS>.", "a <CLASS> as an icon.", START)
+    scores = [{"accuracy": 80.0 - 2 * i, "loss": 0.5} for i in range(4)]
+    finalists = [
+        {"index": i, "template": text, "train": score, "validation": None}
+        for i, (text, score) in enumerate(zip(templates, scores, strict=True))
+    ]
+    known = {
+        "images": 125, "accuracy": 80.0, "optimism": 2.5, "expected": 77.5, "low": 69.0, "high": 85.0, "gain": 3.5,
+        "gain_error": 2.5, "compared": 57, "tied": 3, "possibly_best": 11, "is_spread_known": True,
+    } | fields  # fmt: skip
+    worth = {"accuracy": 3.0, "accuracy_error": 1.75, "loss": 0.1, "loss_error": 0.02}
+    outcome = {
+        "choice": known,
+        "tied": finalists[:3],
+        "candidates": [
+            {"index": i, "accuracy": score["accuracy"], "error": 1.5 * (i > 0), "tied": i < 3}
+            for i, score in enumerate(scores)
+        ],
+        "phrases": [{"phrase": "grey", **worth}, {"phrase": "black and upside down", **worth}],
+    }
+    with Journal(folder) as journal:
+        begin(journal, settings={"describer": describer})
+        search(journal, start=START)
+        for i in (3, 0, 1, 2):
+            trial(journal, i, templates[i], **scores[i])
+        for text in ("Grey, blocky", "grey: upside-down", "greyish, upside  down"):
+            journal.append({"event": "description", "predictor": "self", "source": "x.png", "text": text})
+        outcome = {"index": 0, "template": templates[0], "selected_on": "train", "finalists": finalists} | outcome
+        journal.append({"event": "selected", "predictor": "self", **outcome})
+    return render_report(folder)
+
+
+def test_says_what_to_expect_and_shows_no_gain_on_images_that_chose(tmp_path: Path) -> None:
+    text = text_of(chosen_run(tmp_path))
+    assert "77.5 % on new images of these classes, 95 % interval 69.0 to 85.0" in text
+    assert "cannot be told apart from the start template: +3.5 points, standard error 2.5" in text
+    assert "3 of 57 templates cannot be told apart; with 95 % confidence the most accurate one is among 11" in text
+    assert "Both accuracies are on 400 training images, by which the template was selected" in text
+    assert "+6.0" not in text
+    assert "known" not in text.partition("What to expect")[0]
+
+
+def test_draws_the_candidates_with_error_bars_and_the_tied_ones_on_shaded_ground(tmp_path: Path) -> None:
+    picture = drawn_in(chosen_run(tmp_path))[0]
+    assert picture.get("aria-label") == "Accuracy of the 4 best candidates with standard errors; 3 are tied"
+    styles = [part.get("style", "") for part in picture.iter("path")]
+    assert sum("fill: var(--tint)" in style for style in styles) == 3
+    assert sum("var(--dot)" in style for style in styles) == 4
+    assert sum("var(--loss)" in style for style in styles) == 1
+
+
+@pytest.mark.parametrize(("describer", "column"), [("clip", "CLIP's guess"), ("lm", "Described")])
+def test_phrases_have_their_worth_and_how_often_they_are_described(tmp_path: Path, describer: str, column: str) -> None:
+    page = chosen_run(tmp_path, describer=describer)
+    table = text_of("</style>" + page.split('class="phrases"')[1].split("</table>")[0])
+    assert f"Loss {column} grey +3.0 ± 1.8 \u22120.100 ± 0.020 2 of 3" in table
+    assert "black and upside down +3.0 ± 1.8 \u22120.100 ± 0.020 0 of 3 upside 2 down 2" in table
+    tied = text_of("</style>" + page.split('aria-label="Tied templates"')[1].split("</table>")[0])
+    assert re.findall(r"trial (\d)(?: · chosen)? (\d+\.\d %)", tied) == [
+        ("0", "80.0 %"),
+        ("1", "78.0 %"),
+        ("2", "76.0 %"),
+    ]
+
+
+def test_warns_of_few_images_and_of_classes_that_are_never_right(tmp_path: Path) -> None:
+    assert "one a class" not in text_of(chosen_run(tmp_path / "many"))
+    text = text_of(chosen_run(tmp_path / "few", images=25))
+    assert "Only 25 images decided, at most one a class on average" in text
+    with Journal(tmp_path / "never") as journal:
+        begin(journal)
+        search(journal)
+        for role, right in (("start", 4), ("best", 0)):
+            evaluation(journal, role, 50.0, per_class={"owl": [right, 5], "<i>key": [right, 5], "ship": [1, 5]})
+    page = render_report(tmp_path / "never")
+    assert "2 classes never predicted correctly on test images: &lt;i&gt;key, owl." in page
+
+
+def test_test_accuracies_have_an_interval(sample: str) -> None:
+    assert "500 test images (95 % interval of the best: 77.3 to 84.2)" in text_of(sample)
+
+
+def test_one_image_draws_and_says_that_nothing_is_known(tmp_path: Path) -> None:
+    text = text_of(chosen_run(tmp_path, images=1, gain_error=1e9))
+    assert "one image gives no standard error" in text
+
+
 def test_a_running_journal_gives_the_best_so_far(tmp_path: Path) -> None:
     text = text_of(render_report(sample_run(tmp_path, trials=30, finished=False)))
     assert "No end is recorded" in text

@@ -40,8 +40,7 @@ def run_summary(result: "RunSummary", limits: Budget) -> None:
         before, after = result.harmonic
         lines.append(("H (base, novel)", "", f"{before:.2f}", f"{after:.2f}", "", f"{after - before:.2f}", "", ""))
     columns = ["", "images>", "start>", "best>", "95 %>", "gain>", "loss\nstart>", "loss\nbest>"]
-    title = "accuracy in percent, of test images with interval and gain; loss in nats"
-    rows(title, columns, lines)
+    rows("accuracy in percent, loss in nats", columns, lines)
     console = _console()
     console.print(Text.assemble("start template  ", (str(details.baseline.template), "bold")), soft_wrap=True)
     console.print(Text.assemble("best template   ", (str(details.best.template), "bold green")), soft_wrap=True)

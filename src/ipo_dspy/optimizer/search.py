@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 FINALISTS = 10
 SHOWN_REJECTIONS = 5
 SHOWN_TIED = 5
-SHOWN_CANDIDATES = 60
+SHOWN_CANDIDATES = 30
 SUGGESTED_LINES = 4
 """Lines of the ensemble that a result with a single line is compared with."""
 COMPLETE = frozenset({"finished", "patience", "exhausted"})

@@ -102,7 +102,7 @@ def draw_candidates(candidates: Sequence[CandidateFields], *, winner: int, expec
     The tied ones are on shaded ground, a ring marks the winner, and the dashed line is the winner's expected accuracy.
     """
     x = np.arange(1, len(candidates) + 1)
-    accuracy, error = (np.array([candidate[name] for candidate in candidates]) for name in ("accuracy", "error"))  # type: ignore[literal-required]
+    accuracy, error = (np.array([candidate[name] for candidate in candidates]) for name in ("accuracy", "error"))
     bottom, top = np.maximum(accuracy - error, 0.0), np.minimum(accuracy + error, 100.0)
     low, high = min(float(bottom.min()), expected["expected"]), float(top.max())
     pad = max(0.04 * (high - low), 0.5)

@@ -45,7 +45,7 @@ def limits(choice: ChoiceFields, classes: int) -> str | None:
     if choice["images"] <= classes:
         return (
             f"{decided}, at most one a class on average: what varies within a class, and the accuracy of a single "
-            "class, cannot be known from them"
+            "class, cannot be known from them; optimism and interval rest on an assumption"
         )
     if choice["high"] - choice["low"] >= WIDE:
         half = (choice["high"] - choice["low"]) / 2

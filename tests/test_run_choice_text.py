@@ -1,0 +1,56 @@
+"""Sentences about the selected template claim no more than is known."""
+
+import pytest
+
+from ipo_dspy.run import choice_text
+from ipo_dspy.run.events import ChoiceFields
+
+
+def choice(**fields: float) -> ChoiceFields:
+    given: ChoiceFields = {
+        "images": 100, "accuracy": 94.0, "optimism": 1.4, "expected": 92.6, "low": 84.7, "high": 96.6, "gain": 1.2,
+        "gain_error": 2.5, "compared": 121, "tied": 4, "possibly_best": 19,
+    }  # fmt: skip
+    return {**given, **fields}  # type: ignore[typeddict-item]
+
+
+def test_the_expectation_names_the_images_that_flatter() -> None:
+    text = choice_text.expectation(choice(), "train")
+    assert text == (
+        "92.6 % on new images of these classes, 95 % interval 84.7 to 96.6 (94.0 % on training images, less 1.4 of "
+        "optimism)"
+    )
+    assert "on validation images" in choice_text.expectation(choice(), "validation")
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_start", "text"),
+    [
+        ({}, False, "cannot be told apart from the start template: +1.2 points, standard error 2.5"),
+        ({"gain": 4.8}, False, "cannot be told apart from the start template: +4.8 points, standard error 2.5"),
+        ({"gain": 5.0}, False, "clearly better than the start template: +5.0 points, standard error 2.5"),
+        ({"gain": -0.04, "gain_error": 0.0}, False, "apart from the start template: +0.0 points, standard error 0.0"),
+        ({"gain": 50.0, "gain_error": 1e9, "images": 1}, False, "start template: one image gives no standard error"),
+        ({"gain": 0.0}, True, "no template is clearly better than the start template, which is kept"),
+    ],
+)
+def test_better_than_the_start_template_only_beyond_chance(fields: dict[str, float], is_start: bool, text: str) -> None:
+    assert choice_text.against_start(choice(**fields), is_start=is_start).endswith(text)
+
+
+def test_ties() -> None:
+    assert choice_text.ties(choice()) == "4 of 121 templates cannot be told apart"
+    assert choice_text.ties(choice(tied=1, compared=2)) == "none of 2 templates with the best one"
+
+
+@pytest.mark.parametrize(
+    ("images", "low", "classes", "part"),
+    [
+        (25, 84.7, 25, "only 25 images decided, at most one a class on average"),
+        (26, 84.7, 25, None),
+        (26, 76.6, 25, "only 26 images decided: the accuracy on new images is known to about 10 points only"),
+    ],
+)
+def test_few_images_limit_what_is_known(images: int, low: float, classes: int, part: str | None) -> None:
+    text = choice_text.limits(choice(images=images, low=low), classes)
+    assert text is None if part is None else part in (text or "")
