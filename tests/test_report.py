@@ -296,7 +296,7 @@ def test_harmonic_mean(base: float, novel: float, mean: float) -> None:
     assert harmonic_mean(base, novel) == mean
 
 
-def chosen_run(folder: Path, *, describer: str = "clip", **fields: Any) -> str:
+def chosen_run(folder: Path, *, describer: str = "clip", phrase: str = "grey", **fields: Any) -> str:
     """A page on a selection by five training images a class: three of four candidates are tied, without test images."""
     templates = ("a grey <CLASS>.", "a grey blocky sprite of a <CLASS>.", "a <CLASS> as an icon.", START)
     scores = [{"accuracy": 80.0 - 2 * i, "loss": 0.5} for i in range(4)]
@@ -316,7 +316,7 @@ def chosen_run(folder: Path, *, describer: str = "clip", **fields: Any) -> str:
             {"index": i, "accuracy": score["accuracy"], "error": 1.5 * (i > 0), "tied": i < 3}
             for i, score in enumerate(scores)
         ],
-        "phrases": [{"phrase": "grey", **worth}, {"phrase": "black and upside down", **worth}],
+        "phrases": [{"phrase": phrase, **worth}, {"phrase": "black and upside down", **worth}],
     }
     with Journal(folder) as journal:
         begin(journal, settings={"describer": describer})
@@ -528,6 +528,13 @@ def test_every_text_of_the_journal_is_escaped(tmp_path: Path) -> None:
     assert page.count("</style>") == 1
     assert "{{ 7*7 }}" in page
     assert text_of(page).count("alert(1)") > 8
+
+
+def test_phrases_of_a_template_are_shown_as_text(tmp_path: Path) -> None:
+    page = chosen_run(tmp_path, phrase=HOSTILE)
+    assert "<script" not in page
+    assert page.count("</style>") == 1
+    assert "alert(1)" in text_of(page)
 
 
 def test_described_images_are_named_with_their_folder(sample: str) -> None:

@@ -17,8 +17,8 @@ def choice(**fields: float) -> ChoiceFields:
 def test_the_expectation_names_the_images_that_flatter() -> None:
     text = choice_text.expectation(choice(), "train")
     assert text == (
-        "92.6 % on new images of these classes, 95 % interval 84.7 to 96.6 (94.0 % on training images, less 1.4 of "
-        "optimism)"
+        "92.6 % on new images of these classes, 95 % interval 84.7 to 96.6 (94.0 % on training images, less 1.4 "
+        "points of optimism)"
     )
     assert "on validation images" in choice_text.expectation(choice(), "validation")
 

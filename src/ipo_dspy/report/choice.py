@@ -29,7 +29,7 @@ class PhraseRow:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceSummary:
-    """What is known about the selected template."""
+    """Facts about the selected template."""
 
     fields: ChoiceFields
     expectation: str
@@ -65,7 +65,7 @@ def _phrase(worth: PhraseFields, texts: Sequence[str]) -> PhraseRow:
 
 
 def mentions(phrase: str, texts: Sequence[str]) -> int:
-    """Return the number of texts with a phrase as complete words, in any case and with spaces or hyphens.
+    """Return the number of texts that contain a phrase, in any case and with spaces or hyphens between its words.
 
     >>> mentions("upside down", ["Upside-down, grey", "turned upside  down.", "upside downs"])
     2

@@ -12,10 +12,11 @@ WIDE = 20.0
 
 def expectation(choice: ChoiceFields, selected_on: str) -> str:
     """Return the accuracy to expect on new images, and how it follows from that on the images that decided."""
+    images = "training" if selected_on == "train" else selected_on
     return (
         f"{choice['expected']:.1f} % on new images of these classes, 95 % interval "
         f"{Interval(choice['low'], choice['high'])} ({choice['accuracy']:.1f} % on "
-        f"{'training' if selected_on == 'train' else selected_on} images, less {choice['optimism']:.1f} of optimism)"
+        f"{images} images, less {choice['optimism']:.1f} points of optimism)"
     )
 
 
