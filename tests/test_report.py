@@ -309,7 +309,7 @@ def chosen_run(folder: Path, *, describer: str = "clip", phrase: str = "grey", *
         "gain_error": 2.5, "compared": 57, "tied": 3, "possibly_best": 11, "is_spread_known": True,
     } | fields  # fmt: skip
     worth = {"accuracy": 3.0, "accuracy_error": 1.75, "loss": 0.1, "loss_error": 0.02}
-    outcome = {
+    outcome: dict[str, Any] = {
         "choice": known,
         "tied": finalists[:3],
         "candidates": [

@@ -40,7 +40,7 @@ def test_better_than_the_start_template_only_beyond_chance(fields: dict[str, flo
 
 def test_ties() -> None:
     assert choice_text.ties(choice()) == "4 of 121 templates cannot be told apart"
-    assert choice_text.ties(choice(tied=1, compared=2)) == "none of 2 templates with the best one"
+    assert choice_text.ties(choice(tied=1, compared=2)) == "no other of 2 templates is as good"
 
 
 @pytest.mark.parametrize(

@@ -60,12 +60,12 @@ def summarize(search: SearchState) -> ChoiceSummary | None:
 
 def _phrase(worth: PhraseFields, texts: Sequence[str]) -> PhraseRow:
     count = mentions(worth["phrase"], texts)
-    words = dict.fromkeys(word for word in worth["phrase"].split() if len(word) > SHORT) if not count else ()
-    return PhraseRow(worth, count, [(word, number) for word in words if (number := mentions(word, texts))])
+    parts = dict.fromkeys(word for word in worth["phrase"].split() if len(word) > SHORT) if not count else ()
+    return PhraseRow(worth, count, [(word, number) for word in parts if (number := mentions(word, texts))])
 
 
 def mentions(phrase: str, texts: Sequence[str]) -> int:
-    """Return the number of texts that contain a phrase, in any case and with spaces or hyphens between its words.
+    """Return the number of texts that contain a phrase, in any case, spelled with spaces or hyphens.
 
     >>> mentions("upside down", ["Upside-down, grey", "turned upside  down.", "upside downs"])
     2

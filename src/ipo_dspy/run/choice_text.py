@@ -36,7 +36,7 @@ def ties(choice: ChoiceFields) -> str:
     """Return how many of the compared templates are tied with the best one."""
     compared = pluralize(choice["compared"], "template")
     if choice["tied"] == 1:
-        return f"none of {compared} with the best one"
+        return f"no other of {compared} is as good"
     return f"{choice['tied']} of {compared} cannot be told apart"
 
 
