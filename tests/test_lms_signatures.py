@@ -59,7 +59,9 @@ def test_empty_parts_are_left_out() -> None:
 
 
 def test_other_signatures_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"PaperAdapter writes ProposePrompts only, not DescribeImage; use dspy.Chat"):
+    with pytest.raises(
+        TypeError, match=r"PaperAdapter writes ProposePrompts and RewordPrompts only, not DescribeImage; "
+    ):
         PaperAdapter().format(DescribeImage, [], {"image": None})
 
 

@@ -226,14 +226,19 @@ class Writer(OpenAIServer):
 
     Attributes:
         odd: replies to the n-th request for templates, counted from 0, instead of the usual one.
+        rewording: the reply to a request for rewordings; by default two that depend on the request.
         asked: how many requests for templates have come.
+        reworded: texts of the requests for rewordings.
     """
 
     WORDS = ("pixel art", "blurry", "grainy", "dark", "tiny", "an old", "a drawn", "icon", "sprite", "black and white")
 
-    def __init__(self, odd: Mapping[int, Reply] | None = None, *, port: int = 0) -> None:
+    def __init__(
+        self, odd: Mapping[int, Reply] | None = None, *, rewording: Reply | None = None, port: int = 0
+    ) -> None:
         super().__init__({}, port=port)
-        self.odd = dict(odd or {})
+        self.odd, self.rewording = dict(odd or {}), rewording
+        self.reworded: list[str] = []
         self.asked = 0
         self._counting = threading.Lock()
 
@@ -248,6 +253,9 @@ class Writer(OpenAIServer):
             return odd
         if wanted:
             return Reply("\n".join(f"<INS>{text}</INS>" for text in self.templates(said, int(wanted[1]))))
+        if "rewordings" in said:
+            self.reworded.append(said)
+            return self.rewording or Reply("\n".join(f"<INS>{text}</INS>" for text in self.templates(said, 2)))
         if images_of(body):
             return Reply("a grainy pixel art picture")
         return Reply("ready")

@@ -1,8 +1,8 @@
 """DSPy signatures of the requests to language models, and an adapter for the format of the IPO paper.
 
-`ProposePrompts` works with any DSPy adapter; `PaperAdapter` lays it out as the IPO paper does (section 3):
-task, image descriptions, scored history with the best last, what the scores mean, the request, and each
-answer between `<INS>` and `</INS>`. The parts that are the same in every step come first, to benefit from
+`ProposePrompts` and `RewordPrompts` work with any DSPy adapter; `PaperAdapter` lays out the first as the IPO paper
+does (section 3): task, image descriptions, scored history with the best last, what the scores mean, the request, and
+each answer between `<INS>` and `</INS>`. The parts that are the same in every step come first, to benefit from
 providers' prompt caches. The wording is not that of the paper.
 """
 
@@ -40,6 +40,21 @@ class ProposePrompts(dspy.Signature):
     rejected: list[str] = dspy.InputField(desc="answers that could not be used, and why")
     count: int = dspy.InputField(desc="how many new templates to write")
     templates: list[str] = dspy.OutputField(desc="new templates, each one short sentence holding <CLASS> once")
+
+
+class RewordPrompts(dspy.Signature):
+    """You put prompt templates for a CLIP zero-shot image classifier into plain words.
+
+    CLIP compares an image with one sentence per class and picks the class whose sentence fits best. A template
+    is that sentence with <CLASS> where the class name goes. The templates come from a search and do about equally
+    well. Say what they have in common as a person would say it of the images: short, grammatical, in everyday
+    words, without contradictions or repetitions.
+    """
+
+    task: str = dspy.InputField(desc="what is being classified")
+    tied: list[ScoredTemplate] = dspy.InputField(desc="templates that do about equally well, the plainest first")
+    count: int = dspy.InputField(desc="how many rewordings to write at most")
+    templates: list[str] = dspy.OutputField(desc="rewordings, each one short sentence holding <CLASS> once")
 
 
 class DescribeImage(dspy.Signature):
@@ -110,7 +125,10 @@ class SummarizeDescriptions(dspy.Signature):
 
 
 class PaperAdapter(dspy.Adapter):
-    """Formats `ProposePrompts` as in the IPO paper; `proposal_parsing` parses the answers."""
+    """Formats `ProposePrompts` as in the IPO paper, and `RewordPrompts` similarly.
+
+    `proposal_parsing` parses the answers.
+    """
 
     def format_system_message(self, signature: type[dspy.Signature]) -> str:
         """Return the task of the signature."""
@@ -126,13 +144,8 @@ class PaperAdapter(dspy.Adapter):
     ) -> str:
         """Return task, descriptions, history, legend and request; empty parts are omitted."""
         _require(signature)
-        parts = [prefix, f"Task: {inputs['task']}"]
-        parts += _section("How some training images look:", inputs["descriptions"])
-        parts += _section("Templates tried so far, with their scores, the best last:", map(_scored, inputs["history"]))
-        parts.append(_score_legend(inputs["history"]))
-        parts += _section("Answers that could not be used:", inputs["rejected"])
-        parts.append(_request(inputs["count"], _goal(inputs["history"])))
-        return "\n\n".join(part for part in [*parts, suffix] if part)
+        parts = _reword_parts(inputs) if "tied" in signature.fields else _propose_parts(inputs)
+        return "\n\n".join(part for part in [prefix, f"Task: {inputs['task']}", *parts, suffix] if part)
 
     def format_assistant_message_content(
         self,
@@ -157,10 +170,31 @@ class PaperAdapter(dspy.Adapter):
 
 
 def _require(signature: type[dspy.Signature]) -> None:
-    if set(signature.fields) != set(ProposePrompts.fields):
+    if set(signature.fields) not in (set(ProposePrompts.fields), set(RewordPrompts.fields)):
         raise TypeError(
-            f"PaperAdapter writes ProposePrompts only, not {signature.__name__}; use dspy.ChatAdapter() for others"
+            f"PaperAdapter writes ProposePrompts and RewordPrompts only, not {signature.__name__}; use "
+            "dspy.ChatAdapter() for others"
         )
+
+
+def _propose_parts(inputs: dict[str, Any]) -> list[str]:
+    return [
+        *_section("How some training images look:", inputs["descriptions"]),
+        *_section("Templates tried so far, with their scores, the best last:", map(_scored, inputs["history"])),
+        _score_legend(inputs["history"]),
+        *_section("Answers that could not be used:", inputs["rejected"]),
+        f"Write {inputs['count']} new template(s) that differ from all of these and should have "
+        f"{_goal(inputs['history'])}. {_FORM}",
+    ]
+
+
+def _reword_parts(inputs: dict[str, Any]) -> list[str]:
+    return [
+        *_section("Templates that do about equally well, the plainest first:", map(_scored, inputs["tied"])),
+        _score_legend(inputs["tied"]),
+        f"Write at most {inputs['count']} rewordings that say the same in plain words and differ from all of these. "
+        f"{_FORM}",
+    ]
 
 
 def _section(title: str, lines: Iterable[str]) -> list[str]:
@@ -198,9 +232,7 @@ def _scored(prompt: ScoredTemplate) -> str:
     return f"{text}  ({', '.join([*loss, *accuracy])})"
 
 
-def _request(count: int, aims: str) -> str:
-    return (
-        f"Write {count} new template(s) that differ from all of these and should have {aims}. "
-        f"Each is one short sentence in plain words that holds <CLASS> once, between {OPEN_TAG} and "
-        f"{CLOSE_TAG}. Write nothing else."
-    )
+_FORM = (
+    f"Each is one short sentence in plain words that holds <CLASS> once, between {OPEN_TAG} and {CLOSE_TAG}. "
+    "Write nothing else."
+)

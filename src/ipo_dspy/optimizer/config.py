@@ -52,6 +52,7 @@ class OptimizerConfig:
     auto: SearchPreset | None = None
     choose: ChoiceRule = "plainest"
     tolerance: float = 1.0
+    polish: bool = True
     ensemble: int = 1
     patience: int | None = None
     max_consecutive_errors: int = 3
@@ -208,13 +209,14 @@ _MINIMUM = {
     "max_described_images": 0,
 }
 """Minimum of each integer argument."""
-_FLAGS = frozenset({"prefetch", "allow_config_changes", "track_stats", "progress", "skip_unreadable"})
+_FLAGS = frozenset({"prefetch", "allow_config_changes", "track_stats", "progress", "skip_unreadable", "polish"})
 _RECORDED = (
     "steps",
     "prompts_per_step",
     "history_size",
     "choose",
     "tolerance",
+    "polish",
     "ensemble",
     "patience",
     "max_consecutive_errors",

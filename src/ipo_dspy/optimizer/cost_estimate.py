@@ -6,7 +6,7 @@ them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ipo_dspy.history import Trial
@@ -14,6 +14,7 @@ from ipo_dspy.lms.preflight import unique_models
 from ipo_dspy.lms.usage import TOKENS_PER_IMAGE, price_of
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.proposers import LMProposer, ProposalRequest
+from ipo_dspy.proposers.base import REWORDINGS, SHOWN_TO_POLISH
 from ipo_dspy.run.ledger import Usage
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
@@ -90,6 +91,13 @@ def estimate(
                 items.append(_item("summary", models["prompt_model"], 1, *sizes))
             answer = TOKENS_PER_TEMPLATE * config.prompts_per_step // calls
             items.append(_item("templates", models["prompt_model"], config.num_steps * calls, prompt, answer))
+            if config.polish and config.choose == "plainest" and config.num_steps:
+                tied = ask.trials[:1] * SHOWN_TO_POLISH
+                sizes = (
+                    proposer.measure_polish(replace(ask, count=REWORDINGS, shown=tied)),
+                    TOKENS_PER_TEMPLATE * REWORDINGS,
+                )
+                items.append(_item("rewordings", models["prompt_model"], 1, *sizes))
     return Estimate(tuple(item for item in items if item.calls))
 
 

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from ipo_dspy.optimizer.selection import (
     build_choice,
     compared_trials,
 )
-from ipo_dspy.proposers.base import ProposalRequest, Proposals, Proposer
+from ipo_dspy.proposers.base import REWORDINGS, SHOWN_TO_POLISH, Polisher, ProposalRequest, Proposals, Proposer
 from ipo_dspy.run.events import (
     ErrorEvent,
     FinalistFields,
@@ -232,7 +232,9 @@ class Search:
         finally:
             self._ahead.close(wait=wait_for_request)
         refines = self.config.choose == "plainest" and status != "interrupted"
-        selection = self._refine(start, validator) if refines else self._select(start, validator)
+        selection = self._select(start, validator)
+        if refines:
+            selection = self._refine(selection, start, validator, polish=self.config.polish and status in COMPLETE)
         outcome = self._record_selection(selection, self._grow(selection, validator), validator)
         return SearchResult(
             predictor=self.predictor,
@@ -362,11 +364,12 @@ class Search:
             log=partial(self._record_error, step),
         )
 
-    def _read(self, texts: Sequence[str], step: int) -> list[tuple[Template, "TemplateTokens"]]:
+    def _read(self, texts: Sequence[str], step: int, stage: str = "search") -> list[tuple[Template, "TemplateTokens"]]:
         """Return the usable templates among untrusted texts; the others are recorded as rejections."""
         usable: dict[str, tuple[Template, TemplateTokens]] = {}
-        recorded = sum(r.step == step for r in self.state.rejections)  # by a session interrupted in this step
-        tried = {trial.key for trial in self.state.history if trial.step != step}
+        # Recorded by a session that was interrupted in this step.
+        recorded = sum((r.step, r.stage) == (step, stage) for r in self.state.rejections)
+        tried = {trial.key for trial in self.state.history if (trial.step, trial.stage) != (step, stage)}
         for text in map(str, texts):
             try:
                 template = read_proposal(text)
@@ -379,12 +382,12 @@ class Search:
                 if recorded:
                     recorded -= 1
                 else:
-                    self._reject(step, text, error)
+                    self._reject(step, text, error, stage)
             else:
                 usable[checked.key] = (template, checked)
         return list(usable.values())
 
-    def _reject(self, step: int, text: str, error: TemplateError) -> None:
+    def _reject(self, step: int, text: str, error: TemplateError, stage: str) -> None:
         self.recorder.record(
             RejectionEvent(
                 event="rejection",
@@ -393,6 +396,7 @@ class Search:
                 text=text[:1000],
                 reason=error.reason,
                 message=str(error),
+                stage=stage,
             )
         )
 
@@ -426,13 +430,28 @@ class Search:
             )
         )
 
-    def _refine(self, start: Trial, validator: "Scorer | None") -> Selection:
-        """Select a template, and remove phrases from it as long as what is left would be selected instead."""
-        selection = self._select(start, validator)
+    def _refine(self, selection: Selection, start: Trial, validator: "Scorer | None", *, polish: bool) -> Selection:
+        """Score rewordings of the tied templates, then remove phrases as long as what is left would be selected."""
+        if polish and (reworded := self._reworded(selection)):
+            self._score(reworded, step=self.state.steps, stage="refine")
+            selection = self._select(start, validator)
         while shorter := self._untried_shorter(selection.trial.template):
             self._score(shorter, step=self.state.steps, stage="refine")
             selection = self._select(start, validator)
         return selection
+
+    def _reworded(self, selection: Selection) -> list[tuple[Template, "TemplateTokens"]]:
+        """Return usable rewordings of the tied templates; after an error or at a limit, which is recorded, none."""
+        step, found = self.state.steps, any(trial.step > 0 for trial in self.state.history)
+        if not isinstance(self.proposer, Polisher) or not found or self.stop():
+            return []
+        tied = tuple(selection.candidates.trials[k] for k in selection.tied[:SHOWN_TO_POLISH])
+        try:
+            proposals = self.proposer.polish(replace(self._ask(step), count=REWORDINGS, shown=tied))
+        except (ProposalError, BudgetError) as error:
+            self._record_error(step, f"the result is not reworded: {error}")
+            return []
+        return self._read(proposals.texts, step, "refine")
 
     def _untried_shorter(self, template: Template) -> list[tuple[Template, "TemplateTokens"]]:
         """Return the template without each of its phrases, as far as these were not scored before."""

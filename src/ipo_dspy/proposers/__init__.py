@@ -6,7 +6,7 @@ repeated or resumed run gets the same answers.
 
 from ipo_dspy._internal.renames import renamed_names
 from ipo_dspy.errors import ProposalError
-from ipo_dspy.proposers.base import ProposalRequest, Proposals, Proposer
+from ipo_dspy.proposers.base import Polisher, ProposalRequest, Proposals, Proposer
 from ipo_dspy.proposers.evolution import EvolutionProposer
 from ipo_dspy.proposers.feedback import Feedback
 from ipo_dspy.proposers.lm import LMProposer
@@ -18,6 +18,7 @@ __all__ = [
     "Feedback",
     "LMProposer",
     "LMResponse",
+    "Polisher",
     "ProposalError",
     "ProposalRequest",
     "Proposals",

@@ -2,11 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ipo_dspy.errors import BudgetError
 from ipo_dspy.history import Trial
 from ipo_dspy.run.ledger import AskOnce
+
+SHOWN_TO_POLISH = 20
+"""Maximum number of tied templates that a `Polisher` is shown."""
+REWORDINGS = 8
+"""Maximum number of rewordings that it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,4 +66,19 @@ class Proposer(Protocol):
         Raises:
             ProposalError: the proposer failed this time; a retry may help.
             BudgetError: from `ask.once`.
+        """
+
+
+@runtime_checkable
+class Polisher(Protocol):
+    """A proposer that can also say in plain words what a search has found; `IPO(polish=False)` does not ask it."""
+
+    def polish(self, ask: ProposalRequest) -> Proposals:
+        """Return at most `ask.count` untrusted rewordings of the templates in `ask.shown`, the plainest first.
+
+        A resumed run may show others, so the id of the request must depend on them.
+
+        Raises:
+            ProposalError: the proposer failed; the search ends without rewordings.
+            BudgetError: from `ask.once`; the same applies.
         """

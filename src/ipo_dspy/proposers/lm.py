@@ -4,6 +4,7 @@ The parts of the prompt that do not change between steps come first, so that the
 descriptions have a token budget that does not depend on the number of classes and shots.
 """
 
+import hashlib
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from ipo_dspy.lms.error_messages import FATAL, one_line_error
 from ipo_dspy.lms.proposal_parsing import last_answers, parse_templates
 from ipo_dspy.lms.reasoning import without_thoughts
 from ipo_dspy.lms.requests import request
-from ipo_dspy.lms.signatures import PaperAdapter, ProposePrompts, ScoredTemplate, SummarizeDescriptions
+from ipo_dspy.lms.signatures import PaperAdapter, ProposePrompts, RewordPrompts, ScoredTemplate, SummarizeDescriptions
 from ipo_dspy.proposers.base import ProposalRequest, Proposals
 from ipo_dspy.proposers.description_selection import DESCRIPTION_TOKENS, rotate, select_evenly, tokens_in
 from ipo_dspy.proposers.feedback import Feedback, history_for_prompt
@@ -121,13 +122,36 @@ class LMProposer:
             raise ProposalError(f"the language model gave no proposals: {fault}", answered=True)
         return Proposals(tuple(last_answers(texts, ask.count)), ended=ended)
 
+    def polish(self, ask: ProposalRequest) -> Proposals:
+        """Return at most `ask.count` rewordings of the templates in `ask.shown`, from one request.
+
+        Raises:
+            ProposalError: the model could not be reached, or its answer could not be parsed.
+            BudgetError: a limit of the run is exhausted.
+        """
+        tied = "\n\n".join(str(trial.template) for trial in ask.shown)
+        name = f"polish {hashlib.sha256(tied.encode()).hexdigest()[:16]}"
+        config = {"rollout_id": zlib.crc32(f"{ask.seed}/{name}".encode())}
+        try:
+            answer = ask.once(name, self._sender(RewordPrompts, self._reword_inputs(ask), ask.count, config))
+        except Fault as error:
+            raise self._failed(error) from None
+        if not answer.texts:
+            raise ProposalError(f"the language model gave no proposals: {answer.fault}", answered=True)
+        return Proposals(answer.texts[-ask.count :])
+
+    def measure_polish(self, ask: ProposalRequest) -> int:
+        """Return the approximate prompt tokens of the request for rewordings."""
+        return self._prompt_tokens(RewordPrompts, self._reword_inputs(ask))
+
     def measure(self, ask: ProposalRequest) -> tuple[int, int]:
         """Return the number of requests of a step if each succeeds, and the approximate prompt tokens of one."""
         count = 1 if self._mode() in ("single", "samples") else ask.count
         inputs = self._inputs(ask, count, self._choose(ask.descriptions, self.description_tokens, ask.step))
-        messages = self.adapter.format(ProposePrompts, [], inputs)
-        tokens = sum(tokens_in(str(message["content"])) for message in messages)
-        return (ask.count if self._mode() == "single" else 1), tokens
+        return (ask.count if self._mode() == "single" else 1), self._prompt_tokens(ProposePrompts, inputs)
+
+    def _prompt_tokens(self, signature: type[dspy.Signature], inputs: dict[str, object]) -> int:
+        return sum(tokens_in(str(message["content"])) for message in self.adapter.format(signature, [], inputs))
 
     def _mode(self) -> str:
         local = str(getattr(self._lm, "model", "")).startswith(LOCAL)
@@ -160,9 +184,12 @@ class LMProposer:
                 case _:
                     return [self._request(ask, ask.count, slot=0)]
         except Fault as error:
-            # Not `from error`: a traceback would print what `one_line_error` removed.
-            message = f"the language model gave no proposals: {one_line_error(error, self._lm)}"
-            raise ProposalError(message, fatal=isinstance(error, FATAL)) from None
+            raise self._failed(error) from None
+
+    def _failed(self, error: Exception) -> ProposalError:
+        """Return the error to raise `from None`: a traceback of its cause would print what `one_line_error` removed."""
+        message = f"the language model gave no proposals: {one_line_error(error, self._lm)}"
+        return ProposalError(message, fatal=isinstance(error, FATAL))
 
     def _more(self, ask: ProposalRequest, found: int) -> Replies:
         """Request the missing templates once more, or one by one if the model wrote only one; failures are ignored."""
@@ -214,11 +241,16 @@ class LMProposer:
         config: dict[str, int] = {"rollout_id": zlib.crc32(f"{ask.seed}/{ask.step}/{slot}".encode())}
         if samples > 1:
             config["n"] = samples
+        return self._sender(ProposePrompts, inputs, count, config)
+
+    def _sender(
+        self, signature: type[dspy.Signature], inputs: Mapping[str, object], count: int, config: Mapping[str, int]
+    ) -> Callable[[], LMResponse]:
         paper = isinstance(self.adapter, PaperAdapter)
         return lambda: request(
             self._lm,
             self.adapter,
-            ProposePrompts,
+            signature,
             inputs,
             field="templates",
             read=(lambda text, cut: last_answers(parse_templates(text, cut), count)) if paper else None,
@@ -233,6 +265,10 @@ class LMProposer:
             "rejected": list(ask.rejected),
             "count": count,
         }
+
+    def _reword_inputs(self, ask: ProposalRequest) -> dict[str, object]:
+        tied = [_scored(trial, self.feedback) for trial in ask.shown]
+        return {"task": ask.task, "tied": tied, "count": ask.count}
 
     def _described(self, ask: ProposalRequest, share: float) -> list[str]:
         budget = int(self.description_tokens * share)

@@ -104,7 +104,7 @@ class TrialEvent(TypedDict):
 
 
 class RejectionEvent(TypedDict):
-    """A proposed text did not become a trial."""
+    """A proposed text did not become a trial; `stage` is as in `TrialEvent`."""
 
     event: Literal["rejection"]
     predictor: str
@@ -112,6 +112,7 @@ class RejectionEvent(TypedDict):
     text: str
     reason: str
     message: str
+    stage: NotRequired[str]
 
 
 class ErrorEvent(TypedDict):

@@ -24,6 +24,7 @@ MUTABLE_SETTINGS = {
     "steps",
     "choose",
     "tolerance",
+    "polish",
     "patience",
     "max_consecutive_errors",
     "num_threads",

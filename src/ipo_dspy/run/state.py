@@ -30,12 +30,13 @@ from ipo_dspy.template import Template
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A proposed text that did not become a trial, and the reason."""
+    """A proposed text that did not become a trial, and the reason; `stage` is as in `Trial`."""
 
     step: int
     text: str
     reason: str
     message: str
+    stage: str = "search"
 
 
 class SearchState:
@@ -67,9 +68,10 @@ class SearchState:
         self.clear_outcome()
 
     def clear_outcome(self) -> None:
-        """Clear the outcome of the search, with the trials that refined it."""
+        """Clear the outcome of the search, with the trials and rejections that refined it."""
         self.history = History(trial for trial in self.history if trial.stage == "search")
         self.better = [trial for trial in self.better if trial.stage == "search"]
+        self.rejections = [rejection for rejection in self.rejections if rejection.stage == "search"]
         self.selected: SelectedEvent | None = None
         self.evaluations: dict[tuple[str, str, str], EvaluationEvent] = {}
         self.changes: list[PredictionChangedEvent] = []
@@ -120,7 +122,9 @@ class SearchState:
         elif event["event"] == "step":
             self.steps = max(self.steps, event["step"])
         elif event["event"] == "rejection":
-            self.rejections.append(Rejection(event["step"], event["text"], event["reason"], event["message"]))
+            self.rejections.append(
+                Rejection(event["step"], event["text"], event["reason"], event["message"], event.get("stage", "search"))
+            )
         elif event["event"] == "error":
             self.errors.append(event)
         elif event["event"] == "description":
