@@ -44,7 +44,7 @@ def test_rewordings_of_the_tied_templates_are_scored_and_selected_as_others(task
         f"{t.template}  (loss {t.score.loss:.4f}, accuracy {t.score.accuracy:.2f} %)" for t in searched
     }
     assert refined(results)[:2] == ["pixel art of a <CLASS>.", "a sprite of a <CLASS>."]
-    assert results.choice.compared == len(results.trials)
+    assert results.searches[0].choice.compared == len(results.trials)
     assert results.calls == len(server.requests) == 1 + STEPS + 1
 
 
@@ -141,13 +141,13 @@ def test_a_failure_does_not_lose_the_result(task: demo.DemoTask, tmp_path: Path,
 
 
 def test_unusable_rewordings_are_rejected(task: demo.DemoTask, tmp_path: Path) -> None:
-    texts = ["a photo of a <CLASS>.", "a dog.", "a sprite of a <CLASS>.", "a sprite of a <CLASS>."]
+    texts = ["a photo of a <CLASS>.", "a sprite of a <CLASS>.", "a sprite of a <CLASS>."]
     many = [f"a picture {number} of a <CLASS>." for number in range(6)]
     with Writer(rewording=Reply("\n".join(f"<INS>{text}</INS>" for text in many + texts))) as server:
         results = run(server, task, tmp_path, tolerance=1.0)
     reasons = [event["reason"] for event in events(tmp_path, "rejection") if event["stage"] == "refine"]
-    assert reasons == ["duplicate", "no class placeholder", "duplicate"]  # the start template, and one that came twice
-    assert refined(results)[:5] == [*many[2:], "a sprite of a <CLASS>."]  # the last eight texts count
+    assert reasons == ["duplicate", "duplicate"]  # the start template, and one that came twice
+    assert refined(results)[:6] == [*many[1:], "a sprite of a <CLASS>."]  # the last eight texts count
 
 
 def test_scores_that_the_proposer_does_not_see_are_not_shown(task: demo.DemoTask) -> None:
@@ -158,7 +158,7 @@ def test_scores_that_the_proposer_does_not_see_are_not_shown(task: demo.DemoTask
 
 
 class Own:
-    """A proposer of one's own that can also reword."""
+    """A custom proposer that can also reword."""
 
     def __init__(self) -> None:
         self.shown: tuple[str, ...] = ()
