@@ -158,7 +158,8 @@ def test_better_together_without_validation_images_takes_the_last_program(
 def test_ipo_asks_a_model_over_http_in_the_form_of_the_paper(task: demo.DemoTask, tmp_path: Any) -> None:
     answer = "<INS>pixel art of a <CLASS>.</INS>\n<INS>a low resolution sprite of a <CLASS>.</INS>\n<INS>a dog</INS>"
     with OpenAIServer({"Tell apart images": answer, **PING_REPLY}) as server:
-        optimizer = IPO(prompt_model=server.lm(cache=False), prompts_per_step=3, steps=2, log_dir=tmp_path)
+        given: dict[str, Any] = {"prompts_per_step": 3, "steps": 2, "choose": "best", "log_dir": tmp_path}
+        optimizer = IPO(prompt_model=server.lm(cache=False), **given)
         best = optimizer.compile(task.program, task.trainset)
     assert server.unseen == []
     results = best.detailed_results
@@ -175,7 +176,7 @@ def test_ipo_asks_a_model_over_http_in_the_form_of_the_paper(task: demo.DemoTask
 def test_the_configured_model_is_used_where_none_is_named(task: demo.DemoTask) -> None:
     with OpenAIServer({"Tell apart images": "<INS>pixel art of a <CLASS>.</INS>", **PING_REPLY}) as server:
         with dspy.context(lm=server.lm(cache=False)):
-            best = IPO(prompts_per_step=1, steps=1, describer=None).compile(task.program, task.trainset)
+            best = IPO(prompts_per_step=1, steps=1, choose="best", describer=None).compile(task.program, task.trainset)
         assert len(server.requests) == 2
     assert len(best.detailed_results.trials) == 2
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("no_cache")
 
 
 def compile_with(server: OpenAIServer, task: demo.DemoTask, lm: dict[str, Any] | None = None, **options: Any) -> Any:
-    given: dict[str, Any] = {"steps": STEPS, "prompts_per_step": COUNT, "describer": None, **options}
+    given: dict[str, Any] = {"steps": STEPS, "prompts_per_step": COUNT, "describer": None, "choose": "best", **options}
     return IPO(prompt_model=server.lm(**(lm or {})), **given).compile(task.program, task.trainset)
 
 
@@ -387,7 +387,9 @@ def test_draws_that_an_engine_would_make_one_by_one_are_asked_for_as_singles(tas
     with Writer() as server:
         lm = dspy.LM("openai/toy", api_base=server.url, api_key=KEY, temperature=1.0)  # DSPy's own engine
         proposer = LMProposer(lm, request_mode="samples")
-        best = IPO(proposer=proposer, describer=None, steps=2, prompts_per_step=3).compile(task.program, task.trainset)
+        best = IPO(proposer=proposer, describer=None, steps=2, prompts_per_step=3, polish=False).compile(
+            task.program, task.trainset
+        )
         assert best.detailed_results.calls == len(server.requests) == 1 + 2 * 3
 
 

@@ -281,7 +281,7 @@ def test_a_stop_while_compile_prepares_ends_it_there(task: demo.DemoTask, tmp_pa
                 optimizer.stop()
 
     with Writer() as server:
-        optimizer = IPO(prompt_model=server.lm(), steps=2, log_dir=tmp_path, observers=[watch])
+        optimizer = IPO(prompt_model=server.lm(), steps=2, polish=False, log_dir=tmp_path, observers=[watch])
         with pytest.raises(StoppedError):
             optimizer.compile(task.program, task.trainset, valset=task.valset)
         assert seen[-1] == stage
