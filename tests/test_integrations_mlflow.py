@@ -159,7 +159,7 @@ def test_a_second_compilation_in_the_run_keeps_the_first_ones_parameters(mlflow:
 def test_every_request_counts_not_only_those_of_steps(mlflow: Any, task: demo.DemoTask) -> None:
     with Writer() as server, mlflow.start_run() as run:
         lm = server.lm()
-        given: dict[str, Any] = {"steps": 2, "prompts_per_step": 2, "max_described_images": 3}
+        given: dict[str, Any] = {"steps": 2, "polish": False, "prompts_per_step": 2, "max_described_images": 3}
         optimizer = IPO(prompt_model=lm, description_model=lm, observers=[mlflow_observer()], **given)
         results = optimizer.compile(task.program, task.trainset).detailed_results
     calls = by_step(mlflow, run, "calls")

@@ -212,7 +212,7 @@ def test_a_dead_server_in_the_second_of_two_searches_leaves_the_first_result(
 
     gone = dict.fromkeys(range(STEPS, 1000), Reply("gone", status=503))
     with Writer(gone) as server:
-        given: dict[str, Any] = {"steps": STEPS, "prompts_per_step": COUNT, "describer": None}
+        given: dict[str, Any] = {"steps": STEPS, "prompts_per_step": COUNT, "describer": None, "choose": "best"}
         best = IPO(prompt_model=server.lm(), **given).compile(Twice(), task.trainset)
     assert [search.status for search in best.detailed_results.searches] == ["finished", "errors"]
     assert best.detailed_results.trials == undisturbed
