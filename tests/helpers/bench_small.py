@@ -35,12 +35,14 @@ class SmallSuite(DemoSuite):
             raise RuntimeError("the disk has gone")
         split = super().load(name, shots=shots, seed=seed)
         base, novel = few(split.base), few(split.novel)
-        return BaseNovelSplit(split.train.subset(base.classes), base, novel, split.template)
+        train, validation = (images.subset(base.classes) for images in (split.train, split.validation))
+        return BaseNovelSplit(train, base, novel, split.template, validation)
 
     def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> FullDataset:
         found = super().whole(name, shots=shots, seed=seed)
         test = few(found.test)
-        return FullDataset(found.train.subset(test.classes), test, found.template)
+        train, validation = (images.subset(test.classes) for images in (found.train, found.validation))
+        return FullDataset(train, test, found.template, validation)
 
 
 class DeadlySuite(SmallSuite):

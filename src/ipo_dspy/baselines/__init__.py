@@ -18,6 +18,7 @@ METHODS: Mapping[str, str] = MappingProxyType(
         "clip": "zero_shot:ZeroShotClip",
         "clip-ensemble": "zero_shot:ClipEnsemble",
         "clip-best": "zero_shot:BestTemplate",
+        "linear-probe": "linear_probe:LinearProbe",
         "coop": "coop:CoOp",
         "cocoop": "cocoop:CoCoOp",
         "maple": "maple:MaPLe",

@@ -47,6 +47,7 @@ class FewShotTask:
         labels: N class names.
         classes: C names, in the order of label indices; every label is one of them.
         template: the data set's hand-written template.
+        validation_images, validation_labels: further images of these classes, for methods that search for a setting.
     """
 
     backbone: Backbone = field(repr=False)
@@ -54,11 +55,15 @@ class FewShotTask:
     labels: Sequence[str] = field(repr=False)
     classes: tuple[str, ...]
     template: Template
+    validation_images: Sequence[ImageSource] = field(default=(), repr=False)
+    validation_labels: Sequence[str] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        if not self.images or len(self.images) != len(self.labels):
-            raise DataError(f"{len(self.images)} images and {len(self.labels)} labels; pass one label per image")
-        targets_of(self.labels, self.classes)
+        pairs = ((self.images, self.labels), (self.validation_images, self.validation_labels))
+        for images, labels in pairs:
+            if len(images) != len(labels) or not self.images:
+                raise DataError(f"{len(images)} images and {len(labels)} labels; pass one label per image")
+            targets_of(labels, self.classes)
 
     @property
     def targets(self) -> Tensor:

@@ -33,7 +33,7 @@ class MeanWithError:
 
 
 class BaseNovelMeans(NamedTuple):
-    """Means over the complete seeds of base and novel accuracy and of H; `None` if there are none."""
+    """Means over the complete seeds of base and novel accuracy and of H; `None` for missing values."""
 
     base: MeanWithError | None = None
     novel: MeanWithError | None = None
@@ -45,14 +45,16 @@ def transferred(
 ) -> MeanWithError | None:
     """Return the accuracy on data sets, source or targets, after learning on the source of the grid.
 
-    The value of a seed is the mean over the data sets. Incomplete seeds are skipped; `None` if no seed is complete.
+    The value of a seed is the mean over the data sets. Incomplete seeds are skipped; `None` if no seed is complete, as
+    for a method that cannot classify one of the data sets.
     """
     means = []
     for seed in grid.seeds:
         row = rows.get(grid.cell(grid.datasets[0], method, shots, seed).key)
         if row is not None and row.source is not None:
             measured = {row.dataset: row.source, **row.targets}
-            means.append(statistics.fmean(measured[name] for name in names))
+            if measured.keys() >= set(names):
+                means.append(statistics.fmean(measured[name] for name in names))
     return MeanWithError.of(means) if means else None
 
 
@@ -62,14 +64,19 @@ def entry(
     """Return the means of a method on a data set, or on `average`.
 
     The average over data sets is computed for each seed without a missing data set. Its H is that of the average base
-    and novel accuracy, as in the paper.
+    and novel accuracy, as in the paper. A method without novel accuracy has no H.
     """
     datasets = grid.datasets if dataset == AVERAGE else (dataset,)
     by_seed = []
     for seed in grid.seeds:
         seed_rows = [rows.get(grid.cell(name, method, shots, seed, variant).key) for name in datasets]
-        pairs = [(row.base, row.novel) for row in seed_rows if row and row.base is not None and row.novel is not None]
-        if len(pairs) == len(datasets):
-            base, novel = map(statistics.fmean, zip(*pairs, strict=True))
-            by_seed.append((base, novel, harmonic_mean(base, novel)))
-    return BaseNovelMeans(*map(MeanWithError.of, zip(*by_seed, strict=True)))
+        base, novel = (_complete_mean([getattr(row, half, None) for row in seed_rows]) for half in ("base", "novel"))
+        h = None if base is None or novel is None else harmonic_mean(base, novel)
+        by_seed.append((base, novel, h))
+    columns = ([value for value in column if value is not None] for column in zip(*by_seed, strict=True))
+    return BaseNovelMeans(*(MeanWithError.of(column) if column else None for column in columns))
+
+
+def _complete_mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if len(known) == len(values) else None

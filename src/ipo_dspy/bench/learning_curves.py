@@ -41,7 +41,7 @@ def curves(folder: Path, cells: Sequence[Cell]) -> dict[str, Curve]:
         with contextlib.suppress(JournalError):
             scores: dict[int, list[tuple[float, float]]] = defaultdict(list)
             for search in RunState(replay(folder / CELLS / cell.folder)).searches.values():
-                for trial in search.history:
+                for trial in (trial for trial in search.history if trial.stage == "search"):
                     scores[trial.step].append((trial.score.accuracy, trial.score.loss))
             for step, pairs in scores.items():
                 by_step[step].append(_means(pairs))

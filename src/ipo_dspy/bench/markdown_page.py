@@ -56,6 +56,7 @@ def page(content: Content) -> str:
         f"# Results: {suite.about}",
         f"Test accuracy in percent, mean and standard error over the seeds {seeds}. {suite.note}",
         *_missing(content),
+        *_closed_set(complete),
         *map(markdown, content.tables),
         *([markdown(_templates(searched, content))] if searched else []),
         *([markdown(_price(complete, content))] if complete else []),
@@ -82,6 +83,14 @@ def _missing(content: Content) -> list[str]:
         )
         notes.append("\n".join(lines))
     return notes
+
+
+def _closed_set(rows: Sequence[Row]) -> list[str]:
+    """Return a note on the methods that have no accuracy on some of the classes."""
+    titles = dict.fromkeys(find_kind(row.method).title for row in rows if not find_kind(row.method).any_classes)
+    if not titles:
+        return []
+    return [f"{', '.join(titles)}: classifies only the classes of its training images, so other columns have no value."]
 
 
 def _templates(rows: Sequence[Row], content: Content) -> Table:

@@ -62,7 +62,7 @@ class StopSignal:
 
 @dataclass(frozen=True, slots=True)
 class MethodResult:
-    """Result of a method; see `Row`. In a transfer, `base` is the source and `novel` is None."""
+    """Result of a method; see `Row`. In a transfer, `base` is the source; `novel` is None there, and if unknown."""
 
     base: Score
     novel: Score | None
@@ -104,7 +104,16 @@ class CellContext:
     def task(self) -> FewShotTask:
         """Training task of the methods of `baselines`."""
         train = self.split.train
-        return FewShotTask(self.backbone, _images(train), train.labels(), train.classes, self.split.template)
+        validation = self.split.validation
+        return FewShotTask(
+            self.backbone,
+            _images(train),
+            train.labels(),
+            train.classes,
+            self.split.template,
+            _images(validation),
+            validation.labels(),
+        )
 
     def program(self) -> ClipClassifier:
         """Return the initial program of the base classes."""
@@ -118,13 +127,20 @@ class CellContext:
     def score(self, fitted: FittedClassifier, **values: Any) -> MethodResult:
         """Return loss and accuracy on the test images of both halves, or of the source and each target.
 
-        A half or data set is scored with its own class names.
+        A half or data set is scored with its own class names. It is not scored if the method cannot classify them.
         """
-        base = _score(fitted, self.split.base)
-        if not self.targets:
-            return MethodResult(base, _score(fitted, self.split.novel), **values)
-        targets = {name: _score(self._fitted_to(target, fitted), target.test) for name, target in self.targets.items()}
-        return MethodResult(base, None, targets=targets, **values)
+        base, novel = _score(fitted, self.split.base), None
+        if not self.targets and self._classifies(self.split.novel):
+            novel = _score(fitted, self.split.novel)
+        targets = {
+            name: _score(self._fitted_to(target, fitted), target.test)
+            for name, target in self.targets.items()
+            if self._classifies(target.test)
+        }
+        return MethodResult(base, novel, targets=targets, **values)
+
+    def _classifies(self, images: ImageDataset) -> bool:
+        return find_kind(self.cell.method).any_classes or set(images.classes) <= set(self.split.train.classes)
 
     def _fitted_to(self, target: FullDataset, fitted: FittedClassifier) -> FittedClassifier:
         if find_kind(self.cell.method).learns:
@@ -177,6 +193,7 @@ def build_ipo(cell: Cell, split: BaseNovelSplit, **options: Any) -> IPO:
         initial_templates=() if start == split.template else (start,),
         seed=cell.seed,
         progress=False,  # the sweep shows its progress
+        **find_kind(cell.method).options,
         **options,
     )
 

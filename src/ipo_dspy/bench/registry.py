@@ -7,7 +7,7 @@ key of a cell.
 
 import importlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.baselines import METHODS as FITTED
@@ -23,6 +23,7 @@ TITLES: Mapping[str, str] = {
     "clip": "CLIP",
     "clip-ensemble": "CLIP, 80 templates",
     "clip-best": "CLIP, best of the 80",
+    "linear-probe": "Linear probe",
     "coop": "CoOp",
     "cocoop": "CoCoOp",
     "maple": "MaPLe",
@@ -30,6 +31,8 @@ TITLES: Mapping[str, str] = {
     "coprompt": "CoPrompt",
     "vpt": "VPT",
     "ipo": "IPO",
+    "ipo-best": "IPO, most accurate",
+    "ipo-ensemble": "IPO, ensemble",
     "vpt+ipo": "VPT + IPO",
     "copro": "COPRO",
     "miprov2": "MIPROv2",
@@ -41,10 +44,20 @@ TITLES: Mapping[str, str] = {
 ZERO_SHOT = frozenset({"clip", "clip-ensemble"})
 """Methods that learn from no image: the result is the same for all shots and seeds."""
 
+CLOSED_SET = frozenset({"linear-probe"})
+"""Methods that classify only the classes that they were fitted to."""
+
 MODEL = ("model", "pretrained")
 PROPOSING = ("steps", "prompts_per_step", "lm", "lm_kwargs")
 DESCRIBING = ("max_described_images", "descriptions", "vlm", "vlm_kwargs")
 SEARCHING = (*PROPOSING, *DESCRIBING, "history_size", "feedback", "history_only", "request_mode")
+
+SELECTING: Mapping[str, Mapping[str, Any]] = {
+    "ipo": {},
+    "ipo-best": {"choose": "best"},
+    "ipo-ensemble": {"ensemble": 4},
+}
+"""Arguments by name of the rows of IPO, which differ in what is selected after the same search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,8 @@ class MethodSpec:
         fits: the method of `baselines` that it fits and whose hyper-parameters it takes, if any.
         learns: whether the sampled images and the seed affect it.
         needs_lm: whether it requires a language model.
+        any_classes: whether it classifies any class by name, rather than only the classes that it was fitted to.
+        options: arguments of `IPO` that differ from the defaults.
     """
 
     name: str
@@ -66,6 +81,8 @@ class MethodSpec:
     fits: str | None = None
     learns: bool = True
     needs_lm: bool = False
+    any_classes: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -92,10 +109,20 @@ class MethodSpec:
 
 METHODS: Mapping[str, MethodSpec] = {
     **{
-        name: MethodSpec(name, MODEL, "method_runners:fit_and_score", fits=name, learns=name not in ZERO_SHOT)
+        name: MethodSpec(
+            name,
+            MODEL,
+            "method_runners:fit_and_score",
+            fits=name,
+            learns=name not in ZERO_SHOT,
+            any_classes=name not in CLOSED_SET,
+        )
         for name in FITTED
     },
-    "ipo": MethodSpec("ipo", (*MODEL, *SEARCHING), "method_runners:ipo"),
+    **{
+        name: MethodSpec(name, (*MODEL, *SEARCHING), "method_runners:ipo", options=options)
+        for name, options in SELECTING.items()
+    },
     "vpt+ipo": MethodSpec("vpt+ipo", (*MODEL, *SEARCHING), "vpt_ipo:vpt_ipo", fits="vpt"),
     **{
         name: MethodSpec(name, (*MODEL, *PROPOSING), "dspy_optimizers:run", needs_lm=True)

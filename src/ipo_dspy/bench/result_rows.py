@@ -32,10 +32,11 @@ class Row:
     Attributes:
         key, suite, dataset, method, shots, seed: of the cell.
         decisive: every input that determined the result.
-        base, novel: accuracy in percent on the test images of each half, with its class names; `None` on failure.
-        h: their harmonic mean.
-        source, targets: for transfer, accuracy in percent on all test images of the source, and of the targets by name;
-            they replace base and novel.
+        base, novel: accuracy in percent on the test images of each half, with its class names; `None` on failure, and
+            `novel` also if the method classifies only the classes that it was fitted to.
+        h: their harmonic mean; `None` without both.
+        source, targets: for transfer, accuracy in percent on all test images of the source, and by name of the targets
+            that the method can classify; they replace base and novel.
         base_loss, novel_loss: mean cross-entropy in nats.
         template: the selected template, if the method searches for one.
         train_images: number of training images.

@@ -55,7 +55,7 @@ def split_of(suite: Suite, cell: Cell) -> BaseNovelSplit:
     if not cell.targets:
         return suite.load(cell.dataset, shots=cell.shots, seed=cell.seed)
     full = suite.whole(cell.dataset, shots=cell.shots, seed=cell.seed)
-    return BaseNovelSplit(full.train, full.test, full.test, full.template)
+    return BaseNovelSplit(full.train, full.test, full.test, full.template, full.validation)
 
 
 class SweepObserver:
@@ -129,7 +129,7 @@ class CellRunner:
             error=error,
             started=started,
             machine=machine(self.device),
-            **(_values(result) if result else {}),
+            **(_values(cell, result) if result else {}),
         )
 
     def _run(self, cell: Cell, split: BaseNovelSplit) -> MethodResult:
@@ -201,16 +201,17 @@ def build_row(cell: Cell, **values: Any) -> Row:
     )
 
 
-def _values(result: MethodResult) -> dict[str, Any]:
+def _values(cell: Cell, result: MethodResult) -> dict[str, Any]:
     """Return the fields of a row that a result determines."""
     base, novel, spent = result.base, result.novel, result.spent
-    if novel is None:
+    if cell.targets:
         targets = {name: score.accuracy for name, score in result.targets.items()}
         accuracies: dict[str, Any] = {"source": base.accuracy, "targets": targets}
     else:
+        accuracies = {"base": base.accuracy, "base_loss": base.loss}
+    if novel is not None:
         h = harmonic_mean(base.accuracy, novel.accuracy)
-        accuracies = {"base": base.accuracy, "novel": novel.accuracy, "h": h}
-        accuracies |= {"base_loss": base.loss, "novel_loss": novel.loss}
+        accuracies |= {"novel": novel.accuracy, "novel_loss": novel.loss, "h": h}
     return {
         **accuracies,
         "template": result.template and redact(result.template, keep_words=True),

@@ -32,21 +32,27 @@ class BaseNovelSplit:
         train: k shots of the base classes.
         base, novel: all test images of each half, with its class names.
         template: the hand-written one.
+        validation: as many images per class as shots, at most four, for methods that search for a setting.
     """
 
     train: ImageDataset = field(repr=False)
     base: ImageDataset
     novel: ImageDataset
     template: Template
+    validation: ImageDataset = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class FullDataset:
-    """All classes of a data set: k shots, none of a test-only data set; all test images; the hand-written template."""
+    """All classes of a data set: k shots and validation images, none of a test-only data set; all test images.
+
+    `template` is the hand-written one.
+    """
 
     train: ImageDataset = field(repr=False)
     test: ImageDataset
     template: Template
+    validation: ImageDataset = field(repr=False)
 
 
 class Suite(Protocol):
@@ -114,12 +120,12 @@ class DemoSuite(Suite):
     def load(self, name: str, *, shots: int, seed: int) -> BaseNovelSplit:
         """Load a bundled task."""
         base, novel = (demo.load(name, shots=shots, seed=seed, classes=half) for half in ("base", "novel"))
-        return BaseNovelSplit(base.trainset, base.testset, novel.testset, base.program.template)
+        return BaseNovelSplit(base.trainset, base.testset, novel.testset, base.program.template, base.valset)
 
     def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> FullDataset:
         """Load a bundled task."""
         task = demo.load(name, shots=shots or 1, seed=seed, classes="all")
-        return FullDataset(task.trainset, task.testset, task.program.template)
+        return FullDataset(task.trainset, task.testset, task.program.template, task.valset)
 
 
 class PaperSuite(Suite):
@@ -167,13 +173,13 @@ class PaperSuite(Suite):
         """Load a data set of the paper."""
         base = load_benchmark(name, self.root, shots=shots, seed=seed, part="base")
         novel = load_benchmark(name, self.root, shots=shots, seed=seed, part="novel")
-        return BaseNovelSplit(base.train, base.test, novel.test, Template.parse(base.template))
+        return BaseNovelSplit(base.train, base.test, novel.test, Template.parse(base.template), base.val)
 
     def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> FullDataset:
         """Load a data set of the paper, or a variant of ImageNet."""
         train_shots = None if name in VARIANTS else shots or 1
         benchmark = load_benchmark(name, self.root, shots=train_shots, seed=seed)
-        return FullDataset(benchmark.train, benchmark.test, Template.parse(benchmark.template))
+        return FullDataset(benchmark.train, benchmark.test, Template.parse(benchmark.template), benchmark.val)
 
 
 def build_suite(name: str, root: Path | None = None) -> Suite:

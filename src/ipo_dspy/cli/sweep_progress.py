@@ -47,6 +47,10 @@ class LiveSweep(LiveProgress, SweepObserver):
             average = statistics.fmean(row.targets.values())
             targets = pluralize(len(row.targets), "target")
             result = f"source {row.source:.2f}, average of {targets} {average:.2f} ({row.seconds:.1f} s)"
+        elif row.source is not None:
+            result = f"source {row.source:.2f}, cannot classify the targets ({row.seconds:.1f} s)"
+        elif row.novel is None:
+            result = f"base {row.base:.2f}, cannot classify novel classes ({row.seconds:.1f} s)"
         else:
             result = f"base {row.base:.2f}, novel {row.novel:.2f}, H {row.h:.2f} ({row.seconds:.1f} s)"
         self.say(f"{row.method}, {row.dataset}, {row.shots}-shot, seed {row.seed}: {result}")
