@@ -1,6 +1,7 @@
 """`python scripts/bench.py [--size full] [SECTION ...]` prints docs/benchmarks.md, section by section.
 
 A section is a module of `benchmarks` whose docstring is its text and whose `run(size, seed)` prints its tables.
+`choice` measures accuracy instead of time, so it is printed only if it is named.
 """
 
 import argparse
@@ -11,17 +12,19 @@ from benchmarks.common import commit, machine
 
 SECTIONS = ("text", "images", "store", "scoring", "gpu", "passes", "startup", "ray_scaling")
 """In the order of the page."""
+ON_REQUEST = ("choice",)
+KNOWN = (*SECTIONS, *ON_REQUEST)
 
 
 def main() -> None:
     """Print the sections that were asked for, and where they were made."""
     parser = argparse.ArgumentParser(prog="python scripts/bench.py", description=__doc__.partition("\n")[0])
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all by default")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(KNOWN)}; the page by default")
     parser.add_argument("--size", choices=("quick", "full"), default="quick")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    if unknown := set(options.sections) - set(SECTIONS):
-        parser.error(f"unknown section {sorted(unknown)[0]!r}; pass one of {', '.join(SECTIONS)}")
+    if unknown := set(options.sections) - set(KNOWN):
+        parser.error(f"unknown section {sorted(unknown)[0]!r}; pass one of {', '.join(KNOWN)}")
     stamp = f"commit {commit()}, seed {options.seed}, {machine()}"  # now: the tree may change during a long run
     for name in options.sections or SECTIONS:
         section = importlib.import_module(f"benchmarks.{name}")

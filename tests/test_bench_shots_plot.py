@@ -16,7 +16,7 @@ from ipo_dspy.bench.suites import DemoSuite
 from ipo_dspy.bench.tables import render
 from ipo_dspy.cli import main
 from ipo_dspy.errors import JournalError
-from ipo_dspy.report.figures import ErrorBarSeries
+from ipo_dspy.report.figures import ErrorBarSeries, draw_points
 
 GRID = grid(shots=(16, 1))
 CLIP, IPO = (50.0, 30.0), {(1, 1): (60.0, 40.0), (1, 2): (64.0, 48.0), (16, 1): (80.0, 60.0), (16, 2): (84.0, 60.0)}
@@ -73,6 +73,22 @@ def test_files_are_written_for_each_data_set_and_the_average(tmp_path: Path) -> 
     assert {file: file.read_bytes() for file in files} == before
     drawn = (tmp_path / "shots-average.svg").read_text()
     assert [label in drawn for label in ("training images per class", "novel, %", "IPO")] == [True] * 3
+
+
+def test_a_method_without_a_measure_keeps_the_colors_and_the_legend(tmp_path: Path) -> None:
+    points = ErrorBarSeries((1, 16), (50.0, 60.0), (0.0, 0.0))
+    file, _ = draw_points(
+        {"base": {"Linear probe": points, "IPO": points}, "H": {"IPO": points}}, tmp_path / "x", axis=""
+    )
+    first, second = file.read_text().split('<g id="axes_2">')
+    second, legend = second.split('<g id="legend_1">')
+    blue, orange = "#1f77b4", "#ff7f0e"
+    assert [color in part for part in (first, second, legend) for color in (blue, orange)] == [
+        *(True, True),
+        *(False, True),
+        *(True, True),
+    ]
+    assert "Linear probe" in legend
 
 
 def test_one_number_of_shots_and_nothing_measured_make_no_files(tmp_path: Path) -> None:

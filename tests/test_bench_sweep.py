@@ -1,5 +1,6 @@
 """Sweeps on the bundled model: to the end, killed in the middle, with cells that fail, with settings that changed."""
 
+import json
 import os
 import signal
 import time
@@ -11,6 +12,8 @@ import pytest
 from helpers.bench_small import SmallSuite, grid, results, run
 from helpers.cli_process import Processes
 from helpers.comparison import assert_alike
+from ipo_dspy.baselines import build_method
+from ipo_dspy.baselines.base import FewShotTask, evaluate
 from ipo_dspy.bench.cells import Cell
 from ipo_dspy.bench.method_runners import StopSignal
 from ipo_dspy.bench.result_rows import ROWS, Row, read_rows
@@ -18,9 +21,11 @@ from ipo_dspy.bench.runner import CELLS, SweepObserver, with_conditions
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.suites import BaseNovelSplit
 from ipo_dspy.bench.sweep import SweepResult
-from ipo_dspy.clip.loading import resolve_device
+from ipo_dspy.clip.bundled import resolve_model_name
+from ipo_dspy.clip.loading import load_backbone, resolve_device
 from ipo_dspy.errors import InputError, JournalError, LanguageModelError, ModelError
-from ipo_dspy.run.journal import FILE_NAME
+from ipo_dspy.run.journal import FILE_NAME, replay
+from ipo_dspy.run.state import RunState
 from ipo_dspy.scoring.score import harmonic_mean
 
 
@@ -71,9 +76,59 @@ def test_every_cell_is_a_row_with_its_figures(whole: SweepResult) -> None:
     for row in of(whole, "ipo"):
         assert row.template is not None
         assert row.trials is not None
-        assert row.trials <= 1 + 3 * 2
+        assert row.trials > 1
         assert row.evaluations == row.trials * 5
         assert (row.calls, row.tokens, row.cost) == (0, 0, 0.0)
+
+
+def test_the_rows_of_ipo_differ_in_what_is_selected_after_the_same_search(tmp_path: Path) -> None:
+    selecting = grid(
+        datasets=("pixel-animals",),
+        methods=("ipo", "ipo-best", "ipo-ensemble"),
+        seeds=(2,),
+        settings=Settings(steps=6, prompts_per_step=4),
+    )
+    cells = {cell.method: cell for cell in selecting.cells()}
+    swept = run(tmp_path, selecting)
+    assert not swept.failed
+    searches = {name: RunState(replay(tmp_path / CELLS / cell.folder)).search("self") for name, cell in cells.items()}
+    proposed = {
+        name: [str(trial.template) for trial in search.history if trial.stage == "search"]
+        for name, search in searches.items()
+    }
+    assert proposed["ipo"] == proposed["ipo-best"] == proposed["ipo-ensemble"]
+    (plainest,), (best,), (ensemble,) = (of(swept, name) for name in cells)
+    most_accurate = min(searches["ipo-best"].history, key=lambda trial: trial.rank)
+    assert best.template == str(most_accurate.template)
+    assert best.trials == len(proposed["ipo-best"])
+    lines = (ensemble.template or "").splitlines()
+    assert lines[0] == plainest.template != best.template
+    assert 2 <= len(lines) <= 4
+    assert run(tmp_path, selecting).rows == swept.rows
+
+
+def test_a_linear_probe_has_base_accuracy_and_nothing_else(tmp_path: Path) -> None:
+    (row,) = run(tmp_path, grid(datasets=("grey-food",), methods=("linear-probe",), seeds=(1,))).rows.values()
+    assert row.error is None
+    assert row.base is not None
+    assert (row.novel, row.novel_loss, row.h, row.template) == (None,) * 4
+    stored = json.loads((tmp_path / ROWS).read_text())
+    assert (stored["novel"], stored["h"]) == (None, None)
+    split = SmallSuite().load("grey-food", shots=1, seed=1)
+    assert split.validation.counts() == dict.fromkeys(split.base.classes, 1)
+    shown = [example.image for example in split.base]
+    train, validation = split.train, split.validation
+    few = FewShotTask(
+        load_backbone(resolve_model_name("demo"), None, device="cpu"),
+        [example.image for example in train],
+        train.labels(),
+        train.classes,
+        split.template,
+        [example.image for example in validation],
+        validation.labels(),
+    )
+    fitted = build_method("linear-probe").fit(few)
+    assert evaluate(fitted, shown, split.base.labels(), split.base.classes).accuracy == row.base
 
 
 def test_seeds_draw_other_images(whole: SweepResult) -> None:

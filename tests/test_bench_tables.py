@@ -99,6 +99,21 @@ def test_missing_figures_are_dashes() -> None:
     assert "| grey-food | IPO | - | - | - |" in render([paper_table(GRID, {}, DemoSuite(), 1)], "md")
 
 
+def test_a_method_without_novel_accuracy_has_its_base_accuracy_and_no_h() -> None:
+    probed = replace(GRID, methods=("linear-probe",))
+    found = {key: replace(row, novel=None) for key, row in rows(probed).items()}
+    lines = render([paper_table(probed, found, DemoSuite(), 1)], "md").splitlines()
+    assert "| average | Linear probe | 72.0 ± 2.0 | - | - |" in lines
+    assert "| grey-food | Linear probe | 62.0 ± 2.0 | - | - |" in lines
+    table = render([paper_table(probed, found, DemoSuite(), 1)], "csv")
+    first = next(csv.DictReader(io.StringIO(table)))
+    assert (float(first["base"]), first["novel"], first["H"], first["H error"]) == (72.0, "", "", "")
+    text = page(Content([], list(found.values()), 4, DemoSuite(), "ipo-dspy bench"))
+    note = "Linear probe: classifies only the classes of its training images, so other columns have no value."
+    assert note in text
+    assert note not in page(Content([], list(rows().values()), 6, DemoSuite(), "ipo-dspy bench"))
+
+
 def test_the_papers_figures_stand_next_to_ours_where_they_are_about_the_same() -> None:
     suite = PaperSuite(Path())
     names = tuple(suite.titles)

@@ -85,6 +85,31 @@ def test_a_sweep_resumes_and_base_to_novel_cells_are_others(swept: SweepResult, 
     assert results(run(tmp_path, GRID, suite=suite).rows) == results(swept.rows)
 
 
+def test_a_linear_probe_is_tested_on_the_targets_whose_classes_it_knows(tmp_path: Path) -> None:
+    class Variant(SmallSuite):
+        """The second target has some of the classes of the source, as the variants of ImageNet do."""
+
+        def whole(self, name: str, *, shots: int | None = None, seed: int = 1) -> FullDataset:
+            if name != "pixel-animals":
+                return super().whole(name, shots=shots, seed=seed)
+            source = super().whole("grey-food", shots=shots, seed=seed)
+            return replace(source, test=source.test.subset(source.test.classes[1:3]))
+
+    probed = replace(GRID, methods=("linear-probe",), seeds=(1,))
+    swept = run(tmp_path, probed, suite=Variant())
+    (row,) = swept.rows.values()
+    assert row.error is None
+    assert list(row.targets) == ["pixel-animals"]
+    lines = render([transfer_table(probed, swept.rows, DemoSuite(), 1)], "md").splitlines()
+    assert "| average | Linear probe | - |" in lines
+    assert "| faint-places | Linear probe | - |" in lines
+    assert f"| pixel-animals | Linear probe | {row.targets['pixel-animals']:.1f} |" in lines
+    alone = replace(probed, targets=("faint-places",))
+    (row,) = run(tmp_path, alone, suite=Variant()).rows.values()
+    assert row.source is not None
+    assert (row.base, row.targets) == (None, {})
+
+
 @pytest.mark.parametrize(
     ("method", "home", "away"),
     [

@@ -166,6 +166,27 @@ def test_a_dry_run_counts_all_that_ask(capsys: pytest.CaptureFixture[str]) -> No
     assert calls[2] == 2 * calls[0]
 
 
+def test_each_row_of_ipo_asks_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--prompt-model", "openai/gpt-4o-mini", "--dry-run", "--json", "--methods")
+    calls = [json.loads(call(capsys, *CALL, *asked, names)[1])["calls"] for names in ("ipo", "ipo,ipo-best")]
+    assert calls[1] == 2 * calls[0] > 0
+
+
+def test_what_a_linear_probe_cannot_classify_is_said_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, *CALL, "--methods", "ipo,linear-probe,clip")
+    assert code == 0
+    titles = [line.split(" | ")[1] for line in out.splitlines() if line.startswith("| grey-food")]
+    assert titles == ["CLIP", "Linear probe", "IPO"]
+    line = next(line for line in err.splitlines() if line.startswith("linear-probe, grey-food, 1-shot, seed 1: base "))
+    assert "cannot classify novel classes" in line
+    row = next(row for row in json.loads(call(capsys, *CALL, "--json", "--methods", "linear-probe")[1])["rows"])
+    assert (row["novel"], row["h"]) == (None, None)
+    _, _, err = call(
+        capsys, *CALL, "--methods", "linear-probe", "--transfer", "grey-food", "--datasets", "faint-places"
+    )
+    assert "cannot classify the targets" in err
+
+
 def test_a_password_in_an_address_is_kept_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
     address = "api_base=http://me:planted@127.0.0.1:9/v1?key=planted"
     for more in ((), ("--steps", "2")):  # the second time the changed settings are listed

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from ipo_dspy._internal.file_io import atomic_write
@@ -78,18 +79,25 @@ def draw_bars(
 def draw_points(panels: Mapping[str, Mapping[str, ErrorBarSeries]], path: Path, *, axis: str) -> tuple[Path, ...]:
     """Draw one panel per measure with one line per name, with error bars at its points.
 
-    The horizontal axis is logarithmic (base 2), as suits 1, 2, 4, 8, and 16 shots. See `draw_curves` for the files.
+    The horizontal axis is logarithmic (base 2), as suits 1, 2, 4, 8, and 16 shots. A name has the same color in all
+    panels, also if it is missing in some. See `draw_curves` for the files.
     """
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    drawn: dict[str, ErrorbarContainer] = {}
     places = sorted({at for lines in panels.values() for points in lines.values() for at in points.at})
     with _figure(4.2 * len(panels), 3.6) as figure:
         for axes, (measure, lines) in _panels(figure, panels):
-            for index, (name, points) in enumerate(lines.items()):
-                marker = "os^D"[index // 10 % 4]  # the color cycle has ten colors
-                axes.errorbar(points.at, points.values, points.errors, label=name, marker=marker, capsize=3)
+            for name, points in lines.items():
+                rounds, color = divmod(names.index(name), 10)  # the color cycle has ten colors
+                marker = "os^D"[rounds % 4]
+                drawn[name] = axes.errorbar(
+                    points.at, points.values, points.errors, color=f"C{color}", marker=marker, capsize=3
+                )
             axes.set_xscale("log", base=2)
             axes.set_xticks(places, labels=[str(at) for at in places])
             axes.set(xlabel=axis, ylabel=measure)
-        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1))
+        handles = [drawn[name] for name in names]
+        axes.legend(handles, names, fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1))
         return _save(figure, path)
 
 
