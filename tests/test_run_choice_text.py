@@ -9,7 +9,7 @@ from ipo_dspy.run.events import ChoiceFields
 def choice(**fields: float) -> ChoiceFields:
     given: ChoiceFields = {
         "images": 100, "accuracy": 94.0, "optimism": 1.4, "expected": 92.6, "low": 84.7, "high": 96.6, "gain": 1.2,
-        "gain_error": 2.5, "compared": 121, "tied": 4, "possibly_best": 19,
+        "gain_error": 2.5, "compared": 121, "tied": 4, "possibly_best": 19, "is_spread_known": True,
     }  # fmt: skip
     return {**given, **fields}  # type: ignore[typeddict-item]
 
@@ -44,13 +44,13 @@ def test_ties() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "low", "classes", "part"),
+    ("images", "low", "is_spread_known", "part"),
     [
-        (25, 84.7, 25, "only 25 images decided, at most one a class on average"),
-        (26, 84.7, 25, None),
-        (26, 76.6, 25, "only 26 images decided: the accuracy on new images is known to about 10 points only"),
+        (25, 84.7, False, "only 25 images decided, at most one a class:"),
+        (26, 84.7, True, None),
+        (26, 76.6, True, "only 26 images decided: the accuracy on new images is known to about 10 points only"),
     ],
 )
-def test_few_images_limit_what_is_known(images: int, low: float, classes: int, part: str | None) -> None:
-    text = choice_text.limits(choice(images=images, low=low), classes)
+def test_few_images_limit_what_is_known(images: int, low: float, is_spread_known: bool, part: str | None) -> None:
+    text = choice_text.limits(choice(images=images, low=low, is_spread_known=is_spread_known))
     assert text is None if part is None else part in (text or "")

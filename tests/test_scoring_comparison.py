@@ -32,7 +32,7 @@ def world(rng: np.random.Generator, templates: int) -> Floats:
 
 
 def images(rng: np.random.Generator, accuracy: Floats, count: int) -> tuple[Floats, Floats]:
-    """Outcomes of templates on images: images differ in difficulty, and templates of a family err alike.
+    """Outcomes of templates on images: images differ in difficulty, and templates of a family make similar errors.
 
     Outcomes of two templates have a correlation of 0.5, on the bundled tasks 0.41 to 0.53.
     """
@@ -77,7 +77,7 @@ def test_errors_are_those_of_paired_differences() -> None:
             )
 
 
-def test_one_image_tells_nothing_apart_and_no_image_is_an_error() -> None:
+def test_one_image_separates_no_templates_and_no_image_is_an_error() -> None:
     compared = Comparison(tally(np.array([[1.0, 0.0]]), np.array([[0.1, 2.0]])))
     assert compared.accuracy_errors.min() > 100
     assert compared.optimism(best) >= 0

@@ -85,6 +85,9 @@ Tolerance = Annotated[
     float, Option(min=0, help="Standard errors by which the plainest template may be worse than the best.")
 ]
 Ensemble = Annotated[int, Option(min=1, help="Maximum number of lines of the template.")]
+Polish = Annotated[
+    bool, Option(help="At the end, ask the language model that proposes for plain rewordings of the best templates.")
+]
 Seed = Annotated[int, Option(min=0, help="Random seed.")]
 Mode = Annotated[
     RequestMode,

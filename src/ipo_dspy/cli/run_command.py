@@ -38,8 +38,6 @@ class RunSummary:
     scores: Mapping[str, tuple[Score, Score]]
     images: Mapping[str, int]
     """Number of scored images in each set."""
-    classes: int
-    """Number of classes of the search."""
     left_out: int
     """Number of unreadable images."""
     folder: str
@@ -65,7 +63,7 @@ class RunSummary:
     def findings(self) -> dict[str, str]:
         """Sentences about the best template on new images, by label."""
         search = self.details.searches[0]
-        choice, classes = search.choice.fields, self.classes
+        choice = search.choice.fields
         ties = choice_text.ties(choice)
         if choice["tied"] > 1:
             ties += (
@@ -76,7 +74,7 @@ class RunSummary:
             "against start": choice_text.against_start(choice, is_start=search.best == search.baseline),
             "tied": ties,
         }
-        limits = choice_text.limits(choice, classes)
+        limits = choice_text.limits(choice)
         return found if limits is None else {**found, "few images": limits}
 
     @property
@@ -165,7 +163,6 @@ def run(
         details=details,
         scores=scores,
         images=images,
-        classes=len(sets.train.classes),
         left_out=len(skipped),
         folder=str(folder),
         report=str(write_report(folder)),

@@ -231,7 +231,8 @@ class Search:
             raise
         finally:
             self._ahead.close(wait=wait_for_request)
-        refines = self.config.choose == "plainest" and status != "interrupted"
+        has_proposals = any(trial.step > 0 for trial in self.state.history)
+        refines = self.config.choose == "plainest" and status != "interrupted" and has_proposals
         selection = self._select(start, validator)
         if refines:
             selection = self._refine(selection, start, validator, polish=self.config.polish and status in COMPLETE)
@@ -472,7 +473,7 @@ class Search:
         return Candidates.of(trials, comparison, start).select(rule)
 
     def _grow(self, selection: Selection, validator: "Scorer | None") -> Ensemble:
-        """Build an ensemble around the selected template; without being asked for one, to tell what it would add."""
+        """Build an ensemble around the selected template; with `ensemble=1`, to report what it would add."""
         candidates = selection.candidates
         ranked = sorted(zip(candidates.scores, candidates.trials, strict=True), key=lambda pair: pair[0].rank)
         return grow_ensemble(

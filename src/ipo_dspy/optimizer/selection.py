@@ -162,7 +162,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceReport:
-    """What is known about a chosen template on new images of the same classes; accuracies in percent.
+    """Expected accuracy of a chosen template on new images of the same classes; accuracies in percent.
 
     Attributes:
         images: number of images that decided.
@@ -215,7 +215,7 @@ class ChoiceReport:
 
 @dataclass(frozen=True, slots=True)
 class PhraseWorth:
-    """What a phrase of a template is worth on the images that decided: the template minus the one without it.
+    """The worth of a phrase on the images that decided: the template compared with the one without it.
 
     Attributes:
         phrase: the phrase.

@@ -79,7 +79,7 @@ def warnings(search: SearchState) -> list[str]:
     """Return what a reader should know before the template is used: few images, and classes that are never right."""
     found = []
     if search.selected is not None and "choice" in search.selected:
-        found.append(choice_text.limits(search.selected["choice"], len(search.setup["classes"])))
+        found.append(choice_text.limits(search.selected["choice"]))
     if table := summary.class_table(search):
         split, rows = table
         never = [row.name for row in rows if row.best == 0]

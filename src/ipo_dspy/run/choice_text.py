@@ -40,12 +40,12 @@ def ties(choice: ChoiceFields) -> str:
     return f"{choice['tied']} of {compared} cannot be told apart"
 
 
-def limits(choice: ChoiceFields, classes: int) -> str | None:
+def limits(choice: ChoiceFields) -> str | None:
     """Return what cannot be known from the images that decided, if they are few."""
     decided = f"only {pluralize(choice['images'], 'image')} decided"
-    if choice["images"] <= classes:
+    if not choice["is_spread_known"]:
         return (
-            f"{decided}, at most one a class on average: what varies within a class, and the accuracy of a single "
+            f"{decided}, at most one a class: the spread within a class, and the accuracy of a single "
             "class, cannot be known from them; optimism and interval rest on an assumption"
         )
     if choice["high"] - choice["low"] >= WIDE:

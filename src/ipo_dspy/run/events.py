@@ -165,7 +165,7 @@ class FinalistFields(TypedDict):
 
 
 class ChoiceFields(TypedDict):
-    """What is known about the selected template on new images; see `selection.ChoiceReport`."""
+    """Expected accuracy of the selected template on new images; see `selection.ChoiceReport`."""
 
     images: int
     accuracy: float
@@ -191,7 +191,7 @@ class CandidateFields(TypedDict):
 
 
 class PhraseFields(TypedDict):
-    """What a phrase of the selected template is worth: the fall of accuracy, and the rise of loss, without it."""
+    """The worth of a phrase of the selected template: the fall of accuracy, and the rise of loss, without it."""
 
     phrase: str
     accuracy: float
@@ -201,7 +201,7 @@ class PhraseFields(TypedDict):
 
 
 class EnsembleLineFields(TypedDict):
-    """What a further line of an ensemble adds: the rise of accuracy, and the fall of the loss."""
+    """The gain by a further line of an ensemble: the rise of accuracy, and the fall of the loss."""
 
     text: str
     accuracy: float

@@ -24,13 +24,14 @@ MUTABLE_SETTINGS = {
     "steps",
     "choose",
     "tolerance",
+    "ensemble",
     "polish",
     "patience",
     "max_consecutive_errors",
     "num_threads",
     *asdict(Budget()),
 }
-"""Settings that affect only the length of a run and may change between sessions."""
+"""Settings that affect only the length of a run or the choice at its end, and may change between sessions."""
 VERSIONS = ("ipo_dspy", "dspy", "litellm", "open_clip_torch", "torch")
 
 

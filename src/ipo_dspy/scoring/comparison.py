@@ -65,8 +65,6 @@ class PairTally:
         return cls(members.sum(axis=0).astype(np.int64), members.T @ table, table.T @ table)
 
 
-
-
 Chooser = Callable[[Floats, Floats, float], NDArray[np.int64]]
 """Chooses a template in each of B draws: a function of accuracies [B, K] and losses [B, K], and of the factor by which
 standard errors are larger than those of the comparison. It returns the indices [B]."""
@@ -129,7 +127,7 @@ class Comparison:
         if self.images == 1:
             return np.full_like(covariance, 1e9)
         squares = variance[:, None] + variance - 2 * covariance
-        # Two equal columns leave a rounding error of 1e-16 of their variance, which is no difference.
+        # Two equal columns leave a rounding error of 1e-16 of their variance.
         squares[squares < 1e-12 * (variance[:, None] + variance)] = 0.0
         return np.sqrt(squares)
 

@@ -112,7 +112,7 @@ def tally_pairs(
 ) -> PairTally:
     """Return the pair tally of K templates over all images, in one pass; see `tally_templates` for the arguments.
 
-    Templates of few classes share a matrix product, because there are many of them. Beside the blocks of
+    Templates of few classes share a matrix product, because there are many of them. In addition to the blocks of
     `tally_templates` it takes 16 bytes for each template and image of a block, and logits of the size of a block.
     """
     device, (count, class_count) = text_features.device, text_features.shape[:2]
