@@ -269,7 +269,7 @@ def test_a_dry_run_counts_the_images_of_all_classes(capsys: pytest.CaptureFixtur
     )
     _, out, _ = call(capsys, "--transfer", "grey-food", *asked)
     classes = len(demo.load("grey-food", classes="all").classes)
-    assert json.loads(out)["calls"] == 1 + classes + 1  # a ping, a description of each image, a request for templates
+    assert json.loads(out)["calls"] == 1 + classes + 1 + 1  # a ping, a description of each image, templates, rewordings
 
 
 def test_missing_targets_are_reported_before_anything_is_read(

@@ -77,7 +77,7 @@ def call(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> tuple[int,
 
 def trials(folder: Path) -> list[tuple[Any, ...]]:
     """The trials of the search, without those that took the winner apart."""
-    events: list[Any] = [e for e in replay(folder) if e["event"] == "trial" and "stage" not in e]
+    events: list[Any] = [e for e in replay(folder) if e["event"] == "trial" and e.get("stage") != "refine"]
     return [(e["index"], e["step"], e["template"], e["accuracy"]) for e in events]
 
 
@@ -182,7 +182,7 @@ def test_a_server_that_dies_leaves_the_best_and_the_command(
         assert len(said) == 2
         assert f"(asked at 127.0.0.1:{server.port})" in said[0]
         saved = json.loads((out / "best.json").read_text())
-        assert any(template in json.dumps(saved) for _, _, template, _ in trials(out))
+        assert any(e["template"] in json.dumps(saved) for e in replay(out) if e["event"] == "trial")
         server.odd.clear()
         assert call(capsys, shlex.split(command(err))[1:])[0] == 0
     assert trials(out) == undisturbed
@@ -328,10 +328,10 @@ def test_a_dry_run_prints_an_estimate_and_sends_no_request(
             assert word in printed
         code, printed, _ = call(capsys, [*dry, "--json"])
         found = json.loads(printed)
-        assert (code, found["calls"], found["cost"]) == (0, 2 + 6 + STEPS, None)
+        assert (code, found["calls"], found["cost"]) == (0, 2 + 6 + STEPS + 1, None)
         assert found["tokens"] == sum(i["prompt_tokens"] + i["completion_tokens"] for i in found["items"])
         priced = {item["what"] for item in found["items"] if item["cost"]}
-        assert priced == {"ping", "templates"}
+        assert priced == {"ping", "templates", "rewordings"}
         assert server.requests == []
     code, printed, _ = call(capsys, search(photos, tmp_path / "run", None, "--dry-run"))
     assert (code, "0 calls" in printed) == (0, False)  # it is not a result, so it goes to stderr

@@ -169,7 +169,7 @@ def test_every_request_counts_not_only_those_of_steps(mlflow: Any, task: demo.De
 
 
 def test_a_resumed_run_counts_what_its_earlier_sessions_found(mlflow: Any, task: demo.DemoTask, tmp_path: Path) -> None:
-    given: dict[str, Any] = {"proposer": "evolution", "log_dir": tmp_path / "run"}
+    given: dict[str, Any] = {"proposer": "evolution", "log_dir": tmp_path / "run", "choose": "best"}
     IPO(**given, steps=2).compile(task.program, task.trainset)
     with mlflow.start_run() as run:
         best = IPO(**given, steps=3, observers=[mlflow_observer()]).compile(task.program, task.trainset)

@@ -540,7 +540,7 @@ def test_a_run_with_models_that_babble_ends_with_the_start_template(made: Make, 
 
 def test_a_run_takes_the_proposals_of_a_local_model_and_keeps_the_rejections(made: Make, tmp_path: Path) -> None:
     name = f"transformers/{made(toys.qwen2, sentence=toys.PROPOSAL)}"
-    best, events = run(tmp_path / "run", prompt_model=name, describer=None)
+    best, events = run(tmp_path / "run", prompt_model=name, describer=None, choose="best")
     assert [str(trial.template) for trial in best.detailed_results.trials][1:] == [toys.PROPOSAL]
     assert best.detailed_results.rejections == {"duplicate": 2 * 4 - 1}
     asked = [event for event in events if event["event"] == "lm_response" and event["request_id"].startswith("step")]

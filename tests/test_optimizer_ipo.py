@@ -81,7 +81,7 @@ def test_rejections_are_counted_and_spending_is_reported(task: demo.DemoTask) ->
     listed = Listed(
         "a dog", "a photo of a <CLASS>.", "word " * 60 + "<CLASS>", "", "<INS>a <CLASS>", "pixel art of a <CLASS>."
     )
-    best = IPO(proposer=listed, steps=1, describer=None).compile(task.program, task.trainset)
+    best = IPO(proposer=listed, steps=1, describer=None, choose="best").compile(task.program, task.trainset)
     results = best.detailed_results
     assert dict(results.rejections) == {
         "no class placeholder": 1,

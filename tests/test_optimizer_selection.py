@@ -93,7 +93,7 @@ def test_all_equal_is_the_start_template_or_a_plainer_one() -> None:
     equal = {START: range(10), LONG: range(10), SHORT: range(10)}
     selection = select(Plainest(), equal)
     assert str(selection.trial.template) == START
-    assert selection.report().optimism < 1e-9
+    assert selection.report().optimism < 1e-6
     assert len(selection.tied) == 3
 
 
@@ -121,7 +121,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[DetailedResults, 
 def test_every_phrase_of_a_winner_is_worth_something(results: tuple[DetailedResults, Path]) -> None:
     (search,) = results[0].searches
     assert search.best.score.rank <= search.baseline.score.rank
-    assert {trial.stage for trial in search.trials} == {"search", "refine"}
     assert search.phrases
     for worth in search.phrases:
         assert (
@@ -150,15 +149,16 @@ def test_one_image_a_class_says_what_cannot_be_known() -> None:
 
 
 def test_an_ensemble_is_an_ordinary_template_that_is_reported_line_by_line(tmp_path: Path) -> None:
-    task = demo.load("pixel-animals", shots=4, seed=1)
-    optimizer = IPO(proposer="evolution", steps=8, seed=1, progress=False, ensemble=3, log_dir=tmp_path)
+    task = demo.load("inverted-objects", shots=4, seed=1)
+    given: dict[str, Any] = {"proposer": "evolution", "steps": 8, "seed": 1, "progress": False, "tolerance": 0.25}
+    optimizer = IPO(**given, ensemble=3, log_dir=tmp_path)
     best = optimizer.compile(task.program, task.trainset)
     (search,) = best.detailed_results.searches
     assert 2 <= len(best.template.lines) <= 3
     assert best.template == search.best.template
     assert [line.text for line in search.ensemble] == list(best.template.lines[1:])
-    assert all(line.loss > line.loss_error for line in search.ensemble)
-    single = IPO(proposer="evolution", steps=8, seed=1, progress=False).compile(task.program, task.trainset)
+    assert all(line.loss > 0.25 * line.loss_error for line in search.ensemble)
+    single = IPO(**given).compile(task.program, task.trainset)
     assert search.best.score.loss < single.detailed_results.best.score.loss
     assert [line.text for line in single.detailed_results.searches[0].ensemble][:1] == [search.ensemble[0].text]
     assert np.isclose(search.choice.accuracy, search.best.score.accuracy)

@@ -52,17 +52,21 @@ class Choice(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The most accurate candidates, with the lowest loss to four decimals if several are: the paper's choice."""
+    """The most accurate candidate, with the lowest loss to four decimals if several are: the paper's choice."""
 
     rounds: ClassVar[int] = 1
 
     def tied(
         self, candidates: "Candidates", accuracy: Floats, loss: Floats, scale: float, around: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Return the leaders of each draw."""
+        """Return the first candidate of each draw in the order of `Trial.rank`."""
         rows = np.arange(len(accuracy))
         near_loss = np.round(loss, DECIMALS) <= np.round(loss[rows, around][:, None], DECIMALS)
-        return (accuracy >= accuracy[rows, around][:, None] - 1e-9) & near_loss
+        leading = (accuracy >= accuracy[rows, around][:, None] - 1e-9) & near_loss
+        tokens = np.where(leading, [trial.tokens for trial in candidates.trials], np.inf)
+        only = np.zeros(leading.shape, dtype=bool)
+        only[rows, tokens.argmin(axis=1)] = True
+        return only
 
 
 @dataclass(frozen=True, slots=True)

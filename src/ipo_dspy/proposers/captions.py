@@ -37,7 +37,7 @@ _ORDER = (
 """Order of adjectives before a noun."""
 _OF_WHAT_IS_SHOWN = frozenset({"viewpoint", "setting", "lighting"})
 """Facets whose clauses come first, and stay with the class name when it stands before the medium."""
-_OF = re.compile(r"^(.*)(?:\b(?:of|showing|depicting)\b|[,:](?=\s*$))(.*)$", re.IGNORECASE)
+_OF = re.compile(r"^(.*)(?:(?<![\w-])(?:of|showing|depicting)(?![\w-])|[,:](?=\s*$))(.*)$", re.IGNORECASE)
 _DETERMINER = r"\b(?:an?|the|one|another|some|many|several|each|every|my|your|our)\b"
 _DETERMINED = re.compile(rf"^(.*?)({_DETERMINER})\s+((?:(?!{_DETERMINER}).)*)$", re.IGNORECASE)
 _MARKS = re.compile(r"[\"\u201c\u201d*`]|(?<=<CLASS>)(?:'s|[\w\u2019-]+)|[\s.]+$")

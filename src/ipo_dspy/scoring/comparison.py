@@ -34,6 +34,8 @@ CONFIDENCE = 0.95
 WITHIN_CLASSES = 0.5
 """Share of the variance of outcomes within classes, assumed if no class has two images; it is 0.47 on the bundled
 tasks."""
+LEAST_VARIANCE = 0.25
+"""Least variance of an accuracy, relative to that of a binomial distribution with two more correct and wrong images."""
 CHOICE_VARIANCE = 1.25
 """Variance of the corrected accuracy of a choice, relative to that of a template that was not chosen: the optimism
 is an estimate, too; with it, intervals cover the truth in 93 to 99 % of simulations (docs/choice.md)."""
@@ -117,6 +119,11 @@ class Comparison:
         self._covariance = within * scale / freedom if freedom else self._variance * WITHIN_CLASSES  # [2K, 2K]
         self.accuracy: Floats = mean[:count] * 100.0
         self.loss: Floats = mean[count:]
+        # A template that is right on all of few images is not certain to be right on others.
+        moderate = (self.images * mean[:count] + 2) / (self.images + 4)
+        least = moderate * (1 - moderate) * LEAST_VARIANCE * 1e4 / self.images
+        accuracies = np.arange(count)
+        self._covariance[accuracies, accuracies] = np.maximum(np.diag(self._covariance)[:count], least)
         self.accuracy_errors = self._errors(slice(0, count))
         self.loss_errors = self._errors(slice(count, None))
 
@@ -126,22 +133,21 @@ class Comparison:
         variance = np.diag(covariance)
         if self.images == 1:
             return np.full_like(covariance, 1e9)
-        squares = variance[:, None] + variance - 2 * covariance
+        squares = np.maximum(variance[:, None] + variance - 2 * covariance, 0.0)
         # Two equal columns leave a rounding error of 1e-16 of their variance.
         squares[squares < 1e-12 * (variance[:, None] + variance)] = 0.0
         return np.sqrt(squares)
 
     @cached_property
     def _root(self) -> Floats:
-        """A root R of the covariance, R R' = covariance: [2K, r]."""
+        """The symmetric square root of the covariance, [2K, 2K]; other roots change with its last digits."""
         values, vectors = np.linalg.eigh(self._covariance)
-        kept = values > 1e-12 * max(float(values[-1]), 1e-300)
-        return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
+        return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
 
     def draws(self, count: int, seed: int = 0) -> tuple[Floats, Floats]:
         """Return `count` draws of the noise of the accuracies [B, K] and of the losses [B, K]; their mean is zero."""
         normal = np.random.default_rng(seed).standard_normal((count // 2, self._root.shape[1]))
-        noise = np.concatenate([normal, -normal]) @ self._root.T  # [B, 2K]
+        noise = np.concatenate([normal, -normal]) @ self._root  # [B, 2K]
         return noise[:, : len(self.accuracy)], noise[:, len(self.accuracy) :]
 
     def optimism(self, choose: Chooser, *, seed: int = 0) -> float:
@@ -191,5 +197,5 @@ class Comparison:
         """Return the confidence interval of a chosen template's accuracy on new images, around the corrected one."""
         share = accuracy / 100.0
         binomial = max(share * (1 - share), 1 / self.images / 4) * 1e4
-        variance = max(float(self._covariance[template, template]), binomial / self.images / 4)
+        variance = max(float(self._covariance[template, template]), WITHIN_CLASSES * binomial / self.images)
         return wilson_interval(accuracy, binomial / (CHOICE_VARIANCE * variance))
