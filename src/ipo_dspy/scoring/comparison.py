@@ -34,8 +34,6 @@ CONFIDENCE = 0.95
 WITHIN_CLASSES = 0.5
 """Share of the variance of outcomes within classes, assumed if no class has two images; it is 0.47 on the bundled
 tasks."""
-LEAST_VARIANCE = 0.25
-"""Least variance of an accuracy, relative to that of a binomial distribution with two more correct and wrong images."""
 CHOICE_VARIANCE = 1.25
 """Variance of the corrected accuracy of a choice, relative to that of a template that was not chosen: the optimism
 is an estimate, too; with it, intervals cover the truth in 93 to 99 % of simulations (docs/choice.md)."""
@@ -119,11 +117,11 @@ class Comparison:
         self._covariance = within * scale / freedom if freedom else self._variance * WITHIN_CLASSES  # [2K, 2K]
         self.accuracy: Floats = mean[:count] * 100.0
         self.loss: Floats = mean[count:]
-        # A template that is right on all of few images is not certain to be right on others.
-        moderate = (self.images * mean[:count] + 2) / (self.images + 4)
-        least = moderate * (1 - moderate) * LEAST_VARIANCE * 1e4 / self.images
-        accuracies = np.arange(count)
-        self._covariance[accuracies, accuracies] = np.maximum(np.diag(self._covariance)[:count], least)
+        if freedom:  # a template that is right on all of few images is not certain to be right on others
+            moderate = (self.images * mean[:count] + 2) / (self.images + 4)
+            least = WITHIN_CLASSES * moderate * (1 - moderate) * 1e4 / self.images
+            accuracies = np.arange(count)
+            self._covariance[accuracies, accuracies] = np.maximum(np.diag(self._covariance)[:count], least)
         self.accuracy_errors = self._errors(slice(0, count))
         self.loss_errors = self._errors(slice(count, None))
 
