@@ -1,8 +1,8 @@
 """Expected accuracies against a known truth
 
 The templates of a search are scored on all test images of a bundled task, and their accuracies there are taken as the
-truth. Then some images a class are drawn from them, templates are chosen on them, and the accuracy to expect is compared
-with the truth. Optimism is in points; the share is that of intervals that hold the truth.
+truth. Then some images a class are drawn from them, templates are chosen on these, and the accuracy to expect is
+compared with the truth. Optimism is in points; the share is that of intervals that hold the truth.
 """
 
 import statistics
