@@ -228,7 +228,7 @@ class IPO(Teleprompter):
         >>> task = demo.load("pixel-animals", shots=2)
         >>> optimizer = IPO(prompt_model=dspy.LM("openai/gpt-4o-mini", api_key="none", engine="litellm"), steps=10)
         >>> optimizer.estimate(task.program, task.trainset).total.calls
-        11
+        12
         """
         from ipo_dspy.optimizer.cost_estimate import estimate
 
