@@ -99,7 +99,9 @@ def test_all_equal_is_the_start_template_or_a_plainer_one() -> None:
 
 def test_compared_are_the_best_the_start_and_all_variants_of_winners() -> None:
     trials = [trial(START, 0), *(trial(f"a <CLASS> {i}", i) for i in range(1, 9)), trial("<CLASS>", 9, "refine")]
-    assert [t.index for t in compared_trials(trials, trials[0])] == list(range(10))
+    assert [t.index for t in compared_trials(trials, trials[0], 400)] == list(range(10))
+    assert [t.index for t in compared_trials(trials, trials[0], 3)] == [0, 1, 2, 3, 9]
+    assert [t.index for t in compared_trials(trials, trials[5], 3)] == [1, 2, 3, 5, 9]
 
 
 @pytest.mark.parametrize(("name", "value"), [("choose", "shortest"), ("tolerance", -1), ("ensemble", 0)])

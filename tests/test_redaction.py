@@ -2,8 +2,10 @@
 
 import logging
 import string
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import dspy
@@ -216,6 +218,20 @@ def test_a_segment_of_a_path_that_looks_like_a_key_is_a_secret(path: str, kept: 
         shown == f"GET {address} is 404" if kept is None else shown.startswith(f"GET {without.partition('[')[0]}[hid")
     )
     assert kept is None or not set(path.split("/")) - set(kept.split("/")) & set(shown.split("/"))
+
+
+def test_litellm_may_change_while_its_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lazy imports add names to the module, also from other threads."""
+    litellm = ModuleType("litellm")
+    litellm.__dict__.update(api_key=None, timeout=None)
+    monkeypatch.setitem(sys.modules, "litellm", litellm)
+
+    def add_a_name(name: str) -> bool:
+        litellm.__dict__[f"lazy_{name}"] = None
+        return False
+
+    monkeypatch.setattr("ipo_dspy.lms.redaction.names_secret", add_a_name)
+    remember_lm(None)
 
 
 def test_logs_of_libraries_hold_no_secret(caplog: pytest.LogCaptureFixture) -> None:

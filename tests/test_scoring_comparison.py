@@ -97,6 +97,21 @@ def test_templates_that_are_equal_have_no_optimism() -> None:
     assert compared.accuracy_errors.max() == 0
 
 
+def test_only_the_spread_within_classes_counts_for_new_images_of_the_same_classes() -> None:
+    rng = np.random.default_rng(0)
+    by_class = np.arange(40) % 4
+    correct = np.stack([by_class > 0, by_class > 1, rng.random(40) > 0.5], axis=1).astype(float)
+    losses = np.stack([1.0 * by_class, 2.0 * by_class, rng.random(40)], axis=1)
+    compared = Comparison(tally(correct, losses, classes=4))
+    assert compared.is_spread_known
+    assert compared.loss_errors[0, 1] > 0.1
+    _, noise = compared.draws(400)
+    centered = losses - np.stack([losses[by_class == label].mean(axis=0) for label in range(4)])[by_class]
+    expected = np.sqrt((centered**2).sum(axis=0) / (40 * 36))  # N images, N - C degrees of freedom
+    np.testing.assert_allclose(noise.std(axis=0), expected, rtol=0.15, atol=1e-6)
+    assert not Comparison(tally(correct[:4], losses[:4], classes=4)).is_spread_known
+
+
 def test_the_optimism_of_halves_is_that_of_resampled_images() -> None:
     rng = np.random.default_rng(1)
     correct, losses = images(rng, world(rng, 60), 200)

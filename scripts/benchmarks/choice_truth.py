@@ -41,11 +41,18 @@ def outcomes(task: demo.DemoTask, seed: int) -> tuple[tuple[Trial, ...], Floats,
     return trials, torch.cat([correct, losses.double()], dim=1).numpy(), labels.numpy()
 
 
-def choices(task_name: str, shots: int, seed: int) -> Iterator[tuple[str, float, float, bool]]:
-    """Yield the rule, true and estimated optimism, and whether the interval holds the truth, for each draw."""
+def share_within(correct: Floats, labels: NDArray[np.int64]) -> float:
+    """Return the share of the variance of outcomes [N, K] that is within classes, on average over the templates."""
+    within = np.mean([correct[labels == label].var(axis=0) for label in np.unique(labels)], axis=0)  # equal classes
+    return float((within / np.maximum(correct.var(axis=0), 1e-12)).mean())
+
+
+def choices(task_name: str, shots: int, seed: int) -> Iterator[tuple[str, float, float, bool, float]]:
+    """Yield the rule, true and estimated optimism, whether the interval holds the truth, and `share_within`."""
     task = demo.load(task_name, shots=shots, seed=seed, model=DEMO_VIT)
     trials, population, labels = outcomes(task, seed)
-    truth = 100 * population[:, : len(trials)].mean(axis=0)
+    correct = population[:, : len(trials)]
+    truth, share = 100 * correct.mean(axis=0), share_within(correct, labels)
     for draw in range(DRAWS):
         rng = np.random.default_rng([seed, draw])
         rows = np.concatenate([rng.choice(np.flatnonzero(labels == c), shots) for c in range(len(task.classes))])
@@ -59,17 +66,19 @@ def choices(task_name: str, shots: int, seed: int) -> Iterator[tuple[str, float,
                 report.accuracy - true - common,
                 report.optimism,
                 report.interval.low <= true <= report.interval.high,
+                share,
             )
 
 
 def run(size: Size, seed: int) -> None:
     """Print a line for each number of images and each rule."""
     seeds = range(seed + 1, seed + (3 if size == "full" else 2))
-    lines = []
+    lines, within = [], []
     for shots in SHOTS:
         drawn = [row for task in demo.names() for number in seeds for row in choices(task, shots, number)]
         for name in RULES:
-            true, estimated, held = zip(*(row[1:] for row in drawn if row[0] == name), strict=True)
+            true, estimated, held, shares = zip(*(row[1:] for row in drawn if row[0] == name), strict=True)
+            within += shares
             error = statistics.stdev(true) / len(true) ** 0.5
             share = statistics.fmean(held)
             lines.append(
@@ -82,3 +91,4 @@ def run(size: Size, seed: int) -> None:
                 )
             )
     table(("images a class", "rule", "true optimism", "estimated", "intervals that hold"), lines)
+    print(f"\nShare of the variance of outcomes within classes: {statistics.fmean(within):.2f}")

@@ -30,7 +30,7 @@ def remember_lm(lm: dspy.BaseLM | None) -> None:
     keep_prices_local()
     remember_settings(getattr(lm, "kwargs", None) or {})
     attributes = getattr(lm, "__dict__", {})  # a custom class may keep its key there
-    remember_settings({name: value for name, value in attributes.items() if isinstance(value, str)})
+    remember_settings({name: value for name, value in list(attributes.items()) if isinstance(value, str)})
     if litellm := sys.modules.get("litellm"):
         keys = (value for name, value in list(vars(litellm).items()) if name.islower() and names_secret(name))
         remember_secrets(key for key in keys if isinstance(key, str))

@@ -130,7 +130,7 @@ class IPO(Teleprompter):
             student: a `ClipClassifier`, or a program that contains some; it is not changed.
             trainset: examples with an image and a label; candidates are scored on all of them.
             teacher: None, for callers that pass one to every optimizer.
-            valset: if given, selects among the ten best trials and the start template.
+            valset: if given, decides which of the best trials is returned.
 
         Returns:
             A copy of the student with the selected templates, which are never worse than its own on the images that

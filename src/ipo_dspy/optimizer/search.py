@@ -1,4 +1,4 @@
-"""The search loop: propose, check, score, record, and finally select and refine.
+"""The search loop: propose, check, score, record; `final_choice` selects the result.
 
 It depends only on the interfaces of a proposer and a scorer, so the same code runs in milliseconds with toys in a test
 and in a benchmark. It is IPO, Algorithm 1 of the paper, with the differences listed in docs/decisions.md.
@@ -10,86 +10,40 @@ repeated with the same responses, and only templates that were not scored yet ar
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ipo_dspy._internal.threads import start
 from ipo_dspy.errors import BudgetError, ProposalError, TemplateError
 from ipo_dspy.history import History, Trial
 from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.optimizer.config import OptimizerConfig
-from ipo_dspy.optimizer.ensemble import POOL, Ensemble, EnsembleLine, grow_ensemble
-from ipo_dspy.optimizer.selection import (
-    Candidates,
-    ChoiceReport,
-    PhraseWorth,
-    Selection,
-    build_choice,
-    compared_trials,
-)
+from ipo_dspy.optimizer.ensemble import EnsembleLine
+from ipo_dspy.optimizer.final_choice import FinalChoice, Finalist
+from ipo_dspy.optimizer.prefetch import Prefetcher
+from ipo_dspy.optimizer.selection import ChoiceReport, PhraseWorth, Selection
 from ipo_dspy.proposers.base import REWORDINGS, SHOWN_TO_POLISH, Polisher, ProposalRequest, Proposals, Proposer
 from ipo_dspy.run.events import (
     ErrorEvent,
-    FinalistFields,
     LimitReachedEvent,
     RejectionEvent,
-    ScoreFields,
-    SelectedEvent,
     StepEvent,
     TrialEvent,
 )
 from ipo_dspy.run.ledger import Ledger
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.state import Rejection
-from ipo_dspy.scoring.comparison import Comparison
-from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
-from ipo_dspy.template_phrases import shorter_texts
 
 if TYPE_CHECKING:
     from ipo_dspy.clip.template_tokens import TemplateTokens
     from ipo_dspy.scoring.scorers import Scorer
 
-FINALISTS = 10
 SHOWN_REJECTIONS = 5
-SHOWN_TIED = 5
-SHOWN_CANDIDATES = 30
-SUGGESTED_LINES = 4
-"""Lines of the ensemble that a result with a single line is compared with."""
 COMPLETE = frozenset({"finished", "patience", "exhausted"})
 """Statuses of a search that ended by itself; any other status is the reason for a stop."""
 STEPS_WITHOUT_TRIAL = 10
 """The search ends after this many steps without a new template, because each may cost money."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finalist:
-    """One of the best trials; `validation` is its score on the validation images, if there are any."""
-
-    trial: Trial
-    validation: Score | None = None
-
-    @property
-    def deciding(self) -> Score:
-        """The score on the set that decides."""
-        return self.validation or self.trial.score
-
-    @property
-    def rank(self) -> tuple[float, float, int, int]:
-        """Sort key as in `Trial.rank`, by the deciding score."""
-        return (*self.deciding.rank, self.trial.tokens, self.trial.index)
-
-    @property
-    def fields(self) -> FinalistFields:
-        """Plain values for the journal."""
-        return {
-            "index": self.trial.index,
-            "template": str(self.trial.template),
-            "train": _score_fields(self.trial.score),
-            "validation": None if self.validation is None else _score_fields(self.validation),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,33 +102,6 @@ class SearchResult:
         )
 
 
-class Prefetcher:
-    """Calls the proposer, and with `overlap` prefetches the next step in a background thread."""
-
-    def __init__(self, propose: Callable[[ProposalRequest], Proposals], *, prefetch: bool | None) -> None:
-        self._propose, self._prefetch = propose, prefetch
-        self._begun: tuple[int, Future[Proposals]] | None = None
-
-    def begin(self, ask: ProposalRequest) -> None:
-        """Start the request of a step in the background, with `prefetch`."""
-        if self._prefetch:
-            self._begun = ask.step, start(partial(self._propose, ask))
-
-    def has_begun(self, step: int) -> bool:
-        """Return True if the request of a step is in flight; its response will be billed."""
-        return self._begun is not None and self._begun[0] == step
-
-    def take(self, ask: ProposalRequest) -> Proposals:
-        """Return the prefetched response of a step, or else send its request now."""
-        begun, self._begun = self._begun, None
-        return begun[1].result() if begun is not None and begun[0] == ask.step else self._propose(ask)
-
-    def close(self, *, wait: bool) -> None:
-        """Release the thread; with `wait`, after the response of the request in flight, which is billed anyway."""
-        if self._begun is not None and wait:
-            self._begun[1].exception()
-
-
 class Search:
     """One search over the templates of one classifier.
 
@@ -231,16 +158,25 @@ class Search:
             raise
         finally:
             self._ahead.close(wait=wait_for_request)
+        choice = FinalChoice(
+            self.scorer,
+            self.config,
+            self.recorder,
+            self.state,
+            score=lambda templates: self._score(templates, step=self.state.steps, stage="refine"),
+            start=start,
+            validator=validator,
+        )
+        selection = choice.select()
         has_proposals = any(trial.step > 0 for trial in self.state.history)
-        refines = self.config.choose == "plainest" and status != "interrupted" and has_proposals
-        selection = self._select(start, validator)
-        if refines:
-            selection = self._refine(selection, start, validator, polish=self.config.polish and status in COMPLETE)
-        outcome = self._record_selection(selection, self._grow(selection, validator), validator)
+        if self.config.choose == "plainest" and status != "interrupted" and has_proposals:
+            if self.config.polish and status in COMPLETE and (reworded := self._reworded(selection)):
+                selection = choice.select_with(reworded)
+            selection = choice.without_phrases(selection)
         return SearchResult(
             predictor=self.predictor,
             baseline=start,
-            **outcome,
+            **choice.record(selection),
             trials=tuple(self.state.history),
             rejections=tuple(self.state.rejections),
             seconds=self.clock() - began,
@@ -431,20 +367,10 @@ class Search:
             )
         )
 
-    def _refine(self, selection: Selection, start: Trial, validator: "Scorer | None", *, polish: bool) -> Selection:
-        """Score rewordings of the tied templates, then remove phrases as long as what is left would be selected."""
-        if polish and (reworded := self._reworded(selection)):
-            self._score(reworded, step=self.state.steps, stage="refine")
-            selection = self._select(start, validator)
-        while shorter := self._untried_shorter(selection.trial.template):
-            self._score(shorter, step=self.state.steps, stage="refine")
-            selection = self._select(start, validator)
-        return selection
-
     def _reworded(self, selection: Selection) -> list[tuple[Template, "TemplateTokens"]]:
         """Return usable rewordings of the tied templates; after an error or at a limit, which is recorded, none."""
-        step, found = self.state.steps, any(trial.step > 0 for trial in self.state.history)
-        if not isinstance(self.proposer, Polisher) or not found or self.stop():
+        step = self.state.steps
+        if not isinstance(self.proposer, Polisher) or self.stop():
             return []
         tied = tuple(selection.candidates.trials[k] for k in selection.tied[:SHOWN_TO_POLISH])
         try:
@@ -453,75 +379,3 @@ class Search:
             self._record_error(step, f"the result is not reworded: {error}")
             return []
         return self._read(proposals.texts, step, "refine")
-
-    def _untried_shorter(self, template: Template) -> list[tuple[Template, "TemplateTokens"]]:
-        """Return the template without each of its phrases, as far as these were not scored before."""
-        untried: dict[str, tuple[Template, TemplateTokens]] = {}
-        for text in shorter_texts(template.lines[0]) if len(template.lines) == 1 else ():
-            shorter = Template.parse(text)
-            checked = self.scorer.check(shorter)
-            if checked.key not in self.state.history:
-                untried.setdefault(checked.key, (shorter, checked))
-        return list(untried.values())
-
-    def _select(self, start: Trial, validator: "Scorer | None") -> Selection:
-        """Compare the best trials in pairs on the images that decide, and select one of them."""
-        scorer = validator or self.scorer
-        trials = compared_trials(self.state.history, start)
-        comparison = Comparison(scorer.tally_pairs([trial.template for trial in trials]))
-        rule = build_choice(self.config.choose, self.config.tolerance)
-        return Candidates.of(trials, comparison, start).select(rule)
-
-    def _grow(self, selection: Selection, validator: "Scorer | None") -> Ensemble:
-        """Build an ensemble around the selected template; with `ensemble=1`, to report what it would add."""
-        candidates = selection.candidates
-        ranked = sorted(zip(candidates.scores, candidates.trials, strict=True), key=lambda pair: pair[0].rank)
-        return grow_ensemble(
-            validator or self.scorer,
-            selection.trial.template,
-            [trial.template for _, trial in ranked[:POOL] if len(trial.template.lines) == 1],
-            size=self.config.ensemble if self.config.ensemble > 1 else SUGGESTED_LINES,
-            tolerance=self.config.tolerance,
-        )
-
-    def _record_selection(self, selection: Selection, ensemble: Ensemble, validator: "Scorer | None") -> dict[str, Any]:
-        """Record the selected template with what is known about it, and return the same for the result."""
-        candidates = [
-            Finalist(trial, None if validator is None else score)
-            for trial, score in zip(selection.candidates.trials, selection.candidates.scores, strict=True)
-        ]
-        winner, choice = candidates[selection.winner], selection.report(self.config.seed)
-        if self.config.ensemble > 1 and ensemble.added:
-            winner = self._score_ensemble(ensemble.template, validator)
-            choice = choice.of_ensemble(winner.deciding.accuracy)
-        ranked = sorted(candidates, key=lambda finalist: finalist.rank)[:FINALISTS]
-        baseline = candidates[selection.candidates.start]
-        finalists = tuple({f.trial.key: f for f in (winner, *ranked, baseline)}.values())
-        tied, phrases = tuple(candidates[k] for k in selection.tied[:SHOWN_TIED]), selection.phrase_worths()
-        self.recorder.record(
-            SelectedEvent(
-                event="selected",
-                predictor=self.predictor,
-                index=winner.trial.index,
-                template=str(winner.trial.template),
-                selected_on="train" if validator is None else "validation",
-                finalists=[finalist.fields for finalist in finalists],
-                choice=choice.fields,
-                tied=[finalist.fields for finalist in tied],
-                candidates=selection.candidate_fields(SHOWN_CANDIDATES),
-                phrases=[worth.fields for worth in phrases],
-                ensemble=[line.fields for line in ensemble.added],
-            )
-        )
-        return {"finalists": finalists, "choice": choice, "tied": tied, "phrases": phrases, "ensemble": ensemble.added}
-
-    def _score_ensemble(self, template: Template, validator: "Scorer | None") -> Finalist:
-        checked = self.scorer.check(template)
-        if checked.key not in self.state.history:
-            self._score([(template, checked)], step=self.state.steps, stage="refine")
-        trial = next(trial for trial in self.state.history if trial.key == checked.key)
-        return Finalist(trial, None if validator is None else validator.score([template])[0])
-
-
-def _score_fields(score: Score) -> ScoreFields:
-    return {"accuracy": score.accuracy, "loss": score.loss}

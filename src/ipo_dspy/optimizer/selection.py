@@ -25,9 +25,6 @@ from ipo_dspy.scoring.score import DECIMALS, Score
 from ipo_dspy.template import Template
 from ipo_dspy.template_phrases import phrase_count, shorter_texts
 
-COMPARED = 400
-"""Maximum number of trials that are compared in pairs, the best by training images."""
-
 
 class Choice(Protocol):
     """A rule that chooses among candidates."""
@@ -318,13 +315,13 @@ class Selection:
         )
 
 
-def compared_trials(trials: Iterable[Trial], start: Trial) -> list[Trial]:
+def compared_trials(trials: Iterable[Trial], start: Trial, limit: int) -> list[Trial]:
     """Return the trials that are compared in pairs, in the order of proposal.
 
-    They are the best of the search by training images, the start template, and all that refined a winner.
+    They are the `limit` best of the search by training images, the start template, and all that refined a winner.
     """
     ranked = sorted(trials, key=lambda trial: trial.rank)
-    best = [trial for trial in ranked if trial.stage == "search"][:COMPARED]
+    best = [trial for trial in ranked if trial.stage == "search"][:limit]
     refined = [trial for trial in ranked if trial.stage != "search"]
     return sorted({trial.key: trial for trial in (*best, *refined, start)}.values(), key=lambda trial: trial.index)
 

@@ -32,11 +32,11 @@ SET_DRAWS = 250
 """Draws for the quantiles of the confidence set."""
 CONFIDENCE = 0.95
 WITHIN_CLASSES = 0.5
-"""Share of the variance of outcomes within classes, assumed if no class has two images; it is 0.47 on the bundled
-tasks."""
+"""Share of the variance of outcomes within classes, assumed if no class has two images; `choice_truth` of
+`scripts/bench.py` prints it for the bundled tasks."""
 CHOICE_VARIANCE = 1.25
 """Variance of the corrected accuracy of a choice, relative to that of a template that was not chosen: the optimism
-is an estimate, too; with it, intervals cover the truth in 93 to 99 % of simulations (docs/choice.md)."""
+is an estimate, too; docs/choice.md has the share of intervals that hold the truth."""
 
 
 @dataclass(frozen=True, slots=True)
