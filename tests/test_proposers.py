@@ -28,7 +28,7 @@ from ipo_dspy.run.ledger import Budget, Ledger, Usage
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import PLACEHOLDER, Template
-from ipo_dspy.vocabulary import BANK, Phrase
+from ipo_dspy.vocabulary import BANK, PLAIN_WORDS, Phrase
 
 LANDSCAPE = {"pixel art": 10.0, "blurry": 8.0, "on a dark background": 8.0, "inverted": 6.0, "photo": -4.0}
 
@@ -53,6 +53,24 @@ def evolve(seed: int, steps: int, count: int = 8) -> list[Trial]:
         for text in EvolutionProposer().propose(asked(trials, step=step, count=count, seed=seed)).texts:
             trials.append(trial(text, len(trials)))
     return trials
+
+
+def test_evolution_says_the_same_in_fewer_words() -> None:
+    tied = [trial("a tilted rendering of a <CLASS> in shades of grey, hard to see."), trial("a <CLASS>.")]
+    ask = replace(asked(tied), shown=tuple(tied))
+    texts = EvolutionProposer().polish(ask).texts
+    assert texts[0] == "a tilted grey rendering of a <CLASS>, hard to see."
+    assert "a faint tilted grey rendering of a <CLASS>." in texts
+    assert EvolutionProposer().polish(replace(ask, count=1)).texts == texts[:1]
+    bank = tuple(phrase for phrase in BANK if phrase.text != "grey")
+    assert not any("grey rendering" in text for text in EvolutionProposer(phrases=bank).polish(ask).texts)
+
+
+def test_plain_words_are_shorter_phrases_of_the_bank_that_exclude_what_they_replace() -> None:
+    groups = {phrase.text: set(phrase.groups) for phrase in BANK}
+    for longer, plain in PLAIN_WORDS.items():
+        assert len(plain.split()) < len(longer.split())
+        assert groups[longer] & groups[plain], (longer, plain)
 
 
 def test_evolution_is_a_pure_function_of_what_it_is_shown() -> None:

@@ -185,3 +185,45 @@ BANK: tuple[Phrase, ...] = tuple(
     for text in listed.split(",")
 )
 """All phrases, media first; the order is fixed, since seeded draws depend on it."""
+
+_LONGER_FORMS = {
+    "pixel art": "drawn as pixel art",
+    "pixelated": "made of pixels",
+    "line drawing": "made of lines",
+    "sprite": "video game sprite",
+    "sketch": "pencil sketch",
+    "bright": "in bright light",
+    "dim": "in dim light, in low light",
+    "shadowy": "in shadow",
+    "backlit": "against the light",
+    "dark": "in the dark",
+    "night-time": "at night",
+    "foggy": "in the fog",
+    "close-up": "seen up close",
+    "distant": "seen from far away, seen from a distance",
+    "aerial": "seen from above",
+    "centered": "in the center",
+    "off-center": "in the corner",
+    "tilted": "at an angle",
+    "sideways": "turned on its side",
+    "monochrome": "in black and white, black and white",
+    "color": "in color",
+    "grey": "in shades of grey",
+    "pale": "in pale colors",
+    "faded": "in faded colors",
+    "inverted": "in inverted colors, with inverted colors",
+    "striped": "with stripes",
+    "rough": "with a rough texture",
+    "grainy": "with grain, with film grain",
+    "noisy": "covered in noise, with static",
+    "blurry": "out of focus",
+    "faint": "hard to see, barely visible",
+    "low-resolution": "in low resolution",
+    "detailed": "in high detail",
+    "low-contrast": "in low contrast",
+    "bad": "in poor quality",
+}
+PLAIN_WORDS: Mapping[str, str] = {
+    phrase: plain for plain, longer in _LONGER_FORMS.items() for phrase in longer.split(", ")
+}
+"""Phrases of the bank, with another one of it that says the same in fewer words."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FINALISTS = 10
 SHOWN_TIED = 5
 SHOWN_CANDIDATES = 30
-COMPARED, COMPARED_ON_MANY_IMAGES = 400, 100
+COMPARED, COMPARED_ON_MANY_IMAGES = 200, 100
 """Maximum number of trials that are compared in pairs, the best by training images."""
 MANY_LOGITS = 20_000_000
 """Images times classes from which on fewer trials are compared, and no ensemble is built unless one is asked for."""
@@ -99,30 +99,27 @@ class FinalChoice:
         """Compare the best trials in pairs on the images that decide, and select one of them."""
         limit = COMPARED_ON_MANY_IMAGES if self.has_many_images else COMPARED
         trials = compared_trials(self.state.history, self.start, limit)
-        comparison = Comparison(self.decider.tally_pairs([trial.template for trial in trials]))
+        comparison = Comparison(self.decider.tally_pairs([trial.template for trial in trials]), seed=self.config.seed)
         rule = build_choice(self.config.choose, self.config.tolerance)
         return Candidates.of(trials, comparison, self.start).select(rule)
 
-    def select_with(self, templates: Sequence["Checked"]) -> Selection:
-        """Select again, with further templates."""
-        self.score(templates)
-        return self.select()
-
-    def without_phrases(self, selection: Selection) -> Selection:
-        """Remove phrases from the selected template as long as what is left is selected instead."""
-        while shorter := self._untried_shorter(selection.trial.template):
-            selection = self.select_with(shorter)
+    def refine(self, selection: Selection, reworded: Sequence["Checked"] = ()) -> Selection:
+        """Select again with rewordings, and without phrases of the selected template as long as what is left wins."""
+        untried = {checked.key: (template, checked) for template, checked in reworded}
+        while untried := untried | self._untried_shorter(selection.trial.template):
+            self.score(list(untried.values()))
+            selection, untried = self.select(), {}
         return selection
 
-    def _untried_shorter(self, template: Template) -> list["Checked"]:
-        """Return the template without each of its phrases, as far as these were not scored before."""
+    def _untried_shorter(self, template: Template) -> dict[str, "Checked"]:
+        """Return the template without each of its phrases, by token key, as far as these were not scored before."""
         untried: dict[str, Checked] = {}
         for text in shorter_texts(template.lines[0]) if len(template.lines) == 1 else ():
             shorter = Template.parse(text)
             checked = self.scorer.check(shorter)
             if checked.key not in self.state.history:
                 untried.setdefault(checked.key, (shorter, checked))
-        return list(untried.values())
+        return untried
 
     def record(self, selection: Selection) -> dict[str, Any]:
         """Record the selected template with what is known about it, and return the same for the result."""
@@ -132,7 +129,7 @@ class FinalChoice:
         ]
         winner, baseline = candidates[selection.winner], candidates[selection.candidates.start]
         ranked = sorted(candidates, key=lambda finalist: finalist.rank)
-        choice, ensemble = selection.report(self.config.seed), self._grow(selection, ranked)
+        choice, ensemble = selection.report(), self._grow(selection, ranked)
         if self.config.ensemble > 1 and ensemble.added:
             whole = self._finalist(ensemble.template)
             if whole.deciding.rank <= baseline.deciding.rank:

@@ -63,8 +63,9 @@ class IPO(Teleprompter):
         choose: `plainest` selects the template with the fewest phrases among those that cannot be told apart from the
             best one, and removes phrases that are worth nothing; `best` selects the best one, as the paper does.
         tolerance: with `plainest`, standard errors by which accuracy and loss may be worse than the best one's.
-        polish: with `plainest` and a language model as proposer, ask it once after the search for at most eight
-            rewordings of the tied templates in plain words. They are scored and selected like all others.
+        polish: with `plainest`, say the tied templates in fewer words after the search: one request for at most eight
+            rewordings to a language model, or synonyms in the embedded search. They are scored and selected like all
+            others.
         ensemble: maximum number of lines of the result. With more than one, templates of the search are added to the
             selected one as long as each lowers the loss by more than the tolerance; the result is an ordinary template
             with several lines.

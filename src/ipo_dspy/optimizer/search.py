@@ -170,9 +170,8 @@ class Search:
         selection = choice.select()
         has_proposals = any(trial.step > 0 for trial in self.state.history)
         if self.config.choose == "plainest" and status != "interrupted" and has_proposals:
-            if self.config.polish and status in COMPLETE and (reworded := self._reworded(selection)):
-                selection = choice.select_with(reworded)
-            selection = choice.without_phrases(selection)
+            reworded = self._reworded(selection) if self.config.polish and status in COMPLETE else ()
+            selection = choice.refine(selection, reworded)
         return SearchResult(
             predictor=self.predictor,
             baseline=start,

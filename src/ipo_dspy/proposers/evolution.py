@@ -30,7 +30,7 @@ from ipo_dspy.proposers.captions import DETERMINERS, Caption, CaptionReader
 from ipo_dspy.proposers.feedback import Feedback, history_for_prompt, rank
 from ipo_dspy.template import PLACEHOLDER
 from ipo_dspy.template_phrases import phrase_key, phrase_pattern
-from ipo_dspy.vocabulary import BANK, Phrase, Position
+from ipo_dspy.vocabulary import BANK, PLAIN_WORDS, Phrase, Position
 
 Floats = NDArray[np.float64]
 Pool = Sequence[tuple[str, int]]
@@ -102,6 +102,19 @@ class EvolutionProposer:
         pool = [(text, parent) for text, parent in self._pool(ask, rng, model) if text not in pruned]
         selected = self._select(pool, ask.count - len(pruned), ask, values, model, rng)
         return Proposals((*pruned, *selected))
+
+    def polish(self, ask: ProposalRequest) -> Proposals:
+        """Return the templates in `ask.shown` in fewer words (`vocabulary.PLAIN_WORDS`), at most `ask.count` texts."""
+        plain = {phrase.text: phrase for phrase in self.phrases if phrase.text in PLAIN_WORDS.values()}
+        texts: list[str] = []
+        for caption in (self._reader.read(_text(trial)) for trial in ask.shown):
+            shorter = caption
+            for phrase in caption.phrases:
+                if word := plain.get(PLAIN_WORDS.get(phrase.text, "")):
+                    texts.append(str(caption.without([phrase]).add(word)))
+                    shorter = shorter.without([phrase]).add(word)
+            texts.append(str(shorter))
+        return Proposals(tuple(dict.fromkeys(texts))[: ask.count])
 
     def features(self, text: str) -> frozenset[str]:
         """Return the phrases of the bank in a text, and its other words."""
