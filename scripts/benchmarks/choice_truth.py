@@ -56,11 +56,11 @@ def choices(task_name: str, shots: int, seed: int) -> Iterator[tuple[str, float,
     for draw in range(DRAWS):
         rng = np.random.default_rng([seed, draw])
         rows = np.concatenate([rng.choice(np.flatnonzero(labels == c), shots) for c in range(len(task.classes))])
-        compared = Comparison(PairTally.of(population[rows], labels[rows], len(task.classes)))
+        compared = Comparison(PairTally.of(population[rows], labels[rows], len(task.classes)), seed=draw)
         common = float(compared.accuracy.mean() - truth.mean())  # luck of the images that all templates share
         for name, rule in RULES.items():
             selection = Candidates.of(trials, compared, trials[0]).select(rule)
-            report, true = selection.report(draw), truth[selection.winner]
+            report, true = selection.report(), truth[selection.winner]
             yield (
                 name,
                 report.accuracy - true - common,

@@ -10,13 +10,13 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.common import Size, seconds, table
-from benchmarks.scoring import COUNT, IMAGENET, SCALE, problem
+from benchmarks.scoring import COUNT, FINALISTS, IMAGENET, SCALE, problem
 from ipo_dspy import demo
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.feature_dtype import to_scoring_device
 from ipo_dspy.clip.loading import import_open_clip, load_backbone
 from ipo_dspy.clip.text_features import encode_token_lists
-from ipo_dspy.scoring.metrics import tally_templates
+from ipo_dspy.scoring.metrics import tally_pairs, tally_templates
 from ipo_dspy.scoring.precision_check import compare
 
 HALVES = ("float16", "bfloat16")
@@ -35,8 +35,10 @@ def run(size: Size, seed: int) -> None:
     print(f"\n{torch.cuda.get_device_name()}, ViT-B-16-quickgelu with random weights, which changes no time:\n")
     names = import_open_clip().IMAGENET_CLASSNAMES[: 1000 if size == "full" else 200]
     table(("what", "float32", *HALVES), times(names, 256 if size == "full" else 64))
-    took = scoring_time(IMAGENET if size == "full" else 100_000, seed)
-    print(f"\nScoring is float32 in any case; {took}")
+    images = IMAGENET if size == "full" else 100_000
+    print(f"\nScoring is float32 in any case; {scoring_time(images, seed)}")
+    print(f"\n{FINALISTS} finalists on {images:,} images; peak memory is that of the GPU, with the features:\n")
+    table(("what", "seconds", "peak MiB"), finalists(images, seed))
 
 
 def agreement(name: str, dtype: str, device: str) -> tuple[str, ...]:
@@ -93,3 +95,17 @@ def scoring_time(images: int, seed: int) -> str:
             took, _ = seconds(lambda side=side: tally_templates(side, labels, there, logit_scale=SCALE))  # type: ignore[misc]
         parts.append(f"{took:.3f} s with the features {name}")
     return f"{images:,} images, {text.shape[1]:,} classes, {len(text)} templates: {', '.join(parts)}."
+
+
+def finalists(images: int, seed: int) -> list[tuple[str, ...]]:
+    """Seconds and peak memory of scoring templates and of comparing them in pairs."""
+    features, labels, text = problem(images, seed, FINALISTS)
+    there = text.cuda()
+    side = to_scoring_device(features, there.device)
+    rows: list[tuple[str, ...]] = []
+    for name, tally in (("scored", tally_templates), ("compared in pairs", tally_pairs)):
+        for _ in range(2):
+            torch.cuda.reset_peak_memory_stats()
+            took, _ = seconds(lambda tally=tally: tally(side, labels, there, logit_scale=SCALE))  # type: ignore[misc]
+        rows.append((name, f"{took:.2f}", f"{torch.cuda.max_memory_allocated() / 2**20:,.0f}"))
+    return rows

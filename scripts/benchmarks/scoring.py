@@ -3,7 +3,8 @@
 Image features of width 512 against 8 templates with 1,000 classes. Ours takes images in blocks
 (`ipo_dspy.scoring.metrics`). The plain way makes, for each template, a float32 table of all logits and takes
 `F.cross_entropy` and `argmax` of it. What features are changes no time, so they are drawn. Seconds are medians, in
-turn in one process; peak memory is that of a process for each way, with features and PyTorch.
+turn in one process; peak memory is that of a process for each way, with features and PyTorch. Finalists are the
+templates that are compared in pairs at the end of a search.
 """
 
 import json
@@ -21,20 +22,20 @@ from ipo_dspy import demo
 from ipo_dspy.clip.feature_dtype import storage_dtype
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.clip.text_features import class_features
-from ipo_dspy.scoring.metrics import predict, tally_templates
+from ipo_dspy.scoring.metrics import predict, tally_pairs, tally_templates
 from ipo_dspy.scoring.precision_check import TEMPLATES
 
 CLASSES, COUNT, WIDTH, SCALE = 1000, 8, 512, 100.0
-IMAGENET = 1_280_000
+IMAGENET, FINALISTS = 1_280_000, 100
 
 Problem = tuple[Tensor, Tensor, Tensor]
 """Image features [N, D], labels [N] and text features [T, C, D]."""
 
 
-def problem(images: int, seed: int) -> Problem:
+def problem(images: int, seed: int, templates: int = COUNT) -> Problem:
     """Drawn features; those of the images are made in parts, in the format in which they are kept."""
     draw = torch.Generator().manual_seed(seed)
-    text = F.normalize(torch.randn(COUNT, CLASSES, WIDTH, generator=draw), dim=-1)
+    text = F.normalize(torch.randn(templates, CLASSES, WIDTH, generator=draw), dim=-1)
     features = torch.empty(images, WIDTH, dtype=storage_dtype(images, WIDTH))
     for part in torch.split(features, 10_000):
         part.copy_(F.normalize(torch.randn(part.shape, generator=draw), dim=-1))
@@ -57,7 +58,14 @@ def plain(features: Tensor, labels: Tensor, text: Tensor) -> list[tuple[float, f
     return found
 
 
+def pairs(features: Tensor, labels: Tensor, text: Tensor) -> list[tuple[float, float]]:
+    """The same, from the sums of the comparison in pairs."""
+    sums = tally_pairs(features, labels, text, logit_scale=SCALE).sums.sum(axis=0) / len(features)
+    return [(100 * float(accuracy), float(loss)) for accuracy, loss in sums.reshape(2, -1).T]
+
+
 WAYS = {"ours": ours, "plain": plain}
+ALONE = {**WAYS, "pairs": pairs}
 
 
 def run(size: Size, seed: int) -> None:
@@ -72,6 +80,8 @@ def run(size: Size, seed: int) -> None:
             f"\n{IMAGENET:,} images, kept in float16, {COUNT} templates: {found['seconds']:.0f} seconds, peak ", end=""
         )
         print(f"{found['peak']:,.0f} MiB. All logits of one template are {4 * IMAGENET * CLASSES / 1e9:.1f} GB.")
+        print(f"\n{counts[-1]:,} images, {FINALISTS} finalists:\n")
+        table(("what", "seconds", "peak MiB"), (finalists(way, counts[-1], seed) for way in ("ours", "pairs")))
     print("\nEffect of storing features in float16, on the test images of the bundled tasks, over 8 templates:\n")
     table(("task", "classes given", "of which others", "loss moves by at most"), map(rounding, demo.names()))
 
@@ -92,6 +102,12 @@ def row(images: int, seed: int, repeats: int) -> tuple[str, ...]:
     )
 
 
+def finalists(way: str, images: int, seed: int) -> tuple[str, ...]:
+    """One line of the table of finalists."""
+    found = alone(way, images, seed, FINALISTS)
+    return {"ours": "scored", "pairs": "compared in pairs"}[way], f"{found['seconds']:.0f}", f"{found['peak']:,.0f}"
+
+
 def rounding(name: str) -> tuple[str, ...]:
     """One line of the second table: features of real images, rounded and not."""
     task = demo.load(name, classes="all")
@@ -108,10 +124,10 @@ def rounding(name: str) -> tuple[str, ...]:
     return name, f"{len(labels) * len(text):,}", f"{others}", f"{moved:.0e}"
 
 
-def alone(way: str, images: int, seed: int) -> dict[str, float]:
+def alone(way: str, images: int, seed: int, templates: int = COUNT) -> dict[str, float]:
     """Seconds and peak memory in MiB of a way in a process of its own."""
     where = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, __file__, way, str(images), str(seed)]
+    command = [sys.executable, __file__, way, *map(str, (images, seed, templates))]
     completed = subprocess.run(command, capture_output=True, text=True, check=True, env=where)
     return dict(json.loads(completed.stdout))
 
@@ -123,7 +139,6 @@ def peak_memory() -> float:
 
 
 if __name__ == "__main__":
-    name, count, draw = sys.argv[1], *map(int, sys.argv[2:])
-    drawn = problem(count, draw)
-    took, _ = seconds(lambda: WAYS[name](*drawn))
+    name, drawn = sys.argv[1], problem(*map(int, sys.argv[2:]))
+    took, _ = seconds(lambda: ALONE[name](*drawn))
     print(json.dumps({"seconds": took, "peak": peak_memory()}))

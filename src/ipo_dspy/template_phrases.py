@@ -69,6 +69,7 @@ def phrases(text: str) -> list[str]:
     return [text[start:end] for start, end in _spans(text)]
 
 
+@functools.lru_cache(maxsize=4096)
 def phrase_count(template: Template) -> int:
     """Return the number of phrases of a template, over all of its lines."""
     return sum(len(phrases(line)) for line in template.lines)

@@ -292,10 +292,10 @@ class Selection:
                 )
         return tuple(worths)
 
-    def report(self, seed: int = 0) -> ChoiceReport:
+    def report(self) -> ChoiceReport:
         """Return what is known about the accuracy of the chosen template on new images."""
         candidates, compared = self.candidates, self.candidates.comparison
-        optimism = compared.optimism(lambda *draws: candidates.choose(self.rule, *draws), seed=seed)
+        optimism = compared.optimism(lambda *draws: candidates.choose(self.rule, *draws))
         accuracy = float(compared.accuracy[self.winner])
         expected = max(0.0, accuracy - optimism)
         gain = expected - float(compared.accuracy[candidates.start])
@@ -310,7 +310,7 @@ class Selection:
             gain_error=error,
             compared=len(candidates.trials),
             tied=len(self.tied),
-            possibly_best=int(compared.best_set(seed=seed).sum()),
+            possibly_best=int(compared.best_set().sum()),
             is_spread_known=compared.is_spread_known,
         )
 

@@ -27,9 +27,7 @@ from ipo_dspy.scoring.intervals import Interval, wilson_interval
 Floats = NDArray[np.float64]
 
 DRAWS = 200
-"""Halves that are drawn for the optimism; twice as many change it by less than a tenth of a point."""
-SET_DRAWS = 250
-"""Draws for the quantiles of the confidence set."""
+"""Draws of the noise; twice as many change the optimism by less than a tenth of a point."""
 CONFIDENCE = 0.95
 WITHIN_CLASSES = 0.5
 """Share of the variance of outcomes within classes, assumed if no class has two images; `choice_truth` of
@@ -79,6 +77,7 @@ class Comparison:
 
     Args:
         tally: the pair tally of the templates.
+        seed: seed of the draws of noise, for optimism and confidence set.
 
     Attributes:
         images: number of images.
@@ -97,8 +96,8 @@ class Comparison:
     ([50.0, 75.0], 47.9)
     """
 
-    def __init__(self, tally: PairTally) -> None:
-        self.images = int(tally.images.sum())
+    def __init__(self, tally: PairTally, *, seed: int = 0) -> None:
+        self.seed, self.images = seed, int(tally.images.sum())
         if self.images < 1:
             raise InputError("images must not be empty; pass at least one image to compare templates on")
         if not np.isfinite(tally.sums).all():
@@ -142,13 +141,18 @@ class Comparison:
         values, vectors = np.linalg.eigh(self._covariance)
         return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
 
-    def draws(self, count: int, seed: int = 0) -> tuple[Floats, Floats]:
+    def draws(self, count: int) -> tuple[Floats, Floats]:
         """Return `count` draws of the noise of the accuracies [B, K] and of the losses [B, K]; their mean is zero."""
-        normal = np.random.default_rng(seed).standard_normal((count // 2, self._root.shape[1]))
-        noise = np.concatenate([normal, -normal]) @ self._root  # [B, 2K]
+        normal = np.random.default_rng(self.seed).standard_normal((count // 2, self._root.shape[1]))
+        noise = normal @ self._root
+        noise = np.concatenate([noise, -noise])  # [B, 2K]
         return noise[:, : len(self.accuracy)], noise[:, len(self.accuracy) :]
 
-    def optimism(self, choose: Chooser, *, seed: int = 0) -> float:
+    @cached_property
+    def _noise(self) -> tuple[Floats, Floats]:
+        return self.draws(DRAWS)
+
+    def optimism(self, choose: Chooser) -> float:
         """Return by how many points the accuracy of a choice on these images exceeds that on new ones, on average.
 
         Part of the images chooses and the rest judges, `DRAWS` times with a half and with a quarter of them. From both
@@ -157,39 +161,37 @@ class Comparison:
 
         Args:
             choose: the rule of the choice.
-            seed: seed of the draws.
         """
-        half, quarter = (self._optimism_of_part(choose, parts, seed) for parts in (2, 4))
+        half, quarter = (self._optimism_of_part(choose, parts) for parts in (2, 4))
         if half <= 0:
             return 0.0
         power = min(1.0, max(0.5, math.log2(max(quarter, half) / half)))
         return half * math.pow(2.0, -power)
 
-    def _optimism_of_part(self, choose: Chooser, parts: int, seed: int) -> float:
+    def _optimism_of_part(self, choose: Chooser, parts: int) -> float:
         """Return the optimism of a choice on 1/parts of the images, judged by the rest."""
-        accuracy, loss = self.draws(DRAWS, seed)
+        accuracy, loss = self._noise
         # Accuracies of the part are accuracy + a * noise, those of the rest accuracy - noise / a. Both are independent.
         a = math.sqrt(parts - 1)
         chosen = choose(self.accuracy + a * accuracy, self.loss + a * loss, math.sqrt(parts))
         return float((a + 1 / a) * accuracy[np.arange(DRAWS), chosen].mean())
 
-    def best_set(self, *, seed: int = 0) -> NDArray[np.bool_]:
+    def best_set(self) -> NDArray[np.bool_]:
         """Return the confidence set of the highest accuracy: [K], True if the template may be the best one.
 
         The truly most accurate of the K templates is in it with a probability of at least `CONFIDENCE`.
         """
         if self.images == 1:
             return np.ones(len(self.accuracy), dtype=bool)
-        noise, _ = self.draws(SET_DRAWS, seed)  # [B, K]
+        noise = self._noise[0].astype(np.float32)  # [B, K]
         with np.errstate(divide="ignore"):
             scale = 1 / self.accuracy_errors  # [K, K]
         scale[~np.isfinite(scale)] = 0.0  # templates that never differ
-        may_be_best = np.empty(len(noise.T), dtype=bool)
-        for i, weights in enumerate(scale):
-            largest = ((noise - noise[:, [i]]) * weights).max(axis=1)  # [B]
-            behind = ((self.accuracy - self.accuracy[i]) * weights).max()
-            may_be_best[i] = behind <= np.quantile(largest, CONFIDENCE)
-        return may_be_best
+        behind = ((self.accuracy - self.accuracy[:, None]) * scale).max(axis=1)  # [K]
+        largest = np.array(
+            [((noise - noise[:, [i]]) * weights).max(axis=1) for i, weights in enumerate(scale.astype(np.float32))]
+        )  # [K, B]
+        return np.asarray(behind <= np.quantile(largest, CONFIDENCE, axis=1))
 
     def interval(self, accuracy: float, template: int) -> Interval:
         """Return the confidence interval of a chosen template's accuracy on new images, around the corrected one."""
