@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 from ipo_dspy._internal.hub_tokens import hub_tokens
 
@@ -127,8 +127,13 @@ def _in_address(text: str) -> Iterator[tuple[str, bool]]:
         yield password or user, True  # some servers take a key as the user
     if match := _PATH.match(text):
         yield from ((segment, True) for segment in match[2].split("/") if _looks_like_a_key(segment))
-    for name, value in _query(text):
-        yield value, names_secret(name) or name.lower() in _SIGNED
+    if "://" not in text or "?" not in text:
+        return
+    for part in text.partition("?")[2].partition("#")[0].split("&"):
+        name, _, value = part.partition("=")
+        name = unquote_plus(name)
+        certain = names_secret(name) or name.lower() in _SIGNED
+        yield from ((value, certain), (unquote_plus(value), certain))
 
 
 def _looks_like_a_key(segment: str) -> bool:
@@ -140,17 +145,6 @@ def _looks_like_a_key(segment: str) -> bool:
     )
 
 
-def _query(text: str) -> list[tuple[str, str]]:
-    if "://" not in text or "?" not in text:
-        return []
-    written = [part.partition("=") for part in text.partition("?")[2].partition("#")[0].split("&")]
-    try:
-        decoded = parse_qsl(urlsplit(text).query)
-    except ValueError:
-        decoded = []
-    return [(unquote_plus(name), value) for name, _, value in written] + decoded
-
-
 def holds_credentials(address: str) -> bool:
     """Return True if an address holds a user, a password, a query, or a key in its path.
 
@@ -158,7 +152,7 @@ def holds_credentials(address: str) -> bool:
     >>> list(map(holds_credentials, addresses))
     [True, True, False]
     """
-    return any(True for _ in _in_address(address))
+    return any(_in_address(address))
 
 
 def without_secrets(value: Any) -> Any:
@@ -216,7 +210,7 @@ def redact(text: str, *, keep_words: bool = False) -> str:
 
 def holds_secret(text: str) -> bool:
     """Return True if a text holds anything that `redact` removes from a response."""
-    return any(True for _ in _spans(text, keep_words=True))
+    return any(_spans(text, keep_words=True))
 
 
 def _spans(text: str, keep_words: bool) -> Iterator[tuple[int, int]]:
@@ -224,14 +218,11 @@ def _spans(text: str, keep_words: bool) -> Iterator[tuple[int, int]]:
     whole, pieces = _patterns(tuple(sorted(_secrets(keep_words))))
     spans = [match.span() for match in whole.finditer(text)]
     for size, known in pieces.items():
-        starts = (i for i in range(len(text) - size + 1) if text[i : i + size] in known)
-        spans += [(start, _end(text, start + size)) for start in starts]
+        for start in range(len(text) - size + 1):
+            if text[start : start + size] in known:
+                end = _DELIMITER.search(text, start + size)
+                spans.append((start, end.start() if end else len(text)))
     yield from sorted(spans)
-
-
-def _end(text: str, begin: int) -> int:
-    delimiter = _DELIMITER.search(text, begin)
-    return len(text) if delimiter is None else delimiter.start()
 
 
 def _secrets(keep_words: bool) -> Iterator[str]:

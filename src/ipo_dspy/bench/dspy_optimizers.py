@@ -23,7 +23,7 @@ from ipo_dspy.bench.method_runners import CellContext, MethodResult
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.errors import missing_package
 from ipo_dspy.lms import build_lm
-from ipo_dspy.lms.client_lm import bounded
+from ipo_dspy.lms.client import bounded
 from ipo_dspy.lms.usage import cost_usd
 from ipo_dspy.run.budget import LMResponse, Usage
 

@@ -2,12 +2,13 @@
 
 import difflib
 from collections.abc import Mapping
-from types import MappingProxyType, NoneType
+from types import MappingProxyType
 from typing import Any
 
 import dspy
 from dspy.utils.exceptions import LMError
 
+from ipo_dspy._internal.json_input import has_type
 from ipo_dspy._internal.secrets import NO_KEY, remember_settings
 from ipo_dspy.errors import Argument, Hint, LanguageModelError
 from ipo_dspy.lms.api_keys import is_self_hosted, missing_key
@@ -41,10 +42,8 @@ def build_lm(
     Raises:
         LanguageModelError: LiteLLM does not know the provider or model, or a setting is invalid.
     """
-    if str(getattr(model, "model", model)).startswith(LOCAL):
-        register_transformers()
+    prepare(model)
     if isinstance(model, dspy.BaseLM):
-        remember_lm(model)
         return model
     if not isinstance(model, str):
         raise LanguageModelError(
@@ -71,6 +70,13 @@ def build_lm(
     return lm
 
 
+def prepare(model: "str | dspy.BaseLM") -> None:
+    """Register the provider and the secrets of a model, before it is asked."""
+    if str(getattr(model, "model", model)).startswith(LOCAL):
+        register_transformers()
+    remember_lm(model)
+
+
 def register_transformers() -> None:
     """Register the provider `transformers/` with LiteLLM: models that run in this process.
 
@@ -84,11 +90,7 @@ def register_transformers() -> None:
 
 
 def _check_timeout(timeout: Any) -> None:
-    if (
-        isinstance(timeout, bool)
-        or not isinstance(timeout, int | float | NoneType)
-        or (timeout is not None and timeout <= 0)
-    ):
+    if timeout is not None and (not has_type(timeout, float) or timeout <= 0):
         hint = Hint("for example {timeout}", timeout=120)
         raise LanguageModelError("must be a positive number of seconds", argument="timeout", value=timeout, hint=hint)
 
@@ -99,8 +101,7 @@ def _check_name(model: str, role: str) -> None:
         litellm.get_llm_provider(model)
     except litellm.exceptions.BadRequestError as error:
         providers = [str(getattr(p, "value", p)) for p in litellm.provider_list]
-        rest = model.partition("/")[2] or "..."
-        known = [*litellm.model_list, *(f"{provider}/{rest}" for provider in providers)]
+        known = [*litellm.model_list, *(f"{p}/{model.partition('/')[2] or '...'}" for p in providers)]
         close = difflib.get_close_matches(model, known, n=3, cutoff=0.5)
         hint = f" (close: {', '.join(close)})" if close else ""
         raise LanguageModelError(

@@ -11,7 +11,7 @@ import dspy
 
 from ipo_dspy._internal.secrets import names_secret
 from ipo_dspy.errors import Argument, Hint, LanguageModelError, LMCall
-from ipo_dspy.lms.endpoints import custom_base_url
+from ipo_dspy.lms.endpoints import custom_base_url, provider_of
 from ipo_dspy.lms.error_messages import key_variable
 from ipo_dspy.lms.library import import_litellm
 
@@ -19,22 +19,16 @@ from ipo_dspy.lms.library import import_litellm
 def missing_key(model: str, settings: Mapping[str, Any]) -> str | None:
     """Return the environment variable for a model's missing key; None if a key is set or not needed."""
     litellm = import_litellm()
-
-    provider = model.partition("/")[0] if "/" in model else "openai"
     has_key_setting = any(names_secret(name) for name, value in settings.items() if value is not None)
-    if has_key_setting or litellm.api_key or getattr(litellm, f"{provider}_key", None):
+    if has_key_setting or litellm.api_key or getattr(litellm, f"{provider_of(model)}_key", None):
         return None
     keys = [name for name in litellm.validate_environment(model)["missing_keys"] if name.endswith("_API_KEY")]
-    if not keys:
-        return None
-    return key_variable(model) if key_variable(model) in keys else keys[0]
+    return key_variable(model) if key_variable(model) in keys else next(iter(keys), None)
 
 
 def is_self_hosted(model: str, settings: Mapping[str, Any]) -> bool:
     """Return True if a model runs on a self-hosted server, set by `api_base` or in the environment."""
-    litellm = import_litellm()
-
-    missing = litellm.validate_environment(model)["missing_keys"]
+    missing = import_litellm().validate_environment(model)["missing_keys"]
     # If an address is missing as well, the model is a provider's service.
     return bool(custom_base_url(model, settings)) and all(name.endswith("_API_KEY") for name in missing)
 

@@ -10,13 +10,13 @@ them lives until the server closes the connection or the process exits.
 """
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import dspy
@@ -25,9 +25,11 @@ from dspy.utils.exceptions import LMError, LMTimeoutError
 
 from ipo_dspy._internal.threads import run_with_timeout
 from ipo_dspy.errors import InputError
+from ipo_dspy.lms import LOCAL
 from ipo_dspy.lms.endpoints import origin
 from ipo_dspy.lms.request_errors import RedirectError, UnreadableAnswerError
-from ipo_dspy.lms.response_bodies import NoCompletionError, quote, usual_form
+from ipo_dspy.lms.response_bodies import quote, usual_form
+from ipo_dspy.lms.retry_notices import ask_again
 from ipo_dspy.run.budget import run_ends
 
 T = TypeVar("T")
@@ -39,26 +41,25 @@ SECONDS = 600.0
 _CHAT_COMPLETIONS = "/chat/completions"
 
 
+@dataclass
 class Exchange:
     """A request in progress, with what the transport observed.
 
-    Args:
-        seconds: time limit of the request.
-
     Attributes:
+        seconds: time limit of the request.
+        ends: the time when it is reached, by `time.monotonic()`.
         fault: the reason why it was aborted.
         status: status code of the latest response; None before the first one.
         beginning: first bytes of that response.
         retry_after: `Retry-After` header of that response.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.ends = time.monotonic() + seconds
-        self.fault: LMError | None = None
-        self.status: int | None = None
-        self.beginning = b""
-        self.retry_after: str | None = None
+    seconds: float
+    ends: float
+    fault: LMError | None = None
+    status: int | None = None
+    beginning: bytes = b""
+    retry_after: str | None = None
 
     def send(self, request: httpx.Request, handle: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
         """Send a request and read its response, both within the limits.
@@ -67,32 +68,25 @@ class Exchange:
             httpx.RemoteProtocolError: a limit was exceeded; `fault` says which one.
         """
         self.status, self.beginning, self.retry_after = None, b"", None
-        request.extensions = {**request.extensions, "timeout": self._timeouts(request)}
+        left, given = max(0.001, self.ends - time.monotonic()), request.extensions.get("timeout", {})
+        timeouts = {wait: min(left, given.get(wait) or left) for wait in ("connect", "read", "write", "pool")}
+        request.extensions = {**request.extensions, "timeout": timeouts}
         response = handle(request)
         try:
-            self._check_redirect(request, response)
+            _check_redirect(request, response)
             content = b"".join(self.limited(response.iter_bytes()))
+            self.status, self.beginning = response.status_code, content[:400]
+            self.retry_after = response.headers.get("Retry-After")
+            if response.is_success and request.url.path.endswith(_CHAT_COMPLETIONS):
+                content = usual_form(content)
         except LMError as fault:
             self.fault = fault
             raise httpx.RemoteProtocolError(str(fault), request=request) from None
         finally:
             response.close()
-        return self._answer(request, response, content)
-
-    def _timeouts(self, request: httpx.Request) -> dict[str, float]:
-        """Return the timeouts of the transport, none longer than the remaining time."""
-        left = max(0.001, self.ends - time.monotonic())
-        timeouts = request.extensions.get("timeout", {})
-        return {wait: min(left, timeouts.get(wait) or left) for wait in ("connect", "read", "write", "pool")}
-
-    def _check_redirect(self, request: httpx.Request, response: httpx.Response) -> None:
-        if not response.has_redirect_location:
-            return
-        here, there = origin(str(request.url)), origin(str(request.url.join(response.headers["Location"])))
-        if here != there:
-            raise RedirectError(
-                f"{here} redirects to {there}, which is not followed: it would get the prompt and the key"
-            )
+        framing = ("content-encoding", "content-length", "transfer-encoding")
+        headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in framing]
+        return httpx.Response(response.status_code, headers=headers, content=content, extensions=response.extensions)
 
     def limited(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Yield the chunks of a response while it is within the limits.
@@ -111,19 +105,13 @@ class Exchange:
                 raise self.fault
             yield chunk
 
-    def _answer(self, request: httpx.Request, response: httpx.Response, content: bytes) -> httpx.Response:
-        """Return a response that was read, with a normalized body."""
-        self.status, self.beginning = response.status_code, content[:400]
-        self.retry_after = response.headers.get("Retry-After")
-        if response.is_success and request.url.path.endswith(_CHAT_COMPLETIONS):
-            try:
-                content = usual_form(content)
-            except NoCompletionError as error:
-                self.fault = UnreadableAnswerError(f"the answer {error}")
-                raise httpx.RemoteProtocolError(str(self.fault), request=request) from None
-        framing = ("content-encoding", "content-length", "transfer-encoding")
-        headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in framing]
-        return httpx.Response(response.status_code, headers=headers, content=content, extensions=response.extensions)
+
+def _check_redirect(request: httpx.Request, response: httpx.Response) -> None:
+    if not response.has_redirect_location:
+        return
+    here, there = origin(str(request.url)), origin(str(request.url.join(response.headers["Location"])))
+    if here != there:
+        raise RedirectError(f"{here} redirects to {there}, which is not followed: it would get the prompt and the key")
 
 
 def exchange(ask: Callable[[], T], *, seconds: float) -> T:
@@ -136,10 +124,11 @@ def exchange(ask: Callable[[], T], *, seconds: float) -> T:
     _install()
     end = run_ends.get()
     left = seconds if end is None else min(seconds, end.seconds_left())
-    under_way = Exchange(max(0.0, left))
+    seen = Exchange(max(0.0, left), time.monotonic() + max(0.0, left))
+    context = copy_context()
+    context.run(_under_way.set, seen)
     try:
-        with _marked(under_way):
-            return run_with_timeout(under_way.seconds, ask)
+        return context.run(run_with_timeout, seen.seconds, ask)
     except TimeoutError:
         if end is not None:
             end.check()
@@ -147,7 +136,7 @@ def exchange(ask: Callable[[], T], *, seconds: float) -> T:
     except LMError as error:
         if end is not None:
             end.check()
-        raise _transport_error(error, under_way) from None
+        raise _transport_error(error, seen) from None
 
 
 def timed_out(seconds: float) -> LMTimeoutError:
@@ -185,6 +174,37 @@ def seconds_of(retry_after: str) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
+class _Bounded:
+    """Mixin that precedes `dspy.LM` among the bases of a bounded model."""
+
+    original: dspy.BaseLM
+    kwargs: dict[str, Any]
+
+    def __call__(self, prompt: str | None = None, **kwargs: Any) -> Any:
+        once = partial(super().__call__, prompt, **kwargs)  # type: ignore[misc]
+        settings = {**self.kwargs, **kwargs}
+        timeout = settings.get("timeout", settings.get("request_timeout"))
+        seconds = float(timeout) if isinstance(timeout, int | float) and timeout > 0 else SECONDS
+        return ask_again(self.original, lambda: exchange(once, seconds=seconds), retries=self.original.num_retries)
+
+
+def bounded(lm: dspy.BaseLM) -> dspy.BaseLM:
+    """Return a model whose requests are limited in time and size, stay at their host, and are retried.
+
+    Only the call changes; DSPy still builds, caches and records the requests. Models that run in this process and
+    custom engines or models are returned unchanged, because they may not use a server.
+    """
+    if not isinstance(lm, dspy.LM) or isinstance(lm, _Bounded) or lm.model.startswith(LOCAL):
+        return lm
+    if not isinstance(lm.engine, str) or type(lm).forward is not dspy.LM.forward or "forward" in vars(lm):
+        return lm
+    copied: Any = lm.copy(num_retries=0)
+    copied.history, copied.original = lm.history, lm
+    copied._warned_zero_temp_rollout = lm._warned_zero_temp_rollout
+    copied.__class__ = type(type(lm).__name__, (_Bounded, type(lm)), {})
+    return copied
+
+
 _under_way: ContextVar[Exchange | None] = ContextVar("_under_way", default=None)
 _handle = httpx.HTTPTransport.handle_request
 try:  # private in DSPy, but the only way to limit the responses of its own engine
@@ -193,16 +213,6 @@ try:  # private in DSPy, but the only way to limit the responses of its own engi
     _chunks = TransportResponse.__iter__
 except (ImportError, AttributeError):
     TransportResponse = None
-_installing = threading.Lock()
-
-
-@contextmanager
-def _marked(under_way: Exchange) -> Iterator[None]:
-    token = _under_way.set(under_way)
-    try:
-        yield
-    finally:
-        _under_way.reset(token)
 
 
 def _install() -> None:
@@ -217,17 +227,12 @@ def _install() -> None:
             "run pip install 'dspy>=3.4,<3.5'"
         )
     transport: Any = httpx.HTTPTransport
-    response: Any = TransportResponse
-    with _installing:
-        transport.handle_request = _handle_request
-        response.__iter__ = _iterate
+    transport.handle_request, TransportResponse.__iter__ = _handle_request, _iterate
 
 
 def _handle_request(self: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
     under_way = _under_way.get()
-    if under_way is None:
-        return _handle(self, request)
-    return under_way.send(request, lambda request: _handle(self, request))
+    return _handle(self, request) if under_way is None else under_way.send(request, partial(_handle, self))
 
 
 def _iterate(self: "TransportResponse") -> Iterator[bytes]:

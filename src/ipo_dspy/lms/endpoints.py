@@ -18,8 +18,6 @@ from ipo_dspy.lms.library import import_litellm
 SECONDS = 3.0
 """Timeout of the port check; a server that takes longer to accept a connection is still used."""
 _PORTS = {"http": 80, "https": 443}
-_PROVIDERS = {"ollama_chat": "OLLAMA"}
-"""Providers whose environment variables have another prefix than their name."""
 _BASE_URL = ("OPENAI", "ANTHROPIC")
 """Providers whose address LiteLLM also reads from PROVIDER_BASE_URL."""
 _USUAL = {"OLLAMA": "http://localhost:11434"}
@@ -34,21 +32,28 @@ def custom_base_url(model: str, settings: Mapping[str, Any]) -> str | None:
     >>> custom_base_url("openai/phi-3", {"api_base": "http://localhost:8000/v1"})
     'http://localhost:8000/v1'
     """
-    provider = _provider(model)
-    from_settings = [settings.get("api_base"), settings.get("base_url")]
-    names = (*(["BASE_URL"] if provider in _BASE_URL else []), "API_BASE")
-    from_environment = [os.environ.get(f"{provider}_{name}") for name in names]
-    address = next((url for url in (*from_settings, *from_environment, _USUAL.get(provider)) if url), None)
-    return address if isinstance(address, str) and not _is_a_providers(address, provider) else None
-
-
-def _is_a_providers(address: str, provider: str) -> bool:
-    """Return True if an address belongs to the provider itself, e.g. that of a region."""
-    litellm = import_litellm()
-
+    name = provider_of(model)
+    provider = "OLLAMA" if name == "ollama_chat" else name.upper()  # the prefix of its variables
+    variables = (*([f"{provider}_BASE_URL"] if provider in _BASE_URL else []), f"{provider}_API_BASE")
+    addresses = (*map(settings.get, ("api_base", "base_url")), *map(os.environ.get, variables), _USUAL.get(provider))
+    address = next(filter(None, addresses), None)
+    if not isinstance(address, str):
+        return None
     host = _split(address).hostname or ""
-    known = {_split(url if "//" in url else f"//{url}").hostname for url in litellm.openai_compatible_endpoints}
-    return host in known or f".{host}".endswith((f".{provider.lower()}.com", ".openai.com"))
+    known = {
+        _split(url if "//" in url else f"//{url}").hostname for url in import_litellm().openai_compatible_endpoints
+    }
+    is_a_providers = host in known or f".{host}".endswith((f".{provider.lower()}.com", ".openai.com"))
+    return None if is_a_providers else address
+
+
+def provider_of(model: str) -> str:
+    """Return the provider in a LiteLLM name.
+
+    >>> provider_of("groq/toy"), provider_of("gpt-4o-mini")
+    ('groq', 'openai')
+    """
+    return model.partition("/")[0] if "/" in model else "openai"
 
 
 def endpoint(lm: dspy.BaseLM) -> str:
@@ -58,8 +63,7 @@ def endpoint(lm: dspy.BaseLM) -> str:
     >>> endpoint(dspy.LM("openai/x", engine="litellm", api_base="http://me:secret@localhost:8000/v1?key=secret"))
     'localhost:8000'
     """
-    address = _address_of(lm)
-    return _place(_split(address)) if address else ""
+    return _place(_split(_address_of(lm)))
 
 
 def origin(address: str) -> str:
@@ -78,9 +82,10 @@ def check_port_open(lm: dspy.BaseLM, *, role: str) -> None:
     Raises:
         LanguageModelError: the host does not exist, or refuses the connection.
     """
-    address = _address_of(lm)
-    parts = _split(address or "")
-    if not parts.hostname or not (port := _port(parts)) or _goes_through_a_proxy(parts):
+    parts = _split(_address_of(lm))
+    if not parts.hostname or not (port := _port(parts)):
+        return
+    if {parts.scheme, "all"} & getproxies().keys() and not proxy_bypass(parts.hostname):
         return
     try:
         socket.create_connection((parts.hostname, port), timeout=SECONDS).close()
@@ -96,15 +101,9 @@ def check_port_open(lm: dspy.BaseLM, *, role: str) -> None:
     raise LanguageModelError(f"{lm.model!r}: {fact}", argument=role, hint=hint) from None
 
 
-def _address_of(lm: dspy.BaseLM) -> str | None:
+def _address_of(lm: dspy.BaseLM) -> str:
     model = getattr(lm, "model", None)
-    return custom_base_url(model, getattr(lm, "kwargs", {})) if isinstance(model, str) else None
-
-
-def _provider(model: str) -> str:
-    """Return the prefix of the provider's environment variables."""
-    provider = model.partition("/")[0] if "/" in model else "openai"
-    return _PROVIDERS.get(provider, provider.upper())
+    return custom_base_url(model, getattr(lm, "kwargs", {})) or "" if isinstance(model, str) else ""
 
 
 def _split(address: str) -> SplitResult:
@@ -122,10 +121,5 @@ def _port(parts: SplitResult) -> int | None:
 
 
 def _place(parts: SplitResult) -> str:
-    host = parts.hostname or ""
-    port = _port(parts)
+    host, port = parts.hostname or "", _port(parts)
     return (f"[{host}]" if ":" in host else host) + (f":{port}" if host and port else "")
-
-
-def _goes_through_a_proxy(parts: SplitResult) -> bool:
-    return bool({parts.scheme, "all"} & getproxies().keys()) and not proxy_bypass(parts.hostname or "")

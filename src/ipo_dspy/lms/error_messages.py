@@ -16,7 +16,7 @@ from dspy.utils.exceptions import (
 )
 
 from ipo_dspy._internal.untrusted import one_line
-from ipo_dspy.lms.endpoints import custom_base_url, endpoint
+from ipo_dspy.lms.endpoints import custom_base_url, endpoint, provider_of
 from ipo_dspy.lms.redaction import remember_lm
 from ipo_dspy.lms.request_errors import RetryLaterError
 
@@ -43,10 +43,6 @@ def one_line_error(error: Exception, lm: dspy.BaseLM | None = None) -> str:
 
     If a self-hosted server may be the cause, its host and port are appended.
 
-    Args:
-        error: from a request to a language model.
-        lm: the model that was asked.
-
     >>> one_line_error(ValueError("Incorrect API key provided: sk-abcdef123. Try again."))
     'Incorrect API key provided: [hidden]. Try again.'
     """
@@ -59,11 +55,6 @@ def one_line_error(error: Exception, lm: dspy.BaseLM | None = None) -> str:
 def suggest_fix(error: Exception, model: str, lm: dspy.BaseLM | None = None) -> str:
     """Return a fix for an error that a retry cannot resolve.
 
-    Args:
-        error: from a request to a language model.
-        model: its name.
-        lm: the model, whose address may be wrong.
-
     >>> suggest_fix(LMAuthError("401"), "openai/gpt-4o-mini")
     'set OPENAI_API_KEY to a valid API key'
     """
@@ -75,8 +66,9 @@ def suggest_fix(error: Exception, model: str, lm: dspy.BaseLM | None = None) -> 
         return f"set {key_variable(model)} to a valid API key"
     if isinstance(error, LMBillingError):
         return "add credit to the provider's account, or use another model"
-    if setting := _refused_setting(error):
-        return f"remove its setting {setting}: set it to None (null on the command line)"
+    is_invalid = isinstance(error, LMInvalidRequestError | LMUnsupportedFeatureError)
+    if is_invalid and (match := _REFUSES.search(" ".join(str(error).split()))):
+        return f"remove its setting {match[1] or match[2]}: set it to None (null on the command line)"
     if isinstance(error, LMUnsupportedModelError):
         instead = "choose a model that the server provides"
         base_url = custom_base_url(model, getattr(lm, "kwargs", None) or {})
@@ -91,21 +83,13 @@ _REFUSES = re.compile(
 )
 
 
-def _refused_setting(error: Exception) -> str | None:
-    """Return the setting that a model does not support, if an error says so."""
-    if not isinstance(error, LMInvalidRequestError | LMUnsupportedFeatureError):
-        return None
-    match = _REFUSES.search(" ".join(str(error).split()))
-    return (match[1] or match[2]) if match else None
-
-
 def key_variable(model: str) -> str:
     """Return the environment variable from which LiteLLM reads the key of a model.
 
     >>> key_variable("gemini/gemini-2.0-flash"), key_variable("vertex_ai/gemini-2.0-flash")
     ('GEMINI_API_KEY', 'GOOGLE_APPLICATION_CREDENTIALS')
     """
-    provider = model.partition("/")[0] if "/" in model else "openai"
+    provider = provider_of(model)
     return _KEY_VARIABLES.get(provider, f"{provider.upper()}_API_KEY")
 
 

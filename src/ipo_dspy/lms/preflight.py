@@ -8,6 +8,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import LMError
 
+from ipo_dspy._internal.json_input import has_type
 from ipo_dspy.errors import Argument, BudgetError, Hint, InputError, LanguageModelError, LMCall
 from ipo_dspy.lms.endpoints import check_port_open
 from ipo_dspy.lms.error_messages import one_line_error, suggest_fix
@@ -39,11 +40,9 @@ def check_rates(lm: dspy.BaseLM, *, role: str) -> None:
     Raises:
         InputError: a rate is missing or is not a number of at least 0.
     """
-    rates = {name: getattr(lm, "kwargs", {}).get(name) for name in RATES}
-    if all(rate is None for rate in rates.values()):
-        return
-    for name, rate in rates.items():
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+    rates: dict[str, Any] = {name: getattr(lm, "kwargs", {}).get(name) for name in RATES}
+    for name, rate in rates.items() if any(rate is not None for rate in rates.values()) else ():
+        if not has_type(rate, float, largest=math.inf) or rate < 0:
             raise InputError(
                 f"{name} of {role} must be a number of USD >= 0, got {rate!r}; pass both {' and '.join(RATES)}"
             )
@@ -53,17 +52,14 @@ def unique_models(models: Mapping[str, dspy.BaseLM]) -> dict[str, dspy.BaseLM]:
     """Return models by role, each model once: roles may share name, address and key."""
     unique: dict[str, dspy.BaseLM] = {}
     for role, lm in models.items():
-        same = [other for other in unique.values() if other is lm or _identity(other) == _identity(lm)]
-        if not same:
+        if _identity(lm) not in map(_identity, unique.values()):
             unique[role] = lm
     return unique
 
 
 def _identity(lm: dspy.BaseLM) -> tuple[Any, ...]:
-    return (
-        getattr(lm, "model", None),
-        *(getattr(lm, "kwargs", {}).get(k) for k in ("api_base", "base_url", "api_key")),
-    )
+    kwargs = getattr(lm, "kwargs", {})
+    return getattr(lm, "model", None), *(kwargs.get(name) for name in ("api_base", "base_url", "api_key"))
 
 
 def ping_once(ledger: Ledger, lm: dspy.BaseLM, *, role: str) -> None:

@@ -48,10 +48,7 @@ def without_thoughts(completion: str) -> Said:
     >>> without_thoughts("<think>Perhaps a")
     Said(answer='', unfinished=True)
     """
-    begin = 0
-    for closed in _CLOSED.finditer(completion):
-        begin = closed.end()
-    rest = completion[begin:]
+    rest = completion[max((closed.end() for closed in _CLOSED.finditer(completion)), default=0) :]
     opened = _OPENED.search(rest)
     answer = rest[: opened.start()] if opened else rest
     return Said(_TURNS.sub(" ", answer).strip(), opened is not None)

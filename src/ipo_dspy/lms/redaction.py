@@ -25,7 +25,7 @@ _LOGGERS = ("LiteLLM", "httpx", "openai._base_client", "httpcore.connection", "h
 """Loggers that log addresses, headers and parts of responses; their libraries are imported by the first request."""
 
 
-def remember_lm(lm: dspy.BaseLM | None) -> None:
+def remember_lm(lm: dspy.BaseLM | str | None) -> None:
     """Register the keys, headers and address passwords of a language model for redaction."""
     keep_prices_local()
     remember_settings(getattr(lm, "kwargs", None) or {})
@@ -53,7 +53,7 @@ def without_lm_secrets(state: Any) -> Any:
     {'lm': {'model': 'openai/x', 'n': 9}}
     """
     if isinstance(state, list):
-        return [without_lm_secrets(item) for item in state]
+        return list(map(without_lm_secrets, state))
     if not isinstance(state, Mapping):
         return state
     return {

@@ -4,21 +4,24 @@ The texts are parsed from the completions themselves. So a completion that canno
 and a response that was paid for is recorded even if nothing in it can be used.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from ipo_dspy._internal.untrusted import one_line, redact
-from ipo_dspy.lms import LOCAL, register_transformers
-from ipo_dspy.lms.client_lm import bounded
+from ipo_dspy.lms import prepare
+from ipo_dspy.lms.client import bounded
 from ipo_dspy.lms.error_messages import LONGEST
 from ipo_dspy.lms.reasoning import without_thoughts
-from ipo_dspy.lms.redaction import has_credentials, remember_lm
+from ipo_dspy.lms.redaction import has_credentials
 from ipo_dspy.lms.request_errors import EmptyGreetingError
 from ipo_dspy.lms.usage import usage_of
-from ipo_dspy.run.ledger import LMResponse, readable
+from ipo_dspy.run.budget import LMResponse, Usage
+from ipo_dspy.run.ledger import readable
 
 MAX_TEXTS = 64
 _REQUESTS = 8
@@ -57,16 +60,17 @@ def request(
     Raises:
         LMError: no response was received.
     """
-    _register(lm)
-    remember_lm(lm)
+    prepare(lm)
     predict = dspy.Predict(signature)
     # DSPy's disk cache stores the address with each response.
     settings = {**(config or {}), **({"cache": False} if has_credentials(lm) else {})}
     texts: list[str] = []
     with dspy.context(lm=bounded(lm), adapter=adapter, trace=None, **_history()):
         try:
-            prediction = predict(**inputs, config=settings)
-            texts = [text for value in _completions(prediction, field) for text in _texts(value)]
+            completions = predict(**inputs, config=settings).completions  # None without choices
+            values = completions[field] if completions is not None and field in completions else ()
+            lists = [value if isinstance(value, list | tuple) else [value] for value in values]
+            texts = [str(text) for texts in lists for text in texts if text]
         except AdapterParseError:
             pass  # usable texts are parsed from the completions below
     entry = predict.history[-1] if predict.history else {}
@@ -78,7 +82,7 @@ def request(
         texts = [text for completion in completions for text in read(completion, cut)]
     texts = [readable(redact(text[:MAX_TEXT], keep_words=True)) for text in texts[:MAX_TEXTS]]
     fault = None if texts else _unreadable(entry, unfinished)
-    return _usage_from_history(lm, predict.history, texts=texts, cut=cut, fault=fault)
+    return replace(_response(lm, predict.history), texts=tuple(texts), cut=cut, fault=fault)
 
 
 def ping(lm: dspy.BaseLM) -> LMResponse:
@@ -87,38 +91,22 @@ def ping(lm: dspy.BaseLM) -> LMResponse:
     Raises:
         LMError: no response was received, or the token limit was used up before a word was written.
     """
-    _register(lm)
-    remember_lm(lm)
+    prepare(lm)
     with dspy.context(**_history()):
         bounded(lm)("Say: ready", cache=False)
     entry = lm.history[-1] if lm.history else {}
     if "length" in _finish_reasons(entry) and not any(_outputs(entry)):
         raise EmptyGreetingError("the token limit was spent on thinking before a word was written")
-    return _usage_from_history(lm, lm.history[-1:])
+    return _response(lm, lm.history[-1:])
 
 
-def _usage_from_history(
-    lm: dspy.BaseLM,
-    entries: Sequence[Mapping[str, Any]],
-    *,
-    texts: Sequence[str] = (),
-    cut: bool = False,
-    fault: str | None = None,
-) -> LMResponse:
+def _response(lm: dspy.BaseLM, entries: Iterable[Mapping[str, Any]]) -> LMResponse:
     """Return a response with the usage of its requests in DSPy's history; an adapter may have made two."""
-    usages = [usage_of(lm, entry) for entry in entries if _was_sent(entry)]
-    costs = [usage.cost for usage in usages]
-    return LMResponse(
-        texts=tuple(texts),
-        model=str(getattr(lm, "model", type(lm).__name__)),
-        calls=len(usages),
-        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
-        completion_tokens=sum(usage.completion_tokens for usage in usages),
-        cost=None if None in costs else sum(cost for cost in costs if cost is not None),
-        cut=cut,
-        fault=fault,
-        estimated=sum(usage.estimated for usage in usages),
-    )
+    usage = reduce(Usage.plus, (usage_of(lm, entry) for entry in entries if _was_sent(entry)), Usage())
+    name = str(getattr(lm, "model", type(lm).__name__))
+    cost = None if usage.unpriced else usage.cost
+    tokens = usage.prompt_tokens, usage.completion_tokens
+    return LMResponse((), name, usage.calls, *tokens, cost, estimated=usage.estimated)
 
 
 def _history() -> dict[str, Any]:
@@ -135,35 +123,20 @@ def _was_sent(entry: Mapping[str, Any]) -> bool:
     return getattr(counts, "input_tokens", None) is None
 
 
-def _register(lm: dspy.BaseLM) -> None:
-    if str(getattr(lm, "model", "")).startswith(LOCAL):
-        register_transformers()
-
-
-def _completions(prediction: dspy.Prediction, field: str) -> list[Any]:
-    completions = prediction.completions  # without choices it has neither fields nor a length
-    return list(completions[field]) if completions is not None and field in completions else []
-
-
-def _texts(value: Any) -> list[str]:
-    return [str(text) for text in (value if isinstance(value, list | tuple) else [value]) if text]
-
-
 def _outputs(entry: Mapping[str, Any]) -> list[str]:
     """Return the completions of a history entry as texts."""
-    outputs = [o.get("text") if isinstance(o, Mapping) else o for o in entry.get("outputs") or ()]
+    outputs = [output.get("text") if isinstance(output, Mapping) else output for output in entry.get("outputs") or ()]
     return [text for text in outputs if isinstance(text, str)]
 
 
-def _choices(entry: Mapping[str, Any]) -> list[Any]:
-    response = entry.get("response")
-    choices = response.get("choices") if isinstance(response, Mapping) else getattr(response, "choices", None)
-    return list(choices or ())
-
-
 def _finish_reasons(entry: Mapping[str, Any]) -> set[str]:
-    reasons = [c.get("finish_reason") if isinstance(c, Mapping) else c.finish_reason for c in _choices(entry)]
-    return {str(reason) for reason in (*reasons, getattr(entry.get("response"), "finish_reason", None))}
+    response = entry.get("response")
+    parts = [response, *(_get(response, "choices") or ())]
+    return {str(_get(part, "finish_reason")) for part in parts}
+
+
+def _get(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
 
 
 def _unreadable(entry: Mapping[str, Any], unfinished: bool) -> str:
@@ -172,19 +145,14 @@ def _unreadable(entry: Mapping[str, Any], unfinished: bool) -> str:
         return "the provider's content filter withheld the answer"
     text = one_line(" ".join(_outputs(entry))[:MAX_TEXT], LONGEST)
     if not text:
-        return _empty(entry, reasons)
+        outputs = [output for output in entry.get("outputs") or () if isinstance(output, Mapping)]
+        if "length" in reasons:
+            return f"the token limit was spent on thinking; {EmptyGreetingError.hint}"
+        if any(output.get("tool_calls") for output in outputs):
+            return "the answer calls a tool and has no text; use a model or a server setting without tools"
+        if any(output.get("reasoning_content") for output in outputs):
+            return "the answer has only reasoning and no text; turn the model's thinking off, or use another model"
+        return "the answer is empty"
     if unfinished:
         return "the answer was cut off within its thoughts; raise max_tokens, or have the model think less"
     return f"nothing in the answer can be used: {text!r}"
-
-
-def _empty(entry: Mapping[str, Any], reasons: set[str]) -> str:
-    """Return the reason why a response has no text."""
-    outputs = [output for output in entry.get("outputs") or () if isinstance(output, Mapping)]
-    if "length" in reasons:
-        return f"the token limit was spent on thinking; {EmptyGreetingError.hint}"
-    if any(output.get("tool_calls") for output in outputs):
-        return "the answer calls a tool and has no text; use a model or a server setting without tools"
-    if any(output.get("reasoning_content") for output in outputs):
-        return "the answer has only reasoning and no text; turn the model's thinking off, or use another model"
-    return "the answer is empty"

@@ -5,6 +5,8 @@ listeners.
 """
 
 import contextlib
+import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -41,16 +43,19 @@ def ask_again(lm: dspy.BaseLM, ask: Callable[[], T], *, retries: int) -> T:
         RetryLaterError: the server asks for a pause of more than `LONGEST_WAIT`.
         BudgetError: the time of the run is up.
     """
-    for attempt in range(retries + 1):
+    for attempt in itertools.count():
         try:
             return ask()
         except LMError as error:
             wait = _wait(error, attempt)
             if attempt == retries or not is_retryable_lm_error(error):
                 raise
-            for listener in _listeners:
-                listener.report(lm, error, retries + 1)
-        _pause(wait)
+            for report in _listeners:
+                report(lm, error, retries + 1)
+        end = run_ends.get()
+        _sleep(wait if end is None else min(wait, end.seconds_left()))
+        if end is not None:
+            end.check()
     raise AssertionError("unreachable")
 
 
@@ -64,38 +69,8 @@ def _wait(error: LMError, attempt: int) -> float:
     return float(error.retry_after)
 
 
-def _pause(seconds: float) -> None:
-    """Wait, but not beyond the time limit of the run."""
-    end = run_ends.get()
-    _sleep(seconds if end is None else min(seconds, end.seconds_left()))
-    if end is not None:
-        end.check()
-
-
 _sleep = time.sleep
-
-
-class _Listener:
-    """Reports failed attempts that will be retried, at most once a minute per model."""
-
-    def __init__(self, lms: Sequence[dspy.BaseLM], log: Callable[[str], None]) -> None:
-        self.lms, self.log = lms, log
-        self._reported: dict[int, float] = {}
-        self._lock = threading.Lock()
-
-    def report(self, lm: dspy.BaseLM, error: LMError, tries: int) -> None:
-        if not any(listened is lm for listened in self.lms):
-            return
-        with self._lock:
-            if time.monotonic() - self._reported.get(id(lm), -QUIET) < QUIET:
-                return
-            self._reported[id(lm)] = time.monotonic()
-        at = f" at {endpoint(lm)}" if endpoint(lm) else ""
-        reason = one_line_error(error, lm).removesuffix(f" (asked{at})")
-        self.log(f"{lm.model}{at} gave no answer ({reason}); trying up to {tries} times with exponential back-off")
-
-
-_listeners: list[_Listener] = []
+_listeners: list[Callable[[dspy.BaseLM, LMError, int], None]] = []
 
 
 @contextlib.contextmanager
@@ -106,9 +81,20 @@ def log_retries(lms: Sequence[dspy.BaseLM], log: Callable[[str], None]) -> Itera
         lms: the models; only retries of `dspy.LM`s are reported.
         log: takes a line without secrets; may be called from any thread.
     """
-    listener = _Listener(lms, log)
-    _listeners.append(listener)
+    reported = {id(lm): -math.inf for lm in lms}
+    lock = threading.Lock()
+
+    def report(lm: dspy.BaseLM, error: LMError, tries: int) -> None:
+        with lock:
+            if time.monotonic() - reported.get(id(lm), math.inf) < QUIET:
+                return
+            reported[id(lm)] = time.monotonic()
+        at = f" at {endpoint(lm)}" if endpoint(lm) else ""
+        reason = one_line_error(error, lm).removesuffix(f" (asked{at})")
+        log(f"{lm.model}{at} gave no answer ({reason}); trying up to {tries} times with exponential back-off")
+
+    _listeners.append(report)
     try:
         yield
     finally:
-        _listeners.remove(listener)
+        _listeners.remove(report)

@@ -13,13 +13,14 @@ Other counts are replaced by that of the tokenizer, so that limits hold whatever
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import dspy
 
+from ipo_dspy._internal.json_input import has_type
 from ipo_dspy.lms import LOCAL
 from ipo_dspy.lms.library import import_litellm
+from ipo_dspy.run.budget import LMResponse
 
 TOKENS_PER_IMAGE = 765
 """OpenAI's count for an image of 768 x 768 pixels, the largest that is sent; other providers count fewer."""
@@ -30,49 +31,23 @@ _PIECE, _COUNTED = 4_000, 200_000
 """Numbers of characters: texts are tokenized in pieces, because long words are slow; of long texts, only a part is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Usage of one request.
-
-    Attributes:
-        prompt_tokens, completion_tokens: counts of the server, or estimates.
-        cost: in USD; None if the price is unknown.
-        estimated: whether at least one of the counts is an estimate.
-    """
-
-    prompt_tokens: int
-    completion_tokens: int
-    cost: float | None
-    estimated: bool
-
-
-def usage_of(lm: dspy.BaseLM, entry: Mapping[str, Any]) -> Usage:
-    """Return the usage of a request from its entry in DSPy's history.
-
-    Args:
-        lm: the model.
-        entry: of its history.
-    """
-    reported: Any = entry.get("usage")
-    counts = reported if isinstance(reported, Mapping) else {}
+def usage_of(lm: dspy.BaseLM, entry: Mapping[str, Any]) -> LMResponse:
+    """Return a response without texts, with the usage of a request from its entry in DSPy's history."""
+    reported = entry.get("usage")
+    counts: Mapping[str, Any] = reported if isinstance(reported, Mapping) else {}
     settings = {**(getattr(lm, "kwargs", None) or {}), **(entry.get("kwargs") or {})}
     prompt, images = _sent(entry)
     written = list(_written(entry))
-    at_least = tokens_in(prompt), sum(map(tokens_in, written))
-    at_most = (
-        len(prompt.encode("utf-8", "replace")) + _ADDED * (1 + images),
-        max(len(written), _whole(settings.get("n")) or 1) * _longest_completion(settings),
-    )
-    believed = [
-        _believed(counts.get(name), low, high)
-        for name, low, high in zip(("prompt_tokens", "completion_tokens"), at_least, at_most, strict=True)
-    ]
-    tokens = (
-        at_least[0] + TOKENS_PER_IMAGE * images if believed[0] is None else believed[0],
-        at_least[1] if believed[1] is None else believed[1],
-    )
-    estimated = None in believed
-    return Usage(*tokens, _cost(lm, None if estimated else entry.get("cost"), *tokens), estimated)
+    prompt_tokens, completion_tokens = tokens_in(prompt), sum(map(tokens_in, written))
+    longest_prompt = len(prompt.encode("utf-8", "replace")) + _ADDED * (1 + images)
+    longest_completions = max(len(written), _whole(settings.get("n")) or 1) * _longest_completion(settings)
+    sent = _believed(counts.get("prompt_tokens"), prompt_tokens, longest_prompt)
+    received = _believed(counts.get("completion_tokens"), completion_tokens, longest_completions)
+    estimated = sent is None or received is None
+    prompt_tokens = prompt_tokens + TOKENS_PER_IMAGE * images if sent is None else sent
+    completion_tokens = completion_tokens if received is None else received
+    cost = _cost(lm, None if estimated else entry.get("cost"), prompt_tokens, completion_tokens)
+    return LMResponse((), "", 1, prompt_tokens, completion_tokens, cost, estimated=int(estimated))
 
 
 def tokens_in(text: str) -> int:
@@ -82,7 +57,6 @@ def tokens_in(text: str) -> int:
     (6, 0)
     """
     litellm = import_litellm()
-
     counted = text[:_COUNTED]
     pieces = [counted[begin : begin + _PIECE] for begin in range(0, len(counted), _PIECE)]
     tokens = sum(int(litellm.token_counter(model="", text=piece)) for piece in pieces)
@@ -100,14 +74,12 @@ def cost_usd(model: str, prompt_tokens: int, completion_tokens: int) -> float | 
     if model.startswith(LOCAL):
         return 0.0  # it runs in this process
     litellm = import_litellm()
+    errors = litellm.exceptions
+    not_mapped = getattr(errors, "ModelNotMappedError", KeyError)  # of newer versions
     try:
         parts = litellm.cost_per_token(model=model, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
-    except (litellm.exceptions.BadRequestError, litellm.exceptions.NotFoundError, ValueError, KeyError):
+    except (errors.BadRequestError, errors.NotFoundError, not_mapped, ValueError, KeyError):
         return None
-    except Exception as error:
-        if type(error).__name__ == "ModelNotMappedError":  # it derives from Exception directly
-            return None
-        raise
     return round(float(sum(parts)), 10)
 
 
@@ -134,9 +106,8 @@ RATES = ("input_cost_per_token", "output_cost_per_token")
 def _cost(lm: dspy.BaseLM, said: Any, prompt_tokens: int, completion_tokens: int) -> float | None:
     """Return LiteLLM's cost, which includes cache discounts, unless it is far from the list price."""
     plain = price_of(lm, prompt_tokens, completion_tokens)
-    if (
-        not isinstance(said, int | float) or not math.isfinite(said) or said <= 0
-    ):  # LiteLLM reports 0 if it has no price
+    # LiteLLM reports 0 if it has no price.
+    if not isinstance(said, int | float) or not math.isfinite(said) or said <= 0:
         return plain
     return plain if plain is not None and not plain / 20 <= said <= plain * 20 else float(said)
 
@@ -147,13 +118,12 @@ def _believed(count: Any, low: int, high: int) -> int | None:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if has_type(value, int) else None
 
 
 def _longest_completion(settings: Mapping[str, Any]) -> int:
-    limits = (_whole(settings.get(name)) for name in ("max_tokens", "max_completion_tokens"))
-    limit = max((limit for limit in limits if limit), default=None)
-    return _LONGEST_COMPLETION if limit is None else 4 * limit + 1000
+    limit = max(_whole(settings.get(name)) or 0 for name in ("max_tokens", "max_completion_tokens"))
+    return 4 * limit + 1000 if limit else _LONGEST_COMPLETION
 
 
 def _sent(entry: Mapping[str, Any]) -> tuple[str, int]:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from PIL import Image
+from transformers import BatchFeature
 
 from ipo_dspy.clip.image_io import open_image
 from ipo_dspy.errors import ImageError
@@ -22,7 +22,7 @@ class Message:
     role: str
     parts: tuple[Part, ...]
 
-    def text(self, image: str = "") -> str:
+    def text(self, image: str) -> str:
         """Return the texts, with a placeholder for each image."""
         return "".join(part if isinstance(part, str) else image for part in self.parts)
 
@@ -65,7 +65,9 @@ def read_turns(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     Raises:
         LocalModelError: a part is neither text nor an image in the message itself.
     """
-    return [Message(str(message["role"]), tuple(_parts(message.get("content") or ""))) for message in messages]
+    contents = [message.get("content") or "" for message in messages]
+    parts = [(content,) if isinstance(content, str) else tuple(map(_read_part, content)) for content in contents]
+    return [Message(str(message["role"]), content) for message, content in zip(messages, parts, strict=True)]
 
 
 def encode(loaded: LoadedModel, turns: Sequence[Message]) -> Encoded:
@@ -75,28 +77,26 @@ def encode(loaded: LoadedModel, turns: Sequence[Message]) -> Encoded:
         LocalModelError: the model does not support this number of images.
     """
     images = [part for turn in turns for part in turn.parts if not isinstance(part, str)]
-    _check_images(loaded, len(images))
+    name, plain = loaded.source.name, _plain(loaded)
+    if images and loaded.processor is None:
+        example = "'transformers/llava-hf/llava-1.5-7b-hf'"
+        raise LocalModelError(f"{name!r} accepts text only; use a multimodal model, e.g. {example}", kind="prompt")
+    if loaded.processor and plain.one_image and len(images) != 1:
+        message = f"{name!r} accepts exactly one image, got {len(images)}; use another model"
+        raise LocalModelError(message, kind="prompt")
     if _templated(loaded):
         return Encoded(_inputs(loaded, _chat(loaded, turns, len(images)), images), stops=())
-    return Encoded(_inputs(loaded, _plain_prompt(loaded, turns), images), _plain(loaded).stops)
+    return Encoded(_inputs(loaded, _plain_prompt(loaded, turns), images), plain.stops)
 
 
-def _parts(content: str | Sequence[Mapping[str, Any]]) -> list[Part]:
-    if isinstance(content, str):
-        return [content]
-    return [_image(part) if part.get("type") == "image_url" else _text(part) for part in content]
-
-
-def _text(part: Mapping[str, Any]) -> str:
-    if part.get("type") != "text":
+def _read_part(part: Mapping[str, Any]) -> Part:
+    kind = part.get("type")
+    if kind == "text":
+        return str(part["text"])
+    if kind != "image_url":
         raise LocalModelError(
-            f"a message holds {part.get('type')!r}, but local models accept only texts and images; leave it out",
-            kind="prompt",
+            f"a message holds {kind!r}, but local models accept only texts and images; leave it out", kind="prompt"
         )
-    return str(part["text"])
-
-
-def _image(part: Mapping[str, Any]) -> Image.Image:
     image_url = part["image_url"]
     url = str(image_url["url"] if isinstance(image_url, Mapping) else image_url)
     head = url.partition(",")[0]
@@ -109,17 +109,6 @@ def _image(part: Mapping[str, Any]) -> Image.Image:
         return open_image(url)
     except ImageError as error:
         raise LocalModelError(f"an image in the message cannot be read: {error}", kind="prompt") from error
-
-
-def _check_images(loaded: LoadedModel, count: int) -> None:
-    name, plain = loaded.source.name, _plain(loaded)
-    if count and loaded.processor is None:
-        message = f"{name!r} accepts text only; use a multimodal model, e.g. 'transformers/llava-hf/llava-1.5-7b-hf'"
-    elif loaded.processor and plain.one_image and count != 1:
-        message = f"{name!r} accepts exactly one image, got {count}; use another model"
-    else:
-        return
-    raise LocalModelError(message, kind="prompt")
 
 
 def _plain(loaded: LoadedModel) -> PlainPromptFormat:
@@ -147,7 +136,7 @@ def _chat(loaded: LoadedModel, turns: Sequence[Message], images: int) -> str:
     if loaded.processor is None:
         return _render(loaded.tokenizer, as_text)
     owner = loaded.processor if loaded.processor.chat_template else loaded.tokenizer
-    as_parts = [{"role": turn.role, "content": [_part(part) for part in turn.parts]} for turn in turns]
+    as_parts = [{"role": turn.role, "content": list(map(_part, turn.parts))} for turn in turns]
     try:
         text = _render(owner, as_parts)
     except (LocalModelError, TypeError):
@@ -169,25 +158,18 @@ def _render(owner: Any, messages: list[dict[str, Any]]) -> str:
             raise
     # Some templates reject a system message, so its text is put before the first user message.
     system, first, *rest = messages
-    return _apply(owner, [{**first, "content": _joined(system["content"], first["content"])}, *rest])
+    between: Any = "\n\n" if isinstance(system["content"], str) else [{"type": "text", "text": "\n\n"}]
+    return _apply(owner, [{**first, "content": system["content"] + between + first["content"]}, *rest])
 
 
 def _apply(owner: Any, messages: list[dict[str, Any]]) -> str:
     try:
         return str(owner.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except Exception as error:
-        if "TemplateError" not in {
-            cls.__name__ for cls in type(error).__mro__
-        }:  # matched by name, to avoid importing Jinja
+        if not any(cls.__name__ == "TemplateError" for cls in type(error).__mro__):  # of Jinja, which is not imported
             raise
         message = f"the chat template rejects the messages ({error}); use another model"
         raise LocalModelError(message, kind="prompt") from error
-
-
-def _joined(system: Any, content: Any) -> Any:
-    if isinstance(system, str):
-        return f"{system}\n\n{content}"
-    return [*system, {"type": "text", "text": "\n\n"}, *content]
 
 
 def _image_token(loaded: LoadedModel) -> str:
@@ -207,10 +189,4 @@ def _inputs(loaded: LoadedModel, text: str, images: Sequence[Image.Image]) -> di
         inputs = dict(loaded.processor(text=[text], return_tensors="pt", **image_inputs, **special))
         if "token_type_ids" not in inspect.signature(loaded.model.forward).parameters:
             inputs.pop("token_type_ids", None)  # many tokenizers return them, but few models accept them
-    return {name: _placed(loaded.model, value) for name, value in inputs.items()}
-
-
-def _placed(model: Any, value: Any) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
-    return value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+    return dict(BatchFeature(inputs).to(loaded.model.device, loaded.model.dtype))

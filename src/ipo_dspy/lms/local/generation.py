@@ -1,21 +1,42 @@
 """Generate answers with a local model: several samples in one call of `generate`, each with its own end."""
 
 import secrets
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from ipo_dspy.lms.local.chat_format import Encoded
-from ipo_dspy.lms.local.models import LoadedModel, LocalModelError
+from ipo_dspy._internal.json_input import has_type
+from ipo_dspy.lms.local.chat_format import Encoded, encode, read_turns
+from ipo_dspy.lms.local.models import LoadedModel, LocalModelError, LocalModelSpec, load
 
 MAX_TOKENS = 512
 """Default token limit of an answer."""
 
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>")
 """End-of-turn tokens of common chat templates; some models lack theirs in their generation settings."""
+
+_answering = threading.Lock()
+"""Held for one request at a time: all threads share PyTorch's random generator, and a tokenizer is not thread-safe if
+its settings differ."""
+
+_IGNORED = {"max_retries", "response_format", "stream", "stream_options", "timeout", "user"}
+"""Settings that DSPy or LiteLLM add; the prompt also describes the response format."""
+
+_RANGES: Mapping[str, Callable[[Any], bool]] = {
+    "n": lambda v: has_type(v, int) and v > 0,
+    "max_tokens": lambda v: has_type(v, int) and v > 0,
+    "temperature": lambda v: isinstance(v, int | float) and v >= 0,
+    "top_p": lambda v: isinstance(v, int | float) and 0 < v <= 1,
+    "top_k": lambda v: has_type(v, int) and v >= 0,
+    "min_p": lambda v: isinstance(v, int | float) and 0 <= v <= 1,
+    "repetition_penalty": lambda v: isinstance(v, int | float) and v > 0,
+    "seed": lambda v: has_type(v, int) and -(2**63) <= v < 2**63,
+    "stop": lambda v: isinstance(v, list | tuple) and all(isinstance(stop, str) for stop in v),
+}
 
 
 @dataclass(frozen=True)
@@ -49,15 +70,43 @@ class Completion:
     reason: Literal["stop", "length"]
 
 
-def generate(loaded: LoadedModel, encoded: Encoded, sampling: GenerationConfig) -> list[Completion]:
-    """Return all samples of a request.
-
-    Call it from one thread at a time, because all threads share PyTorch's random generator.
+def answer(name: str, messages: Sequence[Any], settings: Mapping[str, Any]) -> tuple[int, list[Completion]]:
+    """Return the number of tokens in the prompt, and all samples of a request for a model, which is loaded if needed.
 
     Raises:
-        LocalModelError: the prompt fills the model's context.
+        LocalModelError: the model, a setting or the prompt cannot be used.
     """
-    sampled = _sampled(loaded, sampling)
+    given = {key: value for key, value in settings.items() if key not in _IGNORED and value is not None}
+    where = {key: given.pop(key) for key in ("device", "dtype", "trust_remote_code") if key in given}
+    if "dtype" in where:
+        where["dtype"] = str(where["dtype"])
+    sampling, turns = _read_settings(given), read_turns(messages)
+    loaded = load(LocalModelSpec(name, **where))
+    with _answering:
+        encoded = encode(loaded, turns)
+        return encoded.tokens, generate(loaded, encoded, sampling)
+
+
+def _read_settings(given: dict[str, Any]) -> GenerationConfig:
+    if "max_completion_tokens" in given:
+        given["max_tokens"] = given.pop("max_completion_tokens")
+    if isinstance(given.get("stop"), str):
+        given["stop"] = (given["stop"],)
+    for key, value in given.items():
+        if key not in _RANGES:
+            message = f"{key!r} is not a setting of a local model; supported: {', '.join(_RANGES)}"
+        elif not _RANGES[key](value):
+            message = f"{value!r} is out of range for the setting {key!r} of a local model; see docs/backends.md"
+        else:
+            continue
+        raise LocalModelError(message, kind="setting")
+    return GenerationConfig(**{**given, "stop": tuple(given.get("stop", ()))})
+
+
+def generate(loaded: LoadedModel, encoded: Encoded, sampling: GenerationConfig) -> list[Completion]:
+    """Return all samples of a request; call it from one thread at a time."""
+    temperature = sampling.temperature
+    sampled = bool(loaded.model.generation_config.do_sample) if temperature is None else temperature > 0
     watch = StopStringCriteria(loaded.tokenizer, (*encoded.stops, *sampling.stop))
     settings = {
         **_settings(loaded, sampling, sampled),
@@ -66,46 +115,26 @@ def generate(loaded: LoadedModel, encoded: Encoded, sampling: GenerationConfig) 
         "num_return_sequences": sampling.n if sampled else 1,
         "stopping_criteria": StoppingCriteriaList([watch]),
     }
-    rows = _generate(loaded.model, encoded.inputs, settings, sampling.seed)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.inference_mode():
+        torch.manual_seed(secrets.randbits(63) if sampling.seed is None else sampling.seed)
+        rows = loaded.model.generate(**encoded.inputs, **settings).cpu()  # [n, L]
     draws = [watch.read(index, row, settings["eos_token_id"] or ()) for index, row in enumerate(rows)]
     return draws if sampled else draws * sampling.n
 
 
-def _generate(model: Any, inputs: Any, settings: dict[str, Any], seed: int | None) -> Any:
-    devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices=devices), torch.inference_mode():
-        torch.manual_seed(secrets.randbits(63) if seed is None else seed)
-        return model.generate(**inputs, **settings).cpu()  # [n, L]
-
-
-def _sampled(loaded: LoadedModel, sampling: GenerationConfig) -> bool:
-    if sampling.temperature is None:
-        return bool(loaded.model.generation_config.do_sample)
-    return sampling.temperature > 0
-
-
 def _settings(loaded: LoadedModel, sampling: GenerationConfig, sampled: bool) -> dict[str, Any]:
     defaults = loaded.model.generation_config
-    ends = _ends(loaded)
-    pad = loaded.tokenizer.pad_token_id
-    settings: dict[str, Any] = {"do_sample": sampled, "eos_token_id": ends, "pad_token_id": pad}
-    if pad is None:
-        settings["pad_token_id"] = ends[0] if ends else 0
-    if sampling.repetition_penalty is not None:
-        settings["repetition_penalty"] = sampling.repetition_penalty
+    eos, tokenizer = defaults.eos_token_id, loaded.tokenizer
+    turn_ends = map(tokenizer.get_added_vocab().get, _TURN_ENDS)
+    ends = [*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id, *turn_ends]
+    ends = list(dict.fromkeys(end for end in ends if end is not None))
+    pad = next((token for token in (tokenizer.pad_token_id, *ends) if token is not None), 0)
+    names = ("repetition_penalty", *(("temperature", "top_p", "min_p") if sampled else ()))
+    settings = {name: value for name in names if (value := getattr(sampling, name)) is not None}
     if sampled:
-        overrides = {"temperature": sampling.temperature, "top_p": sampling.top_p, "min_p": sampling.min_p}
-        settings |= {name: value for name, value in overrides.items() if value is not None}
         # Without a value, transformers would use its default top_k of 50.
         settings["top_k"] = sampling.top_k if sampling.top_k is not None else (defaults.top_k or 0)
-    return settings
-
-
-def _ends(loaded: LoadedModel) -> list[int] | None:
-    eos = loaded.model.generation_config.eos_token_id
-    added = loaded.tokenizer.get_added_vocab()
-    ends = [*(eos if isinstance(eos, list) else [eos]), loaded.tokenizer.eos_token_id, *map(added.get, _TURN_ENDS)]
-    return list(dict.fromkeys(end for end in ends if end is not None)) or None
+    return {**settings, "do_sample": sampled, "eos_token_id": ends or None, "pad_token_id": pad}
 
 
 def _max_new_tokens(loaded: LoadedModel, encoded: Encoded, sampling: GenerationConfig) -> int:
@@ -140,24 +169,21 @@ class StopStringCriteria(StoppingCriteria):
             # Some models return the prompt before their answer. At the first call, the answer has one token.
             self.start = length - 1
         for row, ids in enumerate(input_ids if self.stops else ()):
-            if row not in self.ended and self._stopped(ids[max(self.start, length - self.tail) :]):
-                self.ended[row] = length
+            if row not in self.ended:
+                text = self._decode(ids[max(self.start, length - self.tail) :])
+                if any(stop in text for stop in self.stops):
+                    self.ended[row] = length
         return torch.tensor([row in self.ended for row in range(len(input_ids))], device=input_ids.device)
-
-    def _stopped(self, ids: torch.Tensor) -> bool:
-        text = self._decode(ids)
-        return any(stop in text for stop in self.stops)
 
     def _decode(self, ids: torch.Tensor) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def read(self, row: int, ids: torch.Tensor, ends: Sequence[int]) -> Completion:
         """Return the sample in a row [L] of the padded output of `generate`."""
-        answer = ids[self.start : self.ended.get(row, len(ids))]
-        ended = row in self.ended
-        at = [i for i, token in enumerate(answer.tolist()) if token in ends]
-        if at and not ended:
-            answer, ended = answer[: at[0] + 1], True
+        tokens = ids[self.start :].tolist()
+        at = next((i for i, token in enumerate(tokens, self.start + 1) if token in ends), None)
+        end = self.ended.get(row, at)
+        answer = ids[self.start : end]
         text = self._decode(answer)
         cut = min((text.index(stop) for stop in self.stops if stop in text), default=len(text))
-        return Completion(text[:cut].strip(), len(answer), "stop" if ended else "length")
+        return Completion(text[:cut].strip(), len(answer), "length" if end is None else "stop")

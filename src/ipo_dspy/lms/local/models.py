@@ -127,43 +127,32 @@ def _read(source: LocalModelSpec, place: str, where: dict[str, Any], dtype: Any)
 def _load_error(source: LocalModelSpec, error: Exception) -> LocalModelError:
     reason = " ".join(str(error).split())
     if "trust_remote_code" in reason:
-        return LocalModelError(
-            f"{source.name!r} requires custom code; review it, then use "
-            f"dspy.LM('transformers/{source.name}', engine='litellm', trust_remote_code=True)",
-            kind="missing",
-        )
+        call = f"dspy.LM('transformers/{source.name}', engine='litellm', trust_remote_code=True)"
+        return _missing(source, "requires custom code", f"review it, then use {call}")
     if isinstance(error, ImportError):
-        return LocalModelError(
-            f"{source.name!r} needs a package that is not installed ({reason[:200]}); "
-            "run pip install 'ipo_dspy[local]'",
-            kind="missing",
-        )
+        fact = f"needs a package that is not installed ({reason[:200]})"
+        return _missing(source, fact, "run pip install 'ipo_dspy[local]'")
     if source.folder is None and isinstance(error, OSError):
         return _missing(source, "was not found on the Hugging Face Hub")
     return _missing(source, f"cannot be loaded ({type(error).__name__}: {reason[:100]})")
 
 
-def _missing(source: LocalModelSpec, fact: str) -> LocalModelError:
-    if source.folder is None:
+def _missing(source: LocalModelSpec, fact: str, instead: str | None = None) -> LocalModelError:
+    if instead is None and source.folder is None:
         instead = "check its name, the network and, for a gated one, HF_TOKEN, or use 'transformers//path/to/folder'"
-    else:
+    elif instead is None:
         instead = "copy or download the complete folder again, or use 'transformers/microsoft/phi-2'"
     return LocalModelError(f"{source.name!r} {fact}; {instead}", kind="missing")
 
 
 def _device(source: LocalModelSpec) -> torch.device:
-    name = source.device or _best_device()
+    name = source.device or getattr(torch.accelerator.current_accelerator(check_available=True), "type", "cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise LocalModelError(
             f"device {name!r} is not available for a local model; use device='cpu', or omit it", kind="setting"
         ) from error
-
-
-def _best_device() -> str:
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator.type if accelerator else "cpu"
 
 
 def _dtype(source: LocalModelSpec) -> torch.dtype | str:
