@@ -46,14 +46,13 @@ def build_lm(
     if isinstance(model, dspy.BaseLM):
         return model
     if not isinstance(model, str):
-        raise LanguageModelError(
-            "must be a name or a dspy.BaseLM",
-            argument=role,
-            value=model,
-            hint=Hint("for example {}", Argument(role, "openai/gpt-4o-mini")),
-        )
+        example = Hint("for example {}", Argument(role, "openai/gpt-4o-mini"))
+        raise LanguageModelError("must be a name or a dspy.BaseLM", argument=role, value=model, hint=example)
     _check_name(model, role)
-    _check_timeout(settings.get("timeout"))
+    timeout = settings.get("timeout")
+    if timeout is not None and (not has_type(timeout, float) or timeout <= 0):
+        hint = Hint("for example {timeout}", timeout=120)
+        raise LanguageModelError("must be a positive number of seconds", argument="timeout", value=timeout, hint=hint)
     key = {"api_key": NO_KEY} if missing_key(model, settings) and is_self_hosted(model, settings) else {}
     remember_settings(settings)
     try:
@@ -87,12 +86,6 @@ def register_transformers() -> None:
     from ipo_dspy.lms.local.provider import register
 
     register()
-
-
-def _check_timeout(timeout: Any) -> None:
-    if timeout is not None and (not has_type(timeout, float) or timeout <= 0):
-        hint = Hint("for example {timeout}", timeout=120)
-        raise LanguageModelError("must be a positive number of seconds", argument="timeout", value=timeout, hint=hint)
 
 
 def _check_name(model: str, role: str) -> None:

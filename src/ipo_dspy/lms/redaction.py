@@ -70,7 +70,11 @@ def _guard_cache() -> None:
 
     @functools.wraps(put)
     def guarded(request: Any, value: Any, *args: Any, **kwargs: Any) -> None:
-        if not holds_secret(_content(value)):
+        try:
+            written = pickle.dumps(value).decode("utf-8", "replace")
+        except (pickle.PicklingError, TypeError, AttributeError):
+            written = repr(value)
+        if not holds_secret(written):
             put(request, value, *args, **kwargs)
 
     dspy.cache.put = guarded
@@ -93,11 +97,3 @@ def _redact_record(record: logging.LogRecord) -> bool:
         record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
         record.exc_info = None  # a handler with a custom format would print it unredacted
     return True
-
-
-def _content(value: Any) -> str:
-    """Return the content that the cache would write."""
-    try:
-        return pickle.dumps(value).decode("utf-8", "replace")
-    except (pickle.PicklingError, TypeError, AttributeError):
-        return repr(value)

@@ -5,7 +5,6 @@ listeners.
 """
 
 import contextlib
-import itertools
 import math
 import threading
 import time
@@ -43,30 +42,26 @@ def ask_again(lm: dspy.BaseLM, ask: Callable[[], T], *, retries: int) -> T:
         RetryLaterError: the server asks for a pause of more than `LONGEST_WAIT`.
         BudgetError: the time of the run is up.
     """
-    for attempt in itertools.count():
+    attempt = 0
+    while True:
         try:
             return ask()
         except LMError as error:
-            wait = _wait(error, attempt)
-            if attempt == retries or not is_retryable_lm_error(error):
+            if not is_retryable_lm_error(error):
+                raise
+            wait = min(2.0**attempt, LONGEST_BACK_OFF) if error.retry_after is None else float(error.retry_after)
+            if wait > LONGEST_WAIT:
+                fact = f"the server asks to wait {wait:.0f} s, more than the {LONGEST_WAIT:.0f} s that a run waits"
+                raise RetryLaterError(fact) from None
+            if attempt == retries:
                 raise
             for report in _listeners:
                 report(lm, error, retries + 1)
+        attempt += 1
         end = run_ends.get()
         _sleep(wait if end is None else min(wait, end.seconds_left()))
         if end is not None:
             end.check()
-    raise AssertionError("unreachable")
-
-
-def _wait(error: LMError, attempt: int) -> float:
-    if error.retry_after is None or not is_retryable_lm_error(error):
-        return min(2.0**attempt, LONGEST_BACK_OFF)
-    if error.retry_after > LONGEST_WAIT:
-        raise RetryLaterError(
-            f"the server asks to wait {error.retry_after:.0f} s, more than the {LONGEST_WAIT:.0f} s that a run waits"
-        ) from None
-    return float(error.retry_after)
 
 
 _sleep = time.sleep

@@ -27,6 +27,7 @@ TOKENS_PER_IMAGE = 765
 _LOWEST_SHARE = 1 / 8
 _ADDED = 10_000
 _LONGEST_COMPLETION = 1_000_000
+_SIZES = ("n", "max_tokens", "max_completion_tokens")
 _PIECE, _COUNTED = 4_000, 200_000
 """Numbers of characters: texts are tokenized in pieces, because long words are slow; of long texts, only a part is."""
 
@@ -38,9 +39,12 @@ def usage_of(lm: dspy.BaseLM, entry: Mapping[str, Any]) -> LMResponse:
     settings = {**(getattr(lm, "kwargs", None) or {}), **(entry.get("kwargs") or {})}
     prompt, images = _sent(entry)
     written = list(_written(entry))
+    sizes: list[Any] = [size if has_type(size, int) else 0 for size in map(settings.get, _SIZES)]
+    n, *limits = sizes
+    longest = 4 * max(limits) + 1000 if any(limits) else _LONGEST_COMPLETION
     prompt_tokens, completion_tokens = tokens_in(prompt), sum(map(tokens_in, written))
     longest_prompt = len(prompt.encode("utf-8", "replace")) + _ADDED * (1 + images)
-    longest_completions = max(len(written), _whole(settings.get("n")) or 1) * _longest_completion(settings)
+    longest_completions = max(1, len(written), n) * longest
     sent = _believed(counts.get("prompt_tokens"), prompt_tokens, longest_prompt)
     received = _believed(counts.get("completion_tokens"), completion_tokens, longest_completions)
     estimated = sent is None or received is None
@@ -113,17 +117,7 @@ def _cost(lm: dspy.BaseLM, said: Any, prompt_tokens: int, completion_tokens: int
 
 
 def _believed(count: Any, low: int, high: int) -> int | None:
-    whole = _whole(count)
-    return whole if whole is not None and math.ceil(low * _LOWEST_SHARE) <= whole <= high else None
-
-
-def _whole(value: Any) -> int | None:
-    return value if has_type(value, int) else None
-
-
-def _longest_completion(settings: Mapping[str, Any]) -> int:
-    limit = max(_whole(settings.get(name)) or 0 for name in ("max_tokens", "max_completion_tokens"))
-    return 4 * limit + 1000 if limit else _LONGEST_COMPLETION
+    return count if has_type(count, int) and math.ceil(low * _LOWEST_SHARE) <= count <= high else None
 
 
 def _sent(entry: Mapping[str, Any]) -> tuple[str, int]:

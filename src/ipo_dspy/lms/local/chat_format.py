@@ -152,22 +152,15 @@ def _part(part: Part) -> dict[str, str]:
 
 def _render(owner: Any, messages: list[dict[str, Any]]) -> str:
     try:
-        return _apply(owner, messages)
-    except LocalModelError:
-        if messages[0]["role"] != "system" or len(messages) < 2:
-            raise
-    # Some templates reject a system message, so its text is put before the first user message.
-    system, first, *rest = messages
-    between: Any = "\n\n" if isinstance(system["content"], str) else [{"type": "text", "text": "\n\n"}]
-    return _apply(owner, [{**first, "content": system["content"] + between + first["content"]}, *rest])
-
-
-def _apply(owner: Any, messages: list[dict[str, Any]]) -> str:
-    try:
         return str(owner.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except Exception as error:
         if not any(cls.__name__ == "TemplateError" for cls in type(error).__mro__):  # of Jinja, which is not imported
             raise
+        if messages[0]["role"] == "system" and len(messages) > 1:
+            # Some templates reject a system message, so its text is put before the first user message.
+            system, first, *rest = messages
+            between: Any = "\n\n" if isinstance(system["content"], str) else [{"type": "text", "text": "\n\n"}]
+            return _render(owner, [{**first, "content": system["content"] + between + first["content"]}, *rest])
         message = f"the chat template rejects the messages ({error}); use another model"
         raise LocalModelError(message, kind="prompt") from error
 
