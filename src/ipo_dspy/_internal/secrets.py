@@ -81,12 +81,7 @@ def remember_secrets(values: Iterable[str], *, certain: bool = True) -> None:
 
 
 def remember_settings(settings: Any, name: str = "") -> None:
-    """Redact the secrets in the settings of a language model from now on, at any depth.
-
-    Args:
-        settings: the settings of a `dspy.LM`, or the value of one.
-        name: name of that setting.
-    """
+    """Redact the secrets in the settings of a language model, or in the setting `name`, from now on, at any depth."""
     in_headers = name.lower().endswith(("headers", "header"))
     if isinstance(settings, Mapping):
         for inner, value in settings.items():
@@ -210,11 +205,11 @@ def redact(text: str, *, keep_words: bool = False) -> str:
 
 def holds_secret(text: str) -> bool:
     """Return True if a text holds anything that `redact` removes from a response."""
-    return any(_spans(text, keep_words=True))
+    return bool(_spans(text, keep_words=True))
 
 
-def _spans(text: str, keep_words: bool) -> Iterator[tuple[int, int]]:
-    """Yield the start and end of each secret, sorted by start."""
+def _spans(text: str, keep_words: bool) -> list[tuple[int, int]]:
+    """Return the start and end of each secret, sorted by start."""
     whole, pieces = _patterns(tuple(sorted(_secrets(keep_words))))
     spans = [match.span() for match in whole.finditer(text)]
     for size, known in pieces.items():
@@ -222,7 +217,7 @@ def _spans(text: str, keep_words: bool) -> Iterator[tuple[int, int]]:
             if text[start : start + size] in known:
                 end = _DELIMITER.search(text, start + size)
                 spans.append((start, end.start() if end else len(text)))
-    yield from sorted(spans)
+    return sorted(spans)
 
 
 def _secrets(keep_words: bool) -> Iterator[str]:

@@ -34,21 +34,15 @@ def is_self_hosted(model: str, settings: Mapping[str, Any]) -> bool:
 
 
 def check_key(lm: dspy.BaseLM, *, role: str) -> None:
-    """Check that a key is set if the provider requires one.
-
-    Args:
-        lm: checked if it is a `dspy.LM` that uses LiteLLM; others are ignored.
-        role: the argument's name, for the message.
+    """Check that a key is set if the provider requires one and the model uses LiteLLM.
 
     Raises:
         LanguageModelError: the key is missing; the hint names the variable to set.
     """
     if getattr(lm, "engine", None) != "litellm":
         return
-    variable = missing_key(lm.model, lm.kwargs)
-    if variable is not None:
+    if variable := missing_key(lm.model, lm.kwargs):
         self_hosted = LMCall(lm.model, (Argument("api_base", "http://HOST:PORT/v1"),))
-        hint = Hint(
-            f"set {variable} in the environment, or use a self-hosted server: {{}}", Argument(role, self_hosted)
-        )
+        fix = f"set {variable} in the environment, or use a self-hosted server: {{}}"
+        hint = Hint(fix, Argument(role, self_hosted))
         raise LanguageModelError(f"{lm.model!r} needs a key", argument=role, hint=hint)

@@ -38,7 +38,6 @@ MAX_BYTES = 16 * 1024 * 1024
 """Maximum size of a decompressed response. Today's longest completions, a few 100,000 tokens, take about 1 MB."""
 SECONDS = 600.0
 """Timeout of a ready `dspy.LM` without `timeout`: LiteLLM's default. `SETTINGS` has the one of models given by name."""
-_CHAT_COMPLETIONS = "/chat/completions"
 
 
 @dataclass
@@ -62,11 +61,7 @@ class Exchange:
     retry_after: str | None = None
 
     def send(self, request: httpx.Request, handle: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
-        """Send a request and read its response, both within the limits.
-
-        Raises:
-            httpx.RemoteProtocolError: a limit was exceeded; `fault` says which one.
-        """
+        """Send a request and read its response, both within the limits; `fault` says which one was exceeded."""
         self.status, self.beginning, self.retry_after = None, b"", None
         left, given = max(0.001, self.ends - time.monotonic()), request.extensions.get("timeout", {})
         timeouts = {wait: min(left, given.get(wait) or left) for wait in ("connect", "read", "write", "pool")}
@@ -77,7 +72,7 @@ class Exchange:
             content = b"".join(self.limited(response.iter_bytes()))
             self.status, self.beginning = response.status_code, content[:400]
             self.retry_after = response.headers.get("Retry-After")
-            if response.is_success and request.url.path.endswith(_CHAT_COMPLETIONS):
+            if response.is_success and request.url.path.endswith("/chat/completions"):
                 content = usual_form(content)
         except LMError as fault:
             self.fault = fault
@@ -89,11 +84,7 @@ class Exchange:
         return httpx.Response(response.status_code, headers=headers, content=content, extensions=response.extensions)
 
     def limited(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the chunks of a response while it is within the limits.
-
-        Raises:
-            LMError: a limit was exceeded.
-        """
+        """Yield the chunks of a response while it is within the limits."""
         count = 0
         for chunk in chunks:
             count += len(chunk)
@@ -216,11 +207,7 @@ except (ImportError, AttributeError):
 
 
 def _install() -> None:
-    """Install the limits in the transport that all of LiteLLM's clients share, and in that of DSPy's own engine.
-
-    Raises:
-        InputError: this version of DSPy has another engine, whose requests could not be limited.
-    """
+    """Install the limits in the transport that all of LiteLLM's clients share, and in that of DSPy's own engine."""
     if TransportResponse is None:
         raise InputError(
             f"DSPy must be a version whose requests can be limited, got {dspy.__version__}; "

@@ -32,11 +32,6 @@ LONGEST_WAIT = 120.0
 def ask_again(lm: dspy.BaseLM, ask: Callable[[], T], *, retries: int) -> T:
     """Call `ask` until it succeeds, with at most `retries` retries.
 
-    Args:
-        lm: the model, for listeners.
-        ask: sends the request; raises an `LMError`, whose `retry_after` is the delay that the server requests.
-        retries: maximum number of retries.
-
     Raises:
         LMError: the last attempt failed, or a retry cannot help.
         RetryLaterError: the server asks for a pause of more than `LONGEST_WAIT`.
@@ -72,9 +67,7 @@ _listeners: list[Callable[[dspy.BaseLM, LMError, int], None]] = []
 def log_retries(lms: Sequence[dspy.BaseLM], log: Callable[[str], None]) -> Iterator[None]:
     """Report failed attempts of these models that will be retried, at most once a minute per model.
 
-    Args:
-        lms: the models; only retries of `dspy.LM`s are reported.
-        log: takes a line without secrets; may be called from any thread.
+    `log` takes a line without secrets, and may be called from any thread.
     """
     reported = {id(lm): -math.inf for lm in lms}
     lock = threading.Lock()

@@ -60,22 +60,14 @@ _PLAIN = {
 
 
 def read_turns(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Parse OpenAI-style messages.
-
-    Raises:
-        LocalModelError: a part is neither text nor an image in the message itself.
-    """
+    """Parse OpenAI-style messages, with images in the messages themselves."""
     contents = [message.get("content") or "" for message in messages]
     parts = [(content,) if isinstance(content, str) else tuple(map(_read_part, content)) for content in contents]
     return [Message(str(message["role"]), content) for message, content in zip(messages, parts, strict=True)]
 
 
 def encode(loaded: LoadedModel, turns: Sequence[Message]) -> Encoded:
-    """Return the inputs of a model for a conversation.
-
-    Raises:
-        LocalModelError: the model does not support this number of images.
-    """
+    """Return the inputs of a model for a conversation."""
     images = [part for turn in turns for part in turn.parts if not isinstance(part, str)]
     name, plain = loaded.source.name, _plain(loaded)
     if images and loaded.processor is None:
@@ -120,9 +112,8 @@ def _templated(loaded: LoadedModel) -> bool:
 
 
 def _plain_prompt(loaded: LoadedModel, turns: Sequence[Message]) -> str:
-    plain, marker = _plain(loaded), ""
-    if loaded.processor and not plain.one_image:
-        marker = f"{_image_token(loaded)}\n"
+    plain = _plain(loaded)
+    marker = f"{_image_token(loaded)}\n" if loaded.processor and not plain.one_image else ""
     forms = {"user": plain.user, "assistant": plain.assistant + " {}"}
     turns_text = [forms.get(turn.role, "{}").format(turn.text(marker).strip()) for turn in turns]
     # No trailing space: tokens of words start with their space, so a lone one would be unfamiliar to the model here.

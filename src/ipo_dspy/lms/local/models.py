@@ -97,8 +97,6 @@ def _load(source: LocalModelSpec) -> LoadedModel:
     try:
         loaded, info = _read(source, str(folder or source.name), where, dtype)
         loaded.model.to(device).eval()
-    except LocalModelError:
-        raise
     except Exception as error:  # libraries raise many types on damaged files
         raise _load_error(source, error) from error
     # If its files are missing, transformers creates an empty tokenizer.
@@ -138,10 +136,9 @@ def _load_error(source: LocalModelSpec, error: Exception) -> LocalModelError:
 
 
 def _missing(source: LocalModelSpec, fact: str, instead: str | None = None) -> LocalModelError:
-    if instead is None and source.folder is None:
-        instead = "check its name, the network and, for a gated one, HF_TOKEN, or use 'transformers//path/to/folder'"
-    elif instead is None:
-        instead = "copy or download the complete folder again, or use 'transformers/microsoft/phi-2'"
+    of_hub = "check its name, the network and, for a gated one, HF_TOKEN, or use 'transformers//path/to/folder'"
+    of_folder = "copy or download the complete folder again, or use 'transformers/microsoft/phi-2'"
+    instead = instead or (of_hub if source.folder is None else of_folder)
     return LocalModelError(f"{source.name!r} {fact}; {instead}", kind="missing")
 
 
