@@ -30,13 +30,15 @@ JOINED = re.compile(
 """Beginnings of clauses that no comma separates from a noun."""
 _TIE = re.compile(r"^\s*(?:of|(?:(?:that|which) )?(?:shows|showing|depicts|depicting))\b", re.IGNORECASE)
 """Words between a medium and what it shows."""
-_BREAK = re.compile(rf"[:;()]|\b(?:an?|the|{_PREPOSITIONS})\b", re.IGNORECASE)
+_BREAK = re.compile(rf"[:;()\[\]{{}}\"“”«»]|\b(?:an?|the|{_PREPOSITIONS})\b", re.IGNORECASE)
 _BROKEN = re.compile(
     rf"\b(?:an?|the|{_PREPOSITIONS})\s*(?:[,.:;)]|$)|\b(?:an?|the) (?:an?|the|{_PREPOSITIONS})\b"
     rf"|\b(?:{_PREPOSITIONS}) (?:{_PREPOSITIONS})\b",
     re.IGNORECASE,
 )
 """An article or a preposition with nothing behind it."""
+_EMPTY = re.compile(r"""\(\)|\[\]|\{\}|(?<!\w)["“”«»]\s*["“”«»](?!\w)""")
+"""Brackets and quotation marks around nothing."""
 _ARTICLE = re.compile(r"\b([aA])(n?) (<CLASS>|[\w-]+)")
 
 
@@ -66,7 +68,16 @@ def phrases(text: str) -> list[str]:
     >>> phrases("<CLASS>")
     []
     """
-    return [text[start:end] for start, end in _spans(text)]
+    return [text[start:end] for start, end in phrase_spans(text)]
+
+
+def phrase_spans(text: str) -> list[tuple[int, int]]:
+    """Return the start and the end of each phrase of one line of a template, in order."""
+    masked = text.replace(PLACEHOLDER, "\0" * len(PLACEHOLDER))
+    known = [match.span() for match in _bank().finditer(masked)]
+    found = [match.span() for match in WORD.finditer(masked) if match.group().lower() not in FUNCTION_WORDS]
+    others = [(start, end) for start, end in found if not any(a <= start < b for a, b in known)]
+    return sorted([*known, *others])
 
 
 @functools.lru_cache(maxsize=4096)
@@ -82,7 +93,7 @@ def shorter_texts(text: str) -> dict[str, str]:
     {'a photo of a <CLASS>.': 'dark', 'a <CLASS>.': 'dark photo'}
     """
     removed: dict[str, str] = {}
-    for clause in _clauses(text, _spans(text)):
+    for clause in _clauses(text, phrase_spans(text)):
         modifiers = clause[:-1] if _follows_article(text, clause[0]) else []  # the last one is the noun
         for i, (start, end) in enumerate(modifiers):
             removed.setdefault(_without(text, start, end, is_first=i == 0), text[start:end])
@@ -110,14 +121,6 @@ def _adjectives() -> frozenset[str]:
 @functools.cache
 def _bank_words() -> frozenset[str]:
     return frozenset(word for phrase in BANK for word in phrase.text.split())
-
-
-def _spans(text: str) -> list[tuple[int, int]]:
-    masked = text.replace(PLACEHOLDER, "\0" * len(PLACEHOLDER))
-    known = [match.span() for match in _bank().finditer(masked)]
-    found = [match.span() for match in WORD.finditer(masked) if match.group().lower() not in FUNCTION_WORDS]
-    others = [(start, end) for start, end in found if not any(a <= start < b for a, b in known)]
-    return sorted([*known, *others])
 
 
 def _clauses(text: str, spans: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
@@ -167,9 +170,9 @@ def tidy(text: str) -> str:
     >>> tidy("a RGB image and an uniform"), tidy(", <CLASS>,")
     ('an RGB image and a uniform', '<CLASS>')
     """
-    text = re.sub(r"\([\s,.:;]+", "(", text).replace("()", "")
+    text = _EMPTY.sub(" ", re.sub(r"([(\[{])[\s,.:;]+", r"\1", text))
     text = re.sub(r"\s+", " ", text)
-    text = re.sub(r"\s+([,.:;)])", r"\1", text)
+    text = re.sub(r"\s+([,.:;)\]}])", r"\1", text)
     text = re.sub(r"[,:;]+(?=[,.:;])|^[\s,.:;]+|[\s,:;]+$", "", text).strip()
     return _ARTICLE.sub(lambda match: f"{match[1]}{_article(match[3])[1:]} {match[3]}", text)
 

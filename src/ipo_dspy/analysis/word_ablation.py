@@ -1,36 +1,36 @@
-"""Which words of a template matter: it is scored with each word and each phrase left out, as in the paper's Table 1.
+"""What each part of a template is worth: it is scored without each phrase and word, as in the paper's Table 1.
 
-A phrase is what stands between commas or brackets, or from a preposition to the next one; what stands before and behind
-`<CLASS>` counts as one, too. Words are taken out and nothing else is changed but for spaces, commas, and brackets left
-hanging, so that the difference is that of the words.
+Phrases are those of `template_phrases`, and are removed so that the rest remains a sentence where that is possible; the
+words of a phrase of several words are removed one by one, and nothing else is changed but spaces, articles, and marks
+left hanging. Of an ensemble, each line is left out. All templates see the same images, so the differences have the
+standard errors of paired comparisons.
 """
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy.data import ImageDataset
-from ipo_dspy.errors import Hint, InputError
-from ipo_dspy.optimizer.evaluation import evaluate
+from ipo_dspy.optimizer.evaluation import encode_examples
+from ipo_dspy.scoring.comparison import Comparison
 from ipo_dspy.scoring.score import Score, harmonic_mean
+from ipo_dspy.scoring.worth import Worth
 from ipo_dspy.template import PLACEHOLDER, Template
+from ipo_dspy.template_phrases import FUNCTION_WORDS, WORD, phrase_spans, shorter_texts, tidy
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
 
-_TOKEN = re.compile(r"<CLASS>|(?:(?!<CLASS>)[^\s,.:;!?()\[\]{}\"“”«»])+")
-_BRACKETS = ("()", "[]", "{}", "“”", "«»", '""')
-_SEPARATORS = frozenset(",:;!?" + "".join(_BRACKETS))
-_BEGINS = frozenset({"of", "in", "on", "with", "at", "from", "by", "for", "as", "under", "over", "behind", "against"})
 HALVES = ("base", "novel")
+NOISE_SHOWN = 20
+"""Maximum number of phrases that the sentence on noise names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """A template from which `removed` was removed, a `word` or a `phrase`; empty for the `whole` template."""
+    """A template from which `removed` was removed, a `phrase`, `word`, or `line`; empty for the `whole` template."""
 
     removed: str
     kind: str
@@ -39,10 +39,14 @@ class Ablation:
 
 @dataclass(frozen=True, slots=True)
 class AblationResult:
-    """Scores of a template from which a word or phrase was removed, by part: `base` and `novel`, or `all`."""
+    """Scores of a template from which something was removed, and what that is worth (nothing for the whole template).
+
+    Both are by part of the images: `base` and `novel`, or `all`.
+    """
 
     occlusion: Ablation
     scores: Mapping[str, Score]
+    worth: Mapping[str, Worth]
 
     @property
     def main(self) -> float:
@@ -55,6 +59,11 @@ class AblationResult:
         if not set(HALVES) <= self.scores.keys():
             return None
         return harmonic_mean(*(self.scores[half].accuracy for half in HALVES))
+
+    @property
+    def is_noise(self) -> bool:
+        """True if what was removed cannot be told apart from noise on any part of the images."""
+        return bool(self.worth) and all(worth.is_noise for worth in self.worth.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +79,20 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The whole template first, then its words and phrases, and its confusions compared with the start template."""
+    """The whole template first, then without each part, and its confusions compared with the start template."""
 
     start: Template
     rows: tuple[AblationResult, ...]
     confusions: tuple[Confusion, ...]
+
+    @property
+    def finding(self) -> str:
+        """A sentence on the phrases, or the lines of an ensemble, that cannot be told apart from noise."""
+        parts = [row for row in self.rows[1:] if row.occlusion.kind != "word"]
+        noise = [repr(row.occlusion.removed) for row in parts if row.is_noise]
+        total = pluralize(len(parts), parts[0].occlusion.kind if parts else "phrase")
+        names = f": {first_few(noise, NOISE_SHOWN)}" if noise else ""
+        return f"{len(noise)} of {total} cannot be told apart from noise{names}"
 
     def plain(self) -> dict[str, Any]:
         """Return the same as JSON values."""
@@ -84,45 +102,51 @@ class Explanation:
                 "kind": row.occlusion.kind,
                 "template": str(row.occlusion.template),
                 "scores": {part: asdict(score) for part, score in row.scores.items()},
+                "worth": {part: asdict(worth) for part, worth in row.worth.items()},
+                "is_noise": row.is_noise,
                 "h": row.h,
                 "main": row.main,
             }
             for row in self.rows
         ]
-        return {"start": str(self.start), "rows": rows, "confusions": list(map(asdict, self.confusions))}
+        confusions = list(map(asdict, self.confusions))
+        return {"start": str(self.start), "rows": rows, "finding": self.finding, "confusions": confusions}
 
 
 def leave_one_out_templates(template: Template) -> tuple[Ablation, ...]:
-    """Return the template itself, without each word, and without each phrase; each text once.
+    """Return the template itself, without each phrase, and without each word of a phrase of several; each text once.
 
-    >>> template = Template.parse("art of a <CLASS>, at night.")
-    >>> [(ablation.removed, str(ablation.template)) for ablation in leave_one_out_templates(template)][:3]
-    [('', 'art of a <CLASS>, at night.'), ('art', 'of a <CLASS>, at night.'), ('of', 'art a <CLASS>, at night.')]
+    An ensemble is returned without each of its lines instead.
 
-    Raises:
-        InputError: an ensemble, whose lines are to be explained one by one.
+    >>> template = Template.parse("pixel art of a <CLASS>, at night.")
+    >>> [(ablation.removed, str(ablation.template)) for ablation in leave_one_out_templates(template)][1:3]
+    [('pixel art', 'a <CLASS>, at night.'), ('at night', 'pixel art of a <CLASS>.')]
     """
-    if len(template.lines) != 1:
-        raise InputError(
-            f"the template is an ensemble of {len(template.lines)} lines",
-            hint=Hint("explain one of them, e.g. {template}", template=template.lines[0]),
-        )
-    text = template.lines[0]
-    words = [span for span in _words(text) if text[slice(*span)] != PLACEHOLDER]
-    ablations = {text: Ablation("", "whole", template)}
-    for kind, spans in (("word", words), ("phrase", _phrases(text))):
+    lines, text = template.lines, template.lines[0]
+    whole = Ablation("", "whole", template)
+    if len(lines) > 1:
+        others = (Template((*lines[:i], *lines[i + 1 :])) for i in range(len(lines)))
+        return (whole, *(Ablation(line, "line", left) for line, left in zip(lines, others, strict=True)))
+    ablations = {text: whole}
+
+    def add(kind: str, removed: str, left: str) -> None:
+        ablations.setdefault(left, Ablation(removed, kind, Template.parse(left)))
+
+    for left, phrase in shorter_texts(text).items():
+        add("phrase", phrase, left)
+    for kind, spans in (("phrase", phrase_spans(text)), ("word", [match.span() for match in WORD.finditer(text)])):
+        known = {PLACEHOLDER, *(ablation.removed for ablation in ablations.values())}
         for start, end in spans:
-            left = _tidy(text[:start] + " " + text[end:])
-            ablations.setdefault(left, Ablation(text[start:end].strip(" ,"), kind, Template.parse(left)))
-    alone = PLACEHOLDER + text[len(text.rstrip(".")) :]
-    ablations.setdefault(alone, Ablation(f"all but {PLACEHOLDER}", "phrase", Template.parse(alone)))
+            if (part := text[start:end]) not in known and part.lower() not in FUNCTION_WORDS:
+                add(kind, part, tidy(text[:start] + text[end:]))
+    add("phrase", f"all but {PLACEHOLDER}", PLACEHOLDER + text[len(text.rstrip(".")) :])
     return tuple(ablations.values())
 
 
 def explain(
     program: "ClipClassifier", parts: Mapping[str, ImageDataset], start: Template, template: Template
 ) -> Explanation:
-    """Score a template whole and in part with the model of a program.
+    """Score a template whole and without each of its parts with the model of a program.
 
     Args:
         program: has the model.
@@ -132,55 +156,22 @@ def explain(
     """
     rows = leave_one_out_templates(template)
     scores: list[dict[str, Score]] = [{} for _ in rows]
+    worths: list[dict[str, Worth]] = [{} for _ in rows]
     confusions: list[Confusion] = []
     for part, images in parts.items():
         classifier = program.deepcopy()
         classifier.classes = images.classes
-        *results, first = evaluate(classifier, images, templates=[*(row.template for row in rows), start])
-        for of_row, result in zip(scores, results, strict=True):
-            of_row[part] = result.score
-        labels = images.labels()
-        before, after = _mistakes(labels, first.predicted), _mistakes(labels, results[0].predicted)
+        judged = encode_examples(classifier, images)
+        compared = Comparison(judged.scorer.tally_pairs([row.template for row in rows]))
+        for i, score in enumerate(compared.scores):
+            scores[i][part] = score
+            if i:
+                worths[i][part] = Worth(*compared.difference(0, i))
+        before, after = (_mistakes(judged.images.labels, judged.scorer.predict(one)) for one in (start, template))
         confusions += [Confusion(part, *pair, before=before[pair], after=after[pair]) for pair in before | after]
     confusions.sort(key=lambda confusion: -abs(confusion.before - confusion.after))
-    return Explanation(start, tuple(map(AblationResult, rows, scores)), tuple(confusions))
+    return Explanation(start, tuple(map(AblationResult, rows, scores, worths)), tuple(confusions))
 
 
 def _mistakes(labels: Sequence[str], predicted: Sequence[str]) -> Counter[tuple[str, str]]:
     return Counter(pair for pair in zip(labels, predicted, strict=True) if pair[0] != pair[1])
-
-
-def _words(text: str) -> list[tuple[int, int]]:
-    """Spans of the words and of `<CLASS>`; punctuation alone, brackets, and quotation marks are no words."""
-    tokens = _TOKEN.finditer(text)
-    return [match.span() for match in tokens if any(unicodedata.category(char)[0] != "P" for char in match.group())]
-
-
-def _phrases(text: str) -> list[tuple[int, int]]:
-    """Spans of several words from a comma, bracket, or preposition on; then all before and all behind the class."""
-    spans = _words(text)
-    group: list[tuple[int, int]] = []
-    groups = [group]
-    for start, end in spans:
-        word = text[start:end]
-        separated = bool(group) and not _SEPARATORS.isdisjoint(text[group[-1][1] : start])
-        if separated or word == PLACEHOLDER or word.lower() in _BEGINS:
-            groups.append(group := [])
-        if word != PLACEHOLDER:
-            group.append((start, end))
-    place = text.index(PLACEHOLDER)
-    groups.append([span for span in spans if span[1] <= place])
-    groups.append([span for span in spans if span[0] > place])
-    return [(group[0][0], group[-1][1]) for group in groups if len(group) > 1]
-
-
-def _tidy(text: str) -> str:
-    """Put spaces right, and remove commas and brackets that are left with nothing to hold."""
-    for pair in _BRACKETS:
-        opening, closing = pair[0], pair[1]
-        text = re.sub(rf"{re.escape(opening)}\s*{re.escape(closing)}", " ", text)
-        if opening != closing and text.count(opening) != text.count(closing):
-            text = text.replace(opening, " ").replace(closing, " ")
-    text = re.sub(r"\s+", " ", text)
-    text = re.sub(r"(?<=[(\[{“«]) | (?=[,.:;)\]}”»])", "", text)
-    return re.sub(r"[,:;]+(?=[,.:;])|^[\s,.:;]+", "", text).strip(" ,:;")

@@ -1,4 +1,4 @@
-"""`ipo-dspy explain`: the effect of each word of a template."""
+"""`ipo-dspy explain`: the worth of each phrase of a template."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from typer import Argument, Option
 from ipo_dspy.cli import data_options as inputs
 from ipo_dspy.cli import options as opt
 from ipo_dspy.cli import output as show
+from ipo_dspy.cli import terminal
 from ipo_dspy.cli.inference import load_classifier, readable
 from ipo_dspy.cli.progress import spinner
 from ipo_dspy.errors import InputError
@@ -48,7 +49,9 @@ def explain(
     skip_unreadable: opt.SkipUnreadable = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Score a template without each of its words and phrases, and list the classes it confuses.
+    """Score a template without each of its phrases and words, and list the classes it confuses.
+
+    Of an ensemble, each line is left out. Standard errors are those of paired differences on these images.
 
     If the data has more classes than the program, those of the program are base and the others novel.
     """
@@ -105,24 +108,31 @@ def _parts(program: "ClipClassifier", dataset: "ImageDataset", *, halves: bool) 
 
 
 def _print(found: "Explanation", files: Sequence[Path]) -> None:
-
-    parts = list(found.rows[0].scores)
-    split = "novel" in parts
-    figures = ["base>", "novel>", "H>", "change>"] if split else ["accuracy>", "loss>", "change>"]
+    whole = found.rows[0]
+    main, prefixes = ("accuracy>", [""]) if whole.h is None else ("H>", [f"{part} " for part in whole.scores])
+    figures = [f"{prefix}{figure}>" for prefix in prefixes for figure in ("accuracy\nfalls by", "loss\nrises by")]
     lines = []
     for row in found.rows:
-        accuracies = [f"{row.scores[part].accuracy:.2f}" for part in parts]
-        last = f"{row.h:.2f}" if row.h is not None else f"{row.scores[parts[0]].loss:.4f}"
-        removed, left = row.occlusion.removed or "(nothing)", str(row.occlusion.template)
-        change = "" if row is found.rows[0] else f"{row.main - found.rows[0].main:+.2f}"
-        lines.append((removed, left, *accuracies, last, change))
-    show.template(str(found.rows[0].occlusion.template))
-    show.rows("left out", ["left out", "template", *figures], lines)
+        left = "" if row.occlusion.kind == "line" else str(row.occlusion.template)
+        worths = [
+            cell
+            for worth in row.worth.values()
+            for cell in (_figure(worth.accuracy, worth.accuracy_error, 2), _figure(worth.loss, worth.loss_error, 4))
+        ]
+        lines.append((row.occlusion.removed or "(nothing)", left, f"{row.main:.2f}", *worths))
+    show.template(str(whole.occlusion.template))
+    show.rows("left out", ["left out", "template", main, *figures], lines)
+    terminal.line(found.finding)
     confusions = [(c.part, c.label, c.taken_for, str(c.before), str(c.after)) for c in found.confusions[:CONFUSIONS]]
     title = f"misclassified images (before: {found.start})"
     show.rows(title, ["part", "class", "taken for", "before>", "after>"], confusions)
     for file in files:
         show.note(f"{'report' if file.suffix == '.html' else 'plot'}  {file}")
+
+
+def _figure(value: float, error: float, decimals: int) -> str:
+    """Return a difference with its standard error, which one image does not give."""
+    return f"{value:+.{decimals}f} ± " + (f"{error:.{decimals}f}" if error < 1e6 else "unknown")
 
 
 def _draw(found: "Explanation", path: Path) -> tuple[Path, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from ipo_dspy.run.events import EnsembleLineFields
 from ipo_dspy.scoring.comparison import Comparison
+from ipo_dspy.scoring.worth import Worth
 from ipo_dspy.template import Template
 
 if TYPE_CHECKING:
@@ -21,22 +22,10 @@ POOL = 100
 
 
 @dataclass(frozen=True, slots=True)
-class EnsembleLine:
-    """A line of an ensemble, and what it adds to the lines before it on the images that decided.
-
-    Attributes:
-        text: the line.
-        accuracy: by how many points accuracy rises.
-        accuracy_error: standard error of that difference.
-        loss: by how many nats the loss falls.
-        loss_error: standard error of that difference.
-    """
+class EnsembleLine(Worth):
+    """A line of an ensemble, and its worth with only the lines before it on the images that decided."""
 
     text: str
-    accuracy: float
-    accuracy_error: float
-    loss: float
-    loss_error: float
 
     @property
     def fields(self) -> EnsembleLineFields:
@@ -73,12 +62,10 @@ def grow_ensemble(
             break
         scores = scorer.score(candidates)
         best = candidates[min(range(len(scores)), key=lambda i: (scores[i].loss, -scores[i].accuracy))]
-        compared = Comparison(scorer.tally_pairs([ensemble, best]))
-        loss, loss_error = float(compared.loss[0] - compared.loss[1]), float(compared.loss_errors[0, 1])
-        if loss <= tolerance * loss_error:
+        compared, added = Comparison(scorer.tally_pairs([ensemble, best])), best.lines[len(ensemble.lines) :]
+        gain = EnsembleLine(*compared.difference(1, 0), " / ".join(added))
+        if gain.loss <= tolerance * gain.loss_error:
             break
-        accuracy = float(compared.accuracy[1] - compared.accuracy[0])
-        added = best.lines[len(ensemble.lines) :]
-        gains.append(EnsembleLine(" / ".join(added), accuracy, float(compared.accuracy_errors[0, 1]), loss, loss_error))
+        gains.append(gain)
         ensemble = best
     return Ensemble(ensemble, tuple(gains))

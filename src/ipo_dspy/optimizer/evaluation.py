@@ -164,6 +164,26 @@ def _encode_locally(
     return EncodedSet(scorer, encoded.kept, encoded.keys, encoded.skipped)
 
 
+def encode_examples(
+    classifier: "ClipClassifier",
+    examples: "Sequence[dspy.Example]",
+    *,
+    recorder: EventRecorder | None = None,
+    label_field: str = "label",
+    skip_unreadable: bool = False,
+) -> EvaluationSet:
+    """Encode labeled examples, to score templates on them; raises as `evaluate` does."""
+    if not examples:
+        raise DataError("no examples to evaluate on; pass a list of dspy.Example(image=..., label=...)")
+    classifiers = {"self": classifier}
+    images = collect_training_images(classifier, classifiers, examples, name="examples", label_field=label_field)[
+        "self"
+    ]
+    return build_evaluation_set(
+        classifier, images, recorder=recorder, stage="test images", skip_unreadable=skip_unreadable
+    )
+
+
 def evaluate(
     classifier: "ClipClassifier",
     examples: "Sequence[dspy.Example]",
@@ -181,14 +201,8 @@ def evaluate(
         DataError: no examples, or labels outside the classes.
         ImageError: an image cannot be read (without `skip_unreadable`).
     """
-    if not examples:
-        raise DataError("no examples to evaluate on; pass a list of dspy.Example(image=..., label=...)")
-    classifiers = {"self": classifier}
-    images = collect_training_images(classifier, classifiers, examples, name="examples", label_field=label_field)[
-        "self"
-    ]
-    evaluation_set = build_evaluation_set(
-        classifier, images, recorder=recorder, stage="test images", skip_unreadable=skip_unreadable
+    evaluation_set = encode_examples(
+        classifier, examples, recorder=recorder, label_field=label_field, skip_unreadable=skip_unreadable
     )
     return [evaluation_set.evaluate(template) for template in templates or [classifier.template]]
 

@@ -22,6 +22,7 @@ from ipo_dspy.run.events import CandidateFields, ChoiceFields, PhraseFields
 from ipo_dspy.scoring.comparison import Comparison, Floats
 from ipo_dspy.scoring.intervals import Interval, Z
 from ipo_dspy.scoring.score import DECIMALS, Score
+from ipo_dspy.scoring.worth import Worth
 from ipo_dspy.template import Template
 from ipo_dspy.template_phrases import phrase_count, shorter_texts
 
@@ -134,10 +135,7 @@ class Candidates:
     @property
     def scores(self) -> list[Score]:
         """The score of each candidate on these images."""
-        compared = self.comparison
-        return [
-            Score(min(a, 100.0), b) for a, b in zip(compared.accuracy.tolist(), compared.loss.tolist(), strict=True)
-        ]
+        return self.comparison.scores
 
     def choose(self, rule: Choice, accuracy: Floats, loss: Floats, scale: float) -> NDArray[np.int64]:
         """Return the chosen candidate of each draw [B]: the plainest tied one, then the better one."""
@@ -215,22 +213,10 @@ class ChoiceReport:
 
 
 @dataclass(frozen=True, slots=True)
-class PhraseWorth:
-    """The worth of a phrase on the images that decided: the template compared with the one without it.
-
-    Attributes:
-        phrase: the phrase.
-        accuracy: by how many points accuracy falls without it.
-        accuracy_error: standard error of that difference.
-        loss: by how many nats the loss rises without it.
-        loss_error: standard error of that difference.
-    """
+class PhraseWorth(Worth):
+    """The worth of a phrase on the images that decided."""
 
     phrase: str
-    accuracy: float
-    accuracy_error: float
-    loss: float
-    loss_error: float
 
     @property
     def fields(self) -> PhraseFields:
@@ -281,15 +267,7 @@ class Selection:
         for shorter, phrase in ({} if len(self.trial.template.lines) > 1 else shorter_texts(text)).items():
             k = positions.get(str(Template.parse(shorter)))
             if k is not None:
-                worths.append(
-                    PhraseWorth(
-                        phrase,
-                        float(compared.accuracy[self.winner] - compared.accuracy[k]),
-                        float(compared.accuracy_errors[self.winner, k]),
-                        float(compared.loss[k] - compared.loss[self.winner]),
-                        float(compared.loss_errors[self.winner, k]),
-                    )
-                )
+                worths.append(PhraseWorth(*compared.difference(self.winner, k), phrase))
         return tuple(worths)
 
     def report(self) -> ChoiceReport:

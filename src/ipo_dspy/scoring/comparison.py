@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ipo_dspy.errors import InputError
 from ipo_dspy.scoring.intervals import Interval, wilson_interval
+from ipo_dspy.scoring.score import Score
 
 Floats = NDArray[np.float64]
 
@@ -134,6 +135,23 @@ class Comparison:
         # Two equal columns leave a rounding error of 1e-16 of their variance.
         squares[squares < 1e-12 * (variance[:, None] + variance)] = 0.0
         return np.sqrt(squares)
+
+    @property
+    def scores(self) -> list[Score]:
+        """The score of each template."""
+        return [Score(min(a, 100.0), b) for a, b in zip(self.accuracy.tolist(), self.loss.tolist(), strict=True)]
+
+    def difference(self, template: int, other: int) -> tuple[float, float, float, float]:
+        """Return by how many points accuracy is higher, and by how many nats the loss is lower, than the other's.
+
+        Each is followed by its standard error, as in `Worth`.
+        """
+        return (
+            float(self.accuracy[template] - self.accuracy[other]),
+            float(self.accuracy_errors[template, other]),
+            float(self.loss[other] - self.loss[template]),
+            float(self.loss_errors[template, other]),
+        )
 
     @cached_property
     def _root(self) -> Floats:
