@@ -79,6 +79,7 @@ def test_the_count_is_over_all_lines() -> None:
             "a photo of a <CLASS>, a type of pet.",
             {"a <CLASS>, a type of pet.": "photo", "a photo of a <CLASS>.": "type of pet"},
         ),
+        ("a [very old] “grainy” <CLASS>.", {"a “grainy” <CLASS>.": "very old", "a [very old] <CLASS>.": "grainy"}),
         ("a <CLASS> (photo, blurry).", {"a <CLASS> (blurry).": "photo", "a <CLASS> (photo).": "blurry"}),
     ],
 )

@@ -1,4 +1,4 @@
-"""What each part of a template is worth: it is scored without each phrase and word, as in the paper's Table 1.
+"""The worth of each part of a template: it is scored without each phrase and word, as in the paper's Table 1.
 
 Phrases are those of `template_phrases`, and are removed so that the rest remains a sentence where that is possible; the
 words of a phrase of several words are removed one by one, and nothing else is changed but spaces, articles, and marks
@@ -91,8 +91,9 @@ class Explanation:
         parts = [row for row in self.rows[1:] if row.occlusion.kind != "word"]
         noise = [repr(row.occlusion.removed) for row in parts if row.is_noise]
         total = pluralize(len(parts), parts[0].occlusion.kind if parts else "phrase")
-        names = f": {first_few(noise, NOISE_SHOWN)}" if noise else ""
-        return f"{len(noise)} of {total} cannot be told apart from noise{names}"
+        if not noise:
+            return f"{total} can be told apart from noise"
+        return f"{len(noise)} of {total} cannot be told apart from noise: {first_few(noise, NOISE_SHOWN)}"
 
     def plain(self) -> dict[str, Any]:
         """Return the same as JSON values."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ipo_dspy.scoring.intervals import Z
+from ipo_dspy.scoring.score import DECIMALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,4 +28,5 @@ class Worth:
     @property
     def is_noise(self) -> bool:
         """True if neither difference is larger than chance would make it (two-sided, 5 % each)."""
-        return abs(self.accuracy) <= Z * self.accuracy_error and abs(self.loss) <= Z * self.loss_error
+        loss = round(self.loss, DECIMALS)  # the same text in another order differs by less
+        return abs(self.accuracy) <= Z * self.accuracy_error and abs(loss) <= Z * self.loss_error
