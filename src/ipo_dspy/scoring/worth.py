@@ -28,5 +28,5 @@ class Worth:
     @property
     def is_noise(self) -> bool:
         """True if neither difference is larger than chance would make it (two-sided, 5 % each)."""
-        loss = round(self.loss, DECIMALS)  # the same text in another order differs by less
+        loss = round(self.loss, DECIMALS)  # smaller ones may be rounding errors
         return abs(self.accuracy) <= Z * self.accuracy_error and abs(loss) <= Z * self.loss_error
