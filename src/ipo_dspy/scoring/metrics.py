@@ -118,20 +118,27 @@ def tally_pairs(
     device, (count, class_count) = text_features.device, text_features.shape[:2]
     sums = torch.zeros(class_count, 2 * count, dtype=torch.float64, device=device)
     products = torch.zeros(2 * count, 2 * count, dtype=torch.float64, device=device)
+    buffer = text_features.new_empty(0)
     for images in blocks(image_features, text_features, allowed, block):
         targets = labels[images.rows].to(device, non_blocking=True)  # [n]
         table = torch.empty(len(targets), 2 * count, dtype=torch.float64, device=device)  # [n, 2K]
         together = max(1, BLOCK_ELEMENTS["cpu"] // (len(targets) * class_count))
         for first in range(0, count, together):
             texts = text_features[first : first + together]  # [k, C, D]
-            cosines = (images.images @ texts.flatten(0, 1).T).reshape(len(targets), len(texts), class_count)
-            logits = logit_scale * cosines + logit_bias  # [n, k, C]
+            size = len(targets) * len(texts) * class_count
+            buffer = buffer if len(buffer) >= size else text_features.new_empty(size)
+            cosines = torch.mm(images.images, texts.flatten(0, 1).T, out=buffer[:size].view(len(targets), -1))
+            logits = cosines.view(len(targets), len(texts), class_count).mul_(logit_scale).add_(logit_bias)  # [n, k, C]
             if images.forbidden is not None:
                 logits.masked_fill_(images.forbidden[:, None], float("-inf"))
-            chosen = targets[:, None].expand(-1, len(texts))  # [n, k]
-            table[:, first : first + len(texts)] = logits.argmax(dim=2) == chosen
-            losses = -torch.log_softmax(logits, dim=2).gather(2, chosen[..., None])[..., 0]
-            table[:, count + first : count + first + len(texts)] = losses
+            chosen = targets[:, None, None].expand(-1, len(texts), 1)  # [n, k, 1]
+            top = logits.argmax(dim=2, keepdim=True)
+            peak, target = logits.gather(2, top), logits.gather(2, chosen)
+            losses = (
+                logits.sub_(peak).exp_().sum(dim=2, keepdim=True).log_() + peak - target
+            )  # in place: logits are large
+            table[:, first : first + len(texts)] = (top == chosen)[..., 0]
+            table[:, count + first : count + first + len(texts)] = losses[..., 0]
         sums.index_add_(0, targets, table)
         products.addmm_(table.T, table)
     counts = torch.bincount(labels, minlength=class_count)
