@@ -13,8 +13,8 @@ from torch import Tensor
 from helpers.baseline_toys import CLASSES, deep_toy
 from ipo_dspy.baselines import class_sentences as sentences
 from ipo_dspy.baselines.class_sentences import SentenceFeatures, check_sentences, read_sentences
-from ipo_dspy.baselines.zero_shot import imagenet_templates
 from ipo_dspy.errors import InputError
+from ipo_dspy.scoring.imagenet_prompts import imagenet_templates
 
 SENTENCES = {"cat": ["a cat."], "dog": ["a dog.", "it barks.", "not a wolf."], "owl": ["owl."] * 2, "bus": ["a bus."]}
 

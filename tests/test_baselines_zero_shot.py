@@ -7,10 +7,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from ipo_dspy import demo
 from ipo_dspy.baselines import METHODS, build_method
 from ipo_dspy.baselines.base import FewShotTask, evaluate
-from ipo_dspy.baselines.zero_shot import TemplateClassifier, imagenet_templates
+from ipo_dspy.baselines.zero_shot import TemplateClassifier
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.errors import InputError, TemplateError
 from ipo_dspy.optimizer.evaluation import evaluate as evaluate_program
+from ipo_dspy.scoring.imagenet_prompts import imagenet_templates
 from ipo_dspy.template import Template
 
 TEMPLATE = Template.parse("pixel art of a <CLASS>.")

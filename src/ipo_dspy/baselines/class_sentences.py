@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ipo_dspy._internal.file_io import read_regular
-from ipo_dspy.baselines.zero_shot import imagenet_templates
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.text_features import encode_token_lists
 from ipo_dspy.errors import InputError
+from ipo_dspy.scoring.imagenet_prompts import imagenet_templates
 from ipo_dspy.template import display_class_name
 
 Sentences = Mapping[str, Sequence[str]]

@@ -29,10 +29,10 @@ from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.towers import ImageTower, TextTower
 from ipo_dspy.baselines.training import build_recipe, train
 from ipo_dspy.baselines.training_views import Views, crops, training_features
-from ipo_dspy.baselines.zero_shot import imagenet_templates
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.template_tokens import template_tokens
 from ipo_dspy.errors import InputError
+from ipo_dspy.scoring.imagenet_prompts import imagenet_templates
 from ipo_dspy.template import Template
 
 TEMPLATES = 60

@@ -14,10 +14,10 @@ from torch import Tensor
 from ipo_dspy.baselines.base import FewShotTask, Progress, Tower, clip_logits
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource, encode_images
-from ipo_dspy.clip.loading import import_open_clip
 from ipo_dspy.clip.text_features import class_features
+from ipo_dspy.scoring.imagenet_prompts import best_line, imagenet_templates
 from ipo_dspy.scoring.scorers import ClipScorer
-from ipo_dspy.template import PLACEHOLDER, Template
+from ipo_dspy.template import Template
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +64,13 @@ class ClipEnsemble:
 class BestTemplate:
     """Zero-shot CLIP with the one of the 80 prompts for ImageNet that scores best on the images of the task.
 
-    It shows how far trying a published list gets. The highest accuracy wins, then the lowest loss, then the list order.
+    It shows how far trying a published list gets. `scoring.imagenet_prompts.best_line` has the rule.
     """
 
     towers: tuple[Tower, ...] = ()
 
     def fit(self, task: FewShotTask, *, seed: int = 0, progress: Progress | None = None) -> TemplateClassifier:
         """Return a classifier with one template, selected on all images of the task."""
-        templates = [Template.parse(line) for line in imagenet_templates().lines]
         features = encode_images(task.backbone, task.images).features  # [N, D]
-        scores = ClipScorer(task.backbone, features, task.labels, task.classes).score(templates)
-        best = min(range(len(scores)), key=lambda index: (-scores[index].accuracy, scores[index].loss))
-        return TemplateClassifier(task.backbone, templates[best])
-
-
-def imagenet_templates() -> Template:
-    """Return the 80 prompts that OpenAI published with CLIP for ImageNet, as shipped in open_clip; one line each."""
-    prompts = import_open_clip().OPENAI_IMAGENET_TEMPLATES
-    return Template.parse("\n".join(prompt(PLACEHOLDER) for prompt in prompts))
+        scorer = ClipScorer(task.backbone, features, task.labels, task.classes)
+        return TemplateClassifier(task.backbone, best_line(scorer, imagenet_templates()))

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -27,23 +27,19 @@ def write_json(value: Any) -> None:
 
 
 def run_summary(result: "RunSummary", limits: Budget) -> None:
-    """Print the scores of start and best template on every set of images, the usage, and the files."""
-    details, spent = result.details, result.details.spent
-    lines = []
-    for name, (start, best) in result.scores.items():
-        is_test = name in result.intervals  # images that chose the template would flatter it
-        gain = f"{best.accuracy - start.accuracy:.2f}" if is_test else ""
-        interval = _interval(result.intervals[name]) if is_test else ""
-        numbers = (f"{start.accuracy:.2f}", f"{best.accuracy:.2f}", interval, gain, f"{start.loss:.3f}")
-        lines.append((name, str(result.images[name]), *numbers, f"{best.loss:.3f}"))
-    if result.harmonic is not None:
-        before, after = result.harmonic
-        lines.append(("H (base, novel)", "", f"{before:.2f}", f"{after:.2f}", "", f"{after - before:.2f}", "", ""))
-    columns = ["", "images>", "start>", "best>", "95 %>", "gain>", "loss\nstart>", "loss\nbest>"]
-    rows("accuracy in percent, loss in nats", columns, lines)
+    """Print the scores of each template on every set of images, the usage, and the files."""
+    details, spent, imagenet = result.details, result.details.spent, result.imagenet
+    labels, published = {"start": "start", "best": "best"}, []
+    if imagenet is not None:
+        count = len(imagenet.ensemble.lines)
+        named = {"imagenet_best": f"best of {count}", "imagenet_ensemble": f"ensemble of {count}"}
+        labels = {"start": "start", **named, "best": "best"}
+        published = [(named["imagenet_best"], imagenet.best, "bold")]
+    _scores(result, labels)
     console = _console()
-    console.print(Text.assemble("start template  ", (str(details.baseline.template), "bold")), soft_wrap=True)
-    console.print(Text.assemble("best template   ", (str(details.best.template), "bold green")), soft_wrap=True)
+    start = "start template", details.baseline.template, "bold"
+    for label, shown, style in (start, *published, ("best template", details.best.template, "bold green")):
+        console.print(Text.assemble(f"{label:16}", (str(shown), style)), soft_wrap=True)
     for label, text in result.findings.items():
         console.print(Text(f"{label:16}{text}"), soft_wrap=True)
     if result.left_out:
@@ -64,6 +60,28 @@ def run_summary(result: "RunSummary", limits: Budget) -> None:
             "raise --steps to continue it, or use another --log-dir"
         )
     console.print(Text(f"program  {result.folder}/{PROGRAM_FILE}\nreport   {result.report}"), soft_wrap=True)
+
+
+def _scores(result: "RunSummary", labels: Mapping[str, str]) -> None:
+    """Print a column for each set of images and a row for each template, with these labels by role."""
+    scores, harmonic = result.scores, result.harmonic or {}
+    gains = {name: scores[name]["best"].accuracy - scores[name]["start"].accuracy for name in result.intervals}
+    accuracies = {role: {name: f"{scores[name][role].accuracy:.2f}" for name in scores} for role in labels}
+    title, columns = "accuracy in percent, loss in nats", [*scores]
+    if harmonic:
+        title, columns = f"{title}; H is the harmonic mean of base and novel", [*columns, "H"]
+        gains["H"] = harmonic["best"] - harmonic["start"]
+        accuracies = {role: {**cells, "H": f"{harmonic[role]:.2f}"} for role, cells in accuracies.items()}
+    table = {
+        "images": {name: str(count) for name, count in result.images.items()},
+        **{labels[role]: cells for role, cells in accuracies.items()},
+        # Images that chose the template would flatter it, so only test images have these two.
+        "95 %": {name: _interval(interval) for name, interval in result.intervals.items()},
+        "gain": {name: f"{gain:.2f}" for name, gain in gains.items()},
+        **{f"loss, {labels[role]}": {name: f"{scores[name][role].loss:.3f}" for name in scores} for role in labels},
+    }
+    lines = [(label, *(cells.get(name, "") for name in columns)) for label, cells in table.items() if cells]
+    rows(title, ["", *(f"{name}>" for name in columns)], lines)
 
 
 def estimate(found: "Estimate", *, as_json: bool) -> None:

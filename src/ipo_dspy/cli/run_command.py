@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.cli.data_options import DataSets
 from ipo_dspy.cli.progress import spinner
-from ipo_dspy.errors import DataError, JournalError, StoppedError
+from ipo_dspy.errors import DataError, JournalError, StoppedError, TemplateError
 from ipo_dspy.run import choice_text
 from ipo_dspy.run.events import Event
 from ipo_dspy.run.journal import FILE_NAME, replay
@@ -20,8 +20,10 @@ from ipo_dspy.scoring.score import Score, harmonic_mean
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.data import ImageDataset
-    from ipo_dspy.optimizer.evaluation import EvaluationResult
+    from ipo_dspy.optimizer.evaluation import EvaluationResult, EvaluationSet
+    from ipo_dspy.optimizer.imagenet_comparison import ImagenetComparison, ImagenetPrompts
     from ipo_dspy.optimizer.ipo import IPO
+    from ipo_dspy.optimizer.pipeline import EncodedTask
     from ipo_dspy.optimizer.results import DetailedResults
     from ipo_dspy.optimizer.search import SearchResult
     from ipo_dspy.run.recorder import EventRecorder
@@ -32,10 +34,14 @@ PLAINEST_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """Summary of a run: the record of its search, and for each set of images the scores of start and best template."""
+    """Summary of a run: the record of its search, and the scores of templates on each set of images."""
 
     details: "DetailedResults"
-    scores: Mapping[str, tuple[Score, Score]]
+    scores: Mapping[str, Mapping[str, Score]]
+    """Score on each set of images by role: `start`, `best`, and, unless the run was stopped, `imagenet_best` and
+    `imagenet_ensemble`."""
+    imagenet: "ImagenetComparison | None"
+    """The best template compared with the prompts for ImageNet; None if the run was stopped, or if no prompt fits."""
     images: Mapping[str, int]
     """Number of scored images in each set."""
     left_out: int
@@ -46,18 +52,18 @@ class RunSummary:
     """True if nothing was searched because the run was already finished."""
 
     @property
-    def harmonic(self) -> tuple[float, float] | None:
-        """Harmonic mean of base and novel test accuracy, for start and best template."""
+    def harmonic(self) -> dict[str, float] | None:
+        """Harmonic mean of base and novel test accuracy, by role."""
         if not {"test base", "test novel"} <= set(self.scores):
             return None
         base, novel = self.scores["test base"], self.scores["test novel"]
-        return tuple(harmonic_mean(b.accuracy, n.accuracy) for b, n in zip(base, novel, strict=True))  # type: ignore[return-value]
+        return {role: harmonic_mean(base[role].accuracy, novel[role].accuracy) for role in base if role in novel}
 
     @property
     def intervals(self) -> dict[str, Interval]:
         """95 % interval of the best template's accuracy on each set of test images."""
         tests = (name for name in self.scores if name.startswith("test") and self.images[name])
-        return {name: wilson_interval(self.scores[name][1].accuracy, self.images[name]) for name in tests}
+        return {name: wilson_interval(self.scores[name]["best"].accuracy, self.images[name]) for name in tests}
 
     @property
     def findings(self) -> dict[str, str]:
@@ -74,6 +80,14 @@ class RunSummary:
             "against start": choice_text.against_start(choice, is_start=search.best == search.baseline),
             "tied": ties,
         }
+        if self.imagenet is not None:
+            found["against the 80"] = choice_text.against_imagenet(
+                self.imagenet.gain,
+                self.imagenet.gain_error,
+                images=choice["images"],
+                prompts=len(self.imagenet.ensemble.lines),
+                is_best=self.imagenet.best == search.best.template,
+            )
         limits = choice_text.limits(choice)
         return found if limits is None else {**found, "few images": limits}
 
@@ -99,14 +113,20 @@ class RunSummary:
             "cost": None if spent.unpriced else spent.cost,
             "estimated": bool(spent.estimated),
             "seconds": round(spent.seconds, 3),
-            "scores": {name: {"start": asdict(s), "best": asdict(b)} for name, (s, b) in self.scores.items()},
+            "scores": {name: {role: asdict(s) for role, s in scores.items()} for name, scores in self.scores.items()},
             "intervals": {name: asdict(interval) for name, interval in self.intervals.items()},
             "choice": {**search.choice.fields, "beats_start": search.choice.beats_start},
             "findings": self.findings,
             "tied": [finalist.fields for finalist in search.tied],
             "phrases": [worth.fields for worth in search.phrases],
             "ensemble": [line.fields for line in search.ensemble],
-            "harmonic_mean": self.harmonic and dict(zip(("start", "best"), self.harmonic, strict=True)),
+            "harmonic_mean": self.harmonic,
+            "imagenet": self.imagenet
+            and {
+                "best": str(self.imagenet.best),
+                "prompts": len(self.imagenet.ensemble.lines),
+                **{name: getattr(self.imagenet, name) for name in ("gain", "gain_error", "beats_best")},
+            },
         }
 
 
@@ -133,28 +153,42 @@ def run(
     Raises:
         StoppedError: the run was stopped before the search began.
     """
+    from ipo_dspy.optimizer.imagenet_comparison import ImagenetPrompts
     from ipo_dspy.report import write_report
 
     skipped: list[Event] = []
-    scores: dict[str, tuple[Score, Score]] = {}
+    scores: dict[str, dict[str, Score]] = {}
     images: dict[str, int] = {}
+    compared: ImagenetComparison | None = None
 
     def listen(event: Event) -> None:
         if event["event"] == "image_skipped":
             skipped.append(event)
 
-    def test(recorder: "EventRecorder", best: Any, results: "Sequence[SearchResult]") -> None:
+    def test(
+        recorder: "EventRecorder", best: Any, results: "Sequence[SearchResult]", tasks: "Sequence[EncodedTask]"
+    ) -> None:
+        nonlocal compared
         finalists, setup = results[0].finalists, recorder.state.search("self").setup
         start = next(f for f in finalists if f.trial == results[0].baseline)
-        scores["train"], images["train"] = (start.trial.score, finalists[0].trial.score), setup["images"]
+        scores["train"], images["train"] = _roles(start.trial.score, finalists[0].trial.score), setup["images"]
         if sets.validation is not None:
-            scores["validation"] = (start.deciding, finalists[0].deciding)
+            scores["validation"] = _roles(start.deciding, finalists[0].deciding)
             images["validation"] = setup["validation_images"]
+        prompts: ImagenetPrompts | None = None
+        if not stop():
+            with contextlib.suppress(TemplateError):  # no prompt fits
+                classes = {name for dataset in (sets.train, *sets.tests.values()) for name in dataset.classes}
+                prompts = ImagenetPrompts(recorder, tasks[0].task.classifier.backbone, sorted(classes))
+                compared = _compare_with_imagenet(prompts, results[0], tasks[0], scores)
         with contextlib.suppress(StoppedError):
             for part, dataset in sets.tests.items():
-                before, after = _test(best, dataset, part, start.trial.template, optimizer, recorder, stop)
+                before, after, tested = _test(best, dataset, part, start.trial.template, optimizer, recorder, stop)
                 name = "test" if part == "all" else f"test {part}"
-                scores[name], images[name] = (before.score, after.score), len(after.predicted)
+                scores[name], images[name] = _roles(before.score, after.score), len(after.predicted)
+                if prompts is not None:
+                    fingerprint, given = tested.fingerprint, {"split": "test", "class_split": part}
+                    scores[name] |= prompts.score(tested.scorer, **given, images=images[name], fingerprint=fingerprint)
 
     optimizer.config = replace(optimizer.config, observers=(*optimizer.config.observers, listen))
     earlier_trials = sum(event["event"] == "trial" for event in replay(folder)) if journal_size(folder) else 0
@@ -162,6 +196,7 @@ def run(
     return RunSummary(
         details=details,
         scores=scores,
+        imagenet=compared,
         images=images,
         left_out=len(skipped),
         folder=str(folder),
@@ -198,7 +233,7 @@ def _test(
     optimizer: "IPO",
     recorder: "EventRecorder",
     stop: Callable[[], bool],
-) -> "tuple[EvaluationResult, EvaluationResult]":
+) -> "tuple[EvaluationResult, EvaluationResult, EvaluationSet]":
     """Evaluate start and best template on test images and record both, unless the run is stopped."""
     from ipo_dspy.optimizer.evaluation import build_evaluation_set, record_comparison
     from ipo_dspy.optimizer.trainset import collect_training_images
@@ -220,4 +255,27 @@ def _test(
     )
     before, after = evaluation_set.evaluate(start), evaluation_set.evaluate(program.template)
     record_comparison(recorder, before, after, evaluation_set.images, split="test", class_split=part)
-    return before, after
+    return before, after, evaluation_set
+
+
+def _compare_with_imagenet(
+    prompts: "ImagenetPrompts", result: "SearchResult", task: "EncodedTask", scores: Mapping[str, dict[str, Score]]
+) -> "ImagenetComparison":
+    """Add the scores of the prompts for ImageNet on validation and training images, and compare the best template."""
+    setup = prompts.recorder.state.search("self").setup
+    if task.validation is not None:  # the images that decide come first
+        scores["validation"] |= prompts.score(
+            task.validation.scorer,
+            split="validation",
+            images=setup["validation_images"],
+            fingerprint=setup.get("validation_fingerprint") or "",
+        )
+    scores["train"] |= prompts.score(
+        task.scorer, split="train", images=setup["images"], fingerprint=setup.get("data_fingerprint", "")
+    )
+    decider = (task.validation or task).scorer
+    return prompts.compare(decider, result.best.template, optimism=result.choice.optimism)
+
+
+def _roles(start: Score, best: Score) -> dict[str, Score]:
+    return {"start": start, "best": best}

@@ -24,7 +24,7 @@ from ipo_dspy.optimizer.factories import (
     language_models,
     lm_of,
 )
-from ipo_dspy.optimizer.pipeline import SearchTask, describe_task, run_tasks
+from ipo_dspy.optimizer.pipeline import EncodedTask, SearchTask, describe_task, run_tasks
 from ipo_dspy.optimizer.results import DetailedResults, candidate_programs, save_atomically, with_templates
 from ipo_dspy.optimizer.search import SearchResult
 from ipo_dspy.optimizer.trainset import collect_training_images, find_classifiers
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TestFunction: TypeAlias = Callable[[EventRecorder, dspy.Module, Sequence[SearchResult]], None]
-"""Evaluates a compiled program on test images; the search results hold the start template."""
+TestFunction: TypeAlias = Callable[[EventRecorder, dspy.Module, Sequence[SearchResult], Sequence[EncodedTask]], None]
+"""Evaluates a compiled program on test images; the search results hold the start template, the tasks the scorers."""
 
 
 class IPO(Teleprompter):
@@ -161,7 +161,7 @@ class IPO(Teleprompter):
             student: as in `compile`.
             trainset: as in `compile`.
             valset: as in `compile`.
-            test: called with the run's recorder, the best program and the result of each search.
+            test: called with the run's recorder, the best program, and the result and the images of each search.
         """
         trainset, valset = list(trainset), None if valset is None else list(valset)
         try:
@@ -202,7 +202,7 @@ class IPO(Teleprompter):
             observers=(self._log, *displays, *self.config.observers),
             stop=lambda: self._stopping,
         ) as session:
-            results = run_tasks(
+            encoded, results = run_tasks(
                 session,
                 tasks,
                 proposer,
@@ -216,7 +216,7 @@ class IPO(Teleprompter):
             if self.config.log_dir is not None:
                 save_atomically(best, Path(self.config.log_dir) / PROGRAM_FILE)
             if test is not None:
-                test(session.recorder, best, results)
+                test(session.recorder, best, results, encoded)
             session.finish(details.status)
         return best
 

@@ -91,8 +91,8 @@ def run_tasks(
     models: Mapping[str, "dspy.BaseLM"],
     settings: Mapping[str, Any],
     allow_config_changes: bool,
-) -> tuple[SearchResult, ...]:
-    """Run all tasks through the stages; stages without cost come first.
+) -> tuple[list[EncodedTask], tuple[SearchResult, ...]]:
+    """Run all tasks through the stages, and return the encoded tasks and the results; stages without cost come first.
 
     `settings` are the recorded settings; `models` are the language models of the run, by role.
     """
@@ -105,7 +105,7 @@ def run_tasks(
     encoded = [encode(session, task, config) for task in tasks]
     session.check_stop()
     session.start_searches([task.event for task in encoded])
-    return tuple(search(session, task, proposer, config) for task in encoded)
+    return encoded, tuple(search(session, task, proposer, config) for task in encoded)
 
 
 def validate_task(session: Session, task: SearchTask, config: OptimizerConfig) -> None:

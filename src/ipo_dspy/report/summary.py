@@ -4,7 +4,7 @@ These are pure functions from the state of a search to small values, which the t
 the total count, so that a truncated list never looks complete.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ipo_dspy._internal.sequences import evenly_spaced
@@ -24,14 +24,21 @@ REJECTIONS_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """Scores of the start and the best template on the same images; losses are None for a harmonic mean or a class."""
+    """Scores of templates on the same images; losses are None for a harmonic mean or a class.
+
+    `imagenet_best` and `imagenet_ensemble` are those of the prompts for ImageNet, None without a comparison with them.
+    """
 
     name: str
     images: int | None
     start: float | None
     best: float | None
+    imagenet_best: float | None = None
+    imagenet_ensemble: float | None = None
     start_loss: float | None = None
     best_loss: float | None = None
+    imagenet_best_loss: float | None = None
+    imagenet_ensemble_loss: float | None = None
 
     @property
     def gain(self) -> float | None:
@@ -151,19 +158,18 @@ def _split_order(split: str) -> int:
 def _evaluated(search: SearchState, split: str, part: str) -> ScoreRow | None:
     start, best = (search.evaluations.get((split, part, role)) for role in ("start", "best"))
     either = best or start
-    name = split_label(split, part)
-    return _row(name, either["images"], start, best) if either else None
+    return _row(search, split, part, either["images"], start, best) if either else None
 
 
 def _searched(search: SearchState, split: str) -> ScoreRow | None:
     """Return the score on the images that the search itself used."""
     start, best, setup = search.start, search.best, search.setup
     if split == "train" and start and best:
-        return _row("training", setup["images"] or None, _fields(start), _fields(best))
+        return _row(search, split, "all", setup["images"] or None, _fields(start), _fields(best))
     if split == "validation" and search.selected and start:
         scores = {finalist["index"]: finalist["validation"] for finalist in search.selected["finalists"]}
         selected = scores.get(search.selected["index"])
-        row = _row("validation", setup["validation_images"] or None, scores.get(start.index), selected)
+        row = _row(search, split, "all", setup["validation_images"] or None, scores.get(start.index), selected)
         return row if selected else None
     return None
 
@@ -172,17 +178,26 @@ def _fields(trial: Trial) -> ScoreFields:
     return {"accuracy": trial.score.accuracy, "loss": trial.score.loss}
 
 
-def _row(name: str, images: int | None, start: ScoreFields | None, best: ScoreFields | None) -> ScoreRow:
-    accuracies, losses = ([score and score[name] for score in (start, best)] for name in ("accuracy", "loss"))
-    return ScoreRow(name, images, *accuracies, *losses)
+def _row(
+    search: SearchState, split: str, part: str, images: int | None, start: ScoreFields | None, best: ScoreFields | None
+) -> ScoreRow:
+    imagenet = search.imagenet.get((split, part))
+    if imagenet is not None and imagenet["images"] != images:  # of an earlier session
+        imagenet = None
+    shown = start, best, imagenet and imagenet["best"], imagenet and imagenet["ensemble"]
+    accuracies, losses = ([score and score[name] for score in shown] for name in ("accuracy", "loss"))
+    return ScoreRow(split_label(split, part), images, *accuracies, *losses)
 
 
 def _harmonic(split: str, base: ScoreRow, novel: ScoreRow) -> ScoreRow:
-    def mean(of: Callable[[ScoreRow], float | None]) -> float | None:
-        first, second = of(base), of(novel)
-        return None if first is None or second is None else harmonic_mean(first, second)
-
-    return ScoreRow(_harmonic_name(split), None, mean(lambda row: row.start), mean(lambda row: row.best))
+    pairs = (
+        (base.start, novel.start),
+        (base.best, novel.best),
+        (base.imagenet_best, novel.imagenet_best),
+        (base.imagenet_ensemble, novel.imagenet_ensemble),
+    )
+    means = (None if first is None or second is None else harmonic_mean(first, second) for first, second in pairs)
+    return ScoreRow(_harmonic_name(split), None, *means)
 
 
 def _harmonic_name(split: str) -> str:

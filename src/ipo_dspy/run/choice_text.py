@@ -28,8 +28,34 @@ def against_start(choice: ChoiceFields, *, is_start: bool) -> str:
         return "cannot be told apart from the start template: one image gives no standard error"
     is_better = choice["gain"] > Z * choice["gain_error"]
     verdict = "clearly better than" if is_better else "cannot be told apart from"
-    difference = f"{round(choice['gain'], 1) + 0.0:+.1f} points, standard error {choice['gain_error']:.1f}"
-    return f"{verdict} the start template: {difference}"
+    return f"{verdict} the start template: {_difference(choice['gain'], choice['gain_error'])}"
+
+
+def against_imagenet(gain: float, error: float, *, images: int, prompts: int, is_best: bool) -> str:
+    """Return a sentence on the gain over the best of the prompts for ImageNet.
+
+    Args:
+        gain: points by which the expected accuracy of the selected template is higher.
+        error: standard error of the gain.
+        images: number of images that decided.
+        prompts: number of prompts.
+        is_best: True if the best prompt is the selected template.
+
+    >>> against_imagenet(0.4, 1.0, images=100, prompts=80, is_best=False)
+    'the best of the 80 ImageNet prompts is as good on these images: +0.4 points, standard error 1.0'
+    """
+    best = f"the best of the {prompts} ImageNet prompts"
+    if is_best:
+        return f"the same template as {best}"
+    if images == 1:
+        return f"cannot be told apart from {best}: one image gives no standard error"
+    if gain > Z * error:
+        return f"clearly better than {best}: {_difference(gain, error)}"
+    return f"{best} is {'better' if gain < -Z * error else 'as good'} on these images: {_difference(gain, error)}"
+
+
+def _difference(gain: float, error: float) -> str:
+    return f"{round(gain, 1) + 0.0:+.1f} points, standard error {error:.1f}"
 
 
 def ties(choice: ChoiceFields) -> str:

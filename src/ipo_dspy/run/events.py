@@ -246,6 +246,25 @@ class EvaluationEvent(TypedDict):
     per_class: dict[str, list[int]]
 
 
+class ImagenetPromptsEvent(TypedDict):
+    """The scores of the prompts for ImageNet on a set of images: of the best one, and of the ensemble of all.
+
+    `template` is the prompt that ranks first on the images that decide, `prompts` the number of prompts: 80, or those
+    that fit the model. Kept when the run is resumed, for images with the same `fingerprint`.
+    """
+
+    event: Literal["imagenet_prompts"]
+    predictor: str
+    split: str
+    class_split: str
+    fingerprint: str
+    images: int
+    prompts: int
+    template: str
+    best: ScoreFields
+    ensemble: ScoreFields
+
+
 class PredictionChangedEvent(TypedDict):
     """An image whose predicted class differs between the start and the best template."""
 
@@ -302,6 +321,7 @@ Event: TypeAlias = Union[  # noqa: UP007  # get_args reads it
     LimitReachedEvent,
     SelectedEvent,
     EvaluationEvent,
+    ImagenetPromptsEvent,
     PredictionChangedEvent,
     RunFinishedEvent,
     ProgressEvent,

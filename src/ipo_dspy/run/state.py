@@ -16,6 +16,7 @@ from ipo_dspy.run.events import (
     ErrorEvent,
     EvaluationEvent,
     Event,
+    ImagenetPromptsEvent,
     LMResponseEvent,
     PredictionChangedEvent,
     RunFinishedEvent,
@@ -52,6 +53,7 @@ class SearchState:
         descriptions: pairs of an image's source and its description.
         selected: the outcome, until the run is resumed.
         evaluations: by split, class split and role.
+        imagenet: scores of the prompts for ImageNet, by split and class split; kept when the run is resumed.
         changes: images whose predicted class changed.
     """
 
@@ -65,6 +67,7 @@ class SearchState:
         self.rejections: list[Rejection] = []
         self.errors: list[ErrorEvent] = []
         self.descriptions: list[tuple[str, str]] = []
+        self.imagenet: dict[tuple[str, str], ImagenetPromptsEvent] = {}
         self.clear_outcome()
 
     def clear_outcome(self) -> None:
@@ -134,6 +137,8 @@ class SearchState:
         elif event["event"] == "evaluation":
             _check_counts(event["per_class"])
             self.evaluations[event["split"], event["class_split"], event["role"]] = event
+        elif event["event"] == "imagenet_prompts":
+            self.imagenet[event["split"], event["class_split"]] = event
         elif event["event"] == "prediction_changed":
             self.changes.append(event)
 
