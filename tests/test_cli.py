@@ -15,7 +15,10 @@ from ipo_dspy import ClipClassifier, __version__, demo
 from ipo_dspy.cli import main
 from ipo_dspy.clip.image_features import open_image
 from ipo_dspy.data import load_images
+from ipo_dspy.optimizer.evaluation import evaluate
 from ipo_dspy.run.journal import replay
+from ipo_dspy.scoring.imagenet_prompts import imagenet_templates
+from ipo_dspy.template import Template
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def test_demo_prints_the_table_and_writes_the_report(capsys: pytest.CaptureFixtu
         "validation",
         "test base",
         "test novel",
-        "H (base, novel)",
+        "H is the harmonic mean of base and novel",
         "a photo of a <CLASS>.",
         "report.html",
         "on new images of these classes, 95 % interval ",
@@ -72,19 +75,96 @@ def test_demo_prints_the_table_and_writes_the_report(capsys: pytest.CaptureFixtu
     rows = {
         cells[0]: cells for line in text.splitlines() if len(cells := [c.strip() for c in line.split("│")[1:-1]]) > 1
     }
-    assert rows["train"][4:6] == rows["validation"][4:6] == ["", ""]  # these chose it
-    best, interval, gain = rows["test base"][3:6]
-    low, high = map(float, interval.split("\u2013"))
-    assert low < float(best) < high
-    assert float(gain) == pytest.approx(float(best) - float(rows["test base"][2]), abs=0.011)
+    sets = ("train", "validation", "test base", "test novel", "H")
+    header = next(line for line in text.splitlines() if "test base" in line)
+    assert tuple(cell.strip() for cell in header.split("┃")[2:-1]) == sets
+    columns = {name: {label: cells[i] for label, cells in rows.items()} for i, name in enumerate(sets, start=1)}
+    for name in ("train", "validation"):  # these chose it
+        assert columns[name]["95 %"] == columns[name]["gain"] == ""
+    base = columns["test base"]
+    low, high = map(float, base["95 %"].split("\u2013"))
+    assert low < float(base["best"]) < high
+    assert float(base["gain"]) == pytest.approx(float(base["best"]) - float(base["start"]), abs=0.011)
+    templates = ("start", "best of 80", "ensemble of 80", "best")
+    assert [label for label in rows if label in templates] == list(templates)
+    for name in sets:
+        assert all(0 < float(columns[name][label]) <= 100 for label in templates)
+        assert all(bool(columns[name][f"loss, {label}"]) == (name != "H") for label in templates)
+    assert float(columns["validation"]["best of 80"]) >= float(columns["validation"]["start"])  # which is one of them
     labels = [line[:16].strip() for line in text.splitlines() if not line.startswith(("│", "┃"))]
-    assert [label for label in ("expected", "against start", "tied") if labels.count(label) == 1] == [
+    for label in (
+        "start template",
+        "best of 80",
+        "best template",
         "expected",
         "against start",
         "tied",
-    ]
+        "against the 80",
+    ):
+        assert labels.count(label) == 1
     assert (out / "report.html").read_text().lower().startswith("<!doctype html>")
     assert (out / "best.json").is_file()
+
+
+def test_a_result_is_compared_with_the_prompts_for_imagenet_on_the_same_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    run = ["demo", "pixel-animals", "--shots", "4", "--log-dir", str(out), "--json", "--steps"]
+    code, text, _ = call(capsys, *run, "0")
+    assert code == 0
+    first = json.loads(text)
+    prompt = first["imagenet"]["best"]
+    assert (first["best"], first["imagenet"]["prompts"]) == ("a photo of a <CLASS>.", 80)
+    assert not first["imagenet"]["beats_best"]
+    assert "the best of the 80 ImageNet prompts is better on these images: -" in first["findings"]["against the 80"]
+    roles = {"start", "best", "imagenet_best", "imagenet_ensemble"}
+    assert {frozenset(scores) for scores in (*first["scores"].values(), first["harmonic_mean"])} == {frozenset(roles)}
+    trials = [event for event in replay(out) if event["event"] == "trial"]
+    assert prompt not in {trial["template"] for trial in trials}
+
+    task = demo.load("pixel-animals", shots=4)
+    novel = demo.load("pixel-animals", shots=4, classes="novel")
+    images = {"train": task.trainset, "validation": task.valset, "test base": task.testset, "test novel": novel.testset}
+    lines = imagenet_templates()
+    for name, examples in images.items():
+        program = novel.program if name == "test novel" else task.program
+        scored = evaluate(program, examples, templates=[Template.parse(prompt), lines])
+        assert [one.score.accuracy for one in scored] == [
+            first["scores"][name][role]["accuracy"] for role in ("imagenet_best", "imagenet_ensemble")
+        ]
+
+    before = [event for event in replay(out) if event["event"] == "imagenet_prompts"]
+    assert len(before) == len(images)
+    code, text, _ = call(capsys, *run, "3")
+    again = json.loads(text)
+    assert [event for event in replay(out) if event["event"] == "imagenet_prompts"] == before
+    for name in images:
+        assert again["scores"][name]["imagenet_ensemble"] == first["scores"][name]["imagenet_ensemble"]
+    choice = again["choice"]
+    assert again["imagenet"]["gain"] == pytest.approx(
+        choice["expected"] - again["scores"]["validation"]["imagenet_best"]["accuracy"]
+    )
+    assert again["imagenet"]["gain"] > first["imagenet"]["gain"]
+    page = (out / "report.html").read_text()
+    assert "Ensemble of 80" in page
+
+
+@pytest.mark.parametrize(("words", "count"), [(26, 16), (28, 0)])
+def test_prompts_for_imagenet_that_do_not_fit_all_classes_are_left_out(
+    words: int, count: int, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "cat").rename(tmp_path / "photos" / " ".join(["cat"] * words))  # one of the novel classes
+    run = ["optimize", str(tmp_path / "photos"), "--model", "demo", "--base-novel", "--steps", "0"]
+    code, text, _ = call(capsys, *run, "--template", "<CLASS>", "--log-dir", str(tmp_path / "run"))
+    assert code == 0
+    assert "│ start " in text
+    assert ("ImageNet" in text) == bool(count)
+    assert (f"│ best of {count} " in text) == (f"│ ensemble of {count} " in text) == bool(count)
+    assert [e["prompts"] for e in replay(tmp_path / "run") if e["event"] == "imagenet_prompts"] == [count] * 3 * bool(
+        count
+    )
 
 
 def test_demo_lists_its_tasks(capsys: pytest.CaptureFixture[str]) -> None:

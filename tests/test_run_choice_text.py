@@ -38,6 +38,28 @@ def test_better_than_the_start_template_only_beyond_chance(fields: dict[str, flo
     assert choice_text.against_start(choice(**fields), is_start=is_start).endswith(text)
 
 
+@pytest.mark.parametrize(
+    ("gain", "error", "images", "text"),
+    [
+        (5.0, 2.5, 100, "clearly better than {}: +5.0 points, standard error 2.5"),
+        (4.8, 2.5, 100, "{} is as good on these images: +4.8 points, standard error 2.5"),
+        (-4.8, 2.5, 100, "{} is as good on these images: -4.8 points, standard error 2.5"),
+        (-5.0, 2.5, 100, "{} is better on these images: -5.0 points, standard error 2.5"),
+        (50.0, 1e9, 1, "cannot be told apart from {}: one image gives no standard error"),
+    ],
+)
+def test_better_than_the_prompts_for_imagenet_only_beyond_chance(
+    gain: float, error: float, images: int, text: str
+) -> None:
+    expected = text.format("the best of the 80 ImageNet prompts")
+    assert choice_text.against_imagenet(gain, error, images=images, prompts=80, is_best=False) == expected
+
+
+def test_a_prompt_for_imagenet_that_was_selected_is_not_compared_with_itself() -> None:
+    text = choice_text.against_imagenet(-1.5, 0.0, images=100, prompts=79, is_best=True)
+    assert text == "the same template as the best of the 79 ImageNet prompts"
+
+
 def test_ties() -> None:
     assert choice_text.ties(choice()) == "4 of 121 templates cannot be told apart"
     assert choice_text.ties(choice(tied=1, compared=2)) == "no other of 2 templates is as good"

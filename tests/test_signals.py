@@ -111,11 +111,13 @@ def test_the_step_under_way_is_kept_and_all_is_written(
         assert kinds(out, "run_finished")[0]["status"] == "interrupted"
         assert {"best.json", "report.html"} <= {path.name for path in out.iterdir()}
         assert f"ipo-dspy: stopped; resume with: ipo-dspy optimize {photos}" in done.err
-        assert "│ test " not in done.out  # left to the session that resumes the run
+        assert " test ┃" not in done.out  # left to the session that resumes the run
+        assert "of 80" not in done.out
 
         done = processes.run(*search(photos, out, server))
         assert (done.code, server.asked) == (0, STEPS)
-        assert "│ test " in done.out
+        assert " test ┃" in done.out
+        assert "│ best of 80 " in done.out
     questions = [event["request_id"] for event in kinds(out, "lm_response")]
     assert len(questions) == len(set(questions)) == len(server.requests)
 
