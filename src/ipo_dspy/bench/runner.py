@@ -1,6 +1,5 @@
 """Run one cell and build its row: load the data and run the method; errors are recorded in the row."""
 
-import platform
 import subprocess
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -9,8 +8,6 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from ipo_dspy._internal.untrusted import one_line, redact
 from ipo_dspy._internal.versions import package_versions
@@ -21,6 +18,7 @@ from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.suites import BaseNovelSplit, FullDataset, Suite
 from ipo_dspy.clip.bundled import resolve_model_name
 from ipo_dspy.clip.loading import load_backbone, resolve_device
+from ipo_dspy.clip.machine import machine
 from ipo_dspy.errors import LanguageModelError, StoppedError
 from ipo_dspy.run.events import Event
 from ipo_dspy.scoring.score import harmonic_mean
@@ -226,18 +224,6 @@ def _values(cell: Cell, result: MethodResult) -> dict[str, Any]:
 def now() -> str:
     """Return the current time in UTC, in the format of rows."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def machine(device: str) -> dict[str, Any]:
-    """Return the kind of machine, without its name."""
-    gpu = torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else None
-    return {
-        "system": platform.system(),
-        "processor": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "gpu": gpu,
-        "python": platform.python_version(),
-    }
 
 
 @cache

@@ -77,6 +77,7 @@ class EncodedTask:
             images=self.images,
             validation_images=0 if self.validation is None else len(self.validation.images.labels),
             start=str(self.task.initial[0]),
+            data_name=self.train.images.data_name,
             data_fingerprint=data if self.wide is None else f"{data} {self.wide.fingerprint}",
             validation_fingerprint=None if self.validation is None else self.validation.fingerprint,
         )
@@ -96,9 +97,16 @@ def run_tasks(
 
     `settings` are the recorded settings; `models` are the language models of the run, by role.
     """
+    from ipo_dspy.clip.machine import machine  # imports torch
+
     for task in tasks:
         validate_task(session, task, config)
-    session.start(seed=config.seed, settings=settings, allow_config_changes=allow_config_changes)
+    session.start(
+        seed=config.seed,
+        settings=settings,
+        machine=machine(str(tasks[0].classifier.backbone.device)),
+        allow_config_changes=allow_config_changes,
+    )
     for role, lm in models.items():
         session.check_stop()
         ping_once(session.ledger, lm, role=role)

@@ -7,6 +7,7 @@ the fields of these examples unchanged.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,14 @@ import dspy
 
 from ipo_dspy._internal.threads import in_threads
 from ipo_dspy.classifier import ClipClassifier
+from ipo_dspy.data.split_folders import PART_WORDS
 from ipo_dspy.errors import DataError, Hint, ImageError, InputError
 from ipo_dspy.template import check_classes, same_class
 
 PROBED = 3
 _INPUTS = ("image", "classes")
+_INSIDE = re.compile(r"(?<=\.tar)#.*|#\d+$")
+"""End of a source that names an image inside a tar file, a table, or a data set of the hub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,18 @@ class TrainingImages:
     classes: tuple[str, ...]
     choices: tuple[tuple[str, ...], ...] | None
     sources: tuple[str, ...]
+
+    @property
+    def data_name(self) -> str:
+        """Name of the folder or table that holds all images; empty if there is none, or if it is the home folder."""
+        files = {_INSIDE.sub("", source) for source in self.sources if source}
+        try:
+            common, home = Path(os.path.commonpath(files)), Path.home()
+        except (ValueError, RuntimeError):  # no sources, several drives, or no home folder
+            return ""
+        if common.name.lower() in PART_WORDS:
+            common = common.parent
+        return "" if common == home else common.name.removesuffix(".parquet")
 
     def keep(self, indices: Sequence[int]) -> "TrainingImages":
         """Return only these images, in this order."""

@@ -27,7 +27,9 @@ def render_report(run_folder: str | os.PathLike[str]) -> str:
     Raises:
         JournalError: the journal is missing or damaged.
     """
-    return page(RunState(map(printable_event, replay(run_folder))))
+    folder = Path(run_folder)
+    run = RunState(map(printable_event, replay(run_folder)))
+    return page(run, folder if folder.is_dir() else folder.parent)
 
 
 def write_report(run_folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:

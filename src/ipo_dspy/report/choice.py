@@ -1,16 +1,22 @@
-"""Compute what the page says about the choice of the template: candidates, ties, phrases and warnings."""
+"""Compute what the page says about the choice of the template: candidates, ties, phrases, reasons and warnings."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ipo_dspy._internal.counts import first_few, pluralize
+from ipo_dspy.history import Trial
 from ipo_dspy.report import summary
 from ipo_dspy.run import choice_text
-from ipo_dspy.run.events import CandidateFields, ChoiceFields, FinalistFields, PhraseFields
+from ipo_dspy.run.events import CandidateFields, ChoiceFields, FinalistFields, PhraseFields, SelectedEvent
 from ipo_dspy.run.state import SearchState
+from ipo_dspy.scoring.intervals import wilson_interval
 
 CLASSES_NAMED = 10
+FEW = 4
+"""Images of a class below which they are called few."""
+OPTIMISTIC = 3.0
+"""Points of optimism from which on a template without test images is called overfitted."""
 SHORT = 3
 """Letters of the words of a phrase that are not counted by themselves, such as `of` and `the`."""
 
@@ -38,6 +44,15 @@ class ChoiceSummary:
     tied: Sequence[FinalistFields]
     phrases: Sequence[PhraseRow]
     candidates: Sequence[CandidateFields]
+
+
+@dataclass(frozen=True, slots=True)
+class Unchosen:
+    """A trial that is better than the chosen one by one measure, and the reason why it was not chosen."""
+
+    trial: Trial
+    template: str
+    reason: str
 
 
 def summarize(search: SearchState) -> ChoiceSummary | None:
@@ -75,15 +90,84 @@ def mentions(phrase: str, texts: Sequence[str]) -> int:
     return sum(pattern.search(text) is not None for text in texts)
 
 
+def unchosen(search: SearchState) -> dict[str, Unchosen]:
+    """Return the most accurate trial and the one with the lowest loss, by measure, unless the chosen one is as good."""
+    best = search.best
+    if search.selected is None or best is None:
+        return {}
+    accurate, lossless = (
+        search.history.best,
+        min(search.history, key=lambda trial: (round(trial.score.loss, 4), trial.rank)),
+    )
+    better = {
+        "Accuracy": accurate if accurate.score.accuracy > best.score.accuracy else None,
+        "Loss": lossless if round(lossless.score.loss, 4) < round(best.score.loss, 4) else None,
+    }
+    return {
+        name: Unchosen(trial, choice_text.plainest([str(trial.template)]), _reason(search.selected, trial, best))
+        for name, trial in better.items()
+        if trial is not None
+    }
+
+
+def _reason(selected: SelectedEvent, trial: Trial, best: Trial) -> str:
+    """Return why a trial was not chosen; both were compared on the images that decided, if they are candidates."""
+    compared = {candidate["index"]: candidate for candidate in selected.get("candidates", [])}
+    candidate, winner = compared.get(trial.index), compared.get(best.index)
+    plainest = "within the tolerance the plainest wins, by the number of its phrases, then of its tokens"
+    is_tied = candidate is not None and candidate["tied"]
+    if selected["selected_on"] == "train":
+        return plainest if is_tied or trial.score.accuracy >= best.score.accuracy else "accuracy comes first"
+    reason = f"the {selected['selected_on']} images decide"
+    if candidate and winner:
+        reason += f", on which it has {candidate['accuracy']:.1f} % against {winner['accuracy']:.1f} %"
+    return f"{reason}, and {plainest}" if is_tied else reason
+
+
 def warnings(search: SearchState) -> list[str]:
-    """Return what a reader should know before the template is used: few images, and classes that are never right."""
-    found = []
-    if search.selected is not None and "choice" in search.selected:
-        found.append(choice_text.limits(search.selected["choice"]))
+    """Return what a reader should know before the template is used, each with what to do about it."""
+    found = [_few_images(search), _overfitting(search)]
     if table := summary.class_table(search):
         split, rows = table
         never = [row.name for row in rows if row.best == 0]
         if never:
             count = pluralize(len(never), "class")
-            found.append(f"{count} never predicted correctly on {split} images: {first_few(never, CLASSES_NAMED)}")
+            names = first_few(never, CLASSES_NAMED)
+            found.append(
+                f"{count} never predicted correctly on {split} images: {names}; rename the class as a caption of its "
+                "images would, or add images"
+            )
     return [warning[0].upper() + warning[1:] for warning in found if warning]
+
+
+def _few_images(search: SearchState) -> str | None:
+    if search.selected is None or "choice" not in search.selected:
+        return None
+    choice, split = search.selected["choice"], search.selected["selected_on"]
+    counts = summary.images_per_class(search, split)
+    fewest = counts[0] if counts else choice["images"] // max(len(search.setup["classes"]), 1)
+    limits = choice_text.limits(choice)
+    if limits is None and fewest < FEW:
+        limits = f"only {pluralize(choice['images'], 'image')} decided, as few as {fewest} of a class"
+    return limits and f"{limits}; use {_more_images(split)}"
+
+
+def _overfitting(search: SearchState) -> str | None:
+    if search.selected is None or search.best is None:
+        return None
+    split, accuracy, images = search.selected["selected_on"], search.best.score.accuracy, search.setup["images"]
+    remedy = f"use {_more_images(split)}, or --tolerance 2"
+    tests = (search.evaluations.get(("test", part, "best")) for part in ("all", "base"))  # novel classes are harder
+    if test := next(filter(None, tests), None):
+        if not images or not test["images"]:
+            return None
+        trained, tested = wilson_interval(accuracy, images), wilson_interval(test["accuracy"], test["images"])
+        fact = f"{accuracy:.1f} % on training images and {test['accuracy']:.1f} % on test images differ beyond chance"
+        return f"overfitting: {fact}; {remedy}" if trained.low > tested.high else None
+    optimism = search.selected["choice"]["optimism"] if "choice" in search.selected else 0.0
+    fact = f"by about {optimism:.1f} points, the accuracy is too high because the same images chose the template"
+    return f"overfitting: {fact}; {remedy}" if optimism > OPTIMISTIC else None
+
+
+def _more_images(split: str) -> str:
+    return "more training images, or validation images (--val)" if split == "train" else f"more {split} images"

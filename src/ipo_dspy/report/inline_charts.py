@@ -28,6 +28,8 @@ from ipo_dspy.run.events import CandidateFields, ChoiceFields
 
 WIDTH, HEIGHT = 440, 270
 """Size in CSS pixels; the page scales the drawing."""
+MAX_STEPS = 10
+"""Maximum number of intervals between labeled steps."""
 _BOX = (0.105, 0.09, 0.875, 0.805)
 """Left, bottom, width, and height of the axes, as fractions of the drawing."""
 _COLORS = {name: f"#fe{i:02x}dc" for i, name in enumerate(("accent", "card", "dot", "loss", "muted", "rule", "tint"))}
@@ -162,18 +164,33 @@ def _label(axes: Axes, trials: Sequence[Trial]) -> None:
     axes.set_xlim(first - (last - first) / 60, last + (last - first) / 60)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    steps = np.maximum.accumulate([trial.step for trial in trials])
-    labels = MaxNLocator(8, steps=[1, 2, 5, 10], integer=True).tick_values(steps[0], steps[-1])
-    labels = labels[(steps[0] <= labels) & (labels <= steps[-1])]
-    positions = np.array([float(trials[i].index) for i in np.searchsorted(steps, labels)])
-    visible = np.diff(positions, prepend=-np.inf) > 0.09 * (last - first)
-    top = axes.secondary_xaxis("top")
-    top.set_frame_on(False)
-    top.set_xticks(positions[visible], labels=[f"{step:.0f}" for step in labels[visible]])
-    for x in positions[visible]:
-        axes.axvline(x, color=_COLORS["rule"], linewidth=1, dashes=(2, 3), zorder=0.5)
-    for name, y, rise in (("step", 1, 12), ("trial", 0, -18)):
+    names = [("trial", 0, -18)]
+    if steps := _step_positions(trials, gap=0.09 * (last - first)):
+        top = axes.secondary_xaxis("top")
+        top.set_frame_on(False)
+        top.set_xticks(list(steps.values()), labels=list(map(str, steps)))
+        for x in steps.values():
+            axes.axvline(x, color=_COLORS["rule"], linewidth=1, dashes=(2, 3), zorder=0.5)
+        names.append(("step", 1, 12))
+    for name, y, rise in names:
         axes.annotate(name, (0, y), (-6, rise), xycoords="axes fraction", textcoords="offset points", ha="right")
+
+
+def _step_positions(trials: Sequence[Trial], *, gap: float) -> dict[int, int]:
+    """Return the first trial of every 1st, 2nd, 5th, 10th, ... step, whichever is the first to leave enough space.
+
+    The first label may be missing, because step 0 has few trials; empty if two labels do not fit.
+    """
+    steps = np.maximum.accumulate([trial.step for trial in trials])
+    for spacing in (digit * 10**power for power in range(9) for digit in (1, 2, 5)):
+        labels = range(-(-int(steps[0]) // spacing) * spacing, int(steps[-1]) + 1, spacing)
+        if len(labels) > MAX_STEPS + 1:
+            continue
+        found = {step: trials[i].index for step, i in zip(labels, np.searchsorted(steps, labels), strict=True)}
+        for positions in (found, dict(list(found.items())[1:])):
+            if len(positions) > 1 and np.diff(list(positions.values())).min() > gap:
+                return positions
+    return {}
 
 
 def _inline(figure: Figure, label: str) -> Markup:

@@ -1,16 +1,21 @@
-"""Lay out the state of a run as one HTML page with everything inline: no scripts, fonts, or external URLs."""
+"""Lay out the state of a run as one HTML page with everything inline: no fonts, external URLs, or text as script.
 
+The only script is the constant `copy.js`, for the Copy buttons. The page permits it by its hash, and no other.
+"""
+
+import base64
+import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from importlib import resources
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from ipo_dspy._internal.untrusted import printable
-from ipo_dspy.report import choice, summary
+from ipo_dspy.report import about, choice, summary
 from ipo_dspy.report.journal_fields import pairs
 from ipo_dspy.report.thumbnails import thumbnail
 from ipo_dspy.run.events import PredictionChangedEvent
@@ -26,10 +31,25 @@ LINES_SHOWN = 4
 """Lines of an ensemble that are always visible; the rest can be expanded."""
 
 
-def page(run: RunState) -> str:
-    """Return the complete page; the same run (and the same images on disk) gives the same text."""
-    sections = [_section(i, search) for i, search in enumerate(run.searches.values(), start=1)]
-    return environment().get_template("template.html.j2").render(run=run, sections=sections)
+def page(run: RunState, folder: Path) -> str:
+    """Return the complete page; the same run (and the same images on disk) gives the same text.
+
+    `folder` is the folder of the run, as the reader named it.
+    """
+    script = _data("copy.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        environment()
+        .get_template("template.html.j2")
+        .render(
+            run=run,
+            sections=[_section(i, search, folder) for i, search in enumerate(run.searches.values(), start=1)],
+            data=about.data_name(run),
+            about=about.facts(run, folder),
+            script=Markup(script),
+            script_hash=f"sha256-{digest}",
+        )
+    )
 
 
 def environment() -> Environment:
@@ -63,7 +83,7 @@ def prompt(text: str) -> Markup:
     return shown + more if len(lines) > LINES_SHOWN else shown
 
 
-def _section(number: int, search: SearchState) -> Mapping[str, Any]:
+def _section(number: int, search: SearchState, folder: Path) -> Mapping[str, Any]:
     """Return the values of the part of the page for one search."""
     rows, shown = summary.score_rows(search), summary.select_example_changes(search.changes)
     splits = {summary.split_label(change["split"], change["class_split"]) for change in shown}
@@ -75,6 +95,8 @@ def _section(number: int, search: SearchState) -> Mapping[str, Any]:
         "choice": (chosen := choice.summarize(search)),
         "picture": _picture(search, chosen),
         "warnings": choice.warnings(search),
+        "next_steps": about.next_steps(search, folder, is_tested=any(row.is_test for row in rows)),
+        "unchosen": choice.unchosen(search),
         "curves": _curves(search),
         "classes": summary.class_table(search),
         "rejected": summary.rejected(search),

@@ -115,10 +115,23 @@ def headline(rows: Sequence[ScoreRow]) -> ScoreRow | None:
 def class_table(search: SearchState) -> tuple[str, list[ScoreRow]] | None:
     """Return classes by gain, largest first, and the name of the most informative split that start and best share."""
     for split in SPLITS:
-        parts = ("all",) if (split, "all", "best") in search.evaluations else ("base", "novel")
-        if rows := [row for part in parts for row in _class_rows(search, split, part)]:
+        if rows := [row for part in _evaluated_parts(search, split) for row in _class_rows(search, split, part)]:
             return split_label(split, "all"), sorted(rows, key=lambda row: (-(row.gain or 0), row.name))
     return None
+
+
+def images_per_class(search: SearchState, split: str) -> list[int]:
+    """Return the number of images of each class of a split, ascending; empty until the split is evaluated."""
+    totals: dict[str, int] = {}
+    for part in _evaluated_parts(search, split):
+        if evaluation := search.evaluations.get((split, part, "best")):
+            totals |= dict.fromkeys(search.setup["classes"] if part == "all" else (), 0)
+            totals |= {name: total for name, (_, total) in evaluation["per_class"].items()}
+    return sorted(totals.values())
+
+
+def _evaluated_parts(search: SearchState, split: str) -> tuple[str, ...]:
+    return ("all",) if (split, "all", "best") in search.evaluations else ("base", "novel")
 
 
 def rejected(search: SearchState) -> list[Rejected]:

@@ -15,7 +15,10 @@ from ipo_dspy._internal.json_input import has_type, type_in_words
 
 
 class RunStartedEvent(TypedDict):
-    """A run started; `settings` holds names of models, never their keys or addresses."""
+    """A run started; `settings` holds names of models, never their keys or addresses.
+
+    `machine` is the kind of machine, as `clip.machine` returns it, never its name.
+    """
 
     event: Literal["run_started"]
     schema: int
@@ -23,6 +26,7 @@ class RunStartedEvent(TypedDict):
     seed: int
     settings: dict[str, Any]
     versions: dict[str, str]
+    machine: NotRequired[dict[str, Any]]
 
 
 class RunResumedEvent(TypedDict):
@@ -37,7 +41,8 @@ class RunResumedEvent(TypedDict):
 class SearchStartedEvent(TypedDict):
     """The search for one classifier's template started.
 
-    `data_fingerprint` is that of images, labels and classes, `validation_fingerprint` that of the validation images.
+    `data_name` is the name of the folder or table with the training images, empty if unknown. `data_fingerprint` is
+    that of images, labels and classes, `validation_fingerprint` that of the validation images.
     """
 
     event: Literal["search_started"]
@@ -47,6 +52,7 @@ class SearchStartedEvent(TypedDict):
     images: int
     validation_images: int
     start: str
+    data_name: NotRequired[str]
     data_fingerprint: NotRequired[str]
     validation_fingerprint: NotRequired[str | None]
 

@@ -52,7 +52,9 @@ class Session:
         if self.stop():
             raise StoppedError
 
-    def start(self, *, seed: int, settings: Mapping[str, Any], allow_config_changes: bool) -> None:
+    def start(
+        self, *, seed: int, settings: Mapping[str, Any], machine: Mapping[str, Any], allow_config_changes: bool
+    ) -> None:
         """Record that a run starts, or check that the earlier one may be resumed.
 
         Raises:
@@ -62,7 +64,13 @@ class Session:
         now, past = datetime.now(UTC).isoformat(timespec="seconds"), self.state.started
         if past is None or not self.state.has_progress:
             started = RunStartedEvent(
-                event="run_started", schema=SCHEMA, started=now, seed=seed, settings=dict(settings), versions=versions
+                event="run_started",
+                schema=SCHEMA,
+                started=now,
+                seed=seed,
+                settings=dict(settings),
+                versions=versions,
+                machine=dict(machine),
             )
             self.recorder.record(started)
             return
