@@ -181,3 +181,24 @@ def test_examples_that_do_not_say_their_inputs() -> None:
         DataError, match=r"trainset\[0\] does not declare its input fields; call .with_inputs\('image'\)"
     ):
         gathered(Nested(Stub(PETS)), [example])
+
+
+@pytest.mark.parametrize(
+    ("sources", "name"),
+    [
+        (["/data/pets/cat/1.jpg", "/data/pets/dog/1.jpg"], "pets"),
+        (["/data/pets/train/cat/1.jpg", "/data/pets/train/dog/1.jpg"], "pets"),
+        (["/data/pets.parquet#0", "/data/pets.parquet#7"], "pets"),
+        (["/data/pets/0.tar#a/1.jpg", "/data/pets/1.tar#b/1.jpg"], "pets"),
+        (["/work/someone/pets#3", "/work/someone/pets#4"], "pets"),
+        (["/home/ann/cat/1.jpg", "/home/ann/dog/1.jpg"], ""),
+        (["", ""], ""),
+    ],
+)
+def test_data_is_named_after_its_folder_or_table_but_not_after_the_home_folder(
+    sources: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setenv("USERPROFILE", "/home/ann")
+    examples = [example.copy(source=source) for example, source in zip(pets(2), sources, strict=True)]
+    assert gathered(Stub(PETS), examples)["self"].data_name == name

@@ -1,11 +1,15 @@
 """The report page: what a journal says, shown honestly and safely, from empty runs to long ones."""
 
+import ast
 import base64
+import hashlib
 import html
 import io
+import itertools
 import os
 import random
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,10 +26,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
+from ipo_dspy import IPO, demo
 from ipo_dspy._internal.untrusted import printable
-from ipo_dspy.data import load_webdataset
+from ipo_dspy.cli import main
+from ipo_dspy.data import load_image_folder, load_webdataset
 from ipo_dspy.errors import JournalError
-from ipo_dspy.report import render_report, write_report
+from ipo_dspy.report import render_report, write_report, write_word_report
 from ipo_dspy.report import thumbnails as pictures
 from ipo_dspy.report.summary import changed
 from ipo_dspy.run.events import PredictionChangedEvent
@@ -221,6 +227,29 @@ def text_of(page: str) -> str:
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page.partition("</style>")[2])))
 
 
+def scripts(page: str) -> list[str]:
+    """The scripts of the page; an empty text for one in another form."""
+    return re.findall(r"<script>(.*?)</script>|<script", page, flags=re.DOTALL)
+
+
+def about(page: str) -> dict[str, str]:
+    """The table below the heading."""
+    table = page.partition('class="pairs about"')[2].partition("</table>")[0]
+    rows = re.findall(r"<th[^>]*>(.*?)</th><td>(.*?)</td>", table)
+    return {html.unescape(name): html.unescape(value) for name, value in rows}
+
+
+def to_copy(page: str) -> list[str]:
+    """The texts next to the Copy buttons."""
+    found = re.findall(r"<pre><code>(.*?)</code></pre><button[^>]* hidden>Copy</button>", page, flags=re.DOTALL)
+    return list(map(html.unescape, found))
+
+
+def notes(page: str) -> list[str]:
+    """The warnings below the result."""
+    return re.findall(r'<p class="notice">(.*?)</p>', html.unescape(page))
+
+
 def outside_addresses(page: str) -> list[str]:
     """Every address in the page that is not inside it."""
     found = re.findall(r"""(?:src|href|action|poster|data)\s*=\s*["']?([^"'>\s]+)|url\(\s*["']?([^"')]+)""", page)
@@ -262,6 +291,101 @@ def test_opens_with_start_best_and_the_images_they_were_measured_on(sample: str)
 )  # fmt: skip
 def test_shows(sample: str, part: str) -> None:
     assert part in text_of(sample)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run over the folder `photos`, without test images."""
+    place = tmp_path_factory.mktemp("work")
+    demo.export("pixel-animals", place / "photos")
+    data = load_image_folder(place / "photos", shots=3).subset(["cat", "dog", "owl"])
+    program = demo.load("pixel-animals", classes="all").program
+    program.classes = data.classes
+    IPO(proposer="evolution", steps=1, log_dir=place / "runs" / "photos-1").compile(program, data[:-1])
+    return place
+
+
+def test_names_data_model_images_machine_and_versions(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    page = render_report("runs/photos-1")
+    assert "<title>Prompt search: photos · IPO report</title>" in page
+    assert "<h1>Prompt search: photos</h1>" in page
+    rows = about(page)
+    assert re.fullmatch(r"\w+, \d+ threads?, (no GPU|.*\w.*)", rows.pop("Machine"))
+    assert re.fullmatch(r"torch \S+, ipo_dspy \S+", rows.pop("Versions"))
+    assert rows == {
+        "Data": "photos",
+        "Run folder": "photos-1",
+        "Model": "demo",
+        "Training images": "8 (3 classes, 2 to 3 each)",
+    }
+
+
+def test_the_commands_to_copy_run(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photos)
+    template, python, *commands = to_copy(render_report("runs/photos-1"))
+    shutil.copy(next((photos / "photos" / "cat").iterdir()), "photo.jpg")
+    for name in ("cat", "owl"):
+        shutil.copytree(photos / "photos" / name, photos / "test_images" / name)
+    exec(python, {})
+    assert capsys.readouterr().out.strip() in {"cat", "dog", "owl"}
+    assert [shlex.split(command)[:3] for command in commands] == [
+        ["ipo-dspy", "classify", "runs/photos-1/best.json"],
+        ["ipo-dspy", "evaluate", "runs/photos-1/best.json"],
+    ]
+    for command in commands:
+        with pytest.raises(SystemExit) as end:
+            main(shlex.split(command)[1:])
+        assert not end.value.code
+        assert template in capsys.readouterr().out
+
+
+def test_tested_templates_need_no_further_test(sample: str) -> None:
+    template, _, *commands = to_copy(sample)
+    assert template == "pixel art of a <CLASS>."
+    assert [command.split()[1] for command in commands] == ["classify"]
+    assert about(sample)["Test images"] == "500 (25 classes, 20 each)"
+    assert about(sample)["Validation images"] == "200 (25 classes)"  # not evaluated by class
+
+
+def test_older_journals_name_what_they_have(sample: str) -> None:
+    assert "<h1>Prompt search</h1>" in sample
+    assert not {"Data", "Machine"} & set(about(sample))
+    assert about(sample)["Model"] == "ViT-B-16-quickgelu, openai"
+    assert about(sample)["Versions"] == "torch 2.8.0, ipo_dspy 0.1.0"
+
+
+def test_a_path_to_copy_is_as_given_but_shows_no_folders_above_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runs" / "it's <i>1"
+    chosen_run(folder)
+    monkeypatch.chdir(tmp_path)
+    for given, shown in ((Path("runs") / folder.name, "runs/it's <i>1/best.json"), (folder, "it's <i>1/best.json")):
+        page = render_report(given)
+        assert "<i>1" not in page
+        _, python, classify, evaluate = to_copy(page)
+        call = ast.parse(python).body[1]
+        assert isinstance(call, ast.Assign)
+        assert ast.literal_eval(cast(ast.Call, call.value).args[0]) == shown
+        assert [shlex.split(command)[2] for command in (classify, evaluate)] == [shown, shown]
+        assert str(tmp_path) not in page
+        assert about(page)["Run folder"] == folder.name
+
+
+def test_classifiers_of_a_program_are_loaded_with_it(tmp_path: Path) -> None:
+    chosen_run(tmp_path, predictor="animals")
+    template, python = to_copy(render_report(tmp_path))
+    assert template == "a grey <CLASS>."
+    assert f"load_program(program, '{tmp_path.name}/best.json')" in python
+
+
+def test_nothing_is_to_be_used_before_a_template_is_selected(tmp_path: Path) -> None:
+    page = render_report(sample_run(tmp_path, trials=30, finished=False))
+    assert "What to do next" not in page
+    assert about(page)["Training images"] == "400 (25 classes)"
 
 
 def test_lists_best_prompts_in_the_stated_order(tmp_path: Path) -> None:
@@ -349,10 +473,20 @@ def test_harmonic_mean(base: float, novel: float, mean: float) -> None:
     assert harmonic_mean(base, novel) == mean
 
 
-def chosen_run(folder: Path, *, describer: str = "clip", phrase: str = "grey", **fields: Any) -> str:
+def chosen_run(
+    folder: Path,
+    *,
+    describer: str = "clip",
+    phrase: str = "grey",
+    predictor: str = "self",
+    losses: Sequence[float] = (0.5, 0.5, 0.5, 0.5),
+    winner: int = 0,
+    selected_on: str = "train",
+    **fields: Any,
+) -> str:
     """A page on a selection by five training images a class: three of four candidates are tied, without test images."""
     templates = ("a grey <CLASS>.", "a grey blocky sprite of a <CLASS>.", "a <CLASS> as an icon.", START)
-    scores = [{"accuracy": 80.0 - 2 * i, "loss": 0.5} for i in range(4)]
+    scores = [{"accuracy": 80.0 - 2 * i, "loss": loss} for i, loss in enumerate(losses)]
     finalists = [
         {"index": i, "template": text, "train": score, "validation": None}
         for i, (text, score) in enumerate(zip(templates, scores, strict=True))
@@ -373,23 +507,37 @@ def chosen_run(folder: Path, *, describer: str = "clip", phrase: str = "grey", *
     }
     with Journal(folder) as journal:
         begin(journal, settings={"describer": describer})
-        search(journal, start=START)
+        search(journal, predictor, start=START)
         for i in (3, 0, 1, 2):
-            trial(journal, i, templates[i], **scores[i])
+            trial(journal, i, templates[i], predictor=predictor, **scores[i])
         for text in ("Grey, blocky", "grey: upside-down", "greyish, upside  down"):
-            journal.append({"event": "description", "predictor": "self", "source": "x.png", "text": text})
-        outcome = {"index": 0, "template": templates[0], "selected_on": "train", "finalists": finalists} | outcome
-        journal.append({"event": "selected", "predictor": "self", **outcome})
+            journal.append({"event": "description", "predictor": predictor, "source": "x.png", "text": text})
+        outcome |= {"index": winner, "template": templates[winner], "selected_on": selected_on, "finalists": finalists}
+        journal.append({"event": "selected", "predictor": predictor, **outcome})
     return render_report(folder)
 
 
-def test_says_what_to_expect_and_shows_no_gain_on_images_that_chose(tmp_path: Path) -> None:
-    text = text_of(chosen_run(tmp_path))
+def test_says_what_to_expect_and_sets_a_gain_on_images_that_chose_apart(tmp_path: Path) -> None:
+    chosen_run(tmp_path)
+    with Journal(tmp_path) as journal:
+        for role, accuracy, right in (("start", 74.0, 1), ("best", 80.0, 4)):
+            evaluation(journal, role, accuracy, split="train", per_class={"owl": [right, 5]}, images=400)
+    page = render_report(tmp_path)
+    text = text_of(page)
     assert "77.5 % on new images of these classes, 95 % interval 69.0 to 85.0" in text
     assert "cannot be told apart from the start template: +3.5 points, standard error 2.5" in text
     assert "3 of 57 templates cannot be told apart; with 95 % confidence the most accurate one is among 11" in text
-    assert "Both accuracies are on 400 training images, by which the template was selected" in text
-    assert "+6.0" not in text
+    assert re.findall(r'class="big">(.*?)</p>', page) == ["77.5\u00a0%"]
+    assert "77.5 % expected on new images, 95 % interval 69.0 to 85.0" in text
+    grey = [text_of("</style>" + line) for line in re.findall(r'<p class="seen">.*?</p>', page, flags=re.DOTALL)]
+    assert [line.strip() for line in grey] == [
+        "74.0 % on the 400 images that chose the best",
+        "80.0 %, +6.0 points, on the 400 images that chose it",
+    ]
+    assert "Accuracy on training images by class, start → best, on the 5 images that chose it" in text
+    assert '<table class="classes seen">' in page
+    assert 'class="gain"' not in page
+    assert "track gain" not in page
     assert "known" not in text.partition("What to expect")[0]
 
 
@@ -426,7 +574,73 @@ def test_warns_of_few_images_and_of_classes_that_are_never_right(tmp_path: Path)
         for role, right in (("start", 4), ("best", 0)):
             evaluation(journal, role, 50.0, per_class={"owl": [right, 5], "<i>key": [right, 5], "ship": [1, 5]})
     page = render_report(tmp_path / "never")
-    assert "2 classes never predicted correctly on test images: &lt;i&gt;key, owl." in page
+    assert "2 classes never predicted correctly on test images: &lt;i&gt;key, owl; name such a class" in page
+
+
+@pytest.mark.parametrize(("images", "few"), [(99, "as few as 3 of a class"), (100, None)])
+def test_warns_of_fewer_than_four_images_a_class(tmp_path: Path, images: int, few: str | None) -> None:
+    found = notes(chosen_run(tmp_path, images=images).replace("\n", " "))
+    assert [note for note in found if "decided" in note] == (
+        [f"Only 99 images decided, {few}; use more training images, or validation images (--val)."] if few else []
+    )
+
+
+def test_counts_the_images_of_the_smallest_class(tmp_path: Path) -> None:
+    chosen_run(tmp_path)
+    counts = {name: [1, 5] for name in CLASSES} | {"owl": [1, 2]}
+    with Journal(tmp_path) as journal:
+        evaluation(journal, "best", 50.0, split="train", per_class=counts, images=122)
+    assert "as few as 2 of a class" in render_report(tmp_path)
+
+
+@pytest.mark.parametrize(("optimism", "warned"), [(3.0, False), (3.1, True)])
+def test_warns_of_optimism_without_test_images(tmp_path: Path, optimism: float, warned: bool) -> None:
+    found = [note for note in notes(chosen_run(tmp_path, optimism=optimism)) if "Overfitting" in note]
+    assert len(found) == warned
+    assert all("by about 3.1 points" in note and note.endswith("(--val), or --tolerance 2.") for note in found)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "part", "warned"), [(60.0, "all", 1), (60.0, "base", 1), (60.0, "novel", 0), (75.0, "all", 0)]
+)
+def test_warns_of_training_accuracy_beyond_test_accuracy(
+    tmp_path: Path, accuracy: float, part: str, warned: int
+) -> None:
+    """The intervals of 80 % on 400 training images and of 75 % on 500 test images overlap."""
+    chosen_run(tmp_path)
+    with Journal(tmp_path) as journal:
+        for role in ("start", "best"):
+            evaluation(journal, role, accuracy, part=part)
+    found = [note for note in notes(render_report(tmp_path)) if "Overfitting" in note]
+    assert len(found) == warned
+    assert all("80.0 % on training images and 60.0 % on test images differ beyond chance" in note for note in found)
+
+
+@pytest.mark.parametrize(
+    ("fields", "accuracy", "loss"),
+    [
+        ({}, None, None),
+        ({"losses": (0.5, 0.6, 0.4, 0.3)}, None, "Trial 3, a photo of a <CLASS>. , has the lowest loss and 74.0 % "
+         "accuracy against 80.0 % of the chosen template, but was not chosen: accuracy comes first."),
+        ({"losses": (0.5, 0.4, 0.6, 0.6)}, None, "Trial 1, a grey blocky sprite of a <CLASS>. , has the lowest loss "
+         "and 78.0 % accuracy against 80.0 % of the chosen template, but was not chosen: within the tolerance the "
+         "plainest wins"),
+        ({"winner": 2}, "Trial 0, a grey <CLASS>. , has the highest accuracy and 80.0 % accuracy against 76.0 % of the "
+         "chosen template, but was not chosen: within the tolerance the plainest wins", None),
+        ({"winner": 3, "selected_on": "validation"}, "Trial 0, a grey <CLASS>. , has the highest accuracy and 80.0 % "
+         "accuracy against 74.0 % of the chosen template, but was not chosen: the validation images decide, on which "
+         "it has 80.0 % against 74.0 %, and within the tolerance", None),
+    ],
+)  # fmt: skip
+def test_says_why_a_template_that_is_better_by_one_measure_is_not_chosen(
+    tmp_path: Path, fields: dict[str, Any], accuracy: str | None, loss: str | None
+) -> None:
+    drawn = chosen_run(tmp_path, **fields).partition("<h3>The search</h3>")[2].partition("<h3>")[0]
+    for figure, expected in zip(
+        re.findall(r"<figure>.*?</figure>", drawn, flags=re.DOTALL), (accuracy, loss), strict=True
+    ):
+        text = text_of("</style>" + figure.partition("</svg>")[2])
+        assert text.strip().startswith(expected) if expected else not text.strip()
 
 
 def test_test_accuracies_have_an_interval(sample: str) -> None:
@@ -576,7 +790,7 @@ def test_every_text_of_the_journal_is_escaped(tmp_path: Path) -> None:
             evaluation(journal, role, 50.0, predictor=name, per_class={HOSTILE: [1, 2]}, template=HOSTILE)
         journal.append({"event": "run_finished", "status": HOSTILE, "seconds": 1.0, "calls": 1, "tokens": 1})
     page = render_report(tmp_path)
-    assert "<script" not in page
+    assert len(scripts(page)) == 1
     assert "<img" not in page
     assert page.count("</style>") == 1
     assert "{{ 7*7 }}" in page
@@ -585,7 +799,7 @@ def test_every_text_of_the_journal_is_escaped(tmp_path: Path) -> None:
 
 def test_phrases_of_a_template_are_shown_as_text(tmp_path: Path) -> None:
     page = chosen_run(tmp_path, phrase=HOSTILE)
-    assert "<script" not in page
+    assert len(scripts(page)) == 1
     assert page.count("</style>") == 1
     assert "alert(1)" in text_of(page)
 
@@ -603,8 +817,37 @@ def test_the_placeholder_shows_as_text(sample: str) -> None:
 def test_names_nothing_outside_itself(sample: str) -> None:
     assert outside_addresses(sample) == []
     assert "default-src 'none'" in sample
-    assert "<script" not in sample
     assert "@import" not in sample
+
+
+def test_permits_one_constant_script_by_its_hash_and_hides_what_needs_it(sample: str, tmp_path: Path) -> None:
+    (script,) = scripts(sample)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src "
+    assert f"""content="{policy}'sha256-{digest}'">""" in sample
+    assert scripts(chosen_run(tmp_path)) == [script]
+    buttons = re.findall(r"<button[^>]*>", sample)
+    assert set(buttons) == {'<button type="button" class="copy" hidden>'}
+    word = {"template": "a <CLASS>", "removed": "", "main": 50.0, "h": None, "scores": {}}
+    other = write_word_report({"rows": [word], "confusions": [], "start": START}, tmp_path / "words.html").read_text()
+    assert scripts(other) == []
+    assert "script-src" not in other
+
+
+def test_selected_templates_are_copied_as_they_are(tmp_path: Path) -> None:
+    """Long ensembles are folded elsewhere on the page, and long lines cut."""
+    text = "\n".join(f"{HOSTILE}{'long ' * 200}{i} <CLASS>" for i in range(9))
+    with Journal(tmp_path) as journal:
+        begin(journal)
+        search(journal)
+        trial(journal, 0, text, 50.0, 1.0)
+        journal.append(
+            {"event": "selected", "predictor": "self", "index": 0, "template": text, "selected_on": "train",
+             "finalists": []}
+        )  # fmt: skip
+    page = render_report(tmp_path)
+    assert to_copy(page)[0] == text
+    assert len(scripts(page)) == 1
 
 
 def test_hidden_characters_are_shown_by_number() -> None:
@@ -854,6 +1097,38 @@ def test_axes_have_a_few_round_numbers(sample: str) -> None:
             assert set(axis.split()) <= set(labels)
 
 
+def step_labels(chart: ElementTree.Element) -> list[int]:
+    """Numbers on the axis of the steps, which is the one above the trials."""
+    return [
+        int(part.text or "") for part in chart.iter("text") if float(part.get("y", "")) < 20 and part.text != "step"
+    ]
+
+
+def steps_run(folder: Path, sizes: Sequence[int]) -> ElementTree.Element:
+    """The accuracy chart of a run with these numbers of trials in its steps."""
+    index = 0
+    with Journal(folder) as journal:
+        for step, size in enumerate(sizes):
+            for _ in range(size):
+                trial(journal, index, f"{index} <CLASS>", 50.0, 1.0, step=step)
+                index += 1
+    return drawn_in(render_report(folder))[0]
+
+
+@pytest.mark.parametrize(
+    "sizes", [[1, *[8] * 10], [2, *[5] * 10], [4, *[3] * 40], [1, 30, 1, 1, 1, 30, 30], [1, *[8] * 3, 90], [3, 3]]
+)
+def test_labels_of_steps_are_regular(tmp_path: Path, sizes: Sequence[int]) -> None:
+    labels = step_labels(steps_run(tmp_path, sizes))
+    assert len(labels) >= 2
+    assert len({second - first for first, second in itertools.pairwise(labels)}) == 1
+
+
+@pytest.mark.parametrize("sizes", [[5], [1, 1, 400]])
+def test_steps_that_do_not_fit_have_no_axis(tmp_path: Path, sizes: Sequence[int]) -> None:
+    assert "step" not in [part.text for part in steps_run(tmp_path, sizes).iter("text")]
+
+
 def test_readers_settings_of_matplotlib_neither_show_nor_change(tmp_path: Path) -> None:
     import matplotlib as mpl
 
@@ -899,6 +1174,7 @@ def test_opens_in_a_browser(tmp_path: Path, scheme: str) -> None:
     assert dom.count("<svg") == 2
     assert dom.count("<img") == 24 - dom.count("image not available")
     assert "</footer>" in dom
+    assert dom.count('class="copy">Copy') == 3  # the script ran
     image = Image.open(shot).convert("RGB")
     ground = image.getpixel((3, 3))
     assert isinstance(ground, tuple)

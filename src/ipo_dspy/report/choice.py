@@ -134,8 +134,8 @@ def warnings(search: SearchState) -> list[str]:
             count = pluralize(len(never), "class")
             names = first_few(never, CLASSES_NAMED)
             found.append(
-                f"{count} never predicted correctly on {split} images: {names}; rename the class as a caption of its "
-                "images would, or add images"
+                f"{count} never predicted correctly on {split} images: {names}; name such a class as a caption "
+                "would, or add images of it"
             )
     return [warning[0].upper() + warning[1:] for warning in found if warning]
 
