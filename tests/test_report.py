@@ -620,15 +620,15 @@ def test_warns_of_training_accuracy_beyond_test_accuracy(
     ("fields", "accuracy", "loss"),
     [
         ({}, None, None),
-        ({"losses": (0.5, 0.6, 0.4, 0.3)}, None, "Trial 3, a photo of a <CLASS>. , has the lowest loss and 74.0 % "
-         "accuracy against 80.0 % of the chosen template, but was not chosen: accuracy comes first."),
-        ({"losses": (0.5, 0.4, 0.6, 0.6)}, None, "Trial 1, a grey blocky sprite of a <CLASS>. , has the lowest loss "
-         "and 78.0 % accuracy against 80.0 % of the chosen template, but was not chosen: within the tolerance the "
-         "plainest wins"),
-        ({"winner": 2}, "Trial 0, a grey <CLASS>. , has the highest accuracy and 80.0 % accuracy against 76.0 % of the "
+        ({"losses": (0.5, 0.6, 0.4, 0.3)}, None, "Trial 3, a photo of a <CLASS>. , has the lowest loss, with an "
+         "accuracy of 74.0 % against 80.0 % of the chosen template, but was not chosen: accuracy comes first."),
+        ({"losses": (0.5, 0.4, 0.6, 0.6)}, None, "Trial 1, a grey blocky sprite of a <CLASS>. , has the lowest loss, "
+         "with an accuracy of 78.0 % against 80.0 % of the chosen template, but was not chosen: within the tolerance "
+         "the plainest wins"),
+        ({"winner": 2}, "Trial 0, a grey <CLASS>. , has the highest accuracy, 80.0 % against 76.0 % of the "
          "chosen template, but was not chosen: within the tolerance the plainest wins", None),
-        ({"winner": 3, "selected_on": "validation"}, "Trial 0, a grey <CLASS>. , has the highest accuracy and 80.0 % "
-         "accuracy against 74.0 % of the chosen template, but was not chosen: the validation images decide, on which "
+        ({"winner": 3, "selected_on": "validation"}, "Trial 0, a grey <CLASS>. , has the highest accuracy, 80.0 % "
+         "against 74.0 % of the chosen template, but was not chosen: the validation images decide, on which "
          "it has 80.0 % against 74.0 %, and within the tolerance", None),
     ],
 )  # fmt: skip

@@ -36,13 +36,25 @@ def facts(run: RunState, folder: Path) -> list[tuple[str, str]]:
     for search in run.searches.values():
         part = f" of {search.predictor}" if len(run.searches) > 1 else ""
         model = search.setup["model"]
-        rows.append((f"Model{part}", ", ".join(str(model[key]) for key in ("model", "pretrained") if model.get(key))))
+        rows.append(
+            (f"Model{part}", ", ".join(_last(str(model[key])) for key in ("model", "pretrained") if model.get(key)))
+        )
         rows += ((f"{_ROLES[split]}{part}", text) for split, text in _images(search))
     if run.started:
         versions = run.started["versions"]
         rows.append(("Machine", _machine(run.started.get("machine", {}))))
         rows.append(("Versions", ", ".join(f"{name} {versions[name]}" for name in _VERSIONS if name in versions)))
     return [(name, value) for name, value in rows if value]
+
+
+def _last(name: str) -> str:
+    """Return the name of a model, or of a file or folder without the folders above it.
+
+    >>> _last("local-dir:/home/ann/my-clip"), _last("hf-hub:org/clip")
+    ('my-clip', 'hf-hub:org/clip')
+    """
+    path = PurePath(name.removeprefix("local-dir:"))
+    return path.name if path.is_absolute() else name
 
 
 def _images(search: SearchState) -> Iterator[tuple[str, str]]:

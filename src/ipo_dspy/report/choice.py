@@ -95,13 +95,11 @@ def unchosen(search: SearchState) -> dict[str, Unchosen]:
     best = search.best
     if search.selected is None or best is None:
         return {}
-    accurate, lossless = (
-        search.history.best,
-        min(search.history, key=lambda trial: (round(trial.score.loss, 4), trial.rank)),
-    )
+    accurate = search.history.best
+    lowest = min(search.history, key=lambda trial: (round(trial.score.loss, 4), trial.rank))
     better = {
         "Accuracy": accurate if accurate.score.accuracy > best.score.accuracy else None,
-        "Loss": lossless if round(lossless.score.loss, 4) < round(best.score.loss, 4) else None,
+        "Loss": lowest if round(lowest.score.loss, 4) < round(best.score.loss, 4) else None,
     }
     return {
         name: Unchosen(trial, choice_text.plainest([str(trial.template)]), _reason(search.selected, trial, best))
