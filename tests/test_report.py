@@ -1097,11 +1097,10 @@ def test_axes_have_a_few_round_numbers(sample: str) -> None:
             assert set(axis.split()) <= set(labels)
 
 
-def step_labels(chart: ElementTree.Element) -> list[int]:
-    """Numbers on the axis of the steps, which is the one above the trials."""
-    return [
-        int(part.text or "") for part in chart.iter("text") if float(part.get("y", "")) < 20 and part.text != "step"
-    ]
+def step_labels(chart: ElementTree.Element) -> dict[int, float]:
+    """Numbers on the axis of the steps, which is the one above the trials, and their places in pixels."""
+    texts = [part for part in chart.iter("text") if float(part.get("y", "")) < 20 and part.text != "step"]
+    return {int(part.text or ""): float(part.get("x", "")) for part in texts}
 
 
 def steps_run(folder: Path, sizes: Sequence[int]) -> ElementTree.Element:
@@ -1122,6 +1121,7 @@ def test_labels_of_steps_are_regular(tmp_path: Path, sizes: Sequence[int]) -> No
     labels = step_labels(steps_run(tmp_path, sizes))
     assert len(labels) >= 2
     assert len({second - first for first, second in itertools.pairwise(labels)}) == 1
+    assert all(second - first > 30 for first, second in itertools.pairwise(labels.values()))
 
 
 @pytest.mark.parametrize("sizes", [[5], [1, 1, 400]])
