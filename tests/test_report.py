@@ -554,8 +554,8 @@ def test_draws_the_candidates_with_error_bars_and_the_tied_ones_on_shaded_ground
 def test_phrases_have_their_worth_and_how_often_they_are_described(tmp_path: Path, describer: str, column: str) -> None:
     page = chosen_run(tmp_path, describer=describer)
     table = text_of("</style>" + page.split('class="phrases"')[1].split("</table>")[0])
-    assert f"Loss {column} grey +3.0 ± 1.8 \u22120.100 ± 0.020 2 of 3" in table
-    assert "black and upside down +3.0 ± 1.8 \u22120.100 ± 0.020 0 of 3 upside 2 down 2" in table
+    assert f"Loss rises by {column} grey +3.0 ± 1.8 +0.100 ± 0.020 2 of 3" in table
+    assert "black and upside down +3.0 ± 1.8 +0.100 ± 0.020 0 of 3 upside 2 down 2" in table
     tied = text_of("</style>" + page.split('aria-label="Tied templates"')[1].split("</table>")[0])
     assert re.findall(r"trial (\d)(?: · chosen)? (\d+\.\d %)", tied) == [
         ("0", "80.0 %"),
@@ -828,8 +828,9 @@ def test_permits_one_constant_script_by_its_hash_and_hides_what_needs_it(sample:
     assert scripts(chosen_run(tmp_path)) == [script]
     buttons = re.findall(r"<button[^>]*>", sample)
     assert set(buttons) == {'<button type="button" class="copy" hidden>'}
-    word = {"template": "a <CLASS>", "removed": "", "main": 50.0, "h": None, "scores": {}}
-    other = write_word_report({"rows": [word], "confusions": [], "start": START}, tmp_path / "words.html").read_text()
+    word = {"template": "a <CLASS>", "kind": "whole", "removed": "", "main": 50.0, "h": None, "scores": {}, "worth": {}}
+    explanation = {"rows": [word | {"is_noise": False}], "confusions": [], "start": START, "finding": "None"}
+    other = write_word_report(explanation, tmp_path / "words.html").read_text()
     assert scripts(other) == []
     assert "script-src" not in other
 
