@@ -259,6 +259,28 @@ def test_handlers_are_set_in_the_main_thread_only_and_taken_back() -> None:
     assert [signal.getsignal(number) for number in signals.NUMBERS] == before
 
 
+def test_a_second_signal_that_another_thread_receives_wakes_the_main_thread() -> None:
+    answered, ended, outcome = threading.Event(), threading.Event(), []
+
+    def elsewhere() -> None:
+        time.sleep(0.2)  # until the main thread waits
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        outcome.append(ended.wait(20))
+        answered.set()
+
+    with signals.handle_interrupt(lambda: None, lambda text: None):
+        signal.raise_signal(signal.SIGHUP)
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        with pytest.raises(signals.Interrupted, match="SIGTERM"):
+            answered.wait()
+        ended.set()
+    thread.join()
+    assert outcome == [True]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+
+
 # In Python
 
 

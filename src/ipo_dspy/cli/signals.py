@@ -4,6 +4,10 @@ A signal raises `Interrupted`, which ends the command with exit code 128 plus it
 first signal ends the command after the current step, and the second one raises. Signals that the parent process ignores
 stay ignored: `nohup` ignores SIGHUP, and a shell ignores SIGINT for background jobs. Python sets signal handlers only
 in the main thread; in other threads, signals are not handled here.
+
+If the main thread waits and has one signal pending, the kernel delivers another one to another thread. Python then
+calls its handler only when the main thread wakes, which may be minutes later. So a timer wakes it after the first
+signal.
 """
 
 import contextlib
@@ -12,15 +16,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 SIGHUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
+SIGALRM: signal.Signals | None = getattr(signal, "SIGALRM", None)
 NUMBERS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, SIGHUP) if number is not None)
 ONE_HANGUP = 1.0
 """Seconds within which SIGHUPs count as one: kernel and shell both send one when a terminal is closed."""
+WAKE_UP = 0.2
+"""Seconds between two wake-ups of the main thread."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -68,18 +75,25 @@ def handle_interrupt(
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if number == SIGALRM:
+            return  # awake, Python calls the handlers of all signals that have arrived
         if request.number is None:
             request.number, request.since = number, time.monotonic()
+            _wake_main_thread(WAKE_UP)
             _leave_closed_terminal(number)
             stop()
             again = "press Ctrl-C again" if number == signal.SIGINT else "send another signal"
             with contextlib.suppress(OSError, RuntimeError, ValueError):  # the stream may be closed or in use
                 log(f"{message}; {again} to abort immediately")
         elif not (number == request.number == SIGHUP and time.monotonic() - request.since < ONE_HANGUP):
+            _wake_main_thread(0)
             interrupt(number, frame)
 
-    with handling(handle):
-        yield request
+    with handling(handle, (*NUMBERS, SIGALRM)):
+        try:
+            yield request
+        finally:
+            _wake_main_thread(0)
 
 
 def leave(number: int, _frame: FrameType | None) -> None:
@@ -97,18 +111,26 @@ def interrupt(number: int, _frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Set the handler of all signals that are not ignored."""
+def handling(
+    handler: Callable[[int, FrameType | None], None], numbers: Sequence[signal.Signals | None] = NUMBERS
+) -> Iterator[None]:
+    """Set the handler of the signals that exist and are not ignored."""
     before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in NUMBERS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
+        for number in numbers:
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, handler)
     try:
         yield
     finally:
         for number, earlier in before.items():
             signal.signal(number, signal.SIG_DFL if earlier is None else earlier)  # None: not set by Python
+
+
+def _wake_main_thread(every: float) -> None:
+    """Wake the main thread at this interval in seconds; 0 ends this."""
+    if SIGALRM is not None:
+        signal.setitimer(signal.ITIMER_REAL, every, every)
 
 
 def _leave_closed_terminal(number: int) -> None:
