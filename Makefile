@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Test processes, at most 8 with about 2 GB each. Each computes with one thread: more get in each other's way.
+# A file's tests run in one process, to share fixtures. (`--dist loadgroup` no longer groups with pytest 9.2.)
 WORKERS ?= logical
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
 
 .PHONY: demo test slow check coverage lowest results bench clean
 

@@ -49,7 +49,7 @@ def main(tests: list[str]) -> None:
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(constraints)]
     subprocess.run([*install, *TOOLS, "-e", f"{ROOT}[{','.join(EXTRAS)}]"], check=True)
     print(constraints.read_text())
-    command = [python, "-m", "pytest", "-q", "-n", "logical", "--dist", "loadgroup"]
+    command = [python, "-m", "pytest", "-q", "-n", "logical", "--dist", "loadfile"]
     command += tests or [f"tests/test_{name}.py" for name in CORE]
     sys.exit(subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode)
 

@@ -29,13 +29,6 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["IPO_DSPY_CACHE"] = folder.name
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests of a module in one process of pytest-xdist, for their fixtures, and all of Ray's in the same."""
-    for item in items if config.pluginmanager.hasplugin("xdist") else ():
-        name = item.path.stem
-        item.add_marker(pytest.mark.xdist_group("ray" if name.startswith("test_ray") else name))
-
-
 @pytest.fixture(scope="module")
 def task(request: pytest.FixtureRequest) -> "DemoTask":
     """A bundled task with `SHOTS` images a class, a constant of the test's module, or one."""
