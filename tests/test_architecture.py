@@ -33,6 +33,9 @@ def module_of(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+MODULES = frozenset(f"ipo_dspy.{module_of(file)}".rstrip(".") for file in FILES)
+
+
 @cache
 def imports(file: Path) -> frozenset[str]:
     """Absolute names of all modules that a file imports, wherever in it."""
@@ -46,8 +49,7 @@ def _imports(file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: write the import in full"
             modules = [f"{node.module}.{alias.name}" for alias in node.names]
-            known = {f"ipo_dspy.{module_of(other)}".rstrip(".") for other in FILES}
-            yield from (name if name in known else str(node.module) for name in modules)
+            yield from (name if name in MODULES else str(node.module) for name in modules)
 
 
 def inner_imports(file: Path) -> set[str]:

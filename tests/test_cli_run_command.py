@@ -5,8 +5,6 @@ import os
 import shlex
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from helpers.cli_process import PYTHON, Processes
+from helpers.cli_process import Processes
 from helpers.openai_server import KEY, Reply, Writer
 from ipo_dspy import __version__, demo
 from ipo_dspy.cli import main
@@ -130,10 +128,9 @@ def test_ctrl_c_stops_after_the_step_and_the_printed_command_resumes(
         assert (out / "best.json").is_file()
         assert trials(out) == undisturbed[: len(trials(out))]
 
-        path = f"{Path(sys.executable).parent}{os.pathsep}{PYTHON['PATH']}"
-        environment = {**PYTHON, "PATH": path, "HOME": str(tmp_path), "OPENAI_API_KEY": KEY}
-        again = subprocess.run(command(done.err), shell=True, env=environment, cwd=processes.folder, check=False)
-    assert (again.returncode, server.asked) == (0, STEPS)
+        name, *arguments = shlex.split(command(done.err))
+        again = processes.run(*arguments)
+    assert (name, again.code, server.asked) == ("ipo-dspy", 0, STEPS)
     assert trials(out) == undisturbed
 
 

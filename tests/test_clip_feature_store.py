@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import lmdb
@@ -21,45 +20,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from helpers.feature_rows import BATCH, ORIGIN, ROOMY, WIDTH, found, key, row, rows
 from ipo_dspy.clip import feature_store as module
 from ipo_dspy.clip import lmdb_segments as segments
 from ipo_dspy.clip.feature_store import FeatureStore, Row
-from ipo_dspy.clip.lmdb_segments import CacheNamespace, SegmentFile, data_file, folder_lock
+from ipo_dspy.clip.lmdb_segments import SegmentFile, data_file, folder_lock
 from ipo_dspy.errors import StoreError, StoreFullError
 
-ORIGIN = CacheNamespace("0123", "float32, cpu", "reading 1", "toy")
-WIDTH, BATCH = 64, 16
-ROOMY = 1 << 30
-
 CHILD = """
-import sys
-from test_clip_feature_store import *
+import resource, sys
+from pathlib import Path
+from helpers.feature_rows import *
+from ipo_dspy.clip import lmdb_segments as segments
+from ipo_dspy.clip.feature_store import FeatureStore
+from ipo_dspy.errors import StoreFullError
 store = FeatureStore(Path(sys.argv[1]), ROOMY)
 """
-
-
-def key(number: int) -> str:
-    return sha256(str(number).encode()).hexdigest()
-
-
-def row(number: int, width: int = WIDTH) -> Row:
-    """Features that belong to a key and to no other."""
-    return np.random.default_rng(number).normal(size=width).astype(np.float32)
-
-
-def rows(first: int, count: int = BATCH, width: int = WIDTH) -> dict[str, Row]:
-    return {key(i): row(i, width) for i in range(first, first + count)}
-
-
-def found(store: FeatureStore, numbers: range, origin: CacheNamespace = ORIGIN, width: int = WIDTH) -> list[int]:
-    """Those that are held; each must be what was put."""
-    held = []
-    for number in numbers:
-        one = store.get(origin, key(number))
-        if one is not None:
-            assert one.tobytes() == row(number, width).tobytes()
-            held.append(number)
-    return held
 
 
 def replace_bit(data: bytes) -> bytes:

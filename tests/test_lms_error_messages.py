@@ -13,6 +13,7 @@ from helpers.openai_server import KEY, OpenAIServer, Reply, Writer, images_of, t
 from ipo_dspy import IPO, LMProposer, demo, write_report
 from ipo_dspy.errors import LanguageModelError, NoAnswerError
 from ipo_dspy.history import Trial
+from ipo_dspy.lms import retry_notices as retries
 from ipo_dspy.run.journal import replay
 
 STEPS, COUNT = 4, 3
@@ -147,9 +148,15 @@ def test_a_server_that_only_repeats_itself_is_not_asked_for_ever(task: demo.Demo
     assert best.template == task.program.template
 
 
-def test_a_server_that_dies_at_step_7_and_comes_back_changes_nothing(task: demo.DemoTask, tmp_path: Path) -> None:
+def test_a_server_that_dies_at_step_7_and_comes_back_changes_nothing(
+    task: demo.DemoTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first retry is refused, the second is answered."""
     with Writer() as server:
         whole = compile_with(server, task, steps=9).detailed_results.trials
+    down, refused, back = (threading.Event() for _ in range(3))
+    pauses = iter([lambda: down.wait(60), lambda: refused.set() or back.wait(60)])
+    monkeypatch.setattr(retries, "_sleep", lambda _: next(pauses)())
 
     class Dies(Writer):
         def answer(self, body: dict[str, Any]) -> Reply:
@@ -161,9 +168,11 @@ def test_a_server_that_dies_at_step_7_and_comes_back_changes_nothing(task: demo.
 
         def restart(self) -> None:
             self.__exit__()
-            time.sleep(1.5)
+            down.set()
+            refused.wait(60)
             self.second = Writer(port=self.port)
             self.second.__enter__()
+            back.set()
 
     server = Dies()
     with server:
@@ -171,6 +180,7 @@ def test_a_server_that_dies_at_step_7_and_comes_back_changes_nothing(task: demo.
         server.second.__exit__()
     assert server.asked == 7
     assert server.second.asked == 3
+    assert next(pauses, None) is None
     assert best.detailed_results.trials == whole
 
 
@@ -455,7 +465,7 @@ def test_a_pause_that_is_too_long_ends_a_run_with_what_it_has(
 def test_a_server_that_falls_silent_ends_a_run_in_its_time(prefetch: bool, task: demo.DemoTask) -> None:
     with Writer(dict.fromkeys(range(1, 9), Reply(delay=100.0))) as server:
         began = time.monotonic()
-        best = compile_with(server, task, {"num_retries": 5, "timeout": 90}, max_seconds=2, prefetch=prefetch)
+        best = compile_with(server, task, {"num_retries": 5, "timeout": 90}, max_seconds=1, prefetch=prefetch)
         assert time.monotonic() - began < 80  # far from the 90 s of a request, whatever else this machine does
     assert best.detailed_results.status == "max_seconds"
     assert {trial.step for trial in best.detailed_results.trials} <= {0, 1}
