@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from helpers.cli_process import Processes
 from helpers.comparison import assert_alike
 from helpers.ray_nodes import add_node, kill, nodes, processes
 from ipo_dspy import IPO, demo
@@ -340,33 +341,38 @@ def test_features_that_are_lost_with_a_node_are_encoded_again(
     assert "a Ray worker died; redistributing its images" in caplog.text
 
 
-def test_the_command_line_on_a_cluster(cluster: Any, task: demo.DemoTask, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory, forking_parent: Processes) -> Processes:
+    return Processes(tmp_path_factory.mktemp("processes"), {}, parent=forking_parent)
+
+
+def test_the_command_line_on_a_cluster(cluster: Any, commands: Processes, task: demo.DemoTask, tmp_path: Path) -> None:
     """In a process of its own that joins the cluster, compared with one without it; both write the same journal."""
     as_folder(tmp_path / "photos", data([example.image for example in task.trainset]), task.trainset.labels())
     command = ["optimize", str(tmp_path / "photos"), "--model", "demo", "--steps", "1", "--shots", "4", "--log-dir"]
     main_quietly([*command, str(tmp_path / "local")])
-    code = "import sys; from ipo_dspy.cli import main; main(sys.argv[1:])"
-    far = [sys.executable, "-c", code, *command, str(tmp_path / "far"), "--ray", cluster.address, "--ray-workers", "2"]
-    done = subprocess.run(far, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = commands.run(*command, str(tmp_path / "far"), "--ray", cluster.address, "--ray-workers", "2")
+    assert (done.code, done.err) == (0, "")
     kinds = {"search_started", "description", "trial", "evaluation", "prediction_changed", "selected"}
     one, other = ([e for e in replay(tmp_path / run) if e["event"] in kinds] for run in ("local", "far"))
     assert_alike(without_time(one), without_time(other))
 
 
-def test_sigterm_ends_a_run_on_a_cluster_after_the_step(cluster: Any, task: demo.DemoTask, tmp_path: Path) -> None:
+def test_sigterm_ends_a_run_on_a_cluster_after_the_step(
+    cluster: Any, commands: Processes, task: demo.DemoTask, tmp_path: Path
+) -> None:
     """Ray's own handler would abort the process."""
     as_folder(tmp_path / "photos", data([example.image for example in task.trainset]), task.trainset.labels())
-    code, out = "import sys; from ipo_dspy.cli import main; main(sys.argv[1:])", tmp_path / "run"
+    out = tmp_path / "run"
     command = ["optimize", str(tmp_path / "photos"), "--model", "demo", "--steps", "10000", "--shots", "4", "--log-dir"]
-    far = [sys.executable, "-c", code, *command, str(out), "--ray", cluster.address]
-    with subprocess.Popen(far, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        while child.poll() is None and not ((out / FILE_NAME).exists() and kinds_of(out) & {"trial"}):
-            time.sleep(0.1)
-        child.terminate()
-        _, err = child.communicate()
-    assert child.returncode == 128 + signal.SIGTERM, err
-    assert "stopped; resume with: ipo-dspy optimize" in err
+    child = commands.begin(*command, str(out), "--ray", cluster.address)
+    while not ((out / FILE_NAME).exists() and kinds_of(out) & {"trial"}):
+        os.kill(child, 0)  # raises once it has ended
+        time.sleep(0.1)
+    os.kill(child, signal.SIGTERM)
+    done = commands.end()
+    assert done.code == 128 + signal.SIGTERM, done.err
+    assert "stopped; resume with: ipo-dspy optimize" in done.err
     assert {"best.json", "report.html"} <= {path.name for path in out.iterdir()}
 
 
