@@ -91,15 +91,14 @@ print("\\n".join(str(t.template) for t in evolve(3, 3)))
 
 def test_evolution_is_the_same_in_every_process() -> None:
     here = [str(t.template) for t in evolve(3, 3)]
-    for seed in ("0", "1"):
-        done = subprocess.run(
-            [sys.executable, "-c", ELSEWHERE, Path(__file__).parent],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.splitlines() == here
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, Path(__file__).parent],
+        env={**os.environ, "PYTHONHASHSEED": "1"},  # here it is another one, drawn by Python
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == here
 
 
 def test_evolution_never_proposes_what_was_tried() -> None:

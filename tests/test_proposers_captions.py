@@ -74,16 +74,16 @@ def generated(seed: int, steps: int) -> Iterator[str]:
     trials = [Trial(Template.parse("a photo of a <CLASS>."), Score(50.0, 1.0), index=0, step=0, tokens=7, key="")]
     for step in range(1, steps + 1):
         shown = tuple(sorted(trials, key=lambda trial: trial.rank, reverse=True))
-        request = ProposalRequest(step=step, count=25, shown=shown, trials=tuple(trials), seed=seed)
+        request = ProposalRequest(step=step, count=10, shown=shown, trials=tuple(trials), seed=seed)
         for text in proposer.propose(request).texts:
             score = Score(float(rng.uniform(0, 100)), float(rng.uniform(0, 4)))
             trials.append(Trial(Template.parse(text), score, index=len(trials), step=step, tokens=9, key=text))
             yield text
 
 
-def test_a_thousand_generated_templates_parse_and_none_contradicts_itself() -> None:
+def test_hundreds_of_generated_templates_parse_and_none_contradicts_itself() -> None:
     texts = [text for seed in range(10) for text in generated(seed, 4)]
-    assert len(texts) == 1000
+    assert len(texts) == 400
     for text in texts:
         assert_is_english(text)
         assert_excludes_nothing_of_itself(READER.read(text))
