@@ -155,8 +155,17 @@ def test_a_server_that_dies_at_step_7_and_comes_back_changes_nothing(
     with Writer() as server:
         whole = compile_with(server, task, steps=9).detailed_results.trials
     down, refused, back = (threading.Event() for _ in range(3))
-    pauses = iter([lambda: down.wait(60), lambda: refused.set() or back.wait(60)])
-    monkeypatch.setattr(retries, "_sleep", lambda _: next(pauses)())
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 1:
+            down.wait(60)
+        else:
+            refused.set()
+            back.wait(60)
+
+    monkeypatch.setattr(retries, "_sleep", pause)
 
     class Dies(Writer):
         def answer(self, body: dict[str, Any]) -> Reply:
@@ -180,7 +189,7 @@ def test_a_server_that_dies_at_step_7_and_comes_back_changes_nothing(
         server.second.__exit__()
     assert server.asked == 7
     assert server.second.asked == 3
-    assert next(pauses, None) is None
+    assert pauses == [1.0, 2.0]
     assert best.detailed_results.trials == whole
 
 
