@@ -92,6 +92,13 @@ def test_hundreds_of_generated_templates_parse_and_none_contradicts_itself() -> 
             assert_is_english(shorter, LEFTOVER)
 
 
+def test_no_article_is_missing_before_the_class_name() -> None:
+    label = READER.read("<CLASS>, a small drawing.")
+    assert str(label.without([label.medium] if label.medium else [])) == "a small <CLASS>."
+    determined = re.compile(r"^<CLASS>|\b(?:an?|the) (?:(?! of ).)*<CLASS>")
+    assert not [text for seed in range(3) for text in generated(seed, 5) if not determined.search(text)]
+
+
 PHRASES = st.lists(st.tuples(st.sampled_from(BANK), st.booleans()), max_size=6)
 
 

@@ -50,6 +50,10 @@ def test_the_count_is_over_all_lines() -> None:
             },
         ),
         (
+            "<CLASS>, a photo tinted green.",
+            {"<CLASS> tinted green.": "photo", "<CLASS>, a photo.": "tinted green"},
+        ),
+        (
             "a <CLASS> on a table, at night, in color.",
             {
                 "a <CLASS> at night, in color.": "on a table",

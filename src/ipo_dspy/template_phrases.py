@@ -118,6 +118,12 @@ def _adjectives() -> frozenset[str]:
     return frozenset(phrase.text for phrase in BANK if phrase.position == "adjective" and phrase.text not in nouns)
 
 
+@functools.lru_cache(maxsize=4096)
+def _is_clause(phrase: str) -> bool:
+    """Return True for phrases that follow a noun, such as `tinted green`."""
+    return any(known.position == "after" and known.text == phrase.lower() for known in BANK)
+
+
 @functools.cache
 def _bank_words() -> frozenset[str]:
     return frozenset(word for phrase in BANK for word in phrase.text.split())
@@ -129,7 +135,7 @@ def _clauses(text: str, spans: Sequence[tuple[int, int]]) -> list[list[tuple[int
     for span in spans:
         between = text[groups[-1][-1][1] : span[0]] if groups else ""
         is_behind = PLACEHOLDER in text[: span[0]]
-        is_apart = PLACEHOLDER in between or _BREAK.match(text, span[0]) is not None
+        is_apart = PLACEHOLDER in between or _BREAK.match(text, span[0]) is not None or _is_clause(text[slice(*span)])
         if not (is_behind and between.strip() == "of"):  # a type of pet
             is_apart = is_apart or _BREAK.search(between) is not None
         if groups and is_behind and "," in between:  # apart, but for a dark, moody atmosphere

@@ -13,7 +13,7 @@ from ipo_dspy.template import PLACEHOLDER
 from ipo_dspy.template_phrases import FUNCTION_WORDS, JOINED, WORD, phrase_key, phrase_pattern, tidy
 from ipo_dspy.vocabulary import Phrase, Position
 
-DETERMINERS = ("a", "the", "")
+DETERMINERS = ("a", "the")
 MASS_NOUNS = frozenset(["art", "graffiti", "embroidery", "footage", "imagery"])
 """Last words of media that take no article."""
 OF_OBJECT = frozenset(
@@ -149,11 +149,9 @@ class CaptionReader:
         clauses = self._clauses(behind.replace(PLACEHOLDER, " "))
         noun, adjectives = self._medium(look)
         label = next((phrase for phrase in clauses if phrase.position == "noun"), None)
-        caption = Caption(
-            noun or label,
-            determiner="a" if determiner.lower() == "an" else determiner.lower(),
-            is_label=noun is None and label is not None,
-        )
+        is_label = noun is None and label is not None
+        determiner = "a" if is_label or determiner.lower() == "an" else determiner.lower()
+        caption = Caption(noun or label, determiner=determiner, is_label=is_label)
         for phrase in (*adjectives, *clauses):
             caption = caption if phrase.position == "noun" else caption.add(phrase)
         for phrase in self._adjectives(thing):
