@@ -20,8 +20,9 @@ from typing import Any
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
-from ipo_dspy import IPO, ClipClassifier, demo
-from ipo_dspy.bench.dspy_optimizers import EvaluationCounter, accuracy_metric, metric_with_feedback
+from ipo_dspy import IPO, ClipClassifier, TemplateInstructionProposer, demo
+from ipo_dspy.bench.dspy_optimizers import EvaluationCounter, accuracy_metric
+from ipo_dspy.metrics import feedback
 from ipo_dspy.template_phrases import tidy
 from ipo_dspy.vocabulary import BANK
 
@@ -117,7 +118,8 @@ def main() -> None:
     counted = EvaluationCounter()
     ipo = IPO(prompt_model=lm, steps=5, observers=[counted])
     gepa = dspy.GEPA(
-        metric=metric_with_feedback,
+        metric=feedback,
+        instruction_proposer=TemplateInstructionProposer(),
         reflection_lm=lm,
         max_metric_calls=2000,
         reflection_minibatch_size=10,

@@ -28,6 +28,7 @@ _HOME = {
     "harmonic_mean": "scoring.score",
     "LMProposer": "proposers",
     "EvolutionProposer": "proposers",
+    "TemplateInstructionProposer": "proposers.gepa",
     "LMDescriber": "describers",
     "ClipDescriber": "describers",
     "PaperAdapter": "lms.signatures",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from ipo_dspy.program_files import load_program as load_program
     from ipo_dspy.proposers import EvolutionProposer as EvolutionProposer
     from ipo_dspy.proposers import LMProposer as LMProposer
+    from ipo_dspy.proposers.gepa import TemplateInstructionProposer as TemplateInstructionProposer
     from ipo_dspy.report import write_report as write_report
     from ipo_dspy.scoring.score import Score as Score
     from ipo_dspy.scoring.score import harmonic_mean as harmonic_mean

@@ -25,6 +25,7 @@ from ipo_dspy.errors import missing_package
 from ipo_dspy.lms import build_lm
 from ipo_dspy.lms.client import bounded
 from ipo_dspy.lms.usage import cost_usd
+from ipo_dspy.metrics import feedback
 from ipo_dspy.run.budget import LMResponse, Usage
 
 COPRO_DEPTH = 8
@@ -92,14 +93,6 @@ def accuracy_metric(example: dspy.Example, prediction: dspy.Prediction, trace: A
     return float(example.label == prediction.label)
 
 
-def metric_with_feedback(
-    example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
-) -> Any:
-    """Return the accuracy with feedback as text, for GEPA."""
-    feedback = f"This picture shows a {example.label}; it was taken for a {prediction.label}."
-    return dspy.Prediction(score=accuracy_metric(example, prediction), feedback=feedback)
-
-
 def confidence_metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
     """Return the probability of the correct class, for SIMBA, which proposes nothing with a binary metric."""
     return float(prediction.scores.get(example.label, 0.0))
@@ -149,7 +142,7 @@ def compile_mipro(student: ClipClassifier, given: OptimizerBudget) -> Any:
 def build_gepa(given: OptimizerBudget, minibatch: int = GEPA_MINIBATCH) -> dspy.GEPA:
     """Return GEPA with a minibatch that detects a better template more reliably than its default of three images."""
     return dspy.GEPA(
-        metric=metric_with_feedback,
+        metric=feedback,
         reflection_lm=given.lm,
         max_metric_calls=given.budget,
         reflection_minibatch_size=minibatch,
@@ -243,6 +236,7 @@ __getattr__ = renamed_names(
     __name__,
     Evaluations="EvaluationCounter",
     correct="accuracy_metric",
-    told="metric_with_feedback",  # kept: the earlier name
+    told="feedback",  # kept: the earlier name
+    metric_with_feedback="feedback",
     confident="confidence_metric",
 )

@@ -1,6 +1,6 @@
 """DSPy signatures of the requests to language models, and an adapter for the format of the IPO paper.
 
-`ProposePrompts` and `RewordPrompts` work with any DSPy adapter; `PaperAdapter` lays out the first as the IPO paper
+`ProposePrompts`, `RewordPrompts` and `ReviseTemplate` work with any DSPy adapter; `PaperAdapter` lays out the first as the IPO paper
 does (section 3): task, image descriptions, scored history with the best last, what the scores mean, the request, and
 each answer between `<INS>` and `</INS>`. The parts that are the same in every step come first, to benefit from
 providers' prompt caches. The wording is not that of the paper.
@@ -55,6 +55,19 @@ class RewordPrompts(dspy.Signature):
     tied: list[ScoredTemplate] = dspy.InputField(desc="templates that do about equally well, the plainest first")
     count: int = dspy.InputField(desc="how many rewordings to write at most")
     templates: list[str] = dspy.OutputField(desc="rewordings, each one short sentence holding <CLASS> once")
+
+
+class ReviseTemplate(dspy.Signature):
+    """You improve the prompt template of a CLIP zero-shot image classifier.
+
+    CLIP compares an image with one sentence per class and picks the class whose sentence fits best. A template
+    is that sentence with <CLASS> where the class name goes. A good template truthfully says what the images have
+    in common besides their class: medium, style, lighting, viewpoint, background, quality.
+    """
+
+    current_template: str = dspy.InputField(desc="the template now")
+    feedback: list[str] = dspy.InputField(desc="how images were classified with it, and with what probabilities")
+    template: str = dspy.OutputField(desc="a better template, one short sentence holding <CLASS> once")
 
 
 class DescribeImage(dspy.Signature):
