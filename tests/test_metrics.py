@@ -8,7 +8,7 @@ from ipo_dspy.metrics import feedback
 
 
 def test_the_score_is_the_accuracy(task: demo.DemoTask) -> None:
-    examples = list(task.testset)
+    examples = list(task.testset)[::20]
     evaluate = dspy.Evaluate(devset=examples, metric=feedback, num_threads=1)
     right = [example.label == task.program(image=example.image).label for example in examples]
     assert 0 < sum(right) < len(right)
@@ -16,8 +16,9 @@ def test_the_score_is_the_accuracy(task: demo.DemoTask) -> None:
 
 
 def test_the_feedback_has_the_classes_and_their_probabilities(task: demo.DemoTask) -> None:
-    for example in task.testset:
-        pred = task.program(image=example.image)
+    program = ClipClassifier(task.classes, model="demo", top_k=len(task.classes))
+    for example in list(task.testset)[::20]:
+        pred = program(image=example.image)
         (best, p), (second, q) = list(pred.scores.items())[:2]
         if example.label == best:
             said = f"An image of {best} was classified correctly, {p:.2f} against {q:.2f} for {second}."

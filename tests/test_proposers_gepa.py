@@ -3,6 +3,7 @@
 import itertools
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,20 @@ class Script(OpenAIServer):
 
 
 class Evaluated(BaseCallback):
-    """Collects the instructions of the classifiers that are called."""
+    """Counts the calls of classifiers by their instructions."""
 
     def __init__(self) -> None:
-        self.instructions: set[str] = set()
+        self.calls: Counter[str] = Counter()
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         if isinstance(instance, ClipClassifier):
-            self.instructions.add(instance.signature.instructions)
+            self.calls[instance.signature.instructions] += 1
 
 
-def run_gepa(server: OpenAIServer, student: dspy.Module, task: demo.DemoTask, **settings: Any) -> tuple[Any, set[str]]:
-    """Run GEPA; return the best program and all instructions that a classifier was called with."""
+def run_gepa(
+    server: OpenAIServer, student: dspy.Module, task: demo.DemoTask, **settings: Any
+) -> tuple[Any, Counter[str]]:
+    """Run GEPA; return the best program and the calls of classifiers."""
     evaluated = Evaluated()
     gepa = dspy.GEPA(
         metric=feedback,
@@ -56,7 +59,7 @@ def run_gepa(server: OpenAIServer, student: dspy.Module, task: demo.DemoTask, **
     )
     with server, dspy.context(callbacks=[evaluated]):
         best = gepa.compile(student, trainset=list(task.trainset), valset=list(task.valset))
-    return best, evaluated.instructions
+    return best, evaluated.calls
 
 
 def test_the_example_of_the_page_evaluates_only_templates(task: demo.DemoTask) -> None:
@@ -64,15 +67,14 @@ def test_the_example_of_the_page_evaluates_only_templates(task: demo.DemoTask) -
         "Look hard at the picture.",
         "[[ ## template ## ]]\npixel art of a <CLASS>.",
         "Sure! Here it is:\n1. **a bitmap of a {class}.**",
-        "<INS>a sprite of a <CLASS>",
     ]
     evaluated, names = Evaluated(), {"dspy": dspy, "student": task.program.deepcopy()}
     with Script(answers) as server, dspy.context(callbacks=[evaluated]):
         names |= {"lm": server.lm(cache=False), "trainset": list(task.trainset), "valset": list(task.valset)}
         exec(EXAMPLE, names)
-    assert evaluated.instructions == {START, "pixel art of a <CLASS>.", "a bitmap of a <CLASS>."}
+    assert set(evaluated.calls) == {START, "pixel art of a <CLASS>.", "a bitmap of a <CLASS>."}
     assert len(server.requests) > len(answers)
-    assert str(names["best"].template) in evaluated.instructions
+    assert str(names["best"].template) in evaluated.calls
 
 
 @pytest.mark.parametrize(
@@ -90,8 +92,9 @@ def test_an_answer_without_a_new_template_is_not_tried(
 ) -> None:
     server = OpenAIServer({"current_template": reply})
     with caplog.at_level(logging.WARNING, "ipo_dspy"):
-        best, evaluated = run_gepa(server, task.program.deepcopy(), task)
-    assert (str(best.template), evaluated, server.unseen) == (START, {START}, [])
+        best, calls = run_gepa(server, task.program.deepcopy(), task, skip_perfect_score=False)
+    assert (str(best.template), server.unseen) == (START, [])
+    assert calls == {START: len(task.valset) + 3 * len(server.requests)}  # the minibatches that gave the feedback
     kept = [message for message in caplog.messages if message.startswith("GEPA keeps the template: ")]
     assert len(kept) == len(server.requests) > 1  # no request is repeated for the same feedback
     assert reason in kept[0]
@@ -120,10 +123,10 @@ def test_other_predictors_get_the_default_proposer(task: demo.DemoTask) -> None:
         }
     )
     with dspy.context(lm=server.lm()):
-        best, evaluated = run_gepa(server, Captioned(task.program.deepcopy()), task, component_selector="all")
+        best, calls = run_gepa(server, Captioned(task.program.deepcopy()), task, component_selector="all")
     assert server.unseen == []
     assert best.advise.signature.instructions == "Advise well."
-    assert evaluated == {START, "pixel art of a <CLASS>."}
+    assert set(calls) == {START, "pixel art of a <CLASS>."}
 
 
 def test_the_model_reads_the_template_and_the_feedback(task: demo.DemoTask) -> None:

@@ -1,9 +1,9 @@
 """DSPy signatures of the requests to language models, and an adapter for the format of the IPO paper.
 
-`ProposePrompts`, `RewordPrompts` and `ReviseTemplate` work with any DSPy adapter; `PaperAdapter` lays out the first as the IPO paper
-does (section 3): task, image descriptions, scored history with the best last, what the scores mean, the request, and
-each answer between `<INS>` and `</INS>`. The parts that are the same in every step come first, to benefit from
-providers' prompt caches. The wording is not that of the paper.
+`ProposePrompts`, `RewordPrompts` and `ReviseTemplate` work with any DSPy adapter; `PaperAdapter` lays out the first as
+the IPO paper does (section 3): task, image descriptions, scored history with the best last, what the scores mean, the
+request, and each answer between `<INS>` and `</INS>`. The parts that are the same in every step come first, to benefit
+from providers' prompt caches. The wording is not that of the paper.
 """
 
 from collections.abc import Iterable

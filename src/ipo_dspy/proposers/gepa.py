@@ -29,9 +29,9 @@ _OUTPUTS = {"confidence", "scores", "label"}
 class TemplateInstructionProposer(InstructionProposer):
     """Proposes only templates with `<CLASS>` for each `ClipClassifier`: `dspy.GEPA(instruction_proposer=...)`.
 
-    The reflection model receives the template and the feedback of the metric, but no images. If its answer has no new
-    template, or if there is no answer, the classifier keeps its template, no candidate is evaluated, and a warning is
-    logged. For the other predictors of a program it is GEPA's default proposer, and takes the arguments of it.
+    The reflection model receives the template and the feedback of the metric, but no images. If it fails, or its answer
+    has no new template, the classifier keeps its template, no candidate is evaluated, and a warning is logged. The
+    other predictors of a program get GEPA's default proposer, whose arguments it takes.
 
     >>> from ipo_dspy.metrics import feedback
     >>> proposer = TemplateInstructionProposer()
