@@ -12,6 +12,7 @@ from dspy.utils import DummyLM
 from helpers.openai_server import OpenAIServer
 from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.errors import LanguageModelError
+from ipo_dspy.metrics import feedback
 
 SHOTS = 2
 """Of the fixture `task`."""
@@ -37,12 +38,6 @@ def correct(example: dspy.Example, prediction: dspy.Prediction, trace: object = 
     return bool(example.label == prediction.label)
 
 
-def metric_with_feedback(
-    example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
-) -> Any:
-    return dspy.Prediction(score=correct(example, prediction), feedback=f"it is a {example.label}")
-
-
 def confident(example: Any, prediction: Any, trace: Any = None) -> float:
     return float(prediction.scores.get(example.label, 0.0))
 
@@ -62,7 +57,7 @@ def test_gepa_runs_unchanged_and_reads_the_trace(task: demo.DemoTask) -> None:
     proposed = ["pixel art of a <CLASS>.", "Look hard at the picture.", "a bitmap of a <CLASS>."]
     answers = [{"new_instruction": text} for text in proposed * 10]
     reflection = DummyLM(answers, adapter=dspy.JSONAdapter())  # the form in which GEPA asks
-    gepa = dspy.GEPA(metric=metric_with_feedback, reflection_lm=reflection, max_metric_calls=250, num_threads=1, seed=0)
+    gepa = dspy.GEPA(metric=feedback, reflection_lm=reflection, max_metric_calls=250, num_threads=1, seed=0)
     best = gepa.compile(task.program.deepcopy(), trainset=list(task.trainset), valset=list(task.valset))
     assert str(best.template) in proposed
 
@@ -124,9 +119,7 @@ def test_ipo_is_a_step_of_better_together(
 ) -> None:
     student = task.program.deepcopy()
     student.set_lm(phrase_writer(0))  # BetterTogether refuses predictors without one
-    gepa = dspy.GEPA(
-        metric=metric_with_feedback, reflection_lm=phrase_writer(0), max_metric_calls=300, num_threads=1, seed=0
-    )
+    gepa = dspy.GEPA(metric=feedback, reflection_lm=phrase_writer(0), max_metric_calls=300, num_threads=1, seed=0)
     together = dspy.BetterTogether(metric=correct, ipo=IPO(proposer="evolution", steps=2), gepa=gepa)
     data = {"trainset": list(task.trainset), "valset": list(task.valset)}
     best = together.compile(student, **data, strategy=strategy, num_threads=1, seed=0)
