@@ -1,7 +1,7 @@
 """Propose templates to DSPy's GEPA, which otherwise evaluates whatever its reflection model writes.
 
-GEPA skips a step, and spends no evaluation on it, if its proposer returns no text. So a model's answer that is not a
-template costs the request only.
+GEPA evaluates no candidate in a step whose proposer returns no text. So an answer that is not a template costs only the
+request and the minibatch that the feedback came from.
 """
 
 import contextlib
