@@ -126,7 +126,6 @@ USABLE = {
     ),
     "no closing slash": (Reply("<INS>a careless <CLASS>.<INS>"), "a careless <CLASS>."),
     "a list": (Reply("Sure!\n1. a listed <CLASS>.\n2. dog"), "a listed <CLASS>."),
-    "HTML": (Reply("<INS>a <script>alert(1)</script> <CLASS>.</INS>"), "a <script>alert(1)</script> <CLASS>."),
 }
 
 
@@ -137,6 +136,13 @@ def test_odd_answers_that_can_be_used_are_used(
     with Writer({1: reply}) as server:
         best = compile_with(server, task, log_dir=tmp_path / "run", prefetch=False)
     assert template in [str(trial.template) for trial in best.detailed_results.trials]
+
+
+def test_a_template_with_markup_is_not_used_but_shown(task: demo.DemoTask, tmp_path: Path) -> None:
+    with Writer({1: Reply("<INS>a <script>alert(1)</script> <CLASS>.</INS>")}) as server:
+        best = compile_with(server, task, log_dir=tmp_path / "run", prefetch=False)
+    assert not any("alert" in str(trial.template) for trial in best.detailed_results.trials)
+    assert "alert(1)</script> <CLASS>." in faults(tmp_path / "run")[0]
     assert "<script>alert(1)" not in write_report(tmp_path / "run").read_text()
 
 
@@ -144,7 +150,7 @@ def test_a_server_that_only_repeats_itself_is_not_asked_for_ever(task: demo.Demo
     reply = Reply("<INS>a photo of a <CLASS>.</INS>\n" * COUNT)
     with Writer(dict.fromkeys(range(1000), reply)) as server:
         best = compile_with(server, task, steps=50)
-        assert (best.detailed_results.searches[0].status, server.asked) == ("errors", 10)
+        assert (best.detailed_results.searches[0].status, server.asked) == ("errors", 3)
     assert best.template == task.program.template
 
 
@@ -197,7 +203,8 @@ def test_a_server_that_never_comes_back_ends_the_run_with_its_best_and_another_s
     task: demo.DemoTask, undisturbed: tuple[Trial, ...], tmp_path: Path
 ) -> None:
     gone = dict.fromkeys(range(2, 1000), Reply("gone", status=503))
-    options: dict[str, Any] = {"log_dir": tmp_path / "run", "max_consecutive_errors": 2}
+    # Step 2 repeats step 1, whose scores its request does not have yet; it counts, too.
+    options: dict[str, Any] = {"log_dir": tmp_path / "run", "max_consecutive_errors": 3}
     with Writer(gone) as server:
         best = compile_with(server, task, **options)
         assert server.asked == 2 + 2
@@ -342,23 +349,16 @@ def test_a_limit_that_the_pings_use_up_ends_the_run_as_usual(task: demo.DemoTask
     assert str(best.template) == "a photo of a <CLASS>."
 
 
-class Short(Writer):
-    """Writes one template fewer than it was asked for."""
-
-    def templates(self, said: str, count: int) -> list[str]:
-        return super().templates(said, max(1, count - 1))
-
-
 @pytest.mark.parametrize("prefetch", [False, True])
-def test_a_budget_that_ends_within_a_step_changes_nothing_in_the_end(
+def test_a_budget_that_ends_between_steps_changes_nothing_in_the_end(
     prefetch: bool, task: demo.DemoTask, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"prefetch": prefetch}
-    with Short() as server:
+    with Writer() as server:
         whole = compile_with(server, task, **options).detailed_results
         calls = whole.calls
     for allowed in (4, calls - 1, None):
-        with Short() as server:
+        with Writer() as server:
             best = compile_with(server, task, max_lm_calls=allowed, log_dir=tmp_path / "run", **options)
     assert best.detailed_results.trials == whole.trials
     assert best.detailed_results.calls == calls
@@ -412,9 +412,12 @@ def test_draws_that_an_engine_would_make_one_by_one_are_asked_for_as_singles(tas
         assert best.detailed_results.calls == len(server.requests) == 1 + 2 * 3
 
 
-def test_a_second_request_that_fails_leaves_its_trace(task: demo.DemoTask, tmp_path: Path) -> None:
-    with Short({1: Reply("revoked", status=401)}) as server:
-        compile_with(server, task, log_dir=tmp_path / "run", steps=1)
+def test_a_parallel_request_that_fails_leaves_its_trace(task: demo.DemoTask, tmp_path: Path) -> None:
+    with Writer({1: Reply("revoked", status=401)}) as server:
+        proposer = LMProposer(server.lm(), request_mode="single", num_threads=1)
+        IPO(proposer=proposer, describer=None, steps=1, prompts_per_step=3, log_dir=tmp_path / "run").compile(
+            task.program, task.trainset
+        )
     (fault,) = faults(tmp_path / "run")
     assert "one of the parallel requests failed" in fault
     assert "revoked" in fault

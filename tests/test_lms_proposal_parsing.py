@@ -1,14 +1,18 @@
 """Answers of language models and the templates that are meant: whatever they are dressed in, and nothing else."""
 
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipo_dspy.lms.proposal_parsing import last_answers, parse_templates, read_proposal, undressed
+from ipo_dspy.lms.proposal_parsing import FORMS, parse_templates, read_answer, read_proposal, repaired, undressed
 
+ANSWERS = json.loads((Path(__file__).parent / "data" / "answers.json").read_text())
 THREE = ["pixel art of a <CLASS>.", "a sprite of a <CLASS>.", "a mosaic of a <CLASS>."]
 
 
@@ -94,6 +98,35 @@ DRESSES: dict[str, Callable[[list[str]], str]] = {
         "Each template must hold <CLASS> once.\nI would try the first <CLASS> template first."
     ),
 }
+
+
+@pytest.mark.parametrize("given", ANSWERS, ids=[given["kind"] for given in ANSWERS])
+def test_recorded_answers(given: dict[str, Any]) -> None:
+    assert parse_templates(given["answer"]) == given["templates"]
+
+
+FORM_OF = {
+    "tags": "tags",
+    "one pair of tags": "tags",
+    "no closing tags": "tags",
+    "JSON": "JSON",
+    "pretty JSON": "JSON",
+    "JSON objects": "JSON",
+    "JSON with a comma too many": "JSON",
+    "table": "table",
+    "{n}.": "lines",
+    "bold with an explanation": "lines",
+    "label": "lines",
+    "words around": "lines",
+}
+
+
+@pytest.mark.parametrize("dress", FORM_OF)
+def test_a_form_is_read_by_itself_and_by_none_before_it(dress: str) -> None:
+    answer, names = DRESSES[dress](THREE), [name for name, _ in FORMS]
+    for name, read in FORMS[: names.index(FORM_OF[dress]) + 1]:
+        texts = [undressed(text) for text in read(answer) if "<CLASS>" in text]
+        assert (texts[-3:] == THREE) == (name == FORM_OF[dress])
 
 
 @pytest.mark.parametrize("dress", DRESSES.values(), ids=DRESSES)
@@ -185,7 +218,29 @@ def test_what_is_meant_as_the_placeholder_is_taken_for_it(form: str) -> None:
         ('{"template": "a grainy <CLASS>.", "why": "x"},', ["a grainy <CLASS>."]),
         ("<think>Perhaps <INS>a <CLASS>.</INS>", []),
         ("<INS>a <CLASS>.</INS><think>and <INS>another <CLASS>", ["a <CLASS>."]),
-        ("<INS>a <CLASS>.</INS>\n<INS>a <CLASS>.</INS>", ["a <CLASS>.", "a <CLASS>."]),
+        ("<INS>a <CLASS>.</INS>\n<INS>a <CLASS>.</INS>", ["a <CLASS>.", "a <CLASS>."]),  # a duplicate is reported
+        ("<INS>a <CLASS>.</INS>\n<INS>a CLASS in ink.</INS>", ["a <CLASS>.", "a <CLASS> in ink."]),
+        ("Format: <INS>... <CLASS> ...</INS>\n<INS>a <CLASS>.</INS>", ["a <CLASS>."]),
+        ("First I had <INS>a draft <CLASS></INS>, too weak.\n<INS>a <CLASS>.</INS>", ["a <CLASS>."]),
+        ("## Draft\n1. a draft <CLASS>\n\n## Final templates\n1. a <CLASS>.", ["a <CLASS>."]),
+        ("<INS>a <CLASS>.\n\nI hope these help with <CLASS>!", ["a <CLASS>."]),
+        ("<INS>a <CLASS>.\nIt is plain.</INS>", ["a <CLASS>."]),
+        ("1. a <CLASS>. 2. the <CLASS>.", ["a <CLASS>.", "the <CLASS>."]),
+        ("Try `a <CLASS>.` or `the <CLASS>.`", ["a <CLASS>.", "the <CLASS>."]),
+        ("<INS>a <CLASS>\n<INS>the <CLASS>\nI hope these help!", ["a <CLASS>", "the <CLASS>"]),
+        ("<INS>a blurry photo\nof a <CLASS>\nin snow</INS>", ["a blurry photo of a <CLASS> in snow"]),
+        ("1. a <CLASS> -> plain\n2. the <CLASS> [2]", ["a <CLASS>", "the <CLASS>"]),
+        ("1. a <CLASS> - plain\n2. the <CLASS> - plain too", ["a <CLASS>", "the <CLASS>"]),
+        ("1. a <CLASS>.\n   - Why: shows the <CLASS>\n2. the <CLASS>.", ["a <CLASS>.", "the <CLASS>."]),
+        ("1. **Ink**: `an inked <CLASS>.`\n2. **Oil:** an oil <CLASS>.", ["an inked <CLASS>.", "an oil <CLASS>."]),
+        ("['a cat\\'s <CLASS>.', 'the <CLASS>.']", ["a cat's <CLASS>.", "the <CLASS>."]),
+        ("| why | it |\n|---|---|\n| a <CLASS>! | a <CLASS>. |\n| - | the <CLASS>. |", ["a <CLASS>.", "the <CLASS>."]),
+        ("I kept <CLASS> in each of them.\n\na <CLASS>.\nthe <CLASS>.", ["a <CLASS>.", "the <CLASS>."]),
+        ("The <CLASS> placeholder is unclear to me.", []),
+        ("What should <CLASS> be?", []),
+        ("<INS>a {style} photo of a <CLASS>.</INS>", []),
+        ("- a <b <CLASS>", []),
+        ("def fill(name): return f'a photo of a {name}'", []),
     ],
 )
 def test_odd_answers(answer: str, texts: list[str]) -> None:
@@ -199,16 +254,97 @@ def test_odd_answers(answer: str, texts: list[str]) -> None:
         ("<INS>a <CLASS>.\n<INS>art of a <CLASS>", ["a <CLASS>.", "<INS>art of a <CLASS>"]),
         ("1. a <CLASS>.\n2. art of a <CLASS> in", ["a <CLASS>.", "<INS>art of a <CLASS> in"]),
         ('["a <CLASS>.", "art of a <CLASS>", "and a <CLA', ["a <CLASS>.", "art of a <CLASS>"]),
-        ('{"templates": ["a <CLASS>.", "art of a <CLASS> in', ["a <CLASS>."]),
+        ('{"templates": ["a <CLASS>.", "art of a <CLASS> in', ["a <CLASS>.", "<INS>art of a <CLASS> in"]),
+        ("<INS>a <CLASS>.</INS> <INS>a photo of", ["a <CLASS>.", "<INS>a photo of"]),
+        ("<INS>a <CLASS>.</INS> <INS>the <CLASS>.</INS>", ["a <CLASS>.", "the <CLASS>."]),
     ],
 )
 def test_what_was_cut_off_is_not_tried(answer: str, texts: list[str]) -> None:
     assert parse_templates(answer, cut=True) == texts
+    assert not any(text.startswith("<INS>") for text in parse_templates(answer))  # the finish reason does not say so
 
 
-def test_the_last_answers_count() -> None:
-    assert last_answers([f"<CLASS> {i}" for i in range(9)], 3) == ["<CLASS> 6", "<CLASS> 7", "<CLASS> 8"]
-    assert last_answers(["a <CLASS>", "a dog", "<INS>an old"], 3) == ["a <CLASS>", "a dog", "<INS>an old"]
+def test_a_repaired_placeholder_differs_from_a_written_one() -> None:
+    texts = read_answer(
+        "<INS>a <CLASS>.</INS><INS>a {class}.</INS><INS>a &lt;CLASS&gt; [cropped].</INS><INS>a dog.</INS>"
+    )
+    assert [text != repaired(text) for text in texts] == [False, True, True, False]
+    assert list(map(repaired, texts)) == ["a <CLASS>.", "a <CLASS>.", "a <CLASS> [cropped].", "a dog."]
+
+
+PIECES = [
+    *[
+        "<INS>",
+        "</INS>",
+        "<ins >",
+        "<CLASS>",
+        "{class}",
+        "[CLASS]",
+        "CLASS",
+        "&lt;CLASS&gt;",
+        "&lt;",
+        "<think>",
+        "</think>",
+    ],
+    *[
+        "**",
+        "*",
+        "__",
+        "`",
+        "```",
+        "```json",
+        "| ",
+        "|---|",
+        "\n",
+        "\n\n",
+        " ",
+        "- ",
+        "1. ",
+        "# ",
+        "> ",
+        '"',
+        "'",
+        "\\",
+    ],
+    *[
+        "[",
+        "]",
+        "{",
+        "}",
+        '["',
+        '"]',
+        '", "',
+        '{"template": "',
+        '"}',
+        ": ",
+        "(",
+        ")",
+        "<b>",
+        "</li>",
+        "<",
+        ">",
+        "\\u003c",
+    ],
+    *[
+        "a photo of a ",
+        "an old ",
+        ".",
+        "Template 2: ",
+        "Final answer:",
+        "[[ ## templates ## ]]",
+        "\x00",
+        "\ud83d",
+        "\u2028",
+    ],
+]
+
+
+@settings(max_examples=300)
+@given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=30).map("".join)), st.booleans())
+def test_no_text_raises_or_yields_a_template_with_markup(answer: str, cut: bool) -> None:
+    for text in parse_templates(answer, cut):
+        if not text.startswith("<INS>"):
+            assert not re.search(r"[<>|`{}\\*]|__|&lt;|^(?:[-#>]\s|\d+[.)]\s)", text.replace("<CLASS>", "x")), text
 
 
 @pytest.mark.parametrize(

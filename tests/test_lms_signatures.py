@@ -75,21 +75,21 @@ def test_a_demonstration_is_written_as_it_is_read() -> None:
     ("completion", "answers"),
     [
         ("<INS>a <CLASS>.</INS>\n<INS>the <CLASS>.</INS>", ["a <CLASS>.", "the <CLASS>."]),
-        ("Sure!\n< ins >\n a\n<class>.\n< / Ins > Bye", ["a <class>."]),
+        ("Sure!\n< ins >\n a\n<class>.\n< / Ins > Bye", ["a <CLASS>."]),
         ("<INS><INS>a <CLASS>.</INS></INS>", ["a <CLASS>."]),
         ("<INS>note: <INS>a <CLASS>.</INS>", ["a <CLASS>."]),
         ("<INS>a <CLASS>.<INS>the <CLASS>.<INS>", ["a <CLASS>.", "the <CLASS>."]),
-        ("<INS>a <CLASS>.</INS> <INS>a photo of a <CLASS> in", ["a <CLASS>.", "<INS>a photo of a <CLASS> in"]),
+        ("<INS>a <CLASS>.</INS> <INS>a photo of a <CLASS> in", ["a <CLASS>.", "a photo of a <CLASS> in"]),
         ("<INS>a <CLASS>.</INS> <INS>", ["a <CLASS>."]),
         ("a <CLASS>.</INS>", ["a <CLASS>."]),
-        ("<INS></INS>", [""]),
+        ("<INS></INS>", []),
         ("Here are two:\n1. a <CLASS>.\n2) the <class>.\n- an old <CLASS>.\n* x <CLASS>\nBye", None),
         ("nothing", []),
         ("", []),
     ],
 )
 def test_answers_are_read_tolerantly(completion: str, answers: list[str] | None) -> None:
-    expected = ["a <CLASS>.", "the <class>.", "an old <CLASS>.", "x <CLASS>"] if answers is None else answers
+    expected = ["a <CLASS>.", "the <CLASS>.", "an old <CLASS>.", "x <CLASS>"] if answers is None else answers
     assert parse_templates(completion) == expected
 
 

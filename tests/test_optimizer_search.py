@@ -169,7 +169,14 @@ def test_rejections_are_counted_by_reason_and_reported() -> None:
     assert script.asked[0].rejected == ()
     rejected = script.asked[1].rejected
     assert "a dog. (no class placeholder)" in rejected
-    assert not any("duplicate" in text for text in rejected)
+    assert "A PHOTO of a <CLASS>. (duplicate)" in rejected
+
+
+def test_a_duplicate_is_shown_once_and_what_is_unusable_again() -> None:
+    script = Script(["a photo of a <CLASS>.", "a dog."], ["a dark <CLASS>."], ["a blurry <CLASS>."])
+    search(script)
+    shown = ["a photo of a <CLASS>. (duplicate)", "a dog. (no class placeholder)"]
+    assert [list(ask.rejected) for ask in script.asked] == [[], shown, shown[1:]]
 
 
 def test_the_proposer_sees_the_best_last_and_the_start_always() -> None:
@@ -250,9 +257,50 @@ def test_a_search_without_one_usable_proposal_says_so_however_short(patience: in
 
 
 def test_a_proposer_with_nothing_new_is_not_asked_for_ever() -> None:
-    script = Script(["a blurry <CLASS>."], *[["a blurry <CLASS>."]] * 50)
+    script = Script(["a blurry <CLASS>."], *[[]] * 50)
     result = search(script)
     assert (result.status, len(script.asked)) == ("exhausted", 1 + STEPS_WITHOUT_TRIAL)
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_a_proposer_that_repeats_itself_is_given_up_after_three_steps(tmp_path: Path, prefetch: bool) -> None:
+    plan = configure(steps=12, prefetch=prefetch)
+    for asked in (4, 0):  # the second session knows it
+        script = Script(*[["a blurry <CLASS>.", "a dark <CLASS>."]] * 12)
+        with Journal(tmp_path) as journal:
+            result = search(script, plan, journal=journal)
+        assert (result.status, result.fault, len(script.asked)) == ("exhausted", None, asked)
+        assert result.rejected == {"duplicate": 6}
+
+
+def test_steps_in_which_everything_is_rejected_count_as_errors() -> None:
+    useless = ["a dog.", "a cat.", str(START)]
+    script = Script(["a blurry <CLASS>."], useless, useless, ["a dark <CLASS>.", "a dog."], *[useless] * 9)
+    result = search(script)
+    assert (result.status, len(script.asked)) == ("errors", 4 + 3)
+    assert result.fault == "all 3 proposals were rejected: 2 no class placeholder, 1 duplicate"
+
+
+def test_errors_of_both_kinds_are_counted_together_also_by_a_resumed_run(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        search(Script(["a blurry <CLASS>."], ["a dog."], ["a cat."]), journal=journal)
+    script = Script(ProposalError("all refusals", answered=True), ["never asked <CLASS>"])
+    with Journal(tmp_path) as journal:
+        result = search(script, configure(steps=9), journal=journal)
+    assert (result.status, result.fault, len(script.asked)) == ("errors", "all refusals", 1)
+
+
+def test_repaired_placeholders_are_counted(tmp_path: Path) -> None:
+    texts = ["a blurry <CLASS>.", "a dark {class}.", "a pixel <class>.", "a [CLASS] photo.", "a dog."]
+    with Journal(tmp_path) as journal:
+        result = search(Script(texts), journal=journal)
+    assert [str(trial.template) for trial in result.trials[2:]] == [
+        "a dark <CLASS>.",
+        "a pixel <CLASS>.",
+        "a <CLASS> photo.",
+    ]
+    (step,) = (event for event in replay(tmp_path) if event["event"] == "step")
+    assert (step["proposed"], step["accepted"], step["repaired"]) == (5, 4, 3)
 
 
 def test_stopping_ends_it_after_the_step() -> None:

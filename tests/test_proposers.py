@@ -19,6 +19,7 @@ from helpers.openai_server import KEY, OpenAIServer, Reply, text_of
 from helpers.toy_pairs import pairs_of
 from ipo_dspy.errors import BudgetError, InputError
 from ipo_dspy.history import Trial
+from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.search import Search
 from ipo_dspy.proposers import EvolutionProposer, LMProposer, ProposalError, ProposalRequest, Proposals
@@ -216,12 +217,28 @@ def test_one_request_brings_all_templates_and_the_cache_the_rest() -> None:
 
 
 @pytest.mark.usefixtures("_own_cache")
-def test_what_is_missing_is_asked_for_once_more() -> None:
-    replies = {"Write 3 new": tagged(*FIRST[:2]), "Write 1 new": tagged("a draft <CLASS>", FIRST[2])}
-    with OpenAIServer(replies) as server:
+@pytest.mark.parametrize("texts", [FIRST[:1], FIRST[:2], [*FIRST, "a <CLASS>."], [*FIRST[:1], "a dog."]])
+def test_a_step_takes_what_one_request_brings(texts: list[str]) -> None:
+    with OpenAIServer({"Write 3 new": tagged(*texts)}) as server:
         proposals, spent = propose(server.lm())
-        assert (list(proposals.texts), spent.calls, spent.tokens) == (FIRST, 2, server.tokens)
-        assert len(server.requests) == 2
+        assert (list(proposals.texts), spent.calls, len(server.requests)) == (texts, 1, 1)
+
+
+ANSWERS = json.loads((Path(__file__).parent / "data" / "answers.json").read_text())
+
+
+@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.parametrize("given", ANSWERS, ids=[given["kind"] for given in ANSWERS])
+def test_a_recorded_answer_takes_one_request(given: dict[str, Any]) -> None:
+    with OpenAIServer({"Write 8 new": given["answer"]}) as server:
+        ask = replace(ASK, count=8)
+        if given["templates"]:
+            texts = [str(read_proposal(text)) for text in propose(server.lm(), ask)[0].texts]
+            assert texts == given["templates"]
+        else:
+            with pytest.raises(ProposalError, match="nothing in the answer can be used"):
+                propose(server.lm(), ask)
+        assert len(server.requests) == 1
 
 
 @pytest.mark.usefixtures("_own_cache")
@@ -251,14 +268,6 @@ def test_an_answer_that_is_one_unfinished_thought_is_a_fault() -> None:
 
 
 @pytest.mark.usefixtures("_own_cache")
-def test_a_model_that_writes_one_at_a_time_is_asked_for_the_others_at_the_same_time() -> None:
-    with OpenAIServer({"Write 4 new": tagged(FIRST[0]), "Write 1 new": tagged(FIRST[1])}, together=3) as server:
-        proposals, spent = propose(server.lm(), replace(ASK, count=4), num_threads=3)
-    assert list(proposals.texts) == [FIRST[0], *[FIRST[1]] * 3]
-    assert (spent.calls, server.unseen) == (4, [])
-
-
-@pytest.mark.usefixtures("_own_cache")
 def test_singles_are_requests_at_the_same_time() -> None:
     with OpenAIServer({"Write 1 new": tagged(FIRST[0])}, together=3) as server:
         proposals, spent = propose(server.lm(), request_mode="single", num_threads=3)
@@ -284,14 +293,7 @@ def test_an_unknown_way_of_asking_lists_the_known() -> None:
 
 
 @pytest.mark.usefixtures("_own_cache")
-def test_a_second_request_that_fails_leaves_the_first() -> None:
-    with OpenAIServer({"Write 3 new": tagged(*FIRST[:2]), "Write 1 new": "no more"}) as server:
-        proposals, spent = propose(server.lm())
-        assert (list(proposals.texts), spent.calls, server.unseen) == (FIRST[:2], 2, [])
-
-
-@pytest.mark.usefixtures("_own_cache")
-def test_a_limit_between_two_requests_leaves_the_first() -> None:
+def test_a_limit_between_two_steps_leaves_the_first() -> None:
     with OpenAIServer({"Write 3 new": tagged(*FIRST[:2])}) as server:
         ask = replace(ASK, once=partial(Ledger(limits=Budget(max_lm_calls=1)).once, "self"))
         assert list(LMProposer(server.lm()).propose(ask).texts) == FIRST[:2]

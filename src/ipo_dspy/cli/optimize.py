@@ -227,7 +227,7 @@ def _stop_reason(result: "runs.RunSummary") -> str:
             f"the language model failed ({fault}); the best template so far is in {result.folder}; "
             "try another model or --request-mode single (requires --allow-config-changes for this folder)"
         )
-    return "" if status == "finished" else f"--{status.replace('_', '-')} reached; raise it"
+    return "" if status in ("finished", "exhausted") else f"--{status.replace('_', '-')} reached; raise it"
 
 
 def _models(ctx: Context) -> dict[str, Any]:

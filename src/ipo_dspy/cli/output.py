@@ -46,7 +46,12 @@ def run_summary(result: "RunSummary", limits: Budget) -> None:
         console.print(Text(f"{pluralize(result.left_out, 'image')} could not be read: left out"))
     if spent.calls or limits != Budget():
         _spending(spent, limits)
-    endings = {"finished": "", "errors": "; the language model failed", "interrupted": "; stopped"}
+    endings = {
+        "finished": "",
+        "exhausted": "; nothing new was proposed",
+        "errors": "; the language model failed",
+        "interrupted": "; stopped",
+    }
     ended = endings.get(details.status, f"; --{details.status.replace('_', '-')} reached")
     totals = (
         f"{pluralize(len(details.trials), 'template')} tried, {result.rejected} rejected, "

@@ -70,8 +70,8 @@ class IPO(Teleprompter):
             selected one as long as each lowers the loss by more than the tolerance; the result is an ordinary template
             with several lines.
         patience: stop after this many steps without a better trial.
-        max_consecutive_errors: stop after this many consecutive requests without a usable response, each after the
-            model's own retries.
+        max_consecutive_errors: stop after this many consecutive requests without a usable template, each after the
+            model's own retries: the request failed, or everything was rejected.
         max_lm_calls, max_tokens, max_cost, max_seconds: limits of the run: requests to language models, prompt and
             completion tokens, USD by LiteLLM's prices, wall-clock time. Exact to one request. At a limit the run
             ends with the best template so far.

@@ -46,9 +46,10 @@ class DetailedResults:
 
     @property
     def status(self) -> str:
-        """The reason for the end: `finished`, or the status of the first stopped search; see `SearchResult`."""
+        """The reason for the end: `finished`, or the status of the first search that did not; see `SearchResult`."""
         statuses = [search.status for search in self.searches]
-        return next((status for status in statuses if status not in COMPLETE), "finished")
+        ended = "exhausted" if "exhausted" in statuses else "finished"
+        return next((status for status in statuses if status not in COMPLETE), ended)
 
     @property
     def trials(self) -> tuple[Trial, ...]:

@@ -7,6 +7,7 @@ The search reads its progress from the state of its recorder, so a search can be
 repeated with the same responses, and only templates that were not scored yet are scored.
 """
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ipo_dspy.errors import BudgetError, ProposalError, TemplateError
 from ipo_dspy.history import History, Trial
-from ipo_dspy.lms.proposal_parsing import read_proposal
+from ipo_dspy.lms.proposal_parsing import read_proposal, repaired
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.ensemble import EnsembleLine
 from ipo_dspy.optimizer.final_choice import FinalChoice, Finalist
@@ -43,7 +44,10 @@ SHOWN_REJECTIONS = 5
 COMPLETE = frozenset({"finished", "patience", "exhausted"})
 """Statuses of a search that ended by itself; any other status is the reason for a stop."""
 STEPS_WITHOUT_TRIAL = 10
-"""The search ends after this many steps without a new template, because each may cost money."""
+"""The search ends after this many steps without a new template, because each may cost money.
+
+If something was proposed in each and nothing was new, it ends after `max_consecutive_errors` steps.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class SearchResult:
         ensemble: lines that were added to it, or would be if `ensemble` were larger than 1.
         rejections: rejected proposals.
         seconds: wall-clock time of the search, in this session.
-        status: reason for the end: `finished`, `patience`, `exhausted` (nothing new for ten steps), `errors` (too many
+        status: reason for the end: `finished`, `patience`, `exhausted` (nothing new was proposed), `errors` (too many
             in a row, or never a usable template), `interrupted` (by the user), or the name of the limit that was
             reached.
         fault: error message if the status is `errors`.
@@ -194,7 +198,8 @@ class Search:
         return next(trial for trial in self.state.history if trial.key == next(iter(fresh)))
 
     def _steps(self) -> str:
-        step, faults = self.state.steps + 1, 0
+        step = self.state.steps + 1
+        faults = rejected if (rejected := len(self._rejected_steps())) < self.config.max_consecutive_errors else 0
         while step <= self.config.num_steps:
             if not self._ahead.has_begun(step) and (reason := self._reason_to_end(step)):
                 return reason
@@ -214,7 +219,7 @@ class Search:
                 return spent.limit
             faults = 0 if self.fault is None else faults + 1
             if self.fault is not None and (self.fault.fatal or faults == self.config.max_consecutive_errors):
-                return "errors"
+                return "exhausted" if self._is_exhausted() else "errors"
             if self.state.steps == step:
                 step += 1
         return "finished"
@@ -225,19 +230,32 @@ class Search:
             return "interrupted"
         if self.config.patience is not None and step - self.state.history.best.step > self.config.patience:
             return "patience"
-        if step - max(trial.step for trial in self.state.history) > STEPS_WITHOUT_TRIAL:
+        if self._is_exhausted() or step - max(trial.step for trial in self.state.history) > STEPS_WITHOUT_TRIAL:
             return "exhausted"
         return None
+
+    def _is_exhausted(self) -> bool:
+        last = self._rejected_steps()[: self.config.max_consecutive_errors]
+        return len(last) == self.config.max_consecutive_errors and set().union(*last) == {"duplicate"}
+
+    def _rejected_steps(self) -> list[set[str]]:
+        """Return the reasons of rejection in each of the last steps in which everything was rejected, latest first."""
+        accepted = {trial.step for trial in self.state.history}
+        reasons: dict[int, set[str]] = {}
+        for rejection in self.state.rejections:
+            reasons.setdefault(rejection.step, set()).add(rejection.reason)
+        steps = itertools.takewhile(
+            lambda step: step in reasons and step not in accepted, range(self.state.steps, 0, -1)
+        )
+        return [reasons[step] for step in steps]
 
     def _failure(self) -> str | None:
         """Return the error if no proposal was ever usable, else None."""
         if any(trial.step > 0 for trial in self.state.history):
             return None
-        reasons = ", ".join(
-            f"{count} {reason}" for reason, count in Counter(r.reason for r in self.state.rejections).items()
-        )
-        rejected = f"all {len(self.state.rejections)} proposals were rejected: {reasons}"
-        return rejected if self.state.rejections else str(self.fault) if self.fault is not None else None
+        if self.state.rejections:
+            return _rejected(Counter(r.reason for r in self.state.rejections))
+        return str(self.fault) if self.fault is not None else None
 
     def _step(self, step: int) -> ProposalError | None:
         """Request proposals once and score them; return the error, if there was one.
@@ -255,6 +273,9 @@ class Search:
             if not fault.answered:
                 return fault
         templates = self._read(proposals.texts, step)
+        if proposals.texts and not templates:
+            reasons = Counter(r.reason for r in self.state.rejections if r.step == step)
+            fault = ProposalError(_rejected(reasons), answered=True)
         if self._may_ask_ahead(step, fault, proposals):
             self._ahead.begin(self._ask(step + 1))
         self._score(templates, step=step)
@@ -272,6 +293,7 @@ class Search:
                 tokens=spent.tokens,
                 seconds=round(self.clock() - began, 3),
                 run_seconds=round(self.ledger.elapsed, 3),
+                repaired=sum(text != repaired(text) for text in map(str, proposals.texts)),
             )
         )
         return fault
@@ -286,7 +308,11 @@ class Search:
         # The request must not depend on timing, or a resumed run would take another path.
         visible_steps = step - 1 if self.config.prefetch else step
         trials = [t for t in self.state.history if t.stage == "search" and (t.step == 0 or t.step < visible_steps)]
-        rejected = [r for r in self.state.rejections if r.reason != "duplicate" and r.step < step][-SHOWN_REJECTIONS:]
+        rejected = [
+            r
+            for r in self.state.rejections
+            if r.step < step and (r.reason != "duplicate" or r.step == step - 1)  # a duplicate is shown once
+        ][-SHOWN_REJECTIONS:]
         return ProposalRequest(
             step=step,
             count=self.config.prompts_per_step,
@@ -378,3 +404,8 @@ class Search:
             self._record_error(step, f"the result is not reworded: {error}")
             return []
         return self._read(proposals.texts, step, "refine")
+
+
+def _rejected(reasons: Counter[str]) -> str:
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return f"all {reasons.total()} proposals were rejected: {listed}"

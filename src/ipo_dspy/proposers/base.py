@@ -74,7 +74,7 @@ class Polisher(Protocol):
     """A proposer that can also say in plain words what a search has found; `IPO(polish=False)` does not ask it."""
 
     def polish(self, ask: ProposalRequest) -> Proposals:
-        """Return at most `ask.count` untrusted rewordings of the templates in `ask.shown`, the plainest first.
+        """Return untrusted rewordings of the templates in `ask.shown`, about `ask.count`, the plainest first.
 
         A resumed run may show others, so the id of the request must depend on them.
 

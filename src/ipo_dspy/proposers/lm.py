@@ -21,7 +21,7 @@ from ipo_dspy.errors import BudgetError, ProposalError
 from ipo_dspy.history import Trial
 from ipo_dspy.lms import LOCAL
 from ipo_dspy.lms.error_messages import FATAL, one_line_error
-from ipo_dspy.lms.proposal_parsing import last_answers, parse_templates
+from ipo_dspy.lms.proposal_parsing import read_answer
 from ipo_dspy.lms.reasoning import without_thoughts
 from ipo_dspy.lms.requests import request
 from ipo_dspy.lms.signatures import PaperAdapter, ProposePrompts, RewordPrompts, ScoredTemplate, SummarizeDescriptions
@@ -33,8 +33,7 @@ from ipo_dspy.run.ledger import LMResponse
 RequestMode = Literal["auto", "batch", "samples", "single"]
 """Strategy for the requests of a step.
 
-- `batch`: all templates in one completion. Missing ones are requested once more, or one by one and concurrently if the
-  model wrote only one.
+- `batch`: all templates in one completion. If it has fewer, the step has fewer.
 - `samples`: one template per completion, all completions in one request (`n`): for models that run in this process.
 - `single`: one template per request, all requests concurrently: for servers of small models.
 - `auto`: `samples` for `transformers/` models, else `batch`.
@@ -101,7 +100,7 @@ class LMProposer:
         }
 
     def propose(self, ask: ProposalRequest) -> Proposals:
-        """Return at most `ask.count` texts.
+        """Return all texts that could be read, which may be fewer or more than `ask.count`.
 
         Raises:
             ProposalError: the model could not be reached, or none of its answers could be parsed.
@@ -109,21 +108,18 @@ class LMProposer:
         """
         if ask.step == 1:
             self._share = 1.0  # a new search, perhaps with another model
-        replies = self._first(ask)
-        texts = _texts(replies)
-        if texts and len(texts) < ask.count and self._mode() == "batch":
-            replies = [*replies, *self._more(ask, len(texts))]
-            texts = _texts(replies)
+        replies = self._replies(ask)
+        texts = tuple(text for reply in replies if isinstance(reply, LMResponse) for text in reply.texts)
         ended = next((reply for reply in replies if isinstance(reply, BudgetError)), None)
         if not texts and ended is not None:
             raise ended
         if not texts:
             fault = next((reply.fault for reply in replies if isinstance(reply, LMResponse) and reply.fault), None)
             raise ProposalError(f"the language model gave no proposals: {fault}", answered=True)
-        return Proposals(tuple(last_answers(texts, ask.count)), ended=ended)
+        return Proposals(texts, ended=ended)
 
     def polish(self, ask: ProposalRequest) -> Proposals:
-        """Return at most `ask.count` rewordings of the templates in `ask.shown`, from one request.
+        """Return rewordings of the templates in `ask.shown`, from one request for at most `ask.count`.
 
         Raises:
             ProposalError: the model could not be reached, or its answer could not be parsed.
@@ -133,12 +129,12 @@ class LMProposer:
         name = f"polish {hashlib.sha256(tied.encode()).hexdigest()[:16]}"
         config = {"rollout_id": zlib.crc32(f"{ask.seed}/{name}".encode())}
         try:
-            answer = ask.once(name, self._sender(RewordPrompts, self._reword_inputs(ask), ask.count, config))
+            answer = ask.once(name, self._sender(RewordPrompts, self._reword_inputs(ask), config))
         except Fault as error:
             raise self._failed(error) from None
         if not answer.texts:
             raise ProposalError(f"the language model gave no proposals: {answer.fault}", answered=True)
-        return Proposals(answer.texts[-ask.count :])
+        return Proposals(answer.texts)
 
     def measure_polish(self, ask: ProposalRequest) -> int:
         """Return the approximate prompt tokens of the request for rewordings."""
@@ -165,8 +161,8 @@ class LMProposer:
     def _lm(self) -> dspy.BaseLM:
         return self.lm or dspy.settings.lm
 
-    def _first(self, ask: ProposalRequest) -> Replies:
-        """Send the requests for all templates of a step.
+    def _replies(self, ask: ProposalRequest) -> Replies:
+        """Send the requests of a step.
 
         Raises:
             ProposalError: all of them failed.
@@ -174,7 +170,8 @@ class LMProposer:
         try:
             match self._mode():
                 case "single":
-                    replies = self._singles(ask, range(ask.count))
+                    threads = self.num_threads or dspy.settings.num_threads
+                    replies = in_threads(lambda slot: self._try(ask, slot), range(ask.count), num_threads=threads)
                     errors = [reply for reply in replies if isinstance(reply, Fault)]
                     if len(errors) == len(replies):
                         raise errors[0]
@@ -191,20 +188,9 @@ class LMProposer:
         message = f"the language model gave no proposals: {one_line_error(error, self._lm)}"
         return ProposalError(message, fatal=isinstance(error, FATAL))
 
-    def _more(self, ask: ProposalRequest, found: int) -> Replies:
-        """Request the missing templates once more, or one by one if the model wrote only one; failures are ignored."""
-        missing = ask.count - found
-        if found == 1:
-            return self._singles(ask, range(1, 1 + missing))
-        return [self._try(ask, missing, slot=1)]
-
-    def _singles(self, ask: ProposalRequest, slots: Sequence[int]) -> Replies:
-        threads = self.num_threads or dspy.settings.num_threads
-        return in_threads(lambda slot: self._try(ask, 1, slot), slots, num_threads=threads)
-
-    def _try(self, ask: ProposalRequest, count: int, slot: int) -> LMResponse | Exception:
+    def _try(self, ask: ProposalRequest, slot: int) -> LMResponse | Exception:
         try:
-            return self._request(ask, count, slot=slot)
+            return self._request(ask, 1, slot=slot)
         except BudgetError as spent:
             return spent
         except Fault as error:
@@ -241,19 +227,18 @@ class LMProposer:
         config: dict[str, int] = {"rollout_id": zlib.crc32(f"{ask.seed}/{ask.step}/{slot}".encode())}
         if samples > 1:
             config["n"] = samples
-        return self._sender(ProposePrompts, inputs, count, config)
+        return self._sender(ProposePrompts, inputs, config)
 
     def _sender(
-        self, signature: type[dspy.Signature], inputs: Mapping[str, object], count: int, config: Mapping[str, int]
+        self, signature: type[dspy.Signature], inputs: Mapping[str, object], config: Mapping[str, int]
     ) -> Callable[[], LMResponse]:
-        paper = isinstance(self.adapter, PaperAdapter)
         return lambda: request(
             self._lm,
             self.adapter,
             signature,
             inputs,
             field="templates",
-            read=(lambda text, cut: last_answers(parse_templates(text, cut), count)) if paper else None,
+            read=read_answer if isinstance(self.adapter, PaperAdapter) else None,
             config=config,
         )
 
@@ -291,10 +276,6 @@ class _WithoutThoughts(dspy.ChatAdapter):
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         fields: dict[str, Any] = super().parse(signature, without_thoughts(completion).answer)
         return fields
-
-
-def _texts(replies: Replies) -> list[str]:
-    return [text for reply in replies if isinstance(reply, LMResponse) for text in reply.texts]
 
 
 def _scored(trial: Trial, feedback: Feedback) -> ScoredTemplate:

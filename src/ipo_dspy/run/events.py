@@ -131,7 +131,10 @@ class ErrorEvent(TypedDict):
 
 
 class StepEvent(TypedDict):
-    """A finished step: what was proposed and accepted, and the cost of its responses."""
+    """A finished step: what was proposed and accepted, and the cost of its responses.
+
+    `repaired` is the number of proposed texts whose look-alike of `<CLASS>` was replaced.
+    """
 
     event: Literal["step"]
     predictor: str
@@ -142,6 +145,7 @@ class StepEvent(TypedDict):
     tokens: int
     seconds: float
     run_seconds: NotRequired[float]
+    repaired: NotRequired[int]
 
 
 class LimitReachedEvent(TypedDict):
