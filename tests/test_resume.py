@@ -267,6 +267,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 task = demo.load("pixel-animals", shots=1)
 optimizer = IPO(proposer="evolution", describer=None, steps=4, log_dir=sys.argv[1])
 size = int(sys.argv[2])
+sys.dont_write_bytecode = True  # the limit would cut it, and other tests import it
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 try:
     optimizer.compile(task.program, task.trainset)

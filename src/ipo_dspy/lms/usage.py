@@ -79,11 +79,14 @@ def cost_usd(model: str, prompt_tokens: int, completion_tokens: int) -> float | 
         return 0.0  # it runs in this process
     litellm = import_litellm()
     errors = litellm.exceptions
-    not_mapped = getattr(errors, "ModelNotMappedError", KeyError)  # of newer versions
     try:
         parts = litellm.cost_per_token(model=model, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
-    except (errors.BadRequestError, errors.NotFoundError, not_mapped, ValueError, KeyError):
+    except (errors.BadRequestError, errors.NotFoundError, ValueError, KeyError):
         return None
+    except Exception as error:
+        if "isn't mapped yet" in str(error):  # a plain Exception, or in newer releases a class derived from it
+            return None
+        raise
     return round(float(sum(parts)), 10)
 
 

@@ -57,7 +57,8 @@ class ProgressDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self.bars:  # before rich 14.3, a disabled display ends with an empty line
+            self._progress.stop()
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
