@@ -243,10 +243,10 @@ def _models(ctx: Context) -> dict[str, Any]:
             raise InputError(f"{option}-kwargs {next(iter(lm_settings))}=... needs a model; pass {option} NAME")
         lms[role] = build_lm(name, role=role, settings=lm_settings) if name else None
     proposer: Any = "evolution"
-    request_mode = ctx.params["request_mode"]
+    request_mode: Any = str(ctx.params["request_mode"])  # a member of the enumeration only since typer 0.29
     if lms["prompt_model"] is not None:
         num_threads = ctx.params.get("num_threads")
-        proposer = LMProposer(lms["prompt_model"], request_mode=request_mode.value, num_threads=num_threads)
+        proposer = LMProposer(lms["prompt_model"], request_mode=request_mode, num_threads=num_threads)
     elif request_mode != opt.RequestMode.AUTO:
         raise InputError(f"--request-mode {request_mode} needs a language model; pass --prompt-model NAME")
     return {"proposer": proposer, "description_model": lms["description_model"]}
