@@ -40,6 +40,27 @@ def test_images_arrive_as_small_data_uris_and_the_class_name_goes() -> None:
     assert server.unseen == []
 
 
+@pytest.mark.parametrize(
+    ("size", "longest_side", "arrives"),
+    [
+        ((64, 64), LONGEST_SIDE, (224, 224)),
+        ((100, 50), LONGEST_SIDE, (448, 224)),
+        ((60, 600), LONGEST_SIDE, (77, 768)),
+        ((224, 300), LONGEST_SIDE, (224, 300)),
+        ((64, 64), 100, (100, 100)),
+        ((640, 8), 640, (640, 8)),
+    ],
+)
+def test_small_images_are_enlarged_within_the_limit(
+    size: tuple[int, int], longest_side: int, arrives: tuple[int, int]
+) -> None:
+    with OpenAIServer({"main subject": "dark"}) as server:
+        LMDescriber(server.lm(), longest_side=longest_side).describe([picture(*size)], ["cat"])
+    (url,) = images_of(server.requests[0])
+    with Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))) as sent:
+        assert sent.size == arrives
+
+
 @pytest.mark.parametrize("num_threads", [1, 4])
 def test_many_images_in_threads_keep_their_order_and_all_tokens_count(num_threads: int, tmp_path: Path) -> None:
     class ByColour(OpenAIServer):
@@ -163,6 +184,13 @@ def test_thoughts_are_no_description(answer: str, text: str) -> None:
         ("As an AI language model, I cannot see images.", "the model refuses"),
         ("Please upload the image, and I will describe it.", "the model refuses"),
         ("No image was provided.", "the model refuses"),
+        ("It looks like you haven't attached an image.", "the model refuses"),
+        ("I'd be happy to help! Could you share it?", "the model refuses"),
+        ("I cannot help with that.", "the model refuses"),
+        ("I\u2019m not able to do that.", "the model refuses"),
+        ("I can't fulfill this request.", "the model refuses"),
+        ("I'm afraid I can't see it.", "the model refuses"),
+        ("I must decline.", "the model refuses"),
         ("<think>The picture is dark and", "the answer was cut off within its thoughts; raise max_tokens"),
     ],
 )
@@ -171,7 +199,16 @@ def test_a_refusal_is_a_fault_and_no_description(answer: str, fault: str) -> Non
         LMDescriber(server.lm()).describe([picture()], ["cat"])
 
 
-@pytest.mark.parametrize("answer", ["A dark picture; I can't see the ground.", "No image noise, sharp and bright."])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "A dark picture; I can't see the ground.",
+        "No image noise, sharp and bright.",
+        "It looks like a poster attached to a wall.",
+        "It seems not sharp, seen from above.",
+        "I can't help but notice the grain.",
+    ],
+)
 def test_a_description_that_speaks_of_seeing_is_one(answer: str) -> None:
     with OpenAIServer({"main subject": answer}) as server:
         assert LMDescriber(server.lm()).describe([picture()], ["cat"]).texts == (answer,)

@@ -1,9 +1,14 @@
 """The embedded describer on the bundled CLIP."""
 
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
-from ipo_dspy import demo
-from ipo_dspy.describers import ClipDescriber
+import pytest
+
+from helpers.openai_server import Writer, text_of
+from ipo_dspy import IPO, demo, write_report
+from ipo_dspy.describers import ClipDescriber, Descriptions
 from ipo_dspy.vocabulary import BANK
 
 
@@ -18,7 +23,39 @@ def test_descriptions_are_phrases_of_the_bank_without_class_names() -> None:
     assert len(descriptions) == describer.max_classes  # one image a class here; the classes beyond go without
     assert all(set(text.split(", ")) <= known for text in descriptions)
     assert all(len(text.split(", ")) <= describer.per_image for text in described.texts)
+    assert described.guessed
     assert described == describer.describe(images, task.trainset.labels())
+
+
+def test_the_described_classes_are_spread_over_all() -> None:
+    class Noted(ClipDescriber):
+        def describe(self, images: Any, class_names: Any, *, once: Any = None) -> Descriptions:
+            described = super().describe(images, class_names, once=once)
+            asked.append([*class_names])
+            told.append([name for name, text in zip(class_names, described.texts, strict=True) if text])
+            return described
+
+    task = demo.load("grey-food", shots=2)  # 25 classes
+    names, asked, told = list(task.program.classes), [], []  # type: ignore[var-annotated]
+    for limit in (10, 30):
+        describer = Noted(task.program.backbone, max_classes=5)
+        IPO(proposer="evolution", steps=0, describer=describer, max_described_images=limit).compile(
+            task.program, task.trainset
+        )
+    assert asked[0] == [names[i] for i in (0, 2, 5, 7, 10, 12, 15, 17, 20, 22)]
+    assert told[0] == [names[i] for i in (0, 5, 10, 15, 20)]
+    assert asked[1] == sorted([*names, *(names[i] for i in (0, 5, 10, 15, 20))], key=names.index)
+    assert set(told[1]) == {names[i] for i in (0, 5, 10, 15, 20)}
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_requests_and_report_say_that_the_phrases_are_guesses(tmp_path: Path) -> None:
+    task = demo.load("pixel-animals", shots=1)
+    with Writer() as server:
+        optimizer = IPO(prompt_model=server.lm(), steps=1, describer="clip", log_dir=tmp_path)
+        optimizer.compile(task.program, task.trainset)
+        assert "images look, guessed by CLIP" in next(text for text in map(text_of, server.requests) if "Write" in text)
+    assert "CLIP&#39;s guesses from a list of phrases" in write_report(tmp_path).read_text()
 
 
 def test_pixel_art_is_described_as_such() -> None:

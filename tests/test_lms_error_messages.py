@@ -349,6 +349,30 @@ def test_a_limit_that_the_pings_use_up_ends_the_run_as_usual(task: demo.DemoTask
     assert str(best.template) == "a photo of a <CLASS>."
 
 
+def test_a_refusal_is_a_failure_and_no_description(task: demo.DemoTask, tmp_path: Path) -> None:
+    class Squeamish(Writer):
+        def answer(self, body: dict[str, Any]) -> Reply:
+            self.looked += bool(images_of(body))
+            usual = super().answer(body)
+            return Reply("I'm sorry, but I can't view images.") if self.looked in (2, 4) and images_of(body) else usual
+
+        looked = -1  # the connectivity check sends an image
+
+    with Squeamish() as server:
+        eyes = server.lm(model="openai/eyes")
+        given: dict[str, Any] = {"describer": "lm", "description_model": eyes, "max_described_images": 5}
+        best = compile_with(server, task, num_threads=1, log_dir=tmp_path / "run", **given)
+        (first, *_) = [text_of(body) for body in server.requests if "Write 3 new" in text_of(body)]
+    assert best.detailed_results.status == "finished"
+    assert "sorry" not in first
+    assert "guess" not in first
+    assert first.count("- a grainy pixel art picture") == 3
+    refused = "an image could not be described: the model refuses: \"I'm sorry, but I can't view images.\""
+    assert faults(tmp_path / "run") == [refused] * 2
+    page = write_report(tmp_path / "run").read_text()
+    assert 'failures <span class="muted">2</span>' in page
+
+
 @pytest.mark.parametrize("prefetch", [False, True])
 def test_a_budget_that_ends_between_steps_changes_nothing_in_the_end(
     prefetch: bool, task: demo.DemoTask, tmp_path: Path

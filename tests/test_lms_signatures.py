@@ -45,6 +45,14 @@ def test_parts_stand_in_the_order_of_the_paper() -> None:
     assert places == sorted(places)
 
 
+def test_guesses_are_said_to_be_guesses() -> None:
+    assert "guess" not in question()
+    guessed = (
+        "How some training images look, guessed by CLIP from a list of phrases, so some of them are wrong:\n- blurry"
+    )
+    assert guessed in question(guessed=True)
+
+
 def test_what_stays_the_same_comes_first() -> None:
     one, other = question(), question(history=INPUTS["history"][:1], count=3)
     assert one.split("Templates tried")[0] == other.split("Templates tried")[0]

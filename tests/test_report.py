@@ -511,7 +511,8 @@ def chosen_run(
         for i in (3, 0, 1, 2):
             trial(journal, i, templates[i], predictor=predictor, **scores[i])
         for text in ("Grey, blocky", "grey: upside-down", "greyish, upside  down"):
-            journal.append({"event": "description", "predictor": predictor, "source": "x.png", "text": text})
+            described = {"source": "x.png", "text": text, "guessed": describer == "clip"}
+            journal.append({"event": "description", "predictor": predictor, **described})
         outcome |= {"index": winner, "template": templates[winner], "selected_on": selected_on, "finalists": finalists}
         journal.append({"event": "selected", "predictor": predictor, **outcome})
     return render_report(folder)
@@ -553,6 +554,7 @@ def test_draws_the_candidates_with_error_bars_and_the_tied_ones_on_shaded_ground
 @pytest.mark.parametrize(("describer", "column"), [("clip", "CLIP's guess"), ("lm", "Described")])
 def test_phrases_have_their_worth_and_how_often_they_are_described(tmp_path: Path, describer: str, column: str) -> None:
     page = chosen_run(tmp_path, describer=describer)
+    assert ("CLIP's guesses from a list of phrases" in text_of(page)) == (describer == "clip")
     table = text_of("</style>" + page.split('class="phrases"')[1].split("</table>")[0])
     assert f"Loss rises by {column} grey +3.0 ± 1.8 +0.100 ± 0.020 2 of 3" in table
     assert "black and upside down +3.0 ± 1.8 +0.100 ± 0.020 0 of 3 upside 2 down 2" in table

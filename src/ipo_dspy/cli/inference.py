@@ -145,7 +145,11 @@ def describe(
     if as_json:
         show.write_json([{"source": s, "label": label, "description": text} for s, label, text in rows])
     else:
-        show.rows("how the images look", ["image", "class", "description"], rows)
+        show.rows(
+            f"how the images look{', guessed by CLIP' if described.guessed else ''}",
+            ["image", "class", "description"],
+            rows,
+        )
 
 
 def report(

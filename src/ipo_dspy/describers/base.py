@@ -26,10 +26,12 @@ class Descriptions:
     Attributes:
         texts: one per image; empty if an image could not be described.
         faults: one message per failed image.
+        guessed: the texts are the phrases of a list that CLIP ranks highest, which need not be true of the image.
     """
 
     texts: tuple[str, ...]
     faults: tuple[str, ...] = ()
+    guessed: bool = False
 
 
 class Describer(Protocol):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.describers.base import Descriptions
@@ -31,7 +32,7 @@ class ClipDescriber:
         backbone: the loaded CLIP model, e.g. `classifier.backbone`.
         phrases: the bank.
         per_image: maximum number of phrases per image, each of a different facet.
-        max_classes: maximum number of classes whose images are described; more cost time and add little.
+        max_classes: maximum number of classes whose images are described, evenly spaced; more cost time and add little.
         allow_url: fetch images given as http(s) URLs.
     """
 
@@ -53,13 +54,16 @@ class ClipDescriber:
     def describe(
         self, images: Sequence[Any], class_names: Sequence[str], *, once: AskOnce | None = None
     ) -> Descriptions:
-        """Return the phrases that fit each image best, best first; empty for images beyond `max_classes` classes."""
-        described = list(dict.fromkeys(class_names))[: self.max_classes]
+        """Return the phrases that fit each image best, best first; empty for images beyond `max_classes` classes.
+
+        They are guesses: a phrase that is wrong to the eye may rank first. Count in how many images it occurs.
+        """
+        described = evenly_spaced(list(dict.fromkeys(class_names)), self.max_classes)
         rows = [i for i, name in enumerate(class_names) if name in described]
         fits = self.fits([images[i] for i in rows], [class_names[i] for i in rows])  # [N, P]
         # Images of a data set share a look: the mean fit counts as much as the fit of the image itself.
         texts = dict(zip(rows, map(self._best, fits + fits.mean(dim=0)), strict=True))
-        return Descriptions(tuple(texts.get(i, "") for i in range(len(images))))
+        return Descriptions(tuple(texts.get(i, "") for i in range(len(images))), guessed=True)
 
     def fits(self, images: Sequence[Any], class_names: Sequence[str]) -> "Tensor":
         """Return the fit of each phrase to each image, [N, P]: the similarity gain over the class name alone."""

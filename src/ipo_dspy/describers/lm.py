@@ -7,7 +7,7 @@ from typing import Any
 
 import dspy
 from dspy.utils.exceptions import LMError
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ipo_dspy._internal.renames import renamed_arguments
 from ipo_dspy._internal.threads import in_threads
@@ -26,6 +26,8 @@ LONGEST_SIDE = 768
 
 Providers do the same, and charge for the larger image.
 """
+SHORTEST_SIDE = 224
+"""In pixels; smaller images are enlarged, because small models see little in them."""
 
 
 class LMDescriber:
@@ -36,7 +38,8 @@ class LMDescriber:
         num_threads: number of concurrent requests; DSPy's setting by default.
         allow_url: fetch images given as http(s) URLs.
         max_consecutive_errors: stop after this many consecutive images without an answer.
-        longest_side: in pixels; larger images are scaled down before they are sent.
+        longest_side: in pixels; larger images are scaled down before they are sent. Images whose shorter side is below
+            `SHORTEST_SIDE` are enlarged, as far as this limit allows.
     """
 
     @renamed_arguments(max_errors="max_consecutive_errors")
@@ -117,7 +120,8 @@ class _DescriptionJob:
         return False
 
     def _request(self, picture: Image.Image) -> LMResponse:
-        inputs = {"image": dspy.Image(picture)}
+        enlarged = min(SHORTEST_SIDE / min(picture.size), self.owner.longest_side / max(picture.size))
+        inputs = {"image": dspy.Image(ImageOps.scale(picture, max(1, enlarged)))}
         return request(self.lm, PlainAdapter(), DescribeImage, inputs, field="description")
 
     def _answered(self, index: int, answer: LMResponse) -> bool:

@@ -21,10 +21,14 @@ _UNABLE = rf"(?:i (?:can(?:no|')?t|can not|won't|do not|don't)|{_I_AM} (?:unable
 _SEE = "(?:view|see|look at|process|analy[sz]e|access|open|interpret|describe|assist|help|comply|provide|identify)"
 _PICTURE = "(?:images?|pictures?|photos?)"
 _REFUSAL = re.compile(
-    rf"\W*(?:(?:sorry|unfortunately|apologies|i apologi[sz]e|{_I_AM} (?:so |very )?sorry)\b[^.]{{0,40}}?\b(?:i|but)\b"
+    rf"\W*(?:(?:sorry|unfortunately|apologies|i apologi[sz]e|{_I_AM} (?:so |very )?(?:sorry|afraid))\b"
+    r"[^.]{0,40}?\b(?:i|but)\b"
     rf"|(?:as|{_I_AM}) an? (?:ai|large|language|text)\b"
     rf"|{_UNABLE}\b[^.]{{0,30}}\b{_SEE}\b[^.]{{0,30}}\b(?:{_PICTURE}|visuals?|content|files?|with th(?:at|is)|request)"
     r"\b"
+    rf"|{_UNABLE} (?:(?:assist|comply|fulfill?)\b|help\b(?! but)|(?:do|describe) (?:that|this)\b)|i must decline\b"
+    r"|(?:i'd|i would) be (?:happy|glad) to\b"
+    r"|it (?:looks like|seems|appears)\b[^.]{0,20}(?:\bnot?\b|n't\b)[^.]{0,30}\b(?:attach|upload|provid|shar)ed\b"
     rf"|(?:no|there(?: is|'s) no) {_PICTURE}\b[^.]{{0,30}}\b(?:provided|attached|uploaded|given|here|included)\b"
     rf"|please (?:provide|upload|attach|share|send)\b[^.]{{0,30}}\b{_PICTURE}\b)",
     re.IGNORECASE,

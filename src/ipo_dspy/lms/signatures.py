@@ -36,6 +36,7 @@ class ProposePrompts(dspy.Signature):
 
     task: str = dspy.InputField(desc="what is being classified")
     descriptions: list[str] = dspy.InputField(desc="descriptions of some training images, class names left out")
+    guessed: bool = dspy.InputField(desc="whether the descriptions are CLIP's guesses, some of them wrong")
     history: list[ScoredTemplate] = dspy.InputField(desc="earlier templates, best last")
     rejected: list[str] = dspy.InputField(desc="answers that could not be used, and why")
     count: int = dspy.InputField(desc="how many new templates to write")
@@ -192,13 +193,16 @@ def _require(signature: type[dspy.Signature]) -> None:
 
 def _propose_parts(inputs: dict[str, Any]) -> list[str]:
     return [
-        *_section("How some training images look:", inputs["descriptions"]),
+        *_section(_GUESSED if inputs.get("guessed") else "How some training images look:", inputs["descriptions"]),
         *_section("Templates tried so far, with their scores, the best last:", map(_scored, inputs["history"])),
         _score_legend(inputs["history"]),
         *_section("Answers that could not be used:", inputs["rejected"]),
         f"Write {inputs['count']} new template(s) that differ from all of these and should have "
         f"{_goal(inputs['history'])}. {_FORM}",
     ]
+
+
+_GUESSED = "How some training images look, guessed by CLIP from a list of phrases, so some of them are wrong:"
 
 
 def _reword_parts(inputs: dict[str, Any]) -> list[str]:

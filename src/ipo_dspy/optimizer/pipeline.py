@@ -3,10 +3,12 @@
 They run in the order of their cost, so that cheap checks fail first.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.clip.bundled import canonical_model_name
 from ipo_dspy.lms.preflight import ping_once
 from ipo_dspy.optimizer.config import OptimizerConfig
@@ -205,9 +207,10 @@ def describe(session: Session, task: SearchTask, train: TrainingImages, config: 
     errors = [f"an image could not be described: {message}" for message in described.faults]
     known, texts = session.state.search(task.name).descriptions, zip(chosen, described.texts, strict=True)
     fresh = [(train.sources[i], text) for i, text in texts if text and (train.sources[i], text) not in known]
+    name, guessed = task.name, described.guessed
     session.recorder.record(
-        *(ErrorEvent(event="error", predictor=task.name, step=0, message=message) for message in errors),
-        *(DescriptionEvent(event="description", predictor=task.name, source=s, text=text) for s, text in fresh),
+        *(ErrorEvent(event="error", predictor=name, step=0, message=message) for message in errors),
+        *(DescriptionEvent(event="description", predictor=name, source=s, text=t, guessed=guessed) for s, t in fresh),
     )
     session.recorder.progress(task.name, "descriptions", len(chosen), len(chosen))
     return described
@@ -216,15 +219,20 @@ def describe(session: Session, task: SearchTask, train: TrainingImages, config: 
 def stratified_indices(labels: Sequence[str], limit: int) -> list[int]:
     """Return indices of at most `limit` images: the first of every class, then the second, and so on.
 
-    >>> stratified_indices(["a", "a", "b", "a"], 3)
-    [0, 1, 2]
+    If the last of these rounds does not fit as a whole, its classes are evenly spaced.
+
+    >>> stratified_indices(["a", "a", "b", "a"], 3), stratified_indices(["a", "b", "c", "d"], 2)
+    ([0, 1, 2], [0, 2])
     """
-    counts: dict[str, int] = {}
-    ranked: list[tuple[int, int]] = []
+    counts: Counter[str] = Counter()
+    rounds: dict[int, list[int]] = {}
     for index, label in enumerate(labels):
-        counts[label] = counts.get(label, 0) + 1
-        ranked.append((counts[label], index))
-    return sorted(index for _, index in sorted(ranked)[:limit])
+        counts[label] += 1
+        rounds.setdefault(counts[label], []).append(index)
+    chosen: list[int] = []
+    for indices in rounds.values():
+        chosen += evenly_spaced(indices, limit - len(chosen))
+    return sorted(chosen)
 
 
 def describe_task(classes: Sequence[str]) -> str:
@@ -233,9 +241,7 @@ def describe_task(classes: Sequence[str]) -> str:
     >>> describe_task(["cat", "polar_bear"])
     'Tell apart images of 2 classes: cat, polar bear.'
     """
-    shown = [
-        display_class_name(classes[i * len(classes) // min(12, len(classes))]) for i in range(min(12, len(classes)))
-    ]
+    shown = [display_class_name(name) for name in evenly_spaced(classes, 12)]
     more = ", ..." if len(classes) > len(shown) else ""
     return f"Tell apart images of {len(classes)} classes: {', '.join(shown)}{more}."
 

@@ -320,6 +320,7 @@ class Search:
             trials=tuple(trials),
             rejected=tuple(f"{r.text[:120]} ({r.reason})" for r in rejected),
             descriptions=self.descriptions,
+            guessed=self.state.guessed,
             task=self.task,
             seed=self.config.seed,
             once=partial(self.ledger.once, self.predictor),

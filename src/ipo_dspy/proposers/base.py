@@ -25,6 +25,7 @@ class ProposalRequest:
         trials: every trial so far, in order.
         rejected: the most recent rejected answers with the reason, newest last.
         descriptions: of the look of some training images.
+        guessed: the descriptions are CLIP's guesses; see `describers.Descriptions`.
         task: one sentence on the classification task.
         seed: of the search; random draws must depend on it and `step` alone.
         once: wraps each call that costs money or time: `ask.once(f"step {ask.step}/0", lambda: LMResponse(...))`.
@@ -38,6 +39,7 @@ class ProposalRequest:
     trials: tuple[Trial, ...]
     rejected: tuple[str, ...] = ()
     descriptions: tuple[str, ...] = ()
+    guessed: bool = False
     task: str = ""
     seed: int = 0
     once: AskOnce = field(default=lambda question, ask: ask(), compare=False, repr=False)

@@ -246,6 +246,7 @@ class LMProposer:
         return {
             "task": ask.task,
             "descriptions": descriptions,
+            "guessed": ask.guessed,
             "history": [_scored(trial, self.feedback) for trial in ask.shown],
             "rejected": list(ask.rejected),
             "count": count,

@@ -83,12 +83,13 @@ class LMResponseEvent(TypedDict):
 
 
 class DescriptionEvent(TypedDict):
-    """A description of a training image."""
+    """A description of a training image; `guessed` if CLIP ranked phrases (`describers.Descriptions`)."""
 
     event: Literal["description"]
     predictor: str
     source: str
     text: str
+    guessed: NotRequired[bool]
 
 
 class TrialEvent(TypedDict):

@@ -51,6 +51,7 @@ class SearchState:
         steps: number of the last finished step.
         rejections, errors: in order of recording.
         descriptions: pairs of an image's source and its description.
+        guessed: the descriptions are CLIP's guesses.
         selected: the outcome, until the run is resumed.
         evaluations: by split, class split and role.
         imagenet: scores of the prompts for ImageNet, by split and class split; kept when the run is resumed.
@@ -67,6 +68,7 @@ class SearchState:
         self.rejections: list[Rejection] = []
         self.errors: list[ErrorEvent] = []
         self.descriptions: list[tuple[str, str]] = []
+        self.guessed = False
         self.imagenet: dict[tuple[str, str], ImagenetPromptsEvent] = {}
         self.clear_outcome()
 
@@ -132,6 +134,7 @@ class SearchState:
             self.errors.append(event)
         elif event["event"] == "description":
             self.descriptions.append((event["source"], event["text"]))
+            self.guessed = event.get("guessed", False)
         elif event["event"] == "selected":
             self.selected = event
         elif event["event"] == "evaluation":
