@@ -32,20 +32,20 @@ def test_the_described_classes_are_spread_over_all() -> None:
         def describe(self, images: Any, class_names: Any, *, once: Any = None) -> Descriptions:
             described = super().describe(images, class_names, once=once)
             asked.append([*class_names])
-            told.append([name for name, text in zip(class_names, described.texts, strict=True) if text])
+            reported.append([name for name, text in zip(class_names, described.texts, strict=True) if text])
             return described
 
     task = demo.load("grey-food", shots=2)  # 25 classes
-    names, asked, told = list(task.program.classes), [], []  # type: ignore[var-annotated]
+    names, asked, reported = task.trainset.labels()[::2], list[list[str]](), list[list[str]]()
     for limit in (10, 30):
         describer = Noted(task.program.backbone, max_classes=5)
         IPO(proposer="evolution", steps=0, describer=describer, max_described_images=limit).compile(
             task.program, task.trainset
         )
     assert asked[0] == [names[i] for i in (0, 2, 5, 7, 10, 12, 15, 17, 20, 22)]
-    assert told[0] == [names[i] for i in (0, 5, 10, 15, 20)]
+    assert reported[0] == [names[i] for i in (0, 5, 10, 15, 20)]
     assert asked[1] == sorted([*names, *(names[i] for i in (0, 5, 10, 15, 20))], key=names.index)
-    assert set(told[1]) == {names[i] for i in (0, 5, 10, 15, 20)}
+    assert set(reported[1]) == {names[i] for i in (0, 5, 10, 15, 20)}
 
 
 @pytest.mark.usefixtures("no_cache")
