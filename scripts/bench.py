@@ -1,7 +1,7 @@
 """`python scripts/bench.py [--size full] [SECTION ...]` prints docs/benchmarks.md, section by section.
 
 A section is a module of `benchmarks` whose docstring is its text and whose `run(size, seed)` prints its tables.
-`choice` measures accuracy instead of time, so it is printed only if it is named.
+Sections that measure other things than time are printed only if they are named.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from benchmarks.common import commit, machine
 
 SECTIONS = ("text", "images", "store", "scoring", "gpu", "passes", "startup", "ray_scaling")
 """In the order of the page."""
-ON_REQUEST = ("choice", "choice_truth")
+ON_REQUEST = ("choice", "choice_truth", "request_tokens")
 KNOWN = (*SECTIONS, *ON_REQUEST)
 
 

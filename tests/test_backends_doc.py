@@ -119,7 +119,7 @@ def test_what_openai_like_servers_are_sent(name: str, monkeypatch: pytest.Monkey
     assert [message["role"] for message in asked["messages"]] == ["system", "user"]
     assert "- grey" in text_of(asked)
     (url,) = images_of(shown)
-    assert size(url.partition(",")[2]) == (6, 4)
+    assert size(url.partition(",")[2]) == (336, 224)  # enlarged
     assert server.unseen == []
 
 
@@ -179,7 +179,7 @@ def test_what_ollama_is_sent(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert (system["role"], user["role"]) == ("system", "user")
     assert "Do not name the main subject" in system["content"]
     (data,) = user["images"]
-    assert size(data) == (6, 4)
+    assert size(data) == (336, 224)  # enlarged
 
 
 def test_the_context_length_of_ollama_can_be_set() -> None:
@@ -202,5 +202,5 @@ def test_what_gemini_is_sent(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert path.endswith(f"/models/{name.partition('/')[2]}:generateContent")
     assert "Do not name the main subject" in body["system_instruction"]["parts"][0]["text"]
     (data,) = [part["inline_data"] for part in body["contents"][0]["parts"] if "inline_data" in part]
-    assert size(data["data"]) == (6, 4)
+    assert size(data["data"]) == (336, 224)  # enlarged
     assert body["generationConfig"]["temperature"] == 1.0

@@ -25,8 +25,9 @@ from helpers.openai_server import Reply, Writer, images_of, text_of
 from ipo_dspy import demo
 from ipo_dspy._internal.untrusted import redact
 from ipo_dspy.clip.image_features import open_image
+from ipo_dspy.lms.adapters import PlainAdapter
 from ipo_dspy.lms.requests import request
-from ipo_dspy.lms.signatures import DescribeImage, PlainAdapter
+from ipo_dspy.lms.signatures import DescribeImage
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
 

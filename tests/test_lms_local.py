@@ -529,7 +529,7 @@ def run(folder: Path, **settings: Any) -> tuple[Any, list[Any]]:
 
 def test_a_run_with_models_that_babble_ends_with_the_start_template(made: Make, tmp_path: Path) -> None:
     # Unseeded, some draws hold tags; their text is rejected, which is not an error.
-    babbler = lm(made(toys.qwen2, last=None), temperature=1.0, max_tokens=24, seed=2)
+    babbler = lm(made(toys.qwen2, last=None), temperature=1.0, max_tokens=24, seed=1)
     best, events = run(tmp_path / "run", prompt_model=babbler, description_model=lm(made(toys.llava), max_tokens=3))
     assert str(best.template) == "a photo of a <CLASS>."
     faults = [event["message"] for event in events if event["event"] == "error"]

@@ -54,7 +54,7 @@ def test_the_student_stays_and_a_better_copy_comes_back(task: demo.DemoTask, tmp
     assert search.finalists[0].rank <= start.rank
     scores = [row["score"] for row in best.candidate_programs]
     assert scores == sorted(scores, reverse=True)
-    assert best.candidate_programs[0]["program"].template == best.template
+    assert best.template in [row["program"].template for row in best.candidate_programs]
     assert ClipClassifier.from_file(tmp_path / "run" / "best.json").template == best.template
     events = replay(tmp_path / "run")
     assert [e["template"] for e in events if e["event"] == "trial"] == templates(best)

@@ -168,14 +168,15 @@ def test_rejections_are_counted_by_reason_and_reported() -> None:
     }
     assert script.asked[0].rejected == ()
     rejected = script.asked[1].rejected
-    assert "a dog. (no class placeholder)" in rejected
-    assert "A PHOTO of a <CLASS>. (duplicate)" in rejected
+    assert "a dog. (no class placeholder: write <CLASS> where the class name goes)" in rejected
+    assert "A PHOTO of a <CLASS>. (duplicate: tried before)" in rejected
 
 
 def test_a_duplicate_is_shown_once_and_what_is_unusable_again() -> None:
     script = Script(["a photo of a <CLASS>.", "a dog."], ["a dark <CLASS>."], ["a blurry <CLASS>."])
     search(script)
-    shown = ["a photo of a <CLASS>. (duplicate)", "a dog. (no class placeholder)"]
+    remedy = "write <CLASS> where the class name goes"
+    shown = ["a photo of a <CLASS>. (duplicate: tried before)", f"a dog. (no class placeholder: {remedy})"]
     assert [list(ask.rejected) for ask in script.asked] == [[], shown, shown[1:]]
 
 

@@ -373,7 +373,9 @@ def test_descriptions_keep_to_their_budget(way: Any, changes: bool) -> None:
         assert server.unseen == []
         asked = [text_of(body) for body in server.requests]
     first, second = (
-        [line for line in text.splitlines() if "grainy" in line] for text in asked if "Write 3 new" in text
+        [line for line in text.splitlines() if line.startswith("- ") and "grainy" in line]
+        for text in asked
+        if "Write 3 new" in text
     )
     assert sum(map(tokens_in, first)) <= 450
     assert (first != second) == changes

@@ -51,15 +51,17 @@ def test_evolution_with_a_window_sees_the_shown_history_only() -> None:
 @pytest.mark.parametrize(
     ("feedback", "included", "excluded"),
     [
-        ("both", ["(loss 3.0000, accuracy 90.00 %)", "a lower loss and a higher accuracy"], []),
-        ("loss", ["(loss 1.0000)", "should have a lower loss."], ["accuracy", "90"]),
-        ("accuracy", ["(accuracy 90.00 %)", "should have a higher accuracy."], ["loss", "entropy"]),
+        ("both", ["(90.00 %, loss 3.000)", "(lower loss, higher accuracy is better)"], []),
+        ("loss", ["(loss 1.000)", "(lower loss is better)"], ["accuracy", "90"]),
+        ("accuracy", ["(90.00 %)", "(higher accuracy is better)"], ["loss", "entropy"]),
     ],
 )
 def test_a_language_model_receives_only_the_chosen_scores(
     feedback: Feedback, included: list[str], excluded: list[str], no_cache: None
 ) -> None:
-    with OpenAIServer({"Write 4 new": Reply("\n".join(f"<INS>{i} <CLASS>.</INS>" for i in range(4)))}) as server:
+    with OpenAIServer(
+        {"Write 4 new": Reply("\n".join(f"<INS>a {word} <CLASS>.</INS>" for word in ("dim", "red", "soft")))}
+    ) as server:
         lm = dspy.LM("openai/toy", api_base=server.url, api_key="none", engine="litellm", num_retries=0)
         LMProposer(lm, feedback=feedback).propose(ask())
         prompt = server.requests[0]["messages"][-1]["content"]

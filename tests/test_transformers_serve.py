@@ -104,7 +104,7 @@ def test_it_says_what_the_model_says_in_this_process(served: Served) -> None:
 def test_its_proposals_arrive(asking: RequestMode, served: Served) -> None:
     proposals = LMProposer(lm(served.proposes, served, max_tokens=100), request_mode=asking).propose(ask())
     assert set(proposals.texts) == {toys.PROPOSAL}
-    assert len(proposals.texts) == 3
+    assert len(proposals.texts) == (3 if asking == "single" else 1)
 
 
 def test_an_answer_without_a_template_is_reported(served: Served) -> None:

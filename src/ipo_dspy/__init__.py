@@ -31,7 +31,7 @@ _HOME = {
     "TemplateInstructionProposer": "proposers.gepa",
     "LMDescriber": "describers",
     "ClipDescriber": "describers",
-    "PaperAdapter": "lms.signatures",
+    "PaperAdapter": "lms.adapters",
     "load_program": "program_files",
     "write_report": "report",
     "RayScorer": "distributed",
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from ipo_dspy.history import History as History
     from ipo_dspy.history import Trial as Trial
     from ipo_dspy.integrations.mlflow import mlflow_observer as mlflow_observer
-    from ipo_dspy.lms.signatures import PaperAdapter as PaperAdapter
+    from ipo_dspy.lms.adapters import PaperAdapter as PaperAdapter
     from ipo_dspy.optimizer.ipo import IPO as IPO
     from ipo_dspy.program_files import load_program as load_program
     from ipo_dspy.proposers import EvolutionProposer as EvolutionProposer

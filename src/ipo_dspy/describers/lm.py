@@ -15,10 +15,11 @@ from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.clip.image_io import open_image
 from ipo_dspy.describers.base import Descriptions, first_sentences, without_class_name
 from ipo_dspy.errors import BudgetError, Hint, ImageError, LanguageModelError, NoAnswerError, StoppedError
+from ipo_dspy.lms.adapters import PlainAdapter
 from ipo_dspy.lms.error_messages import FATAL, one_line_error, suggest_fix
 from ipo_dspy.lms.reasoning import is_refusal
 from ipo_dspy.lms.requests import request
-from ipo_dspy.lms.signatures import DescribeImage, PlainAdapter
+from ipo_dspy.lms.signatures import DescribeImage
 from ipo_dspy.run.ledger import AskOnce, LMResponse
 
 LONGEST_SIDE = 768

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from ipo_dspy.proposers import Proposer
     from ipo_dspy.scoring.scorers import RemoteImageSet, Scorer
 
+CLASSES_NAMED = 100
+"""Maximum number of class names in the description of a task."""
+
 
 @dataclass(frozen=True, slots=True)
 class SearchTask:
@@ -174,6 +177,7 @@ def search(session: Session, encoded: EncodedTask, proposer: "Proposer", config:
         ledger=session.ledger,
         descriptions=[text for text in described.texts if text],
         task=config.task_description or describe_task(encoded.train.images.classes),
+        max_tokens=task.classifier.backbone.context_length,
         stop=session.stop,
     )
     result = engine.run(task.initial, validator=None if validation is None else validation.scorer)
@@ -236,14 +240,14 @@ def stratified_indices(labels: Sequence[str], limit: int) -> list[int]:
 
 
 def describe_task(classes: Sequence[str]) -> str:
-    """Return a sentence with the class names, at most a dozen of them.
+    """Return a sentence with the class names, at most a hundred of them.
 
     >>> describe_task(["cat", "polar_bear"])
     'Tell apart images of 2 classes: cat, polar bear.'
     """
-    shown = [display_class_name(name) for name in evenly_spaced(classes, 12)]
-    more = ", ..." if len(classes) > len(shown) else ""
-    return f"Tell apart images of {len(classes)} classes: {', '.join(shown)}{more}."
+    shown = [display_class_name(name) for name in evenly_spaced(classes, CLASSES_NAMED)]
+    part = f", {len(shown)} of which are" if len(classes) > len(shown) else ":"
+    return f"Tell apart images of {len(classes)} classes{part} {', '.join(shown)}."
 
 
 def _judge(

@@ -15,12 +15,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ipo_dspy.errors import BudgetError, ProposalError, TemplateError
 from ipo_dspy.history import History, Trial
 from ipo_dspy.lms.proposal_parsing import read_proposal, repaired
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.ensemble import EnsembleLine
-from ipo_dspy.optimizer.final_choice import FinalChoice, Finalist
+from ipo_dspy.optimizer.final_choice import MANY_LOGITS, FinalChoice, Finalist
 from ipo_dspy.optimizer.prefetch import Prefetcher
 from ipo_dspy.optimizer.selection import ChoiceReport, PhraseWorth, Selection
 from ipo_dspy.proposers.base import REWORDINGS, SHOWN_TO_POLISH, Polisher, ProposalRequest, Proposals, Proposer
@@ -34,6 +36,7 @@ from ipo_dspy.run.events import (
 from ipo_dspy.run.ledger import Ledger
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.state import Rejection
+from ipo_dspy.scoring.comparison import Comparison
 from ipo_dspy.template import Template
 
 if TYPE_CHECKING:
@@ -41,6 +44,14 @@ if TYPE_CHECKING:
     from ipo_dspy.scoring.scorers import Scorer
 
 SHOWN_REJECTIONS = 5
+REMEDIES = {
+    "no class placeholder": ": write <CLASS> where the class name goes",
+    "too long": ": write a shorter one",
+    "duplicate": ": tried before",
+}
+"""Advice to a proposer behind the reason of a rejection."""
+COMPARED_IN_REQUEST = 8
+"""Number of the best trials whose differences are measured for a request."""
 COMPLETE = frozenset({"finished", "patience", "exhausted"})
 """Statuses of a search that ended by itself; any other status is the reason for a stop."""
 STEPS_WITHOUT_TRIAL = 10
@@ -118,6 +129,7 @@ class Search:
         ledger: sends the proposer's requests.
         descriptions: descriptions of training images.
         task: task description for the proposer, one sentence.
+        max_tokens: longest template that the model takes, filled with a class name.
         stop: called before each step; True ends the search.
         clock: monotonic clock, in seconds.
     """
@@ -133,13 +145,15 @@ class Search:
         ledger: Ledger | None = None,
         descriptions: Sequence[str] = (),
         task: str = "",
+        max_tokens: int | None = None,
         stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scorer, self.proposer, self.config, self.recorder = scorer, proposer, config, recorder
         self.predictor, self.state = predictor, recorder.state.search(predictor)
         self.ledger = ledger or Ledger(recorder)
-        self.descriptions, self.task, self.stop, self.clock = tuple(descriptions), task, stop, clock
+        self.descriptions, self.task, self.max_tokens = tuple(descriptions), task, max_tokens
+        self.stop, self.clock = stop, clock
         messages = [event["message"] for event in self.state.errors if event["step"] > 0]
         self.fault = ProposalError(messages[-1]) if messages else None
         self._ahead = Prefetcher(proposer.propose, prefetch=config.prefetch)
@@ -277,7 +291,7 @@ class Search:
             reasons = Counter(r.reason for r in self.state.rejections if r.step == step)
             fault = ProposalError(_rejected(reasons), answered=True)
         if self._may_ask_ahead(step, fault, proposals):
-            self._ahead.begin(self._ask(step + 1))
+            self._ahead.begin(self._ask(step + 1, [template for template, _ in templates]))
         self._score(templates, step=step)
         if proposals.ended is not None:
             raise proposals.ended  # the step stays open: a resumed run requests the missing proposals
@@ -304,10 +318,12 @@ class Search:
         )
         return is_possible and not self._reason_to_end(step + 1)
 
-    def _ask(self, step: int) -> ProposalRequest:
+    def _ask(self, step: int, in_progress: Sequence[Template] = ()) -> ProposalRequest:
         # The request must not depend on timing, or a resumed run would take another path.
         visible_steps = step - 1 if self.config.prefetch else step
-        trials = [t for t in self.state.history if t.stage == "search" and (t.step == 0 or t.step < visible_steps)]
+        found = [t for t in self.state.history if t.stage == "search"]
+        trials = [t for t in found if t.step == 0 or t.step < visible_steps]
+        pending = in_progress or [t.template for t in found if t.step >= max(1, visible_steps)]
         rejected = [
             r
             for r in self.state.rejections
@@ -318,14 +334,28 @@ class Search:
             count=self.config.prompts_per_step,
             shown=tuple(History(trials).shown(self.config.history_size)),
             trials=tuple(trials),
-            rejected=tuple(f"{r.text[:120]} ({r.reason})" for r in rejected),
+            rejected=tuple(f"{r.text[:120]} ({r.reason}{REMEDIES.get(r.reason, '')})" for r in rejected),
             descriptions=self.descriptions,
             guessed=self.state.guessed,
             task=self.task,
+            steps=self.config.num_steps,
+            images=self.state.setup.get("images", 0),
+            error=self._error(trials),
+            max_tokens=self.max_tokens,
+            pending=tuple(map(str, pending)),
             seed=self.config.seed,
             once=partial(self.ledger.once, self.predictor),
             log=partial(self._record_error, step),
         )
+
+    def _error(self, trials: Sequence[Trial]) -> float | None:
+        """Return the median standard error of the differences in accuracy among the best trials, if it is shown."""
+        images, classes = self.state.setup.get("images", 0), self.state.setup.get("classes", ())
+        if not getattr(self.proposer, "shows_error", False) or len(trials) < 2 or images * len(classes) > MANY_LOGITS:
+            return None
+        best = sorted(trials, key=lambda trial: trial.rank)[:COMPARED_IN_REQUEST]
+        errors = Comparison(self.scorer.tally_pairs([trial.template for trial in best])).accuracy_errors
+        return float(np.median(errors[np.triu_indices(len(best), 1)]))
 
     def _read(self, texts: Sequence[str], step: int, stage: str = "search") -> list[tuple[Template, "TemplateTokens"]]:
         """Return the usable templates among untrusted texts; the others are recorded as rejections."""

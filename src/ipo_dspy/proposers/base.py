@@ -27,6 +27,11 @@ class ProposalRequest:
         descriptions: of the look of some training images.
         guessed: the descriptions are CLIP's guesses; see `describers.Descriptions`.
         task: one sentence on the classification task.
+        steps: number of steps of the search; 0 if not known.
+        images: number of images that templates are scored on; 0 if not known.
+        error: standard error of the difference in accuracy between two of the best trials, in points.
+        max_tokens: longest template that the model takes, filled with a class name.
+        pending: templates that are being scored now.
         seed: of the search; random draws must depend on it and `step` alone.
         once: wraps each call that costs money or time: `ask.once(f"step {ask.step}/0", lambda: LMResponse(...))`.
             A resumed run then gets the recorded answer without a second call.
@@ -41,6 +46,11 @@ class ProposalRequest:
     descriptions: tuple[str, ...] = ()
     guessed: bool = False
     task: str = ""
+    steps: int = 0
+    images: int = 0
+    error: float | None = None
+    max_tokens: int | None = None
+    pending: tuple[str, ...] = ()
     seed: int = 0
     once: AskOnce = field(default=lambda question, ask: ask(), compare=False, repr=False)
     log: Callable[[str], None] = field(default=lambda message: None, compare=False, repr=False)

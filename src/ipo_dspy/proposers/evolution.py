@@ -28,6 +28,7 @@ from ipo_dspy.history import Trial
 from ipo_dspy.proposers.base import ProposalRequest, Proposals
 from ipo_dspy.proposers.captions import DETERMINERS, Caption, CaptionReader
 from ipo_dspy.proposers.feedback import Feedback, history_for_prompt, rank
+from ipo_dspy.proposers.phrase_values import PhraseValueModel, indicators
 from ipo_dspy.template import PLACEHOLDER
 from ipo_dspy.template_phrases import phrase_key, phrase_pattern
 from ipo_dspy.vocabulary import BANK, PLAIN_WORDS, Phrase, Position
@@ -41,12 +42,6 @@ POOL_PER_CHILD = 40
 MAX_PHRASES = 3
 PRUNED_SHARE = 4
 """One in this many proposals is the best template with one phrase removed."""
-NOISE = 0.25
-"""Variance of the standardized value of a trial around the linear model."""
-PRIOR = 0.35
-"""Prior variance of the value of a phrase, in standardized units."""
-DESCRIBED = 1.2
-"""Prior mean of a phrase that occurs in every description."""
 LENGTH_COST = 0.02
 """Penalty per word, all else equal: short templates read better and transfer better."""
 
@@ -196,7 +191,7 @@ class EvolutionProposer:
         children = [self.features(text) for text, _ in pool]
         parents = [self.features(_text(ask.trials[parent])) for _, parent in pool]
         names = sorted(frozenset().union(*(child ^ parent for child, parent in zip(children, parents, strict=True))))
-        change = _indicators(children, names) - _indicators(parents, names)  # added 1, lost -1
+        change = indicators(children, names) - indicators(parents, names)  # added 1, lost -1
         base = np.array([values[parent] - LENGTH_COST * len(_WORD.findall(text)) for text, parent in pool])
         chosen: list[int] = []
         for _ in range(min(count, len(pool))):
@@ -204,49 +199,6 @@ class EvolutionProposer:
             promise[chosen] = -np.inf
             chosen.append(int(np.argmax(promise)))
         return [pool[i][0] for i in chosen]
-
-
-class PhraseValueModel:
-    """Bayesian linear regression of the value of a trial on its phrases and words.
-
-    Args:
-        sets: features of each trial.
-        values: their standardized values.
-        described: fraction of descriptions that contain a phrase, which shifts its prior mean.
-    """
-
-    def __init__(self, sets: Sequence[frozenset[str]], values: Floats, described: dict[str, float]) -> None:
-        self.described = described
-        self.names = sorted(frozenset().union(*sets))
-        self.column = {name: i for i, name in enumerate(self.names)}
-        design = _indicators(sets, self.names)  # [trials, features]
-        prior_mean = np.array([self._prior(name) for name in self.names])
-        precision = design.T @ design / NOISE + np.eye(len(self.names)) / PRIOR
-        self.covariance = np.linalg.inv(precision)
-        self.mean = self.covariance @ (design.T @ values / NOISE + prior_mean / PRIOR)
-        self._root = np.linalg.cholesky(self.covariance + 1e-9 * np.eye(len(self.names)))
-
-    def draw(self, names: Sequence[str], rng: Generator) -> Floats:
-        """Sample the value of each name from the posterior; unknown names are sampled from the prior."""
-        known = self.mean + self._root @ rng.standard_normal(len(self.mean))
-        fresh = rng.standard_normal(len(names)) * np.sqrt(PRIOR)
-        values: Floats = fresh + [self._prior(name) for name in names]
-        for i, name in enumerate(names):
-            if name in self.column:
-                values[i] = known[self.column[name]]
-        return values
-
-    def _prior(self, name: str) -> float:
-        return DESCRIBED * self.described.get(name, 0.0)
-
-
-def _indicators(sets: Sequence[frozenset[str]], names: Sequence[str]) -> Floats:
-    """Return a table [sets, names]: 1 where a set has the name, else 0."""
-    column = {name: i for i, name in enumerate(names)}
-    table = np.zeros((len(sets), len(names)))
-    for row, features in enumerate(sets):
-        table[row, [column[name] for name in features if name in column]] = 1.0
-    return table
 
 
 def _standardized(trials: Sequence[Trial], feedback: Feedback) -> Floats:

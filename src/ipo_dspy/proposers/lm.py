@@ -1,5 +1,7 @@
 """Propose templates with a language model, with as few requests per step as possible, each billed once.
 
+What a request says is in `proposers.briefing`, how it says it in `lms.adapters`.
+
 The parts of the prompt that do not change between steps come first, so that the prompt caches of providers hit. The
 descriptions have a token budget that does not depend on the number of classes and shots.
 """
@@ -18,14 +20,15 @@ from ipo_dspy._internal.renames import OLD_REQUEST_MODES, renamed_arguments
 from ipo_dspy._internal.threads import in_threads
 from ipo_dspy.argument_checks import one_of
 from ipo_dspy.errors import BudgetError, ProposalError
-from ipo_dspy.history import Trial
 from ipo_dspy.lms import LOCAL
+from ipo_dspy.lms.adapters import PaperAdapter, ProposalAdapter
 from ipo_dspy.lms.error_messages import FATAL, one_line_error
 from ipo_dspy.lms.proposal_parsing import read_answer
 from ipo_dspy.lms.reasoning import without_thoughts
 from ipo_dspy.lms.requests import request
-from ipo_dspy.lms.signatures import PaperAdapter, ProposePrompts, RewordPrompts, ScoredTemplate, SummarizeDescriptions
+from ipo_dspy.lms.signatures import ProposePrompts, ProposeTemplates, RewordPrompts, SummarizeDescriptions
 from ipo_dspy.proposers.base import ProposalRequest, Proposals
+from ipo_dspy.proposers.briefing import briefing, scored
 from ipo_dspy.proposers.description_selection import DESCRIPTION_TOKENS, rotate, select_evenly, tokens_in
 from ipo_dspy.proposers.feedback import Feedback, history_for_prompt
 from ipo_dspy.run.ledger import LMResponse
@@ -48,11 +51,12 @@ _RECORDED = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "see
 
 
 class LMProposer:
-    """Requests templates from a language model with the prompt of the IPO paper.
+    """Requests templates from a language model.
 
     Args:
         lm: the model; `None` uses `dspy.settings.lm` at the time of a request.
-        adapter: formats the request; the prompt of the paper by default.
+        adapter: formats the request. With `PaperAdapter()` it is that of the IPO paper: descriptions, and all of the
+            shown history with the best last.
         request_mode: see `RequestMode`.
         descriptions: selection if not all fit: `even` over the classes, the same at each step; `rotate`, others at
             each step; `summary`, a summary by the model itself. See docs/experiments.md.
@@ -76,7 +80,8 @@ class LMProposer:
         num_threads: int | None = None,
     ) -> None:
         self.lm = lm
-        self.adapter = adapter or PaperAdapter()
+        self.adapter = adapter or ProposalAdapter()
+        self._signature = ProposePrompts if type(self.adapter) is PaperAdapter else ProposeTemplates
         self.request_mode = one_of("request_mode", request_mode, get_args(RequestMode), OLD_REQUEST_MODES)
         self.descriptions = one_of("descriptions", descriptions, get_args(DescriptionMode))
         one_of("feedback", feedback, get_args(Feedback))
@@ -85,6 +90,11 @@ class LMProposer:
         self._share = 1.0
         """Fraction of descriptions and history that fits the context window; halved on overflow."""
         self._shrinking = threading.Lock()
+
+    @property
+    def shows_error(self) -> bool:
+        """True if a request shows the standard error of differences (`ProposalRequest.error`)."""
+        return self._signature is ProposeTemplates
 
     @property
     def settings(self) -> dict[str, object]:
@@ -144,7 +154,7 @@ class LMProposer:
         """Return the number of requests of a step if each succeeds, and the approximate prompt tokens of one."""
         count = 1 if self._mode() in ("single", "samples") else ask.count
         inputs = self._inputs(ask, count, self._choose(ask.descriptions, self.description_tokens, ask.step))
-        return (ask.count if self._mode() == "single" else 1), self._prompt_tokens(ProposePrompts, inputs)
+        return (ask.count if self._mode() == "single" else 1), self._prompt_tokens(self._signature, inputs)
 
     def _prompt_tokens(self, signature: type[dspy.Signature], inputs: dict[str, object]) -> int:
         return sum(tokens_in(str(message["content"])) for message in self.adapter.format(signature, [], inputs))
@@ -227,7 +237,7 @@ class LMProposer:
         config: dict[str, int] = {"rollout_id": zlib.crc32(f"{ask.seed}/{ask.step}/{slot}".encode())}
         if samples > 1:
             config["n"] = samples
-        return self._sender(ProposePrompts, inputs, config)
+        return self._sender(self._signature, inputs, config)
 
     def _sender(
         self, signature: type[dspy.Signature], inputs: Mapping[str, object], config: Mapping[str, int]
@@ -243,17 +253,18 @@ class LMProposer:
         )
 
     def _inputs(self, ask: ProposalRequest, count: int, descriptions: list[str]) -> dict[str, object]:
+        if self._signature is ProposeTemplates:
+            return briefing(ask, count, descriptions, self.feedback)
         return {
             "task": ask.task,
             "descriptions": descriptions,
-            "guessed": ask.guessed,
-            "history": [_scored(trial, self.feedback) for trial in ask.shown],
+            "history": [scored(trial, self.feedback) for trial in ask.shown],
             "rejected": list(ask.rejected),
             "count": count,
         }
 
     def _reword_inputs(self, ask: ProposalRequest) -> dict[str, object]:
-        tied = [_scored(trial, self.feedback) for trial in ask.shown]
+        tied = [scored(trial, self.feedback) for trial in ask.shown]
         return {"task": ask.task, "tied": tied, "count": ask.count}
 
     def _described(self, ask: ProposalRequest, share: float) -> list[str]:
@@ -277,12 +288,3 @@ class _WithoutThoughts(dspy.ChatAdapter):
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         fields: dict[str, Any] = super().parse(signature, without_thoughts(completion).answer)
         return fields
-
-
-def _scored(trial: Trial, feedback: Feedback) -> ScoredTemplate:
-    loss, accuracy = trial.score.loss, trial.score.accuracy
-    return ScoredTemplate(
-        template=str(trial.template),
-        loss=None if feedback == "accuracy" else loss,
-        accuracy=None if feedback == "loss" else accuracy,
-    )

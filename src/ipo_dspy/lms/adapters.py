@@ -1,0 +1,236 @@
+"""DSPy adapters that lay out the requests to language models and read the answers.
+
+`ProposalAdapter` lays out `ProposeTemplates`, the default request for templates. `PaperAdapter` lays out
+`ProposePrompts` as the IPO paper does (section 3): task, image descriptions, scored history with the best last, what
+the scores mean, and the request. Each answer stands between `<INS>` and `</INS>`. The parts that are the same in every
+step come first, to benefit from providers' prompt caches. The wording is not that of the paper.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+import dspy
+from dspy.adapters.utils import format_field_value
+from dspy.utils.exceptions import AdapterParseError
+
+from ipo_dspy.lms.proposal_parsing import CLOSE_TAG, OPEN_TAG, parse_templates
+from ipo_dspy.lms.reasoning import without_thoughts
+from ipo_dspy.lms.signatures import ProposePrompts, ProposeTemplates, RewordPrompts, ScoredTemplate
+
+Layout = Callable[[Mapping[str, Any]], Iterable[str]]
+"""Returns the parts of a request behind the task, from the inputs of a signature."""
+
+
+class PlainAdapter(dspy.Adapter):
+    """Formats a signature's instructions and inputs, and takes the whole answer as its one output.
+
+    For models that answer in free text, as most local multimodal models do: BLIP-2, Fuyu, small LLaVAs.
+    """
+
+    def format_system_message(self, signature: type[dspy.Signature]) -> str:
+        """Return the task of the signature."""
+        return str(signature.instructions)
+
+    def format_user_message_content(
+        self,
+        signature: type[dspy.Signature],
+        inputs: dict[str, Any],
+        prefix: str = "",
+        suffix: str = "",
+        main_request: bool = False,
+    ) -> str:
+        """Return the inputs in order; DSPy makes each image a separate part."""
+        values = [format_field_value(field, inputs[name]) for name, field in signature.input_fields.items()]
+        return "\n\n".join(str(part) for part in [prefix, *values, suffix] if part)
+
+    def format_assistant_message_content(
+        self,
+        signature: type[dspy.Signature],
+        outputs: dict[str, Any],
+        missing_field_message: str | None = None,
+    ) -> str:
+        """Return the answer of a demonstration."""
+        return str(next(iter(outputs.values())))
+
+    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, str]:
+        """Return the whole answer, without the reasoning before it.
+
+        Raises:
+            AdapterParseError: the answer is blank.
+        """
+        answer = without_thoughts(completion).answer
+        if not answer:
+            raise AdapterParseError(adapter_name="PlainAdapter", signature=signature, lm_response=completion)
+        (name,) = signature.output_fields
+        return {name: answer}
+
+
+def _proposal_parts(inputs: Mapping[str, Any]) -> list[str]:
+    guessed = ", guessed by CLIP, some are wrong" if inputs["guessed"] else ""
+    goal = _goal(inputs["best"]).replace("a ", "").replace(" and", ",")
+    return [
+        *_line(f"How training images look (share of images{guessed}):", inputs["look"]),
+        *_section("Descriptions of some training images:", inputs["descriptions"]),
+        inputs["progress"],
+        *_section(
+            f"The best so far that are unlike each other, best last ({goal} is better):", map(_brief, inputs["best"])
+        ),
+        *_section("The worst so far:", map(_brief, inputs["worst"])),
+        *_line("What a phrase seems to add to the score (number of templates with it):", inputs["effects"]),
+        *_line("Phrases of the images that no template has had:", inputs["untried"]),
+        *_section("Being scored now:", inputs["pending"]),
+        *_section("Could not be used:", inputs["rejected"]),
+        "First think in a few lines about what helps and what was not tried. "
+        f"Write {inputs['count']} new template(s) that differ from all of these{_split(inputs)}. "
+        f"Each is one short sentence in plain words that holds <CLASS> once, between {OPEN_TAG} and {CLOSE_TAG}.",
+    ]
+
+
+def _brief(prompt: ScoredTemplate) -> str:
+    accuracy = [] if prompt.accuracy is None else [f"{prompt.accuracy:.2f} %"]
+    loss = [] if prompt.loss is None else [f"loss {prompt.loss:.3f}"]
+    return f"{prompt.template.replace(chr(10), ' | ')} ({', '.join([*accuracy, *loss])})"
+
+
+def _split(inputs: Mapping[str, Any]) -> str:
+    """Return how many templates of which kind are asked for, if there is something to build on."""
+    if not inputs["worst"] or inputs["count"] < 3:
+        return ""
+    joined = changed = round(inputs["count"] * 3 / 8)
+    return (
+        f": {joined} that join what helped, {changed} that change one thing in one of the best, "
+        f"{inputs['count'] - joined - changed} of a kind that was not tried"
+    )
+
+
+def _line(title: str, phrases: Iterable[str]) -> list[str]:
+    listed = ", ".join(phrases)
+    return [f"{title} {listed}."] if listed else []
+
+
+def _paper_parts(inputs: Mapping[str, Any]) -> list[str]:
+    return [
+        *_section("How some training images look:", inputs["descriptions"]),
+        *_section("Templates tried so far, with their scores, the best last:", map(_scored, inputs["history"])),
+        _score_legend(inputs["history"]),
+        *_section("Answers that could not be used:", inputs["rejected"]),
+        f"Write {inputs['count']} new template(s) that differ from all of these and should have "
+        f"{_goal(inputs['history'])}. {_FORM}",
+    ]
+
+
+def _reword_parts(inputs: Mapping[str, Any]) -> list[str]:
+    return [
+        *_section("Templates that do about equally well, the plainest first:", map(_scored, inputs["tied"])),
+        _score_legend(inputs["tied"]),
+        f"Write at most {inputs['count']} rewordings that say the same in plain words and differ from all of these. "
+        f"{_FORM}",
+    ]
+
+
+def _section(title: str, lines: Iterable[str]) -> list[str]:
+    listed = "\n".join(f"- {line}" for line in lines)
+    return [f"{title}\n{listed}"] if listed else []
+
+
+_LOSS = "Loss is the mean cross-entropy over the training images: lower is better."
+_ACCURACY = "Accuracy is the percentage of them classified correctly: higher is better."
+_ACCURACY_ALONE = "Accuracy is the percentage of the training images classified correctly: higher is better."
+
+
+def _shown_scores(history: Iterable[ScoredTemplate]) -> tuple[bool, bool]:
+    """Return whether all losses and all accuracies are shown; both True without any history."""
+    prompts = list(history)
+    return all(p.loss is not None for p in prompts), all(p.accuracy is not None for p in prompts)
+
+
+def _score_legend(history: Iterable[ScoredTemplate]) -> str:
+    """Return an explanation of the scores that are shown."""
+    meanings = {(True, True): f"{_LOSS} {_ACCURACY}", (True, False): _LOSS, (False, True): _ACCURACY_ALONE}
+    return meanings.get(_shown_scores(history), "")
+
+
+def _goal(history: Iterable[ScoredTemplate]) -> str:
+    """Return the goal of a new template."""
+    aims = {(True, False): "a lower loss", (False, True): "a higher accuracy"}
+    return aims.get(_shown_scores(history), "a lower loss and a higher accuracy")
+
+
+def _scored(prompt: ScoredTemplate) -> str:
+    text = prompt.template.replace("\n", " | ")
+    loss = [] if prompt.loss is None else [f"loss {prompt.loss:.4f}"]
+    accuracy = [] if prompt.accuracy is None else [f"accuracy {prompt.accuracy:.2f} %"]
+    return f"{text}  ({', '.join([*loss, *accuracy])})"
+
+
+_FORM = (
+    f"Each is one short sentence in plain words that holds <CLASS> once, between {OPEN_TAG} and {CLOSE_TAG}. "
+    "Write nothing else."
+)
+
+
+class PaperAdapter(dspy.Adapter):
+    """Formats `ProposePrompts` as in the IPO paper, and `RewordPrompts` similarly.
+
+    `proposal_parsing` parses the answers.
+    """
+
+    layouts: ClassVar[Mapping[type[dspy.Signature], Layout]] = {
+        ProposePrompts: _paper_parts,
+        RewordPrompts: _reword_parts,
+    }
+
+    def format_system_message(self, signature: type[dspy.Signature]) -> str:
+        """Return the task of the signature."""
+        return str(signature.instructions)
+
+    def format_user_message_content(
+        self,
+        signature: type[dspy.Signature],
+        inputs: dict[str, Any],
+        prefix: str = "",
+        suffix: str = "",
+        main_request: bool = False,
+    ) -> str:
+        """Return the task and the other parts; empty ones are omitted."""
+        parts = self._layout(signature)(inputs)
+        return "\n\n".join(part for part in [prefix, f"Task: {inputs['task']}", *parts, suffix] if part)
+
+    def format_assistant_message_content(
+        self,
+        signature: type[dspy.Signature],
+        outputs: dict[str, Any],
+        missing_field_message: str | None = None,
+    ) -> str:
+        """Return the tagged answers of a demonstration."""
+        return "\n".join(f"{OPEN_TAG}{text}{CLOSE_TAG}" for text in outputs["templates"])
+
+    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, list[str]]:
+        """Return the answers of a completion as `{"templates": [...]}`.
+
+        Raises:
+            AdapterParseError: it has no template.
+        """
+        self._layout(signature)
+        answers = parse_templates(completion)
+        if not answers:
+            raise AdapterParseError(adapter_name=type(self).__name__, signature=signature, lm_response=completion)
+        return {"templates": answers}
+
+    def _layout(self, signature: type[dspy.Signature]) -> Layout:
+        for known, layout in self.layouts.items():
+            if set(signature.fields) == set(known.fields):
+                return layout
+        names = " and ".join(known.__name__ for known in self.layouts)
+        raise TypeError(
+            f"{type(self).__name__} writes {names} only, not {signature.__name__}; use dspy.ChatAdapter() for others"
+        )
+
+
+class ProposalAdapter(PaperAdapter):
+    """Formats `ProposeTemplates`: what a search has found so far, in few words; and `RewordPrompts`."""
+
+    layouts: ClassVar[Mapping[type[dspy.Signature], Layout]] = {
+        ProposeTemplates: _proposal_parts,
+        RewordPrompts: _reword_parts,
+    }
