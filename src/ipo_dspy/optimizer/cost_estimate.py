@@ -21,6 +21,8 @@ from ipo_dspy.template import Template
 
 TOKENS_PER_TEMPLATE = 20
 """Tokens of a template in a response, including tags; selected templates have 10 to 16."""
+TOKENS_OF_THOUGHT = 100
+"""Tokens before the templates of a response."""
 TOKENS_PER_DESCRIPTION = 60
 DESCRIPTION_PROMPT = 150
 """Tokens of the prompt for an image description, without the image."""
@@ -89,7 +91,7 @@ def estimate(
                 shown = min(described * TOKENS_PER_DESCRIPTION, 4 * proposer.description_tokens)
                 sizes = DESCRIPTION_PROMPT + shown, proposer.description_tokens
                 items.append(_item("summary", models["prompt_model"], 1, *sizes))
-            answer = TOKENS_PER_TEMPLATE * config.prompts_per_step // calls
+            answer = TOKENS_OF_THOUGHT + TOKENS_PER_TEMPLATE * config.prompts_per_step // calls
             items.append(_item("templates", models["prompt_model"], config.num_steps * calls, prompt, answer))
             if config.polish and config.choose == "plainest" and config.num_steps:
                 tied = ask.trials[:1] * SHOWN_TO_POLISH
