@@ -51,9 +51,9 @@ def test_evolution_with_a_window_sees_the_shown_history_only() -> None:
 @pytest.mark.parametrize(
     ("feedback", "included", "excluded"),
     [
-        ("both", ["(90.00 %, loss 3.000)", "(lower loss, higher accuracy is better)"], []),
-        ("loss", ["(loss 1.000)", "(lower loss is better)"], ["accuracy", "90"]),
-        ("accuracy", ["(90.00 %)", "(higher accuracy is better)"], ["loss", "entropy"]),
+        ("both", ["(90.00 %, loss 3.000)", "(by accuracy, then loss)"], []),
+        ("loss", ["(loss 1.000)", "(by loss)"], ["accuracy", "90"]),
+        ("accuracy", ["(90.00 %)", "(by accuracy)"], ["loss", "entropy"]),
     ],
 )
 def test_a_language_model_receives_only_the_chosen_scores(

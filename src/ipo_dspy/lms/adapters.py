@@ -67,14 +67,16 @@ class PlainAdapter(dspy.Adapter):
 
 def _proposal_parts(inputs: Mapping[str, Any]) -> list[str]:
     guessed = ", guessed by CLIP, some are wrong" if inputs["guessed"] else ""
-    goal = _goal(inputs["best"]).replace("a ", "").replace(" and", ",")
+    order = {(True, False): "by loss", (False, True): "by accuracy"}.get(_shown_scores(inputs["best"]))
     return [
         *_line(f"How training images look (share of images{guessed}):", inputs["look"]),
         *_section("Descriptions of some training images:", inputs["descriptions"]),
         inputs["progress"],
         *_section(
-            f"The best so far that are unlike each other, best last ({goal} is better):", map(_brief, inputs["best"])
+            f"The best so far that are unlike each other, best last ({order or 'by accuracy, then loss'}):",
+            map(_brief, inputs["best"]),
         ),
+        *_section("The others of the last step:", map(_brief, inputs["latest"])),
         *_section("The worst so far:", map(_brief, inputs["worst"])),
         *_line("What a phrase seems to add to the score (number of templates with it):", inputs["effects"]),
         *_line("Phrases of the images that no template has had:", inputs["untried"]),

@@ -27,6 +27,7 @@ class ProposeTemplates(dspy.Signature):
     progress: str = dspy.InputField(desc="step, number of images, noise of the scores, token limit")
     best: list[ScoredTemplate] = dspy.InputField(desc="the best templates so far that are unlike each other, best last")
     worst: list[ScoredTemplate] = dspy.InputField(desc="the worst templates so far")
+    latest: list[ScoredTemplate] = dspy.InputField(desc="the others of the last step, best last")
     effects: list[str] = dspy.InputField(desc="what a phrase seems to add to the score (its templates)")
     untried: list[str] = dspy.InputField(desc="phrases of the descriptions that no template has held")
     pending: list[str] = dspy.InputField(desc="templates that are being scored now")

@@ -15,15 +15,18 @@ from ipo_dspy.lms.signatures import ScoredTemplate
 from ipo_dspy.proposers.base import ProposalRequest
 from ipo_dspy.proposers.feedback import Feedback, rank
 from ipo_dspy.proposers.phrase_values import PhraseValueModel
-from ipo_dspy.template_phrases import WORD, phrase_key, phrases
+from ipo_dspy.template import PLACEHOLDER
+from ipo_dspy.template_phrases import FUNCTION_WORDS, WORD, phrase_key, phrases
 from ipo_dspy.vocabulary import BANK
 
-BEST, WORST = 0.4, 0.15
+BEST, WORST = 0.3, 0.1
 """Number of best templates that are shown, and of worst ones, relative to the history size."""
 UNLIKE = 0.6
 """Largest share of common words of two of the best that are shown."""
-LOOKS, EFFECTS, UNTRIED = 16, 12, 8
+LOOKS, EFFECTS, UNTRIED = 16, 10, 8
 """Maximum number of phrases of descriptions, of phrases with their effect, and of phrases that were not tried."""
+LEAST_TRIALS, LEAST_SHARE = 3, 0.1
+"""Smallest number of trials with a phrase whose effect is shown, and share of images with one that was not tried."""
 LEAST_EFFECT = 0.5
 """Smallest effect that is shown, in points of accuracy or hundredths of a nat."""
 
@@ -37,11 +40,16 @@ def briefing(ask: ProposalRequest, count: int, descriptions: Sequence[str], feed
         descriptions: those of `ask.descriptions` that fit the prompt.
         feedback: the scores that are shown.
     """
+    first: Feedback = "accuracy" if feedback == "both" else feedback  # enough for those that are not the best
     looks = described_phrases(ask.descriptions, guessed=ask.guessed)
-    tried = {phrase for trial in ask.trials for phrase in _phrases(trial)}
-    best = unlike(sorted(ask.trials, key=lambda trial: rank(trial, feedback)), _share(BEST, ask))
-    worst = sorted(ask.trials, key=lambda trial: rank(trial, feedback))[len(best) :][::-1][: _share(WORST, ask)]
-    untried = [phrase for phrase in looks if phrase_key(phrase) not in tried] if len(ask.trials) > 1 else []
+    ranked = sorted(ask.trials, key=lambda trial: rank(trial, feedback))
+    best = unlike(ranked, _share(BEST, ask))
+    worst = ranked[len(best) :][::-1][: _share(WORST, ask)]
+    last = max((trial.step for trial in ask.trials), default=0)
+    latest = [trial for trial in ranked[::-1] if trial.step == last > 0 and trial not in (*best, *worst)]
+    tried = {word for trial in ask.trials for word in _words(str(trial.template))}
+    common = [phrase for phrase, share in looks.items() if share >= LEAST_SHARE]
+    untried = [phrase for phrase in common if not _words(phrase) <= tried] if len(ask.trials) > 1 else []
     return {
         "task": ask.task,
         "look": [f"{phrase} {share:.0%}" for phrase, share in list(looks.items())[:LOOKS]],
@@ -49,7 +57,8 @@ def briefing(ask: ProposalRequest, count: int, descriptions: Sequence[str], feed
         "descriptions": [] if ask.guessed else list(descriptions),
         "progress": _progress(ask),
         "best": [scored(trial, feedback) for trial in reversed(best)],
-        "worst": [scored(trial, feedback) for trial in worst],
+        "worst": [scored(trial, first) for trial in worst],
+        "latest": [scored(trial, first) for trial in latest],
         "effects": phrase_effects(ask.trials, feedback),
         "untried": untried[:UNTRIED],
         "pending": list(ask.pending),
@@ -86,7 +95,7 @@ def described_phrases(descriptions: Sequence[str], *, guessed: bool) -> dict[str
 def unlike(ranked: Sequence[Trial], count: int) -> list[Trial]:
     """Return the first trials that share few words with those before them; if there are not enough, the next ones."""
     chosen: list[Trial] = []
-    words = {trial.key: frozenset(WORD.findall(str(trial.template).lower())) for trial in ranked}
+    words = {trial.key: _words(str(trial.template)) for trial in ranked}
     for trial in ranked:
         if len(chosen) < count and all(_overlap(words[trial.key], words[other.key]) <= UNLIKE for other in chosen):
             chosen.append(trial)
@@ -97,7 +106,7 @@ def unlike(ranked: Sequence[Trial], count: int) -> list[Trial]:
 def phrase_effects(trials: Sequence[Trial], feedback: Feedback) -> list[str]:
     """Return by how much phrases seem to raise the accuracy (the loss if only that is shown), with their trials.
 
-    Estimated for all phrases together, by a ridge regression over the trials; phrases of one trial are left out.
+    Estimated for all phrases together, by a ridge regression over the trials; phrases of few trials are left out.
     """
     sets = [frozenset(_phrases(trial)) for trial in trials]
     counts = Counter(phrase for phrases_of in sets for phrase in phrases_of)
@@ -107,7 +116,7 @@ def phrase_effects(trials: Sequence[Trial], feedback: Feedback) -> list[str]:
     model = PhraseValueModel(sets, (scores - scores.mean()) / spread, {})
     least = LEAST_EFFECT / (100 if feedback == "loss" else 1)
     effects = {name: spread * value for name, value in zip(model.names, model.mean, strict=True)}
-    shown = [name for name in effects if 1 < counts[name] < len(trials) and abs(effects[name]) >= least]
+    shown = [name for name in effects if LEAST_TRIALS <= counts[name] < len(trials) and abs(effects[name]) >= least]
     largest = sorted(shown, key=lambda name: -abs(effects[name]))[:EFFECTS]
     digits = 3 if feedback == "loss" else 1
     return [
@@ -132,5 +141,9 @@ def _phrases(trial: Trial) -> list[str]:
     return [phrase_key(phrase) for line in trial.template.lines for phrase in phrases(line)]
 
 
+def _words(text: str) -> frozenset[str]:
+    return frozenset(WORD.findall(text.lower())) - FUNCTION_WORDS - {PLACEHOLDER.lower()}
+
+
 def _overlap(one: frozenset[str], other: frozenset[str]) -> float:
-    return len(one & other) / len(one | other)
+    return len(one & other) / max(1, len(one | other))
