@@ -100,6 +100,8 @@ def test_demo_prints_the_table_and_writes_the_report(capsys: pytest.CaptureFixtu
         "against start",
         "tied",
         "against the 80",
+        "on test images",
+        "ensemble",
     ):
         assert labels.count(label) == 1
     assert (out / "report.html").read_text().lower().startswith("<!doctype html>")
@@ -117,7 +119,9 @@ def test_a_result_is_compared_with_the_prompts_for_imagenet_on_the_same_images(
     prompt = first["imagenet"]["best"]
     assert (first["best"], first["imagenet"]["prompts"]) == ("a photo of a <CLASS>.", 80)
     assert not first["imagenet"]["beats_best"]
-    assert "the best of the 80 ImageNet prompts is better on these images: -" in first["findings"]["against the 80"]
+    assert "clearly worse than the best of the 80 ImageNet prompts: -" in first["findings"]["against the 80"]
+    assert first["test_gains"]["test base"]["start"]["gain"] == 0
+    assert "clearly worse than the best of the 80" in first["findings"]["on test images"]
     roles = {"start", "best", "imagenet_best", "imagenet_ensemble"}
     assert {frozenset(scores) for scores in (*first["scores"].values(), first["harmonic_mean"])} == {frozenset(roles)}
     trials = [event for event in replay(out) if event["event"] == "trial"]
@@ -142,9 +146,8 @@ def test_a_result_is_compared_with_the_prompts_for_imagenet_on_the_same_images(
     for name in images:
         assert again["scores"][name]["imagenet_ensemble"] == first["scores"][name]["imagenet_ensemble"]
     choice = again["choice"]
-    assert again["imagenet"]["gain"] == pytest.approx(
-        choice["expected"] - again["scores"]["validation"]["imagenet_best"]["accuracy"]
-    )
+    uncorrected = choice["expected"] - again["scores"]["validation"]["imagenet_best"]["accuracy"]
+    assert uncorrected <= again["imagenet"]["gain"] < uncorrected + 10  # the best of 80 was chosen on these images, too
     assert again["imagenet"]["gain"] > first["imagenet"]["gain"]
     page = (out / "report.html").read_text()
     assert "Ensemble of 80" in page

@@ -3,7 +3,7 @@
 import pytest
 
 from ipo_dspy.run import choice_text
-from ipo_dspy.run.events import ChoiceFields
+from ipo_dspy.run.events import ChoiceFields, EnsembleLineFields
 
 
 def choice(**fields: float) -> ChoiceFields:
@@ -42,9 +42,10 @@ def test_better_than_the_start_template_only_beyond_chance(fields: dict[str, flo
     ("gain", "error", "images", "text"),
     [
         (5.0, 2.5, 100, "clearly better than {}: +5.0 points, standard error 2.5"),
-        (4.8, 2.5, 100, "{} is as good on these images: +4.8 points, standard error 2.5"),
-        (-4.8, 2.5, 100, "{} is as good on these images: -4.8 points, standard error 2.5"),
-        (-5.0, 2.5, 100, "{} is better on these images: -5.0 points, standard error 2.5"),
+        (4.8, 2.5, 100, "cannot be told apart from {}: +4.8 points, standard error 2.5"),
+        (-4.8, 2.5, 100, "cannot be told apart from {}: -4.8 points, standard error 2.5"),
+        (-5.0, 2.5, 100, "clearly worse than {}: -5.0 points, standard error 2.5"),
+        (-10.0, 0.0, 3, "cannot be told apart from {}: -10.0 points, standard error 0.0"),
         (50.0, 1e9, 1, "cannot be told apart from {}: one image gives no standard error"),
     ],
 )
@@ -61,8 +62,31 @@ def test_a_prompt_for_imagenet_that_was_selected_is_not_compared_with_itself() -
 
 
 def test_ties() -> None:
-    assert choice_text.ties(choice()) == "4 of 121 templates cannot be told apart"
-    assert choice_text.ties(choice(tied=1, compared=2)) == "no other of 2 templates is as good"
+    assert choice_text.ties(choice()) == "4 of 121 templates are as good within the tolerance"
+    with_leader = choice_text.ties(choice(leader=96.5))
+    assert with_leader == "4 of 121 templates are as good within the tolerance; the most accurate one has 96.5 %"
+    assert choice_text.ties(choice(tied=1, compared=2)) == "none of the others; 2 templates compared"
+
+
+def test_gains_on_test_images_are_judged_by_their_own_errors() -> None:
+    gains = {"test base": {"start": (9.0, 3.0), "imagenet_best": (1.0, 3.0)}, "test novel": {"start": (0.0, 0.0)}}
+    assert choice_text.on_test(gains, prompts=79).split("; ") == [
+        "base classes: clearly better than the start template: +9.0 points, standard error 3.0",
+        "base classes: cannot be told apart from the best of the 79 ImageNet prompts: +1.0 points, standard error 3.0",
+        "novel classes: cannot be told apart from the start template: +0.0 points, standard error 0.0",
+    ]
+
+
+def test_lines_of_an_ensemble_say_what_they_add() -> None:
+    lines: list[EnsembleLineFields] = [
+        {"text": "a <CLASS>", "accuracy": value, "accuracy_error": 1.0, "loss": 0.1, "loss_error": 0.05}
+        for value in (2.0, -0.5)
+    ]
+    would = choice_text.added_lines(lines, is_ensemble=False)
+    assert would == "2 more lines would add +1.5 points and lower the loss by 0.200"
+    each = "+2.0 points and -0.100 loss, -0.5 points and -0.100 loss"
+    assert choice_text.added_lines(lines, is_ensemble=True) == f"2 further lines, each with what it adds: {each}"
+    assert choice_text.added_lines([], is_ensemble=False) == "no further line lowers the loss clearly"
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,8 @@ def has_type(value: Any, annotation: Any, *, largest: float | None = None) -> bo
     if is_typeddict(annotation):
         hints = get_type_hints(annotation).items()
         return isinstance(value, dict) and all(
-            name in value and has_type(value[name], hint, largest=largest) for name, hint in hints
+            has_type(value[name], hint, largest=largest) if name in value else name in annotation.__optional_keys__
+            for name, hint in hints
         )
     if annotation in (int, float):
         kinds = (int,) if annotation is int else (int, float)

@@ -39,7 +39,8 @@ def run_summary(result: "RunSummary", limits: Budget) -> None:
     console = _console()
     start = "start template", details.baseline.template, "bold"
     for label, shown, style in (start, *published, ("best template", details.best.template, "bold green")):
-        console.print(Text.assemble(f"{label:16}", (str(shown), style)), soft_wrap=True)
+        aligned = str(shown).replace("\n", f"\n{'':16}")
+        console.print(Text.assemble(f"{label:16}", (aligned, style)), soft_wrap=True)
     for label, text in result.findings.items():
         console.print(Text(f"{label:16}{text}"), soft_wrap=True)
     if result.left_out:

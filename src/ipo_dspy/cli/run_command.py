@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ipo_dspy.optimizer.results import DetailedResults
     from ipo_dspy.optimizer.search import SearchResult
     from ipo_dspy.run.recorder import EventRecorder
+    from ipo_dspy.scoring.scorers import Scorer
     from ipo_dspy.template import Template
 
 PLAINEST_SHOWN = 3
@@ -42,6 +43,9 @@ class RunSummary:
     `imagenet_ensemble`."""
     imagenet: "ImagenetComparison | None"
     """The best template compared with the prompts for ImageNet; None if the run was stopped, or if no prompt fits."""
+    test_gains: Mapping[str, Mapping[str, tuple[float, float]]]
+    """Points by which the best template is more accurate on each set of test images, with the standard error, than the
+    template of a role: `start`, `imagenet_best`."""
     images: Mapping[str, int]
     """Number of scored images in each set."""
     left_out: int
@@ -88,6 +92,11 @@ class RunSummary:
                 prompts=len(self.imagenet.ensemble.lines),
                 is_best=self.imagenet.best == search.best.template,
             )
+        if self.test_gains:
+            count = 0 if self.imagenet is None else len(self.imagenet.ensemble.lines)
+            found["on test images"] = choice_text.on_test(self.test_gains, prompts=count)
+        lines = [line.fields for line in search.ensemble]
+        found["ensemble"] = choice_text.added_lines(lines, is_ensemble=len(search.best.template.lines) > 1)
         limits = choice_text.limits(choice)
         return found if limits is None else {**found, "few images": limits}
 
@@ -115,6 +124,10 @@ class RunSummary:
             "seconds": round(spent.seconds, 3),
             "scores": {name: {role: asdict(s) for role, s in scores.items()} for name, scores in self.scores.items()},
             "intervals": {name: asdict(interval) for name, interval in self.intervals.items()},
+            "test_gains": {
+                name: {role: {"gain": gain, "gain_error": error} for role, (gain, error) in gains.items()}
+                for name, gains in self.test_gains.items()
+            },
             "choice": {**search.choice.fields, "beats_start": search.choice.beats_start},
             "findings": self.findings,
             "tied": [finalist.fields for finalist in search.tied],
@@ -160,6 +173,7 @@ def run(
     scores: dict[str, dict[str, Score]] = {}
     images: dict[str, int] = {}
     compared: ImagenetComparison | None = None
+    test_gains: dict[str, Mapping[str, tuple[float, float]]] = {}
 
     def listen(event: Event) -> None:
         if event["event"] == "image_skipped":
@@ -186,6 +200,8 @@ def run(
                 before, after, tested = _test(best, dataset, part, start.trial.template, optimizer, recorder, stop)
                 name = "test" if part == "all" else f"test {part}"
                 scores[name], images[name] = _roles(before.score, after.score), len(after.predicted)
+                others = {"start": start.trial.template} | ({"imagenet_best": compared.best} if compared else {})
+                test_gains[name] = _gains(tested.scorer, best.template, others)
                 if prompts is not None:
                     fingerprint, given = tested.fingerprint, {"split": "test", "class_split": part}
                     scores[name] |= prompts.score(tested.scorer, **given, images=images[name], fingerprint=fingerprint)
@@ -197,6 +213,7 @@ def run(
         details=details,
         scores=scores,
         imagenet=compared,
+        test_gains=test_gains,
         images=images,
         left_out=len(skipped),
         folder=str(folder),
@@ -256,6 +273,15 @@ def _test(
     before, after = evaluation_set.evaluate(start), evaluation_set.evaluate(program.template)
     record_comparison(recorder, before, after, evaluation_set.images, split="test", class_split=part)
     return before, after, evaluation_set
+
+
+def _gains(scorer: "Scorer", best: "Template", others: Mapping[str, "Template"]) -> Mapping[str, tuple[float, float]]:
+    """Return by how many points the best template is more accurate than others, with the standard error, by role."""
+    from ipo_dspy.scoring.comparison import Comparison
+
+    compared = Comparison(scorer.tally_pairs([best, *others.values()]))
+    points, errors = compared.accuracy[0] - compared.accuracy, compared.accuracy_errors[0]
+    return {role: (float(points[i]), float(errors[i])) for i, role in enumerate(others, start=1)}
 
 
 def _compare_with_imagenet(

@@ -92,34 +92,34 @@ class FinalChoice:
         self.scorer, self.config, self.recorder, self.state = scorer, config, recorder, state
         self.score, self.start, self.validator = score, start, validator
         self.decider = validator or scorer
+        self._shorter: set[str] = set()
+        """Token keys of what selected templates read without a phrase; they are always compared."""
         images = state.setup["validation_images" if validator else "images"]
         self.has_many_images = images * len(state.setup["classes"]) > MANY_LOGITS
 
     def select(self) -> Selection:
         """Compare the best trials in pairs on the images that decide, and select one of them."""
         limit = COMPARED_ON_MANY_IMAGES if self.has_many_images else COMPARED
-        trials = compared_trials(self.state.history, self.start, limit)
+        trials = compared_trials(self.state.history, self.start, limit, also=self._shorter)
         comparison = Comparison(self.decider.tally_pairs([trial.template for trial in trials]), seed=self.config.seed)
         rule = build_choice(self.config.choose, self.config.tolerance)
         return Candidates.of(trials, comparison, self.start).select(rule)
 
     def refine(self, selection: Selection, reworded: Sequence["Checked"] = ()) -> Selection:
         """Select again with rewordings, and without phrases of the selected template as long as what is left wins."""
-        untried = {checked.key: (template, checked) for template, checked in reworded}
-        while untried := untried | self._untried_shorter(selection.trial.template):
-            self.score(list(untried.values()))
-            selection, untried = self.select(), {}
+        variants = {checked.key: (template, checked) for template, checked in reworded}
+        while variants := variants | self._new_shorter(selection.trial.template):
+            self.score([variant for key, variant in variants.items() if key not in self.state.history])
+            selection, variants = self.select(), {}
         return selection
 
-    def _untried_shorter(self, template: Template) -> dict[str, "Checked"]:
-        """Return the template without each of its phrases, by token key, as far as these were not scored before."""
-        untried: dict[str, Checked] = {}
-        for text in shorter_texts(template.lines[0]) if len(template.lines) == 1 else ():
-            shorter = Template.parse(text)
-            checked = self.scorer.check(shorter)
-            if checked.key not in self.state.history:
-                untried.setdefault(checked.key, (shorter, checked))
-        return untried
+    def _new_shorter(self, template: Template) -> dict[str, "Checked"]:
+        """Return the template without each of its phrases, by token key, as far as these were not compared yet."""
+        texts = shorter_texts(template.lines[0]) if len(template.lines) == 1 else ()
+        shorter = [(one, self.scorer.check(one)) for one in map(Template.parse, texts)]
+        new = {checked.key: (one, checked) for one, checked in shorter if checked.key not in self._shorter}
+        self._shorter |= new.keys()
+        return new
 
     def record(self, selection: Selection) -> dict[str, Any]:
         """Record the selected template with what is known about it, and return the same for the result."""

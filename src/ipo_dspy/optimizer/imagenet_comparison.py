@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ipo_dspy.optimizer.evaluation import build_evaluation_set
+from ipo_dspy.optimizer.selection import leaders
 from ipo_dspy.optimizer.trainset import collect_training_images
 from ipo_dspy.run.events import ImagenetPromptsEvent, ScoreFields
 from ipo_dspy.run.recorder import EventRecorder
@@ -33,7 +34,7 @@ class ImagenetComparison:
     Attributes:
         best: the prompt that ranks first on these images, by `Trial.rank`.
         ensemble: all prompts that fit the model, one line each.
-        gain: points by which the template is more accurate than `best`.
+        gain: points by which the template is more accurate than `best`, both without the optimism of their choice.
         gain_error: standard error of the gain.
     """
 
@@ -45,7 +46,7 @@ class ImagenetComparison:
     @property
     def beats_best(self) -> bool:
         """True if the gain is larger than chance would make it (two-sided, 5 %)."""
-        return self.gain > Z * self.gain_error
+        return self.gain > Z * self.gain_error > 0
 
 
 def compare_with_imagenet(
@@ -65,7 +66,7 @@ def compare_with_imagenet(
         classifier: classifier with the template.
         examples: labeled examples, at least one.
         optimism: points by which the accuracy of the template is too high because it was chosen on these examples
-            (`SearchResult.choice.optimism`); subtracted from the gain.
+            (`SearchResult.choice.optimism`); subtracted from the gain, as that of the best prompt is added.
         label_field: field of the examples with the correct class.
         skip_unreadable: skip images that cannot be read.
 
@@ -159,6 +160,9 @@ class ImagenetPrompts:
     def compare(self, scorer: "Scorer", template: Template, *, optimism: float = 0.0) -> ImagenetComparison:
         """Compare a template with the best prompt on the images of a scorer; see `compare_with_imagenet`."""
         best = self.best or best_line(scorer, self.ensemble)
-        compared = Comparison(scorer.tally_pairs([template, best]))
-        gain = float(compared.accuracy[0] - compared.accuracy[1]) - optimism
-        return ImagenetComparison(best, self.ensemble, gain, float(compared.accuracy_errors[0, 1]))
+        lines = self.ensemble.lines
+        compared = Comparison(scorer.tally_pairs([template, *(Template((line,)) for line in lines)]))
+        chosen = 1 + lines.index(best.lines[0])
+        prompts_optimism = compared.optimism(lambda accuracy, loss, _: 1 + leaders(accuracy[:, 1:], loss[:, 1:]))
+        gain = float(compared.accuracy[0] - compared.accuracy[chosen]) - optimism + prompts_optimism
+        return ImagenetComparison(best, self.ensemble, gain, float(compared.accuracy_errors[0, chosen]))

@@ -9,7 +9,7 @@ A strategy sees many draws at once, because the optimism of a choice is that of 
 Letters: K candidates, B draws.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Protocol, cast
 
@@ -171,6 +171,7 @@ class ChoiceReport:
         interval: its 95 % confidence interval.
         gain: expected accuracy minus that of the start template.
         gain_error: standard error of the gain.
+        leader: accuracy of the most accurate template on these images.
         compared: number of templates that were compared.
         tied: number of them that the rule could not tell apart from the leader.
         possibly_best: size of the 95 % confidence set of the most accurate one.
@@ -184,6 +185,7 @@ class ChoiceReport:
     interval: Interval
     gain: float
     gain_error: float
+    leader: float
     compared: int
     tied: int
     possibly_best: int
@@ -286,6 +288,7 @@ class Selection:
             interval=compared.interval(expected, self.winner),
             gain=gain,
             gain_error=error,
+            leader=float(compared.accuracy.max()),
             compared=len(candidates.trials),
             tied=len(self.tied),
             possibly_best=int(compared.best_set().sum()),
@@ -293,14 +296,15 @@ class Selection:
         )
 
 
-def compared_trials(trials: Iterable[Trial], start: Trial, limit: int) -> list[Trial]:
+def compared_trials(trials: Iterable[Trial], start: Trial, limit: int, also: Collection[str] = ()) -> list[Trial]:
     """Return the trials that are compared in pairs, in the order of proposal.
 
-    They are the `limit` best of the search by training images, the start template, and all that refined a winner.
+    They are the `limit` best of the search by training images, the start template, all that refined a winner, and those
+    with the token keys `also`.
     """
     ranked = sorted(trials, key=lambda trial: trial.rank)
     best = [trial for trial in ranked if trial.stage == "search"][:limit]
-    refined = [trial for trial in ranked if trial.stage != "search"]
+    refined = [trial for trial in ranked if trial.stage != "search" or trial.key in also]
     return sorted({trial.key: trial for trial in (*best, *refined, start)}.values(), key=lambda trial: trial.index)
 
 

@@ -88,7 +88,7 @@ def described_phrases(descriptions: Sequence[str], *, guessed: bool) -> dict[str
     counts: Counter[str] = Counter()
     for text in descriptions:
         found = text.split(", ") if guessed else [key for p in phrases(text) if (key := phrase_key(p)) in known]
-        counts.update(set(found))
+        counts.update(list(dict.fromkeys(found)))  # in order: ties must not depend on hashes
     return {phrase: number / len(descriptions) for phrase, number in counts.most_common()}
 
 

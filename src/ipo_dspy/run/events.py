@@ -186,6 +186,7 @@ class ChoiceFields(TypedDict):
     high: float
     gain: float
     gain_error: float
+    leader: NotRequired[float]
     compared: int
     tied: int
     possibly_best: int
