@@ -199,7 +199,7 @@ def _run(
     runs.prepare(optimizer, program, sets)  # a signal ends the command at once: nothing to save yet
     retries = log_retries(list(asked.values()), progress.say)
     try:
-        with progress, signals.handle_interrupt(optimizer.stop, progress.say) as request, retries:
+        with progress, signals.handle_interrupt(optimizer.stop, progress.say, progress.stopping) as request, retries:
             result = runs.run(optimizer, program, sets, folder, stop=lambda: request.received)
     except StoppedError:
         show.note(f"ipo-dspy: stopped before the search began; {again}")

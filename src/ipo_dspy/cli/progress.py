@@ -36,6 +36,14 @@ class LiveProgress(ProgressDisplay):
         for name, level in self._levels.items():
             logging.getLogger(name).setLevel(level)
 
+    def stopping(self) -> str:
+        """Return how a run ends after a signal, and how long the requests under way take at most, if known."""
+        pending, text = self.state.pending, "stopping after this step"
+        left = [request.timeout - request.seconds for request in pending if request.timeout is not None]
+        if not left or len(left) < len(pending):
+            return text
+        return f"{text}; the answer of {pending[left.index(max(left))].model} takes at most {max(left):.0f} s more"
+
     def __call__(self, event: Event) -> None:
         """Show an event."""
         super().__call__(event)

@@ -63,14 +63,16 @@ def exit_code(interrupt: BaseException) -> int:
 
 @contextlib.contextmanager
 def handle_interrupt(
-    stop: Callable[[], None], log: Callable[[str], None], message: str = "stopping after this step"
+    stop: Callable[[], None],
+    log: Callable[[str], None],
+    message: Callable[[], str] = lambda: "stopping after this step",
 ) -> Iterator[StopRequest]:
-    """Call `stop` and print `message` at the first signal; raise `Interrupted` at the second.
+    """Call `stop` and print the message at the first signal; raise `Interrupted` at the second.
 
     Args:
         stop: must not take a lock, because it may be called between any two instructions of the main thread.
         log: prints a line.
-        message: describes how the command ends.
+        message: returns how the command ends; like `stop`, it must not take a lock.
     """
     request = StopRequest()
 
@@ -84,7 +86,7 @@ def handle_interrupt(
             stop()
             again = "press Ctrl-C again" if number == signal.SIGINT else "send another signal"
             with contextlib.suppress(OSError, RuntimeError, ValueError):  # the stream may be closed or in use
-                log(f"{message}; {again} to abort immediately")
+                log(f"{message()}; {again} to abort immediately")
         elif not (number == request.number == SIGHUP and time.monotonic() - request.since < ONE_HANGUP):
             _wake_main_thread(0)
             interrupt(number, frame)

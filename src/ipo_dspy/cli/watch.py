@@ -159,7 +159,9 @@ def draw(watched: RunWatcher, console: Console) -> RenderableType:
     wide = console.encoding.lower().startswith("utf")
     now = status(state, held=watched.held, folder=watched.folder)
     head = Text.assemble((str(watched.folder), "bold"), f"  {now}, {watched.seconds:.1f} s")
-    parts: list[RenderableType] = [head, Text(_spending(state.usage))]
+    pending = state.pending[:1] if watched.held is not False else []
+    parts: list[RenderableType] = [head, *(Text(str(request), style="yellow") for request in pending)]
+    parts.append(Text(_spending(state.usage)))
     for name, search in state.searches.items():
         parts += _drawn(name, search, state.settings.get("steps"), BARS if wide else ASCII_BARS)
     return Group(*parts)

@@ -11,7 +11,7 @@ them lives until the server closes the connection or the process exits.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ from ipo_dspy.lms import LOCAL
 from ipo_dspy.lms.endpoints import origin
 from ipo_dspy.lms.request_errors import RedirectError, UnreadableAnswerError
 from ipo_dspy.lms.response_bodies import quote, usual_form
-from ipo_dspy.lms.retry_notices import ask_again
+from ipo_dspy.lms.retry_notices import LONGEST_WAIT, ask_again
 from ipo_dspy.run.budget import run_ends
 
 T = TypeVar("T")
@@ -173,10 +173,26 @@ class _Bounded:
 
     def __call__(self, prompt: str | None = None, **kwargs: Any) -> Any:
         once = partial(super().__call__, prompt, **kwargs)  # type: ignore[misc]
-        settings = {**self.kwargs, **kwargs}
-        timeout = settings.get("timeout", settings.get("request_timeout"))
-        seconds = float(timeout) if isinstance(timeout, int | float) and timeout > 0 else SECONDS
+        seconds = _timeout({**self.kwargs, **kwargs})
         return ask_again(self.original, lambda: exchange(once, seconds=seconds), retries=self.original.num_retries)
+
+
+def _timeout(settings: Mapping[str, Any]) -> float:
+    """Return the time limit of one attempt in seconds."""
+    timeout = settings.get("timeout", settings.get("request_timeout"))
+    return float(timeout) if isinstance(timeout, int | float) and timeout > 0 else SECONDS
+
+
+def longest_wait(lm: dspy.BaseLM) -> float | None:
+    """Return the most seconds that a model returned by `bounded` takes for a request; None if it is not limited.
+
+    Counts all retries, and the longest pause before each; the remaining time of the run limits it, too.
+    """
+    if not isinstance(lm, _Bounded):
+        return None
+    retries, end = int(lm.original.num_retries), run_ends.get()
+    longest = (retries + 1) * _timeout(lm.kwargs) + retries * LONGEST_WAIT
+    return longest if end is None else min(longest, end.seconds_left())
 
 
 def bounded(lm: dspy.BaseLM) -> dspy.BaseLM:

@@ -14,13 +14,13 @@ from dspy.utils.exceptions import AdapterParseError
 
 from ipo_dspy._internal.untrusted import one_line, redact
 from ipo_dspy.lms import prepare
-from ipo_dspy.lms.client import bounded
+from ipo_dspy.lms.client import bounded, longest_wait
 from ipo_dspy.lms.error_messages import LONGEST
 from ipo_dspy.lms.reasoning import without_thoughts
 from ipo_dspy.lms.redaction import has_credentials
 from ipo_dspy.lms.request_errors import EmptyGreetingError
 from ipo_dspy.lms.usage import usage_of
-from ipo_dspy.run.budget import LMResponse, Usage
+from ipo_dspy.run.budget import LMResponse, Usage, announce_request
 from ipo_dspy.run.ledger import readable
 
 MAX_TEXTS = 64
@@ -65,7 +65,10 @@ def request(
     # DSPy's disk cache stores the address with each response.
     settings = {**(config or {}), **({"cache": False} if has_credentials(lm) else {})}
     texts: list[str] = []
-    with dspy.context(lm=bounded(lm), adapter=adapter, trace=None, **_history()):
+    model = bounded(lm)
+    is_single = type(adapter).__call__ is dspy.Adapter.__call__  # others may send a second request
+    announce_request.get()(_name(lm), longest_wait(model) if is_single else None)
+    with dspy.context(lm=model, adapter=adapter, trace=None, **_history()):
         try:
             completions = predict(**inputs, config=settings).completions  # None without choices
             values = completions[field] if completions is not None and field in completions else ()
@@ -92,21 +95,26 @@ def ping(lm: dspy.BaseLM) -> LMResponse:
         LMError: no response was received, or the token limit was used up before a word was written.
     """
     prepare(lm)
+    model = bounded(lm)
+    announce_request.get()(_name(lm), longest_wait(model))
     with dspy.context(**_history()):
-        bounded(lm)("Say: ready", cache=False)
+        model("Say: ready", cache=False)
     entry = lm.history[-1] if lm.history else {}
     if "length" in _finish_reasons(entry) and not any(_outputs(entry)):
         raise EmptyGreetingError("the token limit was spent on thinking before a word was written")
     return _response(lm, lm.history[-1:])
 
 
+def _name(lm: dspy.BaseLM) -> str:
+    return str(getattr(lm, "model", type(lm).__name__))
+
+
 def _response(lm: dspy.BaseLM, entries: Iterable[Mapping[str, Any]]) -> LMResponse:
     """Return a response with the usage of its requests in DSPy's history; an adapter may have made two."""
     usage = reduce(Usage.plus, (usage_of(lm, entry) for entry in entries if _was_sent(entry)), Usage())
-    name = str(getattr(lm, "model", type(lm).__name__))
     cost = None if usage.unpriced else usage.cost
     tokens = usage.prompt_tokens, usage.completion_tokens
-    return LMResponse((), name, usage.calls, *tokens, cost, estimated=usage.estimated)
+    return LMResponse((), _name(lm), usage.calls, *tokens, cost, estimated=usage.estimated)
 
 
 def _history() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 
@@ -134,3 +135,11 @@ class RunEnd:
 
 run_ends: ContextVar[RunEnd | None] = ContextVar("run_ends", default=None)
 """Set while `Ledger.once` sends a request, for the code that waits for the server."""
+
+
+def _ignore(model: str, timeout: float | None) -> None:
+    pass
+
+
+announce_request: ContextVar[Callable[[str, float | None], None]] = ContextVar("announce_request", default=_ignore)
+"""Called just before a request is sent, with `model` and `timeout` as in `LMRequestEvent`; set like `run_ends`."""

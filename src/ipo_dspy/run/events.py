@@ -57,6 +57,30 @@ class SearchStartedEvent(TypedDict):
     validation_fingerprint: NotRequired[str | None]
 
 
+class LMRequestEvent(TypedDict):
+    """A request to a language model is about to be sent; recorded before it is.
+
+    `timeout` is the number of seconds after which it is given up, with its retries and the pauses between them, null if
+    unknown. A response from DSPy's cache has such an event, too; one that an earlier session recorded has none.
+    """
+
+    event: Literal["lm_request"]
+    predictor: str
+    request_id: str
+    model: str
+    started: str
+    timeout: float | None
+    run_seconds: float
+
+
+class LMFailureEvent(TypedDict):
+    """A request to a language model failed; an `ErrorEvent` has the reason, unless the request is repeated."""
+
+    event: Literal["lm_failure"]
+    predictor: str
+    request_id: str
+
+
 class LMResponseEvent(TypedDict):
     """The response of a language model to a request, and its cost.
 
@@ -324,6 +348,8 @@ Event: TypeAlias = Union[  # noqa: UP007  # get_args reads it
     RunStartedEvent,
     RunResumedEvent,
     SearchStartedEvent,
+    LMRequestEvent,
+    LMFailureEvent,
     LMResponseEvent,
     DescriptionEvent,
     TrialEvent,

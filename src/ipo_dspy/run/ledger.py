@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Protocol
 
 from ipo_dspy.errors import BudgetError
-from ipo_dspy.run.budget import Budget, LMResponse, RunEnd, Usage, run_ends
-from ipo_dspy.run.events import LMResponseEvent
+from ipo_dspy.run.budget import Budget, LMResponse, RunEnd, Usage, announce_request, run_ends
+from ipo_dspy.run.events import LMFailureEvent, LMRequestEvent, LMResponseEvent
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.state import readable
 
@@ -96,22 +97,40 @@ class Ledger:
             self._in_flight.add(key)
         began = self.clock()
         try:
-            answer = self._ask(ask)
+            answer = self._ask(predictor, question, ask)
             self.recorder.record(self._event(predictor, question, answer, self.clock() - began))
+        except Exception:
+            if key in self._state.requests:
+                self.recorder.record(LMFailureEvent(event="lm_failure", predictor=predictor, request_id=question))
+            raise
         finally:
             with self._free:
                 self._in_flight.remove(key)
                 self._free.notify_all()
         return answer
 
-    def _ask(self, ask: Callable[[], LMResponse]) -> LMResponse:
+    def _ask(self, predictor: str, question: str, ask: Callable[[], LMResponse]) -> LMResponse:
         limit = self.limits.max_seconds
         left = None if limit is None else RunEnd(time.monotonic() + limit - self.elapsed, limit)
-        token = run_ends.set(left)
+        tokens = run_ends.set(left), announce_request.set(functools.partial(self._announce, predictor, question))
         try:
             return ask()
         finally:
-            run_ends.reset(token)
+            run_ends.reset(tokens[0])
+            announce_request.reset(tokens[1])
+
+    def _announce(self, predictor: str, question: str, model: str, timeout: float | None) -> None:
+        self.recorder.record(
+            LMRequestEvent(
+                event="lm_request",
+                predictor=predictor,
+                request_id=question,
+                model=model,
+                started=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                timeout=None if timeout is None else round(timeout, 3),
+                run_seconds=round(self.elapsed, 3),
+            )
+        )
 
     def check_time(self) -> None:
         """Raise `BudgetError` if `max_seconds` is reached, the only limit that applies without requests."""

@@ -6,13 +6,15 @@ lines only. This is the only observer that prints, and the only such module outs
 
 import importlib.util
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.run.events import Event, TrialEvent
+from ipo_dspy.run.state import RunState
 
 _LINES_PER_RUN = 10
 """Number of lines for the steps of a search without bars."""
@@ -25,6 +27,20 @@ def is_watched() -> bool:
     return console.is_terminal or console.is_jupyter
 
 
+class _Bars(Progress):
+    """Bars, and below them the request to a language model that is waited for."""
+
+    def __init__(self, state: RunState, *columns: ProgressColumn, **options: Any) -> None:
+        self._state = state
+        super().__init__(*columns, **options)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for request in self._state.pending[:1]:
+            if request.seconds >= 1:  # no line that only flickers
+                yield Text(printable(str(request)))
+
+
 class ProgressDisplay:
     """An observer that shows stages and steps as bars, and a line for each better template.
 
@@ -34,12 +50,13 @@ class ProgressDisplay:
     """
 
     def __init__(self, *, steps: int = 0, lines: bool = False) -> None:
-        self.steps = steps
+        self.steps, self.state = steps, RunState()
         console = Console(stderr=True)
         notebook = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
         self.bars = console.is_terminal or notebook
         self._lines = lines or self.bars
-        self._progress = Progress(
+        self._progress = _Bars(
+            self.state,
             TextColumn("{task.description:<18}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
@@ -62,6 +79,7 @@ class ProgressDisplay:
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
+        self.state.fold(event)
         if event["event"] == "progress":
             self.show(event["stage"], event["done"], event["total"])
         elif event["event"] == "search_started":

@@ -4,8 +4,10 @@ The search, a resumed run, the report, `ipo-dspy watch`, the learning curves and
 means the same to each of them. It depends neither on files nor on terminals.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, cast
 
 from ipo_dspy.errors import InputError, JournalError
@@ -17,6 +19,7 @@ from ipo_dspy.run.events import (
     EvaluationEvent,
     Event,
     ImagenetPromptsEvent,
+    LMRequestEvent,
     LMResponseEvent,
     PredictionChangedEvent,
     RunFinishedEvent,
@@ -38,6 +41,31 @@ class Rejection:
     reason: str
     message: str
     stage: str = "search"
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRequest:
+    """A request to a language model that has no response yet.
+
+    Attributes:
+        model: name of the model.
+        started: when it was sent, as recorded.
+        sent: the same in seconds since 1970.
+        timeout: seconds after which it is given up, if known.
+    """
+
+    model: str
+    started: str
+    sent: float
+    timeout: float | None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was sent."""
+        return max(0.0, time.time() - self.sent)
+
+    def __str__(self) -> str:
+        return f"waiting for {self.model} for {self.seconds:.0f} s"
 
 
 class SearchState:
@@ -155,6 +183,7 @@ class RunState:
         settings: settings of the last session, with the seed.
         searches: by the classifier's name.
         responses: responses of language models, by classifier and request.
+        requests: requests that have neither a response nor an error yet, by classifier and request.
         usage: usage of all responses.
         run_seconds: seconds of the run at the last event that has them, over all its sessions.
         finished: the event that ended it, until the run is resumed.
@@ -170,6 +199,7 @@ class RunState:
         self.settings: dict[str, Any] = {}
         self.searches: dict[str, SearchState] = {}
         self.responses: dict[tuple[str, str], LMResponse] = {}
+        self.requests: dict[tuple[str, str], PendingRequest] = {}
         self.usage, self.run_seconds = Usage(), 0.0
         self.finished: RunFinishedEvent | None = None
         for event in events:
@@ -186,6 +216,15 @@ class RunState:
         return self.run_seconds if self.finished is None else self.finished["seconds"]
 
     @property
+    def pending(self) -> list[PendingRequest]:
+        """The requests under way, the first one first; safe to read while another thread folds events.
+
+        A request past its timeout is one of a session that was killed.
+        """
+        requests = list(self.requests.values())
+        return [request for request in requests if request.timeout is None or request.seconds <= request.timeout]
+
+    @property
     def has_progress(self) -> bool:
         """True if the run has a trial or a response beyond connectivity checks; until then settings may change."""
         tried = any(search.history for search in self.searches.values())
@@ -199,13 +238,15 @@ class RunState:
         """Apply the next event.
 
         Raises:
-            JournalError: a trial or a count is invalid.
+            JournalError: a trial, a time or a count is invalid.
         """
         self.begun = True
-        if event["event"] == "lm_response" or event["event"] == "step":
+        if event["event"] == "lm_response" or event["event"] == "lm_request" or event["event"] == "step":
             self.run_seconds = max(self.run_seconds, event.get("run_seconds", 0.0))
         if event["event"] in {"trial", "step", "selected"}:
             self.finished = None  # the run was continued
+        if event["event"] in {"run_started", "run_resumed", "run_finished"}:
+            self.requests.clear()
         if event["event"] == "run_started":
             self.started, self.settings = event, {**event["settings"], "seed": event["seed"]}
         elif event["event"] == "run_resumed":
@@ -215,8 +256,13 @@ class RunState:
                 search.clear_outcome()
         elif event["event"] == "run_finished":
             self.finished = event
+        elif event["event"] == "lm_request":
+            self.requests[event["predictor"], event["request_id"]] = _pending(event)
+        elif event["event"] == "lm_failure":
+            self.requests.pop((event["predictor"], event["request_id"]), None)
         elif event["event"] == "lm_response":
             key = event["predictor"], event["request_id"]
+            self.requests.pop(key, None)
             if key not in self.responses:
                 self.responses[key] = _response(event)
                 self.usage = self.usage.plus(self.responses[key])
@@ -251,6 +297,17 @@ def _trial(event: TrialEvent) -> Trial:
         key=event["key"],
         stage=event.get("stage", "search"),
     )
+
+
+def _pending(event: LMRequestEvent) -> PendingRequest:
+    try:
+        sent = datetime.fromisoformat(event["started"]).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise JournalError(
+            f"started must be a time in ISO 8601, got {event['started'][:80]!r} in an event 'lm_request'; restore the "
+            "journal from a backup"
+        ) from error
+    return PendingRequest(event["model"], event["started"], sent, event["timeout"])
 
 
 def _response(event: LMResponseEvent) -> LMResponse:
