@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -59,6 +60,13 @@ def answer(question: str, cost: float | None) -> Row:
         "truncated": False,
         "error": None,
     }
+
+
+def request(question: str, seconds: float, model: str = "openai/toy", timeout: float | None = None) -> Row:
+    """A request that was sent some seconds ago."""
+    started = datetime.fromtimestamp(time.time() - seconds, UTC).isoformat()
+    given = {"model": model, "started": started, "timeout": timeout, "run_seconds": 1.0}
+    return {"event": "lm_request", "predictor": "self", "request_id": question, **given}
 
 
 def rejection(reason: str) -> Row:
@@ -230,6 +238,35 @@ def test_what_is_drawn(tmp_path: Path) -> None:
     assert "best 1 60.00 % 2.0000 [red]a[/] [U+202E]<CLASS> | an icon of a <CLASS>" in lines
     assert "rejected: duplicate 2, too long 1" in lines
     assert "errors: 2, the last: [bold]later[U+001B][2J" in lines
+
+
+def waited_for(folder: Path) -> list[tuple[str, float]]:
+    """Return model and seconds of the lines on waiting, the seconds in thousands: a test may take some."""
+    lines = re.findall(r"^waiting for (.*) for (\d+) s$", shown(folder), re.MULTILINE)
+    return [(model, int(seconds) // 1000) for model, seconds in lines]
+
+
+def test_the_request_that_was_sent_first_is_waited_for(tmp_path: Path) -> None:
+    rows = [request("step 1/0", 4200, "openai/[b]a\u202e"), request("step 1/1", 2200, "openai/b", timeout=9000.0)]
+    with written_by_another(tmp_path, begun(), *rows) as writer:
+        assert waited_for(tmp_path) == [("openai/[b]a[U+202E]", 4)]
+        writer.keep(answer("step 1/0", None))
+        assert waited_for(tmp_path) == [("openai/b", 2)]
+        writer.keep({"event": "lm_failure", "predictor": "self", "request_id": "step 1/1"})
+        assert waited_for(tmp_path) == []
+        writer.keep(request("step 2/0", 9.2, timeout=9.0))  # of a session that was killed: it would have ended
+        assert waited_for(tmp_path) == []
+        writer.keep(request("step 2/1", 1200))
+        assert waited_for(tmp_path) == [("openai/toy", 1)]
+    assert waited_for(tmp_path) == []  # no process is left that could wait
+    for row in (begun(), resumed(), end()):
+        assert folded(request("step 2/0", 1), row).pending == []
+
+
+def test_a_time_of_another_form_is_reported(tmp_path: Path) -> None:
+    for started in ("soon", "0001-01-01T00:00:00"):
+        with pytest.raises(JournalError, match=f"started must be a time in ISO 8601, got '{started}'"):
+            folded({**request("step 1/0", 1), "started": started})
 
 
 def test_what_was_described_is_explained(tmp_path: Path) -> None:

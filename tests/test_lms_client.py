@@ -170,6 +170,24 @@ def test_the_time_of_a_run_ends_a_request_and_a_pause(retry_after: str | None) -
         assert len(server.requests) == 1
 
 
+def test_the_longest_wait_counts_retries_and_ends_with_the_run() -> None:
+    def recorded(limits: Budget, **settings: Any) -> float | None:
+        with OpenAIServer({"": "ready"}) as server:
+            ledger, events = Ledger(limits=limits), list[Any]()
+            ledger.recorder.observers = (events.append,)
+            ledger.once("", "ping", lambda: ping(server.lm(**settings)))
+        return next(event["timeout"] for event in events if event["event"] == "lm_request")
+
+    assert recorded(Budget(), timeout=120) == 120
+    assert recorded(Budget(), timeout=None) == client.SECONDS
+    assert recorded(Budget(), timeout=120, num_retries=5) == 6 * 120 + 5 * retries.LONGEST_WAIT
+    assert recorded(Budget(max_seconds=60), timeout=120) == pytest.approx(60, abs=20)
+
+
+def test_without_a_limit_no_longest_wait_is_known() -> None:
+    assert client.longest_wait(dspy.LM("transformers/toy", engine="litellm")) is None
+
+
 @pytest.mark.parametrize("status", [200, 500])
 @pytest.mark.parametrize("engine", ["litellm", "auto"])
 @pytest.mark.parametrize("model", ["openai/toy", "anthropic/claude-3-5-haiku-latest"])

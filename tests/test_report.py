@@ -665,6 +665,23 @@ def test_a_running_journal_gives_the_best_so_far(tmp_path: Path) -> None:
     assert "24 LLM tokens 12,300" in text
 
 
+def test_a_running_journal_says_which_model_is_waited_for_since_when(tmp_path: Path) -> None:
+    given = {
+        "predictor": "self",
+        "request_id": "step 1/0",
+        "model": "openai/<toy>",
+        "timeout": None,
+        "run_seconds": 1.0,
+    }
+    with Journal(tmp_path) as journal:
+        begin(journal)
+        journal.append({"event": "lm_request", "started": "2026-03-01T09:30:12.345+00:00", **given})
+        waiting = "the run had been waiting for openai/<toy> since 2026-03-01 09:30 UTC."
+        assert waiting in text_of(render_report(tmp_path))
+        response(journal, "step 1/0", calls=1, prompt_tokens=90, completion_tokens=10)
+    assert "waiting" not in text_of(render_report(tmp_path))
+
+
 def test_an_unfinished_run_counts_every_request(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         begin(journal)

@@ -20,6 +20,7 @@ from ipo_dspy._internal.renames import OLD_SETTING_NAMES
 from ipo_dspy.errors import JournalError
 from ipo_dspy.proposers import ProposalRequest, Proposals
 from ipo_dspy.run.journal import FILE_NAME, replay
+from ipo_dspy.run.state import RunState
 
 
 class Sessions:
@@ -91,6 +92,7 @@ def assert_survives_kills(kills: int, seed: int, tmp_path: Path, parent: Process
             lost += (now := len(server.requests) - asked - answered)
             assert 0 <= now <= 2  # on its way when the process was killed: one, and the next that is asked ahead
         assert_alike(story(tmp_path / "cut"), whole)
+        assert RunState(replay(tmp_path / "cut")).requests == {}
         asked_for = questions(tmp_path / "cut")
         assert len(asked_for) == len(set(asked_for)) == len(server.requests) - lost
         assert killed == kills

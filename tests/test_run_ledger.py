@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dspy.utils.exceptions import LMError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.openai_server import OpenAIServer, Reply
 from ipo_dspy.errors import BudgetError, InputError
+from ipo_dspy.lms.requests import ping
 from ipo_dspy.run.journal import Journal, replay
 from ipo_dspy.run.ledger import Budget, Ledger, LMResponse, Usage
 from ipo_dspy.run.recorder import EventRecorder
+from ipo_dspy.run.state import RunState
 
 
 def test_an_answer_is_kept_before_it_is_used_and_another_session_has_it(tmp_path: Path) -> None:
@@ -40,6 +44,53 @@ def test_a_question_that_failed_is_asked_again() -> None:
             ledger.once("self", "q", fails)
     assert ledger.once("self", "q", lambda: LMResponse(("x",))).texts == ("x",)
     assert ledger.spent.calls == 1
+
+
+class Reads(OpenAIServer):
+    """Answers the pings, and keeps the kinds of events that a journal has at that moment."""
+
+    def __init__(self, folder: Path, *replies: Reply) -> None:
+        super().__init__({})
+        self.folder, self.left, self.kinds = folder, list(replies), list[str]()
+
+    def answer(self, body: dict[str, Any]) -> Reply:
+        self.requests.append(body)
+        self.kinds = [event["event"] for event in replay(self.folder)]
+        return self.left.pop(0)
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_a_request_is_recorded_before_it_is_sent_and_once_for_all_sessions(tmp_path: Path) -> None:
+    for session in range(2):
+        with Reads(tmp_path, Reply("ready")) as server, Journal(tmp_path) as journal:
+            ledger, lm = Ledger(EventRecorder(journal, past=journal.past)), server.lm(timeout=50)
+            ledger.once("self", "step 1/0", lambda lm=lm: ping(lm))
+            assert len(server.requests) == 1 - session
+            assert server.kinds == ["lm_request"][session:]
+            assert ledger.spent.calls == 1
+    request, _ = events = replay(tmp_path)
+    assert [event["event"] for event in events] == ["lm_request", "lm_response"]
+    assert request["event"] == "lm_request"
+    assert (request["request_id"], request["model"], request["timeout"]) == ("step 1/0", "openai/toy", 50)
+    assert [one.model for one in RunState(events[:1]).pending] == ["openai/toy"]
+    assert RunState(events).requests == {}
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_a_request_that_failed_is_not_waited_for_while_others_are(tmp_path: Path) -> None:
+    with Reads(tmp_path, Reply("ready"), Reply("no", status=400)) as server, Journal(tmp_path) as journal:
+        ledger, lm = Ledger(EventRecorder(journal)), server.lm()
+
+        def outer() -> LMResponse:
+            answer = ping(lm)
+            with pytest.raises(LMError):
+                ledger.once("self", "step 1/1", lambda: ping(lm))
+            assert [request for _, request in ledger.recorder.state.requests] == ["step 1/0"]
+            assert [request for _, request in RunState(replay(tmp_path)).requests] == ["step 1/0"]
+            return answer
+
+        ledger.once("self", "step 1/0", outer)
+    assert RunState(replay(tmp_path)).requests == {}
 
 
 def test_the_same_question_from_many_threads_is_asked_once() -> None:

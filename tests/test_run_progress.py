@@ -13,6 +13,7 @@ from typing import Any
 import dspy
 import pytest
 
+from helpers.openai_server import Reply, Writer
 from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.run.progress import ProgressDisplay
 
@@ -92,6 +93,16 @@ def test_a_log_stays_silent_unless_asked(task: demo.DemoTask, monkeypatch: pytes
     assert any(line.startswith("step   0") and line.endswith("a photo of a <CLASS>.") for line in lines)
     assert "\u2501" not in stream.getvalue()
     assert "\x1b" not in stream.getvalue()
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_in_a_terminal_it_says_what_it_waits_for(task: demo.DemoTask, terminal: Terminal) -> None:
+    with Writer(odd={0: Reply("<INS>a tiny <CLASS>.</INS>", delay=2.5)}) as server, terminal.as_stderr():
+        optimizer = IPO(prompt_model=server.lm(), describer=None, steps=1, polish=False)
+        optimizer.compile(task.program, task.trainset)
+    text = terminal.text()
+    assert re.search(r"waiting for openai/toy for [1-9]\d* s", text)
+    assert "waiting" not in text.splitlines()[-1]
 
 
 def test_it_can_be_turned_off_in_a_terminal(task: demo.DemoTask, terminal: Terminal) -> None:

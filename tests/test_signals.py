@@ -3,6 +3,7 @@
 import os
 import pty
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,11 +21,13 @@ from helpers.openai_server import KEY, Reply, Writer
 from ipo_dspy import IPO, demo
 from ipo_dspy.bench.method_runners import StopSignal
 from ipo_dspy.bench.runner import CELLS
-from ipo_dspy.cli import signals
+from ipo_dspy.cli import main, signals
 from ipo_dspy.clip.image_features import open_image
 from ipo_dspy.errors import StoppedError
+from ipo_dspy.report import render_report
 from ipo_dspy.run.events import Event
 from ipo_dspy.run.journal import FILE_NAME, replay
+from ipo_dspy.run.state import RunState
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
 
@@ -120,6 +123,30 @@ def test_the_step_under_way_is_kept_and_all_is_written(
         assert "│ best of 80 " in done.out
     questions = [event["request_id"] for event in kinds(out, "lm_response")]
     assert len(questions) == len(set(questions)) == len(server.requests)
+
+
+def test_ctrl_c_says_how_long_it_waits_for_the_model_at_most(
+    processes: Processes, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    with Gated(at=3) as server:
+        child = processes.begin(*search(photos, out, server, "--prompt-model-kwargs", "timeout=1000"))
+        assert server.reached.wait(120)
+        while not re.search(r"waiting for openai/toy for [1-9]\d* s\n", capsys.readouterr().out):
+            time.sleep(0.1)
+            with pytest.raises(SystemExit):
+                main(["watch", "--once", str(out)])
+        assert "the run had been waiting for openai/toy since 2" in render_report(out)
+        send(child, "SIGINT", processes, "to abort immediately")
+        server.gate.set()
+        done = processes.end()
+    (line,) = (line for line in done.err.splitlines() if "stopping" in line)
+    said = re.fullmatch(
+        r"stopping after this step; the answer of openai/toy takes at most (\d+) s more; press Ctrl-C again to .*", line
+    )
+    assert said is not None
+    assert 870 < int(said[1]) < 1000
+    assert not RunState(replay(out)).requests
 
 
 @pytest.mark.parametrize(("first", "second"), [("SIGTERM", "SIGTERM"), ("SIGHUP", "SIGTERM")])
