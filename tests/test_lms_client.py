@@ -171,7 +171,7 @@ def test_the_time_of_a_run_ends_a_request_and_a_pause(retry_after: str | None) -
 
 
 def test_the_longest_wait_counts_retries_and_ends_with_the_run() -> None:
-    def recorded(limits: Budget, **settings: Any) -> float | None:
+    def recorded(limits: Budget, **settings: Any) -> Any:
         with OpenAIServer({"": "ready"}) as server:
             ledger, events = Ledger(limits=limits), list[Any]()
             ledger.recorder.observers = (events.append,)

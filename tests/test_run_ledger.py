@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_a_request_is_recorded_before_it_is_sent_and_once_for_all_sessions(tmp_p
     for session in range(2):
         with Reads(tmp_path, Reply("ready")) as server, Journal(tmp_path) as journal:
             ledger, lm = Ledger(EventRecorder(journal, past=journal.past)), server.lm(timeout=50)
-            ledger.once("self", "step 1/0", lambda lm=lm: ping(lm))
+            ledger.once("self", "step 1/0", partial(ping, lm))
             assert len(server.requests) == 1 - session
             assert server.kinds == ["lm_request"][session:]
             assert ledger.spent.calls == 1
