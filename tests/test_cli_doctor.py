@@ -17,7 +17,7 @@ from ipo_dspy.cli.doctor import MARKS, catch_as_failure
 from ipo_dspy.cli.doctor_environment import KEYS, Check, folder, packages, torchvision
 from ipo_dspy.clip.lmdb_segments import SegmentFile
 
-READY = {"Say: ready": "ready", "color": "[[ ## color ## ]]\nred\n\n[[ ## completed ## ]]"}
+READY = {"Say: ready": "ready"}
 PLANTED = {name: f"{name.lower()}-planted-0123456789" for name in KEYS} | {"OPENAI_API_KEY": KEY}
 
 

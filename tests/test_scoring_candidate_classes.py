@@ -46,5 +46,5 @@ def test_scores_are_those_of_the_table(choices: list[list[str]], block: int, see
         wanted = tally_logits(logits, labels)
         assert (tally.images, tally.correct) == (wanted.images, wanted.correct)
         assert tally.loss == pytest.approx(wanted.loss, abs=1e-5)
-    found = predict(images, text[0], logit_scale=2.0, allowed=allowed, block=block)
+    found, _ = predict(images, text[0], logit_scale=2.0, allowed=allowed, block=block)
     assert all(NAMES[i] in names for i, names in zip(found.tolist(), choices, strict=True))

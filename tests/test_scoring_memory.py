@@ -37,7 +37,7 @@ sets = [tuple(names), tuple(names[::-1])]
 allowed = CandidateClasses.of((sets[i % 2] for i in range(n)), {x: i for i, x in enumerate(names)}) if choices else None
 before = peak()
 tallies = tally_templates(images, labels, text, logit_scale=100.0, allowed=allowed)
-predicted = predict(images, text[0], logit_scale=100.0, allowed=allowed)
+predicted, _ = predict(images, text[0], logit_scale=100.0, allowed=allowed)
 report = {"images": tallies[0].images, "same": int((predicted == labels).sum()) == tallies[0].correct}
 print(json.dumps({**report, "format": str(images.dtype), "before": before, "peak": peak()}))
 """

@@ -157,7 +157,7 @@ def test_the_first_of_equal_classes_is_given(ties: list[int], block: int, n: int
     text = torch.eye(4)[ties]  # [C, D], classes with the same features
     first = (images @ text.T).argmax(dim=1)
     assert [row.index(max(row)) for row in (images @ text.T).tolist()] == first.tolist()
-    assert torch.equal(predict(images, text, logit_scale=2.0, block=block), first)
+    assert torch.equal(predict(images, text, logit_scale=2.0, block=block)[0], first)
     for label in range(len(ties)):
         labels = torch.full((len(images),), label)
         (tally,) = tally_templates(images, labels, text[None], logit_scale=2.0, block=block)
@@ -172,10 +172,11 @@ def test_predictions_are_those_that_are_counted(block: int | None, masked: bool)
         allowed[torch.arange(90), labels] = True
     given = {"logit_scale": 20.0, "logit_bias": -3.0, "allowed": candidates(allowed)}
     for one, tally in zip(text, tally_templates(images, labels, text, **given), strict=True):  # type: ignore[arg-type]
-        found = predict(images, one, block=block, **given)  # type: ignore[arg-type]
+        found, probabilities = predict(images, one, block=block, **given)  # type: ignore[arg-type]
         logits = class_logits(images, one, logit_scale=20.0, logit_bias=-3.0)
         logits = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
         assert torch.equal(found, logits.argmax(dim=1))
+        assert torch.allclose(probabilities, logits.softmax(dim=1).amax(dim=1))
         assert int((found == labels).sum()) == tally.correct
 
 
@@ -199,7 +200,7 @@ def test_no_images_have_no_score() -> None:
     images, labels, text = problem(0, 0, 2, 1)
     (tally,) = tally_templates(images, labels, text, logit_scale=1.0)
     assert tally == Tally(0, 0, 0.0)
-    assert len(predict(images, text[0], logit_scale=1.0)) == 0
+    assert [len(found) for found in predict(images, text[0], logit_scale=1.0)] == [0, 0]
     with pytest.raises(InputError, match="images must not be empty; pass at least one"):
         _ = tally.score
 

@@ -117,7 +117,8 @@ def rounding(name: str) -> tuple[str, ...]:
     text = class_features(backbone, TEMPLATES, task.classes)  # [T, C, D]
     scale = backbone.logit_scale
     others = sum(
-        int((predict(features, one, logit_scale=scale) != predict(kept, one, logit_scale=scale)).sum()) for one in text
+        int((predict(features, one, logit_scale=scale)[0] != predict(kept, one, logit_scale=scale)[0]).sum())
+        for one in text
     )
     pairs = zip(*(tally_templates(side, labels, text, logit_scale=scale) for side in (features, kept)), strict=True)
     moved = max(abs(whole.score.loss - rounded.score.loss) for whole, rounded in pairs)

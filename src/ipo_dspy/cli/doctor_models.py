@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 LOAD_SECONDS = 300
 ANSWER_SECONDS = 20
 HUB_SECONDS = 10
-PIXELS = 32
-"""Side of the test image for a multimodal model; some models refuse smaller images."""
 
 
 def clip(model: str, pretrained: str | None, device: str) -> Check:
@@ -102,7 +100,7 @@ def _ask(lm: "dspy.BaseLM", *, with_image: bool) -> None:
     from ipo_dspy.lms import LOCAL
     from ipo_dspy.lms.requests import ping
 
-    ask = _show_image if with_image else ping
+    ask = partial(ping, with_image=with_image)
     if not lm.model.startswith(LOCAL):
         ask(lm)  # `lms.client` limits its time
         return
@@ -111,19 +109,6 @@ def _ask(lm: "dspy.BaseLM", *, with_image: bool) -> None:
         run_with_timeout(LOAD_SECONDS, lambda: ask(lm))  # an in-process model is loaded first
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def _show_image(lm: "dspy.BaseLM") -> None:
-    """Ask for the color of an image; any response counts, since some models answer without seeing it."""
-    import dspy
-    from PIL import Image
-
-    from ipo_dspy.lms.requests import request
-
-    adapter = dspy.ChatAdapter(use_json_adapter_fallback=False)
-    signature = dspy.Signature("image: dspy.Image -> color: str", "Name the color.")
-    image = dspy.Image(Image.new("RGB", (PIXELS, PIXELS), "red"))
-    request(lm, adapter, signature, {"image": image}, field="color")
 
 
 def _remedy(error: Exception, option: str, model: str) -> str:

@@ -88,6 +88,14 @@ Ensemble = Annotated[int, Option(min=1, help="Maximum number of lines of the tem
 Polish = Annotated[
     bool, Option(help="At the end, ask the language model that proposes for plain rewordings of the best templates.")
 ]
+ImagesInRequest = Annotated[
+    int,
+    Option(
+        min=0,
+        help="Maximum number of training images that --prompt-model is shown in each request: those that the best "
+        "template gets most confidently wrong. They are sent to it.",
+    ),
+]
 Seed = Annotated[int, Option(min=0, help="Random seed.")]
 Mode = Annotated[
     RequestMode,

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+SHORTEST_SIDE = 224
+"""In pixels; smaller images are enlarged for language models, because small models see little in them."""
 _ORIENTATION = 0x112
 _SAMPLE_FORMAT, _UNSIGNED = 0x153, 1
 _TURNS = {
@@ -52,6 +54,19 @@ def upright(image: Image.Image) -> Image.Image:
     except Exception:  # noqa: BLE001 - Pillow's EXIF parser has no closed list of errors
         turn = None
     return image if turn is None else image.transpose(turn)
+
+
+def fit_for_lm(image: Image.Image, longest_side: int) -> Image.Image:
+    """Return an image as language models take it: scaled down to the longest side, or enlarged to `SHORTEST_SIDE`.
+
+    The longest side is never exceeded, in pixels.
+
+    >>> [fit_for_lm(Image.new("RGB", size), 512).size for size in ((2048, 1024), (32, 64), (32, 320))]
+    [(512, 256), (224, 448), (51, 512)]
+    """
+    fitted = image.copy()
+    fitted.thumbnail((longest_side, longest_side))
+    return ImageOps.scale(fitted, max(1, min(SHORTEST_SIDE / min(fitted.size), longest_side / max(fitted.size))))
 
 
 def from_array(array: NDArray[Any]) -> Image.Image:

@@ -7,12 +7,13 @@ from typing import Any
 
 import dspy
 from dspy.utils.exceptions import LMError
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ipo_dspy._internal.renames import renamed_arguments
 from ipo_dspy._internal.threads import in_threads
 from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.clip.image_io import open_image
+from ipo_dspy.clip.image_pixels import fit_for_lm
 from ipo_dspy.describers.base import Descriptions, first_sentences, without_class_name
 from ipo_dspy.errors import BudgetError, Hint, ImageError, LanguageModelError, NoAnswerError, StoppedError
 from ipo_dspy.lms.adapters import PlainAdapter
@@ -27,8 +28,6 @@ LONGEST_SIDE = 768
 
 Providers do the same, and charge for the larger image.
 """
-SHORTEST_SIDE = 224
-"""In pixels; smaller images are enlarged, because small models see little in them."""
 
 
 class LMDescriber:
@@ -40,7 +39,7 @@ class LMDescriber:
         allow_url: fetch images given as http(s) URLs.
         max_consecutive_errors: stop after this many consecutive images without an answer.
         longest_side: in pixels; larger images are scaled down before they are sent. Images whose shorter side is below
-            `SHORTEST_SIDE` are enlarged, as far as this limit allows.
+            224 pixels are enlarged, as far as this limit allows.
     """
 
     @renamed_arguments(max_errors="max_consecutive_errors")
@@ -121,8 +120,7 @@ class _DescriptionJob:
         return False
 
     def _request(self, picture: Image.Image) -> LMResponse:
-        enlarged = min(SHORTEST_SIDE / min(picture.size), self.owner.longest_side / max(picture.size))
-        inputs = {"image": dspy.Image(ImageOps.scale(picture, max(1, enlarged)))}
+        inputs = {"image": dspy.Image(fit_for_lm(picture, self.owner.longest_side))}
         return request(self.lm, PlainAdapter(), DescribeImage, inputs, field="description")
 
     def _answered(self, index: int, answer: LMResponse) -> bool:

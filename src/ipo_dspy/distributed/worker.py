@@ -121,7 +121,7 @@ class ScoringActor:
         """Return the predicted class indices by one template [C, D] for each partition."""
         texts, scale, bias = torch.tensor(text), asked.logit_scale, asked.logit_bias
         return {
-            index: predict(r.features, texts, logit_scale=scale, logit_bias=bias, allowed=r.allowed).tolist()
+            index: predict(r.features, texts, logit_scale=scale, logit_bias=bias, allowed=r.allowed)[0].tolist()
             for index, r in self._rows(asked).items()
         }
 

@@ -15,7 +15,14 @@ from dspy.utils.exceptions import AdapterParseError
 
 from ipo_dspy.lms.proposal_parsing import CLOSE_TAG, OPEN_TAG, parse_templates
 from ipo_dspy.lms.reasoning import without_thoughts
-from ipo_dspy.lms.signatures import ProposePrompts, ProposeTemplates, RewordPrompts, ScoredTemplate
+from ipo_dspy.lms.signatures import (
+    Mistake,
+    ProposePrompts,
+    ProposeTemplates,
+    ProposeTemplatesFromImages,
+    RewordPrompts,
+    ScoredTemplate,
+)
 
 Layout = Callable[[Mapping[str, Any]], Iterable[str]]
 """Returns the parts of a request behind the task, from the inputs of a signature."""
@@ -80,6 +87,7 @@ def _proposal_parts(inputs: Mapping[str, Any]) -> list[str]:
         *_section("The worst so far:", map(_brief, inputs["worst"])),
         *_line("What a phrase seems to add to the score (number of templates with it):", inputs["effects"]),
         *_line("Phrases of the images that no template has had:", inputs["untried"]),
+        *_section("Training images that the best template gets wrong:", map(_mistaken, inputs.get("mistakes", ()))),
         *_section("Being scored now:", inputs["pending"]),
         *_section("Could not be used:", inputs["rejected"]),
         "First think in a few lines about what helps and what was not tried. "
@@ -92,6 +100,10 @@ def _brief(prompt: ScoredTemplate) -> str:
     accuracy = [] if prompt.accuracy is None else [f"{prompt.accuracy:.2f} %"]
     loss = [] if prompt.loss is None else [f"loss {prompt.loss:.3f}"]
     return f"{prompt.template.replace(chr(10), ' | ')} ({', '.join([*accuracy, *loss])})"
+
+
+def _mistaken(mistake: Mistake) -> str:
+    return f"a picture of {mistake.label}, taken for {mistake.predicted} ({mistake.probability:.2f}): {mistake.image}"
 
 
 def _split(inputs: Mapping[str, Any]) -> str:
@@ -230,9 +242,13 @@ class PaperAdapter(dspy.Adapter):
 
 
 class ProposalAdapter(PaperAdapter):
-    """Formats `ProposeTemplates`: what a search has found so far, in few words; and `RewordPrompts`."""
+    """Formats `ProposeTemplates`: what a search has found so far, in few words; and `RewordPrompts`.
+
+    DSPy makes each image of `ProposeTemplatesFromImages` a separate part.
+    """
 
     layouts: ClassVar[Mapping[type[dspy.Signature], Layout]] = {
         ProposeTemplates: _proposal_parts,
+        ProposeTemplatesFromImages: _proposal_parts,
         RewordPrompts: _reword_parts,
     }

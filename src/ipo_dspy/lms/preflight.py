@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import dspy
-from dspy.utils.exceptions import LMError
+from dspy.utils.exceptions import LMError, LMInvalidRequestError, LMUnsupportedFeatureError
 
 from ipo_dspy._internal.json_input import has_type
 from ipo_dspy.errors import Argument, BudgetError, Hint, InputError, LanguageModelError, LMCall
@@ -62,8 +62,8 @@ def _identity(lm: dspy.BaseLM) -> tuple[Any, ...]:
     return getattr(lm, "model", None), *(kwargs.get(name) for name in ("api_base", "base_url", "api_key"))
 
 
-def ping_once(ledger: Ledger, lm: dspy.BaseLM, *, role: str) -> None:
-    """Send a minimal request to check that a model is available and accepts the key; once per run.
+def ping_once(ledger: Ledger, lm: dspy.BaseLM, *, role: str, with_image: bool = False) -> None:
+    """Send a minimal request to check that a model is available and accepts the key (and images); once per run.
 
     Raises:
         LanguageModelError: the request failed; the hint suggests a fix.
@@ -73,14 +73,16 @@ def ping_once(ledger: Ledger, lm: dspy.BaseLM, *, role: str) -> None:
 
     def ask() -> LMResponse:
         check_port_open(lm, role=role)
-        return ping(lm)
+        return ping(lm, with_image=with_image)
 
     try:
         with contextlib.suppress(BudgetError):  # the search will reach the limit and end as usual
-            ledger.once("", f"greet {role} {lm.model}", ask)  # kept: in journals
+            ledger.once("", f"greet {role} {lm.model}{' with an image' * with_image}", ask)  # kept: in journals
     except (LMError, ImportError, OSError) as error:
+        multimodal = Hint("choose a multimodal model, or pass {images_in_request}", images_in_request=0)
+        is_refused = with_image and isinstance(error, LMInvalidRequestError | LMUnsupportedFeatureError)
         raise LanguageModelError(
             f"{lm.model!r} does not answer: {one_line_error(error, lm)}",
             argument=role,
-            hint=suggest_fix(error, lm.model, lm),
+            hint=multimodal if is_refused else suggest_fix(error, lm.model, lm),
         ) from None  # a traceback would print what `one_line_error` redacted

@@ -11,9 +11,11 @@ from typing import Any
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
+from PIL import Image
 
 from ipo_dspy._internal.untrusted import one_line, redact
 from ipo_dspy.lms import prepare
+from ipo_dspy.lms.adapters import PlainAdapter
 from ipo_dspy.lms.client import bounded, longest_wait
 from ipo_dspy.lms.error_messages import LONGEST
 from ipo_dspy.lms.reasoning import without_thoughts
@@ -29,6 +31,8 @@ _REQUESTS = 8
 MAX_TEXT = 6000
 """Maximum number of characters kept of a text. No template may be that long, so a longer text is still rejected."""
 
+PIXELS = 32
+"""Side of the image that `ping` sends; some models refuse smaller images."""
 MAX_COMPLETION = 500_000
 """Maximum number of characters parsed of a completion."""
 
@@ -88,17 +92,25 @@ def request(
     return replace(_response(lm, predict.history), texts=tuple(texts), cut=cut, fault=fault)
 
 
-def ping(lm: dspy.BaseLM) -> LMResponse:
+def ping(lm: dspy.BaseLM, *, with_image: bool = False) -> LMResponse:
     """Send a minimal request to check that a model is available and the key is valid; the cache is not used.
+
+    `with_image` checks that it takes images; any response counts, since some models answer without seeing it.
 
     Raises:
         LMError: no response was received, or the token limit was used up before a word was written.
     """
     prepare(lm)
     model = bounded(lm)
-    announce_request.get()(_name(lm), longest_wait(model))
+    if not with_image:  # `request` announces itself
+        announce_request.get()(_name(lm), longest_wait(model))
     with dspy.context(**_history()):
-        model("Say: ready", cache=False)
+        if with_image:
+            signature = dspy.Signature("image: dspy.Image -> answer: str", "Say: ready")
+            image = dspy.Image(Image.new("RGB", (PIXELS, PIXELS), "red"))
+            request(lm, PlainAdapter(), signature, {"image": image}, field="answer", config={"cache": False})
+        else:
+            model("Say: ready", cache=False)
     entry = lm.history[-1] if lm.history else {}
     if "length" in _finish_reasons(entry) and not any(_outputs(entry)):
         raise EmptyGreetingError("the token limit was spent on thinking before a word was written")

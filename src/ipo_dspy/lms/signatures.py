@@ -36,6 +36,23 @@ class ProposeTemplates(dspy.Signature):
     templates: list[str] = dspy.OutputField(desc="new templates, each one short sentence holding <CLASS> once")
 
 
+class Mistake(pydantic.BaseModel):
+    """A training image that the best template gets wrong, with the probability of the predicted class."""
+
+    image: dspy.Image
+    label: str
+    predicted: str
+    probability: float
+
+
+ProposeTemplatesFromImages = ProposeTemplates.append(
+    "mistakes",
+    dspy.InputField(desc="training images that the best template gets wrong, the most confident first"),
+    list[Mistake],
+)
+"""`ProposeTemplates` for a multimodal model that is shown images."""
+
+
 class ProposePrompts(dspy.Signature):
     """You improve prompt templates for a CLIP zero-shot image classifier.
 

@@ -53,6 +53,7 @@ class OptimizerConfig:
     choose: ChoiceRule = "plainest"
     tolerance: float = 1.0
     polish: bool = True
+    images_in_request: int = 0
     ensemble: int = 1
     patience: int | None = None
     max_consecutive_errors: int = 3
@@ -123,6 +124,15 @@ class OptimizerConfig:
             having("backend", self.backend, "check", "RayScorer('auto')")
         self._check_unused("prompt_model", "proposer", self.proposer in (None, "lm"))
         self._check_unused("description_model", "describer", self.describer in ("auto", "lm"))
+        if self.images_in_request and self.backend is not None:
+            condition = "0 with a backend, whose workers alone read the images"
+            raise invalid("images_in_request", condition, self.images_in_request, "score on this machine, or pass 0")
+        if self.images_in_request and not (
+            self.proposer in (None, "lm") or getattr(self.proposer, "shows_images", False)
+        ):
+            hint = Hint("pass {prompt_model}, or another multimodal model", prompt_model="openai/gpt-4o-mini")
+            condition = "0 if the proposer does not show images to a language model"
+            raise invalid("images_in_request", condition, self.images_in_request, hint)
 
     def _check_unused(self, model: str, owner: str, is_used: bool) -> None:
         if getattr(self, model) is not None and not is_used:
@@ -177,6 +187,7 @@ class OptimizerConfig:
     def settings(self) -> dict[str, Any]:
         """Return the settings that a journal records: plain values, no keys and no addresses."""
         settings = {name: getattr(self, name) for name in _RECORDED}
+        settings |= {"images_in_request": self.images_in_request} if self.images_in_request else {}
         names = {
             "describer": display_name(self.describer_kind),
             "description_model": display_name(self.description_model),
@@ -207,6 +218,7 @@ _MINIMUM = {
     "num_threads": 1,
     "seed": 0,
     "max_described_images": 0,
+    "images_in_request": 0,
 }
 """Minimum of each integer argument."""
 _FLAGS = frozenset({"prefetch", "allow_config_changes", "track_stats", "progress", "skip_unreadable", "polish"})

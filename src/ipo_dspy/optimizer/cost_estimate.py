@@ -79,7 +79,11 @@ def estimate(
         config: configuration of the run.
         searches: task description and number of described images of each classifier.
     """
-    items = [_item("ping", lm, 1, *PING) for lm in unique_models(models).values()]
+    items = []
+    for role, lm in unique_models(models).items():
+        image = TOKENS_PER_IMAGE if role == "prompt_model" and config.images_in_request else 0
+        items.append(_item("ping", lm, 1, PING[0] + image, PING[1]))
+    shown = TOKENS_PER_IMAGE * config.images_in_request
     for task, described in searches:
         if "description_model" in models and described:
             prompt = DESCRIPTION_PROMPT + TOKENS_PER_IMAGE
@@ -92,7 +96,7 @@ def estimate(
                 sizes = DESCRIPTION_PROMPT + shown, proposer.description_tokens
                 items.append(_item("summary", models["prompt_model"], 1, *sizes))
             answer = TOKENS_OF_THOUGHT + TOKENS_PER_TEMPLATE * config.prompts_per_step // calls
-            items.append(_item("templates", models["prompt_model"], config.num_steps * calls, prompt, answer))
+            items.append(_item("templates", models["prompt_model"], config.num_steps * calls, prompt + shown, answer))
             if config.polish and config.choose == "plainest" and config.num_steps:
                 tied = ask.trials[:1] * SHOWN_TO_POLISH
                 sizes = (

@@ -67,6 +67,9 @@ class IPO(Teleprompter):
         polish: with `plainest`, say the tied templates in fewer words after the search: one request for at most eight
             rewordings to a language model, or synonyms in the embedded search. They are scored and selected like all
             others.
+        images_in_request: maximum number of training images in each request for templates: those that the best template
+            so far gets most confidently wrong, at most one per class and 512 pixels wide or high. They are sent to the
+            prompt model, which must be multimodal.
         ensemble: maximum number of lines of the result. With more than one, templates of the search are added to the
             selected one as long as each lowers the loss by more than the tolerance; the result is an ordinary template
             with several lines.

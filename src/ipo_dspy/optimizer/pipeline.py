@@ -114,7 +114,7 @@ def run_tasks(
     )
     for role, lm in models.items():
         session.check_stop()
-        ping_once(session.ledger, lm, role=role)
+        ping_once(session.ledger, lm, role=role, with_image=role == "prompt_model" and config.images_in_request > 0)
     encoded = [encode(session, task, config) for task in tasks]
     session.check_stop()
     session.start_searches([task.event for task in encoded])
@@ -165,8 +165,15 @@ def encode(session: Session, task: SearchTask, config: OptimizerConfig) -> Encod
 def search(session: Session, encoded: EncodedTask, proposer: "Proposer", config: OptimizerConfig) -> SearchResult:
     """Describe images, search for a template, and record the comparison of the start and the best one."""
     from ipo_dspy.optimizer.evaluation import compare
+    from ipo_dspy.optimizer.mistakes import Mistakes  # imports torch
+    from ipo_dspy.scoring.scorers import ClipScorer
 
     task, validation = encoded.task, encoded.validation
+    shown: dict[str, Any] = {}
+    if config.images_in_request and isinstance(scorer := encoded.train.scorer, ClipScorer):
+        allow_url = task.classifier.allow_url
+        mistakes = Mistakes(scorer, encoded.train.images, config.images_in_request, allow_url=allow_url)
+        shown["mistakes"] = mistakes.of
     described = describe(session, task, encoded.train.images, config)
     engine = Search(
         encoded.scorer,
@@ -179,6 +186,7 @@ def search(session: Session, encoded: EncodedTask, proposer: "Proposer", config:
         task=config.task_description or describe_task(encoded.train.images.classes),
         max_tokens=task.classifier.backbone.context_length,
         stop=session.stop,
+        **shown,
     )
     result = engine.run(task.initial, validator=None if validation is None else validation.scorer)
     compare(session.recorder, result, encoded.train, split="train")

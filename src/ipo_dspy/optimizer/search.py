@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ipo_dspy.errors import BudgetError, ProposalError, TemplateError
+from ipo_dspy.errors import BudgetError, ImageError, ProposalError, TemplateError
 from ipo_dspy.history import History, Trial
 from ipo_dspy.lms.proposal_parsing import read_proposal, repaired
+from ipo_dspy.lms.signatures import Mistake
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.ensemble import EnsembleLine
 from ipo_dspy.optimizer.final_choice import MANY_LOGITS, FinalChoice, Finalist
@@ -128,6 +129,7 @@ class Search:
         predictor: name of the classifier inside the program.
         ledger: sends the proposer's requests.
         descriptions: descriptions of training images.
+        mistakes: returns the training images that a template gets wrong, for the proposer.
         task: task description for the proposer, one sentence.
         max_tokens: longest template that the model takes, filled with a class name.
         stop: called before each step; True ends the search.
@@ -144,6 +146,7 @@ class Search:
         predictor: str = "self",
         ledger: Ledger | None = None,
         descriptions: Sequence[str] = (),
+        mistakes: Callable[[Template], tuple[Mistake, ...]] = lambda template: (),
         task: str = "",
         max_tokens: int | None = None,
         stop: Callable[[], bool] = lambda: False,
@@ -153,7 +156,7 @@ class Search:
         self.predictor, self.state = predictor, recorder.state.search(predictor)
         self.ledger = ledger or Ledger(recorder)
         self.descriptions, self.task, self.max_tokens = tuple(descriptions), task, max_tokens
-        self.stop, self.clock = stop, clock
+        self.mistakes, self.stop, self.clock = mistakes, stop, clock
         messages = [event["message"] for event in self.state.errors if event["step"] > 0]
         self.fault = ProposalError(messages[-1]) if messages else None
         self._ahead = Prefetcher(proposer.propose, prefetch=config.prefetch)
@@ -341,6 +344,7 @@ class Search:
             steps=self.config.num_steps,
             images=self.state.setup.get("images", 0),
             error=self._error(trials),
+            mistakes=self._mistakes(step, trials),
             max_tokens=self.max_tokens,
             pending=tuple(map(str, pending)),
             seed=self.config.seed,
@@ -356,6 +360,13 @@ class Search:
         best = sorted(trials, key=lambda trial: trial.rank)[:COMPARED_IN_REQUEST]
         errors = Comparison(self.scorer.tally_pairs([trial.template for trial in best])).accuracy_errors
         return float(np.median(errors[np.triu_indices(len(best), 1)]))
+
+    def _mistakes(self, step: int, trials: Sequence[Trial]) -> tuple[Mistake, ...]:
+        try:
+            return self.mistakes(min(trials, key=lambda trial: trial.rank).template)
+        except ImageError as error:
+            self._record_error(step, f"the request has no images: {error}")
+            return ()
 
     def _read(self, texts: Sequence[str], step: int, stage: str = "search") -> list[tuple[Template, "TemplateTokens"]]:
         """Return the usable templates among untrusted texts; the others are recorded as rejections."""

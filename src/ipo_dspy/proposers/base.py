@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from ipo_dspy.errors import BudgetError
 from ipo_dspy.history import Trial
+from ipo_dspy.lms.signatures import Mistake
 from ipo_dspy.run.ledger import AskOnce
 
 SHOWN_TO_POLISH = 20
@@ -30,6 +31,8 @@ class ProposalRequest:
         steps: number of steps of the search; 0 if not known.
         images: number of images that templates are scored on; 0 if not known.
         error: standard error of the difference in accuracy between two of the best trials, in points.
+        mistakes: training images that the best template gets wrong, if the proposer has a true attribute
+            `shows_images` and the run has `images_in_request`.
         max_tokens: longest template that the model takes, filled with a class name.
         pending: templates that are being scored now.
         seed: of the search; random draws must depend on it and `step` alone.
@@ -49,6 +52,7 @@ class ProposalRequest:
     steps: int = 0
     images: int = 0
     error: float | None = None
+    mistakes: tuple[Mistake, ...] = ()
     max_tokens: int | None = None
     pending: tuple[str, ...] = ()
     seed: int = 0

@@ -32,7 +32,7 @@ LEAST_EFFECT = 0.5
 
 
 def briefing(ask: ProposalRequest, count: int, descriptions: Sequence[str], feedback: Feedback) -> dict[str, object]:
-    """Return the inputs of `ProposeTemplates`.
+    """Return the inputs of `ProposeTemplates`, or of `ProposeTemplatesFromImages` if there are mistakes to show.
 
     Args:
         ask: the request.
@@ -61,6 +61,7 @@ def briefing(ask: ProposalRequest, count: int, descriptions: Sequence[str], feed
         "latest": [scored(trial, first) for trial in latest],
         "effects": phrase_effects(ask.trials, feedback),
         "untried": untried[:UNTRIED],
+        **({"mistakes": list(ask.mistakes)} if ask.mistakes else {}),
         "pending": list(ask.pending),
         "rejected": list(ask.rejected),
         "count": count,

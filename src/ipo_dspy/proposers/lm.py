@@ -26,7 +26,13 @@ from ipo_dspy.lms.error_messages import FATAL, one_line_error
 from ipo_dspy.lms.proposal_parsing import read_answer
 from ipo_dspy.lms.reasoning import without_thoughts
 from ipo_dspy.lms.requests import request
-from ipo_dspy.lms.signatures import ProposePrompts, ProposeTemplates, RewordPrompts, SummarizeDescriptions
+from ipo_dspy.lms.signatures import (
+    ProposePrompts,
+    ProposeTemplates,
+    ProposeTemplatesFromImages,
+    RewordPrompts,
+    SummarizeDescriptions,
+)
 from ipo_dspy.proposers.base import ProposalRequest, Proposals
 from ipo_dspy.proposers.briefing import briefing, scored
 from ipo_dspy.proposers.description_selection import DESCRIPTION_TOKENS, rotate, select_evenly, tokens_in
@@ -94,6 +100,11 @@ class LMProposer:
     @property
     def shows_error(self) -> bool:
         """True if a request shows the standard error of differences (`ProposalRequest.error`)."""
+        return self._signature is ProposeTemplates
+
+    @property
+    def shows_images(self) -> bool:
+        """True if a request shows images that the best template gets wrong (`ProposalRequest.mistakes`)."""
         return self._signature is ProposeTemplates
 
     @property
@@ -232,12 +243,13 @@ class LMProposer:
         self, ask: ProposalRequest, count: int, slot: int, samples: int, share: float
     ) -> Callable[[], LMResponse]:
         trials = history_for_prompt(ask, self.feedback)  # the best come last
-        visible = replace(ask, shown=tuple(trials[-max(1, int(len(trials) * share)) :]))
+        mistakes = ask.mistakes[: int(len(ask.mistakes) * share)]
+        visible = replace(ask, shown=tuple(trials[-max(1, int(len(trials) * share)) :]), mistakes=mistakes)
         inputs = self._inputs(visible, count, self._described(ask, share))
         config: dict[str, int] = {"rollout_id": zlib.crc32(f"{ask.seed}/{ask.step}/{slot}".encode())}
         if samples > 1:
             config["n"] = samples
-        return self._sender(self._signature, inputs, config)
+        return self._sender(ProposeTemplatesFromImages if mistakes else self._signature, inputs, config)
 
     def _sender(
         self, signature: type[dspy.Signature], inputs: Mapping[str, object], config: Mapping[str, int]

@@ -163,12 +163,21 @@ def predict(
     logit_bias: float = 0.0,
     allowed: CandidateClasses | None = None,  # all classes by default
     block: int | None = None,  # images per block
-) -> Tensor:  # [N] int64, on the CPU
-    """Return the index of the highest logit of each image, the first one on ties, as `tally_templates` counts them."""
+) -> tuple[Tensor, Tensor]:  # [N] int64 and [N], on the CPU
+    """Return the index of the highest logit of each image, the first one on ties, and its probability.
+
+    These are the predictions that `tally_templates` counts.
+    """
     predicted = torch.empty(len(image_features), dtype=torch.int64)
+    probabilities = torch.empty(len(image_features), dtype=text_features.dtype)
     for images in blocks(image_features, text_features, allowed, block):
-        predicted[images.rows] = _logits(images, text_features, logit_scale, logit_bias).argmax(dim=1).cpu()
-    return predicted
+        scores = _logits(images, text_features, logit_scale, logit_bias)  # [n, C]
+        top = scores.argmax(dim=1, keepdim=True)  # [n, 1]
+        predicted[images.rows] = top[:, 0].cpu()
+        probabilities[images.rows] = (
+            torch.softmax(scores, dim=1, out=images.log_probs_buffer).gather(1, top)[:, 0].cpu()
+        )
+    return predicted, probabilities
 
 
 def per_class(predicted: Sequence[str], labels: Sequence[str]) -> dict[str, tuple[int, int]]:

@@ -100,7 +100,7 @@ def compare(
     for backbone in (low, full):
         features = encode_images(backbone, images, allow_url=allow_url).features  # [N, D]
         text = class_features(backbone, templates, classes)  # [T, C, D]
-        predicted = [predict(features, one, logit_scale=scale, logit_bias=bias) for one in text]
+        predicted = [predict(features, one, logit_scale=scale, logit_bias=bias)[0] for one in text]
         predictions.append(torch.stack(predicted))  # [T, N]
         tallies = tally_templates(features, targets, text, logit_scale=scale, logit_bias=bias)
         losses.append([tally.score.loss for tally in tallies])  # T

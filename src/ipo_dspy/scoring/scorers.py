@@ -187,9 +187,14 @@ class ClipScorer:
 
     def predict(self, template: Template) -> list[str]:
         """Return the predicted class of each image."""
+        return [name for name, _ in self.predict_with_probability(template)]
+
+    def predict_with_probability(self, template: Template) -> list[tuple[str, float]]:
+        """Return the predicted class of each image and its probability."""
         with self._on_features([template]) as features:
-            predicted = predict(self._features, features[0], **self._logits)
-        return [self.classes[i] for i in predicted.tolist()]
+            predicted, probabilities = predict(self._features, features[0], **self._logits)
+        names = [self.classes[i] for i in predicted.tolist()]
+        return list(zip(names, probabilities.tolist(), strict=True))
 
     @contextlib.contextmanager
     def _on_features(self, templates: Sequence[Template]) -> Iterator[Tensor]:
