@@ -1,6 +1,6 @@
 """`python scripts/record_conversation.py TASK --model NAME [--folder FOLDER]` records answers of a language model.
 
-Each request of a search on a bundled task is written to FOLDER/1.request.txt, 2.request.txt, ...; the search goes on
+Each request of a search on a bundled task is written to FOLDER/1.request.txt, 2.request.txt, ...; the search continues
 when somebody has written the answer to FOLDER/1.answer.txt, ... The model that answers must see nothing but the
 requests. At the end, all of it is in tests/conversations/TASK.json, which tests and `scripts/bench.py recorded` replay.
 """

@@ -21,9 +21,9 @@ def test_a_recorded_conversation_is_replayed_to_its_end(name: str) -> None:
     assert task.program.template != best.template
 
 
-def test_a_changed_request_fails_with_the_command_to_record_anew() -> None:
+def test_a_changed_request_fails_with_the_command_to_record_it_again() -> None:
     with Recorded("pixel-animals") as server:
-        _, best = search(server, "pixel-animals", steps=1, task_description="Tell cats from dogs.")
+        _, best = search(server, "pixel-animals", steps=1, task_description="Cats or dogs?")
     assert server.unseen
     assert "record_conversation.py pixel-animals" in str(best.detailed_results.searches[0].fault)
 

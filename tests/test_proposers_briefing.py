@@ -1,4 +1,4 @@
-"""What a request for templates says of a search so far, and in what order."""
+"""The request for templates: its parts on a search so far, and their order."""
 
 from dataclasses import replace
 from typing import Any
@@ -117,10 +117,10 @@ def test_the_best_are_unlike_each_other() -> None:
 
 def test_effects_of_phrases_are_those_of_a_known_truth() -> None:
     rng = np.random.default_rng(0)
-    words = ["blurry", "grey", "sketch", "tilted", "soft"]
+    looks = ["blurry", "grey", "sketch", "tilted", "soft"]
     trials = []
     for index in range(60):
-        held = [word for word in words if rng.random() < 0.5]
+        held = [word for word in looks if rng.random() < 0.5]
         noise = float(rng.normal(0, 1.0))
         text = f"{' '.join([*held, str(index)])} <CLASS>."
         trials.append(trial(text, index, 50.0 + sum(WORTH.get(word, 0.0) for word in held) + noise))
@@ -130,7 +130,7 @@ def test_effects_of_phrases_are_those_of_a_known_truth() -> None:
     for word, worth in WORTH.items():
         assert effects[word] == pytest.approx(worth, abs=2.0)  # a ridge shrinks
     assert abs(effects.get("soft", 0.0)) < 1.5
-    assert not any(str(index) in effects for index in range(60))  # in one trial each
+    assert set(effects).isdisjoint(map(str, range(60)))  # in one trial each
     assert phrase_effects(TRIALS[:1], "both") == []
 
 
@@ -161,7 +161,7 @@ class Toy:
 
 
 @pytest.mark.parametrize("prefetch", [False, True])
-def test_a_request_names_what_is_being_scored_so_that_no_two_are_alike(prefetch: bool) -> None:
+def test_a_request_names_what_is_being_scored_so_that_no_two_are_equal(prefetch: bool) -> None:
     proposer, recorder = Blind(), EventRecorder()
     recorder.state.search("self").setup |= {"images": 200, "classes": ["cat", "dog"]}
     config = OptimizerConfig(steps=3, prefetch=prefetch, choose="best", prompts_per_step=2)

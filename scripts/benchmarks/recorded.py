@@ -1,7 +1,7 @@
 """A language model in the loop, recorded
 
 Searches with the recorded answers of a strong language model that saw nothing but the requests (tests/conversations,
-16 images a class, 8 steps of 8 templates), beside the embedded search with as many steps and with five times as many
+16 images a class, 8 steps of 8 templates), next to the embedded search with as many steps and with five times as many
 (mean over seeds 0 to 2 on the same images). Accuracy in percent: the best training accuracy after 1, 2, 4 and 8 steps,
 and test accuracy of the selected template.
 """

@@ -49,11 +49,11 @@ class Recorded(OpenAIServer):
             return Reply(found)
         self.unseen.append(said)
         again = f"python scripts/record_conversation.py {self.name}"
-        return Reply(f"this request is not the recorded one; record anew: {again}", status=400)
+        return Reply(f"this request is not the recorded one; record it again: {again}", status=400)
 
 
 class Recorder(OpenAIServer):
-    """Writes each request to a file, and answers with what somebody writes beside it."""
+    """Writes each request to a file, and answers with what somebody writes next to it."""
 
     def __init__(self, name: str, folder: Path) -> None:
         super().__init__({})

@@ -1,4 +1,4 @@
-"""What each phrase seems to be worth: a Bayesian linear model of the values of trials."""
+"""A Bayesian linear model of the values of trials: the worth of each phrase."""
 
 from collections.abc import Sequence
 
