@@ -178,10 +178,11 @@ def test_each_class_is_trained_on_and_small_ones_are_not_tested(
 
 
 def test_a_split_without_any_test_image_is_refused() -> None:
-    with pytest.raises(
-        DataError, match=r"test must leave at least one class with a test image, got 0\.5; raise it, or add images"
-    ):
+    fact = r"test must leave at least one class with a test image, got"
+    with pytest.raises(DataError, match=rf"{fact} 0\.5; add images: each class has only one"):
         train_test(["a", "b"], test=0.5, seed=0)
+    with pytest.raises(DataError, match=rf"{fact} 0\.01; raise it, or add images"):
+        train_test(["a", "a", "b"], test=0.01, seed=0)
 
 
 @given(labels=label_lists.filter(lambda labels: not labels or min(Counter(labels).values()) > 1), seed=seeds)

@@ -82,7 +82,8 @@ def train_test(labels: Sequence[Hashable], *, test: float, seed: int) -> tuple[l
             untested.append(f"{label} ({len(rows)})")
     if labels and not chosen:
         fact = "must leave at least one class with a test image"
-        raise DataError(fact, argument="test", value=test, hint="raise it, or add images")
+        hint = "raise it, or add images" if len(labels) > len(by_label) else "add images: each class has only one"
+        raise DataError(fact, argument="test", value=test, hint=hint)
     if untested:
         logger.warning("too few images to test %s: %s", pluralize(len(untested), "class"), first_few(untested))
     everything = range(len(labels))
