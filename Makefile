@@ -41,6 +41,7 @@ bench: $(READY)
 results: $(READY)
 	$(BIN)/ipo-dspy bench --ray local --out runs/results
 	cp runs/results/results.md docs/results.md
+	$(BIN)/python scripts/bench.py recorded >> docs/results.md
 
 clean:
 	rm -rf $(VENV) .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs

@@ -15,18 +15,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ipo_dspy.errors import BudgetError, ImageError, ProposalError, TemplateError
-from ipo_dspy.history import History, Trial
+from ipo_dspy.errors import BudgetError, ProposalError, TemplateError
+from ipo_dspy.history import Trial
 from ipo_dspy.lms.proposal_parsing import read_proposal, repaired
 from ipo_dspy.lms.signatures import Mistake
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.ensemble import EnsembleLine
-from ipo_dspy.optimizer.final_choice import MANY_LOGITS, FinalChoice, Finalist
+from ipo_dspy.optimizer.final_choice import FinalChoice, Finalist
 from ipo_dspy.optimizer.prefetch import Prefetcher
+from ipo_dspy.optimizer.request_builder import RequestBuilder
 from ipo_dspy.optimizer.selection import ChoiceReport, PhraseWorth, Selection
-from ipo_dspy.proposers.base import REWORDINGS, SHOWN_TO_POLISH, Polisher, ProposalRequest, Proposals, Proposer
+from ipo_dspy.proposers.base import REWORDINGS, SHOWN_TO_POLISH, Polisher, Proposals, Proposer
 from ipo_dspy.run.events import (
     ErrorEvent,
     LimitReachedEvent,
@@ -37,22 +36,12 @@ from ipo_dspy.run.events import (
 from ipo_dspy.run.ledger import Ledger
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.state import Rejection
-from ipo_dspy.scoring.comparison import Comparison
 from ipo_dspy.template import Template
 
 if TYPE_CHECKING:
     from ipo_dspy.clip.template_tokens import TemplateTokens
     from ipo_dspy.scoring.scorers import Scorer
 
-SHOWN_REJECTIONS = 5
-REMEDIES = {
-    "no class placeholder": ": write <CLASS> where the class name goes",
-    "too long": ": write a shorter one",
-    "duplicate": ": tried before",
-}
-"""Advice to a proposer behind the reason of a rejection."""
-COMPARED_IN_REQUEST = 8
-"""Number of the best trials whose differences are measured for a request."""
 COMPLETE = frozenset({"finished", "patience", "exhausted"})
 """Statuses of a search that ended by itself; any other status is the reason for a stop."""
 STEPS_WITHOUT_TRIAL = 10
@@ -155,8 +144,19 @@ class Search:
         self.scorer, self.proposer, self.config, self.recorder = scorer, proposer, config, recorder
         self.predictor, self.state = predictor, recorder.state.search(predictor)
         self.ledger = ledger or Ledger(recorder)
-        self.descriptions, self.task, self.max_tokens = tuple(descriptions), task, max_tokens
-        self.mistakes, self.stop, self.clock = mistakes, stop, clock
+        self.stop, self.clock = stop, clock
+        self._requests = RequestBuilder(
+            scorer,
+            config,
+            self.state,
+            descriptions=descriptions,
+            mistakes=mistakes,
+            task=task,
+            max_tokens=max_tokens,
+            shows_error=getattr(proposer, "shows_error", False),
+            once=partial(self.ledger.once, predictor),
+            log=self._record_error,
+        )
         messages = [event["message"] for event in self.state.errors if event["step"] > 0]
         self.fault = ProposalError(messages[-1]) if messages else None
         self._ahead = Prefetcher(proposer.propose, prefetch=config.prefetch)
@@ -283,7 +283,7 @@ class Search:
         proposals = Proposals(())
         fault: ProposalError | None = None
         try:
-            proposals = self._ahead.take(self._ask(step))
+            proposals = self._ahead.take(self._requests.build(step))
         except ProposalError as error:
             fault = error
             self._record_error(step, str(fault))
@@ -294,7 +294,7 @@ class Search:
             reasons = Counter(r.reason for r in self.state.rejections if r.step == step)
             fault = ProposalError(_rejected(reasons), answered=True)
         if self._may_ask_ahead(step, fault, proposals):
-            self._ahead.begin(self._ask(step + 1, [template for template, _ in templates]))
+            self._ahead.begin(self._requests.build(step + 1, [template for template, _ in templates]))
         self._score(templates, step=step)
         if proposals.ended is not None:
             raise proposals.ended  # the step stays open: a resumed run requests the missing proposals
@@ -320,53 +320,6 @@ class Search:
             bool(self.config.prefetch) and step < self.config.num_steps and fault is None and proposals.ended is None
         )
         return is_possible and not self._reason_to_end(step + 1)
-
-    def _ask(self, step: int, in_progress: Sequence[Template] = ()) -> ProposalRequest:
-        # The request must not depend on timing, or a resumed run would take another path.
-        visible_steps = step - 1 if self.config.prefetch else step
-        found = [t for t in self.state.history if t.stage == "search"]
-        trials = [t for t in found if t.step == 0 or t.step < visible_steps]
-        pending = in_progress or [t.template for t in found if t.step >= max(1, visible_steps)]
-        rejected = [
-            r
-            for r in self.state.rejections
-            if r.step < step and (r.reason != "duplicate" or r.step == step - 1)  # a duplicate is shown once
-        ][-SHOWN_REJECTIONS:]
-        return ProposalRequest(
-            step=step,
-            count=self.config.prompts_per_step,
-            shown=tuple(History(trials).shown(self.config.history_size)),
-            trials=tuple(trials),
-            rejected=tuple(f"{r.text[:120]} ({r.reason}{REMEDIES.get(r.reason, '')})" for r in rejected),
-            descriptions=self.descriptions,
-            guessed=self.state.guessed,
-            task=self.task,
-            steps=self.config.num_steps,
-            images=self.state.setup.get("images", 0),
-            error=self._error(trials),
-            mistakes=self._mistakes(step, trials),
-            max_tokens=self.max_tokens,
-            pending=tuple(map(str, pending)),
-            seed=self.config.seed,
-            once=partial(self.ledger.once, self.predictor),
-            log=partial(self._record_error, step),
-        )
-
-    def _error(self, trials: Sequence[Trial]) -> float | None:
-        """Return the median standard error of the differences in accuracy among the best trials, if it is shown."""
-        images, classes = self.state.setup.get("images", 0), self.state.setup.get("classes", ())
-        if not getattr(self.proposer, "shows_error", False) or len(trials) < 2 or images * len(classes) > MANY_LOGITS:
-            return None
-        best = sorted(trials, key=lambda trial: trial.rank)[:COMPARED_IN_REQUEST]
-        errors = Comparison(self.scorer.tally_pairs([trial.template for trial in best])).accuracy_errors
-        return float(np.median(errors[np.triu_indices(len(best), 1)]))
-
-    def _mistakes(self, step: int, trials: Sequence[Trial]) -> tuple[Mistake, ...]:
-        try:
-            return self.mistakes(min(trials, key=lambda trial: trial.rank).template)
-        except ImageError as error:
-            self._record_error(step, f"the request has no images: {error}")
-            return ()
 
     def _read(self, texts: Sequence[str], step: int, stage: str = "search") -> list[tuple[Template, "TemplateTokens"]]:
         """Return the usable templates among untrusted texts; the others are recorded as rejections."""
@@ -441,7 +394,7 @@ class Search:
             return []
         tied = tuple(selection.candidates.trials[k] for k in selection.tied[:SHOWN_TO_POLISH])
         try:
-            proposals = self.proposer.polish(replace(self._ask(step), count=REWORDINGS, shown=tied))
+            proposals = self.proposer.polish(replace(self._requests.build(step), count=REWORDINGS, shown=tied))
         except (ProposalError, BudgetError) as error:
             self._record_error(step, f"the result is not reworded: {error}")
             return []
