@@ -205,7 +205,7 @@ def test_one_request_brings_all_templates_and_the_cache_the_rest() -> None:
         assert list(proposals.texts) == FIRST
         assert (spent.calls, spent.tokens, spent.unpriced, spent.estimated) == (1, server.tokens, 1, 0)
         (body,) = server.requests
-        assert "a photo of a <CLASS>.  (loss 1.0000, accuracy 46.00 %)" in text_of(body)
+        assert "a photo of a <CLASS>. (46.00 %, loss 1.000)" in text_of(body)
         assert ASK.task in text_of(body)
         assert "rollout_id" not in body
 
