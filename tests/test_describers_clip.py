@@ -54,7 +54,9 @@ def test_requests_and_report_say_that_the_phrases_are_guesses(tmp_path: Path) ->
     with Writer() as server:
         optimizer = IPO(prompt_model=server.lm(), steps=1, describer="clip", log_dir=tmp_path)
         optimizer.compile(task.program, task.trainset)
-        assert "share of images, guessed by CLIP, some are wrong" in next(text for text in map(text_of, server.requests) if "Write" in text)
+        assert "share of images, guessed by CLIP, some are wrong" in next(
+            text for text in map(text_of, server.requests) if "Write" in text
+        )
     assert "CLIP&#39;s guesses from a list of phrases" in write_report(tmp_path).read_text()
 
 
