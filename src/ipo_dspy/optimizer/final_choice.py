@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ipo_dspy.history import Trial
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.ensemble import POOL, Ensemble, grow_ensemble
-from ipo_dspy.optimizer.selection import Best, Candidates, Selection, build_choice, compared_trials
+from ipo_dspy.optimizer.selection import Candidates, Selection, build_choice, compared_trials
 from ipo_dspy.run.events import FinalistFields, ScoreFields, SelectedEvent
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.state import SearchState
@@ -127,16 +127,13 @@ class FinalChoice:
             Finalist(trial, None if self.validator is None else score)
             for trial, score in zip(selection.candidates.trials, selection.candidates.scores, strict=True)
         ]
+        winner, baseline = candidates[selection.winner], candidates[selection.candidates.start]
         ranked = sorted(candidates, key=lambda finalist: finalist.rank)
-        is_ensemble = self.config.ensemble > 1  # it begins with the most accurate template
-        ensemble = self._grow(lead := selection.candidates.select(Best()) if is_ensemble else selection, ranked)
-        whole = self._finalist(ensemble.template) if is_ensemble and ensemble.added else None
-        baseline = candidates[selection.candidates.start]
-        if whole is not None and whole.deciding.rank <= baseline.deciding.rank:
-            selection, winner = lead, whole
-            choice = selection.report().of_ensemble(whole.deciding.accuracy)
-        else:
-            winner, choice = candidates[selection.winner], selection.report()
+        choice, ensemble = selection.report(), self._grow(selection, ranked)
+        if self.config.ensemble > 1 and ensemble.added:
+            whole = self._finalist(ensemble.template)
+            if whole.deciding.rank <= baseline.deciding.rank:
+                winner, choice = whole, choice.of_ensemble(whole.deciding.accuracy)
         finalists = tuple({f.trial.key: f for f in (winner, *ranked[:FINALISTS], baseline)}.values())
         tied, phrases = tuple(candidates[k] for k in selection.tied[:SHOWN_TIED]), selection.phrase_worths()
         self.recorder.record(
@@ -157,7 +154,7 @@ class FinalChoice:
         return {"finalists": finalists, "choice": choice, "tied": tied, "phrases": phrases, "ensemble": ensemble.added}
 
     def _grow(self, selection: Selection, ranked: Sequence[Finalist]) -> Ensemble:
-        """Build an ensemble that begins with a selected template; with `ensemble=1`, to report what it would add."""
+        """Build an ensemble around the selected template; with `ensemble=1`, to report what it would add."""
         first = selection.trial.template
         if self.config.ensemble == 1 and self.has_many_images:
             return Ensemble(first, ())

@@ -71,8 +71,8 @@ class IPO(Teleprompter):
             so far gets most confidently wrong, at most one per class and 512 pixels wide or high. They are sent to the
             prompt model, which must be multimodal.
         ensemble: maximum number of lines of the result. With more than one, templates of the search are added to the
-            most accurate one as long as each lowers the loss by more than the tolerance; the result is an ordinary
-            template with several lines.
+            selected one as long as each lowers the loss by more than the tolerance; the result is an ordinary template
+            with several lines.
         patience: stop after this many steps without a better trial.
         max_consecutive_errors: stop after this many consecutive requests without a usable template, each after the
             model's own retries: the request failed, or everything was rejected.
