@@ -1,5 +1,6 @@
 """The comparison of a template with the prompts for ImageNet, and its record in a run."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from ipo_dspy.optimizer.imagenet_comparison import ImagenetPrompts, compare_with
 from ipo_dspy.optimizer.trainset import collect_training_images
 from ipo_dspy.run.events import Event
 from ipo_dspy.run.recorder import EventRecorder
-from ipo_dspy.scoring.comparison import Comparison
+from ipo_dspy.scoring.comparison import Comparison, PairTally
 from ipo_dspy.template import Template
 
 GOOD = Template.parse("a sharp black video game sprite of a <CLASS>.")
@@ -53,6 +54,24 @@ def test_the_gain_is_that_over_the_best_prompt_on_the_same_images(
     assert replace(compared, gain=1.95 * compared.gain_error).beats_best is False
     assert replace(compared, gain=1.97 * compared.gain_error).beats_best is True
     assert replace(compared, gain=5.0, gain_error=0.0).beats_best is False
+
+
+def test_on_many_images_the_best_prompt_alone_is_compared(task: demo.DemoTask, images: EvaluationSet) -> None:
+    compared: list[int] = []
+
+    class Counted:
+        score, check = images.scorer.score, images.scorer.check
+
+        def tally_pairs(self, templates: Sequence[Template]) -> PairTally:
+            compared.append(len(templates))
+            return images.scorer.tally_pairs(templates)
+
+    prompts, _ = fresh(task, [])
+    few, many = 20_000_000 // len(task.classes), 20_000_000 // len(task.classes) + 1
+    found = [prompts.compare(Counted(), GOOD, images=count) for count in (few, many)]
+    assert compared == [81, 2]
+    assert found[0].best == found[1].best
+    assert found[0].gain > found[1].gain  # without the optimism of the prompt
 
 
 def test_the_images_of_the_first_call_choose_the_prompt_that_is_scored_on_all(

@@ -95,8 +95,9 @@ class RunSummary:
         if self.test_gains:
             count = 0 if self.imagenet is None else len(self.imagenet.ensemble.lines)
             found["on test images"] = choice_text.on_test(self.test_gains, prompts=count)
-        lines = [line.fields for line in search.ensemble]
-        found["ensemble"] = choice_text.added_lines(lines, is_ensemble=len(search.best.template.lines) > 1)
+        if search.ensemble is not None:
+            lines = [line.fields for line in search.ensemble]
+            found["ensemble"] = choice_text.added_lines(lines, is_ensemble=len(search.best.template.lines) > 1)
         limits = choice_text.limits(choice)
         return found if limits is None else {**found, "few images": limits}
 
@@ -132,7 +133,7 @@ class RunSummary:
             "findings": self.findings,
             "tied": [finalist.fields for finalist in search.tied],
             "phrases": [worth.fields for worth in search.phrases],
-            "ensemble": [line.fields for line in search.ensemble],
+            "ensemble": search.ensemble and [line.fields for line in search.ensemble],
             "harmonic_mean": self.harmonic,
             "imagenet": self.imagenet
             and {
@@ -300,7 +301,8 @@ def _compare_with_imagenet(
         task.scorer, split="train", images=setup["images"], fingerprint=setup.get("data_fingerprint", "")
     )
     decider = (task.validation or task).scorer
-    return prompts.compare(decider, result.best.template, optimism=result.choice.optimism)
+    choice = result.choice
+    return prompts.compare(decider, result.best.template, images=choice.images, optimism=choice.optimism)
 
 
 def _roles(start: Score, best: Score) -> dict[str, Score]:

@@ -28,11 +28,8 @@ Layout = Callable[[Mapping[str, Any]], Iterable[str]]
 """Returns the parts of a request behind the task, from the inputs of a signature."""
 
 
-class PlainAdapter(dspy.Adapter):
-    """Formats a signature's instructions and inputs, and takes the whole answer as its one output.
-
-    For models that answer in free text, as most local multimodal models do: BLIP-2, Fuyu, small LLaVAs.
-    """
+class _TextAdapter(dspy.Adapter):
+    """Formats the instructions of a signature, and its inputs as paragraphs."""
 
     def format_system_message(self, signature: type[dspy.Signature]) -> str:
         """Return the task of the signature."""
@@ -46,9 +43,23 @@ class PlainAdapter(dspy.Adapter):
         suffix: str = "",
         main_request: bool = False,
     ) -> str:
-        """Return the inputs in order; DSPy makes each image a separate part."""
-        values = [format_field_value(field, inputs[name]) for name, field in signature.input_fields.items()]
-        return "\n\n".join(str(part) for part in [prefix, *values, suffix] if part)
+        """Return the paragraphs in order; DSPy makes each image a separate part, and empty ones are omitted."""
+        return "\n\n".join(str(part) for part in [prefix, *self.paragraphs(signature, inputs), suffix] if part)
+
+    def paragraphs(self, signature: type[dspy.Signature], inputs: dict[str, Any]) -> Iterable[Any]:
+        """Return the paragraphs of a request."""
+        raise NotImplementedError
+
+
+class PlainAdapter(_TextAdapter):
+    """Formats a signature's instructions and inputs, and takes the whole answer as its one output.
+
+    For models that answer in free text, as most local multimodal models do: BLIP-2, Fuyu, small LLaVAs.
+    """
+
+    def paragraphs(self, signature: type[dspy.Signature], inputs: dict[str, Any]) -> Iterable[Any]:
+        """Return the inputs in order."""
+        return [format_field_value(field, inputs[name]) for name, field in signature.input_fields.items()]
 
     def format_assistant_message_content(
         self,
@@ -91,8 +102,7 @@ def _proposal_parts(inputs: Mapping[str, Any]) -> list[str]:
         *_section("Being scored now:", inputs["pending"]),
         *_section("Could not be used:", inputs["rejected"]),
         "First think in a few lines about what helps and what was not tried. "
-        f"Write {inputs['count']} new template(s) that differ from all of these{_split(inputs)}. "
-        f"Each is one short sentence in plain words that holds <CLASS> once, between {OPEN_TAG} and {CLOSE_TAG}.",
+        f"Write {inputs['count']} new template(s) that differ from all of these{_split(inputs)}. {_FORM}",
     ]
 
 
@@ -129,7 +139,7 @@ def _paper_parts(inputs: Mapping[str, Any]) -> list[str]:
         _score_legend(inputs["history"]),
         *_section("Answers that could not be used:", inputs["rejected"]),
         f"Write {inputs['count']} new template(s) that differ from all of these and should have "
-        f"{_goal(inputs['history'])}. {_FORM}",
+        f"{_goal(inputs['history'])}. {_FORM} Write nothing else.",
     ]
 
 
@@ -138,7 +148,7 @@ def _reword_parts(inputs: Mapping[str, Any]) -> list[str]:
         *_section("Templates that do about equally well, the plainest first:", map(_scored, inputs["tied"])),
         _score_legend(inputs["tied"]),
         f"Write at most {inputs['count']} rewordings that say the same in plain words and differ from all of these. "
-        f"{_FORM}",
+        f"{_FORM} Write nothing else.",
     ]
 
 
@@ -177,38 +187,18 @@ def _scored(prompt: ScoredTemplate) -> str:
     return f"{text}  ({', '.join([*loss, *accuracy])})"
 
 
-_FORM = (
-    f"Each is one short sentence in plain words that holds <CLASS> once, between {OPEN_TAG} and {CLOSE_TAG}. "
-    "Write nothing else."
-)
+_FORM = f"Each is one short sentence in plain words that holds <CLASS> once, between {OPEN_TAG} and {CLOSE_TAG}."
 
 
-class PaperAdapter(dspy.Adapter):
-    """Formats `ProposePrompts` as in the IPO paper, and `RewordPrompts` similarly.
+class TaggedAdapter(_TextAdapter):
+    """Formats the signatures that it has a layout for; `proposal_parsing` reads the answers, with or without tags."""
 
-    `proposal_parsing` parses the answers.
-    """
+    layouts: ClassVar[Mapping[type[dspy.Signature], Layout]] = {}
 
-    layouts: ClassVar[Mapping[type[dspy.Signature], Layout]] = {
-        ProposePrompts: _paper_parts,
-        RewordPrompts: _reword_parts,
-    }
-
-    def format_system_message(self, signature: type[dspy.Signature]) -> str:
-        """Return the task of the signature."""
-        return str(signature.instructions)
-
-    def format_user_message_content(
-        self,
-        signature: type[dspy.Signature],
-        inputs: dict[str, Any],
-        prefix: str = "",
-        suffix: str = "",
-        main_request: bool = False,
-    ) -> str:
-        """Return the task and the other parts; empty ones are omitted."""
+    def paragraphs(self, signature: type[dspy.Signature], inputs: dict[str, Any]) -> Iterable[Any]:
+        """Return the task and the parts of the layout."""
         parts = self._layout(signature)(inputs)
-        return "\n\n".join(part for part in [prefix, f"Task: {inputs['task']}", *parts, suffix] if part)
+        return [f"Task: {inputs['task']}", *parts]
 
     def format_assistant_message_content(
         self,
@@ -241,11 +231,17 @@ class PaperAdapter(dspy.Adapter):
         )
 
 
-class ProposalAdapter(PaperAdapter):
-    """Formats `ProposeTemplates`: what a search has found so far, in few words; and `RewordPrompts`.
+class PaperAdapter(TaggedAdapter):
+    """Formats `ProposePrompts` as in the IPO paper, and `RewordPrompts` similarly."""
 
-    DSPy makes each image of `ProposeTemplatesFromImages` a separate part.
-    """
+    layouts: ClassVar[Mapping[type[dspy.Signature], Layout]] = {
+        ProposePrompts: _paper_parts,
+        RewordPrompts: _reword_parts,
+    }
+
+
+class ProposalAdapter(TaggedAdapter):
+    """Formats `ProposeTemplates`: what a search has found so far, in few words; and `RewordPrompts`."""
 
     layouts: ClassVar[Mapping[type[dspy.Signature], Layout]] = {
         ProposeTemplates: _proposal_parts,

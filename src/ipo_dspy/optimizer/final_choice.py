@@ -130,7 +130,7 @@ class FinalChoice:
         winner, baseline = candidates[selection.winner], candidates[selection.candidates.start]
         ranked = sorted(candidates, key=lambda finalist: finalist.rank)
         choice, ensemble = selection.report(), self._grow(selection, ranked)
-        if self.config.ensemble > 1 and ensemble.added:
+        if self.config.ensemble > 1 and ensemble is not None and ensemble.added:
             whole = self._finalist(ensemble.template)
             if whole.deciding.rank <= baseline.deciding.rank:
                 winner, choice = whole, choice.of_ensemble(whole.deciding.accuracy)
@@ -148,19 +148,27 @@ class FinalChoice:
                 tied=[finalist.fields for finalist in tied],
                 candidates=selection.candidate_fields(SHOWN_CANDIDATES),
                 phrases=[worth.fields for worth in phrases],
-                ensemble=[line.fields for line in ensemble.added],
+                ensemble=[line.fields for line in ensemble.added] if ensemble else [],
             )
         )
-        return {"finalists": finalists, "choice": choice, "tied": tied, "phrases": phrases, "ensemble": ensemble.added}
+        return {
+            "finalists": finalists,
+            "choice": choice,
+            "tied": tied,
+            "phrases": phrases,
+            "ensemble": ensemble and ensemble.added,
+        }
 
-    def _grow(self, selection: Selection, ranked: Sequence[Finalist]) -> Ensemble:
-        """Build an ensemble around the selected template; with `ensemble=1`, to report what it would add."""
-        first = selection.trial.template
+    def _grow(self, selection: Selection, ranked: Sequence[Finalist]) -> Ensemble | None:
+        """Build an ensemble around the selected template; with `ensemble=1`, to report what it would add.
+
+        None with `ensemble=1` on many images, where that is not worth its time.
+        """
         if self.config.ensemble == 1 and self.has_many_images:
-            return Ensemble(first, ())
+            return None
         pool = [f.trial.template for f in ranked[:POOL] if len(f.trial.template.lines) == 1]
         size = self.config.ensemble if self.config.ensemble > 1 else SUGGESTED_LINES
-        return grow_ensemble(self.decider, first, pool, size=size, tolerance=self.config.tolerance)
+        return grow_ensemble(self.decider, selection.trial.template, pool, size=size, tolerance=self.config.tolerance)
 
     def _finalist(self, template: Template) -> Finalist:
         """Return an ensemble as a trial."""

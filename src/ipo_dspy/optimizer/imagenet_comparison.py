@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ipo_dspy.optimizer.evaluation import build_evaluation_set
+from ipo_dspy.optimizer.final_choice import MANY_LOGITS
 from ipo_dspy.optimizer.selection import leaders
 from ipo_dspy.optimizer.trainset import collect_training_images
 from ipo_dspy.run.events import ImagenetPromptsEvent, ScoreFields
@@ -90,7 +91,7 @@ def compare_with_imagenet(
     )["self"]
     scorer = build_evaluation_set(classifier, images, skip_unreadable=skip_unreadable).scorer
     prompts = ImagenetPrompts(EventRecorder(), classifier.backbone, images.classes)
-    return prompts.compare(scorer, classifier.template, optimism=optimism)
+    return prompts.compare(scorer, classifier.template, images=len(images.images), optimism=optimism)
 
 
 class ImagenetPrompts:
@@ -109,7 +110,7 @@ class ImagenetPrompts:
     def __init__(
         self, recorder: EventRecorder, backbone: "Backbone", classes: Sequence[str], predictor: str = "self"
     ) -> None:
-        self.recorder, self.predictor = recorder, predictor
+        self.recorder, self.predictor, self.classes = recorder, predictor, classes
         self.ensemble = fitting_lines(backbone, imagenet_templates(), classes)
         self.best: Template | None = None
 
@@ -157,10 +158,15 @@ class ImagenetPrompts:
         self.best = Template((event["template"],))
         return {f"imagenet_{name}": Score(**event[name]) for name in ("best", "ensemble")}
 
-    def compare(self, scorer: "Scorer", template: Template, *, optimism: float = 0.0) -> ImagenetComparison:
-        """Compare a template with the best prompt on the images of a scorer; see `compare_with_imagenet`."""
+    def compare(
+        self, scorer: "Scorer", template: Template, *, images: int, optimism: float = 0.0
+    ) -> ImagenetComparison:
+        """Compare a template with the best prompt on the images of a scorer; see `compare_with_imagenet`.
+
+        On many images, where the optimism of the prompt is next to nothing, the other prompts are not compared.
+        """
         best = self.best or best_line(scorer, self.ensemble)
-        lines = self.ensemble.lines
+        lines = best.lines if images * len(self.classes) > MANY_LOGITS else self.ensemble.lines
         compared = Comparison(scorer.tally_pairs([template, *(Template((line,)) for line in lines)]))
         chosen = 1 + lines.index(best.lines[0])
         prompts_optimism = compared.optimism(lambda accuracy, loss, _: 1 + leaders(accuracy[:, 1:], loss[:, 1:]))

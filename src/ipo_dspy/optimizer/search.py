@@ -63,7 +63,8 @@ class SearchResult:
         choice: what is known about the selected template on new images.
         tied: the plainest templates that cannot be told apart from the best one.
         phrases: what each phrase of the selected template is worth.
-        ensemble: lines that were added to it, or would be if `ensemble` were larger than 1.
+        ensemble: lines that were added to it, or would be if `ensemble` were larger than 1; None if that was not tried
+            because there are many images.
         rejections: rejected proposals.
         seconds: wall-clock time of the search, in this session.
         status: reason for the end: `finished`, `patience`, `exhausted` (nothing new was proposed), `errors` (too many
@@ -79,7 +80,7 @@ class SearchResult:
     choice: ChoiceReport
     tied: tuple[Finalist, ...]
     phrases: tuple[PhraseWorth, ...]
-    ensemble: tuple[EnsembleLine, ...]
+    ensemble: tuple[EnsembleLine, ...] | None
     rejections: tuple[Rejection, ...]
     seconds: float
     status: str

@@ -21,7 +21,7 @@ from ipo_dspy._internal.threads import in_threads
 from ipo_dspy.argument_checks import one_of
 from ipo_dspy.errors import BudgetError, ProposalError
 from ipo_dspy.lms import LOCAL
-from ipo_dspy.lms.adapters import PaperAdapter, ProposalAdapter
+from ipo_dspy.lms.adapters import PaperAdapter, ProposalAdapter, TaggedAdapter
 from ipo_dspy.lms.error_messages import FATAL, one_line_error
 from ipo_dspy.lms.proposal_parsing import read_answer
 from ipo_dspy.lms.reasoning import without_thoughts
@@ -87,7 +87,7 @@ class LMProposer:
     ) -> None:
         self.lm = lm
         self.adapter = adapter or ProposalAdapter()
-        self._signature = ProposePrompts if type(self.adapter) is PaperAdapter else ProposeTemplates
+        self._signature = ProposePrompts if isinstance(self.adapter, PaperAdapter) else ProposeTemplates
         self.request_mode = one_of("request_mode", request_mode, get_args(RequestMode), OLD_REQUEST_MODES)
         self.descriptions = one_of("descriptions", descriptions, get_args(DescriptionMode))
         one_of("feedback", feedback, get_args(Feedback))
@@ -260,7 +260,7 @@ class LMProposer:
             signature,
             inputs,
             field="templates",
-            read=read_answer if isinstance(self.adapter, PaperAdapter) else None,
+            read=read_answer if isinstance(self.adapter, TaggedAdapter) else None,
             config=config,
         )
 
