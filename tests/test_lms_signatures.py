@@ -8,9 +8,13 @@ from dspy.utils.exceptions import AdapterParseError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipo_dspy.history import Trial
 from ipo_dspy.lms.adapters import PaperAdapter
 from ipo_dspy.lms.proposal_parsing import parse_templates
 from ipo_dspy.lms.signatures import DescribeImage, ProposePrompts, ScoredTemplate
+from ipo_dspy.proposers import LMProposer, ProposalRequest
+from ipo_dspy.scoring.score import Score
+from ipo_dspy.template import Template
 
 INPUTS: dict[str, Any] = {
     "task": "Tell apart images of 2 classes: cat, dog.",
@@ -134,3 +138,15 @@ def test_asking_for_a_description_asks_to_leave_the_name_out() -> None:
     (system, user) = dspy.ChatAdapter().format(DescribeImage, [], {"image": dspy.Image("data:image/png;base64,AAAA")})
     assert "Do not name the main subject" in system["content"]
     assert user["role"] == "user"
+
+
+def test_an_adapter_derived_from_that_of_the_paper_gets_its_request() -> None:
+    class Own(PaperAdapter):
+        def format_system_message(self, signature: type[dspy.Signature]) -> str:
+            return "Write templates."
+
+    start = Trial(Template.parse("a <CLASS>."), Score(50.0, 1.0), index=0, step=0, tokens=5, key="0")
+    ask = ProposalRequest(step=1, count=8, shown=(start,), trials=(start,), task="Cats and dogs.")
+    calls, tokens = LMProposer(dspy.LM("openai/toy"), adapter=Own()).measure(ask)
+    assert calls == 1
+    assert tokens < LMProposer(dspy.LM("openai/toy"), adapter=PaperAdapter()).measure(ask)[1]

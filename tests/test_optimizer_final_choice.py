@@ -38,9 +38,11 @@ class ListedScorer:
         return Score(worst - fall, min(score.loss for score in lines) - 0.1 * (len(lines) - 1))
 
 
-def choice_among(count: int, images: int, **settings: Any) -> tuple[FinalChoice, ListedScorer]:
-    """Return the final choice among templates that differ by a quarter of a point each."""
-    scores = {f"a <CLASS> {i}.": Score(50.0 + i / 4, 1.0) for i in range(count)}
+def choice_among(
+    count: int, images: int, others: dict[str, Score] | None = None, **settings: Any
+) -> tuple[FinalChoice, ListedScorer]:
+    """Return the final choice among templates that differ by a quarter of a point each, and others."""
+    scores = {f"a <CLASS> {i}.": Score(50.0 + i / 4, 1.0) for i in range(count)} | (others or {})
     recorder, scorer = EventRecorder(), ListedScorer(scores)
     state = recorder.state.search("self")
     for index, (text, score) in enumerate(scores.items()):
@@ -75,3 +77,18 @@ def test_an_ensemble_that_is_worse_than_the_start_template_is_not_returned() -> 
     outcome = choice.record(choice.select())
     assert str(outcome["finalists"][0].trial.template) == "a <CLASS> 2."
     assert len(outcome["ensemble"]) == 1  # it lowers the loss, and is reported
+
+
+def test_every_phrase_of_the_winner_has_its_worth_also_if_the_search_scored_the_rest_badly() -> None:
+    others = {
+        "a dark blurry <CLASS>.": Score(99.0, 0.1),
+        "a blurry <CLASS>.": Score(2.0, 3.0),
+    }
+    choice, _ = choice_among(190, 100, others, choose="plainest")
+    for index in range(12):  # so that the shorter one is not among the best 200
+        text = f"the <CLASS> {index}."
+        trial = Trial(Template.parse(text), Score(40.0, 1.0), index=500 + index, step=9, tokens=9, key=text)
+        choice.state.history.add(trial)
+    selection = choice.refine(choice.select())
+    assert str(selection.trial.template) == "a dark blurry <CLASS>."
+    assert {worth.phrase for worth in selection.phrase_worths()} == {"dark", "dark blurry"}
