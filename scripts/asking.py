@@ -18,7 +18,7 @@ import dspy
 import torch
 
 from benchmarks.common import commit, machine, table
-from ipo_dspy import IPO, EvolutionProposer, LMProposer, demo
+from ipo_dspy import IPO, EvolutionProposer, LMProposer, PaperAdapter, demo
 from ipo_dspy.lms.signatures import ProposePrompts
 from ipo_dspy.optimizer.evaluation import evaluate
 from ipo_dspy.proposers import ProposalRequest, Proposals
@@ -55,14 +55,14 @@ asks: list[ProposalRequest] = []
 
 
 def tokens(options: argparse.Namespace) -> None:
-    """Prompt tokens per candidate, compared with one request per candidate that resends everything."""
+    """Prompt tokens per candidate, compared with one request per candidate in the form of the paper, which resends everything."""
     import litellm
 
     def count(text: str) -> int:
         return int(litellm.token_counter(model="openai/gpt-3.5-turbo", text=text))
 
     def alone(ask: ProposalRequest, budget: int) -> int:
-        proposer = LMProposer()
+        proposer = LMProposer(adapter=PaperAdapter())
         inputs = proposer._inputs(ask, 1, select_evenly(ask.descriptions, budget, ask.step))
         messages = proposer.adapter.format(ProposePrompts, [], inputs)
         return count("\n".join(message["content"] for message in messages))

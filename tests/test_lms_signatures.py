@@ -65,7 +65,7 @@ def test_empty_parts_are_left_out() -> None:
 
 def test_other_signatures_are_refused() -> None:
     with pytest.raises(
-        TypeError, match=r"PaperAdapter writes ProposePrompts and RewordPrompts only, not DescribeImage; "
+        TypeError, match=r"PaperAdapter lays out \(ProposePrompts, RewordPrompts\), got DescribeImage; "
     ):
         PaperAdapter().format(DescribeImage, [], {"image": None})
 

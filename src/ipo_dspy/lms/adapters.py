@@ -225,9 +225,10 @@ class TaggedAdapter(_TextAdapter):
         for known, layout in self.layouts.items():
             if set(signature.fields) == set(known.fields):
                 return layout
-        names = " and ".join(known.__name__ for known in self.layouts)
+        names = ", ".join(known.__name__ for known in self.layouts)
         raise TypeError(
-            f"{type(self).__name__} writes {names} only, not {signature.__name__}; use dspy.ChatAdapter() for others"
+            f"signature must be one that {type(self).__name__} lays out ({names}), got {signature.__name__}; "
+            "use dspy.ChatAdapter() for others"
         )
 
 

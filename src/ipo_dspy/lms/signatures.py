@@ -51,6 +51,7 @@ ProposeTemplatesFromImages = ProposeTemplates.append(
     list[Mistake],
 )
 """`ProposeTemplates` for a multimodal model that is shown images."""
+ProposeTemplatesFromImages.__name__ = "ProposeTemplatesFromImages"  # DSPy names a derived signature StringSignature
 
 
 class ProposePrompts(dspy.Signature):
