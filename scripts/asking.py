@@ -55,7 +55,7 @@ asks: list[ProposalRequest] = []
 
 
 def tokens(options: argparse.Namespace) -> None:
-    """Prompt tokens per candidate, compared with one request per candidate in the form of the paper, which resends everything."""
+    """Prompt tokens per candidate, compared with one request for each in the form of the paper, which resends all."""
     import litellm
 
     def count(text: str) -> int:
