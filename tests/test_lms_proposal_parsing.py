@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipo_dspy.lms.proposal_parsing import FORMS, parse_templates, read_answer, read_proposal, repaired, undressed
+from ipo_dspy.lms.proposal_parsing import FORMS, parse_templates, read_answer, read_proposal
+from ipo_dspy.lms.template_text import repaired, undressed
 
 ANSWERS = json.loads((Path(__file__).parent / "data" / "answers.json").read_text())
 THREE = ["pixel art of a <CLASS>.", "a sprite of a <CLASS>.", "a mosaic of a <CLASS>."]

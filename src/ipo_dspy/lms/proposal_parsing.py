@@ -1,7 +1,7 @@
 r"""Read prompt templates from the free-form answer of a language model.
 
 `FORMS` is a table of the forms of an answer. They are tried in its order, and the first that yields a template is
-taken. A form only finds texts; each text is then processed in the same way:
+taken. A form only finds texts; each text is then processed in the same way, by `template_text`:
 
 1. It is split if it holds several templates, such as two quoted ones.
 2. `undressed` removes list markers, labels, quotes, emphasis, and explanations.
@@ -11,7 +11,6 @@ taken. A form only finds texts; each text is then processed in the same way:
 Reasoning is not part of an answer, and neither is what precedes a heading such as "Final answer:".
 """
 
-import html
 import itertools
 import json
 import re
@@ -23,37 +22,31 @@ import json_repair
 
 from ipo_dspy.errors import TemplateError
 from ipo_dspy.lms.reasoning import without_thoughts
-from ipo_dspy.template import PLACEHOLDER, Template, has_placeholder
+from ipo_dspy.lms.template_text import (
+    BARE,
+    LONGEST_LINE,
+    NOUN,
+    PLACEHOLDER_IN_ANY_CASE,
+    REPAIRED,
+    has_markup,
+    marker_rank,
+    quoted,
+    repaired,
+    split_templates,
+    undressed,
+    unescaped,
+    without_label,
+)
+from ipo_dspy.template import Template, has_placeholder
 
 OPEN_TAG, CLOSE_TAG = "<INS>", "</INS>"
 
-LONGEST_LINE = 6000
-"""Maximum number of characters of a line; a longer one cannot be a template."""
 MOST_LINES = 1000
 """Maximum number of lines that are parsed: the last ones of an answer."""
 MOST_DOCUMENTS = 50
 """Maximum number of JSON documents that are parsed in an answer."""
 LONGEST_REPAIR, MOST_BRACKETS = 8000, 100
 """Maximum number of characters and of opening brackets of malformed JSON: `json_repair` takes quadratic time."""
-
-_LOOKALIKE = re.compile(
-    r"\\{0,2}[$%]?[<{\[\uff1c\u27e8\u2039\u00ab]{1,3}\s?(?:(?:insert|your|the)[ _])?"
-    r"(?:class|category|label|object|subject)(?:[ _-]?(?:name|label))?(?: here)?"
-    r"\s?/?\\{0,2}[>}\]\uff1e\u27e9\u203a\u00bb]{1,3}"
-    r"|<\s*class\s*>|%\(class\w{0,6}\)s|\$class(?:_?name)?\b|(?-i:__CLASS__|%CLASS%)|\{\}|%s",
-    re.IGNORECASE,
-)
-_BARE = re.compile(r"\(CLASS(?:[ _]?NAME)?\)|<?\bCLASS(?:[ _]?NAME)?\b>?")
-"""Replaced by `<CLASS>` only if an answer has no template with a closer look-alike."""
-_PLACEHOLDER = re.compile(r"<\s*class\s*>", re.IGNORECASE)
-_REPAIRED = "<class>"
-"""Means the same as `<CLASS>`, so that a repaired template differs from one that was written as requested."""
-_MARKUP = re.compile(
-    r"[<>|`{}\\*\x00]|__|\]\(|&\w+;|^[_#\[\]>,;:]|[_\[]$|[\"']\s*[:,]?\s*[\"'\]]|\[\s*[\"']|(?-i:CLASS)|^\W*ins\b",
-    re.IGNORECASE,
-)
-"""Text that no template holds besides its placeholder."""
-
 _TAG = re.compile(r"\\?[<\[]\s{0,9}([/\\])?\s{0,9}INS\s{0,9}([/\\])?\s{0,9}\\?[>\]]", re.IGNORECASE)
 """A single tag: a pattern for whole answers would take minutes on a runaway one."""
 _WORDS = re.compile(r"[^\W\d_]{2}(?!.*[:>*`\u2013\u2014-]\s*$)", re.DOTALL)
@@ -71,61 +64,13 @@ _INLINE = frozenset({"b", "i", "u", "em", "strong", "code", "span", "mark", "q"}
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~).*$", re.MULTILINE)
 _JSON_BEGIN = re.compile(r"[\[{](?=\s{0,100}[\"'\[{])")
 _ROW_RULE = re.compile(r"[\s|:+-]*-[\s|:+-]*")
-
-_NOUN = (
-    "(?:templates?|prompts?|answers?|options?|candidates?|suggestions?|proposals?|versions?|variants?|sentences?"
-    "|instructions?|ideas?|captions?|text)"
-)
-_TEMPLATE_KEY = re.compile(rf"(?:\w+[_ ])?{_NOUN}(?:[_ #]*\d+)?|\d+|value|content|result|output|ins", re.IGNORECASE)
+_TEMPLATE_KEY = re.compile(rf"(?:\w+[_ ])?{NOUN}(?:[_ #]*\d+)?|\d+|value|content|result|output|ins", re.IGNORECASE)
 _EXPLAINING_KEY = re.compile(
     r"\w*(?:reason|why|expla|rational|note|comment|descri|analys|thought|idea|effect|goal|title|hint|example|task)\w*",
     re.IGNORECASE,
 )
-_NUMBER = re.compile(
-    r"\s*(?:\*{0,2}(?:\(\s?(?:\d{1,3}|[a-z]|[ivx]{1,4})\s?\)|(?:\d{1,3}|[a-z]|[ivx]{1,4})\)|\[\d{1,3}\]|#\d{1,3}[.):]?"
-    r"|\d{1,3}\.(?!\d)|\d{1,3}:(?!\d)|(?:[a-z]|[ivx]{2,4})\.(?=\s)"
-    r"|\d{1,3}\s[-\u2013\u2014](?=\s)|[\u2460-\u2473]|\d\ufe0f?\u20e3)\*{0,2}\s*)",
-    re.IGNORECASE,
-)
-_BULLET = re.compile(
-    r"\s*(?:(?:>|#{1,6}(?=\s))\s*"
-    r"|\\?[-*+\u2022\u2013\u2014\u00b7\u2023\u25e6\u25aa\u25cf\u25cb\u25ba\u25b6\u27a4\u2192\u2713\u2714\u2726\u2605\u2705]\s+"
-    r"|\[[ x]\]\s+)",
-    re.IGNORECASE,
-)
-_LABEL = re.compile(
-    rf"\s*[\"'*_]{{0,3}}(?:(?:(?:new|improved|candidate|better|final|suggested|proposed)\s)*{_NOUN}\s?(?:#|no\.?)?\s?"
-    r"(?:(?:\d{1,3}|[a-h])?(?:\s\([^()]{1,40}\))?[\"'*_]{0,3}\s?[:=]"
-    r"|(?:\d{1,3}|[a-h])[\"'*_]{0,3}\s?(?:[.)\u2013\u2014\u2192-]|->))"
-    r"|[a-z]{1,12}\s?#?\d{1,3}[\"'*_]{0,3}:)[\"*_]{0,2}(?=\s|[\"'`*<\u201c])\s*",
-    re.IGNORECASE,
-)
-_HEADING = re.compile(r"\s*(?:\*\*|__)[^*_<>{}\n]{1,60}(?:(?:\*\*|__)\s?[:\u2013\u2014-]|[:.](?:\*\*|__))\s*")
-_PREFACE = re.compile(
-    r"\s*(?:here(?:'s| is| are)|try|how about|perhaps|maybe|use|consider|e\.g\.|for example|i(?:'d| would)? suggest"
-    r"|something like)\b[^:\"`*\u201c]{0,60}:?\s*(?=[\"'`*\u201c])"
-    r"|[^\"`*\u201c<>{}]{1,60}(?:[:=]|\s[\u2013\u2014-])\s*(?=[\"`\u201c]|\*\*)",
-    re.IGNORECASE,
-)
-_SPANS = re.compile(
-    r"(?<![\w\"])\"([^\"\n]+)\"(?![\w\"])|\u201c([^\u201c\u201d\n]+)\u201d|`([^`\n]+)`|\*\*([^*\n]+)\*\*"
-)
-_QUOTED = re.compile(
-    r"(?:(\*{1,3}|_{1,3}|`{1,3})(.+?)\1|\"((?:[^\"\\]|\\.)+)\"|'(.+?)'(?!\w)|\u2018(.+?)\u2019(?!\w)"
-    r"|[\u201c\u201e]([^\u201c\u201d]+)[\u201c\u201d]|\u00ab(.+?)\u00bb|[\u300c\u300e](.+?)[\u300d\u300f])"
-    r"(?:[,;.]?\s*$|[,;:.]?\s*(?:[-\u2013\u2014:(\[#|\u2190\u2192]|//|=>|->|(?:because|which|this|to|for)\b))",
-    re.IGNORECASE,
-)
-"""A quoted text with nothing behind it but an explanation."""
-_EXPLANATION = re.compile(
-    r"(?<=[.!?])(?:\s+[-\u2013\u2014]+\s|\s*[:;]\s|\s+(?:#|//|=>|->|\u2190|\u2192)"
-    r"|\s*[(\[](?=[^()\[\]]*[a-z]\s[^()\[\]]*[)\]]\s*$)).*$|\s*\[\d{1,3}\]\s*$|\s+(?:\u2014|->|=>|\u2192)\s.*$",
-    re.IGNORECASE | re.DOTALL,
-)
-_ODD_QUOTE = re.compile(r"^\"|(?<=[^\d\s])\"\s*(?:[,;]?\s*$|[-\u2013\u2014:(].*$)")
 _TAIL = re.compile(r"\s(-|\u2013|\()(?:\s|(?<=\()).*$|(:)\s.*$")
 """A possible explanation behind a template; taken for one if every item of a list has it."""
-_SEPARATOR = re.compile(r"\s*[|;]\s*|(?<=[^\d\s][.!?])\s+|\s+(?=\d{1,2}[.)]\s)")
 _SPEECH = re.compile(
     r"^\W*(?:sure|certainly|of course|okay|ok|i['\u2019]?(?:ll|d|ve|m)|let me|let['\u2019]?s|hope|please|note"
     r"|i (?:would|will|can|cannot|have|think|suggest|normally|need|should|could)"
@@ -170,14 +115,14 @@ def read_answer(completion: str, cut: bool = False) -> list[str]:
     >>> read_answer("<INS>a <CLASS>.</INS> <INS>art of a [CLASS]</INS>")
     ['a <CLASS>.', 'art of a <class>']
     """
-    answer = _sections(_unescaped(without_thoughts(completion).answer))
-    texts = (answer, _BARE.sub(_REPAIRED, answer))
+    answer = _sections(unescaped(without_thoughts(completion).answer))
+    texts = (answer, BARE.sub(REPAIRED, answer))
     parts = (part for text in texts for part in (_FINAL.split(text)[-1], text) if has_placeholder(part))
     readings = ([*itertools.chain.from_iterable(map(_templates, read(part)))] for part in parts for _, read in FORMS)
     templates = next(filter(None, readings), [])
     others = (" ".join(content.split()) for content in _contents(answer)[0] if not has_placeholder(content))
-    others = (text for text in others if re.search(r"\w", text) and not _has_markup(text))
-    templates += [text for text in others if _BARE.sub(_REPAIRED, text) not in templates]
+    others = (text for text in others if re.search(r"\w", text) and not has_markup(text))
+    templates += [text for text in others if BARE.sub(REPAIRED, text) not in templates]
     if cut and templates and " ".join(repaired(answer).split()).endswith(repaired(templates[-1])):
         templates[-1] = f"{OPEN_TAG}{templates[-1]}"
     return templates
@@ -199,39 +144,6 @@ def read_proposal(text: str) -> Template:
     if any(not has_placeholder(line) for line in lines if line.strip()):
         lines = [repaired(" ".join(text.splitlines()))]
     return Template.parse("\n".join(map(undressed, lines)))
-
-
-def repaired(text: str) -> str:
-    """Return a text with look-alikes of the placeholder replaced by it.
-
-    >>> repaired("a {class} [cropped]"), repaired("a photo of a CLASS"), repaired("a {color} dog")
-    ('a <CLASS> [cropped]', 'a photo of a <CLASS>', 'a {color} dog')
-    """
-    text = _LOOKALIKE.sub(PLACEHOLDER, text)
-    return text if PLACEHOLDER in text else _BARE.sub(PLACEHOLDER, text)
-
-
-def undressed(text: str) -> str:
-    """Return a text without list marker, label, surrounding quotes and explanation.
-
-    >>> undressed('2) Template 2: "a photo of a <CLASS>." - plain')
-    'a photo of a <CLASS>.'
-    >>> undressed('a "retro" photo of a <CLASS>, taken in 1990 (or so)')
-    'a "retro" photo of a <CLASS>, taken in 1990 (or so)'
-    """
-    text = " ".join(text.split())
-    if len(text) > LONGEST_LINE or not has_placeholder(text):
-        return text
-    for _ in range(6):  # bounded for hostile answers; real ones have two or three layers
-        before, text = text, _quoted(_without_label(text))
-        if text == before:
-            break
-    explained = _EXPLANATION.search(text)
-    if explained and has_placeholder(text[: explained.start()]) and not has_placeholder(explained[0]):
-        text = text[: explained.start()]
-    text = re.sub(r"[*`]+", "", text).strip()
-    text = _ODD_QUOTE.sub("", text) if text.count('"') % 2 else text
-    return text.replace('\\"', '"').strip().rstrip(",;").strip()
 
 
 def _tagged(text: str) -> Iterable[str]:
@@ -275,12 +187,14 @@ def _listed(text: str) -> list[str]:
     groups: tuple[list[str], list[str], list[str]] = ([], [], [])
     rank = 2
     for line in _lines(fenced if has_placeholder(fenced) else text):
-        own = _rank(line.strip())
+        own = marker_rank(line.strip())
         rank = 0 if own == 1 and rank == 0 and not line[:1].isspace() else own  # a list with two kinds of markers
         if has_placeholder(line) and not _speaks(line) and not (rank == 2 and _PROSE.search(line)):
             groups[rank].append(line)
     chosen = max(groups[:2], key=len) or groups[2]
-    texts = list(dict.fromkeys(undressed(part) for line in chosen for part in _parts(line)))  # a draft, then the answer
+    texts = list(
+        dict.fromkeys(undressed(part) for line in chosen for part in split_templates(line))
+    )  # a draft, then the answer
     tails = [_TAIL.search(text, text.rfind(">")) for text in texts]
     separators = {tail and (tail[1] or tail[2]) for tail in tails}
     if len(texts) > 1 and len(separators) == 1 and None not in separators:
@@ -299,24 +213,10 @@ FORMS: tuple[tuple[str, Callable[[str], Iterable[str]]], ...] = (
 
 def _templates(text: str) -> Iterator[str]:
     """Yield the templates in a text that a form found."""
-    for part in map(undressed, _parts(text)):
-        has_words = re.search(r"[^\W\d_]", _PLACEHOLDER.sub("", part))
-        if has_placeholder(part) and has_words and not _has_markup(part):
+    for part in map(undressed, split_templates(text)):
+        has_words = re.search(r"[^\W\d_]", PLACEHOLDER_IN_ANY_CASE.sub("", part))
+        if has_placeholder(part) and has_words and not has_markup(part):
             yield part
-
-
-def _has_markup(text: str) -> bool:
-    text = repaired(text).replace(PLACEHOLDER, "x")
-    is_balanced = all(text.count(opening) == text.count(closing) for opening, closing in ("()", "[]"))
-    return not is_balanced or _MARKUP.search(text) is not None
-
-
-def _unescaped(text: str) -> str:
-    """Return a text without escapes and look-alikes of the placeholder."""
-    text = re.sub(r"\\u003([ce])", lambda code: "<" if code[1] in "cC" else ">", text, flags=re.IGNORECASE)
-    for _ in range(2):
-        text = html.unescape(re.sub(r"&lt;\s?class\s?&gt;", _REPAIRED, text, flags=re.IGNORECASE))
-    return _LOOKALIKE.sub(lambda match: match[0] if match[0] == PLACEHOLDER else _REPAIRED, text)
 
 
 def _sections(text: str) -> str:
@@ -378,7 +278,7 @@ def _documents(text: str) -> list[str]:
 def _values(value: Any) -> Iterator[str]:
     """Yield the texts with `<CLASS>` in a JSON value; if an object has keys such as "template", only theirs."""
     if isinstance(value, str):
-        yield from _items(_unescaped(value))
+        yield from _items(unescaped(value))
     elif isinstance(value, list):
         for inner in value:
             yield from _values(inner)
@@ -398,43 +298,10 @@ def _lines(text: str) -> list[str]:
     return [line[: len(line) - len(line.lstrip())] + " ".join(line.split()) for line in lines]
 
 
-def _parts(text: str) -> list[str]:
-    """Return the templates on one line: several if several are quoted, or if it can be split so that each is whole."""
-    if len(text) > LONGEST_LINE or not has_placeholder(text):
-        return [text]
-    spans = [next(filter(None, span)) for span in _SPANS.findall(text)]
-    if len(spans := [span for span in spans if has_placeholder(span) and " " in span.strip()]) > 1:
-        return spans
-    parts = _SEPARATOR.split(text) if len(_PLACEHOLDER.findall(text)) > 1 else []
-    return parts if parts and all(map(has_placeholder, parts)) else [text]
-
-
-def _rank(line: str) -> int:
-    """Return 0 for a line with a number or label, 1 for one with a bullet or quotes, and 2 for a bare one."""
-    unbulleted = line[bullet.end() :] if (bullet := _BULLET.match(line)) else line
-    if _NUMBER.match(unbulleted) or _LABEL.match(unbulleted):
-        return 0
-    return 1 if bullet or _quoted(line.strip()) != line.strip() or len(_parts(line)) > 1 else 2
-
-
 def _speaks(line: str) -> bool:
     """Return True if a line announces or discusses templates instead of being one."""
     line = line.strip().rstrip("*_ ")
-    text = _without_label(line)
+    text = without_label(line)
     if line.endswith(":"):
         return True
-    return _quoted(text) == text and len(_parts(text)) == 1 and _SPEECH.search(text) is not None
-
-
-def _without_label(text: str) -> str:
-    for pattern in (_BULLET, _NUMBER, _NUMBER, _LABEL, _HEADING, _PREFACE):
-        if (match := pattern.match(text)) and has_placeholder(text[match.end() :]):
-            text = text[match.end() :]
-    return text.strip()
-
-
-def _quoted(text: str) -> str:
-    """Return the quoted text at the beginning of a text if it is the template; otherwise the text."""
-    match = _QUOTED.match(text)
-    inner = next(filter(None, match.groups()[1:]), "") if match else ""
-    return inner.strip() if match and has_placeholder(inner) and not has_placeholder(text[match.end() :]) else text
+    return quoted(text) == text and len(split_templates(text)) == 1 and _SPEECH.search(text) is not None

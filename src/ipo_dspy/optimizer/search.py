@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from ipo_dspy.errors import BudgetError, ProposalError, TemplateError
 from ipo_dspy.history import Trial
-from ipo_dspy.lms.proposal_parsing import read_proposal, repaired
+from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.lms.signatures import Mistake
+from ipo_dspy.lms.template_text import repaired
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.ensemble import EnsembleLine
 from ipo_dspy.optimizer.final_choice import FinalChoice, Finalist
