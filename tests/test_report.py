@@ -579,7 +579,10 @@ def test_warns_of_few_images_and_of_classes_that_are_never_right(tmp_path: Path)
         for role, right in (("start", 4), ("best", 0)):
             evaluation(journal, role, 50.0, per_class={"owl": [right, 5], "<i>key": [right, 5], "ship": [1, 5]})
     page = render_report(tmp_path / "never")
-    assert "2 classes never predicted correctly on test images: &lt;i&gt;key, owl; name such a class" in page
+    assert (
+        "2 classes never predicted correctly on test images: &lt;i&gt;key, owl; pass other words for such a class"
+        in page
+    )
 
 
 @pytest.mark.parametrize(("images", "few"), [(99, "as few as 3 of a class"), (100, None)])

@@ -19,6 +19,7 @@ _HOME = {
     "Trial": "history",
     "ImageDataset": "data",
     "load_benchmark": "data",
+    "load_class_texts": "class_texts",
     "load_hub": "data",
     "load_image_folder": "data",
     "load_image_table": "data",
@@ -43,6 +44,7 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
+    from ipo_dspy.class_texts import load_class_texts as load_class_texts
     from ipo_dspy.classifier import ClipClassifier as ClipClassifier
     from ipo_dspy.data import ImageDataset as ImageDataset
     from ipo_dspy.data import base_novel as base_novel

@@ -20,10 +20,12 @@ from dspy.utils.callback import BaseCallback
 
 from ipo_dspy._internal.renames import renamed_arguments
 from ipo_dspy.argument_checks import as_template, flag, require_int
+from ipo_dspy.class_texts import LabeledTexts, check_texts, parse_classes, spoken_name
 from ipo_dspy.clip.bundled import canonical_model_name
 from ipo_dspy.clip.image_io import name_image
 from ipo_dspy.clip.model_spec import ModelSpec, has_own_weights, weights_of
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads, check_name
+from ipo_dspy.decision_types import label_type
 from ipo_dspy.errors import DataError, Hint, ImageError, ModelError, ProgramFileError, TemplateError
 from ipo_dspy.program_files import apply_state, load_program, read_state, write_state
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
@@ -69,7 +71,9 @@ class ClipClassifier(dspy.Predict):
     """Zero-shot image classification by CLIP: `image -> label`, with `confidence` and top-k `scores`.
 
     Args:
-        classes: class names; `None` if every call passes its own (`classes=[...]`), e.g. from an upstream module.
+        classes: class names, or a mapping from each label to its text or texts. A label is what the program answers,
+            its texts are what CLIP reads, e.g. `{"crane": "crane bird", "nail": ["metal nail", "fingernail"]}`; several
+            are averaged. `None` if every call passes its own names (`classes=[...]`), e.g. from an upstream module.
         template: prompt with `<CLASS>` in place of the class name. Several lines are an ensemble: their normalized
             text features are averaged.
         model: an open_clip architecture, `local-dir:PATH`, `hf-hub:NAME`, `demo` (the bundled one, which needs no
@@ -95,13 +99,16 @@ class ClipClassifier(dspy.Predict):
     >>> prediction = classifier(image=task.testset[0].image)
     >>> prediction.label in task.classes
     True
+    >>> ClipClassifier({"crane": "crane bird", "dog": ["dog", "puppy"]}, model="demo").class_texts
+    {'crane': ('crane bird',), 'dog': ('dog', 'puppy')}
     """
 
     signature: Any  # DSPy's metaclass type
+    fields: dict[str, dict[str, Any]]  # DSPy's settings of decisions
 
     def __init__(
         self,
-        classes: Sequence[str] | None = None,
+        classes: LabeledTexts | None = None,
         *,
         template: str | Template = DEFAULT_TEMPLATE,
         model: "str | Backbone" = DEFAULT_MODEL,
@@ -112,9 +119,8 @@ class ClipClassifier(dspy.Predict):
         allow_url: bool = False,
         callbacks: list[BaseCallback] | None = None,
     ) -> None:
-        base = ClassifyAmong if classes is None else ClassifyImage
-        super().__init__(base.with_instructions(str(as_template(template))), callbacks=callbacks)
-        self.classes = None if classes is None else check_classes(classes)
+        super().__init__(ClassifyAmong.with_instructions(str(as_template(template))), callbacks=callbacks)
+        self.classes = classes
         self._saved_under: dict[str, Any] | None = None
         self.top_k = require_int("top_k", top_k, 1)
         self.allow_url = flag("allow_url", allow_url)
@@ -144,6 +150,51 @@ class ClipClassifier(dspy.Predict):
         return self._backbone
 
     @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The labels; None if every call passes its own.
+
+        It is set to labels or to a mapping from labels to texts, as in the constructor. Texts of labels that remain are
+        kept if only labels are given; class weights are dropped.
+        """
+        return self._labels
+
+    @classes.setter
+    def classes(self, classes: LabeledTexts | None) -> None:
+        labels, texts = (None, {}) if classes is None else parse_classes(classes)
+        if labels is not None and not isinstance(classes, Mapping):
+            texts = {label: self._texts[label] for label in labels if label in self._texts}
+        base = ClassifyAmong if labels is None else ClassifyImage
+        signature = base.with_instructions(self.signature.instructions)
+        if labels is not None:
+            signature = signature.with_updated_fields("label", type_=label_type(labels))
+        self._labels, self.signature, self.fields = labels, signature, {}
+        if labels is not None and texts:
+            criteria = {label: list(texts[label]) if label in texts else None for label in labels}
+            self.fields = {"label": {"criteria": criteria}}
+
+    @property
+    def class_texts(self) -> dict[str, tuple[str, ...]]:
+        """The texts of each label; a label without its own is read as it is."""
+        return dict(zip(self.classes or (), self.texts_of(self.classes or ()), strict=True))
+
+    def texts_of(self, labels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        """Return what is filled into the template for each of some labels; unknown labels are read as they are."""
+        texts = self._texts
+        return tuple(texts.get(label, (label,)) for label in labels)
+
+    def spoken_names(self, labels: Sequence[str]) -> list[str]:
+        """Return the names of classes for people and language models: their texts if these are short."""
+        return [spoken_name(label, texts) for label, texts in zip(labels, self.texts_of(labels), strict=True)]
+
+    @property
+    def _texts(self) -> dict[str, tuple[str, ...]]:
+        """The texts of labels that are not read as they are."""
+        criteria = self.fields.get("label", {}).get("criteria") or {}
+        return {
+            label: (texts,) if isinstance(texts, str) else tuple(texts) for label, texts in criteria.items() if texts
+        }
+
+    @property
     def model_name(self) -> str:
         """The model's name as the user gave it, or `demo` for a bundled one; nothing is loaded."""
         return self._spec.model
@@ -158,7 +209,7 @@ class ClipClassifier(dspy.Predict):
 
         backbone = self.backbone
         if self.classes is not None:
-            class_features(backbone, [self.template], self.classes)
+            class_features(backbone, [self.template], self.texts_of(self.classes))
 
     @property
     def template(self) -> Template:
@@ -227,12 +278,12 @@ class ClipClassifier(dspy.Predict):
             encode_images(self.backbone, images, skip_unreadable=skip_unreadable, allow_url=self.allow_url)
 
     def probabilities(self, image_features: "Tensor", template: Template, classes: Sequence[str]) -> "Tensor":
-        """Return the softmax over classes: [N, D] normalized features to [N, C]."""
+        """Return the softmax over classes, whose texts are the classifier's: [N, D] normalized features to [N, C]."""
         from ipo_dspy.clip.text_features import class_features
         from ipo_dspy.scoring.metrics import class_logits
 
         backbone = self.backbone
-        text = class_features(backbone, [template], classes)[0]  # [C, D]
+        text = class_features(backbone, [template], self.texts_of(classes))[0]  # [C, D]
         terms = {"logit_scale": backbone.logit_scale, "logit_bias": backbone.logit_bias}
         return class_logits(image_features, text, **terms).softmax(dim=1)
 
@@ -287,12 +338,15 @@ class ClipClassifier(dspy.Predict):
         before = dict(vars(self))
         try:
             template = Template.parse(state["signature"].get("instructions"))
-            self.classes = None if saved.get("classes") is None else check_classes(saved["classes"])
-            self.signature = self._signature_for(state["signature"]["fields"])
+            self.classes = saved.get("classes")
+            fields = state["signature"]["fields"]
+            if len(fields) != len(self.signature.fields):  # DSPy assigns them by position
+                raise ValueError(f"it has {len(fields)} fields, not {len(self.signature.fields)}")
             super().load_state(
                 {key: state[key] for key in _PREDICT_STATE if key in state}, allow_unsafe_lm_state=allow_unsafe_lm_state
             )
             self.template = template
+            check_texts(self.classes or (), self._texts)
             self.top_k = require_int("top_k", saved.get("top_k", self.top_k), 1)
         except Exception as error:
             self.__dict__.clear()
@@ -367,15 +421,6 @@ class ClipClassifier(dspy.Predict):
         classifier = cls(model=name, pretrained=pretrained, device=device, dtype=str(saved.get("dtype") or "float32"))
         classifier._spec = replace(classifier._spec, downloads=downloads)
         return classifier
-
-    def _signature_for(self, saved_fields: list[Any]) -> Any:
-        """Return the signature that matches `classes`: DSPy assigns saved fields to it by position only."""
-        signature = self.signature
-        if ("classes" in signature.input_fields) != (self.classes is None):
-            signature = ClassifyAmong if self.classes is None else ClassifyImage
-        if len(saved_fields) != len(signature.fields):
-            raise ValueError(f"it has {len(saved_fields)} fields, not {len(signature.fields)}")
-        return signature
 
     def _classes_for(self, inputs: dict[str, Any]) -> tuple[str, ...]:
         classes = inputs.get("classes")

@@ -134,8 +134,8 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
         raise DataError(f"classes is the string {classes!r}; pass a list of names, e.g. ['cat', 'dog']")
     if isinstance(classes, Mapping):
         raise DataError(
-            f"classes must be a list of names, got {classes!r:.200}; texts for single classes are not supported, "
-            "pass list(classes)"
+            f"classes must be a list of names, got {classes!r:.200}; pass list(classes) here, "
+            "and the texts as ClipClassifier(classes={label: texts})"
         )
     try:
         names = tuple(classes)
@@ -145,11 +145,8 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
         raise DataError(f"a classifier needs at least two classes, e.g. ['cat', 'dog'], got {list(names)!r:.200}")
     seen: dict[str, str] = {}
     for name in names:
-        if not isinstance(name, str) or not _read(name):
-            raise DataError(f"class name {name!r} must be a non-empty string; for example 'cat'")
-        if hidden := _find_control_character(name):
-            raise DataError(f"class name {name!r} contains the control character {hidden}; remove it, e.g. 'cat'")
-        key = _read(name)
+        check_name(name, "class name")
+        key = reading(name)
         if key in seen:
             raise DataError(
                 f"class names {seen[key]!r} and {name!r} are indistinguishable in a prompt; "
@@ -159,8 +156,24 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _read(name: str) -> str:
-    """Return the text by which a reader distinguishes class names: without case and invisible joiners."""
+def check_name(name: str, kind: str) -> None:
+    """Check a text that is filled into templates.
+
+    Raises:
+        DataError: not a string, empty, or with control characters; the message begins with the kind of text.
+    """
+    if not isinstance(name, str) or not reading(name):
+        raise DataError(f"{kind} {name!r} must be a non-empty string; for example 'cat'")
+    if hidden := _find_control_character(name):
+        raise DataError(f"{kind} {name!r} contains the control character {hidden}; remove it, e.g. 'cat'")
+
+
+def reading(name: str) -> str:
+    """Return the text by which a reader distinguishes class names: without case and invisible joiners.
+
+    >>> reading("Beer_Mug") == reading("beer mug")
+    True
+    """
     for joiner in _JOINERS:
         name = name.replace(joiner, "")
     return unicodedata.normalize("NFC", display_class_name(name)).casefold()

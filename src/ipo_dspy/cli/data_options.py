@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from ipo_dspy._internal.counts import pluralize
+from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy.cli import output as show
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
+    from ipo_dspy.class_texts import LabeledTexts
     from ipo_dspy.data import DataOptions, ImageDataset
 
 # Parameters are named like the readers' arguments, so that messages can show the option of each argument.
@@ -20,6 +21,15 @@ LabelColumn = Annotated[str | None, Option("--label-column", help="Column of the
 Base = Annotated[str | None, Option(help="Base folder of relative image paths in a table.")]
 Classes = Annotated[
     str | None, Option(help="Class names in the order of integer labels: a,b,c, or a text file with one name per line.")
+]
+ClassTexts = Annotated[
+    Path | None,
+    Option(
+        "--class-texts",
+        metavar="FILE",
+        help="Texts that stand for class names in prompts: JSON with a text or a list of texts for each label, or CSV "
+        "with the columns label and text. Other classes are read by their name.",
+    ),
 ]
 Split = Annotated[str | None, Option(help="Part to read of data that is already split; all reads all rows of a table.")]
 Shots = Annotated[str, Option(metavar="N|all", help="Training images per class.")]
@@ -205,6 +215,28 @@ def _fit(dataset: "ImageDataset", classes: Sequence[str], name: str) -> "ImageDa
     if without := [label for label in classes if not counts.get(label)]:
         show.note(f"no {name} images of {pluralize(len(without), 'class')}: {', '.join(without[:5])}")
     return type(dataset)(subset, classes=tuple(classes))
+
+
+def with_texts(labels: Sequence[str], path: Path | None, others: Sequence[str] = ()) -> "LabeledTexts":
+    """Return labels with the texts of a file, for `ClipClassifier`.
+
+    Args:
+        labels: labels of the classifier.
+        path: file with class texts, if there is one.
+        others: labels of the data that the classifier does not have, such as novel classes; their texts are ignored.
+    """
+    from ipo_dspy.class_texts import check_texts, hard_names, load_class_texts
+
+    texts = {} if path is None else load_class_texts(path)
+    if ignored := [label for label in texts if label in others and label not in labels]:
+        show.note(f"the texts of {pluralize(len(ignored), 'class')} that are not searched are ignored: {ignored[0]}")
+    checked = check_texts(labels, {label: given for label, given in texts.items() if label not in ignored})
+    if hard := hard_names(label for label in labels if label not in checked):
+        show.note(
+            f"CLIP may not understand {pluralize(len(hard), 'class name')} ({first_few(list(map(repr, hard)), 3)}); "
+            "pass English words for them with --class-texts FILE"
+        )
+    return {label: checked.get(label, label) for label in labels} if checked else labels
 
 
 def _names(text: str) -> list[str]:

@@ -33,6 +33,7 @@ def evaluate(
     label: inputs.LabelColumn = None,
     base: inputs.Base = None,
     classes: inputs.Classes = None,
+    class_texts: inputs.ClassTexts = None,
     split: inputs.Split = None,
     skip_unreadable: opt.SkipUnreadable = False,
     as_json: opt.Json = False,
@@ -47,6 +48,8 @@ def evaluate(
     )
     if data_classes:
         classifier.classes = dataset.classes
+    if class_texts is not None:
+        classifier.classes = inputs.with_texts(classifier.classes or dataset.classes, class_texts)
     with LiveProgress() as progress:
         (result,) = score(
             classifier, dataset, recorder=EventRecorder(observers=[progress]), skip_unreadable=skip_unreadable

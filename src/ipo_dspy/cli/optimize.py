@@ -107,6 +107,7 @@ def optimize(
     label: inputs.LabelColumn = None,
     base: inputs.Base = None,
     classes: inputs.Classes = None,
+    class_texts: inputs.ClassTexts = None,
     split: inputs.Split = None,
     base_novel: Annotated[
         bool, Option("--base-novel", help="Search on one half of the classes, test on both halves.")
@@ -165,7 +166,9 @@ def optimize(
     )
     if is_watched():  # like progress bars, not printed to logs
         show.note(sets.summary(data.name))
-    program = ClipClassifier(sets.train.classes, template=template, model=model, pretrained=pretrained, device=device)
+    tested = [name for images in sets.tests.values() for name in images.classes]
+    named = inputs.with_texts(sets.train.classes, class_texts, tested)
+    program = ClipClassifier(named, template=template, model=model, pretrained=pretrained, device=device)
     options = opt.ipo_options(ctx) | _models(ctx) | {"initial_templates": tuple(initial_templates or ())}
     cluster = opt.ray_arguments(ray, ray_workers, cpus_per_worker, gpus_per_worker, store=store, images=ray_images)
     options["backend"] = None if cluster is None else RayScorer(**cluster)

@@ -194,7 +194,8 @@ def run(
         if not stop():
             with contextlib.suppress(TemplateError):  # no prompt fits
                 classes = {name for dataset in (sets.train, *sets.tests.values()) for name in dataset.classes}
-                prompts = ImagenetPrompts(recorder, tasks[0].task.classifier.backbone, sorted(classes))
+                classifier = tasks[0].task.classifier
+                prompts = ImagenetPrompts(recorder, classifier.backbone, classifier.texts_of(sorted(classes)))
                 compared = _compare_with_imagenet(prompts, results[0], tasks[0], scores)
         with contextlib.suppress(StoppedError):
             for part, dataset in sets.tests.items():

@@ -4,11 +4,15 @@ import hashlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.prefix_trie import TokenList
 from ipo_dspy.errors import DataError, TemplateError
 from ipo_dspy.template import Template
+
+ClassTexts: TypeAlias = Sequence[str | tuple[str, ...]]
+"""The text of each class, or several texts, whose features are averaged."""
 
 _SHOWN_CHARACTERS = 120
 
@@ -27,8 +31,8 @@ class TemplateTokens:
     longest: int
 
 
-def template_tokens(backbone: Backbone, template: Template, classes: Sequence[str]) -> TemplateTokens:
-    """Tokenize a template with every class, and refuse it if one prompt does not fit the context.
+def template_tokens(backbone: Backbone, template: Template, classes: ClassTexts) -> TemplateTokens:
+    """Tokenize a template with every text of every class, and refuse it if one prompt does not fit the context.
 
     Raises:
         TemplateError: reason `too long`, naming the longest class and by how much.
@@ -41,8 +45,17 @@ def template_tokens(backbone: Backbone, template: Template, classes: Sequence[st
     return TemplateTokens(key=digest.hexdigest()[:32], longest=max(map(len, lists)))
 
 
-def filled_token_lists(backbone: Backbone, template: Template, classes: Sequence[str]) -> list[TokenList]:
-    """Return the token lists of every line filled with every class, classes outermost; all fit the context.
+def texts_of(entry: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return the texts of a class.
+
+    >>> texts_of("cat"), texts_of(("metal nail", "fingernail"))
+    (('cat',), ('metal nail', 'fingernail'))
+    """
+    return (entry,) if isinstance(entry, str) else entry
+
+
+def filled_token_lists(backbone: Backbone, template: Template, classes: ClassTexts) -> list[TokenList]:
+    """Return the token lists of every line filled with every text; classes outermost, then texts; all fit the context.
 
     Raises:
         TemplateError: see `template_tokens`.
@@ -50,12 +63,13 @@ def filled_token_lists(backbone: Backbone, template: Template, classes: Sequence
     """
     if not classes:
         raise DataError("no classes to fill the template with; pass at least two names, e.g. ['cat', 'dog']")
-    lists = backbone.token_ids([line for name in classes for line in template.fill(name)])
+    texts = [text for entry in classes for text in texts_of(entry)]
+    lists = backbone.token_ids([line for text in texts for line in template.fill(text)])
     longest = max(range(len(lists)), key=lambda index: len(lists[index]))
     count, context = len(lists[longest]), backbone.context_length
     if count > context:
-        of_class, of_line = divmod(longest, len(template.lines))
-        line, name = template.lines[of_line], classes[of_class]
+        of_text, of_line = divmod(longest, len(template.lines))
+        line, name = template.lines[of_line], texts[of_text]
         shown = line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 3] + "..."
         raise TemplateError(
             f"template {shown!r} filled with class {name!r} has {count} tokens and the model takes {context}; "

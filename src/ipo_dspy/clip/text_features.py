@@ -17,7 +17,7 @@ from torch import Tensor
 from ipo_dspy.argument_checks import require_int
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.prefix_trie import TokenList, chunks
-from ipo_dspy.clip.template_tokens import filled_token_lists
+from ipo_dspy.clip.template_tokens import ClassTexts, filled_token_lists, texts_of
 from ipo_dspy.errors import InputError
 from ipo_dspy.template import Template
 
@@ -26,13 +26,13 @@ NODES = 16_384
 
 
 def class_features(
-    backbone: Backbone, templates: Sequence[Template], classes: Sequence[str], *, batch_size: int = 256
+    backbone: Backbone, templates: Sequence[Template], classes: ClassTexts, *, batch_size: int = 256
 ) -> Tensor:
     """Features of every class under every template: [T, C, D], float32, normalized, on the CPU.
 
-    Several lines of one template are averaged after normalizing and the mean is normalized again, as in
-    open_clip's `build_zero_shot_classifier` (Radford et al. 2021, section 3.1.4). Features of lines are cached on the
-    backbone, so templates of known lines are not encoded again.
+    Several lines of one template, and several texts of one class, are averaged after normalizing and the mean is
+    normalized again, as in open_clip's `build_zero_shot_classifier` (Radford et al. 2021, section 3.1.4). Features of
+    lines are cached on the backbone, so templates of known lines are not encoded again.
 
     Raises:
         TemplateError: reason `too long`; nothing is ever cut.
@@ -49,24 +49,43 @@ def class_features(
         if missing:
             filled = [filled_token_lists(backbone, lines[line], names) for line in missing]
             features = encode_token_lists(backbone, list(itertools.chain(*filled)), batch_size=batch_size)
-            for line, part in zip(missing, torch.split(F.normalize(features, dim=-1), len(names)), strict=True):
-                by_line[line] = part
-                backbone.text_memo.put((line, names), part)
-    return torch.stack([_average([by_line[line] for line in template.lines]) for template in templates])  # [T, C, D]
+            counts = [len(texts_of(entry)) for entry in names]
+            for line, part in zip(missing, torch.split(F.normalize(features, dim=-1), sum(counts)), strict=True):
+                by_line[line] = _mean_of_texts(part, counts)
+                backbone.text_memo.put((line, names), by_line[line])
+    has_several = any(len(texts_of(entry)) > 1 for entry in names)
+    return torch.stack(
+        [_average([by_line[line] for line in template.lines], has_several) for template in templates]
+    )  # [T, C, D]
 
 
-def _average(lines: Sequence[Tensor]) -> Tensor:
-    """Return the normalized mean of the features of the lines of a template, each [C, D]."""
-    return lines[0] if len(lines) == 1 else F.normalize(torch.stack(list(lines)).mean(dim=0), dim=-1)
+def _average(lines: Sequence[Tensor], has_several: bool) -> Tensor:
+    """Return the normalized mean of the features of the lines of a template, each [C, D].
+
+    A single line is normalized already, unless a class has several texts.
+    """
+    if len(lines) == 1 and not has_several:
+        return lines[0]
+    return F.normalize(torch.stack(list(lines)).mean(dim=0), dim=-1)
 
 
-def plain_class_features(backbone: Backbone, templates: Sequence[Template], classes: Sequence[str]) -> Tensor:
+def _mean_of_texts(features: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return the mean feature of each class [C, D] from the features of all texts, in order of the classes."""
+    if max(counts) == 1:
+        return features
+    of_class = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    sums = features.new_zeros(len(counts), features.shape[1]).index_add_(0, of_class, features)
+    return sums / torch.tensor(counts)[:, None]
+
+
+def plain_class_features(backbone: Backbone, templates: Sequence[Template], classes: ClassTexts) -> Tensor:
     """Reference implementation of `class_features`, for tests: no batches, no shared prefixes, no cache: [T, C, D]."""
     rows = []
     for template in templates:
-        for name in classes:
-            lines = backbone.encode_tokens_plain(backbone.token_ids(template.fill(name)))  # [lines, D]
-            rows.append(F.normalize(lines.mean(dim=0), dim=-1).cpu())
+        for entry in classes:
+            prompts = [prompt for text in texts_of(entry) for prompt in template.fill(text)]
+            features = backbone.encode_tokens_plain(backbone.token_ids(prompts))  # [prompts, D]
+            rows.append(F.normalize(features.mean(dim=0), dim=-1).cpu())
     return torch.stack(rows).reshape(len(templates), len(classes), -1)  # [T, C, D]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.clip.image_features import refusal
-from ipo_dspy.clip.template_tokens import TemplateTokens, template_tokens
+from ipo_dspy.clip.template_tokens import ClassTexts, TemplateTokens, template_tokens
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.distributed.cluster import NO_FOLDERS, ClusterUser
 from ipo_dspy.distributed.discovery import discover_partitions
@@ -94,6 +94,7 @@ class RayScorer(ClusterUser):
         labels: Sequence[str],
         classes: Sequence[str],
         *,
+        texts: ClassTexts | None = None,
         choices: Sequence[tuple[str, ...]] | None = None,
         skip_unreadable: bool = False,
         allow_url: bool = False,
@@ -105,7 +106,7 @@ class RayScorer(ClusterUser):
         size = part_size(len(images), self._joined().worker_count(self.size, len(images)))
         parts = in_memory_partitions(images, labels, choices, size=size)
         job = self._job(backbone, classes, allow_url=allow_url)
-        scorer, reports = self._encode(backbone, job, parts, progress, skip_unreadable)
+        scorer, reports = self._encode(backbone, job, texts, parts, progress, skip_unreadable)
         pairs = list(zip(parts, reports, strict=True))
         kept = tuple(part.first + i for part, report in pairs for i in report.kept)
         skipped = tuple((part.first + i, message) for part, report in pairs for i, message in report.skipped)
@@ -118,6 +119,7 @@ class RayScorer(ClusterUser):
         backbone: "Backbone",
         classes: Sequence[str] | None,
         *,
+        texts: ClassTexts | None = None,
         skip_unreadable: bool = False,
         progress: Progress = None,
     ) -> RemoteImageSet | None:
@@ -130,7 +132,7 @@ class RayScorer(ClusterUser):
                 "pass ClipClassifier(classes=[...])"
             )
         parts, job = discover_partitions(self.images, **self.columns), self._job(backbone, classes)
-        scorer, reports = self._encode(backbone, job, parts, progress, skip_unreadable)
+        scorer, reports = self._encode(backbone, job, texts, parts, progress, skip_unreadable)
         skipped = tuple(message for report in reports for _, message in report.skipped)
         count = sum(len(report.kept) for report in reports)
         if not count:
@@ -146,7 +148,13 @@ class RayScorer(ClusterUser):
             self._pool.release()
 
     def _encode(
-        self, backbone: "Backbone", job: EncodeJob, parts: Sequence[Partition], progress: Progress, skip: bool
+        self,
+        backbone: "Backbone",
+        job: EncodeJob,
+        texts: ClassTexts | None,
+        parts: Sequence[Partition],
+        progress: Progress,
+        skip: bool,
     ) -> tuple["ShardScorer", list[PartitionReport]]:
         """Encode partitions and return a scorer over them and a report of each."""
         if self._pool is None or not self._pool.cluster.is_joined:
@@ -168,7 +176,7 @@ class RayScorer(ClusterUser):
             place = part.place(index) if isinstance(part, Listed) else ""  # other messages already name the place
             total = sum(len(report.kept) for report in reports) + len(bad)
             raise refusal([message for *_, message in bad], total, place)
-        return ShardScorer(backbone, job.classes, self._pool, images), reports
+        return ShardScorer(backbone, job.classes, texts or job.classes, self._pool, images), reports
 
     def _job(self, backbone: "Backbone", classes: Sequence[str], *, allow_url: bool = False) -> EncodeJob:
         self._make_store()
@@ -188,13 +196,20 @@ class RayScorer(ClusterUser):
 class ShardScorer:
     """Scores templates on the images that workers hold; see `scorers.ImageScorer`."""
 
-    def __init__(self, backbone: "Backbone", classes: Sequence[str], pool: WorkerPool, images: ImageSetHandle) -> None:
-        self.backbone, self.classes = backbone, tuple(classes)
+    def __init__(
+        self,
+        backbone: "Backbone",
+        classes: Sequence[str],
+        texts: ClassTexts,
+        pool: WorkerPool,
+        images: ImageSetHandle,
+    ) -> None:
+        self.backbone, self.classes, self.texts = backbone, tuple(classes), tuple(texts)
         self._pool, self._images = pool, images
 
     def check(self, template: Template) -> TemplateTokens:
         """Return token key and length; raise TemplateError if the context is too short."""
-        return template_tokens(self.backbone, template, self.classes)
+        return template_tokens(self.backbone, template, self.texts)
 
     def score(self, templates: Sequence[Template]) -> list[Score]:
         """Return loss and accuracy of each template over all images."""
@@ -202,17 +217,17 @@ class ShardScorer:
 
     def tally(self, templates: Sequence[Template]) -> list[Tally]:
         """Return the tally of each template over all images."""
-        answers = self._ask("tally", class_features(self.backbone, templates, self.classes))  # [T, C, D]
+        answers = self._ask("tally", class_features(self.backbone, templates, self.texts))  # [T, C, D]
         return [functools.reduce(operator.add, of_template) for of_template in zip(*answers, strict=True)]
 
     def tally_pairs(self, templates: Sequence[Template]) -> PairTally:
         """Return the sums and products of the outcomes of templates over all images."""
-        answers: list[PairTally] = self._ask("tally_pairs", class_features(self.backbone, templates, self.classes))
+        answers: list[PairTally] = self._ask("tally_pairs", class_features(self.backbone, templates, self.texts))
         return functools.reduce(operator.add, answers)
 
     def predict(self, template: Template) -> list[str]:
         """Return the predicted class of each image."""
-        answers = self._ask("predict", class_features(self.backbone, [template], self.classes)[0])  # [C, D]
+        answers = self._ask("predict", class_features(self.backbone, [template], self.texts)[0])  # [C, D]
         by_partition = {index: indices for answer in answers for index, indices in answer.items()}
         return [self.classes[i] for index in sorted(by_partition) for i in by_partition[index]]
 

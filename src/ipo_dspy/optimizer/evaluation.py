@@ -120,6 +120,7 @@ def build_evaluation_set(
             images.images,
             images.labels,
             images.classes,
+            texts=classifier.texts_of(images.classes),
             choices=images.choices,
             skip_unreadable=skip_unreadable,
             allow_url=classifier.allow_url,
@@ -159,8 +160,9 @@ def _encode_locally(
         progress=progress,
     )
     usable = images.keep(encoded.kept)
-    check_precision(classifier.backbone, usable.images, usable.labels, usable.classes, allow_url=classifier.allow_url)
-    scorer = ClipScorer(classifier.backbone, encoded.features, usable.labels, usable.classes, choices=usable.choices)
+    backbone, classes, texts = classifier.backbone, usable.classes, classifier.texts_of(usable.classes)
+    check_precision(backbone, usable.images, usable.labels, classes, texts=texts, allow_url=classifier.allow_url)
+    scorer = ClipScorer(backbone, encoded.features, usable.labels, classes, texts=texts, choices=usable.choices)
     return EncodedSet(scorer, encoded.kept, encoded.keys, encoded.skipped)
 
 

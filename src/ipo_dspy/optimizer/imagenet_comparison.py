@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.clip.backbone import Backbone
+    from ipo_dspy.clip.template_tokens import ClassTexts
     from ipo_dspy.scoring.scorers import Scorer
 
 
@@ -90,7 +91,7 @@ def compare_with_imagenet(
         classifier, {"self": classifier}, examples, name="examples", label_field=label_field
     )["self"]
     scorer = build_evaluation_set(classifier, images, skip_unreadable=skip_unreadable).scorer
-    prompts = ImagenetPrompts(EventRecorder(), classifier.backbone, images.classes)
+    prompts = ImagenetPrompts(EventRecorder(), classifier.backbone, classifier.texts_of(images.classes))
     return prompts.compare(scorer, classifier.template, images=len(images.images), optimism=optimism)
 
 
@@ -100,7 +101,7 @@ class ImagenetPrompts:
     Args:
         recorder: records the scores.
         backbone: the model; prompts that do not fit it are left out.
-        classes: classes of all images.
+        classes: texts of the classes of all images.
         predictor: name of the classifier in events.
 
     Raises:
@@ -108,7 +109,7 @@ class ImagenetPrompts:
     """
 
     def __init__(
-        self, recorder: EventRecorder, backbone: "Backbone", classes: Sequence[str], predictor: str = "self"
+        self, recorder: EventRecorder, backbone: "Backbone", classes: "ClassTexts", predictor: str = "self"
     ) -> None:
         self.recorder, self.predictor, self.classes = recorder, predictor, classes
         self.ensemble = fitting_lines(backbone, imagenet_templates(), classes)

@@ -238,15 +238,14 @@ class IPO(Teleprompter):
         from ipo_dspy.optimizer.cost_estimate import estimate
 
         proposer = build_proposer(self.config)
-        train = collect_training_images(
-            student, find_classifiers(student), list(trainset), name="trainset", **self._gathering
-        )
+        classifiers = find_classifiers(student)
+        train = collect_training_images(student, classifiers, list(trainset), name="trainset", **self._gathering)
         searches = [
             (
-                self.config.task_description or describe_task(images.classes),
+                self.config.task_description or describe_task(classifiers[name].spoken_names(images.classes)),
                 min(self.config.max_described_images, len(images.labels)),
             )
-            for images in train.values()
+            for name, images in train.items()
         ]
         return estimate(language_models(self.config, proposer), proposer, self.config, searches)
 

@@ -74,10 +74,13 @@ class EncodedTask:
     def event(self) -> SearchStartedEvent:
         """The setup of the search, which can only be resumed with the same images and the same model."""
         backbone, data = self.task.classifier.backbone, self.train.fingerprint
+        classes = self.train.images.classes
+        texts = zip(classes, self.task.classifier.texts_of(classes), strict=True)
         return SearchStartedEvent(
             event="search_started",
             predictor=self.task.name,
-            classes=list(self.train.images.classes),
+            classes=list(classes),
+            class_texts={name: list(given) for name, given in texts if given != (name,)},
             model={**backbone.identity, "model": canonical_model_name(backbone.name)},
             images=self.images,
             validation_images=0 if self.validation is None else len(self.validation.images.labels),
@@ -134,7 +137,7 @@ def validate_task(session: Session, task: SearchTask, config: OptimizerConfig) -
     session.check_stop()
     session.recorder.progress(task.name, "model", 0, 1)
     for template in task.initial:
-        template_tokens(task.classifier.backbone, template, task.train.classes)
+        template_tokens(task.classifier.backbone, template, task.classifier.texts_of(task.train.classes))
     session.recorder.progress(task.name, "model", 1, 1)
     if config.backend is not None:
         config.backend.check(task.classifier.backbone)
@@ -183,7 +186,7 @@ def search(session: Session, encoded: EncodedTask, proposer: "Proposer", config:
         predictor=task.name,
         ledger=session.ledger,
         descriptions=[text for text in described.texts if text],
-        task=config.task_description or describe_task(encoded.train.images.classes),
+        task=config.task_description or describe_task(task.classifier.spoken_names(encoded.train.images.classes)),
         max_tokens=task.classifier.backbone.context_length,
         stop=session.stop,
         **shown,
@@ -209,7 +212,7 @@ def describe(session: Session, task: SearchTask, train: TrainingImages, config: 
         return Descriptions(())
     chosen = stratified_indices(train.labels, config.max_described_images)
     session.recorder.progress(task.name, "descriptions", 0, len(chosen))
-    images, labels = [train.images[i] for i in chosen], [train.labels[i] for i in chosen]
+    images, labels = [train.images[i] for i in chosen], task.classifier.spoken_names([train.labels[i] for i in chosen])
 
     def once(question: str, ask: Callable[[], LMResponse]) -> LMResponse:
         session.check_stop()
@@ -290,6 +293,7 @@ def _encode_remotely(session: Session, task: SearchTask, config: OptimizerConfig
     wide = config.backend.wide(
         task.classifier.backbone,
         task.train.classes if task.train.choices is None else None,
+        texts=task.classifier.texts_of(task.train.classes),
         skip_unreadable=config.skip_unreadable,
         progress=progress,
     )

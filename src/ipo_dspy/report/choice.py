@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ipo_dspy._internal.counts import first_few, pluralize
+from ipo_dspy.class_texts import hard_names
 from ipo_dspy.history import Trial
 from ipo_dspy.report import summary
 from ipo_dspy.run import choice_text
@@ -132,9 +133,12 @@ def warnings(search: SearchState) -> list[str]:
             count = pluralize(len(never), "class")
             names = first_few(never, CLASSES_NAMED)
             found.append(
-                f"{count} never predicted correctly on {split} images: {names}; name such a class as a caption "
-                "would, or add images of it"
+                f"{count} never predicted correctly on {split} images: {names}; pass other words for such a class "
+                "(--class-texts), or add images of it"
             )
+    if hard := hard_names(set(search.setup["classes"]) - set(search.setup.get("class_texts", {}))):
+        names = first_few(sorted(hard), CLASSES_NAMED)
+        found.append(f"CLIP may not understand the class names {names}; pass English words for them (--class-texts)")
     return [warning[0].upper() + warning[1:] for warning in found if warning]
 
 

@@ -42,12 +42,14 @@ class SearchStartedEvent(TypedDict):
     """The search for one classifier's template started.
 
     `data_name` is the name of the folder or table with the training images, empty if unknown. `data_fingerprint` is
-    that of images, labels and classes, `validation_fingerprint` that of the validation images.
+    that of images, labels and classes, `validation_fingerprint` that of the validation images. `class_texts` are the
+    texts of classes that CLIP does not read by their name.
     """
 
     event: Literal["search_started"]
     predictor: str
     classes: list[str]
+    class_texts: NotRequired[dict[str, list[str]]]
     model: dict[str, Any]
     images: int
     validation_images: int

@@ -145,6 +145,8 @@ def _difference(before: SearchStartedEvent, now: SearchStartedEvent) -> str | No
     """Return the difference that makes the scores of two searches incomparable, or None."""
     if before.get("data_fingerprint") != now["data_fingerprint"]:
         return "images, labels or classes"
+    if before.get("class_texts", {}) != now.get("class_texts", {}):
+        return "class texts"
     if before["model"] != now["model"]:
         return "CLIP model"
     # An earlier version did not record the fingerprint of the validation images.

@@ -1,10 +1,8 @@
 """The 80 prompts for ImageNet that OpenAI published with CLIP, which people use for other images, too."""
 
-from collections.abc import Sequence
-
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.loading import import_open_clip
-from ipo_dspy.clip.template_tokens import template_tokens
+from ipo_dspy.clip.template_tokens import ClassTexts, template_tokens
 from ipo_dspy.errors import TemplateError
 from ipo_dspy.scoring.scorers import Scorer
 from ipo_dspy.template import PLACEHOLDER, Template
@@ -16,7 +14,7 @@ def imagenet_templates() -> Template:
     return Template.parse("\n".join(prompt(PLACEHOLDER) for prompt in prompts))
 
 
-def fitting_lines(backbone: Backbone, template: Template, classes: Sequence[str]) -> Template:
+def fitting_lines(backbone: Backbone, template: Template, classes: ClassTexts) -> Template:
     """Return a template without the lines that do not fit the model, filled with one of the classes.
 
     Raises:

@@ -20,6 +20,7 @@ from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource, encode_images
 from ipo_dspy.clip.loading import with_dtype
+from ipo_dspy.clip.template_tokens import ClassTexts
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import IPOError
 from ipo_dspy.scoring.metrics import predict, tally_templates
@@ -84,6 +85,7 @@ def compare(
     labels: Sequence[str],
     classes: Sequence[str],
     *,
+    texts: ClassTexts | None = None,
     templates: Sequence[Template] = TEMPLATES,
     allow_url: bool = False,
 ) -> Agreement:
@@ -99,7 +101,7 @@ def compare(
     predictions, losses = [], []
     for backbone in (low, full):
         features = encode_images(backbone, images, allow_url=allow_url).features  # [N, D]
-        text = class_features(backbone, templates, classes)  # [T, C, D]
+        text = class_features(backbone, templates, texts or classes)  # [T, C, D]
         predicted = [predict(features, one, logit_scale=scale, logit_bias=bias)[0] for one in text]
         predictions.append(torch.stack(predicted))  # [T, N]
         tallies = tally_templates(features, targets, text, logit_scale=scale, logit_bias=bias)
@@ -115,6 +117,7 @@ def check_precision(
     labels: Sequence[str],
     classes: Sequence[str],
     *,
+    texts: ClassTexts | None = None,
     allow_url: bool = False,
 ) -> Agreement | None:
     """Compare a model in half precision with float32 once per process; log a warning if it falls short.
@@ -129,7 +132,7 @@ def check_precision(
     chosen, chosen_labels = evenly_spaced(images, IMAGES), evenly_spaced(labels, IMAGES)
     try:
         full = with_dtype(backbone, "float32")
-        agreement = compare(backbone, full, chosen, chosen_labels, classes, allow_url=allow_url)
+        agreement = compare(backbone, full, chosen, chosen_labels, classes, texts=texts, allow_url=allow_url)
     except IPOError as error:
         logger.warning("cannot compare %s with float32: %s", str(backbone.dtype).removeprefix("torch."), error)
         return None

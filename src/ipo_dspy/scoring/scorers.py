@@ -16,7 +16,7 @@ from torch import Tensor
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.cpu_threads import limited_to, threads_for
 from ipo_dspy.clip.feature_dtype import to_scoring_device, to_storage_dtype
-from ipo_dspy.clip.template_tokens import TemplateTokens, template_tokens
+from ipo_dspy.clip.template_tokens import ClassTexts, TemplateTokens, template_tokens
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import DataError, Hint
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
@@ -101,6 +101,7 @@ class ScoringBackend(Protocol):
         labels: Sequence[str],
         classes: Sequence[str],
         *,
+        texts: ClassTexts | None,
         choices: Sequence[tuple[str, ...]] | None,
         skip_unreadable: bool,
         allow_url: bool,
@@ -118,6 +119,7 @@ class ScoringBackend(Protocol):
         backbone: Backbone,
         classes: Sequence[str] | None,
         *,
+        texts: ClassTexts | None,
         skip_unreadable: bool,
         progress: Callable[[int, int], None],
     ) -> RemoteImageSet | None:
@@ -138,6 +140,7 @@ class ClipScorer:
         image_features: [N, D] normalized.
         labels: N class names.
         classes: C class names.
+        texts: what is filled into templates for each class; the class names by default.
         choices: candidate classes of each image, if they differ from image to image.
     """
 
@@ -148,10 +151,12 @@ class ClipScorer:
         labels: Sequence[str],
         classes: Sequence[str],
         *,
+        texts: ClassTexts | None = None,
         choices: Sequence[Sequence[str]] | None = None,
     ) -> None:
         self.backbone = backbone
         self.classes = tuple(classes)
+        self.texts = tuple(texts or classes)
         self.labels = tuple(labels)
         self.image_features = to_storage_dtype(image_features)
         index = {name: i for i, name in enumerate(self.classes)}
@@ -169,7 +174,7 @@ class ClipScorer:
 
     def check(self, template: Template) -> TemplateTokens:
         """Return token key and length; raises TemplateError if the context is too short."""
-        return template_tokens(self.backbone, template, self.classes)
+        return template_tokens(self.backbone, template, self.texts)
 
     def score(self, templates: Sequence[Template]) -> list[Score]:
         """Return loss and accuracy of each template over all images."""
@@ -199,7 +204,7 @@ class ClipScorer:
     @contextlib.contextmanager
     def _on_features(self, templates: Sequence[Template]) -> Iterator[Tensor]:
         """Yield the class features of templates, [T, C, D], with as many threads as are useful for them."""
-        features = class_features(self.backbone, templates, self.classes).to(self._device)
+        features = class_features(self.backbone, templates, self.texts).to(self._device)
         with limited_to(threads_for(len(self._features), *features[0].shape)):
             yield features
 
