@@ -1,0 +1,27 @@
+"""The Python blocks of the pages run as they stand, one after the other, in an empty folder."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from helpers.cli_process import Processes
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGES = ("class-words",)
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory, forking_parent: Processes) -> Processes:
+    return Processes(tmp_path_factory.mktemp("processes"), {}, parent=forking_parent)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_blocks_of_a_page_run(page: str, processes: Processes, tmp_path: Path) -> None:
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(), flags=re.DOTALL)
+    assert blocks
+    done = processes.python("\n".join([f"import os\nos.chdir({str(tmp_path)!r})", *blocks]))
+    assert done.code == 0, done.err
+    promised = re.findall(r"^print\(.*\)  # (.*)$", "\n".join(blocks), flags=re.MULTILINE)
+    printed = done.out.splitlines()
+    assert [line for line in promised if line not in printed] == []
