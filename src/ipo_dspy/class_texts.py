@@ -69,7 +69,7 @@ def check_texts(labels: Sequence[str], texts: Mapping[str, str | Sequence[str]])
             if other != label:
                 raise DataError(
                     f"text {text!r:.200} of class {label!r} must not be a text or the name of class {other!r}; "
-                    "use words that tell them apart, for example 'crane bird' and 'construction crane'"
+                    "use words that distinguish them, for example 'crane bird' and 'construction crane'"
                 )
     return {label: given for label, given in checked.items() if given != (label,)}
 
