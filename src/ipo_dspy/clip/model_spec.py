@@ -1,11 +1,14 @@
-"""The CLIP model that a classifier names, before anything is loaded; needs no torch."""
+"""The CLIP model that a program names, before anything is loaded; needs no torch."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.clip.bundled import BUNDLED, canonical_model_name, resolve_model_name
-from ipo_dspy.clip.weights import DEFAULT_PRETRAINED, HUB, LOCAL, Downloads
+from ipo_dspy.clip.weights import DEFAULT_PRETRAINED, HUB, LOCAL, Downloads, check_name
 from ipo_dspy.errors import ModelError
+
+if TYPE_CHECKING:
+    from ipo_dspy.clip.backbone import Backbone
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +48,20 @@ def weights_of(name: str, pretrained: str | None) -> str | None:
         condition = f"must be None for {canonical_model_name(name)!r}, which has its own weights"
         raise ModelError(condition, argument="pretrained", value=pretrained, hint="omit it")
     return None
+
+
+def resolve_model(
+    model: "str | Backbone", pretrained: str | None, device: str, dtype: str
+) -> "tuple[ModelSpec, Backbone | None]":
+    """Return the specification of a model that a caller passed by name or loaded, and the loaded one.
+
+    Raises:
+        ModelError: a name that open_clip does not know, or weights that do not belong to it.
+    """
+    if isinstance(model, str):
+        name = canonical_model_name(model)
+        check_name(name)
+        return ModelSpec(name, weights_of(name, pretrained), device, dtype), None
+    weights_of(model.name, pretrained)
+    name = canonical_model_name(model.name)
+    return ModelSpec(name, model.pretrained, str(model.device), model.identity["dtype"]), model
