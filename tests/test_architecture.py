@@ -132,6 +132,13 @@ def test_libraries_are_imported_in_their_room_only(library: str) -> None:
     assert {user for user in users if room(user) not in LIBRARIES[library]} == set()
 
 
+def test_decisions_of_dspy_come_in_through_one_door() -> None:
+    doors = ("dspy.experimental", "dspy.adapters.decision", "dspy.adapters.types.decision", "dspy.teleprompt.reanchor")
+    users = {module_of(file) for file in FILES if any(name.startswith(doors) for name in imports(file))}
+    secrets = {module_of(file) for file in FILES if "_decision_evidence" in file.read_text()}
+    assert users == secrets == {"decision_types"}
+
+
 def loaded_by(statement: str) -> set[str]:
     """Top-level modules in a fresh interpreter after a statement."""
     code = f"{statement}\nimport sys; print(*{{name.split('.')[0] for name in sys.modules}})"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import dspy
@@ -17,6 +18,7 @@ from ipo_dspy.clip import batching
 from ipo_dspy.clip.lru import TensorLRU
 from ipo_dspy.decisions import ClipDecider, find_image
 from ipo_dspy.errors import ImageError, InputError, ProgramFileError, TemplateError
+from ipo_dspy.program_files import load_program
 
 SHOTS = 1
 IMAGE = dspy.InputField()
@@ -152,7 +154,7 @@ def test_criteria_and_weights_of_the_program_are_used(image: dspy.Image) -> None
     ("output", "message"),
     [
         (Score["poor", "fair", "good"], r"output 'answer' must be a Choice, .* got the question type 'score'"),
-        (bool, r"output 'answer' must have criteria for both outcomes, got \{\}; write what .* Noul\[\(True, "),
+        (bool, r"output 'answer' must have criteria for both outcomes, got \{\}; pass what .* Noul\[\(True, "),
         (Noul[(True, "helmet")], r"must have criteria for both outcomes, got \{'true': 'helmet'"),
         (Choice[("cat", "pet"), ("dog", "pet")], "text 'pet' of class 'dog' must not be"),
         (Choice[("cat", {"looks": "furry"}), ("dog", None)], "class 'cat' must have a text or a list of texts"),
@@ -194,7 +196,8 @@ def test_images_are_found_in_lists_and_as_objects(image: dspy.Image) -> None:
     for inputs in ({"image": written}, {"question": "<<CUSTOM-TYPE-START-IDENTIFIER>>", "images": [written]}):
         assert find_image(inputs) == image.url
     assert find_image({"image": picture, "count": 3, "none": None}) is picture
-    assert find_image({"image": np.zeros((4, 4), np.uint8)}).shape == (4, 4)
+    pixels: Any = np.zeros((4, 4), np.uint8)
+    assert find_image({"image": pixels}) is pixels
 
 
 @pytest.mark.parametrize(
@@ -241,3 +244,42 @@ def test_arguments_of_a_decider_are_checked() -> None:
         ClipDecider("demo", template="a photo.")
     with pytest.raises(InputError, match="allow_url must be True or False"):
         ClipDecider("demo", allow_url="no")  # type: ignore[arg-type]
+
+
+class Kennel(dspy.Module):
+    """A program with a predictor that CLIP answers and one that a language model answers."""
+
+    def __init__(self, decider: ClipDecider | None = None) -> None:
+        super().__init__()
+        self.breed = predictor(breed=animals("husky", "poodle"))
+        self.breed.lm = decider
+        self.name = dspy.Predict("breed -> name")
+
+
+@pytest.mark.parametrize("make", [Kennel, lambda lm: Kennel(lm).breed])
+def test_a_program_with_a_decider_is_saved_and_loaded(tmp_path: Path, make: Any) -> None:
+    path = tmp_path / "program.json"
+    make(ClipDecider("ViT-B-16", "openai", template="art of a <CLASS>.")).save(str(path))
+    fresh = make(None)
+    with pytest.raises(ValueError, match="Refusing to import"):
+        fresh.load(str(path))
+    load_program(fresh, path)
+    loaded = getattr(fresh, "breed", fresh).lm
+    assert (loaded.model, loaded._spec.downloads, str(loaded.template)) == ("ViT-B-16", "refused", "art of a <CLASS>.")
+    mine = ClipDecider("demo")
+    named = make(mine)
+    load_program(named, path)
+    assert getattr(named, "breed", named).lm is mine
+    trusted = make(None)
+    trusted.load(str(path), allow_unsafe_lm_state=True)
+    assert getattr(trusted, "breed", trusted).lm.dump_state() == loaded.dump_state()
+
+
+def test_a_damaged_decider_in_a_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "program.json"
+    Kennel(ClipDecider("demo")).save(str(path))
+    state = json.loads(path.read_text())
+    state["breed"]["lm"]["template"] = "a photo."
+    path.write_text(json.dumps(state))
+    with pytest.raises(InputError, match="has no <CLASS>"):
+        load_program(Kennel(), path)

@@ -12,7 +12,7 @@ from ipo_dspy.optimizer.trainset import PROBED, collect_training_images, find_cl
 
 
 class Stub(ClipClassifier):
-    """Answers with its first class and counts its calls."""
+    """Answers without a label and counts its calls."""
 
     def __init__(self, classes: list[str] | None = None) -> None:
         super().__init__(classes)
@@ -20,8 +20,8 @@ class Stub(ClipClassifier):
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
         self.calls.append(inputs)
-        label = self._classes_for(inputs)[0]
-        return self._finish(inputs, {"label": label, "confidence": 1.0, "scores": {label: 1.0}})
+        self._classes_for(inputs)
+        return self._finish(inputs)
 
 
 PETS = ["cat", "dog"]

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOME = {
     "IPO": "optimizer.ipo",
     "ClipClassifier": "classifier",
+    "ClipDecider": "decisions",
     "Template": "template",
     "History": "history",
     "Score": "scoring.score",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from ipo_dspy.data import load_image_table as load_image_table
     from ipo_dspy.data import load_images as load_images
     from ipo_dspy.data import load_webdataset as load_webdataset
+    from ipo_dspy.decisions import ClipDecider as ClipDecider
     from ipo_dspy.describers import ClipDescriber as ClipDescriber
     from ipo_dspy.describers import LMDescriber as LMDescriber
     from ipo_dspy.distributed import RayScorer as RayScorer

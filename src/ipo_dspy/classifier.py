@@ -8,6 +8,7 @@ instructions. It calls no language model. Model weights are loaded on first use 
 import asyncio
 import contextlib
 import copy
+import heapq
 import logging
 import os
 import warnings
@@ -23,9 +24,10 @@ from ipo_dspy.argument_checks import as_template, flag, require_int
 from ipo_dspy.class_texts import LabeledTexts, check_texts, parse_classes, spoken_name
 from ipo_dspy.clip.bundled import canonical_model_name
 from ipo_dspy.clip.image_io import name_image
-from ipo_dspy.clip.model_spec import ModelSpec, has_own_weights, weights_of
-from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads, check_name
-from ipo_dspy.decision_types import label_type
+from ipo_dspy.clip.model_spec import ModelSpec, has_own_weights, resolve_model
+from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads
+from ipo_dspy.decision_types import label_type, record_evidence
+from ipo_dspy.decisions import ClipDecider, class_probabilities
 from ipo_dspy.errors import DataError, Hint, ImageError, ModelError, ProgramFileError, TemplateError
 from ipo_dspy.program_files import apply_state, load_program, read_state, write_state
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
@@ -67,8 +69,23 @@ class _Question:
     template: Template
 
 
+class Classification(dspy.Prediction):
+    """Prediction of a `ClipClassifier`: `confidence`, the top-k `scores`, `label`, and all `probabilities`."""
+
+    _classes: tuple[str, ...] = ()
+    _row: "Tensor | None" = None
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """Probability of every class, before class weights.
+
+        It is not one of the fields, because optimizers show these to language models, and a list may keep many.
+        """
+        return {} if self._row is None else dict(zip(self._classes, self._row.tolist(), strict=True))
+
+
 class ClipClassifier(dspy.Predict):
-    """Zero-shot image classification by CLIP: `image -> label`, with `confidence` and top-k `scores`.
+    """Zero-shot image classification by CLIP: `image -> label`, with `confidence`, top-k `scores`, and `probabilities`.
 
     Args:
         classes: class names, or a mapping from each label to its text or texts. A label is what the program answers,
@@ -104,6 +121,7 @@ class ClipClassifier(dspy.Predict):
     """
 
     signature: Any  # DSPy's metaclass type
+    _lm: Any = None
     fields: dict[str, dict[str, Any]]  # DSPy's settings of decisions
 
     def __init__(
@@ -111,7 +129,7 @@ class ClipClassifier(dspy.Predict):
         classes: LabeledTexts | None = None,
         *,
         template: str | Template = DEFAULT_TEMPLATE,
-        model: "str | Backbone" = DEFAULT_MODEL,
+        model: "str | Backbone | ModelSpec" = DEFAULT_MODEL,
         pretrained: str | None = DEFAULT_PRETRAINED,
         device: str = "auto",
         dtype: str = "float32",
@@ -124,16 +142,7 @@ class ClipClassifier(dspy.Predict):
         self._saved_under: dict[str, Any] | None = None
         self.top_k = require_int("top_k", top_k, 1)
         self.allow_url = flag("allow_url", allow_url)
-        if isinstance(model, str):
-            name = canonical_model_name(model)
-            check_name(name)
-            self._spec = ModelSpec(name, weights_of(name, pretrained), device, dtype)
-            self._backbone: Backbone | None = None
-        else:
-            weights_of(model.name, pretrained)
-            name = canonical_model_name(model.name)
-            self._spec = ModelSpec(name, model.pretrained, str(model.device), model.identity["dtype"])
-            self._backbone = model
+        self._spec, self._backbone = resolve_model(model, pretrained, device, dtype)
 
     @property
     def backbone(self) -> "Backbone":
@@ -224,6 +233,28 @@ class ClipClassifier(dspy.Predict):
     def template(self, template: str | Template) -> None:
         self.signature = self.signature.with_instructions(str(as_template(template)))
 
+    @property
+    def lm(self) -> Any:
+        """The language model that an optimizer set; it is never called. Otherwise CLIP itself, as a decision client.
+
+        Optimizers of decisions ask it whether asking again is cheap, and `dspy.BetterTogether` needs one.
+        """
+        return self._lm or ClipDecider(self._backbone or self._spec, allow_url=self.allow_url)
+
+    @lm.setter
+    def lm(self, lm: Any) -> None:
+        self._lm = lm
+
+    def set_criteria(self, field: str, criteria: Mapping[str, Any]) -> None:
+        """Set the texts of every class, as DSPy sets the criteria of a decision; None stands for the label itself.
+
+        Raises:
+            DataError: as for the texts in `classes`.
+        """
+        if field == "label" and self.classes is not None and isinstance(criteria, Mapping):
+            check_texts(self.classes, {label: texts or label for label, texts in criteria.items()})
+        super().set_criteria(field, criteria)
+
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """Classify one image: `image=` in any form of `clip.image_io.ImageSource`; `classes=` replaces the class names.
 
@@ -234,9 +265,9 @@ class ClipClassifier(dspy.Predict):
         from ipo_dspy.clip.image_features import encode_images
 
         if (question := self._question(inputs)) is None:
-            return self._finish(inputs, None)
+            return self._finish(inputs)
         encoded = encode_images(self.backbone, [question.image], allow_url=self.allow_url)
-        return self._finish(inputs, self._answer(encoded.features, question))
+        return self._finish(inputs, question, self._answer(encoded.features, question))
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
         """Classify one image without blocking the event loop; concurrent calls share a batch.
@@ -247,11 +278,11 @@ class ClipClassifier(dspy.Predict):
         from ipo_dspy.clip.batching import encode_together
 
         if (question := self._question(inputs)) is None:
-            return self._finish(inputs, None)
+            return self._finish(inputs)
         if self._backbone is None:
             await asyncio.to_thread(lambda: self.backbone)  # loading is slow
         features = await encode_together(self.backbone, question.image, allow_url=self.allow_url)
-        return self._finish(inputs, await asyncio.to_thread(self._answer, features, question))
+        return self._finish(inputs, question, await asyncio.to_thread(self._answer, features, question))
 
     def batch(self, examples: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
         """Classify many images like `dspy.Module.batch`, after encoding all of them together.
@@ -279,13 +310,7 @@ class ClipClassifier(dspy.Predict):
 
     def probabilities(self, image_features: "Tensor", template: Template, classes: Sequence[str]) -> "Tensor":
         """Return the softmax over classes, whose texts are the classifier's: [N, D] normalized features to [N, C]."""
-        from ipo_dspy.clip.text_features import class_features
-        from ipo_dspy.scoring.metrics import class_logits
-
-        backbone = self.backbone
-        text = class_features(backbone, [template], self.texts_of(classes))[0]  # [C, D]
-        terms = {"logit_scale": backbone.logit_scale, "logit_bias": backbone.logit_bias}
-        return class_logits(image_features, text, **terms).softmax(dim=1)
+        return class_probabilities(self.backbone, image_features, template, self.texts_of(classes))
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """Return DSPy's state plus class names and the model's identity; never weights.
@@ -293,12 +318,12 @@ class ClipClassifier(dspy.Predict):
         The fingerprint is None if the model is not loaded, because saving does not need weights.
         """
         bare = copy.copy(self)
-        bare.lm = None  # the LM is never called, and not every LM can be saved
+        bare._lm = None  # it is never called, and not every LM can be saved
         state = cast("dict[str, Any]", super(ClipClassifier, bare).dump_state(json_mode=json_mode))
         spec = self._spec
         unloaded = {"model": spec.model, "pretrained": spec.pretrained or "", "fingerprint": None, "dtype": spec.dtype}
         identity = unloaded if self._backbone is None else {**self._backbone.identity, "model": spec.model}
-        return {**state, _STATE_KEY: {"classes": self.classes, "top_k": self.top_k, **identity}}
+        return {**state, "lm": None, _STATE_KEY: {"classes": self.classes, "top_k": self.top_k, **identity}}
 
     def save(self, path: str | os.PathLike[str], save_program: bool = False, modules_to_serialize: Any = None) -> None:
         """Save template, class names, `top_k`, and the model's name as JSON; `save_program` as in `dspy.Module.save`.
@@ -441,18 +466,34 @@ class ClipClassifier(dspy.Predict):
             logger.warning("prediction is None: %s", error)
             return None
 
-    def _answer(self, image_features: "Tensor", question: _Question) -> dict[str, Any]:
-        """Return the outputs for one image with features [1, D]."""
-        probabilities = self.probabilities(image_features, question.template, question.classes)[0]  # [C]
-        values, indices = probabilities.topk(min(self.top_k, len(question.classes)))
-        scores = {question.classes[i]: p for i, p in zip(indices.tolist(), values.tolist(), strict=True)}
-        label, confidence = next(iter(scores.items()))
-        return {"confidence": confidence, "scores": scores, "label": label}  # `dspy.majority` counts the last field
+    def _answer(self, image_features: "Tensor", question: _Question) -> "Tensor":
+        """Return the probabilities [C] of the classes for one image with features [1, D]."""
+        return self.probabilities(image_features, question.template, question.classes)[0]
 
-    def _finish(self, inputs: dict[str, Any], answer: dict[str, Any] | None) -> dspy.Prediction:
-        """Build the prediction and record it in the trace like every DSPy predictor (GEPA reads it)."""
-        answer = answer or {"confidence": 0.0, "scores": {}, "label": None}
-        return cast("dspy.Prediction", self._forward_postprocess([answer], self.signature, **inputs))
+    def _finish(
+        self, inputs: dict[str, Any], question: _Question | None = None, row: "Tensor | None" = None
+    ) -> "Classification":
+        """Build the prediction and record it in the trace like every DSPy predictor (GEPA reads it).
+
+        Args:
+            inputs: inputs of the call.
+            question: the checked inputs; None if the instructions are not a template.
+            row: probabilities [C].
+        """
+        classes, shares = ((), []) if question is None or row is None else (question.classes, row.tolist())
+        ranked = heapq.nlargest(self.top_k, range(len(classes)), key=shares.__getitem__)
+        answer = {"confidence": 0.0, "scores": {classes[i]: shares[i] for i in ranked}, "label": None}
+        if ranked:
+            # Weights were fitted among the classifier's own classes.
+            weights = self.fields.get("label", {}).get("weights") if classes == self.classes else None
+            chosen = _weighted_choice(classes, shares, ranked[0], weights) if weights else ranked[0]
+            answer.update(confidence=shares[chosen], label=classes[chosen])  # `dspy.majority` counts the last field
+            if classes == self.classes:
+                record_evidence(self, "label", classes, shares)
+        prediction = self._forward_postprocess([answer], self.signature, **inputs)
+        prediction.__class__ = Classification  # DSPy has built a plain one, and may have put it into the trace
+        prediction._classes, prediction._row = classes, row
+        return cast("Classification", prediction)
 
     def _warn_of_another_model(self, backbone: "Backbone") -> None:
         """Warn once if the model is not the saved one; without a fingerprint they cannot be compared."""
@@ -465,3 +506,18 @@ class ClipClassifier(dspy.Predict):
                 "predictions will differ, re-evaluate",
                 stacklevel=3,
             )
+
+
+def _weighted_choice(
+    classes: Sequence[str], shares: Sequence[float], most_probable: int, weights: Mapping[str, float]
+) -> int:
+    """Return the index of the largest weighted probability; ties go to the most probable class, as in DSPy.
+
+    Raises:
+        DataError: all are zero.
+    """
+    weighted = [share * weights.get(label, 1.0) for label, share in zip(classes, shares, strict=True)]
+    chosen = max(range(len(weighted)), key=lambda i: (weighted[i], i == most_probable))
+    if weighted[chosen] <= 0:
+        raise DataError("class weights must leave a class with a positive probability; raise a weight above 0")
+    return chosen

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import dspy
+
 try:
     from dspy.experimental import Choice
 except ImportError:
@@ -15,4 +17,14 @@ def label_type(labels: Sequence[str]) -> Any:
     >>> label_type(["cat", "dog"]).__args__[0].__args__
     ('cat', 'dog')
     """
-    return str if Choice is None else Annotated[Literal[*labels], Choice]
+    return Literal[*labels] if Choice is None else Annotated[Literal[*labels], Choice]
+
+
+def record_evidence(predictor: dspy.Predict, output: str, labels: Sequence[str], shares: Sequence[float]) -> None:
+    """Give the probabilities of the labels to whoever records the evidence of decisions, such as `ReAnchor`."""
+    recorder = dspy.settings.get("_decision_evidence")
+    if recorder is not None:
+        log, lock = recorder
+        evidence = {"probabilities": dict(zip(labels, shares, strict=True)), "confidence": max(shares)}
+        with lock:
+            log.append((predictor, output, evidence))

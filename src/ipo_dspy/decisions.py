@@ -22,7 +22,7 @@ from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.argument_checks import as_template, flag
 from ipo_dspy.class_texts import parse_classes
 from ipo_dspy.clip.image_io import MAX_FILE_BYTES, ImageSource, is_url
-from ipo_dspy.clip.model_spec import resolve_model
+from ipo_dspy.clip.model_spec import ModelSpec, resolve_model
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED
 from ipo_dspy.errors import ImageError, InputError, ProgramFileError
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, has_placeholder
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from ipo_dspy.clip.backbone import Backbone
     from ipo_dspy.clip.template_tokens import ClassTexts
 
-CLASS_PATH = "ipo_dspy.decisions.ClipDecider"
+_CLASS_PATH = "ipo_dspy.decisions.ClipDecider"
 _CLASS_KEY = "_dspy_lm_class"
 """Key under which DSPy saves the class of a language model."""
 _START, _END = "<<CUSTOM-TYPE-START-IDENTIFIER>>", "<<CUSTOM-TYPE-END-IDENTIFIER>>"
-"""What DSPy writes around an image that it turns into text."""
+"""Marks that DSPy puts around an image that it turns into text."""
 _MAX_CHARACTERS = MAX_FILE_BYTES // 3 * 4 + 1000
 _MAX_NESTING = 8
 _IMAGES = (Image.Image, bytes, bytearray, io.BytesIO, os.PathLike)
 
 
 class Question(NamedTuple):
-    """One question: what CLIP reads for each option.
+    """One question, with the texts that CLIP reads for each option.
 
     Attributes:
         kind: `choice` or `noul`.
@@ -105,7 +105,7 @@ class ClipDecider(dspy.BaseLM):
 
     def __init__(
         self,
-        model: "str | Backbone" = DEFAULT_MODEL,
+        model: "str | Backbone | ModelSpec" = DEFAULT_MODEL,
         pretrained: str | None = DEFAULT_PRETRAINED,
         *,
         template: str | Template = DEFAULT_TEMPLATE,
@@ -166,7 +166,7 @@ class ClipDecider(dspy.BaseLM):
         """Return the names of the model and the template; never weights."""
         spec = self._spec
         model = {"model": spec.model, "pretrained": spec.pretrained, "dtype": spec.dtype}
-        return {_CLASS_KEY: CLASS_PATH, **model, "template": str(self.template)}
+        return {_CLASS_KEY: _CLASS_PATH, **model, "template": str(self.template)}
 
     @classmethod
     def load_state(cls, state: Mapping[str, Any], *, allow_custom_lm_class: bool = False) -> "ClipDecider":
@@ -209,6 +209,11 @@ class ClipDecider(dspy.BaseLM):
         }
 
 
+def is_decider(state: object) -> bool:
+    """Return True for the saved state of a `ClipDecider`."""
+    return isinstance(state, dict) and state.get(_CLASS_KEY) == _CLASS_PATH
+
+
 def class_probabilities(
     backbone: "Backbone", image_features: "Tensor", template: Template, texts: "ClassTexts"
 ) -> "Tensor":
@@ -243,8 +248,8 @@ def parse_question(name: str, question: Mapping[str, Any], instructions: Any, de
         both = {outcome: criteria.get(outcome) for outcome in ("true", "false")}
         if not all(both.values()):
             raise InputError(
-                f"output {name!r} must have criteria for both outcomes, got {dict(criteria)!r:.200}; write what the "
-                f'image shows in each, for example Noul[(True, "helmet"), (False, "bare head")] for {str(template)!r}'
+                f"output {name!r} must have criteria for both outcomes, got {dict(criteria)!r:.200}; pass what the "
+                f'image shows in either case, for example Noul[(True, "helmet"), (False, "bare head")]'
             )
         criteria = both
     elif kind != "choice" or not isinstance(criteria, Mapping):

@@ -15,6 +15,7 @@ from dspy.utils.saving import get_dependency_versions
 
 from ipo_dspy._internal.file_io import atomic_write, read_json
 from ipo_dspy._internal.file_kinds import PROGRAM_FILE, SAVED_PROGRAM, described
+from ipo_dspy.decisions import ClipDecider, is_decider
 from ipo_dspy.errors import ProgramFileError
 
 LIMIT = 64 * 1024**2
@@ -61,12 +62,26 @@ def apply_state(
 ) -> None:
     """Load a state that was read from `path`.
 
+    DSPy refuses language models of other packages, so every `ClipDecider` is restored here. One that a predictor has
+    already is kept: a file does not decide which model is loaded.
+
     Raises:
         ProgramFileError: it belongs to another kind of program, or is malformed; the message names the file.
     """
     name = os.fspath(path)
     try:
+        deciders = {}
+        for key, predictor in program.named_parameters():
+            saved = state if predictor is program else state.get(key)
+            if isinstance(saved, dict) and is_decider(saved.get("lm")):
+                own = predictor.lm if isinstance(getattr(predictor, "lm", None), ClipDecider) else None
+                deciders[key] = own or ClipDecider.load_state(saved["lm"])
+                bare = {**saved, "lm": None}
+                state = bare if saved is state else {**state, key: bare}
         program.load_state(state, allow_unsafe_lm_state=allow_unsafe_lm_state)
+        for key, predictor in program.named_parameters():
+            if key in deciders:
+                predictor.lm = deciders[key]
     except ProgramFileError as error:
         raise ProgramFileError(f"{name!r}: {error}") from error
     except (KeyError, RecursionError) as error:

@@ -187,6 +187,9 @@ def _in_order(
     function: Callable[[ImageSource], _Result], sources: Sequence[ImageSource], ahead: int, threads: int
 ) -> Iterator[_Result]:
     """Yield the results of a function for all sources in order, computed in threads, at most `ahead` in advance."""
+    if len(sources) == 1:  # starting a thread takes longer than finding the features in the cache
+        yield function(sources[0])
+        return
     pool = ThreadPoolExecutor(min(threads, len(sources)), thread_name_prefix="ipo-decode")
     futures: deque[Future[_Result]] = deque()
     try:

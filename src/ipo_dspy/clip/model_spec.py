@@ -51,13 +51,15 @@ def weights_of(name: str, pretrained: str | None) -> str | None:
 
 
 def resolve_model(
-    model: "str | Backbone", pretrained: str | None, device: str, dtype: str
+    model: "str | Backbone | ModelSpec", pretrained: str | None, device: str, dtype: str
 ) -> "tuple[ModelSpec, Backbone | None]":
-    """Return the specification of a model that a caller passed by name or loaded, and the loaded one.
+    """Return the specification of a model that a caller passed by name, as such, or loaded; and the loaded one.
 
     Raises:
         ModelError: a name that open_clip does not know, or weights that do not belong to it.
     """
+    if isinstance(model, ModelSpec):
+        return model, None
     if isinstance(model, str):
         name = canonical_model_name(model)
         check_name(name)
