@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 import dspy
 
 try:
+    from dspy.adapters.decision_state import DecisionState
     from dspy.experimental import Choice
 except ImportError:
-    Choice = None
+    Choice = DecisionState = None
 
 
 def label_type(labels: Sequence[str]) -> Any:
@@ -28,3 +29,17 @@ def record_evidence(predictor: dspy.Predict, output: str, labels: Sequence[str],
         evidence = {"probabilities": dict(zip(labels, shares, strict=True)), "confidence": max(shares)}
         with lock:
             log.append((predictor, output, evidence))
+
+
+def decision_questions(predictor: dspy.Predict) -> dict[str, dict[str, Any]]:
+    """Return the question that DSPy asks a decision client for each output of a predictor.
+
+    Raises:
+        ValueError: an output without a description, or one that is not a decision.
+    """
+    if DecisionState is None:
+        raise ValueError("this version of DSPy has no decisions; use a ClipClassifier")
+    state = DecisionState(predictor.signature, predictor.fields, system_one=True)
+    return {
+        name: state._question(name, predictor.signature.output_fields[name], kind) for name, kind in state.types.items()
+    }

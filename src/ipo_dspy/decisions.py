@@ -40,7 +40,7 @@ _START, _END = "<<CUSTOM-TYPE-START-IDENTIFIER>>", "<<CUSTOM-TYPE-END-IDENTIFIER
 """Marks that DSPy puts around an image that it turns into text."""
 _MAX_CHARACTERS = MAX_FILE_BYTES // 3 * 4 + 1000
 _MAX_NESTING = 8
-_IMAGES = (Image.Image, bytes, bytearray, io.BytesIO, os.PathLike)
+_IMAGES = (dspy.Image, Image.Image, bytes, bytearray, io.BytesIO, os.PathLike)
 
 
 class Question(NamedTuple):
@@ -118,6 +118,11 @@ class ClipDecider(dspy.BaseLM):
         super().__init__(self._spec.model, cache=True, callbacks=callbacks)
         self.template = as_template(template)
         self.allow_url = flag("allow_url", allow_url)
+
+    @property
+    def model_source(self) -> "Backbone | ModelSpec":
+        """The model if it is loaded, else its names."""
+        return self._backbone or self._spec
 
     @property
     def backbone(self) -> "Backbone":

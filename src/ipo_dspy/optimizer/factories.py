@@ -32,7 +32,7 @@ def build_proposer(config: OptimizerConfig) -> "Proposer":
         return config.proposer
     if config.prompt_model is not None:
         return LMProposer(build_lm(config.prompt_model, role="prompt_model"), num_threads=config.num_threads)
-    if dspy.settings.lm is None:
+    if configured_lm() is None:
         raise LanguageModelError(
             "no language model to propose templates",
             hint=Hint(
@@ -86,7 +86,7 @@ def lm_of(owner: Any) -> dspy.BaseLM | None:
     """Return the language model that a proposer or describer calls, or None if it is unknown."""
     lm = getattr(owner, "lm", None)
     if _asks_configured(owner):
-        return lm or dspy.settings.lm
+        return lm or configured_lm()
     return lm if isinstance(lm, dspy.BaseLM) else None
 
 
@@ -106,12 +106,18 @@ def _check_has_lm(owner: Any) -> None:
         )
 
 
+def configured_lm() -> dspy.BaseLM | None:
+    """Return the language model that DSPy is configured with; a decision client, such as a `ClipDecider`, is none."""
+    lm = dspy.settings.lm
+    return None if getattr(lm, "supports_decision_requests", False) else lm
+
+
 def _description_lm(config: OptimizerConfig) -> dspy.BaseLM:
     from ipo_dspy.lms import build_lm
 
     if config.description_model is not None:
         return build_lm(config.description_model, role="description_model")
-    if dspy.settings.lm is None:
+    if (lm := configured_lm()) is None:
         raise LanguageModelError(
             "no multimodal model to describe images",
             hint=Hint(
@@ -120,4 +126,4 @@ def _description_lm(config: OptimizerConfig) -> dspy.BaseLM:
                 describer="clip",
             ),
         )
-    return dspy.settings.lm
+    return lm

@@ -18,7 +18,9 @@ import dspy
 from ipo_dspy._internal.threads import in_threads
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.data.split_folders import PART_WORDS
+from ipo_dspy.decisions import find_image
 from ipo_dspy.errors import DataError, Hint, ImageError, InputError
+from ipo_dspy.optimizer.decision_outputs import DecisionOutput, decision_outputs
 from ipo_dspy.template import check_classes, same_class
 
 PROBED = 3
@@ -71,18 +73,23 @@ class TrainingImages:
 def find_classifiers(program: dspy.Module) -> dict[str, ClipClassifier]:
     """Return every `ClipClassifier` of a program by its DSPy name; a bare one is `self`.
 
+    Outputs of predictors that a `ClipDecider` answers count as classifiers; see `optimizer.decision_outputs`.
+
     Raises:
-        InputError: the program has none.
+        InputError: the program has none, or has an output that CLIP cannot answer.
     """
     if not isinstance(program, dspy.Module):
         raise InputError(
             f"student is a {type(program).__name__}; pass a dspy.Module, e.g. ClipClassifier(classes=[...])"
         )
-    classifiers = {name: p for name, p in program.named_predictors() if isinstance(p, ClipClassifier)}
+    classifiers: dict[str, ClipClassifier] = {}
+    for name, predictor in program.named_predictors():
+        classifiers |= {name: predictor} if isinstance(predictor, ClipClassifier) else decision_outputs(name, predictor)
     if not classifiers:
         raise InputError(
             f"student {type(program).__name__} holds no ClipClassifier to optimize; "
-            "make one an attribute, e.g. self.classify = ClipClassifier(classes=[...])"
+            "make one an attribute, e.g. self.classify = ClipClassifier(classes=[...]), or let a ClipDecider answer a "
+            "dspy.Predict with a Choice output"
         )
     return classifiers
 
@@ -119,7 +126,9 @@ def collect_training_images(
         program, classifiers, examples, name, num_threads or dspy.settings.num_threads, skip_unreadable
     )
     return {
-        key: _build_training_images(classifier, inputs[key], examples, name, _field(label_field, key))
+        key: _build_training_images(
+            classifier, inputs[key], examples, name, _field(label_field, key, classifier, examples[0])
+        )
         for key, classifier in classifiers.items()
     }
 
@@ -133,8 +142,8 @@ def _inputs(
     skip_unreadable: bool,
 ) -> tuple[Sequence[dspy.Example], dict[str, list[dict[str, Any]]]]:
     """Return the usable examples and, for each classifier, its inputs for each of them."""
-    if isinstance(program, ClipClassifier):
-        return examples, {"self": [_own_fields(example, i, name) for i, example in enumerate(examples)]}
+    if isinstance(program, dspy.Predict):
+        return examples, _without_tracing(classifiers, examples, name)
     for i, example in enumerate(examples):
         if example._input_keys is None:
             raise DataError(f"{name}[{i}] does not declare its input fields; call .with_inputs('image')")
@@ -154,7 +163,7 @@ def _inputs(
     probed = [trace(index) for index in range(min(PROBED, len(examples)))]
     pairs = [(inputs, example) for inputs, example in zip(probed, examples, strict=False) if inputs is not None]
     if pairs and all(_unchanged(inputs, example) for inputs, example in pairs):
-        return examples, {key: [_own_fields(e, i, name) for i, e in enumerate(examples)] for key in classifiers}
+        return examples, _without_tracing(classifiers, examples, name)
     traced = [*probed, *in_threads(trace, range(PROBED, len(examples)), num_threads=num_threads)]
     usable = [(i, inputs) for i, inputs in enumerate(traced) if inputs is not None]
     by_classifier = {key: [_require_traced(inputs, key, i, name) for i, inputs in usable] for key in classifiers}
@@ -165,14 +174,18 @@ def _trace(
     program: dspy.Module, classifiers: Mapping[str, ClipClassifier], example: dspy.Example
 ) -> dict[str, dict[str, Any]]:
     """Return the inputs of each classifier's first call for one example."""
-    names = {id(classifier): key for key, classifier in classifiers.items()}
+    by_predictor: dict[int, list[str]] = {}
+    for key, classifier in classifiers.items():
+        by_predictor.setdefault(id(getattr(classifier, "predictor", classifier)), []).append(key)
     with dspy.context(trace=[]):
         program(**example.inputs())
         calls = list(dspy.settings.trace)
     traced: dict[str, dict[str, Any]] = {}
     for predictor, inputs, _ in calls:
-        if id(predictor) in names:
-            traced.setdefault(names[id(predictor)], {k: inputs[k] for k in _INPUTS if k in inputs})
+        for key in by_predictor.get(id(predictor), ()):
+            is_output = isinstance(classifiers[key], DecisionOutput)
+            received = {"image": find_image(inputs)} if is_output else {k: inputs[k] for k in _INPUTS if k in inputs}
+            traced.setdefault(key, received)
     return traced
 
 
@@ -183,7 +196,23 @@ def _unchanged(seen: Mapping[str, dict[str, Any]], example: dspy.Example) -> boo
     ) and bool(seen)
 
 
-def _own_fields(example: dspy.Example, index: int, name: str) -> dict[str, Any]:
+def _without_tracing(
+    classifiers: Mapping[str, ClipClassifier], examples: Sequence[dspy.Example], name: str
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the fields of the examples that each classifier receives."""
+    return {
+        key: [_own_fields(classifier, example, i, name) for i, example in enumerate(examples)]
+        for key, classifier in classifiers.items()
+    }
+
+
+def _own_fields(classifier: ClipClassifier, example: dspy.Example, index: int, name: str) -> dict[str, Any]:
+    if isinstance(classifier, DecisionOutput):
+        given = {field: example[field] for field in classifier.predictor.signature.input_fields if field in example}
+        try:
+            return {"image": find_image(given)}
+        except ImageError as error:
+            raise DataError(f"{name}[{index}]: {error}") from error
     if example.get("image") is None:
         raise DataError(
             f"{name}[{index}] has no field 'image' (it has {', '.join(example.keys()) or 'none'}); "
@@ -203,9 +232,12 @@ def _require_traced(seen: Mapping[str, dict[str, Any]], key: str, index: int, na
     return seen[key]
 
 
-def _field(label_field: str | Mapping[str, str], key: str) -> str:
+def _field(label_field: str | Mapping[str, str], key: str, classifier: ClipClassifier, first: dspy.Example) -> str:
+    """Return the field with the labels: for an output of a predictor the one of its name, if there is one."""
     if isinstance(label_field, str):
-        return label_field
+        return (
+            classifier.output if isinstance(classifier, DecisionOutput) and classifier.output in first else label_field
+        )
     if key not in label_field:
         raise DataError(f"label_field has no entry for classifier {key!r}; pass label_field={{{key!r}: 'label'}}")
     return label_field[key]
@@ -224,7 +256,11 @@ def _build_training_images(
     if fixed is None or any(call_classes):
         choices = tuple(_names(c or fixed, i, name) for i, c in enumerate(call_classes))
     classes = fixed if choices is None and fixed else tuple(dict.fromkeys(c for names in choices or () for c in names))
-    labels = tuple(_label(e, i, name, field, choices[i] if choices else classes) for i, e in enumerate(examples))
+    is_option = isinstance(classifier, DecisionOutput)
+    labels = tuple(
+        _label(e, i, name, field, choices[i] if choices else classes, is_option=is_option)
+        for i, e in enumerate(examples)
+    )
     return TrainingImages(
         images=tuple(entry["image"] for entry in inputs),
         labels=labels,
@@ -245,8 +281,10 @@ def _names(classes: Any, index: int, name: str) -> tuple[str, ...]:
         raise DataError(f"{name}[{index}]: {error}") from error
 
 
-def _label(example: dspy.Example, index: int, name: str, field: str, classes: Sequence[str]) -> str:
+def _label(example: dspy.Example, index: int, name: str, field: str, classes: Sequence[str], *, is_option: bool) -> str:
     label = example.get(field)
+    if is_option and label is not None:
+        label = str(label)  # it may be a number; DSPy names options by their text
     if label is None:
         raise DataError(
             f"{name}[{index}] has no field {field!r} (it has {', '.join(example.keys())}); "

@@ -1,0 +1,125 @@
+"""IPO finds and improves outputs of predictors that CLIP answers."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import dspy
+import pytest
+from dspy.experimental import Choice, Noul
+
+from ipo_dspy import IPO, ClipClassifier, ClipDecider, demo, load_program
+from ipo_dspy.errors import DataError, InputError, LanguageModelError
+from ipo_dspy.optimizer.trainset import collect_training_images, find_classifiers
+
+SHOTS = 4
+
+
+def predictor(instructions: str, inputs: tuple[str, ...] = ("image",), **outputs: Any) -> dspy.Predict:
+    fields: dict[str, Any] = {name: (dspy.Image, dspy.InputField()) for name in inputs}
+    fields |= {name: (kind, dspy.OutputField(desc=description)) for name, (kind, description) in outputs.items()}
+    program = dspy.Predict(dspy.Signature(fields, instructions))
+    program.lm = ClipDecider("demo")
+    return program
+
+
+def animals(task: demo.DemoTask) -> Any:
+    return Choice[tuple((label, None) for label in task.classes)]
+
+
+def accuracy(program: dspy.Module, examples: Any, output: str = "label") -> float:
+    found = [getattr(program(**example.inputs()), output) for example in examples]
+    hits = [bool(getattr(x, "value", x) == example[output]) for x, example in zip(found, examples, strict=True)]
+    return 100 * sum(hits) / len(hits)
+
+
+def test_ipo_improves_a_predictor_like_the_equal_classifier(task: demo.DemoTask, tmp_path: Path) -> None:
+    program = predictor("Name the animal.", label=(animals(task), "the animal"))
+    optimizer = IPO(proposer="evolution", steps=3, seed=0, log_dir=tmp_path / "run")
+    best = optimizer.compile(program, task.trainset)
+    expected = IPO(proposer="evolution", steps=3, seed=0).compile(
+        ClipClassifier(task.classes, model="demo"), task.trainset
+    )
+    assert best.signature.instructions == str(expected.template)
+    assert program.signature.instructions == "Name the animal."
+    assert accuracy(best, task.trainset) == best.detailed_results.best.score.accuracy > accuracy(program, task.trainset)
+    restored = predictor("", label=(animals(task), "the animal"))
+    load_program(restored, tmp_path / "run" / "best.json")
+    assert restored.signature.instructions == best.signature.instructions
+    assert restored(image=task.testset[0].image).label == best(image=task.testset[0].image).label
+
+
+class Scene(dspy.Module):
+    """Two questions about one image, behind a name of its own."""
+
+    def __init__(self, task: demo.DemoTask) -> None:
+        super().__init__()
+        self.look = predictor(
+            "a drawing of a <CLASS>.",
+            inputs=("picture",),
+            animal=(Literal[tuple(task.classes)], "the animal"),
+            legs=(Choice[(2, "bird"), (4, ["dog", "cow"])], "an animal such as a <CLASS>."),
+            tame=(Noul[(True, "farm animal"), (False, "wild animal")], "whether it is tame"),
+        )
+
+    def forward(self, photo: Any) -> dspy.Prediction:
+        return self.look(picture=photo)
+
+
+def examples(task: demo.DemoTask) -> list[dspy.Example]:
+    birds = {"duck", "eagle", "dove", "chicken"}
+    return [
+        dspy.Example(photo=e.image, animal=e.label, legs=2 if e.label in birds else 4).with_inputs("photo")
+        for e in task.trainset
+    ]
+
+
+def test_several_outputs_get_a_template_each(task: demo.DemoTask) -> None:
+    program, trainset = Scene(task), examples(task)
+    found = find_classifiers(program)
+    assert list(found) == ["look.animal", "look.legs"]
+    assert [str(c.template) for c in found.values()] == ["a drawing of a <CLASS>.", "an animal such as a <CLASS>."]
+    assert found["look.legs"].class_texts == {"2": ("bird",), "4": ("dog", "cow")}
+    images = collect_training_images(program, found, trainset, name="trainset")
+    assert set(images["look.legs"].labels) == {"2", "4"}
+    assert images["look.animal"].images == tuple(example.photo for example in trainset)
+    best = IPO(proposer="evolution", steps=2, seed=0).compile(program, trainset)
+    written = {name: config["instructions"] for name, config in best.look.fields.items()}
+    results = {search.predictor: str(search.best.template) for search in best.detailed_results.searches}
+    assert {f"look.{name}": text for name, text in written.items()} == results
+    assert best.look.signature.instructions == program.look.signature.instructions
+    assert program.look.fields == {}
+    assert accuracy(best, trainset, "animal") > accuracy(program, trainset, "animal")
+
+
+def test_a_predictor_beside_a_classifier(task: demo.DemoTask) -> None:
+    class Both(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = ClipClassifier(task.classes, model="demo")
+            self.second = predictor("Name it.", label=(animals(task), "the animal"))
+            self.other = dspy.Predict("question -> answer")
+
+        def forward(self, image: Any) -> dspy.Prediction:
+            self.first(image=image)
+            return self.second(image=image)
+
+    program = Both()
+    found = find_classifiers(program)
+    assert list(found) == ["first", "second"]
+    images = collect_training_images(program, found, list(task.trainset), name="trainset")
+    assert images["first"].images == images["second"].images
+
+
+def test_errors_name_the_predictor_and_the_example(task: demo.DemoTask) -> None:
+    mixed = predictor("Name it.", label=(animals(task), "the animal"), reason=(str, "why"))
+    with pytest.raises(InputError, match=r"predictor 'self' .* by its ClipDecider: Unsupported System One output 'rea"):
+        find_classifiers(mixed)
+    program = predictor("Name it.", label=(animals(task), "the animal"))
+    with pytest.raises(DataError, match=r"trainset\[0\]: a decision by CLIP is about one image, got 0"):
+        IPO(proposer="evolution").compile(program, [dspy.Example(photo="x.png", label="cat").with_inputs("photo")])
+    with pytest.raises(DataError, match="has the label 'unicorn'"):
+        IPO(proposer="evolution").compile(
+            program, [dspy.Example(image=task.testset[0].image, label="unicorn").with_inputs("image")]
+        )
+    with dspy.context(lm=ClipDecider("demo")), pytest.raises(LanguageModelError, match="no language model to propose"):
+        IPO().compile(program, task.trainset)
