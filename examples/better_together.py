@@ -127,7 +127,6 @@ def main() -> None:
     )
 
     student = task.program.deepcopy()
-    student.set_lm(lm)  # BetterTogether wants a language model on every predictor; the classifier never asks it
     together = dspy.BetterTogether(metric=accuracy_metric, ipo=ipo, gepa=gepa)
     print("IPO, then GEPA: half a minute without --lm", flush=True)
     with dspy.context(callbacks=[counted]), contextlib.redirect_stdout(bars), contextlib.redirect_stderr(bars):
@@ -145,7 +144,6 @@ def main() -> None:
         )
     print(f"{counted.count} single-image evaluations")
 
-    best.set_lm(None)  # what is saved is the classifier alone
     saved = Path("together.json").resolve()
     best.save(saved)
     print(f"saved in {saved}, and loaded from there: {ClipClassifier.from_file(saved).template}")

@@ -1,4 +1,4 @@
-"""The Python blocks of the pages run as they stand, one after the other, in an empty folder."""
+"""The Python blocks of the pages and sections run as they stand, one after the other, in an empty folder."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from helpers.cli_process import Processes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGES = ("class-words",)
+PAGES = ("class-words", "composing#Decisions")
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,11 @@ def processes(tmp_path_factory: pytest.TempPathFactory, forking_parent: Processe
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_python_blocks_of_a_page_run(page: str, processes: Processes, tmp_path: Path) -> None:
-    blocks: list[str] = re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(), flags=re.DOTALL)
+    name, _, section = page.partition("#")
+    text = (DOCS / f"{name}.md").read_text()
+    if section:
+        text = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert blocks
     done = processes.python("\n".join([f"import os\nos.chdir({str(tmp_path)!r})", *blocks]))
     assert done.code == 0, done.err
