@@ -1,6 +1,7 @@
 """A `ClipClassifier` is a decision in DSPy's sense: criteria, weights, evidence, and calibration."""
 
 import copy
+import functools
 import json
 import subprocess
 import sys
@@ -10,13 +11,14 @@ from typing import Any
 
 import dspy
 import pytest
+import torch
 from dspy.adapters.decision_state import DecisionState
 from dspy.experimental import ReAnchor
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ipo_dspy import demo
-from ipo_dspy.classifier import ClipClassifier, _weighted_choice
+from ipo_dspy.classifier import ClipClassifier, _Question
 from ipo_dspy.decisions import ClipDecider
 from ipo_dspy.errors import DataError
 
@@ -95,18 +97,19 @@ def test_weights_decide_as_in_dspy(shares: list[float], weights: dict[str, float
     program = ClipClassifier(PETS, model="demo")
     program.fields["label"] = {"weights": weights}
     answer = {"label": {"probabilities": dict(zip(PETS, shares, strict=True)), "confidence": 1.0}}
-    try:
-        expected = DecisionState(program.signature, program.fields)._decode(answer)["label"]
-    except ValueError as error:
-        expected = error
-    most_probable = max(range(3), key=shares.__getitem__)
-    if isinstance(expected, ValueError):
-        assert "positive" in str(expected)
-        if any(weights.get(label, 1.0) for label in PETS):  # else DSPy refuses the weights
-            with pytest.raises(DataError, match="class weights must leave a class with a positive probability"):
-                _weighted_choice(PETS, shares, most_probable, weights)
+    question, row = _Question(None, tuple(PETS), program.template), torch.tensor(shares, dtype=torch.float64)
+    decide = functools.partial(DecisionState, program.signature, program.fields)
+    if any(share * weights.get(label, 1.0) > 0 for label, share in zip(PETS, shares, strict=True)):
+        expected = decide()._decode(answer)["label"]
+        prediction = program._finish({}, question, row)
+        assert prediction.label == next(iter(prediction.scores)) == expected
+        assert prediction.confidence == prediction.probabilities[expected] == max(prediction.probabilities.values())
+        assert sum(prediction.probabilities.values()) == pytest.approx(1 if weights else sum(shares))
     else:
-        assert PETS[_weighted_choice(PETS, shares, most_probable, weights)] == expected
+        with pytest.raises(ValueError, match="positive"):
+            decide()._decode(answer)
+        with pytest.raises(DataError, match="class weights must leave a class with a positive probability"):
+            program._finish({}, question, row)
 
 
 def test_weights_decide_among_the_classes_of_the_program_only(task: demo.DemoTask) -> None:
@@ -115,9 +118,10 @@ def test_weights_decide_among_the_classes_of_the_program_only(task: demo.DemoTas
     first = program(image=image)
     program.fields["label"] = {"weights": {first.label: 0.0}}
     second = program(image=image)
+    rest = 1 - first.confidence
+    weighted = {label: 0.0 if label == first.label else p / rest for label, p in first.probabilities.items()}
+    assert second.probabilities == pytest.approx(weighted, rel=1e-4)
     assert second.label != first.label
-    assert second.probabilities == first.probabilities
-    assert (second.confidence, second.scores) == (second.probabilities[second.label], first.scores)
     assert program(image=image, classes=list(reversed(PETS))).label == first.label
     program.fields["label"]["weights"] = dict.fromkeys(PETS, 0.0)
     with pytest.raises(DataError, match="raise a weight above 0"):

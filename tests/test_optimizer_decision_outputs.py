@@ -91,7 +91,15 @@ def test_several_outputs_get_a_template_each(task: demo.DemoTask) -> None:
     assert accuracy(best, trainset, "animal") > accuracy(program, trainset, "animal")
 
 
-def test_a_predictor_beside_a_classifier(task: demo.DemoTask) -> None:
+def test_texts_of_classes_are_written_into_the_predictor(task: demo.DemoTask) -> None:
+    program = Scene(task)
+    legs = find_classifiers(program)["look.legs"]
+    legs.classes = {"2": "feathered animal", "4": ["dog", "cow", "4"]}
+    assert program.look.get_criteria("legs") == {"2": ["feathered animal"], "4": ["dog", "cow", "4"]}
+    assert find_classifiers(program)["look.legs"].class_texts == legs.class_texts
+
+
+def test_a_predictor_next_to_a_classifier(task: demo.DemoTask) -> None:
     class Both(dspy.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -10,8 +10,10 @@ import contextlib
 import copy
 import heapq
 import logging
+import math
 import os
 import warnings
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -73,15 +75,15 @@ class Classification(dspy.Prediction):
     """Prediction of a `ClipClassifier`: `confidence`, the top-k `scores`, `label`, and all `probabilities`."""
 
     _classes: tuple[str, ...] = ()
-    _row: "Tensor | None" = None
+    _shares: Sequence[float] = ()
 
     @property
     def probabilities(self) -> dict[str, float]:
-        """Probability of every class, before class weights.
+        """Probability of every class, after class weights; empty if the instructions are not a template.
 
-        It is not one of the fields, because optimizers show these to language models, and a list may keep many.
+        It is not one of the fields, because optimizers show these to language models, and takes little memory.
         """
-        return {} if self._row is None else dict(zip(self._classes, self._row.tolist(), strict=True))
+        return dict(zip(self._classes, self._shares, strict=True))
 
 
 class ClipClassifier(dspy.Predict):
@@ -481,18 +483,21 @@ class ClipClassifier(dspy.Predict):
             row: probabilities [C].
         """
         classes, shares = ((), []) if question is None or row is None else (question.classes, row.tolist())
-        ranked = heapq.nlargest(self.top_k, range(len(classes)), key=shares.__getitem__)
-        answer = {"confidence": 0.0, "scores": {classes[i]: shares[i] for i in ranked}, "label": None}
-        if ranked:
-            # Weights were fitted among the classifier's own classes.
-            weights = self.fields.get("label", {}).get("weights") if classes == self.classes else None
-            chosen = _weighted_choice(classes, shares, ranked[0], weights) if weights else ranked[0]
-            answer.update(confidence=shares[chosen], label=classes[chosen])  # `dspy.majority` counts the last field
-            if classes == self.classes:
-                record_evidence(self, "label", classes, shares)
+        weights: Mapping[str, float] = {}
+        if classes and classes == self.classes:
+            record_evidence(self, "label", classes, shares)
+            weights = self.fields.get("label", {}).get("weights", {})  # they hold among these classes only
+        most_probable = max(range(len(classes)), key=shares.__getitem__, default=0)
+        weighted = _weighted(classes, shares, weights) if weights else shares
+        # As in DSPy, ties prefer the most probable class before weights.
+        ranked = heapq.nlargest(self.top_k, range(len(classes)), key=lambda i: (weighted[i], i == most_probable))
+        scores = {classes[i]: weighted[i] for i in ranked}
+        label, confidence = next(iter(scores.items()), (None, 0.0))
+        # `dspy.majority` counts the last field.
+        answer = {"confidence": confidence, "scores": scores, "label": label}
         prediction = self._forward_postprocess([answer], self.signature, **inputs)
         prediction.__class__ = Classification  # DSPy has built a plain one, and may have put it into the trace
-        prediction._classes, prediction._row = classes, row
+        prediction._classes, prediction._shares = classes, array("d", weighted)
         return cast("Classification", prediction)
 
     def _warn_of_another_model(self, backbone: "Backbone") -> None:
@@ -508,16 +513,13 @@ class ClipClassifier(dspy.Predict):
             )
 
 
-def _weighted_choice(
-    classes: Sequence[str], shares: Sequence[float], most_probable: int, weights: Mapping[str, float]
-) -> int:
-    """Return the index of the largest weighted probability; ties go to the most probable class, as in DSPy.
+def _weighted(classes: Sequence[str], shares: Sequence[float], weights: Mapping[str, float]) -> list[float]:
+    """Return the probabilities times the weights of their classes, normalized.
 
     Raises:
         DataError: all are zero.
     """
-    weighted = [share * weights.get(label, 1.0) for label, share in zip(classes, shares, strict=True)]
-    chosen = max(range(len(weighted)), key=lambda i: (weighted[i], i == most_probable))
-    if weighted[chosen] <= 0:
+    products = [share * weights.get(label, 1.0) for label, share in zip(classes, shares, strict=True)]
+    if (total := math.fsum(products)) <= 0:
         raise DataError("class weights must leave a class with a positive probability; raise a weight above 0")
-    return chosen
+    return [product / total for product in products]

@@ -33,16 +33,15 @@ def feedback(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pre
     """
     scores, label = pred.scores, pred.label
     correct = gold.label == label
-    own = f"{scores[label] if label in scores else pred.get('confidence', 0.0):.2f}"  # weights can choose any class
     image = f"An image of {_shown(gold.label)} was"
     if label is None:
         text = f"{image} not classified: every line of the instructions must contain <CLASS>."
     elif correct:
         others = [f" against {p:.2f} for {_shown(name)}" for name, p in scores.items() if name != label]
-        text = f"{image} classified correctly, {own}{''.join(others[:1])}."
+        text = f"{image} classified correctly, {scores[label]:.2f}{''.join(others[:1])}."
     else:
         share = f"{scores[gold.label]:.2f}" if gold.label in scores else f"at most {min(scores.values()):.2f}"
-        text = f"{image} taken for {_shown(label)}, {own} against {share}."
+        text = f"{image} taken for {_shown(label)}, {scores[label]:.2f} against {share}."
     return dspy.Prediction(score=float(correct), feedback=text)
 
 

@@ -93,8 +93,7 @@ def classify(
         return
     lines = []
     for file, answer in zip(files, answers, strict=True):
-        others = [(name, share) for name, share in answer.scores.items() if name != answer.label][:3]
-        next_best = ", ".join(f"{name} {share:.3f}" for name, share in others)
+        next_best = ", ".join(f"{name} {share:.3f}" for name, share in list(answer.scores.items())[1:4])
         lines.append((file, answer.label, f"{answer.confidence:.3f}", next_best))
     show.template(str(classifier.template))
     show.rows("", ["image", "label", "confidence>", "next best"], lines)

@@ -1,8 +1,9 @@
-"""Outputs of predictors that a `ClipDecider` answers, as classifiers whose template can be searched."""
+"""Outputs of predictors that a `ClipDecider` answers, as classifiers whose template and texts can be searched."""
 
 import dspy
 
 from ipo_dspy.argument_checks import as_template
+from ipo_dspy.class_texts import LabeledTexts
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.decision_types import decision_questions
 from ipo_dspy.decisions import ClipDecider, Question, parse_question
@@ -11,7 +12,7 @@ from ipo_dspy.template import Template, has_placeholder
 
 
 class DecisionOutput(ClipClassifier):
-    """The classifier that equals one `Choice` output of a predictor; its template is written into the predictor.
+    """The classifier that equals one `Choice` output of a predictor; its template and texts are written there.
 
     Args:
         predictor: the predictor.
@@ -28,6 +29,17 @@ class DecisionOutput(ClipClassifier):
         source = decider.model_source
         super().__init__(texts, template=question.template, model=source, allow_url=decider.allow_url)
         self.predictor, self.output, self._shared = predictor, output, shared
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The options; setting them with their texts sets the output's criteria."""
+        return self._labels
+
+    @classes.setter
+    def classes(self, classes: LabeledTexts | None) -> None:
+        ClipClassifier.classes.fset(self, classes)  # type: ignore[attr-defined]
+        if "predictor" in vars(self):  # not while this object is made
+            self.predictor.set_criteria(self.output, {label: list(texts) for label, texts in self.class_texts.items()})
 
     @property
     def template(self) -> Template:

@@ -132,7 +132,8 @@ class IPO(Teleprompter):
         """Search for a better template for every `ClipClassifier` of the student.
 
         Args:
-            student: a `ClipClassifier`, or a program that contains some; it is not changed.
+            student: a `ClipClassifier`, or a program that contains some, or a predictor with `Choice` outputs that a
+                `ClipDecider` answers; it is not changed.
             trainset: examples with an image and a label; candidates are scored on all of them.
             teacher: None, for callers that pass one to every optimizer.
             valset: if given, decides which of the best trials is returned.
