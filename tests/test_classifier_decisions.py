@@ -14,7 +14,8 @@ import pytest
 import torch
 from dspy.adapters.decision_state import DecisionState
 from dspy.experimental import ReAnchor
-from hypothesis import example, given
+from hypothesis import example as with_values
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ipo_dspy import demo
@@ -93,7 +94,7 @@ def test_criteria_that_are_no_texts_change_nothing(criteria: Any, message: str) 
     st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.3, 1.0]), min_size=3, max_size=3).filter(any),
     st.dictionaries(st.sampled_from(PETS), st.sampled_from([0, 0.5, 1.0, 2, 3.0])),
 )
-@example([0.1, 0.2, 0.0], {"cat": 2})  # a tie, which the most probable class wins
+@with_values([0.1, 0.2, 0.0], {"cat": 2})  # a tie, which the most probable class wins
 def test_weights_decide_as_in_dspy(shares: list[float], weights: dict[str, float]) -> None:
     program = ClipClassifier(PETS, model="demo")
     program.fields["label"] = {"weights": weights}

@@ -7,7 +7,7 @@ from typing import Any
 import dspy
 import pytest
 
-from ipo_dspy import IPO, ClipClassifier, demo
+from ipo_dspy import IPO, ClipClassifier, ClipDecider, demo
 from ipo_dspy.errors import DataError, InputError, JournalError, LanguageModelError, TemplateError
 from ipo_dspy.proposers import LMResponse, ProposalRequest, Proposals
 from ipo_dspy.run.journal import replay
@@ -328,7 +328,7 @@ def test_a_program_is_saved_without_the_secrets_of_its_language_models(task: dem
     again = Pair(task)
     again.load(tmp_path / "best.json")
     assert (again.explain.lm.model, again.explain.lm.kwargs["temperature"]) == ("openai/gpt-4o-mini", 0.5)
-    assert again.animal.lm is None
+    assert isinstance(again.animal.lm, ClipDecider)  # its own
 
 
 def test_mlflow_cannot_write_into_the_optimizer() -> None:
