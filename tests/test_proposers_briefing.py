@@ -125,13 +125,14 @@ def test_effects_of_phrases_are_those_of_a_known_truth() -> None:
         text = f"{' '.join([*held, str(index)])} <CLASS>."
         trials.append(trial(text, index, 50.0 + sum(WORTH.get(word, 0.0) for word in held) + noise))
     effects = {
-        name: float(value) for name, value, _ in (line.rsplit(" ", 2) for line in phrase_effects(trials, "both"))
+        name: float(value)
+        for name, value, _ in (line.rsplit(" ", 2) for line in phrase_effects(trials, "both", "accuracy"))
     }
     for word, worth in WORTH.items():
         assert effects[word] == pytest.approx(worth, abs=2.0)  # a ridge shrinks
     assert abs(effects.get("soft", 0.0)) < 1.5
     assert set(effects).isdisjoint(map(str, range(60)))  # in one trial each
-    assert phrase_effects(TRIALS[:1], "both") == []
+    assert phrase_effects(TRIALS[:1], "both", "accuracy") == []
 
 
 class Blind:

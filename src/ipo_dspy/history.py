@@ -1,8 +1,8 @@
 """`Trial` and `History`: the scored templates of a search and their order.
 
-The order is total and stated once, in `Trial.rank`: higher accuracy, then lower loss to four decimals, then fewer
-tokens, then earlier. The order of insertion never matters, so a resumed or parallel run has the same result as an
-uninterrupted one.
+The order is total and stated once, in `Trial.rank`: higher accuracy (or better by another objective), then lower loss
+to four decimals, then fewer tokens, then earlier. The order of insertion never matters, so a resumed or parallel run
+has the same result as an uninterrupted one.
 """
 
 from collections.abc import Iterable, Iterator
@@ -36,8 +36,8 @@ class Trial:
     stage: str = "search"
 
     @property
-    def rank(self) -> tuple[float, float, int, int]:
-        """Sort key, best first: higher accuracy, lower loss to four decimals, fewer tokens, earlier."""
+    def rank(self) -> tuple[float, float, float, int, int]:
+        """Sort key, best first: as `Score.rank`, then fewer tokens, earlier."""
         return (*self.score.rank, self.tokens, self.index)
 
     def __repr__(self) -> str:

@@ -91,13 +91,18 @@ class RunSummary:
                 images=choice["images"],
                 prompts=len(self.imagenet.ensemble.lines),
                 is_best=self.imagenet.best == search.best.template,
+                objective=search.choice.objective,
             )
         if self.test_gains:
             count = 0 if self.imagenet is None else len(self.imagenet.ensemble.lines)
-            found["on test images"] = choice_text.on_test(self.test_gains, prompts=count)
+            found["on test images"] = choice_text.on_test(
+                self.test_gains, prompts=count, objective=search.choice.objective
+            )
         if search.ensemble is not None:
             lines = [line.fields for line in search.ensemble]
-            found["ensemble"] = choice_text.added_lines(lines, is_ensemble=len(search.best.template.lines) > 1)
+            found["ensemble"] = choice_text.added_lines(
+                lines, is_ensemble=len(search.best.template.lines) > 1, objective=search.choice.objective
+            )
         limits = choice_text.limits(choice)
         return found if limits is None else {**found, "few images": limits}
 
@@ -123,7 +128,7 @@ class RunSummary:
             "cost": None if spent.unpriced else spent.cost,
             "estimated": bool(spent.estimated),
             "seconds": round(spent.seconds, 3),
-            "scores": {name: {role: asdict(s) for role, s in scores.items()} for name, scores in self.scores.items()},
+            "scores": {name: {role: s.fields for role, s in scores.items()} for name, scores in self.scores.items()},
             "intervals": {name: asdict(interval) for name, interval in self.intervals.items()},
             "test_gains": {
                 name: {role: {"gain": gain, "gain_error": error} for role, (gain, error) in gains.items()}
@@ -270,7 +275,14 @@ def _test(
     stage = "test images" if part == "all" else f"test images, {part}"
     skip, backend = optimizer.config.skip_unreadable, optimizer.config.backend
     evaluation_set = build_evaluation_set(
-        program, images, recorder=recorder, stage=stage, skip_unreadable=skip, where=backend, check=check
+        program,
+        images,
+        recorder=recorder,
+        stage=stage,
+        skip_unreadable=skip,
+        where=backend,
+        check=check,
+        objective=optimizer.config.goal,
     )
     before, after = evaluation_set.evaluate(start), evaluation_set.evaluate(program.template)
     record_comparison(recorder, before, after, evaluation_set.images, split="test", class_split=part)

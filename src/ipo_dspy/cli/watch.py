@@ -26,6 +26,7 @@ from ipo_dspy.report.journal_fields import printable_event
 from ipo_dspy.run.journal import FILE_NAME, is_written, tail
 from ipo_dspy.run.ledger import Usage
 from ipo_dspy.run.state import RunState, SearchState
+from ipo_dspy.scoring.objectives import ObjectiveText
 
 PAUSE = 0.5
 """Seconds between two reads of the journal."""
@@ -145,7 +146,7 @@ def _lines(watched: RunWatcher, console: Console, *, over: bool) -> None:
         for name, search in watched.state.searches.items():
             for trial in search.better[printed[name] :]:
                 owner, score = "" if name == "self" else f"{name}: ", trial.score
-                figures = f"step {trial.step:>3}  {score.accuracy:6.2f} %  loss {score.loss:.4f}"
+                figures = f"step {trial.step:>3}  {_figure(search, trial):>8}  loss {score.loss:.4f}"
                 console.print(Text(f"{owner}{figures}  {_single_line(trial)}"), soft_wrap=True)
             printed[name] = len(search.better)
         if over:
@@ -177,7 +178,8 @@ def _drawn(name: str, search: SearchState, planned: object, bars: str) -> Iterat
     if search.start and search.best:
         yield _best_and_start(search, search.start, search.best)
     if len(curve := search.curve) > 1:
-        yield Text.assemble(f"{curve[0]:.2f} % ", (sparkline(curve, bars), "green"), f" {curve[-1]:.2f} %")
+        number = ObjectiveText.of(search.objective).number
+        yield Text.assemble(f"{number(curve[0])} ", (sparkline(curve, bars), "green"), f" {number(curve[-1])}")
     if search.rejections:
         counts = Counter(rejection.reason for rejection in search.rejections).most_common()
         yield Text(f"rejected: {', '.join(f'{reason} {count}' for reason, count in counts)}")
@@ -189,16 +191,23 @@ def _drawn(name: str, search: SearchState, planned: object, bars: str) -> Iterat
 def _best_and_start(search: SearchState, start: Trial, best: Trial) -> Table:
     """Return a table of the start template, the last improvements and the best template."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("", "step", "accuracy", "loss"):
+    goal = ObjectiveText.of(search.objective)
+    for column in ("", "step", goal.label if goal.label != "loss" else "accuracy", "loss"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     table.add_column("template", overflow="fold")
     rows = [("start", start, "")]
     rows += [("", trial, "") for trial in search.better[1:][-SHOWN_BETTER:] if trial is not best]
     rows.append(("best" if search.selected is None else "chosen", best, "bold green"))
     for label, trial, style in rows:
-        numbers = (str(trial.step), f"{trial.score.accuracy:.2f} %", f"{trial.score.loss:.4f}")
+        numbers = (str(trial.step), _figure(search, trial), f"{trial.score.loss:.4f}")
         table.add_row(Text(label), *map(Text, numbers), Text(_single_line(trial)), style=style)
     return table
+
+
+def _figure(search: SearchState, trial: Trial) -> str:
+    """Return the value of the objective, or the accuracy next to the loss."""
+    goal = ObjectiveText.of(search.objective)
+    return f"{trial.score.accuracy:.2f} %" if goal.label == "loss" else goal.number(trial.score.goal)
 
 
 def sparkline(values: Sequence[float], bars: str = BARS, width: int = WIDEST_LINE) -> str:

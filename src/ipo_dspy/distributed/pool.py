@@ -70,11 +70,12 @@ class WorkerPool:
             images.dtype = storage_dtype(total, max(report.width for report in reports.values()))
             return images, [reports[index] for index in range(len(parts))]
 
-    def ask(self, method: str, images: ImageSetHandle, text: Any, scale: float, bias: float) -> list[Any]:
+    def ask(self, method: str, images: ImageSetHandle, text: Any, scale: float, bias: float, *more: Any) -> list[Any]:
         """Return the answers of all workers that hold partitions of an image set; encode lost ones again before.
 
         `method` names a method of `ScoringActor`; `text` refers to text features in the object store; `scale` and
-        `bias` are those of the model's logits. Raises `ClusterError` if workers died repeatedly.
+        `bias` are those of the model's logits; `more` are further arguments of the method. Raises `ClusterError` if
+        workers died repeatedly.
         """
         with self._lock:
             for _ in range(TRIES):
@@ -85,7 +86,7 @@ class WorkerPool:
                 alive, calls = tuple(self._sets), []
                 for worker, share in shares.items():
                     asked = Asked(images.number, tuple(share), alive, images.dtype, scale, bias)
-                    calls.append((worker, getattr(worker, method).remote(asked, text)))
+                    calls.append((worker, getattr(worker, method).remote(asked, text, *more)))
                 answers = [self._answer(*call) for call in calls]
                 losses = [answer.error for answer in answers if isinstance(answer, WorkerLost)]
                 if not losses:

@@ -10,6 +10,7 @@ import hashlib
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,11 @@ from ipo_dspy.distributed.pool import ImageSetHandle, WorkerPool
 from ipo_dspy.distributed.worker import EncodeJob, PartitionReport
 from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.scoring.comparison import PairTally
-from ipo_dspy.scoring.metrics import Tally
+from ipo_dspy.scoring.objectives import DEFAULT, Objective
+from ipo_dspy.scoring.outcomes import ClassObjective
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.scoring.scorers import EncodedSet, RemoteImageSet
+from ipo_dspy.scoring.tally import Tally
 from ipo_dspy.template import Template
 
 if TYPE_CHECKING:
@@ -99,6 +102,7 @@ class RayScorer(ClusterUser):
         skip_unreadable: bool = False,
         allow_url: bool = False,
         progress: Progress = None,
+        objective: Objective = DEFAULT,
     ) -> EncodedSet:
         """Encode images on the workers; see `ScoringBackend`."""
         if not images:
@@ -106,7 +110,7 @@ class RayScorer(ClusterUser):
         size = part_size(len(images), self._joined().worker_count(self.size, len(images)))
         parts = in_memory_partitions(images, labels, choices, size=size)
         job = self._job(backbone, classes, allow_url=allow_url)
-        scorer, reports = self._encode(backbone, job, texts, parts, progress, skip_unreadable)
+        scorer, reports = self._encode(backbone, job, texts, parts, progress, skip_unreadable, objective)
         pairs = list(zip(parts, reports, strict=True))
         kept = tuple(part.first + i for part, report in pairs for i in report.kept)
         skipped = tuple((part.first + i, message) for part, report in pairs for i, message in report.skipped)
@@ -122,6 +126,7 @@ class RayScorer(ClusterUser):
         texts: ClassTexts | None = None,
         skip_unreadable: bool = False,
         progress: Progress = None,
+        objective: Objective = DEFAULT,
     ) -> RemoteImageSet | None:
         """Return a scorer over `images`, which the driver never lists; None without `images`."""
         if self.images is None:
@@ -132,7 +137,7 @@ class RayScorer(ClusterUser):
                 "pass ClipClassifier(classes=[...])"
             )
         parts, job = discover_partitions(self.images, **self.columns), self._job(backbone, classes)
-        scorer, reports = self._encode(backbone, job, texts, parts, progress, skip_unreadable)
+        scorer, reports = self._encode(backbone, job, texts, parts, progress, skip_unreadable, objective)
         skipped = tuple(message for report in reports for _, message in report.skipped)
         count = sum(len(report.kept) for report in reports)
         if not count:
@@ -155,6 +160,7 @@ class RayScorer(ClusterUser):
         parts: Sequence[Partition],
         progress: Progress,
         skip: bool,
+        objective: Objective,
     ) -> tuple["ShardScorer", list[PartitionReport]]:
         """Encode partitions and return a scorer over them and a report of each."""
         if self._pool is None or not self._pool.cluster.is_joined:
@@ -176,7 +182,7 @@ class RayScorer(ClusterUser):
             place = part.place(index) if isinstance(part, Listed) else ""  # other messages already name the place
             total = sum(len(report.kept) for report in reports) + len(bad)
             raise refusal([message for *_, message in bad], total, place)
-        return ShardScorer(backbone, job.classes, texts or job.classes, self._pool, images), reports
+        return ShardScorer(backbone, job.classes, texts or job.classes, self._pool, images, objective), reports
 
     def _job(self, backbone: "Backbone", classes: Sequence[str], *, allow_url: bool = False) -> EncodeJob:
         self._make_store()
@@ -203,8 +209,10 @@ class ShardScorer:
         texts: ClassTexts,
         pool: WorkerPool,
         images: ImageSetHandle,
+        objective: Objective = DEFAULT,
     ) -> None:
         self.backbone, self.classes, self.texts = backbone, tuple(classes), tuple(texts)
+        self._objective = ClassObjective.of(objective, self.classes)
         self._pool, self._images = pool, images
 
     def check(self, template: Template) -> TemplateTokens:
@@ -212,18 +220,24 @@ class ShardScorer:
         return template_tokens(self.backbone, template, self.texts)
 
     def score(self, templates: Sequence[Template]) -> list[Score]:
-        """Return loss and accuracy of each template over all images."""
-        return [tally.score for tally in self.tally(templates)]
+        """Return the score of each template over all images."""
+        tallies = self.tally(templates, by_class=self._objective.needs_classes)
+        return [self._objective.score(tally) for tally in tallies]
 
-    def tally(self, templates: Sequence[Template]) -> list[Tally]:
-        """Return the tally of each template over all images."""
-        answers = self._ask("tally", class_features(self.backbone, templates, self.texts))  # [T, C, D]
+    def tally(self, templates: Sequence[Template], *, by_class: bool = False) -> list[Tally]:
+        """Return the tally of each template over all images, with counts by class if they are asked for."""
+        pairs = self._objective.pairs if by_class else None
+        answers = self._ask("tally", class_features(self.backbone, templates, self.texts), pairs)  # [T, C, D]
         return [functools.reduce(operator.add, of_template) for of_template in zip(*answers, strict=True)]
 
     def tally_pairs(self, templates: Sequence[Template]) -> PairTally:
         """Return the sums and products of the outcomes of templates over all images."""
-        answers: list[PairTally] = self._ask("tally_pairs", class_features(self.backbone, templates, self.texts))
-        return functools.reduce(operator.add, answers)
+        objective = self._objective
+        tallies = [] if objective.is_default else self.tally(templates, by_class=objective.needs_classes)
+        outcomes, scores = objective.outcomes(tallies), tuple(map(objective.score, tallies))
+        text = class_features(self.backbone, templates, self.texts)
+        answers: list[PairTally] = self._ask("tally_pairs", text, outcomes)
+        return replace(functools.reduce(operator.add, answers), unit=objective.unit, scores=scores)
 
     def predict(self, template: Template) -> list[str]:
         """Return the predicted class of each image."""
@@ -231,7 +245,7 @@ class ShardScorer:
         by_partition = {index: indices for answer in answers for index, indices in answer.items()}
         return [self.classes[i] for index in sorted(by_partition) for i in by_partition[index]]
 
-    def _ask(self, method: str, text: "Tensor") -> list[Any]:
+    def _ask(self, method: str, text: "Tensor", *more: Any) -> list[Any]:
         """Return the answers of all workers; the text features are sent once."""
         sent = self._pool.cluster.ray.put(text.cpu().numpy())
-        return self._pool.ask(method, self._images, sent, self.backbone.logit_scale, self.backbone.logit_bias)
+        return self._pool.ask(method, self._images, sent, self.backbone.logit_scale, self.backbone.logit_bias, *more)

@@ -13,7 +13,7 @@ import operator
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,9 @@ from ipo_dspy.distributed.partitions import Listed, Partition
 from ipo_dspy.errors import DataError, ImageError, IPOError
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
 from ipo_dspy.scoring.comparison import PairTally
-from ipo_dspy.scoring.metrics import Tally, predict, tally_pairs, tally_templates
+from ipo_dspy.scoring.metrics import predict, tally_pairs, tally_templates
+from ipo_dspy.scoring.outcomes import Outcomes
+from ipo_dspy.scoring.tally import Counts, Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +101,26 @@ class ScoringActor:
         self._held[name] = _Rows(stored.features, targets, allowed)
         return _report(stored, part)
 
-    def tally(self, asked: Asked, text: NDArray[np.float32]) -> list[Tally]:
-        """Return the tally of each template [T, C, D], summed over partitions."""
+    def tally(self, asked: Asked, text: NDArray[np.float32], pairs: Counts | None = None) -> list[Tally]:
+        """Return the tally of each template [T, C, D], summed over partitions; `pairs` as in `tally_templates`."""
         texts, scale, bias = torch.tensor(text), asked.logit_scale, asked.logit_bias
         tallies = [
-            tally_templates(r.features, r.targets, texts, logit_scale=scale, logit_bias=bias, allowed=r.allowed)
+            tally_templates(
+                r.features, r.targets, texts, logit_scale=scale, logit_bias=bias, allowed=r.allowed, pairs=pairs
+            )
             for r in self._rows(asked).values()
         ]
         return [functools.reduce(operator.add, of_template) for of_template in zip(*tallies, strict=True)]
 
-    def tally_pairs(self, asked: Asked, text: NDArray[np.float32]) -> PairTally:
-        """Return the pair tally of templates [T, C, D], summed over partitions."""
+    def tally_pairs(
+        self, asked: Asked, text: NDArray[np.float32], outcomes: Outcomes | Literal["top5", "loss"] | None = None
+    ) -> PairTally:
+        """Return the pair tally of templates [T, C, D], summed over partitions; `outcomes` as in `tally_pairs`."""
         texts, scale, bias = torch.tensor(text), asked.logit_scale, asked.logit_bias
         tallies = [
-            tally_pairs(r.features, r.targets, texts, logit_scale=scale, logit_bias=bias, allowed=r.allowed)
+            tally_pairs(
+                r.features, r.targets, texts, logit_scale=scale, logit_bias=bias, allowed=r.allowed, outcomes=outcomes
+            )
             for r in self._rows(asked).values()
         ]
         return functools.reduce(operator.add, tallies)

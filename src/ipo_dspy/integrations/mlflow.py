@@ -27,10 +27,11 @@ _LONGEST = 500
 class MlflowObserver:
     """Logs the events of one compilation to an MLflow run; made by `mlflow_observer`.
 
-    Metrics by step: `best_accuracy` (percent), `best_loss` (nats), `step_accuracy` (the best of the step alone),
-    `templates` (scored so far), `calls` and `tokens` (of the whole run so far). At the end: `train_accuracy`,
-    `train_accuracy_start`, the same for `validation` and for loss, and the totals `calls`, `tokens`, `seconds` and, if
-    known, `cost` (USD). Parameters: the settings, the model, the numbers of classes and images, the start template.
+    Metrics by step: `best_accuracy` (percent), `best_loss` (nats), `best_value` (of another objective, higher is
+    better), `step_accuracy` (the best of the step alone), `templates` (scored so far), `calls` and `tokens` (of the
+    whole run so far). At the end: `train_accuracy`, `train_accuracy_start`, the same for `validation` and for loss, and
+    the totals `calls`, `tokens`, `seconds` and, if known, `cost` (USD). Parameters: the settings, the model, the
+    numbers of classes and images, the start template.
     Tags: the selected template and the images that it was selected on. `templates.csv`: every trial. In a program with
     several classifiers their names come first. A resumed run counts what its earlier sessions did.
     """
@@ -95,6 +96,7 @@ class MlflowObserver:
             return
         best = history.best.score
         metrics = {"best_accuracy": best.accuracy, "best_loss": best.loss, "templates": len(history)}
+        metrics |= {} if best.value is None else {"best_value": best.value}
         metrics |= {"calls": usage.calls, "tokens": usage.tokens}
         if accuracies := [trial.score.accuracy for trial in history if trial.step == event["step"]]:
             metrics["step_accuracy"] = max(accuracies)

@@ -6,7 +6,7 @@ the scores mean, and the request. Each answer stands between `<INS>` and `</INS>
 step come first, to benefit from providers' prompt caches. The wording is not that of the paper.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import dspy
@@ -23,6 +23,7 @@ from ipo_dspy.lms.signatures import (
     RewordPrompts,
     ScoredTemplate,
 )
+from ipo_dspy.scoring.objectives import ObjectiveText
 
 Layout = Callable[[Mapping[str, Any]], Iterable[str]]
 """Returns the parts of a request behind the task, from the inputs of a signature."""
@@ -85,13 +86,14 @@ class PlainAdapter(_TextAdapter):
 
 def _proposal_parts(inputs: Mapping[str, Any]) -> list[str]:
     guessed = ", guessed by CLIP, some are wrong" if inputs["guessed"] else ""
-    order = {(True, False): "by loss", (False, True): "by accuracy"}.get(_shown_scores(inputs["best"]))
+    goal = _objective(inputs["best"]).label
+    order = {(True, False): "by loss", (False, True): f"by {goal}"}.get(_shown_scores(inputs["best"]))
     return [
         *_line(f"How training images look (share of images{guessed}):", inputs["look"]),
         *_section("Descriptions of some training images:", inputs["descriptions"]),
         inputs["progress"],
         *_section(
-            f"The best so far that are unlike each other, best last ({order or 'by accuracy, then loss'}):",
+            f"The best so far that are unlike each other, best last ({order or f'by {goal}, then loss'}):",
             map(_brief, inputs["best"]),
         ),
         *_section("The others of the last step:", map(_brief, inputs["latest"])),
@@ -109,7 +111,17 @@ def _proposal_parts(inputs: Mapping[str, Any]) -> list[str]:
 def _brief(prompt: ScoredTemplate) -> str:
     accuracy = [] if prompt.accuracy is None else [f"{prompt.accuracy:.2f} %"]
     loss = [] if prompt.loss is None else [f"loss {prompt.loss:.3f}"]
-    return f"{prompt.template.replace(chr(10), ' | ')} ({', '.join([*accuracy, *loss])})"
+    return f"{prompt.template.replace(chr(10), ' | ')} ({', '.join([*accuracy, *_other(prompt), *loss])})"
+
+
+def _other(prompt: ScoredTemplate) -> list[str]:
+    """Return the value of another objective, and what is missed of floors of recall, as far as there are any."""
+    value = [] if prompt.value is None else [_objective([prompt]).show(prompt.value)]
+    return value + ([f"{prompt.missed:.1f} points of recall below the floors"] if prompt.missed else [])
+
+
+def _objective(prompts: Iterable[ScoredTemplate]) -> ObjectiveText:
+    return ObjectiveText.of(next((p.objective for p in prompts if p.objective is not None), "accuracy"))
 
 
 def _mistaken(mistake: Mistake) -> str:
@@ -163,28 +175,32 @@ _ACCURACY_ALONE = "Accuracy is the percentage of the training images classified 
 
 
 def _shown_scores(history: Iterable[ScoredTemplate]) -> tuple[bool, bool]:
-    """Return whether all losses and all accuracies are shown; both True without any history."""
+    """Return whether all losses and all accuracies (or other values) are shown; both True without any history."""
     prompts = list(history)
-    return all(p.loss is not None for p in prompts), all(p.accuracy is not None for p in prompts)
+    return all(p.loss is not None for p in prompts), all((p.accuracy, p.value) != (None, None) for p in prompts)
 
 
-def _score_legend(history: Iterable[ScoredTemplate]) -> str:
+def _score_legend(history: Sequence[ScoredTemplate]) -> str:
     """Return an explanation of the scores that are shown."""
-    meanings = {(True, True): f"{_LOSS} {_ACCURACY}", (True, False): _LOSS, (False, True): _ACCURACY_ALONE}
+    objective = _objective(history)
+    of_them, alone = (_ACCURACY, _ACCURACY_ALONE) if objective.label == "accuracy" else [objective.meaning] * 2
+    meanings = {(True, True): f"{_LOSS} {of_them}", (True, False): _LOSS, (False, True): alone}
     return meanings.get(_shown_scores(history), "")
 
 
-def _goal(history: Iterable[ScoredTemplate]) -> str:
+def _goal(history: Sequence[ScoredTemplate]) -> str:
     """Return the goal of a new template."""
-    aims = {(True, False): "a lower loss", (False, True): "a higher accuracy"}
-    return aims.get(_shown_scores(history), "a lower loss and a higher accuracy")
+    objective = _objective(history)
+    aim = f"a {'higher' if objective.sign > 0 else 'lower'} {objective.label}"
+    aims = {(True, False): "a lower loss", (False, True): aim}
+    return aims.get(_shown_scores(history), f"a lower loss and {aim}")
 
 
 def _scored(prompt: ScoredTemplate) -> str:
     text = prompt.template.replace("\n", " | ")
     loss = [] if prompt.loss is None else [f"loss {prompt.loss:.4f}"]
     accuracy = [] if prompt.accuracy is None else [f"accuracy {prompt.accuracy:.2f} %"]
-    return f"{text}  ({', '.join([*loss, *accuracy])})"
+    return f"{text}  ({', '.join([*loss, *accuracy, *_other(prompt)])})"
 
 
 _FORM = f"Each is one short sentence in plain words that holds <CLASS> once, between {OPEN_TAG} and {CLOSE_TAG}."

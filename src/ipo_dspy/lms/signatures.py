@@ -5,11 +5,17 @@ import pydantic
 
 
 class ScoredTemplate(pydantic.BaseModel):
-    """An earlier prompt template and how it did on the training images; a score that is not told is None."""
+    """An earlier prompt template and how it did on the training images; a score that is not told is None.
+
+    `value` is that of another `objective` than accuracy and loss, in words; `missed` are points of missed recall.
+    """
 
     template: str
     loss: float | None = None
     accuracy: float | None = None
+    objective: str | None = None
+    value: float | None = None
+    missed: float = 0.0
 
 
 class ProposeTemplates(dspy.Signature):

@@ -4,13 +4,14 @@ The command line and the benchmark read their defaults here. The module imports 
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from ipo_dspy.argument_checks import as_template, callables, flag, having, invalid, one_of, require_int, require_number
 from ipo_dspy.errors import Hint
 from ipo_dspy.run.budget import Budget
+from ipo_dspy.scoring.objectives import Objective, ObjectiveName, build_objective
 from ipo_dspy.template import Template
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ class OptimizerConfig:
     auto: SearchPreset | None = None
     choose: ChoiceRule = "plainest"
     tolerance: float = 1.0
+    objective: ObjectiveName = "accuracy"
+    costs: Mapping[tuple[str, str], float] | None = None
+    min_recall: Mapping[str, float] | None = None
+    metric: Callable[..., Any] | None = None
     polish: bool = True
     images_in_request: int = 0
     ensemble: int = 1
@@ -80,6 +85,10 @@ class OptimizerConfig:
         self._check_numbers()
         self._check_models()
         one_of("choose", self.choose, get_args(ChoiceRule))
+        _ = self.goal  # validated on construction
+        if self.metric is not None and self.backend is not None:
+            condition = "None with a backend, whose workers alone have the probabilities"
+            raise invalid("metric", condition, self.metric, "pass objective=..., or score on this machine")
         require_number("tolerance", self.tolerance, 0.0)
         if self.log_dir is not None and not os.fspath(self.log_dir):
             raise invalid(
@@ -176,6 +185,11 @@ class OptimizerConfig:
         return self.describer
 
     @property
+    def goal(self) -> Objective:
+        """The objective with its costs, floors or metric."""
+        return build_objective(self.objective, self.costs, self.min_recall, self.metric)
+
+    @property
     def limits(self) -> Budget:
         """Limits of the run."""
         return Budget(self.max_lm_calls, self.max_tokens, self.max_cost, self.max_seconds)
@@ -188,6 +202,7 @@ class OptimizerConfig:
         """Return the settings that a journal records: plain values, no keys and no addresses."""
         settings = {name: getattr(self, name) for name in _RECORDED}
         settings |= {"images_in_request": self.images_in_request} if self.images_in_request else {}
+        settings |= self.goal.settings
         names = {
             "describer": display_name(self.describer_kind),
             "description_model": display_name(self.description_model),

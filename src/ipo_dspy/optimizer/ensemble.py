@@ -61,7 +61,7 @@ def grow_ensemble(
         if not candidates:
             break
         scores = scorer.score(candidates)
-        best = candidates[min(range(len(scores)), key=lambda i: (scores[i].loss, -scores[i].accuracy))]
+        best = candidates[min(range(len(scores)), key=lambda i: (scores[i].loss, -scores[i].goal))]
         compared, added = Comparison(scorer.tally_pairs([ensemble, best])), best.lines[len(ensemble.lines) :]
         gain = EnsembleLine(*compared.difference(1, 0), " / ".join(added))
         if gain.loss <= tolerance * gain.loss_error:

@@ -3,17 +3,20 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.errors import DataError
+from ipo_dspy.optimizer.metric import bind_metric
 from ipo_dspy.optimizer.search import SearchResult
 from ipo_dspy.optimizer.trainset import TrainingImages, collect_training_images
-from ipo_dspy.run.events import EvaluationEvent, Event, ImageSkippedEvent, PredictionChangedEvent
+from ipo_dspy.run.events import ConfusionFields, EvaluationEvent, Event, ImageSkippedEvent, PredictionChangedEvent
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.metrics import per_class
+from ipo_dspy.scoring.objectives import DEFAULT, Objective
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
@@ -27,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 CHANGED_SHOWN = 24
 """Maximum number of fixed and of broken predictions in the report."""
+CONFUSIONS = 40
+"""Maximum number of pairs of a class and what it is taken for in an evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +43,16 @@ class EvaluationResult:
         score: score on all images.
         predicted: predicted class of each image.
         per_class: correct and total images of each class.
+        measures: accuracy, top5, balanced_accuracy, macro_f1 and calibration_error in percent, and the loss.
+        confusions: the most frequent errors: label, predicted class, and number of images.
     """
 
     template: Template
     score: Score
     predicted: tuple[str, ...]
     per_class: dict[str, tuple[int, int]]
+    measures: Mapping[str, float]
+    confusions: tuple[tuple[str, str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +75,16 @@ class EvaluationSet:
 
     def evaluate(self, template: Template) -> EvaluationResult:
         """Score a template on these images."""
-        predicted = self.scorer.predict(template)
+        predicted, labels = self.scorer.predict(template), self.images.labels
+        (score,), (tally,) = self.scorer.score([template]), self.scorer.tally([template], by_class=True)
+        errors = Counter(pair for pair in zip(labels, predicted, strict=True) if pair[0] != pair[1])
         return EvaluationResult(
             template=template,
-            score=self.scorer.score([template])[0],
+            score=score,
             predicted=tuple(predicted),
-            per_class=per_class(predicted, self.images.labels),
+            per_class=per_class(predicted, labels),
+            measures=tally.measures,
+            confusions=tuple((*pair, count) for pair, count in errors.most_common(CONFUSIONS)),
         )
 
 
@@ -87,6 +100,7 @@ def build_evaluation_set(
     checked: bool = False,
     where: "ScoringBackend | None" = None,
     check: Callable[[], None] = lambda: None,
+    objective: Objective = DEFAULT,
 ) -> EvaluationSet:
     """Encode images once; those that cannot be read raise, or are skipped and reported with `skip_unreadable`.
 
@@ -101,6 +115,7 @@ def build_evaluation_set(
         checked: see `encode_images`.
         where: backend that encodes and scores the images; this process by default.
         check: called repeatedly during encoding; an exception aborts it.
+        objective: what scores are by.
 
     Raises:
         ImageError: an image cannot be read (without `skip_unreadable`).
@@ -113,7 +128,7 @@ def build_evaluation_set(
             recorder.progress(predictor, stage, done, total)
 
     if where is None:
-        encoded = _encode_locally(classifier, images, num_threads, skip_unreadable, checked, progress)
+        encoded = _encode_locally(classifier, images, num_threads, skip_unreadable, checked, progress, objective)
     else:
         encoded = where.hold(
             classifier.backbone,
@@ -125,6 +140,7 @@ def build_evaluation_set(
             skip_unreadable=skip_unreadable,
             allow_url=classifier.allow_url,
             progress=progress,
+            objective=objective,
         )
     log_skipped(recorder, predictor, stage, [message for _, message in encoded.skipped])
     return EvaluationSet(encoded.scorer, images.keep(encoded.kept), encoded.keys)
@@ -145,6 +161,7 @@ def _encode_locally(
     skip_unreadable: bool,
     checked: bool,
     progress: Callable[[int, int], None],
+    objective: Objective,
 ) -> "EncodedSet":
     from ipo_dspy.clip.image_features import encode_images
     from ipo_dspy.scoring.precision_check import check_precision
@@ -162,7 +179,16 @@ def _encode_locally(
     usable = images.keep(encoded.kept)
     backbone, classes, texts = classifier.backbone, usable.classes, classifier.texts_of(usable.classes)
     check_precision(backbone, usable.images, usable.labels, classes, texts=texts, allow_url=classifier.allow_url)
-    scorer = ClipScorer(backbone, encoded.features, usable.labels, classes, texts=texts, choices=usable.choices)
+    scorer = ClipScorer(
+        backbone,
+        encoded.features,
+        usable.labels,
+        classes,
+        texts=texts,
+        choices=usable.choices,
+        objective=objective,
+        metric=None if objective.metric is None else bind_metric(objective.metric, usable, classifier.top_k),
+    )
     return EncodedSet(scorer, encoded.kept, encoded.keys, encoded.skipped)
 
 
@@ -173,6 +199,7 @@ def encode_examples(
     recorder: EventRecorder | None = None,
     label_field: str = "label",
     skip_unreadable: bool = False,
+    objective: Objective = DEFAULT,
 ) -> EvaluationSet:
     """Encode labeled examples, to score templates on them; raises as `evaluate` does."""
     if not examples:
@@ -182,7 +209,12 @@ def encode_examples(
         "self"
     ]
     return build_evaluation_set(
-        classifier, images, recorder=recorder, stage="test images", skip_unreadable=skip_unreadable
+        classifier,
+        images,
+        recorder=recorder,
+        stage="test images",
+        skip_unreadable=skip_unreadable,
+        objective=objective,
     )
 
 
@@ -234,10 +266,14 @@ def record_comparison(
             class_split=class_split,
             role=role,
             template=str(evaluation.template),
-            accuracy=evaluation.score.accuracy,
-            loss=evaluation.score.loss,
+            **evaluation.score.fields,
             images=len(evaluation.predicted),
             per_class={name: list(counts) for name, counts in evaluation.per_class.items()},
+            measures=dict(evaluation.measures),
+            confusions=[
+                ConfusionFields(label=label, predicted=predicted, images=count)
+                for label, predicted, count in evaluation.confusions
+            ],
         )
         for role, evaluation in (("start", start), ("best", best))
     ]

@@ -12,7 +12,7 @@ from ipo_dspy.history import Trial
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.ensemble import POOL, Ensemble, grow_ensemble
 from ipo_dspy.optimizer.selection import Candidates, Selection, build_choice, compared_trials
-from ipo_dspy.run.events import FinalistFields, ScoreFields, SelectedEvent
+from ipo_dspy.run.events import FinalistFields, SelectedEvent
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.state import SearchState
 from ipo_dspy.scoring.comparison import Comparison
@@ -50,7 +50,7 @@ class Finalist:
         return self.validation or self.trial.score
 
     @property
-    def rank(self) -> tuple[float, float, int, int]:
+    def rank(self) -> tuple[float, float, float, int, int]:
         """Sort key as in `Trial.rank`, by the deciding score."""
         return (*self.deciding.rank, self.trial.tokens, self.trial.index)
 
@@ -60,8 +60,8 @@ class Finalist:
         return {
             "index": self.trial.index,
             "template": str(self.trial.template),
-            "train": _score_fields(self.trial.score),
-            "validation": None if self.validation is None else _score_fields(self.validation),
+            "train": self.trial.score.fields,
+            "validation": None if self.validation is None else self.validation.fields,
         }
 
 
@@ -129,11 +129,12 @@ class FinalChoice:
         ]
         winner, baseline = candidates[selection.winner], candidates[selection.candidates.start]
         ranked = sorted(candidates, key=lambda finalist: finalist.rank)
-        choice, ensemble = selection.report(), self._grow(selection, ranked)
+        choice, ensemble = selection.report(self.config.goal.name), self._grow(selection, ranked)
         if self.config.ensemble > 1 and ensemble is not None and ensemble.added:
             whole = self._finalist(ensemble.template)
-            if whole.deciding.rank <= baseline.deciding.rank:
-                winner, choice = whole, choice.of_ensemble(whole.deciding.accuracy)
+            meets_floors = whole.deciding.missed <= winner.deciding.missed
+            if whole.deciding.rank <= baseline.deciding.rank and meets_floors:
+                winner, choice = whole, choice.of_ensemble(whole.deciding.goal)
         finalists = tuple({f.trial.key: f for f in (winner, *ranked[:FINALISTS], baseline)}.values())
         tied, phrases = tuple(candidates[k] for k in selection.tied[:SHOWN_TIED]), selection.phrase_worths()
         self.recorder.record(
@@ -177,7 +178,3 @@ class FinalChoice:
             self.score([(template, checked)])
         trial = next(trial for trial in self.state.history if trial.key == checked.key)
         return Finalist(trial, None if self.validator is None else self.validator.score([template])[0])
-
-
-def _score_fields(score: Score) -> ScoreFields:
-    return {"accuracy": score.accuracy, "loss": score.loss}

@@ -12,7 +12,7 @@ from ipo_dspy.optimizer.evaluation import build_evaluation_set
 from ipo_dspy.optimizer.final_choice import MANY_LOGITS
 from ipo_dspy.optimizer.selection import leaders
 from ipo_dspy.optimizer.trainset import collect_training_images
-from ipo_dspy.run.events import ImagenetPromptsEvent, ScoreFields
+from ipo_dspy.run.events import ImagenetPromptsEvent
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.comparison import Comparison
 from ipo_dspy.scoring.imagenet_prompts import best_line, fitting_lines, imagenet_templates
@@ -140,9 +140,7 @@ class ImagenetPrompts:
             or (event["fingerprint"], event["prompts"]) != (fingerprint, len(self.ensemble.lines))
         ):
             best = self.best or best_line(scorer, self.ensemble)
-            scores = [
-                ScoreFields(accuracy=score.accuracy, loss=score.loss) for score in scorer.score([best, self.ensemble])
-            ]
+            scores = [score.fields for score in scorer.score([best, self.ensemble])]
             event = ImagenetPromptsEvent(
                 event="imagenet_prompts",
                 predictor=self.predictor,

@@ -24,6 +24,7 @@ from ipo_dspy.optimizer.factories import (
     language_models,
     lm_of,
 )
+from ipo_dspy.optimizer.metric import check_metric
 from ipo_dspy.optimizer.pipeline import EncodedTask, SearchTask, describe_task, run_tasks
 from ipo_dspy.optimizer.results import DetailedResults, candidate_programs, save_atomically, with_templates
 from ipo_dspy.optimizer.search import SearchResult
@@ -63,6 +64,14 @@ class IPO(Teleprompter):
         auto: `light`, `medium` or `heavy` instead of `steps`.
         choose: `plainest` selects the template with the fewest phrases among those that cannot be told apart from the
             best one, and removes phrases that are worth nothing; `best` selects the best one, as the paper does.
+        objective: what is optimized: `accuracy`, `balanced_accuracy`, `macro_f1`, `loss` or `top5`.
+        costs: optimize the mean cost of errors instead: a mapping from (true class, predicted class) to a cost of at
+            least 0; errors that are not listed cost 1.
+        min_recall: lowest recall of some classes, 0 to 1. Templates that miss such a floor rank after all that meet it,
+            by how much they miss.
+        metric: optimize a function of yours instead, higher is better: `metric(labels, probabilities)` of all images,
+            by these names of its parameters, with class indices [N] and probabilities [N, C]; or a DSPy metric
+            `metric(example, prediction, trace=None)`, which is averaged over the images.
         tolerance: with `plainest`, standard errors by which accuracy and loss may be worse than the best one's.
         polish: with `plainest`, say the tied templates in fewer words after the search: one request for at most eight
             rewordings to a language model, or synonyms in the embedded search. They are scored and selected like all
@@ -201,6 +210,8 @@ class IPO(Teleprompter):
             SearchTask(name, classifier, self._initial(classifier), train[name], validation.get(name))
             for name, classifier in classifiers.items()
         ]
+        for task in tasks:
+            self._check_objective(task)
         with open_session(
             self.config.log_dir,
             limits=self.config.limits,
@@ -224,6 +235,16 @@ class IPO(Teleprompter):
                 test(session.recorder, best, results, encoded)
             session.finish(details.status)
         return best
+
+    def _check_objective(self, task: SearchTask) -> None:
+        """Check that the objective can be measured on the images of a task, before anything slow is done."""
+        goal = self.config.goal
+        is_remote = getattr(self.config.backend, "images", None) is not None
+        for name, images in (("trainset", task.train), ("valset", task.validation)):
+            if images is not None:
+                goal.check(images.classes, None if is_remote and name == "trainset" else set(images.labels), name)
+                if goal.metric is not None:
+                    check_metric(goal.metric, images, task.classifier.top_k)
 
     def estimate(self, student: dspy.Module, trainset: Sequence[dspy.Example]) -> "Estimate":
         """Estimate the cost of `compile` without sending any request.

@@ -53,12 +53,14 @@ class EncodedTask:
         train: training images of the task.
         validation: images that select the template, if they are not the training images.
         wide: larger image set for scoring candidates, if it is not `train`.
+        objective: name of the objective.
     """
 
     task: SearchTask
     train: "EvaluationSet"
     validation: "EvaluationSet | None"
     wide: "RemoteImageSet | None" = None
+    objective: str = "accuracy"
 
     @property
     def scorer(self) -> "Scorer":
@@ -76,7 +78,7 @@ class EncodedTask:
         backbone, data = self.task.classifier.backbone, self.train.fingerprint
         classes = self.train.images.classes
         texts = zip(classes, self.task.classifier.texts_of(classes), strict=True)
-        return SearchStartedEvent(
+        event = SearchStartedEvent(
             event="search_started",
             predictor=self.task.name,
             classes=list(classes),
@@ -89,6 +91,7 @@ class EncodedTask:
             data_fingerprint=data if self.wide is None else f"{data} {self.wide.fingerprint}",
             validation_fingerprint=None if self.validation is None else self.validation.fingerprint,
         )
+        return event if self.objective == "accuracy" else {**event, "objective": self.objective}
 
 
 def run_tasks(
@@ -162,7 +165,7 @@ def encode(session: Session, task: SearchTask, config: OptimizerConfig) -> Encod
     validation = (
         None if task.validation is None else _judge(session, task, task.validation, config, "validation images")
     )
-    return EncodedTask(task, train, validation, _encode_remotely(session, task, config))
+    return EncodedTask(task, train, validation, _encode_remotely(session, task, config), config.goal.name)
 
 
 def search(session: Session, encoded: EncodedTask, proposer: "Proposer", config: OptimizerConfig) -> SearchResult:
@@ -277,6 +280,7 @@ def _judge(
         checked=True,
         where=config.backend,
         check=session.check_stop,
+        objective=config.goal,
     )
 
 
@@ -296,6 +300,7 @@ def _encode_remotely(session: Session, task: SearchTask, config: OptimizerConfig
         texts=task.classifier.texts_of(task.train.classes),
         skip_unreadable=config.skip_unreadable,
         progress=progress,
+        objective=config.goal,
     )
     log_skipped(session.recorder, task.name, "images to score on", () if wide is None else wide.skipped)
     return wide

@@ -94,6 +94,7 @@ class RequestBuilder:
             error=self._error(trials),
             mistakes=self._mistakes(step, trials),
             max_tokens=self.max_tokens,
+            objective=self.config.goal.name,
             pending=tuple(map(str, pending)),
             seed=self.config.seed,
             once=self.once,

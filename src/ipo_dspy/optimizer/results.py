@@ -103,7 +103,7 @@ def candidate_programs(student: dspy.Module, results: Sequence[SearchResult]) ->
     rows.sort(key=lambda row: row[0].rank)
     return [
         {
-            "score": finalist.deciding.accuracy,
+            "score": finalist.deciding.goal,
             "loss": finalist.deciding.loss,
             "predictor": predictor,
             "template": str(finalist.trial.template),

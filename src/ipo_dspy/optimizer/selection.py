@@ -21,6 +21,7 @@ from ipo_dspy.optimizer.config import ChoiceRule
 from ipo_dspy.run.events import CandidateFields, ChoiceFields, PhraseFields
 from ipo_dspy.scoring.comparison import Comparison, Floats
 from ipo_dspy.scoring.intervals import Interval, Z
+from ipo_dspy.scoring.objectives import SHARES
 from ipo_dspy.scoring.score import DECIMALS, Score
 from ipo_dspy.scoring.worth import Worth
 from ipo_dspy.template import Template
@@ -138,7 +139,11 @@ class Candidates:
         return self.comparison.scores
 
     def choose(self, rule: Choice, accuracy: Floats, loss: Floats, scale: float) -> NDArray[np.int64]:
-        """Return the chosen candidate of each draw [B]: the plainest tied one, then the better one."""
+        """Return the chosen candidate of each draw [B]: the plainest tied one, then the better one.
+
+        Only candidates that miss floors of recall by least can be chosen; floors are not drawn.
+        """
+        accuracy = np.where(self.comparison.eligible, accuracy, -np.inf)
         chosen = leaders(accuracy, loss)
         for _ in range(rule.rounds):
             tied = rule.tied(self, accuracy, loss, scale, chosen)
@@ -150,7 +155,7 @@ class Candidates:
     def select(self, rule: Choice) -> "Selection":
         """Apply a rule to the scores themselves."""
         compared = self.comparison
-        accuracy, loss = compared.accuracy[None], compared.loss[None]
+        accuracy, loss = np.where(compared.eligible, compared.accuracy, -np.inf)[None], compared.loss[None]
         winner = int(self.choose(rule, accuracy, loss, 1.0)[0])
         tied = np.flatnonzero(rule.tied(self, accuracy, loss, 1.0, leaders(accuracy, loss))[0])
         ranked = sorted(
@@ -162,6 +167,8 @@ class Candidates:
 @dataclass(frozen=True, slots=True)
 class ChoiceReport:
     """Expected accuracy of a chosen template on new images of the same classes; accuracies in percent.
+
+    With another objective, its values take the place of accuracies: higher is better, so losses and costs are negative.
 
     Attributes:
         images: number of images that decided.
@@ -176,6 +183,7 @@ class ChoiceReport:
         tied: number of them that the rule could not tell apart from the leader.
         possibly_best: size of the 95 % confidence set of the most accurate one.
         is_spread_known: False if no class has two images; optimism and interval then rest on an assumption.
+        objective: name of the objective; see `scoring.objectives`.
     """
 
     images: int
@@ -190,6 +198,7 @@ class ChoiceReport:
     tied: int
     possibly_best: int
     is_spread_known: bool = True
+    objective: str = "accuracy"
 
     @property
     def beats_start(self) -> bool:
@@ -201,9 +210,10 @@ class ChoiceReport:
 
         Its optimism is taken to be that of the template.
         """
-        expected = max(0.0, accuracy - self.optimism)
+        low, high = (0.0, 100.0) if self.objective in SHARES else (-np.inf, np.inf)
+        expected = max(low, accuracy - self.optimism)
         shift = expected - self.expected
-        interval = Interval(max(0.0, self.interval.low + shift), min(100.0, self.interval.high + shift))
+        interval = Interval(max(low, self.interval.low + shift), min(high, self.interval.high + shift))
         return replace(self, accuracy=accuracy, expected=expected, interval=interval, gain=self.gain + shift)
 
     @property
@@ -250,7 +260,7 @@ class Selection:
     def candidate_fields(self, count: int) -> list[CandidateFields]:
         """Return the most accurate candidates, best first, as plain values for the journal."""
         compared = self.candidates.comparison
-        ranked = np.lexsort((compared.loss, -compared.accuracy))[:count].tolist()
+        ranked = np.lexsort((compared.loss, -compared.accuracy, compared.missed))[:count].tolist()
         return [
             {
                 "index": self.candidates.trials[k].index,
@@ -272,12 +282,12 @@ class Selection:
                 worths.append(PhraseWorth(*compared.difference(self.winner, k), phrase))
         return tuple(worths)
 
-    def report(self) -> ChoiceReport:
-        """Return what is known about the accuracy of the chosen template on new images."""
+    def report(self, objective: str = "accuracy") -> ChoiceReport:
+        """Return what is known about the accuracy, or another objective, of the chosen template on new images."""
         candidates, compared = self.candidates, self.candidates.comparison
         optimism = compared.optimism(lambda *draws: candidates.choose(self.rule, *draws))
         accuracy = float(compared.accuracy[self.winner])
-        expected = max(0.0, accuracy - optimism)
+        expected = max(0.0, accuracy - optimism) if compared.is_share else accuracy - optimism
         gain = expected - float(compared.accuracy[candidates.start])
         error = float(compared.accuracy_errors[self.winner, candidates.start])
         return ChoiceReport(
@@ -288,11 +298,12 @@ class Selection:
             interval=compared.interval(expected, self.winner),
             gain=gain,
             gain_error=error,
-            leader=float(compared.accuracy.max()),
+            leader=float(compared.accuracy[compared.eligible].max()),
             compared=len(candidates.trials),
             tied=len(self.tied),
             possibly_best=int(compared.best_set().sum()),
             is_spread_known=compared.is_spread_known,
+            objective=objective,
         )
 
 

@@ -9,7 +9,7 @@ the fields of these examples unchanged.
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class TrainingImages:
         classes: class names; the union if they differ from image to image.
         choices: candidate class names of each image, if they are passed with each call.
         sources: path of each image; empty if unknown.
+        examples: the example of each image, for a metric.
     """
 
     images: tuple[Any, ...]
@@ -46,6 +47,7 @@ class TrainingImages:
     classes: tuple[str, ...]
     choices: tuple[tuple[str, ...], ...] | None
     sources: tuple[str, ...]
+    examples: tuple[dspy.Example, ...] = field(default=(), repr=False)
 
     @property
     def data_name(self) -> str:
@@ -67,6 +69,7 @@ class TrainingImages:
             classes=self.classes,
             choices=None if self.choices is None else tuple(self.choices[i] for i in indices),
             sources=tuple(self.sources[i] for i in indices),
+            examples=tuple(self.examples[i] for i in indices) if self.examples else (),
         )
 
 
@@ -267,6 +270,7 @@ def _build_training_images(
         classes=classes,
         choices=choices,
         sources=tuple(_source(example) for example in examples),
+        examples=tuple(examples),
     )
 
 

@@ -34,6 +34,7 @@ class ProposalRequest:
         mistakes: training images that the best template gets wrong, if the proposer has a true attribute
             `shows_images` and the run has `images_in_request`.
         max_tokens: longest template that the model takes, filled with a class name.
+        objective: name of the objective, by which trials are ranked; see `scoring.objectives`.
         pending: templates that are being scored now.
         seed: of the search; random draws must depend on it and `step` alone.
         once: wraps each call that costs money or time: `ask.once(f"step {ask.step}/0", lambda: LMResponse(...))`.
@@ -54,6 +55,7 @@ class ProposalRequest:
     error: float | None = None
     mistakes: tuple[Mistake, ...] = ()
     max_tokens: int | None = None
+    objective: str = "accuracy"
     pending: tuple[str, ...] = ()
     seed: int = 0
     once: AskOnce = field(default=lambda question, ask: ask(), compare=False, repr=False)

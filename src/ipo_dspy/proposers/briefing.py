@@ -15,6 +15,7 @@ from ipo_dspy.lms.signatures import ScoredTemplate
 from ipo_dspy.proposers.base import ProposalRequest
 from ipo_dspy.proposers.feedback import Feedback, rank
 from ipo_dspy.proposers.phrase_values import PhraseValueModel
+from ipo_dspy.scoring.objectives import ObjectiveText
 from ipo_dspy.template import PLACEHOLDER
 from ipo_dspy.template_phrases import FUNCTION_WORDS, WORD, phrase_key, phrases
 from ipo_dspy.vocabulary import BANK
@@ -56,10 +57,10 @@ def briefing(ask: ProposalRequest, count: int, descriptions: Sequence[str], feed
         "guessed": ask.guessed,
         "descriptions": [] if ask.guessed else list(descriptions),
         "progress": _progress(ask),
-        "best": [scored(trial, feedback) for trial in reversed(best)],
-        "worst": [scored(trial, first) for trial in worst],
-        "latest": [scored(trial, first) for trial in latest],
-        "effects": phrase_effects(ask.trials, feedback),
+        "best": [scored(trial, feedback, ask.objective) for trial in reversed(best)],
+        "worst": [scored(trial, first, ask.objective) for trial in worst],
+        "latest": [scored(trial, first, ask.objective) for trial in latest],
+        "effects": phrase_effects(ask.trials, feedback, ask.objective),
         "untried": untried[:UNTRIED],
         **({"mistakes": list(ask.mistakes)} if ask.mistakes else {}),
         "pending": list(ask.pending),
@@ -68,12 +69,16 @@ def briefing(ask: ProposalRequest, count: int, descriptions: Sequence[str], feed
     }
 
 
-def scored(trial: Trial, feedback: Feedback) -> ScoredTemplate:
-    """Return a trial with the scores that are shown."""
+def scored(trial: Trial, feedback: Feedback, objective: str) -> ScoredTemplate:
+    """Return a trial with the scores that are shown; the value of another objective takes the place of the accuracy."""
+    score, shows_goal = trial.score, feedback != "loss" and objective != "loss"
     return ScoredTemplate(
         template=str(trial.template),
-        loss=None if feedback == "accuracy" else trial.score.loss,
-        accuracy=None if feedback == "loss" else trial.score.accuracy,
+        loss=None if feedback == "accuracy" and objective != "loss" else score.loss,
+        accuracy=score.accuracy if shows_goal and objective == "accuracy" else None,
+        objective=objective if shows_goal and objective != "accuracy" else None,
+        value=score.goal if shows_goal and objective != "accuracy" else None,
+        missed=score.missed,
     )
 
 
@@ -104,22 +109,23 @@ def unlike(ranked: Sequence[Trial], count: int) -> list[Trial]:
     return sorted([*chosen, *others[: count - len(chosen)]], key=ranked.index)
 
 
-def phrase_effects(trials: Sequence[Trial], feedback: Feedback) -> list[str]:
-    """Return by how much phrases seem to raise the accuracy (the loss if only that is shown), with their trials.
+def phrase_effects(trials: Sequence[Trial], feedback: Feedback, objective: str) -> list[str]:
+    """Return by how much phrases seem to raise the objective (the loss if only that is shown), with their trials.
 
     Estimated for all phrases together, by a ridge regression over the trials; phrases of few trials are left out.
     """
     sets = [frozenset(_phrases(trial)) for trial in trials]
     counts = Counter(phrase for phrases_of in sets for phrase in phrases_of)
-    scores = np.array([t.score.loss if feedback == "loss" else t.score.accuracy for t in trials])
+    text = ObjectiveText.of("loss" if feedback == "loss" else objective)
+    scores = np.array([t.score.loss if text.label == "loss" else text.sign * t.score.goal for t in trials])
     if len(trials) < 2 or (spread := scores.std()) < 1e-12:
         return []
     model = PhraseValueModel(sets, (scores - scores.mean()) / spread, {})
-    least = LEAST_EFFECT / (100 if feedback == "loss" else 1)
+    least = LEAST_EFFECT / (1 if text.is_share else 100)
     effects = {name: spread * value for name, value in zip(model.names, model.mean, strict=True)}
     shown = [name for name in effects if LEAST_TRIALS <= counts[name] < len(trials) and abs(effects[name]) >= least]
     largest = sorted(shown, key=lambda name: -abs(effects[name]))[:EFFECTS]
-    digits = 3 if feedback == "loss" else 1
+    digits = 1 if text.is_share else 3
     return [
         f"{name} {effects[name]:+.{digits}f} ({counts[name]})" for name in sorted(largest, key=lambda n: -effects[n])
     ]
@@ -129,7 +135,9 @@ def _progress(ask: ProposalRequest) -> str:
     """Return step, number of images, noise, and token limit."""
     step = f"Step {ask.step} of {ask.steps}" if ask.steps else f"Step {ask.step}"
     images = f" on {ask.images} images" if ask.images else ""
-    noise = "" if ask.error is None else f"; differences below {2 * ask.error:.1f} points are mostly chance"
+    least = 2 * (ask.error or 0.0)
+    smallest = f"{least:.1f} points" if ObjectiveText.of(ask.objective).is_share else f"{least:.3f}"
+    noise = "" if ask.error is None else f"; differences below {smallest} are mostly chance"
     limit = f" A filled template has at most {ask.max_tokens} tokens." if ask.max_tokens else ""
     return f"{step}, {pluralize(len(ask.trials), 'template')} tried{images}{noise}.{limit}"
 

@@ -202,8 +202,12 @@ class EvolutionProposer:
 
 
 def _standardized(trials: Sequence[Trial], feedback: Feedback) -> Floats:
-    """Return the average of standardized accuracy and negated loss; the loss separates trials of equal accuracy."""
-    accuracy = _zscore(np.array([trial.score.accuracy for trial in trials]))
+    """Return the average of standardized accuracy and negated loss; the loss separates trials of equal accuracy.
+
+    Another objective takes the place of the accuracy, and what is missed of floors of recall is subtracted.
+    """
+    missed = _zscore(np.array([trial.score.missed for trial in trials]))
+    accuracy = _zscore(np.array([trial.score.goal for trial in trials])) - missed
     loss = _zscore(np.minimum(np.array([trial.score.loss for trial in trials]), 1e6))
     return {"both": 0.5 * accuracy - 0.5 * loss, "accuracy": accuracy, "loss": -loss}[feedback]
 

@@ -1,4 +1,4 @@
-"""Limit the scores that a proposer sees to loss, accuracy, or both, for an ablation of the paper.
+"""Limit the scores that a proposer sees to loss, accuracy (or objective), or both, for an ablation of the paper.
 
 The choice affects the history of a proposer and its ranking. It does not affect the result of a search, which is
 selected by `Trial.rank`.
@@ -15,8 +15,9 @@ Feedback = Literal["both", "accuracy", "loss"]
 
 def rank(trial: Trial, feedback: Feedback) -> tuple[float, ...]:
     """Return a sort key, best first: `Trial.rank` without the hidden score."""
-    accuracy, loss, tokens, index = trial.rank
-    return {"both": trial.rank, "accuracy": (accuracy, tokens, index), "loss": (loss, tokens, index)}[feedback]
+    missed, goal, loss, tokens, index = trial.rank
+    keys = {"both": trial.rank, "accuracy": (missed, goal, tokens, index), "loss": (loss, tokens, index)}
+    return keys[feedback]
 
 
 def history_for_prompt(ask: ProposalRequest, feedback: Feedback) -> Sequence[Trial]:

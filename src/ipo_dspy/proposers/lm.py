@@ -270,13 +270,13 @@ class LMProposer:
         return {
             "task": ask.task,
             "descriptions": descriptions,
-            "history": [scored(trial, self.feedback) for trial in ask.shown],
+            "history": [scored(trial, self.feedback, ask.objective) for trial in ask.shown],
             "rejected": list(ask.rejected),
             "count": count,
         }
 
     def _reword_inputs(self, ask: ProposalRequest) -> dict[str, object]:
-        tied = [scored(trial, self.feedback) for trial in ask.shown]
+        tied = [scored(trial, self.feedback, ask.objective) for trial in ask.shown]
         return {"task": ask.task, "tied": tied, "count": ask.count}
 
     def _described(self, ask: ProposalRequest, share: float) -> list[str]:

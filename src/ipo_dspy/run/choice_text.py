@@ -4,19 +4,24 @@ from collections.abc import Mapping, Sequence
 
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.run.events import ChoiceFields, EnsembleLineFields
-from ipo_dspy.scoring.intervals import Interval, Z
+from ipo_dspy.scoring.intervals import Z
+from ipo_dspy.scoring.objectives import ObjectiveText
 
 WIDE = 20.0
 """Width of an interval, in points, from which on the images are called few."""
+IMBALANCE = 10
+"""Images of the most frequent class, relative to the rarest, above which classes are called imbalanced."""
 
 
 def expectation(choice: ChoiceFields, selected_on: str) -> str:
     """Return the accuracy to expect on new images, and how it follows from that on the images that decided."""
-    images = "training" if selected_on == "train" else selected_on
+    images, text = "training" if selected_on == "train" else selected_on, _text(choice)
+    label = "" if text.label == "accuracy" else f"{text.label} "
+    optimism = f"{choice['optimism']:.1f} points" if text.is_share else f"{choice['optimism']:.3f}"
     return (
-        f"{choice['expected']:.1f} % on new images of these classes, 95 % interval "
-        f"{Interval(choice['low'], choice['high'])} ({choice['accuracy']:.1f} % on "
-        f"{images} images, less {choice['optimism']:.1f} points of optimism)"
+        f"{label}{text.brief(choice['expected'])} on new images of these classes, 95 % interval "
+        f"{text.interval(choice['low'], choice['high'])} ({text.brief(choice['accuracy'])} on "
+        f"{images} images, {'less' if text.sign > 0 else 'plus'} {optimism} of optimism)"
     )
 
 
@@ -28,10 +33,12 @@ def against_start(choice: ChoiceFields, *, is_start: bool) -> str:
         return "cannot be told apart from the start template: one image gives no standard error"
     gain, error = choice["gain"], choice["gain_error"]
     verdict = _verdict(max(gain, 0.0), error)  # never worse on the images that decided
-    return f"{verdict} the start template: {_difference(gain, error)}"
+    return f"{verdict} the start template: {_text(choice).gain(gain, error)}"
 
 
-def against_imagenet(gain: float, error: float, *, images: int, prompts: int, is_best: bool) -> str:
+def against_imagenet(
+    gain: float, error: float, *, images: int, prompts: int, is_best: bool, objective: str = "accuracy"
+) -> str:
     """Return a sentence on the gain over the best of the prompts for ImageNet.
 
     Args:
@@ -40,6 +47,7 @@ def against_imagenet(gain: float, error: float, *, images: int, prompts: int, is
         images: number of images that decided.
         prompts: number of prompts.
         is_best: True if the best prompt is the selected template.
+        objective: name of the objective, in whose values the gain is.
 
     >>> against_imagenet(0.4, 1.0, images=100, prompts=80, is_best=False)
     'cannot be told apart from the best of the 80 ImageNet prompts: +0.4 points, standard error 1.0'
@@ -49,15 +57,18 @@ def against_imagenet(gain: float, error: float, *, images: int, prompts: int, is
         return f"the same template as {best}"
     if images == 1:
         return f"cannot be told apart from {best}: one image gives no standard error"
-    return f"{_verdict(gain, error)} {best}: {_difference(gain, error)}"
+    return f"{_verdict(gain, error)} {best}: {ObjectiveText.of(objective).gain(gain, error)}"
 
 
-def on_test(gains: Mapping[str, Mapping[str, tuple[float, float]]], *, prompts: int) -> str:
+def on_test(
+    gains: Mapping[str, Mapping[str, tuple[float, float]]], *, prompts: int, objective: str = "accuracy"
+) -> str:
     """Return a sentence on the gains on test images.
 
     Args:
         gains: points and standard error over the template of a role (`start`, `imagenet_best`), by set of images.
         prompts: number of prompts for ImageNet.
+        objective: name of the objective, in whose values the gains are.
 
     >>> on_test({"test": {"start": (30.6, 5.0)}}, prompts=80)
     'clearly better than the start template: +30.6 points, standard error 5.0'
@@ -67,24 +78,26 @@ def on_test(gains: Mapping[str, Mapping[str, tuple[float, float]]], *, prompts: 
     for name, of_set in gains.items():
         part = f"{name.removeprefix('test ')} classes: " if len(gains) > 1 else ""
         sentences += [
-            f"{part}{_verdict(gain, error)} {named[role]}: {_difference(gain, error)}"
+            f"{part}{_verdict(gain, error)} {named[role]}: {ObjectiveText.of(objective).gain(gain, error)}"
             for role, (gain, error) in of_set.items()
         ]
     return "; ".join(sentences)
 
 
-def added_lines(lines: Sequence[EnsembleLineFields], *, is_ensemble: bool) -> str:
+def added_lines(lines: Sequence[EnsembleLineFields], *, is_ensemble: bool, objective: str = "accuracy") -> str:
     """Return what the further lines of an ensemble add on the images that decided, or would add.
 
     >>> added_lines([], is_ensemble=False)
     'no further line lowers the loss clearly'
     """
+    text = ObjectiveText.of(objective)
     if not lines:
         return "no further line lowers the loss clearly"
     if not is_ensemble:
         points, nats = sum(line["accuracy"] for line in lines), sum(line["loss"] for line in lines)
-        return f"{pluralize(len(lines), 'more line')} would add {points:+.1f} points and lower the loss by {nats:.3f}"
-    each = ", ".join(f"{line['accuracy']:+.1f} points and {-line['loss']:+.3f} loss" for line in lines)
+        added = f"would add {text.gain(points)} and lower the loss by {nats:.3f}"
+        return f"{pluralize(len(lines), 'more line')} {added}"
+    each = ", ".join(f"{text.gain(line['accuracy'])} and {-line['loss']:+.3f} loss" for line in lines)
     return f"{pluralize(len(lines), 'further line')}, each with what it adds: {each}"
 
 
@@ -95,16 +108,18 @@ def _verdict(gain: float, error: float) -> str:
     return f"clearly {'better' if gain > 0 else 'worse'} than"
 
 
-def _difference(gain: float, error: float) -> str:
-    return f"{round(gain, 1) + 0.0:+.1f} points, standard error {error:.1f}"
+def _text(choice: ChoiceFields) -> ObjectiveText:
+    return ObjectiveText.of(choice.get("objective", "accuracy"))
 
 
 def ties(choice: ChoiceFields) -> str:
-    """Return how many of the compared templates are tied with the most accurate one."""
+    """Return how many of the compared templates are tied with the most accurate one, or the best by the objective."""
     compared = pluralize(choice["compared"], "template")
     if choice["tied"] == 1:
         return f"none of the others; {compared} compared"
-    leader = f"; the most accurate one has {choice['leader']:.1f} %" if "leader" in choice else ""
+    text = _text(choice)
+    best = "the most accurate one has" if text.label == "accuracy" else f"the best one has {text.label}"
+    leader = f"; {best} {text.brief(choice['leader'])}" if "leader" in choice else ""
     return f"{choice['tied']} of {compared} are as good within the tolerance{leader}"
 
 
@@ -116,10 +131,25 @@ def limits(choice: ChoiceFields) -> str | None:
             f"{decided}, at most one a class: the spread within a class, and the accuracy of a single "
             "class, cannot be known from them; optimism and interval rest on an assumption"
         )
-    if choice["high"] - choice["low"] >= WIDE:
+    if _text(choice).is_share and choice["high"] - choice["low"] >= WIDE:
         half = (choice["high"] - choice["low"]) / 2
-        return f"{decided}: the accuracy on new images is known to about {half:.0f} points only"
+        return f"{decided}: the {_text(choice).label} on new images is known to about {half:.0f} points only"
     return None
+
+
+def imbalance(images_per_class: Sequence[int], objective: str) -> str | None:
+    """Return a note if classes differ much in their numbers of images, unless the objective weighs them equally.
+
+    >>> imbalance([3, 40], "accuracy")
+    'the most frequent class has 40 training images, the rarest 3: balanced_accuracy counts all classes alike'
+    """
+    counts = [count for count in images_per_class if count]
+    if not counts or max(counts) <= IMBALANCE * min(counts) or objective in ("balanced_accuracy", "macro_f1"):
+        return None
+    return (
+        f"the most frequent class has {max(counts)} training images, the rarest {min(counts)}: balanced_accuracy "
+        "counts all classes alike"
+    )
 
 
 def plainest(templates: Sequence[str]) -> str:

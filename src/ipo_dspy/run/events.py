@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, Union, get_args, get_type_hints
 
 from ipo_dspy._internal.json_input import has_type, type_in_words
+from ipo_dspy.scoring.score import ScoreFields as ScoreFields
 
 
 class RunStartedEvent(TypedDict):
@@ -43,7 +44,8 @@ class SearchStartedEvent(TypedDict):
 
     `data_name` is the name of the folder or table with the training images, empty if unknown. `data_fingerprint` is
     that of images, labels and classes, `validation_fingerprint` that of the validation images. `class_texts` are the
-    texts of classes that CLIP does not read by their name.
+    texts of classes that CLIP does not read by their name. `objective` is the name of the objective, if it is not the
+    accuracy.
     """
 
     event: Literal["search_started"]
@@ -57,6 +59,7 @@ class SearchStartedEvent(TypedDict):
     data_name: NotRequired[str]
     data_fingerprint: NotRequired[str]
     validation_fingerprint: NotRequired[str | None]
+    objective: NotRequired[str]
 
 
 class LMRequestEvent(TypedDict):
@@ -119,7 +122,7 @@ class DescriptionEvent(TypedDict):
 
 
 class TrialEvent(TypedDict):
-    """A template was scored on all training images: accuracy in percent, loss in nats.
+    """A template was scored on all training images: accuracy in percent, loss in nats; the rest as in `Score`.
 
     `stage` is `refine` for a variant of the winner that was scored after the search; a resumed run scores it again.
     """
@@ -131,6 +134,8 @@ class TrialEvent(TypedDict):
     template: str
     accuracy: float
     loss: float
+    value: NotRequired[float]
+    missed: NotRequired[float]
     tokens: int
     key: str
     stage: NotRequired[str]
@@ -185,13 +190,6 @@ class LimitReachedEvent(TypedDict):
     spent: float
 
 
-class ScoreFields(TypedDict):
-    """Accuracy in percent, loss in nats."""
-
-    accuracy: float
-    loss: float
-
-
 class FinalistFields(TypedDict):
     """A template that was compared at the end; `validation` is null without validation images."""
 
@@ -202,7 +200,10 @@ class FinalistFields(TypedDict):
 
 
 class ChoiceFields(TypedDict):
-    """Expected accuracy of the selected template on new images; see `selection.ChoiceReport`."""
+    """Expected accuracy of the selected template on new images; see `selection.ChoiceReport`.
+
+    With another `objective`, its values take the place of accuracies.
+    """
 
     images: int
     accuracy: float
@@ -217,10 +218,14 @@ class ChoiceFields(TypedDict):
     tied: int
     possibly_best: int
     is_spread_known: bool
+    objective: NotRequired[str]
 
 
 class CandidateFields(TypedDict):
-    """A template that was compared: `error` is the standard error of its accuracy's difference to the best one's."""
+    """A template that was compared: `error` is the standard error of its accuracy's difference to the best one's.
+
+    With another objective, `accuracy` is its value.
+    """
 
     index: int
     accuracy: float
@@ -269,8 +274,19 @@ class SelectedEvent(TypedDict):
     ensemble: NotRequired[list[EnsembleLineFields]]
 
 
+class ConfusionFields(TypedDict):
+    """The number of images of a class that were predicted as another."""
+
+    label: str
+    predicted: str
+    images: int
+
+
 class EvaluationEvent(TypedDict):
-    """The score of the start or the best template (`role`) on a set of images."""
+    """The score of the start or the best template (`role`) on a set of images.
+
+    `measures` are other measures by name, in percent but for the loss, and `confusions` the most frequent errors.
+    """
 
     event: Literal["evaluation"]
     predictor: str
@@ -280,8 +296,12 @@ class EvaluationEvent(TypedDict):
     template: str
     accuracy: float
     loss: float
+    value: NotRequired[float]
+    missed: NotRequired[float]
     images: int
     per_class: dict[str, list[int]]
+    measures: NotRequired[dict[str, float]]
+    confusions: NotRequired[list[ConfusionFields]]
 
 
 class ImagenetPromptsEvent(TypedDict):

@@ -15,6 +15,7 @@ from rich.text import Text
 from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.run.events import Event, TrialEvent
 from ipo_dspy.run.state import RunState
+from ipo_dspy.scoring.objectives import ObjectiveText
 
 _LINES_PER_RUN = 10
 """Number of lines for the steps of a search without bars."""
@@ -67,7 +68,7 @@ class ProgressDisplay:
         )
         self._tasks: dict[str, TaskID] = {}
         self._tenths: dict[str, int] = {}
-        self._best: tuple[float, float] | None = None
+        self._best: tuple[float, float, float] | None = None
 
     def __enter__(self) -> "ProgressDisplay":
         self._progress.start()
@@ -109,14 +110,17 @@ class ProgressDisplay:
 
     def _note(self, trial: TrialEvent) -> None:
         """Write a line for each template that is better than all earlier ones; the bar shows its accuracy."""
-        row = (-trial["accuracy"], trial["loss"])
+        row = (trial.get("missed", 0.0), -trial.get("value", trial["accuracy"]), trial["loss"])
         self.show("steps", max(0, trial["step"] - 1), self.steps)  # its step is not finished
         if self._lines and (self._best is None or row < self._best):
             self._best = row
             text = trial["template"].replace("\n", " | ")
-            self.say(f"step {trial['step']:>3}  {trial['accuracy']:6.2f} %  {text}")
+            goal = ObjectiveText.of(self.state.search(trial["predictor"]).objective)
+            value = goal.number(trial.get("value", trial["accuracy"]))
+            label = "" if goal.label == "accuracy" else f"{goal.label} "
+            self.say(f"step {trial['step']:>3}  {label}{value:>8}  {text}")
             if self.bars:
-                self._progress.update(self._tasks["steps"], note=f"best {trial['accuracy']:.2f} %")
+                self._progress.update(self._tasks["steps"], note=f"best {value}")
 
 
 def data_line(

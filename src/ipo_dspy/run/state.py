@@ -134,9 +134,14 @@ class SearchState:
         return self.selected["template"] if self.selected else str(best.template) if best else self.start_text
 
     @property
+    def objective(self) -> str:
+        """The name of the objective."""
+        return self.setup.get("objective", "accuracy")
+
+    @property
     def curve(self) -> list[float]:
-        """Accuracy of the best trial so far after each step, from step 0 on."""
-        accuracies = {trial.step: trial.score.accuracy for trial in self.better}
+        """Accuracy, or value of another objective, of the best trial so far after each step, from step 0 on."""
+        accuracies = {trial.step: trial.score.goal for trial in self.better}
         values: list[float] = []
         for step in range(self.steps + 1 if accuracies else 0):
             values.append(accuracies.get(step, values[-1] if values else 0.0))
@@ -282,7 +287,8 @@ def readable(text: str) -> str:
 def _trial(event: TrialEvent) -> Trial:
     try:
         # `Template.parse` would reject templates that an earlier version accepted.
-        template, score = Template(tuple(event["template"].split("\n"))), Score(event["accuracy"], event["loss"])
+        template = Template(tuple(event["template"].split("\n")))
+        score = Score(event["accuracy"], event["loss"], event.get("value"), event.get("missed", 0.0))
     except InputError as error:
         raise JournalError(
             f"trial {event['index']} of the journal cannot be used ({error}); restore the journal from a backup or "

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ipo_dspy.errors import InputError
-from ipo_dspy.scoring.intervals import Interval, wilson_interval
+from ipo_dspy.scoring.intervals import Interval, Z, wilson_interval
 from ipo_dspy.scoring.score import Score
 
 Floats = NDArray[np.float64]
@@ -42,20 +42,26 @@ is an estimate, too; docs/choice.md has the share of intervals that hold the tru
 class PairTally:
     """Sums of the outcomes of K templates, and of products of two outcomes; tallies of disjoint images add up.
 
-    The outcomes of an image are K zeros and ones (one if the class is correct) and K losses in nats.
+    The outcomes of an image are K zeros and ones (one if the class is correct) and K losses in nats. If the objective
+    is not the accuracy, the first K are numbers whose mean over images is its value; see `scoring.objectives`.
 
     Attributes:
         images: [C] number of images of each class.
         sums: [C, 2K] sum of each outcome over the images of each class, float64.
         products: [2K, 2K] sum of the products of each pair of outcomes over all images, float64.
+        unit: factor from the first K outcomes to values: 100 for shares, which are told in percent.
+        scores: scores of the templates on all images, if the objective is not the accuracy; parts have none.
     """
 
     images: NDArray[np.int64]
     sums: Floats
     products: Floats
+    unit: float = 100.0
+    scores: tuple[Score, ...] = ()
 
     def __add__(self, other: "PairTally") -> "PairTally":
-        return PairTally(self.images + other.images, self.sums + other.sums, self.products + other.products)
+        sums, products = self.sums + other.sums, self.products + other.products
+        return PairTally(self.images + other.images, sums, products, self.unit)
 
     @classmethod
     def of(cls, table: Floats, labels: NDArray[np.int64], classes: int) -> "PairTally":
@@ -72,6 +78,9 @@ standard errors are larger than those of the comparison. It returns the indices 
 class Comparison:
     """K templates compared on the same images; accuracies are in percent, losses in nats.
 
+    If the objective is not the accuracy, its values take the place of accuracies everywhere: higher is better, and
+    shares are in percent.
+
     Two kinds of errors are told apart. A template has to hold for other images and other classes, so the standard error
     of a difference counts all of its spread over images. The accuracy to expect is that on new images of the same
     classes, so optimism and intervals count the spread within classes only, which is less than half of it.
@@ -86,6 +95,8 @@ class Comparison:
         accuracy_errors, loss_errors: [K, K] standard error of the difference of each pair; a very large number with
             one image.
         is_spread_known: False if no class has two images, so that the spread within classes is assumed.
+        missed: [K] points by which each template misses floors of recall.
+        is_share: True if accuracies, or values, are in percent.
 
     Raises:
         InputError: there are no images, or a loss is not finite.
@@ -105,7 +116,8 @@ class Comparison:
             raise InputError("losses must be finite; check the features for NaN and infinity")
         counts, sums, products = tally.images, tally.sums, tally.products
         count = sums.shape[1] // 2
-        units = np.repeat([100.0, 1.0], count)  # percent, nats
+        self.is_share = tally.unit == 100.0
+        units = np.repeat([tally.unit, 1.0], count)  # percent, nats
         mean = sums.sum(axis=0) / self.images  # [2K]
         scale = np.outer(units, units) / self.images
         spread = products - self.images * np.outer(mean, mean)
@@ -115,9 +127,15 @@ class Comparison:
         freedom = self.images - int(seen.sum())
         self.is_spread_known = freedom > 0
         self._covariance = within * scale / freedom if freedom else self._variance * WITHIN_CLASSES  # [2K, 2K]
-        self.accuracy: Floats = mean[:count] * 100.0
+        self.accuracy: Floats = mean[:count] * tally.unit
         self.loss: Floats = mean[count:]
-        if freedom:  # a template that is right on all of few images is not certain to be right on others
+        self._scores, self.missed = tally.scores, np.zeros(count)
+        if tally.scores:
+            self.accuracy = np.array([score.goal for score in tally.scores])
+            self.missed = np.array([score.missed for score in tally.scores])
+        if (
+            freedom and self.is_share
+        ):  # a template that is right on all of few images is not certain to be right on others
             moderate = (self.images * mean[:count] + 2) / (self.images + 4)
             least = WITHIN_CLASSES * moderate * (1 - moderate) * 1e4 / self.images
             accuracies = np.arange(count)
@@ -137,8 +155,15 @@ class Comparison:
         return np.sqrt(squares)
 
     @property
+    def eligible(self) -> NDArray[np.bool_]:
+        """[K], True for the templates that miss floors by least: those that meet all of them, if any does."""
+        return np.asarray(self.missed <= self.missed.min())
+
+    @property
     def scores(self) -> list[Score]:
         """The score of each template."""
+        if self._scores:
+            return list(self._scores)
         return [Score(min(a, 100.0), b) for a, b in zip(self.accuracy.tolist(), self.loss.tolist(), strict=True)]
 
     def difference(self, template: int, other: int) -> tuple[float, float, float, float]:
@@ -197,22 +222,29 @@ class Comparison:
     def best_set(self) -> NDArray[np.bool_]:
         """Return the confidence set of the highest accuracy: [K], True if the template may be the best one.
 
-        The truly most accurate of the K templates is in it with a probability of at least `CONFIDENCE`.
+        The truly most accurate of the K templates is in it with a probability of at least `CONFIDENCE`. Templates that
+        are not `eligible` are left out.
         """
+        members = self.eligible
         if self.images == 1:
-            return np.ones(len(self.accuracy), dtype=bool)
-        noise = self._noise[0].astype(np.float32)  # [B, K]
+            return members
+        noise = self._noise[0].astype(np.float32)[:, members]  # [B, K], like all below of the eligible ones
+        accuracy = self.accuracy[members]
         with np.errstate(divide="ignore"):
-            scale = 1 / self.accuracy_errors  # [K, K]
+            scale = 1 / self.accuracy_errors[np.ix_(members, members)]  # [K, K]
         scale[~np.isfinite(scale)] = 0.0  # templates that never differ
-        behind = ((self.accuracy - self.accuracy[:, None]) * scale).max(axis=1)  # [K]
+        behind = ((accuracy - accuracy[:, None]) * scale).max(axis=1)  # [K]
         largest = np.array(
             [((noise - noise[:, [i]]) * weights).max(axis=1) for i, weights in enumerate(scale.astype(np.float32))]
         )  # [K, B]
-        return np.asarray(behind <= np.quantile(largest, CONFIDENCE, axis=1))
+        members[members] = behind <= np.quantile(largest, CONFIDENCE, axis=1)
+        return members
 
     def interval(self, accuracy: float, template: int) -> Interval:
         """Return the confidence interval of a chosen template's accuracy on new images, around the corrected one."""
+        if not self.is_share:
+            half = Z * math.sqrt(CHOICE_VARIANCE * max(float(self._covariance[template, template]), 0.0))
+            return Interval(accuracy - half, accuracy + half)
         share = accuracy / 100.0
         binomial = max(share * (1 - share), 1 / self.images / 4) * 1e4
         variance = max(float(self._covariance[template, template]), WITHIN_CLASSES * binomial / self.images)

@@ -10,49 +10,18 @@ a single one for all templates is not faster (measured at C = 1000) and takes mo
 Letters: N images, n images of a block, C classes, T or K templates, D feature width.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ipo_dspy.errors import InputError
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
 from ipo_dspy.scoring.comparison import PairTally
 from ipo_dspy.scoring.image_blocks import BLOCK_ELEMENTS, ImageBlock, blocks
-from ipo_dspy.scoring.score import Score
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """Counts of a template over a set of images; tallies of disjoint sets add up.
-
-    Attributes:
-        images: number of images.
-        correct: number of images whose predicted class is their label.
-        loss: sum of their cross-entropies, in nats.
-
-    >>> (Tally(images=3, correct=1, loss=2.5) + Tally(images=1, correct=1, loss=0.5)).score
-    Score(accuracy=50.00%, loss=0.7500)
-    """
-
-    images: int
-    correct: int
-    loss: float
-
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(self.images + other.images, self.correct + other.correct, self.loss + other.loss)
-
-    @property
-    def score(self) -> Score:
-        """Accuracy and mean loss.
-
-        Raises:
-            InputError: there are no images, or the features contain NaN.
-        """
-        if not self.images:
-            raise InputError("images must not be empty; pass at least one image to score on")
-        return Score(accuracy=100.0 * (self.correct / self.images), loss=self.loss / self.images)
+from ipo_dspy.scoring.outcomes import Outcomes
+from ipo_dspy.scoring.tally import BINS, TOP, ClassCounts, Counts
+from ipo_dspy.scoring.tally import Tally as Tally
 
 
 def class_logits(
@@ -75,8 +44,11 @@ def tally_templates(
     logit_bias: float = 0.0,
     allowed: CandidateClasses | None = None,  # all classes by default
     block: int | None = None,  # images per block
+    pairs: Counts | None = None,  # [P, 2] true and predicted classes
 ) -> list[Tally]:
     """Count the correct images and sum the loss of each of T templates over all images.
+
+    With `pairs`, which may be empty, images are also counted by class, and those of each pair.
 
     Computed on the device and in the dtype of the text features; each block of images is moved there. The loss of an
     image has that dtype, and losses are summed in double precision, so tallies of subsets add up to the tally of all
@@ -89,6 +61,8 @@ def tally_templates(
     device = text_features.device
     loss = torch.zeros(len(text_features), dtype=torch.float64, device=device)  # [T]
     correct = torch.zeros(len(text_features), dtype=torch.int64, device=device)  # [T]
+    empty = None if pairs is None else _count_classes(torch.zeros(0, text_features.shape[1]), labels[:0], pairs)
+    by_class = [empty] * len(text_features)
     for images in blocks(image_features, text_features, allowed, block):
         targets = labels[images.rows].to(device, non_blocking=True)  # [n]
         for t, classes in enumerate(text_features):  # [C, D]
@@ -96,8 +70,10 @@ def tally_templates(
             hits, nats = _sums(scores, targets, images.log_probs_buffer)
             correct[t] += hits
             loss[t] += nats
+            if pairs is not None and (before := by_class[t]) is not None:
+                by_class[t] = before + _count_classes(scores, targets, pairs, images.log_probs_buffer)
     count = len(image_features)
-    return [Tally(count, *pair) for pair in zip(correct.tolist(), loss.tolist(), strict=True)]
+    return [Tally(count, *counts) for counts in zip(correct.tolist(), loss.tolist(), by_class, strict=True)]
 
 
 def tally_pairs(
@@ -109,8 +85,12 @@ def tally_pairs(
     logit_bias: float = 0.0,
     allowed: CandidateClasses | None = None,  # [N, C] bool
     block: int | None = None,
+    outcomes: Outcomes | Literal["top5", "loss"] | None = None,
 ) -> PairTally:
     """Return the pair tally of K templates over all images, in one pass; see `tally_templates` for the arguments.
+
+    The first outcome of an image is 1 if it is classified correctly, or what `outcomes` says: 1 if its label is among
+    the five highest, minus its loss, or a value by its label and its predicted class.
 
     Templates of few classes share a matrix product, because there are many of them. In addition to the blocks of
     `tally_templates` it takes 16 bytes for each template and image of a block, and logits of the size of a block.
@@ -119,6 +99,7 @@ def tally_pairs(
     sums = torch.zeros(class_count, 2 * count, dtype=torch.float64, device=device)
     products = torch.zeros(2 * count, 2 * count, dtype=torch.float64, device=device)
     buffer = text_features.new_empty(0)
+    evaluate = _outcome_function(outcomes, device) if isinstance(outcomes, Outcomes) else None
     for images in blocks(image_features, text_features, allowed, block):
         targets = labels[images.rows].to(device, non_blocking=True)  # [n]
         table = torch.empty(len(targets), 2 * count, dtype=torch.float64, device=device)  # [n, 2K]
@@ -134,15 +115,37 @@ def tally_pairs(
             chosen = targets[:, None, None].expand(-1, len(texts), 1)  # [n, k, 1]
             top = logits.argmax(dim=2, keepdim=True)
             peak, target = logits.gather(2, top), logits.gather(2, chosen)
+            hits = (logits > target).sum(dim=2) < TOP if outcomes == "top5" else (top == chosen)[..., 0]  # [n, k]
             losses = (
                 logits.sub_(peak).exp_().sum(dim=2, keepdim=True).log_() + peak - target
             )  # in place: logits are large
-            table[:, first : first + len(texts)] = (top == chosen)[..., 0]
+            if outcomes == "loss":
+                values = -losses[..., 0]
+            else:
+                values = hits if evaluate is None else evaluate(hits, targets, top[..., 0], first)
+            table[:, first : first + len(texts)] = values
             table[:, count + first : count + first + len(texts)] = losses[..., 0]
         sums.index_add_(0, targets, table)
         products.addmm_(table.T, table)
     counts = torch.bincount(labels, minlength=class_count)
     return PairTally(counts.numpy(), sums.cpu().numpy(), products.cpu().numpy())
+
+
+def probabilities(
+    image_features: Tensor,  # [N, D] normalized
+    text_features: Tensor,  # [C, D] normalized
+    *,
+    logit_scale: float,
+    logit_bias: float = 0.0,
+    allowed: CandidateClasses | None = None,
+    block: int | None = None,
+) -> Tensor:  # [N, C] float64, on the CPU
+    """Return the probability of each class for each image: the one function here whose result is not small."""
+    table = torch.empty(len(image_features), len(text_features), dtype=torch.float64)
+    for images in blocks(image_features, text_features, allowed, block):
+        scores = _logits(images, text_features, logit_scale, logit_bias)
+        table[images.rows] = torch.softmax(scores, dim=1, out=images.log_probs_buffer).cpu()
+    return table
 
 
 def tally_logits(scores: Tensor, labels: Tensor) -> Tally:
@@ -197,6 +200,56 @@ def _sums(scores: Tensor, targets: Tensor, buffer: Tensor | None = None) -> tupl
     """Count the logits [n, C] that are highest at the target class [n], and sum the losses in double precision."""
     log_probs = torch.log_softmax(scores, dim=1, out=buffer).gather(1, targets[:, None])  # [n, 1]
     return (scores.argmax(dim=1) == targets).sum(), -log_probs.sum(dtype=torch.float64)
+
+
+def _count_classes(scores: Tensor, targets: Tensor, pairs: Counts, log_probs: Tensor | None = None) -> ClassCounts:
+    """Count the logits [n, C] by class, with the log-probabilities [n, C] that `_sums` left in its buffer."""
+    classes = scores.shape[1]
+    predicted = scores.argmax(dim=1)  # [n]
+    hits = predicted == targets
+    confidence = (scores if log_probs is None else log_probs).gather(1, predicted[:, None])[:, 0].double().exp()
+    bins = (confidence * BINS).ceil().long().sub_(1).clamp_(0, BINS - 1)
+    weights = torch.stack([torch.ones_like(confidence), hits.double(), confidence], dim=1)  # [n, 3]
+    positions = _pair_positions(pairs, targets, predicted, classes)
+    right, given, there, of_pairs = (
+        torch.bincount(indices, minlength=size).cpu().numpy()
+        for indices, size in (
+            (targets[hits], classes),
+            (predicted, classes),
+            (targets, classes),
+            (positions, len(pairs) + 1),
+        )
+    )
+    top = (scores > scores.gather(1, targets[:, None])).sum(dim=1) < TOP
+    table = torch.zeros(BINS, 3, dtype=torch.float64, device=scores.device).index_add_(0, bins, weights)
+    return ClassCounts(right, given, there, int(top.sum()), of_pairs[: len(pairs)], table.cpu().numpy())
+
+
+def _pair_positions(pairs: Counts, targets: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """Return the position of each (target, predicted) among pairs [P, 2], or P if it is not one of them."""
+    codes = targets * classes + predicted
+    if not len(pairs):
+        return torch.zeros_like(codes)
+    listed, order = torch.from_numpy(pairs[:, 0] * classes + pairs[:, 1]).to(codes.device).sort()
+    at = torch.searchsorted(listed, codes).clamp_(max=len(pairs) - 1)
+    return torch.where(listed[at] == codes, order[at], len(pairs))
+
+
+def _outcome_function(outcomes: Outcomes, device: torch.device) -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
+    """Return a function of hits [n, k], targets [n], predicted [n, k] and the first template, to outcomes [n, k]."""
+    tables = [torch.from_numpy(table).to(device) for table in (outcomes.right, outcomes.given, outcomes.there)]
+    pair_values = torch.tensor([*outcomes.pair_values, 0.0], dtype=torch.float64, device=device)  # [P + 1]
+
+    def evaluate(hits: Tensor, targets: Tensor, predicted: Tensor, first: int) -> Tensor:
+        rows = slice(first, first + hits.shape[1])
+        right, given, there = (
+            (table if len(table) == 1 else table[rows]).expand(hits.shape[1], -1) for table in tables
+        )  # [k, C]
+        positions = _pair_positions(outcomes.pairs, targets[:, None], predicted, right.shape[1])
+        linear = right[:, targets].T * hits + given.T.gather(0, predicted) + there[:, targets].T
+        return linear + pair_values[positions]
+
+    return evaluate
 
 
 def _logits(block: ImageBlock, text_features: Tensor, scale: float, bias: float) -> Tensor:

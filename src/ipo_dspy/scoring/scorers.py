@@ -7,10 +7,12 @@ features, so scoring a template costs one pass of the text tower.
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ipo_dspy.clip.backbone import Backbone
@@ -21,8 +23,11 @@ from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import DataError, Hint
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
 from ipo_dspy.scoring.comparison import PairTally
-from ipo_dspy.scoring.metrics import Tally, predict, tally_pairs, tally_templates
+from ipo_dspy.scoring.metrics import predict, probabilities, tally_pairs, tally_templates
+from ipo_dspy.scoring.objectives import DEFAULT, Objective
+from ipo_dspy.scoring.outcomes import ClassObjective, ImageMetric
 from ipo_dspy.scoring.score import Score
+from ipo_dspy.scoring.tally import Tally
 from ipo_dspy.template import Template
 
 
@@ -45,6 +50,9 @@ class Scorer(Protocol):
 
 class ImageScorer(Scorer, Protocol):
     """A scorer that can also predict the class of each image."""
+
+    def tally(self, templates: Sequence[Template], *, by_class: bool = False) -> list[Tally]:
+        """Return the tally of each template over all images, with counts by class if they are asked for."""
 
     def predict(self, template: Template) -> list[str]:
         """Return the predicted class of each image."""
@@ -106,6 +114,7 @@ class ScoringBackend(Protocol):
         skip_unreadable: bool,
         allow_url: bool,
         progress: Callable[[int, int], None],
+        objective: Objective,
     ) -> EncodedSet:
         """Encode images there; see `encode_images` and `ClipScorer` for the arguments.
 
@@ -122,6 +131,7 @@ class ScoringBackend(Protocol):
         texts: ClassTexts | None,
         skip_unreadable: bool,
         progress: Callable[[int, int], None],
+        objective: Objective,
     ) -> RemoteImageSet | None:
         """Return the image set to score candidates on instead of the training set, if the backend has one.
 
@@ -142,6 +152,8 @@ class ClipScorer:
         classes: C class names.
         texts: what is filled into templates for each class; the class names by default.
         choices: candidate classes of each image, if they differ from image to image.
+        objective: what scores are by; the accuracy by default.
+        metric: the metric on these images, if the objective is one.
     """
 
     def __init__(
@@ -153,6 +165,8 @@ class ClipScorer:
         *,
         texts: ClassTexts | None = None,
         choices: Sequence[Sequence[str]] | None = None,
+        objective: Objective = DEFAULT,
+        metric: ImageMetric | None = None,
     ) -> None:
         self.backbone = backbone
         self.classes = tuple(classes)
@@ -167,6 +181,7 @@ class ClipScorer:
                     hint=Hint("correct the label, or add it: {classes}", classes=...),
                 )
         self._targets = torch.tensor([index[label] for label in self.labels], dtype=torch.long)  # [N]
+        self._objective, self._metric = ClassObjective.of(objective, self.classes), metric
         self._allowed = None if choices is None else CandidateClasses.of(choices, index)
         # Other accelerators lack double precision, in which losses are summed.
         self._device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
@@ -177,18 +192,52 @@ class ClipScorer:
         return template_tokens(self.backbone, template, self.texts)
 
     def score(self, templates: Sequence[Template]) -> list[Score]:
-        """Return loss and accuracy of each template over all images."""
-        return [tally.score for tally in self.tally(templates)]
+        """Return the score of each template over all images."""
+        with self._on_features(templates) as features:
+            return self._scores(features, self._tally(features, by_class=self._objective.needs_classes))
 
-    def tally(self, templates: Sequence[Template]) -> list[Tally]:
+    def tally(self, templates: Sequence[Template], *, by_class: bool = False) -> list[Tally]:
         """Return the tally of each template over all images; tallies of disjoint image sets add up."""
         with self._on_features(templates) as features:
-            return tally_templates(self._features, self._targets, features, **self._logits)
+            return self._tally(features, by_class=by_class)
 
     def tally_pairs(self, templates: Sequence[Template]) -> PairTally:
         """Return the sums and products of the outcomes of templates; those of disjoint image sets add up."""
+        objective = self._objective
         with self._on_features(templates) as features:
-            return tally_pairs(self._features, self._targets, features, **self._logits)
+            if objective.is_default:
+                return tally_pairs(self._features, self._targets, features, **self._logits)
+            tallies = self._tally(features, by_class=objective.needs_classes)
+            scores = tuple(self._scores(features, tallies))
+            if self._metric is None:
+                outcomes = objective.outcomes(tallies)
+                pairs = tally_pairs(self._features, self._targets, features, outcomes=outcomes, **self._logits)
+            else:
+                pairs = self._metric_pairs(features, self._metric)
+        return replace(pairs, unit=objective.unit, scores=scores)
+
+    def _tally(self, features: Tensor, *, by_class: bool) -> list[Tally]:
+        pairs = self._objective.pairs if by_class else None
+        return tally_templates(self._features, self._targets, features, pairs=pairs, **self._logits)
+
+    def _scores(self, features: Tensor, tallies: Sequence[Tally]) -> list[Score]:
+        if self._metric is None:
+            return [self._objective.score(tally) for tally in tallies]
+        values = [self._metric.value(table) for table in self._probabilities(features)]
+        return [self._objective.score(*pair) for pair in zip(tallies, values, strict=True)]
+
+    def _metric_pairs(self, features: Tensor, metric: ImageMetric) -> PairTally:
+        """Return the pair tally of a metric, which cannot be counted block by block."""
+        rows, targets = np.arange(len(self.labels)), self._targets.numpy()
+        outcomes, losses = [], []
+        for table in self._probabilities(features):
+            outcomes.append(metric.outcomes(table))
+            losses.append(-np.log(np.maximum(table[rows, targets], np.finfo(np.float64).tiny)))
+        return PairTally.of(np.array([*outcomes, *losses]).T, targets, len(self.classes))
+
+    def _probabilities(self, features: Tensor) -> Iterator[NDArray[np.float64]]:
+        """Yield the probabilities [N, C] of one template after the other."""
+        return (probabilities(self._features, text, **self._logits).numpy() for text in features)
 
     def predict(self, template: Template) -> list[str]:
         """Return the predicted class of each image."""

@@ -1,0 +1,118 @@
+"""Metrics of the user as objectives: of the labels and probabilities of all images, or of one example as in DSPy.
+
+`scoring.objectives` says how they are told apart. Both are bound to a set of images, whose probabilities they get.
+
+Letters: N images, C classes.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+import numpy as np
+from numpy.typing import NDArray
+
+from ipo_dspy.argument_checks import invalid
+from ipo_dspy.errors import InputError
+from ipo_dspy.optimizer.trainset import TrainingImages
+from ipo_dspy.scoring.objectives import arguments_needed, finite, is_of_all_images, metric_name
+from ipo_dspy.scoring.outcomes import Floats, ImageMetric, jackknife_groups
+
+MANY_PROBABILITIES = 200_000_000
+"""Images times classes from which on their probabilities are not kept for a metric: 1.6 GB."""
+
+
+def bind_metric(metric: Callable[..., Any], images: TrainingImages, top_k: int) -> ImageMetric:
+    """Return a metric of the images, whose predictions have the `top_k` highest probabilities as `scores`."""
+    if is_of_all_images(metric):
+        index = {name: i for i, name in enumerate(images.classes)}
+        return MetricOfAll(metric, np.array([index[label] for label in images.labels]))
+    return MetricOfExamples(metric, images, top_k)
+
+
+def check_metric(metric: Callable[..., Any], images: TrainingImages, top_k: int) -> None:
+    """Call a metric with predictions that are right, before anything slow is done.
+
+    Raises:
+        InputError: it fails, or does not return finite numbers, or there are too many probabilities to keep.
+    """
+    count, classes = len(images.labels), len(images.classes)
+    if count * classes > MANY_PROBABILITIES:
+        condition = f"None with {count} images of {classes} classes, whose probabilities do not fit in memory"
+        raise invalid("metric", condition, metric, "pass a named objective, for example objective='balanced_accuracy'")
+    checked = images if is_of_all_images(metric) else images.keep([0])
+    index = {name: i for i, name in enumerate(images.classes)}
+    right = np.eye(classes)[[index[label] for label in checked.labels]]  # [N, C]
+    _ = bind_metric(metric, checked, top_k).outcomes(0.1 / classes + 0.9 * right)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MetricOfAll:
+    """A metric of the labels [N], as indices of classes, and the probabilities [N, C] of all images."""
+
+    metric: Callable[..., Any]
+    labels: NDArray[np.int64]
+
+    def value(self, probabilities: Floats) -> float:
+        """Return the metric."""
+        return _call(self.metric, self.labels, probabilities)
+
+    def outcomes(self, probabilities: Floats) -> Floats:
+        """Return the metric plus the deviation of each image's pseudo-value, so that the spread is the jackknife's."""
+        value, groups = self.value(probabilities), jackknife_groups(self.labels)
+        count = int(groups.max()) + 1
+        if count == 1:
+            return np.full(len(groups), value)
+        rest = [_call(self.metric, self.labels[groups != g], probabilities[groups != g]) for g in range(count)]
+        deviations = (count - 1) * (np.mean(rest) - np.array(rest))
+        scaled = deviations * np.sqrt((len(groups) - 1) / (count - 1))  # a mean over images has the error of groups
+        centered = scaled[groups] - scaled[groups].mean()
+        return np.asarray(value + centered)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MetricOfExamples:
+    """A metric of an example and its prediction, averaged over the images."""
+
+    metric: Callable[..., Any]
+    images: TrainingImages
+    top_k: int
+
+    def value(self, probabilities: Floats) -> float:
+        """Return the mean over the images."""
+        return float(self.outcomes(probabilities).mean())
+
+    def outcomes(self, probabilities: Floats) -> Floats:
+        """Return the metric of each image."""
+        rest = (None,) * (arguments_needed(self.metric) - 2)
+        pairs = zip(self.images.examples, self._predictions(probabilities), strict=True)
+        return np.array([_call(self.metric, *pair, *rest) for pair in pairs])
+
+    def _predictions(self, probabilities: Floats) -> Iterator[dspy.Prediction]:
+        """Yield the predictions of the classifier, as a call of it returns them."""
+        names, choices = self.images.classes, self.images.choices
+        ranked = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.top_k]
+        for i, order in enumerate(ranked.tolist()):
+            shown = order if choices is None else order[: len(choices[i])]
+            scores = {names[j]: float(probabilities[i, j]) for j in shown}
+            label, confidence = next(iter(scores.items()))
+            yield dspy.Prediction(confidence=confidence, scores=scores, label=label)
+
+
+def _call(metric: Callable[..., Any], *arguments: Any) -> float:
+    """Return the value of a metric.
+
+    Raises:
+        InputError: it failed, or its value is not a finite number.
+    """
+    try:
+        value = metric(*arguments)
+    except Exception as error:
+        called = "labels and probabilities" if isinstance(arguments[0], np.ndarray) else "an example and a prediction"
+        fault = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"metric {metric_name(metric)} must take {called}, got {fault:.300}; it may also be called with a part of "
+            "the images"
+        ) from error
+    return finite(value, metric_name(metric))
