@@ -141,14 +141,14 @@ def imbalance(images_per_class: Sequence[int], objective: str) -> str | None:
     """Return a note if classes differ much in their numbers of images, unless the objective weighs them equally.
 
     >>> imbalance([3, 40], "accuracy")
-    'the most frequent class has 40 training images, the rarest 3: balanced_accuracy counts all classes alike'
+    'the most frequent class has 40 training images, the rarest 3: balanced_accuracy weighs all classes equally'
     """
     counts = [count for count in images_per_class if count]
     if not counts or max(counts) <= IMBALANCE * min(counts) or objective in ("balanced_accuracy", "macro_f1"):
         return None
     return (
         f"the most frequent class has {max(counts)} training images, the rarest {min(counts)}: balanced_accuracy "
-        "counts all classes alike"
+        "weighs all classes equally"
     )
 
 

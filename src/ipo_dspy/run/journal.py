@@ -164,7 +164,8 @@ def _current(events: list[Event]) -> list[Event]:
 
 
 def _is_outcome(event: Event) -> bool:
-    return event["event"] in OUTCOME_KINDS or (event["event"] == "trial" and event.get("stage") == "refine")
+    is_refinement = event["event"] in ("trial", "rejection") and event.get("stage") == "refine"
+    return event["event"] in OUTCOME_KINDS or is_refinement
 
 
 def _parse_line(line: bytes, path: Path, number: int) -> Event:

@@ -49,7 +49,7 @@ class PairTally:
         images: [C] number of images of each class.
         sums: [C, 2K] sum of each outcome over the images of each class, float64.
         products: [2K, 2K] sum of the products of each pair of outcomes over all images, float64.
-        unit: factor from the first K outcomes to values: 100 for shares, which are told in percent.
+        unit: factor from the first K outcomes to values: 100 for shares, which are in percent.
         scores: scores of the templates on all images, if the objective is not the accuracy; parts have none.
     """
 

@@ -99,7 +99,7 @@ class ClassObjective:
 
     @property
     def unit(self) -> float:
-        """Factor from outcomes to values: 100 for shares, which are told in percent."""
+        """Factor from outcomes to values: 100 for shares, which are in percent."""
         return 100.0 if self.name in SHARES else 1.0
 
     def score(self, tally: Tally, metric: float | None = None) -> Score:
