@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.cli import data_options as inputs
+from ipo_dspy.cli import objective_options as goals
 from ipo_dspy.cli import options as opt
 from ipo_dspy.cli import output as show
 from ipo_dspy.cli import terminal
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
 
 
+CONFUSIONS = 5
+"""Number of pairs of a class and what it is taken for."""
+
+
 def evaluate(
+    ctx: Context,
     program: opt.Program,
     data: opt.Data,
     model: opt.OtherModel = None,
@@ -36,6 +42,9 @@ def evaluate(
     class_texts: inputs.ClassTexts = None,
     split: inputs.Split = None,
     skip_unreadable: opt.SkipUnreadable = False,
+    objective: goals.Objective = goals.ObjectiveName.ACCURACY,
+    costs: goals.Costs = None,
+    min_recall: goals.MinRecall = None,
     as_json: opt.Json = False,
 ) -> None:
     """Evaluate a saved program on labeled images; of split data, on the test part."""
@@ -52,19 +61,29 @@ def evaluate(
         classifier.classes = inputs.with_texts(classifier.classes or dataset.classes, class_texts)
     with LiveProgress() as progress:
         (result,) = score(
-            classifier, dataset, recorder=EventRecorder(observers=[progress]), skip_unreadable=skip_unreadable
+            classifier,
+            dataset,
+            recorder=EventRecorder(observers=[progress]),
+            skip_unreadable=skip_unreadable,
+            objective=str(objective),
+            **goals.objective_arguments(ctx),
         )
     images, left_out = len(result.predicted), len(dataset) - len(result.predicted)
     if as_json:
-        scores = {"accuracy": result.score.accuracy, "loss": result.score.loss}
         counts = {"images": images, "left_out": left_out, "per_class": dict(result.per_class)}
-        show.write_json({"template": str(result.template), **scores, **counts})
+        scores = {"objective": result.objective, **result.score.fields, **result.measures}
+        confusions = [list(pair) for pair in result.confusions]
+        show.write_json({"template": str(result.template), **scores, **counts, "confusions": confusions})
         return
     lines = sorted(result.per_class.items(), key=lambda item: item[1][0] / item[1][1])
     show.rows("per class, worst first", ["class", "correct>", "images>"], [(n, str(c), str(t)) for n, (c, t) in lines])
+    if result.confusions:
+        errors = [(true, other, str(count)) for true, other, count in result.confusions[:CONFUSIONS]]
+        show.rows("most confused", ["class", "taken for", "images>"], errors)
     show.template(str(result.template))
     total = (f"{result.score.accuracy:.2f}", f"{result.score.loss:.4f}", str(images), str(left_out))
     show.rows("all classes", ["accuracy %>", "loss>", "images>", "left out>"], [total])
+    show.measures(result.measures, result.objective, result.score)
 
 
 def classify(

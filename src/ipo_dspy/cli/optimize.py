@@ -1,5 +1,6 @@
 """Commands that search for a template: demo and optimize."""
 
+from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Context, Exit, Option
 
 from ipo_dspy.cli import data_options as inputs
+from ipo_dspy.cli import objective_options as goals
 from ipo_dspy.cli import options as opt
 from ipo_dspy.cli import output as show
 from ipo_dspy.cli import resume, signals
@@ -15,6 +17,7 @@ from ipo_dspy.cli import run_command as runs
 from ipo_dspy.cli.progress import LiveProgress
 from ipo_dspy.errors import InputError, IPOError, StoppedError
 from ipo_dspy.optimizer.config import OptimizerConfig
+from ipo_dspy.run import choice_text
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
@@ -36,6 +39,9 @@ def demo(
     shots: Annotated[int, Option(min=1, help="Training images per class.")] = 16,
     choose: opt.Choose = opt.ChoiceRule.PLAINEST,
     tolerance: opt.Tolerance = OptimizerConfig.tolerance,
+    objective: goals.Objective = goals.ObjectiveName.ACCURACY,
+    costs: goals.Costs = None,
+    min_recall: goals.MinRecall = None,
     ensemble: opt.Ensemble = OptimizerConfig.ensemble,
     polish: opt.Polish = OptimizerConfig.polish,
     images_in_request: opt.ImagesInRequest = OptimizerConfig.images_in_request,
@@ -75,7 +81,14 @@ def demo(
         show.note(f"{name}: {base.description.rstrip('.')}; classes such as {', '.join(base.classes[:6])}.")
     sets = inputs.DataSets(base.trainset, base.valset, {"base": base.testset, "novel": novel.testset})
     folder = log_dir or runs.next_free_folder("runs", f"demo-{name}")
-    _run(base.program, sets, folder, opt.ipo_options(ctx) | _models(ctx), as_json=as_json, dry_run=dry_run)
+    _run(
+        base.program,
+        sets,
+        folder,
+        opt.ipo_options(ctx) | _models(ctx) | goals.objective_arguments(ctx),
+        as_json=as_json,
+        dry_run=dry_run,
+    )
 
 
 def optimize(
@@ -118,6 +131,9 @@ def optimize(
     history_size: opt.HistorySize = OptimizerConfig.history_size,
     choose: opt.Choose = opt.ChoiceRule.PLAINEST,
     tolerance: opt.Tolerance = OptimizerConfig.tolerance,
+    objective: goals.Objective = goals.ObjectiveName.ACCURACY,
+    costs: goals.Costs = None,
+    min_recall: goals.MinRecall = None,
     ensemble: opt.Ensemble = OptimizerConfig.ensemble,
     polish: opt.Polish = OptimizerConfig.polish,
     images_in_request: opt.ImagesInRequest = OptimizerConfig.images_in_request,
@@ -169,7 +185,12 @@ def optimize(
     tested = [name for images in sets.tests.values() for name in images.classes]
     named = inputs.with_texts(sets.train.classes, class_texts, tested)
     program = ClipClassifier(named, template=template, model=model, pretrained=pretrained, device=device)
-    options = opt.ipo_options(ctx) | _models(ctx) | {"initial_templates": tuple(initial_templates or ())}
+    options = (
+        opt.ipo_options(ctx)
+        | _models(ctx)
+        | goals.objective_arguments(ctx)
+        | {"initial_templates": tuple(initial_templates or ())}
+    )
     cluster = opt.ray_arguments(ray, ray_workers, cpus_per_worker, gpus_per_worker, store=store, images=ray_images)
     options["backend"] = None if cluster is None else RayScorer(**cluster)
     folder = log_dir or runs.next_free_folder("runs", data.stem or "run")
@@ -190,6 +211,10 @@ def _run(
     from ipo_dspy.optimizer.ipo import IPO
     from ipo_dspy.run.journal import FILE_NAME
 
+    if (
+        note := choice_text.imbalance(list(Counter(sets.train.labels()).values()), options["objective"])
+    ) and not as_json:
+        show.note(note)
     progress = LiveProgress()
     optimizer = IPO(log_dir=folder, observers=[progress], progress=False, **options)
     if dry_run:

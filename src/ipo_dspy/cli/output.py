@@ -14,11 +14,13 @@ from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.cli.terminal import Terminal
 from ipo_dspy.run.budget import Budget, Usage
+from ipo_dspy.scoring.objectives import ObjectiveText
 
 if TYPE_CHECKING:
     from ipo_dspy.cli.run_command import RunSummary
     from ipo_dspy.optimizer.cost_estimate import Estimate
     from ipo_dspy.scoring.intervals import Interval
+    from ipo_dspy.scoring.score import Score
 
 
 def write_json(value: Any) -> None:
@@ -84,10 +86,35 @@ def _scores(result: "RunSummary", labels: Mapping[str, str]) -> None:
         # Images that chose the template would flatter it, so only test images have these two.
         "95 %": {name: _interval(interval) for name, interval in result.intervals.items()},
         "gain": {name: f"{gain:.2f}" for name, gain in gains.items()},
+        **_objective_rows(result, labels),
         **{f"loss, {labels[role]}": {name: f"{scores[name][role].loss:.3f}" for name in scores} for role in labels},
     }
     lines = [(label, *(cells.get(name, "") for name in columns)) for label, cells in table.items() if cells]
     rows(title, ["", *(f"{name}>" for name in columns)], lines)
+
+
+def _objective_rows(result: "RunSummary", labels: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return a row with the values of another objective than accuracy and loss for each template, and missed floors."""
+    objective, scores = result.details.searches[0].choice.objective, result.scores
+    text = ObjectiveText.of(objective)
+    table = {}
+    for role, label in labels.items():
+        if objective not in ("accuracy", "loss"):
+            table[f"{text.label}, {label}"] = {name: text.number(scores[name][role].goal) for name in scores}
+        missed = {name: f"{scores[name][role].missed:.1f}" for name in scores if scores[name][role].missed}
+        table |= {f"below floors, {label}": missed} if missed else {}
+    return table
+
+
+def measures(values: Mapping[str, float], objective: str, score: "Score") -> None:
+    """Print the other measures of a classifier, and the objective if it is none of them."""
+    known = [name for name in values if name not in ("accuracy", "loss")]
+    shown = {ObjectiveText.of(name).label: ObjectiveText.of(name).number(values[name]) for name in known}
+    if objective not in values and score.value is not None:
+        shown[ObjectiveText.of(objective).label] = ObjectiveText.of(objective).number(score.value)
+    if score.missed:
+        shown["below the floors"] = f"{score.missed:.2f} points"
+    rows("other measures", ["", ">"], shown.items())
 
 
 def estimate(found: "Estimate", *, as_json: bool) -> None:

@@ -6,17 +6,17 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.errors import DataError
-from ipo_dspy.optimizer.metric import bind_metric
+from ipo_dspy.optimizer.metric import bind_metric, check_objective
 from ipo_dspy.optimizer.search import SearchResult
 from ipo_dspy.optimizer.trainset import TrainingImages, collect_training_images
 from ipo_dspy.run.events import ConfusionFields, EvaluationEvent, Event, ImageSkippedEvent, PredictionChangedEvent
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.metrics import per_class
-from ipo_dspy.scoring.objectives import DEFAULT, Objective
+from ipo_dspy.scoring.objectives import DEFAULT, Objective, ObjectiveName, build_objective
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
@@ -45,6 +45,7 @@ class EvaluationResult:
         per_class: correct and total images of each class.
         measures: accuracy, top5, balanced_accuracy, macro_f1 and calibration_error in percent, and the loss.
         confusions: the most frequent errors: label, predicted class, and number of images.
+        objective: name of the objective, whose value is in the score if it is not the accuracy.
     """
 
     template: Template
@@ -53,15 +54,17 @@ class EvaluationResult:
     per_class: dict[str, tuple[int, int]]
     measures: Mapping[str, float]
     confusions: tuple[tuple[str, str, int], ...]
+    objective: str = "accuracy"
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSet:
-    """A scorer with its encoded images, and a content hash of each image."""
+    """A scorer with its encoded images, a content hash of each image, and the name of the objective."""
 
     scorer: "ImageScorer"
     images: TrainingImages
     keys: tuple[str, ...]
+    objective: str = "accuracy"
 
     @property
     def fingerprint(self) -> str:
@@ -85,6 +88,7 @@ class EvaluationSet:
             per_class=per_class(predicted, labels),
             measures=tally.measures,
             confusions=tuple((*pair, count) for pair, count in errors.most_common(CONFUSIONS)),
+            objective=self.objective,
         )
 
 
@@ -143,7 +147,7 @@ def build_evaluation_set(
             objective=objective,
         )
     log_skipped(recorder, predictor, stage, [message for _, message in encoded.skipped])
-    return EvaluationSet(encoded.scorer, images.keep(encoded.kept), encoded.keys)
+    return EvaluationSet(encoded.scorer, images.keep(encoded.kept), encoded.keys, objective.name)
 
 
 def log_skipped(recorder: EventRecorder | None, predictor: str, stage: str, messages: Sequence[str]) -> None:
@@ -208,6 +212,7 @@ def encode_examples(
     images = collect_training_images(classifier, classifiers, examples, name="examples", label_field=label_field)[
         "self"
     ]
+    check_objective(objective, images, classifier.top_k, "examples", images.classes)
     return build_evaluation_set(
         classifier,
         images,
@@ -226,17 +231,28 @@ def evaluate(
     recorder: EventRecorder | None = None,
     label_field: str = "label",
     skip_unreadable: bool = False,
+    objective: ObjectiveName = "accuracy",
+    costs: Mapping[tuple[str, str], float] | None = None,
+    min_recall: Mapping[str, float] | None = None,
+    metric: Callable[..., Any] | None = None,
 ) -> list[EvaluationResult]:
     """Evaluate a classifier with its own template, or with others, on labeled examples.
 
-    Faster than `dspy.Evaluate` with the same accuracy, because images are encoded in batches and class texts once.
+    Faster than `dspy.Evaluate` with the same accuracy, because images are encoded in batches and class texts once. The
+    objective is given as for `IPO`; the other measures are returned with any objective.
 
     Raises:
+        InputError: an objective that `IPO` would refuse.
         DataError: no examples, or labels outside the classes.
         ImageError: an image cannot be read (without `skip_unreadable`).
     """
     evaluation_set = encode_examples(
-        classifier, examples, recorder=recorder, label_field=label_field, skip_unreadable=skip_unreadable
+        classifier,
+        examples,
+        recorder=recorder,
+        label_field=label_field,
+        skip_unreadable=skip_unreadable,
+        objective=build_objective(objective, costs, min_recall, metric),
     )
     return [evaluation_set.evaluate(template) for template in templates or [classifier.template]]
 

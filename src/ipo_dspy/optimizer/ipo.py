@@ -24,7 +24,7 @@ from ipo_dspy.optimizer.factories import (
     language_models,
     lm_of,
 )
-from ipo_dspy.optimizer.metric import check_metric
+from ipo_dspy.optimizer.metric import check_objective
 from ipo_dspy.optimizer.pipeline import EncodedTask, SearchTask, describe_task, run_tasks
 from ipo_dspy.optimizer.results import DetailedResults, candidate_programs, save_atomically, with_templates
 from ipo_dspy.optimizer.search import SearchResult
@@ -210,8 +210,7 @@ class IPO(Teleprompter):
             SearchTask(name, classifier, self._initial(classifier), train[name], validation.get(name))
             for name, classifier in classifiers.items()
         ]
-        for task in tasks:
-            self._check_objective(task)
+        self._check_objective(tasks)
         with open_session(
             self.config.log_dir,
             limits=self.config.limits,
@@ -235,16 +234,6 @@ class IPO(Teleprompter):
                 test(session.recorder, best, results, encoded)
             session.finish(details.status)
         return best
-
-    def _check_objective(self, task: SearchTask) -> None:
-        """Check that the objective can be measured on the images of a task, before anything slow is done."""
-        goal = self.config.goal
-        is_remote = getattr(self.config.backend, "images", None) is not None
-        for name, images in (("trainset", task.train), ("valset", task.validation)):
-            if images is not None:
-                goal.check(images.classes, None if is_remote and name == "trainset" else set(images.labels), name)
-                if goal.metric is not None:
-                    check_metric(goal.metric, images, task.classifier.top_k)
 
     def estimate(self, student: dspy.Module, trainset: Sequence[dspy.Example]) -> "Estimate":
         """Estimate the cost of `compile` without sending any request.
@@ -305,6 +294,16 @@ class IPO(Teleprompter):
     @property
     def _gathering(self) -> dict[str, Any]:
         return {name: getattr(self.config, name) for name in ("label_field", "num_threads", "skip_unreadable")}
+
+    def _check_objective(self, tasks: Sequence[SearchTask]) -> None:
+        """Check that the objective can be measured, before anything slow is done."""
+        goal, classes = self.config.goal, list(dict.fromkeys(name for task in tasks for name in task.train.classes))
+        has_other_images = getattr(self.config.backend, "images", None) is not None  # whose labels only workers read
+        for task in tasks:
+            if not has_other_images:
+                check_objective(goal, task.train, task.classifier.top_k, "trainset", classes)
+            if task.validation is not None:
+                check_objective(goal, task.validation, task.classifier.top_k, "valset", classes)
 
     def _check_models(self, proposer: "Proposer") -> dict[str, dspy.BaseLM]:
         models = language_models(self.config, proposer)

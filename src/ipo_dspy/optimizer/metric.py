@@ -5,7 +5,7 @@
 Letters: N images, C classes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ipo_dspy.argument_checks import invalid
 from ipo_dspy.errors import InputError
 from ipo_dspy.optimizer.trainset import TrainingImages
-from ipo_dspy.scoring.objectives import arguments_needed, finite, is_of_all_images, metric_name
+from ipo_dspy.scoring.objectives import Objective, arguments_needed, finite, is_of_all_images, metric_name
 from ipo_dspy.scoring.outcomes import Floats, ImageMetric, jackknife_groups
 
 MANY_PROBABILITIES = 200_000_000
@@ -31,20 +31,37 @@ def bind_metric(metric: Callable[..., Any], images: TrainingImages, top_k: int) 
     return MetricOfExamples(metric, images, top_k)
 
 
-def check_metric(metric: Callable[..., Any], images: TrainingImages, top_k: int) -> None:
-    """Call a metric with predictions that are right, before anything slow is done.
+def check_objective(
+    objective: Objective, images: TrainingImages, top_k: int, name: str, classes: Sequence[str]
+) -> None:
+    """Check that an objective can be measured on images, before anything slow is done.
+
+    A metric is called with predictions that are right: on all images, or on the first example.
+
+    Args:
+        objective: the objective.
+        images: the images of a classifier.
+        top_k: as in `bind_metric`.
+        name: name of the images for messages.
+        classes: classes of all classifiers of the program.
 
     Raises:
-        InputError: it fails, or does not return finite numbers, or there are too many probabilities to keep.
+        InputError: it names other classes, or classes without images; or the metric fails, does not return finite
+            numbers, or needs more probabilities than are kept.
     """
-    count, classes = len(images.labels), len(images.classes)
-    if count * classes > MANY_PROBABILITIES:
-        condition = f"None with {count} images of {classes} classes, whose probabilities do not fit in memory"
-        raise invalid("metric", condition, metric, "pass a named objective, for example objective='balanced_accuracy'")
-    checked = images if is_of_all_images(metric) else images.keep([0])
+    own = set(images.classes)
+    labels = {*images.labels, *(label for label in classes if label not in own)}
+    objective.check(classes, labels, name)
+    if objective.metric is None:
+        return
+    count = len(images.labels) * len(own)
+    if count > MANY_PROBABILITIES:
+        condition = f"None with {len(images.labels)} images of {len(own)} classes, whose probabilities are not kept"
+        raise invalid("metric", condition, objective.metric, "pass objective='balanced_accuracy', or fewer images")
+    checked = images if is_of_all_images(objective.metric) else images.keep([0])
     index = {name: i for i, name in enumerate(images.classes)}
-    right = np.eye(classes)[[index[label] for label in checked.labels]]  # [N, C]
-    _ = bind_metric(metric, checked, top_k).outcomes(0.1 / classes + 0.9 * right)
+    right = np.eye(len(index))[[index[label] for label in checked.labels]]  # [N, C]
+    _ = bind_metric(objective.metric, checked, top_k).outcomes(0.1 / len(index) + 0.9 * right)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

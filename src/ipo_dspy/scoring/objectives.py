@@ -128,41 +128,29 @@ class Objective:
         return {name: value for name, value in values.items() if value and value != "accuracy"}
 
     def check(self, classes: Sequence[str], labels: Collection[str] | None, images: str) -> None:
-        """Check that the objective can be measured.
+        """Check that the objective can be measured on images.
 
         Args:
-            classes: classes of the classifier.
-            labels: labels of the images; None if they are not known here.
-            images: name of the images for messages: `trainset` or `valset`.
+            classes: classes of all classifiers.
+            labels: labels of the images of one of them; None if they are not known here.
+            images: name of the images for messages, such as `trainset`.
 
         Raises:
             InputError: a class is not among the classes, a floor is for a class without images, or every template has
                 the same top-5 accuracy.
         """
-        for argument, names in (
-            ("costs", [name for pair in self.costs for name in pair]),
-            ("min_recall", self.min_recall),
-        ):
-            if unknown := next((name for name in names if name not in classes), None):
+        named = {"costs": [name for pair in self.costs for name in pair], "min_recall": list(self.min_recall)}
+        for argument, names in named.items():
+            if unknown := [name for name in names if name not in classes]:
                 listed = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-                raise InputError(
-                    "must hold names of classes",
-                    argument=argument,
-                    value=unknown,
-                    hint=f"use one of the {len(classes)} classes ({listed})",
-                )
+                remedy = f"use one of the {len(classes)} classes ({listed})"
+                raise invalid(argument, "given for names of classes", unknown[0], remedy)
         if labels is not None and (absent := [name for name in self.min_recall if name not in labels]):
-            condition = f"must hold classes with an image in the {images}"
-            raise InputError(
-                condition, argument="min_recall", value=absent[0], hint="add images of it, or drop its floor"
-            )
+            remedy = "add images of it, or drop its floor"
+            raise invalid("min_recall", f"given for classes with images in the {images}", absent[0], remedy)
         if self.name == "top5" and len(classes) <= TOP:
-            raise InputError(
-                f"must be another than 'top5' with {len(classes)} classes, all of which are among the five highest",
-                argument="objective",
-                value="top5",
-                hint=Hint("for example {objective}", objective="accuracy"),
-            )
+            condition = f"another than 'top5' with {len(classes)} classes, all of which are among the five likeliest"
+            raise invalid("objective", condition, "top5", Hint("for example {objective}", objective="accuracy"))
 
 
 DEFAULT = Objective()
