@@ -65,7 +65,7 @@ def evaluate(
             dataset,
             recorder=EventRecorder(observers=[progress]),
             skip_unreadable=skip_unreadable,
-            objective=str(objective),
+            objective=objective.value,
             **goals.objective_arguments(ctx),
         )
     images, left_out = len(result.predicted), len(dataset) - len(result.predicted)

@@ -300,7 +300,9 @@ class IPO(Teleprompter):
         goal, classes = self.config.goal, list(dict.fromkeys(name for task in tasks for name in task.train.classes))
         has_other_images = getattr(self.config.backend, "images", None) is not None  # whose labels only workers read
         for task in tasks:
-            if not has_other_images:
+            if has_other_images:
+                goal.check(classes, None, "trainset")
+            else:
                 check_objective(goal, task.train, task.classifier.top_k, "trainset", classes)
             if task.validation is not None:
                 check_objective(goal, task.validation, task.classifier.top_k, "valset", classes)

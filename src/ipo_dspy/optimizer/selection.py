@@ -21,7 +21,7 @@ from ipo_dspy.optimizer.config import ChoiceRule
 from ipo_dspy.run.events import CandidateFields, ChoiceFields, PhraseFields
 from ipo_dspy.scoring.comparison import Comparison, Floats
 from ipo_dspy.scoring.intervals import Interval, Z
-from ipo_dspy.scoring.objectives import SHARES
+from ipo_dspy.scoring.objectives import ObjectiveText
 from ipo_dspy.scoring.score import DECIMALS, Score
 from ipo_dspy.scoring.worth import Worth
 from ipo_dspy.template import Template
@@ -210,7 +210,7 @@ class ChoiceReport:
 
         Its optimism is taken to be that of the template.
         """
-        low, high = (0.0, 100.0) if self.objective in SHARES else (-np.inf, np.inf)
+        low, high = ObjectiveText.of(self.objective).bounds
         expected = max(low, accuracy - self.optimism)
         shift = expected - self.expected
         interval = Interval(max(low, self.interval.low + shift), min(high, self.interval.high + shift))
@@ -287,7 +287,9 @@ class Selection:
         candidates, compared = self.candidates, self.candidates.comparison
         optimism = compared.optimism(lambda *draws: candidates.choose(self.rule, *draws))
         accuracy = float(compared.accuracy[self.winner])
-        expected = max(0.0, accuracy - optimism) if compared.is_share else accuracy - optimism
+        lowest, highest = ObjectiveText.of(objective).bounds
+        expected = max(lowest, accuracy - optimism)
+        interval = compared.interval(expected, self.winner)
         gain = expected - float(compared.accuracy[candidates.start])
         error = float(compared.accuracy_errors[self.winner, candidates.start])
         return ChoiceReport(
@@ -295,7 +297,7 @@ class Selection:
             accuracy=accuracy,
             optimism=optimism,
             expected=expected,
-            interval=compared.interval(expected, self.winner),
+            interval=Interval(max(lowest, interval.low), min(highest, interval.high)),
             gain=gain,
             gain_error=error,
             leader=float(compared.accuracy[compared.eligible].max()),

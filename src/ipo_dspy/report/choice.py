@@ -12,6 +12,7 @@ from ipo_dspy.run import choice_text
 from ipo_dspy.run.events import CandidateFields, ChoiceFields, FinalistFields, PhraseFields, SelectedEvent
 from ipo_dspy.run.state import SearchState
 from ipo_dspy.scoring.intervals import wilson_interval
+from ipo_dspy.scoring.objectives import ObjectiveText
 
 CLASSES_NAMED = 10
 FEW = 4
@@ -92,40 +93,42 @@ def mentions(phrase: str, texts: Sequence[str]) -> int:
 
 
 def unchosen(search: SearchState) -> dict[str, Unchosen]:
-    """Return the most accurate trial and the one with the lowest loss, by measure, unless the chosen one is as good."""
+    """Return the best trial and the one with the lowest loss, by measure, unless the chosen one is as good."""
     best = search.best
     if search.selected is None or best is None:
         return {}
     accurate = search.history.best
     lowest = min(search.history, key=lambda trial: (round(trial.score.loss, 4), trial.rank))
+    goal = ObjectiveText.of(search.objective)
     better = {
-        "Accuracy": accurate if accurate.score.accuracy > best.score.accuracy else None,
+        goal.title: accurate if accurate.score.goal > best.score.goal else None,
         "Loss": lowest if round(lowest.score.loss, 4) < round(best.score.loss, 4) else None,
     }
     return {
-        name: Unchosen(trial, choice_text.plainest([str(trial.template)]), _reason(search.selected, trial, best))
+        name: Unchosen(trial, choice_text.plainest([str(trial.template)]), _reason(search.selected, trial, best, goal))
         for name, trial in better.items()
         if trial is not None
     }
 
 
-def _reason(selected: SelectedEvent, trial: Trial, best: Trial) -> str:
+def _reason(selected: SelectedEvent, trial: Trial, best: Trial, goal: ObjectiveText) -> str:
     """Return why a trial was not chosen; both were compared on the images that decided, if they are candidates."""
     compared = {candidate["index"]: candidate for candidate in selected.get("candidates", [])}
     candidate, winner = compared.get(trial.index), compared.get(best.index)
     plainest = "within the tolerance the plainest wins, by the number of its phrases, then of its tokens"
     is_tied = candidate is not None and candidate["tied"]
     if selected["selected_on"] == "train":
-        return plainest if is_tied or trial.score.accuracy >= best.score.accuracy else "accuracy comes first"
+        return plainest if is_tied or trial.score.rank[:2] <= best.score.rank[:2] else f"{goal.label} comes first"
     reason = f"the {selected['selected_on']} images decide"
     if candidate and winner:
-        reason += f", on which it has {candidate['accuracy']:.1f} % against {winner['accuracy']:.1f} %"
+        reason += f", on which it has {goal.brief(candidate['accuracy'])} against {goal.brief(winner['accuracy'])}"
     return f"{reason}, and {plainest}" if is_tied else reason
 
 
 def warnings(search: SearchState) -> list[str]:
     """Return what a reader should know before the template is used, each with what to do about it."""
-    found = [_few_images(search), _overfitting(search)]
+    imbalance = choice_text.imbalance(summary.images_per_class(search, "train"), search.objective)
+    found = [_few_images(search), _overfitting(search), imbalance]
     if table := summary.class_table(search):
         split, rows = table
         never = [row.name for row in rows if row.best == 0]
@@ -166,9 +169,12 @@ def _overfitting(search: SearchState) -> str | None:
         trained, tested = wilson_interval(accuracy, images), wilson_interval(test["accuracy"], test["images"])
         fact = f"{accuracy:.1f} % on training images and {test['accuracy']:.1f} % on test images differ beyond chance"
         return f"overfitting: {fact}; {remedy}" if trained.low > tested.high else None
-    optimism = search.selected["choice"]["optimism"] if "choice" in search.selected else 0.0
-    fact = f"by about {optimism:.1f} points, the accuracy is too high because the same images chose the template"
-    return f"overfitting: {fact}; {remedy}" if optimism > OPTIMISTIC else None
+    optimism, goal = (
+        search.selected["choice"]["optimism"] if "choice" in search.selected else 0.0,
+        ObjectiveText.of(search.objective),
+    )
+    fact = f"by about {optimism:.1f} points, the {goal.label} is too high because the same images chose the template"
+    return f"overfitting: {fact}; {remedy}" if goal.is_share and optimism > OPTIMISTIC else None
 
 
 def _more_images(split: str) -> str:

@@ -8,6 +8,7 @@ second to load.
 
 import contextlib
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ipo_dspy.history import Trial
 from ipo_dspy.run.events import CandidateFields, ChoiceFields
+from ipo_dspy.scoring.objectives import ObjectiveText
 
 WIDTH, HEIGHT = 440, 270
 """Size in CSS pixels; the page scales the drawing."""
@@ -44,23 +46,31 @@ _LOOK: Any = {
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A quantity drawn over the trials, and whether higher is better."""
+    """A quantity drawn over the trials, whether higher is better, and its smallest and largest possible value."""
 
     name: str
     unit: str
     higher_is_better: bool
     digits: int
     of: Callable[[Trial], float]
+    bounds: tuple[float, float]
 
     def show(self, value: float) -> str:
         """Return the value with its unit, as in the tables."""
         return f"{value:.{self.digits}f}{self.unit}"
 
 
-MEASURES = {
-    "accuracy": Measure("Accuracy", "\u00a0%", True, 1, lambda trial: trial.score.accuracy),
-    "loss": Measure("Loss", "", False, 3, lambda trial: trial.score.loss),
-}
+def measures(goal: ObjectiveText) -> list[Measure]:
+    """Return the measures that are drawn: the objective, or the accuracy if it is the loss, and the loss."""
+    loss = Measure("Loss", "", False, 3, lambda trial: trial.score.loss, (0.0, math.inf))
+    if goal.label == "loss":
+        return [Measure("Accuracy", "\u00a0%", True, 1, lambda trial: trial.score.accuracy, (0.0, 100.0)), loss]
+    unit, digits = ("\u00a0%", 1) if goal.is_share else ("", 3)
+    low, high = sorted(goal.sign * bound for bound in goal.bounds)
+    return [
+        Measure(goal.title, unit, goal.sign > 0, digits, lambda trial: goal.sign * trial.score.goal, (low, high)),
+        loss,
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +114,13 @@ def draw_candidates(candidates: Sequence[CandidateFields], *, winner: int, expec
     The tied ones are on shaded ground, a ring marks the winner, and the dashed line is the winner's expected accuracy.
     """
     x = np.arange(1, len(candidates) + 1)
+    goal = ObjectiveText.of(expected.get("objective", "accuracy"))
     accuracy, error = (np.array([candidate[name] for candidate in candidates]) for name in ("accuracy", "error"))
-    bottom, top = np.maximum(accuracy - error, 0.0), np.minimum(accuracy + error, 100.0)
-    low, high = min(float(bottom.min()), expected["expected"]), float(top.max())
-    pad = max(0.04 * (high - low), 0.5)
+    accuracy, line = goal.sign * accuracy, goal.sign * expected["expected"]
+    smallest, largest = measures(goal)[goal.label == "loss"].bounds
+    bottom, top = np.maximum(accuracy - error, smallest), np.minimum(accuracy + error, largest)
+    low, high = min(float(bottom.min()), line), max(float(top.max()), line)
+    pad = max(0.04 * (high - low), 0.5 if goal.is_share else 0.005)
     with _axes(low - pad, high + pad) as (figure, axes):
         for i, candidate in enumerate(candidates):
             if candidate["tied"]:
@@ -117,13 +130,13 @@ def draw_candidates(candidates: Sequence[CandidateFields], *, winner: int, expec
                 for size, color in ((15, "loss"), (11, "card")):
                     _dots(axes, x[i], accuracy[i], size, color, zorder=4)
         _dots(axes, x, accuracy, 6, "accent", zorder=4)
-        axes.axhline(expected["expected"], color=_COLORS["muted"], linewidth=1, dashes=(6, 4))
+        axes.axhline(line, color=_COLORS["muted"], linewidth=1, dashes=(6, 4))
         axes.set_xlim(0.5, len(candidates) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         tied = sum(candidate["tied"] for candidate in candidates)
         return _inline(
-            figure, f"Accuracy of the {len(candidates)} best candidates with standard errors; {tied} are tied"
+            figure, f"{goal.title} of the {len(candidates)} best candidates with standard errors; {tied} are tied"
         )
 
 
@@ -135,8 +148,8 @@ def _limits(values: NDArray[np.float64], measure: Measure) -> tuple[float, float
         bad = min(usual, sign * values[0])
     low, high = sorted((float(sign * bad), float(sign * good)))
     pad = 0.06 * (high - low) if high - low > 1e-6 * max(abs(high), 1.0) else 0.05 * abs(high) or 0.5
-    top = min(high + pad, 100.0) if measure.higher_is_better else high + pad
-    return max(low - pad, 0.0), max(top, low + pad / 2)
+    smallest, largest = measure.bounds
+    return max(low - pad, smallest), max(min(high + pad, largest), low + pad / 2)
 
 
 def _curves(axes: Axes, x: Sequence[int], values: NDArray[np.float64], measure: Measure) -> None:

@@ -20,12 +20,13 @@ from ipo_dspy.report.journal_fields import pairs
 from ipo_dspy.report.thumbnails import thumbnail
 from ipo_dspy.run.events import PredictionChangedEvent
 from ipo_dspy.run.state import RunState, SearchState
+from ipo_dspy.scoring.objectives import ObjectiveText
 from ipo_dspy.template import PLACEHOLDER
 
 if TYPE_CHECKING:
     from ipo_dspy.report.inline_charts import Chart
 
-SHOWN = {"BEST_SHOWN": 20, "DESCRIPTIONS_SHOWN": 10, "CLASSES_SHOWN": 40, "CONFUSIONS_SHOWN": 40}
+SHOWN = {"BEST_SHOWN": 20, "DESCRIPTIONS_SHOWN": 10, "CLASSES_SHOWN": 40, "CONFUSIONS_SHOWN": 40, "CONFUSED_SHOWN": 10}
 """Maximum lengths of the lists on a page."""
 LINES_SHOWN = 4
 """Lines of an ensemble that are always visible; the rest can be expanded."""
@@ -94,6 +95,9 @@ def _section(number: int, search: SearchState, folder: Path) -> Mapping[str, Any
         "headline": summary.headline(rows),
         "choice": (chosen := choice.summarize(search)),
         "picture": _picture(search, chosen),
+        "goal": ObjectiveText.of(search.objective),
+        "measures": summary.measures(search),
+        "confused": summary.confused(search),
         "warnings": choice.warnings(search),
         "next_steps": about.next_steps(search, folder, is_tested=any(row.is_test for row in rows)),
         "unchosen": choice.unchosen(search),
@@ -111,7 +115,10 @@ def _curves(search: SearchState) -> "list[Chart]":
         return []
     from ipo_dspy.report import inline_charts as charts  # loads matplotlib, which a page without trials does not need
 
-    return [charts.draw(tuple(search.history), measure, best=search.best) for measure in charts.MEASURES.values()]
+    return [
+        charts.draw(tuple(search.history), measure, best=search.best)
+        for measure in charts.measures(ObjectiveText.of(search.objective))
+    ]
 
 
 def _picture(search: SearchState, chosen: choice.ChoiceSummary | None) -> Markup | None:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ipo_dspy._internal.sequences import evenly_spaced
-from ipo_dspy.history import Trial
-from ipo_dspy.run.events import PredictionChangedEvent, ScoreFields
+from ipo_dspy.run.events import EvaluationEvent, PredictionChangedEvent, ScoreFields
 from ipo_dspy.run.state import Rejection, SearchState
 from ipo_dspy.scoring.intervals import Interval, wilson_interval
+from ipo_dspy.scoring.objectives import ObjectiveText
 from ipo_dspy.scoring.score import harmonic_mean
 
 SPLITS = ("test", "validation", "train")
@@ -26,6 +26,7 @@ REJECTIONS_SHOWN = 3
 class ScoreRow:
     """Scores of templates on the same images; losses are None for a harmonic mean or a class.
 
+    Values are those of another objective than accuracy and loss, None without one.
     `imagenet_best` and `imagenet_ensemble` are those of the prompts for ImageNet, None without a comparison with them.
     """
 
@@ -39,6 +40,10 @@ class ScoreRow:
     best_loss: float | None = None
     imagenet_best_loss: float | None = None
     imagenet_ensemble_loss: float | None = None
+    start_value: float | None = None
+    best_value: float | None = None
+    imagenet_best_value: float | None = None
+    imagenet_ensemble_value: float | None = None
 
     @property
     def gain(self) -> float | None:
@@ -56,6 +61,20 @@ class ScoreRow:
         return (
             wilson_interval(self.best, self.images) if self.is_test and self.images and self.best is not None else None
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ConfusedRow:
+    """Images of a class that the best template takes for another, of how many, and the number with the start template.
+
+    The last is None if it was not among the most frequent errors then.
+    """
+
+    label: str
+    predicted: str
+    images: int
+    of: int
+    before: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +139,49 @@ def class_table(search: SearchState) -> tuple[str, list[ScoreRow]] | None:
     return None
 
 
+def measures(search: SearchState) -> tuple[str, list[tuple[str, str, str]]] | None:
+    """Return the name of the most informative split, and the measures of start and best on it, with their names."""
+    found = _most_informative(search)
+    if found is None:
+        return None
+    label, before, after = found
+    one, other = before.get("measures", {}), after.get("measures", {})
+    texts = {name: ObjectiveText.of(name) for name in other if name in one}
+    return label, [
+        (text.title, text.number(text.sign * one[name]), text.number(text.sign * other[name]))
+        for name, text in texts.items()
+    ]
+
+
+def confused(search: SearchState) -> tuple[str, list[ConfusedRow]] | None:
+    """Return the name of the most informative split, and the most frequent errors of the best template on it."""
+    found = _most_informative(search)
+    if found is None:
+        return None
+    label, before, after = found
+    counts = {(one["label"], one["predicted"]): one["images"] for one in before.get("confusions", [])}
+    rows = [
+        ConfusedRow(
+            one["label"],
+            one["predicted"],
+            one["images"],
+            after["per_class"].get(one["label"], [0, one["images"]])[1],
+            counts.get((one["label"], one["predicted"])),
+        )
+        for one in after.get("confusions", [])
+    ]
+    return label, rows
+
+
+def _most_informative(search: SearchState) -> tuple[str, EvaluationEvent, EvaluationEvent] | None:
+    for split in SPLITS:
+        for part in PARTS:
+            start, best = (search.evaluations.get((split, part, role)) for role in ("start", "best"))
+            if start and best:
+                return split_label(split, part), start, best
+    return None
+
+
 def images_per_class(search: SearchState, split: str) -> list[int]:
     """Return the number of images of each class of a split, ascending; empty until the split is evaluated."""
     totals: dict[str, int] = {}
@@ -178,17 +240,13 @@ def _searched(search: SearchState, split: str) -> ScoreRow | None:
     """Return the score on the images that the search itself used."""
     start, best, setup = search.start, search.best, search.setup
     if split == "train" and start and best:
-        return _row(search, split, "all", setup["images"] or None, _fields(start), _fields(best))
+        return _row(search, split, "all", setup["images"] or None, start.score.fields, best.score.fields)
     if split == "validation" and search.selected and start:
         scores = {finalist["index"]: finalist["validation"] for finalist in search.selected["finalists"]}
         selected = scores.get(search.selected["index"])
         row = _row(search, split, "all", setup["validation_images"] or None, scores.get(start.index), selected)
         return row if selected else None
     return None
-
-
-def _fields(trial: Trial) -> ScoreFields:
-    return {"accuracy": trial.score.accuracy, "loss": trial.score.loss}
 
 
 def _row(
@@ -199,7 +257,8 @@ def _row(
         imagenet = None
     shown = start, best, imagenet and imagenet["best"], imagenet and imagenet["ensemble"]
     accuracies, losses = ([score and score[name] for score in shown] for name in ("accuracy", "loss"))
-    return ScoreRow(split_label(split, part), images, *accuracies, *losses)
+    values = [None if score is None or search.objective == "loss" else score.get("value") for score in shown]
+    return ScoreRow(split_label(split, part), images, *accuracies, *losses, *values)
 
 
 def _harmonic(split: str, base: ScoreRow, novel: ScoreRow) -> ScoreRow:

@@ -1,4 +1,4 @@
-"""What a search optimizes: accuracy, another measure, the cost of errors, or a metric; and floors of recall.
+"""Objectives of a search: accuracy, another measure, the cost of errors, or a metric; and floors of recall.
 
 The functions of the user come in two forms, which are told apart by the names of their first two parameters: a metric
 of all images has `labels` and `probabilities`; any other metric is called with an example and a prediction, as in DSPy.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from ipo_dspy.argument_checks import invalid, one_of, require_number
+from ipo_dspy.argument_checks import invalid, one_of
 from ipo_dspy.errors import Hint, InputError
 from ipo_dspy.scoring.tally import TOP
 
@@ -42,10 +42,10 @@ _LABELS = {
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveText:
-    """How the values of an objective are shown; made from its name by `ObjectiveText.of`.
+    """The text of the values of an objective; made from its name by `ObjectiveText.of`.
 
     Attributes:
-        label: its name in words.
+        label: its name as people write it.
         is_share: it is shown in percent.
         sign: -1 if people know it as a quantity that should be low, such as a loss, which is shown without the minus.
 
@@ -94,9 +94,19 @@ class ObjectiveText:
         return text if error is None else f"{text}, standard error {error:.{digits}f}"
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest possible value."""
+        return (0.0, 100.0) if self.is_share else (-math.inf, 0.0 if self.sign < 0 else math.inf)
+
+    @property
+    def title(self) -> str:
+        """The label as the beginning of a line."""
+        return self.label[0].upper() + self.label[1:]
+
+    @property
     def meaning(self) -> str:
-        """What the values mean, in a sentence."""
-        return f"{self.label[0].upper()}{self.label[1:]}{_MEANINGS.get(self.label, ': higher is better')}."
+        """A sentence on what the values mean."""
+        return f"{self.title}{_MEANINGS.get(self.label, ': higher is better')}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +127,22 @@ class Objective:
 
     @property
     def text(self) -> ObjectiveText:
-        """How its values are shown."""
+        """The text of its values."""
         return ObjectiveText.of(self.name)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What differs from the default, as plain values for a journal."""
-        costs = [[true, predicted, cost] for (true, predicted), cost in self.costs.items()]
-        values = {"objective": self.name, "costs": costs, "min_recall": dict(self.min_recall)}
-        return {name: value for name, value in values.items() if value and value != "accuracy"}
+        """The settings that differ from the default, as plain values for a journal."""
+        costs: dict[str, dict[str, float]] = {}
+        for (true, predicted), cost in self.costs.items():
+            costs.setdefault(true, {})[predicted] = cost
+        values = {
+            "objective": self.name if self.name in OBJECTIVES[1:] else None,
+            "metric": self.name.removeprefix(METRIC) if self.metric is not None else None,
+            "costs": costs,
+            "min_recall": dict(self.min_recall),
+        }
+        return {name: value for name, value in values.items() if value}
 
     def check(self, classes: Sequence[str], labels: Collection[str] | None, images: str) -> None:
         """Check that the objective can be measured on images.
@@ -175,10 +192,11 @@ def build_objective(
         if not isinstance(pair, tuple) or len(set(pair)) != 2 or not all(isinstance(label, str) for label in pair):
             condition = "a mapping from (true class, predicted class) to a cost"
             raise invalid("costs", condition, costs, "for example costs={('deer', 'elk'): 5.0}")
-        require_number(f"costs[{pair!r}]", cost, 0.0)
+        if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < math.inf:
+            raise invalid("costs", f"a number of at least 0 for {pair}", cost, "for example 5.0")
     for label, floor in (min_recall or {}).items():
         if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0 <= floor <= 1:
-            raise invalid(f"min_recall[{label!r}]", "a number from 0 to 1", floor, f"for example {{{label!r}: 0.9}}")
+            raise invalid("min_recall", f"a number from 0 to 1 for {label!r}", floor, "for example 0.9")
     goals = {"costs": costs, "metric": metric}
     chosen = [f"objective={objective!r}"] * (objective != "accuracy") + [name for name, goal in goals.items() if goal]
     if len(chosen) > 1:
@@ -221,7 +239,7 @@ def arguments_needed(metric: Callable[..., Any]) -> int:
             return count
         shown = f"{getattr(metric, '__name__', 'a metric')}{signature}"
     except (TypeError, ValueError):
-        shown, remedy = repr(metric), "pass a function of your own with these parameters"
+        shown, remedy = repr(metric), "pass a Python function with these parameters"
     condition = "metric(labels, probabilities) of all images, or metric(example, prediction, trace=None)"
     raise InputError(f"metric must be {condition}, got {shown}; {remedy}")
 

@@ -1,7 +1,7 @@
 """Counts of a template over a set of images; counts of disjoint sets add up, over blocks and over machines.
 
-Whatever is told about a template follows from them: its score, and the other measures of a classifier. Classes without
-images have no recall, so balanced accuracy and macro F1 are means over the classes that have some.
+The score of a template and the other measures of a classifier follow from them. Classes without images have no recall,
+so balanced accuracy and macro F1 are means over the classes that have some.
 
 Letters: C classes, P pairs of a true and a predicted class, B bins of confidence.
 """
