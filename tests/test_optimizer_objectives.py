@@ -242,29 +242,35 @@ def test_other_files_of_costs_are_refused(name: str, text: str | None, message: 
         read_costs(tmp_path / name)
 
 
+def command(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0)
+
+
 def test_the_command_line_optimizes_and_evaluates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "costs.json").write_text('{"bear": {"cat": 5}}')
     search = ["demo", "pixel-animals", "--steps", "1", "--shots", "2", "--log-dir", str(tmp_path / "run")]
     goal = ["--costs", str(tmp_path / "costs.json"), "--min-recall", "bear=0.5"]
-    assert main([*search, *goal, "--json"]) == 0
+    assert command(*search, *goal, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["choice"]["objective"] == "cost"
     assert found["scores"]["validation"]["best"]["value"] > found["scores"]["validation"]["start"]["value"]
     assert "mean cost" in found["findings"]["expected"]
-    assert main(["demo", "pixel-animals", "--export", str(tmp_path / "images")]) == 0
+    assert command("demo", "pixel-animals", "--export", str(tmp_path / "images")) == 0
     capsys.readouterr()
     program = [str(tmp_path / "run" / "best.json"), str(tmp_path / "images"), "--data-classes"]
-    assert main(["evaluate", *program, *goal, "--json"]) == 0
+    assert command("evaluate", *program, *goal, "--json") == 0
     scores = json.loads(capsys.readouterr().out)
     measures = {"accuracy", "top5", "balanced_accuracy", "macro_f1", "loss", "calibration_error"}
     assert measures <= scores.keys()
     assert scores["objective"] == "cost"
     assert scores["value"] < 0
-    assert main(["evaluate", *program]) == 0
+    assert command("evaluate", *program) == 0
     shown = capsys.readouterr().out
     for text in ("top-5 accuracy", "balanced accuracy", "macro F1", "calibration error", "most confused"):
         assert text in shown
-    assert main([*search, "--min-recall", "bear"]) == 1
+    assert command(*search, "--min-recall", "bear") == 1
     assert "--min-recall must be CLASS=RECALL, got 'bear'" in capsys.readouterr().err
 
 

@@ -72,10 +72,10 @@ def backbone(task: demo.DemoTask) -> Backbone:
     return task.program.backbone
 
 
-def run(task: demo.DemoTask, scorer: RayScorer | None, *more: Any) -> tuple[list[Any], list[Event]]:
+def run(task: demo.DemoTask, scorer: RayScorer | None, *more: Any, **goal: Any) -> tuple[list[Any], list[Event]]:
     """Trials, and what the journal would hold of scores, images and predictions."""
     events: list[Event] = []
-    optimizer = IPO(proposer="evolution", steps=4, backend=scorer, observers=[events.append, *more])
+    optimizer = IPO(proposer="evolution", steps=4, backend=scorer, observers=[events.append, *more], **goal)
     best = optimizer.compile(task.program, task.trainset, valset=task.valset)
     kinds = {"search_started", "evaluation", "prediction_changed", "selected"}
     return best.detailed_results.trials, [event for event in events if event["event"] in kinds]
@@ -93,6 +93,19 @@ def data(images: Sequence[Any]) -> list[bytes]:
 
 def test_a_run_on_a_cluster_is_the_run_on_one_machine(warm: RayScorer, task: demo.DemoTask, local: Any) -> None:
     assert_alike(run(task, warm), local)
+
+
+@pytest.mark.parametrize(
+    "goal",
+    [
+        {"objective": "macro_f1", "min_recall": {"bear": 0.5}},
+        {"objective": "top5"},
+        {"costs": {("bear", "cat"): 5.0, ("cat", "bear"): 0.0}},
+    ],
+    ids=["macro_f1", "top5", "costs"],
+)
+def test_other_objectives_are_those_of_one_machine(goal: Any, warm: RayScorer, task: demo.DemoTask) -> None:
+    assert_alike(run(task, warm, **goal), run(task, None, **goal))
 
 
 def test_scores_of_any_source_are_those_of_one_machine(
