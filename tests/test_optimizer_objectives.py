@@ -270,7 +270,7 @@ def test_the_command_line_optimizes_and_evaluates(tmp_path: Path, capsys: pytest
     shown = capsys.readouterr().out
     for text in ("top-5 accuracy", "balanced accuracy", "macro F1", "calibration error", "most confused"):
         assert text in shown
-    assert command(*search, "--min-recall", "bear") == 1
+    assert command(*search, "--min-recall", "bear") == 2
     assert "--min-recall must be CLASS=RECALL, got 'bear'" in capsys.readouterr().err
 
 
