@@ -106,6 +106,7 @@ def test_a_metric_sees_what_the_classifier_predicts(few: demo.DemoTask) -> None:
         called = few.program(image=example.image)
         assert prediction.label == called.label
         assert prediction.scores.keys() == called.scores.keys()
+        assert prediction.probabilities == pytest.approx(called.probabilities, abs=1e-5)
         assert prediction.confidence == pytest.approx(called.confidence, abs=1e-5)
     assert result.score.value == pytest.approx(result.score.accuracy / 100)
     assert result.confusions == tuple(sorted(result.confusions, key=lambda row: -row[2]))

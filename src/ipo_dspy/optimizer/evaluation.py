@@ -191,7 +191,7 @@ def _encode_locally(
         texts=texts,
         choices=usable.choices,
         objective=objective,
-        metric=None if objective.metric is None else bind_metric(objective.metric, usable, classifier.top_k),
+        metric=None if objective.metric is None else bind_metric(objective.metric, usable, classifier),
     )
     return EncodedSet(scorer, encoded.kept, encoded.keys, encoded.skipped)
 
@@ -212,7 +212,7 @@ def encode_examples(
     images = collect_training_images(classifier, classifiers, examples, name="examples", label_field=label_field)[
         "self"
     ]
-    check_objective(objective, images, classifier.top_k, "examples", images.classes)
+    check_objective(objective, images, classifier, "examples", images.classes)
     return build_evaluation_set(
         classifier,
         images,

@@ -303,9 +303,9 @@ class IPO(Teleprompter):
             if has_other_images:
                 goal.check(classes, None, "trainset")
             else:
-                check_objective(goal, task.train, task.classifier.top_k, "trainset", classes)
+                check_objective(goal, task.train, task.classifier, "trainset", classes)
             if task.validation is not None:
-                check_objective(goal, task.validation, task.classifier.top_k, "valset", classes)
+                check_objective(goal, task.validation, task.classifier, "valset", classes)
 
     def _check_models(self, proposer: "Proposer") -> dict[str, dspy.BaseLM]:
         models = language_models(self.config, proposer)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dspy
 import numpy as np
 from numpy.typing import NDArray
 
 from ipo_dspy.argument_checks import invalid
+from ipo_dspy.classifier import Classification, ClipClassifier
 from ipo_dspy.errors import InputError
 from ipo_dspy.optimizer.trainset import TrainingImages
 from ipo_dspy.scoring.objectives import Objective, arguments_needed, finite, is_of_all_images, metric_name
@@ -23,16 +23,16 @@ MANY_PROBABILITIES = 200_000_000
 """Images times classes from which on their probabilities are not kept for a metric: 1.6 GB."""
 
 
-def bind_metric(metric: Callable[..., Any], images: TrainingImages, top_k: int) -> ImageMetric:
-    """Return a metric of the images, whose predictions have the `top_k` highest probabilities as `scores`."""
+def bind_metric(metric: Callable[..., Any], images: TrainingImages, classifier: ClipClassifier) -> ImageMetric:
+    """Return a metric of the images, called with predictions as the classifier returns them."""
     if is_of_all_images(metric):
         index = {name: i for i, name in enumerate(images.classes)}
         return MetricOfAll(metric, np.array([index[label] for label in images.labels]))
-    return MetricOfExamples(metric, images, top_k)
+    return MetricOfExamples(metric, images, classifier.top_k, getattr(classifier, "output", "label"))
 
 
 def check_objective(
-    objective: Objective, images: TrainingImages, top_k: int, name: str, classes: Sequence[str]
+    objective: Objective, images: TrainingImages, classifier: ClipClassifier, name: str, classes: Sequence[str]
 ) -> None:
     """Check that an objective can be measured on images, before anything slow is done.
 
@@ -41,7 +41,7 @@ def check_objective(
     Args:
         objective: the objective.
         images: the images of a classifier.
-        top_k: as in `bind_metric`.
+        classifier: the classifier.
         name: name of the images for messages.
         classes: classes of all classifiers of the program.
 
@@ -61,7 +61,7 @@ def check_objective(
     checked = images if is_of_all_images(objective.metric) else images.keep([0])
     index = {name: i for i, name in enumerate(images.classes)}
     right = np.eye(len(index))[[index[label] for label in checked.labels]]  # [N, C]
-    _ = bind_metric(objective.metric, checked, top_k).outcomes(0.1 / len(index) + 0.9 * right)
+    _ = bind_metric(objective.metric, checked, classifier).outcomes(0.1 / len(index) + 0.9 * right)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +95,7 @@ class MetricOfExamples:
     metric: Callable[..., Any]
     images: TrainingImages
     top_k: int
+    output: str
 
     def value(self, probabilities: Floats) -> float:
         """Return the mean over the images."""
@@ -106,15 +107,17 @@ class MetricOfExamples:
         pairs = zip(self.images.examples, self._predictions(probabilities), strict=True)
         return np.array([_call(self.metric, *pair, *rest) for pair in pairs])
 
-    def _predictions(self, probabilities: Floats) -> Iterator[dspy.Prediction]:
-        """Yield the predictions of the classifier, as a call of it returns them."""
+    def _predictions(self, probabilities: Floats) -> Iterator[Classification]:
+        """Yield the predictions of the classifier, as a call of it without class weights returns them."""
         names, choices = self.images.classes, self.images.choices
         ranked = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.top_k]
         for i, order in enumerate(ranked.tolist()):
             shown = order if choices is None else order[: len(choices[i])]
             scores = {names[j]: float(probabilities[i, j]) for j in shown}
             label, confidence = next(iter(scores.items()))
-            yield dspy.Prediction(confidence=confidence, scores=scores, label=label)
+            prediction = Classification(confidence=confidence, scores=scores, **{self.output: label})
+            prediction._classes, prediction._shares = names, probabilities[i]
+            yield prediction
 
 
 def _call(metric: Callable[..., Any], *arguments: Any) -> float:
