@@ -1,0 +1,352 @@
+"""Probabilities that mean something: temperature, class weights, a threshold for unknown images, and their figures.
+
+Logits are divided by a temperature, and the logarithm of a weight is added to those of each class (Alexandari, Kundaje
+and Shrikumar, Maximum Likelihood with Bias-Corrected Calibration is Hard-To-Beat at Label Shift Adaptation, ICML 2020).
+The loss is convex in the inverse temperature and in the logarithms of the weights, so a few Newton steps find its
+minimum. Two guards are for few images. The logarithms of the weights are penalized like draws from a normal
+distribution. Targets are smoothed as by Platt (Probabilistic Outputs for Support Vector Machines, 1999), so that a
+classifier without an error is not certain of everything.
+
+Weights that are judged on the images they were fitted on look better than they are. So images are divided into five
+folds, and each fold is judged by a fit to the other four. These logits decide whether weights are kept, and give the
+final temperature, the threshold, and all figures.
+
+Letters: N images, C classes, B bins.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipo_dspy.errors import InputError
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Value = Callable[[Indices, Indices], float]
+"""Rates the predicted classes [N] of images, given their labels [N]; higher is better."""
+
+BINS = 15
+FOLDS = 5
+PENALTY = 1.0
+"""Inverse variance of the prior of a weight's logarithm: few weights are above e or below 1/e."""
+SIGNIFICANT = 1.645
+"""Standard errors that a gain must exceed: one-sided, 5 %."""
+TEMPERATURES = (0.01, 100.0)
+NEWTON_STEPS = 50
+"""Maximum number of steps; ten are usual."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """The temperature that divides logits, and the factor of the probability of each class.
+
+    Attributes:
+        temperature: above 1 it makes probabilities less extreme.
+        log_weights: [C] logarithms of the factors; their mean is 0.
+
+    >>> Scaling(2.0, np.array([0.5, -0.5])).apply(np.array([[0.0, 2.0]])).tolist()
+    [[0.5, 0.5]]
+    """
+
+    temperature: float
+    log_weights: Floats
+
+    def apply(self, logits: Floats) -> Floats:
+        """Return scaled logits [N, C]."""
+        return np.asarray(logits / self.temperature + self.log_weights)
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingFit:
+    """A scaling that was fitted to images.
+
+    Attributes:
+        scaling: the fit to all images.
+        held_out: [N, C] scaled logits of the same images, each by a fit to the folds without it.
+        has_weights: True if weights were wanted and proved better in the folds.
+    """
+
+    scaling: Scaling
+    held_out: Floats
+    has_weights: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """The images whose confidence is in one bin; confidence and accuracy are their means, from 0 to 1."""
+
+    images: int
+    confidence: float
+    accuracy: float
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """Return the log-probabilities of logits [N, C]."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def losses(logits: Floats, labels: Indices) -> Floats:
+    """Return the cross-entropy in nats of each row of logits [N, C] against its label, [N]."""
+    return -log_softmax(logits)[np.arange(len(labels)), labels]
+
+
+def accuracy(predicted: Indices, labels: Indices) -> float:
+    """Return the share of images whose predicted class is their label, in percent."""
+    return 100.0 * float((predicted == labels).mean())
+
+
+def fit_temperature(logits: Floats, labels: Indices) -> float:
+    """Return the temperature with the lowest loss.
+
+    Args:
+        logits: [N, C], at least one image.
+        labels: [N], indices into C.
+
+    >>> eye = np.eye(2)  # right on three of four images
+    >>> round(fit_temperature(eye[[0, 0, 0, 1]], np.array([0, 0, 0, 0])), 2)
+    1.13
+    """
+    return _fit(logits, labels, with_temperature=True, with_weights=False).temperature
+
+
+def fit_scaling(
+    logits: Floats, labels: Indices, *, temperature: bool = True, weights: bool = True, value: Value = accuracy
+) -> ScalingFit:
+    """Fit temperature and class weights to the logits of images.
+
+    Weights are kept if they are better in the folds: the loss is significantly lower, and `value` is higher.
+
+    Args:
+        logits: [N, C], at least one image.
+        labels: [N], indices into C.
+        temperature: fit a temperature; without, it is 1.
+        weights: fit class weights; without, all are 1.
+        value: rates predicted classes.
+    """
+    plain = _cross_fit(logits, labels, temperature, False)
+    has_weights = False
+    if weights:
+        weighted = _cross_fit(logits, labels, temperature, True)
+        gains = losses(plain, labels) - losses(weighted, labels)  # [N]
+        has_weights = gains.mean() > SIGNIFICANT * gains.std() / math.sqrt(len(labels)) and (
+            value(weighted.argmax(axis=1), labels) > value(plain.argmax(axis=1), labels)
+        )
+    if not has_weights:
+        return ScalingFit(_fit(logits, labels, temperature, False), plain, False)
+    scaling = _fit(logits, labels, temperature, True)
+    if not temperature:
+        return ScalingFit(scaling, weighted, True)
+    # The penalty of the weights makes the joint temperature too high, and fitted weights make it too low.
+    correction = fit_temperature(weighted, labels)
+    corrected = Scaling(scaling.temperature * correction, scaling.log_weights / correction)
+    return ScalingFit(corrected, weighted / correction, True)
+
+
+def folds_of(labels: Indices, *, seed: int = 0) -> Indices:
+    """Draw the fold of each image, [N].
+
+    If all classes have the same number of images, which is by design, each fold has its share of them. Otherwise folds
+    do not look at labels: each would have the class frequencies of the others, chance included, and weights that
+    learned only these would pass.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    counts = np.unique(labels, return_counts=True)[1]
+    if (counts == counts[0]).all():
+        order = order[np.argsort(labels[order], kind="stable")]
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[order] = np.arange(len(labels)) % FOLDS
+    return folds
+
+
+def _cross_fit(logits: Floats, labels: Indices, with_temperature: bool, with_weights: bool) -> Floats:
+    """Return the logits of each fold, scaled by the fit to the others, [N, C]."""
+    if not (with_temperature or with_weights) or len(labels) == 1:
+        return logits
+    folds, scaled = folds_of(labels), np.empty_like(logits)
+    for fold in np.unique(folds):
+        inside = folds == fold
+        fit = _fit(logits[~inside], labels[~inside], with_temperature, with_weights)
+        scaled[inside] = fit.apply(logits[inside])
+    return scaled
+
+
+def _fit(logits: Floats, labels: Indices, with_temperature: bool, with_weights: bool) -> Scaling:
+    """Minimize the loss by Newton's method; parameters are the inverse temperature and the logarithms of weights."""
+    images, classes = logits.shape
+    logits = logits - logits.max(axis=1, keepdims=True)  # changes no probability
+    smoothing = 1 / (images + 2)
+    targets = np.full((images, classes), smoothing / classes)  # [N, C]
+    targets[np.arange(images), labels] += 1 - smoothing
+    free = np.repeat([with_temperature, with_weights], [1, classes])  # [1 + C]
+    parameters = np.repeat([1.0, 0.0], [1, classes])
+
+    def loss(parameters: Floats) -> tuple[float, Floats]:
+        log_probs = log_softmax(parameters[0] * logits + parameters[1:])  # [N, C]
+        return -float((targets * log_probs).sum()) + PENALTY / 2 * float(parameters[1:] @ parameters[1:]), log_probs
+
+    current, log_probs = loss(parameters)
+    for _ in range(NEWTON_STEPS):
+        probs = np.exp(log_probs)
+        excess = probs - targets  # [N, C]
+        mean = (probs * logits).sum(axis=1, keepdims=True)  # [N, 1]
+        gradient = np.concatenate([[(excess * logits).sum()], excess.sum(axis=0) + PENALTY * parameters[1:]])
+        hessian = np.zeros((1 + classes, 1 + classes))
+        hessian[0, 0] = (probs * (logits - mean) ** 2).sum() + 1e-9
+        if with_weights:
+            hessian[0, 1:] = hessian[1:, 0] = (probs * (logits - mean)).sum(axis=0)
+            hessian[1:, 1:] = np.diag(probs.sum(axis=0) + PENALTY) - probs.T @ probs
+        step = np.zeros_like(parameters)
+        step[free] = -np.linalg.solve(hessian[np.ix_(free, free)], gradient[free])
+        decrement, size = -float(gradient @ step), 1.0
+        if decrement < 1e-9 * images:
+            break
+        while True:
+            proposed = parameters + size * step
+            proposed[0] = np.clip(proposed[0], 1 / TEMPERATURES[1], 1 / TEMPERATURES[0])
+            lower, log_probs = loss(proposed)
+            if lower <= current - 1e-4 * size * decrement or size < 1e-6:
+                break
+            size /= 2
+        if lower >= current:
+            break
+        parameters, current = proposed, lower
+    weights = parameters[1:]
+    return Scaling(float(1 / parameters[0]), weights - weights.mean())
+
+
+def reliability(confidence: Floats, correct: Flags, *, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
+    """Return the bins of a reliability diagram: equal in width, from 0 to 1, without the empty ones.
+
+    Args:
+        confidence: [N], from 0 to 1; a value on an edge belongs to the lower bin.
+        correct: [N].
+        bins: number of bins.
+
+    >>> reliability(np.array([0.9, 0.7, 0.2]), np.array([True, False, False]), bins=2)[1]
+    ReliabilityBin(images=2, confidence=0.8, accuracy=0.5)
+    """
+    index = _bins(confidence, bins)
+    counts, sums, hits = (np.bincount(index, each, bins) for each in (None, confidence, correct))
+    return tuple(
+        ReliabilityBin(int(count), float(total / count), float(right / count))
+        for count, total, right in zip(counts, sums, hits, strict=True)
+        if count
+    )
+
+
+def expected_calibration_error(confidence: Floats, correct: Flags, *, bins: int = BINS) -> float:
+    """Return by how many points confidence and accuracy differ in the bins of `reliability`, on average over images.
+
+    The expected calibration error, ECE, of Guo et al., On Calibration of Modern Neural Networks, ICML 2017, in percent.
+    It is above zero also for a calibrated classifier, see `calibration_error_by_chance`.
+
+    >>> round(expected_calibration_error(np.array([0.9, 0.9, 0.9, 0.9]), np.array([True, True, True, False])), 6)
+    15.0
+    """
+    found = reliability(confidence, correct, bins=bins)
+    return 100.0 * sum(each.images * abs(each.confidence - each.accuracy) for each in found) / len(confidence)
+
+
+def calibration_error_by_chance(confidence: Floats, *, bins: int = BINS) -> float:
+    """Return the expected calibration error of a classifier whose confidences are its probabilities to be right.
+
+    With few images the accuracy of a bin is not its probability, so the error is that of chance; in the normal
+    approximation, in percent.
+
+    >>> round(calibration_error_by_chance(np.full(100, 0.5)), 2), round(calibration_error_by_chance(np.full(10000, 0.5)), 2)
+    (3.99, 0.4)
+    """
+    variances = np.bincount(_bins(confidence, bins), confidence * (1 - confidence), bins)
+    return 100.0 * float(np.sqrt(2 / math.pi * variances).sum()) / len(confidence)
+
+
+def _bins(confidence: Floats, bins: int) -> Indices:
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+def accuracy_over_coverage(confidence: Floats, correct: Flags) -> tuple[Floats, Floats, Floats]:
+    """Return threshold, coverage, and accuracy for each distinct confidence, from the highest one; shares are 0 to 1.
+
+    An image is answered if its confidence is at least the threshold; coverage is the share of images that are answered.
+
+    >>> [each.tolist() for each in accuracy_over_coverage(np.array([0.9, 0.5, 0.5, 0.4]), np.array([1, 1, 0, 0]) == 1)]
+    [[0.9, 0.5, 0.4], [0.25, 0.75, 1.0], [1.0, 0.6666666666666666, 0.5]]
+    """
+    order = np.argsort(-confidence, kind="stable")
+    ranked = confidence[order]
+    last = np.append(ranked[1:] != ranked[:-1], True)  # of images with the same confidence
+    answered = np.arange(1, len(ranked) + 1)
+    return ranked[last], (answered / len(ranked))[last], (np.cumsum(correct[order]) / answered)[last]
+
+
+def threshold_for_coverage(confidence: Floats, coverage: float) -> float:
+    """Return the highest threshold at which at least this share of images is answered.
+
+    >>> threshold_for_coverage(np.array([0.2, 0.4, 0.6, 0.8]), 0.5)
+    0.6
+    """
+    needed = max(1, math.ceil(coverage * len(confidence) - 1e-9))
+    return float(np.sort(confidence)[-needed])
+
+
+def threshold_for_precision(confidence: Floats, correct: Flags, precision: float) -> float:
+    """Return the lowest threshold at which at least this share of the answered images is right.
+
+    Raises:
+        InputError: no threshold reaches it.
+
+    >>> threshold_for_precision(np.array([0.2, 0.4, 0.6, 0.8]), np.array([False, True, False, True]), 0.6)
+    0.4
+    """
+    thresholds, _, accuracies = accuracy_over_coverage(confidence, correct)
+    reached = np.flatnonzero(accuracies >= precision)
+    if not len(reached):
+        most = math.floor(1000 * accuracies.max()) / 1000
+        raise InputError(
+            f"must be at most {most:g}, the highest on these images",
+            argument="precision",
+            value=precision,
+            hint="pass a lower one, or more images",
+        )
+    return float(thresholds[reached[-1]])
+
+
+def threshold_for_unknown(known: Floats, unknown: Floats) -> float:
+    """Return the threshold that separates confidences of known [N] and unknown [M] images best.
+
+    It has the highest difference between the share of known and the share of unknown images that are answered (Youden,
+    Index for Rating Diagnostic Tests, 1950); of several, the lowest.
+
+    >>> threshold_for_unknown(np.array([0.5, 0.7, 0.9]), np.array([0.1, 0.2, 0.6, 0.6]))
+    0.7
+    """
+    thresholds = np.unique(known)
+    answered, accepted = (
+        1 - np.searchsorted(np.sort(each), thresholds, side="left") / len(each) for each in (known, unknown)
+    )
+    return float(thresholds[np.argmax(answered - accepted)])
+
+
+def auroc(known: Floats, unknown: Floats) -> float:
+    """Return the probability that a known image [N] has a higher confidence than an unknown one [M]; ties count half.
+
+    >>> auroc(np.array([0.5, 0.9]), np.array([0.1, 0.5]))
+    0.875
+    """
+    ranked = np.sort(unknown)
+    below, not_above = (np.searchsorted(ranked, known, side=side) for side in ("left", "right"))
+    return float((below + not_above).mean() / 2 / len(unknown))
+
+
+def false_positive_rate(known: Floats, unknown: Floats, *, recall: float = 0.95) -> float:
+    """Return the share of unknown images [M] that are answered if this share of known images [N] is.
+
+    >>> false_positive_rate(np.array([0.5, 0.9]), np.array([0.1, 0.6, 0.2, 0.3]))
+    0.25
+    """
+    return float((unknown >= threshold_for_coverage(known, recall)).mean())
