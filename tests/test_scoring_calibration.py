@@ -85,14 +85,15 @@ def test_folds_keep_weights_with_an_effect() -> None:
 @given(st.integers(2, 30), st.integers(2, 5), st.booleans(), st.integers(0, 99))
 def test_fit_is_the_minimum_of_the_loss(images: int, classes: int, with_weights: bool, seed: int) -> None:
     logits, labels = world(seed, images, classes, temperature=2.0)
-    found = calibration._fit(logits, labels, True, with_weights)
+    importance = np.random.default_rng(seed).uniform(0.5, 2.0, images)
+    found = calibration._fit(logits, labels, importance, True, with_weights)
     table, targets = torch.tensor(logits), torch.tensor(labels)
 
     def loss(inverse: Any, weights: Any) -> Any:
         smoothed = torch.nn.functional.cross_entropy(
-            inverse * table + weights, targets, label_smoothing=1 / (images + 2), reduction="sum"
+            inverse * table + weights, targets, label_smoothing=1 / (images + 2), reduction="none"
         )
-        return smoothed + calibration.PENALTY / 2 * (weights**2).sum()
+        return torch.tensor(importance) @ smoothed + calibration.PENALTY / 2 * (weights**2).sum()
 
     inverse = torch.tensor(1 / found.temperature, dtype=torch.float64, requires_grad=True)
     weights = torch.tensor(found.log_weights, requires_grad=True)
@@ -134,6 +135,16 @@ def test_value_decides_on_weights() -> None:
     logits, labels = world(0, 500, 4, log_weights=np.array([2.0, 0.0, 0.0, -2.0]))
     assert fit_scaling(logits, labels).has_weights
     assert not fit_scaling(logits, labels, value=lambda predicted, _: float((predicted == 3).mean())).has_weights
+
+
+def test_classes_count_the_same_whatever_their_number_of_images() -> None:
+    logits, labels = world(0, 3000, 3)
+    rare = np.flatnonzero((labels > 0) | (np.arange(3000) % 10 == 0))  # a tenth of the first class
+    usual, equal = (
+        fit_scaling(logits[rare], labels[rare], equal_classes=equal).scaling.log_weights[0] for equal in (False, True)
+    )
+    assert usual < -1
+    assert equal == pytest.approx(0, abs=0.3)
 
 
 def test_folds_are_even_and_have_all_classes_if_counts_are_equal() -> None:
@@ -179,17 +190,20 @@ GRID = st.lists(st.integers(0, 8).map(lambda eighths: eighths / 8), min_size=1, 
 def test_unknown_figures_are_those_of_all_pairs(known: Floats, unknown: Floats) -> None:
     pairs = [1.0 if k > u else 0.5 if k == u else 0.0 for k in known for u in unknown]
     assert auroc(known, unknown) == pytest.approx(np.mean(pairs))
-    accepting = [t for t in [*known, 0.0] if (known >= t).mean() >= 0.95]
+    accepting = [t for t in known if (known >= t).mean() >= 0.95]
     assert false_positive_rate(known, unknown) == pytest.approx((unknown >= max(accepting)).mean())
-    gains = {t: (known >= t).mean() - (unknown >= t).mean() for t in known}
-    assert gains[threshold_for_unknown(known, unknown)] == pytest.approx(max(gains.values()))
+    best = threshold_for_unknown(known, unknown)
+    gains = [(known >= t).mean() - (unknown >= t).mean() for t in [*known, best]]
+    assert gains[-1] == pytest.approx(max(gains))
 
 
 @given(GRID, st.floats(0.01, 1))
 def test_coverage_is_reached_by_the_highest_threshold(confidence: Floats, coverage: float) -> None:
     threshold = threshold_for_coverage(confidence, coverage)
     assert (confidence >= threshold).mean() >= coverage - 1e-9
-    assert (confidence > threshold).mean() < coverage
+    lowest = confidence[confidence >= threshold].min()
+    assert (confidence > lowest).mean() < coverage
+    assert threshold not in confidence or threshold == 0
 
 
 def test_precision_holds_on_new_images() -> None:

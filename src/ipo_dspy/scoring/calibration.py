@@ -111,11 +111,17 @@ def fit_temperature(logits: Floats, labels: Indices) -> float:
     >>> round(fit_temperature(eye[[0, 0, 0, 1]], np.array([0, 0, 0, 0])), 2)
     1.13
     """
-    return _fit(logits, labels, with_temperature=True, with_weights=False).temperature
+    return _fit(logits, labels, np.ones(len(labels)), with_temperature=True, with_weights=False).temperature
 
 
 def fit_scaling(
-    logits: Floats, labels: Indices, *, temperature: bool = True, weights: bool = True, value: Value = accuracy
+    logits: Floats,
+    labels: Indices,
+    *,
+    temperature: bool = True,
+    weights: bool = True,
+    value: Value = accuracy,
+    equal_classes: bool = False,
 ) -> ScalingFit:
     """Fit temperature and class weights to the logits of images.
 
@@ -127,22 +133,25 @@ def fit_scaling(
         temperature: fit a temperature; without, it is 1.
         weights: fit class weights; without, all are 1.
         value: rates predicted classes.
+        equal_classes: every class counts the same in the loss, whatever its number of images.
     """
-    plain = _cross_fit(logits, labels, temperature, False)
+    counts = np.bincount(labels)[labels]  # [N]
+    importance = len(labels) / len(np.unique(labels)) / counts if equal_classes else np.ones(len(labels))
+    plain = _cross_fit(logits, labels, importance, temperature, False)
     has_weights = False
     if weights:
-        weighted = _cross_fit(logits, labels, temperature, True)
-        gains = losses(plain, labels) - losses(weighted, labels)  # [N]
+        weighted = _cross_fit(logits, labels, importance, temperature, True)
+        gains = importance * (losses(plain, labels) - losses(weighted, labels))  # [N]
         has_weights = gains.mean() > SIGNIFICANT * gains.std() / math.sqrt(len(labels)) and (
             value(weighted.argmax(axis=1), labels) > value(plain.argmax(axis=1), labels)
         )
     if not has_weights:
-        return ScalingFit(_fit(logits, labels, temperature, False), plain, False)
-    scaling = _fit(logits, labels, temperature, True)
+        return ScalingFit(_fit(logits, labels, importance, temperature, False), plain, False)
+    scaling = _fit(logits, labels, importance, temperature, True)
     if not temperature:
         return ScalingFit(scaling, weighted, True)
     # The penalty of the weights makes the joint temperature too high, and fitted weights make it too low.
-    correction = fit_temperature(weighted, labels)
+    correction = _fit(weighted, labels, importance, True, False).temperature
     corrected = Scaling(scaling.temperature * correction, scaling.log_weights / correction)
     return ScalingFit(corrected, weighted / correction, True)
 
@@ -163,43 +172,49 @@ def folds_of(labels: Indices, *, seed: int = 0) -> Indices:
     return folds
 
 
-def _cross_fit(logits: Floats, labels: Indices, with_temperature: bool, with_weights: bool) -> Floats:
+def _cross_fit(
+    logits: Floats, labels: Indices, importance: Floats, with_temperature: bool, with_weights: bool
+) -> Floats:
     """Return the logits of each fold, scaled by the fit to the others, [N, C]."""
     if not (with_temperature or with_weights) or len(labels) == 1:
         return logits
     folds, scaled = folds_of(labels), np.empty_like(logits)
     for fold in np.unique(folds):
         inside = folds == fold
-        fit = _fit(logits[~inside], labels[~inside], with_temperature, with_weights)
+        others = (each[~inside] for each in (logits, labels, importance))
+        fit = _fit(*others, with_temperature, with_weights)
         scaled[inside] = fit.apply(logits[inside])
     return scaled
 
 
-def _fit(logits: Floats, labels: Indices, with_temperature: bool, with_weights: bool) -> Scaling:
+def _fit(logits: Floats, labels: Indices, importance: Floats, with_temperature: bool, with_weights: bool) -> Scaling:
     """Minimize the loss by Newton's method; parameters are the inverse temperature and the logarithms of weights."""
     images, classes = logits.shape
     logits = logits - logits.max(axis=1, keepdims=True)  # changes no probability
     smoothing = 1 / (images + 2)
     targets = np.full((images, classes), smoothing / classes)  # [N, C]
     targets[np.arange(images), labels] += 1 - smoothing
+    counts = importance[:, None]  # [N, 1]
     free = np.repeat([with_temperature, with_weights], [1, classes])  # [1 + C]
     parameters = np.repeat([1.0, 0.0], [1, classes])
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
         log_probs = log_softmax(parameters[0] * logits + parameters[1:])  # [N, C]
-        return -float((targets * log_probs).sum()) + PENALTY / 2 * float(parameters[1:] @ parameters[1:]), log_probs
+        penalty = PENALTY / 2 * float(parameters[1:] @ parameters[1:])
+        return penalty - float((counts * targets * log_probs).sum()), log_probs
 
     current, log_probs = loss(parameters)
     for _ in range(NEWTON_STEPS):
         probs = np.exp(log_probs)
-        excess = probs - targets  # [N, C]
-        mean = (probs * logits).sum(axis=1, keepdims=True)  # [N, 1]
+        counted = counts * probs  # [N, C]
+        excess = counted - counts * targets  # [N, C]
+        spread = logits - (probs * logits).sum(axis=1, keepdims=True)  # [N, C]
         gradient = np.concatenate([[(excess * logits).sum()], excess.sum(axis=0) + PENALTY * parameters[1:]])
         hessian = np.zeros((1 + classes, 1 + classes))
-        hessian[0, 0] = (probs * (logits - mean) ** 2).sum() + 1e-9
+        hessian[0, 0] = (counted * spread**2).sum() + 1e-9
         if with_weights:
-            hessian[0, 1:] = hessian[1:, 0] = (probs * (logits - mean)).sum(axis=0)
-            hessian[1:, 1:] = np.diag(probs.sum(axis=0) + PENALTY) - probs.T @ probs
+            hessian[0, 1:] = hessian[1:, 0] = (counted * spread).sum(axis=0)
+            hessian[1:, 1:] = np.diag(counted.sum(axis=0) + PENALTY) - counted.T @ probs
         step = np.zeros_like(parameters)
         step[free] = -np.linalg.solve(hessian[np.ix_(free, free)], gradient[free])
         decrement, size = -float(gradient @ step), 1.0
@@ -258,8 +273,8 @@ def calibration_error_by_chance(confidence: Floats, *, bins: int = BINS) -> floa
     With few images the accuracy of a bin is not its probability, so the error is that of chance; in the normal
     approximation, in percent.
 
-    >>> round(calibration_error_by_chance(np.full(100, 0.5)), 2), round(calibration_error_by_chance(np.full(10000, 0.5)), 2)
-    (3.99, 0.4)
+    >>> [round(calibration_error_by_chance(np.full(images, 0.5)), 2) for images in (100, 10000)]
+    [3.99, 0.4]
     """
     variances = np.bincount(_bins(confidence, bins), confidence * (1 - confidence), bins)
     return 100.0 * float(np.sqrt(2 / math.pi * variances).sum()) / len(confidence)
@@ -285,13 +300,14 @@ def accuracy_over_coverage(confidence: Floats, correct: Flags) -> tuple[Floats, 
 
 
 def threshold_for_coverage(confidence: Floats, coverage: float) -> float:
-    """Return the highest threshold at which at least this share of images is answered.
+    """Return the threshold at which at least this share of images is answered, and not one group of equals more.
+
+    Like the thresholds below it is halfway to the next lower confidence, or 0 if there is none.
 
     >>> threshold_for_coverage(np.array([0.2, 0.4, 0.6, 0.8]), 0.5)
-    0.6
+    0.5
     """
-    needed = max(1, math.ceil(coverage * len(confidence) - 1e-9))
-    return float(np.sort(confidence)[-needed])
+    return _below(_least_answered(confidence, coverage), confidence)
 
 
 def threshold_for_precision(confidence: Floats, correct: Flags, precision: float) -> float:
@@ -300,20 +316,19 @@ def threshold_for_precision(confidence: Floats, correct: Flags, precision: float
     Raises:
         InputError: no threshold reaches it.
 
-    >>> threshold_for_precision(np.array([0.2, 0.4, 0.6, 0.8]), np.array([False, True, False, True]), 0.6)
-    0.4
+    >>> threshold_for_precision(np.array([0.25, 0.5, 0.75, 1.0]), np.array([False, True, False, True]), 0.6)
+    0.375
     """
     thresholds, _, accuracies = accuracy_over_coverage(confidence, correct)
     reached = np.flatnonzero(accuracies >= precision)
     if not len(reached):
-        most = math.floor(1000 * accuracies.max()) / 1000
         raise InputError(
-            f"must be at most {most:g}, the highest on these images",
+            f"must be at most {math.floor(1000 * accuracies.max()) / 1000:g}, the highest on these images",
             argument="precision",
             value=precision,
             hint="pass a lower one, or more images",
         )
-    return float(thresholds[reached[-1]])
+    return _below(thresholds[reached[-1]], confidence)
 
 
 def threshold_for_unknown(known: Floats, unknown: Floats) -> float:
@@ -322,14 +337,23 @@ def threshold_for_unknown(known: Floats, unknown: Floats) -> float:
     It has the highest difference between the share of known and the share of unknown images that are answered (Youden,
     Index for Rating Diagnostic Tests, 1950); of several, the lowest.
 
-    >>> threshold_for_unknown(np.array([0.5, 0.7, 0.9]), np.array([0.1, 0.2, 0.6, 0.6]))
-    0.7
+    >>> threshold_for_unknown(np.array([0.5, 0.75, 1.0]), np.array([0.1, 0.2, 0.7, 0.5]))
+    0.725
     """
     thresholds = np.unique(known)
-    answered, accepted = (
-        1 - np.searchsorted(np.sort(each), thresholds, side="left") / len(each) for each in (known, unknown)
-    )
-    return float(thresholds[np.argmax(answered - accepted)])
+    answered, accepted = (1 - np.searchsorted(np.sort(each), thresholds) / len(each) for each in (known, unknown))
+    return _below(thresholds[np.argmax(answered - accepted)], np.append(known, unknown))
+
+
+def _least_answered(confidence: Floats, coverage: float) -> float:
+    """Return the lowest confidence of the share of images that have the highest ones."""
+    return float(np.sort(confidence)[-max(1, math.ceil(coverage * len(confidence) - 1e-9))])
+
+
+def _below(confidence: float, others: Floats) -> float:
+    """Return the middle between a confidence and the next lower one, so that rounding moves no image across it."""
+    lower = others[others < confidence]
+    return float((confidence + lower.max()) / 2) if len(lower) else 0.0
 
 
 def auroc(known: Floats, unknown: Floats) -> float:
@@ -349,4 +373,4 @@ def false_positive_rate(known: Floats, unknown: Floats, *, recall: float = 0.95)
     >>> false_positive_rate(np.array([0.5, 0.9]), np.array([0.1, 0.6, 0.2, 0.3]))
     0.25
     """
-    return float((unknown >= threshold_for_coverage(known, recall)).mean())
+    return float((unknown >= _least_answered(known, recall)).mean())
