@@ -100,6 +100,29 @@ def accuracy(predicted: Indices, labels: Indices) -> float:
     return 100.0 * float((predicted == labels).mean())
 
 
+def balanced_accuracy(predicted: Indices, labels: Indices) -> float:
+    """Return the mean over classes with images of the share of images that are predicted as it, in percent.
+
+    >>> balanced_accuracy(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1]))
+    50.0
+    """
+    counts = np.bincount(labels)
+    right = np.bincount(labels[predicted == labels], minlength=len(counts))
+    return 100.0 * float((right[counts > 0] / counts[counts > 0]).mean())
+
+
+def macro_f1(predicted: Indices, labels: Indices) -> float:
+    """Return the mean over classes with images of the F1 score, in percent.
+
+    >>> macro_f1(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])).__round__(2)
+    73.33
+    """
+    counts = np.bincount(labels)
+    right = np.bincount(labels[predicted == labels], minlength=len(counts))
+    total = counts + np.bincount(predicted, minlength=len(counts))[: len(counts)]
+    return 200.0 * float((right[counts > 0] / total[counts > 0]).mean())
+
+
 def fit_temperature(logits: Floats, labels: Indices) -> float:
     """Return the temperature with the lowest loss.
 
@@ -120,19 +143,19 @@ def fit_scaling(
     *,
     temperature: bool = True,
     weights: bool = True,
-    value: Value = accuracy,
+    value: Value | None = accuracy,
     equal_classes: bool = False,
 ) -> ScalingFit:
     """Fit temperature and class weights to the logits of images.
 
-    Weights are kept if they are better in the folds: the loss is significantly lower, and `value` is higher.
+    Weights are kept if they are better in the folds: the loss is significantly lower, and `value` higher.
 
     Args:
         logits: [N, C], at least one image.
         labels: [N], indices into C.
         temperature: fit a temperature; without, it is 1.
         weights: fit class weights; without, all are 1.
-        value: rates predicted classes.
+        value: rates predicted classes; without, the loss alone decides.
         equal_classes: every class counts the same in the loss, whatever its number of images.
     """
     counts = np.bincount(labels)[labels]  # [N]
@@ -142,8 +165,8 @@ def fit_scaling(
     if weights:
         weighted = _cross_fit(logits, labels, importance, temperature, True)
         gains = importance * (losses(plain, labels) - losses(weighted, labels))  # [N]
-        has_weights = gains.mean() > SIGNIFICANT * gains.std() / math.sqrt(len(labels)) and (
-            value(weighted.argmax(axis=1), labels) > value(plain.argmax(axis=1), labels)
+        has_weights = bool(gains.mean() > SIGNIFICANT * gains.std() / math.sqrt(len(labels))) and (
+            value is None or value(weighted.argmax(axis=1), labels) > value(plain.argmax(axis=1), labels)
         )
     if not has_weights:
         return ScalingFit(_fit(logits, labels, importance, temperature, False), plain, False)
@@ -181,8 +204,7 @@ def _cross_fit(
     folds, scaled = folds_of(labels), np.empty_like(logits)
     for fold in np.unique(folds):
         inside = folds == fold
-        others = (each[~inside] for each in (logits, labels, importance))
-        fit = _fit(*others, with_temperature, with_weights)
+        fit = _fit(logits[~inside], labels[~inside], importance[~inside], with_temperature, with_weights)
         scaled[inside] = fit.apply(logits[inside])
     return scaled
 

@@ -1,0 +1,254 @@
+"""Calibrate a classifier on the logits of labeled images, and report what that changes.
+
+The order is temperature, weights, threshold: `scaling.apply` gives the logits of the final probabilities, whose highest
+one is the label and its confidence; below the threshold the image belongs to none of the classes.
+
+Letters: N images, M images of none of the classes, C classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from ipo_dspy.argument_checks import flag, invalid, one_of, require_number
+from ipo_dspy.errors import InputError
+from ipo_dspy.scoring.calibration import (
+    TEMPERATURES,
+    Flags,
+    Floats,
+    Indices,
+    ReliabilityBin,
+    Value,
+    accuracy,
+    accuracy_over_coverage,
+    auroc,
+    balanced_accuracy,
+    calibration_error_by_chance,
+    expected_calibration_error,
+    false_positive_rate,
+    fit_scaling,
+    log_softmax,
+    losses,
+    macro_f1,
+    reliability,
+    threshold_for_coverage,
+    threshold_for_precision,
+    threshold_for_unknown,
+)
+
+CalibrationObjective = Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"]
+VALUES: Mapping[str, Value | None] = MappingProxyType(
+    {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "macro_f1": macro_f1, "loss": None}
+)
+EQUAL_CLASSES = ("balanced_accuracy", "macro_f1")
+"""Objectives for which every class counts the same."""
+CURVE_POINTS = 200
+"""Maximum number of points of the curve of accuracy over coverage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What is fitted besides class weights; it holds for the template that it was fitted with.
+
+    Attributes:
+        template: text of the template.
+        temperature: divides the logits.
+        threshold: an image with a lower confidence belongs to none of the classes.
+        unknown_label: label of such an image.
+
+    Raises:
+        InputError: a number that is not finite or out of range, or another type.
+    """
+
+    template: str
+    temperature: float = 1.0
+    threshold: float = 0.0
+    unknown_label: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.template, str):
+            raise invalid("template", "a text", self.template, "for example 'a photo of a <CLASS>.'")
+        require_number("temperature", self.temperature, TEMPERATURES[0])
+        require_share("threshold", self.threshold)
+        if not isinstance(self.unknown_label, str | None) or self.unknown_label == "":
+            raise invalid("unknown_label", "a text or None", self.unknown_label, "for example unknown_label='other'")
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationFigures:
+    """Figures of a classifier on images; shares are in percent.
+
+    Attributes:
+        accuracy: share of images whose most probable class is their label.
+        loss: mean cross-entropy in nats.
+        calibration_error: expected calibration error, with 15 bins of equal width.
+        error_by_chance: the calibration error that a calibrated classifier would show on as many images.
+        auroc: probability that a known image has a higher confidence than an unknown one; None without unknown images.
+        unknown_at_95: share of unknown images that are answered if 95 % of the known ones are.
+        bins: the reliability diagram.
+    """
+
+    accuracy: float
+    loss: float
+    calibration_error: float
+    error_by_chance: float
+    auroc: float | None
+    unknown_at_95: float | None
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationReport:
+    """What calibration changed on the images that it was fitted to.
+
+    The figures after it are honest: each image is judged by a fit to the four folds without it.
+
+    Attributes:
+        images, unknown: number of images.
+        objective: what the weights were judged by.
+        before, after: figures without and with calibration, before any threshold.
+        temperature: 1 if none was fitted.
+        weights: factor of the probability of each class; empty if there are none.
+        weights_rejected: True if weights were fitted, but did not prove better.
+        threshold: 0 if every image is answered.
+        coverage: share of images that are answered, in percent.
+        answered_accuracy: share of these that are correct, in percent; None if there are none.
+        unknown_answered: share of unknown images that are answered, in percent; None without unknown images.
+        curve: coverage and accuracy in percent at falling thresholds.
+    """
+
+    images: int
+    unknown: int
+    objective: str
+    before: CalibrationFigures
+    after: CalibrationFigures
+    temperature: float
+    weights: Mapping[str, float]
+    weights_rejected: bool
+    threshold: float
+    coverage: float
+    answered_accuracy: float | None
+    unknown_answered: float | None
+    curve: tuple[tuple[float, float], ...]
+
+    def plain(self) -> dict[str, Any]:
+        """Return the same as values that `json.dumps` takes."""
+        return asdict(self) | {"weights": dict(self.weights)}
+
+
+def require_share(name: str, value: float) -> float:
+    """Return a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise invalid(name, "a number from 0 to 1", value, f"for example {name}=0.9")
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationSettings:
+    """What is fitted, and by what; `ClipClassifier.calibrate` documents each field.
+
+    Raises:
+        InputError: an unknown objective, a share that is none, or several rules for the threshold.
+    """
+
+    objective: CalibrationObjective = "accuracy"
+    temperature: bool = True
+    weights: bool = True
+    threshold: float | None = None
+    coverage: float | None = None
+    precision: float | None = None
+
+    def __post_init__(self) -> None:
+        one_of("objective", self.objective, get_args(CalibrationObjective))
+        flag("temperature", self.temperature)
+        flag("weights", self.weights)
+        rules = {name: getattr(self, name) for name in ("threshold", "coverage", "precision")}
+        passed = {name: value for name, value in rules.items() if value is not None}
+        for name, value in passed.items():
+            require_share(name, value)
+        if len(passed) > 1:
+            first, second, *_ = passed
+            raise InputError(f"{first} and {second} both set the threshold; pass one of them")
+
+    def find_threshold(self, known: Floats, correct: Flags, unknown: Floats | None) -> float:
+        """Return the threshold for confidences of known images [N] and of unknown ones [M]."""
+        if self.threshold is not None:
+            return self.threshold
+        if self.coverage is not None:
+            return threshold_for_coverage(known, self.coverage)
+        if self.precision is not None:
+            return threshold_for_precision(known, correct, self.precision)
+        return 0.0 if unknown is None else threshold_for_unknown(known, unknown)
+
+
+def calibrate_logits(
+    logits: Floats,
+    labels: Indices,
+    unknown: Floats | None,
+    classes: Sequence[str],
+    settings: CalibrationSettings,
+) -> CalibrationReport:
+    """Fit what the settings ask for, and return it with its figures.
+
+    Args:
+        logits: [N, C] of labeled images.
+        labels: [N] indices into C.
+        unknown: [M, C] logits of images that belong to none of the classes, if there are some.
+        classes: C names.
+        settings: what is fitted.
+
+    Raises:
+        InputError: no threshold reaches the wanted precision.
+    """
+    fit = fit_scaling(
+        logits,
+        labels,
+        temperature=settings.temperature,
+        weights=settings.weights,
+        value=VALUES[settings.objective],
+        equal_classes=settings.objective in EQUAL_CLASSES,
+    )
+    scaled_unknown = None if unknown is None else fit.scaling.apply(unknown)
+    confidence, correct = _confidence(fit.held_out), fit.held_out.argmax(axis=1) == labels
+    doubts = None if scaled_unknown is None else _confidence(scaled_unknown)
+    threshold = settings.find_threshold(confidence, correct, doubts)
+    answered = confidence >= threshold
+    _, coverages, accuracies = accuracy_over_coverage(confidence, correct)
+    points = np.unique(np.linspace(0, len(coverages) - 1, CURVE_POINTS).round().astype(int))
+    factors = np.exp(fit.scaling.log_weights).tolist()
+    return CalibrationReport(
+        images=len(labels),
+        unknown=0 if unknown is None else len(unknown),
+        objective=settings.objective,
+        before=_figures(logits, labels, unknown),
+        after=_figures(fit.held_out, labels, scaled_unknown),
+        temperature=fit.scaling.temperature,
+        weights=dict(zip(classes, factors, strict=True)) if fit.has_weights else {},
+        weights_rejected=settings.weights and not fit.has_weights,
+        threshold=threshold,
+        coverage=100.0 * float(answered.mean()),
+        answered_accuracy=100.0 * float(correct[answered].mean()) if answered.any() else None,
+        unknown_answered=None if doubts is None else 100.0 * float((doubts >= threshold).mean()),
+        curve=tuple(zip((100 * coverages[points]).tolist(), (100 * accuracies[points]).tolist(), strict=True)),
+    )
+
+
+def _confidence(logits: Floats) -> Floats:
+    return np.asarray(np.exp(log_softmax(logits).max(axis=1)))
+
+
+def _figures(logits: Floats, labels: Indices, unknown: Floats | None) -> CalibrationFigures:
+    confidence, correct = _confidence(logits), logits.argmax(axis=1) == labels
+    doubts = None if unknown is None else _confidence(unknown)
+    return CalibrationFigures(
+        accuracy=100.0 * float(correct.mean()),
+        loss=float(losses(logits, labels).mean()),
+        calibration_error=expected_calibration_error(confidence, correct),
+        error_by_chance=calibration_error_by_chance(confidence),
+        auroc=None if doubts is None else auroc(confidence, doubts),
+        unknown_at_95=None if doubts is None else 100.0 * false_positive_rate(confidence, doubts),
+        bins=reliability(confidence, correct),
+    )
