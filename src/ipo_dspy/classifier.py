@@ -15,10 +15,11 @@ import os
 import warnings
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import dspy
+import numpy as np
 from dspy.utils.callback import BaseCallback
 
 from ipo_dspy._internal.renames import renamed_arguments
@@ -29,12 +30,21 @@ from ipo_dspy.clip.image_io import name_image
 from ipo_dspy.clip.model_spec import ModelSpec, has_own_weights, resolve_model
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads
 from ipo_dspy.decision_types import label_type, record_evidence
-from ipo_dspy.decisions import ClipDecider, class_probabilities
-from ipo_dspy.errors import DataError, Hint, ImageError, ModelError, ProgramFileError, TemplateError
+from ipo_dspy.decisions import ClipDecider, class_logits
+from ipo_dspy.errors import DataError, Hint, ImageError, InputError, ModelError, ProgramFileError, TemplateError
 from ipo_dspy.program_files import apply_state, load_program, read_state, write_state
-from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
+from ipo_dspy.scoring.calibration import Scaling
+from ipo_dspy.scoring.calibrator import (
+    Calibration,
+    CalibrationObjective,
+    CalibrationReport,
+    CalibrationSettings,
+    calibrate_logits,
+)
+from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes, same_class
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from ipo_dspy.clip.backbone import Backbone
@@ -109,6 +119,15 @@ class ClipClassifier(dspy.Predict):
         ModelError: immediately, for a name that open_clip does not know; on first use, for weights that are not
             available.
 
+    A calibrated classifier (see `calibrate`) divides the logits by the temperature, multiplies the probabilities by the
+    class weights, and answers `unknown_label` if the confidence is below the threshold. `confidence` and `scores` are
+    the probabilities after temperature and weights. All three hold for the classes and the template that they were
+    fitted with, and are ignored with others.
+
+    Attributes:
+        calibration: temperature, threshold, and unknown label; None unless it was calibrated.
+        calibration_report: what calibration changed, after `calibrate`; it is not saved.
+
     If an optimizer writes instructions without `<CLASS>`, predictions have `label=None`, which is wrong under any
     metric, and a warning is logged. No error is raised.
 
@@ -125,6 +144,8 @@ class ClipClassifier(dspy.Predict):
     signature: Any  # DSPy's metaclass type
     _lm: Any = None
     fields: dict[str, dict[str, Any]]  # DSPy's settings of decisions
+    calibration: Calibration | None = None
+    calibration_report: CalibrationReport | None = None
 
     def __init__(
         self,
@@ -165,7 +186,7 @@ class ClipClassifier(dspy.Predict):
         """The labels; None if every call passes its own.
 
         It is set to labels or to a mapping from labels to texts, as in the constructor. Texts of labels that remain are
-        kept if only labels are given; class weights are dropped.
+        kept if only labels are given; class weights and calibration are dropped.
         """
         return self._labels
 
@@ -179,6 +200,7 @@ class ClipClassifier(dspy.Predict):
         if labels is not None:
             signature = signature.with_updated_fields("label", type_=label_type(labels))
         self._labels, self.signature, self.fields = labels, signature, {}
+        self.calibration = self.calibration_report = None
         if labels is not None and texts:
             criteria = {label: list(texts[label]) if label in texts else None for label in labels}
             self.fields = {"label": {"criteria": criteria}}
@@ -226,6 +248,8 @@ class ClipClassifier(dspy.Predict):
     def template(self) -> Template:
         """The prompt template, which is the signature's instructions.
 
+        Setting another one drops class weights and calibration, which do not hold for it.
+
         Raises:
             TemplateError: another optimizer wrote instructions that are not a template.
         """
@@ -233,7 +257,13 @@ class ClipClassifier(dspy.Predict):
 
     @template.setter
     def template(self, template: str | Template) -> None:
-        self.signature = self.signature.with_instructions(str(as_template(template)))
+        text = str(as_template(template))
+        if text != self.signature.instructions:
+            self.calibration = self.calibration_report = None
+            self.fields.get("label", {}).pop("weights", None)
+            if self.fields.get("label") == {}:
+                del self.fields["label"]
+        self.signature = self.signature.with_instructions(text)
 
     @property
     def lm(self) -> Any:
@@ -311,8 +341,128 @@ class ClipClassifier(dspy.Predict):
             encode_images(self.backbone, images, skip_unreadable=skip_unreadable, allow_url=self.allow_url)
 
     def probabilities(self, image_features: "Tensor", template: Template, classes: Sequence[str]) -> "Tensor":
-        """Return the softmax over classes, whose texts are the classifier's: [N, D] normalized features to [N, C]."""
-        return class_probabilities(self.backbone, image_features, template, self.texts_of(classes))
+        """Return the softmax over classes, whose texts are the classifier's: [N, D] normalized features to [N, C].
+
+        It is that of CLIP itself, without calibration.
+        """
+        return self._logits(image_features, template, classes).softmax(dim=1)
+
+    def _logits(self, image_features: "Tensor", template: Template, classes: Sequence[str]) -> "Tensor":
+        return class_logits(self.backbone, image_features, template, self.texts_of(classes))
+
+    @property
+    def is_calibrated(self) -> bool:
+        """True if class weights, a temperature, or a threshold are set; they may be of another template."""
+        return self.calibration is not None or "weights" in self.fields.get("label", {})
+
+    def scaling_of(self, template: Template, classes: Sequence[str]) -> Scaling:
+        """Return temperature and weights, if they hold for this template and these classes."""
+        if not self._is_calibrated_for(template, classes):
+            return Scaling(1.0, np.zeros(len(classes)))
+        weights = self.fields.get("label", {}).get("weights", {})
+        with np.errstate(divide="ignore"):  # a weight may be zero
+            log_weights = np.log([weights.get(label, 1.0) for label in classes])
+        return Scaling(1.0 if self.calibration is None else self.calibration.temperature, log_weights)
+
+    def _is_calibrated_for(self, template: Template, classes: Sequence[str]) -> bool:
+        calibration = self.calibration
+        is_own = tuple(classes) == self.classes and (calibration is None or calibration.template == str(template))
+        return is_own and self.is_calibrated
+
+    def calibrate(
+        self,
+        valset: Sequence[dspy.Example],
+        *,
+        objective: CalibrationObjective = "accuracy",
+        temperature: bool = True,
+        weights: bool = True,
+        threshold: float | None = None,
+        coverage: float | None = None,
+        precision: float | None = None,
+        unknown: Sequence[Any] | None = None,
+        unknown_label: str | None = None,
+        label_field: str = "label",
+        skip_unreadable: bool = False,
+    ) -> "ClipClassifier":
+        """Return a copy whose probabilities were fitted to labeled images; this classifier is not changed.
+
+        One temperature and a weight for each class are fitted by the loss. Weights are kept if they prove better on
+        images that they were not fitted to, in five folds. The threshold is set by one of `threshold`, `coverage`, and
+        `precision`, else so that it separates `unknown` best; without all of them every image is answered.
+
+        Args:
+            valset: labeled images, ideally not those that chose the template; each class should have some.
+            objective: what weights are judged by besides the loss. With `balanced_accuracy` and `macro_f1` each class
+                counts the same in the fit, whatever its number of images.
+            temperature: fit a temperature.
+            weights: fit class weights.
+            threshold: confidence below which an image is unknown.
+            coverage: share of `valset` that must be answered, 0 to 1.
+            precision: share of the answered images of `valset` that must be right, 0 to 1.
+            unknown: images that belong to none of the classes, or examples with the field `image`.
+            unknown_label: label of unknown images.
+            label_field: field of the examples with the correct class.
+            skip_unreadable: skip images that cannot be read instead of raising.
+
+        Raises:
+            InputError: arguments that cannot be used, or a precision that no threshold reaches.
+            DataError: no class names, no images, or a label outside the classes.
+            ImageError: an image cannot be read (without `skip_unreadable`).
+
+        >>> from ipo_dspy import demo
+        >>> task = demo.load("pixel-animals", shots=16)
+        >>> calibrated = task.program.calibrate(task.valset, coverage=0.9)
+        >>> report = calibrated.calibration_report
+        >>> report.after.calibration_error < report.before.calibration_error
+        True
+        """
+        settings = CalibrationSettings(
+            objective=objective,
+            temperature=temperature,
+            weights=weights,
+            threshold=threshold,
+            coverage=coverage,
+            precision=precision,
+        )
+        if (classes := self.classes) is None:
+            raise DataError("a classifier without class names cannot be calibrated; use ClipClassifier(classes=[...])")
+        if unknown_label in classes:
+            raise InputError(
+                "must not be one of the classes",
+                argument="unknown_label",
+                value=unknown_label,
+                hint=Hint("for example {unknown_label}", unknown_label="other"),
+            )
+        template = str(self.template)
+        Calibration(template, unknown_label=unknown_label)
+        labels = [_class_index(example, i, label_field, classes) for i, example in enumerate(valset)]
+        known, kept = self._logits_of([example.get("image") for example in valset], "valset", skip_unreadable)
+        others = None
+        if unknown is not None:
+            pictures = [each.get("image") if isinstance(each, dspy.Example) else each for each in unknown]
+            others, _ = self._logits_of(pictures, "unknown", skip_unreadable)
+        report = calibrate_logits(known, np.array(labels)[list(kept)], others, classes, settings)
+        calibrated: ClipClassifier = self.deepcopy()
+        calibrated.fields.setdefault("label", {}).pop("weights", None)
+        if report.weights:
+            calibrated.fields["label"]["weights"] = dict(report.weights)
+        elif not calibrated.fields["label"]:
+            del calibrated.fields["label"]
+        calibrated.calibration = Calibration(template, report.temperature, report.threshold, unknown_label)
+        calibrated.calibration_report = report
+        return calibrated
+
+    def _logits_of(
+        self, images: Sequence[Any], name: str, skip_unreadable: bool
+    ) -> "tuple[NDArray[np.float64], tuple[int, ...]]":
+        """Return the logits of those images that can be read, [N, C], and their indices."""
+        from ipo_dspy.clip.image_features import encode_images
+
+        if not images or None in images:
+            raise DataError(f"{name} must be a list of examples with an image; pass dspy.Example(image=...)")
+        encoded = encode_images(self.backbone, images, skip_unreadable=skip_unreadable, allow_url=self.allow_url)
+        logits = self._logits(encoded.features, self.template, self.classes or ())
+        return logits.double().cpu().numpy(), encoded.kept
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """Return DSPy's state plus class names and the model's identity; never weights.
@@ -325,7 +475,8 @@ class ClipClassifier(dspy.Predict):
         spec = self._spec
         unloaded = {"model": spec.model, "pretrained": spec.pretrained or "", "fingerprint": None, "dtype": spec.dtype}
         identity = unloaded if self._backbone is None else {**self._backbone.identity, "model": spec.model}
-        return {**state, "lm": None, _STATE_KEY: {"classes": self.classes, "top_k": self.top_k, **identity}}
+        calibration = {} if self.calibration is None else {"calibration": asdict(self.calibration)}
+        return {**state, "lm": None, _STATE_KEY: {"classes": self.classes, "top_k": self.top_k, **calibration, **identity}}
 
     def save(self, path: str | os.PathLike[str], save_program: bool = False, modules_to_serialize: Any = None) -> None:
         """Save template, class names, `top_k`, and the model's name as JSON; `save_program` as in `dspy.Module.save`.
@@ -372,9 +523,12 @@ class ClipClassifier(dspy.Predict):
             super().load_state(
                 {key: state[key] for key in _PREDICT_STATE if key in state}, allow_unsafe_lm_state=allow_unsafe_lm_state
             )
-            self.template = template
+            self.signature = self.signature.with_instructions(str(template))
             check_texts(self.classes or (), self._texts)
             self.top_k = require_int("top_k", saved.get("top_k", self.top_k), 1)
+            if saved.get("calibration") is not None:
+                self.calibration = Calibration(**saved["calibration"])
+            self.calibration_report = None
         except Exception as error:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -469,8 +623,11 @@ class ClipClassifier(dspy.Predict):
             return None
 
     def _answer(self, image_features: "Tensor", question: _Question) -> "Tensor":
-        """Return the probabilities [C] of the classes for one image with features [1, D]."""
-        return self.probabilities(image_features, question.template, question.classes)[0]
+        """Return the probabilities [C] of the classes for one image with features [1, D], before class weights."""
+        logits = self._logits(image_features, question.template, question.classes)[0]
+        if self.calibration is not None and self._is_calibrated_for(question.template, question.classes):
+            logits = logits / self.calibration.temperature
+        return logits.softmax(dim=0)
 
     def _finish(
         self, inputs: dict[str, Any], question: _Question | None = None, row: "Tensor | None" = None
@@ -484,15 +641,20 @@ class ClipClassifier(dspy.Predict):
         """
         classes, shares = ((), []) if question is None or row is None else (question.classes, row.tolist())
         weights: Mapping[str, float] = {}
+        threshold = 0.0
         if classes and classes == self.classes:
             record_evidence(self, "label", classes, shares)
-            weights = self.fields.get("label", {}).get("weights", {})  # they hold among these classes only
+        if question is not None and self._is_calibrated_for(question.template, classes):
+            weights = self.fields.get("label", {}).get("weights", {})
+            threshold = 0.0 if self.calibration is None else self.calibration.threshold
         most_probable = max(range(len(classes)), key=shares.__getitem__, default=0)
         weighted = _weighted(classes, shares, weights) if weights else shares
         # As in DSPy, ties prefer the most probable class before weights.
         ranked = heapq.nlargest(self.top_k, range(len(classes)), key=lambda i: (weighted[i], i == most_probable))
         scores = {classes[i]: weighted[i] for i in ranked}
         label, confidence = next(iter(scores.items()), (None, 0.0))
+        if self.calibration is not None and confidence < threshold:
+            label = self.calibration.unknown_label
         # `dspy.majority` counts the last field.
         answer = {"confidence": confidence, "scores": scores, "label": label}
         prediction = self._forward_postprocess([answer], self.signature, **inputs)
@@ -523,3 +685,14 @@ def _weighted(classes: Sequence[str], shares: Sequence[float], weights: Mapping[
     if (total := math.fsum(products)) <= 0:
         raise DataError("class weights must leave a class with a positive probability; raise a weight above 0")
     return [product / total for product in products]
+
+
+def _class_index(example: dspy.Example, index: int, field: str, classes: tuple[str, ...]) -> int:
+    label = example.get(field)
+    known = same_class(label, classes) if isinstance(label, str) else None
+    if known is None:
+        hint = Hint("correct it, or name its field: {label_field}", label_field=...)
+        raise DataError(
+            f"valset[{index}] must have one of the {len(classes)} classes as its {field}, got {label!r:.120}", hint=hint
+        )
+    return classes.index(known)

@@ -208,7 +208,7 @@ class ClipDecider(dspy.BaseLM):
         """Answer questions about an image with features [1, D]."""
         return {
             name: question.answer(
-                class_probabilities(self.backbone, image_features, question.template, question.texts)[0].tolist()
+                class_logits(self.backbone, image_features, question.template, question.texts)[0].softmax(dim=0).tolist()
             )
             for name, question in asked.items()
         }
@@ -219,16 +219,14 @@ def is_decider(state: object) -> bool:
     return isinstance(state, dict) and state.get(_CLASS_KEY) == _CLASS_PATH
 
 
-def class_probabilities(
-    backbone: "Backbone", image_features: "Tensor", template: Template, texts: "ClassTexts"
-) -> "Tensor":
-    """Return the softmax over classes: [N, D] normalized features to [N, C]."""
+def class_logits(backbone: "Backbone", image_features: "Tensor", template: Template, texts: "ClassTexts") -> "Tensor":
+    """Return the logits of classes: [N, D] normalized features to [N, C]."""
     from ipo_dspy.clip.text_features import class_features
-    from ipo_dspy.scoring.metrics import class_logits
+    from ipo_dspy.scoring import metrics
 
     text = class_features(backbone, [template], texts)[0]  # [C, D]
     terms = {"logit_scale": backbone.logit_scale, "logit_bias": backbone.logit_bias}
-    return class_logits(image_features, text, **terms).softmax(dim=1)
+    return metrics.class_logits(image_features, text, **terms)
 
 
 def parse_question(name: str, question: Mapping[str, Any], instructions: Any, default: Template) -> Question:

@@ -30,11 +30,18 @@ def feedback(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pre
     'An image of wolf was classified correctly, 0.41 against 0.38 for husky.'
     >>> feedback(dspy.Example(label="cat"), wolf).feedback
     'An image of cat was taken for wolf, 0.41 against at most 0.10.'
+    >>> feedback(dspy.Example(label="cat"), dspy.Prediction(label=None, scores=wolf.scores)).feedback
+    'An image of cat was not classified: the confidence of 0.41 for wolf is below the threshold.'
     """
     scores, label = pred.scores, pred.label
     correct = gold.label == label
     image = f"An image of {_shown(gold.label)} was"
-    if label is None:
+    if label is None and scores:
+        best = next(iter(scores))
+        text = (
+            f"{image} not classified: the confidence of {scores[best]:.2f} for {_shown(best)} is below the threshold."
+        )
+    elif label is None:
         text = f"{image} not classified: every line of the instructions must contain <CLASS>."
     elif correct:
         others = [f" against {p:.2f} for {_shown(name)}" for name, p in scores.items() if name != label]

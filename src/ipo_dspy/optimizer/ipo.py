@@ -322,6 +322,10 @@ class IPO(Teleprompter):
         self, student: dspy.Module, results: Sequence[SearchResult], details: DetailedResults
     ) -> dspy.Module:
         best = with_templates(student, {r.predictor: r.best.template for r in results})
+        before, after = find_classifiers(student), find_classifiers(best)
+        if dropped := [name for name in before if before[name].is_calibrated and not after[name].is_calibrated]:
+            fact = "the calibration of %s was dropped, because its template has changed; calibrate the new program"
+            logger.warning(fact, ", ".join(map(repr, dropped)))
         if self.config.track_stats:
             best.detailed_results = details
             best.candidate_programs = candidate_programs(student, results)

@@ -51,7 +51,7 @@ CURVE_POINTS = 200
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What is fitted besides class weights; it holds for the template that it was fitted with.
+    """Temperature and threshold; they hold for the template that they were fitted with.
 
     Attributes:
         template: text of the template.
@@ -102,13 +102,13 @@ class CalibrationFigures:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationReport:
-    """What calibration changed on the images that it was fitted to.
+    """The changes by calibration on the images that it was fitted to.
 
     The figures after it are honest: each image is judged by a fit to the four folds without it.
 
     Attributes:
         images, unknown: number of images.
-        objective: what the weights were judged by.
+        objective: the weights were judged by it.
         before, after: figures without and with calibration, before any threshold.
         temperature: 1 if none was fitted.
         weights: factor of the probability of each class; empty if there are none.
@@ -148,7 +148,7 @@ def require_share(name: str, value: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationSettings:
-    """What is fitted, and by what; `ClipClassifier.calibrate` documents each field.
+    """Arguments of a calibration; `ClipClassifier.calibrate` documents each field.
 
     Raises:
         InputError: an unknown objective, a share that is none, or several rules for the threshold.

@@ -1,0 +1,257 @@
+"""`ClipClassifier.calibrate` on the bundled tasks: what it fits, where it holds, and how it is saved."""
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import dspy
+import numpy as np
+import pytest
+
+from ipo_dspy import IPO, ClipClassifier, demo
+from ipo_dspy.clip.bundled import DEMO_VIT
+from ipo_dspy.demo import DemoTask
+from ipo_dspy.errors import DataError, InputError, ProgramFileError
+from ipo_dspy.metrics import feedback
+from ipo_dspy.scoring.calibration import expected_calibration_error
+from ipo_dspy.scoring.calibrator import Calibration
+from ipo_dspy.template import Template
+
+TEMPLATE = "pixel art of a <CLASS>."
+
+
+@pytest.fixture(scope="module")
+def base() -> DemoTask:
+    task = demo.load("pixel-animals", shots=8, model=DEMO_VIT)
+    task.program.template = TEMPLATE
+    return task
+
+
+@pytest.fixture(scope="module")
+def novel() -> DemoTask:
+    return demo.load("pixel-animals", shots=8, classes="novel", model=DEMO_VIT)
+
+
+@pytest.fixture(scope="module")
+def calibrated(base: DemoTask, novel: DemoTask) -> ClipClassifier:
+    return base.program.calibrate(base.trainset, unknown=novel.trainset)
+
+
+def answers(classifier: ClipClassifier, examples: Any) -> list[Any]:
+    return list(classifier.batch([e.with_inputs("image") for e in examples], num_threads=1, disable_progress_bar=True))
+
+
+def test_copy_is_better_on_new_images_and_the_student_is_unchanged(base: DemoTask, calibrated: ClipClassifier) -> None:
+    assert not base.program.is_calibrated
+    figures = {}
+    for name, classifier in (("before", base.program), ("after", base.program.calibrate(base.trainset))):
+        predictions = answers(classifier, base.testset)
+        correct = np.array([p.label == e.label for p, e in zip(predictions, base.testset, strict=True)])
+        confidence = np.array([p.confidence for p in predictions])
+        figures[name] = (100 * correct.mean(), expected_calibration_error(confidence, correct))
+    assert figures["after"][0] > figures["before"][0] + 2
+    assert figures["after"][1] < figures["before"][1] / 2
+    report = calibrated.calibration_report
+    assert report is not None
+    assert report.after.accuracy == pytest.approx(figures["after"][0], abs=5)  # the folds promise what new images show
+
+
+def test_order_is_temperature_weights_threshold(base: DemoTask) -> None:
+    plain = base.program.deepcopy()
+    plain.top_k = 100
+    image = base.testset[0].image
+    before = plain(image=image)
+    shares = np.array(list(before.scores.values())) ** (1 / 2.0)
+    weights = np.linspace(0.2, 3.0, len(shares))
+    shares = shares * weights / (shares * weights).sum()
+    expected = dict(zip(before.scores, shares.tolist(), strict=True))
+    plain.fields["label"] = {"weights": dict(zip(before.scores, weights.tolist(), strict=True))}
+    plain.calibration = Calibration(TEMPLATE, temperature=2.0, threshold=max(shares) - 1e-6)
+    after = plain(image=image)
+    assert after.scores == pytest.approx(expected, abs=1e-6)
+    assert after.label == max(expected, key=expected.__getitem__) == next(iter(after.scores))
+    assert after.confidence == after.scores[after.label]
+    plain.calibration = Calibration(TEMPLATE, temperature=2.0, threshold=max(shares) + 1e-6, unknown_label="other")
+    assert plain(image=image).label == "other"
+    assert plain(image=image).scores == after.scores
+
+
+def test_calls_batches_and_async_calls_agree(base: DemoTask, novel: DemoTask, calibrated: ClipClassifier) -> None:
+    examples = [*base.testset[:4], *novel.testset[:4]]
+    batch = answers(calibrated, examples)
+
+    async def together() -> list[Any]:
+        return await asyncio.gather(*(calibrated.acall(image=example.image) for example in examples))
+
+    for one, other, example in zip(batch, asyncio.run(together()), examples, strict=True):
+        single = calibrated(image=example.image)
+        assert single.label == one.label == other.label
+        assert single.confidence == pytest.approx(one.confidence, abs=1e-6)
+        assert single.confidence == pytest.approx(other.confidence, abs=1e-6)
+
+
+def test_unknown_images_get_no_label(base: DemoTask, novel: DemoTask, calibrated: ClipClassifier) -> None:
+    report = calibrated.calibration_report
+    assert report is not None
+    assert report.unknown == len(novel.trainset)
+    assert report.after.auroc is not None
+    assert report.after.auroc > 0.6
+    known, unknown = (
+        np.mean([p.label is not None for p in answers(calibrated, task.testset[::4])]) for task in (base, novel)
+    )
+    assert known > unknown + 0.1
+    named = base.program.calibrate(base.trainset, threshold=1.0, unknown_label="other")
+    prediction = named(image=novel.testset[0].image)
+    assert prediction.label == "other"
+    assert prediction.scores
+
+
+@pytest.mark.parametrize(("rule", "wanted"), [("coverage", 0.7), ("precision", 0.97)])
+def test_threshold_reaches_what_is_wanted(base: DemoTask, rule: str, wanted: float) -> None:
+    rules: Any = {rule: wanted}
+    classifier = base.program.calibrate(base.trainset, **rules)
+    report = classifier.calibration_report
+    assert report is not None
+    reached = {"coverage": report.coverage, "precision": report.answered_accuracy}[rule]
+    assert reached is not None
+    assert 100 * wanted <= reached < 100 * wanted + 2
+    predictions = answers(classifier, base.testset)
+    answered = [(p.label, e.label) for p, e in zip(predictions, base.testset, strict=True) if p.label is not None]
+    on_test = {"coverage": len(answered) / len(predictions), "precision": np.mean([a == b for a, b in answered])}[rule]
+    assert on_test == pytest.approx(wanted, abs=0.08)
+
+
+def test_each_part_can_be_left_out(base: DemoTask) -> None:
+    nothing = base.program.calibrate(base.trainset, temperature=False, weights=False)
+    assert nothing.calibration == Calibration(TEMPLATE)
+    assert "label" not in nothing.fields
+    assert nothing(image=base.testset[0].image).scores == pytest.approx(
+        base.program(image=base.testset[0].image).scores
+    )
+    only_weights = base.program.calibrate(base.trainset, temperature=False)
+    assert only_weights.calibration == Calibration(TEMPLATE)
+    assert set(only_weights.fields["label"]["weights"]) == set(base.classes)
+
+
+def test_calibration_holds_for_its_template_and_classes_only(base: DemoTask, calibrated: ClipClassifier) -> None:
+    image = base.testset[0].image
+    plain = base.program(image=image, classes=base.classes[:5])
+    assert calibrated(image=image, classes=base.classes[:5]).scores == pytest.approx(plain.scores)
+    other, rewritten = base.program.deepcopy(), calibrated.deepcopy()
+    other.template = "a photo of a <CLASS>."
+    rewritten.signature = rewritten.signature.with_instructions("a photo of a <CLASS>.")  # as GEPA does it
+    assert rewritten(image=image).scores == pytest.approx(other(image=image).scores)
+    rewritten.template = TEMPLATE
+    assert not rewritten.is_calibrated
+    assert calibrated.is_calibrated
+    renamed = calibrated.deepcopy()
+    renamed.classes = base.classes[:5]
+    assert not renamed.is_calibrated
+
+
+def test_compile_drops_the_calibration_of_another_template(
+    base: DemoTask, calibrated: ClipClassifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    student = calibrated.deepcopy()
+    with caplog.at_level(logging.WARNING):
+        kept = IPO(proposer="evolution", steps=0).compile(student, base.trainset)
+        assert kept.template == Template.parse(TEMPLATE)
+        assert kept.calibration == calibrated.calibration
+        assert "calibration" not in caplog.text
+        best = IPO(proposer="evolution", steps=3, choose="best").compile(student, base.trainset)
+    assert best.template != kept.template
+    assert not best.is_calibrated
+    assert "the calibration of 'self' was dropped, because its template has changed" in caplog.text
+
+
+def test_saved_program_answers_the_same(base: DemoTask, calibrated: ClipClassifier, tmp_path: Path) -> None:
+    calibrated.save(tmp_path / "program.json")
+    loaded = ClipClassifier.from_file(tmp_path / "program.json")
+    assert loaded.calibration == calibrated.calibration
+    assert loaded.fields == calibrated.fields
+    assert loaded.calibration_report is None
+    image = base.testset[0].image
+    assert loaded(image=image).toDict() == calibrated(image=image).toDict()
+    base.program.save(tmp_path / "plain.json")
+    assert "calibration" not in json.loads((tmp_path / "plain.json").read_text())["clip"]  # as in older files
+    loaded.load(tmp_path / "plain.json")
+    assert not loaded.is_calibrated
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": float("nan")},
+        {"temperature": 0.0},
+        {"temperature": -1},
+        {"temperature": True},
+        {"temperature": 1e400},
+        {"threshold": 7},
+        {"threshold": "0.5"},
+        {"threshold": None},
+        {"unknown_label": 3},
+        {"unknown_label": ""},
+        {"template": None},
+        {"more": 1},
+    ],
+)
+def test_malformed_calibration_is_refused(
+    base: DemoTask, calibrated: ClipClassifier, change: dict[str, Any], tmp_path: Path
+) -> None:
+    state = calibrated.dump_state()
+    state["clip"]["calibration"].update(change)
+    refused(base, state, tmp_path)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), "2", None, True])
+def test_malformed_weights_are_refused(base: DemoTask, calibrated: ClipClassifier, weight: Any, tmp_path: Path) -> None:
+    state = calibrated.dump_state()
+    state["fields"]["label"]["weights"][base.classes[0]] = weight
+    refused(base, state, tmp_path)
+
+
+@pytest.mark.parametrize("calibration", ["hot", ["a"], 3, [["template", "x"]]])
+def test_calibration_of_another_type_is_refused(base: DemoTask, calibration: Any, tmp_path: Path) -> None:
+    state = base.program.dump_state()
+    state["clip"]["calibration"] = calibration
+    refused(base, state, tmp_path)
+
+
+def refused(base: DemoTask, state: dict[str, Any], folder: Path) -> None:
+    (folder / "program.json").write_text(json.dumps(state))
+    target = base.program.deepcopy()
+    with pytest.raises(ProgramFileError, match="cannot be used"):
+        target.load(folder / "program.json")
+    assert not target.is_calibrated
+
+
+def test_unusable_arguments_are_errors_before_images_are_encoded(base: DemoTask) -> None:
+    program, examples = base.program, [dspy.Example(image="missing.png", label=base.classes[0])]
+    cases: Any = (
+        ({"objective": "auc"}, r"objective must be one of 'accuracy', .*, got 'auc'"),
+        ({"coverage": 90}, r"coverage must be a number from 0 to 1, got 90; for example coverage=0\.9"),
+        ({"threshold": 0.5, "precision": 0.9}, "threshold and precision both set the threshold; pass one of them"),
+        ({"weights": "no"}, "weights must be True or False"),
+        ({"unknown_label": base.classes[0]}, "unknown_label must not be one of the classes"),
+        ({"unknown_label": 3}, "unknown_label must be a text or None, got 3"),
+        ({"label_field": "class"}, r"valset\[0\] must have one of the 25 classes as its class, got None"),
+    )
+    for arguments, message in cases:
+        with pytest.raises(InputError, match=message):
+            program.calibrate(examples, **arguments)
+    with pytest.raises(DataError, match="valset must be a list of examples with an image"):
+        program.calibrate([])
+    with pytest.raises(DataError, match="without class names cannot be calibrated"):
+        ClipClassifier(model="demo").calibrate(examples)
+    with pytest.raises(InputError, match=r"precision must be at most 0\.\d+, the highest on these images, got 1\.0"):
+        program.calibrate(base.trainset[:8], precision=1.0, temperature=False, weights=False)
+
+
+def test_feedback_says_that_an_image_is_below_the_threshold(base: DemoTask) -> None:
+    unsure = base.program.calibrate(base.trainset, threshold=1.0)
+    example = base.testset[0]
+    verdict = feedback(example, unsure(image=example.image))
+    assert verdict.score == 0.0
+    assert "is below the threshold" in verdict.feedback
