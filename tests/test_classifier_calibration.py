@@ -232,7 +232,10 @@ def test_unusable_arguments_are_errors_before_images_are_encoded(base: DemoTask)
     cases: Any = (
         ({"objective": "auc"}, r"objective must be one of 'accuracy', .*, got 'auc'"),
         ({"coverage": 90}, r"coverage must be a number from 0 to 1, got 90; for example coverage=0\.9"),
-        ({"threshold": 0.5, "precision": 0.9}, "threshold and precision both set the threshold; pass one of them"),
+        (
+            {"threshold": 0.5, "precision": 0.9},
+            r"precision must be left out, got 0\.9; threshold=0\.5 already sets the threshold",
+        ),
         ({"weights": "no"}, "weights must be True or False"),
         ({"unknown_label": base.classes[0]}, "unknown_label must not be one of the classes"),
         ({"unknown_label": 3}, "unknown_label must be a text or None, got 3"),

@@ -69,6 +69,7 @@ def assert_no_controls_in(capsys: pytest.CaptureFixture[str], *arguments: str) -
         ("describe", "PHOTOS", "--model", "demo"),
         ("describe", "PHOTOS", "--model", "demo", "--skip-unreadable"),
         ("explain", "PROGRAM", "PHOTOS"),
+        ("calibrate", "PROGRAM", "PHOTOS", "--unknown", "PHOTOS", "--out", "OUT.json"),
         ("optimize", "PHOTOS", "--model", "demo", "--steps", "1", "--test", "0", "--log-dir", "OUT"),
     ],
     ids=lambda command: command[0],
@@ -81,6 +82,7 @@ def test_names_of_files(
     next(iter(broken.iterdir())).joinpath(f"b{HOSTILE.replace('/', '')}.png").write_bytes(b"no picture")
     for folder in (photos, broken):
         places = {"PHOTOS": str(folder), "PROGRAM": str(program), "OUT": str(tmp_path / folder.name / "run")}
+        places["OUT.json"] = str(tmp_path / "calibrated.json")
         assert_no_controls_in(capsys, *(places.get(word, word) for word in command))
 
 

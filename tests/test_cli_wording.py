@@ -99,7 +99,7 @@ def test_errors_name_options(
     assert not re.search(r"(?<!-kwargs )\b[a-z_]+=['\d.]", line), line
 
 
-@pytest.mark.parametrize("command", ["optimize", "classify", "describe", "evaluate", "explain"])
+@pytest.mark.parametrize("command", ["optimize", "classify", "describe", "evaluate", "explain", "calibrate"])
 def test_a_bad_image_names_the_flag_to_continue_without_it(
     command: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,7 +110,7 @@ def test_a_bad_image_names_the_flag_to_continue_without_it(
     classes = sorted(folder.name for folder in bad.iterdir())
     (bad / classes[0] / "bad.png").write_text("no picture at all")
     demo.load("pixel-animals", shots=1).program.save(str(program))
-    given = [str(program)] if command in ("classify", "evaluate", "explain") else ["--model", "demo"]
+    given = [str(program)] if command in ("classify", "evaluate", "explain", "calibrate") else ["--model", "demo"]
     line = said(capsys, command, *given, str(bad))
     assert "bad.png" in line
     assert line.endswith("; pass --skip-unreadable to skip it")

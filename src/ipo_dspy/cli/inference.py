@@ -97,7 +97,7 @@ def classify(
     as_json: opt.Json = False,
 ) -> None:
     """Classify images with a saved program."""
-    files = [str(file) for path in images for file in _files(path)]
+    files = [str(file) for path in images for file in find_images(path)]
     classifier = load_classifier(program, model, pretrained, device, allow_download)
     if skip_unreadable:
         files = [files[i] for i in readable(files)]
@@ -112,8 +112,8 @@ def classify(
         return
     lines = []
     for file, answer in zip(files, answers, strict=True):
-        next_best = ", ".join(f"{name} {share:.3f}" for name, share in list(answer.scores.items())[1:4])
-        lines.append((file, answer.label, f"{answer.confidence:.3f}", next_best))
+        others = [f"{name} {share:.3f}" for name, share in answer.scores.items() if name != answer.label]
+        lines.append((file, answer.label or "(unknown)", f"{answer.confidence:.3f}", ", ".join(others[:3])))
     show.template(str(classifier.template))
     show.rows("", ["image", "label", "confidence>", "next best"], lines)
 
@@ -198,7 +198,7 @@ def load_classifier(
     return classifier
 
 
-def _files(name: str) -> list[Path]:
+def find_images(name: str) -> list[Path]:
     """Return a file itself, or all images in a folder and its subfolders."""
     from ipo_dspy.clip.image_io import is_url
     from ipo_dspy.data.folder import image_files

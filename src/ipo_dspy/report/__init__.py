@@ -17,8 +17,9 @@ from ipo_dspy.report.journal_fields import printable_event
 from ipo_dspy.report.page import environment, page
 from ipo_dspy.run.journal import replay
 from ipo_dspy.run.state import RunState
+from ipo_dspy.scoring.calibrator import CalibrationReport
 
-__all__ = ["render_report", "write_report", "write_word_report"]
+__all__ = ["render_report", "write_calibration_report", "write_report", "write_word_report"]
 
 
 def render_report(run_folder: str | os.PathLike[str]) -> str:
@@ -53,6 +54,34 @@ def write_word_report(explanation: Mapping[str, Any], path: str | os.PathLike[st
     with contextlib.suppress(OSError):  # writing the page fails too, with a message
         target.parent.mkdir(parents=True, exist_ok=True)
     return _write(environment().get_template("words.html.j2").render(**explanation), target, example="words.html")
+
+
+def write_calibration_report(
+    report: CalibrationReport, template: str, unknown_label: str | None, path: str | os.PathLike[str]
+) -> Path:
+    """Write the page of a calibration, and return its path.
+
+    Raises:
+        JournalError: the page cannot be written.
+    """
+    from ipo_dspy.report import inline_charts as charts  # loads matplotlib
+
+    target = Path(path)
+    with contextlib.suppress(OSError):  # writing the page fails too, with a message
+        target.parent.mkdir(parents=True, exist_ok=True)
+    html = (
+        environment()
+        .get_template("calibration.html.j2")
+        .render(
+            report=report,
+            template=template,
+            unknown_label=unknown_label,
+            weights=sorted(report.weights.items(), key=lambda item: -item[1]),
+            reliability=charts.draw_reliability(report.before.bins, report.after.bins),
+            coverage=charts.draw_coverage(report.curve, report.coverage),
+        )
+    )
+    return _write(html, target, example="calibration.html")
 
 
 def _write(html: str, target: Path, *, example: str) -> Path:

@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ipo_dspy.history import Trial
 from ipo_dspy.run.events import CandidateFields, ChoiceFields
+from ipo_dspy.scoring.calibration import ReliabilityBin
 from ipo_dspy.scoring.objectives import ObjectiveText
 
 WIDTH, HEIGHT = 440, 270
@@ -138,6 +139,35 @@ def draw_candidates(candidates: Sequence[CandidateFields], *, winner: int, expec
         return _inline(
             figure, f"{goal.title} of the {len(candidates)} best candidates with standard errors; {tied} are tied"
         )
+
+
+def draw_reliability(before: Sequence[ReliabilityBin], after: Sequence[ReliabilityBin]) -> Markup:
+    """Draw the accuracy of each bin of images over its confidence; on the dashed diagonal both are equal."""
+    with _axes(0, 100) as (figure, axes):
+        axes.plot((0, 100), (0, 100), color=_COLORS["muted"], linewidth=1, dashes=(6, 4))
+        for bins, color, size in ((before, "dot", 6), (after, "accent", 8)):
+            x, y = (np.array([100 * getattr(each, name) for each in bins]) for name in ("confidence", "accuracy"))
+            axes.plot(x, y, color=_COLORS[color], linewidth=1.5)
+            _dots(axes, x, y, size, color, zorder=4)
+        _shares(axes)
+        return _inline(figure, "Accuracy over confidence in percent, before and after calibration")
+
+
+def draw_coverage(curve: Sequence[tuple[float, float]], coverage: float) -> Markup:
+    """Draw the accuracy of the most confident images over their share; the dashed line is at the share `coverage`."""
+    x, y = np.array(curve).T
+    with _axes(min(float(y.min()), 90.0) - 2, 101) as (figure, axes):
+        axes.plot(x, y, color=_COLORS["accent"], linewidth=2)
+        axes.axvline(coverage, color=_COLORS["muted"], linewidth=1, dashes=(6, 4))
+        _shares(axes)
+        return _inline(figure, "Accuracy of the answered images over their share in percent")
+
+
+def _shares(axes: Axes) -> None:
+    """Label shares from 0 to 100 percent."""
+    axes.set_xlim(0, 100)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
 
 
 def _limits(values: NDArray[np.float64], measure: Measure) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ipo_dspy.argument_checks import flag, invalid, one_of, require_number
-from ipo_dspy.errors import InputError
+from ipo_dspy.errors import Argument, Hint, InputError
 from ipo_dspy.scoring.calibration import (
     TEMPERATURES,
     Flags,
@@ -171,7 +171,8 @@ class CalibrationSettings:
             require_share(name, value)
         if len(passed) > 1:
             first, second, *_ = passed
-            raise InputError(f"{first} and {second} both set the threshold; pass one of them")
+            hint = Hint("{rule} already sets the threshold", rule=Argument(first, passed[first]))
+            raise InputError("must be left out", argument=second, value=passed[second], hint=hint)
 
     def find_threshold(self, known: Floats, correct: Flags, unknown: Floats | None) -> float:
         """Return the threshold for confidences of known images [N] and of unknown ones [M]."""

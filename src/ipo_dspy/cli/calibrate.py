@@ -1,0 +1,132 @@
+"""`ipo-dspy calibrate`: fit the probabilities of a saved program to labeled images."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+from typer import Option
+
+from ipo_dspy.cli import data_options as inputs
+from ipo_dspy.cli import options as opt
+from ipo_dspy.cli import output as show
+from ipo_dspy.cli.inference import find_images, load_classifier, readable
+from ipo_dspy.cli.progress import spinner
+
+if TYPE_CHECKING:
+    from ipo_dspy.scoring.calibrator import CalibrationReport
+
+WEIGHTS_SHOWN = 5
+"""Classes with the highest and with the lowest weights in the output; the JSON has all."""
+
+
+class Objective(StrEnum):
+    """Figures that class weights must improve."""
+
+    ACCURACY = "accuracy"
+    BALANCED_ACCURACY = "balanced_accuracy"
+    MACRO_F1 = "macro_f1"
+    LOSS = "loss"
+
+
+def calibrate(
+    program: opt.Program,
+    data: opt.Data,
+    unknown: Annotated[Path | None, Option(metavar="FOLDER", help="Images that belong to none of the classes.")] = None,
+    out: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="File for the calibrated program.", show_default="calibrated.json next to PROGRAM"),
+    ] = None,
+    report: Annotated[Path | None, Option(metavar="FILE", help="Save a report as an HTML file.")] = None,
+    objective: Annotated[Objective, Option(help="Figure that class weights must improve.")] = Objective.ACCURACY,
+    temperature: Annotated[bool, Option(help="Fit a temperature.")] = True,
+    weights: Annotated[bool, Option(help="Fit class weights.")] = True,
+    threshold: Annotated[
+        float | None, Option(min=0.0, max=1.0, help="Confidence below which an image is unknown.")
+    ] = None,
+    coverage: Annotated[
+        float | None,
+        Option(min=0.0, max=1.0, help="Share of the images that must be answered, instead of --threshold."),
+    ] = None,
+    precision: Annotated[
+        float | None,
+        Option(min=0.0, max=1.0, help="Share of the answered images that must be right, instead of --threshold."),
+    ] = None,
+    unknown_label: Annotated[str | None, Option(help="Label of unknown images; none by default.")] = None,
+    model: opt.OtherModel = None,
+    pretrained: opt.Pretrained = None,
+    device: opt.Device = "auto",
+    allow_download: opt.AllowDownload = False,
+    image: inputs.ImageColumn = None,
+    label: inputs.LabelColumn = None,
+    base: inputs.Base = None,
+    classes: inputs.Classes = None,
+    split: inputs.Split = None,
+    skip_unreadable: opt.SkipUnreadable = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Fit temperature, class weights, and a threshold to labeled images; of split data, to the validation part."""
+    dataset = inputs.read_part(data, inputs.data_options(image, label, base, classes, split), "validation", "training")
+    others = None if unknown is None else [str(file) for file in find_images(str(unknown))]
+    classifier = load_classifier(program, model, pretrained, device, allow_download)
+    if skip_unreadable:
+        dataset = dataset.pick(readable([example.image for example in dataset]))
+        others = None if others is None else [others[i] for i in readable(others)]
+    with spinner("Calibrating ..."):
+        calibrated = classifier.calibrate(
+            dataset.spelled_as(classifier.classes or ()),
+            objective=objective.value,
+            temperature=temperature,
+            weights=weights,
+            threshold=threshold,
+            coverage=coverage,
+            precision=precision,
+            unknown=others,
+            unknown_label=unknown_label,
+        )
+    found = cast("CalibrationReport", calibrated.calibration_report)
+    target = program.with_name("calibrated.json") if out is None else out
+    calibrated.save(target)
+    page = None
+    if report is not None:
+        from ipo_dspy.report import write_calibration_report
+
+        file = report if report.suffix == ".html" else report.with_name(f"{report.name}.html")
+        page = write_calibration_report(found, str(calibrated.template), unknown_label, file)
+    if as_json:
+        show.write_json({"template": str(calibrated.template), "program": str(target), **found.plain()})
+        return
+    _print(found, unknown_label)
+    for name, path in (("program", target), ("report", page)):
+        if path is not None:
+            show.note(f"{name}  {path}")
+
+
+def _print(found: "CalibrationReport", unknown_label: str | None) -> None:
+    figures = {
+        "accuracy %": (found.before.accuracy, found.after.accuracy),
+        "loss": (found.before.loss, found.after.loss),
+        "calibration error": (found.before.calibration_error, found.after.calibration_error),
+        "of which by chance": (found.before.error_by_chance, found.after.error_by_chance),
+    }
+    if found.before.auroc is not None and found.after.auroc is not None:
+        figures["AUROC of unknown"] = (found.before.auroc, found.after.auroc)
+    if found.before.unknown_at_95 is not None and found.after.unknown_at_95 is not None:
+        figures["unknown answered % at 95 %"] = (found.before.unknown_at_95, found.after.unknown_at_95)
+    digits = {"loss": 4, "AUROC of unknown": 3}
+    lines = [(name, *(f"{value:.{digits.get(name, 2)}f}" for value in pair)) for name, pair in figures.items()]
+    show.rows("each image judged by a fit to others", ["", "before>", "after>"], lines)
+    settings = [("temperature", f"{found.temperature:.4f}")]
+    if found.weights_rejected:
+        settings.append(("class weights", "none; they did not prove better"))
+    if found.weights:
+        ranked = sorted(found.weights.items(), key=lambda item: -item[1])
+        shown = ranked if len(ranked) <= 2 * WEIGHTS_SHOWN else [*ranked[:WEIGHTS_SHOWN], *ranked[-WEIGHTS_SHOWN:]]
+        settings += [(f"weight of {name}", f"{weight:.2f}") for name, weight in shown]
+    if found.threshold:
+        settings.append((f"threshold for {unknown_label or 'no label'}", f"{found.threshold:.4f}"))
+        settings.append(("answered", f"{found.coverage:.2f} %"))
+        if found.answered_accuracy is not None:
+            settings.append(("correct of the answered", f"{found.answered_accuracy:.2f} %"))
+        if found.unknown_answered is not None:
+            settings.append(("unknown images answered", f"{found.unknown_answered:.2f} %"))
+    show.rows(f"fitted to {found.images} images", ["", "value>"], settings)

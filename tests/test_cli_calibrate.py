@@ -1,0 +1,126 @@
+"""`ipo-dspy calibrate`: from a saved program and folders to a calibrated program and its report."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ipo_dspy import ClipClassifier, demo
+from ipo_dspy.cli import main
+from ipo_dspy.clip.bundled import DEMO_VIT
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten images of each of six base classes in `known`, of three novel ones in `other`, and `program.json`."""
+    folder = tmp_path_factory.mktemp("calibrate")
+    demo.export("pixel-animals", folder / "all")
+    base, novel = (demo.load("pixel-animals", shots=1, classes=half).classes for half in ("base", "novel"))
+    for name, classes in (("known", base[:6]), ("other", novel[:3])):
+        for label in classes:
+            (folder / name / label).mkdir(parents=True)
+            for file in sorted((folder / "all" / label).iterdir())[:10]:
+                shutil.copy(file, folder / name / label / file.name)
+    ClipClassifier(base[:6], model=DEMO_VIT, template="pixel art of a <CLASS>.").save(folder / "program.json")
+    return folder
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        main(list(arguments))
+    return exit.value.code, *capsys.readouterr()
+
+
+def test_program_and_report_are_written(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(
+        capsys, "calibrate", str(folders / "program.json"), str(folders / "known"), "--unknown", str(folders / "other"),
+        "--unknown-label", "other", "--report", str(tmp_path / "report"),
+    )  # fmt: skip
+    assert code == 0
+    for name in (
+        "accuracy %",
+        "calibration error",
+        "by chance",
+        "AUROC of unknown",
+        "temperature",
+        "threshold for other",
+    ):
+        assert name in out
+    assert f"program  {folders / 'calibrated.json'}" in err
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 2
+    assert "default-src 'none'" in page
+    assert "http" not in page.replace("http-equiv", "")
+    image = next((folders / "other").rglob("*.webp"))
+    code, out, _ = call(capsys, "classify", str(folders / "calibrated.json"), str(folders / "other"), "--json")
+    labels = [row["label"] for row in json.loads(out)]
+    assert labels.count("other") > len(labels) / 2
+    assert ClipClassifier.from_file(folders / "calibrated.json")(image=str(image)).scores
+
+
+def test_json_has_all_figures(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program, out_file = str(folders / "program.json"), tmp_path / "new" / "out.json"
+    out_file.parent.mkdir()
+    code, out, _ = call(
+        capsys, "calibrate", program, str(folders / "known"), "--no-weights", "--coverage", "0.8", "--json",
+        "--out", str(out_file),
+    )  # fmt: skip
+    found = json.loads(out)
+    assert code == 0
+    assert (found["images"], found["unknown"], found["weights"]) == (60, 0, {})
+    assert found["coverage"] == pytest.approx(80)
+    assert found["before"]["auroc"] is None
+    assert sum(each["images"] for each in found["after"]["bins"]) == 60
+    saved = json.loads(out_file.read_text())["clip"]["calibration"]
+    assert saved["temperature"] == found["temperature"]
+
+
+def test_unknown_images_below_the_threshold_are_shown(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, target = str(folders / "program.json"), tmp_path / "all.json"
+    assert call(capsys, "calibrate", program, str(folders / "known"), "--threshold", "1", "--out", str(target))[0] == 0
+    code, out, _ = call(capsys, "classify", str(target), str(folders / "other"))
+    assert code == 0
+    assert out.count("(unknown)") == 30
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--coverage", "0.9", "--precision", "0.9"],
+            r"--precision must be left out, got 0\.9; --coverage 0\.9 already sets the threshold",
+        ),
+        (["--unknown-label", "bear"], "--unknown-label must not be one of the classes, got 'bear'"),
+        (["--unknown", "nowhere"], "nowhere"),
+        (["--out", "result.txt"], r"must end in \.json, got 'result\.txt'"),
+    ],
+)
+def test_unusable_options(options: list[str], message: str, folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "calibrate", str(folders / "program.json"), str(folders / "known"), *options)
+    assert code == 2
+    assert re.search(message, err)
+
+
+def test_names_are_escaped_in_the_report(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "<script>alert(1)</script>"
+    classes = sorted(folder.name for folder in (folders / "known").iterdir())
+    data = tmp_path / "data.csv"
+    rows = [f"{file},{file.parent.name}" for file in sorted((folders / "known").rglob("*.webp"))]
+    data.write_text("\n".join(["image,label", *rows]).replace(f",{classes[0]}", f",{name}"))
+    labels = {name: classes[0], **{label: label for label in classes[1:]}}
+    ClipClassifier(labels, model=DEMO_VIT, template="<b>x</b> of a <CLASS>.").save(tmp_path / "program.json")
+    code, _, err = call(
+        capsys, "calibrate", str(tmp_path / "program.json"), str(data), "--report", str(tmp_path / "page.html"),
+        "--threshold", "0.1", "--unknown-label", "<i>o</i>",
+    )  # fmt: skip
+    assert code == 0, err
+    page = (tmp_path / "page.html").read_text()
+    assert "<script" not in page
+    assert "<b>x" not in page
+    assert "<i>o" not in page
+    assert "&lt;i&gt;o" in page
