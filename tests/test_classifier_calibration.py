@@ -15,6 +15,7 @@ from ipo_dspy.clip.bundled import DEMO_VIT
 from ipo_dspy.demo import DemoTask
 from ipo_dspy.errors import DataError, InputError, ProgramFileError
 from ipo_dspy.metrics import feedback
+from ipo_dspy.optimizer.evaluation import evaluate
 from ipo_dspy.scoring.calibration import expected_calibration_error
 from ipo_dspy.scoring.calibrator import Calibration
 from ipo_dspy.template import Template
@@ -149,6 +150,18 @@ def test_calibration_holds_for_its_template_and_classes_only(base: DemoTask, cal
     renamed = calibrated.deepcopy()
     renamed.classes = base.classes[:5]
     assert not renamed.is_calibrated
+
+
+def test_evaluate_scores_the_calibrated_probabilities(base: DemoTask, calibrated: ClipClassifier) -> None:
+    unsure = base.program.calibrate(base.trainset)
+    (result,) = evaluate(unsure, base.testset)
+    predictions = answers(unsure, base.testset)
+    assert list(result.predicted) == [prediction.label for prediction in predictions]
+    (thresholded,) = evaluate(calibrated, base.testset)
+    assert thresholded == result
+    (plain,) = evaluate(calibrated, base.testset, templates=[calibrated.template])
+    assert plain == evaluate(base.program, base.testset)[0]
+    assert result.score.loss < plain.score.loss
 
 
 def test_compile_drops_the_calibration_of_another_template(

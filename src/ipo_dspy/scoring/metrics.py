@@ -41,7 +41,7 @@ def tally_templates(
     text_features: Tensor,  # [T, C, D] normalized
     *,
     logit_scale: float,
-    logit_bias: float = 0.0,
+    logit_bias: float | Tensor = 0.0,  # for all classes, or [C]
     allowed: CandidateClasses | None = None,  # all classes by default
     block: int | None = None,  # images per block
     pairs: Counts | None = None,  # [P, 2] true and predicted classes
@@ -82,7 +82,7 @@ def tally_pairs(
     text_features: Tensor,  # [K, C, D] normalized
     *,
     logit_scale: float,
-    logit_bias: float = 0.0,
+    logit_bias: float | Tensor = 0.0,  # for all classes, or [C]
     allowed: CandidateClasses | None = None,  # [N, C] bool
     block: int | None = None,
     outcomes: Outcomes | Literal["top5", "loss"] | None = None,
@@ -163,7 +163,7 @@ def predict(
     text_features: Tensor,  # [C, D] normalized
     *,
     logit_scale: float,
-    logit_bias: float = 0.0,
+    logit_bias: float | Tensor = 0.0,  # for all classes, or [C]
     allowed: CandidateClasses | None = None,  # all classes by default
     block: int | None = None,  # images per block
 ) -> tuple[Tensor, Tensor]:  # [N] int64 and [N], on the CPU
@@ -252,10 +252,10 @@ def _outcome_function(outcomes: Outcomes, device: torch.device) -> Callable[[Ten
     return evaluate
 
 
-def _logits(block: ImageBlock, text_features: Tensor, scale: float, bias: float) -> Tensor:
+def _logits(block: ImageBlock, text_features: Tensor, scale: float, bias: float | Tensor) -> Tensor:
     """Compute `class_logits` of a block in its buffer: [n, C]."""
     # Few operations on the table, because PyTorch's threads synchronize after each.
     zero = text_features.new_zeros(())
     scores = torch.addmm(zero, block.images, text_features.T, beta=0, alpha=scale, out=block.logits_buffer)
-    scores = scores.add_(bias) if bias else scores
+    scores = scores if isinstance(bias, float) and not bias else scores.add_(bias)
     return scores if block.forbidden is None else scores.masked_fill_(block.forbidden, float("-inf"))

@@ -5,6 +5,7 @@ features, so scoring a template costs one pass of the text tower.
 """
 
 import contextlib
+import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from ipo_dspy.clip.feature_dtype import to_scoring_device, to_storage_dtype
 from ipo_dspy.clip.template_tokens import ClassTexts, TemplateTokens, template_tokens
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import DataError, Hint
+from ipo_dspy.scoring.calibration import Scaling
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
 from ipo_dspy.scoring.comparison import PairTally
 from ipo_dspy.scoring.metrics import predict, probabilities, tally_pairs, tally_templates
@@ -169,6 +171,7 @@ class ClipScorer:
         metric: ImageMetric | None = None,
     ) -> None:
         self.backbone = backbone
+        self._scaling: Scaling | None = None
         self.classes = tuple(classes)
         self.texts = tuple(texts or classes)
         self.labels = tuple(labels)
@@ -259,5 +262,16 @@ class ClipScorer:
 
     @property
     def _logits(self) -> dict[str, Any]:
-        scale, bias = self.backbone.logit_scale, self.backbone.logit_bias
+        scale = self.backbone.logit_scale
+        bias: float | Tensor = self.backbone.logit_bias
+        if self._scaling is not None:
+            scale /= self._scaling.temperature
+            bias = torch.tensor(bias / self._scaling.temperature + self._scaling.log_weights, dtype=torch.float32)
+            bias = bias.to(self._device)
         return {"logit_scale": scale, "logit_bias": bias, "allowed": self._allowed}
+
+    def scaled(self, scaling: Scaling) -> "ClipScorer":
+        """Return a scorer over the same images whose logits are scaled, as those of a calibrated classifier."""
+        scorer = copy.copy(self)
+        scorer._scaling = scaling
+        return scorer
