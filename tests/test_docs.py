@@ -8,7 +8,7 @@ import pytest
 from helpers.cli_process import Processes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGES = ("class-words", "composing#Decisions", "objectives")
+PAGES = ("class-words", "calibration", "composing#Decisions", "objectives")
 
 
 @pytest.fixture(scope="module")

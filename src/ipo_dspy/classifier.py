@@ -476,7 +476,11 @@ class ClipClassifier(dspy.Predict):
         unloaded = {"model": spec.model, "pretrained": spec.pretrained or "", "fingerprint": None, "dtype": spec.dtype}
         identity = unloaded if self._backbone is None else {**self._backbone.identity, "model": spec.model}
         calibration = {} if self.calibration is None else {"calibration": asdict(self.calibration)}
-        return {**state, "lm": None, _STATE_KEY: {"classes": self.classes, "top_k": self.top_k, **calibration, **identity}}
+        return {
+            **state,
+            "lm": None,
+            _STATE_KEY: {"classes": self.classes, "top_k": self.top_k, **calibration, **identity},
+        }
 
     def save(self, path: str | os.PathLike[str], save_program: bool = False, modules_to_serialize: Any = None) -> None:
         """Save template, class names, `top_k`, and the model's name as JSON; `save_program` as in `dspy.Module.save`.

@@ -208,7 +208,9 @@ class ClipDecider(dspy.BaseLM):
         """Answer questions about an image with features [1, D]."""
         return {
             name: question.answer(
-                class_logits(self.backbone, image_features, question.template, question.texts)[0].softmax(dim=0).tolist()
+                class_logits(self.backbone, image_features, question.template, question.texts)[0]
+                .softmax(dim=0)
+                .tolist()
             )
             for name, question in asked.items()
         }
