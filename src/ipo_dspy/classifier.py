@@ -391,7 +391,7 @@ class ClipClassifier(dspy.Predict):
         `precision`, else so that it separates `unknown` best; without all of them every image is answered.
 
         Args:
-            valset: labeled images, ideally not those that chose the template; each class should have some.
+            valset: labeled images, ideally not those that chose the template; a class without any keeps the weight 1.
             objective: what weights are judged by besides the loss. With `balanced_accuracy` and `macro_f1` each class
                 counts the same in the fit, whatever its number of images.
             temperature: fit a temperature.

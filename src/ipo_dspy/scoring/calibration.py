@@ -46,7 +46,7 @@ class Scaling:
 
     Attributes:
         temperature: above 1 it makes probabilities less extreme.
-        log_weights: [C] logarithms of the factors; their mean is 0.
+        log_weights: [C] logarithms of the factors; their mean is 0, and so is that of a class without images.
 
     >>> Scaling(2.0, np.array([0.5, -0.5])).apply(np.array([[0.0, 2.0]])).tolist()
     [[0.5, 0.5]]
@@ -212,6 +212,12 @@ def _cross_fit(
 def _fit(logits: Floats, labels: Indices, importance: Floats, with_temperature: bool, with_weights: bool) -> Scaling:
     """Minimize the loss by Newton's method; parameters are the inverse temperature and the logarithms of weights."""
     images, classes = logits.shape
+    seen = np.unique(labels)
+    if with_weights and len(seen) < classes:  # nothing is known of the other classes, so their weights stay 1
+        fit = _fit(logits[:, seen], np.searchsorted(seen, labels), importance, with_temperature, True)
+        log_weights = np.zeros(classes)
+        log_weights[seen] = fit.log_weights
+        return Scaling(fit.temperature, log_weights)
     logits = logits - logits.max(axis=1, keepdims=True)  # changes no probability
     smoothing = 1 / (images + 2)
     targets = np.full((images, classes), smoothing / classes)  # [N, C]
