@@ -12,9 +12,11 @@ matrices, which gives the same scores. Its time is the number of passes times th
 decision client that looks probabilities up.
 """
 
+import contextlib
 import itertools
 import math
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -127,7 +129,8 @@ def reanchored(logits: Floats, labels: Indices, classes: Sequence[str]) -> tuple
     reanchor.scores = shortcut
     try:
         optimizer = ReAnchor(lambda example, prediction: float(prediction.label.value == example.label), num_threads=1)
-        best = optimizer.compile(predict, trainset=examples)
+        with contextlib.redirect_stdout(sys.stderr):  # its progress
+            best = optimizer.compile(predict, trainset=examples)
     finally:
         reanchor.scores = shortcut.plain
     weights = best.fields.get("label", {}).get("weights", {})
@@ -143,7 +146,7 @@ def calibration_errors(name: str, seeds: Sequence[int]) -> Iterator[tuple[str, .
         calibrated = setting.program.calibrate(setting.task.trainset)
         logits, labels = setting.log_probs(setting.task.testset)
         before, warm, after = (
-            figures(each.scaling_of(each.template, setting.task.classes)[0].apply(logits), labels)
+            figures(each.scaling_of(each.template, setting.task.classes).apply(logits), labels)
             for each in (setting.program, heated, calibrated)
         )
         rows.append((before[0], after[0], before[1], before[2], warm[1], after[1], after[2]))
@@ -157,7 +160,7 @@ def class_weights(name: str, seed: int) -> tuple[float, ...]:
     classes, (test, labels) = setting.task.classes, setting.log_probs(setting.task.testset)
     took, calibrated = seconds(partial(setting.program.calibrate, setting.task.trainset))
     log_weights, slow = reanchored(*setting.log_probs(setting.task.trainset), classes)
-    ours = calibrated.scaling_of(calibrated.template, classes)[0].apply(test)
+    ours = calibrated.scaling_of(calibrated.template, classes).apply(test)
     before, after, theirs = (accuracy(each.argmax(axis=1), labels) for each in (test, ours, test + log_weights))
     return before, after, theirs, after - theirs, 1000 * took, slow, slow / took
 

@@ -256,7 +256,7 @@ def evaluate(
         objective=build_objective(objective, costs, min_recall, metric),
     )
     if not templates and evaluation_set.images.choices is None:
-        scaling, _ = classifier.scaling_of(classifier.template, evaluation_set.images.classes)
+        scaling = classifier.scaling_of(classifier.template, evaluation_set.images.classes)
         scorer = cast("ClipScorer", evaluation_set.scorer).scaled(scaling)
         return [replace(evaluation_set, scorer=scorer).evaluate(classifier.template)]
     return [evaluation_set.evaluate(template) for template in templates or [classifier.template]]
