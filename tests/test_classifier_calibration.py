@@ -147,6 +147,12 @@ def test_calibration_holds_for_its_template_and_classes_only(base: DemoTask, cal
     rewritten.template = TEMPLATE
     assert not rewritten.is_calibrated
     assert calibrated.is_calibrated
+    reworded = calibrated.deepcopy()
+    reworded.set_criteria("label", dict.fromkeys(base.classes))
+    assert reworded.is_calibrated
+    reworded.set_criteria("label", {**dict.fromkeys(base.classes), base.classes[0]: "grizzly"})
+    assert not reworded.is_calibrated
+    assert reworded.class_texts[base.classes[0]] == ("grizzly",)
     renamed = calibrated.deepcopy()
     renamed.classes = base.classes[:5]
     assert not renamed.is_calibrated

@@ -259,10 +259,7 @@ class ClipClassifier(dspy.Predict):
     def template(self, template: str | Template) -> None:
         text = str(as_template(template))
         if text != self.signature.instructions:
-            self.calibration = self.calibration_report = None
-            self.fields.get("label", {}).pop("weights", None)
-            if self.fields.get("label") == {}:
-                del self.fields["label"]
+            self._set_calibration(None, {})
         self.signature = self.signature.with_instructions(text)
 
     @property
@@ -280,12 +277,17 @@ class ClipClassifier(dspy.Predict):
     def set_criteria(self, field: str, criteria: Mapping[str, Any]) -> None:
         """Set the texts of every class, as DSPy sets the criteria of a decision; None stands for the label itself.
 
+        Other texts drop class weights and calibration.
+
         Raises:
             DataError: as for the texts in `classes`.
         """
+        before = self._texts
         if field == "label" and self.classes is not None and isinstance(criteria, Mapping):
             check_texts(self.classes, {label: texts or label for label, texts in criteria.items()})
         super().set_criteria(field, criteria)
+        if self._texts != before:
+            self._set_calibration(None, {})
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """Classify one image: `image=` in any form of `clip.image_io.ImageSource`; `classes=` replaces the class names.
@@ -443,14 +445,18 @@ class ClipClassifier(dspy.Predict):
             others, _ = self._logits_of(pictures, "unknown", skip_unreadable)
         report = calibrate_logits(known, np.array(labels)[list(kept)], others, classes, settings)
         calibrated: ClipClassifier = self.deepcopy()
-        calibrated.fields.setdefault("label", {}).pop("weights", None)
-        if report.weights:
-            calibrated.fields["label"]["weights"] = dict(report.weights)
-        elif not calibrated.fields["label"]:
-            del calibrated.fields["label"]
-        calibrated.calibration = Calibration(template, report.temperature, report.threshold, unknown_label)
+        calibration = Calibration(template, report.temperature, report.threshold, unknown_label)
+        calibrated._set_calibration(calibration, report.weights)
         calibrated.calibration_report = report
         return calibrated
+
+    def _set_calibration(self, calibration: Calibration | None, weights: Mapping[str, float]) -> None:
+        self.calibration, self.calibration_report = calibration, None
+        label = {key: value for key, value in self.fields.pop("label", {}).items() if key != "weights"}
+        if weights:
+            label["weights"] = dict(weights)
+        if label:
+            self.fields["label"] = label
 
     def _logits_of(
         self, images: Sequence[Any], name: str, skip_unreadable: bool
