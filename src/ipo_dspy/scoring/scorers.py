@@ -24,6 +24,7 @@ from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import DataError, Hint
 from ipo_dspy.scoring.calibration import Scaling
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
+from ipo_dspy.scoring.class_columns import ColumnTally, tally_column
 from ipo_dspy.scoring.comparison import PairTally
 from ipo_dspy.scoring.metrics import predict, probabilities, tally_pairs, tally_templates
 from ipo_dspy.scoring.objectives import DEFAULT, Objective
@@ -252,6 +253,35 @@ class ClipScorer:
             predicted, probabilities = predict(self._features, features[0], **self._logits)
         names = [self.classes[i] for i in predicted.tolist()]
         return list(zip(names, probabilities.tolist(), strict=True))
+
+    def with_texts(self, texts: ClassTexts) -> "ClipScorer":
+        """Return a scorer over the same images with other texts of the classes."""
+        other = copy.copy(self)
+        other.texts = tuple(texts)
+        return other
+
+    def tally_texts(self, template: Template, column: int, candidates: ClassTexts) -> ColumnTally:
+        """Return the tally of M candidate texts for the class of a column, with the other classes as they are.
+
+        The candidate classes must be the same for all images.
+        """
+        scale, bias = self.backbone.logit_scale, self.backbone.logit_bias
+        with self._on_features([template]) as features:
+            replaced = class_features(self.backbone, [template], candidates).to(self._device)[0]  # [M, D]
+            arguments = self._features, self._targets, features[0], column, replaced
+            return tally_column(*arguments, logit_scale=scale, logit_bias=bias)
+
+    def tally_text_pairs(self, template: Template, column: int, candidates: ClassTexts) -> PairTally:
+        """Return the pair tally of the present texts, which come first, and of candidates for the class of a column."""
+        with self._on_features([template]) as features:
+            tables = features.repeat(1 + len(candidates), 1, 1)  # [1 + M, C, D]
+            tables[1:, column] = class_features(self.backbone, [template], candidates)[0].to(self._device)
+            return tally_pairs(self._features, self._targets, tables, **self._logits)
+
+    def tally_variants(self, variants: Sequence[tuple[Template, ClassTexts]]) -> PairTally:
+        """Return the pair tally of templates, each with its own texts of the classes."""
+        tables = [class_features(self.backbone, [template], texts) for template, texts in variants]  # [1, C, D] each
+        return tally_pairs(self._features, self._targets, torch.cat(tables).to(self._device), **self._logits)
 
     @contextlib.contextmanager
     def _on_features(self, templates: Sequence[Template]) -> Iterator[Tensor]:
