@@ -13,9 +13,11 @@ import dspy
 from dspy.adapters.utils import format_field_value
 from dspy.utils.exceptions import AdapterParseError
 
+from ipo_dspy.lms.class_text_parsing import read_class_texts
 from ipo_dspy.lms.proposal_parsing import CLOSE_TAG, OPEN_TAG, parse_templates
 from ipo_dspy.lms.reasoning import without_thoughts
 from ipo_dspy.lms.signatures import (
+    ClassMistakes,
     Mistake,
     ProposePrompts,
     ProposeTemplates,
@@ -265,3 +267,46 @@ class ProposalAdapter(TaggedAdapter):
         ProposeTemplatesFromImages: _proposal_parts,
         RewordPrompts: _reword_parts,
     }
+
+
+class ClassTextAdapter(_TextAdapter):
+    """Formats `ProposeClassTexts`; `class_text_parsing` reads the answers, with or without tags."""
+
+    def paragraphs(self, signature: type[dspy.Signature], inputs: dict[str, Any]) -> Iterable[Any]:
+        """Return the task, the classes with their confusions, and the request."""
+        return [
+            f"Task: {inputs['task']}",
+            f"Template: {inputs['template'].replace(chr(10), ' | ')}",
+            *_section("Classes that lose most, the worst first:", map(_confused, inputs["classes"])),
+            *_section("Training images of them:", map(_mistaken, inputs.get("mistakes", ()))),
+            *_section("Could not be used:", inputs["rejected"]),
+            f"Write up to {inputs['count']} new texts for each of these classes: other names, synonyms, and short "
+            "descriptions of what is visible, which fit into the template in place of <CLASS>. Write one line for each "
+            f"class, with its label exactly as above: {OPEN_TAG}label: text | text | text{CLOSE_TAG}",
+        ]
+
+    def format_assistant_message_content(
+        self,
+        signature: type[dspy.Signature],
+        outputs: dict[str, Any],
+        missing_field_message: str | None = None,
+    ) -> str:
+        """Return the tagged answers of a demonstration."""
+        return "\n".join(f"{OPEN_TAG}{line}{CLOSE_TAG}" for line in outputs["texts"])
+
+    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, list[str]]:
+        """Return the lines of an answer as `{"texts": [...]}`.
+
+        Raises:
+            AdapterParseError: it has no line with a label and a text.
+        """
+        if not (lines := read_class_texts(completion)):
+            raise AdapterParseError(adapter_name="ClassTextAdapter", signature=signature, lm_response=completion)
+        return {"texts": lines}
+
+
+def _confused(of_class: ClassMistakes) -> str:
+    words = ", ".join(repr(text) for text in of_class.texts)
+    taken = f", the others taken for {', '.join(of_class.taken_for)}" if of_class.taken_for else ""
+    tried = f"; tried before: {', '.join(of_class.tried)}" if of_class.tried else ""
+    return f"{of_class.label}: read as {words}; {of_class.correct} of {of_class.images} images recognized{taken}{tried}"

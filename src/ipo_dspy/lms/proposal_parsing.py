@@ -146,6 +146,16 @@ def read_proposal(text: str) -> Template:
     return Template.parse("\n".join(map(undressed, lines)))
 
 
+def tagged_contents(text: str) -> list[str]:
+    """Return the contents of the tags of an answer: those that begin a line, or else those within sentences.
+
+    >>> tagged_contents("<INS>crane: crane bird</INS>")
+    ['crane: crane bird']
+    """
+    own_lines, inline = _contents(text)
+    return own_lines or inline
+
+
 def _tagged(text: str) -> Iterable[str]:
     """Texts between tags, or after them if none is closed; several lines are several templates."""
     own_lines, inline = _contents(text)

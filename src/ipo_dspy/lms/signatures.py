@@ -91,6 +91,40 @@ class RewordPrompts(dspy.Signature):
     templates: list[str] = dspy.OutputField(desc="rewordings, each one short sentence holding <CLASS> once")
 
 
+class ClassMistakes(pydantic.BaseModel):
+    """A class with the words that stand for it now, and what its training images are taken for, most frequent first."""
+
+    label: str
+    texts: list[str]
+    images: int
+    correct: int
+    taken_for: list[str]
+    tried: list[str]
+
+
+class ProposeClassTexts(dspy.Signature):
+    """You find the words by which a CLIP zero-shot image classifier recognizes its classes.
+
+    CLIP compares an image with one sentence per class and picks the class whose sentence fits best. <CLASS> in the
+    template stands for the words of a class. Good words are what a caption of such an image would say: a common name,
+    a synonym, a more specific name, or a short description of what is visible. They must fit no other class better.
+    """
+
+    task: str = dspy.InputField(desc="what is being classified")
+    template: str = dspy.InputField(desc="the template that the words are filled into")
+    classes: list[ClassMistakes] = dspy.InputField(desc="the classes that lose most, the worst first")
+    rejected: list[str] = dspy.InputField(desc="answers that could not be used, and why")
+    count: int = dspy.InputField(desc="how many texts to write for each of these classes at most")
+    texts: list[str] = dspy.OutputField(desc="'label: text | text | text' for each of these classes")
+
+
+ProposeClassTextsFromImages = ProposeClassTexts.append(
+    "mistakes", dspy.InputField(desc="training images that are taken for another class"), list[Mistake]
+)
+"""`ProposeClassTexts` for a multimodal model that is shown images."""
+ProposeClassTextsFromImages.__name__ = "ProposeClassTextsFromImages"
+
+
 class ReviseTemplate(dspy.Signature):
     """You improve the prompt template of a CLIP zero-shot image classifier.
 

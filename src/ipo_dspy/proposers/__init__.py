@@ -6,7 +6,14 @@ repeated or resumed run gets the same answers.
 
 from ipo_dspy._internal.renames import renamed_names
 from ipo_dspy.errors import ProposalError
-from ipo_dspy.proposers.base import Polisher, ProposalRequest, Proposals, Proposer
+from ipo_dspy.proposers.base import (
+    ClassTextProposer,
+    ClassTextRequest,
+    Polisher,
+    ProposalRequest,
+    Proposals,
+    Proposer,
+)
 from ipo_dspy.proposers.evolution import EvolutionProposer
 from ipo_dspy.proposers.feedback import Feedback
 from ipo_dspy.proposers.lm import LMProposer
@@ -14,6 +21,8 @@ from ipo_dspy.run.ledger import AskOnce, LMResponse
 
 __all__ = [
     "AskOnce",
+    "ClassTextProposer",
+    "ClassTextRequest",
     "EvolutionProposer",
     "Feedback",
     "LMProposer",

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from ipo_dspy.errors import BudgetError
 from ipo_dspy.history import Trial
-from ipo_dspy.lms.signatures import Mistake
+from ipo_dspy.lms.signatures import ClassMistakes, Mistake
 from ipo_dspy.run.ledger import AskOnce
 
 SHOWN_TO_POLISH = 20
@@ -63,6 +63,29 @@ class ProposalRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassTextRequest:
+    """A request for texts of the classes that lose most; see `ProposalRequest` for the other attributes.
+
+    Attributes:
+        round: counts from 1.
+        count: number of texts of each class to propose; fewer may be returned.
+        template: the template that texts are filled into.
+        classes: the classes with their present texts and what they are taken for, the worst first.
+        rejected: rejected answers with the reason.
+    """
+
+    round: int
+    count: int
+    template: str
+    classes: tuple[ClassMistakes, ...]
+    rejected: tuple[str, ...] = ()
+    task: str = ""
+    mistakes: tuple[Mistake, ...] = ()
+    seed: int = 0
+    once: AskOnce = field(default=lambda question, ask: ask(), compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Proposals:
     """Proposed texts that may become templates.
 
@@ -98,5 +121,20 @@ class Polisher(Protocol):
 
         Raises:
             ProposalError: the proposer failed; the search ends without rewordings.
+            BudgetError: from `ask.once`; the same applies.
+        """
+
+
+@runtime_checkable
+class ClassTextProposer(Protocol):
+    """A proposer that can also find words for classes; `IPO(optimize="class_texts")` asks it."""
+
+    def propose_class_texts(self, ask: ClassTextRequest) -> dict[str, list[str]]:
+        """Return untrusted texts by label.
+
+        A resumed run may ask about others, so the id of the request must depend on template, classes and their texts.
+
+        Raises:
+            ProposalError: the proposer failed; the words are not searched further.
             BudgetError: from `ask.once`; the same applies.
         """

@@ -7,6 +7,7 @@ descriptions have a token budget that does not depend on the number of classes a
 """
 
 import hashlib
+import json
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -21,19 +22,22 @@ from ipo_dspy._internal.threads import in_threads
 from ipo_dspy.argument_checks import one_of
 from ipo_dspy.errors import BudgetError, ProposalError
 from ipo_dspy.lms import LOCAL
-from ipo_dspy.lms.adapters import PaperAdapter, ProposalAdapter, TaggedAdapter
+from ipo_dspy.lms.adapters import ClassTextAdapter, PaperAdapter, ProposalAdapter, TaggedAdapter
+from ipo_dspy.lms.class_text_parsing import read_class_texts, texts_of_labels
 from ipo_dspy.lms.error_messages import FATAL, one_line_error
 from ipo_dspy.lms.proposal_parsing import read_answer
 from ipo_dspy.lms.reasoning import without_thoughts
 from ipo_dspy.lms.requests import request
 from ipo_dspy.lms.signatures import (
+    ProposeClassTexts,
+    ProposeClassTextsFromImages,
     ProposePrompts,
     ProposeTemplates,
     ProposeTemplatesFromImages,
     RewordPrompts,
     SummarizeDescriptions,
 )
-from ipo_dspy.proposers.base import ProposalRequest, Proposals
+from ipo_dspy.proposers.base import ClassTextRequest, ProposalRequest, Proposals
 from ipo_dspy.proposers.briefing import briefing, scored
 from ipo_dspy.proposers.description_selection import DESCRIPTION_TOKENS, rotate, select_evenly, tokens_in
 from ipo_dspy.proposers.feedback import Feedback, history_for_prompt
@@ -156,6 +160,38 @@ class LMProposer:
         if not answer.texts:
             raise ProposalError(f"the language model gave no proposals: {answer.fault}", answered=True)
         return Proposals(answer.texts)
+
+    def propose_class_texts(self, ask: ClassTextRequest) -> dict[str, list[str]]:
+        """Return texts by label, from one request about all classes of `ask`.
+
+        Raises:
+            ProposalError: the model could not be reached, or its answer could not be parsed.
+            BudgetError: a limit of the run is exhausted.
+        """
+        present = [ask.round, ask.template, sorted((c.label, c.texts) for c in ask.classes)]
+        name = f"class_texts {hashlib.sha256(json.dumps(present).encode()).hexdigest()[:16]}"
+        config = {"rollout_id": zlib.crc32(f"{ask.seed}/{name}".encode())}
+        adapter = ClassTextAdapter() if isinstance(self.adapter, TaggedAdapter) else self.adapter
+        signature = ProposeClassTextsFromImages if ask.mistakes else ProposeClassTexts
+        read = read_class_texts if isinstance(adapter, ClassTextAdapter) else None
+        inputs = _class_text_inputs(ask)
+        try:
+            answer = ask.once(
+                name, lambda: request(self._lm, adapter, signature, inputs, field="texts", read=read, config=config)
+            )
+        except Fault as error:
+            raise self._failed(error) from None
+        texts = texts_of_labels(answer.texts, [c.label for c in ask.classes], count=ask.count)
+        if not texts:
+            raise ProposalError(
+                f"the language model gave no texts of classes: {answer.fault or 'no known label'}", answered=True
+            )
+        return texts
+
+    def measure_class_texts(self, ask: ClassTextRequest) -> int:
+        """Return the approximate prompt tokens of a request for texts of classes, without images."""
+        messages = ClassTextAdapter().format(ProposeClassTexts, [], _class_text_inputs(ask))
+        return sum(tokens_in(str(message["content"])) for message in messages)
 
     def measure_polish(self, ask: ProposalRequest) -> int:
         """Return the approximate prompt tokens of the request for rewordings."""
@@ -292,6 +328,17 @@ class LMProposer:
         plain = _WithoutThoughts(use_json_adapter_fallback=False)  # the fallback would be a second, uncounted request
         answer = ask.once("summary", lambda: request(self._lm, plain, SummarizeDescriptions, inputs, field="summary"))
         return select_evenly(answer.texts or ask.descriptions, budget)
+
+
+def _class_text_inputs(ask: ClassTextRequest) -> dict[str, Any]:
+    return {
+        "task": ask.task,
+        "template": ask.template,
+        "classes": list(ask.classes),
+        "rejected": list(ask.rejected),
+        "count": ask.count,
+        **({"mistakes": list(ask.mistakes)} if ask.mistakes else {}),
+    }
 
 
 class _WithoutThoughts(dspy.ChatAdapter):
