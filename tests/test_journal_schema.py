@@ -35,6 +35,7 @@ def test_every_event_has_the_names_of_this_schema(run: Path) -> None:
     with Journal(run) as journal:
         events: list[Any] = list(journal.past)
     assert {event["event"] for event in events} == set(PERSISTED) - {
+        "class_texts",
         "imagenet_prompts",
         "lm_request",
         "lm_failure",

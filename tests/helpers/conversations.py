@@ -12,9 +12,12 @@ from typing import Any
 
 from helpers.openai_server import OpenAIServer, Reply, text_of
 from ipo_dspy import IPO, ClipClassifier, demo
+from ipo_dspy.clip.bundled import DEMO_VIT
 
 FOLDER = Path(__file__).resolve().parent.parent / "conversations"
 SHOTS, STEPS, SEED = 16, 8, 0
+WORDS, WORD_SEEDS = "class_texts", (1, 2, 3)
+"""Name of the recording of the search for words, with the templates of `IPO(proposer="evolution", steps=40)`."""
 
 
 def search(server: OpenAIServer, name: str, **changes: Any) -> tuple[demo.DemoTask, ClipClassifier]:
@@ -24,6 +27,16 @@ def search(server: OpenAIServer, name: str, **changes: Any) -> tuple[demo.DemoTa
     return task, IPO(prompt_model=server.lm(cache=False, timeout=36_000), **options).compile(
         task.program, task.trainset
     )
+
+
+def search_words(server: OpenAIServer, name: str, seed: int, **changes: Any) -> tuple[demo.DemoTask, ClipClassifier]:
+    """Return a task with a found template, and the result of the search for words whose requests are recorded."""
+    task = demo.load(name, shots=SHOTS, seed=seed, model=DEMO_VIT)
+    task.program.template = json.loads((FOLDER / f"{WORDS}.json").read_text(encoding="utf-8"))["templates"][name][
+        str(seed)
+    ]
+    options = {"optimize": "class_texts", "seed": seed, "progress": False, **changes}
+    return task, IPO(prompt_model=server.lm(cache=False), **options).compile(task.program, task.trainset)
 
 
 def key(request: str) -> str:
@@ -48,7 +61,7 @@ class Recorded(OpenAIServer):
         if (found := self.answers.get(key(said))) is not None:
             return Reply(found)
         self.unseen.append(said)
-        again = f"python scripts/record_conversation.py {self.name}"
+        again = f"python scripts/record_conversation.py {self.name} --model NAME"
         return Reply(f"this request is not the recorded one; record it again: {again}", status=400)
 
 

@@ -135,6 +135,9 @@ def optimize(
     costs: goals.Costs = None,
     min_recall: goals.MinRecall = None,
     ensemble: opt.Ensemble = OptimizerConfig.ensemble,
+    optimize: opt.Optimize = None,
+    candidates: opt.Candidates = None,
+    max_recall_drop: opt.MaxRecallDrop = OptimizerConfig.max_recall_drop,
     polish: opt.Polish = OptimizerConfig.polish,
     images_in_request: opt.ImagesInRequest = OptimizerConfig.images_in_request,
     patience: Annotated[int | None, Option(min=1, help="Stop after this many steps without improvement.")] = None,
@@ -165,6 +168,7 @@ def optimize(
     as_json: opt.Json = False,
 ) -> None:
     """Find the best prompt template for your images."""
+    from ipo_dspy.class_texts import load_class_texts
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.distributed import RayScorer
     from ipo_dspy.run.progress import is_watched
@@ -191,6 +195,8 @@ def optimize(
         | goals.objective_arguments(ctx)
         | {"initial_templates": tuple(initial_templates or ())}
     )
+    options["optimize"] = tuple(map(str, optimize or (opt.Part.TEMPLATE,)))
+    options["candidates"] = None if candidates is None else load_class_texts(candidates)
     cluster = opt.ray_arguments(ray, ray_workers, cpus_per_worker, gpus_per_worker, store=store, images=ray_images)
     options["backend"] = None if cluster is None else RayScorer(**cluster)
     folder = log_dir or runs.next_free_folder("runs", data.stem or "run")

@@ -29,6 +29,13 @@ class ChoiceRule(StrEnum):
     BEST = "best"
 
 
+class Part(StrEnum):
+    """Parts of a classifier that are searched."""
+
+    TEMPLATE = "template"
+    CLASS_TEXTS = "class_texts"
+
+
 class RequestMode(StrEnum):
     """Modes of requesting templates from a language model."""
 
@@ -87,6 +94,25 @@ Tolerance = Annotated[
 Ensemble = Annotated[int, Option(min=1, help="Maximum number of lines of the template.")]
 Polish = Annotated[
     bool, Option(help="At the end, ask the language model that proposes for plain rewordings of the best templates.")
+]
+Optimize = Annotated[
+    list[Part] | None,
+    Option(
+        help="What to search: the template, or class_texts, the words that stand for the classes; may be repeated.",
+        show_default="template",
+    ),
+]
+Candidates = Annotated[
+    Path | None,
+    Option(
+        metavar="FILE",
+        help="Texts to try for labels with --optimize class_texts: JSON with a list of texts for each label, or CSV "
+        "with the columns label and text.",
+    ),
+]
+MaxRecallDrop = Annotated[
+    float,
+    Option(min=0, help="Points by which the recall of any class may fall by new words for another one."),
 ]
 ImagesInRequest = Annotated[
     int,

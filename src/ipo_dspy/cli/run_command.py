@@ -18,6 +18,7 @@ from ipo_dspy.scoring.intervals import Interval, wilson_interval
 from ipo_dspy.scoring.score import Score, harmonic_mean
 
 if TYPE_CHECKING:
+    from ipo_dspy.class_texts import Texts
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.data import ImageDataset
     from ipo_dspy.optimizer.evaluation import EvaluationResult, EvaluationSet
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ipo_dspy.optimizer.results import DetailedResults
     from ipo_dspy.optimizer.search import SearchResult
     from ipo_dspy.run.recorder import EventRecorder
-    from ipo_dspy.scoring.scorers import Scorer
     from ipo_dspy.template import Template
 
 PLAINEST_SHOWN = 3
@@ -103,6 +103,10 @@ class RunSummary:
             found["ensemble"] = choice_text.added_lines(
                 lines, is_ensemble=len(search.best.template.lines) > 1, objective=search.choice.objective
             )
+        if search.class_texts is not None:
+            found["words"] = choice_text.words(search.class_texts.fields)
+            if "test novel" in self.scores:
+                found["novel classes"] = choice_text.NOVEL_WORDS
         limits = choice_text.limits(choice)
         return found if limits is None else {**found, "few images": limits}
 
@@ -139,6 +143,7 @@ class RunSummary:
             "tied": [finalist.fields for finalist in search.tied],
             "phrases": [worth.fields for worth in search.phrases],
             "ensemble": search.ensemble and [line.fields for line in search.ensemble],
+            "class_texts": search.class_texts and search.class_texts.fields,
             "harmonic_mean": self.harmonic,
             "imagenet": self.imagenet
             and {
@@ -195,6 +200,11 @@ def run(
         if sets.validation is not None:
             scores["validation"] = _roles(start.deciding, finalists[0].deciding)
             images["validation"] = setup["validation_images"]
+        if results[0].class_texts is not None:  # the scores of the finalists are those of the first words
+            evaluations = recorder.state.search("self").evaluations
+            for split in scores:
+                event = evaluations[split, "all", "best"]
+                scores[split]["best"] = Score(event["accuracy"], event["loss"])
         prompts: ImagenetPrompts | None = None
         if not stop():
             with contextlib.suppress(TemplateError):  # no prompt fits
@@ -204,14 +214,19 @@ def run(
                 compared = _compare_with_imagenet(prompts, results[0], tasks[0], scores)
         with contextlib.suppress(StoppedError):
             for part, dataset in sets.tests.items():
-                before, after, tested = _test(best, dataset, part, start.trial.template, optimizer, recorder, stop)
+                texts = tasks[0].task.classifier.class_texts
+                tested = _test(best, dataset, part, start.trial.template, texts, optimizer, recorder, stop)
                 name = "test" if part == "all" else f"test {part}"
-                scores[name], images[name] = _roles(before.score, after.score), len(after.predicted)
+                scores[name], images[name] = (
+                    _roles(tested.before.score, tested.after.score),
+                    len(tested.after.predicted),
+                )
                 others = {"start": start.trial.template} | ({"imagenet_best": compared.best} if compared else {})
-                test_gains[name] = _gains(tested.scorer, best.template, others)
+                test_gains[name] = tested.gains(others)
                 if prompts is not None:
-                    fingerprint, given = tested.fingerprint, {"split": "test", "class_split": part}
-                    scores[name] |= prompts.score(tested.scorer, **given, images=images[name], fingerprint=fingerprint)
+                    fingerprint, given = tested.start.fingerprint, {"split": "test", "class_split": part}
+                    scorer = tested.start.scorer
+                    scores[name] |= prompts.score(scorer, **given, images=images[name], fingerprint=fingerprint)
 
     optimizer.config = replace(optimizer.config, observers=(*optimizer.config.observers, listen))
     earlier_trials = sum(event["event"] == "trial" for event in replay(folder)) if journal_size(folder) else 0
@@ -249,16 +264,42 @@ def next_free_folder(parent: str, name: str) -> Path:
     return next(folder for folder in folders if not folder.exists())
 
 
+@dataclass(frozen=True, slots=True)
+class _Tested:
+    """Test images with the texts of classes that the run started with, and with those that it found."""
+
+    start: "EvaluationSet"
+    found: "EvaluationSet"
+    before: "EvaluationResult"
+    after: "EvaluationResult"
+
+    def gains(self, others: Mapping[str, "Template"]) -> Mapping[str, tuple[float, float]]:
+        """Return by how many points the result is more accurate than templates, with the standard error, by role."""
+        from ipo_dspy.scoring.comparison import Comparison
+        from ipo_dspy.scoring.scorers import ClipScorer
+
+        scorer, found = self.start.scorer, self.found.scorer
+        if scorer is not found and isinstance(scorer, ClipScorer) and isinstance(found, ClipScorer):
+            variants = [(other, scorer.texts) for other in others.values()]
+            tally = found.tally_variants([(self.after.template, found.texts), *variants])
+        else:
+            tally = scorer.tally_pairs([self.after.template, *others.values()])
+        compared = Comparison(tally)
+        points, errors = compared.accuracy[0] - compared.accuracy, compared.accuracy_errors[0]
+        return {role: (float(points[i]), float(errors[i])) for i, role in enumerate(others, start=1)}
+
+
 def _test(
     best: "ClipClassifier",
     dataset: "ImageDataset",
     part: str,
     start: "Template",
+    texts: "Texts",
     optimizer: "IPO",
     recorder: "EventRecorder",
     stop: Callable[[], bool],
-) -> "tuple[EvaluationResult, EvaluationResult, EvaluationSet]":
-    """Evaluate start and best template on test images and record both, unless the run is stopped."""
+) -> _Tested:
+    """Evaluate the start template with its texts of classes, and the result, on test images, and record both."""
     from ipo_dspy.optimizer.evaluation import build_evaluation_set, record_comparison
     from ipo_dspy.optimizer.trainset import collect_training_images
 
@@ -274,7 +315,7 @@ def _test(
     images = collect_training_images(program, {"self": program}, dataset, name="test images")["self"]
     stage = "test images" if part == "all" else f"test images, {part}"
     skip, backend = optimizer.config.skip_unreadable, optimizer.config.backend
-    evaluation_set = build_evaluation_set(
+    found = build_evaluation_set(
         program,
         images,
         recorder=recorder,
@@ -284,18 +325,10 @@ def _test(
         check=check,
         objective=optimizer.config.goal,
     )
-    before, after = evaluation_set.evaluate(start), evaluation_set.evaluate(program.template)
-    record_comparison(recorder, before, after, evaluation_set.images, split="test", class_split=part)
-    return before, after, evaluation_set
-
-
-def _gains(scorer: "Scorer", best: "Template", others: Mapping[str, "Template"]) -> Mapping[str, tuple[float, float]]:
-    """Return by how many points the best template is more accurate than others, with the standard error, by role."""
-    from ipo_dspy.scoring.comparison import Comparison
-
-    compared = Comparison(scorer.tally_pairs([best, *others.values()]))
-    points, errors = compared.accuracy[0] - compared.accuracy, compared.accuracy_errors[0]
-    return {role: (float(points[i]), float(errors[i])) for i, role in enumerate(others, start=1)}
+    started = found if best.class_texts == texts else found.with_texts(texts)
+    before, after = started.evaluate(start), found.evaluate(program.template)
+    record_comparison(recorder, before, after, found.images, split="test", class_split=part)
+    return _Tested(started, found, before, after)
 
 
 def _compare_with_imagenet(

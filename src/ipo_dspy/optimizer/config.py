@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from ipo_dspy.argument_checks import as_template, callables, flag, having, invalid, one_of, require_int, require_number
 from ipo_dspy.errors import Hint
 from ipo_dspy.run.budget import Budget
-from ipo_dspy.scoring.objectives import Objective, ObjectiveName, build_objective
+from ipo_dspy.scoring.objectives import DEFAULT, Objective, ObjectiveName, build_objective
 from ipo_dspy.template import Template
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ DEFAULT_STEPS = 100
 PROPOSERS = ("lm", "evolution")
 DESCRIBERS = ("auto", "lm", "clip")
 ChoiceRule = Literal["plainest", "best"]
+Part = Literal["template", "class_texts"]
+"""A part of a classifier that is searched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,9 @@ class OptimizerConfig:
     polish: bool = True
     images_in_request: int = 0
     ensemble: int = 1
+    optimize: Part | Sequence[Part] = ("template",)
+    candidates: Mapping[str, Sequence[str]] | None = None
+    max_recall_drop: float = 10.0
     patience: int | None = None
     max_consecutive_errors: int = 3
     max_lm_calls: int | None = None
@@ -83,13 +88,17 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         self._check_numbers()
+        self._check_parts()
         self._check_models()
         one_of("choose", self.choose, get_args(ChoiceRule))
-        _ = self.goal  # validated on construction
+        if self.searches_class_texts and self.goal != DEFAULT:  # validated on construction
+            hint = Hint("pass {optimize}, and search the words in a run of its own", optimize="template")
+            raise invalid("objective", "'accuracy', without floors, if class texts are searched", self.objective, hint)
         if self.metric is not None and self.backend is not None:
             condition = "None with a backend, whose workers alone have the probabilities"
             raise invalid("metric", condition, self.metric, "pass objective=..., or score on this machine")
         require_number("tolerance", self.tolerance, 0.0)
+        require_number("max_recall_drop", self.max_recall_drop, 0.0)
         if self.log_dir is not None and not os.fspath(self.log_dir):
             raise invalid(
                 "log_dir", "the path of a folder", self.log_dir, Hint("for example {log_dir}", log_dir="runs/1")
@@ -133,6 +142,9 @@ class OptimizerConfig:
             having("backend", self.backend, "check", "RayScorer('auto')")
         self._check_unused("prompt_model", "proposer", self.proposer in (None, "lm"))
         self._check_unused("description_model", "describer", self.describer in ("auto", "lm"))
+        if self.searches_class_texts and self.backend is not None:
+            condition = "'template' with a backend, which has other images than this machine"
+            raise invalid("optimize", condition, self.optimize, "search the words on this machine")
         if self.images_in_request and self.backend is not None:
             condition = "0 with a backend, whose workers alone read the images"
             raise invalid("images_in_request", condition, self.images_in_request, "score on this machine, or pass 0")
@@ -143,6 +155,31 @@ class OptimizerConfig:
             condition = "0 if the proposer does not show images to a language model"
             raise invalid("images_in_request", condition, self.images_in_request, hint)
 
+    def _check_parts(self) -> None:
+        """Check what is searched, and resolve it to a tuple in the order of the search."""
+        given, known = (self.optimize,) if isinstance(self.optimize, str) else self.optimize, get_args(Part)
+        if not isinstance(given, Iterable) or not (parts := [one_of("optimize", part, known) for part in given]):
+            remedy = "for example 'template', or ['template', 'class_texts']"
+            raise invalid("optimize", "a part or a list of parts", self.optimize, remedy)
+        self._resolve(optimize=tuple(part for part in known if part in parts))
+        if self.candidates is not None:
+            self._check_candidates(self.candidates)
+        asks = self.proposer in (None, "lm") or hasattr(self.proposer, "propose_class_texts")
+        if self.searches_class_texts and self.candidates is None and not asks:
+            example = {"prompt_model": "openai/gpt-4o-mini", "candidates": ...}
+            hint = Hint("pass {prompt_model}, or texts for some labels as {candidates}", **example)
+            raise invalid("optimize", "'template' without a language model or candidates", self.optimize, hint)
+
+    def _check_candidates(self, candidates: Mapping[str, Sequence[str]]) -> None:
+        if not self.searches_class_texts:
+            hint = Hint("pass {optimize}", optimize="class_texts")
+            raise invalid("candidates", "None if class texts are not searched", type(candidates).__name__, hint)
+        if not isinstance(candidates, Mapping):
+            example = "for example {'crane': ['crane bird', 'wading bird']}"
+            raise invalid("candidates", "a mapping from labels to lists of texts", candidates, example)
+        texts = {name: (given,) if isinstance(given, str) else tuple(given) for name, given in candidates.items()}
+        self._resolve(candidates=texts)
+
     def _check_unused(self, model: str, owner: str, is_used: bool) -> None:
         if getattr(self, model) is not None and not is_used:
             chosen = getattr(self, owner)
@@ -151,6 +188,12 @@ class OptimizerConfig:
             raise invalid(model, condition, display_name(getattr(self, model)), "pass one of the two")
 
     def _total_steps(self) -> int:
+        if not self.searches_template:
+            if (self.steps, self.auto) not in ((None, None), (0, None)):
+                given = self.steps if self.auto is None else self.auto
+                hint = Hint("pass {optimize}", optimize=["template", "class_texts"])
+                raise invalid("steps", "0 or None if templates are not searched", given, hint)
+            return 0
         if self.auto is None:
             return DEFAULT_STEPS if self.steps is None else self.steps
         if self.steps is not None:
@@ -166,6 +209,16 @@ class OptimizerConfig:
     def _resolve(self, **values: Any) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def searches_template(self) -> bool:
+        """True if templates are searched."""
+        return "template" in self.optimize
+
+    @property
+    def searches_class_texts(self) -> bool:
+        """True if the words of the classes are searched."""
+        return "class_texts" in self.optimize
 
     @property
     def num_steps(self) -> int:
@@ -202,6 +255,9 @@ class OptimizerConfig:
         """Return the settings that a journal records: plain values, no keys and no addresses."""
         settings = {name: getattr(self, name) for name in _RECORDED}
         settings |= {"images_in_request": self.images_in_request} if self.images_in_request else {}
+        if self.searches_class_texts:
+            count = sum(map(len, (self.candidates or {}).values()))
+            settings |= {"optimize": list(self.optimize), "max_recall_drop": self.max_recall_drop, "candidates": count}
         settings |= self.goal.settings
         names = {
             "describer": display_name(self.describer_kind),

@@ -11,16 +11,20 @@ from typing import Any
 
 from ipo_dspy.history import Trial
 from ipo_dspy.lms.preflight import unique_models
+from ipo_dspy.lms.signatures import ClassMistakes
 from ipo_dspy.lms.usage import TOKENS_PER_IMAGE, price_of
+from ipo_dspy.optimizer.class_text_search import LABELS_ASKED, ROUNDS, TEXTS_ASKED
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.proposers import LMProposer, ProposalRequest
-from ipo_dspy.proposers.base import REWORDINGS, SHOWN_TO_POLISH
+from ipo_dspy.proposers.base import REWORDINGS, SHOWN_TO_POLISH, ClassTextRequest
 from ipo_dspy.run.ledger import Usage
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
 TOKENS_PER_TEMPLATE = 20
 """Tokens of a template in a response, including tags; selected templates have 10 to 16."""
+LATE_TEMPLATE = "a dark grainy close-up photo of a small <CLASS> in front of a plain background."
+TOKENS_PER_CLASS_TEXT = 6
 TOKENS_OF_THOUGHT = 100
 """Tokens before the templates of a response."""
 TOKENS_PER_DESCRIPTION = 60
@@ -88,7 +92,19 @@ def estimate(
         if "description_model" in models and described:
             prompt = DESCRIPTION_PROMPT + TOKENS_PER_IMAGE
             items.append(_item("descriptions", models["description_model"], described, prompt, TOKENS_PER_DESCRIPTION))
-        if "prompt_model" in models and isinstance(proposer, LMProposer):
+        if "prompt_model" in models and isinstance(proposer, LMProposer) and config.searches_class_texts:
+            worst = ClassMistakes(
+                label="long class name",
+                texts=["long class name"],
+                images=16,
+                correct=0,
+                taken_for=["long class name 16"] * 4,
+                tried=["a short description of what is visible"] * 12,
+            )
+            words = ClassTextRequest(ROUNDS, TEXTS_ASKED, LATE_TEMPLATE, (worst,) * LABELS_ASKED, task=task)
+            sizes = proposer.measure_class_texts(words) + shown, TOKENS_PER_CLASS_TEXT * LABELS_ASKED * TEXTS_ASKED
+            items.append(_item("class texts", models["prompt_model"], ROUNDS, *sizes))
+        if "prompt_model" in models and isinstance(proposer, LMProposer) and config.searches_template:
             ask = _ask(config, task, described)
             calls, prompt = proposer.measure(ask)
             if proposer.descriptions == "summary" and described * TOKENS_PER_DESCRIPTION > proposer.description_tokens:
@@ -109,7 +125,7 @@ def estimate(
 
 def _ask(config: OptimizerConfig, task: str, described: int) -> ProposalRequest:
     """Return the proposal request of a late step, with a full history."""
-    template = Template.parse("a dark grainy close-up photo of a small <CLASS> in front of a plain background.")
+    template = Template.parse(LATE_TEMPLATE)
     trials = [
         Trial(template, Score(50.0, 1.0), index=i, step=0, tokens=20, key=str(i))
         for i in range(1 + config.history_size)

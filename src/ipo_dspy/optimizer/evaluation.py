@@ -76,6 +76,13 @@ class EvaluationSet:
             digest.update(piece.encode())
         return digest.hexdigest()
 
+    def with_texts(self, texts: Mapping[str, tuple[str, ...]]) -> "EvaluationSet":
+        """Return the same images with other texts of classes, encoded on this machine."""
+        from ipo_dspy.scoring.scorers import ClipScorer
+
+        scorer = cast(ClipScorer, self.scorer)
+        return replace(self, scorer=scorer.with_texts([texts.get(label, (label,)) for label in scorer.classes]))
+
     def evaluate(self, template: Template) -> EvaluationResult:
         """Score a template on these images."""
         predicted, labels = self.scorer.predict(template), self.images.labels
@@ -264,7 +271,8 @@ def evaluate(
 
 def compare(recorder: EventRecorder, result: SearchResult, judged: EvaluationSet, *, split: str) -> None:
     """Record the scores of the start and the best template of a search, and the changed predictions."""
-    start, best = judged.evaluate(result.baseline.template), judged.evaluate(result.best.template)
+    start, words = judged.evaluate(result.baseline.template), result.class_texts
+    best = (judged if words is None else judged.with_texts(words.texts)).evaluate(result.best.template)
     record_comparison(recorder, start, best, judged.images, predictor=result.predictor, split=split)
 
 

@@ -33,6 +33,8 @@ def build_proposer(config: OptimizerConfig) -> "Proposer":
     if config.prompt_model is not None:
         return LMProposer(build_lm(config.prompt_model, role="prompt_model"), num_threads=config.num_threads)
     if configured_lm() is None:
+        if config.proposer is None and not config.searches_template and config.candidates is not None:
+            return EvolutionProposer()  # is not asked
         raise LanguageModelError(
             "no language model to propose templates",
             hint=Hint(
@@ -77,7 +79,7 @@ def language_models(config: OptimizerConfig, proposer: "Proposer") -> dict[str, 
     else:
         _check_has_lm(config.describer_kind)
         models["description_model"] = lm_of(config.describer_kind)
-    if config.max_described_images == 0:
+    if config.max_described_images == 0 or not config.searches_template:
         del models["description_model"]
     return {role: lm for role, lm in models.items() if lm is not None}
 

@@ -26,7 +26,13 @@ from ipo_dspy.optimizer.factories import (
 )
 from ipo_dspy.optimizer.metric import check_objective
 from ipo_dspy.optimizer.pipeline import EncodedTask, SearchTask, describe_task, run_tasks
-from ipo_dspy.optimizer.results import DetailedResults, candidate_programs, save_atomically, with_templates
+from ipo_dspy.optimizer.results import (
+    DetailedResults,
+    candidate_programs,
+    found_texts,
+    save_atomically,
+    with_templates,
+)
 from ipo_dspy.optimizer.search import SearchResult
 from ipo_dspy.optimizer.trainset import collect_training_images, find_classifiers
 from ipo_dspy.run.events import Event, Observer
@@ -82,6 +88,11 @@ class IPO(Teleprompter):
         ensemble: maximum number of lines of the result. With more than one, templates of the search are added to the
             selected one as long as each lowers the loss by more than the tolerance; the result is an ordinary template
             with several lines.
+        optimize: `template`, `class_texts`, or both: then the words that stand for the classes are searched after the
+            template, label by label. Texts come from `candidates` and from the language model that proposes, in at most
+            three requests. Words are changed only if a paired test shows that they are better.
+        candidates: texts to try for labels, e.g. `{"crane": ["crane bird", "wading bird"]}`.
+        max_recall_drop: points by which the recall of any class may fall below its start by the search for words.
         patience: stop after this many steps without a better trial.
         max_consecutive_errors: stop after this many consecutive requests without a usable template, each after the
             model's own retries: the request failed, or everything was rejected.
@@ -321,10 +332,10 @@ class IPO(Teleprompter):
     def _build_program(
         self, student: dspy.Module, results: Sequence[SearchResult], details: DetailedResults
     ) -> dspy.Module:
-        best = with_templates(student, {r.predictor: r.best.template for r in results})
+        best = with_templates(student, {r.predictor: r.best.template for r in results}, found_texts(results))
         before, after = find_classifiers(student), find_classifiers(best)
         if dropped := [name for name in before if before[name].is_calibrated and not after[name].is_calibrated]:
-            fact = "the calibration of %s was dropped, because its template has changed; calibrate the new program"
+            fact = "the calibration of %s was dropped, because its template or texts have changed; calibrate the new program"
             logger.warning(fact, ", ".join(map(repr, dropped)))
         if self.config.track_stats:
             best.detailed_results = details

@@ -5,11 +5,12 @@ They run in the order of their cost, so that cheap checks fail first.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.clip.bundled import canonical_model_name
+from ipo_dspy.errors import InputError
 from ipo_dspy.lms.preflight import ping_once
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.factories import build_describer
@@ -141,6 +142,8 @@ def validate_task(session: Session, task: SearchTask, config: OptimizerConfig) -
     session.recorder.progress(task.name, "model", 0, 1)
     for template in task.initial:
         template_tokens(task.classifier.backbone, template, task.classifier.texts_of(task.train.classes))
+    if config.searches_class_texts:
+        check_candidates(task, config.candidates or {})
     session.recorder.progress(task.name, "model", 1, 1)
     if config.backend is not None:
         config.backend.check(task.classifier.backbone)
@@ -152,6 +155,26 @@ def validate_task(session: Session, task: SearchTask, config: OptimizerConfig) -
             num_threads=config.num_threads,
             progress=lambda _done, _total: session.check_stop(),
         )
+
+
+def check_candidates(task: SearchTask, candidates: Mapping[str, Sequence[str]]) -> None:
+    """Check that the words of a task's classes can be searched, and the texts that the user gave for them.
+
+    Raises:
+        InputError: the classes differ from image to image, or a text cannot stand for its label.
+    """
+    from ipo_dspy.class_texts import check_texts
+    from ipo_dspy.clip.template_tokens import template_tokens
+
+    if task.train.choices is not None or (task.validation is not None and task.validation.choices is not None):
+        raise InputError(
+            "must be 'template' for classes that are passed with each image",
+            argument="optimize",
+            value="class_texts",
+            hint="pass ClipClassifier(classes=[...]), and images without classes",
+        )
+    for texts in check_texts(task.train.classes, candidates).values():
+        template_tokens(task.classifier.backbone, task.initial[0], texts)
 
 
 def encode(session: Session, task: SearchTask, config: OptimizerConfig) -> EncodedTask:
@@ -169,17 +192,23 @@ def encode(session: Session, task: SearchTask, config: OptimizerConfig) -> Encod
 
 
 def search(session: Session, encoded: EncodedTask, proposer: "Proposer", config: OptimizerConfig) -> SearchResult:
-    """Describe images, search for a template, and record the comparison of the start and the best one."""
+    """Describe images, search for a template and for words, and record the comparison of the start and the best."""
+    from ipo_dspy.optimizer.class_text_search import ClassTextSearch
     from ipo_dspy.optimizer.evaluation import compare
     from ipo_dspy.optimizer.mistakes import Mistakes  # imports torch
     from ipo_dspy.scoring.scorers import ClipScorer
 
     task, validation = encoded.task, encoded.validation
     shown: dict[str, Any] = {}
-    if config.images_in_request and isinstance(scorer := encoded.train.scorer, ClipScorer):
+    about = config.task_description or describe_task(task.classifier.spoken_names(encoded.train.images.classes))
+    scorer = encoded.train.scorer
+
+    def mistakes(scorer: ClipScorer) -> Mistakes:
         allow_url = task.classifier.allow_url
-        mistakes = Mistakes(scorer, encoded.train.images, config.images_in_request, allow_url=allow_url)
-        shown["mistakes"] = mistakes.of
+        return Mistakes(scorer, encoded.train.images, config.images_in_request, allow_url=allow_url)
+
+    if config.images_in_request and isinstance(scorer, ClipScorer):
+        shown["mistakes"] = mistakes(scorer).of
     described = describe(session, task, encoded.train.images, config)
     engine = Search(
         encoded.scorer,
@@ -189,12 +218,26 @@ def search(session: Session, encoded: EncodedTask, proposer: "Proposer", config:
         predictor=task.name,
         ledger=session.ledger,
         descriptions=[text for text in described.texts if text],
-        task=config.task_description or describe_task(task.classifier.spoken_names(encoded.train.images.classes)),
+        task=about,
         max_tokens=task.classifier.backbone.context_length,
         stop=session.stop,
         **shown,
     )
     result = engine.run(task.initial, validator=None if validation is None else validation.scorer)
+    if config.searches_class_texts and result.status != "interrupted" and isinstance(scorer, ClipScorer):
+        words = ClassTextSearch(
+            scorer,
+            proposer,
+            config,
+            session.recorder,
+            predictor=task.name,
+            ledger=session.ledger,
+            validator=None if validation is None else cast(ClipScorer, validation.scorer),
+            task=about,
+            stop=session.stop,
+            **({"mistakes": lambda scorer, template: mistakes(scorer).of(template)} if shown else {}),
+        )
+        result = replace(result, class_texts=words.run(result.best.template))
     compare(session.recorder, result, encoded.train, split="train")
     if validation is not None:
         compare(session.recorder, result, validation, split="validation")
@@ -211,7 +254,7 @@ def describe(session: Session, task: SearchTask, train: TrainingImages, config: 
     from ipo_dspy.describers import Descriptions
 
     describer = build_describer(config, task.classifier)
-    if describer is None or config.max_described_images == 0 or session.stop():
+    if describer is None or config.max_described_images == 0 or not config.searches_template or session.stop():
         return Descriptions(())
     chosen = stratified_indices(train.labels, config.max_described_images)
     session.recorder.progress(task.name, "descriptions", 0, len(chosen))

@@ -4,10 +4,12 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import dspy
 
+from ipo_dspy.class_texts import Texts
 from ipo_dspy.errors import JournalError
 from ipo_dspy.history import Trial
 from ipo_dspy.lms.redaction import without_lm_secrets
@@ -84,8 +86,10 @@ class DetailedResults:
         return {"status": self.status, "spent": _plain(self.spent), "searches": searches}
 
 
-def with_templates(student: dspy.Module, templates: Mapping[str, Template]) -> dspy.Module:
-    """Return a copy of a program with these templates, without the results of an earlier run."""
+def with_templates(
+    student: dspy.Module, templates: Mapping[str, Template], texts: Mapping[str, Texts] = MappingProxyType({})
+) -> dspy.Module:
+    """Return a copy of a program with these templates and texts of classes, without the results of an earlier run."""
     bare = copy.copy(student)
     for attribute in ("detailed_results", "candidate_programs"):
         bare.__dict__.pop(attribute, None)
@@ -93,12 +97,22 @@ def with_templates(student: dspy.Module, templates: Mapping[str, Template]) -> d
     for name, classifier in find_classifiers(program).items():
         if name in templates:
             classifier.template = templates[name]
+        if name in texts:
+            classifier.classes = texts[name]
     return program
 
 
+def found_texts(results: Sequence[SearchResult]) -> dict[str, Texts]:
+    """Return the texts of the classes of each classifier for which a search changed them."""
+    return {r.predictor: r.class_texts.texts for r in results if r.class_texts is not None and r.class_texts.changes}
+
+
 def candidate_programs(student: dspy.Module, results: Sequence[SearchResult]) -> list[dict[str, Any]]:
-    """Return a program per finalist of each classifier, best first; other classifiers have their best template."""
-    best = {r.predictor: r.best.template for r in results}
+    """Return a program per finalist of each classifier, best first; other classifiers have their best template.
+
+    All have the found texts of the classes, which were searched for the best template; scores are without them.
+    """
+    best, texts = {r.predictor: r.best.template for r in results}, found_texts(results)
     rows = [(finalist, result.predictor) for result in results for finalist in result.finalists]
     rows.sort(key=lambda row: row[0].rank)
     return [
@@ -107,7 +121,7 @@ def candidate_programs(student: dspy.Module, results: Sequence[SearchResult]) ->
             "loss": finalist.deciding.loss,
             "predictor": predictor,
             "template": str(finalist.trial.template),
-            "program": with_templates(student, {**best, predictor: finalist.trial.template}),
+            "program": with_templates(student, {**best, predictor: finalist.trial.template}, texts),
         }
         for finalist, predictor in rows
     ]
@@ -118,6 +132,8 @@ def _plain(value: Any) -> Any:
         return str(value)
     if is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 

@@ -41,6 +41,7 @@ from ipo_dspy.template import Template
 
 if TYPE_CHECKING:
     from ipo_dspy.clip.template_tokens import TemplateTokens
+    from ipo_dspy.optimizer.class_text_search import ClassTextsResult
     from ipo_dspy.scoring.scorers import Scorer
 
 COMPLETE = frozenset({"finished", "patience", "exhausted"})
@@ -72,6 +73,7 @@ class SearchResult:
             in a row, or never a usable template), `interrupted` (by the user), or the name of the limit that was
             reached.
         fault: error message if the status is `errors`.
+        class_texts: the result of the search for words of the classes, if they were searched.
     """
 
     predictor: str
@@ -86,6 +88,7 @@ class SearchResult:
     seconds: float
     status: str
     fault: str | None = None
+    class_texts: "ClassTextsResult | None" = None
 
     @property
     def best(self) -> Trial:

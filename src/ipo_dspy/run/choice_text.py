@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ipo_dspy._internal.counts import pluralize
-from ipo_dspy.run.events import ChoiceFields, EnsembleLineFields
+from ipo_dspy.run.events import ChoiceFields, ClassTextChangeFields, ClassTextsFields, EnsembleLineFields
 from ipo_dspy.scoring.intervals import Z
 from ipo_dspy.scoring.objectives import ObjectiveText
 
@@ -99,6 +99,31 @@ def added_lines(lines: Sequence[EnsembleLineFields], *, is_ensemble: bool, objec
         return f"{pluralize(len(lines), 'more line')} {added}"
     each = ", ".join(f"{text.gain(line['accuracy'])} and {-line['loss']:+.3f} loss" for line in lines)
     return f"{pluralize(len(lines), 'further line')}, each with what it adds: {each}"
+
+
+NOVEL_WORDS = "read by their names: words were searched for the base classes only"
+CHANGES_SHOWN = 5
+"""Maximum number of changed labels in a sentence."""
+
+
+def words(found: ClassTextsFields) -> str:
+    """Return which labels are read as other words now, and what that gains on the images that decided."""
+    compared, changed = pluralize(found["compared"], "text"), {c["label"]: c for c in found["changes"]}
+    if not changed:
+        return f"no label changed: of {compared}, none is better than the present ones beyond chance"
+    shown = [_changed(change) for change in list(changed.values())[:CHANGES_SHOWN]]
+    more = [f"{len(changed) - len(shown)} more"] if len(changed) > len(shown) else []
+    images = "training" if found["selected_on"] == "train" else found["selected_on"]
+    gain = found["after"]["accuracy"] - found["before"]["accuracy"]
+    return (
+        f"{pluralize(len(changed), 'label')} changed, of {compared} compared: {'; '.join([*shown, *more])}. Together "
+        f"{ObjectiveText.of('accuracy').gain(gain, found['accuracy_error'])}, on {images} images, which chose them"
+    )
+
+
+def _changed(change: ClassTextChangeFields) -> str:
+    before, after = change["recognized"]
+    return f"{change['label']} as {' + '.join(change['after'])} ({before} to {after} of {change['images']} recognized)"
 
 
 def _verdict(gain: float, error: float) -> str:

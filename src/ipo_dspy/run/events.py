@@ -274,6 +274,52 @@ class SelectedEvent(TypedDict):
     ensemble: NotRequired[list[EnsembleLineFields]]
 
 
+class ClassTextChangeFields(TypedDict):
+    """Words of a class that were replaced, with the gain of the change on the images that decided.
+
+    `recognized` is the number of its images that were recognized before and after, of `images`; `lost` the largest
+    number of images that another class lost, `candidates` the number of texts that were compared.
+    """
+
+    label: str
+    before: list[str]
+    after: list[str]
+    round: int
+    candidates: int
+    images: int
+    recognized: list[int]
+    lost: int
+    accuracy: float
+    accuracy_error: float
+    loss: float
+    loss_error: float
+
+
+class ClassTextsFields(TypedDict):
+    """The outcome of the search for words of the classes: the changes in order, and all texts that are not the labels.
+
+    `before` and `after` are scores of the selected template on the images that decided, `accuracy_error` the standard
+    error of their difference. `rounds` counts passes over the labels, `compared` the texts that were compared.
+    """
+
+    template: str
+    selected_on: str
+    rounds: int
+    compared: int
+    before: ScoreFields
+    after: ScoreFields
+    accuracy_error: float
+    class_texts: dict[str, list[str]]
+    changes: list[ClassTextChangeFields]
+
+
+class ClassTextsEvent(ClassTextsFields):
+    """The search for words of the classes ended."""
+
+    event: Literal["class_texts"]
+    predictor: str
+
+
 class ConfusionFields(TypedDict):
     """The number of images of a class that were predicted as another."""
 
@@ -380,6 +426,7 @@ Event: TypeAlias = Union[  # noqa: UP007  # get_args reads it
     StepEvent,
     LimitReachedEvent,
     SelectedEvent,
+    ClassTextsEvent,
     EvaluationEvent,
     ImagenetPromptsEvent,
     PredictionChangedEvent,
@@ -413,7 +460,7 @@ PERSISTED: Mapping[str, frozenset[str]] = {
 }
 """Required fields of each recorded kind; a journal may have more fields, never fewer."""
 
-OUTCOME_KINDS = frozenset({"selected", "evaluation", "prediction_changed", "run_finished"})
+OUTCOME_KINDS = frozenset({"selected", "class_texts", "evaluation", "prediction_changed", "run_finished"})
 """Kinds of the outcome; a resumed run records them again."""
 
 

@@ -15,6 +15,7 @@ from ipo_dspy.history import History, Trial
 from ipo_dspy.run.budget import LMResponse, Usage
 from ipo_dspy.run.events import (
     TRANSIENT,
+    ClassTextsEvent,
     ErrorEvent,
     EvaluationEvent,
     Event,
@@ -81,6 +82,7 @@ class SearchState:
         descriptions: pairs of an image's source and its description.
         guessed: the descriptions are CLIP's guesses.
         selected: the outcome, until the run is resumed.
+        class_texts: the outcome of the search for words of the classes.
         evaluations: by split, class split and role.
         imagenet: scores of the prompts for ImageNet, by split and class split; kept when the run is resumed.
         changes: images whose predicted class changed.
@@ -106,6 +108,7 @@ class SearchState:
         self.better = [trial for trial in self.better if trial.stage == "search"]
         self.rejections = [rejection for rejection in self.rejections if rejection.stage == "search"]
         self.selected: SelectedEvent | None = None
+        self.class_texts: ClassTextsEvent | None = None
         self.evaluations: dict[tuple[str, str, str], EvaluationEvent] = {}
         self.changes: list[PredictionChangedEvent] = []
 
@@ -170,6 +173,8 @@ class SearchState:
             self.guessed = event.get("guessed", False)
         elif event["event"] == "selected":
             self.selected = event
+        elif event["event"] == "class_texts":
+            self.class_texts = event
         elif event["event"] == "evaluation":
             _check_counts(event["per_class"])
             self.evaluations[event["split"], event["class_split"], event["role"]] = event
