@@ -335,7 +335,7 @@ class IPO(Teleprompter):
         best = with_templates(student, {r.predictor: r.best.template for r in results}, found_texts(results))
         before, after = find_classifiers(student), find_classifiers(best)
         if dropped := [name for name in before if before[name].is_calibrated and not after[name].is_calibrated]:
-            fact = "the calibration of %s was dropped, because its template has changed; calibrate the new program"
+            fact = "the calibration of %s was dropped, because its template or texts have changed; calibrate again"
             logger.warning(fact, ", ".join(map(repr, dropped)))
         if self.config.track_stats:
             best.detailed_results = details
