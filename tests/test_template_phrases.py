@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ipo_dspy.template import PLACEHOLDER, Template
-from ipo_dspy.template_phrases import FUNCTION_WORDS, phrase_count, phrases, shorter_texts, tidy
+from ipo_dspy.template_phrases import FUNCTION_WORDS, phrases, shorter_texts, tidy
 from ipo_dspy.vocabulary import BANK
 
 
@@ -28,10 +28,6 @@ from ipo_dspy.vocabulary import BANK
 )
 def test_phrases_are_those_of_the_bank_and_words_with_a_meaning(text: str, expected: list[str]) -> None:
     assert phrases(text) == expected
-
-
-def test_the_count_is_over_all_lines() -> None:
-    assert phrase_count(Template.parse("a blurry photo of a <CLASS>.\nthe <CLASS>.\npixel art of a <CLASS>.")) == 3
 
 
 @pytest.mark.parametrize(

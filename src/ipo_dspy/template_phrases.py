@@ -1,4 +1,4 @@
-"""The phrases of a template: how many it has, and what it reads without one of them.
+"""The phrases of a template, and what it reads without one of them.
 
 A phrase is a phrase of the bank (`vocabulary.BANK`), such as `pixel art` or `on a white background`, or any other word
 that carries meaning. Articles, prepositions and the like are not counted.
@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ipo_dspy.template import PLACEHOLDER, Template
+from ipo_dspy.template import PLACEHOLDER
 from ipo_dspy.vocabulary import BANK, Phrase
 
 if TYPE_CHECKING:
@@ -78,12 +78,6 @@ def phrase_spans(text: str) -> list[tuple[int, int]]:
     found = [match.span() for match in WORD.finditer(masked) if match.group().lower() not in FUNCTION_WORDS]
     others = [(start, end) for start, end in found if not any(a <= start < b for a, b in known)]
     return sorted([*known, *others])
-
-
-@functools.lru_cache(maxsize=4096)
-def phrase_count(template: Template) -> int:
-    """Return the number of phrases of a template, over all of its lines."""
-    return sum(len(phrases(line)) for line in template.lines)
 
 
 def shorter_texts(text: str) -> dict[str, str]:

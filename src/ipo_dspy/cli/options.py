@@ -84,12 +84,12 @@ HistorySize = Annotated[int, Option(min=0, help="Number of best earlier template
 Choose = Annotated[
     ChoiceRule,
     Option(
-        help="Select the template with the fewest phrases of those that cannot be told apart from the best (plainest), "
-        "or the best on the images that decide (best)."
+        help="Select the template with the fewest words of those that cannot be told apart from the one with the "
+        "lowest loss (plainest), or the most accurate one on the images that decide (best)."
     ),
 ]
 Tolerance = Annotated[
-    float, Option(min=0, help="Standard errors by which the plainest template may be worse than the best.")
+    float, Option(min=0, help="Standard errors by which the plainest template may be worse than the leading one.")
 ]
 Ensemble = Annotated[int, Option(min=1, help="Maximum number of lines of the template.")]
 Polish = Annotated[

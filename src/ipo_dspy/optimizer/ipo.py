@@ -68,8 +68,9 @@ class IPO(Teleprompter):
             templates that are unlike each other, and 15 % as the worst.
         initial_templates: scored before the search, besides the student's own template.
         auto: `light`, `medium` or `heavy` instead of `steps`.
-        choose: `plainest` selects the template with the fewest phrases among those that cannot be told apart from the
-            best one, and removes phrases that are worth nothing; `best` selects the best one, as the paper does.
+        choose: `plainest` selects the template with the fewest words among those that cannot be told apart from the one
+            with the lowest loss, and removes phrases that are worth nothing; `best` selects the most accurate one, as
+            the paper does.
         objective: what is optimized: `accuracy`, `balanced_accuracy`, `macro_f1`, `loss` or `top5`.
         costs: optimize the mean cost of errors instead: a mapping from (true class, predicted class) to a cost of at
             least 0; errors that are not listed cost 1.
@@ -78,7 +79,9 @@ class IPO(Teleprompter):
         metric: optimize a function of yours instead, higher is better: `metric(labels, probabilities)` of all images,
             by these names of its parameters, with class indices [N] and probabilities [N, C]; or a DSPy metric
             `metric(example, prediction, trace=None)`, which is averaged over the images.
-        tolerance: with `plainest`, standard errors by which accuracy and loss may be worse than the best one's.
+        tolerance: with `plainest`, standard errors by which accuracy and loss may be worse than those of the template
+            with the lowest loss; with an objective, than those of
+            the best one.
         polish: with `plainest`, say the tied templates in fewer words after the search: one request for at most eight
             rewordings to a language model, or synonyms in the embedded search. They are scored and selected like all
             others.

@@ -1,7 +1,8 @@
 """Select a template among the trials of a search: the plainest of those that cannot be told apart from the best.
 
-The best of some hundred templates on few images is best by chance, and its words show it. So among the templates whose
-accuracy and loss are within a tolerance of the leader's, the one with the fewest phrases wins. The tolerance is in
+The most accurate of some hundred templates on few images is so by chance, and its words show it. The loss, to which
+every image contributes, is less subject to chance. So the template with the lowest loss leads, and among those whose
+accuracy and loss are within a tolerance of the leader's, the one with the fewest words wins. The tolerance is in
 standard errors of the difference, which is small for templates that are right on the same images.
 
 A strategy sees many draws at once, because the optimism of a choice is that of the whole rule (`scoring.comparison`).
@@ -25,7 +26,7 @@ from ipo_dspy.scoring.objectives import ObjectiveText
 from ipo_dspy.scoring.score import DECIMALS, Score
 from ipo_dspy.scoring.worth import Worth
 from ipo_dspy.template import Template
-from ipo_dspy.template_phrases import phrase_count, shorter_texts
+from ipo_dspy.template_phrases import shorter_texts
 
 
 class Choice(Protocol):
@@ -34,6 +35,9 @@ class Choice(Protocol):
     @property
     def rounds(self) -> int:
         """Number of choices, the first one around the leader, each other one around the candidate chosen before."""
+
+    def first(self, accuracy: Floats, loss: Floats) -> NDArray[np.int64]:
+        """Return the best candidate of each draw [B], all else equal, of accuracies and losses as in `tied`."""
 
     def tied(
         self, candidates: "Candidates", accuracy: Floats, loss: Floats, scale: float, around: NDArray[np.int64]
@@ -55,6 +59,10 @@ class Best:
 
     rounds: ClassVar[int] = 1
 
+    def first(self, accuracy: Floats, loss: Floats) -> NDArray[np.int64]:
+        """Return the most accurate of each draw, with the lowest loss if several are."""
+        return leaders(accuracy, loss)
+
     def tied(
         self, candidates: "Candidates", accuracy: Floats, loss: Floats, scale: float, around: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
@@ -70,7 +78,7 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Plainest:
-    """The candidates that are not worse than the leader in accuracy and loss by more than a tolerance.
+    """The candidates that are not worse than that with the lowest loss, in accuracy and loss, by more than a tolerance.
 
     The tolerance is in standard errors. From the chosen one on, more phrases may go that are worth less than the
     tolerance, as long as the result stays within twice the tolerance of the leader.
@@ -78,6 +86,10 @@ class Plainest:
 
     tolerance: float = 1.0
     rounds: ClassVar[int] = 4
+
+    def first(self, accuracy: Floats, loss: Floats) -> NDArray[np.int64]:
+        """Return that with the lowest loss to four decimals of each draw, with the highest accuracy if several have."""
+        return leaders(-np.round(loss, DECIMALS), -accuracy)
 
     def tied(
         self, candidates: "Candidates", accuracy: Floats, loss: Floats, scale: float, around: NDArray[np.int64]
@@ -94,11 +106,8 @@ class Plainest:
             )
 
         factor = self.tolerance * scale
-        start_accuracy, start_loss = accuracy[:, [candidates.start]], loss[:, [candidates.start]]
-        not_worse = (accuracy > start_accuracy + 1e-9) | (
-            (accuracy >= start_accuracy - 1e-9) & (loss <= start_loss + 1e-9)
-        )
-        tied = near(around, factor) & near(leaders(accuracy, loss), 2 * factor) & not_worse
+        leader = candidates.leader(self, accuracy, loss)
+        tied = near(around, factor) & near(leader, 2 * factor) & candidates.not_worse_than_start(accuracy, loss)
         tied[rows, around] = True
         return np.asarray(tied)
 
@@ -117,21 +126,19 @@ class Candidates:
         trials: K trials.
         comparison: their outcomes.
         start: position of the start template among them.
-        plainness: [K] position in the order of plainness: fewest phrases, then fewest tokens.
+        words: [K] number of words, over all lines.
     """
 
     trials: Sequence[Trial]
     comparison: Comparison
     start: int
-    plainness: NDArray[np.int64]
+    words: NDArray[np.int64]
 
     @classmethod
     def of(cls, trials: Sequence[Trial], comparison: Comparison, start: Trial) -> "Candidates":
-        """Return the candidates with their order of plainness."""
-        keys = [(phrase_count(trial.template), trial.tokens) for trial in trials]
-        order = {key: position for position, key in enumerate(sorted(set(keys)))}
+        """Return the candidates with their number of words."""
         position = next(i for i, trial in enumerate(trials) if trial.key == start.key)
-        return cls(trials, comparison, position, np.array([order[key] for key in keys]))
+        return cls(trials, comparison, position, np.array([len(str(trial.template).split()) for trial in trials]))
 
     @property
     def scores(self) -> list[Score]:
@@ -139,27 +146,44 @@ class Candidates:
         return self.comparison.scores
 
     def choose(self, rule: Choice, accuracy: Floats, loss: Floats, scale: float) -> NDArray[np.int64]:
-        """Return the chosen candidate of each draw [B]: the plainest tied one, then the better one.
+        """Return the chosen candidate of each draw [B]: the tied one with the fewest words, then the better one.
 
         Only candidates that miss floors of recall by least can be chosen; floors are not drawn.
         """
         accuracy = np.where(self.comparison.eligible, accuracy, -np.inf)
-        chosen = leaders(accuracy, loss)
+        chosen = self.leader(rule, accuracy, loss)
         for _ in range(rule.rounds):
             tied = rule.tied(self, accuracy, loss, scale, chosen)
-            plainness = np.where(tied, self.plainness, np.iinfo(np.int64).max)
-            plainest = plainness == plainness.min(axis=1, keepdims=True)  # [B, K]
-            chosen = leaders(np.where(plainest, accuracy, -np.inf), np.where(plainest, loss, np.inf))
+            words = np.where(tied, self.words, np.iinfo(np.int64).max)
+            plainest = words == words.min(axis=1, keepdims=True)  # [B, K]
+            chosen = self._first(rule, plainest, accuracy, loss)
         return chosen
+
+    def leader(self, rule: Choice, accuracy: Floats, loss: Floats) -> NDArray[np.int64]:
+        """Return the best candidate of each draw [B] by a rule, of those that are not worse than the start template."""
+        allowed = self.not_worse_than_start(accuracy, loss) & self.comparison.eligible
+        return self._first(rule, allowed, accuracy, loss)
+
+    def _first(self, rule: Choice, among: NDArray[np.bool_], accuracy: Floats, loss: Floats) -> NDArray[np.int64]:
+        """Return the best of some candidates; another objective than the accuracy comes before the loss."""
+        first = rule.first if self.comparison.is_accuracy else leaders
+        return first(np.where(among, accuracy, -np.inf), np.where(among, loss, np.inf))
+
+    def not_worse_than_start(self, accuracy: Floats, loss: Floats) -> NDArray[np.bool_]:
+        """Return the candidates that are as good as the start template by accuracy, then by loss: [B, K]."""
+        start_accuracy, start_loss = accuracy[:, [self.start]], loss[:, [self.start]]
+        return np.asarray(
+            (accuracy > start_accuracy + 1e-9) | ((accuracy >= start_accuracy - 1e-9) & (loss <= start_loss + 1e-9))
+        )
 
     def select(self, rule: Choice) -> "Selection":
         """Apply a rule to the scores themselves."""
         compared = self.comparison
         accuracy, loss = np.where(compared.eligible, compared.accuracy, -np.inf)[None], compared.loss[None]
         winner = int(self.choose(rule, accuracy, loss, 1.0)[0])
-        tied = np.flatnonzero(rule.tied(self, accuracy, loss, 1.0, leaders(accuracy, loss))[0])
+        tied = np.flatnonzero(rule.tied(self, accuracy, loss, 1.0, self.leader(rule, accuracy, loss))[0])
         ranked = sorted(
-            {winner, *tied.tolist()}, key=lambda k: (self.plainness[k], -compared.accuracy[k], compared.loss[k])
+            {winner, *tied.tolist()}, key=lambda k: (self.words[k], compared.loss[k], -compared.accuracy[k])
         )
         return Selection(self, rule, winner, tuple(ranked))
 

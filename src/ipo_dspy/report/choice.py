@@ -115,10 +115,15 @@ def _reason(selected: SelectedEvent, trial: Trial, best: Trial, goal: ObjectiveT
     """Return why a trial was not chosen; both were compared on the images that decided, if they are candidates."""
     compared = {candidate["index"]: candidate for candidate in selected.get("candidates", [])}
     candidate, winner = compared.get(trial.index), compared.get(best.index)
-    plainest = "within the tolerance the plainest wins, by the number of its phrases, then of its tokens"
-    is_tied = candidate is not None and candidate["tied"]
+    plainest = "within the tolerance the plainest wins, by the number of its words"
     if selected["selected_on"] == "train":
-        return plainest if is_tied or trial.score.rank[:2] <= best.score.rank[:2] else f"{goal.label} comes first"
+        # Only the best candidates are listed; with more than one tied, the one with the lowest loss may lead.
+        has_ties = "choice" in selected and selected["choice"]["tied"] > 1
+        is_behind = trial.score.rank[:2] > best.score.rank[:2]
+        if candidate["tied"] if candidate else has_ties and is_behind:
+            return plainest
+        return f"{goal.label} comes first" if is_behind else "it is not within the tolerance of the leading one"
+    is_tied = candidate is not None and candidate["tied"]
     reason = f"the {selected['selected_on']} images decide"
     if candidate and winner:
         reason += f", on which it has {goal.brief(candidate['accuracy'])} against {goal.brief(winner['accuracy'])}"

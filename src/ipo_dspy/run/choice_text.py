@@ -138,7 +138,7 @@ def _text(choice: ChoiceFields) -> ObjectiveText:
 
 
 def ties(choice: ChoiceFields) -> str:
-    """Return how many of the compared templates are tied with the most accurate one, or the best by the objective."""
+    """Return how many of the compared templates are as good as the leading one."""
     compared = pluralize(choice["compared"], "template")
     if choice["tied"] == 1:
         return f"none of the others; {compared} compared"

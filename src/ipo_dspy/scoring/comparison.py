@@ -129,7 +129,7 @@ class Comparison:
         self._covariance = within * scale / freedom if freedom else self._variance * WITHIN_CLASSES  # [2K, 2K]
         self.accuracy: Floats = mean[:count] * tally.unit
         self.loss: Floats = mean[count:]
-        self._scores, self.missed = tally.scores, np.zeros(count)
+        self._scores, self.missed, self.is_accuracy = tally.scores, np.zeros(count), not tally.scores
         if tally.scores:
             self.accuracy = np.array([score.goal for score in tally.scores])
             self.missed = np.array([score.missed for score in tally.scores])
