@@ -54,6 +54,24 @@ def test_a_higher_loss_is_told_apart_as_well() -> None:
     assert chosen(Plainest(), WRONG, {SHORT: 2.0}) == LONG
 
 
+def test_the_lowest_loss_leads_not_the_highest_accuracy() -> None:
+    wrong = {START: range(40), LONG: range(1, 12), SHORT: range(10)}  # SHORT is more accurate by 1 point, error 1.7
+    assert chosen(Plainest(), wrong) == SHORT
+    assert chosen(Plainest(), wrong, {SHORT: 2.0}) == LONG
+    assert chosen(Best(), wrong, {SHORT: 2.0}) == SHORT
+
+
+def test_a_leader_is_not_worse_than_the_start_template() -> None:
+    selection = select(Plainest(tolerance=9.0), {START: range(10), LONG: range(30), SHORT: range(9)}, {LONG: 0.5})
+    assert str(selection.trial.template) == SHORT
+    assert [str(selection.candidates.trials[k].template) for k in selection.tied] == [SHORT, START]
+
+
+def test_words_are_counted_not_phrases() -> None:
+    two_phrases, one_phrase = "a dim red <CLASS>.", "a <CLASS> in shades of grey."
+    assert chosen(Plainest(), {START: range(40), one_phrase: range(10), two_phrases: range(10)}) == two_phrases
+
+
 def test_the_choice_is_never_worse_than_the_start_template() -> None:
     wrong = {START: range(10), WORSE: range(12), LONG: range(9)}
     assert chosen(Plainest(tolerance=9.0), wrong) == START
@@ -62,6 +80,9 @@ def test_the_choice_is_never_worse_than_the_start_template() -> None:
 def test_of_equally_plain_ones_the_better_wins_and_of_equal_ones_the_earlier() -> None:
     other = "a mosaic of a <CLASS>."
     assert chosen(Plainest(), {START: range(40), SHORT: range(11), other: range(1, 11)}) == other
+    equal = {START: range(40), SHORT: range(10), other: range(11)}
+    assert chosen(Plainest(), equal) == SHORT
+    assert chosen(Plainest(), equal, {other: 0.999}) == other  # the error of the difference is 0.006
     assert chosen(Best(), {START: range(40), LONG: range(10), SHORT: range(10)}) == SHORT
     equal = {START: range(40), "a big red <CLASS>.": range(10), "a red big <CLASS>.": range(10)}
     assert chosen(Best(), equal) == "a big red <CLASS>."

@@ -482,6 +482,8 @@ def chosen_run(
     losses: Sequence[float] = (0.5, 0.5, 0.5, 0.5),
     winner: int = 0,
     selected_on: str = "train",
+    tied_from: int = 0,
+    listed: int = 4,
     **fields: Any,
 ) -> str:
     """A page on a selection by five training images a class: three of four candidates are tied, without test images."""
@@ -500,8 +502,8 @@ def chosen_run(
         "choice": known,
         "tied": finalists[:3],
         "candidates": [
-            {"index": i, "accuracy": score["accuracy"], "error": 1.5 * (i > 0), "tied": i < 3}
-            for i, score in enumerate(scores)
+            {"index": i, "accuracy": score["accuracy"], "error": 1.5 * (i > 0), "tied": tied_from <= i < 3}
+            for i, score in enumerate(scores[:listed])
         ],
         "phrases": [{"phrase": phrase, **worth}, {"phrase": "black and upside down", **worth}],
     }
@@ -635,6 +637,12 @@ def test_warns_of_training_accuracy_beyond_test_accuracy(
          "the plainest wins"),
         ({"winner": 2}, "Trial 0, a grey <CLASS>. , has the highest accuracy, 80.0 % against 76.0 % of the "
          "chosen template, but was not chosen: within the tolerance the plainest wins", None),
+        ({"winner": 2, "tied_from": 1, "losses": (0.6, 0.5, 0.4, 0.5)}, "Trial 0, a grey <CLASS>. , has the highest "
+         "accuracy, 80.0 % against 76.0 % of the chosen template, but was not chosen: it is not within the tolerance "
+         "of the leading one", None),
+        ({"listed": 2, "losses": (0.5, 0.5, 0.4, 0.5)}, None, "Trial 2, a <CLASS> as an icon. , has the lowest loss, "
+         "with an accuracy of 76.0 % against 80.0 % of the chosen template, but was not chosen: within the tolerance "
+         "the plainest wins"),
         ({"winner": 3, "selected_on": "validation"}, "Trial 0, a grey <CLASS>. , has the highest accuracy, 80.0 % "
          "against 74.0 % of the chosen template, but was not chosen: the validation images decide, on which "
          "it has 80.0 % against 74.0 %, and within the tolerance", None),

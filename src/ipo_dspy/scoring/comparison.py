@@ -97,6 +97,7 @@ class Comparison:
         is_spread_known: False if no class has two images, so that the spread within classes is assumed.
         missed: [K] points by which each template misses floors of recall.
         is_share: True if accuracies, or values, are in percent.
+        is_accuracy: True if the objective is the accuracy, without floors of recall.
 
     Raises:
         InputError: there are no images, or a loss is not finite.
