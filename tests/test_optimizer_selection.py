@@ -1,5 +1,6 @@
 """The choice among trials: rules on toys with known outcomes, and whole runs on a bundled task."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,18 @@ def test_the_lowest_loss_leads_not_the_highest_accuracy() -> None:
     assert chosen(Plainest(), wrong) == SHORT
     assert chosen(Plainest(), wrong, {SHORT: 2.0}) == LONG
     assert chosen(Best(), wrong, {SHORT: 2.0}) == SHORT
+
+
+def test_another_objective_leads_before_the_loss() -> None:
+    texts = (START, LONG, SHORT)
+    trials = [trial(text, index) for index, text in enumerate(texts)]
+    correct = np.array([[i >= 40, i > 10, i >= 10] for i in range(IMAGES)], dtype=np.float64)
+    nats = np.ones((IMAGES, 3)) * [1.0, 0.5, 2.0]
+    tally = PairTally.of(np.hstack([correct, nats]), np.arange(IMAGES) % 4, classes=4)
+    scores = tuple(Score(accuracy, loss) for accuracy, loss in ((60.0, 1.0), (89.0, 0.5), (90.0, 2.0)))
+    for given, expected in ((tally, LONG), (replace(tally, scores=scores), SHORT)):
+        chosen_trial = Candidates.of(trials, Comparison(given), trials[0]).select(Plainest()).trial
+        assert str(chosen_trial.template) == expected
 
 
 def test_a_leader_is_not_worse_than_the_start_template() -> None:
