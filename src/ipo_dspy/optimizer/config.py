@@ -91,7 +91,7 @@ class OptimizerConfig:
         self._check_parts()
         self._check_models()
         one_of("choose", self.choose, get_args(ChoiceRule))
-        if self.searches_class_texts and self.goal != DEFAULT:  # validated on construction
+        if self.goal != DEFAULT and self.searches_class_texts:  # the goal is validated on construction
             hint = Hint("pass {optimize}, and search the words in a run of its own", optimize="template")
             raise invalid("objective", "'accuracy', without floors, if class texts are searched", self.objective, hint)
         if self.metric is not None and self.backend is not None:
