@@ -63,6 +63,7 @@ _known: dict[str, bool] = {}
 """Registered secrets; the value is True for a declared secret, False for one that may be a plain word."""
 
 
+@lru_cache(maxsize=4096)  # LiteLLM's module alone has a thousand names, read for each model
 def names_secret(name: str) -> bool:
     """Return True if a setting, header, or variable of this name holds a secret.
 
