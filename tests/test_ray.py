@@ -8,8 +8,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -229,21 +227,22 @@ def test_choices_bad_images_and_features_on_disk(
 
 
 def test_a_set_may_be_dropped_while_others_are_gone_through(
-    cluster: Any, task: demo.DemoTask, backbone: Backbone
+    warm: RayScorer, task: demo.DemoTask, backbone: Backbone
 ) -> None:
     """Garbage is collected whenever Python likes, also within a question."""
     images, labels = data([example.image for example in task.trainset[:4]]), task.trainset[:4].labels()
-    scorer = RayScorer(cluster.address)
-    held = [scorer.hold(backbone, images, labels, task.classes) for _ in range(2)]
-    pool = scorer._pool
+    held = [warm.hold(backbone, images, labels, task.classes) for _ in range(2)]
+    pool = warm._pool
     assert pool is not None
-    first, second = pool._sets
+    first, second = list(pool._sets)[-2:]
+    (worker,) = pool._sets[second].holders.values()
     for _ in pool._sets.items():
         held[:-1] = []
     assert_alike(held[-1].scorer.score(TEMPLATES), here(backbone, images, labels, task.classes).score(TEMPLATES))
-    assert list(pool._sets) == [second]
-    (worker,) = pool._workers
-    nothing, text = Asked(first, (), (first, second), torch.float32, 1.0, 0.0), np.zeros((1, 1), np.float32)
+    assert first not in pool._sets
+    assert second in pool._sets
+    nothing = Asked(first, (), (first, *pool._sets), torch.float32, 1.0, 0.0)
+    text = np.zeros((1, 1), np.float32)
     gone = replace(nothing, parts=(0,))
     assert pool.cluster.ray.get(worker.predict.remote(nothing, text)) == {}
     with pytest.raises(KeyError):  # the worker has dropped it, too
@@ -338,17 +337,16 @@ def test_the_only_worker_may_die_with_its_node_between_two_steps(
 
 
 def test_features_that_are_lost_with_a_node_are_encoded_again(
-    cluster: Any, task: demo.DemoTask, backbone: Backbone, caplog: pytest.LogCaptureFixture
+    cluster: Any, warm: RayScorer, task: demo.DemoTask, backbone: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By the worker that is left: each of them held a part."""
     images, labels = data([example.image for example in task.trainset]) * 8, task.trainset.labels() * 8
-    scorer = RayScorer(cluster.address)
-    held = scorer.hold(backbone, images, labels, task.classes)
+    held = warm.hold(backbone, images, labels, task.classes)
     expected = held.scorer.score(TEMPLATES)
     assert_alike(expected, here(backbone, images, labels, task.classes).score(TEMPLATES))
-    assert scorer._pool is not None
-    assert len(set(scorer._pool._workers.values())) == 2  # the nodes of the workers
-    key = next(iter(scorer._pool._workers.values()))
+    assert warm._pool is not None
+    assert len(set(warm._pool._workers.values())) == 2  # the nodes of the workers
+    key = next(iter(warm._pool._workers.values()))
     kill(cluster, next(node for node in cluster.worker_nodes if node.node_id == key))
     assert_alike(held.scorer.score(TEMPLATES), expected)
     assert "a Ray worker died; redistributing its images" in caplog.text
@@ -443,13 +441,15 @@ def test_a_server_that_is_not_a_cluster_is_reported(answer: bytes, why: str, mon
         thread.join()
 
 
-def test_without_ray_the_extra_is_named() -> None:
+def test_without_ray_the_extra_is_named(commands: Processes) -> None:
     """In a process where the import fails."""
-    code = "import sys; sys.modules['ray'] = None; import ipo_dspy; ipo_dspy.RayScorer('auto').check(None)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.splitlines()[-1].endswith("run pip install 'ipo_dspy[ray]'")
+    done = commands.python(
+        "import sys; sys.modules['ray'] = None; import ipo_dspy; ipo_dspy.RayScorer('auto').check(None)"
+    )
+    assert done.err.splitlines()[-1].endswith("run pip install 'ipo_dspy[ray]'")
 
 
-def test_the_package_loads_no_ray() -> None:
-    code = "import sys, ipo_dspy.optimizer.ipo, ipo_dspy.distributed.ray_scorer; sys.exit('ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_the_package_loads_no_ray(commands: Processes) -> None:
+    """Nor does anything that a run imports."""
+    done = commands.python("import sys, ipo_dspy.distributed.ray_scorer; sys.exit('ray' in sys.modules)")
+    assert (done.code, done.err) == (0, "")

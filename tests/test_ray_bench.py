@@ -152,6 +152,22 @@ def test_what_cannot_be_used_is_one_line(
     assert (ended.value.code, said in line) == (code, True)
 
 
+def test_a_worker_that_dies_costs_time_and_one_that_dies_again_a_row(
+    ray: RayTasks, whole: SweepResult, tmp_path: Path
+) -> None:
+    (folder := tmp_path / "deaths").mkdir()
+    few = grid(methods=("clip",), seeds=(1,))
+    suite = DeadlySuite(folder, {"pixel-animals": 1, "grey-food": 9})
+    swept = run(tmp_path / "out", few, ray=ray, suite=suite)
+    assert sorted(path.name for path in folder.iterdir()) == ["grey-food-0", "grey-food-1", "pixel-animals-0"]
+    (failed,) = swept.failed
+    assert (failed.dataset, failed.base) == ("grey-food", None)
+    assert str(failed.error).startswith("WorkerCrashedError: The worker died unexpectedly")
+    again = run(tmp_path / "out", few, ray=ray, retry=True)
+    expected = results(whole.rows)
+    assert_alike(results(again.rows), {key: expected[key] for key in again.rows})
+
+
 def test_a_stop_ends_what_runs_and_begins_nothing_more(ray: RayTasks, tmp_path: Path) -> None:
     stopper, listening = StopSignal(), Listening()
     long = grid(methods=("ipo",), settings=Settings(steps=2000, prompts_per_step=2))
@@ -169,22 +185,6 @@ def test_a_stop_ends_what_runs_and_begins_nothing_more(ray: RayTasks, tmp_path: 
     sizes = journals(tmp_path)
     time.sleep(0.5)
     assert journals(tmp_path) == sizes
-
-
-def test_a_worker_that_dies_costs_time_and_one_that_dies_again_a_row(
-    ray: RayTasks, whole: SweepResult, tmp_path: Path
-) -> None:
-    (folder := tmp_path / "deaths").mkdir()
-    few = grid(methods=("clip",), seeds=(1,))
-    suite = DeadlySuite(folder, {"pixel-animals": 1, "grey-food": 9})
-    swept = run(tmp_path / "out", few, ray=ray, suite=suite)
-    assert sorted(path.name for path in folder.iterdir()) == ["grey-food-0", "grey-food-1", "pixel-animals-0"]
-    (failed,) = swept.failed
-    assert (failed.dataset, failed.base) == ("grey-food", None)
-    assert str(failed.error).startswith("WorkerCrashedError: The worker died unexpectedly")
-    again = run(tmp_path / "out", few, ray=ray, retry=True)
-    expected = results(whole.rows)
-    assert_alike(results(again.rows), {key: expected[key] for key in again.rows})
 
 
 @pytest.mark.slow
