@@ -5,11 +5,13 @@ held before it started the process.
 """
 
 import json
-import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from helpers.cli_process import Processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the test reads /proc")
 
@@ -43,23 +45,30 @@ print(json.dumps({**report, "format": str(images.dtype), "before": before, "peak
 """
 
 
-def measured(images: int, classes: int, templates: int, width: int, *, choices: bool) -> dict[str, Any]:
-    numbers = map(str, (images, classes, templates, width, int(choices)))
-    done = subprocess.run([sys.executable, "-c", SCORE, *numbers], capture_output=True, text=True, check=True)
-    report: dict[str, Any] = json.loads(done.stdout)
+@pytest.fixture
+def processes(tmp_path: Path, forking_parent: Processes) -> Processes:
+    return Processes(tmp_path, {}, parent=forking_parent)
+
+
+def measured(
+    processes: Processes, images: int, classes: int, templates: int, width: int, *, choices: bool
+) -> dict[str, Any]:
+    done = processes.python(SCORE, *map(str, (images, classes, templates, width, int(choices))))
+    assert done.code == 0, done.err
+    report: dict[str, Any] = json.loads(done.out)
     assert (report["images"], report["same"]) == (images, True)
     return report
 
 
 @pytest.mark.parametrize("choices", [False, True])
-def test_memory_does_not_grow_with_images_times_classes(choices: bool) -> None:
-    report = measured(200_000, 1000, 1, 4, choices=choices)  # all logits would be 800 MB, all choices 200 MB
+def test_memory_does_not_grow_with_images_times_classes(processes: Processes, choices: bool) -> None:
+    report = measured(processes, 200_000, 1000, 1, 4, choices=choices)  # all logits would be 800 MB, all choices 200 MB
     assert report["format"] == "torch.float32"
     assert report["peak"] - report["before"] < 100
 
 
 @pytest.mark.slow
-def test_the_images_of_imagenet_take_less_than_3_gb() -> None:
-    report = measured(1_280_000, 1000, 8, 512, choices=False)
+def test_the_images_of_imagenet_take_less_than_3_gb(processes: Processes) -> None:
+    report = measured(processes, 1_280_000, 1000, 8, 512, choices=False)
     assert report["format"] == "torch.float16"
     assert report["peak"] < 3000
