@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
 settings.register_profile("quick", deadline=None, max_examples=30)
 settings.load_profile("quick")
 
+LONGEST = (
+    "ray",
+    "internal_secrets",
+    "redaction",
+    "packaging",
+    "signals",
+    "cli_run_command",
+    "ray_bench",
+    "scoring_memory",
+)
+"""Files that take longest, most of them with few tests; the two with a Ray cluster not one after the other."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """No test, nor a process that it starts, touches the user's own image features, or is deaf to Ctrl-C."""
@@ -27,6 +40,14 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.TemporaryDirectory(prefix="ipo-dspy-tests-")
     config.add_cleanup(folder.cleanup)
     os.environ["IPO_DSPY_CACHE"] = folder.name
+    config.option.loadscopereorder = False  # of xdist, which would begin with the files of most tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that none is left at the end; then by the number of tests."""
+    first = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
+    count = Counter(item.path for item in items)
+    items.sort(key=lambda item: (first.get(item.path.name, len(first)), -count[item.path]))
 
 
 @pytest.fixture(scope="module")
