@@ -72,7 +72,7 @@ def journals(folder: Path) -> dict[Path, int]:
 
 def begun(folder: Path, cells: int = 1) -> None:
     """Wait until cells of IPO have scored something."""
-    for _ in range(6000):
+    for _ in range(30_000):
         if len(journals(folder)) >= cells:
             return
         time.sleep(0.01)
