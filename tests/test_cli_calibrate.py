@@ -106,6 +106,13 @@ def test_unusable_options(options: list[str], message: str, folders: Path, capsy
     assert re.search(message, err)
 
 
+def test_images_of_other_classes_are_named(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "calibrate", str(folders / "program.json"), str(folders / "all"))
+    assert code == 2
+    assert "all has images of 44 classes that the program does not have" in err
+    assert "pass it as --unknown" in err
+
+
 def test_names_are_escaped_in_the_report(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "<script>alert(1)</script>"
     classes = sorted(folder.name for folder in (folders / "known").iterdir())

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from typer import Option
 
+from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy.cli import data_options as inputs
 from ipo_dspy.cli import options as opt
 from ipo_dspy.cli import output as show
 from ipo_dspy.cli.inference import find_images, load_classifier, readable
 from ipo_dspy.cli.progress import spinner
+from ipo_dspy.errors import DataError
 
 if TYPE_CHECKING:
     from ipo_dspy.scoring.calibrator import CalibrationReport
@@ -68,12 +70,17 @@ def calibrate(
     dataset = inputs.read_part(data, inputs.data_options(image, label, base, classes, split), "validation", "training")
     others = None if unknown is None else [str(file) for file in find_images(str(unknown))]
     classifier = load_classifier(program, model, pretrained, device, allow_download)
+    dataset = dataset.spelled_as(classifier.classes or ())
+    if foreign := [name for name in dataset.classes if name not in (classifier.classes or dataset.classes)]:
+        fact = f"{data} has images of {pluralize(len(foreign), 'class')} that the program does not have"
+        remedy = "move them to a folder of their own and pass it as --unknown, or remove them"
+        raise DataError(f"{fact} ({first_few(foreign, 3)}); {remedy}")
     if skip_unreadable:
         dataset = dataset.pick(readable([example.image for example in dataset]))
         others = None if others is None else [others[i] for i in readable(others)]
     with spinner("Calibrating ..."):
         calibrated = classifier.calibrate(
-            dataset.spelled_as(classifier.classes or ()),
+            dataset,
             objective=objective.value,
             temperature=temperature,
             weights=weights,
