@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ipo_dspy.errors import InputError
+from ipo_dspy.scoring import tally
+from ipo_dspy.scoring.tally import BINS
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -29,7 +31,6 @@ Flags = NDArray[np.bool_]
 Value = Callable[[Indices, Indices], float]
 """Rates the predicted classes [N] of images, given their labels [N]; higher is better."""
 
-BINS = 15
 FOLDS = 5
 PENALTY = 1.0
 """Inverse variance of the prior of a weight's logarithm: few weights are above e or below 1/e."""
@@ -106,9 +107,8 @@ def balanced_accuracy(predicted: Indices, labels: Indices) -> float:
     >>> balanced_accuracy(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1]))
     50.0
     """
-    counts = np.bincount(labels)
-    right = np.bincount(labels[predicted == labels], minlength=len(counts))
-    return 100.0 * float((right[counts > 0] / counts[counts > 0]).mean())
+    there = np.bincount(labels)
+    return tally.balanced_accuracy(np.bincount(labels[predicted == labels], minlength=len(there)), there)
 
 
 def macro_f1(predicted: Indices, labels: Indices) -> float:
@@ -117,10 +117,9 @@ def macro_f1(predicted: Indices, labels: Indices) -> float:
     >>> macro_f1(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])).__round__(2)
     73.33
     """
-    counts = np.bincount(labels)
-    right = np.bincount(labels[predicted == labels], minlength=len(counts))
-    total = counts + np.bincount(predicted, minlength=len(counts))[: len(counts)]
-    return 200.0 * float((right[counts > 0] / total[counts > 0]).mean())
+    size = max(labels.max(), predicted.max()) + 1
+    counts = (np.bincount(each, minlength=size) for each in (labels[predicted == labels], predicted, labels))
+    return tally.macro_f1(*counts)
 
 
 def fit_temperature(logits: Floats, labels: Indices) -> float:
@@ -273,11 +272,9 @@ def reliability(confidence: Floats, correct: Flags, *, bins: int = BINS) -> tupl
     >>> reliability(np.array([0.9, 0.7, 0.2]), np.array([True, False, False]), bins=2)[1]
     ReliabilityBin(images=2, confidence=0.8, accuracy=0.5)
     """
-    index = _bins(confidence, bins)
-    counts, sums, hits = (np.bincount(index, each, bins) for each in (None, confidence, correct))
     return tuple(
-        ReliabilityBin(int(count), float(total / count), float(right / count))
-        for count, total, right in zip(counts, sums, hits, strict=True)
+        ReliabilityBin(int(count), total / count, right / count)
+        for count, right, total in _bin_table(confidence, correct, bins).tolist()
         if count
     )
 
@@ -291,8 +288,7 @@ def expected_calibration_error(confidence: Floats, correct: Flags, *, bins: int 
     >>> round(expected_calibration_error(np.array([0.9, 0.9, 0.9, 0.9]), np.array([True, True, True, False])), 6)
     15.0
     """
-    found = reliability(confidence, correct, bins=bins)
-    return 100.0 * sum(each.images * abs(each.confidence - each.accuracy) for each in found) / len(confidence)
+    return tally.calibration_error(_bin_table(confidence, correct, bins))
 
 
 def calibration_error_by_chance(confidence: Floats, *, bins: int = BINS) -> float:
@@ -306,6 +302,12 @@ def calibration_error_by_chance(confidence: Floats, *, bins: int = BINS) -> floa
     """
     variances = np.bincount(_bins(confidence, bins), confidence * (1 - confidence), bins)
     return 100.0 * float(np.sqrt(2 / math.pi * variances).sum()) / len(confidence)
+
+
+def _bin_table(confidence: Floats, correct: Flags, bins: int) -> Floats:
+    """Return the images of each bin, the correct ones, and the sum of their confidences, [B, 3]."""
+    index = _bins(confidence, bins)
+    return np.stack([np.bincount(index, each, bins) for each in (None, correct, confidence)], axis=1)
 
 
 def _bins(confidence: Floats, bins: int) -> Indices:

@@ -23,6 +23,24 @@ TOP = 5
 Counts = NDArray[np.int64]
 
 
+def balanced_accuracy(right: Counts, there: Counts) -> float:
+    """Return the mean recall of the classes with images, in percent, from counts by class [C] as in `ClassCounts`."""
+    seen = there > 0
+    return 100.0 * float((right[seen] / there[seen]).mean())
+
+
+def macro_f1(right: Counts, given: Counts, there: Counts) -> float:
+    """Return the mean F1 of the classes with images, in percent: 2 right / (given + there)."""
+    seen = there > 0
+    return 200.0 * float((right[seen] / (given[seen] + there[seen])).mean())
+
+
+def calibration_error(bins: NDArray[np.float64]) -> float:
+    """Return the mean distance of confidence and accuracy over bins [B, 3], in percent, weighted by their images."""
+    images, right, confidence = bins.T
+    return 100.0 * float(np.abs(right - confidence).sum() / images.sum())
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassCounts:
     """Counts of a template by class.
@@ -62,19 +80,17 @@ class ClassCounts:
     @property
     def balanced_accuracy(self) -> float:
         """Mean recall of the classes, in percent."""
-        return 100.0 * float(np.nanmean(self.recall))
+        return balanced_accuracy(self.right, self.there)
 
     @property
     def macro_f1(self) -> float:
-        """Mean F1 of the classes, in percent: 2 right / (given + there)."""
-        seen = self.there > 0
-        return 100.0 * float((2 * self.right[seen] / (self.given[seen] + self.there[seen])).mean())
+        """Mean F1 of the classes, in percent."""
+        return macro_f1(self.right, self.given, self.there)
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error in percent: mean distance of confidence and accuracy, over `BINS` bins."""
-        images, right, confidence = self.bins.T
-        return 100.0 * float(np.abs(right - confidence).sum() / images.sum())
+        """Expected calibration error in percent."""
+        return calibration_error(self.bins)
 
 
 @dataclass(frozen=True, slots=True)
