@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipo_dspy import demo
-from ipo_dspy.classifier import ClipClassifier, _Question
+from ipo_dspy.classifier import ClipClassifier
+from ipo_dspy.classifier.predictions import Question
 from ipo_dspy.decisions import ClipDecider
 from ipo_dspy.errors import DataError
 
@@ -99,7 +100,7 @@ def test_weights_decide_as_in_dspy(shares: list[float], weights: dict[str, float
     program = ClipClassifier(PETS, model="demo")
     program.fields["label"] = {"weights": weights}
     answer = {"label": {"probabilities": dict(zip(PETS, shares, strict=True)), "confidence": 1.0}}
-    question, row = _Question(None, tuple(PETS), program.template), torch.tensor(shares, dtype=torch.float64)
+    question, row = Question(None, tuple(PETS), program.template), torch.tensor(shares, dtype=torch.float64)
     decide = functools.partial(DecisionState, program.signature, program.fields)
     if any(share * weights.get(label, 1.0) > 0 for label, share in zip(PETS, shares, strict=True)):
         expected = decide()._decode(answer)["label"]

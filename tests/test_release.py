@@ -77,4 +77,4 @@ def test_the_type_of_ipo_reaches_a_client(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "py.typed" not in done.stdout
     assert 'Revealed type is "ipo_dspy.optimizer.ipo.IPO"' in done.stdout
-    assert "ipo_dspy.classifier.ClipClassifier" in done.stdout
+    assert "ipo_dspy.classifier.program.ClipClassifier" in done.stdout

@@ -1,0 +1,225 @@
+"""The part of a classifier that needs no model: labels and their texts, template, calibration, and its saved state."""
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Self, cast
+
+import dspy
+import numpy as np
+from dspy.utils.callback import BaseCallback
+
+from ipo_dspy.argument_checks import as_template, require_int
+from ipo_dspy.class_texts import LabeledTexts, check_texts, parse_classes, spoken_name
+from ipo_dspy.classifier.predictions import ClassifyAmong, ClassifyImage
+from ipo_dspy.decision_types import label_type
+from ipo_dspy.errors import ProgramFileError
+from ipo_dspy.program_files import load_program, write_state
+from ipo_dspy.scoring.calibration import Scaling
+from ipo_dspy.scoring.calibrator import Calibration, CalibrationReport
+from ipo_dspy.template import Template
+
+STATE_KEY = "clip"
+_PREDICT_STATE = ("traces", "train", "demos", "signature", "fields", "lm")
+"""Keys that `dspy.Predict` saves. It sets every key of a file as an attribute, even `allow_url`, so others are
+dropped."""
+
+
+class LabeledPredictor(dspy.Predict):
+    """A predictor whose instructions are a template, and whose label is one of several classes."""
+
+    signature: Any  # DSPy's metaclass type
+    fields: dict[str, dict[str, Any]]  # DSPy's settings of decisions
+    calibration: Calibration | None = None
+    calibration_report: CalibrationReport | None = None
+    _lm: Any = None
+    _saved_under: dict[str, Any] | None = None  # the model's identity in the loaded file, until it is compared
+
+    def __init__(
+        self, classes: LabeledTexts | None, template: str | Template, top_k: int, callbacks: list[BaseCallback] | None
+    ) -> None:
+        super().__init__(ClassifyAmong.with_instructions(str(as_template(template))), callbacks=callbacks)
+        self.classes = classes
+        self.top_k = require_int("top_k", top_k, 1)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The labels; None if every call passes its own.
+
+        It is set to labels or to a mapping from labels to texts, as in the constructor. Texts of labels that remain are
+        kept if only labels are given; class weights and calibration are dropped.
+        """
+        return self._labels
+
+    @classes.setter
+    def classes(self, classes: LabeledTexts | None) -> None:
+        labels, texts = (None, {}) if classes is None else parse_classes(classes)
+        if labels is not None and not isinstance(classes, Mapping):
+            texts = {label: self._texts[label] for label in labels if label in self._texts}
+        base = ClassifyAmong if labels is None else ClassifyImage
+        signature = base.with_instructions(self.signature.instructions)
+        if labels is not None:
+            signature = signature.with_updated_fields("label", type_=label_type(labels))
+        self._labels, self.signature, self.fields = labels, signature, {}
+        self.calibration = self.calibration_report = None
+        if labels is not None and texts:
+            criteria = {label: list(texts[label]) if label in texts else None for label in labels}
+            self.fields = {"label": {"criteria": criteria}}
+
+    @property
+    def class_texts(self) -> dict[str, tuple[str, ...]]:
+        """The texts of each label; a label without its own is read as it is."""
+        return dict(zip(self.classes or (), self.texts_of(self.classes or ()), strict=True))
+
+    def texts_of(self, labels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        """Return what is filled into the template for each of some labels; unknown labels are read as they are."""
+        texts = self._texts
+        return tuple(texts.get(label, (label,)) for label in labels)
+
+    def spoken_names(self, labels: Sequence[str]) -> list[str]:
+        """Return the names of classes for people and language models: their texts if these are short."""
+        return [spoken_name(label, texts) for label, texts in zip(labels, self.texts_of(labels), strict=True)]
+
+    @property
+    def _texts(self) -> dict[str, tuple[str, ...]]:
+        """The texts of labels that are not read as they are."""
+        criteria = self.fields.get("label", {}).get("criteria") or {}
+        return {
+            label: (texts,) if isinstance(texts, str) else tuple(texts) for label, texts in criteria.items() if texts
+        }
+
+    @property
+    def template(self) -> Template:
+        """The prompt template, which is the signature's instructions.
+
+        Setting another one drops class weights and calibration, which do not hold for it.
+
+        Raises:
+            TemplateError: another optimizer wrote instructions that are not a template.
+        """
+        return Template.parse(self.signature.instructions)
+
+    @template.setter
+    def template(self, template: str | Template) -> None:
+        text = str(as_template(template))
+        if text != self.signature.instructions:
+            self._set_calibration(None, {})
+        self.signature = self.signature.with_instructions(text)
+
+    def set_criteria(self, field: str, criteria: Mapping[str, Any]) -> None:
+        """Set the texts of every class, as DSPy sets the criteria of a decision; None stands for the label itself.
+
+        Other texts drop class weights and calibration.
+
+        Raises:
+            DataError: as for the texts in `classes`.
+        """
+        before = self._texts
+        if field == "label" and self.classes is not None and isinstance(criteria, Mapping):
+            check_texts(self.classes, {label: texts or label for label, texts in criteria.items()})
+        super().set_criteria(field, criteria)
+        if self._texts != before:
+            self._set_calibration(None, {})
+
+    @property
+    def is_calibrated(self) -> bool:
+        """True if class weights, a temperature, or a threshold are set; they may be of another template."""
+        return self.calibration is not None or "weights" in self.fields.get("label", {})
+
+    def scaling_of(self, template: Template, classes: Sequence[str]) -> Scaling:
+        """Return temperature and weights, if they hold for this template and these classes."""
+        if not self._is_calibrated_for(template, classes):
+            return Scaling(1.0, np.zeros(len(classes)))
+        weights = self.fields.get("label", {}).get("weights", {})
+        with np.errstate(divide="ignore"):  # a weight may be zero
+            log_weights = np.log([weights.get(label, 1.0) for label in classes])
+        return Scaling(1.0 if self.calibration is None else self.calibration.temperature, log_weights)
+
+    def _is_calibrated_for(self, template: Template, classes: Sequence[str]) -> bool:
+        calibration = self.calibration
+        is_own = tuple(classes) == self.classes and (calibration is None or calibration.template == str(template))
+        return is_own and self.is_calibrated
+
+    def _set_calibration(self, calibration: Calibration | None, weights: Mapping[str, float]) -> None:
+        self.calibration, self.calibration_report = calibration, None
+        label = {key: value for key, value in self.fields.pop("label", {}).items() if key != "weights"}
+        if weights:
+            label["weights"] = dict(weights)
+        if label:
+            self.fields["label"] = label
+
+    def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+        """Return DSPy's state plus class names, `top_k`, and calibration."""
+        bare = copy.copy(self)
+        bare._lm = None  # it is never called, and not every LM can be saved
+        state = cast("dict[str, Any]", super(LabeledPredictor, bare).dump_state(json_mode=json_mode))
+        calibration = {} if self.calibration is None else {"calibration": asdict(self.calibration)}
+        return {**state, "lm": None, STATE_KEY: {"classes": self.classes, "top_k": self.top_k, **calibration}}
+
+    def save(self, path: str | os.PathLike[str], save_program: bool = False, modules_to_serialize: Any = None) -> None:
+        """Save template, class names, `top_k`, and the model's name as JSON; `save_program` as in `dspy.Module.save`.
+
+        Raises:
+            ProgramFileError: the path does not end in .json or cannot be written.
+        """
+        if save_program:
+            super().save(path, save_program=True, modules_to_serialize=modules_to_serialize)
+            return
+        name = os.fspath(path)
+        if not name.endswith(".json"):
+            raise ProgramFileError(f"path must end in .json, got {name!r}; for example program.save('best.json')")
+        try:
+            write_state(self.dump_state(), name)
+        except OSError as error:
+            raise ProgramFileError(
+                f"{name!r} cannot be written ({error.strerror}); use a path in an existing folder"
+            ) from error
+
+    def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> Self:
+        """Load template, class names, and `top_k` from a saved state; the model is not changed.
+
+        `allow_url` is never loaded from a file: only the user decides whether URLs are fetched.
+
+        Raises:
+            ProgramFileError: the state belongs to another kind of program, or is malformed; the classifier is then not
+                changed.
+        """
+        saved = state.get(STATE_KEY)
+        if not isinstance(saved, dict) or not isinstance(state.get("signature"), dict):
+            raise ProgramFileError("not a ClipClassifier state; load it into the program class that saved it")
+        before = dict(vars(self))
+        try:
+            template = Template.parse(state["signature"].get("instructions"))
+            self.classes = saved.get("classes")
+            fields = state["signature"]["fields"]
+            if len(fields) != len(self.signature.fields):  # DSPy assigns them by position
+                raise ValueError(f"it has {len(fields)} fields, not {len(self.signature.fields)}")
+            super().load_state(
+                {key: state[key] for key in _PREDICT_STATE if key in state}, allow_unsafe_lm_state=allow_unsafe_lm_state
+            )
+            self.signature = self.signature.with_instructions(str(template))
+            check_texts(self.classes or (), self._texts)
+            self.top_k = require_int("top_k", saved.get("top_k", self.top_k), 1)
+            if saved.get("calibration") is not None:
+                self.calibration = Calibration(**saved["calibration"])
+            self.calibration_report = None
+        except Exception as error:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            if not isinstance(error, (ValueError, LookupError, TypeError, AttributeError, RecursionError)):
+                raise
+            fact = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be used: {error}"
+            raise ProgramFileError(f"the saved program {fact}; save it again with ClipClassifier.save") from error
+        self._saved_under = saved
+        return self
+
+    def load(
+        self, path: str | os.PathLike[str], allow_pickle: bool = False, allow_unsafe_lm_state: bool = False
+    ) -> None:
+        """Load a program that `save` wrote.
+
+        Raises:
+            ProgramFileError: the file is missing, truncated, or of another kind.
+        """
+        load_program(self, path, allow_unsafe_lm_state=allow_unsafe_lm_state)

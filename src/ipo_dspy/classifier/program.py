@@ -1,0 +1,328 @@
+"""`ClipClassifier`: zero-shot CLIP as a `dspy.Predict` whose instructions ARE the prompt template.
+
+Because the template is the signature's instructions, everything that DSPy does to a predictor also works
+here: `named_predictors`, `save` and `load`, `deepcopy`, `dspy.Evaluate`, and any optimizer that rewrites
+instructions. It calls no language model. Model weights are loaded on first use and shared by all copies.
+"""
+
+import asyncio
+import contextlib
+import heapq
+import logging
+import os
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+import dspy
+import numpy as np
+from dspy.utils.callback import BaseCallback
+
+from ipo_dspy.argument_checks import flag
+from ipo_dspy.class_texts import LabeledTexts
+from ipo_dspy.classifier.encoding_predictor import EncodingPredictor, saved_model
+from ipo_dspy.classifier.predictions import Classification, Question, apply_weights, class_index
+from ipo_dspy.clip.image_io import name_image
+from ipo_dspy.clip.model_spec import ModelSpec, resolve_model
+from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads
+from ipo_dspy.decision_types import record_evidence
+from ipo_dspy.errors import DataError, Hint, ImageError, InputError, ModelError, TemplateError
+from ipo_dspy.program_files import apply_state, read_state
+from ipo_dspy.scoring.calibrator import (
+    Calibration,
+    CalibrationObjective,
+    CalibrationSettings,
+    calibrate_logits,
+)
+from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ipo_dspy.clip.backbone import Backbone
+
+logger = logging.getLogger(__name__)
+
+
+class ClipClassifier(EncodingPredictor):
+    """Zero-shot image classification by CLIP: `image -> label`, with `confidence`, top-k `scores`, and `probabilities`.
+
+    Args:
+        classes: class names, or a mapping from each label to its text or texts. A label is what the program answers,
+            its texts are what CLIP reads, e.g. `{"crane": "crane bird", "nail": ["metal nail", "fingernail"]}`; several
+            are averaged. `None` if every call passes its own names (`classes=[...]`), e.g. from an upstream module.
+        template: prompt with `<CLASS>` in place of the class name. Several lines are an ensemble: their normalized
+            text features are averaged.
+        model: an open_clip architecture, `local-dir:PATH`, `hf-hub:NAME`, `demo` (the bundled one, which needs no
+            download), or a loaded `Backbone`.
+        pretrained: open_clip tag or checkpoint path, only for an open_clip architecture; other models have
+            their own weights.
+        device: `auto`, `cpu`, `cuda`, `mps`, ...
+        dtype: `float32`, `float16` or `bfloat16`.
+        top_k: number of classes in `scores`.
+        allow_url: fetch images given as http(s) URLs.
+
+    Raises:
+        TemplateError, DataError: immediately, for an invalid template or class names.
+        ModelError: immediately, for a name that open_clip does not know; on first use, for weights that are not
+            available.
+
+    A calibrated classifier (see `calibrate`) divides the logits by the temperature, multiplies the probabilities by the
+    class weights, and answers `unknown_label` if the confidence is below the threshold. `confidence` and `scores` are
+    the probabilities after temperature and weights. All three hold for the classes and the template that they were
+    fitted with, and are ignored with others.
+
+    Attributes:
+        calibration: temperature, threshold, and unknown label; None unless it was calibrated.
+        calibration_report: what calibration changed, after `calibrate`; it is not saved.
+
+    If an optimizer writes instructions without `<CLASS>`, predictions have `label=None`, which is wrong under any
+    metric, and a warning is logged. No error is raised.
+
+    >>> from ipo_dspy import demo
+    >>> task = demo.load("pixel-animals", shots=1)
+    >>> classifier = ClipClassifier(task.classes, model="demo")
+    >>> prediction = classifier(image=task.testset[0].image)
+    >>> prediction.label in task.classes
+    True
+    >>> ClipClassifier({"crane": "crane bird", "dog": ["dog", "puppy"]}, model="demo").class_texts
+    {'crane': ('crane bird',), 'dog': ('dog', 'puppy')}
+    """
+
+    def __init__(
+        self,
+        classes: LabeledTexts | None = None,
+        *,
+        template: str | Template = DEFAULT_TEMPLATE,
+        model: "str | Backbone | ModelSpec" = DEFAULT_MODEL,
+        pretrained: str | None = DEFAULT_PRETRAINED,
+        device: str = "auto",
+        dtype: str = "float32",
+        top_k: int = 5,
+        allow_url: bool = False,
+        callbacks: list[BaseCallback] | None = None,
+    ) -> None:
+        super().__init__(classes, template, top_k, callbacks)
+        self.allow_url = flag("allow_url", allow_url)
+        self._spec, self._backbone = resolve_model(model, pretrained, device, dtype)
+
+    def forward(self, **inputs: Any) -> dspy.Prediction:
+        """Classify one image: `image=` in any form of `clip.image_io.ImageSource`; `classes=` replaces the class names.
+
+        Raises:
+            ImageError: no image, or one that cannot be read.
+            DataError: no class names, or names with identical prompts.
+        """
+        from ipo_dspy.clip.image_features import encode_images
+
+        if (question := self._question(inputs)) is None:
+            return self._finish(inputs)
+        encoded = encode_images(self.backbone, [question.image], allow_url=self.allow_url)
+        return self._finish(inputs, question, self._answer(encoded.features, question))
+
+    async def aforward(self, **inputs: Any) -> dspy.Prediction:
+        """Classify one image without blocking the event loop; concurrent calls share a batch.
+
+        Raises:
+            ImageError, DataError: as for a synchronous call; other calls of the batch are not affected.
+        """
+        from ipo_dspy.clip.batching import encode_together
+
+        if (question := self._question(inputs)) is None:
+            return self._finish(inputs)
+        if self._backbone is None:
+            await asyncio.to_thread(lambda: self.backbone)  # loading is slow
+        features = await encode_together(self.backbone, question.image, allow_url=self.allow_url)
+        return self._finish(inputs, question, await asyncio.to_thread(self._answer, features, question))
+
+    def batch(self, examples: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
+        """Classify many images like `dspy.Module.batch`, after encoding all of them together.
+
+        The examples have the field `image`, or are images in any form that a call accepts; an array or tensor of images
+        counts as a list of them. The other arguments are those of `dspy.Module.batch`.
+        """
+        if getattr(examples, "ndim", 4) != 4:
+            raise ImageError(f"examples must be a list of images, got one {name_image(examples)}; pass [image]")
+        rows = [
+            row if isinstance(row, dspy.Example) else dspy.Example(image=row).with_inputs("image") for row in examples
+        ]
+        images = [row["image"] for row in rows if row.get("image") is not None]
+        with contextlib.suppress(DataError):  # no image can be read: each call raises its own error
+            self.encode(images, skip_unreadable=True)
+        return super().batch(rows, *args, **kwargs)
+
+    def calibrate(
+        self,
+        valset: Sequence[dspy.Example],
+        *,
+        objective: CalibrationObjective = "accuracy",
+        temperature: bool = True,
+        weights: bool = True,
+        threshold: float | None = None,
+        coverage: float | None = None,
+        precision: float | None = None,
+        unknown: Sequence[Any] | None = None,
+        unknown_label: str | None = None,
+        label_field: str = "label",
+        skip_unreadable: bool = False,
+    ) -> "ClipClassifier":
+        """Return a copy whose probabilities were fitted to labeled images; this classifier is not changed.
+
+        One temperature and a weight for each class are fitted by the loss. Weights are kept if they prove better on
+        images that they were not fitted to, in five folds. The threshold is set by one of `threshold`, `coverage`, and
+        `precision`, else so that it separates `unknown` best; without all of them every image is answered.
+
+        Args:
+            valset: labeled images, ideally not those that chose the template; a class without any keeps the weight 1.
+            objective: what weights are judged by besides the loss. With `balanced_accuracy` and `macro_f1` each class
+                counts the same in the fit, whatever its number of images.
+            temperature: fit a temperature.
+            weights: fit class weights.
+            threshold: confidence below which an image is unknown.
+            coverage: share of `valset` that must be answered, 0 to 1.
+            precision: share of the answered images of `valset` that must be right, 0 to 1.
+            unknown: images that belong to none of the classes, or examples with the field `image`.
+            unknown_label: label of unknown images.
+            label_field: field of the examples with the correct class.
+            skip_unreadable: skip images that cannot be read instead of raising.
+
+        Raises:
+            InputError: arguments that cannot be used, or a precision that no threshold reaches.
+            DataError: no class names, no images, or a label outside the classes.
+            ImageError: an image cannot be read (without `skip_unreadable`).
+
+        >>> from ipo_dspy import demo
+        >>> task = demo.load("pixel-animals", shots=16)
+        >>> calibrated = task.program.calibrate(task.valset, coverage=0.9)
+        >>> report = calibrated.calibration_report
+        >>> report.after.calibration_error < report.before.calibration_error
+        True
+        """
+        settings = CalibrationSettings(
+            objective=objective,
+            temperature=temperature,
+            weights=weights,
+            threshold=threshold,
+            coverage=coverage,
+            precision=precision,
+        )
+        if (classes := self.classes) is None:
+            raise DataError("a classifier without class names cannot be calibrated; use ClipClassifier(classes=[...])")
+        if unknown_label in classes:
+            raise InputError(
+                "must not be one of the classes",
+                argument="unknown_label",
+                value=unknown_label,
+                hint=Hint("for example {unknown_label}", unknown_label="other"),
+            )
+        template = str(self.template)
+        Calibration(template, unknown_label=unknown_label)
+        labels = [class_index(example, i, label_field, classes) for i, example in enumerate(valset)]
+        known, kept = self._logits_of([example.get("image") for example in valset], "valset", skip_unreadable)
+        others = None
+        if unknown is not None:
+            pictures = [each.get("image") if isinstance(each, dspy.Example) else each for each in unknown]
+            others, _ = self._logits_of(pictures, "unknown", skip_unreadable)
+        report = calibrate_logits(known, np.array(labels)[list(kept)], others, classes, settings)
+        calibrated: ClipClassifier = self.deepcopy()
+        calibration = Calibration(template, report.temperature, report.threshold, unknown_label)
+        calibrated._set_calibration(calibration, report.weights)
+        calibrated.calibration_report = report
+        return calibrated
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        model: str | None = None,
+        pretrained: str | None = None,
+        device: str = "auto",
+        allow_download: bool = False,
+    ) -> "ClipClassifier":
+        """Return a classifier from a saved program, with the saved model unless another one is passed.
+
+        Args:
+            path: a file that `save` wrote.
+            model: as for the class; the file's own model if None.
+            pretrained: as for the class; requires `model`. None is the default of the class.
+            device: as for the class.
+            allow_download: download the model that the file names if it is not on this machine, without your hub
+                token. A model that is passed as `model` is downloaded in any case.
+
+        Raises:
+            ProgramFileError: the file is missing, truncated, or of another kind.
+            ModelError: on first use, if the file names a model that is not available and may not be downloaded.
+        """
+        state = read_state(path)
+        if model is None:
+            if pretrained is not None:
+                hint = Hint("pass {model} too", model=...)
+                raise ModelError("must be None without a model", argument="pretrained", value=pretrained, hint=hint)
+            classifier = cls(**saved_model(state, os.fspath(path)), device=device)
+            downloads: Downloads = "anonymous" if allow_download else "refused"
+            classifier._spec = replace(classifier._spec, downloads=downloads)
+        else:
+            classifier = cls(model=model, pretrained=pretrained or DEFAULT_PRETRAINED, device=device)
+        apply_state(classifier, state, path)
+        return classifier
+
+    def _classes_for(self, inputs: dict[str, Any]) -> tuple[str, ...]:
+        classes = inputs.get("classes")
+        if classes is not None:
+            return check_classes(classes)
+        if self.classes is None:
+            raise DataError("no class names; pass them, e.g. classifier(image=..., classes=['cat', 'dog'])")
+        return self.classes
+
+    def _question(self, inputs: dict[str, Any]) -> Question | None:
+        """Check the inputs of one call; return None and log a warning if the instructions are not a template."""
+        classes = self._classes_for(inputs)
+        if inputs.get("image") is None:
+            raise ImageError("no image; pass one, e.g. classifier(image=dspy.Image.from_path('x.jpg'))")
+        try:
+            return Question(inputs["image"], classes, self.template)
+        except TemplateError as error:
+            logger.warning("prediction is None: %s", error)
+            return None
+
+    def _answer(self, image_features: "Tensor", question: Question) -> "Tensor":
+        """Return the probabilities [C] of the classes for one image with features [1, D], before class weights."""
+        logits = self._logits(image_features, question.template, question.classes)[0]
+        if self.calibration is not None and self._is_calibrated_for(question.template, question.classes):
+            logits = logits / self.calibration.temperature
+        return logits.softmax(dim=0)
+
+    def _finish(
+        self, inputs: dict[str, Any], question: Question | None = None, row: "Tensor | None" = None
+    ) -> "Classification":
+        """Build the prediction and record it in the trace like every DSPy predictor (GEPA reads it).
+
+        Args:
+            inputs: inputs of the call.
+            question: the checked inputs; None if the instructions are not a template.
+            row: probabilities [C].
+        """
+        classes, shares = ((), []) if question is None or row is None else (question.classes, row.tolist())
+        weights: Mapping[str, float] = {}
+        threshold = 0.0
+        if classes and classes == self.classes:
+            record_evidence(self, "label", classes, shares)
+        if question is not None and self._is_calibrated_for(question.template, classes):
+            weights = self.fields.get("label", {}).get("weights", {})
+            threshold = 0.0 if self.calibration is None else self.calibration.threshold
+        most_probable = max(range(len(classes)), key=shares.__getitem__, default=0)
+        weighted = apply_weights(classes, shares, weights) if weights else shares
+        # As in DSPy, ties prefer the most probable class before weights.
+        ranked = heapq.nlargest(self.top_k, range(len(classes)), key=lambda i: (weighted[i], i == most_probable))
+        scores = {classes[i]: weighted[i] for i in ranked}
+        label, confidence = next(iter(scores.items()), (None, 0.0))
+        if self.calibration is not None and confidence < threshold:
+            label = self.calibration.unknown_label
+        # `dspy.majority` counts the last field.
+        answer = {"confidence": confidence, "scores": scores, "label": label}
+        prediction = self._forward_postprocess([answer], self.signature, **inputs)
+        prediction.__class__ = Classification  # DSPy has built a plain one, and may have put it into the trace
+        prediction._classes, prediction._shares = classes, array("d", weighted)
+        return cast("Classification", prediction)
