@@ -28,6 +28,7 @@ _HOME = {
     "load_webdataset": "data",
     "base_novel": "data",
     "harmonic_mean": "scoring.score",
+    "check": "analysis.program_check",
     "LMProposer": "proposers",
     "EvolutionProposer": "proposers",
     "TemplateInstructionProposer": "proposers.gepa",
@@ -45,6 +46,7 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
+    from ipo_dspy.analysis.program_check import check as check
     from ipo_dspy.class_texts import load_class_texts as load_class_texts
     from ipo_dspy.classifier import ClipClassifier as ClipClassifier
     from ipo_dspy.data import ImageDataset as ImageDataset

@@ -12,6 +12,7 @@ PROGRAM_FILE = "best.json"
 """Name of the file in which a run saves its best program."""
 JOURNAL_FILE = "journal.jsonl"
 SAVED_PROGRAM, JOURNAL, RUN_FOLDER = "a saved program", "the journal of a run", "the folder of a run"
+OUTCOMES = "a file of outcomes"
 _HEAD_BYTES = 4096
 _SUFFIXES = {
     **dict.fromkeys((".csv", ".tsv", ".parquet", ".xlsx", ".xls"), "a table"),
@@ -48,6 +49,8 @@ def described(path: str | os.PathLike[str]) -> str | None:
         return "an image"
     if head.startswith(b'{"event":'):
         return JOURNAL
+    if head.startswith(b'{"outcomes":'):
+        return OUTCOMES
     if b'"dependency_versions"' in head or b'"signature"' in head:
         return SAVED_PROGRAM
     return _SUFFIXES.get(path.suffix.lower())

@@ -2,15 +2,15 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
 from ipo_dspy._internal.renames import renamed_arguments
 from ipo_dspy.classifier.labeled_predictor import STATE_KEY, LabeledPredictor
 from ipo_dspy.clip.bundled import canonical_model_name
-from ipo_dspy.clip.model_spec import ModelSpec, has_own_weights
-from ipo_dspy.clip.weights import DEFAULT_MODEL
+from ipo_dspy.clip.model_spec import ModelSpec, has_own_weights, resolve_model
+from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED
 from ipo_dspy.decisions import ClipDecider, class_logits
 from ipo_dspy.errors import DataError, Hint, ProgramFileError
 from ipo_dspy.template import Template
@@ -47,6 +47,20 @@ class EncodingPredictor(LabeledPredictor):
     def model_name(self) -> str:
         """The model's name as the user gave it, or `demo` for a bundled one; nothing is loaded."""
         return self._spec.model
+
+    def with_model(self, model: "str | Backbone", *, pretrained: str | None = DEFAULT_PRETRAINED) -> Self:
+        """Return a copy that classifies with another model, on the same device and in the same number format.
+
+        Class weights and calibration are dropped, because they do not hold for it.
+
+        Raises:
+            ModelError: as for the constructor.
+        """
+        other = cast("Self", self.deepcopy())
+        other._spec, other._backbone = resolve_model(model, pretrained, self._spec.device, self._spec.dtype)
+        other._saved_under = None
+        other._set_calibration(None, {})
+        return other
 
     def warm_up(self) -> None:
         """Load the model and encode the class names in advance; otherwise the first call does both.

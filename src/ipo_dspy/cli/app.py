@@ -8,6 +8,7 @@ from typer import Option
 from ipo_dspy.cli.bench import bench
 from ipo_dspy.cli.cache import cache
 from ipo_dspy.cli.calibrate import calibrate
+from ipo_dspy.cli.check import check
 from ipo_dspy.cli.data import data
 from ipo_dspy.cli.doctor import doctor
 from ipo_dspy.cli.explain import explain
@@ -21,7 +22,20 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, optimize, evaluate, classify, describe, explain, calibrate, report, doctor, watch, bench):
+for command in (
+    demo,
+    optimize,
+    evaluate,
+    classify,
+    describe,
+    explain,
+    check,
+    calibrate,
+    report,
+    doctor,
+    watch,
+    bench,
+):
     app.command()(command)
 app.add_typer(cache)
 app.add_typer(data)

@@ -117,7 +117,10 @@ def _print(found: "Explanation", files: Sequence[Path]) -> None:
         worths = [
             cell
             for worth in row.worth.values()
-            for cell in (_figure(worth.accuracy, worth.accuracy_error, 2), _figure(worth.loss, worth.loss_error, 4))
+            for cell in (
+                show.figure(worth.accuracy, worth.accuracy_error, 2),
+                show.figure(worth.loss, worth.loss_error, 4),
+            )
         ]
         lines.append((row.occlusion.removed or "(nothing)", left, f"{row.main:.2f}", *worths))
     show.template(str(whole.occlusion.template))
@@ -128,11 +131,6 @@ def _print(found: "Explanation", files: Sequence[Path]) -> None:
     show.rows(title, ["part", "class", "taken for", "before>", "after>"], confusions)
     for file in files:
         show.note(f"{'report' if file.suffix == '.html' else 'plot'}  {file}")
-
-
-def _figure(value: float, error: float, decimals: int) -> str:
-    """Return a difference with its standard error, which one image does not give."""
-    return f"{value:+.{decimals}f} ± " + (f"{error:.{decimals}f}" if error < 1e6 else "unknown")
 
 
 def _draw(found: "Explanation", path: Path) -> tuple[Path, ...]:

@@ -176,6 +176,11 @@ def rows(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> 
     _console().print(table)
 
 
+def figure(value: float, error: float, decimals: int) -> str:
+    """Return a difference with its standard error, which one image does not give."""
+    return f"{value:+.{decimals}f} ± " + (f"{error:.{decimals}f}" if error < 1e6 else "unknown")
+
+
 def note(text: str) -> None:
     """Print a line to stderr."""
     Terminal(stderr=True).print(Text(text), soft_wrap=True)

@@ -83,6 +83,13 @@ class EvaluationSet:
         scorer = cast(ClipScorer, self.scorer)
         return replace(self, scorer=scorer.with_texts([texts.get(label, (label,)) for label in scorer.classes]))
 
+    def calibrated(self, classifier: "ClipClassifier") -> "EvaluationSet":
+        """Return the same images scored by the classifier's calibrated probabilities, if its calibration holds."""
+        if self.images.choices is not None:
+            return self
+        scaling = classifier.scaling_of(classifier.template, self.images.classes)
+        return replace(self, scorer=cast("ClipScorer", self.scorer).scaled(scaling))
+
     def evaluate(self, template: Template) -> EvaluationResult:
         """Score a template on these images."""
         predicted, labels = self.scorer.predict(template), self.images.labels
@@ -262,11 +269,9 @@ def evaluate(
         skip_unreadable=skip_unreadable,
         objective=build_objective(objective, costs, min_recall, metric),
     )
-    if not templates and evaluation_set.images.choices is None:
-        scaling = classifier.scaling_of(classifier.template, evaluation_set.images.classes)
-        scorer = cast("ClipScorer", evaluation_set.scorer).scaled(scaling)
-        return [replace(evaluation_set, scorer=scorer).evaluate(classifier.template)]
-    return [evaluation_set.evaluate(template) for template in templates or [classifier.template]]
+    if not templates:
+        return [evaluation_set.calibrated(classifier).evaluate(classifier.template)]
+    return [evaluation_set.evaluate(template) for template in templates]
 
 
 def compare(recorder: EventRecorder, result: SearchResult, judged: EvaluationSet, *, split: str) -> None:

@@ -10,8 +10,8 @@ a single one for all templates is not faster (measured at C = 1000) and takes mo
 Letters: N images, n images of a block, C classes, T or K templates, D feature width.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
 from ipo_dspy.scoring.comparison import PairTally
 from ipo_dspy.scoring.image_blocks import BLOCK_ELEMENTS, ImageBlock, blocks
-from ipo_dspy.scoring.outcomes import Outcomes
+from ipo_dspy.scoring.outcomes import OutcomeRule, Outcomes
 from ipo_dspy.scoring.tally import BINS, TOP, ClassCounts, Counts
 from ipo_dspy.scoring.tally import Tally as Tally
 
@@ -85,19 +85,44 @@ def tally_pairs(
     logit_bias: float | Tensor = 0.0,  # for all classes, or [C]
     allowed: CandidateClasses | None = None,  # [N, C] bool
     block: int | None = None,
-    outcomes: Outcomes | Literal["top5", "loss"] | None = None,
+    outcomes: OutcomeRule = None,
 ) -> PairTally:
     """Return the pair tally of K templates over all images, in one pass; see `tally_templates` for the arguments.
 
-    The first outcome of an image is 1 if it is classified correctly, or what `outcomes` says: 1 if its label is among
-    the five highest, minus its loss, or a value by its label and its predicted class.
-
-    Templates of few classes share a matrix product, because there are many of them. In addition to the blocks of
-    `tally_templates` it takes 16 bytes for each template and image of a block, and logits of the size of a block.
+    In addition to the blocks of `tally_templates` it takes 16 bytes for each template and image of a block, and logits
+    of the size of a block.
     """
     device, (count, class_count) = text_features.device, text_features.shape[:2]
     sums = torch.zeros(class_count, 2 * count, dtype=torch.float64, device=device)
     products = torch.zeros(2 * count, 2 * count, dtype=torch.float64, device=device)
+    terms: dict[str, Any] = {"logit_scale": logit_scale, "logit_bias": logit_bias, "allowed": allowed, "block": block}
+    terms["outcomes"] = outcomes
+    for rows, table in outcome_tables(image_features, labels, text_features, **terms):
+        sums.index_add_(0, labels[rows].to(device, non_blocking=True), table)
+        products.addmm_(table.T, table)
+    counts = torch.bincount(labels, minlength=class_count)
+    return PairTally(counts.numpy(), sums.cpu().numpy(), products.cpu().numpy())
+
+
+def outcome_tables(
+    image_features: Tensor,  # [N, D] normalized
+    labels: Tensor,  # [N] int64, an index into C
+    text_features: Tensor,  # [K, C, D] normalized
+    *,
+    logit_scale: float,
+    logit_bias: float | Tensor = 0.0,  # for all classes, or [C]
+    allowed: CandidateClasses | None = None,  # [N, C] bool
+    block: int | None = None,
+    outcomes: OutcomeRule = None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the rows of each block of images, and their outcomes [n, 2K] as in `PairTally`, in double precision.
+
+    The first outcome of an image is 1 if it is classified correctly, or what `outcomes` says: 1 if its label is among
+    the five highest, minus its loss, or a value by its label and its predicted class.
+
+    Templates of few classes share a matrix product, because there are many of them.
+    """
+    device, (count, class_count) = text_features.device, text_features.shape[:2]
     buffer = text_features.new_empty(0)
     evaluate = _outcome_function(outcomes, device) if isinstance(outcomes, Outcomes) else None
     for images in blocks(image_features, text_features, allowed, block):
@@ -125,10 +150,7 @@ def tally_pairs(
                 values = hits if evaluate is None else evaluate(hits, targets, top[..., 0], first)
             table[:, first : first + len(texts)] = values
             table[:, count + first : count + first + len(texts)] = losses[..., 0]
-        sums.index_add_(0, targets, table)
-        products.addmm_(table.T, table)
-    counts = torch.bincount(labels, minlength=class_count)
-    return PairTally(counts.numpy(), sums.cpu().numpy(), products.cpu().numpy())
+        yield images.rows, table
 
 
 def probabilities(
@@ -136,7 +158,7 @@ def probabilities(
     text_features: Tensor,  # [C, D] normalized
     *,
     logit_scale: float,
-    logit_bias: float = 0.0,
+    logit_bias: float | Tensor = 0.0,  # for all classes, or [C]
     allowed: CandidateClasses | None = None,
     block: int | None = None,
 ) -> Tensor:  # [N, C] float64, on the CPU

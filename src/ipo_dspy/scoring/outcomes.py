@@ -14,7 +14,7 @@ Needs no torch. Letters: N images, C classes, K templates, P pairs of a true and
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,10 @@ class Outcomes:
     there: Floats
     pairs: Counts
     pair_values: Floats
+
+
+OutcomeRule: TypeAlias = Outcomes | Literal["top5", "loss"] | None
+"""The rule for the first outcome of an image: None for the correct prediction; see `metrics.outcome_tables`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +123,7 @@ class ClassObjective:
             value = round(tally.measures[self.name], 9)  # the last bits depend on the order of sums
         return Score(score.accuracy, score.loss, value, round(missed, 9))
 
-    def outcomes(self, tallies: Sequence[Tally]) -> Outcomes | Literal["top5", "loss"] | None:
+    def outcomes(self, tallies: Sequence[Tally]) -> OutcomeRule:
         """Return the outcomes of templates with these tallies, as `metrics.tally_pairs` takes them."""
         if self.name == "top5":
             return "top5"

@@ -25,10 +25,10 @@ from ipo_dspy.errors import DataError, Hint
 from ipo_dspy.scoring.calibration import Scaling
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
 from ipo_dspy.scoring.class_columns import ColumnTally, tally_column
-from ipo_dspy.scoring.comparison import PairTally
-from ipo_dspy.scoring.metrics import predict, probabilities, tally_pairs, tally_templates
+from ipo_dspy.scoring.comparison import Floats, PairTally
+from ipo_dspy.scoring.metrics import outcome_tables, predict, probabilities, tally_pairs, tally_templates
 from ipo_dspy.scoring.objectives import DEFAULT, Objective
-from ipo_dspy.scoring.outcomes import ClassObjective, ImageMetric
+from ipo_dspy.scoring.outcomes import ClassObjective, ImageMetric, OutcomeRule
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.scoring.tally import Tally
 from ipo_dspy.template import Template
@@ -185,7 +185,7 @@ class ClipScorer:
                     hint=Hint("correct the label, or add it: {classes}", classes=...),
                 )
         self._targets = torch.tensor([index[label] for label in self.labels], dtype=torch.long)  # [N]
-        self._objective, self._metric = ClassObjective.of(objective, self.classes), metric
+        self.objective, self._metric = ClassObjective.of(objective, self.classes), metric
         self._allowed = None if choices is None else CandidateClasses.of(choices, index)
         # Other accelerators lack double precision, in which losses are summed.
         self._device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
@@ -198,7 +198,7 @@ class ClipScorer:
     def score(self, templates: Sequence[Template]) -> list[Score]:
         """Return the score of each template over all images."""
         with self._on_features(templates) as features:
-            return self._scores(features, self._tally(features, by_class=self._objective.needs_classes))
+            return self._scores(features, self._tally(features, by_class=self.objective.needs_classes))
 
     def tally(self, templates: Sequence[Template], *, by_class: bool = False) -> list[Tally]:
         """Return the tally of each template over all images; tallies of disjoint image sets add up."""
@@ -207,7 +207,7 @@ class ClipScorer:
 
     def tally_pairs(self, templates: Sequence[Template]) -> PairTally:
         """Return the sums and products of the outcomes of templates; those of disjoint image sets add up."""
-        objective = self._objective
+        objective = self.objective
         with self._on_features(templates) as features:
             if objective.is_default:
                 return tally_pairs(self._features, self._targets, features, **self._logits)
@@ -221,14 +221,14 @@ class ClipScorer:
         return replace(pairs, unit=objective.unit, scores=scores)
 
     def _tally(self, features: Tensor, *, by_class: bool) -> list[Tally]:
-        pairs = self._objective.pairs if by_class else None
+        pairs = self.objective.pairs if by_class else None
         return tally_templates(self._features, self._targets, features, pairs=pairs, **self._logits)
 
     def _scores(self, features: Tensor, tallies: Sequence[Tally]) -> list[Score]:
         if self._metric is None:
-            return [self._objective.score(tally) for tally in tallies]
+            return [self.objective.score(tally) for tally in tallies]
         values = [self._metric.value(table) for table in self._probabilities(features)]
-        return [self._objective.score(*pair) for pair in zip(tallies, values, strict=True)]
+        return [self.objective.score(*pair) for pair in zip(tallies, values, strict=True)]
 
     def _metric_pairs(self, features: Tensor, metric: ImageMetric) -> PairTally:
         """Return the pair tally of a metric, which cannot be counted block by block."""
@@ -242,6 +242,25 @@ class ClipScorer:
     def _probabilities(self, features: Tensor) -> Iterator[NDArray[np.float64]]:
         """Yield the probabilities [N, C] of one template after the other."""
         return (probabilities(self._features, text, **self._logits).numpy() for text in features)
+
+    def outcome_rule(self, templates: Sequence[Template]) -> OutcomeRule:
+        """Return what the outcomes of templates are by, for `outcomes`; it depends on all images."""
+        if self.objective.is_default:
+            return None
+        return self.objective.outcomes(self.tally(templates, by_class=self.objective.needs_classes))
+
+    def outcomes(self, templates: Sequence[Template], rows: slice = slice(None), rule: OutcomeRule = None) -> Floats:
+        """Return the outcomes of K templates on these images, [n, 2K] as in `PairTally`; correct or not by default."""
+        allowed = None if self._allowed is None else replace(self._allowed, which=self._allowed.which[rows])
+        with self._on_features(templates) as features:
+            tables = outcome_tables(
+                self._features[rows],
+                self._targets[rows],
+                features,
+                outcomes=rule,
+                **{**self._logits, "allowed": allowed},
+            )
+            return torch.cat([table for _, table in tables]).cpu().numpy()
 
     def predict(self, template: Template) -> list[str]:
         """Return the predicted class of each image."""

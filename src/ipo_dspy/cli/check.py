@@ -1,0 +1,108 @@
+"""`ipo-dspy check`: test whether a saved program got worse, for jobs that run every night."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Exit, Option
+
+from ipo_dspy._internal.counts import pluralize
+from ipo_dspy._internal.file_kinds import OUTCOMES, described
+from ipo_dspy.cli import data_options as inputs
+from ipo_dspy.cli import options as opt
+from ipo_dspy.cli import output as show
+from ipo_dspy.cli import terminal
+from ipo_dspy.cli.inference import load_classifier
+from ipo_dspy.cli.progress import spinner
+from ipo_dspy.template import DEFAULT_TEMPLATE, PLACEHOLDER
+
+if TYPE_CHECKING:
+    from ipo_dspy.analysis.program_check import CheckResult
+    from ipo_dspy.classifier import ClipClassifier
+
+
+def check(
+    program: opt.Program,
+    data: opt.Data,
+    against: Annotated[
+        str | None,
+        Option(
+            metavar="PROGRAM|TEMPLATE|FILE",
+            help="What must not be better: a saved program, a template, or a file that --save wrote.",
+            show_default=f"with --model, the program under its own model; else '{DEFAULT_TEMPLATE}'",
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None, Option(metavar="FILE", help="Save the outcome of each image, for --against in a later check.")
+    ] = None,
+    alpha: Annotated[
+        float, Option(min=0.0, max=1.0, help="Probability that a program that did not get worse is called worse.")
+    ] = 0.05,
+    model: opt.OtherModel = None,
+    pretrained: opt.Pretrained = None,
+    device: opt.Device = "auto",
+    allow_download: opt.AllowDownload = False,
+    image: inputs.ImageColumn = None,
+    label: inputs.LabelColumn = None,
+    base: inputs.Base = None,
+    classes: inputs.Classes = None,
+    split: inputs.Split = None,
+    skip_unreadable: opt.SkipUnreadable = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Test whether a saved program got worse on labeled images; of split data, on the test part.
+
+    The test is one-sided, on accuracy: McNemar's exact test on images that both saw, Fisher's on others.
+
+    Exit code 0 if it did not get worse, 1 if it did, 2 if that could not be checked.
+    """
+    from ipo_dspy.analysis.program_check import Outcomes
+    from ipo_dspy.analysis.program_check import check as compare
+
+    classifier = load_classifier(program, model, pretrained, device, allow_download)
+    reference: ClipClassifier | Outcomes | str = DEFAULT_TEMPLATE
+    if against is None and model is not None:
+        reference = load_classifier(program, None, None, device, allow_download)
+    elif against is not None and PLACEHOLDER in against:
+        reference = against
+    elif against is not None and described(against) == OUTCOMES:
+        reference = Outcomes.load(against)
+    elif against is not None:
+        reference = load_classifier(against, None, None, device, allow_download)
+    dataset = inputs.read_part(
+        data, inputs.data_options(image, label, base, classes, split), "test", "validation", "training"
+    )
+    with spinner(f"Checking on {pluralize(len(dataset), 'image')} ..."):
+        result = compare(classifier, dataset, reference, alpha=alpha, skip_unreadable=skip_unreadable)
+    if save is not None:
+        result.program.save(save)
+    if as_json:
+        show.write_json({**result.plain(), "left_out": len(dataset) - len(result.program.images)})
+    else:
+        _print(result, len(dataset))
+    if result.is_worse:
+        raise Exit(1)
+
+
+def _print(result: "CheckResult", images: int) -> None:
+    sides = (("program", result.program), ("reference", result.reference))
+    lines = [
+        (name, side.template, side.model, f"{side.score.accuracy:.2f}", f"{side.score.loss:.4f}", str(len(side.images)))
+        for name, side in sides
+    ]
+    show.rows("", ["", "template", "model", "accuracy %>", "loss>", "images>"], lines)
+    rows = [
+        (
+            "same images" if one.same_images else "other images",
+            str(one.images),
+            *("" if count is None else str(count) for count in (one.broken, one.fixed)),
+            show.figure(one.gain, one.gain_error, 2),
+            show.figure(one.loss, one.loss_error, 4),
+            f"{one.p:.2g}",
+        )
+        for one in result.comparisons
+    ]
+    columns = ["program compared with reference", "images>", "broken>", "fixed>", "accuracy\nrises by>"]
+    show.rows("", [*columns, "loss\nfalls by>", "p>"], rows)
+    if left_out := images - len(result.program.images):
+        terminal.line(f"{pluralize(left_out, 'image')} could not be read: left out")
+    terminal.line("the program got worse" if result.is_worse else "the program did not get worse")
