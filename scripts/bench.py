@@ -12,7 +12,15 @@ from benchmarks.common import commit, machine
 
 SECTIONS = ("text", "images", "store", "scoring", "gpu", "passes", "startup", "ray_scaling")
 """In the order of the page."""
-ON_REQUEST = ("calibration", "choice", "choice_truth", "request_tokens", "recorded", "class_texts")
+ON_REQUEST = (
+    "calibration",
+    "choice",
+    "choice_truth",
+    "request_tokens",
+    "recorded",
+    "class_texts",
+    "suspicious_labels",
+)
 KNOWN = (*SECTIONS, *ON_REQUEST)
 
 

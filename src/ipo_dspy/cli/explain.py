@@ -1,4 +1,4 @@
-"""`ipo-dspy explain`: the worth of each phrase of a template."""
+"""`ipo-dspy explain`: the worth of each phrase of a template, or the labels that are suspicious under it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.cli import data_options as inputs
 from ipo_dspy.cli import options as opt
 from ipo_dspy.cli import output as show
@@ -34,6 +35,10 @@ def explain(
     template: Annotated[str | None, Option(help="Template to explain instead of the program's.")] = None,
     base_novel: Annotated[
         bool, Option("--base-novel", help="With --template: score the base and the novel half of the classes.")
+    ] = False,
+    labels: Annotated[
+        bool,
+        Option("--labels", help="List the images whose label is suspicious; of split data, of the training part."),
     ] = False,
     model: Annotated[str | None, Option(help="Override the CLIP model stored in the program.")] = None,
     pretrained: opt.Pretrained = None,
@@ -64,7 +69,11 @@ def explain(
         raise InputError(
             "explain takes a program and data, or --template TEXT and data; for example explain PROGRAM DATA"
         )
-    dataset = _images(sources[-1], inputs.data_options(image, label, base, classes, split))
+    for option, value in (("base_novel", base_novel), ("plot", plot)):
+        if labels and value:
+            hint = "pass one of the two"
+            raise InputError("must be left out with --labels", argument=option, value=str(value), hint=hint)
+    dataset = _images(sources[-1], inputs.data_options(image, label, base, classes, split), training=labels)
     if skip_unreadable:
         dataset = dataset.pick(readable([example.image for example in dataset]))
     if template is None:
@@ -73,12 +82,16 @@ def explain(
         default = (opt.DEFAULT_MODEL, pretrained or opt.DEFAULT_PRETRAINED)
         name, weights = (model, pretrained) if model else default
         program = ClipClassifier(dataset.classes, template=template, model=name, pretrained=weights, device=device)
-    parts = _parts(program, dataset.spelled_as(program.classes or ()), halves=base_novel)
+    dataset = dataset.spelled_as(program.classes or ())
+    page = report if report is None or report.suffix == ".html" else report.with_name(f"{report.name}.html")
+    if labels:
+        _check_labels(program, dataset, page, as_json=as_json)
+        return
+    parts = _parts(program, dataset, halves=base_novel)
     with spinner("Scoring ..."):
         explanation = score(program, parts, Template.parse(DEFAULT_TEMPLATE), program.template)
     files = _draw(explanation, plot) if plot is not None else ()
-    if report is not None:
-        page = report if report.suffix == ".html" else report.with_name(f"{report.name}.html")
+    if page is not None:
         files += (write_word_report(explanation.plain(), page),)
     if as_json:
         show.write_json(explanation.plain())
@@ -86,13 +99,15 @@ def explain(
         _print(explanation, files)
 
 
-def _images(name: str, options: "DataOptions") -> "ImageDataset":
-    """Return the test images of a bundled task or of a path."""
+def _images(name: str, options: "DataOptions", *, training: bool) -> "ImageDataset":
+    """Return the test or training images of a bundled task or of a path."""
     from ipo_dspy import demo
 
     if name in demo.names() and not Path(name).exists():
-        return demo.load(name, classes="all").testset
-    return inputs.read_part(Path(name), options, "test", "validation", "training")
+        task = demo.load(name, classes="all")
+        return task.trainset if training else task.testset
+    roles = ("training",) if training else ("test", "validation", "training")
+    return inputs.read_part(Path(name), options, *roles)
 
 
 def _parts(program: "ClipClassifier", dataset: "ImageDataset", *, halves: bool) -> "dict[str, ImageDataset]":
@@ -105,6 +120,31 @@ def _parts(program: "ClipClassifier", dataset: "ImageDataset", *, halves: bool) 
     if not known or len(others) < 2:
         return {"all": dataset}
     return {"base": dataset.subset(known), "novel": dataset.subset(others)}
+
+
+def _check_labels(program: "ClipClassifier", dataset: "ImageDataset", page: Path | None, *, as_json: bool) -> None:
+    """List the suspicious labels of the data, whose classes are added to those of the program."""
+    from ipo_dspy.analysis.label_check import check_labels
+    from ipo_dspy.report import write_label_report
+
+    classes = tuple(dict.fromkeys((*(program.classes or ()), *dataset.classes)))
+    if classes != program.classes:  # setting them drops a calibration
+        program.classes = classes
+    with spinner("Scoring ..."):
+        found = check_labels(program, dataset)
+    file = None if page is None else write_label_report(found.plain(), page)
+    if as_json:
+        show.write_json(found.plain())
+        return
+    lines = [
+        (one.source, one.label, f"{one.probability:.3f}", one.suggested, f"{one.suggested_probability:.3f}")
+        for one in found.suspicious
+    ]
+    show.template(found.template)
+    show.rows("suspicious labels", ["image", "label", "probability>", "seems to be", "probability>"], lines)
+    terminal.line(f"{len(lines)} of {pluralize(found.images, 'label')} suspicious")
+    if file is not None:
+        show.note(f"report  {file}")
 
 
 def _print(found: "Explanation", files: Sequence[Path]) -> None:

@@ -19,7 +19,13 @@ from ipo_dspy.run.journal import replay
 from ipo_dspy.run.state import RunState
 from ipo_dspy.scoring.calibrator import CalibrationReport
 
-__all__ = ["render_report", "write_calibration_report", "write_report", "write_word_report"]
+__all__ = [
+    "render_report",
+    "write_calibration_report",
+    "write_label_report",
+    "write_report",
+    "write_word_report",
+]
 
 
 def render_report(run_folder: str | os.PathLike[str]) -> str:
@@ -50,10 +56,22 @@ def write_word_report(explanation: Mapping[str, Any], path: str | os.PathLike[st
     Raises:
         JournalError: the page cannot be written.
     """
-    target = Path(path)
+    return _write_page("words.html.j2", explanation, Path(path))
+
+
+def write_label_report(checked: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Write the page of suspicious labels with their images, given as plain values, and return its path.
+
+    Raises:
+        JournalError: the page cannot be written.
+    """
+    return _write_page("labels.html.j2", checked, Path(path))
+
+
+def _write_page(template: str, values: Mapping[str, Any], target: Path) -> Path:
     with contextlib.suppress(OSError):  # writing the page fails too, with a message
         target.parent.mkdir(parents=True, exist_ok=True)
-    return _write(environment().get_template("words.html.j2").render(**explanation), target, example="words.html")
+    return _write(environment().get_template(template).render(**values), target, example=template.removesuffix(".j2"))
 
 
 def write_calibration_report(

@@ -27,7 +27,14 @@ from ipo_dspy.template import PLACEHOLDER
 if TYPE_CHECKING:
     from ipo_dspy.report.inline_charts import Chart
 
-SHOWN = {"BEST_SHOWN": 20, "DESCRIPTIONS_SHOWN": 10, "CLASSES_SHOWN": 40, "CONFUSIONS_SHOWN": 40, "CONFUSED_SHOWN": 10}
+SHOWN = {
+    "BEST_SHOWN": 20,
+    "DESCRIPTIONS_SHOWN": 10,
+    "CLASSES_SHOWN": 40,
+    "CONFUSIONS_SHOWN": 40,
+    "CONFUSED_SHOWN": 10,
+    "LABELS_SHOWN": 500,
+}
 """Maximum lengths of the lists on a page."""
 LINES_SHOWN = 4
 """Lines of an ensemble that are always visible; the rest can be expanded."""
