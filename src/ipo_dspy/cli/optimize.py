@@ -106,6 +106,8 @@ def optimize(
     model: opt.Model = opt.DEFAULT_MODEL,
     pretrained: opt.Pretrained = opt.DEFAULT_PRETRAINED,
     device: opt.Device = "auto",
+    also: opt.Also = None,
+    across: opt.AcrossModels = opt.Across.MEAN,
     template: Annotated[str, Option(help="Initial template.")] = "a photo of a <CLASS>.",
     initial_templates: Annotated[
         list[str] | None,
@@ -193,7 +195,7 @@ def optimize(
         opt.ipo_options(ctx)
         | _models(ctx)
         | goals.objective_arguments(ctx)
-        | {"initial_templates": tuple(initial_templates or ())}
+        | {"initial_templates": tuple(initial_templates or ()), "also": also or ()}
     )
     options["optimize"] = tuple(map(str, optimize or (opt.Part.TEMPLATE,)))
     options["candidates"] = None if candidates is None else load_class_texts(candidates)

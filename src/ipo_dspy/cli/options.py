@@ -36,6 +36,13 @@ class Part(StrEnum):
     CLASS_TEXTS = "class_texts"
 
 
+class Across(StrEnum):
+    """Ways to combine the scores under several models."""
+
+    MEAN = "mean"
+    WORST = "worst"
+
+
 class RequestMode(StrEnum):
     """Modes of requesting templates from a language model."""
 
@@ -90,6 +97,13 @@ Choose = Annotated[
 ]
 Tolerance = Annotated[
     float, Option(min=0, help="Standard errors by which the plainest template may be worse than the leading one.")
+]
+Also = Annotated[
+    list[str] | None,
+    Option("--also", metavar="MODEL", help="Further CLIP model that templates are scored with; may be repeated."),
+]
+AcrossModels = Annotated[
+    Across, Option("--across", help="With --also: score a template by its mean over the models, or by its worst one.")
 ]
 Ensemble = Annotated[int, Option(min=1, help="Maximum number of lines of the template.")]
 Polish = Annotated[

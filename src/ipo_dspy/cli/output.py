@@ -19,6 +19,7 @@ from ipo_dspy.scoring.objectives import ObjectiveText
 if TYPE_CHECKING:
     from ipo_dspy.cli.run_command import RunSummary
     from ipo_dspy.optimizer.cost_estimate import Estimate
+    from ipo_dspy.optimizer.search import SearchResult
     from ipo_dspy.scoring.intervals import Interval
     from ipo_dspy.scoring.score import Score
 
@@ -38,6 +39,7 @@ def run_summary(result: "RunSummary", limits: Budget) -> None:
         labels = {"start": "start", **named, "best": "best"}
         published = [(named["imagenet_best"], imagenet.best, "bold")]
     _scores(result, labels)
+    _encoders(details.searches[0])
     console = _console()
     start = "start template", details.baseline.template, "bold"
     for label, shown, style in (start, *published, ("best template", details.best.template, "bold green")):
@@ -91,6 +93,19 @@ def _scores(result: "RunSummary", labels: Mapping[str, str]) -> None:
     }
     lines = [(label, *(cells.get(name, "") for name in columns)) for label, cells in table.items() if cells]
     rows(title, ["", *(f"{name}>" for name in columns)], lines)
+
+
+def _encoders(search: "SearchResult") -> None:
+    """Print the start and the best template under each model, if there are several."""
+    if not search.encoders:
+        return
+    start = next(i for i, finalist in enumerate(search.finalists) if finalist.trial == search.baseline)
+    lines = [
+        (model, *(text for i in (start, 0) for text in (f"{scores[i].accuracy:.2f}", f"{scores[i].loss:.3f}")))
+        for model, scores in search.encoders.items()
+    ]
+    images = "validation" if search.decided_by == "validation" else "training"
+    rows(f"by model, on {images} images", ["model", "start %>", "loss>", "best %>", "loss>"], lines)
 
 
 def _objective_rows(result: "RunSummary", labels: Mapping[str, str]) -> dict[str, dict[str, str]]:

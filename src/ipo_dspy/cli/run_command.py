@@ -79,8 +79,9 @@ class RunSummary:
             ties += (
                 f"; the plainest: {choice_text.plainest([str(f.trial.template) for f in search.tied[:PLAINEST_SHOWN]])}"
             )
+        combined = f"; combined over {len(search.encoders)} models" if search.encoders else ""
         found = {
-            "expected": choice_text.expectation(choice, search.decided_by),
+            "expected": choice_text.expectation(choice, search.decided_by) + combined,
             "against start": choice_text.against_start(choice, is_start=search.best == search.baseline),
             "tied": ties,
         }
@@ -142,6 +143,11 @@ class RunSummary:
             "findings": self.findings,
             "tied": [finalist.fields for finalist in search.tied],
             "phrases": [worth.fields for worth in search.phrases],
+            "encoders": [
+                {"model": model, "template": str(f.trial.template), **score.fields}
+                for model, scores in search.encoders.items()
+                for f, score in zip(search.finalists, scores, strict=True)
+            ],
             "ensemble": search.ensemble and [line.fields for line in search.ensemble],
             "class_texts": search.class_texts and search.class_texts.fields,
             "harmonic_mean": self.harmonic,
@@ -336,9 +342,9 @@ def _compare_with_imagenet(
 ) -> "ImagenetComparison":
     """Add the scores of the prompts for ImageNet on validation and training images, and compare the best template."""
     setup = prompts.recorder.state.search("self").setup
-    if task.validation is not None:  # the images that decide come first
+    if task.validator is not None:  # the images that decide come first
         scores["validation"] |= prompts.score(
-            task.validation.scorer,
+            task.validator,
             split="validation",
             images=setup["validation_images"],
             fingerprint=setup.get("validation_fingerprint") or "",
@@ -346,7 +352,7 @@ def _compare_with_imagenet(
     scores["train"] |= prompts.score(
         task.scorer, split="train", images=setup["images"], fingerprint=setup.get("data_fingerprint", "")
     )
-    decider = (task.validation or task).scorer
+    decider = task.validator or task.scorer
     choice = result.choice
     return prompts.compare(decider, result.best.template, images=choice.images, optimism=choice.optimism)
 

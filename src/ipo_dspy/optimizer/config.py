@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from ipo_dspy.argument_checks import as_template, callables, flag, having, invalid, one_of, require_int, require_number
+from ipo_dspy.clip.bundled import canonical_model_name
+from ipo_dspy.clip.weights import check_name
 from ipo_dspy.errors import Hint
 from ipo_dspy.run.budget import Budget
 from ipo_dspy.scoring.objectives import DEFAULT, Objective, ObjectiveName, build_objective
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import dspy
     from dspy.utils.callback import BaseCallback
 
+    from ipo_dspy.clip.backbone import Backbone
     from ipo_dspy.describers import Describer
     from ipo_dspy.proposers import Proposer
     from ipo_dspy.run.events import Observer
@@ -32,6 +35,7 @@ DESCRIBERS = ("auto", "lm", "clip")
 ChoiceRule = Literal["plainest", "best"]
 Part = Literal["template", "class_texts"]
 """A part of a classifier that is searched."""
+Across = Literal["mean", "worst"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,8 @@ class OptimizerConfig:
     max_described_images: int = 64
     skip_unreadable: bool = False
     task_description: str | None = None
+    also: "Sequence[str | Backbone]" = ()
+    across: Across = "mean"
     backend: "ScoringBackend | None" = None
 
     def __post_init__(self) -> None:
@@ -99,6 +105,7 @@ class OptimizerConfig:
             raise invalid("metric", condition, self.metric, "pass objective=..., or score on this machine")
         require_number("tolerance", self.tolerance, 0.0)
         require_number("max_recall_drop", self.max_recall_drop, 0.0)
+        self._check_encoders()
         if self.log_dir is not None and not os.fspath(self.log_dir):
             raise invalid(
                 "log_dir", "the path of a folder", self.log_dir, Hint("for example {log_dir}", log_dir="runs/1")
@@ -180,6 +187,31 @@ class OptimizerConfig:
         texts = {name: (given,) if isinstance(given, str) else tuple(given) for name, given in candidates.items()}
         self._resolve(candidates=texts)
 
+    def _check_encoders(self) -> None:
+        one_of("across", self.across, get_args(Across))
+        if isinstance(self.also, str) or not isinstance(self.also, Iterable):
+            raise invalid("also", "a list of models", self.also, Hint("for example {also}", also=[str(self.also)]))
+        self._resolve(also=tuple(self.also))
+        for model in self.also:
+            if isinstance(model, str):
+                check_name(canonical_model_name(model))
+            elif not hasattr(model, "fingerprint"):
+                raise invalid(
+                    "also", "names of models or loaded models", model, Hint("for example {also}", also=["demo"])
+                )
+        if self.also and self.backend is not None:
+            condition = "empty with a backend, whose workers load one model"
+            raise invalid("also", condition, list(self.also), "score on this machine")
+        if self.also and self.metric is not None:
+            condition = "None with also, where outcomes are combined image by image"
+            raise invalid("metric", condition, self.metric, "pass objective=..., or search with one model")
+        if self.also and self.searches_class_texts:
+            hint = Hint("pass {optimize}, and search the words in a run of its own", optimize="template")
+            raise invalid("also", "empty if class texts are searched", list(self.also), hint)
+        if self.across != "mean" and not self.also:
+            hint = Hint("pass {also} too", also=["demo"])
+            raise invalid("across", "'mean' without other models", self.across, hint)
+
     def _check_unused(self, model: str, owner: str, is_used: bool) -> None:
         if getattr(self, model) is not None and not is_used:
             chosen = getattr(self, owner)
@@ -258,6 +290,9 @@ class OptimizerConfig:
         if self.searches_class_texts:
             count = sum(map(len, (self.candidates or {}).values()))
             settings |= {"optimize": list(self.optimize), "max_recall_drop": self.max_recall_drop, "candidates": count}
+        if self.also:
+            models = [model if isinstance(model, str) else model.name for model in self.also]
+            settings |= {"also": models, "across": self.across}
         settings |= self.goal.settings
         names = {
             "describer": display_name(self.describer_kind),

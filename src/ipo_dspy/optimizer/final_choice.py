@@ -4,7 +4,7 @@ The rule is in `selection`. The templates that are made here are scored and reco
 `refine`; a resumed run makes them again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ipo_dspy.run.events import FinalistFields, SelectedEvent
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.state import SearchState
 from ipo_dspy.scoring.comparison import Comparison
+from ipo_dspy.scoring.multi_encoder import MultiEncoderScorer
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 from ipo_dspy.template_phrases import shorter_texts
@@ -136,6 +137,7 @@ class FinalChoice:
             if whole.deciding.rank <= baseline.deciding.rank and meets_floors:
                 winner, choice = whole, choice.of_ensemble(whole.deciding.goal)
         finalists = tuple({f.trial.key: f for f in (winner, *ranked[:FINALISTS], baseline)}.values())
+        encoders = self._score_each([finalist.trial.template for finalist in finalists])
         tied, phrases = tuple(candidates[k] for k in selection.tied[:SHOWN_TIED]), selection.phrase_worths()
         self.recorder.record(
             SelectedEvent(
@@ -150,6 +152,7 @@ class FinalChoice:
                 candidates=selection.candidate_fields(SHOWN_CANDIDATES),
                 phrases=[worth.fields for worth in phrases],
                 ensemble=[line.fields for line in ensemble.added] if ensemble else [],
+                encoders=[{"model": m, "scores": [score.fields for score in scores]} for m, scores in encoders.items()],
             )
         )
         return {
@@ -158,6 +161,7 @@ class FinalChoice:
             "tied": tied,
             "phrases": phrases,
             "ensemble": ensemble and ensemble.added,
+            "encoders": encoders,
         }
 
     def _grow(self, selection: Selection, ranked: Sequence[Finalist]) -> Ensemble | None:
@@ -170,6 +174,12 @@ class FinalChoice:
         pool = [f.trial.template for f in ranked[:POOL] if len(f.trial.template.lines) == 1]
         size = self.config.ensemble if self.config.ensemble > 1 else SUGGESTED_LINES
         return grow_ensemble(self.decider, selection.trial.template, pool, size=size, tolerance=self.config.tolerance)
+
+    def _score_each(self, templates: Sequence[Template]) -> Mapping[str, tuple[Score, ...]]:
+        """Return the scores under each model; empty if there is one."""
+        if not isinstance(self.decider, MultiEncoderScorer):
+            return {}
+        return {name: tuple(scores) for name, scores in self.decider.score_each(templates).items()}
 
     def _finalist(self, template: Template) -> Finalist:
         """Return an ensemble as a trial."""

@@ -118,6 +118,9 @@ class IPO(Teleprompter):
             describer describes the images of a dozen classes among them.
         skip_unreadable: skip images that cannot be read instead of raising.
         task_description: one sentence for the proposer on what is classified; made from the class names by default.
+        also: further CLIP models that templates are scored with, as `ClipClassifier(model=...)` takes them; a template
+            must fit all of them. The returned program keeps its own model.
+        across: with `also`, score a template by its `mean` over the models, or by its `worst` one.
         backend: backend that encodes images and scores candidates, e.g. `RayScorer("auto")`; this machine by default.
 
     Source: Du, Sun, Snoek, IPO: Interpretable Prompt Optimization for Vision-Language Models, NeurIPS 2024.
@@ -220,7 +223,14 @@ class IPO(Teleprompter):
             else {}
         )
         tasks = [
-            SearchTask(name, classifier, self._initial(classifier), train[name], validation.get(name))
+            SearchTask(
+                name,
+                classifier,
+                self._initial(classifier),
+                train[name],
+                validation.get(name),
+                tuple(classifier.with_model(model) for model in self.config.also),
+            )
             for name, classifier in classifiers.items()
         ]
         self._check_objective(tasks)

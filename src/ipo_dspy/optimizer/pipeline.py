@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ipo_dspy.describers import Descriptions
     from ipo_dspy.optimizer.evaluation import EvaluationSet
     from ipo_dspy.proposers import Proposer
-    from ipo_dspy.scoring.scorers import RemoteImageSet, Scorer
+    from ipo_dspy.scoring.scorers import ClipScorer, RemoteImageSet, Scorer
 
 CLASSES_NAMED = 100
 """Maximum number of class names in the description of a task."""
@@ -36,13 +36,32 @@ CLASSES_NAMED = 100
 
 @dataclass(frozen=True, slots=True)
 class SearchTask:
-    """A classifier with its training and validation images."""
+    """A classifier with its training and validation images.
+
+    `also` holds the same classifier with other models, on which templates are scored, too.
+    """
 
     name: str
     classifier: "ClipClassifier"
     initial: tuple[Template, ...]
     train: TrainingImages
     validation: TrainingImages | None
+    also: "tuple[ClipClassifier, ...]" = ()
+
+    @property
+    def by_encoder(self) -> "dict[str, ClipClassifier]":
+        """The classifier with each of its models, by name of the model.
+
+        Raises:
+            InputError: two of the models are the same.
+        """
+        classifiers = (self.classifier, *self.also)
+        fingerprints = [one.backbone.fingerprint for one in classifiers]
+        names = [" ".join(filter(None, (one.model_name, one.backbone.pretrained))) for one in classifiers]
+        for number, (name, fingerprint) in enumerate(zip(names, fingerprints, strict=True)):
+            if fingerprint in fingerprints[:number] or name in names[:number]:
+                raise InputError(f"also must hold other models than the classifier's, got {name!r} twice; remove it")
+        return dict(zip(names, classifiers, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +72,21 @@ class EncodedTask:
         task: the task.
         train: training images of the task.
         validation: images that select the template, if they are not the training images.
+        scorer: the scorer of the search.
+        validator: scores on the validation images, if there are any.
         wide: larger image set for scoring candidates, if it is not `train`.
+        across: how scores under several models are combined, if there are several.
         objective: name of the objective.
     """
 
     task: SearchTask
     train: "EvaluationSet"
     validation: "EvaluationSet | None"
+    scorer: "Scorer"
+    validator: "Scorer | None"
     wide: "RemoteImageSet | None" = None
+    across: str | None = None
     objective: str = "accuracy"
-
-    @property
-    def scorer(self) -> "Scorer":
-        """The scorer of the search."""
-        return self.train.scorer if self.wide is None else self.wide.scorer
 
     @property
     def images(self) -> int:
@@ -76,15 +96,15 @@ class EncodedTask:
     @property
     def event(self) -> SearchStartedEvent:
         """The setup of the search, which can only be resumed with the same images and the same model."""
-        backbone, data = self.task.classifier.backbone, self.train.fingerprint
+        data = self.train.fingerprint
         classes = self.train.images.classes
         texts = zip(classes, self.task.classifier.texts_of(classes), strict=True)
-        event = SearchStartedEvent(
+        setup = SearchStartedEvent(
             event="search_started",
             predictor=self.task.name,
             classes=list(classes),
             class_texts={name: list(given) for name, given in texts if given != (name,)},
-            model={**backbone.identity, "model": canonical_model_name(backbone.name)},
+            model=_identity(self.task.classifier),
             images=self.images,
             validation_images=0 if self.validation is None else len(self.validation.images.labels),
             start=str(self.task.initial[0]),
@@ -92,7 +112,11 @@ class EncodedTask:
             data_fingerprint=data if self.wide is None else f"{data} {self.wide.fingerprint}",
             validation_fingerprint=None if self.validation is None else self.validation.fingerprint,
         )
-        return event if self.objective == "accuracy" else {**event, "objective": self.objective}
+        if self.across is not None:
+            setup |= {"also": [_identity(other) for other in self.task.also], "across": self.across}
+        if self.objective != "accuracy":
+            setup |= {"objective": self.objective}
+        return setup
 
 
 def run_tasks(
@@ -140,8 +164,9 @@ def validate_task(session: Session, task: SearchTask, config: OptimizerConfig) -
 
     session.check_stop()
     session.recorder.progress(task.name, "model", 0, 1)
-    for template in task.initial:
-        template_tokens(task.classifier.backbone, template, task.classifier.texts_of(task.train.classes))
+    for encoder in task.by_encoder.values():
+        for template in task.initial:
+            template_tokens(encoder.backbone, template, task.classifier.texts_of(task.train.classes))
     if config.searches_class_texts:
         check_candidates(task, config.candidates or {})
     session.recorder.progress(task.name, "model", 1, 1)
@@ -188,7 +213,16 @@ def encode(session: Session, task: SearchTask, config: OptimizerConfig) -> Encod
     validation = (
         None if task.validation is None else _judge(session, task, task.validation, config, "validation images")
     )
-    return EncodedTask(task, train, validation, _encode_remotely(session, task, config), config.goal.name)
+    wide = _encode_remotely(session, task, config)
+    if task.also:
+        scorer = _score_across(session, task, train, config, "training images")
+        validator = (
+            None if validation is None else _score_across(session, task, validation, config, "validation images")
+        )
+        return EncodedTask(task, train, validation, scorer, validator, across=config.across, objective=config.goal.name)
+    scorer = train.scorer if wide is None else wide.scorer
+    validator = None if validation is None else validation.scorer
+    return EncodedTask(task, train, validation, scorer, validator, wide, objective=config.goal.name)
 
 
 def search(session: Session, encoded: EncodedTask, proposer: "Proposer", config: OptimizerConfig) -> SearchResult:
@@ -219,11 +253,11 @@ def search(session: Session, encoded: EncodedTask, proposer: "Proposer", config:
         ledger=session.ledger,
         descriptions=[text for text in described.texts if text],
         task=about,
-        max_tokens=task.classifier.backbone.context_length,
+        max_tokens=min(one.backbone.context_length for one in (task.classifier, *task.also)),
         stop=session.stop,
         **shown,
     )
-    result = engine.run(task.initial, validator=None if validation is None else validation.scorer)
+    result = engine.run(task.initial, validator=encoded.validator)
     if config.searches_class_texts and result.status != "interrupted" and isinstance(scorer, ClipScorer):
         words = ClassTextSearch(
             scorer,
@@ -325,6 +359,24 @@ def _judge(
         check=session.check_stop,
         objective=config.goal,
     )
+
+
+def _score_across(
+    session: Session, task: SearchTask, encoded: "EvaluationSet", config: OptimizerConfig, stage: str
+) -> "Scorer":
+    """Return a scorer of encoded images that encodes them with the other models, too."""
+    from ipo_dspy.scoring.multi_encoder import MultiEncoderScorer
+
+    config, scorers = replace(config, skip_unreadable=False), [encoded.scorer]  # the same images for all models
+    for other in task.also:
+        stage_of_other = f"{stage}, {other.model_name}"
+        scorers.append(_judge(session, replace(task, classifier=other), encoded.images, config, stage_of_other).scorer)
+    return MultiEncoderScorer(dict(zip(task.by_encoder, cast("list[ClipScorer]", scorers), strict=True)), config.across)
+
+
+def _identity(classifier: "ClipClassifier") -> dict[str, Any]:
+    """Return the identity of the classifier's model for the journal."""
+    return {**classifier.backbone.identity, "model": canonical_model_name(classifier.backbone.name)}
 
 
 def _encode_remotely(session: Session, task: SearchTask, config: OptimizerConfig) -> "RemoteImageSet | None":

@@ -11,7 +11,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ from ipo_dspy.run.events import (
 from ipo_dspy.run.ledger import Ledger
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.state import Rejection
+from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class SearchResult:
             reached.
         fault: error message if the status is `errors`.
         class_texts: the result of the search for words of the classes, if they were searched.
+        encoders: scores of the finalists under each model, on the images that decided, if there are several models.
     """
 
     predictor: str
@@ -89,6 +91,7 @@ class SearchResult:
     status: str
     fault: str | None = None
     class_texts: "ClassTextsResult | None" = None
+    encoders: Mapping[str, tuple[Score, ...]] = field(default_factory=dict)
 
     @property
     def best(self) -> Trial:

@@ -44,8 +44,8 @@ class SearchStartedEvent(TypedDict):
 
     `data_name` is the name of the folder or table with the training images, empty if unknown. `data_fingerprint` is
     that of images, labels and classes, `validation_fingerprint` that of the validation images. `class_texts` are the
-    texts of classes that CLIP does not read by their name. `objective` is the name of the objective, if it is not the
-    accuracy.
+    texts of classes that CLIP does not read by their name. `also` holds further models that templates are scored with,
+    and `across` how their scores are combined. `objective` is the name of the objective, if it is not the accuracy.
     """
 
     event: Literal["search_started"]
@@ -59,6 +59,8 @@ class SearchStartedEvent(TypedDict):
     data_name: NotRequired[str]
     data_fingerprint: NotRequired[str]
     validation_fingerprint: NotRequired[str | None]
+    also: NotRequired[list[dict[str, Any]]]
+    across: NotRequired[str]
     objective: NotRequired[str]
 
 
@@ -253,6 +255,13 @@ class EnsembleLineFields(TypedDict):
     loss_error: float
 
 
+class EncoderFields(TypedDict):
+    """The scores of the finalists under one of several models, on the images that decided, in the same order."""
+
+    model: str
+    scores: list[ScoreFields]
+
+
 class SelectedEvent(TypedDict):
     """The search ended and selected a template, on `train` or `validation` images.
 
@@ -272,6 +281,7 @@ class SelectedEvent(TypedDict):
     candidates: NotRequired[list[CandidateFields]]
     phrases: NotRequired[list[PhraseFields]]
     ensemble: NotRequired[list[EnsembleLineFields]]
+    encoders: NotRequired[list[EncoderFields]]
 
 
 class ClassTextChangeFields(TypedDict):

@@ -149,6 +149,8 @@ def _difference(before: SearchStartedEvent, now: SearchStartedEvent) -> str | No
         return "class texts"
     if before["model"] != now["model"]:
         return "CLIP model"
+    if [before.get(name) for name in ("also", "across")] != [now.get(name) for name in ("also", "across")]:
+        return "CLIP models besides the classifier's"
     # An earlier version did not record the fingerprint of the validation images.
     fingerprints = {search.get("validation_fingerprint", now["validation_fingerprint"]) for search in (before, now)}
     is_same = before["validation_images"] == now["validation_images"] and len(fingerprints) == 1
