@@ -99,7 +99,7 @@ def test_a_recorded_language_model_finds_words_within_its_estimate(tmp_path: Pat
     found = best.detailed_results.searches[0].class_texts
     assert server.unseen == []
     assert found.after.accuracy > found.before.accuracy + 5
-    assert {"corn cob", "chocolate bar"} <= {change.label for change in found.changes}
+    assert {"corn cob", "honey pot"} <= {change.label for change in found.changes}
     assert best.detailed_results.spent.calls == len(server.requests) == 1 + ROUNDS == estimate.calls
     assert estimate.prompt_tokens > best.detailed_results.spent.prompt_tokens
     page = render_report(tmp_path)
