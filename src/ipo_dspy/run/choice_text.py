@@ -32,8 +32,20 @@ def against_start(choice: ChoiceFields, *, is_start: bool) -> str:
     if choice["images"] == 1:
         return "cannot be told apart from the start template: one image gives no standard error"
     gain, error = choice["gain"], choice["gain_error"]
-    verdict = _verdict(max(gain, 0.0), error)  # never worse on the images that decided
-    return f"{verdict} the start template: {_text(choice).gain(gain, error)}"
+    # Without floors the selected template is never worse on the images that decided.
+    verdict = _verdict(gain if _is_worse(choice) else max(gain, 0.0), error)
+    price = "; this is the price of the floors of recall" if floors_cost(choice) else ""
+    return f"{verdict} the start template: {_text(choice).gain(gain, error)}{price}"
+
+
+def floors_cost(choice: ChoiceFields) -> bool:
+    """Return True if the selected template is clearly worse than the start template, which only floors of recall do."""
+    return _is_worse(choice) and _verdict(choice["gain"], choice["gain_error"]).startswith("clearly")
+
+
+def _is_worse(choice: ChoiceFields) -> bool:
+    """Return True if the selected template is worse than the start template on the images that decided."""
+    return choice["gain"] + choice["accuracy"] - choice["expected"] < -1e-6
 
 
 def against_imagenet(
