@@ -175,6 +175,10 @@ def test_the_model_is_shown_confusions_and_images() -> None:
         ({"optimize": "class_texts"}, InputError, "without a language model or candidates"),
         ({"candidates": CANDIDATES}, InputError, "candidates must be None if class texts are not searched"),
         ({"optimize": "class_texts", "candidates": ["maize"]}, InputError, "must be a mapping"),
+        *(
+            ({"optimize": "class_texts", "candidates": bad}, InputError, "candidates must be a mapping from labels to texts")
+            for bad in ({"egg": 5}, {"egg": [5]}, {"egg": []}, {"egg": {"maize": 1}}, {5: ["maize"]})
+        ),
         ({"optimize": "class_texts", "candidates": CANDIDATES, "steps": 3}, InputError, "steps must be 0 or None"),
         ({"optimize": "class_texts", "candidates": {"maize": ["x"]}}, DataError, "got texts for 'maize'"),
         ({"optimize": "class_texts", "candidates": {"egg": ["apple"]}}, DataError, "name of class 'apple'"),

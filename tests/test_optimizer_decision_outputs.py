@@ -1,7 +1,7 @@
 """IPO finds and improves outputs of predictors that CLIP answers."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import dspy
 import pytest
@@ -131,3 +131,36 @@ def test_errors_name_the_predictor_and_the_example(task: demo.DemoTask) -> None:
         )
     with dspy.context(lm=ClipDecider("demo")), pytest.raises(LanguageModelError, match="no language model to propose"):
         IPO().compile(program, task.trainset)
+
+
+@pytest.mark.parametrize("output", ["animal", "legs", "label"])
+def test_a_metric_of_dspy_gets_what_the_predictor_returns(task: demo.DemoTask, output: str) -> None:
+    """A `Choice`, or a value of its own type such as 2, as in `dspy.Evaluate`."""
+    Animals = animals(task)
+    legs = Literal[2, 4]
+    kinds: dict[str, Any] = {
+        "animal": Literal[tuple(task.classes)],
+        "legs": Annotated[legs, Choice[(2, "bird"), (4, "dog")]],
+        "label": Animals,
+    }
+    program = predictor("a drawing of a <CLASS>.", **{output: (kinds[output], "what it is")})
+    trainset = [
+        dspy.Example(image=e.image, **{output: 2 if e.label == "duck" else 4} if output == "legs" else {output: e.label})
+        for e in task.trainset[:20]
+    ]
+    trainset = [example.with_inputs("image") for example in trainset]
+    seen: list[Any] = []
+
+    def metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
+        seen.append(prediction[output])
+        return float(example[output] == getattr(prediction[output], "value", prediction[output]))
+
+    found = IPO(proposer="evolution", steps=0, metric=metric, progress=False).compile(program, trainset)
+    searched = seen[1 : 1 + len(trainset)]  # the first call is a check
+    by_calls = [program(image=example.image)[output] for example in trainset]
+    assert [type(one) for one in searched] == [type(one) for one in by_calls]
+    assert [getattr(one, "value", one) for one in searched] == [getattr(one, "value", one) for one in by_calls]
+    if output == "label":
+        assert searched[0].probabilities == pytest.approx(by_calls[0].probabilities, abs=1e-5)
+        assert searched[0].confidence == pytest.approx(by_calls[0].confidence, abs=1e-5)
+    assert found.detailed_results.baseline.score.value == pytest.approx(found.detailed_results.baseline.score.accuracy / 100)

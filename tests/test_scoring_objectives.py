@@ -156,7 +156,25 @@ def test_a_jackknife_of_a_mean_has_the_error_of_the_mean() -> None:
     outcomes = metric.outcomes(chances)
     assert outcomes.mean() == pytest.approx(hits.mean())
     assert np.sqrt(outcomes.var(ddof=1)) == pytest.approx(np.sqrt(hits.var(ddof=1)), rel=0.35)  # 20 groups
-    assert np.bincount(jackknife_groups(labels)).tolist() == [40] * 20
+    assert np.bincount(jackknife_groups(800)).tolist() == [40] * 20
+
+
+def test_a_jackknife_counts_the_variance_between_classes() -> None:
+    """Two templates that are good at different classes: the error of their difference is that of the accuracy."""
+    ratios = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(0, 4, 200)
+        chances = np.array([[0.95, 0.95, 0.2, 0.2], [0.2, 0.95, 0.95, 0.2]])  # [K, C]
+        right = rng.random((2, 200)) < chances[:, labels]
+        predicted = np.eye(4)[np.where(right, labels, (labels + 1) % 4)]  # [K, N, C]
+        metric = MetricOfAll(lambda labels, probabilities: float((probabilities.argmax(1) == labels).mean()), labels)
+        by_metric, by_name = (
+            Comparison(PairTally.of(np.hstack([table, np.zeros((200, 2))]), labels, 4)).accuracy_errors[0, 1]
+            for table in (np.array([metric.outcomes(one) for one in predicted]).T, right.T)
+        )
+        ratios.append(by_metric / by_name)
+    assert np.mean(ratios) == pytest.approx(1, abs=0.1)
 
 
 def candidates(rows: Sequence[tuple[float, float, float]], words: Sequence[str], seed: int) -> Candidates:

@@ -1,6 +1,6 @@
 """The one door to DSPy's decision types, which are experimental: everything else works without them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import dspy
@@ -29,6 +29,20 @@ def record_evidence(predictor: dspy.Predict, output: str, labels: Sequence[str],
         evidence = {"probabilities": dict(zip(labels, shares, strict=True)), "confidence": max(shares)}
         with lock:
             log.append((predictor, output, evidence))
+
+
+def decode_choices(predictor: dspy.Predict, output: str, probabilities: Iterable[Mapping[str, float]]) -> list[Any]:
+    """Return what a predictor returns as a `Choice` output: a `Choice`, or a bare value if it is annotated so.
+
+    Args:
+        predictor: the predictor.
+        output: name of the output.
+        probabilities: those of the options, by their text, for each answer.
+    """
+    state = DecisionState(predictor.signature, {}, system_one=True)
+    state.types = {output: state.types[output]}
+    answers = ({"probabilities": shares, "confidence": max(shares.values())} for shares in probabilities)
+    return [state._decode({output: answer})[output] for answer in answers]
 
 
 def decision_questions(predictor: dspy.Predict) -> dict[str, dict[str, Any]]:

@@ -32,8 +32,9 @@ class MlflowObserver:
     whole run so far). At the end: `train_accuracy`, `train_accuracy_start`, the same for `validation` and for loss, and
     the totals `calls`, `tokens`, `seconds` and, if known, `cost` (USD). Parameters: the settings, the model, the
     numbers of classes and images, the start template.
-    Tags: the selected template and the images that it was selected on. `templates.csv`: every trial. In a program with
-    several classifiers their names come first. A resumed run counts what its earlier sessions did.
+    Tags: the selected template and the images that it was selected on. `templates.csv`: every trial. After a search for
+    words: the metrics `changed_labels` and `compared_texts`, and `class_texts.json` with the texts of the labels that
+    are not read by their name. In a program with several classifiers their names come first. A resumed run counts what its earlier sessions did.
     """
 
     def __init__(self, run_id: str | None) -> None:
@@ -112,6 +113,11 @@ class MlflowObserver:
         for t in self._state.search(event["predictor"]).history:
             rows.writerow([t.index, t.step, t.score.accuracy, t.score.loss, t.tokens, t.template])
         self._client.log_text(self._run_id, table.getvalue(), f"{prefix}templates.csv")
+
+    def _on_class_texts(self, event: events.ClassTextsEvent, prefix: str) -> None:
+        changed = {change["label"] for change in event["changes"]}
+        self._log(metrics={f"{prefix}changed_labels": len(changed), f"{prefix}compared_texts": event["compared"]})
+        self._client.log_dict(self._run_id, event["class_texts"], f"{prefix}class_texts.json")
 
     def _on_evaluation(self, event: events.EvaluationEvent, prefix: str) -> None:
         name = event["split"] if event["class_split"] == "all" else f"{event['split']}_{event['class_split']}"

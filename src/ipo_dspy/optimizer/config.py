@@ -184,6 +184,12 @@ class OptimizerConfig:
         if not isinstance(candidates, Mapping):
             example = "for example {'crane': ['crane bird', 'wading bird']}"
             raise invalid("candidates", "a mapping from labels to lists of texts", candidates, example)
+        for label, given in candidates.items():
+            listed = (given,) if isinstance(given, str) else given
+            is_text = isinstance(listed, Sequence) and all(isinstance(text, str) for text in listed)
+            if not isinstance(label, str) or not is_text or not listed:
+                example = "for example {'crane': ['crane bird', 'wading bird']}"
+                raise invalid("candidates", "a mapping from labels to texts or lists of texts", {label: given}, example)
         texts = {name: (given,) if isinstance(given, str) else tuple(given) for name, given in candidates.items()}
         self._resolve(candidates=texts)
 

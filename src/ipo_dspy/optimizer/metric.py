@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from ipo_dspy.argument_checks import invalid
 from ipo_dspy.classifier import Classification, ClipClassifier
+from ipo_dspy.decision_types import decode_choices
 from ipo_dspy.errors import InputError
+from ipo_dspy.optimizer.decision_outputs import DecisionOutput
 from ipo_dspy.optimizer.trainset import TrainingImages
 from ipo_dspy.scoring.objectives import Objective, arguments_needed, finite, is_of_all_images, metric_name
 from ipo_dspy.scoring.outcomes import Floats, ImageMetric, jackknife_groups
@@ -28,7 +30,7 @@ def bind_metric(metric: Callable[..., Any], images: TrainingImages, classifier: 
     if is_of_all_images(metric):
         index = {name: i for i, name in enumerate(images.classes)}
         return MetricOfAll(metric, np.array([index[label] for label in images.labels]))
-    return MetricOfExamples(metric, images, classifier.top_k, getattr(classifier, "output", "label"))
+    return MetricOfExamples(metric, images, classifier)
 
 
 def check_objective(
@@ -77,7 +79,7 @@ class MetricOfAll:
 
     def outcomes(self, probabilities: Floats) -> Floats:
         """Return the metric plus the deviation of each image's pseudo-value, so that the spread is the jackknife's."""
-        value, groups = self.value(probabilities), jackknife_groups(self.labels)
+        value, groups = self.value(probabilities), jackknife_groups(len(self.labels))
         count = int(groups.max()) + 1
         if count == 1:
             return np.full(len(groups), value)
@@ -94,8 +96,7 @@ class MetricOfExamples:
 
     metric: Callable[..., Any]
     images: TrainingImages
-    top_k: int
-    output: str
+    classifier: ClipClassifier
 
     def value(self, probabilities: Floats) -> float:
         """Return the mean over the images."""
@@ -108,14 +109,24 @@ class MetricOfExamples:
         return np.array([_call(self.metric, *pair, *rest) for pair in pairs])
 
     def _predictions(self, probabilities: Floats) -> Iterator[Classification]:
-        """Yield the predictions of the classifier, as a call of it without class weights returns them."""
-        names, choices = self.images.classes, self.images.choices
-        ranked = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.top_k]
+        """Yield the predictions of the classifier, as a call of it without class weights returns them.
+
+        A decision of a predictor is what the predictor returns: a `Choice`, or a value of its type.
+        """
+        names, choices, classifier = self.images.classes, self.images.choices, self.classifier
+        output, decided = "label", None
+        if isinstance(classifier, DecisionOutput):
+            output, rows = classifier.output, np.minimum(probabilities, 1.0).tolist()  # a rounding error above 1
+            decided = decode_choices(
+                classifier.predictor, output, (dict(zip(names, row, strict=True)) for row in rows)
+            )
+        ranked = np.argsort(-probabilities, axis=1, kind="stable")[:, : classifier.top_k]
         for i, order in enumerate(ranked.tolist()):
             shown = order if choices is None else order[: len(choices[i])]
             scores = {names[j]: float(probabilities[i, j]) for j in shown}
             label, confidence = next(iter(scores.items()))
-            prediction = Classification(confidence=confidence, scores=scores, **{self.output: label})
+            value = label if decided is None else decided[i]
+            prediction = Classification(confidence=confidence, scores=scores, **{output: value})
             prediction._classes, prediction._shares = names, probabilities[i]
             yield prediction
 
