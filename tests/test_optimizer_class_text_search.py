@@ -180,7 +180,7 @@ def test_the_model_is_shown_confusions_and_images() -> None:
             for bad in ({"egg": 5}, {"egg": [5]}, {"egg": []}, {"egg": {"maize": 1}}, {5: ["maize"]})
         ),
         ({"optimize": "class_texts", "candidates": CANDIDATES, "steps": 3}, InputError, "steps must be 0 or None"),
-        ({"optimize": "class_texts", "candidates": {"maize": ["x"]}}, DataError, "got texts for 'maize'"),
+        ({"optimize": "class_texts", "candidates": {"maize": ["x"]}}, InputError, "candidates must be given for"),
         ({"optimize": "class_texts", "candidates": {"egg": ["apple"]}}, DataError, "name of class 'apple'"),
         ({"optimize": "class_texts", "candidates": {"egg": ["very " * 50]}}, TemplateError, "tokens"),
         (

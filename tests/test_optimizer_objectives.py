@@ -10,7 +10,7 @@ import dspy
 import numpy as np
 import pytest
 
-from ipo_dspy import IPO, demo
+from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.cli import main
 from ipo_dspy.cli.objective_options import read_costs
 from ipo_dspy.distributed import RayScorer
@@ -273,6 +273,65 @@ def test_the_command_line_optimizes_and_evaluates(tmp_path: Path, capsys: pytest
         assert text in shown
     assert command(*search, "--min-recall", "bear") == 2
     assert "--min-recall must be CLASS=RECALL, got 'bear'" in capsys.readouterr().err
+
+
+def test_costs_and_floors_of_novel_classes_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    novel = demo.load("pixel-animals", shots=1, classes="novel").classes[0]
+    (tmp_path / "costs.csv").write_text(f"true,predicted,cost\nbear,cat,5\nbear,{novel},2\n{novel},cat,3\n")
+    search = ["demo", "pixel-animals", "--steps", "1", "--shots", "2", "--log-dir", str(tmp_path / "run")]
+    goal = ["--costs", str(tmp_path / "costs.csv"), "--min-recall", f"{novel}=0.9"]
+    assert command(*search, *goal, "--json") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["choice"]["objective"] == "cost"
+    for name in ("costs", "min_recall"):
+        assert f"{name} for classes that are not searched are ignored" in shown.err
+    started = next(event for event in replay(tmp_path / "run") if event["event"] == "run_started")
+    assert started["settings"]["costs"] == {"bear": {"cat": 5.0}}
+    assert "min_recall" not in started["settings"]
+    assert command(*search, "--min-recall", "moose=0.9", "--log-dir", str(tmp_path / "other")) == 2
+    assert "names of classes" in capsys.readouterr().err
+
+
+class Two(dspy.Module):
+    """Two classifiers of one image, with other classes."""
+
+    def __init__(self, animals: ClipClassifier) -> None:
+        super().__init__()
+        self.animal, self.size = animals, ClipClassifier(["big", "small"], model=animals.backbone)
+
+    def forward(self, image: Any) -> dspy.Prediction:
+        return dspy.Prediction(animal=self.animal(image=image).label, size=self.size(image=image).label)
+
+
+def test_each_of_two_classifiers_is_checked_by_its_own_classes() -> None:
+    task = demo.load("pixel-animals", shots=1)
+    examples = [e.copy(size="big" if e.label == "bear" else "small").with_inputs("image") for e in task.trainset]
+    given: dict[str, Any] = {"label_field": {"animal": "label", "size": "size"}, "progress": False}
+    with pytest.raises(InputError, match="objective must be another than 'top5' with 2 classes"):
+        IPO(proposer="evolution", objective="top5", **given).compile(Two(task.program), examples)
+    listed = [e.copy(classes=["bear", "cat", e.label]).with_inputs("image", "classes") for e in examples]
+    listed = [e for e in listed if e.label not in ("bear", "cat")]
+    with pytest.raises(InputError, match="objective must be another than 'top5' with 3 classes"):
+        IPO(proposer="evolution", objective="top5", progress=False).compile(ClipClassifier(model="demo"), listed)
+    given |= {"proposer": "evolution", "optimize": "class_texts"}
+    texts = {"bear": ["brown bear"], "big": ["large animal"]}
+    best = IPO(candidates=texts, **given).compile(Two(task.program), examples)
+    assert all(search.class_texts.compared for search in best.detailed_results.searches)
+    with pytest.raises(InputError, match="candidates must be given for names of classes, got 'moose'"):
+        IPO(candidates={"moose": ["elk"]}, **given).compile(Two(task.program), examples)
+
+
+def test_floors_that_cost_much_are_said_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    task = demo.load("pixel-animals", shots=4, model="demo-vit")
+    task.program.template = "pixel art of a <CLASS>."
+    result = run(task, min_recall={task.classes[0]: 0.99}, log_dir=tmp_path)
+    assert result.finalists[0].deciding.missed < result.baseline.score.missed
+    said = "clearly worse than the start template: "
+    assert said in caplog.text
+    assert "this is the price of the floors of recall" in caplog.text
+    assert said in render_report(tmp_path)
 
 
 def test_imbalance_is_noticed() -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from types import MappingProxyType
 from typing import Any, Concatenate, ParamSpec
@@ -61,6 +61,14 @@ def one_of(name: str, value: str, known: Iterable[str], renamed: Mapping[str, st
     if value not in names:
         raise invalid(name, f"one of {', '.join(map(repr, names))}", value, _example(name, names[0]))
     return value
+
+
+def check_class_names(name: str, given: Iterable[str], classes: Sequence[str]) -> None:
+    """Check that an argument is for names of classes, where it is for some."""
+    if unknown := [label for label in given if label not in classes]:
+        listed = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+        remedy = f"use one of the {len(classes)} classes ({listed})"
+        raise invalid(name, "given for names of classes", unknown[0], remedy)
 
 
 def callables(name: str, values: Iterable[Any]) -> tuple[Any, ...]:

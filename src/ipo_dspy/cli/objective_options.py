@@ -2,15 +2,17 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Context, Option
 
+from ipo_dspy._internal.counts import first_few
 from ipo_dspy._internal.file_io import read_regular
 from ipo_dspy._internal.json_input import has_type, parse_json
+from ipo_dspy.cli import output as show
 from ipo_dspy.errors import DataError, InputError
 
 MAX_FILE = 64 << 20
@@ -59,6 +61,24 @@ def objective_arguments(ctx: Context) -> dict[str, Any]:
         "costs": None if costs is None else read_costs(costs),
         "min_recall": dict(map(_floor, floors)) or None,
     }
+
+
+def of_searched(options: Mapping[str, Any], searched: Collection[str], others: Collection[str]) -> dict[str, Any]:
+    """Return options of `IPO` without costs, floors and candidates for classes that are not searched, with a note.
+
+    Args:
+        options: the options.
+        searched: classes of the training images.
+        others: classes of the data; those that are not searched are the novel ones.
+    """
+    novel, kept = set(others) - set(searched), dict(options)
+    for name in ("costs", "min_recall", "candidates"):
+        given: Mapping[Any, Any] = options.get(name) or {}
+        ignored = [key for key in given if novel.intersection((key,) if isinstance(key, str) else key)]
+        if ignored:
+            kept[name] = {key: value for key, value in given.items() if key not in ignored} or None
+            show.note(f"{name} for classes that are not searched are ignored: {first_few(list(map(str, ignored)), 3)}")
+    return kept
 
 
 def read_costs(path: Path) -> dict[tuple[str, str], float]:

@@ -223,6 +223,8 @@ def _run(
         note := choice_text.imbalance(list(Counter(sets.train.labels()).values()), options["objective"])
     ) and not as_json:
         show.note(note)
+    tested = [name for images in sets.tests.values() for name in images.classes]
+    options = goals.of_searched(options, sets.train.classes, tested)
     progress = LiveProgress()
     optimizer = IPO(log_dir=folder, observers=[progress], progress=False, **options)
     if dry_run:

@@ -152,7 +152,9 @@ class ClassTextSearch:
             label: (texts,) if isinstance(texts, str) else texts
             for label, texts in zip(self.labels, scorer.texts, strict=True)
         }
-        self._pool: dict[str, list[str]] = {label: list(given) for label, given in (config.candidates or {}).items()}
+        self._pool: dict[str, list[str]] = {
+            label: list(given) for label, given in (config.candidates or {}).items() if label in self.texts
+        }
         self._rejected: list[str] = []
         self._asked: Counter[str] = Counter()
         self._compared = 0

@@ -3,6 +3,8 @@
 The command line and the benchmark read their defaults here. The module imports neither DSPy nor torch.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -294,8 +296,10 @@ class OptimizerConfig:
         settings = {name: getattr(self, name) for name in _RECORDED}
         settings |= {"images_in_request": self.images_in_request} if self.images_in_request else {}
         if self.searches_class_texts:
-            count = sum(map(len, (self.candidates or {}).values()))
-            settings |= {"optimize": list(self.optimize), "max_recall_drop": self.max_recall_drop, "candidates": count}
+            settings |= {"optimize": list(self.optimize), "max_recall_drop": self.max_recall_drop}
+            if given := self.candidates or {}:
+                digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:16]
+                settings |= {"candidates": f"{sum(map(len, given.values()))}, SHA-256 {digest}"}
         if self.also:
             models = [model if isinstance(model, str) else model.name for model in self.also]
             settings |= {"also": models, "across": self.across}

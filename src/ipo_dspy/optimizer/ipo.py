@@ -14,7 +14,7 @@ from dspy.teleprompt.teleprompt import Teleprompter
 
 from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy._internal.renames import OLD_ARGUMENTS, renamed_arguments
-from ipo_dspy.argument_checks import takes_arguments_of
+from ipo_dspy.argument_checks import check_class_names, takes_arguments_of
 from ipo_dspy.errors import InputError
 from ipo_dspy.lms.api_keys import check_key
 from ipo_dspy.lms.preflight import check_prices, check_rates, unique_models
@@ -320,12 +320,13 @@ class IPO(Teleprompter):
         return {name: getattr(self.config, name) for name in ("label_field", "num_threads", "skip_unreadable")}
 
     def _check_objective(self, tasks: Sequence[SearchTask]) -> None:
-        """Check that the objective can be measured, before anything slow is done."""
+        """Check that the objective can be measured, and that candidates are for classes, before slow work."""
         goal, classes = self.config.goal, list(dict.fromkeys(name for task in tasks for name in task.train.classes))
         has_other_images = getattr(self.config.backend, "images", None) is not None  # whose labels only workers read
+        check_class_names("candidates", self.config.candidates or (), classes)
         for task in tasks:
             if has_other_images:
-                goal.check(classes, None, "trainset")
+                goal.check(classes, None, "trainset", options=task.train.options)
             else:
                 check_objective(goal, task.train, task.classifier, "trainset", classes)
             if task.validation is not None:

@@ -53,7 +53,7 @@ def check_objective(
     """
     own = set(images.classes)
     labels = {*images.labels, *(label for label in classes if label not in own)}
-    objective.check(classes, labels, name)
+    objective.check(classes, labels, name, options=images.options)
     if objective.metric is None:
         return
     count = len(images.labels) * len(own)

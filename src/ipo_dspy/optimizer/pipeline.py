@@ -19,6 +19,7 @@ from ipo_dspy.optimizer.trainset import TrainingImages
 from ipo_dspy.run.events import DescriptionEvent, ErrorEvent, SearchStartedEvent
 from ipo_dspy.run.ledger import LMResponse
 from ipo_dspy.run.session import Session
+from ipo_dspy.scoring.objectives import DEFAULT, Objective
 from ipo_dspy.template import Template, display_class_name
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class EncodedTask:
         validator: scores on the validation images, if there are any.
         wide: larger image set for scoring candidates, if it is not `train`.
         across: how scores under several models are combined, if there are several.
-        objective: name of the objective.
+        objective: the objective.
     """
 
     task: SearchTask
@@ -86,7 +87,7 @@ class EncodedTask:
     validator: "Scorer | None"
     wide: "RemoteImageSet | None" = None
     across: str | None = None
-    objective: str = "accuracy"
+    objective: Objective = DEFAULT
 
     @property
     def images(self) -> int:
@@ -114,8 +115,10 @@ class EncodedTask:
         )
         if self.across is not None:
             setup |= {"also": [_identity(other) for other in self.task.also], "across": self.across}
-        if self.objective != "accuracy":
-            setup |= {"objective": self.objective}
+        if self.objective.name != "accuracy":
+            setup |= {"objective": self.objective.name}
+        if self.objective.digest is not None:
+            setup |= {"objective_digest": self.objective.digest}
         return setup
 
 
@@ -183,7 +186,7 @@ def validate_task(session: Session, task: SearchTask, config: OptimizerConfig) -
 
 
 def check_candidates(task: SearchTask, candidates: Mapping[str, Sequence[str]]) -> None:
-    """Check that the words of a task's classes can be searched, and the texts that the user gave for them.
+    """Check that the words of a task's classes can be searched, and the texts that the user gave for some of them.
 
     Raises:
         InputError: the classes differ from image to image, or a text cannot stand for its label.
@@ -198,7 +201,8 @@ def check_candidates(task: SearchTask, candidates: Mapping[str, Sequence[str]]) 
             value="class_texts",
             hint="pass ClipClassifier(classes=[...]), and images without classes",
         )
-    for texts in check_texts(task.train.classes, candidates).values():
+    own = {label: texts for label, texts in candidates.items() if label in task.train.classes}
+    for texts in check_texts(task.train.classes, own).values():
         template_tokens(task.classifier.backbone, task.initial[0], texts)
 
 
@@ -219,10 +223,10 @@ def encode(session: Session, task: SearchTask, config: OptimizerConfig) -> Encod
         validator = (
             None if validation is None else _score_across(session, task, validation, config, "validation images")
         )
-        return EncodedTask(task, train, validation, scorer, validator, across=config.across, objective=config.goal.name)
+        return EncodedTask(task, train, validation, scorer, validator, across=config.across, objective=config.goal)
     scorer = train.scorer if wide is None else wide.scorer
     validator = None if validation is None else validation.scorer
-    return EncodedTask(task, train, validation, scorer, validator, wide, objective=config.goal.name)
+    return EncodedTask(task, train, validation, scorer, validator, wide, objective=config.goal)
 
 
 def search(session: Session, encoded: EncodedTask, proposer: "Proposer", config: OptimizerConfig) -> SearchResult:

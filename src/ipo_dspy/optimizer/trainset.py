@@ -50,6 +50,11 @@ class TrainingImages:
     examples: tuple[dspy.Example, ...] = field(default=(), repr=False)
 
     @property
+    def options(self) -> int:
+        """Largest number of classes that an image is classified among."""
+        return len(self.classes) if self.choices is None else max(map(len, self.choices))
+
+    @property
     def data_name(self) -> str:
         """Name of the folder or table that holds all images; empty if there is none, or if it is the home folder."""
         files = {_INSIDE.sub("", source) for source in self.sources if source}

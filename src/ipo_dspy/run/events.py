@@ -45,7 +45,8 @@ class SearchStartedEvent(TypedDict):
     `data_name` is the name of the folder or table with the training images, empty if unknown. `data_fingerprint` is
     that of images, labels and classes, `validation_fingerprint` that of the validation images. `class_texts` are the
     texts of classes that CLIP does not read by their name. `also` holds further models that templates are scored with,
-    and `across` how their scores are combined. `objective` is the name of the objective, if it is not the accuracy.
+    and `across` how their scores are combined. `objective` is the name of the objective, if it is not the accuracy;
+    `objective_digest` identifies it with its costs, floors and the code of its metric.
     """
 
     event: Literal["search_started"]
@@ -62,6 +63,7 @@ class SearchStartedEvent(TypedDict):
     also: NotRequired[list[dict[str, Any]]]
     across: NotRequired[str]
     objective: NotRequired[str]
+    objective_digest: NotRequired[str]
 
 
 class LMRequestEvent(TypedDict):

@@ -1,7 +1,8 @@
 """One session of a run: its journal, its ledger, and the checks before an earlier session is resumed.
 
 A run is identified by its folder, and the same folder resumes it. Changed settings raise an error that lists them,
-unless the caller allows them. Other images or another CLIP model always raise: their scores are not comparable.
+unless the caller allows them. Other images, another CLIP model or another objective always raise: their scores are not
+comparable.
 """
 
 import os
@@ -19,6 +20,7 @@ from ipo_dspy.run.journal import Journal
 from ipo_dspy.run.journal_schema import SCHEMA
 from ipo_dspy.run.ledger import Budget, Ledger
 from ipo_dspy.run.recorder import EventRecorder
+from ipo_dspy.scoring.objectives import SETTINGS as OBJECTIVE_SETTINGS
 
 MUTABLE_SETTINGS = {
     "steps",
@@ -78,11 +80,13 @@ class Session:
             raise self._refusal("a run of another version of ipo_dspy, which cannot be resumed")
         changed = _changes(present_settings(self.state.settings), {**settings, "seed": seed})
         refused = {name: pair for name, pair in changed.items() if name not in MUTABLE_SETTINGS}
-        if refused and not allow_config_changes:
+        is_comparable = not refused.keys() & OBJECTIVE_SETTINGS
+        if refused and not (allow_config_changes and is_comparable):
             listed = "; ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in refused.items())
-            remedy = f"restore {', '.join('{}' for _ in refused)}, use another folder, or pass "
             restored = (Argument(name, before) for name, (before, _) in refused.items())
-            hint = Hint(remedy + "{allow_config_changes} to resume", *restored, allow_config_changes=True)
+            remedy, allowed = f"restore {', '.join('{}' for _ in refused)}", ", or pass {allow_config_changes} to resume"
+            remedy += f", use another folder{allowed}" if is_comparable else ", or use another folder"
+            hint = Hint(remedy, *restored, allow_config_changes=True)
             raise self._refusal(f"a run with other settings: {listed}", hint)
         self._resumed = RunResumedEvent(event="run_resumed", started=now, changed=changed, versions=versions)
 
@@ -151,6 +155,8 @@ def _difference(before: SearchStartedEvent, now: SearchStartedEvent) -> str | No
         return "CLIP model"
     if [before.get(name) for name in ("also", "across")] != [now.get(name) for name in ("also", "across")]:
         return "CLIP models besides the classifier's"
+    if before.get("objective_digest") != now.get("objective_digest"):  # earlier versions had the accuracy only
+        return "objective, costs, floors or metric"
     # An earlier version did not record the fingerprint of the validation images.
     fingerprints = {search.get("validation_fingerprint", now["validation_fingerprint"]) for search in (before, now)}
     is_same = before["validation_images"] == now["validation_images"] and len(fingerprints) == 1

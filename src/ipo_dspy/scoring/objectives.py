@@ -5,18 +5,24 @@ of all images has `labels` and `probabilities`; any other metric is called with 
 How objectives are computed is in `scoring.outcomes`. Needs neither torch nor DSPy.
 """
 
+import hashlib
 import inspect
+import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from types import CodeType
 from typing import Any, Literal, get_args
 
-from ipo_dspy.argument_checks import invalid, one_of
+from ipo_dspy.argument_checks import check_class_names, invalid, one_of
 from ipo_dspy.errors import Hint, InputError
 from ipo_dspy.scoring.tally import TOP
 
 ObjectiveName = Literal["accuracy", "balanced_accuracy", "macro_f1", "loss", "top5"]
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
+SETTINGS = frozenset({"objective", "metric", "costs", "min_recall"})
+"""Names of the settings that make an objective."""
 COST = "cost"
 """Name of the objective that `costs` sets."""
 METRIC = "metric "
@@ -144,13 +150,23 @@ class Objective:
         }
         return {name: value for name, value in values.items() if value}
 
-    def check(self, classes: Sequence[str], labels: Collection[str] | None, images: str) -> None:
+    @property
+    def digest(self) -> str | None:
+        """What tells it from other objectives, by whose values a run cannot go on; None for accuracy without floors."""
+        if self == DEFAULT:
+            return None
+        code = None if self.metric is None else _content(self.metric)
+        content = [self.name, sorted(self.costs.items()), sorted(self.min_recall.items()), code]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    def check(self, classes: Sequence[str], labels: Collection[str] | None, images: str, *, options: int) -> None:
         """Check that the objective can be measured on images.
 
         Args:
             classes: classes of all classifiers.
             labels: labels of the images of one of them; None if they are not known here.
             images: name of the images for messages, such as `trainset`.
+            options: largest number of classes that this one chooses among.
 
         Raises:
             InputError: a class is not among the classes, a floor is for a class without images, or every template has
@@ -158,15 +174,12 @@ class Objective:
         """
         named = {"costs": [name for pair in self.costs for name in pair], "min_recall": list(self.min_recall)}
         for argument, names in named.items():
-            if unknown := [name for name in names if name not in classes]:
-                listed = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-                remedy = f"use one of the {len(classes)} classes ({listed})"
-                raise invalid(argument, "given for names of classes", unknown[0], remedy)
+            check_class_names(argument, names, classes)
         if labels is not None and (absent := [name for name in self.min_recall if name not in labels]):
             remedy = "add images of it, or drop its floor"
             raise invalid("min_recall", f"given for classes with images in the {images}", absent[0], remedy)
-        if self.name == "top5" and len(classes) <= TOP:
-            condition = f"another than 'top5' with {len(classes)} classes, all of which are among the five likeliest"
+        if self.name == "top5" and options <= TOP:
+            condition = f"another than 'top5' with {options} classes, all of which are among the five likeliest"
             raise invalid("objective", condition, "top5", Hint("for example {objective}", objective="accuracy"))
 
 
@@ -213,6 +226,29 @@ def metric_name(metric: Callable[..., Any]) -> str:
     """
     _ = arguments_needed(metric)
     return str(getattr(metric, "__name__", type(metric).__name__))
+
+
+def _content(thing: Any, depth: int = 8) -> str:
+    """Return what a metric computes as a text that is the same in every process.
+
+    It holds the qualified name and the bytecode of functions, with their constants, defaults and plain values from
+    around them, and nothing but the type of other objects.
+    """
+    if isinstance(thing, bool | int | float | complex | str | bytes | None):
+        return repr(thing)
+    if depth and isinstance(thing, tuple | frozenset):
+        parts = [_content(part, depth - 1) for part in thing]
+        return f"({', '.join(parts if isinstance(thing, tuple) else sorted(parts))})"
+    if depth and isinstance(thing, CodeType):
+        return f"{thing.co_code.hex()} {thing.co_names} {_content(thing.co_consts, depth - 1)}"
+    if depth and isinstance(thing, partial):
+        return _content((thing.func, thing.args, *sorted(thing.keywords.items())), depth - 1)
+    function = thing if hasattr(thing, "__code__") else getattr(type(thing), "__call__", None)
+    name = getattr(thing, "__qualname__", type(thing).__qualname__)
+    if not depth or not hasattr(function, "__code__"):
+        return str(name)
+    around = tuple(cell.cell_contents for cell in function.__closure__ or ())
+    return f"{name} {_content((function.__code__, function.__defaults__, around), depth - 1)}"
 
 
 def is_of_all_images(metric: Callable[..., Any]) -> bool:
