@@ -6,6 +6,7 @@ What does a platypus look like?, 2023), whose JSON files `load_class_texts` read
 """
 
 import csv
+import functools
 import io
 import os
 import re
@@ -74,6 +75,16 @@ def check_texts(labels: Sequence[str], texts: Mapping[str, str | Sequence[str]])
     return {label: given for label, given in checked.items() if given != (label,)}
 
 
+@functools.lru_cache(maxsize=64)  # asked for every image
+def check_distinct(labels: tuple[str, ...], texts: tuple[tuple[str, ...], ...]) -> None:
+    """Check that no two labels with these texts are read alike.
+
+    Raises:
+        DataError: as `check_texts`.
+    """
+    check_texts(labels, dict(zip(labels, texts, strict=True)))
+
+
 def _texts_of_class(label: str, given: object) -> tuple[str, ...]:
     example = f"for example {{{label!r}: 'crane bird'}}"
     texts = (given,) if isinstance(given, str) else given
@@ -117,7 +128,7 @@ def load_class_texts(path: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]
         raise DataError(f"class texts {name!r} cannot be read ({error.strerror}); pass a JSON or CSV file") from error
     try:
         rows = _csv_rows(content) if name.lower().endswith(".csv") else _json_rows(content)
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise DataError(
             f"class texts {name!r} cannot be used: {error}; "
             'pass JSON such as {"crane": ["crane bird"]}, or CSV with the columns label and text'
@@ -139,11 +150,8 @@ def _csv_rows(content: bytes) -> dict[str, tuple[str, ...]]:
     if missing := [column for column in _COLUMNS if column not in (reader.fieldnames or ())]:
         raise ValueError(f"it has no column {missing[0]!r}")
     rows: dict[str, list[str]] = {}
-    try:
-        for row in reader:
-            rows.setdefault(row["label"] or "", []).append(row["text"] or "")
-    except csv.Error as error:
-        raise ValueError(str(error)) from error
+    for row in reader:
+        rows.setdefault(row["label"] or "", []).append(row["text"] or "")
     return {label: _texts_of_class(label, texts) for label, texts in rows.items()}
 
 

@@ -36,11 +36,10 @@ def feedback(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pre
     scores, label = pred.scores, pred.label
     correct = gold.label == label
     image = f"An image of {_shown(gold.label)} was"
-    if label is None and scores:
+    if scores and label not in scores:  # None, or the label of unknown images
         best = next(iter(scores))
-        text = (
-            f"{image} not classified: the confidence of {scores[best]:.2f} for {_shown(best)} is below the threshold."
-        )
+        outcome = "classified correctly" if correct else "not classified"
+        text = f"{image} {outcome}: the confidence of {scores[best]:.2f} for {_shown(best)} is below the threshold."
     elif label is None:
         text = f"{image} not classified: every line of the instructions must contain <CLASS>."
     elif correct:

@@ -16,7 +16,7 @@ from dspy.utils.saving import get_dependency_versions
 from ipo_dspy._internal.file_io import atomic_write, read_json
 from ipo_dspy._internal.file_kinds import PROGRAM_FILE, SAVED_PROGRAM, described
 from ipo_dspy.decisions import ClipDecider, is_decider
-from ipo_dspy.errors import ProgramFileError
+from ipo_dspy.errors import InputError, ProgramFileError
 
 LIMIT = 64 * 1024**2
 """Maximum size of a program file in bytes: templates, class names, and the demonstrations of other predictors."""
@@ -82,7 +82,7 @@ def apply_state(
         for key, predictor in program.named_parameters():
             if key in deciders:
                 predictor.lm = deciders[key]
-    except ProgramFileError as error:
+    except (ProgramFileError, InputError) as error:  # the latter from a ClipDecider
         raise ProgramFileError(f"{name!r}: {error}") from error
     except (KeyError, RecursionError) as error:
         fact = f"lacks {error}" if isinstance(error, KeyError) else "is nested too deeply"

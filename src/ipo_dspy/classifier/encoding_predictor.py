@@ -34,7 +34,8 @@ class EncodingPredictor(LabeledPredictor):
         """The CLIP model, loaded on first access.
 
         Warns:
-            UserWarning: the program was saved with another model; the message has both fingerprints.
+            UserWarning: the program was saved with another model; the message has both fingerprints. Class weights
+                and calibration are dropped then, because they do not hold for it.
         """
         if self._backbone is None:
             from ipo_dspy.clip.loading import load_backbone
@@ -91,7 +92,7 @@ class EncodingPredictor(LabeledPredictor):
         """Encode images together, in batches, so that later calls reuse their features."""
         from ipo_dspy.clip.image_features import encode_images
 
-        if images:
+        if len(images):  # an array has no truth value
             encode_images(self.backbone, images, skip_unreadable=skip_unreadable, allow_url=self.allow_url)
 
     def probabilities(self, image_features: "Tensor", template: Template, classes: Sequence[str]) -> "Tensor":
@@ -110,7 +111,7 @@ class EncodingPredictor(LabeledPredictor):
         """Return the logits of those images that can be read, [N, C], and their indices."""
         from ipo_dspy.clip.image_features import encode_images
 
-        if not images or None in images:
+        if not images or any(image is None for image in images):
             raise DataError(f"{name} must be a list of examples with an image; pass dspy.Example(image=...)")
         encoded = encode_images(self.backbone, images, skip_unreadable=skip_unreadable, allow_url=self.allow_url)
         logits = self._logits(encoded.features, self.template, self.classes or ())
@@ -135,8 +136,8 @@ class EncodingPredictor(LabeledPredictor):
                 changed.
 
         Warns:
-            UserWarning: it was saved with another model; the message has both fingerprints. If the model is not
-                loaded yet, the warning is issued when it is loaded.
+            UserWarning: it was saved with another model; the message has both fingerprints, and class weights and
+                calibration are dropped. If the model is not loaded yet, this happens when it is loaded.
         """
         super().load_state(state, allow_unsafe_lm_state=allow_unsafe_lm_state)
         if self._backbone is not None:
@@ -144,14 +145,19 @@ class EncodingPredictor(LabeledPredictor):
         return self
 
     def _warn_of_another_model(self, backbone: "Backbone") -> None:
-        """Warn once if the model is not the saved one; without a fingerprint they cannot be compared."""
+        """Warn once if the model is not the saved one, and drop a calibration, which was fitted to that.
+
+        Without a fingerprint they cannot be compared.
+        """
         saved, self._saved_under = self._saved_under or {}, None
         identity = backbone.identity
         if saved.get("fingerprint") not in (None, identity["fingerprint"]):
+            dropped = "; the calibration was dropped, calibrate again" if self.is_calibrated else ""
+            self._set_calibration(None, {})
             warnings.warn(
                 f"saved under {saved.get('model')} (fingerprint {saved.get('fingerprint')}), loaded under "
                 f"{canonical_model_name(identity['model'])} (fingerprint {identity['fingerprint']}); "
-                "predictions will differ, re-evaluate",
+                f"predictions will differ, re-evaluate{dropped}",
                 stacklevel=3,
             )
 

@@ -49,6 +49,9 @@ class LabeledPredictor(dspy.Predict):
 
         It is set to labels or to a mapping from labels to texts, as in the constructor. Texts of labels that remain are
         kept if only labels are given; class weights and calibration are dropped.
+
+        Raises:
+            DataError: as in the constructor, or a kept text is that of another label; pass a mapping then.
         """
         return self._labels
 
@@ -56,7 +59,7 @@ class LabeledPredictor(dspy.Predict):
     def classes(self, classes: LabeledTexts | None) -> None:
         labels, texts = (None, {}) if classes is None else parse_classes(classes)
         if labels is not None and not isinstance(classes, Mapping):
-            texts = {label: self._texts[label] for label in labels if label in self._texts}
+            texts = check_texts(labels, {label: self._texts[label] for label in labels if label in self._texts})
         base = ClassifyAmong if labels is None else ClassifyImage
         signature = base.with_instructions(self.signature.instructions)
         if labels is not None:
@@ -128,13 +131,15 @@ class LabeledPredictor(dspy.Predict):
         return self.calibration is not None or "weights" in self.fields.get("label", {})
 
     def scaling_of(self, template: Template, classes: Sequence[str]) -> Scaling:
-        """Return temperature and weights, if they hold for this template and these classes."""
+        """Return temperature and weights, if they hold for this template and these classes.
+
+        A weight of 0 counts as the smallest positive number, so its class is never chosen and losses remain finite.
+        """
         if not self._is_calibrated_for(template, classes):
             return Scaling(1.0, np.zeros(len(classes)))
         weights = self.fields.get("label", {}).get("weights", {})
-        with np.errstate(divide="ignore"):  # a weight may be zero
-            log_weights = np.log([weights.get(label, 1.0) for label in classes])
-        return Scaling(1.0 if self.calibration is None else self.calibration.temperature, log_weights)
+        factors = np.maximum([weights.get(label, 1.0) for label in classes], np.finfo(float).tiny)
+        return Scaling(1.0 if self.calibration is None else self.calibration.temperature, np.log(factors))
 
     def _is_calibrated_for(self, template: Template, classes: Sequence[str]) -> bool:
         calibration = self.calibration
@@ -191,6 +196,7 @@ class LabeledPredictor(dspy.Predict):
         before = dict(vars(self))
         try:
             template = Template.parse(state["signature"].get("instructions"))
+            self.fields = {}  # the texts so far are not kept
             self.classes = saved.get("classes")
             fields = state["signature"]["fields"]
             if len(fields) != len(self.signature.fields):  # DSPy assigns them by position

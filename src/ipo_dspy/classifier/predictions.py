@@ -41,6 +41,11 @@ class Classification(dspy.Prediction):
     _classes: tuple[str, ...] = ()
     _shares: Sequence[float] = ()
 
+    def __init__(self, base: Any = None, **fields: Any) -> None:
+        super().__init__(base, **fields)
+        if isinstance(base, Classification):  # a copy
+            self._classes, self._shares = base._classes, base._shares
+
     @property
     def probabilities(self) -> dict[str, float]:
         """Probability of every class, after class weights; empty if the instructions are not a template.

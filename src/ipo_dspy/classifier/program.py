@@ -20,7 +20,7 @@ import numpy as np
 from dspy.utils.callback import BaseCallback
 
 from ipo_dspy.argument_checks import flag
-from ipo_dspy.class_texts import LabeledTexts
+from ipo_dspy.class_texts import LabeledTexts, check_distinct
 from ipo_dspy.classifier.encoding_predictor import EncodingPredictor, saved_model
 from ipo_dspy.classifier.predictions import Classification, Question, apply_weights, class_index
 from ipo_dspy.clip.image_io import name_image
@@ -71,7 +71,8 @@ class ClipClassifier(EncodingPredictor):
     A calibrated classifier (see `calibrate`) divides the logits by the temperature, multiplies the probabilities by the
     class weights, and answers `unknown_label` if the confidence is below the threshold. `confidence` and `scores` are
     the probabilities after temperature and weights. All three hold for the classes and the template that they were
-    fitted with, and are ignored with others.
+    fitted with, and are ignored with others. Weights without a calibration, such as those of DSPy's `ReAnchor`, do not
+    remember their template; as in DSPy they apply to any, until `template`, `classes`, or texts are set.
 
     Attributes:
         calibration: temperature, threshold, and unknown label; None unless it was calibrated.
@@ -171,14 +172,16 @@ class ClipClassifier(EncodingPredictor):
 
         One temperature and a weight for each class are fitted by the loss. Weights are kept if they prove better on
         images that they were not fitted to, in five folds. The threshold is set by one of `threshold`, `coverage`, and
-        `precision`, else so that it separates `unknown` best; without all of them every image is answered.
+        `precision`, else so that it separates `unknown` best; without all of them every image is answered. An earlier
+        threshold and its label are kept only if neither temperature nor weights are fitted, because it belongs to the
+        confidences.
 
         Args:
             valset: labeled images, ideally not those that chose the template; a class without any keeps the weight 1.
             objective: what weights are judged by besides the loss. With `balanced_accuracy` and `macro_f1` each class
                 counts the same in the fit, whatever its number of images.
-            temperature: fit a temperature.
-            weights: fit class weights.
+            temperature: fit a temperature; without, that of an earlier calibration for this template is kept.
+            weights: fit class weights; without, earlier ones are kept.
             threshold: confidence below which an image is unknown.
             coverage: share of `valset` that must be answered, 0 to 1.
             precision: share of the answered images of `valset` that must be right, 0 to 1.
@@ -199,6 +202,10 @@ class ClipClassifier(EncodingPredictor):
         >>> report.after.calibration_error < report.before.calibration_error
         True
         """
+        is_kept = self._is_calibrated_for(self.template, self.classes or ())
+        earlier = self.calibration if is_kept and not (temperature or weights) else None
+        if earlier is not None and all(rule is None for rule in (threshold, coverage, precision, unknown)):
+            threshold, unknown_label = earlier.threshold, unknown_label or earlier.unknown_label
         settings = CalibrationSettings(
             objective=objective,
             temperature=temperature,
@@ -224,10 +231,12 @@ class ClipClassifier(EncodingPredictor):
         if unknown is not None:
             pictures = [each.get("image") if isinstance(each, dspy.Example) else each for each in unknown]
             others, _ = self._logits_of(pictures, "unknown", skip_unreadable)
-        report = calibrate_logits(known, np.array(labels)[list(kept)], others, classes, settings)
+        scaling = self.scaling_of(self.template, classes)
+        report = calibrate_logits(known, np.array(labels)[list(kept)], others, classes, settings, scaling)
         calibrated: ClipClassifier = self.deepcopy()
         calibration = Calibration(template, report.temperature, report.threshold, unknown_label)
-        calibrated._set_calibration(calibration, report.weights)
+        own = self.fields.get("label", {}).get("weights", {}) if is_kept and not weights else report.weights
+        calibrated._set_calibration(calibration, own)
         calibrated.calibration_report = report
         return calibrated
 
@@ -245,7 +254,8 @@ class ClipClassifier(EncodingPredictor):
 
         Args:
             path: a file that `save` wrote.
-            model: as for the class; the file's own model if None.
+            model: as for the class; the file's own model if None. Class weights and calibration are dropped, with a
+                warning, if it has other weights than that; it is loaded at once to compare them.
             pretrained: as for the class; requires `model`. None is the default of the class.
             device: as for the class.
             allow_download: download the model that the file names if it is not on this machine, without your hub
@@ -253,7 +263,11 @@ class ClipClassifier(EncodingPredictor):
 
         Raises:
             ProgramFileError: the file is missing, truncated, or of another kind.
-            ModelError: on first use, if the file names a model that is not available and may not be downloaded.
+            ModelError: on first use, if the file names a model that is not available and may not be downloaded; at once
+                for `model`, if the program is calibrated.
+
+        Warns:
+            UserWarning: the weights of `model` are not those that the program was saved with.
         """
         state = read_state(path)
         if model is None:
@@ -266,12 +280,16 @@ class ClipClassifier(EncodingPredictor):
         else:
             classifier = cls(model=model, pretrained=pretrained or DEFAULT_PRETRAINED, device=device)
         apply_state(classifier, state, path)
+        if model is not None and classifier.is_calibrated:
+            _ = classifier.backbone  # a calibration for another model is dropped here, not later
         return classifier
 
     def _classes_for(self, inputs: dict[str, Any]) -> tuple[str, ...]:
         classes = inputs.get("classes")
         if classes is not None:
-            return check_classes(classes)
+            names = check_classes(classes)
+            check_distinct(names, self.texts_of(names))
+            return names
         if self.classes is None:
             raise DataError("no class names; pass them, e.g. classifier(image=..., classes=['cat', 'dog'])")
         return self.classes

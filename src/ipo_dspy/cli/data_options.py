@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
@@ -28,7 +29,7 @@ ClassTexts = Annotated[
         "--class-texts",
         metavar="FILE",
         help="Texts that stand for class names in prompts: JSON with a text or a list of texts for each label, or CSV "
-        "with the columns label and text. Other classes are read by their name.",
+        "with the columns label and text. Other classes are read by their name, or as the saved program does.",
     ),
 ]
 Split = Annotated[str | None, Option(help="Part to read of data that is already split; all reads all rows of a table.")]
@@ -217,26 +218,32 @@ def _fit(dataset: "ImageDataset", classes: Sequence[str], name: str) -> "ImageDa
     return type(dataset)(subset, classes=tuple(classes))
 
 
-def with_texts(labels: Sequence[str], path: Path | None, others: Sequence[str] = ()) -> "LabeledTexts":
+def with_texts(
+    labels: Sequence[str],
+    path: Path | None,
+    others: Sequence[str] = (),
+    saved: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> "LabeledTexts":
     """Return labels with the texts of a file, for `ClipClassifier`.
 
     Args:
         labels: labels of the classifier.
         path: file with class texts, if there is one.
         others: labels of the data that the classifier does not have, such as novel classes; their texts are ignored.
+        saved: texts of labels that the file leaves out; without, these are read as they are.
     """
     from ipo_dspy.class_texts import check_texts, hard_names, load_class_texts
 
     texts = {} if path is None else load_class_texts(path)
     if ignored := [label for label in texts if label in others and label not in labels]:
         show.note(f"the texts of {pluralize(len(ignored), 'class')} that are not searched are ignored: {ignored[0]}")
-    checked = check_texts(labels, {label: given for label, given in texts.items() if label not in ignored})
+    checked = check_texts(labels, {**saved, **{label: given for label, given in texts.items() if label not in ignored}})
     if hard := hard_names(label for label in labels if label not in checked):
         show.note(
             f"CLIP may not understand {pluralize(len(hard), 'class name')} ({first_few(list(map(repr, hard)), 3)}); "
             "pass English words for them with --class-texts FILE"
         )
-    return {label: checked.get(label, label) for label in labels} if checked else labels
+    return labels if path is None else {label: checked.get(label, label) for label in labels}
 
 
 def _names(text: str) -> list[str]:

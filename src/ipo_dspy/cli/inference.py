@@ -58,7 +58,8 @@ def evaluate(
     if data_classes:
         classifier.classes = dataset.classes
     if class_texts is not None:
-        classifier.classes = inputs.with_texts(classifier.classes or dataset.classes, class_texts)
+        labels, saved = classifier.classes or dataset.classes, classifier.class_texts
+        classifier.classes = inputs.with_texts(labels, class_texts, saved=saved)
     with LiveProgress() as progress:
         (result,) = score(
             classifier,

@@ -93,7 +93,7 @@ def read_costs(path: Path) -> dict[tuple[str, str], float]:
         rows = _csv_costs(content) if path.suffix.lower() == ".csv" else _json_costs(content)
     except OSError as error:
         raise DataError(f"costs {str(path)!r} cannot be read ({error.strerror}); pass {form}") from error
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise DataError(f"costs {str(path)!r} cannot be used: {error}; pass {form}") from error
     if not rows:
         raise DataError(f"costs {str(path)!r} must have at least one pair of classes, got none; pass {form}")

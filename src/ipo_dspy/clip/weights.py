@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import importlib.util
 import logging
+import os
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -126,15 +127,15 @@ def resolve(
         path = _weights_of_tag(open_clip, tag, shown, cache_dir, downloads)
         preprocess = {key: tag[key] for key in _PREPROCESS_KEYS if key in tag}
         return ModelSource(shown, architecture, str(path), architecture, config, preprocess)
-    if not Path(pretrained).expanduser().is_file():
+    if not _is_file(Path(pretrained).expanduser()):
         raise _unknown_weights(name, pretrained, open_clip.list_pretrained_tags_by_model(architecture))
     return ModelSource(shown, architecture, str(Path(pretrained).expanduser()), architecture, config, {})
 
 
 def _from_folder(folder: Path, *, shown: str) -> ModelSource:
-    if not folder.is_dir():
+    if not _is_folder(folder):
         hint = Hint("pass {model} with the folder of the model", model="local-dir:PATH")
-        raise ModelError(f"no folder {str(folder)!r}", hint=hint)
+        raise ModelError(f"no folder {str(folder)!r:.200}", hint=hint)
     path = folder / _CONFIG_FILE
     if not path.is_file():
         raise ModelError(f"no {_CONFIG_FILE} in {str(folder)!r}; put the model's own next to its weights")
@@ -258,27 +259,37 @@ def _check_activation(
     logger.warning("%s, and open_clip has no other architecture for them", fact)
 
 
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112  # that of `Path` raises if the name is too long
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113  # as above
+
+
 def _unknown_name(name: str, known: Sequence[str]) -> ModelError:
     lower = {model.lower(): model for model in (*BUNDLED, *known)}
     near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=5, cutoff=0.5)]
-    if Path(name).expanduser().is_dir():
+    if _is_folder(Path(name).expanduser()):
         return ModelError(f"{name!r} is a folder", hint=Hint("pass {model}", model=LOCAL + name))
     close = f"; close names: {', '.join(near)}" if near else ""
     hub = ", or {hub} if it is on the Hugging Face hub" if name.count("/") == 1 else ""
     example = near[0] if near else DEFAULT_MODEL
     hint = Hint("for example {model}" + hub, model=example, hub=Argument("model", HUB + name))
-    return ModelError(f"open_clip has no model {name!r}{close}", hint=hint)
+    return ModelError(f"open_clip has no model {name!r:.200}{close}", hint=hint)
 
 
 def _unknown_weights(name: str, pretrained: str, tags: Sequence[str]) -> ModelError:
-    if Path(pretrained).expanduser().is_dir():
+    if _is_folder(Path(pretrained).expanduser()):
         hint = Hint("pass {model}, or the file in it", model=LOCAL + pretrained)
         return ModelError("must be a file and no folder", argument="pretrained", value=pretrained, hint=hint)
     if Path(pretrained).suffix or len(Path(pretrained).parts) > 1:
-        return ModelError(f"no checkpoint file {pretrained!r}; pass the path of an existing one, or a tag of {name!r}")
+        return ModelError(
+            f"no checkpoint file {pretrained!r:.200}; pass the path of an existing one, or a tag of {name!r}"
+        )
     close = difflib.get_close_matches(pretrained, tags, n=1)
     example = (close or [*tags, "/path/to/weights.safetensors"])[0]
-    fact = f"{name!r} has no weights {pretrained!r}; its tags: {', '.join(tags) or 'none'}"
+    fact = f"{name!r} has no weights {pretrained!r:.200}; its tags: {', '.join(tags) or 'none'}"
     return ModelError(fact, hint=Hint("for example {pretrained}", pretrained=example))
 
 
@@ -287,8 +298,8 @@ def file_stamps(model: str, pretrained: str | None) -> Hashable:
     paths: list[Path] = []
     if model.startswith(LOCAL):
         folder = Path(model.removeprefix(LOCAL)).expanduser()
-        paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    elif pretrained is not None and Path(pretrained).expanduser().is_file():
+        paths = sorted(folder.iterdir()) if _is_folder(folder) else []
+    elif pretrained is not None and _is_file(Path(pretrained).expanduser()):
         paths = [Path(pretrained).expanduser()]
     stats = [(str(path.resolve()), path.stat()) for path in paths if path.is_file()]
     return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)

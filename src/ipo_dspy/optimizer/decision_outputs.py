@@ -2,7 +2,6 @@
 
 import dspy
 
-from ipo_dspy.argument_checks import as_template
 from ipo_dspy.class_texts import LabeledTexts
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.decision_types import decision_questions
@@ -13,6 +12,8 @@ from ipo_dspy.template import Template, has_placeholder
 
 class DecisionOutput(ClipClassifier):
     """The classifier that equals one `Choice` output of a predictor; its template and texts are written there.
+
+    Decision weights of the output are class weights here; another template or other texts drop them there too.
 
     Args:
         predictor: the predictor.
@@ -28,6 +29,7 @@ class DecisionOutput(ClipClassifier):
         texts = dict(zip(question.options, question.texts, strict=True))
         source = decider.model_source
         super().__init__(texts, template=question.template, model=source, allow_url=decider.allow_url)
+        self._set_calibration(None, predictor.fields.get(output, {}).get("weights", {}))
         self.predictor, self.output, self._shared = predictor, output, shared
 
     @property
@@ -40,6 +42,7 @@ class DecisionOutput(ClipClassifier):
         ClipClassifier.classes.fset(self, classes)  # type: ignore[attr-defined]
         if "predictor" in vars(self):  # not while this object is made
             self.predictor.set_criteria(self.output, {label: list(texts) for label, texts in self.class_texts.items()})
+            self.predictor.fields[self.output].pop("weights", None)
 
     @property
     def template(self) -> Template:
@@ -48,8 +51,10 @@ class DecisionOutput(ClipClassifier):
 
     @template.setter
     def template(self, template: str | Template) -> None:
-        text = str(as_template(template))
-        self.signature = self.signature.with_instructions(text)
+        ClipClassifier.template.fset(self, template)  # type: ignore[attr-defined]
+        text = self.signature.instructions
+        if not self.is_calibrated:
+            self.predictor.fields.get(self.output, {}).pop("weights", None)
         if self._shared:
             self.predictor.fields.setdefault(self.output, {})["instructions"] = text
         else:

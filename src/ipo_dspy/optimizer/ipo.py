@@ -166,7 +166,9 @@ class IPO(Teleprompter):
 
         Returns:
             A copy of the student with the selected templates, which are never worse than its own on the images that
-            decide.
+            decide. Templates are compared without calibration and class weights, and another template drops those of
+            the student, so a calibrated student may be better than the copy until that is calibrated again; a warning
+            names such classifiers. If the student's template is selected, its calibration stays.
 
         Raises:
             InputError: the student, examples, templates, images or models cannot be used; nothing is billed before.
@@ -349,7 +351,10 @@ class IPO(Teleprompter):
         best = with_templates(student, {r.predictor: r.best.template for r in results}, found_texts(results))
         before, after = find_classifiers(student), find_classifiers(best)
         if dropped := [name for name in before if before[name].is_calibrated and not after[name].is_calibrated]:
-            fact = "the calibration of %s was dropped, because its template or texts have changed; calibrate again"
+            fact = (
+                "the calibration of %s was dropped, because its template or texts have changed; templates were "
+                "compared without calibration, so calibrate again before you compare the result with the student"
+            )
             logger.warning(fact, ", ".join(map(repr, dropped)))
         if self.config.track_stats:
             best.detailed_results = details

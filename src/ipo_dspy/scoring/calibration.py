@@ -68,7 +68,7 @@ class ScalingFit:
     Attributes:
         scaling: the fit to all images.
         held_out: [N, C] scaled logits of the same images, each by a fit to the folds without it.
-        has_weights: True if weights were wanted and proved better in the folds.
+        has_weights: True if weights were wanted and proved better in the folds, or were kept.
     """
 
     scaling: Scaling
@@ -133,7 +133,7 @@ def fit_temperature(logits: Floats, labels: Indices) -> float:
     >>> round(fit_temperature(eye[[0, 0, 0, 1]], np.array([0, 0, 0, 0])), 2)
     1.13
     """
-    return _fit(logits, labels, np.ones(len(labels)), with_temperature=True, with_weights=False).temperature
+    return _fit(logits, labels, np.ones(len(labels)), True, False).temperature
 
 
 def fit_scaling(
@@ -144,6 +144,7 @@ def fit_scaling(
     weights: bool = True,
     value: Value | None = accuracy,
     equal_classes: bool = False,
+    start: Scaling | None = None,
 ) -> ScalingFit:
     """Fit temperature and class weights to the logits of images.
 
@@ -152,24 +153,29 @@ def fit_scaling(
     Args:
         logits: [N, C], at least one image.
         labels: [N], indices into C.
-        temperature: fit a temperature; without, it is 1.
-        weights: fit class weights; without, all are 1.
+        temperature: fit a temperature; without, it is that of `start`.
+        weights: fit class weights; without, they are those of `start`.
         value: rates predicted classes; without, the loss alone decides.
         equal_classes: every class counts the same in the loss, whatever its number of images.
+        start: an earlier scaling, whose parts are kept unless they are fitted; by default temperature and weights of 1.
     """
+    fresh, start = _unscaled(logits), start or _unscaled(logits)
+    start = Scaling(
+        fresh.temperature if temperature else start.temperature, fresh.log_weights if weights else start.log_weights
+    )
     counts = np.bincount(labels)[labels]  # [N]
     importance = len(labels) / len(np.unique(labels)) / counts if equal_classes else np.ones(len(labels))
-    plain = _cross_fit(logits, labels, importance, temperature, False)
-    has_weights = False
+    plain = _cross_fit(logits, labels, importance, temperature, False, start)
+    has_weights = bool(start.log_weights.any())
     if weights:
-        weighted = _cross_fit(logits, labels, importance, temperature, True)
+        weighted = _cross_fit(logits, labels, importance, temperature, True, start)
         gains = importance * (losses(plain, labels) - losses(weighted, labels))  # [N]
         has_weights = bool(gains.mean() > SIGNIFICANT * gains.std() / math.sqrt(len(labels))) and (
             value is None or value(weighted.argmax(axis=1), labels) > value(plain.argmax(axis=1), labels)
         )
-    if not has_weights:
-        return ScalingFit(_fit(logits, labels, importance, temperature, False), plain, False)
-    scaling = _fit(logits, labels, importance, temperature, True)
+    if not (weights and has_weights):
+        return ScalingFit(_fit(logits, labels, importance, temperature, False, start), plain, has_weights)
+    scaling = _fit(logits, labels, importance, temperature, True, start)
     if not temperature:
         return ScalingFit(scaling, weighted, True)
     # The penalty of the weights makes the joint temperature too high, and fitted weights make it too low.
@@ -194,26 +200,42 @@ def folds_of(labels: Indices, *, seed: int = 0) -> Indices:
     return folds
 
 
+def _unscaled(logits: Floats) -> Scaling:
+    return Scaling(1.0, np.zeros(logits.shape[1]))
+
+
 def _cross_fit(
-    logits: Floats, labels: Indices, importance: Floats, with_temperature: bool, with_weights: bool
+    logits: Floats, labels: Indices, importance: Floats, with_temperature: bool, with_weights: bool, start: Scaling
 ) -> Floats:
     """Return the logits of each fold, scaled by the fit to the others, [N, C]."""
     if not (with_temperature or with_weights) or len(labels) == 1:
-        return logits
+        return start.apply(logits)
     folds, scaled = folds_of(labels), np.empty_like(logits)
     for fold in np.unique(folds):
         inside = folds == fold
-        fit = _fit(logits[~inside], labels[~inside], importance[~inside], with_temperature, with_weights)
+        fit = _fit(logits[~inside], labels[~inside], importance[~inside], with_temperature, with_weights, start)
         scaled[inside] = fit.apply(logits[inside])
     return scaled
 
 
-def _fit(logits: Floats, labels: Indices, importance: Floats, with_temperature: bool, with_weights: bool) -> Scaling:
-    """Minimize the loss by Newton's method; parameters are the inverse temperature and the logarithms of weights."""
+def _fit(
+    logits: Floats,
+    labels: Indices,
+    importance: Floats,
+    with_temperature: bool,
+    with_weights: bool,
+    start: Scaling | None = None,
+) -> Scaling:
+    """Minimize the loss by Newton's method; parameters are the inverse temperature and the logarithms of weights.
+
+    Those that are not fitted remain as in `start`, which is 1 for all by default.
+    """
     images, classes = logits.shape
+    start = start or _unscaled(logits)
     seen = np.unique(labels)
     if with_weights and len(seen) < classes:  # nothing is known of the other classes, so their weights stay 1
-        fit = _fit(logits[:, seen], np.searchsorted(seen, labels), importance, with_temperature, True)
+        among = Scaling(start.temperature, start.log_weights[seen])
+        fit = _fit(logits[:, seen], np.searchsorted(seen, labels), importance, with_temperature, True, among)
         log_weights = np.zeros(classes)
         log_weights[seen] = fit.log_weights
         return Scaling(fit.temperature, log_weights)
@@ -223,7 +245,7 @@ def _fit(logits: Floats, labels: Indices, importance: Floats, with_temperature: 
     targets[np.arange(images), labels] += 1 - smoothing
     counts = importance[:, None]  # [N, 1]
     free = np.repeat([with_temperature, with_weights], [1, classes])  # [1 + C]
-    parameters = np.repeat([1.0, 0.0], [1, classes])
+    parameters = np.concatenate([[1 / start.temperature], start.log_weights])
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
         log_probs = log_softmax(parameters[0] * logits + parameters[1:])  # [N, C]
@@ -258,7 +280,7 @@ def _fit(logits: Floats, labels: Indices, importance: Floats, with_temperature: 
             break
         parameters, current = proposed, lower
     weights = parameters[1:]
-    return Scaling(float(1 / parameters[0]), weights - weights.mean())
+    return Scaling(float(1 / parameters[0]), weights - weights.mean() if with_weights else weights)
 
 
 def reliability(confidence: Floats, correct: Flags, *, bins: int = BINS) -> tuple[ReliabilityBin, ...]:

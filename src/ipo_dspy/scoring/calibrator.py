@@ -21,6 +21,7 @@ from ipo_dspy.scoring.calibration import (
     Floats,
     Indices,
     ReliabilityBin,
+    Scaling,
     Value,
     accuracy,
     accuracy_over_coverage,
@@ -110,7 +111,7 @@ class CalibrationReport:
         images, unknown: number of images.
         objective: the weights were judged by it.
         before, after: figures without and with calibration, before any threshold.
-        temperature: 1 if none was fitted.
+        temperature: that of an earlier calibration if none was fitted, or 1.
         weights: factor of the probability of each class; empty if there are none.
         weights_rejected: True if weights were fitted, but did not prove better.
         threshold: 0 if every image is answered.
@@ -191,6 +192,7 @@ def calibrate_logits(
     unknown: Floats | None,
     classes: Sequence[str],
     settings: CalibrationSettings,
+    start: Scaling | None = None,
 ) -> CalibrationReport:
     """Fit what the settings ask for, and return it with its figures.
 
@@ -200,6 +202,7 @@ def calibrate_logits(
         unknown: [M, C] logits of images that belong to none of the classes, if there are some.
         classes: C names.
         settings: what is fitted.
+        start: an earlier scaling, whose parts are kept unless they are fitted.
 
     Raises:
         InputError: no threshold reaches the wanted precision.
@@ -211,6 +214,7 @@ def calibrate_logits(
         weights=settings.weights,
         value=VALUES[settings.objective],
         equal_classes=settings.objective in EQUAL_CLASSES,
+        start=start,
     )
     scaled_unknown = None if unknown is None else fit.scaling.apply(unknown)
     confidence, correct = _confidence(fit.held_out), fit.held_out.argmax(axis=1) == labels
