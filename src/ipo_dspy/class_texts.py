@@ -35,19 +35,19 @@ _COLUMNS = ("label", "text")
 _ID = re.compile(r"[a-z]{0,3}[-_]?\d+", re.IGNORECASE)
 
 
-def parse_classes(classes: LabeledTexts) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+def parse_classes(classes: LabeledTexts, *, least: int = 2) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     """Return the labels, and the texts of those that are not read as they are.
 
     Raises:
-        DataError: not names or texts of names, fewer than two labels, an empty text, one that two classes share, or
+        DataError: not names or texts of names, fewer than `least` labels, an empty text, one that two classes share, or
             one that is the name of another class.
 
     >>> parse_classes({"crane": "crane bird", "nail": ["metal nail", "fingernail"], "dog": "dog"})
     (('crane', 'nail', 'dog'), {'crane': ('crane bird',), 'nail': ('metal nail', 'fingernail')})
     """
     if not isinstance(classes, Mapping):
-        return check_classes(classes), {}
-    labels = check_classes(list(classes))
+        return check_classes(classes, least=least), {}
+    labels = check_classes(list(classes), least=least)
     return labels, check_texts(labels, classes)
 
 

@@ -124,11 +124,11 @@ def _by_reading(classes: tuple[str, ...]) -> Mapping[str, str]:
     return {reading: name for name in classes if count[reading := display_class_name(name)] == 1}
 
 
-def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
+def check_classes(classes: Sequence[str], *, least: int = 2) -> tuple[str, ...]:
     """Return class names as a tuple in the given order, and check that their prompts differ.
 
     Raises:
-        DataError: not a list of names, fewer than two, an empty one, or two that are indistinguishable in a prompt.
+        DataError: not a list of names, fewer than `least`, an empty one, or two that are indistinguishable in a prompt.
     """
     if isinstance(classes, str):
         raise DataError(f"classes is the string {classes!r}; pass a list of names, e.g. ['cat', 'dog']")
@@ -141,8 +141,9 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
         names = tuple(classes)
     except TypeError as error:
         raise DataError(f"classes is {classes!r}; pass a list of names, e.g. ['cat', 'dog']") from error
-    if len(names) < 2:
-        raise DataError(f"a classifier needs at least two classes, e.g. ['cat', 'dog'], got {list(names)!r:.200}")
+    if len(names) < least:
+        count, example = ("two classes", ["cat", "dog"]) if least == 2 else ("one class", ["cat"])
+        raise DataError(f"a classifier needs at least {count}, e.g. {example}, got {list(names)!r:.200}")
     seen: dict[str, str] = {}
     for name in names:
         check_name(name, "class name")

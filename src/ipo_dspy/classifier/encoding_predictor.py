@@ -9,7 +9,7 @@ import numpy as np
 from ipo_dspy._internal.renames import renamed_arguments
 from ipo_dspy.classifier.labeled_predictor import STATE_KEY, LabeledPredictor
 from ipo_dspy.clip.bundled import canonical_model_name
-from ipo_dspy.clip.model_spec import ModelSpec, has_own_weights, resolve_model
+from ipo_dspy.clip.model_spec import ModelSpec, check_sigmoid_head, has_own_weights, resolve_model
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED
 from ipo_dspy.decisions import ClipDecider, class_logits
 from ipo_dspy.errors import DataError, Hint, ProgramFileError
@@ -36,11 +36,16 @@ class EncodingPredictor(LabeledPredictor):
         Warns:
             UserWarning: the program was saved with another model; the message has both fingerprints. Class weights
                 and calibration are dropped then, because they do not hold for it.
+
+        Raises:
+            ModelError: weights that are not available, or a model without a sigmoid head with `multi_label=True`.
         """
         if self._backbone is None:
             from ipo_dspy.clip.loading import load_backbone
 
+            self._check_model()
             self._backbone = load_backbone(**self._spec.arguments)
+            self._check_model()
             self._warn_of_another_model(self._backbone)
         return self._backbone
 
@@ -59,6 +64,8 @@ class EncodingPredictor(LabeledPredictor):
         """
         other = cast("Self", self.deepcopy())
         other._spec, other._backbone = resolve_model(model, pretrained, self._spec.device, self._spec.dtype)
+        if other.multi_label:
+            check_sigmoid_head(other._spec, other._backbone)
         other._saved_under = None
         other._set_calibration(None, {})
         return other
@@ -98,9 +105,14 @@ class EncodingPredictor(LabeledPredictor):
     def probabilities(self, image_features: "Tensor", template: Template, classes: Sequence[str]) -> "Tensor":
         """Return the softmax over classes, whose texts are the classifier's: [N, D] normalized features to [N, C].
 
-        It is that of CLIP itself, without calibration.
+        It is that of CLIP itself, without calibration. With `multi_label=True` it is the sigmoid of each class.
         """
-        return self._logits(image_features, template, classes).softmax(dim=1)
+        logits = self._logits(image_features, template, classes)
+        return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
+
+    def _check_model(self) -> None:
+        if self.multi_label:
+            check_sigmoid_head(self._spec, self._backbone)
 
     def _logits(self, image_features: "Tensor", template: Template, classes: Sequence[str]) -> "Tensor":
         return class_logits(self.backbone, image_features, template, self.texts_of(classes))
@@ -134,11 +146,15 @@ class EncodingPredictor(LabeledPredictor):
         Raises:
             ProgramFileError: the state belongs to another kind of program, or is malformed; the classifier is then not
                 changed.
+            ModelError: the program has several labels, and the model no sigmoid head.
 
         Warns:
             UserWarning: it was saved with another model; the message has both fingerprints, and class weights and
                 calibration are dropped. If the model is not loaded yet, this happens when it is loaded.
         """
+        saved = state.get(STATE_KEY)
+        if isinstance(saved, dict) and saved.get("multi_label") is True:
+            check_sigmoid_head(self._spec, self._backbone)
         super().load_state(state, allow_unsafe_lm_state=allow_unsafe_lm_state)
         if self._backbone is not None:
             self._warn_of_another_model(self._backbone)

@@ -10,9 +10,9 @@ import dspy
 import numpy as np
 from dspy.utils.callback import BaseCallback
 
-from ipo_dspy.argument_checks import as_template, require_int
+from ipo_dspy.argument_checks import as_template, flag, require_int
 from ipo_dspy.class_texts import LabeledTexts, check_texts, parse_classes, spoken_name
-from ipo_dspy.classifier.predictions import ClassifyAmong, ClassifyImage
+from ipo_dspy.classifier.predictions import ClassifyAmong, ClassifyImage, LabelAmong, LabelImage
 from ipo_dspy.decision_types import label_type
 from ipo_dspy.errors import ProgramFileError
 from ipo_dspy.program_files import load_program, write_state
@@ -27,7 +27,7 @@ dropped."""
 
 
 class LabeledPredictor(dspy.Predict):
-    """A predictor whose instructions are a template, and whose label is one of several classes."""
+    """A predictor whose instructions are a template, and whose label is one of several classes, or several of them."""
 
     signature: Any  # DSPy's metaclass type
     fields: dict[str, dict[str, Any]]  # DSPy's settings of decisions
@@ -37,9 +37,15 @@ class LabeledPredictor(dspy.Predict):
     _saved_under: dict[str, Any] | None = None  # the model's identity in the loaded file, until it is compared
 
     def __init__(
-        self, classes: LabeledTexts | None, template: str | Template, top_k: int, callbacks: list[BaseCallback] | None
+        self,
+        classes: LabeledTexts | None,
+        template: str | Template,
+        top_k: int,
+        multi_label: bool,
+        callbacks: list[BaseCallback] | None,
     ) -> None:
         super().__init__(ClassifyAmong.with_instructions(str(as_template(template))), callbacks=callbacks)
+        self.multi_label = flag("multi_label", multi_label)
         self.classes = classes
         self.top_k = require_int("top_k", top_k, 1)
 
@@ -57,18 +63,23 @@ class LabeledPredictor(dspy.Predict):
 
     @classes.setter
     def classes(self, classes: LabeledTexts | None) -> None:
-        labels, texts = (None, {}) if classes is None else parse_classes(classes)
+        labels, texts = (None, {}) if classes is None else parse_classes(classes, least=self.least_classes)
         if labels is not None and not isinstance(classes, Mapping):
             texts = check_texts(labels, {label: self._texts[label] for label in labels if label in self._texts})
-        base = ClassifyAmong if labels is None else ClassifyImage
-        signature = base.with_instructions(self.signature.instructions)
-        if labels is not None:
+        bases = (LabelAmong, LabelImage) if self.multi_label else (ClassifyAmong, ClassifyImage)
+        signature = bases[labels is not None].with_instructions(self.signature.instructions)
+        if labels is not None and not self.multi_label:
             signature = signature.with_updated_fields("label", type_=label_type(labels))
         self._labels, self.signature, self.fields = labels, signature, {}
         self.calibration = self.calibration_report = None
         if labels is not None and texts:
             criteria = {label: list(texts[label]) if label in texts else None for label in labels}
             self.fields = {"label": {"criteria": criteria}}
+
+    @property
+    def least_classes(self) -> int:
+        """The smallest number of classes: with several labels, one can be there or not."""
+        return 1 if self.multi_label else 2
 
     @property
     def class_texts(self) -> dict[str, tuple[str, ...]]:
@@ -143,7 +154,11 @@ class LabeledPredictor(dspy.Predict):
 
     def _is_calibrated_for(self, template: Template, classes: Sequence[str]) -> bool:
         calibration = self.calibration
-        is_own = tuple(classes) == self.classes and (calibration is None or calibration.template == str(template))
+        is_own = (
+            not self.multi_label
+            and tuple(classes) == self.classes
+            and (calibration is None or calibration.template == str(template))
+        )
         return is_own and self.is_calibrated
 
     def _set_calibration(self, calibration: Calibration | None, weights: Mapping[str, float]) -> None:
@@ -160,7 +175,12 @@ class LabeledPredictor(dspy.Predict):
         bare._lm = None  # it is never called, and not every LM can be saved
         state = cast("dict[str, Any]", super(LabeledPredictor, bare).dump_state(json_mode=json_mode))
         calibration = {} if self.calibration is None else {"calibration": asdict(self.calibration)}
-        return {**state, "lm": None, STATE_KEY: {"classes": self.classes, "top_k": self.top_k, **calibration}}
+        several = {"multi_label": True} if self.multi_label else {}
+        return {
+            **state,
+            "lm": None,
+            STATE_KEY: {"classes": self.classes, "top_k": self.top_k, **several, **calibration},
+        }
 
     def save(self, path: str | os.PathLike[str], save_program: bool = False, modules_to_serialize: Any = None) -> None:
         """Save template, class names, `top_k`, and the model's name as JSON; `save_program` as in `dspy.Module.save`.
@@ -197,6 +217,7 @@ class LabeledPredictor(dspy.Predict):
         try:
             template = Template.parse(state["signature"].get("instructions"))
             self.fields = {}  # the texts so far are not kept
+            self.multi_label = flag("multi_label", saved.get("multi_label", False))
             self.classes = saved.get("classes")
             fields = state["signature"]["fields"]
             if len(fields) != len(self.signature.fields):  # DSPy assigns them by position

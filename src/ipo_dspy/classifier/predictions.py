@@ -26,6 +26,23 @@ class ClassifyAmong(dspy.Signature):
     label: str = dspy.OutputField(desc="the class whose filled template matches the picture best")
 
 
+class LabelImage(dspy.Signature):
+    """a photo of a <CLASS>."""
+
+    image: dspy.Image = dspy.InputField(desc="the picture to label")
+    labels: list[str] = dspy.OutputField(desc="the classes whose filled template matches the picture")
+    label: str = dspy.OutputField(desc="the most probable of them")
+
+
+class LabelAmong(dspy.Signature):
+    """a photo of a <CLASS>."""
+
+    image: dspy.Image = dspy.InputField(desc="the picture to label")
+    classes: list[str] = dspy.InputField(desc="the class names to choose from")
+    labels: list[str] = dspy.OutputField(desc="the classes whose filled template matches the picture")
+    label: str = dspy.OutputField(desc="the most probable of them")
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """The checked inputs of one call."""
@@ -36,7 +53,10 @@ class Question:
 
 
 class Classification(dspy.Prediction):
-    """Prediction of a `ClipClassifier`: `confidence`, the top-k `scores`, `label`, and all `probabilities`."""
+    """Prediction of a `ClipClassifier`: `confidence`, the top-k `scores`, `label`, and all `probabilities`.
+
+    With `multi_label=True` also `labels`, the classes with a probability of at least 0.5, the most probable first.
+    """
 
     _classes: tuple[str, ...] = ()
     _shares: Sequence[float] = ()

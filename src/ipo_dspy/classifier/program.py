@@ -35,6 +35,7 @@ from ipo_dspy.scoring.calibrator import (
     CalibrationSettings,
     calibrate_logits,
 )
+from ipo_dspy.scoring.label_sets import PRESENT
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
 
 if TYPE_CHECKING:
@@ -62,11 +63,14 @@ class ClipClassifier(EncodingPredictor):
         dtype: `float32`, `float16` or `bfloat16`.
         top_k: number of classes in `scores`.
         allow_url: fetch images given as http(s) URLs.
+        multi_label: images have several labels, or none: every class has a probability of its own, the sigmoid of its
+            logit, and `labels` are the classes with at least 0.5; `label` is the most probable of them, or None. One
+            class alone is allowed. The model must have been trained so, as SigLIP is; see docs/multi-label.md.
 
     Raises:
         TemplateError, DataError: immediately, for an invalid template or class names.
-        ModelError: immediately, for a name that open_clip does not know; on first use, for weights that are not
-            available.
+        ModelError: immediately, for a name that open_clip does not know, or a known model without a sigmoid head with
+            `multi_label=True`; on first use, for weights that are not available.
 
     A calibrated classifier (see `calibrate`) divides the logits by the temperature, multiplies the probabilities by the
     class weights, and answers `unknown_label` if the confidence is below the threshold. `confidence` and `scores` are
@@ -102,11 +106,13 @@ class ClipClassifier(EncodingPredictor):
         dtype: str = "float32",
         top_k: int = 5,
         allow_url: bool = False,
+        multi_label: bool = False,
         callbacks: list[BaseCallback] | None = None,
     ) -> None:
-        super().__init__(classes, template, top_k, callbacks)
+        super().__init__(classes, template, top_k, multi_label, callbacks)
         self.allow_url = flag("allow_url", allow_url)
         self._spec, self._backbone = resolve_model(model, pretrained, device, dtype)
+        self._check_model()
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """Classify one image: `image=` in any form of `clip.image_io.ImageSource`; `classes=` replaces the class names.
@@ -214,6 +220,9 @@ class ClipClassifier(EncodingPredictor):
             coverage=coverage,
             precision=precision,
         )
+        if self.multi_label:
+            hint = "its probabilities are the model's own"
+            raise InputError("must be False to calibrate", argument="multi_label", value=True, hint=hint)
         if (classes := self.classes) is None:
             raise DataError("a classifier without class names cannot be calibrated; use ClipClassifier(classes=[...])")
         if unknown_label in classes:
@@ -287,7 +296,7 @@ class ClipClassifier(EncodingPredictor):
     def _classes_for(self, inputs: dict[str, Any]) -> tuple[str, ...]:
         classes = inputs.get("classes")
         if classes is not None:
-            names = check_classes(classes)
+            names = check_classes(classes, least=self.least_classes)
             check_distinct(names, self.texts_of(names))
             return names
         if self.classes is None:
@@ -307,6 +316,8 @@ class ClipClassifier(EncodingPredictor):
 
     def _answer(self, image_features: "Tensor", question: Question) -> "Tensor":
         """Return the probabilities [C] of the classes for one image with features [1, D], before class weights."""
+        if self.multi_label:
+            return self.probabilities(image_features, question.template, question.classes)[0]
         logits = self._logits(image_features, question.template, question.classes)[0]
         if self.calibration is not None and self._is_calibrated_for(question.template, question.classes):
             logits = logits / self.calibration.temperature
@@ -325,7 +336,7 @@ class ClipClassifier(EncodingPredictor):
         classes, shares = ((), []) if question is None or row is None else (question.classes, row.tolist())
         weights: Mapping[str, float] = {}
         threshold = 0.0
-        if classes and classes == self.classes:
+        if classes and classes == self.classes and not self.multi_label:
             record_evidence(self, "label", classes, shares)
         if question is not None and self._is_calibrated_for(question.template, classes):
             weights = self.fields.get("label", {}).get("weights", {})
@@ -338,8 +349,12 @@ class ClipClassifier(EncodingPredictor):
         label, confidence = next(iter(scores.items()), (None, 0.0))
         if self.calibration is not None and confidence < threshold:
             label = self.calibration.unknown_label
-        # `dspy.majority` counts the last field.
-        answer = {"confidence": confidence, "scores": scores, "label": label}
+        answer: dict[str, Any] = {"confidence": confidence, "scores": scores}
+        if self.multi_label:
+            present = [i for i, share in enumerate(shares) if share >= PRESENT]
+            answer["labels"] = [classes[i] for i in sorted(present, key=lambda i: -shares[i])]
+            label = label if present else None
+        answer["label"] = label  # the last field, which `dspy.majority` counts
         prediction = self._forward_postprocess([answer], self.signature, **inputs)
         prediction.__class__ = Classification  # DSPy has built a plain one, and may have put it into the trace
         prediction._classes, prediction._shares = classes, array("d", weighted)

@@ -70,14 +70,18 @@ def evaluate(
             **goals.objective_arguments(ctx),
         )
     images, left_out = len(result.predicted), len(dataset) - len(result.predicted)
+    precision, several = result.average_precision, classifier.multi_label
     if as_json:
         counts = {"images": images, "left_out": left_out, "per_class": dict(result.per_class)}
         scores = {"objective": result.objective, **result.score.fields, **result.measures}
         confusions = [list(pair) for pair in result.confusions]
-        show.write_json({"template": str(result.template), **scores, **counts, "confusions": confusions})
+        details = {"average_precision": result.average_precision} if several else {"confusions": confusions}
+        show.write_json({"template": str(result.template), **scores, **counts, **details})
         return
-    lines = sorted(result.per_class.items(), key=lambda item: item[1][0] / item[1][1])
-    show.rows("per class, worst first", ["class", "correct>", "images>"], [(n, str(c), str(t)) for n, (c, t) in lines])
+    lines = sorted(result.per_class.items(), key=lambda item: precision.get(item[0], item[1][0] / item[1][1]))
+    columns = ["class", "correct>", "images>", *(["average precision %>"] if several else [])]
+    table = [(n, str(c), str(t), *([f"{precision[n]:.2f}"] if several else [])) for n, (c, t) in lines]
+    show.rows("per class, worst first", columns, table)
     if result.confusions:
         errors = [(true, other, str(count)) for true, other, count in result.confusions[:CONFUSIONS]]
         show.rows("most confused", ["class", "taken for", "images>"], errors)
@@ -98,6 +102,8 @@ def classify(
     as_json: opt.Json = False,
 ) -> None:
     """Classify images with a saved program."""
+    from ipo_dspy.scoring.label_sets import label_text
+
     files = [str(file) for path in images for file in find_images(path)]
     classifier = load_classifier(program, model, pretrained, device, allow_download)
     if skip_unreadable:
@@ -108,13 +114,18 @@ def classify(
         classifier.encode(files)
         answers = [classifier(image=file) for file in files]
     if as_json:
-        rows = [{"label": a.label, "confidence": a.confidence, "scores": a.scores} for a in answers]
+        fields = [name for name in ("labels", "label", "confidence", "scores") if name in answers[0]]
+        rows = [{name: answer[name] for name in fields} for answer in answers]
         show.write_json([{"image": file, **row} for file, row in zip(files, rows, strict=True)])
         return
     lines = []
     for file, answer in zip(files, answers, strict=True):
-        others = [f"{name} {share:.3f}" for name, share in answer.scores.items() if name != answer.label]
-        lines.append((file, answer.label or "(unknown)", f"{answer.confidence:.3f}", ", ".join(others[:3])))
+        if classifier.multi_label:
+            label, shown = label_text(answer.labels), answer.labels
+        else:
+            label, shown = answer.label or "(unknown)", [answer.label]
+        others = [f"{name} {share:.3f}" for name, share in answer.scores.items() if name not in shown]
+        lines.append((file, label, f"{answer.confidence:.3f}", ", ".join(others[:3])))
     show.template(str(classifier.template))
     show.rows("", ["image", "label", "confidence>", "next best"], lines)
 

@@ -58,6 +58,7 @@ class Backbone:
         context_length: most tokens of one prompt, start and end included.
         logit_scale: factor from cosine similarities to logits.
         logit_bias: added to the logits; 0.0 except for SigLIP.
+        has_sigmoid_head: whether it was trained with independent probabilities, sigmoids of logits with a bias.
         shares_prefixes: whether prefixes that texts share are computed once (`encode_shared`).
         lock: held while features are computed and cached, so that two threads never compute the same.
         image_memo: features of images by content.
@@ -85,6 +86,7 @@ class Backbone:
         self.model: Any = model.eval().requires_grad_(False)
         self.logit_scale = float(model.logit_scale.exp())
         bias: Any = getattr(model, "logit_bias", None)
+        self.has_sigmoid_head = bias is not None
         self.logit_bias = 0.0 if bias is None else float(bias)
         self.fingerprint = fingerprint
         self.cpu_threads: CpuThreads = choose_threads(model)

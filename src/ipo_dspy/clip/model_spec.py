@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.clip.bundled import BUNDLED, canonical_model_name, resolve_model_name
-from ipo_dspy.clip.weights import DEFAULT_PRETRAINED, HUB, LOCAL, Downloads, check_name
-from ipo_dspy.errors import ModelError
+from ipo_dspy.clip.weights import DEFAULT_PRETRAINED, HUB, LOCAL, Downloads, check_name, lacks_sigmoid_head
+from ipo_dspy.errors import Hint, ModelError
 
 if TYPE_CHECKING:
     from ipo_dspy.clip.backbone import Backbone
@@ -67,3 +67,15 @@ def resolve_model(
     weights_of(model.name, pretrained)
     name = canonical_model_name(model.name)
     return ModelSpec(name, model.pretrained, str(model.device), model.identity["dtype"]), model
+
+
+def check_sigmoid_head(spec: ModelSpec, backbone: "Backbone | None") -> None:
+    """Check that a model gives independent probabilities; before it is loaded, as far as that is known.
+
+    Raises:
+        ModelError: it was trained with a softmax over classes, so the sigmoids of its logits mean nothing.
+    """
+    if lacks_sigmoid_head(resolve_model_name(spec.model)) if backbone is None else not backbone.has_sigmoid_head:
+        condition = "a model with a sigmoid head (a logit bias) for several labels, such as a SigLIP"
+        hint = Hint("pass {model} and {pretrained}", model="ViT-B-16-SigLIP", pretrained="webli")
+        raise ModelError(f"must be {condition}", argument="model", value=spec.model, hint=hint)

@@ -96,9 +96,24 @@ def _architectures() -> Sequence[str]:
     """Names of open_clip's models: its own list, or the files of that where importing it would load torch."""
     if (loaded := sys.modules.get("open_clip")) is not None and hasattr(loaded, "list_models"):
         return list(loaded.list_models())
+    return [path.stem for path in _architecture_files("*")]
+
+
+def _architecture_files(name: str) -> list[Path]:
     spec = importlib.util.find_spec("open_clip")
     folders = [] if spec is None else spec.submodule_search_locations or []
-    return [path.stem for folder in folders for path in Path(folder).glob("model_configs/*.json")]
+    return [path for folder in folders for path in Path(folder).glob(f"model_configs/{name}.json")]
+
+
+def lacks_sigmoid_head(name: str) -> bool:
+    """Return True if the configuration of a model on this machine has no logit bias; nothing is loaded or fetched."""
+    folder = Path(name.removeprefix(LOCAL)).expanduser()
+    files = [folder / _CONFIG_FILE] if name.startswith(LOCAL) else _architecture_files(name.replace("/", "-"))
+    try:
+        config = read_json(files[0], limit=_CONFIG_LIMIT)
+        return "init_logit_bias" not in config.get("model_cfg", config)
+    except (OSError, ValueError, IndexError, TypeError, AttributeError):
+        return False  # unknown; loading says what is wrong
 
 
 def resolve(

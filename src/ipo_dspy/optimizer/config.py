@@ -164,6 +164,21 @@ class OptimizerConfig:
             condition = "0 if the proposer does not show images to a language model"
             raise invalid("images_in_request", condition, self.images_in_request, hint)
 
+    def check_several_labels(self) -> None:
+        """Check the settings for classifiers with `multi_label=True`.
+
+        Raises:
+            InputError: words of classes are searched, images are shown to the proposer, or a backend scores.
+        """
+        for name, value, needed in (
+            ("optimize", "class_texts" if self.searches_class_texts else None, "'template'"),
+            ("images_in_request", self.images_in_request or None, "0"),
+            ("backend", self.backend and type(self.backend).__name__, "None"),
+        ):
+            if value is not None:
+                condition = f"{needed} with multi_label=True"
+                raise invalid(name, condition, value, "omit it, or search a classifier with one label for each image")
+
     def _check_parts(self) -> None:
         """Check what is searched, and resolve it to a tuple in the order of the search."""
         given, known = (self.optimize,) if isinstance(self.optimize, str) else self.optimize, get_args(Part)

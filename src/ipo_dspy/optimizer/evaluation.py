@@ -5,7 +5,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ipo_dspy._internal.sequences import evenly_spaced
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import dspy
 
     from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.scoring.multi_label_scorer import MultiLabelScorer
     from ipo_dspy.scoring.scorers import ClipScorer, EncodedSet, ImageScorer, ScoringBackend
 
 logger = logging.getLogger(__name__)
@@ -43,9 +44,11 @@ class EvaluationResult:
         score: score on all images.
         predicted: predicted class of each image.
         per_class: correct and total images of each class.
-        measures: accuracy, top5, balanced_accuracy, macro_f1 and calibration_error in percent, and the loss.
+        measures: accuracy, top5, balanced_accuracy, macro_f1 and calibration_error in percent, and the loss; with
+            several labels accuracy, loss, and mean_average_precision in percent, the mean over classes with images.
         confusions: the most frequent errors: label, predicted class, and number of images.
         objective: name of the objective, whose value is in the score if it is not the accuracy.
+        average_precision: with several labels, the average precision in percent of each class that has images.
     """
 
     template: Template
@@ -55,6 +58,7 @@ class EvaluationResult:
     measures: Mapping[str, float]
     confusions: tuple[tuple[str, str, int], ...]
     objective: str = "accuracy"
+    average_precision: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class EvaluationSet:
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the images, labels and classes; a run cannot be resumed with a different one."""
-        content = [self.keys, self.images.labels, self.images.classes, self.images.choices]
+        content = [self.keys, self.images.label_sets or self.images.labels, self.images.classes, self.images.choices]
         digest = hashlib.sha256()
         # In pieces, because the choices of a million images are many gigabytes of JSON.
         for piece in json.JSONEncoder().iterencode(content):
@@ -85,13 +89,15 @@ class EvaluationSet:
 
     def calibrated(self, classifier: "ClipClassifier") -> "EvaluationSet":
         """Return the same images scored by the classifier's calibrated probabilities, if its calibration holds."""
-        if self.images.choices is not None:
+        if self.images.choices is not None or classifier.multi_label:
             return self
         scaling = classifier.scaling_of(classifier.template, self.images.classes)
         return replace(self, scorer=cast("ClipScorer", self.scorer).scaled(scaling))
 
     def evaluate(self, template: Template) -> EvaluationResult:
         """Score a template on these images."""
+        if self.images.label_sets is not None:
+            return self._evaluate_label_sets(template)
         predicted, labels = self.scorer.predict(template), self.images.labels
         (score,), (tally,) = self.scorer.score([template]), self.scorer.tally([template], by_class=True)
         errors = Counter(pair for pair in zip(labels, predicted, strict=True) if pair[0] != pair[1])
@@ -103,6 +109,24 @@ class EvaluationSet:
             measures=tally.measures,
             confusions=tuple((*pair, count) for pair, count in errors.most_common(CONFUSIONS)),
             objective=self.objective,
+        )
+
+    def _evaluate_label_sets(self, template: Template) -> EvaluationResult:
+        """Score a template on images with several labels; `per_class` counts the images that have a class."""
+        scorer = cast("MultiLabelScorer", self.scorer)
+        (score,), found, there = scorer.score([template]), scorer.present(template), scorer.targets
+        precisions = scorer.average_precisions(template)
+        mean = {"mean_average_precision": sum(precisions.values()) / len(precisions)} if precisions else {}
+        counts = zip(scorer.classes, (found & there).sum(dim=0).tolist(), there.sum(dim=0).tolist(), strict=True)
+        return EvaluationResult(
+            template=template,
+            score=score,
+            predicted=tuple(scorer.predict(template)),
+            per_class={name: (right, images) for name, right, images in counts if images},
+            measures={"accuracy": score.accuracy, "loss": score.loss, **mean},
+            confusions=(),
+            objective=self.objective,
+            average_precision=precisions,
         )
 
 
@@ -182,6 +206,7 @@ def _encode_locally(
     objective: Objective,
 ) -> "EncodedSet":
     from ipo_dspy.clip.image_features import encode_images
+    from ipo_dspy.scoring.multi_label_scorer import MultiLabelScorer
     from ipo_dspy.scoring.precision_check import check_precision
     from ipo_dspy.scoring.scorers import ClipScorer, EncodedSet
 
@@ -196,6 +221,16 @@ def _encode_locally(
     )
     usable = images.keep(encoded.kept)
     backbone, classes, texts = classifier.backbone, usable.classes, classifier.texts_of(usable.classes)
+    if usable.label_sets is not None:
+        labeled = [i for i, labels in enumerate(usable.label_sets) if labels]
+        if labeled:
+            firsts = [usable.label_sets[i][0] for i in labeled]
+            shown = [usable.images[i] for i in labeled]
+            check_precision(backbone, shown, firsts, classes, texts=texts, allow_url=classifier.allow_url)
+        several = MultiLabelScorer(
+            backbone, encoded.features, usable.label_sets, classes, texts=texts, objective=objective
+        )
+        return EncodedSet(several, encoded.kept, encoded.keys, encoded.skipped)
     check_precision(backbone, usable.images, usable.labels, classes, texts=texts, allow_url=classifier.allow_url)
     scorer = ClipScorer(
         backbone,

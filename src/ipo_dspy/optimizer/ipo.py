@@ -237,6 +237,8 @@ class IPO(Teleprompter):
             for name, classifier in classifiers.items()
         ]
         self._check_objective(tasks)
+        if any(classifier.multi_label for classifier in classifiers.values()):
+            self.config.check_several_labels()
         with open_session(
             self.config.log_dir,
             limits=self.config.limits,
@@ -279,7 +281,10 @@ class IPO(Teleprompter):
         train = collect_training_images(student, classifiers, list(trainset), name="trainset", **self._gathering)
         searches = [
             (
-                self.config.task_description or describe_task(classifiers[name].spoken_names(images.classes)),
+                self.config.task_description
+                or describe_task(
+                    classifiers[name].spoken_names(images.classes), several_labels=images.label_sets is not None
+                ),
                 min(self.config.max_described_images, len(images.labels)),
             )
             for name, images in train.items()

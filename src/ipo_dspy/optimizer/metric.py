@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ipo_dspy.argument_checks import invalid
 from ipo_dspy.classifier import Classification, ClipClassifier
 from ipo_dspy.decision_types import decode_choices
-from ipo_dspy.errors import InputError
+from ipo_dspy.errors import Hint, InputError
 from ipo_dspy.optimizer.decision_outputs import DecisionOutput
 from ipo_dspy.optimizer.trainset import TrainingImages
 from ipo_dspy.scoring.objectives import Objective, arguments_needed, finite, is_of_all_images, metric_name
@@ -49,8 +49,15 @@ def check_objective(
 
     Raises:
         InputError: it names other classes, or classes without images; or the metric fails, does not return finite
-            numbers, or needs more probabilities than are kept.
+            numbers, or needs more probabilities than are kept; or images have several labels, and it is neither the
+            accuracy nor the loss.
     """
+    if images.label_sets is not None:
+        if objective.name not in ("accuracy", "loss") or objective.min_recall:
+            given = "min_recall" if objective.min_recall else objective.name
+            condition = "'accuracy' or 'loss' without floors for images with several labels"
+            raise invalid("objective", condition, given, Hint("for example {objective}", objective="loss"))
+        return
     own = set(images.classes)
     labels = {*images.labels, *(label for label in classes if label not in own)}
     objective.check(classes, labels, name, options=images.options)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+from ipo_dspy._internal.counts import pluralize
 from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.clip.bundled import canonical_model_name
 from ipo_dspy.errors import InputError
@@ -238,7 +239,9 @@ def search(session: Session, encoded: EncodedTask, proposer: "Proposer", config:
 
     task, validation = encoded.task, encoded.validation
     shown: dict[str, Any] = {}
-    about = config.task_description or describe_task(task.classifier.spoken_names(encoded.train.images.classes))
+    about = config.task_description or describe_task(
+        task.classifier.spoken_names(encoded.train.images.classes), several_labels=task.classifier.multi_label
+    )
     scorer = encoded.train.scorer
 
     def mistakes(scorer: ClipScorer) -> Mistakes:
@@ -334,14 +337,19 @@ def stratified_indices(labels: Sequence[str], limit: int) -> list[int]:
     return sorted(chosen)
 
 
-def describe_task(classes: Sequence[str]) -> str:
+def describe_task(classes: Sequence[str], *, several_labels: bool = False) -> str:
     """Return a sentence with the class names, at most a hundred of them.
 
     >>> describe_task(["cat", "polar_bear"])
     'Tell apart images of 2 classes: cat, polar bear.'
+    >>> describe_task(["cat"], several_labels=True)
+    'Tell for each of 1 class whether an image shows it: cat.'
     """
     shown = [display_class_name(name) for name in evenly_spaced(classes, CLASSES_NAMED)]
     part = f", {len(shown)} of which are" if len(classes) > len(shown) else ":"
+    if several_labels:
+        each = pluralize(len(classes), "class")
+        return f"Tell for each of {each} whether an image shows it{part} {', '.join(shown)}."
     return f"Tell apart images of {len(classes)} classes{part} {', '.join(shown)}."
 
 

@@ -21,6 +21,7 @@ from ipo_dspy.data.split_folders import PART_WORDS
 from ipo_dspy.decisions import find_image
 from ipo_dspy.errors import DataError, Hint, ImageError, InputError
 from ipo_dspy.optimizer.decision_outputs import DecisionOutput, decision_outputs
+from ipo_dspy.scoring.label_sets import label_text
 from ipo_dspy.template import check_classes, same_class
 
 PROBED = 3
@@ -35,11 +36,12 @@ class TrainingImages:
 
     Attributes:
         images: input images of the classifier.
-        labels: correct class of each image.
+        labels: correct class of each image; with several labels, these as one text.
         classes: class names; the union if they differ from image to image.
         choices: candidate class names of each image, if they are passed with each call.
         sources: path of each image; empty if unknown.
         examples: the example of each image, for a metric.
+        label_sets: labels of each image of a classifier with `multi_label=True`, in the order of the classes.
     """
 
     images: tuple[Any, ...]
@@ -48,6 +50,7 @@ class TrainingImages:
     choices: tuple[tuple[str, ...], ...] | None
     sources: tuple[str, ...]
     examples: tuple[dspy.Example, ...] = field(default=(), repr=False)
+    label_sets: tuple[tuple[str, ...], ...] | None = None
 
     @property
     def options(self) -> int:
@@ -75,6 +78,7 @@ class TrainingImages:
             choices=None if self.choices is None else tuple(self.choices[i] for i in indices),
             sources=tuple(self.sources[i] for i in indices),
             examples=tuple(self.examples[i] for i in indices) if self.examples else (),
+            label_sets=None if self.label_sets is None else tuple(self.label_sets[i] for i in indices),
         )
 
 
@@ -262,13 +266,23 @@ def _build_training_images(
     fixed = classifier.classes
     choices = None
     if fixed is None or any(call_classes):
-        choices = tuple(_names(c or fixed, i, name) for i, c in enumerate(call_classes))
+        least = classifier.least_classes
+        choices = tuple(_names(c or fixed, i, name, least) for i, c in enumerate(call_classes))
     classes = fixed if choices is None and fixed else tuple(dict.fromkeys(c for names in choices or () for c in names))
     is_option = isinstance(classifier, DecisionOutput)
-    labels = tuple(
-        _label(e, i, name, field, choices[i] if choices else classes, is_option=is_option)
-        for i, e in enumerate(examples)
-    )
+    label_sets = None
+    if classifier.multi_label:
+        if choices is not None:
+            raise DataError(
+                f"{name} must have no field 'classes' with multi_label=True; use ClipClassifier(classes=[...])"
+            )
+        label_sets = tuple(_labels(e, i, name, field, classes) for i, e in enumerate(examples))
+        labels = tuple(map(label_text, label_sets))
+    else:
+        labels = tuple(
+            _label(e, e.get(field), i, name, field, choices[i] if choices else classes, is_option=is_option)
+            for i, e in enumerate(examples)
+        )
     return TrainingImages(
         images=tuple(entry["image"] for entry in inputs),
         labels=labels,
@@ -276,22 +290,39 @@ def _build_training_images(
         choices=choices,
         sources=tuple(_source(example) for example in examples),
         examples=tuple(examples),
+        label_sets=label_sets,
     )
 
 
-def _names(classes: Any, index: int, name: str) -> tuple[str, ...]:
+def _names(classes: Any, index: int, name: str, least: int) -> tuple[str, ...]:
     if not classes:
         raise DataError(
             f"{name}[{index}] has no class names; use ClipClassifier(classes=[...]) or add a field 'classes'"
         )
     try:
-        return check_classes(classes)
+        return check_classes(classes, least=least)
     except DataError as error:
         raise DataError(f"{name}[{index}]: {error}") from error
 
 
-def _label(example: dspy.Example, index: int, name: str, field: str, classes: Sequence[str], *, is_option: bool) -> str:
-    label = example.get(field)
+def _labels(example: dspy.Example, index: int, name: str, field: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels of an image in the order of the classes; one alone may be given without a list."""
+    given = example.get(field)
+    each = given if isinstance(given, list | tuple | set | frozenset) else (given,)
+    found = {_label(example, label, index, name, field, classes) for label in each}
+    return tuple(label for label in classes if label in found)
+
+
+def _label(
+    example: dspy.Example,
+    label: Any,
+    index: int,
+    name: str,
+    field: str,
+    classes: Sequence[str],
+    *,
+    is_option: bool = False,
+) -> str:
     if is_option and label is not None:
         label = str(label)  # it may be a number; DSPy names options by their text
     if label is None:

@@ -51,6 +51,7 @@ class PairTally:
         products: [2K, 2K] sum of the products of each pair of outcomes over all images, float64.
         unit: factor from the first K outcomes to values: 100 for shares, which are in percent.
         scores: scores of the templates on all images, if the objective is not the accuracy; parts have none.
+        decisions: number of decisions on an image whose mean is its first outcome: more than one with several labels.
     """
 
     images: NDArray[np.int64]
@@ -58,10 +59,11 @@ class PairTally:
     products: Floats
     unit: float = 100.0
     scores: tuple[Score, ...] = ()
+    decisions: int = 1
 
     def __add__(self, other: "PairTally") -> "PairTally":
         sums, products = self.sums + other.sums, self.products + other.products
-        return PairTally(self.images + other.images, sums, products, self.unit)
+        return PairTally(self.images + other.images, sums, products, self.unit, decisions=self.decisions)
 
     @classmethod
     def of(cls, table: Floats, labels: NDArray[np.int64], classes: int) -> "PairTally":
@@ -118,6 +120,7 @@ class Comparison:
         counts, sums, products = tally.images, tally.sums, tally.products
         count = sums.shape[1] // 2
         self.is_share = tally.unit == 100.0
+        self._decisions = self.images * tally.decisions
         units = np.repeat([tally.unit, 1.0], count)  # percent, nats
         mean = sums.sum(axis=0) / self.images  # [2K]
         scale = np.outer(units, units) / self.images
@@ -137,8 +140,8 @@ class Comparison:
         if (
             freedom and self.is_share
         ):  # a template that is right on all of few images is not certain to be right on others
-            moderate = (self.images * mean[:count] + 2) / (self.images + 4)
-            least = WITHIN_CLASSES * moderate * (1 - moderate) * 1e4 / self.images
+            moderate = (self._decisions * mean[:count] + 2) / (self._decisions + 4)
+            least = WITHIN_CLASSES * moderate * (1 - moderate) * 1e4 / self._decisions
             accuracies = np.arange(count)
             self._covariance[accuracies, accuracies] = np.maximum(np.diag(self._covariance)[:count], least)
         self.accuracy_errors = self._errors(slice(0, count))
@@ -247,6 +250,6 @@ class Comparison:
             half = Z * math.sqrt(CHOICE_VARIANCE * max(float(self._covariance[template, template]), 0.0))
             return Interval(accuracy - half, accuracy + half)
         share = accuracy / 100.0
-        binomial = max(share * (1 - share), 1 / self.images / 4) * 1e4
-        variance = max(float(self._covariance[template, template]), WITHIN_CLASSES * binomial / self.images)
+        binomial = max(share * (1 - share), 1 / self._decisions / 4) * 1e4
+        variance = max(float(self._covariance[template, template]), WITHIN_CLASSES * binomial / self._decisions)
         return wilson_interval(accuracy, binomial / (CHOICE_VARIANCE * variance))

@@ -73,3 +73,12 @@ def blocks(
         images = images if moved is None else moved[:count].copy_(images, non_blocking=True)
         mask = None if allowed is None else allowed.forbidden(rows, out=forbidden[:count]).to(logits.device)
         yield ImageBlock(rows, images, mask, logits[:count], log_probs[:count])
+
+
+def block_logits(block: ImageBlock, text_features: Tensor, scale: float, bias: float | Tensor) -> Tensor:
+    """Compute the logits [n, C] of a block in its buffer; those of forbidden classes are minus infinity."""
+    # Few operations on the table, because PyTorch's threads synchronize after each.
+    zero = text_features.new_zeros(())
+    scores = torch.addmm(zero, block.images, text_features.T, beta=0, alpha=scale, out=block.logits_buffer)
+    scores = scores if isinstance(bias, float) and not bias else scores.add_(bias)
+    return scores if block.forbidden is None else scores.masked_fill_(block.forbidden, float("-inf"))

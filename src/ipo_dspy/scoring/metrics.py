@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
 from ipo_dspy.scoring.comparison import PairTally
-from ipo_dspy.scoring.image_blocks import BLOCK_ELEMENTS, ImageBlock, blocks
+from ipo_dspy.scoring.image_blocks import BLOCK_ELEMENTS, block_logits, blocks
 from ipo_dspy.scoring.outcomes import OutcomeRule, Outcomes
 from ipo_dspy.scoring.tally import BINS, TOP, ClassCounts, Counts
 from ipo_dspy.scoring.tally import Tally as Tally
@@ -66,7 +66,7 @@ def tally_templates(
     for images in blocks(image_features, text_features, allowed, block):
         targets = labels[images.rows].to(device, non_blocking=True)  # [n]
         for t, classes in enumerate(text_features):  # [C, D]
-            scores = _logits(images, classes, logit_scale, logit_bias)  # [n, C]
+            scores = block_logits(images, classes, logit_scale, logit_bias)  # [n, C]
             hits, nats = _sums(scores, targets, images.log_probs_buffer)
             correct[t] += hits
             loss[t] += nats
@@ -165,7 +165,7 @@ def probabilities(
     """Return the probability of each class for each image: the one function here whose result is not small."""
     table = torch.empty(len(image_features), len(text_features), dtype=torch.float64)
     for images in blocks(image_features, text_features, allowed, block):
-        scores = _logits(images, text_features, logit_scale, logit_bias)
+        scores = block_logits(images, text_features, logit_scale, logit_bias)
         table[images.rows] = torch.softmax(scores, dim=1, out=images.log_probs_buffer).cpu()
     return table
 
@@ -196,7 +196,7 @@ def predict(
     predicted = torch.empty(len(image_features), dtype=torch.int64)
     probabilities = torch.empty(len(image_features), dtype=text_features.dtype)
     for images in blocks(image_features, text_features, allowed, block):
-        scores = _logits(images, text_features, logit_scale, logit_bias)  # [n, C]
+        scores = block_logits(images, text_features, logit_scale, logit_bias)  # [n, C]
         top = scores.argmax(dim=1, keepdim=True)  # [n, 1]
         predicted[images.rows] = top[:, 0].cpu()
         probabilities[images.rows] = (
@@ -272,12 +272,3 @@ def _outcome_function(outcomes: Outcomes, device: torch.device) -> Callable[[Ten
         return linear + pair_values[positions]
 
     return evaluate
-
-
-def _logits(block: ImageBlock, text_features: Tensor, scale: float, bias: float | Tensor) -> Tensor:
-    """Compute `class_logits` of a block in its buffer: [n, C]."""
-    # Few operations on the table, because PyTorch's threads synchronize after each.
-    zero = text_features.new_zeros(())
-    scores = torch.addmm(zero, block.images, text_features.T, beta=0, alpha=scale, out=block.logits_buffer)
-    scores = scores if isinstance(bias, float) and not bias else scores.add_(bias)
-    return scores if block.forbidden is None else scores.masked_fill_(block.forbidden, float("-inf"))

@@ -40,6 +40,7 @@ _MEANINGS = {
 _LABELS = {
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
+    "mean_average_precision": "mean average precision",
     "top5": "top-5 accuracy",
     "calibration_error": "calibration error",
     COST: "mean cost",
@@ -67,7 +68,11 @@ class ObjectiveText:
     @classmethod
     def of(cls, name: str) -> "ObjectiveText":
         """Return the text of an objective by its name, which may come from a journal."""
-        return cls(_LABELS.get(name, name), name in SHARES | {"calibration_error"}, -1 if name in ("loss", COST) else 1)
+        return cls(
+            _LABELS.get(name, name),
+            name in SHARES | {"calibration_error", "mean_average_precision"},
+            -1 if name in ("loss", COST) else 1,
+        )
 
     def show(self, value: float) -> str:
         """Return the label and a value."""
