@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.bundled import model_path
 from ipo_dspy.clip.loading import import_open_clip, load_backbone
 
 VISION: dict[str, Any] = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
@@ -85,3 +87,16 @@ def shared_toy(kind: str = "clip") -> Backbone:
     """The small model of a kind, loaded once for all tests; its files are gone."""
     with tempfile.TemporaryDirectory() as folder:
         return toy_backbone(Path(folder), kind)
+
+
+def write_sigmoid_demo(folder: Path, bias: float = -22.0) -> Path:
+    """The bundled CLIP with a logit bias, as a folder for `local-dir:`: its sigmoids rank images like a SigLIP's."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(model_path("demo-vit"), folder)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["init_logit_bias"] = bias
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    weights = folder / "open_clip_model.safetensors"
+    save_file({**load_file(weights), "logit_bias": torch.tensor(bias)}, weights)
+    return folder

@@ -43,10 +43,11 @@ class EncodingPredictor(LabeledPredictor):
         if self._backbone is None:
             from ipo_dspy.clip.loading import load_backbone
 
-            self._check_model()
-            self._backbone = load_backbone(**self._spec.arguments)
-            self._check_model()
-            self._warn_of_another_model(self._backbone)
+            backbone = load_backbone(**self._spec.arguments)
+            if self.multi_label:
+                check_sigmoid_head(self._spec, backbone)
+            self._backbone = backbone
+            self._warn_of_another_model(backbone)
         return self._backbone
 
     @property
@@ -109,10 +110,6 @@ class EncodingPredictor(LabeledPredictor):
         """
         logits = self._logits(image_features, template, classes)
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
-
-    def _check_model(self) -> None:
-        if self.multi_label:
-            check_sigmoid_head(self._spec, self._backbone)
 
     def _logits(self, image_features: "Tensor", template: Template, classes: Sequence[str]) -> "Tensor":
         return class_logits(self.backbone, image_features, template, self.texts_of(classes))

@@ -4,6 +4,7 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, Self, cast
 
 import dspy
@@ -31,9 +32,11 @@ class LabeledPredictor(dspy.Predict):
 
     signature: Any  # DSPy's metaclass type
     fields: dict[str, dict[str, Any]]  # DSPy's settings of decisions
+    multi_label: bool = False
     calibration: Calibration | None = None
     calibration_report: CalibrationReport | None = None
     _lm: Any = None
+    _given_texts: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # with several labels, no decision of DSPy
     _saved_under: dict[str, Any] | None = None  # the model's identity in the loaded file, until it is compared
 
     def __init__(
@@ -72,7 +75,8 @@ class LabeledPredictor(dspy.Predict):
             signature = signature.with_updated_fields("label", type_=label_type(labels))
         self._labels, self.signature, self.fields = labels, signature, {}
         self.calibration = self.calibration_report = None
-        if labels is not None and texts:
+        self._given_texts = texts if self.multi_label else {}
+        if labels is not None and texts and not self.multi_label:
             criteria = {label: list(texts[label]) if label in texts else None for label in labels}
             self.fields = {"label": {"criteria": criteria}}
 
@@ -98,7 +102,7 @@ class LabeledPredictor(dspy.Predict):
     @property
     def _texts(self) -> dict[str, tuple[str, ...]]:
         """The texts of labels that are not read as they are."""
-        criteria = self.fields.get("label", {}).get("criteria") or {}
+        criteria = self._given_texts or self.fields.get("label", {}).get("criteria") or {}
         return {
             label: (texts,) if isinstance(texts, str) else tuple(texts) for label, texts in criteria.items() if texts
         }
@@ -131,7 +135,10 @@ class LabeledPredictor(dspy.Predict):
         """
         before = self._texts
         if field == "label" and self.classes is not None and isinstance(criteria, Mapping):
-            check_texts(self.classes, {label: texts or label for label, texts in criteria.items()})
+            texts = check_texts(self.classes, {label: texts or label for label, texts in criteria.items()})
+            if self.multi_label:
+                self._given_texts = texts
+                return
         super().set_criteria(field, criteria)
         if self._texts != before:
             self._set_calibration(None, {})
@@ -175,7 +182,7 @@ class LabeledPredictor(dspy.Predict):
         bare._lm = None  # it is never called, and not every LM can be saved
         state = cast("dict[str, Any]", super(LabeledPredictor, bare).dump_state(json_mode=json_mode))
         calibration = {} if self.calibration is None else {"calibration": asdict(self.calibration)}
-        several = {"multi_label": True} if self.multi_label else {}
+        several = {"multi_label": True, "class_texts": self._given_texts} if self.multi_label else {}
         return {
             **state,
             "lm": None,
@@ -218,7 +225,8 @@ class LabeledPredictor(dspy.Predict):
             template = Template.parse(state["signature"].get("instructions"))
             self.fields = {}  # the texts so far are not kept
             self.multi_label = flag("multi_label", saved.get("multi_label", False))
-            self.classes = saved.get("classes")
+            texts = saved.get("class_texts")
+            self.classes = {name: texts.get(name, name) for name in saved["classes"]} if texts else saved.get("classes")
             fields = state["signature"]["fields"]
             if len(fields) != len(self.signature.fields):  # DSPy assigns them by position
                 raise ValueError(f"it has {len(fields)} fields, not {len(self.signature.fields)}")

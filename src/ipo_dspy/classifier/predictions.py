@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import dspy
 
@@ -53,10 +53,7 @@ class Question:
 
 
 class Classification(dspy.Prediction):
-    """Prediction of a `ClipClassifier`: `confidence`, the top-k `scores`, `label`, and all `probabilities`.
-
-    With `multi_label=True` also `labels`, the classes with a probability of at least 0.5, the most probable first.
-    """
+    """Prediction of a `ClipClassifier`: `confidence`, the top-k `scores`, `label`, and all `probabilities`."""
 
     _classes: tuple[str, ...] = ()
     _shares: Sequence[float] = ()
@@ -73,6 +70,15 @@ class Classification(dspy.Prediction):
         It is not one of the fields, because optimizers show these to language models, and takes little memory.
         """
         return dict(zip(self._classes, self._shares, strict=True))
+
+
+class MultiLabelClassification(Classification):
+    """Prediction with `multi_label=True`: also `labels`, the classes with at least 0.5, the most probable first."""
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes in the image, in place of DSPy's method of the same name."""
+        return cast("list[str]", self["labels"])
 
 
 def apply_weights(classes: Sequence[str], shares: Sequence[float], weights: Mapping[str, float]) -> list[float]:

@@ -22,9 +22,15 @@ from dspy.utils.callback import BaseCallback
 from ipo_dspy.argument_checks import flag
 from ipo_dspy.class_texts import LabeledTexts, check_distinct
 from ipo_dspy.classifier.encoding_predictor import EncodingPredictor, saved_model
-from ipo_dspy.classifier.predictions import Classification, Question, apply_weights, class_index
+from ipo_dspy.classifier.predictions import (
+    Classification,
+    MultiLabelClassification,
+    Question,
+    apply_weights,
+    class_index,
+)
 from ipo_dspy.clip.image_io import name_image
-from ipo_dspy.clip.model_spec import ModelSpec, resolve_model
+from ipo_dspy.clip.model_spec import ModelSpec, check_sigmoid_head, resolve_model
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads
 from ipo_dspy.decision_types import record_evidence
 from ipo_dspy.errors import DataError, Hint, ImageError, InputError, ModelError, TemplateError
@@ -112,7 +118,8 @@ class ClipClassifier(EncodingPredictor):
         super().__init__(classes, template, top_k, multi_label, callbacks)
         self.allow_url = flag("allow_url", allow_url)
         self._spec, self._backbone = resolve_model(model, pretrained, device, dtype)
-        self._check_model()
+        if multi_label:
+            check_sigmoid_head(self._spec, self._backbone)
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """Classify one image: `image=` in any form of `clip.image_io.ImageSource`; `classes=` replaces the class names.
@@ -356,6 +363,7 @@ class ClipClassifier(EncodingPredictor):
             label = label if present else None
         answer["label"] = label  # the last field, which `dspy.majority` counts
         prediction = self._forward_postprocess([answer], self.signature, **inputs)
-        prediction.__class__ = Classification  # DSPy has built a plain one, and may have put it into the trace
+        # DSPy has built a plain one, and may have put it into the trace.
+        prediction.__class__ = MultiLabelClassification if self.multi_label else Classification
         prediction._classes, prediction._shares = classes, array("d", weighted)
         return cast("Classification", prediction)

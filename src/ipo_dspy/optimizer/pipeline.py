@@ -343,13 +343,13 @@ def describe_task(classes: Sequence[str], *, several_labels: bool = False) -> st
     >>> describe_task(["cat", "polar_bear"])
     'Tell apart images of 2 classes: cat, polar bear.'
     >>> describe_task(["cat"], several_labels=True)
-    'Tell for each of 1 class whether an image shows it: cat.'
+    'Say for each of 1 class whether an image shows it: cat.'
     """
     shown = [display_class_name(name) for name in evenly_spaced(classes, CLASSES_NAMED)]
     part = f", {len(shown)} of which are" if len(classes) > len(shown) else ":"
     if several_labels:
         each = pluralize(len(classes), "class")
-        return f"Tell for each of {each} whether an image shows it{part} {', '.join(shown)}."
+        return f"Say for each of {each} whether an image shows it{part} {', '.join(shown)}."
     return f"Tell apart images of {len(classes)} classes{part} {', '.join(shown)}."
 
 
