@@ -38,7 +38,7 @@ def backbone(folder: Path) -> Backbone:
     return load_backbone(f"local-dir:{folder}", device="cpu")
 
 
-def beside(left: Image.Image, right: Image.Image) -> Image.Image:
+def next_to(left: Image.Image, right: Image.Image) -> Image.Image:
     picture = Image.new("RGB", (left.width + right.width, left.height), "white")
     picture.paste(left, (0, 0))
     picture.paste(right, (left.width, 0))
@@ -53,7 +53,7 @@ def examples() -> list[dspy.Example]:
     rows: list[tuple[Any, list[str]]] = [(by_class[name][i], [name]) for i in range(4) for name in CLASSES]
     for i, left in enumerate(CLASSES):
         for j, right in enumerate(CLASSES[:i]):
-            rows.append((beside(by_class[left][4 + j], by_class[right][4 + i]), [left, right]))
+            rows.append((next_to(by_class[left][4 + j], by_class[right][4 + i]), [left, right]))
     random = np.random.default_rng(0)
     rows += [(Image.fromarray(random.integers(0, 255, (64, 64, 3)).astype("uint8")), []) for _ in range(3)]
     return [dspy.Example(image=image, label=labels).with_inputs("image") for image, labels in rows]
