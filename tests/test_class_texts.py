@@ -95,6 +95,43 @@ def test_a_file_with_bad_texts_is_refused_whole(criteria: Any, tmp_path: Path) -
     assert program.class_texts == before
 
 
+def test_labels_that_kept_texts_are_read_like_are_an_error(task: demo.DemoTask, tmp_path: Path) -> None:
+    program = ClipClassifier({"crane": "crane bird", "dog": "puppy"}, model="demo")
+    message = "text 'crane bird' of class 'crane' must not be a text or the name of class 'crane bird'"
+    with pytest.raises(DataError, match=message):
+        program.classes = ["crane", "crane bird"]
+    assert program.class_texts == {"crane": ("crane bird",), "dog": ("puppy",)}
+    with pytest.raises(DataError, match=message):
+        program(image=task.testset[0].image, classes=["crane", "crane bird"])
+    assert program(image=task.testset[0].image, classes=["crane", "heron"]).label in ("crane", "heron")
+    ClipClassifier(["crane", "crane bird"], model="demo").save(tmp_path / "names.json")
+    program.load(tmp_path / "names.json")
+    assert program.class_texts == {"crane": ("crane",), "crane bird": ("crane bird",)}
+
+
+def test_texts_of_evaluate_replace_the_saved_ones(
+    task: demo.DemoTask, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo.export("pixel-animals", tmp_path / "images")
+    labels = sorted(path.name for path in (tmp_path / "images").iterdir())
+    first, second = labels[:2]
+    names = {label: label for label in labels}
+    for name, texts in (("wrong", {first: "a chair", second: "a table"}), ("half", {second: "a table"}), ("none", {})):
+        ClipClassifier({**names, **texts}, model="demo").save(tmp_path / f"{name}.json")
+    (tmp_path / "words.json").write_text(json.dumps({first: first}))
+
+    def loss(program: str, *arguments: str) -> float:
+        with pytest.raises(SystemExit):
+            main(["evaluate", str(tmp_path / f"{program}.json"), str(tmp_path / "images"), "--json", *arguments])
+        return float(json.loads(capsys.readouterr().out)["loss"])
+
+    found = loss("wrong", "--class-texts", str(tmp_path / "words.json"))
+    assert found == pytest.approx(loss("half"), abs=1e-6)
+    assert found != pytest.approx(loss("none"), abs=1e-6)
+    (tmp_path / "words.json").write_text(json.dumps(names))
+    assert loss("wrong", "--class-texts", str(tmp_path / "words.json")) == pytest.approx(loss("none"), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
@@ -140,6 +177,8 @@ def test_files_in_the_form_of_cupl_and_as_csv(tmp_path: Path) -> None:
         ("a.csv", "name,text\na,b\n", "it has no column 'label'"),
         ("a.csv", "label,text\na,\n", "must be a non-empty string"),
         ("a.csv", "label,text\na,\xff", "cannot be used"),
+        ("a.csv", f"{'x' * 200_000},text\na,b\n", "field larger than field limit"),
+        ("a.csv", f"label,text\na,{'x' * 200_000}\n", "field larger than field limit"),
     ],
 )
 def test_a_file_of_another_form_is_one_clear_error(name: str, content: str, message: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.clip.bundled import DEMO_VIT
+from ipo_dspy.clip.image_io import open_image
 from ipo_dspy.demo import DemoTask
 from ipo_dspy.errors import DataError, InputError, ProgramFileError
 from ipo_dspy.metrics import feedback
@@ -136,6 +137,81 @@ def test_each_part_can_be_left_out(base: DemoTask) -> None:
     assert set(only_weights.fields["label"]["weights"]) == set(base.classes)
 
 
+def test_what_is_left_out_stays_as_it_was(base: DemoTask) -> None:
+    first = base.program.calibrate(base.trainset, coverage=0.8, unknown_label="other")
+    assert first.calibration is not None
+    weights = first.fields["label"]["weights"]
+    again = first.calibrate(base.trainset, temperature=False, weights=False)
+    assert (again.calibration, again.fields) == (first.calibration, first.fields)
+    lower = first.calibrate(base.trainset, temperature=False, weights=False, threshold=0.1)
+    assert lower.calibration == Calibration(TEMPLATE, first.calibration.temperature, 0.1)
+    warmer = first.calibrate(base.trainset, weights=False)
+    assert warmer.fields["label"]["weights"] == weights
+    assert warmer.calibration is not None
+    assert warmer.calibration.threshold == 0.0
+    assert warmer.calibration.temperature == pytest.approx(first.calibration.temperature, rel=0.3)
+    weighed = first.calibrate(base.trainset, temperature=False)
+    assert weighed.calibration == Calibration(TEMPLATE, first.calibration.temperature)
+    reanchored = base.program.deepcopy()
+    reanchored.fields["label"] = {"weights": {**weights, base.classes[0]: 0.0}}
+    kept = reanchored.calibrate(base.trainset, weights=False)
+    assert kept.fields["label"]["weights"] == reanchored.fields["label"]["weights"]
+    elsewhere = first.deepcopy()
+    elsewhere.signature = elsewhere.signature.with_instructions("a photo of a <CLASS>.")
+    plain = elsewhere.calibrate(base.trainset, temperature=False, weights=False)
+    assert plain.calibration == Calibration("a photo of a <CLASS>.")
+    assert "label" not in plain.fields
+
+
+def test_weights_without_a_calibration_apply_to_any_instructions_as_in_dspy(base: DemoTask) -> None:
+    program, image = base.program.deepcopy(), base.testset[0].image
+    second = list(program(image=image, classes=base.classes).scores)[1]
+    program.fields["label"] = {"weights": {label: float(label == second) for label in base.classes}}
+    program.signature = program.signature.with_instructions("a photo of a <CLASS>.")
+    assert program(image=image).label == second
+    program.template = "art of a <CLASS>."
+    assert not program.is_calibrated
+
+
+def test_a_weight_of_zero_excludes_its_class(base: DemoTask) -> None:
+    program, excluded = base.program.deepcopy(), base.classes[0]
+    program.fields["label"] = {"weights": {label: float(label != excluded) for label in base.classes}}
+    (result,) = evaluate(program, base.testset)
+    assert excluded not in result.predicted
+    assert list(result.predicted) == [prediction.label for prediction in answers(program, base.testset)]
+    assert np.isfinite(result.score.loss)
+    assert result.per_class[excluded][0] == 0
+
+
+def test_images_that_are_arrays_can_be_calibrated_on(base: DemoTask, novel: DemoTask) -> None:
+    def arrays(examples: Any) -> list[dspy.Example]:
+        return [e.copy(image=np.asarray(open_image(e.image))) for e in examples]
+
+    expected = base.program.calibrate(base.trainset, unknown=novel.trainset[:8])
+    unknown = [e.image for e in arrays(novel.trainset[:8])]
+    found = base.program.calibrate(arrays(base.trainset), unknown=unknown)
+    assert found.calibration == expected.calibration
+    base.program.encode(np.stack(unknown))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="valset must be a list of examples with an image"):
+        base.program.calibrate([dspy.Example(label=base.classes[0])])
+
+
+def test_another_model_drops_the_calibration_with_one_warning(calibrated: ClipClassifier, tmp_path: Path) -> None:
+    path = tmp_path / "program.json"
+    calibrated.save(path)
+    with pytest.warns(UserWarning, match="the calibration was dropped, calibrate again") as caught:
+        other = ClipClassifier.from_file(path, model="demo")
+    assert len(caught) == 1
+    assert not other.is_calibrated
+    assert "weights" not in other.fields.get("label", {})
+    assert ClipClassifier.from_file(path, model=DEMO_VIT).calibration == calibrated.calibration
+    loaded = ClipClassifier(model="demo")
+    loaded.load(path)
+    with pytest.warns(UserWarning, match="the calibration was dropped"):
+        loaded.warm_up()
+    assert not loaded.is_calibrated
+
+
 def test_calibration_holds_for_its_template_and_classes_only(base: DemoTask, calibrated: ClipClassifier) -> None:
     image = base.testset[0].image
     plain = base.program(image=image, classes=base.classes[:5])
@@ -183,6 +259,7 @@ def test_compile_drops_the_calibration_of_another_template(
     assert best.template != kept.template
     assert not best.is_calibrated
     assert "the calibration of 'self' was dropped, because its template or texts have changed" in caplog.text
+    assert "templates were compared without calibration, so calibrate again" in caplog.text
 
 
 def test_saved_program_answers_the_same(base: DemoTask, calibrated: ClipClassifier, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -58,6 +59,9 @@ def test_a_prediction_has_a_string_and_all_probabilities(task: demo.DemoTask) ->
     assert list(prediction.probabilities) == list(task.classes)
     assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
     assert prediction.scores == {label: prediction.probabilities[label] for label in prediction.scores}
+    copies = (prediction.copy(), copy.copy(prediction), copy.deepcopy(prediction), prediction.without("scores"))
+    for copied in (*copies, pickle.loads(pickle.dumps(prediction.copy()))):
+        assert copied.probabilities == prediction.probabilities
     assert list(prediction.keys()) == ["confidence", "scores", "label"]
     assert dspy.majority([prediction, prediction]).label == prediction.label
     assert copy.deepcopy(prediction).probabilities == prediction.probabilities

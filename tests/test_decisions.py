@@ -281,5 +281,10 @@ def test_a_damaged_decider_in_a_file_is_named(tmp_path: Path) -> None:
     state = json.loads(path.read_text())
     state["breed"]["lm"]["template"] = "a photo."
     path.write_text(json.dumps(state))
-    with pytest.raises(InputError, match="has no <CLASS>"):
+    with pytest.raises(ProgramFileError, match=r"program\.json'.*has no <CLASS>"):
         load_program(Kennel(), path)
+    for name in ("x" * 100_000, "local-dir:" + "x" * 100_000):
+        state["breed"]["lm"] |= {"template": "a <CLASS>.", "model": name, "pretrained": "y" * 100_000}
+        path.write_text(json.dumps(state))
+        with pytest.raises(ProgramFileError, match=r"program\.json'"):
+            load_program(Kennel(), path)

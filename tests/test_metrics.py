@@ -46,6 +46,16 @@ def test_instructions_that_are_not_a_template(task: demo.DemoTask) -> None:
     assert given.feedback.endswith("was not classified: every line of the instructions must contain <CLASS>.")
 
 
+def test_the_label_of_unknown_images_is_not_among_the_scores(task: demo.DemoTask) -> None:
+    unsure = task.program.calibrate(task.trainset, threshold=1.0, unknown_label="other")
+    pred = unsure(image=task.testset[0].image)
+    assert pred.label == "other"
+    known, unknown = (feedback(dspy.Example(label=label), pred) for label in (task.testset[0].label, "other"))
+    assert (known.score, unknown.score) == (0.0, 1.0)
+    assert "was not classified: the confidence of" in known.feedback
+    assert "An image of other was classified correctly: the confidence of" in unknown.feedback
+
+
 def test_names_are_escaped_and_bounded() -> None:
     pred = dspy.Prediction(label="b\x1b[2J\nc", scores={"b\x1b[2J\nc": 0.7})
     text = feedback(dspy.Example(label=f"{'a word ' * 20_000}"), pred).feedback

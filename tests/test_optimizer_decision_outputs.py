@@ -48,6 +48,25 @@ def test_ipo_improves_a_predictor_like_the_equal_classifier(task: demo.DemoTask,
     assert restored(image=task.testset[0].image).label == best(image=task.testset[0].image).label
 
 
+def test_another_template_or_other_texts_drop_decision_weights(
+    task: demo.DemoTask, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = predictor("art of a <CLASS>.", label=(animals(task), "the animal"))
+    program.fields["label"] = {"weights": {label: 1.0 + (i % 3) for i, label in enumerate(task.classes)}}
+    output = find_classifiers(program)["self"]
+    assert output.is_calibrated
+    output.template = "art of a <CLASS>."
+    assert "weights" in program.fields["label"]
+    best = IPO(proposer="evolution", steps=3, seed=0).compile(program, task.trainset)
+    assert best.signature.instructions != program.signature.instructions
+    assert "weights" not in best.fields.get("label", {})
+    assert "weights" in program.fields["label"]
+    assert "the calibration of 'self' was dropped" in caplog.text
+    assert accuracy(best, task.trainset) == best.detailed_results.best.score.accuracy
+    output.classes = {label: f"little {label}" for label in task.classes}
+    assert "weights" not in program.fields["label"]
+
+
 class Scene(dspy.Module):
     """Two questions about one image, behind a name of its own."""
 

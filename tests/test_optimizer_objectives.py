@@ -230,6 +230,8 @@ def test_costs_are_read_from_files(name: str, text: str, tmp_path: Path) -> None
     ("name", "text", "message"),
     [
         ("a.csv", "true,predicted\nbear,cat\n", "it has no column 'cost'"),
+        ("a.csv", f"{'x' * 200_000},predicted,cost\n", "field larger than field limit"),
+        ("a.csv", f"true,predicted,cost\n{'x' * 200_000},cat,1\n", "field larger than field limit"),
         ("a.csv", "true,predicted,cost\nbear,cat,high\n", "could not convert"),
         ("a.json", '[["bear", "cat", 5]]', "does not map each true class"),
         ("a.json", "{}", "at least one pair"),

@@ -121,12 +121,33 @@ def test_few_images_give_a_finite_fit(count: int) -> None:
     assert np.isfinite(fit.scaling.log_weights).all()
 
 
+def test_earlier_parts_are_applied_while_the_others_are_fitted() -> None:
+    logits, labels = world(0, 500, 4, temperature=3.0, log_weights=np.array([2.0, 0.0, 0.0, -2.0]))
+    earlier = calibration.Scaling(2.0, np.array([1.0, 0.5, 0.0, -1.5]))
+    only_temperature = fit_scaling(logits, labels, weights=False, start=earlier)
+    assert only_temperature.scaling.log_weights.tolist() == earlier.log_weights.tolist()
+    assert only_temperature.has_weights
+    best = only_temperature.scaling
+    for temperature in (0.9 * best.temperature, 1.1 * best.temperature):
+        other = calibration.Scaling(temperature, earlier.log_weights)
+        assert (
+            calibration.losses(best.apply(logits), labels).mean()
+            < calibration.losses(other.apply(logits), labels).mean()
+        )
+    only_weights = fit_scaling(logits, labels, temperature=False, start=earlier)
+    assert only_weights.scaling.temperature == 2.0
+    expected = fit_scaling(logits / 2.0, labels, temperature=False).scaling.log_weights
+    assert only_weights.scaling.log_weights == pytest.approx(expected, abs=1e-4)
+    nothing = fit_scaling(logits, labels, temperature=False, weights=False, start=earlier)
+    assert np.array_equal(nothing.held_out, earlier.apply(logits))
+
+
 def test_parts_that_are_not_wanted_are_left_alone() -> None:
     logits, labels = world(0, 500, 4, temperature=3.0, log_weights=np.array([2.0, 0.0, 0.0, -2.0]))
     nothing = fit_scaling(logits, labels, temperature=False, weights=False)
     assert nothing.scaling.temperature == 1.0
     assert not nothing.scaling.log_weights.any()
-    assert nothing.held_out is logits
+    assert np.array_equal(nothing.held_out, logits)
     assert not fit_scaling(logits, labels, weights=False).scaling.log_weights.any()
     only_weights = fit_scaling(logits, labels, temperature=False)
     assert only_weights.has_weights

@@ -77,7 +77,7 @@ def check_texts(labels: Sequence[str], texts: Mapping[str, str | Sequence[str]])
 
 @functools.lru_cache(maxsize=64)  # asked for every image
 def check_distinct(labels: tuple[str, ...], texts: tuple[tuple[str, ...], ...]) -> None:
-    """Check that no two labels with these texts are read alike.
+    """Check that no two labels have identical texts.
 
     Raises:
         DataError: as `check_texts`.

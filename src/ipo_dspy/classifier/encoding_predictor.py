@@ -100,8 +100,8 @@ class EncodingPredictor(LabeledPredictor):
         """Encode images together, in batches, so that later calls reuse their features."""
         from ipo_dspy.clip.image_features import encode_images
 
-        if len(images):  # an array has no truth value
-            encode_images(self.backbone, images, skip_unreadable=skip_unreadable, allow_url=self.allow_url)
+        if sources := list(images):  # an array has no truth value
+            encode_images(self.backbone, sources, skip_unreadable=skip_unreadable, allow_url=self.allow_url)
 
     def probabilities(self, image_features: "Tensor", template: Template, classes: Sequence[str]) -> "Tensor":
         """Return the softmax over classes, whose texts are the classifier's: [N, D] normalized features to [N, C].

@@ -280,7 +280,8 @@ def _fit(
             break
         parameters, current = proposed, lower
     weights = parameters[1:]
-    return Scaling(float(1 / parameters[0]), weights - weights.mean() if with_weights else weights)
+    temperature = float(1 / parameters[0]) if with_temperature else start.temperature
+    return Scaling(temperature, weights - weights.mean() if with_weights else weights)
 
 
 def reliability(confidence: Floats, correct: Flags, *, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
