@@ -119,6 +119,18 @@ def test_the_observer_logs_to_the_callers_own_run(mlflow: Any, task: demo.DemoTa
     assert table.splitlines()[1].endswith(",a photo of a <CLASS>.")
 
 
+def test_the_words_that_a_search_changed_are_logged(mlflow: Any) -> None:
+    task = demo.load("grey-food", shots=16, seed=2, model="demo-vit")
+    task.program.template = "<CLASS>, a tilted grey sticker."
+    given: dict[str, Any] = {"optimize": "class_texts", "candidates": {"corn cob": ["maize"]}}
+    with mlflow.start_run() as run:
+        optimizer = IPO(proposer="evolution", **given, observers=[mlflow_observer()], progress=False)
+        optimizer.compile(task.program, task.trainset)
+    logged = mlflow.get_run(run.info.run_id)
+    assert logged.data.metrics["changed_labels"] == 1
+    assert mlflow.artifacts.load_dict(f"{logged.info.artifact_uri}/class_texts.json") == {"corn cob": ["maize"]}
+
+
 def test_without_a_run_nothing_is_searched(mlflow: Any, task: demo.DemoTask) -> None:
     with pytest.raises(InputError, match=r"with mlflow.start_run\(\): optimizer.compile"):
         IPO(proposer="evolution", steps=1, observers=[mlflow_observer()]).compile(task.program, task.trainset)

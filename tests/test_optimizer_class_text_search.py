@@ -13,7 +13,7 @@ from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.cli import main
 from ipo_dspy.clip.bundled import DEMO_VIT
 from ipo_dspy.decisions import ClipDecider
-from ipo_dspy.errors import DataError, InputError, TemplateError
+from ipo_dspy.errors import DataError, InputError, JournalError, TemplateError
 from ipo_dspy.optimizer.class_text_search import ROUNDS
 from ipo_dspy.optimizer.evaluation import evaluate
 from ipo_dspy.report import render_report
@@ -22,6 +22,8 @@ from ipo_dspy.run.journal import replay
 
 TEMPLATE = "<CLASS>, a tilted grey sticker."
 CANDIDATES = {"corn cob": ["maize", "corn"], "honey pot": "beehive honey", "chocolate bar": ["block of chocolate"]}
+
+BAD_CANDIDATES: tuple[Any, ...] = ({"egg": 5}, {"egg": [5]}, {"egg": []}, {"egg": {"maize": 1}}, {5: ["maize"]})
 
 
 def food(shots: int = 16, seed: int = 2) -> demo.DemoTask:
@@ -176,8 +178,12 @@ def test_the_model_is_shown_confusions_and_images() -> None:
         ({"candidates": CANDIDATES}, InputError, "candidates must be None if class texts are not searched"),
         ({"optimize": "class_texts", "candidates": ["maize"]}, InputError, "must be a mapping"),
         *(
-            ({"optimize": "class_texts", "candidates": bad}, InputError, "candidates must be a mapping from labels to texts")
-            for bad in ({"egg": 5}, {"egg": [5]}, {"egg": []}, {"egg": {"maize": 1}}, {5: ["maize"]})
+            (
+                {"optimize": "class_texts", "candidates": bad},
+                InputError,
+                "candidates must be a mapping from labels to texts",
+            )
+            for bad in BAD_CANDIDATES
         ),
         ({"optimize": "class_texts", "candidates": CANDIDATES, "steps": 3}, InputError, "steps must be 0 or None"),
         ({"optimize": "class_texts", "candidates": {"maize": ["x"]}}, InputError, "candidates must be given for"),
@@ -256,3 +262,11 @@ def test_the_command_line_finds_words_and_leaves_novel_classes(
     saved = ClipClassifier(["a", "b"], model=DEMO_VIT)
     saved.load(tmp_path / "run" / "best.json")
     assert saved.class_texts["corn cob"] == ("maize",)
+
+
+def test_a_run_is_not_resumed_with_other_candidates(tmp_path: Path) -> None:
+    task = food(shots=2)
+    words(task, candidates={"egg": ["boiled egg"]}, log_dir=tmp_path)
+    words(task, candidates={"egg": "boiled egg"}, log_dir=tmp_path)
+    with pytest.raises(JournalError, match="candidates was '1, SHA-256"):
+        words(task, candidates={"egg": ["fried egg"]}, log_dir=tmp_path)

@@ -155,16 +155,17 @@ def test_errors_name_the_predictor_and_the_example(task: demo.DemoTask) -> None:
 @pytest.mark.parametrize("output", ["animal", "legs", "label"])
 def test_a_metric_of_dspy_gets_what_the_predictor_returns(task: demo.DemoTask, output: str) -> None:
     """A `Choice`, or a value of its own type such as 2, as in `dspy.Evaluate`."""
-    Animals = animals(task)
     legs = Literal[2, 4]
     kinds: dict[str, Any] = {
         "animal": Literal[tuple(task.classes)],
         "legs": Annotated[legs, Choice[(2, "bird"), (4, "dog")]],
-        "label": Animals,
+        "label": animals(task),
     }
     program = predictor("a drawing of a <CLASS>.", **{output: (kinds[output], "what it is")})
     trainset = [
-        dspy.Example(image=e.image, **{output: 2 if e.label == "duck" else 4} if output == "legs" else {output: e.label})
+        dspy.Example(
+            image=e.image, **{output: 2 if e.label == "duck" else 4} if output == "legs" else {output: e.label}
+        )
         for e in task.trainset[:20]
     ]
     trainset = [example.with_inputs("image") for example in trainset]
@@ -182,4 +183,6 @@ def test_a_metric_of_dspy_gets_what_the_predictor_returns(task: demo.DemoTask, o
     if output == "label":
         assert searched[0].probabilities == pytest.approx(by_calls[0].probabilities, abs=1e-5)
         assert searched[0].confidence == pytest.approx(by_calls[0].confidence, abs=1e-5)
-    assert found.detailed_results.baseline.score.value == pytest.approx(found.detailed_results.baseline.score.accuracy / 100)
+    assert found.detailed_results.baseline.score.value == pytest.approx(
+        found.detailed_results.baseline.score.accuracy / 100
+    )

@@ -1,7 +1,10 @@
 """Runs with other objectives than the accuracy: result, journal, report, command line, metrics, and bad arguments."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +27,9 @@ from ipo_dspy.proposers.base import ProposalRequest
 from ipo_dspy.proposers.briefing import briefing, scored
 from ipo_dspy.report import render_report
 from ipo_dspy.run.choice_text import imbalance
-from ipo_dspy.run.journal import replay
+from ipo_dspy.run.journal import FILE_NAME, replay
 from ipo_dspy.run.state import RunState
-from ipo_dspy.scoring.objectives import OBJECTIVES
+from ipo_dspy.scoring.objectives import OBJECTIVES, Objective
 
 
 def right(labels: Any, probabilities: Any) -> float:
@@ -334,6 +337,84 @@ def test_floors_that_cost_much_are_said_to(
     assert said in caplog.text
     assert "this is the price of the floors of recall" in caplog.text
     assert said in render_report(tmp_path)
+
+
+DIGEST = """
+from functools import partial
+
+import numpy as np
+
+from ipo_dspy.scoring.objectives import METRIC, Objective
+
+WEIGHT = 2
+
+def beta(weight):
+    def f(labels, probabilities, kinds=("a", 1.5)):
+        return weight * float(np.mean(labels)) if kinds[0] in {"a", "b", "c", "d"} else (lambda: np.inf)()
+    return f
+
+class Beta:
+    def __call__(self, labels, probabilities):
+        return 1.0
+
+metrics = [beta(1), beta(2), partial(beta, weight=1), Beta(), Beta().__call__, len, lambda labels, probabilities: 1.0,
+           lambda labels, probabilities: 2.0, lambda labels, probabilities: labels.mean(),
+           lambda labels, probabilities: labels.max()]
+print(*(Objective(METRIC + "f", metric=metric).digest for metric in metrics))
+"""
+
+
+def test_metrics_have_digests_of_their_own_that_are_the_same_in_every_process() -> None:
+    shown = {
+        subprocess.run(
+            [sys.executable, "-c", DIGEST],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(shown) == 1
+    digests = shown.pop().split()
+    assert len(digests) == len(set(digests)) == 10
+    assert Objective().digest is None
+    assert Objective("cost", {("a", "b"): 5}).digest == Objective("cost", {("a", "b"): 5.0}).digest
+
+
+def wrong(labels: Any, probabilities: Any) -> float:
+    return -right(labels, probabilities)
+
+
+wrong.__name__ = "right"
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"metric": right}, {"metric": wrong}),
+        ({"metric": right}, {}),
+        ({"costs": {("bear", "cat"): 5.0}}, {"costs": {("bear", "cat"): 4.0}}),
+        ({"min_recall": {"bear": 0.9}}, {"min_recall": {"bear": 0.8}}),
+        ({}, {"objective": "loss"}),
+    ],
+)
+def test_a_run_is_never_resumed_with_another_objective(
+    before: dict[str, Any], now: dict[str, Any], few: demo.DemoTask, tmp_path: Path
+) -> None:
+    run(few, **before, log_dir=tmp_path)
+    journal = (tmp_path / FILE_NAME).read_bytes()
+    for allowed in (False, True):
+        with pytest.raises(JournalError, match=r"a run with other (settings|objective)") as raised:
+            run(few, **now, log_dir=tmp_path, allow_config_changes=allowed)
+        assert "allow_config_changes" not in str(raised.value)
+        assert (tmp_path / FILE_NAME).read_bytes() == journal
+
+
+def test_a_journal_of_an_earlier_version_is_one_of_the_accuracy(few: demo.DemoTask, tmp_path: Path) -> None:
+    trials = run(few, log_dir=tmp_path).trials
+    assert "objective_digest" not in (tmp_path / FILE_NAME).read_text()
+    assert run(few, log_dir=tmp_path).trials == trials
 
 
 def test_imbalance_is_noticed() -> None:

@@ -30,11 +30,18 @@ def test_the_expectation_names_the_images_that_flatter() -> None:
         ({"gain": 4.8}, False, "cannot be told apart from the start template: +4.8 points, standard error 2.5"),
         ({"gain": 5.0}, False, "clearly better than the start template: +5.0 points, standard error 2.5"),
         ({"gain": -0.04, "gain_error": 0.0}, False, "apart from the start template: +0.0 points, standard error 0.0"),
-        ({"accuracy": 25.8, "expected": 25.8, "gain": -61.5}, False, "clearly worse than the start template: -61.5 "
-         "points, standard error 2.5; this is the price of the floors of recall"),
+        (
+            {"accuracy": 25.8, "expected": 25.8, "gain": -61.5},
+            False,
+            "clearly worse than the start template: -61.5 "
+            "points, standard error 2.5; this is the price of the floors of recall",
+        ),
         ({"gain": -3.0}, False, "cannot be told apart from the start template: -3.0 points, standard error 2.5"),
-        ({"gain": -5.0, "gain_error": 1.2, "optimism": 5.0, "expected": 89.0}, False, "cannot be told apart from the "
-         "start template: -5.0 points, standard error 1.2"),
+        (
+            {"gain": -5.0, "gain_error": 1.2, "optimism": 5.0, "expected": 89.0},
+            False,
+            "cannot be told apart from the start template: -5.0 points, standard error 1.2",
+        ),
         ({"gain": 50.0, "gain_error": 1e9, "images": 1}, False, "start template: one image gives no standard error"),
         ({"gain": 0.0}, True, "no template is clearly better than the start template, which is kept"),
     ],

@@ -34,7 +34,8 @@ class MlflowObserver:
     numbers of classes and images, the start template.
     Tags: the selected template and the images that it was selected on. `templates.csv`: every trial. After a search for
     words: the metrics `changed_labels` and `compared_texts`, and `class_texts.json` with the texts of the labels that
-    are not read by their name. In a program with several classifiers their names come first. A resumed run counts what its earlier sessions did.
+    are not read by their name. In a program with several classifiers their names come first. A resumed run counts what
+    its earlier sessions did.
     """
 
     def __init__(self, run_id: str | None) -> None:

@@ -385,6 +385,8 @@ class IPO(Teleprompter):
         elif event["event"] == "selected":
             logger.info("%s: selected %r on %s images", event["predictor"], event["template"], event["selected_on"])
             if "choice" in event and choice_text.floors_cost(event["choice"]):
-                logger.warning("the selected template is %s", choice_text.against_start(event["choice"], is_start=False))
+                logger.warning(
+                    "the selected template is %s", choice_text.against_start(event["choice"], is_start=False)
+                )
         else:
             logger.debug("%s", event)

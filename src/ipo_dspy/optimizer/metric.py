@@ -124,9 +124,7 @@ class MetricOfExamples:
         output, decided = "label", None
         if isinstance(classifier, DecisionOutput):
             output, rows = classifier.output, np.minimum(probabilities, 1.0).tolist()  # a rounding error above 1
-            decided = decode_choices(
-                classifier.predictor, output, (dict(zip(names, row, strict=True)) for row in rows)
-            )
+            decided = decode_choices(classifier.predictor, output, (dict(zip(names, row, strict=True)) for row in rows))
         ranked = np.argsort(-probabilities, axis=1, kind="stable")[:, : classifier.top_k]
         for i, order in enumerate(ranked.tolist()):
             shown = order if choices is None else order[: len(choices[i])]

@@ -157,11 +157,12 @@ class Objective:
 
     @property
     def digest(self) -> str | None:
-        """What tells it from other objectives, by whose values a run cannot go on; None for accuracy without floors."""
+        """Identity of what is measured: values of other objectives are not comparable; None for plain accuracy."""
         if self == DEFAULT:
             return None
         code = None if self.metric is None else _content(self.metric)
-        content = [self.name, sorted(self.costs.items()), sorted(self.min_recall.items()), code]
+        numbers = [sorted((key, float(value)) for key, value in one.items()) for one in (self.costs, self.min_recall)]
+        content = [self.name, *numbers, code]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def check(self, classes: Sequence[str], labels: Collection[str] | None, images: str, *, options: int) -> None:
@@ -246,9 +247,11 @@ def _content(thing: Any, depth: int = 8) -> str:
         return f"({', '.join(parts if isinstance(thing, tuple) else sorted(parts))})"
     if depth and isinstance(thing, CodeType):
         return f"{thing.co_code.hex()} {thing.co_names} {_content(thing.co_consts, depth - 1)}"
+    if not callable(thing):
+        return type(thing).__qualname__
     if depth and isinstance(thing, partial):
         return _content((thing.func, thing.args, *sorted(thing.keywords.items())), depth - 1)
-    function = thing if hasattr(thing, "__code__") else getattr(type(thing), "__call__", None)
+    function = thing if hasattr(thing, "__code__") else type(thing).__call__
     name = getattr(thing, "__qualname__", type(thing).__qualname__)
     if not depth or not hasattr(function, "__code__"):
         return str(name)

@@ -8,7 +8,7 @@ their mean, and their spread is that of the objective to first order (Huber, Rob
 
 A metric of all images is not a mean either. It has the outcomes of a jackknife: the metric is computed without each of
 `GROUPS` random groups of images, and an image gets the pseudo-value of its group (Miller, The Jackknife - a Review,
-1974). The spread within classes is not told apart by groups, so optimism and intervals of a metric are rather too large.
+1974). The spread within classes is not told apart by groups, so optimism and interval of a metric are rather large.
 
 Needs no torch. Letters: N images, C classes, K templates, P pairs of a true and a predicted class.
 """
