@@ -137,7 +137,7 @@ def test_saved_programs_keep_it_and_old_files_load(
 
     plain = ClipClassifier(CLASSES, model="demo")
     before = plain.dump_state()
-    with pytest.raises(ModelError, match="must be a model with a sigmoid head"):
+    with pytest.raises(ProgramFileError, match="must be a model with a sigmoid head"):
         plain.load(tmp_path / "program.json")
     assert plain.dump_state() == before
     state = json.loads((tmp_path / "program.json").read_text())
