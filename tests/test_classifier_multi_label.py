@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from PIL import Image
 from helpers.clip_toys import shared_toy, write_model, write_sigmoid_demo
 from ipo_dspy import IPO, ClipClassifier, RayScorer, demo
 from ipo_dspy._internal.file_kinds import PROGRAM_FILE
+from ipo_dspy.analysis.label_check import check_labels
+from ipo_dspy.analysis.program_check import check
 from ipo_dspy.cli import main
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_io import open_image
@@ -277,9 +279,10 @@ def test_the_loss_can_be_the_objective(backbone: Backbone, examples: list[dspy.E
             {"optimize": ["template", "class_texts"], "candidates": {"dog": ["puppy"]}},
             "optimize must be 'template' with multi_label=True",
         ),
+        ({"also": ["demo"]}, r"also must be empty with multi_label=True, got \['demo'\]"),
         ({"backend": RayScorer("auto")}, "backend must be None with multi_label=True, got 'RayScorer'"),
     ],
-    ids=["objective", "floors", "metric", "words", "ray"],
+    ids=["objective", "floors", "metric", "words", "encoders", "ray"],
 )
 def test_what_is_not_supported_is_refused_before_slow_work(
     options: dict[str, Any], message: str, backbone: Backbone, examples: list[dspy.Example]
@@ -292,9 +295,34 @@ def test_what_is_not_supported_is_refused_before_slow_work(
         optimizer.compile(classifier(backbone), examples)
 
 
-def test_calibration_is_refused(backbone: Backbone, examples: list[dspy.Example]) -> None:
-    with pytest.raises(InputError, match="multi_label must be False to calibrate, got True"):
-        classifier(backbone).calibrate(examples)
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("calibrate", ClipClassifier.calibrate),
+        ("check a program", check),
+        ("find suspicious labels", check_labels),
+    ],
+)
+def test_what_needs_one_label_is_refused(
+    name: str, task: Callable[..., Any], backbone: Backbone, examples: list[dspy.Example]
+) -> None:
+    with pytest.raises(InputError, match=f"multi_label must be False to {name}, got True"):
+        task(classifier(backbone), examples)
+
+
+def test_another_model_must_have_a_sigmoid_head_too(backbone: Backbone, folder: Path) -> None:
+    assert classifier(backbone).with_model(f"local-dir:{folder}").multi_label
+    with pytest.raises(ModelError, match="sigmoid head"):
+        classifier(backbone).with_model("demo")
+
+
+def test_images_that_cannot_be_read_are_left_out_with_their_labels(
+    backbone: Backbone, examples: list[dspy.Example], tmp_path: Path
+) -> None:
+    missing = dspy.Example(image=str(tmp_path / "missing.png"), label=["dog", "bat"])
+    (result,) = evaluate(classifier(backbone), [missing, *examples], skip_unreadable=True)
+    (whole,) = evaluate(classifier(backbone), examples)
+    assert (result.score, result.average_precision) == (whole.score, whole.average_precision)
 
 
 def test_optimizers_of_decisions_see_no_decision(backbone: Backbone) -> None:

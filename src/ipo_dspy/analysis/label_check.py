@@ -77,6 +77,7 @@ def check_labels(program: "ClipClassifier", examples: "Sequence[dspy.Example]") 
     >>> found.index, found.label, found.suggested
     (12, 'bat', 'camel')
     """
+    program.check_single_label("find suspicious labels")
     judged = encode_examples(program, examples)
     images, features = judged.images, cast("ClipScorer", judged.scorer).image_features
     temperature = program.scaling_of(program.template, images.classes).temperature

@@ -237,6 +237,7 @@ def outcomes_of(
     program: "ClipClassifier", examples: "Sequence[dspy.Example]", *, skip_unreadable: bool = False
 ) -> Outcomes:
     """Return the outcomes of a program on labeled images; raises as `check` does."""
+    program.check_single_label("check a program")
     judged = encode_examples(program, examples, skip_unreadable=skip_unreadable).calibrated(program)
     correct, loss = cast("ClipScorer", judged.scorer).outcomes([program.template]).T
     loss = np.minimum(loss, LARGEST_LOSS)

@@ -15,7 +15,7 @@ from ipo_dspy.argument_checks import as_template, flag, require_int
 from ipo_dspy.class_texts import LabeledTexts, check_texts, parse_classes, spoken_name
 from ipo_dspy.classifier.predictions import ClassifyAmong, ClassifyImage, LabelAmong, LabelImage
 from ipo_dspy.decision_types import label_type
-from ipo_dspy.errors import ProgramFileError
+from ipo_dspy.errors import InputError, ProgramFileError
 from ipo_dspy.program_files import load_program, write_state
 from ipo_dspy.scoring.calibration import Scaling
 from ipo_dspy.scoring.calibrator import Calibration, CalibrationReport
@@ -84,6 +84,16 @@ class LabeledPredictor(dspy.Predict):
     def least_classes(self) -> int:
         """The smallest number of classes: with several labels, one can be there or not."""
         return 1 if self.multi_label else 2
+
+    def check_single_label(self, task: str) -> None:
+        """Check that images have one label, which a task needs.
+
+        Raises:
+            InputError: they may have several.
+        """
+        if self.multi_label:
+            condition, hint = f"False to {task}", "its probabilities are the model's own, one for each class"
+            raise InputError(f"must be {condition}", argument="multi_label", value=True, hint=hint)
 
     @property
     def class_texts(self) -> dict[str, tuple[str, ...]]:

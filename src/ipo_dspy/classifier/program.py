@@ -227,9 +227,7 @@ class ClipClassifier(EncodingPredictor):
             coverage=coverage,
             precision=precision,
         )
-        if self.multi_label:
-            hint = "its probabilities are the model's own"
-            raise InputError("must be False to calibrate", argument="multi_label", value=True, hint=hint)
+        self.check_single_label("calibrate")
         if (classes := self.classes) is None:
             raise DataError("a classifier without class names cannot be calibrated; use ClipClassifier(classes=[...])")
         if unknown_label in classes:

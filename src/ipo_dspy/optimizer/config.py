@@ -168,12 +168,13 @@ class OptimizerConfig:
         """Check the settings for classifiers with `multi_label=True`.
 
         Raises:
-            InputError: words of classes are searched, images are shown to the proposer, or a backend scores.
+            InputError: words are searched, images are shown to the proposer, or a backend or other models score.
         """
         for name, value, needed in (
             ("optimize", "class_texts" if self.searches_class_texts else None, "'template'"),
             ("images_in_request", self.images_in_request or None, "0"),
             ("backend", self.backend and type(self.backend).__name__, "None"),
+            ("also", list(self.also) or None, "empty"),
         ):
             if value is not None:
                 condition = f"{needed} with multi_label=True"

@@ -217,6 +217,8 @@ class IPO(Teleprompter):
     ) -> dspy.Module:
         """Compile with these observers in addition to the user's."""
         classifiers = find_classifiers(student)
+        if any(classifier.multi_label for classifier in classifiers.values()):
+            self.config.check_several_labels()
         proposer = build_proposer(self.config)
         models = self._check_models(proposer)
         train = collect_training_images(student, classifiers, trainset, name="trainset", **self._gathering)
@@ -237,8 +239,6 @@ class IPO(Teleprompter):
             for name, classifier in classifiers.items()
         ]
         self._check_objective(tasks)
-        if any(classifier.multi_label for classifier in classifiers.values()):
-            self.config.check_several_labels()
         with open_session(
             self.config.log_dir,
             limits=self.config.limits,
