@@ -1,6 +1,7 @@
 """Suspicious labels of a bundled task: from Python, on the command line, and as a page."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,9 @@ def test_the_temperature_applies_and_the_class_weights_do_not(
     with pytest.raises(SystemExit) as ended:
         main(["explain", "calibrated.json", "pixel-animals", "--labels", "--json"])
     assert ended.value.code == 0
-    listed = json.loads(capsys.readouterr().out)["suspicious"]
+    out, err = capsys.readouterr()
+    listed = json.loads(out)["suspicious"]
+    assert "its class weights and threshold are not applied here" in err
     assert [one["probability"] for one in listed] == pytest.approx([one.probability for one in found.suspicious])
 
 
@@ -67,6 +70,13 @@ def test_the_command_lists_them_with_thumbnails(
     assert ended.value.code == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["template"], found["images"]) == (GOOD, 800)
+    with pytest.raises(SystemExit):
+        main(template)
+    shown = capsys.readouterr().out
+    assert len(re.findall(r"0\.\d{3} .* 0\.\d{3}", shown)) == 20 < len(found["suspicious"])
+    assert f"{len(found['suspicious'])} of 800 labels suspicious; 20 are shown" in shown
+    assert "many are the program's own mistakes" in shown
+    assert re.search(r"of label .* of that", shown)
     page = Path("pages/labels.html").read_text()
     assert page.count("<img ") == page.count("data:image") == len(found["suspicious"]) > 10
     assert "://" not in page

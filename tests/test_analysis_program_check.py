@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,9 @@ def test_an_image_with_another_label_is_another_image(task: DemoTask, images: Im
     moved = [example.copy(label=task.classes[-1]) for example in images[:5]]
     (compared,) = ipo_dspy.check(task.program, moved, before).comparisons
     assert not compared.same_images
+    result = ipo_dspy.check(task.program, [*images[:2], *moved[2:4]], before)
+    assert (result.relabeled, result.missing) == (2, 1)
+    assert [one["alpha"] for one in result.plain()["comparisons"]] == [0.025, 0.025]
 
 
 @pytest.mark.parametrize("first", [0, 100, 200])  # all images shared, half of them, none
@@ -162,7 +166,9 @@ def test_exit_codes_of_the_command(
         return int(ended.value.code or 0), shown.out + shown.err
 
     code, shown = call("good.json", "photos", "--save", "before.json")
-    assert (code, "the program did not get worse" in shown) == (0, True)
+    assert (code, "the program is not shown to have got worse" in shown) == (0, True)
+    assert "saved  before.json" in shown
+    assert re.search(r"│\s+p │ alpha │", shown.replace("┃", "│"))
     for reference in ("before.json", "good.json", GOOD):
         code, shown = call("start.json", "photos", "--against", reference, "--json")
         value = json.loads(shown[shown.index("{") :])
@@ -170,6 +176,11 @@ def test_exit_codes_of_the_command(
     code, shown = call("good.json", "photos", "--model", "demo-vit", "--json")
     value = json.loads(shown[shown.index("{") :])
     assert [value[side]["model"].split()[0] for side in ("program", "reference")] == ["demo-vit", "demo"]
-    assert call("good.json", "photos", "--against", "missing.json")[0] == 2
+    file.rename(Path("photos", next(label for label in task.classes if label != file.parent.name), "moved.webp"))
+    next(Path("photos", task.classes[0]).iterdir()).unlink()
+    shown = call("good.json", "photos", "--against", "before.json")[1]
+    assert "images of the reference: 1 with another label now, 1 missing" in shown
+    code, shown = call("good.json", "photos", "--against", "missing.json")
+    assert (code, "--against must be a file that exists, got 'missing.json'" in shown) == (2, True)
     assert call("good.json", "photos", "--save", "nowhere/file.json")[0] == 2
     assert call("good.json", "photos", "--alpha", "0")[0] == 2

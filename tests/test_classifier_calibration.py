@@ -56,6 +56,7 @@ def test_copy_is_better_on_new_images_and_the_student_is_unchanged(base: DemoTas
     assert figures["after"][0] > figures["before"][0] + 2
     assert figures["after"][1] < figures["before"][1] / 2
     report = calibrated.calibration_report
+    assert len(repr(report)) < 1000
     assert report is not None
     assert report.after.accuracy == pytest.approx(figures["after"][0], abs=5)  # the folds promise what new images show
 

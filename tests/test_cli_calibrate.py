@@ -43,22 +43,43 @@ def test_program_and_report_are_written(folders: Path, tmp_path: Path, capsys: p
     for name in (
         "accuracy %",
         "calibration error",
-        "by chance",
+        "a perfect one would show",
+        "unknown answered % if 95 % of the others are",
+        "before and after, on images that the fit did not see",
         "AUROC of unknown",
         "temperature",
-        "threshold for other",
+        "other below confidence",
     ):
         assert name in out
     assert f"program  {folders / 'calibrated.json'}" in err
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 2
+    assert "A perfect one would show" in page
     assert "default-src 'none'" in page
     assert "http" not in page.replace("http-equiv", "")
     image = next((folders / "other").rglob("*.webp"))
-    code, out, _ = call(capsys, "classify", str(folders / "calibrated.json"), str(folders / "other"), "--json")
+    calibrated = str(folders / "calibrated.json")
+    assert "a threshold is not applied" in call(capsys, "evaluate", calibrated, str(folders / "known"))[2]
+    assert (
+        "class weights and threshold are not applied" in call(capsys, "explain", calibrated, str(folders / "known"))[2]
+    )
+    code, out, _ = call(capsys, "classify", calibrated, str(folders / "other"), "--json")
     labels = [row["label"] for row in json.loads(out)]
     assert labels.count("other") > len(labels) / 2
     assert ClipClassifier.from_file(folders / "calibrated.json")(image=str(image)).scores
+
+
+def test_unknown_images_that_cannot_be_separated_are_reported(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, known = str(folders / "program.json"), str(folders / "known")
+    arguments = ["calibrate", program, known, "--unknown", known]
+    arguments += ["--out", str(tmp_path / "out.json"), "--report", str(tmp_path / "page.html")]
+    message = "the unknown images cannot be separated well"
+    for options, is_shown in (([], True), (["--coverage", "0.4"], False)):
+        code, _, err = call(capsys, *arguments, *options)
+        assert (code, message in err) == (0, is_shown)
+        assert (message[4:] in (tmp_path / "page.html").read_text()) == is_shown
 
 
 def test_json_has_all_figures(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

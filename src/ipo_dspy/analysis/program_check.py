@@ -151,7 +151,23 @@ class CheckResult:
     @property
     def is_worse(self) -> bool:
         """True if the program got worse; with two comparisons, `alpha` is shared by them."""
-        return any(compared.p < self.alpha / len(self.comparisons) for compared in self.comparisons)
+        return any(compared.p < self.alpha_each for compared in self.comparisons)
+
+    @property
+    def alpha_each(self) -> float:
+        """The `alpha` of each comparison: half of it if there are two."""
+        return self.alpha / len(self.comparisons)
+
+    @property
+    def relabeled(self) -> int:
+        """Number of images of the reference that have another label now."""
+        known = {key for key, _ in self.program.images}
+        return sum(key in known for key, _ in set(self.reference.images) - set(self.program.images))
+
+    @property
+    def missing(self) -> int:
+        """Number of images of the reference that the program did not see, under any label."""
+        return len(set(self.reference.images) - set(self.program.images)) - self.relabeled
 
     def plain(self) -> dict[str, Any]:
         """Return the same as JSON values, without the outcomes of single images."""
@@ -159,8 +175,9 @@ class CheckResult:
             name: {"template": side.template, "model": side.model, "images": len(side.images), **asdict(side.score)}
             for name, side in (("program", self.program), ("reference", self.reference))
         }
-        compared = [asdict(comparison) for comparison in self.comparisons]
-        return {"is_worse": self.is_worse, "alpha": self.alpha, **sides, "comparisons": compared}
+        compared = [asdict(comparison) | {"alpha": self.alpha_each} for comparison in self.comparisons]
+        changes = {"relabeled": self.relabeled, "missing": self.missing}
+        return {"is_worse": self.is_worse, "alpha": self.alpha, **sides, **changes, "comparisons": compared}
 
     def __repr__(self) -> str:
         verdict = "worse" if self.is_worse else "not worse"

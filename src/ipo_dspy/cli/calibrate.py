@@ -99,6 +99,10 @@ def calibrate(
 
         file = report if report.suffix == ".html" else report.with_name(f"{report.name}.html")
         page = write_calibration_report(found, str(calibrated.template), unknown_label, file)
+    if found.poorly_separated:
+        auroc, answered = cast("float", found.after.auroc), found.coverage
+        fact = f"AUROC {auroc:.2f}, {answered:.0f} % of the labeled images are answered"
+        show.note(f"the unknown images cannot be separated well ({fact}); pass --coverage")
     if as_json:
         show.write_json({"template": str(calibrated.template), "program": str(target), **found.plain()})
         return
@@ -113,15 +117,18 @@ def _print(found: "CalibrationReport", unknown_label: str | None) -> None:
         "accuracy %": (found.before.accuracy, found.after.accuracy),
         "loss": (found.before.loss, found.after.loss),
         "calibration error": (found.before.calibration_error, found.after.calibration_error),
-        "of which by chance": (found.before.error_by_chance, found.after.error_by_chance),
+        "a perfect one would show": (found.before.error_by_chance, found.after.error_by_chance),
     }
     if found.before.auroc is not None and found.after.auroc is not None:
         figures["AUROC of unknown"] = (found.before.auroc, found.after.auroc)
     if found.before.unknown_at_95 is not None and found.after.unknown_at_95 is not None:
-        figures["unknown answered % at 95 %"] = (found.before.unknown_at_95, found.after.unknown_at_95)
+        figures["unknown answered % if 95 % of the others are"] = (
+            found.before.unknown_at_95,
+            found.after.unknown_at_95,
+        )
     digits = {"loss": 4, "AUROC of unknown": 3}
     lines = [(name, *(f"{value:.{digits.get(name, 2)}f}" for value in pair)) for name, pair in figures.items()]
-    show.rows("each image judged by a fit to others", ["", "before>", "after>"], lines)
+    show.rows("before and after, on images that the fit did not see", ["", "before>", "after>"], lines)
     settings = [("temperature", f"{found.temperature:.4f}")]
     if found.weights_rejected:
         settings.append(("class weights", "none; they did not prove better"))
@@ -130,7 +137,7 @@ def _print(found: "CalibrationReport", unknown_label: str | None) -> None:
         shown = ranked if len(ranked) <= 2 * WEIGHTS_SHOWN else [*ranked[:WEIGHTS_SHOWN], *ranked[-WEIGHTS_SHOWN:]]
         settings += [(f"weight of {name}", f"{weight:.2f}") for name, weight in shown]
     if found.threshold:
-        settings.append((f"threshold for {unknown_label or 'no label'}", f"{found.threshold:.4f}"))
+        settings.append((f"{unknown_label or 'no label'} below confidence", f"{found.threshold:.4f}"))
         settings.append(("answered", f"{found.coverage:.2f} %"))
         if found.answered_accuracy is not None:
             settings.append(("correct of the answered", f"{found.answered_accuracy:.2f} %"))

@@ -13,6 +13,7 @@ from ipo_dspy.cli import output as show
 from ipo_dspy.cli import terminal
 from ipo_dspy.cli.inference import load_classifier
 from ipo_dspy.cli.progress import spinner
+from ipo_dspy.errors import InputError
 from ipo_dspy.template import DEFAULT_TEMPLATE, PLACEHOLDER
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def check(
 
     The test is one-sided, on accuracy: McNemar's exact test on images that both saw, Fisher's on others.
 
-    Exit code 0 if it did not get worse, 1 if it did, 2 if that could not be checked.
+    Exit code 0 if it is not shown to have got worse, 1 if it is, 2 if that could not be checked.
     """
     from ipo_dspy.analysis.program_check import Outcomes
     from ipo_dspy.analysis.program_check import check as compare
@@ -67,6 +68,9 @@ def check(
     elif against is not None and described(against) == OUTCOMES:
         reference = Outcomes.load(against)
     elif against is not None:
+        if not Path(against).exists():
+            hint = "pass a saved program, a file that --save wrote, or a template"
+            raise InputError("must be a file that exists", argument="against", value=against, hint=hint)
         reference = load_classifier(against, None, None, device, allow_download)
     dataset = inputs.read_part(
         data, inputs.data_options(image, label, base, classes, split), "test", "validation", "training"
@@ -79,6 +83,8 @@ def check(
         show.write_json({**result.plain(), "left_out": len(dataset) - len(result.program.images)})
     else:
         _print(result, len(dataset))
+        if save is not None:
+            show.note(f"saved  {save}")
     if result.is_worse:
         raise Exit(1)
 
@@ -98,11 +104,15 @@ def _print(result: "CheckResult", images: int) -> None:
             show.figure(one.gain, one.gain_error, 2),
             show.figure(one.loss, one.loss_error, 4),
             f"{one.p:.2g}",
+            f"{result.alpha_each:.2g}",
         )
         for one in result.comparisons
     ]
     columns = ["program compared with reference", "images>", "broken>", "fixed>", "accuracy\nrises by>"]
-    show.rows("", [*columns, "loss\nfalls by>", "p>"], rows)
+    show.rows("", [*columns, "loss\nfalls by>", "p>", "alpha>"], rows)
     if left_out := images - len(result.program.images):
         terminal.line(f"{pluralize(left_out, 'image')} could not be read: left out")
-    terminal.line("the program got worse" if result.is_worse else "the program did not get worse")
+    changes = ((result.relabeled, "with another label now"), (result.missing, "missing"))
+    if changed := ", ".join(f"{count} {what}" for count, what in changes if count):
+        terminal.line(f"images of the reference: {changed}")
+    terminal.line("the program got worse" if result.is_worse else "the program is not shown to have got worse")

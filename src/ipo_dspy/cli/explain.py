@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CONFUSIONS = 12
 """Maximum number of confusions in the table; the JSON has all."""
+LABELS_SHOWN = 20
+"""Maximum number of suspicious labels in the table; the JSON and the report have all."""
 
 
 def explain(
@@ -82,6 +84,9 @@ def explain(
         default = (opt.DEFAULT_MODEL, pretrained or opt.DEFAULT_PRETRAINED)
         name, weights = (model, pretrained) if model else default
         program = ClipClassifier(dataset.classes, template=template, model=name, pretrained=weights, device=device)
+    if program.is_calibrated:
+        parts = "class weights and threshold" if labels else "temperature, class weights and threshold"
+        show.note(f"the program is calibrated: its {parts} are not applied here")
     dataset = dataset.spelled_as(program.classes or ())
     page = report if report is None or report.suffix == ".html" else report.with_name(f"{report.name}.html")
     if labels:
@@ -138,11 +143,14 @@ def _check_labels(program: "ClipClassifier", dataset: "ImageDataset", page: Path
         return
     lines = [
         (one.source, one.label, f"{one.probability:.3f}", one.suggested, f"{one.suggested_probability:.3f}")
-        for one in found.suspicious
+        for one in found.suspicious[:LABELS_SHOWN]
     ]
     show.template(found.template)
-    show.rows("suspicious labels", ["image", "label", "probability>", "seems to be", "probability>"], lines)
-    terminal.line(f"{len(lines)} of {pluralize(found.images, 'label')} suspicious")
+    title = "suspicious labels, the least likely first"
+    show.rows(title, ["image", "label", "probability\nof label>", "seems to be", "probability\nof that>"], lines)
+    shown = f"; {LABELS_SHOWN} are shown" if len(found.suspicious) > LABELS_SHOWN else ""
+    terminal.line(f"{len(found.suspicious)} of {pluralize(found.images, 'label')} suspicious{shown}")
+    terminal.line("many are the program's own mistakes: look at an image before you correct its label")
     if file is not None:
         show.note(f"report  {file}")
 

@@ -69,6 +69,8 @@ def evaluate(
             objective=objective.value,
             **goals.objective_arguments(ctx),
         )
+    if classifier.is_calibrated:
+        show.note("the probabilities are calibrated; a threshold is not applied")
     images, left_out = len(result.predicted), len(dataset) - len(result.predicted)
     precision, several = result.average_precision, classifier.multi_label
     if as_json:

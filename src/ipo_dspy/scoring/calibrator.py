@@ -7,7 +7,7 @@ Letters: N images, M images of none of the classes, C classes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -46,6 +46,8 @@ VALUES: Mapping[str, Value | None] = MappingProxyType(
 )
 EQUAL_CLASSES = ("balanced_accuracy", "macro_f1")
 """Objectives for which every class counts the same."""
+SEPARATED_AUROC, SEPARATED_COVERAGE = 0.7, 50.0
+"""What unknown images must reach, so that a threshold found by them is of use."""
 CURVE_POINTS = 200
 """Maximum number of points of the curve of accuracy over coverage."""
 
@@ -98,7 +100,7 @@ class CalibrationFigures:
     error_by_chance: float
     auroc: float | None
     unknown_at_95: float | None
-    bins: tuple[ReliabilityBin, ...]
+    bins: tuple[ReliabilityBin, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,8 @@ class CalibrationReport:
         coverage: share of images that are answered, in percent.
         answered_accuracy: share of these that are correct, in percent; None if there are none.
         unknown_answered: share of unknown images that are answered, in percent; None without unknown images.
+        poorly_separated: True if the threshold was found by unknown images that cannot be separated well: the AUROC
+            is below 0.7, or less than half of the labeled images are answered.
         curve: coverage and accuracy in percent at falling thresholds.
     """
 
@@ -127,13 +131,14 @@ class CalibrationReport:
     before: CalibrationFigures
     after: CalibrationFigures
     temperature: float
-    weights: Mapping[str, float]
+    weights: Mapping[str, float] = field(repr=False)
     weights_rejected: bool
     threshold: float
     coverage: float
     answered_accuracy: float | None
     unknown_answered: float | None
-    curve: tuple[tuple[float, float], ...]
+    poorly_separated: bool
+    curve: tuple[tuple[float, float], ...] = field(repr=False)
 
     def plain(self) -> dict[str, Any]:
         """Return the same as values that `json.dumps` takes."""
@@ -224,19 +229,23 @@ def calibrate_logits(
     _, coverages, accuracies = accuracy_over_coverage(confidence, correct)
     points = np.unique(np.linspace(0, len(coverages) - 1, CURVE_POINTS).round().astype(int))
     factors = np.exp(fit.scaling.log_weights).tolist()
+    after, coverage = _figures(fit.held_out, labels, scaled_unknown), 100.0 * float(answered.mean())
+    is_found = settings.threshold is settings.coverage is settings.precision is None
+    is_poor = after.auroc is not None and (after.auroc < SEPARATED_AUROC or coverage < SEPARATED_COVERAGE)
     return CalibrationReport(
         images=len(labels),
         unknown=0 if unknown is None else len(unknown),
         objective=settings.objective,
         before=_figures(logits, labels, unknown),
-        after=_figures(fit.held_out, labels, scaled_unknown),
+        after=after,
         temperature=fit.scaling.temperature,
         weights=dict(zip(classes, factors, strict=True)) if fit.has_weights else {},
         weights_rejected=settings.weights and not fit.has_weights,
         threshold=threshold,
-        coverage=100.0 * float(answered.mean()),
+        coverage=coverage,
         answered_accuracy=100.0 * float(correct[answered].mean()) if answered.any() else None,
         unknown_answered=None if doubts is None else 100.0 * float((doubts >= threshold).mean()),
+        poorly_separated=is_found and is_poor,
         curve=tuple(zip((100 * coverages[points]).tolist(), (100 * accuracies[points]).tolist(), strict=True)),
     )
 
