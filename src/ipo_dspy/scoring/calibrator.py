@@ -47,7 +47,7 @@ VALUES: Mapping[str, Value | None] = MappingProxyType(
 EQUAL_CLASSES = ("balanced_accuracy", "macro_f1")
 """Objectives for which every class counts the same."""
 SEPARATED_AUROC, SEPARATED_COVERAGE = 0.7, 50.0
-"""What unknown images must reach, so that a threshold found by them is of use."""
+"""AUROC, and percent of labeled images answered, below which a threshold found by unknown images is of little use."""
 CURVE_POINTS = 200
 """Maximum number of points of the curve of accuracy over coverage."""
 
