@@ -85,8 +85,8 @@ def explain(
         name, weights = (model, pretrained) if model else default
         program = ClipClassifier(dataset.classes, template=template, model=name, pretrained=weights, device=device)
     if program.is_calibrated:
-        parts = "class weights and threshold" if labels else "temperature, class weights and threshold"
-        show.note(f"the program is calibrated: its {parts} are not applied here")
+        ignored = "class weights and threshold" if labels else "temperature, class weights and threshold"
+        show.note(f"the program is calibrated: its {ignored} are not applied here")
     dataset = dataset.spelled_as(program.classes or ())
     page = report if report is None or report.suffix == ".html" else report.with_name(f"{report.name}.html")
     if labels:
