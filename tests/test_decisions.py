@@ -183,6 +183,8 @@ def test_exactly_one_image_is_needed(image: dspy.Image) -> None:
         program(first=image, second=image)
     with pytest.raises(ImageError, match=r"got 0 in the inputs \('first', 'second'\); pass one, e.g. image="):
         program(first=None, second=None)
+    with pytest.raises(ImageError, match=r"got the text 'a/x.webp' .* pass dspy.Image.from_path\('a/x.webp'\)"):
+        program(first="a/x.webp", second=None)
 
 
 def as_dspy_writes(parts: object) -> str:

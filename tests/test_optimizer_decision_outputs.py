@@ -8,6 +8,7 @@ import pytest
 from dspy.experimental import Choice, Noul
 
 from ipo_dspy import IPO, ClipClassifier, ClipDecider, demo, load_program
+from ipo_dspy.data import load_image_folder
 from ipo_dspy.errors import DataError, InputError, LanguageModelError
 from ipo_dspy.optimizer.trainset import collect_training_images, find_classifiers
 
@@ -42,6 +43,10 @@ def test_ipo_improves_a_predictor_like_the_equal_classifier(task: demo.DemoTask,
     assert best.signature.instructions == str(expected.template)
     assert program.signature.instructions == "Name the animal."
     assert accuracy(best, task.trainset) == best.detailed_results.best.score.accuracy > accuracy(program, task.trainset)
+    demo.export("pixel-animals", tmp_path / "images")
+    folder = load_image_folder(tmp_path / "images")[:4]
+    found = collect_training_images(program, find_classifiers(program), folder, name="trainset")["self"]
+    assert [str(image) for image in found.images] == [example.image for example in folder]
     restored = predictor("", label=(animals(task), "the animal"))
     load_program(restored, tmp_path / "run" / "best.json")
     assert restored.signature.instructions == best.signature.instructions

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dspy
@@ -21,6 +22,7 @@ from ipo_dspy._internal.json_input import parse_json
 from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.argument_checks import as_template, flag
 from ipo_dspy.class_texts import parse_classes
+from ipo_dspy.clip.image_formats import image_suffixes
 from ipo_dspy.clip.image_io import MAX_FILE_BYTES, ImageSource, is_url
 from ipo_dspy.clip.model_spec import ModelSpec, resolve_model
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED
@@ -286,7 +288,14 @@ def find_image(inputs: Any) -> ImageSource:
     images = list(_images(inputs, _MAX_NESTING))
     if len(images) == 1:
         return images[0]
-    names = ", ".join(map(repr, inputs)) if isinstance(inputs, Mapping) and inputs else "none"
+    fields = inputs if isinstance(inputs, Mapping) else {}
+    texts = [value for value in fields.values() if isinstance(value, str) and not value.startswith(_START)]
+    if not images and (paths := [text for text in texts if PurePath(text).suffix.lower() in image_suffixes()]):
+        shown = repr(one_line(paths[0], 80))
+        raise ImageError(
+            f"got the text {shown} where an image is expected (got 0 in the inputs); pass dspy.Image.from_path({shown})"
+        )
+    names = ", ".join(map(repr, fields)) or "none"
     raise ImageError(
         f"a decision by CLIP is about one image, got {len(images)} in the inputs ({one_line(names, 200)}); "
         "pass one, e.g. image=dspy.Image.from_path('x.jpg')"

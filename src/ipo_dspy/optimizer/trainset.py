@@ -220,7 +220,8 @@ def _without_tracing(
 
 def _own_fields(classifier: ClipClassifier, example: dspy.Example, index: int, name: str) -> dict[str, Any]:
     if isinstance(classifier, DecisionOutput):
-        given = {field: example[field] for field in classifier.predictor.signature.input_fields if field in example}
+        fields = classifier.predictor.signature.input_fields
+        given = {name: _trusted(example[name], info.annotation) for name, info in fields.items() if name in example}
         try:
             return {"image": find_image(given)}
         except ImageError as error:
@@ -236,6 +237,12 @@ def _own_fields(classifier: ClipClassifier, example: dspy.Example, index: int, n
         for field in _INPUTS
         if example.get(field) is not None and (field == "image" or field in marked)
     }
+
+
+def _trusted(value: Any, annotation: Any) -> Any:
+    """Return a path in an image field as a `Path`: examples are the user's own, unlike texts in a request."""
+    is_path = isinstance(value, str) and not value.startswith(("data:", "http:", "https:", "<<"))
+    return Path(value) if annotation is dspy.Image and is_path else value
 
 
 def _require_traced(seen: Mapping[str, dict[str, Any]], key: str, index: int, name: str) -> dict[str, Any]:
