@@ -263,6 +263,8 @@ def test_the_command_line_optimizes_and_evaluates(tmp_path: Path, capsys: pytest
     assert found["choice"]["objective"] == "cost"
     assert found["scores"]["validation"]["best"]["value"] > found["scores"]["validation"]["start"]["value"]
     assert "mean cost" in found["findings"]["expected"]
+    assert "bear: recall of at least 50 % asked for; start " in found["findings"]["floors"]
+    assert found["findings"]["floors"] in render_report(tmp_path / "run")
     assert command("demo", "pixel-animals", "--export", str(tmp_path / "images")) == 0
     capsys.readouterr()
     program = [str(tmp_path / "run" / "best.json"), str(tmp_path / "images"), "--data-classes"]
@@ -276,6 +278,11 @@ def test_the_command_line_optimizes_and_evaluates(tmp_path: Path, capsys: pytest
     shown = capsys.readouterr().out
     for text in ("top-5 accuracy", "balanced accuracy", "macro F1", "calibration error", "most confused"):
         assert text in shown
+    (tmp_path / "texts.json").write_text('{"bear": "brown bear"}')
+    assert command("evaluate", *program, "--min-recall", "bear=0", "--class-texts", str(tmp_path / "texts.json")) == 0
+    shown = capsys.readouterr()
+    assert re.search(r"bear +│ +0 │ +\d+\.\d │ met", shown.out)
+    assert re.search(r"class texts  1 of \d+ classes \(bear: brown bear\)", shown.err)
     assert command(*search, "--min-recall", "bear") == 2
     assert "--min-recall must be CLASS=RECALL, got 'bear'" in capsys.readouterr().err
 

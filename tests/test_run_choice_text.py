@@ -1,5 +1,7 @@
 """Sentences about the selected template claim no more than is known."""
 
+from typing import Any
+
 import pytest
 
 from ipo_dspy.run import choice_text
@@ -73,6 +75,23 @@ def test_a_prompt_for_imagenet_that_was_selected_is_not_compared_with_itself() -
     assert text == "the same template as the best of the 79 ImageNet prompts"
 
 
+def test_a_prompt_that_is_clearly_better_is_named() -> None:
+    given: Any = {"images": 100, "prompts": 80, "is_best": False, "template": "a child's <CLASS>."}
+    assert choice_text.against_imagenet(-5.0, 2.5, **given).endswith(
+        "standard error 2.5; start from it: --initial-template 'a child'\"'\"'s <CLASS>.'"
+    )
+    assert "--initial-template" not in choice_text.against_imagenet(4.8, 2.5, **given)
+
+
+def test_floors_are_compared_with_recalls_on_the_images_that_decided() -> None:
+    counts = {"start": {name: [7, 10] for name in "abcd"}, "best": {name: [9, 10] for name in "abcd"}}
+    evaluations: Any = {("train", "all", role): {"per_class": of_role} for role, of_role in counts.items()}
+    text = choice_text.floors({"a": 0.9}, evaluations)
+    assert text == "a: recall of at least 90 % asked for; start 70.0 %, best 90.0 % on training images"
+    assert (choice_text.floors(dict.fromkeys("abcd", 0.5), evaluations) or "").count("asked for") == 3
+    assert choice_text.floors({}, evaluations) is choice_text.floors({"a": 0.9}, {}) is None
+
+
 def test_ties() -> None:
     assert choice_text.ties(choice()) == "4 of 121 templates are as good within the tolerance"
     with_leader = choice_text.ties(choice(leader=96.5))
@@ -82,7 +101,7 @@ def test_ties() -> None:
 
 def test_gains_on_test_images_are_judged_by_their_own_errors() -> None:
     gains = {"test base": {"start": (9.0, 3.0), "imagenet_best": (1.0, 3.0)}, "test novel": {"start": (0.0, 0.0)}}
-    assert choice_text.on_test(gains, prompts=79).split("; ") == [
+    assert choice_text.on_test(gains, prompts=79).split("\n") == [
         "base classes: clearly better than the start template: +9.0 points, standard error 3.0",
         "base classes: cannot be told apart from the best of the 79 ImageNet prompts: +1.0 points, standard error 3.0",
         "novel classes: cannot be told apart from the start template: +0.0 points, standard error 0.0",
@@ -95,7 +114,7 @@ def test_lines_of_an_ensemble_say_what_they_add() -> None:
         for value in (2.0, -0.5)
     ]
     would = choice_text.added_lines(lines, is_ensemble=False)
-    assert would == "2 more lines would add +1.5 points and lower the loss by 0.200"
+    assert would == "2 more lines would add +1.5 points and lower the loss by 0.200: --ensemble 3"
     each = "+2.0 points and -0.100 loss, -0.5 points and -0.100 loss"
     assert choice_text.added_lines(lines, is_ensemble=True) == f"2 further lines, each with what it adds: {each}"
     assert choice_text.added_lines([], is_ensemble=False) == "no further line lowers the loss clearly"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from ipo_dspy._internal.counts import first_few, pluralize
+from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.cli import output as show
 from ipo_dspy.errors import InputError
 
@@ -238,6 +239,10 @@ def with_texts(
     if ignored := [label for label in texts if label in others and label not in labels]:
         show.note(f"the texts of {pluralize(len(ignored), 'class')} that are not searched are ignored: {ignored[0]}")
     checked = check_texts(labels, {**saved, **{label: given for label, given in texts.items() if label not in ignored}})
+    if path is not None:
+        shown = first_few([f"{label}: {' + '.join(given)}" for label, given in checked.items()], 2)
+        count = f"{len(checked)} of {pluralize(len(labels), 'class')}"
+        show.note(f"class texts  {count}" + (f" ({one_line(shown, 120)})" if shown else ""))
     if hard := hard_names(label for label in labels if label not in checked):
         show.note(
             f"CLIP may not understand {pluralize(len(hard), 'class name')} ({first_few(list(map(repr, hard)), 3)}); "

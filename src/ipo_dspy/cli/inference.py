@@ -60,6 +60,7 @@ def evaluate(
     if class_texts is not None:
         labels, saved = classifier.classes or dataset.classes, classifier.class_texts
         classifier.classes = inputs.with_texts(labels, class_texts, saved=saved)
+    goal = goals.objective_arguments(ctx)
     with LiveProgress() as progress:
         (result,) = score(
             classifier,
@@ -67,7 +68,7 @@ def evaluate(
             recorder=EventRecorder(observers=[progress]),
             skip_unreadable=skip_unreadable,
             objective=objective.value,
-            **goals.objective_arguments(ctx),
+            **goal,
         )
     if classifier.is_calibrated:
         show.note("the probabilities are calibrated; a threshold is not applied")
@@ -91,6 +92,11 @@ def evaluate(
     total = (f"{result.score.accuracy:.2f}", f"{result.score.loss:.4f}", str(images), str(left_out))
     show.rows("all classes", ["accuracy %>", "loss>", "images>", "left out>"], [total])
     show.measures(result.measures, result.objective, result.score)
+    recalls = {name: 100 * correct / total for name, (correct, total) in result.per_class.items()}
+    if floors := {name: 100 * floor for name, floor in (goal["min_recall"] or {}).items() if name in recalls}:
+        met = {name: "met" if recalls[name] >= floor - 1e-6 else "missed" for name, floor in floors.items()}
+        lines = [(name, f"{floor:g}", f"{recalls[name]:.1f}", met[name]) for name, floor in floors.items()]
+        show.rows("floors of recall", ["class", "floor %>", "recall %>", ""], lines)
 
 
 def classify(

@@ -46,7 +46,7 @@ def run_summary(result: "RunSummary", limits: Budget) -> None:
         aligned = str(shown).replace("\n", f"\n{'':16}")
         console.print(Text.assemble(f"{label:16}", (aligned, style)), soft_wrap=True)
     for label, text in result.findings.items():
-        console.print(Text(f"{label:16}{text}"), soft_wrap=True)
+        console.print(Text(f"{label:16}" + text.replace("\n", f"\n{'':16}")), soft_wrap=True)
     if result.left_out:
         console.print(Text(f"{pluralize(result.left_out, 'image')} could not be read: left out"))
     if spent.calls or limits != Budget():
@@ -116,8 +116,9 @@ def _objective_rows(result: "RunSummary", labels: Mapping[str, str]) -> dict[str
     for role, label in labels.items():
         if objective not in ("accuracy", "loss"):
             table[f"{text.label}, {label}"] = {name: text.number(scores[name][role].goal) for name in scores}
-        missed = {name: f"{scores[name][role].missed:.1f}" for name in scores if scores[name][role].missed}
-        table |= {f"below floors, {label}": missed} if missed else {}
+        missed = {name: scores[name][role].missed for name in scores}
+        if any(missed.values()):
+            table[f"below floors, {label}"] = {name: f"{points:.1f}" for name, points in missed.items()}
     return table
 
 

@@ -52,6 +52,8 @@ class RunSummary:
     """Number of unreadable images."""
     folder: str
     report: str
+    floors: str | None
+    """Sentence on the classes with a floor of recall, if there are any."""
     was_finished: bool
     """True if nothing was searched because the run was already finished."""
 
@@ -85,6 +87,8 @@ class RunSummary:
             "against start": choice_text.against_start(choice, is_start=search.best == search.baseline),
             "tied": ties,
         }
+        if self.floors is not None:
+            found["floors"] = self.floors
         if self.imagenet is not None:
             found["against the 80"] = choice_text.against_imagenet(
                 self.imagenet.gain,
@@ -93,6 +97,7 @@ class RunSummary:
                 prompts=len(self.imagenet.ensemble.lines),
                 is_best=self.imagenet.best == search.best.template,
                 objective=search.choice.objective,
+                template=str(self.imagenet.best),
             )
         if self.test_gains:
             count = 0 if self.imagenet is None else len(self.imagenet.ensemble.lines)
@@ -190,6 +195,7 @@ def run(
     scores: dict[str, dict[str, Score]] = {}
     images: dict[str, int] = {}
     compared: ImagenetComparison | None = None
+    floors: str | None = None
     test_gains: dict[str, Mapping[str, tuple[float, float]]] = {}
 
     def listen(event: Event) -> None:
@@ -199,7 +205,7 @@ def run(
     def test(
         recorder: "EventRecorder", best: Any, results: "Sequence[SearchResult]", tasks: "Sequence[EncodedTask]"
     ) -> None:
-        nonlocal compared
+        nonlocal compared, floors
         finalists, setup = results[0].finalists, recorder.state.search("self").setup
         start = next(f for f in finalists if f.trial == results[0].baseline)
         scores["train"], images["train"] = _roles(start.trial.score, finalists[0].trial.score), setup["images"]
@@ -211,6 +217,7 @@ def run(
             for split in scores:
                 event = evaluations[split, "all", "best"]
                 scores[split]["best"] = Score(event["accuracy"], event["loss"])
+        floors = choice_text.floors(optimizer.config.min_recall or {}, recorder.state.search("self").evaluations)
         prompts: ImagenetPrompts | None = None
         if not stop():
             with contextlib.suppress(TemplateError):  # no prompt fits
@@ -246,6 +253,7 @@ def run(
         left_out=len(skipped),
         folder=str(folder),
         report=str(write_report(folder)),
+        floors=floors,
         was_finished=earlier_trials == len(details.trials) and details.status == "finished",
     )
 

@@ -64,7 +64,7 @@ def page(run: RunState, folder: Path) -> str:
 def environment() -> Environment:
     """Return the Jinja environment of all pages; everything is escaped."""
     jinja = Environment(loader=FunctionLoader(_data), autoescape=True, undefined=StrictUndefined)
-    jinja.globals["words"] = choice_text.words
+    jinja.globals |= {"words": choice_text.words, "floors": choice_text.floors}
     jinja.trim_blocks = jinja.lstrip_blocks = jinja.keep_trailing_newline = True
     jinja.filters |= {
         "percent": _number("{:.1f}\u00a0%"), "nats": _number("{:.3f}"), "count": _number("{:,.0f}", "not known"),

@@ -1,9 +1,16 @@
 """Sentences about the selected template on new images, for the terminal and the report."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 from ipo_dspy._internal.counts import pluralize
-from ipo_dspy.run.events import ChoiceFields, ClassTextChangeFields, ClassTextsFields, EnsembleLineFields
+from ipo_dspy.run.events import (
+    ChoiceFields,
+    ClassTextChangeFields,
+    ClassTextsFields,
+    EnsembleLineFields,
+    EvaluationEvent,
+)
 from ipo_dspy.scoring.intervals import Z
 from ipo_dspy.scoring.objectives import ObjectiveText
 
@@ -11,6 +18,8 @@ WIDE = 20.0
 """Width of an interval, in points, from which on the images are called few."""
 IMBALANCE = 10
 """Images of the most frequent class, relative to the rarest, above which classes are called imbalanced."""
+FLOORS_SHOWN = 3
+"""Maximum number of floors of recall in a sentence."""
 
 
 def expectation(choice: ChoiceFields, selected_on: str) -> str:
@@ -49,7 +58,14 @@ def _is_worse(choice: ChoiceFields) -> bool:
 
 
 def against_imagenet(
-    gain: float, error: float, *, images: int, prompts: int, is_best: bool, objective: str = "accuracy"
+    gain: float,
+    error: float,
+    *,
+    images: int,
+    prompts: int,
+    is_best: bool,
+    objective: str = "accuracy",
+    template: str = "",
 ) -> str:
     """Return a sentence on the gain over the best of the prompts for ImageNet.
 
@@ -60,6 +76,7 @@ def against_imagenet(
         prompts: number of prompts.
         is_best: True if the best prompt is the selected template.
         objective: name of the objective, in whose values the gain is.
+        template: the best prompt, which is named if it is clearly better.
 
     >>> against_imagenet(0.4, 1.0, images=100, prompts=80, is_best=False)
     'cannot be told apart from the best of the 80 ImageNet prompts: +0.4 points, standard error 1.0'
@@ -69,13 +86,17 @@ def against_imagenet(
         return f"the same template as {best}"
     if images == 1:
         return f"cannot be told apart from {best}: one image gives no standard error"
-    return f"{_verdict(gain, error)} {best}: {ObjectiveText.of(objective).gain(gain, error)}"
+    verdict = _verdict(gain, error)
+    remedy = (
+        f"; start from it: --initial-template {shlex.quote(template)}" if verdict.startswith("clearly worse") else ""
+    )
+    return f"{verdict} {best}: {ObjectiveText.of(objective).gain(gain, error)}{remedy if template else ''}"
 
 
 def on_test(
     gains: Mapping[str, Mapping[str, tuple[float, float]]], *, prompts: int, objective: str = "accuracy"
 ) -> str:
-    """Return a sentence on the gains on test images.
+    """Return sentences on the gains on test images, one a line.
 
     Args:
         gains: points and standard error over the template of a role (`start`, `imagenet_best`), by set of images.
@@ -93,7 +114,28 @@ def on_test(
             f"{part}{_verdict(gain, error)} {named[role]}: {ObjectiveText.of(objective).gain(gain, error)}"
             for role, (gain, error) in of_set.items()
         ]
-    return "; ".join(sentences)
+    return "\n".join(sentences)
+
+
+def floors(min_recall: Mapping[str, float], evaluations: Mapping[tuple[str, str, str], EvaluationEvent]) -> str | None:
+    """Return the recall of the start and the best template for classes with a floor, on the images that decided.
+
+    Args:
+        min_recall: floors by class, 0 to 1.
+        evaluations: recorded evaluations by split, class split and role.
+    """
+    for split, images in (("validation", "validation"), ("train", "training")):
+        if all((split, "all", role) in evaluations for role in ("start", "best")):
+            start, best = (evaluations[split, "all", role]["per_class"] for role in ("start", "best"))
+            shown = [
+                f"{name}: recall of at least {100 * floor:g} % asked for; start {100 * start[name][0] / total:.1f} %, "
+                f"best {100 * best[name][0] / total:.1f} %"
+                for name, floor in min_recall.items()
+                if name in start and (total := best.get(name, [0, 0])[1])
+            ]
+            more = " | ..." if len(shown) > FLOORS_SHOWN else ""
+            return f"{' | '.join(shown[:FLOORS_SHOWN])}{more} on {images} images" if shown else None
+    return None
 
 
 def added_lines(lines: Sequence[EnsembleLineFields], *, is_ensemble: bool, objective: str = "accuracy") -> str:
@@ -108,7 +150,7 @@ def added_lines(lines: Sequence[EnsembleLineFields], *, is_ensemble: bool, objec
     if not is_ensemble:
         points, nats = sum(line["accuracy"] for line in lines), sum(line["loss"] for line in lines)
         added = f"would {'add' if text.is_share else 'bring'} {text.gain(points)} and lower the loss by {nats:.3f}"
-        return f"{pluralize(len(lines), 'more line')} {added}"
+        return f"{pluralize(len(lines), 'more line')} {added}: --ensemble {len(lines) + 1}"
     each = ", ".join(f"{text.gain(line['accuracy'])} and {-line['loss']:+.3f} loss" for line in lines)
     return f"{pluralize(len(lines), 'further line')}, each with what it adds: {each}"
 
