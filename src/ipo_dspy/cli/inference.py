@@ -95,8 +95,8 @@ def evaluate(
     recalls = {name: 100 * correct / total for name, (correct, total) in result.per_class.items()}
     if floors := {name: 100 * floor for name, floor in (goal["min_recall"] or {}).items() if name in recalls}:
         met = {name: "met" if recalls[name] >= floor - 1e-6 else "missed" for name, floor in floors.items()}
-        lines = [(name, f"{floor:g}", f"{recalls[name]:.1f}", met[name]) for name, floor in floors.items()]
-        show.rows("floors of recall", ["class", "floor %>", "recall %>", ""], lines)
+        reached = [(name, f"{floor:g}", f"{recalls[name]:.1f}", met[name]) for name, floor in floors.items()]
+        show.rows("floors of recall", ["class", "floor %>", "recall %>", ""], reached)
 
 
 def classify(
