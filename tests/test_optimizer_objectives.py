@@ -265,6 +265,11 @@ def test_the_command_line_optimizes_and_evaluates(tmp_path: Path, capsys: pytest
     assert "mean cost" in found["findings"]["expected"]
     assert "bear: recall of at least 50 % asked for; start " in found["findings"]["floors"]
     assert found["findings"]["floors"] in render_report(tmp_path / "run")
+    assert command(*search, *goal) == 0  # a finished run is printed again
+    missed = [found["scores"][name]["start"].get("missed", 0.0) for name in found["scores"]]
+    assert any(missed)
+    row = next(line for line in capsys.readouterr().out.splitlines() if "below floors, start" in line)
+    assert [float(cell) for cell in re.findall(r"\d+\.\d", row)] == pytest.approx(missed, abs=0.051)
     assert command("demo", "pixel-animals", "--export", str(tmp_path / "images")) == 0
     capsys.readouterr()
     program = [str(tmp_path / "run" / "best.json"), str(tmp_path / "images"), "--data-classes"]
