@@ -285,9 +285,9 @@ def test_the_command_line_optimizes_and_evaluates(tmp_path: Path, capsys: pytest
         assert text in shown
     (tmp_path / "texts.json").write_text('{"bear": "brown bear"}')
     assert command("evaluate", *program, "--min-recall", "bear=0", "--class-texts", str(tmp_path / "texts.json")) == 0
-    shown = capsys.readouterr()
-    assert re.search(r"bear +│ +0 │ +\d+\.\d │ met", shown.out)
-    assert re.search(r"class texts  1 of \d+ classes \(bear: brown bear\)", shown.err)
+    out, err = capsys.readouterr()
+    assert re.search(r"bear +│ +0 │ +\d+\.\d │ met", out)
+    assert re.search(r"class texts  1 of \d+ classes \(bear: brown bear\)", err)
     assert command(*search, "--min-recall", "bear") == 2
     assert "--min-recall must be CLASS=RECALL, got 'bear'" in capsys.readouterr().err
 
