@@ -20,6 +20,7 @@ from PIL import Image
 
 from helpers import clip_toys
 from helpers.clip_toys import shared_toy
+from helpers.loopback import LoopbackServer
 from ipo_dspy.clip import feature_dtype as rest
 from ipo_dspy.clip import image_features as images
 from ipo_dspy.clip import image_io
@@ -324,7 +325,7 @@ def site() -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = LoopbackServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"

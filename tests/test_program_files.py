@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from PIL import Image
 from helpers.cli_process import Processes
 from helpers.clip_toys import write_model
 from helpers.local_toys import tokenizer
+from helpers.loopback import LoopbackServer
 from ipo_dspy import ClipClassifier, demo, load_program
 from ipo_dspy.errors import ModelError, ProgramFileError
 
@@ -216,7 +217,7 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, type[Hub]]]:
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     tokenizer().save_pretrained(folder)
     handler = type("OneHub", (Hub,), {"folder": folder, "asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = LoopbackServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", handler
     server.shutdown()

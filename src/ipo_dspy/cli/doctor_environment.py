@@ -27,6 +27,8 @@ EXTRAS = {
     "local": ("sentencepiece", "loads more chat models in this process"),
     "heif": ("pillow-heif", "reads HEIC images"),
     "bench": ("optuna", "runs DSPy's MIPROv2"),
+    "onnx": ("onnxruntime", "exports programs for ONNX runtimes"),
+    "serve": ("fastapi", "answers over HTTP"),
 }
 """Distribution and purpose of each extra of this package."""
 PROVIDERS = ("OPENAI", "ANTHROPIC", "GEMINI", "AZURE", "MISTRAL", "GROQ", "DEEPSEEK", "OPENROUTER", "TOGETHERAI", "XAI")

@@ -1,0 +1,1 @@
+"""A program as files that other programs read: weights, models, templates, scripts."""
