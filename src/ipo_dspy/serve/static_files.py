@@ -1,0 +1,53 @@
+"""The files of the two pages, and the headers that both servers send with them.
+
+A page has no inline script or style and loads nothing from elsewhere, so its Content-Security-Policy permits neither:
+text that ends up in it as markup could do nothing. Its scripts set text only through `textContent`.
+"""
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import Literal
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+"""Headers of each response."""
+_SHARED = {"dom.js": ("serve/dom.js",), "style.css": ("report/style.css", "serve/pages.css")}
+_MEDIA_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFile:
+    """A file of a page."""
+
+    content: bytes
+    media_type: str
+
+
+def static_files(page: Literal["page", "run"]) -> dict[str, StaticFile]:
+    """Return the files of a page by their paths below its URL; `""` is the page itself.
+
+    Args:
+        page: `page`, on which one drops pictures, or `run`, the page of a run. The first reads `GET program`, which is
+            `{"template": str, "classes": [str, ...], "model": str}`, and sends one file per request to
+            `POST classify`, in the field `files`; an error is `{"error": str}`.
+
+    >>> sorted(static_files("page"))
+    ['', 'dom.js', 'page.js', 'style.css']
+    """
+    sources = {"": (f"serve/{page}.html",), f"{page}.js": (f"serve/{page}.js",), **_SHARED}
+    root = resources.files("ipo_dspy")
+    return {
+        path: StaticFile(
+            b"".join(root.joinpath(name).read_bytes() for name in names),
+            f"{_MEDIA_TYPES[names[0].rpartition('.')[2]]}; charset=utf-8",
+        )
+        for path, names in sources.items()
+    }
