@@ -450,7 +450,7 @@ def test_the_model_and_the_class_names_are_ready_after_a_warm_up(
     task: demo.DemoTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = fresh(task, template="a warmed up picture of a <CLASS>.")
-    program.warm_up()
+    assert program.warm_up() is program
     texts = CountsTexts(program.backbone, monkeypatch)
     program(image=task.testset[0].image)
     assert texts.encoded == 0
@@ -504,3 +504,44 @@ def test_a_run_folder_given_for_a_program_names_the_file_in_it(task: demo.DemoTa
 def test_a_model_with_its_own_weights_is_saved_under_no_others(model: str) -> None:
     state = ClipClassifier(["cat", "dog"], model=model).dump_state()["clip"]
     assert (state["model"], state["pretrained"]) == (model, "")
+
+
+def noise(seed: int, count: int = 3) -> list[Image.Image]:
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 40, 40, 3), dtype=np.uint8)
+    return [Image.fromarray(image) for image in pixels]
+
+
+def test_single_calls_leave_nothing_on_disk(
+    task: demo.DemoTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IPO_DSPY_CACHE", str(tmp_path / "cache"))
+    program, images = fresh(task), noise(11, count=5)
+    program(image=images[0])
+    asyncio.run(program.acall(image=images[1]))
+    signature = dspy.Signature("image: dspy.Image -> animal: Literal['cat', 'dog']")
+    decide = dspy.Predict(signature.with_updated_fields("animal", desc="the animal"))
+    decide.lm = program.lm
+    decide(image=dspy.Image(images[2]))
+    assert not (tmp_path / "cache").exists()
+    program.encode(images[3:])
+    assert (tmp_path / "cache").exists()
+
+
+def test_without_a_cache_nothing_is_kept_on_disk(
+    task: demo.DemoTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ipo_dspy.optimizer.evaluation import evaluate
+
+    monkeypatch.setenv("IPO_DSPY_CACHE", str(tmp_path / "cache"))
+    program = fresh(task, cache=False)
+    images = noise(12, count=8)
+    labeled = [
+        dspy.Example(image=image, label=task.classes[i % 2]).with_inputs("image") for i, image in enumerate(images)
+    ]
+    program.encode(images[:2])
+    program.deepcopy().batch(images[2:4], disable_progress_bar=True)
+    program.calibrate(labeled[4:6])
+    evaluate(program, labeled[6:])
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(InputError, match="cache must be True or False"):
+        fresh(task, cache="off")

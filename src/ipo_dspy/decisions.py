@@ -154,7 +154,8 @@ class ClipDecider(dspy.BaseLM):
         from ipo_dspy.clip.image_features import encode_images
 
         image, asked = self._read(state, questions)
-        return self._answer(encode_images(self.backbone, [image], allow_url=self.allow_url).features, asked)
+        encoded = encode_images(self.backbone, [image], allow_url=self.allow_url, on_disk=False)
+        return self._answer(encoded.features, asked)
 
     @with_callbacks  # type: ignore[untyped-decorator]
     async def acall(

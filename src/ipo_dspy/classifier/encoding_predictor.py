@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ipo_dspy.clip.backbone import Backbone
+    from ipo_dspy.clip.image_features import EncodedImages
 
 
 class EncodingPredictor(LabeledPredictor):
@@ -28,6 +29,7 @@ class EncodingPredictor(LabeledPredictor):
     _spec: ModelSpec
     _backbone: "Backbone | None"
     allow_url: bool
+    cache: bool = True
 
     @property
     def backbone(self) -> "Backbone":
@@ -71,8 +73,11 @@ class EncodingPredictor(LabeledPredictor):
         other._set_calibration(None, {})
         return other
 
-    def warm_up(self) -> None:
-        """Load the model and encode the class names in advance; otherwise the first call does both.
+    def warm_up(self) -> Self:
+        """Load the model and encode the texts of the classes in advance; otherwise the first call does both.
+
+        Returns:
+            The classifier itself, so `ClipClassifier.from_file(path).warm_up()` is ready to answer.
 
         Raises:
             ModelError: weights that are not available, or that do not fit the model.
@@ -82,6 +87,7 @@ class EncodingPredictor(LabeledPredictor):
         backbone = self.backbone
         if self.classes is not None:
             class_features(backbone, [self.template], self.texts_of(self.classes))
+        return self
 
     @property
     def lm(self) -> Any:
@@ -97,11 +103,19 @@ class EncodingPredictor(LabeledPredictor):
 
     @renamed_arguments(skip_bad="skip_unreadable")
     def encode(self, images: Sequence[Any], *, skip_unreadable: bool = False) -> None:
-        """Encode images together, in batches, so that later calls reuse their features."""
+        """Encode images together, in batches, so that later calls reuse their features.
+
+        Without `cache` they are reused in this process only.
+        """
+        if sources := list(images):  # an array has no truth value
+            self._encoded(sources, skip_unreadable)
+
+    def _encoded(self, images: Sequence[Any], skip_unreadable: bool) -> "EncodedImages":
         from ipo_dspy.clip.image_features import encode_images
 
-        if sources := list(images):  # an array has no truth value
-            encode_images(self.backbone, sources, skip_unreadable=skip_unreadable, allow_url=self.allow_url)
+        return encode_images(
+            self.backbone, images, skip_unreadable=skip_unreadable, allow_url=self.allow_url, on_disk=self.cache
+        )
 
     def probabilities(self, image_features: "Tensor", template: Template, classes: Sequence[str]) -> "Tensor":
         """Return the softmax over classes, whose texts are the classifier's: [N, D] normalized features to [N, C].
@@ -118,11 +132,9 @@ class EncodingPredictor(LabeledPredictor):
         self, images: Sequence[Any], name: str, skip_unreadable: bool
     ) -> "tuple[NDArray[np.float64], tuple[int, ...]]":
         """Return the logits of those images that can be read, [N, C], and their indices."""
-        from ipo_dspy.clip.image_features import encode_images
-
         if not images or any(image is None for image in images):
             raise DataError(f"{name} must be a list of examples with an image; pass dspy.Example(image=...)")
-        encoded = encode_images(self.backbone, images, skip_unreadable=skip_unreadable, allow_url=self.allow_url)
+        encoded = self._encoded(images, skip_unreadable)
         logits = self._logits(encoded.features, self.template, self.classes or ())
         return logits.double().cpu().numpy(), encoded.kept
 

@@ -69,6 +69,8 @@ class ClipClassifier(EncodingPredictor):
         dtype: `float32`, `float16` or `bfloat16`.
         top_k: number of classes in `scores`.
         allow_url: fetch images given as http(s) URLs.
+        cache: `encode`, `batch`, `calibrate`, and optimizers keep the features of images on disk for later processes
+            (docs/cache.md). Single calls keep them in memory only, in any case.
         multi_label: images have several labels, or none: every class has a probability of its own, the sigmoid of its
             logit, and `labels` are the classes with at least 0.5; `label` is the most probable of them, or None. One
             class alone is allowed. The model must have been trained so, as SigLIP is; see docs/multi-label.md.
@@ -112,11 +114,13 @@ class ClipClassifier(EncodingPredictor):
         dtype: str = "float32",
         top_k: int = 5,
         allow_url: bool = False,
+        cache: bool = True,
         multi_label: bool = False,
         callbacks: list[BaseCallback] | None = None,
     ) -> None:
         super().__init__(classes, template, top_k, multi_label, callbacks)
         self.allow_url = flag("allow_url", allow_url)
+        self.cache = flag("cache", cache)
         self._spec, self._backbone = resolve_model(model, pretrained, device, dtype)
         if multi_label:
             check_sigmoid_head(self._spec, self._backbone)
@@ -132,7 +136,7 @@ class ClipClassifier(EncodingPredictor):
 
         if (question := self._question(inputs)) is None:
             return self._finish(inputs)
-        encoded = encode_images(self.backbone, [question.image], allow_url=self.allow_url)
+        encoded = encode_images(self.backbone, [question.image], allow_url=self.allow_url, on_disk=False)
         return self._finish(inputs, question, self._answer(encoded.features, question))
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:

@@ -1,7 +1,7 @@
 """Encode images of concurrent calls together, in one thread for each model.
 
 64 concurrent requests of a service cost one pass of the image tower, not 64. The thread starts with the first request
-and ends when none is left.
+and ends when none is left. As for other single calls, nothing of the images is kept on disk.
 
 Letters: D width of the features.
 """
@@ -91,7 +91,8 @@ def _encode(backbone: Backbone, requests: list[_Request]) -> None:
     if not requests:
         return
     try:
-        encoded = encode_images(backbone, [request.source for request in requests], skip_unreadable=len(requests) > 1)
+        sources = [request.source for request in requests]
+        encoded = encode_images(backbone, sources, skip_unreadable=len(requests) > 1, on_disk=False)
     except BaseException as error:  # noqa: BLE001 - raised again where the features are awaited
         if len(requests) == 1:
             requests[0].features.set_exception(error)

@@ -35,14 +35,15 @@ class FeatureCache:
     Args:
         backbone: the model; its `image_memo` is the cache in memory.
         reading: version of image decoding.
+        on_disk: also read and write the cache on disk.
 
     Raises:
         InputError: the size limit in the environment is not valid.
     """
 
-    def __init__(self, backbone: Backbone, reading: int) -> None:
+    def __init__(self, backbone: Backbone, reading: int, *, on_disk: bool = True) -> None:
         self._memo = backbone.image_memo
-        self._disk = _disk()
+        self._disk = _disk() if on_disk else None
         self._origin = origin(backbone, reading)
 
     def get(self, key: str) -> Tensor | None:

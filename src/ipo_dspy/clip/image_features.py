@@ -74,6 +74,7 @@ def encode_images(
     skip_unreadable: bool = False,
     allow_url: bool = False,
     checked: bool = False,
+    on_disk: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> EncodedImages:
     """Encode images in order, each distinct content once.
@@ -86,6 +87,7 @@ def encode_images(
         skip_unreadable: skip images that cannot be read and name them in `skipped`.
         allow_url: fetch http and https URLs.
         checked: `check_images` has seen them, so they need not be decoded once more.
+        on_disk: read and write the cache on disk; otherwise features are kept in memory only.
         progress: called with the number of images done and the number of all, now and then and at the end.
 
     Raises:
@@ -102,8 +104,8 @@ def encode_images(
     waiting: list[_Prepared] = []
     threads = num_threads or _DEFAULT_THREADS
     if not (skip_unreadable or checked) and len(sources) > batch_size and backbone.device.type == "cpu":
-        check_images(sources, backbone=backbone, num_threads=threads)
-    cache = FeatureCache(backbone, READING)
+        check_images(sources, backbone=backbone, num_threads=threads, on_disk=on_disk)
+    cache = FeatureCache(backbone, READING, on_disk=on_disk)
     prepare = functools.partial(_prepare, backbone, cache, allow_url=allow_url)
     for index, outcome in enumerate(_in_order(prepare, sources, batch_size + threads, threads)):
         if isinstance(outcome, ImageError):
@@ -132,18 +134,21 @@ def check_images(
     *,
     backbone: Backbone | None = None,
     num_threads: int | None = None,
+    on_disk: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Decode all images once, to refuse a bad one before slow work; URLs are left for later, to be fetched once.
 
-    With a backbone, those that it has encoded before are not decoded again. `progress` is called after each image with
-    the number of images done and the number of all.
+    With a backbone, those that it has encoded before are not decoded again; `on_disk` is as for `encode_images`.
+    `progress` is called after each image with the number of images done and the number of all.
 
     Raises:
         ImageError: images that cannot be read: how many, and the first `MAX_NAMED` by name.
     """
     threads = num_threads or _DEFAULT_THREADS
-    unreadable = functools.partial(_unreadable, None if backbone is None else FeatureCache(backbone, READING))
+    unreadable = functools.partial(
+        _unreadable, None if backbone is None else FeatureCache(backbone, READING, on_disk=on_disk)
+    )
     bad: list[tuple[int, ImageError]] = []
     for index, error in enumerate(_in_order(unreadable, sources, 2 * threads, threads)):
         if error is not None:

@@ -217,21 +217,23 @@ def _encode_locally(
         skip_unreadable=skip_unreadable,
         allow_url=classifier.allow_url,
         checked=checked,
+        on_disk=classifier.cache,
         progress=progress,
     )
     usable = images.keep(encoded.kept)
     backbone, classes, texts = classifier.backbone, usable.classes, classifier.texts_of(usable.classes)
+    reading = {"allow_url": classifier.allow_url, "on_disk": classifier.cache}
     if usable.label_sets is not None:
         labeled = [i for i, labels in enumerate(usable.label_sets) if labels]
         if labeled:
             firsts = [usable.label_sets[i][0] for i in labeled]
             shown = [usable.images[i] for i in labeled]
-            check_precision(backbone, shown, firsts, classes, texts=texts, allow_url=classifier.allow_url)
+            check_precision(backbone, shown, firsts, classes, texts=texts, **reading)
         several = MultiLabelScorer(
             backbone, encoded.features, usable.label_sets, classes, texts=texts, objective=objective
         )
         return EncodedSet(several, encoded.kept, encoded.keys, encoded.skipped)
-    check_precision(backbone, usable.images, usable.labels, classes, texts=texts, allow_url=classifier.allow_url)
+    check_precision(backbone, usable.images, usable.labels, classes, texts=texts, **reading)
     scorer = ClipScorer(
         backbone,
         encoded.features,

@@ -88,6 +88,7 @@ def compare(
     texts: ClassTexts | None = None,
     templates: Sequence[Template] = TEMPLATES,
     allow_url: bool = False,
+    on_disk: bool = True,
 ) -> Agreement:
     """Compare a model with its float32 weights on labeled images.
 
@@ -100,7 +101,7 @@ def compare(
     scale, bias = full.logit_scale, full.logit_bias
     predictions, losses = [], []
     for backbone in (low, full):
-        features = encode_images(backbone, images, allow_url=allow_url).features  # [N, D]
+        features = encode_images(backbone, images, allow_url=allow_url, on_disk=on_disk).features  # [N, D]
         text = class_features(backbone, templates, texts or classes)  # [T, C, D]
         predicted = [predict(features, one, logit_scale=scale, logit_bias=bias)[0] for one in text]
         predictions.append(torch.stack(predicted))  # [T, N]
@@ -119,6 +120,7 @@ def check_precision(
     *,
     texts: ClassTexts | None = None,
     allow_url: bool = False,
+    on_disk: bool = True,
 ) -> Agreement | None:
     """Compare a model in half precision with float32 once per process; log a warning if it falls short.
 
@@ -132,7 +134,9 @@ def check_precision(
     chosen, chosen_labels = evenly_spaced(images, IMAGES), evenly_spaced(labels, IMAGES)
     try:
         full = with_dtype(backbone, "float32")
-        agreement = compare(backbone, full, chosen, chosen_labels, classes, texts=texts, allow_url=allow_url)
+        agreement = compare(
+            backbone, full, chosen, chosen_labels, classes, texts=texts, allow_url=allow_url, on_disk=on_disk
+        )
     except IPOError as error:
         logger.warning("cannot compare %s with float32: %s", str(backbone.dtype).removeprefix("torch."), error)
         return None
