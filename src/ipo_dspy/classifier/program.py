@@ -19,7 +19,7 @@ import dspy
 import numpy as np
 from dspy.utils.callback import BaseCallback
 
-from ipo_dspy.argument_checks import flag
+from ipo_dspy.argument_checks import flag, one_of
 from ipo_dspy.class_texts import LabeledTexts, check_distinct
 from ipo_dspy.classifier.encoding_predictor import EncodingPredictor, saved_model
 from ipo_dspy.classifier.predictions import (
@@ -34,6 +34,8 @@ from ipo_dspy.clip.model_spec import ModelSpec, check_sigmoid_head, resolve_mode
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads
 from ipo_dspy.decision_types import record_evidence
 from ipo_dspy.errors import DataError, Hint, ImageError, InputError, ModelError, TemplateError
+from ipo_dspy.export import FORMATS, check_parent, write
+from ipo_dspy.export.weights import ClassWeights
 from ipo_dspy.program_files import apply_state, read_state
 from ipo_dspy.scoring.calibrator import (
     Calibration,
@@ -257,6 +259,56 @@ class ClipClassifier(EncodingPredictor):
         calibrated._set_calibration(calibration, own)
         calibrated.calibration_report = report
         return calibrated
+
+    def class_weights(self) -> ClassWeights:
+        """Return the classifier as plain numbers: class embeddings, calibration, preprocessing, and the model's name.
+
+        Raises:
+            DataError: no class names.
+            TemplateError: the instructions are not a template.
+            ModelError: weights that are not available.
+        """
+        from ipo_dspy.clip.text_features import class_features
+
+        if (classes := self.classes) is None:
+            raise DataError("a classifier without class names cannot be exported; use ClipClassifier(classes=[...])")
+        template, texts, backbone = self.template, self.texts_of(classes), self.backbone
+        scaling = self.scaling_of(template, classes)
+        calibration = self.calibration if self._is_calibrated_for(template, classes) else None
+        return ClassWeights(
+            labels=classes,
+            class_embeddings=class_features(backbone, [template], texts)[0].numpy(),
+            logit_scale=backbone.logit_scale,
+            logit_bias=backbone.logit_bias,
+            temperature=scaling.temperature,
+            class_weights=np.exp(scaling.log_weights),
+            threshold=0.0 if calibration is None else calibration.threshold,
+            unknown_label=None if calibration is None else calibration.unknown_label,
+            multi_label=self.multi_label,
+            template=template.lines,
+            class_texts=texts,
+            preprocessing=backbone.preprocessing,
+            model={**backbone.identity, "model": self.model_name},
+        )
+
+    def export(self, path: str | os.PathLike[str], *, format: str) -> None:
+        """Write the classifier for other programs to a file, or to a folder for a format of several files.
+
+        Existing files are replaced.
+
+        Args:
+            path: the file, or the folder, in an existing folder.
+            format: one of `ipo_dspy.export.FORMATS`, e.g. `safetensors`.
+
+        Raises:
+            InputError: an unknown format.
+            ProgramFileError: the path cannot be written.
+            DataError, TemplateError, ModelError: as for `class_weights`.
+        """
+        one_of("format", format, FORMATS)
+        check_parent(path)
+        weights = self.class_weights()
+        write(weights, self.backbone, path, format)
 
     @classmethod
     def from_file(

@@ -12,6 +12,7 @@ from ipo_dspy.cli.check import check
 from ipo_dspy.cli.data import data
 from ipo_dspy.cli.doctor import doctor
 from ipo_dspy.cli.explain import explain
+from ipo_dspy.cli.export import export
 from ipo_dspy.cli.inference import classify, describe, evaluate, report
 from ipo_dspy.cli.optimize import demo, optimize
 from ipo_dspy.cli.watch import watch
@@ -31,6 +32,7 @@ for command in (
     explain,
     check,
     calibrate,
+    export,
     report,
     doctor,
     watch,

@@ -118,6 +118,27 @@ class Backbone:
         """Apply the evaluation transform to one image: [3, H, W], on the CPU."""
         return self._transform(image)
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Return the evaluation transform as plain values, JSON-ready, for runtimes without this library.
+
+        An image is converted to RGB and resized to `resize_size` [H, W]: `shortest` keeps its proportions and covers
+        that size, `longest` keeps them and stays within it, `squash` does not keep them. `interpolation` is `bicubic`
+        or `bilinear`, antialiased. Then the center is cropped to `size` [H, W], after padding with `fill_color`, and
+        values from 0 to 1 are reduced by `mean` and divided by `std`, which are given for each channel.
+        """
+        cfg = self.model.visual.preprocess_cfg
+        height, width = (cfg["size"],) * 2 if isinstance(cfg["size"], int) else cfg["size"]
+        return {
+            "size": [height, width],
+            "resize_size": [height, width],
+            "resize_mode": cfg["resize_mode"],
+            "interpolation": "bilinear" if cfg["interpolation"] == "bilinear" else "bicubic",  # as open_clip reads it
+            "fill_color": cfg["fill_color"],
+            "mean": list(cfg["mean"]),
+            "std": list(cfg["std"]),
+        }
+
     def batch(self, images: Sequence[Tensor]) -> Tensor:
         """Stack preprocessed images to one batch [N, 3, H, W], for a GPU in pinned memory."""
         room = torch.empty(len(images), *images[0].shape, pin_memory=self.device.type == "cuda")

@@ -1,1 +1,65 @@
-"""A program as files that other programs read: weights, models, templates, scripts."""
+"""A program as files that other programs read: weights, models, templates, scripts.
+
+`FORMATS` lists the formats. Each is one module with one function, which imports its libraries when it is called.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from ipo_dspy.errors import ProgramFileError
+from ipo_dspy.export.npz import write_npz
+from ipo_dspy.export.safetensors import write_safetensors
+
+if TYPE_CHECKING:
+    from ipo_dspy.clip.backbone import Backbone
+    from ipo_dspy.export.weights import ClassWeights
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A kind of file, or of a folder of files, that a classifier can be written to.
+
+    Attributes:
+        write: writes class weights, or the image tower with them, to a path; existing files are replaced.
+        ending: end of the default name, which begins with that of the program.
+        help: description in a few words.
+    """
+
+    write: "Callable[[ClassWeights, Backbone, Path], None]"
+    ending: str
+    help: str
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "safetensors": Format(write_safetensors, ".safetensors", "class embeddings and all settings"),
+        "npz": Format(write_npz, ".npz", "the same for numpy alone"),
+    }
+)
+
+
+def check_parent(path: str | os.PathLike[str]) -> None:
+    """Check that a file or folder can be made at a path, before slow work.
+
+    Raises:
+        ProgramFileError: the folder of the path does not exist.
+    """
+    if not (parent := Path(path).parent).is_dir():
+        raise ProgramFileError(f"{os.fspath(path)!r} cannot be written ({str(parent)!r} is not a folder); create it")
+
+
+def write(weights: "ClassWeights", backbone: "Backbone", path: str | os.PathLike[str], format: str) -> None:
+    """Write a classifier in one of `FORMATS`; the backbone is the model that the weights were made with.
+
+    Raises:
+        ProgramFileError: the path cannot be written.
+    """
+    try:
+        FORMATS[format].write(weights, backbone, Path(path))
+    except OSError as error:
+        hint = "use a path in an existing folder"
+        raise ProgramFileError(f"{os.fspath(path)!r} cannot be written ({error.strerror}); {hint}") from error

@@ -1,0 +1,38 @@
+"""`ipo-dspy export`: a saved program as files that other programs read."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from ipo_dspy.cli import options as opt
+from ipo_dspy.cli import terminal
+from ipo_dspy.cli.progress import spinner
+from ipo_dspy.export import FORMATS
+
+FormatName = StrEnum("FormatName", {name.upper().replace("-", "_"): name for name in FORMATS})  # type: ignore[misc]
+_HELP = "; ".join(f"{name}: {each.help}" for name, each in FORMATS.items())
+
+
+def export(
+    program: opt.Program,
+    to: Annotated[FormatName, Option(help=f"Format. {_HELP}.")],
+    out: Annotated[
+        Path | None, Option(metavar="PATH", help="File or folder to write.", show_default="next to PROGRAM")
+    ] = None,
+    model: opt.OtherModel = None,
+    pretrained: opt.Pretrained = None,
+    device: opt.Device = "auto",
+    allow_download: opt.AllowDownload = False,
+) -> None:
+    """Write a saved program for other programs: as weights, a model, templates, or a script."""
+    from ipo_dspy.classifier import ClipClassifier
+
+    target = program.with_name(program.stem + FORMATS[to].ending) if out is None else out
+    with spinner("Loading the model ..."):
+        classifier = ClipClassifier.from_file(
+            program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
+        )
+        classifier.export(target, format=to)
+    terminal.line(str(target))

@@ -1,0 +1,126 @@
+"""`ClassWeights`: a classifier as plain numbers, with which any runtime classifies image features.
+
+The text tower is needed once, for the class embeddings. From then on a classifier is an image tower and this: its
+labels are the arg max of a matrix product. All export formats are made of it, and it needs numpy alone.
+
+Letters: N images, C classes, D width of the features.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ipo_dspy.argument_checks import invalid
+from ipo_dspy.scoring.calibration import Scaling, log_softmax
+from ipo_dspy.scoring.label_sets import PRESENT
+from ipo_dspy.template import Template
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class ClassWeights:
+    """A classifier without its image tower; `ClipClassifier.class_weights` makes it.
+
+    Attributes:
+        labels: the C labels.
+        class_embeddings: [C, D] float32, normalized; the features of the classes under the template.
+        logit_scale: factor from cosine similarities to logits.
+        logit_bias: added to the logits.
+        temperature: divides the logits.
+        class_weights: [C] float64; factors of the probabilities, 1 without calibration.
+        threshold: an image with a lower confidence belongs to none of the classes.
+        unknown_label: label of such an image.
+        multi_label: every class has a probability of its own, and an image several labels or none.
+        template: lines of the prompt template, with `<CLASS>`.
+        class_texts: texts of each class that are filled into the lines.
+        preprocessing: what happens to images before the image tower; see `Backbone.preprocessing`.
+        model: name, weights, fingerprint, and number format of the model, as saved programs record them.
+
+    >>> from ipo_dspy import demo
+    >>> task = demo.load("pixel-animals", shots=1)
+    >>> weights = task.program.class_weights()
+    >>> weights.class_embeddings.shape
+    (25, 128)
+    >>> probabilities = weights.probabilities(weights.class_embeddings)  # of images that look just like the classes
+    >>> weights.labels_of(probabilities) == list(task.classes)
+    True
+    """
+
+    labels: tuple[str, ...]
+    class_embeddings: NDArray[np.float32]
+    logit_scale: float
+    logit_bias: float
+    temperature: float
+    class_weights: NDArray[np.float64]
+    threshold: float
+    unknown_label: str | None
+    multi_label: bool
+    template: tuple[str, ...]
+    class_texts: tuple[tuple[str, ...], ...]
+    preprocessing: Mapping[str, Any]
+    model: Mapping[str, str]
+
+    @property
+    def prompts(self) -> tuple[tuple[str, ...], ...]:
+        """The prompts of each class: its embedding is the normalized mean of their normalized text features."""
+        template = Template(self.template)
+        return tuple(tuple(prompt for text in texts for prompt in template.fill(text)) for texts in self.class_texts)
+
+    def probabilities(self, image_features: ArrayLike) -> NDArray[np.float64]:
+        """Return the probabilities [N, C] of image features [N, D] of the same model, normalized or not.
+
+        They are those of the classifier, after temperature and class weights, up to the rounding of its logits in
+        float32. With `multi_label` they are independent.
+
+        Raises:
+            InputError: features of another shape.
+        """
+        features = np.asarray(image_features, dtype=np.float64)
+        width = self.class_embeddings.shape[1]
+        if features.ndim != 2 or features.shape[1] != width:
+            shape = "x".join(map(str, features.shape)) or "a number"
+            raise invalid("image_features", f"[N, {width}]", shape, "pass one row of features for each image")
+        norms = np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+        similarities = (features / norms) @ self.class_embeddings.T  # [N, C]
+        logits = self.logit_scale * similarities + self.logit_bias
+        if self.multi_label:
+            return np.asarray(np.exp(-np.logaddexp(0.0, -logits)))  # the sigmoid
+        return np.exp(log_softmax(Scaling(self.temperature, np.log(self.class_weights)).apply(logits)))
+
+    def labels_of(self, probabilities: ArrayLike) -> list[str | None] | list[list[str]]:
+        """Return the label of each row of probabilities [N, C]; of several classes with the highest, the first.
+
+        Below the threshold it is `unknown_label`. With `multi_label` it is a list of labels, the most probable first.
+        """
+        rows = np.asarray(probabilities)
+        if self.multi_label:
+            orders = np.argsort(-rows, axis=1, kind="stable")
+            return [
+                [self.labels[i] for i in order if row[i] >= PRESENT] for order, row in zip(orders, rows, strict=True)
+            ]
+        best = zip(rows.argmax(axis=1), rows.max(axis=1), strict=True)
+        return [self.unknown_label if confidence < self.threshold else self.labels[i] for i, confidence in best]
+
+    def plain(self) -> dict[str, Any]:
+        """Return all fields but the two arrays as values that `json.dumps` takes."""
+        return {
+            "labels": list(self.labels),
+            "logit_scale": self.logit_scale,
+            "logit_bias": self.logit_bias,
+            "temperature": self.temperature,
+            "threshold": self.threshold,
+            "unknown_label": self.unknown_label,
+            "multi_label": self.multi_label,
+            "template": list(self.template),
+            "class_texts": [list(texts) for texts in self.class_texts],
+            "preprocessing": dict(self.preprocessing),
+            "model": dict(self.model),
+        }
+
+    def __repr__(self) -> str:
+        classes, width = self.class_embeddings.shape
+        first, *others = self.template
+        more = f" and {len(others)} more lines" if others else ""
+        return f"ClassWeights({classes} classes, width {width}, {first!r}{more}, {self.model['model']!r})"
