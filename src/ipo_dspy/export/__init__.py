@@ -4,6 +4,7 @@
 """
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ipo_dspy.errors import ProgramFileError
+from ipo_dspy.export.clip_benchmark import write_clip_benchmark
+from ipo_dspy.export.csv import write_csv
 from ipo_dspy.export.npz import write_npz
 from ipo_dspy.export.safetensors import write_safetensors
 
@@ -27,17 +30,23 @@ class Format:
         write: writes class weights, or the image tower with them, to a path; existing files are replaced.
         ending: end of the default name, which begins with that of the program.
         help: description in a few words.
+        keeps_calibration: False if it has no place for class weights and a threshold.
     """
 
     write: "Callable[[ClassWeights, Backbone, Path], None]"
     ending: str
     help: str
+    keeps_calibration: bool = True
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "safetensors": Format(write_safetensors, ".safetensors", "class embeddings and all settings"),
         "npz": Format(write_npz, ".npz", "the same for numpy alone"),
+        "csv": Format(write_csv, ".csv", "labels and prompts", keeps_calibration=False),
+        "clip-benchmark": Format(
+            write_clip_benchmark, "-clip-benchmark", "folder with templates and class names", keeps_calibration=False
+        ),
     }
 )
 
@@ -57,9 +66,17 @@ def write(weights: "ClassWeights", backbone: "Backbone", path: str | os.PathLike
 
     Raises:
         ProgramFileError: the path cannot be written.
+
+    Warns:
+        UserWarning: the format has no place for class weights and threshold of a calibrated classifier.
     """
+    if weights.is_calibrated and not FORMATS[format].keeps_calibration:
+        warnings.warn(
+            f"{format} has no place for class weights and a threshold, so some labels will differ; "
+            "export safetensors or npz to keep them",
+            stacklevel=3,
+        )
     try:
         FORMATS[format].write(weights, backbone, Path(path))
     except OSError as error:
-        hint = "use a path in an existing folder"
-        raise ProgramFileError(f"{os.fspath(path)!r} cannot be written ({error.strerror}); {hint}") from error
+        raise ProgramFileError(f"{os.fspath(path)!r} cannot be written ({error.strerror}); use another path") from error

@@ -68,6 +68,11 @@ class ClassWeights:
         template = Template(self.template)
         return tuple(tuple(prompt for text in texts for prompt in template.fill(text)) for texts in self.class_texts)
 
+    @property
+    def is_calibrated(self) -> bool:
+        """True if class weights or a threshold can change a label."""
+        return self.threshold > 0 or bool((self.class_weights != 1).any())
+
     def probabilities(self, image_features: ArrayLike) -> NDArray[np.float64]:
         """Return the probabilities [N, C] of image features [N, D] of the same model, normalized or not.
 
