@@ -62,7 +62,7 @@ def labels_by(classifier: ClipClassifier, features: Floats) -> list[Any]:
 
 
 def classify_plainly(features: Floats, embeddings: Floats, facts: dict[str, Any]) -> list[str | None]:
-    """What a reader of the weights writes."""
+    """Classify as a reader of the files would, from the fields and numpy alone."""
     logits = facts["logit_scale"] * features @ embeddings.T + facts["logit_bias"]
     shares = np.exp((logits - logits.max(1, keepdims=True)) / facts["temperature"]) * facts["class_weights"]
     shares /= shares.sum(1, keepdims=True)
