@@ -183,13 +183,14 @@ def test_clip_benchmark_reads_templates_and_class_names(
     assert [labels[i] for i in logits.argmax(dim=1)] == labels_by(uncalibrated(classifier), features)
 
 
-def test_classes_of_one_text_give_templates_for_any_class(task: DemoTask, tmp_path: Path) -> None:
+def test_classes_of_one_text_give_templates_for_any_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = ClipClassifier({"n01": "house_cat", "n02": "dog"}, model="demo", template="a {<CLASS>} <CLASS>.")
-    program.export(tmp_path / "pets", format="clip-benchmark")
-    templates, names = (
-        json.loads((tmp_path / "pets" / f"{name}.json").read_text()) for name in ("templates", "classnames")
-    )
-    assert (templates, names) == ({"imagenet1k": ["a {{{c}}} {c}."]}, {"pets": ["house cat", "dog"]})
+    (tmp_path / "pets").mkdir()
+    monkeypatch.chdir(tmp_path / "pets")
+    program.export(".", format="clip-benchmark")
+    templates, names = (json.loads(Path(f"{kind}.json").read_text()) for kind in ("templates", "classnames"))
+    assert templates == {"imagenet1k": ["a {{{c}}} {c}."]}
+    assert names == {"pets": ["house cat", "dog"]}
 
 
 @pytest.fixture
@@ -218,8 +219,11 @@ def test_the_command_writes_next_to_the_program_and_again(
     assert out.is_dir() == target.is_dir()
 
 
-def test_unusable_paths_and_programs(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_paths_and_programs(
+    program: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = program.parent
+    monkeypatch.chdir(folder)
     (folder / "taken").mkdir()
     missing = folder / "none" / "best.npz"
     assert call(capsys, program, "--to", "npz", "--out", missing) == (
@@ -227,10 +231,12 @@ def test_unusable_paths_and_programs(program: Path, capsys: pytest.CaptureFixtur
         "",
         f"ipo-dspy: '{missing}' cannot be written ('{missing.parent}' is not a folder); create it\n",
     )
-    for format, target in (("npz", folder / "taken"), ("csv", folder), ("clip-benchmark", program)):
+    unusable = [("npz", folder / "taken"), ("csv", "."), ("csv", "/"), ("csv", ""), ("clip-benchmark", program)]
+    for format, target in unusable:
         code, out, err = call(capsys, program, "--to", format, "--out", target)
         assert (code, out) == (2, "")
-        assert re.fullmatch(rf"ipo-dspy: '{target}' cannot be written \([\w ]+\); use another path\n", err)
+        assert re.fullmatch(rf"ipo-dspy: '{target or '.'}' cannot be written \([\w ]+\); use another path\n", err)
+    assert sorted(folder.iterdir()) == [program, folder / "taken"]
     assert json.loads(program.read_text())["signature"]["instructions"] == "a photo of a <CLASS>."
     state = json.loads(program.read_text())
     state["clip"]["model"] = f"local-dir:{folder / 'gone'}"
@@ -239,6 +245,7 @@ def test_unusable_paths_and_programs(program: Path, capsys: pytest.CaptureFixtur
     assert (code, out) == (2, "")
     assert "gone" in err
     assert "Traceback" not in err
+    assert call(capsys, ".", "--to", "npz")[0] == 2
     assert "'npz'" in call(capsys, program, "--to", "nonsense")[2]
 
 

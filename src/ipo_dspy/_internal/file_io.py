@@ -83,7 +83,7 @@ def atomic_write(target: Path, data: bytes) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    part = target.parent / f".{target.name}.{uuid.uuid4().hex}.part"
     try:
         with part.open("wb") as file:
             file.write(data)

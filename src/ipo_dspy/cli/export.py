@@ -29,10 +29,10 @@ def export(
     """Write a saved program for other programs: as weights, a model, templates, or a script."""
     from ipo_dspy.classifier import ClipClassifier
 
-    target = program.with_name(program.stem + FORMATS[to].ending) if out is None else out
     with spinner("Loading the model ..."):
         classifier = ClipClassifier.from_file(
             program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
         )
+        target = program.with_name(program.stem + FORMATS[to].ending) if out is None else out
         classifier.export(target, format=to)
     terminal.line(str(target))

@@ -33,5 +33,5 @@ def write_clip_benchmark(weights: "ClassWeights", backbone: "Backbone", path: Pa
         names = list(weights.labels)
         templates = dict(zip(weights.labels, weights.prompts, strict=True))
     path.mkdir(exist_ok=True)
-    for name, content in (("templates", {ANY_DATASET: templates}), ("classnames", {path.name: names})):
+    for name, content in (("templates", {ANY_DATASET: templates}), ("classnames", {path.resolve().name: names})):
         atomic_write(path / f"{name}.json", f"{json.dumps(content, indent=2)}\n".encode())
