@@ -97,7 +97,12 @@ def write_state(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    atomic_write(Path(path), state_bytes(state))
+
+
+def state_bytes(state: Mapping[str, Any]) -> bytes:
+    """Return the content of the file of a program's state."""
     content = {**state, "metadata": {"dependency_versions": get_dependency_versions()}}
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     # A lone surrogate cannot be encoded as UTF-8; its backslash form is JSON's own escape.
-    atomic_write(Path(path), text.encode("utf-8", errors="backslashreplace"))
+    return text.encode("utf-8", errors="backslashreplace")

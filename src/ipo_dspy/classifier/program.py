@@ -13,15 +13,18 @@ import os
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import dspy
 import numpy as np
 from dspy.utils.callback import BaseCallback
 
+from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy.argument_checks import flag, one_of
 from ipo_dspy.class_texts import LabeledTexts, check_distinct
 from ipo_dspy.classifier.encoding_predictor import EncodingPredictor, saved_model
+from ipo_dspy.classifier.labeled_predictor import STATE_KEY
 from ipo_dspy.classifier.predictions import (
     Classification,
     MultiLabelClassification,
@@ -29,14 +32,15 @@ from ipo_dspy.classifier.predictions import (
     apply_weights,
     class_index,
 )
+from ipo_dspy.clip.bundled import BUNDLED
 from ipo_dspy.clip.image_io import name_image
-from ipo_dspy.clip.model_spec import ModelSpec, check_sigmoid_head, resolve_model
+from ipo_dspy.clip.model_spec import ModelSpec, check_sigmoid_head, local_files, resolve_model
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads
 from ipo_dspy.decision_types import record_evidence
 from ipo_dspy.errors import DataError, Hint, ImageError, InputError, ModelError, TemplateError
 from ipo_dspy.export import FORMATS, check_parent, write
 from ipo_dspy.export.weights import ClassWeights
-from ipo_dspy.program_files import apply_state, read_state
+from ipo_dspy.program_files import apply_state, read_state, state_bytes
 from ipo_dspy.scoring.calibrator import (
     Calibration,
     CalibrationObjective,
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ipo_dspy.clip.backbone import Backbone
+    from ipo_dspy.hub.card import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -353,6 +358,103 @@ class ClipClassifier(EncodingPredictor):
         if model is not None and classifier.is_calibrated:
             _ = classifier.backbone  # a calibration for another model is dropped here, not later
         return classifier
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        model: str | None = None,
+        pretrained: str | None = None,
+        device: str = "auto",
+        allow_download: bool = False,
+    ) -> "ClipClassifier":
+        """Return a classifier from a repository of the Hugging Face hub that `push_to_hub` wrote.
+
+        Only `best.json` is downloaded, and kept in the cache of the hub. No code comes with it.
+
+        Args:
+            name: `user/name`, or a folder on this machine with `best.json` in it.
+            revision: branch, tag, or commit; the main branch if None.
+            token: token for a private repository; the one of this machine if None.
+            model: as for `from_file`.
+            pretrained: as for `from_file`.
+            device: as for `from_file`.
+            allow_download: as for `from_file`: download also the CLIP that the program names, without your token.
+
+        Raises:
+            ProgramFileError: the hub does not answer, has no such program, or refuses; or as for `from_file`.
+            ModelError: as for `from_file`.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     ClipClassifier(["cat", "dog"], model="demo").save(f"{folder}/best.json")
+        ...     ClipClassifier.from_pretrained(folder).classes
+        ('cat', 'dog')
+        """
+        if Path(name).exists():
+            path = Path(name) / PROGRAM_FILE if Path(name).is_dir() else Path(name)
+        else:
+            from ipo_dspy.hub.repository import check_repository_name, fetch_program
+
+            check_repository_name(os.fspath(name))
+            path = fetch_program(os.fspath(name), revision=revision, token=token)
+        return cls.from_file(path, model=model, pretrained=pretrained, device=device, allow_download=allow_download)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        token: str | None = None,
+        private: bool | None = None,
+        license: str | None = None,
+        evaluation: "Evaluation | None" = None,
+        commit_message: str = "Publish a program of ipo_dspy",
+    ) -> str:
+        """Publish the program on the Hugging Face hub, with a card, and return the address of the commit.
+
+        One commit holds `best.json`, as `save` writes it, and `README.md`: template, texts of the classes, model, and
+        what is known about the accuracy. A program as `IPO.compile` returned it knows the accuracy to expect on new
+        images, with its interval; one that was loaded from a file, or was changed, knows nothing.
+
+        Args:
+            name: `user/name`; the repository is created if it does not exist.
+            token: token of the hub with write access; the one of this machine if None. It is not kept.
+            private: whether a new repository is private; your default on the hub if None.
+            license: identifier of a license as the hub lists them, e.g. `mit`.
+            evaluation: a result of `optimizer.evaluation.evaluate` for this program, which the card shows.
+            commit_message: message of the commit.
+
+        Raises:
+            ProgramFileError: the hub does not answer, or refuses.
+            ModelError: the model is a file or folder of this machine, which nobody else could load.
+            InputError: the evaluation is of another template.
+        """
+        from ipo_dspy.hub.card import evaluation_results, program_card, search_results
+        from ipo_dspy.hub.repository import check_repository_name, push_files
+
+        check_repository_name(name)
+        spec, state, template = self._spec, self.dump_state(), str(self.template)
+        if (local := local_files(spec)) is not None:
+            hint = "publish it as well, and push the saved program with it: from_file('best.json', model='hf-hub:NAME')"
+            raise ModelError("must not be on this machine only", argument="model", value=local, hint=hint)
+        identity = state[STATE_KEY]
+        details = getattr(self, "detailed_results", None)
+        results = search_results(details, template, self.classes or (), identity["fingerprint"], self.is_calibrated)
+        results += [] if evaluation is None else evaluation_results(evaluation, template)
+        card = program_card(
+            name,
+            template=template,
+            class_texts=self.class_texts,
+            model=identity,
+            results=results,
+            license=license,
+            needs_download=spec.model not in BUNDLED,
+        )
+        files = {PROGRAM_FILE: state_bytes(state), "README.md": card.encode()}
+        return push_files(name, files, token=token, private=private, message=commit_message)
 
     def _classes_for(self, inputs: dict[str, Any]) -> tuple[str, ...]:
         classes = inputs.get("classes")

@@ -1,6 +1,7 @@
 """The CLIP model that a program names, before anything is loaded; needs no torch."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.clip.bundled import BUNDLED, canonical_model_name, resolve_model_name
@@ -48,6 +49,19 @@ def weights_of(name: str, pretrained: str | None) -> str | None:
         condition = f"must be None for {canonical_model_name(name)!r}, which has its own weights"
         raise ModelError(condition, argument="pretrained", value=pretrained, hint="omit it")
     return None
+
+
+def local_files(spec: ModelSpec) -> str | None:
+    """Return the file or folder of this machine that a model is loaded from; None for a bundled or published one.
+
+    >>> local_files(ModelSpec("local-dir:/models/clip", None)), local_files(ModelSpec("ViT-B-32", "openai"))
+    ('local-dir:/models/clip', None)
+    """
+    folder = spec.model.partition(":")[2]  # of any kind of model
+    if spec.model.startswith(LOCAL) or (folder and Path(folder).expanduser().is_dir()):
+        return spec.model
+    weights = spec.pretrained or ""
+    return weights if weights and Path(weights).expanduser().is_file() else None
 
 
 def resolve_model(

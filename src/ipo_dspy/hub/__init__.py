@@ -1,1 +1,1 @@
-"""Programs on the Hugging Face hub, with a card that says what was measured."""
+"""Programs on the Hugging Face hub: `repository` publishes and fetches them, `card` describes them."""
