@@ -9,10 +9,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-import yaml
+from huggingface_hub import ModelCard
 
 from helpers.cli_process import Processes
 from helpers.hub_server import TOKEN, HubHandler, empty, running_hub
@@ -171,8 +171,9 @@ HOSTILE = "</div><script>alert(1)</script> | ``` ![x](http://evil/x.png) \x1b[2J
 
 
 def head_and_body(card: str) -> tuple[dict[str, Any], str]:
-    _, head, body = card.split("---\n", 2)
-    return yaml.safe_load(head), body
+    """The card as the hub's own library reads it."""
+    read = ModelCard(card)
+    return read.data.to_dict(), read.text
 
 
 def test_text_from_outside_stays_in_blocks_of_a_card() -> None:
@@ -213,9 +214,8 @@ def test_many_classes_are_not_all_shown() -> None:
 @pytest.fixture(scope="module")
 def compiled() -> ClipClassifier:
     task = demo.load("pixel-animals", shots=4)
-    return IPO(proposer="evolution", describer="clip", steps=2, progress=False).compile(
-        task.program, trainset=task.trainset, valset=task.valset
-    )
+    optimizer = IPO(proposer="evolution", describer="clip", steps=2, progress=False)
+    return cast("ClipClassifier", optimizer.compile(task.program, trainset=task.trainset, valset=task.valset))
 
 
 def known(program: ClipClassifier) -> list[str]:
