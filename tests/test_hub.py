@@ -172,7 +172,7 @@ HOSTILE = "</div><script>alert(1)</script> | ``` ![x](http://evil/x.png) \x1b[2J
 
 def head_and_body(card: str) -> tuple[dict[str, Any], str]:
     """The card as the hub's own library reads it."""
-    read = ModelCard(card)
+    read: Any = ModelCard(card)
     return read.data.to_dict(), read.text
 
 

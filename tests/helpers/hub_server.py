@@ -63,7 +63,7 @@ class HubHandler(BaseHTTPRequestHandler):
             return self.answer(401, {"error": f"Invalid token {self.token} in Authorization header"})
         if path == "/api/repos/create":
             return self.create(json.loads(body))
-        name, action = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(\w+)/main", path).groups()
+        name, action = path.removeprefix("/api/models/").removesuffix("/main").rsplit("/", 1)
         if name not in self.repositories:
             return self.answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         if action == "preupload":
