@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ipo_dspy.errors import ProgramFileError
 from ipo_dspy.export.clip_benchmark import write_clip_benchmark
 from ipo_dspy.export.csv import write_csv
+from ipo_dspy.export.fiftyone import write_fiftyone
 from ipo_dspy.export.npz import write_npz
 from ipo_dspy.export.safetensors import write_safetensors
 
@@ -47,6 +48,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "clip-benchmark": Format(
             write_clip_benchmark, "-clip-benchmark", "folder with templates and class names", keeps_calibration=False
         ),
+        "fiftyone": Format(write_fiftyone, "-fiftyone", "a model for FiftyOne's zoo, as a folder"),
     }
 )
 
