@@ -108,16 +108,25 @@ def test_without_the_hub_the_fetched_copy_is_read(hub: Hub) -> None:
     [
         (
             "ClipClassifier.from_pretrained('me/none')",
-            "'me/none' cannot be fetched .*404.*best.json.*; check the name; a",
+            r"'me/none' cannot be fetched \(HTTP 404\); check the name; a",
         ),
         ("ClipClassifier.from_pretrained('me/empty')", "no best.json; pass a repository that push_to_hub wrote"),
         ("ClipClassifier.from_pretrained('me/p', revision='v9')", "check the name and revision='v9'; a private"),
         ("ClipClassifier.from_pretrained('me/large')", "bytes, more than the 67,108,864 of a program"),
         ("ClipClassifier.from_pretrained('me/broken')", "is not valid JSON"),
-        ("task.program.push_to_hub('other/pets')", "'other/pets' cannot be published .*403.*; run `hf auth login`"),
+        (
+            "task.program.push_to_hub('other/pets')",
+            r"published \(HTTP 403: You don't have.*\); run",
+        ),
         ("task.program.push_to_hub('me/p', license='none-such')", 'cannot be published .*"license" must be one of'),
-        ("task.program.push_to_hub('me/p', token='hf_wrongwrongwrong')", "401.*; run `hf auth login`, or pass token="),
-        ("task.program.push_to_hub('me/p', token='hf_wrongwrongwrong\\nX: y')", "'me/p' cannot be published"),
+        (
+            "task.program.push_to_hub('me/p', token='wrongwrongwrong')",
+            r"401: Invalid token \[hidden\] in .*pass token=",
+        ),
+        (
+            "task.program.push_to_hub('me/p', token='hf_wrongwrongwrong\\nX: y')",
+            r"LocalProtocol.* b'\[hidden\]'\)",
+        ),
     ],
 )
 def test_what_a_hub_refuses_is_one_error(hub: Hub, action: str, message: str) -> None:
@@ -180,7 +189,7 @@ def test_text_from_outside_stays_in_blocks_of_a_card() -> None:
     card = program_card(
         "me/pets",
         template=f"{HOSTILE} <CLASS>",
-        class_texts={HOSTILE: (HOSTILE,), "dog": ("dog", "puppy"), "lone \ud800": ("x",)},
+        class_texts={"dog": ("dog", "puppy"), "```": ("```",), HOSTILE: (HOSTILE,), "lone \ud800": ("x",)},
         model={"model": f"hf-hub:{HOSTILE}", "fingerprint": HOSTILE, "calibration": {"unknown_label": HOSTILE}},
         results=[HOSTILE],
         license=HOSTILE,

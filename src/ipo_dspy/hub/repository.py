@@ -115,8 +115,9 @@ def _one_error(fact: str, token: str | None, remedy: Hint) -> Iterator[None]:
         hint: Hint | str = remedy if status in _DENIED else f"check the network, and that {constants.ENDPOINT} is a hub"
         if isinstance(error, EntryNotFoundError) and status in _DENIED:
             hint = f"it has no {PROGRAM_FILE}; pass a repository that push_to_hub wrote"
-        # The lines after the address are advice on arguments of huggingface_hub.
-        reason = one_line("\n".join(str(error).splitlines()[:3]), 200) or type(error).__name__
-        raise ProgramFileError(f"{fact} ({reason})", hint=hint) from error
+        # Messages with a status are advice on huggingface_hub, except for what the hub itself says.
+        said = str(error) if status is None else getattr(error, "server_message", None)
+        words = [f"HTTP {status}" if status else type(error).__name__, one_line(said or "", 200)]
+        raise ProgramFileError(f"{fact} ({': '.join(filter(None, words))})", hint=hint) from error
     finally:
         session.timeout = before
