@@ -229,7 +229,7 @@ def compiled() -> ClipClassifier:
 
 def known(program: ClipClassifier) -> list[str]:
     details, print_ = getattr(program, "detailed_results", None), program.backbone.fingerprint
-    return search_results(details, str(program.template), program.classes or (), print_, program.is_calibrated)
+    return search_results(details, str(program.template), program.class_texts, print_, program.is_calibrated)
 
 
 def test_a_compiled_program_knows_its_accuracy(compiled: ClipClassifier) -> None:
@@ -254,6 +254,9 @@ def test_a_changed_program_knows_nothing(compiled: ClipClassifier, tmp_path: Pat
     fewer = compiled.deepcopy()
     fewer.classes = list(compiled.classes or ())[:2]
     assert known(fewer) == []
+    reworded = compiled.deepcopy()
+    reworded.classes = compiled.class_texts | {"cat": ("cat", "kitten")}
+    assert known(reworded) == []
     compiled.save(tmp_path / "best.json")
     assert known(ClipClassifier.from_file(tmp_path / "best.json")) == []
 

@@ -442,7 +442,7 @@ class ClipClassifier(EncodingPredictor):
             raise ModelError("must not be on this machine only", argument="model", value=local, hint=hint)
         identity = state[STATE_KEY]
         details = getattr(self, "detailed_results", None)
-        results = search_results(details, template, self.classes or (), identity["fingerprint"], self.is_calibrated)
+        results = search_results(details, template, self.class_texts, identity["fingerprint"], self.is_calibrated)
         results += [] if evaluation is None else evaluation_results(evaluation, template)
         card = program_card(
             name,

@@ -118,14 +118,14 @@ def _class_lines(class_texts: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def search_results(
-    details: Any, template: str, classes: Sequence[str], fingerprint: str | None, is_calibrated: bool
+    details: Any, template: str, texts: Mapping[str, Sequence[str]], fingerprint: str | None, is_calibrated: bool
 ) -> list[str]:
     """Return what the optimizer knows about a program, as sentences; none if the program was changed since.
 
     Args:
         details: `detailed_results` of the program; None if it has none.
         template: its template now.
-        classes: its labels now.
+        texts: the texts of its labels now; empty if every call passes its own.
         fingerprint: fingerprint of its model now.
         is_calibrated: it was calibrated after the search.
     """
@@ -133,8 +133,8 @@ def search_results(
     if len(searches) != 1:
         return []
     (search,) = searches
-    is_same = str(search.best.template) == template and search.classes == tuple(classes)
-    if not is_same or search.fingerprint != fingerprint:
+    is_same = str(search.best.template) == template and search.texts == texts
+    if not texts or not is_same or search.fingerprint != fingerprint:
         return []
     choice, is_start = search.choice.fields, search.best == search.baseline
     expected = f"Expected{' before calibration' if is_calibrated else ''}"

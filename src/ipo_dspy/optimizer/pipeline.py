@@ -15,6 +15,7 @@ from ipo_dspy.errors import InputError
 from ipo_dspy.lms.preflight import ping_once
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.factories import build_describer
+from ipo_dspy.optimizer.results import found_texts
 from ipo_dspy.optimizer.search import Search, SearchResult
 from ipo_dspy.optimizer.trainset import TrainingImages
 from ipo_dspy.run.events import DescriptionEvent, ErrorEvent, SearchStartedEvent
@@ -282,7 +283,7 @@ def search(session: Session, encoded: EncodedTask, proposer: "Proposer", config:
     compare(session.recorder, result, encoded.train, split="train")
     if validation is not None:
         compare(session.recorder, result, validation, split="validation")
-    return result
+    return replace(result, texts={**task.classifier.class_texts, **found_texts([result]).get(task.name, {})})
 
 
 def describe(session: Session, task: SearchTask, train: TrainingImages, config: OptimizerConfig) -> "Descriptions":

@@ -76,7 +76,7 @@ class SearchResult:
         fault: error message if the status is `errors`.
         class_texts: the result of the search for words of the classes, if they were searched.
         encoders: scores of the finalists under each model, on the images that decided, if there are several models.
-        classes: the labels.
+        texts: the texts of every label, after a search for them.
         fingerprint: fingerprint of the model.
         images, validation_images: number of training and validation images.
     """
@@ -95,7 +95,7 @@ class SearchResult:
     fault: str | None = None
     class_texts: "ClassTextsResult | None" = None
     encoders: Mapping[str, tuple[Score, ...]] = field(default_factory=dict)
-    classes: tuple[str, ...] = ()
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fingerprint: str | None = None
     images: int = 0
     validation_images: int = 0
@@ -217,7 +217,6 @@ class Search:
             seconds=self.clock() - began,
             status="errors" if failure else status,
             fault=failure or (str(self.fault) if status == "errors" else None),
-            classes=tuple(self.state.setup["classes"]),
             fingerprint=self.state.setup["model"].get("fingerprint"),
             images=self.state.setup["images"],
             validation_images=self.state.setup["validation_images"],
