@@ -1,7 +1,7 @@
 """A classifier as a model of FiftyOne, for `dataset.apply_model` and `dataset.compute_embeddings`.
 
 FiftyOne's own CLIP reads one prompt before the class name. Here the features of the classes come from a program: its
-template may go on after the class name or be an ensemble, classes have texts, and a calibration is applied.
+template may continue after the class name or be an ensemble, classes have texts, and a calibration is applied.
 """
 
 import os
