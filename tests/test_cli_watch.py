@@ -19,8 +19,9 @@ import pytest
 from rich.console import Console
 
 from ipo_dspy.cli import main
-from ipo_dspy.cli.watch import ASCII_BARS, RunWatcher, draw, sparkline, status
+from ipo_dspy.cli.watch import ASCII_BARS, draw, sparkline
 from ipo_dspy.errors import JournalError
+from ipo_dspy.report.run_watcher import RunWatcher, status
 from ipo_dspy.run.events import Event
 from ipo_dspy.run.journal import FILE_NAME, Journal, is_written, tail
 from ipo_dspy.run.state import RunState, SearchState

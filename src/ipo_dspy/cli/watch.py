@@ -5,11 +5,11 @@ Templates, errors and reasons come from language models, so they are never parse
 
 import contextlib
 import difflib
-import time
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -19,98 +19,31 @@ from typer import Argument, Option
 
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.cli import signals
-from ipo_dspy.cli.terminal import Terminal
-from ipo_dspy.errors import JournalError
+from ipo_dspy.cli.terminal import Terminal, line
+from ipo_dspy.errors import InputError, JournalError
 from ipo_dspy.history import Trial
-from ipo_dspy.report.journal_fields import printable_event
-from ipo_dspy.run.journal import FILE_NAME, is_written, tail
-from ipo_dspy.run.ledger import Usage
-from ipo_dspy.run.state import RunState, SearchState
+from ipo_dspy.report.run_watcher import RunWatcher, spending, status
+from ipo_dspy.run.journal import FILE_NAME
+from ipo_dspy.run.state import SearchState
 from ipo_dspy.scoring.objectives import ObjectiveText
 
-PAUSE = 0.5
-"""Seconds between two reads of the journal."""
-QUIET = 2.0
-"""Seconds without new events before the lock is tested. The test holds it briefly, which could disturb a writer."""
 SHOWN_BETTER = 5
 WIDEST_LINE = 40
-REASONS = {
-    "finished": "finished",
-    "patience": "stopped: no improvement for --patience steps",
-    "exhausted": "stopped: the proposer ran out of new templates",
-    "errors": "stopped: too many consecutive errors",
-    "interrupted": "stopped: interrupted by the user",
-}
-"""Text of each final status; other statuses are names of limits."""
 BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
-
-
-class RunWatcher:
-    """Polls the folder of a run and keeps its state; `held` says whether a process holds the journal, if known."""
-
-    def __init__(self, run: Path, *, quiet: float = QUIET) -> None:
-        self.folder = run.parent if run.is_file() else run
-        self.quiet = quiet
-        self.state, self.held = RunState(), cast("bool | None", None)
-        self._events = tail(self.folder)
-        self._tried: float | None = None
-        self._since = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Duration of the run, up to now while it runs; before it begins, the waiting time."""
-        if not self.state.begun:
-            return time.monotonic() - self._since
-        since = 0.0
-        if self.held and self.state.finished is None:
-            with contextlib.suppress(OSError):
-                since = max(0.0, time.time() - (self.folder / FILE_NAME).stat().st_mtime)
-        return self.state.seconds + since
-
-    def look(self) -> bool:
-        """Read new events; return True if the run is over."""
-        events = next(self._events, None)
-        if events is None:  # the journal was removed; another run may have begun
-            self.state, self._events = RunState(), tail(self.folder)
-            events = next(self._events)
-        for event in events:
-            self.state.fold(printable_event(event))
-        now = time.monotonic()
-        if self._tried is None or (not events and now - self._tried >= self.quiet):
-            self.held, self._tried = is_written(self.folder), now
-        elif events:
-            self.held, self._tried = True, now
-        return self.state.finished is not None and not self.held
-
-    def looks(self, pause: float = PAUSE) -> Iterator[bool]:
-        """Poll until the run is over."""
-        while not self.look():
-            yield False
-            time.sleep(pause)
-
-
-def status(state: RunState, *, held: bool | None, folder: Path | str) -> str:
-    """Return the status of the run in a folder as text.
-
-    >>> end = {"event": "run_finished", "status": "max_cost", "seconds": 3.0, "calls": 0, "tokens": 0}
-    >>> status(RunState([end]), held=False, folder="runs/1")
-    'stopped: --max-cost is reached'
-    """
-    if state.status is not None:
-        return REASONS.get(state.status, f"stopped: --{state.status.replace('_', '-')} is reached")
-    if not state.begun:
-        return "waiting for its journal"
-    if held is not False:
-        return "running"
-    return f"stopped: no process is writing to it; resume by re-running the command with --log-dir {folder}"
 
 
 def watch(
     run: Annotated[Path, Argument(help="Folder of a run, which may not have begun yet.")],
     once: Annotated[bool, Option("--once", help="Print the current state and exit.")] = False,
     no_wait: Annotated[bool, Option("--no-wait", help="Exit if the run has not begun, instead of waiting.")] = False,
+    web: Annotated[bool, Option("--web", help="Show the run on a page, which only this machine can open.")] = False,
+    port: Annotated[int | None, Option(min=1, max=65535, help="Port of --web.", show_default="a free port")] = None,
 ) -> None:
     """Follow a run from its journal; Ctrl-C stops watching, not the run."""
+    if web and once:
+        raise InputError("--web shows each change, and --once only the current state; use one of them")
+    if port is not None and not web:
+        raise InputError("--port is the port of --web; add --web")
     console, watched = Terminal(), RunWatcher(run)
     if not console.is_terminal:
         console = Terminal(width=140)  # a pipe has no width, and 80 would break the tables
@@ -124,7 +57,9 @@ def watch(
         console.print(draw(watched, console))
         return
     try:
-        if console.is_terminal:
+        if web:
+            _serve(run, port)
+        elif console.is_terminal:
             # Refresh from this thread only: Live's own thread would read the state while it changes.
             with Live(console=console, get_renderable=lambda: draw(watched, console), auto_refresh=False) as live:
                 for _ in watched.looks():
@@ -134,8 +69,17 @@ def watch(
     except KeyboardInterrupt as interrupt:
         if signals.exit_code(interrupt) != 130:  # Ctrl-C is the normal way to quit, not an error
             raise
-    if not console.is_terminal:
+    if not web and not console.is_terminal:
         console.print(draw(watched, console))
+
+
+def _serve(run: Path, port: int | None) -> None:
+    from ipo_dspy.serve.run_page import RunPageServer
+
+    with RunPageServer(run, port=port or 0) as server:
+        line(server.url)
+        sys.stdout.flush()
+        server.serve_forever()
 
 
 def _lines(watched: RunWatcher, console: Console, *, over: bool) -> None:
@@ -162,7 +106,7 @@ def draw(watched: RunWatcher, console: Console) -> RenderableType:
     head = Text.assemble((str(watched.folder), "bold"), f"  {now}, {watched.seconds:.1f} s")
     pending = state.pending[:1] if watched.held is not False else []
     parts: list[RenderableType] = [head, *(Text(str(request), style="yellow") for request in pending)]
-    parts.append(Text(_spending(state.usage)))
+    parts.append(Text(spending(state.usage)))
     for name, search in state.searches.items():
         parts += _drawn(name, search, state.settings.get("steps"), BARS if wide else ASCII_BARS)
     return Group(*parts)
@@ -222,17 +166,6 @@ def sparkline(values: Sequence[float], bars: str = BARS, width: int = WIDEST_LIN
     low, high = min(picked), max(picked)
     steps = (len(bars) - 1) / (high - low) if high > low else 0.0
     return "".join(bars[int((value - low) * steps + 0.5)] for value in picked)
-
-
-def _spending(spent: Usage) -> str:
-    if not spent.calls:
-        return "no LLM calls so far"
-    if spent.unpriced >= spent.calls:
-        cost = "price unknown"
-    else:
-        cost = f"{spent.cost:.4f} USD" + (f" and {spent.unpriced} of unknown price" if spent.unpriced else "")
-    estimated = " (estimated)" if spent.estimated else ""
-    return f"{pluralize(spent.calls, 'LLM call')}, {pluralize(spent.tokens, 'token')}{estimated}, {cost}"
 
 
 def _single_line(trial: Trial) -> str:

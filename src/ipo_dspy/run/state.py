@@ -78,6 +78,7 @@ class SearchState:
         history: the trials; a trial that is recorded twice counts once.
         better: each trial that ranks before all earlier ones, including the first trial.
         steps: number of the last finished step.
+        step_seconds: seconds that the finished steps took.
         rejections, errors: in order of recording.
         descriptions: pairs of an image's source and its description.
         guessed: the descriptions are CLIP's guesses.
@@ -94,7 +95,7 @@ class SearchState:
         self.setup = cast(SearchStartedEvent, {"event": "search_started", "predictor": predictor, **empty})
         self.history = History()
         self.better: list[Trial] = []
-        self.steps = 0
+        self.steps, self.step_seconds = 0, 0.0
         self.rejections: list[Rejection] = []
         self.errors: list[ErrorEvent] = []
         self.descriptions: list[tuple[str, str]] = []
@@ -161,6 +162,8 @@ class SearchState:
                 if not self.better or trial.rank < self.better[-1].rank:
                     self.better.append(trial)
         elif event["event"] == "step":
+            if event["step"] > self.steps:
+                self.step_seconds += event["seconds"]
             self.steps = max(self.steps, event["step"])
         elif event["event"] == "rejection":
             self.rejections.append(

@@ -76,9 +76,9 @@ function table(scores, shown) {
 }
 
 function answer(result) {
-  const labels = [result.label].flat();
+  const labels = result.labels ?? [result.label]; // null if the program answers that it does not know
   const scores = Object.entries(result.scores).sort((a, b) => b[1] - a[1]);
-  const name = labels.join(", ") || "no class";
+  const name = labels.map((label) => label ?? "unknown").join(", ") || "no class";
   const sure = result.confidence == null ? [] : [" ", element("span", "muted", percent(result.confidence))];
   const made = [element("p", "label", name, ...sure), table(scores.slice(0, BARS), labels)];
   if (scores.length > BARS) {

@@ -19,7 +19,8 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 """Headers of each response."""
-_SHARED = {"dom.js": ("serve/dom.js",), "style.css": ("report/style.css", "serve/pages.css")}
+_SCRIPTS = {"page": ("page.js", "dom.js"), "run": ("run.js", "dom.js", "chart.js")}
+_STYLE = {"style.css": ("report/style.css", "serve/pages.css")}
 _MEDIA_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 
 
@@ -42,7 +43,8 @@ def static_files(page: Literal["page", "run"]) -> dict[str, StaticFile]:
     >>> sorted(static_files("page"))
     ['', 'dom.js', 'page.js', 'style.css']
     """
-    sources = {"": (f"serve/{page}.html",), f"{page}.js": (f"serve/{page}.js",), **_SHARED}
+    scripts = {name: (f"serve/{name}",) for name in _SCRIPTS[page]}
+    sources = {"": (f"serve/{page}.html",), **scripts, **_STYLE}
     root = resources.files("ipo_dspy")
     return {
         path: StaticFile(
