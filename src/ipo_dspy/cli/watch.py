@@ -37,7 +37,7 @@ def watch(
     once: Annotated[bool, Option("--once", help="Print the current state and exit.")] = False,
     no_wait: Annotated[bool, Option("--no-wait", help="Exit if the run has not begun, instead of waiting.")] = False,
     web: Annotated[bool, Option("--web", help="Show the run on a page, which only this machine can open.")] = False,
-    port: Annotated[int | None, Option(min=1, max=65535, help="Port of --web.", show_default="a free port")] = None,
+    port: Annotated[int | None, Option(min=0, max=65535, help="Port of --web.", show_default="a free port")] = None,
 ) -> None:
     """Follow a run from its journal; Ctrl-C stops watching, not the run."""
     if web and once:

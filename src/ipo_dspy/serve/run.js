@@ -45,7 +45,7 @@ function head(state) {
 
 function side(name, row, measures, className) {
   const loss = measures.slice(1).map((measure, i) => element("p", "muted", `${measure.name.toLowerCase()} ${row.figures[i + 1]}`));
-  return element("div", `side ${className}`, element("p", "kicker", name), prompt(row.template), element("p", "big", row.figures[0]), ...loss);
+  return element("div", `side ${className}`, element("p", "kicker", `${name}, on training images`), prompt(row.template), element("p", "big", row.figures[0]), ...loss);
 }
 
 function table(heads, rows) {

@@ -15,7 +15,7 @@ from socketserver import ThreadingTCPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from ipo_dspy.errors import Hint, InputError, JournalError
+from ipo_dspy.errors import InputError, JournalError
 from ipo_dspy.report import render_report
 from ipo_dspy.serve.run_state import RunJSON
 from ipo_dspy.serve.static_files import HEADERS, static_files
@@ -54,9 +54,8 @@ class RunPageServer(ThreadingTCPServer):
         try:
             super().__init__((LOOPBACK, port), _Handler)
         except OSError as error:
-            hint = Hint("pass another one, or omit {} for a free one", port=...)
-            fact = f"must be a port that is free to use, got {port} ({error.strerror})"
-            raise InputError(fact, argument="port", hint=hint) from error
+            fact, hint = f"must be a port that can be used ({error.strerror})", "pass another one, or 0 for a free one"
+            raise InputError(fact, argument="port", value=port, hint=hint) from error
 
     @property
     def url(self) -> str:
