@@ -123,7 +123,7 @@ def test_a_run_from_before_it_begins_to_its_end_and_ctrl_c(tmp_path: Path) -> No
     assert sorted(path.name for path in folder.iterdir()) == [FILE_NAME]
 
 
-def test_sigterm_is_no_ctrl_c(tmp_path: Path) -> None:
+def test_sigterm_ends_it_as_any_command(tmp_path: Path) -> None:
     keep(tmp_path, begun())
     with command(tmp_path) as (process, _):
         process.send_signal(signal.SIGTERM)
@@ -206,7 +206,7 @@ def test_another_objective_is_the_first_measure(tmp_path: Path) -> None:
 def test_the_result_is_that_on_test_images(tmp_path: Path) -> None:
     rows = [trial(0, 0, 20.0), trial(1, 1, 60.0), step(1), chosen(1)]
     keep(tmp_path, begun(), searched(), *rows)
-    assert looked_at(tmp_path)["searches"][0]["result"] is None  # what is known of training images is no result
+    assert looked_at(tmp_path)["searches"][0]["result"] is None  # the accuracy on training images does not count
     keep(tmp_path, evaluated("start", 40.0), evaluated("best", 50.0), end())
     (search,) = looked_at(tmp_path)["searches"]
     assert {name: search["result"][name] for name in ("name", "start", "best")} == {
@@ -359,7 +359,7 @@ def test_pages_have_nothing_inline_and_nothing_from_elsewhere(page: Any) -> None
             )
 
 
-def test_a_browser_that_leaves_early_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_browser_that_leaves_early_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     keep(tmp_path, begun(), searched(), *[trial(i, i, 20.0) for i in range(2000)])
     with serving(tmp_path) as client:
         for _ in range(5):

@@ -63,7 +63,7 @@ class RunPageServer(ThreadingTCPServer):
         return f"http://{LOOPBACK}:{self.server_address[1]}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log an error of a request; a browser that closes its connection is none."""
+        """Log an error of a request, unless the browser closed its connection."""
         if not isinstance(sys.exception(), ConnectionError):
             _log.exception("a request for the page of the run failed")
 
@@ -86,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path in ("state", "report"):
             self._send_run(path, parse_qs(url.query).get("seen", [""])[0])
         else:
-            self._send(HTTPStatus.NOT_FOUND, b"There is no such page.\n", "text/plain")
+            self._send(HTTPStatus.NOT_FOUND, b"This page does not exist.\n", "text/plain")
 
     def _is_local(self) -> bool:
         try:
