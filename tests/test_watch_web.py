@@ -170,7 +170,7 @@ def test_options_that_do_not_fit(
 
 def test_the_state_has_what_the_page_shows(tmp_path: Path) -> None:
     spent = [answer("step 1/0", 0.25), answer("step 2/0", None), request("step 3/0", 7200.0)]
-    start = {**begun(), "settings": {"steps": 4, "max_lm_calls": 10, "max_cost": 1.0, "max_seconds": None}}
+    start = {**begun(), "settings": {"steps": 4, "max_lm_calls": 10, "max_cost": 1.0, "max_seconds": 90}}
     rows = [trial(i, 1, 20.0 + i) for i in range(1, 12)]
     bad = [rejection("duplicate"), rejection("duplicate"), rejection("too long"), fault("late")]
     with written_by_another(tmp_path, start, searched(), trial(0, 0, 20.0), *rows, step(1), *spent, *bad):
@@ -180,6 +180,7 @@ def test_the_state_has_what_the_page_shows(tmp_path: Path) -> None:
         {"name": "LLM calls", "text": "2 of 10", "share": 0.2},
         {"name": "USD", "text": "0.25 of 1", "share": 0.25},
     ]
+    assert state["max_seconds"] == 90
     assert state["spending"] == "2 LLM calls, 30 tokens, 0.2500 USD and 1 of unknown price"
     assert re.fullmatch(r"waiting for openai/toy for 7\d{3} s", *state["pending"])
     assert [row["index"] for row in search["recent"]] == [11, 10, 9, 8, 7, 6, 5, 4]
@@ -255,6 +256,7 @@ def test_time_left_follows_the_pace_of_the_steps_of_all_classifiers() -> None:
     assert seconds_left(folded(two, *steps[:3]), 0.0) == 6.0
     assert seconds_left(folded(two, *steps), 0.0) == 5.0
     assert seconds_left(folded(one, *steps[:3], step(9, "a")), 0.0) == 0.0
+    assert seconds_left(folded(two, *steps[:3], {**chosen(0), "predictor": "a"}), 0.0) == 4.0  # it ended early
     assert seconds_left(folded(timed, *steps[:3]), 9.5) == 0.5
     assert seconds_left(folded({**begun(), "settings": {"steps": "many", "start": 3}}, step(1)), 0.0) is None
 
@@ -410,7 +412,7 @@ def test_the_page_follows_a_run_in_a_browser(tmp_path: Path) -> None:
             )
             window.wait_for(HOSTILE, ".best")  # as text
             assert window.run("return document.images.length") == 0
-            assert "up to 3 s" in window.text("#facts")
+            assert "up to 3 s left" in window.text("#facts")
             assert "1 of 10" in window.text("#facts")
             assert "step 1 of 4, 2 templates tried" in window.text("#searches")
             assert "duplicate 1" in window.text("#searches")

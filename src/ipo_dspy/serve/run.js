@@ -29,8 +29,13 @@ function head(state) {
   byId("folder").textContent = state.folder;
   byId("pending").textContent = state.pending.join("; ");
   byId("pending").hidden = !state.pending.length;
-  const facts = [fact(waiting ? "Waiting for" : "Time", duration(state.seconds))];
-  if (state.left !== null) facts.push(fact("Time left", state.left ? `up to ${duration(Math.max(1, state.left))}` : "comparing the best"));
+  const { seconds, max_seconds: allowed, left } = state;
+  const facts = [
+    allowed === null
+      ? fact(waiting ? "Waiting for" : "Time", duration(seconds))
+      : fact("Time", `${duration(seconds)} of ${duration(allowed)}`, seconds / allowed),
+  ];
+  if (left !== null) facts.push(fact("Search", left ? `up to ${duration(Math.max(1, left))} left` : "done; comparing and testing"));
   if (state.spending) facts.push(fact("Language models", state.spending));
   facts.push(...state.limits.map((limit) => fact(limit.name, limit.text, limit.share)));
   byId("facts").replaceChildren(...facts);

@@ -2,7 +2,7 @@
 
 import secrets
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ RECENT = 8
 """Trials and rejections that are listed."""
 LONGEST = 2000
 """Characters of a text that are shown; a template has at most a few hundred."""
-_LIMITS = {"max_lm_calls": "LLM calls", "max_tokens": "Tokens", "max_cost": "USD", "max_seconds": "Seconds"}
+_BUDGET = [limit.name for limit in fields(Budget)]
+_LIMITS = {"max_lm_calls": "LLM calls", "max_tokens": "Tokens", "max_cost": "USD"}
 
 
 class RunJSON:
@@ -62,7 +63,8 @@ class RunJSON:
             "left": None if ended or held is False else seconds_left(state, seconds),
             "pending": [str(request) for request in state.pending[:1] if held is not False],
             "spending": spending(state.usage) if state.usage.calls else "",
-            "limits": _limits(state, seconds),
+            "max_seconds": _budget(state).max_seconds,
+            "limits": _limits(state),
         }
         return (
             values if seen == version else {**values, "searches": [_search(s, state) for s in state.searches.values()]}
@@ -79,24 +81,24 @@ def seconds_left(state: RunState, seconds: float) -> float | None:
     done = sum(search.steps for search in searches)
     if not done or not isinstance(planned, int):
         return None
-    classifiers = max(len(starts) if isinstance(starts, dict) else 1, len(searches))
-    left = max(0, planned * classifiers - done) * sum(search.step_seconds for search in searches) / done
+    later = max(0, (len(starts) if isinstance(starts, dict) else 1) - len(searches))
+    steps = planned * later + sum(max(0, planned - each.steps) for each in searches if each.selected is None)
+    left = steps * sum(search.step_seconds for search in searches) / done
     allowed = _budget(state).max_seconds
     return left if allowed is None else min(left, max(0.0, allowed - seconds))
 
 
 def _budget(state: RunState) -> Budget:
-    return Budget(**{name: state.settings.get(name) for name in _LIMITS})
+    return Budget(**{name: state.settings.get(name) for name in _BUDGET})
 
 
-def _limits(state: RunState, seconds: float) -> list[dict[str, Any]]:
-    """Return the limits that are set, and what is spent of them."""
+def _limits(state: RunState) -> list[dict[str, Any]]:
+    """Return the limits of requests to language models that are set, and what is spent of them."""
     budget = _budget(state)
-    spent = budget.spent_of(replace(state.usage, seconds=seconds))
     return [
-        {"name": _LIMITS[name], "text": f"{amount:,.4g} of {limit:,g}", "share": amount / limit}
-        for name, amount in spent.items()
-        if (limit := getattr(budget, name))
+        {"name": _LIMITS[name], "text": f"{amount:,.10g} of {limit:,.10g}", "share": amount / limit}
+        for name, amount in budget.spent_of(state.usage).items()
+        if name in _LIMITS and (limit := getattr(budget, name))
     ]
 
 
