@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -19,9 +20,10 @@ from ipo_dspy import demo
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import encode_images
-from ipo_dspy.clip.loading import load_backbone
+from ipo_dspy.clip.loading import import_open_clip, load_backbone
+from ipo_dspy.clip.open_clip_names import architectures, pretrained_tags
 from ipo_dspy.clip.text_features import class_features
-from ipo_dspy.errors import DataError, ImageError, InputError, ProgramFileError, TemplateError
+from ipo_dspy.errors import DataError, ImageError, InputError, ModelError, ProgramFileError, TemplateError
 from ipo_dspy.template import Template
 
 
@@ -545,3 +547,37 @@ def test_without_a_cache_nothing_is_kept_on_disk(
     assert not (tmp_path / "cache").exists()
     with pytest.raises(InputError, match="cache must be True or False"):
         fresh(task, cache="off")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "ViT-B16"}, r"no model 'ViT-B16'; close names: ViT-B-16, .*for example model='ViT-B-16'"),
+        (
+            {"model": "ViT-B-16", "pretrained": "opnai"},
+            r"no weights 'opnai'; its tags: .*for example pretrained='openai'",
+        ),
+        ({"model": "ViT-B-16-quickgelu", "pretrained": "laion2b_s34b_b88k"}, "has no weights 'laion2b_s34b_b88k'"),
+        ({"model": "ViT-B-16-SigLIP"}, r"no weights 'openai'; its tags: webli; for example pretrained='webli'"),
+        ({"model": Path("folder")}, "model must be a name or a loaded Backbone"),
+        ({"pretrained": 3}, "pretrained must be a tag or the path of a file, got 3"),
+    ],
+)
+def test_a_wrong_model_is_refused_at_once(
+    arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        ClipClassifier(["cat", "dog"], **arguments)
+    monkeypatch.delitem(sys.modules, "open_clip", raising=False)  # before it is imported, its files are read instead
+    with pytest.raises(ModelError, match=message):
+        ClipClassifier(["cat", "dog"], **arguments)
+
+
+def test_the_tags_in_the_files_of_open_clip_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_clip = import_open_clip()
+    tags = {name: list(open_clip.list_pretrained_tags_by_model(name)) for name in open_clip.list_models()}
+    assert (
+        ClipClassifier(model="ViT-B-16", pretrained="laion2b-s34b-b88k").model_name == "ViT-B-16"
+    )  # as open_clip has it
+    monkeypatch.delitem(sys.modules, "open_clip")
+    assert {name: list(pretrained_tags(name) or ()) for name in architectures()} == tags

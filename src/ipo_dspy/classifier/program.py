@@ -84,8 +84,8 @@ class ClipClassifier(EncodingPredictor):
 
     Raises:
         TemplateError, DataError: immediately, for an invalid template or class names.
-        ModelError: immediately, for a name that open_clip does not know, or a known model without a sigmoid head with
-            `multi_label=True`; on first use, for weights that are not available.
+        ModelError: immediately, for a model or weights that open_clip does not know, or a known model without a sigmoid
+            head with `multi_label=True`; on first use, for weights that are not available.
 
     A calibrated classifier (see `calibrate`) divides the logits by the temperature, multiplies the probabilities by the
     class weights, and answers `unknown_label` if the confidence is below the threshold. `confidence` and `scores` are

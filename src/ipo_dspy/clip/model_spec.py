@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.clip.bundled import BUNDLED, canonical_model_name, resolve_model_name
-from ipo_dspy.clip.weights import DEFAULT_PRETRAINED, HUB, LOCAL, Downloads, check_name, lacks_sigmoid_head
+from ipo_dspy.clip.weights import (
+    DEFAULT_MODEL,
+    DEFAULT_PRETRAINED,
+    HUB,
+    LOCAL,
+    Downloads,
+    check_name,
+    check_pretrained,
+    lacks_sigmoid_head,
+)
 from ipo_dspy.errors import Hint, ModelError
 
 if TYPE_CHECKING:
@@ -70,14 +79,19 @@ def resolve_model(
     """Return the specification of a model that a caller passed by name, as such, or loaded; and the loaded one.
 
     Raises:
-        ModelError: a name that open_clip does not know, or weights that do not belong to it.
+        ModelError: a name or a tag of weights that open_clip does not know, or weights that do not belong to the model.
     """
     if isinstance(model, ModelSpec):
         return model, None
     if isinstance(model, str):
         name = canonical_model_name(model)
         check_name(name)
-        return ModelSpec(name, weights_of(name, pretrained), device, dtype), None
+        if (weights := weights_of(name, pretrained)) is not None:
+            check_pretrained(name, weights)
+        return ModelSpec(name, weights, device, dtype), None
+    if not hasattr(model, "identity"):
+        hint = Hint("for example {model}", model=DEFAULT_MODEL)
+        raise ModelError("must be a name or a loaded Backbone", argument="model", value=model, hint=hint)
     weights_of(model.name, pretrained)
     name = canonical_model_name(model.name)
     return ModelSpec(name, model.pretrained, str(model.device), model.identity["dtype"]), model

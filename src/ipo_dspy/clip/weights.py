@@ -7,10 +7,8 @@ it.
 
 import contextlib
 import difflib
-import importlib.util
 import logging
 import os
-import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 from ipo_dspy._internal.file_io import read_json
 from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.clip.bundled import BUNDLED
+from ipo_dspy.clip.open_clip_names import architecture_files, architectures, pretrained_tags
 from ipo_dspy.errors import Argument, Hint, ModelError
 
 DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16-quickgelu", "openai"
@@ -87,28 +86,31 @@ def check_name(name: str) -> None:
     """
     if name.startswith((LOCAL, HUB)) or name in BUNDLED:
         return
-    known = _architectures()
+    known = architectures()
     if known and name.replace("/", "-") not in known:
         raise _unknown_name(name, known)
 
 
-def _architectures() -> Sequence[str]:
-    """Names of open_clip's models: its own list, or the files of that where importing it would load torch."""
-    if (loaded := sys.modules.get("open_clip")) is not None and hasattr(loaded, "list_models"):
-        return list(loaded.list_models())
-    return [path.stem for path in _architecture_files("*")]
+def check_pretrained(name: str, pretrained: str) -> None:
+    """Check that a model of open_clip has weights of this tag; the path of a file need not exist before it is loaded.
 
-
-def _architecture_files(name: str) -> list[Path]:
-    spec = importlib.util.find_spec("open_clip")
-    folders = [] if spec is None else spec.submodule_search_locations or []
-    return [path for folder in folders for path in Path(folder).glob(f"model_configs/{name}.json")]
+    Raises:
+        ModelError: it has no such weights.
+    """
+    if not isinstance(pretrained, str):
+        hint = Hint("for example {pretrained}", pretrained=DEFAULT_PRETRAINED)
+        raise ModelError("must be a tag or the path of a file", argument="pretrained", value=pretrained, hint=hint)
+    tags = pretrained_tags(name.replace("/", "-"))
+    if tags is None or pretrained.lower().replace("-", "_") in tags:  # as open_clip reads it
+        return
+    if not _looks_like_a_path(pretrained) and not _is_file(Path(pretrained)):
+        raise _unknown_weights(name, pretrained, tags)
 
 
 def lacks_sigmoid_head(name: str) -> bool:
     """Return True if the configuration of a model on this machine has no logit bias; nothing is loaded or fetched."""
     folder = Path(name.removeprefix(LOCAL)).expanduser()
-    files = [folder / _CONFIG_FILE] if name.startswith(LOCAL) else _architecture_files(name.replace("/", "-"))
+    files = [folder / _CONFIG_FILE] if name.startswith(LOCAL) else architecture_files(name.replace("/", "-"))
     try:
         config = read_json(files[0], limit=_CONFIG_LIMIT)
         return "init_logit_bias" not in config.get("model_cfg", config)
@@ -294,11 +296,15 @@ def _unknown_name(name: str, known: Sequence[str]) -> ModelError:
     return ModelError(f"open_clip has no model {name!r:.200}{close}", hint=hint)
 
 
+def _looks_like_a_path(pretrained: str) -> bool:
+    return bool(Path(pretrained).suffix) or len(Path(pretrained).parts) > 1
+
+
 def _unknown_weights(name: str, pretrained: str, tags: Sequence[str]) -> ModelError:
     if _is_folder(Path(pretrained).expanduser()):
         hint = Hint("pass {model}, or the file in it", model=LOCAL + pretrained)
         return ModelError("must be a file and no folder", argument="pretrained", value=pretrained, hint=hint)
-    if Path(pretrained).suffix or len(Path(pretrained).parts) > 1:
+    if _looks_like_a_path(pretrained):
         return ModelError(
             f"no checkpoint file {pretrained!r:.200}; pass the path of an existing one, or a tag of {name!r}"
         )
