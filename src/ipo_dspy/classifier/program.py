@@ -24,6 +24,7 @@ from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy.argument_checks import flag, one_of
 from ipo_dspy.class_texts import LabeledTexts, check_distinct
 from ipo_dspy.classifier.encoding_predictor import EncodingPredictor, saved_model
+from ipo_dspy.classifier.image_lists import image_list
 from ipo_dspy.classifier.labeled_predictor import STATE_KEY
 from ipo_dspy.classifier.predictions import (
     Classification,
@@ -33,7 +34,6 @@ from ipo_dspy.classifier.predictions import (
     class_index,
 )
 from ipo_dspy.clip.bundled import BUNDLED
-from ipo_dspy.clip.image_io import name_image
 from ipo_dspy.clip.model_spec import ModelSpec, check_sigmoid_head, local_files, resolve_model
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads
 from ipo_dspy.decision_types import record_evidence
@@ -51,10 +51,15 @@ from ipo_dspy.scoring.label_sets import PRESENT
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from ipo_dspy.clip.backbone import Backbone
+    from ipo_dspy.clip.crops import Boxes
     from ipo_dspy.hub.card import Evaluation
+
+_BLOCK = 8192
+"""Images whose features are multiplied at once."""
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +81,8 @@ class ClipClassifier(EncodingPredictor):
         dtype: `float32`, `float16` or `bfloat16`.
         top_k: number of classes in `scores`.
         allow_url: fetch images given as http(s) URLs.
-        cache: `encode`, `batch`, `calibrate`, and optimizers keep the features of images on disk for later processes
-            (docs/cache.md). Single calls keep them in memory only, in any case.
+        cache: `encode`, `batch`, `predict`, `calibrate`, and optimizers keep the features of images on disk for later
+            processes (docs/cache.md). Single calls keep them in memory only, in any case.
         multi_label: images have several labels, or none: every class has a probability of its own, the sigmoid of its
             logit, and `labels` are the classes with at least 0.5; `label` is the most probable of them, or None. One
             class alone is allowed. The model must have been trained so, as SigLIP is; see docs/multi-label.md.
@@ -167,15 +172,69 @@ class ClipClassifier(EncodingPredictor):
         The examples have the field `image`, or are images in any form that a call accepts; an array or tensor of images
         counts as a list of them. The other arguments are those of `dspy.Module.batch`.
         """
-        if getattr(examples, "ndim", 4) != 4:
-            raise ImageError(f"examples must be a list of images, got one {name_image(examples)}; pass [image]")
         rows = [
-            row if isinstance(row, dspy.Example) else dspy.Example(image=row).with_inputs("image") for row in examples
+            row if isinstance(row, dspy.Example) else dspy.Example(image=row).with_inputs("image")
+            for row in image_list(examples, "examples")
         ]
         images = [row["image"] for row in rows if row.get("image") is not None]
         with contextlib.suppress(DataError):  # no image can be read: each call raises its own error
             self.encode(images, skip_unreadable=True)
         return super().batch(rows, *args, **kwargs)
+
+    def predict(self, images: Any, *, crops: "Boxes | None" = None) -> "NDArray[Any]":
+        """Return the labels [N] of many images as an array, in the words of scikit-learn.
+
+        They are those of single calls: calibration counts, and images below its threshold have its unknown label.
+
+        Args:
+            images: a list of images in any form that a call accepts, an array [N, H, W, 3] or a tensor [N, 3, H, W]
+                of them, or an array of paths; with `crops` one image.
+            crops: boxes [N, 4] of that image to classify, in pixels: x0, y0, x1, y1, as detectors give them.
+
+        Returns:
+            The labels, [N]. With `multi_label=True` zeros and ones [N, C], a column for each of `classes`.
+
+        Raises:
+            ImageError: images that cannot be read; all of them are named at once.
+            InputError: boxes that are empty or not in the image.
+            DataError: no class names.
+            TemplateError: the instructions are not a template.
+
+        >>> from ipo_dspy import demo
+        >>> task = demo.load("pixel-animals", shots=1)
+        >>> images = [example.image for example in task.testset[:3]]
+        >>> list(task.program.predict(images)) == [task.program(image=image).label for image in images]
+        True
+        """
+        rows = self.predict_proba(images, crops=crops)
+        if self.multi_label:
+            return (rows >= PRESENT).astype(np.int64)
+        labels = self.class_weights().labels_of(rows)
+        return np.array(labels, dtype=object if None in labels else str)
+
+    def predict_proba(self, images: Any, *, crops: "Boxes | None" = None) -> "NDArray[np.float64]":
+        """Return the probabilities [N, C] of many images, a column for each of `classes`; arguments as for `predict`.
+
+        They are those of single calls, after temperature and class weights. With `multi_label=True` they are
+        independent, and rows do not add up to 1.
+
+        Raises:
+            ImageError, InputError, DataError, TemplateError: as for `predict`.
+        """
+        if self.classes is None:
+            raise DataError("a classifier without class names has no columns; use ClipClassifier(classes=[...])")
+        weights = self.class_weights()
+        if crops is None:
+            pictures = image_list(images, "images")
+        else:
+            from ipo_dspy.clip.crops import crop
+
+            pictures = crop(images, crops, allow_url=self.allow_url)
+        if not pictures:
+            return np.empty((0, len(self.classes)))
+        features = self._encoded(pictures, skip_unreadable=False).features.numpy()  # [N, D]
+        starts = range(0, len(features), _BLOCK)
+        return np.concatenate([weights.probabilities(features[start : start + _BLOCK]) for start in starts])
 
     def calibrate(
         self,

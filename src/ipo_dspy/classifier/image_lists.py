@@ -1,0 +1,30 @@
+"""The images that a caller passes at once: a list in any of their forms, an array, a tensor, or a column of a table."""
+
+import io
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import dspy
+from PIL import Image
+
+from ipo_dspy.clip.image_io import name_image
+from ipo_dspy.errors import ImageError
+
+_ONE_IMAGE = (str, bytes, bytearray, io.BytesIO, os.PathLike, Image.Image, dspy.Image)
+
+
+def image_list(images: Any, argument: str) -> list[Any]:
+    """Return images as a list.
+
+    Raises:
+        ImageError: one image instead of several, or no images at all.
+
+    >>> import numpy as np
+    >>> len(image_list(np.zeros((3, 8, 8, 3)), "images")), image_list(np.array(["a.png", "b.png"]), "images")
+    (3, [np.str_('a.png'), np.str_('b.png')])
+    """
+    is_one = isinstance(images, _ONE_IMAGE) or getattr(images, "ndim", 1) not in {1, 4}
+    if is_one or not isinstance(images, Iterable):
+        raise ImageError(f"{argument} must be a list of images, got one {name_image(images)}; pass [image]")
+    return list(images)
