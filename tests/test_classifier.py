@@ -21,6 +21,7 @@ from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.clip.loading import import_open_clip, load_backbone
+from ipo_dspy.clip.lru import TensorLRU
 from ipo_dspy.clip.open_clip_names import architectures, pretrained_tags
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import DataError, ImageError, InputError, ModelError, ProgramFileError, TemplateError
@@ -581,3 +582,21 @@ def test_the_tags_in_the_files_of_open_clip_are_its_own(monkeypatch: pytest.Monk
     )  # as open_clip has it
     monkeypatch.delitem(sys.modules, "open_clip")
     assert {name: list(pretrained_tags(name) or ()) for name in architectures()} == tags
+
+
+def test_more_images_than_memory_holds_are_encoded_once_by_a_batch(
+    task: demo.DemoTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IPO_DSPY_CACHE", str(tmp_path / "cache"))
+    program, encoded = fresh(task), 0
+    monkeypatch.setattr(program.backbone, "image_memo", TensorLRU(1000))  # 7 images
+    encode = program.backbone.encode_pixels
+
+    def counted(pixels: torch.Tensor) -> torch.Tensor:
+        nonlocal encoded
+        encoded += len(pixels)
+        return encode(pixels)
+
+    monkeypatch.setattr(program.backbone, "encode_pixels", counted)
+    assert None not in program.batch(noise(13, count=20), disable_progress_bar=True)
+    assert encoded == 20

@@ -95,7 +95,7 @@ def test_more_images_than_one_block_are_in_order(task: DemoTask, monkeypatch: py
     assert task.program.predict_proba(images) == pytest.approx(whole, abs=1e-12)
 
 
-def test_images_that_are_none_are_told_at_once(task: DemoTask, pixels: NDArray[np.uint8]) -> None:
+def test_images_that_are_none_are_reported_at_once(task: DemoTask, pixels: NDArray[np.uint8]) -> None:
     one: Any
     for one in (
         pixels[0],

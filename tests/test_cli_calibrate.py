@@ -106,7 +106,8 @@ def test_unknown_images_below_the_threshold_are_shown(
     assert call(capsys, "calibrate", program, str(folders / "known"), "--threshold", "1", "--out", str(target))[0] == 0
     code, out, _ = call(capsys, "classify", str(target), str(folders / "other"))
     assert code == 0
-    assert out.count("(unknown)") == 30
+    assert out.count("(unknown)") == 31
+    assert out.endswith("\n30 images: (unknown) 30\n")
 
 
 @pytest.mark.parametrize(

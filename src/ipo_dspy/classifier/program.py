@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from ipo_dspy.clip.crops import Boxes
     from ipo_dspy.hub.card import Evaluation
 
+_OF_BATCH = "clip_call_of_batch"
+"""Setting of DSPy, which reaches the threads of `batch`."""
 _BLOCK = 8192
 """Images whose features are multiplied at once."""
 
@@ -148,7 +150,8 @@ class ClipClassifier(EncodingPredictor):
 
         if (question := self._question(inputs)) is None:
             return self._finish(inputs)
-        encoded = encode_images(self.backbone, [question.image], allow_url=self.allow_url, on_disk=False)
+        on_disk = self.cache and dspy.settings.get(_OF_BATCH, False)
+        encoded = encode_images(self.backbone, [question.image], allow_url=self.allow_url, on_disk=on_disk)
         return self._finish(inputs, question, self._answer(encoded.features, question))
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
@@ -179,7 +182,8 @@ class ClipClassifier(EncodingPredictor):
         images = [row["image"] for row in rows if row.get("image") is not None]
         with contextlib.suppress(DataError):  # no image can be read: each call raises its own error
             self.encode(images, skip_unreadable=True)
-        return super().batch(rows, *args, **kwargs)
+        with dspy.context(**{_OF_BATCH: True}):  # more images than memory holds are read from the disk
+            return super().batch(rows, *args, **kwargs)
 
     def predict(self, images: Any, *, crops: "Boxes | None" = None) -> "NDArray[Any]":
         """Return the labels [N] of many images as an array, in the words of scikit-learn.

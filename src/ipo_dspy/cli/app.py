@@ -9,11 +9,12 @@ from ipo_dspy.cli.bench import bench
 from ipo_dspy.cli.cache import cache
 from ipo_dspy.cli.calibrate import calibrate
 from ipo_dspy.cli.check import check
+from ipo_dspy.cli.classify import classify
 from ipo_dspy.cli.data import data
 from ipo_dspy.cli.doctor import doctor
 from ipo_dspy.cli.explain import explain
 from ipo_dspy.cli.export import export
-from ipo_dspy.cli.inference import classify, describe, evaluate, report
+from ipo_dspy.cli.inference import describe, evaluate, report
 from ipo_dspy.cli.optimize import demo, optimize
 from ipo_dspy.cli.watch import watch
 

@@ -1,4 +1,4 @@
-"""Commands for a saved program, images or a run: evaluate, classify, describe, report."""
+"""Commands for a saved program, images or a run: evaluate, describe, report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Context, Option
 
-from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.cli import data_options as inputs
 from ipo_dspy.cli import objective_options as goals
 from ipo_dspy.cli import options as opt
@@ -97,45 +96,6 @@ def evaluate(
         met = {name: "met" if recalls[name] >= floor - 1e-6 else "missed" for name, floor in floors.items()}
         reached = [(name, f"{floor:g}", f"{recalls[name]:.1f}", met[name]) for name, floor in floors.items()]
         show.rows("floors of recall", ["class", "floor %>", "recall %>", ""], reached)
-
-
-def classify(
-    program: opt.Program,
-    images: Annotated[list[str], Argument(help="Image files or folders (searched recursively).")],
-    model: opt.OtherModel = None,
-    pretrained: opt.Pretrained = None,
-    device: opt.Device = "auto",
-    allow_download: opt.AllowDownload = False,
-    skip_unreadable: opt.SkipUnreadable = False,
-    as_json: opt.Json = False,
-) -> None:
-    """Classify images with a saved program."""
-    from ipo_dspy.scoring.label_sets import label_text
-
-    files = [str(file) for path in images for file in find_images(path)]
-    classifier = load_classifier(program, model, pretrained, device, allow_download)
-    if skip_unreadable:
-        files = [files[i] for i in readable(files)]
-    if not files:
-        raise DataError("none of the images can be read; pass other images")
-    with spinner(f"Classifying {pluralize(len(files), 'image')} ..."):
-        classifier.encode(files)
-        answers = [classifier(image=file) for file in files]
-    if as_json:
-        fields = [name for name in ("labels", "label", "confidence", "scores") if name in answers[0]]
-        rows = [{name: answer[name] for name in fields} for answer in answers]
-        show.write_json([{"image": file, **row} for file, row in zip(files, rows, strict=True)])
-        return
-    lines = []
-    for file, answer in zip(files, answers, strict=True):
-        if classifier.multi_label:
-            label, shown = label_text(answer.labels), answer.labels
-        else:
-            label, shown = answer.label or "(unknown)", [answer.label]
-        others = [f"{name} {share:.3f}" for name, share in answer.scores.items() if name not in shown]
-        lines.append((file, label, f"{answer.confidence:.3f}", ", ".join(others[:3])))
-    show.template(str(classifier.template))
-    show.rows("", ["image", "label", "confidence>", "next best"], lines)
 
 
 def describe(
