@@ -1,1 +1,1 @@
-"""Bridges to experiment trackers."""
+"""Bridges to other programs: experiment trackers and scikit-learn."""
