@@ -8,7 +8,16 @@ import pytest
 from helpers.cli_process import Processes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGES = ("calibration", "checking", "class-words", "composing#Decisions", "deploy/formats", "encoders", "objectives")
+PAGES = (
+    "calibration",
+    "checking",
+    "class-words",
+    "composing#Decisions",
+    "deploy/formats",
+    "deploy/python",
+    "encoders",
+    "objectives",
+)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ SEARCH = {**AS_IT_IS, "steps": 3}
 CHECKED = ClipEstimator(model="demo", device="cpu", ipo=AS_IT_IS, image_shape=(1, -1))
 
 
-@parametrize_with_checks([CHECKED])
+@parametrize_with_checks([CHECKED])  # type: ignore[untyped-decorator]
 def test_the_checks_of_scikit_learn_pass(estimator: Any, check: Any) -> None:
     check(estimator)
 

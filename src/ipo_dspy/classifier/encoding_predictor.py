@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 
 from ipo_dspy._internal.renames import renamed_arguments
+from ipo_dspy.classifier.image_lists import image_list
 from ipo_dspy.classifier.labeled_predictor import STATE_KEY, LabeledPredictor
 from ipo_dspy.clip.bundled import canonical_model_name
 from ipo_dspy.clip.model_spec import ModelSpec, check_sigmoid_head, has_own_weights, resolve_model
@@ -107,7 +108,7 @@ class EncodingPredictor(LabeledPredictor):
 
         Without `cache` they are reused in this process only.
         """
-        if sources := list(images):  # an array has no truth value
+        if sources := image_list(images, "images"):
             self._encoded(sources, skip_unreadable)
 
     def _encoded(self, images: Sequence[Any], skip_unreadable: bool) -> "EncodedImages":
