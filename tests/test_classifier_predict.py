@@ -109,7 +109,7 @@ def test_images_that_are_none_are_reported_at_once(task: DemoTask, pixels: NDArr
     ):
         with pytest.raises(ImageError, match=r"images must be a list of images, got one .*; pass \[image\]"):
             task.program.predict(one)
-    with pytest.raises(ImageError, match="images must be a list of images, got one image 'a.png'"):
+    with pytest.raises(ImageError, match=r"images must be a list of images, got one image 'a\.png'"):
         task.program.encode("a.png")
     with pytest.raises(ImageError, match=r"2 of 3 images cannot be read:\n.*a\.png.*\n.*b\.png"):
         task.program.predict(["a.png", pixels[0], "b.png"])

@@ -90,14 +90,14 @@ def test_copies_and_pickles_predict_the_same(paths: tuple[list[str], list[str]],
 
 def test_pixels_of_a_data_set_and_numbers_as_labels() -> None:
     digits = load_digits(n_class=3)
-    words = {0: "zero", 1: ["one", "number one"], 2: "two"}
-    estimator = ClipEstimator(model="demo", ipo=AS_IT_IS, class_texts=words, image_shape=(8, 8))
+    texts: dict[int, str | list[str]] = {0: "zero", 1: ["one", "number one"], 2: "two"}
+    estimator = ClipEstimator(model="demo", ipo=AS_IT_IS, class_texts=texts, image_shape=(8, 8))
     estimator.fit(digits.data[:30] / 16, digits.target[:30])
     assert (estimator.n_features_in_, estimator.class_texts_) == (64, [("zero",), ("one", "number one"), ("two",)])
     predicted = estimator.predict(digits.data[:10] / 16)
     assert (predicted.dtype.kind, set(predicted.tolist()) <= {0, 1, 2}) == ("i", True)
     images = (digits.images[:10] / 16).astype(np.float64)
-    program = ClipClassifier({str(label): texts for label, texts in words.items()}, model="demo")
+    program = ClipClassifier({str(label): text for label, text in texts.items()}, model="demo")
     assert predicted.tolist() == [int(label) for label in program.predict(list(images))]
 
 
@@ -111,6 +111,10 @@ def test_errors_are_clear(paths: tuple[list[str], list[str]]) -> None:
         ClipEstimator(model="demo").fit(images[0], labels[:1])
     with pytest.raises(InputError, match=r"image_shape must fit the 64 features of X, got \(9, 9\); for example"):
         ClipEstimator(model="demo", image_shape=(9, 9)).fit(np.zeros((4, 64)), [0, 1, 0, 1])
+    with pytest.raises(
+        InputError, match="image_shape must be the shape of an image if X is a table of pixels, got None"
+    ):
+        ClipEstimator(model="demo").fit(np.zeros((4, 64)), [0, 1, 0, 1])
     with pytest.raises(TypeError, match="stepps"):
         ClipEstimator(model="demo", ipo={"stepps": 3}).fit(images, labels)
 

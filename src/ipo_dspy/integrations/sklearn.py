@@ -13,6 +13,7 @@ import dspy
 import numpy as np
 from numpy.typing import NDArray
 
+from ipo_dspy.argument_checks import invalid
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.classifier.image_lists import image_list
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED
@@ -97,6 +98,9 @@ class ClipEstimator(ClassifierMixin, BaseEstimator):
             ModelError, InputError: parameters that `ClipClassifier` or `IPO` do not take.
         """
         if self.image_shape is None:
+            if getattr(X, "ndim", 1) == 2:
+                condition = "the shape of an image if X is a table of pixels"
+                raise invalid("image_shape", condition, None, "for example (28, 28)")
             images, y = image_list(X, "X"), column_or_1d(y, warn=True)
             check_consistent_length(images, y)
         else:
@@ -144,7 +148,7 @@ class ClipEstimator(ClassifierMixin, BaseEstimator):
             raise InputError(f"image_shape must fit {fits}, got {self.image_shape}; for example (28, 28)") from error
 
     def __sklearn_tags__(self) -> Any:
-        """Tell scikit-learn's checks that words find no rule in arbitrary numbers."""
+        """Return the tags of a classifier that finds no rule in arbitrary numbers, for the checks of scikit-learn."""
         tags = super().__sklearn_tags__()
         tags.classifier_tags.poor_score = True
         return tags
