@@ -341,7 +341,7 @@ def _test(
     )
     started = found if best.class_texts == texts else found.with_texts(texts)
     before, after = started.evaluate(start), found.evaluate(program.template)
-    record_comparison(recorder, before, after, found.images, split="test", class_split=part)
+    record_comparison(recorder, before, after, found, split="test", class_split=part)
     return _Tested(started, found, before, after)
 
 

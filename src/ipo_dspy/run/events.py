@@ -340,10 +340,18 @@ class ConfusionFields(TypedDict):
     images: int
 
 
+class MatrixFields(TypedDict):
+    """A confusion matrix as in `scoring.confusion`: one row per class, with a last column for all other classes."""
+
+    classes: list[str]
+    counts: list[list[int]]
+
+
 class EvaluationEvent(TypedDict):
     """The score of the start or the best template (`role`) on a set of images.
 
     `measures` are other measures by name, in percent but for the loss, and `confusions` the most frequent errors.
+    `matrix` is empty for images with several labels.
     """
 
     event: Literal["evaluation"]
@@ -360,6 +368,7 @@ class EvaluationEvent(TypedDict):
     per_class: dict[str, list[int]]
     measures: NotRequired[dict[str, float]]
     confusions: NotRequired[list[ConfusionFields]]
+    matrix: NotRequired[MatrixFields]
 
 
 class ImagenetPromptsEvent(TypedDict):
@@ -392,6 +401,38 @@ class PredictionChangedEvent(TypedDict):
     label: str
     before: str
     after: str
+
+
+class MistakeEvent(TypedDict):
+    """An image that the best template takes for another class, with the probability of that class, from 0 to 1."""
+
+    event: Literal["mistake"]
+    predictor: str
+    split: str
+    class_split: str
+    source: str
+    label: str
+    predicted: str
+    probability: float
+
+
+class EmbeddingMapEvent(TypedDict):
+    """Images and class texts of the best template as points of a plane; see `scoring.projection`.
+
+    `words` has a point for each of the `classes`, `images` one for each of a sample of their images, and `labels` the
+    indices of their classes; `correct` is true for images that are recognized. `shown` is the percentage of variance.
+    """
+
+    event: Literal["embedding_map"]
+    predictor: str
+    split: str
+    class_split: str
+    classes: list[str]
+    words: list[list[float]]
+    images: list[list[float]]
+    labels: list[int]
+    correct: list[bool]
+    shown: float
 
 
 class RunFinishedEvent(TypedDict):
@@ -442,6 +483,8 @@ Event: TypeAlias = Union[  # noqa: UP007  # get_args reads it
     EvaluationEvent,
     ImagenetPromptsEvent,
     PredictionChangedEvent,
+    MistakeEvent,
+    EmbeddingMapEvent,
     RunFinishedEvent,
     ProgressEvent,
     ImageSkippedEvent,
@@ -472,7 +515,9 @@ PERSISTED: Mapping[str, frozenset[str]] = {
 }
 """Required fields of each recorded kind; a journal may have more fields, never fewer."""
 
-OUTCOME_KINDS = frozenset({"selected", "class_texts", "evaluation", "prediction_changed", "run_finished"})
+OUTCOME_KINDS = frozenset(
+    {"selected", "class_texts", "evaluation", "prediction_changed", "mistake", "embedding_map", "run_finished"}
+)
 """Kinds of the outcome; a resumed run records them again."""
 
 

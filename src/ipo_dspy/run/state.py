@@ -16,12 +16,15 @@ from ipo_dspy.run.budget import LMResponse, Usage
 from ipo_dspy.run.events import (
     TRANSIENT,
     ClassTextsEvent,
+    EmbeddingMapEvent,
     ErrorEvent,
     EvaluationEvent,
     Event,
     ImagenetPromptsEvent,
     LMRequestEvent,
     LMResponseEvent,
+    MatrixFields,
+    MistakeEvent,
     PredictionChangedEvent,
     RunFinishedEvent,
     RunStartedEvent,
@@ -87,6 +90,8 @@ class SearchState:
         evaluations: by split, class split and role.
         imagenet: scores of the prompts for ImageNet, by split and class split; kept when the run is resumed.
         changes: images whose predicted class changed.
+        mistakes: images that the best template takes for another class.
+        maps: images and class texts as points, by split and class split.
     """
 
     def __init__(self, predictor: str) -> None:
@@ -112,6 +117,8 @@ class SearchState:
         self.class_texts: ClassTextsEvent | None = None
         self.evaluations: dict[tuple[str, str, str], EvaluationEvent] = {}
         self.changes: list[PredictionChangedEvent] = []
+        self.mistakes: list[MistakeEvent] = []
+        self.maps: dict[tuple[str, str], EmbeddingMapEvent] = {}
 
     @property
     def start(self) -> Trial | None:
@@ -180,11 +187,18 @@ class SearchState:
             self.class_texts = event
         elif event["event"] == "evaluation":
             _check_counts(event["per_class"])
+            if "matrix" in event:
+                _check_matrix(event["matrix"])
             self.evaluations[event["split"], event["class_split"], event["role"]] = event
         elif event["event"] == "imagenet_prompts":
             self.imagenet[event["split"], event["class_split"]] = event
         elif event["event"] == "prediction_changed":
             self.changes.append(event)
+        elif event["event"] == "mistake":
+            self.mistakes.append(event)
+        elif event["event"] == "embedding_map":
+            _check_map(event)
+            self.maps[event["split"], event["class_split"]] = event
 
 
 class RunState:
@@ -345,3 +359,23 @@ def _check_counts(per_class: Mapping[str, list[int]]) -> None:
                 f"per_class must map a class to [correct, total], got {counts!r} for {name[:80]!r} in an event "
                 "'evaluation'; restore the journal from a backup"
             )
+
+
+def _check_matrix(matrix: MatrixFields) -> None:
+    width = len(matrix["classes"]) + 1
+    if len(matrix["counts"]) != width - 1 or any(len(row) != width or min(row) < 0 for row in matrix["counts"]):
+        raise JournalError(
+            "counts must have a row of numbers from 0 for each class, and a column more, in an event 'evaluation'; "
+            "restore the journal from a backup"
+        )
+
+
+def _check_map(drawn: EmbeddingMapEvent) -> None:
+    names, images = len(drawn["classes"]), len(drawn["images"])
+    sizes = (len(drawn["words"]), len(drawn["labels"]), len(drawn["correct"]))
+    is_flat = all(len(point) == 2 for point in (*drawn["words"], *drawn["images"]))
+    if sizes != (names, images, images) or not is_flat or not set(drawn["labels"]) <= set(range(names)):
+        raise JournalError(
+            "words and images must have a point [x, y] for each class and label in an event 'embedding_map'; "
+            "restore the journal from a backup"
+        )

@@ -273,6 +273,11 @@ class ClipScorer:
         names = [self.classes[i] for i in predicted.tolist()]
         return list(zip(names, probabilities.tolist(), strict=True))
 
+    def text_features(self, template: Template) -> Tensor:
+        """Return the features of the classes by a template, [C, D], normalized."""
+        with self._on_features([template]) as features:
+            return features[0]
+
     def with_texts(self, texts: ClassTexts) -> "ClipScorer":
         """Return a scorer over the same images with other texts of the classes."""
         other = copy.copy(self)
