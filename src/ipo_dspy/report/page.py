@@ -15,11 +15,11 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from ipo_dspy._internal.untrusted import printable
-from ipo_dspy.report import about, choice, summary
+from ipo_dspy.report import about, choice, pictures, summary
 from ipo_dspy.report.journal_fields import pairs
 from ipo_dspy.report.thumbnails import thumbnail
 from ipo_dspy.run import choice_text
-from ipo_dspy.run.events import PredictionChangedEvent
+from ipo_dspy.run.events import MistakeEvent, PredictionChangedEvent
 from ipo_dspy.run.state import RunState, SearchState
 from ipo_dspy.scoring.objectives import ObjectiveText
 from ipo_dspy.template import PLACEHOLDER
@@ -70,7 +70,8 @@ def environment() -> Environment:
         "percent": _number("{:.1f}\u00a0%"), "nats": _number("{:.3f}"), "count": _number("{:,.0f}", "not known"),
         "points": _points, "duration": _duration,
         "prompt": prompt, "moment": _format_timestamp, "clip": _clip, "short": _short, "pairs": pairs,
-        "image_name": _image_name, "thumbnail": thumbnail
+        "image_name": _image_name, "thumbnail": thumbnail,
+        "breakable": _breakable
     }  # fmt: skip
     jinja.globals |= {**SHOWN, "style": Markup(_data("style.css"))}
     return jinja
@@ -107,6 +108,7 @@ def _section(number: int, search: SearchState, folder: Path) -> Mapping[str, Any
         "goal": ObjectiveText.of(search.objective),
         "measures": summary.measures(search),
         "confused": summary.confused(search),
+        **_pictures(search),
         "warnings": choice.warnings(search),
         "next_steps": about.next_steps(search, folder, is_tested=any(row.is_test for row in rows)),
         "unchosen": choice.unchosen(search),
@@ -116,6 +118,23 @@ def _section(number: int, search: SearchState, folder: Path) -> Mapping[str, Any
         "groups": summary.changed(shown),
         "split": splits.pop() if len(splits) == 1 else "",  # of all images that are shown
         "changes": len(shown),  # including those that were wrong both times
+    }
+
+
+def _pictures(search: SearchState) -> Mapping[str, Any]:
+    """Return the confusion matrix, the map, and the worst images of the most informative split, as far as recorded."""
+    found = summary.most_informative(search)
+    if found is None:
+        return {"matrix": None, "map": None, "mistakes": []}
+    _, _, best = found
+    matrix, drawn = best.get("matrix"), search.maps.get((best["split"], best["class_split"]))
+    return {
+        "matrix": pictures.draw_matrix(matrix) if matrix and matrix["classes"] else None,
+        "matrix_classes": len(matrix["classes"]) if matrix else 0,
+        "classes_evaluated": len(best["per_class"]),
+        "map": pictures.draw_map(drawn) if drawn else None,
+        "map_event": drawn,
+        "mistakes": summary.mistakes(search, best),
     }
 
 
@@ -186,10 +205,19 @@ def _clip(text: str, n: int) -> str:
     return text if len(text) <= n else text[: n - 1] + "\u2026"
 
 
-def _image_name(change: PredictionChangedEvent) -> str:
+def _image_name(change: PredictionChangedEvent | MistakeEvent) -> str:
     """Return class and file name of an image: every class may have a `1.jpg`."""
     file = _parts(change["source"])[-1:]
     return "/".join([change["label"], *file]) if file else ""
+
+
+def _breakable(text: str) -> Markup:
+    """Return a path as HTML that breaks after a slash rather than inside a name.
+
+    >>> _breakable("cat/<1>.jpg")
+    Markup('cat/<wbr>&lt;1&gt;.jpg')
+    """
+    return Markup("/<wbr>").join(text.split("/"))
 
 
 def _short(source: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ipo_dspy._internal.sequences import evenly_spaced
-from ipo_dspy.run.events import EvaluationEvent, PredictionChangedEvent, ScoreFields
+from ipo_dspy.run.events import EvaluationEvent, MistakeEvent, PredictionChangedEvent, ScoreFields
 from ipo_dspy.run.state import Rejection, SearchState
 from ipo_dspy.scoring.intervals import Interval, wilson_interval
 from ipo_dspy.scoring.objectives import ObjectiveText
@@ -141,7 +141,7 @@ def class_table(search: SearchState) -> tuple[str, list[ScoreRow]] | None:
 
 def measures(search: SearchState) -> tuple[str, list[tuple[str, str, str]]] | None:
     """Return the name of the most informative split, and the measures of start and best on it, with their names."""
-    found = _most_informative(search)
+    found = most_informative(search)
     if found is None:
         return None
     label, before, after = found
@@ -155,7 +155,7 @@ def measures(search: SearchState) -> tuple[str, list[tuple[str, str, str]]] | No
 
 def confused(search: SearchState) -> tuple[str, list[ConfusedRow]] | None:
     """Return the name of the most informative split, and the most frequent errors of the best template on it."""
-    found = _most_informative(search)
+    found = most_informative(search)
     if found is None:
         return None
     label, before, after = found
@@ -173,7 +173,17 @@ def confused(search: SearchState) -> tuple[str, list[ConfusedRow]] | None:
     return label, rows
 
 
-def _most_informative(search: SearchState) -> tuple[str, EvaluationEvent, EvaluationEvent] | None:
+def mistakes(search: SearchState, of: EvaluationEvent) -> list[MistakeEvent]:
+    """Return the mistakes on the images of an evaluation, most confident first."""
+    where = of["split"], of["class_split"]
+    return sorted(
+        (one for one in search.mistakes if (one["split"], one["class_split"]) == where),
+        key=lambda one: -one["probability"],
+    )
+
+
+def most_informative(search: SearchState) -> tuple[str, EvaluationEvent, EvaluationEvent] | None:
+    """Return the name of the most informative split, and the evaluations of start and best on it."""
     for split in SPLITS:
         for part in PARTS:
             start, best = (search.evaluations.get((split, part, role)) for role in ("start", "best"))
