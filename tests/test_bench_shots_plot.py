@@ -78,7 +78,7 @@ def test_files_are_written_for_each_data_set_and_the_average(tmp_path: Path) -> 
 def test_a_method_without_a_measure_keeps_the_colors_and_the_legend(tmp_path: Path) -> None:
     points = ErrorBarSeries((1, 16), (50.0, 60.0), (0.0, 0.0))
     file, _ = draw_points(
-        {"base": {"Linear probe": points, "IPO": points}, "H": {"IPO": points}}, tmp_path / "x", axis=""
+        {"base": {"Linear probe": points, "IPO": points}, "H": {"IPO": points}}, tmp_path / "x", axis="", title=""
     )
     first, second = file.read_text().split('<g id="axes_2">')
     second, legend = second.split('<g id="legend_1">')

@@ -8,7 +8,7 @@ standard errors of paired comparisons.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy._internal.counts import first_few, pluralize
@@ -79,11 +79,16 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The whole template first, then without each part, and its confusions compared with the start template."""
+    """The whole template first, then without each part, and its confusions compared with the start template.
+
+    Confusions are ordered by the number of images with this template, then with the start template. `images` is the
+    number of images of each part.
+    """
 
     start: Template
     rows: tuple[AblationResult, ...]
     confusions: tuple[Confusion, ...]
+    images: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def finding(self) -> str:
@@ -111,7 +116,13 @@ class Explanation:
             for row in self.rows
         ]
         confusions = list(map(asdict, self.confusions))
-        return {"start": str(self.start), "rows": rows, "finding": self.finding, "confusions": confusions}
+        return {
+            "start": str(self.start),
+            "images": dict(self.images),
+            "rows": rows,
+            "finding": self.finding,
+            "confusions": confusions,
+        }
 
 
 def leave_one_out_templates(template: Template) -> tuple[Ablation, ...]:
@@ -159,10 +170,12 @@ def explain(
     scores: list[dict[str, Score]] = [{} for _ in rows]
     worths: list[dict[str, Worth]] = [{} for _ in rows]
     confusions: list[Confusion] = []
+    counts: dict[str, int] = {}
     for part, images in parts.items():
         classifier = program.deepcopy()
         classifier.classes = images.classes
         judged = encode_examples(classifier, images)
+        counts[part] = len(judged.images.labels)
         compared = Comparison(judged.scorer.tally_pairs([row.template for row in rows]))
         for i, score in enumerate(compared.scores):
             scores[i][part] = score
@@ -170,8 +183,8 @@ def explain(
                 worths[i][part] = Worth(*compared.difference(0, i))
         before, after = (_mistakes(judged.images.labels, judged.scorer.predict(one)) for one in (start, template))
         confusions += [Confusion(part, *pair, before=before[pair], after=after[pair]) for pair in before | after]
-    confusions.sort(key=lambda confusion: -abs(confusion.before - confusion.after))
-    return Explanation(start, tuple(map(AblationResult, rows, scores, worths)), tuple(confusions))
+    confusions.sort(key=lambda confusion: (-confusion.after, -confusion.before))
+    return Explanation(start, tuple(map(AblationResult, rows, scores, worths)), tuple(confusions), counts)
 
 
 def _mistakes(labels: Sequence[str], predicted: Sequence[str]) -> Counter[tuple[str, str]]:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.bench.cells import Cell, Grid
 from ipo_dspy.bench.runner import CELLS
 from ipo_dspy.errors import JournalError
@@ -69,5 +70,8 @@ def plot_curves(folder: Path, grid: Grid, titles: Mapping[str, str]) -> tuple[Pa
                 panels.setdefault(axis, {})[titles[dataset]] = curve
         if panels:
             name = "transfer-curves" if grid.targets else "curves"
-            files += draw_curves(panels, folder / f"{name}-{shots}-shot")
+            title = (
+                f"IPO, {pluralize(shots, 'training image')} per class, mean over {pluralize(len(grid.seeds), 'seed')}"
+            )
+            files += draw_curves(panels, folder / f"{name}-{shots}-shot", title=title)
     return files

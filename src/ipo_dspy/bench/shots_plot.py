@@ -6,6 +6,7 @@ Means and standard errors are those of the tables. A zero-shot method has the sa
 from collections.abc import Mapping
 from pathlib import Path
 
+from ipo_dspy._internal.counts import pluralize
 from ipo_dspy._internal.file_io import atomic_write
 from ipo_dspy.bench.aggregate import entry
 from ipo_dspy.bench.cells import Grid
@@ -29,9 +30,11 @@ def write_shots(folder: Path, grid: Grid, rows: Mapping[str, Row], suite: Suite)
     if len(grid.shots) < 2 or grid.targets:
         return ()
     files: tuple[Path, ...] = ()
-    for dataset in titles_with_average(grid, suite):
+    spread = "mean ± standard error over" if len(grid.seeds) > 1 else "without error bars:"
+    for dataset, name in titles_with_average(grid, suite).items():
         if dataset_panels := panels(grid, rows, dataset):
-            files += draw_points(dataset_panels, folder / f"shots-{dataset}", axis=AXIS)
+            title = f"{name}, {spread} {pluralize(len(grid.seeds), 'seed')}"
+            files += draw_points(dataset_panels, folder / f"shots-{dataset}", axis=AXIS, title=title)
     if not files:
         return ()
     path = folder / TABLE

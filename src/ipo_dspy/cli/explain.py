@@ -90,14 +90,14 @@ def explain(
     dataset = dataset.spelled_as(program.classes or ())
     page = report if report is None or report.suffix == ".html" else report.with_name(f"{report.name}.html")
     if labels:
-        _check_labels(program, dataset, page, as_json=as_json)
+        _check_labels(program, dataset, page, data=Path(sources[-1]).name, as_json=as_json)
         return
-    parts = _parts(program, dataset, halves=base_novel)
+    data, parts = Path(sources[-1]).name, _parts(program, dataset, halves=base_novel)
     with spinner("Scoring ..."):
         explanation = score(program, parts, Template.parse(DEFAULT_TEMPLATE), program.template)
-    files = _draw(explanation, plot) if plot is not None else ()
+    files = _draw(explanation, plot, data=data) if plot is not None else ()
     if page is not None:
-        files += (write_word_report(explanation.plain(), page),)
+        files += (write_word_report(explanation.plain(), page, data=data),)
     if as_json:
         show.write_json(explanation.plain())
     else:
@@ -127,7 +127,9 @@ def _parts(program: "ClipClassifier", dataset: "ImageDataset", *, halves: bool) 
     return {"base": dataset.subset(known), "novel": dataset.subset(others)}
 
 
-def _check_labels(program: "ClipClassifier", dataset: "ImageDataset", page: Path | None, *, as_json: bool) -> None:
+def _check_labels(
+    program: "ClipClassifier", dataset: "ImageDataset", page: Path | None, *, data: str, as_json: bool
+) -> None:
     """List the suspicious labels of the data, whose classes are added to those of the program."""
     from ipo_dspy.analysis.label_check import check_labels
     from ipo_dspy.report import write_label_report
@@ -137,7 +139,7 @@ def _check_labels(program: "ClipClassifier", dataset: "ImageDataset", page: Path
         program.classes = classes
     with spinner("Scoring ..."):
         found = check_labels(program, dataset)
-    file = None if page is None else write_label_report(found.plain(), page)
+    file = None if page is None else write_label_report(found.plain(), page, data=data)
     if as_json:
         show.write_json(found.plain())
         return
@@ -181,10 +183,23 @@ def _print(found: "Explanation", files: Sequence[Path]) -> None:
         show.note(f"{'report' if file.suffix == '.html' else 'plot'}  {file}")
 
 
-def _draw(found: "Explanation", path: Path) -> tuple[Path, ...]:
-    from ipo_dspy.report.figures import draw_bars
+def _draw(found: "Explanation", path: Path, *, data: str) -> tuple[Path, ...]:
+    """Draw by how much the accuracy falls without each part, the largest fall first."""
+    from ipo_dspy.report.figures import Bars, draw_bars
 
-    labels = [f"without {row.occlusion.removed!r}" if row.occlusion.removed else "whole" for row in found.rows]
-    series = {part: [row.scores[part].accuracy for row in found.rows] for part in found.rows[0].scores}
+    rows = sorted(found.rows[1:], key=lambda row: row.main)
+    series = {
+        f"{part} classes": Bars(
+            [row.worth[part].accuracy for row in rows], [row.worth[part].accuracy_error for row in rows]
+        )
+        for part in found.rows[0].scores
+    }
+    whole = found.rows[0]
     bare = path.with_suffix("") if path.suffix in {".svg", ".png"} else path
-    return draw_bars(labels, series, bare, axis="accuracy, %")
+    return draw_bars(
+        [row.occlusion.removed for row in rows],
+        series,
+        bare,
+        axis="points of accuracy lost without it (± standard error)",
+        title=f"{data}: what each part is worth\n{whole.occlusion.template}: {whole.main:.1f} %",
+    )

@@ -157,11 +157,16 @@ def describe(
 def report(
     run: Annotated[Path, Argument(help="Folder of a run, finished or not.")],
     out: Annotated[Path | None, Option(help="HTML file.", show_default="report.html in the folder of the run")] = None,
+    png: Annotated[
+        Path | None, Option(help="Also write the pictures for slides as PNG files in this folder.", metavar="FOLDER")
+    ] = None,
 ) -> None:
     """Write the HTML report of a run."""
-    from ipo_dspy.report import write_report
+    from ipo_dspy.report import write_pictures, write_report
 
     terminal.line(str(write_report(run, out)))
+    for file in () if png is None else write_pictures(run, png):
+        terminal.line(str(file))
 
 
 def load_classifier(

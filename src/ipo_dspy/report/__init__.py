@@ -7,11 +7,13 @@ executed, and all of it is escaped.
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ipo_dspy._internal.file_io import atomic_write
+from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.errors import JournalError
 from ipo_dspy.report.journal_fields import printable_event
 from ipo_dspy.report.page import environment, page
@@ -23,9 +25,22 @@ __all__ = [
     "render_report",
     "write_calibration_report",
     "write_label_report",
+    "write_pictures",
     "write_report",
     "write_word_report",
 ]
+
+
+def write_pictures(run_folder: str | os.PathLike[str], folder: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Write the pictures of a run for slides as PNG files in a folder, and return them; see `slides.draw_slides`.
+
+    Raises:
+        JournalError: the journal is missing or damaged, or a file cannot be written.
+    """
+    from ipo_dspy.report.slides import draw_slides  # loads matplotlib
+
+    state, folder_of_run = _read(run_folder)
+    return draw_slides(state, printable(folder_of_run.absolute().name), Path(folder))
 
 
 def render_report(run_folder: str | os.PathLike[str]) -> str:
@@ -34,9 +49,14 @@ def render_report(run_folder: str | os.PathLike[str]) -> str:
     Raises:
         JournalError: the journal is missing or damaged.
     """
+    return page(*_read(run_folder))
+
+
+def _read(run_folder: str | os.PathLike[str]) -> tuple[RunState, Path]:
+    """Return the state of a run, and the folder of its journal."""
     folder = Path(run_folder)
-    run = RunState(map(printable_event, replay(run_folder)))
-    return page(run, folder if folder.is_dir() else folder.parent)
+    state = RunState(map(printable_event, replay(run_folder)))
+    return state, folder if folder.is_dir() else folder.parent
 
 
 def write_report(run_folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
@@ -50,28 +70,38 @@ def write_report(run_folder: str | os.PathLike[str], path: str | os.PathLike[str
     return _write(render_report(run_folder), default if path is None else Path(path), example="report.html")
 
 
-def write_word_report(explanation: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
-    """Write the page of a word ablation, given as plain values, and return its path.
+def write_word_report(explanation: Mapping[str, Any], path: str | os.PathLike[str], *, data: str = "") -> Path:
+    """Write the page of a word ablation of images called `data`, given as plain values, and return its path.
 
     Raises:
         JournalError: the page cannot be written.
     """
-    return _write_page("words.html.j2", explanation, Path(path))
+    counts = explanation.get("images", {}).items()
+    images = (f"{count:,} {part if part != 'all' else ''} images".replace("  ", " ") for part, count in counts)
+    return _write_page("words.html.j2", explanation, Path(path), (data, *images))
 
 
-def write_label_report(checked: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+def write_label_report(checked: Mapping[str, Any], path: str | os.PathLike[str], *, data: str = "") -> Path:
     """Write the page of suspicious labels with their images, given as plain values, and return its path.
 
+    `data` is the name of the images.
+
     Raises:
         JournalError: the page cannot be written.
     """
-    return _write_page("labels.html.j2", checked, Path(path))
+    return _write_page("labels.html.j2", checked, Path(path), (data,))
 
 
-def _write_page(template: str, values: Mapping[str, Any], target: Path) -> Path:
+def _write_page(template: str, values: Mapping[str, Any], target: Path, origin: Iterable[str]) -> Path:
+    written = datetime.now(UTC).strftime("%Y-%m-%d")
+    about = printable(" · ".join(filter(None, (*origin, written))))
     with contextlib.suppress(OSError):  # writing the page fails too, with a message
         target.parent.mkdir(parents=True, exist_ok=True)
-    return _write(environment().get_template(template).render(**values), target, example=template.removesuffix(".j2"))
+    return _write(
+        environment().get_template(template).render(**values, origin=about),
+        target,
+        example=template.removesuffix(".j2"),
+    )
 
 
 def write_calibration_report(

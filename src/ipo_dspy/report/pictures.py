@@ -1,7 +1,7 @@
 """Draw a confusion matrix, and a map of images and words, as inline SVG of the size that their texts can be read at.
 
-Text is never smaller than 12 pixels: a page that is narrower than a drawing scrolls it. Colors are the page's variables,
-and no color is the only sign of anything. Text of a journal is escaped.
+Text is never smaller than 12 pixels: a page that is narrower than a drawing scrolls it. Colors are the page's
+variables, and no color is the only sign of anything. Text of a journal is escaped.
 """
 
 from collections.abc import Iterator, Sequence
@@ -68,15 +68,15 @@ def _cell(x: float, y: float, side: int, count: int, total: int, name: str, head
     # With at most half of the color, text in the color of ink has enough contrast in light and dark.
     color, depth = "accent" if is_right else "loss", 0.08 + 0.4 * count / total if count else 0.0
     taken = "are recognized" if is_right else f"are taken for {'another class' if head == OTHERS else head}"
-    return Markup(
-        '<g class="cell"><title>{}</title><rect x="{}" y="{}" width="{}" height="{}" fill="var(--{})" fill-opacity="{}"/>'
-        "{}</g>"
-    ).format(
-        f"{count:,} of {total:,} images of {name} {taken}", _px(x), _px(y), side, side, color, f"{depth:.2f}",
-        Markup('<text x="{}" y="{}" text-anchor="middle"{}>{}</text>').format(
+    box = Markup('<rect x="{}" y="{}" width="{}" height="{}" fill="var(--{})" fill-opacity="{}"/>').format(
+        _px(x), _px(y), side, side, color, f"{depth:.2f}"
+    )
+    if count:
+        box += Markup('<text x="{}" y="{}" text-anchor="middle"{}>{}</text>').format(
             _px(x + side / 2), _px(y + side / 2 + 4), Markup(' class="hit"') if is_right else "", _compact(count)
-        ) if count else "",
-    )  # fmt: skip
+        )
+    title = f"{count:,} of {total:,} images of {name} {taken}"
+    return Markup('<g class="cell"><title>{}</title>{}</g>').format(title, box)
 
 
 def _compact(count: int) -> str:
@@ -94,7 +94,7 @@ class MapLayout:
 
 
 def lay_out_map(drawn: EmbeddingMapEvent) -> MapLayout:
-    """Scale a map to its size, alike in both directions, and place the names of the classes beside one another."""
+    """Scale a map to its size, by the same factor in both directions, and place the names of the classes."""
     words, images = np.array(drawn["words"]), np.array(drawn["images"])
     both = np.concatenate([words, images])
     low, high = both.min(axis=0), both.max(axis=0)
