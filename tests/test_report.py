@@ -794,9 +794,10 @@ def test_pictures_are_of_the_most_informative_split_and_the_others_are_counted(t
             for number in range(times):
                 change(journal, f"{split}{number}.png", "owl", "fish", "owl", split=split)
         change(journal, "lost.png", "owl", "fish", "crab")
-    text = text_of(render_report(tmp_path))
+    page = render_report(tmp_path)
+    text = text_of(page)
     assert "Fixed 2 recorded (test)" in text
-    assert "owl/test0.png" in text  # a file name alone says little: each class may have a 1.jpg
+    assert "owl/<wbr>test0.png" in page  # a file name alone says little: each class may have a 1.jpg
     assert "train0.png" not in text
     assert "1 more changed from one wrong class to another; 5 recorded on other images are not shown" in text
 
