@@ -144,7 +144,7 @@ def markdown(table: Table) -> str:
         f"| {' | '.join(table.columns)} |",
         f"|{'---|' * table.texts}{'---:|' * (len(table.columns) - table.texts)}",
     ]
-    lines = [[_text(value).replace("|", "\\|") for value in line] for line in table.lines]
+    lines = [[cell_text(value).replace("|", "\\|") for value in line] for line in table.lines]
     body = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([f"**{table.title}**", "", *head, *body])
 
@@ -195,7 +195,7 @@ def render(tables: Sequence[Table], form: str) -> str:
     return "\n\n".join(FORMATS[form](table) for table in tables)
 
 
-def _text(value: Value) -> str:
+def cell_text(value: Value) -> str:
     """Format a value with one decimal, or two for published values."""
     if value is None:
         return "-"
@@ -207,4 +207,4 @@ def _text(value: Value) -> str:
 def _tex(value: Value) -> str:
     if isinstance(value, MeanWithError) and value.error is not None:
         return f"${value.value:.1f} \\pm {value.error:.1f}$"
-    return re.sub(r"([&%$#_{}])", r"\\\1", _text(value))
+    return re.sub(r"([&%$#_{}])", r"\\\1", cell_text(value))

@@ -93,7 +93,10 @@ def bench(
     cpus_per_worker: opt.RayCpus = None,
     gpus_per_worker: opt.RayGpus = None,
     out: Annotated[Path, Option(help="Output folder; an unfinished sweep in it is resumed.")] = Path("runs/bench"),
-    output_format: Annotated[Format, Option("--format", help="Format of the tables.")] = Format.MD,
+    output_format: Annotated[
+        Format | None,
+        Option("--format", help="Format of the tables.", show_default="drawn on a terminal, md in a pipe"),
+    ] = None,
     allow_config_changes: opt.AllowChanges = False,
     retry: Annotated[bool, Option("--retry-failed", help="Measure failed cells again.")] = False,
     dry_run: opt.DryRun = False,
@@ -170,6 +173,10 @@ def bench(
         kind = f"-transfer-{transfer}" if transfer is not None else "-ablations" if ablations else ""
         show.note(f"page    {write_page(out / f'results{kind}.md', content)}")
     _show(tables, swept, output_format, out, as_json=as_json)
+    if len(seeds_of := grids[0].seeds) == 1:
+        show.note(
+            f"one seed: a few points between methods may be chance; use --seeds {seeds_of[0]},{seeds_of[0] + 1},..."
+        )
     if code:
         raise Exit(code)
 
@@ -199,16 +206,22 @@ def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "BenchSuite", swe
     return [kind(grid, swept.rows, suite, shots) for shots in grid.shots]
 
 
-def _show(tables: "Sequence[Table]", swept: "SweepResult", output_format: str, out: Path, *, as_json: bool) -> None:
+def _show(
+    tables: "Sequence[Table]", swept: "SweepResult", output_format: Format | None, out: Path, *, as_json: bool
+) -> None:
     """Print tables or JSON to stdout; failed cells and how to resume to stderr."""
     from ipo_dspy.bench.result_rows import ROWS
-    from ipo_dspy.bench.tables import render
+    from ipo_dspy.bench.tables import cell_text, render
 
     if as_json:
         rows = [asdict(row) for row in swept.rows.values()]
         show.write_json({"cells": swept.cells, "stopped": swept.stopped, "rows": rows})
+    elif output_format is None and terminal.Terminal().is_terminal:
+        for table in tables:
+            columns = [*table.columns[: table.texts], *(f"{name}>" for name in table.columns[table.texts :])]
+            show.rows(table.title, columns, [[cell_text(value) for value in line] for line in table.lines])
     else:
-        terminal.line(render(tables, output_format))
+        terminal.line(render(tables, output_format or Format.MD))
     for row in swept.failed:
         show.note(f"failed: {row.method}, {row.dataset}, {row.shots}-shot, seed {row.seed}: {row.error}")
     again = resume.command(out)

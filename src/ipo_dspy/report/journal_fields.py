@@ -22,12 +22,14 @@ def printable_event(event: Event) -> Event:
 
 
 def pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return names and values of any JSON type as text.
+    """Return names and values of any JSON type as text, and at the end the names without a value.
 
-    >>> pairs({"steps": 3, "initial_templates": [], "task": None})
-    [('steps', '3'), ('initial_templates', 'none'), ('task', 'not set')]
+    >>> pairs({"steps": 3, "initial_templates": [], "task": None, "start": {"self": "a <CLASS>"}})
+    [('steps', '3'), ('initial_templates', 'none'), ('start', 'a <CLASS>'), ('not set', 'task')]
     """
-    return [(name, _as_text(value)) for name, value in values.items()]
+    rows = [(name, _as_text(value)) for name, value in values.items() if value is not None]
+    unset = ", ".join(name for name, value in values.items() if value is None)
+    return [*rows, ("not set", unset)] if unset else rows
 
 
 def _printable(value: Any) -> Any:
@@ -45,4 +47,6 @@ def _as_text(value: Any) -> str:
         return value
     if isinstance(value, list):
         return ", ".join(map(_as_text, value)) or "none"
+    if isinstance(value, dict) and value.keys() == {"self"}:  # of a program that is a classifier
+        return _as_text(value["self"])
     return "not set" if value is None else json.dumps(value, ensure_ascii=False)

@@ -56,7 +56,15 @@ def _search(search: SearchState, origin: str, path: Path) -> Files:
         if goal.label == "accuracy" and images:
             bands = [wilson_interval(value, images) for value in record]
             lows, highs = [band.low for band in bands], [band.high for band in bands]
-            axes.fill_between(x, lows, highs, step="post", color="C0", alpha=0.2, label="its 95 % interval, as if it were the only one")
+            axes.fill_between(
+                x,
+                lows,
+                highs,
+                step="post",
+                color="C0",
+                alpha=0.2,
+                label="its 95 % interval, as if it were the only one",
+            )
         axes.axhline(goal.sign * search.start.score.goal, color="0.3", linestyle="--", label="start template")
         at = (search.best.index, goal.sign * search.best.score.goal)
         label = "chosen template" if search.selected else "best template so far"
