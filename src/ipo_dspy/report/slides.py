@@ -136,7 +136,7 @@ def _confusion(search: SearchState, origin: str, path: Path) -> Files:
         axes.set(xlabel="predicted class", ylabel="true class")
         total = len(best["per_class"])
         part = f", the {len(names)} of {total} classes with most errors" if len(names) < total else ""
-        set_title(figure, f"Confusion matrix: {search.best_text}\n{origin} · {split} images{part}")
+        set_title(figure, f"Confusion matrix: {search.best_text}\n{origin} · images: {split}{part}")
         return save_figure(figure, path, PNG)
 
 
@@ -153,7 +153,7 @@ def _classes(search: SearchState, origin: str, path: Path) -> Files:
         {"start": Bars([row.start or 0.0 for row in shown]), "best": Bars([row.best or 0.0 for row in shown])},
         path,
         axis=f"{split} images recognized, %",
-        title=f"Classes (images): {search.start_text} \u2192 {search.best_text}\n{origin} · {split} images{part}",
+        title=f"Classes (images): {search.start_text} \u2192 {search.best_text}\n{origin} · images: {split}{part}",
         formats=PNG,
     )
 
@@ -182,7 +182,7 @@ def _embedding(search: SearchState, origin: str, path: Path) -> Files:
         axes.set(xlabel="first principal component", ylabel="second principal component")
         figure.legend(fontsize="small", loc="outside lower center", ncols=4)
         note = f"{drawn['shown']:.0f} % of the variance; images and words each centered and scaled"
-        set_title(figure, f"Images and words: {search.best_text}\n{origin} · {found[0]} images · {note}")
+        set_title(figure, f"Images and words: {search.best_text}\n{origin} · images: {found[0]} · {note}")
         return save_figure(figure, path, PNG)
 
 
