@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn import metrics
 from sklearn.decomposition import PCA
 
-from browser import browser, needs_browser
+from helpers.browser import browser, needs_browser
 from ipo_dspy import ClipClassifier, demo
 from ipo_dspy.cli import main
 from ipo_dspy.data import load_image_folder
