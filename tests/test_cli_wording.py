@@ -49,7 +49,10 @@ TOY = ["--prompt-model", "openai/toy", "--prompt-model-kwargs", "api_base={serve
     ("options", "message"),
     [
         (["--model", "ViT-B-61"], "; for example --model ViT-B-16"),
-        (["--model", "some/folder"], "or --model hf-hub:some/folder if it is on the Hugging Face hub"),
+        (
+            ["--model", "some/folder"],
+            "or --model hf-hub:some/folder or --model transformers:some/folder if it is on the Hugging Face hub",
+        ),
         (["--model", "local-dir:/nowhere"], "no folder '/nowhere'; pass --model local-dir:PATH with the folder"),
         (["--model", "{photos}"], "is a folder; pass --model local-dir:{photos}"),
         (["--pretrained", "opeani"], "'ViT-B-16-quickgelu' has no weights 'opeani'"),

@@ -75,8 +75,8 @@ class ClipClassifier(EncodingPredictor):
             are averaged. `None` if every call passes its own names (`classes=[...]`), e.g. from an upstream module.
         template: prompt with `<CLASS>` in place of the class name. Several lines are an ensemble: their normalized
             text features are averaged.
-        model: an open_clip architecture, `local-dir:PATH`, `hf-hub:NAME`, `demo` (the bundled one, which needs no
-            download), or a loaded `Backbone`.
+        model: an open_clip architecture, `local-dir:PATH`, `hf-hub:NAME`, `transformers:NAME_OR_FOLDER` (a model of the
+            transformers library), `demo` (the bundled one, which needs no download), or a loaded `Backbone`.
         pretrained: open_clip tag or checkpoint path, only for an open_clip architecture; other models have
             their own weights.
         device: `auto`, `cpu`, `cuda`, `mps`, ...
@@ -91,7 +91,7 @@ class ClipClassifier(EncodingPredictor):
 
     Raises:
         TemplateError, DataError: immediately, for an invalid template or class names.
-        ModelError: immediately, for a model or weights that open_clip does not know, or a known model without a sigmoid
+        ModelError: immediately, for a model, a family or weights that are unknown, or a known model without a sigmoid
             head with `multi_label=True`; on first use, for weights that are not available.
 
     A calibrated classifier (see `calibrate`) divides the logits by the temperature, multiplies the probabilities by the

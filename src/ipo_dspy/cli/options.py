@@ -77,7 +77,9 @@ PromptModelKwargs = Annotated[
 DescriptionModelKwargs = Annotated[
     list[str] | None, Option(metavar="NAME=VALUE", help="Setting of --description-model; may be repeated.")
 ]
-Model = Annotated[str, Option(help="CLIP model: open_clip name, local-dir:PATH, hf-hub:NAME, or demo.")]
+Model = Annotated[
+    str, Option(help="CLIP model: open_clip name, local-dir:PATH, hf-hub:NAME, transformers:NAME_OR_FOLDER, or demo.")
+]
 OtherModel = Annotated[str | None, Option("--model", help="Override the CLIP model stored in the program.")]
 AllowDownload = Annotated[
     bool,

@@ -1,4 +1,4 @@
-"""A loaded CLIP, the same for all models of open_clip: it always returns L2-normalized float32 features.
+"""A loaded CLIP, the same for models of open_clip and transformers: it always returns L2-normalized float32 features.
 
 Letters: N images, M token lists, L tokens, D width of the features.
 """
@@ -21,6 +21,7 @@ from ipo_dspy.clip.cpu_threads import CpuThreads, choose_threads, limited_to
 from ipo_dspy.clip.lru import TensorLRU
 from ipo_dspy.clip.prefix_trie import TokenList
 from ipo_dspy.clip.tokenizer import TokenizerAdapter
+from ipo_dspy.clip.transformers_model import TransformersModel
 from ipo_dspy.clip.weights import Downloads
 from ipo_dspy.errors import InputError, ModelError
 
@@ -52,7 +53,7 @@ class Backbone:
         pretrained: tag or checkpoint path, None where `name` says it all.
         device: where the towers are.
         dtype: number format of the towers.
-        model: the open_clip module itself, in evaluation mode and without gradients.
+        model: the module of open_clip, or a `TransformersModel`, in evaluation mode and without gradients.
         fingerprint: short digest of weights, architecture, evaluation transform and tokenizer; the same in
             every process, on every device and in every dtype.
         context_length: most tokens of one prompt, start and end included.
@@ -124,9 +125,18 @@ class Backbone:
 
         An image is converted to RGB and resized to `resize_size` [H, W]: `shortest` keeps its proportions and covers
         that size, `longest` keeps them and stays within it, `squash` does not keep them. `interpolation` is `bicubic`
-        or `bilinear`, antialiased. Then the center is cropped to `size` [H, W], after padding with `fill_color`, and
-        values from 0 to 1 are reduced by `mean` and divided by `std`, which are given for each channel.
+        or `bilinear`, antialiased, or `nearest`. Then the center is cropped to `size` [H, W], after padding with
+        `fill_color`, and values from 0 to 1 are reduced by `mean` and divided by `std`, which are given for each
+        channel.
+
+        Raises:
+            ModelError: the image tower reads patches of images in their own proportions, as a NaFlex SigLIP 2 does.
         """
+        if isinstance(self.model, TransformersModel):
+            if self.model.preprocessing is None:
+                fact = f"the image processor of {self.name!r} does not resize and crop images to one shape"
+                raise ModelError(f"{fact}, so it cannot be described as plain values; use another model")
+            return dict(self.model.preprocessing)
         cfg = self.model.visual.preprocess_cfg
         height, width = (cfg["size"],) * 2 if isinstance(cfg["size"], int) else cfg["size"]
         return {
@@ -172,14 +182,14 @@ class Backbone:
             return torch.cat(parts)[[index[row] for row in ids]]
 
     def encode_tokens_plain(self, ids: Sequence[tuple[int, ...]]) -> Tensor:
-        """Return the features [M, D] of M token lists by the model's own `encode_text`, on the full context.
+        """Return the features [M, D] of M token lists by the model's own `encode_text`, padded as it was trained.
 
         Raises:
             InputError: no list, or one that is longer than the context.
         """
         self._check_lengths(ids)
         with torch.no_grad(), limited_to(self.cpu_threads.count):
-            tokens = self._tokens.padded(ids, self.context_length).to(self.device)  # [M, L]
+            tokens = self._tokens.padded(ids).to(self.device)  # [M, L]
             return _normalized(self.model.encode_text(tokens, normalize=False))
 
     def check_loaded(self) -> None:

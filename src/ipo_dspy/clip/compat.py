@@ -1,9 +1,10 @@
-"""Work around faults of other libraries: a torchvision built for another torch, and open_clip's logging."""
+"""Work around faults of other libraries: a torchvision built for another torch, and logging of model loaders."""
 
 import contextlib
 import logging
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -38,3 +39,21 @@ def quiet_open_clip() -> Iterator[None]:
     finally:
         for module in patched:
             vars(module)["logging"] = logging
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Drop the messages and the progress bars of transformers inside; errors are raised in any case."""
+    from transformers.utils import logging
+
+    hf: Any = logging  # untyped
+    level, has_bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
+    hf.set_verbosity(hf.CRITICAL)
+    if has_bars:
+        hf.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf.set_verbosity(level)
+        if has_bars:
+            hf.enable_progress_bar()

@@ -22,6 +22,7 @@ from ipo_dspy.clip.bundled import canonical_model_name
 from ipo_dspy.clip.cache_config import cache_folder, cache_limit
 from ipo_dspy.clip.feature_store import FeatureStore
 from ipo_dspy.clip.lmdb_segments import CacheNamespace
+from ipo_dspy.clip.transformers_files import TRANSFORMERS
 from ipo_dspy.errors import StoreError, StoreFullError
 
 _Result = TypeVar("_Result")
@@ -116,15 +117,16 @@ def origin(backbone: Backbone, reading: int) -> CacheNamespace:
     parts = [backbone.identity["dtype"], kind, f"matmul {torch.get_float32_matmul_precision()}"]
     if torch.is_autocast_enabled(kind):
         parts.append(f"autocast {torch.get_autocast_dtype(kind)}")
+    library = "transformers" if backbone.name.startswith(TRANSFORMERS) else "open_clip_torch"
     shown = f"{canonical_model_name(backbone.name)} {backbone.pretrained or ''}".strip()
-    return CacheNamespace(backbone.fingerprint, ", ".join(parts), f"reading {reading}, {_software()}", shown)
+    return CacheNamespace(backbone.fingerprint, ", ".join(parts), f"reading {reading}, {_software(library)}", shown)
 
 
 @functools.cache
-def _software() -> str:
+def _software(library: str) -> str:
     # The Pillow of a Linux distribution uses the libjpeg of the system, which is updated independently.
     libjpeg = PIL.features.version("libjpeg_turbo") or PIL.features.version("jpg")
     versions = {"Pillow": PIL.__version__, "libjpeg": str(libjpeg)}
-    for name, version in package_versions(("torch", "torchvision", "open_clip_torch")).items():
+    for name, version in package_versions(("torch", "torchvision", library)).items():
         versions[name] = version.partition("+")[0]  # +cpu and +cu128 compute the same here
     return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -1,24 +1,28 @@
-"""Load a CLIP of open_clip by name, once per process; the only importer of open_clip.
+"""Load a CLIP of open_clip or transformers by name, once per process; the only importer of open_clip.
 
 Weights are read as tensors only and never unpickled, and no Python file that comes with a model is run.
 """
 
 import pickle
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from json import dumps
 from logging import getLogger
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ipo_dspy.clip.backbone import Backbone, ModelArguments
 from ipo_dspy.clip.compat import patch_torchvision, quiet_open_clip
 from ipo_dspy.clip.tokenizer import PROBES, TokenizerAdapter
+from ipo_dspy.clip.transformers_files import TRANSFORMERS
+from ipo_dspy.clip.transformers_loading import find_checkpoint, read_checkpoint
 from ipo_dspy.clip.weights import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
@@ -40,7 +44,10 @@ _MISMATCH_ERRORS = (
     *(RuntimeError, ValueError, LookupError, TypeError, AttributeError),
     *(AssertionError, EOFError, OSError, StopIteration),
 )
-"""Errors that open_clip and torch raise for weights that do not match the configuration."""
+"""Errors that open_clip, transformers and torch raise for weights that do not match the configuration."""
+
+_Parts: TypeAlias = tuple[nn.Module, TokenizerAdapter, Callable[[Image.Image], Tensor], dict[str, Any]]
+"""Towers, tokenizer, evaluation transform, and facts for the fingerprint."""
 
 logger = getLogger(__name__)
 
@@ -61,9 +68,10 @@ def load_backbone(
 
     Args:
         model: an open_clip architecture such as `ViT-B-16-quickgelu`, `local-dir:PATH` with an
-            open_clip_config.json and weights in it, or `hf-hub:ORG/NAME`.
-        pretrained: a tag such as `openai`, or the path of a checkpoint; ignored for `local-dir:` and
-            `hf-hub:`. None leaves a plain architecture with random weights.
+            open_clip_config.json and weights in it, `hf-hub:ORG/NAME`, or `transformers:NAME_OR_FOLDER` (a model of
+            transformers on the hub, or a folder of `save_pretrained`).
+        pretrained: a tag such as `openai`, or the path of a checkpoint; ignored for `local-dir:`,
+            `hf-hub:` and `transformers:`. None leaves a plain architecture with random weights.
         device: `auto` (cuda, else mps, else cpu) or a torch device.
         dtype: `float32`, `float16` or `bfloat16`, for the towers.
         cache_dir: where downloads are kept; the Hugging Face default if None.
@@ -77,7 +85,7 @@ def load_backbone(
     place = resolve_device(device)
     if dtype not in DTYPES:
         raise ModelError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}")
-    if model.startswith((LOCAL, HUB)):
+    if model.startswith((LOCAL, HUB, TRANSFORMERS)):
         pretrained = None
     arguments = ModelArguments(model, pretrained, place, DTYPES[dtype], cache_dir, downloads)
     key = (replace(arguments, downloads="allowed"), file_stamps(model, pretrained))
@@ -119,27 +127,44 @@ def import_open_clip() -> Any:
 def _load(arguments: ModelArguments) -> Backbone:
     from safetensors import SafetensorError
 
-    open_clip, downloads = import_open_clip(), arguments.downloads
-    with quiet_open_clip(), hub_access(downloads):
-        source = resolve(open_clip, arguments.name, arguments.pretrained, arguments.cache_dir, downloads)
-        fetch_text_parts(source, arguments.cache_dir, downloads)
+    is_transformers = arguments.name.startswith(TRANSFORMERS)
+    find, kind = (_find_checkpoint, "a transformers") if is_transformers else (_find, "an open_clip")
+    with hub_access(arguments.downloads):
+        shown, assemble = find(arguments)
         try:
-            return _assemble(open_clip, source, arguments)
+            model, tokens, transform, facts = assemble()
+            return Backbone(
+                arguments, model, tokens, transform, fingerprint=_fingerprint(model, facts), load=load_backbone
+            )
         except ModelError:
             raise
         except pickle.UnpicklingError as error:
             raise ModelError(
-                f"weights of {source.shown} hold more than tensors, or are no checkpoint at all; unpickling "
+                f"weights of {shown} hold more than tensors, or are no checkpoint at all; unpickling "
                 "is refused because it could run code: convert them to .safetensors"
             ) from error
         except (*_MISMATCH_ERRORS, SafetensorError) as error:
             raise ModelError(
-                f"{source.shown} does not load as an open_clip model ({one_line_error(error)}); check that the "
+                f"{shown} does not load as {kind} model ({one_line_error(error)}); check that the "
                 "weights match this architecture and are complete"
             ) from error
 
 
-def _assemble(open_clip: Any, source: ModelSource, arguments: ModelArguments) -> Backbone:
+def _find_checkpoint(arguments: ModelArguments) -> tuple[str, Callable[[], _Parts]]:
+    folder = find_checkpoint(arguments.name, arguments.cache_dir, arguments.downloads)
+    return repr(arguments.name), partial(read_checkpoint, folder, repr(arguments.name))
+
+
+def _find(arguments: ModelArguments) -> tuple[str, Callable[[], _Parts]]:
+    open_clip, downloads = import_open_clip(), arguments.downloads
+    with quiet_open_clip():
+        source = resolve(open_clip, arguments.name, arguments.pretrained, arguments.cache_dir, downloads)
+        fetch_text_parts(source, arguments.cache_dir, downloads)
+    return source.shown, partial(_assemble, open_clip, source, arguments)
+
+
+@quiet_open_clip()
+def _assemble(open_clip: Any, source: ModelSource, arguments: ModelArguments) -> _Parts:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     text = source.config["text_cfg"]
@@ -162,9 +187,12 @@ def _assemble(open_clip: Any, source: ModelSource, arguments: ModelArguments) ->
     tokens = TokenizerAdapter(open_clip.get_tokenizer(source.tokenizer, cache_dir=arguments.cache_dir, **trust))
     if not tokens.agrees(PROBES):
         raise ModelError(f"the tokenizer of {arguments.name!r} uses unsupported padding; use another model")
-    facts = {"architecture": source.config, "preprocess": preprocess, "tokenizer": tokens.facts}
-    fingerprint = _fingerprint(model, facts)
-    return Backbone(arguments, model, tokens, transform, fingerprint=fingerprint, load=load_backbone)
+    return (
+        model,
+        tokens,
+        transform,
+        {"architecture": source.config, "preprocess": preprocess, "tokenizer": tokens.facts},
+    )
 
 
 def _refuse_code(text_model: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.clip.bundled import BUNDLED, canonical_model_name, resolve_model_name
+from ipo_dspy.clip.transformers_files import TRANSFORMERS
 from ipo_dspy.clip.weights import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
@@ -43,7 +44,7 @@ def has_own_weights(name: str) -> bool:
     >>> has_own_weights("hf-hub:org/name"), has_own_weights("ViT-B-32")
     (True, False)
     """
-    return name in BUNDLED or name.startswith((LOCAL, HUB))
+    return name in BUNDLED or name.startswith((LOCAL, HUB, TRANSFORMERS))
 
 
 def weights_of(name: str, pretrained: str | None) -> str | None:
@@ -79,7 +80,8 @@ def resolve_model(
     """Return the specification of a model that a caller passed by name, as such, or loaded; and the loaded one.
 
     Raises:
-        ModelError: a name or a tag of weights that open_clip does not know, or weights that do not belong to the model.
+        ModelError: an unknown name or tag of weights, an unsupported family of models, or weights that do not belong to
+            the model.
     """
     if isinstance(model, ModelSpec):
         return model, None

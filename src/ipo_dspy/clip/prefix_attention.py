@@ -17,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 
 from ipo_dspy.clip.prefix_trie import PrefixGroup, PrefixPlan, TokenList
+from ipo_dspy.clip.transformers_model import JoinedAttention
 
 ROWS = 1024
 """Nodes that go through the MLP at a time: its wide middle then stays in the cache of a CPU."""
@@ -156,7 +157,7 @@ def _is_plain(block: Any) -> bool:
     attention = getattr(block, "attn", None)
     parts = ("ln_1", "ls_1", "ln_2", "ls_2", "mlp")
     return (
-        isinstance(attention, nn.MultiheadAttention)
+        isinstance(attention, nn.MultiheadAttention | JoinedAttention)
         and attention.in_proj_weight is not None
         and attention.bias_k is None
         and not attention.add_zero_attn

@@ -1,4 +1,4 @@
-"""The text tower of a loaded open_clip model: where it pools, how it projects, and which fast path it allows.
+"""The text tower of a loaded model: where it pools, how it projects, and which fast path it allows.
 
 A causal tower computes the prefix that token lists share once for all of them (`clip.prefix_attention`). Structure and
 a comparison with `encode_text` decide this at load. Any other model encodes the full context, which is slower.

@@ -18,6 +18,18 @@ from ipo_dspy._internal.file_io import read_json
 from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.clip.bundled import BUNDLED
 from ipo_dspy.clip.open_clip_names import architecture_files, architectures, pretrained_tags
+from ipo_dspy.clip.transformers_files import (
+    CONFIG_FILE,
+    FAMILIES,
+    TRANSFORMERS,
+    check_checkpoint_name,
+    files_to_fetch,
+    is_checkpoint,
+    is_folder,
+    local_folder,
+    missing_file,
+    read_config,
+)
 from ipo_dspy.errors import Argument, Hint, ModelError
 
 DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16-quickgelu", "openai"
@@ -82,8 +94,11 @@ def check_name(name: str) -> None:
     """Check by its name alone that a model is of a known kind; nothing is loaded or fetched.
 
     Raises:
-        ModelError: open_clip has no such model.
+        ModelError: open_clip has no such model, or a folder of transformers holds one of another family.
     """
+    if name.startswith(TRANSFORMERS):
+        check_checkpoint_name(name)
+        return
     if name.startswith((LOCAL, HUB)) or name in BUNDLED:
         return
     known = architectures()
@@ -109,6 +124,13 @@ def check_pretrained(name: str, pretrained: str) -> None:
 
 def lacks_sigmoid_head(name: str) -> bool:
     """Return True if the configuration of a model on this machine has no logit bias; nothing is loaded or fetched."""
+    if name.startswith(TRANSFORMERS):
+        folder = local_folder(name)
+        return (
+            folder is not None
+            and is_checkpoint(folder)
+            and not FAMILIES[read_config(folder)["model_type"]].has_sigmoid_head
+        )
     folder = Path(name.removeprefix(LOCAL)).expanduser()
     files = [folder / _CONFIG_FILE] if name.startswith(LOCAL) else architecture_files(name.replace("/", "-"))
     try:
@@ -150,10 +172,13 @@ def resolve(
 
 
 def _from_folder(folder: Path, *, shown: str) -> ModelSource:
-    if not _is_folder(folder):
+    if not is_folder(folder):
         hint = Hint("pass {model} with the folder of the model", model="local-dir:PATH")
         raise ModelError(f"no folder {str(folder)!r:.200}", hint=hint)
     path = folder / _CONFIG_FILE
+    if not path.is_file() and is_checkpoint(folder):
+        hint = Hint("pass {model}", model=f"{TRANSFORMERS}{folder}")
+        raise ModelError(f"{str(folder)!r:.200} holds a model of transformers, not of open_clip", hint=hint)
     if not path.is_file():
         raise ModelError(f"no {_CONFIG_FILE} in {str(folder)!r}; put the model's own next to its weights")
     try:
@@ -238,7 +263,46 @@ def _hub_file(repo: str, names: Sequence[str], shown: str, cache_dir: str | None
         ) from error
     if downloads == "refused":
         raise _not_downloaded(shown, f"{names[0]} of {repo} on the Hugging Face hub")
-    raise ModelError(f"{repo!r} on the Hugging Face hub has none of {', '.join(names)}", hint=_WAYS_OUT)
+    hint = Hint("if it is a model of transformers, pass {model}", model=TRANSFORMERS + repo)
+    raise ModelError(
+        f"{repo!r} on the Hugging Face hub has none of {', '.join(names)}",
+        hint=hint if names == [_CONFIG_FILE] else _WAYS_OUT,
+    )
+
+
+def fetch_checkpoint(repo: str, shown: str, cache_dir: str | None, downloads: Downloads) -> Path:
+    """Return the folder of a repository of transformers: from the cache without asking the network, else downloaded.
+
+    Raises:
+        ModelError: the hub has no such model, cannot be reached, or may not be asked.
+    """
+    import httpx
+    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+
+    try:
+        config = try_to_load_from_cache(repo, CONFIG_FILE, cache_dir=cache_dir)
+        folder = Path(config).parent if isinstance(config, str) else None
+        missing = CONFIG_FILE if folder is None else missing_file(folder)
+        if missing is not None and downloads != "refused":
+            _reach_hub()
+            names = files_to_fetch(HfApi().list_repo_files(repo))
+            folder = Path(snapshot_download(repo, allow_patterns=names, cache_dir=cache_dir))
+            missing = missing_file(folder)
+    except (OSError, httpx.HTTPError, ValueError) as error:  # ValueError: an invalid name
+        reason = f"{type(error).__name__}: {one_line_error(error)}"
+        raise ModelError(
+            f"{shown} is not in the cache and cannot be fetched from the Hugging Face hub ({reason})",
+            hint=Hint(
+                "check the name, connect to the network once, or pass {model} or {demo}, which need no download",
+                model=f"{TRANSFORMERS}/path/to/folder",
+                demo=Argument("model", "demo"),
+            ),
+        ) from error
+    if folder is not None and missing is None:
+        return folder
+    if downloads == "refused":
+        raise _not_downloaded(shown, f"{missing} of {repo} on the Hugging Face hub")
+    raise ModelError(f"{repo!r} on the Hugging Face hub has no {missing}", hint=_WAYS_OUT)
 
 
 def _not_downloaded(shown: str, missing: str) -> ModelError:
@@ -276,23 +340,25 @@ def _check_activation(
     logger.warning("%s, and open_clip has no other architecture for them", fact)
 
 
-def _is_folder(path: Path) -> bool:
-    return os.path.isdir(path)  # noqa: PTH112  # that of `Path` raises if the name is too long
-
-
 def _is_file(path: Path) -> bool:
-    return os.path.isfile(path)  # noqa: PTH113  # as above
+    return os.path.isfile(path)  # noqa: PTH113  # that of `Path` raises if the name is too long
 
 
 def _unknown_name(name: str, known: Sequence[str]) -> ModelError:
     lower = {model.lower(): model for model in (*BUNDLED, *known)}
     near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=5, cutoff=0.5)]
-    if _is_folder(Path(name).expanduser()):
-        return ModelError(f"{name!r} is a folder", hint=Hint("pass {model}", model=LOCAL + name))
+    if is_folder(folder := Path(name).expanduser()):
+        prefix = TRANSFORMERS if is_checkpoint(folder) else LOCAL
+        return ModelError(f"{name!r} is a folder", hint=Hint("pass {model}", model=prefix + name))
     close = f"; close names: {', '.join(near)}" if near else ""
-    hub = ", or {hub} if it is on the Hugging Face hub" if name.count("/") == 1 else ""
+    hub = ", or {hub} or {hf} if it is on the Hugging Face hub" if name.count("/") == 1 else ""
     example = near[0] if near else DEFAULT_MODEL
-    hint = Hint("for example {model}" + hub, model=example, hub=Argument("model", HUB + name))
+    hint = Hint(
+        "for example {model}" + hub,
+        model=example,
+        hub=Argument("model", HUB + name),
+        hf=Argument("model", TRANSFORMERS + name),
+    )
     return ModelError(f"open_clip has no model {name!r:.200}{close}", hint=hint)
 
 
@@ -301,7 +367,7 @@ def _looks_like_a_path(pretrained: str) -> bool:
 
 
 def _unknown_weights(name: str, pretrained: str, tags: Sequence[str]) -> ModelError:
-    if _is_folder(Path(pretrained).expanduser()):
+    if is_folder(Path(pretrained).expanduser()):
         hint = Hint("pass {model}, or the file in it", model=LOCAL + pretrained)
         return ModelError("must be a file and no folder", argument="pretrained", value=pretrained, hint=hint)
     if _looks_like_a_path(pretrained):
@@ -317,9 +383,9 @@ def _unknown_weights(name: str, pretrained: str, tags: Sequence[str]) -> ModelEr
 def file_stamps(model: str, pretrained: str | None) -> Hashable:
     """Return sizes and times of the files named by path, so that a changed file is loaded again."""
     paths: list[Path] = []
-    if model.startswith(LOCAL):
-        folder = Path(model.removeprefix(LOCAL)).expanduser()
-        paths = sorted(folder.iterdir()) if _is_folder(folder) else []
+    if model.startswith((LOCAL, TRANSFORMERS)):
+        folder = local_folder(model) if model.startswith(TRANSFORMERS) else Path(model.removeprefix(LOCAL)).expanduser()
+        paths = sorted(folder.iterdir()) if folder is not None and is_folder(folder) else []
     elif pretrained is not None and _is_file(Path(pretrained).expanduser()):
         paths = [Path(pretrained).expanduser()]
     stats = [(str(path.resolve()), path.stat()) for path in paths if path.is_file()]

@@ -6,6 +6,7 @@ from pathlib import Path
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.bundled import BUNDLED, canonical_model_name, resolve_model_name
 from ipo_dspy.clip.loading import load_backbone
+from ipo_dspy.clip.transformers_files import TRANSFORMERS, local_folder
 from ipo_dspy.clip.weights import LOCAL, Downloads
 from ipo_dspy.errors import ModelError
 
@@ -43,6 +44,9 @@ def portable_model_name(name: str) -> str:
     """Return a model's name or file as a worker finds it: the bundled model by name, files by absolute path."""
     if canonical_model_name(name) in BUNDLED:
         return canonical_model_name(name)
+    if name.startswith(TRANSFORMERS):
+        folder = local_folder(name)
+        return name if folder is None else TRANSFORMERS + str(folder.absolute())
     if name.startswith(LOCAL):
         return LOCAL + str(Path(name.removeprefix(LOCAL)).expanduser().absolute())
     path = Path(name).expanduser()
@@ -51,5 +55,6 @@ def portable_model_name(name: str) -> str:
 
 def files_of(backbone: Backbone) -> list[str]:
     """Return the paths that a node must have to load the model."""
-    names = [portable_model_name(name).removeprefix(LOCAL) for name in (backbone.name, backbone.pretrained) if name]
+    names = [portable_model_name(name) for name in (backbone.name, backbone.pretrained) if name]
+    names = [name.removeprefix(LOCAL).removeprefix(TRANSFORMERS) for name in names]
     return [name for name in names if Path(name).is_absolute()]

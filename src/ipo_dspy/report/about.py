@@ -53,7 +53,7 @@ def _last(name: str) -> str:
     >>> _last("local-dir:/home/ann/my-clip"), _last("hf-hub:org/clip")
     ('my-clip', 'hf-hub:org/clip')
     """
-    path = PurePath(name.removeprefix("local-dir:"))
+    path = PurePath(name.removeprefix("local-dir:").removeprefix("transformers:"))
     return path.name if path.is_absolute() else name
 
 

@@ -34,7 +34,7 @@ MUTABLE_SETTINGS = {
     *asdict(Budget()),
 }
 """Settings that affect only the length of a run or the choice at its end, and may change between sessions."""
-VERSIONS = ("ipo_dspy", "dspy", "litellm", "open_clip_torch", "torch")
+VERSIONS = ("ipo_dspy", "dspy", "litellm", "open_clip_torch", "torch", "transformers")
 
 
 class Session:

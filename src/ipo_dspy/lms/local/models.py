@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from ipo_dspy.clip.compat import patch_torchvision
+from ipo_dspy.clip.transformers_files import local_folder
 
 Kind = Literal["missing", "setting", "prompt", "context"]
 
@@ -43,9 +44,7 @@ class LocalModelSpec:
     @property
     def folder(self) -> Path | None:
         """Local folder of the model; None if the name is one on the Hub."""
-        path = Path(self.name).expanduser()
-        is_path = path.is_absolute() or self.name.startswith((".", "~")) or self.name.count("/") > 1
-        return path if is_path or path.is_dir() else None
+        return local_folder(self.name)
 
 
 @dataclass(frozen=True, eq=False)
