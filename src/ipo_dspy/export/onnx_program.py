@@ -1,0 +1,107 @@
+"""The graph of an ONNX model: an image tower in float32 with the class embeddings and the calibration as constants.
+
+Letters: N images, C classes, D width of the features, H and W height and width in pixels.
+"""
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir.passes.common
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor, nn
+
+from ipo_dspy._internal.untrusted import one_line
+from ipo_dspy.argument_checks import invalid
+from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.errors import Hint, ModelError
+from ipo_dspy.export.weights import ClassWeights
+
+
+class PixelClassifier(nn.Module):
+    """Pixels [N, 3, H, W] to probabilities [N, C] and normalized image features [N, D], in float32 on the CPU."""
+
+    columns: Tensor  # [D, C]
+    offsets: Tensor  # [C]
+
+    def __init__(self, weights: ClassWeights, backbone: Backbone) -> None:
+        super().__init__()
+        is_plain = backbone.device.type == "cpu" and backbone.dtype == torch.float32
+        self.model = backbone.model if is_plain else copy.deepcopy(backbone.model).to("cpu", torch.float32)
+        self.multi_label = weights.multi_label
+        columns = weights.class_embeddings.T * (weights.logit_scale / weights.temperature)
+        offsets = weights.logit_bias / weights.temperature + np.log(weights.class_weights)
+        self.register_buffer("columns", torch.from_numpy(columns).float())
+        self.register_buffer("offsets", torch.from_numpy(offsets).float())
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        features = F.normalize(self.model.encode_image(pixels, normalize=False), dim=-1)
+        logits = features @ self.columns + self.offsets
+        return logits.sigmoid() if self.multi_label else logits.softmax(dim=1), features
+
+    def describe(self, name: str) -> str:
+        """Return the kind of image tower and the model's name, for messages."""
+        return f"image tower {type(getattr(self.model, 'visual', self.model)).__name__} of {name!r}"
+
+
+def onnx_program(classifier: PixelClassifier, weights: ClassWeights, pixels: Tensor, opset: int) -> Any:
+    """Return torch's ONNX program of a classifier, with each field of `ClassWeights.plain` as JSON in its metadata.
+
+    Args:
+        classifier: the module.
+        weights: what it was made of.
+        pixels: an example of the input, [2, 3, H, W].
+        opset: version of the ONNX operators.
+
+    Raises:
+        InputError: the opset lacks an operation.
+        ModelError: an operation of the image tower cannot be written.
+    """
+    tower = classifier.describe(weights.model["model"])
+    try:
+        with torch.no_grad(), _quiet():
+            program: Any = torch.onnx.export(
+                classifier.eval(),
+                (pixels,),
+                dynamic_shapes=({0: torch.export.Dim("N")},),
+                input_names=["pixels"],
+                output_names=["probabilities", "image_features"],
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = one_line(str(cause), 200)
+        raise ModelError(f"the {tower} cannot be written as ONNX ({reason})", hint="use format 'open-clip'") from error
+    if (written := program.model.opset_imports[""]) != opset:  # torch falls back to another one
+        hint = Hint("for example {opset}", opset=written)
+        raise invalid("opset", f"a version with all operations of the {tower}", opset, hint)
+    onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)  # paths of source files
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in weights.plain().items()})
+    return program
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop what is printed, logged, and warned about inside: torch and onnxscript do so for steps that do no harm.
+
+    torch has dozens of loggers with handlers of their own, so the records of all of them are dropped.
+    """
+    before = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(before)
