@@ -359,7 +359,7 @@ class ClipClassifier(EncodingPredictor):
             model={**backbone.identity, "model": self.model_name},
         )
 
-    def export(self, path: str | os.PathLike[str], *, format: str) -> None:
+    def export(self, path: str | os.PathLike[str], *, format: str, opset: int | None = None) -> None:
         """Write the classifier for other programs to a file, or to a folder for a format of several files.
 
         Existing files are replaced.
@@ -367,16 +367,19 @@ class ClipClassifier(EncodingPredictor):
         Args:
             path: the file, or the folder, in an existing folder.
             format: one of `ipo_dspy.export.FORMATS`, e.g. `safetensors`.
+            opset: version of the operators of `onnx`; a runtime may not know the default, 18, or prefer a later one.
 
         Raises:
-            InputError: an unknown format.
+            InputError: an unknown format, one that cannot hold the classifier, or a missing package.
             ProgramFileError: the path cannot be written.
-            DataError, TemplateError, ModelError: as for `class_weights`.
+            DataError, TemplateError, ModelError: as for `class_weights`, or the format cannot hold the model.
         """
         one_of("format", format, FORMATS)
+        if opset is not None and format != "onnx":
+            raise InputError(f"must be None for the format {format}", argument="opset", value=opset, hint="omit it")
         check_parent(path)
         weights = self.class_weights()
-        write(weights, self.backbone, path, format)
+        write(weights, self.backbone, path, format, opset)
 
     @classmethod
     def from_file(

@@ -21,6 +21,7 @@ def export(
     out: Annotated[
         Path | None, Option(metavar="PATH", help="File or folder to write.", show_default="next to PROGRAM")
     ] = None,
+    opset: Annotated[int | None, Option(help="Version of the ONNX operators, for onnx.", show_default="18")] = None,
     model: opt.OtherModel = None,
     pretrained: opt.Pretrained = None,
     device: opt.Device = "auto",
@@ -34,5 +35,5 @@ def export(
             program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
         )
         target = program.with_name(program.stem + FORMATS[to].ending) if out is None else out
-        classifier.export(target, format=to)
+        classifier.export(target, format=to, opset=opset)
     terminal.line(str(target))

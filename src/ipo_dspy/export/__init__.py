@@ -9,14 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate
 
 from ipo_dspy.errors import ProgramFileError
 from ipo_dspy.export.clip_benchmark import write_clip_benchmark
 from ipo_dspy.export.csv import write_csv
 from ipo_dspy.export.fiftyone import write_fiftyone
 from ipo_dspy.export.npz import write_npz
+from ipo_dspy.export.onnx import write_onnx
+from ipo_dspy.export.open_clip import write_open_clip
 from ipo_dspy.export.safetensors import write_safetensors
+from ipo_dspy.export.transformers import write_transformers
 
 if TYPE_CHECKING:
     from ipo_dspy.clip.backbone import Backbone
@@ -34,7 +37,7 @@ class Format:
         keeps_calibration: False if it has no place for class weights and a threshold.
     """
 
-    write: "Callable[[ClassWeights, Backbone, Path], None]"
+    write: "Callable[Concatenate[ClassWeights, Backbone, Path, ...], None]"
     ending: str
     help: str
     keeps_calibration: bool = True
@@ -49,6 +52,9 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             write_clip_benchmark, "-clip-benchmark", "folder with templates and class names", keeps_calibration=False
         ),
         "fiftyone": Format(write_fiftyone, "-fiftyone", "a model for FiftyOne's zoo, as a folder"),
+        "onnx": Format(write_onnx, ".onnx", "image tower and class embeddings as one model"),
+        "open-clip": Format(write_open_clip, ".py", "script that needs open_clip alone"),
+        "transformers": Format(write_transformers, ".pipeline.json", "arguments of its zero-shot pipeline"),
     }
 )
 
@@ -63,10 +69,13 @@ def check_parent(path: str | os.PathLike[str]) -> None:
         raise ProgramFileError(f"{os.fspath(path)!r} cannot be written ({str(parent)!r} is not a folder); create it")
 
 
-def write(weights: "ClassWeights", backbone: "Backbone", path: str | os.PathLike[str], format: str) -> None:
+def write(
+    weights: "ClassWeights", backbone: "Backbone", path: str | os.PathLike[str], format: str, opset: int | None = None
+) -> None:
     """Write a classifier in one of `FORMATS`; the backbone is the model that the weights were made with.
 
     Raises:
+        InputError, ModelError: the format cannot hold the classifier, or a package is missing.
         ProgramFileError: the path cannot be written.
 
     Warns:
@@ -78,7 +87,8 @@ def write(weights: "ClassWeights", backbone: "Backbone", path: str | os.PathLike
             "export safetensors or npz to keep them",
             stacklevel=3,
         )
+    options = {} if opset is None else {"opset": opset}
     try:
-        FORMATS[format].write(weights, backbone, Path(path))
+        FORMATS[format].write(weights, backbone, Path(path), **options)
     except OSError as error:
         raise ProgramFileError(f"{os.fspath(path)!r} cannot be written ({error.strerror}); use another path") from error

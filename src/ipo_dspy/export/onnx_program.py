@@ -42,6 +42,7 @@ class PixelClassifier(nn.Module):
         self.register_buffer("offsets", torch.from_numpy(offsets).float())
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return probabilities, after temperature and class weights, and features."""
         features = F.normalize(self.model.encode_image(pixels, normalize=False), dim=-1)
         logits = features @ self.columns + self.offsets
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=1), features
@@ -98,7 +99,11 @@ def _quiet() -> Iterator[None]:
     torch has dozens of loggers with handlers of their own, so the records of all of them are dropped.
     """
     before = logging.root.manager.disable
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
         try:

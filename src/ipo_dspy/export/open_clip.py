@@ -1,0 +1,92 @@
+"""A classifier as a short script that needs open_clip alone.
+
+Everything of the program stands in it as Python literals, so no text of a program is ever run.
+"""
+
+from pathlib import Path
+from pprint import pformat
+from typing import TYPE_CHECKING
+
+from ipo_dspy._internal.file_io import atomic_write
+from ipo_dspy.clip.bundled import resolve_model_name
+from ipo_dspy.clip.weights import LOCAL
+from ipo_dspy.errors import ModelError
+from ipo_dspy.scoring.label_sets import PRESENT
+from ipo_dspy.template import PLACEHOLDER, display_class_name
+
+if TYPE_CHECKING:
+    from ipo_dspy.clip.backbone import Backbone
+    from ipo_dspy.export.weights import ClassWeights
+
+_SCRIPT = '''\
+"""Label images with CLIP: python SCRIPT IMAGE... prints path, label, and probability. It needs open_clip alone."""
+
+import sys
+
+import open_clip
+import torch
+from PIL import Image, ImageOps
+
+{constants}
+
+model, _, preprocess = open_clip.create_model_and_transforms(MODEL, pretrained=PRETRAINED)
+model, tokenizer, rows = model.eval(), open_clip.get_tokenizer(MODEL), []
+with torch.no_grad():
+    for texts in CLASSES.values():
+        prompts = tokenizer([line.replace({placeholder!r}, text) for text in texts for line in TEMPLATE])
+        rows.append(torch.nn.functional.normalize(model.encode_text(prompts, normalize=True).mean(dim=0), dim=0))
+    for path in sys.argv[1:]:
+        image = preprocess(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))[None]
+        logits = LOGIT_SCALE * (model.encode_image(image, normalize=True) @ torch.stack(rows).T)[0] + LOGIT_BIAS
+{answer}
+'''
+_LABEL = """\
+        confidence, best = {probabilities}.max(dim=0)
+        print(path, {label}, f"{{confidence:.4f}}", sep="\\t")"""
+_LABELS = """\
+        for label, probability in zip(CLASSES, logits.sigmoid()):
+            if probability >= {present}:
+                print(path, label, f"{{probability:.4f}}", sep="\\t")"""
+
+
+def write_open_clip(weights: "ClassWeights", backbone: "Backbone", path: Path) -> None:
+    """Write a script that prints the path, the label, and its probability for each image among its arguments.
+
+    With several labels it prints a line for each that is found. A model or checkpoint of this machine is named by its
+    absolute path.
+
+    Raises:
+        ModelError: the model is not one of open_clip, or its image encoder was replaced.
+        OSError: the file cannot be written.
+    """
+    backbone.check_loaded()
+    name, pretrained = resolve_model_name(weights.model["model"]), weights.model["pretrained"] or None
+    if name.startswith("transformers:"):
+        raise ModelError(f"model {name!r} is not one of open_clip", hint="use the format onnx, transformers, or npz")
+    if name.startswith(LOCAL):
+        name = LOCAL + str(Path(name.removeprefix(LOCAL)).expanduser().resolve())
+    if pretrained is not None and Path(pretrained).expanduser().is_file():
+        pretrained = str(Path(pretrained).expanduser().resolve())
+    classes = zip(weights.labels, weights.class_texts, strict=True)
+    constants = {
+        "MODEL": name,
+        "PRETRAINED": pretrained,
+        "TEMPLATE": list(weights.template),
+        "CLASSES": {label: [display_class_name(text) for text in texts] for label, texts in classes},
+        "LOGIT_SCALE": weights.logit_scale,
+        "LOGIT_BIAS": weights.logit_bias,
+    }
+    answer = {"probabilities": "logits.softmax(dim=0)", "label": "list(CLASSES)[best]", "present": PRESENT}
+    if weights.is_calibrated or weights.temperature != 1:
+        constants |= {"TEMPERATURE": weights.temperature, "CLASS_WEIGHTS": weights.class_weights.tolist()}
+        constants |= {"THRESHOLD": weights.threshold, "UNKNOWN_LABEL": weights.unknown_label}
+        answer["probabilities"] = "(logits / TEMPERATURE + torch.tensor(CLASS_WEIGHTS).log()).softmax(dim=0)"
+        answer["label"] = "UNKNOWN_LABEL if confidence < THRESHOLD else list(CLASSES)[best]"
+    script = _SCRIPT.format(
+        constants="\n".join(
+            f"{key} = {pformat(value, width=110, sort_dicts=False)}" for key, value in constants.items()
+        ),
+        placeholder=PLACEHOLDER,
+        answer=(_LABELS if weights.multi_label else _LABEL).format(**answer),
+    )
+    atomic_write(path, script.encode())
