@@ -195,7 +195,7 @@ class Backbone:
     def check_loaded(self) -> None:
         """Raise a ModelError if the arguments do not describe the model, because its image encoder was replaced."""
         if self._learned:
-            fact = f"{self.name!r} with a replaced image encoder cannot be sent to another process"
+            fact = f"{self.name!r} with a replaced image encoder cannot be exported or sent to another process"
             raise ModelError(f"{fact}; load the model there and call with_image_encoder(...)")
 
     @property

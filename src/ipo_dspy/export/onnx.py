@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from ipo_dspy._internal.file_io import sync_folder
 from ipo_dspy._internal.untrusted import one_line
@@ -61,7 +62,8 @@ def write_onnx(weights: "ClassWeights", backbone: "Backbone", path: Path, *, ops
     backbone.check_loaded()
     classifier = PixelClassifier(weights, backbone)
     tower = classifier.describe(weights.model["model"])
-    pixels = torch.randn(3, 3, *weights.preprocessing["size"], generator=torch.Generator().manual_seed(0))
+    noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    pixels = torch.stack([backbone.preprocess(Image.fromarray(image)) for image in noise])
     program = onnx_program(classifier, weights, pixels[:2], opset)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         draft = Path(folder) / path.name

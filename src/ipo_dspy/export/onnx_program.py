@@ -48,8 +48,9 @@ class PixelClassifier(nn.Module):
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=1), features
 
     def describe(self, name: str) -> str:
-        """Return the kind of image tower and the model's name, for messages."""
-        return f"image tower {type(getattr(self.model, 'visual', self.model)).__name__} of {name!r}"
+        """Return the kind of image tower, or of a model of transformers, and the model's name, for messages."""
+        part = getattr(self.model, "visual", None) or getattr(self.model, "model", self.model)
+        return f"image tower {type(part).__name__} of {name!r}"
 
 
 def onnx_program(classifier: PixelClassifier, weights: ClassWeights, pixels: Tensor, opset: int) -> Any:

@@ -1,0 +1,125 @@
+"""`write_open_clip`: the script prints the labels of the classifier, in a Python without ipo_dspy."""
+
+import ast
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.clip_toys import write_sigmoid_demo
+from ipo_dspy import ClipClassifier, demo
+from ipo_dspy.clip.bundled import DEMO, DEMO_VIT
+from ipo_dspy.clip.compat import patch_torchvision
+from ipo_dspy.clip.image_io import open_image
+from ipo_dspy.demo import DemoTask
+from ipo_dspy.errors import ModelError
+from ipo_dspy.export.open_clip import write_open_clip
+
+ALONE = f"""
+import runpy, sys
+import torch
+{inspect.getsource(patch_torchvision)}
+patch_torchvision()
+sys.modules["ipo_dspy"] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def task() -> DemoTask:
+    return demo.load("pixel-animals", shots=8, model=DEMO_VIT)
+
+
+@pytest.fixture(scope="module")
+def pictures(task: DemoTask, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = [folder / f"{number}.png" for number in range(24)]
+    for path, example in zip(paths, task.testset[::10], strict=False):
+        open_image(example.image).save(path)
+    open_image(task.testset[0].image).resize((130, 70)).save(paths[0])
+    return paths
+
+
+def printed(script: Path, pictures: list[Path]) -> list[list[str]]:
+    """Path, label, and probability of each line that a script prints in a folder of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(script), *map(str, pictures)],
+        cwd=script.parent,
+        env=environment | {"PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [line.split("\t") for line in done.stdout.splitlines()]
+
+
+def check_equal(script: Path, classifier: ClipClassifier, pictures: list[Path]) -> set[str]:
+    """Compare a script with the classifier that it was written from; return the labels."""
+    classifier.export(script, format="open-clip")
+    answers = [classifier(image=picture) for picture in pictures]
+    lines = printed(script, pictures)
+    assert [line[:2] for line in lines] == [[str(p), str(a.label)] for p, a in zip(pictures, answers, strict=True)]
+    for line, answer in zip(lines, answers, strict=True):
+        assert float(line[2]) == pytest.approx(answer.confidence, abs=2e-4)
+    return {line[1] for line in lines}
+
+
+@pytest.mark.parametrize("model", [DEMO, DEMO_VIT])
+def test_the_script_prints_the_labels_of_the_classifier(
+    tmp_path: Path, task: DemoTask, pictures: list[Path], model: str
+) -> None:
+    classes = {label: ["dog", "brown_puppy"] if label == "dog" else label for label in task.classes}
+    classifier = ClipClassifier(classes, template="pixel art of a <CLASS>.\nan icon of a <CLASS>", model=model)
+    check_equal(tmp_path / "best.py", classifier, pictures)
+    assert len((tmp_path / "best.py").read_text().partition("LOGIT_BIAS =")[2].splitlines()) < 20
+
+
+def test_calibration_and_unknown_label(tmp_path: Path, task: DemoTask, pictures: list[Path]) -> None:
+    calibrated = task.program.calibrate(
+        task.trainset, objective="balanced_accuracy", coverage=0.6, unknown_label="other"
+    )
+    calibrated.fields["label"]["weights"] = {"eagle": 0.0, "dog": 3.5}
+    assert "other" in check_equal(tmp_path / "best.py", calibrated, pictures)
+
+
+def test_several_labels_have_a_line_each(tmp_path: Path, task: DemoTask, pictures: list[Path]) -> None:
+    model = f"local-dir:{write_sigmoid_demo(tmp_path / 'sigmoid')}"
+    classifier = ClipClassifier(task.classes, template="pixel art of a <CLASS>.", model=model, multi_label=True)
+    classifier.export(tmp_path / "best.py", format="open-clip")
+    expected = [[str(picture), label] for picture in pictures for label in sorted(classifier(image=picture).labels)]
+    assert [line[:2] for line in printed(tmp_path / "best.py", pictures)] == expected
+    assert len(expected) > len(pictures) / 2
+
+
+def test_names_are_literals_and_never_code(tmp_path: Path, pictures: list[Path]) -> None:
+    evil = "'\"\"\" + print('run') + {MODEL} \\N <CLASS> \\"
+    classifier = ClipClassifier({evil: ["cat", "Äpfel 猫"], "b\u00a0c": "dog"}, template=evil, model=DEMO_VIT)
+    check_equal(tmp_path / "best.py", classifier, pictures[:2])
+    constants = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in ast.parse((tmp_path / "best.py").read_text("utf-8")).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    assert constants["TEMPLATE"] == [evil]
+    assert list(constants["CLASSES"]) == [evil, "b\u00a0c"]
+
+
+def test_paths_are_absolute(tmp_path: Path, task: DemoTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sigmoid_demo(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    ClipClassifier(["cat", "dog"], model="local-dir:model").export("best.py", format="open-clip")
+    name = f"local-dir:{tmp_path / 'model'}"
+    assert f"MODEL = {name!r}\n" in (tmp_path / "best.py").read_text()
+
+
+def test_models_of_transformers_are_refused(tmp_path: Path, task: DemoTask) -> None:
+    weights = task.program.class_weights()
+    object.__setattr__(weights, "model", {**weights.model, "model": "transformers:openai/clip-vit-base-patch16"})
+    with pytest.raises(ModelError, match="is not one of open_clip; use the format onnx, transformers, or npz"):
+        write_open_clip(weights, task.program.backbone, tmp_path / "best.py")
