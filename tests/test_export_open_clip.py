@@ -5,6 +5,7 @@ import inspect
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,6 @@ def test_paths_are_absolute(tmp_path: Path, task: DemoTask, monkeypatch: pytest.
 
 def test_models_of_transformers_are_refused(tmp_path: Path, task: DemoTask) -> None:
     weights = task.program.class_weights()
-    object.__setattr__(weights, "model", {**weights.model, "model": "transformers:openai/clip-vit-base-patch16"})
+    weights = replace(weights, model={**weights.model, "model": "transformers:openai/clip-vit-base-patch16"})
     with pytest.raises(ModelError, match="is not one of open_clip; use the format onnx, transformers, or npz"):
         write_open_clip(weights, task.program.backbone, tmp_path / "best.py")

@@ -1,0 +1,107 @@
+"""`write_transformers`: the zero-shot pipeline gives the labels of the classifier with the same weights."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.transformers_toys import converted
+from ipo_dspy import ClipClassifier, demo
+from ipo_dspy.clip.bundled import DEMO_VIT, model_path
+from ipo_dspy.clip.image_io import open_image
+from ipo_dspy.clip.loading import import_open_clip
+from ipo_dspy.demo import DemoTask
+from ipo_dspy.errors import InputError, ModelError
+from ipo_dspy.export.transformers import CHECKPOINTS, write_transformers
+from ipo_dspy.export.weights import ClassWeights
+
+
+@pytest.fixture(scope="module")
+def task() -> DemoTask:
+    return demo.load("pixel-animals", shots=4, model=DEMO_VIT)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled CLIP as a model of transformers."""
+    return converted(model_path(DEMO_VIT), tmp_path_factory.mktemp("models") / "demo")
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:transformers")
+@pytest.mark.parametrize("template", ["pixel art of a <CLASS>.", "a <CLASS> as {0}, pixel art of a {<CLASS>}."])
+def test_the_pipeline_gives_the_labels_of_the_classifier(
+    tmp_path: Path, task: DemoTask, folder: Path, template: str
+) -> None:
+    from transformers import pipeline
+
+    classes = {label: {"dog": "brown_puppy"}.get(label, label) for label in task.classes}
+    ClipClassifier(classes, template=template, model=f"transformers:{folder}").export(
+        tmp_path / "best.json", format="transformers"
+    )
+    config = json.loads((tmp_path / "best.json").read_text())
+    assert (config["model"], config["labels"]["brown puppy"]) == (str(folder), "dog")
+    images = [open_image(example.image) for example in task.testset[::6]]
+    classify: Any = pipeline(config["task"], model=config["model"], device="cpu")
+    arguments = {name: config[name] for name in ("candidate_labels", "hypothesis_template")}
+    best = [answers[0] for answers in classify(images, **arguments)]
+    by_open_clip = ClipClassifier(classes, template=template, model=DEMO_VIT)  # with the same weights
+    for answer, image in zip(best, images, strict=True):
+        expected = by_open_clip(image=image)
+        assert config["labels"][answer["label"]] == expected.label
+        assert answer["score"] == pytest.approx(expected.confidence, abs=1e-3)
+
+
+def test_what_the_pipeline_cannot_hold_is_refused(tmp_path: Path, task: DemoTask) -> None:
+    program = task.program.calibrate(task.trainset, threshold=0.5)
+    with pytest.raises(InputError, match=r"of transformers has no place for a calibration; use the format onnx, open-"):
+        program.export(tmp_path / "best.json", format="transformers")
+    program.template = "a <CLASS>.\npixel art of a <CLASS>"
+    program.classes = {"dog": ["dog", "puppy"], "cat": "cat"}
+    with pytest.raises(InputError, match=r"no place for a template of several lines and several texts of a class; use"):
+        program.export(tmp_path / "best.json", format="transformers")
+    assert list(tmp_path.iterdir()) == []
+
+
+def weights_of(task: DemoTask, name: str, pretrained: str) -> ClassWeights:
+    weights = task.program.class_weights()
+    return replace(weights, model={**weights.model, "model": name, "pretrained": pretrained})
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "checkpoint"),
+    [
+        ("ViT-B-16-quickgelu", "openai", "openai/clip-vit-base-patch16"),
+        ("ViT-B/16-SigLIP2", "webli", "google/siglip2-base-patch16-224"),
+        ("hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
+        ("transformers:org/name", "", "org/name"),
+    ],
+)
+def test_published_checkpoints(tmp_path: Path, task: DemoTask, name: str, pretrained: str, checkpoint: str) -> None:
+    write_transformers(weights_of(task, name, pretrained), task.program.backbone, tmp_path / "best.json")
+    assert json.loads((tmp_path / "best.json").read_text())["model"] == checkpoint
+
+
+def test_tags_of_known_checkpoints_exist() -> None:
+    open_clip = import_open_clip()
+    assert [pair for pair in CHECKPOINTS if not open_clip.get_pretrained_cfg(*pair)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "shown"),
+    [
+        ("demo-vit", "", "model 'demo-vit'"),
+        ("hf-hub:org/name", "", "model 'hf-hub:org/name'"),
+        (
+            "ViT-B-16-quickgelu",
+            "/weights.safetensors",
+            "model 'ViT-B-16-quickgelu' with weights '/weights.safetensors'",
+        ),
+    ],
+)
+def test_unknown_checkpoints_are_refused(
+    tmp_path: Path, task: DemoTask, name: str, pretrained: str, shown: str
+) -> None:
+    with pytest.raises(ModelError, match=f"no checkpoint of transformers is known to be {shown}; use the format onnx"):
+        write_transformers(weights_of(task, name, pretrained), task.program.backbone, tmp_path / "best.json")
