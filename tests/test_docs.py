@@ -15,6 +15,8 @@ PAGES = (
     "composing#Decisions",
     "deploy/formats",
     "deploy/python",
+    "deploy/onnx",
+    "deploy/scripts",
     "encoders",
     "objectives",
 )

@@ -48,12 +48,12 @@ def pictures(task: DemoTask, tmp_path_factory: pytest.TempPathFactory) -> list[P
 
 
 def read(path: Path, facts: dict[str, Any]) -> Any:
-    """Pixels [3, H, W] of a file as the metadata of a model says, for `resize_mode` shortest."""
+    """Pixels [3, H, W] of a file as the metadata of a square model says, for `resize_mode` shortest."""
     (height, width), (rows, columns) = facts["size"], facts["resize_size"]
-    assert (facts["resize_mode"], facts["interpolation"]) == ("shortest", "bicubic")
+    assert (facts["resize_mode"], facts["interpolation"], rows) == ("shortest", "bicubic", columns)
     image = Image.open(path).convert("RGB")
-    factor = max(columns / image.width, rows / image.height)
-    image = image.resize((int(image.width * factor), int(image.height * factor)), Image.Resampling.BICUBIC)
+    short = min(image.size)
+    image = image.resize((image.width * rows // short, image.height * rows // short), Image.Resampling.BICUBIC)
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     pixels = np.asarray(image.crop((left, top, left + width, top + height)), dtype=np.float32) / 255
     return ((pixels - np.float32(facts["mean"])) / np.float32(facts["std"])).transpose(2, 0, 1)

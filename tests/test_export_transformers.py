@@ -1,13 +1,14 @@
 """`write_transformers`: the zero-shot pipeline gives the labels of the classifier with the same weights."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from helpers.transformers_toys import converted
+
 from ipo_dspy import ClipClassifier, demo
 from ipo_dspy.clip.bundled import DEMO_VIT, model_path
 from ipo_dspy.clip.image_io import open_image
@@ -51,6 +52,26 @@ def test_the_pipeline_gives_the_labels_of_the_classifier(
         expected = by_open_clip(image=image)
         assert config["labels"][answer["label"]] == expected.label
         assert answer["score"] == pytest.approx(expected.confidence, abs=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:transformers")
+def test_the_lines_of_the_page_run(
+    tmp_path: Path,
+    task: DemoTask,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = Path(__file__).parent.parent / "docs" / "deploy" / "scripts.md"
+    (lines,) = re.findall(r"```py\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    classifier = ClipClassifier(task.classes, template="pixel art of a <CLASS>.", model=f"transformers:{folder}")
+    classifier.export("best.pipeline.json", format="transformers")
+    for name, example in zip(("cat.jpg", "dog.jpg"), task.testset[::100], strict=False):
+        open_image(example.image).save(name)
+    exec(compile(lines, str(page), "exec"), {})
+    labels = [line.split(" 0.")[0] for line in capsys.readouterr().out.splitlines()]
+    assert labels == [classifier(image=Path(name)).label for name in ("cat.jpg", "dog.jpg")]
 
 
 def test_what_the_pipeline_cannot_hold_is_refused(tmp_path: Path, task: DemoTask) -> None:
