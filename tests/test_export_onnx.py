@@ -15,6 +15,7 @@ from PIL import Image
 
 from helpers.clip_toys import shared_toy, write_sigmoid_demo
 from ipo_dspy import ClipClassifier, demo
+from ipo_dspy.cli import main
 from ipo_dspy.clip.bundled import DEMO, DEMO_VIT
 from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.demo import DemoTask
@@ -156,6 +157,18 @@ def test_an_opset_that_lacks_an_operation(tmp_path: Path, task: DemoTask, opset:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_command_line_takes_an_opset(tmp_path: Path, task: DemoTask, capsys: pytest.CaptureFixture[str]) -> None:
+    task.program.save(tmp_path / "best.json")
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", str(tmp_path / "best.json"), "--to", "onnx", "--opset", "17"])
+    assert "--opset must be an integer of at least 18, got 17; for example --opset 18" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        main(["export", str(tmp_path / "best.json"), "--to", "onnx", "--opset", "19"])
+    assert capsys.readouterr().out == f"{tmp_path / 'best.onnx'}\n"
+    session = onnxruntime.InferenceSession(tmp_path / "best.onnx", providers=["CPUExecutionProvider"])
+    assert [each.shape for each in session.get_inputs()] == [["N", 3, 64, 64]]
+
+
 def test_other_formats_have_no_opset(tmp_path: Path, task: DemoTask) -> None:
     with pytest.raises(InputError, match="opset must be None for the format npz, got 20; omit it"):
         task.program.export(tmp_path / "best.npz", format="npz", opset=20)
@@ -166,7 +179,8 @@ def depends_on_values(pixels: torch.Tensor, normalize: bool) -> torch.Tensor:
 
 
 def lacks_translation(pixels: torch.Tensor, normalize: bool) -> torch.Tensor:
-    return torch.linalg.svdvals(pixels).flatten(1)[:, :128]
+    values: torch.Tensor = torch.linalg.svdvals(pixels)
+    return values.flatten(1)[:, :128]
 
 
 @pytest.mark.parametrize("encode", [depends_on_values, lacks_translation])
