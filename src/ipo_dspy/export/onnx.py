@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from ipo_dspy._internal.file_io import sync_folder
 from ipo_dspy._internal.untrusted import one_line
@@ -55,6 +54,7 @@ def write_onnx(weights: "ClassWeights", backbone: "Backbone", path: Path, *, ops
     except ImportError as error:
         raise missing_package("onnxruntime and onnxscript", extra="onnx", purpose="to write ONNX models") from error
     import torch
+    from PIL import Image
 
     from ipo_dspy.export.onnx_program import PixelClassifier, onnx_program
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ipo_dspy._internal.file_io import atomic_write
 from ipo_dspy.clip.bundled import resolve_model_name
-from ipo_dspy.clip.weights import LOCAL
+from ipo_dspy.clip.weights import HUB, LOCAL
 from ipo_dspy.errors import ModelError
 from ipo_dspy.scoring.label_sets import PRESENT
 from ipo_dspy.template import PLACEHOLDER, display_class_name
@@ -65,6 +65,8 @@ def write_open_clip(weights: "ClassWeights", backbone: "Backbone", path: Path) -
         raise ModelError(f"model {name!r} is not one of open_clip", hint="use the format onnx, transformers, or npz")
     if name.startswith(LOCAL):
         name = LOCAL + str(Path(name.removeprefix(LOCAL)).expanduser().resolve())
+    elif not name.startswith(HUB):
+        name = name.replace("/", "-")  # open_clip's tokenizers know the names of files only
     if pretrained is not None and Path(pretrained).expanduser().is_file():
         pretrained = str(Path(pretrained).expanduser().resolve())
     classes = zip(weights.labels, weights.class_texts, strict=True)
