@@ -64,7 +64,8 @@ def write_onnx(weights: "ClassWeights", backbone: "Backbone", path: Path, *, ops
     tower = classifier.describe(weights.model["model"])
     noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     pixels = torch.stack([backbone.preprocess(Image.fromarray(image)) for image in noise])
-    program = onnx_program(classifier, weights, pixels[:2], opset)
+    with backbone.lock:  # torch replaces the parameters of the model while it traces it
+        program = onnx_program(classifier, weights, pixels[:2], opset)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         draft = Path(folder) / path.name
         program.save(draft, external_data=sum(each.nbytes for each in classifier.parameters()) > LARGEST)
