@@ -68,7 +68,8 @@ def write_onnx(weights: "ClassWeights", backbone: "Backbone", path: Path, *, ops
         program = onnx_program(classifier, weights, pixels[:2], opset)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         draft = Path(folder) / path.name
-        program.save(draft, external_data=sum(each.nbytes for each in classifier.parameters()) > LARGEST)
+        size = sum(each.const_value.nbytes for each in program.model.graph.initializers.values())
+        program.save(draft, external_data=size > LARGEST)
         with torch.no_grad():
             expected = weights.probabilities(classifier(pixels)[1].numpy())
         difference = np.abs(_probabilities(draft, [pixels[:2].numpy(), pixels[2:].numpy()], tower) - expected).max()
