@@ -15,6 +15,7 @@ from ipo_dspy.clip.image_io import open_image
 from ipo_dspy.clip.loading import import_open_clip
 from ipo_dspy.demo import DemoTask
 from ipo_dspy.errors import InputError, ModelError
+from ipo_dspy.export import write
 from ipo_dspy.export.transformers import CHECKPOINTS, write_transformers
 from ipo_dspy.export.weights import ClassWeights
 
@@ -75,12 +76,12 @@ def test_the_lines_of_the_page_run(
 
 
 def test_what_the_pipeline_cannot_hold_is_refused(tmp_path: Path, task: DemoTask) -> None:
-    program = task.program.calibrate(task.trainset, threshold=0.5)
-    with pytest.raises(InputError, match=r"of transformers has no place for a calibration; use the format onnx, open-"):
-        program.export(tmp_path / "best.json", format="transformers")
+    program = task.program.deepcopy()
     program.template = "a <CLASS>.\npixel art of a <CLASS>"
     program.classes = {"dog": ["dog", "puppy"], "cat": "cat"}
-    with pytest.raises(InputError, match=r"no place for a template of several lines and several texts of a class; use"):
+    with pytest.raises(
+        InputError, match=r"no place for a template of several lines and several texts of a class; use the format onnx"
+    ):
         program.export(tmp_path / "best.json", format="transformers")
     assert list(tmp_path.iterdir()) == []
 
@@ -100,7 +101,9 @@ def weights_of(task: DemoTask, name: str, pretrained: str) -> ClassWeights:
     ],
 )
 def test_published_checkpoints(tmp_path: Path, task: DemoTask, name: str, pretrained: str, checkpoint: str) -> None:
-    write_transformers(weights_of(task, name, pretrained), task.program.backbone, tmp_path / "best.json")
+    calibrated = replace(weights_of(task, name, pretrained), threshold=0.5)
+    with pytest.warns(UserWarning, match="transformers has no place for class weights and a threshold"):
+        write(calibrated, task.program.backbone, tmp_path / "best.json", "transformers")
     assert json.loads((tmp_path / "best.json").read_text())["model"] == checkpoint
 
 

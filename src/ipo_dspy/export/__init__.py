@@ -54,7 +54,9 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "fiftyone": Format(write_fiftyone, "-fiftyone", "a model for FiftyOne's zoo, as a folder"),
         "onnx": Format(write_onnx, ".onnx", "image tower and class embeddings as one model"),
         "open-clip": Format(write_open_clip, ".py", "script that needs open_clip alone"),
-        "transformers": Format(write_transformers, ".pipeline.json", "arguments of its zero-shot pipeline"),
+        "transformers": Format(
+            write_transformers, ".pipeline.json", "arguments of its zero-shot pipeline", keeps_calibration=False
+        ),
     }
 )
 

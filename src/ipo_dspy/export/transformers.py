@@ -61,7 +61,7 @@ def write_transformers(weights: "ClassWeights", backbone: "Backbone", path: Path
     `labels` has the label of each candidate, which is the text that CLIP reads for it.
 
     Raises:
-        InputError: an ensemble, several texts of a class, or a calibration, for which the pipeline has no place.
+        InputError: an ensemble, or several texts of a class, for which the pipeline has no place.
         ModelError: no checkpoint of transformers is known to have the weights of the model.
         OSError: the file cannot be written.
     """
@@ -69,7 +69,6 @@ def write_transformers(weights: "ClassWeights", backbone: "Backbone", path: Path
     lacking = {
         "a template of several lines": len(weights.template) > 1,
         "several texts of a class": any(len(texts) > 1 for texts in weights.class_texts),
-        "a calibration": weights.is_calibrated,
     }
     if found := [kind for kind, is_there in lacking.items() if is_there]:
         raise InputError(f"the pipeline of transformers has no place for {' and '.join(found)}", hint=_OTHERS)
