@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers import transformers_toys
 from helpers.clip_toys import shared_toy, write_sigmoid_demo
 from ipo_dspy import ClipClassifier, demo
 from ipo_dspy.cli import main
@@ -141,6 +142,16 @@ def test_other_towers(tmp_path: Path, kind: str) -> None:
     classifier = ClipClassifier(["cat", "dog"], model=shared_toy(kind))
     classifier.export(tmp_path / "best.onnx", format="onnx")  # it compares the probabilities
     assert (tmp_path / "best.onnx").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:transformers")
+def test_towers_of_transformers(tmp_path: Path) -> None:
+    model = f"transformers:{transformers_toys.align(tmp_path / 'align')}"
+    ClipClassifier(["cat", "dog"], model=model).export(tmp_path / "best.onnx", format="onnx")
+    assert (tmp_path / "best.onnx").is_file()
+    packed = f"transformers:{transformers_toys.siglip2(tmp_path / 'packed')}"
+    with pytest.raises(ModelError, match="cannot be described as plain values"):
+        ClipClassifier(["cat", "dog"], model=packed).export(tmp_path / "packed.onnx", format="onnx")
 
 
 @pytest.mark.parametrize(
