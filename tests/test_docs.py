@@ -13,6 +13,7 @@ PAGES = (
     "checking",
     "class-words",
     "composing#Decisions",
+    "deploy",
     "deploy/formats",
     "deploy/python",
     "deploy/onnx",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.transformers_toys import converted
 
+from helpers.transformers_toys import converted
 from ipo_dspy import ClipClassifier, demo
 from ipo_dspy.clip.bundled import DEMO_VIT, model_path
 from ipo_dspy.clip.image_io import open_image
