@@ -91,7 +91,7 @@ def test_several_labels_are_an_indicator_matrix(task: DemoTask, tmp_path: Path) 
 def test_more_images_than_one_block_are_in_order(task: DemoTask, monkeypatch: pytest.MonkeyPatch) -> None:
     images = [example.image for example in task.testset[:20]]
     whole = task.program.predict_proba(images)
-    monkeypatch.setattr("ipo_dspy.classifier.program._BLOCK", 7)
+    monkeypatch.setattr("ipo_dspy.classifier.portable_predictor._BLOCK", 7)
     assert task.program.predict_proba(images) == pytest.approx(whole, abs=1e-12)
 
 

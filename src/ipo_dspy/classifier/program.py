@@ -21,11 +21,11 @@ import numpy as np
 from dspy.utils.callback import BaseCallback
 
 from ipo_dspy._internal.file_kinds import PROGRAM_FILE
-from ipo_dspy.argument_checks import flag, one_of
+from ipo_dspy.argument_checks import flag
 from ipo_dspy.class_texts import LabeledTexts, check_distinct
-from ipo_dspy.classifier.encoding_predictor import EncodingPredictor, saved_model
+from ipo_dspy.classifier.encoding_predictor import saved_model
 from ipo_dspy.classifier.image_lists import image_list
-from ipo_dspy.classifier.labeled_predictor import STATE_KEY
+from ipo_dspy.classifier.portable_predictor import PortablePredictor
 from ipo_dspy.classifier.predictions import (
     Classification,
     MultiLabelClassification,
@@ -33,14 +33,11 @@ from ipo_dspy.classifier.predictions import (
     apply_weights,
     class_index,
 )
-from ipo_dspy.clip.bundled import BUNDLED
-from ipo_dspy.clip.model_spec import ModelSpec, check_sigmoid_head, local_files, resolve_model
+from ipo_dspy.clip.model_spec import ModelSpec, check_sigmoid_head, resolve_model
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads
 from ipo_dspy.decision_types import record_evidence
 from ipo_dspy.errors import DataError, Hint, ImageError, InputError, ModelError, TemplateError
-from ipo_dspy.export import FORMATS, check_parent, write
-from ipo_dspy.export.weights import ClassWeights
-from ipo_dspy.program_files import apply_state, read_state, state_bytes
+from ipo_dspy.program_files import apply_state, read_state
 from ipo_dspy.scoring.calibrator import (
     Calibration,
     CalibrationObjective,
@@ -51,22 +48,17 @@ from ipo_dspy.scoring.label_sets import PRESENT
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from ipo_dspy.clip.backbone import Backbone
-    from ipo_dspy.clip.crops import Boxes
-    from ipo_dspy.hub.card import Evaluation
 
 _OF_BATCH = "clip_call_of_batch"
 """Setting of DSPy, which reaches the threads of `batch`."""
-_BLOCK = 8192
-"""Images whose features are multiplied at once."""
 
 logger = logging.getLogger(__name__)
 
 
-class ClipClassifier(EncodingPredictor):
+class ClipClassifier(PortablePredictor):
     """Zero-shot image classification by CLIP: `image -> label`, with `confidence`, top-k `scores`, and `probabilities`.
 
     Args:
@@ -185,61 +177,6 @@ class ClipClassifier(EncodingPredictor):
         with dspy.context(**{_OF_BATCH: True}):  # more images than memory holds are read from the disk
             return super().batch(rows, *args, **kwargs)
 
-    def predict(self, images: Any, *, crops: "Boxes | None" = None) -> "NDArray[Any]":
-        """Return the labels [N] of many images as an array, in the words of scikit-learn.
-
-        They are those of single calls: calibration counts, and images below its threshold have its unknown label.
-
-        Args:
-            images: a list of images in any form that a call accepts, an array [N, H, W, 3] or a tensor [N, 3, H, W]
-                of them, or an array of paths; with `crops` one image.
-            crops: boxes [N, 4] of that image to classify, in pixels: x0, y0, x1, y1, as detectors give them.
-
-        Returns:
-            The labels, [N]. With `multi_label=True` zeros and ones [N, C], a column for each of `classes`.
-
-        Raises:
-            ImageError: images that cannot be read; all of them are named at once.
-            InputError: boxes that are empty or not in the image.
-            DataError: no class names.
-            TemplateError: the instructions are not a template.
-
-        >>> from ipo_dspy import demo
-        >>> task = demo.load("pixel-animals", shots=1)
-        >>> images = [example.image for example in task.testset[:3]]
-        >>> list(task.program.predict(images)) == [task.program(image=image).label for image in images]
-        True
-        """
-        rows = self.predict_proba(images, crops=crops)
-        if self.multi_label:
-            return (rows >= PRESENT).astype(np.int64)
-        labels = self.class_weights().labels_of(rows)
-        return np.array(labels, dtype=object if None in labels else str)
-
-    def predict_proba(self, images: Any, *, crops: "Boxes | None" = None) -> "NDArray[np.float64]":
-        """Return the probabilities [N, C] of many images, a column for each of `classes`; arguments as for `predict`.
-
-        They are those of single calls, after temperature and class weights. With `multi_label=True` they are
-        independent, and rows do not add up to 1.
-
-        Raises:
-            ImageError, InputError, DataError, TemplateError: as for `predict`.
-        """
-        if self.classes is None:
-            raise DataError("a classifier without class names has no columns; use ClipClassifier(classes=[...])")
-        weights = self.class_weights()
-        if crops is None:
-            pictures = image_list(images, "images")
-        else:
-            from ipo_dspy.clip.crops import crop
-
-            pictures = crop(images, crops, allow_url=self.allow_url)
-        if not pictures:
-            return np.empty((0, len(self.classes)))
-        features = self._encoded(pictures, skip_unreadable=False).features.numpy()  # [N, D]
-        starts = range(0, len(features), _BLOCK)
-        return np.concatenate([weights.probabilities(features[start : start + _BLOCK]) for start in starts])
-
     def calibrate(
         self,
         valset: Sequence[dspy.Example],
@@ -328,59 +265,6 @@ class ClipClassifier(EncodingPredictor):
         calibrated.calibration_report = report
         return calibrated
 
-    def class_weights(self) -> ClassWeights:
-        """Return the classifier as plain numbers: class embeddings, calibration, preprocessing, and the model's name.
-
-        Raises:
-            DataError: no class names.
-            TemplateError: the instructions are not a template.
-            ModelError: weights that are not available.
-        """
-        from ipo_dspy.clip.text_features import class_features
-
-        if (classes := self.classes) is None:
-            raise DataError("a classifier without class names cannot be exported; use ClipClassifier(classes=[...])")
-        template, texts, backbone = self.template, self.texts_of(classes), self.backbone
-        scaling = self.scaling_of(template, classes)
-        calibration = self.calibration if self._is_calibrated_for(template, classes) else None
-        return ClassWeights(
-            labels=classes,
-            class_embeddings=class_features(backbone, [template], texts)[0].numpy(),
-            logit_scale=backbone.logit_scale,
-            logit_bias=backbone.logit_bias,
-            temperature=scaling.temperature,
-            class_weights=np.exp(scaling.log_weights),
-            threshold=0.0 if calibration is None else calibration.threshold,
-            unknown_label=None if calibration is None else calibration.unknown_label,
-            multi_label=self.multi_label,
-            template=template.lines,
-            class_texts=texts,
-            preprocessing=backbone.preprocessing,
-            model={**backbone.identity, "model": self.model_name},
-        )
-
-    def export(self, path: str | os.PathLike[str], *, format: str, opset: int | None = None) -> None:
-        """Write the classifier for other programs to a file, or to a folder for a format of several files.
-
-        Existing files are replaced.
-
-        Args:
-            path: the file, or the folder, in an existing folder.
-            format: one of `ipo_dspy.export.FORMATS`, e.g. `safetensors`.
-            opset: version of the operators of `onnx`; a runtime may not know the default, 18, or prefer a later one.
-
-        Raises:
-            InputError: an unknown format, one that cannot hold the classifier, or a missing package.
-            ProgramFileError: the path cannot be written.
-            DataError, TemplateError, ModelError: as for `class_weights`, or the format cannot hold the model.
-        """
-        one_of("format", format, FORMATS)
-        if opset is not None and format != "onnx":
-            raise InputError(f"must be None for the format {format}", argument="opset", value=opset, hint="omit it")
-        check_parent(path)
-        weights = self.class_weights()
-        write(weights, self.backbone, path, format, opset)
-
     @classmethod
     def from_file(
         cls,
@@ -468,59 +352,6 @@ class ClipClassifier(EncodingPredictor):
             check_repository_name(os.fspath(name))
             path = fetch_program(os.fspath(name), revision=revision, token=token)
         return cls.from_file(path, model=model, pretrained=pretrained, device=device, allow_download=allow_download)
-
-    def push_to_hub(
-        self,
-        name: str,
-        *,
-        token: str | None = None,
-        private: bool | None = None,
-        license: str | None = None,
-        evaluation: "Evaluation | None" = None,
-        commit_message: str = "Publish a program of ipo_dspy",
-    ) -> str:
-        """Publish the program on the Hugging Face hub, with a card, and return the address of the commit.
-
-        One commit holds `best.json`, as `save` writes it, and `README.md`: template, texts of the classes, model, and
-        what is known about the accuracy. A program as `IPO.compile` returned it knows the accuracy to expect on new
-        images, with its interval; one that was loaded from a file, or was changed, knows nothing.
-
-        Args:
-            name: `user/name`; the repository is created if it does not exist.
-            token: token of the hub with write access; the one of this machine if None. It is not kept.
-            private: whether a new repository is private; your default on the hub if None.
-            license: identifier of a license as the hub lists them, e.g. `mit`.
-            evaluation: a result of `optimizer.evaluation.evaluate` for this program, which the card shows.
-            commit_message: message of the commit.
-
-        Raises:
-            ProgramFileError: the hub does not answer, or refuses.
-            ModelError: the model is a file or folder of this machine, which nobody else could load.
-            InputError: the evaluation is of another template.
-        """
-        from ipo_dspy.hub.card import evaluation_results, program_card, search_results
-        from ipo_dspy.hub.repository import check_repository_name, push_files
-
-        check_repository_name(name)
-        spec, state, template = self._spec, self.dump_state(), str(self.template)
-        if (local := local_files(spec)) is not None:
-            hint = "publish it as well, and push the saved program with it: from_file('best.json', model='hf-hub:NAME')"
-            raise ModelError("must not be on this machine only", argument="model", value=local, hint=hint)
-        identity = state[STATE_KEY]
-        details = getattr(self, "detailed_results", None)
-        results = search_results(details, template, self.class_texts, identity["fingerprint"], self.is_calibrated)
-        results += [] if evaluation is None else evaluation_results(evaluation, template)
-        card = program_card(
-            name,
-            template=template,
-            class_texts=self.class_texts,
-            model=identity,
-            results=results,
-            license=license,
-            needs_download=spec.model not in BUNDLED,
-        )
-        files = {PROGRAM_FILE: state_bytes(state), "README.md": card.encode()}
-        return push_files(name, files, token=token, private=private, message=commit_message)
 
     def _classes_for(self, inputs: dict[str, Any]) -> tuple[str, ...]:
         classes = inputs.get("classes")
