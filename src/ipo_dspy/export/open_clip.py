@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ipo_dspy._internal.file_io import atomic_write
 from ipo_dspy.clip.bundled import resolve_model_name
+from ipo_dspy.clip.transformers_files import TRANSFORMERS
 from ipo_dspy.clip.weights import HUB, LOCAL
 from ipo_dspy.errors import ModelError
 from ipo_dspy.scoring.label_sets import PRESENT
@@ -61,7 +62,7 @@ def write_open_clip(weights: "ClassWeights", backbone: "Backbone", path: Path) -
     """
     backbone.check_loaded()
     name, pretrained = resolve_model_name(weights.model["model"]), weights.model["pretrained"] or None
-    if name.startswith("transformers:"):
+    if name.startswith(TRANSFORMERS):
         raise ModelError(f"model {name!r} is not one of open_clip", hint="use the format onnx, transformers, or npz")
     if name.startswith(LOCAL):
         name = LOCAL + str(Path(name.removeprefix(LOCAL)).expanduser().resolve())

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ipo_dspy._internal.file_io import atomic_write
+from ipo_dspy.clip.transformers_files import TRANSFORMERS, local_folder
 from ipo_dspy.clip.weights import HUB
 from ipo_dspy.errors import InputError, ModelError
 from ipo_dspy.template import PLACEHOLDER, display_class_name
@@ -51,7 +52,6 @@ CHECKPOINTS: Mapping[tuple[str, str], str] = MappingProxyType(
     }
 )
 """The repository of the Hugging Face hub that has the weights of a tag of open_clip for transformers."""
-_PREFIX = "transformers:"
 _OTHERS = "use the format onnx, open-clip, safetensors, or npz"
 
 
@@ -87,9 +87,9 @@ def write_transformers(weights: "ClassWeights", backbone: "Backbone", path: Path
 
 def _checkpoint(name: str, pretrained: str) -> str:
     """Return the name or folder of a checkpoint of transformers."""
-    if name.startswith(_PREFIX):
-        folder = Path(name.removeprefix(_PREFIX)).expanduser()
-        return str(folder.resolve()) if folder.is_dir() else name.removeprefix(_PREFIX)
+    if name.startswith(TRANSFORMERS):
+        folder = local_folder(name)
+        return name.removeprefix(TRANSFORMERS) if folder is None else str(folder.resolve())
     if name.removeprefix(HUB) in CHECKPOINTS.values():  # repositories with the files of both
         return name.removeprefix(HUB)
     checkpoint = CHECKPOINTS.get((name.replace("/", "-"), pretrained))
