@@ -45,7 +45,6 @@ CHECKPOINTS: Mapping[tuple[str, str], str] = MappingProxyType(
         ("ViT-L-16-SigLIP2-384", "webli"): "google/siglip2-large-patch16-384",
         ("ViT-L-16-SigLIP2-512", "webli"): "google/siglip2-large-patch16-512",
         ("ViT-SO400M-14-SigLIP2", "webli"): "google/siglip2-so400m-patch14-224",
-        ("ViT-SO400M-14-SigLIP2-378", "webli"): "google/siglip2-so400m-patch14-384",
         ("ViT-SO400M-16-SigLIP2-256", "webli"): "google/siglip2-so400m-patch16-256",
         ("ViT-SO400M-16-SigLIP2-384", "webli"): "google/siglip2-so400m-patch16-384",
         ("ViT-SO400M-16-SigLIP2-512", "webli"): "google/siglip2-so400m-patch16-512",
