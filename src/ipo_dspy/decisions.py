@@ -155,7 +155,7 @@ class ClipDecider(dspy.BaseLM):
 
         image, asked = self._read(state, questions)
         encoded = encode_images(self.backbone, [image], allow_url=self.allow_url, on_disk=False)
-        return self._answer(encoded.features, asked)
+        return answer_questions(self.backbone, encoded.features, asked)
 
     @with_callbacks  # type: ignore[untyped-decorator]
     async def acall(
@@ -168,7 +168,7 @@ class ClipDecider(dspy.BaseLM):
         if self._backbone is None:
             await asyncio.to_thread(lambda: self.backbone)  # loading is slow
         features = await encode_together(self.backbone, image, allow_url=self.allow_url)
-        return await asyncio.to_thread(self._answer, features, asked)
+        return await asyncio.to_thread(answer_questions, self.backbone, features, asked)
 
     def dump_state(self) -> dict[str, Any]:
         """Return the names of the model and the template; never weights."""
@@ -207,21 +207,22 @@ class ClipDecider(dspy.BaseLM):
         asked = {name: parse_question(name, question, general, self.template) for name, question in questions.items()}
         return find_image(state.get("inputs")), asked
 
-    def _answer(self, image_features: "Tensor", asked: Mapping[str, Question]) -> dict[str, dict[str, Any]]:
-        """Answer questions about an image with features [1, D]."""
-        return {
-            name: question.answer(
-                class_logits(self.backbone, image_features, question.template, question.texts)[0]
-                .softmax(dim=0)
-                .tolist()
-            )
-            for name, question in asked.items()
-        }
-
 
 def is_decider(state: object) -> bool:
     """Return True for the saved state of a `ClipDecider`."""
     return isinstance(state, dict) and state.get(_CLASS_KEY) == _CLASS_PATH
+
+
+def answer_questions(
+    backbone: "Backbone", image_features: "Tensor", asked: Mapping[str, Question]
+) -> dict[str, dict[str, Any]]:
+    """Answer questions about an image with features [1, D]."""
+    return {
+        name: question.answer(
+            class_logits(backbone, image_features, question.template, question.texts)[0].softmax(dim=0).tolist()
+        )
+        for name, question in asked.items()
+    }
 
 
 def class_logits(backbone: "Backbone", image_features: "Tensor", template: Template, texts: "ClassTexts") -> "Tensor":
@@ -316,7 +317,10 @@ def _images(value: Any, depth: int) -> Iterator[ImageSource]:
 
 
 def _images_in_text(text: str) -> Iterator[str]:
-    """Yield the addresses of the images in an input that DSPy wrote as text; other texts contain none."""
+    """Yield the image that a text is as a data URI, or those that DSPy wrote as text; other texts contain none."""
+    if text.startswith("data:image/"):
+        yield text
+        return
     if not (text.startswith(_START) and text.endswith(_END)):
         return
     try:

@@ -16,6 +16,7 @@ from ipo_dspy.cli.explain import explain
 from ipo_dspy.cli.export import export
 from ipo_dspy.cli.inference import describe, evaluate, report
 from ipo_dspy.cli.optimize import demo, optimize
+from ipo_dspy.cli.serve import serve
 from ipo_dspy.cli.watch import watch
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ for command in (
     calibrate,
     export,
     report,
+    serve,
     doctor,
     watch,
     bench,

@@ -1,0 +1,329 @@
+"""The endpoints of a classifier: images in, labels out.
+
+Everything that a client sends is bounded (`serve.limits`), URLs are not fetched, and no image touches the disk. Images
+of all requests that wait are encoded together (`serve.batches`). An image that cannot be read is the error of that
+image; the others are answered.
+
+Letters: N images, C classes, D width of the features.
+"""
+
+import asyncio
+import functools
+import hmac
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ipo_dspy import __version__
+from ipo_dspy.decisions import Question, answer_questions, find_image, parse_question
+from ipo_dspy.errors import DataError, ImageError, InputError
+from ipo_dspy.serve.batches import Features, ImageEncoder
+from ipo_dspy.serve.bodies import BodyReader, decode_image, read_images, read_json
+from ipo_dspy.serve.faults import RequestError, busy
+from ipo_dspy.serve.limits import Limits
+from ipo_dspy.serve.monitoring import Monitor
+from ipo_dspy.serve.static_files import HEADERS, static_files
+
+if TYPE_CHECKING:
+    from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.export.weights import ClassWeights
+    from ipo_dspy.template import Template
+
+MAX_TEXTS = 1000
+"""Texts of all options in one request to `/v1/systemone`; each is encoded, unless it was in an earlier request."""
+_T = TypeVar("_T")
+_ENCODED_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+
+
+class Result(BaseModel):
+    """The answer for one image, or the reason for having none."""
+
+    label: str | None = None
+    labels: list[str] | None = None
+    confidence: float | None = None
+    scores: dict[str, float] | None = None
+    error: str | None = None
+
+
+class Results(BaseModel):
+    """The answers for all images of a request, in their order."""
+
+    results: list[Result]
+
+
+class Fault(BaseModel):
+    """The reason for refusing a request."""
+
+    error: str
+
+
+class Images(BaseModel):
+    """Images as base64 or as data URIs with base64."""
+
+    images: list[str]
+
+
+_FORM = {
+    "type": "object",
+    "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+}
+_CLASSIFY_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": _FORM},
+            "application/json": {"schema": Images.model_json_schema()},
+        },
+    }
+}
+_SYSTEM_ONE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["state", "questions"],
+                    "properties": {
+                        "model": {"type": "string"},
+                        "state": {"type": "object"},
+                        "questions": {"type": "object"},
+                    },
+                }
+            }
+        },
+    }
+}
+_FAULTS: dict[int | str, dict[str, Any]] = {status: {"model": Fault} for status in (400, 401, 408, 413, 415, 422, 503)}
+
+
+def create_app(classifier: "ClipClassifier", *, limits: Limits | None = None, token: str | None = None) -> FastAPI:
+    """Return the ASGI application of a classifier, for this or any other ASGI server.
+
+    Args:
+        classifier: its model is loaded, and its classes are encoded, before this returns.
+        limits: limits of requests.
+        token: what clients must send as `Authorization: Bearer TOKEN`, except for the page and `/healthz`.
+
+    Raises:
+        DataError: the classifier has no class names.
+        TemplateError: its instructions are not a template.
+        ModelError: its model cannot be loaded.
+    """
+    if classifier.classes is None:
+        raise DataError("a program without class names cannot be served; save it with ClipClassifier(classes=[...])")
+    classifier.warm_up()
+    service = _Service(classifier, limits or Limits())
+    app = FastAPI(title="ipo-dspy", version=__version__, docs_url=None, redoc_url=None)
+
+    @app.post("/classify", responses={200: {"model": Results}, **_FAULTS}, openapi_extra=_CLASSIFY_BODY)
+    async def classify(request: Request) -> Response:
+        """Classify images: files of a form, or base64 texts in JSON."""
+        return await service.classify(request)
+
+    @app.post("/v1/systemone", responses=_FAULTS, openapi_extra=_SYSTEM_ONE_BODY)
+    async def system_one(request: Request) -> Response:
+        """Answer decisions about one image, as DSPy's `TypeSafe` asks for them."""
+        return await service.system_one(request)
+
+    @app.get("/program")
+    async def program() -> Response:
+        """Return the template, the classes, and the name of the model."""
+        classes, template = list(classifier.classes or ()), str(classifier.template)
+        return JSONResponse({"template": template, "classes": classes, "model": classifier.model_name})
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        """Return `{"status": "ready"}`: the server answers only when its model is loaded."""
+        return JSONResponse({"status": "ready"})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Return counts, durations, and sizes of batches for Prometheus."""
+        return Response(service.monitor.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    open_paths = {"/healthz", "/openapi.json"}
+    for path, file in static_files("page").items():
+        response = functools.partial(Response, file.content, media_type=file.media_type)
+        app.get(f"/{path}", include_in_schema=False)(_always(response))
+        open_paths.add(f"/{path}")
+    app.exception_handler(RequestError)(_refused)
+    app.exception_handler(HTTPException)(_not_served)
+    app.exception_handler(Exception)(_failed)
+    app.add_middleware(_Gate, monitor=service.monitor, token=token, open_paths=frozenset(open_paths))
+    return app
+
+
+def _always(response: Callable[[], Response]) -> Callable[[], Awaitable[Response]]:
+    async def endpoint() -> Response:
+        return response()
+
+    return endpoint
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return error.response()
+
+
+async def _not_served(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = {404: "no such endpoint", 405: f"no {request.method} here"}.get(error.status_code, str(error.detail))
+    return RequestError(error.status_code, f"{message}; /openapi.json lists the endpoints", error.headers).response()
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    return RequestError(500, "the server has failed; its log says why").response()
+
+
+class _Service:
+    """What the endpoints do."""
+
+    def __init__(self, classifier: "ClipClassifier", limits: Limits) -> None:
+        self._limits, self.monitor = limits, Monitor()
+        self._name, self._backbone, self._template = classifier.model_name, classifier.backbone, classifier.template
+        self._weights, self._top_k = classifier.class_weights(), classifier.top_k
+        self._bodies = BodyReader(limits)
+
+    @functools.cached_property
+    def _encoder(self) -> ImageEncoder:  # made in the event loop that it serves
+        return ImageEncoder(self._backbone, self._limits, self.monitor.note_batch)
+
+    async def classify(self, request: Request) -> Response:
+        async with self._bodies.read(request) as body:
+            images = await read_images(request, body, self._limits)
+            outcomes = await self._in_time(self._encode(images))
+        readable = [features for features in outcomes if not isinstance(features, ImageError)]
+        if not readable:
+            raise RequestError(422, str(outcomes[0]))
+        answers = iter(answer_images(self._weights, np.stack(readable), self._top_k))
+        results = [{"error": str(each)} if isinstance(each, ImageError) else next(answers) for each in outcomes]
+        return JSONResponse({"results": results})
+
+    async def system_one(self, request: Request) -> Response:
+        async with self._bodies.read(request) as body:
+            image, asked = await asyncio.to_thread(read_questions, body, self._template)
+            answers = await self._in_time(self._decide(image, asked))
+        usage = {"input_tokens": 0, "output_tokens": 0}
+        return JSONResponse({"model": self._name, "answers": answers, "usage": usage})
+
+    async def _decide(self, image: bytes, asked: dict[str, Question]) -> dict[str, dict[str, Any]]:
+        import torch
+
+        (features,) = await self._encode([image])
+        if isinstance(features, ImageError):
+            raise RequestError(422, str(features))
+        try:
+            row = torch.from_numpy(features[None])  # [1, D]
+            answers = await asyncio.to_thread(answer_questions, self._backbone, row, asked)
+        except InputError as error:  # a text that is too long for the model
+            raise RequestError(422, str(error)) from None
+        return {name: _typed(asked[name].kind, answer) for name, answer in answers.items()}
+
+    async def _encode(self, images: list[bytes]) -> Sequence[Features | ImageError]:
+        outcomes = await self._encoder.encode(images)
+        unreadable = sum(isinstance(each, ImageError) for each in outcomes)
+        self.monitor.note_images(len(outcomes) - unreadable, unreadable)
+        return outcomes
+
+    async def _in_time(self, work: Awaitable[_T]) -> _T:
+        try:
+            async with asyncio.timeout(self._limits.request_seconds):
+                return await work
+        except TimeoutError:
+            raise busy(f"no answer within {self._limits.request_seconds:g} seconds") from None
+
+
+def answer_images(weights: "ClassWeights", features: Features, top_k: int) -> list[dict[str, Any]]:
+    """Return the answers for images [N, D], with the fields of `ipo-dspy classify --json`."""
+    probabilities = weights.probabilities(features)  # [N, C]
+    answers = []
+    for row, label in zip(probabilities, weights.labels_of(probabilities), strict=True):
+        ranked = np.argsort(-row, kind="stable")[:top_k]
+        answer: dict[str, Any] = {"label": label}
+        if isinstance(label, list):
+            answer = {"labels": label, "label": next(iter(label), None)}
+        scores = {weights.labels[i]: float(row[i]) for i in ranked}
+        answers.append({**answer, "confidence": float(row.max()), "scores": scores})
+    return answers
+
+
+def read_questions(body: bytes, template: "Template") -> tuple[bytes, dict[str, Question]]:
+    """Return the image and the questions of a request as DSPy's `TypeSafe` sends it.
+
+    Raises:
+        RequestError: another form, no image or several, or a question that CLIP cannot answer.
+    """
+    content = read_json(body)
+    state, questions = content.get("state"), content.get("questions")
+    if not isinstance(state, dict):
+        raise RequestError(422, 'the state must be an object, e.g. {"inputs": {"image": "data:image/png;base64,..."}}')
+    if (
+        not isinstance(questions, dict)
+        or not questions
+        or not all(isinstance(each, dict) for each in questions.values())
+    ):
+        raise RequestError(422, "the questions must be an object with an object for each question")
+    try:
+        asked = {
+            name: parse_question(name, each, state.get("instructions"), template) for name, each in questions.items()
+        }
+        image = find_image(state.get("inputs"))
+    except InputError as error:
+        raise RequestError(422, str(error)) from None
+    if (count := sum(len(texts) for question in asked.values() for texts in question.texts)) > MAX_TEXTS:
+        raise RequestError(422, f"the questions must have at most {MAX_TEXTS} options, got {count}; ask fewer at once")
+    return decode_image(image, "the image"), asked
+
+
+def _typed(kind: str, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer with its type, and with the most probable option of a choice."""
+    shares = answer.get("probabilities")
+    return {"type": kind, **({"choice": max(shares, key=shares.get)} if shares else {}), **answer}
+
+
+class _Gate:
+    """Checks the token, adds the headers of each response, and counts requests."""
+
+    def __init__(self, app: ASGIApp, *, monitor: Monitor, token: str | None, open_paths: frozenset[str]) -> None:
+        self._app, self._monitor, self._open_paths = app, monitor, open_paths
+        self._token = None if token is None else token.encode()
+        self._endpoints = {"/classify", "/v1/systemone", "/program", "/healthz", "/metrics", "/openapi.json", "/"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status, began = 500, time.perf_counter()
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *_ENCODED_HEADERS]
+            await send(message)
+
+        try:
+            if scope["path"] in self._open_paths or self._is_authorized(scope):
+                await self._app(scope, receive, send_noted)
+            else:
+                message = "a token is required; send the header Authorization: Bearer TOKEN"
+                refusal = RequestError(401, message, {"WWW-Authenticate": "Bearer"})
+                await refusal.response()(scope, receive, send_noted)
+        finally:
+            endpoint = scope["path"] if scope["path"] in self._endpoints else "other"
+            self._monitor.note_request(endpoint, status, time.perf_counter() - began)
+
+    def _is_authorized(self, scope: Scope) -> bool:
+        if self._token is None:
+            return True
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, value = given.partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(value.strip(), self._token)
