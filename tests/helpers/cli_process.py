@@ -88,6 +88,11 @@ class Processes:
         path = self._files()[1]
         return path.read_text() if path.exists() else ""
 
+    def said_so_far(self) -> str:
+        """Return the stdout of the running process until now."""
+        path = self._files()[0]
+        return path.read_text() if path.exists() else ""
+
     def _begin(self, arguments: Sequence[str], source: str | None) -> int:
         self._count += 1
         out, err = map(str, self._files())

@@ -184,7 +184,7 @@ async def _failed(_request: Request, _error: Exception) -> Response:
 
 
 class _Service:
-    """What the endpoints do."""
+    """The work of the endpoints."""
 
     def __init__(self, classifier: "ClipClassifier", limits: Limits) -> None:
         self._limits, self.monitor = limits, Monitor()

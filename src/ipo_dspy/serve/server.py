@@ -21,7 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
 from ipo_dspy.argument_checks import invalid
-from ipo_dspy.errors import Hint, InputError
+from ipo_dspy.errors import Argument, Hint, InputError
 from ipo_dspy.serve.app import create_app
 from ipo_dspy.serve.limits import Limits
 from ipo_dspy.serve.monitoring import SHARED_FOLDER
@@ -57,8 +57,8 @@ def listen(host: str, port: int, *, token: str | None) -> socket.socket:
     """Return a socket that listens; clients wait until the application accepts them.
 
     Raises:
-        InputError: the port is in use, the address is not one of this machine, or it can be reached from others while
-            there is no token.
+        InputError: the port is in use, the address is not one of this machine, or others can reach it
+            without a token.
     """
     if token is None and not _is_loopback(host):
         remedy = f"set {TOKEN} to let others in who have it"
@@ -67,8 +67,9 @@ def listen(host: str, port: int, *, token: str | None) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        hint = Hint("pass another {port}, or {host}", port=..., host="127.0.0.1")
+        number = getattr(error, "errno", None) or 0
+        reason = os.strerror(number) if number > 0 else str(error)  # errors of name look-ups have negative numbers
+        hint = Hint("pass another {} or {}", Argument("port"), Argument("host"))
         raise InputError(f"{host}:{port} cannot be listened on: {reason}", hint=hint) from error
 
 
