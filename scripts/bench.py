@@ -17,6 +17,7 @@ ON_REQUEST = (
     "choice",
     "choice_truth",
     "request_tokens",
+    "serving",
     "recorded",
     "class_texts",
     "suspicious_labels",

@@ -8,10 +8,11 @@ Letters: N images, C classes, D width of the features.
 """
 
 import asyncio
+import contextlib
 import functools
 import hmac
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -121,7 +122,7 @@ def create_app(classifier: "ClipClassifier", *, limits: Limits | None = None, to
         raise DataError("a program without class names cannot be served; save it with ClipClassifier(classes=[...])")
     classifier.warm_up()
     service = _Service(classifier, limits or Limits())
-    app = FastAPI(title="ipo-dspy", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="ipo-dspy", version=__version__, docs_url=None, redoc_url=None, lifespan=service.lifespan)
 
     @app.post("/classify", responses={200: {"model": Results}, **_FAULTS}, openapi_extra=_CLASSIFY_BODY)
     async def classify(request: Request) -> Response:
@@ -191,10 +192,13 @@ class _Service:
         self._name, self._backbone, self._template = classifier.model_name, classifier.backbone, classifier.template
         self._weights, self._top_k = classifier.class_weights(), classifier.top_k
         self._bodies = BodyReader(limits)
+        self._encoder = ImageEncoder(self._backbone, limits, self.monitor.note_batch)
 
-    @functools.cached_property
-    def _encoder(self) -> ImageEncoder:  # made in the event loop that it serves
-        return ImageEncoder(self._backbone, self._limits, self.monitor.note_batch)
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        """Run the encoder."""
+        with self._encoder:
+            yield
 
     async def classify(self, request: Request) -> Response:
         async with self._bodies.read(request) as body:

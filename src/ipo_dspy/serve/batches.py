@@ -1,7 +1,8 @@
 """Decode images in threads, and encode those that wait as one batch.
 
-While the tower encodes a batch, the images of the next one are read and decoded. Unlike `ClipClassifier.acall`, which
-does both in one thread, this keeps the tower busy, and no features of an image outlive its request.
+While the tower encodes a batch, the images of the next one are decoded. `ClipClassifier.acall` does both in one thread,
+and one hand-over between threads for each image would take as long as decoding a small one; here the event loop is
+called once a batch. No features of an image outlive its request.
 
 Letters: D width of the features.
 """
@@ -9,10 +10,10 @@ Letters: D width of the features.
 import asyncio
 import io
 import math
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,34 +34,43 @@ if TYPE_CHECKING:
 
 Features = NDArray[np.float32]
 """Features [D] of an image."""
+_Outcome: TypeAlias = "asyncio.Future[Features | ImageError]"
+_SMALL_BATCH = 8
+"""Number of images that are one batch, even if no others wait."""
 _DECODED = 4 * BATCH_SIZE
 """Largest number of images that are decoded before the tower needs them; the others wait as files."""
 
 
-class _Waiting(NamedTuple):
-    """A decoded image [3, H, W] and its future features."""
-
-    pixels: "Tensor"
-    features: "asyncio.Future[Features]"
-
-
 class ImageEncoder:
-    """Encodes the images of all requests of an event loop.
+    """Encodes the images of all requests; a context manager, inside an event loop, that owns the threads.
 
     Args:
         backbone: the model.
         limits: limits of images.
-        note_batch: called with the size of each batch.
+        note_batch: called in a thread with the size of each batch.
     """
 
     def __init__(self, backbone: "Backbone", limits: Limits, note_batch: Callable[[int], None]) -> None:
         self._backbone, self._limits, self._note_batch = backbone, limits, note_batch
-        self._decoders = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="ipo-decode")
-        self._tower = ThreadPoolExecutor(1, thread_name_prefix="ipo-encode")
-        self._room = asyncio.Semaphore(_DECODED)
-        self._decoded: deque[_Waiting] = deque()
-        self._task: asyncio.Task[None] | None = None
-        self._count = 0
+        self._files: queue.SimpleQueue[tuple[bytes, _Outcome] | None] = queue.SimpleQueue()
+        self._decoded: queue.Queue[tuple[Tensor, _Outcome] | None] = queue.Queue(_DECODED)
+        self._decoders = [threading.Thread(target=self._decode_files, daemon=True) for _ in range(usable_cpus())]
+        self._tower = threading.Thread(target=self._encode_decoded, daemon=True)
+        self._waiting = 0
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        for thread in (*self._decoders, self._tower):
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _decoder in self._decoders:
+            self._files.put(None)
+        for decoder in self._decoders:
+            decoder.join()
+        self._decoded.put(None)
+        self._tower.join()
 
     async def encode(self, images: list[bytes]) -> list[Features | ImageError]:
         """Return the features of each image, or why it cannot be read.
@@ -68,34 +78,34 @@ class ImageEncoder:
         Raises:
             RequestError: too many images wait.
         """
-        if self._count + len(images) > self._limits.waiting_images:
-            raise busy(f"{self._count} images wait for this server")
-        self._count += len(images)
-        try:
-            async with asyncio.TaskGroup() as group:  # cancels all tasks if this one is canceled
-                tasks = [group.create_task(self._encode_image(image)) for image in images]
-        finally:
-            self._count -= len(images)
-        return [task.result() for task in tasks]
+        if self._waiting + len(images) > self._limits.waiting_images:
+            raise busy(f"{self._waiting} images wait for this server")
+        outcomes: list[_Outcome] = [self._loop.create_future() for _ in images]
+        for image, outcome in zip(images, outcomes, strict=True):
+            self._files.put((image, outcome))
+        self._waiting += len(images)
+        for outcome in outcomes:
+            outcome.add_done_callback(self._note_done)
+        return await asyncio.gather(*outcomes)  # cancels all of them if it is canceled
 
-    async def _encode_image(self, image: bytes) -> Features | ImageError:
-        loop = asyncio.get_running_loop()
-        async with self._room:
+    def _note_done(self, _outcome: _Outcome) -> None:
+        self._waiting -= 1
+
+    def _decode_files(self) -> None:
+        while (file := self._files.get()) is not None:
+            content, outcome = file
+            if outcome.done():
+                continue
             try:
-                pixels = await loop.run_in_executor(self._decoders, self._decode, image)
-            except ImageError as error:
-                return error
-            features: asyncio.Future[Features] = loop.create_future()
-            self._decoded.append(_Waiting(pixels, features))
-            if self._task is None:
-                self._task = loop.create_task(self._encode_decoded())
-            return await features
+                self._decoded.put((self._decode(content), outcome))
+            except Exception as error:  # noqa: BLE001 - reported where the features are awaited
+                self._deliver([(outcome, error)])
 
-    def _decode(self, image: bytes) -> "Tensor":
+    def _decode(self, content: bytes) -> "Tensor":
         """Read an image whose header says that it is not too large: [3, H, W]."""
         pixels: float = 0
         try:
-            with Image.open(io.BytesIO(image), formats=readable_formats()) as opened:
+            with Image.open(io.BytesIO(content), formats=readable_formats()) as opened:
                 pixels = opened.width * opened.height
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             pixels = math.inf
@@ -103,30 +113,44 @@ class ImageEncoder:
             pass
         if pixels > self._limits.image_pixels:
             raise ImageError(f"the image must have at most {self._limits.image_pixels:,} pixels; send a smaller copy")
-        return self._backbone.preprocess(open_image(image))
+        return self._backbone.preprocess(open_image(content))
 
-    async def _encode_decoded(self) -> None:
-        """Encode batches until no decoded image waits."""
-        loop = asyncio.get_running_loop()
-        while self._decoded:
-            popped = [self._decoded.popleft() for _ in range(min(BATCH_SIZE, len(self._decoded)))]
-            batch = [each for each in popped if not each.features.done()]  # others were canceled
-            if not batch:
-                continue
-            self._note_batch(len(batch))
-            try:
-                rows = await loop.run_in_executor(self._tower, self._encode, [each.pixels for each in batch])
-            except Exception as error:  # noqa: BLE001 - raised where the features are awaited
-                for each in batch:
-                    if not each.features.done():
-                        each.features.set_exception(error)
-            else:
-                for each, row in zip(batch, rows, strict=True):
-                    if not each.features.done():
-                        each.features.set_result(row)
-        self._task = None
+    def _encode_decoded(self) -> None:
+        while (first := self._decoded.get()) is not None:
+            batch = [first]
+            # If all that wait were one batch, the tower would be idle from its answers until the next requests.
+            most = min(BATCH_SIZE, max(_SMALL_BATCH, self._waiting // 2))
+            while len(batch) < most:
+                try:
+                    following = self._decoded.get_nowait()
+                except queue.Empty:
+                    break
+                if following is None:
+                    self._decoded.put(None)  # for the outer loop
+                    break
+                batch.append(following)
+            batch = [each for each in batch if not each[1].done()]
+            if batch:
+                self._note_batch(len(batch))
+                self._deliver(zip((outcome for _, outcome in batch), self._encode(batch), strict=True))
 
-    def _encode(self, pixels: "list[Tensor]") -> Features:
-        """Encode images [3, H, W] to features [N, D]."""
-        features: Features = self._backbone.encode_pixels(self._backbone.batch(pixels)).cpu().numpy()
-        return features
+    def _encode(self, batch: "list[tuple[Tensor, _Outcome]]") -> Iterable[Features | Exception]:
+        """Return the features of each image, or an error for each."""
+        try:
+            pixels = self._backbone.batch([pixels for pixels, _ in batch])
+            return list(self._backbone.encode_pixels(pixels).cpu().numpy())
+        except Exception as error:  # noqa: BLE001 - reported where the features are awaited
+            return [error] * len(batch)
+
+    def _deliver(self, outcomes: Iterable[tuple[_Outcome, Any]]) -> None:
+        self._loop.call_soon_threadsafe(_resolve, list(outcomes))
+
+
+def _resolve(outcomes: list[tuple[_Outcome, Any]]) -> None:
+    for outcome, value in outcomes:
+        if outcome.done():  # canceled
+            continue
+        if isinstance(value, Exception) and not isinstance(value, ImageError):
+            outcome.set_exception(value)
+        else:
+            outcome.set_result(value)

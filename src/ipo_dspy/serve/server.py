@@ -6,19 +6,22 @@ SIGTERM and Ctrl-C end the server once it has answered what is under way.
 import asyncio
 import contextlib
 import functools
+import gc
 import ipaddress
+import logging
 import math
+import multiprocessing
 import os
 import signal
 import socket
 import tempfile
 import threading
 from collections.abc import Callable, Generator
+from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.supervisors import Multiprocess
 
 from ipo_dspy.argument_checks import invalid
 from ipo_dspy.errors import Argument, Hint, InputError
@@ -37,8 +40,9 @@ _BACKLOG = 2048
 _MAX_CONNECTIONS = 1000
 _IDLE_SECONDS = 30
 _HEADER_SECONDS = 15
-_START_SECONDS = 120
-"""Time in which a worker process must have imported what it needs."""
+_CHECK_SECONDS = 0.5
+
+logger = logging.getLogger(__name__)
 
 
 def read_token() -> str | None:
@@ -112,20 +116,69 @@ def run(
     with tempfile.TemporaryDirectory(prefix="ipo-dspy-metrics-") as folder:
         os.environ[SHARED_FOLDER] = folder
         announce()
-        Multiprocess(config(build, limits, factory=True, workers=workers), [listener]).run()
+        _supervise(build, listener, limits, workers)
 
 
 def _build(load: "Callable[[], ClipClassifier]", limits: Limits, token: str | None) -> "FastAPI":
-    return create_app(load(), limits=limits, token=token)
+    app = create_app(load(), limits=limits, token=token)
+    gc.collect()
+    gc.freeze()  # else each full collection visits the objects of all libraries, and some requests wait for that
+    return app
 
 
-def config(app: Any, limits: Limits, **settings: Any) -> uvicorn.Config:
+def _supervise(build: "Callable[[], FastAPI]", listener: socket.socket, limits: Limits, workers: int) -> None:
+    """Run worker processes until a signal arrives; one that dies is replaced.
+
+    uvicorn's own supervisor lets the first worker that wakes accept all connections, see `_OneAtATime`.
+    """
+    context, stopped = multiprocessing.get_context("spawn"), threading.Event()
+
+    def start() -> SpawnProcess:
+        process = context.Process(target=_work, args=(build, listener, limits))
+        process.start()
+        return process
+
+    with _stopping(lambda *_: stopped.set()):
+        processes = [start() for _ in range(workers)]
+        while not stopped.wait(_CHECK_SECONDS):
+            for i, process in enumerate(processes):
+                if process.exitcode is not None:
+                    logger.error("a worker ended with exit code %d; starting another one", process.exitcode)
+                    processes[i] = start()
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _work(build: "Callable[[], FastAPI]", listener: socket.socket, limits: Limits) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is sent to all processes, and the first one handles it
+    Server(config(build(), limits)).run(sockets=[_OneAtATime(fileno=listener.detach())])
+
+
+class _OneAtATime(socket.socket):
+    """A listening socket that accepts one connection for each wake-up of asyncio, not all that wait.
+
+    So workers that are idle share them.
+    """
+
+    _has_accepted = False
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection at every second call; at the others, none waits."""
+        self._has_accepted = not self._has_accepted
+        if not self._has_accepted:
+            raise BlockingIOError
+        return super().accept()
+
+
+def config(app: "FastAPI", limits: Limits) -> uvicorn.Config:
     """Return the settings of uvicorn; what it reports goes to `logging`."""
     return uvicorn.Config(
         app,
         http=_Protocol,
         ws="none",
-        lifespan="off",
+        lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -134,8 +187,6 @@ def config(app: Any, limits: Limits, **settings: Any) -> uvicorn.Config:
         backlog=_BACKLOG,
         timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=math.ceil(limits.body_seconds + limits.request_seconds),
-        timeout_worker_healthcheck=_START_SECONDS,
-        **settings,
     )
 
 
@@ -145,14 +196,21 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Stop at SIGINT and SIGTERM."""
-        before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with _stopping(self.handle_exit):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _stopping(handler: Callable[[int, Any], None]) -> Generator[None, None, None]:
+    """Handle SIGINT and SIGTERM; only the main thread can."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 class _Protocol(H11Protocol):
