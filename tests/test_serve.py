@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import os
+import queue
 import re
 import shutil
 import signal
@@ -25,18 +26,21 @@ from typing import Any, Literal
 
 import dspy
 import httpx
+import numpy as np
 import pytest
 from dspy.experimental import Choice, Noul
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
+from torch import Tensor
 
 from helpers.cli_process import Processes
 from ipo_dspy import ClipClassifier, ClipDecider
 from ipo_dspy.clip.image_features import open_image
 from ipo_dspy.demo import DemoTask
-from ipo_dspy.errors import DataError, InputError
+from ipo_dspy.errors import DataError, ImageError, InputError
 from ipo_dspy.serve import server
 from ipo_dspy.serve.app import create_app
+from ipo_dspy.serve.batches import Features, ImageEncoder
 from ipo_dspy.serve.limits import Limits
 
 CLOSED = "the connection was closed"
@@ -227,6 +231,36 @@ def test_images_that_nobody_waits_for_hold_up_nobody(task: DemoTask) -> None:
         assert client.get("/healthz").status_code == 200
 
 
+def test_a_request_that_is_given_up_takes_nothing_with_it(task: DemoTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, began, go = task.program.backbone, queue.SimpleQueue[int](), threading.Semaphore(0)
+    encode = backbone.encode_pixels
+
+    def held(pixels: Tensor) -> Tensor:
+        began.put(len(pixels))
+        assert go.acquire(timeout=60)
+        return encode(pixels)
+
+    async def cancel_in_a_pass() -> list[Features | ImageError]:
+        with ImageEncoder(backbone, Limits(waiting_images=4), lambda size: None) as encoder:
+            first = asyncio.create_task(encoder.encode([png(task, 0)]))
+            assert await asyncio.to_thread(began.get) == 1
+            dropped = asyncio.create_task(encoder.encode([png(task, 1)]))
+            other = asyncio.create_task(encoder.encode([png(task, 2), b"words"]))
+            await asyncio.sleep(0.3)  # they are decoded
+            go.release()
+            assert await asyncio.to_thread(began.get) == 2
+            dropped.cancel()
+            go.release(3)
+            results = [*await first, *await other]
+            return results + await encoder.encode([png(task, 2)] * 4)  # nothing waits any more
+
+    monkeypatch.setattr(backbone, "encode_pixels", held)
+    _first, row, unreadable, *again = asyncio.run(asyncio.wait_for(cancel_in_a_pass(), 60))
+    assert isinstance(unreadable, ImageError)
+    assert len(again) == 4
+    np.testing.assert_allclose(np.stack(again), np.stack([row] * 4), atol=1e-5)  # type: ignore[arg-type]
+
+
 # --- Refusals
 
 
@@ -293,7 +327,7 @@ def test_a_busy_server_asks_to_try_again(task: DemoTask) -> None:
         assert (response.status_code, response.headers["retry-after"]) == (503, "1")
         assert response.json()["error"].startswith("0 images wait for this server; send the request again")
         assert client.post("/classify", files=files(bytes(11_000))).status_code == 503
-        assert client.post("/classify", files=files(image)).status_code == 200
+        assert [client.post("/classify", files=files(image)).status_code for _ in range(12)] == [200] * 12
 
 
 def test_lies_about_the_length_and_slow_clients(task: DemoTask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,11 +376,12 @@ def test_images_are_never_files(task: DemoTask, tmp_path: Path, monkeypatch: pyt
     noise = Image.frombytes("RGB", (1000, 1000), os.urandom(3_000_000))
     file = io.BytesIO()
     noise.save(file, "PNG")
-    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")  # a temporary file would be an error
     monkeypatch.setenv("IPO_DSPY_CACHE", str(tmp_path / "cache"))
     with serving(task.program) as client:
-        assert client.post("/classify", files=files(file.getvalue(), png(task, 0))).status_code == 200
-    assert list(tmp_path.rglob("*")) == []
+        assert client.post("/classify", files=files(png(task, 0))).status_code == 200  # PyTorch has made its folders
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))  # a temporary file would be an error
+        assert client.post("/classify", files=files(file.getvalue(), png(task, 1))).status_code == 200
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- Decisions

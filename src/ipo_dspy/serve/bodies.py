@@ -9,6 +9,7 @@ import base64
 import binascii
 import contextlib
 import importlib
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from ipo_dspy.clip.image_io import is_url
 from ipo_dspy.serve.faults import RequestError, busy
 from ipo_dspy.serve.limits import Limits
 
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each form that is refused here
 _MAX_DEPTH = 16
 _MAX_FIELDS = 16
 
