@@ -257,8 +257,8 @@ def test_a_request_that_is_given_up_takes_nothing_with_it(task: DemoTask, monkey
     monkeypatch.setattr(backbone, "encode_pixels", held)
     _first, row, unreadable, *again = asyncio.run(asyncio.wait_for(cancel_in_a_pass(), 60))
     assert isinstance(unreadable, ImageError)
-    assert len(again) == 4
-    np.testing.assert_allclose(np.stack(again), np.stack([row] * 4), atol=1e-5)  # type: ignore[arg-type]
+    assert isinstance(row, np.ndarray)
+    assert [isinstance(each, np.ndarray) and np.allclose(each, row, atol=1e-5) for each in again] == [True] * 4
 
 
 # --- Refusals
@@ -626,6 +626,18 @@ def test_other_machines_need_a_token(processes: Processes, program: str) -> None
     done = processes.run("serve", program, "--host", "0.0.0.0", "--port", "0")
     message = "--host must be a loopback address without a token, got '0.0.0.0'; set IPO_DSPY_SERVE_TOKEN"
     assert (done.code, message in done.err) == (2, True)
+
+
+def test_a_missing_extra_is_one_error(processes: Processes) -> None:
+    lines = (
+        "import sys",
+        "sys.modules['uvicorn'] = None",
+        "from ipo_dspy.cli import main",
+        "main(['serve', 'best.json'])",
+    )
+    done = processes.python("\n".join(lines))
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "run pip install 'ipo_dspy[serve]'" in done.err
 
 
 @pytest.mark.parametrize("token", ["", " x", "x\ny", "é"])
