@@ -119,7 +119,7 @@ def post(length: int) -> bytes:
     """The header of a request with a JSON body."""
     lines = (
         "POST /classify HTTP/1.1",
-        "Host: x",
+        "Host: localhost",
         "Content-Type: application/json",
         f"Content-Length: {length}",
         "",
@@ -343,10 +343,19 @@ def test_lies_about_the_length_and_slow_clients(task: DemoTask, monkeypatch: pyt
         assert less.startswith("HTTP/1.1 400 ")
         slow = talk(client, post(len(body)), *(bytes([byte]) for byte in body[:20]), pause=0.05)
         assert slow.startswith("HTTP/1.1 408 ")
-        assert talk(client, b"POST /classify HTTP/1.1\r\nHost: x\r\n") == CLOSED
+        assert talk(client, b"POST /classify HTTP/1.1\r\nHost: localhost\r\n") == CLOSED
         assert talk(client) == CLOSED
         assert talk(client, b"\x16\x03\x01 no HTTP\r\n\r\n").startswith("HTTP/1.1 400 ")
         assert client.post("/classify", files=files(png(task, 0))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Host": "rebound.example:8000"}, {"Sec-Fetch-Site": "cross-site"}, {"Host": "[x"}]
+)
+def test_without_a_token_pages_of_other_sites_are_refused(client: httpx.Client, headers: dict[str, str]) -> None:
+    answer = client.get("/program", headers=headers)
+    assert answer.status_code == 403
+    assert "set a token" in answer.json()["error"]
 
 
 def test_a_token_protects_all_but_the_page_and_the_health(task: DemoTask) -> None:

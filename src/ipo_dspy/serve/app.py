@@ -19,6 +19,7 @@ import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,6 +30,7 @@ from ipo_dspy.serve.batches import Features, ImageEncoder
 from ipo_dspy.serve.bodies import BodyReader, decode_image, read_images, read_json
 from ipo_dspy.serve.faults import RequestError, busy
 from ipo_dspy.serve.limits import Limits
+from ipo_dspy.serve.local_requests import is_local
 from ipo_dspy.serve.monitoring import Monitor
 from ipo_dspy.serve.static_files import HEADERS, static_files
 
@@ -111,7 +113,8 @@ def create_app(classifier: "ClipClassifier", *, limits: Limits | None = None, to
     Args:
         classifier: its model is loaded, and its classes are encoded, before this returns.
         limits: limits of requests.
-        token: what clients must send as `Authorization: Bearer TOKEN`, except for the page and `/healthz`.
+        token: what clients must send as `Authorization: Bearer TOKEN`, except for the page and `/healthz`. Without one,
+            requests that name another host than this machine, or come from a page of another site, are refused.
 
     Raises:
         DataError: the classifier has no class names.
@@ -315,19 +318,23 @@ class _Gate:
             await send(message)
 
         try:
-            if scope["path"] in self._open_paths or self._is_authorized(scope):
-                await self._app(scope, receive, send_noted)
-            else:
-                message = "a token is required; send the header Authorization: Bearer TOKEN"
-                refusal = RequestError(401, message, {"WWW-Authenticate": "Bearer"})
-                await refusal.response()(scope, receive, send_noted)
+            refusal = self._refusal(scope)
+            await (self._app if refusal is None else refusal.response())(scope, receive, send_noted)
         finally:
             endpoint = scope["path"] if scope["path"] in self._endpoints else "other"
             self._monitor.note_request(endpoint, status, time.perf_counter() - began)
 
-    def _is_authorized(self, scope: Scope) -> bool:
+    def _refusal(self, scope: Scope) -> RequestError | None:
+        headers = Headers(scope=scope)
         if self._token is None:
-            return True
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        scheme, _, value = given.partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(value.strip(), self._token)
+            if is_local(headers.get("host", ""), headers.get("sec-fetch-site")):
+                return None
+            return RequestError(
+                403, "without a token only this machine is answered, by the name localhost; set a token"
+            )
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        is_given = scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
+        if is_given or scope["path"] in self._open_paths:
+            return None
+        message = "a token is required; send the header Authorization: Bearer TOKEN"
+        return RequestError(401, message, {"WWW-Authenticate": "Bearer"})

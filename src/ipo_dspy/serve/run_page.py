@@ -17,12 +17,11 @@ from urllib.parse import parse_qs, urlsplit
 
 from ipo_dspy.errors import InputError, JournalError
 from ipo_dspy.report import render_report
+from ipo_dspy.serve.local_requests import is_local
 from ipo_dspy.serve.run_state import RunJSON
 from ipo_dspy.serve.static_files import HEADERS, static_files
 
 LOOPBACK = "127.0.0.1"
-LOCAL_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
-"""Names in the `Host` header of a browser on this machine; the port may be that of an SSH tunnel."""
 _REPORT_HEADERS = HEADERS | {"Content-Security-Policy": "frame-ancestors 'none'"}
 """The report has its own policy, which permits its inline style and its one script."""
 
@@ -79,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer a request of this machine's browser."""
         url = urlsplit(self.path)
         path = url.path.removeprefix("/")
-        if not self._is_local():
+        if not is_local(self.headers.get("Host", ""), self.headers.get("Sec-Fetch-Site")):
             self._send(HTTPStatus.FORBIDDEN, b"Open this page by its address on this machine.\n", "text/plain")
         elif file := self.server.files.get(path):
             self._send(HTTPStatus.OK, file.content, file.media_type)
@@ -87,13 +86,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_run(path, parse_qs(url.query).get("seen", [""])[0])
         else:
             self._send(HTTPStatus.NOT_FOUND, b"This page does not exist.\n", "text/plain")
-
-    def _is_local(self) -> bool:
-        try:
-            name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-        except ValueError:
-            return False
-        return name in LOCAL_NAMES and self.headers.get("Sec-Fetch-Site") != "cross-site"
 
     def _send_run(self, path: str, seen: str) -> None:
         """Send the state or the report, made one at a time: the journal's reader and matplotlib are not thread-safe."""
