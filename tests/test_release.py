@@ -45,7 +45,7 @@ def test_dspy_is_pinned_below_its_next_minor(name: str) -> None:
 
 
 def test_doctor_names_every_extra_for_users() -> None:
-    assert set(EXTRAS) == set(PROJECT["optional-dependencies"]) - {"all", "test", "dev"}
+    assert set(EXTRAS) == set(PROJECT["optional-dependencies"]) - {"all", "test", "docs", "dev"}
 
 
 def test_doctor_looks_for_a_package_of_each_extra() -> None:
