@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 WORKERS ?= logical
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
 
-.PHONY: demo test slow check coverage lowest results bench clean
+.PHONY: demo test slow check docs coverage lowest results bench clean
 
 demo: $(READY)
 	$(BIN)/ipo-dspy demo
@@ -24,7 +24,12 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/python scripts/check_words.py
 	$(BIN)/mypy
+	$(MAKE) docs
 	$(PYTEST) --doctest-modules src -q
+
+# The site, in site/; open site/index.html. Fails on links and anchors that lead nowhere.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Fails below the `fail_under` of pyproject.toml.
 coverage: $(READY)
@@ -44,7 +49,7 @@ results: $(READY)
 	$(BIN)/python scripts/bench.py recorded >> docs/results.md
 
 clean:
-	rm -rf $(VENV) .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs
+	rm -rf $(VENV) .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs site
 
 # The pinned versions are the tested ones; the torch pin keeps gigabytes of CUDA packages out.
 $(READY): pyproject.toml constraints.txt
