@@ -358,6 +358,15 @@ def test_without_a_token_pages_of_other_sites_are_refused(client: httpx.Client, 
     assert "set a token" in answer.json()["error"]
 
 
+def test_the_page_of_the_endpoints_loads_nothing_from_elsewhere(client: httpx.Client) -> None:
+    page = client.get("/docs")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    linked = re.findall(r'(?:href|src)="(?!data:)(.*?)"', page.text)
+    assert sorted(linked) == ["api.js", "swagger-ui-bundle.js", "swagger-ui.css"]
+    types = {name: client.get(f"/{name}").headers["content-type"].partition(";")[0] for name in linked}
+    assert types == {name: "text/css" if name.endswith(".css") else "text/javascript" for name in linked}
+
+
 def test_a_token_protects_all_but_the_page_and_the_health(task: DemoTask) -> None:
     token = "dog-or-cat-1234"
     with serving(task.program, token=token) as client:

@@ -93,6 +93,15 @@ def expected(classifier: ClipClassifier, picture: Path) -> str:
     return f"{answer.label} {100 * answer.confidence:.1f} %"
 
 
+def test_the_endpoints_have_a_page(classifier: ClipClassifier, tmp_path: Path) -> None:
+    with page(tmp_path, classifier) as (window, _):
+        window.open(f"{window.run('return location.origin')}/docs")
+        window.wait_for("/v1/systemone")
+        window.click(".opblock-summary")
+        window.wait_for("Classify images: files of a form, or base64 texts in JSON.")
+        assert window.complaints == []
+
+
 def test_pictures_are_dropped_chosen_and_pasted(
     classifier: ClipClassifier, pictures: list[Path], tmp_path: Path
 ) -> None:

@@ -32,7 +32,7 @@ from ipo_dspy.serve.faults import RequestError, busy
 from ipo_dspy.serve.limits import Limits
 from ipo_dspy.serve.local_requests import is_local
 from ipo_dspy.serve.monitoring import Monitor
-from ipo_dspy.serve.static_files import HEADERS, static_files
+from ipo_dspy.serve.static_files import HEADERS, api_page, static_files
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
@@ -154,7 +154,7 @@ def create_app(classifier: "ClipClassifier", *, limits: Limits | None = None, to
         return Response(service.monitor.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     open_paths = {"/healthz", "/openapi.json"}
-    for path, file in static_files("page").items():
+    for path, file in (static_files("page") | api_page()).items():
         response = functools.partial(Response, file.content, media_type=file.media_type)
         app.get(f"/{path}", include_in_schema=False)(_always(response))
         open_paths.add(f"/{path}")

@@ -1,4 +1,4 @@
-"""The files of the two pages, and the headers that both servers send with them.
+"""The files of the pages, and the headers that both servers send with them.
 
 A page has no inline script or style and loads nothing from elsewhere, so its Content-Security-Policy permits neither:
 text that ends up in it as markup could do nothing. Its scripts set text only through `textContent`.
@@ -6,6 +6,7 @@ text that ends up in it as markup could do nothing. Its scripts set text only th
 
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Literal
 
 HEADERS = {
@@ -46,10 +47,19 @@ def static_files(page: Literal["page", "run"]) -> dict[str, StaticFile]:
     scripts = {name: (f"serve/{name}",) for name in _SCRIPTS[page]}
     sources = {"": (f"serve/{page}.html",), **scripts, **_STYLE}
     root = resources.files("ipo_dspy")
-    return {
-        path: StaticFile(
-            b"".join(root.joinpath(name).read_bytes() for name in names),
-            f"{_MEDIA_TYPES[names[0].rpartition('.')[2]]}; charset=utf-8",
-        )
-        for path, names in sources.items()
-    }
+    return {path: _file(*(root.joinpath(name) for name in names)) for path, names in sources.items()}
+
+
+def api_page() -> dict[str, StaticFile]:
+    """Return the files of the page `docs`, on which Swagger UI shows `openapi.json`.
+
+    FastAPI's own page loads Swagger UI from the network; this one has the copy in the package fastapi-offline.
+    """
+    own, swagger = resources.files("ipo_dspy.serve"), resources.files("fastapi_offline").joinpath("static")
+    files = {name: _file(swagger.joinpath(name)) for name in ("swagger-ui.css", "swagger-ui-bundle.js")}
+    return {"docs": _file(own.joinpath("api.html")), "api.js": _file(own.joinpath("api.js")), **files}
+
+
+def _file(*sources: Traversable) -> StaticFile:
+    media_type = _MEDIA_TYPES[sources[0].name.rpartition(".")[2]]
+    return StaticFile(b"".join(source.read_bytes() for source in sources), f"{media_type}; charset=utf-8")
