@@ -27,9 +27,9 @@ check: $(READY)
 	$(MAKE) docs
 	$(PYTEST) --doctest-modules src -q
 
-# The site, in site/; open site/index.html. Fails on links and anchors that lead nowhere.
+# The site, in site/; open site/index.html. Fails on links and anchors that lead nowhere. (`--quiet` would hide them.)
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Fails below the `fail_under` of pyproject.toml.
 coverage: $(READY)

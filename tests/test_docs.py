@@ -13,13 +13,19 @@ PAGES = (
     "checking",
     "class-words",
     "composing#Decisions",
+    "concepts/choice",
+    "concepts/decisions",
+    "concepts/template",
+    "concepts/words-and-labels",
     "deploy",
     "deploy/formats",
     "deploy/python",
     "deploy/onnx",
     "deploy/scripts",
     "encoders",
+    "index",
     "objectives",
+    "start/five-minutes",
 )
 
 
