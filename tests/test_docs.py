@@ -11,6 +11,11 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = (
     "calibration",
     "checking",
+    "coming-from/open-clip",
+    "coming-from/clip-benchmark",
+    "coming-from/cupl",
+    "coming-from/dspy-optimizers",
+    "coming-from/paper-code",
     "class-words",
     "composing#Decisions",
     "concepts/choice",
