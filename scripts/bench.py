@@ -16,6 +16,7 @@ ON_REQUEST = (
     "calibration",
     "choice",
     "choice_truth",
+    "encoders",
     "request_tokens",
     "serving",
     "recorded",
