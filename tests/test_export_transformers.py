@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from helpers.transformers_toys import converted
 from ipo_dspy import ClipClassifier, demo
@@ -73,6 +74,27 @@ def test_the_lines_of_the_page_run(
     exec(compile(lines, str(page), "exec"), {})
     labels = [line.split(" 0.")[0] for line in capsys.readouterr().out.splitlines()]
     assert labels == [classifier(image=Path(name)).label for name in ("cat.jpg", "dog.jpg")]
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:transformers")
+def test_the_page_for_users_of_the_pipeline_runs(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).parent.parent / "docs" / "coming-from" / "transformers.md"
+    blocks = re.findall(r"```py\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    demo.export("pixel-animals", "all")
+    for label in ("cat", "dog"):
+        Path("photos", label).mkdir(parents=True)
+        for number, path in enumerate(sorted(Path("all", label).iterdir())[:4]):
+            Image.open(path).save(Path("photos", label, f"{number}.png"))
+    Image.open("photos/cat/0.png").convert("RGB").save("cat.jpg")
+    source = "\n".join(blocks).replace("openai/clip-vit-base-patch16", str(folder))
+    variables: dict[str, Any] = {}
+    exec(compile(source, str(page), "exec"), variables)
+    by_pipeline, by_classifier, by_export = capsys.readouterr().out.splitlines()
+    assert by_pipeline == by_classifier
+    assert by_export == variables["best"](image="cat.jpg").label
 
 
 def test_what_the_pipeline_cannot_hold_is_refused(tmp_path: Path, task: DemoTask) -> None:
