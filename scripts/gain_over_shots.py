@@ -2,8 +2,8 @@
 
 `ipo-dspy bench --shots 1,2,4,8,16 --methods clip,clip-best,linear-probe,ipo --out FOLDER`, then
 `python scripts/gain_over_shots.py FOLDER`, print the table of docs/how-to/images.md. Gains are points of accuracy over
-`a photo of a <CLASS>.`: the one that IPO expects, with its standard error, and those on test images. The last columns
-are shares of the templates that were compared: tied with the leader, and possibly the most accurate one (95 %).
+`a photo of a <CLASS>.`: the one that IPO expects, with its standard error, and those on test images. The last column is
+the share of the compared templates that are possibly the most accurate one (95 %).
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from ipo_dspy.bench.result_rows import Row, read_rows
 from ipo_dspy.run.journal import replay
 
-COLUMNS = ("images a class", "images", "expected gain", "its error", "base", "novel", "probe", "tied", "possibly best")
+COLUMNS = ("images a class", "in total", "expected gain", "base", "novel", "probe, base", "possibly best")
 
 
 def measured(folder: Path) -> Iterator[tuple[int, tuple[float, ...]]]:
@@ -31,8 +31,8 @@ def measured(folder: Path) -> Iterator[tuple[int, tuple[float, ...]]]:
         start, probe = other("clip", row), other("linear-probe", row)
         gains = [(after or 0) - (before or 0) for after, before in ((row.base, start.base), (row.novel, start.novel))]
         gains.append((probe.base or 0) - (start.base or 0))
-        shares = [100 * choice[name] / choice["compared"] for name in ("tied", "possibly_best")]
-        yield row.shots, (choice["images"], choice["gain"], choice["gain_error"], *gains, *shares)
+        share = 100 * choice["possibly_best"] / choice["compared"]
+        yield row.shots, (choice["images"], choice["gain"], choice["gain_error"], *gains, share)
 
 
 def main() -> None:
@@ -44,10 +44,10 @@ def main() -> None:
         lines.setdefault(shots, []).append(values)
     print("| " + " | ".join(COLUMNS) + " |")
     print("|---:" * len(COLUMNS) + "|")
-    for shots, values in sorted(lines.items()):
-        means = [statistics.fmean(column) for column in zip(*values, strict=True)]
-        cells = [f"{means[0]:.0f}", *(f"{mean:.1f}" for mean in means[1:6]), *(f"{mean:.0f} %" for mean in means[6:])]
-        print("| " + " | ".join([f"{shots}", *cells]) + " |")
+    for shots, searches in sorted(lines.items()):
+        images, gain, error, *gains, share = (statistics.fmean(column) for column in zip(*searches, strict=True))
+        cells = [f"{shots}", f"{images:.0f}", f"{gain:.1f} ± {error:.1f}", *(f"{one:.1f}" for one in gains)]
+        print("| " + " | ".join([*cells, f"{share:.0f} %"]) + " |")
 
 
 if __name__ == "__main__":
