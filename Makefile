@@ -49,7 +49,7 @@ results: $(READY)
 	$(BIN)/python scripts/bench.py recorded >> docs/results.md
 
 clean:
-	rm -rf $(VENV) .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs site
+	rm -rf $(VENV) .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis runs site .cache
 
 # The pinned versions are the tested ones; the torch pin keeps gigabytes of CUDA packages out.
 $(READY): pyproject.toml constraints.txt
