@@ -379,7 +379,7 @@ def test_a_token_protects_all_but_the_page_and_the_health(task: DemoTask) -> Non
         ):
             refused = client.post("/classify", files=files(png(task, 0)), headers=wrong)
             assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
-            assert refused.json()["error"].startswith("a token is required")
+            assert refused.json()["error"].endswith("send the header Authorization: Bearer TOKEN")
             assert token not in refused.text
         assert [client.get(path).status_code for path in ("/metrics", "/program", "/other")] == [401] * 3
         client.headers["authorization"] = f"Bearer {token}"
@@ -454,7 +454,7 @@ def test_typesafe_talks_to_a_clip(task: DemoTask) -> None:
         connect = functools.partial(dspy.experimental.TypeSafe, base_url=str(client.base_url), cache=False)
         remote = dspy.Predict(Look)(image=image, lm=connect(api_key="a-token-of-ours"))
         awaited = asyncio.run(dspy.Predict(Look).acall(image=image, lm=connect(api_key="a-token-of-ours")))
-        with pytest.raises(Exception, match="a token is required"):
+        with pytest.raises(Exception, match="Authorization: Bearer"):
             dspy.Predict(Look)(image=image, lm=connect(api_key="another"))
         with pytest.raises(Exception, match="instead of a Score use a Choice"):
             connect(api_key="a-token-of-ours")({"inputs": {"image": image.url}}, stars)

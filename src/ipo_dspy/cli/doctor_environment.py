@@ -91,7 +91,7 @@ def torchvision() -> Check:
         torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     except NotImplementedError:  # the operator is only declared
         fact = f"{version} was built for another torch than {torch.__version__}"
-        return Check("torchvision", "ok", f"{fact}; worked around automatically, no action needed")
+        return Check("torchvision", "ok", f"{fact}; worked around here, but exported scripts need a matching one")
     return Check("torchvision", "ok", version)
 
 

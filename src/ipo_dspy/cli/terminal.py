@@ -9,6 +9,7 @@ import contextlib
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, TextIO
@@ -34,8 +35,9 @@ def line(text: str, stream: TextIO | None = None) -> None:
 
 
 def guard() -> None:
-    """Escape control characters in log messages, including those of libraries, and in tracebacks."""
+    """Escape control characters in log messages, including those of libraries, in warnings, and in tracebacks."""
     logging.setLogRecordFactory(_printable_record)
+    warnings.showwarning = _print_warning
     sys.excepthook = _print_traceback
 
 
@@ -46,6 +48,12 @@ def _printable_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
     if record.exc_info and record.exc_info[0] is not None:
         record.exc_text = printable(logging.Formatter().formatException(record.exc_info))
     return record
+
+
+def _print_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+    is_for_users = category is UserWarning  # others are for programmers, who need the place
+    shown = f"warning: {message}" if is_for_users else warnings.formatwarning(message, category, filename, lineno)
+    line(shown.rstrip("\n"), sys.stderr)
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -97,10 +97,18 @@ def next_steps(search: SearchState, folder: Path, *, is_tested: bool) -> Sequenc
     steps = [template, Command("In Python", text)]
     quoted = shlex.quote(path)
     steps.append(Command("On the command line", f"ipo-dspy classify {quoted} photo.jpg"))
+    steps.append(Command("As an HTTP server", f"ipo-dspy serve {quoted}"))
+    steps.append(Command("For another runtime", f"ipo-dspy export {quoted} --to onnx"))
     if not is_tested:
         purpose = "Measure the accuracy on test images, in folders named as their classes: none were tested so far"
         steps.append(Command(purpose, f"ipo-dspy evaluate {quoted} test_images"))
     return steps
+
+
+def place_of_commands(folder: Path) -> str:
+    """Return in which folder the paths of `next_steps` hold."""
+    is_below = _shown(folder / PROGRAM_FILE) == folder / PROGRAM_FILE
+    return "from which this page was written" if is_below else "that contains the folder of the run"
 
 
 def _shown(path: Path) -> PurePath:

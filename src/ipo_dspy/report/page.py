@@ -110,6 +110,7 @@ def _section(number: int, search: SearchState, folder: Path) -> Mapping[str, Any
         "confused": summary.confused(search),
         **_pictures(search),
         "warnings": choice.warnings(search),
+        "place_of_commands": about.place_of_commands(folder),
         "next_steps": about.next_steps(search, folder, is_tested=any(row.is_test for row in rows)),
         "unchosen": choice.unchosen(search),
         "curves": _curves(search),

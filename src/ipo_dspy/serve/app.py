@@ -336,5 +336,6 @@ class _Gate:
         is_given = scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
         if is_given or scope["path"] in self._open_paths:
             return None
-        message = "a token is required; send the header Authorization: Bearer TOKEN"
+        fact = "the token is not the server's" if given else "a token is required"
+        message = f"{fact}; send the header Authorization: Bearer TOKEN"
         return RequestError(401, message, {"WWW-Authenticate": "Bearer"})

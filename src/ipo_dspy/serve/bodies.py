@@ -69,7 +69,9 @@ class BodyReader:
             raise RequestError(400, "the connection was closed before the end of the body") from None
 
     def _too_large(self) -> RequestError:
-        return RequestError(413, f"the body must have at most {self._limits.body_bytes:,} bytes; send fewer images")
+        return RequestError(
+            413, f"a request must have at most {self._limits.body_bytes:,} bytes; send fewer or smaller images"
+        )
 
     def _plain(self, request: Request, body: bytearray) -> bytes:
         """Decompress a body, as TypeSafe sends it from Python 3.14 on."""
