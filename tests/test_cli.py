@@ -299,6 +299,11 @@ def test_report_is_written_where_asked(run_folder: Path, tmp_path: Path, capsys:
         (["optimize", "{photos}/bat"], 2, "sub-folder"),
         (["optimize", "{photos}", "--model", "ViT-B-61"], 2, "ViT-B-16"),
         (["optimize", "{photos}", "--template", "a photo"], 2, "has no <CLASS>"),
+        (
+            ["optimize", "{photos}", "--initial-template", "papers"],
+            2,
+            "--initial-template must be templates with <CLASS>, 'paper' or 'imagenet-80', got 'papers'",
+        ),
         (["optimize", "{photos}", "--template", "very " * 40 + "<CLASS>"], 2, "shorten"),
         (["optimize", "{photos}", "--prompt-model", "nonsense"], 2, "LiteLLM"),
         (["optimize", "{photos}", "--auto", "huge"], 2, "'light'"),

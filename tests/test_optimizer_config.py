@@ -107,7 +107,8 @@ def test_other_earlier_names_are_accepted_with_a_warning() -> None:
         ({"seed": True}, "seed must be an integer of at least 0, got True"),
         ({"task_description": 5}, "task_description must be a string or None, got 5"),
         ({"label_field": 5}, "label_field must be a string or a mapping of strings, got 5"),
-        ({"initial_templates": 5}, "initial_templates must be a list, got 5"),
+        ({"initial_templates": 5}, "initial_templates must be a list of templates, 'paper' or 'imagenet-80', got 5"),
+        ({"initial_templates": "papers"}, "got 'papers'; for example initial_templates='paper'"),
         ({"max_cost": 0}, "max_cost"),
     ],
 )

@@ -11,10 +11,15 @@ from ipo_dspy import IPO, ClipClassifier, ClipDecider, demo
 from ipo_dspy.errors import DataError, InputError, JournalError, LanguageModelError, TemplateError
 from ipo_dspy.proposers import LMResponse, ProposalRequest, Proposals
 from ipo_dspy.run.journal import replay
+from ipo_dspy.run.state import RunState
+from ipo_dspy.scoring.imagenet_prompts import imagenet_templates
+from ipo_dspy.scoring.template_lists import PAPER
 from ipo_dspy.template import Template
 
 SHOTS = 3
 """Of the fixture `task`."""
+LONG = [PAPER[name] for name in ("oxford_pets", "fgvc_aircraft")]
+"""Templates of the paper that are too long for the bundled models."""
 
 
 class Listed:
@@ -183,7 +188,10 @@ def test_an_unknown_llm_name_is_refused_before_anything_slow(task: demo.DemoTask
         ({"num_threads": -1}, "num_threads must be an integer of at least 1, got -1"),
         ({"log_dir": ""}, "log_dir must be the path of a folder, got ''"),
         ({"max_cost": float("inf")}, "max_cost must be .*, got inf"),
-        ({"initial_templates": ["a photo"]}, "has no <CLASS>"),
+        (
+            {"initial_templates": ["papers"]},
+            "initial_templates must be templates with <CLASS>, 'paper' or 'imagenet-80', got 'papers'",
+        ),
     ],
 )
 def test_bad_settings_are_refused_when_they_are_made(arguments: dict[str, Any], message: str) -> None:
@@ -297,6 +305,30 @@ def test_unreadable_images_are_left_out_inside_a_program_too(task: demo.DemoTask
 def test_one_string_of_initial_templates_is_not_a_list_of_letters() -> None:
     with pytest.raises(InputError, match=r"for example initial_templates=\['a <CLASS>\.'\]"):
         IPO(initial_templates="a <CLASS>.")
+
+
+def test_published_templates_that_fit_are_scored_first(
+    task: demo.DemoTask, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """The bundled model reads 32 tokens, fewer than two of the paper's prompts have."""
+    given = ["a <CLASS>.", "paper", "imagenet-80"]
+    made = IPO(proposer=Listed(), steps=0, describer=None, log_dir=tmp_path / "run", initial_templates=given)
+    scored = templates(made.compile(task.program, task.trainset))
+    expected = [str(task.program.template), "a <CLASS>.", *PAPER.values(), *imagenet_templates().lines]
+    assert scored == [text for text in dict.fromkeys(expected) if text not in LONG]
+    assert "self: 2 of 11 templates of 'paper' are longer than the model reads" in caplog.text
+    assert RunState(replay(tmp_path / "run")).settings["initial_templates"] == given
+
+
+def test_published_templates_fit_all_models(task: demo.DemoTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = ClipClassifier(task.classes, model="demo-vit").backbone
+    monkeypatch.setattr(backbone, "context_length", 13)
+    optimizer = IPO(proposer=Listed(), steps=0, describer=None, initial_templates="paper", also=[backbone])
+    assert PAPER["imagenet"] in (scored := templates(optimizer.compile(task.program, task.trainset)))
+    assert len(scored) < 1 + len(PAPER) - len(LONG)
+    monkeypatch.setattr(backbone, "context_length", 8)
+    with pytest.raises(TemplateError, match="the model takes 8"):
+        optimizer.compile(task.program, task.trainset)
 
 
 def test_a_refused_run_leaves_the_folder_free_for_the_next(task: demo.DemoTask, tmp_path: Path) -> None:

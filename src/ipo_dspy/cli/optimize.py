@@ -111,7 +111,11 @@ def optimize(
     template: Annotated[str, Option(help="Initial template.")] = "a photo of a <CLASS>.",
     initial_templates: Annotated[
         list[str] | None,
-        Option("--initial-template", help="Additional template to score before the search; may be repeated."),
+        Option(
+            "--initial-template",
+            help="Additional template to score before the search, or 'paper' or 'imagenet-80' for published prompts; "
+            "may be repeated.",
+        ),
     ] = None,
     shots: inputs.Shots = "16",
     test: inputs.Test = None,

@@ -58,7 +58,8 @@ class RayScorer(ClusterUser):
         images: a folder, a table or shards to score candidates on instead of the training set; see
             `discover_partitions`. The training set is then a small sample, used for descriptions and for the final
             comparison.
-        image, label: columns of parquet files in `images`.
+        image: column of the images of parquet files in `images`.
+        label: column of their labels.
 
     Raises:
         InputError: a number is below 1, or the address is invalid.

@@ -16,7 +16,8 @@ from ipo_dspy.clip.weights import check_name
 from ipo_dspy.errors import Hint
 from ipo_dspy.run.budget import Budget
 from ipo_dspy.scoring.objectives import DEFAULT, Objective, ObjectiveName, build_objective
-from ipo_dspy.template import Template
+from ipo_dspy.scoring.template_lists import TEMPLATE_LISTS
+from ipo_dspy.template import DEFAULT_TEMPLATE, PLACEHOLDER, Template, has_placeholder
 
 if TYPE_CHECKING:
     import dspy
@@ -57,7 +58,7 @@ class OptimizerConfig:
     steps: int | None = None
     prompts_per_step: int = 8
     history_size: int = 20
-    initial_templates: Sequence[str | Template] = ()
+    initial_templates: str | Sequence[str | Template] = ()
     auto: SearchPreset | None = None
     choose: ChoiceRule = "plainest"
     tolerance: float = 1.0
@@ -112,9 +113,6 @@ class OptimizerConfig:
             raise invalid(
                 "log_dir", "the path of a folder", self.log_dir, Hint("for example {log_dir}", log_dir="runs/1")
             )
-        if isinstance(self.initial_templates, str) or not isinstance(self.initial_templates, Iterable):
-            example = Hint("for example {initial_templates}", initial_templates=[str(self.initial_templates)])
-            raise invalid("initial_templates", "a list", self.initial_templates, example)
         if not isinstance(self.task_description, str | None):
             raise invalid("task_description", "a string or None", self.task_description, "describe what is classified")
         if not isinstance(self.label_field, str | Mapping):
@@ -123,7 +121,7 @@ class OptimizerConfig:
             steps=self._total_steps(),
             auto=None,
             prefetch=self._asks_lm() if self.prefetch is None else self.prefetch,
-            initial_templates=tuple(map(as_template, self.initial_templates)),
+            initial_templates=self._templates_and_lists(),
             observers=callables("observers", self.observers),
         )
 
@@ -211,6 +209,22 @@ class OptimizerConfig:
         texts = {name: (given,) if isinstance(given, str) else tuple(given) for name, given in candidates.items()}
         self._resolve(candidates=texts)
 
+    def _templates_and_lists(self) -> tuple[str | Template, ...]:
+        """Return the initial templates, and the names of published lists among them."""
+        given, known = self.initial_templates, " or ".join(map(repr, TEMPLATE_LISTS))
+        if not isinstance(given, Iterable) or (isinstance(given, str) and given not in TEMPLATE_LISTS):
+            example = [given] if isinstance(given, str) and has_placeholder(given) else next(iter(TEMPLATE_LISTS))
+            hint = Hint("for example {initial_templates}", initial_templates=example)
+            raise invalid("initial_templates", f"a list of templates, {known}", given, hint)
+        entries: list[str | Template] = []
+        for entry in (given,) if isinstance(given, str) else given:
+            if isinstance(entry, str) and entry not in TEMPLATE_LISTS and not has_placeholder(entry):
+                hint = Hint("for example {initial_templates}", initial_templates=[DEFAULT_TEMPLATE])
+                raise invalid("initial_templates", f"templates with {PLACEHOLDER}, {known}", entry, hint)
+            is_name = isinstance(entry, str) and entry in TEMPLATE_LISTS
+            entries.append(entry if is_name else as_template(entry))
+        return tuple(entries)
+
     def _check_encoders(self) -> None:
         one_of("across", self.across, get_args(Across))
         if isinstance(self.also, str) or not isinstance(self.also, Iterable):
@@ -283,8 +297,13 @@ class OptimizerConfig:
 
     @property
     def templates(self) -> tuple[Template, ...]:
-        """The initial templates."""
-        return cast(tuple[Template, ...], self.initial_templates)
+        """The initial templates, without those of published lists."""
+        return tuple(entry for entry in self.initial_templates if isinstance(entry, Template))
+
+    @property
+    def template_lists(self) -> tuple[str, ...]:
+        """Names of the published lists among the initial templates."""
+        return tuple(entry for entry in self.initial_templates if isinstance(entry, str))
 
     @property
     def describer_kind(self) -> "str | Describer | None":
@@ -324,7 +343,7 @@ class OptimizerConfig:
             "describer": display_name(self.describer_kind),
             "description_model": display_name(self.description_model),
         }
-        return {**settings, **asdict(self.limits), **names, "initial_templates": list(map(str, self.templates))}
+        return {**settings, **asdict(self.limits), **names, "initial_templates": list(map(str, self.initial_templates))}
 
     def __repr__(self) -> str:
         return f"OptimizerConfig({', '.join(self.changed())})"

@@ -67,7 +67,9 @@ class IPO(Teleprompter):
         prompts_per_step: templates requested per step.
         history_size: number of the best trials that the proposer is shown; a language model is shown 40 % of it as
             templates that are unlike each other, and 15 % as the worst.
-        initial_templates: scored before the search, besides the student's own template.
+        initial_templates: scored before the search, besides the student's own template: a list of templates, or
+            `paper` (the prompts that the paper found) or `imagenet-80` (OpenAI's prompts for ImageNet), which may also
+            be entries of the list. Published prompts that are longer than the model reads are left out.
         auto: `light`, `medium` or `heavy` instead of `steps`.
         choose: `plainest` selects the template with the fewest words among those that cannot be told apart from the one
             with the lowest loss, and removes phrases that are worth nothing; `best` selects the most accurate one, as
@@ -99,9 +101,11 @@ class IPO(Teleprompter):
         patience: stop after this many steps without a better trial.
         max_consecutive_errors: stop after this many consecutive requests without a usable template, each after the
             model's own retries: the request failed, or everything was rejected.
-        max_lm_calls, max_tokens, max_cost, max_seconds: limits of the run: requests to language models, prompt and
-            completion tokens, USD by LiteLLM's prices, wall-clock time. Exact to one request. At a limit the run
-            ends with the best template so far.
+        max_lm_calls: maximum number of requests to language models. At this and the other limits, which are exact to
+            one request, the run ends with the best template so far.
+        max_tokens: maximum number of prompt and completion tokens.
+        max_cost: maximum cost in USD, by LiteLLM's prices.
+        max_seconds: maximum wall-clock time, over all sessions of the run.
         num_threads: threads for requests to language models and for reading images.
         seed: seed of all random draws; the same seed gives the same trials.
         prefetch: request the next proposals while the last ones are scored; the proposer then sees scores one step

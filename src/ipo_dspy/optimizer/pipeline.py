@@ -4,8 +4,9 @@ They run in the order of their cost, so that cheap checks fail first.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from logging import getLogger
 from typing import TYPE_CHECKING, Any, cast
 
 from ipo_dspy._internal.counts import pluralize
@@ -22,6 +23,7 @@ from ipo_dspy.run.events import DescriptionEvent, ErrorEvent, SearchStartedEvent
 from ipo_dspy.run.ledger import LMResponse
 from ipo_dspy.run.session import Session
 from ipo_dspy.scoring.objectives import DEFAULT, Objective
+from ipo_dspy.scoring.template_lists import published_templates
 from ipo_dspy.template import Template, display_class_name
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from ipo_dspy.optimizer.evaluation import EvaluationSet
     from ipo_dspy.proposers import Proposer
     from ipo_dspy.scoring.scorers import ClipScorer, RemoteImageSet, Scorer
+
+logger = getLogger(__name__)
 
 CLASSES_NAMED = 100
 """Maximum number of class names in the description of a task."""
@@ -140,8 +144,7 @@ def run_tasks(
     """
     from ipo_dspy.clip.machine import machine  # imports torch
 
-    for task in tasks:
-        validate_task(session, task, config)
+    tasks = [validate_task(session, task, config) for task in tasks]
     session.start(
         seed=config.seed,
         settings=settings,
@@ -157,8 +160,8 @@ def run_tasks(
     return encoded, tuple(search(session, task, proposer, config) for task in encoded)
 
 
-def validate_task(session: Session, task: SearchTask, config: OptimizerConfig) -> None:
-    """Check the templates and the images before anything is billed or encoded.
+def validate_task(session: Session, task: SearchTask, config: OptimizerConfig) -> SearchTask:
+    """Check the templates and the images before anything is billed or encoded, and add templates of published lists.
 
     Raises:
         InputError: a template that does not fit the model, or an image that cannot be read.
@@ -172,12 +175,13 @@ def validate_task(session: Session, task: SearchTask, config: OptimizerConfig) -
     for encoder in task.by_encoder.values():
         for template in task.initial:
             template_tokens(encoder.backbone, template, task.classifier.texts_of(task.train.classes))
+    task = with_published(task, config.template_lists)
     if config.searches_class_texts:
         check_candidates(task, config.candidates or {})
     session.recorder.progress(task.name, "model", 1, 1)
     if config.backend is not None:
         config.backend.check(task.classifier.backbone)
-        return  # its workers read the images, which may not exist on this machine
+        return task  # its workers read the images, which may not exist on this machine
     if not config.skip_unreadable:  # both sets together, to report all unreadable images at once
         check_images(
             [image for images in (task.train, task.validation) if images is not None for image in images.images],
@@ -185,6 +189,27 @@ def validate_task(session: Session, task: SearchTask, config: OptimizerConfig) -
             num_threads=config.num_threads,
             progress=lambda _done, _total: session.check_stop(),
         )
+    return task
+
+
+def with_published(task: SearchTask, lists: Iterable[str]) -> SearchTask:
+    """Return a task with the templates of published lists that fit all of its models as further initial templates.
+
+    Raises:
+        TemplateError: none of the templates of a list fits.
+    """
+    from ipo_dspy.scoring.imagenet_prompts import fitting_lines
+
+    classes = task.classifier.texts_of(task.train.classes)
+    for name in lists:
+        published = lines = published_templates(name)
+        for encoder in task.by_encoder.values():
+            lines = fitting_lines(encoder.backbone, lines, classes)
+        if left_out := len(published.lines) - len(lines.lines):
+            fact = "%s: %d of %d templates of %r are longer than the model reads and are left out"
+            logger.warning(fact, task.name, left_out, len(published.lines), name)
+        task = replace(task, initial=(*task.initial, *(Template((line,)) for line in lines.lines)))
+    return task
 
 
 def check_candidates(task: SearchTask, candidates: Mapping[str, Sequence[str]]) -> None:
