@@ -28,12 +28,16 @@ PAGES = (
     "deploy/onnx",
     "deploy/scripts",
     "encoders",
+    "gallery",
     "how-to/encoder",
     "how-to/images",
     "how-to/language-model",
     "how-to/method",
     "index",
     "objectives",
+    "reference/errors",
+    "reference/events",
+    "reference/journal",
     "start/five-minutes",
 )
 
