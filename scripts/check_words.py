@@ -39,7 +39,7 @@ WORDS = {
 DOCSTRING = re.compile(r'^\s*[rf]?"""(What|Whether|Where|How)\b')
 TEST_NAME = re.compile(r"def test_\w+")
 ERROR = re.compile(r"[;,] write (?!permission|access|<CLASS>)")
-SUFFIXES = {".py", ".md", ".j2", ".toml", ".yml", ".yaml", ".cff"}
+SUFFIXES = {".py", ".md", ".ipynb", ".j2", ".toml", ".yml", ".yaml", ".cff"}
 EXEMPT = (
     "scripts/check_words.py",
     "scripts/demo/",

@@ -29,6 +29,7 @@ _HOME = {
     "base_novel": "data",
     "harmonic_mean": "scoring.score",
     "check": "analysis.program_check",
+    "evaluate": "optimizer.evaluation",
     "LMProposer": "proposers",
     "EvolutionProposer": "proposers",
     "TemplateInstructionProposer": "proposers.gepa",
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from ipo_dspy.history import Trial as Trial
     from ipo_dspy.integrations.mlflow import mlflow_observer as mlflow_observer
     from ipo_dspy.lms.adapters import PaperAdapter as PaperAdapter
+    from ipo_dspy.optimizer.evaluation import evaluate as evaluate
     from ipo_dspy.optimizer.ipo import IPO as IPO
     from ipo_dspy.program_files import load_program as load_program
     from ipo_dspy.proposers import EvolutionProposer as EvolutionProposer

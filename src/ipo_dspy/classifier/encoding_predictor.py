@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
+from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy._internal.renames import renamed_arguments
 from ipo_dspy.classifier.image_lists import image_list
 from ipo_dspy.classifier.labeled_predictor import STATE_KEY, LabeledPredictor
@@ -52,6 +53,12 @@ class EncodingPredictor(LabeledPredictor):
             self._backbone = backbone
             self._warn_of_another_model(backbone)
         return self._backbone
+
+    def __repr__(self) -> str:
+        names = "no classes"
+        if self.classes is not None:
+            names = f"{pluralize(len(self.classes), 'class')} ({first_few([*map(repr, self.classes)], 3)})"
+        return f"{type(self).__name__}({names}, template={self.signature.instructions!r}, model={self.model_name!r})"
 
     @property
     def model_name(self) -> str:

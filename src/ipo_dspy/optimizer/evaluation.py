@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ipo_dspy._internal.sequences import evenly_spaced
+from ipo_dspy.argument_checks import as_template
 from ipo_dspy.errors import DataError
 from ipo_dspy.optimizer.metric import bind_metric, check_objective
 from ipo_dspy.optimizer.search import SearchResult
@@ -70,12 +71,12 @@ class EvaluationResult:
 
     template: Template
     score: Score
-    predicted: tuple[str, ...]
-    per_class: dict[str, tuple[int, int]]
-    measures: Mapping[str, float]
-    confusions: tuple[tuple[str, str, int], ...]
+    predicted: tuple[str, ...] = field(repr=False)
+    per_class: dict[str, tuple[int, int]] = field(repr=False)
+    measures: Mapping[str, float] = field(repr=False)
+    confusions: tuple[tuple[str, str, int], ...] = field(repr=False)
     objective: str = "accuracy"
-    average_precision: Mapping[str, float] = field(default_factory=dict)
+    average_precision: Mapping[str, float] = field(default_factory=dict, repr=False)
     probabilities: tuple[float, ...] = field(default=(), repr=False)
 
 
@@ -303,7 +304,7 @@ def evaluate(
     classifier: "ClipClassifier",
     examples: "Sequence[dspy.Example]",
     *,
-    templates: Sequence[Template] = (),
+    templates: Sequence[str | Template] = (),
     recorder: EventRecorder | None = None,
     label_field: str = "label",
     skip_unreadable: bool = False,
@@ -320,8 +321,14 @@ def evaluate(
 
     Raises:
         InputError: an objective that `IPO` would refuse.
+        TemplateError: a template that is none.
         DataError: no examples, or labels outside the classes.
         ImageError: an image cannot be read (without `skip_unreadable`).
+
+    >>> from ipo_dspy import demo
+    >>> task = demo.load("faint-places", shots=1)
+    >>> evaluate(task.program, task.testset, templates=["pixel art of a <CLASS>."])[0].score.accuracy > 70
+    True
     """
     evaluation_set = encode_examples(
         classifier,
@@ -333,7 +340,7 @@ def evaluate(
     )
     if not templates:
         return [evaluation_set.calibrated(classifier).evaluate(classifier.template)]
-    return [evaluation_set.evaluate(template) for template in templates]
+    return [evaluation_set.evaluate(as_template(template)) for template in templates]
 
 
 def compare(recorder: EventRecorder, result: SearchResult, judged: EvaluationSet, *, split: str) -> None:

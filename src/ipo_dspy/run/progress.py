@@ -85,6 +85,7 @@ class ProgressDisplay:
             self.show(event["stage"], event["done"], event["total"])
         elif event["event"] == "search_started":
             self._best = None  # templates of different classifiers are not compared
+            self._tenths.clear()
         elif event["event"] == "trial":
             self._note(event)
         elif event["event"] == "step":
@@ -111,7 +112,8 @@ class ProgressDisplay:
     def _note(self, trial: TrialEvent) -> None:
         """Write a line for each template that is better than all earlier ones; the bar shows its accuracy."""
         row = (trial.get("missed", 0.0), -trial.get("value", trial["accuracy"]), trial["loss"])
-        self.show("steps", max(0, trial["step"] - 1), self.steps)  # its step is not finished
+        if self.bars:
+            self.show("steps", max(0, trial["step"] - 1), self.steps)  # its step is not finished
         if self._lines and (self._best is None or row < self._best):
             self._best = row
             text = trial["template"].replace("\n", " | ")
