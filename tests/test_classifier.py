@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+import ipo_dspy
 from helpers.cli_process import Processes
 from ipo_dspy import demo
 from ipo_dspy.classifier import ClipClassifier
@@ -441,6 +442,18 @@ def test_a_program_file_sets_nothing_but_what_it_may(task: demo.DemoTask, tmp_pa
     loaded = fresh(task)
     loaded.load(str(path))
     assert (loaded.allow_url, loaded.top_k) == (False, 5)
+
+
+def test_a_notebook_shows_a_classifier_and_an_evaluation_in_a_line(task: demo.DemoTask) -> None:
+    program = ClipClassifier(["ant", "cat", "dog", "eel"], template="a <CLASS>.", model="demo")
+    names = "4 classes ('ant', 'cat', 'dog', ...)"
+    assert repr(program) == f"ClipClassifier({names}, template='a <CLASS>.', model='demo')"
+    assert repr(ClipClassifier(model="demo")).startswith("ClipClassifier(no classes, template=")
+    (result,) = ipo_dspy.evaluate(task.program, task.trainset, templates=["a <CLASS>."])
+    assert str(result.template) == "a <CLASS>."
+    assert len(repr(result)) < 200
+    with pytest.raises(TemplateError, match="'a dog' has no <CLASS>"):
+        ipo_dspy.evaluate(task.program, task.trainset, templates=["a dog"])
 
 
 @pytest.mark.parametrize("top_k", [0, -1, True, 2.0, "3"])

@@ -95,6 +95,14 @@ def test_a_log_stays_silent_unless_asked(task: demo.DemoTask, monkeypatch: pytes
     assert "\x1b" not in stream.getvalue()
 
 
+def test_trials_after_the_last_step_do_not_end_it_again(task: demo.DemoTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    best = IPO(proposer="evolution", steps=2, seed=1, progress=True).compile(task.program, task.trainset)
+    assert "refine" in {trial.stage for trial in best.detailed_results.trials}
+    assert stream.getvalue().splitlines().count("steps: 2 of 2") == 1
+
+
 @pytest.mark.usefixtures("no_cache")
 def test_in_a_terminal_it_says_what_it_waits_for(task: demo.DemoTask, terminal: Terminal) -> None:
     with Writer(odd={0: Reply("<INS>a tiny <CLASS>.</INS>", delay=2.5)}) as server, terminal.as_stderr():
