@@ -21,6 +21,7 @@ settings.register_profile("quick", deadline=None, max_examples=30)
 settings.load_profile("quick")
 
 LONGEST = (
+    "tutorials",
     "ray",
     "internal_secrets",
     "redaction",
