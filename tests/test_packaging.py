@@ -80,7 +80,8 @@ def test_an_example_runs(name: str, processes: Processes, tmp_path: Path) -> Non
         assert f"saved in {file}" in done.out
 
 
-BLOCKS: list[str] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+PAGES = "".join((ROOT / page).read_text() for page in ("README.md", "docs/common-tasks.md"))
+BLOCKS: list[str] = re.findall(r"```python\n(.*?)```", PAGES, flags=re.DOTALL)
 PHOTOS = """
 from pathlib import Path
 from ipo_dspy import demo
@@ -132,7 +133,7 @@ def test_the_offline_lines_of_the_readme_run_as_they_are(tmp_path: Path) -> None
     assert "<CLASS>" in done.stdout
 
 
-def test_the_program_of_the_readme_runs(processes: Processes, tmp_path: Path) -> None:
+def test_the_program_of_the_common_tasks_runs(processes: Processes, tmp_path: Path) -> None:
     """As it is written, but for the CLIP and a server that stands in for the provider."""
     program = block_with("class Sorter")
     program = replaced(program, "classes=trainset.classes", 'classes=trainset.classes, model="demo"')
