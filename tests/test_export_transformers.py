@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from helpers import transformers_toys
 from helpers.transformers_toys import converted
 from ipo_dspy import ClipClassifier, demo
 from ipo_dspy.clip.bundled import DEMO_VIT, model_path
@@ -106,6 +107,33 @@ def test_what_the_pipeline_cannot_hold_is_refused(tmp_path: Path, task: DemoTask
     ):
         program.export(tmp_path / "best.json", format="transformers")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:transformers")
+def test_a_siglip_gets_the_texts_that_it_was_trained_on(tmp_path: Path) -> None:
+    from transformers import pipeline
+
+    model = f"transformers:{transformers_toys.siglip2_fixed(tmp_path / 'siglip2')}"
+    program = ClipClassifier(["DOG", "CAT", "The Thing"], template="A PHOTO of a {<CLASS>}", model=model, device="cpu")
+    program.export(tmp_path / "best.json", format="transformers")
+    config = json.loads((tmp_path / "best.json").read_text())
+    assert config["hypothesis_template"] == "a photo of a {{{}}}"
+    assert config["labels"] == {"dog": "DOG", "cat": "CAT", "the thing": "The Thing"}
+    classify: Any = pipeline(config["task"], model=config["model"], device="cpu")
+    arguments = {name: config[name] for name in ("candidate_labels", "hypothesis_template")}
+    noise = [Image.effect_noise((50 + i, 40), 20 + 9 * i).convert("RGB").rotate(11 * i) for i in range(8)]
+    best = [config["labels"][answers[0]["label"]] for answers in classify(noise, **arguments)]
+    assert best == [program(image=image).label for image in noise]
+    same = replace(program.class_weights(), class_texts=(("dog",), ("Dog",), ("cat",)))
+    with pytest.raises(InputError, match="no place for classes that CLIP reads as the same text"):
+        write_transformers(same, program.backbone, tmp_path / "best.json")
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:transformers")
+def test_a_siglip_with_a_short_context_is_refused(tmp_path: Path) -> None:
+    model = f"transformers:{transformers_toys.siglip(tmp_path / 'short', positions=16)}"
+    with pytest.raises(ModelError, match=r"pads texts to 64 tokens for a SigLIP, and 'transformers:.*' reads 16; use"):
+        ClipClassifier(["dog", "cat"], model=model).export(tmp_path / "best.json", format="transformers")
 
 
 def weights_of(task: DemoTask, name: str, pretrained: str) -> ClassWeights:

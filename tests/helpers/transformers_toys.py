@@ -36,9 +36,9 @@ def metaclip_2(folder: Path) -> Path:
     return save(folder, hf.MetaClip2Model(config), hf.CLIPProcessor(clip_images(), tok))
 
 
-def siglip(folder: Path, tok: Any = None) -> Path:
+def siglip(folder: Path, tok: Any = None, positions: int = 64) -> Path:
     tok = tok or sentencepiece_tokenizer(folder)
-    text = {**SMALL, "vocab_size": len(tok), "max_position_embeddings": 64}
+    text = {**SMALL, "vocab_size": len(tok), "max_position_embeddings": positions}
     config = hf.SiglipConfig(text_config=text, vision_config=PATCHES)
     images = hf.SiglipImageProcessor(size={"height": 32, "width": 32})
     return save(folder, hf.SiglipModel(config), hf.SiglipProcessor(images, tok))

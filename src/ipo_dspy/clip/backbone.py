@@ -120,23 +120,20 @@ class Backbone:
         return self._transform(image)
 
     @property
-    def preprocessing(self) -> dict[str, Any]:
+    def preprocessing(self) -> dict[str, Any] | None:
         """Return the evaluation transform as plain values, JSON-ready, for runtimes without this library.
 
         An image is converted to RGB and resized to `resize_size` [H, W]: `shortest` keeps its proportions and covers
         that size, `longest` keeps them and stays within it, `squash` does not keep them. `interpolation` is `bicubic`
         or `bilinear`, antialiased, or `nearest`. Then the center is cropped to `size` [H, W], after padding with
         `fill_color`, and values from 0 to 1 are reduced by `mean` and divided by `std`, which are given for each
-        channel.
+        channel. A crop offset that ends in one half is rounded to the even number, or `down` (`crop_rounding`).
 
-        Raises:
-            ModelError: the image tower reads patches of images in their own proportions, as a NaFlex SigLIP 2 does.
+        It is None for an image processor of transformers that does something else: one that makes patches of images in
+        their own proportions, as that of a NaFlex SigLIP 2, or that interpolates in another way.
         """
         if isinstance(self.model, TransformersModel):
-            if self.model.preprocessing is None:
-                fact = f"the image processor of {self.name!r} does not resize and crop images to one shape"
-                raise ModelError(f"{fact}, so it cannot be described as plain values; use another model")
-            return dict(self.model.preprocessing)
+            return None if self.model.preprocessing is None else dict(self.model.preprocessing)
         cfg = self.model.visual.preprocess_cfg
         height, width = (cfg["size"],) * 2 if isinstance(cfg["size"], int) else cfg["size"]
         return {
@@ -144,6 +141,7 @@ class Backbone:
             "resize_size": [height, width],
             "resize_mode": cfg["resize_mode"],
             "interpolation": "bilinear" if cfg["interpolation"] == "bilinear" else "bicubic",  # as open_clip reads it
+            "crop_rounding": "even",
             "fill_color": cfg["fill_color"],
             "mean": list(cfg["mean"]),
             "std": list(cfg["std"]),
@@ -159,6 +157,10 @@ class Backbone:
         with torch.no_grad(), limited_to(self.cpu_threads.count):
             pixels = pixels.to(self.device, non_blocking=self.device.type == "cuda").to(self.dtype)
             return _normalized(self._encode_image(pixels))
+
+    def clean_text(self, text: str) -> str:
+        """Return the text that the tokenizer splits: for a SigLIP in lower case, in open_clip without punctuation."""
+        return self._tokens.clean(text)
 
     def token_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the token ids of each text, start and end included: never cut, not padded."""

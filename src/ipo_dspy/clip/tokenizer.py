@@ -30,12 +30,16 @@ class TokenizerAdapter:
         self._left = getattr(self._hub, "padding_side", "right") == "left" and not self._class_last
         self.pads_right = not self._left and not self._class_last
 
+    def clean(self, text: str) -> str:
+        """Return the text that is split into tokens; the tokenizer of CLIP does both in one step."""
+        return text if self._hub is None else str(self._tokenizer.clean_fn(text))
+
     def ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Token ids of each text, start and end included."""
         if self._hub is None:
             start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
             return [(start, *self._tokenizer.encode(text), end) for text in texts]
-        clean = [self._tokenizer.clean_fn(text) for text in texts]
+        clean = [self.clean(text) for text in texts]
         settings = {"add_special_tokens": not self._class_last, "verbose": False}  # it would warn of long texts
         rows = self._hub(clean, **settings)["input_ids"] if clean else []
         if self._class_last:

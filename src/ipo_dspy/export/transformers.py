@@ -34,7 +34,6 @@ CHECKPOINTS: Mapping[tuple[str, str], str] = MappingProxyType(
         ("ViT-B-16-SigLIP-512", "webli"): "google/siglip-base-patch16-512",
         ("ViT-L-16-SigLIP-256", "webli"): "google/siglip-large-patch16-256",
         ("ViT-L-16-SigLIP-384", "webli"): "google/siglip-large-patch16-384",
-        ("ViT-SO400M-14-SigLIP", "webli"): "google/siglip-so400m-patch14-224",
         ("ViT-SO400M-14-SigLIP-384", "webli"): "google/siglip-so400m-patch14-384",
         ("ViT-B-32-SigLIP2-256", "webli"): "google/siglip2-base-patch32-256",
         ("ViT-B-16-SigLIP2", "webli"): "google/siglip2-base-patch16-224",
@@ -51,33 +50,43 @@ CHECKPOINTS: Mapping[tuple[str, str], str] = MappingProxyType(
     }
 )
 """The repository of the Hugging Face hub that has the weights of a tag of open_clip for transformers."""
+PADDED_LENGTH = 64
+"""Tokens to which the pipeline pads the texts of every SigLIP."""
+_MARK = "\ue000"  # stands for the class name; unlike punctuation, no tokenizer drops it
 _OTHERS = "use the format onnx, open-clip, safetensors, or npz"
 
 
 def write_transformers(weights: "ClassWeights", backbone: "Backbone", path: Path) -> None:
     """Write JSON with `task`, `model`, `candidate_labels`, and `hypothesis_template` for the pipeline, and `labels`.
 
-    `labels` has the label of each candidate, which is the text that CLIP reads for it.
+    `labels` has the label of each candidate, which is the text that CLIP reads for it. For a SigLIP, texts are written
+    as it was trained, because not all of its tokenizers in transformers make them lower-case.
 
     Raises:
-        InputError: an ensemble, or several texts of a class, for which the pipeline has no place.
-        ModelError: no checkpoint of transformers is known to have the weights of the model.
+        InputError: an ensemble, several texts of a class, or classes of the same text, for which the pipeline has no
+            place.
+        ModelError: no checkpoint of transformers is known to have the weights of the model, or the pipeline does not
+            pad texts as it reads them.
         OSError: the file cannot be written.
     """
-    backbone.check_loaded()
+    candidates = [backbone.clean_text(display_class_name(texts[0])) for texts in weights.class_texts]
     lacking = {
         "a template of several lines": len(weights.template) > 1,
         "several texts of a class": any(len(texts) > 1 for texts in weights.class_texts),
+        "classes that CLIP reads as the same text": len(set(candidates)) < len(candidates),
     }
     if found := [kind for kind, is_there in lacking.items() if is_there]:
         raise InputError(f"the pipeline of transformers has no place for {' and '.join(found)}", hint=_OTHERS)
-    (line,) = weights.template
-    candidates = [display_class_name(text) for (text,) in weights.class_texts]
-    placeholder = "{}" if line.count(PLACEHOLDER) == 1 else "{0}"  # str.format takes one argument
+    name = weights.model["model"]
+    if backbone.has_sigmoid_head and backbone.context_length != PADDED_LENGTH:
+        fact = f"the pipeline of transformers pads texts to {PADDED_LENGTH} tokens for a SigLIP"
+        raise ModelError(f"{fact}, and {name!r} reads {backbone.context_length}", hint=_OTHERS)
+    line = backbone.clean_text(weights.template[0].replace(PLACEHOLDER, _MARK))
+    placeholder = "{}" if line.count(_MARK) == 1 else "{0}"  # str.format takes one argument
     config = {
         "task": "zero-shot-image-classification",
-        "model": _checkpoint(weights.model["model"], weights.model["pretrained"]),
-        "hypothesis_template": re.sub("[{}]", r"\g<0>\g<0>", line).replace(PLACEHOLDER, placeholder),
+        "model": _checkpoint(name, weights.model["pretrained"]),
+        "hypothesis_template": re.sub("[{}]", r"\g<0>\g<0>", line).replace(_MARK, placeholder),
         "candidate_labels": candidates,
         "labels": dict(zip(candidates, weights.labels, strict=True)),
     }
