@@ -4,8 +4,11 @@ import copy
 import functools
 import json
 import pickle
+import re
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +28,15 @@ from ipo_dspy.clip import weights as sources
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.bundled import model_path
 from ipo_dspy.clip.image_features import encode_images, open_image
-from ipo_dspy.clip.loading import load_backbone, with_dtype
+from ipo_dspy.clip.loading import import_open_clip, load_backbone, with_dtype
 from ipo_dspy.clip.text_features import encode_token_lists
+from ipo_dspy.clip.tokenizer import TokenizerAdapter
 from ipo_dspy.clip.transformers_files import FAMILIES
+from ipo_dspy.clip.transformers_model import _Block
 from ipo_dspy.distributed.model_ref import ModelRef, files_of
 from ipo_dspy.errors import InputError, ModelError
+from ipo_dspy.export import FORMATS
+from ipo_dspy.export.npz import read_npz
 
 hf: Any = transformers  # its types say less than it takes
 TEXTS = [
@@ -87,14 +94,14 @@ def test_features_are_those_of_transformers(kind: str, root: Path) -> None:
 def test_preprocessing_is_described_as_plain_values(kind: str, root: Path) -> None:
     backbone = loaded(root, kind)
     if kind == "siglip2":
-        with pytest.raises(ModelError, match=r"image processor of 'transformers:.*' does not resize and crop images"):
-            _ = backbone.preprocessing
+        assert backbone.preprocessing is None
         return
     values = json.loads(json.dumps(backbone.preprocessing))
-    image = Image.radial_gradient("L").resize((90, 60)).convert("RGB")
+    image = Image.radial_gradient("L").resize((97, 65)).convert("RGB")
     height, width = values["resize_size"]
     if values["resize_mode"] == "shortest":
-        height, width = height, round(height * 90 / 60)
+        height, width = height, height * 97 // 65
+        assert (width - values["size"][1], values["crop_rounding"]) == (15, "down")
     resized = image.resize((width, height), getattr(Image.Resampling, values["interpolation"].upper()))
     left, top = (width - values["size"][1]) // 2, (height - values["size"][0]) // 2
     cropped = np.asarray(resized.crop((left, top, left + values["size"][1], top + values["size"][0]))) / 255
@@ -120,9 +127,21 @@ def test_probabilities_are_those_of_the_zero_shot_pipeline(kind: str, root: Path
     mine = classifier.probabilities(features, classifier.template, classes)[0].tolist()
     assert dict(zip(classes, mine, strict=True)) == pytest.approx(expected, abs=1e-5)
     assert max(expected.values()) - min(expected.values()) > 1e-3
-    if kind != "siglip2":  # whose preprocessing has no plain values
-        exported = classifier.class_weights().probabilities(features)[0]
-        assert exported == pytest.approx([expected[name] for name in classes], abs=1e-5)
+    exported = classifier.class_weights().probabilities(features)[0]
+    assert exported == pytest.approx([expected[name] for name in classes], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["siglip2", "clip"])
+def test_a_model_without_plain_preprocessing_is_used_like_others(kind: str, root: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folder_of(root, kind), tmp_path / "model"))
+    lanczos = {"resample": Image.Resampling.LANCZOS}
+    edit(folder / "processor_config.json", lambda config: config["image_processor"].update(lanczos))
+    classifier = ClipClassifier(["dog", "cat"], model=f"transformers:{folder}", device="cpu")
+    assert list(classifier.predict(pictures())) == [classifier(image=picture).label for picture in pictures()]
+    for format in FORMATS.keys() - {"onnx", "open-clip"}:
+        classifier.export(tmp_path / format, format=format)
+    assert read_npz(tmp_path / "npz").plain() == classifier.class_weights().plain()
+    assert read_npz(tmp_path / "npz").preprocessing is None
 
 
 @pytest.mark.parametrize("kind", toys.KINDS)
@@ -150,6 +169,23 @@ def test_shared_prefixes_give_the_features_of_the_model(kind: str, root: Path) -
     torch.testing.assert_close(plain, F.normalize(torch.cat(features), dim=-1), rtol=0, atol=1e-5)
 
 
+def test_blocks_run_under_version_4_of_transformers() -> None:
+    class OldLayer(torch.nn.Module):
+        """The signature of a layer there, which has no defaults for its masks."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer_norm1 = self.layer_norm2 = self.mlp = torch.nn.Identity()
+            self.self_attn = hf.models.clip.modeling_clip.CLIPAttention(hf.CLIPTextConfig(**toys.SMALL))
+
+        def forward(self, hidden_states: Any, attention_mask: Any, causal_attention_mask: Any) -> tuple[Any]:
+            assert causal_attention_mask is None
+            return (hidden_states + attention_mask.sum(),)
+
+    x = torch.ones(1, 3, 32)
+    assert torch.equal(_Block(OldLayer())(x, attn_mask=torch.zeros(3, 3)), x)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("kind", ["clip", "siglip2", "align"])
 def test_low_precision_is_near(kind: str, dtype: str, root: Path) -> None:
@@ -172,6 +208,11 @@ def test_siglip_reads_lower_case_and_a_full_context(kind: str, root: Path) -> No
     table = backbone._tokens.padded([lower])
     assert table.shape == (1, 64)
     assert tuple(table[0, : len(lower)].tolist()) == lower  # padded on the right
+
+
+def test_a_siglip_of_open_clip_reads_no_punctuation(root: Path) -> None:
+    hub = import_open_clip().tokenizer.HFTokenizer(str(folder_of(root, "siglip2 fixed")), 64, clean="canonicalize")
+    assert TokenizerAdapter(hub).clean(" A {Photo}, of a \ue000!") == "a photo of a \ue000"
 
 
 def test_siglip_drops_punctuation_as_its_tokenizer_does(root: Path) -> None:
@@ -476,6 +517,25 @@ def test_pickled_weights_are_read_as_tensors_only(root: Path, tmp_path: Path) ->
     with pytest.raises(ModelError, match=r"does not load|unpickling is refused"):
         load_backbone(f"transformers:{folder}", device="cpu")
     assert not (tmp_path / "touched").exists()
+
+
+def test_no_second_model_is_loaded(root: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folder_of(root, "clip"), tmp_path / "model"))
+    second = {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": str(tmp_path / "second")}
+    edit(folder / "processor_config.json", lambda config: config.update(audio_tokenizer=second))
+    assert load_backbone(f"transformers:{folder}", device="cpu").fingerprint == loaded(root, "clip").fingerprint
+
+
+def test_a_missing_tokenizer_package_is_named(root: Path) -> None:
+    script = (
+        "import sys\n"
+        "sys.modules['sentencepiece'] = None\n"
+        "from ipo_dspy.clip.loading import load_backbone\n"
+        f"load_backbone('transformers:{folder_of(root, 'siglip')}', device='cpu')\n"
+    )  # in a process of its own: transformers looks for packages once
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    message = r"sentencepiece and protobuf must be .* of 'transformers:.*'; run pip install 'ipo_dspy\[local\]'$"
+    assert re.search(f"InputError: {message}", done.stderr.strip()), done.stderr
 
 
 def test_python_files_of_a_model_are_not_run(root: Path, tmp_path: Path) -> None:

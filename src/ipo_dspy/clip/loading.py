@@ -36,7 +36,7 @@ from ipo_dspy.clip.weights import (
     one_line_error,
     resolve,
 )
-from ipo_dspy.errors import Argument, Hint, ModelError
+from ipo_dspy.errors import Argument, Hint, InputError, ModelError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Number formats of the towers by name; features are float32 in any case."""
@@ -136,7 +136,7 @@ def _load(arguments: ModelArguments) -> Backbone:
             return Backbone(
                 arguments, model, tokens, transform, fingerprint=_fingerprint(model, facts), load=load_backbone
             )
-        except ModelError:
+        except InputError:
             raise
         except pickle.UnpicklingError as error:
             raise ModelError(

@@ -27,7 +27,7 @@ from ipo_dspy.clip.transformers_files import (
 )
 from ipo_dspy.clip.transformers_model import PADDING, TransformersModel, packed_patches
 from ipo_dspy.clip.weights import Downloads, fetch_checkpoint
-from ipo_dspy.errors import Hint, ModelError
+from ipo_dspy.errors import Hint, ModelError, missing_package
 
 _NOT_OF_THE_MODEL = frozenset(
     {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
@@ -78,20 +78,26 @@ def read_checkpoint(
         # A config could otherwise name a kernel on the hub, whose code transformers would fetch and run.
         how = {"dtype": torch.float32, "attn_implementation": None}
         model, info = untyped.AutoModel.from_pretrained(str(folder), **where, **how, output_loading_info=True)
-        processor = untyped.AutoProcessor.from_pretrained(str(folder), **where)
+        # AutoProcessor would also load the second model that an entry `audio_tokenizer` of its file may name.
+        images = untyped.AutoImageProcessor.from_pretrained(str(folder), **where)
+        try:
+            tokenizer = untyped.AutoTokenizer.from_pretrained(str(folder), **where)
+        except ImportError as error:
+            purpose = f"to read the tokenizer of {shown}"
+            raise missing_package("sentencepiece and protobuf", extra="local", purpose=purpose) from error
         if missing := sorted(info["missing_keys"]):  # transformers would initialize them randomly
             raise ModelError(f"{shown} lacks {len(missing)} of its weights, e.g. {missing[0]!r}; save it again")
-        reader = ProcessorTokenizer(processor.tokenizer, family, _positions(model))
+        reader = ProcessorTokenizer(tokenizer, family, _positions(model))
         tokens = TokenizerAdapter(reader)
         if not tokens.agrees(PROBES):
             raise ModelError(f"the tokenizer of {shown} uses unsupported padding; save the model with its own again")
         towers = TransformersModel(model.eval(), family, reader.pad_token_id)
-        transform = image_transform(processor.image_processor)
+        transform = image_transform(images)
         _check(towers, tokens, transform, shown)
-        towers.preprocessing = plain_preprocessing(processor.image_processor, transform)
+        towers.preprocessing = plain_preprocessing(images, transform)
     facts = {
         "architecture": _architecture(config),
-        "preprocess": image_settings(processor.image_processor),
+        "preprocess": image_settings(images),
         "tokenizer": tokens.facts,
     }
     return towers, tokens, transform, facts
@@ -179,6 +185,7 @@ def plain_preprocessing(processor: Any, transform: Callable[[Image.Image], Tenso
         "resize_size": resized,
         "resize_mode": mode,
         "interpolation": interpolation,
+        "crop_rounding": "down",
         "fill_color": 0,
         "mean": [round(value, 7) for value in (low / (low - high)).tolist()],
         "std": [round(value, 7) for value in (1 / (high - low)).tolist()],

@@ -147,7 +147,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, attn_mask: Tensor) -> Tensor:
         """Run the block of transformers on x [M, L, W] with an additive mask [L, L]."""
-        output: Tensor | tuple[Tensor, ...] = self._layer(x, attention_mask=attn_mask[None, None])
+        masks = {"attention_mask": attn_mask[None, None], "causal_attention_mask": None}  # version 4 requires both
+        output: Tensor | tuple[Tensor, ...] = self._layer(x, **masks)
         return output[0] if isinstance(output, tuple) else output  # a tuple before version 5
 
 

@@ -35,7 +35,8 @@ class ClassWeights:
         multi_label: every class has a probability of its own, and an image several labels or none.
         template: lines of the prompt template, with `<CLASS>`.
         class_texts: texts of each class that are filled into the lines.
-        preprocessing: what happens to images before the image tower; see `Backbone.preprocessing`.
+        preprocessing: what happens to images before the image tower; see `Backbone.preprocessing`. None for a model
+            whose images cannot be described so.
         model: name, weights, fingerprint, and number format of the model, as saved programs record them.
 
     >>> from ipo_dspy import demo
@@ -59,7 +60,7 @@ class ClassWeights:
     multi_label: bool
     template: tuple[str, ...]
     class_texts: tuple[tuple[str, ...], ...]
-    preprocessing: Mapping[str, Any]
+    preprocessing: Mapping[str, Any] | None
     model: Mapping[str, str]
 
     @property
@@ -120,7 +121,7 @@ class ClassWeights:
             "multi_label": self.multi_label,
             "template": list(self.template),
             "class_texts": [list(texts) for texts in self.class_texts],
-            "preprocessing": dict(self.preprocessing),
+            "preprocessing": None if self.preprocessing is None else dict(self.preprocessing),
             "model": dict(self.model),
         }
 
