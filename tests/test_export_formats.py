@@ -231,11 +231,13 @@ def test_unusable_paths_and_programs(
         "",
         f"ipo-dspy: '{missing}' cannot be written ('{missing.parent}' is not a folder); create it\n",
     )
-    unusable = [("npz", folder / "taken"), ("csv", "."), ("csv", "/"), ("csv", ""), ("clip-benchmark", program)]
+    unusable = [("npz", folder / "taken"), ("csv", "."), ("csv", "/"), ("csv", ""), ("clip-benchmark", __file__)]
     for format, target in unusable:
         code, out, err = call(capsys, program, "--to", format, "--out", target)
         assert (code, out) == (2, "")
-        assert re.fullmatch(rf"ipo-dspy: '{target or '.'}' cannot be written \([\w ]+\); use another path\n", err)
+        assert re.fullmatch(
+            rf"ipo-dspy: '{target or '.'}' cannot be written \(it is [\w, ]+\); use another path\n", err
+        )
     assert sorted(folder.iterdir()) == [program, folder / "taken"]
     assert json.loads(program.read_text())["signature"]["instructions"] == "a photo of a <CLASS>."
     state = json.loads(program.read_text())
@@ -255,8 +257,35 @@ def test_early_refusals_in_python(tmp_path: Path) -> None:
         program.export(tmp_path / "best.pt", format="pt")
     with pytest.raises(ProgramFileError, match="is not a folder"):
         program.export(tmp_path / "none" / "best.npz", format="npz")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "__init__.py").write_text("of a package")
+    for path, format, reason in (
+        (tmp_path, "npz", "it is a folder"),
+        (tmp_path / "code" / "__init__.py", "fiftyone", "it is a file, not a folder"),
+        (tmp_path / "code", "fiftyone", "it holds other files"),
+        (tmp_path / "code", "clip-benchmark", "it holds other files"),
+    ):
+        with pytest.raises(ProgramFileError, match=rf"cannot be written \({reason}\); use another path"):
+            program.export(path, format=format)
     with pytest.raises(DataError, match="without class names cannot be exported"):
         ClipClassifier(model="local-dir:missing").export(tmp_path / "best.npz", format="npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "out"),
+    [("best.json", "csv", "best.json"), ("best.npz", "npz", None), ("templates.json", "clip-benchmark", ".")],
+)
+def test_the_program_itself_is_not_replaced(
+    program: Path, capsys: pytest.CaptureFixture[str], name: str, format: str, out: str | None
+) -> None:
+    renamed = program.rename(program.with_name(name))
+    before = renamed.read_bytes()
+    (program.parent / "classnames.json").write_text("{}")
+    options = [] if out is None else ["--out", program.parent / out]
+    code, printed, err = call(capsys, renamed, "--to", format, *options)
+    assert (code, printed) == (2, "")
+    assert re.search("--out must not be the program itself, got '.*'; pass another path", err), err
+    assert renamed.read_bytes() == before
 
 
 def test_a_changed_model_is_reported_and_named(program: Path, tmp_path: Path) -> None:

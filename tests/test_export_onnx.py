@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import logging
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +19,11 @@ from helpers import transformers_toys
 from helpers.clip_toys import shared_toy, write_sigmoid_demo
 from ipo_dspy import ClipClassifier, demo
 from ipo_dspy.cli import main
-from ipo_dspy.clip.bundled import DEMO, DEMO_VIT
+from ipo_dspy.clip.bundled import DEMO, DEMO_VIT, model_path
 from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.demo import DemoTask
 from ipo_dspy.errors import InputError, ModelError, ProgramFileError
-from ipo_dspy.export import onnx
+from ipo_dspy.export import FORMATS, onnx
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -56,6 +58,7 @@ def read(path: Path, facts: dict[str, Any]) -> Any:
     image = Image.open(path).convert("RGB")
     short = min(image.size)
     image = image.resize((image.width * rows // short, image.height * rows // short), Image.Resampling.BICUBIC)
+    assert facts["crop_rounding"] == "even"
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     pixels = np.asarray(image.crop((left, top, left + width, top + height)), dtype=np.float32) / 255
     return ((pixels - np.float32(facts["mean"])) / np.float32(facts["std"])).transpose(2, 0, 1)
@@ -95,6 +98,7 @@ def test_onnxruntime_gives_the_labels_of_the_classifier(
 ) -> None:
     classes = {label: ["dog", "puppy"] if label == "dog" else label for label in task.classes}
     classifier = ClipClassifier(classes, template=ENSEMBLE, model=model)
+    (tmp_path / "best.onnx.data").write_bytes(b"of an earlier export of a larger model")
     classifier.export(tmp_path / "best.onnx", format="onnx")
     check_equal(classifier, tmp_path / "best.onnx", pictures, batch=5)
     check_equal(classifier, tmp_path / "best.onnx", pictures[:3], batch=1)
@@ -150,21 +154,25 @@ def test_towers_of_transformers(tmp_path: Path) -> None:
     ClipClassifier(["cat", "dog"], model=model).export(tmp_path / "best.onnx", format="onnx")
     assert (tmp_path / "best.onnx").is_file()
     packed = f"transformers:{transformers_toys.siglip2(tmp_path / 'packed')}"
-    with pytest.raises(ModelError, match="cannot be described as plain values"):
+    with pytest.raises(
+        ModelError, match="are not resized and cropped to one shape in a known way, which an ONNX model"
+    ):
         ClipClassifier(["cat", "dog"], model=packed).export(tmp_path / "packed.onnx", format="onnx")
 
 
 @pytest.mark.parametrize(
     ("opset", "message"),
     [
+        (5, "opset must be an integer of at least 18, got 5"),
         (17, "opset must be an integer of at least 18, got 17"),
         (True, "opset must be an integer of at least 18, got True"),
         (99, r"opset must be a version with all operations of the image tower VisionTransformer of 'demo-vit', got 99"),
     ],
 )
 def test_an_opset_that_lacks_an_operation(tmp_path: Path, task: DemoTask, opset: int, message: str) -> None:
+    program = task.program if opset == 99 else ClipClassifier(["cat", "dog"], model="local-dir:missing")
     with pytest.raises(InputError, match=message):
-        task.program.export(tmp_path / "best.onnx", format="onnx", opset=opset)
+        program.export(tmp_path / "best.onnx", format="onnx", opset=opset)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -211,6 +219,36 @@ def test_a_tower_that_onnx_cannot_take_is_named(
     assert capfd.readouterr() == ("", "")
 
 
+def test_other_libraries_are_not_silenced(
+    tmp_path: Path, task: DemoTask, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    encode = task.program.backbone.model.encode_image
+
+    def talks(pixels: torch.Tensor, normalize: bool) -> Any:
+        sys.stdout.write("printed\n")
+        logging.getLogger("another.library").error("logged")
+        return encode(pixels, normalize=normalize)
+
+    monkeypatch.setattr(task.program.backbone.model, "encode_image", talks)
+    _ = task.program.class_weights()
+    task.program.export(tmp_path / "best.onnx", format="onnx")
+    tracing = capfd.readouterr().out.count("printed") - 1  # once to compare the probabilities
+    assert tracing == caplog.messages.count("logged") - 1 > 0
+    assert not logging.getLogger("torch").disabled
+
+
+def test_the_folder_of_a_model_stays_here(tmp_path: Path) -> None:
+    folder = shutil.copytree(model_path(DEMO_VIT), tmp_path / "customers" / "clip")
+    classifier = ClipClassifier(["cat", "dog"], model=f"local-dir:{folder}")
+    classifier.export(tmp_path / "best.onnx", format="onnx")
+    assert b"customers" not in (tmp_path / "best.onnx").read_bytes()
+    metadata = onnxruntime.InferenceSession(tmp_path / "best.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["model"])["model"] == "clip"
+    classifier.export(tmp_path / "zoo", format="fiftyone")
+    assert "customers" not in (tmp_path / "zoo" / "manifest.json").read_text()
+
+
 def test_a_model_that_onnxruntime_gets_wrong_is_not_put_in_place(
     tmp_path: Path, task: DemoTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,21 +260,23 @@ def test_a_model_that_onnxruntime_gets_wrong_is_not_put_in_place(
     assert list(tmp_path.iterdir()) == [tmp_path / "best.onnx"]
 
 
-def test_a_replaced_image_encoder_is_refused(tmp_path: Path, task: DemoTask) -> None:
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_replaced_image_encoder_is_refused(tmp_path: Path, task: DemoTask, format: str) -> None:
     backbone = task.program.backbone
     learned = backbone.with_image_encoder(backbone.model.encode_image, "prompts")
     with pytest.raises(ModelError, match="with a replaced image encoder cannot be exported"):
-        task.program.with_model(learned).export(tmp_path / "best.onnx", format="onnx")
+        task.program.with_model(learned).export(tmp_path / "best", format=format)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_package_names_the_extra(tmp_path: Path, task: DemoTask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"run pip install 'ipo_dspy\[onnx\]'"):
-        task.program.export(tmp_path / "best.onnx", format="onnx")
+        ClipClassifier(["cat", "dog"], model="local-dir:missing").export(tmp_path / "best.onnx", format="onnx")
 
 
-def test_a_path_that_cannot_be_written(tmp_path: Path, task: DemoTask) -> None:
+def test_a_path_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "best.onnx").mkdir()
-    with pytest.raises(ProgramFileError, match=r"best\.onnx' cannot be written \("):
-        task.program.export(tmp_path / "best.onnx", format="onnx")
+    with pytest.raises(ProgramFileError, match=r"best\.onnx' cannot be written \(it is a folder\); use another path"):
+        ClipClassifier(["cat", "dog"], model="local-dir:missing").export(tmp_path / "best.onnx", format="onnx")
     assert list(tmp_path.iterdir()) == [tmp_path / "best.onnx"]

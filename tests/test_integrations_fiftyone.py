@@ -92,7 +92,7 @@ def test_the_folder_is_one_of_the_zoo(program: ClipClassifier, tmp_path: Path) -
     assert (manifest["name"], manifest["models"][0]["base_name"]) == ("pets", "pets")
     assert WORDS_AFTER_THE_NAME in manifest["models"][0]["description"]
     (tmp_path / "file").touch()
-    with pytest.raises(ProgramFileError, match=r"file' cannot be written \(File exists\)"):
+    with pytest.raises(ProgramFileError, match=r"file' cannot be written \(it is a file, not a folder\)"):
         program.export(tmp_path / "file", format="fiftyone")
 
 

@@ -13,7 +13,8 @@ from ipo_dspy.classifier.labeled_predictor import STATE_KEY
 from ipo_dspy.clip.bundled import BUNDLED
 from ipo_dspy.clip.model_spec import local_files
 from ipo_dspy.errors import DataError, InputError, ModelError
-from ipo_dspy.export import FORMATS, check_parent, write
+from ipo_dspy.export import FORMATS, check_target, write
+from ipo_dspy.export.onnx import OPSET, check_onnx
 from ipo_dspy.export.weights import ClassWeights
 from ipo_dspy.program_files import state_bytes
 from ipo_dspy.scoring.label_sets import PRESENT
@@ -120,7 +121,7 @@ class PortablePredictor(EncodingPredictor):
     def export(self, path: str | os.PathLike[str], *, format: str, opset: int | None = None) -> None:
         """Write the classifier for other programs to a file, or to a folder for a format of several files.
 
-        Existing files are replaced.
+        An existing file is replaced, and a folder that has the files of the format.
 
         Args:
             path: the file, or the folder, in an existing folder.
@@ -129,13 +130,18 @@ class PortablePredictor(EncodingPredictor):
 
         Raises:
             InputError: an unknown format, one that cannot hold the classifier, or a missing package.
-            ProgramFileError: the path cannot be written.
-            DataError, TemplateError, ModelError: as for `class_weights`, or the format cannot hold the model.
+            ProgramFileError: the path cannot be written, or is a folder with other files.
+            DataError, TemplateError, ModelError: as for `class_weights`, or the format cannot hold the model, or its
+                image encoder was replaced.
         """
         one_of("format", format, FORMATS)
         if opset is not None and format != "onnx":
             raise InputError(f"must be None for the format {format}", argument="opset", value=opset, hint="omit it")
-        check_parent(path)
+        check_target(path, format)
+        if format == "onnx":
+            check_onnx(OPSET if opset is None else opset)
+        if self.classes is not None:  # else `class_weights` says so, before a model is loaded
+            self.backbone.check_loaded()
         weights = self.class_weights()
         write(weights, self.backbone, path, format, opset)
 

@@ -9,6 +9,7 @@ from typer import Option
 from ipo_dspy.cli import options as opt
 from ipo_dspy.cli import terminal
 from ipo_dspy.cli.progress import spinner
+from ipo_dspy.errors import ProgramFileError
 from ipo_dspy.export import FORMATS
 
 FormatName = StrEnum("FormatName", {name.upper().replace("-", "_"): name for name in FORMATS})  # type: ignore[misc]
@@ -35,5 +36,10 @@ def export(
             program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
         )
         target = program.with_name(program.stem + FORMATS[to].ending) if out is None else out
+        written = (target, *(target / name for name in FORMATS[to].files))
+        if any(path.exists() and path.samefile(program) for path in written):
+            raise ProgramFileError(
+                "must not be the program itself", argument="out", value=str(target), hint="pass another path"
+            )
         classifier.export(target, format=to, opset=opset)
     terminal.line(str(target))

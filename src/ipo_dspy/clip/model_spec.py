@@ -1,7 +1,7 @@
 """The CLIP model that a program names, before anything is loaded; needs no torch."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.clip.bundled import BUNDLED, canonical_model_name, resolve_model_name
@@ -72,6 +72,17 @@ def local_files(spec: ModelSpec) -> str | None:
         return spec.model
     weights = spec.pretrained or ""
     return weights if weights and Path(weights).expanduser().is_file() else None
+
+
+def name_alone(name: str) -> str:
+    """Return the name of a model, or of a file or folder without the folders above it.
+
+    >>> name_alone("local-dir:/home/ann/my-clip"), name_alone("transformers:../my-clip"), name_alone("hf-hub:org/clip")
+    ('my-clip', 'my-clip', 'hf-hub:org/clip')
+    """
+    place = name.removeprefix(LOCAL).removeprefix(TRANSFORMERS)
+    is_path = name.startswith(LOCAL) or PurePath(place).is_absolute() or place.startswith((".", "~"))
+    return PurePath(place).name if is_path else name
 
 
 def resolve_model(

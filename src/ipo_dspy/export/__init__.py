@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Concatenate
 
 from ipo_dspy.errors import ProgramFileError
-from ipo_dspy.export.clip_benchmark import write_clip_benchmark
+from ipo_dspy.export.clip_benchmark import CLIP_BENCHMARK_FILES, write_clip_benchmark
 from ipo_dspy.export.csv import write_csv
-from ipo_dspy.export.fiftyone import write_fiftyone
+from ipo_dspy.export.fiftyone import FIFTYONE_FILES, write_fiftyone
 from ipo_dspy.export.npz import write_npz
 from ipo_dspy.export.onnx import write_onnx
 from ipo_dspy.export.open_clip import write_open_clip
@@ -35,12 +35,14 @@ class Format:
         ending: end of the default name, which begins with that of the program.
         help: description in a few words.
         keeps_calibration: False if it has no place for class weights and a threshold.
+        files: names of the files in the folder; none for a format of one file.
     """
 
     write: "Callable[Concatenate[ClassWeights, Backbone, Path, ...], None]"
     ending: str
     help: str
     keeps_calibration: bool = True
+    files: tuple[str, ...] = ()
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -49,9 +51,15 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "npz": Format(write_npz, ".npz", "the same for numpy alone"),
         "csv": Format(write_csv, ".csv", "labels and prompts", keeps_calibration=False),
         "clip-benchmark": Format(
-            write_clip_benchmark, "-clip-benchmark", "folder with templates and class names", keeps_calibration=False
+            write_clip_benchmark,
+            "-clip-benchmark",
+            "folder with templates and class names",
+            keeps_calibration=False,
+            files=CLIP_BENCHMARK_FILES,
         ),
-        "fiftyone": Format(write_fiftyone, "-fiftyone", "a model for FiftyOne's zoo, as a folder"),
+        "fiftyone": Format(
+            write_fiftyone, "-fiftyone", "a model for FiftyOne's zoo, as a folder", files=FIFTYONE_FILES
+        ),
         "onnx": Format(write_onnx, ".onnx", "image tower and class embeddings as one model"),
         "open-clip": Format(write_open_clip, ".py", "script that needs open_clip alone"),
         "transformers": Format(
@@ -61,14 +69,23 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 )
 
 
-def check_parent(path: str | os.PathLike[str]) -> None:
-    """Check that a file or folder can be made at a path, before slow work.
+def check_target(path: str | os.PathLike[str], format: str) -> None:
+    """Check that a format can be written to a path, and replaces nothing but an earlier export, before slow work.
 
     Raises:
-        ProgramFileError: the folder of the path does not exist.
+        ProgramFileError: the folder of the path does not exist; the path is a folder instead of a file, or a file
+            instead of a folder; or the folder has files and lacks those of the format.
     """
-    if not (parent := Path(path).parent).is_dir():
+    target, files = Path(path), FORMATS[format].files
+    if not (parent := target.parent).is_dir():
         raise ProgramFileError(f"{os.fspath(path)!r} cannot be written ({str(parent)!r} is not a folder); create it")
+    if not target.exists() or target.is_dir() == bool(files):
+        names = {each.name for each in target.iterdir()} if target.is_dir() else set()
+        reason = "it holds other files" if names and not names.issuperset(files) else None
+    else:
+        reason = "it is a file, not a folder" if files else "it is a folder"
+    if reason is not None:
+        raise ProgramFileError(f"{os.fspath(path)!r} cannot be written ({reason}); use another path")
 
 
 def write(

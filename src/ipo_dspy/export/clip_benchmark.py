@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 ANY_DATASET = "imagenet1k"
 """The key whose templates CLIP_benchmark uses for data sets without templates of their own."""
 
+CLIP_BENCHMARK_FILES = ("templates.json", "classnames.json")
+
 
 def write_clip_benchmark(weights: "ClassWeights", backbone: "Backbone", path: Path) -> None:
     """Write `templates.json`, for any data set, and `classnames.json`, for one with the name of the folder.

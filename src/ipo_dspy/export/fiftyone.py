@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ipo_dspy._internal.file_io import atomic_write
+from ipo_dspy.clip.model_spec import name_alone
 from ipo_dspy.export.npz import write_npz
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ipo_dspy.export.weights import ClassWeights
 
 _WEIGHTS = "class_weights.npz"
+FIFTYONE_FILES = (_WEIGHTS, "manifest.json", "__init__.py")
 _CODE = '''"""Load the model; FiftyOne calls both functions."""
 
 from ipo_dspy.integrations import fiftyone
@@ -40,7 +42,7 @@ def write_fiftyone(weights: "ClassWeights", backbone: "Backbone", path: Path) ->
     model = {
         "base_name": name,
         "base_filename": _WEIGHTS,
-        "description": f"{weights.model['model']} with the template: {' | '.join(weights.template)}",
+        "description": f"{name_alone(weights.model['model'])} with the template: {' | '.join(weights.template)}",
         "tags": ["classification", "logits", "embeddings", "torch", "clip", "zero-shot"],
         "requirements": {"packages": ["ipo_dspy"], "cpu": {"support": True}, "gpu": {"support": True}},
     }

@@ -30,6 +30,20 @@ TOLERANCE = 1e-4
 """Maximum difference of a probability between onnxruntime and torch."""
 
 
+def check_onnx(opset: int) -> None:
+    """Check the packages and the opset, before slow work.
+
+    Raises:
+        InputError: a package is missing, or torch does not write the opset.
+    """
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise missing_package("onnxruntime and onnxscript", extra="onnx", purpose="to write ONNX models") from error
+    require_int("opset", opset, OPSET)
+
+
 def write_onnx(weights: "ClassWeights", backbone: "Backbone", path: Path, *, opset: int = OPSET) -> None:
     """Write a model with the input `pixels` [N, 3, H, W] for any N, and two outputs, all float32.
 
@@ -44,22 +58,19 @@ def write_onnx(weights: "ClassWeights", backbone: "Backbone", path: Path, *, ops
         opset: version of the ONNX operators.
 
     Raises:
-        InputError: a package is missing, or the opset lacks an operation.
-        ModelError: the image tower was replaced, cannot be written, or gives other probabilities in onnxruntime.
+        InputError: the opset lacks an operation.
+        ModelError: the image tower cannot be written, or gives other probabilities in onnxruntime; or what happens to
+            images before it cannot be described.
         OSError: the file cannot be written.
     """
-    try:
-        import onnxruntime  # noqa: F401 - all of them now, before slow work
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise missing_package("onnxruntime and onnxscript", extra="onnx", purpose="to write ONNX models") from error
     import torch
     from PIL import Image
 
     from ipo_dspy.export.onnx_program import PixelClassifier, onnx_program
 
-    require_int("opset", opset, OPSET)
-    backbone.check_loaded()
+    if weights.preprocessing is None:
+        fact = f"the images of {weights.model['model']!r} are not resized and cropped to one shape in a known way"
+        raise ModelError(f"{fact}, which an ONNX model needs", hint="use format 'npz'")
     classifier = PixelClassifier(weights, backbone)
     tower = classifier.describe(weights.model["model"])
     noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
@@ -78,6 +89,8 @@ def write_onnx(weights: "ClassWeights", backbone: "Backbone", path: Path, *, ops
             raise ModelError(fact, hint=Hint("pass another {opset}", opset=...))
         for file in sorted(Path(folder).iterdir(), reverse=True):  # the weights before the model that names them
             file.replace(path.with_name(file.name))
+        if size <= LARGEST:
+            path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # of an earlier export of a larger model
     sync_folder(path.parent)
 
 

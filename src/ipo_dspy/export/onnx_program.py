@@ -5,7 +5,6 @@ Letters: N images, C classes, D width of the features, H and W height and width 
 
 import contextlib
 import copy
-import io
 import json
 import logging
 import warnings
@@ -15,14 +14,18 @@ from typing import Any
 import numpy as np
 import onnx_ir.passes.common
 import torch
+import torch.export._trace
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 
 from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.argument_checks import invalid
 from ipo_dspy.clip.backbone import Backbone
+from ipo_dspy.clip.model_spec import name_alone
 from ipo_dspy.errors import Hint, ModelError
 from ipo_dspy.export.weights import ClassWeights
+
+_LIBRARIES = ("torch", "onnxscript", "onnx_ir")
 
 
 class PixelClassifier(nn.Module):
@@ -89,25 +92,30 @@ def onnx_program(classifier: PixelClassifier, weights: ClassWeights, pixels: Ten
         hint = Hint("for example {opset}", opset=written)
         raise invalid("opset", f"a version with all operations of the {tower}", opset, hint)
     onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)  # paths of source files
-    program.model.metadata_props.update({name: json.dumps(value) for name, value in weights.plain().items()})
+    facts = weights.plain()
+    facts["model"] |= {key: name_alone(facts["model"][key]) for key in ("model", "pretrained")}
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in facts.items()})
     return program
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Drop what is printed, logged, and warned about inside: torch and onnxscript do so for steps that do no harm.
+    """Drop what torch and onnxscript, but no other library, log and warn about inside, for steps that do no harm.
 
-    torch has dozens of loggers with handlers of their own, so the records of all of them are dropped.
+    torch has dozens of loggers with handlers of their own, so each of them is disabled. What it prints is the graph so
+    far, if an operation cannot be traced.
     """
-    before = logging.root.manager.disable
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
+    known = logging.root.manager.loggerDict
+    loggers = [logging.getLogger(name) for name in (*_LIBRARIES, *known) if name.partition(".")[0] in _LIBRARIES]
+    before = [(logger, logger.disabled) for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="|".join((*_LIBRARIES, "copyreg")))  # torch copies its own classes
+        for logger in loggers:
+            logger.disabled = True
+        vars(torch.export._trace)["print"] = lambda *_, **__: None
         try:
             yield
         finally:
-            logging.disable(before)
+            vars(torch.export._trace).pop("print", None)
+            for logger, was in before:
+                logger.disabled = was

@@ -57,10 +57,9 @@ def write_open_clip(weights: "ClassWeights", backbone: "Backbone", path: Path) -
     absolute path.
 
     Raises:
-        ModelError: the model is not one of open_clip, or its image encoder was replaced.
+        ModelError: the model is not one of open_clip.
         OSError: the file cannot be written.
     """
-    backbone.check_loaded()
     name, pretrained = resolve_model_name(weights.model["model"]), weights.model["pretrained"] or None
     if name.startswith(TRANSFORMERS):
         raise ModelError(f"model {name!r} is not one of open_clip", hint="use the format onnx, transformers, or npz")

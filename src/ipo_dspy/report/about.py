@@ -9,6 +9,7 @@ from typing import Any
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy._internal.untrusted import printable
+from ipo_dspy.clip.model_spec import name_alone
 from ipo_dspy.report import summary
 from ipo_dspy.run.state import RunState, SearchState
 
@@ -37,7 +38,10 @@ def facts(run: RunState, folder: Path) -> list[tuple[str, str]]:
         part = f" of {search.predictor}" if len(run.searches) > 1 else ""
         model = search.setup["model"]
         rows.append(
-            (f"Model{part}", ", ".join(_last(str(model[key])) for key in ("model", "pretrained") if model.get(key)))
+            (
+                f"Model{part}",
+                ", ".join(name_alone(str(model[key])) for key in ("model", "pretrained") if model.get(key)),
+            )
         )
         rows += ((f"{_ROLES[split]}{part}", text) for split, text in _images(search))
     if run.started:
@@ -45,16 +49,6 @@ def facts(run: RunState, folder: Path) -> list[tuple[str, str]]:
         rows.append(("Machine", _machine(run.started.get("machine", {}))))
         rows.append(("Versions", ", ".join(f"{name} {versions[name]}" for name in _VERSIONS if name in versions)))
     return [(name, value) for name, value in rows if value]
-
-
-def _last(name: str) -> str:
-    """Return the name of a model, or of a file or folder without the folders above it.
-
-    >>> _last("local-dir:/home/ann/my-clip"), _last("hf-hub:org/clip")
-    ('my-clip', 'hf-hub:org/clip')
-    """
-    path = PurePath(name.removeprefix("local-dir:").removeprefix("transformers:"))
-    return path.name if path.is_absolute() else name
 
 
 def _images(search: SearchState) -> Iterator[tuple[str, str]]:
