@@ -5,6 +5,7 @@ import logging
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -191,6 +192,18 @@ def test_log_messages_and_tracebacks_are_printable(capsys: pytest.CaptureFixture
     assert err.count("Traceback") == 2
     assert err.count("[U+001B]") > 4
     assert RAW.search(err) is None
+
+
+def test_warnings_are_printable_and_show_no_source(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        terminal.guard()
+        warnings.warn(f"drops {HOSTILE}", stacklevel=1)
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.startswith("warning: drops ")
+    assert RAW.search(first) is None
+    assert "test_cli_terminal.py" in rest[0]  # this one is for programmers
 
 
 def test_nothing_else_writes_to_the_terminal() -> None:

@@ -50,9 +50,9 @@ def _printable_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
     return record
 
 
-def _print_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+def _print_warning(message: Warning | str, category: type[Warning], *place: Any, **_: Any) -> None:
     is_for_users = category is UserWarning  # others are for programmers, who need the place
-    shown = f"warning: {message}" if is_for_users else warnings.formatwarning(message, category, filename, lineno)
+    shown = f"warning: {message}" if is_for_users else warnings.formatwarning(message, category, *place[:2])
     line(shown.rstrip("\n"), sys.stderr)
 
 
