@@ -15,6 +15,7 @@ from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.clip.crops import crop
 from ipo_dspy.demo import DemoTask
 from ipo_dspy.errors import DataError, ImageError, InputError, TemplateError
+from ipo_dspy.export.weights import ClassWeights
 
 SHOTS = 4
 
@@ -111,8 +112,14 @@ def test_images_that_are_none_are_reported_at_once(task: DemoTask, pixels: NDArr
             task.program.predict(one)
     with pytest.raises(ImageError, match=r"images must be a list of images, got one image 'a\.png'"):
         task.program.encode("a.png")
-    with pytest.raises(ImageError, match=r"2 of 3 images cannot be read:\n.*a\.png.*\n.*b\.png"):
+    with pytest.raises(ImageError, match=r"2 of 3 images cannot be read:\n.*a\.png.*\n.*b\.png.*\nleave out what can"):
         task.program.predict(["a.png", pixels[0], "b.png"])
+    with pytest.raises(ImageError, match=r"image 1 of 2\); leave out what cannot be read$"):
+        task.program.predict_proba(["a.png", pixels[0]])
+    with pytest.raises(ImageError, match="must be a list of images, got a dict; pass its values"):
+        task.program.predict({"image": [pixels[0]]})
+    with pytest.raises(ImageError, match="must be a list of images, got one image given as Example"):
+        task.program.predict(task.testset[0])
     with pytest.raises(ImageError, match="allow_url=True"):
         task.program.predict(["https://example.com/cat.jpg"])
 
@@ -132,12 +139,32 @@ def test_the_boxes_of_one_image_are_classified(task: DemoTask, pixels: NDArray[n
     parts = [Image.fromarray(pixels[0][y0:y1, x0:x1]) for x0, y0, x1, y1 in [boxes[0], boxes[1], boxes[1], boxes[0]]]
     labels, rows = answers(task.program, parts)
     for image in (pixels[0], tmp_path / "a.png", dspy.Image(Image.fromarray(pixels[0]))):
-        for form in (boxes, np.array(boxes), torch.tensor(boxes)):
+        for form in (boxes, np.array(boxes), torch.tensor(boxes), torch.tensor(boxes, requires_grad=True)):
             assert task.program.predict(image, crops=form).tolist() == labels
             assert task.program.predict_proba(image, crops=form) == pytest.approx(np.array(rows), abs=1e-6)
+    whole = torch.tensor(boxes[:1], dtype=torch.bfloat16)
+    assert task.program.predict(pixels[0], crops=whole).tolist() == labels[:1]
     nothing: Any
     for nothing in ([], np.empty((0, 4))):
         assert task.program.predict(pixels[0], crops=nothing).tolist() == []
+
+
+def test_a_thin_box_is_named() -> None:
+    with pytest.raises(InputError, match=r"crops\[1\] = \(0, 0, 1200, 1\) is too thin to be resized; pass a wider box"):
+        crop(np.zeros((50, 1200, 3), np.uint8), [(0, 0, 40, 40), (0, 0, 1200, 1)])
+
+
+def test_the_classes_are_encoded_once(task: DemoTask, pixels: NDArray[np.uint8]) -> None:
+    class Counting(ClipClassifier):
+        calls = 0
+
+        def class_weights(self) -> ClassWeights:
+            self.calls += 1
+            return super().class_weights()
+
+    program = Counting(task.classes, model="demo")
+    program.predict(pixels)
+    assert program.calls == 1
 
 
 def test_a_turned_photograph_is_cut_as_it_is_shown(tmp_path: Path) -> None:
@@ -163,6 +190,7 @@ def test_a_turned_photograph_is_cut_as_it_is_shown(tmp_path: Path) -> None:
         ([(0, 0, float("nan"), 10)], "finite numbers"),
         ([("a", "b", "c", "d")], "finite numbers"),
         ("boxes", "finite numbers"),
+        ([torch.zeros(4, requires_grad=True)], "finite numbers"),
     ],
 )
 def test_boxes_that_are_none_of_the_image_are_refused(

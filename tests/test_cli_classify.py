@@ -103,6 +103,22 @@ def test_names_are_escaped_for_terminals_and_spreadsheets(
     assert out.splitlines()[1].startswith("'=1+1[U+001B][2J.png,")
 
 
+def test_a_formula_after_white_space_is_not_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("\t=1+1.png").write_bytes((folder / "00.png").read_bytes())
+    _, out, _ = call(capsys, folder / "best.json", "\t=1+1.png", "--csv")
+    assert out.splitlines()[1].startswith("'\t=1+1.png,")
+
+
+def test_unreadable_images_are_skipped_by_the_option(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = call(capsys, folder / "best.json", folder / "00.png", folder / "best.json")
+    assert "pass --skip-unreadable to skip what cannot be read" in " ".join(err.split())
+    code, _, err = call(capsys, folder / "best.json", "a" * 300)
+    assert (code, "cannot be read: File name too long" in " ".join(err.split())) == (2, True)
+
+
 def test_several_labels_are_in_one_cell(task: DemoTask, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = f"local-dir:{write_sigmoid_demo(tmp_path / 'sigmoid', bias=-8.0)}"
     program = ClipClassifier(task.classes, model=model, multi_label=True)

@@ -122,6 +122,11 @@ def _into_both(path: Path) -> None:
     load_program(Both(), path)
 
 
+def test_a_name_that_is_too_long_is_one_error() -> None:
+    with pytest.raises(ProgramFileError, match=r"cannot be read \(File name too long\); pass the path used with save"):
+        ClipClassifier.from_file("a" * 300)
+
+
 def test_a_file_of_another_kind_says_which(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -30,7 +30,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         ProgramFileError: the file is missing, truncated, or of another kind.
     """
     name = os.fspath(path)
-    if (Path(name) / PROGRAM_FILE).is_file():
+    if os.path.isfile(Path(name) / PROGRAM_FILE):  # noqa: PTH113  # that of `Path` raises for a long name
         raise ProgramFileError(f"{name!r} is a folder; pass {str(Path(name) / PROGRAM_FILE)!r}")
     kind = described(name)
     if kind not in (None, SAVED_PROGRAM):

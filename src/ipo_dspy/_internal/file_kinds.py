@@ -38,7 +38,7 @@ def described(path: str | os.PathLike[str]) -> str | None:
     ('an HTML page', 'a folder', None)
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  # that of `Path` raises for a long name
         return RUN_FOLDER if (path / JOURNAL_FILE).is_file() else "a folder"
     try:
         with open_regular(path) as file:

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dspy
@@ -11,19 +11,21 @@ from PIL import Image
 from ipo_dspy.clip.image_io import name_image
 from ipo_dspy.errors import ImageError
 
-_ONE_IMAGE = (str, bytes, bytearray, io.BytesIO, os.PathLike, Image.Image, dspy.Image)
+_ONE_IMAGE = (str, bytes, bytearray, io.BytesIO, os.PathLike, Image.Image, dspy.Image, dspy.Example)
 
 
 def image_list(images: Any, argument: str) -> list[Any]:
     """Return images as a list.
 
     Raises:
-        ImageError: one image instead of several, or no images at all.
+        ImageError: one image instead of several, a mapping, or no images at all.
 
     >>> import numpy as np
     >>> len(image_list(np.zeros((3, 8, 8, 3)), "images")), image_list(np.array(["a.png", "b.png"]), "images")
     (3, [np.str_('a.png'), np.str_('b.png')])
     """
+    if isinstance(images, Mapping):
+        raise ImageError(f"{argument} must be a list of images, got a {type(images).__name__}; pass its values")
     is_one = isinstance(images, _ONE_IMAGE) or getattr(images, "ndim", 1) not in {1, 4}
     if is_one or not isinstance(images, Iterable):
         raise ImageError(f"{argument} must be a list of images, got one {name_image(images)}; pass [image]")

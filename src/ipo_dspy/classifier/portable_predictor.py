@@ -12,7 +12,7 @@ from ipo_dspy.classifier.image_lists import image_list
 from ipo_dspy.classifier.labeled_predictor import STATE_KEY
 from ipo_dspy.clip.bundled import BUNDLED
 from ipo_dspy.clip.model_spec import local_files
-from ipo_dspy.errors import DataError, InputError, ModelError
+from ipo_dspy.errors import DataError, ImageError, InputError, ModelError
 from ipo_dspy.export import FORMATS, check_target, write
 from ipo_dspy.export.onnx import OPSET, check_onnx
 from ipo_dspy.export.weights import ClassWeights
@@ -57,10 +57,10 @@ class PortablePredictor(EncodingPredictor):
         >>> list(task.program.predict(images)) == [task.program(image=image).label for image in images]
         True
         """
-        rows = self.predict_proba(images, crops=crops)
+        weights, rows = self._weights_and_rows(images, crops)
         if self.multi_label:
             return (rows >= PRESENT).astype(np.int64)
-        labels = self.class_weights().labels_of(rows)
+        labels = weights.labels_of(rows)
         return np.array(labels, dtype=object if None in labels else str)
 
     def predict_proba(self, images: Any, *, crops: "Boxes | None" = None) -> "NDArray[np.float64]":
@@ -72,6 +72,10 @@ class PortablePredictor(EncodingPredictor):
         Raises:
             ImageError, InputError, DataError, TemplateError: as for `predict`.
         """
+        return self._weights_and_rows(images, crops)[1]
+
+    def _weights_and_rows(self, images: Any, crops: "Boxes | None") -> "tuple[ClassWeights, NDArray[np.float64]]":
+        """Return the classifier as plain numbers, and the probabilities [N, C] of images."""
         if self.classes is None:
             raise DataError("a classifier without class names has no columns; use ClipClassifier(classes=[...])")
         weights = self.class_weights()
@@ -82,10 +86,26 @@ class PortablePredictor(EncodingPredictor):
 
             pictures = crop(images, crops, allow_url=self.allow_url)
         if not pictures:
-            return np.empty((0, len(self.classes)))
-        features = self._encoded(pictures, skip_unreadable=False).features.numpy()  # [N, D]
-        starts = range(0, len(features), _BLOCK)
-        return np.concatenate([weights.probabilities(features[start : start + _BLOCK]) for start in starts])
+            return weights, np.empty((0, len(self.classes)))
+        try:
+            features = self._encoded(pictures, skip_unreadable=False).features.numpy()  # [N, D]
+        except ImageError as error:
+            raise ImageError(error.fact, hint=error.hint and "leave out what cannot be read") from error
+        blocks = (features[start : start + _BLOCK] for start in range(0, len(features), _BLOCK))
+        return weights, np.concatenate([weights.probabilities(block) for block in blocks])
+
+    @property
+    def scored_parts(self) -> dict[str, Any]:
+        """Template, model, texts, and calibration, on which an evaluation depends; it applies no threshold."""
+        template, classes = self.template, self.classes or ()
+        scaling = self.scaling_of(template, classes)
+        factors = (scaling.temperature, *scaling.log_weights.tolist())
+        return {
+            "template": str(template),
+            "model": self.backbone.fingerprint,
+            "classes": self.class_texts,
+            "calibration": factors if self._is_calibrated_for(template, classes) else None,
+        }
 
     def class_weights(self) -> ClassWeights:
         """Return the classifier as plain numbers: class embeddings, calibration, preprocessing, and the model's name.

@@ -19,7 +19,7 @@ from ipo_dspy.cli import output as show
 from ipo_dspy.cli import terminal
 from ipo_dspy.cli.inference import find_images, load_classifier, readable
 from ipo_dspy.cli.progress import spinner
-from ipo_dspy.errors import DataError, InputError
+from ipo_dspy.errors import DataError, Hint, ImageError, InputError
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
@@ -29,7 +29,7 @@ NEXT_BEST = 3
 MAX_COUNTED = 20
 """Labels in the summary."""
 _FORMULA = ("=", "+", "-", "@")
-"""Spreadsheets run a cell that begins so."""
+"""Spreadsheets run a cell that begins so, also after white space."""
 
 
 def classify(
@@ -83,7 +83,11 @@ def classify(
 
 def _results(classifier: "ClipClassifier", files: Sequence[str], top_k: int) -> list[dict[str, Any]]:
     """Return image, label or labels, confidence, and scores of each file."""
-    rows = classifier.predict_proba(files)  # [N, C]
+    try:
+        rows = classifier.predict_proba(files)  # [N, C]
+    except ImageError as error:
+        hint = error.hint and Hint("pass {skip_unreadable} to skip what cannot be read", skip_unreadable=True)
+        raise ImageError(error.fact, hint=hint) from error
     classes = classifier.classes or ()
     answers = classifier.class_weights().labels_of(rows)
     ranks = (-rows).argsort(axis=1, kind="stable")[:, :top_k]
@@ -143,4 +147,4 @@ def _as_csv(results: Sequence[dict[str, Any]]) -> str:
 
 def _text(value: str) -> str:
     shown = printable(value)
-    return f"'{shown}" if shown.startswith(_FORMULA) else shown
+    return f"'{shown}" if shown.lstrip().startswith(_FORMULA) else shown

@@ -186,12 +186,13 @@ def load_classifier(
 def find_images(name: str) -> list[Path]:
     """Return a file itself, or all images in a folder and its subfolders."""
     from ipo_dspy.clip.image_io import is_url
+    from ipo_dspy.clip.transformers_files import is_folder
     from ipo_dspy.data.folder import image_files
 
     if is_url(name):
         raise DataError(f"image {name!r} is a URL, and URLs are not fetched; download it and pass the file")
     path = Path(name)
-    if not path.is_dir():
+    if not is_folder(path):
         return [path]
     files = image_files(path)
     if not files:

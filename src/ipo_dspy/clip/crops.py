@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ipo_dspy.clip.image_io import ImageSource, name_image, open_image
+from ipo_dspy.clip.image_io import MAX_ASPECT, ImageSource, is_tensor, name_image, open_image
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,15 +25,16 @@ def crop(image: ImageSource, boxes: Boxes, *, allow_url: bool = False) -> list[I
     An image whose file says that it is turned is cut after it was turned upright, as it is shown.
 
     Raises:
-        InputError: boxes of another form, in other units, empty, or outside the image by more than a pixel.
+        InputError: boxes of another form, in other units, empty, too thin, or outside the image by more than a pixel.
         ImageError: the image cannot be read.
 
     >>> [part.size for part in crop(np.zeros((30, 40, 3), np.uint8), [(0, 0, 40, 30), (9.7, 5, 30.2, 20)])]
     [(40, 30), (20, 15)]
     """
     try:
-        corners = np.asarray(boxes, dtype=np.float64)  # [B, 4]
-    except (TypeError, ValueError):
+        plain = boxes.detach().cpu().double() if is_tensor(boxes) else boxes
+        corners = np.asarray(plain, dtype=np.float64)  # [B, 4]
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: rows that are tensors with a gradient
         corners = np.empty(())
     if corners.shape == (0,):  # an empty list
         return []
@@ -55,6 +56,9 @@ def crop(image: ImageSource, boxes: Boxes, *, allow_url: bool = False) -> list[I
             )
         if pixels[0] >= pixels[2] or pixels[1] >= pixels[3]:
             raise InputError(f"{shown} is empty; pass x0 < x1 and y0 < y1, or leave it out")
+        sides = sorted(pixels[2:] - pixels[:2])
+        if sides[1] > MAX_ASPECT * sides[0]:
+            raise InputError(f"{shown} is too thin to be resized; pass a wider box, or leave it out")
     return [whole.crop(tuple(pixels)) for pixels in rounded.tolist()]
 
 

@@ -85,7 +85,7 @@ def identify(
         image = _decode(lambda: source, name)
     elif isinstance(source, np.ndarray):
         image = _decode(lambda: _converted(source, from_array), name)
-    elif _is_tensor(source):
+    elif is_tensor(source):
         image = _decode(lambda: _converted(source, from_tensor), name)
     else:
         data = _read(source, allow_url=allow_url)
@@ -93,7 +93,7 @@ def identify(
     return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest(), lambda: image
 
 
-def _is_tensor(source: object) -> TypeGuard["Tensor"]:
+def is_tensor(source: object) -> TypeGuard["Tensor"]:
     """Return whether this is a PyTorch tensor. Does not import torch: if it is not imported, no tensor exists."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(source, torch.Tensor)
@@ -116,7 +116,7 @@ def name_image(source: object) -> str:
         return f"PIL image ({url.mode}, {url.width}x{url.height})"
     if isinstance(url, np.ndarray):
         return f"image array {list(url.shape)} of {url.dtype}"
-    if _is_tensor(url):
+    if is_tensor(url):
         return f"image tensor {list(url.shape)} of {str(url.dtype).removeprefix('torch.')}"
     if isinstance(url, list | tuple):
         return f"list of {len(url)}"
