@@ -8,15 +8,18 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
 from helpers.cli_process import Processes
 from helpers.hub_server import TOKEN, HubHandler, empty, running_hub
 from ipo_dspy import IPO, ClipClassifier, demo
+from ipo_dspy.clip.model_spec import ModelSpec, local_files
 from ipo_dspy.errors import InputError, ModelError, ProgramFileError
 from ipo_dspy.hub.card import evaluation_results, fenced, program_card, search_results
 from ipo_dspy.hub.repository import check_repository_name
@@ -91,6 +94,8 @@ def test_a_program_goes_to_the_hub_and_comes_back_with_the_same_labels(hub: Hub,
     assert json.loads(files["best.json"]) == json.loads((tmp_path / "best.json").read_text())
     assert {token for _, _, token in hub.state.asked} == {TOKEN}  # a private repository
     assert not any(path.endswith("README.md") for _, path, _ in hub.state.asked)  # best.json alone is fetched
+    fetched = [path for method, path, _ in hub.state.asked if method == "GET"]
+    assert fetched == [f"/me/pets/resolve/{1:040x}/best.json"]  # the commit whose size was checked
 
 
 def test_without_the_hub_the_fetched_copy_is_read(hub: Hub) -> None:
@@ -161,10 +166,49 @@ def test_other_names_are_refused_before_anything_is_sent(name: Any) -> None:
         check_repository_name(name)
 
 
-def test_a_model_of_this_machine_is_refused(tmp_path: Path) -> None:
-    program = ClipClassifier(["a", "b"], model=f"local-dir:{tmp_path}")
-    with pytest.raises(ModelError, match=r"model must not be on this machine only, got 'local-dir:.*publish it as"):
+@pytest.mark.parametrize(
+    ("model", "pretrained"),
+    [
+        ("local-dir:/home/ann/clip", None),
+        ("transformers:/home/ann/clip", None),
+        ("transformers:~/clip", None),
+        ("ViT-B-32", "/home/ann/secret/weights.pt"),
+        ("ViT-B-32", "weights.pt"),
+    ],
+)
+def test_a_model_of_one_machine_is_refused_also_on_another(model: str, pretrained: str | None) -> None:
+    program = ClipClassifier(["a", "b"], model=model, pretrained=pretrained)
+    with pytest.raises(ModelError, match=r"model must not be on this machine only, got '.*'; publish it as well"):
         program.push_to_hub("me/pets")
+
+
+def test_a_folder_does_not_make_a_model_of_the_hub_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("me/pets").mkdir(parents=True)
+    Path("openai").touch()
+    assert local_files(ModelSpec("hf-hub:me/pets", None)) is None
+    assert local_files(ModelSpec("ViT-B-32", "openai")) is None
+    assert local_files(ModelSpec("transformers:me/pets", None)) == "transformers:me/pets"  # the folder is loaded
+
+
+def test_a_replaced_image_encoder_is_refused() -> None:
+    program = demo.load("pixel-animals", shots=1).program
+    backbone = program.backbone.with_image_encoder(program.backbone.model.encode_image, "learned")
+    with pytest.raises(ModelError, match="with a replaced image encoder cannot be exported"):
+        ClipClassifier(["a", "b"], model=backbone).push_to_hub("me/pets")
+
+
+def test_programs_are_published_from_several_threads(hub: Hub) -> None:
+    setup = """
+from concurrent.futures import ThreadPoolExecutor
+from huggingface_hub import get_session
+def publish():
+    before = get_session().timeout
+    with ThreadPoolExecutor(6) as threads:
+        addresses = list(threads.map(lambda i: task.program.push_to_hub(f"me/p{i}"), range(6)))
+    return [len(addresses), get_session().timeout == before]
+"""
+    assert hub.run("publish()", setup=setup) == [[6, True]]
 
 
 def test_a_folder_is_read_as_transformers_reads_one(tmp_path: Path) -> None:
@@ -174,6 +218,14 @@ def test_a_folder_is_read_as_transformers_reads_one(tmp_path: Path) -> None:
         assert ClipClassifier.from_pretrained(place).classes == task.program.classes
     with pytest.raises(ProgramFileError, match="cannot be read"):
         ClipClassifier.from_pretrained(tmp_path.parent)
+    with pytest.raises(
+        ProgramFileError, match=r"revision must be None for '.*' on this machine, got 'v9'; omit it, or"
+    ):
+        ClipClassifier.from_pretrained(tmp_path, revision="v9")
+    name: Any
+    for name in ("a" * 300, None, 0, Path("a" * 300)):
+        with pytest.raises(ProgramFileError, match="name must be 'user/name' of letters"):
+            ClipClassifier.from_pretrained(name)
 
 
 HOSTILE = "</div><script>alert(1)</script> | ``` ![x](http://evil/x.png) \x1b[2J\n---\nlicense: evil"
@@ -211,6 +263,12 @@ def test_a_card_says_nothing_about_what_is_not_known() -> None:
     assert "fingerprint" not in body
     assert "license" not in body
     assert "classes=['cat', 'dog']" in body
+
+
+@pytest.mark.parametrize("kind", ["hf-hub:", "transformers:"])
+def test_a_card_names_the_model_that_the_hub_has(kind: str) -> None:
+    card = program_card("me/pets", template="a <CLASS>", class_texts={}, model={"model": f"{kind}google/siglip"})
+    assert head_and_body(card)[0]["base_model"] == "google/siglip"
 
 
 def test_many_classes_are_not_all_shown() -> None:
@@ -268,13 +326,42 @@ def test_a_calibrated_program_says_that_its_accuracy_is_older(compiled: ClipClas
 
 def test_an_evaluation_is_shown_with_its_interval(compiled: ClipClassifier) -> None:
     (result,) = evaluate(compiled, demo.load("pixel-animals", shots=4).testset)
-    (line,) = evaluation_results(result, str(compiled.template))
+    (line,) = evaluation_results(result, compiled.scored_parts)
     assert line.startswith(
         f"Measured on {len(result.predicted)} images: accuracy {result.measures['accuracy']:.1f} % (95 % "
     )
     assert "balanced accuracy" in line
-    with pytest.raises(InputError, match="evaluation must be of the program's own template, got"):
-        evaluation_results(result, "another <CLASS>")
+
+
+def test_an_evaluation_of_another_program_is_refused(compiled: ClipClassifier) -> None:
+    testset = demo.load("pixel-animals", shots=4).testset
+    (result,) = evaluate(compiled, testset)
+    calibrated, reworded, rewritten = (compiled.deepcopy() for _ in range(3))
+    calibrated = calibrated.calibrate(testset[:100])
+    reworded.classes = compiled.class_texts | {"cat": ("cat", "kitten")}
+    rewritten.template = "another <CLASS>"
+    others = {"template": rewritten, "classes": reworded, "calibration": calibrated}
+    for part, other in {**others, "model": compiled.with_model("demo-vit")}.items():
+        with pytest.raises(InputError, match=f"evaluation must be of the program's own {part}; pass a result of eval"):
+            other.push_to_hub("me/pets", evaluation=result)
+        (own,) = evaluate(other, testset)
+        assert evaluation_results(own, other.scored_parts)
+        (plain,) = evaluate(other, testset, templates=[other.template])
+        assert (plain.program == other.scored_parts) is (part != "calibration")
+
+
+def test_an_evaluation_is_before_the_threshold(compiled: ClipClassifier) -> None:
+    task = demo.load("pixel-animals", shots=4)
+    calibrated = compiled.calibrate(task.valset, coverage=0.5)
+    (result,) = evaluate(calibrated, task.testset)
+    assert calibrated.calibration is not None
+    threshold = calibrated.calibration.threshold
+    answered = np.mean([label is not None for label in calibrated.predict([e.image for e in task.testset])])
+    line = evaluation_results(result, calibrated.scored_parts, threshold)[1]
+    expected = f"Note: measured before the threshold of {threshold:.3f}; {100 * answered:.1f} % of the images reach it."
+    assert line == expected
+    (several,) = [replace(result, probabilities=())]
+    assert evaluation_results(several, calibrated.scored_parts, threshold)[1].endswith(f"threshold of {threshold:.3f}.")
 
 
 def test_the_page_runs(hub: Hub) -> None:

@@ -191,8 +191,9 @@ class PortablePredictor(EncodingPredictor):
 
         Raises:
             ProgramFileError: the hub does not answer, or refuses.
-            ModelError: the model is a file or folder of this machine, which nobody else could load.
-            InputError: the evaluation is of another template.
+            ModelError: the model is a file or folder of one machine, which nobody else could load, or has a replaced
+                image encoder.
+            InputError: the evaluation is of another program.
         """
         from ipo_dspy.hub.card import evaluation_results, program_card, search_results
         from ipo_dspy.hub.repository import check_repository_name, push_files
@@ -202,10 +203,15 @@ class PortablePredictor(EncodingPredictor):
         if (local := local_files(spec)) is not None:
             hint = "publish it as well, and push the saved program with it: from_file('best.json', model='hf-hub:NAME')"
             raise ModelError("must not be on this machine only", argument="model", value=local, hint=hint)
+        if self._backbone is not None:
+            self._backbone.check_loaded()
         identity = state[STATE_KEY]
         details = getattr(self, "detailed_results", None)
         results = search_results(details, template, self.class_texts, identity["fingerprint"], self.is_calibrated)
-        results += [] if evaluation is None else evaluation_results(evaluation, template)
+        if evaluation is not None:
+            calibration = self.calibration if self._is_calibrated_for(self.template, self.classes or ()) else None
+            threshold = 0.0 if calibration is None else calibration.threshold
+            results += evaluation_results(evaluation, self.scored_parts, threshold)
         card = program_card(
             name,
             template=template,

@@ -36,7 +36,7 @@ from ipo_dspy.classifier.predictions import (
 from ipo_dspy.clip.model_spec import ModelSpec, check_sigmoid_head, resolve_model
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads
 from ipo_dspy.decision_types import record_evidence
-from ipo_dspy.errors import DataError, Hint, ImageError, InputError, ModelError, TemplateError
+from ipo_dspy.errors import DataError, Hint, ImageError, InputError, ModelError, ProgramFileError, TemplateError
 from ipo_dspy.program_files import apply_state, read_state
 from ipo_dspy.scoring.calibrator import (
     Calibration,
@@ -335,7 +335,8 @@ class ClipClassifier(PortablePredictor):
             allow_download: as for `from_file`: download also the CLIP that the program names, without your token.
 
         Raises:
-            ProgramFileError: the hub does not answer, has no such program, or refuses; or as for `from_file`.
+            ProgramFileError: the hub does not answer, has no such program, or refuses; a revision is passed with a
+                folder of this machine; or as for `from_file`.
             ModelError: as for `from_file`.
 
         >>> import tempfile
@@ -344,13 +345,17 @@ class ClipClassifier(PortablePredictor):
         ...     ClipClassifier.from_pretrained(folder).classes
         ('cat', 'dog')
         """
-        if Path(name).exists():
-            path = Path(name) / PROGRAM_FILE if Path(name).is_dir() else Path(name)
+        place = os.fspath(name) if isinstance(name, os.PathLike) else name
+        if isinstance(place, str) and os.path.exists(place):  # noqa: PTH110  # that of `Path` raises for a long name
+            if revision is not None:
+                condition, hint = f"None for {place!r} on this machine", "omit it, or rename the file or folder"
+                raise ProgramFileError(f"must be {condition}", argument="revision", value=revision, hint=hint)
+            path = Path(place) / PROGRAM_FILE if Path(place).is_dir() else Path(place)
         else:
             from ipo_dspy.hub.repository import check_repository_name, fetch_program
 
-            check_repository_name(os.fspath(name))
-            path = fetch_program(os.fspath(name), revision=revision, token=token)
+            check_repository_name(place)
+            path = fetch_program(place, revision=revision, token=token)
         return cls.from_file(path, model=model, pretrained=pretrained, device=device, allow_download=allow_download)
 
     def _classes_for(self, inputs: dict[str, Any]) -> tuple[str, ...]:

@@ -1,11 +1,11 @@
 """The CLIP model that a program names, before anything is loaded; needs no torch."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.clip.bundled import BUNDLED, canonical_model_name, resolve_model_name
-from ipo_dspy.clip.transformers_files import TRANSFORMERS
+from ipo_dspy.clip.transformers_files import TRANSFORMERS, local_folder
 from ipo_dspy.clip.weights import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
@@ -14,6 +14,7 @@ from ipo_dspy.clip.weights import (
     Downloads,
     check_name,
     check_pretrained,
+    is_tag,
     lacks_sigmoid_head,
 )
 from ipo_dspy.errors import Hint, ModelError
@@ -62,16 +63,16 @@ def weights_of(name: str, pretrained: str | None) -> str | None:
 
 
 def local_files(spec: ModelSpec) -> str | None:
-    """Return the file or folder of this machine that a model is loaded from; None for a bundled or published one.
+    """Return the file or folder that a model is loaded from, on any machine; None for a bundled or published one.
 
     >>> local_files(ModelSpec("local-dir:/models/clip", None)), local_files(ModelSpec("ViT-B-32", "openai"))
     ('local-dir:/models/clip', None)
     """
-    folder = spec.model.partition(":")[2]  # of any kind of model
-    if spec.model.startswith(LOCAL) or (folder and Path(folder).expanduser().is_dir()):
-        return spec.model
-    weights = spec.pretrained or ""
-    return weights if weights and Path(weights).expanduser().is_file() else None
+    if spec.model.startswith(TRANSFORMERS):
+        return None if local_folder(spec.model) is None else spec.model
+    if has_own_weights(spec.model):
+        return spec.model if spec.model.startswith(LOCAL) else None
+    return None if spec.pretrained is None or is_tag(spec.model, spec.pretrained) else spec.pretrained
 
 
 def name_alone(name: str) -> str:

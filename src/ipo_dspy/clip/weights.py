@@ -115,11 +115,20 @@ def check_pretrained(name: str, pretrained: str) -> None:
     if not isinstance(pretrained, str):
         hint = Hint("for example {pretrained}", pretrained=DEFAULT_PRETRAINED)
         raise ModelError("must be a tag or the path of a file", argument="pretrained", value=pretrained, hint=hint)
+    if not (is_tag(name, pretrained) or _looks_like_a_path(pretrained) or _is_file(Path(pretrained))):
+        raise _unknown_weights(name, pretrained, pretrained_tags(name.replace("/", "-")) or ())
+
+
+def is_tag(name: str, pretrained: str) -> bool:
+    """Return whether weights are a tag of a model of open_clip, rather than the path of a file.
+
+    >>> is_tag("ViT-B-32", "OpenAI"), is_tag("ViT-B-32", "/models/weights.pt")
+    (True, False)
+    """
     tags = pretrained_tags(name.replace("/", "-"))
-    if tags is None or pretrained.lower().replace("-", "_") in tags:  # as open_clip reads it
-        return
-    if not _looks_like_a_path(pretrained) and not _is_file(Path(pretrained)):
-        raise _unknown_weights(name, pretrained, tags)
+    if tags is None:
+        return not _looks_like_a_path(pretrained)
+    return pretrained.lower().replace("-", "_") in tags  # as open_clip reads it
 
 
 def lacks_sigmoid_head(name: str) -> bool:

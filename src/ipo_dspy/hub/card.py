@@ -22,11 +22,11 @@ _MEASURED = ("balanced_accuracy", "macro_f1", "mean_average_precision", "calibra
 
 
 class Evaluation(Protocol):
-    """The score of a template on images; see `optimizer.evaluation.EvaluationResult`."""
+    """The score of a program on images; see `optimizer.evaluation.EvaluationResult`."""
 
     @property
-    def template(self) -> Any:
-        """The evaluated template."""
+    def program(self) -> Mapping[str, Any]:
+        """The parts of the evaluated program; see `ClipClassifier.scored_parts`."""
 
     @property
     def predicted(self) -> Sequence[str]:
@@ -35,6 +35,10 @@ class Evaluation(Protocol):
     @property
     def measures(self) -> Mapping[str, float]:
         """Measures by name."""
+
+    @property
+    def probabilities(self) -> Sequence[float]:
+        """The probability of each predicted class, or none."""
 
 
 def program_card(
@@ -61,7 +65,7 @@ def program_card(
     from huggingface_hub import ModelCardData
 
     name = str(model.get("model"))
-    base = name.removeprefix("hf-hub:") if name.startswith("hf-hub:") else None
+    base = name.partition(":")[2] if name.startswith(("hf-hub:", "transformers:")) else None
     head = ModelCardData(
         base_model=base,
         library_name="ipo_dspy",
@@ -149,18 +153,28 @@ def search_results(
     ]
 
 
-def evaluation_results(evaluation: Evaluation, template: str) -> list[str]:
+def evaluation_results(evaluation: Evaluation, program: Mapping[str, Any], threshold: float = 0.0) -> list[str]:
     """Return the measures of an evaluation as sentences, with the interval of the accuracy.
 
+    Args:
+        evaluation: the result.
+        program: the parts of the program now; see `ClipClassifier.scored_parts`.
+        threshold: its threshold, which evaluations do not apply.
+
     Raises:
-        InputError: it is of another template.
+        InputError: it is of another program.
     """
-    if str(evaluation.template) != template:
-        condition = "of the program's own template"
-        raise InputError(f"must be {condition}", argument="evaluation", value=str(evaluation.template))
+    if other := [name for name, part in program.items() if evaluation.program.get(name) != part]:
+        hint = "pass a result of evaluate(program, examples) for the program as it is"
+        raise InputError(f"must be of the program's own {other[0]}", argument="evaluation", hint=hint)
     measures, images = evaluation.measures, len(evaluation.predicted)
     accuracy = f"accuracy {measures['accuracy']:.1f} %"
     if "mean_average_precision" not in measures:  # else a mean over labels, of which an image has several
         accuracy += f" (95 % interval {wilson_interval(measures['accuracy'], images)})"
     others = [ObjectiveText.of(name).show(measures[name]) for name in _MEASURED if name in measures]
-    return [f"Measured on {pluralize(images, 'image')}: {', '.join([accuracy, *others])}."]
+    sentences = [f"Measured on {pluralize(images, 'image')}: {', '.join([accuracy, *others])}."]
+    if threshold:
+        sure = [probability >= threshold for probability in evaluation.probabilities]
+        share = f"; {100 * sum(sure) / images:.1f} % of the images reach it" if sure else ""
+        sentences.append(f"Note: measured before the threshold of {threshold:.3f}{share}.")
+    return sentences

@@ -7,6 +7,7 @@ Only `best.json` is fetched, and its size is checked before. A token is sent to 
 import contextlib
 import logging
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ TIMEOUT = 30.0
 _NAME = re.compile(r"(?!.*(?:--|\.\.))(?:\w|\w[\w.-]{0,94}\w)/(?:\w|\w[\w.-]{0,94}\w)", re.ASCII)
 _DENIED = (401, 403, 404)
 """Statuses that say nothing about the network: the hub answers 401 or 404 for a private repository as for none."""
+
+_SESSION = threading.Lock()
+"""Held while the timeout of huggingface_hub's session is ours: its requests that publish take none of their own."""
 
 logger = logging.getLogger(__name__)
 
@@ -54,14 +58,19 @@ def push_files(
     Raises:
         ProgramFileError: the hub does not answer, or refuses.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi, get_session
 
     api = HfApi(token=token, library_name="ipo_dspy")
     operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=data) for path, data in files.items()]
     remedy = Hint("run `hf auth login`, or pass {token} of a user who may write there", token=...)
-    with _one_error(f"{repository!r} cannot be published", token, remedy):
-        api.create_repo(repository, private=private, exist_ok=True)
-        return api.create_commit(repository, operations, commit_message=message).commit_url
+    with _SESSION, _one_error(f"{repository!r} cannot be published", token, remedy):
+        session: Any = get_session()
+        before, session.timeout = getattr(session, "timeout", None), TIMEOUT
+        try:
+            api.create_repo(repository, private=private, exist_ok=True)
+            return api.create_commit(repository, operations, commit_message=message).commit_url
+        finally:
+            session.timeout = before
 
 
 def fetch_program(repository: str, *, revision: str | None, token: str | None) -> Path:
@@ -81,31 +90,34 @@ def fetch_program(repository: str, *, revision: str | None, token: str | None) -
     with _one_error(f"{repository!r} cannot be fetched", token, remedy):
         url = hf_hub_url(repository, PROGRAM_FILE, revision=revision)
         try:
-            size = get_hf_file_metadata(url, token=token, timeout=TIMEOUT).size
+            file = get_hf_file_metadata(url, token=token, timeout=TIMEOUT)
         except (OSError, httpx.TransportError) as error:
             cached = try_to_load_from_cache(repository, PROGRAM_FILE, revision=revision)
             if getattr(error, "response", None) is not None or not isinstance(cached, str):
                 raise
             logger.warning("the hub cannot be reached; %r is read as it was fetched before", repository)
             return Path(cached)
-        if size is None or size > LIMIT:
-            fact = (
-                f"{PROGRAM_FILE} of {repository!r} has {size or 'unknown'} bytes, more than the {LIMIT:,} of a program"
-            )
+        if file.size is None or file.size > LIMIT:
+            size = file.size or "unknown"
+            fact = f"{PROGRAM_FILE} of {repository!r} has {size} bytes, more than the {LIMIT:,} of a program"
             raise ProgramFileError(fact, hint="pass another repository")
-        return Path(hf_hub_download(repository, PROGRAM_FILE, revision=revision, token=token))
+        commit = file.commit_hash  # whose size was checked; a branch may have moved on
+        path = Path(hf_hub_download(repository, PROGRAM_FILE, revision=commit, token=token, etag_timeout=TIMEOUT))
+        reference = path.parents[2] / "refs" / (revision or "main")  # for `try_to_load_from_cache`
+        if commit and revision != commit:
+            reference.parent.mkdir(parents=True, exist_ok=True)
+            reference.write_text(commit)
+        return path
 
 
 @contextlib.contextmanager
 def _one_error(fact: str, token: str | None, remedy: Hint) -> Iterator[None]:
-    """Raise one error for all that may go wrong with a hub, or with a server that is none; limit each wait for it."""
+    """Raise one error for all that may go wrong with a hub, or with a server that is none."""
     import httpx
-    from huggingface_hub import constants, get_session
+    from huggingface_hub import constants
     from huggingface_hub.errors import EntryNotFoundError
 
     remember_secrets(filter(None, [token]))
-    session: Any = get_session()
-    before, session.timeout = getattr(session, "timeout", None), TIMEOUT
     try:
         yield
     except ProgramFileError:
@@ -119,5 +131,3 @@ def _one_error(fact: str, token: str | None, remedy: Hint) -> Iterator[None]:
         said = str(error) if status is None else getattr(error, "server_message", None)
         words = [f"HTTP {status}" if status else type(error).__name__, one_line(said or "", 200)]
         raise ProgramFileError(f"{fact} ({': '.join(filter(None, words))})", hint=hint) from error
-    finally:
-        session.timeout = before

@@ -67,6 +67,7 @@ class EvaluationResult:
         objective: name of the objective, whose value is in the score if it is not the accuracy.
         average_precision: with several labels, the average precision in percent of each class that has images.
         probabilities: probability of each predicted class; empty with several labels, and on a cluster.
+        program: template, model, texts, and calibration that `evaluate` scored; see `ClipClassifier.scored_parts`.
     """
 
     template: Template
@@ -78,6 +79,7 @@ class EvaluationResult:
     objective: str = "accuracy"
     average_precision: Mapping[str, float] = field(default_factory=dict, repr=False)
     probabilities: tuple[float, ...] = field(default=(), repr=False)
+    program: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,9 +340,14 @@ def evaluate(
         skip_unreadable=skip_unreadable,
         objective=build_objective(objective, costs, min_recall, metric),
     )
+    program = classifier.scored_parts
     if not templates:
-        return [evaluation_set.calibrated(classifier).evaluate(classifier.template)]
-    return [evaluation_set.evaluate(as_template(template)) for template in templates]
+        return [replace(evaluation_set.calibrated(classifier).evaluate(classifier.template), program=program)]
+    plain = {**program, "calibration": None}
+    return [
+        replace(evaluation_set.evaluate(each), program={**plain, "template": str(each)})
+        for each in map(as_template, templates)
+    ]
 
 
 def compare(recorder: EventRecorder, result: SearchResult, judged: EvaluationSet, *, split: str) -> None:
