@@ -21,6 +21,7 @@ from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.clip.image_io import open_image
 from ipo_dspy.demo import DemoTask
 from ipo_dspy.errors import InputError, ModelError, ProgramFileError
+from ipo_dspy.export import npz
 from ipo_dspy.export.npz import read_npz
 from ipo_dspy.integrations import fiftyone as integration
 
@@ -68,6 +69,41 @@ def test_files_without_weights_are_one_error(tmp_path: Path) -> None:
             read_npz(tmp_path / "w.npz")
     with pytest.raises(ProgramFileError, match=r"none\.npz' cannot be read \(No such file"):
         read_npz(tmp_path / "none.npz")
+
+
+def test_values_that_do_not_fit_are_one_error(
+    program: ClipClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.npz"
+    program.export(path, format="npz")
+    with np.load(path) as arrays:
+        values = dict(arrays)
+    embeddings, weights = values["class_embeddings"], values["class_weights"]
+    for name, value in [
+        ("class_embeddings", embeddings[:3]),
+        ("class_embeddings", embeddings[0]),
+        ("class_embeddings", np.array(1.0)),
+        ("class_embeddings", np.where(embeddings == embeddings[0, 0], np.nan, embeddings)),
+        ("class_weights", -weights),
+        ("class_weights", weights * np.inf),
+        ("class_weights", weights[:, None]),
+        ("class_weights", np.array(["1"] * len(weights))),
+        ("temperature", np.array(0.0)),
+        ("logit_scale", np.array(np.nan)),
+        ("threshold", np.array("null")),
+        ("labels", values["labels"][:3]),
+        ("class_texts", np.array(json.dumps(["cat"] * len(weights)))),
+        ("model", np.array('["x"]')),
+        ("model", np.array("[" * 10_000)),
+    ]:
+        np.savez(path, **{**values, name: value})
+        with pytest.raises(ProgramFileError, match=r"not a file of class weights: .*; export the program again"):
+            read_npz(path)
+    np.savez_compressed(path, **values)
+    assert read_npz(path).labels == program.classes
+    monkeypatch.setattr(npz, "_LIMIT", 1000)
+    with pytest.raises(ProgramFileError, match=r"it has [\d,]+ bytes after decompression"):
+        read_npz(path)
 
 
 def test_another_checkpoint_is_refused(program: ClipClassifier, tmp_path: Path) -> None:

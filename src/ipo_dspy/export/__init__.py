@@ -100,7 +100,7 @@ def write(
     Warns:
         UserWarning: the format has no place for class weights and threshold of a calibrated classifier.
     """
-    if weights.is_calibrated and not FORMATS[format].keeps_calibration:
+    if weights.can_change_labels and not FORMATS[format].keeps_calibration:
         warnings.warn(
             f"{format} has no place for class weights and a threshold, so some labels will differ; "
             "export safetensors or npz to keep them",

@@ -79,7 +79,7 @@ def write_open_clip(weights: "ClassWeights", backbone: "Backbone", path: Path) -
         "LOGIT_BIAS": weights.logit_bias,
     }
     answer = {"probabilities": "logits.softmax(dim=0)", "label": "list(CLASSES)[best]", "present": PRESENT}
-    if weights.is_calibrated or weights.temperature != 1:
+    if weights.can_change_labels or weights.temperature != 1:
         constants |= {"TEMPERATURE": weights.temperature, "CLASS_WEIGHTS": weights.class_weights.tolist()}
         constants |= {"THRESHOLD": weights.threshold, "UNKNOWN_LABEL": weights.unknown_label}
         answer["probabilities"] = "(logits / TEMPERATURE + torch.tensor(CLASS_WEIGHTS).log()).softmax(dim=0)"

@@ -70,8 +70,8 @@ class ClassWeights:
         return tuple(tuple(prompt for text in texts for prompt in template.fill(text)) for texts in self.class_texts)
 
     @property
-    def is_calibrated(self) -> bool:
-        """True if class weights or a threshold can change a label."""
+    def can_change_labels(self) -> bool:
+        """True if a calibration has class weights or a threshold; a temperature alone changes no label."""
         return self.threshold > 0 or bool((self.class_weights != 1).any())
 
     def probabilities(self, image_features: ArrayLike) -> NDArray[np.float64]:
