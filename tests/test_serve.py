@@ -522,6 +522,17 @@ def test_compressed_decisions_are_read_within_the_limit(task: DemoTask) -> None:
     assert [response.status_code for response in (good, large, bad)] == [200, 413, 400]
 
 
+def test_compressed_bodies_count_as_they_are_in_memory(task: DemoTask) -> None:
+    zstd = pytest.importorskip("backports.zstd")
+    headers = {"content-type": "application/json", "content-encoding": "zstd"}
+    small, padded = (zstd.compress(json.dumps(ask()).encode() + b" " * spaces) for spaces in (0, 90_000))
+    with serving(task.program, body_bytes=100_000, waiting_bytes=50_000) as client:
+        codes = [
+            client.post("/v1/systemone", content=body, headers=headers).status_code for body in (padded, small, small)
+        ]
+    assert codes == [503, 200, 200]
+
+
 # --- The page
 
 
@@ -668,6 +679,17 @@ def test_a_token_that_no_client_can_send_is_refused(token: str, monkeypatch: pyt
 def test_a_program_without_classes_is_refused() -> None:
     with pytest.raises(DataError, match="a program without class names cannot be served"):
         create_app(ClipClassifier(model="demo"))
+
+
+def test_workers_that_end_at_the_start_are_one_error() -> None:
+    build: Any = functools.partial(os._exit, 7)
+    with (
+        server.listen("127.0.0.1", 0, token=None) as listener,
+        pytest.raises(
+            InputError, match="3 workers ended at the start, the last with exit code 7; free memory, or pass"
+        ),
+    ):
+        server._supervise(build, listener, Limits(), 2)
 
 
 @pytest.mark.slow

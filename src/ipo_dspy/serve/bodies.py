@@ -41,12 +41,17 @@ class BodyReader:
             RequestError: the body is too large, too slow, compressed in a way that is not known, or too much with the
                 bodies of other requests.
         """
-        body = bytearray()
+        body, plain = bytearray(), b""
         try:
             await self._receive(request, body)
-            yield await asyncio.to_thread(self._plain, request, body) if _encoding(request) else bytes(body)
+            if _encoding(request):
+                plain = await asyncio.to_thread(self._plain, request, body)
+                self._held += len(plain)
+                if self._held > self._limits.waiting_bytes:
+                    raise self._busy()
+            yield plain if _encoding(request) else bytes(body)
         finally:
-            self._held -= len(body)
+            self._held -= len(body) + len(plain)
 
     async def _receive(self, request: Request, body: bytearray) -> None:
         limits = self._limits
@@ -59,7 +64,7 @@ class BodyReader:
                     if len(body) + len(chunk) > limits.body_bytes:
                         raise self._too_large()
                     if self._held + len(chunk) > limits.waiting_bytes:
-                        raise busy("too many images are being sent to this server")
+                        raise self._busy()
                     body += chunk
                     self._held += len(chunk)
         except TimeoutError:
@@ -72,6 +77,9 @@ class BodyReader:
         return RequestError(
             413, f"a request must have at most {self._limits.body_bytes:,} bytes; send fewer or smaller images"
         )
+
+    def _busy(self) -> RequestError:
+        return busy("too many images are being sent to this server")
 
     def _plain(self, request: Request, body: bytearray) -> bytes:
         """Decompress a body, as TypeSafe sends it from Python 3.14 on."""

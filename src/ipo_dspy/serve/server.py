@@ -18,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator
 from multiprocessing.context import SpawnProcess
+from multiprocessing.synchronize import Event
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -41,6 +42,7 @@ _MAX_CONNECTIONS = 1000
 _IDLE_SECONDS = 30
 _HEADER_SECONDS = 15
 _CHECK_SECONDS = 0.5
+_FAILED_STARTS = 3
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +106,7 @@ def run(
         announce: called when the model has been loaded.
 
     Raises:
-        IPOError: the classifier cannot be loaded.
+        IPOError: the classifier cannot be loaded, or several workers end before they serve.
     """
     build = functools.partial(_build, load, limits, token)
     app = build()  # also with several workers: a program that cannot be loaded is one error, not one in each
@@ -127,33 +129,44 @@ def _build(load: "Callable[[], ClipClassifier]", limits: Limits, token: str | No
 
 
 def _supervise(build: "Callable[[], FastAPI]", listener: socket.socket, limits: Limits, workers: int) -> None:
-    """Run worker processes until a signal arrives; one that dies is replaced.
+    """Run worker processes until a signal arrives; one that dies is replaced, unless several died at the start.
 
     uvicorn's own supervisor lets the first worker that wakes accept all connections, see `_OneAtATime`.
     """
     context, stopped = multiprocessing.get_context("spawn"), threading.Event()
 
-    def start() -> SpawnProcess:
-        process = context.Process(target=_work, args=(build, listener, limits))
+    def start() -> tuple[SpawnProcess, Event]:
+        ready = context.Event()
+        process = context.Process(target=_work, args=(build, listener, limits, ready))
         process.start()
-        return process
+        return process, ready
 
+    failed = 0
     with _stopping(lambda *_: stopped.set()):
-        processes = [start() for _ in range(workers)]
-        while not stopped.wait(_CHECK_SECONDS):
-            for i, process in enumerate(processes):
-                if process.exitcode is not None:
+        running = [start() for _ in range(workers)]
+        try:
+            while not stopped.wait(_CHECK_SECONDS):
+                for i, (process, ready) in enumerate(running):
+                    if process.exitcode is None:
+                        continue
+                    failed = 0 if ready.is_set() else failed + 1
+                    if failed == _FAILED_STARTS:
+                        fact = f"{failed} workers ended at the start, the last with exit code {process.exitcode}"
+                        raise InputError(fact, hint=Hint("free memory, or pass a smaller {}", Argument("workers")))
                     logger.error("a worker ended with exit code %d; starting another one", process.exitcode)
-                    processes[i] = start()
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
+                    running[i] = start()
+        finally:
+            for process, _ in running:
+                process.terminate()
+            for process, _ in running:
+                process.join()
 
 
-def _work(build: "Callable[[], FastAPI]", listener: socket.socket, limits: Limits) -> None:
+def _work(build: "Callable[[], FastAPI]", listener: socket.socket, limits: Limits, ready: Event) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is sent to all processes, and the first one handles it
-    Server(config(build(), limits)).run(sockets=[_OneAtATime(fileno=listener.detach())])
+    server = Server(config(build(), limits))
+    ready.set()
+    server.run(sockets=[_OneAtATime(fileno=listener.detach())])
 
 
 class _OneAtATime(socket.socket):
