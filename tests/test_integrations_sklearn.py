@@ -51,6 +51,8 @@ def test_a_template_is_searched_and_predicts_as_the_classifier_does(paths: tuple
     plain = ClipEstimator(model="demo", ipo=AS_IT_IS).fit(images, labels)
     found = ClipEstimator(model="demo", ipo=SEARCH).fit(np.array(images), np.array(labels))
     assert plain.template_ == "a photo of a <CLASS>."
+    kept = ClipEstimator(model="demo", ipo={"steps": 0, "progress": False}).fit(images, labels)  # no language model
+    assert kept.template_ == plain.template_
     assert found.template_ != plain.template_
     assert found.score(images, labels) > plain.score(images, labels)
     assert found.classes_.tolist() == sorted(set(labels))
@@ -115,6 +117,12 @@ def test_errors_are_clear(paths: tuple[list[str], list[str]]) -> None:
         InputError, match="image_shape must be the shape of an image if X is a table of pixels, got None"
     ):
         ClipEstimator(model="demo").fit(np.zeros((4, 64)), [0, 1, 0, 1])
+    with pytest.raises(
+        InputError, match="class_texts must be given for names of classes, got 'catt'; use one of the 5"
+    ):
+        ClipEstimator(model="demo", class_texts={"catt": "kitten"}).fit(images, labels)
+    with pytest.raises(InputError, match=r"names of classes, got 0; use one of the 2 classes \('0', '1'\)"):
+        ClipEstimator(model="demo", class_texts={0: "kitten"}).fit(images[:2], ["0", "1"])
     with pytest.raises(TypeError, match="stepps"):
         ClipEstimator(model="demo", ipo={"stepps": 3}).fit(images, labels)
 

@@ -280,6 +280,7 @@ def test_the_command_writes_pictures_with_titles(
         titles.append(title)
         set_title(figure, title)
 
+    monkeypatch.setattr(slides, "CLASSES_DRAWN", 1)
     monkeypatch.setattr(slides, "set_title", listen)
     monkeypatch.setattr("ipo_dspy.report.figures.set_title", listen)
     call("report", str(run), "--png", str(tmp_path / "new" / "png"))
@@ -292,6 +293,7 @@ def test_the_command_writes_pictures_with_titles(
             assert len(image.convert("RGB").getcolors(1 << 22) or []) > 40  # not blank
     assert len(titles) == len(FILES)
     assert all("photos · run run-7" in title for title in titles)
+    assert any(", 1 largest gains, 1 largest losses or smallest gains, " in title for title in titles)
 
 
 def test_a_run_without_a_trial_has_no_pictures(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

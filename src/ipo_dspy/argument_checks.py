@@ -63,10 +63,10 @@ def one_of(name: str, value: str, known: Iterable[str], renamed: Mapping[str, st
     return value
 
 
-def check_class_names(name: str, given: Iterable[str], classes: Sequence[str]) -> None:
+def check_class_names(name: str, given: Iterable[Any], classes: Sequence[Any]) -> None:
     """Check that an argument is for names of classes, where it is for some."""
     if unknown := [label for label in given if label not in classes]:
-        listed = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+        listed = ", ".join(map(repr, classes[:5])) + (", ..." if len(classes) > 5 else "")
         remedy = f"use one of the {len(classes)} classes ({listed})"
         raise invalid(name, "given for names of classes", unknown[0], remedy)
 

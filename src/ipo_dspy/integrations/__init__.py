@@ -1,1 +1,1 @@
-"""Bridges to other programs: experiment trackers and scikit-learn."""
+"""Bridges to other programs: FiftyOne, MLflow, and scikit-learn."""

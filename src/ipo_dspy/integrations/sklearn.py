@@ -13,7 +13,7 @@ import dspy
 import numpy as np
 from numpy.typing import NDArray
 
-from ipo_dspy.argument_checks import invalid
+from ipo_dspy.argument_checks import check_class_names, invalid
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.classifier.image_lists import image_list
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED
@@ -95,7 +95,7 @@ class ClipEstimator(ClassifierMixin, BaseEstimator):
 
         Raises:
             DataError: images or labels that cannot be used.
-            ModelError, InputError: parameters that `ClipClassifier` or `IPO` do not take.
+            ModelError, InputError: parameters that `ClipClassifier` or `IPO` do not take, or texts of other labels.
         """
         if self.image_shape is None:
             if getattr(X, "ndim", 1) == 2:
@@ -112,6 +112,7 @@ class ClipEstimator(ClassifierMixin, BaseEstimator):
         if len(names) < 2:
             raise DataError(f"y must have at least two classes, got one class, {names[0]!r}; add images of another")
         given = self.class_texts or {}
+        check_class_names("class_texts", given, self.classes_.tolist())
         texts = {name: given.get(label, name) for name, label in zip(names, self.classes_.tolist(), strict=True)}
         examples = [
             dspy.Example(image=image, label=names[target]).with_inputs("image")

@@ -33,7 +33,8 @@ def build_proposer(config: OptimizerConfig) -> "Proposer":
     if config.prompt_model is not None:
         return LMProposer(build_lm(config.prompt_model, role="prompt_model"), num_threads=config.num_threads)
     if configured_lm() is None:
-        if config.proposer is None and not config.searches_template and config.candidates is not None:
+        has_words = config.candidates is not None or not config.searches_class_texts
+        if config.proposer is None and config.num_steps == 0 and has_words:
             return EvolutionProposer()  # is not asked
         raise LanguageModelError(
             "no language model to propose templates",

@@ -18,7 +18,7 @@ from ipo_dspy.scoring.objectives import ObjectiveText
 
 PNG = ("png",)
 CLASSES_DRAWN = 10
-"""Classes with the largest gains, and with the largest losses, of more than twice as many."""
+"""Classes with the largest gains, and with the largest losses or smallest gains, of more than twice as many."""
 Files: TypeAlias = tuple[Path, ...]
 
 
@@ -147,7 +147,11 @@ def _classes(search: SearchState, origin: str, path: Path) -> Files:
     split, rows = table
     is_cut = len(rows) > 2 * CLASSES_DRAWN
     shown = [*rows[:CLASSES_DRAWN], *rows[-CLASSES_DRAWN:]] if is_cut else rows
-    part = f", the {CLASSES_DRAWN} largest gains and losses of {len(rows)} classes" if is_cut else ""
+    part = (
+        f", {CLASSES_DRAWN} largest gains, {CLASSES_DRAWN} largest losses or smallest gains, {len(rows)} classes"
+        if is_cut
+        else ""
+    )
     return draw_bars(
         [f"{pictures.clipped(row.name)} ({row.images})" for row in shown],
         {"start": Bars([row.start or 0.0 for row in shown]), "best": Bars([row.best or 0.0 for row in shown])},
