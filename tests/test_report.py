@@ -334,8 +334,14 @@ def test_the_commands_to_copy_run(
     assert [shlex.split(command)[:3] for command in commands] == [
         ["ipo-dspy", "classify", "runs/photos-1/best.json"],
         ["ipo-dspy", "evaluate", "runs/photos-1/best.json"],
+        ["ipo-dspy", "serve", "runs/photos-1/best.json"],
+        ["ipo-dspy", "export", "runs/photos-1/best.json"],
     ]
-    for command in commands:
+    with pytest.raises(SystemExit) as end:
+        main(shlex.split(commands[-1])[1:])
+    assert not end.value.code
+    assert capsys.readouterr().out == "runs/photos-1/best.onnx\n"
+    for command in commands[:2]:
         with pytest.raises(SystemExit) as end:
             main(shlex.split(command)[1:])
         assert not end.value.code
@@ -345,7 +351,7 @@ def test_the_commands_to_copy_run(
 def test_tested_templates_need_no_further_test(sample: str) -> None:
     template, _, *commands = to_copy(sample)
     assert template == "pixel art of a <CLASS>."
-    assert [command.split()[1] for command in commands] == ["classify"]
+    assert [command.split()[1] for command in commands] == ["classify", "serve", "export"]
     assert about(sample)["Test images"] == "500 (25 classes, 20 each)"
     assert about(sample)["Validation images"] == "200 (25 classes)"  # not evaluated by class
 
@@ -366,12 +372,14 @@ def test_a_path_to_copy_is_as_given_but_shows_no_folders_above_the_run(
     for given, shown in ((Path("runs") / folder.name, "runs/it's <i>1/best.json"), (folder, "it's <i>1/best.json")):
         page = render_report(given)
         assert "<i>1" not in page
-        _, python, classify, evaluate = to_copy(page)
+        _, python, *commands = to_copy(page)
         call = ast.parse(python).body[1]
         assert isinstance(call, ast.Assign)
         assert ast.literal_eval(cast(ast.Call, call.value).args[0]) == shown
-        assert [shlex.split(command)[2] for command in (classify, evaluate)] == [shown, shown]
+        assert [shlex.split(command)[2] for command in commands] == [shown] * 4
         assert str(tmp_path) not in page
+        place = "from which this page was written" if given != folder else "that contains the folder of the run"
+        assert f"Run the commands in the folder {place}" in page
         assert about(page)["Run folder"] == folder.name
 
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +72,7 @@ def classify(
     if as_json:
         show.write_json(results)
     elif as_csv:
-        sys.stdout.write(_as_csv(results))
+        terminal.line(_as_csv(results).removesuffix("\n"))
     else:
         if out is None:
             show.template(str(classifier.template))

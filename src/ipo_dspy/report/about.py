@@ -91,12 +91,11 @@ def next_steps(search: SearchState, folder: Path, *, is_tested: bool) -> Sequenc
     steps = [template, Command("In Python", text)]
     quoted = shlex.quote(path)
     steps.append(Command("On the command line", f"ipo-dspy classify {quoted} photo.jpg"))
-    steps.append(Command("As an HTTP server", f"ipo-dspy serve {quoted}"))
-    steps.append(Command("For another runtime", f"ipo-dspy export {quoted} --to onnx"))
     if not is_tested:
         purpose = "Measure the accuracy on test images, in folders named as their classes: none were tested so far"
         steps.append(Command(purpose, f"ipo-dspy evaluate {quoted} test_images"))
-    return steps
+    serve = Command("As an HTTP server", f"ipo-dspy serve {quoted}")
+    return [*steps, serve, Command("For another runtime", f"ipo-dspy export {quoted} --to onnx")]
 
 
 def place_of_commands(folder: Path) -> str:
