@@ -358,6 +358,12 @@ def test_without_a_token_pages_of_other_sites_are_refused(client: httpx.Client, 
     assert "set a token" in answer.json()["error"]
 
 
+def test_a_link_of_another_site_may_be_followed(client: httpx.Client) -> None:
+    followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert client.get("/", headers=followed).status_code == 200
+    assert client.post("/classify", headers=followed).status_code == 403
+
+
 def test_the_page_of_the_endpoints_loads_nothing_from_elsewhere(client: httpx.Client) -> None:
     page = client.get("/docs")
     assert page.headers["content-type"] == "text/html; charset=utf-8"

@@ -327,7 +327,7 @@ class _Gate:
     def _refusal(self, scope: Scope) -> RequestError | None:
         headers = Headers(scope=scope)
         if self._token is None:
-            if is_local(headers.get("host", ""), headers.get("sec-fetch-site")):
+            if is_local(headers.get, scope["method"]):
                 return None
             return RequestError(
                 403, "without a token only this machine is answered, by the name localhost; set a token"

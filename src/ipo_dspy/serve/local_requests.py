@@ -1,25 +1,31 @@
 """Requests of this machine's own programs and pages, as far as their headers show it."""
 
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 LOCAL_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 """Names in the `Host` header of a browser on this machine; the port may be that of an SSH tunnel."""
 
 
-def is_local(host: str, fetch_site: str | None) -> bool:
-    """Return whether a request names this machine and does not come from a page of another site.
+def is_local(header: Callable[[str], str | None], method: str) -> bool:
+    """Return whether a request names this machine, and is not one that a page of another site makes.
 
-    A page whose name resolves to this machine (DNS rebinding) has that name in its `Host` header.
+    A page whose name resolves to this machine (DNS rebinding) has that name in its `Host` header. A link of another
+    site may be followed: that site cannot read what it leads to.
 
     Args:
-        host: the header `Host`.
-        fetch_site: the header `Sec-Fetch-Site`, which browsers send.
+        header: returns a header by its name.
+        method: method of the request.
 
-    >>> is_local("localhost:8000", None), is_local("evil.example:8000", None), is_local("127.0.0.1", "cross-site")
-    (True, False, False)
+    >>> is_local({"Host": "localhost:8000"}.get, "POST"), is_local({"Host": "evil.example:8000"}.get, "GET")
+    (True, False)
+    >>> foreign = {"Host": "127.0.0.1", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    >>> is_local(foreign.get, "GET"), is_local(foreign.get, "POST")
+    (True, False)
     """
     try:
-        name = urlsplit(f"//{host}").hostname
+        name = urlsplit(f"//{header('Host') or ''}").hostname
     except ValueError:
         return False
-    return name in LOCAL_NAMES and fetch_site != "cross-site"
+    is_link = method == "GET" and header("Sec-Fetch-Mode") == "navigate"
+    return name in LOCAL_NAMES and (is_link or header("Sec-Fetch-Site") != "cross-site")

@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer a request of this machine's browser."""
         url = urlsplit(self.path)
         path = url.path.removeprefix("/")
-        if not is_local(self.headers.get("Host", ""), self.headers.get("Sec-Fetch-Site")):
+        if not is_local(self.headers.get, self.command):
             self._send(HTTPStatus.FORBIDDEN, b"Open this page by its address on this machine.\n", "text/plain")
         elif file := self.server.files.get(path):
             self._send(HTTPStatus.OK, file.content, file.media_type)
