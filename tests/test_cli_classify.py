@@ -114,7 +114,7 @@ def test_a_formula_after_white_space_is_not_run(
 
 def test_unreadable_images_are_skipped_by_the_option(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, _, err = call(capsys, folder / "best.json", folder / "00.png", folder / "best.json")
-    assert "pass --skip-unreadable to skip what cannot be read" in " ".join(err.split())
+    assert "pass --skip-unreadable to skip it" in " ".join(err.split())
     code, _, err = call(capsys, folder / "best.json", "a" * 300)
     assert (code, "cannot be read: File name too long" in " ".join(err.split())) == (2, True)
 

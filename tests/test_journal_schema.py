@@ -36,7 +36,9 @@ def test_every_event_has_the_names_of_this_schema(run: Path) -> None:
         events: list[Any] = list(journal.past)
     assert {event["event"] for event in events} == set(PERSISTED) - {
         "class_texts",
+        "embedding_map",
         "imagenet_prompts",
+        "mistake",
         "lm_request",
         "lm_failure",
     }  # which that version lacked

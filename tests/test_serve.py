@@ -178,7 +178,6 @@ def test_the_interface_is_described(client: httpx.Client) -> None:
         "multipart/form-data",
         "application/json",
     }
-    assert client.get("/docs").status_code == 404  # FastAPI's page would load scripts from elsewhere
 
 
 # --- Batches

@@ -85,7 +85,7 @@ def _results(classifier: "ClipClassifier", files: Sequence[str], top_k: int) -> 
     try:
         rows = classifier.predict_proba(files)  # [N, C]
     except ImageError as error:
-        hint = error.hint and Hint("pass {skip_unreadable} to skip what cannot be read", skip_unreadable=True)
+        hint = error.hint and Hint("pass {skip_unreadable} to skip it", skip_unreadable=True)
         raise ImageError(error.fact, hint=hint) from error
     classes = classifier.classes or ()
     answers = classifier.class_weights().labels_of(rows)

@@ -170,7 +170,7 @@ class SearchState:
                     self.better.append(trial)
         elif event["event"] == "step":
             if event["step"] > self.steps:
-                self.step_seconds += event["seconds"]
+                self.step_seconds += event.get("seconds", 0.0)
             self.steps = max(self.steps, event["step"])
         elif event["event"] == "rejection":
             self.rejections.append(
