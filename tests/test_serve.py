@@ -58,6 +58,12 @@ def files(*images: bytes) -> list[tuple[str, tuple[str, bytes]]]:
     return [("files", ("image.png", image)) for image in images]
 
 
+def form_text(charset: str, size: int) -> dict[str, Any]:
+    """A form with one text of a charset."""
+    body = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n' + b"9" * size + b"\r\n--b--\r\n"
+    return {"content": body, "headers": {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}}
+
+
 def bomb(side: int) -> bytes:
     """A small PNG file of many black pixels."""
 
@@ -284,6 +290,8 @@ def test_a_request_that_is_given_up_takes_nothing_with_it(task: DemoTask, monkey
         ({"data": {"files": "cat.png"}, "files": {"x": b""}}, 400, "'files' must be a file, got text"),
         ({"content": b"--x", "headers": {"content-type": "multipart/form-data"}}, 400, "the form cannot be read"),
         ({"files": files(*[b"x"] * 65)}, 400, "the form cannot be read: Too many files"),
+        (form_text("punycode", 500_000), 400, "'x' must be a file, got text"),
+        (form_text("x", 5) | {"headers": {"content-type": 'multipart/form-data; boundary="a\\"b"'}}, 400, "RFC 2046"),
         ({"json": {}, "headers": {"content-encoding": "gzip"}}, 415, "must not be compressed"),
     ],
 )
@@ -346,6 +354,23 @@ def test_lies_about_the_length_and_slow_clients(task: DemoTask, monkeypatch: pyt
         assert talk(client) == CLOSED
         assert talk(client, b"\x16\x03\x01 no HTTP\r\n\r\n").startswith("HTTP/1.1 400 ")
         assert client.post("/classify", files=files(png(task, 0))).status_code == 200
+
+
+def test_a_response_that_nobody_reads_ends_its_connection(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_UNREAD_SECONDS", 0.3)
+    size, count = len(client.get("/swagger-ui-bundle.js").content), 20
+    host, port, received = client.base_url.host, client.base_url.port, 0
+    assert port is not None
+    with socket.create_connection((host, port), timeout=30) as connection:
+        connection.sendall(b"GET /swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * count)
+        time.sleep(2)
+        connection.settimeout(3)  # it is kept alive, if it was not ended
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            while data := connection.recv(1_000_000):
+                received += len(data)
+    assert received < count * size
 
 
 @pytest.mark.parametrize(
@@ -500,6 +525,8 @@ def test_a_question_without_a_template_is_answered_with_that_of_the_program(task
         (ask(questions={"a": {"type": "choice", "criteria": {"x": {"deep": 1}, "y": None}}}), ""),
         (ask(questions={"a": {"type": "choice", "criteria": {"x": "long " * 500, "y": None}}}), ""),
         (ask(questions={"a": {"type": "choice", "criteria": {f"c{i}": None for i in range(1001)}}}), "at most 1000"),
+        (ask(questions={"a": {"type": "choice", "criteria": {"x": ["y"] * 1001}}}), "at most 1000"),
+        (ask(state={**ask()["state"], "instructions": "a <CLASS>.\n" * 501}), "at most 1000 prompts, got 1002"),
     ],
 )
 def test_wrong_decisions_are_refused(client: httpx.Client, body: dict[str, Any], message: str) -> None:
@@ -710,3 +737,29 @@ def test_several_workers_share_a_port_and_their_metrics(processes: Processes, pr
         assert {samples(client)["ipo_dspy_images_total", "encoded"] for _ in range(5)} == {40.0}
     os.kill(pid, signal.SIGTERM)
     assert processes.end().code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("numbers", [[signal.SIGTERM, signal.SIGTERM], [signal.SIGKILL]])
+def test_workers_end_with_the_server(processes: Processes, program: str, numbers: list[int]) -> None:
+    pid = processes.begin("serve", program, "--port", "0", "--workers", "2")
+    url = httpx.URL(address(processes))
+    ready(str(url))
+    assert url.port is not None
+    with contextlib.ExitStack() as connections:
+        if len(numbers) == 2:  # the first signal waits for these requests
+            for _ in range(8):
+                connection = connections.enter_context(socket.create_connection((url.host, url.port)))
+                connection.sendall(post(100))
+        time.sleep(1)
+        for number in numbers:
+            os.kill(pid, number)
+            time.sleep(1)
+        processes.end()
+        for _ in range(100):
+            time.sleep(0.1)
+            try:
+                socket.create_connection((url.host, url.port)).close()
+            except ConnectionRefusedError:
+                return
+    raise AssertionError("a worker still listens")

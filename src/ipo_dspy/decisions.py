@@ -42,6 +42,7 @@ _START, _END = "<<CUSTOM-TYPE-START-IDENTIFIER>>", "<<CUSTOM-TYPE-END-IDENTIFIER
 """Marks that DSPy puts around an image that it turns into text."""
 _MAX_CHARACTERS = MAX_FILE_BYTES // 3 * 4 + 1000
 _MAX_NESTING = 8
+_MAX_CACHED = 100_000
 _IMAGES = (dspy.Image, Image.Image, bytes, bytearray, io.BytesIO, os.PathLike)
 
 
@@ -267,7 +268,9 @@ def parse_question(name: str, question: Mapping[str, Any], instructions: Any, de
             f"{one_line(str(kind), 40)!r}; instead of a Score use a Choice, for example "
             "Choice[('poor', 'blurry photo'), ('good', 'sharp photo')]"
         )
-    options, words = _read_criteria(json.dumps(criteria))
+    text = json.dumps(criteria)
+    read = _read_criteria if len(text) <= _MAX_CACHED else _read_criteria.__wrapped__
+    options, words = read(text)
     return Question(kind, template, options, words)
 
 

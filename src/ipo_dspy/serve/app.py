@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from ipo_dspy.export.weights import ClassWeights
     from ipo_dspy.template import Template
 
-MAX_TEXTS = 1000
-"""Texts of all options in one request to `/v1/systemone`; each is encoded, unless it was in an earlier request."""
+MAX_PROMPTS = 1000
+"""Texts of all options in one request to `/v1/systemone`, times the lines of the templates: each is encoded."""
 _T = TypeVar("_T")
 _ENCODED_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
@@ -279,15 +279,27 @@ def read_questions(body: bytes, template: "Template") -> tuple[bytes, dict[str, 
     ):
         raise RequestError(422, "the questions must be an object with an object for each question")
     try:
-        asked = {
-            name: parse_question(name, each, state.get("instructions"), template) for name, each in questions.items()
-        }
+        asked, count = {}, 0
+        for name, each in questions.items():
+            _check_count(count + _count_texts(each.get("criteria")))  # reading them takes time and memory
+            asked[name] = question = parse_question(name, each, state.get("instructions"), template)
+            count += len(question.template.lines) * sum(map(len, question.texts))
+            _check_count(count)
         image = find_image(state.get("inputs"))
     except InputError as error:
         raise RequestError(422, str(error)) from None
-    if (count := sum(len(texts) for question in asked.values() for texts in question.texts)) > MAX_TEXTS:
-        raise RequestError(422, f"the questions must have at most {MAX_TEXTS} options, got {count}; ask fewer at once")
     return decode_image(image, "the image"), asked
+
+
+def _count_texts(criteria: object) -> int:
+    options = criteria.values() if isinstance(criteria, dict) else ()
+    return sum(len(texts) if isinstance(texts, list) else 1 for texts in options)
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_PROMPTS:
+        fact = f"the options, times the lines of the template, must be at most {MAX_PROMPTS} prompts"
+        raise RequestError(422, f"{fact}, got {count} or more; ask fewer at once")
 
 
 def _typed(kind: str, answer: dict[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,12 @@ import binascii
 import contextlib
 import importlib
 import logging
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
-from starlette.datastructures import UploadFile
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
@@ -25,6 +27,7 @@ from ipo_dspy.serve.limits import Limits
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each form that is refused here
 _MAX_DEPTH = 16
 _MAX_FIELDS = 16
+_BOUNDARY = re.compile(r"[\w'()+,./:=? -]{0,69}[\w'()+,./:=?-]", re.ASCII)  # RFC 2046, section 5.1.1
 
 
 class BodyReader:
@@ -145,7 +148,12 @@ async def _form_images(request: Request, body: bytes, limits: Limits) -> list[by
     async def chunks() -> AsyncIterator[bytes]:
         yield body
 
-    parser = MultiPartParser(request.headers, chunks(), max_files=limits.images, max_fields=_MAX_FIELDS)  # type: ignore[arg-type]
+    boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"").decode("latin-1")
+    if not _BOUNDARY.fullmatch(boundary):
+        raise RequestError(400, "the form cannot be read: its boundary is missing, or not as RFC 2046 demands")
+    # Not the client's own header: with the charset punycode, Starlette would decode a text for minutes.
+    headers = Headers({"content-type": f'multipart/form-data; boundary="{boundary}"'})
+    parser = MultiPartParser(headers, chunks(), max_files=limits.images, max_fields=_MAX_FIELDS)  # type: ignore[arg-type]
     parser.spool_max_size = len(body) + 1  # never a file
     try:
         form = await parser.parse()

@@ -16,6 +16,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Generator
 from multiprocessing.context import SpawnProcess
 from multiprocessing.synchronize import Event
@@ -41,6 +42,8 @@ _BACKLOG = 2048
 _MAX_CONNECTIONS = 1000
 _IDLE_SECONDS = 30
 _HEADER_SECONDS = 15
+_UNREAD_SECONDS = 30
+_END_SECONDS = 10
 _CHECK_SECONDS = 0.5
 _FAILED_STARTS = 3
 
@@ -109,12 +112,16 @@ def run(
         IPOError: the classifier cannot be loaded, or several workers end before they serve.
     """
     build = functools.partial(_build, load, limits, token)
-    app = build()  # also with several workers: a program that cannot be loaded is one error, not one in each
     if workers == 1:
+        app = build()
         announce()
         Server(config(app, limits)).run(sockets=[listener])
         return
-    del app
+    from ipo_dspy.clip import loading
+
+    create_app(load(), limits=limits, token=token)  # a program that cannot be loaded is one error, not one in each
+    loading.unload()
+    gc.collect()
     with tempfile.TemporaryDirectory(prefix="ipo-dspy-metrics-") as folder:
         os.environ[SHARED_FOLDER] = folder
         announce()
@@ -133,7 +140,8 @@ def _supervise(build: "Callable[[], FastAPI]", listener: socket.socket, limits: 
 
     uvicorn's own supervisor lets the first worker that wakes accept all connections, see `_OneAtATime`.
     """
-    context, stopped = multiprocessing.get_context("spawn"), threading.Event()
+    context, signals = multiprocessing.get_context("spawn"), list[int]()
+    running: list[tuple[SpawnProcess, Event]] = []
 
     def start() -> tuple[SpawnProcess, Event]:
         ready = context.Event()
@@ -142,10 +150,12 @@ def _supervise(build: "Callable[[], FastAPI]", listener: socket.socket, limits: 
         return process, ready
 
     failed = 0
-    with _stopping(lambda *_: stopped.set()):
-        running = [start() for _ in range(workers)]
+    with _stopping(lambda number, _: signals.append(number)):  # no lock: the main thread may hold it
         try:
-            while not stopped.wait(_CHECK_SECONDS):
+            while len(running) < workers:
+                running.append(start())
+            while not signals:
+                time.sleep(_CHECK_SECONDS)
                 for i, (process, ready) in enumerate(running):
                     if process.exitcode is None:
                         continue
@@ -158,15 +168,27 @@ def _supervise(build: "Callable[[], FastAPI]", listener: socket.socket, limits: 
         finally:
             for process, _ in running:
                 process.terminate()
+            end = time.monotonic() + limits.body_seconds + limits.request_seconds + _END_SECONDS
+            while any(process.is_alive() for process, _ in running) and len(signals) < 2 and time.monotonic() < end:
+                time.sleep(0.1)
             for process, _ in running:
+                process.kill()
                 process.join()
 
 
 def _work(build: "Callable[[], FastAPI]", listener: socket.socket, limits: Limits, ready: Event) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is sent to all processes, and the first one handles it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     server = Server(config(build(), limits))
     ready.set()
     server.run(sockets=[_OneAtATime(fileno=listener.detach())])
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _OneAtATime(socket.socket):
@@ -227,9 +249,13 @@ def _stopping(handler: Callable[[int, Any], None]) -> Generator[None, None, None
 
 
 class _Protocol(H11Protocol):
-    """A connection that is closed unless a request is complete in time; uvicorn alone waits for its header forever."""
+    """A connection that is closed unless a request is complete, and its response is read, in time.
+
+    uvicorn alone waits for either forever.
+    """
 
     _timer: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -240,8 +266,18 @@ class _Protocol(H11Protocol):
         self._timer = self.loop.call_later(_IDLE_SECONDS + _HEADER_SECONDS, self._close_without_request)
         super().on_response_complete()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(_UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self.resume_writing()
         super().connection_lost(exc)
 
     def _stop_timer(self) -> None:
