@@ -41,6 +41,7 @@ from ipo_dspy.errors import DataError, ImageError, InputError
 from ipo_dspy.serve import server
 from ipo_dspy.serve.app import create_app
 from ipo_dspy.serve.batches import Features, ImageEncoder
+from ipo_dspy.serve.faults import RequestError
 from ipo_dspy.serve.limits import Limits
 
 CLOSED = "the connection was closed"
@@ -264,6 +265,33 @@ def test_a_request_that_is_given_up_takes_nothing_with_it(task: DemoTask, monkey
     assert isinstance(unreadable, ImageError)
     assert isinstance(row, np.ndarray)
     assert [isinstance(each, np.ndarray) and np.allclose(each, row, atol=1e-5) for each in again] == [True] * 4
+
+
+def test_a_slow_model_answers_some_of_too_many(task: DemoTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, image, answered, end = task.program.backbone, png(task, 0), 0, time.monotonic() + 5
+    encode = backbone.encode_pixels
+
+    def slowly(pixels: Tensor) -> Tensor:
+        time.sleep(0.05 * len(pixels))
+        return encode(pixels)
+
+    async def ask_again_and_again(encoder: ImageEncoder) -> None:
+        nonlocal answered
+        while time.monotonic() < end:
+            try:
+                async with asyncio.timeout(1):
+                    await encoder.encode([image])
+                answered += 1
+            except (TimeoutError, RequestError):
+                await asyncio.sleep(0.1)
+
+    async def overload() -> None:
+        with ImageEncoder(backbone, Limits(request_seconds=1), lambda size: None) as encoder:
+            await asyncio.gather(*(ask_again_and_again(encoder) for _ in range(60)))
+
+    monkeypatch.setattr(backbone, "encode_pixels", slowly)
+    asyncio.run(overload())
+    assert answered > 30  # of at most 100
 
 
 # --- Refusals
@@ -666,6 +694,15 @@ def test_a_signal_ends_the_server_when_all_is_answered(
     done = processes.end()
     assert (done.code, done.err) == (0, "")
     assert "no token is required" in done.out
+
+
+def test_a_request_of_many_images_is_not_too_much_for_the_server(processes: Processes, program: str) -> None:
+    pid = processes.begin("serve", program, "--port", "0", "--max-images", "1100")
+    url = address(processes)
+    ready(url)
+    response = httpx.post(f"{url}/classify", json={"images": ["AA=="] * 1100}, timeout=60)
+    os.kill(pid, signal.SIGTERM)
+    assert (response.status_code, processes.end().code) == (422, 0)  # none can be read
 
 
 def test_a_port_in_use_is_one_error(processes: Processes, program: str) -> None:

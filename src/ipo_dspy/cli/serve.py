@@ -23,7 +23,7 @@ def serve(
     device: opt.Device = "auto",
     allow_download: opt.AllowDownload = False,
     max_megabytes: Annotated[float, Option(min=0.001, help="Largest body of a request.")] = 32,
-    max_megapixels: Annotated[float, Option(min=0.001, help="Largest image, width times height.")] = 50,
+    max_megapixels: Annotated[float, Option(min=0.001, max=89, help="Largest image, width times height.")] = 50,
     max_images: Annotated[int, Option(min=1, help="Maximum number of images in a request.")] = 64,
     timeout: Annotated[float, Option(min=0.001, help="Seconds for an answer, once the request has arrived.")] = 30,
 ) -> None:
@@ -38,11 +38,14 @@ def serve(
         raise missing_package("FastAPI and uvicorn", extra="serve", purpose=f"to serve a program ({error})") from error
     from ipo_dspy.classifier import ClipClassifier
 
+    body_bytes, usual = round(max_megabytes * 10**6), Limits()
     limits = Limits(
-        body_bytes=round(max_megabytes * 10**6),
+        body_bytes=body_bytes,
         image_pixels=round(max_megapixels * 10**6),
         images=max_images,
         request_seconds=timeout,
+        waiting_images=max(usual.waiting_images, max_images),
+        waiting_bytes=max(usual.waiting_bytes, 2 * body_bytes),  # a body, and what it was before compression
     )
     load = functools.partial(
         ClipClassifier.from_file,

@@ -13,6 +13,7 @@ import functools
 import hmac
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -196,17 +197,17 @@ class _Service:
         self._weights, self._top_k = classifier.class_weights(), classifier.top_k
         self._bodies = BodyReader(limits)
         self._encoder = ImageEncoder(self._backbone, limits, self.monitor.note_batch)
+        self._texts = ThreadPoolExecutor(1)  # one of its own: else texts keep the bodies from the other threads
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
-        """Run the encoder."""
-        with self._encoder:
+        """Run the encoders."""
+        with self._texts, self._encoder:
             yield
 
     async def classify(self, request: Request) -> Response:
         async with self._bodies.read(request) as body:
-            images = await read_images(request, body, self._limits)
-            outcomes = await self._in_time(self._encode(images))
+            outcomes = await self._in_time(self._classify(request, body))
         readable = [features for features in outcomes if not isinstance(features, ImageError)]
         if not readable:
             raise RequestError(422, str(outcomes[0]))
@@ -216,20 +217,24 @@ class _Service:
 
     async def system_one(self, request: Request) -> Response:
         async with self._bodies.read(request) as body:
-            image, asked = await asyncio.to_thread(read_questions, body, self._template)
-            answers = await self._in_time(self._decide(image, asked))
+            answers = await self._in_time(self._decide(body))
         usage = {"input_tokens": 0, "output_tokens": 0}
         return JSONResponse({"model": self._name, "answers": answers, "usage": usage})
 
-    async def _decide(self, image: bytes, asked: dict[str, Question]) -> dict[str, dict[str, Any]]:
+    async def _classify(self, request: Request, body: bytes) -> Sequence[Features | ImageError]:
+        return await self._encode(await read_images(request, body, self._limits))
+
+    async def _decide(self, body: bytes) -> dict[str, dict[str, Any]]:
         import torch
 
+        image, asked = await asyncio.to_thread(read_questions, body, self._template)
         (features,) = await self._encode([image])
         if isinstance(features, ImageError):
             raise RequestError(422, str(features))
         try:
             row = torch.from_numpy(features[None])  # [1, D]
-            answers = await asyncio.to_thread(answer_questions, self._backbone, row, asked)
+            work = functools.partial(answer_questions, self._backbone, row, asked)
+            answers = await asyncio.get_running_loop().run_in_executor(self._texts, work)
         except InputError as error:  # a text that is too long for the model
             raise RequestError(422, str(error)) from None
         return {name: _typed(asked[name].kind, answer) for name, answer in answers.items()}

@@ -12,6 +12,7 @@ import io
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -37,6 +38,8 @@ Features = NDArray[np.float32]
 _Outcome: TypeAlias = "asyncio.Future[Features | ImageError]"
 _SMALL_BATCH = 8
 """Number of images that are one batch, even if no others wait."""
+_NEW_SHARE = 0.2
+"""Share of the last pass in the seconds of an image; small, because the first pass is slow."""
 _DECODED = 4 * BATCH_SIZE
 """Largest number of images that are decoded before the tower needs them; the others wait as files."""
 
@@ -56,7 +59,7 @@ class ImageEncoder:
         self._decoded: queue.Queue[tuple[Tensor, _Outcome] | None] = queue.Queue(_DECODED)
         self._decoders = [threading.Thread(target=self._decode_files, daemon=True) for _ in range(usable_cpus())]
         self._tower = threading.Thread(target=self._encode_decoded, daemon=True)
-        self._waiting = 0
+        self._waiting, self._image_seconds = 0, 0.0
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -78,7 +81,10 @@ class ImageEncoder:
         Raises:
             RequestError: too many images wait.
         """
-        if self._waiting + len(images) > self._limits.waiting_images:
+        waiting = self._waiting + len(images)
+        # A quarter of the time remains for the pass that an image is in, which has later ones too.
+        is_late = waiting * self._image_seconds > 0.75 * self._limits.request_seconds
+        if waiting > self._limits.waiting_images or (self._waiting and is_late):
             raise busy(f"{self._waiting} images wait for this server")
         outcomes: list[_Outcome] = [self._loop.create_future() for _ in images]
         for image, outcome in zip(images, outcomes, strict=True):
@@ -119,7 +125,8 @@ class ImageEncoder:
         while (first := self._decoded.get()) is not None:
             batch = [first]
             # If all that wait were one batch, the tower would be idle from its answers until the next requests.
-            most = min(BATCH_SIZE, max(_SMALL_BATCH, self._waiting // 2))
+            in_time = self._limits.request_seconds / 4 / self._image_seconds if self._image_seconds else BATCH_SIZE
+            most = min(BATCH_SIZE, max(_SMALL_BATCH, self._waiting // 2), in_time)
             while len(batch) < most:
                 try:
                     following = self._decoded.get_nowait()
@@ -132,7 +139,10 @@ class ImageEncoder:
             batch = [each for each in batch if not each[1].done()]
             if batch:
                 self._note_batch(len(batch))
-                self._deliver(zip((outcome for _, outcome in batch), self._encode(batch), strict=True))
+                began = time.perf_counter()
+                answers = self._encode(batch)
+                self._image_seconds += _NEW_SHARE * ((time.perf_counter() - began) / len(batch) - self._image_seconds)
+                self._deliver(zip((outcome for _, outcome in batch), answers, strict=True))
 
     def _encode(self, batch: "list[tuple[Tensor, _Outcome]]") -> Iterable[Features | Exception]:
         """Return the features of each image, or an error for each."""
