@@ -122,9 +122,7 @@ def create_app(classifier: "ClipClassifier", *, limits: Limits | None = None, to
         TemplateError: its instructions are not a template.
         ModelError: its model cannot be loaded.
     """
-    if classifier.classes is None:
-        raise DataError("a program without class names cannot be served; save it with ClipClassifier(classes=[...])")
-    classifier.warm_up()
+    prepare(classifier)
     service = _Service(classifier, limits or Limits())
     app = FastAPI(title="ipo-dspy", version=__version__, docs_url=None, redoc_url=None, lifespan=service.lifespan)
 
@@ -164,6 +162,13 @@ def create_app(classifier: "ClipClassifier", *, limits: Limits | None = None, to
     app.exception_handler(Exception)(_failed)
     app.add_middleware(_Gate, monitor=service.monitor, token=token, open_paths=frozenset(open_paths))
     return app
+
+
+def prepare(classifier: "ClipClassifier") -> None:
+    """Load the model of a classifier and encode its classes; raises as `create_app`."""
+    if classifier.classes is None:
+        raise DataError("a program without class names cannot be served; save it with ClipClassifier(classes=[...])")
+    classifier.warm_up()
 
 
 def _always(response: Callable[[], Response]) -> Callable[[], Awaitable[Response]]:

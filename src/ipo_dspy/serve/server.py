@@ -27,7 +27,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ipo_dspy.argument_checks import invalid
 from ipo_dspy.errors import Argument, Hint, InputError
-from ipo_dspy.serve.app import create_app
+from ipo_dspy.serve.app import create_app, prepare
 from ipo_dspy.serve.limits import Limits
 from ipo_dspy.serve.monitoring import SHARED_FOLDER
 
@@ -119,9 +119,9 @@ def run(
         return
     from ipo_dspy.clip import loading
 
-    create_app(load(), limits=limits, token=token)  # a program that cannot be loaded is one error, not one in each
+    prepare(load())  # a program that cannot be loaded is one error, not one in each
     loading.unload()
-    gc.collect()
+    gc.collect()  # each worker has a model of its own; FastAPI would keep that of an application
     with tempfile.TemporaryDirectory(prefix="ipo-dspy-metrics-") as folder:
         os.environ[SHARED_FOLDER] = folder
         announce()
