@@ -23,7 +23,9 @@ def serve(
     device: opt.Device = "auto",
     allow_download: opt.AllowDownload = False,
     max_megabytes: Annotated[float, Option(min=0.001, help="Largest body of a request.")] = 32,
-    max_megapixels: Annotated[float, Option(min=0.001, max=89, help="Largest image, width times height.")] = 50,
+    max_megapixels: Annotated[
+        float, Option(min=0.001, max=89, help="Largest image, width times height; at most 89.")
+    ] = 50,
     max_images: Annotated[int, Option(min=1, help="Maximum number of images in a request.")] = 64,
     timeout: Annotated[float, Option(min=0.001, help="Seconds for an answer, once the request has arrived.")] = 30,
 ) -> None:
