@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import ipo_dspy
+from ipo_dspy._internal.moved_modules import MOVED
+from ipo_dspy._internal.renames import OLD_ARGUMENTS, OLD_PROPOSER_SETTINGS, OLD_REQUEST_MODES
+from ipo_dspy.baselines import old_names
+from ipo_dspy.cli import messages
 from ipo_dspy.cli.doctor_environment import EXTRAS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +34,17 @@ def test_the_newest_release_of_the_changelog_is_the_version() -> None:
 
 def test_the_citation_has_the_version() -> None:
     assert f"\nversion: {ipo_dspy.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.parametrize(
+    "renamed",
+    [MOVED, OLD_ARGUMENTS, OLD_PROPOSER_SETTINGS, OLD_REQUEST_MODES, old_names.RENAMED, messages.RENAMED],
+    ids=["modules", "arguments", "proposer settings", "request modes", "baseline settings", "options"],
+)
+def test_the_upgrade_page_has_every_renamed(renamed: Mapping[str, str]) -> None:
+    """Each pair of an earlier and a current name is in one row of a table."""
+    rows = [re.findall(r"[-\w.]*\w", row) for row in (ROOT / "docs" / "upgrading.md").read_text().splitlines()]
+    assert [pair for pair in renamed.items() if not any(set(pair) <= set(words) for words in rows)] == []
 
 
 def test_every_dependency_is_pinned() -> None:

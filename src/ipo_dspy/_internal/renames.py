@@ -44,7 +44,7 @@ def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")
     ...     search(overlap=True), str(caught[0].message)
-    (True, 'overlap= is deprecated and will be removed in the next release; use prefetch=')
+    (True, 'overlap= is deprecated and will be removed in version 0.3; use prefetch=')
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -64,7 +64,7 @@ def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]
 
 def warn_renamed(old: str, new: str, *, stacklevel: int) -> None:
     """Warn that an old name was used."""
-    message = f"{old} is deprecated and will be removed in the next release; use {new}"
+    message = f"{old} is deprecated and will be removed in version 0.3; use {new}"
     warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
 
 
