@@ -4,6 +4,7 @@ import os
 import pty
 import random
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -256,7 +257,11 @@ def test_a_terminal_that_is_closed_does_not_keep_the_run_from_its_end(photos: Pa
         environment = {**PYTHON, "OPENAI_API_KEY": KEY, "HOME": str(tmp_path), "TERM": "xterm"}
         child = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
         os.close(theirs)
-        assert server.reached.wait(120)
+        until = time.monotonic() + 120
+        while not server.reached.is_set() and time.monotonic() < until:
+            if select.select([ours], [], [], 0.1)[0]:
+                os.read(ours, 1 << 16)  # a terminal that nobody reads is full after some kilobytes
+        assert server.reached.is_set()
         os.close(ours)
         child.send_signal(signal.SIGHUP)
         time.sleep(0.1)
@@ -284,6 +289,21 @@ def test_handlers_are_set_in_the_main_thread_only_and_taken_back() -> None:
             signal.raise_signal(signal.SIGINT)
     assert signals.exit_code(interrupted.value) == 130
     assert [signal.getsignal(number) for number in signals.NUMBERS] == before
+
+
+def test_a_signal_while_the_main_thread_prints_does_not_wait_for_itself() -> None:
+    """The display prints with locks; a handler that waited for them would wait for the main thread, which it is."""
+    display, printed = threading.Lock(), []
+
+    def log(text: str) -> None:
+        if display.acquire(timeout=10):
+            printed.append(text)
+            display.release()
+
+    with signals.handle_interrupt(lambda: None, log) as request, display:
+        signal.raise_signal(signal.SIGTERM)
+        assert request.received
+    assert printed == ["stopping after this step; send another signal to abort immediately"]
 
 
 def test_a_second_signal_that_another_thread_receives_wakes_the_main_thread() -> None:

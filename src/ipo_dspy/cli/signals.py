@@ -10,6 +10,7 @@ calls its handler only when the main thread wakes, which may be minutes later. S
 signal.
 """
 
+import _thread
 import contextlib
 import errno
 import os
@@ -71,10 +72,15 @@ def handle_interrupt(
 
     Args:
         stop: must not take a lock, because it may be called between any two instructions of the main thread.
-        log: prints a line.
+        log: prints a line, in a thread of its own. A progress display takes locks, and the main thread may hold them.
         message: returns how the command ends; like `stop`, it must not take a lock.
     """
-    request = StopRequest()
+    request, told = StopRequest(), threading.Event()
+
+    def tell(text: str) -> None:
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # the stream may be closed
+            log(text)
+        told.set()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if number == SIGALRM:
@@ -85,8 +91,9 @@ def handle_interrupt(
             _leave_closed_terminal(number)
             stop()
             again = "press Ctrl-C again" if number == signal.SIGINT else "send another signal"
-            with contextlib.suppress(OSError, RuntimeError, ValueError):  # the stream may be closed or in use
-                log(f"{message()}; {again} to abort immediately")
+            text = f"{message()}; {again} to abort immediately"
+            with contextlib.suppress(RuntimeError):  # no thread can be started
+                _thread.start_new_thread(tell, (text,))  # `threading.Thread.start` takes a lock
         elif not (number == request.number == SIGHUP and time.monotonic() - request.since < ONE_HANGUP):
             _wake_main_thread(0)
             interrupt(number, frame)
@@ -96,6 +103,8 @@ def handle_interrupt(
             yield request
         finally:
             _wake_main_thread(0)
+            if request.received:
+                told.wait(1)  # the line belongs before what the command prints at its end
 
 
 def leave(number: int, _frame: FrameType | None) -> None:
