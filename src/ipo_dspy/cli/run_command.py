@@ -314,7 +314,8 @@ def _test(
     stop: Callable[[], bool],
 ) -> _Tested:
     """Evaluate the start template with its texts of classes, and the result, on test images, and record both."""
-    from ipo_dspy.optimizer.evaluation import build_evaluation_set, record_comparison
+    from ipo_dspy.optimizer.evaluation import build_evaluation_set
+    from ipo_dspy.optimizer.evaluation_record import record_comparison
     from ipo_dspy.optimizer.trainset import collect_training_images
 
     def check() -> None:

@@ -21,7 +21,7 @@ from ipo_dspy.lms.signatures import ClassMistakes, Mistake
 from ipo_dspy.optimizer.class_text_choice import choose_texts
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.proposers.base import ClassTextProposer, ClassTextRequest
-from ipo_dspy.run.events import ClassTextChangeFields, ClassTextsEvent, ClassTextsFields, ErrorEvent, RejectionEvent
+from ipo_dspy.run.events import ClassTextChangeFields, ClassTextsEvent, ClassTextsFields
 from ipo_dspy.run.ledger import Ledger
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.comparison import Comparison
@@ -227,7 +227,7 @@ class ClassTextSearch:
         try:
             proposed = cast(ClassTextProposer, self.proposer).propose_class_texts(request)
         except (ProposalError, BudgetError) as error:
-            self._record_error(f"no words for classes were proposed: {error}")
+            self.recorder.error(self.predictor, 0, f"no words for classes were proposed: {error}")
             return
         for label in labels:
             fresh = [text for text in proposed.get(label, ()) if text not in self._pool.get(label, ())]
@@ -249,7 +249,7 @@ class ClassTextSearch:
         try:
             return self.mistakes(self.scorer, template)
         except ImageError as error:
-            self._record_error(f"the request has no images: {error}")
+            self.recorder.error(self.predictor, 0, f"the request has no images: {error}")
             return ()
 
     def _usable(self, template: Template, label: str, texts: Sequence[str], round_: int) -> list[str]:
@@ -264,7 +264,10 @@ class ClassTextSearch:
                     raise DataError(f"text {text!r} of class {label!r} must not be a text of another class")
                 template_tokens(self.scorer.backbone, template, (text,))
             except (DataError, TemplateError) as error:
-                self._reject(label, text, error, round_)
+                reason = self.recorder.reject(
+                    self.predictor, round_, f"{label}: {text[:1000]}", error, stage="class_texts"
+                )
+                self._rejected.append(f"{label}: {text[:120]} ({reason})")
             else:
                 usable.append(text)
         return usable
@@ -317,21 +320,3 @@ class ClassTextSearch:
         self.scorer = self.scorer.with_texts(tuple(self.texts.values()))
         self.validator = self.validator and self.validator.with_texts(tuple(self.texts.values()))
         return change
-
-    def _reject(self, label: str, text: str, error: DataError | TemplateError, round_: int) -> None:
-        reason = error.reason if isinstance(error, TemplateError) else "not usable"
-        self._rejected.append(f"{label}: {text[:120]} ({reason})")
-        self.recorder.record(
-            RejectionEvent(
-                event="rejection",
-                predictor=self.predictor,
-                step=round_,
-                text=f"{label}: {text[:1000]}",
-                reason=reason,
-                message=str(error),
-                stage="class_texts",
-            )
-        )
-
-    def _record_error(self, message: str) -> None:
-        self.recorder.record(ErrorEvent(event="error", predictor=self.predictor, step=0, message=message))

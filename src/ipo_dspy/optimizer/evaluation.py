@@ -4,28 +4,18 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.argument_checks import as_template
 from ipo_dspy.errors import DataError
 from ipo_dspy.optimizer.metric import bind_metric, check_objective
-from ipo_dspy.optimizer.search import SearchResult
 from ipo_dspy.optimizer.trainset import TrainingImages, collect_training_images
 from ipo_dspy.run.events import (
-    ConfusionFields,
-    EmbeddingMapEvent,
-    EvaluationEvent,
-    Event,
     ImageSkippedEvent,
-    MatrixFields,
-    MistakeEvent,
-    PredictionChangedEvent,
 )
 from ipo_dspy.run.recorder import EventRecorder
-from ipo_dspy.scoring.confusion import confusion_matrix
 from ipo_dspy.scoring.metrics import per_class
 from ipo_dspy.scoring.objectives import DEFAULT, Objective, ObjectiveName, build_objective
 from ipo_dspy.scoring.score import Score
@@ -40,16 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHANGED_SHOWN = 24
-"""Maximum number of fixed and of broken predictions in the report."""
 CONFUSIONS = 40
 """Maximum number of pairs of a class and what it is taken for in an evaluation."""
-MATRIX_CLASSES = 20
-"""Maximum number of classes of a confusion matrix, and of the map of images and words."""
-MISTAKES_SHOWN = 12
-"""Maximum number of confident mistakes in the report."""
-IMAGES_MAPPED = 400
-"""Maximum number of images of a map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,119 +330,3 @@ def evaluate(
         replace(evaluation_set.evaluate(each), program={**plain, "template": str(each)})
         for each in map(as_template, templates)
     ]
-
-
-def compare(recorder: EventRecorder, result: SearchResult, judged: EvaluationSet, *, split: str) -> None:
-    """Record the scores of the start and the best template of a search, and the changed predictions."""
-    start, words = judged.evaluate(result.baseline.template), result.class_texts
-    found = judged if words is None else judged.with_texts(words.texts)
-    best = found.evaluate(result.best.template)
-    record_comparison(recorder, start, best, found, predictor=result.predictor, split=split)
-
-
-def record_comparison(
-    recorder: EventRecorder,
-    start: EvaluationResult,
-    best: EvaluationResult,
-    judged: EvaluationSet,
-    *,
-    split: str,
-    predictor: str = "self",
-    class_split: str = "all",
-) -> None:
-    """Record both evaluations and what the report shows of them in one write.
-
-    `judged` has the images and the texts of classes that the best template was evaluated with.
-    """
-    images = judged.images
-    events: list[Event] = [
-        EvaluationEvent(
-            event="evaluation",
-            predictor=predictor,
-            split=split,
-            class_split=class_split,
-            role=role,
-            template=str(evaluation.template),
-            **evaluation.score.fields,
-            images=len(evaluation.predicted),
-            per_class={name: list(counts) for name, counts in evaluation.per_class.items()},
-            measures=dict(evaluation.measures),
-            confusions=[
-                ConfusionFields(label=label, predicted=predicted, images=count)
-                for label, predicted, count in evaluation.confusions
-            ],
-            matrix=_matrix(evaluation, images),
-        )
-        for role, evaluation in (("start", start), ("best", best))
-    ]
-    rows = list(zip(images.sources, images.labels, start.predicted, best.predicted, strict=True))
-    fixed = [row for row in rows if row[2] != row[1] == row[3]]
-    broken = [row for row in rows if row[2] == row[1] != row[3]]
-    for source, label, before, after in [*evenly_spaced(fixed, CHANGED_SHOWN), *evenly_spaced(broken, CHANGED_SHOWN)]:
-        events.append(
-            PredictionChangedEvent(
-                event="prediction_changed",
-                predictor=predictor,
-                split=split,
-                class_split=class_split,
-                source=source,
-                label=label,
-                before=before,
-                after=after,
-            )
-        )
-    if images.label_sets is None:
-        wrong = [row for row in zip(rows, best.probabilities, strict=False) if row[0][1] != row[0][3]]
-        for (source, label, _, after), probability in sorted(wrong, key=lambda row: -row[1])[:MISTAKES_SHOWN]:
-            events.append(
-                MistakeEvent(
-                    event="mistake",
-                    predictor=predictor,
-                    split=split,
-                    class_split=class_split,
-                    source=source,
-                    label=label,
-                    predicted=after,
-                    probability=round(probability, 4),
-                )
-            )
-        events += _map(best, judged, split=split, predictor=predictor, class_split=class_split)
-    recorder.record(*events)
-
-
-def _matrix(evaluation: EvaluationResult, images: TrainingImages) -> MatrixFields:
-    """Return the confusion matrix of an evaluation; an empty one of images with several labels."""
-    names = images.classes if images.label_sets is None else ()
-    classes, counts = confusion_matrix(images.labels, evaluation.predicted, names, most=MATRIX_CLASSES)
-    return MatrixFields(classes=classes, counts=counts)
-
-
-def _map(
-    best: EvaluationResult, judged: EvaluationSet, *, split: str, predictor: str, class_split: str
-) -> Iterator[EmbeddingMapEvent]:
-    """Yield the map of a sample of the images of classes and of their texts; of images on a cluster there is none."""
-    from ipo_dspy.scoring.projection import project
-    from ipo_dspy.scoring.scorers import ClipScorer
-
-    classes = _matrix(best, judged.images)["classes"]
-    index = {name: i for i, name in enumerate(classes)}
-    labels = judged.images.labels
-    sample = evenly_spaced([i for i, label in enumerate(labels) if label in index], IMAGES_MAPPED)
-    if not isinstance(judged.scorer, ClipScorer) or len(sample) < 2 or len(classes) < 2:
-        return
-    texts = judged.scorer.text_features(best.template)[[judged.scorer.classes.index(name) for name in classes]]
-    images, words, shown = project(
-        *(features.double().cpu().numpy() for features in (judged.scorer.image_features[sample], texts))
-    )
-    yield EmbeddingMapEvent(
-        event="embedding_map",
-        predictor=predictor,
-        split=split,
-        class_split=class_split,
-        classes=classes,
-        words=words.round(3).tolist(),
-        images=images.round(3).tolist(),
-        labels=[index[labels[i]] for i in sample],
-        correct=[best.predicted[i] == labels[i] for i in sample],
-        shown=round(shown, 1),
-    )

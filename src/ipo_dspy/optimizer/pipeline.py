@@ -259,7 +259,7 @@ def encode(session: Session, task: SearchTask, config: OptimizerConfig) -> Encod
 def search(session: Session, encoded: EncodedTask, proposer: "Proposer", config: OptimizerConfig) -> SearchResult:
     """Describe images, search for a template and for words, and record the comparison of the start and the best."""
     from ipo_dspy.optimizer.class_text_search import ClassTextSearch
-    from ipo_dspy.optimizer.evaluation import compare
+    from ipo_dspy.optimizer.evaluation_record import compare
     from ipo_dspy.optimizer.mistakes import Mistakes  # imports torch
     from ipo_dspy.scoring.scorers import ClipScorer
 

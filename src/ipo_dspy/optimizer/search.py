@@ -27,13 +27,7 @@ from ipo_dspy.optimizer.prefetch import Prefetcher
 from ipo_dspy.optimizer.request_builder import RequestBuilder
 from ipo_dspy.optimizer.selection import ChoiceReport, PhraseWorth, Selection
 from ipo_dspy.proposers.base import REWORDINGS, SHOWN_TO_POLISH, Polisher, Proposals, Proposer
-from ipo_dspy.run.events import (
-    ErrorEvent,
-    LimitReachedEvent,
-    RejectionEvent,
-    StepEvent,
-    TrialEvent,
-)
+from ipo_dspy.run.events import LimitReachedEvent, StepEvent, TrialEvent
 from ipo_dspy.run.ledger import Ledger
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.state import Rejection
@@ -170,7 +164,7 @@ class Search:
             max_tokens=max_tokens,
             shows_error=getattr(proposer, "shows_error", False),
             once=partial(self.ledger.once, predictor),
-            log=self._record_error,
+            log=partial(recorder.error, predictor),
         )
         messages = [event["message"] for event in self.state.errors if event["step"] > 0]
         self.fault = ProposalError(messages[-1]) if messages else None
@@ -304,7 +298,7 @@ class Search:
             proposals = self._ahead.take(self._requests.build(step))
         except ProposalError as error:
             fault = error
-            self._record_error(step, str(fault))
+            self.recorder.error(self.predictor, step, str(fault))
             if not fault.answered:
                 return fault
         templates = self._read(proposals.texts, step)
@@ -357,26 +351,10 @@ class Search:
                 if recorded:
                     recorded -= 1
                 else:
-                    self._reject(step, text, error, stage)
+                    self.recorder.reject(self.predictor, step, text[:1000], error, stage=stage)
             else:
                 usable[checked.key] = (template, checked)
         return list(usable.values())
-
-    def _reject(self, step: int, text: str, error: TemplateError, stage: str) -> None:
-        self.recorder.record(
-            RejectionEvent(
-                event="rejection",
-                predictor=self.predictor,
-                step=step,
-                text=text[:1000],
-                reason=error.reason,
-                message=str(error),
-                stage=stage,
-            )
-        )
-
-    def _record_error(self, step: int, message: str) -> None:
-        self.recorder.record(ErrorEvent(event="error", predictor=self.predictor, step=step, message=message))
 
     def _score(
         self, templates: Sequence[tuple[Template, "TemplateTokens"]], *, step: int, stage: str = "search"
@@ -413,7 +391,7 @@ class Search:
         try:
             proposals = self.proposer.polish(replace(self._requests.build(step), count=REWORDINGS, shown=tied))
         except (ProposalError, BudgetError) as error:
-            self._record_error(step, f"the result is not reworded: {error}")
+            self.recorder.error(self.predictor, step, f"the result is not reworded: {error}")
             return []
         return self._read(proposals.texts, step, "refine")
 

@@ -15,6 +15,31 @@ from ipo_dspy._internal.json_input import has_type, type_in_words
 from ipo_dspy.scoring.score import ScoreFields as ScoreFields
 
 
+class SearchFields(TypedDict):
+    """What an event of one search has: the name of the classifier inside the program."""
+
+    predictor: str
+
+
+class ImageSetFields(SearchFields):
+    """The images that an event of the outcome is about.
+
+    `split` is `train`, `validation` or `test`, `class_split` is `all`, `base` or `novel`.
+    """
+
+    split: str
+    class_split: str
+
+
+class WorthFields(TypedDict):
+    """Differences in accuracy and loss with their standard errors; see `scoring.worth.Worth`."""
+
+    accuracy: float
+    accuracy_error: float
+    loss: float
+    loss_error: float
+
+
 class RunStartedEvent(TypedDict):
     """A run started; `settings` holds names of models, never their keys or addresses.
 
@@ -39,7 +64,7 @@ class RunResumedEvent(TypedDict):
     versions: dict[str, str]
 
 
-class SearchStartedEvent(TypedDict):
+class SearchStartedEvent(SearchFields):
     """The search for one classifier's template started.
 
     `data_name` is the name of the folder or table with the training images, empty if unknown. `data_fingerprint` is
@@ -50,7 +75,6 @@ class SearchStartedEvent(TypedDict):
     """
 
     event: Literal["search_started"]
-    predictor: str
     classes: list[str]
     class_texts: NotRequired[dict[str, list[str]]]
     model: dict[str, Any]
@@ -66,7 +90,7 @@ class SearchStartedEvent(TypedDict):
     objective_digest: NotRequired[str]
 
 
-class LMRequestEvent(TypedDict):
+class LMRequestEvent(SearchFields):
     """A request to a language model is about to be sent; recorded before it is.
 
     `timeout` is the number of seconds after which it is given up, with its retries and the pauses between them, null if
@@ -74,7 +98,6 @@ class LMRequestEvent(TypedDict):
     """
 
     event: Literal["lm_request"]
-    predictor: str
     request_id: str
     model: str
     started: str
@@ -82,15 +105,14 @@ class LMRequestEvent(TypedDict):
     run_seconds: float
 
 
-class LMFailureEvent(TypedDict):
+class LMFailureEvent(SearchFields):
     """A request to a language model failed; an `ErrorEvent` has the reason, unless the request is repeated."""
 
     event: Literal["lm_failure"]
-    predictor: str
     request_id: str
 
 
-class LMResponseEvent(TypedDict):
+class LMResponseEvent(SearchFields):
     """The response of a language model to a request, and its cost.
 
     `request_id` is the same in every session of the run, so no response is billed twice. `calls` is 0 for a
@@ -100,7 +122,6 @@ class LMResponseEvent(TypedDict):
     """
 
     event: Literal["lm_response"]
-    predictor: str
     request_id: str
     model: str
     texts: list[str]
@@ -115,41 +136,34 @@ class LMResponseEvent(TypedDict):
     run_seconds: float
 
 
-class DescriptionEvent(TypedDict):
+class DescriptionEvent(SearchFields):
     """A description of a training image; `guessed` if CLIP ranked phrases (`describers.Descriptions`)."""
 
     event: Literal["description"]
-    predictor: str
     source: str
     text: str
     guessed: NotRequired[bool]
 
 
-class TrialEvent(TypedDict):
+class TrialEvent(SearchFields, ScoreFields):
     """A template was scored on all training images: accuracy in percent, loss in nats; the rest as in `Score`.
 
     `stage` is `refine` for a variant of the winner that was scored after the search; a resumed run scores it again.
     """
 
     event: Literal["trial"]
-    predictor: str
     index: int
     step: int
     template: str
-    accuracy: float
-    loss: float
-    value: NotRequired[float]
-    missed: NotRequired[float]
     tokens: int
     key: str
     stage: NotRequired[str]
 
 
-class RejectionEvent(TypedDict):
+class RejectionEvent(SearchFields):
     """A proposed text did not become a trial; `stage` is as in `TrialEvent`."""
 
     event: Literal["rejection"]
-    predictor: str
     step: int
     text: str
     reason: str
@@ -157,23 +171,21 @@ class RejectionEvent(TypedDict):
     stage: NotRequired[str]
 
 
-class ErrorEvent(TypedDict):
+class ErrorEvent(SearchFields):
     """An error that the run survived, or the last of too many in a row."""
 
     event: Literal["error"]
-    predictor: str
     step: int
     message: str
 
 
-class StepEvent(TypedDict):
+class StepEvent(SearchFields):
     """A finished step: what was proposed and accepted, and the cost of its responses.
 
     `repaired` is the number of proposed texts whose look-alike of `<CLASS>` was replaced.
     """
 
     event: Literal["step"]
-    predictor: str
     step: int
     proposed: int
     accepted: int
@@ -184,11 +196,10 @@ class StepEvent(TypedDict):
     repaired: NotRequired[int]
 
 
-class LimitReachedEvent(TypedDict):
+class LimitReachedEvent(SearchFields):
     """A limit was reached, so no more requests are sent."""
 
     event: Literal["limit_reached"]
-    predictor: str
     limit: str
     limit_value: float
     spent: float
@@ -237,24 +248,16 @@ class CandidateFields(TypedDict):
     tied: bool
 
 
-class PhraseFields(TypedDict):
+class PhraseFields(WorthFields):
     """The worth of a phrase of the selected template: the fall of accuracy, and the rise of loss, without it."""
 
     phrase: str
-    accuracy: float
-    accuracy_error: float
-    loss: float
-    loss_error: float
 
 
-class EnsembleLineFields(TypedDict):
+class EnsembleLineFields(WorthFields):
     """The gain by a further line of an ensemble: the rise of accuracy, and the fall of the loss."""
 
     text: str
-    accuracy: float
-    accuracy_error: float
-    loss: float
-    loss_error: float
 
 
 class EncoderFields(TypedDict):
@@ -264,7 +267,7 @@ class EncoderFields(TypedDict):
     scores: list[ScoreFields]
 
 
-class SelectedEvent(TypedDict):
+class SelectedEvent(SearchFields):
     """The search ended and selected a template, on `train` or `validation` images.
 
     `tied` holds the plainest templates that cannot be told apart from the best one, and `candidates` the most accurate
@@ -273,7 +276,6 @@ class SelectedEvent(TypedDict):
     """
 
     event: Literal["selected"]
-    predictor: str
     index: int
     template: str
     selected_on: str
@@ -286,7 +288,7 @@ class SelectedEvent(TypedDict):
     encoders: NotRequired[list[EncoderFields]]
 
 
-class ClassTextChangeFields(TypedDict):
+class ClassTextChangeFields(WorthFields):
     """Words of a class that were replaced, with the gain of the change on the images that decided.
 
     `recognized` is the number of its images that were recognized before and after, of `images`; `lost` the largest
@@ -301,10 +303,6 @@ class ClassTextChangeFields(TypedDict):
     images: int
     recognized: list[int]
     lost: int
-    accuracy: float
-    accuracy_error: float
-    loss: float
-    loss_error: float
 
 
 class ClassTextsFields(TypedDict):
@@ -325,11 +323,10 @@ class ClassTextsFields(TypedDict):
     changes: list[ClassTextChangeFields]
 
 
-class ClassTextsEvent(ClassTextsFields):
+class ClassTextsEvent(ClassTextsFields, SearchFields):
     """The search for words of the classes ended."""
 
     event: Literal["class_texts"]
-    predictor: str
 
 
 class ConfusionFields(TypedDict):
@@ -347,7 +344,7 @@ class MatrixFields(TypedDict):
     counts: list[list[int]]
 
 
-class EvaluationEvent(TypedDict):
+class EvaluationEvent(ImageSetFields, ScoreFields):
     """The score of the start or the best template (`role`) on a set of images.
 
     `measures` are other measures by name, in percent but for the loss, and `confusions` the most frequent errors.
@@ -355,15 +352,8 @@ class EvaluationEvent(TypedDict):
     """
 
     event: Literal["evaluation"]
-    predictor: str
-    split: str
-    class_split: str
     role: str
     template: str
-    accuracy: float
-    loss: float
-    value: NotRequired[float]
-    missed: NotRequired[float]
     images: int
     per_class: dict[str, list[int]]
     measures: NotRequired[dict[str, float]]
@@ -371,7 +361,7 @@ class EvaluationEvent(TypedDict):
     matrix: NotRequired[MatrixFields]
 
 
-class ImagenetPromptsEvent(TypedDict):
+class ImagenetPromptsEvent(ImageSetFields):
     """The scores of the prompts for ImageNet on a set of images: of the best one, and of the ensemble of all.
 
     `template` is the prompt that ranks first on the images that decide, `prompts` the number of prompts: 80, or those
@@ -379,9 +369,6 @@ class ImagenetPromptsEvent(TypedDict):
     """
 
     event: Literal["imagenet_prompts"]
-    predictor: str
-    split: str
-    class_split: str
     fingerprint: str
     images: int
     prompts: int
@@ -390,33 +377,27 @@ class ImagenetPromptsEvent(TypedDict):
     ensemble: ScoreFields
 
 
-class PredictionChangedEvent(TypedDict):
+class PredictionChangedEvent(ImageSetFields):
     """An image whose predicted class differs between the start and the best template."""
 
     event: Literal["prediction_changed"]
-    predictor: str
-    split: str
-    class_split: str
     source: str
     label: str
     before: str
     after: str
 
 
-class MistakeEvent(TypedDict):
+class MistakeEvent(ImageSetFields):
     """An image that the best template takes for another class, with the probability of that class, from 0 to 1."""
 
     event: Literal["mistake"]
-    predictor: str
-    split: str
-    class_split: str
     source: str
     label: str
     predicted: str
     probability: float
 
 
-class EmbeddingMapEvent(TypedDict):
+class EmbeddingMapEvent(ImageSetFields):
     """Images and class texts of the best template as points of a plane; see `scoring.projection`.
 
     `words` has a point for each of the `classes`, `images` one for each of a sample of their images, and `labels` the
@@ -424,9 +405,6 @@ class EmbeddingMapEvent(TypedDict):
     """
 
     event: Literal["embedding_map"]
-    predictor: str
-    split: str
-    class_split: str
     classes: list[str]
     words: list[list[float]]
     images: list[list[float]]
@@ -446,21 +424,19 @@ class RunFinishedEvent(TypedDict):
     cost: NotRequired[float | None]
 
 
-class ProgressEvent(TypedDict):
+class ProgressEvent(SearchFields):
     """The progress of a stage; not recorded."""
 
     event: Literal["progress"]
-    predictor: str
     stage: str
     done: int
     total: int
 
 
-class ImageSkippedEvent(TypedDict):
+class ImageSkippedEvent(SearchFields):
     """An image that could not be read and was left out; not recorded."""
 
     event: Literal["image_skipped"]
-    predictor: str
     stage: str
     message: str
 

@@ -83,12 +83,10 @@ class Session:
         is_comparable = not refused.keys() & OBJECTIVE_SETTINGS
         if refused and not (allow_config_changes and is_comparable):
             listed = "; ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in refused.items())
-            restored = (Argument(name, before) for name, (before, _) in refused.items())
-            remedy, allowed = (
-                f"restore {', '.join('{}' for _ in refused)}",
-                ", or pass {allow_config_changes} to resume",
-            )
-            remedy += f", use another folder{allowed}" if is_comparable else ", or use another folder"
+            restored = [Argument(name, before) for name, (before, _) in refused.items()]
+            allowed = "use another folder, or pass {allow_config_changes} to resume"
+            others = allowed if is_comparable else "or use another folder"
+            remedy = f"restore {', '.join(['{}'] * len(restored))}, {others}"
             hint = Hint(remedy, *restored, allow_config_changes=True)
             raise self._refusal(f"a run with other settings: {listed}", hint)
         self._resumed = RunResumedEvent(event="run_resumed", started=now, changed=changed, versions=versions)

@@ -5,7 +5,7 @@ means the same to each of them. It depends neither on files nor on terminals.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -23,7 +23,6 @@ from ipo_dspy.run.events import (
     ImagenetPromptsEvent,
     LMRequestEvent,
     LMResponseEvent,
-    MatrixFields,
     MistakeEvent,
     PredictionChangedEvent,
     RunFinishedEvent,
@@ -186,9 +185,7 @@ class SearchState:
         elif event["event"] == "class_texts":
             self.class_texts = event
         elif event["event"] == "evaluation":
-            _check_counts(event["per_class"])
-            if "matrix" in event:
-                _check_matrix(event["matrix"])
+            _check_evaluation(event)
             self.evaluations[event["split"], event["class_split"], event["role"]] = event
         elif event["event"] == "imagenet_prompts":
             self.imagenet[event["split"], event["class_split"]] = event
@@ -331,10 +328,7 @@ def _pending(event: LMRequestEvent) -> PendingRequest:
     try:
         sent = datetime.fromisoformat(event["started"]).timestamp()
     except (ValueError, OverflowError) as error:
-        raise JournalError(
-            f"started must be a time in ISO 8601, got {event['started'][:80]!r} in an event 'lm_request'; restore the "
-            "journal from a backup"
-        ) from error
+        raise _damaged(event, f"started must be a time in ISO 8601, got {event['started'][:80]!r}") from error
     return PendingRequest(event["model"], event["started"], sent, event["timeout"])
 
 
@@ -352,22 +346,18 @@ def _response(event: LMResponseEvent) -> LMResponse:
     )
 
 
-def _check_counts(per_class: Mapping[str, list[int]]) -> None:
-    for name, counts in per_class.items():
+def _damaged(event: Event, fact: str) -> JournalError:
+    return JournalError(f"{fact} in an event {event['event']!r}; restore the journal from a backup")
+
+
+def _check_evaluation(event: EvaluationEvent) -> None:
+    for name, counts in event["per_class"].items():
         if len(counts) != 2 or not 0 <= counts[0] <= counts[1]:
-            raise JournalError(
-                f"per_class must map a class to [correct, total], got {counts!r} for {name[:80]!r} in an event "
-                "'evaluation'; restore the journal from a backup"
-            )
-
-
-def _check_matrix(matrix: MatrixFields) -> None:
-    width = len(matrix["classes"]) + 1
-    if len(matrix["counts"]) != width - 1 or any(len(row) != width or min(row) < 0 for row in matrix["counts"]):
-        raise JournalError(
-            "counts must have a row of numbers from 0 for each class, and a column more, in an event 'evaluation'; "
-            "restore the journal from a backup"
-        )
+            raise _damaged(event, f"per_class must map a class to [correct, total], got {counts!r} for {name[:80]!r}")
+    if (matrix := event.get("matrix")) is not None:
+        width, rows = len(matrix["classes"]) + 1, matrix["counts"]
+        if len(rows) != width - 1 or any(len(row) != width or min(row) < 0 for row in rows):
+            raise _damaged(event, "counts must have a row of numbers from 0 for each class, and a column more,")
 
 
 def _check_map(drawn: EmbeddingMapEvent) -> None:
@@ -375,7 +365,4 @@ def _check_map(drawn: EmbeddingMapEvent) -> None:
     sizes = (len(drawn["words"]), len(drawn["labels"]), len(drawn["correct"]))
     is_flat = all(len(point) == 2 for point in (*drawn["words"], *drawn["images"]))
     if sizes != (names, images, images) or not is_flat or not set(drawn["labels"]) <= set(range(names)):
-        raise JournalError(
-            "words and images must have a point [x, y] for each class and label in an event 'embedding_map'; "
-            "restore the journal from a backup"
-        )
+        raise _damaged(drawn, "words and images must have a point [x, y] for each class and label")
