@@ -109,8 +109,10 @@ def test_a_large_photo_is_scaled_down(task: demo.DemoTask, tmp_path: Path) -> No
     ]
     classifier = type(task.program)(["cat", "dog"], model="demo")
     judged = encode_examples(classifier, examples)
-    mistakes = Mistakes(judged.scorer, judged.images, 4)  # type: ignore[arg-type]
-    (mistake,) = mistakes.of(Template.parse("a photo of a <CLASS>."))  # one of two images of noise is wrong
+    mistakes = Mistakes(judged.images, 4)
+    (mistake,) = mistakes.of(
+        judged.scorer, Template.parse("a photo of a <CLASS>.")
+    )  # one of two images of noise is wrong
     assert pixels(mistake.image.url).size == (512, 384)
 
 

@@ -19,6 +19,7 @@ from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.final_choice import FINALISTS
 from ipo_dspy.optimizer.search import STEPS_WITHOUT_TRIAL, Search, SearchResult
+from ipo_dspy.optimizer.search_context import SearchContext
 from ipo_dspy.proposers import EvolutionProposer, LMResponse, ProposalError, ProposalRequest, Proposals
 from ipo_dspy.run.journal import FILE_NAME, Journal, replay
 from ipo_dspy.run.ledger import Budget, Ledger
@@ -98,11 +99,12 @@ def search(
     steps = len(proposer.answers) if isinstance(proposer, Script) else 3
     engine = Search(
         scorer or ToyScorer(),
-        proposer,
-        config or configure(steps=steps),
-        recorder,
-        ledger=Ledger(recorder, limits, clock=clock),
-        stop=stop,
+        SearchContext(
+            proposer=proposer,
+            config=config or configure(steps=steps),
+            ledger=Ledger(recorder, limits, clock=clock),
+            stop=stop,
+        ),
         clock=toy_clock(),
     )
     return engine.run(initial, validator=validator)

@@ -22,6 +22,7 @@ from ipo_dspy.history import Trial
 from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.search import Search
+from ipo_dspy.optimizer.search_context import SearchContext
 from ipo_dspy.proposers import EvolutionProposer, LMProposer, ProposalError, ProposalRequest, Proposals
 from ipo_dspy.proposers.description_selection import tokens_in
 from ipo_dspy.run.journal import FILE_NAME, Journal
@@ -407,12 +408,9 @@ def test_no_key_in_journal_or_log(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     replies: dict[str, Reply | str] = {"blurry photo": refused, "Write 3 new": tagged(*FIRST)}
     caplog.set_level("DEBUG", "ipo_dspy")
     with OpenAIServer(replies) as server, Journal(tmp_path / "run") as journal:
-        engine = Search(
-            FlatScorer(),
-            LMProposer(server.lm()),
-            OptimizerConfig(steps=3, prompts_per_step=3, prefetch=False),
-            EventRecorder(journal),
-        )
+        config = OptimizerConfig(steps=3, prompts_per_step=3, prefetch=False)
+        ledger = Ledger(EventRecorder(journal))
+        engine = Search(FlatScorer(), SearchContext(proposer=LMProposer(server.lm()), config=config, ledger=ledger))
         result = engine.run([Template.parse("a photo of a <CLASS>.")])
         assert (result.status, server.unseen) == ("errors", [])
     kept = (tmp_path / "run" / FILE_NAME).read_text()

@@ -13,8 +13,10 @@ from ipo_dspy.lms.adapters import ProposalAdapter
 from ipo_dspy.lms.signatures import ProposeTemplates
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.search import Search
+from ipo_dspy.optimizer.search_context import SearchContext
 from ipo_dspy.proposers import ProposalRequest, Proposals
 from ipo_dspy.proposers.briefing import briefing, described_phrases, phrase_effects, unlike
+from ipo_dspy.run.ledger import Ledger
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
@@ -166,7 +168,8 @@ def test_a_request_names_what_is_being_scored_so_that_no_two_are_equal(prefetch:
     proposer, recorder = Blind(), EventRecorder()
     recorder.state.search("self").setup |= {"images": 200, "classes": ["cat", "dog"]}
     config = OptimizerConfig(steps=3, prefetch=prefetch, choose="best", prompts_per_step=2)
-    Search(Toy(), proposer, config, recorder, max_tokens=20).run([Template.parse("a <CLASS>.")])
+    context = SearchContext(proposer=proposer, config=config, ledger=Ledger(recorder))
+    Search(Toy(), context, max_tokens=20).run([Template.parse("a <CLASS>.")])
     first, second, third = proposer.asked
     assert first.error is None
     assert (first.steps, first.images, first.max_tokens, first.pending) == (3, 200, 20, ())

@@ -14,7 +14,8 @@ from ipo_dspy import IPO, LMProposer, PaperAdapter, demo
 from ipo_dspy.describers.clip import ClipDescriber
 from ipo_dspy.history import History, Trial
 from ipo_dspy.lms.adapters import ProposalAdapter
-from ipo_dspy.optimizer.pipeline import describe_task, stratified_indices
+from ipo_dspy.optimizer.pipeline import stratified_indices
+from ipo_dspy.optimizer.search_task import describe_task
 from ipo_dspy.proposers import ProposalRequest
 
 SHOTS, DESCRIBED, STEPS = 16, 36, 8

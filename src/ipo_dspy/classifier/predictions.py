@@ -18,12 +18,10 @@ class ClassifyImage(dspy.Signature):
     label: str = dspy.OutputField(desc="the class whose filled template matches the picture best")
 
 
-class ClassifyAmong(dspy.Signature):
+class ClassifyAmong(ClassifyImage):
     """a photo of a <CLASS>."""
 
-    image: dspy.Image = dspy.InputField(desc="the picture to classify")
     classes: list[str] = dspy.InputField(desc="the class names to choose from")
-    label: str = dspy.OutputField(desc="the class whose filled template matches the picture best")
 
 
 class LabelImage(dspy.Signature):
@@ -34,13 +32,10 @@ class LabelImage(dspy.Signature):
     label: str = dspy.OutputField(desc="the most probable of them")
 
 
-class LabelAmong(dspy.Signature):
+class LabelAmong(LabelImage):
     """a photo of a <CLASS>."""
 
-    image: dspy.Image = dspy.InputField(desc="the picture to label")
     classes: list[str] = dspy.InputField(desc="the class names to choose from")
-    labels: list[str] = dspy.OutputField(desc="the classes whose filled template matches the picture")
-    label: str = dspy.OutputField(desc="the most probable of them")
 
 
 @dataclass(frozen=True, slots=True)

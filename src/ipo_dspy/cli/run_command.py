@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from ipo_dspy.optimizer.evaluation import EvaluationResult, EvaluationSet
     from ipo_dspy.optimizer.imagenet_comparison import ImagenetComparison, ImagenetPrompts
     from ipo_dspy.optimizer.ipo import IPO
-    from ipo_dspy.optimizer.pipeline import EncodedTask
     from ipo_dspy.optimizer.results import DetailedResults
     from ipo_dspy.optimizer.search import SearchResult
+    from ipo_dspy.optimizer.search_task import EncodedTask
     from ipo_dspy.run.recorder import EventRecorder
     from ipo_dspy.template import Template
 

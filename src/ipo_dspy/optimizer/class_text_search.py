@@ -9,7 +9,6 @@ then the training images choose the best texts, and the validation images decide
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import cast
 
 import numpy as np
@@ -19,11 +18,9 @@ from ipo_dspy.errors import BudgetError, DataError, ImageError, ProposalError, T
 from ipo_dspy.lms.class_text_parsing import check_proposed_text
 from ipo_dspy.lms.signatures import ClassMistakes, Mistake
 from ipo_dspy.optimizer.class_text_choice import choose_texts
-from ipo_dspy.optimizer.config import OptimizerConfig
+from ipo_dspy.optimizer.search_context import SearchContext
 from ipo_dspy.proposers.base import ClassTextProposer, ClassTextRequest
 from ipo_dspy.run.events import ClassTextChangeFields, ClassTextsEvent, ClassTextsFields
-from ipo_dspy.run.ledger import Ledger
-from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.comparison import Comparison
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.scoring.scorers import ClipScorer
@@ -119,41 +116,28 @@ class ClassTextSearch:
 
     Args:
         scorer: scores on the training images, with the present texts.
-        proposer: asked for texts if it is a `ClassTextProposer`.
-        config: configuration of the run, with the texts that the user gave.
-        recorder: records the outcome.
-        predictor: name of the classifier inside the program.
-        ledger: sends the requests.
+        context: the proposer, the configuration with the texts that the user gave, and the record of the run.
         validator: scores on the validation images, which then decide.
         mistakes: returns the training images that a scorer gets wrong with a template, for the proposer.
-        task: task description for the proposer.
-        stop: called before each pass; True ends the search.
     """
 
     def __init__(
         self,
         scorer: ClipScorer,
-        proposer: object,
-        config: OptimizerConfig,
-        recorder: EventRecorder,
+        context: SearchContext,
         *,
-        predictor: str = "self",
-        ledger: Ledger | None = None,
         validator: ClipScorer | None = None,
         mistakes: Callable[[ClipScorer, Template], tuple[Mistake, ...]] = lambda scorer, template: (),
-        task: str = "",
-        stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.scorer, self.validator, self.proposer, self.config = scorer, validator, proposer, config
-        self.recorder, self.predictor, self.ledger = recorder, predictor, ledger or Ledger(recorder)
-        self.mistakes, self.task, self.stop = mistakes, task, stop
+        self.scorer, self.validator, self.context, self.mistakes = scorer, validator, context, mistakes
+        self.config = context.config
         self.labels = scorer.classes
         self.texts = {
             label: (texts,) if isinstance(texts, str) else texts
             for label, texts in zip(self.labels, scorer.texts, strict=True)
         }
         self._pool: dict[str, list[str]] = {
-            label: list(given) for label, given in (config.candidates or {}).items() if label in self.texts
+            label: list(given) for label, given in (self.config.candidates or {}).items() if label in self.texts
         }
         self._rejected: list[str] = []
         self._asked: Counter[str] = Counter()
@@ -168,15 +152,15 @@ class ClassTextSearch:
         for label, given in self._pool.items():
             self._pool[label] = self._usable(template, label, given, round_=0)
         rounds = 0
-        while rounds < ROUNDS and not self.stop():
+        while rounds < ROUNDS and not self.context.stop():
             rounds += 1
-            self.recorder.progress(self.predictor, "class texts", rounds - 1, ROUNDS)
+            self.context.progress("class texts", rounds - 1, ROUNDS)
             asked, order = self._asked.total(), self._ask(template, rounds)
             found = [self._improve(template, label, least, rounds) for label in order if self._pool.get(label)]
             changes += filter(None, found)
             if not any(found) and self._asked.total() == asked:
                 break
-        self.recorder.progress(self.predictor, "class texts", ROUNDS, ROUNDS)
+        self.context.progress("class texts", ROUNDS, ROUNDS)
         compared = Comparison(self._decider.tally_variants([(template, start), (template, tuple(self.texts.values()))]))
         before, after = compared.scores
         result = ClassTextsResult(
@@ -190,7 +174,9 @@ class ClassTextSearch:
             rounds,
             self._compared,
         )
-        self.recorder.record(ClassTextsEvent(event="class_texts", predictor=self.predictor, **result.fields))
+        self.context.recorder.record(
+            ClassTextsEvent(event="class_texts", predictor=self.context.predictor, **result.fields)
+        )
         return result
 
     @property
@@ -205,7 +191,7 @@ class ClassTextSearch:
         ordered = [self.labels[k] for k in order]
         losing = {self.labels[k] for k in order if correct[k] < outcomes.images[k]}
         worst = [label for label in ordered if label in losing and self._asked[label] < ASKED_AT_MOST][:LABELS_ASKED]
-        if worst and isinstance(self.proposer, ClassTextProposer):
+        if worst and isinstance(self.context.proposer, ClassTextProposer):
             self._asked.update(worst)
             self._add_proposals(template, round_, worst)
         return ordered
@@ -219,15 +205,15 @@ class ClassTextSearch:
             template=str(template),
             classes=classes,
             rejected=tuple(self._rejected[-SHOWN_REJECTIONS:]),
-            task=self.task,
+            task=self.context.task,
             mistakes=self._pictures(template),
             seed=self.config.seed,
-            once=partial(self.ledger.once, self.predictor),
+            once=self.context.once,
         )
         try:
-            proposed = cast(ClassTextProposer, self.proposer).propose_class_texts(request)
+            proposed = cast(ClassTextProposer, self.context.proposer).propose_class_texts(request)
         except (ProposalError, BudgetError) as error:
-            self.recorder.error(self.predictor, 0, f"no words for classes were proposed: {error}")
+            self.context.error(0, f"no words for classes were proposed: {error}")
             return
         for label in labels:
             fresh = [text for text in proposed.get(label, ()) if text not in self._pool.get(label, ())]
@@ -249,7 +235,7 @@ class ClassTextSearch:
         try:
             return self.mistakes(self.scorer, template)
         except ImageError as error:
-            self.recorder.error(self.predictor, 0, f"the request has no images: {error}")
+            self.context.error(0, f"the request has no images: {error}")
             return ()
 
     def _usable(self, template: Template, label: str, texts: Sequence[str], round_: int) -> list[str]:
@@ -264,9 +250,7 @@ class ClassTextSearch:
                     raise DataError(f"text {text!r} of class {label!r} must not be a text of another class")
                 template_tokens(self.scorer.backbone, template, (text,))
             except (DataError, TemplateError) as error:
-                reason = self.recorder.reject(
-                    self.predictor, round_, f"{label}: {text[:1000]}", error, stage="class_texts"
-                )
+                reason = self.context.reject(round_, f"{label}: {text[:1000]}", error, stage="class_texts")
                 self._rejected.append(f"{label}: {text[:120]} ({reason})")
             else:
                 usable.append(text)

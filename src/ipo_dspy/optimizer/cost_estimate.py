@@ -5,7 +5,7 @@ therefore rather too high. The length of responses and the tokens of an image ca
 them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,40 +87,44 @@ def estimate(
     for role, lm in unique_models(models).items():
         image = TOKENS_PER_IMAGE if role == "prompt_model" and config.images_in_request else 0
         items.append(_item("ping", lm, 1, PING[0] + image, PING[1]))
-    shown = TOKENS_PER_IMAGE * config.images_in_request
     for task, described in searches:
         if "description_model" in models and described:
             prompt = DESCRIPTION_PROMPT + TOKENS_PER_IMAGE
             items.append(_item("descriptions", models["description_model"], described, prompt, TOKENS_PER_DESCRIPTION))
-        if "prompt_model" in models and isinstance(proposer, LMProposer) and config.searches_class_texts:
-            worst = ClassMistakes(
-                label="long class name",
-                texts=["long class name"],
-                images=16,
-                correct=0,
-                taken_for=["long class name 16"] * 4,
-                tried=["a short description of what is visible"] * 12,
-            )
-            words = ClassTextRequest(ROUNDS, TEXTS_ASKED, LATE_TEMPLATE, (worst,) * LABELS_ASKED, task=task)
-            sizes = proposer.measure_class_texts(words) + shown, TOKENS_PER_CLASS_TEXT * LABELS_ASKED * TEXTS_ASKED
-            items.append(_item("class texts", models["prompt_model"], ROUNDS, *sizes))
-        if "prompt_model" in models and isinstance(proposer, LMProposer) and config.searches_template:
-            ask = _ask(config, task, described)
-            calls, prompt = proposer.measure(ask)
-            if proposer.descriptions == "summary" and described * TOKENS_PER_DESCRIPTION > proposer.description_tokens:
-                shown = min(described * TOKENS_PER_DESCRIPTION, 4 * proposer.description_tokens)
-                sizes = DESCRIPTION_PROMPT + shown, proposer.description_tokens
-                items.append(_item("summary", models["prompt_model"], 1, *sizes))
-            answer = TOKENS_OF_THOUGHT + TOKENS_PER_TEMPLATE * config.prompts_per_step // calls
-            items.append(_item("templates", models["prompt_model"], config.num_steps * calls, prompt + shown, answer))
-            if config.polish and config.choose == "plainest" and config.num_steps:
-                tied = ask.trials[:1] * SHOWN_TO_POLISH
-                sizes = (
-                    proposer.measure_polish(replace(ask, count=REWORDINGS, shown=tied)),
-                    TOKENS_PER_TEMPLATE * REWORDINGS,
-                )
-                items.append(_item("rewordings", models["prompt_model"], 1, *sizes))
+        if "prompt_model" in models and isinstance(proposer, LMProposer):
+            lm = models["prompt_model"]
+            if config.searches_class_texts:
+                items.append(_class_texts(lm, proposer, config, task))
+            if config.searches_template:
+                items += _templates(lm, proposer, config, _ask(config, task, described))
     return Estimate(tuple(item for item in items if item.calls))
+
+
+def _class_texts(lm: Any, proposer: LMProposer, config: OptimizerConfig, task: str) -> CostItem:
+    worst = ClassMistakes(
+        label="long class name",
+        texts=["long class name"],
+        images=16,
+        correct=0,
+        taken_for=["long class name 16"] * 4,
+        tried=["a short description of what is visible"] * 12,
+    )
+    ask = ClassTextRequest(ROUNDS, TEXTS_ASKED, LATE_TEMPLATE, (worst,) * LABELS_ASKED, task=task)
+    prompt = proposer.measure_class_texts(ask) + TOKENS_PER_IMAGE * config.images_in_request
+    return _item("class texts", lm, ROUNDS, prompt, TOKENS_PER_CLASS_TEXT * LABELS_ASKED * TEXTS_ASKED)
+
+
+def _templates(lm: Any, proposer: LMProposer, config: OptimizerConfig, ask: ProposalRequest) -> Iterator[CostItem]:
+    calls, prompt = proposer.measure(ask)
+    prompt += TOKENS_PER_IMAGE * config.images_in_request
+    described, budget = len(ask.descriptions) * TOKENS_PER_DESCRIPTION, proposer.description_tokens
+    if proposer.descriptions == "summary" and described > budget:
+        yield _item("summary", lm, 1, DESCRIPTION_PROMPT + min(described, 4 * budget), budget)
+    answer = TOKENS_OF_THOUGHT + TOKENS_PER_TEMPLATE * config.prompts_per_step // calls
+    yield _item("templates", lm, config.num_steps * calls, prompt, answer)
+    if config.polish and config.choose == "plainest" and config.num_steps:
+        tied = replace(ask, count=REWORDINGS, shown=ask.trials[:1] * SHOWN_TO_POLISH)
+        yield _item("rewordings", lm, 1, proposer.measure_polish(tied), TOKENS_PER_TEMPLATE * REWORDINGS)
 
 
 def _ask(config: OptimizerConfig, task: str, described: int) -> ProposalRequest:

@@ -25,7 +25,7 @@ from ipo_dspy.optimizer.factories import (
     lm_of,
 )
 from ipo_dspy.optimizer.metric import check_objective
-from ipo_dspy.optimizer.pipeline import EncodedTask, SearchTask, describe_task, run_tasks
+from ipo_dspy.optimizer.pipeline import Pipeline
 from ipo_dspy.optimizer.results import (
     DetailedResults,
     candidate_programs,
@@ -34,6 +34,7 @@ from ipo_dspy.optimizer.results import (
     with_templates,
 )
 from ipo_dspy.optimizer.search import SearchResult
+from ipo_dspy.optimizer.search_task import EncodedTask, SearchTask, describe_task
 from ipo_dspy.optimizer.trainset import collect_training_images, find_classifiers
 from ipo_dspy.run import choice_text
 from ipo_dspy.run.events import Event, Observer
@@ -249,14 +250,8 @@ class IPO(Teleprompter):
             observers=(self._log, *displays, *self.config.observers),
             stop=lambda: self._stopping,
         ) as session:
-            encoded, results = run_tasks(
-                session,
-                tasks,
-                proposer,
-                self.config,
-                models=unique_models(models),
-                settings=self._settings(proposer, tasks),
-                allow_config_changes=self.config.allow_config_changes,
+            encoded, results = Pipeline(session, proposer, self.config).run(
+                tasks, models=unique_models(models), settings=self._settings(proposer, tasks)
             )
             details = DetailedResults(results, session.ledger.spent)
             best = self._build_program(student, results, details)

@@ -20,24 +20,25 @@ class Mistakes:
     """Selects the images that a template gets most confidently wrong, at most one per class so that they differ.
 
     Args:
-        scorer: scores templates on the images.
-        images: the images, in the scorer's order.
-        limit: maximum number of images.
+        images: the images.
+        limit: maximum number of images; with 0 no template is scored.
         allow_url: fetch images given as http(s) URLs.
     """
 
-    def __init__(self, scorer: ClipScorer, images: TrainingImages, limit: int, *, allow_url: bool = False) -> None:
-        self.scorer, self.images, self.limit = scorer, images, limit
+    def __init__(self, images: TrainingImages, limit: int, *, allow_url: bool = False) -> None:
+        self.images, self.limit = images, limit
         # The best template is often the same for many steps.
         self._scaled = functools.lru_cache(maxsize=2 * limit)(functools.partial(_scaled, images, allow_url))
 
-    def of(self, template: Template) -> tuple[Mistake, ...]:
-        """Return the mistakes of a template, the most confident first, then in the order of the images.
+    def of(self, scorer: ClipScorer, template: Template) -> tuple[Mistake, ...]:
+        """Return the mistakes of a template by a scorer of the images, the most confident first, then in their order.
 
         Raises:
             ImageError: an image can no longer be read.
         """
-        labels, predicted = self.images.labels, self.scorer.predict_with_probability(template)
+        if not self.limit:
+            return ()
+        labels, predicted = self.images.labels, scorer.predict_with_probability(template)
         wrong = [i for i, (name, _) in enumerate(predicted) if name != labels[i]]
         # Rounded, so that the last bits, which depend on the machine, do not matter.
         ranked = sorted(wrong, key=lambda i: -round(predicted[i][1], 4))

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ipo_dspy.errors import BudgetError, ProposalError, TemplateError
@@ -20,16 +19,14 @@ from ipo_dspy.history import Trial
 from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.lms.signatures import Mistake
 from ipo_dspy.lms.template_text import repaired
-from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.ensemble import EnsembleLine
 from ipo_dspy.optimizer.final_choice import FinalChoice, Finalist
 from ipo_dspy.optimizer.prefetch import Prefetcher
 from ipo_dspy.optimizer.request_builder import RequestBuilder
+from ipo_dspy.optimizer.search_context import SearchContext
 from ipo_dspy.optimizer.selection import ChoiceReport, PhraseWorth, Selection
-from ipo_dspy.proposers.base import REWORDINGS, SHOWN_TO_POLISH, Polisher, Proposals, Proposer
+from ipo_dspy.proposers.base import REWORDINGS, SHOWN_TO_POLISH, Polisher, Proposals
 from ipo_dspy.run.events import LimitReachedEvent, StepEvent, TrialEvent
-from ipo_dspy.run.ledger import Ledger
-from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.state import Rejection
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
@@ -111,7 +108,7 @@ class SearchResult:
 
     def __repr__(self) -> str:
         return (
-            f"SearchResult({self.predictor!r}, {len(self.trials)} trials, {len(self.rejections)} rejections, "
+            f"SearchResult({self.context.predictor!r}, {len(self.trials)} trials, {len(self.rejections)} rejections, "
             f"{self.baseline.score} -> {self.best.score}, best={str(self.best.template)!r})"
         )
 
@@ -121,54 +118,29 @@ class Search:
 
     Args:
         scorer: scores templates on the training images.
-        proposer: proposes templates.
-        config: configuration of the search.
-        recorder: records the events; work of earlier sessions in its state is not repeated.
-        predictor: name of the classifier inside the program.
-        ledger: sends the proposer's requests.
+        context: the proposer, the configuration and the record of the run.
         descriptions: descriptions of training images.
         mistakes: returns the training images that a template gets wrong, for the proposer.
-        task: task description for the proposer, one sentence.
         max_tokens: longest template that the model takes, filled with a class name.
-        stop: called before each step; True ends the search.
         clock: monotonic clock, in seconds.
     """
 
     def __init__(
         self,
         scorer: "Scorer",
-        proposer: Proposer,
-        config: OptimizerConfig,
-        recorder: EventRecorder,
+        context: SearchContext,
         *,
-        predictor: str = "self",
-        ledger: Ledger | None = None,
         descriptions: Sequence[str] = (),
         mistakes: Callable[[Template], tuple[Mistake, ...]] = lambda template: (),
-        task: str = "",
         max_tokens: int | None = None,
-        stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.scorer, self.proposer, self.config, self.recorder = scorer, proposer, config, recorder
-        self.predictor, self.state = predictor, recorder.state.search(predictor)
-        self.ledger = ledger or Ledger(recorder)
-        self.stop, self.clock = stop, clock
-        self._requests = RequestBuilder(
-            scorer,
-            config,
-            self.state,
-            descriptions=descriptions,
-            mistakes=mistakes,
-            task=task,
-            max_tokens=max_tokens,
-            shows_error=getattr(proposer, "shows_error", False),
-            once=partial(self.ledger.once, predictor),
-            log=partial(recorder.error, predictor),
-        )
+        self.scorer, self.context, self.clock = scorer, context, clock
+        self.config, self.recorder, self.state = context.config, context.recorder, context.state
+        self._requests = RequestBuilder(scorer, context, tuple(descriptions), mistakes, max_tokens)
         messages = [event["message"] for event in self.state.errors if event["step"] > 0]
         self.fault = ProposalError(messages[-1]) if messages else None
-        self._ahead = Prefetcher(proposer.propose, prefetch=config.prefetch)
+        self._ahead = Prefetcher(context.proposer.propose, prefetch=self.config.prefetch)
 
     def run(self, initial: Sequence[Template], *, validator: "Scorer | None" = None) -> SearchResult:
         """Search from the initial templates, the first of which is the start template.
@@ -203,7 +175,7 @@ class Search:
             reworded = self._reworded(selection) if self.config.polish and status in COMPLETE else ()
             selection = choice.refine(selection, reworded)
         return SearchResult(
-            predictor=self.predictor,
+            predictor=self.context.predictor,
             baseline=start,
             **choice.record(selection),
             trials=tuple(self.state.history),
@@ -233,13 +205,13 @@ class Search:
             if not self._ahead.has_begun(step) and (reason := self._reason_to_end(step)):
                 return reason
             try:
-                self.ledger.check_time()
+                self.context.ledger.check_time()
                 self.fault = self._step(step)
             except BudgetError as spent:
                 self.recorder.record(
                     LimitReachedEvent(
                         event="limit_reached",
-                        predictor=self.predictor,
+                        predictor=self.context.predictor,
                         limit=spent.limit,
                         limit_value=spent.allowed,
                         spent=spent.spent,
@@ -255,7 +227,7 @@ class Search:
 
     def _reason_to_end(self, step: int) -> str | None:
         """Return the reason to end before a step, or None to continue."""
-        if self.stop():
+        if self.context.stop():
             return "interrupted"
         if self.config.patience is not None and step - self.state.history.best.step > self.config.patience:
             return "patience"
@@ -298,7 +270,7 @@ class Search:
             proposals = self._ahead.take(self._requests.build(step))
         except ProposalError as error:
             fault = error
-            self.recorder.error(self.predictor, step, str(fault))
+            self.context.error(step, str(fault))
             if not fault.answered:
                 return fault
         templates = self._read(proposals.texts, step)
@@ -310,18 +282,18 @@ class Search:
         self._score(templates, step=step)
         if proposals.ended is not None:
             raise proposals.ended  # the step stays open: a resumed run requests the missing proposals
-        spent = self.ledger.cost_of(self.predictor, f"step {step}/")
+        spent = self.context.ledger.cost_of(self.context.predictor, f"step {step}/")
         self.recorder.record(
             StepEvent(
                 event="step",
-                predictor=self.predictor,
+                predictor=self.context.predictor,
                 step=step,
                 proposed=len(proposals.texts),
                 accepted=len(templates),
                 calls=spent.calls,
                 tokens=spent.tokens,
                 seconds=round(self.clock() - began, 3),
-                run_seconds=round(self.ledger.elapsed, 3),
+                run_seconds=round(self.context.ledger.elapsed, 3),
                 repaired=sum(text != repaired(text) for text in map(str, proposals.texts)),
             )
         )
@@ -351,7 +323,7 @@ class Search:
                 if recorded:
                     recorded -= 1
                 else:
-                    self.recorder.reject(self.predictor, step, text[:1000], error, stage=stage)
+                    self.context.reject(step, text[:1000], error, stage=stage)
             else:
                 usable[checked.key] = (template, checked)
         return list(usable.values())
@@ -369,7 +341,7 @@ class Search:
             *(
                 TrialEvent(
                     event="trial",
-                    predictor=self.predictor,
+                    predictor=self.context.predictor,
                     index=index,
                     step=step,
                     template=str(template),
@@ -385,13 +357,13 @@ class Search:
     def _reworded(self, selection: Selection) -> list[tuple[Template, "TemplateTokens"]]:
         """Return usable rewordings of the tied templates; after an error or at a limit, which is recorded, none."""
         step = self.state.steps
-        if not isinstance(self.proposer, Polisher) or self.stop():
+        if not isinstance(self.context.proposer, Polisher) or self.context.stop():
             return []
         tied = tuple(selection.candidates.trials[k] for k in selection.tied[:SHOWN_TO_POLISH])
         try:
-            proposals = self.proposer.polish(replace(self._requests.build(step), count=REWORDINGS, shown=tied))
+            proposals = self.context.proposer.polish(replace(self._requests.build(step), count=REWORDINGS, shown=tied))
         except (ProposalError, BudgetError) as error:
-            self.recorder.error(self.predictor, step, f"the result is not reworded: {error}")
+            self.context.error(step, f"the result is not reworded: {error}")
             return []
         return self._read(proposals.texts, step, "refine")
 

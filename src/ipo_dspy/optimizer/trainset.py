@@ -134,13 +134,11 @@ def collect_training_images(
     """
     if not examples:
         raise DataError(f"{name} is empty; pass a list of dspy.Example(image=..., label=...).with_inputs('image')")
-    examples, inputs = _inputs(
-        program, classifiers, examples, name, num_threads or dspy.settings.num_threads, skip_unreadable
-    )
+    threads = num_threads or dspy.settings.num_threads
+    examples, inputs = _inputs(program, classifiers, examples, name, threads, skip_unreadable)
+    fields = {key: _field(label_field, key, classifier, examples[0]) for key, classifier in classifiers.items()}
     return {
-        key: _build_training_images(
-            classifier, inputs[key], examples, name, _field(label_field, key, classifier, examples[0])
-        )
+        key: _build_training_images(classifier, inputs[key], examples, name, fields[key])
         for key, classifier in classifiers.items()
     }
 
@@ -174,11 +172,15 @@ def _inputs(
 
     probed = [trace(index) for index in range(min(PROBED, len(examples)))]
     pairs = [(inputs, example) for inputs, example in zip(probed, examples, strict=False) if inputs is not None]
-    if pairs and all(_unchanged(inputs, example) for inputs, example in pairs):
+    if pairs and all(_is_unchanged(inputs, example) for inputs, example in pairs):
         return examples, _without_tracing(classifiers, examples, name)
     traced = [*probed, *in_threads(trace, range(PROBED, len(examples)), num_threads=num_threads)]
     usable = [(i, inputs) for i, inputs in enumerate(traced) if inputs is not None]
-    by_classifier = {key: [_require_traced(inputs, key, i, name) for i, inputs in usable] for key in classifiers}
+    for key in classifiers:
+        if missing := [i for i, inputs in usable if key not in inputs]:
+            place = f"{name}[{missing[0]}]"
+            raise DataError(f"the program never called its classifier {key!r} on {place}; remove such examples")
+    by_classifier = {key: [inputs[key] for _, inputs in usable] for key in classifiers}
     return [examples[i] for i, _ in usable], by_classifier
 
 
@@ -201,11 +203,10 @@ def _trace(
     return traced
 
 
-def _unchanged(seen: Mapping[str, dict[str, Any]], example: dspy.Example) -> bool:
+def _is_unchanged(seen: Mapping[str, dict[str, Any]], example: dspy.Example) -> bool:
     fields = example.inputs()
-    return all(
-        all(field in fields and fields[field] is value for field, value in inputs.items()) for inputs in seen.values()
-    ) and bool(seen)
+    received = [item for inputs in seen.values() for item in inputs.items()]
+    return bool(seen) and all(field in fields and fields[field] is value for field, value in received)
 
 
 def _without_tracing(
@@ -213,22 +214,22 @@ def _without_tracing(
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the fields of the examples that each classifier receives."""
     return {
-        key: [_own_fields(classifier, example, i, name) for i, example in enumerate(examples)]
+        key: [_own_fields(classifier, example, f"{name}[{i}]") for i, example in enumerate(examples)]
         for key, classifier in classifiers.items()
     }
 
 
-def _own_fields(classifier: ClipClassifier, example: dspy.Example, index: int, name: str) -> dict[str, Any]:
+def _own_fields(classifier: ClipClassifier, example: dspy.Example, place: str) -> dict[str, Any]:
     if isinstance(classifier, DecisionOutput):
         fields = classifier.predictor.signature.input_fields
         given = {name: _trusted(example[name], info.annotation) for name, info in fields.items() if name in example}
         try:
             return {"image": find_image(given)}
         except ImageError as error:
-            raise DataError(f"{name}[{index}]: {error}") from error
+            raise DataError(f"{place}: {error}") from error
     if example.get("image") is None:
         raise DataError(
-            f"{name}[{index}] has no field 'image' (it has {', '.join(example.keys()) or 'none'}); "
+            f"{place} has no field 'image' (it has {', '.join(example.keys()) or 'none'}); "
             "pass dspy.Example(image=..., label=...).with_inputs('image')"
         )
     marked = example._input_keys or _INPUTS
@@ -243,12 +244,6 @@ def _trusted(value: Any, annotation: Any) -> Any:
     """Return a path in an image field as a `Path`: examples are the user's own, unlike texts in a request."""
     is_path = isinstance(value, str) and not value.startswith(("data:", "http:", "https:", "<<"))
     return Path(value) if annotation is dspy.Image and is_path else value
-
-
-def _require_traced(seen: Mapping[str, dict[str, Any]], key: str, index: int, name: str) -> dict[str, Any]:
-    if key not in seen:
-        raise DataError(f"the program never called its classifier {key!r} on {name}[{index}]; remove such examples")
-    return seen[key]
 
 
 def _field(label_field: str | Mapping[str, str], key: str, classifier: ClipClassifier, first: dspy.Example) -> str:
@@ -269,26 +264,27 @@ def _build_training_images(
     name: str,
     field: str,
 ) -> TrainingImages:
-    call_classes = [entry.get("classes") for entry in inputs]
-    fixed = classifier.classes
-    choices = None
-    if fixed is None or any(call_classes):
+    given, places = [entry.get("classes") for entry in inputs], [f"{name}[{i}]" for i in range(len(examples))]
+    classes, choices, label_sets = classifier.classes, None, None
+    if classes is None or any(given):
         least = classifier.least_classes
-        choices = tuple(_names(c or fixed, i, name, least) for i, c in enumerate(call_classes))
-    classes = fixed if choices is None and fixed else tuple(dict.fromkeys(c for names in choices or () for c in names))
-    is_option = isinstance(classifier, DecisionOutput)
-    label_sets = None
+        choices = tuple(_names(own or classes, place, least) for own, place in zip(given, places, strict=True))
+        classes = tuple(dict.fromkeys(label for names in choices for label in names))
     if classifier.multi_label:
         if choices is not None:
             raise DataError(
                 f"{name} must have no field 'classes' with multi_label=True; use ClipClassifier(classes=[...])"
             )
-        label_sets = tuple(_labels(e, i, name, field, classes) for i, e in enumerate(examples))
+        label_sets = tuple(_labels(e, place, field, classes) for e, place in zip(examples, places, strict=True))
         labels = tuple(map(label_text, label_sets))
     else:
+        texts = [example.get(field) for example in examples]
+        if isinstance(classifier, DecisionOutput):  # labels may be numbers; DSPy names options by their text
+            texts = [None if label is None else str(label) for label in texts]
+        among = choices or (classes,) * len(examples)
         labels = tuple(
-            _label(e, e.get(field), i, name, field, choices[i] if choices else classes, is_option=is_option)
-            for i, e in enumerate(examples)
+            _label(example, label, place, field, names)
+            for example, label, place, names in zip(examples, texts, places, among, strict=True)
         )
     return TrainingImages(
         images=tuple(entry["image"] for entry in inputs),
@@ -301,49 +297,35 @@ def _build_training_images(
     )
 
 
-def _names(classes: Any, index: int, name: str, least: int) -> tuple[str, ...]:
+def _names(classes: Any, place: str, least: int) -> tuple[str, ...]:
     if not classes:
-        raise DataError(
-            f"{name}[{index}] has no class names; use ClipClassifier(classes=[...]) or add a field 'classes'"
-        )
+        raise DataError(f"{place} has no class names; use ClipClassifier(classes=[...]) or add a field 'classes'")
     try:
         return check_classes(classes, least=least)
     except DataError as error:
-        raise DataError(f"{name}[{index}]: {error}") from error
+        raise DataError(f"{place}: {error}") from error
 
 
-def _labels(example: dspy.Example, index: int, name: str, field: str, classes: Sequence[str]) -> tuple[str, ...]:
+def _labels(example: dspy.Example, place: str, field: str, classes: Sequence[str]) -> tuple[str, ...]:
     """Return the labels of an image in the order of the classes; one alone may be given without a list."""
     given = example.get(field)
     each = given if isinstance(given, list | tuple | set | frozenset) else (given,)
-    found = {_label(example, label, index, name, field, classes) for label in each}
+    found = {_label(example, label, place, field, classes) for label in each}
     return tuple(label for label in classes if label in found)
 
 
-def _label(
-    example: dspy.Example,
-    label: Any,
-    index: int,
-    name: str,
-    field: str,
-    classes: Sequence[str],
-    *,
-    is_option: bool = False,
-) -> str:
-    if is_option and label is not None:
-        label = str(label)  # it may be a number; DSPy names options by their text
+def _label(example: dspy.Example, label: Any, place: str, field: str, classes: Sequence[str]) -> str:
     if label is None:
         raise DataError(
-            f"{name}[{index}] has no field {field!r} (it has {', '.join(example.keys())}); "
+            f"{place} has no field {field!r} (it has {', '.join(example.keys())}); "
             "pass the field with the correct class: IPO(label_field='...')"
         )
     known = same_class(label, classes) if isinstance(label, str) else None
     if known is None:
         shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-        source = example.get("source")
-        place = f"{name}[{index}]" + (f" ({source!r:.120})" if source else "")
+        source = f" ({source!r:.120})" if (source := example.get("source")) else ""
         raise DataError(
-            f"{place} has the label {label!r}, which is not among the {len(classes)} classes ({shown})",
+            f"{place}{source} has the label {label!r}, which is not among the {len(classes)} classes ({shown})",
             hint=Hint("correct the label, or add it: {classes}", classes=...),
         )
     return known

@@ -109,7 +109,7 @@ class LMProposer:
     @property
     def shows_images(self) -> bool:
         """True if a request shows images that the best template gets wrong (`ProposalRequest.mistakes`)."""
-        return self._signature is ProposeTemplates
+        return self.shows_error
 
     @property
     def settings(self) -> dict[str, object]:
@@ -151,12 +151,7 @@ class LMProposer:
             BudgetError: a limit of the run is exhausted.
         """
         tied = "\n\n".join(str(trial.template) for trial in ask.shown)
-        name = f"polish {hashlib.sha256(tied.encode()).hexdigest()[:16]}"
-        config = {"rollout_id": zlib.crc32(f"{ask.seed}/{name}".encode())}
-        try:
-            answer = ask.once(name, self._sender(RewordPrompts, self._reword_inputs(ask), config))
-        except Fault as error:
-            raise self._failed(error) from None
+        answer = self._ask_about(f"polish {_digest(tied)}", ask, RewordPrompts, self._reword_inputs(ask))
         if not answer.texts:
             raise ProposalError(f"the language model gave no proposals: {answer.fault}", answered=True)
         return Proposals(answer.texts)
@@ -169,18 +164,8 @@ class LMProposer:
             BudgetError: a limit of the run is exhausted.
         """
         present = [ask.round, ask.template, sorted((c.label, c.texts) for c in ask.classes)]
-        name = f"class_texts {hashlib.sha256(json.dumps(present).encode()).hexdigest()[:16]}"
-        config = {"rollout_id": zlib.crc32(f"{ask.seed}/{name}".encode())}
-        adapter = ClassTextAdapter() if isinstance(self.adapter, TaggedAdapter) else self.adapter
         signature = ProposeClassTextsFromImages if ask.mistakes else ProposeClassTexts
-        read = read_class_texts if isinstance(adapter, ClassTextAdapter) else None
-        inputs = _class_text_inputs(ask)
-        try:
-            answer = ask.once(
-                name, lambda: request(self._lm, adapter, signature, inputs, field="texts", read=read, config=config)
-            )
-        except Fault as error:
-            raise self._failed(error) from None
+        answer = self._ask_about(f"class_texts {_digest(json.dumps(present))}", ask, signature, _class_text_inputs(ask))
         texts = texts_of_labels(answer.texts, [c.label for c in ask.classes], count=ask.count)
         if not texts:
             raise ProposalError(
@@ -190,21 +175,18 @@ class LMProposer:
 
     def measure_class_texts(self, ask: ClassTextRequest) -> int:
         """Return the approximate prompt tokens of a request for texts of classes, without images."""
-        messages = ClassTextAdapter().format(ProposeClassTexts, [], _class_text_inputs(ask))
-        return sum(tokens_in(str(message["content"])) for message in messages)
+        return _prompt_tokens(ClassTextAdapter(), ProposeClassTexts, _class_text_inputs(ask))
 
     def measure_polish(self, ask: ProposalRequest) -> int:
         """Return the approximate prompt tokens of the request for rewordings."""
-        return self._prompt_tokens(RewordPrompts, self._reword_inputs(ask))
+        return _prompt_tokens(self.adapter, RewordPrompts, self._reword_inputs(ask))
 
     def measure(self, ask: ProposalRequest) -> tuple[int, int]:
         """Return the number of requests of a step if each succeeds, and the approximate prompt tokens of one."""
         count = 1 if self._mode() in ("single", "samples") else ask.count
         inputs = self._inputs(ask, count, self._choose(ask.descriptions, self.description_tokens, ask.step))
-        return (ask.count if self._mode() == "single" else 1), self._prompt_tokens(self._signature, inputs)
-
-    def _prompt_tokens(self, signature: type[dspy.Signature], inputs: dict[str, object]) -> int:
-        return sum(tokens_in(str(message["content"])) for message in self.adapter.format(signature, [], inputs))
+        tokens = _prompt_tokens(self.adapter, self._signature, inputs)
+        return (ask.count if self._mode() == "single" else 1), tokens
 
     def _mode(self) -> str:
         local = str(getattr(self._lm, "model", "")).startswith(LOCAL)
@@ -229,9 +211,8 @@ class LMProposer:
                 case "single":
                     threads = self.num_threads or dspy.settings.num_threads
                     replies = in_threads(lambda slot: self._try(ask, slot), range(ask.count), num_threads=threads)
-                    errors = [reply for reply in replies if isinstance(reply, Fault)]
-                    if len(errors) == len(replies):
-                        raise errors[0]
+                    if all(isinstance(reply, Fault) for reply in replies):
+                        raise replies[0]
                     return replies
                 case "samples":
                     return [self._request(ask, 1, slot=0, samples=ask.count)]
@@ -287,18 +268,31 @@ class LMProposer:
             config["n"] = samples
         return self._sender(ProposeTemplatesFromImages if mistakes else self._signature, inputs, config)
 
+    def _ask_about(
+        self,
+        name: str,
+        ask: ProposalRequest | ClassTextRequest,
+        signature: type[dspy.Signature],
+        inputs: Mapping[str, object],
+    ) -> LMResponse:
+        """Send the only request of this name, whose id depends on what it is about.
+
+        Raises:
+            ProposalError: the model could not be reached.
+        """
+        config = {"rollout_id": zlib.crc32(f"{ask.seed}/{name}".encode())}
+        try:
+            return ask.once(name, self._sender(signature, inputs, config))
+        except Fault as error:
+            raise self._failed(error) from None
+
     def _sender(
         self, signature: type[dspy.Signature], inputs: Mapping[str, object], config: Mapping[str, int]
     ) -> Callable[[], LMResponse]:
-        return lambda: request(
-            self._lm,
-            self.adapter,
-            signature,
-            inputs,
-            field="templates",
-            read=read_answer if isinstance(self.adapter, TaggedAdapter) else None,
-            config=config,
-        )
+        (field,), adapter, read = signature.output_fields, self.adapter, None
+        if isinstance(adapter, TaggedAdapter):  # others parse their own answers
+            adapter, read = (adapter, read_answer) if field == "templates" else (ClassTextAdapter(), read_class_texts)
+        return lambda: request(self._lm, adapter, signature, inputs, field=field, read=read, config=config)
 
     def _inputs(self, ask: ProposalRequest, count: int, descriptions: list[str]) -> dict[str, object]:
         if self._signature is ProposeTemplates:
@@ -330,6 +324,10 @@ class LMProposer:
         return select_evenly(answer.texts or ask.descriptions, budget)
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _class_text_inputs(ask: ClassTextRequest) -> dict[str, Any]:
     return {
         "task": ask.task,
@@ -339,6 +337,10 @@ def _class_text_inputs(ask: ClassTextRequest) -> dict[str, Any]:
         "count": ask.count,
         **({"mistakes": list(ask.mistakes)} if ask.mistakes else {}),
     }
+
+
+def _prompt_tokens(adapter: dspy.Adapter, signature: type[dspy.Signature], inputs: dict[str, Any]) -> int:
+    return sum(tokens_in(str(message["content"])) for message in adapter.format(signature, [], inputs))
 
 
 class _WithoutThoughts(dspy.ChatAdapter):

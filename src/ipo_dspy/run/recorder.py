@@ -3,8 +3,7 @@
 import threading
 from collections.abc import Iterable, Sequence
 
-from ipo_dspy.errors import IPOError, TemplateError
-from ipo_dspy.run.events import ErrorEvent, Event, Observer, ProgressEvent, RejectionEvent
+from ipo_dspy.run.events import Event, Observer, ProgressEvent
 from ipo_dspy.run.journal import Journal
 from ipo_dspy.run.state import RunState
 
@@ -41,26 +40,6 @@ class EventRecorder:
         with self._lock:
             for observer in self.observers:
                 observer(event)
-
-    def error(self, predictor: str, step: int, message: str) -> None:
-        """Record an error that the run survived; see `ErrorEvent`."""
-        self.record(ErrorEvent(event="error", predictor=predictor, step=step, message=message))
-
-    def reject(self, predictor: str, step: int, text: str, error: IPOError, *, stage: str) -> str:
-        """Record that a proposed text was rejected, and return the reason."""
-        reason = error.reason if isinstance(error, TemplateError) else "not usable"
-        self.record(
-            RejectionEvent(
-                event="rejection",
-                predictor=predictor,
-                step=step,
-                text=text,
-                reason=reason,
-                message=str(error),
-                stage=stage,
-            )
-        )
-        return reason
 
     def progress(self, predictor: str, stage: str, done: int, total: int) -> None:
         """Report the progress of a stage."""

@@ -11,17 +11,34 @@ Letters: N images, n images of a block, C classes, T or K templates, D feature w
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Required, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
 from ipo_dspy.scoring.comparison import PairTally
-from ipo_dspy.scoring.image_blocks import BLOCK_ELEMENTS, block_logits, blocks
+from ipo_dspy.scoring.image_blocks import BLOCK_ELEMENTS, ImageBlock, block_logits, blocks
 from ipo_dspy.scoring.outcomes import OutcomeRule, Outcomes
 from ipo_dspy.scoring.tally import BINS, TOP, ClassCounts, Counts
 from ipo_dspy.scoring.tally import Tally as Tally
+
+
+class LogitOptions(TypedDict, total=False):
+    """Keyword arguments of the functions that compute logits block by block.
+
+    Attributes:
+        logit_scale: factor of the cosine similarities.
+        logit_bias: what is added to the logits, for all classes or [C]; 0 by default.
+        allowed: the candidate classes of N images; all classes by default.
+        block: images per block; see `image_blocks.block_size`.
+    """
+
+    logit_scale: Required[float]
+    logit_bias: float | Tensor
+    allowed: CandidateClasses | None
+    block: int | None
 
 
 def class_logits(
@@ -40,11 +57,8 @@ def tally_templates(
     labels: Tensor,  # [N] int64, an index into C
     text_features: Tensor,  # [T, C, D] normalized
     *,
-    logit_scale: float,
-    logit_bias: float | Tensor = 0.0,  # for all classes, or [C]
-    allowed: CandidateClasses | None = None,  # all classes by default
-    block: int | None = None,  # images per block
     pairs: Counts | None = None,  # [P, 2] true and predicted classes
+    **options: Unpack[LogitOptions],
 ) -> list[Tally]:
     """Count the correct images and sum the loss of each of T templates over all images.
 
@@ -63,10 +77,10 @@ def tally_templates(
     correct = torch.zeros(len(text_features), dtype=torch.int64, device=device)  # [T]
     empty = None if pairs is None else _count_classes(torch.zeros(0, text_features.shape[1]), labels[:0], pairs)
     by_class = [empty] * len(text_features)
-    for images in blocks(image_features, text_features, allowed, block):
+    for images, logits in _logits_of_blocks(image_features, text_features, options):
         targets = labels[images.rows].to(device, non_blocking=True)  # [n]
         for t, classes in enumerate(text_features):  # [C, D]
-            scores = block_logits(images, classes, logit_scale, logit_bias)  # [n, C]
+            scores = logits(classes)  # [n, C]
             hits, nats = _sums(scores, targets, images.log_probs_buffer)
             correct[t] += hits
             loss[t] += nats
@@ -81,11 +95,8 @@ def tally_pairs(
     labels: Tensor,  # [N] int64, an index into C
     text_features: Tensor,  # [K, C, D] normalized
     *,
-    logit_scale: float,
-    logit_bias: float | Tensor = 0.0,  # for all classes, or [C]
-    allowed: CandidateClasses | None = None,  # [N, C] bool
-    block: int | None = None,
     outcomes: OutcomeRule = None,
+    **options: Unpack[LogitOptions],
 ) -> PairTally:
     """Return the pair tally of K templates over all images, in one pass; see `tally_templates` for the arguments.
 
@@ -95,9 +106,7 @@ def tally_pairs(
     device, (count, class_count) = text_features.device, text_features.shape[:2]
     sums = torch.zeros(class_count, 2 * count, dtype=torch.float64, device=device)
     products = torch.zeros(2 * count, 2 * count, dtype=torch.float64, device=device)
-    terms: dict[str, Any] = {"logit_scale": logit_scale, "logit_bias": logit_bias, "allowed": allowed, "block": block}
-    terms["outcomes"] = outcomes
-    for rows, table in outcome_tables(image_features, labels, text_features, **terms):
+    for rows, table in outcome_tables(image_features, labels, text_features, outcomes=outcomes, **options):
         sums.index_add_(0, labels[rows].to(device, non_blocking=True), table)
         products.addmm_(table.T, table)
     counts = torch.bincount(labels, minlength=class_count)
@@ -109,11 +118,8 @@ def outcome_tables(
     labels: Tensor,  # [N] int64, an index into C
     text_features: Tensor,  # [K, C, D] normalized
     *,
-    logit_scale: float,
-    logit_bias: float | Tensor = 0.0,  # for all classes, or [C]
-    allowed: CandidateClasses | None = None,  # [N, C] bool
-    block: int | None = None,
     outcomes: OutcomeRule = None,
+    **options: Unpack[LogitOptions],
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield the rows of each block of images, and their outcomes [n, 2K] as in `PairTally`, in double precision.
 
@@ -125,7 +131,8 @@ def outcome_tables(
     device, (count, class_count) = text_features.device, text_features.shape[:2]
     buffer = text_features.new_empty(0)
     evaluate = _outcome_function(outcomes, device) if isinstance(outcomes, Outcomes) else None
-    for images in blocks(image_features, text_features, allowed, block):
+    scale, bias = options["logit_scale"], options.get("logit_bias", 0.0)
+    for images in blocks(image_features, text_features, options.get("allowed"), options.get("block")):
         targets = labels[images.rows].to(device, non_blocking=True)  # [n]
         table = torch.empty(len(targets), 2 * count, dtype=torch.float64, device=device)  # [n, 2K]
         together = max(1, BLOCK_ELEMENTS["cpu"] // (len(targets) * class_count))
@@ -134,16 +141,15 @@ def outcome_tables(
             size = len(targets) * len(texts) * class_count
             buffer = buffer if len(buffer) >= size else text_features.new_empty(size)
             cosines = torch.mm(images.images, texts.flatten(0, 1).T, out=buffer[:size].view(len(targets), -1))
-            logits = cosines.view(len(targets), len(texts), class_count).mul_(logit_scale).add_(logit_bias)  # [n, k, C]
+            logits = cosines.view(len(targets), len(texts), class_count).mul_(scale).add_(bias)  # [n, k, C]
             if images.forbidden is not None:
                 logits.masked_fill_(images.forbidden[:, None], float("-inf"))
             chosen = targets[:, None, None].expand(-1, len(texts), 1)  # [n, k, 1]
             top = logits.argmax(dim=2, keepdim=True)
             peak, target = logits.gather(2, top), logits.gather(2, chosen)
             hits = (logits > target).sum(dim=2) < TOP if outcomes == "top5" else (top == chosen)[..., 0]  # [n, k]
-            losses = (
-                logits.sub_(peak).exp_().sum(dim=2, keepdim=True).log_() + peak - target
-            )  # in place: logits are large
+            # In place, because logits are large.
+            losses = logits.sub_(peak).exp_().sum(dim=2, keepdim=True).log_() + peak - target
             if outcomes == "loss":
                 values = -losses[..., 0]
             else:
@@ -156,17 +162,12 @@ def outcome_tables(
 def probabilities(
     image_features: Tensor,  # [N, D] normalized
     text_features: Tensor,  # [C, D] normalized
-    *,
-    logit_scale: float,
-    logit_bias: float | Tensor = 0.0,  # for all classes, or [C]
-    allowed: CandidateClasses | None = None,
-    block: int | None = None,
+    **options: Unpack[LogitOptions],
 ) -> Tensor:  # [N, C] float64, on the CPU
     """Return the probability of each class for each image: the one function here whose result is not small."""
     table = torch.empty(len(image_features), len(text_features), dtype=torch.float64)
-    for images in blocks(image_features, text_features, allowed, block):
-        scores = block_logits(images, text_features, logit_scale, logit_bias)
-        table[images.rows] = torch.softmax(scores, dim=1, out=images.log_probs_buffer).cpu()
+    for images, logits in _logits_of_blocks(image_features, text_features, options):
+        table[images.rows] = torch.softmax(logits(text_features), dim=1, out=images.log_probs_buffer).cpu()
     return table
 
 
@@ -183,11 +184,7 @@ def tally_logits(scores: Tensor, labels: Tensor) -> Tally:
 def predict(
     image_features: Tensor,  # [N, D] normalized
     text_features: Tensor,  # [C, D] normalized
-    *,
-    logit_scale: float,
-    logit_bias: float | Tensor = 0.0,  # for all classes, or [C]
-    allowed: CandidateClasses | None = None,  # all classes by default
-    block: int | None = None,  # images per block
+    **options: Unpack[LogitOptions],
 ) -> tuple[Tensor, Tensor]:  # [N] int64 and [N], on the CPU
     """Return the index of the highest logit of each image, the first one on ties, and its probability.
 
@@ -195,13 +192,12 @@ def predict(
     """
     predicted = torch.empty(len(image_features), dtype=torch.int64)
     probabilities = torch.empty(len(image_features), dtype=text_features.dtype)
-    for images in blocks(image_features, text_features, allowed, block):
-        scores = block_logits(images, text_features, logit_scale, logit_bias)  # [n, C]
+    for images, logits in _logits_of_blocks(image_features, text_features, options):
+        scores = logits(text_features)  # [n, C]
         top = scores.argmax(dim=1, keepdim=True)  # [n, 1]
+        shares = torch.softmax(scores, dim=1, out=images.log_probs_buffer)
         predicted[images.rows] = top[:, 0].cpu()
-        probabilities[images.rows] = (
-            torch.softmax(scores, dim=1, out=images.log_probs_buffer).gather(1, top)[:, 0].cpu()
-        )
+        probabilities[images.rows] = shares.gather(1, top)[:, 0].cpu()
     return predicted, probabilities
 
 
@@ -216,6 +212,15 @@ def per_class(predicted: Sequence[str], labels: Sequence[str]) -> dict[str, tupl
         correct, total = counts.get(label, (0, 0))
         counts[label] = (correct + (guess == label), total + 1)
     return counts
+
+
+def _logits_of_blocks(
+    image_features: Tensor, text_features: Tensor, options: LogitOptions
+) -> Iterator[tuple[ImageBlock, Callable[[Tensor], Tensor]]]:
+    """Yield each block of images, and the function from the features of the classes [C, D] to its logits [n, C]."""
+    scale, bias = options["logit_scale"], options.get("logit_bias", 0.0)
+    for images in blocks(image_features, text_features, options.get("allowed"), options.get("block")):
+        yield images, partial(block_logits, images, scale=scale, bias=bias)
 
 
 def _sums(scores: Tensor, targets: Tensor, buffer: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -77,21 +77,6 @@ class ClassCounts:
         unknown = np.full(len(self.there), np.nan)
         return np.asarray(np.divide(self.right, self.there, out=unknown, where=self.there > 0))
 
-    @property
-    def balanced_accuracy(self) -> float:
-        """Mean recall of the classes, in percent."""
-        return balanced_accuracy(self.right, self.there)
-
-    @property
-    def macro_f1(self) -> float:
-        """Mean F1 of the classes, in percent."""
-        return macro_f1(self.right, self.given, self.there)
-
-    @property
-    def calibration_error(self) -> float:
-        """Expected calibration error in percent."""
-        return calibration_error(self.bins)
-
 
 @dataclass(frozen=True, slots=True)
 class Tally:
@@ -135,7 +120,7 @@ class Tally:
             return measures
         return measures | {
             "top5": 100.0 * counts.top5 / self.images,
-            "balanced_accuracy": counts.balanced_accuracy,
-            "macro_f1": counts.macro_f1,
-            "calibration_error": counts.calibration_error,
+            "balanced_accuracy": balanced_accuracy(counts.right, counts.there),
+            "macro_f1": macro_f1(counts.right, counts.given, counts.there),
+            "calibration_error": calibration_error(counts.bins),
         }
