@@ -1,7 +1,8 @@
 """The search for words of the classes, on bundled tasks."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dspy
 import pytest
@@ -39,9 +40,33 @@ def words(task: demo.DemoTask, **given: Any) -> ClipClassifier:
     return best
 
 
-def test_words_that_the_user_gives_replace_a_label_that_is_not_recognized(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def given_words() -> tuple[demo.DemoTask, ClipClassifier]:
+    """A task, and the result of a search among the words of the user."""
     task = food()
-    best = words(task, candidates=CANDIDATES)
+    return task, words(task, candidates=CANDIDATES)
+
+
+class WholeRun(NamedTuple):
+    """A run with the recorded model that nothing interrupts."""
+
+    task: demo.DemoTask
+    best: ClipClassifier
+    folder: Path
+    server: OpenAIServer
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeRun]:
+    folder = tmp_path_factory.mktemp("whole")
+    with Recorded(WORDS) as server:
+        yield WholeRun(*search_words(server, "grey-food", 1, log_dir=folder), folder, server)
+
+
+def test_words_that_the_user_gives_replace_a_label_that_is_not_recognized(
+    tmp_path: Path, given_words: tuple[demo.DemoTask, ClipClassifier]
+) -> None:
+    task, best = given_words
     found = best.detailed_results.searches[0].class_texts
     changes = {change.label: change for change in found.changes}
     assert best.class_texts["corn cob"] == changes["corn cob"].after == ("maize",)
@@ -93,27 +118,26 @@ def test_the_words_follow_the_template() -> None:
     assert best.candidate_programs[0]["program"].class_texts == best.class_texts
 
 
-@pytest.mark.usefixtures("no_cache")
-def test_a_recorded_language_model_finds_words_within_its_estimate(tmp_path: Path) -> None:
-    with Recorded(WORDS) as server:
-        task, best = search_words(server, "grey-food", 1, log_dir=tmp_path)
-        estimate = IPO(prompt_model=server.lm(), optimize="class_texts").estimate(task.program, task.trainset).total
+def test_a_recorded_language_model_finds_words_within_its_estimate(whole_run: WholeRun) -> None:
+    task, best, folder, server = whole_run
+    estimate = IPO(prompt_model=server.lm(), optimize="class_texts").estimate(task.program, task.trainset).total
     found = best.detailed_results.searches[0].class_texts
     assert server.unseen == []
     assert found.after.accuracy > found.before.accuracy + 5
     assert {"corn cob", "honey pot"} <= {change.label for change in found.changes}
     assert best.detailed_results.spent.calls == len(server.requests) == 1 + ROUNDS == estimate.calls
     assert estimate.prompt_tokens > best.detailed_results.spent.prompt_tokens
-    page = render_report(tmp_path)
+    page = render_report(folder)
     assert "Words of the classes" in page
     assert "maize" in page
 
 
 @pytest.mark.usefixtures("no_cache")
 @pytest.mark.parametrize("calls", [1, 2, 3])
-def test_a_run_that_is_resumed_asks_no_answered_request_again_and_ends_the_same(calls: int, tmp_path: Path) -> None:
-    with Recorded(WORDS) as server:
-        _, whole = search_words(server, "grey-food", 1)
+def test_a_run_that_is_resumed_asks_no_answered_request_again_and_ends_the_same(
+    calls: int, tmp_path: Path, whole_run: WholeRun
+) -> None:
+    whole = whole_run.best
     with Recorded(WORDS) as server:
         _, first = search_words(server, "grey-food", 1, log_dir=tmp_path, max_lm_calls=calls)
         assert first.class_texts != whole.class_texts
@@ -226,8 +250,10 @@ def test_words_of_a_classifier_inside_a_program() -> None:
     assert best.classify.class_texts["corn cob"] == ("maize",)
 
 
-def test_words_become_the_criteria_of_a_predictor_that_clip_answers() -> None:
-    task = food()
+def test_words_become_the_criteria_of_a_predictor_that_clip_answers(
+    given_words: tuple[demo.DemoTask, ClipClassifier],
+) -> None:
+    task, expected = given_words
     options: Any = Choice[tuple((label, None) for label in task.classes)]
     fields = {"image": (dspy.Image, dspy.InputField()), "label": (options, dspy.OutputField(desc="the food"))}
     program = dspy.Predict(dspy.Signature(fields, TEMPLATE))
@@ -235,8 +261,8 @@ def test_words_become_the_criteria_of_a_predictor_that_clip_answers() -> None:
     optimizer = IPO(proposer="evolution", optimize="class_texts", candidates=CANDIDATES, progress=False)
     best = optimizer.compile(program, task.trainset)
     assert best.fields["label"]["criteria"]["corn cob"] == ["maize"]
-    expected = words(task, candidates=CANDIDATES).detailed_results.searches[0].class_texts
-    assert best.detailed_results.searches[0].class_texts == expected
+    found = [each.detailed_results.searches[0].class_texts for each in (best, expected)]
+    assert found[0] == found[1]
 
 
 def test_the_command_line_finds_words_and_leaves_novel_classes(

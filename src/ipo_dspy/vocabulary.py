@@ -64,7 +64,7 @@ _PHRASES: Mapping[Position, Mapping[Facet, Mapping[str, str]]] = {
             "medium surroundings exposure size": "microscope image",
             "medium size": "macro photo",
             "medium size carrier": "thumbnail",
-        },
+        }
     },
     "adjective": {
         "medium": {

@@ -7,6 +7,7 @@ are also the ones that a template can use.
 """
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ipo_dspy.clip.backbone import Backbone
 
 
+@dataclass(repr=False, eq=False)
 class ClipDescriber:
     """Ranks the phrases of a bank for each image.
 
@@ -36,20 +38,12 @@ class ClipDescriber:
         allow_url: fetch images given as http(s) URLs.
     """
 
-    def __init__(
-        self,
-        backbone: "Backbone",
-        *,
-        phrases: Sequence[Phrase] = BANK,
-        per_image: int = 4,
-        max_classes: int = 12,
-        allow_url: bool = False,
-    ) -> None:
-        self.backbone = backbone
-        self.phrases = tuple(phrases)
-        self.per_image = per_image
-        self.max_classes = max_classes
-        self.allow_url = allow_url
+    backbone: "Backbone"
+    _: KW_ONLY
+    phrases: Sequence[Phrase] = BANK
+    per_image: int = 4
+    max_classes: int = 12
+    allow_url: bool = False
 
     def describe(
         self, images: Sequence[Any], class_names: Sequence[str], *, once: AskOnce | None = None

@@ -73,8 +73,8 @@ class LMDescriber:
         job = _DescriptionJob(self, once or (lambda question, ask: ask()), images, class_names)
         threads = self.num_threads or dspy.settings.num_threads
         # Sequential until the first answer: with a wrong key every request would fail.
-        first = job.until_one_answer()
-        in_threads(job.one, range(first, len(images)), num_threads=threads)
+        tried = next((index + 1 for index in range(len(images)) if job.one(index)), len(images))
+        in_threads(job.one, range(tried, len(images)), num_threads=threads)
         return Descriptions(tuple(job.texts), faults=tuple(job.faults))
 
 
@@ -89,13 +89,6 @@ class _DescriptionJob:
         self._lock = threading.Lock()
         self._in_a_row = 0
         self._spent = self._stopped = False
-
-    def until_one_answer(self) -> int:
-        """Request descriptions until one succeeds, and return the number of images that were tried."""
-        for index in range(len(self.images)):
-            if self.one(index):
-                return index + 1
-        return len(self.images)
 
     def one(self, index: int) -> bool:
         """Describe one image; return True if there was an answer."""

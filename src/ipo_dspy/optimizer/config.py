@@ -6,7 +6,7 @@ The command line and the benchmark read their defaults here. The module imports 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -100,15 +100,12 @@ class OptimizerConfig:
         self._check_parts()
         self._check_models()
         one_of("choose", self.choose, get_args(ChoiceRule))
-        if self.goal != DEFAULT and self.searches_class_texts:  # the goal is validated on construction
-            hint = Hint("pass {optimize}, and search the words in a run of its own", optimize="template")
-            raise invalid("objective", "'accuracy', without floors, if class texts are searched", self.objective, hint)
-        if self.metric is not None and self.backend is not None:
-            condition = "None with a backend, whose workers alone have the probabilities"
-            raise invalid("metric", condition, self.metric, "pass objective=..., or score on this machine")
+        one_of("across", self.across, get_args(Across))
         require_number("tolerance", self.tolerance, 0.0)
         require_number("max_recall_drop", self.max_recall_drop, 0.0)
         self._check_encoders()
+        for name, condition, remedy in self._conflicts():
+            raise invalid(name, condition, getattr(self, name), remedy)
         if self.log_dir is not None and not os.fspath(self.log_dir):
             raise invalid(
                 "log_dir", "the path of a folder", self.log_dir, Hint("for example {log_dir}", log_dir="runs/1")
@@ -126,13 +123,14 @@ class OptimizerConfig:
         )
 
     def _check_numbers(self) -> None:
-        values = {
-            f.name: getattr(self, f.name) for f in fields(self) if (f.default, getattr(self, f.name)) != (None, None)
-        }
-        for name in values.keys() & _MINIMUM.keys():
-            require_int(name, values[name], _MINIMUM[name])
-        for name in values.keys() & _FLAGS:
-            flag(name, values[name])
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is None and f.default is None:
+                continue
+            if f.name in _MINIMUM:
+                require_int(f.name, value, _MINIMUM[f.name])
+            if f.name in _FLAGS:
+                flag(f.name, value)
         _ = self.limits  # validated on construction
 
     def _check_models(self) -> None:
@@ -149,18 +147,35 @@ class OptimizerConfig:
             having("backend", self.backend, "check", "RayScorer('auto')")
         self._check_unused("prompt_model", "proposer", self.proposer in (None, "lm"))
         self._check_unused("description_model", "describer", self.describer in ("auto", "lm"))
-        if self.searches_class_texts and self.backend is not None:
+
+    def _conflicts(self) -> Iterator[tuple[str, str, str | Hint]]:
+        """Yield each argument that another one rules out, with the condition on it and the remedy."""
+        is_remote, searches_words = self.backend is not None, self.searches_class_texts
+        shows_images = self.proposer in (None, "lm") or getattr(self.proposer, "shows_images", False)
+        alone = Hint("pass {optimize}, and search the words in a run of its own", optimize="template")
+        if searches_words and self.goal != DEFAULT:  # the goal is validated on construction
+            yield "objective", "'accuracy', without floors, if class texts are searched", alone
+        if searches_words and self.also:
+            yield "also", "empty if class texts are searched", alone
+        if searches_words and is_remote:
             condition = "'template' with a backend, which has other images than this machine"
-            raise invalid("optimize", condition, self.optimize, "search the words on this machine")
-        if self.images_in_request and self.backend is not None:
+            yield "optimize", condition, "search the words on this machine"
+        if is_remote and self.metric is not None:
+            condition = "None with a backend, whose workers alone have the probabilities"
+            yield "metric", condition, "pass objective=..., or score on this machine"
+        if is_remote and self.also:
+            yield "also", "empty with a backend, whose workers load one model", "score on this machine"
+        if is_remote and self.images_in_request:
             condition = "0 with a backend, whose workers alone read the images"
-            raise invalid("images_in_request", condition, self.images_in_request, "score on this machine, or pass 0")
-        if self.images_in_request and not (
-            self.proposer in (None, "lm") or getattr(self.proposer, "shows_images", False)
-        ):
+            yield "images_in_request", condition, "score on this machine, or pass 0"
+        if self.images_in_request and not shows_images:
             hint = Hint("pass {prompt_model}, or another multimodal model", prompt_model="openai/gpt-4o-mini")
-            condition = "0 if the proposer does not show images to a language model"
-            raise invalid("images_in_request", condition, self.images_in_request, hint)
+            yield "images_in_request", "0 if the proposer does not show images to a language model", hint
+        if self.also and self.metric is not None:
+            condition = "None with also, where outcomes are combined image by image"
+            yield "metric", condition, "pass objective=..., or search with one model"
+        if self.across != "mean" and not self.also:
+            yield "across", "'mean' without other models", Hint("pass {also} too", also=["demo"])
 
     def check_several_labels(self) -> None:
         """Check the settings for classifiers with `multi_label=True`.
@@ -197,17 +212,16 @@ class OptimizerConfig:
         if not self.searches_class_texts:
             hint = Hint("pass {optimize}", optimize="class_texts")
             raise invalid("candidates", "None if class texts are not searched", type(candidates).__name__, hint)
+        example = "for example {'crane': ['crane bird', 'wading bird']}"
         if not isinstance(candidates, Mapping):
-            example = "for example {'crane': ['crane bird', 'wading bird']}"
             raise invalid("candidates", "a mapping from labels to lists of texts", candidates, example)
-        for label, given in candidates.items():
-            listed = (given,) if isinstance(given, str) else given
-            is_text = isinstance(listed, Sequence) and all(isinstance(text, str) for text in listed)
-            if not isinstance(label, str) or not is_text or not listed:
-                example = "for example {'crane': ['crane bird', 'wading bird']}"
-                raise invalid("candidates", "a mapping from labels to texts or lists of texts", {label: given}, example)
-        texts = {name: (given,) if isinstance(given, str) else tuple(given) for name, given in candidates.items()}
-        self._resolve(candidates=texts)
+        texts = {label: (given,) if isinstance(given, str) else given for label, given in candidates.items()}
+        for label, given in texts.items():
+            is_text = isinstance(given, Sequence) and all(isinstance(text, str) for text in given)
+            if not isinstance(label, str) or not is_text or not given:
+                condition = "a mapping from labels to texts or lists of texts"
+                raise invalid("candidates", condition, {label: candidates[label]}, example)
+        self._resolve(candidates={label: tuple(given) for label, given in texts.items()})
 
     def _templates_and_lists(self) -> tuple[str | Template, ...]:
         """Return the initial templates, and the names of published lists among them."""
@@ -226,7 +240,6 @@ class OptimizerConfig:
         return tuple(entries)
 
     def _check_encoders(self) -> None:
-        one_of("across", self.across, get_args(Across))
         if isinstance(self.also, str) or not isinstance(self.also, Iterable):
             raise invalid("also", "a list of models", self.also, Hint("for example {also}", also=[str(self.also)]))
         self._resolve(also=tuple(self.also))
@@ -237,18 +250,6 @@ class OptimizerConfig:
                 raise invalid(
                     "also", "names of models or loaded models", model, Hint("for example {also}", also=["demo"])
                 )
-        if self.also and self.backend is not None:
-            condition = "empty with a backend, whose workers load one model"
-            raise invalid("also", condition, list(self.also), "score on this machine")
-        if self.also and self.metric is not None:
-            condition = "None with also, where outcomes are combined image by image"
-            raise invalid("metric", condition, self.metric, "pass objective=..., or search with one model")
-        if self.also and self.searches_class_texts:
-            hint = Hint("pass {optimize}, and search the words in a run of its own", optimize="template")
-            raise invalid("also", "empty if class texts are searched", list(self.also), hint)
-        if self.across != "mean" and not self.also:
-            hint = Hint("pass {also} too", also=["demo"])
-            raise invalid("across", "'mean' without other models", self.across, hint)
 
     def _check_unused(self, model: str, owner: str, is_used: bool) -> None:
         if getattr(self, model) is not None and not is_used:
@@ -338,25 +339,27 @@ class OptimizerConfig:
         if self.also:
             models = [model if isinstance(model, str) else model.name for model in self.also]
             settings |= {"also": models, "across": self.across}
-        settings |= self.goal.settings
-        names = {
+        return {
+            **settings,
+            **self.goal.settings,
+            **asdict(self.limits),
             "describer": display_name(self.describer_kind),
             "description_model": display_name(self.description_model),
+            "initial_templates": list(map(str, self.initial_templates)),
         }
-        return {**settings, **asdict(self.limits), **names, "initial_templates": list(map(str, self.initial_templates))}
 
     def __repr__(self) -> str:
         return f"OptimizerConfig({', '.join(self.changed())})"
 
     def changed(self) -> list[str]:
         """Return `name=value` for each field that differs from its default, with models by name only."""
-        values = {
-            f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) not in (f.default, None, ())
-        }
-        plain = (int, float, str, tuple, dict, os.PathLike)
-        return [
-            f"{name}={value if isinstance(value, plain) else display_name(value)!r}" for name, value in values.items()
-        ]
+        shown: list[str] = []
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value not in (f.default, None, ()):
+                is_plain = isinstance(value, (int, float, str, tuple, dict, os.PathLike))
+                shown.append(f"{f.name}={value if is_plain else display_name(value)!r}")
+        return shown
 
 
 _MINIMUM = {

@@ -5,7 +5,7 @@ not changed; `compile` returns a copy with better templates.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,29 +19,18 @@ from ipo_dspy.errors import InputError
 from ipo_dspy.lms.api_keys import check_key
 from ipo_dspy.lms.preflight import check_prices, check_rates, unique_models
 from ipo_dspy.optimizer.config import OptimizerConfig, display_name
-from ipo_dspy.optimizer.factories import (
-    build_proposer,
-    language_models,
-    lm_of,
-)
+from ipo_dspy.optimizer.factories import build_proposer, language_models, lm_of
 from ipo_dspy.optimizer.metric import check_objective
 from ipo_dspy.optimizer.pipeline import Pipeline
-from ipo_dspy.optimizer.results import (
-    DetailedResults,
-    candidate_programs,
-    found_texts,
-    save_atomically,
-    with_templates,
-)
+from ipo_dspy.optimizer.results import DetailedResults, candidate_programs, found_texts, save_atomically, with_templates
 from ipo_dspy.optimizer.search import SearchResult
-from ipo_dspy.optimizer.search_task import EncodedTask, SearchTask, describe_task
+from ipo_dspy.optimizer.search_task import EncodedTask, SearchTask
 from ipo_dspy.optimizer.trainset import collect_training_images, find_classifiers
 from ipo_dspy.run import choice_text
 from ipo_dspy.run.events import Event, Observer
 from ipo_dspy.run.progress import ProgressDisplay, data_line, is_watched
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.session import open_session
-from ipo_dspy.template import Template
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
@@ -226,23 +215,7 @@ class IPO(Teleprompter):
             self.config.check_several_labels()
         proposer = build_proposer(self.config)
         models = self._check_models(proposer)
-        train = collect_training_images(student, classifiers, trainset, name="trainset", **self._gathering)
-        validation = (
-            collect_training_images(student, classifiers, valset, name="valset", **self._gathering)
-            if valset is not None
-            else {}
-        )
-        tasks = [
-            SearchTask(
-                name,
-                classifier,
-                self._initial(classifier),
-                train[name],
-                validation.get(name),
-                tuple(classifier.with_model(model) for model in self.config.also),
-            )
-            for name, classifier in classifiers.items()
-        ]
+        tasks = self._collect_tasks(student, classifiers, trainset, valset)
         self._check_objective(tasks)
         with open_session(
             self.config.log_dir,
@@ -276,18 +249,9 @@ class IPO(Teleprompter):
         from ipo_dspy.optimizer.cost_estimate import estimate
 
         proposer = build_proposer(self.config)
-        classifiers = find_classifiers(student)
-        train = collect_training_images(student, classifiers, list(trainset), name="trainset", **self._gathering)
-        searches = [
-            (
-                self.config.task_description
-                or describe_task(
-                    classifiers[name].spoken_names(images.classes), several_labels=images.label_sets is not None
-                ),
-                min(self.config.max_described_images, len(images.labels)),
-            )
-            for name, images in train.items()
-        ]
+        tasks = self._collect_tasks(student, find_classifiers(student), list(trainset), None)
+        about, limit = self.config.task_description, self.config.max_described_images
+        searches = [(task.sentence(about), min(limit, len(task.train.labels))) for task in tasks]
         return estimate(language_models(self.config, proposer), proposer, self.config, searches)
 
     def check_models(self) -> dict[str, dspy.BaseLM]:
@@ -321,9 +285,29 @@ class IPO(Teleprompter):
         """
         self._stopping = True
 
-    @property
-    def _gathering(self) -> dict[str, Any]:
-        return {name: getattr(self.config, name) for name in ("label_field", "num_threads", "skip_unreadable")}
+    def _collect_tasks(
+        self,
+        student: dspy.Module,
+        classifiers: "Mapping[str, ClipClassifier]",
+        trainset: list[dspy.Example],
+        valset: list[dspy.Example] | None,
+    ) -> list[SearchTask]:
+        given = {name: getattr(self.config, name) for name in ("label_field", "num_threads", "skip_unreadable")}
+        train, validation = (
+            {} if examples is None else collect_training_images(student, classifiers, examples, name=name, **given)
+            for name, examples in (("trainset", trainset), ("valset", valset))
+        )
+        return [
+            SearchTask(
+                name,
+                classifier,
+                (classifier.template, *self.config.templates),
+                train[name],
+                validation.get(name),
+                tuple(classifier.with_model(model) for model in self.config.also),
+            )
+            for name, classifier in classifiers.items()
+        ]
 
     def _check_objective(self, tasks: Sequence[SearchTask]) -> None:
         """Check that the objective can be measured, and that candidates are for classes, before slow work."""
@@ -345,9 +329,6 @@ class IPO(Teleprompter):
             check_rates(lm, role=role)
         check_prices(models, self.config.max_cost)
         return models
-
-    def _initial(self, classifier: "ClipClassifier") -> tuple[Template, ...]:
-        return (classifier.template, *self.config.templates)
 
     def _build_program(
         self, student: dspy.Module, results: Sequence[SearchResult], details: DetailedResults

@@ -16,7 +16,7 @@ from ipo_dspy.optimizer.factories import build_describer
 from ipo_dspy.optimizer.results import found_texts
 from ipo_dspy.optimizer.search import Search, SearchResult
 from ipo_dspy.optimizer.search_context import SearchContext
-from ipo_dspy.optimizer.search_task import EncodedTask, SearchTask, describe_task
+from ipo_dspy.optimizer.search_task import EncodedTask, SearchTask
 from ipo_dspy.optimizer.trainset import TrainingImages
 from ipo_dspy.run.events import DescriptionEvent
 from ipo_dspy.run.ledger import LMResponse
@@ -109,13 +109,14 @@ class Pipeline:
             StoppedError: the run was asked to stop.
         """
         train = self._encode_images(task, task.train, "training images")
-        validation = task.validation and self._encode_images(task, task.validation, "validation images")
+        held_out, stage = task.validation, "validation images"
+        validation = None if held_out is None else self._encode_images(task, held_out, stage)
         wide = self._encode_remotely(task)
         scorer: Scorer = train.scorer if wide is None else wide.scorer
-        validator: Scorer | None = validation and validation.scorer
+        validator: Scorer | None = None if validation is None else validation.scorer
         if task.also:
             scorer = self._score_across(task, train, "training images")
-            validator = validation and self._score_across(task, validation, "validation images")
+            validator = None if validation is None else self._score_across(task, validation, stage)
         across = self.config.across if task.also else None
         return EncodedTask(task, train, validation, scorer, validator, wide, across, self.config.goal)
 
@@ -180,15 +181,12 @@ class Pipeline:
         session, config, task = self.session, self.config, encoded.task
         images, classifier = encoded.train.images, task.classifier
         scorer = cast("ClipScorer", encoded.train.scorer)  # any other shows no images
-        about = config.task_description or describe_task(
-            classifier.spoken_names(images.classes), several_labels=classifier.multi_label
-        )
         context = SearchContext(
             proposer=self.proposer,
             config=config,
             ledger=session.ledger,
             predictor=task.name,
-            task=about,
+            task=task.sentence(config.task_description),
             stop=session.stop,
         )
         mistakes = Mistakes(images, config.images_in_request, allow_url=classifier.allow_url)
@@ -202,8 +200,10 @@ class Pipeline:
         )
         result = engine.run(task.initial, validator=encoded.validator)
         if config.searches_class_texts and result.status != "interrupted":
-            validator = encoded.validation and cast("ClipScorer", encoded.validation.scorer)
-            words = ClassTextSearch(scorer, context, validator=validator, mistakes=mistakes.of)
+            validator = None if encoded.validation is None else encoded.validation.scorer
+            words = ClassTextSearch(
+                scorer, context, validator=cast("ClipScorer | None", validator), mistakes=mistakes.of
+            )
             result = replace(result, class_texts=words.run(result.best.template))
         compare(session.recorder, result, encoded.train, split="train")
         if encoded.validation is not None:

@@ -108,7 +108,7 @@ class SearchResult:
 
     def __repr__(self) -> str:
         return (
-            f"SearchResult({self.context.predictor!r}, {len(self.trials)} trials, {len(self.rejections)} rejections, "
+            f"SearchResult({self.predictor!r}, {len(self.trials)} trials, {len(self.rejections)} rejections, "
             f"{self.baseline.score} -> {self.best.score}, best={str(self.best.template)!r})"
         )
 

@@ -55,6 +55,11 @@ class SearchTask:
                 raise InputError(f"also must hold other models than the classifier's, got {name!r} twice; remove it")
         return dict(zip(names, classifiers, strict=True))
 
+    def sentence(self, given: str | None) -> str:
+        """Return what the user says of the task, or a sentence with its class names."""
+        names = self.classifier.spoken_names(self.train.classes)
+        return given or describe_task(names, several_labels=self.classifier.multi_label)
+
     def with_published(self, lists: Iterable[str]) -> "SearchTask":
         """Return the task with those templates of published lists that fit all of its models as initial ones, too.
 

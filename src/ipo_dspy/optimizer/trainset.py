@@ -9,7 +9,7 @@ the fields of these examples unchanged.
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +71,10 @@ class TrainingImages:
 
     def keep(self, indices: Sequence[int]) -> "TrainingImages":
         """Return only these images, in this order."""
-        return TrainingImages(
-            images=tuple(self.images[i] for i in indices),
-            labels=tuple(self.labels[i] for i in indices),
-            classes=self.classes,
-            choices=None if self.choices is None else tuple(self.choices[i] for i in indices),
-            sources=tuple(self.sources[i] for i in indices),
-            examples=tuple(self.examples[i] for i in indices) if self.examples else (),
-            label_sets=None if self.label_sets is None else tuple(self.label_sets[i] for i in indices),
-        )
+        columns = {name: getattr(self, name) for name in ("images", "labels", "choices", "sources", "label_sets")}
+        columns["examples"] = self.examples or None
+        kept = {name: tuple(column[i] for i in indices) for name, column in columns.items() if column is not None}
+        return replace(self, **kept)
 
 
 def find_classifiers(program: dspy.Module) -> dict[str, ClipClassifier]:

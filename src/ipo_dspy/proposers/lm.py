@@ -211,8 +211,9 @@ class LMProposer:
                 case "single":
                     threads = self.num_threads or dspy.settings.num_threads
                     replies = in_threads(lambda slot: self._try(ask, slot), range(ask.count), num_threads=threads)
-                    if all(isinstance(reply, Fault) for reply in replies):
-                        raise replies[0]
+                    errors = [reply for reply in replies if isinstance(reply, Fault)]
+                    if len(errors) == len(replies):
+                        raise errors[0]
                     return replies
                 case "samples":
                     return [self._request(ask, 1, slot=0, samples=ask.count)]

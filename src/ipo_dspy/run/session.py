@@ -125,11 +125,7 @@ class Session:
 
 @contextmanager
 def open_session(
-    log_dir: str | os.PathLike[str] | None,
-    *,
-    limits: Budget,
-    observers: Sequence[Observer],
-    stop: Callable[[], bool],
+    log_dir: str | os.PathLike[str] | None, *, limits: Budget, observers: Sequence[Observer], stop: Callable[[], bool]
 ) -> Iterator[Session]:
     """Open the run of a folder for one session; without a folder nothing is stored.
 
