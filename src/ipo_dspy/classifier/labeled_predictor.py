@@ -165,18 +165,21 @@ class LabeledPredictor(dspy.Predict):
         """
         if not self._is_calibrated_for(template, classes):
             return Scaling(1.0, np.zeros(len(classes)))
-        weights = self.fields.get("label", {}).get("weights", {})
-        factors = np.maximum([weights.get(label, 1.0) for label in classes], np.finfo(float).tiny)
+        factors = np.maximum([self._weights.get(label, 1.0) for label in classes], np.finfo(float).tiny)
         return Scaling(1.0 if self.calibration is None else self.calibration.temperature, np.log(factors))
 
+    @property
+    def _weights(self) -> Mapping[str, float]:
+        """The weights of classes; a class without one has the weight 1."""
+        return cast("Mapping[str, float]", self.fields.get("label", {}).get("weights", {}))
+
     def _is_calibrated_for(self, template: Template, classes: Sequence[str]) -> bool:
-        calibration = self.calibration
-        is_own = (
-            not self.multi_label
-            and tuple(classes) == self.classes
-            and (calibration is None or calibration.template == str(template))
-        )
+        is_own_template = self.calibration is None or self.calibration.template == str(template)
+        is_own = not self.multi_label and tuple(classes) == self.classes and is_own_template
         return is_own and self.is_calibrated
+
+    def _calibration_for(self, template: Template, classes: Sequence[str]) -> Calibration | None:
+        return self.calibration if self._is_calibrated_for(template, classes) else None
 
     def _set_calibration(self, calibration: Calibration | None, weights: Mapping[str, float]) -> None:
         self.calibration, self.calibration_report = calibration, None

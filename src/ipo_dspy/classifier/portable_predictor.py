@@ -121,7 +121,7 @@ class PortablePredictor(EncodingPredictor):
             raise DataError("a classifier without class names cannot be exported; use ClipClassifier(classes=[...])")
         template, texts, backbone = self.template, self.texts_of(classes), self.backbone
         scaling = self.scaling_of(template, classes)
-        calibration = self.calibration if self._is_calibrated_for(template, classes) else None
+        calibration = self._calibration_for(template, classes)
         return ClassWeights(
             labels=classes,
             class_embeddings=class_features(backbone, [template], texts)[0].numpy(),
@@ -209,7 +209,7 @@ class PortablePredictor(EncodingPredictor):
         details = getattr(self, "detailed_results", None)
         results = search_results(details, template, self.class_texts, identity["fingerprint"], self.is_calibrated)
         if evaluation is not None:
-            calibration = self.calibration if self._is_calibrated_for(self.template, self.classes or ()) else None
+            calibration = self._calibration_for(self.template, self.classes or ())
             threshold = 0.0 if calibration is None else calibration.threshold
             results += evaluation_results(evaluation, self.scored_parts, threshold)
         card = program_card(

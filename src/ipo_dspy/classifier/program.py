@@ -255,8 +255,7 @@ class ClipClassifier(PortablePredictor):
         report = calibrate_logits(known, np.array(labels)[list(kept)], others, classes, settings, scaling)
         calibrated: ClipClassifier = self.deepcopy()
         calibration = Calibration(template, report.temperature, report.threshold, unknown_label)
-        own = self.fields.get("label", {}).get("weights", {}) if is_kept and not weights else report.weights
-        calibrated._set_calibration(calibration, own)
+        calibrated._set_calibration(calibration, self._weights if is_kept and not weights else report.weights)
         calibrated.calibration_report = report
         return calibrated
 
@@ -379,8 +378,8 @@ class ClipClassifier(PortablePredictor):
         if self.multi_label:
             return self.probabilities(image_features, question.template, question.classes)[0]
         logits = self._logits(image_features, question.template, question.classes)[0]
-        if self.calibration is not None and self._is_calibrated_for(question.template, question.classes):
-            logits = logits / self.calibration.temperature
+        if (calibration := self._calibration_for(question.template, question.classes)) is not None:
+            logits = logits / calibration.temperature
         return logits.softmax(dim=0)
 
     def _finish(
@@ -394,21 +393,20 @@ class ClipClassifier(PortablePredictor):
             row: probabilities [C].
         """
         classes, shares = ((), []) if question is None or row is None else (question.classes, row.tolist())
+        calibration: Calibration | None = None
         weights: Mapping[str, float] = {}
-        threshold = 0.0
         if classes and classes == self.classes and not self.multi_label:
             record_evidence(self, "label", classes, shares)
         if question is not None and self._is_calibrated_for(question.template, classes):
-            weights = self.fields.get("label", {}).get("weights", {})
-            threshold = 0.0 if self.calibration is None else self.calibration.threshold
+            calibration, weights = self.calibration, self._weights
         most_probable = max(range(len(classes)), key=shares.__getitem__, default=0)
         weighted = apply_weights(classes, shares, weights) if weights else shares
         # As in DSPy, ties prefer the most probable class before weights.
         ranked = heapq.nlargest(self.top_k, range(len(classes)), key=lambda i: (weighted[i], i == most_probable))
         scores = {classes[i]: weighted[i] for i in ranked}
         label, confidence = next(iter(scores.items()), (None, 0.0))
-        if self.calibration is not None and confidence < threshold:
-            label = self.calibration.unknown_label
+        if calibration is not None and confidence < calibration.threshold:
+            label = calibration.unknown_label
         answer: dict[str, Any] = {"confidence": confidence, "scores": scores}
         if self.multi_label:
             present = [i for i, share in enumerate(shares) if share >= PRESENT]

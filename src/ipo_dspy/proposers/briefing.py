@@ -114,7 +114,7 @@ def phrase_effects(trials: Sequence[Trial], feedback: Feedback, objective: str) 
 
     Estimated for all phrases together, by a ridge regression over the trials; phrases of few trials are left out.
     """
-    sets = [frozenset(_phrases(trial)) for trial in trials]
+    sets = [frozenset(phrase_key(p) for line in t.template.lines for p in phrases(line)) for t in trials]
     counts = Counter(phrase for phrases_of in sets for phrase in phrases_of)
     text = ObjectiveText.of("loss" if feedback == "loss" else objective)
     scores = np.array([t.score.loss if text.label == "loss" else text.sign * t.score.goal for t in trials])
@@ -144,10 +144,6 @@ def _progress(ask: ProposalRequest) -> str:
 
 def _share(part: float, ask: ProposalRequest) -> int:
     return max(1, round(part * len(ask.shown)))
-
-
-def _phrases(trial: Trial) -> list[str]:
-    return [phrase_key(phrase) for line in trial.template.lines for phrase in phrases(line)]
 
 
 def _words(text: str) -> frozenset[str]:

@@ -154,8 +154,8 @@ class CaptionReader:
         caption = Caption(noun or label, determiner=determiner, is_label=is_label)
         for phrase in (*adjectives, *clauses):
             caption = caption if phrase.position == "noun" else caption.add(phrase)
-        for phrase in self._adjectives(thing):
-            caption = caption.add(phrase, to_object=True)
+        for piece in self._pieces(thing):
+            caption = caption.add(self._adjective(piece), to_object=True)
         return caption
 
     def _medium(self, text: str) -> tuple[Phrase | None, list[Phrase]]:
@@ -175,9 +175,6 @@ class CaptionReader:
     def _noun(self, text: str) -> Phrase | None:
         """Return the medium of that name; `photos` are a photo."""
         return self._find_phrase(text, "noun") or self._find_phrase(text.removesuffix("s"), "noun")
-
-    def _adjectives(self, text: str) -> list[Phrase]:
-        return [self._adjective(piece) for piece in self._pieces(text)]
 
     def _adjective(self, text: str) -> Phrase:
         unknown = Phrase(text, "quality", "adjective", (text.lower(),))

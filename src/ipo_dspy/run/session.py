@@ -161,5 +161,5 @@ def _difference(before: SearchStartedEvent, now: SearchStartedEvent) -> str | No
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
-    names = [*before, *(name for name in now if name not in before)]
-    return {name: [before.get(name), now.get(name)] for name in names if before.get(name) != now.get(name)}
+    pairs = {name: [before.get(name), now.get(name)] for name in (*before, *now)}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
