@@ -48,10 +48,17 @@ def few() -> demo.DemoTask:
 
 
 def run(task: demo.DemoTask, **options: Any) -> SearchResult:
-    optimizer = IPO(proposer="evolution", steps=3, progress=False, **options)
+    optimizer = IPO(**{"proposer": "evolution", "steps": 3, "progress": False, **options})
     best = optimizer.compile(task.program, task.trainset, valset=task.valset)
     result: SearchResult = best.detailed_results.searches[0]
     return result
+
+
+@pytest.fixture(scope="module")
+def by_accuracy(few: demo.DemoTask, tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchResult, Path]:
+    """The result of a run without an objective, and its folder."""
+    folder = tmp_path_factory.mktemp("by-accuracy")
+    return run(few, log_dir=folder), folder
 
 
 GOALS: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -85,9 +92,9 @@ def test_a_run_finds_what_is_better_by_its_objective(goal: str, few: demo.DemoTa
         run(few, log_dir=tmp_path, seed=0, **({"objective": "loss"} if goal != "loss" else {}))
 
 
-def test_accuracy_by_a_metric_is_the_accuracy(few: demo.DemoTask) -> None:
+def test_accuracy_by_a_metric_is_the_accuracy(few: demo.DemoTask, by_accuracy: tuple[SearchResult, Path]) -> None:
     """The search, the choice and its errors are the same, as far as they are not estimated otherwise."""
-    default, by_metric, graded = (run(few, **options) for options in ({}, {"metric": right}, {"metric": feedback}))
+    default, by_metric, graded = by_accuracy[0], run(few, metric=right), run(few, metric=feedback)
     assert [t.template for t in default.trials[:20]] == [t.template for t in by_metric.trials[:20]]
     for other in (by_metric, graded):
         assert other.choice.accuracy * 100 == pytest.approx(default.choice.accuracy)
@@ -198,7 +205,7 @@ def test_a_request_says_what_is_optimized(few: demo.DemoTask) -> None:
         ({"costs": costs}, "cost", r"mean cost 0\.\d{4}", "a lower loss and a lower mean cost"),
         ({"objective": "loss"}, "loss", r"\(loss \d\.\d{3}\)", "a lower loss"),
     ):
-        trials = run(few, **options).trials
+        trials = run(few, steps=1, **options).trials
         ask = ProposalRequest(step=1, count=3, shown=trials[:4], trials=trials, images=75, error=0.5, objective=name)
         inputs = briefing(ask, 3, [], "both")
         request = "\n".join(map(str, ProposalAdapter().paragraphs(_signature(inputs), inputs)))
@@ -414,19 +421,21 @@ wrong.__name__ = "right"
 def test_a_run_is_never_resumed_with_another_objective(
     before: dict[str, Any], now: dict[str, Any], few: demo.DemoTask, tmp_path: Path
 ) -> None:
-    run(few, **before, log_dir=tmp_path)
+    run(few, steps=1, **before, log_dir=tmp_path)
     journal = (tmp_path / FILE_NAME).read_bytes()
     for allowed in (False, True):
         with pytest.raises(JournalError, match=r"a run with other (settings|objective)") as raised:
-            run(few, **now, log_dir=tmp_path, allow_config_changes=allowed)
+            run(few, steps=1, **now, log_dir=tmp_path, allow_config_changes=allowed)
         assert "allow_config_changes" not in str(raised.value)
         assert (tmp_path / FILE_NAME).read_bytes() == journal
 
 
-def test_a_journal_of_an_earlier_version_is_one_of_the_accuracy(few: demo.DemoTask, tmp_path: Path) -> None:
-    trials = run(few, log_dir=tmp_path).trials
-    assert "objective_digest" not in (tmp_path / FILE_NAME).read_text()
-    assert run(few, log_dir=tmp_path).trials == trials
+def test_a_journal_of_an_earlier_version_is_one_of_the_accuracy(
+    few: demo.DemoTask, by_accuracy: tuple[SearchResult, Path]
+) -> None:
+    result, folder = by_accuracy
+    assert "objective_digest" not in (folder / FILE_NAME).read_text()
+    assert run(few, log_dir=folder).trials == result.trials
 
 
 def test_imbalance_is_noticed() -> None:

@@ -30,9 +30,16 @@ def search(task: DemoTask, folder: Path | None = None, **options: Any) -> Any:
     return best.detailed_results.searches[0]
 
 
+@pytest.fixture(scope="module")
+def by_mean(task: DemoTask, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """The result of a search by the mean of both models, and its folder."""
+    folder = tmp_path_factory.mktemp("by-mean")
+    return search(task, folder), folder
+
+
 @pytest.mark.parametrize("across", ["mean", "worst"])
-def test_scores_are_those_of_both_models(across: str, task: DemoTask) -> None:
-    result = search(task, across=across)
+def test_scores_are_those_of_both_models(across: str, task: DemoTask, by_mean: tuple[Any, Path]) -> None:
+    result = by_mean[0] if across == "mean" else search(task, across=across)
     assert list(result.encoders) == ["demo", "demo-vit"]
     both = {model: ClipClassifier(task.classes, model=model) for model in result.encoders}
     for number, finalist in enumerate(result.finalists):
@@ -89,22 +96,22 @@ def test_a_resumed_run_ends_as_if_it_had_not_been_interrupted(task: DemoTask, tm
 
 
 @pytest.mark.parametrize("changed", [{"also": []}, {"across": "worst"}])
-def test_other_models_make_another_run(task: DemoTask, tmp_path: Path, changed: dict[str, Any]) -> None:
-    search(task, tmp_path)
+def test_other_models_make_another_run(task: DemoTask, changed: dict[str, Any], by_mean: tuple[Any, Path]) -> None:
+    folder = by_mean[1]
     with pytest.raises(JournalError, match=r"also was|across was"):
-        search(task, tmp_path, **changed)
+        search(task, folder, **changed)
     with pytest.raises(JournalError, match="a run with other CLIP models besides the classifier's"):
-        search(task, tmp_path, **changed, allow_config_changes=True)
+        search(task, folder, **changed, allow_config_changes=True)
 
 
-def test_the_journal_and_the_report_have_the_matrix(task: DemoTask, tmp_path: Path) -> None:
-    result = search(task, tmp_path)
-    events = {event["event"]: event for event in replay(tmp_path)}
+def test_the_journal_and_the_report_have_the_matrix(task: DemoTask, tmp_path: Path, by_mean: tuple[Any, Path]) -> None:
+    result, folder = by_mean
+    events = {event["event"]: event for event in replay(folder)}
     started, selected = events["search_started"], events["selected"]
     assert [model["model"] for model in started["also"]] == ["demo-vit"]  # type: ignore[typeddict-item]
     assert started["across"] == "mean"  # type: ignore[typeddict-item]
     assert [each["model"] for each in selected["encoders"]] == ["demo", "demo-vit"]  # type: ignore[typeddict-item]
-    page = render_report(tmp_path)
+    page = render_report(folder)
     table = page[page.index("Finalists under each model") :].partition("</table>")[0]
     assert table.count("<tr") == 1 + len(result.finalists)
     for scores in result.encoders.values():
