@@ -101,6 +101,7 @@ class OptimizerConfig:
         self._check_models()
         one_of("choose", self.choose, get_args(ChoiceRule))
         one_of("across", self.across, get_args(Across))
+        _ = self.goal  # validated on construction
         require_number("tolerance", self.tolerance, 0.0)
         require_number("max_recall_drop", self.max_recall_drop, 0.0)
         self._check_encoders()
@@ -153,7 +154,7 @@ class OptimizerConfig:
         is_remote, searches_words = self.backend is not None, self.searches_class_texts
         shows_images = self.proposer in (None, "lm") or getattr(self.proposer, "shows_images", False)
         alone = Hint("pass {optimize}, and search the words in a run of its own", optimize="template")
-        if searches_words and self.goal != DEFAULT:  # the goal is validated on construction
+        if searches_words and self.goal != DEFAULT:
             yield "objective", "'accuracy', without floors, if class texts are searched", alone
         if searches_words and self.also:
             yield "also", "empty if class texts are searched", alone
