@@ -173,11 +173,11 @@ def build_evaluation_set(
         ImageError: an image cannot be read (without `skip_unreadable`).
         DataError: no image can be read.
     """
+    recorder = recorder or EventRecorder()
 
     def progress(done: int, total: int) -> None:
         check()
-        if recorder is not None:
-            recorder.progress(predictor, stage, done, total)
+        recorder.progress(predictor, stage, done, total)
 
     if where is None:
         encoded = _encode_locally(classifier, images, num_threads, skip_unreadable, checked, progress, objective)
@@ -198,12 +198,11 @@ def build_evaluation_set(
     return EvaluationSet(encoded.scorer, images.keep(encoded.kept), encoded.keys, objective.name)
 
 
-def log_skipped(recorder: EventRecorder | None, predictor: str, stage: str, messages: Sequence[str]) -> None:
+def log_skipped(recorder: EventRecorder, predictor: str, stage: str, messages: Sequence[str]) -> None:
     """Report images that were skipped because they could not be read."""
     for message in messages:
         logger.warning("left out of the %s: %s", stage, message)
-        if recorder is not None:
-            recorder.notify(ImageSkippedEvent(event="image_skipped", predictor=predictor, stage=stage, message=message))
+        recorder.notify(ImageSkippedEvent(event="image_skipped", predictor=predictor, stage=stage, message=message))
 
 
 def _encode_locally(
@@ -269,18 +268,13 @@ def encode_examples(
     """Encode labeled examples, to score templates on them; raises as `evaluate` does."""
     if not examples:
         raise DataError("no examples to evaluate on; pass a list of dspy.Example(image=..., label=...)")
-    classifiers = {"self": classifier}
-    images = collect_training_images(classifier, classifiers, examples, name="examples", label_field=label_field)[
-        "self"
-    ]
+    collected = collect_training_images(
+        classifier, {"self": classifier}, examples, name="examples", label_field=label_field
+    )
+    images = collected["self"]
     check_objective(objective, images, classifier, "examples", images.classes)
     return build_evaluation_set(
-        classifier,
-        images,
-        recorder=recorder,
-        stage="test images",
-        skip_unreadable=skip_unreadable,
-        objective=objective,
+        classifier, images, recorder=recorder, stage="test images", skip_unreadable=skip_unreadable, objective=objective
     )
 
 
