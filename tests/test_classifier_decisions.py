@@ -4,8 +4,6 @@ import copy
 import functools
 import json
 import pickle
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from hypothesis import example as with_values
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.cli_process import Processes
 from ipo_dspy import demo
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.classifier.predictions import Question
@@ -198,16 +197,19 @@ def test_a_thousand_classes() -> None:
     assert len(repr(type(program.signature.output_fields["label"].metadata[0]))) < 100
 
 
-def test_everything_else_works_without_decisions_in_dspy(tmp_path: Path) -> None:
-    code = f"""
-import sys
+WITHOUT_DECISIONS = """
+import importlib, sys
+from ipo_dspy import ClipClassifier, decision_types, demo
 sys.modules["dspy.experimental"] = None
-from ipo_dspy import ClipClassifier, demo
+assert importlib.reload(decision_types).Choice is None
 task = demo.load("pixel-animals", shots=1)
-program = ClipClassifier({{name: ["big " + name, name] for name in task.classes}}, model="demo")
-program.save({str(tmp_path / "p.json")!r})
-loaded = ClipClassifier.from_file({str(tmp_path / "p.json")!r})
+program = ClipClassifier({name: ["big " + name, name] for name in task.classes}, model="demo")
+program.save("p.json")
+loaded = ClipClassifier.from_file("p.json")
 print(loaded.deepcopy()(image=task.testset[0].image).label in task.classes, loaded.class_texts == program.class_texts)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
+def test_everything_else_works_without_decisions_in_dspy(tmp_path: Path, forking_parent: Processes) -> None:
+    done = Processes(tmp_path, {}, parent=forking_parent).python(WITHOUT_DECISIONS)
+    assert done.out.split() == ["True", "True"], done.err
