@@ -1,4 +1,4 @@
-"""What the searches of one classifier share: for its template, and for the words of its classes."""
+"""The context that the searches of one classifier share: for its template, and for the words of its classes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

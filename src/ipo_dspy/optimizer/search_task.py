@@ -1,4 +1,4 @@
-"""What a search works on: a classifier with its images, before and after they are encoded."""
+"""The tasks of searches: a classifier with its images, before and after they are encoded."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

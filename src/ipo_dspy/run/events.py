@@ -16,7 +16,7 @@ from ipo_dspy.scoring.score import ScoreFields as ScoreFields
 
 
 class SearchFields(TypedDict):
-    """What an event of one search has: the name of the classifier inside the program."""
+    """Events of one search: `predictor` is the name of the classifier inside the program."""
 
     predictor: str
 
