@@ -19,6 +19,8 @@ from ipo_dspy.lms.reasoning import without_thoughts
 from ipo_dspy.lms.signatures import (
     ClassMistakes,
     Mistake,
+    ProposeClassTexts,
+    ProposeClassTextsFromImages,
     ProposePrompts,
     ProposeTemplates,
     ProposeTemplatesFromImages,
@@ -166,6 +168,25 @@ def _reword_parts(inputs: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _class_text_parts(inputs: Mapping[str, Any]) -> list[str]:
+    return [
+        f"Template: {inputs['template'].replace(chr(10), ' | ')}",
+        *_section("Classes that lose most, the worst first:", map(_confused, inputs["classes"])),
+        *_section("Training images of them:", map(_mistaken, inputs.get("mistakes", ()))),
+        *_section("Could not be used:", inputs["rejected"]),
+        f"Write up to {inputs['count']} new texts for each of these classes: other names, synonyms, and short "
+        "descriptions of what is visible, which fit into the template in place of <CLASS>. Write one line for each "
+        f"class, with its label exactly as above: {OPEN_TAG}label: text | text | text{CLOSE_TAG}",
+    ]
+
+
+def _confused(of_class: ClassMistakes) -> str:
+    words = ", ".join(repr(text) for text in of_class.texts)
+    taken = f", the others taken for {', '.join(of_class.taken_for)}" if of_class.taken_for else ""
+    tried = f"; tried before: {', '.join(of_class.tried)}" if of_class.tried else ""
+    return f"{of_class.label}: read as {words}; {of_class.correct} of {of_class.images} images recognized{taken}{tried}"
+
+
 def _section(title: str, lines: Iterable[str]) -> list[str]:
     listed = "\n".join(f"- {line}" for line in lines)
     return [f"{title}\n{listed}"] if listed else []
@@ -209,9 +230,10 @@ _FORM = f"Each is one short sentence in plain words that holds <CLASS> once, bet
 
 
 class TaggedAdapter(_TextAdapter):
-    """Formats the signatures that it has a layout for; `proposal_parsing` reads the answers, with or without tags."""
+    """Formats the signatures that it has a layout for; the answers of their only output may be in tags or not."""
 
     layouts: ClassVar[Mapping[type[dspy.Signature], Layout]] = {}
+    read: ClassVar[Callable[[str], list[str]]] = staticmethod(parse_templates)
 
     def paragraphs(self, signature: type[dspy.Signature], inputs: dict[str, Any]) -> Iterable[Any]:
         """Return the task and the parts of the layout."""
@@ -225,19 +247,21 @@ class TaggedAdapter(_TextAdapter):
         missing_field_message: str | None = None,
     ) -> str:
         """Return the tagged answers of a demonstration."""
-        return "\n".join(f"{OPEN_TAG}{text}{CLOSE_TAG}" for text in outputs["templates"])
+        (name,) = signature.output_fields
+        return "\n".join(f"{OPEN_TAG}{text}{CLOSE_TAG}" for text in outputs[name])
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, list[str]]:
-        """Return the answers of a completion as `{"templates": [...]}`.
+        """Return the answers of a completion under the name of the output.
 
         Raises:
-            AdapterParseError: it has no template.
+            AdapterParseError: there are none.
         """
         self._layout(signature)
-        answers = parse_templates(completion)
+        answers = self.read(completion)
         if not answers:
             raise AdapterParseError(adapter_name=type(self).__name__, signature=signature, lm_response=completion)
-        return {"templates": answers}
+        (name,) = signature.output_fields
+        return {name: answers}
 
     def _layout(self, signature: type[dspy.Signature]) -> Layout:
         for known, layout in self.layouts.items():
@@ -269,44 +293,11 @@ class ProposalAdapter(TaggedAdapter):
     }
 
 
-class ClassTextAdapter(_TextAdapter):
-    """Formats `ProposeClassTexts`; `class_text_parsing` reads the answers, with or without tags."""
+class ClassTextAdapter(TaggedAdapter):
+    """Formats `ProposeClassTexts`: the classes with their confusions."""
 
-    def paragraphs(self, signature: type[dspy.Signature], inputs: dict[str, Any]) -> Iterable[Any]:
-        """Return the task, the classes with their confusions, and the request."""
-        return [
-            f"Task: {inputs['task']}",
-            f"Template: {inputs['template'].replace(chr(10), ' | ')}",
-            *_section("Classes that lose most, the worst first:", map(_confused, inputs["classes"])),
-            *_section("Training images of them:", map(_mistaken, inputs.get("mistakes", ()))),
-            *_section("Could not be used:", inputs["rejected"]),
-            f"Write up to {inputs['count']} new texts for each of these classes: other names, synonyms, and short "
-            "descriptions of what is visible, which fit into the template in place of <CLASS>. Write one line for each "
-            f"class, with its label exactly as above: {OPEN_TAG}label: text | text | text{CLOSE_TAG}",
-        ]
-
-    def format_assistant_message_content(
-        self,
-        signature: type[dspy.Signature],
-        outputs: dict[str, Any],
-        missing_field_message: str | None = None,
-    ) -> str:
-        """Return the tagged answers of a demonstration."""
-        return "\n".join(f"{OPEN_TAG}{line}{CLOSE_TAG}" for line in outputs["texts"])
-
-    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, list[str]]:
-        """Return the lines of an answer as `{"texts": [...]}`.
-
-        Raises:
-            AdapterParseError: it has no line with a label and a text.
-        """
-        if not (lines := read_class_texts(completion)):
-            raise AdapterParseError(adapter_name="ClassTextAdapter", signature=signature, lm_response=completion)
-        return {"texts": lines}
-
-
-def _confused(of_class: ClassMistakes) -> str:
-    words = ", ".join(repr(text) for text in of_class.texts)
-    taken = f", the others taken for {', '.join(of_class.taken_for)}" if of_class.taken_for else ""
-    tried = f"; tried before: {', '.join(of_class.tried)}" if of_class.tried else ""
-    return f"{of_class.label}: read as {words}; {of_class.correct} of {of_class.images} images recognized{taken}{tried}"
+    layouts: ClassVar[Mapping[type[dspy.Signature], Layout]] = {
+        ProposeClassTexts: _class_text_parts,
+        ProposeClassTextsFromImages: _class_text_parts,
+    }
+    read = staticmethod(read_class_texts)

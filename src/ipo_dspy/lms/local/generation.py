@@ -2,14 +2,15 @@
 
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pydantic
 import torch
+from pydantic import Field
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from ipo_dspy._internal.json_input import has_type
 from ipo_dspy.lms.local.chat_format import Encoded, encode, read_turns
 from ipo_dspy.lms.local.models import LoadedModel, LocalModelError, LocalModelSpec, load
 
@@ -26,21 +27,8 @@ its settings differ."""
 _IGNORED = {"max_retries", "response_format", "stream", "stream_options", "timeout", "user"}
 """Settings that DSPy or LiteLLM add; the prompt also describes the response format."""
 
-_RANGES: Mapping[str, Callable[[Any], bool]] = {
-    "n": lambda v: has_type(v, int) and v > 0,
-    "max_tokens": lambda v: has_type(v, int) and v > 0,
-    "temperature": lambda v: isinstance(v, int | float) and v >= 0,
-    "top_p": lambda v: isinstance(v, int | float) and 0 < v <= 1,
-    "top_k": lambda v: has_type(v, int) and v >= 0,
-    "min_p": lambda v: isinstance(v, int | float) and 0 <= v <= 1,
-    "repetition_penalty": lambda v: isinstance(v, int | float) and v > 0,
-    "seed": lambda v: has_type(v, int) and -(2**63) <= v < 2**63,
-    "stop": lambda v: isinstance(v, list | tuple) and all(isinstance(stop, str) for stop in v),
-}
 
-
-@dataclass(frozen=True)
-class GenerationConfig:
+class GenerationConfig(pydantic.BaseModel):
     """Sampling settings; None uses the model's own generation settings.
 
     Attributes:
@@ -50,15 +38,17 @@ class GenerationConfig:
         stop: stop strings; the answer ends before the first one.
     """
 
-    n: int = 1
-    max_tokens: int = MAX_TOKENS
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
+    model_config = pydantic.ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    n: int = Field(1, gt=0)
+    max_tokens: int = Field(MAX_TOKENS, gt=0)
+    temperature: float | None = Field(None, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -92,15 +82,16 @@ def _read_settings(given: dict[str, Any]) -> GenerationConfig:
         given["max_tokens"] = given.pop("max_completion_tokens")
     if isinstance(given.get("stop"), str):
         given["stop"] = (given["stop"],)
-    for key, value in given.items():
-        if key not in _RANGES:
-            message = f"{key!r} is not a setting of a local model; supported: {', '.join(_RANGES)}"
-        elif not _RANGES[key](value):
-            message = f"{value!r} is out of range for the setting {key!r} of a local model; see docs/backends.md"
-        else:
-            continue
-        raise LocalModelError(message, kind="setting")
-    return GenerationConfig(**{**given, "stop": tuple(given.get("stop", ()))})
+    try:
+        return GenerationConfig(**given)
+    except pydantic.ValidationError as error:
+        fault = error.errors()[0]
+        key = str(fault["loc"][0])
+        message = f"{given[key]!r} is out of range for the setting {key!r} of a local model; see docs/backends.md"
+        if fault["type"] == "extra_forbidden":
+            known = ", ".join(GenerationConfig.model_fields)
+            message = f"{key!r} is not a setting of a local model; supported: {known}"
+        raise LocalModelError(message, kind="setting") from error
 
 
 def generate(loaded: LoadedModel, encoded: Encoded, sampling: GenerationConfig) -> list[Completion]:
