@@ -20,7 +20,7 @@ from PIL import Image
 
 from helpers.cli_process import Processes
 from helpers.clip_toys import TEXT, VISION, shared_toy, toy_backbone, write_model
-from ipo_dspy.clip import weights as sources
+from ipo_dspy.clip import hub_files
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.clip.loading import import_open_clip, load_backbone, unload, with_dtype
 from ipo_dspy.clip.lru import TensorLRU
@@ -39,7 +39,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         raise ConnectionError("no route to host")
 
     import_open_clip()  # seconds on a busy machine, and not what is timed
-    monkeypatch.setattr(sources, "_reach_hub", refuse)
+    monkeypatch.setattr(hub_files, "_reach_hub", refuse)
     return tmp_path / "empty cache"
 
 

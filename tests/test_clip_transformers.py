@@ -24,7 +24,7 @@ from helpers import transformers_toys as toys
 from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.baselines.towers import ImageTower, TextTower
 from ipo_dspy.cli import main
-from ipo_dspy.clip import weights as sources
+from ipo_dspy.clip import hub_files
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.bundled import model_path
 from ipo_dspy.clip.image_features import encode_images, open_image
@@ -368,7 +368,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     def refuse() -> None:
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(sources, "_reach_hub", refuse)
+    monkeypatch.setattr(hub_files, "_reach_hub", refuse)
     return tmp_path / "cache"
 
 
@@ -419,7 +419,7 @@ def test_a_download_takes_what_is_needed_and_a_token_only_of_the_user(
     (folder / "modeling_own.py").touch()
     hub = Hub(folder)
     monkeypatch.setenv("HF_TOKEN", "hf_planted")
-    monkeypatch.setattr(sources, "_reach_hub", lambda: None)
+    monkeypatch.setattr(hub_files, "_reach_hub", lambda: None)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
     load_backbone("transformers:org/fetched", device="cpu", cache_dir=str(tmp_path / "none"), downloads=downloads)

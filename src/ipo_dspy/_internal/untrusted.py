@@ -30,6 +30,11 @@ def one_line(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def one_line_error(error: BaseException) -> str:
+    """Return the words of an error on one line, at most 200 characters, without secrets and hidden characters."""
+    return one_line(str(error), 200) or type(error).__name__
+
+
 def printable(text: str) -> str:
     r"""Return the text with control, bidirectional, and surrogate characters shown as code points.
 

@@ -40,12 +40,13 @@ def clip(model: str, pretrained: str | None, device: str) -> Check:
 
 def default_model() -> Check:
     """Check that the default weights of `optimize` are downloaded; nothing is loaded."""
+    from ipo_dspy.clip.hub_files import Hub
     from ipo_dspy.clip.loading import import_open_clip
     from ipo_dspy.clip.weights import resolve
 
     name, model = "CLIP by default", f"{DEFAULT_MODEL}, {DEFAULT_PRETRAINED}"
     try:
-        file = resolve(import_open_clip(), DEFAULT_MODEL, DEFAULT_PRETRAINED, None, "refused").checkpoint
+        file = resolve(import_open_clip(), DEFAULT_MODEL, DEFAULT_PRETRAINED, Hub(None, "refused")).checkpoint
     except ModelError:
         fact = f"{model}: not downloaded yet; the first optimize fetches about 600 MB"
         return Check(name, "warn", fact, "without a network, or to try it out: --model demo, which is bundled")

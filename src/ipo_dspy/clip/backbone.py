@@ -18,11 +18,11 @@ from torch import Tensor
 from ipo_dspy.clip import prefix_attention as prefix
 from ipo_dspy.clip import text_tower
 from ipo_dspy.clip.cpu_threads import CpuThreads, choose_threads, limited_to
+from ipo_dspy.clip.hub_files import Downloads
 from ipo_dspy.clip.lru import TensorLRU
 from ipo_dspy.clip.prefix_trie import TokenList
 from ipo_dspy.clip.tokenizer import TokenizerAdapter
 from ipo_dspy.clip.transformers_model import TransformersModel
-from ipo_dspy.clip.weights import Downloads
 from ipo_dspy.errors import InputError, ModelError
 
 _IMAGE_FLOATS = 100_000 * 512

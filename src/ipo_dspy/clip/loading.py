@@ -18,8 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ipo_dspy._internal.untrusted import one_line_error
 from ipo_dspy.clip.backbone import Backbone, ModelArguments
 from ipo_dspy.clip.compat import patch_torchvision, quiet_open_clip
+from ipo_dspy.clip.hub_files import Hub
 from ipo_dspy.clip.tokenizer import PROBES, TokenizerAdapter
 from ipo_dspy.clip.transformers_files import TRANSFORMERS
 from ipo_dspy.clip.transformers_loading import find_checkpoint, read_checkpoint
@@ -32,8 +34,6 @@ from ipo_dspy.clip.weights import (
     ModelSource,
     fetch_text_parts,
     file_stamps,
-    hub_access,
-    one_line_error,
     resolve,
 )
 from ipo_dspy.errors import Argument, Hint, InputError, ModelError
@@ -129,8 +129,9 @@ def _load(arguments: ModelArguments) -> Backbone:
 
     is_transformers = arguments.name.startswith(TRANSFORMERS)
     find, kind = (_find_checkpoint, "a transformers") if is_transformers else (_find, "an open_clip")
-    with hub_access(arguments.downloads):
-        shown, assemble = find(arguments)
+    hub = Hub(arguments.cache_dir, arguments.downloads)
+    with hub.restrict():
+        shown, assemble = find(arguments, hub)
         try:
             model, tokens, transform, facts = assemble()
             return Backbone(
@@ -150,16 +151,16 @@ def _load(arguments: ModelArguments) -> Backbone:
             ) from error
 
 
-def _find_checkpoint(arguments: ModelArguments) -> tuple[str, Callable[[], _Parts]]:
-    folder = find_checkpoint(arguments.name, arguments.cache_dir, arguments.downloads)
+def _find_checkpoint(arguments: ModelArguments, hub: Hub) -> tuple[str, Callable[[], _Parts]]:
+    folder = find_checkpoint(arguments.name, hub)
     return repr(arguments.name), partial(read_checkpoint, folder, repr(arguments.name))
 
 
-def _find(arguments: ModelArguments) -> tuple[str, Callable[[], _Parts]]:
-    open_clip, downloads = import_open_clip(), arguments.downloads
+def _find(arguments: ModelArguments, hub: Hub) -> tuple[str, Callable[[], _Parts]]:
+    open_clip = import_open_clip()
     with quiet_open_clip():
-        source = resolve(open_clip, arguments.name, arguments.pretrained, arguments.cache_dir, downloads)
-        fetch_text_parts(source, arguments.cache_dir, downloads)
+        source = resolve(open_clip, arguments.name, arguments.pretrained, hub)
+        fetch_text_parts(source, hub)
     return source.shown, partial(_assemble, open_clip, source, arguments)
 
 

@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.clip.bundled import BUNDLED, canonical_model_name, resolve_model_name
-from ipo_dspy.clip.transformers_files import TRANSFORMERS, local_folder
+from ipo_dspy.clip.transformers_files import TRANSFORMERS
 from ipo_dspy.clip.weights import (
     DEFAULT_MODEL,
     DEFAULT_PRETRAINED,
@@ -16,6 +16,7 @@ from ipo_dspy.clip.weights import (
     check_pretrained,
     is_tag,
     lacks_sigmoid_head,
+    named_folder,
 )
 from ipo_dspy.errors import Hint, ModelError
 
@@ -68,10 +69,8 @@ def local_files(spec: ModelSpec) -> str | None:
     >>> local_files(ModelSpec("local-dir:/models/clip", None)), local_files(ModelSpec("ViT-B-32", "openai"))
     ('local-dir:/models/clip', None)
     """
-    if spec.model.startswith(TRANSFORMERS):
-        return None if local_folder(spec.model) is None else spec.model
     if has_own_weights(spec.model):
-        return spec.model if spec.model.startswith(LOCAL) else None
+        return None if named_folder(spec.model) is None else spec.model
     return None if spec.pretrained is None or is_tag(spec.model, spec.pretrained) else spec.pretrained
 
 

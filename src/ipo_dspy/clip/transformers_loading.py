@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ipo_dspy.clip.compat import patch_torchvision, quiet_transformers
+from ipo_dspy.clip.hub_files import Hub
 from ipo_dspy.clip.tokenizer import PROBES, TokenizerAdapter
 from ipo_dspy.clip.transformers_files import (
     HOW_TO_SAVE,
@@ -26,7 +27,6 @@ from ipo_dspy.clip.transformers_files import (
     read_config,
 )
 from ipo_dspy.clip.transformers_model import PADDING, TransformersModel, packed_patches
-from ipo_dspy.clip.weights import Downloads, fetch_checkpoint
 from ipo_dspy.errors import Hint, ModelError, missing_package
 
 _NOT_OF_THE_MODEL = frozenset(
@@ -41,7 +41,7 @@ _IMAGE_SETTINGS = (
 )
 
 
-def find_checkpoint(name: str, cache_dir: str | None, downloads: Downloads) -> Path:
+def find_checkpoint(name: str, hub: Hub) -> Path:
     """Return the folder with the files of a model, after fetching those that are missing.
 
     Raises:
@@ -50,7 +50,7 @@ def find_checkpoint(name: str, cache_dir: str | None, downloads: Downloads) -> P
     """
     folder = local_folder(name)
     if folder is None:
-        return fetch_checkpoint(name.removeprefix(TRANSFORMERS), repr(name), cache_dir, downloads)
+        return hub.checkpoint(name.removeprefix(TRANSFORMERS), repr(name))
     if not is_folder(folder):
         hint = Hint("pass {model} with a folder of save_pretrained", model=f"{TRANSFORMERS}PATH")
         raise ModelError(f"no folder {str(folder)!r:.200}", hint=hint)

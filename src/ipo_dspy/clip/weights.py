@@ -1,57 +1,41 @@
 """Locate the weights of a CLIP model: resolve names, tags, files and folders to paths, or raise one clear error.
 
-Files on this machine are used without the network. A model that a file names, rather than the user, is not downloaded
-unless the user allows it, and then without the user's hub token. open_clip is an argument: only `clip.loading` imports
-it.
+Files on this machine are used without the network. open_clip is an argument: only `clip.loading` imports it.
 """
 
-import contextlib
 import difflib
 import logging
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from ipo_dspy._internal.file_io import read_json
-from ipo_dspy._internal.untrusted import one_line
+from ipo_dspy._internal.untrusted import one_line_error
 from ipo_dspy.clip.bundled import BUNDLED
+from ipo_dspy.clip.hub_files import WAYS_OUT, Hub, refusal
+from ipo_dspy.clip.hub_files import Downloads as Downloads
+from ipo_dspy.clip.open_clip_names import DEFAULT_MODEL as DEFAULT_MODEL
+from ipo_dspy.clip.open_clip_names import DEFAULT_PRETRAINED as DEFAULT_PRETRAINED
 from ipo_dspy.clip.open_clip_names import architecture_files, architectures, pretrained_tags
 from ipo_dspy.clip.transformers_files import (
-    CONFIG_FILE,
     FAMILIES,
     TRANSFORMERS,
     check_checkpoint_name,
-    files_to_fetch,
     is_checkpoint,
     is_folder,
     local_folder,
-    missing_file,
     read_config,
 )
 from ipo_dspy.errors import Argument, Hint, ModelError
 
-DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16-quickgelu", "openai"
-"""The CLIP of the paper."""
 LOCAL, HUB = "local-dir:", "hf-hub:"
 _CONFIG_FILE = "open_clip_config.json"
 _WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "config.json")
 _PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
-_WAYS_OUT = Hint(
-    "connect to the network once, or use local weights: {pretrained}, {model}, or {demo}, which needs no download",
-    pretrained="/path/to/weights.safetensors",
-    model="local-dir:/path/to/folder",
-    demo=Argument("model", "demo"),
-)
-
 _CONFIG_LIMIT = 1024**2
-
-Downloads: TypeAlias = Literal["allowed", "anonymous", "refused"]
-"""Permission to fetch missing files: `allowed` for a model that the user names, `refused` for one that a file names,
-`anonymous` (without the user's hub token) where the user allows that."""
-_HUB_SWITCHES: Mapping[str, str] = {"refused": "HF_HUB_OFFLINE", "anonymous": "HF_HUB_DISABLE_IMPLICIT_TOKEN"}
 
 logger = logging.getLogger(__name__)
 
@@ -67,27 +51,6 @@ class ModelSource:
     config: dict[str, Any]
     preprocess: dict[str, Any]
     has_weights: bool = True
-
-
-@contextlib.contextmanager
-def hub_access(downloads: Downloads) -> Iterator[None]:
-    """Restrict all requests to the Hugging Face hub inside to `downloads`.
-
-    open_clip and transformers send requests even if all files are cached, and have no argument against that.
-    huggingface_hub reads these two constants before each request.
-    """
-    if downloads == "allowed":
-        yield
-        return
-    from huggingface_hub import constants
-
-    switch = _HUB_SWITCHES[downloads]
-    before = getattr(constants, switch)
-    setattr(constants, switch, True)
-    try:
-        yield
-    finally:
-        setattr(constants, switch, before)
 
 
 def check_name(name: str) -> None:
@@ -131,17 +94,25 @@ def is_tag(name: str, pretrained: str) -> bool:
     return pretrained.lower().replace("-", "_") in tags  # as open_clip reads it
 
 
+def named_folder(name: str) -> Path | None:
+    """Return the folder that a model's name consists of; None for any other name.
+
+    >>> named_folder("local-dir:/models/clip") == Path("/models/clip"), named_folder("hf-hub:org/clip")
+    (True, None)
+    """
+    if name.startswith(LOCAL):
+        return Path(name.removeprefix(LOCAL)).expanduser()
+    return local_folder(name) if name.startswith(TRANSFORMERS) else None
+
+
 def lacks_sigmoid_head(name: str) -> bool:
     """Return True if the configuration of a model on this machine has no logit bias; nothing is loaded or fetched."""
+    folder = named_folder(name)
     if name.startswith(TRANSFORMERS):
-        folder = local_folder(name)
-        return (
-            folder is not None
-            and is_checkpoint(folder)
-            and not FAMILIES[read_config(folder)["model_type"]].has_sigmoid_head
-        )
-    folder = Path(name.removeprefix(LOCAL)).expanduser()
-    files = [folder / _CONFIG_FILE] if name.startswith(LOCAL) else architecture_files(name.replace("/", "-"))
+        if folder is None or not is_checkpoint(folder):
+            return False
+        return not FAMILIES[read_config(folder)["model_type"]].has_sigmoid_head
+    files = architecture_files(name.replace("/", "-")) if folder is None else [folder / _CONFIG_FILE]
     try:
         config = read_json(files[0], limit=_CONFIG_LIMIT)
         return "init_logit_bias" not in config.get("model_cfg", config)
@@ -149,19 +120,17 @@ def lacks_sigmoid_head(name: str) -> bool:
         return False  # unknown; loading says what is wrong
 
 
-def resolve(
-    open_clip: Any, name: str, pretrained: str | None, cache_dir: str | None, downloads: Downloads = "allowed"
-) -> ModelSource:
+def resolve(open_clip: Any, name: str, pretrained: str | None, hub: Hub) -> ModelSource:
     """Return the locations of the parts of a model, after fetching its weights if they are missing.
 
     Raises:
         ModelError: an unknown name or tag, a missing file, weights of the other activation, no network, or something
-            to fetch where `downloads` are refused.
+            to fetch where that is refused.
     """
-    if name.startswith(LOCAL):
-        return _from_folder(Path(name.removeprefix(LOCAL)).expanduser(), shown=repr(name))
+    if (folder := named_folder(name)) is not None:
+        return _from_folder(folder, shown=repr(name))
     if name.startswith(HUB):
-        return _from_hub(name.removeprefix(HUB), cache_dir, downloads)
+        return _from_hub(name.removeprefix(HUB), hub)
     architecture = name.replace("/", "-")
     config = open_clip.get_model_config(architecture)
     if config is None:
@@ -172,7 +141,7 @@ def resolve(
     tag = open_clip.get_pretrained_cfg(architecture, pretrained)
     if tag:
         _check_activation(open_clip, architecture, pretrained, config, tag)
-        path = _weights_of_tag(open_clip, tag, shown, cache_dir, downloads)
+        path = _weights_of_tag(open_clip, tag, shown, hub)
         preprocess = {key: tag[key] for key in _PREPROCESS_KEYS if key in tag}
         return ModelSource(shown, architecture, str(path), architecture, config, preprocess)
     if not _is_file(Path(pretrained).expanduser()):
@@ -203,135 +172,44 @@ def _from_folder(folder: Path, *, shown: str) -> ModelSource:
     return ModelSource(shown, local, None, local, config, {})
 
 
-def _from_hub(repo: str, cache_dir: str | None, downloads: Downloads) -> ModelSource:
+def _from_hub(repo: str, hub: Hub) -> ModelSource:
     shown = repr(HUB + repo)
-    _hub_file(repo, [_CONFIG_FILE], shown, cache_dir, downloads)
-    _hub_file(repo, _WEIGHT_FILES, shown, cache_dir, downloads)
+    otherwise = Hint("if it is a model of transformers, pass {model}", model=TRANSFORMERS + repo)
+    hub.file(repo, [_CONFIG_FILE], shown, otherwise)
+    hub.file(repo, _WEIGHT_FILES, shown)
     # Fetching the weights may have moved on to a newer revision; both files must be of the same one.
-    folder = _hub_file(repo, [_CONFIG_FILE], shown, cache_dir, downloads).parent
-    source = _from_folder(folder, shown=shown)
+    source = _from_folder(hub.file(repo, [_CONFIG_FILE], shown, otherwise).parent, shown=shown)
     if source.config["text_cfg"].get("hf_tokenizer_name"):
         return replace(source, tokenizer=HUB + repo)  # its tokenizer may be of another repository
     return source
 
 
-def _weights_of_tag(
-    open_clip: Any, tag: Mapping[str, Any], shown: str, cache_dir: str | None, downloads: Downloads
-) -> Path:
+def _weights_of_tag(open_clip: Any, tag: Mapping[str, Any], shown: str, hub: Hub) -> Path:
     if not tag.get("hf_hub"):
-        cached_path = Path(cache_dir or "~/.cache/clip").expanduser() / Path(tag["url"]).name  # where open_clip looks
-        if downloads == "refused":
-            if cached_path.is_file():
-                return cached_path
-            raise _not_downloaded(shown, cached_path.name)
+        place = Path(hub.cache_dir or "~/.cache/clip").expanduser() / Path(tag["url"]).name  # where open_clip looks
+        if hub.downloads == "refused":
+            if place.is_file():
+                return place
+            raise refusal(place.name, shown)
         try:
-            return Path(open_clip.download_pretrained(tag, cache_dir=cache_dir))
+            return Path(open_clip.download_pretrained(tag, cache_dir=hub.cache_dir))
         except (OSError, RuntimeError) as error:
             reason = one_line_error(error)
-            raise ModelError(f"weights of {shown} cannot be fetched ({reason})", hint=_WAYS_OUT) from error
+            raise ModelError(f"weights of {shown} cannot be fetched ({reason})", hint=WAYS_OUT) from error
     repo, _, file = tag["hf_hub"].rpartition("/")  # 'org/name/' or 'org/name/file'
     names = [file] if file else list(_WEIGHT_FILES)
     if file.endswith((".bin", ".pth")):
         names.insert(0, str(Path(file).with_suffix(".safetensors")))
-    return _hub_file(repo, names, shown, cache_dir, downloads)
+    return hub.file(repo, names, shown)
 
 
-def fetch_text_parts(source: ModelSource, cache_dir: str | None, downloads: Downloads = "allowed") -> None:
+def fetch_text_parts(source: ModelSource, hub: Hub) -> None:
     """Fetch what transformers would look for itself, with retries 8 seconds apart."""
     text = source.config["text_cfg"]
     if text.get("hf_tokenizer_name") and not source.tokenizer.startswith(LOCAL):
-        _hub_file(text["hf_tokenizer_name"], _TOKENIZER_FILES, f"the tokenizer of {source.shown}", cache_dir, downloads)
+        hub.file(text["hf_tokenizer_name"], _TOKENIZER_FILES, f"the tokenizer of {source.shown}")
     if text.get("hf_model_name"):
-        _hub_file(text["hf_model_name"], ["config.json"], f"the text tower of {source.shown}", cache_dir, downloads)
-
-
-def _hub_file(repo: str, names: Sequence[str], shown: str, cache_dir: str | None, downloads: Downloads) -> Path:
-    """Return the first of `names` that `repo` has: from the cache without asking the network, else downloaded."""
-    import httpx
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    try:
-        for name in names:
-            cached = try_to_load_from_cache(repo, name, cache_dir=cache_dir)
-            if isinstance(cached, str):
-                return Path(cached)
-        if downloads != "refused":
-            _reach_hub()
-            for name in names:
-                with contextlib.suppress(EntryNotFoundError):
-                    try:
-                        return Path(hf_hub_download(repo, name, cache_dir=cache_dir))
-                    except LocalEntryNotFoundError as error:  # the network went away between the two
-                        raise ConnectionError(one_line_error(error)) from error
-    except (OSError, httpx.HTTPError, ValueError) as error:  # ValueError: an invalid name
-        raise ModelError(
-            f"{shown} needs {names[0]!r} of {repo!r} from the Hugging Face hub, which is not in the cache "
-            f"and cannot be fetched ({type(error).__name__}: {one_line_error(error)})",
-            hint=_WAYS_OUT,
-        ) from error
-    if downloads == "refused":
-        raise _not_downloaded(shown, f"{names[0]} of {repo} on the Hugging Face hub")
-    hint = Hint("if it is a model of transformers, pass {model}", model=TRANSFORMERS + repo)
-    raise ModelError(
-        f"{repo!r} on the Hugging Face hub has none of {', '.join(names)}",
-        hint=hint if names == [_CONFIG_FILE] else _WAYS_OUT,
-    )
-
-
-def fetch_checkpoint(repo: str, shown: str, cache_dir: str | None, downloads: Downloads) -> Path:
-    """Return the folder of a repository of transformers: from the cache without asking the network, else downloaded.
-
-    Raises:
-        ModelError: the hub has no such model, cannot be reached, or may not be asked.
-    """
-    import httpx
-    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
-
-    try:
-        config = try_to_load_from_cache(repo, CONFIG_FILE, cache_dir=cache_dir)
-        folder = Path(config).parent if isinstance(config, str) else None
-        missing = CONFIG_FILE if folder is None else missing_file(folder)
-        if missing is not None and downloads != "refused":
-            _reach_hub()
-            names = files_to_fetch(HfApi().list_repo_files(repo))
-            folder = Path(snapshot_download(repo, allow_patterns=names, cache_dir=cache_dir))
-            missing = missing_file(folder)
-    except (OSError, httpx.HTTPError, ValueError) as error:  # ValueError: an invalid name
-        reason = f"{type(error).__name__}: {one_line_error(error)}"
-        raise ModelError(
-            f"{shown} is not in the cache and cannot be fetched from the Hugging Face hub ({reason})",
-            hint=Hint(
-                "check the name, connect to the network once, or pass {model} or {demo}, which need no download",
-                model=f"{TRANSFORMERS}/path/to/folder",
-                demo=Argument("model", "demo"),
-            ),
-        ) from error
-    if folder is not None and missing is None:
-        return folder
-    if downloads == "refused":
-        raise _not_downloaded(shown, f"{missing} of {repo} on the Hugging Face hub")
-    raise ModelError(f"{repo!r} on the Hugging Face hub has no {missing}", hint=_WAYS_OUT)
-
-
-def _not_downloaded(shown: str, missing: str) -> ModelError:
-    return ModelError(
-        f"{shown} is named by a file and not on this machine ({missing} is missing)",
-        hint=Hint(
-            "if you trust the file, pass {allow_download} to fetch it without your hub token, or pass a model "
-            "yourself, e.g. {model}, {pretrained}",
-            allow_download=True,
-            model=DEFAULT_MODEL,
-            pretrained=DEFAULT_PRETRAINED,
-        ),
-    )
-
-
-def _reach_hub() -> None:
-    """Send one request, so that a machine without a network fails at once and not after five retries for each file."""
-    from huggingface_hub import constants, get_session
-
-    get_session().head(constants.ENDPOINT, timeout=10)
+        hub.file(text["hf_model_name"], ["config.json"], f"the text tower of {source.shown}")
 
 
 def _check_activation(
@@ -392,15 +270,9 @@ def _unknown_weights(name: str, pretrained: str, tags: Sequence[str]) -> ModelEr
 def file_stamps(model: str, pretrained: str | None) -> Hashable:
     """Return sizes and times of the files named by path, so that a changed file is loaded again."""
     paths: list[Path] = []
-    if model.startswith((LOCAL, TRANSFORMERS)):
-        folder = local_folder(model) if model.startswith(TRANSFORMERS) else Path(model.removeprefix(LOCAL)).expanduser()
-        paths = sorted(folder.iterdir()) if folder is not None and is_folder(folder) else []
+    if (folder := named_folder(model)) is not None:
+        paths = sorted(folder.iterdir()) if is_folder(folder) else []
     elif pretrained is not None and _is_file(Path(pretrained).expanduser()):
         paths = [Path(pretrained).expanduser()]
     stats = [(str(path.resolve()), path.stat()) for path in paths if path.is_file()]
     return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
-
-
-def one_line_error(error: BaseException) -> str:
-    """Return the words of an error on one line, at most 200 characters, without secrets and hidden characters."""
-    return one_line(str(error), 200) or type(error).__name__

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ipo_dspy._internal.untrusted import one_line_error
 from ipo_dspy.argument_checks import require_int
-from ipo_dspy.clip.weights import one_line_error
 from ipo_dspy.distributed.model_ref import files_of
 from ipo_dspy.errors import ClusterError, Hint, InputError, ModelError, missing_package
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.bundled import BUNDLED, canonical_model_name, resolve_model_name
 from ipo_dspy.clip.loading import load_backbone
-from ipo_dspy.clip.transformers_files import TRANSFORMERS, local_folder
-from ipo_dspy.clip.weights import LOCAL, Downloads
+from ipo_dspy.clip.transformers_files import TRANSFORMERS
+from ipo_dspy.clip.weights import LOCAL, Downloads, named_folder
 from ipo_dspy.errors import ModelError
 
 
@@ -44,11 +44,8 @@ def portable_model_name(name: str) -> str:
     """Return a model's name or file as a worker finds it: the bundled model by name, files by absolute path."""
     if canonical_model_name(name) in BUNDLED:
         return canonical_model_name(name)
-    if name.startswith(TRANSFORMERS):
-        folder = local_folder(name)
-        return name if folder is None else TRANSFORMERS + str(folder.absolute())
-    if name.startswith(LOCAL):
-        return LOCAL + str(Path(name.removeprefix(LOCAL)).expanduser().absolute())
+    if (folder := named_folder(name)) is not None:
+        return f"{name.partition(':')[0]}:{folder.absolute()}"
     path = Path(name).expanduser()
     return str(path.absolute()) if path.is_file() else name
 

@@ -233,7 +233,10 @@ class TaggedAdapter(_TextAdapter):
     """Formats the signatures that it has a layout for; the answers of their only output may be in tags or not."""
 
     layouts: ClassVar[Mapping[type[dspy.Signature], Layout]] = {}
-    read: ClassVar[Callable[[str], list[str]]] = staticmethod(parse_templates)
+
+    def read(self, completion: str) -> list[str]:
+        """Return the answers of a completion."""
+        return parse_templates(completion)
 
     def paragraphs(self, signature: type[dspy.Signature], inputs: dict[str, Any]) -> Iterable[Any]:
         """Return the task and the parts of the layout."""
@@ -300,4 +303,7 @@ class ClassTextAdapter(TaggedAdapter):
         ProposeClassTexts: _class_text_parts,
         ProposeClassTextsFromImages: _class_text_parts,
     }
-    read = staticmethod(read_class_texts)
+
+    def read(self, completion: str) -> list[str]:
+        """Return the lines `label: text | text` of a completion."""
+        return read_class_texts(completion)
