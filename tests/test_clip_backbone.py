@@ -4,11 +4,8 @@ import copy
 import gc
 import json
 import logging
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 import time
 import weakref
 from pathlib import Path
@@ -302,9 +299,12 @@ def test_a_tokenizers_python_file_is_not_run_whatever_the_model_asks_for(folder:
 
 
 TOWER_WITH_CODE = """
-import sys
+import builtins, sys
+from huggingface_hub import constants
 from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.errors import ModelError
+builtins.input = lambda prompt="": print(prompt) or "y"
+constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = sys.argv[2], True
 try:
     load_backbone(sys.argv[1], device="cpu")
 except ModelError as error:
@@ -312,7 +312,9 @@ except ModelError as error:
 """
 
 
-def test_a_text_towers_python_file_is_not_run_even_if_the_terminal_says_yes(folder: Path, tmp_path: Path) -> None:
+def test_a_text_towers_python_file_is_not_run_even_if_the_terminal_says_yes(
+    folder: Path, tmp_path: Path, forking_parent: Processes
+) -> None:
     model = Path(shutil.copytree(folder, tmp_path / "model"))
     config = json.loads((model / "open_clip_config.json").read_text())
     config["model_cfg"]["text_cfg"] = {"hf_model_name": "org/own", "hf_tokenizer_name": "org/own"}
@@ -325,11 +327,10 @@ def test_a_text_towers_python_file_is_not_run_even_if_the_terminal_says_yes(fold
     auto_map = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.Own"}
     (snapshot / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto_map}))
     (snapshot / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass OwnConfig: pass\n")
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", TOWER_WITH_CODE, f"local-dir:{model}"]
-    done = subprocess.run(command, input="y\n", env=environment, capture_output=True, text=True)
-    assert "does not load as an open_clip model (The repository org/own contains custom code" in done.stdout
-    assert "Do you wish to run" not in done.stdout
+    processes = Processes(tmp_path / "process", {}, parent=forking_parent)
+    said = processes.python(TOWER_WITH_CODE, f"local-dir:{model}", str(repo.parent)).out
+    assert "does not load as an open_clip model (The repository org/own contains custom code" in said
+    assert "Do you wish to run" not in said
     assert not (tmp_path / "ran").exists()
 
 

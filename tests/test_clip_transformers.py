@@ -7,8 +7,6 @@ import pickle
 import re
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import transformers
 from PIL import Image
 
 from helpers import transformers_toys as toys
+from helpers.cli_process import Processes
 from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.baselines.towers import ImageTower, TextTower
 from ipo_dspy.cli import main
@@ -526,16 +525,16 @@ def test_no_second_model_is_loaded(root: Path, tmp_path: Path) -> None:
     assert load_backbone(f"transformers:{folder}", device="cpu").fingerprint == loaded(root, "clip").fingerprint
 
 
-def test_a_missing_tokenizer_package_is_named(root: Path) -> None:
+def test_a_missing_tokenizer_package_is_named(root: Path, tmp_path: Path, forking_parent: Processes) -> None:
     script = (
         "import sys\n"
         "sys.modules['sentencepiece'] = None\n"
         "from ipo_dspy.clip.loading import load_backbone\n"
         f"load_backbone('transformers:{folder_of(root, 'siglip')}', device='cpu')\n"
     )  # in a process of its own: transformers looks for packages once
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    said = Processes(tmp_path, {}, parent=forking_parent).python(script).err
     message = r"sentencepiece and protobuf must be .* of 'transformers:.*'; run pip install 'ipo_dspy\[local\]'$"
-    assert re.search(f"InputError: {message}", done.stderr.strip()), done.stderr
+    assert re.search(f"InputError: {message}", said.strip()), said
 
 
 def test_python_files_of_a_model_are_not_run(root: Path, tmp_path: Path) -> None:
