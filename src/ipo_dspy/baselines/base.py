@@ -10,11 +10,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 
+from ipo_dspy._internal.json_input import has_type
 from ipo_dspy._internal.renames import renamed_names
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.image_features import ImageSource
@@ -87,21 +88,19 @@ def validate_field_types(method: "DataclassInstance") -> None:
     """Raise `InputError` for the first setting of a method whose value has not the type of its field."""
     hints = get_type_hints(type(method))
     for setting in fields(method):
-        kinds = set(get_args(hints[setting.name]) or (hints[setting.name],))
-        value = getattr(method, setting.name)
-        if not kinds <= _KINDS.keys() or any(_KINDS[kind][0](value) for kind in kinds):
-            continue
-        names = " or ".join(_KINDS[kind][1] for kind in _KINDS if kind in kinds)
-        name, default = setting.name, setting.default
-        raise InputError(f"{name} must be {names}, got {value!r:.80}; for example {name}={default!r}")
+        name, default, hint, value = setting.name, setting.default, hints[setting.name], getattr(method, setting.name)
+        kinds = set(get_args(hint) or (hint,))
+        if kinds <= _IN_WORDS.keys() and not has_type(value, hint, largest=math.inf):
+            words = " or ".join(_IN_WORDS[kind] for kind in _IN_WORDS if kind in kinds)
+            raise InputError(f"{name} must be {words}, got {value!r:.80}; for example {name}={default!r}")
 
 
-_KINDS: Mapping[type, tuple[Callable[[Any], bool], str]] = {
-    bool: (lambda value: isinstance(value, bool), "true or false"),
-    int: (lambda value: isinstance(value, int) and not isinstance(value, bool), "an integer"),
-    float: (lambda value: isinstance(value, int | float) and math.isfinite(value), "a finite number"),
-    str: (lambda value: isinstance(value, str), "a string"),
-    NoneType: (lambda value: value is None, "None"),
+_IN_WORDS: Mapping[type, str] = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a finite number",
+    str: "a string",
+    NoneType: "None",
 }
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ipo_dspy._internal.file_io import read_regular
-from ipo_dspy._internal.untrusted import printable
+from ipo_dspy._internal.untrusted import one_line_error
 from ipo_dspy.clip.image_formats import HEIF_REMEDY, has_signature, is_heif, readable_formats
 from ipo_dspy.clip.image_pixels import decoded, from_array, from_tensor
 from ipo_dspy.errors import ImageError
@@ -237,8 +237,7 @@ def _decode(opener: Callable[[], Image.Image], name: str, *, head: bytes = b"") 
     except MemoryError as error:
         raise ImageError(f"{name} needs more memory than there is; pass a smaller copy") from error
     except Exception as error:  # decoders have no closed list: libavif's errors come as RuntimeError, for one
-        why = printable(" ".join(str(error).split()))[:200] or type(error).__name__
-        raise ImageError(f"{name} is damaged ({why}); fetch it again or leave it out") from error
+        raise ImageError(f"{name} is damaged ({one_line_error(error)}); fetch it again or leave it out") from error
 
 
 def _unidentified(head: bytes) -> str:

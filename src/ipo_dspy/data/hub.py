@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ipo_dspy._internal.file_io import read_json
+from ipo_dspy._internal.untrusted import one_line_error
 from ipo_dspy.data.dataset import Catalog, DataOptions, ImageDataset, accept_test_argument, shorten
 from ipo_dspy.data.split_folders import parts_by_name
 from ipo_dspy.data.table import IMAGE_COLUMNS, LABEL_COLUMNS, catalog_of
@@ -100,9 +101,8 @@ def _fetched(name: str, config: str | None, split: str | None, revision: str | N
         return datasets.load_dataset(place, config, split=split, revision=revision)
     except (OSError, ValueError, LookupError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         # The message of `datasets` says whether the network, the name, the configuration or the split is the cause.
-        fact = " ".join(str(error).split())[:300] or type(error).__name__
         remedy = "check the name, config= and split=, and the network; or pass a folder on disk"
-        raise DataError(f"data set {name!r} cannot be loaded: {fact}; {remedy}") from error
+        raise DataError(f"data set {name!r} cannot be loaded: {one_line_error(error)}; {remedy}") from error
 
 
 def _one_split(name: str, found: Any, split: str | None) -> "datasets.Dataset":

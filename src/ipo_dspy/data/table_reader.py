@@ -96,7 +96,8 @@ def _open_csv(path: Path) -> ImageTable:
 def _open_parquet(path: Path) -> ImageTable:
     import pyarrow.parquet as pq  # imported here because it is slow and CSV does not need it
 
-    file = _guarded(path, lambda: pq.ParquetFile(path))
+    with parquet_errors(path):
+        file = pq.ParquetFile(path)
     groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
     ends = list(itertools.accumulate(groups))
     names = file.schema_arrow.names
@@ -106,11 +107,12 @@ def _open_parquet(path: Path) -> ImageTable:
         # A column of images may not fit in memory, so only one row group is cached; callers read rows in order.
         @functools.lru_cache(maxsize=1)
         def group(number: int) -> Any:
-            return _guarded(path, lambda: file.read_row_group(number, columns=[name])).column(name)
+            return file.read_row_group(number, columns=[name]).column(name)
 
         def cell(row: int) -> Any:
             number = bisect.bisect_right(ends, row)
-            return _guarded(path, group(number)[row - ends[number] + groups[number]].as_py)
+            with parquet_errors(path):
+                return group(number)[row - ends[number] + groups[number]].as_py()
 
         return cell
 
@@ -203,11 +205,13 @@ def _cells_of_any_length() -> Iterator[None]:
             csv.field_size_limit(before)
 
 
-def _guarded(path: Path, read: Callable[[], Any]) -> Any:
+@contextmanager
+def parquet_errors(path: str | Path) -> Iterator[None]:
+    """Raise the errors of pyarrow while it reads a file as a `DataError`."""
     import pyarrow as pa
 
     try:
-        return read()
+        yield
     except UnicodeDecodeError as error:
         raise DataError(f"{path} holds text that is not UTF-8 ({error.reason}); save the file again") from error
     except (pa.ArrowException, OSError) as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ipo_dspy.clip.image_io import identify, is_remote
+from ipo_dspy.data.table_reader import parquet_errors
 from ipo_dspy.data.tar_samples import read_picture, read_samples
 from ipo_dspy.errors import DataError, ImageError
 
@@ -72,17 +73,12 @@ class Rows:
         return _Stream(self.count, lambda: map(self._image, self._column(self.image))), labels
 
     def _column(self, name: str) -> Iterator[Any]:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
+        with parquet_errors(self.path):
             file = pq.ParquetFile(self.path)
             for batch in file.iter_batches(STEP, row_groups=list(self.groups), columns=[name]):
                 yield from batch.column(0).to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            remedy = "download or create the file again"
-            raise DataError(f"{self.path} cannot be read as parquet ({reason}); {remedy}") from error
 
     def stamp(self) -> str | None:
         """Return a digest of the file and the rows; None if images are separate files, which may change alone."""
