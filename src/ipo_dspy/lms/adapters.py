@@ -1,33 +1,30 @@
-"""DSPy adapters that lay out the requests to language models and read the answers.
+"""DSPy adapters that lay out the requests to language models (`lms.layouts`) and read the answers.
 
 `ProposalAdapter` lays out `ProposeTemplates`, the default request for templates. `PaperAdapter` lays out
 `ProposePrompts` as the IPO paper does (section 3): task, image descriptions, scored history with the best last, what
-the scores mean, and the request. Each answer stands between `<INS>` and `</INS>`. The parts that are the same in every
-step come first, to benefit from providers' prompt caches. The wording is not that of the paper.
+the scores mean, and the request. Each answer stands between `<INS>` and `</INS>`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import dspy
 from dspy.adapters.utils import format_field_value
 from dspy.utils.exceptions import AdapterParseError
 
+from ipo_dspy.lms.answer_tags import CLOSE_TAG, OPEN_TAG
 from ipo_dspy.lms.class_text_parsing import read_class_texts
-from ipo_dspy.lms.proposal_parsing import CLOSE_TAG, OPEN_TAG, parse_templates
+from ipo_dspy.lms.layouts import class_text_parts, paper_parts, proposal_parts, reword_parts
+from ipo_dspy.lms.proposal_parsing import parse_templates
 from ipo_dspy.lms.reasoning import without_thoughts
 from ipo_dspy.lms.signatures import (
-    ClassMistakes,
-    Mistake,
     ProposeClassTexts,
     ProposeClassTextsFromImages,
     ProposePrompts,
     ProposeTemplates,
     ProposeTemplatesFromImages,
     RewordPrompts,
-    ScoredTemplate,
 )
-from ipo_dspy.scoring.objectives import ObjectiveText
 
 Layout = Callable[[Mapping[str, Any]], Iterable[str]]
 """Returns the parts of a request behind the task, from the inputs of a signature."""
@@ -88,147 +85,6 @@ class PlainAdapter(_TextAdapter):
         return {name: answer}
 
 
-def _proposal_parts(inputs: Mapping[str, Any]) -> list[str]:
-    guessed = ", guessed by CLIP, some are wrong" if inputs["guessed"] else ""
-    goal = _objective(inputs["best"]).label
-    order = {(True, False): "by loss", (False, True): f"by {goal}"}.get(_shown_scores(inputs["best"]))
-    return [
-        *_line(f"How training images look (share of images{guessed}):", inputs["look"]),
-        *_section("Descriptions of some training images:", inputs["descriptions"]),
-        inputs["progress"],
-        *_section(
-            f"The best so far that are unlike each other, best last ({order or f'by {goal}, then loss'}):",
-            map(_brief, inputs["best"]),
-        ),
-        *_section("The others of the last step:", map(_brief, inputs["latest"])),
-        *_section("The worst so far:", map(_brief, inputs["worst"])),
-        *_line("What a phrase seems to add to the score (number of templates with it):", inputs["effects"]),
-        *_line("Phrases of the images that no template has had:", inputs["untried"]),
-        *_section("Training images that the best template gets wrong:", map(_mistaken, inputs.get("mistakes", ()))),
-        *_section("Being scored now:", inputs["pending"]),
-        *_section("Could not be used:", inputs["rejected"]),
-        "First think in a few lines about what helps and what was not tried. "
-        f"Write {inputs['count']} new template(s) that differ from all of these{_split(inputs)}. {_FORM}",
-    ]
-
-
-def _brief(prompt: ScoredTemplate) -> str:
-    accuracy = [] if prompt.accuracy is None else [f"{prompt.accuracy:.2f} %"]
-    loss = [] if prompt.loss is None else [f"loss {prompt.loss:.3f}"]
-    return f"{prompt.template.replace(chr(10), ' | ')} ({', '.join([*accuracy, *_other(prompt), *loss])})"
-
-
-def _other(prompt: ScoredTemplate) -> list[str]:
-    """Return the value of another objective, and what is missed of floors of recall, as far as there are any."""
-    value = [] if prompt.value is None else [_objective([prompt]).show(prompt.value)]
-    return value + ([f"{prompt.missed:.1f} points of recall below the floors"] if prompt.missed else [])
-
-
-def _objective(prompts: Iterable[ScoredTemplate]) -> ObjectiveText:
-    return ObjectiveText.of(next((p.objective for p in prompts if p.objective is not None), "accuracy"))
-
-
-def _mistaken(mistake: Mistake) -> str:
-    return f"a picture of {mistake.label}, taken for {mistake.predicted} ({mistake.probability:.2f}): {mistake.image}"
-
-
-def _split(inputs: Mapping[str, Any]) -> str:
-    """Return how many templates of which kind are asked for, if there is something to build on."""
-    if not inputs["worst"] or inputs["count"] < 3:
-        return ""
-    joined = changed = round(inputs["count"] * 3 / 8)
-    return (
-        f": {joined} that join what helped, {changed} that change one thing in one of the best, "
-        f"{inputs['count'] - joined - changed} of a kind that was not tried"
-    )
-
-
-def _line(title: str, phrases: Iterable[str]) -> list[str]:
-    listed = ", ".join(phrases)
-    return [f"{title} {listed}."] if listed else []
-
-
-def _paper_parts(inputs: Mapping[str, Any]) -> list[str]:
-    return [
-        *_section("How some training images look:", inputs["descriptions"]),
-        *_section("Templates tried so far, with their scores, the best last:", map(_scored, inputs["history"])),
-        _score_legend(inputs["history"]),
-        *_section("Answers that could not be used:", inputs["rejected"]),
-        f"Write {inputs['count']} new template(s) that differ from all of these and should have "
-        f"{_goal(inputs['history'])}. {_FORM} Write nothing else.",
-    ]
-
-
-def _reword_parts(inputs: Mapping[str, Any]) -> list[str]:
-    return [
-        *_section("Templates that do about equally well, the plainest first:", map(_scored, inputs["tied"])),
-        _score_legend(inputs["tied"]),
-        f"Write at most {inputs['count']} rewordings that say the same in plain words and differ from all of these. "
-        f"{_FORM} Write nothing else.",
-    ]
-
-
-def _class_text_parts(inputs: Mapping[str, Any]) -> list[str]:
-    return [
-        f"Template: {inputs['template'].replace(chr(10), ' | ')}",
-        *_section("Classes that lose most, the worst first:", map(_confused, inputs["classes"])),
-        *_section("Training images of them:", map(_mistaken, inputs.get("mistakes", ()))),
-        *_section("Could not be used:", inputs["rejected"]),
-        f"Write up to {inputs['count']} new texts for each of these classes: other names, synonyms, and short "
-        "descriptions of what is visible, which fit into the template in place of <CLASS>. Write one line for each "
-        f"class, with its label exactly as above: {OPEN_TAG}label: text | text | text{CLOSE_TAG}",
-    ]
-
-
-def _confused(of_class: ClassMistakes) -> str:
-    words = ", ".join(repr(text) for text in of_class.texts)
-    taken = f", the others taken for {', '.join(of_class.taken_for)}" if of_class.taken_for else ""
-    tried = f"; tried before: {', '.join(of_class.tried)}" if of_class.tried else ""
-    return f"{of_class.label}: read as {words}; {of_class.correct} of {of_class.images} images recognized{taken}{tried}"
-
-
-def _section(title: str, lines: Iterable[str]) -> list[str]:
-    listed = "\n".join(f"- {line}" for line in lines)
-    return [f"{title}\n{listed}"] if listed else []
-
-
-_LOSS = "Loss is the mean cross-entropy over the training images: lower is better."
-_ACCURACY = "Accuracy is the percentage of them classified correctly: higher is better."
-_ACCURACY_ALONE = "Accuracy is the percentage of the training images classified correctly: higher is better."
-
-
-def _shown_scores(history: Iterable[ScoredTemplate]) -> tuple[bool, bool]:
-    """Return whether all losses and all accuracies (or other values) are shown; both True without any history."""
-    prompts = list(history)
-    return all(p.loss is not None for p in prompts), all((p.accuracy, p.value) != (None, None) for p in prompts)
-
-
-def _score_legend(history: Sequence[ScoredTemplate]) -> str:
-    """Return an explanation of the scores that are shown."""
-    objective = _objective(history)
-    of_them, alone = (_ACCURACY, _ACCURACY_ALONE) if objective.label == "accuracy" else [objective.meaning] * 2
-    meanings = {(True, True): f"{_LOSS} {of_them}", (True, False): _LOSS, (False, True): alone}
-    return meanings.get(_shown_scores(history), "")
-
-
-def _goal(history: Sequence[ScoredTemplate]) -> str:
-    """Return the goal of a new template."""
-    objective = _objective(history)
-    aim = f"a {'higher' if objective.sign > 0 else 'lower'} {objective.label}"
-    aims = {(True, False): "a lower loss", (False, True): aim}
-    return aims.get(_shown_scores(history), f"a lower loss and {aim}")
-
-
-def _scored(prompt: ScoredTemplate) -> str:
-    text = prompt.template.replace("\n", " | ")
-    loss = [] if prompt.loss is None else [f"loss {prompt.loss:.4f}"]
-    accuracy = [] if prompt.accuracy is None else [f"accuracy {prompt.accuracy:.2f} %"]
-    return f"{text}  ({', '.join([*loss, *accuracy, *_other(prompt)])})"
-
-
-_FORM = f"Each is one short sentence in plain words that holds <CLASS> once, between {OPEN_TAG} and {CLOSE_TAG}."
-
-
 class TaggedAdapter(_TextAdapter):
     """Formats the signatures that it has a layout for; the answers of their only output may be in tags or not."""
 
@@ -281,8 +137,8 @@ class PaperAdapter(TaggedAdapter):
     """Formats `ProposePrompts` as in the IPO paper, and `RewordPrompts` similarly."""
 
     layouts: ClassVar[Mapping[type[dspy.Signature], Layout]] = {
-        ProposePrompts: _paper_parts,
-        RewordPrompts: _reword_parts,
+        ProposePrompts: paper_parts,
+        RewordPrompts: reword_parts,
     }
 
 
@@ -290,9 +146,9 @@ class ProposalAdapter(TaggedAdapter):
     """Formats `ProposeTemplates`: what a search has found so far, in few words; and `RewordPrompts`."""
 
     layouts: ClassVar[Mapping[type[dspy.Signature], Layout]] = {
-        ProposeTemplates: _proposal_parts,
-        ProposeTemplatesFromImages: _proposal_parts,
-        RewordPrompts: _reword_parts,
+        ProposeTemplates: proposal_parts,
+        ProposeTemplatesFromImages: proposal_parts,
+        RewordPrompts: reword_parts,
     }
 
 
@@ -300,8 +156,8 @@ class ClassTextAdapter(TaggedAdapter):
     """Formats `ProposeClassTexts`: the classes with their confusions."""
 
     layouts: ClassVar[Mapping[type[dspy.Signature], Layout]] = {
-        ProposeClassTexts: _class_text_parts,
-        ProposeClassTextsFromImages: _class_text_parts,
+        ProposeClassTexts: class_text_parts,
+        ProposeClassTextsFromImages: class_text_parts,
     }
 
     def read(self, completion: str) -> list[str]:

@@ -8,7 +8,8 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from ipo_dspy.lms.proposal_parsing import MOST_LINES, tagged_contents
+from ipo_dspy.lms.answer_tags import tag_contents
+from ipo_dspy.lms.proposal_parsing import MOST_LINES
 from ipo_dspy.lms.reasoning import without_thoughts
 from ipo_dspy.lms.template_text import LONGEST_LINE, has_markup
 from ipo_dspy.template import has_placeholder
@@ -34,9 +35,10 @@ def read_class_texts(completion: str, cut: bool = False) -> list[str]:
     ['crane: crane bird | wading bird']
     """
     answer = without_thoughts(completion).answer
+    own_lines, inline = tag_contents(answer)
     lines = _json_lines(answer) or [
         line
-        for content in tagged_contents(answer) or [answer]
+        for content in own_lines or inline or [answer]
         for line in content.splitlines()[-MOST_LINES:]
         if ":" in line and len(line) <= LONGEST_LINE
     ]

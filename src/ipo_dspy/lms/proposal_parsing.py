@@ -21,6 +21,7 @@ from typing import Any
 import json_repair
 
 from ipo_dspy.errors import TemplateError
+from ipo_dspy.lms.answer_tags import OPEN_TAG, TAG, tag_contents
 from ipo_dspy.lms.reasoning import without_thoughts
 from ipo_dspy.lms.template_text import (
     BARE,
@@ -39,20 +40,12 @@ from ipo_dspy.lms.template_text import (
 )
 from ipo_dspy.template import Template, has_placeholder
 
-OPEN_TAG, CLOSE_TAG = "<INS>", "</INS>"
-
 MOST_LINES = 1000
 """Maximum number of lines that are parsed: the last ones of an answer."""
 MOST_DOCUMENTS = 50
 """Maximum number of JSON documents that are parsed in an answer."""
 LONGEST_REPAIR, MOST_BRACKETS = 8000, 100
 """Maximum number of characters and of opening brackets of malformed JSON: `json_repair` takes quadratic time."""
-_TAG = re.compile(r"\\?[<\[]\s{0,9}([/\\])?\s{0,9}INS\s{0,9}([/\\])?\s{0,9}\\?[>\]]", re.IGNORECASE)
-"""A single tag: a pattern for whole answers would take minutes on a runaway one."""
-_WORDS = re.compile(r"[^\W\d_]{2}(?!.*[:>*`\u2013\u2014-]\s*$)", re.DOTALL)
-"""Words before a tag that do not introduce it, so that a sentence mentions it."""
-_BEFORE = 100
-"""Number of characters before a tag that are searched for them."""
 _SECTION = re.compile(r"\[\[ ## (\w{1,40}) ## \]\]")
 _FINAL = re.compile(
     r"^[^\w\n]*(?:(?:here (?:is|are) )?(?:the |my )?(?:final|revised)\s(?:\w+\s)?"
@@ -120,7 +113,7 @@ def read_answer(completion: str, cut: bool = False) -> list[str]:
     parts = (part for text in texts for part in (_FINAL.split(text)[-1], text) if has_placeholder(part))
     readings = ([*itertools.chain.from_iterable(map(_templates, read(part)))] for part in parts for _, read in FORMS)
     templates = next(filter(None, readings), [])
-    others = (" ".join(content.split()) for content in _contents(answer)[0] if not has_placeholder(content))
+    others = (" ".join(content.split()) for content in tag_contents(answer)[0] if not has_placeholder(content))
     others = (text for text in others if re.search(r"\w", text) and not has_markup(text))
     templates += [text for text in others if BARE.sub(REPAIRED, text) not in templates]
     if cut and templates and " ".join(repaired(answer).split()).endswith(repaired(templates[-1])):
@@ -146,19 +139,9 @@ def read_proposal(text: str) -> Template:
     return Template.parse("\n".join(map(undressed, lines)))
 
 
-def tagged_contents(text: str) -> list[str]:
-    """Return the contents of the tags of an answer: those that begin a line, or else those within sentences.
-
-    >>> tagged_contents("<INS>crane: crane bird</INS>")
-    ['crane: crane bird']
-    """
-    own_lines, inline = _contents(text)
-    return own_lines or inline
-
-
 def _tagged(text: str) -> Iterable[str]:
     """Texts between tags, or after them if none is closed; several lines are several templates."""
-    own_lines, inline = _contents(text)
+    own_lines, inline = tag_contents(text)
     for content in own_lines if any(map(has_placeholder, own_lines)) else inline:
         yield from _items(content)
 
@@ -236,23 +219,6 @@ def _sections(text: str) -> str:
     return "\n".join(named or parts[::2])
 
 
-def _contents(text: str) -> tuple[list[str], list[str]]:
-    """Return the contents of tags that begin a line, and those of tags within sentences, which must be closed."""
-    own_lines: list[str] = []
-    inline: list[str] = []
-    begins_line, opened, end = True, False, 0
-    for tag in _TAG.finditer(text):
-        closes = bool(tag[1] or tag[2])
-        content = text[end : tag.start()] if opened else ""
-        if closes or (begins_line and has_placeholder(content)):  # some models forget the slash
-            (own_lines if begins_line else inline).append(content)
-        if end == 0 or "\n" in text[end : tag.start()]:
-            before = text[max(0, tag.start() - _BEFORE) : tag.start()].rpartition("\n")[2]
-            begins_line = _WORDS.search(before) is None
-        opened, end = not closes, tag.end()
-    return [*own_lines, text[end:]] if opened and begins_line else own_lines, inline
-
-
 def _items(content: str) -> list[str]:
     """Return the templates in one tag or JSON value: one per line if several hold `<CLASS>`, otherwise one in all."""
     if values := _documents(content):
@@ -303,7 +269,7 @@ def _values(value: Any) -> Iterator[str]:
 
 def _lines(text: str) -> list[str]:
     """Return the lines of a text; HTML or XML tags other than inline emphasis separate paragraphs."""
-    text = _BLOCKS.sub(lambda tag: "" if tag[1].lower() in _INLINE else "\n\n", _TAG.sub("\n", text))
+    text = _BLOCKS.sub(lambda tag: "" if tag[1].lower() in _INLINE else "\n\n", TAG.sub("\n", text))
     lines = (line for line in text.splitlines()[-MOST_LINES:] if len(line) <= LONGEST_LINE)
     return [line[: len(line) - len(line.lstrip())] + " ".join(line.split()) for line in lines]
 
